@@ -1,0 +1,1 @@
+"""Architectures and training configs, installed as package data of `fbnetv3.configs`."""

@@ -1,0 +1,80 @@
+"""What a layer costs: multiply-adds, parameters and activations, as plain arithmetic on shapes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a layer, a block or a network for one image; costs add up.
+
+    A MAC is one multiply-add. The paper's "FLOPs" are these MACs: every convolution's, the classifier's
+    too, and one for each input of an average pool. Activations are the elements that convolutions put out,
+    after pycls (and fvcore's `ActivationCountAnalysis`).
+    """
+
+    macs_conv: int = 0
+    macs_avg_pool: int = 0
+    params_conv_weight: int = 0
+    params_conv_bias: int = 0
+    params_batchnorm: int = 0
+    activations: int = 0
+
+    @property
+    def macs(self) -> int:
+        """All multiply-adds, as the paper's Table 4 counts them."""
+        return self.macs_conv + self.macs_avg_pool
+
+    @property
+    def params(self) -> int:
+        """All trainable parameters."""
+        return self.params_conv_weight + self.params_conv_bias + self.params_batchnorm
+
+    @property
+    def macs_by_kind(self) -> dict[str, int]:
+        """`macs` by kind of layer."""
+        return {"conv": self.macs_conv, "avg_pool": self.macs_avg_pool}
+
+    @property
+    def params_by_kind(self) -> dict[str, int]:
+        """`params` by kind of parameter."""
+        return {
+            "conv_weight": self.params_conv_weight,
+            "conv_bias": self.params_conv_bias,
+            "batchnorm": self.params_batchnorm,
+        }
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
+
+    def __radd__(self, other: object) -> Cost:
+        return self if other == 0 else NotImplemented  # so that sum() works
+
+
+def conv(
+    height: int, width: int, in_channels: int, out_channels: int, kernel: int = 1, groups: int = 1, bias: bool = False
+) -> Cost:
+    """A convolution whose *output* is `height` x `width`."""
+    weight = kernel * kernel * (in_channels // groups) * out_channels
+    return Cost(
+        macs_conv=height * width * weight,
+        params_conv_weight=weight,
+        params_conv_bias=out_channels if bias else 0,
+        activations=height * width * out_channels,
+    )
+
+
+def batchnorm(channels: int) -> Cost:
+    """A BatchNorm: scale and shift. Its arithmetic folds into the convolution before it and costs nothing."""
+    return Cost(params_batchnorm=2 * channels)
+
+
+def avg_pool(height: int, width: int, channels: int) -> Cost:
+    """A global average pool over a `height` x `width` map."""
+    return Cost(macs_avg_pool=height * width * channels)
+
+
+def conv_out(size: int, kernel: int, stride: int, padding: int) -> int:
+    """Output height or width of a convolution (0 or less: the input is too small for it)."""
+    return (size + 2 * padding - kernel) // stride + 1

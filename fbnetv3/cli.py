@@ -1,0 +1,52 @@
+"""What the tools share: logging to the terminal, and errors as one line with an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+from fbnetv3.errors import UserError
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser, whose complaint is one line."""
+
+    def error(self, message: str) -> None:
+        self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+
+def run_tool(main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None) -> None:
+    """Run a tool and exit: 0 when all went well, 2 for a wrong call, 1 for anything else, 130 for Ctrl-C.
+
+    A `UserError`, or an error of the operating system, is printed as one line without a traceback.
+    """
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("fbnetv3")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        main(argv)
+        code = 0
+    except UserError as error:
+        code = error.exit_code
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 1
+    except OSError as error:
+        code = 1
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"error: {place}{_one_line(error.strerror or error)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        code = 130
+        print("interrupted", file=sys.stderr)
+    finally:
+        log.removeHandler(handler)
+    sys.exit(code)
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())

@@ -1,0 +1,139 @@
+"""Training configs: the defaults, a YAML file on top (`_BASE_` inherits), and KEY VALUE pairs on top of that."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from fbnetv3.config.defaults import _C
+from fbnetv3.errors import UsageError, suggest
+
+_CHOICES = {
+    "INPUT.CROP": ("random_resized", "padded", "none"),
+    "INPUT.INTERPOLATION": ("bilinear", "bicubic", "nearest"),
+    "SOLVER.SCHEDULE": ("cosine", "exponential"),
+}
+_AT_LEAST_ONE = (
+    "SOLVER.EPOCHS",
+    "SOLVER.BATCH_SIZE",
+    "EVAL.PERIOD",
+    "EVAL.BATCH_SIZE",
+    "CHECKPOINT.PERIOD",
+    "CHECKPOINT.KEEP",
+    "LOG.PERIOD",
+    "MODEL.IN_CHANS",
+)
+_AT_LEAST_ZERO = (
+    "SEED",
+    "MODEL.NUM_CLASSES",
+    "DATA.WORKERS",
+    "DATA.MAX_DAMAGED",
+    "INPUT.RESOLUTION",
+    "INPUT.RESIZE",
+    "INPUT.CROP_PADDING",
+    "SOLVER.LR",
+    "SOLVER.WEIGHT_DECAY",
+    "SOLVER.WARMUP_EPOCHS",
+)
+_SHARES = ("MODEL.DROP_RATE", "MODEL.DROP_PATH_RATE", "SOLVER.MOMENTUM", "SOLVER.LABEL_SMOOTHING")
+_FACTORS = ("SOLVER.DECAY", "SOLVER.WARMUP_FACTOR")
+
+
+def get_cfg() -> CfgNode:
+    """A copy of the defaults, for `merge_from_file` and `merge_from_list`."""
+    return _C.clone()
+
+
+def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNode:
+    """The config of a YAML file with KEY VALUE pairs on top, checked and frozen.
+
+    Raises:
+        UsageError: no such file, not YAML, an unknown key (the text suggests close ones), a wrong type or value.
+    """
+    cfg = get_cfg()
+    _merge_file(cfg, str(file))
+    if len(overrides) % 2:
+        raise UsageError(f"{overrides[-1]}: has no value; overrides come as KEY VALUE pairs")
+    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
+        _merged(lambda key=key, value=value: cfg.merge_from_list([key, value]), f"{key} {value}", key)
+    check_config(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _merge_file(cfg: CfgNode, file: str) -> None:
+    if not os.path.isfile(file):
+        raise UsageError(f"{file}: no such config file")
+    _merged(lambda: cfg.merge_from_file(file), file)
+
+
+def _merged(merge: Callable[[], None], where: str, key: str | None = None) -> None:
+    """Run a merge, with yacs's and YAML's complaints put on one line."""
+    try:
+        merge()
+    except KeyError as error:
+        unknown = str(error.args[0]).rpartition(": ")[2] if key is None else key
+        raise UsageError(f"{where}: unknown key {unknown}: {suggest(unknown, _keys(_C))}") from None
+    except AssertionError:
+        raise UsageError(f"{where}: unknown key {key}: {suggest(str(key), _keys(_C))}") from None
+    except FileNotFoundError as error:
+        raise UsageError(f"{where}: its _BASE_ {error.filename} is not there") from None
+    except yaml.MarkedYAMLError as error:
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UsageError(f"{where}: not YAML: {error.problem}{line}") from None
+    except RecursionError:
+        raise UsageError(f"{where}: its _BASE_ files form a circle, or it is nested too deeply") from None
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError, OSError) as error:
+        raise UsageError(f"{where}: {' '.join(str(error).split())}") from None
+
+
+def _keys(node: CfgNode, prefix: str = "") -> list[str]:
+    keys = []
+    for key, value in node.items():
+        keys += _keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
+    return keys
+
+
+def check_config(cfg: CfgNode) -> None:
+    """Refuse values that make no sense, by name.
+
+    Raises:
+        UsageError: names the key, its value, and what it can be.
+    """
+
+    def value(key: str):
+        node = cfg
+        for part in key.split("."):
+            node = node[part]
+        return node
+
+    for key, choices in _CHOICES.items():
+        if value(key) not in choices:
+            raise UsageError(f"{key} {value(key)!r} is not one of {', '.join(choices)}")
+    for keys, accepted, text in (
+        (_AT_LEAST_ONE, lambda v: v >= 1, "at least 1"),
+        (_AT_LEAST_ZERO, lambda v: 0 <= v < float("inf"), "at least 0"),
+        (_SHARES, lambda v: 0 <= v < 1, "in [0, 1)"),
+        (_FACTORS, lambda v: 0 < v <= 1, "in (0, 1]"),
+    ):
+        for key in keys:
+            if isinstance(value(key), bool) or not accepted(value(key)):
+                raise UsageError(f"{key} {value(key)!r} is not {text}")
+    for key in ("INPUT.MEAN", "INPUT.STD"):
+        numbers = value(key)
+        if len(numbers) != cfg.MODEL.IN_CHANS or not all(isinstance(n, (int, float)) for n in numbers):
+            raise UsageError(f"{key} {list(numbers)} does not have a number for each of {cfg.MODEL.IN_CHANS} channels")
+    if any(n <= 0 for n in cfg.INPUT.STD):
+        raise UsageError(f"INPUT.STD {list(cfg.INPUT.STD)} has a value that is not positive")
+    if cfg.MODEL.IN_CHANS not in (1, 3):
+        raise UsageError(f"MODEL.IN_CHANS {cfg.MODEL.IN_CHANS} is neither 3 (RGB) nor 1 (grey)")
+    scale = list(cfg.INPUT.CROP_SCALE)
+    if len(scale) != 2 or not all(isinstance(n, (int, float)) for n in scale) or not 0 < scale[0] <= scale[1] <= 1:
+        raise UsageError(f"INPUT.CROP_SCALE {scale} is not two shares of the area, smallest and largest")
+    if cfg.SOLVER.WARMUP_EPOCHS > cfg.SOLVER.EPOCHS:
+        raise UsageError(
+            f"SOLVER.WARMUP_EPOCHS {cfg.SOLVER.WARMUP_EPOCHS} is longer than SOLVER.EPOCHS {cfg.SOLVER.EPOCHS}"
+        )

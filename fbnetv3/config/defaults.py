@@ -1,0 +1,99 @@
+"""Every key of a training config, its default, and what it does."""
+
+from fvcore.common.config import CfgNode as CN
+
+_C = CN()
+
+# Seed of everything random: weights, order of the images, augmentation, dropout.
+_C.SEED = 0
+# Folder for checkpoints, logs, metrics and the curve.
+_C.OUTPUT_DIR = "output/run"
+# "auto" (a GPU if there is one, else the CPU), or a torch device such as "cpu" or "cuda:1".
+_C.DEVICE = "auto"
+
+_C.MODEL = CN()
+# Registered name of an architecture (tools/analyze_net.py lists them), or the path of its YAML file.
+_C.MODEL.ARCH = "fbnetv3_a"
+# Folders with more architecture files (*.yaml) to register first.
+_C.MODEL.ARCH_DIRS = []
+# Outputs of the classifier; 0 means the number of the dataset's classes.
+_C.MODEL.NUM_CLASSES = 0
+# Channels of the input: 3 for RGB, 1 for grey.
+_C.MODEL.IN_CHANS = 3
+# Dropout before the classifier's head.
+_C.MODEL.DROP_RATE = 0.0
+# Stochastic depth of the last block, growing linearly from 0 at the first.
+_C.MODEL.DROP_PATH_RATE = 0.0
+# Weights to start from or to evaluate: a file, a URL, or "zoo://" and a model zoo entry. "" starts afresh.
+_C.MODEL.WEIGHTS = ""
+# NHWC memory order, which is faster on CPUs and on GPUs with tensor cores.
+_C.MODEL.CHANNELS_LAST = True
+# Compile the network with torch.compile: a minute or two at the start, faster steps afterwards.
+_C.MODEL.COMPILE = False
+
+_C.DATA = CN()
+# Registered name of a dataset: digits, cifar10, imagefolder.
+_C.DATA.NAME = "imagefolder"
+# Its folder; for imagefolder the one that holds train/ and val/ (or test/), each with a folder a class.
+_C.DATA.ROOT = ""
+# Processes that read images; 0 reads in the training process.
+_C.DATA.WORKERS = 2
+# Damaged images that a run skips before it ends with an error that names them.
+_C.DATA.MAX_DAMAGED = 0
+
+_C.INPUT = CN()
+# Side of the network's square input in pixels; 0 means the architecture's own.
+_C.INPUT.RESOLUTION = 0
+# Short side before the centre crop of evaluation, in pixels; 0 keeps the architecture's ratio to RESOLUTION.
+_C.INPUT.RESIZE = 0
+# Normalisation of RGB (or grey) in [0, 1]; as many values as channels.
+_C.INPUT.MEAN = [0.485, 0.456, 0.406]
+_C.INPUT.STD = [0.229, 0.224, 0.225]
+# Interpolation of every resize: bilinear, bicubic or nearest.
+_C.INPUT.INTERPOLATION = "bilinear"
+# Crop in training: "random_resized" (ImageNet), "padded" (pad, then crop at random), or "none" (as in evaluation).
+_C.INPUT.CROP = "random_resized"
+# Smallest and largest share of the image's area that "random_resized" cuts out.
+_C.INPUT.CROP_SCALE = [0.08, 1.0]
+# Pixels that "padded" adds on each side.
+_C.INPUT.CROP_PADDING = 4
+# Mirror half of the images in training.
+_C.INPUT.FLIP = True
+
+_C.SOLVER = CN()
+# Registered name of an optimiser: sgd.
+_C.SOLVER.OPTIMIZER = "sgd"
+# Learning rate at the end of the warm-up.
+_C.SOLVER.LR = 0.1
+_C.SOLVER.MOMENTUM = 0.9
+_C.SOLVER.NESTEROV = True
+_C.SOLVER.WEIGHT_DECAY = 1e-5
+# Passes over the training images.
+_C.SOLVER.EPOCHS = 400
+# Images a step.
+_C.SOLVER.BATCH_SIZE = 256
+# "cosine" (down to 0), or "exponential" (times DECAY with each epoch).
+_C.SOLVER.SCHEDULE = "exponential"
+# Factor an epoch of the exponential schedule: 0.9875 in the paper's final trainings, 0.963 in its search.
+_C.SOLVER.DECAY = 0.9875
+# Epochs in which the learning rate rises linearly from WARMUP_FACTOR * LR.
+_C.SOLVER.WARMUP_EPOCHS = 5.0
+_C.SOLVER.WARMUP_FACTOR = 0.1
+# Share of the target that label smoothing spreads over all classes.
+_C.SOLVER.LABEL_SMOOTHING = 0.0
+
+_C.EVAL = CN()
+# Epochs between evaluations; the last epoch is always evaluated.
+_C.EVAL.PERIOD = 1
+# Images a step in evaluation.
+_C.EVAL.BATCH_SIZE = 256
+
+_C.CHECKPOINT = CN()
+# Epochs between checkpoints; the last epoch is always kept.
+_C.CHECKPOINT.PERIOD = 1
+# Checkpoints to keep, the newest.
+_C.CHECKPOINT.KEEP = 3
+
+_C.LOG = CN()
+# Steps between two entries of the metrics file.
+_C.LOG.PERIOD = 20

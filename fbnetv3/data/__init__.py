@@ -1,0 +1,7 @@
+"""Datasets, transforms and loaders."""
+
+from fbnetv3.data.datasets import DATASETS, build_dataset
+from fbnetv3.data.loader import Batch, DamageCounter, build_loader
+from fbnetv3.data.transforms import Preprocessing, train_transform
+
+__all__ = ["DATASETS", "Batch", "DamageCounter", "Preprocessing", "build_dataset", "build_loader", "train_transform"]

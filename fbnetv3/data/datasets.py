@@ -1,0 +1,141 @@
+"""Datasets by name. Each gives PIL images and class indices, and says what an image is called."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+from torchvision.datasets import CIFAR10, ImageFolder
+
+from fbnetv3.errors import DataError, UsageError
+from fbnetv3.registry import Registry
+
+DATASETS = Registry("dataset")
+
+DIGITS_HELD_OUT = 0.2
+_SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "test")}
+
+
+class DamagedImageError(DataError):
+    """An image that cannot be decoded."""
+
+
+class ImageDataset(Protocol):
+    """What a registered dataset's builder returns."""
+
+    classes: list[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
+
+    def image_name(self, index: int) -> str:
+        """What to call the image in a message: its path, or the dataset's name and the index."""
+        ...
+
+
+def build_dataset(name: str, root: str, split: str) -> ImageDataset:
+    """A registered dataset.
+
+    Args:
+        name: its name: digits, cifar10, imagefolder, or what a user has registered in `DATASETS`.
+        root: its folder.
+        split: "train" or "val".
+
+    Raises:
+        UnknownNameError: no dataset of that name.
+        DataError: a folder is missing or empty; the text names it.
+    """
+    if split not in _SPLIT_FOLDERS:
+        raise UsageError(f"split '{split}' is neither train nor val")
+    return DATASETS.get(name)(root, split)
+
+
+class ArrayDataset:
+    """Images that lie in memory, (N, H, W) or (N, H, W, 3), uint8."""
+
+    def __init__(self, name: str, images: np.ndarray, targets: np.ndarray, classes: list[str]) -> None:
+        self.name, self.images, self.targets, self.classes = name, images, targets, classes
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]), int(self.targets[index])
+
+    def image_name(self, index: int) -> str:
+        return f"{self.name}[{index}]"
+
+
+class FolderDataset(ImageFolder):
+    """One folder a class, its images below it."""
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no such folder; set DATA.ROOT to the folder that holds it")
+        try:
+            super().__init__(str(folder), loader=_open_image)
+        except FileNotFoundError as error:
+            empty = [d.name for d in sorted(folder.iterdir()) if d.is_dir() and not self._has_image(d)]
+            what = f"no image in the class folder {', '.join(empty[:5])}" if empty else "no class folder in it"
+            raise DataError(f"{folder}: {what}; each class needs a folder with images") from error
+
+    @staticmethod
+    def _has_image(folder: Path) -> bool:
+        from torchvision.datasets.folder import is_image_file
+
+        return any(is_image_file(f.name) for f in folder.rglob("*"))
+
+    def image_name(self, index: int) -> str:
+        return self.samples[index][0]
+
+
+def _open_image(path: str) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except Image.DecompressionBombError:
+        raise DamagedImageError(f"{path}: has more pixels than is safe to decode") from None
+    except FileNotFoundError:
+        raise DamagedImageError(f"{path}: is gone") from None
+    except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
+        raise DamagedImageError(f"{path}: damaged image ({' '.join(str(error).split())[:120]})") from None
+
+
+@DATASETS.register(name="imagefolder")
+def imagefolder(root: str, split: str) -> FolderDataset:
+    """ImageNet's layout: `root/train/CLASS/*` and `root/val/CLASS/*` (or `test`)."""
+    if not root:
+        raise UsageError("DATA.ROOT is not set: give the folder that holds train/ and val/")
+    folders = [Path(root).expanduser() / name for name in _SPLIT_FOLDERS[split]]
+    return FolderDataset(next((folder for folder in folders if folder.is_dir()), folders[0]))
+
+
+@DATASETS.register(name="cifar10")
+def cifar10(root: str, split: str) -> ImageDataset:
+    """CIFAR-10: torchvision's files (`root/cifar-10-batches-py`), or `root/train` and `root/test` with images."""
+    if os.path.isdir(os.path.join(root, CIFAR10.base_folder)):
+        try:
+            data = CIFAR10(root, train=split == "train")
+        except RuntimeError as error:
+            raise DataError(f"{root}/{CIFAR10.base_folder}: {error}: unpack the archive again") from None
+        return ArrayDataset(f"cifar10/{split}", data.data, np.asarray(data.targets), data.classes)
+    return imagefolder(root, split)
+
+
+@DATASETS.register(name="digits")
+def digits(root: str, split: str) -> ArrayDataset:
+    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey; a fifth of every class is held out. Needs no files."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    data = load_digits()
+    images = np.round(data.images * (255 / 16)).astype(np.uint8)
+    indices = train_test_split(np.arange(len(images)), test_size=DIGITS_HELD_OUT, random_state=0, stratify=data.target)[
+        split == "val"
+    ]
+    return ArrayDataset(f"digits/{split}", images[indices], data.target[indices], [str(d) for d in range(10)])

@@ -1,0 +1,143 @@
+"""Batches from a dataset: which images when, augmented how, is a function of the seed, the epoch and the image."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fbnetv3.data.datasets import DamagedImageError, ImageDataset
+from fbnetv3.errors import DataError
+
+
+class Batch(NamedTuple):
+    """Images (N, C, H, W), class indices (N,), and what could not be read."""
+
+    images: Tensor
+    targets: Tensor
+    damaged: list[str]
+
+
+class EpochSampler(Sampler):
+    """Yields (epoch, index) for every image once, in an order of its own for each seed and epoch.
+
+    Args:
+        length: number of images.
+        seed: seed of the order.
+        shuffle: False for the dataset's own order.
+    """
+
+    def __init__(self, length: int, seed: int = 0, shuffle: bool = True) -> None:
+        self.length, self.seed, self.shuffle, self.epoch = length, seed, shuffle, 0
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        order = range(self.length)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
+            order = torch.randperm(self.length, generator=generator).tolist()
+        return ((self.epoch, index) for index in order)
+
+
+class Transformed(Dataset):
+    """A dataset behind a transform whose randomness depends on seed, epoch and image alone.
+
+    An item is (tensor, target, None), or (None, None, message) for a damaged image.
+    """
+
+    def __init__(self, dataset: ImageDataset, transform: Callable, seed: int = 0) -> None:
+        self.dataset, self.transform, self.seed = dataset, transform, seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, int | None, str | None]:
+        epoch, index = key
+        try:
+            image, target = self.dataset[index]
+        except DamagedImageError as error:
+            return None, None, str(error)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(_mix(self.seed, epoch, index))
+            return self.transform(image), target, None
+
+
+def _mix(*numbers: int) -> int:
+    """One seed out of several numbers."""
+    mixed = 0x9E3779B97F4A7C15
+    for number in numbers:
+        mixed = ((mixed ^ number) * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & (2**63 - 1)
+        mixed ^= mixed >> 29
+    return mixed
+
+
+def _collate(items: list[tuple]) -> Batch:
+    good = [(image, target) for image, target, damage in items if damage is None]
+    damaged = [damage for _, _, damage in items if damage is not None]
+    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
+    return Batch(images, torch.tensor([target for _, target in good], dtype=torch.long), damaged)
+
+
+def _init_worker(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's affair
+    torch.set_num_threads(1)
+
+
+def build_loader(
+    dataset: ImageDataset,
+    transform: Callable,
+    *,
+    batch_size: int,
+    training: bool,
+    workers: int = 0,
+    seed: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """Batches of a dataset. In training they are shuffled and the last, incomplete one is left out.
+
+    Set `loader.sampler.epoch` before each epoch.
+
+    Raises:
+        DataError: fewer images than one batch of training.
+    """
+    if training and len(dataset) < batch_size:
+        raise DataError(f"{len(dataset)} training images are less than one batch of {batch_size} (SOLVER.BATCH_SIZE)")
+    return DataLoader(
+        Transformed(dataset, transform, seed),
+        batch_size=batch_size,
+        sampler=EpochSampler(len(dataset), seed, shuffle=training),
+        num_workers=workers,
+        collate_fn=_collate,
+        drop_last=training,
+        pin_memory=pin_memory,
+        worker_init_fn=_init_worker,
+        persistent_workers=False,
+    )
+
+
+class DamageCounter:
+    """Counts damaged images, each once, up to a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.found: dict[str, None] = {}
+
+    def add(self, damaged: list[str]) -> None:
+        """Note what a batch could not read.
+
+        Raises:
+            DataError: more than the limit; the text names the images.
+        """
+        self.found.update(dict.fromkeys(damaged))
+        if len(self.found) > self.limit:
+            names = list(self.found)
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise DataError(
+                f"{'; '.join(names[:3])}{more}: mend or remove, or let a run skip some with DATA.MAX_DAMAGED"
+            )

@@ -1,0 +1,64 @@
+"""Top-1, top-5 and loss of a classifier over a dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from fbnetv3.data import Batch, DamageCounter
+from fbnetv3.errors import DataError
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    device: torch.device,
+    *,
+    channels_last: bool = True,
+    damage: DamageCounter | None = None,
+) -> dict[str, float]:
+    """Evaluate a classifier; it is in evaluation mode meanwhile and left as it was.
+
+    Returns:
+        "top1" and "top5" in per cent (top5 only where there are more than five classes), "loss" (cross-entropy)
+        and "images", their number.
+
+    Raises:
+        DataError: no image could be read, or more are damaged than `damage` allows.
+    """
+    was_training, damage = model.training, damage or DamageCounter(0)
+    model.eval()
+    images = 0
+    correct1 = correct5 = loss = torch.zeros((), device=device)
+    classes = 0
+    for batch in tqdm(batches, desc="evaluation", leave=False, disable=None):
+        damage.add(batch.damaged)
+        if not len(batch.targets):
+            continue
+        x, targets = to_device(batch, device, channels_last)
+        logits = model(x)
+        classes = logits.shape[1]
+        top = logits.topk(min(5, classes)).indices == targets[:, None]
+        correct1 = correct1 + top[:, 0].sum()
+        correct5 = correct5 + top.any(1).sum()
+        loss = loss + F.cross_entropy(logits.float(), targets, reduction="sum")
+        images += len(targets)
+    model.train(was_training)
+    if not images:
+        raise DataError("no image to evaluate on")
+    result = {"top1": 100 * correct1.item() / images, "loss": loss.item() / images, "images": images}
+    if classes > 5:
+        result["top5"] = 100 * correct5.item() / images
+    return result
+
+
+def to_device(batch: Batch, device: torch.device, channels_last: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images and targets of a batch on the device, images in the memory order asked for."""
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    images = batch.images.to(device, non_blocking=True, memory_format=layout)
+    return images, batch.targets.to(device, non_blocking=True)

@@ -1,0 +1,106 @@
+"""The building blocks as modules, registered by name; each is built from its spec in `fbnetv3.arch.blocks`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation, SqueezeExcitation, StochasticDepth
+
+from fbnetv3.arch.blocks import ConvSpec, MBConvSpec, MBPoolSpec
+from fbnetv3.registry import Registry
+
+BLOCKS = Registry("block module")
+
+ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {"hswish": nn.Hardswish, "relu": nn.ReLU}
+SE_GATES: dict[str, Callable[..., nn.Module]] = {"hsigmoid": nn.Hardsigmoid, "sigmoid": nn.Sigmoid}
+
+BatchNorm = partial(nn.BatchNorm2d, eps=1e-5, momentum=0.1)
+
+
+@BLOCKS.register(name="conv")
+class Conv(Conv2dNormActivation):
+    """k x k convolution with bias, BatchNorm, activation.
+
+    The bias adds nothing in front of a BatchNorm, but the published weights have it.
+    """
+
+    def __init__(self, spec: ConvSpec, norm_layer: Callable[..., nn.Module] = BatchNorm, drop_path: float = 0.0):
+        super().__init__(
+            spec.in_channels,
+            spec.out_channels,
+            spec.kernel,
+            spec.stride,
+            spec.padding,
+            bias=True,
+            norm_layer=norm_layer,
+            activation_layer=ACTIVATIONS[spec.act],
+        )
+
+
+@BLOCKS.register(name="mbconv")
+class MBConv(nn.Module):
+    """Inverted residual: 1x1 expand, k x k depthwise, squeeze-and-excite, 1x1 project, shortcut.
+
+    Args:
+        spec: channel counts, kernel, stride and so on.
+        norm_layer: makes the norm of a channel count.
+        drop_path: probability of stochastic depth, for each image, where there is a shortcut.
+    """
+
+    def __init__(self, spec: MBConvSpec, norm_layer: Callable[..., nn.Module] = BatchNorm, drop_path: float = 0.0):
+        super().__init__()
+        act, mid = ACTIVATIONS[spec.act], spec.mid_channels
+        unit = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=act)
+        self.expand = unit(spec.in_channels, mid, 1) if spec.has_expand else nn.Identity()
+        self.depthwise = unit(mid, mid, spec.kernel, spec.stride, spec.padding, groups=spec.groups)
+        self.se = (
+            SqueezeExcitation(mid, spec.se_channels, partial(act, inplace=True), SE_GATES[spec.se_gate])
+            if spec.se_channels
+            else nn.Identity()
+        )
+        self.project = Conv2dNormActivation(mid, spec.out_channels, 1, norm_layer=norm_layer, activation_layer=None)
+        self.has_residual = spec.has_residual
+        self.drop_path = StochasticDepth(drop_path, "row") if drop_path and spec.has_residual else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, H', W')."""
+        y = self.project(self.se(self.depthwise(self.expand(x))))
+        return x + self.drop_path(y) if self.has_residual else y
+
+
+@BLOCKS.register(name="mbpool")
+class MBPool(nn.Module):
+    """Efficient last stage: 1x1 expand, global average, 1x1 convolution without bias or BatchNorm, activation."""
+
+    def __init__(self, spec: MBPoolSpec, norm_layer: Callable[..., nn.Module] = BatchNorm, drop_path: float = 0.0):
+        super().__init__()
+        act = ACTIVATIONS[spec.act]
+        self.expand = Conv2dNormActivation(
+            spec.in_channels, spec.mid_channels, 1, norm_layer=norm_layer, activation_layer=act
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.project = nn.Conv2d(spec.mid_channels, spec.out_channels, 1, bias=False)
+        self.act = act(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) to (N, out_channels, 1, 1)."""
+        return self.act(self.project(self.pool(self.expand(x))))
+
+
+@torch.no_grad()
+def init_weights(module: nn.Module) -> None:
+    """He initialisation; the last BatchNorm of every residual block starts at zero, so that it starts as identity."""
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+            if m.bias is not None:
+                nn.init.zeros_(m.bias)
+        elif isinstance(m, nn.modules.batchnorm._BatchNorm):
+            nn.init.ones_(m.weight)
+            nn.init.zeros_(m.bias)
+    for m in module.modules():
+        if isinstance(m, MBConv) and m.has_residual:
+            nn.init.zeros_(m.project[1].weight)

@@ -1,0 +1,141 @@
+"""From a definition to a network: the trunk, the classifier on it, and the feature pyramid of a backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from fbnetv3.arch import ArchDef
+from fbnetv3.arch.definition import feature_stages
+from fbnetv3.errors import UsageError
+from fbnetv3.modeling.blocks import BLOCKS, BatchNorm, init_weights
+
+
+class Trunk(nn.Module):
+    """The blocks of a definition; block i of stage s lies at `stages[s][i]`.
+
+    Args:
+        defn: the architecture.
+        in_chans: channels of the input.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
+        norm_layer: makes the norm of a channel count.
+        num_stages: build only that many stages; default all.
+    """
+
+    def __init__(
+        self,
+        defn: ArchDef,
+        in_chans: int = 3,
+        drop_path_rate: float = 0.0,
+        norm_layer: Callable[..., nn.Module] = BatchNorm,
+        num_stages: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.arch = defn
+        blocks = defn.blocks(in_chans)
+        stages = [nn.Sequential() for _ in defn.stages[:num_stages]]
+        for i, block in enumerate(blocks):
+            if block.stage < len(stages):
+                rate = drop_path_rate * i / max(1, len(blocks) - 1)
+                stages[block.stage].append(BLOCKS.get(block.kind)(block.spec, norm_layer=norm_layer, drop_path=rate))
+        self.stages = nn.Sequential(*stages)
+        init_weights(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_chans, H, W) to the last block's map."""
+        return self.stages(x)
+
+
+class Features(Trunk):
+    """A trunk that returns its map at every stride: (N, C, H / stride, W / stride) for 2, 4, 8, 16 and 32.
+
+    Attributes:
+        feature_channels: channels of each map.
+        feature_strides: stride of each map. Networks for small images end at 16.
+    """
+
+    def __init__(
+        self,
+        defn: ArchDef,
+        in_chans: int = 3,
+        drop_path_rate: float = 0.0,
+        norm_layer: Callable[..., nn.Module] = BatchNorm,
+    ) -> None:
+        found = feature_stages(defn)
+        super().__init__(defn, in_chans, drop_path_rate, norm_layer, num_stages=found[-1][0] + 1)
+        self._taken = frozenset(stage for stage, _, _ in found)
+        self.feature_channels = tuple(channels for _, channels, _ in found)
+        self.feature_strides = tuple(stride for _, _, stride in found)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, in_chans, H, W) to the maps, finest first."""
+        maps = []
+        for s, stage in enumerate(self.stages):
+            x = stage(x)
+            if s in self._taken:
+                maps.append(x)
+        return maps
+
+
+class FBNetV3(nn.Module):
+    """The classifier: trunk, average pool, dropout, 1x1 convolution to the classes.
+
+    Args:
+        defn: the architecture.
+        num_classes: outputs; 0 gives the pooled features.
+        in_chans: channels of the input.
+        drop_rate: dropout before the head.
+        drop_path_rate: stochastic depth, see `Trunk`.
+        norm_layer: makes the norm of a channel count.
+    """
+
+    def __init__(
+        self,
+        defn: ArchDef,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        norm_layer: Callable[..., nn.Module] = BatchNorm,
+    ) -> None:
+        super().__init__()
+        self.arch = defn
+        self.num_classes = num_classes
+        self.backbone = Trunk(defn, in_chans, drop_path_rate, norm_layer)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.dropout = nn.Dropout(drop_rate)
+        self.head = nn.Conv2d(defn.out_channels, num_classes, 1) if num_classes else nn.Identity()
+        if num_classes:
+            nn.init.normal_(self.head.weight, std=0.01)
+            nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_chans, H, W) to logits (N, num_classes), or to features (N, C) without a head."""
+        return self.head(self.dropout(self.pool(self.backbone(x)))).flatten(1)
+
+
+def build_network(
+    defn: ArchDef,
+    *,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    features_only: bool = False,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    norm_layer: Callable[..., nn.Module] = BatchNorm,
+) -> FBNetV3 | Features:
+    """The network of a definition, with fresh weights: the classifier, or with `features_only` the `Features`.
+
+    Raises:
+        UsageError: an argument out of range.
+    """
+    for what, value, low in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise UsageError(f"{what} {value!r} is not a whole number of at least {low}")
+    for what, value in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
+        if not 0 <= value < 1:
+            raise UsageError(f"{what} {value!r} is not in [0, 1)")
+    if features_only:
+        return Features(defn, in_chans, drop_path_rate, norm_layer)
+    return FBNetV3(defn, num_classes, in_chans, drop_rate, drop_path_rate, norm_layer)

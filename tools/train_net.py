@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Train or evaluate a network: `train_net.py --config FILE [--eval-only] [--resume] [KEY VALUE ...]`."""
+
+import fbnetv3.model_zoo  # noqa: F401  (makes zoo:// addresses known)
+
+from fbnetv3.cli import ArgumentParser, run_tool
+from fbnetv3.config import load_config
+from fbnetv3.engine import run_evaluation, run_training
+
+
+def main(argv=None):
+    parser = ArgumentParser(description="Train a network, or evaluate one.")
+    parser.add_argument("--config", "--config-file", required=True, metavar="FILE", help="YAML file, see configs/")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, or the run in OUTPUT_DIR")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="config keys to change, such as SOLVER.LR 0.1"
+    )
+    args = parser.parse_intermixed_args(argv)
+    cfg = load_config(args.config, args.overrides)
+    if args.eval_only:
+        print_metrics(run_evaluation(cfg))
+        return
+    result = run_training(cfg, resume=args.resume)
+    print_metrics({key.removeprefix("val_"): value for key, value in result.metrics.items()})
+    for what, path in result.files.items():
+        print(f"{what + ':':12} {path}")
+
+
+def print_metrics(metrics):
+    shown = [f"{name} {metrics[name]:.2f} %" for name in ("top1", "top5") if name in metrics]
+    print(f"{', '.join(shown)}, loss {metrics['loss']:.4f} on {metrics['images']} images")
+
+
+if __name__ == "__main__":
+    run_tool(main)
