@@ -62,7 +62,7 @@ def create_model(
         drop_rate=drop_rate,
         drop_path_rate=drop_path_rate,
     )
-    load_weights(model, entry.weights, sha256=entry.sha256)
+    load_weights(model, entry.local_weights())
     return model
 
 

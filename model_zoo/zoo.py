@@ -1,0 +1,212 @@
+"""The model zoo: configs, published weights and trained networks, in detectron2's manner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+from fvcore.common.config import CfgNode
+from iopath.common.file_io import PathHandler
+from torch import nn
+
+from fbnetv3.arch import ArchDef, configs_folder, cost, get_arch
+from fbnetv3.config import load_config
+from fbnetv3.data import Preprocessing
+from fbnetv3.engine import preprocessing_of
+from fbnetv3.errors import UnknownNameError, suggest
+from fbnetv3.file_io import PathManager, download, is_url
+from fbnetv3.modeling import build_network, load_weights
+
+PREFIX = "zoo://"
+_FOLDER = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A config with trained weights.
+
+    Attributes:
+        name: path of the config below `configs/`.
+        weights: address of the weights, or the path of the file that comes along.
+        num_classes: outputs of the classifier.
+        top1, top5: accuracy in per cent that its source gives; None where it gives none.
+        sha256: checksum of the weights, where it is known.
+        source: who trained it.
+    """
+
+    name: str
+    weights: str
+    num_classes: int
+    top1: float | None = None
+    top5: float | None = None
+    sha256: str | None = None
+    source: str = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def arch(self) -> ArchDef:
+        """The architecture."""
+        return get_arch(get_config(self.name).MODEL.ARCH)
+
+    @property
+    def in_chans(self) -> int:
+        """Channels of the input."""
+        return get_config(self.name).MODEL.IN_CHANS
+
+    @property
+    def resolution(self) -> int:
+        """Side of the input in pixels."""
+        return self.preprocessing.resolution
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What to do to an image first; `.preprocessing.transform()` does it."""
+        return preprocessing_of(get_config(self.name), self.arch)
+
+    @property
+    def params(self) -> int:
+        """Trainable parameters."""
+        return self._cost().params
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for an image, counted as in the paper's Table 4."""
+        return self._cost().macs
+
+    def _cost(self):
+        return cost(self.arch, self.resolution, num_classes=self.num_classes, in_chans=self.in_chans)
+
+    def local_weights(self) -> Path:
+        """Path of the weights on this machine, downloaded first where need be.
+
+        Raises:
+            WeightsError: they cannot be had; the text names the address and where to put a copy.
+        """
+        return download(self.weights, self.sha256) if is_url(self.weights) else Path(self.weights)
+
+
+@cache
+def _entries() -> dict[str, Entry]:
+    data = yaml.safe_load((_FOLDER / "entries.yaml").read_text())
+    return {
+        name: Entry(name, **{**fields, "weights": _address(fields["weights"])}) for name, fields in sorted(data.items())
+    }
+
+
+def _address(weights: str) -> str:
+    return weights if is_url(weights) else str(_FOLDER / weights)
+
+
+def list_entries() -> list[Entry]:
+    """All entries, sorted by name."""
+    return [*_entries().values()]
+
+
+def entry(path: str | Entry) -> Entry:
+    """The entry of a config's path, such as "imagenet/fbnetv3_a.yaml"; ".yaml" may be left out.
+
+    Raises:
+        UnknownNameError: no weights for that config; the text suggests close names.
+    """
+    name = _with_suffix(str(path))
+    if name not in _entries():
+        raise UnknownNameError(f"no weights for '{path}' in the model zoo: {suggest(name, _entries())}")
+    return _entries()[name]
+
+
+def entry_for_arch(arch: str) -> Entry:
+    """The entry whose network is of that architecture.
+
+    Raises:
+        UnknownNameError: there is none; the text suggests close names.
+    """
+    found = {found.arch.name: found for found in list_entries()}
+    if arch not in found:
+        raise UnknownNameError(f"no pretrained weights for '{arch}': {suggest(arch, found)}")
+    return found[arch]
+
+
+def has_weights(arch: str) -> bool:
+    """Whether there are weights for an architecture."""
+    return any(found.arch.name == arch for found in list_entries())
+
+
+def get_config(path: str) -> CfgNode:
+    """A training config by its path below `configs/`, with or without weights in the zoo.
+
+    Raises:
+        UnknownNameError: no such config; the text suggests close names.
+    """
+    name = _with_suffix(path)
+    known = {file.relative_to(configs_folder()).as_posix(): file for file in _config_files()}
+    if name not in known:
+        raise UnknownNameError(f"no config '{path}' in the model zoo: {suggest(name, known)}")
+    return load_config(known[name])
+
+
+def get_checkpoint_url(path: str) -> str:
+    """Address of an entry's weights (a path, for those that come along).
+
+    Raises:
+        UnknownNameError: no weights for that config; the text suggests close names.
+    """
+    return entry(path).weights
+
+
+def get(path: str | Entry, trained: bool = False, device: str | None = None) -> nn.Module:
+    """The network of a config, in training mode.
+
+    Args:
+        path: a config's path below `configs/`, such as "imagenet/fbnetv3_a.yaml", or an entry.
+        trained: load the zoo's weights, downloaded on first use; else fresh weights.
+        device: where to put it; default: a GPU if there is one, else the CPU.
+
+    Raises:
+        UnknownNameError: no such config, or with `trained` no weights for it.
+        WeightsError: the weights cannot be had; the text names the address and where to put a copy.
+    """
+    import torch
+
+    cfg = get_config(str(path))
+    found = _entries().get(_with_suffix(str(path)))
+    if trained:
+        found = entry(path)
+    model = build_network(
+        get_arch(cfg.MODEL.ARCH),
+        num_classes=cfg.MODEL.NUM_CLASSES or (found.num_classes if found else 1000),
+        in_chans=cfg.MODEL.IN_CHANS,
+        drop_rate=cfg.MODEL.DROP_RATE,
+        drop_path_rate=cfg.MODEL.DROP_PATH_RATE,
+    )
+    if trained:
+        load_weights(model, found.local_weights())
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _with_suffix(path: str) -> str:
+    return path if path.endswith(".yaml") else f"{path}.yaml"
+
+
+def _config_files() -> list[Path]:
+    folder = configs_folder()
+    return [file for file in folder.rglob("*.yaml") if "archs" not in file.relative_to(folder).parts]
+
+
+class ZooPathHandler(PathHandler):
+    """Lets the PathManager open `zoo://` and an entry's name: its weights."""
+
+    def _get_supported_prefixes(self) -> list[str]:
+        return [PREFIX]
+
+    def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
+        return str(entry(path.removeprefix(PREFIX)).local_weights())
+
+    def _open(self, path: str, mode: str = "rb", buffering: int = -1, **kwargs):
+        return Path(self._get_local_path(path)).open(mode)
+
+
+PathManager.register_handler(ZooPathHandler(), allow_override=True)

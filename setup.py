@@ -1,0 +1,51 @@
+"""Packaging: `model_zoo/` and `configs/` are installed as `fbnetv3.model_zoo` and `fbnetv3.configs`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").read_text())[1]
+
+TEST = ["hypothesis", "pytest", "pytest-xdist", "timm"]
+LINT = ["ruff==0.17.6"]
+
+setup(
+    name="fbnetv3",
+    version=VERSION,
+    description="The FBNetV3 family of compact image networks, and the search that finds them",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["fbnetv3", "fbnetv3.*"]), "fbnetv3.model_zoo", "fbnetv3.configs"],
+    package_dir={"fbnetv3.model_zoo": "model_zoo", "fbnetv3.configs": "configs"},
+    package_data={
+        "fbnetv3.model_zoo": ["entries.yaml", "weights/*.pth"],
+        "fbnetv3.configs": ["**/*.yaml"],
+    },
+    install_requires=[
+        "fvcore>=0.1.5.post20221221",
+        "iopath>=0.1.9",
+        "matplotlib",
+        "numpy",
+        "pillow",
+        "pyyaml",
+        "safetensors",
+        "scikit-learn",
+        "scipy",
+        "tensorboard",
+        "torch>=2.4",
+        "torchvision>=0.19",
+        "tqdm",
+        "yacs",
+    ],
+    extras_require={
+        # detectron2 itself is not on PyPI under its name: see tools/install_detectron2.py
+        "detection": ["cloudpickle", "hydra-core", "omegaconf", "pycocotools", "setuptools<81"],
+        "test": TEST,
+        "lint": LINT,
+        "dev": [*TEST, *LINT],
+    },
+)
