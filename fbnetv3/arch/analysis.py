@@ -66,7 +66,7 @@ def cost_of(
 
 
 def _height_width(resolution: int | tuple[int, int]) -> tuple[int, int]:
-    sides = (resolution, resolution) if isinstance(resolution, int) else tuple(resolution)
+    sides = resolution if isinstance(resolution, (tuple, list)) else (resolution, resolution)
     if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sides):
         raise UsageError(f"resolution {resolution!r} is neither a positive number of pixels nor (height, width)")
-    return sides
+    return tuple(sides)

@@ -1,0 +1,134 @@
+"""Networks derived from networks."""
+
+import random
+
+import pytest
+
+from fbnetv3.arch import compound_scale, cost_of, get_arch, same_padding, scale_to_macs, small_images
+from fbnetv3.errors import UsageError
+
+E, F = get_arch("fbnetv3_e"), get_arch("fbnetv3_f")
+
+
+def shape(defn):
+    return [[(row.channels, row.repeat) for row in stage.rows] for stage in defn.stages]
+
+
+def test_the_published_f_is_e_scaled():
+    scaled = compound_scale(E, depth=1.09, width=1.13, resolution=272 / 264)
+    assert shape(scaled) == shape(F)
+    assert scaled.resolution == F.resolution
+
+
+def test_the_published_a_is_b_scaled_by_resolution_to_its_macs():
+    found = scale_to_macs(get_arch("fbnetv3_b"), 357e6, depth=1, width=1)
+    assert found.defn.stages == get_arch("fbnetv3_a").stages
+    assert found.defn.resolution == 224
+    assert found.macs == cost_of(get_arch("fbnetv3_a")).macs
+    assert found.resolution == pytest.approx(1.15**found.multiplier)
+
+
+def test_multipliers_of_one_change_nothing():
+    assert compound_scale(E, name=E.name) == E
+
+
+def test_the_first_block_of_a_width_stays_single():
+    scaled = compound_scale(E, depth=2)
+    assert [[row.repeat for row in stage.rows] for stage in scaled.stages] == [
+        [2],
+        [6],
+        [1, 9],
+        [1, 9],
+        [1, 9, 1, 15],
+        [1, 11, 2],
+        [1],
+    ]
+
+
+def test_depth_shrinks_to_one_block_of_each_width():
+    scaled = compound_scale(E, depth=0.01)
+    assert all(row.repeat == 1 for stage in scaled.stages for row in stage.rows)
+    assert [len(stage.rows) for stage in scaled.stages] == [1, 1, 1, 1, 2, 2, 1]
+
+
+def test_a_block_with_padding_of_its_own_is_not_repeated():
+    b = get_arch("fbnetv3_b")
+    alone = compound_scale(compound_scale(b, depth=0.01), depth=3)
+    rows = alone.stages[4].rows
+    assert [(row.repeat, row.stride, row.dw_padding) for row in rows[:2]] == [(1, 2, 1), (2, 1, None)]
+
+
+def test_width_of_stem_and_last_stage_scale_on_request():
+    free = compound_scale(E, width=0.5, fixed=())
+    assert (free.stages[0].rows[0].channels, free.out_channels) == (16, 992)
+    kept = compound_scale(E, width=0.5)
+    assert (kept.stages[0].rows[0].channels, kept.out_channels) == (24, 1984)
+
+
+def test_resize_keeps_its_ratio():
+    assert compound_scale(E, resolution=0.5).resize == round(291 * 136 / 264)
+
+
+@pytest.mark.parametrize("changes", [{"depth": 0}, {"width": -1}, {"resolution": float("inf")}, {"depth": "2"}])
+def test_refuses_multipliers_that_are_none(changes):
+    with pytest.raises(UsageError, match="multiplier"):
+        compound_scale(E, **changes)
+
+
+@pytest.mark.parametrize("letter", "abdg")
+def test_the_solver_meets_any_target_within_one_per_cent(letter):
+    rng, defn = random.Random(letter), get_arch(f"fbnetv3_{letter}")
+    for _ in range(6):
+        target = 10 ** rng.uniform(7.8, 9.8)
+        found = scale_to_macs(defn, target)
+        assert cost_of(found.defn).macs == found.macs == pytest.approx(target, rel=0.01)
+        again = compound_scale(defn, found.depth, found.width, found.resolution, multiple=1)
+        assert again.stages == found.defn.stages
+
+
+def test_the_solver_says_what_is_closest_when_nothing_is_close():
+    with pytest.raises(UsageError, match=r"within 0.1% of 1000.0 M MACs; the closest is \d+"):
+        scale_to_macs(E, 1e9, depth=1, resolution=1, tolerance=0.001)
+
+
+@pytest.mark.parametrize("target", [0, -1, float("nan")])
+def test_the_solver_refuses_targets_that_are_none(target):
+    with pytest.raises(UsageError, match="macs target"):
+        scale_to_macs(E, target)
+
+
+def test_the_solver_needs_something_to_scale():
+    with pytest.raises(UsageError, match="nothing to scale"):
+        scale_to_macs(E, 1e9, depth=1, width=1, resolution=1)
+
+
+@pytest.mark.parametrize(("letter", "pixels"), [("a", 32), ("b", 35), ("e", 38), ("g", 46)])
+def test_small_images_keep_the_ratio_of_the_resolution(letter, pixels):
+    small = small_images(get_arch(f"fbnetv3_{letter}"))
+    assert (small.resolution, small.resize) == (pixels, pixels)
+    assert get_arch(f"fbnetv3_{letter}_cifar").stages == small.stages
+
+
+def test_small_images_have_stride_one_in_the_second_strided_block():
+    def strides(defn):
+        return [row.stride for stage in defn.stages for row in stage.rows if row.stride == 2 or row is second(defn)]
+
+    def second(defn):
+        return defn.stages[2].rows[0]
+
+    a = get_arch("fbnetv3_a")
+    assert strides(a) == [2, 2, 2, 2, 2]
+    assert strides(small_images(a)) == [2, 1, 2, 2, 2]
+    assert cost_of(small_images(a)).params == cost_of(a).params
+
+
+def test_small_images_need_two_strided_blocks():
+    with pytest.raises(UsageError, match="no second block of stride two"):
+        small_images(small_images(small_images(small_images(small_images(E)))))
+
+
+def test_same_padding_changes_padding_alone():
+    b, same = get_arch("fbnetv3_b"), same_padding(get_arch("fbnetv3_b"))
+    assert cost_of(b).params == cost_of(same).params
+    assert all(block.spec.padding == block.spec.kernel // 2 for block in same.blocks() if block.kind == "mbconv")
+    assert same.stages == get_arch("fbnetv3_b_same_padding").stages

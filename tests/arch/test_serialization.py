@@ -1,0 +1,131 @@
+"""Definitions read from YAML and written to it; errors name the file and the field."""
+
+import pytest
+import yaml
+
+from fbnetv3.arch import ArchError, arch_from_dict, dump_arch, get_arch, list_archs, load_arch, save_arch
+
+PLAIN = """\
+name: foo
+resolution: 64
+stages:
+- rows:
+  - {block: conv, kernel: 3, channels: 16, stride: 2}
+- rows:
+  - {block: mbconv, kernel: 3, expansion: 4, channels: 24, stride: 2}
+  - {block: mbconv, kernel: 5, expansion: 2, channels: 24, repeat: 2}
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="foo.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return str(path)
+
+    return write
+
+
+@pytest.mark.parametrize("name", list_archs())
+def test_every_architecture_survives_a_round_trip(name, tmp_path):
+    defn = get_arch(name)
+    save_arch(defn, tmp_path / "a.yaml")
+    assert load_arch(tmp_path / "a.yaml") == defn
+
+
+def test_a_plain_file(write):
+    defn = load_arch(write(PLAIN))
+    assert (defn.name, defn.resolution, defn.resize) == ("foo", 64, 64)
+    assert defn.stages[1].rows[1].repeat == 2
+
+
+def test_rows_are_written_in_the_order_of_table_2():
+    row = dump_arch(get_arch("fbnetv3_c")).splitlines()[-3]
+    assert list(yaml.safe_load(row)[0]) == ["block", "kernel", "expansion", "channels", "repeat", "stride", "se", "act"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("kernel: 5", "kernel: 4", "stages[1].rows[1].kernel: 4 is even"),
+        ("kernel: 5", "kernal: 5", "stages[1].rows[1].kernal: unknown key: did you mean kernel?"),
+        ("kernel: 5, ", "", "stages[1].rows[1].kernel: missing: a mbconv needs it"),
+        ("channels: 16, ", "", "stages[0].rows[0].channels: missing"),
+        ("name: foo", "nome: foo", "nome: unknown key: did you mean name?"),
+        ("name: foo\n", "", "name: missing"),
+        ("resolution: 64", "resolution: big", "resolution: 'big' is not a whole number"),
+        ("resolution: 64", "resolution: 64\nresolution: 32", "line 3: not YAML: the key 'resolution' stands twice"),
+        ("stages:", "stages: 3\nsteges:", "steges: unknown key: did you mean stages?"),
+        ("- rows:\n  - {block: conv,", "- row:\n  - {block: conv,", "stages[0].row: unknown key: did you mean rows?"),
+        ("name: foo", "name: foo: bar", "line 1: not YAML: mapping values are not allowed in this context"),
+        (PLAIN, "", "is not a mapping with the keys name, stages, resolution, resize, source"),
+        (PLAIN, "[" * 3000, "line 2: not YAML"),
+        (PLAIN, "name: foo\nresolution: 8\nstages: 3", "stages: 3 is not a list"),
+        (PLAIN, "name: foo\nresolution: 8\nstages: [3]", "stages[0]: is not a mapping with the key rows"),
+        (PLAIN, "name: foo\nresolution: 8\nstages: [{rows: [3]}]", "stages[0].rows[0]: is not a mapping such as"),
+    ],
+)
+def test_errors_name_file_and_field(write, old, new, message):
+    assert old in PLAIN
+    path = write(PLAIN.replace(old, new, 1))
+    with pytest.raises(ArchError) as error:
+        load_arch(path)
+    assert str(error.value).startswith(f"{path}: {message}")
+    assert "\n" not in str(error.value)
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    path = tmp_path / "foo.yaml"
+    path.write_bytes(b"\xff\xfe\x00\x80")
+    with pytest.raises(ArchError, match="not YAML"):
+        load_arch(path)
+
+
+def test_a_missing_file():
+    with pytest.raises(ArchError, match=r"nowhere\.yaml: cannot be read: No such file"):
+        load_arch("nowhere.yaml")
+
+
+def test_a_file_may_inherit(write):
+    write(PLAIN)
+    defn = load_arch(write("_BASE_: foo.yaml\nname: bar\nresolution: 96\nresize: 100\n", "bar.yaml"))
+    assert (defn.name, defn.resolution, defn.resize) == ("bar", 96, 100)
+    assert defn.stages == load_arch(write(PLAIN)).stages
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("_BASE_: nowhere.yaml\nname: bar", "nowhere.yaml: cannot be read"),
+        ("_BASE_: bar.yaml\nname: bar", "_BASE_: the files form a circle"),
+        ("_BASE_: 3\nname: bar", "_BASE_: 3 is not a file name"),
+        ("_BASE_: foo.yaml", "name: missing"),
+        ("_BASE_: foo.yaml\nname: bar\nderive: 3", "derive: is not a mapping"),
+        ("_BASE_: foo.yaml\nname: bar\nderive: {scele: {}}", "derive.scele: unknown key: did you mean scale?"),
+        ("_BASE_: foo.yaml\nname: bar\nderive: {scale: {width: -1}}", "derive.scale: width multiplier -1 is not"),
+        ("_BASE_: foo.yaml\nname: bar\nderive: {scale: {fixed: [head]}}", "derive.scale: fixed: head is not among"),
+        ("_BASE_: foo.yaml\nname: bar\nderive: {small_images: 1.5}", "derive.small_images: 1.5 is not a number"),
+        ("_BASE_: foo.yaml\nname: bar\nderive: {same_padding: maybe}", "derive.same_padding: can only be true"),
+        ("_BASE_: foo.yaml\nname: bar\nresolution: 0", "resolution: 0 is not in"),
+    ],
+)
+def test_errors_of_inheritance(write, text, message):
+    write(PLAIN)
+    with pytest.raises(ArchError) as error:
+        load_arch(write(text, "bar.yaml"))
+    assert message in str(error.value)
+    assert ".yaml: " in str(error.value)
+
+
+def test_derive_applies_scale_and_small_images(write):
+    write(PLAIN)
+    text = "_BASE_: foo.yaml\nname: bar\nderive: {scale: {width: 2, depth: 2, fixed: []}, small_images: 32}"
+    defn = load_arch(write(text, "bar.yaml"))
+    rows = [row for stage in defn.stages for row in stage.rows]
+    assert [(row.channels, row.repeat, row.stride) for row in rows] == [(32, 2, 2), (48, 1, 1), (48, 5, 1)]
+
+
+def test_from_dict_without_a_file():
+    with pytest.raises(ArchError, match=r"^stages\[0\].rows\[0\].kernel: 2 is even"):
+        arch_from_dict(yaml.safe_load(PLAIN.replace("kernel: 3", "kernel: 2")))
