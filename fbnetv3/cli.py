@@ -17,10 +17,17 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
-def run_tool(main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None) -> None:
+def run_tool(
+    main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None, *, after_interrupt: str = ""
+) -> None:
     """Run a tool and exit: 0 when all went well, 2 for a wrong call, 1 for anything else, 130 for Ctrl-C.
 
     A `UserError`, or an error of the operating system, is printed as one line without a traceback.
+
+    Args:
+        main: takes the arguments, None for those of the command line.
+        argv: arguments, for tests.
+        after_interrupt: what to tell the user after Ctrl-C.
     """
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -42,7 +49,7 @@ def run_tool(main: Callable[[Sequence[str] | None], object], argv: Sequence[str]
         print(f"error: {place}{_one_line(error.strerror or error)}", file=sys.stderr)
     except KeyboardInterrupt:
         code = 130
-        print("interrupted", file=sys.stderr)
+        print("; ".join(filter(None, ("interrupted", after_interrupt))), file=sys.stderr)
     finally:
         log.removeHandler(handler)
     sys.exit(code)

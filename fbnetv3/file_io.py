@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import logging
@@ -36,9 +37,12 @@ def is_url(path: str) -> bool:
 
 def cached_path(url: str) -> Path:
     """Where the download of `url` is kept, whether it is there yet or not."""
-    parsed = urlparse(url)
-    folder = parsed.path.lstrip("/").rpartition("/")[0]
-    return cache_dir() / (parsed.netloc or "local").replace(":", "_") / folder / url.rpartition("/")[2]
+    folder = urlparse(url).path.lstrip("/").rpartition("/")[0]
+    return _host_folder(url) / folder / url.rpartition("/")[2]
+
+
+def _host_folder(url: str) -> Path:
+    return cache_dir() / (urlparse(url).netloc or "local").replace(":", "_")
 
 
 def download(url: str, sha256: str | None = None, *, timeout: float = 60.0) -> Path:
@@ -57,22 +61,29 @@ def download(url: str, sha256: str | None = None, *, timeout: float = 60.0) -> P
     """
     place = cached_path(url)
     remedy = f"check the network, or download it elsewhere and put it at {place}"
-    root = cache_dir() / (urlparse(url).netloc or "local").replace(":", "_")
-    before = socket.getdefaulttimeout()
+    if not place.is_file():
+        _download_to_cache(url, place, remedy, timeout)
+    if sha256 is not None and (found := file_sha256(place)) != sha256:
+        forget(place)
+        raise WeightsError(f"{url}: the file's SHA-256 is {found}, not {sha256}; it was removed: {remedy}")
+    return place
+
+
+def _download_to_cache(url: str, place: Path, remedy: str, timeout: float) -> None:
     log = logging.getLogger("iopath")
-    level = log.level
+    level, before = log.level, socket.getdefaulttimeout()
     try:
+        place.parent.mkdir(parents=True, exist_ok=True)
         socket.setdefaulttimeout(timeout)
         log.setLevel(logging.CRITICAL)  # what went wrong is in our own error
-        PathManager.get_local_path(url, force=True, cache_dir=str(root))
+        PathManager.get_local_path(url, force=True, cache_dir=str(_host_folder(url)))
     except HTTPError as error:
         raise WeightsError(f"{url}: the server answers {error.code} {error.reason}: {remedy}") from None
     except ContentTooShortError:
         raise WeightsError(f"{url}: the download broke off: {remedy}") from None
-    except PermissionError as error:
-        raise WeightsError(
-            f"{error.filename}: no permission to write: set FBNETV3_CACHE to a folder of yours"
-        ) from None
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        reason = f"{error.filename}: cannot be written ({error.strerror})"
+        raise WeightsError(f"{reason}: set FBNETV3_CACHE to a folder of yours") from None
     except (OSError, HTTPException) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise WeightsError(f"{place}: no space left on the disk: free some, or set FBNETV3_CACHE") from None
@@ -81,10 +92,15 @@ def download(url: str, sha256: str | None = None, *, timeout: float = 60.0) -> P
     finally:
         socket.setdefaulttimeout(before)
         log.setLevel(level)
-    if sha256 is not None and (found := file_sha256(place)) != sha256:
-        place.unlink(missing_ok=True)
-        raise WeightsError(f"{url}: the file's SHA-256 is {found}, not {sha256}; it was removed: {remedy}")
-    return place
+
+
+def forget(path: Path) -> bool:
+    """Remove a damaged file, if it is one of the cache's. Returns whether it is gone."""
+    if cache_dir() not in path.parents:
+        return False
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+    return not path.exists()
 
 
 def file_sha256(path: str | os.PathLike) -> str:

@@ -33,4 +33,4 @@ def print_metrics(metrics):
 
 
 if __name__ == "__main__":
-    run_tool(main)
+    run_tool(main, after_interrupt="add --resume to go on from the last checkpoint")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import yaml
 from fvcore.common.config import CfgNode
@@ -39,6 +40,7 @@ _AT_LEAST_ZERO = (
     "SOLVER.WARMUP_EPOCHS",
 )
 _SHARES = ("MODEL.DROP_RATE", "MODEL.DROP_PATH_RATE", "SOLVER.MOMENTUM", "SOLVER.LABEL_SMOOTHING")
+_TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list"}
 _FACTORS = ("SOLVER.DECAY", "SOLVER.WARMUP_FACTOR")
 
 
@@ -54,40 +56,72 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
         UsageError: no such file, not YAML, an unknown key (the text suggests close ones), a wrong type or value.
     """
     cfg = get_cfg()
-    _merge_file(cfg, str(file))
+    _merge(cfg, _read(str(file)), f"{file}: ")
     if len(overrides) % 2:
         raise UsageError(f"{overrides[-1]}: has no value; overrides come as KEY VALUE pairs")
-    for key, value in zip(overrides[::2], overrides[1::2], strict=True):
-        _merged(lambda key=key, value=value: cfg.merge_from_list([key, value]), f"{key} {value}", key)
+    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
+        section, leaf = _resolve(cfg, key)
+        value = text if isinstance(section[leaf], str) else CfgNode._decode_cfg_value(text)
+        section[leaf] = _coerced(key, value, section[leaf])
     check_config(cfg)
     cfg.freeze()
     return cfg
 
 
-def _merge_file(cfg: CfgNode, file: str) -> None:
+def _read(file: str) -> Mapping[str, Any]:
+    """A config file with its `_BASE_` files below it, as nested mappings."""
     if not os.path.isfile(file):
         raise UsageError(f"{file}: no such config file")
-    _merged(lambda: cfg.merge_from_file(file), file)
-
-
-def _merged(merge: Callable[[], None], where: str, key: str | None = None) -> None:
-    """Run a merge, with yacs's and YAML's complaints put on one line."""
     try:
-        merge()
-    except KeyError as error:
-        unknown = str(error.args[0]).rpartition(": ")[2] if key is None else key
-        raise UsageError(f"{where}: unknown key {unknown}: {suggest(unknown, _keys(_C))}") from None
-    except AssertionError:
-        raise UsageError(f"{where}: unknown key {key}: {suggest(str(key), _keys(_C))}") from None
-    except FileNotFoundError as error:
-        raise UsageError(f"{where}: its _BASE_ {error.filename} is not there") from None
+        data = CfgNode.load_yaml_with_base(file)
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"{where}: not YAML: {error.problem}{line}") from None
+        raise UsageError(f"{file}: not YAML: {error.problem}{line}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
-        raise UsageError(f"{where}: its _BASE_ files form a circle, or it is nested too deeply") from None
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError, OSError) as error:
-        raise UsageError(f"{where}: {' '.join(str(error).split())}") from None
+        raise UsageError(f"{file}: its _BASE_ files form a circle, or it is nested too deeply") from None
+    except FileNotFoundError as error:
+        raise UsageError(f"{file}: its _BASE_ {error.filename} is not there") from None
+    except (TypeError, AttributeError, AssertionError):
+        data = None
+    if not isinstance(data, Mapping):
+        raise UsageError(f"{file}: is not a mapping of config keys")
+    return data
+
+
+def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if key not in cfg:
+            raise UsageError(f"{where}unknown key {name}: {suggest(name, _keys(_C))}")
+        if not isinstance(cfg[key], CfgNode):
+            cfg[key] = _coerced(name, value, cfg[key], where)
+        elif isinstance(value, Mapping):
+            _merge(cfg[key], value, where, f"{name}.")
+        else:
+            raise UsageError(f"{where}{name} {value!r} is a section: it holds {', '.join(cfg[key])}")
+
+
+def _resolve(cfg: CfgNode, key: str) -> tuple[CfgNode, str]:
+    """The section that holds a key such as "SOLVER.LR", and the key's name in it."""
+    if key not in _keys(_C):
+        raise UsageError(f"unknown key {key}: {suggest(key, _keys(_C))}")
+    *sections, leaf = key.split(".")
+    for section in sections:
+        cfg = cfg[section]
+    return cfg, leaf
+
+
+def _coerced(key: str, value: Any, default: Any, where: str = "") -> Any:
+    """The value in the default's type: a whole number will do for a number, nothing else for anything else."""
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(default, list) and isinstance(value, (list, tuple)):
+        return list(value)
+    if type(value) is not type(default):
+        raise UsageError(f"{where}{key} {value!r} is not {_TYPES[type(default)]}")
+    return value
 
 
 def _keys(node: CfgNode, prefix: str = "") -> list[str]:
@@ -104,11 +138,9 @@ def check_config(cfg: CfgNode) -> None:
         UsageError: names the key, its value, and what it can be.
     """
 
-    def value(key: str):
-        node = cfg
-        for part in key.split("."):
-            node = node[part]
-        return node
+    def value(key: str) -> Any:
+        section, leaf = _resolve(cfg, key)
+        return section[leaf]
 
     for key, choices in _CHOICES.items():
         if value(key) not in choices:

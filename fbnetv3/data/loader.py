@@ -128,7 +128,7 @@ def build_loader(
         drop_last=training,
         pin_memory=pin_memory,
         worker_init_fn=_init_worker,
-        persistent_workers=False,
+        generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from training's randomness
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fbnetv3.arch import ArchDef
 from fbnetv3.errors import WeightsError
-from fbnetv3.file_io import cache_dir, download, is_url
+from fbnetv3.file_io import download, forget, is_url
 from fbnetv3.modeling.network import Features
 
 logger = logging.getLogger(__name__)
@@ -92,13 +92,10 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:
-        hint = ""
-        if cache_dir() in path.parents:
-            path.unlink(missing_ok=True)
-            hint = "; it was removed from the cache, so that the next call downloads it again"
+        hint = "; it was removed from the cache, so that the next call downloads it again" if forget(path) else ""
         if start.startswith((b"<!", b"<html", b"<HTML", b"<?xml")):
             raise WeightsError(f"{path}: is a web page, not weights{hint}") from None
-        if "Unsupported global" in str(error) or "Unsupported operand" in str(error) or "GLOBAL" in str(error):
+        if "Unsupported global" in str(error):
             raise WeightsError(
                 f"{path}: holds objects besides tensors, and loading those could run code: refused{hint}"
             ) from None

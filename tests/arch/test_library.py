@@ -63,7 +63,9 @@ def test_a_shipped_name_is_taken(tmp_path):
 
 
 def test_an_unknown_name_suggests_close_ones():
-    with pytest.raises(UnknownNameError, match=r"unknown architecture 'fbnetv3_cifar': did you mean .*fbnetv3_\w_cifar"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown architecture 'fbnetv3_cifar': did you mean .*fbnetv3_\w_cifar"
+    ):
         get_arch("fbnetv3_cifar")
     with pytest.raises(KeyError):
         get_arch("resnet")

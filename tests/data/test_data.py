@@ -1,0 +1,202 @@
+"""Datasets, transforms and loaders."""
+
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fbnetv3.data import DATASETS, DamageCounter, Preprocessing, build_dataset, build_loader, train_transform
+from fbnetv3.data.loader import EpochSampler, Transformed
+from fbnetv3.errors import DataError, UnknownNameError, UsageError
+
+GREY = Preprocessing(32, 32, (0.5,), (0.5,))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """An ImageNet-style folder of two classes, six training images and two for validation."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 3), ("val", 1)):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                image = Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8))
+                image.save(tmp_path / split / name / f"{i}.png")
+    return tmp_path
+
+
+def test_digits_hold_out_a_fifth_of_each_class():
+    train, val = (build_dataset("digits", "", split) for split in ("train", "val"))
+    assert (len(train), len(val)) == (1437, 360)
+    assert train.classes == val.classes == list("0123456789")
+    assert all(34 <= count <= 37 for count in Counter(val.targets.tolist()).values())
+    pixels = {image.tobytes() for image in train.images}
+    assert sum(image.tobytes() in pixels for image in val.images) == 0
+
+
+def test_digits_use_the_whole_range():
+    train = build_dataset("digits", "", "train")
+    assert (train.images.min(), train.images.max()) == (0, 255)
+
+
+def test_folders(folder):
+    data = build_dataset("imagefolder", str(folder), "train")
+    assert (len(data), data.classes) == (6, ["cat", "dog"])
+    image, target = data[5]
+    assert (image.size, target) == ((50, 40), 1)
+    assert data.image_name(5).endswith("train/dog/2.png")
+
+
+def test_validation_images_may_be_called_test(folder):
+    (folder / "val").rename(folder / "test")
+    assert len(build_dataset("cifar10", str(folder), "val")) == 2
+
+
+def test_cifar_from_torchvisions_files(tmp_path):
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    with pytest.raises(DataError, match="cifar-10-batches-py: Dataset not found or corrupted"):
+        build_dataset("cifar10", str(tmp_path), "train")
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(DataError, match="nowhere/train: no such folder; set DATA.ROOT"):
+        build_dataset("imagefolder", str(tmp_path / "nowhere"), "train")
+    with pytest.raises(UsageError, match="DATA.ROOT is not set"):
+        build_dataset("imagefolder", "", "train")
+
+
+def test_empty_class_folder(folder):
+    shutil.rmtree(folder / "train" / "dog")
+    (folder / "train" / "dog").mkdir()
+    with pytest.raises(DataError, match="train: no image in the class folder dog"):
+        build_dataset("imagefolder", str(folder), "train")
+
+
+def test_no_class_folder(folder):
+    shutil.rmtree(folder / "train")
+    (folder / "train").mkdir()
+    with pytest.raises(DataError, match="train: no class folder in it"):
+        build_dataset("imagefolder", str(folder), "train")
+
+
+def test_unknown_dataset():
+    with pytest.raises(UnknownNameError, match="unknown dataset 'digit': did you mean digits?"):
+        build_dataset("digit", "", "train")
+
+
+def test_a_dataset_of_ones_own():
+    @DATASETS.register(name="mine")
+    def mine(root, split):
+        return build_dataset("digits", "", split)
+
+    try:
+        assert len(build_dataset("mine", "", "val")) == 360
+    finally:
+        DATASETS.remove("mine")
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "1"])
+def test_every_kind_of_image_becomes_rgb_or_grey(mode):
+    image = Image.new("RGB", (50, 40), (200, 100, 50)).convert("L" if mode == "I;16" else mode)
+    if mode == "I;16":
+        image = Image.fromarray(np.full((40, 50), 257 * 128, dtype=np.uint16))
+    assert Preprocessing(32, 36).transform()(image).shape == (3, 32, 32)
+    grey = Preprocessing(32, 36, (0.0,), (1.0,)).transform()(image)
+    assert grey.shape == (1, 32, 32)
+    if mode == "I;16":
+        assert grey.mean().item() == pytest.approx(128 / 255, abs=0.01)
+
+
+def test_evaluation_resizes_the_short_side_crops_and_normalises():
+    image = Image.new("RGB", (100, 50))
+    image.paste((255, 255, 255), (25, 0, 75, 50))  # white in the centre
+    found = Preprocessing(40, 50, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).transform()(image)
+    assert found.shape == (3, 40, 40)
+    assert torch.equal(found, torch.full((3, 40, 40), 2.0))
+
+
+@pytest.mark.parametrize("crop", ["random_resized", "padded", "none"])
+def test_training_transforms(crop):
+    transform = train_transform(Preprocessing(24, 28), crop=crop, crop_scale=(0.5, 1), crop_padding=2, flip=True)
+    found = transform(Image.new("RGB", (50, 40), (255, 0, 0)))
+    assert (found.shape, found.dtype) == ((3, 24, 24), torch.float32)
+
+
+def batches(workers=0, epoch=0, seed=0, n=96):
+    data = build_dataset("digits", "", "train")
+    data.images, data.targets = data.images[:n], data.targets[:n]
+    transform = train_transform(GREY, crop="padded", crop_scale=(0.5, 1), crop_padding=4, flip=True)
+    loader = build_loader(data, transform, batch_size=32, training=True, workers=workers, seed=seed)
+    loader.sampler.epoch = epoch
+    return [batch.images for batch in loader]
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_batches_depend_on_seed_and_epoch_alone():
+    first = batches()
+    torch.manual_seed(17)
+    assert equal(first, batches())
+    assert equal(first, batches(workers=2))
+    assert not equal(first, batches(epoch=1))
+    assert not equal(first, batches(seed=1))
+
+
+def test_augmentation_leaves_the_randomness_of_training_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    batches()
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_every_image_comes_once_an_epoch():
+    sampler = EpochSampler(100, seed=4)
+    assert sorted(index for _, index in sampler) == list(range(100))
+    assert [index for _, index in EpochSampler(5, shuffle=False)] == list(range(5))
+
+
+def test_evaluation_takes_every_image_in_order():
+    data = build_dataset("digits", "", "val")
+    loader = build_loader(data, GREY.transform(), batch_size=100, training=False)
+    assert torch.cat([batch.targets for batch in loader]).tolist() == data.targets.tolist()
+
+
+def test_too_few_images():
+    data = build_dataset("digits", "", "val")
+    with pytest.raises(DataError, match="360 training images are less than one batch of 500"):
+        build_loader(data, GREY.transform(), batch_size=500, training=True)
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense", None])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_is_left_out_and_named(folder, damage, workers):
+    path = folder / "train" / "cat" / "1.png"
+    path.write_bytes(path.read_bytes()[:200] if damage is None else damage)
+    data = build_dataset("imagefolder", str(folder), "train")
+    loader = build_loader(data, Preprocessing(16, 16).transform(), batch_size=6, training=False, workers=workers)
+    (batch,) = loader
+    assert batch.images.shape == (5, 3, 16, 16)
+    assert len(batch.damaged) == 1
+    assert "cat/1.png: damaged image" in batch.damaged[0]
+
+
+def test_damaged_images_are_counted_once_each_up_to_a_limit():
+    counter = DamageCounter(2)
+    counter.add(["a", "b"])
+    counter.add(["a"])
+    with pytest.raises(DataError, match="a; b; c and 1 more: mend or remove, .*DATA.MAX_DAMAGED"):
+        counter.add(["c", "d"])
+
+
+def test_items_say_what_is_damaged(folder):
+    data = build_dataset("imagefolder", str(folder), "train")
+    (folder / "train" / "cat" / "0.png").unlink()
+    image, target, damage = Transformed(data, GREY.transform())[0, 0]
+    assert (image, target) == (None, None)
+    assert damage.endswith("0.png: is gone")

@@ -1,0 +1,270 @@
+"""The pieces of the engine: schedules, checkpoints, evaluation, the loop and its hooks."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fbnetv3.config import get_cfg
+from fbnetv3.data import Batch, DamageCounter, Preprocessing, build_loader
+from fbnetv3.data.datasets import ArrayDataset
+from fbnetv3.engine import Hook, Trainer, evaluate
+from fbnetv3.engine.checkpoint import Checkpoints, atomic_write
+from fbnetv3.engine.curve import plot_curve
+from fbnetv3.engine.hooks import Checkpointing, read_metrics
+from fbnetv3.engine.optimization import OPTIMIZERS, build_schedule
+from fbnetv3.engine.trainer import DivergedError
+from fbnetv3.errors import DataError, OutputError, UsageError, WeightsError
+
+CPU = torch.device("cpu")
+
+
+def test_cosine_with_warm_up():
+    schedule = build_schedule("cosine", 10, warmup_epochs=2, warmup_factor=0.1)
+    assert schedule(0) == pytest.approx(0.1)
+    assert schedule(0.1) == pytest.approx(0.55)  # half of the warm-up
+    assert schedule(0.2) == pytest.approx(1.0)
+    assert schedule(0.6) == pytest.approx(0.5)
+    assert schedule(1 - 1e-9) == pytest.approx(0, abs=1e-6)
+
+
+def test_exponential_decay_is_per_epoch_after_the_warm_up():
+    schedule = build_schedule("exponential", 400, decay=0.9875, warmup_epochs=5)
+    assert schedule(5 / 400) == pytest.approx(1)
+    assert schedule(6 / 400) == pytest.approx(0.9875)
+    assert schedule(105 / 400) == pytest.approx(0.9875**100)
+
+
+def test_schedules_without_warm_up_and_of_nothing_else():
+    assert build_schedule("exponential", 10, decay=0.5)(0.3) == pytest.approx(0.125)
+    assert build_schedule("cosine", 2, warmup_epochs=2)(0.5) == pytest.approx(0.55)
+    with pytest.raises(UsageError, match="neither cosine nor exponential"):
+        build_schedule("step", 10)
+
+
+def test_sgd():
+    optimizer = OPTIMIZERS.get("sgd")(nn.Linear(2, 2), 0.1, momentum=0.8, nesterov=True, weight_decay=0.01)
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.1, 0.8, True, 0.01)
+
+
+class Fixed(nn.Module):
+    """Answers with the logits that it was given as images."""
+
+    def forward(self, x):
+        return x.flatten(1)
+
+
+def batch(logits, targets, damaged=()):
+    return Batch(torch.tensor(logits)[:, :, None, None], torch.tensor(targets), list(damaged))
+
+
+def test_evaluation_counts():
+    falling = [9.0, 8, 7, 6, 5, 4, 3, 2]
+    logits = [[1.0, 0, 0, 0, 0, 0, 0, 0], [0.0, 1, 0, 0, 0, 0, 0, 0], falling, falling]
+    found = evaluate(Fixed(), [batch(logits[:3], [0, 1, 7]), batch(logits[3:], [4])], CPU, channels_last=False)
+    assert (found["top1"], found["images"]) == (50.0, 4)
+    assert found["top5"] == 75.0  # the fourth image's class is its fifth
+    expected = nn.functional.cross_entropy(torch.tensor(logits), torch.tensor([0, 1, 7, 4]))
+    assert found["loss"] == pytest.approx(expected.item())
+
+
+def test_evaluation_of_few_classes_has_no_top5():
+    assert "top5" not in evaluate(Fixed(), [batch([[1.0, 0.0]], [0])], CPU, channels_last=False)
+
+
+def test_evaluation_leaves_the_mode_alone_and_uses_that_of_evaluation():
+    model = nn.Sequential(nn.Dropout(0.99), Fixed())
+    assert evaluate(model, [batch([[1.0, 0.0]] * 50, [0] * 50)], CPU, channels_last=False)["top1"] == 100
+    assert model.training
+
+
+def test_evaluation_of_nothing_and_of_damage():
+    empty = Batch(torch.empty(0), torch.empty(0, dtype=torch.long), ["x.png"])
+    with pytest.raises(DataError, match="no image"):
+        evaluate(Fixed(), [empty], CPU, damage=DamageCounter(5))
+    with pytest.raises(DataError, match="x.png"):
+        evaluate(Fixed(), [empty], CPU)
+
+
+def make_trainer(hooks=(), epochs=4, lr=0.5, seed=0):
+    """A linear network that learns whether an image is dark or bright."""
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, 64)
+    images = (rng.integers(0, 100, (64, 4, 4)) + 120 * targets[:, None, None]).astype(np.uint8)
+    data = ArrayDataset("bright", images, targets, ["dark", "bright"])
+    transform = Preprocessing(4, 4, (0.5,), (0.5,)).transform()
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(16, 2))
+    loader = build_loader(data, transform, batch_size=16, training=True, seed=seed)
+    return Trainer(
+        model,
+        OPTIMIZERS.get("sgd")(model, lr, momentum=0.9),
+        build_schedule("cosine", epochs),
+        loader,
+        lr=lr,
+        epochs=epochs,
+        device=CPU,
+        channels_last=False,
+        hooks=hooks,
+    )
+
+
+def test_training_learns():
+    trainer = make_trainer(epochs=10)
+    trainer.run()
+    assert (trainer.progress.epoch, trainer.progress.step, trainer.total_steps) == (10, 40, 40)
+    data = trainer.loader.dataset.dataset
+    loader = build_loader(data, trainer.loader.dataset.transform, batch_size=64, training=False)
+    assert evaluate(trainer.model, loader, CPU, channels_last=False)["top1"] > 95
+
+
+def test_hooks_are_called_around_the_loop():
+    calls = []
+
+    class Recorder(Hook):
+        def __getattribute__(self, name):
+            if name in ("before_train", "before_epoch", "after_step", "after_epoch", "after_train"):
+                return lambda trainer: calls.append(name)
+            return super().__getattribute__(name)
+
+    make_trainer([Recorder()], epochs=2).run()
+    epoch = ["before_epoch", *["after_step"] * 4, "after_epoch"]
+    assert calls == ["before_train", *epoch, *epoch, "after_train"]
+
+
+def test_the_learning_rate_follows_the_schedule():
+    rates = []
+
+    class Recorder(Hook):
+        def after_step(self, trainer):
+            rates.append(trainer.optimizer.param_groups[0]["lr"])
+
+    make_trainer([Recorder()], epochs=2, lr=1.0).run()
+    assert rates == pytest.approx([0.5 * (1 + np.cos(np.pi * i / 8)) for i in range(8)])
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    whole = make_trainer([Checkpointing(checkpoints, 1, tmp_path / "final.pth", {})])
+    whole.run()
+    for saved in checkpoints.all():
+        resumed = make_trainer()
+        torch.manual_seed(99)
+        resumed.load_state_dict(checkpoints.load(saved))
+        resumed.run()
+        assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_the_same_seed_gives_the_same_weights():
+    a, b, c = make_trainer(), make_trainer(), make_trainer(seed=1)
+    for trainer, seed in ((a, 0), (b, 0), (c, 1)):
+        torch.manual_seed(seed)
+        trainer.run()
+    assert torch.equal(weights(a), weights(b))
+    assert not torch.equal(weights(a), weights(c))
+
+
+def test_a_diverged_loss_stops_the_run():
+    trainer = make_trainer()
+    trainer.loss = torch.tensor(float("nan"))
+    with pytest.raises(
+        DivergedError, match=r"the loss is nan at step 0 \(epoch 1, learning rate 0.5\): lower SOLVER.LR"
+    ):
+        trainer.check_loss()
+
+
+def test_the_newest_checkpoints_are_kept(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for epoch in (1, 2, 9, 10, 11):
+        checkpoints.save(epoch, {"model": {}, "optimizer": {}, "epoch": epoch})
+    assert [path.name for path in checkpoints.all()] == ["epoch_0010.pth", "epoch_0011.pth"]
+    assert checkpoints.load(checkpoints.latest())["epoch"] == 11
+    assert Checkpoints(tmp_path / "nowhere").latest() is None
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense"])
+def test_a_damaged_checkpoint_is_named(tmp_path, content):
+    (tmp_path / "epoch_0001.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match="epoch_0001.pth: is damaged"):
+        Checkpoints(tmp_path).load(tmp_path / "epoch_0001.pth")
+    torch.save({"model": {}}, tmp_path / "epoch_0001.pth")
+    with pytest.raises(WeightsError, match="is not a checkpoint of a training run"):
+        Checkpoints(tmp_path).load(tmp_path / "epoch_0001.pth")
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_write(path) as f:
+        f.write(b"half of the new")
+        raise RuntimeError
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    with pytest.raises(OutputError, match="cannot be written: No such file"), atomic_write(tmp_path / "nowhere" / "x"):
+        pass
+
+
+def test_a_full_disk(tmp_path):
+    """In a process whose files may be 100 kB at most, as on a full disk: one line, and the older checkpoint stays."""
+    script = """
+import resource, signal, sys, torch
+from pathlib import Path
+from fbnetv3.engine.checkpoint import Checkpoints
+from fbnetv3.errors import OutputError
+checkpoints = Checkpoints(Path(sys.argv[1]))
+checkpoints.save(1, {"model": {}, "optimizer": {}, "epoch": 1})
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    checkpoints.save(2, {"model": {"x": torch.zeros(1_000_000)}, "optimizer": {}, "epoch": 2})
+except OutputError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    assert "epoch_0002.pth: cannot be written" in done.stdout, done.stderr
+    assert os.listdir(tmp_path) == ["epoch_0001.pth"]
+
+
+def test_a_metrics_file_with_a_torn_last_line(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.0}]
+
+
+def test_the_curve_is_a_picture(tmp_path):
+    from PIL import Image
+
+    entries = [{"step": i, "epoch": i / 4, "loss": 1 / (i + 1), "lr": 0.1} for i in range(8)]
+    entries.insert(4, {"step": 4, "epoch": 1, "val_top1": 50.0, "val_loss": 0.5})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))
+    plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
+    with Image.open(tmp_path / "curve.png") as image:
+        assert image.width > 600
+
+
+def test_every_config_key_is_explained():
+    """The defaults file has a comment for each key, but for a few that name what they are."""
+    from pathlib import Path
+
+    import fbnetv3.config.defaults as defaults
+
+    lines = Path(defaults.__file__).read_text().splitlines()
+    plain = {"MOMENTUM", "NESTEROV", "WEIGHT_DECAY", "STD", "WARMUP_FACTOR"}
+    for before, line in itertools.pairwise(lines):
+        key = line.partition(" = ")[0].rpartition(".")[2]
+        if line.startswith("_C.") and "CN()" not in line and key not in plain:
+            assert before.startswith("# "), line
+    assert get_cfg().SOLVER.EPOCHS == 400

@@ -1,0 +1,287 @@
+"""tools/train_net.py: a run from beginning to end, and everything that can be wrong with a call."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fbnetv3.arch import configs_folder
+from fbnetv3.engine.hooks import read_metrics
+from tests.tools.conftest import TOOLS
+
+DIGITS = configs_folder() / "digits" / "fbnetv3_digits.yaml"
+SHORT = ["SOLVER.EPOCHS", "2", "SOLVER.WARMUP_EPOCHS", "0.5", "SOLVER.BATCH_SIZE", "128"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes that are easy to tell apart, ImageNet-style."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4)):
+        for name, base in (("dark", 0), ("light", 150)):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(base, base + 100, (36, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / split / name / f"{i}.jpg")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def config(tmp_path, folder):
+    """A config for those images; `config(KEY=...)` is not needed, overrides do it."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"MODEL: {{ARCH: fbnetv3_digits}}\n"
+        f"DATA: {{NAME: imagefolder, ROOT: {folder}, WORKERS: 0}}\n"
+        f"SOLVER: {{EPOCHS: 1, WARMUP_EPOCHS: 0.0, BATCH_SIZE: 8, LR: 0.01}}\n"
+        f"OUTPUT_DIR: {tmp_path / 'run'}\n"
+    )
+    return path
+
+
+def test_a_run_from_beginning_to_end(tool, tmp_path):
+    out = tmp_path / "run"
+    ran = tool("train_net", "--config", DIGITS, "OUTPUT_DIR", out, *SHORT)
+    assert (ran.code, ran.err) == (0, "")
+    assert "epoch 2/2" in ran.out and "left" in ran.out
+    for file in ("model_final.pth", "metrics.jsonl", "curve.png", "log.txt", "tensorboard"):
+        assert f"{out / file}" in ran.out and (out / file).exists()
+    metrics = read_metrics(out / "metrics.jsonl")
+    assert [m["epoch"] for m in metrics if "val_top1" in m] == [1, 2]
+    assert any({"loss", "lr", "step"} <= m.keys() for m in metrics)
+    assert sorted(os.listdir(out / "checkpoints")) == ["epoch_0001.pth", "epoch_0002.pth"]
+    assert "epoch 2/2" in (out / "log.txt").read_text()
+    saved = torch.load(out / "model_final.pth", weights_only=True)
+    assert (saved["arch"], saved["num_classes"], saved["in_chans"]) == ("fbnetv3_digits", 10, 1)
+
+    again = tool("train_net", "--config", out / "config.yaml", "--eval-only")
+    last = metrics[-1]
+    assert again.out.splitlines()[-1].startswith(f"top1 {last['val_top1']:.2f} %")
+    weights = tool("train_net", "--config", DIGITS, "--eval-only", "MODEL.WEIGHTS", out / "model_final.pth")
+    assert weights.out.splitlines()[-1] == again.out.splitlines()[-1]
+
+
+def test_resuming_gives_what_an_uninterrupted_run_gives(tool, config, tmp_path):
+    three = ["SOLVER.EPOCHS", "3", "MODEL.DROP_RATE", "0.2", "MODEL.DROP_PATH_RATE", "0.1"]
+    tool("train_net", "--config", config, *three, "OUTPUT_DIR", tmp_path / "whole")
+    tool("train_net", "--config", config, *three, "OUTPUT_DIR", tmp_path / "cut")
+    for later in ("checkpoints/epoch_0002.pth", "checkpoints/epoch_0003.pth", "model_final.pth"):
+        (tmp_path / "cut" / later).unlink()
+    ran = tool("train_net", "--config", config, *three, "OUTPUT_DIR", tmp_path / "cut", "--resume")
+    assert "going on from" in ran.out and "after 1 epochs" in ran.out
+    whole, cut = (torch.load(tmp_path / run / "model_final.pth")["model"] for run in ("whole", "cut"))
+    assert all(torch.equal(value, cut[key]) for key, value in whole.items())
+    assert read_metrics(tmp_path / "whole" / "metrics.jsonl") == read_metrics(tmp_path / "cut" / "metrics.jsonl")
+
+
+def test_resume_without_a_checkpoint_starts(tool, config):
+    assert tool("train_net", "--config", config, "--resume").code == 0
+
+
+def test_config_file_is_the_same_option(tool, config):
+    assert tool("train_net", "--config-file", config).code == 0
+
+
+def test_evaluation_writes_nothing(tool, tmp_path):
+    ran = tool("train_net", "--config", DIGITS, "--eval-only", "OUTPUT_DIR", tmp_path / "run", "MODEL.WEIGHTS",
+               "zoo://digits/fbnetv3_digits")  # fmt: skip
+    assert ran.out.splitlines()[-1].startswith("top1 99.72 %")
+    assert not (tmp_path / "run").exists()
+
+
+def test_damaged_images_within_the_limit(tool, config, folder):
+    for name in ("train/dark/3.jpg", "val/light/1.jpg"):
+        (folder / name).write_bytes(b"damaged")
+    ran = tool("train_net", "--config", config, "DATA.MAX_DAMAGED", "2")
+    assert ran.code == 0
+    assert "on 7 images" in ran.out
+
+
+def test_an_architecture_of_ones_own(tool, config, tmp_path):
+    (tmp_path / "archs").mkdir()
+    (tmp_path / "archs" / "mine.yaml").write_text(
+        "name: mine\nresolution: 32\nstages:\n- rows:\n  - {block: conv, kernel: 3, channels: 8, stride: 2}\n"
+        "  - {block: mbpool, expansion: 2, channels: 16}\n"
+    )
+    ran = tool("train_net", "--config", config, "MODEL.ARCH_DIRS", f"['{tmp_path / 'archs'}']", "MODEL.ARCH", "mine")
+    assert ran.code == 0 and "mine (0.00 M parameters" in ran.out
+
+
+@pytest.mark.parametrize("missing", ["train", "val"])
+def test_a_missing_folder(tool, config, folder, missing):
+    import shutil
+
+    shutil.rmtree(folder / missing)
+    check(tool("train_net", "--config", config), 1, f"{folder / missing}: no such folder; set DATA.ROOT", config)
+
+
+def check(ran, code, message, config):
+    """One line that names the thing, the right exit code, and no output folder."""
+    assert ran.code == code
+    assert message in ran.err
+    assert ran.err.startswith("error: ") and ran.err.count("\n") == 1
+    assert "Traceback" not in ran.err + ran.out
+    assert not (config.parent / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SOLVER.LRR", "1"], "unknown key SOLVER.LRR: did you mean SOLVER.LR"),
+        (["NOTHING", "1"], "unknown key NOTHING: known: "),
+        (["SOLVER.EPOCHS", "many"], "SOLVER.EPOCHS 'many' is not a whole number"),
+        (["SOLVER.EPOCHS", "1.5"], "SOLVER.EPOCHS 1.5 is not a whole number"),
+        (["SOLVER.EPOCHS"], "SOLVER.EPOCHS: has no value; overrides come as KEY VALUE pairs"),
+        (["SOLVER.EPOCHS", "0"], "SOLVER.EPOCHS 0 is not at least 1"),
+        (["SOLVER.LR", "-1"], "SOLVER.LR -1.0 is not at least 0"),
+        (["SOLVER.LR", "nan"], "SOLVER.LR 'nan' is not a number"),
+        (["SOLVER.NESTEROV", "1"], "SOLVER.NESTEROV 1 is not True or False"),
+        (["INPUT.MEAN", "0.5"], "INPUT.MEAN 0.5 is not a list"),
+        (["SOLVER", "1"], "unknown key SOLVER: did you mean SOLVER"),
+        (["SOLVER.SCHEDULE", "step"], "SOLVER.SCHEDULE 'step' is not one of cosine, exponential"),
+        (["SOLVER.OPTIMIZER", "sgdd"], "unknown optimizer 'sgdd': did you mean sgd?"),
+        (["SOLVER.WARMUP_EPOCHS", "3.0"], "SOLVER.WARMUP_EPOCHS 3.0 is longer than SOLVER.EPOCHS 1"),
+        (["INPUT.MEAN", "[0.5]"], "INPUT.MEAN [0.5] does not have a number for each of 3 channels"),
+        (["INPUT.STD", "[1, 1, 0]"], "INPUT.STD [1, 1, 0] has a value that is not positive"),
+        (["INPUT.CROP_SCALE", "[0.5]"], "INPUT.CROP_SCALE [0.5] is not two shares"),
+        (["INPUT.RESIZE", "16"], "INPUT.RESIZE 16 is smaller than the crop of 32 pixels"),
+        (["MODEL.IN_CHANS", "2", "INPUT.MEAN", "[0,0]", "INPUT.STD", "[1,1]"], "MODEL.IN_CHANS 2 is neither 3"),
+        (["MODEL.ARCH", "fbnetv3_digit"], "unknown architecture 'fbnetv3_digit': did you mean fbnetv3_digits"),
+        (["MODEL.ARCH", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["MODEL.ARCH_DIRS", "['nowhere']"], "nowhere: no folder with architecture files"),
+        (["MODEL.NUM_CLASSES", "7"], "MODEL.NUM_CLASSES 7: imagefolder has 2 classes; 0 takes them"),
+        (["MODEL.DROP_RATE", "1.0"], "MODEL.DROP_RATE 1.0 is not in [0, 1)"),
+        (["MODEL.WEIGHTS", "zoo://nothing"], "no weights for 'nothing' in the model zoo"),
+        (["DATA.NAME", "cifar"], "unknown dataset 'cifar': did you mean cifar10?"),
+        (["DATA.ROOT", ""], "DATA.ROOT is not set"),
+        (["DEVICE", "tpu9"], "DEVICE 'tpu9' cannot be used here"),
+        (["DEVICE", "cuda:77"], "DEVICE 'cuda:77' cannot be used here"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+)
+def test_wrong_calls(tool, config, overrides, message):
+    check(tool("train_net", "--config", config, *overrides), 2, message, config)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SOLVER: {LRR: 1}", "unknown key SOLVER.LRR: did you mean SOLVER.LR"),
+        ("SOLVER: {EPOCHS: many}", "config.yaml: SOLVER.EPOCHS 'many' is not a whole number"),
+        ("SOLVER: 3", "config.yaml: SOLVER 3 is a section: it holds OPTIMIZER"),
+        ("_BASE_: nowhere.yaml", "_BASE_"),
+        ("_BASE_: config.yaml", "circle"),
+        ("SOLVER: {EPOCHS: 1", "not YAML"),
+        ("- 1", "config.yaml: is not a mapping of config keys"),
+        ("", "config.yaml: is not a mapping of config keys"),
+        ("SEED: 1", "DATA.ROOT is not set"),
+        ("SOLVER: {LR: .nan}", "SOLVER.LR nan is not at least 0"),
+        ("SOLVER: !!python/object/apply:os.system ['true']", "not YAML"),
+    ],
+)
+def test_wrong_config_files(tool, config, text, message):
+    config.write_text(text)
+    check(tool("train_net", "--config", config), 2, message, config)
+
+
+def test_a_missing_config_file(tool, config):
+    check(tool("train_net", "--config", "nowhere.yaml"), 2, "nowhere.yaml: no such config file", config)
+    check(tool("train_net"), 2, "the following arguments are required: --config", config)
+
+
+def test_an_empty_class_folder(tool, config, folder):
+    (folder / "train" / "void").mkdir()
+    check(tool("train_net", "--config", config), 1, "train: no image in the class folder void", config)
+
+
+def test_other_classes_in_validation(tool, config, folder):
+    (folder / "val" / "dark").rename(folder / "val" / "dusk")
+    check(tool("train_net", "--config", config), 2, "training and validation have other classes: dark, dusk", config)
+
+
+def test_too_few_images(tool, config):
+    message = "24 training images are less than one batch of 64 (SOLVER.BATCH_SIZE)"
+    check(tool("train_net", "--config", config, "SOLVER.BATCH_SIZE", "64"), 1, message, config)
+
+
+def test_a_damaged_image(tool, config, folder):
+    (folder / "train" / "dark" / "3.jpg").write_bytes(b"damaged")
+    ran = tool("train_net", "--config", config)
+    assert ran.code == 1
+    assert "dark/3.jpg: damaged image" in ran.err and "DATA.MAX_DAMAGED" in ran.err
+    assert ran.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"<html>"])
+def test_damaged_weights(tool, config, tmp_path, content):
+    (tmp_path / "x.pth").write_bytes(content)
+    check(tool("train_net", "--config", config, "MODEL.WEIGHTS", tmp_path / "x.pth"), 1, "x.pth: is ", config)
+
+
+def test_missing_and_foreign_weights(tool, config, tmp_path):
+    from torchvision.models import resnet18
+
+    weights = tmp_path / "x.pth"
+    check(tool("train_net", "--config", config, "MODEL.WEIGHTS", weights), 1, "x.pth: no such file", config)
+    torch.save(resnet18().state_dict(), weights)
+    check(tool("train_net", "--config", config, "MODEL.WEIGHTS", weights), 1, "weights of no layout known here", config)
+
+
+def test_evaluation_with_another_class_count(tool, config):
+    weights = ["MODEL.WEIGHTS", "zoo://digits/fbnetv3_digits", "MODEL.IN_CHANS", "1"]
+    ran = tool("train_net", "--config", config, "--eval-only", *weights, "INPUT.MEAN", "[0.5]", "INPUT.STD", "[0.5]")
+    check(ran, 2, "has another number of classes than the 2 of imagefolder", config)
+
+
+def test_evaluation_without_weights(tool, config):
+    check(tool("train_net", "--config", config, "--eval-only"), 2, "no weights to evaluate: set MODEL.WEIGHTS", config)
+
+
+def test_an_output_folder_in_use(tool, config):
+    assert tool("train_net", "--config", config).code == 0
+    ran = tool("train_net", "--config", config)
+    assert ran.code == 2
+    assert "holds a run already; add --resume" in ran.err
+
+
+def test_an_unwritable_output_folder(tool, config, tmp_path):
+    (tmp_path / "file").write_text("")
+    ran = tool("train_net", "--config", config, "OUTPUT_DIR", tmp_path / "file" / "run")
+    check(ran, 1, "cannot be written (Not a directory): set OUTPUT_DIR to a folder that can", config)
+
+
+def test_a_damaged_checkpoint_on_resume(tool, config):
+    checkpoints = config.parent / "run" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    (checkpoints / "epoch_0001.pth").write_bytes(b"nonsense")
+    ran = tool("train_net", "--config", config, "--resume")
+    assert (ran.code, ran.err.count("\n")) == (1, 1)
+    assert "epoch_0001.pth: is damaged" in ran.err
+
+
+def test_ctrl_c_is_one_line_and_the_run_can_go_on(config, tmp_path):
+    command = [sys.executable, str(TOOLS / "train_net.py"), "--config", str(config), "SOLVER.EPOCHS", "500"]
+    process = subprocess.Popen(
+        [*command, "DATA.WORKERS", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    checkpoints = tmp_path / "run" / "checkpoints"
+    deadline = time.monotonic() + 120
+    while not list(checkpoints.glob("epoch_*.pth")) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.splitlines() == ["interrupted; add --resume to go on from the last checkpoint"]
+    epoch = torch.load(max(checkpoints.glob("epoch_*.pth")))["epoch"]
+    resumed = [*command[:-1], str(epoch + 1), "--resume"]
+    done = subprocess.run(resumed, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert f"after {epoch} epochs" in done.stdout
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == epoch + 1
