@@ -1,0 +1,74 @@
+"""README and docs: their Python runs, their commands parse, their links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+import fbnetv3
+from fbnetv3 import model_zoo
+from fbnetv3.config import load_config
+from fbnetv3.file_io import cached_path
+from tests.modeling.test_weights import mobile_vision
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page, language):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def published(cache):
+    """Stands in for the download of the published A: the same format, other values."""
+    place = cached_path(model_zoo.get_checkpoint_url("imagenet/fbnetv3_a.yaml"))
+    place.parent.mkdir(parents=True)
+    torch.save({"state_dict": mobile_vision(fbnetv3.create_model("fbnetv3_a")), "model_ema": None}, place)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: p.name)
+def test_python_runs(page, published, monkeypatch, tmp_path):
+    """A page's blocks in order, as a reader would type them."""
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), names)
+
+
+def commands():
+    for page in PAGES:
+        for block in blocks(page, "sh"):
+            for line in block.replace("\\\n", " ").splitlines():
+                if (words := shlex.split(line, comments=True)) and any("train_net.py" in word for word in words):
+                    yield pytest.param(words, id=f"{page.name}: {line[:60]}")
+
+
+@pytest.mark.parametrize("words", [*commands()])
+def test_training_commands_name_configs_and_keys_that_exist(words):
+    rest = words[next(i for i, word in enumerate(words) if word.endswith("train_net.py")) + 1 :]
+    assert rest[0] == "--config"
+    load_config(ROOT / rest[1], [word for word in rest[2:] if not word.startswith("--")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_the_readmes_table_is_the_zoos():
+    rows = re.findall(
+        r"^\| `(fbnetv3_[a-g])` \| (\d+) \| ([\d.]+) M \| ([\d,]+) M \| ([\d.]+) \| ([\d.]+) \|$",
+        (ROOT / "README.md").read_text(),
+        re.MULTILINE,
+    )
+    assert [row[0] for row in rows] == [f"fbnetv3_{letter}" for letter in "abcdefg"]
+    for name, resolution, params, macs, top1, top5 in rows:
+        entry = model_zoo.entry_for_arch(name)
+        assert int(resolution) == entry.resolution
+        assert (params, macs) == (f"{entry.params / 1e6:.2f}", f"{entry.macs / 1e6:,.0f}")
+        assert (top1, top5) == (f"{entry.top1:.1f}", f"{entry.top5:.1f}")
