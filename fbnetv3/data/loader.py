@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -97,6 +98,9 @@ def _collate(items: list[tuple]) -> Batch:
 
 def _init_worker(_: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's affair
+    # What goes wrong with an image travels to the main process; the hook would only hear of tensors that a main
+    # process interrupted meanwhile no longer takes.
+    sys.excepthook = lambda *error: None
     torch.set_num_threads(1)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from fbnetv3.engine.checkpoint import Checkpoints, save
-from fbnetv3.engine.curve import plot_curve
+from fbnetv3.engine.metrics import append_metrics, plot_curve, truncate_metrics
 from fbnetv3.engine.trainer import Hook, Trainer
 
 logger = logging.getLogger(__name__)
@@ -66,14 +65,8 @@ class Metrics(Hook):
     def before_train(self, trainer: Trainer) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._forget_after(trainer.progress.step)
+        truncate_metrics(self.file, trainer.progress.step)
         self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=trainer.progress.step)
-
-    def _forget_after(self, step: int) -> None:
-        """Drop entries that lie ahead of the checkpoint from which the run goes on."""
-        if self.file.exists():
-            kept = [entry for entry in read_metrics(self.file) if entry["step"] <= step]
-            self.file.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
 
     def after_step(self, trainer: Trainer) -> None:
         step = trainer.progress.step
@@ -88,8 +81,7 @@ class Metrics(Hook):
             plot_curve(self.file, self.folder / "curve.png")
 
     def _write(self, entry: dict[str, float]) -> None:
-        with self.file.open("a") as f:
-            f.write(json.dumps(entry) + "\n")
+        append_metrics(self.file, entry)
         for key, value in entry.items():
             if key not in ("step", "epoch"):
                 self.board.add_scalar(key, value, entry["step"])
@@ -98,22 +90,11 @@ class Metrics(Hook):
         self.board.close()
 
 
-def read_metrics(file: Path) -> list[dict[str, float]]:
-    """The entries of a metrics file; a last line cut short by a killed run is left out."""
-    entries = []
-    for line in file.read_text().splitlines():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return entries
-
-
 class ProgressBar(Hook):
     """A bar for each epoch on a terminal, and a line for each epoch in the log, with the time that is left."""
 
     def before_train(self, trainer: Trainer) -> None:
-        self.start, self.first = time.monotonic(), trainer.progress.epoch
+        self.start, self.first = time.monotonic(), trainer.progress.step
 
     def before_epoch(self, trainer: Trainer) -> None:
         epoch = f"epoch {trainer.progress.epoch + 1}/{trainer.epochs}"
@@ -121,15 +102,16 @@ class ProgressBar(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         if not self.bar.disable and (self.bar.n % 10 == 0):
-            self.bar.set_postfix_str(f"loss {trainer.loss.item():.3f}, lr {trainer.current_lr:.3g}", refresh=False)
+            self.bar.set_postfix_str(
+                f"loss {trainer.loss.item():.3f}, lr {trainer.current_lr:.3g}, run ends in {self._left(trainer)}",
+                refresh=False,
+            )
         self.bar.update()
         if self.bar.n == self.bar.total:
             self.bar.close()
 
     def after_epoch(self, trainer: Trainer) -> None:
         progress = trainer.progress
-        elapsed = time.monotonic() - self.start
-        left = elapsed / (progress.epoch - self.first) * (trainer.epochs - progress.epoch)
         results = "".join(
             f", {name} {progress.metrics['val_' + name]:.2f} %"
             for name in ("top1", "top5")
@@ -142,9 +124,14 @@ class ProgressBar(Hook):
             trainer.check_loss(),
             trainer.current_lr,
             results,
-            _duration(elapsed),
-            _duration(left),
+            _duration(time.monotonic() - self.start),
+            self._left(trainer),
         )
+
+    def _left(self, trainer: Trainer) -> str:
+        """Time to the end of the run at the pace so far, evaluations included."""
+        done = trainer.progress.step - self.first
+        return _duration((time.monotonic() - self.start) / max(1, done) * (trainer.total_steps - trainer.progress.step))
 
 
 def _duration(seconds: float) -> str:

@@ -98,6 +98,7 @@ class Trainer:
         self._call("before_train")
         while self.progress.epoch < self.epochs:
             self.loader.sampler.epoch = self.progress.epoch
+            self.progress.metrics = {}
             self.model.train()
             self._call("before_epoch")
             for batch in self.loader:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import re
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +25,13 @@ StateDict = Mapping[str, Tensor]
 
 _BATCHNORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _SHOWN = 5
+# Plain values that training scripts leave beside the weights; building them runs no code of the file's.
+_HARMLESS = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float32", "float64")),
+    *((np.asarray(0.0)[()].__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+]
 _TIMM_BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 
 
@@ -86,7 +95,8 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file") from None
     except OSError as error:

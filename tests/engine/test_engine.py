@@ -16,8 +16,8 @@ from fbnetv3.data import Batch, DamageCounter, Preprocessing, build_loader
 from fbnetv3.data.datasets import ArrayDataset
 from fbnetv3.engine import Hook, Trainer, evaluate
 from fbnetv3.engine.checkpoint import Checkpoints, atomic_write
-from fbnetv3.engine.curve import plot_curve
-from fbnetv3.engine.hooks import Checkpointing, read_metrics
+from fbnetv3.engine.hooks import Checkpointing, Evaluation
+from fbnetv3.engine.metrics import append_metrics, plot_curve, read_metrics, truncate_metrics
 from fbnetv3.engine.optimization import OPTIMIZERS, build_schedule
 from fbnetv3.engine.trainer import DivergedError
 from fbnetv3.errors import DataError, OutputError, UsageError, WeightsError
@@ -242,6 +242,26 @@ except OutputError as error:
 def test_a_metrics_file_with_a_torn_last_line(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.0}]
+
+
+def test_entries_ahead_of_a_step_are_dropped(tmp_path):
+    for step in range(5):
+        append_metrics(tmp_path / "metrics.jsonl", {"step": step})
+    truncate_metrics(tmp_path / "metrics.jsonl", 2)
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 0}, {"step": 1}, {"step": 2}]
+    with pytest.raises(OutputError, match="metrics.jsonl: cannot be written: No such file"):
+        append_metrics(tmp_path / "nowhere" / "metrics.jsonl", {"step": 0})
+
+
+def test_epochs_without_evaluation_have_no_metrics(tmp_path):
+    seen = []
+
+    class Recorder(Hook):
+        def after_epoch(self, trainer):
+            seen.append(trainer.progress.metrics.get("val_top1"))
+
+    make_trainer([Evaluation(lambda: {"top1": 1.0}, period=3), Recorder()], epochs=4).run()
+    assert seen == [None, None, 1.0, 1.0]
 
 
 def test_the_curve_is_a_picture(tmp_path):

@@ -1,10 +1,12 @@
 """Weights in every layout, the published outputs, and files that are not what they should be."""
 
+import argparse
 import json
 import logging
 import pickle
 import runpy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -206,6 +208,12 @@ def test_a_checkpoint_that_runs_code_is_refused(tmp_path):
     with pytest.raises(WeightsError, match="loading those could run code: refused"):
         load_checkpoint_file(tmp_path / "x.pth")
     assert not (tmp_path / "trace").exists()
+
+
+def test_plain_values_beside_the_weights_do_no_harm(model, tmp_path):
+    about = {"args": argparse.Namespace(lr=0.1), "best": np.float64(79.5), "epoch": np.int64(3)}
+    torch.save({"state_dict": mobile_vision(model), "model_ema": None, **about}, tmp_path / "x.pth")
+    assert fbnetv3.load_weights(fbnetv3.create_model(SMALL, num_classes=10), tmp_path / "x.pth").head
 
 
 def test_a_plain_pickle_that_runs_code_is_refused(tmp_path):

@@ -1,19 +1,51 @@
-"""The picture of a run: loss, and accuracy on the validation images, by epoch."""
+"""The metrics of a run: its file, and the picture of loss and accuracy by epoch."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from pathlib import Path
 
 from fbnetv3.engine.checkpoint import atomic_write
+from fbnetv3.errors import OutputError
+
+
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    """The entries of a metrics file; a last line cut short by a killed run is left out."""
+    entries = []
+    for line in file.read_text().splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            entries.append(json.loads(line))
+    return entries
+
+
+def append_metrics(file: Path, entry: dict[str, float]) -> None:
+    """Add an entry to a metrics file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with file.open("a") as f:
+            f.write(json.dumps(entry) + "\n")
+    except OSError as error:
+        raise OutputError(f"{file}: cannot be written: {error.strerror or error}") from error
+
+
+def truncate_metrics(file: Path, step: int) -> None:
+    """Drop the entries after a step: those ahead of the checkpoint from which a run goes on."""
+    if file.exists():
+        kept = [entry for entry in read_metrics(file) if entry["step"] <= step]
+        with atomic_write(file) as f:
+            f.write("".join(json.dumps(entry) + "\n" for entry in kept).encode())
 
 
 def plot_curve(metrics: Path, picture: Path) -> None:
     """Draw the curves of a metrics file (as the `Metrics` hook writes it) into a PNG."""
     from matplotlib.figure import Figure
 
-    entries = [json.loads(line) for line in metrics.read_text().splitlines()]
+    entries = read_metrics(metrics)
     steps = [e for e in entries if "loss" in e]
     evals = [e for e in entries if "val_top1" in e]
     figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=110)
