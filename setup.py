@@ -35,6 +35,7 @@ setup(
         "safetensors",
         "scikit-learn",
         "scipy",
+        "tabulate",
         "tensorboard",
         "torch>=2.4",
         "torchvision>=0.19",
@@ -44,6 +45,8 @@ setup(
     extras_require={
         # detectron2 itself is not on PyPI under its name: see tools/install_detectron2.py
         "detection": ["cloudpickle", "hydra-core", "omegaconf", "pycocotools", "setuptools<81"],
+        "search": ["ray"],
+        "export": ["executorch", "onnx", "onnxruntime", "onnxscript"],
         "test": TEST,
         "lint": LINT,
         "dev": [*TEST, *LINT],

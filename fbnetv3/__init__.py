@@ -5,7 +5,10 @@ Nothing is imported before it is used, so that `import fbnetv3` costs nothing an
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +32,23 @@ _HOME = {
 
 __all__ = ["__version__", *_HOME]
 
-# Installed, `model_zoo` and `configs` lie in this package; in a checkout they lie beside it.
-_checkout = Path(__file__).resolve().parent.parent
-if not (Path(__file__).parent / "model_zoo").is_dir() and (_checkout / "model_zoo" / "__init__.py").is_file():
-    __path__.append(str(_checkout))
+
+class _CheckoutFinder:
+    """Finds `fbnetv3.model_zoo` and `fbnetv3.configs` in a checkout, where they lie beside this package."""
+
+    root = Path(__file__).resolve().parent.parent
+    names = ("fbnetv3.model_zoo", "fbnetv3.configs")
+
+    @classmethod
+    def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        folder = cls.root / name.rpartition(".")[2]
+        if name not in cls.names or not (folder / "__init__.py").is_file():
+            return None
+        return spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+
+
+if not (Path(__file__).parent / "model_zoo").is_dir() and _CheckoutFinder not in sys.meta_path:
+    sys.meta_path.append(_CheckoutFinder)
 
 
 def __getattr__(name: str) -> Any:

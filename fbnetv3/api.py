@@ -6,6 +6,7 @@ import fnmatch
 import os
 
 from fbnetv3.arch import ArchDef, get_arch, list_archs
+from fbnetv3.errors import UsageError
 from fbnetv3.modeling.network import FBNetV3, Features, build_network
 from fbnetv3.modeling.weights import load_weights
 
@@ -54,6 +55,10 @@ def create_model(
     from fbnetv3 import model_zoo
 
     entry = model_zoo.entry_for_arch(defn.name)
+    if defn.stages != entry.arch.stages:
+        raise UsageError(
+            f"no pretrained weights for this {defn.name}: the zoo's are for other blocks, those of {entry}"
+        )
     model = build_network(
         defn,
         num_classes=entry.num_classes if num_classes is None else num_classes,

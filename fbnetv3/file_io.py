@@ -1,4 +1,4 @@
-"""The PathManager that every file and download of this package goes through."""
+"""The PathManager that every download of this package goes through, and its cache."""
 
 from __future__ import annotations
 
@@ -8,18 +8,39 @@ import hashlib
 import logging
 import os
 import socket
+from collections.abc import Iterator
 from http.client import HTTPException
+from importlib import import_module
 from pathlib import Path
 from urllib.error import ContentTooShortError, HTTPError
 from urllib.parse import urlparse
 
-from iopath.common.file_io import HTTPURLHandler
+from iopath.common.download import download as _iopath_download
+from iopath.common.file_io import HTTPURLHandler, file_lock
 from iopath.common.file_io import PathManager as _PathManager
 
-from fbnetv3.errors import WeightsError
+from fbnetv3.errors import UsageError, WeightsError
+
+ZOO_PREFIX = "zoo://"
+_URL_PREFIXES = ("http://", "https://", "ftp://")
+_TIMEOUT = 60.0  # seconds without an answer
+
+
+class _CachedURLs(HTTPURLHandler):
+    """iopath's downloads (a bar, a lock, the file in its place only when it is whole), into our cache."""
+
+    def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs) -> str:
+        place = cached_path(path)
+        if force or not place.is_file():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with file_lock(str(place)):
+                if not place.is_file():
+                    _iopath_download(path, str(place.parent), filename=place.name)
+        return str(place)
+
 
 PathManager = _PathManager()
-PathManager.register_handler(HTTPURLHandler())
+PathManager.register_handler(_CachedURLs())
 
 
 def cache_dir() -> Path:
@@ -32,20 +53,41 @@ def cache_dir() -> Path:
 
 def is_url(path: str) -> bool:
     """Whether `path` is an address to download from, and not a local file."""
-    return path.startswith(("http://", "https://", "ftp://"))
+    return path.startswith(_URL_PREFIXES)
 
 
 def cached_path(url: str) -> Path:
-    """Where the download of `url` is kept, whether it is there yet or not."""
-    folder = urlparse(url).path.lstrip("/").rpartition("/")[0]
-    return _host_folder(url) / folder / url.rpartition("/")[2]
+    """Where the download of `url` is kept, whether it is there yet or not: by host and path.
+
+    Raises:
+        UsageError: an address that names no file, or leads out of the cache.
+    """
+    parsed = urlparse(url)
+    parts = parsed.path.strip("/").split("/")
+    if not parsed.netloc or any(part in ("", ".", "..") for part in parts):
+        raise UsageError(f"{url}: is not the address of a file")
+    if parsed.query:
+        parts[-1] = f"{hashlib.sha256(parsed.query.encode()).hexdigest()[:12]}_{parts[-1]}"
+    return cache_dir().joinpath(parsed.netloc.replace(":", "_"), *(part[-200:] for part in parts))
 
 
-def _host_folder(url: str) -> Path:
-    return cache_dir() / (urlparse(url).netloc or "local").replace(":", "_")
+def local_path(source: str | os.PathLike, sha256: str | None = None) -> Path:
+    """A file on this machine for a path, a URL (downloaded into the cache unless it is there) or a `zoo://` address.
+
+    Raises:
+        WeightsError: the download fails; see `download`.
+        UnknownNameError: the model zoo has no such entry.
+    """
+    source = os.fspath(source)
+    if is_url(source):
+        return download(source, sha256)
+    if source.startswith(ZOO_PREFIX):
+        import_module("fbnetv3.model_zoo")  # registers its handler; by name, since the zoo lies above this module
+        return Path(PathManager.get_local_path(source))
+    return Path(source).expanduser()
 
 
-def download(url: str, sha256: str | None = None, *, timeout: float = 60.0) -> Path:
+def download(url: str, sha256: str | None = None) -> Path:
     """Path of the local copy of `url`, downloaded into the cache unless it is there.
 
     The file appears in the cache only when it is whole; of two processes one downloads and the other waits.
@@ -53,7 +95,6 @@ def download(url: str, sha256: str | None = None, *, timeout: float = 60.0) -> P
     Args:
         url: what to download.
         sha256: checksum that the file must have, where it is known.
-        timeout: seconds without an answer after which to give up.
 
     Raises:
         WeightsError: no network, an error from the server, a file cut short or with another checksum. The
@@ -62,21 +103,33 @@ def download(url: str, sha256: str | None = None, *, timeout: float = 60.0) -> P
     place = cached_path(url)
     remedy = f"check the network, or download it elsewhere and put it at {place}"
     if not place.is_file():
-        _download_to_cache(url, place, remedy, timeout)
+        with _quiet(), _explained(url, place, remedy):
+            PathManager.get_local_path(url)
     if sha256 is not None and (found := file_sha256(place)) != sha256:
         forget(place)
         raise WeightsError(f"{url}: the file's SHA-256 is {found}, not {sha256}; it was removed: {remedy}")
     return place
 
 
-def _download_to_cache(url: str, place: Path, remedy: str, timeout: float) -> None:
-    log = logging.getLogger("iopath")
-    level, before = log.level, socket.getdefaulttimeout()
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """iopath silent, since what goes wrong is in our own error; and no waiting for ever."""
+    log, before = logging.getLogger("iopath"), socket.getdefaulttimeout()
+    level = log.level
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        socket.setdefaulttimeout(timeout)
-        log.setLevel(logging.CRITICAL)  # what went wrong is in our own error
-        PathManager.get_local_path(url, force=True, cache_dir=str(_host_folder(url)))
+        log.setLevel(logging.CRITICAL)
+        socket.setdefaulttimeout(_TIMEOUT)
+        yield
+    finally:
+        log.setLevel(level)
+        socket.setdefaulttimeout(before)
+
+
+@contextlib.contextmanager
+def _explained(url: str, place: Path, remedy: str) -> Iterator[None]:
+    """What can go wrong with a download, as a `WeightsError` that says what to do."""
+    try:
+        yield
     except HTTPError as error:
         raise WeightsError(f"{url}: the server answers {error.code} {error.reason}: {remedy}") from None
     except ContentTooShortError:
@@ -89,9 +142,6 @@ def _download_to_cache(url: str, place: Path, remedy: str, timeout: float) -> No
             raise WeightsError(f"{place}: no space left on the disk: free some, or set FBNETV3_CACHE") from None
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise WeightsError(f"{url}: cannot be downloaded ({reason}): {remedy}") from None
-    finally:
-        socket.setdefaulttimeout(before)
-        log.setLevel(level)
 
 
 def forget(path: Path) -> bool:

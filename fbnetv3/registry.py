@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from fvcore.common.registry import Registry as _FvcoreRegistry
@@ -16,11 +16,21 @@ class Registry(_FvcoreRegistry):
 
     Args:
         kind: what an entry is, as the error messages should call it ("block", "dataset").
+        shipped: gives name, object and origin of the first entries; called when the registry is first used.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, shipped: Callable[[], Iterable[tuple[str, Any, str]]] | None = None) -> None:
         super().__init__(kind)
         self._origins: dict[str, str] = {}
+        self._shipped = shipped
+
+    def _fill(self) -> None:
+        """Add what is shipped, once, before anything else looks at or adds to the registry."""
+        if self._shipped is not None:
+            entries = list(self._shipped())
+            self._shipped = None
+            for name, obj, origin in entries:
+                self.add(name, obj, origin)
 
     def register(self, obj: Any = None, *, name: str | None = None) -> Any:
         """Register `obj` under `name` (default: its `__name__`). Without `obj`, a decorator.
@@ -41,6 +51,7 @@ class Registry(_FvcoreRegistry):
 
     def add(self, name: str, obj: Any, origin: str) -> None:
         """Register `obj` under `name`, saying where it comes from (a file, or file:line)."""
+        self._fill()
         if name in self._obj_map:
             raise UsageError(
                 f"{self._name} '{name}' from {origin} is registered already, from {self._origins[name]}: "
@@ -55,9 +66,17 @@ class Registry(_FvcoreRegistry):
         Raises:
             UnknownNameError: no such entry; the text suggests close names.
         """
-        if name not in self._obj_map:
+        if name not in self:
             raise UnknownNameError(f"unknown {self._name} '{name}': {suggest(str(name), self._obj_map)}")
         return self._obj_map[name]
+
+    def __contains__(self, name: str) -> bool:
+        self._fill()
+        return super().__contains__(name)
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        self._fill()
+        return super().__iter__()
 
     def origin(self, name: str) -> str:
         """Where the entry of that name was registered."""
@@ -71,6 +90,7 @@ class Registry(_FvcoreRegistry):
 
     def names(self) -> list[str]:
         """All names, sorted."""
+        self._fill()
         return sorted(self._obj_map)
 
 

@@ -15,11 +15,10 @@ from fbnetv3.arch import ArchDef, configs_folder, cost, get_arch
 from fbnetv3.config import load_config
 from fbnetv3.data import Preprocessing
 from fbnetv3.engine import preprocessing_of
-from fbnetv3.errors import UnknownNameError, suggest
-from fbnetv3.file_io import PathManager, download, is_url
+from fbnetv3.errors import UnknownNameError, UsageError, suggest
+from fbnetv3.file_io import ZOO_PREFIX, PathManager, download, is_url
 from fbnetv3.modeling import build_network, load_weights
 
-PREFIX = "zoo://"
 _FOLDER = Path(__file__).resolve().parent
 
 
@@ -124,28 +123,45 @@ def entry_for_arch(arch: str) -> Entry:
     Raises:
         UnknownNameError: there is none; the text suggests close names.
     """
-    found = {found.arch.name: found for found in list_entries()}
-    if arch not in found:
-        raise UnknownNameError(f"no pretrained weights for '{arch}': {suggest(arch, found)}")
-    return found[arch]
+    if arch not in _by_arch():
+        raise UnknownNameError(f"no pretrained weights for '{arch}': {suggest(arch, _by_arch())}")
+    return _by_arch()[arch]
 
 
 def has_weights(arch: str) -> bool:
     """Whether there are weights for an architecture."""
-    return any(found.arch.name == arch for found in list_entries())
+    return arch in _by_arch()
+
+
+@cache
+def _by_arch() -> dict[str, Entry]:
+    return {found.arch.name: found for found in list_entries()}
 
 
 def get_config(path: str) -> CfgNode:
-    """A training config by its path below `configs/`, with or without weights in the zoo.
+    """A training config by its path below `configs/`, with or without weights in the zoo; yours to change.
 
     Raises:
         UnknownNameError: no such config; the text suggests close names.
     """
     name = _with_suffix(path)
-    known = {file.relative_to(configs_folder()).as_posix(): file for file in _config_files()}
-    if name not in known:
-        raise UnknownNameError(f"no config '{path}' in the model zoo: {suggest(name, known)}")
-    return load_config(known[name])
+    if name not in _config_files():
+        raise UnknownNameError(f"no config '{path}' in the model zoo: {suggest(name, _config_files())}")
+    cfg = _config(name).clone()
+    cfg.defrost()
+    return cfg
+
+
+@cache
+def _config(name: str) -> CfgNode:
+    return load_config(_config_files()[name])
+
+
+@cache
+def _config_files() -> dict[str, Path]:
+    folder = configs_folder()
+    files = {file.relative_to(folder): file for file in folder.rglob("*.yaml")}
+    return {path.as_posix(): file for path, file in files.items() if path.parts[0] != "archs"}
 
 
 def get_checkpoint_url(path: str) -> str:
@@ -167,23 +183,23 @@ def get(path: str | Entry, trained: bool = False, device: str | None = None) -> 
 
     Raises:
         UnknownNameError: no such config, or with `trained` no weights for it.
+        UsageError: the config leaves the number of classes to the dataset.
         WeightsError: the weights cannot be had; the text names the address and where to put a copy.
     """
     import torch
 
     cfg = get_config(str(path))
-    found = _entries().get(_with_suffix(str(path)))
-    if trained:
-        found = entry(path)
+    if not (cfg.MODEL.NUM_CLASSES or trained):
+        raise UsageError(f"{path}: the number of classes depends on the data: use fbnetv3.create_model")
     model = build_network(
         get_arch(cfg.MODEL.ARCH),
-        num_classes=cfg.MODEL.NUM_CLASSES or (found.num_classes if found else 1000),
+        num_classes=cfg.MODEL.NUM_CLASSES or entry(path).num_classes,
         in_chans=cfg.MODEL.IN_CHANS,
         drop_rate=cfg.MODEL.DROP_RATE,
         drop_path_rate=cfg.MODEL.DROP_PATH_RATE,
     )
     if trained:
-        load_weights(model, found.local_weights())
+        load_weights(model, entry(path).local_weights())
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
@@ -191,19 +207,14 @@ def _with_suffix(path: str) -> str:
     return path if path.endswith(".yaml") else f"{path}.yaml"
 
 
-def _config_files() -> list[Path]:
-    folder = configs_folder()
-    return [file for file in folder.rglob("*.yaml") if "archs" not in file.relative_to(folder).parts]
-
-
 class ZooPathHandler(PathHandler):
     """Lets the PathManager open `zoo://` and an entry's name: its weights."""
 
     def _get_supported_prefixes(self) -> list[str]:
-        return [PREFIX]
+        return [ZOO_PREFIX]
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs) -> str:
-        return str(entry(path.removeprefix(PREFIX)).local_weights())
+        return str(entry(path.removeprefix(ZOO_PREFIX)).local_weights())
 
     def _open(self, path: str, mode: str = "rb", buffering: int = -1, **kwargs):
         return Path(self._get_local_path(path)).open(mode)

@@ -1,8 +1,6 @@
 #!/usr/bin/env python3
 """Train or evaluate a network: `train_net.py --config FILE [--eval-only] [--resume] [KEY VALUE ...]`."""
 
-import fbnetv3.model_zoo  # noqa: F401  (makes zoo:// addresses known)
-
 from fbnetv3.cli import ArgumentParser, run_tool
 from fbnetv3.config import load_config
 from fbnetv3.engine import run_evaluation, run_training
@@ -22,9 +20,9 @@ def main(argv=None):
         print_metrics(run_evaluation(cfg))
         return
     result = run_training(cfg, resume=args.resume)
-    print_metrics({key.removeprefix("val_"): value for key, value in result.metrics.items()})
-    for what, path in result.files.items():
-        print(f"{what + ':':12} {path}")
+    print_metrics(result.metrics)
+    for what in ("weights", "checkpoints", "metrics", "curve", "log", "tensorboard"):
+        print(f"{what + ':':12} {getattr(result.files, what)}")
 
 
 def print_metrics(metrics):

@@ -50,8 +50,9 @@ def cost_of(
         in_chans: channels of the input.
 
     Raises:
-        UsageError: the input is too small for the network.
+        UsageError: the input is too small for the network, or an argument is out of range.
     """
+    check_counts(num_classes, in_chans)
     height, width = _height_width(defn.resolution if resolution is None else resolution)
     parts = []
     for block in defn.blocks(in_chans):
@@ -63,6 +64,17 @@ def cost_of(
     head = avg_pool(height, width, channels) + conv(1, 1, channels, num_classes, bias=True) if num_classes else Cost()
     total = sum((part.cost for part in parts), head)
     return NetworkCost(**vars(total), blocks=tuple(parts), head=head)
+
+
+def check_counts(num_classes: object, in_chans: object) -> None:
+    """Refuse numbers of classes and channels that are none.
+
+    Raises:
+        UsageError: `num_classes` is not a whole number of at least 0, or `in_chans` of at least 1.
+    """
+    for what, value, low in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise UsageError(f"{what} {value!r} is not a whole number of at least {low}")
 
 
 def _height_width(resolution: int | tuple[int, int]) -> tuple[int, int]:

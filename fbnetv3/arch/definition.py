@@ -108,6 +108,8 @@ class Stage:
     rows: tuple[Row, ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.rows, tuple) or not all(isinstance(row, Row) for row in self.rows):
+            raise ArchError("is not a tuple of rows", "rows")
         if not self.rows:
             raise ArchError("empty: a stage needs at least one row", "rows")
 
@@ -153,6 +155,8 @@ class ArchDef:
             raise ArchError(f"{self.source!r} is not text", "source")
         _check_int("resolution", self.resolution, 1, MAX_RESOLUTION)
         _check_int("resize", self.resize, self.resolution, 2 * MAX_RESOLUTION)
+        if not isinstance(self.stages, tuple) or not all(isinstance(stage, Stage) for stage in self.stages):
+            raise ArchError("is not a tuple of stages", "stages")
         if not self.stages:
             raise ArchError("empty: a network needs at least one stage", "stages")
         self._check_blocks()
@@ -191,17 +195,15 @@ class ArchDef:
         return self.stages[-1].rows[-1].channels
 
 
-def feature_stages(defn: ArchDef) -> list[tuple[int, int, int]]:
-    """Per stride of the trunk (without a pooling last stage): last stage at that stride, channels, stride."""
-    found: dict[int, tuple[int, int, int]] = {}
+def feature_blocks(defn: ArchDef) -> list[tuple[Block, int]]:
+    """The last block at each stride of the trunk, finest first, and that stride. An mbpool is not among them."""
+    found: dict[int, Block] = {}
     stride = 1
-    for s, stage in enumerate(defn.stages):
-        if stage.rows[-1].block == "mbpool":
-            break
-        for row in stage.rows:
-            stride *= row.stride
-        found[stride] = (s, stage.rows[-1].channels, stride)
-    return list(found.values())
+    for block in defn.blocks():
+        if block.kind != "mbpool":
+            stride *= block.spec.stride
+            found[stride] = block
+    return [(block, stride) for stride, block in found.items()]
 
 
 def _check_int(field: str, value: object, low: int, high: int) -> None:

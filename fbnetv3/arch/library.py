@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -13,12 +12,21 @@ from fbnetv3.arch.serialization import load_arch
 from fbnetv3.errors import UsageError
 from fbnetv3.registry import Registry, caller
 
-ARCHS = Registry("architecture")
-
 
 def configs_folder() -> Path:
     """The folder `configs/`, in a checkout or as installed."""
     return Path(str(resources.files("fbnetv3.configs")))
+
+
+def _shipped() -> list[tuple[str, ArchDef, str]]:
+    entries = [(load_arch(file), file) for file in sorted((configs_folder() / "archs").rglob("*.yaml"))]
+    for defn, file in entries:
+        if defn.name != file.stem:
+            raise ArchError(f"'{defn.name}' is not the file's own name", "name", str(file))
+    return [(defn.name, defn, str(file)) for defn, file in entries]
+
+
+ARCHS = Registry("architecture", _shipped)
 
 
 def register_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:
@@ -30,7 +38,6 @@ def register_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:
         ArchError: the file describes no network.
         UsageError: the name is taken; the text says by what.
     """
-    _load_shipped()
     if isinstance(arch, ArchDef):
         ARCHS.add(arch.name, arch, caller())
         return arch
@@ -66,13 +73,11 @@ def get_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:
     name = os.fspath(arch)
     if name.endswith((".yaml", ".yml")):
         return load_arch(name)
-    _load_shipped()
     return ARCHS.get(name)
 
 
 def list_archs() -> list[str]:
     """Names of all registered architectures, sorted."""
-    _load_shipped()
     return ARCHS.names()
 
 
@@ -95,13 +100,3 @@ def cost(
         `.macs`, `.params` and `.activations`; `.macs_by_kind` and `.params_by_kind`; `.by_stage()`, `.blocks`.
     """
     return cost_of(get_arch(arch), resolution, num_classes=num_classes, in_chans=in_chans)
-
-
-@cache
-def _load_shipped() -> None:
-    shipped = {file: load_arch(file) for file in sorted((configs_folder() / "archs").rglob("*.yaml"))}
-    for file, defn in shipped.items():
-        if defn.name != file.stem:
-            raise ArchError(f"'{defn.name}' is not the file's own name", "name", str(file))
-    for file, defn in shipped.items():
-        ARCHS.add(defn.name, defn, str(file))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import groupby, product
+from itertools import product
 
 from fbnetv3.arch.analysis import cost_of
 from fbnetv3.arch.blocks import round8
@@ -30,14 +30,14 @@ def compound_scale(
     """Scale depth, width and resolution of a network (Sec. 4.2, after EfficientNet).
 
     Channels round as in the published networks (`round8`). Depth counts the blocks of equal width in a stage,
-    as Table 2's n does, and rounds half up; the block that changes the width stays the first. With `fixed`
-    left alone, E scaled by depth 1.09, width 1.13 and resolution 272 / 264 has the channels and the depths
-    of the published F.
+    as Table 2's n does, and rounds half up; the block that changes width or stride stays the first. With the
+    `fixed` parts left alone, E scaled by depth 1.09, width 1.13 and resolution 272 / 264 has the channels and the
+    depths of the published F.
 
     Args:
         defn: the network to scale.
         depth, width, resolution: multipliers.
-        fixed: parts whose width is kept: "stem" (the first row) and "last" (the mbpool stage).
+        fixed: parts that are left alone: "stem" (the first stage) and "last" (a stage that ends in mbpool).
         multiple: the new resolution is the nearest multiple of this many pixels.
         name: name of the result; default: that of `defn` with "_scaled".
 
@@ -50,14 +50,16 @@ def compound_scale(
     if unknown := set(fixed) - set(PARTS):
         raise UsageError(f"fixed: {', '.join(sorted(unknown))} is not among {', '.join(PARTS)}")
 
+    if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
+        raise UsageError(f"multiple {multiple!r} is not a number of pixels")
+
     stages = []
     for s, stage in enumerate(defn.stages):
         rows = []
-        for channels, group in groupby(stage.rows, key=lambda row: row.channels):
-            keep = _part(stage, s) in fixed
-            scaled = channels if keep else round8(channels * width)
-            rows += [replace(row, channels=scaled) for row in _scale_depth(list(group), depth)]
-        stages.append(Stage(tuple(rows)))
+        for group in _width_groups(stage):
+            channels = round8(group[0].channels * width)
+            rows += [replace(row, channels=channels) for row in _scale_depth(group, depth)]
+        stages.append(stage if _part(stage, s) in fixed else Stage(tuple(rows)))
 
     pixels = max(multiple, multiple * math.floor(defn.resolution * resolution / multiple + 0.5))
     if resolution == 1.0:
@@ -130,7 +132,7 @@ def scale_to_macs(
     Args:
         defn: the network to scale.
         macs: target in multiply-adds, counted as in Table 4.
-        depth, width, resolution: growth of each dimension with a unit of phi.
+        depth, width, resolution: growth of each dimension with a unit of phi, at least 1.
         tolerance: largest relative distance to the target.
         fixed, name: as for `compound_scale`.
 
@@ -138,18 +140,24 @@ def scale_to_macs(
         The network, phi, the three multipliers and the MACs reached.
 
     Raises:
-        UsageError: nothing lies within the tolerance; the text names the closest that can be had.
+        UsageError: an argument that makes no sense; or nothing lies within the tolerance, and then the text
+            names the closest that can be had.
     """
-    if not macs > 0:
-        raise UsageError(f"macs target {macs!r} is not a positive number")
-    if depth == width == resolution == 1.0:
-        raise UsageError("depth, width and resolution are all 1.0: nothing to scale")
-
     bases = {"depth": depth, "width": width, "resolution": resolution}
+    for what, value in {"macs target": macs, **bases}.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            raise UsageError(f"{what} {value!r} is not a positive number")
+    if min(bases.values()) < 1 or max(bases.values()) == 1:
+        raise UsageError(
+            f"depth {depth}, width {width}, resolution {resolution}: none may be below 1.0, and one must be above"
+        )
 
     def at(phi: float, multiple: int, apart: tuple[float, ...] = (0.0, 0.0, 0.0)) -> Scaled:
         factors = {what: base ** (phi + step) for (what, base), step in zip(bases.items(), apart, strict=True)}
-        scaled = compound_scale(defn, **factors, fixed=fixed, multiple=multiple, name=name)
+        try:
+            scaled = compound_scale(defn, **factors, fixed=fixed, multiple=multiple, name=name)
+        except ArchError:  # beyond what a network can be
+            return Scaled(defn, phi, **factors, macs=0 if phi < 0 else math.inf)
         return Scaled(scaled, phi, **factors, macs=cost_of(scaled).macs)
 
     def distance(found: Scaled) -> float:
@@ -157,6 +165,8 @@ def scale_to_macs(
 
     centre = _crossing(lambda phi: at(phi, 1).macs, macs)
     closest = at(centre, 1)
+    if not 0.5 < closest.macs / macs < 2:
+        raise UsageError(f"no multiplier brings {defn.name} near {macs / 1e6:.1f} M MACs by scaling these dimensions")
     for multiple in (8, 4, 2, 1):
         found = min((at(centre + step, multiple) for step in _steps(0.15, 81)), key=distance)
         if distance(found) <= tolerance:
@@ -176,16 +186,12 @@ def scale_to_macs(
     )
 
 
-def _crossing(macs_at: Callable[[float], int], target: float) -> float:
+def _crossing(macs_at: Callable[[float], float], target: float) -> float:
     """About the phi at which the (nearly) monotonous MACs reach the target."""
     low, high = -12.0, 12.0
     for _ in range(10):
         middle = (low + high) / 2
-        try:
-            above = macs_at(middle) > target
-        except ArchError:  # scaled beyond what a network can be
-            above = middle > 0
-        low, high = (low, middle) if above else (middle, high)
+        low, high = (low, middle) if macs_at(middle) > target else (middle, high)
     return (low + high) / 2
 
 
@@ -199,9 +205,19 @@ def _part(stage: Stage, index: int) -> str:
     return "stem" if index == 0 else "trunk"
 
 
+def _width_groups(stage: Stage) -> list[list[Row]]:
+    """The rows that Table 2 writes as one: equal width, the stride in the first."""
+    groups: list[list[Row]] = []
+    for row in stage.rows:
+        if not groups or row.channels != groups[-1][0].channels or row.stride == 2:
+            groups.append([])
+        groups[-1].append(row)
+    return groups
+
+
 def _scale_depth(rows: list[Row], depth: float) -> list[Row]:
     """Rows of equal width with `depth` times as many blocks; the last row gives or takes, the first stays."""
-    if rows[-1].block == "mbpool":
+    if rows[-1].block == "mbpool":  # there can be only one
         return rows
     total = sum(row.repeat for row in rows)
     change = max(1, math.floor(total * depth + 0.5)) - total

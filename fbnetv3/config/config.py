@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +20,6 @@ _CHOICES = {
 }
 _AT_LEAST_ONE = (
     "SOLVER.EPOCHS",
-    "SOLVER.BATCH_SIZE",
     "EVAL.PERIOD",
     "EVAL.BATCH_SIZE",
     "CHECKPOINT.PERIOD",
@@ -84,9 +84,9 @@ def _read(file: str) -> Mapping[str, Any]:
     except FileNotFoundError as error:
         raise UsageError(f"{file}: its _BASE_ {error.filename} is not there") from None
     except (TypeError, AttributeError, AssertionError):
-        data = None
+        data = None  # neither mapping nor file name where fvcore expects one
     if not isinstance(data, Mapping):
-        raise UsageError(f"{file}: is not a mapping of config keys")
+        raise UsageError(f"{file}: is not a mapping of config keys, or its _BASE_ is not a file name")
     return data
 
 
@@ -117,6 +117,9 @@ def _coerced(key: str, value: Any, default: Any, where: str = "") -> Any:
     """The value in the default's type: a whole number will do for a number, nothing else for anything else."""
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if isinstance(default, float) and isinstance(value, str):
+        with contextlib.suppress(ValueError):  # YAML takes 1e-3 for text
+            return float(value)
     if isinstance(default, list) and isinstance(value, (list, tuple)):
         return list(value)
     if type(value) is not type(default):
@@ -146,6 +149,7 @@ def check_config(cfg: CfgNode) -> None:
         if value(key) not in choices:
             raise UsageError(f"{key} {value(key)!r} is not one of {', '.join(choices)}")
     for keys, accepted, text in (
+        (("SOLVER.BATCH_SIZE",), lambda v: v >= 2, "at least 2, as BatchNorm needs"),
         (_AT_LEAST_ONE, lambda v: v >= 1, "at least 1"),
         (_AT_LEAST_ZERO, lambda v: 0 <= v < float("inf"), "at least 0"),
         (_SHARES, lambda v: 0 <= v < 1, "in [0, 1)"),
@@ -154,16 +158,22 @@ def check_config(cfg: CfgNode) -> None:
         for key in keys:
             if isinstance(value(key), bool) or not accepted(value(key)):
                 raise UsageError(f"{key} {value(key)!r} is not {text}")
+    if not cfg.OUTPUT_DIR:
+        raise UsageError("OUTPUT_DIR is empty: name a folder")
+    if cfg.SEED >= 2**63:
+        raise UsageError(f"SEED {cfg.SEED} is not below 2^63")
+    if not all(isinstance(folder, str) for folder in cfg.MODEL.ARCH_DIRS):
+        raise UsageError(f"MODEL.ARCH_DIRS {list(cfg.MODEL.ARCH_DIRS)} is not a list of folders")
     for key in ("INPUT.MEAN", "INPUT.STD"):
         numbers = value(key)
-        if len(numbers) != cfg.MODEL.IN_CHANS or not all(isinstance(n, (int, float)) for n in numbers):
+        if len(numbers) != cfg.MODEL.IN_CHANS or not all(type(n) in (int, float) for n in numbers):
             raise UsageError(f"{key} {list(numbers)} does not have a number for each of {cfg.MODEL.IN_CHANS} channels")
     if any(n <= 0 for n in cfg.INPUT.STD):
         raise UsageError(f"INPUT.STD {list(cfg.INPUT.STD)} has a value that is not positive")
     if cfg.MODEL.IN_CHANS not in (1, 3):
         raise UsageError(f"MODEL.IN_CHANS {cfg.MODEL.IN_CHANS} is neither 3 (RGB) nor 1 (grey)")
     scale = list(cfg.INPUT.CROP_SCALE)
-    if len(scale) != 2 or not all(isinstance(n, (int, float)) for n in scale) or not 0 < scale[0] <= scale[1] <= 1:
+    if len(scale) != 2 or not all(type(n) in (int, float) for n in scale) or not 0 < scale[0] <= scale[1] <= 1:
         raise UsageError(f"INPUT.CROP_SCALE {scale} is not two shares of the area, smallest and largest")
     if cfg.SOLVER.WARMUP_EPOCHS > cfg.SOLVER.EPOCHS:
         raise UsageError(

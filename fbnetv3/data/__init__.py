@@ -1,7 +1,16 @@
 """Datasets, transforms and loaders."""
 
-from fbnetv3.data.datasets import DATASETS, build_dataset
+from fbnetv3.data.datasets import DATASETS, DamagedImageError, build_dataset
 from fbnetv3.data.loader import Batch, DamageCounter, build_loader
 from fbnetv3.data.transforms import Preprocessing, train_transform
 
-__all__ = ["DATASETS", "Batch", "DamageCounter", "Preprocessing", "build_dataset", "build_loader", "train_transform"]
+__all__ = [
+    "DATASETS",
+    "Batch",
+    "DamageCounter",
+    "DamagedImageError",
+    "Preprocessing",
+    "build_dataset",
+    "build_loader",
+    "train_transform",
+]

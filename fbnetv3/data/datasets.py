@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Protocol
 
@@ -118,11 +117,12 @@ def imagefolder(root: str, split: str) -> FolderDataset:
 @DATASETS.register(name="cifar10")
 def cifar10(root: str, split: str) -> ImageDataset:
     """CIFAR-10: torchvision's files (`root/cifar-10-batches-py`), or `root/train` and `root/test` with images."""
-    if os.path.isdir(os.path.join(root, CIFAR10.base_folder)):
+    folder = Path(root).expanduser() / CIFAR10.base_folder
+    if folder.is_dir():
         try:
-            data = CIFAR10(root, train=split == "train")
-        except RuntimeError as error:
-            raise DataError(f"{root}/{CIFAR10.base_folder}: {error}: unpack the archive again") from None
+            data = CIFAR10(folder.parent, train=split == "train")
+        except RuntimeError:
+            raise DataError(f"{folder}: incomplete or damaged: unpack CIFAR-10's archive again") from None
         return ArrayDataset(f"cifar10/{split}", data.data, np.asarray(data.targets), data.classes)
     return imagefolder(root, split)
 

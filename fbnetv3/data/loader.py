@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fbnetv3.data.datasets import DamagedImageError, ImageDataset
-from fbnetv3.errors import DataError
+from fbnetv3.errors import DataError, UsageError
 
 
 class Batch(NamedTuple):
@@ -63,10 +63,13 @@ class Transformed(Dataset):
         epoch, index = key
         try:
             image, target = self.dataset[index]
+            with _seeded(_mix(self.seed, epoch, index)):
+                return self.transform(image), target, None
         except DamagedImageError as error:
             return None, None, str(error)
-        with _seeded(_mix(self.seed, epoch, index)):
-            return self.transform(image), target, None
+        except Exception as error:  # whatever one image does to a decoder or a transform, it must not end the run
+            reason = " ".join(str(error).split())[:120]
+            return None, None, f"{self.dataset.image_name(index)}: cannot be read ({type(error).__name__}: {reason})"
 
 
 @contextlib.contextmanager
@@ -119,8 +122,11 @@ def build_loader(
     Set `loader.sampler.epoch` before each epoch.
 
     Raises:
+        UsageError: a batch of one in training, which BatchNorm cannot learn from.
         DataError: fewer images than one batch of training.
     """
+    if training and batch_size < 2:
+        raise UsageError(f"a batch of {batch_size} image cannot train a network with BatchNorm (SOLVER.BATCH_SIZE)")
     if training and len(dataset) < batch_size:
         raise DataError(f"{len(dataset)} training images are less than one batch of {batch_size} (SOLVER.BATCH_SIZE)")
     return DataLoader(

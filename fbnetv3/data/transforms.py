@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
+
+from fbnetv3.errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -59,7 +62,14 @@ def train_transform(
         crop_scale: smallest and largest share of the area for "random_resized".
         crop_padding: pixels on each side for "padded".
         flip: mirror half of the images.
+
+    Raises:
+        UsageError: more padding than image.
     """
+    if crop == "padded" and crop_padding > preprocessing.resolution:
+        raise UsageError(
+            f"INPUT.CROP_PADDING {crop_padding} is more than the input of {preprocessing.resolution} pixels"
+        )
     side, mode = preprocessing.resolution, InterpolationMode(preprocessing.interpolation)
     crops = {
         "random_resized": [v2.RandomResizedCrop(side, scale=tuple(crop_scale), interpolation=mode)],
@@ -77,14 +87,16 @@ def train_transform(
 
 
 class _Mode:
-    """To RGB or grey. Palette and alpha are resolved by Pillow, 16-bit grey is scaled."""
+    """To RGB or grey. Palette and alpha are resolved by Pillow; grey of more than 8 bits is scaled from 16."""
 
     def __init__(self, channels: int) -> None:
         self.mode = {1: "L", 3: "RGB"}[channels]
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        if image.mode.startswith("I;16"):
-            image = image.point(lambda value: value / 256).convert("L")
+        if image.mode.startswith("I"):
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+        elif image.mode in ("La", "LAB"):
+            image = image.convert("LA" if image.mode == "La" else "RGB")
         return image if image.mode == self.mode else image.convert(self.mode)
 
 

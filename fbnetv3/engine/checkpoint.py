@@ -15,6 +15,7 @@ import torch
 from fbnetv3.errors import OutputError, WeightsError
 from fbnetv3.modeling.weights import load_checkpoint_file
 
+_STATE = {"model", "optimizer", "epoch", "step", "metrics", "rng", "cuda_rng", "about"}
 _NAME = re.compile(r"epoch_(\d+)\.pth")
 
 
@@ -83,7 +84,7 @@ class Checkpoints:
             WeightsError: damaged, or not a checkpoint of a run.
         """
         state = load_checkpoint_file(path)
-        if not isinstance(state, dict) or not {"model", "optimizer", "epoch"} <= state.keys():
+        if not isinstance(state, dict) or not state.keys() >= _STATE:
             raise WeightsError(f"{path}: is not a checkpoint of a training run")
         return state
 

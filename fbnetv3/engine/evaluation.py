@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import nn
@@ -31,30 +32,39 @@ def evaluate(
     Raises:
         DataError: no image could be read, or more are damaged than `damage` allows.
     """
-    was_training, damage = model.training, damage or DamageCounter(0)
-    model.eval()
-    images = 0
+    damage = damage or DamageCounter(0)
+    images = classes = 0
     correct1 = correct5 = loss = torch.zeros((), device=device)
-    classes = 0
-    for batch in tqdm(batches, desc="evaluation", leave=False, disable=None):
-        damage.add(batch.damaged)
-        if not len(batch.targets):
-            continue
-        x, targets = to_device(batch, device, channels_last)
-        logits = model(x)
-        classes = logits.shape[1]
-        top = logits.topk(min(5, classes)).indices == targets[:, None]
-        correct1 = correct1 + top[:, 0].sum()
-        correct5 = correct5 + top.any(1).sum()
-        loss = loss + F.cross_entropy(logits.float(), targets, reduction="sum")
-        images += len(targets)
-    model.train(was_training)
+    with evaluation_mode(model):
+        for batch in tqdm(batches, desc="evaluation", leave=False, disable=None):
+            damage.add(batch.damaged)
+            if not len(batch.targets):
+                continue
+            x, targets = to_device(batch, device, channels_last)
+            logits = model(x)
+            classes = logits.shape[1]
+            top = logits.topk(min(5, classes)).indices == targets[:, None]
+            correct1 = correct1 + top[:, 0].sum()
+            correct5 = correct5 + top.any(1).sum()
+            loss = loss + F.cross_entropy(logits.float(), targets, reduction="sum")
+            images += len(targets)
     if not images:
         raise DataError("no image to evaluate on")
     result = {"top1": 100 * correct1.item() / images, "loss": loss.item() / images, "images": images}
     if classes > 5:
         result["top5"] = 100 * correct5.item() / images
     return result
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode, and afterwards in the mode in which it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def to_device(batch: Batch, device: torch.device, channels_last: bool) -> tuple[torch.Tensor, torch.Tensor]:

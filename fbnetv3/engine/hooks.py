@@ -36,7 +36,7 @@ class Checkpointing(Hook):
         checkpoints: where to.
         period: epochs between two.
         final: path of the weights-only file that is written when the run is complete.
-        about: what goes into that file beside the weights, such as the architecture's name.
+        about: what goes into all of these beside the weights, such as the architecture's name.
     """
 
     def __init__(self, checkpoints: Checkpoints, period: int, final: Path, about: dict[str, Any]) -> None:
@@ -45,28 +45,27 @@ class Checkpointing(Hook):
     def after_epoch(self, trainer: Trainer) -> None:
         epoch = trainer.progress.epoch
         if epoch % self.period == 0 or epoch == trainer.epochs:
-            self.checkpoints.save(epoch, trainer.state_dict())
+            self.checkpoints.save(epoch, {**trainer.state_dict(), "about": self.about})
 
     def after_train(self, trainer: Trainer) -> None:
         save(self.final, {"model": trainer.model.state_dict(), **self.about})
 
 
 class Metrics(Hook):
-    """Writes `metrics.jsonl` (a JSON object a line), TensorBoard events and `curve.png`; checks the loss.
+    """Writes the metrics file (a JSON object a line), TensorBoard events and the curve; checks the loss.
 
     Entries have "step", "epoch", "loss", "lr" while training, and "epoch" with "val_…" after an evaluation.
     """
 
-    def __init__(self, folder: Path, period: int) -> None:
-        self.folder, self.period = folder, period
-        self.file = folder / "metrics.jsonl"
+    def __init__(self, file: Path, curve: Path, tensorboard: Path, period: int) -> None:
+        self.file, self.curve, self.tensorboard, self.period = file, curve, tensorboard, period
         self.board: Any = None
 
     def before_train(self, trainer: Trainer) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         truncate_metrics(self.file, trainer.progress.step)
-        self.board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=trainer.progress.step)
+        self.board = SummaryWriter(str(self.tensorboard), purge_step=trainer.progress.step + 1)
 
     def after_step(self, trainer: Trainer) -> None:
         step = trainer.progress.step
@@ -78,7 +77,7 @@ class Metrics(Hook):
         if trainer.progress.metrics:
             progress = trainer.progress
             self._write({"step": progress.step, "epoch": progress.epoch, **progress.metrics})
-            plot_curve(self.file, self.folder / "curve.png")
+            plot_curve(self.file, self.curve)
 
     def _write(self, entry: dict[str, float]) -> None:
         append_metrics(self.file, entry)

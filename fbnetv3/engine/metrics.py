@@ -12,11 +12,13 @@ from fbnetv3.errors import OutputError
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
-    """The entries of a metrics file; a last line cut short by a killed run is left out."""
+    """The entries of a metrics file; what is none, such as a line cut short by a killed run, is left out."""
     entries = []
     for line in file.read_text().splitlines():
         with contextlib.suppress(json.JSONDecodeError):
-            entries.append(json.loads(line))
+            entry = json.loads(line)
+            if isinstance(entry, dict) and "step" in entry:
+                entries.append(entry)
     return entries
 
 
@@ -57,9 +59,9 @@ def plot_curve(metrics: Path, picture: Path) -> None:
     )
     left.set(xlabel="epoch", ylabel="cross-entropy")
     left.legend(frameon=False)
-    best = evals[-1]["val_top1"] if evals else float("nan")
+    last = evals[-1]["val_top1"] if evals else float("nan")
     right.plot([e["epoch"] for e in evals], [e["val_top1"] for e in evals], "o-", ms=3, color="tab:orange")
-    right.set(xlabel="epoch", ylabel="top-1 on validation, %", title=f"last: {best:.2f} %")
+    right.set(xlabel="epoch", ylabel="top-1 on validation, %", title=f"last: {last:.2f} %")
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

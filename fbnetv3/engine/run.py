@@ -2,35 +2,78 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
+from torch.utils.data import DataLoader
 
-from fbnetv3.arch import ArchDef, get_arch, register_arch_folder
+from fbnetv3.arch import ArchDef, cost_of, dump_arch, get_arch, register_arch_folder
 from fbnetv3.data import DamageCounter, Preprocessing, build_dataset, build_loader, train_transform
+from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.engine.checkpoint import Checkpoints, atomic_write
 from fbnetv3.engine.evaluation import evaluate
 from fbnetv3.engine.hooks import Checkpointing, Evaluation, Metrics, ProgressBar
 from fbnetv3.engine.optimization import OPTIMIZERS, build_schedule
 from fbnetv3.engine.trainer import Trainer
 from fbnetv3.errors import OutputError, UsageError
-from fbnetv3.file_io import PathManager
 from fbnetv3.modeling import build_network, load_weights
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class RunFiles:
+    """Where the files of a run lie."""
+
+    folder: Path
+
+    @property
+    def weights(self) -> Path:
+        """The network after the last epoch."""
+        return self.folder / "model_final.pth"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def curve(self) -> Path:
+        return self.folder / "curve.png"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log.txt"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard"
+
+    def in_use(self) -> bool:
+        """Whether a run has left anything here."""
+        return any(path.exists() for path in (self.weights, self.metrics)) or bool(Checkpoints(self.checkpoints).all())
+
+
+@dataclass(frozen=True)
 class RunResult:
-    """What a run came to: its metrics, and its files ("checkpoint", "metrics", "curve", "log", "tensorboard")."""
+    """What a run came to: its last evaluation ("top1", "top5", "loss", "images"), and its files."""
 
     metrics: dict[str, float]
-    files: dict[str, Path]
+    files: RunFiles
 
 
 def run_training(cfg: CfgNode, *, resume: bool = False) -> RunResult:
@@ -45,97 +88,86 @@ def run_training(cfg: CfgNode, *, resume: bool = False) -> RunResult:
     """
     torch.manual_seed(cfg.SEED)
     device = _device(cfg.DEVICE)
-    output = Path(cfg.OUTPUT_DIR)
-    checkpoints = Checkpoints(output / "checkpoints", cfg.CHECKPOINT.KEEP)
-    latest = checkpoints.latest()
-    if latest and not resume:
-        raise UsageError(f"{output}: holds a run already; add --resume to go on with it, or set another OUTPUT_DIR")
-
-    defn = _arch(cfg)
-    train_set = build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, "train")
-    val_set = build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, "val")
-    if train_set.classes != val_set.classes:
-        odd = sorted(set(train_set.classes) ^ set(val_set.classes))
-        raise UsageError(f"DATA.ROOT {cfg.DATA.ROOT}: training and validation have other classes: {', '.join(odd[:5])}")
-    model = _model(cfg, defn, train_set.classes, device)
-    preprocessing = preprocessing_of(cfg, defn)
+    files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
+    if files.in_use() and not resume:
+        raise UsageError(
+            f"{files.folder}: holds a run already; add --resume to go on with it, or set another OUTPUT_DIR"
+        )
+    defn, preprocessing = _network_input(cfg)
+    train_set, val_set = _datasets(cfg)
+    model = _model(cfg, defn, train_set.classes, device, cfg.MODEL.WEIGHTS)
     damage = DamageCounter(cfg.DATA.MAX_DAMAGED)
-    loader = build_loader(
-        train_set,
-        train_transform(
-            preprocessing,
-            crop=cfg.INPUT.CROP,
-            crop_scale=cfg.INPUT.CROP_SCALE,
-            crop_padding=cfg.INPUT.CROP_PADDING,
-            flip=cfg.INPUT.FLIP,
-        ),
-        batch_size=cfg.SOLVER.BATCH_SIZE,
-        training=True,
-        workers=cfg.DATA.WORKERS,
-        seed=cfg.SEED,
-        pin_memory=device.type == "cuda",
-    )
+    train_loader = _train_loader(cfg, train_set, preprocessing, device)
     val_loader = _val_loader(cfg, val_set, preprocessing, device)
-    optimizer = OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)(
-        model,
-        cfg.SOLVER.LR,
-        momentum=cfg.SOLVER.MOMENTUM,
-        nesterov=cfg.SOLVER.NESTEROV,
-        weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-    )
-    schedule = build_schedule(
-        cfg.SOLVER.SCHEDULE,
-        cfg.SOLVER.EPOCHS,
-        decay=cfg.SOLVER.DECAY,
-        warmup_epochs=cfg.SOLVER.WARMUP_EPOCHS,
-        warmup_factor=cfg.SOLVER.WARMUP_FACTOR,
-    )
 
-    files = {
-        "checkpoint": output / "model_final.pth",
-        "metrics": output / "metrics.jsonl",
-        "curve": output / "curve.png",
-        "log": output / "log.txt",
-        "tensorboard": output / "tensorboard",
+    checkpoints = Checkpoints(files.checkpoints, cfg.CHECKPOINT.KEEP)
+    about = {
+        "arch": defn.name,
+        "definition": dump_arch(defn),
+        "num_classes": model.num_classes,
+        "in_chans": cfg.MODEL.IN_CHANS,
+        "steps_per_epoch": len(train_loader),
     }
-    about = {"arch": defn.name, "num_classes": model.num_classes, "in_chans": cfg.MODEL.IN_CHANS}
+    hooks = [
+        Evaluation(
+            lambda: evaluate(model, val_loader, device, channels_last=cfg.MODEL.CHANNELS_LAST, damage=damage),
+            cfg.EVAL.PERIOD,
+        ),
+        Metrics(files.metrics, files.curve, files.tensorboard, cfg.LOG.PERIOD),
+        ProgressBar(),
+        Checkpointing(checkpoints, cfg.CHECKPOINT.PERIOD, files.weights, about),
+    ]
     trainer = Trainer(
         model,
-        optimizer,
-        schedule,
-        loader,
+        OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)(
+            model,
+            cfg.SOLVER.LR,
+            momentum=cfg.SOLVER.MOMENTUM,
+            nesterov=cfg.SOLVER.NESTEROV,
+            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
+        ),
+        build_schedule(
+            cfg.SOLVER.SCHEDULE,
+            cfg.SOLVER.EPOCHS,
+            decay=cfg.SOLVER.DECAY,
+            warmup_epochs=cfg.SOLVER.WARMUP_EPOCHS,
+            warmup_factor=cfg.SOLVER.WARMUP_FACTOR,
+        ),
+        train_loader,
         lr=cfg.SOLVER.LR,
         epochs=cfg.SOLVER.EPOCHS,
         device=device,
         channels_last=cfg.MODEL.CHANNELS_LAST,
         label_smoothing=cfg.SOLVER.LABEL_SMOOTHING,
         damage=damage,
-        hooks=[
-            Evaluation(
-                lambda: evaluate(model, val_loader, device, channels_last=cfg.MODEL.CHANNELS_LAST, damage=damage),
-                cfg.EVAL.PERIOD,
-            ),
-            Metrics(output, cfg.LOG.PERIOD),
-            ProgressBar(),
-            Checkpointing(checkpoints, cfg.CHECKPOINT.PERIOD, files["checkpoint"], about),
-        ],
+        hooks=hooks,
     )
+    latest = checkpoints.latest()
     if latest:
-        trainer.load_state_dict(checkpoints.load(latest))
-    _prepare_output(output, cfg)
-    log_file = logging.FileHandler(files["log"])
-    log_file.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    logging.getLogger("fbnetv3").addHandler(log_file)
-    try:
-        _announce(cfg, defn, model, len(train_set), len(val_set), device)
+        state = checkpoints.load(latest)
+        _check_same_run(state, about, cfg.SOLVER.EPOCHS, latest)
+        trainer.load_state_dict(state)
+    _prepare_output(files, cfg)
+    with _logged_to(files.log):
+        logger.info(
+            "%s (%.2f M parameters, input %d px) on %s: %d training, %d validation images, %d epochs, %s",
+            defn.name,
+            sum(p.numel() for p in model.parameters()) / 1e6,
+            preprocessing.resolution,
+            cfg.DATA.NAME,
+            len(train_set),
+            len(val_set),
+            cfg.SOLVER.EPOCHS,
+            f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else device,
+        )
         if latest:
             logger.info("going on from %s, after %d epochs", latest, trainer.progress.epoch)
+        if trainer.progress.epoch < trainer.epochs:
+            files.weights.unlink(missing_ok=True)  # of a shorter run that goes on now
         if cfg.MODEL.COMPILE:
             model.compile()
-        return RunResult(trainer.run(), files)
-    finally:
-        logging.getLogger("fbnetv3").removeHandler(log_file)
-        log_file.close()
+        metrics = trainer.run()
+    return RunResult({key.removeprefix("val_"): value for key, value in metrics.items()}, files)
 
 
 def run_evaluation(cfg: CfgNode) -> dict[str, float]:
@@ -144,40 +176,54 @@ def run_evaluation(cfg: CfgNode) -> dict[str, float]:
     Raises:
         UserError: a wrong config, missing data or weights.
     """
-    output = Path(cfg.OUTPUT_DIR)
-    final = output / "model_final.pth"
-    weights = cfg.MODEL.WEIGHTS or (final if final.exists() else Checkpoints(output / "checkpoints").latest())
+    files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
+    newest = files.weights if files.weights.exists() else Checkpoints(files.checkpoints).latest()
+    weights = cfg.MODEL.WEIGHTS or newest
     if not weights:
         raise UsageError(
-            f"no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to a run's folder ({output} has none)"
+            f"no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to a run's folder ({files.folder} has none)"
         )
     device = _device(cfg.DEVICE)
-    defn = _arch(cfg)
+    defn, preprocessing = _network_input(cfg)
     val_set = build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, "val")
-    model = _model(cfg, defn, val_set.classes, device, weights=str(weights), need_head=True)
+    model = _model(cfg, defn, val_set.classes, device, str(weights), need_head=True)
     logger.info("evaluating %s of %s on %d images", defn.name, weights, len(val_set))
-    loader = _val_loader(cfg, val_set, preprocessing_of(cfg, defn), device)
+    loader = _val_loader(cfg, val_set, preprocessing, device)
     damage = DamageCounter(cfg.DATA.MAX_DAMAGED)
     return evaluate(model, loader, device, channels_last=cfg.MODEL.CHANNELS_LAST, damage=damage)
 
 
 def preprocessing_of(cfg: CfgNode, defn: ArchDef) -> Preprocessing:
-    """Resolution and normalisation that a config asks for, the architecture's own where it asks for none."""
+    """Resolution and normalisation that a config asks for, the architecture's own where it asks for none.
+
+    Raises:
+        UsageError: the input is too small for the network, or the resize smaller than the crop.
+    """
     resolution = cfg.INPUT.RESOLUTION or defn.resolution
+    cost_of(defn, resolution)  # refuses an input that is too small
     resize = cfg.INPUT.RESIZE or round(resolution * defn.resize / defn.resolution)
     if resize < resolution:
         raise UsageError(f"INPUT.RESIZE {resize} is smaller than the crop of {resolution} pixels")
     return Preprocessing(resolution, resize, tuple(cfg.INPUT.MEAN), tuple(cfg.INPUT.STD), cfg.INPUT.INTERPOLATION)
 
 
-def _arch(cfg: CfgNode) -> ArchDef:
+def _network_input(cfg: CfgNode) -> tuple[ArchDef, Preprocessing]:
     for folder in cfg.MODEL.ARCH_DIRS:
-        register_arch_folder(folder)
-    return get_arch(cfg.MODEL.ARCH)
+        register_arch_folder(Path(folder).expanduser())
+    defn = get_arch(cfg.MODEL.ARCH)
+    return defn, preprocessing_of(cfg, defn)
+
+
+def _datasets(cfg: CfgNode) -> tuple[ImageDataset, ImageDataset]:
+    train, val = (build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, split) for split in ("train", "val"))
+    if train.classes != val.classes:
+        odd = sorted(set(train.classes) ^ set(val.classes))
+        raise UsageError(f"DATA.ROOT {cfg.DATA.ROOT}: training and validation have other classes: {', '.join(odd[:5])}")
+    return train, val
 
 
 def _model(
-    cfg: CfgNode, defn: ArchDef, classes: list[str], device: torch.device, weights: str = "", need_head: bool = False
+    cfg: CfgNode, defn: ArchDef, classes: list[str], device: torch.device, weights: str, need_head: bool = False
 ) -> nn.Module:
     num_classes = cfg.MODEL.NUM_CLASSES or len(classes)
     if num_classes != len(classes):
@@ -189,15 +235,35 @@ def _model(
         drop_rate=cfg.MODEL.DROP_RATE,
         drop_path_rate=cfg.MODEL.DROP_PATH_RATE,
     )
-    if weights := weights or cfg.MODEL.WEIGHTS:
-        source = PathManager.get_local_path(weights) if weights.startswith("zoo://") else weights
-        loaded = load_weights(model, source)
+    if weights:
+        loaded = load_weights(model, weights)
         if need_head and not loaded.head:
             raise UsageError(f"{weights}: has another number of classes than the {num_classes} of {cfg.DATA.NAME}")
     return model.to(device, memory_format=torch.channels_last if cfg.MODEL.CHANNELS_LAST else torch.contiguous_format)
 
 
-def _val_loader(cfg: CfgNode, dataset, preprocessing: Preprocessing, device: torch.device):
+def _train_loader(
+    cfg: CfgNode, dataset: ImageDataset, preprocessing: Preprocessing, device: torch.device
+) -> DataLoader:
+    transform = train_transform(
+        preprocessing,
+        crop=cfg.INPUT.CROP,
+        crop_scale=cfg.INPUT.CROP_SCALE,
+        crop_padding=cfg.INPUT.CROP_PADDING,
+        flip=cfg.INPUT.FLIP,
+    )
+    return build_loader(
+        dataset,
+        transform,
+        batch_size=cfg.SOLVER.BATCH_SIZE,
+        training=True,
+        workers=cfg.DATA.WORKERS,
+        seed=cfg.SEED,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def _val_loader(cfg: CfgNode, dataset: ImageDataset, preprocessing: Preprocessing, device: torch.device) -> DataLoader:
     return build_loader(
         dataset,
         preprocessing.transform(),
@@ -220,30 +286,43 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _prepare_output(output: Path, cfg: CfgNode) -> None:
+def _check_same_run(state: dict[str, Any], about: dict[str, Any], epochs: int, checkpoint: Path) -> None:
+    """Refuse to go on from a checkpoint of another network, other data or a longer run."""
+    saved = state["about"]
+    for what, value in about.items():
+        if saved.get(what) != value:
+            values = "" if what == "definition" else f" {saved.get(what)}, not {value}"
+            raise UsageError(
+                f"{checkpoint}: is of a run with another {what}{values}: "
+                "use the config.yaml of that run, or another OUTPUT_DIR"
+            )
+    if state["epoch"] > epochs:
+        raise UsageError(f"{checkpoint}: is {state['epoch']} epochs old already; SOLVER.EPOCHS {epochs} is less")
+
+
+def _prepare_output(files: RunFiles, cfg: CfgNode) -> None:
     try:
-        (output / "checkpoints").mkdir(parents=True, exist_ok=True)
-        with atomic_write(output / "config.yaml") as f:
+        files.checkpoints.mkdir(parents=True, exist_ok=True)
+        with atomic_write(files.config) as f:
             f.write(cfg.dump().encode())
     except OutputError:
         raise
     except OSError as error:
+        reason = error.strerror or error
         raise OutputError(
-            f"{output}: cannot be written ({error.strerror}): set OUTPUT_DIR to a folder that can"
+            f"{files.folder}: cannot be written ({reason}): set OUTPUT_DIR to a folder that can"
         ) from None
 
 
-def _announce(cfg: CfgNode, defn: ArchDef, model: nn.Module, train: int, val: int, device: torch.device) -> None:
-    params = sum(p.numel() for p in model.parameters())
-    logger.info(
-        "%s (%.2f M parameters, input %d px) on %s: %d training, %d validation images, %d epochs, %s with %d threads",
-        defn.name,
-        params / 1e6,
-        preprocessing_of(cfg, defn).resolution,
-        cfg.DATA.NAME,
-        train,
-        val,
-        cfg.SOLVER.EPOCHS,
-        device,
-        torch.get_num_threads() if device.type == "cpu" else os.cpu_count() or 1,
-    )
+@contextlib.contextmanager
+def _logged_to(file: Path) -> Iterator[None]:
+    """Copies what the package logs to a file."""
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log = logging.getLogger("fbnetv3")
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()

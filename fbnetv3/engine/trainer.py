@@ -114,7 +114,7 @@ class Trainer:
         self.damage.add(batch.damaged)
         if len(batch.targets) > 1:  # BatchNorm needs two
             for group in self.optimizer.param_groups:
-                group["lr"] = self.current_lr
+                group["lr"] = self._next_lr()
             images, targets = to_device(batch, self.device, self.channels_last)
             self.optimizer.zero_grad(set_to_none=True)
             loss = F.cross_entropy(self.model(images), targets, label_smoothing=self.label_smoothing)
@@ -125,7 +125,10 @@ class Trainer:
 
     @property
     def current_lr(self) -> float:
-        """Learning rate of the step that comes next."""
+        """Learning rate of the last step."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def _next_lr(self) -> float:
         return self.lr * self.schedule(min(self.progress.step / self.total_steps, 1 - 1e-9))
 
     def check_loss(self) -> float:

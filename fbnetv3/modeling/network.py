@@ -7,7 +7,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from fbnetv3.arch import ArchDef
-from fbnetv3.arch.definition import feature_stages
+from fbnetv3.arch.analysis import check_counts
+from fbnetv3.arch.definition import feature_blocks
 from fbnetv3.errors import UsageError
 from fbnetv3.modeling.blocks import BLOCKS, BatchNorm, init_weights
 
@@ -20,7 +21,7 @@ class Trunk(nn.Module):
         in_chans: channels of the input.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
         norm_layer: makes the norm of a channel count.
-        num_stages: build only that many stages; default all.
+        last: name of the last block to build; default all.
     """
 
     def __init__(
@@ -29,17 +30,20 @@ class Trunk(nn.Module):
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
         norm_layer: Callable[..., nn.Module] = BatchNorm,
-        num_stages: int | None = None,
+        last: str | None = None,
     ) -> None:
         super().__init__()
         self.arch = defn
+        self.stages = nn.Sequential()
         blocks = defn.blocks(in_chans)
-        stages = [nn.Sequential() for _ in defn.stages[:num_stages]]
         for i, block in enumerate(blocks):
-            if block.stage < len(stages):
-                rate = drop_path_rate * i / max(1, len(blocks) - 1)
-                stages[block.stage].append(BLOCKS.get(block.kind)(block.spec, norm_layer=norm_layer, drop_path=rate))
-        self.stages = nn.Sequential(*stages)
+            if block.stage == len(self.stages):
+                self.stages.append(nn.Sequential())
+            rate = drop_path_rate * i / max(1, len(blocks) - 1)
+            module = BLOCKS.get(block.kind)(block.spec, norm_layer=norm_layer, drop_path=rate)
+            self.stages[block.stage].append(module)
+            if block.name == last:
+                break
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -48,11 +52,14 @@ class Trunk(nn.Module):
 
 
 class Features(Trunk):
-    """A trunk that returns its map at every stride: (N, C, H / stride, W / stride) for 2, 4, 8, 16 and 32.
+    """A trunk that returns its map at every stride: 2, 4, 8, 16 and 32; networks for small images end at 16.
+
+    A map is (N, C, ceil(H / stride), ceil(W / stride)) where strided blocks pad by kernel // 2, as in D, G and
+    the networks with `same_padding`. A, B, C, E and F pad some of them less: theirs can be a pixel or two smaller.
 
     Attributes:
         feature_channels: channels of each map.
-        feature_strides: stride of each map. Networks for small images end at 16.
+        feature_strides: stride of each map.
     """
 
     def __init__(
@@ -62,19 +69,22 @@ class Features(Trunk):
         drop_path_rate: float = 0.0,
         norm_layer: Callable[..., nn.Module] = BatchNorm,
     ) -> None:
-        found = feature_stages(defn)
-        super().__init__(defn, in_chans, drop_path_rate, norm_layer, num_stages=found[-1][0] + 1)
-        self._taken = frozenset(stage for stage, _, _ in found)
-        self.feature_channels = tuple(channels for _, channels, _ in found)
-        self.feature_strides = tuple(stride for _, _, stride in found)
+        found = feature_blocks(defn)
+        if not found:
+            raise UsageError(f"{defn.name} has no block before its mbpool: there are no maps to return")
+        super().__init__(defn, in_chans, drop_path_rate, norm_layer, last=found[-1][0].name)
+        self._taken = frozenset((block.stage, block.index) for block, _ in found)
+        self.feature_channels = tuple(block.spec.out_channels for block, _ in found)
+        self.feature_strides = tuple(stride for _, stride in found)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, in_chans, H, W) to the maps, finest first."""
         maps = []
         for s, stage in enumerate(self.stages):
-            x = stage(x)
-            if s in self._taken:
-                maps.append(x)
+            for b, block in enumerate(stage):
+                x = block(x)
+                if (s, b) in self._taken:
+                    maps.append(x)
         return maps
 
 
@@ -130,9 +140,7 @@ def build_network(
     Raises:
         UsageError: an argument out of range.
     """
-    for what, value, low in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise UsageError(f"{what} {value!r} is not a whole number of at least {low}")
+    check_counts(num_classes, in_chans)
     for what, value in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
         if not 0 <= value < 1:
             raise UsageError(f"{what} {value!r} is not in [0, 1)")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fbnetv3.arch import ArchDef
 from fbnetv3.errors import WeightsError
-from fbnetv3.file_io import download, forget, is_url
+from fbnetv3.file_io import forget, local_path
 from fbnetv3.modeling.network import Features
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,8 @@ def load_weights(model: nn.Module, source: str | os.PathLike | Mapping, *, sha25
 
     Args:
         model: from `create_model`: a classifier, or a `features_only` network.
-        source: a file, a URL, or a state dict, in our layout, the authors' (mobile-vision classifiers; EMA
-            weights preferred) or timm's. Another number of classes keeps the trunk and warns.
+        source: a file, a URL, a `zoo://` entry, or a state dict; in our layout, the authors' (mobile-vision
+            classifiers; EMA weights preferred) or timm's. Another number of classes keeps the trunk and warns.
         sha256: checksum that the file must have.
 
     Returns:
@@ -77,12 +77,12 @@ def read_state_dict(source: str | os.PathLike, *, sha256: str | None = None) -> 
     Raises:
         WeightsError: as for `load_weights`.
     """
-    path = download(str(source), sha256) if is_url(str(source)) else Path(source)
-    return state_dict_of(load_checkpoint_file(path), str(source))
+    return state_dict_of(load_checkpoint_file(local_path(source, sha256)), str(source))
 
 
 def load_checkpoint_file(path: str | os.PathLike) -> object:
-    """Unpickle a checkpoint, tensors and plain containers only, onto the CPU. A damaged download is removed.
+    """Unpickle a checkpoint, tensors and plain containers only, onto the CPU. A damaged download is
+    removed from the cache.
 
     Raises:
         WeightsError: missing, damaged, a web page, or holding objects that could run code.
@@ -101,15 +101,17 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
         raise WeightsError(f"{path}: no such file") from None
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except MemoryError:
+        raise
     except Exception as error:
-        hint = "; it was removed from the cache, so that the next call downloads it again" if forget(path) else ""
-        if start.startswith((b"<!", b"<html", b"<HTML", b"<?xml")):
-            raise WeightsError(f"{path}: is a web page, not weights{hint}") from None
         if "Unsupported global" in str(error):
             raise WeightsError(
-                f"{path}: holds objects besides tensors, and loading those could run code: refused{hint}"
+                f"{path}: holds objects besides tensors, and loading those could run code: refused"
             ) from None
-        raise WeightsError(f"{path}: is damaged or not a checkpoint ({type(error).__name__}){hint}") from None
+        page = start.startswith((b"<!", b"<html", b"<HTML", b"<?xml"))
+        what = "is a web page, not weights" if page else f"is damaged or not a checkpoint ({type(error).__name__})"
+        hint = "; it was removed from the cache, so that the next call downloads it again" if forget(path) else ""
+        raise WeightsError(f"{path}: {what}{hint}") from None
 
 
 def state_dict_of(checkpoint: object, name: str) -> StateDict:
@@ -228,10 +230,14 @@ def _conv(theirs: str, ours: str) -> dict[str, str]:
 
 
 def _fit_prefix(given: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Names as `model` has them: a trunk knows neither `backbone.` nor the head, nor stages beyond its own."""
+    """Names as `model` has them: a trunk knows neither `backbone.` nor the head, nor blocks beyond its own."""
     classifier = any(key.startswith("backbone.") for key in given)
     if isinstance(model, Features):
-        beyond = tuple(f"stages.{s}." for s in range(len(model.stages), len(model.arch.stages)))
+        beyond = tuple(
+            f"stages.{block.name}."
+            for block in model.arch.blocks()
+            if block.stage >= len(model.stages) or block.index >= len(model.stages[block.stage])
+        )
         trunk = {key.removeprefix("backbone."): v for key, v in given.items() if not key.startswith("head.")}
         return {key: value for key, value in trunk.items() if not key.startswith(beyond)}
     return given if classifier else {f"backbone.{key}": value for key, value in given.items()}

@@ -142,6 +142,12 @@ def test_refuses_a_resolution_that_is_none(resolution):
         fbnetv3.cost("fbnetv3_d", resolution)
 
 
+@pytest.mark.parametrize("arguments", [{"num_classes": -5}, {"num_classes": "10"}, {"in_chans": 0}, {"in_chans": True}])
+def test_refuses_counts_that_are_none(arguments):
+    with pytest.raises(UsageError, match="is not a whole number of at least"):
+        fbnetv3.cost("fbnetv3_d", **arguments)
+
+
 def test_refuses_an_input_that_is_too_small():
     with pytest.raises(UsageError, match="too small"):
         fbnetv3.cost("fbnetv3_b", 8)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from fbnetv3.arch import ArchDef, ArchError, Row, Stage, get_arch, round8
-from fbnetv3.arch.definition import feature_stages
+from fbnetv3.arch.definition import feature_blocks
 
 STEM = Row("conv", 16, kernel=3, stride=2)
 
@@ -60,6 +60,9 @@ def test_row_names_the_field_at_fault(changes, message):
         (lambda: arch(resolution=0), "resolution: 0 is not in"),
         (lambda: arch(resize=32), r"resize: 32 is not in \[64"),
         (lambda: arch(stages=()), "stages: empty"),
+        (lambda: arch(stages=[Stage((STEM,))]), "stages: is not a tuple of stages"),
+        (lambda: arch(stages=(1,)), "stages: is not a tuple of stages"),
+        (lambda: Stage([STEM]), "rows: is not a tuple of rows"),
         (lambda: Stage(()), "rows: empty"),
         (lambda: arch(source=3), "source: 3 is not text"),
         (lambda: arch(Row("mbpool", 32, expansion=6), row()), r"stages\[0\].rows\[1\].block: mbpool ends in a 1x1 map"),
@@ -102,5 +105,11 @@ def test_the_first_block_of_a_row_has_the_stride():
 
 
 def test_features_end_each_stride():
-    assert feature_stages(get_arch("fbnetv3_a")) == [(1, 16, 2), (2, 24, 4), (3, 40, 8), (4, 120, 16), (5, 224, 32)]
-    assert [stride for _, _, stride in feature_stages(get_arch("fbnetv3_a_cifar"))] == [2, 4, 8, 16]
+    found = [(b.name, b.spec.out_channels, stride) for b, stride in feature_blocks(get_arch("fbnetv3_a"))]
+    assert found == [("1.1", 16, 2), ("2.3", 24, 4), ("3.4", 40, 8), ("4.10", 120, 16), ("5.6", 224, 32)]
+    assert [stride for _, stride in feature_blocks(get_arch("fbnetv3_a_cifar"))] == [2, 4, 8, 16]
+
+
+def test_features_end_each_stride_even_within_a_stage():
+    defn = arch(row(stride=2), row(stride=2), Row("mbpool", 32, expansion=2))
+    assert [(b.name, stride) for b, stride in feature_blocks(defn)] == [("0.0", 2), ("0.1", 4), ("0.2", 8)]

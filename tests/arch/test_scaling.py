@@ -4,7 +4,17 @@ import random
 
 import pytest
 
-from fbnetv3.arch import compound_scale, cost_of, get_arch, same_padding, scale_to_macs, small_images
+from fbnetv3.arch import (
+    ArchDef,
+    Row,
+    Stage,
+    compound_scale,
+    cost_of,
+    get_arch,
+    same_padding,
+    scale_to_macs,
+    small_images,
+)
 from fbnetv3.errors import UsageError
 
 E, F = get_arch("fbnetv3_e"), get_arch("fbnetv3_f")
@@ -35,7 +45,7 @@ def test_multipliers_of_one_change_nothing():
 def test_the_first_block_of_a_width_stays_single():
     scaled = compound_scale(E, depth=2)
     assert [[row.repeat for row in stage.rows] for stage in scaled.stages] == [
-        [2],
+        [1],
         [6],
         [1, 9],
         [1, 9],
@@ -91,15 +101,28 @@ def test_the_solver_says_what_is_closest_when_nothing_is_close():
         scale_to_macs(E, 1e9, depth=1, resolution=1, tolerance=0.001)
 
 
-@pytest.mark.parametrize("target", [0, -1, float("nan")])
+@pytest.mark.parametrize("target", [0, -1, float("nan"), float("inf"), "400M"])
 def test_the_solver_refuses_targets_that_are_none(target):
     with pytest.raises(UsageError, match="macs target"):
         scale_to_macs(E, target)
 
 
-def test_the_solver_needs_something_to_scale():
-    with pytest.raises(UsageError, match="nothing to scale"):
-        scale_to_macs(E, 1e9, depth=1, width=1, resolution=1)
+@pytest.mark.parametrize("target", [1, 1e14])
+def test_the_solver_gives_up_at_once_on_what_is_out_of_reach(target):
+    with pytest.raises(UsageError, match="no multiplier brings fbnetv3_e near"):
+        scale_to_macs(E, target)
+
+
+def test_a_strided_row_is_never_dropped():
+    rows = (Row("mbconv", 24, kernel=3, expansion=4), Row("mbconv", 24, kernel=3, expansion=4, stride=2))
+    defn = ArchDef("x", (Stage((Row("conv", 16, kernel=3, stride=2),)), Stage(rows)), 64, 64)
+    assert [row.stride for row in compound_scale(defn, depth=0.1).stages[1].rows] == [1, 2]
+
+
+@pytest.mark.parametrize("bases", [(1, 1, 1), (0.9, 1.1, 1.1)])
+def test_the_solver_needs_something_to_grow(bases):
+    with pytest.raises(UsageError, match="none may be below 1.0, and one must be above"):
+        scale_to_macs(E, 1e9, depth=bases[0], width=bases[1], resolution=bases[2])
 
 
 @pytest.mark.parametrize(("letter", "pixels"), [("a", 32), ("b", 35), ("e", 38), ("g", 46)])

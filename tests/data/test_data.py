@@ -57,7 +57,7 @@ def test_validation_images_may_be_called_test(folder):
 
 def test_cifar_from_torchvisions_files(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
-    with pytest.raises(DataError, match="cifar-10-batches-py: Dataset not found or corrupted"):
+    with pytest.raises(DataError, match="cifar-10-batches-py: incomplete or damaged: unpack"):
         build_dataset("cifar10", str(tmp_path), "train")
 
 
@@ -98,16 +98,30 @@ def test_a_dataset_of_ones_own():
         DATASETS.remove("mine")
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "1"])
+@pytest.mark.parametrize("mode", ["L", "LA", "La", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "1", "F"])
 def test_every_kind_of_image_becomes_rgb_or_grey(mode):
-    image = Image.new("RGB", (50, 40), (200, 100, 50)).convert("L" if mode == "I;16" else mode)
-    if mode == "I;16":
-        image = Image.fromarray(np.full((40, 50), 257 * 128, dtype=np.uint16))
+    image = Image.new("RGBA", (50, 40), (200, 100, 50)).convert("LA" if mode == "La" else "RGB").convert(mode)
     assert Preprocessing(32, 36).transform()(image).shape == (3, 32, 32)
+    assert Preprocessing(32, 36, (0.0,), (1.0,)).transform()(image).shape == (1, 32, 32)
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i4"])
+def test_grey_of_16_bits_is_scaled(dtype):
+    pixels = np.full((40, 50), 257 * 128)
+    if dtype == ">u2":
+        image = Image.frombytes("I;16B", (50, 40), pixels.astype(dtype).tobytes())
+    else:
+        image = Image.fromarray(pixels.astype(dtype))
     grey = Preprocessing(32, 36, (0.0,), (1.0,)).transform()(image)
-    assert grey.shape == (1, 32, 32)
-    if mode == "I;16":
-        assert grey.mean().item() == pytest.approx(128 / 255, abs=0.01)
+    assert grey.mean().item() == pytest.approx(128 / 255, abs=0.01)
+
+
+def test_an_image_that_breaks_a_transform_is_named():
+    def transform(image):
+        raise ValueError("no\nway")
+
+    item = Transformed(build_dataset("digits", "", "val"), transform)[0, 7]
+    assert item == (None, None, "digits/val[7]: cannot be read (ValueError: no way)")
 
 
 def test_evaluation_resizes_the_short_side_crops_and_normalises():
@@ -165,6 +179,17 @@ def test_evaluation_takes_every_image_in_order():
     data = build_dataset("digits", "", "val")
     loader = build_loader(data, GREY.transform(), batch_size=100, training=False)
     assert torch.cat([batch.targets for batch in loader]).tolist() == data.targets.tolist()
+
+
+def test_a_batch_of_one_trains_nothing():
+    data = build_dataset("digits", "", "val")
+    with pytest.raises(UsageError, match="a batch of 1 image cannot train"):
+        build_loader(data, GREY.transform(), batch_size=1, training=True)
+
+
+def test_more_padding_than_image():
+    with pytest.raises(UsageError, match="INPUT.CROP_PADDING 33 is more than the input of 32 pixels"):
+        train_transform(GREY, crop="padded", crop_scale=(1, 1), crop_padding=33, flip=False)
 
 
 def test_too_few_images():

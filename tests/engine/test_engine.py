@@ -23,6 +23,7 @@ from fbnetv3.engine.trainer import DivergedError
 from fbnetv3.errors import DataError, OutputError, UsageError, WeightsError
 
 CPU = torch.device("cpu")
+STATE = dict.fromkeys(("model", "optimizer", "epoch", "step", "metrics", "rng", "cuda_rng", "about"))
 
 
 def test_cosine_with_warm_up():
@@ -89,8 +90,10 @@ def test_evaluation_of_nothing_and_of_damage():
     empty = Batch(torch.empty(0), torch.empty(0, dtype=torch.long), ["x.png"])
     with pytest.raises(DataError, match="no image"):
         evaluate(Fixed(), [empty], CPU, damage=DamageCounter(5))
+    model = Fixed()
     with pytest.raises(DataError, match="x.png"):
-        evaluate(Fixed(), [empty], CPU)
+        evaluate(model, [empty], CPU)
+    assert model.training
 
 
 def make_trainer(hooks=(), epochs=4, lr=0.5, seed=0):
@@ -187,7 +190,7 @@ def test_a_diverged_loss_stops_the_run():
 def test_the_newest_checkpoints_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for epoch in (1, 2, 9, 10, 11):
-        checkpoints.save(epoch, {"model": {}, "optimizer": {}, "epoch": epoch})
+        checkpoints.save(epoch, {**STATE, "epoch": epoch})
     assert [path.name for path in checkpoints.all()] == ["epoch_0010.pth", "epoch_0011.pth"]
     assert checkpoints.load(checkpoints.latest())["epoch"] == 11
     assert Checkpoints(tmp_path / "nowhere").latest() is None

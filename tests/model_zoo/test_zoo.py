@@ -13,24 +13,25 @@ import torch
 
 import fbnetv3
 from fbnetv3 import model_zoo
+from fbnetv3.arch import compound_scale, get_arch
 from fbnetv3.data import build_dataset, build_loader
 from fbnetv3.engine import evaluate
-from fbnetv3.errors import UnknownNameError, WeightsError
+from fbnetv3.errors import UnknownNameError, UsageError, WeightsError
 from fbnetv3.file_io import PathManager, cached_path, download
 from fbnetv3.modeling import load_weights
 from tests.modeling.test_weights import RunsCode, mobile_vision
 
 A = "imagenet/fbnetv3_a.yaml"
 DIGITS = "digits/fbnetv3_digits.yaml"
-# What the authors publish of their weights: top-1 and top-5 on ImageNet, in per cent.
+# What the authors publish: top-1 and top-5 on ImageNet in per cent, and the folder of the file.
 PUBLISHED = {
-    "a": (79.574, 94.712),
-    "b": (80.206, 94.944),
-    "c": (80.826, 95.286),
-    "d": (81.042, 95.436),
-    "e": (81.254, 95.488),
-    "f": (82.062, 95.874),
-    "g": (82.794, 96.3),
+    "a": (79.574, 94.712, "FBNetV3_A_f235707940"),
+    "b": (80.206, 94.944, "FBNetV3_B_f233607847"),
+    "c": (80.826, 95.286, "FBNetV3_C_f234529537"),
+    "d": (81.042, 95.436, "FBNetV3_D_f231225742"),
+    "e": (81.254, 95.488, "FBNetV3_E_f230158956"),
+    "f": (82.062, 95.874, "FBNetV3_F_f230161092"),
+    "g": (82.794, 96.3, "FBNetV3_G_f226438997"),
 }
 
 
@@ -43,22 +44,12 @@ def test_every_entry_is_complete():
 
 
 @pytest.mark.parametrize("letter", PUBLISHED)
-def test_published_figures(letter):
+def test_published_figures_and_addresses(letter):
     entry = model_zoo.entry(f"imagenet/fbnetv3_{letter}")
-    assert (entry.top1, entry.top5) == PUBLISHED[letter]
-    assert entry.weights.startswith("https://dl.fbaipublicfiles.com/fbnet/models/20201201/")
-    assert entry.weights.split("/")[-2].startswith(f"FBNetV3_{letter.upper()}_f")
-
-
-def test_published_addresses(shared):
-    import csv
-
-    rows = list(csv.DictReader((shared / "facts" / "classifier_oracle.csv").open()))
-    for row in rows:
-        entry = model_zoo.entry(f"imagenet/{row['model']}")
-        assert model_zoo.get_checkpoint_url(entry.name) == row["weights_url"]
-        assert (entry.params, entry.macs) == (int(row["params_total"]), int(row["macs_total"]))
-        assert (entry.resolution, entry.preprocessing.resize) == (int(row["resolution"]), int(row["resize"]))
+    top1, top5, folder = PUBLISHED[letter]
+    assert (entry.top1, entry.top5) == (top1, top5)
+    base = "https://dl.fbaipublicfiles.com/fbnet/models/20201201/GtOtfw"
+    assert model_zoo.get_checkpoint_url(entry.name) == f"{base}/{folder}/model.pth"
 
 
 def test_the_authors_preprocessing():
@@ -108,6 +99,18 @@ def test_pretrained_by_name():
 def test_pretrained_without_weights():
     with pytest.raises(UnknownNameError, match="no pretrained weights for 'fbnetv3_a0': did you mean fbnetv3_a"):
         fbnetv3.create_model("fbnetv3_a0", pretrained=True)
+
+
+def test_pretrained_for_a_network_of_that_name_only():
+    other = compound_scale(get_arch("fbnetv3_digits"), depth=2, name="fbnetv3_digits")
+    with pytest.raises(UsageError, match="the zoo's are for other blocks"):
+        fbnetv3.create_model(other, pretrained=True)
+
+
+def test_configs_are_the_users_to_change():
+    cfg = model_zoo.get_config(DIGITS)
+    cfg.SOLVER.EPOCHS = 1
+    assert model_zoo.get_config(DIGITS).SOLVER.EPOCHS == 30
 
 
 def test_list_models():
@@ -196,15 +199,32 @@ def test_a_right_and_a_wrong_checksum(server, cache):
         ("/short/good.pth", "the download broke off"),
         ("/endless/good.pth", "is damaged or not a checkpoint .*; it was removed from the cache"),
         ("/page/good.pth", "is a web page, not weights; it was removed from the cache"),
-        ("/code.pth", "could run code: refused; it was removed from the cache"),
     ],
 )
-def test_hostile_answers(server, cache, tmp_path, path, message):
+def test_answers_that_are_no_weights(server, cache, path, message):
     with pytest.raises(WeightsError, match=message) as error:
         load_weights(fresh(), server + path)
     assert "\n" not in str(error.value)
     assert leftovers(cache) == []
+
+
+def test_an_answer_that_would_run_code(server, tmp_path):
+    for _ in range(2):
+        with pytest.raises(WeightsError, match="could run code: refused$"):
+            load_weights(fresh(), f"{server}/code.pth")
     assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("url", ["http://h/../../etc/x.pth", "http://h/", "http:///x.pth", "http://h/a//x.pth"])
+def test_addresses_that_name_no_file(url):
+    with pytest.raises(UsageError, match="is not the address of a file"):
+        download(url)
+
+
+def test_every_address_has_a_place_of_its_own():
+    urls = [f"http://{rest}" for rest in ("h/a/x.pth", "h/b/x.pth", "g/a/x.pth", "h/a/x.pth?s=1/b", "h/a/x.pth?s=2/b")]
+    assert len({cached_path(url) for url in urls}) == 5
+    assert len(cached_path("http://h/x.pth?sig=" + "0" * 500).name) < 40
 
 
 @pytest.mark.parametrize("path", ["/missing/good.pth", "/short/good.pth"])

@@ -53,6 +53,7 @@ def test_a_run_from_beginning_to_end(tool, tmp_path):
     assert "epoch 2/2" in ran.out and "left" in ran.out
     for file in ("model_final.pth", "metrics.jsonl", "curve.png", "log.txt", "tensorboard"):
         assert f"{out / file}" in ran.out and (out / file).exists()
+    assert f"{out / 'checkpoints'}" in ran.out
     metrics = read_metrics(out / "metrics.jsonl")
     assert [m["epoch"] for m in metrics if "val_top1" in m] == [1, 2]
     assert any({"loss", "lr", "step"} <= m.keys() for m in metrics)
@@ -83,6 +84,12 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(tool, config, tmp_path):
 
 def test_resume_without_a_checkpoint_starts(tool, config):
     assert tool("train_net", "--config", config, "--resume").code == 0
+
+
+def test_numbers_as_yaml_reads_them(tool, config):
+    """YAML takes 1e-3 for text, and 1 for a whole number."""
+    config.write_text(config.read_text().replace("LR: 0.01", "LR: 1e-3, WEIGHT_DECAY: 1"))
+    assert tool("train_net", "--config", config).code == 0
 
 
 def test_config_file_is_the_same_option(tool, config):
@@ -140,8 +147,15 @@ def check(ran, code, message, config):
         (["SOLVER.EPOCHS", "1.5"], "SOLVER.EPOCHS 1.5 is not a whole number"),
         (["SOLVER.EPOCHS"], "SOLVER.EPOCHS: has no value; overrides come as KEY VALUE pairs"),
         (["SOLVER.EPOCHS", "0"], "SOLVER.EPOCHS 0 is not at least 1"),
+        (["SOLVER.BATCH_SIZE", "1"], "SOLVER.BATCH_SIZE 1 is not at least 2, as BatchNorm needs"),
+        (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty"),
+        (["SEED", "99999999999999999999999"], "is not below 2^63"),
+        (["MODEL.ARCH_DIRS", "[5]"], "MODEL.ARCH_DIRS [5] is not a list of folders"),
+        (["INPUT.STD", "[True, 1, 1]"], "INPUT.STD [True, 1, 1] does not have a number"),
+        (["INPUT.RESOLUTION", "4", "MODEL.ARCH", "fbnetv3_b"], "an input of 4 pixels is too small"),
+        (["INPUT.CROP", "padded", "INPUT.CROP_PADDING", "99"], "INPUT.CROP_PADDING 99 is more than the input"),
         (["SOLVER.LR", "-1"], "SOLVER.LR -1.0 is not at least 0"),
-        (["SOLVER.LR", "nan"], "SOLVER.LR 'nan' is not a number"),
+        (["SOLVER.LR", "nan"], "SOLVER.LR nan is not at least 0"),
         (["SOLVER.NESTEROV", "1"], "SOLVER.NESTEROV 1 is not True or False"),
         (["INPUT.MEAN", "0.5"], "INPUT.MEAN 0.5 is not a list"),
         (["SOLVER", "1"], "unknown key SOLVER: did you mean SOLVER"),
@@ -178,6 +192,7 @@ def test_wrong_calls(tool, config, overrides, message):
         ("SOLVER: 3", "config.yaml: SOLVER 3 is a section: it holds OPTIMIZER"),
         ("_BASE_: nowhere.yaml", "_BASE_"),
         ("_BASE_: config.yaml", "circle"),
+        ("_BASE_: 5", "its _BASE_ is not a file name"),
         ("SOLVER: {EPOCHS: 1", "not YAML"),
         ("- 1", "config.yaml: is not a mapping of config keys"),
         ("", "config.yaml: is not a mapping of config keys"),
@@ -249,6 +264,32 @@ def test_an_output_folder_in_use(tool, config):
     ran = tool("train_net", "--config", config)
     assert ran.code == 2
     assert "holds a run already; add --resume" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["MODEL.ARCH", "fbnetv3_a0_cifar"], "is of a run with another arch fbnetv3_digits, not fbnetv3_a0_cifar"),
+        (["SOLVER.BATCH_SIZE", "4"], "is of a run with another steps_per_epoch 3, not 6"),
+        (["SOLVER.EPOCHS", "1"], "is 2 epochs old already; SOLVER.EPOCHS 1 is less"),
+    ],
+)
+def test_resuming_another_run(tool, config, overrides, message):
+    assert tool("train_net", "--config", config, "SOLVER.EPOCHS", "2").code == 0
+    before = {path: path.stat().st_mtime for path in (config.parent / "run").rglob("*") if path.is_file()}
+    ran = tool("train_net", "--config", config, "SOLVER.EPOCHS", "2", "--resume", *overrides)
+    assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert message in ran.err
+    assert before == {path: path.stat().st_mtime for path in (config.parent / "run").rglob("*") if path.is_file()}
+
+
+def test_a_longer_run_takes_the_place_of_the_finished_one(tool, config, tmp_path):
+    tool("train_net", "--config", config)
+    short = torch.load(tmp_path / "run" / "model_final.pth")["model"]
+    assert tool("train_net", "--config", config, "SOLVER.EPOCHS", "2", "--resume").code == 0
+    long = torch.load(tmp_path / "run" / "model_final.pth")["model"]
+    assert not torch.equal(short["head.weight"], long["head.weight"])
+    assert [m["epoch"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl") if "val_top1" in m] == [1, 2]
 
 
 def test_an_unwritable_output_folder(tool, config, tmp_path):
