@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from fbnetv3.data import Batch, DamageCounter
+from fbnetv3.engine.interrupt import check_interrupt
 from fbnetv3.errors import DataError
 
 
@@ -37,6 +38,7 @@ def evaluate(
     correct1 = correct5 = loss = torch.zeros((), device=device)
     with evaluation_mode(model):
         for batch in tqdm(batches, desc="evaluation", leave=False, disable=None):
+            check_interrupt()
             damage.add(batch.damaged)
             if not len(batch.targets):
                 continue

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from fbnetv3.data import Batch, DamageCounter
 from fbnetv3.engine.evaluation import to_device
+from fbnetv3.engine.interrupt import check_interrupt, deferred_interrupt
 from fbnetv3.errors import UserError
 
 
@@ -94,19 +95,23 @@ class Trainer:
         Raises:
             DivergedError: the loss is no longer finite.
             DataError: too many damaged images.
+        KeyboardInterrupt: Ctrl-C, between two steps.
         """
-        self._call("before_train")
-        while self.progress.epoch < self.epochs:
-            self.loader.sampler.epoch = self.progress.epoch
-            self.progress.metrics = {}
-            self.model.train()
-            self._call("before_epoch")
-            for batch in self.loader:
-                self.step(batch)
-                self._call("after_step")
-            self.progress.epoch += 1
-            self._call("after_epoch")
-        self._call("after_train")
+        with deferred_interrupt():
+            self._call("before_train")
+            while self.progress.epoch < self.epochs:
+                self.loader.sampler.epoch = self.progress.epoch
+                self.progress.metrics = {}
+                self.model.train()
+                self._call("before_epoch")
+                for batch in self.loader:
+                    self.step(batch)
+                    self._call("after_step")
+                    check_interrupt()
+                self.progress.epoch += 1
+                self._call("after_epoch")
+                check_interrupt()
+            self._call("after_train")
         return self.progress.metrics
 
     def step(self, batch: Batch) -> None:

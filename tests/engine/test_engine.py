@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -17,6 +18,7 @@ from fbnetv3.data.datasets import ArrayDataset
 from fbnetv3.engine import Hook, Trainer, evaluate
 from fbnetv3.engine.checkpoint import Checkpoints, atomic_write
 from fbnetv3.engine.hooks import Checkpointing, Evaluation
+from fbnetv3.engine.interrupt import _pending, check_interrupt, deferred_interrupt
 from fbnetv3.engine.metrics import append_metrics, plot_curve, read_metrics, truncate_metrics
 from fbnetv3.engine.optimization import OPTIMIZERS, build_schedule
 from fbnetv3.engine.trainer import DivergedError
@@ -176,6 +178,35 @@ def test_the_same_seed_gives_the_same_weights():
         trainer.run()
     assert torch.equal(weights(a), weights(b))
     assert not torch.equal(weights(a), weights(c))
+
+
+def test_ctrl_c_ends_a_run_even_from_a_destructor():
+    """Python drops an exception there; the run must not go on for ever."""
+
+    class Dropped:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    class Interrupting(Hook):
+        def after_step(self, trainer):
+            if trainer.progress.step == 2:
+                Dropped()
+
+    trainer = make_trainer([Interrupting()], epochs=100)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert trainer.progress.step == 2
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_interrupts_at_once():
+    with deferred_interrupt():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            check_interrupt()
+        _pending.clear()
 
 
 def test_a_diverged_loss_stops_the_run():
