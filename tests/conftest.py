@@ -1,13 +1,8 @@
 """What the tests share."""
 
-import os
-
 import pytest
-import torch
 
 from fbnetv3.arch import ARCHS
-
-torch.set_num_threads(max(1, (os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
 @pytest.fixture(autouse=True)

@@ -1,9 +1,24 @@
 """Definitions read from YAML and written to it; errors name the file and the field."""
 
+from dataclasses import fields
+
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fbnetv3.arch import ArchError, arch_from_dict, dump_arch, get_arch, list_archs, load_arch, save_arch
+from fbnetv3.arch import (
+    ArchDef,
+    ArchError,
+    Row,
+    arch_from_dict,
+    cost_of,
+    dump_arch,
+    get_arch,
+    list_archs,
+    load_arch,
+    save_arch,
+)
 
 PLAIN = """\
 name: foo
@@ -129,3 +144,27 @@ def test_derive_applies_scale_and_small_images(write):
 def test_from_dict_without_a_file():
     with pytest.raises(ArchError, match=r"^stages\[0\].rows\[0\].kernel: 2 is even"):
         arch_from_dict(yaml.safe_load(PLAIN.replace("kernel: 3", "kernel: 2")))
+
+
+NUMBERS = st.integers(-2, 9) | st.sampled_from([16, 24, 64, 2**40, 0.5, 6.0, float("nan"), float("inf"), True])
+WORDS = st.sampled_from(["conv", "mbconv", "mbpool", "none", "hsigmoid", "sigmoid", "hswish", "relu", "", "a/b"])
+VALUES = st.none() | NUMBERS | WORDS | st.lists(NUMBERS, max_size=2)
+SENSIBLE = {"block": WORDS, "channels": st.just(16), "kernel": st.just(3), "expansion": st.just(4)}
+ROWS = st.dictionaries(st.sampled_from([f.name for f in fields(Row)]), VALUES) | st.fixed_dictionaries(
+    SENSIBLE, optional={f.name: VALUES for f in fields(Row) if f.name not in SENSIBLE}
+)
+STAGES = st.lists(st.fixed_dictionaries({"rows": st.lists(ROWS, max_size=3) | VALUES}) | VALUES, max_size=3)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.fixed_dictionaries({"name": st.just("x"), "resolution": st.just(64) | NUMBERS, "stages": STAGES}))
+def test_anything_is_an_architecture_or_an_error_of_ours(data):
+    """Nonsense is refused by name; what is accepted has a cost and reads back as it was written."""
+    try:
+        defn = arch_from_dict(data)
+    except ArchError as error:
+        assert "\n" not in str(error)
+        return
+    assert isinstance(defn, ArchDef)
+    assert cost_of(defn).params > 0
+    assert arch_from_dict(yaml.safe_load(dump_arch(defn))) == defn

@@ -1,0 +1,18 @@
+"""`import fbnetv3` with all that builds networks, against `import torch, torchvision`. Goal: at most 1.3 times."""
+
+import subprocess
+import sys
+
+from measure import compare, report
+
+
+def main():
+    def run(script):
+        return lambda: subprocess.run([sys.executable, "-c", script], check=True)
+
+    ours, theirs = run("import fbnetv3; fbnetv3.create_model"), run("import torch, torchvision")
+    report("import", compare(ours, theirs, rounds=7))
+
+
+if __name__ == "__main__":
+    main()
