@@ -41,26 +41,32 @@ class RunFiles:
 
     @property
     def checkpoints(self) -> Path:
+        """The folder with everything needed to go on."""
         return self.folder / "checkpoints"
 
     @property
     def config(self) -> Path:
+        """The whole config."""
         return self.folder / "config.yaml"
 
     @property
     def metrics(self) -> Path:
+        """A JSON object a line, by step and by evaluation."""
         return self.folder / "metrics.jsonl"
 
     @property
     def curve(self) -> Path:
+        """Loss and accuracy as a picture."""
         return self.folder / "curve.png"
 
     @property
     def log(self) -> Path:
+        """What was printed."""
         return self.folder / "log.txt"
 
     @property
     def tensorboard(self) -> Path:
+        """TensorBoard's events."""
         return self.folder / "tensorboard"
 
     def in_use(self) -> bool:

@@ -95,7 +95,7 @@ class Trainer:
         Raises:
             DivergedError: the loss is no longer finite.
             DataError: too many damaged images.
-        KeyboardInterrupt: Ctrl-C, between two steps.
+            KeyboardInterrupt: Ctrl-C, between two steps.
         """
         with deferred_interrupt():
             self._call("before_train")
