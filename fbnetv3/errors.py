@@ -21,6 +21,25 @@ class UsageError(UserError, ValueError):
     exit_code = 2
 
 
+class FieldError(UsageError):
+    """A value in a file or an object that makes no sense. Names the field at fault, and the file where there is one."""
+
+    def __init__(self, message: str, field: str = "", file: str = "") -> None:
+        super().__init__(message)
+        self.message, self.field, self.file = message, field, file
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.file, self.field, self.message) if part)
+
+    def within(self, parent: str) -> FieldError:
+        """The same error, seen from the object that holds the field."""
+        return type(self)(self.message, f"{parent}.{self.field}" if self.field else parent, self.file)
+
+    def in_file(self, file: str) -> FieldError:
+        """The same error, with the file that it was read from, unless it names one already."""
+        return self if self.file else type(self)(self.message, self.field, file)
+
+
 class UnknownNameError(UserError, KeyError):
     """A name that no registry knows. The text suggests close ones."""
 

@@ -6,26 +6,15 @@ import re
 from dataclasses import dataclass, fields
 
 from fbnetv3.arch.blocks import ACTIVATIONS, BLOCK_SPECS, SE_GATES, BlockSpec
-from fbnetv3.errors import UnknownNameError, UsageError
+from fbnetv3.errors import FieldError, UnknownNameError
 
 MAX_CHANNELS = 65_536
 MAX_REPEAT = 1_000
 MAX_RESOLUTION = 8_192
 
 
-class ArchError(UsageError):
-    """A definition that makes no sense. Names the field at fault, and the file where there is one."""
-
-    def __init__(self, message: str, field: str = "", file: str = "") -> None:
-        super().__init__(message)
-        self.message, self.field, self.file = message, field, file
-
-    def __str__(self) -> str:
-        return ": ".join(part for part in (self.file, self.field, self.message) if part)
-
-    def within(self, parent: str) -> ArchError:
-        """The same error, seen from the object that holds the field."""
-        return ArchError(self.message, f"{parent}.{self.field}" if self.field else parent, self.file)
+class ArchError(FieldError):
+    """A definition that makes no sense."""
 
 
 @dataclass(frozen=True)

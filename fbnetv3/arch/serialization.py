@@ -6,33 +6,19 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
-
-import yaml
 
 from fbnetv3.arch.definition import ArchDef, ArchError, Row, Stage
 from fbnetv3.arch.scaling import compound_scale, same_padding, small_images
-from fbnetv3.errors import UsageError, suggest
-from fbnetv3.file_io import PathManager
+from fbnetv3.errors import UsageError
+from fbnetv3.yaml_io import check_keys, read_mapping
 
 BASE_KEY = "_BASE_"
 DERIVE_KEY = "derive"
 _ARCH_FIELDS = tuple(f.name for f in fields(ArchDef))
 _ROW_FIELDS = tuple(f.name for f in fields(Row))
 _ROW_COLUMNS = ("block", "kernel", "expansion", "channels", "repeat", "stride", "se", "act", *_ROW_FIELDS[-2:])
-
-
-class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """The safe loader, which besides refuses a key that stands twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if key in seen:
-                raise yaml.MarkedYAMLError(problem=f"the key '{key}' stands twice", problem_mark=key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def load_arch(path: str | os.PathLike) -> ArchDef:
@@ -51,7 +37,7 @@ def load_arch(path: str | os.PathLike) -> ArchDef:
 def _load(path: str, above: tuple[str, ...]) -> ArchDef:
     if path in above:
         raise ArchError(f"the files form a circle: {' -> '.join((*above, path))}", BASE_KEY, path)
-    data = _read(path)
+    data = read_mapping(path, ArchError, _ARCH_FIELDS)
     try:
         base = data.pop(BASE_KEY, None)
         if base is None:
@@ -61,25 +47,7 @@ def _load(path: str, above: tuple[str, ...]) -> ArchDef:
         inherited = _load(os.path.join(os.path.dirname(path), base), (*above, path))
         return _derived(inherited, data)
     except ArchError as error:
-        raise error if error.file else ArchError(error.message, error.field, path) from None
-
-
-def _read(path: str) -> dict[str, Any]:
-    try:
-        with PathManager.open(path, "r") as f:
-            data = yaml.load(f, _StrictLoader)
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise ArchError(f"not YAML: {error.problem}", line, path) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ArchError(f"not YAML: {' '.join(str(error).split())}", "", path) from None
-    except RecursionError:
-        raise ArchError("not YAML: nested too deeply", "", path) from None
-    except OSError as error:
-        raise ArchError(f"cannot be read: {error.strerror or error}", "", path) from None
-    if not isinstance(data, dict):
-        raise ArchError(f"is not a mapping with the keys {', '.join(_ARCH_FIELDS)}", "", path)
-    return data
+        raise error.in_file(path) from None
 
 
 def arch_from_dict(data: Mapping[str, Any]) -> ArchDef:
@@ -170,12 +138,7 @@ def _list(value: object, field: str) -> list:
 
 
 def _check_keys(data: Mapping, known: tuple[str, ...], required: tuple[str, ...] = (), also=()) -> None:
-    for key in data:
-        if key not in known:
-            raise ArchError(f"unknown key: {suggest(str(key), (*known, *also))}", str(key))
-    for key in required:
-        if key not in data:
-            raise ArchError("missing", key)
+    check_keys(data, ArchError, known, required, also)
 
 
 def dump_arch(defn: ArchDef) -> str:
@@ -211,5 +174,4 @@ def _cells(row: Row) -> dict[str, str]:
 
 def save_arch(defn: ArchDef, path: str | os.PathLike) -> None:
     """Write the definition to a YAML file."""
-    with PathManager.open(str(path), "w") as f:
-        f.write(dump_arch(defn))
+    Path(path).write_text(dump_arch(defn))

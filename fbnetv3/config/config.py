@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,13 +13,17 @@ from fvcore.common.config import CfgNode
 
 from fbnetv3.config.defaults import _C
 from fbnetv3.errors import UsageError, suggest
+from fbnetv3.recipe import load_recipe
 
 _CHOICES = {
     "INPUT.CROP": ("random_resized", "padded", "none"),
+    "INPUT.AUTO_AUGMENT": ("none", "autoaugment", "randaugment"),
     "INPUT.INTERPOLATION": ("bilinear", "bicubic", "nearest"),
+    "SOLVER.PRECISION": ("float32", "bfloat16", "float16"),
     "SOLVER.SCHEDULE": ("cosine", "exponential"),
 }
 _AT_LEAST_ONE = (
+    "SOLVER.ACCUMULATE",
     "SOLVER.EPOCHS",
     "EVAL.PERIOD",
     "EVAL.BATCH_SIZE",
@@ -35,13 +40,18 @@ _AT_LEAST_ZERO = (
     "INPUT.RESOLUTION",
     "INPUT.RESIZE",
     "INPUT.CROP_PADDING",
+    "INPUT.MIXUP",
+    "DISTILL.RESOLUTION",
+    "SOLVER.RMSPROP_ALPHA",
+    "SOLVER.RMSPROP_EPS",
+    "SOLVER.LR_BATCH_SIZE",
     "SOLVER.LR",
     "SOLVER.WEIGHT_DECAY",
     "SOLVER.WARMUP_EPOCHS",
 )
-_SHARES = ("MODEL.DROP_RATE", "MODEL.DROP_PATH_RATE", "SOLVER.MOMENTUM", "SOLVER.LABEL_SMOOTHING")
+_SHARES = ("MODEL.DROP_RATE", "MODEL.DROP_PATH_RATE", "SOLVER.MOMENTUM", "SOLVER.LABEL_SMOOTHING", "EMA.DECAY")
 _TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list"}
-_FACTORS = ("SOLVER.DECAY", "SOLVER.WARMUP_FACTOR")
+_FACTORS = ("SOLVER.DECAY", "SOLVER.WARMUP_FACTOR", "DISTILL.SHARE")
 
 
 def get_cfg() -> CfgNode:
@@ -50,7 +60,7 @@ def get_cfg() -> CfgNode:
 
 
 def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNode:
-    """The config of a YAML file with KEY VALUE pairs on top, checked and frozen.
+    """The config of a YAML file, its `RECIPE` on top if it names one, and KEY VALUE pairs on top of that; frozen.
 
     Raises:
         UsageError: no such file, not YAML, an unknown key (the text suggests close ones), a wrong type or value.
@@ -59,7 +69,10 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
     _merge(cfg, _read(str(file)), f"{file}: ")
     if len(overrides) % 2:
         raise UsageError(f"{overrides[-1]}: has no value; overrides come as KEY VALUE pairs")
-    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
+    pairs = dict(zip(overrides[::2], overrides[1::2], strict=True))
+    if recipe := pairs.get("RECIPE", cfg.RECIPE):
+        _merge(cfg, load_recipe(Path(recipe).expanduser()).to_config(), f"{recipe}: ")
+    for key, text in pairs.items():
         section, leaf = _resolve(cfg, key)
         value = text if isinstance(section[leaf], str) else CfgNode._decode_cfg_value(text)
         section[leaf] = _coerced(key, value, section[leaf])
@@ -175,6 +188,14 @@ def check_config(cfg: CfgNode) -> None:
     scale = list(cfg.INPUT.CROP_SCALE)
     if len(scale) != 2 or not all(type(n) in (int, float) for n in scale) or not 0 < scale[0] <= scale[1] <= 1:
         raise UsageError(f"INPUT.CROP_SCALE {scale} is not two shares of the area, smallest and largest")
+    if not 0 <= cfg.INPUT.RANDOM_ERASING <= 1:
+        raise UsageError(f"INPUT.RANDOM_ERASING {cfg.INPUT.RANDOM_ERASING} is not in [0, 1]")
+    if cfg.SOLVER.BATCH_SIZE < 2 * cfg.SOLVER.ACCUMULATE:
+        raise UsageError(
+            f"SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE} leaves less than 2 of {cfg.SOLVER.BATCH_SIZE} images to a part"
+        )
+    if bool(cfg.DISTILL.ARCH) != bool(cfg.DISTILL.WEIGHTS):
+        raise UsageError("DISTILL.ARCH and DISTILL.WEIGHTS go together: a teacher is a network with its weights")
     if cfg.SOLVER.WARMUP_EPOCHS > cfg.SOLVER.EPOCHS:
         raise UsageError(
             f"SOLVER.WARMUP_EPOCHS {cfg.SOLVER.WARMUP_EPOCHS} is longer than SOLVER.EPOCHS {cfg.SOLVER.EPOCHS}"

@@ -6,13 +6,16 @@ _C = CN()
 
 # Seed of everything random: weights, order of the images, augmentation, dropout.
 _C.SEED = 0
+# A recipe file (docs/training.md): its values take the place of the keys that it covers. "" for none.
+_C.RECIPE = ""
 # Folder for checkpoints, logs, metrics and the curve.
 _C.OUTPUT_DIR = "output/run"
 # "auto" (a GPU if there is one, else the CPU), or a torch device such as "cpu" or "cuda:1".
 _C.DEVICE = "auto"
 
 _C.MODEL = CN()
-# Registered name of an architecture (tools/analyze_net.py lists them), or the path of its YAML file.
+# Registered name of an architecture (tools/analyze_net.py lists them), the path of its YAML file, or a network of
+# torchvision's such as torchvision/resnet50.
 _C.MODEL.ARCH = "fbnetv3_a"
 # Folders with more architecture files (*.yaml) to register first.
 _C.MODEL.ARCH_DIRS = []
@@ -59,19 +62,36 @@ _C.INPUT.CROP_SCALE = [0.08, 1.0]
 _C.INPUT.CROP_PADDING = 4
 # Mirror half of the images in training.
 _C.INPUT.FLIP = True
+# Learned or random augmentation after the crop: none, autoaugment (ImageNet's policy) or randaugment.
+_C.INPUT.AUTO_AUGMENT = "none"
+# Share of the training images from which a random rectangle is erased.
+_C.INPUT.RANDOM_ERASING = 0.0
+# Alpha of mixup's Beta distribution; 0 for no mixup.
+_C.INPUT.MIXUP = 0.0
 
 _C.SOLVER = CN()
-# Registered name of an optimiser: sgd.
+# Registered name of an optimiser: sgd, rmsprop.
 _C.SOLVER.OPTIMIZER = "sgd"
-# Learning rate at the end of the warm-up.
+# Learning rate at the end of the warm-up, for a batch of LR_BATCH_SIZE images.
 _C.SOLVER.LR = 0.1
+# The learning rate grows in proportion to BATCH_SIZE / LR_BATCH_SIZE; 0 takes LR as it is.
+_C.SOLVER.LR_BATCH_SIZE = 0
 _C.SOLVER.MOMENTUM = 0.9
 _C.SOLVER.NESTEROV = True
+# RMSProp's smoothing of the squared gradient, and what is added to its root.
+_C.SOLVER.RMSPROP_ALPHA = 0.9
+_C.SOLVER.RMSPROP_EPS = 1e-3
 _C.SOLVER.WEIGHT_DECAY = 1e-5
+# Whether weight decay holds for biases and for the scales and shifts of norms too.
+_C.SOLVER.DECAY_NORM_BIAS = True
 # Passes over the training images.
 _C.SOLVER.EPOCHS = 400
 # Images a step.
 _C.SOLVER.BATCH_SIZE = 256
+# Parts into which a step's images are split, one after the other, where memory is short; BatchNorm sees a part.
+_C.SOLVER.ACCUMULATE = 1
+# Arithmetic of forward and backward: float32, bfloat16 or float16 (autocast; float16 with loss scaling).
+_C.SOLVER.PRECISION = "float32"
 # "cosine" (down to 0), or "exponential" (times DECAY with each epoch).
 _C.SOLVER.SCHEDULE = "exponential"
 # Factor an epoch of the exponential schedule: 0.9875 in the paper's final trainings, 0.963 in its search.
@@ -81,6 +101,22 @@ _C.SOLVER.WARMUP_EPOCHS = 5.0
 _C.SOLVER.WARMUP_FACTOR = 0.1
 # Share of the target that label smoothing spreads over all classes.
 _C.SOLVER.LABEL_SMOOTHING = 0.0
+
+_C.EMA = CN()
+# Average the weights and BatchNorm's statistics over training; evaluate and save the average beside the raw ones.
+_C.EMA.ENABLED = False
+# Weight of the past in each step.
+_C.EMA.DECAY = 0.9998
+
+_C.DISTILL = CN()
+# Architecture of the teacher, named like MODEL.ARCH; "" for none.
+_C.DISTILL.ARCH = ""
+# Its weights, named like MODEL.WEIGHTS.
+_C.DISTILL.WEIGHTS = ""
+# Side of its input in pixels; 0 means its own.
+_C.DISTILL.RESOLUTION = 0
+# Weight of the teacher's answers in the loss; the labels have the rest (Sec. 4.2).
+_C.DISTILL.SHARE = 0.8
 
 _C.EVAL = CN()
 # Epochs between evaluations; the last epoch is always evaluated.

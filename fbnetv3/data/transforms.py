@@ -52,7 +52,14 @@ class Preprocessing:
 
 
 def train_transform(
-    preprocessing: Preprocessing, *, crop: str, crop_scale: Sequence[float], crop_padding: int, flip: bool
+    preprocessing: Preprocessing,
+    *,
+    crop: str,
+    crop_scale: Sequence[float],
+    crop_padding: int,
+    flip: bool,
+    auto_augment: str = "none",
+    random_erasing: float = 0.0,
 ) -> Callable[[Image.Image], Tensor]:
     """The transform of training: a PIL image to float32 (channels, resolution, resolution).
 
@@ -62,6 +69,8 @@ def train_transform(
         crop_scale: smallest and largest share of the area for "random_resized".
         crop_padding: pixels on each side for "padded".
         flip: mirror half of the images.
+        auto_augment: "autoaugment" (ImageNet's policy), "randaugment", or "none".
+        random_erasing: share of the images from which a rectangle is erased.
 
     Raises:
         UsageError: more padding than image.
@@ -76,12 +85,19 @@ def train_transform(
         "padded": [v2.Resize((side, side), mode), v2.RandomCrop(side, padding=crop_padding)],
         "none": [v2.Resize(preprocessing.resize, mode), v2.CenterCrop(side)],
     }
+    policies = {
+        "none": [],
+        "autoaugment": [v2.AutoAugment(interpolation=mode)],
+        "randaugment": [v2.RandAugment(interpolation=mode)],
+    }
     return v2.Compose(
         [
             _Mode(preprocessing.channels),
             *crops[crop],
             *([v2.RandomHorizontalFlip()] if flip else []),
+            *policies[auto_augment],
             *_to_input(preprocessing.mean, preprocessing.std),
+            *([v2.RandomErasing(random_erasing)] if random_erasing else []),
         ]
     )
 

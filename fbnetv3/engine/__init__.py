@@ -1,7 +1,8 @@
 """Training and evaluation of classifiers."""
 
+from fbnetv3.engine.build import preprocessing_of
 from fbnetv3.engine.evaluation import evaluate
-from fbnetv3.engine.run import RunResult, preprocessing_of, run_evaluation, run_training
+from fbnetv3.engine.run import RunResult, run_evaluation, run_training
 from fbnetv3.engine.trainer import Hook, Trainer
 
 __all__ = ["Hook", "RunResult", "Trainer", "evaluate", "preprocessing_of", "run_evaluation", "run_training"]

@@ -15,7 +15,10 @@ import torch
 from fbnetv3.errors import OutputError, WeightsError
 from fbnetv3.modeling.weights import load_checkpoint_file
 
-_STATE = {"model", "optimizer", "epoch", "step", "metrics", "rng", "cuda_rng", "about"}
+# What a run needs to go on.
+_STATE = frozenset(
+    ("model", "model_ema", "ema_steps", "scaler", "optimizer", "epoch", "step", "metrics", "rng", "cuda_rng", "about")
+)
 _NAME = re.compile(r"epoch_(\d+)\.pth")
 
 

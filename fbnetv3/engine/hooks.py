@@ -48,7 +48,10 @@ class Checkpointing(Hook):
             self.checkpoints.save(epoch, {**trainer.state_dict(), "about": self.about})
 
     def after_train(self, trainer: Trainer) -> None:
-        save(self.final, {"model": trainer.model.state_dict(), **self.about})
+        weights = {"model": trainer.model.state_dict()}
+        if trainer.ema is not None:
+            weights["model_ema"] = trainer.ema.module.state_dict()
+        save(self.final, {**weights, **self.about})
 
 
 class Metrics(Hook):
@@ -111,9 +114,10 @@ class ProgressBar(Hook):
 
     def after_epoch(self, trainer: Trainer) -> None:
         progress = trainer.progress
+        shown = {"top1": "top1", "top5": "top5", "ema_top1": "EMA's top1", "ema_top5": "EMA's top5"}
         results = "".join(
-            f", {name} {progress.metrics['val_' + name]:.2f} %"
-            for name in ("top1", "top5")
+            f", {words} {progress.metrics['val_' + name]:.2f} %"
+            for name, words in shown.items()
             if "val_" + name in progress.metrics
         )
         logger.info(

@@ -60,7 +60,12 @@ def plot_curve(metrics: Path, picture: Path) -> None:
     left.set(xlabel="epoch", ylabel="cross-entropy")
     left.legend(frameon=False)
     last = evals[-1]["val_top1"] if evals else float("nan")
-    right.plot([e["epoch"] for e in evals], [e["val_top1"] for e in evals], "o-", ms=3, color="tab:orange")
+    right.plot([e["epoch"] for e in evals], [e["val_top1"] for e in evals], "o-", ms=3, color="tab:orange", label="raw")
+    averaged = [e for e in evals if "val_ema_top1" in e]
+    if averaged:
+        points = [e["epoch"] for e in averaged], [e["val_ema_top1"] for e in averaged]
+        right.plot(*points, "o-", ms=3, color="tab:green", label="EMA")
+        right.legend(frameon=False, loc="lower right")
     right.set(xlabel="epoch", ylabel="top-1 on validation, %", title=f"last: {last:.2f} %")
     for axes in (left, right):
         axes.grid(alpha=0.3)

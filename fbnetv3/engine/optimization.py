@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fvcore.common.param_scheduler import (
     CompositeParamScheduler,
     CosineParamScheduler,
@@ -18,13 +20,55 @@ OPTIMIZERS = Registry("optimizer")
 
 
 @OPTIMIZERS.register(name="sgd")
-def sgd(
-    model: nn.Module, lr: float, *, momentum: float = 0.9, nesterov: bool = True, weight_decay: float = 0.0
-) -> optim.Optimizer:
+def sgd(groups: list[dict[str, Any]], lr: float, *, momentum: float, nesterov: bool, **others: float):
     """Stochastic gradient descent with momentum."""
-    return optim.SGD(
-        model.parameters(), lr, momentum=momentum, nesterov=nesterov and momentum > 0, weight_decay=weight_decay
-    )
+    return optim.SGD(groups, lr, momentum=momentum, nesterov=nesterov and momentum > 0)
+
+
+@OPTIMIZERS.register(name="rmsprop")
+def rmsprop(groups: list[dict[str, Any]], lr: float, *, momentum: float, alpha: float, eps: float, **others: float):
+    """RMSProp with momentum."""
+    return optim.RMSprop(groups, lr, alpha=alpha, eps=eps, momentum=momentum)
+
+
+def build_optimizer(
+    name: str,
+    model: nn.Module,
+    lr: float,
+    *,
+    weight_decay: float = 0.0,
+    decay_norm_bias: bool = True,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    alpha: float = 0.9,
+    eps: float = 1e-3,
+) -> optim.Optimizer:
+    """A registered optimiser for a model.
+
+    Args:
+        name: "sgd", "rmsprop", or what a user has registered in `OPTIMIZERS`.
+        model: whose parameters to optimise.
+        lr: initial learning rate.
+        weight_decay: L2 penalty.
+        decay_norm_bias: whether it holds for norms' scales and shifts and for biases too.
+        momentum: of either.
+        nesterov: SGD's.
+        alpha, eps: RMSProp's smoothing of the squared gradient, and what is added to its root.
+
+    Raises:
+        UnknownNameError: no optimiser of that name.
+    """
+    groups = parameter_groups(model, weight_decay, decay_norm_bias)
+    return OPTIMIZERS.get(name)(groups, lr, momentum=momentum, nesterov=nesterov, alpha=alpha, eps=eps)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float, decay_norm_bias: bool) -> list[dict[str, Any]]:
+    """A model's parameters with their weight decay: one group, or a second without decay for vectors."""
+    if decay_norm_bias:
+        return [{"params": list(model.parameters()), "weight_decay": weight_decay}]
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def build_schedule(

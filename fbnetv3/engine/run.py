@@ -1,4 +1,4 @@
-"""From a config to a run: the one place that reads the config and puts datasets, network, loop and hooks together."""
+"""From a config to a run: datasets, network, loop and hooks put together, and the files that they leave."""
 
 from __future__ import annotations
 
@@ -12,18 +12,30 @@ from typing import Any
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
-from torch.utils.data import DataLoader
 
-from fbnetv3.arch import ArchDef, cost_of, dump_arch, get_arch, register_arch_folder
-from fbnetv3.data import DamageCounter, Preprocessing, build_dataset, build_loader, train_transform
-from fbnetv3.data.datasets import ImageDataset
+from fbnetv3.data import DamageCounter, build_dataset
+from fbnetv3.engine.build import (
+    AnyArch,
+    Inputs,
+    base_lr,
+    build_arch,
+    build_device,
+    build_inputs,
+    build_mixup,
+    build_model,
+    build_objective,
+    build_val_loader,
+    describe_arch,
+    optimizer_of,
+    preprocessing_of,
+)
 from fbnetv3.engine.checkpoint import Checkpoints, atomic_write
+from fbnetv3.engine.ema import ModelEMA
 from fbnetv3.engine.evaluation import evaluate
 from fbnetv3.engine.hooks import Checkpointing, Evaluation, Metrics, ProgressBar
-from fbnetv3.engine.optimization import OPTIMIZERS, build_schedule
+from fbnetv3.engine.optimization import build_schedule
 from fbnetv3.engine.trainer import Trainer
 from fbnetv3.errors import OutputError, UsageError
-from fbnetv3.modeling import build_network, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -93,45 +105,38 @@ def run_training(cfg: CfgNode, *, resume: bool = False) -> RunResult:
         UserError: a wrong config, missing data, an output folder that is in use or cannot be written.
     """
     torch.manual_seed(cfg.SEED)
-    device = _device(cfg.DEVICE)
+    device = build_device(cfg.DEVICE)
     files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
     if files.in_use() and not resume:
-        raise UsageError(
-            f"{files.folder}: holds a run already; add --resume to go on with it, or set another OUTPUT_DIR"
-        )
-    defn, preprocessing = _network_input(cfg)
-    train_set, val_set = _datasets(cfg)
-    model = _model(cfg, defn, train_set.classes, device, cfg.MODEL.WEIGHTS)
+        raise UsageError(f"{files.folder}: holds a run already; add --resume to go on, or set another OUTPUT_DIR")
+    arch = build_arch(cfg, cfg.MODEL.ARCH)
+    inputs = build_inputs(cfg, arch, device)
+    model = build_model(cfg, arch, inputs.train.classes, device, cfg.MODEL.WEIGHTS)
     damage = DamageCounter(cfg.DATA.MAX_DAMAGED)
-    train_loader = _train_loader(cfg, train_set, preprocessing, device)
-    val_loader = _val_loader(cfg, val_set, preprocessing, device)
-
+    ema = ModelEMA(model, cfg.EMA.DECAY) if cfg.EMA.ENABLED else None
     checkpoints = Checkpoints(files.checkpoints, cfg.CHECKPOINT.KEEP)
     about = {
-        "arch": defn.name,
-        "definition": dump_arch(defn),
+        "arch": arch.name,
+        "definition": describe_arch(arch),
         "num_classes": model.num_classes,
         "in_chans": cfg.MODEL.IN_CHANS,
-        "steps_per_epoch": len(train_loader),
+        "steps_per_epoch": len(inputs.train_loader),
+        "ema": cfg.EMA.ENABLED,
+        "optimizer": cfg.SOLVER.OPTIMIZER,
     }
-    hooks = [
-        Evaluation(
-            lambda: evaluate(model, val_loader, device, channels_last=cfg.MODEL.CHANNELS_LAST, damage=damage),
-            cfg.EVAL.PERIOD,
-        ),
-        Metrics(files.metrics, files.curve, files.tensorboard, cfg.LOG.PERIOD),
-        ProgressBar(),
-        Checkpointing(checkpoints, cfg.CHECKPOINT.PERIOD, files.weights, about),
-    ]
+
+    def evaluate_all() -> dict[str, float]:
+        arguments = {"channels_last": cfg.MODEL.CHANNELS_LAST, "damage": damage}
+        results = evaluate(model, inputs.val_loader, device, **arguments)
+        if ema is not None:
+            averaged = evaluate(ema.module, inputs.val_loader, device, **arguments)
+            results |= {f"ema_{key}": value for key, value in averaged.items() if key != "images"}
+        return results
+
     trainer = Trainer(
         model,
-        OPTIMIZERS.get(cfg.SOLVER.OPTIMIZER)(
-            model,
-            cfg.SOLVER.LR,
-            momentum=cfg.SOLVER.MOMENTUM,
-            nesterov=cfg.SOLVER.NESTEROV,
-            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-        ),
+        build_objective(cfg, model.num_classes, inputs.preprocessing.resolution, device),
+        optimizer_of(cfg, model),
         build_schedule(
             cfg.SOLVER.SCHEDULE,
             cfg.SOLVER.EPOCHS,
@@ -139,14 +144,22 @@ def run_training(cfg: CfgNode, *, resume: bool = False) -> RunResult:
             warmup_epochs=cfg.SOLVER.WARMUP_EPOCHS,
             warmup_factor=cfg.SOLVER.WARMUP_FACTOR,
         ),
-        train_loader,
-        lr=cfg.SOLVER.LR,
+        inputs.train_loader,
+        lr=base_lr(cfg),
         epochs=cfg.SOLVER.EPOCHS,
         device=device,
         channels_last=cfg.MODEL.CHANNELS_LAST,
-        label_smoothing=cfg.SOLVER.LABEL_SMOOTHING,
+        mixup=build_mixup(cfg, model.num_classes),
+        ema=ema,
+        precision=getattr(torch, cfg.SOLVER.PRECISION),
+        accumulate=cfg.SOLVER.ACCUMULATE,
         damage=damage,
-        hooks=hooks,
+        hooks=[
+            Evaluation(evaluate_all, cfg.EVAL.PERIOD),
+            Metrics(files.metrics, files.curve, files.tensorboard, cfg.LOG.PERIOD),
+            ProgressBar(),
+            Checkpointing(checkpoints, cfg.CHECKPOINT.PERIOD, files.weights, about),
+        ],
     )
     latest = checkpoints.latest()
     if latest:
@@ -155,17 +168,7 @@ def run_training(cfg: CfgNode, *, resume: bool = False) -> RunResult:
         trainer.load_state_dict(state)
     _prepare_output(files, cfg)
     with _logged_to(files.log):
-        logger.info(
-            "%s (%.2f M parameters, input %d px) on %s: %d training, %d validation images, %d epochs, %s",
-            defn.name,
-            sum(p.numel() for p in model.parameters()) / 1e6,
-            preprocessing.resolution,
-            cfg.DATA.NAME,
-            len(train_set),
-            len(val_set),
-            cfg.SOLVER.EPOCHS,
-            f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else device,
-        )
+        _announce(cfg, arch, model, inputs, device)
         if latest:
             logger.info("going on from %s, after %d epochs", latest, trainer.progress.epoch)
         if trainer.progress.epoch < trainer.epochs:
@@ -179,6 +182,8 @@ def run_training(cfg: CfgNode, *, resume: bool = False) -> RunResult:
 def run_evaluation(cfg: CfgNode) -> dict[str, float]:
     """Evaluate `MODEL.WEIGHTS`, or without it what `OUTPUT_DIR` holds, on the validation images. Writes nothing.
 
+    Of weights that hold an average (EMA), it is the average that is evaluated.
+
     Raises:
         UserError: a wrong config, missing data or weights.
     """
@@ -189,107 +194,31 @@ def run_evaluation(cfg: CfgNode) -> dict[str, float]:
         raise UsageError(
             f"no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to a run's folder ({files.folder} has none)"
         )
-    device = _device(cfg.DEVICE)
-    defn, preprocessing = _network_input(cfg)
+    device = build_device(cfg.DEVICE)
+    arch = build_arch(cfg, cfg.MODEL.ARCH)
+    preprocessing = preprocessing_of(cfg, arch)
     val_set = build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, "val")
-    model = _model(cfg, defn, val_set.classes, device, str(weights), need_head=True)
-    logger.info("evaluating %s of %s on %d images", defn.name, weights, len(val_set))
-    loader = _val_loader(cfg, val_set, preprocessing, device)
+    model = build_model(cfg, arch, val_set.classes, device, str(weights), need_head=True)
+    logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val_set))
+    loader = build_val_loader(cfg, val_set, preprocessing, device)
     damage = DamageCounter(cfg.DATA.MAX_DAMAGED)
     return evaluate(model, loader, device, channels_last=cfg.MODEL.CHANNELS_LAST, damage=damage)
 
 
-def preprocessing_of(cfg: CfgNode, defn: ArchDef) -> Preprocessing:
-    """Resolution and normalisation that a config asks for, the architecture's own where it asks for none.
-
-    Raises:
-        UsageError: the input is too small for the network, or the resize smaller than the crop.
-    """
-    resolution = cfg.INPUT.RESOLUTION or defn.resolution
-    cost_of(defn, resolution)  # refuses an input that is too small
-    resize = cfg.INPUT.RESIZE or round(resolution * defn.resize / defn.resolution)
-    if resize < resolution:
-        raise UsageError(f"INPUT.RESIZE {resize} is smaller than the crop of {resolution} pixels")
-    return Preprocessing(resolution, resize, tuple(cfg.INPUT.MEAN), tuple(cfg.INPUT.STD), cfg.INPUT.INTERPOLATION)
-
-
-def _network_input(cfg: CfgNode) -> tuple[ArchDef, Preprocessing]:
-    for folder in cfg.MODEL.ARCH_DIRS:
-        register_arch_folder(Path(folder).expanduser())
-    defn = get_arch(cfg.MODEL.ARCH)
-    return defn, preprocessing_of(cfg, defn)
-
-
-def _datasets(cfg: CfgNode) -> tuple[ImageDataset, ImageDataset]:
-    train, val = (build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, split) for split in ("train", "val"))
-    if train.classes != val.classes:
-        odd = sorted(set(train.classes) ^ set(val.classes))
-        raise UsageError(f"DATA.ROOT {cfg.DATA.ROOT}: training and validation have other classes: {', '.join(odd[:5])}")
-    return train, val
-
-
-def _model(
-    cfg: CfgNode, defn: ArchDef, classes: list[str], device: torch.device, weights: str, need_head: bool = False
-) -> nn.Module:
-    num_classes = cfg.MODEL.NUM_CLASSES or len(classes)
-    if num_classes != len(classes):
-        raise UsageError(f"MODEL.NUM_CLASSES {num_classes}: {cfg.DATA.NAME} has {len(classes)} classes; 0 takes them")
-    model = build_network(
-        defn,
-        num_classes=num_classes,
-        in_chans=cfg.MODEL.IN_CHANS,
-        drop_rate=cfg.MODEL.DROP_RATE,
-        drop_path_rate=cfg.MODEL.DROP_PATH_RATE,
+def _announce(cfg: CfgNode, arch: AnyArch, model: nn.Module, inputs: Inputs, device: torch.device) -> None:
+    logger.info(
+        "%s (%.2f M parameters, input %d px) on %s: %d training, %d validation images, %d epochs, %s",
+        arch.name,
+        sum(p.numel() for p in model.parameters()) / 1e6,
+        inputs.preprocessing.resolution,
+        cfg.DATA.NAME,
+        len(inputs.train),
+        len(inputs.val),
+        cfg.SOLVER.EPOCHS,
+        f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else device,
     )
-    if weights:
-        loaded = load_weights(model, weights)
-        if need_head and not loaded.head:
-            raise UsageError(f"{weights}: has another number of classes than the {num_classes} of {cfg.DATA.NAME}")
-    return model.to(device, memory_format=torch.channels_last if cfg.MODEL.CHANNELS_LAST else torch.contiguous_format)
-
-
-def _train_loader(
-    cfg: CfgNode, dataset: ImageDataset, preprocessing: Preprocessing, device: torch.device
-) -> DataLoader:
-    transform = train_transform(
-        preprocessing,
-        crop=cfg.INPUT.CROP,
-        crop_scale=cfg.INPUT.CROP_SCALE,
-        crop_padding=cfg.INPUT.CROP_PADDING,
-        flip=cfg.INPUT.FLIP,
-    )
-    return build_loader(
-        dataset,
-        transform,
-        batch_size=cfg.SOLVER.BATCH_SIZE,
-        training=True,
-        workers=cfg.DATA.WORKERS,
-        seed=cfg.SEED,
-        pin_memory=device.type == "cuda",
-    )
-
-
-def _val_loader(cfg: CfgNode, dataset: ImageDataset, preprocessing: Preprocessing, device: torch.device) -> DataLoader:
-    return build_loader(
-        dataset,
-        preprocessing.transform(),
-        batch_size=cfg.EVAL.BATCH_SIZE,
-        training=False,
-        workers=cfg.DATA.WORKERS,
-        pin_memory=device.type == "cuda",
-    )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"DEVICE {name!r} cannot be used here ({reason}): set it to auto or cpu") from None
-    return device
+    if cfg.DISTILL.ARCH:
+        logger.info("distilled from %s of %s", cfg.DISTILL.ARCH, cfg.DISTILL.WEIGHTS)
 
 
 def _check_same_run(state: dict[str, Any], about: dict[str, Any], epochs: int, checkpoint: Path) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from fvcore.common.param_scheduler import ParamScheduler
-from torch import nn, optim
-from torch.nn import functional as F
+from torch import Tensor, nn, optim
 from torch.utils.data import DataLoader
 
 from fbnetv3.data import Batch, DamageCounter
+from fbnetv3.engine.ema import ModelEMA
 from fbnetv3.engine.evaluation import to_device
 from fbnetv3.engine.interrupt import check_interrupt, deferred_interrupt
+from fbnetv3.engine.objective import Objective
 from fbnetv3.errors import UserError
 
 
@@ -47,10 +48,11 @@ class Progress:
 
 
 class Trainer:
-    """Trains a classifier by cross-entropy.
+    """Trains a classifier.
 
     Args:
         model: on its device, in the memory format of `channels_last`.
+        objective: what to minimise, see `fbnetv3.engine.objective`.
         optimizer: whose learning rate follows `schedule`.
         schedule: factor on `lr` as a function of progress in [0, 1).
         loader: training batches; its sampler has an `epoch`.
@@ -58,7 +60,10 @@ class Trainer:
         epochs: passes over the loader.
         device: where to compute.
         channels_last: memory order of the images.
-        label_smoothing: share of the target spread over all classes.
+        mixup: mixes images and targets of a batch; gives targets (N, classes).
+        ema: average of the model, updated after each step.
+        precision: dtype of autocast; torch.float32 for none.
+        accumulate: parts into which a batch is split, one after the other.
         damage: counts images that cannot be read.
         hooks: called in order.
     """
@@ -66,6 +71,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
+        objective: Objective,
         optimizer: optim.Optimizer,
         schedule: ParamScheduler,
         loader: DataLoader,
@@ -74,13 +80,19 @@ class Trainer:
         epochs: int,
         device: torch.device,
         channels_last: bool = True,
-        label_smoothing: float = 0.0,
+        mixup: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        ema: ModelEMA | None = None,
+        precision: torch.dtype = torch.float32,
+        accumulate: int = 1,
         damage: DamageCounter | None = None,
         hooks: Sequence[Hook] = (),
     ) -> None:
-        self.model, self.optimizer, self.schedule, self.loader = model, optimizer, schedule, loader
-        self.lr, self.epochs, self.device, self.channels_last = lr, epochs, device, channels_last
-        self.label_smoothing, self.damage, self.hooks = label_smoothing, damage or DamageCounter(0), list(hooks)
+        self.model, self.objective, self.optimizer = model, objective, optimizer
+        self.schedule, self.loader, self.lr, self.epochs = schedule, loader, lr, epochs
+        self.device, self.channels_last, self.mixup, self.ema = device, channels_last, mixup, ema
+        self.precision, self.accumulate = precision, accumulate
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+        self.damage, self.hooks = damage or DamageCounter(0), list(hooks)
         self.progress = Progress()
         self.loss = torch.zeros((), device=device)
 
@@ -115,18 +127,32 @@ class Trainer:
         return self.progress.metrics
 
     def step(self, batch: Batch) -> None:
-        """One step of the optimiser."""
+        """One step of the optimiser, on all images of a batch that could be read."""
         self.damage.add(batch.damaged)
         if len(batch.targets) > 1:  # BatchNorm needs two
             for group in self.optimizer.param_groups:
                 group["lr"] = self._next_lr()
             images, targets = to_device(batch, self.device, self.channels_last)
+            if self.mixup is not None:
+                images, targets = self.mixup(images, targets)
             self.optimizer.zero_grad(set_to_none=True)
-            loss = F.cross_entropy(self.model(images), targets, label_smoothing=self.label_smoothing)
-            loss.backward()
-            self.optimizer.step()
-            self.loss = loss.detach()
+            self.loss = self._backward(images, targets)
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            if self.ema is not None:
+                self.ema.update_parameters(self.model)
         self.progress.step += 1
+
+    def _backward(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Gradients of the mean loss over a batch, part after part. Returns that loss."""
+        parts = min(self.accumulate, len(images) // 2)
+        total = torch.zeros((), device=self.device)
+        for x, y in zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True):
+            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                loss = self.objective(self.model, x, y) * (len(x) / len(images))
+            self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
 
     @property
     def current_lr(self) -> float:
@@ -154,6 +180,9 @@ class Trainer:
         """All that a run needs to go on exactly here."""
         return {
             "model": self.model.state_dict(),
+            "model_ema": self.ema.module.state_dict() if self.ema is not None else None,
+            "ema_steps": int(self.ema.n_averaged) if self.ema is not None else 0,
+            "scaler": self.scaler.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "epoch": self.progress.epoch,
             "step": self.progress.step,
@@ -165,6 +194,10 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a saved state."""
         self.model.load_state_dict(state["model"])
+        if self.ema is not None and state["model_ema"] is not None:
+            self.ema.module.load_state_dict(state["model_ema"])
+            self.ema.n_averaged.fill_(state["ema_steps"])
+        self.scaler.load_state_dict(state["scaler"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(state["epoch"], state["step"], dict(state["metrics"]))
         torch.set_rng_state(state["rng"])

@@ -134,9 +134,20 @@ def test_evaluation_resizes_the_short_side_crops_and_normalises():
 
 @pytest.mark.parametrize("crop", ["random_resized", "padded", "none"])
 def test_training_transforms(crop):
-    transform = train_transform(Preprocessing(24, 28), crop=crop, crop_scale=(0.5, 1), crop_padding=2, flip=True)
-    found = transform(Image.new("RGB", (50, 40), (255, 0, 0)))
-    assert (found.shape, found.dtype) == ((3, 24, 24), torch.float32)
+    for policy in ("none", "autoaugment", "randaugment"):
+        transform = train_transform(
+            Preprocessing(24, 28), crop=crop, crop_scale=(0.5, 1), crop_padding=2, flip=True, auto_augment=policy
+        )
+        found = transform(Image.new("RGB", (50, 40), (255, 0, 0)))
+        assert (found.shape, found.dtype) == ((3, 24, 24), torch.float32)
+
+
+def test_random_erasing():
+    arguments = {"crop": "none", "crop_scale": (1, 1), "crop_padding": 0, "flip": False, "random_erasing": 1.0}
+    found = train_transform(Preprocessing(24, 24, (0.0,) * 3, (1.0,) * 3), **arguments)(
+        Image.new("RGB", (24, 24), "red")
+    )
+    assert 0 < (found[0] == 0).float().mean() < 0.5
 
 
 def batches(workers=0, epoch=0, seed=0, n=96):

@@ -11,21 +11,24 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms import v2
 
 from fbnetv3.config import get_cfg
 from fbnetv3.data import Batch, DamageCounter, Preprocessing, build_loader
 from fbnetv3.data.datasets import ArrayDataset
 from fbnetv3.engine import Hook, Trainer, evaluate
-from fbnetv3.engine.checkpoint import Checkpoints, atomic_write
+from fbnetv3.engine.checkpoint import _STATE, Checkpoints, atomic_write
+from fbnetv3.engine.ema import ModelEMA
 from fbnetv3.engine.hooks import Checkpointing, Evaluation
 from fbnetv3.engine.interrupt import _pending, check_interrupt, deferred_interrupt
 from fbnetv3.engine.metrics import append_metrics, plot_curve, read_metrics, truncate_metrics
-from fbnetv3.engine.optimization import OPTIMIZERS, build_schedule
+from fbnetv3.engine.objective import CrossEntropy, Distillation, scaled_to
+from fbnetv3.engine.optimization import build_optimizer, build_schedule
 from fbnetv3.engine.trainer import DivergedError
 from fbnetv3.errors import DataError, OutputError, UsageError, WeightsError
 
 CPU = torch.device("cpu")
-STATE = dict.fromkeys(("model", "optimizer", "epoch", "step", "metrics", "rng", "cuda_rng", "about"))
+STATE = dict.fromkeys(_STATE)
 
 
 def test_cosine_with_warm_up():
@@ -52,9 +55,23 @@ def test_schedules_without_warm_up_and_of_nothing_else():
 
 
 def test_sgd():
-    optimizer = OPTIMIZERS.get("sgd")(nn.Linear(2, 2), 0.1, momentum=0.8, nesterov=True, weight_decay=0.01)
-    group = optimizer.param_groups[0]
+    optimizer = build_optimizer("sgd", nn.Linear(2, 2), 0.1, momentum=0.8, weight_decay=0.01)
+    (group,) = optimizer.param_groups
     assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.1, 0.8, True, 0.01)
+
+
+def test_rmsprop():
+    optimizer = build_optimizer("rmsprop", nn.Linear(2, 2), 0.02, momentum=0.8, weight_decay=0.01, alpha=0.7, eps=0.1)
+    (group,) = optimizer.param_groups
+    assert isinstance(optimizer, torch.optim.RMSprop)
+    assert [group[key] for key in ("lr", "momentum", "alpha", "eps", "weight_decay")] == [0.02, 0.8, 0.7, 0.1, 0.01]
+
+
+def test_norms_and_biases_without_decay():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    decayed, others = build_optimizer("sgd", model, 0.1, weight_decay=0.01, decay_norm_bias=False).param_groups
+    assert [p.ndim for p in decayed["params"]] == [4] and decayed["weight_decay"] == 0.01
+    assert [p.ndim for p in others["params"]] == [1, 1, 1] and others["weight_decay"] == 0
 
 
 class Fixed(nn.Module):
@@ -98,7 +115,7 @@ def test_evaluation_of_nothing_and_of_damage():
     assert model.training
 
 
-def make_trainer(hooks=(), epochs=4, lr=0.5, seed=0):
+def make_trainer(hooks=(), epochs=4, lr=0.5, seed=0, dropout=0.3, ema=None, **arguments):
     """A linear network that learns whether an image is dark or bright."""
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 2, 64)
@@ -106,18 +123,21 @@ def make_trainer(hooks=(), epochs=4, lr=0.5, seed=0):
     data = ArrayDataset("bright", images, targets, ["dark", "bright"])
     transform = Preprocessing(4, 4, (0.5,), (0.5,)).transform()
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.3), nn.Linear(16, 2))
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(16, 2))
     loader = build_loader(data, transform, batch_size=16, training=True, seed=seed)
     return Trainer(
         model,
-        OPTIMIZERS.get("sgd")(model, lr, momentum=0.9),
+        CrossEntropy(),
+        build_optimizer("sgd", model, lr),
         build_schedule("cosine", epochs),
         loader,
         lr=lr,
         epochs=epochs,
         device=CPU,
         channels_last=False,
+        ema=ModelEMA(model, ema) if ema is not None else None,
         hooks=hooks,
+        **arguments,
     )
 
 
@@ -225,6 +245,106 @@ def test_the_newest_checkpoints_are_kept(tmp_path):
     assert [path.name for path in checkpoints.all()] == ["epoch_0010.pth", "epoch_0011.pth"]
     assert checkpoints.load(checkpoints.latest())["epoch"] == 11
     assert Checkpoints(tmp_path / "nowhere").latest() is None
+
+
+class Constant(nn.Module):
+    """Answers with the same logits, whatever the image; remembers the size of its input."""
+
+    def __init__(self, logits):
+        super().__init__()
+        self.logits = nn.Parameter(torch.tensor(logits))
+
+    def forward(self, x):
+        self.side = x.shape[-1]
+        return self.logits.expand(len(x), -1)
+
+
+def test_distillation_is_08_of_the_teacher_and_02_of_the_labels():
+    teacher, student = Constant([2.0, 0.0, 1.0]), Constant([0.5, 0.1, 0.0])
+    objective = Distillation(teacher, resolution=8, teacher_resolution=12)
+    images, targets = torch.zeros(4, 3, 12, 12), torch.tensor([0, 1, 2, 2])
+    logits = student.logits.expand(4, -1)
+    answers = teacher.logits.softmax(0).expand(4, -1)
+    by_teacher = -(answers * logits.log_softmax(1)).sum(1).mean()
+    expected = 0.8 * by_teacher + 0.2 * nn.functional.cross_entropy(logits, targets)
+    loss = objective(student, images, targets)
+    assert loss.item() == pytest.approx(expected.item())
+    assert (student.side, teacher.side) == (8, 12)
+    loss.backward()
+    assert teacher.logits.grad is None and not teacher.training and student.logits.grad is not None
+
+
+def test_a_teacher_that_agrees_leaves_no_gradient():
+    student = Constant([2.0, 0.0])
+    Distillation(Constant([2.0, 0.0]), 4, 4, share=1.0)(
+        student, torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])
+    ).backward()
+    assert student.logits.grad.abs().max() < 1e-6
+
+
+def test_scaling_keeps_means_and_leaves_the_right_size_alone():
+    images = torch.rand(2, 3, 16, 16)
+    assert scaled_to(images, 16) is images
+    torch.testing.assert_close(scaled_to(images, 8).mean(), images.mean(), atol=0.02, rtol=0)
+
+
+def test_mixed_targets_and_label_smoothing():
+    model = Constant([1.0, 0.0])
+    soft = torch.tensor([[0.7, 0.3]])
+    loss = CrossEntropy(0.1)(model, torch.zeros(1, 3, 2, 2), soft)
+    smooth = 0.9 * soft + 0.1 / 2
+    assert loss.item() == pytest.approx(-(smooth * model.logits.log_softmax(0)).sum().item())
+
+
+def test_the_average_follows_the_weights():
+    model = nn.BatchNorm1d(2)
+    ema = ModelEMA(model, decay=0.5)
+    expected = None
+    for step in range(6):
+        with torch.no_grad():
+            model.weight.fill_(step)
+            model.running_mean.fill_(10 * step)
+            model.num_batches_tracked.fill_(step)
+        ema.update_parameters(model)
+        keep = min(0.5, (1 + step) / (10 + step))
+        expected = step if expected is None else keep * expected + (1 - keep) * step
+        assert ema.module.weight[0].item() == pytest.approx(expected)
+        assert ema.module.running_mean[0].item() == pytest.approx(10 * expected)
+    assert ema.module.num_batches_tracked.item() == 5
+
+
+def test_accumulation_gives_the_gradients_of_the_whole_batch():
+    whole, parts = make_trainer(dropout=0.0), make_trainer(dropout=0.0, accumulate=3)
+    for trainer in (whole, parts):
+        trainer.run()
+    torch.testing.assert_close(weights(whole), weights(parts), rtol=1e-4, atol=1e-6)
+
+
+def test_bfloat16():
+    trainer = make_trainer(epochs=10, precision=torch.bfloat16, dropout=0.0)
+    exact = make_trainer(epochs=10, dropout=0.0)
+    trainer.run(), exact.run()
+    assert not torch.equal(weights(trainer), weights(exact))
+    assert (weights(trainer) - weights(exact)).abs().max() < 0.1
+    assert weights(trainer).dtype == torch.float32
+
+
+def test_a_resumed_run_has_its_average_back(tmp_path):
+    mixup = v2.MixUp(alpha=0.2, num_classes=2)
+    checkpoints = Checkpoints(tmp_path)
+    saving = Checkpointing(checkpoints, 1, tmp_path / "final.pth", {})
+    whole = make_trainer([saving], ema=0.9, mixup=mixup)
+    torch.manual_seed(1)
+    whole.run()
+    final = torch.load(tmp_path / "final.pth")
+    assert not torch.equal(final["model"]["2.weight"], final["model_ema"]["2.weight"])
+    for saved in checkpoints.all():
+        resumed = make_trainer(ema=0.9, mixup=mixup)
+        resumed.load_state_dict(checkpoints.load(saved))
+        resumed.run()
+        assert torch.equal(weights(resumed), weights(whole))
+        for key, value in resumed.ema.module.state_dict().items():
+            assert torch.equal(value, final["model_ema"][key])
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense"])

@@ -111,6 +111,44 @@ def test_damaged_images_within_the_limit(tool, config, folder):
     assert "on 7 images" in ran.out
 
 
+def test_every_part_of_a_recipe_at_once(tool, config, tmp_path):
+    """RMSProp, EMA, mixup, augmentation, erasing, accumulation, bfloat16, stochastic depth; and it can be resumed."""
+    (tmp_path / "recipe.yaml").write_text(
+        "optimizer: rmsprop\nlr: 0.001\nmixup: 0.2\ndrop_rate: 0.1\ndrop_path_rate: 0.1\n"
+    )
+    options = ["RECIPE", tmp_path / "recipe.yaml", "INPUT.AUTO_AUGMENT", "randaugment", "INPUT.RANDOM_ERASING", "0.5"]
+    options += ["SOLVER.ACCUMULATE", "2", "SOLVER.PRECISION", "bfloat16", "SOLVER.LR_BATCH_SIZE", "16"]
+    options += ["SOLVER.DECAY_NORM_BIAS", "False", "EMA.DECAY", "0.9", "SOLVER.EPOCHS", "2"]
+    ran = tool("train_net", "--config", config, *options)
+    assert (ran.code, ran.err) == (0, "")
+    metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert {"val_top1", "val_ema_top1", "val_loss", "val_ema_loss"} <= metrics[-1].keys()
+    assert max(m["lr"] for m in metrics if "lr" in m) == pytest.approx(0.001 * 8 / 16)
+    assert "EMA's top1" in ran.out
+    saved = torch.load(tmp_path / "run" / "model_final.pth")
+    assert not torch.equal(saved["model"]["head.weight"], saved["model_ema"]["head.weight"])
+    averaged = tool("train_net", "--config", config, *options, "--eval-only").out.splitlines()[-1]
+    assert averaged.startswith(f"top1 {metrics[-1]['val_ema_top1']:.2f} %")
+
+
+def test_distillation_from_the_zoo(tool, tmp_path):
+    """A network of the same data as teacher, at a resolution of its own."""
+    teacher = ["DISTILL.ARCH", "fbnetv3_digits", "DISTILL.WEIGHTS", "zoo://digits/fbnetv3_digits"]
+    ran = tool(
+        "train_net", "--config", DIGITS, *SHORT, *teacher, "INPUT.RESOLUTION", "24", "OUTPUT_DIR", tmp_path / "run"
+    )
+    assert (ran.code, ran.err) == (0, "")
+    assert "input 24 px" in ran.out and "distilled from fbnetv3_digits" in ran.out
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18"])
+def test_networks_of_torchvisions(tool, config, tmp_path, name):
+    options = ["MODEL.ARCH", f"torchvision/{name}", "INPUT.RESOLUTION", "64", "MODEL.DROP_RATE", "0.2"]
+    assert tool("train_net", "--config", config, *options).code == 0
+    again = tool("train_net", "--config", config, *options, "--eval-only")
+    assert again.code == 0 and again.out.splitlines()[-1].startswith("top1 ")
+
+
 def test_an_architecture_of_ones_own(tool, config, tmp_path):
     (tmp_path / "archs").mkdir()
     (tmp_path / "archs" / "mine.yaml").write_text(
@@ -154,6 +192,17 @@ def check(ran, code, message, config):
         (["INPUT.STD", "[True, 1, 1]"], "INPUT.STD [True, 1, 1] does not have a number"),
         (["INPUT.RESOLUTION", "4", "MODEL.ARCH", "fbnetv3_b"], "an input of 4 pixels is too small"),
         (["INPUT.CROP", "padded", "INPUT.CROP_PADDING", "99"], "INPUT.CROP_PADDING 99 is more than the input"),
+        (["SOLVER.ACCUMULATE", "5"], "SOLVER.ACCUMULATE 5 leaves less than 2 of 8 images to a part"),
+        (["SOLVER.PRECISION", "float8"], "SOLVER.PRECISION 'float8' is not one of float32, bfloat16, float16"),
+        (["INPUT.AUTO_AUGMENT", "yes"], "INPUT.AUTO_AUGMENT 'yes' is not one of none, autoaugment, randaugment"),
+        (["INPUT.RANDOM_ERASING", "1.5"], "INPUT.RANDOM_ERASING 1.5 is not in [0, 1]"),
+        (["DISTILL.ARCH", "fbnetv3_g"], "DISTILL.ARCH and DISTILL.WEIGHTS go together"),
+        (["DISTILL.ARCH", "fbnetv3_q", "DISTILL.WEIGHTS", "x.pth"], "unknown architecture 'fbnetv3_q': did you mean"),
+        (
+            ["MODEL.ARCH", "torchvision/resnet5"],
+            "unknown network 'torchvision/resnet5': did you mean torchvision/resnet50",
+        ),
+        (["RECIPE", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["SOLVER.LR", "-1"], "SOLVER.LR -1.0 is not at least 0"),
         (["SOLVER.LR", "nan"], "SOLVER.LR nan is not at least 0"),
         (["SOLVER.NESTEROV", "1"], "SOLVER.NESTEROV 1 is not True or False"),

@@ -1,0 +1,233 @@
+"""The parts of a run from its config: with `run.py`, the only place that reads one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.transforms import v2
+
+from fbnetv3.arch import ArchDef, cost_of, dump_arch, get_arch, register_arch_folder
+from fbnetv3.data import Preprocessing, build_dataset, build_loader, train_transform
+from fbnetv3.data.datasets import ImageDataset
+from fbnetv3.engine.objective import CrossEntropy, Distillation, Objective
+from fbnetv3.engine.optimization import build_optimizer
+from fbnetv3.errors import UsageError, WeightsError
+from fbnetv3.file_io import local_path
+from fbnetv3.modeling import build_network, load_weights
+from fbnetv3.modeling.external import PREFIX, ExternalArch, build_external
+from fbnetv3.modeling.weights import read_state_dict
+
+AnyArch = ArchDef | ExternalArch
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The data of a run: both splits, how images become inputs, and the loaders."""
+
+    train: ImageDataset
+    val: ImageDataset
+    preprocessing: Preprocessing
+    train_loader: DataLoader
+    val_loader: DataLoader
+
+
+def build_device(name: str) -> torch.device:
+    """The device of that name; "auto" is a GPU if there is one, else the CPU.
+
+    Raises:
+        UsageError: it cannot be used here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"DEVICE {name!r} cannot be used here ({reason}): set it to auto or cpu") from None
+    return device
+
+
+def build_arch(cfg: CfgNode, name: str) -> AnyArch:
+    """An architecture of ours or of torchvision's by the name that stands in a config.
+
+    Raises:
+        UnknownNameError, ArchError: there is none of that name, or its file describes no network.
+    """
+    if name.startswith(PREFIX):
+        return ExternalArch(name)
+    for folder in cfg.MODEL.ARCH_DIRS:
+        register_arch_folder(Path(folder).expanduser())
+    return get_arch(name)
+
+
+def describe_arch(arch: AnyArch) -> str:
+    """All of the architecture as text, to compare and to keep."""
+    return dump_arch(arch) if isinstance(arch, ArchDef) else arch.name
+
+
+def preprocessing_of(cfg: CfgNode, arch: AnyArch) -> Preprocessing:
+    """Resolution and normalisation that a config asks for, the architecture's own where it asks for none.
+
+    Raises:
+        UsageError: the input is too small for the network, or the resize smaller than the crop.
+    """
+    resolution = cfg.INPUT.RESOLUTION or arch.resolution
+    if isinstance(arch, ArchDef):
+        cost_of(arch, resolution)  # refuses an input that is too small
+    resize = cfg.INPUT.RESIZE or round(resolution * arch.resize / arch.resolution)
+    if resize < resolution:
+        raise UsageError(f"INPUT.RESIZE {resize} is smaller than the crop of {resolution} pixels")
+    return Preprocessing(resolution, resize, tuple(cfg.INPUT.MEAN), tuple(cfg.INPUT.STD), cfg.INPUT.INTERPOLATION)
+
+
+def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device) -> Inputs:
+    """Datasets and loaders of a training run. Training images come at the teacher's resolution where that is higher.
+
+    Raises:
+        DataError: a folder is missing or empty.
+        UsageError: the splits have other classes.
+    """
+    train, val = (build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, split) for split in ("train", "val"))
+    if train.classes != val.classes:
+        odd = sorted(set(train.classes) ^ set(val.classes))
+        raise UsageError(f"DATA.ROOT {cfg.DATA.ROOT}: training and validation have other classes: {', '.join(odd[:5])}")
+    preprocessing = preprocessing_of(cfg, arch)
+    side = max(preprocessing.resolution, teacher_resolution(cfg))
+    larger = Preprocessing(side, max(side, preprocessing.resize), *_normalisation(preprocessing))
+    transform = train_transform(
+        larger,
+        crop=cfg.INPUT.CROP,
+        crop_scale=cfg.INPUT.CROP_SCALE,
+        crop_padding=cfg.INPUT.CROP_PADDING,
+        flip=cfg.INPUT.FLIP,
+        auto_augment=cfg.INPUT.AUTO_AUGMENT,
+        random_erasing=cfg.INPUT.RANDOM_ERASING,
+    )
+    loader = build_loader(
+        train,
+        transform,
+        batch_size=cfg.SOLVER.BATCH_SIZE,
+        training=True,
+        workers=cfg.DATA.WORKERS,
+        seed=cfg.SEED,
+        pin_memory=device.type == "cuda",
+    )
+    return Inputs(train, val, preprocessing, loader, build_val_loader(cfg, val, preprocessing, device))
+
+
+def _normalisation(preprocessing: Preprocessing) -> tuple:
+    return preprocessing.mean, preprocessing.std, preprocessing.interpolation
+
+
+def build_val_loader(
+    cfg: CfgNode, dataset: ImageDataset, preprocessing: Preprocessing, device: torch.device
+) -> DataLoader:
+    """Batches for evaluation, each image once."""
+    return build_loader(
+        dataset,
+        preprocessing.transform(),
+        batch_size=cfg.EVAL.BATCH_SIZE,
+        training=False,
+        workers=cfg.DATA.WORKERS,
+        pin_memory=device.type == "cuda",
+    )
+
+
+def build_model(
+    cfg: CfgNode, arch: AnyArch, classes: list[str], device: torch.device, weights: str, need_head: bool = False
+) -> nn.Module:
+    """The classifier, with weights where there are some, on its device.
+
+    Raises:
+        UsageError: the config names another number of classes than the data has, or the weights do and
+            `need_head` is set.
+        WeightsError: the weights cannot be had or do not fit.
+    """
+    num_classes = cfg.MODEL.NUM_CLASSES or len(classes)
+    if num_classes != len(classes):
+        raise UsageError(f"MODEL.NUM_CLASSES {num_classes}: {cfg.DATA.NAME} has {len(classes)} classes; 0 takes them")
+    model = _network(arch, num_classes, cfg.MODEL.IN_CHANS, cfg.MODEL.DROP_RATE, cfg.MODEL.DROP_PATH_RATE)
+    if weights and not _load(model, arch, weights) and need_head:
+        raise UsageError(f"{weights}: has another number of classes than the {num_classes} of {cfg.DATA.NAME}")
+    return model.to(device, memory_format=_memory_format(cfg))
+
+
+def _network(arch: AnyArch, num_classes: int, in_chans: int, drop_rate: float = 0, drop_path_rate: float = 0):
+    build = build_network if isinstance(arch, ArchDef) else build_external
+    return build(arch, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+
+
+def _load(model: nn.Module, arch: AnyArch, weights: str) -> bool:
+    """Load weights; returns whether the head was loaded with them."""
+    if isinstance(arch, ArchDef):
+        return load_weights(model, weights).head
+    try:
+        model.load_state_dict(read_state_dict(local_path(weights)))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        raise WeightsError(f"{weights}: does not fit {arch.name}; {reason}") from None
+    return True
+
+
+def _memory_format(cfg: CfgNode) -> torch.memory_format:
+    return torch.channels_last if cfg.MODEL.CHANNELS_LAST else torch.contiguous_format
+
+
+def teacher_resolution(cfg: CfgNode) -> int:
+    """Side of the teacher's input in pixels; 0 without a teacher."""
+    if not cfg.DISTILL.ARCH:
+        return 0
+    return cfg.DISTILL.RESOLUTION or build_arch(cfg, cfg.DISTILL.ARCH).resolution
+
+
+def build_objective(cfg: CfgNode, num_classes: int, resolution: int, device: torch.device) -> Objective:
+    """Cross-entropy, or distillation from the config's teacher.
+
+    Raises:
+        UsageError: the teacher knows another number of classes.
+        WeightsError: its weights cannot be had or do not fit.
+    """
+    if not cfg.DISTILL.ARCH:
+        return CrossEntropy(cfg.SOLVER.LABEL_SMOOTHING)
+    arch = build_arch(cfg, cfg.DISTILL.ARCH)
+    teacher = _network(arch, num_classes, cfg.MODEL.IN_CHANS)
+    if not _load(teacher, arch, cfg.DISTILL.WEIGHTS):
+        raise UsageError(
+            f"DISTILL.WEIGHTS {cfg.DISTILL.WEIGHTS}: the teacher has another number of classes than {num_classes}"
+        )
+    teacher = teacher.to(device, memory_format=_memory_format(cfg))
+    return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.SHARE, cfg.SOLVER.LABEL_SMOOTHING)
+
+
+def build_mixup(cfg: CfgNode, num_classes: int):
+    """Mixup of a batch (torchvision's), or None."""
+    return v2.MixUp(alpha=cfg.INPUT.MIXUP, num_classes=num_classes) if cfg.INPUT.MIXUP else None
+
+
+def base_lr(cfg: CfgNode) -> float:
+    """The learning rate at the end of the warm-up, scaled to the batch size where the config asks for it."""
+    if not cfg.SOLVER.LR_BATCH_SIZE:
+        return cfg.SOLVER.LR
+    return cfg.SOLVER.LR * cfg.SOLVER.BATCH_SIZE / cfg.SOLVER.LR_BATCH_SIZE
+
+
+def optimizer_of(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """The config's optimiser for a model."""
+    solver = cfg.SOLVER
+    return build_optimizer(
+        solver.OPTIMIZER,
+        model,
+        base_lr(cfg),
+        weight_decay=solver.WEIGHT_DECAY,
+        decay_norm_bias=solver.DECAY_NORM_BIAS,
+        momentum=solver.MOMENTUM,
+        nesterov=solver.NESTEROV,
+        alpha=solver.RMSPROP_ALPHA,
+        eps=solver.RMSPROP_EPS,
+    )
