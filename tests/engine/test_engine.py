@@ -436,7 +436,7 @@ def test_every_config_key_is_explained():
     import fbnetv3.config.defaults as defaults
 
     lines = Path(defaults.__file__).read_text().splitlines()
-    plain = {"MOMENTUM", "NESTEROV", "WEIGHT_DECAY", "STD", "WARMUP_FACTOR"}
+    plain = {"MOMENTUM", "NESTEROV", "WEIGHT_DECAY", "STD", "WARMUP_FACTOR", "RMSPROP_EPS"}
     for before, line in itertools.pairwise(lines):
         key = line.partition(" = ")[0].rpartition(".")[2]
         if line.startswith("_C.") and "CN()" not in line and key not in plain:
