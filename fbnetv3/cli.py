@@ -7,7 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from fbnetv3.errors import UserError
+from fbnetv3.errors import Terminated, UserError
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -20,14 +20,15 @@ class ArgumentParser(argparse.ArgumentParser):
 def run_tool(
     main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None, *, after_interrupt: str = ""
 ) -> None:
-    """Run a tool and exit: 0 when all went well, 2 for a wrong call, 1 for anything else, 130 for Ctrl-C.
+    """Run a tool and exit: 0 when all went well, 2 for a wrong call, 1 for anything else, 130 for Ctrl-C, 143 for
+    SIGTERM (128 and the signal, as shells and schedulers count).
 
     A `UserError`, or an error of the operating system, is printed as one line without a traceback.
 
     Args:
         main: takes the arguments, None for those of the command line.
         argv: arguments, for tests.
-        after_interrupt: what to tell the user after Ctrl-C.
+        after_interrupt: what to tell the user after Ctrl-C or SIGTERM.
     """
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -47,9 +48,9 @@ def run_tool(
         code = 1
         place = f"{error.filename}: " if error.filename else ""
         print(f"error: {place}{_one_line(error.strerror or error)}", file=sys.stderr)
-    except KeyboardInterrupt:
-        code = 130
-        print("; ".join(filter(None, ("interrupted", after_interrupt))), file=sys.stderr)
+    except (KeyboardInterrupt, Terminated) as error:
+        code, word = (130, "interrupted") if isinstance(error, KeyboardInterrupt) else (143, "terminated")
+        print("; ".join(filter(None, (word, after_interrupt))), file=sys.stderr)
     finally:
         log.removeHandler(handler)
     sys.exit(code)

@@ -58,6 +58,10 @@ class OutputError(UserError, OSError):
     """An output folder that cannot be written."""
 
 
+class Terminated(BaseException):
+    """SIGTERM, as KeyboardInterrupt is SIGINT: a scheduler wants the process to end."""
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """A sentence for an unknown name: close matches where there are some, else all that is known."""
     known = sorted(known)

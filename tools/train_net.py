@@ -21,7 +21,7 @@ def main(argv=None):
         return
     result = run_training(cfg, resume=args.resume)
     print_metrics(result.metrics)
-    for what in ("weights", "checkpoints", "metrics", "curve", "log", "tensorboard"):
+    for what in ("weights", "best", "checkpoints", "metrics", "curve", "log", "tensorboard"):
         print(f"{what + ':':12} {getattr(result.files, what)}")
 
 

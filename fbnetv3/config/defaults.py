@@ -127,6 +127,8 @@ _C.EVAL.BATCH_SIZE = 256
 _C.CHECKPOINT = CN()
 # Epochs between checkpoints; the last epoch is always kept.
 _C.CHECKPOINT.PERIOD = 1
+# Steps between checkpoints besides, for long epochs; 0 for none.
+_C.CHECKPOINT.STEPS = 0
 # Checkpoints to keep, the newest.
 _C.CHECKPOINT.KEEP = 3
 

@@ -17,10 +17,11 @@ from fbnetv3.errors import DataError, UsageError
 
 
 class Batch(NamedTuple):
-    """Images (N, C, H, W), class indices (N,), and what could not be read."""
+    """Images (N, C, H, W), class indices (N,), what the images are called, and what could not be read."""
 
     images: Tensor
     targets: Tensor
+    names: list[str]
     damaged: list[str]
 
 
@@ -31,10 +32,15 @@ class EpochSampler(Sampler):
         length: number of images.
         seed: seed of the order.
         shuffle: False for the dataset's own order.
+
+    Attributes:
+        epoch: set it before each epoch.
+        start: images to leave out at the epoch's beginning, for a run that goes on in the middle of one.
     """
 
     def __init__(self, length: int, seed: int = 0, shuffle: bool = True) -> None:
-        self.length, self.seed, self.shuffle, self.epoch = length, seed, shuffle, 0
+        self.length, self.seed, self.shuffle = length, seed, shuffle
+        self.epoch = self.start = 0
 
     def __len__(self) -> int:
         return self.length
@@ -44,13 +50,13 @@ class EpochSampler(Sampler):
         if self.shuffle:
             generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
             order = torch.randperm(self.length, generator=generator).tolist()
-        return ((self.epoch, index) for index in order)
+        return ((self.epoch, index) for index in order[self.start :])
 
 
 class Transformed(Dataset):
     """A dataset behind a transform whose randomness depends on seed, epoch and image alone.
 
-    An item is (tensor, target, None), or (None, None, message) for a damaged image.
+    An item is (tensor, target, name, None), or (None, None, name, message) for a damaged image.
     """
 
     def __init__(self, dataset: ImageDataset, transform: Callable, seed: int = 0) -> None:
@@ -59,17 +65,18 @@ class Transformed(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, int | None, str | None]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, int | None, str, str | None]:
         epoch, index = key
+        name = self.dataset.image_name(index)
         try:
             image, target = self.dataset[index]
             with _seeded(_mix(self.seed, epoch, index)):
-                return self.transform(image), target, None
+                return self.transform(image), target, name, None
         except DamagedImageError as error:
-            return None, None, str(error)
+            return None, None, name, str(error)
         except Exception as error:  # whatever one image does to a decoder or a transform, it must not end the run
             reason = " ".join(str(error).split())[:120]
-            return None, None, f"{self.dataset.image_name(index)}: cannot be read ({type(error).__name__}: {reason})"
+            return None, None, name, f"{name}: cannot be read ({type(error).__name__}: {reason})"
 
 
 @contextlib.contextmanager
@@ -93,10 +100,11 @@ def _mix(*numbers: int) -> int:
 
 
 def _collate(items: list[tuple]) -> Batch:
-    good = [(image, target) for image, target, damage in items if damage is None]
-    damaged = [damage for _, _, damage in items if damage is not None]
-    images = torch.stack([image for image, _ in good]) if good else torch.empty(0)
-    return Batch(images, torch.tensor([target for _, target in good], dtype=torch.long), damaged)
+    good = [item for item in items if item[-1] is None]
+    images = torch.stack([image for image, *_ in good]) if good else torch.empty(0)
+    targets = torch.tensor([target for _, target, *_ in good], dtype=torch.long)
+    names = [name for _, _, name, _ in good]
+    return Batch(images, targets, names, [damage for *_, damage in items if damage is not None])
 
 
 def _init_worker(_: int) -> None:

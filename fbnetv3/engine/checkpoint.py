@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import tempfile
@@ -15,11 +16,28 @@ import torch
 from fbnetv3.errors import OutputError, WeightsError
 from fbnetv3.modeling.weights import load_checkpoint_file
 
+_PARTIAL = ".partial_"
+
 # What a run needs to go on.
 _STATE = frozenset(
-    ("model", "model_ema", "ema_steps", "scaler", "optimizer", "epoch", "step", "metrics", "rng", "cuda_rng", "about")
+    (
+        "model",
+        "model_ema",
+        "ema_steps",
+        "scaler",
+        "optimizer",
+        "epoch",
+        "step",
+        "metrics",
+        "best",
+        "rng",
+        "cuda_rng",
+        "about",
+    )
 )
-_NAME = re.compile(r"epoch_(\d+)\.pth")
+_NAME = re.compile(r"step_(\d+)\.pth")
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -31,7 +49,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_PARTIAL)
         with os.fdopen(handle, "wb") as f:
             yield f
             f.flush()
@@ -46,8 +64,14 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 os.unlink(temporary)
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what writes that were killed have left in a folder. Not while another process writes there."""
+    for path in folder.glob(f"{_PARTIAL}*"):
+        path.unlink(missing_ok=True)
+
+
 class Checkpoints:
-    """The checkpoints of a run, in one folder.
+    """The checkpoints of a run, in one folder, named by step.
 
     Args:
         folder: where they lie.
@@ -68,17 +92,34 @@ class Checkpoints:
         """The newest checkpoint."""
         return next(reversed(self.all()), None)
 
-    def save(self, epoch: int, state: dict[str, Any]) -> Path:
-        """Write the state after so many epochs, then remove what is older than the newest `keep`.
+    def save(self, step: int, state: dict[str, Any]) -> Path:
+        """Write the state after so many steps, then remove what is older than the newest `keep`.
 
         Raises:
             OutputError: it cannot be written; earlier checkpoints stay.
         """
-        path = self.folder / f"epoch_{epoch:04d}.pth"
+        path = self.folder / f"step_{step:08d}.pth"
         save(path, state)
         for old in self.all()[: -self.keep]:
             old.unlink(missing_ok=True)
         return path
+
+    def load_latest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that is whole, with its path; a damaged one is warned of and passed over.
+
+        Raises:
+            WeightsError: there are checkpoints, and all are damaged.
+        """
+        damaged = None
+        for path in reversed(self.all()):
+            try:
+                return path, self.load(path)
+            except WeightsError as error:
+                logger.warning("%s; trying the one before", error)
+                damaged = error
+        if damaged is not None:
+            raise WeightsError(f"{self.folder}: no checkpoint is whole; the oldest: {damaged}")
+        return None
 
     def load(self, path: Path) -> dict[str, Any]:
         """Read a checkpoint of a run back.

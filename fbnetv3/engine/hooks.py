@@ -30,32 +30,68 @@ class Evaluation(Hook):
 
 
 class Checkpointing(Hook):
-    """Saves the run every `period` epochs and after the last, and in the end the weights alone.
+    """Saves the run every so often, after the last epoch and when it is interrupted; and the weights alone.
 
     Args:
         checkpoints: where to.
-        period: epochs between two.
-        final: path of the weights-only file that is written when the run is complete.
+        epochs: epochs between two.
+        steps: steps between two, besides; 0 for none.
+        final: path of the weights when the run is complete.
+        best: path of the weights with the best top-1 so far (of the average, where there is one).
         about: what goes into all of these beside the weights, such as the architecture's name.
     """
 
-    def __init__(self, checkpoints: Checkpoints, period: int, final: Path, about: dict[str, Any]) -> None:
-        self.checkpoints, self.period, self.final, self.about = checkpoints, period, final, about
+    def __init__(
+        self, checkpoints: Checkpoints, epochs: int, steps: int, final: Path, best: Path, about: dict[str, Any]
+    ) -> None:
+        self.checkpoints, self.epochs, self.steps = checkpoints, epochs, steps
+        self.final, self.best, self.about = final, best, about
+
+    def after_step(self, trainer: Trainer) -> None:
+        if self.steps and trainer.progress.step % self.steps == 0:
+            self._save(trainer)
 
     def after_epoch(self, trainer: Trainer) -> None:
-        epoch = trainer.progress.epoch
-        if epoch % self.period == 0 or epoch == trainer.epochs:
-            self.checkpoints.save(epoch, {**trainer.state_dict(), "about": self.about})
+        progress = trainer.progress
+        top1 = progress.metrics.get("val_ema_top1", progress.metrics.get("val_top1", -1.0))
+        if top1 > progress.best:
+            progress.best = top1
+            save(self.best, {**self._weights(trainer), "metrics": progress.metrics})
+        if progress.epoch % self.epochs == 0 or progress.epoch == trainer.epochs:
+            self._save(trainer)
+
+    def on_interrupt(self, trainer: Trainer) -> None:
+        self._save(trainer)
 
     def after_train(self, trainer: Trainer) -> None:
-        weights = {"model": trainer.model.state_dict()}
+        save(self.final, self._weights(trainer))
+
+    def _save(self, trainer: Trainer) -> None:
+        self.checkpoints.save(trainer.progress.step, {**trainer.state_dict(), "about": self.about})
+
+    def _weights(self, trainer: Trainer) -> dict[str, Any]:
+        weights = {"model": trainer.model.state_dict(), **self.about}
         if trainer.ema is not None:
             weights["model_ema"] = trainer.ema.module.state_dict()
-        save(self.final, {**weights, **self.about})
+        return weights
+
+
+class Autopsy(Hook):
+    """Leaves what is needed to look at a loss that is not finite: the batch, its images' names, the weights."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def on_divergence(self, trainer: Trainer) -> None:
+        batch = trainer.last_batch
+        about = {"step": trainer.progress.step, "lr": trainer.current_lr, "loss": trainer.loss.item()}
+        images = {"images": batch.images, "targets": batch.targets, "names": batch.names}
+        save(self.file, {**about, **images, "model": trainer.model.state_dict()})
+        logger.info("the batch and the weights of that step lie in %s", self.file)
 
 
 class Metrics(Hook):
-    """Writes the metrics file (a JSON object a line), TensorBoard events and the curve; checks the loss.
+    """Writes the metrics file (a JSON object a line), TensorBoard events and the curve.
 
     Entries have "step", "epoch", "loss", "lr" while training, and "epoch" with "val_…" after an evaluation.
     """
@@ -67,14 +103,14 @@ class Metrics(Hook):
     def before_train(self, trainer: Trainer) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        truncate_metrics(self.file, trainer.progress.step)
+        truncate_metrics(self.file, trainer.progress.step, trainer.progress.epoch)
         self.board = SummaryWriter(str(self.tensorboard), purge_step=trainer.progress.step + 1)
 
     def after_step(self, trainer: Trainer) -> None:
         step = trainer.progress.step
         if step % self.period == 0 or step % len(trainer.loader) == 0:
             epoch = step / len(trainer.loader)
-            self._write({"step": step, "epoch": epoch, "loss": trainer.check_loss(), "lr": trainer.current_lr})
+            self._write({"step": step, "epoch": epoch, "loss": trainer.loss.item(), "lr": trainer.current_lr})
 
     def after_epoch(self, trainer: Trainer) -> None:
         if trainer.progress.metrics:
@@ -100,7 +136,8 @@ class ProgressBar(Hook):
 
     def before_epoch(self, trainer: Trainer) -> None:
         epoch = f"epoch {trainer.progress.epoch + 1}/{trainer.epochs}"
-        self.bar = tqdm(total=len(trainer.loader), desc=epoch, unit="step", leave=False, disable=None)
+        done = trainer.progress.step - trainer.progress.epoch * len(trainer.loader)
+        self.bar = tqdm(total=len(trainer.loader), initial=done, desc=epoch, unit="step", leave=False, disable=None)
 
     def after_step(self, trainer: Trainer) -> None:
         if not self.bar.disable and (self.bar.n % 10 == 0):
@@ -124,7 +161,7 @@ class ProgressBar(Hook):
             "epoch %d/%d: loss %.4f, lr %.3g%s; %s gone, %s left",
             progress.epoch,
             trainer.epochs,
-            trainer.check_loss(),
+            trainer.loss.item(),
             trainer.current_lr,
             results,
             _duration(time.monotonic() - self.start),

@@ -1,4 +1,7 @@
-"""Ctrl-C between two steps, where nothing swallows it: raised inside a destructor, Python would drop it and go on."""
+"""Ctrl-C and SIGTERM between two steps, where a run can save itself and where nothing swallows them.
+
+Raised in the middle of a destructor, a KeyboardInterrupt would be dropped by Python and the run would go on.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,15 @@ import signal
 import threading
 from collections.abc import Iterator
 
-_pending = threading.Event()
+from fbnetv3.errors import Terminated
+
+_SIGNALS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+_pending: list[signal.Signals] = []
 
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[None]:
-    """Hold the first Ctrl-C back until `check_interrupt`; a second one interrupts at once.
+    """Hold the first Ctrl-C or SIGTERM back until `check_interrupt`; a second one interrupts at once.
 
     Other threads than the main one get no signals; there it does nothing.
     """
@@ -21,20 +27,26 @@ def deferred_interrupt() -> Iterator[None]:
         return
 
     def note(number: int, frame: object) -> None:
-        if _pending.is_set():
-            raise KeyboardInterrupt
-        _pending.set()
+        _pending.append(signal.Signals(number))
+        if len(_pending) > 1:
+            raise _SIGNALS[_pending[-1]]
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in _SIGNALS}
     try:
         yield
         check_interrupt()
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         _pending.clear()
 
 
+def interrupted() -> bool:
+    """Whether a Ctrl-C or SIGTERM is held back."""
+    return bool(_pending)
+
+
 def check_interrupt() -> None:
-    """Raise the KeyboardInterrupt that was held back, if there is one."""
-    if _pending.is_set():
-        raise KeyboardInterrupt
+    """Raise what was held back, if there is anything: KeyboardInterrupt or Terminated."""
+    if _pending:
+        raise _SIGNALS[_pending[0]]

@@ -35,10 +35,14 @@ def append_metrics(file: Path, entry: dict[str, float]) -> None:
         raise OutputError(f"{file}: cannot be written: {error.strerror or error}") from error
 
 
-def truncate_metrics(file: Path, step: int) -> None:
-    """Drop the entries after a step: those ahead of the checkpoint from which a run goes on."""
+def truncate_metrics(file: Path, step: int, epoch: int) -> None:
+    """Drop the entries ahead of the checkpoint from which a run goes on: later steps, evaluations of later epochs."""
+
+    def keep(entry: dict[str, float]) -> bool:
+        return entry["step"] <= step and not ("val_top1" in entry and entry["epoch"] > epoch)
+
     if file.exists():
-        kept = [entry for entry in read_metrics(file) if entry["step"] <= step]
+        kept = [entry for entry in read_metrics(file) if keep(entry)]
         with atomic_write(file) as f:
             f.write("".join(json.dumps(entry) + "\n" for entry in kept).encode())
 

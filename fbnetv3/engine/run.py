@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,10 +30,11 @@ from fbnetv3.engine.build import (
     optimizer_of,
     preprocessing_of,
 )
-from fbnetv3.engine.checkpoint import Checkpoints, atomic_write
+from fbnetv3.engine.checkpoint import Checkpoints, atomic_write, remove_partial
 from fbnetv3.engine.ema import ModelEMA
+from fbnetv3.engine.environment import describe_environment
 from fbnetv3.engine.evaluation import evaluate
-from fbnetv3.engine.hooks import Checkpointing, Evaluation, Metrics, ProgressBar
+from fbnetv3.engine.hooks import Autopsy, Checkpointing, Evaluation, Metrics, ProgressBar
 from fbnetv3.engine.optimization import build_schedule
 from fbnetv3.engine.trainer import Trainer
 from fbnetv3.errors import OutputError, UsageError
@@ -50,6 +52,21 @@ class RunFiles:
     def weights(self) -> Path:
         """The network after the last epoch."""
         return self.folder / "model_final.pth"
+
+    @property
+    def best(self) -> Path:
+        """The network with the best top-1."""
+        return self.folder / "model_best.pth"
+
+    @property
+    def diverged(self) -> Path:
+        """What is left of a step whose loss was not finite."""
+        return self.folder / "diverged.pth"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, device, command line and git state, as JSON."""
+        return self.folder / "environment.json"
 
     @property
     def checkpoints(self) -> Path:
@@ -158,19 +175,21 @@ def run_training(cfg: CfgNode, *, resume: bool = False) -> RunResult:
             Evaluation(evaluate_all, cfg.EVAL.PERIOD),
             Metrics(files.metrics, files.curve, files.tensorboard, cfg.LOG.PERIOD),
             ProgressBar(),
-            Checkpointing(checkpoints, cfg.CHECKPOINT.PERIOD, files.weights, about),
+            Checkpointing(checkpoints, cfg.CHECKPOINT.PERIOD, cfg.CHECKPOINT.STEPS, files.weights, files.best, about),
+            Autopsy(files.diverged),
         ],
     )
-    latest = checkpoints.latest()
+    latest = checkpoints.load_latest()
     if latest:
-        state = checkpoints.load(latest)
-        _check_same_run(state, about, cfg.SOLVER.EPOCHS, latest)
+        path, state = latest
+        _check_same_run(state, about, cfg.SOLVER.EPOCHS, path)
         trainer.load_state_dict(state)
     _prepare_output(files, cfg)
     with _logged_to(files.log):
         _announce(cfg, arch, model, inputs, device)
         if latest:
-            logger.info("going on from %s, after %d epochs", latest, trainer.progress.epoch)
+            progress = trainer.progress
+            logger.info("going on from %s, after %d epochs and %d steps in all", path, progress.epoch, progress.step)
         if trainer.progress.epoch < trainer.epochs:
             files.weights.unlink(missing_ok=True)  # of a shorter run that goes on now
         if cfg.MODEL.COMPILE:
@@ -238,8 +257,12 @@ def _check_same_run(state: dict[str, Any], about: dict[str, Any], epochs: int, c
 def _prepare_output(files: RunFiles, cfg: CfgNode) -> None:
     try:
         files.checkpoints.mkdir(parents=True, exist_ok=True)
+        for folder in (files.folder, files.checkpoints):
+            remove_partial(folder)
         with atomic_write(files.config) as f:
             f.write(cfg.dump().encode())
+        with atomic_write(files.environment) as f:
+            f.write(json.dumps(describe_environment(), indent=2).encode())
     except OutputError:
         raise
     except OSError as error:

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader
 from fbnetv3.data import Batch, DamageCounter
 from fbnetv3.engine.ema import ModelEMA
 from fbnetv3.engine.evaluation import to_device
-from fbnetv3.engine.interrupt import check_interrupt, deferred_interrupt
+from fbnetv3.engine.interrupt import check_interrupt, deferred_interrupt, interrupted
 from fbnetv3.engine.objective import Objective
-from fbnetv3.errors import UserError
+from fbnetv3.errors import Terminated, UserError
 
 
 class DivergedError(UserError):
@@ -37,13 +37,20 @@ class Hook:
 
     def after_train(self, trainer: Trainer) -> None: ...
 
+    def on_interrupt(self, trainer: Trainer) -> None:
+        """Between two steps, before Ctrl-C or SIGTERM ends the run."""
+
+    def on_divergence(self, trainer: Trainer) -> None:
+        """Before a loss that is not finite ends the run."""
+
 
 @dataclass
 class Progress:
-    """Where a run stands: finished epochs, finished steps, and the metrics that hooks pass to each other."""
+    """Where a run stands: finished epochs and steps, the metrics that hooks pass to each other, the best top-1."""
 
     epoch: int = 0
     step: int = 0
+    best: float = -1.0
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -95,6 +102,12 @@ class Trainer:
         self.damage, self.hooks = damage or DamageCounter(0), list(hooks)
         self.progress = Progress()
         self.loss = torch.zeros((), device=device)
+        self._last: Batch | None = None
+
+    @property
+    def last_batch(self) -> Batch | None:
+        """The batch of the last step."""
+        return self._last
 
     @property
     def total_steps(self) -> int:
@@ -107,28 +120,45 @@ class Trainer:
         Raises:
             DivergedError: the loss is no longer finite.
             DataError: too many damaged images.
-            KeyboardInterrupt: Ctrl-C, between two steps.
+            KeyboardInterrupt, Terminated: Ctrl-C or SIGTERM, between two steps, after `on_interrupt` of every hook.
         """
         with deferred_interrupt():
             self._call("before_train")
             while self.progress.epoch < self.epochs:
-                self.loader.sampler.epoch = self.progress.epoch
-                self.progress.metrics = {}
-                self.model.train()
-                self._call("before_epoch")
-                for batch in self.loader:
-                    self.step(batch)
-                    self._call("after_step")
-                    check_interrupt()
-                self.progress.epoch += 1
-                self._call("after_epoch")
-                check_interrupt()
+                self._train_epoch()
+                self._finish_epoch()
             self._call("after_train")
         return self.progress.metrics
+
+    def _train_epoch(self) -> None:
+        """The steps that are left of the current epoch."""
+        sampler = self.loader.sampler
+        sampler.epoch = self.progress.epoch
+        sampler.start = (self.progress.step - self.progress.epoch * len(self.loader)) * self.loader.batch_size
+        self.progress.metrics = {}
+        self.model.train()
+        self._call("before_epoch")
+        for batch in self.loader:
+            self.step(batch)
+            self._call("after_step")
+            if interrupted():
+                self._call("on_interrupt")
+                check_interrupt()
+        self._check_last_loss()
+
+    def _finish_epoch(self) -> None:
+        self.progress.epoch += 1
+        try:
+            self._call("after_epoch")
+        except (KeyboardInterrupt, Terminated):
+            self.progress.epoch -= 1  # its evaluation is not complete: it comes again
+            self._call("on_interrupt")
+            raise
 
     def step(self, batch: Batch) -> None:
         """One step of the optimiser, on all images of a batch that could be read."""
         self.damage.add(batch.damaged)
+        self._check_last_loss()
         if len(batch.targets) > 1:  # BatchNorm needs two
             for group in self.optimizer.param_groups:
                 group["lr"] = self._next_lr()
@@ -136,7 +166,7 @@ class Trainer:
             if self.mixup is not None:
                 images, targets = self.mixup(images, targets)
             self.optimizer.zero_grad(set_to_none=True)
-            self.loss = self._backward(images, targets)
+            self.loss, self._last = self._backward(images, targets), batch
             self.scaler.step(self.optimizer)
             self.scaler.update()
             if self.ema is not None:
@@ -162,19 +192,21 @@ class Trainer:
     def _next_lr(self) -> float:
         return self.lr * self.schedule(min(self.progress.step / self.total_steps, 1 - 1e-9))
 
-    def check_loss(self) -> float:
-        """The last step's loss.
+    def _check_last_loss(self) -> None:
+        """Look at the last step's loss, one step late so that a GPU need not wait.
 
         Raises:
             DivergedError: it is not finite.
         """
-        loss = self.loss.item()
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"the loss is {loss} at step {self.progress.step} (epoch {self.progress.epoch + 1}, learning rate "
-                f"{self.current_lr:.3g}): lower SOLVER.LR, or warm up longer"
-            )
-        return loss
+        loss, batch = self.loss.item(), self._last
+        if math.isfinite(loss):
+            return
+        self._call("on_divergence")
+        names = ", ".join(batch.names[:3]) + (f" and {len(batch.names) - 3} more" if len(batch.names) > 3 else "")
+        raise DivergedError(
+            f"the loss is {loss} at step {self.progress.step} (epoch {self.progress.epoch + 1}, learning rate "
+            f"{self.current_lr:.3g}, images {names}): lower SOLVER.LR, or warm up longer"
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """All that a run needs to go on exactly here."""
@@ -187,6 +219,7 @@ class Trainer:
             "epoch": self.progress.epoch,
             "step": self.progress.step,
             "metrics": dict(self.progress.metrics),
+            "best": self.progress.best,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -199,7 +232,7 @@ class Trainer:
             self.ema.n_averaged.fill_(state["ema_steps"])
         self.scaler.load_state_dict(state["scaler"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(state["epoch"], state["step"], dict(state["metrics"]))
+        self.progress = Progress(state["epoch"], state["step"], state["best"], dict(state["metrics"]))
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda_rng"])

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -17,15 +18,15 @@ from fbnetv3.config import get_cfg
 from fbnetv3.data import Batch, DamageCounter, Preprocessing, build_loader
 from fbnetv3.data.datasets import ArrayDataset
 from fbnetv3.engine import Hook, Trainer, evaluate
-from fbnetv3.engine.checkpoint import _STATE, Checkpoints, atomic_write
+from fbnetv3.engine.checkpoint import _STATE, Checkpoints, atomic_write, remove_partial
 from fbnetv3.engine.ema import ModelEMA
-from fbnetv3.engine.hooks import Checkpointing, Evaluation
+from fbnetv3.engine.hooks import Autopsy, Checkpointing, Evaluation
 from fbnetv3.engine.interrupt import _pending, check_interrupt, deferred_interrupt
 from fbnetv3.engine.metrics import append_metrics, plot_curve, read_metrics, truncate_metrics
 from fbnetv3.engine.objective import CrossEntropy, Distillation, scaled_to
 from fbnetv3.engine.optimization import build_optimizer, build_schedule
 from fbnetv3.engine.trainer import DivergedError
-from fbnetv3.errors import DataError, OutputError, UsageError, WeightsError
+from fbnetv3.errors import DataError, OutputError, Terminated, UsageError, WeightsError
 
 CPU = torch.device("cpu")
 STATE = dict.fromkeys(_STATE)
@@ -82,7 +83,7 @@ class Fixed(nn.Module):
 
 
 def batch(logits, targets, damaged=()):
-    return Batch(torch.tensor(logits)[:, :, None, None], torch.tensor(targets), list(damaged))
+    return Batch(torch.tensor(logits)[:, :, None, None], torch.tensor(targets), ["x"] * len(targets), list(damaged))
 
 
 def test_evaluation_counts():
@@ -106,7 +107,7 @@ def test_evaluation_leaves_the_mode_alone_and_uses_that_of_evaluation():
 
 
 def test_evaluation_of_nothing_and_of_damage():
-    empty = Batch(torch.empty(0), torch.empty(0, dtype=torch.long), ["x.png"])
+    empty = Batch(torch.empty(0), torch.empty(0, dtype=torch.long), [], ["x.png"])
     with pytest.raises(DataError, match="no image"):
         evaluate(Fixed(), [empty], CPU, damage=DamageCounter(5))
     model = Fixed()
@@ -139,6 +140,10 @@ def make_trainer(hooks=(), epochs=4, lr=0.5, seed=0, dropout=0.3, ema=None, **ar
         hooks=hooks,
         **arguments,
     )
+
+
+def checkpointing(checkpoints, folder, epochs=1, steps=0):
+    return Checkpointing(checkpoints, epochs, steps, folder / "final.pth", folder / "best.pth", {})
 
 
 def test_training_learns():
@@ -181,7 +186,7 @@ def weights(trainer):
 
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    whole = make_trainer([Checkpointing(checkpoints, 1, tmp_path / "final.pth", {})])
+    whole = make_trainer([checkpointing(checkpoints, tmp_path)])
     whole.run()
     for saved in checkpoints.all():
         resumed = make_trainer()
@@ -229,20 +234,132 @@ def test_a_second_ctrl_c_interrupts_at_once():
         _pending.clear()
 
 
-def test_a_diverged_loss_stops_the_run():
-    trainer = make_trainer()
-    trainer.loss = torch.tensor(float("nan"))
-    with pytest.raises(
-        DivergedError, match=r"the loss is nan at step 0 \(epoch 1, learning rate 0.5\): lower SOLVER.LR"
-    ):
-        trainer.check_loss()
+@pytest.mark.parametrize("step", [2, 4])
+def test_a_diverged_loss_stops_the_run_and_leaves_what_is_needed(tmp_path, step):
+    def objective(model, images, targets):
+        seen.append(images)
+        return CrossEntropy()(model, images, targets) * (float("nan") if len(seen) == step else 1)
+
+    seen = []
+    trainer = make_trainer([Autopsy(tmp_path / "diverged.pth")], lr=0.5)
+    trainer.objective = objective
+    message = rf"the loss is nan at step {step} \(epoch 1, learning rate 0.4\d*, images bright\[\d+\], .* and 13 more\)"
+    with pytest.raises(DivergedError, match=message):
+        trainer.run()
+    left = torch.load(tmp_path / "diverged.pth")
+    assert torch.equal(left["images"], seen[step - 1]) and len(left["names"]) == 16 and left["step"] == step
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", [1, 6, 8, "evaluation"])
+def test_an_interrupted_run_saves_itself_and_ends_with_the_same_weights(tmp_path, number, moment):
+    """Between two steps, at the end of an epoch, during an evaluation."""
+
+    class Interrupting(Hook):
+        def after_step(self, trainer):
+            if trainer.progress.step == moment:
+                signal.raise_signal(number)
+
+        def after_epoch(self, trainer):
+            if moment == "evaluation" and trainer.progress.epoch == 2:
+                signal.raise_signal(number)
+                check_interrupt()
+
+    mixup = v2.MixUp(alpha=0.2, num_classes=2)
+    whole = make_trainer(mixup=mixup)
+    torch.manual_seed(5)
+    whole.run()
+    checkpoints = Checkpoints(tmp_path)
+    cut = make_trainer([Interrupting(), checkpointing(checkpoints, tmp_path, epochs=99)], mixup=mixup)
+    torch.manual_seed(5)
+    with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else Terminated):
+        cut.run()
+    _, state = checkpoints.load_latest()
+    assert state["step"] == (8 if moment == "evaluation" else moment)
+    resumed = make_trainer(mixup=mixup)
+    resumed.load_state_dict(state)
+    resumed.run()
+    assert torch.equal(weights(resumed), weights(whole))
+    assert (resumed.progress.epoch, resumed.progress.step) == (4, 16)
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
+    """SIGKILL, 50 times, whatever the run is doing; each time it goes on from what it finds."""
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.folder.mkdir()
+    arguments = {"mixup": v2.MixUp(alpha=0.2, num_classes=2), "ema": 0.9, "epochs": 300}
+
+    def go_on():
+        remove_partial(checkpoints.folder)
+        trainer = make_trainer([checkpointing(checkpoints, tmp_path, epochs=2, steps=3)], **arguments)
+        torch.manual_seed(5)
+        if found := checkpoints.load_latest():
+            trainer.load_state_dict(found[1])
+        trainer.run()
+
+    whole = make_trainer(**arguments)
+    torch.manual_seed(5)
+    whole.run()
+    random, kills = np.random.default_rng(0), 0
+    for _ in range(1000):
+        child = os.fork()
+        if child == 0:
+            try:
+                go_on()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        if kills < 50:
+            time.sleep(random.uniform(0.0, 0.2))
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            break
+        kills += 1
+    assert os.WEXITSTATUS(status) == 0 and kills >= 20
+    final = torch.load(tmp_path / "final.pth")
+    for mine, theirs in (("model", whole.model), ("model_ema", whole.ema.module)):
+        for key, value in theirs.state_dict().items():
+            assert torch.equal(final[mine][key], value)
+    assert len(list(checkpoints.folder.iterdir())) <= checkpoints.keep + 1
+
+
+def test_checkpoints_between_epochs(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=99)
+    make_trainer([checkpointing(checkpoints, tmp_path, steps=3)]).run()
+    assert [int(path.stem[5:]) for path in checkpoints.all()] == [3, 4, 6, 8, 9, 12, 15, 16]
+
+
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 3):
+        checkpoints.save(step, {**STATE, "step": step})
+    whole = (tmp_path / "step_00000003.pth").read_bytes()
+    (tmp_path / "step_00000003.pth").write_bytes(whole[: len(whole) // 2])
+    path, state = checkpoints.load_latest()
+    assert (path.name, state["step"]) == ("step_00000002.pth", 2)
+    assert "step_00000003.pth: is damaged" in caplog.text and "trying the one before" in caplog.text
+    for path in checkpoints.all():
+        path.write_bytes(b"")
+    with pytest.raises(WeightsError, match="no checkpoint is whole"):
+        checkpoints.load_latest()
+    assert Checkpoints(tmp_path / "nowhere").load_latest() is None
+
+
+def test_the_best_weights_are_kept(tmp_path):
+    tops = iter([10.0, 30.0, 20.0, 25.0])
+    hooks = [Evaluation(lambda: {"top1": next(tops)}), checkpointing(Checkpoints(tmp_path), tmp_path)]
+    make_trainer(hooks).run()
+    best = torch.load(tmp_path / "best.pth")
+    assert best["metrics"] == {"val_top1": 30.0}
+    assert not torch.equal(best["model"]["2.weight"], torch.load(tmp_path / "final.pth")["model"]["2.weight"])
 
 
 def test_the_newest_checkpoints_are_kept(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2)
     for epoch in (1, 2, 9, 10, 11):
         checkpoints.save(epoch, {**STATE, "epoch": epoch})
-    assert [path.name for path in checkpoints.all()] == ["epoch_0010.pth", "epoch_0011.pth"]
+    assert [path.name for path in checkpoints.all()] == ["step_00000010.pth", "step_00000011.pth"]
     assert checkpoints.load(checkpoints.latest())["epoch"] == 11
     assert Checkpoints(tmp_path / "nowhere").latest() is None
 
@@ -332,7 +449,7 @@ def test_bfloat16():
 def test_a_resumed_run_has_its_average_back(tmp_path):
     mixup = v2.MixUp(alpha=0.2, num_classes=2)
     checkpoints = Checkpoints(tmp_path)
-    saving = Checkpointing(checkpoints, 1, tmp_path / "final.pth", {})
+    saving = checkpointing(checkpoints, tmp_path)
     whole = make_trainer([saving], ema=0.9, mixup=mixup)
     torch.manual_seed(1)
     whole.run()
@@ -349,12 +466,12 @@ def test_a_resumed_run_has_its_average_back(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"nonsense"])
 def test_a_damaged_checkpoint_is_named(tmp_path, content):
-    (tmp_path / "epoch_0001.pth").write_bytes(content)
-    with pytest.raises(WeightsError, match="epoch_0001.pth: is damaged"):
-        Checkpoints(tmp_path).load(tmp_path / "epoch_0001.pth")
-    torch.save({"model": {}}, tmp_path / "epoch_0001.pth")
+    (tmp_path / "step_00000001.pth").write_bytes(content)
+    with pytest.raises(WeightsError, match="step_00000001.pth: is damaged"):
+        Checkpoints(tmp_path).load(tmp_path / "step_00000001.pth")
+    torch.save({"model": {}}, tmp_path / "step_00000001.pth")
     with pytest.raises(WeightsError, match="is not a checkpoint of a training run"):
-        Checkpoints(tmp_path).load(tmp_path / "epoch_0001.pth")
+        Checkpoints(tmp_path).load(tmp_path / "step_00000001.pth")
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_trace(tmp_path):
@@ -389,8 +506,8 @@ except OutputError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
-    assert "epoch_0002.pth: cannot be written" in done.stdout, done.stderr
-    assert os.listdir(tmp_path) == ["epoch_0001.pth"]
+    assert "step_00000002.pth: cannot be written" in done.stdout, done.stderr
+    assert os.listdir(tmp_path) == ["step_00000001.pth"]
 
 
 def test_a_metrics_file_with_a_torn_last_line(tmp_path):
@@ -401,8 +518,11 @@ def test_a_metrics_file_with_a_torn_last_line(tmp_path):
 def test_entries_ahead_of_a_step_are_dropped(tmp_path):
     for step in range(5):
         append_metrics(tmp_path / "metrics.jsonl", {"step": step})
-    truncate_metrics(tmp_path / "metrics.jsonl", 2)
-    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 0}, {"step": 1}, {"step": 2}]
+    append_metrics(tmp_path / "metrics.jsonl", {"step": 2, "epoch": 1, "val_top1": 1.0})
+    append_metrics(tmp_path / "metrics.jsonl", {"step": 2, "epoch": 2, "val_top1": 1.0})
+    truncate_metrics(tmp_path / "metrics.jsonl", step=2, epoch=1)
+    kept = [{"step": 0}, {"step": 1}, {"step": 2}, {"step": 2, "epoch": 1, "val_top1": 1.0}]
+    assert read_metrics(tmp_path / "metrics.jsonl") == kept
     with pytest.raises(OutputError, match="metrics.jsonl: cannot be written: No such file"):
         append_metrics(tmp_path / "nowhere" / "metrics.jsonl", {"step": 0})
 

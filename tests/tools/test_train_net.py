@@ -51,13 +51,13 @@ def test_a_run_from_beginning_to_end(tool, tmp_path):
     ran = tool("train_net", "--config", DIGITS, "OUTPUT_DIR", out, *SHORT)
     assert (ran.code, ran.err) == (0, "")
     assert "epoch 2/2" in ran.out and "left" in ran.out
-    for file in ("model_final.pth", "metrics.jsonl", "curve.png", "log.txt", "tensorboard"):
+    for file in ("model_final.pth", "model_best.pth", "metrics.jsonl", "curve.png", "log.txt", "tensorboard"):
         assert f"{out / file}" in ran.out and (out / file).exists()
     assert f"{out / 'checkpoints'}" in ran.out
     metrics = read_metrics(out / "metrics.jsonl")
     assert [m["epoch"] for m in metrics if "val_top1" in m] == [1, 2]
     assert any({"loss", "lr", "step"} <= m.keys() for m in metrics)
-    assert sorted(os.listdir(out / "checkpoints")) == ["epoch_0001.pth", "epoch_0002.pth"]
+    assert sorted(os.listdir(out / "checkpoints")) == ["step_00000011.pth", "step_00000022.pth"]
     assert "epoch 2/2" in (out / "log.txt").read_text()
     saved = torch.load(out / "model_final.pth", weights_only=True)
     assert (saved["arch"], saved["num_classes"], saved["in_chans"]) == ("fbnetv3_digits", 10, 1)
@@ -73,7 +73,7 @@ def test_resuming_gives_what_an_uninterrupted_run_gives(tool, config, tmp_path):
     three = ["SOLVER.EPOCHS", "3", "MODEL.DROP_RATE", "0.2", "MODEL.DROP_PATH_RATE", "0.1"]
     tool("train_net", "--config", config, *three, "OUTPUT_DIR", tmp_path / "whole")
     tool("train_net", "--config", config, *three, "OUTPUT_DIR", tmp_path / "cut")
-    for later in ("checkpoints/epoch_0002.pth", "checkpoints/epoch_0003.pth", "model_final.pth"):
+    for later in ("checkpoints/step_00000006.pth", "checkpoints/step_00000009.pth", "model_final.pth"):
         (tmp_path / "cut" / later).unlink()
     ran = tool("train_net", "--config", config, *three, "OUTPUT_DIR", tmp_path / "cut", "--resume")
     assert "going on from" in ran.out and "after 1 epochs" in ran.out
@@ -350,10 +350,10 @@ def test_an_unwritable_output_folder(tool, config, tmp_path):
 def test_a_damaged_checkpoint_on_resume(tool, config):
     checkpoints = config.parent / "run" / "checkpoints"
     checkpoints.mkdir(parents=True)
-    (checkpoints / "epoch_0001.pth").write_bytes(b"nonsense")
+    (checkpoints / "step_00000001.pth").write_bytes(b"nonsense")
     ran = tool("train_net", "--config", config, "--resume")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
-    assert "epoch_0001.pth: is damaged" in ran.err
+    assert "step_00000001.pth: is damaged" in ran.err
 
 
 def test_ctrl_c_is_one_line_and_the_run_can_go_on(config, tmp_path):
@@ -363,15 +363,16 @@ def test_ctrl_c_is_one_line_and_the_run_can_go_on(config, tmp_path):
     )
     checkpoints = tmp_path / "run" / "checkpoints"
     deadline = time.monotonic() + 120
-    while not list(checkpoints.glob("epoch_*.pth")) and time.monotonic() < deadline:
+    while not list(checkpoints.glob("step_*.pth")) and time.monotonic() < deadline:
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err.splitlines() == ["interrupted; add --resume to go on from the last checkpoint"]
-    epoch = torch.load(max(checkpoints.glob("epoch_*.pth")))["epoch"]
+    state = torch.load(max(checkpoints.glob("step_*.pth")))
+    epoch = state["epoch"]
     resumed = [*command[:-1], str(epoch + 1), "--resume"]
     done = subprocess.run(resumed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"after {epoch} epochs" in done.stdout
+    assert f"after {epoch} epochs and {state['step']} steps" in done.stdout
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == epoch + 1
