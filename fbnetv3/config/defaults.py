@@ -35,9 +35,9 @@ _C.MODEL.CHANNELS_LAST = True
 _C.MODEL.COMPILE = False
 
 _C.DATA = CN()
-# Registered name of a dataset: digits, cifar10, imagefolder.
+# Registered name of a dataset: digits, cifar10, imagefolder, imagelist.
 _C.DATA.NAME = "imagefolder"
-# Its folder; for imagefolder the one that holds train/ and val/ (or test/), each with a folder a class.
+# Its folder, for imagelist its split file; for imagefolder the one that holds train/ and val/ (or test/), each with a folder a class.
 _C.DATA.ROOT = ""
 # Processes that read images; 0 reads in the training process.
 _C.DATA.WORKERS = 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -9,6 +10,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import CIFAR10, ImageFolder
 
+from fbnetv3.data.splits import load_split
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.registry import Registry
 
@@ -92,6 +94,23 @@ class FolderDataset(ImageFolder):
         return self.samples[index][0]
 
 
+class ListDataset:
+    """Images by path; the folder that an image lies in is its class."""
+
+    def __init__(self, root: Path, paths: Sequence[str], classes: Sequence[str]) -> None:
+        self.root, self.paths, self.classes = root, list(paths), list(classes)
+        self._index = {name: index for index, name in enumerate(self.classes)}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return _open_image(self.image_name(index)), self._index[Path(self.paths[index]).parent.name]
+
+    def image_name(self, index: int) -> str:
+        return str(self.root / self.paths[index])
+
+
 def _open_image(path: str) -> Image.Image:
     try:
         with Image.open(path) as image:
@@ -112,6 +131,15 @@ def imagefolder(root: str, split: str) -> FolderDataset:
         raise UsageError("DATA.ROOT is not set: give the folder that holds train/ and val/")
     folders = [Path(root).expanduser() / name for name in _SPLIT_FOLDERS[split]]
     return FolderDataset(next((folder for folder in folders if folder.is_dir()), folders[0]))
+
+
+@DATASETS.register(name="imagelist")
+def imagelist(root: str, split: str) -> ListDataset:
+    """The images that a split file lists (`root` is the file; see `fbnetv3.data.splits`)."""
+    if not root:
+        raise UsageError("DATA.ROOT is not set: give the split file")
+    listed = load_split(Path(root).expanduser())
+    return ListDataset(listed.root, getattr(listed, split), listed.classes)
 
 
 @DATASETS.register(name="cifar10")

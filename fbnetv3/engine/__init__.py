@@ -2,7 +2,7 @@
 
 from fbnetv3.engine.build import preprocessing_of
 from fbnetv3.engine.evaluation import evaluate
-from fbnetv3.engine.run import RunResult, run_evaluation, run_training
+from fbnetv3.engine.run import RunResult, run_evaluation, run_training, train
 from fbnetv3.engine.trainer import Hook, Trainer
 
-__all__ = ["Hook", "RunResult", "Trainer", "evaluate", "preprocessing_of", "run_evaluation", "run_training"]
+__all__ = ["Hook", "RunResult", "Trainer", "evaluate", "preprocessing_of", "run_evaluation", "run_training", "train"]

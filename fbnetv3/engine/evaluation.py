@@ -23,8 +23,17 @@ def evaluate(
     *,
     channels_last: bool = True,
     damage: DamageCounter | None = None,
+    progress: bool = True,
 ) -> dict[str, float]:
     """Evaluate a classifier; it is in evaluation mode meanwhile and left as it was.
+
+    Args:
+        model: gives logits (N, classes).
+        batches: what to evaluate on.
+        device: where to compute.
+        channels_last: memory order of the images.
+        damage: counts images that cannot be read; default: none may be damaged.
+        progress: show a bar, on a terminal.
 
     Returns:
         "top1" and "top5" in per cent (top5 only where there are more than five classes), "loss" (cross-entropy)
@@ -37,7 +46,7 @@ def evaluate(
     images = classes = 0
     correct1 = correct5 = loss = torch.zeros((), device=device)
     with evaluation_mode(model):
-        for batch in tqdm(batches, desc="evaluation", leave=False, disable=None):
+        for batch in tqdm(batches, desc="evaluation", leave=False, disable=None if progress else True):
             check_interrupt()
             damage.add(batch.damaged)
             if not len(batch.targets):

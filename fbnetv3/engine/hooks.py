@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,9 @@ from fbnetv3.engine.metrics import append_metrics, plot_curve, truncate_metrics
 from fbnetv3.engine.trainer import Hook, Trainer
 
 logger = logging.getLogger(__name__)
+
+# Takes the results of an epoch; False stops the run.
+Callback = Callable[[dict[str, float]], bool | None]
 
 
 class Evaluation(Hook):
@@ -64,7 +67,8 @@ class Checkpointing(Hook):
         self._save(trainer)
 
     def after_train(self, trainer: Trainer) -> None:
-        save(self.final, self._weights(trainer))
+        if trainer.progress.epoch == trainer.epochs:
+            save(self.final, self._weights(trainer))
 
     def _save(self, trainer: Trainer) -> None:
         self.checkpoints.save(trainer.progress.step, {**trainer.state_dict(), "about": self.about})
@@ -88,6 +92,28 @@ class Autopsy(Hook):
         images = {"images": batch.images, "targets": batch.targets, "names": batch.names}
         save(self.file, {**about, **images, "model": trainer.model.state_dict()})
         logger.info("the batch and the weights of that step lie in %s", self.file)
+
+
+class Curve(Hook):
+    """Gathers the evaluations of a run, and shows each to callbacks; one that answers False stops the run.
+
+    Args:
+        callbacks: called with the results of an epoch, "epoch" among them.
+        results: of the epochs before this part of the run.
+    """
+
+    def __init__(self, callbacks: Sequence[Callback], results: Sequence[dict[str, float]] = ()) -> None:
+        self.callbacks, self.results = callbacks, list(results)
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        progress = trainer.progress
+        if not progress.metrics:
+            return
+        result = {key.removeprefix("val_"): value for key, value in progress.metrics.items()}
+        self.results.append({"epoch": progress.epoch, **result})
+        for callback in self.callbacks:
+            if callback(self.results[-1]) is False:
+                trainer.stopped = True
 
 
 class Metrics(Hook):
@@ -129,7 +155,14 @@ class Metrics(Hook):
 
 
 class ProgressBar(Hook):
-    """A bar for each epoch on a terminal, and a line for each epoch in the log, with the time that is left."""
+    """A bar for each epoch on a terminal, and a line for each epoch in the log, with the time that is left.
+
+    Args:
+        shown: whether to show the bar.
+    """
+
+    def __init__(self, shown: bool = True) -> None:
+        self.shown = shown
 
     def before_train(self, trainer: Trainer) -> None:
         self.start, self.first = time.monotonic(), trainer.progress.step
@@ -137,7 +170,14 @@ class ProgressBar(Hook):
     def before_epoch(self, trainer: Trainer) -> None:
         epoch = f"epoch {trainer.progress.epoch + 1}/{trainer.epochs}"
         done = trainer.progress.step - trainer.progress.epoch * len(trainer.loader)
-        self.bar = tqdm(total=len(trainer.loader), initial=done, desc=epoch, unit="step", leave=False, disable=None)
+        self.bar = tqdm(
+            total=len(trainer.loader),
+            initial=done,
+            desc=epoch,
+            unit="step",
+            leave=False,
+            disable=None if self.shown else True,
+        )
 
     def after_step(self, trainer: Trainer) -> None:
         if not self.bar.disable and (self.bar.n % 10 == 0):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ from fbnetv3.engine.checkpoint import Checkpoints, atomic_write, remove_partial
 from fbnetv3.engine.ema import ModelEMA
 from fbnetv3.engine.environment import describe_environment
 from fbnetv3.engine.evaluation import evaluate
-from fbnetv3.engine.hooks import Autopsy, Checkpointing, Evaluation, Metrics, ProgressBar
+from fbnetv3.engine.hooks import Autopsy, Callback, Checkpointing, Curve, Evaluation, Metrics, ProgressBar
+from fbnetv3.engine.metrics import read_metrics
 from fbnetv3.engine.optimization import build_schedule
 from fbnetv3.engine.trainer import Trainer
 from fbnetv3.errors import OutputError, UsageError
@@ -105,23 +106,59 @@ class RunFiles:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run came to: its last evaluation ("top1", "top5", "loss", "images"), and its files."""
+    """What a run came to.
+
+    Attributes:
+        metrics: its last evaluation: "top1", "top5", "loss", "images", and of the average "ema_top1" and so on.
+        curve: all its evaluations, each with its "epoch".
+        files: where it left what.
+    """
 
     metrics: dict[str, float]
+    curve: list[dict[str, float]]
     files: RunFiles
 
 
-def run_training(cfg: CfgNode, *, resume: bool = False) -> RunResult:
+def train(cfg: CfgNode, callbacks: Sequence[Callback] = (), *, resume: bool = False) -> list[dict[str, float]]:
+    """Train a network and return its learning curve: what a search calls a thousand times.
+
+    It shows nothing, and leaves nothing behind in the process: two trainings do not touch each other.
+
+    Args:
+        cfg: from `load_config`.
+        callbacks: called after each evaluation with its results; one that answers False ends the run there.
+        resume: go on from the newest checkpoint in `OUTPUT_DIR`, if there is one.
+
+    Returns:
+        The evaluations, each with "epoch", "top1", "loss" and so on.
+
+    Raises:
+        UserError: as for `run_training`.
+    """
+    with _quiet():
+        return run_training(cfg, resume=resume, callbacks=callbacks, progress=False).curve
+
+
+def run_training(
+    cfg: CfgNode, *, resume: bool = False, callbacks: Sequence[Callback] = (), progress: bool = True
+) -> RunResult:
     """Train and evaluate the classifier that a config describes. Nothing is written before all of it makes sense.
 
     Args:
         cfg: from `load_config`.
         resume: go on from the newest checkpoint in `OUTPUT_DIR`, if there is one.
+        callbacks: called after each evaluation with its results; one that answers False ends the run there.
+        progress: show bars, on a terminal.
 
     Raises:
         UserError: a wrong config, missing data, an output folder that is in use or cannot be written.
     """
-    torch.manual_seed(cfg.SEED)
+    with torch.random.fork_rng():
+        torch.manual_seed(cfg.SEED)
+        return _run_training(cfg, resume, callbacks, progress)
+
+
+def _run_training(cfg: CfgNode, resume: bool, callbacks: Sequence[Callback], progress: bool) -> RunResult:
     device = build_device(cfg.DEVICE)
     files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
     if files.in_use() and not resume:
@@ -142,8 +179,10 @@ def run_training(cfg: CfgNode, *, resume: bool = False) -> RunResult:
         "optimizer": cfg.SOLVER.OPTIMIZER,
     }
 
+    curve = Curve(callbacks, _evaluations(files.metrics) if checkpoints.all() else ())
+
     def evaluate_all() -> dict[str, float]:
-        arguments = {"channels_last": cfg.MODEL.CHANNELS_LAST, "damage": damage}
+        arguments = {"channels_last": cfg.MODEL.CHANNELS_LAST, "damage": damage, "progress": progress}
         results = evaluate(model, inputs.val_loader, device, **arguments)
         if ema is not None:
             averaged = evaluate(ema.module, inputs.val_loader, device, **arguments)
@@ -174,7 +213,8 @@ def run_training(cfg: CfgNode, *, resume: bool = False) -> RunResult:
         hooks=[
             Evaluation(evaluate_all, cfg.EVAL.PERIOD),
             Metrics(files.metrics, files.curve, files.tensorboard, cfg.LOG.PERIOD),
-            ProgressBar(),
+            ProgressBar(progress),
+            curve,
             Checkpointing(checkpoints, cfg.CHECKPOINT.PERIOD, cfg.CHECKPOINT.STEPS, files.weights, files.best, about),
             Autopsy(files.diverged),
         ],
@@ -188,14 +228,15 @@ def run_training(cfg: CfgNode, *, resume: bool = False) -> RunResult:
     with _logged_to(files.log):
         _announce(cfg, arch, model, inputs, device)
         if latest:
-            progress = trainer.progress
-            logger.info("going on from %s, after %d epochs and %d steps in all", path, progress.epoch, progress.step)
+            done = trainer.progress
+            logger.info("going on from %s, after %d epochs and %d steps in all", path, done.epoch, done.step)
+            curve.results = [result for result in curve.results if result["epoch"] <= done.epoch]
         if trainer.progress.epoch < trainer.epochs:
             files.weights.unlink(missing_ok=True)  # of a shorter run that goes on now
         if cfg.MODEL.COMPILE:
             model.compile()
         metrics = trainer.run()
-    return RunResult({key.removeprefix("val_"): value for key, value in metrics.items()}, files)
+    return RunResult({key.removeprefix("val_"): value for key, value in metrics.items()}, curve.results, files)
 
 
 def run_evaluation(cfg: CfgNode) -> dict[str, float]:
@@ -254,6 +295,14 @@ def _check_same_run(state: dict[str, Any], about: dict[str, Any], epochs: int, c
         raise UsageError(f"{checkpoint}: is {state['epoch']} epochs old already; SOLVER.EPOCHS {epochs} is less")
 
 
+def _evaluations(metrics: Path) -> list[dict[str, float]]:
+    """The evaluations in a metrics file, as a run's curve has them."""
+    if not metrics.exists():
+        return []
+    entries = [entry for entry in read_metrics(metrics) if "val_top1" in entry]
+    return [{key.removeprefix("val_"): value for key, value in entry.items() if key != "step"} for entry in entries]
+
+
 def _prepare_output(files: RunFiles, cfg: CfgNode) -> None:
     try:
         files.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -273,14 +322,33 @@ def _prepare_output(files: RunFiles, cfg: CfgNode) -> None:
 
 
 @contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Only what goes to files, and warnings."""
+    log = logging.getLogger("fbnetv3")
+    handlers = [(handler, handler.level) for handler in log.handlers]
+    propagate, log.propagate = log.propagate, False
+    for handler, level in handlers:
+        handler.setLevel(max(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        log.propagate = propagate
+        for handler, level in handlers:
+            handler.setLevel(level)
+
+
+@contextlib.contextmanager
 def _logged_to(file: Path) -> Iterator[None]:
     """Copies what the package logs to a file."""
     handler = logging.FileHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     log = logging.getLogger("fbnetv3")
+    level = log.level
+    log.setLevel(min(level or logging.INFO, logging.INFO))
     log.addHandler(handler)
     try:
         yield
     finally:
         log.removeHandler(handler)
+        log.setLevel(level)
         handler.close()

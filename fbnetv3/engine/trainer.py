@@ -102,6 +102,7 @@ class Trainer:
         self.damage, self.hooks = damage or DamageCounter(0), list(hooks)
         self.progress = Progress()
         self.loss = torch.zeros((), device=device)
+        self.stopped = False
         self._last: Batch | None = None
 
     @property
@@ -115,7 +116,10 @@ class Trainer:
         return self.epochs * len(self.loader)
 
     def run(self) -> dict[str, float]:
-        """Train from where `progress` stands to the last epoch. Returns the last metrics.
+        """Train from where `progress` stands to the last epoch, or to that in which `stopped` is set.
+
+        Returns:
+            The last metrics.
 
         Raises:
             DivergedError: the loss is no longer finite.
@@ -124,7 +128,7 @@ class Trainer:
         """
         with deferred_interrupt():
             self._call("before_train")
-            while self.progress.epoch < self.epochs:
+            while self.progress.epoch < self.epochs and not self.stopped:
                 self._train_epoch()
                 self._finish_epoch()
             self._call("after_train")

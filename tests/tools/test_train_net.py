@@ -356,7 +356,10 @@ def test_a_damaged_checkpoint_on_resume(tool, config):
     assert "step_00000001.pth: is damaged" in ran.err
 
 
-def test_ctrl_c_is_one_line_and_the_run_can_go_on(config, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_signal_is_one_line_and_the_run_can_go_on(config, tmp_path, number, code, word):
     command = [sys.executable, str(TOOLS / "train_net.py"), "--config", str(config), "SOLVER.EPOCHS", "500"]
     process = subprocess.Popen(
         [*command, "DATA.WORKERS", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -365,10 +368,10 @@ def test_ctrl_c_is_one_line_and_the_run_can_go_on(config, tmp_path):
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("step_*.pth")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.splitlines() == ["interrupted; add --resume to go on from the last checkpoint"]
+    assert process.returncode == code
+    assert err.splitlines() == [f"{word}; add --resume to go on from the last checkpoint"]
     state = torch.load(max(checkpoints.glob("step_*.pth")))
     epoch = state["epoch"]
     resumed = [*command[:-1], str(epoch + 1), "--resume"]

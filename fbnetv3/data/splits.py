@@ -1,0 +1,94 @@
+"""Subsets of an image folder, drawn by a seed and listed in a file: the search's 200 classes of ImageNet (Sec. 4)."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torchvision.datasets.folder import is_image_file
+
+from fbnetv3.errors import DataError, UsageError
+
+SEARCH_CLASSES = 200
+SEARCH_HELD_OUT = 10_000
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which images train and which validate.
+
+    Attributes:
+        root: the folder below which they lie.
+        classes: names of the class folders, sorted.
+        train, val: paths below `root`, `CLASS/IMAGE`.
+        seed: what they were drawn with.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    train: tuple[str, ...]
+    val: tuple[str, ...]
+    seed: int
+
+
+def draw_split(
+    root: str | os.PathLike, classes: int = SEARCH_CLASSES, held_out: int = SEARCH_HELD_OUT, seed: int = 0
+) -> Split:
+    """Draw classes from a folder of training images, and hold images of theirs out for validation.
+
+    The defaults are the paper's: 200 classes of ImageNet, 10,000 of their images held out.
+
+    Args:
+        root: the folder with a folder a class, such as `imagenet/train`.
+        classes: how many classes to draw.
+        held_out: how many of their images to hold out, over all classes.
+        seed: of both draws.
+
+    Raises:
+        DataError: the folder is missing, or has too few classes or images.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder")
+    if classes < 1 or held_out < 1:
+        raise UsageError(f"{classes} classes with {held_out} images held out: both must be at least 1")
+    known = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    if len(known) < classes:
+        raise DataError(f"{root}: has {len(known)} class folders, not {classes}")
+    chance = random.Random(seed)
+    drawn = sorted(chance.sample(known, classes))
+    images = [f"{name}/{file}" for name in drawn for file in sorted(os.listdir(root / name)) if is_image_file(file)]
+    if len(images) <= held_out:
+        raise DataError(f"{root}: those {classes} classes have {len(images)} images, too few to hold {held_out} out")
+    val = set(chance.sample(images, held_out))
+    train = tuple(image for image in images if image not in val)
+    empty = sorted(set(drawn) - {image.split("/")[0] for image in train})
+    if empty:
+        raise DataError(f"{root}: no training image is left in {', '.join(empty[:5])}: hold fewer out")
+    return Split(root.resolve(), tuple(drawn), train, tuple(sorted(val)), seed)
+
+
+def save_split(split: Split, path: str | os.PathLike) -> None:
+    """Write a split to a JSON file."""
+    Path(path).write_text(json.dumps({**asdict(split), "root": str(split.root)}, indent=0))
+
+
+def load_split(path: str | os.PathLike) -> Split:
+    """Read a split file.
+
+    Raises:
+        DataError: the file is missing, or is not a split file.
+    """
+    try:
+        data = json.loads(Path(path).read_text())
+        lists = {key: tuple(map(str, data[key])) for key in ("classes", "train", "val")}
+        return Split(Path(data["root"]), **lists, seed=int(data["seed"]))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such split file; tools/make_split.py makes one") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: is not a split file ({type(error).__name__}: {error})") from None

@@ -1,0 +1,26 @@
+#!/usr/bin/env python3
+"""Draw the search's subset of an image folder (Sec. 4): `make_split.py imagenet/train imagenet200.json`."""
+
+from fbnetv3.cli import ArgumentParser, run_tool
+from fbnetv3.data.splits import SEARCH_CLASSES, SEARCH_HELD_OUT, draw_split, save_split
+
+
+def main(argv=None):
+    parser = ArgumentParser(
+        description="Draw classes, hold images out, and list both in a file for DATA.NAME imagelist."
+    )
+    parser.add_argument("root", help="folder with a folder a class")
+    parser.add_argument("output", help="the split file to write (JSON)")
+    parser.add_argument("--classes", type=int, default=SEARCH_CLASSES, metavar="N", help="default: %(default)s")
+    parser.add_argument("--held-out", type=int, default=SEARCH_HELD_OUT, metavar="N", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    args = parser.parse_args(argv)
+    split = draw_split(args.root, args.classes, args.held_out, args.seed)
+    save_split(split, args.output)
+    print(
+        f"{args.output}: {len(split.classes)} classes, {len(split.train)} training, {len(split.val)} validation images"
+    )
+
+
+if __name__ == "__main__":
+    run_tool(main)
