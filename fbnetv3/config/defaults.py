@@ -37,7 +37,8 @@ _C.MODEL.COMPILE = False
 _C.DATA = CN()
 # Registered name of a dataset: digits, cifar10, imagefolder, imagelist.
 _C.DATA.NAME = "imagefolder"
-# Its folder, for imagelist its split file; for imagefolder the one that holds train/ and val/ (or test/), each with a folder a class.
+# Its folder; for imagefolder the one that holds train/ and val/ (or test/), each with a folder a class; for
+# imagelist the split file.
 _C.DATA.ROOT = ""
 # Processes that read images; 0 reads in the training process.
 _C.DATA.WORKERS = 2
