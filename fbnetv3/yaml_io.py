@@ -43,7 +43,7 @@ def read_mapping(path: str | os.PathLike, error: type[FieldError], keys: Iterabl
     except yaml.MarkedYAMLError as problem:
         line = f"line {problem.problem_mark.line + 1}" if problem.problem_mark else ""
         raise error(f"not YAML: {problem.problem}", line, path) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as problem:
+    except (yaml.YAMLError, ValueError) as problem:
         raise error(f"not YAML: {' '.join(str(problem).split())}", "", path) from None
     except RecursionError:
         raise error("not YAML: nested too deeply", "", path) from None

@@ -48,6 +48,7 @@ def test_outside_table_2(field, value):
         ("lr: 0.026\n", "", "lr: missing"),
         ("ema: true", "ema: 1", "ema: 1 is neither true nor false"),
         ("drop_rate: 0.2", "drop_rate: 1.0", r"drop_rate: 1.0 is not a number in \[0, 1\)"),
+        ("lr: 0.026", "lr: 2020-13-45", "not YAML: month must be in"),
         ("mixup: 0.15", "mixip: 0.15", "mixip: unknown key: did you mean mixup?"),
         ("mixup: 0.15", "mixup: 0.15\nmixup: 0.2", "line 5: not YAML: the key 'mixup' stands twice"),
     ],
@@ -73,6 +74,15 @@ def test_a_recipe_in_a_config(tmp_path):
     assert (cfg.MODEL.DROP_RATE, cfg.MODEL.DROP_PATH_RATE, cfg.EMA.ENABLED) == (0.2, 0.1, True)
     assert cfg.INPUT.MIXUP == 0.3
     assert cfg.SOLVER.EPOCHS == load_config(DIGITS).SOLVER.EPOCHS
+
+
+def test_a_dumped_config_gives_the_same_run_without_the_recipe(tmp_path):
+    save_recipe(GOOD, tmp_path / "x.yaml")
+    cfg = load_config(DIGITS, ["RECIPE", str(tmp_path / "x.yaml"), "SOLVER.LR", "0.5"])
+    (tmp_path / "dumped.yaml").write_text(cfg.dump())
+    (tmp_path / "x.yaml").unlink()
+    assert load_config(tmp_path / "dumped.yaml") == cfg
+    assert cfg.SOLVER.LR == 0.5
 
 
 def test_a_missing_recipe():

@@ -26,7 +26,8 @@ def main(argv=None):
 
 
 def print_metrics(metrics):
-    shown = [f"{name} {metrics[name]:.2f} %" for name in ("top1", "top5") if name in metrics]
+    names = {"top1": "top1", "top5": "top5", "ema_top1": "EMA's top1", "ema_top5": "EMA's top5"}
+    shown = [f"{words} {metrics[name]:.2f} %" for name, words in names.items() if name in metrics]
     print(f"{', '.join(shown)}, loss {metrics['loss']:.4f} on {metrics['images']} images")
 
 

@@ -4,7 +4,16 @@ from fbnetv3.arch.analysis import NetworkCost, cost_of
 from fbnetv3.arch.blocks import BLOCK_SPECS, round8
 from fbnetv3.arch.complexity import Cost
 from fbnetv3.arch.definition import ArchDef, ArchError, Block, Row, Stage
-from fbnetv3.arch.library import ARCHS, configs_folder, cost, get_arch, list_archs, register_arch, register_arch_folder
+from fbnetv3.arch.library import (
+    ARCHS,
+    configs_folder,
+    cost,
+    get_arch,
+    list_archs,
+    load_arch_folder,
+    register_arch,
+    register_arch_folder,
+)
 from fbnetv3.arch.scaling import compound_scale, same_padding, scale_to_macs, small_images
 from fbnetv3.arch.serialization import arch_from_dict, dump_arch, load_arch, save_arch
 
@@ -27,6 +36,7 @@ __all__ = [
     "get_arch",
     "list_archs",
     "load_arch",
+    "load_arch_folder",
     "register_arch",
     "register_arch_folder",
     "round8",

@@ -55,10 +55,24 @@ def register_arch_folder(folder: str | os.PathLike) -> list[str]:
         UsageError: there is no such folder or no YAML file in it, or a name is taken.
         ArchError: a file describes no network.
     """
+    return [register_arch(file).name for file in _arch_files(folder)]
+
+
+def load_arch_folder(folder: str | os.PathLike) -> list[ArchDef]:
+    """The architectures of every `*.yaml` of a folder and its subfolders, without adding them to the registry.
+
+    Raises:
+        UsageError: there is no such folder or no YAML file in it.
+        ArchError: a file describes no network.
+    """
+    return [load_arch(file) for file in _arch_files(folder)]
+
+
+def _arch_files(folder: str | os.PathLike) -> list[Path]:
     files = sorted(Path(folder).rglob("*.yaml"))
     if not files:
         raise UsageError(f"{folder}: no folder with architecture files (*.yaml)")
-    return [register_arch(file).name for file in files]
+    return files
 
 
 def get_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:

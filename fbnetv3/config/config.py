@@ -43,16 +43,21 @@ _AT_LEAST_ZERO = (
     "INPUT.MIXUP",
     "DISTILL.RESOLUTION",
     "CHECKPOINT.STEPS",
-    "SOLVER.RMSPROP_ALPHA",
-    "SOLVER.RMSPROP_EPS",
     "SOLVER.LR_BATCH_SIZE",
     "SOLVER.LR",
     "SOLVER.WEIGHT_DECAY",
     "SOLVER.WARMUP_EPOCHS",
 )
-_SHARES = ("MODEL.DROP_RATE", "MODEL.DROP_PATH_RATE", "SOLVER.MOMENTUM", "SOLVER.LABEL_SMOOTHING", "EMA.DECAY")
+_SHARES = (
+    "MODEL.DROP_RATE",
+    "MODEL.DROP_PATH_RATE",
+    "SOLVER.MOMENTUM",
+    "SOLVER.LABEL_SMOOTHING",
+    "SOLVER.RMSPROP_ALPHA",
+    "EMA.DECAY",
+)
 _TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list"}
-_FACTORS = ("SOLVER.DECAY", "SOLVER.WARMUP_FACTOR", "DISTILL.SHARE")
+_FACTORS = ("SOLVER.DECAY", "SOLVER.WARMUP_FACTOR", "SOLVER.RMSPROP_EPS", "DISTILL.SHARE")
 
 
 def get_cfg() -> CfgNode:
@@ -74,9 +79,12 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
     if recipe := pairs.get("RECIPE", cfg.RECIPE):
         _merge(cfg, load_recipe(Path(recipe).expanduser()).to_config(), f"{recipe}: ")
     for key, text in pairs.items():
+        if key == "RECIPE":
+            continue
         section, leaf = _resolve(cfg, key)
         value = text if isinstance(section[leaf], str) else CfgNode._decode_cfg_value(text)
         section[leaf] = _coerced(key, value, section[leaf])
+    cfg.RECIPE = ""  # its values are in now; a dumped config gives the same run without the file
     check_config(cfg)
     cfg.freeze()
     return cfg
@@ -91,7 +99,7 @@ def _read(file: str) -> Mapping[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{file}: not YAML: {error.problem}{line}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise UsageError(f"{file}: its _BASE_ files form a circle, or it is nested too deeply") from None
@@ -139,6 +147,15 @@ def _coerced(key: str, value: Any, default: Any, where: str = "") -> Any:
     if type(value) is not type(default):
         raise UsageError(f"{where}{key} {value!r} is not {_TYPES[type(default)]}")
     return value
+
+
+def flat_keys(cfg: CfgNode) -> dict[str, Any]:
+    """Every key of a config with its value, as in {"SOLVER.LR": 0.1}."""
+    found = {}
+    for key in _keys(cfg):
+        section, leaf = _resolve(cfg, key)
+        found[key] = section[leaf]
+    return found
 
 
 def _keys(node: CfgNode, prefix: str = "") -> list[str]:

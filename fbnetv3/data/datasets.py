@@ -139,6 +139,8 @@ def imagelist(root: str, split: str) -> ListDataset:
     if not root:
         raise UsageError("DATA.ROOT is not set: give the split file")
     listed = load_split(Path(root).expanduser())
+    if not listed.root.is_dir():
+        raise DataError(f"{root}: lists images of {listed.root}, which is not there: draw the split again")
     return ListDataset(listed.root, getattr(listed, split), listed.classes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fbnetv3.data.datasets import DamagedImageError, ImageDataset
 from fbnetv3.errors import DataError, UsageError
+
+logger = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
@@ -108,7 +111,8 @@ def _collate(items: list[tuple]) -> Batch:
 
 
 def _init_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's affair
+    for number in (signal.SIGINT, signal.SIGTERM):  # the main process's affair: it ends its workers itself
+        signal.signal(number, signal.SIG_IGN)
     # What goes wrong with an image travels to the main process; the hook would only hear of tensors that a main
     # process interrupted meanwhile no longer takes.
     sys.excepthook = lambda *error: None
@@ -163,7 +167,11 @@ class DamageCounter:
         Raises:
             DataError: more than the limit; the text names the images.
         """
-        self.found.update(dict.fromkeys(damaged))
+        for message in damaged:
+            if message not in self.found:
+                self.found[message] = None
+                if len(self.found) <= self.limit:
+                    logger.warning("left out: %s", message)
         if len(self.found) > self.limit:
             names = list(self.found)
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""

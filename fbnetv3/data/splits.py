@@ -85,7 +85,10 @@ def load_split(path: str | os.PathLike) -> Split:
     try:
         data = json.loads(Path(path).read_text())
         lists = {key: tuple(map(str, data[key])) for key in ("classes", "train", "val")}
-        return Split(Path(data["root"]), **lists, seed=int(data["seed"]))
+        split = Split(Path(data["root"]), **lists, seed=int(data["seed"]))
+        if not (split.train and split.val) or {Path(p).parent.name for p in split.train + split.val} - {*split.classes}:
+            raise ValueError("no images, or images of other classes")
+        return split
     except FileNotFoundError:
         raise DataError(f"{path}: no such split file; tools/make_split.py makes one") from None
     except OSError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,15 +11,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from fbnetv3.arch import ArchDef, cost_of, dump_arch, get_arch, register_arch_folder
+from fbnetv3.arch import ARCHS, ArchDef, cost_of, dump_arch, get_arch, load_arch_folder
 from fbnetv3.data import Preprocessing, build_dataset, build_loader, train_transform
 from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.engine.objective import CrossEntropy, Distillation, Objective
 from fbnetv3.engine.optimization import build_optimizer
-from fbnetv3.errors import UsageError, WeightsError
-from fbnetv3.file_io import local_path
+from fbnetv3.errors import UnknownNameError, UsageError, suggest
 from fbnetv3.modeling import build_network, load_weights
-from fbnetv3.modeling.external import PREFIX, ExternalArch, build_external
+from fbnetv3.modeling.external import PREFIX, ExternalArch, build_external, check_external, load_external
 from fbnetv3.modeling.weights import read_state_dict
 
 AnyArch = ArchDef | ExternalArch
@@ -61,9 +60,12 @@ def build_arch(cfg: CfgNode, name: str) -> AnyArch:
     """
     if name.startswith(PREFIX):
         return ExternalArch(name)
-    for folder in cfg.MODEL.ARCH_DIRS:
-        register_arch_folder(Path(folder).expanduser())
-    return get_arch(name)
+    found = {defn.name: defn for folder in cfg.MODEL.ARCH_DIRS for defn in load_arch_folder(Path(folder).expanduser())}
+    if name in found and name in ARCHS and get_arch(name) != found[name]:
+        raise UsageError(f"MODEL.ARCH_DIRS: '{name}' is another network already, that of {ARCHS.origin(name)}")
+    if name not in found and name not in ARCHS and found and not name.endswith((".yaml", ".yml")):
+        raise UnknownNameError(f"unknown architecture '{name}': {suggest(name, [*found, *ARCHS.names()])}")
+    return found.get(name) or get_arch(name)
 
 
 def describe_arch(arch: AnyArch) -> str:
@@ -99,12 +101,13 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device) -> Inputs:
         raise UsageError(f"DATA.ROOT {cfg.DATA.ROOT}: training and validation have other classes: {', '.join(odd[:5])}")
     preprocessing = preprocessing_of(cfg, arch)
     side = max(preprocessing.resolution, teacher_resolution(cfg))
-    larger = Preprocessing(side, max(side, preprocessing.resize), *_normalisation(preprocessing))
+    scale = side / preprocessing.resolution
+    larger = replace(preprocessing, resolution=side, resize=round(preprocessing.resize * scale))
     transform = train_transform(
         larger,
         crop=cfg.INPUT.CROP,
         crop_scale=cfg.INPUT.CROP_SCALE,
-        crop_padding=cfg.INPUT.CROP_PADDING,
+        crop_padding=round(cfg.INPUT.CROP_PADDING * scale),
         flip=cfg.INPUT.FLIP,
         auto_augment=cfg.INPUT.AUTO_AUGMENT,
         random_erasing=cfg.INPUT.RANDOM_ERASING,
@@ -119,10 +122,6 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device) -> Inputs:
         pin_memory=device.type == "cuda",
     )
     return Inputs(train, val, preprocessing, loader, build_val_loader(cfg, val, preprocessing, device))
-
-
-def _normalisation(preprocessing: Preprocessing) -> tuple:
-    return preprocessing.mean, preprocessing.std, preprocessing.interpolation
 
 
 def build_val_loader(
@@ -153,6 +152,8 @@ def build_model(
     if num_classes != len(classes):
         raise UsageError(f"MODEL.NUM_CLASSES {num_classes}: {cfg.DATA.NAME} has {len(classes)} classes; 0 takes them")
     model = _network(arch, num_classes, cfg.MODEL.IN_CHANS, cfg.MODEL.DROP_RATE, cfg.MODEL.DROP_PATH_RATE)
+    if isinstance(arch, ExternalArch):
+        check_external(model, arch, preprocessing_of(cfg, arch).resolution)
     if weights and not _load(model, arch, weights) and need_head:
         raise UsageError(f"{weights}: has another number of classes than the {num_classes} of {cfg.DATA.NAME}")
     return model.to(device, memory_format=_memory_format(cfg))
@@ -167,12 +168,7 @@ def _load(model: nn.Module, arch: AnyArch, weights: str) -> bool:
     """Load weights; returns whether the head was loaded with them."""
     if isinstance(arch, ArchDef):
         return load_weights(model, weights).head
-    try:
-        model.load_state_dict(read_state_dict(local_path(weights)))
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise WeightsError(f"{weights}: does not fit {arch.name}; {reason}") from None
-    return True
+    return load_external(model, read_state_dict(weights), weights)
 
 
 def _memory_format(cfg: CfgNode) -> torch.memory_format:

@@ -30,6 +30,7 @@ _STATE = frozenset(
         "step",
         "metrics",
         "best",
+        "damaged",
         "rng",
         "cuda_rng",
         "about",
@@ -93,14 +94,18 @@ class Checkpoints:
         return next(reversed(self.all()), None)
 
     def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write the state after so many steps, then remove what is older than the newest `keep`.
+        """Write the state after so many steps, then remove all but the newest `keep` up to here.
+
+        What claims to be of a later step goes too: this run went on from before it, since it is damaged.
 
         Raises:
             OutputError: it cannot be written; earlier checkpoints stay.
         """
         path = self.folder / f"step_{step:08d}.pth"
         save(path, state)
-        for old in self.all()[: -self.keep]:
+        later = [other for other in self.all() if other.name > path.name]
+        earlier = [other for other in self.all() if other.name <= path.name]
+        for old in later + earlier[: -self.keep]:
             old.unlink(missing_ok=True)
         return path
 

@@ -78,8 +78,12 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
+def memory_format(channels_last: bool) -> torch.memory_format:
+    """Torch's name for the memory order."""
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
 def to_device(batch: Batch, device: torch.device, channels_last: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """Images and targets of a batch on the device, images in the memory order asked for."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    images = batch.images.to(device, non_blocking=True, memory_format=layout)
+    images = batch.images.to(device, non_blocking=True, memory_format=memory_format(channels_last))
     return images, batch.targets.to(device, non_blocking=True)

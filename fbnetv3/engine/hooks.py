@@ -58,9 +58,9 @@ class Checkpointing(Hook):
         progress = trainer.progress
         top1 = progress.metrics.get("val_ema_top1", progress.metrics.get("val_top1", -1.0))
         if top1 > progress.best:
-            progress.best = top1
             save(self.best, {**self._weights(trainer), "metrics": progress.metrics})
-        if progress.epoch % self.epochs == 0 or progress.epoch == trainer.epochs:
+            progress.best = top1
+        if progress.epoch % self.epochs == 0 or progress.epoch == trainer.epochs or trainer.stopped:
             self._save(trainer)
 
     def on_interrupt(self, trainer: Trainer) -> None:
@@ -71,6 +71,7 @@ class Checkpointing(Hook):
             save(self.final, self._weights(trainer))
 
     def _save(self, trainer: Trainer) -> None:
+        trainer.check_loss()  # what has diverged must not take the place of what has not
         self.checkpoints.save(trainer.progress.step, {**trainer.state_dict(), "about": self.about})
 
     def _weights(self, trainer: Trainer) -> dict[str, Any]:
@@ -81,14 +82,17 @@ class Checkpointing(Hook):
 
 
 class Autopsy(Hook):
-    """Leaves what is needed to look at a loss that is not finite: the batch, its images' names, the weights."""
+    """Leaves what is needed to look at a loss that is not finite: the batch (before mixup), its names, the weights.
+
+    On a CPU these are the weights that gave the loss, on a GPU those after the step.
+    """
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def on_divergence(self, trainer: Trainer) -> None:
-        batch = trainer.last_batch
-        about = {"step": trainer.progress.step, "lr": trainer.current_lr, "loss": trainer.loss.item()}
+        step, batch = trainer.last_batch
+        about = {"step": step, "lr": trainer.current_lr, "loss": trainer.loss.item()}
         images = {"images": batch.images, "targets": batch.targets, "names": batch.names}
         save(self.file, {**about, **images, "model": trainer.model.state_dict()})
         logger.info("the batch and the weights of that step lie in %s", self.file)
@@ -150,8 +154,9 @@ class Metrics(Hook):
             if key not in ("step", "epoch"):
                 self.board.add_scalar(key, value, entry["step"])
 
-    def after_train(self, trainer: Trainer) -> None:
-        self.board.close()
+    def close(self, trainer: Trainer) -> None:
+        if self.board is not None:
+            self.board.close()
 
 
 class ProgressBar(Hook):
@@ -163,6 +168,7 @@ class ProgressBar(Hook):
 
     def __init__(self, shown: bool = True) -> None:
         self.shown = shown
+        self.bar: tqdm | None = None
 
     def before_train(self, trainer: Trainer) -> None:
         self.start, self.first = time.monotonic(), trainer.progress.step
@@ -207,6 +213,10 @@ class ProgressBar(Hook):
             _duration(time.monotonic() - self.start),
             self._left(trainer),
         )
+
+    def close(self, trainer: Trainer) -> None:
+        if self.bar is not None:
+            self.bar.close()
 
     def _left(self, trainer: Trainer) -> str:
         """Time to the end of the run at the pace so far, evaluations included."""

@@ -18,8 +18,9 @@ _pending: list[signal.Signals] = []
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[None]:
-    """Hold the first Ctrl-C or SIGTERM back until `check_interrupt`; a second one interrupts at once.
+    """Hold the first Ctrl-C or SIGTERM back until `check_interrupt`; a second Ctrl-C interrupts at once.
 
+    SIGTERM comes more than once from some schedulers, and means the same each time.
     Other threads than the main one get no signals; there it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -28,8 +29,8 @@ def deferred_interrupt() -> Iterator[None]:
 
     def note(number: int, frame: object) -> None:
         _pending.append(signal.Signals(number))
-        if len(_pending) > 1:
-            raise _SIGNALS[_pending[-1]]
+        if len(_pending) > 1 and number == signal.SIGINT:
+            raise KeyboardInterrupt
 
     before = {number: signal.signal(number, note) for number in _SIGNALS}
     try:

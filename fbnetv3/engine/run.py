@@ -14,6 +14,7 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from fbnetv3.config.config import flat_keys
 from fbnetv3.data import DamageCounter, build_dataset
 from fbnetv3.engine.build import (
     AnyArch,
@@ -66,7 +67,7 @@ class RunFiles:
 
     @property
     def environment(self) -> Path:
-        """Versions, device, command line and git state, as JSON."""
+        """Versions, device, command line and git state, as JSON, of each part of the run."""
         return self.folder / "environment.json"
 
     @property
@@ -175,10 +176,8 @@ def _run_training(cfg: CfgNode, resume: bool, callbacks: Sequence[Callback], pro
         "num_classes": model.num_classes,
         "in_chans": cfg.MODEL.IN_CHANS,
         "steps_per_epoch": len(inputs.train_loader),
-        "ema": cfg.EMA.ENABLED,
-        "optimizer": cfg.SOLVER.OPTIMIZER,
+        "config": _decisive_keys(cfg),
     }
-
     curve = Curve(callbacks, _evaluations(files.metrics) if checkpoints.all() else ())
 
     def evaluate_all() -> dict[str, float]:
@@ -248,8 +247,9 @@ def run_evaluation(cfg: CfgNode) -> dict[str, float]:
         UserError: a wrong config, missing data or weights.
     """
     files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
-    newest = files.weights if files.weights.exists() else Checkpoints(files.checkpoints).latest()
-    weights = cfg.MODEL.WEIGHTS or newest
+    weights = cfg.MODEL.WEIGHTS or (files.weights if files.weights.exists() else None)
+    if not weights and (latest := Checkpoints(files.checkpoints).load_latest()):
+        weights = latest[0]
     if not weights:
         raise UsageError(
             f"no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to a run's folder ({files.folder} has none)"
@@ -281,12 +281,25 @@ def _announce(cfg: CfgNode, arch: AnyArch, model: nn.Module, inputs: Inputs, dev
         logger.info("distilled from %s of %s", cfg.DISTILL.ARCH, cfg.DISTILL.WEIGHTS)
 
 
+def _decisive_keys(cfg: CfgNode) -> dict[str, Any]:
+    """What decides about a run's weights, by key: not where it runs, how long, or what it shows and keeps."""
+    left_out = {"OUTPUT_DIR", "DEVICE", "DATA.ROOT", "DATA.WORKERS", "DATA.MAX_DAMAGED", "SOLVER.EPOCHS", "RECIPE"}
+    left_out |= {"MODEL.ARCH_DIRS", "MODEL.WEIGHTS", "MODEL.CHANNELS_LAST", "MODEL.COMPILE", "DISTILL.WEIGHTS"}
+    keys = flat_keys(cfg)
+    return {
+        key: value
+        for key, value in keys.items()
+        if key not in left_out and key.split(".")[0] not in ("EVAL", "CHECKPOINT", "LOG")
+    }
+
+
 def _check_same_run(state: dict[str, Any], about: dict[str, Any], epochs: int, checkpoint: Path) -> None:
-    """Refuse to go on from a checkpoint of another network, other data or a longer run."""
+    """Refuse to go on from a checkpoint of another network, another recipe or a longer run."""
     saved = state["about"]
-    for what, value in about.items():
-        if saved.get(what) != value:
-            values = "" if what == "definition" else f" {saved.get(what)}, not {value}"
+    flat = [({**parts, **parts["config"]}) for parts in (saved, about)]
+    for what, value in flat[1].items():
+        if what != "config" and flat[0].get(what) != value:
+            values = "" if what == "definition" else f" {flat[0].get(what)}, not {value}"
             raise UsageError(
                 f"{checkpoint}: is of a run with another {what}{values}: "
                 "use the config.yaml of that run, or another OUTPUT_DIR"
@@ -310,8 +323,9 @@ def _prepare_output(files: RunFiles, cfg: CfgNode) -> None:
             remove_partial(folder)
         with atomic_write(files.config) as f:
             f.write(cfg.dump().encode())
+        environments = json.loads(files.environment.read_text()) if files.environment.exists() else []
         with atomic_write(files.environment) as f:
-            f.write(json.dumps(describe_environment(), indent=2).encode())
+            f.write(json.dumps([*environments, describe_environment()], indent=2).encode())
     except OutputError:
         raise
     except OSError as error:
@@ -321,17 +335,28 @@ def _prepare_output(files: RunFiles, cfg: CfgNode) -> None:
         ) from None
 
 
+class _Warnings(logging.Handler):
+    """Passes warnings, and nothing below, on to the handlers of the application."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno >= logging.WARNING:
+            logging.getLogger().handle(record)
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Only what goes to files, and warnings."""
+    """Nothing is shown but warnings; files still get all."""
     log = logging.getLogger("fbnetv3")
-    handlers = [(handler, handler.level) for handler in log.handlers]
-    propagate, log.propagate = log.propagate, False
+    handlers, propagate, warnings = [(h, h.level) for h in log.handlers], log.propagate, _Warnings()
     for handler, level in handlers:
         handler.setLevel(max(level, logging.WARNING))
+    if propagate:
+        log.addHandler(warnings)
+    log.propagate = False
     try:
         yield
     finally:
+        log.removeHandler(warnings)
         log.propagate = propagate
         for handler, level in handlers:
             handler.setLevel(level)

@@ -14,10 +14,12 @@ from torch.utils.data import DataLoader
 
 from fbnetv3.data import Batch, DamageCounter
 from fbnetv3.engine.ema import ModelEMA
-from fbnetv3.engine.evaluation import to_device
+from fbnetv3.engine.evaluation import memory_format, to_device
 from fbnetv3.engine.interrupt import check_interrupt, deferred_interrupt, interrupted
 from fbnetv3.engine.objective import Objective
 from fbnetv3.errors import Terminated, UserError
+
+_MAX_OVERFLOWS = 100
 
 
 class DivergedError(UserError):
@@ -42,6 +44,9 @@ class Hook:
 
     def on_divergence(self, trainer: Trainer) -> None:
         """Before a loss that is not finite ends the run."""
+
+    def close(self, trainer: Trainer) -> None:
+        """However the run ends: give back what is held open."""
 
 
 @dataclass
@@ -104,11 +109,12 @@ class Trainer:
         self.loss = torch.zeros((), device=device)
         self.stopped = False
         self._last: Batch | None = None
+        self._last_step = self._overflows = 0
 
     @property
-    def last_batch(self) -> Batch | None:
-        """The batch of the last step."""
-        return self._last
+    def last_batch(self) -> tuple[int, Batch | None]:
+        """Number and batch of the last step."""
+        return self._last_step, self._last
 
     @property
     def total_steps(self) -> int:
@@ -126,12 +132,15 @@ class Trainer:
             DataError: too many damaged images.
             KeyboardInterrupt, Terminated: Ctrl-C or SIGTERM, between two steps, after `on_interrupt` of every hook.
         """
-        with deferred_interrupt():
-            self._call("before_train")
-            while self.progress.epoch < self.epochs and not self.stopped:
-                self._train_epoch()
-                self._finish_epoch()
-            self._call("after_train")
+        try:
+            with deferred_interrupt():
+                self._call("before_train")
+                while self.progress.epoch < self.epochs and not self.stopped:
+                    self._train_epoch()
+                    self._finish_epoch()
+                self._call("after_train")
+        finally:
+            self._call("close")
         return self.progress.metrics
 
     def _train_epoch(self) -> None:
@@ -148,7 +157,7 @@ class Trainer:
             if interrupted():
                 self._call("on_interrupt")
                 check_interrupt()
-        self._check_last_loss()
+        self.check_loss()
 
     def _finish_epoch(self) -> None:
         self.progress.epoch += 1
@@ -162,18 +171,22 @@ class Trainer:
     def step(self, batch: Batch) -> None:
         """One step of the optimiser, on all images of a batch that could be read."""
         self.damage.add(batch.damaged)
-        self._check_last_loss()
+        self.check_loss()
         if len(batch.targets) > 1:  # BatchNorm needs two
             for group in self.optimizer.param_groups:
                 group["lr"] = self._next_lr()
             images, targets = to_device(batch, self.device, self.channels_last)
             if self.mixup is not None:
                 images, targets = self.mixup(images, targets)
+                images = images.contiguous(memory_format=memory_format(self.channels_last))
             self.optimizer.zero_grad(set_to_none=True)
-            self.loss, self._last = self._backward(images, targets), batch
+            self.loss, self._last, self._last_step = self._backward(images, targets), batch, self.progress.step + 1
+            if self.device.type == "cpu":
+                self.check_loss()  # before the weights suffer; a GPU would have to wait for it
+            scale = self.scaler.get_scale()
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            if self.ema is not None:
+            if self.ema is not None and self.scaler.get_scale() >= scale:  # else the step was skipped
                 self.ema.update_parameters(self.model)
         self.progress.step += 1
 
@@ -196,19 +209,23 @@ class Trainer:
     def _next_lr(self) -> float:
         return self.lr * self.schedule(min(self.progress.step / self.total_steps, 1 - 1e-9))
 
-    def _check_last_loss(self) -> None:
-        """Look at the last step's loss, one step late so that a GPU need not wait.
+    def check_loss(self) -> None:
+        """Look at the last step's loss; on a GPU that is one step late, so that it need not wait.
 
         Raises:
-            DivergedError: it is not finite.
+            DivergedError: it is not finite; every hook's `on_divergence` has been called.
         """
         loss, batch = self.loss.item(), self._last
         if math.isfinite(loss):
+            self._overflows = 0
+            return
+        self._overflows += 1
+        if self.scaler.is_enabled() and self._overflows < _MAX_OVERFLOWS:  # float16's scaler skips such steps
             return
         self._call("on_divergence")
         names = ", ".join(batch.names[:3]) + (f" and {len(batch.names) - 3} more" if len(batch.names) > 3 else "")
         raise DivergedError(
-            f"the loss is {loss} at step {self.progress.step} (epoch {self.progress.epoch + 1}, learning rate "
+            f"the loss is {loss} at step {self._last_step} (epoch {self.progress.epoch + 1}, learning rate "
             f"{self.current_lr:.3g}, images {names}): lower SOLVER.LR, or warm up longer"
         )
 
@@ -224,6 +241,7 @@ class Trainer:
             "step": self.progress.step,
             "metrics": dict(self.progress.metrics),
             "best": self.progress.best,
+            "damaged": list(self.damage.found),
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
         }
@@ -237,6 +255,7 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(state["epoch"], state["step"], state["best"], dict(state["metrics"]))
+        self.damage.found.update(dict.fromkeys(state["damaged"]))
         torch.set_rng_state(state["rng"])
         if state["cuda_rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(state["cuda_rng"])

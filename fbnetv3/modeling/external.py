@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 import logging
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
 
-from fbnetv3.errors import UnknownNameError, UsageError, suggest
+from fbnetv3.errors import UnknownNameError, UsageError, WeightsError, suggest
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "torchvision/"
+# torchvision's DenseNet files are older than its code: what they call "norm.1" is "norm1" there.
+_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class ExternalArch:
 def build_external(
     arch: ExternalArch, *, num_classes: int, in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0
 ) -> nn.Module:
-    """The network, with fresh weights, `num_classes` outputs and dropout before its last layer.
+    """The network, with fresh weights, `num_classes` outputs, and the recipe's dropout and stochastic depth.
 
     Raises:
         UsageError: another number of channels than 3.
@@ -48,21 +55,76 @@ def build_external(
         raise UsageError(f"{arch.name} takes RGB images, not MODEL.IN_CHANS {in_chans}")
     model = torchvision.models.get_model(arch.name.removeprefix(PREFIX), weights=None, num_classes=num_classes)
     model.num_classes = num_classes
-    if drop_rate:
-        _drop_before_last_linear(model, drop_rate)
-    if drop_path_rate:
-        logger.warning("%s has no stochastic depth to set: MODEL.DROP_PATH_RATE is left out", arch.name)
+    _set_dropout(model, drop_rate)
+    if not _set_stochastic_depth(model, drop_path_rate) and drop_path_rate:
+        logger.warning("%s has no stochastic depth: MODEL.DROP_PATH_RATE is left out", arch.name)
     return model
 
 
-def _drop_before_last_linear(model: nn.Module, rate: float) -> None:
-    """Dropout on the input of the last linear layer; a dropout that is there already gives way to it."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    *_, last = (m for m in model.modules() if isinstance(m, nn.Linear))
+def _set_dropout(model: nn.Module, rate: float) -> None:
+    """The rate for the dropouts that the network has; one before its last linear layer where it has none."""
+    own = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
+    for module in own:
+        module.p = rate
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    if own or not linear or not rate:
+        return
 
     def drop(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
         return F.dropout(inputs[0], rate, module.training)
 
-    last.register_forward_pre_hook(drop)
+    linear[-1].register_forward_pre_hook(drop)
+
+
+def _set_stochastic_depth(model: nn.Module, rate: float) -> bool:
+    """The rate for the deepest block, the others in proportion. Returns whether there is any."""
+    found = [m for m in model.modules() if isinstance(m, StochasticDepth)]
+    deepest = max((m.p for m in found), default=0.0)
+    for module in found:
+        module.p = rate * module.p / deepest if deepest else rate
+    return bool(found)
+
+
+def check_external(model: nn.Module, arch: ExternalArch, resolution: int) -> None:
+    """Try a network on two blank images, in training and in evaluation.
+
+    Raises:
+        UsageError: it does not take that resolution, or answers with more than logits.
+    """
+    trial = copy.deepcopy(model)
+    for training in (True, False):
+        try:
+            with torch.no_grad():
+                logits = trial.train(training)(torch.zeros(2, 3, resolution, resolution))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UsageError(
+                f"{arch.name} does not take {resolution} pixels ({reason}): set INPUT.RESOLUTION"
+            ) from None
+        if not isinstance(logits, Tensor):
+            raise UsageError(f"{arch.name} answers with more than logits, which no objective here takes")
+
+
+def load_external(model: nn.Module, found: Mapping[str, Tensor], name: str) -> bool:
+    """Load torchvision's weights into its network. Another number of classes keeps the trunk and warns.
+
+    Returns:
+        Whether the last layer was loaded too.
+
+    Raises:
+        WeightsError: they do not fit.
+    """
+    wanted = model.state_dict()
+    given = {_DENSENET.sub(r"\1\2", key): value for key, value in found.items()}
+    heads = [key for key, value in given.items() if key in wanted and value.shape != wanted[key].shape]
+    foreign = [key for key in heads if given[key].shape[1:] == wanted[key].shape[1:]]
+    if heads and heads == foreign and len({given[key].shape[0] for key in heads}) == 1 and len(heads) <= 2:
+        logger.warning("%s has another number of classes: all but the last layer is loaded", name)
+        given |= {key: wanted[key] for key in heads}
+    else:
+        foreign = []
+    try:
+        model.load_state_dict(given)
+    except RuntimeError as error:
+        raise WeightsError(f"{name}: does not fit the network; {' '.join(str(error).split())[:300]}") from None
+    return not foreign

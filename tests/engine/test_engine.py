@@ -248,6 +248,47 @@ def test_a_diverged_loss_stops_the_run_and_leaves_what_is_needed(tmp_path, step)
         trainer.run()
     left = torch.load(tmp_path / "diverged.pth")
     assert torch.equal(left["images"], seen[step - 1]) and len(left["names"]) == 16 and left["step"] == step
+    assert all(value.isfinite().all() for value in left["model"].values())
+
+
+def test_what_has_diverged_is_not_saved(tmp_path):
+    def objective(model, images, targets):
+        return CrossEntropy()(model, images, targets) * (float("inf") if trainer.progress.step == 4 else 1)
+
+    checkpoints = Checkpoints(tmp_path)
+    trainer = make_trainer([checkpointing(checkpoints, tmp_path, steps=1)])
+    trainer.objective = objective
+    with pytest.raises(DivergedError, match="inf at step 5"):
+        trainer.run()
+    assert checkpoints.load_latest()[1]["step"] == 4
+    trainer.loss = torch.tensor(float("nan"))  # as a GPU would see it, after the step
+    with pytest.raises(DivergedError):
+        trainer._call("on_interrupt")
+    assert checkpoints.latest().name == "step_00000004.pth"
+
+
+def test_checkpoints_of_later_steps_are_of_another_past(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (5, 9):
+        (tmp_path / f"step_{step:08d}.pth").write_bytes(b"damaged")
+    checkpoints.save(7, STATE)
+    assert [path.name for path in checkpoints.all()] == ["step_00000007.pth"]
+
+
+def test_hooks_are_closed_however_a_run_ends():
+    class Failing(Hook):
+        closed = 0
+
+        def after_step(self, trainer):
+            raise ZeroDivisionError
+
+        def close(self, trainer):
+            self.closed += 1
+
+    hook = Failing()
+    with pytest.raises(ZeroDivisionError):
+        make_trainer([hook]).run()
+    assert hook.closed == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

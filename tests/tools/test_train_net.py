@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fbnetv3.arch import configs_folder
+from fbnetv3.arch import configs_folder, list_archs
 from fbnetv3.engine.metrics import read_metrics
 from tests.tools.conftest import TOOLS
 
@@ -157,6 +157,12 @@ def test_an_architecture_of_ones_own(tool, config, tmp_path):
     )
     ran = tool("train_net", "--config", config, "MODEL.ARCH_DIRS", f"['{tmp_path / 'archs'}']", "MODEL.ARCH", "mine")
     assert ran.code == 0 and "mine (0.00 M parameters" in ran.out
+    assert "mine" not in list_archs()
+    (tmp_path / "archs" / "mine.yaml").write_text((tmp_path / "archs" / "mine.yaml").read_text().replace("16", "24"))
+    again = ["MODEL.ARCH_DIRS", f"['{tmp_path / 'archs'}']", "OUTPUT_DIR", tmp_path / "again"]
+    assert tool("train_net", "--config", config, *again, "MODEL.ARCH", "mine").code == 0
+    ran = tool("train_net", "--config", config, *again[:2], "OUTPUT_DIR", tmp_path / "x", "MODEL.ARCH", "mone")
+    assert ran.code == 2 and "unknown architecture 'mone': did you mean mine?" in ran.err
 
 
 @pytest.mark.parametrize("missing", ["train", "val"])
@@ -203,6 +209,11 @@ def check(ran, code, message, config):
             "unknown network 'torchvision/resnet5': did you mean torchvision/resnet50",
         ),
         (["RECIPE", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (
+            ["MODEL.ARCH", "torchvision/alexnet", "INPUT.RESOLUTION", "16"],
+            "torchvision/alexnet does not take 16 pixels",
+        ),
+        (["MODEL.ARCH", "torchvision/googlenet"], "torchvision/googlenet answers with more than logits"),
         (["SOLVER.LR", "-1"], "SOLVER.LR -1.0 is not at least 0"),
         (["SOLVER.LR", "nan"], "SOLVER.LR nan is not at least 0"),
         (["SOLVER.NESTEROV", "1"], "SOLVER.NESTEROV 1 is not True or False"),
@@ -321,6 +332,10 @@ def test_an_output_folder_in_use(tool, config):
         (["MODEL.ARCH", "fbnetv3_a0_cifar"], "is of a run with another arch fbnetv3_digits, not fbnetv3_a0_cifar"),
         (["SOLVER.BATCH_SIZE", "4"], "is of a run with another steps_per_epoch 3, not 6"),
         (["SOLVER.EPOCHS", "1"], "is 2 epochs old already; SOLVER.EPOCHS 1 is less"),
+        (["SOLVER.LR", "0.02"], "is of a run with another SOLVER.LR 0.01, not 0.02"),
+        (["SOLVER.DECAY_NORM_BIAS", "False"], "is of a run with another SOLVER.DECAY_NORM_BIAS True, not False"),
+        (["SOLVER.PRECISION", "float16"], "is of a run with another SOLVER.PRECISION float32, not float16"),
+        (["SEED", "5"], "is of a run with another SEED 0, not 5"),
     ],
 )
 def test_resuming_another_run(tool, config, overrides, message):
@@ -362,13 +377,17 @@ def test_a_damaged_checkpoint_on_resume(tool, config):
 def test_a_signal_is_one_line_and_the_run_can_go_on(config, tmp_path, number, code, word):
     command = [sys.executable, str(TOOLS / "train_net.py"), "--config", str(config), "SOLVER.EPOCHS", "500"]
     process = subprocess.Popen(
-        [*command, "DATA.WORKERS", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*command, "DATA.WORKERS", "1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     checkpoints = tmp_path / "run" / "checkpoints"
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("step_*.pth")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    process.send_signal(number)
+    os.killpg(process.pid, number)  # as terminals and schedulers do: to the workers too
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
     assert err.splitlines() == [f"{word}; add --resume to go on from the last checkpoint"]
