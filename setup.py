@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").read_text())[1]
 
-TEST = ["hypothesis", "pytest", "timm"]
+TEST = ["hypothesis", "pytest", "pytest-timeout", "timm"]
 LINT = ["ruff==0.17.6"]
 
 setup(

@@ -35,6 +35,7 @@ from fbnetv3.engine.checkpoint import Checkpoints, atomic_write, remove_partial
 from fbnetv3.engine.ema import ModelEMA
 from fbnetv3.engine.environment import describe_environment
 from fbnetv3.engine.evaluation import evaluate
+from fbnetv3.engine.files import RunFiles
 from fbnetv3.engine.hooks import Autopsy, Callback, Checkpointing, Curve, Evaluation, Metrics, ProgressBar
 from fbnetv3.engine.metrics import read_metrics
 from fbnetv3.engine.optimization import build_schedule
@@ -42,67 +43,6 @@ from fbnetv3.engine.trainer import Trainer
 from fbnetv3.errors import OutputError, UsageError
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RunFiles:
-    """Where the files of a run lie."""
-
-    folder: Path
-
-    @property
-    def weights(self) -> Path:
-        """The network after the last epoch."""
-        return self.folder / "model_final.pth"
-
-    @property
-    def best(self) -> Path:
-        """The network with the best top-1."""
-        return self.folder / "model_best.pth"
-
-    @property
-    def diverged(self) -> Path:
-        """What is left of a step whose loss was not finite."""
-        return self.folder / "diverged.pth"
-
-    @property
-    def environment(self) -> Path:
-        """Versions, device, command line and git state, as JSON, of each part of the run."""
-        return self.folder / "environment.json"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder with everything needed to go on."""
-        return self.folder / "checkpoints"
-
-    @property
-    def config(self) -> Path:
-        """The whole config."""
-        return self.folder / "config.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        """A JSON object a line, by step and by evaluation."""
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def curve(self) -> Path:
-        """Loss and accuracy as a picture."""
-        return self.folder / "curve.png"
-
-    @property
-    def log(self) -> Path:
-        """What was printed."""
-        return self.folder / "log.txt"
-
-    @property
-    def tensorboard(self) -> Path:
-        """TensorBoard's events."""
-        return self.folder / "tensorboard"
-
-    def in_use(self) -> bool:
-        """Whether a run has left anything here."""
-        return any(path.exists() for path in (self.weights, self.metrics)) or bool(Checkpoints(self.checkpoints).all())
 
 
 @dataclass(frozen=True)

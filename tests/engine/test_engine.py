@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -324,45 +325,61 @@ def test_an_interrupted_run_saves_itself_and_ends_with_the_same_weights(tmp_path
     assert (resumed.progress.epoch, resumed.progress.step) == (4, 16)
 
 
-def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
-    """SIGKILL, 50 times, whatever the run is doing; each time it goes on from what it finds."""
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
+def killed_run(folder, kills_wanted=50):
+    """Kill a run at random moments and let it go on from what it finds, until it is complete. Returns the kills.
+
+    It forks, and what was parallel in the parent would hang in the child: to be called in a process of its own.
+    """
+    checkpoints = Checkpoints(folder / "checkpoints")
     checkpoints.folder.mkdir()
-    arguments = {"mixup": v2.MixUp(alpha=0.2, num_classes=2), "ema": 0.9, "epochs": 300}
-
-    def go_on():
-        remove_partial(checkpoints.folder)
-        trainer = make_trainer([checkpointing(checkpoints, tmp_path, epochs=2, steps=3)], **arguments)
-        torch.manual_seed(5)
-        if found := checkpoints.load_latest():
-            trainer.load_state_dict(found[1])
-        trainer.run()
-
-    whole = make_trainer(**arguments)
-    torch.manual_seed(5)
-    whole.run()
     random, kills = np.random.default_rng(0), 0
-    for _ in range(1000):
+    while True:
         child = os.fork()
         if child == 0:
             try:
-                go_on()
+                remove_partial(checkpoints.folder)
+                trainer = make_trainer([checkpointing(checkpoints, folder, epochs=2, steps=3)], **LONG)
+                torch.manual_seed(5)
+                if found := checkpoints.load_latest():
+                    trainer.load_state_dict(found[1])
+                trainer.run()
                 os._exit(0)
             finally:
                 os._exit(1)
-        if kills < 50:
+        if kills < kills_wanted:
             time.sleep(random.uniform(0.0, 0.2))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):
-            break
+            assert os.WEXITSTATUS(status) == 0
+            return kills
         kills += 1
-    assert os.WEXITSTATUS(status) == 0 and kills >= 20
+
+
+LONG = {"mixup": v2.MixUp(alpha=0.2, num_classes=2), "ema": 0.9, "epochs": 300}
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
+    """SIGKILL, 50 times, whatever the run is doing; each time it goes on from what it finds."""
+    script = "import sys; from pathlib import Path; from tests.engine.test_engine import killed_run; "
+    script += "print(killed_run(Path(sys.argv[1])))"
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    root = Path(__file__).resolve().parents[2]
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=one_thread, cwd=root, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) >= 20
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole = make_trainer(**LONG)
+    torch.manual_seed(5)
+    whole.run()
+    torch.set_num_threads(threads)
     final = torch.load(tmp_path / "final.pth")
     for mine, theirs in (("model", whole.model), ("model_ema", whole.ema.module)):
         for key, value in theirs.state_dict().items():
             assert torch.equal(final[mine][key], value)
-    assert len(list(checkpoints.folder.iterdir())) <= checkpoints.keep + 1
+    assert len(list((tmp_path / "checkpoints").iterdir())) <= 3 + 1
 
 
 def test_checkpoints_between_epochs(tmp_path):
@@ -592,8 +609,6 @@ def test_the_curve_is_a_picture(tmp_path):
 
 def test_every_config_key_is_explained():
     """The defaults file has a comment for each key, but for a few that name what they are."""
-    from pathlib import Path
-
     import fbnetv3.config.defaults as defaults
 
     lines = Path(defaults.__file__).read_text().splitlines()
