@@ -1,7 +1,5 @@
-"""The pieces of the engine: schedules, checkpoints, evaluation, the loop and its hooks."""
+"""The training loop, its hooks, interruptions and checkpoints."""
 
-import itertools
-import json
 import os
 import signal
 import subprocess
@@ -15,106 +13,20 @@ import torch
 from torch import nn
 from torchvision.transforms import v2
 
-from fbnetv3.config import get_cfg
-from fbnetv3.data import Batch, DamageCounter, Preprocessing, build_loader
+from fbnetv3.data import Preprocessing, build_loader
 from fbnetv3.data.datasets import ArrayDataset
 from fbnetv3.engine import Hook, Trainer, evaluate
 from fbnetv3.engine.checkpoint import _STATE, Checkpoints, atomic_write, remove_partial
 from fbnetv3.engine.ema import ModelEMA
 from fbnetv3.engine.hooks import Autopsy, Checkpointing, Evaluation
 from fbnetv3.engine.interrupt import _pending, check_interrupt, deferred_interrupt
-from fbnetv3.engine.metrics import append_metrics, plot_curve, read_metrics, truncate_metrics
-from fbnetv3.engine.objective import CrossEntropy, Distillation, scaled_to
+from fbnetv3.engine.objective import CrossEntropy
 from fbnetv3.engine.optimization import build_optimizer, build_schedule
 from fbnetv3.engine.trainer import DivergedError
-from fbnetv3.errors import DataError, OutputError, Terminated, UsageError, WeightsError
+from fbnetv3.errors import OutputError, Terminated, WeightsError
 
 CPU = torch.device("cpu")
 STATE = dict.fromkeys(_STATE)
-
-
-def test_cosine_with_warm_up():
-    schedule = build_schedule("cosine", 10, warmup_epochs=2, warmup_factor=0.1)
-    assert schedule(0) == pytest.approx(0.1)
-    assert schedule(0.1) == pytest.approx(0.55)  # half of the warm-up
-    assert schedule(0.2) == pytest.approx(1.0)
-    assert schedule(0.6) == pytest.approx(0.5)
-    assert schedule(1 - 1e-9) == pytest.approx(0, abs=1e-6)
-
-
-def test_exponential_decay_is_per_epoch_after_the_warm_up():
-    schedule = build_schedule("exponential", 400, decay=0.9875, warmup_epochs=5)
-    assert schedule(5 / 400) == pytest.approx(1)
-    assert schedule(6 / 400) == pytest.approx(0.9875)
-    assert schedule(105 / 400) == pytest.approx(0.9875**100)
-
-
-def test_schedules_without_warm_up_and_of_nothing_else():
-    assert build_schedule("exponential", 10, decay=0.5)(0.3) == pytest.approx(0.125)
-    assert build_schedule("cosine", 2, warmup_epochs=2)(0.5) == pytest.approx(0.55)
-    with pytest.raises(UsageError, match="neither cosine nor exponential"):
-        build_schedule("step", 10)
-
-
-def test_sgd():
-    optimizer = build_optimizer("sgd", nn.Linear(2, 2), 0.1, momentum=0.8, weight_decay=0.01)
-    (group,) = optimizer.param_groups
-    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.1, 0.8, True, 0.01)
-
-
-def test_rmsprop():
-    optimizer = build_optimizer("rmsprop", nn.Linear(2, 2), 0.02, momentum=0.8, weight_decay=0.01, alpha=0.7, eps=0.1)
-    (group,) = optimizer.param_groups
-    assert isinstance(optimizer, torch.optim.RMSprop)
-    assert [group[key] for key in ("lr", "momentum", "alpha", "eps", "weight_decay")] == [0.02, 0.8, 0.7, 0.1, 0.01]
-
-
-def test_norms_and_biases_without_decay():
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
-    decayed, others = build_optimizer("sgd", model, 0.1, weight_decay=0.01, decay_norm_bias=False).param_groups
-    assert [p.ndim for p in decayed["params"]] == [4] and decayed["weight_decay"] == 0.01
-    assert [p.ndim for p in others["params"]] == [1, 1, 1] and others["weight_decay"] == 0
-
-
-class Fixed(nn.Module):
-    """Answers with the logits that it was given as images."""
-
-    def forward(self, x):
-        return x.flatten(1)
-
-
-def batch(logits, targets, damaged=()):
-    return Batch(torch.tensor(logits)[:, :, None, None], torch.tensor(targets), ["x"] * len(targets), list(damaged))
-
-
-def test_evaluation_counts():
-    falling = [9.0, 8, 7, 6, 5, 4, 3, 2]
-    logits = [[1.0, 0, 0, 0, 0, 0, 0, 0], [0.0, 1, 0, 0, 0, 0, 0, 0], falling, falling]
-    found = evaluate(Fixed(), [batch(logits[:3], [0, 1, 7]), batch(logits[3:], [4])], CPU, channels_last=False)
-    assert (found["top1"], found["images"]) == (50.0, 4)
-    assert found["top5"] == 75.0  # the fourth image's class is its fifth
-    expected = nn.functional.cross_entropy(torch.tensor(logits), torch.tensor([0, 1, 7, 4]))
-    assert found["loss"] == pytest.approx(expected.item())
-
-
-def test_evaluation_of_few_classes_has_no_top5():
-    assert "top5" not in evaluate(Fixed(), [batch([[1.0, 0.0]], [0])], CPU, channels_last=False)
-
-
-def test_evaluation_leaves_the_mode_alone_and_uses_that_of_evaluation():
-    model = nn.Sequential(nn.Dropout(0.99), Fixed())
-    assert evaluate(model, [batch([[1.0, 0.0]] * 50, [0] * 50)], CPU, channels_last=False)["top1"] == 100
-    assert model.training
-
-
-def test_evaluation_of_nothing_and_of_damage():
-    empty = Batch(torch.empty(0), torch.empty(0, dtype=torch.long), [], ["x.png"])
-    with pytest.raises(DataError, match="no image"):
-        evaluate(Fixed(), [empty], CPU, damage=DamageCounter(5))
-    model = Fixed()
-    with pytest.raises(DataError, match="x.png"):
-        evaluate(model, [empty], CPU)
-    assert model.training
 
 
 def make_trainer(hooks=(), epochs=4, lr=0.5, seed=0, dropout=0.3, ema=None, **arguments):
@@ -422,72 +334,6 @@ def test_the_newest_checkpoints_are_kept(tmp_path):
     assert Checkpoints(tmp_path / "nowhere").latest() is None
 
 
-class Constant(nn.Module):
-    """Answers with the same logits, whatever the image; remembers the size of its input."""
-
-    def __init__(self, logits):
-        super().__init__()
-        self.logits = nn.Parameter(torch.tensor(logits))
-
-    def forward(self, x):
-        self.side = x.shape[-1]
-        return self.logits.expand(len(x), -1)
-
-
-def test_distillation_is_08_of_the_teacher_and_02_of_the_labels():
-    teacher, student = Constant([2.0, 0.0, 1.0]), Constant([0.5, 0.1, 0.0])
-    objective = Distillation(teacher, resolution=8, teacher_resolution=12)
-    images, targets = torch.zeros(4, 3, 12, 12), torch.tensor([0, 1, 2, 2])
-    logits = student.logits.expand(4, -1)
-    answers = teacher.logits.softmax(0).expand(4, -1)
-    by_teacher = -(answers * logits.log_softmax(1)).sum(1).mean()
-    expected = 0.8 * by_teacher + 0.2 * nn.functional.cross_entropy(logits, targets)
-    loss = objective(student, images, targets)
-    assert loss.item() == pytest.approx(expected.item())
-    assert (student.side, teacher.side) == (8, 12)
-    loss.backward()
-    assert teacher.logits.grad is None and not teacher.training and student.logits.grad is not None
-
-
-def test_a_teacher_that_agrees_leaves_no_gradient():
-    student = Constant([2.0, 0.0])
-    Distillation(Constant([2.0, 0.0]), 4, 4, share=1.0)(
-        student, torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])
-    ).backward()
-    assert student.logits.grad.abs().max() < 1e-6
-
-
-def test_scaling_keeps_means_and_leaves_the_right_size_alone():
-    images = torch.rand(2, 3, 16, 16)
-    assert scaled_to(images, 16) is images
-    torch.testing.assert_close(scaled_to(images, 8).mean(), images.mean(), atol=0.02, rtol=0)
-
-
-def test_mixed_targets_and_label_smoothing():
-    model = Constant([1.0, 0.0])
-    soft = torch.tensor([[0.7, 0.3]])
-    loss = CrossEntropy(0.1)(model, torch.zeros(1, 3, 2, 2), soft)
-    smooth = 0.9 * soft + 0.1 / 2
-    assert loss.item() == pytest.approx(-(smooth * model.logits.log_softmax(0)).sum().item())
-
-
-def test_the_average_follows_the_weights():
-    model = nn.BatchNorm1d(2)
-    ema = ModelEMA(model, decay=0.5)
-    expected = None
-    for step in range(6):
-        with torch.no_grad():
-            model.weight.fill_(step)
-            model.running_mean.fill_(10 * step)
-            model.num_batches_tracked.fill_(step)
-        ema.update_parameters(model)
-        keep = min(0.5, (1 + step) / (10 + step))
-        expected = step if expected is None else keep * expected + (1 - keep) * step
-        assert ema.module.weight[0].item() == pytest.approx(expected)
-        assert ema.module.running_mean[0].item() == pytest.approx(10 * expected)
-    assert ema.module.num_batches_tracked.item() == 5
-
-
 def test_accumulation_gives_the_gradients_of_the_whole_batch():
     whole, parts = make_trainer(dropout=0.0), make_trainer(dropout=0.0, accumulate=3)
     for trainer in (whole, parts):
@@ -568,23 +414,6 @@ except OutputError as error:
     assert os.listdir(tmp_path) == ["step_00000001.pth"]
 
 
-def test_a_metrics_file_with_a_torn_last_line(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
-    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 1, "loss": 2.0}]
-
-
-def test_entries_ahead_of_a_step_are_dropped(tmp_path):
-    for step in range(5):
-        append_metrics(tmp_path / "metrics.jsonl", {"step": step})
-    append_metrics(tmp_path / "metrics.jsonl", {"step": 2, "epoch": 1, "val_top1": 1.0})
-    append_metrics(tmp_path / "metrics.jsonl", {"step": 2, "epoch": 2, "val_top1": 1.0})
-    truncate_metrics(tmp_path / "metrics.jsonl", step=2, epoch=1)
-    kept = [{"step": 0}, {"step": 1}, {"step": 2}, {"step": 2, "epoch": 1, "val_top1": 1.0}]
-    assert read_metrics(tmp_path / "metrics.jsonl") == kept
-    with pytest.raises(OutputError, match="metrics.jsonl: cannot be written: No such file"):
-        append_metrics(tmp_path / "nowhere" / "metrics.jsonl", {"step": 0})
-
-
 def test_epochs_without_evaluation_have_no_metrics(tmp_path):
     seen = []
 
@@ -594,27 +423,3 @@ def test_epochs_without_evaluation_have_no_metrics(tmp_path):
 
     make_trainer([Evaluation(lambda: {"top1": 1.0}, period=3), Recorder()], epochs=4).run()
     assert seen == [None, None, 1.0, 1.0]
-
-
-def test_the_curve_is_a_picture(tmp_path):
-    from PIL import Image
-
-    entries = [{"step": i, "epoch": i / 4, "loss": 1 / (i + 1), "lr": 0.1} for i in range(8)]
-    entries.insert(4, {"step": 4, "epoch": 1, "val_top1": 50.0, "val_loss": 0.5})
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in entries))
-    plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
-    with Image.open(tmp_path / "curve.png") as image:
-        assert image.width > 600
-
-
-def test_every_config_key_is_explained():
-    """The defaults file has a comment for each key, but for a few that name what they are."""
-    import fbnetv3.config.defaults as defaults
-
-    lines = Path(defaults.__file__).read_text().splitlines()
-    plain = {"MOMENTUM", "NESTEROV", "WEIGHT_DECAY", "STD", "WARMUP_FACTOR", "RMSPROP_EPS"}
-    for before, line in itertools.pairwise(lines):
-        key = line.partition(" = ")[0].rpartition(".")[2]
-        if line.startswith("_C.") and "CN()" not in line and key not in plain:
-            assert before.startswith("# "), line
-    assert get_cfg().SOLVER.EPOCHS == 400
