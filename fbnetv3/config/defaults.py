@@ -17,7 +17,7 @@ _C.MODEL = CN()
 # Registered name of an architecture (tools/analyze_net.py lists them), the path of its YAML file, or a network of
 # torchvision's such as torchvision/resnet50.
 _C.MODEL.ARCH = "fbnetv3_a"
-# Folders with more architecture files (*.yaml) to register first.
+# Folders with more architecture files (*.yaml), which this run then knows by name.
 _C.MODEL.ARCH_DIRS = []
 # Outputs of the classifier; 0 means the number of the dataset's classes.
 _C.MODEL.NUM_CLASSES = 0

@@ -263,7 +263,9 @@ def _prepare_output(files: RunFiles, cfg: CfgNode) -> None:
             remove_partial(folder)
         with atomic_write(files.config) as f:
             f.write(cfg.dump().encode())
-        environments = json.loads(files.environment.read_text()) if files.environment.exists() else []
+        environments = []
+        with contextlib.suppress(FileNotFoundError, ValueError):  # none yet, or not ours
+            environments = json.loads(files.environment.read_text())
         with atomic_write(files.environment) as f:
             f.write(json.dumps([*environments, describe_environment()], indent=2).encode())
     except OutputError:
