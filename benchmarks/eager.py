@@ -1,4 +1,4 @@
-"""Eager inference and training of FBNetV3-B against timm's network: the same weights, input, threads and run."""
+"""Eager inference of FBNetV3-B against timm's network: the same weights, input, threads and run."""
 
 import argparse
 from functools import partial
@@ -6,7 +6,6 @@ from functools import partial
 import timm
 import torch
 from measure import compare, report
-from torch.nn import functional as F
 
 import fbnetv3
 
@@ -31,20 +30,10 @@ def main():
             assert (found - expected).abs().max() < 1e-4 * expected.abs().max(), "the outputs differ"
             sides = [partial(infer, model, images) for model in (ours, theirs)]
             report(f"inference, batch {batch}", compare(*sides, rounds=args.rounds))
-    sides = [
-        partial(train, model.train(), images, torch.optim.SGD(model.parameters(), 0.0)) for model in (ours, theirs)
-    ]
-    report("training step, batch 16", compare(*sides, rounds=max(3, args.rounds // 3)))
 
 
 def infer(model, images):
     return model(in_layout_of(model, images))
-
-
-def train(model, images, optimizer):
-    optimizer.zero_grad()
-    F.cross_entropy(model(in_layout_of(model, images)), torch.zeros(len(images), dtype=torch.long)).backward()
-    optimizer.step()
 
 
 def in_layout_of(model, images):

@@ -4,6 +4,7 @@
 from fbnetv3.cli import ArgumentParser, run_tool
 from fbnetv3.config import load_config
 from fbnetv3.engine import run_evaluation, run_training
+from fbnetv3.engine.memory import keep_freed_memory
 
 
 def main(argv=None):
@@ -19,6 +20,7 @@ def main(argv=None):
     if args.eval_only:
         print_metrics(run_evaluation(cfg))
         return
+    keep_freed_memory()
     result = run_training(cfg, resume=args.resume)
     print_metrics(result.metrics)
     for what in ("weights", "best", "checkpoints", "metrics", "curve", "log", "tensorboard"):

@@ -7,14 +7,24 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation, StochasticDepth
 
 from fbnetv3.arch.blocks import ConvSpec, MBConvSpec, MBPoolSpec
+from fbnetv3.modeling.depthwise import DepthwiseConv2d
 from fbnetv3.registry import Registry
 
 BLOCKS = Registry("block module")
 
-ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {"hswish": nn.Hardswish, "relu": nn.ReLU}
+
+class Hardswish(nn.Hardswish):
+    """In place only where nothing is differentiated: autograd would have to copy what it overwrites."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.hardswish(x, self.inplace and not (x.requires_grad and torch.is_grad_enabled()))
+
+
+ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {"hswish": Hardswish, "relu": nn.ReLU}
 SE_GATES: dict[str, Callable[..., nn.Module]] = {"hsigmoid": nn.Hardsigmoid, "sigmoid": nn.Sigmoid}
 
 BatchNorm = partial(nn.BatchNorm2d, eps=1e-5, momentum=0.1)
@@ -56,6 +66,10 @@ class MBConv(nn.Module):
         unit = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=act)
         self.expand = unit(spec.in_channels, mid, 1) if spec.has_expand else nn.Identity()
         self.depthwise = unit(mid, mid, spec.kernel, spec.stride, spec.padding, groups=spec.groups)
+        if spec.groups == mid:
+            self.depthwise[0] = DepthwiseConv2d(
+                mid, mid, spec.kernel, spec.stride, spec.padding, groups=mid, bias=False
+            )
         self.se = (
             SqueezeExcitation(mid, spec.se_channels, partial(act, inplace=True), SE_GATES[spec.se_gate])
             if spec.se_channels
