@@ -11,12 +11,12 @@ import resource, sys, torch
 from fbnetv3.engine.memory import keep_freed_memory
 if sys.argv[1] == "keep":
     assert keep_freed_memory()
-def touch():
+def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(8_000_000).add_(1)
+    torch.ones(16_000_000).add_(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-touch(), touch()
-print(touch())
+faults(), faults()
+print(faults())
 """
 
 
