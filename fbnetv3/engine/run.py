@@ -53,11 +53,13 @@ class RunResult:
         metrics: its last evaluation: "top1", "top5", "loss", "images", and of the average "ema_top1" and so on.
         curve: all its evaluations, each with its "epoch".
         files: where it left what.
+        num_classes: outputs of the network.
     """
 
     metrics: dict[str, float]
     curve: list[dict[str, float]]
     files: RunFiles
+    num_classes: int
 
 
 def train(cfg: CfgNode, callbacks: Sequence[Callback] = (), *, resume: bool = False) -> list[dict[str, float]]:
@@ -175,7 +177,8 @@ def _run_training(cfg: CfgNode, resume: bool, callbacks: Sequence[Callback], pro
         if cfg.MODEL.COMPILE:
             model.compile()
         metrics = trainer.run()
-    return RunResult({key.removeprefix("val_"): value for key, value in metrics.items()}, curve.results, files)
+    results = {key.removeprefix("val_"): value for key, value in metrics.items()}
+    return RunResult(results, curve.results, files, model.num_classes)
 
 
 def run_evaluation(cfg: CfgNode) -> dict[str, float]:

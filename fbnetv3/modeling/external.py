@@ -105,6 +105,16 @@ def check_external(model: nn.Module, arch: ExternalArch, resolution: int) -> Non
             raise UsageError(f"{arch.name} answers with more than logits, which no objective here takes")
 
 
+def count_macs(arch: ExternalArch, resolution: int, num_classes: int) -> int:
+    """Multiply-adds for one image, of the kinds that `fbnetv3.arch.Cost.macs` has, counted by fvcore."""
+    from fvcore.nn import FlopCountAnalysis
+
+    model = build_external(arch, num_classes=num_classes).eval()
+    counter = FlopCountAnalysis(model, torch.zeros(1, 3, resolution, resolution))
+    counted = counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
+    return int(sum(counted[kind] for kind in ("conv", "linear", "addmm", "matmul", "bmm", "adaptive_avg_pool2d")))
+
+
 def load_external(model: nn.Module, found: Mapping[str, Tensor], name: str) -> bool:
     """Load torchvision's weights into its network. Another number of classes keeps the trunk and warns.
 

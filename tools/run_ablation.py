@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Train a grid of networks and recipes, table and figure: `run_ablation.py --config FILE [KEY VALUE ...]`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from fbnetv3.cli import ArgumentParser, run_tool
+from fbnetv3.engine.ablation import load_ablation, run_ablation, save_results, table
+from fbnetv3.engine.memory import keep_freed_memory
+
+
+def main(argv=None):
+    parser = ArgumentParser(description="Run an ablation, or go on with one that was interrupted.")
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see configs/ablations/")
+    parser.add_argument("--output", metavar="FOLDER", help="instead of the file's")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to change in every training")
+    args = parser.parse_intermixed_args(argv)
+    ablation = load_ablation(args.config)
+    if args.output:
+        ablation = replace(ablation, output=Path(args.output))
+    keep_freed_memory()
+    results = []
+    for result in run_ablation(ablation, args.overrides):
+        results.append(result)
+        files = save_results(ablation, results)
+    print(f"\n{table(ablation, results)}\n")
+    print(*files, sep="\n")
+
+
+if __name__ == "__main__":
+    run_tool(main, after_interrupt="the same command goes on where this one stopped")
