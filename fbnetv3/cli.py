@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -17,19 +19,29 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
+class _Nowhere(io.TextIOBase):
+    def write(self, text: str) -> int:
+        return len(text)
+
+
 def run_tool(
     main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None, *, after_interrupt: str = ""
 ) -> None:
     """Run a tool and exit: 0 when all went well, 2 for a wrong call, 1 for anything else, 130 for Ctrl-C, 143 for
     SIGTERM (128 and the signal, as shells and schedulers count).
 
-    A `UserError`, or an error of the operating system, is printed as one line without a traceback.
+    A `UserError`, or an error of the operating system, is printed as one line without a traceback. Of the processes
+    that torchrun starts, the first one speaks; the others only say what has gone wrong with them.
 
     Args:
         main: takes the arguments, None for those of the command line.
         argv: arguments, for tests.
         after_interrupt: what to tell the user after Ctrl-C or SIGTERM.
     """
+    rank = int(os.environ.get("RANK", "0"))
+    if rank:
+        sys.stdout = _Nowhere()
+    prefix = f"[process {rank}] " if rank else ""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("fbnetv3")
@@ -40,17 +52,19 @@ def run_tool(
         code = 0
     except UserError as error:
         code = error.exit_code
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        if not (rank and code == 2):  # a wrong call is wrong in every process
+            print(f"{prefix}error: {_one_line(error)}", file=sys.stderr)
     except BrokenPipeError:
         sys.stderr.close()
         code = 1
     except OSError as error:
         code = 1
         place = f"{error.filename}: " if error.filename else ""
-        print(f"error: {place}{_one_line(error.strerror or error)}", file=sys.stderr)
+        print(f"{prefix}error: {place}{_one_line(error.strerror or error)}", file=sys.stderr)
     except (KeyboardInterrupt, Terminated) as error:
         code, word = (130, "interrupted") if isinstance(error, KeyboardInterrupt) else (143, "terminated")
-        print("; ".join(filter(None, (word, after_interrupt))), file=sys.stderr)
+        if not rank:
+            print("; ".join(filter(None, (word, after_interrupt))), file=sys.stderr)
     finally:
         log.removeHandler(handler)
     sys.exit(code)

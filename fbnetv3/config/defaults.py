@@ -31,6 +31,9 @@ _C.MODEL.DROP_PATH_RATE = 0.0
 _C.MODEL.WEIGHTS = ""
 # NHWC memory order, which is faster on CPUs and on GPUs with tensor cores.
 _C.MODEL.CHANNELS_LAST = True
+# Where several processes train together: BatchNorm over all of a step's images, not over each process's part of them,
+# so that the result does not depend on how many processes there are.
+_C.MODEL.SYNC_BN = True
 # Compile the network with torch.compile: a minute or two at the start, faster steps afterwards.
 _C.MODEL.COMPILE = False
 
@@ -40,7 +43,7 @@ _C.DATA.NAME = "imagefolder"
 # Its folder; for imagefolder the one that holds train/ and val/ (or test/), each with a folder a class; for
 # imagelist the split file.
 _C.DATA.ROOT = ""
-# Processes that read images; 0 reads in the training process.
+# Processes that read images, for each process that trains; 0 reads in the training process.
 _C.DATA.WORKERS = 2
 # Damaged images that a run skips before it ends with an error that names them.
 _C.DATA.MAX_DAMAGED = 0
@@ -87,7 +90,7 @@ _C.SOLVER.WEIGHT_DECAY = 1e-5
 _C.SOLVER.DECAY_NORM_BIAS = True
 # Passes over the training images.
 _C.SOLVER.EPOCHS = 400
-# Images a step.
+# Images a step, over all processes.
 _C.SOLVER.BATCH_SIZE = 256
 # Parts into which a step's images are split, one after the other, where memory is short; BatchNorm sees a part.
 _C.SOLVER.ACCUMULATE = 1

@@ -29,31 +29,47 @@ class Batch(NamedTuple):
 
 
 class EpochSampler(Sampler):
-    """Yields (epoch, index) for every image once, in an order of its own for each seed and epoch.
+    """Yields (epoch, index) for every image once, in batches of an order of its own for each seed and epoch.
+
+    Where several processes train together, the batches are the same as for one, and each gets its part of every one.
 
     Args:
         length: number of images.
+        batch_size: images a batch, over all processes.
         seed: seed of the order.
-        shuffle: False for the dataset's own order.
+        rank, world_size: number of this process, and how many there are.
 
     Attributes:
         epoch: set it before each epoch.
-        start: images to leave out at the epoch's beginning, for a run that goes on in the middle of one.
+        start: batches to leave out at the epoch's beginning, for a run that goes on in the middle of one.
     """
 
-    def __init__(self, length: int, seed: int = 0, shuffle: bool = True) -> None:
-        self.length, self.seed, self.shuffle = length, seed, shuffle
+    def __init__(self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.batches, self.length, self.batch_size = length // batch_size, length, batch_size
+        self.seed, self.rank, self.part = seed, rank, batch_size // world_size
         self.epoch = self.start = 0
 
     def __len__(self) -> int:
-        return self.length
+        return self.batches * self.part
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = range(self.length)
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(_mix(self.seed, self.epoch))
-            order = torch.randperm(self.length, generator=generator).tolist()
-        return ((self.epoch, index) for index in order[self.start :])
+        generator = torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch))
+        order = torch.randperm(self.length, generator=generator)[: self.batches * self.batch_size]
+        mine = order.view(self.batches, -1, self.part)[self.start :, self.rank].flatten().tolist()
+        return ((self.epoch, index) for index in mine)
+
+
+class PartSampler(Sampler):
+    """Yields (0, index) in the dataset's own order; of several processes, each gets other images, and all get all."""
+
+    def __init__(self, length: int, rank: int = 0, world_size: int = 1) -> None:
+        self.indices = range(rank, length, world_size)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return ((0, index) for index in self.indices)
 
 
 class Transformed(Dataset):
@@ -73,7 +89,7 @@ class Transformed(Dataset):
         name = self.dataset.image_name(index)
         try:
             image, target = self.dataset[index]
-            with _seeded(_mix(self.seed, epoch, index)):
+            with _seeded(mix_seeds(self.seed, epoch, index)):
                 return self.transform(image), target, name, None
         except DamagedImageError as error:
             return None, None, name, str(error)
@@ -93,7 +109,7 @@ def _seeded(seed: int) -> Iterator[None]:
         torch.default_generator.set_state(before)
 
 
-def _mix(*numbers: int) -> int:
+def mix_seeds(*numbers: int) -> int:
     """One seed out of several numbers."""
     mixed = 0x9E3779B97F4A7C15
     for number in numbers:
@@ -128,23 +144,43 @@ def build_loader(
     workers: int = 0,
     seed: int = 0,
     pin_memory: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> DataLoader:
     """Batches of a dataset. In training they are shuffled and the last, incomplete one is left out.
 
-    Set `loader.sampler.epoch` before each epoch.
+    Set `loader.sampler.epoch` before each epoch of training.
+
+    Args:
+        dataset: the images.
+        transform: from a PIL image to a tensor.
+        batch_size: images a batch; in training over all processes, in evaluation of each.
+        training: whether to shuffle.
+        workers: processes that read.
+        seed: of order and augmentation.
+        pin_memory: for copies to a GPU.
+        rank, world_size: number of this process, and how many train together.
 
     Raises:
-        UsageError: a batch of one in training, which BatchNorm cannot learn from.
+        UsageError: less than two images of a batch for each process, which BatchNorm cannot learn from, or a batch
+            that the processes cannot share.
         DataError: fewer images than one batch of training.
     """
-    if training and batch_size < 2:
-        raise UsageError(f"a batch of {batch_size} image cannot train a network with BatchNorm (SOLVER.BATCH_SIZE)")
+    if training and batch_size < 2 * world_size:
+        shared = f" over {world_size} processes" if world_size > 1 else ""
+        raise UsageError(f"SOLVER.BATCH_SIZE {batch_size}{shared} cannot train a network with BatchNorm")
+    if training and batch_size % world_size:
+        raise UsageError(f"SOLVER.BATCH_SIZE {batch_size} is no multiple of the {world_size} processes")
     if training and len(dataset) < batch_size:
         raise DataError(f"{len(dataset)} training images are less than one batch of {batch_size} (SOLVER.BATCH_SIZE)")
+    if training:
+        sampler: Sampler = EpochSampler(len(dataset), batch_size, seed, rank, world_size)
+    else:
+        sampler = PartSampler(len(dataset), rank, world_size)
     return DataLoader(
         Transformed(dataset, transform, seed),
-        batch_size=batch_size,
-        sampler=EpochSampler(len(dataset), seed, shuffle=training),
+        batch_size=batch_size // world_size if training else batch_size,
+        sampler=sampler,
         num_workers=workers,
         collate_fn=_collate,
         drop_last=training,

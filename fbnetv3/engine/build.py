@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from fvcore.common.config import CfgNode
+from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
@@ -14,8 +15,9 @@ from torchvision.transforms import v2
 from fbnetv3.arch import ARCHS, ArchDef, cost_of, dump_arch, get_arch, load_arch_folder
 from fbnetv3.data import Preprocessing, build_dataset, build_loader, train_transform
 from fbnetv3.data.datasets import ImageDataset
+from fbnetv3.engine.distributed import ALONE, World
 from fbnetv3.engine.objective import CrossEntropy, Distillation, Objective
-from fbnetv3.engine.optimization import build_optimizer
+from fbnetv3.engine.optimization import build_optimizer, build_schedule
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
 from fbnetv3.modeling import build_network, load_weights
 from fbnetv3.modeling.external import PREFIX, ExternalArch, build_external, check_external, load_external
@@ -35,16 +37,18 @@ class Inputs:
     val_loader: DataLoader
 
 
-def build_device(name: str) -> torch.device:
-    """The device of that name; "auto" is a GPU if there is one, else the CPU.
+def build_device(name: str, world: World = ALONE) -> torch.device:
+    """The device of that name; "auto" is a GPU if there is one, else the CPU. Of several processes, each has its GPU.
 
     Raises:
         UsageError: it cannot be used here.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
+        if device.type == "cuda" and world.size > 1:
+            device = torch.device("cuda", world.local_rank)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -88,7 +92,7 @@ def preprocessing_of(cfg: CfgNode, arch: AnyArch) -> Preprocessing:
     return Preprocessing(resolution, resize, tuple(cfg.INPUT.MEAN), tuple(cfg.INPUT.STD), cfg.INPUT.INTERPOLATION)
 
 
-def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device) -> Inputs:
+def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, world: World = ALONE) -> Inputs:
     """Datasets and loaders of a training run. Training images come at the teacher's resolution where that is higher.
 
     Raises:
@@ -120,14 +124,16 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device) -> Inputs:
         workers=cfg.DATA.WORKERS,
         seed=cfg.SEED,
         pin_memory=device.type == "cuda",
+        rank=world.rank,
+        world_size=world.size,
     )
-    return Inputs(train, val, preprocessing, loader, build_val_loader(cfg, val, preprocessing, device))
+    return Inputs(train, val, preprocessing, loader, build_val_loader(cfg, val, preprocessing, device, world))
 
 
 def build_val_loader(
-    cfg: CfgNode, dataset: ImageDataset, preprocessing: Preprocessing, device: torch.device
+    cfg: CfgNode, dataset: ImageDataset, preprocessing: Preprocessing, device: torch.device, world: World = ALONE
 ) -> DataLoader:
-    """Batches for evaluation, each image once."""
+    """Batches for evaluation, each image once, over all processes."""
     return build_loader(
         dataset,
         preprocessing.transform(),
@@ -135,6 +141,8 @@ def build_val_loader(
         training=False,
         workers=cfg.DATA.WORKERS,
         pin_memory=device.type == "cuda",
+        rank=world.rank,
+        world_size=world.size,
     )
 
 
@@ -226,4 +234,16 @@ def optimizer_of(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         nesterov=solver.NESTEROV,
         alpha=solver.RMSPROP_ALPHA,
         eps=solver.RMSPROP_EPS,
+    )
+
+
+def schedule_of(cfg: CfgNode) -> ParamScheduler:
+    """The config's factor on the learning rate."""
+    solver = cfg.SOLVER
+    return build_schedule(
+        solver.SCHEDULE,
+        solver.EPOCHS,
+        decay=solver.DECAY,
+        warmup_epochs=solver.WARMUP_EPOCHS,
+        warmup_factor=solver.WARMUP_FACTOR,
     )

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from fbnetv3.data import Batch, DamageCounter
-from fbnetv3.engine.interrupt import check_interrupt
+from fbnetv3.engine.distributed import ALONE, World
+from fbnetv3.engine.interrupt import agree_on_interrupt, check_interrupt
 from fbnetv3.errors import DataError
 
 
@@ -24,6 +25,7 @@ def evaluate(
     channels_last: bool = True,
     damage: DamageCounter | None = None,
     progress: bool = True,
+    world: World = ALONE,
 ) -> dict[str, float]:
     """Evaluate a classifier; it is in evaluation mode meanwhile and left as it was.
 
@@ -34,6 +36,7 @@ def evaluate(
         channels_last: memory order of the images.
         damage: counts images that cannot be read; default: none may be damaged.
         progress: show a bar, on a terminal.
+        world: the processes that share the images.
 
     Returns:
         "top1" and "top5" in per cent (top5 only where there are more than five classes), "loss" (cross-entropy)
@@ -44,11 +47,14 @@ def evaluate(
     """
     damage = damage or DamageCounter(0)
     images = classes = 0
+    damaged: list[str] = []
     correct1 = correct5 = loss = torch.zeros((), device=device)
     with evaluation_mode(model):
         for batch in tqdm(batches, desc="evaluation", leave=False, disable=None if progress else True):
-            check_interrupt()
-            damage.add(batch.damaged)
+            damaged += batch.damaged
+            if world.size == 1:  # of several processes, one must not leave the others waiting for it
+                check_interrupt()
+                damage.add(batch.damaged)
             if not len(batch.targets):
                 continue
             x, targets = to_device(batch, device, channels_last)
@@ -59,11 +65,16 @@ def evaluate(
             correct5 = correct5 + top.any(1).sum()
             loss = loss + F.cross_entropy(logits.float(), targets, reduction="sum")
             images += len(targets)
+    if agree_on_interrupt(world):
+        check_interrupt()
+    damage.add([message for messages in world.gather(damaged) for message in messages])
+    classes = max(world.gather(classes))
+    correct1, correct5, loss, images = world.sum(float(correct1), float(correct5), float(loss), images)
     if not images:
         raise DataError("no image to evaluate on")
-    result = {"top1": 100 * correct1.item() / images, "loss": loss.item() / images, "images": images}
+    result = {"top1": 100 * correct1 / images, "loss": loss / images, "images": int(images)}
     if classes > 5:
-        result["top5"] = 100 * correct5.item() / images
+        result["top5"] = 100 * correct5 / images
     return result
 
 

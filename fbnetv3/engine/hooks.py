@@ -42,6 +42,8 @@ class Checkpointing(Hook):
         final: path of the weights when the run is complete.
         best: path of the weights with the best top-1 so far (of the average, where there is one).
         about: what goes into all of these beside the weights, such as the architecture's name.
+
+    Of several processes, the main one writes.
     """
 
     def __init__(
@@ -58,7 +60,8 @@ class Checkpointing(Hook):
         progress = trainer.progress
         top1 = progress.metrics.get("val_ema_top1", progress.metrics.get("val_top1", -1.0))
         if top1 > progress.best:
-            save(self.best, {**self._weights(trainer), "metrics": progress.metrics})
+            if trainer.world.is_main:
+                save(self.best, {**self._weights(trainer), "metrics": progress.metrics})
             progress.best = top1
         if progress.epoch % self.epochs == 0 or progress.epoch == trainer.epochs or trainer.stopped:
             self._save(trainer)
@@ -67,12 +70,14 @@ class Checkpointing(Hook):
         self._save(trainer)
 
     def after_train(self, trainer: Trainer) -> None:
-        if trainer.progress.epoch == trainer.epochs:
+        if trainer.progress.epoch == trainer.epochs and trainer.world.is_main:
             save(self.final, self._weights(trainer))
 
     def _save(self, trainer: Trainer) -> None:
         trainer.check_loss()  # what has diverged must not take the place of what has not
-        self.checkpoints.save(trainer.progress.step, {**trainer.state_dict(), "about": self.about})
+        state = trainer.state_dict()
+        if trainer.world.is_main:
+            self.checkpoints.save(trainer.progress.step, {**state, "about": self.about})
 
     def _weights(self, trainer: Trainer) -> dict[str, Any]:
         weights = {"model": trainer.model.state_dict(), **self.about}
@@ -92,6 +97,8 @@ class Autopsy(Hook):
 
     def on_divergence(self, trainer: Trainer) -> None:
         step, batch = trainer.last_batch
+        if not trainer.world.is_main:
+            return
         about = {"step": step, "lr": trainer.current_lr, "loss": trainer.loss.item()}
         images = {"images": batch.images, "targets": batch.targets, "names": batch.names}
         save(self.file, {**about, **images, "model": trainer.model.state_dict()})

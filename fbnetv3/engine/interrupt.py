@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Iterator
 
+from fbnetv3.engine.distributed import World
 from fbnetv3.errors import Terminated
 
 _SIGNALS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
@@ -45,6 +46,16 @@ def deferred_interrupt() -> Iterator[None]:
 def interrupted() -> bool:
     """Whether a Ctrl-C or SIGTERM is held back."""
     return bool(_pending)
+
+
+def agree_on_interrupt(world: World) -> bool:
+    """Whether any process of a training holds one back; then every one does, and all can stop at the same place."""
+    if not world.any(bool(_pending)):
+        return False
+    held = [number for numbers in world.gather([int(number) for number in _pending]) for number in numbers]
+    if not _pending:
+        _pending.append(signal.Signals(held[0]))
+    return True
 
 
 def check_interrupt() -> None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from fbnetv3.config.config import flat_keys
 from fbnetv3.data import DamageCounter, build_dataset
+from fbnetv3.data.loader import mix_seeds
 from fbnetv3.engine.build import (
     AnyArch,
     Inputs,
@@ -30,17 +31,19 @@ from fbnetv3.engine.build import (
     describe_arch,
     optimizer_of,
     preprocessing_of,
+    schedule_of,
 )
 from fbnetv3.engine.checkpoint import Checkpoints, atomic_write, remove_partial
+from fbnetv3.engine.distributed import World, joined
 from fbnetv3.engine.ema import ModelEMA
 from fbnetv3.engine.environment import describe_environment
 from fbnetv3.engine.evaluation import evaluate
 from fbnetv3.engine.files import RunFiles
 from fbnetv3.engine.hooks import Autopsy, Callback, Checkpointing, Curve, Evaluation, Metrics, ProgressBar
 from fbnetv3.engine.metrics import read_metrics
-from fbnetv3.engine.optimization import build_schedule
 from fbnetv3.engine.trainer import Trainer
 from fbnetv3.errors import OutputError, UsageError
+from fbnetv3.modeling.sync_norm import sync_batchnorm
 
 logger = logging.getLogger(__name__)
 
@@ -96,22 +99,25 @@ def run_training(
     Raises:
         UserError: a wrong config, missing data, an output folder that is in use or cannot be written.
     """
-    with torch.random.fork_rng():
+    with joined(cfg.DEVICE) as world, torch.random.fork_rng(), _main_speaks(world):
         torch.manual_seed(cfg.SEED)
-        return _run_training(cfg, resume, callbacks, progress)
+        return _run_training(cfg, world, resume, callbacks, progress and world.is_main)
 
 
-def _run_training(cfg: CfgNode, resume: bool, callbacks: Sequence[Callback], progress: bool) -> RunResult:
-    device = build_device(cfg.DEVICE)
+def _run_training(cfg: CfgNode, world: World, resume: bool, callbacks: Sequence[Callback], progress: bool) -> RunResult:
+    device = build_device(cfg.DEVICE, world)
     files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
-    if files.in_use() and not resume:
+    if world.broadcast(files.in_use()) and not resume:
         raise UsageError(f"{files.folder}: holds a run already; add --resume to go on, or set another OUTPUT_DIR")
     arch = build_arch(cfg, cfg.MODEL.ARCH)
-    inputs = build_inputs(cfg, arch, device)
+    inputs = build_inputs(cfg, arch, device, world)
     model = build_model(cfg, arch, inputs.train.classes, device, cfg.MODEL.WEIGHTS)
+    if cfg.MODEL.SYNC_BN and world.size > 1:
+        model = sync_batchnorm(model, device)
+    if world.rank:  # the same weights, other chances: dropout, stochastic depth, mixup
+        torch.manual_seed(mix_seeds(cfg.SEED, world.rank))
     damage = DamageCounter(cfg.DATA.MAX_DAMAGED)
     ema = ModelEMA(model, cfg.EMA.DECAY) if cfg.EMA.ENABLED else None
-    checkpoints = Checkpoints(files.checkpoints, cfg.CHECKPOINT.KEEP)
     about = {
         "arch": arch.name,
         "definition": describe_arch(arch),
@@ -120,10 +126,13 @@ def _run_training(cfg: CfgNode, resume: bool, callbacks: Sequence[Callback], pro
         "steps_per_epoch": len(inputs.train_loader),
         "config": _decisive_keys(cfg),
     }
-    curve = Curve(callbacks, _evaluations(files.metrics) if checkpoints.all() else ())
+    checkpoints = Checkpoints(files.checkpoints, cfg.CHECKPOINT.KEEP)
+    latest = world.broadcast(checkpoints.load_latest() if world.is_main else None)
+    curve = Curve(callbacks, world.broadcast(_evaluations(files.metrics)) if latest else ())
 
     def evaluate_all() -> dict[str, float]:
-        arguments = {"channels_last": cfg.MODEL.CHANNELS_LAST, "damage": damage, "progress": progress}
+        arguments = {"channels_last": cfg.MODEL.CHANNELS_LAST, "damage": damage, "progress": progress, "world": world}
+        world.share_buffers(model, ema)
         results = evaluate(model, inputs.val_loader, device, **arguments)
         if ema is not None:
             averaged = evaluate(ema.module, inputs.val_loader, device, **arguments)
@@ -134,13 +143,7 @@ def _run_training(cfg: CfgNode, resume: bool, callbacks: Sequence[Callback], pro
         model,
         build_objective(cfg, model.num_classes, inputs.preprocessing.resolution, device),
         optimizer_of(cfg, model),
-        build_schedule(
-            cfg.SOLVER.SCHEDULE,
-            cfg.SOLVER.EPOCHS,
-            decay=cfg.SOLVER.DECAY,
-            warmup_epochs=cfg.SOLVER.WARMUP_EPOCHS,
-            warmup_factor=cfg.SOLVER.WARMUP_FACTOR,
-        ),
+        schedule_of(cfg),
         inputs.train_loader,
         lr=base_lr(cfg),
         epochs=cfg.SOLVER.EPOCHS,
@@ -151,28 +154,29 @@ def _run_training(cfg: CfgNode, resume: bool, callbacks: Sequence[Callback], pro
         precision=getattr(torch, cfg.SOLVER.PRECISION),
         accumulate=cfg.SOLVER.ACCUMULATE,
         damage=damage,
+        world=world,
         hooks=[
             Evaluation(evaluate_all, cfg.EVAL.PERIOD),
-            Metrics(files.metrics, files.curve, files.tensorboard, cfg.LOG.PERIOD),
+            *([Metrics(files.metrics, files.curve, files.tensorboard, cfg.LOG.PERIOD)] if world.is_main else []),
             ProgressBar(progress),
             curve,
             Checkpointing(checkpoints, cfg.CHECKPOINT.PERIOD, cfg.CHECKPOINT.STEPS, files.weights, files.best, about),
             Autopsy(files.diverged),
         ],
     )
-    latest = checkpoints.load_latest()
     if latest:
         path, state = latest
         _check_same_run(state, about, cfg.SOLVER.EPOCHS, path)
         trainer.load_state_dict(state)
-    _prepare_output(files, cfg)
-    with _logged_to(files.log):
-        _announce(cfg, arch, model, inputs, device)
+    if world.is_main:
+        _prepare_output(files, cfg)
+    with _logged_to(files.log) if world.is_main else contextlib.nullcontext():
+        _announce(cfg, arch, model, inputs, device, world)
         if latest:
             done = trainer.progress
             logger.info("going on from %s, after %d epochs and %d steps in all", path, done.epoch, done.step)
             curve.results = [result for result in curve.results if result["epoch"] <= done.epoch]
-        if trainer.progress.epoch < trainer.epochs:
+        if trainer.progress.epoch < trainer.epochs and world.is_main:
             files.weights.unlink(missing_ok=True)  # of a shorter run that goes on now
         if cfg.MODEL.COMPILE:
             model.compile()
@@ -189,6 +193,11 @@ def run_evaluation(cfg: CfgNode) -> dict[str, float]:
     Raises:
         UserError: a wrong config, missing data or weights.
     """
+    with joined(cfg.DEVICE) as world, _main_speaks(world):
+        return _run_evaluation(cfg, world)
+
+
+def _run_evaluation(cfg: CfgNode, world: World) -> dict[str, float]:
     files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
     weights = cfg.MODEL.WEIGHTS or (files.weights if files.weights.exists() else None)
     if not weights and (latest := Checkpoints(files.checkpoints).load_latest()):
@@ -197,18 +206,21 @@ def run_evaluation(cfg: CfgNode) -> dict[str, float]:
         raise UsageError(
             f"no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to a run's folder ({files.folder} has none)"
         )
-    device = build_device(cfg.DEVICE)
+    device = build_device(cfg.DEVICE, world)
     arch = build_arch(cfg, cfg.MODEL.ARCH)
     preprocessing = preprocessing_of(cfg, arch)
     val_set = build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, "val")
     model = build_model(cfg, arch, val_set.classes, device, str(weights), need_head=True)
     logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val_set))
-    loader = build_val_loader(cfg, val_set, preprocessing, device)
+    loader = build_val_loader(cfg, val_set, preprocessing, device, world)
     damage = DamageCounter(cfg.DATA.MAX_DAMAGED)
-    return evaluate(model, loader, device, channels_last=cfg.MODEL.CHANNELS_LAST, damage=damage)
+    arguments = {"channels_last": cfg.MODEL.CHANNELS_LAST, "damage": damage, "progress": world.is_main, "world": world}
+    return evaluate(model, loader, device, **arguments)
 
 
-def _announce(cfg: CfgNode, arch: AnyArch, model: nn.Module, inputs: Inputs, device: torch.device) -> None:
+def _announce(
+    cfg: CfgNode, arch: AnyArch, model: nn.Module, inputs: Inputs, device: torch.device, world: World
+) -> None:
     logger.info(
         "%s (%.2f M parameters, input %d px) on %s: %d training, %d validation images, %d epochs, %s",
         arch.name,
@@ -220,6 +232,9 @@ def _announce(cfg: CfgNode, arch: AnyArch, model: nn.Module, inputs: Inputs, dev
         cfg.SOLVER.EPOCHS,
         f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else device,
     )
+    if world.size > 1:
+        norm = "BatchNorm over all of them" if cfg.MODEL.SYNC_BN else "BatchNorm for each"
+        logger.info("%d processes, %d images of a batch to each, %s", world.size, inputs.train_loader.batch_size, norm)
     if cfg.DISTILL.ARCH:
         logger.info("distilled from %s of %s", cfg.DISTILL.ARCH, cfg.DISTILL.WEIGHTS)
 
@@ -280,31 +295,35 @@ def _prepare_output(files: RunFiles, cfg: CfgNode) -> None:
         ) from None
 
 
-class _Warnings(logging.Handler):
-    """Passes warnings, and nothing below, on to the handlers of the application."""
+class _PassOn(logging.Handler):
+    """Passes records from a level on, and none below, on to the handlers of the application."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno >= logging.WARNING:
-            logging.getLogger().handle(record)
+        logging.getLogger().handle(record)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing is shown but warnings; files still get all."""
+def _quiet(level: int = logging.WARNING) -> Iterator[None]:
+    """Nothing is shown below a level, that of warnings; files still get all."""
     log = logging.getLogger("fbnetv3")
-    handlers, propagate, warnings = [(h, h.level) for h in log.handlers], log.propagate, _Warnings()
-    for handler, level in handlers:
-        handler.setLevel(max(level, logging.WARNING))
+    handlers, propagate, others = [(h, h.level) for h in log.handlers], log.propagate, _PassOn(level)
+    for handler, own in handlers:
+        handler.setLevel(max(own, level))
     if propagate:
-        log.addHandler(warnings)
+        log.addHandler(others)
     log.propagate = False
     try:
         yield
     finally:
-        log.removeHandler(warnings)
+        log.removeHandler(others)
         log.propagate = propagate
-        for handler, level in handlers:
-            handler.setLevel(level)
+        for handler, own in handlers:
+            handler.setLevel(own)
+
+
+def _main_speaks(world: World) -> contextlib.AbstractContextManager:
+    """Of several processes, the main one speaks."""
+    return contextlib.nullcontext() if world.is_main else _quiet(logging.ERROR)
 
 
 @contextlib.contextmanager

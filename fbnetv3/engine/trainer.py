@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ from torch import Tensor, nn, optim
 from torch.utils.data import DataLoader
 
 from fbnetv3.data import Batch, DamageCounter
+from fbnetv3.data.loader import mix_seeds
+from fbnetv3.engine.distributed import ALONE, World
 from fbnetv3.engine.ema import ModelEMA
 from fbnetv3.engine.evaluation import memory_format, to_device
-from fbnetv3.engine.interrupt import check_interrupt, deferred_interrupt, interrupted
+from fbnetv3.engine.interrupt import agree_on_interrupt, check_interrupt, deferred_interrupt
 from fbnetv3.engine.objective import Objective
 from fbnetv3.errors import Terminated, UserError
 
@@ -77,7 +80,8 @@ class Trainer:
         precision: dtype of autocast; torch.float32 for none.
         accumulate: parts into which a batch is split, one after the other.
         damage: counts images that cannot be read.
-        hooks: called in order.
+        world: the processes that train together; each has its part of every batch, the loss is the mean over all.
+        hooks: called in order, in every process.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Trainer:
         precision: torch.dtype = torch.float32,
         accumulate: int = 1,
         damage: DamageCounter | None = None,
+        world: World = ALONE,
         hooks: Sequence[Hook] = (),
     ) -> None:
         self.model, self.objective, self.optimizer = model, objective, optimizer
@@ -105,16 +110,23 @@ class Trainer:
         self.precision, self.accumulate = precision, accumulate
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         self.damage, self.hooks = damage or DamageCounter(0), list(hooks)
+        self.world, self._parallel = world, world.parallel(model, device)
         self.progress = Progress()
         self.loss = torch.zeros((), device=device)
         self.stopped = False
         self._last: Batch | None = None
+        self._last_loss = self.loss
         self._last_step = self._overflows = 0
 
     @property
     def last_batch(self) -> tuple[int, Batch | None]:
-        """Number and batch of the last step."""
-        return self._last_step, self._last
+        """Number and batch of the last step; of several processes, the batch of one whose loss was not finite, if any.
+
+        All processes have to call it together.
+        """
+        mine = None if math.isfinite(self._last_loss.item()) else self._last
+        theirs = next((batch for batch in self.world.gather(mine) if batch is not None), None)
+        return self._last_step, theirs or self.world.broadcast(self._last)
 
     @property
     def total_steps(self) -> int:
@@ -147,14 +159,14 @@ class Trainer:
         """The steps that are left of the current epoch."""
         sampler = self.loader.sampler
         sampler.epoch = self.progress.epoch
-        sampler.start = (self.progress.step - self.progress.epoch * len(self.loader)) * self.loader.batch_size
+        sampler.start = self.progress.step - self.progress.epoch * len(self.loader)
         self.progress.metrics = {}
         self.model.train()
         self._call("before_epoch")
         for batch in self.loader:
             self.step(batch)
             self._call("after_step")
-            if interrupted():
+            if agree_on_interrupt(self.world):
                 self._call("on_interrupt")
                 check_interrupt()
         self.check_loss()
@@ -163,6 +175,7 @@ class Trainer:
         self.progress.epoch += 1
         try:
             self._call("after_epoch")
+            self.stopped = self.world.any(self.stopped)
         except (KeyboardInterrupt, Terminated):
             self.progress.epoch -= 1  # its evaluation is not complete: it comes again
             self._call("on_interrupt")
@@ -170,9 +183,13 @@ class Trainer:
 
     def step(self, batch: Batch) -> None:
         """One step of the optimiser, on all images of a batch that could be read."""
-        self.damage.add(batch.damaged)
+        count = smallest = len(batch.targets)
+        total, damaged = self.world.sum(count, len(batch.damaged))
+        if damaged:
+            self.damage.add([message for messages in self.world.gather(batch.damaged) for message in messages])
+            smallest = min(self.world.gather(count))
         self.check_loss()
-        if len(batch.targets) > 1:  # BatchNorm needs two
+        if smallest > 1:  # BatchNorm needs two
             for group in self.optimizer.param_groups:
                 group["lr"] = self._next_lr()
             images, targets = to_device(batch, self.device, self.channels_last)
@@ -180,7 +197,10 @@ class Trainer:
                 images, targets = self.mixup(images, targets)
                 images = images.contiguous(memory_format=memory_format(self.channels_last))
             self.optimizer.zero_grad(set_to_none=True)
-            self.loss, self._last, self._last_step = self._backward(images, targets), batch, self.progress.step + 1
+            parts = min(self.accumulate, smallest // 2)
+            self._last_loss = self._backward(images, targets, total / self.world.size, parts)
+            self.loss = self.world.mean(self._last_loss.clone())
+            self._last, self._last_step = batch, self.progress.step + 1
             if self.device.type == "cpu":
                 self.check_loss()  # before the weights suffer; a GPU would have to wait for it
             scale = self.scaler.get_scale()
@@ -190,16 +210,24 @@ class Trainer:
                 self.ema.update_parameters(self.model)
         self.progress.step += 1
 
-    def _backward(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Gradients of the mean loss over a batch, part after part. Returns that loss."""
-        parts = min(self.accumulate, len(images) // 2)
+    def _backward(self, images: Tensor, targets: Tensor, share: float, parts: int) -> Tensor:
+        """Gradients of the loss over a batch, summed and divided by `share`, part after part. Returns that loss.
+
+        The share is the mean number of images of a process: then the mean over the processes is that over all images.
+        """
         total = torch.zeros((), device=self.device)
-        for x, y in zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True):
-            with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-                loss = self.objective(self.model, x, y) * (len(x) / len(images))
-            self.scaler.scale(loss).backward()
+        pairs = list(zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True))
+        for number, (x, y) in enumerate(pairs, 1):
+            with self._gradients_shared(number == len(pairs)):
+                with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                    loss = self.objective(self._parallel, x, y) * (len(x) / share)
+                self.scaler.scale(loss).backward()
             total += loss.detach()
         return total
+
+    def _gradients_shared(self, shared: bool) -> contextlib.AbstractContextManager:
+        """Where gradients are computed: averaged over the processes at the end of `backward`, or not yet."""
+        return contextlib.nullcontext() if shared or self.world.size == 1 else self._parallel.no_sync()
 
     @property
     def current_lr(self) -> float:
@@ -215,7 +243,7 @@ class Trainer:
         Raises:
             DivergedError: it is not finite; every hook's `on_divergence` has been called.
         """
-        loss, batch = self.loss.item(), self._last
+        loss = self.loss.item()
         if math.isfinite(loss):
             self._overflows = 0
             return
@@ -223,6 +251,7 @@ class Trainer:
         if self.scaler.is_enabled() and self._overflows < _MAX_OVERFLOWS:  # float16's scaler skips such steps
             return
         self._call("on_divergence")
+        _, batch = self.last_batch
         names = ", ".join(batch.names[:3]) + (f" and {len(batch.names) - 3} more" if len(batch.names) > 3 else "")
         raise DivergedError(
             f"the loss is {loss} at step {self._last_step} (epoch {self.progress.epoch + 1}, learning rate "
@@ -230,7 +259,7 @@ class Trainer:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on exactly here."""
+        """All that a run needs to go on exactly here. All processes have to call it together."""
         return {
             "model": self.model.state_dict(),
             "model_ema": self.ema.module.state_dict() if self.ema is not None else None,
@@ -242,8 +271,8 @@ class Trainer:
             "metrics": dict(self.progress.metrics),
             "best": self.progress.best,
             "damaged": list(self.damage.found),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "rng": self.world.gather(torch.get_rng_state()),
+            "cuda_rng": self.world.gather(torch.cuda.get_rng_state(self.device) if self._on_gpu else None),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -256,9 +285,17 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(state["epoch"], state["step"], state["best"], dict(state["metrics"]))
         self.damage.found.update(dict.fromkeys(state["damaged"]))
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        rank = self.world.rank
+        if rank >= len(state["rng"]):  # more processes than there were
+            torch.manual_seed(mix_seeds(torch.initial_seed(), state["step"]))
+            return
+        torch.set_rng_state(state["rng"][rank])
+        if self._on_gpu and state["cuda_rng"][rank] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"][rank], self.device)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.type == "cuda"
 
     def _call(self, event: str) -> None:
         for hook in self.hooks:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from fbnetv3.data import DATASETS, DamageCounter, Preprocessing, build_dataset, build_loader, train_transform
-from fbnetv3.data.loader import EpochSampler, Transformed
+from fbnetv3.data.loader import EpochSampler, PartSampler, Transformed
 from fbnetv3.errors import DataError, UnknownNameError, UsageError
 
 GREY = Preprocessing(32, 32, (0.5,), (0.5,))
@@ -181,16 +181,40 @@ def test_augmentation_leaves_the_randomness_of_training_alone():
 
 
 def test_every_image_comes_once_an_epoch():
-    sampler = EpochSampler(100, seed=4)
-    assert sorted(index for _, index in sampler) == list(range(100))
-    assert [index for _, index in EpochSampler(5, shuffle=False)] == list(range(5))
+    assert sorted(index for _, index in EpochSampler(100, 10, seed=4)) == list(range(100))
+    assert len(set(EpochSampler(100, 30, seed=4))) == len(EpochSampler(100, 30)) == 90
+    assert [index for _, index in PartSampler(5)] == list(range(5))
 
 
 def test_an_epoch_goes_on_in_the_middle():
-    sampler = EpochSampler(100, seed=4)
+    sampler = EpochSampler(100, 10, seed=4)
     whole = list(sampler)
-    sampler.start = 40
+    sampler.start = 4
     assert list(sampler) == whole[40:]
+
+
+@pytest.mark.parametrize("start", [0, 2])
+def test_several_processes_share_the_batches_of_one(start):
+    samplers = [EpochSampler(50, 12, 4), *(EpochSampler(50, 12, 4, rank, 3) for rank in range(3))]
+    for sampler in samplers:
+        sampler.epoch, sampler.start = 1, start
+    whole, *parts = (list(sampler) for sampler in samplers)
+    for batch in range(4 - start):
+        shared = [index for part in parts for index in part[4 * batch : 4 * batch + 4]]
+        assert shared == whole[12 * batch : 12 * batch + 12]
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 7, 9])
+def test_several_processes_evaluate_every_image_once(length):
+    parts = [list(PartSampler(length, rank, 3)) for rank in range(3)]
+    assert sorted(index for part in parts for _, index in part) == list(range(length))
+
+
+@pytest.mark.parametrize(("batch", "message"), [(5, "BATCH_SIZE 5 over 3 processes"), (8, "no multiple of the 3")])
+def test_a_batch_that_processes_cannot_share(batch, message):
+    data = build_dataset("digits", "", "val")
+    with pytest.raises(UsageError, match=message):
+        build_loader(data, GREY.transform(), batch_size=batch, training=True, world_size=3)
 
 
 def test_evaluation_takes_every_image_in_order():
@@ -201,7 +225,7 @@ def test_evaluation_takes_every_image_in_order():
 
 def test_a_batch_of_one_trains_nothing():
     data = build_dataset("digits", "", "val")
-    with pytest.raises(UsageError, match="a batch of 1 image cannot train"):
+    with pytest.raises(UsageError, match="SOLVER.BATCH_SIZE 1 cannot train"):
         build_loader(data, GREY.transform(), batch_size=1, training=True)
 
 
