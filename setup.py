@@ -35,6 +35,7 @@ setup(
         "safetensors",
         "scikit-learn",
         "scipy",
+        "simplejpeg",
         "tabulate",
         "tensorboard",
         "torch>=2.4",

@@ -1,4 +1,4 @@
-"""Datasets by name. Each gives PIL images and class indices, and says what an image is called."""
+"""Datasets by name. Each gives images and class indices, and says what an image is called."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import CIFAR10, ImageFolder
 
+from fbnetv3.data.decoding import EncodedImage, read_image
 from fbnetv3.data.splits import load_split
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.registry import Registry
@@ -20,10 +21,6 @@ DIGITS_HELD_OUT = 0.2
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "test")}
 
 
-class DamagedImageError(DataError):
-    """An image that cannot be decoded."""
-
-
 class ImageDataset(Protocol):
     """What a registered dataset's builder returns."""
 
@@ -31,7 +28,7 @@ class ImageDataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]: ...
+    def __getitem__(self, index: int) -> tuple[Image.Image | EncodedImage, int]: ...
 
     def image_name(self, index: int) -> str:
         """What to call the image in a message: its path, or the dataset's name and the index."""
@@ -78,7 +75,7 @@ class FolderDataset(ImageFolder):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; set DATA.ROOT to the folder that holds it")
         try:
-            super().__init__(str(folder), loader=_open_image)
+            super().__init__(str(folder), loader=read_image)
         except FileNotFoundError as error:
             empty = [d.name for d in sorted(folder.iterdir()) if d.is_dir() and not self._has_image(d)]
             what = f"no image in the class folder {', '.join(empty[:5])}" if empty else "no class folder in it"
@@ -104,24 +101,11 @@ class ListDataset:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return _open_image(self.image_name(index)), self._index[Path(self.paths[index]).parent.name]
+    def __getitem__(self, index: int) -> tuple[EncodedImage, int]:
+        return read_image(self.image_name(index)), self._index[Path(self.paths[index]).parent.name]
 
     def image_name(self, index: int) -> str:
         return str(self.root / self.paths[index])
-
-
-def _open_image(path: str) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except Image.DecompressionBombError:
-        raise DamagedImageError(f"{path}: has more pixels than is safe to decode") from None
-    except FileNotFoundError:
-        raise DamagedImageError(f"{path}: is gone") from None
-    except Exception as error:  # Pillow's decoders raise almost anything on damaged bytes
-        raise DamagedImageError(f"{path}: damaged image ({' '.join(str(error).split())[:120]})") from None
 
 
 @DATASETS.register(name="imagefolder")

@@ -6,26 +6,47 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fbnetv3.data.datasets import DamagedImageError, ImageDataset
+from fbnetv3.data.datasets import ImageDataset
+from fbnetv3.data.decoding import DamagedImageError
+from fbnetv3.data.transforms import Preprocessing, Transform, normalized
 from fbnetv3.errors import DataError, UsageError
 
 logger = logging.getLogger(__name__)
 
 
 class Batch(NamedTuple):
-    """Images (N, C, H, W), class indices (N,), what the images are called, and what could not be read."""
+    """A part of a dataset.
+
+    Attributes:
+        images: (N, C, H, W), float32, or uint8 that is still to be normalised.
+        targets: class indices (N,).
+        names: what the images are called.
+        damaged: what could not be read, and why.
+        mean, std: of the channels, in [0, 1], where the images are uint8.
+    """
 
     images: Tensor
     targets: Tensor
     names: list[str]
     damaged: list[str]
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def on(self, device: torch.device, memory_format: torch.memory_format) -> tuple[Tensor, Tensor]:
+        """Images, normalised, and targets on a device. Bytes travel, not floats."""
+        images = self.images.to(device, non_blocking=True)
+        if images.dtype == torch.uint8:
+            images = normalized(images, self.mean, self.std)
+        images = images.contiguous(memory_format=memory_format)
+        return images, self.targets.to(device, non_blocking=True)
 
 
 class EpochSampler(Sampler):
@@ -78,7 +99,7 @@ class Transformed(Dataset):
     An item is (tensor, target, name, None), or (None, None, name, message) for a damaged image.
     """
 
-    def __init__(self, dataset: ImageDataset, transform: Callable, seed: int = 0) -> None:
+    def __init__(self, dataset: ImageDataset, transform: Transform, seed: int = 0) -> None:
         self.dataset, self.transform, self.seed = dataset, transform, seed
 
     def __len__(self) -> int:
@@ -118,12 +139,12 @@ def mix_seeds(*numbers: int) -> int:
     return mixed
 
 
-def _collate(items: list[tuple]) -> Batch:
+def _collate(mean: tuple[float, ...], std: tuple[float, ...], items: list[tuple]) -> Batch:
     good = [item for item in items if item[-1] is None]
     images = torch.stack([image for image, *_ in good]) if good else torch.empty(0)
     targets = torch.tensor([target for _, target, *_ in good], dtype=torch.long)
     names = [name for _, _, name, _ in good]
-    return Batch(images, targets, names, [damage for *_, damage in items if damage is not None])
+    return Batch(images, targets, names, [damage for *_, damage in items if damage is not None], mean, std)
 
 
 def _init_worker(_: int) -> None:
@@ -137,12 +158,13 @@ def _init_worker(_: int) -> None:
 
 def build_loader(
     dataset: ImageDataset,
-    transform: Callable,
+    transform: Transform,
     *,
     batch_size: int,
     training: bool,
     workers: int = 0,
     seed: int = 0,
+    normalize: Preprocessing | None = None,
     pin_memory: bool = False,
     rank: int = 0,
     world_size: int = 1,
@@ -153,11 +175,12 @@ def build_loader(
 
     Args:
         dataset: the images.
-        transform: from a PIL image to a tensor.
+        transform: from an image to a tensor, float32, or uint8 with `normalize`.
         batch_size: images a batch; in training over all processes, in evaluation of each.
         training: whether to shuffle.
         workers: processes that read.
         seed: of order and augmentation.
+        normalize: normalise uint8 images, as these do, once they lie where they are needed.
         pin_memory: for copies to a GPU.
         rank, world_size: number of this process, and how many train together.
 
@@ -182,7 +205,8 @@ def build_loader(
         batch_size=batch_size // world_size if training else batch_size,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=_collate,
+        persistent_workers=training and workers > 0,  # they get the epoch with each image's index
+        collate_fn=partial(_collate, normalize.mean if normalize else (), normalize.std if normalize else ()),
         drop_last=training,
         pin_memory=pin_memory,
         worker_init_fn=_init_worker,

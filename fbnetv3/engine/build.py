@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from fbnetv3.arch import ARCHS, ArchDef, cost_of, dump_arch, get_arch, load_arch_folder
-from fbnetv3.data import Preprocessing, build_dataset, build_loader, train_transform
+from fbnetv3.data import Preprocessing, build_dataset, build_loader, train_pixels
 from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.engine.distributed import ALONE, World
 from fbnetv3.engine.objective import CrossEntropy, Distillation, Objective
@@ -107,7 +107,7 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, world: World
     side = max(preprocessing.resolution, teacher_resolution(cfg))
     scale = side / preprocessing.resolution
     larger = replace(preprocessing, resolution=side, resize=round(preprocessing.resize * scale))
-    transform = train_transform(
+    transform = train_pixels(
         larger,
         crop=cfg.INPUT.CROP,
         crop_scale=cfg.INPUT.CROP_SCALE,
@@ -123,6 +123,7 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, world: World
         training=True,
         workers=cfg.DATA.WORKERS,
         seed=cfg.SEED,
+        normalize=larger,
         pin_memory=device.type == "cuda",
         rank=world.rank,
         world_size=world.size,
@@ -136,10 +137,11 @@ def build_val_loader(
     """Batches for evaluation, each image once, over all processes."""
     return build_loader(
         dataset,
-        preprocessing.transform(),
+        preprocessing.pixels(),
         batch_size=cfg.EVAL.BATCH_SIZE,
         training=False,
         workers=cfg.DATA.WORKERS,
+        normalize=preprocessing,
         pin_memory=device.type == "cuda",
         rank=world.rank,
         world_size=world.size,

@@ -57,7 +57,7 @@ def evaluate(
                 damage.add(batch.damaged)
             if not len(batch.targets):
                 continue
-            x, targets = to_device(batch, device, channels_last)
+            x, targets = batch.on(device, memory_format(channels_last))
             logits = model(x)
             classes = logits.shape[1]
             top = logits.topk(min(5, classes)).indices == targets[:, None]
@@ -92,9 +92,3 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def memory_format(channels_last: bool) -> torch.memory_format:
     """Torch's name for the memory order."""
     return torch.channels_last if channels_last else torch.contiguous_format
-
-
-def to_device(batch: Batch, device: torch.device, channels_last: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """Images and targets of a batch on the device, images in the memory order asked for."""
-    images = batch.images.to(device, non_blocking=True, memory_format=memory_format(channels_last))
-    return images, batch.targets.to(device, non_blocking=True)

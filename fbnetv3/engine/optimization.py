@@ -41,7 +41,7 @@ def build_optimizer(
     momentum: float = 0.9,
     nesterov: bool = True,
     alpha: float = 0.9,
-    eps: float = 1e-3,
+    eps: float = 0.25,
 ) -> optim.Optimizer:
     """A registered optimiser for a model.
 

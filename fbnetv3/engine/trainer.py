@@ -17,7 +17,7 @@ from fbnetv3.data import Batch, DamageCounter
 from fbnetv3.data.loader import mix_seeds
 from fbnetv3.engine.distributed import ALONE, World
 from fbnetv3.engine.ema import ModelEMA
-from fbnetv3.engine.evaluation import memory_format, to_device
+from fbnetv3.engine.evaluation import memory_format
 from fbnetv3.engine.interrupt import agree_on_interrupt, check_interrupt, deferred_interrupt
 from fbnetv3.engine.objective import Objective
 from fbnetv3.errors import Terminated, UserError
@@ -192,7 +192,7 @@ class Trainer:
         if smallest > 1:  # BatchNorm needs two
             for group in self.optimizer.param_groups:
                 group["lr"] = self._next_lr()
-            images, targets = to_device(batch, self.device, self.channels_last)
+            images, targets = batch.on(self.device, memory_format(self.channels_last))
             if self.mixup is not None:
                 images, targets = self.mixup(images, targets)
                 images = images.contiguous(memory_format=memory_format(self.channels_last))
