@@ -30,6 +30,7 @@ _AT_LEAST_ONE = (
     "CHECKPOINT.PERIOD",
     "CHECKPOINT.KEEP",
     "LOG.PERIOD",
+    "DISTILL.VIEWS",
     "MODEL.IN_CHANS",
 )
 _AT_LEAST_ZERO = (
@@ -214,6 +215,10 @@ def check_config(cfg: CfgNode) -> None:
         )
     if bool(cfg.DISTILL.ARCH) != bool(cfg.DISTILL.WEIGHTS):
         raise UsageError("DISTILL.ARCH and DISTILL.WEIGHTS go together: a teacher is a network with its weights")
+    if cfg.DISTILL.CACHE and not cfg.DISTILL.ARCH:
+        raise UsageError("DISTILL.CACHE holds a teacher's answers: name it in DISTILL.ARCH and DISTILL.WEIGHTS")
+    if cfg.DISTILL.CACHE and cfg.INPUT.MIXUP:
+        raise UsageError(f"INPUT.MIXUP {cfg.INPUT.MIXUP}: no answer in DISTILL.CACHE is to a mixture; set it to 0")
     if cfg.SOLVER.WARMUP_EPOCHS > cfg.SOLVER.EPOCHS:
         raise UsageError(
             f"SOLVER.WARMUP_EPOCHS {cfg.SOLVER.WARMUP_EPOCHS} is longer than SOLVER.EPOCHS {cfg.SOLVER.EPOCHS}"

@@ -123,6 +123,10 @@ _C.DISTILL.WEIGHTS = ""
 _C.DISTILL.RESOLUTION = 0
 # Weight of the teacher's answers in the loss; the labels have the rest (Sec. 4.2).
 _C.DISTILL.SHARE = 0.8
+# Folder with the teacher's answers, made once by tools/cache_teacher.py, so that training need not run the teacher.
+# Images then come in VIEWS fixed versions, one after the other, instead of a new one in each epoch; not with mixup.
+_C.DISTILL.CACHE = ""
+_C.DISTILL.VIEWS = 1
 
 _C.EVAL = CN()
 # Epochs between evaluations; the last epoch is always evaluated.

@@ -6,9 +6,9 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,10 +27,11 @@ class Batch(NamedTuple):
 
     Attributes:
         images: (N, C, H, W), float32, or uint8 that is still to be normalised.
-        targets: class indices (N,).
+        targets: class indices (N,), or shares of the classes (N, classes).
         names: what the images are called.
         damaged: what could not be read, and why.
         mean, std: of the channels, in [0, 1], where the images are uint8.
+        numbers: where the images stand in the dataset.
     """
 
     images: Tensor
@@ -39,6 +40,7 @@ class Batch(NamedTuple):
     damaged: list[str]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    numbers: list[int] = []
 
     def on(self, device: torch.device, memory_format: torch.memory_format) -> tuple[Tensor, Tensor]:
         """Images, normalised, and targets on a device. Bytes travel, not floats."""
@@ -81,42 +83,64 @@ class EpochSampler(Sampler):
 
 
 class PartSampler(Sampler):
-    """Yields (0, index) in the dataset's own order; of several processes, each gets other images, and all get all."""
+    """Yields (epoch, index) in the dataset's own order; of several processes, each gets other images, and all get all.
+
+    Attributes:
+        epoch: matters to a transform with randomness alone.
+        start: images to leave out at the beginning.
+    """
 
     def __init__(self, length: int, rank: int = 0, world_size: int = 1) -> None:
         self.indices = range(rank, length, world_size)
+        self.epoch = self.start = 0
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((0, index) for index in self.indices)
+        return ((self.epoch, index) for index in self.indices[self.start :])
 
 
 class Transformed(Dataset):
     """A dataset behind a transform whose randomness depends on seed, epoch and image alone.
 
-    An item is (tensor, target, name, None), or (None, None, name, message) for a damaged image.
+    An item is (tensor, target, name, index, None), or (None, None, name, index, message) for a damaged image.
+
+    Args:
+        dataset: the images.
+        transform: from an image to a tensor.
+        seed: of the randomness.
+        views: in how many ways an image comes, one after the other, epoch by epoch; 0 for a new one each time.
+        target: makes the target from the view, the index and the class; default: the class itself.
     """
 
-    def __init__(self, dataset: ImageDataset, transform: Transform, seed: int = 0) -> None:
-        self.dataset, self.transform, self.seed = dataset, transform, seed
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        transform: Transform,
+        seed: int = 0,
+        views: int = 0,
+        target: Callable[[int, int, int], Tensor] | None = None,
+    ) -> None:
+        self.dataset, self.transform, self.seed, self.views, self.target = dataset, transform, seed, views, target
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor | None, int | None, str, str | None]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, ...]:
         epoch, index = key
+        view = epoch % self.views if self.views else epoch
         name = self.dataset.image_name(index)
         try:
             image, target = self.dataset[index]
-            with _seeded(mix_seeds(self.seed, epoch, index)):
-                return self.transform(image), target, name, None
+            with _seeded(mix_seeds(self.seed, view, index)):
+                pixels = self.transform(image)
+            return pixels, self.target(view, index, target) if self.target else target, name, index, None
         except DamagedImageError as error:
-            return None, None, name, str(error)
+            return None, None, name, index, str(error)
         except Exception as error:  # whatever one image does to a decoder or a transform, it must not end the run
             reason = " ".join(str(error).split())[:120]
-            return None, None, name, f"{name}: cannot be read ({type(error).__name__}: {reason})"
+            return None, None, name, index, f"{name}: cannot be read ({type(error).__name__}: {reason})"
 
 
 @contextlib.contextmanager
@@ -142,9 +166,12 @@ def mix_seeds(*numbers: int) -> int:
 def _collate(mean: tuple[float, ...], std: tuple[float, ...], items: list[tuple]) -> Batch:
     good = [item for item in items if item[-1] is None]
     images = torch.stack([image for image, *_ in good]) if good else torch.empty(0)
-    targets = torch.tensor([target for _, target, *_ in good], dtype=torch.long)
-    names = [name for _, _, name, _ in good]
-    return Batch(images, targets, names, [damage for *_, damage in items if damage is not None], mean, std)
+    targets = [target for _, target, *_ in good]
+    soft = bool(targets) and isinstance(targets[0], Tensor)
+    names, numbers = [item[2] for item in good], [item[3] for item in good]
+    damaged = [damage for *_, damage in items if damage is not None]
+    together = torch.stack(targets) if soft else torch.tensor(targets, dtype=torch.long)
+    return Batch(images, together, names, damaged, mean, std, numbers)
 
 
 def _init_worker(_: int) -> None:
@@ -165,6 +192,8 @@ def build_loader(
     workers: int = 0,
     seed: int = 0,
     normalize: Preprocessing | None = None,
+    views: int = 0,
+    target: Callable[[int, int, int], Tensor] | None = None,
     pin_memory: bool = False,
     rank: int = 0,
     world_size: int = 1,
@@ -181,6 +210,7 @@ def build_loader(
         workers: processes that read.
         seed: of order and augmentation.
         normalize: normalise uint8 images, as these do, once they lie where they are needed.
+        views, target: as for `Transformed`.
         pin_memory: for copies to a GPU.
         rank, world_size: number of this process, and how many train together.
 
@@ -201,7 +231,7 @@ def build_loader(
     else:
         sampler = PartSampler(len(dataset), rank, world_size)
     return DataLoader(
-        Transformed(dataset, transform, seed),
+        Transformed(dataset, transform, seed, views, target),
         batch_size=batch_size // world_size if training else batch_size,
         sampler=sampler,
         num_workers=workers,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from fvcore.common.config import CfgNode
 from fvcore.common.param_scheduler import ParamScheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
 from fbnetv3.arch import ARCHS, ArchDef, cost_of, dump_arch, get_arch, load_arch_folder
+from fbnetv3.config.config import flat_keys
 from fbnetv3.data import Preprocessing, build_dataset, build_loader, train_pixels
 from fbnetv3.data.datasets import ImageDataset
+from fbnetv3.data.transforms import Transform
+from fbnetv3.engine.answers import AnswerFiles, blended
 from fbnetv3.engine.distributed import ALONE, World
 from fbnetv3.engine.objective import CrossEntropy, Distillation, Objective
 from fbnetv3.engine.optimization import build_optimizer, build_schedule
@@ -97,18 +101,54 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, world: World
 
     Raises:
         DataError: a folder is missing or empty.
-        UsageError: the splits have other classes.
+        UsageError: the splits have other classes, or a teacher's answers are not there.
     """
     train, val = (build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, split) for split in ("train", "val"))
     if train.classes != val.classes:
         odd = sorted(set(train.classes) ^ set(val.classes))
         raise UsageError(f"DATA.ROOT {cfg.DATA.ROOT}: training and validation have other classes: {', '.join(odd[:5])}")
     preprocessing = preprocessing_of(cfg, arch)
-    side = max(preprocessing.resolution, teacher_resolution(cfg))
+    cached = bool(cfg.DISTILL.CACHE)
+    if cached:
+        check_same_views(cfg, preprocessing.resolution)
+    side = preprocessing.resolution if cached else max(preprocessing.resolution, teacher_resolution(cfg))
+    loader = build_loader(
+        train,
+        train_pixels_of(cfg, preprocessing, side),
+        batch_size=cfg.SOLVER.BATCH_SIZE,
+        training=True,
+        workers=cfg.DATA.WORKERS,
+        seed=cfg.SEED,
+        normalize=preprocessing,
+        views=cfg.DISTILL.VIEWS if cached else 0,
+        target=_target_with_answer(cfg, train) if cached else None,
+        pin_memory=device.type == "cuda",
+        rank=world.rank,
+        world_size=world.size,
+    )
+    return Inputs(train, val, preprocessing, loader, build_val_loader(cfg, val, preprocessing, device, world))
+
+
+def check_same_views(cfg: CfgNode, resolution: int) -> None:
+    """Refuse augmentations whose chances depend on the input's size where teacher and student have another.
+
+    Raises:
+        UsageError: names the key.
+    """
+    other = teacher_resolution(cfg)
+    if other != resolution and (cfg.INPUT.CROP == "padded" or cfg.INPUT.RANDOM_ERASING):
+        key = "INPUT.CROP padded" if cfg.INPUT.CROP == "padded" else "INPUT.RANDOM_ERASING"
+        raise UsageError(
+            f"{key}: falls otherwise at the teacher's {other} pixels than at {resolution}, so that DISTILL.CACHE "
+            f"cannot hold its answers; set DISTILL.RESOLUTION {resolution}"
+        )
+
+
+def train_pixels_of(cfg: CfgNode, preprocessing: Preprocessing, side: int) -> Transform:
+    """The config's transform of training, to images with that side in pixels."""
     scale = side / preprocessing.resolution
-    larger = replace(preprocessing, resolution=side, resize=round(preprocessing.resize * scale))
-    transform = train_pixels(
-        larger,
+    return train_pixels(
+        replace(preprocessing, resolution=side, resize=round(preprocessing.resize * scale)),
         crop=cfg.INPUT.CROP,
         crop_scale=cfg.INPUT.CROP_SCALE,
         crop_padding=round(cfg.INPUT.CROP_PADDING * scale),
@@ -116,19 +156,39 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, world: World
         auto_augment=cfg.INPUT.AUTO_AUGMENT,
         random_erasing=cfg.INPUT.RANDOM_ERASING,
     )
-    loader = build_loader(
-        train,
-        transform,
-        batch_size=cfg.SOLVER.BATCH_SIZE,
-        training=True,
-        workers=cfg.DATA.WORKERS,
-        seed=cfg.SEED,
-        normalize=larger,
-        pin_memory=device.type == "cuda",
-        rank=world.rank,
-        world_size=world.size,
-    )
-    return Inputs(train, val, preprocessing, loader, build_val_loader(cfg, val, preprocessing, device, world))
+
+
+def answer_files(cfg: CfgNode, dataset: ImageDataset) -> AnswerFiles:
+    """Where the answers of the config's teacher to its training images lie, and what decides about them."""
+    keys = {key: value for key, value in flat_keys(cfg).items() if key.startswith("INPUT.")}
+    names = [dataset.image_name(index) for index in (0, len(dataset) - 1)]
+    about = {"SEED": cfg.SEED, "DATA.NAME": cfg.DATA.NAME, "DISTILL.ARCH": cfg.DISTILL.ARCH}
+    about |= {"DISTILL.WEIGHTS": cfg.DISTILL.WEIGHTS, "teacher's resolution": teacher_resolution(cfg), **keys}
+    about["first and last image"] = [Path(name).name for name in names]
+    shape = (cfg.DISTILL.VIEWS, len(dataset), len(dataset.classes))
+    return AnswerFiles(Path(cfg.DISTILL.CACHE).expanduser(), about, shape)
+
+
+def _target_with_answer(cfg: CfgNode, dataset: ImageDataset) -> Callable[[int, int, int], Tensor]:
+    logits = answer_files(cfg, dataset).open()
+    share, smoothing = cfg.DISTILL.SHARE, cfg.SOLVER.LABEL_SMOOTHING
+    return lambda view, index, target: blended(logits[view, index], target, share, smoothing)
+
+
+def build_teacher(cfg: CfgNode, num_classes: int, device: torch.device) -> nn.Module:
+    """The config's teacher.
+
+    Raises:
+        UsageError: it knows another number of classes.
+        WeightsError: its weights cannot be had or do not fit.
+    """
+    arch = build_arch(cfg, cfg.DISTILL.ARCH)
+    teacher = _network(arch, num_classes, cfg.MODEL.IN_CHANS)
+    if not _load(teacher, arch, cfg.DISTILL.WEIGHTS):
+        raise UsageError(
+            f"DISTILL.WEIGHTS {cfg.DISTILL.WEIGHTS}: the teacher has another number of classes than {num_classes}"
+        )
+    return teacher.to(device, memory_format=_memory_format(cfg))
 
 
 def build_val_loader(
@@ -199,15 +259,11 @@ def build_objective(cfg: CfgNode, num_classes: int, resolution: int, device: tor
         UsageError: the teacher knows another number of classes.
         WeightsError: its weights cannot be had or do not fit.
     """
+    if cfg.DISTILL.CACHE:
+        return CrossEntropy()  # answers and smoothed labels are in the targets already
     if not cfg.DISTILL.ARCH:
         return CrossEntropy(cfg.SOLVER.LABEL_SMOOTHING)
-    arch = build_arch(cfg, cfg.DISTILL.ARCH)
-    teacher = _network(arch, num_classes, cfg.MODEL.IN_CHANS)
-    if not _load(teacher, arch, cfg.DISTILL.WEIGHTS):
-        raise UsageError(
-            f"DISTILL.WEIGHTS {cfg.DISTILL.WEIGHTS}: the teacher has another number of classes than {num_classes}"
-        )
-    teacher = teacher.to(device, memory_format=_memory_format(cfg))
+    teacher = build_teacher(cfg, num_classes, device)
     return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.SHARE, cfg.SOLVER.LABEL_SMOOTHING)
 
 

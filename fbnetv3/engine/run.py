@@ -236,13 +236,21 @@ def _announce(
         norm = "BatchNorm over all of them" if cfg.MODEL.SYNC_BN else "BatchNorm for each"
         logger.info("%d processes, %d images of a batch to each, %s", world.size, inputs.train_loader.batch_size, norm)
     if cfg.DISTILL.ARCH:
-        logger.info("distilled from %s of %s", cfg.DISTILL.ARCH, cfg.DISTILL.WEIGHTS)
+        where = f", its answers from {cfg.DISTILL.CACHE}" if cfg.DISTILL.CACHE else ""
+        logger.info("distilled from %s of %s%s", cfg.DISTILL.ARCH, cfg.DISTILL.WEIGHTS, where)
 
 
 def _decisive_keys(cfg: CfgNode) -> dict[str, Any]:
     """What decides about a run's weights, by key: not where it runs, how long, or what it shows and keeps."""
     left_out = {"OUTPUT_DIR", "DEVICE", "DATA.ROOT", "DATA.WORKERS", "DATA.MAX_DAMAGED", "SOLVER.EPOCHS", "RECIPE"}
-    left_out |= {"MODEL.ARCH_DIRS", "MODEL.WEIGHTS", "MODEL.CHANNELS_LAST", "MODEL.COMPILE", "DISTILL.WEIGHTS"}
+    left_out |= {
+        "MODEL.ARCH_DIRS",
+        "MODEL.WEIGHTS",
+        "MODEL.CHANNELS_LAST",
+        "MODEL.COMPILE",
+        "DISTILL.WEIGHTS",
+        "DISTILL.CACHE",
+    }
     keys = flat_keys(cfg)
     return {
         key: value

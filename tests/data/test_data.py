@@ -121,7 +121,7 @@ def test_an_image_that_breaks_a_transform_is_named():
         raise ValueError("no\nway")
 
     item = Transformed(build_dataset("digits", "", "val"), transform)[0, 7]
-    assert item == (None, None, "digits/val[7]", "digits/val[7]: cannot be read (ValueError: no way)")
+    assert item == (None, None, "digits/val[7]", 7, "digits/val[7]: cannot be read (ValueError: no way)")
 
 
 def test_evaluation_resizes_the_short_side_crops_and_normalises():
@@ -264,6 +264,6 @@ def test_damaged_images_are_counted_once_each_up_to_a_limit():
 def test_items_say_what_is_damaged(folder):
     data = build_dataset("imagefolder", str(folder), "train")
     (folder / "train" / "cat" / "0.png").unlink()
-    image, target, name, damage = Transformed(data, GREY.transform())[0, 0]
-    assert (image, target, name) == (None, None, data.image_name(0))
+    image, target, name, number, damage = Transformed(data, GREY.transform())[0, 0]
+    assert (image, target, name, number) == (None, None, data.image_name(0), 0)
     assert damage.endswith("0.png: is gone")

@@ -1,0 +1,119 @@
+"""A teacher's answers on disk: the same loss as with the teacher beside, whole or refused, resumed."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fbnetv3 import model_zoo
+from fbnetv3.arch import configs_folder
+from fbnetv3.config import load_config
+from fbnetv3.engine import cache_answers, train
+from fbnetv3.engine.answers import AnswerFiles, blended
+from fbnetv3.engine.build import build_arch, build_inputs
+from fbnetv3.engine.objective import Distillation
+from fbnetv3.errors import OutputError, UsageError
+
+TEACHER = ["DISTILL.ARCH", "fbnetv3_digits", "DISTILL.WEIGHTS", "zoo://digits/fbnetv3_digits"]
+SHORT = ["SOLVER.EPOCHS", "1", "SOLVER.WARMUP_EPOCHS", "0", "SOLVER.BATCH_SIZE", "128", "EVAL.BATCH_SIZE", "360"]
+
+
+def config(tmp_path, *overrides):
+    places = ["DISTILL.CACHE", str(tmp_path / "answers"), "OUTPUT_DIR", str(tmp_path / "run")]
+    overrides = [*TEACHER, *SHORT, *places, "DISTILL.VIEWS", "2", *overrides]
+    return load_config(configs_folder() / "digits" / "fbnetv3_digits.yaml", overrides)
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("answers")
+    return folder, cache_answers(config(folder))
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2, 5])
+def test_targets_give_the_loss_of_the_teacher_itself(answered, epoch):
+    """In every epoch, on the very images that the student sees."""
+    cfg = config(answered[0])
+    loader = build_inputs(cfg, build_arch(cfg, "fbnetv3_digits"), torch.device("cpu")).train_loader
+    loader.sampler.epoch = epoch
+    batch = next(iter(loader))
+    images, targets = batch.on(torch.device("cpu"), torch.contiguous_format)
+    teacher = model_zoo.get("digits/fbnetv3_digits.yaml", trained=True)
+    student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 32, 10))
+    classes = torch.tensor([loader.dataset.dataset[number][1] for number in batch.numbers])
+    expected = Distillation(teacher, 32, 32, cfg.DISTILL.SHARE, cfg.SOLVER.LABEL_SMOOTHING)(student, images, classes)
+    assert F.cross_entropy(student(images), targets).item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_the_views_come_in_turns(answered):
+    cfg = config(answered[0])
+    loader = build_inputs(cfg, build_arch(cfg, "fbnetv3_digits"), torch.device("cpu")).train_loader
+    views = [loader.dataset[epoch, 5][0] for epoch in range(4)]
+    assert torch.equal(views[0], views[2]) and torch.equal(views[1], views[3])
+    assert not torch.equal(views[0], views[1])
+
+
+def test_a_run_learns_from_them(answered, tmp_path):
+    curve = train(config(answered[0], "SOLVER.EPOCHS", "8", "OUTPUT_DIR", str(tmp_path / "run")))
+    assert curve[-1]["top1"] > 60
+
+
+def test_what_was_cut_short_goes_on(answered, tmp_path, monkeypatch):
+    """It asks for what is missing alone, and ends with the same."""
+    cfg, asked = config(tmp_path), []
+
+    def cut(self, answers, done, save_every=100):
+        def some():
+            for number, item in enumerate(answers):
+                asked.extend(item[1])
+                yield item
+                if number == 4 and not done:
+                    raise KeyboardInterrupt
+
+        return original(self, some(), done, 1)
+
+    original = AnswerFiles.write
+    monkeypatch.setattr(AnswerFiles, "write", cut)
+    with pytest.raises(KeyboardInterrupt):
+        cache_answers(cfg)
+    with pytest.raises(UsageError, match=r"answers: is incomplete: make it with tools/cache_teacher\.py"):
+        train(cfg)
+    before = len(asked)
+    files = cache_answers(cfg)
+    assert 0 < before < len(asked) <= 2 * 1437 + 360
+    np.testing.assert_allclose(files.open(), answered[1].open(), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SEED", "1"], r"answers: holds answers for another SEED: 0, not 1; set another DISTILL\.CACHE"),
+        (["INPUT.FLIP", "True"], r"for another INPUT\.FLIP"),
+        (["DISTILL.VIEWS", "3"], "for another shape"),
+        (["DISTILL.RESOLUTION", "64"], r"INPUT\.CROP padded: falls otherwise at the teacher's 64 pixels than at 32"),
+        (["INPUT.MIXUP", "0.2"], r"INPUT\.MIXUP 0\.2: no answer in DISTILL\.CACHE is to a mixture"),
+        (["DISTILL.ARCH", "", "DISTILL.WEIGHTS", ""], r"DISTILL\.CACHE holds a teacher's answers"),
+        (["DISTILL.CACHE", "nowhere"], "nowhere: is not there"),
+    ],
+)
+def test_answers_to_something_else_are_refused(answered, tmp_path, overrides, message):
+    with pytest.raises(UsageError, match=message):
+        train(config(answered[0], "OUTPUT_DIR", str(tmp_path / "run"), *overrides))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_holds_something_else(tmp_path):
+    (tmp_path / "about.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"about\.json: is not of a teacher's answers"):
+        AnswerFiles(tmp_path, {}, (1, 2, 3)).done()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        AnswerFiles(tmp_path / "file" / "answers", {}, (1, 2, 3)).write([], 0)
+
+
+def test_blending():
+    target = blended(np.zeros(4, np.float16), 1, 0.8, 0.2)
+    torch.testing.assert_close(target, torch.tensor([0.21, 0.2 + 0.2 * 0.85, 0.21, 0.21]))
