@@ -38,10 +38,10 @@ _C.MODEL.SYNC_BN = True
 _C.MODEL.COMPILE = False
 
 _C.DATA = CN()
-# Registered name of a dataset: digits, cifar10, imagefolder, imagelist.
+# Registered name of a dataset: digits, cifar10, imagefolder, imagelist, shards.
 _C.DATA.NAME = "imagefolder"
 # Its folder; for imagefolder the one that holds train/ and val/ (or test/), each with a folder a class; for
-# imagelist the split file.
+# imagelist the split file; for shards the one that holds the tar files.
 _C.DATA.ROOT = ""
 # Processes that read images, for each process that trains; 0 reads in the training process.
 _C.DATA.WORKERS = 2

@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, ImageFolder
 
 from fbnetv3.data.decoding import EncodedImage, read_image
+from fbnetv3.data.shards import ShardDataset, open_shards
 from fbnetv3.data.splits import load_split
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.registry import Registry
@@ -39,7 +40,7 @@ def build_dataset(name: str, root: str, split: str) -> ImageDataset:
     """A registered dataset.
 
     Args:
-        name: its name: digits, cifar10, imagefolder, or what a user has registered in `DATASETS`.
+        name: its name: digits, cifar10, imagefolder, imagelist, shards, or what a user has registered in `DATASETS`.
         root: its folder.
         split: "train" or "val".
 
@@ -126,6 +127,12 @@ def imagelist(root: str, split: str) -> ListDataset:
     if not listed.root.is_dir():
         raise DataError(f"{root}: lists images of {listed.root}, which is not there: draw the split again")
     return ListDataset(listed.root, getattr(listed, split), listed.classes)
+
+
+@DATASETS.register(name="shards")
+def shards(root: str, split: str) -> ShardDataset:
+    """Tar files in webdataset's layout, see `fbnetv3.data.shards`."""
+    return open_shards(root, split)
 
 
 @DATASETS.register(name="cifar10")

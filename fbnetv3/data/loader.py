@@ -61,13 +61,23 @@ class EpochSampler(Sampler):
         batch_size: images a batch, over all processes.
         seed: seed of the order.
         rank, world_size: number of this process, and how many there are.
+        order: draws an order of all images; default: any is as likely as any other.
 
     Attributes:
         epoch: set it before each epoch.
         start: batches to leave out at the epoch's beginning, for a run that goes on in the middle of one.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        order: Callable[[torch.Generator], Tensor] | None = None,
+    ) -> None:
+        self.order = order or (lambda generator: torch.randperm(length, generator=generator))
         self.batches, self.length, self.batch_size = length // batch_size, length, batch_size
         self.seed, self.rank, self.part = seed, rank, batch_size // world_size
         self.epoch = self.start = 0
@@ -77,7 +87,7 @@ class EpochSampler(Sampler):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         generator = torch.Generator().manual_seed(mix_seeds(self.seed, self.epoch))
-        order = torch.randperm(self.length, generator=generator)[: self.batches * self.batch_size]
+        order = self.order(generator)[: self.batches * self.batch_size]
         mine = order.view(self.batches, -1, self.part)[self.start :, self.rank].flatten().tolist()
         return ((self.epoch, index) for index in mine)
 
@@ -227,7 +237,8 @@ def build_loader(
     if training and len(dataset) < batch_size:
         raise DataError(f"{len(dataset)} training images are less than one batch of {batch_size} (SOLVER.BATCH_SIZE)")
     if training:
-        sampler: Sampler = EpochSampler(len(dataset), batch_size, seed, rank, world_size)
+        order = getattr(dataset, "order", None)  # a dataset may know one in which it is faster to read
+        sampler: Sampler = EpochSampler(len(dataset), batch_size, seed, rank, world_size, order)
     else:
         sampler = PartSampler(len(dataset), rank, world_size)
     return DataLoader(

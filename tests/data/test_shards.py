@@ -1,0 +1,158 @@
+"""Shards: webdataset's layout, by tools/make_shards.py or from elsewhere; damage is named."""
+
+import io
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fbnetv3.data import DamagedImageError, build_dataset, build_loader
+from fbnetv3.data.shards import WINDOW, ShardDataset, write_shards
+from fbnetv3.data.transforms import Preprocessing
+from fbnetv3.errors import DataError, UsageError
+
+
+def picture(number, format="JPEG"):
+    """An image of one colour that says which it is."""
+    file = io.BytesIO()
+    Image.new("RGB", (20, 16), (number, number, number)).save(file, format)
+    return file.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """25 images of three classes in shards of ten, and four to validate."""
+    write_shards(((picture(5 * i), ".jpg", i % 3) for i in range(25)), tmp_path / "shards", "train", 10)
+    write_shards(((picture(i, "PNG"), ".png", i % 3) for i in range(4)), tmp_path / "shards", "val")
+    (tmp_path / "shards" / "classes.txt").write_text("ant\nbee\ncow\n")
+    return tmp_path / "shards"
+
+
+def shade(image):
+    return round(image.pixels(3).float().mean().item())
+
+
+def test_images_come_back_with_their_classes(folder):
+    data = build_dataset("shards", str(folder), "train")
+    assert (len(data), data.classes, len(data.shards)) == (25, ["ant", "bee", "cow"], 3)
+    for number in range(25):
+        image, target = data[number]
+        assert (shade(image), target) == (5 * number, number % 3)
+    assert data.image_name(24) == f"{folder}/train-000002.tar:00000024.jpg"
+    assert len(build_dataset("shards", str(folder), "val")) == 4
+
+
+def test_shards_from_elsewhere(tmp_path):
+    """In folders, with other files between, the class first, no names for the classes."""
+    (tmp_path / "val").mkdir()
+    with tarfile.open(tmp_path / "val" / "a.tar", "w") as tar:
+        for number in range(3):
+            for ending, content in (("cls", b"%d\n" % number), ("json", b"{}"), ("jpeg", picture(number))):
+                info = tarfile.TarInfo(f"n01/img{number}.{ending}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    data = build_dataset("shards", str(tmp_path), "val")
+    assert [data[i][1] for i in range(3)] == [0, 1, 2] and data.classes == ["0", "1", "2"]
+
+
+def test_the_index_is_kept_and_made_anew_for_another_file(folder, cache, monkeypatch):
+    build_dataset("shards", str(folder), "train")
+    assert len(list((cache / "shards").iterdir())) == 3
+    monkeypatch.setattr("fbnetv3.data.shards._read_index", None)
+    assert len(build_dataset("shards", str(folder), "train")) == 25
+    monkeypatch.undo()
+    monkeypatch.setenv("FBNETV3_CACHE", str(cache))
+    for path in (cache / "shards").iterdir():
+        path.write_text("nonsense")
+    assert len(build_dataset("shards", str(folder), "train")) == 25
+    write_shards([(picture(7), ".jpg", 2)], folder, "train")
+    assert len(build_dataset("shards", str(folder), "train")) == 16
+
+
+def test_a_cache_that_cannot_be_written_costs_time_alone(folder, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FBNETV3_CACHE", str(tmp_path / "file"))
+    assert len(build_dataset("shards", str(folder), "train")) == 25
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_reads_every_image_once(folder, workers):
+    data = build_dataset("shards", str(folder), "train")
+    loader = build_loader(data, Preprocessing(16, 16).transform(), batch_size=5, training=True, workers=workers)
+    names = []
+    for epoch in range(2):
+        loader.sampler.epoch = epoch
+        names.append([name for batch in loader for name in batch.names])
+    assert len(set(names[0])) == 25 and sorted(names[0]) == sorted(names[1]) and names[0] != names[1]
+
+
+def test_neighbours_come_from_few_shards(tmp_path):
+    shards = write_shards(((picture(0), ".jpg", 0) for i in range(200)), tmp_path, "train", 5)
+    data = ShardDataset(shards)
+    order = data.order(torch.Generator().manual_seed(0))
+    assert sorted(order.tolist()) == list(range(200))
+    assert len(set((order[: WINDOW * 5] // 5).tolist())) == WINDOW
+    assert not torch.equal(order[:80].sort().values, order[:80])
+
+
+def test_what_is_no_shard(folder, tmp_path):
+    path = folder / "train-000001.tar"
+    whole = path.read_bytes()
+    for content in (b"", b"nonsense" * 999, whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"train-000001\.tar: (is no whole shard|holds no images)"):
+            build_dataset("shards", str(folder), "train")
+    with pytest.raises(DataError, match=r"has no shards val/\*\.tar or \*val\*\.tar"):
+        build_dataset("shards", str(tmp_path / "nowhere"), "val")
+    with pytest.raises(UsageError, match=r"DATA\.ROOT is not set"):
+        build_dataset("shards", "", "val")
+
+
+def test_an_image_without_class(tmp_path):
+    with tarfile.open(tmp_path / "train.tar", "w") as tar:
+        info = tarfile.TarInfo("a.jpg")
+        info.size = len(picture(0))
+        tar.addfile(info, io.BytesIO(picture(0)))
+    with pytest.raises(DataError, match=r"train\.tar: a\.jpg has no class beside it"):
+        build_dataset("shards", str(tmp_path), "train")
+
+
+def test_a_class_without_name(folder):
+    (folder / "classes.txt").write_text("ant\nbee\n")
+    with pytest.raises(DataError, match=r"00000002\.jpg: is of class 2, but classes\.txt names 2"):
+        build_dataset("shards", str(folder), "train")
+
+
+def test_a_damaged_image_in_a_shard(folder):
+    write_shards([(picture(0)[:300], ".jpg", 0)], folder, "train")
+    data = build_dataset("shards", str(folder), "train")
+    with pytest.raises(DamagedImageError, match=r"train-000000\.tar:00000000\.jpg: damaged image"):
+        data[0][0].pixels(3)
+
+
+def test_a_shard_that_is_gone_since(folder):
+    data = build_dataset("shards", str(folder), "train")
+    (folder / "train-000000.tar").unlink()
+    with pytest.raises(DamagedImageError, match="cannot be read"):
+        data[0]
+
+
+def test_the_tool_makes_what_training_reads(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(6):
+            image = Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8))
+            image.save(tmp_path / "images" / name / f"{number}.JPEG")
+    tool = Path(__file__).resolve().parents[2] / "tools" / "make_shards.py"
+    command = [tool, tmp_path / "images", tmp_path / "shards", "--split", "val", "--images-a-shard", "5"]
+    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{tmp_path}/shards: 12 images of 2 classes in 3 shards\n"
+    data = build_dataset("shards", str(tmp_path / "shards"), "val")
+    assert data.classes == ["cat", "dog"]
+    assert sorted(data[i][1] for i in range(12)) == [0] * 6 + [1] * 6

@@ -1,0 +1,36 @@
+#!/usr/bin/env python3
+"""Put a folder of images into tar files, in webdataset's layout: `make_shards.py imagenet/train shards`."""
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from fbnetv3.cli import ArgumentParser, run_tool
+from fbnetv3.data.datasets import FolderDataset
+from fbnetv3.data.loader import EpochSampler
+from fbnetv3.data.shards import CLASSES_FILE, IMAGES_A_SHARD, write_shards
+
+
+def main(argv=None):
+    parser = ArgumentParser(description="Write the images of a folder, in random order, into shards.")
+    parser.add_argument("root", help="folder with a folder a class")
+    parser.add_argument("output", help="folder for the shards")
+    parser.add_argument("--split", default="train", help="train or val, the first part of their names")
+    parser.add_argument("--images-a-shard", type=int, default=IMAGES_A_SHARD, metavar="N", help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the order (default: %(default)s)")
+    args = parser.parse_args(argv)
+    data, output = FolderDataset(Path(args.root)), Path(args.output)
+
+    def images():
+        order = EpochSampler(len(data), 1, args.seed)
+        for _, index in tqdm(order, unit="image", leave=False, disable=None):
+            path, target = data.samples[index]
+            yield Path(path).read_bytes(), Path(path).suffix.lower(), target
+
+    shards = write_shards(images(), output, args.split, args.images_a_shard)
+    (output / CLASSES_FILE).write_text("\n".join(data.classes) + "\n")
+    print(f"{output}: {len(data)} images of {len(data.classes)} classes in {len(shards)} shards")
+
+
+if __name__ == "__main__":
+    run_tool(main)
