@@ -56,8 +56,10 @@ class ShardDataset:
         indices = [_index_of(shard) for shard in self.shards]
         self._counts = [len(index.offsets) for index in indices]
         self._ends = np.cumsum(self._counts)
-        columns = [np.concatenate([np.asarray(c, np.int64) for c in parts]) for parts in list(zip(*indices))[:3]]
-        self._offsets, self._lengths, self._targets = columns
+        self._offsets, self._lengths, self._targets = (
+            np.concatenate([np.asarray(getattr(index, field), np.int64) for index in indices])
+            for field in ("offsets", "lengths", "targets")
+        )
         self._names = [name for index in indices for name in index.names]
         most = int(self._targets.max()) + 1
         self.classes = [str(number) for number in range(most)] if classes is None else classes

@@ -1,0 +1,50 @@
+"""A run on a file system of a few megabytes: one line, the older checkpoint kept; on with it where there is room."""
+
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fbnetv3.arch import configs_folder
+from fbnetv3.engine.checkpoint import Checkpoints
+from tests.tools.conftest import TOOLS
+
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
+DIGITS = configs_folder() / "digits" / "fbnetv3_digits.yaml"
+SHORT = ["SOLVER.EPOCHS", "4", "SOLVER.WARMUP_EPOCHS", "0", "SOLVER.BATCH_SIZE", "256", "EVAL.PERIOD", "4"]
+
+
+def can_mount():
+    try:
+        return subprocess.run([*NAMESPACE, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs user namespaces to mount a small file system")
+@pytest.mark.parametrize("megabytes", [1, 4, 6])
+def test_a_full_disk_ends_a_run_with_one_line_and_loses_nothing(tmp_path, megabytes):
+    """A checkpoint of this network takes 2.3 MB: the first, the second or the third does not fit."""
+    small, kept = tmp_path / "small", tmp_path / "kept"
+    small.mkdir()
+    run = [sys.executable, TOOLS / "train_net.py", "--config", DIGITS, *SHORT, "OUTPUT_DIR", small / "run"]
+    command = " ".join(map(str, run))
+    mount = f"mount -t tmpfs -o size={megabytes}m none {small}"
+    script = f"{mount} && {{ {command}; code=$?; cp -r {small} {kept}; exit $code; }}"
+    done = subprocess.run([*NAMESPACE, "sh", "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: {small}/run/") and "cannot be written" in line
+    assert "No space left" in line or "the disk may be full" in line
+    checkpoints = Checkpoints(kept / "run" / "checkpoints")
+    assert not list(checkpoints.folder.glob(".partial*"))
+    if megabytes == 1:
+        assert checkpoints.load_latest() is None
+        return
+    assert checkpoints.load_latest()[1]["epoch"] == (1 if megabytes == 4 else 2)
+    shutil.rmtree(small)
+    more = [sys.executable, TOOLS / "train_net.py", "--config", DIGITS, *SHORT, "OUTPUT_DIR", kept / "run", "--resume"]
+    subprocess.run([str(part) for part in more], check=True, capture_output=True, timeout=300)
+    assert torch.load(kept / "run" / "model_final.pth")["arch"] == "fbnetv3_digits"
