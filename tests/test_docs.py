@@ -10,10 +10,12 @@ import torch
 import fbnetv3
 from fbnetv3 import model_zoo
 from fbnetv3.config import load_config
+from fbnetv3.engine.ablation import cell_config, cells, load_ablation
 from fbnetv3.file_io import cached_path
 from tests.modeling.test_weights import mobile_vision
 
 ROOT = Path(__file__).resolve().parent.parent
+CONFIGURED = ("train_net.py", "cache_teacher.py", "run_ablation.py")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -42,15 +44,28 @@ def commands():
     for page in PAGES:
         for block in blocks(page, "sh"):
             for line in block.replace("\\\n", " ").splitlines():
-                if (words := shlex.split(line, comments=True)) and any("train_net.py" in word for word in words):
+                if (words := shlex.split(line, comments=True)) and any(word.endswith(CONFIGURED) for word in words):
                     yield pytest.param(words, id=f"{page.name}: {line[:60]}")
 
 
 @pytest.mark.parametrize("words", [*commands()])
 def test_training_commands_name_configs_and_keys_that_exist(words):
-    rest = words[next(i for i, word in enumerate(words) if word.endswith("train_net.py")) + 1 :]
-    assert rest[0] == "--config"
-    load_config(ROOT / rest[1], [word for word in rest[2:] if not word.startswith("--")])
+    tool = next(i for i, word in enumerate(words) if word.endswith(CONFIGURED))
+    assert (ROOT / words[tool]).exists()
+    _, config, *overrides = words[tool + 1 :]
+    assert words[tool + 1] == "--config"
+    overrides = [word for word in overrides if not word.startswith("--")]
+    if words[tool].endswith("run_ablation.py"):
+        ablation = load_ablation(ROOT / config)
+        cell_config(ablation, cells(ablation)[0], overrides)
+    else:
+        load_config(ROOT / config, overrides)
+
+
+def test_every_tool_in_the_docs_is_there():
+    for page in PAGES:
+        for tool in re.findall(r"(?:tools|benchmarks)/\w+\.py", page.read_text()):
+            assert (ROOT / tool).exists(), f"{page.name}: {tool}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

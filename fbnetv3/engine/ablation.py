@@ -27,7 +27,7 @@ from fbnetv3.yaml_io import check_keys, read_mapping
 logger = logging.getLogger(__name__)
 
 _KEYS = ("title", "config", "overrides", "rows", "columns", "seeds", "x", "output")
-_TEACHER = "TEACHER"
+_TEACHER, _LINE = "TEACHER", "LINE"
 # Keys whose values may be files beside the ablation's own.
 _FILES = ("RECIPE", "MODEL.ARCH", "DISTILL.ARCH", "DISTILL.WEIGHTS", "MODEL.WEIGHTS", "DATA.ROOT")
 
@@ -45,7 +45,8 @@ class Ablation:
         config: the training config that all share.
         overrides: config keys and values for all of them.
         rows, columns: name of each, and its config keys and values. The key TEACHER names a column: its network of
-            the same row and seed, trained to the end, is the teacher.
+            the same row and seed, trained to the end, is the teacher. The key LINE of a row names the line that it
+            belongs to in a figure against MACs; default: that of its column.
         seeds: each cell is trained once with each.
         x: "macs" where the figure shows accuracy against MACs; "" where it shows the cells side by side.
         output: folder of all the runs.
@@ -177,7 +178,8 @@ def cell_config(ablation: Ablation, cell: Cell, overrides: Sequence[str] = ()) -
     Raises:
         UserError: as `load_config`.
     """
-    row, column = ablation.rows[cell.row], dict(ablation.columns[cell.column])
+    row, column = dict(ablation.rows[cell.row]), dict(ablation.columns[cell.column])
+    row.pop(_LINE, None)
     folder = cell_folder(ablation, cell)
     last: dict[str, Any] = {"SEED": cell.seed, "OUTPUT_DIR": folder}
     if teacher := column.pop(_TEACHER, None):
@@ -280,29 +282,41 @@ def _draw(ablation: Ablation, results: Sequence[Result]) -> Any:
     """The figure: accuracy against MACs, or the cells side by side, with bars of one standard deviation."""
     from matplotlib.figure import Figure
 
-    found, macs = summary(results), {result.row: result.macs / 1e6 for result in results}
     figure = Figure(figsize=(6.4, 4), layout="constrained", dpi=110)
     axes = figure.subplots()
-    for number, column in enumerate(ablation.columns):
-        rows = [row for row in ablation.rows if (row, column) in found]
-        means, deviations = ([found[row, column][i] for row in rows] for i in (0, 1))
-        if ablation.x:
-            order = sorted(range(len(rows)), key=lambda i: macs[rows[i]])
-            points = [[values[i] for i in order] for values in ([macs[row] for row in rows], means, deviations)]
-            axes.errorbar(*points, fmt="o-", capsize=3, label=column)
-            for i in order:
-                place = {"textcoords": "offset points", "xytext": (5, -11), "fontsize": 8}
-                axes.annotate(rows[i], (macs[rows[i]], means[i]), **place)
-        else:
-            shift = (number - (len(ablation.columns) - 1) / 2) * 0.8 / len(ablation.columns)
-            places = [list(ablation.rows).index(row) + shift for row in rows]
-            axes.errorbar(places, means, deviations, fmt="o", capsize=3, label=column)
-    if not ablation.x:
-        axes.set_xticks(range(len(ablation.rows)), list(ablation.rows))
-        axes.set_xlim(-0.6, len(ablation.rows) - 0.4)
-    axes.set(xlabel="MACs, millions" if ablation.x else "", ylabel="top-1, %", title=ablation.title)
-    if len(ablation.columns) > 1:
+    lines = _draw_against_macs(axes, ablation, results) if ablation.x else _draw_cells(axes, ablation, results)
+    axes.set(ylabel="top-1, %", title=ablation.title)
+    if lines > 1:
         axes.legend(frameon=False)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _draw_against_macs(axes: Any, ablation: Ablation, results: Sequence[Result]) -> int:
+    """A line for each column, and for the rows that have one of their own. Returns how many."""
+    macs = {result.row: result.macs / 1e6 for result in results}
+    lines: dict[str, list[tuple[float, float, float, str]]] = {}
+    for (row, column), (mean, deviation, _) in summary(results).items():
+        line = ablation.rows[row].get(_LINE, column)
+        lines.setdefault(line, []).append((macs[row], mean, deviation, row))
+    for line, points in lines.items():
+        x, means, deviations, names = zip(*sorted(points), strict=True)
+        axes.errorbar(x, means, deviations, fmt="o-", capsize=3, label=line)
+        for name, *place in zip(names, x, means, strict=True):
+            axes.annotate(name, place, textcoords="offset points", xytext=(5, -11), fontsize=8)
+    axes.set_xlabel("MACs, millions")
+    return len(lines)
+
+
+def _draw_cells(axes: Any, ablation: Ablation, results: Sequence[Result]) -> int:
+    """The columns beside each other, row by row. Returns how many there are."""
+    found, rows, columns = summary(results), list(ablation.rows), list(ablation.columns)
+    for number, column in enumerate(columns):
+        there = [row for row in rows if (row, column) in found]
+        means, deviations = ([found[row, column][i] for row in there] for i in (0, 1))
+        shift = (number - (len(columns) - 1) / 2) * 0.6 / len(columns)
+        axes.errorbar([rows.index(row) + shift for row in there], means, deviations, fmt="o", capsize=3, label=column)
+    axes.set_xticks(range(len(rows)), rows)
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+    return len(columns)

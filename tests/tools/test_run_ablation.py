@@ -153,3 +153,20 @@ def test_the_table_has_mean_and_deviation(file):
     ablation = load_ablation(file)
     assert "| small | 2.0 M" in table(ablation, RESULTS) and "7.1 M" in table(ablation, RESULTS)
     assert [path.name for path in save_results(ablation, RESULTS)] == ["results.json", "table.md", "figure.png"]
+
+
+def test_the_figure_has_a_line_for_each_column_and_those_that_rows_name(file, monkeypatch):
+    from matplotlib.axes import Axes
+
+    lines = {}
+    monkeypatch.setattr(Axes, "errorbar", lambda self, x, y, *a, label, **k: lines.update({label: (list(x), list(y))}))
+    monkeypatch.setattr(Axes, "legend", lambda *a, **k: None)
+    change(file, "  digits: {}", "  small: {}\n  large: {}\n  other: {LINE: others}")
+    change(file, "  taught: {TEACHER: EMA, EMA.ENABLED: true}\n  EMA: {EMA.ENABLED: true}", "  a: {}")
+    results = [*RESULTS, Result("other", "a", 0, 80.0, 5_000_000)]
+    save_results(load_ablation(file), results)
+    assert {label: sorted(y) for label, (_, y) in lines.items()} == {"a": [80.0, 91.0, 95.0]}
+    change(file, "seeds:", "x: macs\nseeds:")
+    lines.clear()
+    save_results(load_ablation(file), results)
+    assert lines == {"a": ([2.0, 7.1], [91.0, 95.0]), "others": ([5.0], [80.0])}
