@@ -52,8 +52,7 @@ def run_tool(
         code = 0
     except UserError as error:
         code = error.exit_code
-        if not (rank and code == 2):  # a wrong call is wrong in every process
-            print(f"{prefix}error: {_one_line(error)}", file=sys.stderr)
+        print(f"{prefix}error: {_one_line(error)}", file=sys.stderr)
     except BrokenPipeError:
         sys.stderr.close()
         code = 1

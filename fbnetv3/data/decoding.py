@@ -5,6 +5,7 @@ Colour JPEGs go through simplejpeg, which gives Pillow's pixels in three quarter
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 from pathlib import Path
@@ -75,7 +76,8 @@ class EncodedImage:
             if self._image is None and channels == 3:
                 width, height = (math.ceil(side / scale) for side in self.size)
                 least = {"min_height": height, "min_width": width} if scale > 1 else {}
-                return torch.from_numpy(simplejpeg.decode_jpeg(self._data, **least)).permute(2, 0, 1)
+                with contextlib.suppress(ValueError):  # it takes every oddity for damage: Pillow shall say
+                    return torch.from_numpy(simplejpeg.decode_jpeg(self._data, **least)).permute(2, 0, 1)
             image = self._image or Image.open(io.BytesIO(self._data))
             if scale > 1:
                 image.draft(None, tuple(max(1, side // scale) for side in image.size))

@@ -125,6 +125,7 @@ class Curve(Hook):
         for callback in self.callbacks:
             if callback(self.results[-1]) is False:
                 trainer.stopped = True
+        trainer.stopped = trainer.world.any(trainer.stopped)  # before another hook acts on it
 
 
 class Metrics(Hook):

@@ -23,4 +23,6 @@ def keep_freed_memory() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and mallopt(_M_MMAP_THRESHOLD, _MOST) == mallopt(_M_TRIM_THRESHOLD, _MOST) == 1
+    if mallopt is None or mallopt(_M_MMAP_THRESHOLD, _MOST) != 1:  # older ones refuse so much
+        return False
+    return mallopt(_M_TRIM_THRESHOLD, _MOST) == 1

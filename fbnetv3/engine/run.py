@@ -132,7 +132,7 @@ def _run_training(cfg: CfgNode, world: World, resume: bool, callbacks: Sequence[
 
     def evaluate_all() -> dict[str, float]:
         arguments = {"channels_last": cfg.MODEL.CHANNELS_LAST, "damage": damage, "progress": progress, "world": world}
-        world.share_buffers(model, ema)
+        world.share_buffers(model, ema and ema.module)
         results = evaluate(model, inputs.val_loader, device, **arguments)
         if ema is not None:
             averaged = evaluate(ema.module, inputs.val_loader, device, **arguments)

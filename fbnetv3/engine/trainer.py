@@ -175,7 +175,6 @@ class Trainer:
         self.progress.epoch += 1
         try:
             self._call("after_epoch")
-            self.stopped = self.world.any(self.stopped)
         except (KeyboardInterrupt, Terminated):
             self.progress.epoch -= 1  # its evaluation is not complete: it comes again
             self._call("on_interrupt")

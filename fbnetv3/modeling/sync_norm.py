@@ -67,6 +67,7 @@ class _SyncNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, mean, scale, count = ctx.saved_tensors
+        dy = dy.to(torch.promote_types(dy.dtype, torch.float32))
         normed = (x - _by_channel(mean)) * _by_channel(scale)
         d_bias, d_weight = dy.sum(_DIMS), (dy * normed).sum(_DIMS)
         means = torch.cat([d_bias, d_weight]) / count

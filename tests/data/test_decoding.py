@@ -104,3 +104,9 @@ def test_more_pixels_than_is_safe(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(DamagedImageError, match="x: has more pixels than is safe to decode"):
         EncodedImage(data, "x")
+
+
+def test_an_oddity_that_costs_no_pixel_is_no_damage():
+    data = encoded(photo(150, 90))
+    odd = data[:-2] + bytes(8) + data[-2:]
+    assert torch.equal(EncodedImage(odd, "x").pixels(3), EncodedImage(data, "x").pixels(3))

@@ -161,12 +161,12 @@ def test_who_is_left_alone_says_so_and_ends(tmp_path):
     assert "Traceback" not in err
 
 
-def test_a_wrong_call_is_said_once(tmp_path):
+def test_a_wrong_call_is_said_by_each_with_its_number(tmp_path):
     port = free_port()
     run = [*TRAIN, "SOLVER.BATCH_SIZE", "7", "OUTPUT_DIR", tmp_path / "run"]
     ended = [process.communicate(timeout=120)[1] for process in [by_hand(rank, port, *run) for rank in (0, 1)]]
     assert "error: SOLVER.BATCH_SIZE 7 is no multiple of the 2 processes" in ended[0]
-    assert "error" not in ended[1]
+    assert "[process 1] error: SOLVER.BATCH_SIZE 7 is no multiple of the 2 processes" in ended[1]
     assert not (tmp_path / "run").exists()
 
 

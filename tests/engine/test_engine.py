@@ -341,8 +341,9 @@ def test_accumulation_gives_the_gradients_of_the_whole_batch():
     torch.testing.assert_close(weights(whole), weights(parts), rtol=1e-4, atol=1e-6)
 
 
-def test_bfloat16():
-    trainer = make_trainer(epochs=10, precision=torch.bfloat16, dropout=0.0)
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_half_precision(precision):
+    trainer = make_trainer(epochs=10, precision=precision, dropout=0.0)
     exact = make_trainer(epochs=10, dropout=0.0)
     trainer.run(), exact.run()
     assert not torch.equal(weights(trainer), weights(exact))
