@@ -25,6 +25,7 @@ ALLOWED = {
     "modeling": BASE | {"arch"},
     "engine": BASE | {"arch", "config", "data", "modeling"},
     "api": BASE | {"arch", "modeling", "model_zoo"},
+    "nars": BASE | {"arch", "recipe"},
     "cli": BASE,
     "__init__": {"api", "arch", "modeling"},
 }

@@ -1,0 +1,1 @@
+"""NARS: the joint search for architectures and training recipes (Sec. 3)."""
