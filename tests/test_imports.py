@@ -23,7 +23,7 @@ ALLOWED = {
     "config": BASE | {"recipe"},
     "data": BASE,
     "modeling": BASE | {"arch"},
-    "engine": BASE | {"arch", "config", "data", "modeling"},
+    "engine": BASE | {"arch", "config", "data", "modeling", "recipe"},
     "api": BASE | {"arch", "modeling", "model_zoo"},
     "nars": BASE | {"arch", "recipe"},
     "cli": BASE,

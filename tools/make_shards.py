@@ -9,6 +9,7 @@ from fbnetv3.cli import ArgumentParser, run_tool
 from fbnetv3.data.datasets import FolderDataset
 from fbnetv3.data.loader import EpochSampler
 from fbnetv3.data.shards import CLASSES_FILE, IMAGES_A_SHARD, write_shards
+from fbnetv3.errors import DataError, UsageError
 
 
 def main(argv=None):
@@ -27,8 +28,13 @@ def main(argv=None):
             path, target = data.samples[index]
             yield Path(path).read_bytes(), Path(path).suffix.lower(), target
 
+    classes, known = "\n".join(data.classes) + "\n", output / CLASSES_FILE
+    if known.exists() and known.read_text() != classes:
+        raise DataError(f"{known}: names other classes than {args.root} has; shards of all splits need the same")
+    if old := sorted(output.glob(f"{args.split}-*.tar")):
+        raise UsageError(f"{old[0]}: is there already; remove it and its like, or choose another folder")
     shards = write_shards(images(), output, args.split, args.images_a_shard)
-    (output / CLASSES_FILE).write_text("\n".join(data.classes) + "\n")
+    known.write_text(classes)
     print(f"{output}: {len(data)} images of {len(data.classes)} classes in {len(shards)} shards")
 
 

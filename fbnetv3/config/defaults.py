@@ -124,8 +124,9 @@ _C.DISTILL.RESOLUTION = 0
 # Weight of the teacher's answers in the loss; the labels have the rest (Sec. 4.2).
 _C.DISTILL.SHARE = 0.8
 # Folder with the teacher's answers, made once by tools/cache_teacher.py, so that training need not run the teacher.
-# Images then come in VIEWS fixed versions, one after the other, instead of a new one in each epoch; not with mixup.
+# Not with mixup.
 _C.DISTILL.CACHE = ""
+# In how many fixed versions an image comes then, one after the other, instead of a new one in each epoch.
 _C.DISTILL.VIEWS = 1
 
 _C.EVAL = CN()

@@ -146,7 +146,12 @@ def write_shards(
 
     Returns:
         The shards. Each has its name when it is whole.
+
+    Raises:
+        UsageError: less than one image to a shard.
     """
+    if images_a_shard < 1:
+        raise UsageError(f"{images_a_shard} images a shard: at least 1 is wanted")
     folder.mkdir(parents=True, exist_ok=True)
     done: list[Path] = []
     numbered = enumerate(images)

@@ -22,6 +22,7 @@ from fbnetv3.engine.files import RunFiles
 from fbnetv3.engine.run import run_training
 from fbnetv3.errors import FieldError, OutputError
 from fbnetv3.modeling.external import count_macs
+from fbnetv3.recipe import load_recipe
 from fbnetv3.yaml_io import check_keys, read_mapping
 
 logger = logging.getLogger(__name__)
@@ -187,8 +188,17 @@ def cell_config(ablation: Ablation, cell: Cell, overrides: Sequence[str] = ()) -
         other = cell_config(ablation, taught_by, overrides)
         last |= {"DISTILL.ARCH": other.MODEL.ARCH, "DISTILL.WEIGHTS": RunFiles(Path(other.OUTPUT_DIR)).weights}
     layers = (ablation.overrides, dict(zip(overrides[::2], overrides[1::2], strict=True)), row, column, last)
-    keys = {key: str(value) for layer in layers for key, value in layer.items()}
+    keys = {key: str(value) for layer in layers for key, value in _without_recipe(layer).items()}
     return load_config(ablation.config, [part for pair in keys.items() for part in pair])
+
+
+def _without_recipe(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """A layer's keys with those of its recipe file below them, so that a layer below it has no say in them."""
+    keys = dict(layer)
+    if not (recipe := keys.pop("RECIPE", "")):
+        return keys
+    sections = load_recipe(Path(recipe).expanduser()).to_config()
+    return {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()} | keys
 
 
 def run_ablation(ablation: Ablation, overrides: Sequence[str] = ()) -> Iterator[Result]:

@@ -18,10 +18,10 @@ BLOCKS = Registry("block module")
 
 
 class Hardswish(nn.Hardswish):
-    """In place only where nothing is differentiated: autograd would have to copy what it overwrites."""
+    """In place only without gradients: autograd would have to copy what it overwrites."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.hardswish(x, self.inplace and not (x.requires_grad and torch.is_grad_enabled()))
+        return F.hardswish(x, self.inplace and not torch.is_grad_enabled())
 
 
 ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {"hswish": Hardswish, "relu": nn.ReLU}

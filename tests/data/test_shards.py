@@ -154,5 +154,11 @@ def test_the_tool_makes_what_training_reads(tmp_path):
     done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=True)
     assert done.stdout == f"{tmp_path}/shards: 12 images of 2 classes in 3 shards\n"
     data = build_dataset("shards", str(tmp_path / "shards"), "val")
+    again = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
+    assert again.returncode == 2 and "val-000000.tar: is there already" in again.stderr
+    (tmp_path / "images" / "dog").rename(tmp_path / "images" / "ant")
+    command[command.index("val")] = "train"
+    other = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
+    assert other.returncode == 1 and "classes.txt: names other classes" in other.stderr
     assert data.classes == ["cat", "dog"]
     assert sorted(data[i][1] for i in range(12)) == [0] * 6 + [1] * 6

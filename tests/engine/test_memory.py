@@ -15,8 +15,7 @@ def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(16_000_000).add_(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults(), faults()
-print(faults())
+print(min(faults() for _ in range(8)))
 """
 
 

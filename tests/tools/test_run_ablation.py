@@ -81,6 +81,14 @@ def test_files_beside_the_ablation_are_found(file, tmp_path):
     assert cell_config(load_ablation(file), Cell("digits", "EMA", 0)).SOLVER.OPTIMIZER == "rmsprop"
 
 
+def test_what_tells_cells_apart_comes_last(file, tmp_path):
+    """A recipe of a row or column too: an override for all cells does not change it."""
+    (tmp_path / "recipe.yaml").write_text("{optimizer: sgd, lr: 0.02, ema: true}")
+    change(file, "  EMA: {EMA.ENABLED: true}", "  EMA: {RECIPE: recipe.yaml, SOLVER.WEIGHT_DECAY: 0.5}")
+    cfg = cell_config(load_ablation(file), Cell("digits", "EMA", 0), ["SOLVER.LR", "9", "EMA.ENABLED", "False"])
+    assert (cfg.SOLVER.LR, cfg.EMA.ENABLED, cfg.SOLVER.WEIGHT_DECAY) == (0.08, True, 0.5)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
