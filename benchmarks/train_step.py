@@ -5,11 +5,9 @@ times as fast; at 32 pixels, batch 64, at least 1.3 times.
 """
 
 import argparse
-import subprocess
-import sys
 
 import torch
-from measure import compare, report
+from measure import Side, compare, report, serve
 from torch.nn import functional as F
 
 CASES = ((224, 16), (32, 64))
@@ -24,46 +22,31 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.side:
-        serve(args.side, *args.case)
+        serve(step_of(args.side, *args.case))
         return
     check_gradients()
     for case in CASES:
-        sides = [Side(side, args.threads, *case) for side in ("ours", "theirs")]
+        shared = ("--threads", args.threads, "--case", *case)
+        sides = [Side("--side", side, *shared) for side in ("ours", "theirs")]
         report("training step at {} pixels, batch {}".format(*case), compare(*sides, rounds=args.rounds))
         for side in sides:
             side.close()
 
 
-class Side:
-    """A process that takes a training step with each call."""
-
-    def __init__(self, side, threads, pixels, batch):
-        command = [sys.executable, __file__, "--side", side, "--threads", threads, "--case", pixels, batch]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
-        self.process = subprocess.Popen([str(part) for part in command], **pipes)
-
-    def __call__(self):
-        self.process.stdin.write("step\n")
-        if self.process.stdout.readline() != "done\n":
-            raise SystemExit("error: a side ended early; its message stands above")
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait()
-
-
-def serve(side, pixels, batch):
-    """A step for each line that comes in."""
+def step_of(side, pixels, batch):
+    """A training step of a side."""
     model, layout = build(side)
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9)
     images = torch.randn(batch, 3, pixels, pixels).contiguous(memory_format=layout)
     targets = torch.randint(1000, (batch,))
-    for _ in sys.stdin:
+
+    def step():
         optimizer.zero_grad()
         F.cross_entropy(model(images), targets).backward()
         optimizer.step()
-        print("done", flush=True)
+
+    return step
 
 
 def build(side):
