@@ -38,7 +38,7 @@ def run_tool(
         argv: arguments, for tests.
         after_interrupt: what to tell the user after Ctrl-C or SIGTERM.
     """
-    rank = int(os.environ.get("RANK", "0"))
+    rank = int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
     if rank:
         sys.stdout = _Nowhere()
     prefix = f"[process {rank}] " if rank else ""

@@ -6,6 +6,7 @@ Where each image comes in a few fixed views instead of a new one in every epoch,
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class AnswerFiles:
         if self.done() < self.shape[0] * self.shape[1]:
             state = "is incomplete" if self.done() else "is not there"
             raise UsageError(f"{self.folder}: {state}: make it with tools/cache_teacher.py and the same config")
-        return np.load(self.logits, mmap_mode="r")
+        return self._map("r")
 
     def write(self, answers: Iterable[tuple[Tensor, list[int]]], done: int, save_every: int = 100) -> None:
         """Write answers, each with the place of its images among all; go on after those that are done.
@@ -77,24 +78,64 @@ class AnswerFiles:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not done:
-                np.lib.format.open_memmap(self.logits, "w+", np.float16, self.shape)[:0] = 0
-            file = np.load(self.logits, mmap_mode="r+")
+                np.lib.format.open_memmap(self.logits, "w+", np.float16, self.shape).flush()
+                if hasattr(os, "posix_fallocate"):  # a full disk is to be known now, not by a signal later
+                    with self.logits.open("r+b") as f:
+                        os.posix_fallocate(f.fileno(), 0, self.logits.stat().st_size)
+            file = self._map("r+")
             rows = file.reshape(-1, self.shape[-1])
-            for number, (logits, places) in enumerate(answers, 1):
-                rows[places] = logits.half().cpu().numpy()
-                done = max(done, places[-1] + 1)
-                if number % save_every == 0:
-                    self._note(file, done)
-            self._note(file, self.shape[0] * self.shape[1])
+            try:
+                for number, (logits, places) in enumerate(answers, 1):
+                    rows[places] = logits.half().cpu().numpy()
+                    done = places[-1] + 1
+                    if number % save_every == 0:
+                        self._note(file, done)
+                done = self.shape[0] * self.shape[1]
+            finally:  # an interrupted cache goes on here
+                self._note(file, done)
         except OutputError:
             raise
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
 
+    def _map(self, mode: str) -> np.memmap:
+        try:
+            file = np.load(self.logits, mmap_mode=mode)
+            if file.shape == self.shape and file.dtype == np.float16:
+                return file
+        except (OSError, ValueError, EOFError):
+            pass
+        raise UsageError(f"{self.logits}: is damaged; remove its folder, and let the teacher answer again")
+
     def _note(self, file: np.memmap, done: int) -> None:
         file.flush()
         with atomic_write(self.notes) as f:
             f.write(json.dumps({"about": self.about, "done": done}).encode())
+
+
+class TargetWithAnswer:
+    """Makes the target of a view of an image; each process opens the answers for itself.
+
+    Args:
+        files: the answers.
+        share: weight of the teacher's.
+        label_smoothing: of the labels' part.
+
+    Raises:
+        UsageError: as `AnswerFiles.open`.
+    """
+
+    def __init__(self, files: AnswerFiles, share: float, label_smoothing: float) -> None:
+        self.files, self.share, self.label_smoothing = files, share, label_smoothing
+        self._logits: np.ndarray | None = files.open()
+
+    def __call__(self, view: int, index: int, target: int) -> Tensor:
+        if self._logits is None:
+            self._logits = self.files.open()
+        return blended(self._logits[view, index], target, self.share, self.label_smoothing)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_logits": None}
 
 
 def blended(logits: np.ndarray, target: int, share: float, label_smoothing: float) -> Tensor:

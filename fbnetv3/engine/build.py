@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from fvcore.common.config import CfgNode
 from fvcore.common.param_scheduler import ParamScheduler
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
@@ -18,11 +18,12 @@ from fbnetv3.config.config import flat_keys
 from fbnetv3.data import Preprocessing, build_dataset, build_loader, train_pixels
 from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.data.transforms import Transform
-from fbnetv3.engine.answers import AnswerFiles, blended
+from fbnetv3.engine.answers import AnswerFiles, TargetWithAnswer
 from fbnetv3.engine.distributed import ALONE, World
 from fbnetv3.engine.objective import CrossEntropy, Distillation, Objective
 from fbnetv3.engine.optimization import build_optimizer, build_schedule
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
+from fbnetv3.file_io import file_sha256, local_path
 from fbnetv3.modeling import build_network, load_weights
 from fbnetv3.modeling.external import PREFIX, ExternalArch, build_external, check_external, load_external
 from fbnetv3.modeling.weights import read_state_dict
@@ -109,8 +110,10 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, world: World
         raise UsageError(f"DATA.ROOT {cfg.DATA.ROOT}: training and validation have other classes: {', '.join(odd[:5])}")
     preprocessing = preprocessing_of(cfg, arch)
     cached = bool(cfg.DISTILL.CACHE)
+    target = None
     if cached:
         check_same_views(cfg, preprocessing.resolution)
+        target = TargetWithAnswer(answer_files(cfg, train), cfg.DISTILL.SHARE, cfg.SOLVER.LABEL_SMOOTHING)
     side = preprocessing.resolution if cached else max(preprocessing.resolution, teacher_resolution(cfg))
     loader = build_loader(
         train,
@@ -121,7 +124,7 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, world: World
         seed=cfg.SEED,
         normalize=preprocessing,
         views=cfg.DISTILL.VIEWS if cached else 0,
-        target=_target_with_answer(cfg, train) if cached else None,
+        target=target,
         pin_memory=device.type == "cuda",
         rank=world.rank,
         world_size=world.size,
@@ -161,18 +164,20 @@ def train_pixels_of(cfg: CfgNode, preprocessing: Preprocessing, side: int) -> Tr
 def answer_files(cfg: CfgNode, dataset: ImageDataset) -> AnswerFiles:
     """Where the answers of the config's teacher to its training images lie, and what decides about them."""
     keys = {key: value for key, value in flat_keys(cfg).items() if key.startswith("INPUT.")}
-    names = [dataset.image_name(index) for index in (0, len(dataset) - 1)]
     about = {"SEED": cfg.SEED, "DATA.NAME": cfg.DATA.NAME, "DISTILL.ARCH": cfg.DISTILL.ARCH}
     about |= {"DISTILL.WEIGHTS": cfg.DISTILL.WEIGHTS, "teacher's resolution": teacher_resolution(cfg), **keys}
-    about["first and last image"] = [Path(name).name for name in names]
+    about["SHA-256 of DISTILL.WEIGHTS"] = file_sha256(local_path(cfg.DISTILL.WEIGHTS))
+    about["SHA-256 of the images' names"] = _digest_of_names(dataset)
     shape = (cfg.DISTILL.VIEWS, len(dataset), len(dataset.classes))
     return AnswerFiles(Path(cfg.DISTILL.CACHE).expanduser(), about, shape)
 
 
-def _target_with_answer(cfg: CfgNode, dataset: ImageDataset) -> Callable[[int, int, int], Tensor]:
-    logits = answer_files(cfg, dataset).open()
-    share, smoothing = cfg.DISTILL.SHARE, cfg.SOLVER.LABEL_SMOOTHING
-    return lambda view, index, target: blended(logits[view, index], target, share, smoothing)
+def _digest_of_names(dataset: ImageDataset) -> str:
+    """Of what the images are called and in which order; the folder above their classes' may change."""
+    digest = hashlib.sha256()
+    for index in range(len(dataset)):
+        digest.update("/".join(Path(dataset.image_name(index)).parts[-2:]).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def build_teacher(cfg: CfgNode, num_classes: int, device: torch.device) -> nn.Module:

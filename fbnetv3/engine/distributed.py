@@ -121,7 +121,13 @@ def joined(device: str) -> Iterator[World]:
         LostProcessError: the others cannot be found.
     """
     if dist.is_initialized():  # by the program that calls us, who also ends it
-        yield World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")), _cpu_group())
+        group = _cpu_group()
+        local_rank = torch.cuda.current_device() if torch.cuda.is_available() else 0
+        try:
+            yield World(dist.get_rank(), dist.get_world_size(), local_rank, group)
+        finally:
+            if group is not dist.group.WORLD:
+                dist.destroy_process_group(group)
         return
     if not started_together():
         yield ALONE

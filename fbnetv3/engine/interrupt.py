@@ -43,11 +43,6 @@ def deferred_interrupt() -> Iterator[None]:
         _pending.clear()
 
 
-def interrupted() -> bool:
-    """Whether a Ctrl-C or SIGTERM is held back."""
-    return bool(_pending)
-
-
 def agree_on_interrupt(world: World) -> bool:
     """Whether any process of a training holds one back; then every one does, and all can stop at the same place."""
     if not world.any(bool(_pending)):

@@ -249,9 +249,8 @@ def _decisive_keys(cfg: CfgNode) -> dict[str, Any]:
         "MODEL.CHANNELS_LAST",
         "MODEL.COMPILE",
         "DISTILL.WEIGHTS",
-        "DISTILL.CACHE",
     }
-    keys = flat_keys(cfg)
+    keys = flat_keys(cfg) | {"DISTILL.CACHE": bool(cfg.DISTILL.CACHE)}  # whether, not where
     return {
         key: value
         for key, value in keys.items()

@@ -237,7 +237,7 @@ class Trainer:
         return self.lr * self.schedule(min(self.progress.step / self.total_steps, 1 - 1e-9))
 
     def check_loss(self) -> None:
-        """Look at the last step's loss; on a GPU that is one step late, so that it need not wait.
+        """Look at the last step's loss. (On a GPU that is at the beginning of the next step, which waits for it.)
 
         Raises:
             DivergedError: it is not finite; every hook's `on_divergence` has been called.

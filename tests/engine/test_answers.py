@@ -1,5 +1,8 @@
 """A teacher's answers on disk: the same loss as with the teacher beside, whole or refused, resumed."""
 
+import pickle
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -8,8 +11,9 @@ from torch.nn import functional as F
 from fbnetv3 import model_zoo
 from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
+from fbnetv3.data.datasets import ArrayDataset
 from fbnetv3.engine import cache_answers, train
-from fbnetv3.engine.answers import AnswerFiles, blended
+from fbnetv3.engine.answers import AnswerFiles, TargetWithAnswer, blended
 from fbnetv3.engine.build import build_arch, build_inputs
 from fbnetv3.engine.objective import Distillation
 from fbnetv3.errors import OutputError, UsageError
@@ -70,7 +74,7 @@ def test_what_was_cut_short_goes_on(answered, tmp_path, monkeypatch):
                 if number == 4 and not done:
                     raise KeyboardInterrupt
 
-        return original(self, some(), done, 1)
+        return original(self, some(), done)
 
     original = AnswerFiles.write
     monkeypatch.setattr(AnswerFiles, "write", cut)
@@ -100,6 +104,41 @@ def test_answers_to_something_else_are_refused(answered, tmp_path, overrides, me
     with pytest.raises(UsageError, match=message):
         train(config(answered[0], "OUTPUT_DIR", str(tmp_path / "run"), *overrides))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", None])
+def test_damaged_answers(answered, tmp_path, content):
+    shutil.copytree(answered[0] / "answers", tmp_path / "answers")
+    logits = tmp_path / "answers" / "logits.npy"
+    logits.write_bytes(logits.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(UsageError, match=r"logits\.npy: is damaged; remove its folder"):
+        train(config(tmp_path))
+
+
+def test_answers_to_other_images_or_of_another_teacher(answered, tmp_path, monkeypatch):
+    """As many images, the same first and last; the same path of the weights."""
+    original = ArrayDataset.image_name
+    monkeypatch.setattr(ArrayDataset, "image_name", lambda s, i: "other" if i == 7 else original(s, i))
+    with pytest.raises(UsageError, match="for another SHA-256 of the images' names"):
+        train(config(answered[0], "OUTPUT_DIR", str(tmp_path / "run")))
+    monkeypatch.undo()
+    monkeypatch.setattr("fbnetv3.engine.build.file_sha256", lambda path: "0")
+    with pytest.raises(UsageError, match=r"for another SHA-256 of DISTILL\.WEIGHTS"):
+        train(config(answered[0], "OUTPUT_DIR", str(tmp_path / "run")))
+
+
+def test_a_run_with_answers_does_not_go_on_without(answered, tmp_path):
+    out = ["OUTPUT_DIR", str(tmp_path / "run")]
+    train(config(answered[0], *out))
+    with pytest.raises(UsageError, match=r"another DISTILL\.CACHE True, not False"):
+        train(config(answered[0], *out, "DISTILL.CACHE", ""), resume=True)
+
+
+def test_targets_travel_to_other_processes(answered):
+    target = TargetWithAnswer(answered[1], 0.8, 0.1)
+    sent = pickle.dumps(target)
+    assert len(sent) < 10_000
+    assert torch.equal(pickle.loads(sent)(1, 5, 3), target(1, 5, 3))
 
 
 def test_a_folder_that_holds_something_else(tmp_path):

@@ -23,7 +23,24 @@ def can_mount():
         return False
 
 
-@pytest.mark.skipif(not can_mount(), reason="needs user namespaces to mount a small file system")
+small_disks = pytest.mark.skipif(not can_mount(), reason="needs user namespaces to mount a small file system")
+
+
+@small_disks
+def test_a_teachers_answers_that_do_not_fit(tmp_path):
+    """They are laid out in memory, where a full disk would otherwise show as a signal that ends the process."""
+    teacher = ["DISTILL.ARCH", "fbnetv3_digits", "DISTILL.WEIGHTS", "zoo://digits/fbnetv3_digits"]
+    more = [*teacher, "DISTILL.VIEWS", "100", "DISTILL.CACHE", tmp_path / "answers"]
+    command = " ".join(map(str, [sys.executable, TOOLS / "cache_teacher.py", "--config", DIGITS, *more]))
+    script = f"mount -t tmpfs -o size=1m none {tmp_path} && {command}"
+    done = subprocess.run([*NAMESPACE, "sh", "-c", script], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"error: {tmp_path}/answers: cannot be written: No space left on device\n",
+    )
+
+
+@small_disks
 @pytest.mark.parametrize("megabytes", [1, 4, 6])
 def test_a_full_disk_ends_a_run_with_one_line_and_loses_nothing(tmp_path, megabytes):
     """A checkpoint of this network takes 2.3 MB: the first, the second or the third does not fit."""
