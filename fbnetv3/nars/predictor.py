@@ -6,8 +6,9 @@ set of tensors; the score is their mean.
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -207,19 +208,12 @@ class Predictor:
         ]
         return _Network(self.settings.members, self.settings.width, *sizes, labels)
 
-    def _chance(self, number: int):
+    @contextlib.contextmanager
+    def _chance(self, number: int) -> Iterator[None]:
         """Torch's randomness from our seed, and as it was afterwards."""
-        state = torch.random.fork_rng(devices=[])
-
-        class _Seeded:
-            def __enter__(inner) -> None:
-                state.__enter__()
-                torch.manual_seed(self.seed * 2 + number)
-
-            def __exit__(inner, *error: object) -> None:
-                state.__exit__(*error)
-
-        return _Seeded()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed * 2 + number)
+            yield
 
 
 def _fit(
