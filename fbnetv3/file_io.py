@@ -1,4 +1,4 @@
-"""The PathManager that every download of this package goes through, and its cache."""
+"""Files: written whole or not at all; and the PathManager that every download goes through, with its cache."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import hashlib
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
+from typing import BinaryIO
 from urllib.error import ContentTooShortError, HTTPError
 from urllib.parse import urlparse
 
@@ -19,11 +21,12 @@ from iopath.common.download import download as _iopath_download
 from iopath.common.file_io import HTTPURLHandler, file_lock
 from iopath.common.file_io import PathManager as _PathManager
 
-from fbnetv3.errors import UsageError, WeightsError
+from fbnetv3.errors import OutputError, UsageError, WeightsError
 
 ZOO_PREFIX = "zoo://"
 _URL_PREFIXES = ("http://", "https://", "ftp://")
 _TIMEOUT = 60.0  # seconds without an answer
+_PARTIAL = ".partial_"
 
 
 class _CachedURLs(HTTPURLHandler):
@@ -160,3 +163,33 @@ def file_sha256(path: str | os.PathLike) -> str:
         while chunk := f.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for writing that takes the place of `path` when it is whole, and leaves no trace if it fails.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_PARTIAL)
+        with os.fdopen(handle, "wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what writes that were killed have left in a folder. Not while another process writes there."""
+    for path in folder.glob(f"{_PARTIAL}*"):
+        path.unlink(missing_ok=True)

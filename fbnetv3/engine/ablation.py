@@ -17,10 +17,10 @@ from fvcore.common.config import CfgNode
 from fbnetv3.arch import ArchDef, cost_of
 from fbnetv3.config import load_config
 from fbnetv3.engine.build import build_arch, preprocessing_of
-from fbnetv3.engine.checkpoint import atomic_write
 from fbnetv3.engine.files import RunFiles
 from fbnetv3.engine.run import run_training
 from fbnetv3.errors import FieldError, OutputError
+from fbnetv3.file_io import atomic_write
 from fbnetv3.modeling.external import count_macs
 from fbnetv3.recipe import load_recipe
 from fbnetv3.yaml_io import check_keys, read_mapping

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fbnetv3.engine.checkpoint import atomic_write
 from fbnetv3.errors import OutputError, UsageError
+from fbnetv3.file_io import atomic_write
 
 
 class AnswerFiles:

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import re
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
-from fbnetv3.errors import OutputError, WeightsError
+from fbnetv3.errors import WeightsError
+from fbnetv3.file_io import atomic_write
 from fbnetv3.modeling.weights import load_checkpoint_file
-
-_PARTIAL = ".partial_"
 
 # What a run needs to go on.
 _STATE = frozenset(
@@ -39,36 +34,6 @@ _STATE = frozenset(
 _NAME = re.compile(r"step_(\d+)\.pth")
 
 logger = logging.getLogger(__name__)
-
-
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes the place of `path` when it is whole, and leaves no trace if it fails.
-
-    Raises:
-        OutputError: the folder cannot be written or the disk is full.
-    """
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_PARTIAL)
-        with os.fdopen(handle, "wb") as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-
-
-def remove_partial(folder: Path) -> None:
-    """Remove what writes that were killed have left in a folder. Not while another process writes there."""
-    for path in folder.glob(f"{_PARTIAL}*"):
-        path.unlink(missing_ok=True)
 
 
 class Checkpoints:

@@ -7,8 +7,8 @@ import io
 import json
 from pathlib import Path
 
-from fbnetv3.engine.checkpoint import atomic_write
 from fbnetv3.errors import OutputError
+from fbnetv3.file_io import atomic_write
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:

@@ -33,7 +33,7 @@ from fbnetv3.engine.build import (
     preprocessing_of,
     schedule_of,
 )
-from fbnetv3.engine.checkpoint import Checkpoints, atomic_write, remove_partial
+from fbnetv3.engine.checkpoint import Checkpoints
 from fbnetv3.engine.distributed import World, joined
 from fbnetv3.engine.ema import ModelEMA
 from fbnetv3.engine.environment import describe_environment
@@ -43,6 +43,7 @@ from fbnetv3.engine.hooks import Autopsy, Callback, Checkpointing, Curve, Evalua
 from fbnetv3.engine.metrics import read_metrics
 from fbnetv3.engine.trainer import Trainer
 from fbnetv3.errors import OutputError, UsageError
+from fbnetv3.file_io import atomic_write, remove_partial
 from fbnetv3.modeling.sync_norm import sync_batchnorm
 
 logger = logging.getLogger(__name__)

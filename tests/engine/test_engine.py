@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 from fbnetv3.data import Preprocessing, build_loader
 from fbnetv3.data.datasets import ArrayDataset
 from fbnetv3.engine import Hook, Trainer, evaluate
-from fbnetv3.engine.checkpoint import _STATE, Checkpoints, atomic_write, remove_partial
+from fbnetv3.engine.checkpoint import _STATE, Checkpoints
 from fbnetv3.engine.ema import ModelEMA
 from fbnetv3.engine.hooks import Autopsy, Checkpointing, Evaluation
 from fbnetv3.engine.interrupt import _pending, check_interrupt, deferred_interrupt
@@ -24,6 +24,7 @@ from fbnetv3.engine.objective import CrossEntropy
 from fbnetv3.engine.optimization import build_optimizer, build_schedule
 from fbnetv3.engine.trainer import DivergedError
 from fbnetv3.errors import OutputError, Terminated, WeightsError
+from fbnetv3.file_io import atomic_write, remove_partial
 
 CPU = torch.device("cpu")
 STATE = dict.fromkeys(_STATE)
