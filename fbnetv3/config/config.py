@@ -57,6 +57,8 @@ _SHARES = (
     "SOLVER.RMSPROP_ALPHA",
     "EMA.DECAY",
 )
+# Keys that name a YAML file, which may lie beside the config.
+_BESIDE = ("RECIPE", "MODEL.ARCH", "DISTILL.ARCH")
 _TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list"}
 _FACTORS = ("SOLVER.DECAY", "SOLVER.WARMUP_FACTOR", "SOLVER.RMSPROP_EPS", "DISTILL.SHARE")
 
@@ -110,7 +112,19 @@ def _read(file: str) -> Mapping[str, Any]:
         data = None  # neither mapping nor file name where fvcore expects one
     if not isinstance(data, Mapping):
         raise UsageError(f"{file}: is not a mapping of config keys, or its _BASE_ is not a file name")
-    return data
+    return _beside(data, Path(file).parent)
+
+
+def _beside(values: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str, Any]:
+    """The values of a config file; YAML files that they name and that lie beside it are found there."""
+    found = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            value = _beside(value, folder, f"{prefix}{key}.")
+        elif f"{prefix}{key}" in _BESIDE and isinstance(value, str) and value and (folder / value).is_file():
+            value = str(folder / value)
+        found[key] = value
+    return found
 
 
 def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str, prefix: str = "") -> None:

@@ -6,7 +6,8 @@ _C = CN()
 
 # Seed of everything random: weights, order of the images, augmentation, dropout.
 _C.SEED = 0
-# A recipe file (docs/training.md): its values take the place of the keys that it covers. "" for none.
+# A recipe file (docs/training.md): its values take the place of the keys that it covers. "" for none. Like an
+# architecture's, it is looked for beside the config file that names it first.
 _C.RECIPE = ""
 # Folder for checkpoints, logs, metrics and the curve.
 _C.OUTPUT_DIR = "output/run"

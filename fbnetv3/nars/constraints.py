@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fbnetv3.errors import UsageError, suggest
-from fbnetv3.nars.costs import CostModel
+from fbnetv3.nars.costs import COLUMNS, CostModel
 from fbnetv3.nars.space import Space
 
 # From candidates, integers (N, variables), to a number for each, (N,).
@@ -53,21 +53,30 @@ class Constraints:
         space: where candidates come from.
         constraints: what they have to meet.
         columns: functions by name, besides "macs", "params" and "activations" of spaces with architectures.
+        num_classes: outputs of the networks that are costed.
+
+    Attributes:
+        known: names of all columns.
 
     Raises:
         ConstraintError: a constraint on a column that nobody computes.
     """
 
     def __init__(
-        self, space: Space, constraints: Sequence[Constraint] = (), columns: Mapping[str, Column] | None = None
+        self,
+        space: Space,
+        constraints: Sequence[Constraint] = (),
+        columns: Mapping[str, Column] | None = None,
+        num_classes: int = 1000,
     ) -> None:
         self.space, self.constraints, self.columns = space, tuple(constraints), dict(columns or {})
-        self._costs = CostModel(space) if space.architecture is not None else None
-        known = [*self.columns, *(("macs", "params", "activations") if self._costs else ())]
+        self.num_classes = num_classes
+        self._costs = CostModel(space, num_classes) if space.architecture is not None else None
+        self.known = tuple(dict.fromkeys((*(COLUMNS if self._costs else ()), *self.columns)))
         for constraint in self.constraints:
-            if constraint.column not in known:
+            if constraint.column not in self.known:
                 raise ConstraintError(
-                    f"nobody computes the column {constraint.column}: {suggest(constraint.column, known)}"
+                    f"nobody computes the column {constraint.column}: {suggest(constraint.column, self.known)}"
                 )
 
     def values(self, candidates: np.ndarray, *names: str) -> dict[str, np.ndarray]:

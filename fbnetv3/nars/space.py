@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -87,6 +87,17 @@ class Space:
     def columns_of(self, part: str) -> np.ndarray:
         """Which columns of a candidate belong to a part."""
         return np.array([i for i, variable in enumerate(self.variables) if variable.part == part], np.int64)
+
+    def only(self, part: str) -> Space:
+        """The space of one part's variables and template alone, for a search that leaves the other part as it is.
+
+        Raises:
+            SpaceError: it has no variables of that part.
+        """
+        variables = tuple(variable for variable in self.variables if variable.part == part)
+        if not variables:
+            raise SpaceError(f"{self.name} has no variables of the {part}", "variables")
+        return replace(self, variables=variables, **{other: None for other in PARTS if other != part})
 
     def check(self, candidates: np.ndarray) -> np.ndarray:
         """The candidates as an array of integers (N, variables).

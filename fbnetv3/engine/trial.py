@@ -1,0 +1,77 @@
+"""A search's evaluator that trains each candidate with the engine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from fbnetv3.arch import ArchDef, save_arch
+from fbnetv3.config import load_config
+from fbnetv3.engine.files import RunFiles
+from fbnetv3.engine.memory import keep_freed_memory
+from fbnetv3.engine.run import train
+from fbnetv3.errors import UsageError
+from fbnetv3.recipe import Recipe
+
+
+class TrialCandidate(Protocol):
+    """What is trained: a candidate of a search."""
+
+    arch: ArchDef | None
+    recipe: Recipe | None
+    seed: int
+    full_epochs: int
+    folder: Path
+
+
+class TrainingEvaluator:
+    """Trains a candidate and gives its top-1 after each epoch, of the averaged weights where the recipe has them.
+
+    The schedule is that of the whole training, and an evaluation of fewer epochs its beginning. One that was
+    interrupted goes on from its last checkpoint; checkpoints are removed when it is done.
+
+    Args:
+        config: training config of every candidate; with its network where candidates are recipes alone.
+        overrides: config keys and values on top of it.
+
+    Raises:
+        UserError: the config makes no sense.
+    """
+
+    def __init__(self, config: str, overrides: Mapping[str, Any] | None = None) -> None:
+        self.config, self.overrides = config, dict(overrides or {})
+        for key in ("SOLVER.EPOCHS", "SEED", "OUTPUT_DIR", "EVAL.PERIOD"):
+            if key in self.overrides:
+                raise UsageError(f"evaluator_args: overrides: {key} is set for each trial by the search")
+        load_config(config, _pairs({"SOLVER.WARMUP_EPOCHS": 0, "SOLVER.EPOCHS": 1, **self.overrides}))
+
+    def __call__(self, candidate: TrialCandidate, epochs: int) -> Sequence[float]:
+        keep_freed_memory()
+        folder = candidate.folder
+        keys: dict[str, Any] = {
+            "OUTPUT_DIR": folder,
+            "SEED": candidate.seed,
+            "SOLVER.EPOCHS": candidate.full_epochs,
+            "EVAL.PERIOD": 1,
+            "CHECKPOINT.KEEP": 1,
+        }
+        if candidate.recipe is not None:
+            sections = candidate.recipe.to_config()
+            keys |= {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+        if candidate.arch is not None:
+            keys["MODEL.ARCH"] = folder / "arch.yaml"
+            save_arch(candidate.arch, keys["MODEL.ARCH"])
+        cfg = load_config(self.config, _pairs({**keys, **self.overrides}))
+        curve = train(cfg, [lambda result: result["epoch"] < epochs], resume=True)
+        files = RunFiles(folder)
+        for path in (files.checkpoints, files.tensorboard):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (files.weights, files.best):
+            path.unlink(missing_ok=True)
+        return [result.get("ema_top1", result["top1"]) for result in curve]
+
+
+def _pairs(keys: Mapping[str, Any]) -> list[str]:
+    return [part for key, value in keys.items() for part in (key, str(value))]

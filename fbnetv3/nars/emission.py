@@ -1,0 +1,166 @@
+"""What a search leaves for its users: architectures, training configs for `tools/train_net.py`, and provenance."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fbnetv3.arch import ArchDef, dump_arch, register_arch, scale_to_macs
+from fbnetv3.errors import UsageError
+from fbnetv3.file_io import atomic_write
+from fbnetv3.nars.candidate import Candidate
+from fbnetv3.recipe import Recipe, recipe_from_dict
+
+logger = logging.getLogger(__name__)
+
+_BASE = "_BASE_"
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """Files of a recommendation.
+
+    Attributes:
+        name: the architecture's, under which it is registered.
+        provenance: JSON: the candidate's values, what is predicted of it, and where it comes from.
+        arch: the architecture; None where the space has none.
+        config: the training config; None where there is neither network nor recipe to train.
+    """
+
+    name: str
+    provenance: Path
+    arch: Path | None = None
+    config: Path | None = None
+
+
+def emit(
+    name: str,
+    candidate: Candidate,
+    folder: Path,
+    training: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> Emitted:
+    """Write a candidate's architecture, training config and provenance, and register the architecture.
+
+    Args:
+        name: of the architecture, and of the files.
+        candidate: what to write.
+        folder: where to.
+        training: config keys that the training config begins with, `_BASE_` among them.
+        provenance: what is known about it.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    arch = candidate.arch and replace(candidate.arch, name=name, source=_source(provenance))
+    facts = {"name": name, "values": dict(candidate), "candidate": candidate.vector.tolist(), **provenance}
+    return _write(name, arch, candidate.recipe, folder, training, facts)
+
+
+def emit_scaled(
+    name: str,
+    origin: Candidate,
+    macs: float,
+    folder: Path,
+    training: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    scaling: Mapping[str, float],
+) -> Emitted:
+    """The same for a network that compound scaling makes of a candidate's (Sec. 4.2: A of B, F and G of E).
+
+    Args:
+        name: of the scaled network.
+        origin: the candidate; its recipe is kept.
+        macs: of the scaled network.
+        folder, training, provenance: as for `emit`.
+        recipe: fields that change, such as `{"drop_path_rate": 0.2}`, which the paper gives F and G.
+        scaling: `depth`, `width` and `resolution` of `scale_to_macs`.
+
+    Raises:
+        UsageError: the candidate has no network, or nothing of these MACs can be made of it.
+        OutputError: the folder cannot be written.
+    """
+    if origin.arch is None:
+        raise UsageError(f"scaled {name}: the space has no architectures")
+    scaled = scale_to_macs(origin.arch, macs, name=name, **scaling)
+    arch = replace(scaled.defn, source=f"{_source(provenance)}; scaled to {scaled.macs / 1e6:.1f} M MACs")
+    factors = {key: getattr(scaled, key) for key in ("multiplier", "depth", "width", "resolution", "macs")}
+    trained = origin.recipe and recipe_from_dict({**asdict(origin.recipe), **recipe})
+    return _write(name, arch, trained, folder, training, {"name": name, "scaled_by": factors, **provenance})
+
+
+def _write(
+    name: str,
+    arch: ArchDef | None,
+    recipe: Recipe | None,
+    folder: Path,
+    training: Mapping[str, Any],
+    facts: Mapping[str, Any],
+) -> Emitted:
+    (folder / "archs").mkdir(parents=True, exist_ok=True)
+    files = {"provenance": folder / f"{name}.json"}
+    _write_text(files["provenance"], json.dumps(facts, indent=1) + "\n")
+    config = _nested(training)
+    if base := config.pop(_BASE, None):
+        config = {_BASE: os.path.relpath(Path(base).expanduser().resolve(), folder.resolve()), **config}
+    if recipe is not None:
+        config = _merged(config, recipe.to_config())
+    if arch is not None:
+        files["arch"] = folder / "archs" / f"{name}.yaml"
+        _write_text(files["arch"], dump_arch(arch))
+        config = _merged(config, {"MODEL": {"ARCH": f"archs/{name}.yaml"}})
+        _register(files["arch"])
+    if config:
+        files["config"] = folder / f"{name}.yaml"
+        config = {"OUTPUT_DIR": f"output/{name}", **config}
+        about = f"# {_source(facts)}\n"
+        _write_text(files["config"], about + yaml.safe_dump(config, sort_keys=False))
+    return Emitted(name, **files)
+
+
+def _source(provenance: Mapping[str, Any]) -> str:
+    return (
+        f"NARS in {provenance['space']}, seed {provenance['seed']}, {provenance['trials']} trials: "
+        f"predicted {provenance['predicted']:.4g}"
+    )
+
+
+def _register(file: Path) -> None:
+    try:
+        register_arch(file)
+    except UsageError as error:  # of another search of this process
+        logger.warning("%s; it is not registered", error)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_write(path) as f:
+        f.write(text.encode())
+
+
+def _nested(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys such as SOLVER.LR as sections."""
+    found: dict[str, Any] = {}
+    for key, value in keys.items():
+        *sections, leaf = key.split(".")
+        inner = {leaf: _nested(value) if isinstance(value, Mapping) else value}
+        for section in reversed(sections):
+            inner = {section: inner}
+        found = _merged(found, inner)
+    return found
+
+
+def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """Sections of both; where both have a key, the second's."""
+    found = dict(first)
+    for key, value in second.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = _merged(found[key], value) if both else value
+    return found

@@ -1,0 +1,313 @@
+"""What a search is asked to do: the arguments of `search`, from Python or from a YAML file."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fbnetv3.errors import FieldError, UsageError, suggest
+from fbnetv3.nars.constraints import Column, Constraint, Constraints
+from fbnetv3.nars.evaluators import find_callable
+from fbnetv3.nars.evolution import EvolutionSettings
+from fbnetv3.nars.executors import EXECUTORS
+from fbnetv3.nars.predictor import PredictorSettings
+from fbnetv3.nars.space import ARCHITECTURE, PARTS, Space, load_space, space_from_dict
+from fbnetv3.nars.stopping import THRESHOLD
+from fbnetv3.yaml_io import check_keys, read_mapping
+
+JOINT = "joint"
+MODES = (JOINT, *PARTS)
+# Rounds of the paper's searches: of recipes alone (Sec. 4.1), and of architectures too (Sec. 4.2).
+_ROUNDS_RECIPE, _ROUNDS_JOINT = 4, 5
+
+
+class SettingsError(FieldError):
+    """Settings of a search that make no sense."""
+
+
+# Bounds by column: [lowest, highest], either of them null, or a number, which is the highest.
+Bounds = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Settings of a search; Sec. 4.1 and 4.2 give the defaults that are the paper's.
+
+    Attributes:
+        mode: "joint", or "architecture" or "recipe" to search that part of the space alone.
+        constraints: bounds of every candidate that is considered, by column: `{"macs": [400e6, 800e6]}`.
+        columns: more columns than the space's own, by name: a function from candidates (N, variables) to (N,), or its
+            name as `package.module:function`.
+        budgets: bounds of each result besides; none means one result inside the constraints alone.
+        epochs: of a whole evaluation (150 in the paper).
+        pool: candidates to choose from (20,000).
+        rounds: of trials (T); None is 5, or 4 where only recipes are searched.
+        batch: trials of a round (m).
+        stop_above: rank correlation with the last epoch above which evaluations end early after the first round;
+            None for none.
+        labels: free labels that the predictor is pretrained on: a choice of `fbnetv3.nars.labels`, or columns.
+        seed: of all chances.
+        predictor, evolution: their own settings.
+        evaluator_args: arguments of an evaluator that goes by name.
+        executor: "local" (processes of this machine), "serial" (the calling process) or "ray".
+        workers: evaluations at a time.
+        address: of a Ray cluster; None starts one on this machine.
+        resources: what an evaluation needs of it, such as `{"num_cpus": 4, "num_gpus": 1}`.
+        time_limit: most seconds of an evaluation; None for no limit.
+        retries: more attempts at an evaluation that fails.
+        max_failures: failed trials that a search survives.
+        num_classes: outputs of the networks whose cost is counted.
+        scaled: networks that compound scaling makes of results, by name: `{"from": "macs_450M", "macs": 357e6}`, and
+            where wanted `recipe` (fields that change) and `depth`, `width`, `resolution` (see `scale_to_macs`).
+        training: config keys, `_BASE_` among them, that the emitted training configs begin with.
+        known: networks to compare with in the report, by name: `{"macs": ..., "accuracy": ...}`.
+    """
+
+    mode: str = JOINT
+    constraints: Bounds = field(default_factory=dict)
+    columns: Mapping[str, str | Column] = field(default_factory=dict)
+    budgets: Sequence[Bounds] = ()
+    epochs: int = 150
+    pool: int = 20_000
+    rounds: int | None = None
+    batch: int = 48
+    stop_above: float | None = THRESHOLD
+    labels: str | Sequence[str] = "paper"
+    seed: int = 0
+    predictor: PredictorSettings = PredictorSettings()
+    evolution: EvolutionSettings = EvolutionSettings()
+    evaluator_args: Mapping[str, Any] = field(default_factory=dict)
+    executor: str = "local"
+    workers: int = 1
+    address: str | None = None
+    resources: Mapping[str, float] = field(default_factory=dict)
+    time_limit: float | None = None
+    retries: int = 1
+    max_failures: int = 10
+    num_classes: int = 1000
+    scaled: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    known: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, choices in (("mode", MODES), ("executor", EXECUTORS)):
+            if getattr(self, name) not in choices:
+                raise SettingsError(f"{getattr(self, name)!r} is not one of {', '.join(choices)}", name)
+        for name, least in (
+            ("epochs", 1),
+            ("pool", 10),
+            ("rounds", 1),
+            ("batch", 2),
+            ("seed", 0),
+            ("workers", 1),
+            ("retries", 0),
+            ("max_failures", 0),
+            ("num_classes", 1),
+        ):
+            value = getattr(self, name)
+            if name == "rounds" and value is None:
+                continue
+            if type(value) is not int or value < least:
+                raise SettingsError(f"{value!r} is not a whole number of at least {least}", name)
+        if self.stop_above is not None and not _is_number(self.stop_above, -1, 1):
+            raise SettingsError(f"{self.stop_above!r} is not a correlation", "stop_above")
+        if self.time_limit is not None and not _is_number(self.time_limit, 1e-9):
+            raise SettingsError(f"{self.time_limit!r} is not a number of seconds", "time_limit")
+        for name in ("constraints", "columns", "evaluator_args", "resources", "training", "known", "scaled"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise SettingsError(f"{getattr(self, name)!r} is not a mapping", name)
+        if not isinstance(self.budgets, Sequence) or not all(isinstance(b, Mapping) and b for b in self.budgets):
+            raise SettingsError("is not a list of bounds such as [{macs: 4.5e+8}]", "budgets")
+        for name, place in self.known.items():
+            if not isinstance(place, Mapping) or not {"macs", "accuracy"} <= set(place):
+                raise SettingsError("needs macs and accuracy", f"known.{name}")
+        for name, how in self.scaled.items():
+            if (
+                not isinstance(how, Mapping)
+                or not {"from", "macs"} <= set(how)
+                or not _is_number(_number(how["macs"]), 1)
+            ):
+                raise SettingsError("needs from, a budget's name, and macs", f"scaled.{name}")
+        bounds_of(self.constraints, "constraints")
+        for i, budget in enumerate(self.budgets):
+            bounds_of(budget, f"budgets[{i}]")
+
+    def rounds_in(self, space: Space) -> int:
+        """How many rounds a search of that space has."""
+        if self.rounds is not None:
+            return self.rounds
+        return _ROUNDS_JOINT if len(space.columns_of(ARCHITECTURE)) else _ROUNDS_RECIPE
+
+    def constraints_in(self, space: Space, budget: Bounds | None = None) -> Constraints:
+        """The constraints on candidates of a space, with those of a budget besides.
+
+        Raises:
+            UserError: a column that nobody computes, bounds that contradict each other.
+        """
+        columns = {
+            name: find_callable(column, "column") if isinstance(column, str) else column
+            for name, column in self.columns.items()
+        }
+        bounds = [*bounds_of(self.constraints, "constraints"), *bounds_of(budget or {}, "budgets")]
+        return Constraints(space, bounds, columns, self.num_classes)
+
+
+def bounds_of(bounds: Bounds, where: str) -> list[Constraint]:
+    """Bounds by column as constraints.
+
+    Raises:
+        SettingsError: one that is neither a number nor a pair.
+    """
+    found = []
+    for column, value in bounds.items():
+        pair = value if isinstance(value, (list, tuple)) else [None, value]
+        numbers = [None if bound is None else _number(bound) for bound in pair]
+        if len(pair) != 2 or numbers == [None, None] or any(n is not None and not _is_number(n) for n in numbers):
+            raise SettingsError(f"{value!r} is neither [lowest, highest] nor the highest alone", f"{where}.{column}")
+        low, high = numbers
+        found.append(Constraint(str(column), -math.inf if low is None else low, math.inf if high is None else high))
+    return found
+
+
+def budget_name(budget: Bounds) -> str:
+    """What to call a budget in files: macs_450M, or best for none."""
+    parts = []
+    for constraint in bounds_of(budget, "budgets"):
+        shown = [_short(bound) for bound in (constraint.low, constraint.high) if math.isfinite(bound)]
+        parts.append("_".join([constraint.column, *shown]))
+    return "_".join(parts) or "best"
+
+
+def _short(value: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.6g}{letter}"
+    return f"{value:.6g}"
+
+
+def _number(value: Any) -> Any:
+    """YAML takes 400e6 for text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+def settings_from_dict(data: Mapping[str, Any]) -> SearchSettings:
+    """Settings from a plain mapping; `predictor` and `evolution` are mappings in it.
+
+    Raises:
+        UserError: names the field at fault.
+    """
+    check_keys(data, SettingsError, tuple(f.name for f in fields(SearchSettings)))
+    values = dict(data)
+    for name, kind in (("predictor", PredictorSettings), ("evolution", EvolutionSettings)):
+        inner = values.get(name)
+        if inner is None or isinstance(inner, kind):
+            values.pop(name, None) if inner is None else None
+            continue
+        if not isinstance(inner, Mapping):
+            raise SettingsError("is not a mapping", name)
+        try:
+            check_keys(inner, SettingsError, tuple(f.name for f in fields(kind)))
+            types = {f.name: type(f.default) for f in fields(kind)}
+            values[name] = kind(**{key: _as(types[key], key, _number(value)) for key, value in inner.items()})
+        except SettingsError as error:
+            raise error.within(name) from None
+    for name in ("stop_above", "time_limit"):
+        values[name] = _number(values.get(name, getattr(SearchSettings, name)))
+    return SearchSettings(**values)
+
+
+def _as(kind: type, key: str, value: Any) -> Any:
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if type(value) is not kind:
+        raise SettingsError(f"{value!r} is not of the kind of its default", key)
+    return value
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """A search as a file describes it: space, evaluator, folder of its output, and settings."""
+
+    space: Space
+    evaluator: str
+    output: str
+    settings: SearchSettings
+
+
+_KEYS = ("space", "evaluator", "output")
+
+
+def load_search_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> SearchConfig:
+    """Read a search from YAML: `space` (a file, or its content), `evaluator`, `output`, and `SearchSettings` by name.
+
+    Files are looked for beside the config first.
+
+    Args:
+        path: the file.
+        overrides: KEY VALUE pairs on top, such as `rounds 3` or `predictor.members 4`.
+
+    Raises:
+        UserError: names file and field.
+    """
+    known = (*_KEYS, *(f.name for f in fields(SearchSettings)))
+    data = read_mapping(path, SettingsError, known)
+    try:
+        _override(data, overrides, known)
+        check_keys(data, SettingsError, known, required=("space", "evaluator"))
+        folder = Path(path).resolve().parent
+        for key in ("evaluator", "output"):
+            if not isinstance(data.get(key, ""), str):
+                raise SettingsError(f"{data[key]!r} is not text", key)
+        data["evaluator_args"] = _beside(data.get("evaluator_args") or {}, folder)
+        data["training"] = _beside(data.get("training") or {}, folder)
+        space = data["space"]
+        if not isinstance(space, (str, Mapping)):
+            raise SettingsError(f"{space!r} is neither a file nor a space", "space")
+        space = space_from_dict(space) if isinstance(space, Mapping) else load_space(_beside(space, folder))
+        settings = settings_from_dict({key: value for key, value in data.items() if key not in _KEYS})
+    except FieldError as error:
+        raise error.in_file(str(path)) from None
+    output = data.get("output") or f"output/{Path(path).stem}"
+    return SearchConfig(space, data["evaluator"], output, settings)
+
+
+def _override(data: dict[str, Any], overrides: Sequence[str], known: Sequence[str]) -> None:
+    if len(overrides) % 2:
+        raise UsageError(f"{overrides[-1]}: has no value; overrides come as KEY VALUE pairs")
+    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
+        first, *inner = key.split(".")
+        if first not in known:
+            raise UsageError(f"unknown key {key}: {suggest(first, known)}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UsageError(f"{key} {text!r}: is no value in YAML") from None
+        if not inner:
+            data[first] = value
+            continue
+        place = data[first] = dict(data.get(first) or {})
+        # keys of a training config have dots themselves
+        rest = ".".join(inner)
+        place[rest] = value
+
+
+def _beside(value: Any, folder: Path) -> Any:
+    """Names of files that lie beside a config as paths."""
+    if isinstance(value, Mapping):
+        return {key: _beside(inner, folder) for key, inner in value.items()}
+    if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")) and (folder / value).is_file():
+        return str(folder / value)
+    return value

@@ -1,0 +1,80 @@
+"""A process that evaluates one candidate after the other: `python -m fbnetv3.nars.worker`, started by `executors`.
+
+It speaks with its parent over a pipe, and ends, with all that it has started, when the parent does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+from fbnetv3.errors import UserError
+from fbnetv3.nars.candidate import Candidate
+from fbnetv3.nars.evaluators import check_curve
+from fbnetv3.nars.jobs import Job, Outcome
+
+
+def evaluate(setup: tuple[Any, Any], job: Job) -> Outcome:
+    """Evaluate a candidate; whatever the evaluator raises becomes the outcome's error.
+
+    Args:
+        setup: the space and the evaluator.
+        job: the candidate, and how far to evaluate it.
+    """
+    space, evaluator = setup
+    start = time.monotonic()
+    curve, error = None, None
+    try:
+        candidate = Candidate(space, job.vector, job.number, job.seed, job.full_epochs, job.folder)
+        curve = check_curve(evaluator(candidate, job.epochs), job.epochs)
+    except UserError as problem:
+        error = str(problem)
+    except Exception as problem:
+        place = _where(problem)
+        error = f"{type(problem).__name__}: {problem}{place}"
+    return Outcome(job.number, curve, error, time.monotonic() - start)
+
+
+def _where(error: BaseException) -> str:
+    """The last line of the user's code that the error came from."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return ""
+    return f" (in {os.path.basename(trace.tb_frame.f_code.co_filename)}, line {trace.tb_lineno})"
+
+
+def main() -> None:
+    """Take jobs from the pipe whose number is the argument, until it closes."""
+    pipe = Connection(int(sys.argv[1]))
+    jobs: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+    def listen() -> None:
+        # Reading here all the time shows at once that the parent is gone, even in the middle of an evaluation.
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                jobs.put(pipe.recv_bytes())
+        os.killpg(os.getpgid(0), signal.SIGKILL)
+
+    setup = pickle.loads(pipe.recv_bytes())
+    threading.Thread(target=listen, daemon=True).start()
+    while True:
+        job = pickle.loads(jobs.get())
+        print(f"--- trial {job.number}", flush=True)
+        outcome = evaluate(setup, job)
+        if outcome.error:
+            print(f"--- trial {job.number}: {outcome.error}", flush=True)
+        pipe.send_bytes(pickle.dumps(outcome))
+
+
+if __name__ == "__main__":
+    main()
