@@ -13,9 +13,10 @@ def main(argv=None):
     parser.add_argument("output", help="the split file to write (JSON)")
     parser.add_argument("--classes", type=int, default=SEARCH_CLASSES, metavar="N", help="default: %(default)s")
     parser.add_argument("--held-out", type=int, default=SEARCH_HELD_OUT, metavar="N", help="default: %(default)s")
+    parser.add_argument("--train", type=int, metavar="N", help="train on so many of the others (default: all)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     args = parser.parse_args(argv)
-    split = draw_split(args.root, args.classes, args.held_out, args.seed)
+    split = draw_split(args.root, args.classes, args.held_out, args.seed, args.train)
     save_split(split, args.output)
     print(
         f"{args.output}: {len(split.classes)} classes, {len(split.train)} training, {len(split.val)} validation images"

@@ -35,7 +35,11 @@ class Split:
 
 
 def draw_split(
-    root: str | os.PathLike, classes: int = SEARCH_CLASSES, held_out: int = SEARCH_HELD_OUT, seed: int = 0
+    root: str | os.PathLike,
+    classes: int = SEARCH_CLASSES,
+    held_out: int = SEARCH_HELD_OUT,
+    seed: int = 0,
+    most: int | None = None,
 ) -> Split:
     """Draw classes from a folder of training images, and hold images of theirs out for validation.
 
@@ -45,7 +49,8 @@ def draw_split(
         root: the folder with a folder a class, such as `imagenet/train`.
         classes: how many classes to draw.
         held_out: how many of their images to hold out, over all classes.
-        seed: of both draws.
+        seed: of all draws.
+        most: how many of the other images to train on, drawn at random; None for all.
 
     Raises:
         DataError: the folder is missing, or has too few classes or images.
@@ -65,6 +70,10 @@ def draw_split(
         raise DataError(f"{root}: those {classes} classes have {len(images)} images, too few to hold {held_out} out")
     val = set(chance.sample(images, held_out))
     train = tuple(image for image in images if image not in val)
+    if most is not None:
+        if not 1 <= most <= len(train):
+            raise DataError(f"{root}: {len(train)} images are left to train on, not {most}")
+        train = tuple(sorted(chance.sample(train, most)))
     empty = sorted(set(drawn) - {image.split("/")[0] for image in train})
     if empty:
         raise DataError(f"{root}: no training image is left in {', '.join(empty[:5])}: hold fewer out")
