@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from fbnetv3.cli import ArgumentParser, run_tool
+from fbnetv3.nars.analysis import save_analysis
 from fbnetv3.nars.live import LiveTable, describe
 from fbnetv3.nars.report import write_report
 from fbnetv3.nars.search import run_search
@@ -32,7 +33,8 @@ def main(argv=None):
         columns = ", ".join(f"{name} {value:,.6g}" for name, value in found.columns.items())
         print(f"{found.emitted.name}: predicted {found.predicted:.4g}; {columns}")
         print(f"  {found.emitted.config or found.emitted.provenance}")
-    print(f"report: {write_report(folder, result)}")
+    save_analysis(result)
+    print(f"report: {write_report(folder)}")
 
 
 def look(what, *rest):
