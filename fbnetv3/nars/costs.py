@@ -6,7 +6,7 @@ once, by the very code that costs a definition, and looked up for all candidates
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,11 +119,11 @@ class CostModel:
         check_counts(num_classes, in_chans)
         self.space, self.num_classes, self.in_chans = space, num_classes, in_chans
         self._index = {variable.name: i for i, variable in enumerate(space.variables)}
-        self._parts: list[_Part] = []
+        self._stages: list[list[_Part]] = []
         for s, stage in enumerate(space.architecture["stages"]):
             try:
-                for row, which in split_expansion(stage["rows"]):
-                    self._parts += _parts_of(row, which)
+                rows = list(split_expansion(stage["rows"]))
+                self._stages.append([part for row, which in rows for part in _parts_of(row, which)])
             except SpaceError as error:
                 raise error.within(f"architecture.stages[{s}]") from None
 
@@ -137,26 +137,56 @@ class CostModel:
             "macs", "params" and "activations", int64 (N,); all are -1 where a candidate makes no network.
         """
         candidates = self.space.check(candidates)
+        total = np.zeros((len(candidates), len(COLUMNS)), np.int64)
+        valid = np.ones(len(candidates), bool)
+        output = None
+        for _, count, costs, output in self._walk(candidates):
+            valid &= (costs[:, 0] >= 0) | (count <= 0)
+            total += costs * np.maximum(count, 0)[:, None]
+        total += self._head(*output)
+        return {column: np.where(valid, total[:, i], -1) for i, column in enumerate(COLUMNS)}
+
+    def per_stage(self, candidates: np.ndarray) -> dict[str, np.ndarray]:
+        """What each stage of the template costs; together with pool and classifier, it is the cost of the network.
+
+        Args:
+            candidates: integers (N, variables).
+
+        Returns:
+            "macs", "params", "activations" and "blocks", int64 (N, stages); all are -1 where a candidate makes no
+            network.
+        """
+        candidates = self.space.check(candidates)
+        total = np.zeros((len(candidates), len(self._stages), len(COLUMNS) + 1), np.int64)
+        valid = np.ones(len(candidates), bool)
+        for stage, count, costs, _ in self._walk(candidates):
+            valid &= (costs[:, 0] >= 0) | (count <= 0)
+            count = np.maximum(count, 0)
+            total[:, stage, :-1] += costs * count[:, None]
+            total[:, stage, -1] += count
+        total[~valid] = -1
+        return {column: total[:, :, i] for i, column in enumerate((*COLUMNS, "blocks"))}
+
+    def _walk(self, candidates: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray, tuple[_Coded, _Coded]]]:
+        """Part by part: its stage, how many blocks it has, the cost of one, and channels and side of what they put out.
+
+        Numbers are (N,) and costs (N, columns), or a single one for all candidates.
+        """
         coded = {name: _Coded(self.space.variables[i].values, candidates[:, i]) for name, i in self._index.items()}
 
         def of(value: Any) -> _Coded:
             return coded[value[1:]] if is_variable(value) else _Coded((value,))
 
-        total = np.zeros((len(candidates), len(COLUMNS)), np.int64)
-        valid = np.ones(len(candidates), bool)
         side, channels = of(self.space.architecture["resolution"]), _Coded((self.in_chans,))
-        for part in self._parts:
-            names = list(part.varied)
-            found = part.look_up([*(coded[part.varied[name]] for name in names), channels, side], names)
-            count = of(part.repeat).each() - part.less
-            valid &= (found[:, 0] >= 0) | (count <= 0)
-            total += found[:, :-1] * np.maximum(count, 0)[:, None]
-            channels = of(part.channels)
-            if part.resizes:
-                sides, codes = np.unique(found[:, -1], return_inverse=True)
-                side = _Coded(tuple(sides.tolist()), np.broadcast_to(codes, len(candidates)))
-        total += self._head(channels, side)
-        return {column: np.where(valid, total[:, i], -1) for i, column in enumerate(COLUMNS)}
+        for stage, parts in enumerate(self._stages):
+            for part in parts:
+                names = list(part.varied)
+                found = part.look_up([*(coded[part.varied[name]] for name in names), channels, side], names)
+                channels = of(part.channels)
+                if part.resizes:
+                    sides, codes = np.unique(found[:, -1], return_inverse=True)
+                    side = _Coded(tuple(sides.tolist()), np.broadcast_to(codes, len(candidates)))
+                yield stage, np.atleast_1d(of(part.repeat).each() - part.less), found[:, :-1], (channels, side)
 
     def _head(self, channels: _Coded, side: _Coded) -> np.ndarray:
         """Cost of pool and classifier, (candidates or 1, 3)."""

@@ -32,7 +32,8 @@ class PredictorSettings:
         pretrain_lr: its highest learning rate.
         frozen_epochs: passes over the trials with the encoder frozen (50 in the paper).
         tuned_epochs: passes with all of it trained (50).
-        batch: trials a step.
+        batch: trials a step, at least.
+        steps: most steps of a pass over the trials; many trials make larger batches.
         lr: learning rate while the encoder is frozen.
         tuned_lr: the reduced one after that.
         weight_decay: of both.
@@ -40,18 +41,19 @@ class PredictorSettings:
 
     members: int = 8
     width: int = 128
-    pretrain_epochs: int = 30
+    pretrain_epochs: int = 20
     pretrain_batch: int = 256
-    pretrain_lr: float = 3e-3
+    pretrain_lr: float = 1e-2
     frozen_epochs: int = 50
     tuned_epochs: int = 50
-    batch: int = 8
+    batch: int = 4
+    steps: int = 8
     lr: float = 3e-3
     tuned_lr: float = 1e-3
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
-        for name in ("members", "width", "pretrain_batch", "batch"):
+        for name in ("members", "width", "pretrain_batch", "batch", "steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"predictor: {name} {getattr(self, name)} is less than 1")
 
@@ -84,7 +86,11 @@ class _Network(nn.Module):
 
     def forward(self, arch: Tensor, recipe: Tensor) -> Tensor:
         """Architectures (members, N, features) and recipes to scores (members, N)."""
-        return self.accuracy(torch.cat([self.encoder(arch), recipe], -1))[..., 0]
+        return self.score(self.encoder(arch), recipe)
+
+    def score(self, embedded: Tensor, recipe: Tensor) -> Tensor:
+        """Embedded architectures (members, N, width) and recipes to scores (members, N)."""
+        return self.accuracy(torch.cat([embedded, recipe], -1))[..., 0]
 
 
 @dataclass(frozen=True)
@@ -125,29 +131,35 @@ class Predictor:
             pool: candidates, integers (N, variables).
             labels: by name, (N,) each.
             held_out: share of the pool to validate on.
+
+        Raises:
+            UsageError: the space has no architectures, there are no labels, or one is not a finite number each; fewer
+                than two candidates to train or to validate on.
         """
-        features = self._features(pool)[0]
-        targets = np.stack([np.asarray(values, np.float64) for values in labels.values()], 1)
-        targets = (targets - targets.mean(0)) / np.maximum(targets.std(0), 1e-12)
-        targets = torch.from_numpy(targets.astype(np.float32))
+        features, targets = self._features(pool)[0], _targets(labels, len(pool))
+        if not features.shape[1]:
+            raise UsageError(f"pretraining: {self.space.name} has no variables of the architecture")
         count = len(features) - round(held_out * len(features))
+        if count < 2 or len(features) - count < 2:
+            raise UsageError(f"pretraining: a pool of {len(features)}, {held_out:g} of it held out, is too small")
+        s = self.settings
         with self._chance(0):
             order = torch.randperm(len(features))
-            train, rest = order[:count], order[count:]
+            (seen, unseen), (wanted, truth) = (
+                part[order].split([count, len(order) - count]) for part in (features, targets)
+            )
             network = self._new(targets.shape[1])
             parts = [*network.encoder.parameters(), *network.proxy.parameters()]
 
             def loss(rows: Tensor) -> Tensor:
-                return F.mse_loss(network.proxy(network.encoder(features[train][rows])), targets[train][rows])
+                return F.mse_loss(network.proxy(network.encoder(seen[rows])), wanted[rows])
 
-            s = self.settings
             _fit(parts, loss, count, s.members, s.pretrain_epochs, s.pretrain_batch, s.pretrain_lr, 0.0)
         self._pretrained = {key: value.detach().clone() for key, value in network.encoder.state_dict().items()}
         with torch.no_grad():
-            seen = features[rest].expand(self.settings.members, -1, -1)
-            predicted = network.proxy(network.encoder(seen)).mean(0)
-        error = (predicted - targets[rest]).square().mean(0) / targets[rest].var(0).clamp_min(1e-12)
-        return PretrainReport(tuple(labels), tuple((1 - error).tolist()), targets[rest].numpy(), predicted.numpy())
+            predicted = network.proxy(network.encoder(unseen.expand(s.members, -1, -1))).mean(0)
+        error = (predicted - truth).square().mean(0) / truth.var(0).clamp_min(1e-12)
+        return PretrainReport(tuple(labels), tuple((1 - error).tolist()), truth.numpy(), predicted.numpy())
 
     def fit(self, candidates: np.ndarray, accuracies: np.ndarray) -> None:
         """Train the accuracy head, then all of it, on what has been measured (Sec. 3.3).
@@ -165,7 +177,9 @@ class Predictor:
         arch, recipe = self._features(candidates)
         self._mean, self._scale = float(accuracies.mean()), max(float(accuracies.std()), 1e-12)
         targets = torch.from_numpy(((accuracies - self._mean) / self._scale).astype(np.float32))
-        s = self.settings
+        s, count = self.settings, len(targets)
+        batch = max(s.batch, -(-count // s.steps))
+        member = torch.arange(s.members)[:, None]
         with self._chance(1):
             network = self._new(1)
             if self._pretrained is not None:
@@ -174,13 +188,19 @@ class Predictor:
             def loss(rows: Tensor) -> Tensor:
                 return F.huber_loss(network(arch[rows], recipe[rows]), targets[rows])
 
-            heads = list(network.accuracy.parameters())
+            heads, epochs, lr = list(network.accuracy.parameters()), s.tuned_epochs, s.tuned_lr
             if self._pretrained is not None:
-                _fit(heads, loss, len(targets), s.members, s.frozen_epochs, s.batch, s.lr, s.weight_decay)
+                with torch.no_grad():
+                    embedded = network.encoder(arch.expand(s.members, -1, -1))
+
+                def loss_of_head(rows: Tensor) -> Tensor:
+                    return F.huber_loss(network.score(embedded[member, rows], recipe[rows]), targets[rows])
+
+                _fit(heads, loss_of_head, count, s.members, s.frozen_epochs, batch, s.lr, s.weight_decay)
+            else:
+                epochs, lr = epochs + s.frozen_epochs, s.lr
             everything = [*network.encoder.parameters(), *heads]
-            epochs = s.tuned_epochs + (0 if self._pretrained is not None else s.frozen_epochs)
-            lr = s.tuned_lr if self._pretrained is not None else s.lr
-            _fit(everything, loss, len(targets), s.members, epochs, s.batch, lr, s.weight_decay)
+            _fit(everything, loss, count, s.members, epochs, batch, lr, s.weight_decay)
         self._network = network.eval()
 
     @torch.no_grad()
@@ -240,12 +260,29 @@ def _fit(
     """
     batch = min(batch, count)
     steps = count // batch
-    optimizer = torch.optim.AdamW(parameters, lr, weight_decay=weight_decay)
+    # without the fused step, most of the time on small batches goes into starting small operations
+    optimizer = torch.optim.AdamW(parameters, lr, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(1, epochs * steps))
     for _ in range(epochs):
         orders = torch.rand(members, count).argsort(1)
-        for step in range(steps):
+        for rows in orders[:, : steps * batch].split(batch, 1):
             optimizer.zero_grad(set_to_none=True)
-            (loss(orders[:, step * batch : (step + 1) * batch]) * members).backward()
+            (loss(rows) * members).backward()
             optimizer.step()
             schedule.step()
+
+
+def _targets(labels: Mapping[str, np.ndarray], count: int) -> Tensor:
+    """Labels side by side, each with mean 0 and deviation 1, float32 (N, labels)."""
+    if not labels:
+        raise UsageError("pretraining: there are no labels")
+    found = {name: np.asarray(values) for name, values in labels.items()}
+    for name, values in found.items():
+        is_number = values.dtype.kind in "biuf" and np.isfinite(values).all()
+        if values.shape != (count,) or not is_number:
+            raise UsageError(
+                f"pretraining: label {name}: {count} finite numbers are wanted, not {values.dtype} {values.shape}"
+            )
+    targets = np.stack([values.astype(np.float64) for values in found.values()], 1)
+    targets = (targets - targets.mean(0)) / np.maximum(targets.std(0), 1e-12)
+    return torch.from_numpy(targets.astype(np.float32))
