@@ -139,11 +139,11 @@ class CostModel:
         candidates = self.space.check(candidates)
         total = np.zeros((len(candidates), len(COLUMNS)), np.int64)
         valid = np.ones(len(candidates), bool)
-        output = None
-        for _, count, costs, output in self._walk(candidates):
+        parts = list(self._walk(candidates))
+        for _, count, costs, _ in parts:
             valid &= (costs[:, 0] >= 0) | (count <= 0)
             total += costs * np.maximum(count, 0)[:, None]
-        total += self._head(*output)
+        total += self._head(*parts[-1][-1])
         return {column: np.where(valid, total[:, i], -1) for i, column in enumerate(COLUMNS)}
 
     def per_stage(self, candidates: np.ndarray) -> dict[str, np.ndarray]:
