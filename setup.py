@@ -8,7 +8,8 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").read_text())[1]
 
-TEST = ["hypothesis", "pytest", "pytest-timeout", "timm"]
+SEARCH = ["ray>=2"]
+TEST = ["hypothesis", "pytest", "pytest-timeout", "timm", *SEARCH]
 LINT = ["ruff==0.17.6"]
 
 setup(
@@ -26,6 +27,7 @@ setup(
         "fbnetv3.configs": ["**/*.yaml"],
     },
     install_requires=[
+        "cloudpickle",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
         "matplotlib",
@@ -45,8 +47,8 @@ setup(
     ],
     extras_require={
         # detectron2 itself is not on PyPI under its name: see tools/install_detectron2.py
-        "detection": ["cloudpickle", "hydra-core", "omegaconf", "pycocotools", "setuptools<81"],
-        "search": ["ray"],
+        "detection": ["hydra-core", "omegaconf", "pycocotools", "setuptools<81"],
+        "search": SEARCH,
         "export": ["executorch", "onnx", "onnxruntime", "onnxscript"],
         "test": TEST,
         "lint": LINT,

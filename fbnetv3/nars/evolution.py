@@ -100,7 +100,7 @@ def evolve(
         inherited = constraints.space.check(inherited)
         first = np.concatenate([inherited[constraints.met(inherited)][: settings.inherited], first])
     alive = _unseen(first, seen)
-    scores = _scored(score, alive)
+    scores, calls = _scored(score, alive), len(alive)
     best, idle = [float(scores.max())], 0
     while len(best) <= settings.generations and idle < settings.patience:
         order = np.argsort(-scores, kind="stable")[: settings.top]
@@ -111,11 +111,12 @@ def evolve(
         if len(children):
             alive = np.concatenate([alive, children])
             scores = np.concatenate([scores, _scored(score, children)])
+            calls += len(children)
         gain = float(scores.max()) - best[-1]
         idle = 0 if gain > settings.epsilon else idle + 1
         best.append(float(scores.max()))
     order = np.argsort(-scores, kind="stable")[: settings.top]
-    return Evolved(alive[order], scores[order], tuple(best), len(seen))
+    return Evolved(alive[order], scores[order], tuple(best), calls)
 
 
 def _scored(score: Score, candidates: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ from fbnetv3.nars.sampling import sample_pool
 from fbnetv3.nars.settings import JOINT, SearchSettings, budget_name, settings_from_dict
 from fbnetv3.nars.space import ARCHITECTURE, Space, load_space
 from fbnetv3.nars.trials import STOPPED, Trial, TrialsError, TrialStore, locked
+
+logger = logging.getLogger(__name__)
 
 # Settings that may change when a search goes on: they decide where and how long it runs, and what is made of it.
 _FREE = frozenset(
@@ -245,9 +248,12 @@ def _with_recommendations(result: SearchResult, plan: _Plan) -> SearchResult:
         found[name] = Found(name, candidate, predicted, provenance["columns"], evolved, emitted, provenance)
     for name, how in s.scaled.items():
         origin = found[how["from"]]
-        scaling = {key: how[key] for key in ("depth", "width", "resolution") if key in how}
+        scaling = {key: how[key] for key in ("depth", "width", "resolution", "tolerance") if key in how}
         arguments = (folder, training, origin.provenance, how.get("recipe", {}), scaling)
-        scaled[name] = emit_scaled(name, origin.candidate, float(how["macs"]), *arguments)
+        try:
+            scaled[name] = emit_scaled(name, origin.candidate, float(how["macs"]), *arguments)
+        except UsageError as error:  # after all those trials, the rest of the result must not be lost to it
+            logger.warning("scaled.%s is left out: %s", name, error)
     return replace(result, found=tuple(found.values()), scaled=scaled)
 
 
