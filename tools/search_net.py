@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 from fbnetv3.cli import ArgumentParser, run_tool
+from fbnetv3.nars.algorithm import run_search
 from fbnetv3.nars.analysis import save_analysis
 from fbnetv3.nars.live import LiveTable, describe
 from fbnetv3.nars.report import write_report
-from fbnetv3.nars.search import run_search
 from fbnetv3.nars.settings import load_search_config
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.file_io import atomic_write
+from fbnetv3.nars.algorithm import SearchResult
 from fbnetv3.nars.evolution import pareto_front
 from fbnetv3.nars.predictor import Predictor
-from fbnetv3.nars.search import SearchResult
 from fbnetv3.nars.trials import DONE
 
 FILE = "analysis.json"

@@ -42,6 +42,7 @@ class RayExecutor:
         resources: dict[str, float] | None,
     ) -> None:
         self.slots, self.time_limit = workers, time_limit
+        self._running: dict[Any, tuple[Job, float]] = {}
         self._ours = not ray.is_initialized()
         if self._ours:
             cpus = {"num_cpus": workers} if address is None else {}
@@ -56,7 +57,6 @@ class RayExecutor:
             self.close()
             raise UsageError(f"resources {resources}: {_first_line(error)}") from None
         self._setup = ray.put((space, evaluator))
-        self._running: dict[Any, tuple[Job, float]] = {}
 
     def submit(self, job: Job) -> None:
         self._running[self._task.remote(self._setup, job)] = job, time.monotonic()

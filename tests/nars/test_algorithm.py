@@ -15,8 +15,8 @@ import fbnetv3
 from fbnetv3.arch import ARCHS, cost, load_arch
 from fbnetv3.config import load_config
 from fbnetv3.errors import UsageError, UserError
+from fbnetv3.nars.algorithm import search
 from fbnetv3.nars.rounds import SearchError
-from fbnetv3.nars.search import search
 from fbnetv3.nars.settings import SettingsError
 from fbnetv3.nars.space import SpaceError, load_space, space_from_dict
 from fbnetv3.nars.trials import DONE, FAILED, FILE, TrialsError, TrialStore
@@ -137,8 +137,8 @@ def test_other_budgets_train_nothing(whole, tmp_path):
 SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
-from fbnetv3.nars.search import search
-from tests.nars.test_search import QUICK, SPACE, evaluate
+from fbnetv3.nars.algorithm import search
+from tests.nars.test_algorithm import QUICK, SPACE, evaluate
 
 folder = sys.argv[1]
 
