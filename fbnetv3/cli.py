@@ -6,6 +6,7 @@ import argparse
 import io
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -25,7 +26,11 @@ class _Nowhere(io.TextIOBase):
 
 
 def run_tool(
-    main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None, *, after_interrupt: str = ""
+    main: Callable[[Sequence[str] | None], object],
+    argv: Sequence[str] | None = None,
+    *,
+    after_interrupt: str = "",
+    sigterm: bool = False,
 ) -> None:
     """Run a tool and exit: 0 when all went well, 2 for a wrong call, 1 for anything else, 130 for Ctrl-C, 143 for
     SIGTERM (128 and the signal, as shells and schedulers count).
@@ -37,6 +42,7 @@ def run_tool(
         main: takes the arguments, None for those of the command line.
         argv: arguments, for tests.
         after_interrupt: what to tell the user after Ctrl-C or SIGTERM.
+        sigterm: let SIGTERM end the tool as Ctrl-C does; for tools that do not see to it themselves, as training does.
     """
     rank = int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
     if rank:
@@ -47,6 +53,7 @@ def run_tool(
     log = logging.getLogger("fbnetv3")
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    previous = signal.signal(signal.SIGTERM, _terminate) if sigterm else None
     try:
         main(argv)
         code = 0
@@ -66,7 +73,15 @@ def run_tool(
             print("; ".join(filter(None, (word, after_interrupt))), file=sys.stderr)
     finally:
         log.removeHandler(handler)
+        if sigterm:
+            signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
     sys.exit(code)
+
+
+def _terminate(number: int, frame: object) -> None:
+    """A scheduler wants an end: once, so that what is open can be closed meanwhile."""
+    signal.signal(number, signal.SIG_IGN)
+    raise Terminated
 
 
 def _one_line(message: object) -> str:

@@ -45,4 +45,4 @@ def look(what, *rest):
 
 
 if __name__ == "__main__":
-    run_tool(main, after_interrupt="add --resume to go on; nothing that has ended is lost")
+    run_tool(main, after_interrupt="add --resume to go on; nothing that has ended is lost", sigterm=True)

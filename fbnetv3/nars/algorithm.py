@@ -52,6 +52,7 @@ class Found:
         candidate: its network and recipe.
         predicted: its predicted accuracy.
         columns: "macs" and so on, what is known of its cost.
+        best_trial: the best trial inside the budget, which stage 2 alone would have given (Table 7), or None.
         evolved: the last generation that it is the best of.
         emitted: where its files lie.
         provenance: what it comes from.
@@ -61,6 +62,7 @@ class Found:
     candidate: Candidate
     predicted: float
     columns: Mapping[str, float]
+    best_trial: Trial | None
     evolved: Evolved = field(repr=False)
     emitted: Emitted = field(repr=False)
     provenance: Mapping[str, Any] = field(repr=False)
@@ -231,6 +233,8 @@ def _with_recommendations(result: SearchResult, plan: _Plan) -> SearchResult:
         evolved = evolve(result.predictor, constraints, inherited, s.evolution, s.seed)
         candidate = Candidate(result.space, evolved.candidates[0], seed=s.seed, full_epochs=s.epochs)
         columns = constraints.values(evolved.candidates[:1], *constraints.known)
+        inside = [trial for trial, met in zip(done, constraints.met(inherited), strict=True) if met]
+        best = inside[0] if inside else None
         predicted = float(evolved.scores[0])
         provenance = {
             "space": result.space.name,
@@ -241,11 +245,17 @@ def _with_recommendations(result: SearchResult, plan: _Plan) -> SearchResult:
             "predicted": predicted,
             "predicted_after_epoch": result.stop_epoch,
             "columns": {column: float(values[0]) for column, values in columns.items()},
+            "best_trial": best
+            and {
+                "number": best.number,
+                "accuracy": best.accuracy(result.stop_epoch),
+                "values": result.space.decode(best.candidate),
+            },
             "trials": len(result.trials),
             "inherited_trials": [trial.number for trial in done[: s.evolution.inherited]],
         }
         emitted = emit(f"{result.space.name}_{name}", candidate, folder, training, provenance)
-        found[name] = Found(name, candidate, predicted, provenance["columns"], evolved, emitted, provenance)
+        found[name] = Found(name, candidate, predicted, provenance["columns"], best, evolved, emitted, provenance)
     for name, how in s.scaled.items():
         origin = found[how["from"]]
         scaling = {key: how[key] for key in ("depth", "width", "resolution", "tolerance") if key in how}

@@ -96,6 +96,8 @@ def test_a_recommendation_for_each_budget(whole):
         assert sum(found.candidate[f"x{i}"] for i in range(4)) <= most
         assert found.columns == {"spent": spent(found.candidate.vector[None])[0]}
         facts = json.loads(found.emitted.provenance.read_text())
+        assert spent(found.best_trial.candidate[None])[0] <= most
+        assert facts["best_trial"]["number"] == found.best_trial.number
         assert facts["values"] == dict(found.candidate)
         assert facts["predicted"] == found.predicted
         assert facts["trials"] == 30
@@ -177,7 +179,10 @@ def test_killed_anywhere_it_ends_as_the_unkilled_search_does(plain, tmp_path):
     assert {int(call) for call in calls} == set(range(30))
 
 
-def test_interrupted_by_ctrl_c_it_says_what_to_do(tmp_path):
+@pytest.mark.parametrize(
+    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_interrupted_it_says_what_to_do(tmp_path, number, code, word):
     config = tmp_path / "search.yaml"
     (tmp_path / "slow.py").write_text(
         "import time\n\ndef evaluate(candidate, epochs):\n    time.sleep(60)\n    return [1.0] * epochs\n"
@@ -195,13 +200,13 @@ def test_interrupted_by_ctrl_c_it_says_what_to_do(tmp_path):
     )
     tool = [sys.executable, str(ROOT / "tools" / "search_net.py"), "--config", str(config)]
     process = subprocess.Popen(tool, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.glob("out/logs/*")):
+    while not any(log.read_text() for log in tmp_path.glob("out/logs/*")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors == "interrupted; add --resume to go on; nothing that has ended is lost\n"
+    assert process.returncode == code
+    assert errors == f"{word}; add --resume to go on; nothing that has ended is lost\n"
 
 
 def sometimes(candidate, epochs):
