@@ -41,9 +41,9 @@ class PredictorSettings:
 
     members: int = 8
     width: int = 128
-    pretrain_epochs: int = 20
+    pretrain_epochs: int = 30
     pretrain_batch: int = 256
-    pretrain_lr: float = 1e-2
+    pretrain_lr: float = 3e-3
     frozen_epochs: int = 50
     tuned_epochs: int = 50
     batch: int = 4

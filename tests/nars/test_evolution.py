@@ -157,7 +157,13 @@ def test_the_front_is_that_of_all(seed):
 def test_no_candidate_of_a_front_beats_another():
     space = load_space(FBNETV3)
     constraints = Constraints(space, [Constraint("macs", 400e6, 700e6)])
-    found = pareto_front(lambda c: c[:, :30].sum(1), constraints, "macs", steps=4, settings=QUICK)
+    found = pareto_front(
+        lambda c: c[:, :30].sum(1),
+        constraints,
+        "macs",
+        steps=3,
+        settings=EvolutionSettings(random=30, top=10, children=5, generations=8),
+    )
     macs = constraints.values(found.candidates, "macs")["macs"]
     assert (np.diff(macs) > 0).all() and (np.diff(found.scores) > 0).all() and len(macs) > 3
     assert macs.min() >= 400e6 and macs.max() <= 700e6
