@@ -51,7 +51,8 @@ class _Part:
         self.channels = fields.get("channels")
         self.resizes = fields.get("stride", 1) != 1 or fields.get("block") == "mbpool"
         self.repeat, self.less = repeat, less
-        self._known: dict[int, tuple[int, ...]] = {}
+        self._known: dict[tuple[Any, ...], tuple[int, ...]] = {}
+        self._sides: tuple[int, ...] = ()
         self._table: np.ndarray | None = None
 
     def look_up(self, inputs: list[_Coded], names: list[str]) -> np.ndarray:
@@ -69,7 +70,10 @@ class _Part:
         if places > _MOST_PLACES:
             unique, inverse = np.unique(keys, return_inverse=True)
             return np.array([self._one(key, inputs, names) for key in unique.tolist()], np.int64)[inverse]
-        if self._table is None or len(self._table) != places:
+        # a place stands for a side by its number among those of the candidates at hand, which are others each time
+        sides = inputs[-1].values
+        if self._table is None or len(self._table) != places or self._sides != sides:
+            self._sides = sides
             self._table = np.full((places, len(COLUMNS) + 1), _UNKNOWN, np.int64)
         found = self._table[keys]
         missing = found[:, 0] == _UNKNOWN
@@ -80,14 +84,15 @@ class _Part:
         return found
 
     def _one(self, key: int, inputs: list[_Coded], names: list[str]) -> tuple[int, ...]:
-        if key not in self._known:
-            values, rest = [], key
-            for coded in inputs:
-                rest, code = divmod(rest, len(coded.values))
-                values.append(coded.values[code])
+        values, rest = [], key
+        for coded in inputs:
+            rest, code = divmod(rest, len(coded.values))
+            values.append(coded.values[code])
+        known = tuple(values)
+        if known not in self._known:
             *fields, channels, side = values
-            self._known[key] = self._cost(dict(zip(names, fields, strict=True)), channels, side)
-        return self._known[key]
+            self._known[known] = self._cost(dict(zip(names, fields, strict=True)), channels, side)
+        return self._known[known]
 
     def _cost(self, fields: Mapping[str, Any], channels: int, side: int) -> tuple[int, ...]:
         try:

@@ -225,3 +225,11 @@ def test_free_labels_of_a_space_without_networks_are_its_own_columns():
 def test_free_labels_that_are_unknown(constraints, pool, which, message):
     with pytest.raises(UsageError, match=message):
         free_labels(constraints, pool, which)
+
+
+def test_costs_do_not_depend_on_what_was_costed_before(space, pool):
+    """Sides of feature maps are numbered anew for each batch: what is known of one must not pass for another's."""
+    model = CostModel(space)
+    expected = model(pool[:60])["macs"]
+    found = [int(model(candidate[None])["macs"][0]) for candidate in pool[:60]]
+    assert found == expected.tolist() == [cost_of(space.arch(c, "x")).macs for c in pool[:60]]
