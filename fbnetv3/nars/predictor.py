@@ -213,7 +213,9 @@ class Predictor:
         if self._network is None:
             raise UsageError("the predictor has not been trained yet")
         arch, recipe = (part.expand(self.settings.members, -1, -1) for part in self._features(candidates))
-        return self._network(arch, recipe).numpy().astype(np.float64) * self._scale + self._mean
+        with _one_thread():
+            scores = self._network(arch, recipe)
+        return scores.numpy().astype(np.float64) * self._scale + self._mean
 
     def __call__(self, candidates: np.ndarray) -> np.ndarray:
         """The predicted accuracy of each candidate, (N,)."""
@@ -230,10 +232,24 @@ class Predictor:
 
     @contextlib.contextmanager
     def _chance(self, number: int) -> Iterator[None]:
-        """Torch's randomness from our seed, and as it was afterwards."""
-        with torch.random.fork_rng(devices=[]):
+        """Torch's randomness from our seed, on one thread; both as they were afterwards."""
+        with torch.random.fork_rng(devices=[]), _one_thread():
             torch.manual_seed(self.seed * 2 + number)
             yield
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread: matrices as small as these gain nothing from more, and lose much where cores are busy.
+
+    What comes out does not depend on the machine's cores then.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _fit(
