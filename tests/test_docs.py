@@ -12,10 +12,11 @@ from fbnetv3 import model_zoo
 from fbnetv3.config import load_config
 from fbnetv3.engine.ablation import cell_config, cells, load_ablation
 from fbnetv3.file_io import cached_path
+from fbnetv3.nars.settings import SearchSettings, load_search_config
 from tests.modeling.test_weights import mobile_vision
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGURED = ("train_net.py", "cache_teacher.py", "run_ablation.py")
+CONFIGURED = ("train_net.py", "cache_teacher.py", "run_ablation.py", "search_net.py")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -52,14 +53,25 @@ def commands():
 def test_training_commands_name_configs_and_keys_that_exist(words):
     tool = next(i for i, word in enumerate(words) if word.endswith(CONFIGURED))
     assert (ROOT / words[tool]).exists()
+    if words[tool + 1] in ("status", "report"):
+        return
     _, config, *overrides = words[tool + 1 :]
     assert words[tool + 1] == "--config"
     overrides = [word for word in overrides if not word.startswith("--")]
-    if words[tool].endswith("run_ablation.py"):
+    if words[tool].endswith("search_net.py"):
+        load_search_config(ROOT / config, overrides)
+    elif words[tool].endswith("run_ablation.py"):
         ablation = load_ablation(ROOT / config)
         cell_config(ablation, cells(ablation)[0], overrides)
     else:
         load_config(ROOT / config, overrides)
+
+
+def test_every_setting_of_a_search_is_explained():
+    names = re.findall(
+        r"`(\w+)`", "".join(re.findall(r"^\| `.*?\|", (ROOT / "docs/search.md").read_text(), re.MULTILINE))
+    )
+    assert set(SearchSettings.__dataclass_fields__) <= set(names)
 
 
 def test_every_tool_in_the_docs_is_there():

@@ -79,6 +79,14 @@ class Constraints:
                     f"nobody computes the column {constraint.column}: {suggest(constraint.column, self.known)}"
                 )
 
+    def with_bounds(self, *more: Constraint) -> Constraints:
+        """These constraints and more, over the same columns.
+
+        Raises:
+            ConstraintError: a constraint on a column that nobody computes.
+        """
+        return Constraints(self.space, [*self.constraints, *more], self.columns, self.num_classes)
+
     def values(self, candidates: np.ndarray, *names: str) -> dict[str, np.ndarray]:
         """Columns of candidates, each float or int (N,); default: those that the constraints are about.
 
@@ -132,20 +140,38 @@ class Constraints:
         rng = np.random.default_rng(seed)
         found = rng.integers(0, self.space.sizes, (_STARTS, len(self.space)))
         found[0], found[1] = 0, self.space.sizes - 1
-        best = self.violation(found)
-        improved = True
-        while improved and best.min() > 0:
+        found, distance = self.repaired(found, rng, enough=1)
+        return found[distance.argmin()], float(distance.min())
+
+    def repaired(
+        self, candidates: np.ndarray, rng: np.random.Generator, enough: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Candidates moved towards meeting the constraints, and how far each is from it then, (N,).
+
+        One variable after the other, in random order, is given the value that brings a candidate nearest.
+
+        Args:
+            candidates: integers (N, variables).
+            rng: of the order.
+            enough: end when so many meet the constraints; None for all.
+        """
+        found = self.space.check(candidates).copy()
+        best, improved = self.violation(found), True
+        while improved and (best == 0).sum() < (enough or len(found)):
             improved = False
             for column in rng.permutation(len(self.space)):
+                far = np.flatnonzero(best > 0)
+                if not len(far):
+                    break
                 size = self.space.sizes[column]
-                tried = np.repeat(found, size, 0)
-                tried[:, column] = np.tile(np.arange(size), len(found))
-                distance = self.violation(tried).reshape(len(found), size)
-                choice = distance.argmin(1)
-                better = distance[np.arange(len(found)), choice] < best
-                found[better, column], best[better] = choice[better], distance.min(1)[better]
+                tried = np.repeat(found[far], size, 0)
+                tried[:, column] = np.tile(np.arange(size), len(far))
+                distance = self.violation(tried).reshape(len(far), size)
+                choice, nearest = distance.argmin(1), distance.min(1)
+                better = nearest < best[far]
+                found[far[better], column], best[far[better]] = choice[better], nearest[better]
                 improved |= bool(better.any())
-        return found[best.argmin()], float(best.min())
+        return found, best
 
     def check_attainable(self, seed: int = 0) -> None:
         """Refuse constraints that no candidate could be found for.

@@ -142,6 +142,8 @@ class CostModel:
             "macs", "params" and "activations", int64 (N,); all are -1 where a candidate makes no network.
         """
         candidates = self.space.check(candidates)
+        if not len(candidates):
+            return {column: np.zeros(0, np.int64) for column in COLUMNS}
         total = np.zeros((len(candidates), len(COLUMNS)), np.int64)
         valid = np.ones(len(candidates), bool)
         parts = list(self._walk(candidates))
@@ -162,6 +164,8 @@ class CostModel:
             network.
         """
         candidates = self.space.check(candidates)
+        if not len(candidates):
+            return {column: np.zeros((0, len(self._stages)), np.int64) for column in (*COLUMNS, "blocks")}
         total = np.zeros((len(candidates), len(self._stages), len(COLUMNS) + 1), np.int64)
         valid = np.ones(len(candidates), bool)
         for stage, count, costs, _ in self._walk(candidates):

@@ -189,8 +189,7 @@ def pareto_front(
     values = constraints.values(pool, column)[column]
     found, calls, best = [] if inherited is None else [inherited], 0, []
     for number, budget in enumerate(np.linspace(values.min(), values.max(), steps)):
-        bounded = [*constraints.constraints, Constraint(column, high=float(budget))]
-        within = Constraints(constraints.space, bounded, constraints.columns)
+        within = constraints.with_bounds(Constraint(column, high=float(budget)))
         start = np.concatenate(found) if found else None
         result = evolve(score, within, start, settings, seed + number)
         found.append(result.candidates)

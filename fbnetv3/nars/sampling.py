@@ -8,12 +8,15 @@ import numpy as np
 from scipy.stats import qmc
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.constraints import ConstraintError, Constraints
+from fbnetv3.nars.constraints import Constraints
 from fbnetv3.nars.space import Space
 
-# Of so many samples in a row without one that meets the constraints, the search for them ends.
-_PATIENCE = 2**21
 _BATCH = 2**14
+# Most samples of the whole space; and how many come first, after which it is known how many are worth it.
+_MOST, _FIRST = 2**21, 2**17
+# Candidates that are moved inside the constraints where samples are not, and steps from them without a new one that
+# end the search for more.
+_STARTS, _PATIENCE = 256, 50
 
 
 def sobol(space: Space, count: int, seed: int = 0) -> np.ndarray:
@@ -27,7 +30,8 @@ def sobol(space: Space, count: int, seed: int = 0) -> np.ndarray:
 def sample_pool(constraints: Constraints, count: int = 20_000, seed: int = 0) -> np.ndarray:
     """Distinct candidates that meet the constraints, in the order of the Sobol sequence.
 
-    Fewer than `count` where the space has no more of them to be found.
+    Where hardly any sample does, others are moved inside the constraints, and what lies beside them is added. Fewer
+    than `count` where the space has no more of them to be found.
 
     Args:
         constraints: what they have to meet, and the space.
@@ -46,24 +50,44 @@ def sample_pool(constraints: Constraints, count: int = 20_000, seed: int = 0) ->
     constraints.check_attainable(seed)
     if space.size() <= 4 * max(count, _BATCH):
         return _of_all(constraints, count, seed)
+    found: dict[bytes, np.ndarray] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        sequence = qmc.Sobol(len(space), seed=seed)
-        found: dict[bytes, np.ndarray] = {}
-        fruitless = 0
-        while len(found) < count and fruitless < _PATIENCE:
-            points = sequence.random(_BATCH)
-            batch = np.minimum((points * space.sizes).astype(np.int64), space.sizes - 1)
-            before = len(found)
-            for candidate in batch[constraints.met(batch)]:
-                found.setdefault(candidate.tobytes(), candidate)
-            fruitless = 0 if len(found) > before else fruitless + _BATCH
-    if not found:
-        raise ConstraintError(
-            f"of {_PATIENCE:,} samples of {space.name} none meets {', '.join(map(str, constraints.constraints))}: "
-            "widen the bounds"
-        )
+        sequence, drawn = qmc.Sobol(len(space), seed=seed), 0
+        # where the constraints are narrow, samples of the whole space hardly ever meet them
+        while len(found) < count and (drawn < _FIRST or drawn * count < len(found) * _MOST):
+            batch = np.minimum((sequence.random(_BATCH) * space.sizes).astype(np.int64), space.sizes - 1)
+            drawn += _BATCH
+            _add(found, batch[constraints.met(batch)])
+    if len(found) < count:
+        _add_neighbours(found, constraints, count, seed)
     return np.array(list(found.values())[:count])
+
+
+def _add(found: dict[bytes, np.ndarray], candidates: np.ndarray) -> None:
+    for candidate in candidates:
+        found.setdefault(candidate.tobytes(), candidate)
+
+
+def _add_neighbours(found: dict[bytes, np.ndarray], constraints: Constraints, count: int, seed: int) -> None:
+    """Add candidates that are moved inside the constraints, and what lies beside those that are inside."""
+    rng, sizes = np.random.default_rng(seed), constraints.space.sizes
+    moved, distance = constraints.repaired(rng.integers(0, sizes, (_STARTS, len(sizes))), rng)
+    _add(found, moved[distance == 0])
+    if not found:  # the attainable one, which `check_attainable` has found
+        _add(found, constraints.nearest(seed)[0][None])
+    idle = 0
+    while len(found) < count and idle < _PATIENCE:
+        before = len(found)
+        inside = np.array(list(found.values()))
+        beside = inside[rng.integers(len(inside), size=1024)]
+        # one or two variables change, so that a gain of one can pay for the other
+        for times in (1.0, 0.7):
+            rows = np.flatnonzero(rng.random(len(beside)) < times)
+            columns = rng.integers(len(sizes), size=len(rows))
+            beside[rows, columns] = rng.integers(0, sizes[columns])
+        _add(found, beside[constraints.met(beside)])
+        idle = 0 if len(found) > before else idle + 1
 
 
 def _of_all(constraints: Constraints, count: int, seed: int) -> np.ndarray:

@@ -178,3 +178,10 @@ def test_a_column_that_gives_something_else(function, message):
 def test_constraints_that_make_no_sense(space, make, message):
     with pytest.raises(ConstraintError, match=message):
         make(space)
+
+
+def test_no_candidates_cost_nothing(space):
+    none = np.zeros((0, len(space)), int)
+    assert {len(values) for values in CostModel(space)(none).values()} == {0}
+    assert CostModel(space).per_stage(none)["macs"].shape[0] == 0
+    assert Constraints(space, [Constraint("macs", high=1e9)]).met(none).shape == (0,)
