@@ -16,7 +16,7 @@ from fbnetv3.arch import ArchDef, dump_arch, register_arch, scale_to_macs
 from fbnetv3.errors import UsageError
 from fbnetv3.file_io import atomic_write
 from fbnetv3.nars.candidate import Candidate
-from fbnetv3.recipe import Recipe, recipe_from_dict
+from fbnetv3.recipe import Recipe, dump_recipe, recipe_from_dict
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +31,14 @@ class Emitted:
         name: the architecture's, under which it is registered.
         provenance: JSON: the candidate's values, what is predicted of it, and where it comes from.
         arch: the architecture; None where the space has none.
-        config: the training config; None where there is neither network nor recipe to train.
+        recipe: the recipe; None where the space has none.
+        config: the training config, which names both; None where there is neither.
     """
 
     name: str
     provenance: Path
     arch: Path | None = None
+    recipe: Path | None = None
     config: Path | None = None
 
 
@@ -47,7 +49,7 @@ def emit(
     training: Mapping[str, Any],
     provenance: Mapping[str, Any],
 ) -> Emitted:
-    """Write a candidate's architecture, training config and provenance, and register the architecture.
+    """Write a candidate's architecture, recipe, training config and provenance, and register the architecture.
 
     Args:
         name: of the architecture, and of the files.
@@ -105,14 +107,17 @@ def _write(
     training: Mapping[str, Any],
     facts: Mapping[str, Any],
 ) -> Emitted:
-    (folder / "archs").mkdir(parents=True, exist_ok=True)
+    for part in ("archs", "recipes"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
     files = {"provenance": folder / f"{name}.json"}
     _write_text(files["provenance"], json.dumps(facts, indent=1) + "\n")
     config = _nested(training)
     if base := config.pop(_BASE, None):
         config = {_BASE: os.path.relpath(Path(base).expanduser().resolve(), folder.resolve()), **config}
     if recipe is not None:
-        config = _merged(config, recipe.to_config())
+        files["recipe"] = folder / "recipes" / f"{name}.yaml"
+        _write_text(files["recipe"], dump_recipe(recipe))
+        config = _merged(config, {"RECIPE": f"recipes/{name}.yaml"})
     if arch is not None:
         files["arch"] = folder / "archs" / f"{name}.yaml"
         _write_text(files["arch"], dump_arch(arch))
