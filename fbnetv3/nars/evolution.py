@@ -34,6 +34,7 @@ class EvolutionSettings:
         children: children of each of them.
         epsilon: least gain of the best score that counts as one.
         patience: generations without gain before the end.
+        neighbours: of the best in two variables, tried with all in one before the end; a gain lets it go on. 0: none.
         generations: most of them.
     """
 
@@ -43,6 +44,7 @@ class EvolutionSettings:
     children: int = 20
     epsilon: float = 1e-6
     patience: int = 5
+    neighbours: int = 12_000
     generations: int = 200
 
     def __post_init__(self) -> None:
@@ -52,6 +54,7 @@ class EvolutionSettings:
             ("top", 2),
             ("children", 1),
             ("patience", 1),
+            ("neighbours", 0),
             ("generations", 1),
         ):
             if getattr(self, name) < least:
@@ -102,10 +105,14 @@ def evolve(
     alive = _unseen(first, seen)
     scores, calls = _scored(score, alive), len(alive)
     best, idle = [float(scores.max())], 0
-    while len(best) <= settings.generations and idle < settings.patience:
+    last = settings.patience + (1 if settings.neighbours else 0)
+    while len(best) <= settings.generations and idle < last:
         order = np.argsort(-scores, kind="stable")[: settings.top]
         alive, scores = alive[order], scores[order]
-        children = _children(alive, scores, constraints.space.sizes, settings.children, rng)
+        if idle < settings.patience:
+            children = _children(alive, scores, constraints.space.sizes, settings.children, rng)
+        else:  # before it ends: what lies beside the best, where a gain of one variable may pay for another
+            children = _neighbours(alive[0], constraints.space.sizes, settings.neighbours, rng)
         children = _unseen(children, seen)
         children = children[constraints.met(children)] if len(children) else children
         if len(children):
@@ -160,6 +167,18 @@ def _children(
     anywhere = rng.integers(0, sizes, children.shape)
     mutated = np.where(rng.random(children.shape) < 0.5, near, anywhere) % sizes
     return np.where(changed, mutated, children)
+
+
+def _neighbours(best: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Candidates that differ from the best in one variable, all of them, and others that differ in two."""
+    columns = np.repeat(np.arange(len(sizes)), sizes)
+    values = np.concatenate([np.arange(size) for size in sizes])
+    single = np.repeat(best[None], len(columns), 0)
+    single[np.arange(len(columns)), columns] = values
+    double = np.repeat(best[None], count, 0)
+    for move in rng.integers(len(columns), size=(2, count)):
+        double[np.arange(count), columns[move]] = values[move]
+    return np.concatenate([single, double])
 
 
 def pareto_front(

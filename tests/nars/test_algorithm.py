@@ -372,7 +372,7 @@ def test_architectures_alone_and_recipes_alone(tmp_path):
     recipes = search(space, by_size, tmp_path / "r", **settings, mode="recipe")
     assert recipes.found[0].candidate.arch is None
     assert recipes.found[0].emitted.arch is None
-    assert load_config(recipes.found[0].emitted.config).SOLVER.LR == recipes.found[0].candidate.recipe.initial_lr
+    assert recipes.found[0].candidate.recipe.initial_lr == load_config(recipes.found[0].emitted.config).SOLVER.LR
     assert recipes.pretrained is None
     assert recipes.found[0].candidate["lr"] > 0.03  # by_size likes it high
     with pytest.raises(SpaceError, match="has no variables of the architecture"):

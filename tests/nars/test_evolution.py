@@ -1,6 +1,7 @@
 """The evolution: it finds the best, inside constraints, and says so where there is none."""
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -133,8 +134,21 @@ def test_ends_when_the_gain_is_less_than_epsilon():
         settings = EvolutionSettings(random=20, top=5, children=4, generations=12, patience=3, **changes)
         return len(evolve(creeping, within(0, 40), settings=settings).best) - 1
 
-    assert generations(epsilon=0.02) == 3
-    assert generations(epsilon=0.001) == 12
+    assert generations(epsilon=0.02, neighbours=0) == 3
+    assert generations(epsilon=0.02, neighbours=10) == 4  # the neighbours come last
+    assert generations(epsilon=0.001, neighbours=0) == 12
+
+
+def test_neighbours_of_the_best_lead_out_of_a_dead_end():
+    """Two variables must change at once; children that few, and none that random, do not find it in time."""
+
+    def pit(candidates):
+        return np.where((candidates[:, :2] == 2).all(1), 10.0, -candidates[:, :2].sum(1).astype(float))
+
+    settings = EvolutionSettings(random=1, top=2, children=1, patience=1)
+    start = np.zeros((1, 8), int)
+    found = [evolve(pit, within(0, 40), start, replace(settings, neighbours=n), seed=3).scores[0] for n in (0, 2000)]
+    assert found == [0.0, 10.0]
 
 
 def test_a_space_with_one_candidate():
