@@ -11,6 +11,7 @@ from fbnetv3.arch import ArchDef, save_arch
 from fbnetv3.config import load_config
 from fbnetv3.engine.files import RunFiles
 from fbnetv3.engine.memory import keep_freed_memory
+from fbnetv3.engine.metrics import read_metrics
 from fbnetv3.engine.run import train
 from fbnetv3.errors import UsageError
 from fbnetv3.recipe import Recipe
@@ -42,7 +43,7 @@ class TrainingEvaluator:
 
     def __init__(self, config: str, overrides: Mapping[str, Any] | None = None) -> None:
         self.config, self.overrides = config, dict(overrides or {})
-        for key in ("SOLVER.EPOCHS", "SEED", "OUTPUT_DIR", "EVAL.PERIOD"):
+        for key in ("SOLVER.EPOCHS", "SEED", "OUTPUT_DIR", "EVAL.PERIOD", "CHECKPOINT.KEEP"):
             if key in self.overrides:
                 raise UsageError(f"evaluator_args: overrides: {key} is set for each trial by the search")
         load_config(config, _pairs({"SOLVER.WARMUP_EPOCHS": 0, "SOLVER.EPOCHS": 1, **self.overrides}))
@@ -50,6 +51,9 @@ class TrainingEvaluator:
     def __call__(self, candidate: TrialCandidate, epochs: int) -> Sequence[float]:
         keep_freed_memory()
         folder = candidate.folder
+        files = RunFiles(folder)
+        if len(curve := _curve(files)) >= epochs:  # an interrupted attempt had come this far
+            return curve[:epochs]
         keys: dict[str, Any] = {
             "OUTPUT_DIR": folder,
             "SEED": candidate.seed,
@@ -63,14 +67,24 @@ class TrainingEvaluator:
         if candidate.arch is not None:
             keys["MODEL.ARCH"] = folder / "arch.yaml"
             save_arch(candidate.arch, keys["MODEL.ARCH"])
+        if both := sorted(set(keys) & set(self.overrides)):
+            raise UsageError(f"evaluator_args: overrides: {both[0]} is what the candidates decide")
         cfg = load_config(self.config, _pairs({**keys, **self.overrides}))
-        curve = train(cfg, [lambda result: result["epoch"] < epochs], resume=True)
-        files = RunFiles(folder)
+        train(cfg, [lambda result: result["epoch"] < epochs], resume=True)
+        curve = _curve(files)
         for path in (files.checkpoints, files.tensorboard):
             shutil.rmtree(path, ignore_errors=True)
         for path in (files.weights, files.best):
             path.unlink(missing_ok=True)
-        return [result.get("ema_top1", result["top1"]) for result in curve]
+        return curve
+
+
+def _curve(files: RunFiles) -> list[float]:
+    """The accuracies that a run has come to so far."""
+    if not files.metrics.exists():
+        return []
+    found = [entry for entry in read_metrics(files.metrics) if "val_top1" in entry]
+    return [entry.get("val_ema_top1", entry["val_top1"]) for entry in found]
 
 
 def _pairs(keys: Mapping[str, Any]) -> list[str]:

@@ -26,9 +26,9 @@ from fbnetv3.nars.labels import free_labels
 from fbnetv3.nars.predictor import Predictor, PretrainReport
 from fbnetv3.nars.rounds import Progress, Rounds, Watch, ranked
 from fbnetv3.nars.sampling import sample_pool
-from fbnetv3.nars.settings import JOINT, SearchSettings, budget_name, settings_from_dict
+from fbnetv3.nars.settings import JOINT, SearchSettings, budget_name, check_file_name, settings_from_dict
 from fbnetv3.nars.space import ARCHITECTURE, Space, load_space
-from fbnetv3.nars.trials import STOPPED, Trial, TrialsError, TrialStore, locked
+from fbnetv3.nars.trials import ANALYSIS, FINISHED, STOPPED, Trial, TrialsError, TrialStore, locked
 
 logger = logging.getLogger(__name__)
 
@@ -147,10 +147,12 @@ def run_search(
     watch = watch or (lambda progress: None)
     plan = _Plan(space, settings)
     evaluate = build_evaluator(evaluator, settings.evaluator_args)
-    folder = Path(output).expanduser()
-    rounds = settings.rounds_in(plan.space)
+    folder = Path(output).expanduser().resolve()
     with locked(folder), contextlib.closing(TrialStore(folder, create=True)) as store:
         _check_same_search(store, _describe(plan.space, evaluator, settings), resume)
+        rounds = max(settings.rounds_in(plan.space), store.rounds())
+        if resume and not store.rounds():
+            watch(Progress("pretraining", message=f"{folder} holds no trials yet: the search begins"))
         watch(Progress("pretraining", rounds=rounds))
         predictor, pretrained = plan.pretrained()
         stage = Rounds(settings, rounds, plan.pool, store, predictor, watch)
@@ -170,7 +172,7 @@ def run_search(
             plan.space, settings, folder, plan.pool, tuple(store.all()), stage.stop_epoch(), pretrained, predictor
         )
         result = _with_recommendations(result, plan)
-        store.set_about({"finished": time.time()})
+        store.set_about({FINISHED: time.time()})
         watch(Progress("done", rounds, rounds, best=stage.best(), error=stage.error))
         return result
 
@@ -185,6 +187,7 @@ class _Plan:
     def __init__(self, space: Space, settings: SearchSettings) -> None:
         self.settings = settings
         self.space = space if settings.mode == JOINT else space.only(settings.mode)
+        check_file_name(space.name, "space.name")
         self.constraints = settings.constraints_in(self.space)
         self.budgets = {
             budget_name(budget): settings.constraints_in(self.space, budget) for budget in settings.budgets or ({},)
@@ -252,7 +255,7 @@ def _with_recommendations(result: SearchResult, plan: _Plan) -> SearchResult:
                 "values": result.space.decode(best.candidate),
             },
             "trials": len(result.trials),
-            "inherited_trials": [trial.number for trial in done[: s.evolution.inherited]],
+            "inherited_trials": [trial.number for trial in inside[: s.evolution.inherited]],
         }
         emitted = emit(f"{result.space.name}_{name}", candidate, folder, training, provenance)
         found[name] = Found(name, candidate, predicted, provenance["columns"], best, evolved, emitted, provenance)
@@ -274,6 +277,7 @@ def training_of(settings: SearchSettings) -> dict[str, Any]:
     arguments = settings.evaluator_args
     base = {"_BASE_": arguments["config"]} if isinstance(arguments.get("config"), str) else {}
     overrides = arguments.get("overrides")
+    base |= {"SOLVER.EPOCHS": settings.epochs} if base else {}
     return base | (dict(overrides) if isinstance(overrides, Mapping) else {})
 
 
@@ -299,7 +303,7 @@ def _check_same_search(store: TrialStore, about: Mapping[str, Any], resume: bool
         TrialsError: it holds another search.
     """
     there = store.about()
-    if not there:
+    if not store.rounds():  # new, or ended before it proposed anything
         store.set_about({**about, "started": time.time()})
         return
     if not resume:
@@ -312,4 +316,5 @@ def _check_same_search(store: TrialStore, about: Mapping[str, Any], resume: bool
                 "use the settings of that search, or another folder"
             )
     store.release(failed=bool(there.get(STOPPED)))
-    store.set_about({STOPPED: False})
+    store.set_about({STOPPED: False, FINISHED: None})
+    (store.folder / ANALYSIS).unlink(missing_ok=True)  # it is not that of the trials to come

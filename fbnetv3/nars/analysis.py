@@ -15,9 +15,8 @@ from fbnetv3.file_io import atomic_write
 from fbnetv3.nars.algorithm import SearchResult
 from fbnetv3.nars.evolution import pareto_front
 from fbnetv3.nars.predictor import Predictor
-from fbnetv3.nars.trials import DONE
+from fbnetv3.nars.trials import ANALYSIS, DONE
 
-FILE = "analysis.json"
 _FOLDS = 5
 _POINTS = 500  # of a scatter plot
 _FRONT = 12  # budgets along the front
@@ -73,7 +72,7 @@ def save_analysis(result: SearchResult) -> Path:
     Raises:
         OutputError: it cannot be written.
     """
-    file = result.folder / FILE
+    file = result.folder / ANALYSIS
     content = json.dumps(analyse(result))
     with atomic_write(file) as f:
         f.write(content.encode())

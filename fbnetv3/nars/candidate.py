@@ -24,6 +24,7 @@ class Candidate(Mapping[str, Any]):
         seed: for whatever is random in its evaluation.
         full_epochs: how long a whole evaluation is; a trial that stops early is asked for fewer.
         folder: for its evaluation's files; it is made when it is asked for.
+        attempt: from 0; others have failed before it.
     """
 
     def __init__(
@@ -34,9 +35,10 @@ class Candidate(Mapping[str, Any]):
         seed: int = 0,
         full_epochs: int = 1,
         folder: Path | None = None,
+        attempt: int = 0,
     ) -> None:
         self.space, self.vector, self.number, self.seed = space, np.asarray(vector), number, seed
-        self.full_epochs, self._folder = full_epochs, folder
+        self.full_epochs, self.attempt, self._folder = full_epochs, attempt, folder
         self.values_by_name = space.decode(self.vector)
 
     def __getitem__(self, name: str) -> Any:

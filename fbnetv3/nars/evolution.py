@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.constraints import Constraint, Constraints
+from fbnetv3.nars.constraints import Constraint, ConstraintError, Constraints
 from fbnetv3.nars.sampling import sample_pool
 
 # Scores of candidates, (N,), the higher the better.
@@ -210,7 +210,10 @@ def pareto_front(
     for number, budget in enumerate(np.linspace(values.min(), values.max(), steps)):
         within = constraints.with_bounds(Constraint(column, high=float(budget)))
         start = np.concatenate(found) if found else None
-        result = evolve(score, within, start, settings, seed + number)
+        try:
+            result = evolve(score, within, start, settings, seed + number)
+        except ConstraintError:  # so little that hardly any candidate has it
+            continue
         found.append(result.candidates)
         calls, best = calls + result.calls, [*best, result.best[-1]]
     candidates = np.unique(np.concatenate(found), axis=0)

@@ -174,14 +174,18 @@ class LocalExecutor:
             first = min(self._workers[slot].began for slot in busy.values())
             until = min(until, first + self.time_limit)
         ready = wait(list(busy), max(0.0, until - time.monotonic()))
-        outcomes = [self._receive(busy[pipe]) for pipe in ready if isinstance(pipe, Connection)]
-        return outcomes + self._end_overdue()
+        # a process that is gone may leave its end of the pipe open, in a child of its own
+        gone = [slot for slot in busy.values() if self._workers[slot].process.poll() is not None]
+        slots = dict.fromkeys([*(busy[pipe] for pipe in ready if isinstance(pipe, Connection)), *gone])
+        return [self._receive(slot) for slot in slots] + self._end_overdue()
 
     def _receive(self, slot: int) -> Outcome:
         worker = self._workers[slot]
         job, worker.job = worker.job, None
         try:
-            return cloudpickle.loads(worker.pipe.recv_bytes())
+            if worker.pipe.poll():
+                return cloudpickle.loads(worker.pipe.recv_bytes())
+            raise EOFError
         except (EOFError, OSError):
             worker.kill()
             del self._workers[slot]

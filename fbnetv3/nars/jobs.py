@@ -19,6 +19,7 @@ class Job:
         epochs: how far to evaluate it.
         full_epochs: how long a whole evaluation is.
         seed: for whatever is random in it.
+        attempt: from 0; others have failed before it.
         folder: where it may leave files.
     """
 
@@ -28,6 +29,7 @@ class Job:
     full_epochs: int
     seed: int
     folder: Path | None
+    attempt: int = 0
 
 
 @dataclass(frozen=True)

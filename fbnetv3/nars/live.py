@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from tabulate import tabulate
 
 from fbnetv3.nars.rounds import Progress, predictor_error, ranked
-from fbnetv3.nars.stopping import stopping_epoch
-from fbnetv3.nars.trials import DONE, FAILED, RUNNING, STOPPED, WAITING, Trial, TrialStore
+from fbnetv3.nars.trials import DONE, FAILED, FINISHED, RUNNING, STOP_EPOCH, STOPPED, WAITING, Trial, TrialStore
 
 _COLUMNS = (
     ("round", 7),
@@ -112,27 +111,20 @@ def describe(folder: Path) -> str:
     finally:
         store.close()
     settings = about.get("settings", {})
-    state = "stopped by failures" if about.get(STOPPED) else "finished" if "finished" in about else "not finished"
+    state = "stopped by failures" if about.get(STOPPED) else "finished" if about.get(FINISHED) else "not finished"
     head = f"{folder}: {settings.get('space', 'a search')}, evaluator {settings.get('evaluator')}, {state}"
     failures = [f"trial {t.number} failed: {t.error}" for t in trials if t.status == FAILED]
-    return "\n".join(
-        [head, "", round_table(trials, rounds, about.get("settings", {}).get("stop_above")), *failures[:10]]
-    )
+    return "\n".join([head, "", round_table(trials, rounds, compared_at(trials, about)), *failures[:10]])
 
 
-def compared_at(trials: Sequence[Trial], threshold: float | None) -> int:
-    """The epoch after which the accuracies of trials are compared."""
-    first = [trial.curve for trial in trials if trial.round == 0 and trial.status == DONE]
-    if not first:
-        return 1
-    if threshold is None or all(trial.round == 0 for trial in trials):
-        return len(first[0])
-    return stopping_epoch(first, threshold)
+def compared_at(trials: Sequence[Trial], about: Mapping[str, Any]) -> int:
+    """The epoch after which the accuracies of trials are compared, by what is kept about a search."""
+    first = next((trial.epochs for trial in trials), 1)
+    return about.get(STOP_EPOCH, first)
 
 
-def round_table(trials: Sequence[Trial], rounds: int, threshold: float | None) -> str:
+def round_table(trials: Sequence[Trial], rounds: int, epoch: int) -> str:
     """A line a round: how many trials are in which state, the best accuracy, and the predictor's error."""
-    epoch = compared_at(trials, threshold)
     rows = []
     for number in range(rounds):
         here = [trial for trial in trials if trial.round == number]

@@ -16,11 +16,10 @@ import numpy as np
 
 from fbnetv3.errors import UsageError
 from fbnetv3.file_io import atomic_write
-from fbnetv3.nars.analysis import FILE as ANALYSIS
 from fbnetv3.nars.live import compared_at
 from fbnetv3.nars.rounds import predictor_error, ranked
 from fbnetv3.nars.stopping import rank_correlations
-from fbnetv3.nars.trials import DONE, FAILED, Trial, TrialStore
+from fbnetv3.nars.trials import ANALYSIS, DONE, FAILED, Trial, TrialStore
 
 REPORT = "report.html"
 
@@ -44,7 +43,7 @@ class _Search:
 
     @property
     def epoch(self) -> int:
-        return compared_at(self.trials, self.settings.get("stop_above"))
+        return compared_at(self.trials, self.about)
 
     @property
     def rounds(self) -> list[list[Trial]]:
@@ -109,10 +108,12 @@ def _against(axes: Any, measured: Sequence[float], predicted: Sequence[float], t
     measured, predicted = np.array(measured, float), np.array(predicted, float)
     both = np.isfinite(measured) & np.isfinite(predicted)
     measured, predicted = measured[both], predicted[both]
+    _tidy(axes, xlabel="measured", ylabel="predicted", title=title)
+    if not len(measured):
+        return
     axes.scatter(measured, predicted, s=12, alpha=0.6, linewidths=0)
     ends = [min(measured.min(), predicted.min()), max(measured.max(), predicted.max())]
     axes.plot(ends, ends, color="0.5", linewidth=1)
-    _tidy(axes, xlabel="measured", ylabel="predicted", title=title)
 
 
 def _correlation(first: Sequence[float], second: Sequence[float]) -> str:
@@ -218,7 +219,11 @@ def _draw_pareto(search: _Search, figure: Any) -> bool:
     axes, epoch = figure.subplots(), search.epoch
     scale, unit = _unit(list(cost["trials"].values()))
     for number, trials in enumerate(search.rounds, 1):
-        there = [(cost["trials"][str(t.number)] / scale, t.accuracy(epoch)) for t in trials]
+        there = [
+            (cost["trials"][str(t.number)] / scale, t.accuracy(epoch))
+            for t in trials
+            if str(t.number) in cost["trials"]
+        ]
         if there:
             axes.scatter(*zip(*there, strict=True), s=14, alpha=0.55, linewidths=0, label=f"round {number}")
     if front:

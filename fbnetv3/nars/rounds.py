@@ -13,7 +13,7 @@ from fbnetv3.nars.jobs import Executor, Job, Outcome
 from fbnetv3.nars.predictor import Predictor
 from fbnetv3.nars.settings import SearchSettings
 from fbnetv3.nars.stopping import stopping_epoch
-from fbnetv3.nars.trials import DONE, FAILED, STOPPED, Trial, TrialStore
+from fbnetv3.nars.trials import DONE, FAILED, STOP_EPOCH, STOPPED, Trial, TrialStore
 
 # How long to wait for an evaluation before looking around, in seconds.
 _PATIENCE = 1.0
@@ -126,11 +126,16 @@ class Rounds:
             self._learn(number)
 
     def stop_epoch(self) -> int:
-        """How far trials after the first round go, by the curves of the first (Sec. 3.3)."""
+        """The epoch after which accuracies are compared, and at which trials after the first round end."""
+        return self.store.about().get(STOP_EPOCH, self.settings.epochs)
+
+    def _settle_stop_epoch(self) -> None:
+        """Choose it by the curves of the first round (Sec. 3.3), once and for all, if there are other rounds."""
         curves = [trial.curve for trial in self.store.all(0) if trial.status == DONE]
-        if self.settings.stop_above is None or not curves:
-            return self.settings.epochs
-        return stopping_epoch(np.array(curves), self.settings.stop_above)
+        if self.rounds > 1 and self.settings.stop_above is not None and STOP_EPOCH not in self.store.about():
+            epoch = stopping_epoch(np.array(curves), self.settings.stop_above)
+            self.store.set_about({STOP_EPOCH: epoch})
+            self._say(0, f"accuracies are compared after epoch {epoch} of {self.settings.epochs}")
 
     def _propose(self, number: int) -> bool:
         """Write a round's trials down. False where there is nothing left to try."""
@@ -157,13 +162,17 @@ class Rounds:
                 running[trial.number] = trial
                 store.start(trial.number)
                 folder = store.folder / "trials" / f"{trial.number:05d}"
-                seed = s.seed + trial.attempts
-                executor.submit(Job(trial.number, trial.candidate, trial.epochs, s.epochs, seed, folder))
+                executor.submit(
+                    Job(trial.number, trial.candidate, trial.epochs, s.epochs, s.seed, folder, trial.attempts)
+                )
                 self._say(number)
             for outcome in executor.wait(_PATIENCE):
                 trial = running.pop(outcome.number)
                 if self._record(number, trial, outcome):
                     waiting.append(replace(trial, attempts=trial.attempts + 1))
+            failed = sum(t.status == FAILED for t in store.all())
+            if failed > s.max_failures:
+                self._stop(f"{failed} trials have failed, more than max_failures {s.max_failures}")
 
     def _record(self, number: int, trial: Trial, outcome: Outcome) -> bool:
         """Write an outcome down. True if it is to be tried again."""
@@ -176,9 +185,6 @@ class Rounds:
         again = trial.attempts < s.retries
         store.fail(trial.number, outcome.error, outcome.seconds, again)
         self._say(number, f"trial {trial.number} failed{', is tried again' if again else ''}: {outcome.error}")
-        failed = sum(t.status == FAILED for t in store.all())
-        if failed > s.max_failures:
-            self._stop(f"{failed} trials have failed, more than max_failures {s.max_failures}")
         return again
 
     def _learn(self, number: int) -> None:
@@ -186,13 +192,13 @@ class Rounds:
         done = [trial for trial in self.store.all() if trial.status == DONE and trial.round <= number]
         if len(done) < _LEAST:
             self._stop(f"only {len(done)} trials have an accuracy, which is too few to learn from")
+        if number == 0:
+            self._settle_stop_epoch()
         epoch = self.stop_epoch()
         self.error = predictor_error([trial for trial in done if trial.round == number], epoch)
         accuracies = np.array([trial.accuracy(epoch) for trial in done])
         self.predictor.fit(np.array([trial.candidate for trial in done]), accuracies)
-        early = number == 0 and self.settings.stop_above is not None
-        words = f"accuracies are compared after epoch {epoch} of {self.settings.epochs}" if early else ""
-        self._say(number, words, whole=True)
+        self._say(number, whole=True)
 
     def _stop(self, reason: str) -> None:
         self.store.set_about({STOPPED: True})
@@ -204,11 +210,8 @@ class Rounds:
 
     def best(self) -> float | None:
         """The best accuracy at the epoch at which trials are compared."""
-        done = ranked(self.store.all(), epoch := self._compared_at())
+        done = ranked(self.store.all(), epoch := self.stop_epoch())
         return done[0].accuracy(epoch) if done else None
-
-    def _compared_at(self) -> int:
-        return self.stop_epoch() if self.store.rounds() > 1 else self.settings.epochs
 
     def _say(self, number: int, message: str = "", whole: bool = False) -> None:
         trials = self.store.all(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -125,8 +126,9 @@ class SearchSettings:
         if not isinstance(self.budgets, Sequence) or not all(isinstance(b, Mapping) and b for b in self.budgets):
             raise SettingsError("is not a list of bounds such as [{macs: 4.5e+8}]", "budgets")
         for name, place in self.known.items():
-            if not isinstance(place, Mapping) or not {"macs", "accuracy"} <= set(place):
-                raise SettingsError("needs macs and accuracy", f"known.{name}")
+            numbers = isinstance(place, Mapping) and all(_is_number(_number(value)) for value in place.values())
+            if not numbers or "accuracy" not in place:
+                raise SettingsError("needs numbers: accuracy, and macs or whatever the budgets are of", f"known.{name}")
         for name, how in self.scaled.items():
             if (
                 not isinstance(how, Mapping)
@@ -137,6 +139,11 @@ class SearchSettings:
         bounds_of(self.constraints, "constraints")
         for i, budget in enumerate(self.budgets):
             bounds_of(budget, f"budgets[{i}]")
+        names = [budget_name(budget) for budget in self.budgets]
+        if len(set(names)) < len(names):
+            raise SettingsError(f"two of them are called {max(names, key=names.count)}", "budgets")
+        for name in (*names, *self.scaled):
+            check_file_name(name, "scaled" if name in self.scaled else "budgets")
 
     def rounds_in(self, space: Space) -> int:
         """How many rounds a search of that space has."""
@@ -176,12 +183,23 @@ def bounds_of(bounds: Bounds, where: str) -> list[Constraint]:
 
 
 def budget_name(budget: Bounds) -> str:
-    """What to call a budget in files: macs_450M, or best for none."""
+    """What to call a budget in files: macs_450M, macs_from_400M, macs_400M_to_450M; or best for none."""
     parts = []
     for constraint in bounds_of(budget, "budgets"):
-        shown = [_short(bound) for bound in (constraint.low, constraint.high) if math.isfinite(bound)]
-        parts.append("_".join([constraint.column, *shown]))
+        low, high = (_short(bound) if math.isfinite(bound) else "" for bound in (constraint.low, constraint.high))
+        bounds = f"{low}_to_{high}" if low and high else high or f"from_{low}"
+        parts.append(f"{constraint.column}_{bounds}")
     return "_".join(parts) or "best"
+
+
+def check_file_name(name: str, where: str) -> None:
+    """Refuse a name that is to be a file's and cannot be one.
+
+    Raises:
+        SettingsError: it has other signs than letters, digits, and . _ - inside.
+    """
+    if not re.fullmatch(r"\w[\w.+-]*", str(name)):
+        raise SettingsError(f"{name!r} is to name files: letters, digits, _, - and . will do", where)
 
 
 def _short(value: float) -> str:
@@ -224,6 +242,9 @@ def settings_from_dict(data: Mapping[str, Any]) -> SearchSettings:
             values[name] = kind(**{key: _as(types[key], key, _number(value)) for key, value in inner.items()})
         except SettingsError as error:
             raise error.within(name) from None
+    known = values.get("known")
+    if isinstance(known, Mapping) and all(isinstance(place, Mapping) for place in known.values()):
+        values["known"] = {n: {key: _number(v) for key, v in place.items()} for n, place in known.items()}
     for name in ("stop_above", "time_limit"):
         values[name] = _number(values.get(name, getattr(SearchSettings, name)))
     return SearchSettings(**values)

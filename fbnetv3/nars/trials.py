@@ -22,8 +22,9 @@ from fbnetv3.errors import OutputError, UsageError, UserError
 
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
 FILE = "trials.sqlite"
-# Kept about a search that too many failures have ended.
-STOPPED = "stopped"
+ANALYSIS = "analysis.json"
+# What is kept about a search: that too many failures have ended it; how far its later trials go; when it was done.
+STOPPED, STOP_EPOCH, FINISHED = "stopped", "stop_epoch", "finished"
 _LOCK = "lock"
 # Of the tables below; a file with another number is another version's.
 _VERSION = 1
@@ -175,12 +176,14 @@ class TrialStore:
         self._set(number, status=status, error=error, seconds=seconds, finished=time.time(), ended=True)
 
     def release(self, failed: bool = False) -> None:
-        """Let what was running when a search ended run again; and what has failed, with all its attempts."""
+        """Let what was running when a search ended run again; and what has failed of the last round, all attempts."""
         with self._explained(), self._transaction():
             self._connection.execute("UPDATE trials SET status = ? WHERE status = ?", (WAITING, RUNNING))
             if failed:
                 self._connection.execute(
-                    "UPDATE trials SET status = ?, attempts = 0 WHERE status = ?", (WAITING, FAILED)
+                    "UPDATE trials SET status = ?, attempts = 0 "
+                    "WHERE status = ? AND round = (SELECT max(round) FROM trials)",
+                    (WAITING, FAILED),
                 )
 
     def _set(self, number: int, ended: bool = False, **values: Any) -> None:

@@ -33,13 +33,14 @@ def evaluate(setup: tuple[Any, Any], job: Job) -> Outcome:
     start = time.monotonic()
     curve, error = None, None
     try:
-        candidate = Candidate(space, job.vector, job.number, job.seed, job.full_epochs, job.folder)
+        candidate = Candidate(space, job.vector, job.number, job.seed, job.full_epochs, job.folder, job.attempt)
         curve = check_curve(evaluator(candidate, job.epochs), job.epochs)
     except UserError as problem:
         error = str(problem)
-    except Exception as problem:
-        place = _where(problem)
-        error = f"{type(problem).__name__}: {problem}{place}"
+    except (Exception, SystemExit) as problem:
+        error = f"{type(problem).__name__}: {problem}{_where(problem)}"
+    if error is not None:
+        error = error.encode("utf-8", "replace").decode()  # names of files may hold what is no text
     return Outcome(job.number, curve, error, time.monotonic() - start)
 
 

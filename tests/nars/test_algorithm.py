@@ -16,8 +16,11 @@ from fbnetv3.arch import ARCHS, cost, load_arch
 from fbnetv3.config import load_config
 from fbnetv3.errors import UsageError, UserError
 from fbnetv3.nars.algorithm import search
+from fbnetv3.nars.analysis import save_analysis
+from fbnetv3.nars.live import describe
+from fbnetv3.nars.report import write_report
 from fbnetv3.nars.rounds import SearchError
-from fbnetv3.nars.settings import SettingsError
+from fbnetv3.nars.settings import SettingsError, budget_name
 from fbnetv3.nars.space import SpaceError, load_space, space_from_dict
 from fbnetv3.nars.trials import DONE, FAILED, FILE, TrialsError, TrialStore
 
@@ -101,7 +104,7 @@ def test_a_recommendation_for_each_budget(whole):
         assert facts["values"] == dict(found.candidate)
         assert facts["predicted"] == found.predicted
         assert facts["trials"] == 30
-        assert whole.best.number in facts["inherited_trials"]
+        assert facts["inherited_trials"][0] == found.best_trial.number
     assert whole.found[1].predicted >= whole.found[0].predicted
 
 
@@ -210,7 +213,7 @@ def test_interrupted_it_says_what_to_do(tmp_path, number, code, word):
 
 
 def sometimes(candidate, epochs):
-    if candidate.number == 4 or (candidate.number == 7 and candidate.seed == 0):
+    if candidate.number == 4 or (candidate.number == 7 and candidate.attempt == 0):
         raise RuntimeError("unlucky")
     return evaluate(candidate, epochs)
 
@@ -243,6 +246,48 @@ def test_too_many_failures_stop_it_and_can_be_mended(tmp_path):
     assert {t.status for t in result.trials} == {DONE}
 
 
+def fails_late(candidate, epochs):
+    if Path(f"{candidate.folder}/../../mended").exists():
+        return evaluate(candidate, epochs)
+    if candidate.number in (2, 5) or candidate.number >= 10:
+        raise RuntimeError("not mended")
+    return evaluate(candidate, epochs)
+
+
+def test_what_failed_early_stays_failed_when_later_failures_are_mended(tmp_path):
+    """Later rounds were chosen without it, and by an epoch that was chosen without it."""
+    settings = {**QUICK, "max_failures": 3, "retries": 0}
+    with pytest.raises(SearchError, match="4 trials have failed"):
+        search(SPACE, fails_late, tmp_path / "out", **settings)
+    (tmp_path / "out" / "mended").touch()
+    result = search(SPACE, fails_late, tmp_path / "out", **settings, resume=True)
+    assert [t.number for t in result.trials if t.status == FAILED] == [2, 5]
+    assert {t.epochs for t in result.trials if t.round} == {result.stop_epoch}
+
+
+def test_a_search_that_goes_on_is_not_called_finished(tmp_path):
+    settings = {**QUICK, "rounds": 1}
+    result = search(SPACE, sometimes_dead, tmp_path / "out", **settings)
+    assert result.stop_epoch == 6  # nothing ended early, and whole trainings are there to compare
+    save_analysis(result)
+    with pytest.raises(SearchError):
+        search(SPACE, sometimes_dead, tmp_path / "out", **{**settings, "rounds": 2, "max_failures": 0}, resume=True)
+    assert "stopped by failures" in describe(tmp_path / "out")
+    assert "The search has not come to its end" in write_report(tmp_path / "out").read_text()
+    fewer = search(SPACE, sometimes_dead, tmp_path / "again", **{**QUICK, "max_failures": 30, "rounds": 2})
+    assert len(search(SPACE, sometimes_dead, fewer.folder, **settings, max_failures=30, resume=True).trials) == 20
+
+
+def sometimes_dead(candidate, epochs):
+    return evaluate(candidate, epochs if candidate.number < 12 else 0)
+
+
+def test_a_start_that_failed_does_not_block_the_folder(tmp_path):
+    with pytest.raises(UserError, match="labels: 'papper' is no choice"):
+        search(SPACE, evaluate, tmp_path / "out", **QUICK, labels="papper")
+    search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "rounds": 1})
+
+
 def test_a_folder_with_a_search_is_not_overwritten(whole):
     with pytest.raises(UsageError, match="holds a search already; resume it, or choose another folder"):
         search(SPACE, evaluate, whole.folder, **QUICK)
@@ -273,6 +318,9 @@ def test_a_pool_that_runs_out_ends_the_search(tmp_path):
         ({"constraints": {"spent": -1}}, "no candidate of toy meets .*; the nearest found has spent 0"),
         ({"budgets": [{"spent": -1}]}, "no candidate of toy meets .*; the nearest found has spent 0"),
         ({"budgets": {"spent": 3}}, "budgets: is not a list"),
+        ({"budgets": [{"spent": 3}, {"spent": 3.0}]}, "budgets: two of them are called spent_3"),
+        ({"known": {"B": {"macs": "many", "accuracy": 3}}}, "known.B: needs numbers"),
+        ({"scaled": {"../big": {"from": "best", "macs": 1e6}}}, "scaled: '../big' is to name files"),
         ({"rouns": 3}, "rouns: unknown key: did you mean rounds"),
         ({"epochs": 0}, "epochs: 0 is not a whole number of at least 1"),
         ({"epochs": True}, "epochs: True is not a whole number"),
@@ -387,6 +435,19 @@ def test_rounds_of_the_paper():
     assert (settings.pool, settings.batch, settings.epochs, settings.stop_above) == (20_000, 48, 150, 0.92)
     assert settings.rounds_in(space) == 5
     assert settings.rounds_in(space.only("recipe")) == 4
+
+
+@pytest.mark.parametrize(
+    ("budget", "name"),
+    [
+        ({}, "best"),
+        ({"macs": 450e6}, "macs_450M"),
+        ({"macs": [450e6, None]}, "macs_from_450M"),
+        ({"macs": [4e8, 8e8], "params": 5e6}, "macs_400M_to_800M_params_5M"),
+    ],
+)
+def test_names_of_budgets(budget, name):
+    assert budget_name(budget) == name
 
 
 def test_settings_are_checked_in_python_too():

@@ -91,6 +91,25 @@ def test_failures_are_told_apart(tmp_path):
     assert found[4].curve == (0.5, 0.5)
 
 
+def leaves_a_child(candidate, epochs):
+    """Dies, while a child of its own keeps its end of the pipe open; or ends itself."""
+    if candidate["a"] == 0 and os.fork():
+        os.kill(os.getpid(), 9)
+    if candidate["a"] == 0:
+        time.sleep(100)
+    if candidate["a"] == 1:
+        sys.exit("enough")
+    return [1.0] * epochs
+
+
+def test_what_ends_itself_is_noticed(tmp_path):
+    with opened(leaves_a_child, tmp_path) as executor:
+        found = run(executor, *map(job, range(3)))
+    assert "signal 9, SIGKILL" in found[0].error
+    assert found[1].error.startswith("SystemExit: enough")
+    assert found[2].curve == (1.0, 1.0)
+
+
 def hangs(candidate, epochs):
     if candidate["a"] == 0:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])

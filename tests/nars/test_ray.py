@@ -37,7 +37,7 @@ def test_a_worker_that_is_killed_costs_one_attempt(cluster, tmp_path):
 
     def deadly(candidate, epochs):
         (marks / f"{candidate.number}_{os.getpid()}").touch()
-        if candidate.number == 3 and candidate.seed == 0:
+        if candidate.number == 3 and candidate.attempt == 0:
             time.sleep(0.2)  # in the middle
             os.kill(os.getpid(), signal.SIGKILL)
         return evaluate(candidate, epochs)
