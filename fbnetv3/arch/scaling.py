@@ -118,6 +118,7 @@ def scale_to_macs(
     width: float = 1.1,
     resolution: float = 1.15,
     tolerance: float = 0.01,
+    num_classes: int = 1000,
     fixed: tuple[str, ...] = PARTS,
     name: str | None = None,
 ) -> Scaled:
@@ -134,6 +135,7 @@ def scale_to_macs(
         macs: target in multiply-adds, counted as in Table 4.
         depth, width, resolution: growth of each dimension with a unit of phi, at least 1.
         tolerance: largest relative distance to the target.
+        num_classes: outputs of the networks whose MACs are counted.
         fixed, name: as for `compound_scale`.
 
     Returns:
@@ -158,7 +160,7 @@ def scale_to_macs(
             scaled = compound_scale(defn, **factors, fixed=fixed, multiple=multiple, name=name)
         except ArchError:  # beyond what a network can be
             return Scaled(defn, phi, **factors, macs=0 if phi < 0 else math.inf)
-        return Scaled(scaled, phi, **factors, macs=cost_of(scaled).macs)
+        return Scaled(scaled, phi, **factors, macs=cost_of(scaled, num_classes=num_classes).macs)
 
     def distance(found: Scaled) -> float:
         return abs(found.macs / macs - 1)

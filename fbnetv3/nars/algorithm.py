@@ -9,7 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +264,7 @@ def _with_recommendations(result: SearchResult, plan: _Plan) -> SearchResult:
         scaling = {key: how[key] for key in ("depth", "width", "resolution", "tolerance") if key in how}
         arguments = (folder, training, origin.provenance, how.get("recipe", {}), scaling)
         try:
-            scaled[name] = emit_scaled(name, origin.candidate, float(how["macs"]), *arguments)
+            scaled[name] = emit_scaled(name, origin.candidate, float(how["macs"]), *arguments, s.num_classes)
         except UsageError as error:  # after all those trials, the rest of the result must not be lost to it
             logger.warning("scaled.%s is left out: %s", name, error)
     return replace(result, found=tuple(found.values()), scaled=scaled)
@@ -283,12 +283,14 @@ def training_of(settings: SearchSettings) -> dict[str, Any]:
 
 def _describe(space: Space, evaluator: str | Evaluate, settings: SearchSettings) -> dict[str, Any]:
     """What decides what a search finds, to compare with what a folder holds."""
-    values = {key: value for key, value in asdict(settings).items() if key not in _FREE}
+    values = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in _FREE}
+    values["predictor"] = asdict(settings.predictor)
     values["columns"] = {
         name: column if isinstance(column, str) else name for name, column in values["columns"].items()
     }
     values |= {"space": f"{space.name} ({_digest(space)[:12]})", "evaluator": name_of(evaluator)}
-    return json.loads(json.dumps({"settings": values, "fbnetv3": fbnetv3.__version__}, default=str))
+    # an object is compared by its kind: its text may hold an address
+    return json.loads(json.dumps({"settings": values, "fbnetv3": fbnetv3.__version__}, default=lambda o: str(type(o))))
 
 
 def _digest(space: Space) -> str:

@@ -63,7 +63,7 @@ def emit(
     """
     arch = candidate.arch and replace(candidate.arch, name=name, source=_source(provenance))
     facts = {"name": name, "values": dict(candidate), "candidate": candidate.vector.tolist(), **provenance}
-    return _write(name, arch, candidate.recipe, folder, training, facts)
+    return _write(name, arch, candidate.recipe, folder, training, facts, _source(provenance))
 
 
 def emit_scaled(
@@ -75,6 +75,7 @@ def emit_scaled(
     provenance: Mapping[str, Any],
     recipe: Mapping[str, Any],
     scaling: Mapping[str, float],
+    num_classes: int = 1000,
 ) -> Emitted:
     """The same for a network that compound scaling makes of a candidate's (Sec. 4.2: A of B, F and G of E).
 
@@ -84,7 +85,8 @@ def emit_scaled(
         macs: of the scaled network.
         folder, training, provenance: as for `emit`.
         recipe: fields that change, such as `{"drop_path_rate": 0.2}`, which the paper gives F and G.
-        scaling: `depth`, `width` and `resolution` of `scale_to_macs`.
+        scaling: `depth`, `width`, `resolution` and `tolerance` of `scale_to_macs`.
+        num_classes: outputs of the networks whose MACs are counted.
 
     Raises:
         UsageError: the candidate has no network, or nothing of these MACs can be made of it.
@@ -92,11 +94,13 @@ def emit_scaled(
     """
     if origin.arch is None:
         raise UsageError(f"scaled {name}: the space has no architectures")
-    scaled = scale_to_macs(origin.arch, macs, name=name, **scaling)
-    arch = replace(scaled.defn, source=f"{_source(provenance)}; scaled to {scaled.macs / 1e6:.1f} M MACs")
+    scaled = scale_to_macs(origin.arch, macs, name=name, num_classes=num_classes, **scaling)
+    about = f"scaled to {scaled.macs / 1e6:.1f} M MACs from a result of {_source(provenance)}"
+    arch = replace(scaled.defn, source=about)
     factors = {key: getattr(scaled, key) for key in ("multiplier", "depth", "width", "resolution", "macs")}
     trained = origin.recipe and recipe_from_dict({**asdict(origin.recipe), **recipe})
-    return _write(name, arch, trained, folder, training, {"name": name, "scaled_by": factors, **provenance})
+    facts = {"name": name, "columns": {"macs": scaled.macs}, "scaled_by": factors, "scaled_from": dict(provenance)}
+    return _write(name, arch, trained, folder, training, facts, about)
 
 
 def _write(
@@ -106,6 +110,7 @@ def _write(
     folder: Path,
     training: Mapping[str, Any],
     facts: Mapping[str, Any],
+    about: str,
 ) -> Emitted:
     for part in ("archs", "recipes"):
         (folder / part).mkdir(parents=True, exist_ok=True)
@@ -126,8 +131,7 @@ def _write(
     if config:
         files["config"] = folder / f"{name}.yaml"
         config = {"OUTPUT_DIR": f"output/{name}", **config}
-        about = f"# {_source(facts)}\n"
-        _write_text(files["config"], about + yaml.safe_dump(config, sort_keys=False))
+        _write_text(files["config"], f"# {about}\n" + yaml.safe_dump(config, sort_keys=False))
     return Emitted(name, **files)
 
 

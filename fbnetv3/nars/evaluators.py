@@ -43,8 +43,8 @@ def find_callable(name: str, what: str) -> Any:
         sys.path.append(os.getcwd())
     try:
         found = importlib.import_module(module)
-    except ImportError as error:
-        raise UsageError(f"{what} {name!r}: {module} cannot be imported ({error})") from None
+    except Exception as error:  # whatever the user's module does
+        raise UsageError(f"{what} {name!r}: {module} cannot be imported ({type(error).__name__}: {error})") from None
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise UsageError(f"{what} {name!r}: {module} has no {attribute}: {suggest(part, public_names(found))}")
@@ -119,7 +119,10 @@ def check_curve(curve: Any, epochs: int) -> tuple[float, ...]:
         raise CurveError(f"the evaluator gave {_short(curve)}, not an accuracy for each of {epochs} epochs") from None
     if values.ndim == 0:
         values = values[None]
-    if values.ndim != 1 or len(values) != epochs:
+    if curve is None or values.ndim != 1:
+        gave = "None" if curve is None else f"an array {values.shape}"
+        raise CurveError(f"the evaluator gave {gave}, not an accuracy for each of {epochs} epochs")
+    if len(values) != epochs:
         raise CurveError(f"the evaluator gave {values.size} accuracies for {epochs} epochs: one each is wanted")
     wrong = [i for i, value in enumerate(values.tolist()) if not math.isfinite(value)]
     if wrong:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ def open_executor(
         space: of the candidates.
         evaluator: what evaluates them.
         workers: how many at a time.
-        time_limit: most seconds of an evaluation; None for no limit.
+        time_limit: most seconds of an evaluation, the start of its process included; None for no limit.
         logs: folder for what local processes print.
         address: of the Ray cluster; None starts one on this machine.
         resources: what an evaluation needs of it, such as {"num_cpus": 4, "num_gpus": 1}.
@@ -62,11 +63,14 @@ def open_executor(
     elif kind == "local":
         executor = LocalExecutor(space, evaluator, workers, time_limit, logs)
     else:
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             from fbnetv3.nars.ray_executor import RayExecutor
         except ImportError:
             raise UsageError("executor ray: Ray is not installed; pip install 'ray>=2'") from None
         executor = RayExecutor(space, evaluator, workers, time_limit, address, resources)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray has put its own in the place of the tool's
     try:
         yield executor
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
 
@@ -45,6 +46,8 @@ class RayExecutor:
         self._running: dict[Any, tuple[Job, float]] = {}
         self._ours = not ray.is_initialized()
         if self._ours:
+            if address is not None:
+                _check_address(address)
             cpus = {"num_cpus": workers} if address is None else {}
             try:
                 ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error", **cpus)
@@ -56,7 +59,24 @@ class RayExecutor:
         except (TypeError, ValueError) as error:
             self.close()
             raise UsageError(f"resources {resources}: {_first_line(error)}") from None
-        self._setup = ray.put((space, evaluator))
+        self._check_resources({"CPU": 1, **_as_ray_counts(resources or {})})
+        try:
+            self._setup = ray.put((space, evaluator))
+        except Exception as error:
+            self.close()
+            raise UsageError(f"the evaluator cannot be sent to Ray's workers ({_first_line(error)})") from None
+
+    def _check_resources(self, needed: dict[str, float]) -> None:
+        """Run no more tasks at a time than the cluster has room for: the others' time would pass in its queue."""
+        there = ray.cluster_resources()
+        for name, count in needed.items():
+            if count > there.get(name, 0):
+                self.close()
+                raise UsageError(
+                    f"resources: a trial needs {count:g} {name}, the cluster has {there.get(name, 0):g} in all"
+                )
+            if count:
+                self.slots = min(self.slots, int(there[name] // count))
 
     def submit(self, job: Job) -> None:
         self._running[self._task.remote(self._setup, job)] = job, time.monotonic()
@@ -95,6 +115,23 @@ class RayExecutor:
         self._running.clear()
         if self._ours:
             ray.shutdown()
+
+
+def _as_ray_counts(resources: dict[str, float]) -> dict[str, float]:
+    """Options of a task as the cluster counts them: num_gpus is its GPU."""
+    names = {"num_cpus": "CPU", "num_gpus": "GPU"}
+    return {names[name]: count for name, count in resources.items() if name in names}
+
+
+def _check_address(address: str) -> None:
+    """Refuse an address where nobody listens; Ray itself would try for minutes."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdigit():
+        return  # "auto", and whatever Ray may know
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UsageError(f"address: no Ray cluster at {address} ({error.strerror or error})") from None
 
 
 def _first_line(error: BaseException) -> str:

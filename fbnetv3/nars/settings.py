@@ -120,6 +120,8 @@ class SearchSettings:
             raise SettingsError(f"{self.stop_above!r} is not a correlation", "stop_above")
         if self.time_limit is not None and not _is_number(self.time_limit, 1e-9):
             raise SettingsError(f"{self.time_limit!r} is not a number of seconds", "time_limit")
+        if not isinstance(self.labels, (str, list, tuple)):
+            raise SettingsError(f"{self.labels!r} is neither a choice nor a list of columns", "labels")
         for name in ("constraints", "columns", "evaluator_args", "resources", "training", "known", "scaled"):
             if not isinstance(getattr(self, name), Mapping):
                 raise SettingsError(f"{getattr(self, name)!r} is not a mapping", name)
@@ -161,6 +163,9 @@ class SearchSettings:
             name: find_callable(column, "column") if isinstance(column, str) else column
             for name, column in self.columns.items()
         }
+        for name, column in columns.items():
+            if not callable(column):
+                raise SettingsError(f"{column!r} is neither a function nor its name", f"columns.{name}")
         bounds = [*bounds_of(self.constraints, "constraints"), *bounds_of(budget or {}, "budgets")]
         return Constraints(space, bounds, columns, self.num_classes)
 
@@ -319,6 +324,8 @@ def _override(data: dict[str, Any], overrides: Sequence[str], known: Sequence[st
         if not inner:
             data[first] = value
             continue
+        if not isinstance(data.get(first) or {}, Mapping):
+            raise UsageError(f"{key}: {first} is {data[first]!r}, which has no settings inside")
         place = data[first] = dict(data.get(first) or {})
         # keys of a training config have dots themselves
         rest = ".".join(inner)

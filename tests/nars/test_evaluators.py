@@ -102,8 +102,8 @@ def test_curves():
     [
         ([1.0], "gave 1 accuracies for 2 epochs"),
         ([1.0, 2.0, 3.0], "gave 3 accuracies for 2 epochs"),
-        ([[1.0, 2.0]], "gave 2 accuracies for 2 epochs"),
-        (None, "the accuracy after epoch 1 is nan|gave 1 accuracies"),
+        ([[1.0, 2.0]], r"gave an array \(1, 2\), not an accuracy for each of 2"),
+        (None, "gave None, not an accuracy for each of 2"),
         ("good", "gave 'good', not an accuracy"),
         ([1.0, float("nan")], "the accuracy after epoch 2 is nan"),
         ([float("-inf"), 1.0], "the accuracy after epoch 1 is -inf"),

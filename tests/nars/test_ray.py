@@ -73,6 +73,23 @@ def test_resources_that_ray_does_not_know(cluster, tmp_path):
         ).__enter__()
 
 
+def test_more_than_the_cluster_has(cluster, tmp_path):
+    with pytest.raises(UsageError, match="a trial needs 64 GPU, the cluster has 0 in all"):
+        opened = open_executor(
+            "ray", ONE, evaluate, workers=1, time_limit=None, logs=tmp_path, resources={"num_gpus": 64}
+        )
+        opened.__enter__()
+    with open_executor("ray", ONE, evaluate, workers=9, time_limit=None, logs=tmp_path) as executor:
+        assert executor.slots == 2
+
+
+def test_an_address_where_nobody_listens(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
+        with pytest.raises(UsageError, match=f"no Ray cluster at {address} .Connection refused"):
+            open_executor("ray", ONE, evaluate, workers=1, time_limit=None, logs=tmp_path, address=address).__enter__()
+
+
 def test_a_cluster_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("nobody listens\nthere")))

@@ -155,6 +155,7 @@ def test_recipes_for_a_network_of_torchvision(tmp_path):
         ({"spce": 1}, (), "search.yaml: spce: unknown key: did you mean space"),
         ("good", ("rouns", "3"), "unknown key rouns: did you mean rounds"),
         ("good", ("rounds",), "rounds: has no value; overrides come as KEY VALUE pairs"),
+        ("good", ("epochs.x", "3"), "epochs.x: epochs is 1, which has no settings inside"),
         ("good", ("rounds", "three"), "search.yaml: rounds: 'three' is not a whole number"),
         ("good", ("evaluator", "tabel"), "unknown evaluator 'tabel': did you mean table"),
         ("good", ("evaluator", "training"), "evaluator 'training' with {}: missing a required argument: 'config'"),
@@ -165,7 +166,7 @@ def test_recipes_for_a_network_of_torchvision(tmp_path):
 def test_one_line_says_what_is_wrong(settings, arguments, error, tmp_path):
     if settings == "good":
         space = {"name": "s", "variables": {"a": {"range": [0, 9]}}}
-        settings = {"space": space, "evaluator": "tests.nars.test_evaluators:constant"}
+        settings = {"space": space, "evaluator": "tests.nars.test_evaluators:constant", "epochs": 1}
     done = run("--config", write(tmp_path, **settings), *arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
