@@ -119,8 +119,7 @@ def describe(folder: Path) -> str:
 
 def compared_at(trials: Sequence[Trial], about: Mapping[str, Any]) -> int:
     """The epoch after which the accuracies of trials are compared, by what is kept about a search."""
-    first = next((trial.epochs for trial in trials), 1)
-    return about.get(STOP_EPOCH, first)
+    return about.get(STOP_EPOCH) or min((trial.epochs for trial in trials), default=1)
 
 
 def round_table(trials: Sequence[Trial], rounds: int, epoch: int) -> str:
