@@ -1,7 +1,9 @@
 """The accuracy predictor (Sec. 3.1 to 3.3, Fig. 3): an encoder of architectures, pretrained on free labels, two heads.
 
-Several networks, which differ in their first weights and in the order of what they see, are trained side by side in one
-set of tensors; the score is their mean.
+Several such networks are trained side by side in one set of tensors. Each leaves out a part of the trials, so that it
+shows what they can be trusted with: one half of them sees recipes as the paper does, the other sees them as strongly as
+architectures. A Gaussian process on the same inputs and on what the pretrained encoders make of them stands beside
+both. The score is their sum, with weights that fit the trials which each has not seen.
 """
 
 from __future__ import annotations
@@ -9,15 +11,20 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fbnetv3.errors import UsageError
+from fbnetv3.nars.gaussian_process import GaussianProcess, Inputs
 from fbnetv3.nars.space import ARCHITECTURE, RECIPE, Space
+
+# Pseudo-trials by which the weights of the parts are held near equal shares where trials are few.
+_EQUAL_SHARES = 4.0
 
 
 @dataclass(frozen=True)
@@ -25,7 +32,7 @@ class PredictorSettings:
     """Size and training of a predictor. The paper gives the epochs and the loss; the rest is chosen here.
 
     Attributes:
-        members: networks in the ensemble.
+        members: networks in the ensemble, an even number of at least 4; each leaves out a share of the trials.
         width: units of a hidden layer.
         pretrain_epochs: passes over the pool for the free labels.
         pretrain_batch: candidates a step of it.
@@ -56,6 +63,14 @@ class PredictorSettings:
         for name in ("members", "width", "pretrain_batch", "batch", "steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"predictor: {name} {getattr(self, name)} is less than 1")
+        for name in ("pretrain_epochs", "frozen_epochs", "tuned_epochs"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"predictor: {name} {getattr(self, name)} is less than 0")
+        for name in ("pretrain_lr", "lr", "tuned_lr", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"predictor: {name} {getattr(self, name)} is no number of at least 0")
+        if self.members < 4 or self.members % 2:
+            raise UsageError(f"predictor: members {self.members} is not an even number of at least 4")
 
 
 class _Layer(nn.Module):
@@ -83,6 +98,10 @@ class _Network(nn.Module):
         self.accuracy = nn.Sequential(
             _Layer(members, width + recipe_features, width), nn.SiLU(), _Layer(members, width, 1)
         )
+        # next to the encoder's units a few numbers of a recipe hardly count: half of the members see them as strongly
+        strong = math.sqrt(width / max(1, recipe_features))
+        gains = torch.tensor([1.0, strong]).repeat_interleave(members // 2)
+        self.register_buffer("gains", gains[:, None, None], persistent=False)
 
     def forward(self, arch: Tensor, recipe: Tensor) -> Tensor:
         """Architectures (members, N, features) and recipes to scores (members, N)."""
@@ -90,7 +109,7 @@ class _Network(nn.Module):
 
     def score(self, embedded: Tensor, recipe: Tensor) -> Tensor:
         """Embedded architectures (members, N, width) and recipes to scores (members, N)."""
-        return self.accuracy(torch.cat([embedded, recipe], -1))[..., 0]
+        return self.accuracy(torch.cat([embedded, self.gains * recipe], -1))[..., 0]
 
 
 @dataclass(frozen=True)
@@ -120,9 +139,8 @@ class Predictor:
 
     def __init__(self, space: Space, settings: PredictorSettings = PredictorSettings(), seed: int = 0) -> None:
         self.space, self.settings, self.seed = space, settings, seed
-        self._pretrained: dict[str, Tensor] | None = None
+        self._encoder: nn.Module | None = None
         self._network: _Network | None = None
-        self._mean = self._scale = 0.0
 
     def pretrain(self, pool: np.ndarray, labels: Mapping[str, np.ndarray], held_out: float = 0.2) -> PretrainReport:
         """Train encoder and proxy head on labels that cost nothing, such as MACs and parameters (Sec. 3.2).
@@ -155,7 +173,7 @@ class Predictor:
                 return F.mse_loss(network.proxy(network.encoder(seen[rows])), wanted[rows])
 
             _fit(parts, loss, count, s.members, s.pretrain_epochs, s.pretrain_batch, s.pretrain_lr, 0.0)
-        self._pretrained = {key: value.detach().clone() for key, value in network.encoder.state_dict().items()}
+        self._encoder = network.encoder.requires_grad_(False)
         with torch.no_grad():
             predicted = network.proxy(network.encoder(unseen.expand(s.members, -1, -1))).mean(0)
         error = (predicted - truth).square().mean(0) / truth.var(0).clamp_min(1e-12)
@@ -174,52 +192,84 @@ class Predictor:
         accuracies = np.asarray(accuracies, np.float64)
         if len(candidates) != len(accuracies) or len(accuracies) < 2 or not np.isfinite(accuracies).all():
             raise UsageError(f"{len(accuracies)} accuracies of {len(candidates)} candidates: at least 2 finite ones")
-        arch, recipe = self._features(candidates)
-        self._mean, self._scale = float(accuracies.mean()), max(float(accuracies.std()), 1e-12)
-        targets = torch.from_numpy(((accuracies - self._mean) / self._scale).astype(np.float32))
-        s, count = self.settings, len(targets)
+        self._targets = _Targets.of(accuracies)
+        targets = torch.from_numpy(self._targets.encode(accuracies))
+        with self._chance(1):
+            arch, recipe = self._features(candidates)
+            self._network, unseen = self._fit_members(arch, recipe, targets.float())
+            self._process = GaussianProcess()
+            left_out = self._process.fit(self._inputs(arch, recipe), targets)
+        parts = np.concatenate([unseen.double().numpy(), left_out.numpy()[None]])
+        self._weights = _shares(parts, targets.numpy(), np.array([0.25, 0.25, 0.5]))
+
+    def _fit_members(self, arch: Tensor, recipe: Tensor, targets: Tensor) -> tuple[_Network, Tensor]:
+        """Train every member on all trials but its share.
+
+        Returns:
+            The network; and of each half, what is predicted of each trial by the member that has not seen it,
+            (2, trials).
+        """
+        s, count, folds = self.settings, len(targets), self.settings.members // 2
+        left_out = torch.zeros(s.members, count, dtype=torch.bool)
+        for half in range(2):
+            for fold, rows in enumerate(torch.randperm(count).tensor_split(folds)):
+                left_out[half * folds + fold, rows] = True
+        kept = [(~row).nonzero()[:, 0] for row in left_out]
+        count = min(map(len, kept))
+        kept = torch.stack([rows[:count] for rows in kept])
         batch = max(s.batch, -(-count // s.steps))
         member = torch.arange(s.members)[:, None]
-        with self._chance(1):
-            network = self._new(1)
-            if self._pretrained is not None:
-                network.encoder.load_state_dict(self._pretrained)
+        network = self._new(1)
+        if self._encoder is not None:
+            network.encoder.load_state_dict(self._encoder.state_dict())
 
-            def loss(rows: Tensor) -> Tensor:
-                return F.huber_loss(network(arch[rows], recipe[rows]), targets[rows])
+        def loss(rows: Tensor) -> Tensor:
+            seen = kept[member, rows]
+            return F.huber_loss(network(arch[seen], recipe[seen]), targets[seen])
 
-            heads, epochs, lr = list(network.accuracy.parameters()), s.tuned_epochs, s.tuned_lr
-            if self._pretrained is not None:
-                with torch.no_grad():
-                    embedded = network.encoder(arch.expand(s.members, -1, -1))
+        heads, epochs, lr = list(network.accuracy.parameters()), s.tuned_epochs, s.tuned_lr
+        if self._encoder is not None:
+            with torch.no_grad():
+                embedded = network.encoder(arch.expand(s.members, -1, -1))
 
-                def loss_of_head(rows: Tensor) -> Tensor:
-                    return F.huber_loss(network.score(embedded[member, rows], recipe[rows]), targets[rows])
+            def loss_of_head(rows: Tensor) -> Tensor:
+                seen = kept[member, rows]
+                return F.huber_loss(network.score(embedded[member, seen], recipe[seen]), targets[seen])
 
-                _fit(heads, loss_of_head, count, s.members, s.frozen_epochs, batch, s.lr, s.weight_decay)
-            else:
-                epochs, lr = epochs + s.frozen_epochs, s.lr
-            everything = [*network.encoder.parameters(), *heads]
-            _fit(everything, loss, count, s.members, epochs, batch, lr, s.weight_decay)
-        self._network = network.eval()
+            _fit(heads, loss_of_head, count, s.members, s.frozen_epochs, batch, s.lr, s.weight_decay)
+        else:
+            epochs, lr = epochs + s.frozen_epochs, s.lr
+        everything = [*network.encoder.parameters(), *heads]
+        _fit(everything, loss, count, s.members, epochs, batch, lr, s.weight_decay)
+        with torch.no_grad():
+            scores = network(arch.expand(s.members, -1, -1), recipe.expand(s.members, -1, -1))
+        return network.eval(), (scores * left_out).view(2, folds, -1).sum(1)
 
     @torch.no_grad()
-    def members(self, candidates: np.ndarray) -> np.ndarray:
-        """The score that each member gives, (members, N).
+    def __call__(self, candidates: np.ndarray) -> np.ndarray:
+        """The predicted accuracy of each candidate, (N,).
 
         Raises:
             UsageError: before `fit`.
         """
         if self._network is None:
             raise UsageError("the predictor has not been trained yet")
-        arch, recipe = (part.expand(self.settings.members, -1, -1) for part in self._features(candidates))
+        arch, recipe = self._features(candidates)
+        members = self.settings.members
         with _one_thread():
-            scores = self._network(arch, recipe)
-        return scores.numpy().astype(np.float64) * self._scale + self._mean
+            scores = self._network(arch.expand(members, -1, -1), recipe.expand(members, -1, -1))
+            halves = scores.view(2, members // 2, -1).mean(1).double()
+            parts = torch.cat([halves, self._process(self._inputs(arch, recipe))[None]])
+        return self._targets.decode(self._weights @ parts.numpy())
 
-    def __call__(self, candidates: np.ndarray) -> np.ndarray:
-        """The predicted accuracy of each candidate, (N,)."""
-        return self.members(candidates).mean(0)
+    def _inputs(self, arch: Tensor, recipe: Tensor) -> Inputs:
+        """What the Gaussian process sees: features, and the pretrained encoders' outputs side by side if there are."""
+        embedded = arch[:, :0]
+        if self._encoder is not None:
+            with torch.no_grad():
+                encoded = self._encoder(arch.expand(self.settings.members, -1, -1))
+            embedded = encoded.transpose(0, 1).flatten(1)
+        return Inputs(arch, recipe, embedded)
 
     def _features(self, candidates: np.ndarray) -> tuple[Tensor, Tensor]:
         return tuple(torch.from_numpy(2 * self.space.encode(candidates, part) - 1) for part in (ARCHITECTURE, RECIPE))
@@ -286,6 +336,62 @@ def _fit(
             (loss(rows) * members).backward()
             optimizer.step()
             schedule.step()
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Accuracies to what the predictor is trained on and back: mean 0, deviation 1, with a long tail below made short.
+
+    Trainings that failed say that a candidate is bad; how bad must not drown what tells good ones apart. Below a floor,
+    which lies as far under the median as the best tenth lies above it, accuracies count logarithmically.
+    """
+
+    floor: float
+    unit: float
+    lowest: float
+    mean: float = 0.0
+    scale: float = 1.0
+
+    @classmethod
+    def of(cls, accuracies: np.ndarray) -> _Targets:
+        """The transformation that suits these."""
+        median, high = np.quantile(accuracies, [0.5, 0.9])
+        unit, floor = float(high - median), float(2 * median - high)
+        if unit <= 1e-9 * max(1.0, abs(high)):  # so many are equal that they do not tell what a long tail is
+            unit, floor = 1.0, -math.inf
+        plain = cls(floor, unit, float(accuracies.min()))
+        values = plain.encode(accuracies)
+        return replace(plain, mean=float(values.mean()), scale=max(float(values.std()), 1e-12))
+
+    def encode(self, accuracies: np.ndarray) -> np.ndarray:
+        below = np.maximum(self.floor - accuracies, 0)
+        values = np.where(below > 0, self.floor - self.unit * np.log1p(below / self.unit), accuracies)
+        return (values - self.mean) / self.scale
+
+    def decode(self, values: np.ndarray) -> np.ndarray:
+        """The opposite; nothing is less than the lowest accuracy that was seen where that lies below the floor."""
+        values = values * self.scale + self.mean
+        below = np.minimum(np.maximum(self.floor - values, 0) / self.unit, 50.0)
+        found = np.where(below > 0, self.floor - self.unit * np.expm1(below), values)
+        return np.maximum(found, min(self.lowest, self.floor))
+
+
+def _shares(parts: np.ndarray, targets: np.ndarray, equal: np.ndarray) -> np.ndarray:
+    """Weights of predictions, none negative and not more than 1 together, that fit targets best.
+
+    Args:
+        parts: what each predicts of trials that it has not seen, (parts, N).
+        targets: (N,), with mean 0.
+        equal: weights to which few trials are held.
+    """
+    pull = math.sqrt(_EQUAL_SHARES * parts.var(1).mean() + 1e-12)
+    design = np.concatenate([parts.T, pull * np.eye(len(parts))])
+    wanted = np.concatenate([targets, pull * equal])
+    weights = nnls(design, wanted)[0]
+    if weights.sum() > 1:  # a heavy row holds the sum to 1
+        heavy = 1e3 * math.sqrt(len(targets))
+        weights = nnls(np.concatenate([design, np.full((1, len(parts)), heavy)]), np.append(wanted, heavy))[0]
+    return weights
 
 
 def _targets(labels: Mapping[str, np.ndarray], count: int) -> Tensor:

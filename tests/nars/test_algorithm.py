@@ -32,7 +32,7 @@ SPACE = space_from_dict(
         | {"kind": {"choices": ["a", "b", "c"]}, "lr": {"range": [1, 9], "part": "recipe"}},
     }
 )
-FAST = {"members": 2, "width": 32, "pretrain_epochs": 5, "frozen_epochs": 20, "tuned_epochs": 20}
+FAST = {"members": 4, "width": 32, "pretrain_epochs": 5, "frozen_epochs": 20, "tuned_epochs": 20}
 QUICK = {"epochs": 6, "rounds": 3, "batch": 10, "pool": 400, "predictor": FAST, "executor": "serial"}
 
 

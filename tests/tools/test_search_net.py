@@ -14,7 +14,7 @@ from fbnetv3.nars.trials import TrialStore
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "search_net.py"
-FAST = {"members": 2, "width": 32, "pretrain_epochs": 3, "frozen_epochs": 10, "tuned_epochs": 10}
+FAST = {"members": 4, "width": 32, "pretrain_epochs": 3, "frozen_epochs": 10, "tuned_epochs": 10}
 
 
 def run(*arguments, cwd):
