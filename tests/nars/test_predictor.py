@@ -122,7 +122,7 @@ def test_noise_is_not_taken_for_knowledge(space, pool):
 def test_failed_trainings_do_not_drown_what_tells_good_ones_apart(space):
     """A third of the trainings collapses; of the others, accuracies differ by a few points."""
     candidates = np.random.default_rng(0).integers(0, space.sizes, (600, len(space)))
-    value = dict(zip([v.name for v in space.variables], candidates.T / np.maximum(space.sizes - 1, 1), strict=True))
+    value = dict(zip([v.name for v in space.variables], (candidates / np.maximum(space.sizes - 1, 1)).T, strict=True))
     good = 70 + 4 * (value["mixup"] + value["drop_rate"])
     collapsed = value["lr"] > 0.65
     accuracies = np.where(collapsed, 10 + np.random.default_rng(1).uniform(0, 20, 600), good)
