@@ -8,24 +8,31 @@ disturbed little, others much.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.constraints import Constraint, ConstraintError, Constraints
 from fbnetv3.nars.sampling import sample_pool
+from fbnetv3.nars.variation import children_of, effects, exchanges, shocked
 
 # Scores of candidates, (N,), the higher the better.
 Score = Callable[[np.ndarray], np.ndarray]
 
-# The paper's k1 to k4: crossover and mutation of what is better than the average, and of what is not.
-_CROSSOVER, _MUTATION = 1.0, 0.5
+# Scored candidates, the best of them, from which effects of single values are estimated.
+_KNOWN = 5000
+# Candidates that a shock makes, and how many of them, the best, go on.
+_SHOCKED, _SURVIVORS = 400, 40
 
 
 @dataclass(frozen=True)
 class EvolutionSettings:
     """How an evolution runs. Only epsilon is the paper's; the rest is chosen here.
+
+    Generations end when they gain nothing; then exchanges of one and of two variables of the best are tried for as long
+    as they gain; then the survivors are shocked, and what comes of it evolves in the same way, for a few times.
 
     Attributes:
         inherited: best trials that the first generation takes over (p).
@@ -33,19 +40,23 @@ class EvolutionSettings:
         top: candidates that a generation keeps (K).
         children: children of each of them.
         epsilon: least gain of the best score that counts as one.
-        patience: generations without gain before the end.
-        neighbours: of the best in two variables, tried with all in one before the end; a gain lets it go on. 0: none.
-        generations: most of them.
+        patience: generations without gain before the exchanges.
+        elites: of the best, how many have exchanges tried.
+        exchanges: how many of each. 0: none.
+        shocks: without gain before the end. 0: none.
+        generations: most of them, exchanges included.
     """
 
     inherited: int = 50
     random: int = 200
-    top: int = 100
+    top: int = 50
     children: int = 20
     epsilon: float = 1e-6
-    patience: int = 5
-    neighbours: int = 12_000
-    generations: int = 200
+    patience: int = 2
+    elites: int = 5
+    exchanges: int = 300
+    shocks: int = 4
+    generations: int = 500
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -54,7 +65,9 @@ class EvolutionSettings:
             ("top", 2),
             ("children", 1),
             ("patience", 1),
-            ("neighbours", 0),
+            ("elites", 1),
+            ("exchanges", 0),
+            ("shocks", 0),
             ("generations", 1),
         ):
             if getattr(self, name) < least:
@@ -97,88 +110,128 @@ def evolve(
     Raises:
         ConstraintError: nothing meets the constraints; the text says what can be attained.
     """
-    rng, seen = np.random.default_rng(seed), set()
-    first = sample_pool(constraints, settings.random, seed)
-    if inherited is not None and len(inherited):
-        inherited = constraints.space.check(inherited)
-        first = np.concatenate([inherited[constraints.met(inherited)][: settings.inherited], first])
-    alive = _unseen(first, seen)
-    scores, calls = _scored(score, alive), len(alive)
-    best, idle = [float(scores.max())], 0
-    last = settings.patience + (1 if settings.neighbours else 0)
-    while len(best) <= settings.generations and idle < last:
-        order = np.argsort(-scores, kind="stable")[: settings.top]
-        alive, scores = alive[order], scores[order]
-        if idle < settings.patience:
-            children = _children(alive, scores, constraints.space.sizes, settings.children, rng)
-        else:  # before it ends: what lies beside the best, where a gain of one variable may pay for another
-            children = _neighbours(alive[0], constraints.space.sizes, settings.neighbours, rng)
-        children = _unseen(children, seen)
-        children = children[constraints.met(children)] if len(children) else children
-        if len(children):
-            alive = np.concatenate([alive, children])
-            scores = np.concatenate([scores, _scored(score, children)])
-            calls += len(children)
-        gain = float(scores.max()) - best[-1]
-        idle = 0 if gain > settings.epsilon else idle + 1
-        best.append(float(scores.max()))
-    order = np.argsort(-scores, kind="stable")[: settings.top]
-    return Evolved(alive[order], scores[order], tuple(best), calls)
+    run = _Evolution(score, constraints, settings, seed)
+    alive = run.run(inherited)
+    return Evolved(alive.candidates, alive.scores, tuple(run.best), run.calls)
 
 
-def _scored(score: Score, candidates: np.ndarray) -> np.ndarray:
+class _Scored(NamedTuple):
+    """Candidates, integers (N, variables), and the score of each, (N,)."""
+
+    candidates: np.ndarray
+    scores: np.ndarray
+
+    def joined(self, other: _Scored) -> _Scored:
+        return _Scored(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
+
+
+def _best(found: _Scored, count: int) -> _Scored:
+    """The best of them, best first."""
+    order = np.argsort(-found.scores, kind="stable")[:count]
+    return _Scored(found.candidates[order], found.scores[order])
+
+
+class _Evolution:
+    """A run: nothing is scored twice, and nothing that does not meet the constraints.
+
+    Attributes:
+        known: the best of what has been scored.
+        best: the best score after each generation.
+        calls: candidates that were scored.
+    """
+
+    def __init__(self, score: Score, constraints: Constraints, settings: EvolutionSettings, seed: int) -> None:
+        self.score, self.constraints, self.settings, self.seed = score, constraints, settings, seed
+        self.rng = np.random.default_rng(seed)
+        self.sizes = constraints.space.sizes
+        self.known = _Scored(np.zeros((0, len(self.sizes)), np.int64), np.zeros(0))
+        self.best: list[float] = []
+        self.calls = 0
+        self._seen: set[bytes] = set()
+
+    @property
+    def ended(self) -> bool:
+        return len(self.best) > self.settings.generations
+
+    def run(self, inherited: np.ndarray | None) -> _Scored:
+        """All of it; the last survivors, best first."""
+        s = self.settings
+        first = sample_pool(self.constraints, s.random, self.seed)
+        if inherited is not None and len(inherited):
+            inherited = self.constraints.space.check(inherited)
+            first = np.concatenate([inherited[self.constraints.met(inherited)][: s.inherited], first])
+        found = self.scored(self.fresh(first))
+        self.best.append(float(found.scores.max()))
+        alive, idle = self.improved(found), 0
+        while idle < s.shocks and not self.ended:
+            before = alive.scores[0]
+            alive = _best(alive.joined(self.improved(self.shocked(alive))), s.top)
+            idle = 0 if alive.scores[0] - before > s.epsilon else idle + 1
+        return alive
+
+    def fresh(self, candidates: np.ndarray, most: int | None = None) -> np.ndarray:
+        """Those that are new and meet the constraints, the first of them if there are more than `most`."""
+        found = []
+        for row in candidates:
+            if (key := row.tobytes()) not in self._seen:
+                self._seen.add(key)
+                found.append(row)
+        found = np.array(found).reshape(-1, len(self.sizes)).astype(np.int64)
+        if len(found):
+            found = found[self.constraints.met(found)]
+        # what is beyond the limit may be wanted another time
+        self._seen.difference_update(row.tobytes() for row in found[most:] if most is not None)
+        return found[:most]
+
+    def scored(self, fresh: np.ndarray) -> _Scored:
+        found = _Scored(fresh, _scores(self.score, fresh) if len(fresh) else np.zeros(0))
+        self.calls += len(fresh)
+        self.known = _best(self.known.joined(found), _KNOWN)
+        return found
+
+    def improved(self, alive: _Scored) -> _Scored:
+        """Generations until they gain nothing, then exchanges until these gain nothing; the best of all of it."""
+        if not len(alive.candidates):
+            return alive
+        alive = self._repeated(alive, self._children, self.settings.patience)
+        if self.settings.exchanges:
+            tried: set[bytes] = set()
+            alive = self._repeated(alive, lambda a: self._exchanges(a, tried), 1)
+        return alive
+
+    def shocked(self, alive: _Scored) -> _Scored:
+        """The best of what shocks make of the survivors, moved inside the constraints again."""
+        moved = shocked(alive.candidates, self.sizes, _SHOCKED, self.rng)
+        moved, distance = self.constraints.repaired(moved, self.rng)
+        return _best(self.scored(self.fresh(moved[distance == 0])), _SURVIVORS)
+
+    def _repeated(self, alive: _Scored, step: Callable[[_Scored], _Scored], patience: int) -> _Scored:
+        alive, idle = _best(alive, self.settings.top), 0
+        while idle < patience and not self.ended:
+            before = alive.scores[0]
+            alive = _best(alive.joined(step(alive)), self.settings.top)
+            idle = 0 if alive.scores[0] - before > self.settings.epsilon else idle + 1
+            self.best.append(max(float(alive.scores[0]), self.best[-1]))
+        return alive
+
+    def _children(self, alive: _Scored) -> _Scored:
+        return self.scored(self.fresh(children_of(*alive, self.sizes, self.settings.children, self.rng)))
+
+    def _exchanges(self, alive: _Scored, tried: set[bytes]) -> _Scored:
+        """Exchanges of the best that have not had theirs yet."""
+        elites = [row for row in alive.candidates if row.tobytes() not in tried][: self.settings.elites]
+        tried.update(row.tobytes() for row in elites)
+        added = effects(*self.known, self.sizes)
+        wanted = self.settings.exchanges
+        found = [self.fresh(exchanges(elite, added, self.sizes, wanted), wanted) for elite in elites]
+        return self.scored(np.concatenate([alive.candidates[:0], *found]))
+
+
+def _scores(score: Score, candidates: np.ndarray) -> np.ndarray:
     found = np.asarray(score(candidates), np.float64)
     if found.shape != (len(candidates),) or np.isnan(found).any():
         raise UsageError(f"the score gives {found.shape} with {int(np.isnan(found).sum())} that are no number")
     return found
-
-
-def _unseen(candidates: np.ndarray, seen: set[bytes]) -> np.ndarray:
-    """Those that have not come up before, each once; they have come up then."""
-    fresh = []
-    for index, candidate in enumerate(candidates):
-        key = candidate.tobytes()
-        if key not in seen:
-            seen.add(key)
-            fresh.append(index)
-    return candidates[fresh]
-
-
-def _children(
-    parents: np.ndarray, scores: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generator
-) -> np.ndarray:
-    """Children of every parent, by crossover with another and by mutation, at rates that adapt to their fitness."""
-    first = np.repeat(np.arange(len(parents)), count)
-    second = rng.integers(len(parents), size=len(first))
-    top, mean = scores.max(), scores.mean()
-    spread = max(top - mean, 1e-12)
-
-    def rate(fitness: np.ndarray, most: float) -> np.ndarray:
-        return np.where(fitness >= mean, most * (top - fitness) / spread, most)
-
-    crossed = rng.random(len(first)) < rate(np.maximum(scores[first], scores[second]), _CROSSOVER)
-    mixed = (rng.random((len(first), len(sizes))) < 0.5) & crossed[:, None]
-    children = np.where(mixed, parents[second], parents[first])
-    # at least one variable of each child changes in the mean, so that the best one has neighbours too
-    mutation = np.maximum(rate(scores[first], _MUTATION), 1 / len(sizes))
-    changed = rng.random(children.shape) < mutation[:, None] * rng.random((len(first), 1))
-    changed[np.arange(len(first)), rng.integers(len(sizes), size=len(first))] |= ~crossed
-    near = children + rng.choice([-1, 1], children.shape)
-    anywhere = rng.integers(0, sizes, children.shape)
-    mutated = np.where(rng.random(children.shape) < 0.5, near, anywhere) % sizes
-    return np.where(changed, mutated, children)
-
-
-def _neighbours(best: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Candidates that differ from the best in one variable, all of them, and others that differ in two."""
-    columns = np.repeat(np.arange(len(sizes)), sizes)
-    values = np.concatenate([np.arange(size) for size in sizes])
-    single = np.repeat(best[None], len(columns), 0)
-    single[np.arange(len(columns)), columns] = values
-    double = np.repeat(best[None], count, 0)
-    for move in rng.integers(len(columns), size=(2, count)):
-        double[np.arange(count), columns[move]] = values[move]
-    return np.concatenate([single, double])
 
 
 def pareto_front(
@@ -206,23 +259,24 @@ def pareto_front(
     """
     pool = sample_pool(constraints, 1000, seed)
     values = constraints.values(pool, column)[column]
-    found, calls, best = [] if inherited is None else [inherited], 0, []
+    settings = replace(settings, shocks=0)  # each begins with what the others have found
+    none = np.zeros((0, len(constraints.space)), np.int64)
+    inherited = none if inherited is None else constraints.space.check(inherited)
+    found, calls, best = _Scored(none, np.zeros(0)), 0, []
     for number, budget in enumerate(np.linspace(values.min(), values.max(), steps)):
-        within = constraints.with_bounds(Constraint(column, high=float(budget)))
-        start = np.concatenate(found) if found else None
+        run = _Evolution(
+            score, constraints.with_bounds(Constraint(column, high=float(budget))), settings, seed + number
+        )
         try:
-            result = evolve(score, within, start, settings, seed + number)
+            run.run(np.concatenate([_best(found, len(found.scores)).candidates, inherited]))
         except ConstraintError:  # so little that hardly any candidate has it
             continue
-        found.append(result.candidates)
-        calls, best = calls + result.calls, [*best, result.best[-1]]
-    candidates = np.unique(np.concatenate(found), axis=0)
-    candidates = candidates[constraints.met(candidates)]
-    scores, costs = _scored(score, candidates), constraints.values(candidates, column)[column]
-    order = np.lexsort((-scores, costs))
+        found = found.joined(run.known)
+        calls, best = calls + run.calls, [*best, run.best[-1]]
+    costs = constraints.values(found.candidates, column)[column]
     front, highest = [], -np.inf
-    for index in order:
-        if scores[index] > highest:
+    for index in np.lexsort((-found.scores, costs)):
+        if found.scores[index] > highest:
             front.append(index)
-            highest = scores[index]
-    return Evolved(candidates[front], scores[front], tuple(best), calls)
+            highest = found.scores[index]
+    return Evolved(found.candidates[front], found.scores[front], tuple(best), calls)

@@ -10,12 +10,13 @@ from fbnetv3.errors import UsageError
 from fbnetv3.nars.constraints import Constraint, ConstraintError, Constraints
 from fbnetv3.nars.evolution import EvolutionSettings, evolve, pareto_front
 from fbnetv3.nars.space import Space, Variable, load_space
+from fbnetv3.nars.variation import effects, exchanges
 from tests.nars.test_space import FBNETV3
 
 # 6561 candidates, few enough to list.
 SMALL = Space("macro", tuple(Variable(f"layer{i}", (0, 1, 2), True) for i in range(8)))
 ALL = np.stack(np.unravel_index(np.arange(3**8), SMALL.sizes), 1)
-QUICK = EvolutionSettings(inherited=10, random=50, top=30, children=10)
+QUICK = EvolutionSettings(inherited=10, random=50, top=30, children=10, shocks=1)
 
 
 def cost(candidates):
@@ -134,21 +135,62 @@ def test_ends_when_the_gain_is_less_than_epsilon():
         settings = EvolutionSettings(random=20, top=5, children=4, generations=12, patience=3, **changes)
         return len(evolve(creeping, within(0, 40), settings=settings).best) - 1
 
-    assert generations(epsilon=0.02, neighbours=0) == 3
-    assert generations(epsilon=0.02, neighbours=10) == 4  # the neighbours come last
-    assert generations(epsilon=0.001, neighbours=0) == 12
+    assert generations(epsilon=0.02, exchanges=0, shocks=0) == 3
+    assert generations(epsilon=0.02, exchanges=10, shocks=0) == 4  # exchanges come when children gain nothing
+    assert generations(epsilon=0.2, exchanges=10, shocks=1) == 8  # and after a shock both again
+    assert generations(epsilon=0.001) == 12
 
 
-def test_neighbours_of_the_best_lead_out_of_a_dead_end():
+def test_exchanges_lead_out_of_a_dead_end():
     """Two variables must change at once; children that few, and none that random, do not find it in time."""
 
     def pit(candidates):
         return np.where((candidates[:, :2] == 2).all(1), 10.0, -candidates[:, :2].sum(1).astype(float))
 
-    settings = EvolutionSettings(random=1, top=2, children=1, patience=1)
+    settings = EvolutionSettings(random=1, top=2, children=1, patience=1, shocks=0)
     start = np.zeros((1, 8), int)
-    found = [evolve(pit, within(0, 40), start, replace(settings, neighbours=n), seed=3).scores[0] for n in (0, 2000)]
+    found = [evolve(pit, within(0, 40), start, replace(settings, exchanges=n), seed=3).scores[0] for n in (0, 300)]
     assert found == [0.0, 10.0]
+
+
+def test_shocks_lead_to_what_no_exchange_reaches():
+    """Three variables at once, in a space in which the best of all lies far from what looks best."""
+    space = Space("wide", tuple(Variable(f"v{i}", tuple(range(6)), False) for i in range(12)))
+
+    def deceptive(candidates):
+        return np.where((candidates[:, :3] == 5).all(1), 100.0, -candidates.sum(1).astype(float))
+
+    settings = EvolutionSettings(random=5, top=10, children=2, patience=1)
+    found = [
+        [
+            evolve(deceptive, Constraints(space), settings=replace(settings, shocks=n), seed=s).scores[0]
+            for s in range(5)
+        ]
+        for n in (0, 12)
+    ]
+    assert np.mean(np.array(found[1]) == 100 - 15) >= np.mean(np.array(found[0]) == 100 - 15)
+    assert max(found[1]) > 80
+
+
+def test_exchanges_hold_every_single_change_and_the_most_promising_pairs():
+    sizes, candidate = np.array([3, 4, 2]), np.array([1, 0, 1])
+    added = np.array([0.0, 0, 5, 0, 1, 2, 3, 9, 0])
+    found = exchanges(candidate, added, sizes, 1)
+    changed = (found != candidate).sum(1)
+    assert (changed[:6] == 1).all() and len(np.unique(found[:6], axis=0)) == 6
+    assert (changed[6:] == 2).all() and len(found) == 6 + 10
+    assert found[6].tolist() == [2, 0, 0], "5 - 0 and 9 - 0 are the two largest gains of different variables"
+
+
+def test_effects_are_those_of_an_additive_score():
+    rng, sizes = np.random.default_rng(0), np.array([3, 4, 2])
+    candidates, truth = rng.integers(0, sizes, (500, 3)), rng.normal(size=9)
+    scores = truth[candidates + np.array([0, 3, 7])].sum(1)
+    found = effects(candidates, scores, sizes)
+    for start, size in ((0, 3), (3, 4), (7, 2)):
+        expected = truth[start : start + size]
+        part = found[start : start + size]
+        assert part - part.mean() == pytest.approx(expected - expected.mean(), abs=0.05)
 
 
 def test_a_space_with_one_candidate():
