@@ -7,7 +7,7 @@ from the row, once. `fbnetv3.modeling.blocks` builds the module from the very sa
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from fbnetv3.arch.complexity import Cost, avg_pool, batchnorm, conv, conv_out
@@ -103,6 +103,8 @@ class MBConvSpec:
     """Channels of the squeeze; 0 where there is no squeeze-and-excite."""
     se_gate: str
     act: str
+    dw_norm: bool = True
+    """Whether a BatchNorm and an activation follow the depthwise convolution."""
 
     @classmethod
     def from_row(cls, row: Row, in_channels: int, stride: int) -> MBConvSpec:
@@ -134,7 +136,9 @@ class MBConvSpec:
         h = conv_out(height, self.kernel, self.stride, self.padding)
         w = conv_out(width, self.kernel, self.stride, self.padding)
         mid = self.mid_channels
-        layers = conv(h, w, mid, mid, self.kernel, self.groups) + batchnorm(mid)
+        layers = conv(h, w, mid, mid, self.kernel, self.groups)
+        if self.dw_norm:
+            layers += batchnorm(mid)
         if self.has_expand:
             layers += conv(height, width, self.in_channels, mid) + batchnorm(mid)
         if self.se_channels:
@@ -142,6 +146,21 @@ class MBConvSpec:
             layers += conv(1, 1, mid, self.se_channels, bias=True) + conv(1, 1, self.se_channels, mid, bias=True)
         layers += conv(h, w, mid, self.out_channels) + batchnorm(self.out_channels)
         return layers, h, w
+
+
+@BLOCK_SPECS.register(name="mbconv_det")
+@dataclass(frozen=True)
+class DetectorMBConvSpec(MBConvSpec):
+    """Inverted residual of the released detectors (Sec. 4.3): neither BatchNorm nor activation after the depthwise.
+
+    Its squeeze has a quarter of the expanded channels, whatever the expansion.
+    """
+
+    @classmethod
+    def from_row(cls, row: Row, in_channels: int, stride: int) -> DetectorMBConvSpec:
+        spec = super().from_row(row, in_channels, stride)
+        squeeze = round8(int(spec.mid_channels * SE_RATIO)) if spec.se_channels else 0
+        return replace(spec, se_channels=squeeze, dw_norm=False)
 
 
 @BLOCK_SPECS.register(name="mbpool")

@@ -60,12 +60,16 @@ class MBConv(nn.Module):
         drop_path: probability of stochastic depth, for each image, where there is a shortcut.
     """
 
+    starts_as_identity = True
+    """Whether the last norm's scale starts at zero where there is a shortcut."""
+
     def __init__(self, spec: MBConvSpec, norm_layer: Callable[..., nn.Module] = BatchNorm, drop_path: float = 0.0):
         super().__init__()
         act, mid = ACTIVATIONS[spec.act], spec.mid_channels
         unit = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=act)
         self.expand = unit(spec.in_channels, mid, 1) if spec.has_expand else nn.Identity()
-        self.depthwise = unit(mid, mid, spec.kernel, spec.stride, spec.padding, groups=spec.groups)
+        bare = {} if spec.dw_norm else {"norm_layer": None, "activation_layer": None}
+        self.depthwise = unit(mid, mid, spec.kernel, spec.stride, spec.padding, groups=spec.groups, bias=False, **bare)
         if spec.groups == mid:
             self.depthwise[0] = DepthwiseConv2d(
                 mid, mid, spec.kernel, spec.stride, spec.padding, groups=mid, bias=False
@@ -83,6 +87,13 @@ class MBConv(nn.Module):
         """(N, in_channels, H, W) to (N, out_channels, H', W')."""
         y = self.project(self.se(self.depthwise(self.expand(x))))
         return x + self.drop_path(y) if self.has_residual else y
+
+
+@BLOCKS.register(name="mbconv_det")
+class DetectorMBConv(MBConv):
+    """Inverted residual of the released detectors: nothing follows the depthwise convolution but squeeze-and-excite."""
+
+    starts_as_identity = False
 
 
 @BLOCKS.register(name="mbpool")
@@ -106,7 +117,10 @@ class MBPool(nn.Module):
 
 @torch.no_grad()
 def init_weights(module: nn.Module) -> None:
-    """He initialisation; the last BatchNorm of every residual block starts at zero, so that it starts as identity."""
+    """He initialisation; the last norm of a residual block starts at zero, so that the block starts as identity.
+
+    Not in blocks of detectors, nor where the norm is frozen and could never leave zero.
+    """
     for m in module.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
@@ -116,5 +130,7 @@ def init_weights(module: nn.Module) -> None:
             nn.init.ones_(m.weight)
             nn.init.zeros_(m.bias)
     for m in module.modules():
-        if isinstance(m, MBConv) and m.has_residual:
-            nn.init.zeros_(m.project[1].weight)
+        if isinstance(m, MBConv) and m.has_residual and m.starts_as_identity:
+            scale = m.project[1].weight
+            if isinstance(scale, nn.Parameter):
+                nn.init.zeros_(scale)

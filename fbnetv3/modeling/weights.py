@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fbnetv3.arch import ArchDef
 from fbnetv3.errors import WeightsError
 from fbnetv3.file_io import forget, local_path
-from fbnetv3.modeling.network import Features
+from fbnetv3.modeling.network import Features, Trunk
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +69,44 @@ def load_weights(model: nn.Module, source: str | os.PathLike | Mapping, *, sha25
     _check(given, wanted, str(name))
     model.load_state_dict({**given, **{k: v for k, v in wanted.items() if k not in given}})
     return Loaded(layout, head)
+
+
+def load_trunk(
+    trunk: Trunk, source: str | os.PathLike | Mapping, *, classifier: ArchDef | None = None, skip: int = 0
+) -> None:
+    """Load a classifier's weights into a part of its blocks, such as the trunk or the box head of a detector.
+
+    Args:
+        trunk: the part; its blocks follow each other as in the classifier.
+        source: the classifier's weights, in every form that `load_weights` takes.
+        classifier: the whole network's architecture; default: that of `trunk`.
+        skip: how many of the classifier's first blocks come before the part.
+
+    Raises:
+        WeightsError: as for `load_weights`; the part keeps the weights that it had.
+    """
+    name = str(source) if isinstance(source, (str, os.PathLike)) else "the state dict"
+    found = state_dict_of(source, name) if isinstance(source, Mapping) else read_state_dict(source)
+    defn = trunk.arch if classifier is None else classifier
+    layout = _layout(found, name)
+    converted = dict(found) if layout == "fbnetv3" else _convert(found, defn, layout, name)
+    places = {
+        f"stages.{theirs.name}": f"stages.{ours.name}"
+        for theirs, ours in zip(defn.blocks()[skip:], trunk.arch.blocks(), strict=False)
+    }
+    wanted, given = trunk.state_dict(), {}
+    for key, value in converted.items():
+        block, tensor = _block_and_tensor(key.removeprefix("backbone."))
+        if (ours := f"{places.get(block)}.{tensor}") in wanted:
+            given[ours] = value
+    _check(given, wanted, name)
+    trunk.load_state_dict({**wanted, **given})
+
+
+def _block_and_tensor(key: str) -> tuple[str, str]:
+    """Splits "stages.3.0.expand.0.weight" after the block's own name."""
+    parts = key.split(".")
+    return ".".join(parts[:3]), ".".join(parts[3:])
 
 
 def read_state_dict(source: str | os.PathLike, *, sha256: str | None = None) -> StateDict:

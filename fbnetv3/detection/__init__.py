@@ -1,0 +1,31 @@
+"""FBNetV3 in detectron2: importing this registers the backbones, the RPN head and the box head.
+
+Everything that imports detectron2 is in here. Nothing here needs detectron2's compiled operators.
+"""
+
+try:
+    import detectron2  # noqa: F401
+except ImportError as error:
+    raise ImportError(
+        f"fbnetv3.detection needs detectron2 ({error}): run `python tools/install_detectron2.py` in a checkout of this "
+        "project, or install it as https://detectron2.readthedocs.io/tutorials/install.html says"
+    ) from error
+
+from fbnetv3.detection.backbone import FBNetV3Backbone
+from fbnetv3.detection.checkpoint import FBNetV3Checkpointer, load_detector
+from fbnetv3.detection.config import add_fbnetv3_config, config_file, get_config
+from fbnetv3.detection.heads import FBNetV3BoxHead, FBNetV3RPNHead
+from fbnetv3.detection.pyramid import build_fbnetv3_fpn_backbone, build_retinanet_fbnetv3_fpn_backbone
+
+__all__ = [
+    "FBNetV3Backbone",
+    "FBNetV3BoxHead",
+    "FBNetV3Checkpointer",
+    "FBNetV3RPNHead",
+    "add_fbnetv3_config",
+    "build_fbnetv3_fpn_backbone",
+    "build_retinanet_fbnetv3_fpn_backbone",
+    "config_file",
+    "get_config",
+    "load_detector",
+]

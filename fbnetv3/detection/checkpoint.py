@@ -1,0 +1,161 @@
+"""Detectors' checkpoints: ours and the released ones, averaged weights first, and errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from detectron2.checkpoint import DetectionCheckpointer
+from torch import Tensor, nn
+
+from fbnetv3.detection.names import our_name
+from fbnetv3.errors import WeightsError
+from fbnetv3.file_io import ZOO_PREFIX, is_url, local_path
+from fbnetv3.modeling.weights import load_checkpoint_file, state_dict_of
+
+EMA_KEY = "ema_state"
+# The last layers of detectron2's heads, whose shapes hang on the number of classes.
+_PREDICTORS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.", "head.cls_score.")
+_BOX_SCORES = "roi_heads.box_predictor.cls_score.weight"
+# What the keys of a classifier's checkpoint begin with: the authors', timm's, torchvision's, ours.
+_CLASSIFIERS = ("backbone.stages.xif", "conv_stem.", "blocks.", "features.", "stages.")
+_PARTS = {"backbone.": "trunk", "proposal_generator.rpn_head.": "rpn_head", "roi_heads.box_head.": "box_head"}
+
+
+class FBNetV3Checkpointer(DetectionCheckpointer):
+    """detectron2's checkpointer, which besides prefers averaged weights and refuses what would not be a detector.
+
+    Released detectors load with detectron2's own checkpointer too, though not their averaged weights. This one takes
+    `ema_state`, where a file has it, unless a training goes on from the file: then the raw weights are needed. Files
+    are read as tensors and plain values, never as code. URLs and `zoo://` entries are downloaded into our cache.
+
+    Args:
+        model, save_dir, checkpointables: as for detectron2's.
+        new_classes: leave the last layers as they are where the file has another number of classes.
+    """
+
+    def __init__(self, model: nn.Module, save_dir: str = "", *, new_classes: bool = False, **checkpointables: Any):
+        super().__init__(model, save_dir, **checkpointables)
+        self.new_classes = new_classes
+        self._prefer_ema, self._source = False, ""
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load a file, a URL or a `zoo://` entry.
+
+        Args:
+            path: where the checkpoint is; "" loads nothing.
+            checkpointables: what to load besides the weights; default: everything that was given. With nothing
+                besides the weights, averaged weights are preferred.
+
+        Returns:
+            What else the checkpoint holds.
+
+        Raises:
+            WeightsError: missing, damaged, of a classifier, of another architecture or another number of classes.
+        """
+        self._prefer_ema = not (self.checkpointables if checkpointables is None else checkpointables)
+        self._source = path
+        if is_url(path) or path.startswith(ZOO_PREFIX):
+            path = str(local_path(path))
+        if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
+            raise WeightsError(f"{path}: no such file")
+        return super().load(path, checkpointables)
+
+    def _torch_load(self, f: str) -> object:
+        loaded = load_checkpoint_file(f)
+        return loaded if isinstance(loaded, dict) and "model" in loaded else {"model": state_dict_of(loaded, f)}
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        state = _strip_module(checkpoint["model"])
+        if self._prefer_ema and checkpoint.get(EMA_KEY):
+            state = {**state, **_strip_module(checkpoint[EMA_KEY])}
+        state = {_our_key(key): value for key, value in state.items()}
+        if isinstance(getattr(self.model, "backbone", None), nn.Module):
+            state = self._checked(state)
+        checkpoint["model"] = state
+        return super()._load_model(checkpoint)
+
+    def _checked(self, state: dict[str, Any]) -> dict[str, Any]:
+        """The state, without last layers for other classes where these may differ."""
+        model = self.model.state_dict()
+        fitting = [key for key in state if key in model]
+        if not any(key in model and not key.startswith("backbone.") for key in state):
+            raise WeightsError(self._no_detector(state))
+        others = {key for key in fitting if _shape(state[key]) != _shape(model[key])}
+        predictors = {key for key in others if key.startswith(_PREDICTORS)}
+        if others - predictors:
+            shown = ", ".join(
+                f"{key} {_shape(state[key])} instead of {_shape(model[key])}" for key in sorted(others - predictors)[:3]
+            )
+            raise WeightsError(
+                f"{self._source}: is of another architecture: {shown}; set MODEL.FBNETV3.ARCH and the MODEL.FPN and "
+                "MODEL.ANCHOR_GENERATOR keys to those of the checkpoint's training"
+            )
+        missing = [
+            key for key in model if key.startswith("backbone.") and key not in state and "num_batches" not in key
+        ]
+        if missing:
+            raise WeightsError(
+                f"{self._source}: lacks {len(missing)} tensors of the backbone, such as {missing[0]}: it is of another "
+                "backbone; set MODEL.BACKBONE.NAME and MODEL.FBNETV3.ARCH to those of the checkpoint's training"
+            )
+        if predictors and not self.new_classes:
+            raise WeightsError(self._other_classes(state, model))
+        return {key: value for key, value in state.items() if key not in predictors}
+
+    def _no_detector(self, state: Mapping[str, Any]) -> str:
+        first = ", ".join(list(state)[:3])
+        if any(key.startswith((*_CLASSIFIERS, "backbone.stages.", "head.")) for key in state):
+            return (
+                f"{self._source}: is a classifier's checkpoint, not a detector's: name it in MODEL.FBNETV3.WEIGHTS, "
+                "which starts trunk and box head from it, and leave MODEL.WEIGHTS empty"
+            )
+        return f"{self._source}: holds nothing that this detector has; it begins with {first}"
+
+    def _other_classes(self, state: Mapping[str, Any], model: Mapping[str, Tensor]) -> str:
+        keep = "or keep the last layers as they are with new_classes=True (load_detector, FBNetV3Checkpointer)"
+        if _BOX_SCORES in state and _BOX_SCORES in model:
+            theirs, ours = len(state[_BOX_SCORES]) - 1, len(model[_BOX_SCORES]) - 1
+            return (
+                f"{self._source}: is for {theirs} classes, the network for {ours}: set MODEL.ROI_HEADS.NUM_CLASSES "
+                f"{theirs}, {keep}"
+            )
+        return f"{self._source}: is for another number of classes: set MODEL.RETINANET.NUM_CLASSES to it, {keep}"
+
+
+def load_detector(model: nn.Module, source: str | os.PathLike, *, new_classes: bool = False) -> nn.Module:
+    """Load a detector's weights, averaged ones where the checkpoint has them.
+
+    Args:
+        model: from detectron2's `build_model`.
+        source: a file, a URL or a `zoo://` entry: saved by detectron2, by this project, or released by the authors.
+        new_classes: leave the last layers as they are where the checkpoint has another number of classes.
+
+    Returns:
+        The model.
+
+    Raises:
+        WeightsError: as for `FBNetV3Checkpointer.load`.
+    """
+    FBNetV3Checkpointer(model, new_classes=new_classes).load(os.fspath(source), checkpointables=[])
+    return model
+
+
+def _strip_module(state: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(state)
+    while found and all(key.startswith("module.") for key in found):
+        found = {key.removeprefix("module."): value for key, value in found.items()}
+    return found
+
+
+def _our_key(key: str) -> str:
+    for prefix, part in _PARTS.items():
+        if key.startswith(prefix):
+            inner = "bottom_up." if key.startswith(f"{prefix}bottom_up.") else ""
+            return prefix + inner + our_name(part, key.removeprefix(prefix + inner))
+    return key
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(value.shape)

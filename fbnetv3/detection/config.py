@@ -1,0 +1,74 @@
+"""The keys that FBNetV3 adds to detectron2's config, and the configs that come along."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detectron2.config import CfgNode, get_cfg
+
+from fbnetv3.arch import configs_folder
+from fbnetv3.errors import UnknownNameError, UsageError, suggest
+
+
+def add_fbnetv3_config(cfg: CfgNode) -> None:
+    """Add `MODEL.FBNETV3` and `MODEL_EMA`, with their defaults, to a detectron2 config, before files are merged."""
+    cfg.MODEL.FBNETV3 = CfgNode()
+    # Architecture of trunk, RPN head and box head: a registered name, the path of a YAML file, or a classifier's.
+    cfg.MODEL.FBNETV3.ARCH = "fbnetv3_a_det"
+    # Maps that build_fbnetv3_backbone returns: "res4" for C4. Pyramids take MODEL.FPN.IN_FEATURES instead.
+    cfg.MODEL.FBNETV3.OUT_FEATURES = ["res4"]
+    # Norm of trunk, RPN head and box head: BN, SyncBN, naiveSyncBN, naiveSyncBN_N, FrozenBN, GN, LN.
+    cfg.MODEL.FBNETV3.NORM = "BN"
+    # Blocks of the RPN head; 0 means as many as the last row of the C4 trunk has.
+    cfg.MODEL.FBNETV3.RPN_BLOCKS = 0
+    # A classifier's weights to start trunk and box head from: a file, a URL or "zoo://" and a model zoo entry. They
+    # must be of the same architecture. "" starts afresh. Not read where MODEL.WEIGHTS names a detector's weights.
+    cfg.MODEL.FBNETV3.WEIGHTS = ""
+
+    cfg.MODEL_EMA = CfgNode()
+    # Average the weights and BatchNorm's statistics over training, and evaluate the average.
+    cfg.MODEL_EMA.ENABLED = False
+    # Weight of the past in each step.
+    cfg.MODEL_EMA.DECAY = 0.9998
+
+
+def config_file(name: str) -> str:
+    """Path of a config that comes along, for `cfg.merge_from_file`.
+
+    Args:
+        name: such as "faster_rcnn_fbnetv3_a_C4"; ".yaml" may follow.
+
+    Raises:
+        UnknownNameError: no such config; the text suggests close names.
+    """
+    files: dict[str, Path] = {file.stem: file for file in (configs_folder() / "coco").glob("*.yaml")}
+    stem = name.removesuffix(".yaml")
+    if stem not in files:
+        raise UnknownNameError(f"no detection config '{name}': {suggest(stem, files)}")
+    return str(files[stem])
+
+
+def get_config(name: str) -> CfgNode:
+    """detectron2's config with our keys and the values of a config that comes along; see `config_file`."""
+    cfg = get_cfg()
+    add_fbnetv3_config(cfg)
+    cfg.merge_from_file(config_file(name))
+    return cfg
+
+
+def settings(cfg: CfgNode) -> CfgNode:
+    """`MODEL.FBNETV3` of a config.
+
+    Raises:
+        UsageError: the config has no such keys.
+    """
+    if "FBNETV3" not in cfg.MODEL:
+        raise UsageError(
+            "the config has no MODEL.FBNETV3: call fbnetv3.detection.add_fbnetv3_config(cfg) before merging files"
+        )
+    return cfg.MODEL.FBNETV3
+
+
+def classifier_weights(cfg: CfgNode) -> str:
+    """The classifier's weights to start from; none where a detector's are going to be loaded."""
+    return "" if cfg.MODEL.WEIGHTS else settings(cfg).WEIGHTS
