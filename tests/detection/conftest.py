@@ -1,65 +1,23 @@
-"""Small detectors, images with boxes, and the released detector's figures."""
+"""What the tests of detectors share; without detectron2 there are none."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import torch
 
-pytest.importorskip("detectron2", reason="detectron2 is optional: python tools/install_detectron2.py")
-
-from detectron2.structures import BitMasks, Boxes, Instances
-from detectron2.utils.events import EventStorage
-
-from fbnetv3.detection import get_config
 from tests.modeling.test_weights import weight_by_formula
+
+if find_spec("detectron2") is None:  # optional: python tools/install_detectron2.py
+    collect_ignore_glob = ["test_*.py"]
 
 
 @pytest.fixture
 def small_cfg():
     """A C4 detector of few layers, for 5 classes, on the CPU."""
+    from tests.detection.detectors import small_config
+
     return small_config()
-
-
-def small_config(name="faster_rcnn_fbnetv3_a_C4"):
-    cfg = get_config(name)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.FBNETV3.ARCH = "fbnetv3_a0"
-    cfg.MODEL.FBNETV3.NORM = "BN"
-    cfg.MODEL.FPN.NORM = "BN"
-    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = 5
-    cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 16
-    cfg.MODEL.RPN.POST_NMS_TOPK_TEST = cfg.MODEL.RPN.POST_NMS_TOPK_TRAIN = 20
-    return cfg
-
-
-def image(height=64, width=96, boxes=((8.0, 8.0, 40.0, 48.0),), masks=False, seed=0):
-    """An input as detectron2's mapper makes it; boxes are (x0, y0, x1, y1) in pixels."""
-    instances = Instances((height, width))
-    instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-    instances.gt_classes = torch.arange(len(boxes)) % 5
-    if masks:
-        bits = torch.zeros(len(boxes), height, width, dtype=torch.bool)
-        for bit, (x0, y0, x1, y1) in zip(bits, boxes, strict=True):
-            bit[int(y0) : int(y1), int(x0) : int(x1)] = True
-        instances.gt_masks = BitMasks(bits)
-    pixels = torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed))
-    return {"image": pixels.float(), "instances": instances, "height": height, "width": width}
-
-
-def train_step(model, inputs):
-    """The losses of one step, after the backward pass."""
-    model.train()
-    with EventStorage():
-        losses = model(inputs)
-    sum(losses.values()).backward()
-    return {name: loss.item() for name, loss in losses.items()}
-
-
-def detect(model, inputs):
-    """Detections for each image."""
-    with torch.no_grad():
-        return [found["instances"] for found in model.eval()(inputs)]
 
 
 @pytest.fixture(scope="session")

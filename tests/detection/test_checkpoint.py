@@ -1,0 +1,189 @@
+"""Detectors' checkpoints: averaged weights first, training that goes on, and files that are not what they should be."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+import fbnetv3
+from fbnetv3.detection import FBNetV3Checkpointer, load_detector
+from fbnetv3.errors import WeightsError
+from tests.detection.detectors import small_config
+from tests.modeling.test_weights import RunsCode, mobile_vision
+
+CLASSIFIER = r"is a classifier's checkpoint, not a detector's: name it in MODEL.FBNETV3.WEIGHTS"
+
+
+@pytest.fixture
+def model(small_cfg):
+    return build_model(small_cfg)
+
+
+def shifted(model, by):
+    """A detector's state, every floating-point tensor moved."""
+    return {key: value + by if value.is_floating_point() else value for key, value in model.state_dict().items()}
+
+
+def equal(model, state):
+    return all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_averaged_weights_are_preferred(model, tmp_path, prefix):
+    raw, ema = shifted(model, 1), {f"{prefix}{key}": value for key, value in shifted(model, 2).items()}
+    torch.save({"model": raw, "ema_state": ema, "iteration": 7}, tmp_path / "x.pth")
+    load_detector(model, tmp_path / "x.pth")
+    assert equal(model, shifted(model, 0)) and equal(model, {k.removeprefix("module."): v for k, v in ema.items()})
+
+
+def test_averages_of_parameters_alone_are_completed_by_the_raw_statistics(model, tmp_path):
+    raw, parameters = shifted(model, 1), dict(model.named_parameters())
+    ema = {key: value for key, value in shifted(model, 2).items() if key in parameters}
+    torch.save({"model": raw, "ema_state": ema}, tmp_path / "x.pth")
+    assert equal(load_detector(model, tmp_path / "x.pth"), {**raw, **ema})
+
+
+@pytest.mark.parametrize("empty", [None, {}])
+def test_without_averages_the_raw_weights_load(model, tmp_path, empty):
+    raw = shifted(model, 1)
+    torch.save({"model": raw, "ema_state": empty}, tmp_path / "x.pth")
+    assert equal(load_detector(model, tmp_path / "x.pth"), raw)
+
+
+def test_a_training_goes_on_from_the_raw_weights(small_cfg, tmp_path):
+    """And gives the optimiser its state back."""
+    model = build_model(small_cfg)
+    raw, ema = shifted(model, 1), shifted(model, 2)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    state = optimizer.state_dict()
+    state["param_groups"][0]["lr"] = 0.3
+    torch.save({"model": raw, "ema_state": ema, "optimizer": state, "iteration": 7}, tmp_path / "x.pth")
+    (tmp_path / "last_checkpoint").write_text("x.pth")
+    checkpointer = FBNetV3Checkpointer(model, str(tmp_path), optimizer=optimizer)
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 7
+    assert equal(model, raw)
+    assert optimizer.param_groups[0]["lr"] == 0.3
+    checkpointer.resume_or_load(str(tmp_path / "x.pth"), resume=False)
+    assert equal(model, ema)
+
+
+def test_what_is_saved_is_read_back(model, tmp_path, small_cfg):
+    FBNetV3Checkpointer(model, str(tmp_path)).save("x", iteration=3)
+    again = build_model(small_cfg)
+    assert FBNetV3Checkpointer(again).load(str(tmp_path / "x.pth"))["iteration"] == 3
+    assert equal(again, model.state_dict())
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn_fbnetv3_g_FPN", "retinanet_fbnetv3_a_FPN"])
+def test_pyramids_are_read_back(name, tmp_path):
+    first, again = (build_model(small_config(name)) for _ in range(2))
+    torch.save({"model": first.state_dict()}, tmp_path / "x.pth")
+    assert equal(load_detector(again, tmp_path / "x.pth"), first.state_dict())
+
+
+def test_released_names_of_a_pyramids_trunk(tmp_path):
+    """There the trunk lies below `bottom_up`, without `body`."""
+    cfg = small_config("faster_rcnn_fbnetv3_g_FPN")
+    cfg.MODEL.FBNETV3.ARCH = "fbnetv3_a_det"
+    model = build_model(cfg)
+    state = shifted(model, 1)
+    ours, theirs = (
+        "backbone.bottom_up.stages.3.0.expand.0.weight",
+        "backbone.bottom_up.trunk3.fbnetv2_3_0.pw.conv.weight",
+    )
+    state[theirs] = state.pop(ours)
+    torch.save({"model": state}, tmp_path / "x.pth")
+    load_detector(model, tmp_path / "x.pth")
+    assert torch.equal(model.state_dict()[ours], state[theirs])
+
+
+def other_classes(cfg, tmp_path):
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = 7
+    state = build_model(cfg).state_dict()
+    torch.save({"model": state}, tmp_path / "x.pth")
+    return state
+
+
+def test_another_number_of_classes_is_refused_with_the_remedy(model, small_cfg, tmp_path):
+    other_classes(small_cfg, tmp_path)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(
+        WeightsError,
+        match=r"is for 7 classes, the network for 5: set MODEL.ROI_HEADS.NUM_CLASSES 7, .*new_classes=True",
+    ):
+        load_detector(model, tmp_path / "x.pth")
+    assert equal(model, before)
+
+
+def test_another_number_of_classes_of_a_retinanet(tmp_path):
+    model = build_model(small_config("retinanet_fbnetv3_a_FPN"))
+    other_classes(small_config("retinanet_fbnetv3_a_FPN"), tmp_path)
+    with pytest.raises(WeightsError, match="set MODEL.RETINANET.NUM_CLASSES"):
+        load_detector(model, tmp_path / "x.pth")
+
+
+def test_new_classes_keep_the_last_layers_and_load_the_rest(model, small_cfg, tmp_path):
+    state = other_classes(small_cfg, tmp_path)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    load_detector(model, tmp_path / "x.pth", new_classes=True)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key] if key.startswith("roi_heads.box_predictor.") else state[key])
+
+
+@pytest.mark.parametrize("kind", ["ours", "ours, plain", "the authors'", "timm's", "torchvision's"])
+def test_a_classifiers_checkpoint_is_named_as_such(kind, model, tmp_path):
+    classifier = fbnetv3.create_model("fbnetv3_a0", num_classes=10)
+    if kind == "timm's":
+        state = pytest.importorskip("timm").create_model("fbnetv3_b").state_dict()
+    elif kind == "torchvision's":
+        from torchvision.models import efficientnet_b0
+
+        state = efficientnet_b0().state_dict()
+    else:
+        state = {
+            "ours": {"model": classifier.state_dict(), "model_ema": None},
+            "ours, plain": classifier.state_dict(),
+            "the authors'": {"state_dict": mobile_vision(classifier), "model_ema": None},
+        }[kind]
+    torch.save(state, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=CLASSIFIER):
+        load_detector(model, tmp_path / "x.pth")
+
+
+def test_a_detector_of_another_architecture(model, tmp_path, small_cfg):
+    small_cfg.MODEL.FBNETV3.ARCH = "fbnetv3_b"
+    torch.save({"model": build_model(small_cfg).state_dict()}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"is of another architecture: .* instead of .*set MODEL.FBNETV3.ARCH"):
+        load_detector(model, tmp_path / "x.pth")
+
+
+def test_a_detector_on_another_backbone(model, tmp_path):
+    state = {f"x{key}" if key.startswith("backbone") else key: value for key, value in model.state_dict().items()}
+    torch.save({"model": state}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"lacks \d+ tensors of the backbone.*set MODEL.BACKBONE.NAME"):
+        load_detector(model, tmp_path / "x.pth")
+
+
+def test_weights_of_something_else(model, tmp_path):
+    from torchvision.models import resnet18
+
+    torch.save({"model": resnet18().state_dict()}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=r"holds nothing that this detector has; it begins with conv1.weight"):
+        load_detector(model, tmp_path / "x.pth")
+
+
+def test_a_missing_file(model, tmp_path):
+    with pytest.raises(WeightsError, match="no such file"):
+        load_detector(model, tmp_path / "x.pth")
+
+
+def test_a_damaged_file(model, tmp_path):
+    (tmp_path / "x.pth").write_bytes(bytes(100))
+    with pytest.raises(WeightsError, match="is damaged or not a checkpoint"):
+        load_detector(model, tmp_path / "x.pth")
+
+
+def test_a_file_that_runs_code_is_refused(model, tmp_path):
+    torch.save({"model": RunsCode(tmp_path / "trace")}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match="could run code: refused"):
+        load_detector(model, tmp_path / "x.pth")
+    assert not (tmp_path / "trace").exists()
