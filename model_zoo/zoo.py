@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import yaml
+from fbnetv3.model_zoo.detectors import DetectorEntry, build_detector, detector_config, is_detector
 from fvcore.common.config import CfgNode
 from iopath.common.file_io import PathHandler
 from torch import nn
@@ -89,11 +90,13 @@ class Entry:
 
 
 @cache
-def _entries() -> dict[str, Entry]:
+def _entries() -> dict[str, Entry | DetectorEntry]:
     data = yaml.safe_load((_FOLDER / "entries.yaml").read_text())
-    return {
-        name: Entry(name, **{**fields, "weights": _address(fields["weights"])}) for name, fields in sorted(data.items())
-    }
+    entries = {}
+    for name, fields in sorted(data.items()):
+        kind = DetectorEntry if is_detector(name) else Entry
+        entries[name] = kind(name, **{**fields, "weights": _address(fields["weights"])})
+    return entries
 
 
 def _address(weights: str) -> str:
@@ -101,11 +104,16 @@ def _address(weights: str) -> str:
 
 
 def list_entries() -> list[Entry]:
-    """All entries, sorted by name."""
-    return [*_entries().values()]
+    """All classifiers, sorted by name."""
+    return [found for found in _entries().values() if isinstance(found, Entry)]
 
 
-def entry(path: str | Entry) -> Entry:
+def list_detectors() -> list[DetectorEntry]:
+    """All detectors, sorted by name."""
+    return [found for found in _entries().values() if isinstance(found, DetectorEntry)]
+
+
+def entry(path: str | Entry | DetectorEntry) -> Entry | DetectorEntry:
     """The entry of a config's path, such as "imagenet/fbnetv3_a.yaml"; ".yaml" may be left out.
 
     Raises:
@@ -141,10 +149,15 @@ def _by_arch() -> dict[str, Entry]:
 def get_config(path: str) -> CfgNode:
     """A training config by its path below `configs/`, with or without weights in the zoo; yours to change.
 
+    Those below `coco/` are detectron2's configs.
+
     Raises:
+        ImportError: a detector's config, and detectron2 is not installed; the text says what to run.
         UnknownNameError: no such config; the text suggests close names.
     """
     name = _with_suffix(path)
+    if is_detector(name):
+        return detector_config(name)
     if name not in _config_files():
         raise UnknownNameError(f"no config '{path}' in the model zoo: {suggest(name, _config_files())}")
     cfg = _config(name).clone()
@@ -161,7 +174,7 @@ def _config(name: str) -> CfgNode:
 def _config_files() -> dict[str, Path]:
     folder = configs_folder()
     files = {file.relative_to(folder): file for file in folder.rglob("*.yaml")}
-    return {path.as_posix(): file for path, file in files.items() if path.parts[0] != "archs"}
+    return {path.as_posix(): file for path, file in files.items() if path.parts[0] not in ("archs", "coco")}
 
 
 def get_checkpoint_url(path: str) -> str:
@@ -173,8 +186,8 @@ def get_checkpoint_url(path: str) -> str:
     return entry(path).weights
 
 
-def get(path: str | Entry, trained: bool = False, device: str | None = None) -> nn.Module:
-    """The network of a config, in training mode.
+def get(path: str | Entry | DetectorEntry, trained: bool = False, device: str | None = None) -> nn.Module:
+    """The network of a config, in training mode: a classifier, or below `coco/` a detectron2 model.
 
     Args:
         path: a config's path below `configs/`, such as "imagenet/fbnetv3_a.yaml", or an entry.
@@ -188,6 +201,9 @@ def get(path: str | Entry, trained: bool = False, device: str | None = None) -> 
     """
     import torch
 
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if is_detector(name := _with_suffix(str(path))):
+        return build_detector(name, entry(path).local_weights() if trained else None, device)
     cfg = get_config(str(path))
     if not (cfg.MODEL.NUM_CLASSES or trained):
         raise UsageError(f"{path}: the number of classes depends on the data: use fbnetv3.create_model")
@@ -200,7 +216,7 @@ def get(path: str | Entry, trained: bool = False, device: str | None = None) -> 
     )
     if trained:
         load_weights(model, entry(path).local_weights())
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return model.to(device)
 
 
 def _with_suffix(path: str) -> str:

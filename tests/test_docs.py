@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,8 @@ def test_python_runs(page, published, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     names = {}
     for block in blocks(page, "python"):
+        if "fbnetv3.detection" in block and find_spec("detectron2") is None:
+            continue
         exec(compile(block, str(page), "exec"), names)
 
 

@@ -1,0 +1,68 @@
+"""The model zoo's detectors."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from fbnetv3 import model_zoo
+from fbnetv3.errors import UnknownNameError
+from fbnetv3.file_io import cached_path
+
+A = "coco/faster_rcnn_fbnetv3_a_C4_224.yaml"
+G = "coco/faster_rcnn_fbnetv3_g_FPN.yaml"
+# Box AP on COCO and the folder of the file, as the authors give them.
+RELEASED = {A: (22.99, "246823121/model_0479999.pth"), G: (43.13, "250356938/model_0374999.pth")}
+
+
+@pytest.mark.parametrize("name", RELEASED)
+def test_released_figures_and_addresses(name):
+    entry = model_zoo.entry(name)
+    ap, file = RELEASED[name]
+    assert (entry.ap, entry.num_classes) == (ap, 80)
+    assert model_zoo.get_checkpoint_url(name) == f"https://mobile-cv.s3-us-west-2.amazonaws.com/d2go/models/{file}"
+    assert entry.arch.name == model_zoo.get_config(name).MODEL.FBNETV3.ARCH
+
+
+def test_detectors_are_listed_apart_from_classifiers():
+    assert [entry.name for entry in model_zoo.detectors()] == [A, G]
+    assert not {A, G} & {entry.name for entry in model_zoo.list()}
+
+
+def test_configs_with_and_without_weights():
+    cfg = model_zoo.get_config(A)
+    assert (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) == (224, 320)
+    assert model_zoo.get_config("coco/faster_rcnn_fbnetv3_b_C4").MODEL.FBNETV3.ARCH == "fbnetv3_b_det"
+    with pytest.raises(UnknownNameError, match="no weights for 'coco/faster_rcnn_fbnetv3_b_C4'"):
+        model_zoo.get("coco/faster_rcnn_fbnetv3_b_C4", trained=True)
+    with pytest.raises(UnknownNameError, match="did you mean faster_rcnn_fbnetv3_a_C4"):
+        model_zoo.get_config("coco/faster_rcnn_fbnetv3_a_c4")
+
+
+def test_an_untrained_detector():
+    assert model_zoo.get(A, device="cpu").roi_heads.num_classes == 80
+
+
+def test_a_trained_detector(released, cache):
+    """From the cache, where the download lands; a detector's key names are the authors'."""
+    place = cached_path(model_zoo.get_checkpoint_url(A))
+    place.parent.mkdir(parents=True)
+    raw = {key: value + 1 for key, value in released[1].items()}
+    torch.save({"model": raw, "ema_state": released[1], "iteration": 479_999}, place)
+    model = model_zoo.get(A, trained=True, device="cpu")
+    stem = released[1]["backbone.body.trunk0.fbnetv2_0_0.conv.weight"]
+    assert torch.equal(model.backbone.stages[0][0][0].weight, stem)
+
+
+def test_zoo_addresses_in_a_detectors_config(released, cache):
+    from fbnetv3.detection import FBNetV3Checkpointer
+
+    place = cached_path(model_zoo.get_checkpoint_url(A))
+    place.parent.mkdir(parents=True)
+    torch.save({"model": released[1]}, place)
+    cfg = model_zoo.get_config(A)
+    cfg.MODEL.DEVICE, cfg.MODEL.WEIGHTS = "cpu", f"zoo://{A}"
+    model = build_model(cfg)
+    FBNetV3Checkpointer(model).load(cfg.MODEL.WEIGHTS)
+    assert torch.equal(
+        model.roi_heads.box_predictor.cls_score.bias, released[1]["roi_heads.box_predictor.cls_score.bias"]
+    )
