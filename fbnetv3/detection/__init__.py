@@ -14,10 +14,14 @@ except ImportError as error:
 from fbnetv3.detection.backbone import FBNetV3Backbone
 from fbnetv3.detection.checkpoint import FBNetV3Checkpointer, load_detector
 from fbnetv3.detection.config import add_fbnetv3_config, config_file, get_config
+from fbnetv3.detection.efficientnet import EfficientNetBackbone, EfficientNetBoxHead, EfficientNetRPNHead
 from fbnetv3.detection.heads import FBNetV3BoxHead, FBNetV3RPNHead
 from fbnetv3.detection.pyramid import build_fbnetv3_fpn_backbone, build_retinanet_fbnetv3_fpn_backbone
 
 __all__ = [
+    "EfficientNetBackbone",
+    "EfficientNetBoxHead",
+    "EfficientNetRPNHead",
     "FBNetV3Backbone",
     "FBNetV3BoxHead",
     "FBNetV3Checkpointer",

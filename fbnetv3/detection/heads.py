@@ -25,6 +25,30 @@ from fbnetv3.modeling.weights import load_trunk
 logger = logging.getLogger(__name__)
 
 
+def head_arguments(cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
+    """Arguments of an RPN head from `MODEL.FBNETV3`, the anchor generator and the maps' shapes.
+
+    Raises:
+        UsageError: the maps differ in channels or anchors.
+    """
+    own, channels = settings(cfg), {shape.channels for shape in input_shape}
+    anchors = build_anchor_generator(cfg, input_shape)
+    counts = set(anchors.num_anchors)
+    if len(channels) > 1 or len(counts) > 1:
+        raise UsageError(
+            f"maps of {sorted(channels)} channels with {sorted(counts)} anchors at a place: an RPN head needs one "
+            "number of each for all of MODEL.RPN.IN_FEATURES"
+        )
+    return {
+        "arch": own.ARCH,
+        "in_channels": channels.pop(),
+        "num_anchors": counts.pop(),
+        "box_dim": anchors.box_dim,
+        "num_blocks": own.RPN_BLOCKS or None,
+        "norm": norm_layer(own.NORM, cfg.MODEL.DEVICE),
+    }
+
+
 @RPN_HEAD_REGISTRY.register()
 class FBNetV3RPNHead(nn.Module):
     """The last row of the C4 trunk once more, then 1x1 convolutions for objectness and boxes; shared by all levels.
@@ -64,22 +88,7 @@ class FBNetV3RPNHead(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
         """Arguments from `MODEL.FBNETV3`, the anchor generator and the maps' shapes."""
-        own, channels = settings(cfg), {shape.channels for shape in input_shape}
-        anchors = build_anchor_generator(cfg, input_shape)
-        counts = set(anchors.num_anchors)
-        if len(channels) > 1 or len(counts) > 1:
-            raise UsageError(
-                f"maps of {sorted(channels)} channels with {sorted(counts)} anchors at a place: an RPN head needs one "
-                "number of each for all of MODEL.RPN.IN_FEATURES"
-            )
-        return {
-            "arch": own.ARCH,
-            "in_channels": channels.pop(),
-            "num_anchors": counts.pop(),
-            "box_dim": anchors.box_dim,
-            "num_blocks": own.RPN_BLOCKS or None,
-            "norm": norm_layer(own.NORM, cfg.MODEL.DEVICE),
-        }
+        return head_arguments(cfg, input_shape)
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Maps (N, C, H, W) to, for each, logits (N, A, H, W) and deltas (N, A * box_dim, H, W)."""
