@@ -30,7 +30,7 @@ def norm_layer(norm: Norm, device: str = "cuda") -> Callable[[int], nn.Module]:
     if callable(norm):
         return norm
     if norm not in NORMS:
-        raise UsageError(f"MODEL.FBNETV3.NORM {norm!r} is no norm: {suggest(str(norm), NORMS)}")
+        raise UsageError(f"{norm!r} is no norm: {suggest(str(norm), NORMS)}")
     if norm == "SyncBN" and device.startswith("cpu"):
         return CpuSyncBatchNorm2d
     if norm == "GN":

@@ -9,6 +9,7 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 from torch import nn
 
 from fbnetv3.detection.backbone import FBNetV3Backbone
+from fbnetv3.detection.norms import norm_layer
 
 
 @BACKBONE_REGISTRY.register()
@@ -33,11 +34,12 @@ def build_retinanet_fbnetv3_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -
 
 
 def _pyramid(cfg: CfgNode, bottom_up: FBNetV3Backbone, top_block: nn.Module) -> FPN:
+    norm = cfg.MODEL.FPN.NORM
     return FPN(
         bottom_up=bottom_up,
         in_features=cfg.MODEL.FPN.IN_FEATURES,
         out_channels=cfg.MODEL.FPN.OUT_CHANNELS,
-        norm=cfg.MODEL.FPN.NORM,
+        norm=norm_layer(norm, cfg.MODEL.DEVICE) if norm else "",
         top_block=top_block,
         fuse_type=cfg.MODEL.FPN.FUSE_TYPE,
     )

@@ -66,7 +66,7 @@ def test_every_registered_architecture_makes_a_detector(name):
     [
         ({"out_features": ["res9"]}, "has no map 'res9': did you mean res"),
         ({"out_features": []}, "no map of fbnetv3_a0 is asked for: set MODEL.FBNETV3.OUT_FEATURES"),
-        ({"norm": "SynBN"}, "MODEL.FBNETV3.NORM 'SynBN' is no norm: did you mean"),
+        ({"norm": "SynBN"}, "'SynBN' is no norm: did you mean"),
         ({"freeze_at": -1}, "FREEZE_AT -1 is below 0"),
     ],
 )
@@ -102,6 +102,14 @@ def test_norms(name, kind, small_cfg):
     found = norms(model)
     assert len(found) == 1 and issubclass(found.pop(), kind)
     assert all(torch.isfinite(torch.tensor([*train_step(model, [image()]).values()])))
+
+
+def test_a_pyramids_syncbn_works_on_a_cpu_too():
+    cfg = small_config("faster_rcnn_fbnetv3_g_FPN")
+    cfg.MODEL.FBNETV3.NORM = cfg.MODEL.FPN.NORM = "SyncBN"
+    pyramid = build_backbone(cfg)
+    assert norms(pyramid) == {CpuSyncBatchNorm2d}
+    assert pyramid.fpn_lateral2.bias is None
 
 
 def test_syncbn_on_a_gpu_is_torchs():

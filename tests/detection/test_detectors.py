@@ -18,7 +18,7 @@ from detectron2.modeling.proposal_generator import RPN
 from detectron2.modeling.roi_heads import FastRCNNOutputLayers
 
 import fbnetv3.detection
-from fbnetv3.arch import configs_folder, get_arch, save_arch, scale_to_macs
+from fbnetv3.arch import compound_scale, configs_folder, get_arch, save_arch
 from fbnetv3.detection import FBNetV3Backbone, FBNetV3BoxHead, FBNetV3RPNHead, get_config
 from fbnetv3.errors import UnknownNameError, UsageError
 from tests.detection.detectors import detect, image, small_config, train_step
@@ -147,7 +147,7 @@ def test_masks(name):
 
 
 def test_a_searched_architecture_from_its_file(tmp_path, small_cfg):
-    save_arch(scale_to_macs(get_arch("fbnetv3_a0"), 150e6, name="searched").defn, tmp_path / "searched.yaml")
+    save_arch(compound_scale(get_arch("fbnetv3_a0"), depth=0.5, name="searched"), tmp_path / "searched.yaml")
     small_cfg.MODEL.FBNETV3.ARCH = str(tmp_path / "searched.yaml")
     assert finite(train_step(build_model(small_cfg), [image()]))
 
