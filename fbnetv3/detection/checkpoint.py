@@ -64,7 +64,9 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
 
     def _torch_load(self, f: str) -> object:
         loaded = load_checkpoint_file(f)
-        return loaded if isinstance(loaded, dict) and "model" in loaded else {"model": state_dict_of(loaded, f)}
+        if isinstance(loaded, dict) and "model" in loaded:
+            return {**loaded, "model": state_dict_of(loaded["model"], f)}
+        return {"model": state_dict_of(loaded, f)}
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         state = _strip_module(checkpoint["model"])
@@ -92,17 +94,26 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
                 f"{self._source}: is of another architecture: {shown}; set MODEL.FBNETV3.ARCH and the MODEL.FPN and "
                 "MODEL.ANCHOR_GENERATOR keys to those of the checkpoint's training"
             )
-        missing = [
-            key for key in model if key.startswith("backbone.") and key not in state and "num_batches" not in key
-        ]
-        if missing:
-            raise WeightsError(
-                f"{self._source}: lacks {len(missing)} tensors of the backbone, such as {missing[0]}: it is of another "
-                "backbone; set MODEL.BACKBONE.NAME and MODEL.FBNETV3.ARCH to those of the checkpoint's training"
-            )
+        self._check_parts(state, model)
         if predictors and not self.new_classes:
             raise WeightsError(self._other_classes(state, model))
         return {key: value for key, value in state.items() if key not in predictors}
+
+    def _check_parts(self, state: Mapping[str, Any], model: Mapping[str, Tensor]) -> None:
+        """Refuse a backbone, RPN head or box head that the checkpoint has in part, or with more than there is."""
+        for prefix in _PARTS:
+            ours, theirs = (
+                {key for key in keys if key.startswith(prefix) and not key.endswith("num_batches_tracked")}
+                for keys in (model, state)
+            )
+            if ours != theirs and (theirs or prefix == "backbone."):
+                missing, more = sorted(ours - theirs), sorted(theirs - ours)
+                parts = [f"lacks {len(missing)} tensors such as {missing[0]}"] if missing else []
+                parts += [f"has {len(more)} more such as {more[0]}"] if more else []
+                raise WeightsError(
+                    f"{self._source}: is of another detector: {', and '.join(parts)}; set MODEL.BACKBONE.NAME and the "
+                    "MODEL.FBNETV3 keys to those of the checkpoint's training"
+                )
 
     def _no_detector(self, state: Mapping[str, Any]) -> str:
         first = ", ".join(list(state)[:3])

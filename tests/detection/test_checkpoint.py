@@ -159,7 +159,40 @@ def test_a_detector_of_another_architecture(model, tmp_path, small_cfg):
 def test_a_detector_on_another_backbone(model, tmp_path):
     state = {f"x{key}" if key.startswith("backbone") else key: value for key, value in model.state_dict().items()}
     torch.save({"model": state}, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match=r"lacks \d+ tensors of the backbone.*set MODEL.BACKBONE.NAME"):
+    with pytest.raises(WeightsError, match=r"lacks \d+ tensors such as backbone.*set MODEL.BACKBONE.NAME"):
+        load_detector(model, tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(("theirs", "ours", "message"), [(1, 3, "lacks"), (3, 1, "has")])
+def test_an_rpn_head_of_another_length(theirs, ours, message, small_cfg, tmp_path):
+    """Never a part of it at random weights, nor without its last blocks."""
+    small_cfg.MODEL.FBNETV3.RPN_BLOCKS = theirs
+    torch.save({"model": build_model(small_cfg).state_dict()}, tmp_path / "x.pth")
+    small_cfg.MODEL.FBNETV3.RPN_BLOCKS = ours
+    with pytest.raises(
+        WeightsError, match=rf"{message} \d+ .* such as proposal_generator.rpn_head.*MODEL.FBNETV3 keys"
+    ):
+        load_detector(build_model(small_cfg), tmp_path / "x.pth")
+
+
+def test_a_detector_with_frozen_norms_reads_one_without(model, small_cfg, tmp_path):
+    torch.save({"model": model.state_dict()}, tmp_path / "x.pth")
+    small_cfg.MODEL.FBNETV3.NORM = "FrozenBN"
+    frozen = load_detector(build_model(small_cfg), tmp_path / "x.pth")
+    assert equal(frozen, model.state_dict())
+
+
+def test_masks_are_added_to_a_detector_without(model, tmp_path):
+    """A mask head that the checkpoint has not starts afresh, as in detectron2."""
+    torch.save({"model": model.state_dict()}, tmp_path / "x.pth")
+    masks = load_detector(build_model(small_config("mask_rcnn_fbnetv3_a_C4")), tmp_path / "x.pth")
+    assert all(torch.equal(masks.state_dict()[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("content", [{"model": 3}, {"model": {"a": 1}}, [1], {}])
+def test_a_checkpoint_without_weights(content, model, tmp_path):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match="holds no state dict"):
         load_detector(model, tmp_path / "x.pth")
 
 
