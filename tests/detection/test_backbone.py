@@ -216,3 +216,11 @@ def test_detection_blocks_have_nothing_after_the_depthwise_convolution():
     assert len(block.depthwise) == 1 and block.depthwise[0].bias is None
     assert block.se.fc1.out_channels == 24  # a quarter of the 96 expanded channels
     assert block.project[1].weight.min() == 1
+
+
+@pytest.mark.parametrize("count", [0, 1])
+@pytest.mark.parametrize("training", [True, False])
+def test_few_proposals_or_none(count, training):
+    head = FBNetV3BoxHead(ShapeSpec(channels=112), arch="fbnetv3_a_det").train(training)
+    assert head(torch.zeros(count, 112, 6, 6)).shape == (count, head.output_shape.channels)
+    assert all(torch.isfinite(buffer).all() for buffer in head.buffers())
