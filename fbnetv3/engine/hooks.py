@@ -13,6 +13,7 @@ from tqdm import tqdm
 from fbnetv3.engine.checkpoint import Checkpoints, save
 from fbnetv3.engine.metrics import append_metrics, plot_curve, truncate_metrics
 from fbnetv3.engine.trainer import Hook, Trainer
+from fbnetv3.text import duration
 
 logger = logging.getLogger(__name__)
 
@@ -218,7 +219,7 @@ class ProgressBar(Hook):
             trainer.loss.item(),
             trainer.current_lr,
             results,
-            _duration(time.monotonic() - self.start),
+            duration(time.monotonic() - self.start),
             self._left(trainer),
         )
 
@@ -229,10 +230,4 @@ class ProgressBar(Hook):
     def _left(self, trainer: Trainer) -> str:
         """Time to the end of the run at the pace so far, evaluations included."""
         done = trainer.progress.step - self.first
-        return _duration((time.monotonic() - self.start) / max(1, done) * (trainer.total_steps - trainer.progress.step))
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+        return duration((time.monotonic() - self.start) / max(1, done) * (trainer.total_steps - trainer.progress.step))

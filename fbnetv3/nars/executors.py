@@ -103,10 +103,11 @@ class _Worker:
         self.pipe, theirs = Pipe()
         environment = dict(os.environ)
         environment.setdefault("OMP_NUM_THREADS", str(threads))
+        own_path = [environment["PYTHONPATH"]] if "PYTHONPATH" in environment else []
         try:
             with log.open("ab") as f:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-m", "fbnetv3.nars.worker", str(theirs.fileno())],
+                    [sys.executable, "-m", "fbnetv3.nars.worker", str(theirs.fileno()), *own_path],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     stdout=f,

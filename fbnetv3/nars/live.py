@@ -12,6 +12,7 @@ from tabulate import tabulate
 
 from fbnetv3.nars.rounds import Progress, predictor_error, ranked
 from fbnetv3.nars.trials import DONE, FAILED, FINISHED, RUNNING, STOP_EPOCH, STOPPED, WAITING, Trial, TrialStore
+from fbnetv3.text import duration
 
 _COLUMNS = (
     ("round", 7),
@@ -84,19 +85,13 @@ def _row(progress: Progress) -> str:
         f"{progress.count(RUNNING)}",
         _number(progress.best),
         _number(progress.error),
-        "" if progress.seconds is None else _duration(progress.seconds),
+        "" if progress.seconds is None else duration(progress.seconds),
     )
     return "  ".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, _COLUMNS, strict=True))
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
 def describe(folder: Path) -> str:

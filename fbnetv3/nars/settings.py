@@ -14,11 +14,12 @@ import yaml
 
 from fbnetv3.errors import FieldError, UsageError, suggest
 from fbnetv3.nars.constraints import Column, Constraint, Constraints
+from fbnetv3.nars.costs import COLUMNS
 from fbnetv3.nars.evaluators import find_callable
 from fbnetv3.nars.evolution import EvolutionSettings
 from fbnetv3.nars.executors import EXECUTORS
 from fbnetv3.nars.predictor import PredictorSettings
-from fbnetv3.nars.space import ARCHITECTURE, PARTS, Space, load_space, space_from_dict
+from fbnetv3.nars.space import ARCHITECTURE, PARTS, RECIPE, Space, load_space, space_from_dict
 from fbnetv3.nars.stopping import THRESHOLD
 from fbnetv3.yaml_io import check_keys, read_mapping
 
@@ -167,6 +168,10 @@ class SearchSettings:
             if not callable(column):
                 raise SettingsError(f"{column!r} is neither a function nor its name", f"columns.{name}")
         bounds = [*bounds_of(self.constraints, "constraints"), *bounds_of(budget or {}, "budgets")]
+        for bound in bounds:
+            if space.architecture is None and bound.column in COLUMNS and bound.column not in columns:
+                why = f"recipes cost no {bound.column}" if self.mode == RECIPE else f"{space.name} has no networks"
+                raise SettingsError(f"{why}: leave these bounds out, or compute it in columns", bound.column)
         return Constraints(space, bounds, columns, self.num_classes)
 
 

@@ -55,8 +55,15 @@ def _where(error: BaseException) -> str:
 
 
 def main() -> None:
-    """Take jobs from the pipe whose number is the argument, until it closes."""
+    """Take jobs from the pipe whose number is the first argument, until it closes.
+
+    The second is the parent's PYTHONPATH, if it has one: ours holds all of its import path, which is nothing for the
+    processes that evaluators start.
+    """
     pipe = Connection(int(sys.argv[1]))
+    os.environ.pop("PYTHONPATH", None)
+    if len(sys.argv) > 2:
+        os.environ["PYTHONPATH"] = sys.argv[2]
     jobs: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
 
     def listen() -> None:

@@ -426,6 +426,8 @@ def test_architectures_alone_and_recipes_alone(tmp_path):
     assert recipes.found[0].candidate.recipe.initial_lr == load_config(recipes.found[0].emitted.config).SOLVER.LR
     assert recipes.pretrained is None
     assert recipes.found[0].candidate["lr"] > 0.03  # by_size likes it high
+    with pytest.raises(UserError, match="macs: recipes cost no macs: leave these bounds out"):
+        search(space, by_size, tmp_path / "r2", **settings, mode="recipe", constraints={"macs": 2e6})
     with pytest.raises(SpaceError, match="has no variables of the architecture"):
         search(space.only("recipe"), by_size, tmp_path / "n", **settings, mode="architecture")
 

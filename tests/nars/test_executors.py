@@ -110,6 +110,21 @@ def test_what_ends_itself_is_noticed(tmp_path):
     assert found[2].curve == (1.0, 1.0)
 
 
+def import_path_of_a_child(candidate, epochs):
+    Path(candidate.folder / "path").write_text(os.environ.get("PYTHONPATH", "none"))
+    return [1.0] * epochs
+
+
+@pytest.mark.parametrize("given", [None, "/somewhere"])
+def test_processes_of_evaluators_see_the_users_import_path(tmp_path, monkeypatch, given):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if given:
+        monkeypatch.setenv("PYTHONPATH", given)
+    with opened(import_path_of_a_child, tmp_path, workers=1) as executor:
+        found = run(executor, job(0, folder=tmp_path))
+    assert found[0].error is None and (tmp_path / "path").read_text() == (given or "none")
+
+
 def hangs(candidate, epochs):
     if candidate["a"] == 0:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
