@@ -112,7 +112,7 @@ def against_pymoo(seeds, trials=200):
     predictor.pretrain(task.pool, task.labels["MACs and parameters"])
     candidates, accuracies = task.draw(np.random.default_rng(0))
     predictor.fit(candidates[:trials], accuracies[:trials])
-    inside = [Constraints(task.space, [Constraint("macs", high=budget)]) for budget in BUDGETS]
+    inside = [task.constraints.with_bounds(Constraint("macs", high=budget)) for budget in BUDGETS]
     start = time.perf_counter()
     for constraints in inside:
         evolve(predictor, constraints)

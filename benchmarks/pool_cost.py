@@ -80,7 +80,7 @@ def main():
 
     def all_budgets():
         for macs in BUDGETS:
-            within = Constraints(space, [Constraint("macs", 400e6, macs)])
+            within = constraints.with_bounds(Constraint("macs", high=macs))
             evolve(predictor, within, trials[np.argsort(-accuracies)])
 
     _, seconds = timed(all_budgets)

@@ -190,7 +190,8 @@ class _Plan:
         check_file_name(space.name, "space.name")
         self.constraints = settings.constraints_in(self.space)
         self.budgets = {
-            budget_name(budget): settings.constraints_in(self.space, budget) for budget in settings.budgets or ({},)
+            budget_name(budget): self.constraints.with_bounds(*settings.bounds_in(self.space, budget, "budgets"))
+            for budget in settings.budgets or ({},)
         }
         for name in settings.scaled:
             if settings.scaled[name]["from"] not in self.budgets:

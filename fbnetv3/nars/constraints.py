@@ -80,12 +80,14 @@ class Constraints:
                 )
 
     def with_bounds(self, *more: Constraint) -> Constraints:
-        """These constraints and more, over the same columns.
+        """These constraints and more, over the same columns; what is known of costs is shared.
 
         Raises:
             ConstraintError: a constraint on a column that nobody computes.
         """
-        return Constraints(self.space, [*self.constraints, *more], self.columns, self.num_classes)
+        found = Constraints(self.space, [*self.constraints, *more], self.columns, self.num_classes)
+        found._costs = self._costs
+        return found
 
     def values(self, candidates: np.ndarray, *names: str) -> dict[str, np.ndarray]:
         """Columns of candidates, each float or int (N,); default: those that the constraints are about.

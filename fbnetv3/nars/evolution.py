@@ -55,7 +55,7 @@ class EvolutionSettings:
     patience: int = 2
     elites: int = 5
     exchanges: int = 300
-    shocks: int = 4
+    shocks: int = 2
     generations: int = 500
 
     def __post_init__(self) -> None:

@@ -58,9 +58,8 @@ class GaussianProcess:
         Returns:
             What is predicted of each trial from all the others, float64 (N,).
         """
-        embedded = inputs.embedded.double()
-        self._centre = embedded.mean(0)
-        self._scale = (embedded - self._centre).square().mean(0).sqrt().clamp_min(1e-6)
+        self._centre = inputs.embedded.mean(0)
+        self._scale = (inputs.embedded - self._centre).square().mean(0).sqrt().clamp_min(1e-6)
         self._inputs, targets = self._prepared(inputs), targets.double()
         products = self._products(self._inputs)
         identity = torch.eye(len(targets), dtype=torch.float64)
@@ -98,9 +97,9 @@ class GaussianProcess:
         return torch.cat(chunks) if chunks else torch.zeros(0, dtype=torch.float64)
 
     def _prepared(self, inputs: Inputs) -> Inputs:
-        """Features such that products of each part do not grow with their number."""
-        arch, recipe, embedded = (part.double() for part in inputs)
-        embedded = (embedded - self._centre) / self._scale
+        """Features, embeddings in float32; products of each part do not grow with the number of its features."""
+        arch, recipe = inputs.arch.double(), inputs.recipe.double()
+        embedded = (inputs.embedded - self._centre) / self._scale
         return Inputs(*(part / max(1, part.shape[1]) ** 0.5 for part in (arch, recipe, embedded)))
 
     def _products(self, inputs: Inputs) -> dict[str, tuple[Tensor, Tensor]]:
@@ -110,7 +109,7 @@ class GaussianProcess:
             if ours.shape[1]:
                 product = ours @ trials.T
                 lengths = ours.square().sum(1)[:, None] + trials.square().sum(1)
-                found[name] = product, (lengths - 2 * product).clamp_min(0)
+                found[name] = product.double(), (lengths - 2 * product).clamp_min(0).double()
         return found
 
     @staticmethod

@@ -154,8 +154,8 @@ class SearchSettings:
             return self.rounds
         return _ROUNDS_JOINT if len(space.columns_of(ARCHITECTURE)) else _ROUNDS_RECIPE
 
-    def constraints_in(self, space: Space, budget: Bounds | None = None) -> Constraints:
-        """The constraints on candidates of a space, with those of a budget besides.
+    def constraints_in(self, space: Space) -> Constraints:
+        """The constraints on all candidates of a space.
 
         Raises:
             UserError: a column that nobody computes, bounds that contradict each other.
@@ -167,12 +167,20 @@ class SearchSettings:
         for name, column in columns.items():
             if not callable(column):
                 raise SettingsError(f"{column!r} is neither a function nor its name", f"columns.{name}")
-        bounds = [*bounds_of(self.constraints, "constraints"), *bounds_of(budget or {}, "budgets")]
-        for bound in bounds:
-            if space.architecture is None and bound.column in COLUMNS and bound.column not in columns:
+        return Constraints(space, self.bounds_in(space, self.constraints, "constraints"), columns, self.num_classes)
+
+    def bounds_in(self, space: Space, bounds: Bounds, where: str) -> list[Constraint]:
+        """Bounds as constraints on candidates of a space.
+
+        Raises:
+            UserError: bounds that make no sense, or on costs of networks where there are none.
+        """
+        found = bounds_of(bounds, where)
+        for bound in found:
+            if space.architecture is None and bound.column in COLUMNS and bound.column not in self.columns:
                 why = f"recipes cost no {bound.column}" if self.mode == RECIPE else f"{space.name} has no networks"
                 raise SettingsError(f"{why}: leave these bounds out, or compute it in columns", bound.column)
-        return Constraints(space, bounds, columns, self.num_classes)
+        return found
 
 
 def bounds_of(bounds: Bounds, where: str) -> list[Constraint]:
