@@ -160,7 +160,7 @@ def test_recipes_for_a_network_of_torchvision(tmp_path):
         ("good", ("evaluator", "tabel"), "unknown evaluator 'tabel': did you mean table"),
         ("good", ("evaluator", "training"), "evaluator 'training' with {}: missing a required argument: 'config'"),
         ("good", ("executor", "cloud"), "executor: 'cloud' is not one of local, serial, ray"),
-        ("good", ("constraints", "{macs: 3}"), "nobody computes the column macs"),
+        ("good", ("constraints", "{macs: 3}"), "s has no networks: leave these bounds out"),
     ],
 )
 def test_one_line_says_what_is_wrong(settings, arguments, error, tmp_path):
