@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.gaussian_process import GaussianProcess, Inputs
 from fbnetv3.nars.space import ARCHITECTURE, RECIPE, Space
+from fbnetv3.nars.targets import Targets
 
 # Pseudo-trials by which the weights of the parts are held near equal shares where trials are few.
 _EQUAL_SHARES = 4.0
@@ -192,7 +193,7 @@ class Predictor:
         accuracies = np.asarray(accuracies, np.float64)
         if len(candidates) != len(accuracies) or len(accuracies) < 2 or not np.isfinite(accuracies).all():
             raise UsageError(f"{len(accuracies)} accuracies of {len(candidates)} candidates: at least 2 finite ones")
-        self._targets = _Targets.of(accuracies)
+        self._targets = Targets.of(accuracies)
         targets = torch.from_numpy(self._targets.encode(accuracies))
         with self._chance(1):
             arch, recipe = self._features(candidates)
@@ -336,44 +337,6 @@ def _fit(
             (loss(rows) * members).backward()
             optimizer.step()
             schedule.step()
-
-
-@dataclass(frozen=True)
-class _Targets:
-    """Accuracies to what the predictor is trained on and back: mean 0, deviation 1, with a long tail below made short.
-
-    Trainings that failed say that a candidate is bad; how bad must not drown what tells good ones apart. Below a floor,
-    which lies as far under the median as the best tenth lies above it, accuracies count logarithmically.
-    """
-
-    floor: float
-    unit: float
-    lowest: float
-    mean: float = 0.0
-    scale: float = 1.0
-
-    @classmethod
-    def of(cls, accuracies: np.ndarray) -> _Targets:
-        """The transformation that suits these."""
-        median, high = np.quantile(accuracies, [0.5, 0.9])
-        unit, floor = float(high - median), float(2 * median - high)
-        if unit <= 1e-9 * max(1.0, abs(high)):  # so many are equal that they do not tell what a long tail is
-            unit, floor = 1.0, -math.inf
-        plain = cls(floor, unit, float(accuracies.min()))
-        values = plain.encode(accuracies)
-        return replace(plain, mean=float(values.mean()), scale=max(float(values.std()), 1e-12))
-
-    def encode(self, accuracies: np.ndarray) -> np.ndarray:
-        below = np.maximum(self.floor - accuracies, 0)
-        values = np.where(below > 0, self.floor - self.unit * np.log1p(below / self.unit), accuracies)
-        return (values - self.mean) / self.scale
-
-    def decode(self, values: np.ndarray) -> np.ndarray:
-        """The opposite; nothing is less than the lowest accuracy that was seen where that lies below the floor."""
-        values = values * self.scale + self.mean
-        below = np.minimum(np.maximum(self.floor - values, 0) / self.unit, 50.0)
-        found = np.where(below > 0, self.floor - self.unit * np.expm1(below), values)
-        return np.maximum(found, min(self.lowest, self.floor))
 
 
 def _shares(parts: np.ndarray, targets: np.ndarray, equal: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ def exchanges(candidate: np.ndarray, added: np.ndarray, sizes: np.ndarray, count
         candidate: integers (variables,).
         added: `effects`.
         sizes: values of each variable.
-        count: how many of two are wanted for each that will be kept; ten times as many are given.
+        count: how many will be kept in the end; ten times as many pairs are given, since some break constraints.
 
     Returns:
         Integers (N, variables): all of one change, then those of two, the most promising first.
