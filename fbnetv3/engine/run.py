@@ -86,6 +86,15 @@ def train(cfg: CfgNode, callbacks: Sequence[Callback] = (), *, resume: bool = Fa
         return run_training(cfg, resume=resume, callbacks=callbacks, progress=False).curve
 
 
+def check_training(cfg: CfgNode) -> None:
+    """Find network and data of a training run without training. Writes nothing.
+
+    Raises:
+        UserError: as `run_training` would, for what the config describes.
+    """
+    build_inputs(cfg, build_arch(cfg, cfg.MODEL.ARCH), torch.device("cpu"))
+
+
 def run_training(
     cfg: CfgNode, *, resume: bool = False, callbacks: Sequence[Callback] = (), progress: bool = True
 ) -> RunResult:

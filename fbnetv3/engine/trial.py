@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+from fvcore.common.config import CfgNode
 
 from fbnetv3.arch import ArchDef, save_arch
 from fbnetv3.config import load_config
 from fbnetv3.engine.files import RunFiles
 from fbnetv3.engine.memory import keep_freed_memory
 from fbnetv3.engine.metrics import read_metrics
-from fbnetv3.engine.run import train
+from fbnetv3.engine.run import check_training, train
 from fbnetv3.errors import UsageError
 from fbnetv3.recipe import Recipe
 
@@ -48,12 +51,34 @@ class TrainingEvaluator:
                 raise UsageError(f"evaluator_args: overrides: {key} is set for each trial by the search")
         load_config(config, _pairs({"SOLVER.WARMUP_EPOCHS": 0, "SOLVER.EPOCHS": 1, **self.overrides}))
 
+    def check(self, candidate: TrialCandidate) -> None:
+        """Find out, before any trial, that none can be trained: a dataset that is missing, overrides that clash.
+
+        Args:
+            candidate: one of those to come; its folder is not needed.
+
+        Raises:
+            UserError: what each trial would fail with.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            check_training(self._config_of(candidate, Path(folder)))
+
     def __call__(self, candidate: TrialCandidate, epochs: int) -> Sequence[float]:
         keep_freed_memory()
-        folder = candidate.folder
-        files = RunFiles(folder)
+        files = RunFiles(candidate.folder)
         if len(curve := _curve(files)) >= epochs:  # an interrupted attempt had come this far
             return curve[:epochs]
+        cfg = self._config_of(candidate, files.folder)
+        train(cfg, [lambda result: result["epoch"] < epochs], resume=True)
+        curve = _curve(files)
+        for path in (files.checkpoints, files.tensorboard):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (files.weights, files.best):
+            path.unlink(missing_ok=True)
+        return curve
+
+    def _config_of(self, candidate: TrialCandidate, folder: Path) -> CfgNode:
+        """The training config of a candidate, whose network is written into the folder."""
         keys: dict[str, Any] = {
             "OUTPUT_DIR": folder,
             "SEED": candidate.seed,
@@ -66,17 +91,11 @@ class TrainingEvaluator:
             keys |= {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
         if candidate.arch is not None:
             keys["MODEL.ARCH"] = folder / "arch.yaml"
-            save_arch(candidate.arch, keys["MODEL.ARCH"])
         if both := sorted(set(keys) & set(self.overrides)):
             raise UsageError(f"evaluator_args: overrides: {both[0]} is what the candidates decide")
-        cfg = load_config(self.config, _pairs({**keys, **self.overrides}))
-        train(cfg, [lambda result: result["epoch"] < epochs], resume=True)
-        curve = _curve(files)
-        for path in (files.checkpoints, files.tensorboard):
-            shutil.rmtree(path, ignore_errors=True)
-        for path in (files.weights, files.best):
-            path.unlink(missing_ok=True)
-        return curve
+        if candidate.arch is not None:
+            save_arch(candidate.arch, keys["MODEL.ARCH"])
+        return load_config(self.config, _pairs({**keys, **self.overrides}))
 
 
 def _curve(files: RunFiles) -> list[float]:

@@ -147,6 +147,8 @@ def run_search(
     watch = watch or (lambda progress: None)
     plan = _Plan(space, settings)
     evaluate = build_evaluator(evaluator, settings.evaluator_args)
+    if settings.executor != "ray" and hasattr(evaluate, "check"):  # a cluster's data need not be here
+        evaluate.check(Candidate(plan.space, plan.pool[0], full_epochs=settings.epochs))
     folder = Path(output).expanduser().resolve()
     with locked(folder), contextlib.closing(TrialStore(folder, create=True)) as store:
         _check_same_search(store, _describe(plan.space, evaluator, settings), resume)

@@ -18,7 +18,8 @@ from fbnetv3.errors import FieldError, UsageError, suggest
 from fbnetv3.nars.candidate import Candidate
 from fbnetv3.registry import Registry
 
-# Evaluates a candidate for so many epochs, and gives its accuracy after each of them, the higher the better.
+# Evaluates a candidate for so many epochs, and gives its accuracy after each of them, the higher the better. It may
+# have a method `check(candidate)`, which raises a UserError where it can tell before any trial that all would fail.
 Evaluate = Callable[[Candidate, int], Sequence[float]]
 
 EVALUATORS = Registry("evaluator")

@@ -6,7 +6,7 @@ import pytest
 
 from fbnetv3.arch import configs_folder, get_arch
 from fbnetv3.engine.trial import TrainingEvaluator
-from fbnetv3.errors import UsageError
+from fbnetv3.errors import DataError, UsageError
 from fbnetv3.recipe import Recipe
 
 CONFIG = str(configs_folder() / "digits" / "fbnetv3_digits.yaml")
@@ -54,3 +54,12 @@ def test_overrides_and_candidates_do_not_meet(tmp_path):
     for key, value in (("SOLVER.LR", 0.3), ("MODEL.ARCH", "fbnetv3_a")):
         with pytest.raises(UsageError, match=f"overrides: {key} is what the candidates decide"):
             TrainingEvaluator(CONFIG, {**QUICK, key: value})(candidate(tmp_path / "x", recipe=recipe), 1)
+        with pytest.raises(UsageError, match=f"overrides: {key} is what the candidates decide"):
+            TrainingEvaluator(CONFIG, {**QUICK, key: value}).check(candidate(tmp_path / "x", recipe=recipe))
+
+
+def test_what_no_trial_can_do_is_found_before_the_first(tmp_path):
+    TrainingEvaluator(CONFIG, QUICK).check(candidate(tmp_path / "x"))
+    nowhere = {**QUICK, "DATA.NAME": "imagefolder", "DATA.ROOT": str(tmp_path / "nowhere")}
+    with pytest.raises(DataError, match="nowhere"):
+        TrainingEvaluator(CONFIG, nowhere).check(candidate(tmp_path / "x"))

@@ -1,11 +1,6 @@
-"""The search as a whole: what it finds, that it survives whatever happens, what it refuses."""
+"""The search as a whole: what it finds, what becomes of it, what it refuses."""
 
 import json
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,62 +9,12 @@ import yaml
 import fbnetv3
 from fbnetv3.arch import ARCHS, cost, load_arch
 from fbnetv3.config import load_config
-from fbnetv3.errors import UsageError, UserError
+from fbnetv3.errors import UserError
 from fbnetv3.nars.algorithm import search
-from fbnetv3.nars.analysis import save_analysis
-from fbnetv3.nars.live import describe
-from fbnetv3.nars.report import write_report
-from fbnetv3.nars.rounds import SearchError
 from fbnetv3.nars.settings import SettingsError, budget_name
 from fbnetv3.nars.space import SpaceError, load_space, space_from_dict
-from fbnetv3.nars.trials import DONE, FAILED, FILE, TrialsError, TrialStore
-
-ROOT = Path(__file__).resolve().parents[2]
-SPACE = space_from_dict(
-    {
-        "name": "toy",
-        "variables": {f"x{i}": {"range": [0, 7]} for i in range(4)}
-        | {"kind": {"choices": ["a", "b", "c"]}, "lr": {"range": [1, 9], "part": "recipe"}},
-    }
-)
-FAST = {"members": 4, "width": 32, "pretrain_epochs": 5, "frozen_epochs": 20, "tuned_epochs": 20}
-QUICK = {"epochs": 6, "rounds": 3, "batch": 10, "pool": 400, "predictor": FAST, "executor": "serial"}
-
-
-def accuracy(candidate):
-    bumps = sum((candidate[f"x{i}"] - 5) ** 2 for i in range(4)) / 10
-    return 90 - bumps - (candidate["lr"] - 3) ** 2 / 5 + {"a": 0, "b": 2, "c": 1}[candidate["kind"]]
-
-
-def evaluate(candidate, epochs):
-    """Deterministic curves that cross in the first epochs."""
-    wild = np.random.default_rng(candidate.vector.tolist()).normal(0, [9, 3, 0.5, 0, 0, 0])
-    return [accuracy(candidate) * (1 - 0.5**epoch) + wild[epoch - 1] for epoch in range(1, epochs + 1)]
-
-
-def spent(columns):
-    return columns[:, :4].sum(1)
-
-
-def outcome(folder):
-    """All that decides what a search finds, without times."""
-    store = TrialStore(Path(folder))
-    trials = [(t.number, t.round, t.candidate.tolist(), t.epochs, t.status, t.curve) for t in store.all()]
-    store.close()
-    found = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("found/*.json"))]
-    return trials, found
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    settings = {**QUICK, "columns": {"spent": spent}, "budgets": [{"spent": 12}, {"spent": [None, 18]}]}
-    return search(SPACE, evaluate, folder / "out", **settings)
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory):
-    return search(SPACE, evaluate, tmp_path_factory.mktemp("plain") / "out", **QUICK)
+from fbnetv3.nars.trials import FILE
+from tests.nars.toy import QUICK, ROOT, SPACE, accuracy, evaluate, outcome, spent
 
 
 def test_it_finds_what_is_good(whole):
@@ -137,169 +82,6 @@ def test_other_budgets_train_nothing(whole, tmp_path):
     (found,) = search(SPACE, evaluate, tmp_path / "out", **settings, budgets=[{"spent": 9}], resume=True).found
     assert found.columns["spent"] <= 9
     assert outcome(tmp_path / "out")[0] == before
-
-
-SCRIPT = """
-import json, os, sys, time
-from pathlib import Path
-from fbnetv3.nars.algorithm import search
-from tests.nars.test_algorithm import QUICK, SPACE, evaluate
-
-folder = sys.argv[1]
-
-def counted(candidate, epochs):
-    with open(folder + "/calls", "a") as f:
-        f.write(f"{candidate.number}\\n")
-    time.sleep(0.03)
-    return evaluate(candidate, epochs)
-
-search(SPACE, counted, folder + "/out", **{**QUICK, "executor": "local"}, workers=2, resume="--resume" in sys.argv)
-print("finished")
-"""
-
-
-def test_killed_anywhere_it_ends_as_the_unkilled_search_does(plain, tmp_path):
-    """Killed again and again at random moments; no trial that had ended is run again."""
-    chance, kills, resume = np.random.default_rng(0), 0, []
-    while True:
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path), *resume]
-        environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        resume = ["--resume"]
-        try:
-            # from the middle of the imports to the last round; in the end it is left alone
-            assert process.wait(chance.uniform(1.0, 8.0) if kills < 5 else None) == 0
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
-            continue
-        assert process.stdout.read() == "finished\n"
-        break
-    assert outcome(tmp_path / "out") == outcome(plain.folder)
-    calls = (tmp_path / "calls").read_text().split()
-    assert len(calls) <= 30 + 2 * kills  # only what was running when it was killed
-    assert {int(call) for call in calls} == set(range(30))
-
-
-@pytest.mark.parametrize(
-    ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
-)
-def test_interrupted_it_says_what_to_do(tmp_path, number, code, word):
-    config = tmp_path / "search.yaml"
-    (tmp_path / "slow.py").write_text(
-        "import time\n\ndef evaluate(candidate, epochs):\n    time.sleep(60)\n    return [1.0] * epochs\n"
-    )
-    config.write_text(
-        yaml.safe_dump(
-            {
-                "space": {"name": "s", "variables": {"a": {"range": [0, 99]}}},
-                "evaluator": "slow:evaluate",
-                "epochs": 1,
-                "output": "out",
-                "predictor": FAST,
-            }
-        )
-    )
-    tool = [sys.executable, str(ROOT / "tools" / "search_net.py"), "--config", str(config)]
-    process = subprocess.Popen(tool, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not any(log.read_text() for log in tmp_path.glob("out/logs/*")):
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code
-    assert errors == f"{word}; add --resume to go on; nothing that has ended is lost\n"
-
-
-def sometimes(candidate, epochs):
-    if candidate.number == 4 or (candidate.number == 7 and candidate.attempt == 0):
-        raise RuntimeError("unlucky")
-    return evaluate(candidate, epochs)
-
-
-def test_failed_trials_are_tried_again_then_recorded(tmp_path):
-    result = search(SPACE, sometimes, tmp_path / "out", **QUICK)
-    by_number = {t.number: t for t in result.trials}
-    assert (by_number[4].status, by_number[4].attempts) == (FAILED, 2)
-    assert by_number[4].error.startswith("RuntimeError: unlucky")
-    assert (by_number[7].status, by_number[7].attempts) == (DONE, 2)
-    assert len(result.trials) == 30
-
-
-def never(candidate, epochs):
-    return [float("nan")] * epochs if candidate.number % 2 else [0.5]
-
-
-def test_too_many_failures_stop_it_and_can_be_mended(tmp_path):
-    settings = {**QUICK, "max_failures": 2, "retries": 0}
-    with pytest.raises(SearchError) as caught:
-        search(SPACE, never, tmp_path / "out", **settings)
-    text = str(caught.value)
-    assert text.startswith("3 trials have failed, more than max_failures 2; trial 0: the evaluator gave 1 accuracies")
-    assert "trial 1: the accuracy after epoch 1 is nan" in text
-    assert "resume" in text
-    with pytest.raises(TrialsError, match="another evaluator"):
-        search(SPACE, evaluate, tmp_path / "out", **settings, resume=True)
-    never.__code__ = evaluate.__code__  # the cause is mended
-    result = search(SPACE, never, tmp_path / "out", **settings, resume=True)
-    assert {t.status for t in result.trials} == {DONE}
-
-
-def fails_late(candidate, epochs):
-    if Path(f"{candidate.folder}/../../mended").exists():
-        return evaluate(candidate, epochs)
-    if candidate.number in (2, 5) or candidate.number >= 10:
-        raise RuntimeError("not mended")
-    return evaluate(candidate, epochs)
-
-
-def test_what_failed_early_stays_failed_when_later_failures_are_mended(tmp_path):
-    """Later rounds were chosen without it, and by an epoch that was chosen without it."""
-    settings = {**QUICK, "max_failures": 3, "retries": 0}
-    with pytest.raises(SearchError, match="4 trials have failed"):
-        search(SPACE, fails_late, tmp_path / "out", **settings)
-    (tmp_path / "out" / "mended").touch()
-    result = search(SPACE, fails_late, tmp_path / "out", **settings, resume=True)
-    assert [t.number for t in result.trials if t.status == FAILED] == [2, 5]
-    assert {t.epochs for t in result.trials if t.round} == {result.stop_epoch}
-
-
-def test_a_search_that_goes_on_is_not_called_finished(tmp_path):
-    settings = {**QUICK, "rounds": 1}
-    result = search(SPACE, sometimes_dead, tmp_path / "out", **settings)
-    assert result.stop_epoch == 6  # nothing ended early, and whole trainings are there to compare
-    save_analysis(result)
-    with pytest.raises(SearchError):
-        search(SPACE, sometimes_dead, tmp_path / "out", **{**settings, "rounds": 2, "max_failures": 0}, resume=True)
-    assert "stopped by failures" in describe(tmp_path / "out")
-    assert "The search has not come to its end" in write_report(tmp_path / "out").read_text()
-    fewer = search(SPACE, sometimes_dead, tmp_path / "again", **{**QUICK, "max_failures": 30, "rounds": 2})
-    assert len(search(SPACE, sometimes_dead, fewer.folder, **settings, max_failures=30, resume=True).trials) == 20
-
-
-def sometimes_dead(candidate, epochs):
-    return evaluate(candidate, epochs if candidate.number < 12 else 0)
-
-
-def test_a_start_that_failed_does_not_block_the_folder(tmp_path):
-    with pytest.raises(UserError, match="labels: 'papper' is no choice"):
-        search(SPACE, evaluate, tmp_path / "out", **QUICK, labels="papper")
-    search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "rounds": 1})
-
-
-def test_a_folder_with_a_search_is_not_overwritten(whole):
-    with pytest.raises(UsageError, match="holds a search already; resume it, or choose another folder"):
-        search(SPACE, evaluate, whole.folder, **QUICK)
-
-
-def test_trials_of_another_search_are_not_mixed_in(tmp_path):
-    search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "rounds": 1})
-    with pytest.raises(TrialsError, match="another epochs: 6, not 9"):
-        search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "epochs": 9}, resume=True)
-    other = space_from_dict({"name": "toy", "variables": {"x0": {"range": [0, 7]}}})
-    with pytest.raises(TrialsError, match=r"another space: .*toy"):
-        search(other, evaluate, tmp_path / "out", **QUICK, resume=True)
 
 
 def test_a_pool_that_runs_out_ends_the_search(tmp_path):
@@ -430,6 +212,22 @@ def test_architectures_alone_and_recipes_alone(tmp_path):
         search(space, by_size, tmp_path / "r2", **settings, mode="recipe", constraints={"macs": 2e6})
     with pytest.raises(SpaceError, match="has no variables of the architecture"):
         search(space.only("recipe"), by_size, tmp_path / "n", **settings, mode="architecture")
+
+
+class Unfit:
+    """An evaluator that knows before any trial that it cannot do a thing."""
+
+    def check(self, candidate):
+        raise UserError(f"no data for {sorted(candidate)}")
+
+    def __call__(self, candidate, epochs):
+        raise AssertionError("there is to be no trial")
+
+
+def test_an_evaluator_may_refuse_before_the_first_trial(tmp_path):
+    with pytest.raises(UserError, match="no data for .*'kind', 'lr'"):
+        search(SPACE, Unfit(), tmp_path / "out", **QUICK)
+    assert not (tmp_path / "out").exists()
 
 
 def test_rounds_of_the_paper():

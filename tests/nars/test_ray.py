@@ -11,9 +11,9 @@ from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm import search
 from fbnetv3.nars.executors import open_executor
 from fbnetv3.nars.trials import DONE
-from tests.nars.test_algorithm import QUICK, SPACE, evaluate, outcome
 from tests.nars.test_executors import SPACE as ONE
 from tests.nars.test_executors import job, run
+from tests.nars.toy import QUICK, SPACE, evaluate, outcome
 
 ray = pytest.importorskip("ray", reason="Ray is optional: pip install 'fbnetv3[search]'")
 ROOT = Path(__file__).resolve().parents[2]

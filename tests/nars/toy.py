@@ -1,0 +1,44 @@
+"""A small space, curves and settings with which a whole search takes a second."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from fbnetv3.nars.space import space_from_dict
+from fbnetv3.nars.trials import TrialStore
+
+ROOT = Path(__file__).resolve().parents[2]
+SPACE = space_from_dict(
+    {
+        "name": "toy",
+        "variables": {f"x{i}": {"range": [0, 7]} for i in range(4)}
+        | {"kind": {"choices": ["a", "b", "c"]}, "lr": {"range": [1, 9], "part": "recipe"}},
+    }
+)
+FAST = {"members": 4, "width": 32, "pretrain_epochs": 5, "frozen_epochs": 20, "tuned_epochs": 20}
+QUICK = {"epochs": 6, "rounds": 3, "batch": 10, "pool": 400, "predictor": FAST, "executor": "serial"}
+
+
+def accuracy(candidate):
+    bumps = sum((candidate[f"x{i}"] - 5) ** 2 for i in range(4)) / 10
+    return 90 - bumps - (candidate["lr"] - 3) ** 2 / 5 + {"a": 0, "b": 2, "c": 1}[candidate["kind"]]
+
+
+def evaluate(candidate, epochs):
+    """Deterministic curves that cross in the first epochs."""
+    wild = np.random.default_rng(candidate.vector.tolist()).normal(0, [9, 3, 0.5, 0, 0, 0])
+    return [accuracy(candidate) * (1 - 0.5**epoch) + wild[epoch - 1] for epoch in range(1, epochs + 1)]
+
+
+def spent(columns):
+    return columns[:, :4].sum(1)
+
+
+def outcome(folder):
+    """All that decides what a search finds, without times."""
+    store = TrialStore(Path(folder))
+    trials = [(t.number, t.round, t.candidate.tolist(), t.epochs, t.status, t.curve) for t in store.all()]
+    store.close()
+    found = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("found/*.json"))]
+    return trials, found
