@@ -54,6 +54,13 @@ def _where(error: BaseException) -> str:
     return f" (in {os.path.basename(trace.tb_frame.f_code.co_filename)}, line {trace.tb_lineno})"
 
 
+def _note(log: int, line: str) -> None:
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # what the evaluator has printed comes before
+        sys.stdout.flush()
+    with contextlib.suppress(OSError):  # a full disk costs the line, not the trial
+        os.write(log, f"{line}\n".encode())
+
+
 def main() -> None:
     """Take jobs from the pipe whose number is the first argument, until it closes.
 
@@ -61,6 +68,7 @@ def main() -> None:
     processes that evaluators start.
     """
     pipe = Connection(int(sys.argv[1]))
+    log = os.dup(1)  # an evaluator may close standard output, or put something else in its place
     os.environ.pop("PYTHONPATH", None)
     if len(sys.argv) > 2:
         os.environ["PYTHONPATH"] = sys.argv[2]
@@ -77,10 +85,10 @@ def main() -> None:
     threading.Thread(target=listen, daemon=True).start()
     while True:
         job = pickle.loads(jobs.get())
-        print(f"--- trial {job.number}", flush=True)
+        _note(log, f"--- trial {job.number}")
         outcome = evaluate(setup, job)
         if outcome.error:
-            print(f"--- trial {job.number}: {outcome.error}", flush=True)
+            _note(log, f"--- trial {job.number}: {outcome.error}")
         pipe.send_bytes(pickle.dumps(outcome))
 
 

@@ -71,6 +71,19 @@ def test_a_function_of_a_script_needs_no_guard(tmp_path):
     assert done.stdout == "(13.0, 13.0)\n"
 
 
+def silent(candidate, epochs):
+    sys.stdout.close()
+    os.close(1)
+    return [1.0] * epochs
+
+
+def test_an_evaluator_may_close_its_output(tmp_path):
+    with opened(silent, tmp_path, workers=1) as executor:
+        found = run(executor, job(0))
+        assert found[0].curve == (1.0, 1.0)
+    assert "--- trial 0" in (tmp_path / "logs" / "worker_0.txt").read_text()
+
+
 def bad(candidate, epochs):
     if candidate["a"] == 0:
         raise ZeroDivisionError("what now")
