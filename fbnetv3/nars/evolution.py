@@ -16,13 +16,15 @@ import numpy as np
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.constraints import Constraint, ConstraintError, Constraints
 from fbnetv3.nars.sampling import sample_pool
-from fbnetv3.nars.variation import children_of, effects, exchanges, shocked
+from fbnetv3.nars.variation import Regression, children_of, exchanges, shocked
 
 # Scores of candidates, (N,), the higher the better.
 Score = Callable[[np.ndarray], np.ndarray]
 
-# Scored candidates, the best of them, from which effects of single values are estimated.
-_KNOWN = 5000
+# Scored candidates, the best of them, to which the regression is fitted; and by how much it falls behind.
+_KNOWN, _STALE = 4000, 1.1
+# Exchanges that the regression looks at for each that is scored.
+_LOOKED_AT = 13
 # Candidates that a shock makes, and how many of them, the best, go on.
 _SHOCKED, _SURVIVORS = 400, 40
 
@@ -31,29 +33,32 @@ _SHOCKED, _SURVIVORS = 400, 40
 class EvolutionSettings:
     """How an evolution runs. Only epsilon is the paper's; the rest is chosen here.
 
-    Generations end when they gain nothing; then exchanges of one and of two variables of the best are tried for as long
-    as they gain; then the survivors are shocked, and what comes of it evolves in the same way, for a few times.
+    Generations end when they gain nothing; then exchanges of a few variables of the best are tried for as long as they
+    gain; then the survivors are shocked, and what comes of it evolves in the same way, for a few times. Of many
+    children and exchanges, those are scored that a regression on the scores so far thinks best.
 
     Attributes:
         inherited: best trials that the first generation takes over (p).
         random: random candidates beside them (q).
         top: candidates that a generation keeps (K).
         children: children of each of them.
+        scored: of all of a generation's children, how many are scored.
         epsilon: least gain of the best score that counts as one.
         patience: generations without gain before the exchanges.
         elites: of the best, how many have exchanges tried.
-        exchanges: how many of each. 0: none.
+        exchanges: how many of each are scored. 0: none.
         shocks: without gain before the end. 0: none.
         generations: most of them, exchanges included.
     """
 
     inherited: int = 50
-    random: int = 200
+    random: int = 1000
     top: int = 50
-    children: int = 20
+    children: int = 60
+    scored: int = 330
     epsilon: float = 1e-6
     patience: int = 2
-    elites: int = 5
+    elites: int = 2
     exchanges: int = 300
     shocks: int = 2
     generations: int = 500
@@ -64,6 +69,7 @@ class EvolutionSettings:
             ("random", 1),
             ("top", 2),
             ("children", 1),
+            ("scored", 1),
             ("patience", 1),
             ("elites", 1),
             ("exchanges", 0),
@@ -148,6 +154,8 @@ class _Evolution:
         self.best: list[float] = []
         self.calls = 0
         self._seen: set[bytes] = set()
+        self._regression: Regression | None = None
+        self._fitted_at = 0
 
     @property
     def ended(self) -> bool:
@@ -170,7 +178,7 @@ class _Evolution:
         return alive
 
     def fresh(self, candidates: np.ndarray, most: int | None = None) -> np.ndarray:
-        """Those that are new and meet the constraints, the first of them if there are more than `most`."""
+        """Those that are new and meet the constraints; if there are more than `most`, those that promise most."""
         found = []
         for row in candidates:
             if (key := row.tobytes()) not in self._seen:
@@ -179,9 +187,18 @@ class _Evolution:
         found = np.array(found).reshape(-1, len(self.sizes)).astype(np.int64)
         if len(found):
             found = found[self.constraints.met(found)]
-        # what is beyond the limit may be wanted another time
-        self._seen.difference_update(row.tobytes() for row in found[most:] if most is not None)
-        return found[:most]
+        if most is None or len(found) <= most:
+            return found
+        order = np.argsort(-self.regression(found), kind="stable")
+        self._seen.difference_update(row.tobytes() for row in found[order[most:]])  # they may come another time
+        return found[order[:most]]
+
+    @property
+    def regression(self) -> Regression:
+        """Of what is known, fitted anew as that grows."""
+        if self._regression is None or self.calls > self._fitted_at * _STALE:
+            self._regression, self._fitted_at = Regression(*self.known, self.sizes), self.calls
+        return self._regression
 
     def scored(self, fresh: np.ndarray) -> _Scored:
         found = _Scored(fresh, _scores(self.score, fresh) if len(fresh) else np.zeros(0))
@@ -215,16 +232,18 @@ class _Evolution:
         return alive
 
     def _children(self, alive: _Scored) -> _Scored:
-        return self.scored(self.fresh(children_of(*alive, self.sizes, self.settings.children, self.rng)))
+        s = self.settings
+        return self.scored(self.fresh(children_of(*alive, self.sizes, s.children, self.rng), s.scored))
 
     def _exchanges(self, alive: _Scored, tried: set[bytes]) -> _Scored:
         """Exchanges of the best that have not had theirs yet."""
-        elites = [row for row in alive.candidates if row.tobytes() not in tried][: self.settings.elites]
-        tried.update(row.tobytes() for row in elites)
-        added = effects(*self.known, self.sizes)
         wanted = self.settings.exchanges
-        found = [self.fresh(exchanges(elite, added, self.sizes, wanted), wanted) for elite in elites]
-        return self.scored(np.concatenate([alive.candidates[:0], *found]))
+        found = [alive.candidates[:0]]
+        for elite in [row for row in alive.candidates if row.tobytes() not in tried][: self.settings.elites]:
+            tried.add(elite.tobytes())
+            others = exchanges(elite, self.regression.added, self.sizes, wanted * _LOOKED_AT, self.rng)
+            found.append(self.fresh(others, wanted))
+        return self.scored(np.concatenate(found))
 
 
 def _scores(score: Score, candidates: np.ndarray) -> np.ndarray:

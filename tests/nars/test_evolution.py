@@ -10,7 +10,7 @@ from fbnetv3.errors import UsageError
 from fbnetv3.nars.constraints import Constraint, ConstraintError, Constraints
 from fbnetv3.nars.evolution import EvolutionSettings, evolve, pareto_front
 from fbnetv3.nars.space import Space, Variable, load_space
-from fbnetv3.nars.variation import effects, exchanges
+from fbnetv3.nars.variation import Regression, exchanges
 from tests.nars.test_space import FBNETV3
 
 # 6561 candidates, few enough to list.
@@ -154,43 +154,60 @@ def test_exchanges_lead_out_of_a_dead_end():
 
 
 def test_shocks_lead_to_what_no_exchange_reaches():
-    """Three variables at once, in a space in which the best of all lies far from what looks best."""
+    """Where three neighbours act together, what cannot be bettered by small changes is often not the best."""
     space = Space("wide", tuple(Variable(f"v{i}", tuple(range(6)), False) for i in range(12)))
+    table = np.random.default_rng(0).normal(size=(10, 6, 6, 6))
 
-    def deceptive(candidates):
-        return np.where((candidates[:, :3] == 5).all(1), 100.0, -candidates.sum(1).astype(float))
+    def score(candidates):
+        return sum(table[i, candidates[:, i], candidates[:, i + 1], candidates[:, i + 2]] for i in range(10))
 
-    settings = EvolutionSettings(random=5, top=10, children=2, patience=1)
-    found = [
-        [
-            evolve(deceptive, Constraints(space), settings=replace(settings, shocks=n), seed=s).scores[0]
-            for s in range(5)
-        ]
-        for n in (0, 12)
-    ]
-    without, shocked = (sum(score > 80 for score in scores) for scores in found)
-    assert shocked > without
+    settings = EvolutionSettings(random=20, top=10, children=5, patience=1, exchanges=30)
+    without, shocked = (
+        [evolve(score, Constraints(space), settings=replace(settings, shocks=n), seed=s).scores[0] for s in range(5)]
+        for n in (0, 3)
+    )
+    assert all(a <= b for a, b in zip(without, shocked, strict=True))
+    assert sum(a < b for a, b in zip(without, shocked, strict=True)) >= 3
 
 
-def test_exchanges_hold_every_single_change_and_the_most_promising_pairs():
+def test_exchanges_hold_every_single_change_the_most_promising_pairs_and_more():
     sizes, candidate = np.array([3, 4, 2]), np.array([1, 0, 1])
     added = np.array([0.0, 0, 5, 0, 1, 2, 3, 9, 0])
-    found = exchanges(candidate, added, sizes, 1)
+    found = exchanges(candidate, added, sizes, 5, np.random.default_rng(0))
     changed = (found != candidate).sum(1)
     assert (changed[:6] == 1).all() and len(np.unique(found[:6], axis=0)) == 6
-    assert (changed[6:] == 2).all() and len(found) == 6 + 10
+    assert (changed[6:11] == 2).all() and len(found) == 6 + 5 + 5
     assert found[6].tolist() == [2, 0, 0], "5 - 0 and 9 - 0 are the two largest gains of different variables"
+    assert (changed[11:] > 0).all() and (changed[11:] == 3).any()
 
 
-def test_effects_are_those_of_an_additive_score():
+def test_nothing_can_be_exchanged_where_there_is_no_choice():
+    found = exchanges(np.array([0, 0]), np.zeros(2), np.array([1, 1]), 5, np.random.default_rng(0))
+    assert found.shape == (0, 2)
+
+
+def test_what_a_value_adds_is_found_of_an_additive_score():
     rng, sizes = np.random.default_rng(0), np.array([3, 4, 2])
     candidates, truth = rng.integers(0, sizes, (500, 3)), rng.normal(size=9)
     scores = truth[candidates + np.array([0, 3, 7])].sum(1)
-    found = effects(candidates, scores, sizes)
+    regression = Regression(candidates, scores, sizes)
     for start, size in ((0, 3), (3, 4), (7, 2)):
         expected = truth[start : start + size]
-        part = found[start : start + size]
+        part = regression.added[start : start + size]
         assert part - part.mean() == pytest.approx(expected - expected.mean(), abs=0.05)
+    assert np.corrcoef(regression(candidates), scores)[0, 1] > 0.999
+
+
+def test_a_regression_sees_how_two_variables_act_together():
+    rng, sizes = np.random.default_rng(0), np.full(60, 3)  # more of them than it forms products of
+    candidates = rng.integers(0, sizes, (2000, 60))
+    a, b, *others = candidates.T.astype(float)
+    scores = 2 * a + 3 * b + 2 * (a - 1) * (b - 1) + 0.1 * others[0]
+    regression = Regression(candidates[:1500], scores[:1500], sizes)
+    alone = regression.added[candidates + np.cumsum(sizes) - sizes].sum(1)
+    unseen, whole = slice(1500, None), np.var(scores[1500:])
+    assert np.var(regression(candidates[unseen]) - scores[unseen]) < 0.02 * whole
+    assert np.var(alone[unseen] - scores[unseen]) > 0.1 * whole
 
 
 def test_a_space_with_one_candidate():
