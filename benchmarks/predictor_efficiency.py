@@ -5,6 +5,9 @@ mean squared error on candidates that it has not seen. The side without pretrain
 epochs, and at each n whichever of three learning rates is best for it on those very candidates. The ratio is how many
 labels it needs, by its mean curve over log n, for the error that the pretrained one has at n.
 
+The predictor is a sum of networks and a Gaussian process, which needs few labels without any pretraining; so the same
+is shown of the networks alone, which are the paper's predictor, and of the whole against these.
+
 Two targets: a table of measured networks (NAS-Bench-Macro's JSON file, https://github.com/xiusu/NAS-Bench-Macro), and
 Table 2's joint space with an accuracy that is made up below. Free labels are the paper's, MACs and parameters; rich
 ones; and with --naswot the table's networks have a score of untrained networks too (Mellor et al. 2021, NASWOT).
@@ -191,17 +194,25 @@ class Synthetic:
         return chosen, self.truth(chosen) + rng.normal(0, 0.15, count)
 
 
-def error(predictor, candidates, accuracies, n):
-    """Mean squared error on what is not among the first n, after training on these."""
+# What is compared: the weights of the predictor's parts, None for those that it chooses.
+KINDS = {"": None, "networks alone, ": np.array([1.0, 0.0, 0.0])}
+
+
+def errors(predictor, candidates, accuracies, n):
+    """Mean squared errors on what is not among the first n, after training on these; of each kind."""
     predictor.fit(candidates[:n], accuracies[:n])
-    return float(np.mean((predictor(candidates[n:]) - accuracies[n:]) ** 2))
+    chosen, found = predictor._weights, []
+    for weights in KINDS.values():
+        predictor._weights = chosen if weights is None else weights
+        found.append(float(np.mean((predictor(candidates[n:]) - accuracies[n:]) ** 2)))
+    return found
 
 
 def compare(target, sizes, seeds, settings):
-    """Errors of each side by size and seed; prints the curves and the ratios."""
-    names = ["not pretrained", *target.labels]
-    found = {name: np.zeros((seeds, len(sizes))) for name in names}
-    plain = np.zeros((len(PLAIN_RATES), seeds, len(sizes)))
+    """Errors of each side by kind, seed and size; prints the curves and the ratios."""
+    shape = (seeds, len(sizes), len(KINDS))
+    found = {name: np.zeros(shape) for name in target.labels}
+    plain = np.zeros((len(PLAIN_RATES), *shape))
     pretrained, start = {}, time.time()
     for name, labels in target.labels.items():
         pretrained[name] = Predictor(target.space, settings)
@@ -212,25 +223,30 @@ def compare(target, sizes, seeds, settings):
         for k, n in enumerate(sizes):
             for j, lr in enumerate(PLAIN_RATES):
                 predictor = Predictor(target.space, replace(settings, lr=lr), seed)
-                plain[j, seed, k] = error(predictor, candidates, accuracies, n)
+                plain[j, seed, k] = errors(predictor, candidates, accuracies, n)
             for name, predictor in pretrained.items():
                 predictor.seed = seed
-                found[name][seed, k] = error(predictor, candidates, accuracies, n)
+                found[name][seed, k] = errors(predictor, candidates, accuracies, n)
         print(f"{target.name}: seed {seed}, {time.time() - start:.0f} s", file=sys.stderr, flush=True)
-    best = plain.mean(1).argmin(0)
-    found["not pretrained"] = np.stack([plain[j, :, k] for k, j in enumerate(best)], 1)
-    curve = found["not pretrained"].mean(0)
-    rows = []
-    for name, errors in found.items():
-        spread = errors.std(0, ddof=1) / seeds**0.5
-        cells = [f"{mean:.3f} ± {s:.3f}" for mean, s in zip(errors.mean(0), spread, strict=True)]
-        ratios = [""] * len(sizes)
-        if name in target.labels:
-            ratios = [f" ({needed(value, sizes, curve, n)})" for value, n in zip(errors.mean(0), sizes, strict=True)]
-        rows.append([name, *(cell + ratio for cell, ratio in zip(cells, ratios, strict=True))])
-    print(f"\n{target.name}: mean squared error (labels needed without pretraining, over n), {seeds} seeds\n")
-    print(tabulate(rows, ["", *(f"n = {n}" for n in sizes)], tablefmt="github", disable_numparse=True))
-    print(f"\nbest learning rate without pretraining: {', '.join(f'{PLAIN_RATES[j]:g}' for j in best)}\n", flush=True)
+    rows, alone = [], None
+    for kind in reversed(range(len(KINDS))):  # the networks first
+        best = plain[..., kind].mean(1).argmin(0)
+        unaided = np.stack([plain[j, :, k, kind] for k, j in enumerate(best)], 1)
+        alone = unaided.mean(0) if alone is None else alone
+        for name, values in {"not pretrained": unaided, **{key: v[..., kind] for key, v in found.items()}}.items():
+            cells = []
+            for mean, spread, n in zip(values.mean(0), values.std(0, ddof=1) / seeds**0.5, sizes, strict=True):
+                against = [] if values is unaided else [needed(mean, sizes, unaided.mean(0), n)]
+                against += [needed(mean, sizes, alone, n)] if kind == 0 else []
+                cells.append(f"{mean:.3f} ± {spread:.3f}" + (f" ({', '.join(against)})" if against else ""))
+            rows.append([list(KINDS)[kind] + name, *cells])
+    print(
+        f"\n{target.name}: mean squared error, {seeds} seeds. In brackets: labels needed without pretraining, over n;"
+    )
+    print("of the whole predictor also those that the networks alone need\n")
+    print(
+        tabulate(rows, ["", *(f"n = {n}" for n in sizes)], tablefmt="github", disable_numparse=True), "\n", flush=True
+    )
 
 
 def needed(value, sizes, curve, n):
