@@ -6,7 +6,9 @@ Everything that imports detectron2 is in here. Nothing here needs detectron2's c
 try:
     import detectron2  # noqa: F401
 except ImportError as error:
-    raise ImportError(
+    from fbnetv3.errors import MissingPackageError
+
+    raise MissingPackageError(
         f"fbnetv3.detection needs detectron2 ({error}): run `python tools/install_detectron2.py` in a checkout of this "
         "project, or install it as https://detectron2.readthedocs.io/tutorials/install.html says"
     ) from error
