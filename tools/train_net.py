@@ -53,8 +53,9 @@ def run_detector(args):
     result = train.run_training(cfg, resume=args.resume)
     if result.results:
         print(evaluation.as_table(result.results))
-        print(f"{'detections:':12} {result.detections}")
-    print_files(result.files, "weights", "checkpoints", "metrics", "log", "tensorboard")
+        print(f"{'detections:':12} {result.detections}\n{'examples:':12} {result.examples}")
+    curve = ("curve",) if result.results else ()
+    print_files(result.files, "weights", "checkpoints", "metrics", *curve, "log", "tensorboard")
 
 
 def print_metrics(metrics):

@@ -3,8 +3,14 @@
 Everything that imports detectron2 is in here. Nothing here needs detectron2's compiled operators.
 """
 
+import warnings
+
 try:
-    import detectron2  # noqa: F401
+    with warnings.catch_warnings():  # of what it does by older ways than torch's and setuptools' newest
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", "pkg_resources is deprecated")
+        import detectron2.engine
+        import detectron2.model_zoo  # noqa: F401
 except ImportError as error:
     from fbnetv3.errors import MissingPackageError
 

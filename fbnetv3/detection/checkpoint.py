@@ -156,6 +156,8 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         self._check_parts(state, model)
         if predictors and not self.new_classes:
             raise WeightsError(self._other_classes(state, model))
+        if predictors:
+            logger.warning("%s: is for another number of classes: the last layers start afresh", self._source)
         return {key: value for key, value in state.items() if key not in predictors}
 
     def _check_parts(self, state: Mapping[str, Any], model: Mapping[str, Tensor]) -> None:

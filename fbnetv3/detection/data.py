@@ -8,6 +8,7 @@ import itertools
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from fbnetv3.data.digit_scenes import digit_scenes, digit_scenes_folder
 from fbnetv3.data.loader import init_worker, mix_seeds
 from fbnetv3.engine.distributed import World
 from fbnetv3.errors import DataError, UsageError, suggest
 
 OWN = {"own_train": "TRAIN", "own_test": "TEST"}
+_DIGIT_SCENES = "digit_scenes_"
 _SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 
 
@@ -58,6 +61,30 @@ def register_own(cfg: CfgNode) -> None:
 def _register(name: str, annotations: Path, images: Path) -> None:
     DatasetCatalog.register(name, lambda: load_coco_json(str(annotations), str(images), name))
     MetadataCatalog.get(name).set(json_file=str(annotations), image_root=str(images), evaluator_type="coco")
+
+
+def _register_digit_scenes() -> None:
+    """Make the scenes of handwritten digits known to detectron2; they are drawn on first use."""
+    for split in ("train", "test"):
+        name = f"{_DIGIT_SCENES}{split}"
+        if name not in DatasetCatalog.list():
+            DatasetCatalog.register(name, partial(_load_digit_scenes, name))
+            _describe_digit_scenes(name)
+
+
+def _describe_digit_scenes(name: str) -> None:
+    folder, split = digit_scenes_folder(), name.removeprefix(_DIGIT_SCENES)
+    file = str(folder / f"{split}.json")
+    if MetadataCatalog.get(name).get("json_file") != file:  # another cache than before
+        MetadataCatalog.pop(name)
+        MetadataCatalog.get(name).set(json_file=file, image_root=str(folder / split), evaluator_type="coco")
+
+
+def _load_digit_scenes(name: str) -> list[dict[str, Any]]:
+    digit_scenes()
+    _describe_digit_scenes(name)
+    about = MetadataCatalog.get(name)
+    return load_coco_json(about.json_file, about.image_root, name)
 
 
 def load_dicts(name: str, remedy: str = "") -> list[dict[str, Any]]:
@@ -261,3 +288,6 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     """
     dicts = load_dicts(name)
     return detectron2_test_loader(dicts, mapper=DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS)
+
+
+_register_digit_scenes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,12 @@ from fbnetv3.errors import UsageError, suggest
 logger = logging.getLogger(__name__)
 
 OPTIMIZERS = ("SGD", "AdamW")
+# yacs's words for a value of another type than the default's.
+_MISMATCH = re.compile(
+    r"Type mismatch \(<class '(?P<type>\w+)'> vs\. <class '\w+'>\) with values \(.* vs\. (?P<value>.*)\) "
+    r"for config key: (?P<key>\S+)"
+)
+_TYPES = {"bool": "True or False", "int": "a whole number", "float": "a number", "str": "text", "tuple": "a list"}
 _AT_LEAST_ONE = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS")
 
 
@@ -75,6 +82,8 @@ def _told(merge: Callable[[], None], where: str) -> None:
         merge()
     except (ValueError, KeyError, AssertionError, AttributeError, TypeError, SyntaxError) as error:
         reason = " ".join(str(error.args[0] if error.args else error).split())
+        if found := _MISMATCH.fullmatch(reason):
+            reason = f"{found['key']} {found['value']} is not {_TYPES.get(found['type'], 'a ' + found['type'])}"
         raise UsageError(f"{where}{reason[:300]}") from None
 
 

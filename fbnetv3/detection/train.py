@@ -8,6 +8,8 @@ import json
 import logging
 import math
 import os
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from fbnetv3.data.loader import mix_seeds
 from fbnetv3.detection.checkpoint import EMA_KEY, FBNetV3Checkpointer, load_detector, newest_checkpoint
 from fbnetv3.detection.data import TrainLoader, build_train_loader, check_classes, load_dicts
 from fbnetv3.detection.evaluation import Results, evaluate_detector
+from fbnetv3.detection.pictures import draw_curves, draw_examples
 from fbnetv3.detection.trainer import Averaging, Evaluating, ProgressLines, Saving, Seeding, build_trainer
 from fbnetv3.engine.checkpoint import save
 from fbnetv3.engine.distributed import World, joined
@@ -53,12 +56,14 @@ class DetectionResult:
     Attributes:
         results: of its last evaluation, see `evaluate_detector`; empty where there is nothing to evaluate on.
         files: where it left what.
-        detections: the folder with the detections of the last evaluation.
+        detections: the folder with the detections of the last evaluation, a folder for each data set.
+        examples: a picture of detections on test images beside what is annotated.
     """
 
     results: Results
     files: RunFiles
     detections: Path
+    examples: Path
 
 
 def run_training(cfg: CfgNode, *, resume: bool = False) -> DetectionResult:
@@ -72,7 +77,7 @@ def run_training(cfg: CfgNode, *, resume: bool = False) -> DetectionResult:
         UserError: a wrong config, missing data, an output folder that is in use or cannot be written, a loss that is
             not finite.
     """
-    with joined(cfg.MODEL.DEVICE) as world, torch.random.fork_rng(), main_speaks(world):
+    with joined(cfg.MODEL.DEVICE) as world, torch.random.fork_rng(), main_speaks(world), _without_advice():
         return _run_training(cfg, world, resume)
 
 
@@ -80,6 +85,7 @@ def _run_training(cfg: CfgNode, world: World, resume: bool) -> DetectionResult:
     files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
     if world.broadcast(files.in_use()) and not resume:
         raise UsageError(f"{files.folder}: holds a run already; add --resume to go on, or set another OUTPUT_DIR")
+    detections, examples = files.folder / "inference", files.folder / "detections.png"
     for name in cfg.DATASETS.TEST:
         load_dicts(name)
     found = world.broadcast(newest_checkpoint(files.checkpoints) if world.is_main else None)
@@ -133,14 +139,18 @@ def _run_training(cfg: CfgNode, world: World, resume: bool) -> DetectionResult:
             if start < steps:
                 if start:
                     logger.info("going on after %d steps", start)
+                if world.is_main:
+                    files.weights.unlink(missing_ok=True)  # of a shorter run that goes on now
                 trainer.train(start, steps)
                 if world.is_main:
                     save(files.weights, _weights(model, ema, about))
-            results = evaluate(detections := files.folder / "inference")
+            results = evaluate(detections)
             check_interrupt()
         if world.is_main and results:
             _note(files.metrics, {"iteration": steps, **_flat(results)})
-    return DetectionResult(results, files, detections)
+            draw_curves(files.metrics, files.curve)
+            draw_examples(cfg, model if ema is None else ema.module, cfg.DATASETS.TEST[0], examples)
+    return DetectionResult(results, files, detections, examples)
 
 
 def run_evaluation(cfg: CfgNode) -> Results:
@@ -151,7 +161,7 @@ def run_evaluation(cfg: CfgNode) -> Results:
     Raises:
         UserError: a wrong config, missing data or weights.
     """
-    with joined(cfg.MODEL.DEVICE) as world, main_speaks(world):
+    with joined(cfg.MODEL.DEVICE) as world, main_speaks(world), _without_advice():
         files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
         source = cfg.MODEL.WEIGHTS or (str(files.weights) if files.weights.exists() else "")
         if not cfg.DATASETS.TEST:
@@ -185,6 +195,20 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> optim.Optimizer:
     )
     adam = optim.AdamW(parameters, cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
     return maybe_add_gradient_clipping(cfg, adam)
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Leaves out what torch has to say about calls in detectron2, which no user can change."""
+    fx = logging.getLogger("torch.fx._symbolic_trace")
+    level = fx.level
+    fx.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
+            yield
+    finally:
+        fx.setLevel(level)
 
 
 def _build_model(cfg: CfgNode) -> nn.Module:

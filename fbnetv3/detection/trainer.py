@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer
@@ -37,6 +38,13 @@ class _Watched:
     world: World
     diverged: Path
 
+    def run_step(self) -> None:
+        """A step, as detectron2's."""
+        try:
+            super().run_step()
+        except FloatingPointError:  # detectron2's, of proposals: this process alone knows of it
+            raise self._diverged("of the proposals", math.nan, self.data_loader.last) from None
+
     def _write_metrics(
         self, loss_dict: Mapping[str, Tensor], data_time: float, prefix: str = "", iter: int | None = None
     ) -> None:
@@ -44,17 +52,21 @@ class _Watched:
         if not self.world.any(not math.isfinite(sum(losses.values()))):
             super()._write_metrics(loss_dict, data_time, prefix, iter)
             return
-        step, lr = self.iter + 1, self.optimizer.param_groups[0]["lr"]
-        names = [image["file_name"] for part in self.world.gather(self.data_loader.last) for image in part]
+        found = [(losses, self.data_loader.last)] if not math.isfinite(sum(losses.values())) else []
+        losses, images = next(item for items in self.world.gather(found) for item in items)
+        worst = next((key for key, value in losses.items() if not math.isfinite(value)), "total")
+        raise self._diverged(f"({worst})", losses.get(worst, math.nan), images)
+
+    def _diverged(self, what: str, loss: float, images: list[dict[str, Any]]) -> DivergedError:
+        step, lr, names = self.iter + 1, self.optimizer.param_groups[0]["lr"], [i["file_name"] for i in images]
         if self.world.is_main:
-            model = self.model.module if hasattr(self.model, "module") else self.model
-            save(self.diverged, {"step": step, "lr": lr, "losses": losses, "names": names, "model": model.state_dict()})
+            model = self.model.module if self.world.size > 1 else self.model
+            save(self.diverged, {"step": step, "lr": lr, "loss": loss, "names": names, "model": model.state_dict()})
             logger.info("the weights and the images' names of that step lie in %s", self.diverged)
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        worst = next((key for key, value in losses.items() if not math.isfinite(value)), "total")
-        raise DivergedError(
-            f"the loss ({worst}) is {losses.get(worst, math.nan)} at step {step} (learning rate {lr:.3g}, images "
-            f"{shown}): lower SOLVER.BASE_LR, warm up longer, or set SOLVER.CLIP_GRADIENTS"
+        return DivergedError(
+            f"the loss {what} is {loss} at step {step} (learning rate {lr:.3g}, images {shown}): lower SOLVER.BASE_LR, "
+            "warm up longer, or set SOLVER.CLIP_GRADIENTS.ENABLED True"
         )
 
 
@@ -157,10 +169,10 @@ class ProgressLines(EventWriter):
             if "loss" in key and key != "total_loss"
         }
         total = storage.history("total_loss").median(storage.count_samples("total_loss", 20))
-        parts = ", ".join(f"{key} {value:.3f}" for key, value in losses.items())
+        parts = ", ".join(f"{key} {value:.3g}" for key, value in losses.items())
         pace = (time.monotonic() - self.start) / max(1, done - self.first)
         logger.info(
-            "step %d/%d: loss %.3f%s, lr %.3g; %.2f s a step, %s left",
+            "step %d/%d: loss %.4g%s, lr %.3g; %.2f s a step, %s left",
             done,
             self.steps,
             total,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -39,6 +40,7 @@ def launch(run: Callable[[], None], processes: int, *, after_interrupt: str = ""
         raise UsageError(f"--num-gpus {processes}: torchrun has started several processes already; leave it out")
     if torch.cuda.is_available() and processes > torch.cuda.device_count():
         raise UsageError(f"--num-gpus {processes}: there are {torch.cuda.device_count()} GPUs")
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it says what the processes say better
     before = {number: signal.signal(number, _pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         context = multiprocessing.start_processes(
@@ -66,10 +68,9 @@ def _work(rank: int, run: Callable[[], None], processes: int, port: int, after_i
 
 
 def _pass_on(number: int, frame: object) -> None:
-    """A terminal sends Ctrl-C to all processes by itself; whoever ends this one alone means all of them."""
-    if number == signal.SIGTERM:
-        for process in multiprocessing.active_children():
-            os.kill(process.pid, number)
+    """Tell all processes to end. A terminal has sent them Ctrl-C already, and SIGTERM does not hurry who has that."""
+    for process in multiprocessing.active_children():
+        os.kill(process.pid, signal.SIGTERM)
 
 
 def _free_port() -> int:

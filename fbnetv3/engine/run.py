@@ -353,6 +353,7 @@ def logged_to(file: Path, *packages: str) -> Iterator[None]:
     """Copies what packages log to a file, by default what this one does."""
     handler = logging.FileHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.addFilter(lambda record: not record.exc_info)  # tracebacks: whoever ends with one shows it
     logs = [logging.getLogger(name) for name in packages or ("fbnetv3",)]
     levels = [log.level for log in logs]
     for log in logs:
