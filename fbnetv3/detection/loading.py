@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY
+from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
 from fbnetv3.config.config import flat_keys, read_config_file
 from fbnetv3.detection.config import add_fbnetv3_config
@@ -19,6 +21,14 @@ from fbnetv3.errors import UsageError, suggest
 logger = logging.getLogger(__name__)
 
 OPTIMIZERS = ("SGD", "AdamW")
+SCHEDULES = ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR")
+_REGISTRIES = {
+    "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+    "MODEL.RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
+    "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
+}
 # yacs's words for a value of another type than the default's.
 _MISMATCH = re.compile(
     r"Type mismatch \(<class '(?P<type>\w+)'> vs\. <class '\w+'>\) with values \(.* vs\. (?P<value>.*)\) "
@@ -104,9 +114,13 @@ def _check(cfg: CfgNode) -> None:
     for key in _AT_LEAST_ONE:
         if values[key] < 1:
             raise UsageError(f"{key} {values[key]!r} is not at least 1")
-    if cfg.SOLVER.OPTIMIZER not in OPTIMIZERS:
-        known = suggest(cfg.SOLVER.OPTIMIZER, OPTIMIZERS)
-        raise UsageError(f"SOLVER.OPTIMIZER {cfg.SOLVER.OPTIMIZER!r} is none: {known}")
+    for key, known in (("SOLVER.OPTIMIZER", OPTIMIZERS), ("SOLVER.LR_SCHEDULER_NAME", SCHEDULES)):
+        if values[key] not in known:
+            raise UsageError(f"{key} {values[key]!r} is none: {suggest(values[key], known)}")
+    for key, registry in _REGISTRIES.items():
+        names = [name for name, _ in registry]
+        if values[key] and values[key] not in names:
+            raise UsageError(f"{key} {values[key]!r} is not registered: {suggest(values[key], names)}")
     if not 0 <= cfg.MODEL_EMA.DECAY < 1:
         raise UsageError(f"MODEL_EMA.DECAY {cfg.MODEL_EMA.DECAY} is not in [0, 1)")
     if not cfg.OUTPUT_DIR:

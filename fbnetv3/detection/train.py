@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import hooks
+from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.modeling import build_model
 from detectron2.solver import build_lr_scheduler
 from detectron2.solver import build_optimizer as detectron2_optimizer
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.utils import comm
 from detectron2.utils.events import JSONWriter, TensorboardXWriter
 from torch import nn, optim
 
@@ -77,11 +78,12 @@ def run_training(cfg: CfgNode, *, resume: bool = False) -> DetectionResult:
         UserError: a wrong config, missing data, an output folder that is in use or cannot be written, a loss that is
             not finite.
     """
-    with joined(cfg.MODEL.DEVICE) as world, torch.random.fork_rng(), main_speaks(world), _without_advice():
+    with _joined(cfg) as world, torch.random.fork_rng(), main_speaks(world), _without_advice():
         return _run_training(cfg, world, resume)
 
 
 def _run_training(cfg: CfgNode, world: World, resume: bool) -> DetectionResult:
+    cfg = _scaled(cfg, world)
     files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
     if world.broadcast(files.in_use()) and not resume:
         raise UsageError(f"{files.folder}: holds a run already; add --resume to go on, or set another OUTPUT_DIR")
@@ -161,7 +163,7 @@ def run_evaluation(cfg: CfgNode) -> Results:
     Raises:
         UserError: a wrong config, missing data or weights.
     """
-    with joined(cfg.MODEL.DEVICE) as world, main_speaks(world), _without_advice():
+    with _joined(cfg) as world, main_speaks(world), _without_advice():
         files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
         source = cfg.MODEL.WEIGHTS or (str(files.weights) if files.weights.exists() else "")
         if not cfg.DATASETS.TEST:
@@ -198,6 +200,15 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> optim.Optimizer:
 
 
 @contextlib.contextmanager
+def _joined(cfg: CfgNode) -> Iterator[World]:
+    """`joined`; detectron2 forgets the process group of an earlier training in the same processes."""
+    with joined(cfg.MODEL.DEVICE) as world:
+        if hasattr(comm, "_get_global_gloo_group"):
+            comm._get_global_gloo_group.cache_clear()
+        yield world
+
+
+@contextlib.contextmanager
 def _without_advice() -> Iterator[None]:
     """Leaves out what torch has to say about calls in detectron2, which no user can change."""
     fx = logging.getLogger("torch.fx._symbolic_trace")
@@ -214,6 +225,22 @@ def _without_advice() -> Iterator[None]:
 def _build_model(cfg: CfgNode) -> nn.Module:
     model = build_model(cfg)
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.FBNETV3.CHANNELS_LAST else model
+
+
+def _scaled(cfg: CfgNode, world: World) -> CfgNode:
+    """The config for so many processes, where `SOLVER.REFERENCE_WORLD_SIZE` says for how many it is meant.
+
+    Raises:
+        UsageError: the images of a step cannot be shared by so many.
+    """
+    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if reference and cfg.SOLVER.IMS_PER_BATCH % reference:
+        raise UsageError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is no multiple of REFERENCE_WORLD_SIZE {reference}"
+        )
+    if reference not in (0, world.size):
+        logger.info("SOLVER is scaled from %d processes to %d, as detectron2 does", reference, world.size)
+    return DefaultTrainer.auto_scale_workers(cfg, world.size)
 
 
 def _seed(cfg: CfgNode, found: Found, world: World) -> int:
