@@ -6,6 +6,7 @@ import contextlib
 import copy
 import itertools
 import json
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -15,11 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetFromList, DatasetMapper, MetadataCatalog
-from detectron2.data import build_detection_test_loader as detectron2_test_loader
+from detectron2.data import DatasetCatalog, DatasetFromList, DatasetMapper, MapDataset, MetadataCatalog
 from detectron2.data.build import filter_images_with_few_keypoints, filter_images_with_only_crowd_annotations
 from detectron2.data.datasets import load_coco_json
-from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fbnetv3.data.digit_scenes import digit_scenes, digit_scenes_folder
@@ -250,15 +250,17 @@ def build_train_loader(cfg: CfgNode, seed: int, world: World) -> TrainLoader:
         dicts = filter_images_with_few_keypoints(dicts, cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE)
     if not dicts:
         raise DataError(f"{', '.join(cfg.DATASETS.TRAIN)}: no image has annotations to learn from")
+    if cfg.MODEL.MASK_ON and not any("segmentation" in a for image in dicts for a in image["annotations"]):
+        names = ", ".join(cfg.DATASETS.TRAIN)
+        raise UsageError(f"{names}: no outlines (segmentation) to learn masks from: set MODEL.MASK_ON False")
     groups = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         groups = [int(image["width"] <= image["height"]) for image in dicts]
     sampler = StepSampler(_stream(cfg, dicts, seed), batch, groups, world.rank, world.size)
-    workers = cfg.DATALOADER.NUM_WORKERS
     loader = DataLoader(
         SeededImages(dicts, DatasetMapper(cfg, True), seed),
         batch_sampler=sampler,
-        num_workers=workers,
+        num_workers=_workers(cfg),
         collate_fn=list,
         worker_init_fn=init_worker,
         generator=torch.Generator().manual_seed(seed % 2**63),
@@ -286,8 +288,19 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
         UsageError: no such data set.
         DataError: missing or damaged annotations.
     """
-    dicts = load_dicts(name)
-    return detectron2_test_loader(dicts, mapper=DatasetMapper(cfg, False), num_workers=cfg.DATALOADER.NUM_WORKERS)
+    images = DatasetFromList(load_dicts(name), copy=False)
+    return DataLoader(
+        MapDataset(images, DatasetMapper(cfg, False)),
+        sampler=InferenceSampler(len(images)),
+        num_workers=_workers(cfg),
+        collate_fn=list,
+        worker_init_fn=init_worker,
+    )
+
+
+def _workers(cfg: CfgNode) -> int:
+    """Processes that read images: not more than there are processors."""
+    return min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
 
 
 _register_digit_scenes()

@@ -162,6 +162,11 @@ def test_a_signal_ends_the_step_and_the_run_can_go_on(train, whole, tmp_path, mo
     assert_runs_equal(whole, tmp_path / "run")
 
 
+def test_images_read_by_another_process_are_the_same(train, whole, tmp_path):
+    assert train("DATALOADER.NUM_WORKERS", "1").code == 0
+    assert_runs_equal(whole, tmp_path / "run")
+
+
 def test_a_signal_while_it_evaluates(train, tmp_path, monkeypatch):
     agree, asked = evaluation.agree_on_interrupt, []
 

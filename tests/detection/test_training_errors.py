@@ -104,6 +104,7 @@ def test_a_classifiers_weights_belong_in_another_key(fails, tmp_path):
         (["DATASETS.OWN.TEST_JSON", ""], "DATASETS.OWN.TEST_JSON and DATASETS.OWN.TEST_IMAGES go together"),
         (["DATALOADER.SAMPLER_TRAIN", "TrainingSample"], "did you mean TrainingSampler"),
         (["MODEL.FBNETV3.ARCH", "fbnetv3_digit"], "did you mean fbnetv3_digits"),
+        (["MODEL.MASK_ON", "True"], "own_train: no outlines (segmentation) to learn masks from"),
         (["MODEL.META_ARCHITECTURE", "GeneralRCNN"], "did you mean GeneralizedRCNN"),
         (["MODEL.BACKBONE.NAME", "build_fbnetv3"], "did you mean build_fbnetv3_backbone"),
         (["SOLVER.LR_SCHEDULER_NAME", "WarmupCosine"], "did you mean WarmupCosineLR"),

@@ -45,6 +45,12 @@ def test_batchnorm_over_a_process_without_proposals_is_that_of_all_others(found,
             torch.testing.assert_close(ours, theirs.grad, atol=1e-5, rtol=1e-4)
 
 
+def test_one_value_a_channel_is_refused_in_both(found):
+    assert {process["one value"] for process in found[0]} == {
+        "Expected more than 1 value per channel when training, in all processes together"
+    }
+
+
 def test_both_end_with_the_same_weights_and_the_first_one_writes_them(found):
     both, folder = found
     weights = [process["training"]["model"] for process in both]

@@ -32,6 +32,16 @@ def batches(first, second):
     return values[:first], values[first:]
 
 
+def one_value():
+    """What BatchNorm says to one value a channel, of both processes together."""
+    module = CpuSyncBatchNorm2d(3).train()
+    with joined("cpu") as world:
+        try:
+            module(torch.ones(1 - world.rank, 3, 1, 1))
+        except ValueError as error:
+            return str(error)
+
+
 def training(folder, config):
     """A short training, and what has become of the model in this process."""
     models = []
@@ -70,6 +80,7 @@ def main(folder, config):
     found = {
         "empty": norm(batches(5, 0)),
         "uneven": norm(batches(2, 3)),
+        "one value": one_value(),
         "training": training(folder, config),
         "diverging": diverging(folder, config),
     }
