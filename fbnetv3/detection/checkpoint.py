@@ -92,10 +92,18 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         return newest_checkpoint(Path(self.save_dir))
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go back to what `newest` has found: weights as they were in training, and all checkpointables."""
-        self.model.load_state_dict(state["model"])
-        for key, part in self.checkpointables.items():
-            part.load_state_dict(state[key])
+        """Go back to what `newest` has found: weights as they were in training, and all checkpointables.
+
+        Raises:
+            WeightsError: it is of another network, or lacks something.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            for key, part in self.checkpointables.items():
+                part.load_state_dict(state[key])
+        except (KeyError, RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise WeightsError(f"{self.save_dir}: its checkpoint is of another network or run: {reason}") from None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """As detectron2's, though from the newest checkpoint that is whole."""

@@ -102,9 +102,13 @@ def _run_training(cfg: CfgNode, world: World, resume: bool) -> DetectionResult:
     ema = ModelEMA(model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
     optimizer = build_optimizer(cfg, model)
     scheduler = build_lr_scheduler(cfg, optimizer)
-    averaged = {EMA_KEY: ema.module} if ema is not None else {}
+    scaler = torch.amp.GradScaler(device.type) if cfg.SOLVER.AMP.ENABLED else None
+    parts = {"optimizer": optimizer, "scheduler": scheduler, EMA_KEY: ema and ema.module, "scaler": scaler}
     checkpointer = FBNetV3Checkpointer(
-        model, str(files.checkpoints), keep=cfg.SOLVER.CHECKPOINTS, optimizer=optimizer, scheduler=scheduler, **averaged
+        model,
+        str(files.checkpoints),
+        keep=cfg.SOLVER.CHECKPOINTS,
+        **{key: part for key, part in parts.items() if part is not None},
     )
     about = {"config": _decisive_keys(cfg), "seed": seed}
     start = _go_on(checkpointer, found, about, ema, cfg)
@@ -121,9 +125,7 @@ def _run_training(cfg: CfgNode, world: World, resume: bool) -> DetectionResult:
 
     with logged_to(files.log, "fbnetv3", "detectron2", "fvcore") if world.is_main else contextlib.nullcontext():
         _announce(cfg, model, loader, device, world)
-        trainer = build_trainer(
-            world.parallel(model, device), loader, optimizer, world, files.diverged, amp=cfg.SOLVER.AMP.ENABLED
-        )
+        trainer = build_trainer(world.parallel(model, device), loader, optimizer, world, files.diverged, scaler)
         loader.sampler.start = start
         steps = cfg.SOLVER.MAX_ITER
         trainer.register_hooks(

@@ -79,10 +79,18 @@ class WatchedAMPTrainer(_Watched, AMPTrainer):
 
 
 def build_trainer(
-    model: nn.Module, loader: TrainLoader, optimizer: optim.Optimizer, world: World, diverged: Path, *, amp: bool
+    model: nn.Module,
+    loader: TrainLoader,
+    optimizer: optim.Optimizer,
+    world: World,
+    diverged: Path,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> SimpleTrainer:
-    """The trainer of a model, which is wrapped for several processes already."""
-    trainer = (WatchedAMPTrainer if amp else WatchedTrainer)(model, loader, optimizer)
+    """The trainer of a model, which is wrapped for several processes already; in mixed precision with a scaler."""
+    if scaler is not None:
+        trainer: SimpleTrainer = WatchedAMPTrainer(model, loader, optimizer, grad_scaler=scaler)
+    else:
+        trainer = WatchedTrainer(model, loader, optimizer)
     trainer.world, trainer.diverged = world, diverged
     return trainer
 

@@ -140,6 +140,15 @@ def test_resuming_gives_what_an_unbroken_run_gives(train, whole, copied):
     assert [e["iteration"] for e in entries] == [3, 4]
 
 
+def test_a_seed_that_nobody_has_chosen_is_kept(train, tmp_path):
+    newest = tmp_path / "run/checkpoints/step_00000004.pth"
+    train(*NO_TEST, "SEED", "-1")
+    before = checkpoint(tmp_path / "run", 4)
+    newest.unlink()
+    assert "going on after 2 steps" in train(*NO_TEST, "SEED", "-1", "--resume").out
+    assert_equal(before, checkpoint(tmp_path / "run", 4))
+
+
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
