@@ -24,6 +24,7 @@ from fbnetv3.detection.checkpoint import FBNetV3Checkpointer, load_detector
 from fbnetv3.detection.config import add_fbnetv3_config, config_file, get_config
 from fbnetv3.detection.efficientnet import EfficientNetBackbone, EfficientNetBoxHead, EfficientNetRPNHead
 from fbnetv3.detection.heads import FBNetV3BoxHead, FBNetV3RPNHead
+from fbnetv3.detection.inference import optimize_for_inference
 from fbnetv3.detection.pyramid import build_fbnetv3_fpn_backbone, build_retinanet_fbnetv3_fpn_backbone
 
 __all__ = [
@@ -40,4 +41,5 @@ __all__ = [
     "config_file",
     "get_config",
     "load_detector",
+    "optimize_for_inference",
 ]

@@ -1,0 +1,162 @@
+"""Inference of our smallest detector against torchvision's for phones: the same image, threads and run.
+
+Ours is `faster_rcnn_fbnetv3_a_C4` as tools/detect.py runs it, theirs `fasterrcnn_mobilenet_v3_large_320_fpn` as it
+comes, but for its 150 proposals, which are our 75 (Table 5). Each side has a process of its own; they take turns.
+Weights are random, the predictors' scaled so that both find objects. Goal: at least 1.3 times as many images a second.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import torch
+from measure import Side, compare, report, serve
+
+PIXELS, PROPOSALS, SCORE, DETECTIONS = 320, 75, 0.05, 100
+SPREAD = 2.0  # standard deviation of the classes' logits, so that some scores are high
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--side", choices=("ours", "plain", "theirs"), help="serve to the process that compares")
+    parser.add_argument("--parts", action="store_true", help="a side's answers are its parts' times")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.side:
+        call, parts = detector_of(args.side)
+        serve(timed_parts(call, parts) if args.parts else call)
+        return
+    print(f"one image of {PIXELS} x {PIXELS} pixels, {args.threads} threads, torch {torch.__version__}")
+    shared = ("--threads", args.threads)
+    for side, what in (("ours", "ours as tools/detect.py runs it"), ("plain", "ours as detectron2 runs it")):
+        sides = [Side("--side", name, *shared) for name in (side, "theirs")]
+        report(what, compare(*sides, rounds=args.rounds))
+        for process in sides:
+            process.close()
+    sides = {name: Side("--side", name, "--parts", *shared) for name in ("ours", "theirs")}
+    answers = {name: [] for name in sides}
+    for _ in range(args.rounds):
+        for name, side in sides.items():
+            answers[name].append(json.loads(side()))
+    for name, side in sides.items():
+        side.close()
+        last, *_ = reversed(answers[name])
+        times = {part: statistics.median(a["ms"][part] for a in answers[name]) for part in last["ms"]}
+        print(
+            f"{name}: {last['proposals']} proposals through the box head, {last['detections']} detections; "
+            + ", ".join(f"{part} {ms:.1f} ms" for part, ms in times.items())
+        )
+
+
+def detector_of(side):
+    """What detects objects in an image, and the parts of it that are timed."""
+    torch.manual_seed(0)
+    image = torch.rand(3, PIXELS, PIXELS)
+    model, inputs, parts = theirs(image) if side == "theirs" else ours(image, optimized=side == "ours")
+
+    @torch.inference_mode()
+    def call():
+        (found,) = model(inputs)
+        return len(found["boxes"] if side == "theirs" else found["instances"])
+
+    return call, parts
+
+
+def ours(image, optimized):
+    from detectron2.modeling import build_model
+
+    from fbnetv3.detection import get_config, optimize_for_inference
+    from fbnetv3.engine.memory import keep_freed_memory
+
+    cfg = get_config("faster_rcnn_fbnetv3_a_C4")
+    cfg.MODEL.DEVICE = "cpu"
+    assert cfg.MODEL.RPN.POST_NMS_TOPK_TEST == PROPOSALS
+    assert (cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE) == (SCORE, DETECTIONS)
+    inputs = [{"image": 255 * image, "height": PIXELS, "width": PIXELS}]
+    model = build_model(cfg).eval()
+    spread_scores(model.roi_heads.box_predictor, lambda: model(inputs))
+    if optimized:
+        keep_freed_memory()
+        model = optimize_for_inference(model)
+    rpn, roi = model.proposal_generator, model.roi_heads
+    parts = {
+        "trunk": (model.backbone, "forward"),
+        "RPN head": (rpn.rpn_head, "forward"),
+        "proposals": (rpn, "predict_proposals"),
+        "ROI align": (roi.box_pooler, "forward"),
+        "box head": (roi.box_head, "forward"),
+        "predictor": (roi.box_predictor, "forward"),
+        "detections": (roi.box_predictor, "inference"),
+        "all": (model, "forward"),
+    }
+    return model, inputs, parts
+
+
+def theirs(image):
+    from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
+
+    model = fasterrcnn_mobilenet_v3_large_320_fpn(
+        weights=None,
+        weights_backbone=None,
+        rpn_post_nms_top_n_test=PROPOSALS,
+        box_score_thresh=SCORE,
+        box_detections_per_img=DETECTIONS,
+    ).eval()
+    inputs = [image]
+    spread_scores(model.roi_heads.box_predictor, lambda: model(inputs))
+    roi = model.roi_heads
+    parts = {
+        "trunk": (model.backbone, "forward"),
+        "RPN head": (model.rpn.head, "forward"),
+        "proposals": (model.rpn, "filter_proposals"),
+        "ROI align": (roi.box_roi_pool, "forward"),
+        "box head": (roi.box_head, "forward"),
+        "predictor": (roi.box_predictor, "forward"),
+        "detections": (roi, "postprocess_detections"),
+        "all": (model, "forward"),
+    }
+    return model, inputs, parts
+
+
+@torch.no_grad()
+def spread_scores(predictor, run):
+    """Scale the weights of a predictor's classes so that their logits differ by `SPREAD`."""
+    found = []
+    handle = predictor.cls_score.register_forward_hook(lambda module, inputs, logits: found.append(logits))
+    predictor.cls_score.bias.zero_()
+    run()
+    handle.remove()
+    predictor.cls_score.weight.mul_(SPREAD / found[0].std())
+
+
+def timed_parts(call, parts):
+    """A call whose answer is what each part took, and how many boxes there were."""
+    times, seen = {}, {}
+
+    def timed(name, function):
+        def wrapped(*args, **kwargs):
+            start = time.perf_counter()
+            result = function(*args, **kwargs)
+            times[name] = 1e3 * (time.perf_counter() - start)
+            if name == "box head":
+                seen["proposals"] = len(result)
+            return result
+
+        return wrapped
+
+    for name, (owner, method) in parts.items():
+        object.__setattr__(owner, method, timed(name, getattr(owner, method)))
+
+    def answer():
+        detections = call()
+        rest = times["all"] - sum(ms for name, ms in times.items() if name != "all")
+        return json.dumps({**seen, "detections": detections, "ms": {**times, "the rest": rest}})
+
+    return answer
+
+
+if __name__ == "__main__":
+    main()
