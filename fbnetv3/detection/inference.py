@@ -15,9 +15,10 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from fbnetv3.detection.heads import FBNetV3BoxHead
+from fbnetv3.detection.efficientnet import EfficientNetRPNHead
+from fbnetv3.detection.heads import FBNetV3BoxHead, FBNetV3RPNHead
 from fbnetv3.detection.pooling import ExpandingPooler, can_expand
-from fbnetv3.modeling.fused import FusedMBConv, folded, fuse_blocks
+from fbnetv3.modeling.fused import FusedConv, FusedMBConv, folded, fuse_blocks
 
 # How many times the wanted number of proposals the suppression looks at first.
 _FIRST_LOOK = 2
@@ -47,6 +48,9 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
                 setattr(parent, name, _as(_FRUGAL[type(child)], child))
         if isinstance(parent, StandardROIHeads) and isinstance(parent.box_head, FusedBoxHead):
             _expand_first(parent)
+        if isinstance(parent, (FBNetV3RPNHead, EfficientNetRPNHead)):
+            parent.objectness_logits = FusedConv(parent.objectness_logits)
+            parent.anchor_deltas = FusedConv(parent.anchor_deltas)
     model = fuse_blocks(model)
     for module in model.modules():
         if isinstance(module, DetectronConv2d):

@@ -30,6 +30,9 @@ class ExpandingPooler(nn.Module):
     def __init__(self, pooler: ROIPooler, expand: FusedConv) -> None:
         super().__init__()
         self.pooler, self.expand = pooler, expand
+        linear = nn.Conv2d(expand.weight.shape[1], expand.weight.shape[0], 1, bias=False)
+        linear.weight = nn.Parameter(expand.weight, requires_grad=False)
+        self.linear = FusedConv(linear)
 
     def forward(self, features: list[Tensor], box_lists: list[Boxes]) -> Tensor:
         """One map (N, C, H, W) and N lists of boxes, R altogether, to (R, C', side, side)."""
@@ -44,7 +47,7 @@ class ExpandingPooler(nn.Module):
             or samples.max() > _MOST_SAMPLES
         ):
             return self.expand(self.pooler(features, box_lists))
-        expanded = F.conv2d(x, self.expand.weight)
+        expanded = self.linear(x)
         regions = align_rows(expanded, rois, samples, side, align.spatial_scale)
         if self.expand.bias is not None:
             regions += self.expand.bias[:, None, None]
@@ -89,7 +92,7 @@ def align_rows(x: Tensor, rois: Tensor, samples: Tensor, side: int, scale: float
         weight = line_weight[:, :, None, :, None] * place_weight[:, None, :, None, :]
         bags = (len(which) * side * side, -1)
         summed = F.embedding_bag(index.reshape(bags), rows, per_sample_weights=weight.reshape(bags), mode="sum")
-        found[which] = summed.view(len(which), side * side, channels)
+        found.index_copy_(0, which, summed.view(len(which), side * side, channels))
     return found.view(len(rois), side, side, channels).permute(0, 3, 1, 2)
 
 

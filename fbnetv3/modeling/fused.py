@@ -32,7 +32,7 @@ def fuse_blocks(module: nn.Module) -> nn.Module:
     if isinstance(module, MBConv):
         return FusedMBConv(module)
     if isinstance(module, Conv2dNormActivation) and isinstance(module[0], nn.Conv2d):
-        return FusedConv(module)
+        return FusedConv.of(module)
     for name, child in module.named_children():
         setattr(module, name, fuse_blocks(child))
     return module
@@ -55,25 +55,31 @@ def folded(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor | No
 
 
 class FusedConv(nn.Module):
-    """A convolution with the norm behind it folded in, and its activation.
+    """A convolution with the norm behind it folded in, and an activation.
 
     Args:
-        unit: convolution, norm and activation; without the latter two, where it has none. A norm that is no BatchNorm
-            stays behind the convolution.
+        conv: the convolution.
+        norm: in eval mode; what is no BatchNorm stays behind the convolution.
+        activation: it may write over its input.
     """
 
-    def __init__(self, unit: nn.Sequential) -> None:
+    def __init__(self, conv: nn.Conv2d, norm: nn.Module | None = None, activation: nn.Module | None = None) -> None:
         super().__init__()
-        conv, *rest = unit
-        norm = rest.pop(0) if rest and _is_norm(rest[0]) else None
         both = folded(conv, norm)
         self.norm = None if both else norm
         weight, bias = both or (conv.weight, conv.bias)
         self.register_buffer("weight", weight.detach().contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", None if bias is None else bias.detach())
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
-        self.act = in_place(rest[0]) if rest else None
+        self.act = None if activation is None else in_place(activation)
         self._packed = self._pack() if self.norm is None else None
+
+    @classmethod
+    def of(cls, unit: nn.Sequential) -> FusedConv:
+        """A unit of convolution, norm and activation; the latter two may be missing."""
+        conv, *rest = unit
+        norm = rest.pop(0) if rest and _is_norm(rest[0]) else None
+        return cls(conv, norm, rest[0] if rest else None)
 
     def _pack(self) -> tuple[Any, ...] | None:
         """What oneDNN's own convolution takes besides the input: weights in its order, and a ReLU to apply at once."""
@@ -108,7 +114,7 @@ def _is_traced() -> bool:
 
 
 class FusedSqueeze(nn.Module):
-    """The gates of a squeeze-and-excite, from the means of its channels.
+    """The gates of a squeeze-and-excite, from the sums of its channels.
 
     Args:
         squeeze: the layers.
@@ -117,14 +123,14 @@ class FusedSqueeze(nn.Module):
     def __init__(self, squeeze: SqueezeExcitation) -> None:
         super().__init__()
         for name, layer in (("1", squeeze.fc1), ("2", squeeze.fc2)):
-            self.register_buffer(f"weight{name}", layer.weight.detach().flatten(1).contiguous())
+            self.register_buffer(f"weight{name}", layer.weight.detach().flatten(1).t())
             self.register_buffer(f"bias{name}", layer.bias.detach())
         self.act, self.gate = in_place(squeeze.activation), in_place(squeeze.scale_activation)
 
-    def forward(self, means: Tensor) -> Tensor:
-        """(N, C) to gates (N, C)."""
-        hidden = self.act(F.linear(means, self.weight1, self.bias1))
-        return self.gate(F.linear(hidden, self.weight2, self.bias2))
+    def forward(self, sums: Tensor, places: int) -> Tensor:
+        """Sums (N, C) over so many places to gates (N, C)."""
+        hidden = self.act(torch.addmm(self.bias1, sums, self.weight1, alpha=1 / places))
+        return self.gate(torch.addmm(self.bias2, hidden, self.weight2))
 
 
 class FusedMBConv(nn.Module):
@@ -136,8 +142,8 @@ class FusedMBConv(nn.Module):
 
     def __init__(self, block: MBConv) -> None:
         super().__init__()
-        self.expand = None if isinstance(block.expand, nn.Identity) else FusedConv(block.expand)
-        self.depthwise, self.project = FusedConv(block.depthwise), FusedConv(block.project)
+        self.expand = None if isinstance(block.expand, nn.Identity) else FusedConv.of(block.expand)
+        self.depthwise, self.project = FusedConv.of(block.depthwise), FusedConv.of(block.project)
         self.se = None if isinstance(block.se, nn.Identity) else FusedSqueeze(block.se)
         self.has_residual = block.has_residual
 
@@ -145,7 +151,7 @@ class FusedMBConv(nn.Module):
         """(N, in_channels, H, W) to (N, out_channels, H', W')."""
         y = self.depthwise(x if self.expand is None else self.expand(x))
         if self.se is not None:
-            y.mul_(self.se(y.mean((2, 3)))[:, :, None, None])
+            y.mul_(self.se(y.sum((2, 3)), y.shape[2] * y.shape[3])[:, :, None, None])
         y = self.project(y)
         return y.add_(x) if self.has_residual else y
 
@@ -156,10 +162,11 @@ class FusedMBConv(nn.Module):
         """
         if self.project.norm is not None or self.project.act is not None:
             return self(x).mean((2, 3))
-        means = self.depthwise(x if self.expand is None else self.expand(x)).mean((2, 3))
+        y = self.depthwise(x if self.expand is None else self.expand(x))
+        places, sums = y.shape[2] * y.shape[3], y.sum((2, 3))
         if self.se is not None:
-            means = means * self.se(means)
-        y = F.linear(means, self.project.weight.flatten(1), self.project.bias)
+            sums = self.se(sums, places).mul_(sums)
+        y = F.linear(sums.div_(places), self.project.weight.flatten(1), self.project.bias)
         return y.add_(x.mean((2, 3))) if self.has_residual else y
 
 
