@@ -80,19 +80,30 @@ def align_rows(x: Tensor, rois: Tensor, samples: Tensor, side: int, scale: float
     """
     channels, height, width = x.shape[1:]
     rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    found = x.new_empty(len(rois), side * side, channels)
-    for count in samples.unique().tolist():
-        which = (samples == count).nonzero().squeeze(1)
-        image, x0, y0, x1, y1 = rois[which].unbind(1)
-        most = max(1, int(count))
-        line, line_weight = _along(y0 * scale, y1 * scale, side, height, most)
-        place, place_weight = _along(x0 * scale, x1 * scale, side, width, most)
-        line = (line + image.long()[:, None, None] * height) * width
-        index = line[:, :, None, :, None] + place[:, None, :, None, :]
-        weight = line_weight[:, :, None, :, None] * place_weight[:, None, :, None, :]
-        bags = (len(which) * side * side, -1)
-        summed = F.embedding_bag(index.reshape(bags), rows, per_sample_weights=weight.reshape(bags), mode="sum")
-        found.index_copy_(0, which, summed.view(len(which), side * side, channels))
+    counts, members = samples.clamp(min=1).unique(return_counts=True)
+    most = int(counts[-1]) if len(counts) else 1
+    image, x0, y0, x1, y1 = rois.unbind(1)
+    line, line_weight = _along(y0 * scale, y1 * scale, side, height, most)
+    place, place_weight = _along(x0 * scale, x1 * scale, side, width, most)
+    line = (line + image.long()[:, None, None, None] * height) * width
+
+    def summed(which: Tensor | slice, count: int) -> Tensor:
+        """Regions of so many samples; each lies between two lines and between two places."""
+        lines, places, line_weights, place_weights = (
+            part[which][..., :count].flatten(2) for part in (line, place, line_weight, place_weight)
+        )
+        index = lines[:, :, None, :, None] + places[:, None, :, None, :]
+        weight = line_weights[:, :, None, :, None] * place_weights[:, None, :, None, :]
+        bags = (index.shape[0] * side * side, index.shape[3] * index.shape[4])
+        found = F.embedding_bag(index.reshape(bags), rows, per_sample_weights=weight.reshape(bags), mode="sum")
+        return found.view(-1, side * side, channels)
+
+    common = int(counts[members.argmax()]) if len(counts) else 1
+    found = summed(slice(None), common)  # of all, and those that need another number again
+    for count in counts.tolist():
+        if int(count) != common:
+            which = (samples.clamp(min=1) == count).nonzero().squeeze(1)
+            found.index_copy_(0, which, summed(which, int(count)))
     return found.view(len(rois), side, side, channels).permute(0, 3, 1, 2)
 
 
@@ -106,7 +117,7 @@ def _along(start: Tensor, end: Tensor, side: int, size: int, most: int) -> tuple
         most: samples of a bin at most.
 
     Returns:
-        Places and weights, (R, side, 2 * most): each sample lies between two places.
+        Places and weights, (R, side, 2, most): each sample lies between two places.
     """
     step = ((end - start) / side)[:, None, None]
     samples = step.ceil()
@@ -120,6 +131,6 @@ def _along(start: Tensor, end: Tensor, side: int, size: int, most: int) -> tuple
     share = position - below
     below = below.long()
     return (
-        torch.cat((below, (below + 1).clamp(max=size - 1)), dim=2),
-        torch.cat(((1 - share) * weight, share * weight), dim=2),
+        torch.stack((below, (below + 1).clamp(max=size - 1)), dim=2),
+        torch.stack(((1 - share) * weight, share * weight), dim=2),
     )

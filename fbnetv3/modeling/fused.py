@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.grad import conv2d_input
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
 from fbnetv3.modeling.blocks import MBConv
@@ -73,6 +74,7 @@ class FusedConv(nn.Module):
         self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
         self.act = None if activation is None else in_place(activation)
         self._packed = self._pack() if self.norm is None else None
+        self._summing: tuple[Tensor, int] | None = None
 
     @classmethod
     def of(cls, unit: nn.Sequential) -> FusedConv:
@@ -98,6 +100,37 @@ class FusedConv(nn.Module):
         if self.norm is not None:
             x = self.norm(x)
         return x if self.act is None else self.act(x)
+
+    def summed(self, x: Tensor) -> tuple[Tensor, int]:
+        """The output's sum over all places, (N, C', H', W') to (N, C'), and how many they are.
+
+        A depthwise convolution with nothing behind it need not be computed for that: each place of the input counts in
+        the sum with the weights that meet it.
+        """
+        if self.norm is not None or self.act is not None or self.bias is not None or self.groups != x.shape[1]:
+            y = self(x)
+            return y.sum((2, 3)), y.shape[2] * y.shape[3]
+        weight, places = self._weight_of_places(x)
+        return (x * weight).sum((2, 3)), places
+
+    def _weight_of_places(self, x: Tensor) -> tuple[Tensor, int]:
+        """How each place of a depthwise convolution's input counts in the sum of its output, (1, C, H, W)."""
+        size = x.shape[2:]
+        known = self._summing[0] if self._summing else x[:0]
+        if (known.shape[2:], known.dtype, known.device) != (size, x.dtype, x.device) or not len(known):
+            out = [
+                (n + 2 * pad - d * (k - 1) - 1) // step + 1
+                for n, pad, d, k, step in zip(
+                    size, self.padding, self.dilation, self.weight.shape[2:], self.stride, strict=True
+                )
+            ]
+            ones = x.new_ones(1, len(self.weight), *out)
+            shape = (1, x.shape[1], *size)
+            weight = conv2d_input(
+                shape, self.weight.contiguous(), ones, self.stride, self.padding, self.dilation, self.groups
+            )
+            self._summing = weight.contiguous(memory_format=torch.channels_last), out[0] * out[1]
+        return self._summing
 
 
 def _packs() -> bool:
@@ -162,8 +195,7 @@ class FusedMBConv(nn.Module):
         """
         if self.project.norm is not None or self.project.act is not None:
             return self(x).mean((2, 3))
-        y = self.depthwise(x if self.expand is None else self.expand(x))
-        places, sums = y.shape[2] * y.shape[3], y.sum((2, 3))
+        sums, places = self.depthwise.summed(x if self.expand is None else self.expand(x))
         if self.se is not None:
             sums = self.se(sums, places).mul_(sums)
         y = F.linear(sums.div_(places), self.project.weight.flatten(1), self.project.bias)

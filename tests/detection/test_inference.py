@@ -185,6 +185,7 @@ def test_aligned_regions_are_torchvisions(height, width):
     samples = ((rois[:, 3:] - rois[:, 1:3]) / 16 / 6).ceil().amax(dim=1)
     found = align_rows(x, rois, samples, 6, 1 / 16)
     assert_close(found, roi_align(x, rois, (6, 6), 1 / 16, 0, True), 1e-5)
+    assert align_rows(x, rois[:0], samples[:0], 6, 1 / 16).shape == (0, 5, 6, 6)
 
 
 @pytest.mark.parametrize("side", [64, 640])

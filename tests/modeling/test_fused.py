@@ -63,8 +63,22 @@ def test_the_average_may_go_first(norm):
         fused = FusedMBConv(copy.deepcopy(block))
         assert fused.has_residual == same_size
         channels = fused.expand.weight.shape[1]
-        x = torch.randn(5, channels, 6, 6)
-        assert_close(fused.pooled(x), block(x).mean((2, 3)), 1e-5)
+        for shape in ((5, channels, 6, 6), (2, channels, 3, 5), (2, channels, 3, 5), (0, channels, 3, 5)):
+            x = torch.randn(shape)
+            expected = block(x).mean((2, 3))
+            found = fused.pooled(x)
+            assert found.shape == expected.shape and (not len(x) or (found - expected).abs().max() < 1e-5)
+
+
+@pytest.mark.parametrize("kernel, stride, padding", [(5, 1, 2), (3, 2, 1), (5, 2, 0), (3, 1, 0)])
+@torch.inference_mode()
+def test_the_sum_of_a_depthwise_convolution_without_computing_it(kernel, stride, padding):
+    conv = FusedConv(nn.Conv2d(6, 6, kernel, stride, padding, groups=6, bias=False))
+    for size in ((9, 7), (5, 5), (6, 8)):
+        x = torch.randn(3, 6, *size, dtype=torch.float32)
+        found, places = conv.summed(x)
+        assert places == conv(x)[0, 0].numel()
+        assert_close(found, conv(x).sum((2, 3)), 1e-5)
 
 
 @torch.inference_mode()
