@@ -80,6 +80,7 @@ def check_annotations(
     *,
     mask_format: str | None = None,
     sizes: int | None = SIZES_CHECKED,
+    need_boxes: bool = True,
 ) -> AnnotationSummary:
     """Check a COCO-format file and its images, all that can be wrong at once.
 
@@ -95,6 +96,7 @@ def check_annotations(
             where masks are not wanted.
         sizes: how many images, evenly spread, to open in order to compare their sizes and find damaged ones; None for
             all. (detectron2 refuses an image of another size only once training comes across it.)
+        need_boxes: whether there must be a box to train on; not so for images to evaluate on.
 
     Returns:
         What the file holds.
@@ -138,7 +140,7 @@ def check_annotations(
         sizes_checked=checked,
     )
     _warn(json_file, summary, left_out)
-    if not summary.boxes:
+    if need_boxes and not summary.boxes:
         raise AnnotationError(f"{json_file}: has no box to train on among its {len(annotations)} annotations")
     return summary
 

@@ -101,6 +101,12 @@ def test_what_is_wrong_is_named(what, tmp_path):
     assert message.format(root=root) in text
 
 
+def test_images_to_evaluate_on_need_no_boxes(tmp_path):
+    file, root = save_dataset(tmp_path, dataset(2, [annotation(iscrowd=1)]))
+    found = check_annotations(file, root, need_boxes=False)
+    assert (found.boxes, found.crowds, found.empty_images) == (0, 1, 2)
+
+
 def test_all_that_is_wrong_is_said_at_once_and_many_are_counted(tmp_path):
     data = dataset(5)
     for entry in data["annotations"]:
