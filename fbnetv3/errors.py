@@ -58,6 +58,10 @@ class OutputError(UserError, OSError):
     """An output folder that cannot be written."""
 
 
+class MissingPackageError(UserError, ImportError):
+    """A package that only some of the project needs, and that is not installed."""
+
+
 class Terminated(BaseException):
     """SIGTERM, as KeyboardInterrupt is SIGINT: a scheduler wants the process to end."""
 
