@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, DatasetFromList, DatasetMapper, MapDataset, MetadataCatalog
+from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset, MetadataCatalog
 from detectron2.data.build import filter_images_with_few_keypoints, filter_images_with_only_crowd_annotations
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
@@ -24,6 +24,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fbnetv3.data.digit_scenes import digit_scenes, digit_scenes_folder
 from fbnetv3.data.loader import init_worker, mix_seeds
+from fbnetv3.detection.annotations import check_annotations
+from fbnetv3.detection.mapper import FBNetV3DatasetMapper
 from fbnetv3.engine.distributed import World
 from fbnetv3.errors import DataError, UsageError, suggest
 
@@ -114,6 +116,29 @@ def load_dicts(name: str, remedy: str = "") -> list[dict[str, Any]]:
     if not found:
         raise DataError(f"{file}: has no images ({name})")
     return found
+
+
+def check_data(cfg: CfgNode, names: Sequence[str], need_boxes: bool) -> None:
+    """Look through the annotation files of data sets and their images; see `check_annotations`.
+
+    Data sets of other formats than COCO's, and files that are not there, are left to `load_dicts`.
+
+    Args:
+        cfg: says whether masks are needed, and of which kind.
+        names: of registered data sets.
+        need_boxes: whether there must be a box in each: to train on.
+
+    Raises:
+        AnnotationError: what is wrong, all at once.
+    """
+    for name in names:
+        if name not in DatasetCatalog.list() or name.startswith(_DIGIT_SCENES):
+            continue
+        about = MetadataCatalog.get(name)
+        file = about.get("json_file", "")
+        if about.get("evaluator_type") == "coco" and file and Path(file).is_file():
+            masks = cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else None
+            check_annotations(file, about.image_root, mask_format=masks, need_boxes=need_boxes)
 
 
 def class_count(cfg: CfgNode) -> tuple[str, int]:
@@ -258,7 +283,7 @@ def build_train_loader(cfg: CfgNode, seed: int, world: World) -> TrainLoader:
         groups = [int(image["width"] <= image["height"]) for image in dicts]
     sampler = StepSampler(_stream(cfg, dicts, seed), batch, groups, world.rank, world.size)
     loader = DataLoader(
-        SeededImages(dicts, DatasetMapper(cfg, True), seed),
+        SeededImages(dicts, FBNetV3DatasetMapper(cfg, is_train=True), seed),
         batch_sampler=sampler,
         num_workers=_workers(cfg),
         collate_fn=list,
@@ -290,7 +315,7 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     """
     images = DatasetFromList(load_dicts(name), copy=False)
     return DataLoader(
-        MapDataset(images, DatasetMapper(cfg, False)),
+        MapDataset(images, FBNetV3DatasetMapper(cfg, is_train=False)),
         sampler=InferenceSampler(len(images)),
         num_workers=_workers(cfg),
         collate_fn=list,

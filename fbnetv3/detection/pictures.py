@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.data.detection_utils import read_image
 from detectron2.evaluation.evaluator import inference_context
 from detectron2.structures import BoxMode
 from torch import nn
 
 from fbnetv3.detection.data import load_dicts
+from fbnetv3.detection.mapper import FBNetV3DatasetMapper
 from fbnetv3.file_io import atomic_write
 
 _COLOURS = ("tab:orange", "tab:cyan", "tab:green", "tab:pink", "tab:olive", "tab:red", "tab:purple", "tab:blue")
@@ -51,7 +52,7 @@ def draw_examples(
     places = figure.subplots(lines, 2 * pairs, squeeze=False)
     for axes in places.flat:
         axes.set_axis_off()
-    mapper = DatasetMapper(cfg, False)
+    mapper = FBNetV3DatasetMapper(cfg, is_train=False)
     for image, (left, right) in zip(chosen, places.reshape(-1, 2), strict=False):
         pixels = read_image(image["file_name"], "RGB")
         truth = [(a["category_id"], _corners(a), None) for a in image.get("annotations", [])]

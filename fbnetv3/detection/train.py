@@ -29,7 +29,7 @@ from torch import nn, optim
 from fbnetv3.config.config import flat_keys
 from fbnetv3.data.loader import mix_seeds
 from fbnetv3.detection.checkpoint import EMA_KEY, FBNetV3Checkpointer, load_detector, newest_checkpoint
-from fbnetv3.detection.data import TrainLoader, build_train_loader, check_classes, load_dicts
+from fbnetv3.detection.data import TrainLoader, build_train_loader, check_classes, check_data, load_dicts
 from fbnetv3.detection.evaluation import Results, evaluate_detector
 from fbnetv3.detection.pictures import draw_curves, draw_examples
 from fbnetv3.detection.trainer import Averaging, Evaluating, ProgressLines, Saving, Seeding, build_trainer
@@ -88,6 +88,9 @@ def _run_training(cfg: CfgNode, world: World, resume: bool) -> DetectionResult:
     if world.broadcast(files.in_use()) and not resume:
         raise UsageError(f"{files.folder}: holds a run already; add --resume to go on, or set another OUTPUT_DIR")
     detections, examples = files.folder / "inference", files.folder / "detections.png"
+    if world.is_main:
+        check_data(cfg, cfg.DATASETS.TRAIN, need_boxes=True)
+        check_data(cfg, cfg.DATASETS.TEST, need_boxes=False)
     for name in cfg.DATASETS.TEST:
         load_dicts(name)
     found = world.broadcast(newest_checkpoint(files.checkpoints) if world.is_main else None)
@@ -170,6 +173,8 @@ def run_evaluation(cfg: CfgNode) -> Results:
         source = cfg.MODEL.WEIGHTS or (str(files.weights) if files.weights.exists() else "")
         if not cfg.DATASETS.TEST:
             raise UsageError("DATASETS.TEST is empty: name a data set to evaluate on, or set DATASETS.OWN")
+        if world.is_main:
+            check_data(cfg, cfg.DATASETS.TEST, need_boxes=False)
         for name in cfg.DATASETS.TEST:
             load_dicts(name)
         check_classes(cfg, cfg.DATASETS.TEST)

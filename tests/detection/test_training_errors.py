@@ -62,10 +62,10 @@ def test_training_and_test_of_different_classes(fails, scenes, tmp_path):
     ("content", "said"),
     [
         (None, "no such file (own_train): set DATASETS.OWN"),
-        ('{"images": [', "is not JSON"),
-        ("[1, 2]", "has not COCO's format"),
-        ('{"images": []}', "has not COCO's format"),
-        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "0"}]}', "has no images"),
+        ('{"images": [', "line 1, column 13: no JSON"),
+        ("[1, 2]", "is a list, as results are"),
+        ('{"images": []}', 'the list "images" is empty'),
+        ('{"images": [{"id": 1}]}', 'have no "file_name"'),
     ],
 )
 def test_a_missing_or_broken_file_of_annotations_is_named(fails, tmp_path, content, said):
@@ -74,6 +74,17 @@ def test_a_missing_or_broken_file_of_annotations_is_named(fails, tmp_path, conte
         file.write_text(content)
     found = fails("DATASETS.OWN.TRAIN_JSON", file)
     assert str(file) in found and said in found
+
+
+def test_annotations_and_images_that_do_not_fit_are_named_before_anything_is_written(fails, scenes, tmp_path):
+    content = json.loads((scenes / "train.json").read_text())
+    content["images"][0]["file_name"] = "nowhere.png"
+    content["annotations"][0]["category_id"] = 77
+    content["annotations"][1]["bbox"] = [5, 5, -3, 4]
+    (tmp_path / "mine.json").write_text(json.dumps(content))
+    said = fails("DATASETS.OWN.TRAIN_JSON", tmp_path / "mine.json")
+    for what in ("nowhere.png", "category 77", "negative width or height"):
+        assert what in said
 
 
 def test_cocos_own_names_say_where_it_is_looked_for(fails):
@@ -104,7 +115,7 @@ def test_a_classifiers_weights_belong_in_another_key(fails, tmp_path):
         (["DATASETS.OWN.TEST_JSON", ""], "DATASETS.OWN.TEST_JSON and DATASETS.OWN.TEST_IMAGES go together"),
         (["DATALOADER.SAMPLER_TRAIN", "TrainingSample"], "did you mean TrainingSampler"),
         (["MODEL.FBNETV3.ARCH", "fbnetv3_digit"], "did you mean fbnetv3_digits"),
-        (["MODEL.MASK_ON", "True"], "own_train: no outlines (segmentation) to learn masks from"),
+        (["MODEL.MASK_ON", "True"], 'have no "segmentation": '),
         (["MODEL.META_ARCHITECTURE", "GeneralRCNN"], "did you mean GeneralizedRCNN"),
         (["MODEL.BACKBONE.NAME", "build_fbnetv3"], "did you mean build_fbnetv3_backbone"),
         (["SOLVER.LR_SCHEDULER_NAME", "WarmupCosine"], "did you mean WarmupCosineLR"),
