@@ -110,8 +110,9 @@ def _draw(
         axes.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, ec=colour, lw=1.4))
         name = classes[number] if number < len(classes) else str(number)
         text = name if score is None else f"{name} {score:.2f}"
-        about = {"ha": "left", "va": "bottom", "fontsize": 7, "color": "black", "clip_on": True}
-        axes.text(x1, y1, text, **about, bbox={"fc": colour, "ec": "none", "alpha": 0.8, "pad": 0.6})
+        outside = y1 > 0.07 * len(pixels)  # there is room above the box
+        about = {"ha": "left", "va": "bottom" if outside else "top", "fontsize": 7, "color": "black", "clip_on": True}
+        axes.text(max(x1, 0), max(y1, 0), text, **about, bbox={"fc": colour, "ec": "none", "alpha": 0.8, "pad": 0.6})
 
 
 def _corners(annotation: dict[str, Any]) -> list[float]:
