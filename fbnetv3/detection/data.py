@@ -275,7 +275,7 @@ def build_train_loader(cfg: CfgNode, seed: int, world: World) -> TrainLoader:
         dicts = filter_images_with_few_keypoints(dicts, cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE)
     if not dicts:
         raise DataError(f"{', '.join(cfg.DATASETS.TRAIN)}: no image has annotations to learn from")
-    if cfg.MODEL.MASK_ON and not any("segmentation" in a for image in dicts for a in image["annotations"]):
+    if cfg.MODEL.MASK_ON and not any("segmentation" in a for image in dicts for a in image.get("annotations", ())):
         names = ", ".join(cfg.DATASETS.TRAIN)
         raise UsageError(f"{names}: no outlines (segmentation) to learn masks from: set MODEL.MASK_ON False")
     groups = None
