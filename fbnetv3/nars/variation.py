@@ -52,7 +52,7 @@ def children_of(
 class Regression:
     """A quick guess of scores, fitted to those that are known: quadratic in what each value adds by itself.
 
-    It costs a hundredth of a predictor's score, and so tells which of many candidates are worth one.
+    It costs little beside a predictor's score, and so tells which of many candidates are worth one.
 
     Args:
         candidates: integers (N, variables).
