@@ -58,6 +58,15 @@ class OutputError(UserError, OSError):
     """An output folder that cannot be written."""
 
 
+class ExportError(UserError, ValueError):
+    """A network that cannot be exported, an export that differs from its network, or an exported folder that is
+    damaged."""
+
+
+class MissingLibraryError(UserError, ImportError):
+    """An optional library that is not installed. The text says what to install."""
+
+
 class Terminated(BaseException):
     """SIGTERM, as KeyboardInterrupt is SIGINT: a scheduler wants the process to end."""
 
