@@ -1,4 +1,5 @@
-# Two commands: `make demo` trains and evaluates a network, `make test` runs the tests. Both set everything up first.
+# `make demo` trains and evaluates a network, `make demo-detection` a detector, `make test` runs the tests. All of them
+# set everything up first.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,7 +9,7 @@ STAMP := $(VENV)/setup.stamp
 PIP_ARGS ?=
 DEMO := output/demo
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo demo-detection test lint format clean
 
 setup: $(STAMP)
 
@@ -25,6 +26,10 @@ $(STAMP): setup.py tools/install_detectron2.py
 demo: $(STAMP)
 	@rm -rf $(DEMO)
 	$(BIN)/python tools/train_net.py --config configs/digits/fbnetv3_digits.yaml OUTPUT_DIR $(DEMO)
+
+demo-detection: $(STAMP)
+	@rm -rf $(DEMO)-detection
+	$(BIN)/python tools/train_net.py --config configs/coco/faster_rcnn_fbnetv3_digits_C4.yaml OUTPUT_DIR $(DEMO)-detection
 
 test: $(STAMP)
 	$(BIN)/python -m pytest

@@ -63,8 +63,8 @@ class ExportError(UserError, ValueError):
     damaged."""
 
 
-class MissingLibraryError(UserError, ImportError):
-    """An optional library that is not installed. The text says what to install."""
+class MissingPackageError(UserError, ImportError):
+    """A package that only some of the project needs, and that is not installed."""
 
 
 class Terminated(BaseException):

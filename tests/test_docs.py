@@ -10,7 +10,7 @@ import torch
 
 import fbnetv3
 from fbnetv3 import model_zoo
-from fbnetv3.config import load_config
+from fbnetv3.config import is_detection_config, load_config
 from fbnetv3.engine.ablation import cell_config, cells, load_ablation
 from fbnetv3.file_io import cached_path
 from fbnetv3.nars.settings import SearchSettings, load_search_config
@@ -66,8 +66,12 @@ def test_training_commands_name_configs_and_keys_that_exist(words):
     elif words[tool].endswith("run_ablation.py"):
         ablation = load_ablation(ROOT / config)
         cell_config(ablation, cells(ablation)[0], overrides)
-    else:
+    elif not is_detection_config(ROOT / config):
         load_config(ROOT / config, overrides)
+    elif find_spec("detectron2") is not None:
+        from fbnetv3.detection.loading import load_config as load_detection_config
+
+        load_detection_config(ROOT / config, overrides)
 
 
 class Parsed(Exception):

@@ -10,6 +10,14 @@ from fbnetv3.arch.definition import ArchDef, Row, Stage, feature_blocks
 from fbnetv3.arch.scaling import same_padding
 from fbnetv3.errors import UsageError
 
+# Table 5 of the paper: a detector's architecture, its parameters in millions and its MACs in thousand millions.
+TABLE_5 = {
+    "efficientnet_b0_det": (8.0, 3.6),
+    "fbnetv3_a_det": (5.3, 2.9),
+    "efficientnet_b1_det": (13.3, 5.6),
+    "fbnetv3_e_det": (10.6, 5.3),
+}
+
 
 @dataclass(frozen=True)
 class DetectorParts:
@@ -26,6 +34,11 @@ class DetectorParts:
     rpn_head: ArchDef
     box_head: ArchDef
     stride: int
+
+
+def is_detection_variant(defn: ArchDef) -> bool:
+    """Whether an architecture is of the released detectors' blocks, and so meant for detectors alone."""
+    return any(row.block == "mbconv_det" for stage in defn.stages for row in stage.rows)
 
 
 def detector_parts(defn: ArchDef, rpn_blocks: int | None = None) -> DetectorParts:
@@ -100,6 +113,7 @@ def detector_cost(
     num_classes: int = 80,
     anchors: int = 15,
     pooled: int = 6,
+    rpn_blocks: int | None = None,
 ) -> DetectorCost:
     """Cost of the Faster R-CNN C4 detector of an architecture; the defaults are Table 5's.
 
@@ -110,11 +124,12 @@ def detector_cost(
         num_classes: classes without the background.
         anchors: anchors at each place of the map.
         pooled: side of a proposal's map, in places.
+        rpn_blocks: as for `detector_parts`.
 
     Raises:
         UsageError: the network cannot be cut into a detector, or the image is too small.
     """
-    parts = detector_parts(defn)
+    parts = detector_parts(defn, rpn_blocks)
     trunk = cost_of(parts.trunk, (height, width), num_classes=0)
     last = trunk.blocks[-1]
     h, w, channels = last.height, last.width, last.block.spec.out_channels

@@ -58,7 +58,7 @@ _SHARES = (
     "EMA.DECAY",
 )
 # Keys that name a YAML file, which may lie beside the config.
-_BESIDE = ("RECIPE", "MODEL.ARCH", "DISTILL.ARCH")
+_BESIDE = ("RECIPE", "MODEL.ARCH", "DISTILL.ARCH", "MODEL.FBNETV3.ARCH")
 _TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list"}
 _FACTORS = ("SOLVER.DECAY", "SOLVER.WARMUP_FACTOR", "SOLVER.RMSPROP_EPS", "DISTILL.SHARE")
 
@@ -75,7 +75,7 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
         UsageError: no such file, not YAML, an unknown key (the text suggests close ones), a wrong type or value.
     """
     cfg = get_cfg()
-    _merge(cfg, _read(str(file)), f"{file}: ")
+    _merge(cfg, read_config_file(str(file)), f"{file}: ")
     if len(overrides) % 2:
         raise UsageError(f"{overrides[-1]}: has no value; overrides come as KEY VALUE pairs")
     pairs = dict(zip(overrides[::2], overrides[1::2], strict=True))
@@ -93,8 +93,12 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
     return cfg
 
 
-def _read(file: str) -> Mapping[str, Any]:
-    """A config file with its `_BASE_` files below it, as nested mappings."""
+def read_config_file(file: str) -> Mapping[str, Any]:
+    """A config file, of classifiers or detectors, with its `_BASE_` files below it, as nested mappings.
+
+    Raises:
+        UsageError: no such file, or not YAML.
+    """
     if not os.path.isfile(file):
         raise UsageError(f"{file}: no such config file")
     try:
@@ -167,9 +171,11 @@ def _coerced(key: str, value: Any, default: Any, where: str = "") -> Any:
 def flat_keys(cfg: CfgNode) -> dict[str, Any]:
     """Every key of a config with its value, as in {"SOLVER.LR": 0.1}."""
     found = {}
-    for key in _keys(cfg):
-        section, leaf = _resolve(cfg, key)
-        found[key] = section[leaf]
+    for key, value in cfg.items():
+        if isinstance(value, CfgNode):
+            found.update({f"{key}.{name}": inner for name, inner in flat_keys(value).items()})
+        else:
+            found[key] = value
     return found
 
 

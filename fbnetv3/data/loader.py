@@ -184,7 +184,8 @@ def _collate(mean: tuple[float, ...], std: tuple[float, ...], items: list[tuple]
     return Batch(images, together, names, damaged, mean, std, numbers)
 
 
-def _init_worker(_: int) -> None:
+def init_worker(_: int) -> None:
+    """For a DataLoader's processes: deaf to signals, silent about what the main process hears of, of one thread."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the main process's affair: it ends its workers itself
         signal.signal(number, signal.SIG_IGN)
     # What goes wrong with an image travels to the main process; the hook would only hear of tensors that a main
@@ -250,7 +251,7 @@ def build_loader(
         collate_fn=partial(_collate, normalize.mean if normalize else (), normalize.std if normalize else ()),
         drop_last=training,
         pin_memory=pin_memory,
-        worker_init_fn=_init_worker,
+        worker_init_fn=init_worker,
         generator=torch.Generator().manual_seed(seed),  # else each epoch would draw from training's randomness
     )
 

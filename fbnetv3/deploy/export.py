@@ -73,7 +73,7 @@ def export_classifier(
 
     Raises:
         UsageError: a wrong argument, or the folder is in use.
-        MissingLibraryError: the format's libraries are not installed; the text says what to install.
+        MissingPackageError: the format's libraries are not installed; the text says what to install.
         ExportError: the network cannot be exported, or the export differs from it.
         DataError: an image to compare on is damaged.
         OutputError: the folder cannot be written.

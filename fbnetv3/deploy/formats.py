@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fbnetv3.errors import ExportError, MissingLibraryError
+from fbnetv3.errors import ExportError, MissingPackageError
 
 INPUT, OUTPUT = "images", "logits"
 _AXES = {0: "batch", 2: "height", 3: "width"}
@@ -45,13 +45,13 @@ def needed(*packages: str) -> Iterator[None]:
     """Turns a failing import into an error that says what to install.
 
     Raises:
-        MissingLibraryError: an import in the block fails.
+        MissingPackageError: an import in the block fails.
     """
     try:
         yield
     except ImportError as error:
         wanted = " ".join(packages)
-        raise MissingLibraryError(f"{wanted} cannot be imported ({error}): run pip install {wanted}") from None
+        raise MissingPackageError(f"{wanted} cannot be imported ({error}): run pip install {wanted}") from None
 
 
 def folded(model: nn.Module) -> nn.Module:
@@ -98,7 +98,7 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     """One ONNX file with input `images` and output `logits`; open sizes are called batch, height and width.
 
     Raises:
-        MissingLibraryError: onnx or onnxscript is not installed.
+        MissingPackageError: onnx or onnxscript is not installed.
         ExportError: the exporter fails.
     """
     with needed("onnx", "onnxscript"):
@@ -130,7 +130,7 @@ def write_executorch(program: torch.export.ExportedProgram, path: Path) -> None:
     """An ExecuTorch file whose arithmetic is XNNPACK's wherever XNNPACK has it.
 
     Raises:
-        MissingLibraryError: executorch is not installed.
+        MissingPackageError: executorch is not installed.
         ExportError: the network cannot be lowered.
     """
     with needed("executorch"), _silent():

@@ -107,7 +107,7 @@ def load(folder: str | os.PathLike) -> Predictor:
 
     Raises:
         ExportError: no exported folder, or a file is missing or damaged; the text names it.
-        MissingLibraryError: the format's runtime is not installed; the text says what to install.
+        MissingPackageError: the format's runtime is not installed; the text says what to install.
     """
     folder = Path(folder).expanduser()
     manifest = read_manifest(folder)

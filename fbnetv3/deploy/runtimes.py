@@ -48,7 +48,7 @@ class OnnxRuntime:
     """An ONNX file, by ONNX Runtime on the CPU, with as many threads as torch uses.
 
     Raises:
-        MissingLibraryError: onnxruntime is not installed.
+        MissingPackageError: onnxruntime is not installed.
         ExportError: the file cannot be read.
     """
 
@@ -72,7 +72,7 @@ class ExecuTorchRuntime:
     """An ExecuTorch file, by its runtime for Python; one image at a time.
 
     Raises:
-        MissingLibraryError: executorch is not installed.
+        MissingPackageError: executorch is not installed.
         ExportError: the file cannot be read.
     """
 
@@ -109,7 +109,7 @@ def open_runtime(format: str, path: Path) -> Runtime:
 
     Raises:
         UsageError: no such format.
-        MissingLibraryError: its library is not installed; the text says what to install.
+        MissingPackageError: its library is not installed; the text says what to install.
         ExportError: the file cannot be read.
     """
     if format not in _RUNTIMES:

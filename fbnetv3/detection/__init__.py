@@ -3,10 +3,18 @@
 Everything that imports detectron2 is in here. Nothing here needs detectron2's compiled operators.
 """
 
+import warnings
+
 try:
-    import detectron2  # noqa: F401
+    with warnings.catch_warnings():  # of what it does by older ways than torch's and setuptools' newest
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.filterwarnings("ignore", "pkg_resources is deprecated")
+        import detectron2.engine
+        import detectron2.model_zoo  # noqa: F401
 except ImportError as error:
-    raise ImportError(
+    from fbnetv3.errors import MissingPackageError
+
+    raise MissingPackageError(
         f"fbnetv3.detection needs detectron2 ({error}): run `python tools/install_detectron2.py` in a checkout of this "
         "project, or install it as https://detectron2.readthedocs.io/tutorials/install.html says"
     ) from error
@@ -16,6 +24,7 @@ from fbnetv3.detection.checkpoint import FBNetV3Checkpointer, load_detector
 from fbnetv3.detection.config import add_fbnetv3_config, config_file, get_config
 from fbnetv3.detection.efficientnet import EfficientNetBackbone, EfficientNetBoxHead, EfficientNetRPNHead
 from fbnetv3.detection.heads import FBNetV3BoxHead, FBNetV3RPNHead
+from fbnetv3.detection.inference import optimize_for_inference
 from fbnetv3.detection.pyramid import build_fbnetv3_fpn_backbone, build_retinanet_fbnetv3_fpn_backbone
 
 __all__ = [
@@ -32,4 +41,5 @@ __all__ = [
     "config_file",
     "get_config",
     "load_detector",
+    "optimize_for_inference",
 ]

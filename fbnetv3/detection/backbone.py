@@ -16,7 +16,7 @@ from fbnetv3.arch import ArchDef, get_arch, same_padding
 from fbnetv3.arch.definition import feature_blocks
 from fbnetv3.detection.config import classifier_weights, settings
 from fbnetv3.detection.names import rename_released
-from fbnetv3.detection.norms import Norm, norm_layer
+from fbnetv3.detection.norms import Norm, explained, norm_layer
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.modeling import Trunk
 from fbnetv3.modeling.weights import load_trunk
@@ -113,7 +113,14 @@ class FBNetV3Backbone(Backbone):
                 stage[block.index] = FrozenBatchNorm2d.convert_frozen_batchnorm(stage[block.index])
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, in_channels, H, W) to the maps by name, finest first."""
+        """(N, in_channels, H, W) to the maps by name, finest first.
+
+        Raises:
+            UsageError: in training, one image so small that BatchNorm has one value a channel.
+        """
+        return explained(self._maps, x) if self.training else self._maps(x)
+
+    def _maps(self, x: Tensor) -> dict[str, Tensor]:
         maps = {}
         for s, stage in enumerate(self.stages):
             for b, block in enumerate(stage):

@@ -11,7 +11,7 @@ from fbnetv3.errors import UnknownNameError, UsageError, suggest
 
 
 def add_fbnetv3_config(cfg: CfgNode) -> None:
-    """Add `MODEL.FBNETV3` and `MODEL_EMA`, with their defaults, to a detectron2 config, before files are merged."""
+    """Add our keys, with their defaults, to a detectron2 config, before files are merged."""
     cfg.MODEL.FBNETV3 = CfgNode()
     # Architecture of trunk, RPN head and box head: a registered name, the path of a YAML file, or a classifier's.
     cfg.MODEL.FBNETV3.ARCH = "fbnetv3_a_det"
@@ -25,11 +25,28 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     # must be of the same architecture. "" starts afresh. Not read where MODEL.WEIGHTS names a detector's weights.
     cfg.MODEL.FBNETV3.WEIGHTS = ""
 
+    # NHWC memory order, which is faster on CPUs and on GPUs with tensor cores.
+    cfg.MODEL.FBNETV3.CHANNELS_LAST = True
+
     cfg.MODEL_EMA = CfgNode()
     # Average the weights and BatchNorm's statistics over training, and evaluate the average.
     cfg.MODEL_EMA.ENABLED = False
     # Weight of the past in each step.
     cfg.MODEL_EMA.DECAY = 0.9998
+
+    # A data set of one's own: COCO's files of annotations, and the folders that hold the images. They are known as
+    # "own_train" and "own_test", and take the place of DATASETS.TRAIN and TEST.
+    cfg.DATASETS.OWN = CfgNode()
+    cfg.DATASETS.OWN.TRAIN_JSON = ""
+    cfg.DATASETS.OWN.TRAIN_IMAGES = ""
+    # "" evaluates on nothing.
+    cfg.DATASETS.OWN.TEST_JSON = ""
+    cfg.DATASETS.OWN.TEST_IMAGES = ""
+
+    # "SGD", or "AdamW", which takes neither SOLVER.MOMENTUM nor SOLVER.NESTEROV.
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    # Checkpoints to keep: the newest so many.
+    cfg.SOLVER.CHECKPOINTS = 2
 
 
 def config_file(name: str) -> str:

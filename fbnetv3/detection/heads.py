@@ -17,7 +17,7 @@ from fbnetv3.arch import ArchDef, get_arch, same_padding
 from fbnetv3.arch.detector import detector_parts
 from fbnetv3.detection.config import classifier_weights, settings
 from fbnetv3.detection.names import rename_released
-from fbnetv3.detection.norms import Norm, norm_layer
+from fbnetv3.detection.norms import Norm, explained, norm_layer
 from fbnetv3.errors import UsageError
 from fbnetv3.modeling import Trunk
 from fbnetv3.modeling.weights import load_trunk
@@ -91,8 +91,12 @@ class FBNetV3RPNHead(nn.Module):
         return head_arguments(cfg, input_shape)
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps (N, C, H, W) to, for each, logits (N, A, H, W) and deltas (N, A * box_dim, H, W)."""
-        hidden = [self.blocks(feature) for feature in features]
+        """Maps (N, C, H, W) to, for each, logits (N, A, H, W) and deltas (N, A * box_dim, H, W).
+
+        Raises:
+            UsageError: in training, one map so small that BatchNorm has one value a channel.
+        """
+        hidden = [explained(self.blocks, x) if self.training else self.blocks(x) for x in features]
         return [self.objectness_logits(x) for x in hidden], [self.anchor_deltas(x) for x in hidden]
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:

@@ -109,7 +109,7 @@ def run_training(
     Raises:
         UserError: a wrong config, missing data, an output folder that is in use or cannot be written.
     """
-    with joined(cfg.DEVICE) as world, torch.random.fork_rng(), _main_speaks(world):
+    with joined(cfg.DEVICE) as world, torch.random.fork_rng(), main_speaks(world):
         torch.manual_seed(cfg.SEED)
         return _run_training(cfg, world, resume, callbacks, progress and world.is_main)
 
@@ -179,8 +179,8 @@ def _run_training(cfg: CfgNode, world: World, resume: bool, callbacks: Sequence[
         _check_same_run(state, about, cfg.SOLVER.EPOCHS, path)
         trainer.load_state_dict(state)
     if world.is_main:
-        _prepare_output(files, cfg)
-    with _logged_to(files.log) if world.is_main else contextlib.nullcontext():
+        prepare_output(files, cfg)
+    with logged_to(files.log) if world.is_main else contextlib.nullcontext():
         _announce(cfg, arch, model, inputs, device, world)
         if latest:
             done = trainer.progress
@@ -203,7 +203,7 @@ def run_evaluation(cfg: CfgNode) -> dict[str, float]:
     Raises:
         UserError: a wrong config, missing data or weights.
     """
-    with joined(cfg.DEVICE) as world, _main_speaks(world):
+    with joined(cfg.DEVICE) as world, main_speaks(world):
         return _run_evaluation(cfg, world)
 
 
@@ -289,7 +289,12 @@ def _evaluations(metrics: Path) -> list[dict[str, float]]:
     return [{key.removeprefix("val_"): value for key, value in entry.items() if key != "step"} for entry in entries]
 
 
-def _prepare_output(files: RunFiles, cfg: CfgNode) -> None:
+def prepare_output(files: RunFiles, cfg: CfgNode) -> None:
+    """Make a run's folder, with the whole config and what describes the environment.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     try:
         files.checkpoints.mkdir(parents=True, exist_ok=True)
         for folder in (files.folder, files.checkpoints):
@@ -336,23 +341,26 @@ def _quiet(level: int = logging.WARNING) -> Iterator[None]:
             handler.setLevel(own)
 
 
-def _main_speaks(world: World) -> contextlib.AbstractContextManager:
+def main_speaks(world: World) -> contextlib.AbstractContextManager:
     """Of several processes, the main one speaks."""
     return contextlib.nullcontext() if world.is_main else _quiet(logging.ERROR)
 
 
 @contextlib.contextmanager
-def _logged_to(file: Path) -> Iterator[None]:
-    """Copies what the package logs to a file."""
+def logged_to(file: Path, *packages: str) -> Iterator[None]:
+    """Copies what packages log to a file, by default what this one does."""
     handler = logging.FileHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    log = logging.getLogger("fbnetv3")
-    level = log.level
-    log.setLevel(min(level or logging.INFO, logging.INFO))
-    log.addHandler(handler)
+    handler.addFilter(lambda record: not record.exc_info)  # tracebacks: whoever ends with one shows it
+    logs = [logging.getLogger(name) for name in packages or ("fbnetv3",)]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(min(log.level or logging.INFO, logging.INFO))
+        log.addHandler(handler)
     try:
         yield
     finally:
-        log.removeHandler(handler)
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.removeHandler(handler)
+            log.setLevel(level)
         handler.close()

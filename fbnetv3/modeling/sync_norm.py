@@ -25,14 +25,23 @@ def sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 class CpuSyncBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` whose statistics in training are those of the batches of all processes together."""
+    """`nn.BatchNorm2d` whose statistics in training are those of the batches of all processes together.
+
+    A process's batch may be empty, as where a detector has no proposal in its images.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same."""
+        """(N, C, H, W) to the same.
+
+        Raises:
+            ValueError: in training, all batches together have one value a channel.
+        """
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
         y, mean, variance, count = _SyncNorm.apply(x, self.weight, self.bias, self.eps)
-        if self.track_running_stats:
+        if count == 1:
+            raise ValueError("Expected more than 1 value per channel when training, in all processes together")
+        if self.track_running_stats and count:
             self._follow(mean, variance * count / (count - 1))
         return y
 
@@ -48,13 +57,17 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
 class _SyncNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
-        variance, mean = torch.var_mean(x.to(torch.promote_types(x.dtype, torch.float32)), _DIMS, correction=0)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        if x.numel():
+            variance, mean = torch.var_mean(wide, _DIMS, correction=0)
+        else:
+            variance, mean = wide.new_zeros(2, x.shape[1])
         mine = torch.cat([mean, variance, mean.new_tensor([x.numel() / x.shape[1]])])
         theirs = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
         dist.all_gather(theirs, mine)
         means, variances, counts = torch.stack(theirs).split([len(mean), len(mean), 1], 1)
         count = counts.sum()
-        shares = counts / count
+        shares = counts / count.clamp(min=1)
         mean = (shares * means).sum(0)
         variance = (shares * (variances + (means - mean).square())).sum(0)
         scale = (variance + eps).rsqrt()
@@ -70,7 +83,7 @@ class _SyncNorm(torch.autograd.Function):
         dy = dy.to(torch.promote_types(dy.dtype, torch.float32))
         normed = (x - _by_channel(mean)) * _by_channel(scale)
         d_bias, d_weight = dy.sum(_DIMS), (dy * normed).sum(_DIMS)
-        means = torch.cat([d_bias, d_weight]) / count
+        means = torch.cat([d_bias, d_weight]) / count.clamp(min=1)
         dist.all_reduce(means)
         by_mean, by_scale = means.chunk(2)
         dx = (dy - _by_channel(by_mean) - normed * _by_channel(by_scale)) * _by_channel(weight * scale)

@@ -15,7 +15,7 @@ from fbnetv3.data import Preprocessing
 from fbnetv3.deploy import FORMATS, export_classifier, load
 from fbnetv3.deploy.export import relative_difference
 from fbnetv3.deploy.formats import folded
-from fbnetv3.errors import ExportError, MissingLibraryError, OutputError, UsageError
+from fbnetv3.errors import ExportError, MissingPackageError, OutputError, UsageError
 from tests.test_docs import ROOT
 
 SMALL = Preprocessing(8, 8, (0.5,), (0.5,))
@@ -177,5 +177,5 @@ def test_wrong_arguments(changes, message, tmp_path):
 
 def test_a_missing_library_is_named_before_anything_is_done(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(MissingLibraryError, match="run pip install onnxscript"):
+    with pytest.raises(MissingPackageError, match="run pip install onnxscript"):
         export_classifier(Mean(), SMALL, ["a", "b"], tmp_path / "out")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fbnetv3.deploy import Predictor, load
-from fbnetv3.errors import DataError, ExportError, MissingLibraryError, UsageError
+from fbnetv3.errors import DataError, ExportError, MissingPackageError, UsageError
 
 
 @pytest.fixture
@@ -152,5 +152,5 @@ def test_no_folder(tmp_path):
 def test_a_missing_runtime_is_named(exported, monkeypatch):
     folder = exported("onnx")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(MissingLibraryError, match="run pip install onnxruntime"):
+    with pytest.raises(MissingPackageError, match="run pip install onnxruntime"):
         load(folder)

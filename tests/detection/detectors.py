@@ -1,10 +1,11 @@
 """Small detectors, and images with boxes for them."""
 
 import torch
+import yaml
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from fbnetv3.detection import get_config
+from fbnetv3.detection import config_file, get_config
 
 
 def small_config(name="faster_rcnn_fbnetv3_a_C4"):
@@ -47,3 +48,23 @@ def detect(model, inputs):
     """Detections for each image."""
     with torch.no_grad():
         return [found["instances"] for found in model.eval()(inputs)]
+
+
+def write_digits_config(file, scenes):
+    """A training config for scenes of digits: four steps of two small images, in two sizes, flipped or not."""
+    values = {
+        "_BASE_": config_file("faster_rcnn_fbnetv3_digits_C4"),
+        "DATASETS": {
+            "OWN": {
+                "TRAIN_JSON": str(scenes / "train.json"),
+                "TRAIN_IMAGES": str(scenes / "train"),
+                "TEST_JSON": str(scenes / "test.json"),
+                "TEST_IMAGES": str(scenes / "test"),
+            }
+        },
+        "INPUT": {"MIN_SIZE_TRAIN": [64, 80], "MAX_SIZE_TRAIN": 112, "RANDOM_FLIP": "horizontal"},
+        "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 4, "WARMUP_ITERS": 1, "CHECKPOINT_PERIOD": 2},
+        "TEST": {"EVAL_PERIOD": 0},
+    }
+    file.write_text(yaml.safe_dump(values))
+    return file

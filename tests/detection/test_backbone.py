@@ -16,7 +16,7 @@ from fbnetv3.arch.detector import detector_cost, detector_parts
 from fbnetv3.detection import FBNetV3Backbone, FBNetV3BoxHead, FBNetV3RPNHead, get_config
 from fbnetv3.errors import UnknownNameError, UsageError, WeightsError
 from fbnetv3.modeling.sync_norm import CpuSyncBatchNorm2d
-from tests.detection.detectors import image, small_config, train_step
+from tests.detection.detectors import detect, image, small_config, train_step
 from tests.modeling.test_weights import mobile_vision, randomized
 
 SMALL = "fbnetv3_a0"
@@ -224,3 +224,20 @@ def test_few_proposals_or_none(count, training):
     head = FBNetV3BoxHead(ShapeSpec(channels=112), arch="fbnetv3_a_det").train(training)
     assert head(torch.zeros(count, 112, 6, 6)).shape == (count, head.output_shape.channels)
     assert all(torch.isfinite(buffer).all() for buffer in head.buffers())
+
+
+def test_an_image_that_leaves_batchnorm_one_value_says_what_to_do(small_cfg):
+    model = build_model(small_cfg)
+    tiny = image(16, 16, boxes=((2.0, 2.0, 12.0, 12.0),))
+    with pytest.raises(UsageError, match=r"a batch of 1 of 16 x 16 .*INPUT.MIN_SIZE_TRAIN.*SOLVER.IMS_PER_BATCH"):
+        train_step(model, [tiny])
+    assert all(loss == loss for loss in train_step(model, [tiny, tiny]).values())
+    assert len(detect(model, [tiny])) == 1
+
+
+def test_a_pyramids_coarsest_map_too():
+    cfg = small_config("faster_rcnn_fbnetv3_g_FPN")
+    with pytest.raises(UsageError, match=r"a batch of 1 of 1 x 1 leaves BatchNorm one value a channel"):
+        train_step(build_model(cfg), [image(64, 64)])
+    cfg.MODEL.FBNETV3.NORM = "GN"
+    assert all(loss == loss for loss in train_step(build_model(cfg), [image(64, 64)]).values())

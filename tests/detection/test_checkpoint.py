@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 
 import fbnetv3
 from fbnetv3.detection import FBNetV3Checkpointer, load_detector
-from fbnetv3.errors import WeightsError
+from fbnetv3.errors import OutputError, WeightsError
 from tests.detection.detectors import small_config
 from tests.modeling.test_weights import RunsCode, mobile_vision
 
@@ -220,3 +220,43 @@ def test_a_file_that_runs_code_is_refused(model, tmp_path):
     with pytest.raises(WeightsError, match="could run code: refused"):
         load_detector(model, tmp_path / "x.pth")
     assert not (tmp_path / "trace").exists()
+
+
+def test_the_newest_few_are_kept_and_a_damaged_one_is_passed_over(model, tmp_path, caplog):
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    checkpointer = FBNetV3Checkpointer(model, str(tmp_path), keep=2, optimizer=optimizer)
+    states = {}
+    for iteration in (1, 2, 3):
+        states[iteration] = shifted(model, 1)
+        model.load_state_dict(states[iteration])
+        checkpointer.save(f"model_{iteration:07d}", iteration=iteration)
+    names = ["last_checkpoint", "model_0000002.pth", "model_0000003.pth"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    newest = tmp_path / "model_0000003.pth"
+    newest.write_bytes(newest.read_bytes()[:5000])
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 2
+    assert equal(model, states[2])
+    assert "model_0000003.pth: " in caplog.text and "trying the one before" in caplog.text
+    checkpointer.save("model_0000002", iteration=2)
+    assert not newest.exists(), "training went on from before it"
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(model, tmp_path, monkeypatch):
+    checkpointer = FBNetV3Checkpointer(model, str(tmp_path))
+    checkpointer.save("model_final")
+    before = (tmp_path / "model_final.pth").read_bytes()
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match="model_final.pth: cannot be written: No space left on device"):
+        checkpointer.save("model_final")
+    assert (tmp_path / "model_final.pth").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
+
+
+def test_without_a_whole_checkpoint_it_says_so(model, tmp_path):
+    (tmp_path / "model_0000001.pth").write_bytes(b"\x80")
+    with pytest.raises(WeightsError, match="no checkpoint is whole; the oldest: .*model_0000001.pth"):
+        FBNetV3Checkpointer(model, str(tmp_path)).resume_or_load("", resume=True)

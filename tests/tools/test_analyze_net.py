@@ -3,14 +3,15 @@
 import subprocess
 import sys
 
-from fbnetv3.arch import get_arch, list_archs, save_arch
+from fbnetv3.arch import configs_folder, get_arch, list_archs, save_arch
 from tests.tools.conftest import TOOLS
 
 
 def test_all_networks(tool):
     ran = tool("analyze_net")
     assert ran.code == 0
-    assert all(any(line.split()[0] == name for line in ran.out.splitlines()) for name in list_archs())
+    listed = [line.split()[0] for line in ran.out.splitlines() if line]
+    assert all(listed.count(name) == 1 for name in list_archs())
     (line,) = (line.split() for line in ran.out.splitlines() if line.startswith("fbnetv3_a "))
     assert line == ["fbnetv3_a", "224", "31", "356.60", "8.598", "6.59"]
 
@@ -39,9 +40,12 @@ def test_a_folder_of_ones_own(tool, tmp_path):
 
 def test_wrong_calls_are_one_line_and_exit_2(tool, tmp_path):
     for arguments, message in (
-        (["fbnetv3_aa"], "error: unknown architecture 'fbnetv3_aa': did you mean fbnetv3_a"),
+        (["fbnetv3_aa"], "error: unknown architecture or detection config 'fbnetv3_aa': did you mean fbnetv3_a"),
+        (["faster_rcnn_fbnetv3_a_C5"], "did you mean faster_rcnn_fbnetv3_"),
         (["nowhere.yaml"], "error: nowhere.yaml: cannot be read: No such file or directory"),
-        (["--resolution", "0"], "error: argument --resolution: invalid positive value: '0'"),
+        (["--resolution", "0"], "error: argument --resolution: invalid pixels value: '0'"),
+        (["--resolution", "1x2x3"], "error: argument --resolution: invalid pixels value: '1x2x3'"),
+        (["fbnetv3_a", "--detectors"], "error: --detectors has networks of its own"),
         (["fbnetv3_b", "--resolution", "8"], "error: fbnetv3_b: an input of 8 pixels is too small"),
         (["--arch-dir", tmp_path], "no folder with architecture files"),
     ):
@@ -56,3 +60,77 @@ def test_needs_no_torch():
     done = subprocess.run([sys.executable, "-c", script, str(TOOLS / "analyze_net.py")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "fbnetv3_g" in done.stdout
+
+
+# Table 5 of the paper, and the parameters of the released detectors.
+TABLE_5 = {
+    "efficientnet_b0_det": ("3.56", "3.6", "8,042,740", "8.0"),
+    "fbnetv3_a_det": ("2.92", "2.9", "5,306,708", "5.3"),
+    "efficientnet_b1_det": ("5.55", "5.6", "13,344,588", "13.3"),
+    "fbnetv3_e_det": ("5.33", "5.3", "10,669,772", "10.6"),
+}
+
+
+def rows_of(text):
+    return {words[0]: words for words in map(str.split, text.splitlines()) if words}
+
+
+def test_table_5_beside_the_papers_figures(tool):
+    ran = tool("analyze_net", "--detectors")
+    assert ran.code == 0 and "384x640 pixels" in ran.out
+    rows = rows_of(ran.out)
+    for name, (macs, paper_macs, params, paper_params) in TABLE_5.items():
+        assert rows[name][1] == "75"
+        assert rows[name][5:] == [macs, paper_macs, params, paper_params, "M"]
+
+
+def test_detection_variants_and_configs_are_costed_as_detectors(tool):
+    names = ["fbnetv3_b_det", "fbnetv3_d_det", "faster_rcnn_fbnetv3_a_C4", "coco/faster_rcnn_fbnetv3_e_C4.yaml"]
+    ran = tool("analyze_net", *names, "fbnetv3_a")
+    rows = rows_of(ran.out)
+    assert [rows[name][-1] for name in names[:3]] == ["6,526,636", "9,706,572", "5,306,708"]
+    assert rows["faster_rcnn_fbnetv3_e_C4"][-2:] == ["5.33", "10,669,772"]
+    assert rows["fbnetv3_a"][3:5] == ["356.60", "8.598"]
+    a = rows["faster_rcnn_fbnetv3_a_C4"]
+    assert abs(sum(map(float, a[2:5])) - float(a[5])) < 0.02
+
+
+def test_a_detector_part_by_part(tool):
+    ran = tool("analyze_net", "faster_rcnn_fbnetv3_a_C4", "--stages")
+    rows = rows_of(ran.out)
+    assert rows["trunk"][1:6] == ["24", "x", "40", "x", "112"]
+    parts = [rows["trunk"], rows["RPN"], rows["box"]]
+    assert abs(sum(float(row[-2].replace(",", "")) for row in parts) - 2917.594) < 0.02
+    assert abs(sum(float(row[-1]) for row in [*parts, rows["predictor"]]) - 5.306708) < 0.002
+    assert rows["all"][1:] == ["2,917.59", "5.307"]
+
+
+def test_what_a_config_says_counts(tool, tmp_path):
+    """Proposals, classes and the size of the image; a config of one's own, whose base is one that comes along."""
+    base = tool("analyze_net", "faster_rcnn_fbnetv3_a_C4", "--stages").out
+    fewer = tool("analyze_net", "faster_rcnn_fbnetv3_a_C4_224", "--stages", "--resolution", "384x640").out
+    assert rows_of(base)["trunk"] == rows_of(fewer)["trunk"]
+    each = float(rows_of(base)["box"][-2].replace(",", "")) / 75
+    assert abs(float(rows_of(fewer)["box"][-2].replace(",", "")) - 30 * each) < 0.02
+    config = tmp_path / "mine.yaml"
+    shipped = configs_folder() / "coco" / "mask_rcnn_fbnetv3_a_C4.yaml"
+    config.write_text(f"_BASE_: {shipped}\nMODEL:\n  ROI_HEADS:\n    NUM_CLASSES: 7\n")
+    ran = tool("analyze_net", config)
+    assert int(rows_of(ran.out)["mine"][-1].replace(",", "")) == 5_306_708 - 73 * 5 * (200 + 1)
+    assert "mine: its mask head is not counted" in ran.out
+    assert rows_of(tool("analyze_net", "fbnetv3_a_det", "--num-classes", "7").out)["fbnetv3_a_det"][-1] == "5,233,343"
+
+
+def test_detectors_whose_cost_is_not_known_are_refused(tool, tmp_path):
+    for name, found in (
+        ("faster_rcnn_fbnetv3_g_FPN", "MODEL.BACKBONE.NAME is build_fbnetv3_fpn_backbone, not build_fbnetv3_backbone"),
+        ("retinanet_fbnetv3_a_FPN", "MODEL.BACKBONE.NAME is build_retinanet_fbnetv3_fpn_backbone"),
+        ("faster_rcnn_torchvision_efficientnet_b0_C4", "MODEL.BACKBONE.NAME is build_efficientnet_backbone"),
+    ):
+        ran = tool("analyze_net", name)
+        assert ran.code == 2 and found in ran.err and ran.err.count("\n") == 1
+    (tmp_path / "x.yaml").write_text("MODEL: [")
+    assert "error: " + str(tmp_path / "x.yaml") in tool("analyze_net", tmp_path / "x.yaml").err
+    (tmp_path / "y.yaml").write_text(f"_BASE_: {tmp_path / 'gone.yaml'}")
+    ran = tool("analyze_net", tmp_path / "y.yaml")
+    assert ran.code == 1 and "gone.yaml: No such file" in ran.err

@@ -1,0 +1,337 @@
+"""tools/detect.py: images in, pictures with boxes and a COCO results file out, whatever the images are."""
+
+import contextlib
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+from pycocotools.coco import COCO
+
+from fbnetv3 import model_zoo
+from fbnetv3.arch import configs_folder
+from fbnetv3.detection import predict
+from fbnetv3.detection.classes import classes_of
+from fbnetv3.detection.drawing import colour_of, draw_detections
+from fbnetv3.detection.images import read_image
+from fbnetv3.errors import UsageError
+from fbnetv3.file_io import cached_path
+from tests.detection.coco_files import annotation, dataset, save_dataset, save_image, turned
+from tests.detection.detectors import small_config
+from tests.detection.test_inference import assert_same_detections, settled
+from tests.tools.conftest import tool  # noqa: F401
+
+CONFIG = f"""
+_BASE_: {configs_folder() / "coco" / "faster_rcnn_fbnetv3_a_C4.yaml"}
+MODEL:
+  FBNETV3: {{ARCH: fbnetv3_a0, NORM: BN}}
+  ROI_HEADS: {{NUM_CLASSES: 5}}
+  RPN: {{POST_NMS_TOPK_TEST: 20}}
+DATASETS: {{TRAIN: [], TEST: []}}
+INPUT: {{MIN_SIZE_TEST: 64, MAX_SIZE_TEST: 128}}
+"""
+NAMES = ("ant", "bee", "cow", "dog", "eel")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A checkpoint of a small detector that finds something everywhere."""
+    path = tmp_path_factory.mktemp("weights") / "model.pth"
+    torch.save({"model": settled(small_config()).state_dict()}, path)
+    return path
+
+
+@pytest.fixture
+def detect(tool, weights, tmp_path):  # noqa: F811
+    """Runs tools/detect.py with the small detector."""
+    (tmp_path / "config.yaml").write_text(CONFIG)
+
+    def run(*arguments):
+        return tool(
+            "detect",
+            "--config",
+            tmp_path / "config.yaml",
+            "--weights",
+            weights,
+            "--output",
+            tmp_path / "out",
+            *arguments,
+        )
+
+    return run
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def loaded(annotations, results):
+    """The results as pycocotools reads them."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        return COCO(str(annotations)).loadRes(str(results))
+
+
+HOSTILE = {
+    "grey.png": ((48, 64), {"mode": "L"}),
+    "rgba.png": ((48, 64), {"mode": "RGBA"}),
+    "palette.gif": ((48, 64), {"mode": "P"}),
+    "deep.png": ((48, 64), {"mode": "I;16"}),
+    "cmyk.tif": ((48, 64), {"mode": "CMYK"}),
+    "turned.jpg": ((64, 40), {"exif": turned(6)}),
+    "narrow.png": ((90, 1), {}),
+    "line.png": ((10_000, 1), {}),
+    "tall.png": ((10_000, 8), {}),
+    "pixel.bmp": ((1, 1), {}),
+    "below/wide.JPG": ((33, 257), {}),
+}
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_images_of_every_kind(detect, tmp_path, batch):
+    for name, (size, how) in HOSTILE.items():
+        save_image(tmp_path / "in" / name, *size, **how)
+    ran = detect("--input", tmp_path / "in", "--batch-size", batch, "--score-threshold", "0.2")
+    assert (ran.code, ran.err) == (0, "")
+    out = tmp_path / "out"
+    listed = {image["file_name"]: image for image in read(out / "images.json")["images"]}
+    assert listed.keys() == HOSTILE.keys()
+    for name, ((height, width), _) in HOSTILE.items():
+        seen = (height, width) if name == "turned.jpg" else (width, height)
+        suffix = "" if name.lower().endswith((".png", ".jpg")) else ".png"
+        with Image.open(out / "pictures" / f"{name}{suffix}") as picture:
+            assert picture.size == seen and picture.mode == "RGB"
+        assert (listed[name]["width"], listed[name]["height"]) == seen
+    results = loaded(out / "images.json", out / "coco_instances_results.json")
+    assert f"{len(results.anns)} objects in 11 images" in ran.out and len(results.anns) > 20
+    for found in results.anns.values():
+        image = results.imgs[found["image_id"]]
+        x, y, width, height = found["bbox"]
+        assert x >= 0 and y >= 0 and x + width <= image["width"] + 0.01 and y + height <= image["height"] + 0.01
+        assert 0.2 < found["score"] <= 1 and 1 <= found["category_id"] <= 5
+
+
+def test_broken_files_are_named_and_the_others_go_on(detect, tmp_path):
+    for name in ("a.png", "c.png"):
+        save_image(tmp_path / "in" / name)
+    (tmp_path / "in" / "b.png").write_text("no image")
+    save_image(tmp_path / "in" / "cut.jpg")
+    (tmp_path / "in" / "cut.jpg").write_bytes((tmp_path / "in" / "cut.jpg").read_bytes()[:700])
+    (tmp_path / "in" / "notes.txt").write_text("not looked at")
+    ran = detect("--input", tmp_path / "in")
+    assert ran.code == 1
+    assert f"{tmp_path / 'in' / 'b.png'}: damaged image" in ran.out
+    assert f"{tmp_path / 'in' / 'cut.jpg'}: cannot be read" in ran.out
+    assert ran.err == "error: 2 of 4 images could not be read; they are named above\n"
+    assert [i["file_name"] for i in read(tmp_path / "out" / "images.json")["images"]] == ["a.png", "c.png"]
+    assert [p.name for p in sorted((tmp_path / "out" / "pictures").iterdir())] == ["a.png", "c.png"]
+
+
+def test_annotations_give_ids_and_names(detect, tmp_path):
+    data = dataset(3, [annotation()], NAMES)
+    for image, id in zip(data["images"], (70, 8, 900), strict=True):
+        image["id"] = id
+    for category, id in zip(data["categories"], (9, 2, 4, 7, 30), strict=True):
+        category["id"] = id
+    file, root = save_dataset(tmp_path, data)
+    (root / "3.png").unlink()
+    save_image(root / "unlisted.png")
+    ran = detect("--input", root, "--annotations", file)
+    assert ran.code == 0
+    assert f"1 images are left out: {file} does not list them" in ran.out
+    assert f"{file}: 1 of its 3 images are not given" in ran.out
+    results = loaded(file, tmp_path / "out" / "coco_instances_results.json")
+    assert {found["image_id"] for found in results.anns.values()} == {70, 8}
+    assert {found["category_id"] for found in results.anns.values()} <= {9, 2, 4, 7, 30}
+    assert not (tmp_path / "out" / "images.json").exists()
+    with pytest.raises(UsageError, match=r"have 2 categories \(cat, dog, ...\), the detector 5 classes: give the"):
+        classes_of(small_config(), dataset()["categories"])
+
+
+def test_category_ids_go_with_names_by_class_number():
+    cfg = small_config()
+    found = classes_of(cfg, [{"id": id, "name": name} for id, name in zip((9, 2, 4, 7, 30), NAMES, strict=True)])
+    assert (found.names, found.ids) == (("bee", "cow", "dog", "ant", "eel"), (2, 4, 7, 9, 30))
+    cfg.DATASETS.TEST = cfg.DATASETS.TRAIN = ()
+    assert classes_of(cfg).names == ("class 1", "class 2", "class 3", "class 4", "class 5")
+    cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80
+    coco = classes_of(cfg)
+    assert (coco.names[0], coco.ids[0], coco.names[79], coco.ids[79]) == ("person", 1, "toothbrush", 90)
+    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    assert len(classes_of(cfg)) == 5
+
+
+def test_names_of_a_data_set_that_is_not_loaded(tmp_path):
+    from detectron2.data import MetadataCatalog
+
+    file, _ = save_dataset(tmp_path, dataset(1, classes=NAMES))
+    name = f"not loaded {tmp_path}"
+    MetadataCatalog.get(name).set(json_file=str(file))
+    cfg = small_config()
+    cfg.DATASETS.TEST, cfg.DATASETS.TRAIN = (name,), ()
+    assert classes_of(cfg).names == NAMES
+    file.unlink()
+    assert classes_of(cfg).names[0] == "class 1"
+
+
+def test_an_interrupt_leaves_what_was_found(detect, tmp_path, monkeypatch):
+    for n in range(4):
+        save_image(tmp_path / "in" / f"{n}.png", seed=n)
+    calls, real = [], predict.Predictor.__call__
+
+    def interrupted(self, images):
+        calls.append(images)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, images)
+
+    monkeypatch.setattr(predict.Predictor, "__call__", interrupted)
+    ran = detect("--input", tmp_path / "in")
+    assert ran.code == 130
+    assert ran.err == "interrupted; the output folder holds what was found so far\n"
+    out = tmp_path / "out"
+    assert [image["id"] for image in read(out / "images.json")["images"]] == [1, 2]
+    results = loaded(out / "images.json", out / "coco_instances_results.json")
+    assert {found["image_id"] for found in results.anns.values()} == {1, 2}
+    assert sorted(path.name for path in out.rglob("*.*")) == [
+        "0.png",
+        "1.png",
+        "coco_instances_results.json",
+        "images.json",
+    ]
+
+
+def test_a_companion_changes_nothing(weights):
+    """Not even one that is much larger, beside which the image would be padded."""
+    cfg = small_config()
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 200
+    predictor = predict.Predictor(cfg, weights)
+    images = [
+        np.random.default_rng(n).integers(0, 256, (*size, 3), np.uint8) for n, size in enumerate(((50, 70), (40, 400)))
+    ]
+    for together, alone in zip(predictor(images), (predictor([x])[0] for x in images), strict=True):
+        assert len(alone) and torch.equal(together.scores, alone.scores)
+        assert torch.equal(together.pred_boxes.tensor, alone.pred_boxes.tensor)
+    assert predictor([]) == []
+
+
+def test_the_optimised_predictor_finds_the_same(weights, tmp_path):
+    """And both find what detectron2's own steps give: its reading, resizing and model."""
+    from detectron2.data import detection_utils
+    from detectron2.data import transforms as T
+
+    from fbnetv3.detection import load_detector
+
+    save_image(tmp_path / "x.jpg", 90, 130)
+    cfg = small_config()
+    fast, plain = (
+        predict.Predictor(cfg, weights, optimize=o)([read_image(tmp_path / "x.jpg")])[0] for o in (True, False)
+    )
+    model = load_detector(build_model(cfg), weights).eval()
+    image = detection_utils.read_image(str(tmp_path / "x.jpg"), "BGR")
+    resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST).get_transform(image)
+    pixels = torch.from_numpy(resize.apply_image(image).astype("float32").transpose(2, 0, 1))
+    with torch.no_grad():
+        (theirs,) = model([{"image": pixels, "height": 90, "width": 130}])
+    assert len(plain) > 10
+    assert torch.equal(plain.pred_boxes.tensor, theirs["instances"].pred_boxes.tensor)
+    assert_same_detections(fast, plain)
+
+
+def test_masks_are_in_the_results(tmp_path, tool):  # noqa: F811
+    cfg = small_config("mask_rcnn_fbnetv3_a_C4")
+    cfg.MODEL.ROI_MASK_HEAD.NUM_CONV, cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 1, 16
+    torch.save({"model": settled(cfg).state_dict()}, tmp_path / "masks.pth")
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    save_image(tmp_path / "x.png")
+    keys = ("MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.NUM_CONV", "1", "MODEL.ROI_MASK_HEAD.CONV_DIM", "16")
+    ran = tool(
+        *("detect", "--config", tmp_path / "config.yaml", "--weights", tmp_path / "masks.pth"),
+        *("--input", tmp_path / "x.png", "--output", tmp_path / "out", *keys),
+    )
+    assert (ran.code, ran.err) == (0, "")
+    results = loaded(tmp_path / "out" / "images.json", tmp_path / "out" / "coco_instances_results.json")
+    assert all(results.annToMask(found).shape == (48, 64) for found in results.anns.values()) and results.anns
+
+
+def test_a_model_of_the_zoo(tool, released, tmp_path):  # noqa: F811
+    """With its weights, here from the cache; with COCO's categories; with keys changed."""
+    place = cached_path(model_zoo.get_checkpoint_url("coco/faster_rcnn_fbnetv3_a_C4_224.yaml"))
+    place.parent.mkdir(parents=True)
+    torch.save({"model": released[1]}, place)
+    save_image(tmp_path / "x.png")
+    arguments = ("--input", tmp_path / "x.png", "--output", tmp_path / "out", "--no-pictures")
+    for name in ("faster_rcnn_fbnetv3_a_C4_224", "coco/faster_rcnn_fbnetv3_a_C4_224.yaml"):
+        ran = tool("detect", "--model", name, *arguments, "--score-threshold", "0", "TEST.DETECTIONS_PER_IMAGE", "7")
+        assert (ran.code, ran.err) == (0, "")
+        assert "7 objects in 1 images" in ran.out and not (tmp_path / "out" / "pictures").exists()
+        categories = read(tmp_path / "out" / "images.json")["categories"]
+        assert len(categories) == 80 and categories[-1] == {"id": 90, "name": "toothbrush"}
+    ran = tool("detect", "--model", "fbnetv3_a", *arguments)
+    assert ran.code == 2
+    assert "error: no detector 'fbnetv3_a' with weights in the model zoo: did you mean coco/faster" in ran.err
+
+
+def test_wrong_calls_are_one_line(tool, detect, tmp_path):  # noqa: F811
+    save_image(tmp_path / "x.png")
+    (tmp_path / "empty").mkdir()
+    file, _ = save_dataset(tmp_path, dataset(1, classes=NAMES))
+    file.write_text("{")
+    output = ("--output", tmp_path / "out")
+    for ran, code, message in (
+        (detect("--input", tmp_path / "nowhere"), 2, "nowhere: no such file or folder"),
+        (detect("--input", "IMG_1234.JPG"), 2, "error: IMG_1234.JPG: no such file or folder"),
+        (detect("--input", tmp_path / "empty"), 1, "empty: no images in it (.jpg, .jpeg"),
+        (detect("--input", tmp_path / "x.png", "--score-threshold", "2"), 2, "invalid share value: '2'"),
+        (detect("--input", tmp_path / "x.png", "--batch-size", "0"), 2, "invalid positive value: '0'"),
+        (detect("--input", tmp_path / "x.png", "--annotations", file), 1, "instances.json: line 1, column 2: no JSON"),
+        (detect("--input", tmp_path / "x.png", "MODEL.NOTHING", "1"), 2, "unknown key MODEL.NOTHING"),
+        (detect("MODEL.NOTHING", "1", "--input", tmp_path / "x.png"), 2, "unknown key MODEL.NOTHING"),
+        (detect("--input", tmp_path / "x.png", "--output", tmp_path / "x.png"), 1, "x.png: File exists"),
+        (tool("detect", "--input", "x", *output), 2, "name either --model, an entry of the model zoo, or --config"),
+        (
+            tool("detect", "--config", tmp_path / "config.yaml", "--input", "x", *output),
+            2,
+            "config.yaml names no weights: add --weights and a checkpoint",
+        ),
+    ):
+        assert ran.code == code
+        assert message in ran.err and ran.err.startswith("error: ") and ran.err.count("\n") == 1
+    file.write_text(json.dumps(dataset(1, classes=NAMES)))
+    ran = detect("--input", tmp_path / "x.png", "--annotations", file)
+    assert ran.code == 1 and "lists none of the 1 images, such as x.png; it has 1.png: give the folder" in ran.err
+
+
+def test_which_files_are_images(tmp_path):
+    for name in ("b.PNG", "a/c.png", "a/d.jpeg", "out/pictures/b.png"):
+        save_image(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "folder.png").mkdir()
+    files, categories = predict.find_images(
+        [tmp_path, tmp_path / "b.PNG", tmp_path / "a" / "c.png"], leave_out=tmp_path / "out" / "pictures"
+    )
+    assert [(file.name, file.id) for file in files] == [("a/c.png", 1), ("a/d.jpeg", 2), ("b.PNG", 3)]
+    assert categories is None
+
+
+def test_pictures_do_not_overwrite_each_other(tmp_path):
+    names = ("x.png", "x.png", "x.gif", "x.gif.png", "a/x.png")
+    files = [predict.ImageFile(tmp_path / name, name, 1) for name in names]
+    found = [path.relative_to(tmp_path).as_posix() for path in predict.picture_paths(files, tmp_path)]
+    assert found == ["x.png", "x_2.png", "x.gif.png", "x.gif_2.png", "a/x.png"]
+
+
+def test_boxes_are_drawn_where_they_are():
+    instances = Instances((100, 150))
+    instances.pred_boxes = Boxes(torch.tensor([[30.0, 40.0, 90.0, 80.0], [0.0, 0.0, 150.0, 100.0]]))
+    instances.scores, instances.pred_classes = torch.tensor([0.9, 0.3]), torch.tensor([1, 0])
+    picture = np.zeros((100, 150, 3), np.uint8)
+    drawn = np.asarray(draw_detections(picture, instances, ("a", "b")))
+    assert picture.max() == 0
+    for (x0, y0, x1, y1), colour in (((30, 40, 89, 79), colour_of(1)), ((0, 0, 149, 99), colour_of(0))):
+        for y, x in ((y1, x0), (y1, x1), (y0, x1), ((y0 + y1) // 2 + 5, x1)):
+            assert tuple(drawn[y, x]) == colour
+    assert not drawn[60:78, 32:88].any()
