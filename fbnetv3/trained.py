@@ -16,6 +16,7 @@ from fbnetv3 import model_zoo
 from fbnetv3.arch import ARCHS
 from fbnetv3.config import get_cfg, load_config
 from fbnetv3.data import Preprocessing, build_dataset
+from fbnetv3.data.transforms import AnyImage
 from fbnetv3.engine.build import build_arch, build_model, preprocessing_of
 from fbnetv3.engine.files import RunFiles
 from fbnetv3.errors import DataError, UnknownNameError, UsageError, suggest
@@ -33,12 +34,34 @@ class TrainedClassifier:
         model: in evaluation mode, on the CPU.
         preprocessing: how images become its input.
         classes: names of its outputs.
+        data: name and folder of the config's dataset.
     """
 
     name: str
     model: nn.Module
     preprocessing: Preprocessing
     classes: list[str]
+    data: tuple[str, str]
+
+    def labelled(self, split: str, most: int) -> tuple[list[AnyImage], list[int]]:
+        """Images of the dataset, spread evenly over it, and the number of each one's class.
+
+        Args:
+            split: "train" or "val".
+            most: how many at most.
+
+        Raises:
+            DataError: the dataset is not there, or an image is damaged.
+            UsageError: it has another number of classes than the network.
+        """
+        found = build_dataset(*self.data, split)
+        if len(found.classes) != len(self.classes):
+            raise UsageError(
+                f"DATA.NAME {self.data[0]} has {len(found.classes)} classes, {self.name} {len(self.classes)}"
+            )
+        step = max(1, len(found) / most)
+        pairs = [found[int(i * step)] for i in range(min(most, len(found)))]
+        return [image for image, _ in pairs], [target for _, target in pairs]
 
 
 def from_config(
@@ -100,7 +123,9 @@ def _classifier(cfg: CfgNode, weights: str, classes_file: str | os.PathLike | No
     if num_classes and num_classes != len(classes):
         raise UsageError(f"{classes_file or cfg.DATA.ROOT}: {len(classes)} class names for {num_classes} outputs")
     model = build_model(cfg, arch, classes, torch.device("cpu"), weights, need_head=True)
-    return TrainedClassifier(arch.name, model.eval(), preprocessing_of(cfg, arch), classes)
+    return TrainedClassifier(
+        arch.name, model.eval(), preprocessing_of(cfg, arch), classes, (cfg.DATA.NAME, cfg.DATA.ROOT)
+    )
 
 
 def read_classes(file: str | os.PathLike) -> list[str]:

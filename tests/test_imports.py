@@ -37,6 +37,7 @@ ALLOWED = {
 OPTIONAL = {
     "nars/ray_executor.py": {"ray"},
     "deploy/formats.py": {"onnx", "onnxscript", "executorch"},
+    "deploy/int8.py": {"onnxruntime"},
     "deploy/runtimes.py": {"onnxruntime", "executorch"},
 }
 HEAVY = {"detectron2", "ray", "onnx", "onnxscript", "onnxruntime", "executorch", "openvino", "timm"}

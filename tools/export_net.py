@@ -5,9 +5,11 @@ import shlex
 import sys
 
 from fbnetv3.cli import ArgumentParser, run_tool
-from fbnetv3.deploy import FORMATS, export_classifier
+from fbnetv3.deploy import FORMATS, Int8, export_classifier
 from fbnetv3.deploy.images import images_below
 from fbnetv3.trained import from_config, from_name
+
+CALIBRATED, TESTED = 256, 1000  # images for int8, at most
 
 
 def main(argv=None):
@@ -23,6 +25,8 @@ def main(argv=None):
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--any-size", action="store_true", help="leave height and width open, not only the batch")
     parser.add_argument("--images", metavar="DIR", help="folder of images to compare on (default: scikit-learn's)")
+    parser.add_argument("--int8", action="store_true", help="quantise, by the config's training images (onnx)")
+    parser.add_argument("--max-drop", type=float, default=1.0, metavar="POINTS", help="of top-1 (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to change")
     args = parser.parse_intermixed_args(argv)
     if args.model and args.overrides:
@@ -42,13 +46,26 @@ def main(argv=None):
         any_size=args.any_size,
         images=images,
         name=net.name,
+        int8=int8_of(net, args.max_drop) if args.int8 else None,
         command=shlex.join(["export_net.py", *(sys.argv[1:] if argv is None else argv)]),
     )
     check, size = done.manifest.verification, done.manifest.files[done.model.name]["bytes"]
+    what = f"{check['runtime']} before int8" if args.int8 else check["runtime"]
     print(
-        f"{done.model}: {net.name}, {size / 1e6:.1f} MB; {check['runtime']} differs from the network by at most "
+        f"{done.model}: {net.name}, {size / 1e6:.1f} MB; {what} differs from the network by at most "
         f"{check['largest_relative_difference']:.1e} of the largest logit on {check['images']} images"
     )
+    if found := check.get("int8"):
+        print(
+            f"on {found['images']} images   top-1      size\n"
+            f"float32        {found['top1_float32']:6.2f} %  {found['bytes_float32'] / 1e6:5.1f} MB\n"
+            f"int8           {found['top1_int8']:6.2f} %  {size / 1e6:5.1f} MB"
+        )
+
+
+def int8_of(net, max_drop):
+    images, targets = net.labelled("val", TESTED)
+    return Int8(net.labelled("train", CALIBRATED)[0], images, targets, max_drop)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fbnetv3.errors import ExportError, MissingPackageError
@@ -30,6 +31,7 @@ class Format:
         runtime: what runs it.
         packages: what writes and runs it besides torch.
         any_batch: whether a file takes batches of any size; else one image at a time.
+        plain_gates: see `folded`.
         write: writes a program to a path.
     """
 
@@ -37,6 +39,7 @@ class Format:
     runtime: str
     packages: tuple[str, ...]
     any_batch: bool
+    plain_gates: bool
     write: Callable[[torch.export.ExportedProgram, Path], None]
 
 
@@ -54,9 +57,33 @@ def needed(*packages: str) -> Iterator[None]:
         raise MissingPackageError(f"{wanted} cannot be imported ({error}): run pip install {wanted}") from None
 
 
-def folded(model: nn.Module) -> nn.Module:
+class _Mean(nn.Module):
+    """A global average pool as a mean, which no exporter takes apart."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3), keepdim=True)
+
+
+class _PlainHardsigmoid(nn.Module):
+    """A hard sigmoid in the operations that XNNPACK has, so that its graph is not broken at each gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.tensor([3.0]))
+        self.register_buffer("scale", torch.tensor([1 / 6]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.hardtanh(x + self.shift, 0.0, 6.0) * self.scale
+
+
+def folded(model: nn.Module, plain_gates: bool = False) -> nn.Module:
     """A copy of a network for inference alone: every BatchNorm right behind a convolution folded into it, nothing in
-    place, nothing that could be trained. Its outputs are the same up to rounding."""
+    place, nothing that could be trained. Its outputs are the same up to rounding.
+
+    Args:
+        model: the network.
+        plain_gates: hard sigmoids as a sum, a clamp and a product.
+    """
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     for module in list(model.modules()):
         if isinstance(module, nn.Sequential):
@@ -66,6 +93,11 @@ def folded(model: nn.Module) -> nn.Module:
                     module[second] = nn.Identity()
         if hasattr(module, "inplace"):
             module.inplace = False
+        for name, child in module.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
+                setattr(module, name, _Mean())
+            elif plain_gates and isinstance(child, nn.Hardsigmoid):
+                setattr(module, name, _PlainHardsigmoid())
     return model.requires_grad_(False)
 
 
@@ -133,7 +165,7 @@ def write_executorch(program: torch.export.ExportedProgram, path: Path) -> None:
         MissingPackageError: executorch is not installed.
         ExportError: the network cannot be lowered.
     """
-    with needed("executorch"), _silent():
+    with needed("executorch"), silent():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
     with _explained("ExecuTorch"):
@@ -149,9 +181,9 @@ def write_torch_export(program: torch.export.ExportedProgram, path: Path) -> Non
 
 
 FORMATS = {
-    "onnx": Format("model.onnx", "ONNX Runtime", ("onnx", "onnxscript", "onnxruntime"), True, write_onnx),
-    "executorch": Format("model.pte", "ExecuTorch", ("executorch",), False, write_executorch),
-    "torch-export": Format("model.pt2", "torch", (), True, write_torch_export),
+    "onnx": Format("model.onnx", "ONNX Runtime", ("onnx", "onnxscript", "onnxruntime"), True, False, write_onnx),
+    "executorch": Format("model.pte", "ExecuTorch", ("executorch",), False, True, write_executorch),
+    "torch-export": Format("model.pt2", "torch", (), True, False, write_torch_export),
 }
 
 
@@ -159,7 +191,7 @@ FORMATS = {
 def _explained(exporter: str) -> Iterator[None]:
     """Exporters raise almost anything: one sentence of it. Their warnings are for their authors."""
     try:
-        with _silent():
+        with silent():
             yield
     except (MemoryError, OSError):
         raise
@@ -169,7 +201,8 @@ def _explained(exporter: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
+    """Without the exporters' warnings, which are for their authors."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -80,7 +80,7 @@ class Predictor:
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size}: is less than 1")
         several = list(images) if is_several(images) else [images]
-        found = [self.runtime.run(batch) for batch in self._batches(several, batch_size)]
+        found = [self.runtime.run(batch) for batch in self.batches(several, batch_size)]
         logits = np.concatenate(found) if found else np.empty((0, len(self.classes)), np.float32)
         if logits.shape != (len(several), len(self.classes)):
             raise ExportError(
@@ -89,7 +89,8 @@ class Predictor:
             )
         return logits
 
-    def _batches(self, images: Sequence[AnyInput], batch_size: int) -> Iterator[np.ndarray]:
+    def batches(self, images: Sequence[AnyInput], batch_size: int = 32) -> Iterator[np.ndarray]:
+        """Images as the network takes them, float32 (N, channels, H, W), so many at once."""
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
             inputs = [self._transform(opened(image, f"images[{start + i}]")) for i, image in enumerate(part)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fbnetv3.deploy.formats import INPUT, needed
+from fbnetv3.deploy.formats import INPUT, needed, silent
 from fbnetv3.errors import ExportError, UsageError
 
 
@@ -77,9 +78,7 @@ class ExecuTorchRuntime:
     """
 
     def __init__(self, path: Path) -> None:
-        with needed("executorch"):
-            from importlib.metadata import version
-
+        with needed("executorch"), silent():
             from executorch.runtime import Runtime as Library
         self.name = f"executorch {version('executorch')}"
         try:

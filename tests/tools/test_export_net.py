@@ -27,6 +27,16 @@ def test_export_and_classify(tool, tmp_path):
     assert lines[1].split()[0] == str(target) and lines[1].endswith(" %")
 
 
+def test_int8_prints_accuracy_before_and_after(tool, tmp_path):
+    ran = tool("export_net", *MODEL, "--format", "onnx", "--int8", "--output", tmp_path / "out")
+    assert ran.code == 0, ran.err
+    noted = json.loads((tmp_path / "out" / "manifest.json").read_text())["verification"]["int8"]
+    _, title, before, after = ran.out.splitlines()
+    assert title.split() == ["on", "360", "images", "top-1", "size"]
+    assert before.split()[:3] == ["float32", f"{noted['top1_float32']:.2f}", "%"] and noted["top1_float32"] > 99
+    assert after.split()[:3] == ["int8", f"{noted['top1_int8']:.2f}", "%"] and noted["top1_int8"] > 98
+
+
 def test_wrong_calls_are_one_line(tool, tmp_path):
     out = ("--output", tmp_path / "out")
     for name, arguments, code, message in (
@@ -35,6 +45,7 @@ def test_wrong_calls_are_one_line(tool, tmp_path):
         ("export_net", [*MODEL, "--format", "onnx", *out, "SEED", "1"], 2, "KEY VALUE pairs need --config"),
         ("export_net", [*MODEL, "--format", "onnx", *out, "--images", tmp_path / "no"], 1, "no such folder"),
         ("export_net", [*MODEL, "--format", "executorch", "--any-size", *out], 2, "inputs of one size"),
+        ("export_net", [*MODEL, "--format", "executorch", "--int8", *out], 2, "int8 is made for onnx"),
         ("export_net", [*MODEL, "--format", "torch-export", "--output", "/proc/no/out"], 1, "cannot be written"),
         ("classify", [tmp_path, "x.png"], 1, "has no manifest.json: it is not an exported folder"),
         ("classify", ["digits/fbnetv3_digits", tmp_path / "x.png"], 1, "x.png: no such image"),
