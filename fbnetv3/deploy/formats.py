@@ -85,6 +85,7 @@ def folded(model: nn.Module, plain_gates: bool = False) -> nn.Module:
         plain_gates: hard sigmoids as a sum, a clamp and a product.
     """
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
+    model = model.to(memory_format=torch.contiguous_format)  # ExecuTorch fails on some whose weights are channels-last
     for module in list(model.modules()):
         if isinstance(module, nn.Sequential):
             for first, second in zip(range(len(module)), range(1, len(module)), strict=False):
