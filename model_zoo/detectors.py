@@ -6,51 +6,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fbnetv3.model_zoo.trained import TrainedConfig
 from fvcore.common.config import CfgNode
 from torch import nn
 
 from fbnetv3.arch import ArchDef, configs_folder, get_arch
-from fbnetv3.file_io import download, is_url
 
 FOLDER = "coco/"
 
 
-@dataclass(frozen=True)
-class DetectorEntry:
+@dataclass(frozen=True, kw_only=True)
+class DetectorEntry(TrainedConfig):
     """A detection config with trained weights.
 
     Attributes:
-        name: path of the config below `configs/`.
-        weights: address of the weights, or the path of the file that comes along.
-        num_classes: classes without the background.
         ap: box AP on COCO val2017 in per cent that its source gives.
-        sha256: checksum of the weights, where it is known.
-        source: who trained it.
     """
 
-    name: str
-    weights: str
-    num_classes: int
     ap: float | None = None
-    sha256: str | None = None
-    source: str = ""
-
-    def __str__(self) -> str:
-        return self.name
 
     @property
     def arch(self) -> ArchDef:
         """The architecture of trunk, RPN head and box head."""
         values: Any = CfgNode.load_yaml_with_base(str(configs_folder() / self.name))
         return get_arch(values["MODEL"]["FBNETV3"]["ARCH"])
-
-    def local_weights(self) -> Path:
-        """Path of the weights on this machine, downloaded first where need be.
-
-        Raises:
-            WeightsError: they cannot be had; the text names the address and where to put a copy.
-        """
-        return download(self.weights, self.sha256) if is_url(self.weights) else Path(self.weights)
 
 
 def is_detector(name: str) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 from fbnetv3.model_zoo.detectors import DetectorEntry, build_detector, detector_config, is_detector
+from fbnetv3.model_zoo.trained import TrainedConfig
 from fvcore.common.config import CfgNode
 from iopath.common.file_io import PathHandler
 from torch import nn
@@ -17,35 +18,22 @@ from fbnetv3.config import load_config
 from fbnetv3.data import Preprocessing
 from fbnetv3.engine import preprocessing_of
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
-from fbnetv3.file_io import ZOO_PREFIX, PathManager, download, is_url
+from fbnetv3.file_io import ZOO_PREFIX, PathManager, is_url
 from fbnetv3.modeling import build_network, load_weights
 
 _FOLDER = Path(__file__).resolve().parent
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A config with trained weights.
+@dataclass(frozen=True, kw_only=True)
+class Entry(TrainedConfig):
+    """A classifier's config with trained weights.
 
     Attributes:
-        name: path of the config below `configs/`.
-        weights: address of the weights, or the path of the file that comes along.
-        num_classes: outputs of the classifier.
         top1, top5: accuracy in per cent that its source gives; None where it gives none.
-        sha256: checksum of the weights, where it is known.
-        source: who trained it.
     """
 
-    name: str
-    weights: str
-    num_classes: int
     top1: float | None = None
     top5: float | None = None
-    sha256: str | None = None
-    source: str = ""
-
-    def __str__(self) -> str:
-        return self.name
 
     @property
     def arch(self) -> ArchDef:
@@ -80,14 +68,6 @@ class Entry:
     def _cost(self):
         return cost(self.arch, self.resolution, num_classes=self.num_classes, in_chans=self.in_chans)
 
-    def local_weights(self) -> Path:
-        """Path of the weights on this machine, downloaded first where need be.
-
-        Raises:
-            WeightsError: they cannot be had; the text names the address and where to put a copy.
-        """
-        return download(self.weights, self.sha256) if is_url(self.weights) else Path(self.weights)
-
 
 @cache
 def _entries() -> dict[str, Entry | DetectorEntry]:
@@ -95,7 +75,7 @@ def _entries() -> dict[str, Entry | DetectorEntry]:
     entries = {}
     for name, fields in sorted(data.items()):
         kind = DetectorEntry if is_detector(name) else Entry
-        entries[name] = kind(name, **{**fields, "weights": _address(fields["weights"])})
+        entries[name] = kind(name=name, **{**fields, "weights": _address(fields["weights"])})
     return entries
 
 

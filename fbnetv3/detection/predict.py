@@ -27,6 +27,7 @@ from fbnetv3.detection.classes import Classes, classes_of
 from fbnetv3.detection.drawing import DRAWN_AS, draw_detections, save_picture
 from fbnetv3.detection.images import read_image, resize_at_test
 from fbnetv3.detection.inference import optimize_for_inference
+from fbnetv3.detection.quiet import without_advice
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.file_io import atomic_write
 
@@ -53,8 +54,9 @@ class Predictor:
         self.cfg = cfg.clone()
         self.cfg.defrost()
         self.cfg.MODEL.WEIGHTS = os.fspath(weights)  # so that no classifier's are loaded first
-        model = load_detector(build_model(self.cfg), weights).eval()
-        self.model = optimize_for_inference(model) if optimize else model
+        with without_advice():
+            model = load_detector(build_model(self.cfg), weights).eval()
+            self.model = optimize_for_inference(model) if optimize else model
         self.format, self._resize = self.cfg.INPUT.FORMAT, resize_at_test(self.cfg)
 
     @torch.inference_mode()
@@ -78,7 +80,8 @@ class Predictor:
             groups[tensor.shape].append(i)
         found: dict[int, Instances] = {}
         for group in groups.values():
-            outputs = self.model([inputs[i] for i in group])
+            with without_advice():
+                outputs = self.model([inputs[i] for i in group])
             found.update((i, output["instances"].to("cpu")) for i, output in zip(group, outputs, strict=True))
         return [found[i] for i in range(len(images))]
 

@@ -8,7 +8,6 @@ import json
 import logging
 import math
 import os
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from fbnetv3.detection.checkpoint import EMA_KEY, FBNetV3Checkpointer, load_dete
 from fbnetv3.detection.data import TrainLoader, build_train_loader, check_classes, check_data, load_dicts
 from fbnetv3.detection.evaluation import Results, evaluate_detector
 from fbnetv3.detection.pictures import draw_curves, draw_examples
+from fbnetv3.detection.quiet import without_advice
 from fbnetv3.detection.trainer import Averaging, Evaluating, ProgressLines, Saving, Seeding, build_trainer
 from fbnetv3.engine.checkpoint import save
 from fbnetv3.engine.distributed import World, joined
@@ -78,7 +78,7 @@ def run_training(cfg: CfgNode, *, resume: bool = False) -> DetectionResult:
         UserError: a wrong config, missing data, an output folder that is in use or cannot be written, a loss that is
             not finite.
     """
-    with _joined(cfg) as world, torch.random.fork_rng(), main_speaks(world), _without_advice():
+    with _joined(cfg) as world, torch.random.fork_rng(), main_speaks(world), without_advice():
         return _run_training(cfg, world, resume)
 
 
@@ -168,7 +168,7 @@ def run_evaluation(cfg: CfgNode) -> Results:
     Raises:
         UserError: a wrong config, missing data or weights.
     """
-    with _joined(cfg) as world, main_speaks(world), _without_advice():
+    with _joined(cfg) as world, main_speaks(world), without_advice():
         files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
         source = cfg.MODEL.WEIGHTS or (str(files.weights) if files.weights.exists() else "")
         if not cfg.DATASETS.TEST:
@@ -213,20 +213,6 @@ def _joined(cfg: CfgNode) -> Iterator[World]:
         if hasattr(comm, "_get_global_gloo_group"):
             comm._get_global_gloo_group.cache_clear()
         yield world
-
-
-@contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    """Leaves out what torch has to say about calls in detectron2, which no user can change."""
-    fx = logging.getLogger("torch.fx._symbolic_trace")
-    level = fx.level
-    fx.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
-            yield
-    finally:
-        fx.setLevel(level)
 
 
 def _build_model(cfg: CfgNode) -> nn.Module:
