@@ -9,7 +9,8 @@ ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").read_text())[1]
 
 SEARCH = ["ray>=2"]
-TEST = ["hypothesis", "pytest", "pytest-timeout", "timm", *SEARCH]
+EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript"]
+TEST = ["hypothesis", "pytest", "pytest-timeout", "timm", *SEARCH, *EXPORT]
 LINT = ["ruff==0.17.6"]
 
 setup(
@@ -49,7 +50,7 @@ setup(
         # detectron2 itself is not on PyPI under its name: see tools/install_detectron2.py
         "detection": ["hydra-core", "omegaconf", "pycocotools", "setuptools<81"],
         "search": SEARCH,
-        "export": ["executorch", "onnx", "onnxruntime", "onnxscript"],
+        "export": EXPORT,
         "test": TEST,
         "lint": LINT,
         "dev": [*TEST, *LINT],

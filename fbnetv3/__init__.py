@@ -54,7 +54,7 @@ if not (Path(__file__).parent / "model_zoo").is_dir() and _CheckoutFinder not in
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
-    if name in ("arch", "data", "detection", "engine", "modeling", "model_zoo", "nars"):
+    if name in ("arch", "data", "deploy", "detection", "engine", "modeling", "model_zoo", "nars"):
         return import_module(f"fbnetv3.{name}")
     raise AttributeError(f"module 'fbnetv3' has no attribute '{name}'")
 

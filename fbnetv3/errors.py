@@ -58,6 +58,11 @@ class OutputError(UserError, OSError):
     """An output folder that cannot be written."""
 
 
+class ExportError(UserError, ValueError):
+    """A network that cannot be exported, an export that differs from its network, or an exported folder that is
+    damaged."""
+
+
 class MissingPackageError(UserError, ImportError):
     """A package that only some of the project needs, and that is not installed."""
 

@@ -26,7 +26,8 @@ from fbnetv3.errors import OutputError, UsageError, WeightsError
 ZOO_PREFIX = "zoo://"
 _URL_PREFIXES = ("http://", "https://", "ftp://")
 _TIMEOUT = 60.0  # seconds without an answer
-_PARTIAL = ".partial_"
+PARTIAL = ".partial_"
+"""Begins the name of what is not yet whole."""
 
 
 class _CachedURLs(HTTPURLHandler):
@@ -174,7 +175,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_PARTIAL)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL)
         with os.fdopen(handle, "wb") as f:
             yield f
             f.flush()
@@ -191,5 +192,5 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 def remove_partial(folder: Path) -> None:
     """Remove what writes that were killed have left in a folder. Not while another process writes there."""
-    for path in folder.glob(f"{_PARTIAL}*"):
+    for path in folder.glob(f"{PARTIAL}*"):
         path.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -44,15 +44,15 @@ def test_python_runs(page, published, monkeypatch, tmp_path):
         exec(compile(block, str(page), "exec"), names)
 
 
-def commands():
+def commands(tools):
     for page in PAGES:
         for block in blocks(page, "sh"):
             for line in block.replace("\\\n", " ").splitlines():
-                if (words := shlex.split(line, comments=True)) and any(word.endswith(CONFIGURED) for word in words):
+                if (words := shlex.split(line, comments=True)) and any(word.endswith(tools) for word in words):
                     yield pytest.param(words, id=f"{page.name}: {line[:60]}")
 
 
-@pytest.mark.parametrize("words", [*commands()])
+@pytest.mark.parametrize("words", [*commands(CONFIGURED)])
 def test_training_commands_name_configs_and_keys_that_exist(words):
     tool = next(i for i, word in enumerate(words) if word.endswith(CONFIGURED))
     assert (ROOT / words[tool]).exists()
@@ -72,6 +72,32 @@ def test_training_commands_name_configs_and_keys_that_exist(words):
         from fbnetv3.detection.loading import load_config as load_detection_config
 
         load_detection_config(ROOT / config, overrides)
+
+
+class Parsed(Exception):
+    """A tool has understood its arguments."""
+
+
+@pytest.mark.parametrize("words", [*commands(("export_net.py", "classify.py"))])
+def test_commands_to_export_and_classify_are_understood(words, monkeypatch):
+    start = next(i for i, word in enumerate(words) if word.endswith(".py"))
+    spec = spec_from_file_location("the_tool", ROOT / words[start])
+    tool = module_from_spec(spec)
+    spec.loader.exec_module(tool)
+
+    def found(name, *arguments, **keywords):
+        assert (
+            name.startswith("exported/")
+            or (ROOT / name).is_file()
+            or fbnetv3.list_models(name)
+            or model_zoo.entry(name)
+        )
+        raise Parsed
+
+    monkeypatch.setattr(tool, "from_config", found)
+    monkeypatch.setattr(tool, "from_name", found)
+    with pytest.raises(Parsed):
+        tool.main(words[start + 1 :])
 
 
 def test_every_setting_of_a_search_is_explained():

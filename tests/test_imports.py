@@ -26,14 +26,21 @@ ALLOWED = {
     "modeling": BASE | {"arch"},
     "engine": BASE | {"arch", "cli", "config", "data", "modeling", "recipe"},
     "detection": BASE | {"arch", "config", "data", "engine", "modeling"},
+    "deploy": BASE | {"data"},
+    "trained": BASE | {"arch", "config", "data", "engine", "model_zoo"},
     "api": BASE | {"arch", "modeling", "model_zoo"},
     "nars": BASE | {"arch", "recipe"},
     "cli": BASE,
     "__init__": {"api", "arch", "modeling"},
 }
 # The only modules that import something heavy, and what.
-OPTIONAL = {"nars/ray_executor.py": {"ray"}}
-HEAVY = {"detectron2", "ray", "onnx", "onnxruntime", "executorch", "openvino", "timm"}
+OPTIONAL = {
+    "nars/ray_executor.py": {"ray"},
+    "deploy/formats.py": {"onnx", "onnxscript", "executorch"},
+    "deploy/int8.py": {"onnxruntime"},
+    "deploy/runtimes.py": {"onnxruntime", "executorch"},
+}
+HEAVY = {"detectron2", "ray", "onnx", "onnxscript", "onnxruntime", "executorch", "openvino", "timm"}
 
 
 def imports(file):

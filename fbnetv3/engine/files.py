@@ -39,3 +39,10 @@ class RunFiles:
     def in_use(self) -> bool:
         """Whether a run has left anything here that another would overwrite."""
         return self.weights.exists() or self.metrics.exists() or bool(Checkpoints(self.checkpoints).all())
+
+    def found_weights(self) -> Path | None:
+        """The network that the run has left: that of its end, else the newest checkpoint that is whole; or None."""
+        if self.weights.exists():
+            return self.weights
+        latest = Checkpoints(self.checkpoints).load_latest()
+        return latest[0] if latest else None

@@ -209,9 +209,7 @@ def run_evaluation(cfg: CfgNode) -> dict[str, float]:
 
 def _run_evaluation(cfg: CfgNode, world: World) -> dict[str, float]:
     files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
-    weights = cfg.MODEL.WEIGHTS or (files.weights if files.weights.exists() else None)
-    if not weights and (latest := Checkpoints(files.checkpoints).load_latest()):
-        weights = latest[0]
+    weights = cfg.MODEL.WEIGHTS or files.found_weights()
     if not weights:
         raise UsageError(
             f"no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to a run's folder ({files.folder} has none)"

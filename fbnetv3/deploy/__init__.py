@@ -1,0 +1,23 @@
+"""Networks for servers and phones: exported, checked against the original, loaded again in one line.
+
+Nothing of ONNX Runtime or ExecuTorch is imported before it is used.
+"""
+
+from fbnetv3.deploy.bundle import Manifest
+from fbnetv3.deploy.export import Exported, export_classifier
+from fbnetv3.deploy.formats import FORMATS
+from fbnetv3.deploy.int8 import Int8
+from fbnetv3.deploy.predictor import Prediction, Predictor, load
+from fbnetv3.deploy.runtimes import TorchRuntime
+
+__all__ = [
+    "FORMATS",
+    "Exported",
+    "Int8",
+    "Manifest",
+    "Prediction",
+    "Predictor",
+    "TorchRuntime",
+    "export_classifier",
+    "load",
+]

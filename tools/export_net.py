@@ -1,0 +1,72 @@
+#!/usr/bin/env python3
+"""Export a classifier: `export_net.py --model fbnetv3_b --format onnx --output exported/b`."""
+
+import shlex
+import sys
+
+from fbnetv3.cli import ArgumentParser, run_tool
+from fbnetv3.deploy import FORMATS, Int8, export_classifier
+from fbnetv3.deploy.images import images_below
+from fbnetv3.trained import from_config, from_name
+
+CALIBRATED, TESTED = 256, 1000  # images for int8, at most
+
+
+def main(argv=None):
+    parser = ArgumentParser(description="Export a classifier, once its answers are found to be the network's own.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", metavar="FILE", help="training config")
+    source.add_argument(
+        "--model", metavar="NAME", help="architecture, or model zoo entry such as digits/fbnetv3_digits"
+    )
+    parser.add_argument("--weights", metavar="FILE", help="file, URL, 'published' or 'random' (see docs/deploy.md)")
+    parser.add_argument("--classes", metavar="FILE", help="names of the classes, one a line or a JSON list")
+    parser.add_argument("--format", required=True, choices=FORMATS, help="what to write: %(choices)s")
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
+    parser.add_argument("--any-size", action="store_true", help="leave height and width open, not only the batch")
+    parser.add_argument("--images", metavar="DIR", help="folder of images to compare on (default: scikit-learn's)")
+    parser.add_argument("--int8", action="store_true", help="quantise, by the config's training images (onnx)")
+    parser.add_argument("--max-drop", type=float, default=1.0, metavar="POINTS", help="of top-1 (default: %(default)s)")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to change")
+    args = parser.parse_intermixed_args(argv)
+    if args.model and args.overrides:
+        parser.error("KEY VALUE pairs need --config")
+    images = images_below(args.images) if args.images else None
+    chosen = {"weights": args.weights} if args.weights else {}
+    if args.config:
+        net = from_config(args.config, args.overrides, classes=args.classes, **chosen)
+    else:
+        net = from_name(args.model, classes=args.classes, **chosen)
+    done = export_classifier(
+        net.model,
+        net.preprocessing,
+        net.classes,
+        args.output,
+        format=args.format,
+        any_size=args.any_size,
+        images=images,
+        name=net.name,
+        int8=int8_of(net, args.max_drop) if args.int8 else None,
+        command=shlex.join(["export_net.py", *(sys.argv[1:] if argv is None else argv)]),
+    )
+    check, size = done.manifest.verification, done.manifest.files[done.model.name]["bytes"]
+    what = f"{check['runtime']} before int8" if args.int8 else check["runtime"]
+    print(
+        f"{done.model}: {net.name}, {size / 1e6:.1f} MB; {what} differs from the network by at most "
+        f"{check['largest_relative_difference']:.1e} of the largest logit on {check['images']} images"
+    )
+    if found := check.get("int8"):
+        print(
+            f"on {found['images']} images   top-1      size\n"
+            f"float32        {found['top1_float32']:6.2f} %  {found['bytes_float32'] / 1e6:5.1f} MB\n"
+            f"int8           {found['top1_int8']:6.2f} %  {size / 1e6:5.1f} MB"
+        )
+
+
+def int8_of(net, max_drop):
+    images, targets = net.labelled("val", TESTED)
+    return Int8(net.labelled("train", CALIBRATED)[0], images, targets, max_drop)
+
+
+if __name__ == "__main__":
+    run_tool(main, after_interrupt="nothing was exported", sigterm=True)
