@@ -59,23 +59,29 @@ def run_tool(
         code = 0
     except UserError as error:
         code = error.exit_code
-        print(f"{prefix}error: {_one_line(error)}", file=sys.stderr)
+        _complain(f"{prefix}error: {_one_line(error)}")
     except BrokenPipeError:
         sys.stderr.close()
         code = 1
     except OSError as error:
         code = 1
         place = f"{error.filename}: " if error.filename else ""
-        print(f"{prefix}error: {place}{_one_line(error.strerror or error)}", file=sys.stderr)
+        _complain(f"{prefix}error: {place}{_one_line(error.strerror or error)}")
     except (KeyboardInterrupt, Terminated) as error:
         code, word = (130, "interrupted") if isinstance(error, KeyboardInterrupt) else (143, "terminated")
         if not rank:
-            print("; ".join(filter(None, (word, after_interrupt))), file=sys.stderr)
+            _complain("; ".join(filter(None, (word, after_interrupt))))
     finally:
         log.removeHandler(handler)
         if sigterm:
             signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
     sys.exit(code)
+
+
+def _complain(line: str) -> None:
+    """Write a line in one piece, so that those of several processes do not end up on one."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
 
 
 def _terminate(number: int, frame: object) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fbnetv3.cli import run_tool
 from fbnetv3.engine.launch import launch
 from fbnetv3.errors import UsageError
 
@@ -84,3 +85,18 @@ def test_wrong_calls(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="torchrun has started several processes already"):
         launch(print, 2)
+
+
+def test_an_error_is_written_in_one_piece(monkeypatch):
+    """Those of several processes would end up on one line otherwise."""
+
+    class Pieces(list):
+        write, flush = list.append, lambda self: None
+
+    def fails(argv):
+        raise UsageError("not like this")
+
+    monkeypatch.setattr("sys.stderr", pieces := Pieces())
+    with pytest.raises(SystemExit):
+        run_tool(fails)
+    assert pieces == ["error: not like this\n"]
