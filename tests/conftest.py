@@ -1,8 +1,13 @@
 """What the tests share."""
 
+import signal
+
 import pytest
 
 from fbnetv3.arch import ARCHS
+
+# Where tests are started in the background, Ctrl-C is ignored, in all that they start too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
