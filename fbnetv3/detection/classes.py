@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from fbnetv3.detection.annotations import read_annotations
+from fbnetv3.detection.data import class_count
 from fbnetv3.errors import UsageError
 
 _COCO = "coco_2017_val"
@@ -37,12 +38,6 @@ class Classes:
         return [{"id": id, "name": name} for id, name in zip(self.ids, self.names, strict=True)]
 
 
-def num_classes(cfg: CfgNode) -> int:
-    """Classes of a detector, without the background."""
-    retina = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
-    return cfg.MODEL.RETINANET.NUM_CLASSES if retina else cfg.MODEL.ROI_HEADS.NUM_CLASSES
-
-
 def classes_in(categories: Sequence[Mapping[str, Any]]) -> Classes:
     """The categories of a COCO-format file, in the order of their ids, as detectron2 numbers them."""
     ordered = sorted(categories, key=lambda category: category["id"])
@@ -62,7 +57,7 @@ def classes_of(cfg: CfgNode, categories: Sequence[Mapping[str, Any]] | None = No
         UsageError: the file has another number of categories than the detector classes.
         AnnotationError: a data set's file of annotations is damaged.
     """
-    count = num_classes(cfg)
+    _, count = class_count(cfg)
     if categories is not None:
         found = classes_in(categories)
         if len(found) != count:

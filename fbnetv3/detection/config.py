@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from detectron2.config import CfgNode, get_cfg
 
-from fbnetv3.arch import configs_folder
+from fbnetv3.arch.detector_config import list_detector_configs
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
 
 
@@ -58,7 +56,7 @@ def config_file(name: str) -> str:
     Raises:
         UnknownNameError: no such config; the text suggests close names.
     """
-    files: dict[str, Path] = {file.stem: file for file in (configs_folder() / "coco").glob("*.yaml")}
+    files = list_detector_configs()
     stem = name.removesuffix(".yaml")
     if stem not in files:
         raise UnknownNameError(f"no detection config '{name}': {suggest(stem, files)}")
