@@ -57,7 +57,7 @@ def needed(*packages: str) -> Iterator[None]:
         raise MissingPackageError(f"{wanted} cannot be imported ({error}): run pip install {wanted}") from None
 
 
-class _Mean(nn.Module):
+class Mean(nn.Module):
     """A global average pool as a mean, which no exporter takes apart."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def folded(model: nn.Module, plain_gates: bool = False) -> nn.Module:
             module.inplace = False
         for name, child in module.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
-                setattr(module, name, _Mean())
+                setattr(module, name, Mean())
             elif plain_gates and isinstance(child, nn.Hardsigmoid):
                 setattr(module, name, _PlainHardsigmoid())
     return model.requires_grad_(False)

@@ -96,7 +96,7 @@ def test_equal_on_a_space_with_every_kind_of_variable_and_with_invalid_candidate
 def test_a_table_too_large_for_memory_gives_the_same(space, monkeypatch):
     candidates = candidates_of(space, 50)
     expected = CostModel(space)(candidates)
-    monkeypatch.setattr("fbnetv3.nars.costs._MOST_PLACES", 10)
+    monkeypatch.setattr("fbnetv3.nars.block_sums._MOST_PLACES", 10)
     found = CostModel(space)(candidates)
     assert all((found[column] == expected[column]).all() for column in COLUMNS)
 

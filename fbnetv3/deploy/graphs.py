@@ -1,0 +1,106 @@
+"""ONNX graphs of inference modules in milliseconds, for measuring thousands of them.
+
+`torch.onnx` takes seconds for each; for the few operations that the blocks consist of, a graph can be written directly.
+It is the one that `write_onnx` gives: the tests compare the two.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from fbnetv3.deploy.formats import INPUT, OUTPUT, Mean, needed
+from fbnetv3.errors import ExportError
+
+_OPSET = 18
+_LEAVES = (nn.Conv2d, nn.Hardswish, nn.ReLU, nn.Hardsigmoid, nn.Sigmoid, nn.Identity, nn.Dropout, Mean)
+_ACTIVATIONS = {nn.Hardswish: "HardSwish", nn.ReLU: "Relu", nn.Sigmoid: "Sigmoid", nn.Hardsigmoid: "HardSigmoid"}
+_BINARY: dict[Callable[..., Any], str] = {
+    **dict.fromkeys((operator.add, torch.add), "Add"),
+    **dict.fromkeys((operator.mul, torch.mul), "Mul"),
+}
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
+
+
+def onnx_graph(module: nn.Module, shape: tuple[int, ...]) -> bytes:
+    """An ONNX file of a module that `folded` has given.
+
+    Args:
+        module: from (N, C, H, W) to a map, or to (N, classes).
+        shape: of its input, every size fixed.
+
+    Returns:
+        The file's bytes, with input `images` and output `logits`.
+
+    Raises:
+        MissingPackageError: onnx is not installed.
+        ExportError: the module has an operation that is not known here.
+    """
+    with needed("onnx"):
+        from onnx import TensorProto, helper, numpy_helper
+    try:
+        graph = _Tracer().trace(module)
+    except Exception as error:
+        raise ExportError(f"{type(module).__name__}: cannot be traced ({str(error)[:200]})") from error
+    modules = dict(module.named_modules())
+    nodes, weights, names = [], [], {}
+
+    def weight(name: str, value: torch.Tensor) -> str:
+        weights.append(numpy_helper.from_array(value.detach().contiguous().numpy(), name))
+        return name
+
+    for node in graph.nodes:
+        inputs = [names[argument] for argument in node.all_input_nodes]
+        name = OUTPUT if node.op == "output" else node.name
+        attributes: dict[str, Any] = {}
+        if node.op == "placeholder":
+            names[node] = INPUT
+            continue
+        if node.op == "output":
+            kind = "Identity"
+        elif node.op == "call_module" and isinstance(layer := modules[node.target], nn.Conv2d):
+            kind, attributes = "Conv", _conv_attributes(layer)
+            inputs += [weight(f"{name}.{key}", value) for key, value in layer.named_parameters(recurse=False)]
+        elif node.op == "call_module" and isinstance(layer, (nn.Identity, nn.Dropout)):
+            names[node] = inputs[0]
+            continue
+        elif node.op == "call_module" and isinstance(layer, Mean):
+            kind = "GlobalAveragePool"
+        elif node.op == "call_module":
+            kind = next((k for activation, k in _ACTIVATIONS.items() if isinstance(layer, activation)), "")
+            attributes = {"alpha": 1 / 6, "beta": 0.5} if kind == "HardSigmoid" else {}
+        elif node.op == "call_function":
+            kind = _BINARY.get(node.target, "")
+        else:
+            kind = "Flatten" if node.op == "call_method" and node.target == "flatten" else ""
+        if not kind:
+            raise ExportError(f"{type(module).__name__}: {node.target} is not known to this exporter")
+        nodes.append(helper.make_node(kind, inputs, [name], **attributes))
+        names[node] = name
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, None)],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)
+    return model.SerializeToString()
+
+
+def _conv_attributes(layer: nn.Conv2d) -> dict[str, Any]:
+    return {
+        "kernel_shape": layer.kernel_size,
+        "strides": layer.stride,
+        "pads": layer.padding * 2,
+        "dilations": layer.dilation,
+        "group": layer.groups,
+    }
