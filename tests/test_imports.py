@@ -26,7 +26,7 @@ ALLOWED = {
     "modeling": BASE | {"arch"},
     "engine": BASE | {"arch", "cli", "config", "data", "modeling", "recipe"},
     "detection": BASE | {"arch", "config", "data", "engine", "modeling"},
-    "deploy": BASE | {"data"},
+    "deploy": BASE | {"arch", "data", "modeling"},
     "trained": BASE | {"arch", "config", "data", "engine", "model_zoo"},
     "api": BASE | {"arch", "modeling", "model_zoo"},
     "nars": BASE | {"arch", "recipe"},
@@ -37,6 +37,7 @@ ALLOWED = {
 OPTIONAL = {
     "nars/ray_executor.py": {"ray"},
     "deploy/formats.py": {"onnx", "onnxscript", "executorch"},
+    "deploy/graphs.py": {"onnx"},
     "deploy/int8.py": {"onnxruntime"},
     "deploy/runtimes.py": {"onnxruntime", "executorch"},
 }

@@ -30,7 +30,7 @@ def predictor(args):
     chosen = {"classes": args.classes} | ({"weights": args.weights} if args.weights else {})
     find = from_config if Path(args.model).is_file() else from_name
     net = find(args.model, **chosen)
-    return Predictor(TorchRuntime(net.model), net.preprocessing, net.classes, net.name)
+    return Predictor(TorchRuntime(net.model, optimize=True), net.preprocessing, net.classes, net.name)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import numpy as np
 
 import fbnetv3
 from fbnetv3.errors import UsageError, suggest
+from fbnetv3.file_io import file_sha256
 from fbnetv3.nars.candidate import Candidate
 from fbnetv3.nars.emission import Emitted, emit, emit_scaled
 from fbnetv3.nars.evaluators import Evaluate, build_evaluator, name_of
@@ -291,6 +292,7 @@ def _describe(space: Space, evaluator: str | Evaluate, settings: SearchSettings)
     values["columns"] = {
         name: column if isinstance(column, str) else name for name, column in values["columns"].items()
     }
+    values["latency"] = settings.latency and file_sha256(Path(settings.latency).expanduser())[:12]
     values |= {"space": f"{space.name} ({_digest(space)[:12]})", "evaluator": name_of(evaluator)}
     # an object is compared by its kind: its text may hold an address
     return json.loads(json.dumps({"settings": values, "fbnetv3": fbnetv3.__version__}, default=lambda o: str(type(o))))

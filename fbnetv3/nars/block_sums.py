@@ -180,6 +180,13 @@ class BlockSums:
 
     def blocks(self) -> list[tuple[str, BlockSpec, int]]:
         """Every block that a candidate can have: its registered name, its spec and the side of its input."""
+        return list(self._reached()[0])
+
+    def ends(self) -> list[tuple[int, int]]:
+        """Channels and side of what the last block of a candidate can put out."""
+        return sorted(self._reached()[1])
+
+    def _reached(self) -> tuple[dict[tuple[str, BlockSpec, int], None], set[tuple[int, int]]]:
         found: dict[tuple[str, BlockSpec, int], None] = {}
         inputs = {(self.in_chans, side) for side in self._values(self.space.architecture["resolution"])}
         for part in (part for parts in self._stages for part in parts):
@@ -196,7 +203,7 @@ class BlockSums:
                         outputs.add((own, height))
             # where a row may have a single block, what follows it meets what came in
             inputs = outputs | inputs if part.less else outputs
-        return list(found)
+        return found, inputs
 
     def _values(self, value: Any) -> tuple[Any, ...]:
         return self.space.variables[self._index[value[1:]]].values if is_variable(value) else (value,)

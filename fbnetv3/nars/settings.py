@@ -12,12 +12,14 @@ from typing import Any
 
 import yaml
 
+from fbnetv3.arch.latency import load_latency_table
 from fbnetv3.errors import FieldError, UsageError, suggest
 from fbnetv3.nars.constraints import Column, Constraint, Constraints
 from fbnetv3.nars.costs import COLUMNS
 from fbnetv3.nars.evaluators import find_callable
 from fbnetv3.nars.evolution import EvolutionSettings
 from fbnetv3.nars.executors import EXECUTORS
+from fbnetv3.nars.latency import LATENCY, LatencyModel, shapes_in
 from fbnetv3.nars.predictor import PredictorSettings
 from fbnetv3.nars.space import ARCHITECTURE, PARTS, RECIPE, Space, load_space, space_from_dict
 from fbnetv3.nars.stopping import THRESHOLD
@@ -46,6 +48,7 @@ class SearchSettings:
         constraints: bounds of every candidate that is considered, by column: `{"macs": [400e6, 800e6]}`.
         columns: more columns than the space's own, by name: a function from candidates (N, variables) to (N,), or its
             name as `package.module:function`.
+        latency: file of a latency table, made by `tools/measure_net.py --space`, which gives the column `latency_ms`.
         budgets: bounds of each result besides; none means one result inside the constraints alone.
         epochs: of a whole evaluation (150 in the paper).
         pool: candidates to choose from (20,000).
@@ -74,6 +77,7 @@ class SearchSettings:
     mode: str = JOINT
     constraints: Bounds = field(default_factory=dict)
     columns: Mapping[str, str | Column] = field(default_factory=dict)
+    latency: str | None = None
     budgets: Sequence[Bounds] = ()
     epochs: int = 150
     pool: int = 20_000
@@ -121,6 +125,8 @@ class SearchSettings:
             raise SettingsError(f"{self.stop_above!r} is not a correlation", "stop_above")
         if self.time_limit is not None and not _is_number(self.time_limit, 1e-9):
             raise SettingsError(f"{self.time_limit!r} is not a number of seconds", "time_limit")
+        if self.latency is not None and not isinstance(self.latency, str):
+            raise SettingsError(f"{self.latency!r} is not a file's name", "latency")
         if not isinstance(self.labels, (str, list, tuple)):
             raise SettingsError(f"{self.labels!r} is neither a choice nor a list of columns", "labels")
         for name in ("constraints", "columns", "evaluator_args", "resources", "training", "known", "scaled"):
@@ -167,7 +173,18 @@ class SearchSettings:
         for name, column in columns.items():
             if not callable(column):
                 raise SettingsError(f"{column!r} is neither a function nor its name", f"columns.{name}")
+        if self.latency is not None:
+            columns[LATENCY] = self._latency_in(space)
         return Constraints(space, self.bounds_in(space, self.constraints, "constraints"), columns, self.num_classes)
+
+    def _latency_in(self, space: Space) -> Column:
+        """Latency of candidates of a space, whose table has to have all that they consist of."""
+        if space.architecture is None:
+            raise SettingsError("what is searched has no networks: leave it out", "latency")
+        table = load_latency_table(Path(self.latency).expanduser())
+        for shape in shapes_in(space, self.num_classes):
+            table.of_block(shape)
+        return LatencyModel(space, table, self.num_classes)
 
     def bounds_in(self, space: Space, bounds: Bounds, where: str) -> list[Constraint]:
         """Bounds as constraints on candidates of a space.
@@ -312,6 +329,8 @@ def load_search_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -
                 raise SettingsError(f"{data[key]!r} is not text", key)
         data["evaluator_args"] = _beside(data.get("evaluator_args") or {}, folder)
         data["training"] = _beside(data.get("training") or {}, folder)
+        if isinstance(latency := data.get("latency"), str) and (folder / latency).is_file():
+            data["latency"] = str(folder / latency)
         space = data["space"]
         if not isinstance(space, (str, Mapping)):
             raise SettingsError(f"{space!r} is neither a file nor a space", "space")
