@@ -19,7 +19,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from fbnetv3.errors import ExportError, MissingPackageError
 
 INPUT, OUTPUT = "images", "logits"
-_AXES = {0: "batch", 2: "height", 3: "width"}
+AXES = {0: "batch", 2: "height", 3: "width"}
 
 
 @dataclass(frozen=True)
@@ -140,15 +140,32 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
     with _explained("torch.onnx"):
         exported = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
         model = exported.model_proto
+    _pool(model.graph)
     _tidy(model.graph)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
 
 
+def _pool(graph) -> None:
+    """Means over height and width as pools, which ONNX Runtime computes in the memory order of convolutions."""
+    from onnx import numpy_helper
+
+    small = [weight for weight in graph.initializer if list(weight.dims) == [2]]
+    axes = {weight.name for weight in small if sorted(numpy_helper.to_array(weight) % 4) == [2, 3]}
+    for node in graph.node:
+        kept = next((bool(a.i) for a in node.attribute if a.name == "keepdims"), True)
+        if node.op_type == "ReduceMean" and kept and node.input[1] in axes:
+            node.op_type = "GlobalAveragePool"
+            del node.attribute[:], node.input[1:]
+    used = {name for node in graph.node for name in node.input}
+    for weight in [weight for weight in graph.initializer if weight.name not in used]:
+        graph.initializer.remove(weight)
+
+
 def _tidy(graph) -> None:
     """Open sizes by names that say what they are, and nothing about the machine that exported it."""
     sizes = graph.input[0].type.tensor_type.shape.dim
-    names = {sizes[axis].dim_param: name for axis, name in _AXES.items() if sizes[axis].dim_param}
+    names = {sizes[axis].dim_param: name for axis, name in AXES.items() if sizes[axis].dim_param}
     values = [*graph.input, *graph.output, *graph.value_info]
     for value in values:
         for size in value.type.tensor_type.shape.dim:

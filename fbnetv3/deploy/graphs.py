@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fbnetv3.deploy.formats import INPUT, OUTPUT, Mean, needed
+from fbnetv3.deploy.formats import AXES, INPUT, OUTPUT, Mean, needed
 from fbnetv3.errors import ExportError
 
 _OPSET = 18
@@ -35,7 +35,7 @@ def onnx_graph(module: nn.Module, shape: tuple[int, ...]) -> bytes:
 
     Args:
         module: from (N, C, H, W) to a map, or to (N, classes).
-        shape: of its input, every size fixed.
+        shape: of its input; the batch may be another when it runs.
 
     Returns:
         The file's bytes, with input `images` and output `logits`.
@@ -82,13 +82,14 @@ def onnx_graph(module: nn.Module, shape: tuple[int, ...]) -> bytes:
         else:
             kind = "Flatten" if node.op == "call_method" and node.target == "flatten" else ""
         if not kind:
-            raise ExportError(f"{type(module).__name__}: {node.target} is not known to this exporter")
+            what = type(modules[node.target]).__name__ if node.op == "call_module" else node.target
+            raise ExportError(f"{type(module).__name__}: {what} is not known to this exporter")
         nodes.append(helper.make_node(kind, inputs, [name], **attributes))
         names[node] = name
     graph = helper.make_graph(
         nodes,
         "graph",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, (AXES[0], *shape[1:]))],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, None)],
         weights,
     )

@@ -7,9 +7,11 @@ import copy
 import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -56,6 +58,9 @@ class TorchRuntime:
 class OnnxRuntime:
     """An ONNX file, by ONNX Runtime on the CPU, with as many threads as torch uses.
 
+    The threads share the work on each layer of an image. A batch is divided among them instead, each taking some of the
+    images through all layers, where there is an image for each: they never wait for each other then.
+
     Args:
         model: the file's path, or what stands in it.
 
@@ -68,17 +73,33 @@ class OnnxRuntime:
         with needed("onnxruntime"):
             import onnxruntime
         self.name = f"onnxruntime {onnxruntime.__version__}"
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
+        self._threads = torch.get_num_threads()
+        self._model = model if isinstance(model, bytes) else str(model)
         try:
-            source = model if isinstance(model, bytes) else str(model)
-            self._session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            self._session = self._opened(self._threads)
         except Exception as error:  # its exceptions have no common class but this
             raise _unreadable("the graph" if isinstance(model, bytes) else model, self.name, error) from error
+        self._any_batch = not isinstance(self._session.get_inputs()[0].shape[0], int)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, channels, H, W) to logits, float32 (N, classes)."""
-        return self._session.run(None, {INPUT: batch})[0]
+        if self._threads == 1 or len(batch) < self._threads or not self._any_batch:
+            return self._session.run(None, {INPUT: batch})[0]
+        session, pool = self._divided
+        parts = np.array_split(batch, self._threads)
+        return np.concatenate(list(pool.map(lambda part: session.run(None, {INPUT: part})[0], parts)))
+
+    @cached_property
+    def _divided(self) -> tuple[Any, ThreadPoolExecutor]:
+        """A session that takes the calling thread alone, and threads to call it."""
+        return self._opened(1), ThreadPoolExecutor(self._threads, "onnxruntime")
+
+    def _opened(self, threads: int) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        return onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
 
 
 class ExecuTorchRuntime:

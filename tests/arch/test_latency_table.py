@@ -1,0 +1,137 @@
+"""Tables of latencies: there and back, interrupted, damaged; and how blocks add up to networks."""
+
+import json
+import random
+
+import pytest
+
+from fbnetv3.arch import get_arch
+from fbnetv3.arch.latency import (
+    Device,
+    LatencyError,
+    LatencyTable,
+    TableWriter,
+    head_shape,
+    load_latency_table,
+    shapes_of,
+)
+from tests.table2 import random_arch
+
+HERE = Device("a phone", "onnxruntime 1.0", 2, 1)
+B = get_arch("fbnetv3_b")
+
+
+def made_up(shape):
+    """A latency for each block."""
+    cost, *_ = shape.spec.cost(shape.side, shape.side) if shape.kind != "head" else (None,)
+    return 0.05 + (cost.macs / 1e7 if cost else 0.1)
+
+
+def written(path, shapes, networks=(), device=HERE):
+    with TableWriter(path, device) as writer:
+        for shape in shapes:
+            writer.block(shape, made_up(shape))
+        for defn, ms in networks:
+            writer.network(defn, 1000, ms)
+    return load_latency_table(path)
+
+
+def test_a_networks_blocks_and_head():
+    shapes = shapes_of(B)
+    assert len(shapes) == len(B.blocks()) + 1
+    assert shapes[0].kind == "conv" and shapes[0].side == 248 and shapes[1].side == 124
+    assert shapes[-1] == head_shape(1984, 1000, 1)
+    assert len(shapes_of(B, 0)) == len(B.blocks())
+
+
+def test_there_and_back(tmp_path):
+    shapes = shapes_of(B)
+    table = written(tmp_path / "new" / "table.jsonl", shapes)
+    assert table.device == HERE
+    assert table.of(B) == pytest.approx(sum(map(made_up, shapes)), abs=1e-4)
+    assert len(table.blocks) == len(set(shapes)) < len(shapes)
+
+
+def test_of_two_measurements_the_shorter_counts(tmp_path):
+    shape = shapes_of(B)[0]
+    path = tmp_path / "t.jsonl"
+    for ms in (0.5, 0.3, 0.9):
+        with TableWriter(path, HERE) as writer:
+            writer.block(shape, ms)
+    assert load_latency_table(path).of_block(shape) == 0.3
+
+
+def test_how_latencies_add_up_is_learned_from_whole_networks(tmp_path):
+    rng = random.Random(0)
+    networks = [random_arch(rng, f"n{i}") for i in range(12)]
+    shapes = [shape for defn in networks for shape in shapes_of(defn)]
+
+    def takes(defn):
+        parts = shapes_of(defn)
+        return 1.2 * sum(map(made_up, parts)) - 0.02 * len(parts)
+
+    few = written(tmp_path / "few.jsonl", shapes, [(defn, takes(defn)) for defn in networks[:7]])
+    assert (few.fit.scale, few.fit.block, few.fit.networks) == (1, 0, 7)
+    table = written(tmp_path / "t.jsonl", shapes, [(defn, takes(defn)) for defn in networks[:9]])
+    assert table.fit.scale == pytest.approx(1.2, abs=1e-3)
+    assert table.fit.block == pytest.approx(-0.02, abs=1e-3)
+    assert table.fit.error < 1e-3
+    for unseen in networks[9:]:
+        assert table.of(unseen) == pytest.approx(takes(unseen), rel=1e-3)
+
+
+def test_what_a_killed_writer_left_is_used_and_gone_on_with(tmp_path):
+    path = tmp_path / "t.jsonl"
+    first, second, third = shapes_of(B)[:3]
+    written(path, [first, second])
+    path.write_bytes(path.read_bytes()[:-7])
+    assert set(load_latency_table(path).blocks) == {first}
+    assert set(written(path, [third]).blocks) == {first, third}
+
+
+def test_tables_of_two_devices_are_not_mixed(tmp_path):
+    path = tmp_path / "t.jsonl"
+    written(path, shapes_of(B)[:1])
+    with pytest.raises(LatencyError, match=r"is of a phone, onnxruntime 1.0, 2 threads, batch 1; this is .*1 thread"):
+        TableWriter(path, Device("a phone", "onnxruntime 1.0", 1, 1))
+    assert len(load_latency_table(path).blocks) == 1
+
+
+def test_a_block_that_was_not_measured():
+    with pytest.raises(LatencyError, match=r"no conv at 248 pixels.*measure_net.py --space"):
+        LatencyTable(HERE, {}).of(B)
+
+
+GOOD = {"layout": 1, "device": "x", "runtime": "y 1", "threads": 1, "batch": 1}
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        ["no JSON"],
+        [{"layout": 2}],
+        [{"layout": 1, "device": "x"}],
+        [GOOD, {"ms": 1}],
+        [GOOD, {"block": "conv", "side": 8, "spec": {}, "ms": 1}],
+        [GOOD, {"block": "none", "side": 8, "spec": {}, "ms": 1}],
+        [GOOD, {"network": {"name": "x"}, "num_classes": 10, "ms": 1}],
+        [GOOD, {"block": "head", "side": 8, "spec": {"in_channels": 1, "out_channels": 2}, "ms": -1}],
+        [GOOD, {"block": "head", "side": 8, "spec": {"in_channels": 1, "out_channels": 2}, "ms": "nan"}],
+        [GOOD, []],
+    ],
+)
+def test_what_is_no_table(lines, tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    with pytest.raises(LatencyError, match=r"t\.jsonl: line \d is not one of a latency table"):
+        load_latency_table(path)
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe\x00"])
+def test_a_file_that_cannot_be_read(content, tmp_path):
+    path = tmp_path / "t.jsonl"
+    if content:
+        path.write_bytes(content)
+    with pytest.raises(LatencyError, match=r"cannot be read.*measure_net\.py"):
+        load_latency_table(path)
