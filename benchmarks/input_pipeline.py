@@ -17,7 +17,7 @@ from fbnetv3.data import Preprocessing, build_loader, train_pixels
 from fbnetv3.data.datasets import FolderDataset
 from fbnetv3.engine.memory import keep_freed_memory
 
-BATCH, SIDE = 64, 224
+BATCH, SIDE, GOAL = 64, 224, 1.5
 CPU = torch.device("cpu")
 PREPROCESSING = Preprocessing(SIDE, 256)
 
@@ -37,7 +37,7 @@ def main():
     images, others = (int(side()) for side in sides)
     assert images == others
     found = compare(*sides, rounds=args.rounds)
-    report(f"an epoch of {images} images, {args.workers} workers, timm {timm.__version__}", found)
+    report(f"an epoch of {images} images, {args.workers} workers, timm {timm.__version__}", found, GOAL, "timm")
     for side in sides:
         side.close()
     print(f"ours {images / found['ours']:.0f}, theirs {images / found['theirs']:.0f} images a second")

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+RESULTS = "FBNETV3_BENCHMARK_RESULTS"
+"""Environment variable: a file to which each comparison is added as a line of JSON."""
 
 
-def compare(ours: Callable[[], object], theirs: Callable[[], object], rounds: int, repeat: int = 1) -> dict[str, float]:
+def compare(
+    ours: Callable[[], object], theirs: Callable[[], object], rounds: int, repeat: int = 1, pause: float = 0.0
+) -> dict[str, float]:
     """Median seconds a call of each side, and how many times faster ours is.
 
     Args:
-        ours, theirs: what to measure; each is called once before, to warm up.
+        ours, theirs: what to measure; each has a turn before, to warm up.
         rounds: how often each side has its turn.
         repeat: calls a turn.
+        pause: seconds before a turn, for the other side's threads to go to sleep.
     """
-    ours(), theirs()
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for _ in range(rounds):
+    for turn in range(rounds + 1):
         for side, call in (("ours", ours), ("theirs", theirs)):
+            time.sleep(pause)
             start = time.perf_counter()
             for _ in range(repeat):
                 call()
-            seconds[side].append((time.perf_counter() - start) / repeat)
+            if turn:
+                seconds[side].append((time.perf_counter() - start) / repeat)
+    return summary(seconds)
+
+
+def summary(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Medians and spreads of the seconds of "ours" and "theirs", and how many times faster ours is."""
     medians = {side: statistics.median(times) for side, times in seconds.items()}
     spread = {f"{side}_spread": (max(times) - min(times)) / medians[side] for side, times in seconds.items()}
     return {**medians, **spread, "ratio": medians["theirs"] / medians["ours"]}
@@ -60,9 +75,20 @@ def serve(call: Callable[[], object]) -> None:
         print(call(), flush=True)
 
 
-def report(name: str, found: dict[str, float]) -> None:
-    """One line for a comparison."""
+def report(name: str, found: dict[str, float], goal: float | None = None, peer: str = "theirs") -> None:
+    """One line for a comparison; `benchmarks/run.py` has it as a row of its table.
+
+    Args:
+        name: what is compared.
+        found: what `compare` gives.
+        goal: how many times faster ours is meant to be.
+        peer: what theirs is.
+    """
     sides = ", ".join(
         f"{side} {1e3 * found[side]:.1f} ms (spread {found[side + '_spread']:.0%})" for side in ("ours", "theirs")
     )
-    print(f"{name}: {sides}; ours is {found['ratio']:.2f} x as fast", flush=True)
+    wanted = f" (goal: {goal:g})" if goal else ""
+    print(f"{name}: {sides}; ours is {found['ratio']:.2f} x as fast{wanted}", flush=True)
+    if file := os.environ.get(RESULTS):
+        with Path(file).open("a") as f:
+            f.write(json.dumps({"name": name, "peer": peer, "goal": goal, **found}) + "\n")
