@@ -4,11 +4,10 @@
 import re
 from pathlib import Path
 
-from fbnetv3 import model_zoo
-from fbnetv3.arch import configs_folder
 from fbnetv3.cli import ArgumentParser, run_tool
 from fbnetv3.engine.memory import keep_freed_memory
-from fbnetv3.errors import DataError, UsageError, suggest
+from fbnetv3.errors import DataError, UsageError
+from fbnetv3.trained import detector_from_name
 
 KEY = re.compile(r"(DATASETS|INPUT|MODEL|TEST)(\.[A-Z0-9_]+)+")
 
@@ -77,12 +76,7 @@ def source_of(args):
         raise UsageError("name either --model, an entry of the model zoo, or --config with --weights")
     if args.config:
         return args.config, args.weights
-    detectors = [entry.name for entry in model_zoo.detectors()]
-    name = args.model if args.model.endswith(".yaml") else f"{args.model}.yaml"
-    name = name if name.startswith("coco/") else f"coco/{name}"
-    if name not in detectors:
-        raise UsageError(f"no detector '{args.model}' with weights in the model zoo: {suggest(name, detectors)}")
-    return configs_folder() / name, args.weights or model_zoo.entry(name).local_weights()
+    return detector_from_name(args.model, args.weights)
 
 
 def share(text):

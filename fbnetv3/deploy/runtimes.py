@@ -66,7 +66,11 @@ class OnnxRuntime:
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, channels, H, W) to logits, float32 (N, classes)."""
-        return self._session.run(None, {INPUT: batch})[0]
+        return self.outputs(INPUT, batch)[0]
+
+    def outputs(self, name: str, value: np.ndarray) -> list[np.ndarray]:
+        """All outputs for the one input, which is called so."""
+        return self._session.run(None, {name: value})
 
 
 class ExecuTorchRuntime:
