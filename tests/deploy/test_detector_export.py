@@ -11,16 +11,18 @@ pytest.importorskip("detectron2", reason="detectron2 is optional: python tools/i
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is optional: pip install '.[export]'")
 
 from fbnetv3 import deploy
+from fbnetv3.data.digit_scenes import write_digit_scenes
 from fbnetv3.deploy import box_ops, formats
 from fbnetv3.deploy.detector import Boxes, Resizing
 from fbnetv3.deploy.detector_export import compared, write_detector
 from fbnetv3.deploy.images import sample_photographs
 from fbnetv3.detection.export import export_detector, found_by
 from fbnetv3.detection.images import resize_at_test
+from fbnetv3.detection.loading import load_config
 from fbnetv3.detection.one_image import one_image
 from fbnetv3.detection.predict import Predictor
 from fbnetv3.errors import ExportError, OutputError, UsageError
-from tests.detection.detectors import image, settled, small_config
+from tests.detection.detectors import image, settled, small_config, write_digits_config
 
 KINDS = ["faster_rcnn_fbnetv3_a_C4", "faster_rcnn_fbnetv3_g_FPN", "retinanet_fbnetv3_a_FPN"]
 NAMES = ["a", "b", "c", "d", "e"]
@@ -50,12 +52,12 @@ def exported(tmp_path_factory):
     return export
 
 
-def trained_on():
-    """Photographs with a box, as detectron2's mapper gives them: BatchNorms settle on what is to be looked at."""
+def trained_on(pictures=None):
+    """Pictures with boxes, as detectron2's mapper gives them: BatchNorms settle on what is to be looked at."""
     found = []
-    for seed, photo in enumerate(sample_photographs()[1:6:4]):
-        pixels = np.asarray(photo.resize((128, 96)))[:, :, ::-1]
-        one = image(96, 128, boxes=((8.0, 8.0, 72.0, 56.0), (70.0, 30.0, 120.0, 90.0)), seed=seed)
+    for picture in pictures or sample_photographs()[1:6:4]:
+        pixels = np.array(picture.convert("RGB").resize((128, 96)))[:, :, ::-1]
+        one = image(96, 128, boxes=((8.0, 8.0, 72.0, 56.0), (70.0, 30.0, 120.0, 90.0)))
         found.append({**one, "image": torch.tensor(pixels.copy()).permute(2, 0, 1).float()})
     return found
 
@@ -227,6 +229,63 @@ def test_detectors_that_cannot_be_exported(keys, message, tmp_path):
             from detectron2.modeling import build_model
 
             one_image(build_model(cfg).eval(), True)
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """Config and weights of a detector of digits, and the folder of scenes that it is tested on."""
+    folder = tmp_path_factory.mktemp("digits")
+    write_digit_scenes(folder, train=2, test=3)
+    file = write_digits_config(folder / "digits.yaml", folder)
+    pictures = [Image.open(path) for path in sorted((folder / "train").iterdir())]
+    torch.save({"model": settled(load_config(file), trained_on(pictures), 0.01).state_dict()}, folder / "model.pth")
+    return file, folder / "model.pth", folder / "test"
+
+
+def test_export_and_detect(digits, tool, tmp_path):
+    file, weights, scenes = digits
+    source, most = ("--config", file, "--weights", weights), ("TEST.DETECTIONS_PER_IMAGE", 20)
+    ran = tool("export_net", *source, "--format", "onnx", "--output", tmp_path / "out", *most)
+    assert ran.code == 0, ran.err
+    check = json.loads((tmp_path / "out" / "manifest.json").read_text())["verification"]
+    shown = f"finds {check['equal']} of {check['detections']} detections in 3 images as detectron2 does"
+    assert f"{tmp_path}/out/model.onnx: digits, " in ran.out and shown in ran.out
+    assert json.loads((tmp_path / "out" / "classes.json").read_text()) == [str(digit) for digit in range(10)]
+    asked = ("--input", scenes, "--no-pictures", "--score-threshold", 0.15)
+    theirs = tool("detect", *source, *asked, "--output", tmp_path / "theirs", *most)
+    ours = tool("detect", "--model", tmp_path / "out", *asked, "--output", tmp_path / "ours")
+    assert ours.code == theirs.code == 0, ours.err + theirs.err
+    found, expected = (
+        [json.loads((tmp_path / who / name).read_text()) for name in ("coco_instances_results.json", "images.json")]
+        for who in ("ours", "theirs")
+    )
+    assert found[1] == expected[1] and len(found[0]) == len(expected[0]) > 5
+    for one, other in zip(found[0], expected[0], strict=True):
+        assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=0.01)
+        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+
+
+def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
+    file, weights, scenes = digits
+    config = ("--config", file, "--weights", weights)
+    out = ("--output", tmp_path / "out")
+    for name, arguments, message in (
+        ("export_net", [*config, "--format", "executorch"], "detectors are exported to onnx, not to executorch"),
+        ("export_net", [*config, "--format", "onnx", "--int8"], "detectors are exported to onnx, not to int8"),
+        ("export_net", ["--config", file, "--format", "onnx"], "no weights: give --weights FILE, or set OUTPUT_DIR"),
+        ("export_net", ["--config", file, "--weights", "random", "--format", "onnx"], "random is for classifiers"),
+        ("export_net", ["--config", file, "--weights", "published", "--format", "onnx"], "no detector 'digits.yaml'"),
+        ("export_net", ["--model", "coco/faster", "--format", "onnx"], "no detector 'coco/faster' with weights"),
+        ("detect", ["--model", folder, "--weights", weights, "--input", scenes], "neither --weights nor keys"),
+        ("detect", ["--model", folder, "--input", scenes, "MODEL.DEVICE", "cpu"], "neither --weights nor keys"),
+    ):
+        ran = tool(name, *arguments, *out)
+        assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
+        assert message in ran.err
+    ran = tool("classify", folder, "x.png")
+    assert (ran.code, ran.err.count("\n")) == (2, 1) and "holds a detector: tools/detect.py takes it" in ran.err
+    assert not (tmp_path / "out").exists()
 
 
 def test_detections_are_compared_one_by_one():
