@@ -91,10 +91,15 @@ def theirs(network):
     return timm.create_model(network).eval()
 
 
+def name_of(network):
+    """Our network that pads as timm's; of G there is one alone."""
+    return network if network == "fbnetv3_g" else f"{network}_same_padding"
+
+
 def ours(network):
     import fbnetv3
 
-    model = fbnetv3.create_model(f"{network}_same_padding" if network == "fbnetv3_b" else network)
+    model = fbnetv3.create_model(name_of(network))
     fbnetv3.load_weights(model, theirs(network).state_dict())
     return model.eval()
 

@@ -89,6 +89,24 @@ def report(name: str, found: dict[str, float], goal: float | None = None, peer: 
     )
     wanted = f" (goal: {goal:g})" if goal else ""
     print(f"{name}: {sides}; ours is {found['ratio']:.2f} x as fast{wanted}", flush=True)
+    _record({"name": name, "peer": peer, "goal": goal, **found})
+
+
+def fact(name: str, value: float, goal: float | None = None, about: str = "") -> None:
+    """One line for a figure that is no comparison, which `benchmarks/run.py` takes up too.
+
+    Args:
+        name: what it is.
+        value: the figure.
+        goal: what it is meant to be at least.
+        about: more of it, for people.
+    """
+    wanted = f" (goal: {goal:g})" if goal else ""
+    print(f"{name}: {value:.3g}{wanted}" + (f"; {about}" if about else ""), flush=True)
+    _record({"name": name, "value": value, "goal": goal, "about": about})
+
+
+def _record(row: Mapping[str, object]) -> None:
     if file := os.environ.get(RESULTS):
         with Path(file).open("a") as f:
-            f.write(json.dumps({"name": name, "peer": peer, "goal": goal, **found}) + "\n")
+            f.write(json.dumps(row) + "\n")

@@ -1,4 +1,6 @@
-"""A trained classifier with all that its use takes: the network, how it wants its images, the names of its classes."""
+"""A trained classifier with all that its use takes: the network, how it wants its images, the names of its classes.
+
+Of detectors, config and weights."""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from fbnetv3 import model_zoo
-from fbnetv3.arch import ARCHS
+from fbnetv3.arch import ARCHS, configs_folder
 from fbnetv3.config import get_cfg, load_config
 from fbnetv3.data import Preprocessing, build_dataset
 from fbnetv3.data.transforms import AnyImage
@@ -109,6 +111,53 @@ def from_name(name: str, *, weights: str = PUBLISHED, classes: str | os.PathLike
     cfg = get_cfg()
     cfg.MODEL.ARCH = name
     return _classifier(cfg, weights, classes)
+
+
+def detector_from_name(name: str, weights: str | None = None) -> tuple[Path, str | Path]:
+    """The config file of one of the zoo's detectors, and its weights.
+
+    Args:
+        name: such as "coco/faster_rcnn_fbnetv3_a_C4_224"; "coco/" and ".yaml" may be missing.
+        weights: others than the zoo's.
+
+    Raises:
+        UsageError: no such detector, or none with weights; the text suggests close names.
+    """
+    entry = _zoo_detector(name)
+    return configs_folder() / entry.name, weights if weights not in (None, PUBLISHED) else entry.local_weights()
+
+
+def detector_weights(file: str | os.PathLike, output: str, weights: str | None) -> str | Path:
+    """The weights of a detector's config.
+
+    Args:
+        file: the config.
+        output: its OUTPUT_DIR.
+        weights: a file, a URL, or "published" for the zoo's; None for what the run in `output` has left.
+
+    Raises:
+        UsageError: there are none; the text says what to give.
+    """
+    if weights == PUBLISHED:
+        return _zoo_detector(Path(file).name).local_weights()
+    if weights == RANDOM:
+        raise UsageError("--weights random is for classifiers: a detector that finds nothing cannot be compared")
+    if weights:
+        return weights
+    found = RunFiles(Path(output).expanduser()).weights
+    if not found.exists():
+        raise UsageError(
+            f"{file}: no weights: give --weights FILE, or set OUTPUT_DIR to a run's folder ({output} has none)"
+        )
+    return found
+
+
+def _zoo_detector(name: str) -> model_zoo.DetectorEntry:
+    entries = {entry.name: entry for entry in model_zoo.detectors()}
+    path = f"coco/{name.removeprefix('coco/').removesuffix('.yaml')}.yaml"
+    if path not in entries:
+        raise UsageError(f"no detector '{name}' with weights in the model zoo: {suggest(path, entries)}")
+    return entries[path]
 
 
 def _classifier(cfg: CfgNode, weights: str, classes_file: str | os.PathLike | None) -> TrainedClassifier:

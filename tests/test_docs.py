@@ -96,6 +96,7 @@ def test_commands_to_export_and_classify_are_understood(words, monkeypatch):
 
     monkeypatch.setattr(tool, "from_config", found)
     monkeypatch.setattr(tool, "from_name", found)
+    monkeypatch.setattr(tool, "export_detector", lambda args, command: found(args.model or args.config), raising=False)
     with pytest.raises(Parsed):
         tool.main(words[start + 1 :])
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fbnetv3.cli import ArgumentParser, run_tool
 from fbnetv3.deploy import Predictor, TorchRuntime, load
+from fbnetv3.errors import UsageError
 from fbnetv3.trained import from_config, from_name
 
 
@@ -26,7 +27,9 @@ def main(argv=None):
 
 def predictor(args):
     if Path(args.model).is_dir():
-        return load(args.model)
+        if not isinstance(found := load(args.model), Predictor):
+            raise UsageError(f"{args.model}: holds a detector: tools/detect.py takes it")
+        return found
     chosen = {"classes": args.classes} | ({"weights": args.weights} if args.weights else {})
     find = from_config if Path(args.model).is_file() else from_name
     net = find(args.model, **chosen)

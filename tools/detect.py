@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""Find objects in images: `detect.py (--model ENTRY | --config FILE --weights FILE) --input PATH ... --output DIR`."""
+"""Find objects in images: `detect.py (--model NAME | --config FILE --weights FILE) --input PATH ... --output DIR`."""
 
 import re
+from functools import partial
 from pathlib import Path
 
-from fbnetv3 import model_zoo
-from fbnetv3.arch import configs_folder
 from fbnetv3.cli import ArgumentParser, run_tool
 from fbnetv3.engine.memory import keep_freed_memory
-from fbnetv3.errors import DataError, UsageError, suggest
+from fbnetv3.errors import DataError, UsageError
+from fbnetv3.trained import detector_from_name
 
 KEY = re.compile(r"(DATASETS|INPUT|MODEL|TEST)(\.[A-Z0-9_]+)+")
 
 
 def main(argv=None):
     parser = ArgumentParser(description="Draw the objects that a detector finds, and write them as COCO's results are.")
-    parser.add_argument("--model", metavar="ENTRY", help="a detector of the model zoo, with its weights")
+    parser.add_argument("--model", metavar="NAME", help="a detector of the model zoo, or an exported folder")
     parser.add_argument("--config", "--config-file", metavar="FILE", help="a detector's config, with --weights")
     parser.add_argument("--weights", metavar="FILE", help="a checkpoint (default: the config's MODEL.WEIGHTS)")
     parser.add_argument("--input", nargs="+", required=True, metavar="PATH", help="images, and folders of images")
@@ -34,22 +34,15 @@ def main(argv=None):
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="the detector's config keys")
     args = parser.parse_intermixed_args(argv)
     keep_freed_memory()
-    config, weights = source_of(args)
-    from fbnetv3.detection import loading, predict
-
     inputs, overrides = split(args.input)
-    cfg = loading.load_config(config, overrides + args.overrides).clone()
-    cfg.defrost()
-    if not (weights := weights or cfg.MODEL.WEIGHTS):
-        raise UsageError(f"{config} names no weights: add --weights and a checkpoint")
-    drawn_from = predict.DRAWN_FROM
-    if args.score_threshold is not None:
-        drawn_from = args.score_threshold
-        predict.set_score_threshold(cfg, drawn_from)
+    detector = detector_of(args, overrides + args.overrides)
+    from fbnetv3.detection import predict
+
+    drawn_from = predict.DRAWN_FROM if args.score_threshold is None else args.score_threshold
     output = Path(args.output)
     files, categories = predict.find_images(inputs, args.annotations, leave_out=output / predict.PICTURES)
     found = predict.detect_files(
-        predict.Predictor(cfg, weights),
+        detector(),
         files,
         output,
         categories=categories,
@@ -71,18 +64,30 @@ def split(words):
     return words[:end], words[end:]
 
 
-def source_of(args):
-    """The detector's config file and its weights."""
+def detector_of(args, overrides):
+    """What makes the detector that is named, once the images are found."""
     if bool(args.model) == bool(args.config):
-        raise UsageError("name either --model, an entry of the model zoo, or --config with --weights")
-    if args.config:
-        return args.config, args.weights
-    detectors = [entry.name for entry in model_zoo.detectors()]
-    name = args.model if args.model.endswith(".yaml") else f"{args.model}.yaml"
-    name = name if name.startswith("coco/") else f"coco/{name}"
-    if name not in detectors:
-        raise UsageError(f"no detector '{args.model}' with weights in the model zoo: {suggest(name, detectors)}")
-    return configs_folder() / name, args.weights or model_zoo.entry(name).local_weights()
+        raise UsageError(
+            "name either --model, an entry of the model zoo or an exported folder, or --config with --weights"
+        )
+    if args.model and Path(args.model).is_dir():
+        if args.weights or overrides:
+            raise UsageError(
+                f"{args.model}: is exported with its weights and keys: neither --weights nor keys go with it"
+            )
+        from fbnetv3.detection.exported import ExportedPredictor
+
+        return partial(ExportedPredictor, args.model, args.score_threshold or 0.0)
+    config, weights = (args.config, args.weights) if args.config else detector_from_name(args.model, args.weights)
+    from fbnetv3.detection import loading, predict
+
+    cfg = loading.load_config(config, overrides).clone()
+    cfg.defrost()
+    if not (weights := weights or cfg.MODEL.WEIGHTS):
+        raise UsageError(f"{config} names no weights: add --weights and a checkpoint")
+    if args.score_threshold is not None:
+        predict.set_score_threshold(cfg, args.score_threshold)
+    return partial(predict.Predictor, cfg, weights)
 
 
 def share(text):

@@ -1,19 +1,22 @@
 #!/usr/bin/env python3
-"""Export a classifier: `export_net.py --model fbnetv3_b --format onnx --output exported/b`."""
+"""Export a classifier or a detector: `export_net.py --model fbnetv3_b --format onnx --output exported/b`."""
 
 import shlex
 import sys
+from pathlib import Path
 
 from fbnetv3.cli import ArgumentParser, run_tool
+from fbnetv3.config import is_detection_config
 from fbnetv3.deploy import FORMATS, Int8, export_classifier
-from fbnetv3.deploy.images import images_below
-from fbnetv3.trained import from_config, from_name
+from fbnetv3.deploy.images import images_below, paths_below
+from fbnetv3.errors import UsageError
+from fbnetv3.trained import detector_from_name, detector_weights, from_config, from_name, read_classes
 
 CALIBRATED, TESTED = 256, 1000  # images for int8, at most
 
 
 def main(argv=None):
-    parser = ArgumentParser(description="Export a classifier, once its answers are found to be the network's own.")
+    parser = ArgumentParser(description="Export a network, once its answers are found to be the network's own.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", metavar="FILE", help="training config")
     source.add_argument(
@@ -31,6 +34,14 @@ def main(argv=None):
     args = parser.parse_intermixed_args(argv)
     if args.model and args.overrides:
         parser.error("KEY VALUE pairs need --config")
+    command = shlex.join(["export_net.py", *(sys.argv[1:] if argv is None else argv)])
+    if args.model.startswith("coco/") if args.model else is_detection_config(args.config):
+        export_detector(args, command)
+    else:
+        export_network(args, command)
+
+
+def export_network(args, command):
     images = images_below(args.images) if args.images else None
     chosen = {"weights": args.weights} if args.weights else {}
     if args.config:
@@ -47,7 +58,7 @@ def main(argv=None):
         images=images,
         name=net.name,
         int8=int8_of(net, args.max_drop) if args.int8 else None,
-        command=shlex.join(["export_net.py", *(sys.argv[1:] if argv is None else argv)]),
+        command=command,
     )
     check, size = done.manifest.verification, done.manifest.files[done.model.name]["bytes"]
     what = f"{check['runtime']} before int8" if args.int8 else check["runtime"]
@@ -61,6 +72,30 @@ def main(argv=None):
             f"float32        {found['top1_float32']:6.2f} %  {found['bytes_float32'] / 1e6:5.1f} MB\n"
             f"int8           {found['top1_int8']:6.2f} %  {size / 1e6:5.1f} MB"
         )
+
+
+def export_detector(args, command):
+    if args.format != "onnx" or args.int8:
+        raise UsageError(f"detectors are exported to onnx, not to {'int8' if args.int8 else args.format}")
+    from fbnetv3.detection import export, loading
+
+    config, weights = detector_from_name(args.model, args.weights) if args.model else (args.config, args.weights)
+    cfg = loading.load_config(config, args.overrides)
+    done = export.export_detector(
+        cfg,
+        weights if args.model else detector_weights(config, cfg.OUTPUT_DIR, weights or cfg.MODEL.WEIGHTS),
+        args.output,
+        images=paths_below(args.images) if args.images else None,
+        classes=read_classes(args.classes) if args.classes else None,
+        name=Path(config).stem,
+        command=command,
+    )
+    check, size = done.manifest.verification, done.manifest.files[done.model.name]["bytes"]
+    print(
+        f"{done.model}: {done.manifest.network}, {size / 1e6:.1f} MB; {check['runtime']} finds {check['equal']} of "
+        f"{check['detections']} detections in {check['images']} images as detectron2 does, boxes at most "
+        f"{check['largest_box_difference']:.1e} pixels and scores {check['largest_score_difference']:.1e} away"
+    )
 
 
 def int8_of(net, max_drop):

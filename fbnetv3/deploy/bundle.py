@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 import fbnetv3
-from fbnetv3.data import Preprocessing
-from fbnetv3.deploy.formats import FORMATS, INPUT, OUTPUT
-from fbnetv3.errors import ExportError
-from fbnetv3.file_io import atomic_write, file_sha256
+from fbnetv3.deploy.formats import FORMATS
+from fbnetv3.errors import ExportError, OutputError, UsageError, UserError
+from fbnetv3.file_io import PARTIAL, atomic_write, file_sha256
+
+T = TypeVar("T")
 
 MANIFEST, PREPROCESSING, CLASSES = "manifest.json", "preprocessing.json", "classes.json"
-LAYOUT = 1
+LAYOUT = 2
 """Of the folder; grows when an older `load` could no longer read it."""
+CLASSIFICATION, DETECTION = "classification", "detection"
 _AGAIN = "export it again"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported network.
+
+    Attributes:
+        folder: where it lies.
+        model: the model's file in it.
+        manifest: what the folder holds.
+    """
+
+    folder: Path
+    model: Path
+    manifest: Manifest
 
 
 @dataclass(frozen=True)
@@ -31,35 +52,26 @@ class Manifest:
         network: name of the architecture.
         format: a key of `FORMATS`.
         input: name, type and shape of the input; None in the shape for a size that is open.
-        output: name, type and shape of the logits.
+        output: name, type and shape of the logits; a list of these for a detector's boxes, scores and classes.
         files: for each other file its "sha256" and its size in "bytes".
         versions: of Python and of what exported it.
         command: what exported it.
-        verification: how it was compared with the network: "images", "largest_relative_difference", "tolerance",
-            "runtime".
+        verification: how it was compared with the network: on how many "images", how far it was off, the "tolerance",
+            the "runtime".
+        task: classification or detection.
         layout: of the folder.
     """
 
     network: str
     format: str
     input: dict[str, Any]
-    output: dict[str, Any]
+    output: dict[str, Any] | list[dict[str, Any]]
     files: dict[str, dict[str, Any]]
     versions: dict[str, str]
     command: str
     verification: dict[str, Any]
+    task: str = CLASSIFICATION
     layout: int = LAYOUT
-
-
-def tensors(format: str, preprocessing: Preprocessing, num_classes: int, any_size: bool) -> dict[str, dict[str, Any]]:
-    """The manifest's "input" and "output"."""
-    batch = None if FORMATS[format].any_batch else 1
-    side = None if any_size else preprocessing.resolution
-    shape = [batch, preprocessing.channels, side, side]
-    return {
-        "input": {"name": INPUT, "type": "float32", "shape": shape},
-        "output": {"name": OUTPUT, "type": "float32", "shape": [batch, num_classes]},
-    }
 
 
 def versions(format: str) -> dict[str, str]:
@@ -73,19 +85,9 @@ def versions(format: str) -> dict[str, str]:
     return found
 
 
-def write_description(folder: Path, preprocessing: Preprocessing, classes: list[str]) -> None:
-    """Write what belongs to a model besides its file."""
-    fields = {
-        **asdict(preprocessing),
-        "channels": {1: "grey", 3: "RGB"}[preprocessing.channels],
-        "steps": [
-            f"resize the short side to {preprocessing.resize} pixels ({preprocessing.interpolation}, antialiased)",
-            f"crop the centre, {preprocessing.resolution} x {preprocessing.resolution}",
-            "divide by 255, subtract mean, divide by std, for each channel",
-            "order: image, channel, row, column",
-        ],
-    }
-    _write_json(folder / PREPROCESSING, fields)
+def write_description(folder: Path, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """Write what belongs to a model besides its file: how images become its input, and the classes' names."""
+    _write_json(folder / PREPROCESSING, preprocessing)
     _write_json(folder / CLASSES, list(classes))
 
 
@@ -95,9 +97,17 @@ def checksums(folder: Path, format: str) -> dict[str, dict[str, Any]]:
     return {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in paths}
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest, the last of a folder's files."""
+def described(folder: Path, *, format: str, **fields: Any) -> Manifest:
+    """Write the manifest, the last of a folder's files.
+
+    Args:
+        folder: holds the other files.
+        format: of the model's file.
+        fields: the manifest's, but those that the folder shows.
+    """
+    manifest = Manifest(format=format, files=checksums(folder, format), versions=versions(format), **fields)
     _write_json(folder / MANIFEST, asdict(manifest))
+    return manifest
 
 
 def _write_json(path: Path, value: object) -> None:
@@ -127,6 +137,8 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(**fields)
         listed = {name: (file["sha256"], file["bytes"]) for name, file in manifest.files.items()}
         wanted = {FORMATS[manifest.format].file, PREPROCESSING, CLASSES}
+        if manifest.task not in (CLASSIFICATION, DETECTION):
+            raise KeyError(manifest.task)
     except (TypeError, KeyError, AttributeError):
         raise ExportError(f"{path}: damaged, or not a manifest of an exported network: {_AGAIN}") from None
     if set(listed) != wanted:
@@ -155,28 +167,50 @@ def check_files(folder: Path, manifest: Manifest) -> None:
             )
 
 
-def read_description(folder: Path) -> tuple[Preprocessing, list[str]]:
+def read_description(folder: Path, parsed: Callable[[dict[str, Any]], T]) -> tuple[T, list[str]]:
     """How images become the input, and the names of the classes.
+
+    Args:
+        folder: the exported folder.
+        parsed: makes sense of the fields, or raises TypeError, KeyError or ValueError.
 
     Raises:
         ExportError: a file makes no sense.
     """
     fields, classes = _read_json(folder / PREPROCESSING), _read_json(folder / CLASSES)
     try:
-        preprocessing = Preprocessing(
-            int(fields["resolution"]),
-            int(fields["resize"]),
-            tuple(map(float, fields["mean"])),
-            tuple(map(float, fields["std"])),
-            str(fields["interpolation"]),
-        )
-        if len(preprocessing.mean) != len(preprocessing.std) or len(preprocessing.mean) not in (1, 3):
-            raise ValueError
+        preprocessing = parsed(fields)
     except (TypeError, KeyError, ValueError):
         raise ExportError(f"{folder / PREPROCESSING}: damaged: {_AGAIN}") from None
     if not isinstance(classes, list) or not classes:
         raise ExportError(f"{folder / CLASSES}: is no list of names: {_AGAIN}")
     return preprocessing, [str(name) for name in classes]
+
+
+@contextlib.contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """A folder beside `output` that takes its place when the block ends well, and is gone when it does not.
+
+    Raises:
+        UsageError: there is something at `output` already.
+        OutputError: it cannot be written.
+    """
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise UsageError(f"{output}: is there already: choose another folder, or remove it")
+    temporary = None
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=PARTIAL))
+        yield temporary
+        temporary.chmod(0o755)
+        temporary.replace(output)
+    except OSError as error:
+        if isinstance(error, UserError):
+            raise
+        raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _read_json(path: Path) -> Any:

@@ -2,46 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from importlib import import_module
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fbnetv3.data import Preprocessing
-from fbnetv3.deploy.bundle import Manifest, checksums, tensors, versions, write_description, write_manifest
-from fbnetv3.deploy.formats import FORMATS, captured, folded, needed
+from fbnetv3.deploy.bundle import Exported, described, new_folder, write_description
+from fbnetv3.deploy.formats import FORMATS, INPUT, OUTPUT, captured, check_format, folded
 from fbnetv3.deploy.images import AnyInput, opened, sample_images
 from fbnetv3.deploy.int8 import Int8, quantize_onnx
-from fbnetv3.deploy.predictor import Predictor, open_folder
+from fbnetv3.deploy.predictor import Predictor, fields_of, open_folder
 from fbnetv3.deploy.runtimes import TorchRuntime
-from fbnetv3.errors import ExportError, OutputError, UsageError, UserError, suggest
-from fbnetv3.file_io import PARTIAL
+from fbnetv3.errors import ExportError, UsageError
 
 TOLERANCE = 1e-4
 """Largest difference of a logit, in parts of its image's largest, between an export and the network."""
-
-
-@dataclass(frozen=True)
-class Exported:
-    """An exported network.
-
-    Attributes:
-        folder: where it lies.
-        model: the model's file in it.
-        manifest: what the folder holds.
-    """
-
-    folder: Path
-    model: Path
-    manifest: Manifest
 
 
 def export_classifier(
@@ -92,11 +74,11 @@ def export_classifier(
     original = Predictor(TorchRuntime(reference), preprocessing, classes, name)
     expected = original.logits(examples)
     chosen, output = FORMATS[format], Path(output).expanduser()
-    with _new_folder(output) as folder:
-        shape = (preprocessing.channels, preprocessing.resolution)
-        program = captured(folded(reference, chosen.plain_gates), *shape, any_batch=chosen.any_batch, any_size=any_size)
+    with new_folder(output) as folder:
+        example, axes = _example(preprocessing, chosen.any_batch, any_size)
+        program = captured(folded(reference, chosen.plain_gates), example, axes)
         chosen.write(program, folder / chosen.file)
-        write_description(folder, preprocessing, list(classes))
+        write_description(folder, fields_of(preprocessing), classes)
         found = open_folder(folder, format, name)
         difference = relative_difference(found.logits(examples), expected)
         if chosen.any_batch:
@@ -112,27 +94,45 @@ def export_classifier(
         }
         if int8:
             verification["int8"] = _quantised(folder, found, int8)
-        about = tensors(format, preprocessing, len(classes), any_size)
-        files, made_by = checksums(folder, format), versions(format)
-        manifest = Manifest(
-            name, format, **about, files=files, versions=made_by, command=command, verification=verification
+        manifest = described(
+            folder,
+            network=name,
+            format=format,
+            **_tensors(format, preprocessing, len(classes), any_size),
+            command=command,
+            verification=verification,
         )
-        write_manifest(folder, manifest)
     return Exported(output, output / chosen.file, manifest)
 
 
 def _check(preprocessing: Preprocessing, classes: Sequence[str], format: str, any_size: bool) -> None:
-    if format not in FORMATS:
-        raise UsageError(f"unknown format '{format}': {suggest(format, FORMATS)}")
+    check_format(format)
     if any_size and not FORMATS[format].any_batch:
         raise UsageError(f"{format} files have inputs of one size: leave the open size out, or choose another format")
     if preprocessing.channels not in (1, 3):
         raise UsageError(f"images have 1 or 3 channels, not {preprocessing.channels}")
     if not classes:
         raise UsageError("no class names")
-    for package in FORMATS[format].packages:
-        with needed(package):
-            import_module(package)
+
+
+def _example(preprocessing: Preprocessing, any_batch: bool, any_size: bool) -> tuple[Tensor, list[int]]:
+    """An input to capture the network with, and its axes that stay open."""
+    side = preprocessing.resolution
+    if any_size:
+        side = round(1.5 * side)  # the smallest maps of small inputs have sizes of their own
+    example = torch.zeros(2 if any_batch else 1, preprocessing.channels, side, side)
+    return example, ([0] if any_batch else []) + ([2, 3] if any_size else [])
+
+
+def _tensors(format: str, preprocessing: Preprocessing, num_classes: int, any_size: bool) -> dict[str, dict[str, Any]]:
+    """The manifest's "input" and "output"."""
+    batch = None if FORMATS[format].any_batch else 1
+    side = None if any_size else preprocessing.resolution
+    shape = [batch, preprocessing.channels, side, side]
+    return {
+        "input": {"name": INPUT, "type": "float32", "shape": shape},
+        "output": {"name": OUTPUT, "type": "float32", "shape": [batch, num_classes]},
+    }
 
 
 def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
@@ -170,29 +170,3 @@ def _quantised(folder: Path, found: Predictor, int8: Int8) -> dict[str, float]:
         )
     counts = {"images": len(int8.images), "calibration_images": len(int8.calibration), "max_drop": int8.max_drop}
     return {"top1_float32": before, "top1_int8": after, "bytes_float32": bytes_before, **counts}
-
-
-@contextlib.contextmanager
-def _new_folder(output: Path) -> Iterator[Path]:
-    """A folder beside `output` that takes its place when the block ends well, and is gone when it does not.
-
-    Raises:
-        UsageError: there is something at `output` already.
-        OutputError: it cannot be written.
-    """
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UsageError(f"{output}: is there already: choose another folder, or remove it")
-    temporary = None
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=PARTIAL))
-        yield temporary
-        temporary.chmod(0o755)
-        temporary.replace(output)
-    except OSError as error:
-        if isinstance(error, UserError):
-            raise
-        raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)

@@ -7,16 +7,18 @@ import copy
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fbnetv3.errors import ExportError, MissingPackageError
+from fbnetv3.errors import ExportError, MissingPackageError, UsageError, suggest
 
 INPUT, OUTPUT = "images", "logits"
 AXES = {0: "batch", 2: "height", 3: "width"}
@@ -102,33 +104,40 @@ def folded(model: nn.Module, plain_gates: bool = False) -> nn.Module:
     return model.requires_grad_(False)
 
 
-def captured(
-    model: nn.Module, channels: int, resolution: int, *, any_batch: bool, any_size: bool
-) -> torch.export.ExportedProgram:
+def captured(model: nn.Module, example: Tensor, open_axes: Sequence[int] = ()) -> torch.export.ExportedProgram:
     """The graph of a network, by torch.export.
 
     Args:
-        model: in evaluation mode, from (N, channels, H, W) to (N, classes).
-        channels, resolution: of the input.
-        any_batch: leave N open; else it is 1.
-        any_size: leave H and W open; else both are `resolution`.
+        model: in evaluation mode, of one input.
+        example: an input.
+        open_axes: of the input, whose sizes stay open.
 
     Raises:
         ExportError: the network has something that cannot be captured.
     """
-    side = (
-        round(1.5 * resolution) if any_size else resolution
-    )  # the smallest maps of small inputs have sizes of their own
-    example = torch.zeros(2 if any_batch else 1, channels, side, side)
-    open_axes = ([0] if any_batch else []) + ([2, 3] if any_size else [])
     with _explained("torch.export"), torch.no_grad():
         return torch.export.export(
             model, (example,), dynamic_shapes=(dict.fromkeys(open_axes, torch.export.Dim.DYNAMIC),)
         )
 
 
-def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
-    """One ONNX file with input `images` and output `logits`; open sizes are called batch, height and width.
+def write_onnx(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    *,
+    input: str = INPUT,
+    outputs: Sequence[str] = (OUTPUT,),
+    axes: Mapping[int, str] = AXES,
+    operators: Callable[[], dict[Any, Callable]] = dict,
+) -> None:
+    """One ONNX file.
+
+    Args:
+        program: what `captured` gives.
+        path: the file.
+        input, outputs: what to call them.
+        axes: what to call the open sizes of the input.
+        operators: gives how operators are written that torch does not know how to; asked once onnxscript is there.
 
     Raises:
         MissingPackageError: onnx or onnxscript is not installed.
@@ -138,10 +147,17 @@ def write_onnx(program: torch.export.ExportedProgram, path: Path) -> None:
         import onnx
         import onnxscript  # noqa: F401 - torch's exporter imports it
     with _explained("torch.onnx"):
-        exported = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            input_names=[input],
+            output_names=list(outputs),
+            custom_translation_table=operators(),
+            verbose=False,
+        )
         model = exported.model_proto
     _pool(model.graph)
-    _tidy(model.graph)
+    _tidy(model.graph, axes)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
 
@@ -157,15 +173,23 @@ def _pool(graph) -> None:
         if node.op_type == "ReduceMean" and kept and node.input[1] in axes:
             node.op_type = "GlobalAveragePool"
             del node.attribute[:], node.input[1:]
-    used = {name for node in graph.node for name in node.input}
-    for weight in [weight for weight in graph.initializer if weight.name not in used]:
+    used = set(_read_in(graph))
+    for weight in [weight for weight in small if weight.name not in used]:
         graph.initializer.remove(weight)
 
 
-def _tidy(graph) -> None:
+def _read_in(graph) -> Iterator[str]:
+    """Names that the nodes of a graph read, and those of the graphs inside them."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _read_in(attribute.g)
+
+
+def _tidy(graph, axes: Mapping[int, str]) -> None:
     """Open sizes by names that say what they are, and nothing about the machine that exported it."""
     sizes = graph.input[0].type.tensor_type.shape.dim
-    names = {sizes[axis].dim_param: name for axis, name in AXES.items() if sizes[axis].dim_param}
+    names = {sizes[axis].dim_param: name for axis, name in axes.items() if sizes[axis].dim_param}
     values = [*graph.input, *graph.output, *graph.value_info]
     for value in values:
         for size in value.type.tensor_type.shape.dim:
@@ -203,6 +227,20 @@ FORMATS = {
     "executorch": Format("model.pte", "ExecuTorch", ("executorch",), False, True, write_executorch),
     "torch-export": Format("model.pt2", "torch", (), True, False, write_torch_export),
 }
+
+
+def check_format(format: str) -> None:
+    """Whether files of a format can be written and run here.
+
+    Raises:
+        UsageError: no such format.
+        MissingPackageError: a library is not installed; the text says what to install.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"unknown format '{format}': {suggest(format, FORMATS)}")
+    for package in FORMATS[format].packages:
+        with needed(package):
+            import_module(package)
 
 
 @contextlib.contextmanager

@@ -10,9 +10,11 @@ import numpy as np
 from PIL import Image
 
 from fbnetv3.data.decoding import EncodedImage, read_image
+from fbnetv3.data.upright import read_upright, upright
 from fbnetv3.errors import DataError
 
-AnyInput = str | os.PathLike | np.ndarray | Image.Image | EncodedImage
+AnyPicture = str | os.PathLike | np.ndarray | Image.Image
+AnyInput = AnyPicture | EncodedImage
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 _TRIED = 32
 
@@ -33,15 +35,37 @@ def opened(image: AnyInput, name: str = "the image") -> Image.Image | EncodedIma
             raise DataError(f"{name}: has no pixels")
         return image
     if isinstance(image, (str, os.PathLike)):
-        path = Path(image).expanduser()
-        if path.is_dir():
-            raise DataError(f"{path}: is a folder, not an image: name its files")
-        if not path.exists():
-            raise DataError(f"{path}: no such image")
-        return read_image(str(path))
+        return read_image(str(_existing(image)))
     if isinstance(image, np.ndarray):
         return _from_array(image, name)
     raise DataError(f"{name}: is a {type(image).__name__}; an image is a path, a uint8 array or a Pillow image")
+
+
+def upright_pixels(image: AnyPicture, name: str = "the image") -> np.ndarray:
+    """The pixels of an image as it is seen: turned as its EXIF says, where it has any.
+
+    Args:
+        image: as for `opened`.
+        name: what to call it in a message, where it is no path.
+
+    Returns:
+        uint8 (height, width, 3), RGB.
+
+    Raises:
+        DataError: it is no image, missing, or damaged.
+    """
+    is_path = isinstance(image, (str, os.PathLike))
+    seen = read_upright(_existing(image)) if is_path else upright(opened(image, name))
+    return np.asarray(seen.convert("RGB"))
+
+
+def _existing(image: str | os.PathLike) -> Path:
+    path = Path(image).expanduser()
+    if path.is_dir():
+        raise DataError(f"{path}: is a folder, not an image: name its files")
+    if not path.exists():
+        raise DataError(f"{path}: no such image")
+    return path
 
 
 def _from_array(array: np.ndarray, name: str) -> Image.Image:
@@ -57,17 +81,26 @@ def _from_array(array: np.ndarray, name: str) -> Image.Image:
 
 
 def images_below(folder: str | os.PathLike, most: int = _TRIED) -> list[EncodedImage]:
-    """Images of a folder and the folders in it, spread evenly over their sorted names.
+    """Images of a folder, as `paths_below` finds them.
 
     Raises:
         DataError: there is none, or one is damaged.
+    """
+    return [read_image(str(path)) for path in paths_below(folder, most)]
+
+
+def paths_below(folder: str | os.PathLike, most: int = _TRIED) -> list[Path]:
+    """Image files of a folder and the folders in it, spread evenly over their sorted names.
+
+    Raises:
+        DataError: there is none.
     """
     root = Path(folder).expanduser()
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not paths:
         raise DataError(f"{root}: {'no image in it' if root.is_dir() else 'no such folder'}")
     step = max(1, len(paths) / most)
-    return [read_image(str(paths[int(i * step)])) for i in range(min(most, len(paths)))]
+    return [paths[int(i * step)] for i in range(min(most, len(paths)))]
 
 
 def sample_images(channels: int) -> list[Image.Image]:
@@ -85,6 +118,18 @@ def sample_images(channels: int) -> list[Image.Image]:
     for photo in load_sample_images().images:
         half = [side // 2 for side in photo.shape[:2]]
         found += [photo, *(part for rows in np.split(photo[: 2 * half[0]], 2) for part in _halves(rows, half[1]))]
+    return [Image.fromarray(part) for part in found]
+
+
+def sample_photographs() -> list[Image.Image]:
+    """Photographs of three shapes, from scikit-learn: two, and of each the halves and the middle square."""
+    from sklearn.datasets import load_sample_images
+
+    found = []
+    for photo in load_sample_images().images:
+        height, width = photo.shape[:2]
+        left = (width - height) // 2
+        found += [photo, *_halves(photo, width // 2), np.ascontiguousarray(photo[:, left : left + height])]
     return [Image.fromarray(part) for part in found]
 
 

@@ -1,17 +1,17 @@
-"""One predictor for every format: images in, labels with probabilities out."""
+"""One predictor of classes for every format: images in, labels with probabilities out."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from fbnetv3.data import Preprocessing
-from fbnetv3.deploy.bundle import check_files, read_description, read_manifest
+from fbnetv3.deploy.bundle import read_description
 from fbnetv3.deploy.formats import FORMATS
 from fbnetv3.deploy.images import AnyInput, is_several, opened
 from fbnetv3.deploy.runtimes import Runtime, open_runtime
@@ -97,26 +97,35 @@ class Predictor:
             yield torch.stack(inputs).numpy()
 
 
-def load(folder: str | os.PathLike) -> Predictor:
-    """The predictor of an exported folder, whatever its format, once every file's checksum is found right.
-
-    A checksum tells damage, not malice: as any archive of torch.export, a .pt2 file may run code when it is opened.
-    Load those only from people you trust; ONNX and ExecuTorch files hold none.
-
-    Args:
-        folder: what `tools/export_net.py` or `export_classifier` has made.
-
-    Raises:
-        ExportError: no exported folder, or a file is missing or damaged; the text names it.
-        MissingPackageError: the format's runtime is not installed; the text says what to install.
-    """
-    folder = Path(folder).expanduser()
-    manifest = read_manifest(folder)
-    check_files(folder, manifest)
-    return open_folder(folder, manifest.format, manifest.network)
-
-
 def open_folder(folder: Path, format: str, name: str) -> Predictor:
-    """The predictor of a folder whose manifest is known. Checks nothing."""
-    preprocessing, classes = read_description(folder)
+    """The predictor of a classifier's folder whose manifest is known. Checks nothing."""
+    preprocessing, classes = read_description(folder, preprocessing_from)
     return Predictor(open_runtime(format, folder / FORMATS[format].file), preprocessing, classes, name)
+
+
+def fields_of(preprocessing: Preprocessing) -> dict[str, Any]:
+    """What preprocessing.json says."""
+    return {
+        **asdict(preprocessing),
+        "channels": {1: "grey", 3: "RGB"}[preprocessing.channels],
+        "steps": [
+            f"resize the short side to {preprocessing.resize} pixels ({preprocessing.interpolation}, antialiased)",
+            f"crop the centre, {preprocessing.resolution} x {preprocessing.resolution}",
+            "divide by 255, subtract mean, divide by std, for each channel",
+            "order: image, channel, row, column",
+        ],
+    }
+
+
+def preprocessing_from(fields: Mapping[str, Any]) -> Preprocessing:
+    """The reverse of `fields_of`."""
+    found = Preprocessing(
+        int(fields["resolution"]),
+        int(fields["resize"]),
+        tuple(map(float, fields["mean"])),
+        tuple(map(float, fields["std"])),
+        str(fields["interpolation"]),
+    )
+    if len(found.mean) != len(found.std) or len(found.mean) not in (1, 3):
+        raise ValueError
+    return found

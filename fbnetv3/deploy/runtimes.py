@@ -84,10 +84,14 @@ class OnnxRuntime:
     def run(self, batch: np.ndarray) -> np.ndarray:
         """float32 (N, channels, H, W) to logits, float32 (N, classes)."""
         if self._threads == 1 or len(batch) < self._threads or not self._any_batch:
-            return self._session.run(None, {INPUT: batch})[0]
+            return self.outputs(INPUT, batch)[0]
         session, pool = self._divided
         parts = np.array_split(batch, self._threads)
         return np.concatenate(list(pool.map(lambda part: session.run(None, {INPUT: part})[0], parts)))
+
+    def outputs(self, name: str, value: np.ndarray) -> list[np.ndarray]:
+        """All outputs for the one input, which is called so."""
+        return self._session.run(None, {name: value})
 
     @cached_property
     def _divided(self) -> tuple[Any, ThreadPoolExecutor]:

@@ -17,7 +17,7 @@ import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-from fbnetv3.detection.images import orientation, upright_size
+from fbnetv3.data.upright import orientation, upright_size
 from fbnetv3.errors import DataError
 
 logger = logging.getLogger(__name__)

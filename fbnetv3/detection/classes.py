@@ -59,13 +59,7 @@ def classes_of(cfg: CfgNode, categories: Sequence[Mapping[str, Any]] | None = No
     """
     _, count = class_count(cfg)
     if categories is not None:
-        found = classes_in(categories)
-        if len(found) != count:
-            raise UsageError(
-                f"the annotations have {len(found)} categories ({', '.join(found.names[:3])}, ...), the detector "
-                f"{count} classes: give the annotations that it was trained on, or those of the same categories"
-            )
-        return found
+        return _annotated(categories, count)
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         found = _known_to_detectron2(name)
         if found is not None and len(found) == count:
@@ -74,6 +68,34 @@ def classes_of(cfg: CfgNode, categories: Sequence[Mapping[str, Any]] | None = No
     if coco is not None and len(coco) == count:
         return coco
     return Classes(tuple(f"class {n}" for n in range(1, count + 1)), tuple(range(1, count + 1)))
+
+
+def named_classes(names: Sequence[str], categories: Sequence[Mapping[str, Any]] | None = None) -> Classes:
+    """Classes of a detector of which the names alone are known, such as an exported one.
+
+    Args:
+        names: by number of the class.
+        categories: of a COCO-format file, which then has the names and ids. Without them, COCO's names have COCO's ids,
+            and others ids from 1.
+
+    Raises:
+        UsageError: the file has another number of categories than there are names.
+    """
+    if categories is not None:
+        return _annotated(categories, len(names))
+    coco = _known_to_detectron2(_COCO)
+    return coco if coco and coco.names == tuple(names) else Classes(tuple(names), tuple(range(1, len(names) + 1)))
+
+
+def _annotated(categories: Sequence[Mapping[str, Any]], count: int) -> Classes:
+    """The categories of a file, if there are so many."""
+    found = classes_in(categories)
+    if len(found) != count:
+        raise UsageError(
+            f"the annotations have {len(found)} categories ({', '.join(found.names[:3])}, ...), the detector "
+            f"{count} classes: give the annotations that it was trained on, or those of the same categories"
+        )
+    return found
 
 
 def _known_to_detectron2(name: str) -> Classes | None:

@@ -52,19 +52,19 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
             parent.objectness_logits = FusedConv(parent.objectness_logits)
             parent.anchor_deltas = FusedConv(parent.anchor_deltas)
     model = fuse_blocks(model)
-    for module in model.modules():
-        if isinstance(module, DetectronConv2d):
-            _fold(module)
+    fold_norms(model)
     return model.to(memory_format=torch.channels_last)
 
 
-def _fold(conv: DetectronConv2d) -> None:
-    """Fold the norm that detectron2's convolutions have within, if it can be."""
-    norm = getattr(conv, "norm", None)
-    both = folded(conv, norm) if isinstance(norm, nn.Module) else None
-    if both is not None:
-        conv.weight, conv.bias = (nn.Parameter(value, requires_grad=False) for value in both)
-        conv.norm = None
+def fold_norms(model: nn.Module) -> None:
+    """Fold the norms that detectron2's convolutions have within, in place, where they can be. In eval mode the outputs
+    stay the same up to rounding."""
+    for conv in model.modules():
+        norm = getattr(conv, "norm", None) if isinstance(conv, DetectronConv2d) else None
+        both = folded(conv, norm) if isinstance(norm, nn.Module) else None
+        if both is not None:
+            conv.weight, conv.bias = (nn.Parameter(value, requires_grad=False) for value in both)
+            conv.norm = None
 
 
 class FusedBoxHead(nn.Module):

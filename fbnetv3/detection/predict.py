@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from fbnetv3.detection.annotations import read_annotations
 from fbnetv3.detection.checkpoint import load_detector
 from fbnetv3.detection.classes import Classes, classes_of
 from fbnetv3.detection.drawing import DRAWN_AS, draw_detections, save_picture
+from fbnetv3.detection.exported import ExportedPredictor
 from fbnetv3.detection.images import read_image, resize_at_test
 from fbnetv3.detection.inference import optimize_for_inference
 from fbnetv3.detection.quiet import without_advice
@@ -58,6 +59,10 @@ class Predictor:
             model = load_detector(build_model(self.cfg), weights).eval()
             self.model = optimize_for_inference(model) if optimize else model
         self.format, self._resize = self.cfg.INPUT.FORMAT, resize_at_test(self.cfg)
+
+    def classes(self, categories: Sequence[Mapping[str, Any]] | None = None) -> Classes:
+        """The detector's classes; see `classes_of`."""
+        return classes_of(self.cfg, categories)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
@@ -185,7 +190,7 @@ def _paths(inputs: Iterable[str | os.PathLike], leave_out: Path | None) -> Itera
 
 
 def detect_files(
-    predictor: Predictor,
+    predictor: Predictor | ExportedPredictor,
     files: Sequence[ImageFile],
     output: Path,
     *,
@@ -214,7 +219,7 @@ def detect_files(
         UsageError: the annotations have another number of categories than the detector classes.
         OutputError: the folder cannot be written.
     """
-    classes, found = classes_of(predictor.cfg, categories), Found()
+    classes, found = predictor.classes(categories), Found()
     output.mkdir(parents=True, exist_ok=True)
     pictures = picture_paths(files, output / PICTURES)
     try:

@@ -5,6 +5,7 @@ import pytest
 from fbnetv3.data import build_dataset
 from fbnetv3.deploy import export_classifier
 from fbnetv3.trained import from_name
+from tests.tools.conftest import tool  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="session")

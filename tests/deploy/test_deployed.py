@@ -131,8 +131,9 @@ def test_a_damaged_manifest(text, message, folder):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"layout": 2}, "newer fbnetv3: update"),
+        ({"layout": 3}, "newer fbnetv3: update"),
         ({"format": "tflite"}, "not a manifest"),
+        ({"task": "segmentation"}, "not a manifest"),
         ({"files": {}}, "damaged: lists"),
         ({"files": {"../model.pt2": {"sha256": "", "bytes": 1}}}, "damaged: lists"),
     ],

@@ -2,8 +2,10 @@
 
 import torch
 import yaml
+from detectron2.modeling import build_model
 from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torch import nn
 
 from fbnetv3.detection import config_file, get_config
 
@@ -33,6 +35,42 @@ def image(height=64, width=96, boxes=((8.0, 8.0, 40.0, 48.0),), masks=False, see
         instances.gt_masks = BitMasks(bits)
     pixels = torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed))
     return {"image": pixels.float(), "instances": instances, "height": height, "width": width}
+
+
+def inputs_of(masks=False):
+    return [
+        image(96, 128, boxes=((8.0, 8.0, 72.0, 56.0), (70.0, 30.0, 120.0, 90.0)), masks=masks),
+        image(128, 90, masks=masks, seed=3),
+        image(150, 1, boxes=((0.0, 10.0, 1.0, 100.0),), masks=masks, seed=4),
+    ]
+
+
+def settled(cfg, inputs=None, least_variance=0.0):
+    """A detector whose BatchNorms have seen images, so that scores differ as after a training, and some are high.
+
+    Args:
+        cfg: its config.
+        inputs: the images, as detectron2's mapper gives them; default: two of `inputs_of`.
+        least_variance: of a channel; channels that hardly vary would make much of rounding.
+    """
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.momentum = 1.0
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.uniform_(m.bias, -0.3, 0.3)
+    for name, value in model.named_parameters():
+        if name.endswith(("cls_score.weight", "objectness_logits.weight", "bbox_pred.weight")):
+            value.data *= 30
+        if name == "head.cls_score.bias":
+            value.data.zero_()
+    with torch.no_grad(), EventStorage():
+        model.train()(inputs or inputs_of(cfg.MODEL.MASK_ON)[:2])
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.running_var.clamp_(min=least_variance)
+    return model.eval()
 
 
 def train_step(model, inputs):

@@ -11,7 +11,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from fbnetv3.data.decoding import DamagedImageError
-from fbnetv3.detection.images import ResizeShortestEdge, read_image, upright_size
+from fbnetv3.data.upright import upright_size
+from fbnetv3.detection.images import ResizeShortestEdge, read_image
 from fbnetv3.detection.mapper import FBNetV3DatasetMapper
 from tests.detection.coco_files import annotation, dataset, save_dataset, save_image, turned
 from tests.detection.detectors import small_config, train_step

@@ -6,14 +6,13 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage
 from torch import nn
 from torchvision.ops import roi_align
 
 from fbnetv3.detection import optimize_for_inference
 from fbnetv3.detection.inference import FrugalOutputLayers, FrugalRPN, FusedBoxHead
 from fbnetv3.detection.pooling import ExpandingPooler, align_rows
-from tests.detection.detectors import detect, image, small_config
+from tests.detection.detectors import detect, inputs_of, settled, small_config
 from tests.modeling.test_fused import assert_close
 
 ALL = [
@@ -23,33 +22,6 @@ ALL = [
     "retinanet_fbnetv3_a_FPN",
     "faster_rcnn_torchvision_efficientnet_b0_C4",
 ]
-
-
-def inputs_of(masks=False):
-    return [
-        image(96, 128, boxes=((8.0, 8.0, 72.0, 56.0), (70.0, 30.0, 120.0, 90.0)), masks=masks),
-        image(128, 90, masks=masks, seed=3),
-        image(150, 1, boxes=((0.0, 10.0, 1.0, 100.0),), masks=masks, seed=4),
-    ]
-
-
-def settled(cfg):
-    """A detector whose BatchNorms have seen images, so that scores differ as after a training, and some are high."""
-    torch.manual_seed(0)
-    model = build_model(cfg)
-    for m in model.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            m.momentum = 1.0
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.uniform_(m.bias, -0.3, 0.3)
-    for name, value in model.named_parameters():
-        if name.endswith(("cls_score.weight", "objectness_logits.weight", "bbox_pred.weight")):
-            value.data *= 30
-        if name == "head.cls_score.bias":
-            value.data.zero_()
-    with torch.no_grad(), EventStorage():
-        model.train()(inputs_of(cfg.MODEL.MASK_ON)[:2])
-    return model.eval()
 
 
 def config(name):

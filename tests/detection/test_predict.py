@@ -291,7 +291,11 @@ def test_wrong_calls_are_one_line(tool, detect, tmp_path):  # noqa: F811
         (detect("--input", tmp_path / "x.png", "MODEL.NOTHING", "1"), 2, "unknown key MODEL.NOTHING"),
         (detect("MODEL.NOTHING", "1", "--input", tmp_path / "x.png"), 2, "unknown key MODEL.NOTHING"),
         (detect("--input", tmp_path / "x.png", "--output", tmp_path / "x.png"), 1, "x.png: File exists"),
-        (tool("detect", "--input", "x", *output), 2, "name either --model, an entry of the model zoo, or --config"),
+        (
+            tool("detect", "--input", "x", *output),
+            2,
+            "or an exported folder, or --config with --weights",
+        ),
         (
             tool("detect", "--config", tmp_path / "config.yaml", "--input", "x", *output),
             2,
