@@ -39,10 +39,11 @@ OPTIONAL = {
     "deploy/box_ops.py": {"onnxscript"},
     "deploy/formats.py": {"onnx", "onnxscript", "executorch"},
     "deploy/graphs.py": {"onnx"},
-    "deploy/int8.py": {"onnxruntime"},
+    "deploy/quantize_onnx.py": {"onnx", "onnxruntime"},
+    "deploy/quantize_executorch.py": {"executorch", "torchao"},
     "deploy/runtimes.py": {"onnxruntime", "executorch"},
 }
-HEAVY = {"detectron2", "ray", "onnx", "onnxscript", "onnxruntime", "executorch", "openvino", "timm"}
+HEAVY = {"detectron2", "ray", "onnx", "onnxscript", "onnxruntime", "executorch", "torchao", "openvino", "timm"}
 
 
 def imports(file):

@@ -5,14 +5,17 @@ import shlex
 import sys
 from pathlib import Path
 
+from tabulate import tabulate
+
 from fbnetv3.cli import ArgumentParser, run_tool
 from fbnetv3.config import is_detection_config
 from fbnetv3.deploy import FORMATS, Int8, export_classifier
 from fbnetv3.deploy.images import images_below, paths_below
-from fbnetv3.errors import UsageError
+from fbnetv3.deploy.int8 import folder_split
+from fbnetv3.errors import DataError, UsageError
 from fbnetv3.trained import detector_from_name, detector_weights, from_config, from_name, read_classes
 
-CALIBRATED, TESTED = 256, 1000  # images for int8, at most
+CALIBRATED = 256  # images that int8 is calibrated on, at most
 
 
 def main(argv=None):
@@ -28,12 +31,13 @@ def main(argv=None):
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to make")
     parser.add_argument("--any-size", action="store_true", help="leave height and width open, not only the batch")
     parser.add_argument("--images", metavar="DIR", help="folder of images to compare on (default: scikit-learn's)")
-    parser.add_argument("--int8", action="store_true", help="quantise, by the config's training images (onnx)")
-    parser.add_argument("--max-drop", type=float, default=1.0, metavar="POINTS", help="of top-1 (default: %(default)s)")
+    add_int8_arguments(parser)
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to change")
     args = parser.parse_intermixed_args(argv)
     if args.model and args.overrides:
         parser.error("KEY VALUE pairs need --config")
+    if args.calibration and not args.int8:
+        parser.error("--calibration needs --int8")
     command = shlex.join(["export_net.py", *(sys.argv[1:] if argv is None else argv)])
     if args.model.startswith("coco/") if args.model else is_detection_config(args.config):
         export_detector(args, command)
@@ -57,7 +61,7 @@ def export_network(args, command):
         any_size=args.any_size,
         images=images,
         name=net.name,
-        int8=int8_of(net, args.max_drop) if args.int8 else None,
+        int8=int8_of(net, args) if args.int8 else None,
         command=command,
     )
     check, size = done.manifest.verification, done.manifest.files[done.model.name]["bytes"]
@@ -66,12 +70,8 @@ def export_network(args, command):
         f"{done.model}: {net.name}, {size / 1e6:.1f} MB; {what} differs from the network by at most "
         f"{check['largest_relative_difference']:.1e} of the largest logit on {check['images']} images"
     )
-    if found := check.get("int8"):
-        print(
-            f"on {found['images']} images   top-1      size\n"
-            f"float32        {found['top1_float32']:6.2f} %  {found['bytes_float32'] / 1e6:5.1f} MB\n"
-            f"int8           {found['top1_int8']:6.2f} %  {size / 1e6:5.1f} MB"
-        )
+    if args.int8:
+        print(int8_table(check["int8"]))
 
 
 def export_detector(args, command):
@@ -98,9 +98,60 @@ def export_detector(args, command):
     )
 
 
-def int8_of(net, max_drop):
-    images, targets = net.labelled("val", TESTED)
-    return Int8(net.labelled("train", CALIBRATED)[0], images, targets, max_drop)
+def add_int8_arguments(parser):
+    add = parser.add_argument_group("int8").add_argument
+    add("--int8", action="store_true", help="quantise, for onnx and executorch")
+    add("--calibration", metavar="DIR", help="images to calibrate on (default: the config's training images)")
+    add(
+        "--val-images",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="compare with float32 on at most so many (default: %(default)s)",
+    )
+    add("--max-drop", type=float, default=1.0, metavar="POINTS", help="of top-1 (default: %(default)s)")
+    add(
+        "--min-agreement",
+        type=float,
+        metavar="PERCENT",
+        help="of images for which the answer stays the same (default: 98 without labels, any with them)",
+    )
+    add("--reduce-range", action="store_true", help="7-bit weights, for x86 without VNNI (onnx)")
+
+
+def int8_of(net, args):
+    """The dataset's validation images to compare on; where it is not there, others of the calibration folder."""
+    judged = {"max_drop": args.max_drop, "min_agreement": args.min_agreement, "reduce_range": args.reduce_range}
+    try:
+        images, targets = net.labelled("val", args.val_images)
+    except (DataError, UsageError) as error:
+        if not args.calibration:
+            raise
+        print(f"no labels, so agreement with float32 decides ({error})", file=sys.stderr)
+        return Int8(*folder_split(args.calibration, CALIBRATED, args.val_images), **judged)
+    own = images_below(args.calibration, CALIBRATED) if args.calibration else net.labelled("train", CALIBRATED)[0]
+    return Int8(own, images, targets, **judged)
+
+
+def int8_table(found):
+    """Before and after, in lines; top-1 only where there were labels."""
+    before, after = found["bytes_float32"], found["bytes_int8"]
+    rows = {"float32": ["", megabytes(before), ""], "int8": [f"{found['agreement']:.2f} %", megabytes(after)]}
+    rows["int8"].append(f"{100 * after / before:.1f} %")
+    headers = ["agreement", "size", "of float32"]
+    if "top1_int8" in found:
+        headers.insert(0, "top-1")
+        for kind, row in rows.items():
+            row.insert(0, f"{found[f'top1_{kind}']:.2f} %")
+    lines = [[kind, *row] for kind, row in rows.items()]
+    align = ["left", *("right" for _ in headers)]
+    return tabulate(
+        lines, [f"on {found['images']} images", *headers], tablefmt="plain", colalign=align, disable_numparse=True
+    )
+
+
+def megabytes(count):
+    return f"{count / 1e6:.2f} MB"
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from fbnetv3.data import Preprocessing
 from fbnetv3.deploy.bundle import Exported, described, new_folder, write_description
 from fbnetv3.deploy.formats import FORMATS, INPUT, OUTPUT, captured, check_format, folded
 from fbnetv3.deploy.images import AnyInput, opened, sample_images
-from fbnetv3.deploy.int8 import Int8, quantize_onnx
+from fbnetv3.deploy.int8 import QUANTIZED, Int8, quantised
 from fbnetv3.deploy.predictor import Predictor, fields_of, open_folder
 from fbnetv3.deploy.runtimes import TorchRuntime
 from fbnetv3.errors import ExportError, UsageError
@@ -54,7 +54,7 @@ def export_classifier(
         name: of the network.
         command: what to note in the manifest as the origin.
         tolerance: largest difference of a logit, in parts of its image's largest, that passes.
-        int8: quantise what has passed; only for onnx.
+        int8: quantise what has passed; for onnx and executorch.
 
     Raises:
         UsageError: a wrong argument, or the folder is in use.
@@ -64,8 +64,9 @@ def export_classifier(
         OutputError: the folder cannot be written.
     """
     _check(preprocessing, classes, format, any_size)
-    if int8 and format != "onnx":
-        raise UsageError(f"int8 is made for onnx, not for {format}")
+    if int8 and (format not in QUANTIZED or (int8.reduce_range and format != "onnx")):
+        what, made = ("reduce_range", "onnx") if int8.reduce_range else ("int8", " and ".join(QUANTIZED))
+        raise UsageError(f"{what} is made for {made}, not for {format}")
     given = sample_images(preprocessing.channels) if images is None else images
     if not given:
         raise UsageError("no image to compare the export on")
@@ -93,7 +94,7 @@ def export_classifier(
             "runtime": found.runtime.name,
         }
         if int8:
-            verification["int8"] = _quantised(folder, found, int8)
+            verification["int8"] = quantised(program, folder, format, found, int8)
         manifest = described(
             folder,
             network=name,
@@ -155,18 +156,3 @@ def _refuse(difference: float, tolerance: float, runtime: str, name: str) -> Non
             f"{name}: {runtime} answers differently from the network, by {difference:.1e} of the largest logit where "
             f"{tolerance:.0e} is allowed: nothing was exported"
         )
-
-
-def _quantised(folder: Path, found: Predictor, int8: Int8) -> dict[str, float]:
-    """Quantise the folder's model; what it was, and what has become of it."""
-    file, before = folder / FORMATS["onnx"].file, int8.top1(found.logits(int8.images))
-    bytes_before = file.stat().st_size
-    quantize_onnx(file, found.batches(int8.calibration))
-    after = int8.top1(open_folder(folder, "onnx", found.name).logits(int8.images))
-    if before - after > int8.max_drop:
-        raise ExportError(
-            f"{found.name}: int8 takes top-1 from {before:.2f} to {after:.2f} % on {len(int8.images)} images, where "
-            f"{int8.max_drop:g} points are allowed: nothing was exported; try other images to calibrate on"
-        )
-    counts = {"images": len(int8.images), "calibration_images": len(int8.calibration), "max_drop": int8.max_drop}
-    return {"top1_float32": before, "top1_int8": after, "bytes_float32": bytes_before, **counts}

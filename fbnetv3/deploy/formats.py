@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from fbnetv3.errors import ExportError, MissingPackageError, UsageError, suggest
+from fbnetv3.errors import ExportError, MissingPackageError, UsageError, UserError, suggest
 
 INPUT, OUTPUT = "images", "logits"
 AXES = {0: "batch", 2: "height", 3: "width"}
@@ -115,7 +115,7 @@ def captured(model: nn.Module, example: Tensor, open_axes: Sequence[int] = ()) -
     Raises:
         ExportError: the network has something that cannot be captured.
     """
-    with _explained("torch.export"), torch.no_grad():
+    with explained("torch.export"), torch.no_grad():
         return torch.export.export(
             model, (example,), dynamic_shapes=(dict.fromkeys(open_axes, torch.export.Dim.DYNAMIC),)
         )
@@ -146,7 +146,7 @@ def write_onnx(
     with needed("onnx", "onnxscript"):
         import onnx
         import onnxscript  # noqa: F401 - torch's exporter imports it
-    with _explained("torch.onnx"):
+    with explained("torch.onnx"):
         exported = torch.onnx.export(
             program,
             dynamo=True,
@@ -210,7 +210,7 @@ def write_executorch(program: torch.export.ExportedProgram, path: Path) -> None:
     with needed("executorch"), silent():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
-    with _explained("ExecuTorch"):
+    with explained("ExecuTorch"):
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     with path.open("wb") as f:
         lowered.write_to_file(f)
@@ -218,7 +218,7 @@ def write_executorch(program: torch.export.ExportedProgram, path: Path) -> None:
 
 def write_torch_export(program: torch.export.ExportedProgram, path: Path) -> None:
     """A .pt2 archive for `torch.export.load`."""
-    with _explained("torch.export"):
+    with explained("torch.export"):
         torch.export.save(program, path)
 
 
@@ -244,12 +244,16 @@ def check_format(format: str) -> None:
 
 
 @contextlib.contextmanager
-def _explained(exporter: str) -> Iterator[None]:
-    """Exporters raise almost anything: one sentence of it. Their warnings are for their authors."""
+def explained(exporter: str) -> Iterator[None]:
+    """Exporters raise almost anything: one sentence of it. Their warnings are for their authors.
+
+    Raises:
+        ExportError: whatever the block raises, but for users' errors, want of memory, and what the system refuses.
+    """
     try:
         with silent():
             yield
-    except (MemoryError, OSError):
+    except (MemoryError, OSError, UserError):
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__

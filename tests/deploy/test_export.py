@@ -12,11 +12,9 @@ from torch import nn
 
 import fbnetv3
 from fbnetv3.data import Preprocessing
-from fbnetv3.deploy import FORMATS, Int8, Predictor, export_classifier, load
+from fbnetv3.deploy import FORMATS, export_classifier, load
 from fbnetv3.deploy.export import relative_difference
 from fbnetv3.deploy.formats import folded
-from fbnetv3.deploy.int8 import quantize_onnx
-from fbnetv3.deploy.runtimes import open_runtime
 from fbnetv3.errors import ExportError, MissingPackageError, OutputError, UsageError
 from tests.test_docs import ROOT
 
@@ -191,37 +189,3 @@ def test_a_missing_library_is_named_before_anything_is_done(tmp_path, monkeypatc
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(MissingPackageError, match="run pip install onnxscript"):
         export_classifier(Mean(), SMALL, ["a", "b"], tmp_path / "out")
-
-
-@pytest.fixture
-def int8(digits, held_out):
-    return Int8(digits.labelled("train", 64)[0], *held_out)
-
-
-def test_int8_is_smaller_and_no_worse(exported, digits, int8, tmp_path):
-    onnx = pytest.importorskip("onnx")
-    model = tmp_path / "model.onnx"
-    model.write_bytes((exported("onnx") / "model.onnx").read_bytes())
-    whole = load(exported("onnx"))
-    quantize_onnx(model, whole.batches(int8.calibration))
-    kinds = {x.name: x.data_type for x in onnx.load(model).graph.initializer if len(x.dims) == 4}
-    assert set(kinds.values()) == {onnx.TensorProto.INT8}
-    assert model.stat().st_size < 0.6 * (exported("onnx") / "model.onnx").stat().st_size
-    found = Predictor(open_runtime("onnx", model), digits.preprocessing, digits.classes)
-    assert int8.top1(found.logits(int8.images)) >= int8.top1(whole.logits(int8.images)) - 2.5  # an image of 40
-
-
-def test_int8_is_noted_and_refused_where_it_loses_too_much(int8, tmp_path):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.BatchNorm2d(4), nn.Hardswish(), nn.Flatten(), nn.Linear(36, 10))
-    arguments = (model, SMALL, [str(d) for d in range(10)])
-    noted = export_classifier(*arguments, tmp_path / "in", int8=int8).manifest.verification["int8"]
-    assert (noted["images"], noted["calibration_images"], noted["max_drop"]) == (40, 64, 1.0)
-    assert noted["top1_int8"] >= noted["top1_float32"] - 1
-    with pytest.raises(ExportError, match=r"int8 takes top-1 from .* on 40 images, where -100 points are allowed"):
-        export_classifier(*arguments, tmp_path / "out", int8=replace(int8, max_drop=-100))
-    assert not (tmp_path / "out").exists()
-    with pytest.raises(UsageError, match="int8 is made for onnx"):
-        export_classifier(*arguments, tmp_path / "out", int8=int8, format="torch-export")
-    with pytest.raises(UsageError, match="others with a target each"):
-        replace(int8, targets=[])
