@@ -12,7 +12,7 @@ from mkdocs.utils import get_relative_url
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(([^)\s#]+)(#[^)\s]*)?\)")
-# Files that have a page of their own.
+# Files that have a page of their own, for links that do not name the file.
 PAGES = {"fbnetv3/config/defaults.py": "config.md"}
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".sbatch": "bash"}
 LONGEST_FENCE = "~" * 12
@@ -36,7 +36,7 @@ def on_page_markdown(markdown, page, config, files):
     def replaced(link):
         text, target, anchor = link.groups()
         path = outside(page.file.src_uri, target)
-        if path in PAGES and not text.startswith("`"):
+        if path in PAGES and not text.strip("`").endswith(".py"):
             return f"[{text}]({get_relative_url(PAGES[path], page.file.src_uri)})"
         if path:
             address = get_relative_url(files.get_file_from_path(f"source/{path}.md").url, page.file.url)

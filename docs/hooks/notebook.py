@@ -40,7 +40,7 @@ def page(file):
             elif "text/plain" in data:
                 printed += "".join(data["text/plain"]) + "\n"
         if printed:
-            parts.append(f"```text\n{printed.rstrip()}\n```")
+            parts.append(f"``` {{ .text .output }}\n{printed.rstrip()}\n```")
     first, *rest = parts
     note = f"*This page is a [notebook]({file.name}){{ download }}: download it and run it yourself.*"
     return "\n\n".join([first, note, *rest]) + "\n", pictures
