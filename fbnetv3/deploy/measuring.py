@@ -59,7 +59,7 @@ def _written(name: str, module: nn.Module, shape: Sequence[int], folder: Path) -
         return format, path
     if shape[0] != 1:
         raise UsageError(f"{name} runs one image at a time")
-    program = captured(folded(module, plain_gates=True), shape[1], shape[2], any_batch=False, any_size=False)
+    program = captured(folded(module, plain_gates=True), torch.zeros(*shape))
     FORMATS[format].write(program, path)
     return format, path
 
