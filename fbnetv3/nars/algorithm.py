@@ -24,6 +24,7 @@ from fbnetv3.nars.evaluators import Evaluate, build_evaluator, name_of
 from fbnetv3.nars.evolution import Evolved, evolve
 from fbnetv3.nars.executors import open_executor
 from fbnetv3.nars.labels import free_labels
+from fbnetv3.nars.latency import LATENCY
 from fbnetv3.nars.predictor import Predictor, PretrainReport
 from fbnetv3.nars.rounds import Progress, Rounds, Watch, ranked
 from fbnetv3.nars.sampling import sample_pool
@@ -292,7 +293,10 @@ def _describe(space: Space, evaluator: str | Evaluate, settings: SearchSettings)
     values["columns"] = {
         name: column if isinstance(column, str) else name for name, column in values["columns"].items()
     }
-    values["latency"] = settings.latency and file_sha256(Path(settings.latency).expanduser())[:12]
+    # a latency table decides what is tried only where candidates are bounded by it, or the predictor learns from it
+    learned = () if isinstance(settings.labels, str) else settings.labels
+    uses_table = settings.latency and LATENCY in (*settings.constraints, *learned)
+    values["latency"] = file_sha256(Path(settings.latency).expanduser())[:12] if uses_table else None
     values |= {"space": f"{space.name} ({_digest(space)[:12]})", "evaluator": name_of(evaluator)}
     # an object is compared by its kind: its text may hold an address
     return json.loads(json.dumps({"settings": values, "fbnetv3": fbnetv3.__version__}, default=lambda o: str(type(o))))
