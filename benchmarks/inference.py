@@ -7,7 +7,6 @@ side has a process of its own; they take turns. Needs timm and openvino.
 
 import argparse
 import tempfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +35,8 @@ def main():
     torch.set_num_threads(args.threads)
     if args.side:
         network, batch, file = args.case
-        serve(partial(side_of(args.side, network, Path(file)), images_of(int(batch))))
+        run, images = side_of(args.side, network, Path(file)), images_of(int(batch))
+        serve(lambda: len(run(images)))
         return
     with tempfile.TemporaryDirectory() as folder:
         for network in args.networks:
