@@ -27,7 +27,7 @@ TURN, PAUSE = 0.3, 0.05  # seconds
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--side", choices=SIDES, help="serve to the process that compares")
     parser.add_argument("--case", nargs=3, metavar=("NETWORK", "BATCH", "FILE"))
