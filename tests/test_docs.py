@@ -13,6 +13,7 @@ from fbnetv3 import model_zoo
 from fbnetv3.config import is_detection_config, load_config
 from fbnetv3.engine.ablation import cell_config, cells, load_ablation
 from fbnetv3.file_io import cached_path
+from fbnetv3.nars import load_space
 from fbnetv3.nars.settings import SearchSettings, load_search_config
 from tests.modeling.test_weights import mobile_vision
 
@@ -99,6 +100,23 @@ def test_commands_to_export_and_classify_are_understood(words, monkeypatch):
     monkeypatch.setattr(tool, "export_detector", lambda args, command: found(args.model or args.config), raising=False)
     with pytest.raises(Parsed):
         tool.main(words[start + 1 :])
+
+
+@pytest.mark.parametrize("words", [*commands(("measure_net.py",))])
+def test_commands_to_measure_are_understood(words, monkeypatch):
+    spec = spec_from_file_location("the_tool", ROOT / "tools" / "measure_net.py")
+    tool = module_from_spec(spec)
+    spec.loader.exec_module(tool)
+
+    def found(args):
+        assert args.space is None or load_space(ROOT / args.space)
+        assert all(name.startswith("exported/") or fbnetv3.list_models(name) for name in args.names)
+        raise Parsed
+
+    for name in ("check", "fill", "compare"):
+        monkeypatch.setattr(tool, name, found)
+    with pytest.raises(Parsed):
+        tool.main(words[words.index("tools/measure_net.py") + 1 :])
 
 
 def test_every_setting_of_a_search_is_explained():
