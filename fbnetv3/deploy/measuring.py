@@ -16,9 +16,10 @@ import torch
 from torch import nn
 
 from fbnetv3.arch import ArchDef
-from fbnetv3.deploy.bundle import check_files, read_description, read_manifest
+from fbnetv3.deploy.bundle import DETECTION, check_files, read_description, read_manifest
 from fbnetv3.deploy.formats import FORMATS, captured, folded
 from fbnetv3.deploy.graphs import onnx_graph
+from fbnetv3.deploy.predictor import preprocessing_from
 from fbnetv3.deploy.runtimes import OnnxRuntime, Runtime, TorchRuntime, open_runtime
 from fbnetv3.deploy.timing import MemoryWatch, Timing, time_calls
 from fbnetv3.errors import UsageError, suggest
@@ -117,15 +118,17 @@ def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **how: float)
 
     Raises:
         ExportError: no exported folder, or a damaged one.
-        UsageError: a batch that it does not take.
+        UsageError: a batch that it does not take, or a detector.
     """
     folder = Path(folder).expanduser()
     manifest = read_manifest(folder)
     check_files(folder, manifest)
+    if manifest.task == DETECTION:
+        raise UsageError(f"{folder}: is a detector, whose time depends on what it sees; classifiers can be measured")
     wanted, channels, *sides = manifest.input["shape"]
     if wanted not in (None, batch):
         raise UsageError(f"{folder}: takes {wanted} image at a time, not {batch}")
-    side = sides[0] or read_description(folder)[0].resolution
+    side = sides[0] or read_description(folder, preprocessing_from)[0].resolution
     return _apart(
         partial(open_runtime, manifest.format, folder / FORMATS[manifest.format].file),
         (batch, channels, side, side),
