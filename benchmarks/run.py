@@ -55,7 +55,8 @@ BENCHMARKS = {
         "Inference",
         "FBNetV3-B and G at 224 pixels, the same weights and images. *eager*: torch without an export, as "
         "`tools/classify.py` runs a network; *deployed*: `deploy.load` of an ONNX export. timm's networks come as they "
-        "are; OpenVINO runs our file. At batch 1, 3.3 times timm's G would take nine tenths of the machine's peak.",
+        "are; OpenVINO runs our file. The goals against timm are B's; for G they would take nine tenths of this "
+        "machine's peak in matrix products at batch 1, and more than all of it at batch 16.",
     ),
     "roofline": Benchmark(
         "roofline.py",
