@@ -37,7 +37,7 @@ def main(argv=None):
     parser = ArgumentParser(description="Simulate a search on many GPUs in virtual time, or compare with one that ran.")
     add = parser.add_argument
     add("--gpus", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256, 512], metavar="N", help="in all")
-    add("--gpus-per-trial", default="auto", metavar="N", help="auto is what ends first (default: auto)")
+    add("--gpus-per-trial", default="auto", metavar="N", help="auto is 1, 2, 4 or 8, whichever ends first (auto)")
     add("--asynchronous", action="store_true", help="beside rounds, a search that proposes whenever a GPU is free")
     add("--in-flight", type=int, metavar="N", help="asynchronously, trials at a time at most (default: the batch)")
     add("--failure-rate", type=float, default=1e-3, metavar="X", help="of a GPU in an hour (default: %(default)s)")

@@ -331,8 +331,8 @@ def test_what_makes_no_sense_is_refused(wrong, message):
 
 
 def test_many_gpus_are_split_over_the_trials():
-    """With room for all trials, one GPU each would leave the others idle; with little, each trial has one."""
-    load = workload(batch=12)
+    """With room for all trials, one GPU each would leave the others idle; where that costs nothing, each has one."""
+    load = Workload(((10.0,) * 12,) * 2, 4, 3)
     assert fastest_split(load, Cluster(6, scaling=0.9)) == 1
     assert fastest_split(load, Cluster(48, scaling=0.9)) == 4
 
