@@ -123,7 +123,7 @@ def draw(rows: Sequence[Scaled], file: Path) -> None:
         used.plot(gpus, [100 * row.utilisation for row in here], "o-", color=colour, label=name)
     gpus = sorted({row.cluster.gpus for row in rows})
     least = min(row.gpu_seconds.mean() for row in rows) / 86400
-    time.plot(gpus, [least / count for count in gpus], ":", color="0.4", label="the least of the GPU hours, all GPUs busy")
+    time.plot(gpus, [least / count for count in gpus], ":", color="0.4", label="least GPU hours, all GPUs busy")
     time.set(xscale="log", yscale="log", xlabel="GPUs", ylabel="wall time, days")
     used.set(xscale="log", ylim=(0, 103), xlabel="GPUs", ylabel="utilisation, %")
     for axes in (time, used):
