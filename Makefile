@@ -8,6 +8,8 @@ STAMP := $(VENV)/setup.stamp
 # A wheel for the CPU where pip's default brings CUDA: make setup PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
 DEMO := output/demo
+# Processes that share the tests, each with one thread.
+TEST_WORKERS ?= 2
 
 .PHONY: setup demo demo-detection test lint format clean
 
@@ -32,7 +34,7 @@ demo-detection: $(STAMP)
 	$(BIN)/python tools/train_net.py --config configs/coco/faster_rcnn_fbnetv3_digits_C4.yaml OUTPUT_DIR $(DEMO)-detection
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

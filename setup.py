@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").
 
 SEARCH = ["ray>=2"]
 EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript"]
-TEST = ["hypothesis", "pytest", "pytest-timeout", "timm", *SEARCH, *EXPORT]
+TEST = ["hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "timm", *SEARCH, *EXPORT]
 LINT = ["ruff==0.17.6"]
 
 setup(
