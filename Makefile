@@ -1,5 +1,5 @@
-# `make demo` trains and evaluates a network, `make demo-detection` a detector, `make test` runs the tests. All of them
-# set everything up first.
+# `make demo` trains and evaluates a network, `make demo-detection` a detector, `make test` runs the tests, `make docs`
+# builds the documentation. All of them set everything up first.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ DEMO := output/demo
 # Processes that share the tests, each with one thread.
 TEST_WORKERS ?= 2
 
-.PHONY: setup demo demo-detection test lint format clean
+.PHONY: setup demo demo-detection test lint format docs notebook clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,14 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
+	@echo "the site: output/site/index.html"
+
+# Runs the tour again and saves its outputs in it.
+notebook: $(STAMP)
+	$(BIN)/python docs/run_notebook.py
 
 clean:
 	rm -rf $(VENV) output build dist *.egg-info

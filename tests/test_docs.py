@@ -1,7 +1,10 @@
-"""README and docs: their Python runs, their commands parse, their links lead somewhere."""
+"""README and docs: their Python runs, their commands parse, their links lead somewhere; the notebook too."""
 
+import ast
+import json
 import re
 import shlex
+from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -10,7 +13,9 @@ import torch
 
 import fbnetv3
 from fbnetv3 import model_zoo
-from fbnetv3.config import is_detection_config, load_config
+from fbnetv3.cli import ArgumentParser
+from fbnetv3.config import get_cfg, is_detection_config, load_config
+from fbnetv3.config.config import flat_keys
 from fbnetv3.engine.ablation import cell_config, cells, load_ablation
 from fbnetv3.file_io import cached_path
 from fbnetv3.nars import load_space
@@ -18,12 +23,26 @@ from fbnetv3.nars.settings import SearchSettings, load_search_config
 from tests.modeling.test_weights import mobile_vision
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGURED = ("train_net.py", "cache_teacher.py", "run_ablation.py", "search_net.py")
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+CONFIGURED = (
+    *("train_net.py", "cache_teacher.py", "run_ablation.py", "search_net.py"),
+    *("train.sbatch", "search.sbatch"),
+)
+NOTEBOOK = ROOT / "docs" / "tour.ipynb"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), NOTEBOOK]
+
+
+def text_of(page):
+    if page.suffix != ".ipynb":
+        return page.read_text()
+    return "\n".join("".join(cell["source"]) for cell in cells_of(page, "markdown"))
+
+
+def cells_of(notebook, kind):
+    return [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == kind]
 
 
 def blocks(page, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture
@@ -61,10 +80,11 @@ def test_training_commands_name_configs_and_keys_that_exist(words):
         return
     _, config, *overrides = words[tool + 1 :]
     assert words[tool + 1] == "--config"
+    if words[tool].endswith(("search_net.py", "search.sbatch")):  # its options are settings too
+        load_search_config(ROOT / config, [word.removeprefix("--") for word in overrides if word != "--resume"])
+        return
     overrides = [word for word in overrides if not word.startswith("--")]
-    if words[tool].endswith("search_net.py"):
-        load_search_config(ROOT / config, overrides)
-    elif words[tool].endswith("run_ablation.py"):
+    if words[tool].endswith("run_ablation.py"):
         ablation = load_ablation(ROOT / config)
         cell_config(ablation, cells(ablation)[0], overrides)
     elif not is_detection_config(ROOT / config):
@@ -119,6 +139,28 @@ def test_commands_to_measure_are_understood(words, monkeypatch):
         tool.main(words[words.index("tools/measure_net.py") + 1 :])
 
 
+@pytest.mark.parametrize("words", [*commands(("make_split.py", "make_shards.py", "analyze_net.py", "detect.py"))])
+def test_other_commands_are_understood(words, monkeypatch):
+    start = next(i for i, word in enumerate(words) if word.endswith(".py"))
+    if words[start].endswith("detect.py") and find_spec("detectron2") is None:
+        pytest.skip("needs detectron2")
+    for name in ("parse_args", "parse_intermixed_args"):
+        monkeypatch.setattr(ArgumentParser, name, understood(getattr(ArgumentParser, name)))
+    spec = spec_from_file_location("the_tool", ROOT / words[start])
+    tool = module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    with pytest.raises(Parsed):
+        tool.main(words[start + 1 :])
+
+
+def understood(parse):
+    def parsed(parser, arguments):
+        parse(parser, arguments)
+        raise Parsed
+
+    return parsed
+
+
 def test_every_setting_of_a_search_is_explained():
     names = re.findall(
         r"`(\w+)`", "".join(re.findall(r"^\| `.*?\|", (ROOT / "docs/search.md").read_text(), re.MULTILINE))
@@ -128,15 +170,89 @@ def test_every_setting_of_a_search_is_explained():
 
 def test_every_tool_in_the_docs_is_there():
     for page in PAGES:
-        for tool in re.findall(r"(?:tools|benchmarks)/\w+\.py", page.read_text()):
+        for tool in re.findall(r"(?:tools|benchmarks)/[\w/]+\.(?:py|sbatch)", text_of(page)):
             assert (ROOT / tool).exists(), f"{page.name}: {tool}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_links_lead_somewhere(page):
-    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+    for target in re.findall(r"\]\(([^)#]+)", text_of(page)):
         if "://" not in target:
             assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_functions_are_where_links_say(page):
+    for name, target in re.findall(r"\[`([A-Za-z_][\w.]*)`\]\(([^)#]+\.py)\)", text_of(page)):
+        if not name.endswith(".py"):
+            assert name in defined((page.parent / target).read_text()), f"{name} in {target}"
+
+
+def defined(source):
+    """Functions and classes of a module, and their methods as `Class.method`."""
+    for node in ast.parse(source).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            yield node.name
+        if isinstance(node, ast.ClassDef):
+            yield from (f"{node.name}.{each.name}" for each in node.body if isinstance(each, ast.FunctionDef))
+
+
+def test_every_page_is_in_the_sites_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text()
+    for page in PAGES[1:]:
+        assert f" {page.stem}.md\n" in navigation, page.name
+
+
+def test_the_config_reference_has_every_key(hook):
+    page = hook("config_reference").page()
+    of_classifiers, of_detectors = (
+        re.findall(r"^\| `([\w.]+)` \|", part, re.MULTILINE) for part in page.split("\n## Detectors\n")
+    )
+    assert sorted(of_classifiers) == sorted(flat_keys(get_cfg()))
+    assert "| `SOLVER.LABEL_SMOOTHING` | `0.0` | Share of the target that label smoothing" in page
+    assert "MODEL.FBNETV3.ARCH" in of_detectors
+
+
+def test_a_key_without_a_comment_is_named(hook, tmp_path):
+    (tmp_path / "defaults.py").write_text("# A seed.\n_C.SEED = 0\n_C.OTHER = 1\n")
+    with pytest.raises(ValueError, match=r"defaults\.py:3: OTHER has no comment"):
+        hook("config_reference").sections(tmp_path / "defaults.py")
+
+
+def test_the_api_reference_has_all_that_packages_offer(hook):
+    api, claimed = hook("api_reference"), {}
+    for package in api.PACKAGES:
+        page = api.page(package, (), claimed)
+        offered = import_module(package).__all__ if package != "fbnetv3.detection" or find_spec("detectron2") else ()
+        for name in {*offered} - {"__version__"}:
+            assert f"{package}.{name}" in page, f"{package}.{name}"
+
+
+@pytest.fixture
+def hook(monkeypatch):
+    """What makes pages of the site, by its name."""
+    pytest.importorskip("mkdocs", reason="pip install 'fbnetv3[docs]'")
+    monkeypatch.syspath_prepend(ROOT / "docs" / "hooks")
+    return import_module
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    """All of its cells, in a kernel of this Python, with this checkout."""
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=500, kernel_name="python3").execute(cwd=tmp_path)
+    assert (tmp_path / "output/tour/search/report.html").exists()
+    assert (tmp_path / "output/tour/exported/model.onnx").exists()
+
+
+def test_the_notebook_was_saved_with_its_outputs():
+    cells = cells_of(NOTEBOOK, "code")
+    assert [cell["execution_count"] for cell in cells] == [*range(1, len(cells) + 1)]
+    outputs = [output for cell in cells for output in cell["outputs"]]
+    assert not [output for output in outputs if output["output_type"] == "error"]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2
+    assert str(Path.home()) not in NOTEBOOK.read_text()
 
 
 def test_the_readmes_table_is_the_zoos():

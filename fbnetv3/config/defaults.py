@@ -54,8 +54,9 @@ _C.INPUT = CN()
 _C.INPUT.RESOLUTION = 0
 # Short side before the centre crop of evaluation, in pixels; 0 keeps the architecture's ratio to RESOLUTION.
 _C.INPUT.RESIZE = 0
-# Normalisation of RGB (or grey) in [0, 1]; as many values as channels.
+# Mean of RGB (or grey) in [0, 1], which normalisation subtracts; as many values as channels.
 _C.INPUT.MEAN = [0.485, 0.456, 0.406]
+# Deviation, by which it then divides; as many values as channels.
 _C.INPUT.STD = [0.229, 0.224, 0.225]
 # Interpolation of every resize: bilinear, bicubic or nearest.
 _C.INPUT.INTERPOLATION = "bilinear"
@@ -81,13 +82,17 @@ _C.SOLVER.OPTIMIZER = "sgd"
 _C.SOLVER.LR = 0.1
 # The learning rate grows in proportion to BATCH_SIZE / LR_BATCH_SIZE; 0 takes LR as it is.
 _C.SOLVER.LR_BATCH_SIZE = 0
+# Momentum of either optimiser.
 _C.SOLVER.MOMENTUM = 0.9
+# Nesterov's momentum, for sgd.
 _C.SOLVER.NESTEROV = True
-# RMSProp's smoothing of the squared gradient, and what is added to its root. The paper gives neither. With 0.25,
+# RMSProp's smoothing of the squared gradient. The paper does not give it.
+_C.SOLVER.RMSPROP_ALPHA = 0.9
+# What is added to the root of RMSProp's squared gradient. The paper does not give it. With 0.25,
 # gradients much smaller than that move the weights as far at a rate of lr as SGD at 4 * lr, which is what Table 2's
 # factor of 4 between the two suggests; with 1e-3, no recipe of Table 2 trained a small FBNetV3 on CIFAR-10.
-_C.SOLVER.RMSPROP_ALPHA = 0.9
 _C.SOLVER.RMSPROP_EPS = 0.25
+# L2 penalty on the weights.
 _C.SOLVER.WEIGHT_DECAY = 1e-5
 # Whether weight decay holds for biases and for the scales and shifts of norms too.
 _C.SOLVER.DECAY_NORM_BIAS = True
@@ -105,6 +110,7 @@ _C.SOLVER.SCHEDULE = "exponential"
 _C.SOLVER.DECAY = 0.9875
 # Epochs in which the learning rate rises linearly from WARMUP_FACTOR * LR.
 _C.SOLVER.WARMUP_EPOCHS = 5.0
+# Share of LR that the warm-up begins with.
 _C.SOLVER.WARMUP_FACTOR = 0.1
 # Share of the target that label smoothing spreads over all classes.
 _C.SOLVER.LABEL_SMOOTHING = 0.0

@@ -22,7 +22,6 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     # A classifier's weights to start trunk and box head from: a file, a URL or "zoo://" and a model zoo entry. They
     # must be of the same architecture. "" starts afresh. Not read where MODEL.WEIGHTS names a detector's weights.
     cfg.MODEL.FBNETV3.WEIGHTS = ""
-
     # NHWC memory order, which is faster on CPUs and on GPUs with tensor cores.
     cfg.MODEL.FBNETV3.CHANNELS_LAST = True
 
@@ -35,10 +34,13 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     # A data set of one's own: COCO's files of annotations, and the folders that hold the images. They are known as
     # "own_train" and "own_test", and take the place of DATASETS.TRAIN and TEST.
     cfg.DATASETS.OWN = CfgNode()
+    # Annotations to train on; "" for DATASETS.TRAIN and TEST as they are.
     cfg.DATASETS.OWN.TRAIN_JSON = ""
+    # Folder of their images.
     cfg.DATASETS.OWN.TRAIN_IMAGES = ""
-    # "" evaluates on nothing.
+    # Annotations to evaluate on; "" evaluates on nothing.
     cfg.DATASETS.OWN.TEST_JSON = ""
+    # Folder of their images.
     cfg.DATASETS.OWN.TEST_IMAGES = ""
 
     # "SGD", or "AdamW", which takes neither SOLVER.MOMENTUM nor SOLVER.NESTEROV.
