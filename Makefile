@@ -9,7 +9,7 @@ STAMP := $(VENV)/setup.stamp
 PIP_ARGS ?=
 DEMO := output/demo
 
-.PHONY: setup demo demo-detection test lint format clean
+.PHONY: setup demo demo-detection test harden lint format clean
 
 setup: $(STAMP)
 
@@ -33,6 +33,11 @@ demo-detection: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# The tests of tests/hardening at length: an hour. HARDEN=25 is fifty kills of each kind and more.
+HARDEN ?= 25
+harden: $(STAMP)
+	FBNETV3_HARDENING=$(HARDEN) $(BIN)/python -m pytest tests/hardening --timeout 7200 -rA -q
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
