@@ -22,7 +22,7 @@ NASTY = st.one_of(
     st.floats(),
     st.text(max_size=8),
     st.lists(st.one_of(st.integers(-5, 300), st.floats(-2, 2)), max_size=4),
-)
+).map(copy.deepcopy)  # what is drawn may be changed
 
 
 def _places(data, path=()):
