@@ -9,7 +9,9 @@ from fbnetv3.arch.blocks import ACTIVATIONS, BLOCK_SPECS, SE_GATES, BlockSpec
 from fbnetv3.errors import FieldError, UnknownNameError
 
 MAX_CHANNELS = 65_536
+MIN_EXPANSION = 0.01
 MAX_REPEAT = 1_000
+MAX_BLOCKS = 10_000
 MAX_RESOLUTION = 8_192
 
 
@@ -59,8 +61,8 @@ class Row:
         if self.expansion is not None:
             if isinstance(self.expansion, bool) or not isinstance(self.expansion, (int, float)):
                 raise ArchError(f"{self.expansion!r} is not a number", "expansion")
-            if not 0 < self.expansion <= 64:
-                raise ArchError(f"{self.expansion} is not in (0, 64]", "expansion")
+            if not MIN_EXPANSION <= self.expansion <= 64:
+                raise ArchError(f"{self.expansion} is not in [{MIN_EXPANSION}, 64]", "expansion")
         _check_choice("se", self.se, SE_GATES)
         _check_choice("act", self.act, ACTIVATIONS)
         if self.dw_padding is not None:
@@ -148,6 +150,8 @@ class ArchDef:
             raise ArchError("is not a tuple of stages", "stages")
         if not self.stages:
             raise ArchError("empty: a network needs at least one stage", "stages")
+        if (count := sum(row.repeat for stage in self.stages for row in stage.rows)) > MAX_BLOCKS:
+            raise ArchError(f"{count:,} blocks are more than {MAX_BLOCKS:,}", "stages")
         self._check_blocks()
 
     def _check_blocks(self) -> None:

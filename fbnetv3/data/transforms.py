@@ -28,6 +28,7 @@ Transform = Callable[[AnyImage], Tensor]
 Box = tuple[int, int, int, int]
 
 _MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact"}
+INTERPOLATIONS = tuple(_MODES)
 _RATIOS = (3 / 4, 4 / 3)
 
 

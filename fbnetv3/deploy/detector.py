@@ -17,6 +17,7 @@ from fbnetv3.deploy.runtimes import OnnxRuntime
 from fbnetv3.errors import ExportError, UsageError
 
 FORMAT = "onnx"
+_MOST_PIXELS = 100_000  # of a side
 INPUT, OUTPUTS = "image", ("boxes", "scores", "classes")
 
 
@@ -171,6 +172,6 @@ def fields_of(resizing: Resizing) -> dict[str, Any]:
 def resizing_from(fields: Mapping[str, Any]) -> Resizing:
     """The reverse of `fields_of`."""
     found = Resizing(int(fields["shortest"]), int(fields["longest"]))
-    if found.shortest < 0 or found.longest < 1:
+    if found.shortest < 0 or not 1 <= found.longest <= _MOST_PIXELS:
         raise ValueError
     return found

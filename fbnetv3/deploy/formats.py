@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import logging
 import re
 import warnings
@@ -218,8 +219,10 @@ def write_executorch(program: torch.export.ExportedProgram, path: Path) -> None:
 
 def write_torch_export(program: torch.export.ExportedProgram, path: Path) -> None:
     """A .pt2 archive for `torch.export.load`."""
+    archive = io.BytesIO()  # torch's own writer ends the process where the disk is full
     with explained("torch.export"):
-        torch.export.save(program, path)
+        torch.export.save(program, archive)
+    path.write_bytes(archive.getbuffer())
 
 
 FORMATS = {

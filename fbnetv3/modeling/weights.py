@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,7 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
             from safetensors.torch import load_file
 
             return load_file(path)
+        _refuse_bombs(path)
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -150,6 +152,22 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
         what = "is a web page, not weights" if page else f"is damaged or not a checkpoint ({type(error).__name__})"
         hint = "; it was removed from the cache, so that the next call downloads it again" if forget(path) else ""
         raise WeightsError(f"{path}: {what}{hint}") from None
+
+
+def _refuse_bombs(path: Path) -> None:
+    """Refuse an archive that is larger inside than outside; torch stores all as it is, and compresses nothing.
+
+    Raises:
+        ValueError: it is one, or a damaged archive.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # older checkpoints are no archives
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > (
+        path.stat().st_size
+    ):
+        raise ValueError("its archive is larger inside than outside")
 
 
 def state_dict_of(checkpoint: object, name: str) -> StateDict:

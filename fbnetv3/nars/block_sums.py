@@ -15,7 +15,8 @@ import numpy as np
 
 from fbnetv3.arch import ArchError, Row
 from fbnetv3.arch.blocks import BlockSpec
-from fbnetv3.nars.space import Space, SpaceError, is_variable, split_expansion
+from fbnetv3.nars.space import Space
+from fbnetv3.nars.templates import SpaceError, is_variable, split_expansion
 
 # Numbers, none of them negative, that are known of a block: its registered name, its spec, the side of its input.
 Priced = Callable[[str, BlockSpec, int], Sequence[float]]
@@ -23,6 +24,7 @@ Priced = Callable[[str, BlockSpec, int], Sequence[float]]
 # A table with more places than this is not laid out in memory; what is in it is then looked for by sorting.
 _MOST_PLACES = 4_000_000
 _UNKNOWN, _INVALID = -2, -1
+_MOST_OF_A_BLOCK = 2**48
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ class _Part:
             *fields, channels, side = values
             spec, height = self.block(dict(zip(names, fields, strict=True)), channels, side)
             found = (_INVALID,) * priced.columns if spec is None else priced.of(self.fixed["block"], spec, side)
+            if max(found) > _MOST_OF_A_BLOCK:  # sums of such would not fit into 64 bits
+                found, height = (_INVALID,) * priced.columns, _INVALID
             self._known[known] = (*found, height)
         return self._known[known]
 

@@ -78,6 +78,8 @@ class EvolutionSettings:
         ):
             if getattr(self, name) < least:
                 raise UsageError(f"evolution: {name} {getattr(self, name)} is less than {least}")
+            if getattr(self, name) > 10**6:
+                raise UsageError(f"evolution: {name} {getattr(self, name)} is more than a million")
 
 
 @dataclass(frozen=True)

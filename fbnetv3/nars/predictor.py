@@ -68,8 +68,11 @@ class PredictorSettings:
             if getattr(self, name) < 0:
                 raise UsageError(f"predictor: {name} {getattr(self, name)} is less than 0")
         for name in ("pretrain_lr", "lr", "tuned_lr", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"predictor: {name} {getattr(self, name)} is no number of at least 0")
+            if not 0 <= getattr(self, name) <= 10**6:
+                raise UsageError(f"predictor: {name} {getattr(self, name)} is no number of at least 0 and at most 1e6")
+        for name, most in (("members", 10**4), ("width", 10**5)):
+            if getattr(self, name) > most:
+                raise UsageError(f"predictor: {name} {getattr(self, name)} is more than {most:,}")
         if self.members < 4 or self.members % 2:
             raise UsageError(f"predictor: members {self.members} is not an even number of at least 4")
 
