@@ -11,7 +11,7 @@ DEMO := output/demo
 # Processes that share the tests, each with one thread.
 TEST_WORKERS ?= 2
 
-.PHONY: setup demo demo-detection test harden lint format docs notebook clean
+.PHONY: setup demo demo-detection test coverage harden lint format docs notebook clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,11 @@ demo-detection: $(STAMP)
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+
+# The tests once more, with the share of fbnetv3/ that they run, file by file, in output/coverage.
+coverage: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --cov=fbnetv3 --cov-report=term \
+	    --cov-report=html:output/coverage
 
 # The tests of tests/hardening at length: an hour. HARDEN=25 is fifty kills of each kind and more.
 HARDEN ?= 25

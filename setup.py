@@ -10,7 +10,18 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").
 
 SEARCH = ["ray>=2"]
 EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript"]
-TEST = ["hypothesis", "ipykernel", "nbclient", "pytest", "pytest-timeout", "pytest-xdist", "timm", *SEARCH, *EXPORT]
+TEST = [
+    "hypothesis",
+    "ipykernel",
+    "nbclient",
+    "pytest",
+    "pytest-cov",
+    "pytest-timeout",
+    "pytest-xdist",
+    "timm",
+    *SEARCH,
+    *EXPORT,
+]
 LINT = ["ruff==0.17.6"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.29"]
 

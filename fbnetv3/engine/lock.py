@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows: nobody keeps a second training out
+    fcntl = None
 
 from fbnetv3.engine.distributed import World
 from fbnetv3.engine.files import RunFiles
@@ -75,6 +79,8 @@ class RunLock:
         except OSError as error:
             reason = error.strerror or error
             return OutputError(f"{folder}: cannot be written ({reason}): set OUTPUT_DIR to a folder that can")
+        if fcntl is None:
+            return None
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
