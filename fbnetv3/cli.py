@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from fbnetv3.errors import Terminated, UserError
 
@@ -16,7 +17,7 @@ from fbnetv3.errors import Terminated, UserError
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser, whose complaint is one line."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 

@@ -210,7 +210,9 @@ def _read_index(shard: Path) -> ShardIndex:
                 key, _, ending = name.partition(".")
                 key = f"{folder}/{key}"
                 if ending.lower() == "cls":
-                    targets[key] = int(tar.extractfile(member).read())
+                    content = tar.extractfile(member)
+                    assert content is not None  # it is a file
+                    targets[key] = int(content.read())
                 elif f".{ending.lower()}" in IMG_EXTENSIONS:
                     found[key] = (member.offset_data, member.size, member.name)
             if tar.offset >= shard.stat().st_size:  # no mark of the end
