@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fvcore.common.config import CfgNode
@@ -122,6 +122,7 @@ def _run_training(cfg: CfgNode, world: World, resume: bool, callbacks: Sequence[
     arch = build_arch(cfg, cfg.MODEL.ARCH)
     inputs = build_inputs(cfg, arch, device, world)
     model = build_model(cfg, arch, inputs.train.classes, device, cfg.MODEL.WEIGHTS)
+    num_classes = cast("int", model.num_classes)
     if cfg.MODEL.SYNC_BN and world.size > 1:
         model = sync_batchnorm(model, device)
     if world.rank:  # the same weights, other chances: dropout, stochastic depth, mixup
@@ -131,7 +132,7 @@ def _run_training(cfg: CfgNode, world: World, resume: bool, callbacks: Sequence[
     about = {
         "arch": arch.name,
         "definition": describe_arch(arch),
-        "num_classes": model.num_classes,
+        "num_classes": num_classes,
         "in_chans": cfg.MODEL.IN_CHANS,
         "steps_per_epoch": len(inputs.train_loader),
         "config": _decisive_keys(cfg),
@@ -151,7 +152,7 @@ def _run_training(cfg: CfgNode, world: World, resume: bool, callbacks: Sequence[
 
     trainer = Trainer(
         model,
-        build_objective(cfg, model.num_classes, inputs.preprocessing.resolution, device),
+        build_objective(cfg, num_classes, inputs.preprocessing.resolution, device),
         optimizer_of(cfg, model),
         schedule_of(cfg),
         inputs.train_loader,
@@ -159,7 +160,7 @@ def _run_training(cfg: CfgNode, world: World, resume: bool, callbacks: Sequence[
         epochs=cfg.SOLVER.EPOCHS,
         device=device,
         channels_last=cfg.MODEL.CHANNELS_LAST,
-        mixup=build_mixup(cfg, model.num_classes),
+        mixup=build_mixup(cfg, num_classes),
         ema=ema,
         precision=getattr(torch, cfg.SOLVER.PRECISION),
         accumulate=cfg.SOLVER.ACCUMULATE,
@@ -192,7 +193,7 @@ def _run_training(cfg: CfgNode, world: World, resume: bool, callbacks: Sequence[
             model.compile()
         metrics = trainer.run()
     results = {key.removeprefix("val_"): value for key, value in metrics.items()}
-    return RunResult(results, curve.results, files, model.num_classes)
+    return RunResult(results, curve.results, files, num_classes)
 
 
 def run_evaluation(cfg: CfgNode) -> dict[str, float]:
