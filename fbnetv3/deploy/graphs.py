@@ -51,7 +51,8 @@ def onnx_graph(module: nn.Module, shape: tuple[int, ...]) -> bytes:
     except Exception as error:
         raise ExportError(f"{type(module).__name__}: cannot be traced ({str(error)[:200]})") from error
     modules = dict(module.named_modules())
-    nodes, weights, names = [], [], {}
+    nodes, weights = [], []
+    names: dict[Any, str] = {}
 
     def weight(name: str, value: torch.Tensor) -> str:
         weights.append(numpy_helper.from_array(value.detach().contiguous().numpy(), name))
