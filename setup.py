@@ -11,7 +11,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").
 SEARCH = ["ray>=2"]
 EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript"]
 TEST = ["hypothesis", "pytest", "pytest-timeout", "timm", *SEARCH, *EXPORT]
-LINT = ["ruff==0.17.6"]
+LINT = ["mypy==2.4.1", "ruff==0.17.6"]
 
 setup(
     name="fbnetv3",
@@ -24,6 +24,7 @@ setup(
     packages=[*find_packages(include=["fbnetv3", "fbnetv3.*"]), "fbnetv3.model_zoo", "fbnetv3.configs"],
     package_dir={"fbnetv3.model_zoo": "model_zoo", "fbnetv3.configs": "configs"},
     package_data={
+        "fbnetv3": ["py.typed"],
         "fbnetv3.model_zoo": ["entries.yaml", "weights/*.pth"],
         "fbnetv3.configs": ["**/*.yaml"],
     },
