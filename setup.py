@@ -22,7 +22,7 @@ TEST = [
     *SEARCH,
     *EXPORT,
 ]
-LINT = ["ruff==0.17.6"]
+LINT = ["mypy==2.4.1", "ruff==0.17.6"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.29"]
 
 setup(
@@ -46,6 +46,7 @@ setup(
     packages=[*find_packages(include=["fbnetv3", "fbnetv3.*"]), "fbnetv3.model_zoo", "fbnetv3.configs"],
     package_dir={"fbnetv3.model_zoo": "model_zoo", "fbnetv3.configs": "configs"},
     package_data={
+        "fbnetv3": ["py.typed"],
         "fbnetv3.model_zoo": ["entries.yaml", "weights/*.pth"],
         "fbnetv3.configs": ["**/*.yaml"],
     },

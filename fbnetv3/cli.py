@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from fbnetv3.errors import Terminated, UserError
 
@@ -18,7 +19,7 @@ _LONGEST = 4000  # characters of an error; what a file holds may be megabytes
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser, whose complaint is one line."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 

@@ -162,10 +162,9 @@ class ArchDef:
             if block.kind == "mbpool" and block is not blocks[-1]:
                 raise ArchError("mbpool ends in a 1x1 map: it can only be the network's last block", f"{where}.block")
             groups = getattr(block.spec, "groups", 1)
-            if groups < 1 or getattr(block.spec, "mid_channels", groups) % groups:
-                raise ArchError(
-                    f"does not divide the {block.spec.mid_channels} expanded channels", f"{where}.dw_group_width"
-                )
+            mid = getattr(block.spec, "mid_channels", groups)
+            if groups < 1 or mid % groups:
+                raise ArchError(f"does not divide the {mid} expanded channels", f"{where}.dw_group_width")
             _, size, _ = block.spec.cost(size, size)
             if size < 1:
                 raise ArchError(f"{self.resolution} is too small: nothing is left at {where}", "resolution")

@@ -110,7 +110,7 @@ class Scaled:
     depth: float
     width: float
     resolution: float
-    macs: int
+    macs: float
 
 
 def scale_to_macs(

@@ -142,7 +142,9 @@ def _list(value: object, field: str) -> list:
     return value
 
 
-def _check_keys(data: Mapping, known: tuple[str, ...], required: tuple[str, ...] = (), also=()) -> None:
+def _check_keys(
+    data: Mapping, known: tuple[str, ...], required: tuple[str, ...] = (), also: tuple[str, ...] = ()
+) -> None:
     check_keys(data, ArchError, known, required, also)
 
 

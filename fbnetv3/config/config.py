@@ -104,13 +104,13 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
     return cfg
 
 
-def read_config_file(file: str) -> Mapping[str, Any]:
+def read_config_file(file: str | os.PathLike) -> Mapping[str, Any]:
     """A config file, of classifiers or detectors, with its `_BASE_` files below it, as nested mappings.
 
     Raises:
         UsageError: no such file, or not YAML.
     """
-    return _beside(read_with_bases(file), Path(file).parent)
+    return _beside(read_with_bases(str(file)), Path(file).parent)
 
 
 def _beside(values: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str, Any]:
@@ -187,7 +187,7 @@ def flat_keys(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _keys(node: CfgNode, prefix: str = "") -> list[str]:
-    keys = []
+    keys: list[str] = []
     for key, value in node.items():
         keys += _keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
     return keys

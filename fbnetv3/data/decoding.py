@@ -80,7 +80,8 @@ class EncodedImage:
                     return torch.from_numpy(simplejpeg.decode_jpeg(self._data, **least)).permute(2, 0, 1)
             image = self._image or refusing_programs(Image.open(io.BytesIO(self._data)))
             if scale > 1:
-                image.draft(None, tuple(max(1, side // scale) for side in image.size))
+                width, height = (max(1, side // scale) for side in image.size)
+                image.draft(None, (width, height))
             image.load()
             return pixels_of(image, channels)
         except Exception as error:

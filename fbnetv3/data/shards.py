@@ -214,7 +214,9 @@ def _read_index(shard: Path) -> ShardIndex:
                 if member.issparse():
                     raise tarfile.ReadError(f"{member.name} is a sparse file")
                 if ending.lower() == "cls":
-                    targets[key] = int(tar.extractfile(member).read(_LONGEST_CLASS))
+                    content = tar.extractfile(member)
+                    assert content is not None  # it is a file
+                    targets[key] = int(content.read(_LONGEST_CLASS))
                     if targets[key] > _MOST_CLASSES:
                         raise tarfile.ReadError(f"{member.name} says class {targets[key]}, beyond {_MOST_CLASSES}")
                 elif f".{ending.lower()}" in IMG_EXTENSIONS:

@@ -51,7 +51,8 @@ def onnx_graph(module: nn.Module, shape: tuple[int, ...]) -> bytes:
     except Exception as error:
         raise ExportError(f"{type(module).__name__}: cannot be traced ({str(error)[:200]})") from error
     layers = dict(module.named_modules())
-    nodes, weights, names = [], [], {}
+    nodes, weights = [], []
+    names: dict[Any, str] = {}
     for node in traced.nodes:
         inputs = [names[argument] for argument in node.all_input_nodes]
         layer = layers[node.target] if node.op == "call_module" else None

@@ -115,7 +115,7 @@ def folder_split(folder: str | os.PathLike, calibrated: int, compared: int) -> t
     Raises:
         DataError: fewer than two images, or one is damaged.
     """
-    found = images_below(folder, calibrated + compared)
+    found: list[AnyInput] = [*images_below(folder, calibrated + compared)]
     if len(found) < 2:
         raise DataError(f"{folder}: one image alone: int8 needs some to calibrate on, and others to compare on")
     count = min(calibrated, (len(found) + 1) // 2)

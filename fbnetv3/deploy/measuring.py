@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,7 +66,7 @@ def _written(name: str, module: nn.Module, shape: Sequence[int], folder: Path) -
     return format, path
 
 
-def measure(runtime: Runtime, shape: Sequence[int], **how: float) -> Timing:
+def measure(runtime: Runtime, shape: Sequence[int], **how: Any) -> Timing:
     """Latency of a runtime on random input of that shape; `how` is of `time_calls`."""
     batch = np.random.default_rng(0).standard_normal(shape, np.float32)
     return time_calls(lambda: runtime.run(batch), **how)

@@ -83,7 +83,7 @@ class Predictor:
         """What the network answers, float32 (N, classes), N being 1 for a single image. See `__call__`."""
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size}: is less than 1")
-        several = list(images) if is_several(images) else [images]
+        several: list[Any] = list(images) if is_several(images) else [images]
         found = [self.runtime.run(batch) for batch in self.batches(several, batch_size)]
         logits = np.concatenate(found) if found else np.empty((0, len(self.classes)), np.float32)
         if logits.shape != (len(several), len(self.classes)):

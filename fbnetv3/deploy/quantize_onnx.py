@@ -80,7 +80,8 @@ def _calibrated(path: Path, batches: Iterable[np.ndarray]) -> Ranges:
         for batch in batches:  # one by one: a call keeps all maps of all its batches
             calibrator.collect_data(_Batch(batch))
         found = calibrator.compute_data().data
-    return {name: tuple(float(limit) for limit in about.range_value) for name, about in found.items()}
+    limits = {name: about.range_value for name, about in found.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in limits.items()}
 
 
 def _first_layers(graph: onnx.GraphProto) -> list[str]:
@@ -102,7 +103,8 @@ def without_saturation(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:
     for name, (low, high) in ranges.items():
         kinds = readers.get(name, set())
         if len(kinds) == 1 and (limits := _GATES.get(next(iter(kinds)))):
-            cut[name] = tuple(sorted((max(low, limits[0]), min(high, limits[1]))))
+            least, most = sorted((max(low, limits[0]), min(high, limits[1])))
+            cut[name] = least, most
     return cut
 
 

@@ -7,7 +7,7 @@ from typing import BinaryIO
 try:
     import fcntl
 except ImportError:  # Windows: nobody keeps a second training out
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 from fbnetv3.engine.distributed import World
 from fbnetv3.engine.files import RunFiles

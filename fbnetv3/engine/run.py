@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fvcore.common.config import CfgNode
@@ -134,6 +134,7 @@ def _run_locked(
     arch = build_arch(cfg, cfg.MODEL.ARCH)
     inputs = build_inputs(cfg, arch, device, world)
     model = build_model(cfg, arch, inputs.train.classes, device, cfg.MODEL.WEIGHTS)
+    num_classes = cast("int", model.num_classes)
     if cfg.MODEL.SYNC_BN and world.size > 1:
         model = sync_batchnorm(model, device)
     if world.rank:  # the same weights, other chances: dropout, stochastic depth, mixup
@@ -143,7 +144,7 @@ def _run_locked(
     about = {
         "arch": arch.name,
         "definition": describe_arch(arch),
-        "num_classes": model.num_classes,
+        "num_classes": num_classes,
         "in_chans": cfg.MODEL.IN_CHANS,
         "steps_per_epoch": len(inputs.train_loader),
         "config": _decisive_keys(cfg),
@@ -163,7 +164,7 @@ def _run_locked(
 
     trainer = Trainer(
         model,
-        build_objective(cfg, model.num_classes, inputs.preprocessing.resolution, device),
+        build_objective(cfg, num_classes, inputs.preprocessing.resolution, device),
         optimizer_of(cfg, model),
         schedule_of(cfg),
         inputs.train_loader,
@@ -171,7 +172,7 @@ def _run_locked(
         epochs=cfg.SOLVER.EPOCHS,
         device=device,
         channels_last=cfg.MODEL.CHANNELS_LAST,
-        mixup=build_mixup(cfg, model.num_classes),
+        mixup=build_mixup(cfg, num_classes),
         ema=ema,
         precision=getattr(torch, cfg.SOLVER.PRECISION),
         accumulate=cfg.SOLVER.ACCUMULATE,
@@ -210,7 +211,7 @@ def _run_locked(
             model.compile()
         metrics = trainer.run()
     results = {key.removeprefix("val_"): value for key, value in metrics.items()}
-    return RunResult(results, curve.results, files, model.num_classes)
+    return RunResult(results, curve.results, files, num_classes)
 
 
 def run_evaluation(cfg: CfgNode) -> dict[str, float]:

@@ -10,12 +10,14 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fbnetv3.arch import ArchDef
+from fbnetv3.arch.blocks import MBConvSpec
 from fbnetv3.errors import WeightsError
 from fbnetv3.file_io import forget, local_path
 from fbnetv3.modeling.network import Features, Trunk
@@ -27,7 +29,7 @@ StateDict = Mapping[str, Tensor]
 _BATCHNORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _SHOWN = 5
 # Plain values that training scripts leave beside the weights; building them runs no code of the file's.
-_HARMLESS = [
+_HARMLESS: list[Any] = [
     argparse.Namespace,
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float32", "float64")),
@@ -64,7 +66,7 @@ def load_weights(model: nn.Module, source: str | os.PathLike | Mapping, *, sha25
     found = read_state_dict(source, sha256=sha256) if name is source else state_dict_of(source, str(name))
     layout = _layout(found, str(name))
     wanted = model.state_dict()
-    given = dict(found) if layout == "fbnetv3" else _convert(found, model.arch, layout, str(name))
+    given = dict(found) if layout == "fbnetv3" else _convert(found, cast("ArchDef", model.arch), layout, str(name))
     given = _fit_prefix(given, model)
     head = _drop_foreign_head(given, wanted, str(name))
     _check(given, wanted, str(name))
@@ -261,7 +263,8 @@ def _timm_names(defn: ArchDef, found: StateDict) -> dict[str, str]:
         if block.kind == "conv":
             names |= _unit("conv_stem", "bn1", ours, bias=True)
         elif block.kind == "mbconv":
-            if block.spec.has_expand:
+            units: tuple[tuple[str, str, str], ...]
+            if cast("MBConvSpec", block.spec).has_expand:
                 units = (("conv_pw", "bn1", "expand"), ("conv_dw", "bn2", "depthwise"), ("conv_pwl", "bn3", "project"))
             else:
                 units = (("conv_dw", "bn1", "depthwise"), ("conv_pw", "bn2", "project"))
@@ -292,7 +295,7 @@ def _fit_prefix(given: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]
         beyond = tuple(
             f"stages.{block.name}."
             for block in model.arch.blocks()
-            if block.stage >= len(model.stages) or block.index >= len(model.stages[block.stage])
+            if block.stage >= len(model.stages) or block.index >= len(cast("nn.Sequential", model.stages[block.stage]))
         )
         trunk = {key.removeprefix("backbone."): v for key, v in given.items() if not key.startswith("head.")}
         return {key: value for key, value in trunk.items() if not key.startswith(beyond)}

@@ -107,7 +107,7 @@ def replay(trials: Sequence[Trial], seconds: Sequence[float] | None = None) -> l
     Raises:
         UsageError: not as many seconds as trials.
     """
-    seconds = [trial.seconds for trial in trials] if seconds is None else list(seconds)
+    seconds = [_seconds(trial) for trial in trials] if seconds is None else list(seconds)
     if len(seconds) != len(trials):
         raise UsageError(f"{len(seconds)} times for {len(trials)} trials: one each is needed")
     taken = {trial.number: float(value) for trial, value in zip(trials, seconds, strict=True)}
@@ -115,7 +115,7 @@ def replay(trials: Sequence[Trial], seconds: Sequence[float] | None = None) -> l
     for part in _parts(trials):
         workers = _most_at_a_time(part)
         load = Workload((tuple(taken[trial.number] for trial in part),), 1, 1)
-        wall = max(trial.finished for trial in part) - _start(part[0])
+        wall = max(_end(trial) for trial in part) - _start(part[0])
         found.append(Stretch(part[0].round, tuple(part), workers, wall, simulate(load, Cluster(workers)).wall))
     return found
 
@@ -133,7 +133,7 @@ def share_out(trials: Sequence[Trial], costs: np.ndarray) -> np.ndarray:
         Seconds (N,).
     """
     work = np.asarray(costs, np.float64) * [trial.epochs for trial in trials]
-    return work * sum(trial.seconds for trial in trials) / work.sum()
+    return work * sum(_seconds(trial) for trial in trials) / work.sum()
 
 
 def spread(trials: Sequence[Trial], costs: np.ndarray) -> list[float]:
@@ -153,12 +153,22 @@ def spread(trials: Sequence[Trial], costs: np.ndarray) -> list[float]:
         here = [i for i, trial in enumerate(trials) if trial.round == number]
         part = [trials[i] for i in here]
         predicted = share_out(part, np.asarray(costs)[here])
-        found.append(float(np.std(np.log([trial.seconds for trial in part]) - np.log(predicted))))
+        found.append(float(np.std(np.log([_seconds(trial) for trial in part]) - np.log(predicted))))
     return found
 
 
+def _seconds(trial: Trial) -> float:
+    assert trial.seconds is not None  # it is done
+    return trial.seconds
+
+
+def _end(trial: Trial) -> float:
+    assert trial.finished is not None  # it is done
+    return trial.finished
+
+
 def _start(trial: Trial) -> float:
-    return trial.finished - trial.seconds
+    return _end(trial) - _seconds(trial)
 
 
 def _parts(trials: Sequence[Trial]) -> list[list[Trial]]:
@@ -169,13 +179,13 @@ def _parts(trials: Sequence[Trial]) -> list[list[Trial]]:
         if not parts or parts[-1][0].round != trial.round or _start(trial) - last > _AWAY:
             parts.append([])
         parts[-1].append(trial)
-        last = max(last, trial.finished)
+        last = max(last, _end(trial))
     return parts
 
 
 def _most_at_a_time(trials: Sequence[Trial]) -> int:
     """How many trials overlapped at most."""
     return max(
-        sum(_start(other) <= _start(trial) < other.finished - _OVERLAP * other.seconds for other in trials)
+        sum(_start(other) <= _start(trial) < _end(other) - _OVERLAP * _seconds(other) for other in trials)
         for trial in trials
     )

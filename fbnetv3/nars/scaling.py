@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,8 +69,10 @@ def scale(
     if not len(seeds):
         raise UsageError("seeds: at least one simulation is needed")
     chance = cluster.failure_rate or cluster.stragglers
-    how = {"asynchronous": asynchronous, "in_flight": in_flight, "retries": retries, "learning": learning}
-    done = [simulate(load, cluster, **how, seed=seed) for seed in (seeds if chance else seeds[:1])]
+    run = partial(
+        simulate, load, cluster, asynchronous=asynchronous, in_flight=in_flight, retries=retries, learning=learning
+    )
+    done = [run(seed=seed) for seed in (seeds if chance else seeds[:1])]
     return Scaled(
         cluster,
         asynchronous,

@@ -185,6 +185,7 @@ class SearchSettings:
         """Latency of candidates of a space, whose table has to have all that they consist of."""
         if space.architecture is None:
             raise SettingsError("what is searched has no networks: leave it out", "latency")
+        assert self.latency is not None
         table = load_latency_table(Path(self.latency).expanduser())
         for shape in shapes_in(space, self.num_classes):
             table.of_block(shape)

@@ -94,7 +94,8 @@ class Space:
         variables = tuple(variable for variable in self.variables if variable.part == part)
         if not variables:
             raise SpaceError(f"{self.name} has no variables of the {part}", "variables")
-        return replace(self, variables=variables, **{other: None for other in PARTS if other != part})
+        others: dict[str, Any] = {other: None for other in PARTS if other != part}
+        return replace(self, variables=variables, **others)
 
     def check(self, candidates: np.ndarray) -> np.ndarray:
         """The candidates as an array of integers (N, variables).
@@ -123,7 +124,8 @@ class Space:
         Raises:
             SpaceError: a variable is missing or unknown, or has no such value.
         """
-        check_keys(values, SpaceError, tuple(v.name for v in self.variables), [v.name for v in self.variables])
+        names = tuple(v.name for v in self.variables)
+        check_keys(values, SpaceError, names, names)
         found = []
         for variable in self.variables:
             value = values[variable.name]
