@@ -8,8 +8,10 @@ STAMP := $(VENV)/setup.stamp
 # A wheel for the CPU where pip's default brings CUDA: make setup PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
 DEMO := output/demo
+# Processes that share the tests, each with one thread.
+TEST_WORKERS ?= 2
 
-.PHONY: setup demo demo-detection test lint format docs notebook clean
+.PHONY: setup demo demo-detection test coverage harden lint format docs notebook clean
 
 setup: $(STAMP)
 
@@ -32,11 +34,22 @@ demo-detection: $(STAMP)
 	$(BIN)/python tools/train_net.py --config configs/coco/faster_rcnn_fbnetv3_digits_C4.yaml OUTPUT_DIR $(DEMO)-detection
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile
+
+# The tests once more, with the share of fbnetv3/ that they run, file by file, in output/coverage.
+coverage: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --cov=fbnetv3 --cov-report=term \
+	    --cov-report=html:output/coverage
+
+# The tests of tests/hardening at length: an hour. HARDEN=25 is fifty kills of each kind and more.
+HARDEN ?= 25
+harden: $(STAMP)
+	FBNETV3_HARDENING=$(HARDEN) $(BIN)/python -m pytest tests/hardening --timeout 7200 -rA -q
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

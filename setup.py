@@ -10,8 +10,19 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").
 
 SEARCH = ["ray>=2"]
 EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript"]
-TEST = ["hypothesis", "ipykernel", "nbclient", "pytest", "pytest-timeout", "timm", *SEARCH, *EXPORT]
-LINT = ["ruff==0.17.6"]
+TEST = [
+    "hypothesis",
+    "ipykernel",
+    "nbclient",
+    "pytest",
+    "pytest-cov",
+    "pytest-timeout",
+    "pytest-xdist",
+    "timm",
+    *SEARCH,
+    *EXPORT,
+]
+LINT = ["mypy==2.4.1", "ruff==0.17.6"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.29"]
 
 setup(
@@ -21,10 +32,21 @@ setup(
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
     python_requires=">=3.10",
+    classifiers=[
+        "Development Status :: 5 - Production/Stable",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     packages=[*find_packages(include=["fbnetv3", "fbnetv3.*"]), "fbnetv3.model_zoo", "fbnetv3.configs"],
     package_dir={"fbnetv3.model_zoo": "model_zoo", "fbnetv3.configs": "configs"},
     package_data={
+        "fbnetv3": ["py.typed"],
         "fbnetv3.model_zoo": ["entries.yaml", "weights/*.pth"],
         "fbnetv3.configs": ["**/*.yaml"],
     },

@@ -70,9 +70,11 @@ class Side:
 
 
 def serve(call: Callable[[], object]) -> None:
-    """Call and answer, for each line that comes in."""
+    """Call, and answer with a line, for each line that comes in."""
     for _ in sys.stdin:
-        print(call(), flush=True)
+        answer = str(call())
+        assert "\n" not in answer, "an answer is one line"
+        print(answer, flush=True)
 
 
 def report(name: str, found: dict[str, float], goal: float | None = None, peer: str = "theirs") -> None:

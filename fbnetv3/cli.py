@@ -9,14 +9,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from fbnetv3.errors import Terminated, UserError
+
+_LONGEST = 4000  # characters of an error; what a file holds may be megabytes
 
 
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser, whose complaint is one line."""
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
@@ -60,6 +63,9 @@ def run_tool(
     except UserError as error:
         code = error.exit_code
         _complain(f"{prefix}error: {_one_line(error)}")
+    except MemoryError:
+        code = 1
+        _complain(f"{prefix}error: the memory has run out")
     except BrokenPipeError:
         sys.stderr.close()
         code = 1
@@ -91,4 +97,5 @@ def _terminate(number: int, frame: object) -> None:
 
 
 def _one_line(message: object) -> str:
-    return " ".join(str(message).split())
+    line = " ".join(str(message).split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 4 :]}"

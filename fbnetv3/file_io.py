@@ -33,7 +33,7 @@ PARTIAL = ".partial_"
 class _CachedURLs(HTTPURLHandler):
     """iopath's downloads (a bar, a lock, the file in its place only when it is whole), into our cache."""
 
-    def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs) -> str:
+    def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: object) -> str:
         place = cached_path(path)
         if force or not place.is_file():
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -144,8 +144,8 @@ def _explained(url: str, place: Path, remedy: str) -> Iterator[None]:
     except (OSError, HTTPException) as error:
         if getattr(error, "errno", None) == errno.ENOSPC:
             raise WeightsError(f"{place}: no space left on the disk: free some, or set FBNETV3_CACHE") from None
-        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise WeightsError(f"{url}: cannot be downloaded ({reason}): {remedy}") from None
+        cause = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise WeightsError(f"{url}: cannot be downloaded ({cause}): {remedy}") from None
 
 
 def forget(path: Path) -> bool:

@@ -18,6 +18,7 @@ from fbnetv3.config import get_cfg, is_detection_config, load_config
 from fbnetv3.config.config import flat_keys
 from fbnetv3.engine.ablation import cell_config, cells, load_ablation
 from fbnetv3.file_io import cached_path
+from fbnetv3.nars import load_space
 from fbnetv3.nars.settings import SearchSettings, load_search_config
 from tests.modeling.test_weights import mobile_vision
 
@@ -119,6 +120,23 @@ def test_commands_to_export_and_classify_are_understood(words, monkeypatch):
     monkeypatch.setattr(tool, "export_detector", lambda args, command: found(args.model or args.config), raising=False)
     with pytest.raises(Parsed):
         tool.main(words[start + 1 :])
+
+
+@pytest.mark.parametrize("words", [*commands(("measure_net.py",))])
+def test_commands_to_measure_are_understood(words, monkeypatch):
+    spec = spec_from_file_location("the_tool", ROOT / "tools" / "measure_net.py")
+    tool = module_from_spec(spec)
+    spec.loader.exec_module(tool)
+
+    def found(args):
+        assert args.space is None or load_space(ROOT / args.space)
+        assert all(name.startswith("exported/") or fbnetv3.list_models(name) for name in args.names)
+        raise Parsed
+
+    for name in ("check", "fill", "compare"):
+        monkeypatch.setattr(tool, name, found)
+    with pytest.raises(Parsed):
+        tool.main(words[words.index("tools/measure_net.py") + 1 :])
 
 
 @pytest.mark.parametrize("words", [*commands(("make_split.py", "make_shards.py", "analyze_net.py", "detect.py"))])
@@ -239,7 +257,7 @@ def test_the_notebook_was_saved_with_its_outputs():
 
 def test_the_readmes_table_is_the_zoos():
     rows = re.findall(
-        r"^\| `(fbnetv3_[a-g])` \| (\d+) \| ([\d.]+) M \| ([\d,]+) M \| ([\d.]+) \| ([\d.]+) \|$",
+        r"^\| `(fbnetv3_[a-g])` \| (\d+) \| ([\d.]+) M \| ([\d,]+) M \| ([\d.]+) \| ([\d.]+) \| [\d.]+ ms \|$",
         (ROOT / "README.md").read_text(),
         re.MULTILINE,
     )

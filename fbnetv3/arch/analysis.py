@@ -81,4 +81,5 @@ def _height_width(resolution: int | tuple[int, int]) -> tuple[int, int]:
     sides = resolution if isinstance(resolution, (tuple, list)) else (resolution, resolution)
     if len(sides) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sides):
         raise UsageError(f"resolution {resolution!r} is neither a positive number of pixels nor (height, width)")
-    return tuple(sides)
+    height, width = sides
+    return height, width

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from fbnetv3.arch.complexity import Cost, avg_pool, batchnorm, conv, conv_out
 from fbnetv3.registry import Registry
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from fbnetv3.arch.definition import Row
 
 BLOCK_SPECS = Registry("block")
@@ -33,12 +35,13 @@ def round8(value: float) -> int:
 
 
 class BlockSpec(Protocol):
-    """What a block says of itself. A new block registers a class like this in `BLOCK_SPECS`.
+    """What a block says of itself. A new block registers a dataclass like this in `BLOCK_SPECS`.
 
     `REQUIRED` and `OPTIONAL` name the row's fields that the block reads besides `channels`, `repeat` and
     `stride`; a row that lacks a required one or sets one that the block does not read is an error.
     """
 
+    __dataclass_fields__: ClassVar[dict[str, Any]]
     REQUIRED: frozenset[str]
     OPTIONAL: frozenset[str]
     in_channels: int
@@ -71,6 +74,7 @@ class ConvSpec:
 
     @classmethod
     def from_row(cls, row: Row, in_channels: int, stride: int) -> ConvSpec:
+        assert row.kernel is not None  # it is REQUIRED
         return cls(in_channels, row.channels, row.kernel, stride, row.act)
 
     @property
@@ -107,7 +111,8 @@ class MBConvSpec:
     """Whether a BatchNorm and an activation follow the depthwise convolution."""
 
     @classmethod
-    def from_row(cls, row: Row, in_channels: int, stride: int) -> MBConvSpec:
+    def from_row(cls, row: Row, in_channels: int, stride: int) -> Self:
+        assert row.kernel is not None and row.expansion is not None  # they are REQUIRED
         mid = round8(in_channels * row.expansion)
         return cls(
             in_channels=in_channels,
@@ -157,7 +162,7 @@ class DetectorMBConvSpec(MBConvSpec):
     """
 
     @classmethod
-    def from_row(cls, row: Row, in_channels: int, stride: int) -> DetectorMBConvSpec:
+    def from_row(cls, row: Row, in_channels: int, stride: int) -> Self:
         spec = super().from_row(row, in_channels, stride)
         squeeze = round8(int(spec.mid_channels * SE_RATIO)) if spec.se_channels else 0
         return replace(spec, se_channels=squeeze, dw_norm=False)
@@ -182,6 +187,7 @@ class MBPoolSpec:
 
     @classmethod
     def from_row(cls, row: Row, in_channels: int, stride: int) -> MBPoolSpec:
+        assert row.expansion is not None  # it is REQUIRED
         return cls(in_channels, row.channels, round8(in_channels * row.expansion), row.act)
 
     def cost(self, height: int, width: int) -> tuple[Cost, int, int]:

@@ -9,7 +9,9 @@ from fbnetv3.arch.blocks import ACTIVATIONS, BLOCK_SPECS, SE_GATES, BlockSpec
 from fbnetv3.errors import FieldError, UnknownNameError
 
 MAX_CHANNELS = 65_536
+MIN_EXPANSION = 0.01
 MAX_REPEAT = 1_000
+MAX_BLOCKS = 10_000
 MAX_RESOLUTION = 8_192
 
 
@@ -59,8 +61,8 @@ class Row:
         if self.expansion is not None:
             if isinstance(self.expansion, bool) or not isinstance(self.expansion, (int, float)):
                 raise ArchError(f"{self.expansion!r} is not a number", "expansion")
-            if not 0 < self.expansion <= 64:
-                raise ArchError(f"{self.expansion} is not in (0, 64]", "expansion")
+            if not MIN_EXPANSION <= self.expansion <= 64:
+                raise ArchError(f"{self.expansion} is not in [{MIN_EXPANSION}, 64]", "expansion")
         _check_choice("se", self.se, SE_GATES)
         _check_choice("act", self.act, ACTIVATIONS)
         if self.dw_padding is not None:
@@ -148,6 +150,8 @@ class ArchDef:
             raise ArchError("is not a tuple of stages", "stages")
         if not self.stages:
             raise ArchError("empty: a network needs at least one stage", "stages")
+        if (count := sum(row.repeat for stage in self.stages for row in stage.rows)) > MAX_BLOCKS:
+            raise ArchError(f"{count:,} blocks are more than {MAX_BLOCKS:,}", "stages")
         self._check_blocks()
 
     def _check_blocks(self) -> None:
@@ -158,10 +162,9 @@ class ArchDef:
             if block.kind == "mbpool" and block is not blocks[-1]:
                 raise ArchError("mbpool ends in a 1x1 map: it can only be the network's last block", f"{where}.block")
             groups = getattr(block.spec, "groups", 1)
-            if groups < 1 or getattr(block.spec, "mid_channels", groups) % groups:
-                raise ArchError(
-                    f"does not divide the {block.spec.mid_channels} expanded channels", f"{where}.dw_group_width"
-                )
+            mid = getattr(block.spec, "mid_channels", groups)
+            if groups < 1 or mid % groups:
+                raise ArchError(f"does not divide the {mid} expanded channels", f"{where}.dw_group_width")
             _, size, _ = block.spec.cost(size, size)
             if size < 1:
                 raise ArchError(f"{self.resolution} is too small: nothing is left at {where}", "resolution")

@@ -7,14 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-from fvcore.common.config import CfgNode
-
 from fbnetv3.arch.definition import ArchDef
 from fbnetv3.arch.detector import DetectorCost, detector_cost
 from fbnetv3.arch.library import configs_folder, get_arch
 from fbnetv3.errors import FieldError, UsageError
-from fbnetv3.yaml_io import read_mapping
+from fbnetv3.yaml_io import read_mapping, read_with_bases
 
 # The parts that `detector_cost` knows, by their keys.
 _COUNTED = {
@@ -85,7 +82,9 @@ def find_detector_config(name: str | os.PathLike) -> Path | None:
         return files[stem]
     if not name.endswith((".yaml", ".yml")):
         return None
-    return Path(name) if {"MODEL", _BASE_KEY} & read_mapping(name, FieldError, ("MODEL",)).keys() else None
+    keys = read_mapping(name, FieldError, ("MODEL",)).keys()
+    # an architecture may have a _BASE_ too, and has a name
+    return Path(name) if "MODEL" in keys or (_BASE_KEY in keys and "name" not in keys) else None
 
 
 def read_detector_config(file: Path) -> DetectorSettings:
@@ -96,14 +95,16 @@ def read_detector_config(file: Path) -> DetectorSettings:
         UnknownNameError: its architecture is not registered.
         ArchError: its architecture's file describes no network.
     """
-    try:
-        config: Any = CfgNode.load_yaml_with_base(str(file))
-    except yaml.YAMLError as error:
-        raise UsageError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
-    model = config.get("MODEL") or {}
+    model = read_with_bases(str(file)).get("MODEL") or {}
 
     def value(part: str, key: str, default: Any) -> Any:
-        return (model.get(part) or {}).get(key, default)
+        section = model.get(part) if isinstance(model, dict) else model
+        if not isinstance(section or {}, dict):
+            raise UsageError(f"{file}: MODEL.{part} is a section, not {section!r}")
+        found = (section or {}).get(key, default)
+        if isinstance(default, int) and (type(found) is not int or found < 0):
+            raise UsageError(f"{file}: MODEL.{part}.{key} {found!r} is not a whole number of at least 0")
+        return found
 
     for (part, key), wanted in _COUNTED.items():
         if (found := value(part, key, "detectron2's default")) != wanted:
@@ -113,9 +114,15 @@ def read_detector_config(file: Path) -> DetectorSettings:
             )
     sizes = value("ANCHOR_GENERATOR", "SIZES", [[32, 64, 128, 256, 512]])
     ratios = value("ANCHOR_GENERATOR", "ASPECT_RATIOS", [[0.5, 1.0, 2.0]])
+    for key, lists in (("SIZES", sizes), ("ASPECT_RATIOS", ratios)):
+        if not isinstance(lists, list) or not lists or not isinstance(lists[0], list):
+            raise UsageError(f"{file}: MODEL.ANCHOR_GENERATOR.{key} {lists!r} is not a list of lists")
+    arch = value("FBNETV3", "ARCH", "fbnetv3_a_det")
+    if not isinstance(arch, str):
+        raise UsageError(f"{file}: MODEL.FBNETV3.ARCH {arch!r} is not the name of an architecture")
     return DetectorSettings(
         name=file.stem,
-        arch=get_arch(value("FBNETV3", "ARCH", "fbnetv3_a_det")),
+        arch=get_arch(arch),
         proposals=value("RPN", "POST_NMS_TOPK_TEST", 1000),
         num_classes=value("ROI_HEADS", "NUM_CLASSES", 80),
         anchors=len(sizes[0]) * len(ratios[0]),

@@ -14,6 +14,7 @@ from fbnetv3.errors import UsageError
 
 PARTS = ("stem", "last")
 IMAGENET_BASE = 224
+_MOST = 1_000_000  # of a multiplier
 CIFAR_BASE = 32
 
 
@@ -45,8 +46,10 @@ def compound_scale(
         UsageError: a multiplier that is not positive, an unknown part.
     """
     for what, value in (("depth", depth), ("width", width), ("resolution", resolution)):
-        if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
             raise UsageError(f"{what} multiplier {value!r} is not a positive number")
+        if value > _MOST:
+            raise UsageError(f"{what} multiplier {value!r} is more than {_MOST:,}: no network can be scaled so far")
     if unknown := set(fixed) - set(PARTS):
         raise UsageError(f"fixed: {', '.join(sorted(unknown))} is not among {', '.join(PARTS)}")
 
@@ -107,7 +110,7 @@ class Scaled:
     depth: float
     width: float
     resolution: float
-    macs: int
+    macs: float
 
 
 def scale_to_macs(

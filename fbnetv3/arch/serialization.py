@@ -9,13 +9,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from fbnetv3.arch.definition import ArchDef, ArchError, Row, Stage
+from fbnetv3.arch.definition import MAX_RESOLUTION, ArchDef, ArchError, Row, Stage
 from fbnetv3.arch.scaling import compound_scale, same_padding, small_images
 from fbnetv3.errors import UsageError
 from fbnetv3.yaml_io import check_keys, read_mapping
 
 BASE_KEY = "_BASE_"
 DERIVE_KEY = "derive"
+_MOST_BASES = 50
 _ARCH_FIELDS = tuple(f.name for f in fields(ArchDef))
 _ROW_FIELDS = tuple(f.name for f in fields(Row))
 _ROW_COLUMNS = ("block", "kernel", "expansion", "channels", "repeat", "stride", "se", "act", *_ROW_FIELDS[-2:])
@@ -35,8 +36,12 @@ def load_arch(path: str | os.PathLike) -> ArchDef:
 
 
 def _load(path: str, above: tuple[str, ...]) -> ArchDef:
-    if path in above:
+    if "\0" in path:
+        raise ArchError(f"{path!r} is not a file name", BASE_KEY, above[-1] if above else "")
+    if os.path.realpath(path) in map(os.path.realpath, above):
         raise ArchError(f"the files form a circle: {' -> '.join((*above, path))}", BASE_KEY, path)
+    if len(above) > _MOST_BASES:
+        raise ArchError(f"more than {_MOST_BASES} files below each other", BASE_KEY, above[0])
     data = read_mapping(path, ArchError, _ARCH_FIELDS)
     try:
         base = data.pop(BASE_KEY, None)
@@ -76,7 +81,7 @@ def _derived(base: ArchDef, data: dict[str, Any]) -> ArchDef:
             base = _scaled(base, steps["scale"])
         if "small_images" in steps:
             pixels = steps["small_images"]
-            if isinstance(pixels, bool) or not isinstance(pixels, int) or pixels < 1:
+            if isinstance(pixels, bool) or not isinstance(pixels, int) or not 1 <= pixels <= MAX_RESOLUTION:
                 raise ArchError(f"{pixels!r} is not a number of pixels", "small_images")
             base = small_images(base, pixels)
         if "same_padding" in steps:
@@ -99,7 +104,7 @@ def _scaled(base: ArchDef, arguments: object) -> ArchDef:
         if not isinstance(fixed, list) or not all(isinstance(part, str) for part in fixed):
             raise ArchError(f"{fixed!r} is not a list of names", "fixed")
         multiple = arguments.get("multiple", 8)
-        if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
+        if isinstance(multiple, bool) or not isinstance(multiple, int) or not 1 <= multiple <= MAX_RESOLUTION:
             raise ArchError(f"{multiple!r} is not a number of pixels", "multiple")
         return compound_scale(base, **{**arguments, "fixed": tuple(fixed)})
     except ArchError as error:
@@ -137,7 +142,9 @@ def _list(value: object, field: str) -> list:
     return value
 
 
-def _check_keys(data: Mapping, known: tuple[str, ...], required: tuple[str, ...] = (), also=()) -> None:
+def _check_keys(
+    data: Mapping, known: tuple[str, ...], required: tuple[str, ...] = (), also: tuple[str, ...] = ()
+) -> None:
     check_keys(data, ArchError, known, required, also)
 
 

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from fvcore.common.config import CfgNode
 
 from fbnetv3.config.defaults import _C
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.recipe import load_recipe
+from fbnetv3.yaml_io import read_with_bases
 
 _CHOICES = {
     "INPUT.CROP": ("random_resized", "padded", "none"),
@@ -57,6 +57,17 @@ _SHARES = (
     "SOLVER.RMSPROP_ALPHA",
     "EMA.DECAY",
 )
+# Beyond what anybody means; a slip would show as a machine without memory, or as a loss that is no number.
+_AT_MOST = {
+    **dict.fromkeys(("SOLVER.EPOCHS", "SOLVER.BATCH_SIZE", "SOLVER.LR_BATCH_SIZE", "EVAL.BATCH_SIZE"), 10**7),
+    **dict.fromkeys(("EVAL.PERIOD", "CHECKPOINT.PERIOD", "CHECKPOINT.STEPS", "CHECKPOINT.KEEP", "LOG.PERIOD"), 10**9),
+    **dict.fromkeys(("INPUT.RESOLUTION", "DISTILL.RESOLUTION"), 8_192),
+    **dict.fromkeys(("INPUT.RESIZE", "INPUT.CROP_PADDING"), 16_384),
+    **dict.fromkeys(("SOLVER.LR", "SOLVER.WEIGHT_DECAY", "INPUT.MIXUP"), 10**6),
+    "MODEL.NUM_CLASSES": 10**6,
+    "DATA.WORKERS": 10**3,
+    "DISTILL.VIEWS": 10**6,
+}
 # Keys that name a YAML file, which may lie beside the config.
 _BESIDE = ("RECIPE", "MODEL.ARCH", "DISTILL.ARCH", "MODEL.FBNETV3.ARCH")
 _TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list"}
@@ -85,7 +96,7 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
         if key == "RECIPE":
             continue
         section, leaf = _resolve(cfg, key)
-        value = text if isinstance(section[leaf], str) else CfgNode._decode_cfg_value(text)
+        value = text if isinstance(section[leaf], str) else _decoded(text)
         section[leaf] = _coerced(key, value, section[leaf])
     cfg.RECIPE = ""  # its values are in now; a dumped config gives the same run without the file
     check_config(cfg)
@@ -93,30 +104,13 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
     return cfg
 
 
-def read_config_file(file: str) -> Mapping[str, Any]:
+def read_config_file(file: str | os.PathLike) -> Mapping[str, Any]:
     """A config file, of classifiers or detectors, with its `_BASE_` files below it, as nested mappings.
 
     Raises:
         UsageError: no such file, or not YAML.
     """
-    if not os.path.isfile(file):
-        raise UsageError(f"{file}: no such config file")
-    try:
-        data = CfgNode.load_yaml_with_base(file)
-    except yaml.MarkedYAMLError as error:
-        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise UsageError(f"{file}: not YAML: {error.problem}{line}") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise UsageError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise UsageError(f"{file}: its _BASE_ files form a circle, or it is nested too deeply") from None
-    except FileNotFoundError as error:
-        raise UsageError(f"{file}: its _BASE_ {error.filename} is not there") from None
-    except (TypeError, AttributeError, AssertionError):
-        data = None  # neither mapping nor file name where fvcore expects one
-    if not isinstance(data, Mapping):
-        raise UsageError(f"{file}: is not a mapping of config keys, or its _BASE_ is not a file name")
-    return _beside(data, Path(file).parent)
+    return _beside(read_with_bases(str(file)), Path(file).parent)
 
 
 def _beside(values: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str, Any]:
@@ -154,8 +148,21 @@ def _resolve(cfg: CfgNode, key: str) -> tuple[CfgNode, str]:
     return cfg, leaf
 
 
+def _decoded(text: str) -> Any:
+    """The value that a text on the command line stands for, or the text itself."""
+    try:
+        return CfgNode._decode_cfg_value(text)
+    except (TypeError, MemoryError, RecursionError):  # {[]: 1}, and more brackets than Python's parser takes
+        return text
+
+
 def _coerced(key: str, value: Any, default: Any, where: str = "") -> Any:
     """The value in the default's type: a whole number will do for a number, nothing else for anything else."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        shown = value if value.bit_length() < 200 else f"of {value.bit_length()} bits"
+        raise UsageError(f"{where}{key} {shown} is not below 2^63")
+    if isinstance(value, str) and "\0" in value:
+        raise UsageError(f"{where}{key} {value!r} holds a NUL, which no name can")
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(default, float) and isinstance(value, str):
@@ -180,7 +187,7 @@ def flat_keys(cfg: CfgNode) -> dict[str, Any]:
 
 
 def _keys(node: CfgNode, prefix: str = "") -> list[str]:
-    keys = []
+    keys: list[str] = []
     for key, value in node.items():
         keys += _keys(value, f"{prefix}{key}.") if isinstance(value, CfgNode) else [prefix + key]
     return keys
@@ -212,16 +219,19 @@ def check_config(cfg: CfgNode) -> None:
                 raise UsageError(f"{key} {value(key)!r} is not {text}")
     if not cfg.OUTPUT_DIR:
         raise UsageError("OUTPUT_DIR is empty: name a folder")
-    if cfg.SEED >= 2**63:
-        raise UsageError(f"SEED {cfg.SEED} is not below 2^63")
     if not all(isinstance(folder, str) for folder in cfg.MODEL.ARCH_DIRS):
         raise UsageError(f"MODEL.ARCH_DIRS {list(cfg.MODEL.ARCH_DIRS)} is not a list of folders")
     for key in ("INPUT.MEAN", "INPUT.STD"):
         numbers = value(key)
-        if len(numbers) != cfg.MODEL.IN_CHANS or not all(type(n) in (int, float) for n in numbers):
+        if len(numbers) != cfg.MODEL.IN_CHANS or not all(type(n) in (int, float) and abs(n) <= 1e6 for n in numbers):
             raise UsageError(f"{key} {list(numbers)} does not have a number for each of {cfg.MODEL.IN_CHANS} channels")
     if any(n <= 0 for n in cfg.INPUT.STD):
         raise UsageError(f"INPUT.STD {list(cfg.INPUT.STD)} has a value that is not positive")
+    if any(n < 1e-6 for n in cfg.INPUT.STD):
+        raise UsageError(f"INPUT.STD {list(cfg.INPUT.STD)} has a value below 1e-6")
+    for key, most in _AT_MOST.items():
+        if value(key) > most:
+            raise UsageError(f"{key} {value(key)!r} is more than {most:,}")
     if cfg.MODEL.IN_CHANS not in (1, 3):
         raise UsageError(f"MODEL.IN_CHANS {cfg.MODEL.IN_CHANS} is neither 3 (RGB) nor 1 (grey)")
     scale = list(cfg.INPUT.CROP_SCALE)

@@ -48,7 +48,7 @@ class EncodedImage:
                 if colours == "YCbCr" and height * width <= 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
                     self.size = width, height
                     return
-            self._image = Image.open(io.BytesIO(data))
+            self._image = refusing_programs(Image.open(io.BytesIO(data)))
             self.size = self._image.size
         except Image.DecompressionBombError:
             raise DamagedImageError(f"{name}: has more pixels than is safe to decode") from None
@@ -78,16 +78,28 @@ class EncodedImage:
                 least = {"min_height": height, "min_width": width} if scale > 1 else {}
                 with contextlib.suppress(ValueError):  # it takes every oddity for damage: Pillow shall say
                     return torch.from_numpy(simplejpeg.decode_jpeg(self._data, **least)).permute(2, 0, 1)
-            image = self._image or Image.open(io.BytesIO(self._data))
+            image = self._image or refusing_programs(Image.open(io.BytesIO(self._data)))
             if scale > 1:
-                image.draft(None, tuple(max(1, side // scale) for side in image.size))
+                width, height = (max(1, side // scale) for side in image.size)
+                image.draft(None, (width, height))
             image.load()
+            return pixels_of(image, channels)
         except Exception as error:
             raise self._damaged(error) from None
-        return pixels_of(image, channels)
 
     def _damaged(self, error: Exception) -> DamagedImageError:
         return DamagedImageError(f"{self.name}: damaged image ({' '.join(str(error).split())[:120]})")
+
+
+def refusing_programs(image: Image.Image) -> Image.Image:
+    """The image, unless it is a program: PostScript, which Pillow would have Ghostscript run.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if image.format == "EPS":
+        raise ValueError("PostScript is a program, and no image")
+    return image
 
 
 def read_image(path: str) -> EncodedImage:
@@ -115,6 +127,8 @@ def pixels_of(image: Image.Image, channels: int) -> Tensor:
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
     elif image.mode in ("La", "LAB"):
         image = image.convert("LA" if image.mode == "La" else "RGB")
+    elif image.mode == "F":  # Pillow makes nothing but grey of it
+        image = image.convert("L")
     if image.mode != mode:
         image = image.convert(mode)
     return torch.from_numpy(np.array(image)).view(image.height, image.width, channels).permute(2, 0, 1)

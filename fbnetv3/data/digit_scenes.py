@@ -7,6 +7,7 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from iopath.common.file_io import file_lock
@@ -86,9 +87,11 @@ def write_digit_scenes(folder: Path, train: int, test: int) -> None:
     """
     for split, count in (("train", train), ("test", test)):
         digits = build_dataset("digits", "", "train" if split == "train" else "val")
+        assert isinstance(digits, ArrayDataset)
         pictures = folder / split
         pictures.mkdir(parents=True, exist_ok=True)
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for number in range(1, count + 1):
             scene, drawn = draw_scene(digits, np.random.default_rng((_SEEDS[split], number)))
             name = f"{number:06d}.png"

@@ -27,6 +27,8 @@ from fbnetv3.file_io import cache_dir
 
 CLASSES_FILE = "classes.txt"
 IMAGES_A_SHARD = 1000
+# Bytes of a file with a class, and the classes there may be: a list of their names is made.
+_LONGEST_CLASS, _MOST_CLASSES = 100, 1_000_000
 # Shards whose images are mixed with each other: reading stays within so many files at a time.
 WINDOW = 16
 
@@ -209,8 +211,14 @@ def _read_index(shard: Path) -> ShardIndex:
                 folder, _, name = member.name.rpartition("/")
                 key, _, ending = name.partition(".")
                 key = f"{folder}/{key}"
+                if member.issparse():
+                    raise tarfile.ReadError(f"{member.name} is a sparse file")
                 if ending.lower() == "cls":
-                    targets[key] = int(tar.extractfile(member).read())
+                    content = tar.extractfile(member)
+                    assert content is not None  # it is a file
+                    targets[key] = int(content.read(_LONGEST_CLASS))
+                    if targets[key] > _MOST_CLASSES:
+                        raise tarfile.ReadError(f"{member.name} says class {targets[key]}, beyond {_MOST_CLASSES}")
                 elif f".{ending.lower()}" in IMG_EXTENSIONS:
                     found[key] = (member.offset_data, member.size, member.name)
             if tar.offset >= shard.stat().st_size:  # no mark of the end

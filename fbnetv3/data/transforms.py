@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from PIL import Image
@@ -28,6 +29,7 @@ Transform = Callable[[AnyImage], Tensor]
 Box = tuple[int, int, int, int]
 
 _MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact"}
+INTERPOLATIONS = tuple(_MODES)
 _RATIOS = (3 / 4, 4 / 3)
 
 
@@ -105,7 +107,7 @@ def train_pixels(
     mode = InterpolationMode(preprocessing.interpolation)
     policies = {"autoaugment": v2.AutoAugment, "randaugment": v2.RandAugment}
     crops = {
-        "random_resized": lambda: [_RandomResizedCrop(preprocessing, tuple(crop_scale))],
+        "random_resized": lambda: [_RandomResizedCrop(preprocessing, crop_scale)],
         "padded": lambda: [_Whole(preprocessing), v2.RandomCrop(preprocessing.resolution, padding=crop_padding)],
         "none": lambda: [_CentreCrop(preprocessing)],
     }
@@ -119,7 +121,7 @@ def train_pixels(
     return v2.Compose(steps)
 
 
-def train_transform(preprocessing: Preprocessing, **arguments: object) -> Transform:
+def train_transform(preprocessing: Preprocessing, **arguments: Any) -> Transform:
     """The transform of training, normalisation included: an image to float32 (channels, resolution, resolution).
 
     The arguments are those of `train_pixels`.
@@ -165,17 +167,17 @@ class _CentreCrop:
         p = self.preprocessing
         width, height = image.size
         short = min(width, height)
-        size = tuple(p.resize if side == short else int(p.resize * side / short) for side in (height, width))
-        pixels = resized_part(image, _whole_box(image), size, p.channels, p.interpolation)
-        top, left = (round((side - p.resolution) / 2) for side in size)
+        high, wide = (p.resize if side == short else int(p.resize * side / short) for side in (height, width))
+        pixels = resized_part(image, _whole_box(image), (high, wide), p.channels, p.interpolation)
+        top, left = (round((side - p.resolution) / 2) for side in (high, wide))
         return pixels[:, top : top + p.resolution, left : left + p.resolution]
 
 
 class _RandomResizedCrop:
     """A random part of the image, scaled to the input's size."""
 
-    def __init__(self, preprocessing: Preprocessing, scale: tuple[float, float]) -> None:
-        self.preprocessing, self.scale = preprocessing, scale
+    def __init__(self, preprocessing: Preprocessing, scale: Sequence[float]) -> None:
+        self.preprocessing, self.scale = preprocessing, tuple(scale)
 
     def __call__(self, image: AnyImage) -> Tensor:
         p = self.preprocessing

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from fbnetv3.data.decoding import DamagedImageError, pixels_of
+from fbnetv3.data.decoding import DamagedImageError, pixels_of, refusing_programs
 
 _TAG_ORIENTATION = 274
 _UPRIGHT = {
@@ -29,7 +29,7 @@ def read_upright(path: str | os.PathLike) -> Image.Image:
     """
     try:
         with Path(path).open("rb") as file, Image.open(file) as image:
-            return upright(image)
+            return upright(refusing_programs(image))
     except UnidentifiedImageError:
         raise DamagedImageError(f"{path}: damaged image (of no format that Pillow knows)") from None
     except FileNotFoundError:

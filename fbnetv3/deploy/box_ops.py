@@ -97,10 +97,12 @@ def onnx_operators() -> dict[Any, Callable]:
     """For `custom_translation_table`. The caller sees to it that onnxscript is installed."""
     from onnxscript import opset18 as op
 
+    # not annotated: torch's exporter takes a parameter annotated as a number for an attribute
+
     def integers(*values: int) -> Any:
         return op.Constant(value_ints=values)
 
-    def write_best_boxes(boxes, scores, iou_threshold, score_threshold, most):
+    def write_best_boxes(boxes, scores, iou_threshold, score_threshold, most):  # type: ignore[no-untyped-def]
         found = op.NonMaxSuppression(
             boxes,
             scores,
@@ -113,8 +115,8 @@ def onnx_operators() -> dict[Any, Callable]:
         _, order = op.TopK(kept, count)
         return op.Gather(found, order)
 
-    def write_regions(maps, boxes, levels, scales, side, sampling_ratio, aligned):
-        def pooled(x, boxes, scale):
+    def write_regions(maps, boxes, levels, scales, side, sampling_ratio, aligned):  # type: ignore[no-untyped-def]
+        def pooled(x, boxes, scale):  # type: ignore[no-untyped-def]
             first = op.ConstantOfShape(op.Slice(op.Shape(boxes), [0], [1]))
             return op.RoiAlign(
                 x,

@@ -180,7 +180,7 @@ def read_description(folder: Path, parsed: Callable[[dict[str, Any]], T]) -> tup
     fields, classes = _read_json(folder / PREPROCESSING), _read_json(folder / CLASSES)
     try:
         preprocessing = parsed(fields)
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         raise ExportError(f"{folder / PREPROCESSING}: damaged: {_AGAIN}") from None
     if not isinstance(classes, list) or not classes:
         raise ExportError(f"{folder / CLASSES}: is no list of names: {_AGAIN}")
@@ -218,5 +218,5 @@ def _read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except OSError as error:
         raise ExportError(f"{path}: cannot be read ({error.strerror}): {_AGAIN}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ExportError(f"{path}: damaged (not JSON): copy it or {_AGAIN}") from None

@@ -17,6 +17,7 @@ from fbnetv3.deploy.runtimes import OnnxRuntime
 from fbnetv3.errors import ExportError, UsageError
 
 FORMAT = "onnx"
+_MOST_PIXELS = 100_000  # of a side
 INPUT, OUTPUTS = "image", ("boxes", "scores", "classes")
 
 
@@ -74,7 +75,8 @@ class Resizing:
         scale = self.shortest / min(height, width)
         sides = (self.shortest, scale * width) if height < width else (scale * height, self.shortest)
         shrunk = min(1.0, self.longest / max(sides))
-        return tuple(max(1, int(side * shrunk + 0.5)) for side in sides)
+        high, wide = (max(1, int(side * shrunk + 0.5)) for side in sides)
+        return high, wide
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
         """An image, uint8 (height, width, 3), resized."""
@@ -116,7 +118,7 @@ class DetectionPredictor:
         """
         if not 0 <= score_threshold <= 1:
             raise UsageError(f"score_threshold {score_threshold}: is not in [0, 1]")
-        several = list(images) if is_several(images) else [images]
+        several: list[Any] = list(images) if is_several(images) else [images]
         pixels = (upright_pixels(image, f"images[{i}]") for i, image in enumerate(several))
         found = [self._detections(self.boxes(each), score_threshold) for each in pixels]
         return found if is_several(images) else found[0]
@@ -131,8 +133,8 @@ class DetectionPredictor:
         boxes, scores, classes = self.runtime.outputs(INPUT, resized)
         if len(classes) and not 0 <= classes.min() <= classes.max() < len(self.classes):
             raise ExportError(f"{self.name or 'the detector'}: finds class {classes.max()} of {len(self.classes)}")
-        boxes = boxes * np.float32([width / resized.shape[1], height / resized.shape[0]] * 2)
-        boxes = boxes.clip(0, np.float32([width, height] * 2))
+        boxes = boxes * np.array([width / resized.shape[1], height / resized.shape[0]] * 2, np.float32)
+        boxes = boxes.clip(0, np.array([width, height] * 2, np.float32))
         kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
         return Boxes(boxes[kept], scores[kept], classes[kept])
 
@@ -171,6 +173,6 @@ def fields_of(resizing: Resizing) -> dict[str, Any]:
 def resizing_from(fields: Mapping[str, Any]) -> Resizing:
     """The reverse of `fields_of`."""
     found = Resizing(int(fields["shortest"]), int(fields["longest"]))
-    if found.shortest < 0 or found.longest < 1:
+    if found.shortest < 0 or not 1 <= found.longest <= _MOST_PIXELS:
         raise ValueError
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import logging
 import re
 import warnings
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,9 @@ from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from fbnetv3.errors import ExportError, MissingPackageError, UsageError, UserError, suggest
+
+if TYPE_CHECKING:
+    import onnx
 
 INPUT, OUTPUT = "images", "logits"
 AXES = {0: "batch", 2: "height", 3: "width"}
@@ -69,6 +73,9 @@ class Mean(nn.Module):
 class _PlainHardsigmoid(nn.Module):
     """A hard sigmoid in the operations that XNNPACK has, so that its graph is not broken at each gate."""
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("shift", torch.tensor([3.0]))
@@ -91,11 +98,12 @@ def folded(model: nn.Module, plain_gates: bool = False) -> nn.Module:
     for module in list(model.modules()):
         if isinstance(module, nn.Sequential):
             for first, second in zip(range(len(module)), range(1, len(module)), strict=False):
-                if isinstance(module[first], nn.Conv2d) and isinstance(module[second], nn.BatchNorm2d):
-                    module[first] = fuse_conv_bn_eval(module[first], module[second])
+                conv, norm = module[first], module[second]
+                if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    module[first] = fuse_conv_bn_eval(conv, norm)
                     module[second] = nn.Identity()
         if hasattr(module, "inplace"):
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]
         for name, child in module.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
                 setattr(module, name, Mean())
@@ -155,6 +163,7 @@ def write_onnx(
             custom_translation_table=operators(),
             verbose=False,
         )
+        assert exported is not None  # with dynamo
         model = exported.model_proto
     _pool(model.graph)
     _tidy(model.graph, axes)
@@ -162,7 +171,7 @@ def write_onnx(
     onnx.save(model, str(path))
 
 
-def _pool(graph) -> None:
+def _pool(graph: onnx.GraphProto) -> None:
     """Means over height and width as pools, which ONNX Runtime computes in the memory order of convolutions."""
     from onnx import numpy_helper
 
@@ -178,7 +187,7 @@ def _pool(graph) -> None:
         graph.initializer.remove(weight)
 
 
-def _read_in(graph) -> Iterator[str]:
+def _read_in(graph: onnx.GraphProto) -> Iterator[str]:
     """Names that the nodes of a graph read, and those of the graphs inside them."""
     for node in graph.node:
         yield from node.input
@@ -186,7 +195,7 @@ def _read_in(graph) -> Iterator[str]:
             yield from _read_in(attribute.g)
 
 
-def _tidy(graph, axes: Mapping[int, str]) -> None:
+def _tidy(graph: onnx.GraphProto, axes: Mapping[int, str]) -> None:
     """Open sizes by names that say what they are, and nothing about the machine that exported it."""
     sizes = graph.input[0].type.tensor_type.shape.dim
     names = {sizes[axis].dim_param: name for axis, name in axes.items() if sizes[axis].dim_param}
@@ -218,8 +227,10 @@ def write_executorch(program: torch.export.ExportedProgram, path: Path) -> None:
 
 def write_torch_export(program: torch.export.ExportedProgram, path: Path) -> None:
     """A .pt2 archive for `torch.export.load`."""
+    archive = io.BytesIO()  # torch's own writer ends the process where the disk is full
     with explained("torch.export"):
-        torch.export.save(program, path)
+        torch.export.save(program, archive)
+    path.write_bytes(archive.getbuffer())
 
 
 FORMATS = {

@@ -47,45 +47,24 @@ def onnx_graph(module: nn.Module, shape: tuple[int, ...]) -> bytes:
     with needed("onnx"):
         from onnx import TensorProto, helper, numpy_helper
     try:
-        graph = _Tracer().trace(module)
+        traced = _Tracer().trace(module)
     except Exception as error:
         raise ExportError(f"{type(module).__name__}: cannot be traced ({str(error)[:200]})") from error
-    modules = dict(module.named_modules())
-    nodes, weights, names = [], [], {}
-
-    def weight(name: str, value: torch.Tensor) -> str:
-        weights.append(numpy_helper.from_array(value.detach().contiguous().numpy(), name))
-        return name
-
-    for node in graph.nodes:
+    layers = dict(module.named_modules())
+    nodes, weights = [], []
+    names: dict[Any, str] = {}
+    for node in traced.nodes:
         inputs = [names[argument] for argument in node.all_input_nodes]
-        name = OUTPUT if node.op == "output" else node.name
-        attributes: dict[str, Any] = {}
-        if node.op == "placeholder":
-            names[node] = INPUT
+        layer = layers[node.target] if node.op == "call_module" else None
+        if node.op == "placeholder" or isinstance(layer, (nn.Identity, nn.Dropout)):
+            names[node] = inputs[0] if inputs else INPUT
             continue
-        if node.op == "output":
-            kind = "Identity"
-        elif node.op == "call_module" and isinstance(layer := modules[node.target], nn.Conv2d):
-            kind, attributes = "Conv", _conv_attributes(layer)
-            inputs += [weight(f"{name}.{key}", value) for key, value in layer.named_parameters(recurse=False)]
-        elif node.op == "call_module" and isinstance(layer, (nn.Identity, nn.Dropout)):
-            names[node] = inputs[0]
-            continue
-        elif node.op == "call_module" and isinstance(layer, Mean):
-            kind = "GlobalAveragePool"
-        elif node.op == "call_module":
-            kind = next((k for activation, k in _ACTIVATIONS.items() if isinstance(layer, activation)), "")
-            attributes = {"alpha": 1 / 6, "beta": 0.5} if kind == "HardSigmoid" else {}
-        elif node.op == "call_function":
-            kind = _BINARY.get(node.target, "")
-        else:
-            kind = "Flatten" if node.op == "call_method" and node.target == "flatten" else ""
-        if not kind:
-            what = type(modules[node.target]).__name__ if node.op == "call_module" else node.target
-            raise ExportError(f"{type(module).__name__}: {what} is not known to this exporter")
-        nodes.append(helper.make_node(kind, inputs, [name], **attributes))
-        names[node] = name
+        names[node] = name = OUTPUT if node.op == "output" else node.name
+        parameters = dict(layer.named_parameters(recurse=False)) if isinstance(layer, nn.Conv2d) else {}
+        for key, value in parameters.items():
+            weights.append(numpy_helper.from_array(value.detach().contiguous().numpy(), f"{name}.{key}"))
+        kind, attributes = _operation(node, layer, type(module).__name__)
+        nodes.append(helper.make_node(kind, [*inputs, *(f"{name}.{key}" for key in parameters)], [name], **attributes))
     graph = helper.make_graph(
         nodes,
         "graph",
@@ -95,6 +74,30 @@ def onnx_graph(module: nn.Module, shape: tuple[int, ...]) -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)
     return model.SerializeToString()
+
+
+def _operation(node: fx.Node, layer: nn.Module | None, owner: str) -> tuple[str, dict[str, Any]]:
+    """ONNX' name of a traced operation, and its attributes.
+
+    Raises:
+        ExportError: it is not known here.
+    """
+    if node.op == "output":
+        return "Identity", {}
+    if isinstance(layer, nn.Conv2d):
+        return "Conv", _conv_attributes(layer)
+    if isinstance(layer, Mean):
+        return "GlobalAveragePool", {}
+    for activation, kind in _ACTIVATIONS.items():
+        if isinstance(layer, activation):
+            return kind, {"alpha": 1 / 6, "beta": 0.5} if kind == "HardSigmoid" else {}
+    if node.op == "call_function" and node.target in _BINARY:
+        return _BINARY[node.target], {}
+    if node.op == "call_method" and node.target == "flatten":
+        return "Flatten", {}
+    raise ExportError(
+        f"{owner}: {node.target if layer is None else type(layer).__name__} is not known to this exporter"
+    )
 
 
 def _conv_attributes(layer: nn.Conv2d) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import numpy as np
 from PIL import Image
@@ -54,8 +55,10 @@ def upright_pixels(image: AnyPicture, name: str = "the image") -> np.ndarray:
     Raises:
         DataError: it is no image, missing, or damaged.
     """
-    is_path = isinstance(image, (str, os.PathLike))
-    seen = read_upright(_existing(image)) if is_path else upright(opened(image, name))
+    if isinstance(image, (str, os.PathLike)):
+        seen = read_upright(_existing(image))
+    else:
+        seen = upright(cast("Image.Image", opened(image, name)))
     return np.asarray(seen.convert("RGB"))
 
 
@@ -137,6 +140,6 @@ def _halves(rows: np.ndarray, half: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(part) for part in np.split(rows[:, : 2 * half], 2, axis=1)]
 
 
-def is_several(images: Any) -> bool:
+def is_several(images: Any) -> TypeGuard[Sequence[Any]]:
     """Whether the argument is a list of images."""
     return isinstance(images, (list, tuple))

@@ -10,15 +10,17 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from fbnetv3.arch import ArchDef
-from fbnetv3.deploy.bundle import check_files, read_description, read_manifest
+from fbnetv3.deploy.bundle import DETECTION, check_files, read_description, read_manifest
 from fbnetv3.deploy.formats import FORMATS, captured, folded
 from fbnetv3.deploy.graphs import onnx_graph
+from fbnetv3.deploy.predictor import preprocessing_from
 from fbnetv3.deploy.runtimes import OnnxRuntime, Runtime, TorchRuntime, open_runtime
 from fbnetv3.deploy.timing import MemoryWatch, Timing, time_calls
 from fbnetv3.errors import UsageError, suggest
@@ -59,12 +61,12 @@ def _written(name: str, module: nn.Module, shape: Sequence[int], folder: Path) -
         return format, path
     if shape[0] != 1:
         raise UsageError(f"{name} runs one image at a time")
-    program = captured(folded(module, plain_gates=True), shape[1], shape[2], any_batch=False, any_size=False)
+    program = captured(folded(module, plain_gates=True), torch.zeros(*shape))
     FORMATS[format].write(program, path)
     return format, path
 
 
-def measure(runtime: Runtime, shape: Sequence[int], **how: float) -> Timing:
+def measure(runtime: Runtime, shape: Sequence[int], **how: Any) -> Timing:
     """Latency of a runtime on random input of that shape; `how` is of `time_calls`."""
     batch = np.random.default_rng(0).standard_normal(shape, np.float32)
     return time_calls(lambda: runtime.run(batch), **how)
@@ -117,15 +119,17 @@ def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **how: float)
 
     Raises:
         ExportError: no exported folder, or a damaged one.
-        UsageError: a batch that it does not take.
+        UsageError: a batch that it does not take, or a detector.
     """
     folder = Path(folder).expanduser()
     manifest = read_manifest(folder)
     check_files(folder, manifest)
+    if manifest.task == DETECTION:
+        raise UsageError(f"{folder}: is a detector, whose time depends on what it sees; classifiers can be measured")
     wanted, channels, *sides = manifest.input["shape"]
     if wanted not in (None, batch):
         raise UsageError(f"{folder}: takes {wanted} image at a time, not {batch}")
-    side = sides[0] or read_description(folder)[0].resolution
+    side = sides[0] or read_description(folder, preprocessing_from)[0].resolution
     return _apart(
         partial(open_runtime, manifest.format, folder / FORMATS[manifest.format].file),
         (batch, channels, side, side),

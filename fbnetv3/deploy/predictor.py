@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +12,14 @@ import numpy as np
 import torch
 
 from fbnetv3.data import Preprocessing
+from fbnetv3.data.transforms import INTERPOLATIONS
 from fbnetv3.deploy.bundle import read_description
 from fbnetv3.deploy.formats import FORMATS
 from fbnetv3.deploy.images import AnyInput, is_several, opened
 from fbnetv3.deploy.runtimes import Runtime, open_runtime
 from fbnetv3.errors import ExportError, UsageError
+
+_MOST_PIXELS = 16_384  # of a side
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Predictor:
         """What the network answers, float32 (N, classes), N being 1 for a single image. See `__call__`."""
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size}: is less than 1")
-        several = list(images) if is_several(images) else [images]
+        several: list[Any] = list(images) if is_several(images) else [images]
         found = [self.runtime.run(batch) for batch in self.batches(several, batch_size)]
         logits = np.concatenate(found) if found else np.empty((0, len(self.classes)), np.float32)
         if logits.shape != (len(several), len(self.classes)):
@@ -126,6 +130,10 @@ def preprocessing_from(fields: Mapping[str, Any]) -> Preprocessing:
         tuple(map(float, fields["std"])),
         str(fields["interpolation"]),
     )
-    if len(found.mean) != len(found.std) or len(found.mean) not in (1, 3):
+    if len(found.mean) != len(found.std) or len(found.mean) not in (1, 3) or found.interpolation not in INTERPOLATIONS:
+        raise ValueError
+    if not 1 <= found.resolution <= found.resize <= _MOST_PIXELS or not all(map(math.isfinite, found.mean + found.std)):
+        raise ValueError
+    if min(found.std) <= 0:
         raise ValueError
     return found

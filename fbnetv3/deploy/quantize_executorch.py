@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
 from fbnetv3.deploy.formats import explained, write_executorch
+from fbnetv3.deploy.int8 import leading
 
 _ATEN = torch.ops.aten
-_OPERATORS = (_ATEN.conv2d.default, _ATEN.linear.default, _ATEN.add.Tensor)
+_LAYERS = (_ATEN.conv2d.default, _ATEN.linear.default)
+_FLOAT_SHARE = 0.0025  # of the weights, those of the first layers; less than in ONNX, since XNNPACK gains by int8 there
 _SMALLEST_SCALE = 2**-12  # XNNPACK's
 
 
@@ -34,9 +36,11 @@ class _CutObserver(HistogramObserver):
 
 
 class _Quantizer(XNNPACKQuantizer):
-    """XNNPACK's, but steps of 8 bits are not spent on what a hard swish or a hard sigmoid makes constant."""
+    """XNNPACK's, but the first layers stay float32, and steps of 8 bits are not spent on what a hard swish or a hard
+    sigmoid makes constant."""
 
     def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+        self.set_filter_function(_behind_first_layers(model.graph))
         model = super().annotate(model)
         for node in model.graph.nodes:
             note = node.meta.get(Q_ANNOTATION_KEY)
@@ -44,6 +48,15 @@ class _Quantizer(XNNPACKQuantizer):
                 observer = _CutObserver.with_args(limits=limits, eps=_SMALLEST_SCALE)
                 note.output_qspec = replace(note.output_qspec, observer_or_fake_quant_ctr=observer)
         return model
+
+
+def _behind_first_layers(graph: torch.fx.Graph) -> Callable[[torch.fx.Node], bool]:
+    """Whether an operation is to be quantised: not those in front of the first layer that is. See `int8.leading`."""
+    layers = [node for node in graph.nodes if node.target in _LAYERS]
+    first = layers[leading([node.args[1].meta["val"].numel() for node in layers], _FLOAT_SHARE) :]
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    start = position[first[0]] if first else len(position)
+    return lambda node: node.op != "call_function" or position[node] >= start
 
 
 def _limits(node: torch.fx.Node) -> tuple[float | None, float | None] | None:
@@ -59,7 +72,8 @@ def _limits(node: torch.fx.Node) -> tuple[float | None, float | None] | None:
 
 def quantize_executorch(program: torch.export.ExportedProgram, path: Path, batches: Iterable[np.ndarray]) -> None:
     """Write an ExecuTorch file whose convolutions and additions are XNNPACK's integer ones: int8 weights with a scale
-    for each output channel, int8 maps. Hard swishes, pools, and the gates' products stay float, in the same graph.
+    for each output channel, int8 maps; but for the first layers, see `int8.leading`. Hard swishes, pools, and the
+    gates' products stay float, in the same graph.
 
     Args:
         program: the network for one image, by `formats.captured`, with plain gates.
@@ -71,7 +85,7 @@ def quantize_executorch(program: torch.export.ExportedProgram, path: Path, batch
     """
     settings = get_symmetric_quantization_config(is_per_channel=True)
     quantizer = _Quantizer()
-    for operator in _OPERATORS:
+    for operator in (*_LAYERS, _ATEN.add.Tensor):
         quantizer.set_operator_type(operator, settings)
     with explained("PT2E quantisation"), torch.no_grad():
         model = prepare_pt2e(program.module(), quantizer)

@@ -20,9 +20,11 @@ from onnxruntime.quantization import (
 )
 
 from fbnetv3.deploy.formats import INPUT, explained
+from fbnetv3.deploy.int8 import leading
 
 _OPERATORS = ["Conv", "Gemm", "MatMul"]  # additions between them become integer too; pools and gates stay float
 _PERCENTILE = 99.999
+_FLOAT_SHARE = 0.01  # of the weights, those of the first layers
 _GATES = {"HardSwish": (-3.0, np.inf), "HardSigmoid": (-3.0, 3.0)}  # beyond these, the answer no longer changes
 
 Ranges = dict[str, tuple[float, float]]
@@ -40,7 +42,7 @@ class _Batch(CalibrationDataReader):
 
 def quantize_onnx(path: Path, batches: Iterable[np.ndarray], reduce_range: bool = False) -> None:
     """Put in a file's place its quantised form: convolutions with int8 weights, a scale for each output channel, and
-    uint8 maps, between QuantizeLinear and DequantizeLinear.
+    uint8 maps, between QuantizeLinear and DequantizeLinear; but for the first layers, see `int8.leading`.
 
     Maps are unsigned since ONNX Runtime has integer kernels on x86 only for these; on ARM it has them for both.
 
@@ -58,7 +60,8 @@ def quantize_onnx(path: Path, batches: Iterable[np.ndarray], reduce_range: bool 
         limits = {name: tuple(np.float32(limit) for limit in limits) for name, limits in ranges.items()}
         data = TensorsData(CalibrationMethod.MinMax, limits)
         kinds = (QuantType.QInt8, QuantType.QUInt8)
-        quantizer = QDQQuantizer(model, True, reduce_range, *kinds, data, [], [], _OPERATORS, {})
+        kept = _first_layers(model.graph)
+        quantizer = QDQQuantizer(model, True, reduce_range, *kinds, data, [], kept, _OPERATORS, {})
         quantizer.quantize_model()
         _shorten_names(quantizer.model.model.graph)
         quantizer.model.save_model_to_file(str(path), False)
@@ -77,7 +80,16 @@ def _calibrated(path: Path, batches: Iterable[np.ndarray]) -> Ranges:
         for batch in batches:  # one by one: a call keeps all maps of all its batches
             calibrator.collect_data(_Batch(batch))
         found = calibrator.compute_data().data
-    return {name: tuple(float(limit) for limit in about.range_value) for name, about in found.items()}
+    limits = {name: about.range_value for name, about in found.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in limits.items()}
+
+
+def _first_layers(graph: onnx.GraphProto) -> list[str]:
+    """Names of those that stay float32."""
+    counts = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
+    layers = [node for node in graph.node if node.op_type in _OPERATORS]
+    sizes = [sum(counts.get(name, 0) for name in node.input[1:2]) for node in layers]
+    return [node.name for node in layers[: leading(sizes, _FLOAT_SHARE)]]
 
 
 def without_saturation(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:
@@ -91,7 +103,8 @@ def without_saturation(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:
     for name, (low, high) in ranges.items():
         kinds = readers.get(name, set())
         if len(kinds) == 1 and (limits := _GATES.get(next(iter(kinds)))):
-            cut[name] = tuple(sorted((max(low, limits[0]), min(high, limits[1]))))
+            least, most = sorted((max(low, limits[0]), min(high, limits[1])))
+            cut[name] = least, most
     return cut
 
 

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from importlib.metadata import version
@@ -140,7 +140,11 @@ def _torch_export(path: Path) -> TorchRuntime:
         raise _unreadable(path, f"torch {torch.__version__}", error) from error
 
 
-_RUNTIMES = {"onnx": OnnxRuntime, "executorch": ExecuTorchRuntime, "torch-export": _torch_export}
+_RUNTIMES: dict[str, Callable[[Path], Runtime]] = {
+    "onnx": OnnxRuntime,
+    "executorch": ExecuTorchRuntime,
+    "torch-export": _torch_export,
+}
 
 
 def open_runtime(format: str, path: Path) -> Runtime:

@@ -29,7 +29,13 @@ _KEYS = {
     "annotations": ("id", "image_id", "category_id", "bbox"),
     "categories": ("id", "name"),
 }
-_KINDS = {"id": (int, str), "image_id": (int, str), "category_id": (int, str), "file_name": str, "name": str}
+_KINDS: dict[str, type | tuple[type, ...]] = {
+    "id": (int, str),
+    "image_id": (int, str),
+    "category_id": (int, str),
+    "file_name": str,
+    "name": str,
+}
 # Clipping is the rule, by rounding, for boxes that reach a pixel out of their image: only more is worth a word.
 _SLACK = 1.0
 _FAR = 1e9  # no coordinate lies further out: infinity, and NaN, do not compare as smaller
@@ -228,8 +234,8 @@ def _classes(categories: Sequence[Mapping[str, Any]], num_classes: int | None) -
 def _image_problems(images: Sequence[Mapping[str, Any]], root: str, sizes: int | None) -> tuple[int, list[str]]:
     """How many images were opened, and what is wrong with the images."""
     if wrong := [image for image in images if not all(_is_count(image[side]) for side in ("width", "height"))]:
-        names = _some([image["file_name"] for image in wrong])
-        return 0, [f"{len(wrong)} images have a width or height that is no number of pixels: {names}"]
+        shown = _some([image["file_name"] for image in wrong])
+        return 0, [f"{len(wrong)} images have a width or height that is no number of pixels: {shown}"]
     if not os.path.isdir(root):
         return 0, [f"there is no folder {root} with its images: give the one that each file_name leads from"]
     names = cache(lambda folder: frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset())
@@ -351,5 +357,5 @@ def _is_box(box: object) -> bool:
 
 def _some(names: Iterable[object]) -> str:
     """The first few of what may be many."""
-    names = [str(name) for name in names]
-    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
+    texts = [str(name) for name in names]
+    return ", ".join(texts[:_SHOWN]) + (", ..." if len(texts) > _SHOWN else "")

@@ -102,12 +102,13 @@ class FBNetV3Backbone(Backbone):
 
     def _freeze(self, freeze_at: int) -> None:
         stride = 1
+        stages: Any = self.stages
         for block in self.arch.blocks():
             stride *= block.spec.stride
             if stride > 2**freeze_at or freeze_at == 0:
                 break
-            if block.stage < len(self.stages) and block.index < len(self.stages[block.stage]):
-                stage = self.stages[block.stage]
+            if block.stage < len(stages) and block.index < len(stages[block.stage]):
+                stage = stages[block.stage]
                 for parameter in stage[block.index].parameters():
                     parameter.requires_grad = False
                 stage[block.index] = FrozenBatchNorm2d.convert_frozen_batchnorm(stage[block.index])
@@ -123,7 +124,7 @@ class FBNetV3Backbone(Backbone):
     def _maps(self, x: Tensor) -> dict[str, Tensor]:
         maps = {}
         for s, stage in enumerate(self.stages):
-            for b, block in enumerate(stage):
+            for b, block in enumerate(stage):  # type: ignore[arg-type, var-annotated]
                 x = block(x)
                 if (s, b) in self._taken:
                     maps[self._taken[s, b]] = x

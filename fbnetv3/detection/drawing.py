@@ -51,7 +51,7 @@ def _label(
     size: tuple[int, int],
     place: tuple[float, float, float],
     text: str,
-    font: ImageFont.ImageFont,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     colour: tuple[int, int, int],
 ) -> None:
     """A name on a ground of the box's colour: above the box, or below it, or within, wherever there is room."""

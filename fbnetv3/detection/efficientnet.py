@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torchvision
 from detectron2.config import CfgNode, configurable
@@ -46,7 +46,7 @@ class EfficientNetBackbone(Backbone):
         if weights:
             _load(self.stages, weights)
         self._out_features = ["res4"]
-        self._out_feature_channels = {"res4": self.stages[-1][-1].out_channels}
+        self._out_feature_channels = {"res4": cast("Any", self.stages[-1])[-1].out_channels}
         self._out_feature_strides = {"res4": 16}
 
     @classmethod
@@ -90,7 +90,7 @@ class EfficientNetRPNHead(nn.Module):
         self, *, arch: str, num_anchors: int, box_dim: int = 4, num_blocks: int | None = None, norm: Norm = "BN"
     ) -> None:
         super().__init__()
-        stage = _stages(arch, norm)[_C4]
+        stage: Any = _stages(arch, norm)[_C4]
         count = len(stage) if num_blocks is None else num_blocks
         self.blocks = nn.Sequential(*(copy.deepcopy(stage[-1]) for _ in range(count)))
         init_weights(self.blocks)
@@ -98,6 +98,7 @@ class EfficientNetRPNHead(nn.Module):
         self.anchor_deltas = nn.Conv2d(stage[-1].out_channels, num_anchors * box_dim, 1)
         for layer in (self.objectness_logits, self.anchor_deltas):
             nn.init.normal_(layer.weight, std=0.01)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
     @classmethod
@@ -142,7 +143,7 @@ class EfficientNetBoxHead(nn.Module):
     @property
     def output_shape(self) -> ShapeSpec:
         """Channels that the predictor gets."""
-        return ShapeSpec(channels=self.blocks[-1][-1].out_channels)
+        return ShapeSpec(channels=cast("Any", self.blocks[-1])[-1].out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Proposals' maps (R, C, H, W) to features (R, channels)."""

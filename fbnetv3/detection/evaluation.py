@@ -6,9 +6,9 @@ import contextlib
 import io
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -105,7 +105,7 @@ class _Interruptible:
 
     def __init__(self, loader: DataLoader, world: World) -> None:
         self.loader, self.world = loader, world
-        self.shared = len(loader.dataset) // world.size  # batches that every process has
+        self.shared = len(cast("Sized", loader.dataset)) // world.size  # batches that every process has
 
     def __len__(self) -> int:
         return len(self.loader)

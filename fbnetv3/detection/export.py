@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Sequence
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -84,14 +85,14 @@ def plain(model: nn.Module) -> nn.Module:
     average of our box head before its last convolution."""
     copied = folded(model)
     fold_norms(copied)
-    heads = getattr(model, "roi_heads", None)
+    heads: Any = getattr(model, "roi_heads", None)
     if isinstance(getattr(heads, "box_head", None), FBNetV3BoxHead):
         side = heads.box_pooler.output_size[0]
         channels = next(heads.box_head.parameters()).shape[1]
         fused = FusedBoxHead(copy.deepcopy(heads.box_head)).requires_grad_(False)
         with torch.no_grad():
             fused(torch.zeros(1, channels, side, side))  # computes what hangs on the regions' size alone
-        copied.roi_heads.box_head = fused
+        cast("nn.Module", copied.roi_heads).box_head = fused
     return copied
 
 

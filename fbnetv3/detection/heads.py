@@ -83,6 +83,7 @@ class FBNetV3RPNHead(nn.Module):
         self.anchor_deltas = nn.Conv2d(part.out_channels, num_anchors * box_dim, 1)
         for layer in (self.objectness_logits, self.anchor_deltas):
             nn.init.normal_(layer.weight, std=0.01)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
     @classmethod

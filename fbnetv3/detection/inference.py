@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from detectron2.layers import Conv2d as DetectronConv2d
@@ -43,7 +44,7 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is FBNetV3BoxHead:
-                setattr(parent, name, FusedBoxHead(child))
+                setattr(parent, name, FusedBoxHead(cast("FBNetV3BoxHead", child)))
             elif type(child) in _FRUGAL and type(child.box2box_transform) is Box2BoxTransform:
                 setattr(parent, name, _as(_FRUGAL[type(child)], child))
         if isinstance(parent, StandardROIHeads) and isinstance(parent.box_head, FusedBoxHead):
@@ -59,11 +60,12 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
 def fold_norms(model: nn.Module) -> None:
     """Fold the norms that detectron2's convolutions have within, in place, where they can be. In eval mode the outputs
     stay the same up to rounding."""
-    for conv in model.modules():
+    for module in model.modules():
+        conv: Any = module
         norm = getattr(conv, "norm", None) if isinstance(conv, DetectronConv2d) else None
         both = folded(conv, norm) if isinstance(norm, nn.Module) else None
         if both is not None:
-            conv.weight, conv.bias = (nn.Parameter(value, requires_grad=False) for value in both)
+            conv.weight, conv.bias = (nn.Parameter(cast("Tensor", value), requires_grad=False) for value in both)
             conv.norm = None
 
 
@@ -77,7 +79,8 @@ class FusedBoxHead(nn.Module):
     def __init__(self, head: FBNetV3BoxHead) -> None:
         super().__init__()
         self.output_shape = head.output_shape
-        blocks = [fuse_blocks(block) for stage in head.blocks.stages for block in stage]
+        stages: Any = head.blocks.stages
+        blocks = [fuse_blocks(block) for stage in stages for block in stage]
         self.blocks, self.last = nn.Sequential(*blocks[:-1]), blocks[-1]
 
     def forward(self, x: Tensor) -> Tensor:

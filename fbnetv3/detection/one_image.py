@@ -6,6 +6,7 @@ What detectron2 does with Python's lists of boxes is done here with tensors, in 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from detectron2.layers import ROIAlign
@@ -35,6 +36,8 @@ class _OneImage(nn.Module):
         is_bgr: whether it wants BGR.
     """
 
+    model: Any
+
     def __init__(self, model: nn.Module, is_bgr: bool) -> None:
         super().__init__()
         self.model, self.is_bgr = model, is_bgr
@@ -57,7 +60,7 @@ class OneImageRCNN(_OneImage):
 
     def forward(self, image: Tensor) -> Found:
         """An image, uint8 (H, W, 3) in RGB, to boxes (N, 4), scores (N,) and classes (N,), best first."""
-        size, rpn, heads = image.shape[:2], self.model.proposal_generator, self.model.roi_heads
+        size, rpn, heads = (image.shape[0], image.shape[1]), self.model.proposal_generator, self.model.roi_heads
         names = list(dict.fromkeys((*rpn.in_features, *heads.box_in_features)))
         found = dict(zip(names, self.maps(image, names), strict=True))
         proposals = self._proposals([found[name] for name in rpn.in_features], size)
@@ -144,7 +147,8 @@ def one_image(model: nn.Module, is_bgr: bool) -> nn.Module:
         _check("MODEL.ANCHOR_GENERATOR.NAME", model.anchor_generator, DefaultAnchorGenerator)
         return OneImageRetinaNet(model, is_bgr).eval()
     _check("MODEL.META_ARCHITECTURE", model, GeneralizedRCNN, "GeneralizedRCNN or RetinaNet")
-    rpn, heads = model.proposal_generator, model.roi_heads
+    rpn: Any = model.proposal_generator
+    heads: Any = model.roi_heads
     _check("MODEL.PROPOSAL_GENERATOR.NAME", rpn, RPN)
     _check("MODEL.ANCHOR_GENERATOR.NAME", rpn.anchor_generator, DefaultAnchorGenerator)
     _check("MODEL.ROI_HEADS.NAME", heads, StandardROIHeads)

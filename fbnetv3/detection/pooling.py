@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from detectron2.layers import ROIAlign
 from detectron2.modeling.poolers import ROIPooler, convert_boxes_to_pooler_format
@@ -56,7 +58,7 @@ class ExpandingPooler(nn.Module):
 
 def can_expand(pooler: nn.Module) -> bool:
     """Whether a pooler is one that `ExpandingPooler` can take the place of: aligned, for one map, square."""
-    levels = getattr(pooler, "level_poolers", ())
+    levels: Any = getattr(pooler, "level_poolers", ())
     if type(pooler) is not ROIPooler or len(levels) != 1 or type(levels[0]) is not ROIAlign:
         return False
     align = levels[0]

@@ -38,6 +38,7 @@ from fbnetv3.engine.distributed import World, joined
 from fbnetv3.engine.ema import ModelEMA
 from fbnetv3.engine.files import RunFiles
 from fbnetv3.engine.interrupt import check_interrupt, deferred_interrupt
+from fbnetv3.engine.lock import RunLock
 from fbnetv3.engine.run import logged_to, main_speaks, prepare_output
 from fbnetv3.errors import UsageError
 from fbnetv3.file_io import atomic_write
@@ -85,8 +86,11 @@ def run_training(cfg: CfgNode, *, resume: bool = False) -> DetectionResult:
 def _run_training(cfg: CfgNode, world: World, resume: bool) -> DetectionResult:
     cfg = _scaled(cfg, world)
     files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
-    if world.broadcast(files.in_use()) and not resume:
-        raise UsageError(f"{files.folder}: holds a run already; add --resume to go on, or set another OUTPUT_DIR")
+    with RunLock(files, world, resume) as lock:
+        return _run_locked(cfg, world, files, lock)
+
+
+def _run_locked(cfg: CfgNode, world: World, files: RunFiles, lock: RunLock) -> DetectionResult:
     detections, examples = files.folder / "inference", files.folder / "detections.png"
     if world.is_main:
         check_data(cfg, cfg.DATASETS.TRAIN, need_boxes=True)
@@ -115,6 +119,7 @@ def _run_training(cfg: CfgNode, world: World, resume: bool) -> DetectionResult:
     )
     about = {"config": _decisive_keys(cfg), "seed": seed}
     start = _go_on(checkpointer, found, about, ema, cfg)
+    lock.acquire()
     if world.is_main:
         prepare_output(files, cfg)
 

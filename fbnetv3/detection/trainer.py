@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer
@@ -26,8 +26,13 @@ from fbnetv3.text import duration
 
 logger = logging.getLogger(__name__)
 
+if TYPE_CHECKING:
+    from detectron2.engine import SimpleTrainer as _AnyTrainer
+else:
+    _AnyTrainer = object
 
-class _Watched:
+
+class _Watched(_AnyTrainer):
     """For detectron2's trainers: a loss that is not finite ends the run in all processes, before the weights suffer.
 
     Attributes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
+from typing import cast
 
 import torch
 from fvcore.common.config import CfgNode
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from fbnetv3.data import Batch, DamageCounter, build_dataset, build_loader
+from fbnetv3.data.loader import PartSampler
 from fbnetv3.engine.answers import AnswerFiles
 from fbnetv3.engine.build import (
     answer_files,
@@ -58,9 +60,11 @@ def cache_answers(cfg: CfgNode) -> AnswerFiles:
     damage, done = DamageCounter(cfg.DATA.MAX_DAMAGED), files.done()
     logger.info("%s answers %d views of %d images, %d are done", cfg.DISTILL.ARCH, *files.shape[:2], done)
 
+    sampler = cast("PartSampler", loader.sampler)
+
     def answers() -> Iterator[tuple[Tensor, list[int]]]:
         for view in range(done // len(dataset), cfg.DISTILL.VIEWS):
-            loader.sampler.epoch, loader.sampler.start = view, max(0, done - view * len(dataset))
+            sampler.epoch, sampler.start = view, max(0, done - view * len(dataset))
             batches = tqdm(loader, desc=f"view {view + 1}/{cfg.DISTILL.VIEWS}", leave=False, disable=None)
             for logits, numbers in _answer(teacher, batches, resolution, device, damage, cfg.MODEL.CHANNELS_LAST):
                 yield logits, [view * len(dataset) + number for number in numbers]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from fbnetv3.engine.answers import AnswerFiles, TargetWithAnswer
 from fbnetv3.engine.distributed import ALONE, World
 from fbnetv3.engine.objective import CrossEntropy, Distillation, Objective
 from fbnetv3.engine.optimization import build_optimizer, build_schedule
+from fbnetv3.engine.trainer import Mixup
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
 from fbnetv3.file_io import file_sha256, local_path
 from fbnetv3.modeling import build_network, load_weights
@@ -193,7 +195,7 @@ def build_teacher(cfg: CfgNode, num_classes: int, device: torch.device) -> nn.Mo
         raise UsageError(
             f"DISTILL.WEIGHTS {cfg.DISTILL.WEIGHTS}: the teacher has another number of classes than {num_classes}"
         )
-    return teacher.to(device, memory_format=_memory_format(cfg))
+    return teacher.to(device, memory_format=_memory_format(cfg))  # type: ignore[call-overload]
 
 
 def build_val_loader(
@@ -231,11 +233,13 @@ def build_model(
         check_external(model, arch, preprocessing_of(cfg, arch).resolution)
     if weights and not _load(model, arch, weights) and need_head:
         raise UsageError(f"{weights}: has another number of classes than the {num_classes} of {cfg.DATA.NAME}")
-    return model.to(device, memory_format=_memory_format(cfg))
+    return model.to(device, memory_format=_memory_format(cfg))  # type: ignore[call-overload]
 
 
-def _network(arch: AnyArch, num_classes: int, in_chans: int, drop_rate: float = 0, drop_path_rate: float = 0):
-    build = build_network if isinstance(arch, ArchDef) else build_external
+def _network(
+    arch: AnyArch, num_classes: int, in_chans: int, drop_rate: float = 0, drop_path_rate: float = 0
+) -> nn.Module:
+    build: Callable[..., nn.Module] = build_network if isinstance(arch, ArchDef) else build_external
     return build(arch, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
@@ -272,7 +276,7 @@ def build_objective(cfg: CfgNode, num_classes: int, resolution: int, device: tor
     return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.SHARE, cfg.SOLVER.LABEL_SMOOTHING)
 
 
-def build_mixup(cfg: CfgNode, num_classes: int):
+def build_mixup(cfg: CfgNode, num_classes: int) -> Mixup | None:
     """Mixup of a batch (torchvision's), or None."""
     return v2.MixUp(alpha=cfg.INPUT.MIXUP, num_classes=num_classes) if cfg.INPUT.MIXUP else None
 

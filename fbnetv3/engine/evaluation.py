@@ -69,12 +69,12 @@ def evaluate(
         check_interrupt()
     damage.add([message for messages in world.gather(damaged) for message in messages])
     classes = max(world.gather(classes))
-    correct1, correct5, loss, images = world.sum(float(correct1), float(correct5), float(loss), images)
-    if not images:
+    top1, top5, total, count = world.sum(float(correct1), float(correct5), float(loss), images)
+    if not count:
         raise DataError("no image to evaluate on")
-    result = {"top1": 100 * correct1 / images, "loss": loss / images, "images": int(images)}
+    result = {"top1": 100 * top1 / count, "loss": total / count, "images": int(count)}
     if classes > 5:
-        result["top5"] = 100 * correct5 / images
+        result["top5"] = 100 * top5 / count
     return result
 
 

@@ -100,6 +100,7 @@ class Autopsy(Hook):
         step, batch = trainer.last_batch
         if not trainer.world.is_main:
             return
+        assert batch is not None  # a step has gone before
         about = {"step": step, "lr": trainer.current_lr, "loss": trainer.loss.item()}
         images = {"images": batch.images, "targets": batch.targets, "names": batch.names}
         save(self.file, {**about, **images, "model": trainer.model.state_dict()})
@@ -195,6 +196,7 @@ class ProgressBar(Hook):
         )
 
     def after_step(self, trainer: Trainer) -> None:
+        assert self.bar is not None  # of `before_epoch`
         if not self.bar.disable and (self.bar.n % 10 == 0):
             self.bar.set_postfix_str(
                 f"loss {trainer.loss.item():.3f}, lr {trainer.current_lr:.3g}, run ends in {self._left(trainer)}",

@@ -70,6 +70,7 @@ def _work(rank: int, run: Callable[[], None], processes: int, port: int, after_i
 def _pass_on(number: int, frame: object) -> None:
     """Tell all processes to end. A terminal has sent them Ctrl-C already, and SIGTERM does not hurry who has that."""
     for process in multiprocessing.active_children():
+        assert process.pid is not None  # it has started
         os.kill(process.pid, signal.SIGTERM)
 
 

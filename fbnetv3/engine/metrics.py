@@ -14,12 +14,16 @@ from fbnetv3.file_io import atomic_write
 def read_metrics(file: Path) -> list[dict[str, float]]:
     """The entries of a metrics file; what is none, such as a line cut short by a killed run, is left out."""
     entries = []
-    for line in file.read_text().splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
+    for line in file.read_bytes().splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
             entry = json.loads(line)
-            if isinstance(entry, dict) and "step" in entry:
+            if isinstance(entry, dict) and "step" in entry and all(map(_is_number, entry.values())):
                 entries.append(entry)
     return entries
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def append_metrics(file: Path, entry: dict[str, float]) -> None:
@@ -39,7 +43,7 @@ def truncate_metrics(file: Path, step: int, epoch: int) -> None:
     """Drop the entries ahead of the checkpoint from which a run goes on: later steps, evaluations of later epochs."""
 
     def keep(entry: dict[str, float]) -> bool:
-        return entry["step"] <= step and not ("val_top1" in entry and entry["epoch"] > epoch)
+        return entry["step"] <= step and not ("val_top1" in entry and entry.get("epoch", 0) > epoch)
 
     if file.exists():
         kept = [entry for entry in read_metrics(file) if keep(entry)]
@@ -52,8 +56,8 @@ def plot_curve(metrics: Path, picture: Path) -> None:
     from matplotlib.figure import Figure
 
     entries = read_metrics(metrics)
-    steps = [e for e in entries if "loss" in e]
-    evals = [e for e in entries if "val_top1" in e]
+    steps = [e for e in entries if {"epoch", "loss"} <= e.keys()]
+    evals = [e for e in entries if {"epoch", "val_top1", "val_loss"} <= e.keys()]
     figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=110)
     left, right = figure.subplots(1, 2)
     left.plot([e["epoch"] for e in steps], [e["loss"] for e in steps], color="0.75", lw=1, label="training, one batch")

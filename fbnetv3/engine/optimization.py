@@ -20,13 +20,17 @@ OPTIMIZERS = Registry("optimizer")
 
 
 @OPTIMIZERS.register(name="sgd")
-def sgd(groups: list[dict[str, Any]], lr: float, *, momentum: float, nesterov: bool, **others: float):
+def sgd(
+    groups: list[dict[str, Any]], lr: float, *, momentum: float, nesterov: bool, **others: float
+) -> optim.Optimizer:
     """Stochastic gradient descent with momentum."""
     return optim.SGD(groups, lr, momentum=momentum, nesterov=nesterov and momentum > 0)
 
 
 @OPTIMIZERS.register(name="rmsprop")
-def rmsprop(groups: list[dict[str, Any]], lr: float, *, momentum: float, alpha: float, eps: float, **others: float):
+def rmsprop(
+    groups: list[dict[str, Any]], lr: float, *, momentum: float, alpha: float, eps: float, **others: float
+) -> optim.Optimizer:
     """RMSProp with momentum."""
     return optim.RMSprop(groups, lr, alpha=alpha, eps=eps, momentum=momentum)
 

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fvcore.common.config import CfgNode
@@ -40,9 +40,10 @@ from fbnetv3.engine.environment import describe_environment
 from fbnetv3.engine.evaluation import evaluate
 from fbnetv3.engine.files import RunFiles
 from fbnetv3.engine.hooks import Autopsy, Callback, Checkpointing, Curve, Evaluation, Metrics, ProgressBar
+from fbnetv3.engine.lock import RunLock
 from fbnetv3.engine.metrics import read_metrics
 from fbnetv3.engine.trainer import Trainer
-from fbnetv3.errors import OutputError, UsageError
+from fbnetv3.errors import OutputError, UsageError, UserError, WeightsError
 from fbnetv3.file_io import atomic_write, remove_partial
 from fbnetv3.modeling.sync_norm import sync_batchnorm
 
@@ -117,11 +118,23 @@ def run_training(
 def _run_training(cfg: CfgNode, world: World, resume: bool, callbacks: Sequence[Callback], progress: bool) -> RunResult:
     device = build_device(cfg.DEVICE, world)
     files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
-    if world.broadcast(files.in_use()) and not resume:
-        raise UsageError(f"{files.folder}: holds a run already; add --resume to go on, or set another OUTPUT_DIR")
+    with RunLock(files, world, resume) as lock:
+        return _run_locked(cfg, world, device, files, lock, callbacks, progress)
+
+
+def _run_locked(
+    cfg: CfgNode,
+    world: World,
+    device: torch.device,
+    files: RunFiles,
+    lock: RunLock,
+    callbacks: Sequence[Callback],
+    progress: bool,
+) -> RunResult:
     arch = build_arch(cfg, cfg.MODEL.ARCH)
     inputs = build_inputs(cfg, arch, device, world)
     model = build_model(cfg, arch, inputs.train.classes, device, cfg.MODEL.WEIGHTS)
+    num_classes = cast("int", model.num_classes)
     if cfg.MODEL.SYNC_BN and world.size > 1:
         model = sync_batchnorm(model, device)
     if world.rank:  # the same weights, other chances: dropout, stochastic depth, mixup
@@ -131,7 +144,7 @@ def _run_training(cfg: CfgNode, world: World, resume: bool, callbacks: Sequence[
     about = {
         "arch": arch.name,
         "definition": describe_arch(arch),
-        "num_classes": model.num_classes,
+        "num_classes": num_classes,
         "in_chans": cfg.MODEL.IN_CHANS,
         "steps_per_epoch": len(inputs.train_loader),
         "config": _decisive_keys(cfg),
@@ -151,7 +164,7 @@ def _run_training(cfg: CfgNode, world: World, resume: bool, callbacks: Sequence[
 
     trainer = Trainer(
         model,
-        build_objective(cfg, model.num_classes, inputs.preprocessing.resolution, device),
+        build_objective(cfg, num_classes, inputs.preprocessing.resolution, device),
         optimizer_of(cfg, model),
         schedule_of(cfg),
         inputs.train_loader,
@@ -159,7 +172,7 @@ def _run_training(cfg: CfgNode, world: World, resume: bool, callbacks: Sequence[
         epochs=cfg.SOLVER.EPOCHS,
         device=device,
         channels_last=cfg.MODEL.CHANNELS_LAST,
-        mixup=build_mixup(cfg, model.num_classes),
+        mixup=build_mixup(cfg, num_classes),
         ema=ema,
         precision=getattr(torch, cfg.SOLVER.PRECISION),
         accumulate=cfg.SOLVER.ACCUMULATE,
@@ -176,8 +189,14 @@ def _run_training(cfg: CfgNode, world: World, resume: bool, callbacks: Sequence[
     )
     if latest:
         path, state = latest
-        _check_same_run(state, about, cfg.SOLVER.EPOCHS, path)
-        trainer.load_state_dict(state)
+        try:
+            _check_same_run(state, about, cfg.SOLVER.EPOCHS, path)
+            trainer.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise WeightsError(f"{path}: cannot be gone on from ({_first_line(error)}): remove it") from None
+    lock.acquire()
     if world.is_main:
         prepare_output(files, cfg)
     with logged_to(files.log) if world.is_main else contextlib.nullcontext():
@@ -192,7 +211,7 @@ def _run_training(cfg: CfgNode, world: World, resume: bool, callbacks: Sequence[
             model.compile()
         metrics = trainer.run()
     results = {key.removeprefix("val_"): value for key, value in metrics.items()}
-    return RunResult(results, curve.results, files, model.num_classes)
+    return RunResult(results, curve.results, files, num_classes)
 
 
 def run_evaluation(cfg: CfgNode) -> dict[str, float]:
@@ -281,11 +300,15 @@ def _check_same_run(state: dict[str, Any], about: dict[str, Any], epochs: int, c
         raise UsageError(f"{checkpoint}: is {state['epoch']} epochs old already; SOLVER.EPOCHS {epochs} is less")
 
 
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
 def _evaluations(metrics: Path) -> list[dict[str, float]]:
     """The evaluations in a metrics file, as a run's curve has them."""
     if not metrics.exists():
         return []
-    entries = [entry for entry in read_metrics(metrics) if "val_top1" in entry]
+    entries = [entry for entry in read_metrics(metrics) if {"epoch", "val_top1"} <= entry.keys()]
     return [{key.removeprefix("val_"): value for key, value in entry.items() if key != "step"} for entry in entries]
 
 
@@ -302,8 +325,9 @@ def prepare_output(files: RunFiles, cfg: CfgNode) -> None:
         with atomic_write(files.config) as f:
             f.write(cfg.dump().encode())
         environments = []
-        with contextlib.suppress(FileNotFoundError, ValueError):  # none yet, or not ours
-            environments = json.loads(files.environment.read_text())
+        with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):  # none yet, or not ours
+            found = json.loads(files.environment.read_text())
+            environments = found if isinstance(found, list) else []
         with atomic_write(files.environment) as f:
             f.write(json.dumps([*environments, describe_environment()], indent=2).encode())
     except OutputError:

@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fvcore.common.param_scheduler import ParamScheduler
@@ -14,7 +14,7 @@ from torch import Tensor, nn, optim
 from torch.utils.data import DataLoader
 
 from fbnetv3.data import Batch, DamageCounter
-from fbnetv3.data.loader import mix_seeds
+from fbnetv3.data.loader import EpochSampler, mix_seeds
 from fbnetv3.engine.distributed import ALONE, World
 from fbnetv3.engine.ema import ModelEMA
 from fbnetv3.engine.evaluation import memory_format
@@ -62,6 +62,9 @@ class Progress:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
+Mixup = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+
 class Trainer:
     """Trains a classifier.
 
@@ -96,7 +99,7 @@ class Trainer:
         epochs: int,
         device: torch.device,
         channels_last: bool = True,
-        mixup: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        mixup: Mixup | None = None,
         ema: ModelEMA | None = None,
         precision: torch.dtype = torch.float32,
         accumulate: int = 1,
@@ -157,7 +160,7 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         """The steps that are left of the current epoch."""
-        sampler = self.loader.sampler
+        sampler = cast("EpochSampler", self.loader.sampler)
         sampler.epoch = self.progress.epoch
         sampler.start = self.progress.step - self.progress.epoch * len(self.loader)
         self.progress.metrics = {}
@@ -226,7 +229,9 @@ class Trainer:
 
     def _gradients_shared(self, shared: bool) -> contextlib.AbstractContextManager:
         """Where gradients are computed: averaged over the processes at the end of `backward`, or not yet."""
-        return contextlib.nullcontext() if shared or self.world.size == 1 else self._parallel.no_sync()
+        if shared or self.world.size == 1:
+            return contextlib.nullcontext()
+        return cast("nn.parallel.DistributedDataParallel", self._parallel).no_sync()
 
     @property
     def current_lr(self) -> float:
@@ -251,6 +256,7 @@ class Trainer:
             return
         self._call("on_divergence")
         _, batch = self.last_batch
+        assert batch is not None  # before the first step the loss is finite
         names = ", ".join(batch.names[:3]) + (f" and {len(batch.names) - 3} more" if len(batch.names) > 3 else "")
         raise DivergedError(
             f"the loss is {loss} at step {self._last_step} (epoch {self.progress.epoch + 1}, learning rate "

@@ -102,7 +102,9 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, paddi
 
         def narrow(columns: Tensor, width: int, step: int = step, g: Tensor = g) -> Tensor:
             like = weight[..., :width]
-            return _torch_gradients(g, columns, like, (stride, step), (padding[0], width // 2), False, True)[1]
+            _, dw = _torch_gradients(g, columns, like, (stride, step), (padding[0], width // 2), False, True)
+            assert dw is not None
+            return dw
 
         if any(abs(place) <= 1 for place in places.values()):
             near = narrow(part, 3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,10 +47,11 @@ def folded(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor | No
         return conv.weight, conv.bias
     if getattr(norm, "running_mean", None) is None or conv.padding_mode != "zeros":
         return None
-    ones = torch.ones_like(norm.running_mean)
-    weight, bias = (default if value is None else value for value, default in ((norm.weight, ones), (norm.bias, 0)))
-    scale = weight / (norm.running_var + norm.eps).sqrt()
-    offset = bias - norm.running_mean * scale
+    of: Any = norm
+    ones = torch.ones_like(of.running_mean)
+    weight, bias = (default if value is None else value for value, default in ((of.weight, ones), (of.bias, 0)))
+    scale = weight / (of.running_var + of.eps).sqrt()
+    offset = bias - of.running_mean * scale
     before = 0 if conv.bias is None else conv.bias
     return conv.weight * scale.reshape(-1, 1, 1, 1), before * scale + offset
 
@@ -64,6 +65,10 @@ class FusedConv(nn.Module):
         activation: it may write over its input.
     """
 
+    weight: Tensor
+    bias: Tensor | None
+    padding: tuple[int, ...]
+
     def __init__(self, conv: nn.Conv2d, norm: nn.Module | None = None, activation: nn.Module | None = None) -> None:
         super().__init__()
         both = folded(conv, norm)
@@ -71,7 +76,8 @@ class FusedConv(nn.Module):
         weight, bias = both or (conv.weight, conv.bias)
         self.register_buffer("weight", weight.detach().contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", None if bias is None else bias.detach())
-        self.stride, self.padding, self.dilation, self.groups = conv.stride, conv.padding, conv.dilation, conv.groups
+        self.stride, self.dilation, self.groups = conv.stride, conv.dilation, conv.groups
+        self.padding = cast("tuple[int, ...]", conv.padding)
         self.act = None if activation is None else in_place(activation)
         self._packed = self._pack() if self.norm is None else None
         self._summing: tuple[Tensor, int] | None = None
@@ -81,7 +87,7 @@ class FusedConv(nn.Module):
         """A unit of convolution, norm and activation; the latter two may be missing."""
         conv, *rest = unit
         norm = rest.pop(0) if rest and _is_norm(rest[0]) else None
-        return cls(conv, norm, rest[0] if rest else None)
+        return cls(cast("nn.Conv2d", conv), norm, rest[0] if rest else None)
 
     def _pack(self) -> tuple[Any, ...] | None:
         """What oneDNN's own convolution takes besides the input: weights in its order, and a ReLU to apply at once."""
@@ -130,6 +136,7 @@ class FusedConv(nn.Module):
                 shape, self.weight.contiguous(), ones, self.stride, self.padding, self.dilation, self.groups
             )
             self._summing = weight.contiguous(memory_format=torch.channels_last), out[0] * out[1]
+        assert self._summing is not None
         return self._summing
 
 
@@ -152,6 +159,11 @@ class FusedSqueeze(nn.Module):
     Args:
         squeeze: the layers.
     """
+
+    weight1: Tensor
+    bias1: Tensor
+    weight2: Tensor
+    bias2: Tensor
 
     def __init__(self, squeeze: SqueezeExcitation) -> None:
         super().__init__()

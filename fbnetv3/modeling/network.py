@@ -38,10 +38,11 @@ class Trunk(nn.Module):
         blocks = defn.blocks(in_chans)
         for i, block in enumerate(blocks):
             if block.stage == len(self.stages):
-                self.stages.append(nn.Sequential())
+                stage = nn.Sequential()
+                self.stages.append(stage)
             rate = drop_path_rate * i / max(1, len(blocks) - 1)
             module = BLOCKS.get(block.kind)(block.spec, norm_layer=norm_layer, drop_path=rate)
-            self.stages[block.stage].append(module)
+            stage.append(module)
             if block.name == last:
                 break
         init_weights(self)
@@ -77,11 +78,11 @@ class Features(Trunk):
         self.feature_channels = tuple(block.spec.out_channels for block, _ in found)
         self.feature_strides = tuple(stride for _, stride in found)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
+    def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
         """(N, in_chans, H, W) to the maps, finest first."""
         maps = []
         for s, stage in enumerate(self.stages):
-            for b, block in enumerate(stage):
+            for b, block in enumerate(stage):  # type: ignore[arg-type, var-annotated]
                 x = block(x)
                 if (s, b) in self._taken:
                     maps.append(x)
@@ -116,7 +117,8 @@ class FBNetV3(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(drop_rate)
         self.head = nn.Conv2d(defn.out_channels, num_classes, 1) if num_classes else nn.Identity()
-        if num_classes:
+        if isinstance(self.head, nn.Conv2d):
+            assert self.head.bias is not None
             nn.init.normal_(self.head.weight, std=0.01)
             nn.init.zeros_(self.head.bias)
 

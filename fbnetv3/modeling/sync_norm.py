@@ -48,6 +48,7 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
     @torch.no_grad()
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
         """Move the running statistics; they hold the unbiased variance."""
+        assert self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None
         self.num_batches_tracked += 1
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)

@@ -6,15 +6,18 @@ import argparse
 import logging
 import os
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fbnetv3.arch import ArchDef
+from fbnetv3.arch.blocks import MBConvSpec
 from fbnetv3.errors import WeightsError
 from fbnetv3.file_io import forget, local_path
 from fbnetv3.modeling.network import Features, Trunk
@@ -26,7 +29,7 @@ StateDict = Mapping[str, Tensor]
 _BATCHNORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _SHOWN = 5
 # Plain values that training scripts leave beside the weights; building them runs no code of the file's.
-_HARMLESS = [
+_HARMLESS: list[Any] = [
     argparse.Namespace,
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("bool", "int32", "int64", "float32", "float64")),
@@ -63,7 +66,7 @@ def load_weights(model: nn.Module, source: str | os.PathLike | Mapping, *, sha25
     found = read_state_dict(source, sha256=sha256) if name is source else state_dict_of(source, str(name))
     layout = _layout(found, str(name))
     wanted = model.state_dict()
-    given = dict(found) if layout == "fbnetv3" else _convert(found, model.arch, layout, str(name))
+    given = dict(found) if layout == "fbnetv3" else _convert(found, cast("ArchDef", model.arch), layout, str(name))
     given = _fit_prefix(given, model)
     head = _drop_foreign_head(given, wanted, str(name))
     _check(given, wanted, str(name))
@@ -133,6 +136,7 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
             from safetensors.torch import load_file
 
             return load_file(path)
+        _refuse_bombs(path)
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -150,6 +154,22 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
         what = "is a web page, not weights" if page else f"is damaged or not a checkpoint ({type(error).__name__})"
         hint = "; it was removed from the cache, so that the next call downloads it again" if forget(path) else ""
         raise WeightsError(f"{path}: {what}{hint}") from None
+
+
+def _refuse_bombs(path: Path) -> None:
+    """Refuse an archive that is larger inside than outside; torch stores all as it is, and compresses nothing.
+
+    Raises:
+        ValueError: it is one, or a damaged archive.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # older checkpoints are no archives
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any(e.compress_type != zipfile.ZIP_STORED for e in entries) or sum(e.file_size for e in entries) > (
+        path.stat().st_size
+    ):
+        raise ValueError("its archive is larger inside than outside")
 
 
 def state_dict_of(checkpoint: object, name: str) -> StateDict:
@@ -243,7 +263,8 @@ def _timm_names(defn: ArchDef, found: StateDict) -> dict[str, str]:
         if block.kind == "conv":
             names |= _unit("conv_stem", "bn1", ours, bias=True)
         elif block.kind == "mbconv":
-            if block.spec.has_expand:
+            units: tuple[tuple[str, str, str], ...]
+            if cast("MBConvSpec", block.spec).has_expand:
                 units = (("conv_pw", "bn1", "expand"), ("conv_dw", "bn2", "depthwise"), ("conv_pwl", "bn3", "project"))
             else:
                 units = (("conv_dw", "bn1", "depthwise"), ("conv_pw", "bn2", "project"))
@@ -274,7 +295,7 @@ def _fit_prefix(given: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]
         beyond = tuple(
             f"stages.{block.name}."
             for block in model.arch.blocks()
-            if block.stage >= len(model.stages) or block.index >= len(model.stages[block.stage])
+            if block.stage >= len(model.stages) or block.index >= len(cast("nn.Sequential", model.stages[block.stage]))
         )
         trunk = {key.removeprefix("backbone."): v for key, v in given.items() if not key.startswith("head.")}
         return {key: value for key, value in trunk.items() if not key.startswith(beyond)}

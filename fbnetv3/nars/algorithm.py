@@ -24,6 +24,7 @@ from fbnetv3.nars.evaluators import Evaluate, build_evaluator, name_of
 from fbnetv3.nars.evolution import Evolved, evolve
 from fbnetv3.nars.executors import open_executor
 from fbnetv3.nars.labels import free_labels
+from fbnetv3.nars.latency import LATENCY
 from fbnetv3.nars.predictor import Predictor, PretrainReport
 from fbnetv3.nars.rounds import Progress, Rounds, Watch, ranked
 from fbnetv3.nars.sampling import sample_pool
@@ -239,7 +240,8 @@ def _with_recommendations(result: SearchResult, plan: _Plan) -> SearchResult:
     for name, constraints in plan.budgets.items():
         evolved = evolve(result.predictor, constraints, inherited, s.evolution, s.seed)
         candidate = Candidate(result.space, evolved.candidates[0], seed=s.seed, full_epochs=s.epochs)
-        columns = constraints.values(evolved.candidates[:1], *constraints.known)
+        known = constraints.values(evolved.candidates[:1], *constraints.known)
+        columns = {column: float(values[0]) for column, values in known.items()}
         inside = [trial for trial, met in zip(done, constraints.met(inherited), strict=True) if met]
         best = inside[0] if inside else None
         predicted = float(evolved.scores[0])
@@ -251,7 +253,7 @@ def _with_recommendations(result: SearchResult, plan: _Plan) -> SearchResult:
             "constraints": [str(constraint) for constraint in constraints.constraints],
             "predicted": predicted,
             "predicted_after_epoch": result.stop_epoch,
-            "columns": {column: float(values[0]) for column, values in columns.items()},
+            "columns": columns,
             "best_trial": best
             and {
                 "number": best.number,
@@ -262,7 +264,7 @@ def _with_recommendations(result: SearchResult, plan: _Plan) -> SearchResult:
             "inherited_trials": [trial.number for trial in inside[: s.evolution.inherited]],
         }
         emitted = emit(f"{result.space.name}_{name}", candidate, folder, training, provenance)
-        found[name] = Found(name, candidate, predicted, provenance["columns"], best, evolved, emitted, provenance)
+        found[name] = Found(name, candidate, predicted, columns, best, evolved, emitted, provenance)
     for name, how in s.scaled.items():
         origin = found[how["from"]]
         scaling = {key: how[key] for key in ("depth", "width", "resolution", "tolerance") if key in how}
@@ -292,7 +294,11 @@ def _describe(space: Space, evaluator: str | Evaluate, settings: SearchSettings)
     values["columns"] = {
         name: column if isinstance(column, str) else name for name, column in values["columns"].items()
     }
-    values["latency"] = settings.latency and file_sha256(Path(settings.latency).expanduser())[:12]
+    # a latency table decides what is tried only where candidates are bounded by it, or the predictor learns from it
+    learned = () if isinstance(settings.labels, str) else settings.labels
+    uses_table = LATENCY in (*settings.constraints, *learned)
+    table = settings.latency if uses_table else None
+    values["latency"] = file_sha256(Path(table).expanduser())[:12] if table else None
     values |= {"space": f"{space.name} ({_digest(space)[:12]})", "evaluator": name_of(evaluator)}
     # an object is compared by its kind: its text may hold an address
     return json.loads(json.dumps({"settings": values, "fbnetv3": fbnetv3.__version__}, default=lambda o: str(type(o))))

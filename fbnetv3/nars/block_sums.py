@@ -15,7 +15,8 @@ import numpy as np
 
 from fbnetv3.arch import ArchError, Row
 from fbnetv3.arch.blocks import BlockSpec
-from fbnetv3.nars.space import Space, SpaceError, is_variable, split_expansion
+from fbnetv3.nars.space import Space
+from fbnetv3.nars.templates import SpaceError, is_variable, split_expansion
 
 # Numbers, none of them negative, that are known of a block: its registered name, its spec, the side of its input.
 Priced = Callable[[str, BlockSpec, int], Sequence[float]]
@@ -23,6 +24,7 @@ Priced = Callable[[str, BlockSpec, int], Sequence[float]]
 # A table with more places than this is not laid out in memory; what is in it is then looked for by sorting.
 _MOST_PLACES = 4_000_000
 _UNKNOWN, _INVALID = -2, -1
+_MOST_OF_A_BLOCK = 2**48
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class _Part:
             places *= len(coded.values)
         if places > _MOST_PLACES:
             unique, inverse = np.unique(keys, return_inverse=True)
-            found = [self._one(key, inputs, names, priced) for key in unique.tolist()]
-            return np.array(found, priced.dtype)[inverse]
+            rows = [self._one(key, inputs, names, priced) for key in unique.tolist()]
+            return np.array(rows, priced.dtype)[inverse]
         # a place stands for a side by its number among those of the candidates at hand, which are others each time
         sides = inputs[-1].values
         if self._table is None or len(self._table) != places or self._sides != sides:
@@ -97,6 +99,8 @@ class _Part:
             *fields, channels, side = values
             spec, height = self.block(dict(zip(names, fields, strict=True)), channels, side)
             found = (_INVALID,) * priced.columns if spec is None else priced.of(self.fixed["block"], spec, side)
+            if max(found) > _MOST_OF_A_BLOCK:  # sums of such would not fit into 64 bits
+                found, height = (_INVALID,) * priced.columns, _INVALID
             self._known[known] = (*found, height)
         return self._known[known]
 
@@ -139,6 +143,7 @@ class BlockSums:
             raise SpaceError("the space has no template", "architecture")
         self.space, self.in_chans, self._priced = space, in_chans, _Prices(priced, columns, dtype)
         self._index = {variable.name: i for i, variable in enumerate(space.variables)}
+        self._resolution = space.architecture["resolution"]
         self._stages: list[list[_Part]] = []
         for s, stage in enumerate(space.architecture["stages"]):
             try:
@@ -150,7 +155,7 @@ class BlockSums:
     def total(self, candidates: np.ndarray) -> Totals:
         """Sums over all blocks; candidates are integers (N, variables)."""
         candidates = self.space.check(candidates)
-        sums = np.zeros((len(candidates), self._priced.columns), self._priced.dtype)
+        sums: np.ndarray = np.zeros((len(candidates), self._priced.columns), self._priced.dtype)
         blocks, valid = np.zeros(len(candidates), np.int64), np.ones(len(candidates), bool)
         channels = side = np.zeros(0, np.int64)
         if len(candidates):
@@ -166,7 +171,7 @@ class BlockSums:
         """Sums over the blocks of each stage, and their number as the last column, (N, stages, columns + 1); all are -1
         where a candidate makes no network."""
         candidates = self.space.check(candidates)
-        total = np.zeros((len(candidates), len(self._stages), self._priced.columns + 1), self._priced.dtype)
+        total: np.ndarray = np.zeros((len(candidates), len(self._stages), self._priced.columns + 1), self._priced.dtype)
         if not len(candidates):
             return total
         valid = np.ones(len(candidates), bool)
@@ -188,12 +193,12 @@ class BlockSums:
 
     def _reached(self) -> tuple[dict[tuple[str, BlockSpec, int], None], set[tuple[int, int]]]:
         found: dict[tuple[str, BlockSpec, int], None] = {}
-        inputs = {(self.in_chans, side) for side in self._values(self.space.architecture["resolution"])}
+        inputs = {(self.in_chans, side) for side in self._values(self._resolution)}
         for part in (part for parts in self._stages for part in parts):
             outputs: set[tuple[int, int]] = set()
             for values in product(*(self._values(f"${name}") for name in part.varied.values())):
                 fields = dict(zip(part.varied, values, strict=True))
-                own = fields.get("channels", part.fixed.get("channels"))
+                own: Any = fields.get("channels", part.fixed.get("channels"))
                 for channels, side in sorted(inputs):
                     if part.less and channels != own:
                         continue
@@ -219,7 +224,7 @@ class BlockSums:
         def of(value: Any) -> _Coded:
             return coded[value[1:]] if is_variable(value) else _Coded((value,))
 
-        side, channels = of(self.space.architecture["resolution"]), _Coded((self.in_chans,))
+        side, channels = of(self._resolution), _Coded((self.in_chans,))
         for stage, parts in enumerate(self._stages):
             for part in parts:
                 names = list(part.varied)

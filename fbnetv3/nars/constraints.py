@@ -37,7 +37,8 @@ class Constraint:
 
     def __post_init__(self) -> None:
         for bound in (self.low, self.high):
-            if isinstance(bound, bool) or not isinstance(bound, (int, float)) or math.isnan(bound):
+            wrong = isinstance(bound, bool) or not isinstance(bound, (int, float)) or bound != bound
+            if wrong or (isinstance(bound, int) and abs(bound) > 10**300):
                 raise ConstraintError(f"constraint on {self.column}: {bound!r} is not a number")
         if self.low > self.high:
             raise ConstraintError(f"constraint on {self.column}: nothing lies between {self.low:g} and {self.high:g}")

@@ -74,7 +74,7 @@ def emit_scaled(
     training: Mapping[str, Any],
     provenance: Mapping[str, Any],
     recipe: Mapping[str, Any],
-    scaling: Mapping[str, float],
+    scaling: Mapping[str, Any],
     num_classes: int = 1000,
 ) -> Emitted:
     """The same for a network that compound scaling makes of a candidate's (Sec. 4.2: A of B, F and G of E).

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -86,7 +86,7 @@ def build_evaluator(evaluator: str | Evaluate, arguments: Mapping[str, Any] | No
     except ValueError:
         pass  # some callables of C have no signature
     if inspect.isclass(found):
-        return found(**arguments)
+        return cast("Evaluate", found(**arguments))
     return _WithArguments(found, arguments) if arguments else found
 
 

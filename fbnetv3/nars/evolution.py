@@ -78,6 +78,8 @@ class EvolutionSettings:
         ):
             if getattr(self, name) < least:
                 raise UsageError(f"evolution: {name} {getattr(self, name)} is less than {least}")
+            if getattr(self, name) > 10**6:
+                raise UsageError(f"evolution: {name} {getattr(self, name)} is more than a million")
 
 
 @dataclass(frozen=True)
@@ -179,12 +181,12 @@ class _Evolution:
 
     def fresh(self, candidates: np.ndarray, most: int | None = None) -> np.ndarray:
         """Those that are new and meet the constraints; if there are more than `most`, those that promise most."""
-        found = []
+        rows = []
         for row in candidates:
             if (key := row.tobytes()) not in self._seen:
                 self._seen.add(key)
-                found.append(row)
-        found = np.array(found).reshape(-1, len(self.sizes)).astype(np.int64)
+                rows.append(row)
+        found = np.array(rows).reshape(-1, len(self.sizes)).astype(np.int64)
         if len(found):
             found = found[self.constraints.met(found)]
         if most is None or len(found) <= most:
@@ -281,7 +283,8 @@ def pareto_front(
     settings = replace(settings, shocks=0)  # each begins with what the others have found
     none = np.zeros((0, len(constraints.space)), np.int64)
     inherited = none if inherited is None else constraints.space.check(inherited)
-    found, calls, best = _Scored(none, np.zeros(0)), 0, []
+    best: list[float] = []
+    found, calls = _Scored(none, np.zeros(0)), 0
     for number, budget in enumerate(np.linspace(values.min(), values.max(), steps)):
         run = _Evolution(
             score, constraints.with_bounds(Constraint(column, high=float(budget))), settings, seed + number

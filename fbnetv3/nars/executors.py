@@ -187,6 +187,7 @@ class LocalExecutor:
     def _receive(self, slot: int) -> Outcome:
         worker = self._workers[slot]
         job, worker.job = worker.job, None
+        assert job is not None  # it is busy
         try:
             if worker.pipe.poll():
                 return cloudpickle.loads(worker.pipe.recv_bytes())

@@ -7,7 +7,7 @@ that chooses the kernel, (5.12) for the predictions of what is left out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,7 +63,8 @@ class GaussianProcess:
         self._inputs, targets = self._prepared(inputs), targets.double()
         products = self._products(self._inputs)
         identity = torch.eye(len(targets), dtype=torch.float64)
-        prior = {("variance", k): v for k, v in _VARIANCES.items()} | {("length", k): v for k, v in _LENGTHS.items()}
+        prior: dict[Any, float] = {("variance", k): v for k, v in _VARIANCES.items()}
+        prior |= {("length", k): v for k, v in _LENGTHS.items()}
         prior["noise"] = _NOISE
         logs = {key: torch.tensor(value, dtype=torch.float64, requires_grad=True) for key, value in prior.items()}
 

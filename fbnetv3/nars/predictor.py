@@ -68,8 +68,11 @@ class PredictorSettings:
             if getattr(self, name) < 0:
                 raise UsageError(f"predictor: {name} {getattr(self, name)} is less than 0")
         for name in ("pretrain_lr", "lr", "tuned_lr", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"predictor: {name} {getattr(self, name)} is no number of at least 0")
+            if not 0 <= getattr(self, name) <= 10**6:
+                raise UsageError(f"predictor: {name} {getattr(self, name)} is no number of at least 0 and at most 1e6")
+        for name, most in (("members", 10**4), ("width", 10**5)):
+            if getattr(self, name) > most:
+                raise UsageError(f"predictor: {name} {getattr(self, name)} is more than {most:,}")
         if self.members < 4 or self.members % 2:
             raise UsageError(f"predictor: members {self.members} is not an even number of at least 4")
 
@@ -89,6 +92,8 @@ class _Layer(nn.Module):
 
 class _Network(nn.Module):
     """Encoder and heads of every member (Fig. 3)."""
+
+    gains: Tensor
 
     def __init__(self, members: int, width: int, arch_features: int, recipe_features: int, labels: int) -> None:
         super().__init__()
@@ -215,9 +220,9 @@ class Predictor:
         for half in range(2):
             for fold, rows in enumerate(torch.randperm(count).tensor_split(folds)):
                 left_out[half * folds + fold, rows] = True
-        kept = [(~row).nonzero()[:, 0] for row in left_out]
-        count = min(map(len, kept))
-        kept = torch.stack([rows[:count] for rows in kept])
+        others = [(~row).nonzero()[:, 0] for row in left_out]
+        count = min(map(len, others))
+        kept = torch.stack([rows[:count] for rows in others])
         batch = max(s.batch, -(-count // s.steps))
         member = torch.arange(s.members)[:, None]
         network = self._new(1)
@@ -273,13 +278,14 @@ class Predictor:
         return Inputs(arch, recipe, embedded)
 
     def _features(self, candidates: np.ndarray) -> tuple[Tensor, Tensor]:
-        return tuple(torch.from_numpy(2 * self.space.encode(candidates, part) - 1) for part in (ARCHITECTURE, RECIPE))
+        arch, recipe = (self.space.encode(candidates, part) for part in (ARCHITECTURE, RECIPE))
+        return torch.from_numpy(2 * arch - 1), torch.from_numpy(2 * recipe - 1)
 
     def _new(self, labels: int) -> _Network:
-        sizes = [
+        arch, recipe = (
             self.space.encode(np.zeros((0, len(self.space)), np.int64), p).shape[1] for p in (ARCHITECTURE, RECIPE)
-        ]
-        return _Network(self.settings.members, self.settings.width, *sizes, labels)
+        )
+        return _Network(self.settings.members, self.settings.width, arch, recipe, labels)
 
     @contextlib.contextmanager
     def _chance(self, number: int) -> Iterator[None]:

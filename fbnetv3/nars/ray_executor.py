@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from typing import Any
@@ -48,14 +49,17 @@ class RayExecutor:
         if self._ours:
             if address is not None:
                 _check_address(address)
-            cpus = {"num_cpus": workers} if address is None else {}
+            cpus: dict[str, Any] = {"num_cpus": workers} if address is None else {}
             try:
-                ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error", **cpus)
+                ray.init(
+                    address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **cpus
+                )
             except Exception as error:
                 where = f"at {address}" if address else "on this machine"
                 raise UsageError(f"address: no Ray cluster {where} ({_first_line(error)})") from None
         try:
-            self._task = ray.remote(**{"num_cpus": 1, **(resources or {}), "max_retries": 0})(evaluate)
+            options: dict[str, Any] = {"num_cpus": 1, **(resources or {}), "max_retries": 0}
+            self._task = ray.remote(**options)(evaluate)
         except (TypeError, ValueError) as error:
             self.close()
             raise UsageError(f"resources {resources}: {_first_line(error)}") from None

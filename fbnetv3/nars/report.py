@@ -103,9 +103,12 @@ def _tidy(axes: Any, **labels: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _against(axes: Any, measured: Sequence[float], predicted: Sequence[float], title: str) -> None:
+_Values = Sequence[float | None] | np.ndarray
+
+
+def _against(axes: Any, truth: _Values, guesses: _Values, title: str) -> None:
     """Predicted against measured, with the line on which they are equal."""
-    measured, predicted = np.array(measured, float), np.array(predicted, float)
+    measured, predicted = np.array(truth, float), np.array(guesses, float)
     both = np.isfinite(measured) & np.isfinite(predicted)
     measured, predicted = measured[both], predicted[both]
     _tidy(axes, xlabel="measured", ylabel="predicted", title=title)
@@ -116,7 +119,7 @@ def _against(axes: Any, measured: Sequence[float], predicted: Sequence[float], t
     axes.plot(ends, ends, color="0.5", linewidth=1)
 
 
-def _correlation(first: Sequence[float], second: Sequence[float]) -> str:
+def _correlation(first: _Values, second: _Values) -> str:
     pairs = np.array([first, second], float).T
     pairs = pairs[np.isfinite(pairs).all(1)]
     if len(pairs) < 3:
@@ -168,7 +171,7 @@ def _draw_samples(search: _Search, figure: Any) -> bool:
 
 
 def _draw_stopping(search: _Search, figure: Any) -> bool:
-    curves = [trial.curve for trial in search.trials if trial.round == 0 and trial.status == DONE]
+    curves = [trial.curve for trial in search.trials if trial.round == 0 and trial.curve is not None]
     if len(curves) < 3 or len(curves[0]) < 2:
         return False
     axes = figure.subplots()
@@ -185,7 +188,8 @@ def _draw_stopping(search: _Search, figure: Any) -> bool:
 
 def _draw_rounds(search: _Search, figure: Any) -> bool:
     axes = figure.subplots()
-    rounds, epoch, best = search.rounds, search.epoch, []
+    rounds, epoch = search.rounds, search.epoch
+    best: list[tuple[int, float]] = []
     for number, trials in enumerate(rounds, 1):
         values = [trial.accuracy(epoch) for trial in trials]
         if not values:

@@ -182,6 +182,7 @@ class Rounds:
             self._paces.append(outcome.seconds / trial.epochs)
             self._say(number)
             return False
+        assert outcome.error is not None
         again = trial.attempts < s.retries
         store.fail(trial.number, outcome.error, outcome.seconds, again)
         self._say(number, f"trial {trial.number} failed{', is tried again' if again else ''}: {outcome.error}")

@@ -10,8 +10,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fbnetv3.arch.latency import load_latency_table
 from fbnetv3.errors import FieldError, UsageError, suggest
 from fbnetv3.nars.constraints import Column, Constraint, Constraints
@@ -23,9 +21,11 @@ from fbnetv3.nars.latency import LATENCY, LatencyModel, shapes_in
 from fbnetv3.nars.predictor import PredictorSettings
 from fbnetv3.nars.space import ARCHITECTURE, PARTS, RECIPE, Space, load_space, space_from_dict
 from fbnetv3.nars.stopping import THRESHOLD
-from fbnetv3.yaml_io import check_keys, read_mapping
+from fbnetv3.yaml_io import NotYAMLError, check_keys, parse, read_mapping
 
 JOINT = "joint"
+# Beyond what anybody means, where it is not a million; the seed is numpy's and torch's.
+_MOST = {"pool": 10**7, "workers": 10**4, "seed": 2**32 - 1}
 MODES = (JOINT, *PARTS)
 # Rounds of the paper's searches: of recipes alone (Sec. 4.1), and of architectures too (Sec. 4.2).
 _ROUNDS_RECIPE, _ROUNDS_JOINT = 4, 5
@@ -35,6 +35,7 @@ class SettingsError(FieldError):
     """Settings of a search that make no sense."""
 
 
+_LARGEST = 10**300
 # Bounds by column: [lowest, highest], either of them null, or a number, which is the highest.
 Bounds = Mapping[str, Any]
 
@@ -121,6 +122,8 @@ class SearchSettings:
                 continue
             if type(value) is not int or value < least:
                 raise SettingsError(f"{value!r} is not a whole number of at least {least}", name)
+            if value > _MOST.get(name, 10**6):
+                raise SettingsError(f"{value!r} is more than {_MOST.get(name, 10**6):,}", name)
         if self.stop_above is not None and not _is_number(self.stop_above, -1, 1):
             raise SettingsError(f"{self.stop_above!r} is not a correlation", "stop_above")
         if self.time_limit is not None and not _is_number(self.time_limit, 1e-9):
@@ -142,6 +145,7 @@ class SearchSettings:
             if (
                 not isinstance(how, Mapping)
                 or not {"from", "macs"} <= set(how)
+                or not isinstance(how["from"], str)
                 or not _is_number(_number(how["macs"]), 1)
             ):
                 raise SettingsError("needs from, a budget's name, and macs", f"scaled.{name}")
@@ -181,6 +185,7 @@ class SearchSettings:
         """Latency of candidates of a space, whose table has to have all that they consist of."""
         if space.architecture is None:
             raise SettingsError("what is searched has no networks: leave it out", "latency")
+        assert self.latency is not None
         table = load_latency_table(Path(self.latency).expanduser())
         for shape in shapes_in(space, self.num_classes):
             table.of_block(shape)
@@ -233,8 +238,8 @@ def check_file_name(name: str, where: str) -> None:
     Raises:
         SettingsError: it has other signs than letters, digits, and . _ - inside.
     """
-    if not re.fullmatch(r"\w[\w.+-]*", str(name)):
-        raise SettingsError(f"{name!r} is to name files: letters, digits, _, - and . will do", where)
+    if not re.fullmatch(r"\w[\w.+-]{,99}", str(name)):
+        raise SettingsError(f"{name!r} is to name files: at most 100 letters, digits, _, - and . will do", where)
 
 
 def _short(value: float) -> str:
@@ -253,6 +258,8 @@ def _number(value: Any) -> Any:
 
 
 def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+    if isinstance(value, int) and abs(value) > _LARGEST:  # no number of floating point
+        return False
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
@@ -325,10 +332,10 @@ def load_search_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -
         check_keys(data, SettingsError, known, required=("space", "evaluator"))
         folder = Path(path).resolve().parent
         for key in ("evaluator", "output"):
-            if not isinstance(data.get(key, ""), str):
+            if not isinstance(data.get(key, ""), str) or "\0" in data.get(key, ""):
                 raise SettingsError(f"{data[key]!r} is not text", key)
-        data["evaluator_args"] = _beside(data.get("evaluator_args") or {}, folder)
-        data["training"] = _beside(data.get("training") or {}, folder)
+        for key in ("evaluator_args", "training"):
+            data[key] = _beside({} if data.get(key) is None else data[key], folder)
         if isinstance(latency := data.get("latency"), str) and (folder / latency).is_file():
             data["latency"] = str(folder / latency)
         space = data["space"]
@@ -350,8 +357,8 @@ def _override(data: dict[str, Any], overrides: Sequence[str], known: Sequence[st
         if first not in known:
             raise UsageError(f"unknown key {key}: {suggest(first, known)}")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = parse(text)
+        except NotYAMLError:
             raise UsageError(f"{key} {text!r}: is no value in YAML") from None
         if not inner:
             data[first] = value

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,22 +15,19 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.arch import ArchDef, arch_from_dict
-from fbnetv3.errors import FieldError
+from fbnetv3.nars.templates import ARCHITECTURE, PARTS, RECIPE, SpaceError, check_template, filled, rows_of
 from fbnetv3.recipe import Recipe, recipe_from_dict
 from fbnetv3.yaml_io import check_keys, read_mapping
 
-ARCHITECTURE, RECIPE = "architecture", "recipe"
-PARTS = (ARCHITECTURE, RECIPE)
 # Short side before the centre crop, as a multiple of the resolution, where a space's template does not say.
 RESIZE = 256 / 224
 
 _KEYS = ("name", "source", "variables", "architecture", "recipe")
 _VARIABLE_KEYS = ("range", "choices", "scale", "part")
 _MOST_VALUES = 100_000
-
-
-class SpaceError(FieldError):
-    """A search space that makes no sense."""
+_MOST_CHOICES = 1_000
+# What a number of a range may be at most: far beyond any use, and far from where floating point ends.
+_LARGEST = 1e15
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,8 @@ class Space:
         variables = tuple(variable for variable in self.variables if variable.part == part)
         if not variables:
             raise SpaceError(f"{self.name} has no variables of the {part}", "variables")
-        return replace(self, variables=variables, **{other: None for other in PARTS if other != part})
+        others: dict[str, Any] = {other: None for other in PARTS if other != part}
+        return replace(self, variables=variables, **others)
 
     def check(self, candidates: np.ndarray) -> np.ndarray:
         """The candidates as an array of integers (N, variables).
@@ -126,7 +124,8 @@ class Space:
         Raises:
             SpaceError: a variable is missing or unknown, or has no such value.
         """
-        check_keys(values, SpaceError, tuple(v.name for v in self.variables), [v.name for v in self.variables])
+        names = tuple(v.name for v in self.variables)
+        check_keys(values, SpaceError, names, names)
         found = []
         for variable in self.variables:
             value = values[variable.name]
@@ -167,8 +166,8 @@ class Space:
         """
         if self.architecture is None:
             raise SpaceError("the space has no template", ARCHITECTURE)
-        data = _filled(self.architecture, self.decode(candidate))
-        data["stages"] = [{**stage, "rows": [*_rows(stage["rows"])]} for stage in data["stages"]]
+        data = filled(self.architecture, self.decode(candidate))
+        data["stages"] = [{**stage, "rows": [*rows_of(stage["rows"])]} for stage in data["stages"]]
         data.setdefault("resize", round(data["resolution"] * RESIZE))
         return arch_from_dict({**data, "name": name, "source": source})
 
@@ -181,59 +180,17 @@ class Space:
         """
         if self.recipe is None:
             raise SpaceError("the space has no template", RECIPE)
-        return recipe_from_dict(_filled(self.recipe, self.decode(candidate)))
-
-
-def split_expansion(rows: list[Mapping[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
-    """A template's rows as those of an architecture, each with how many blocks it has of the template's `repeat`.
-
-    A row whose expansion is a list, [of the first block, of the rest] (Table 2's slash), becomes two.
-
-    Yields:
-        The row, without `repeat` unless it is one as it stands, and "all", "first" or "rest".
-    """
-    for row in rows:
-        expansion = row.get("expansion")
-        if not isinstance(expansion, list):
-            yield dict(row), "all"
-            continue
-        if len(expansion) != 2:
-            raise SpaceError(
-                f"{expansion!r} is neither one value nor two, of the first block and of the rest", "expansion"
-            )
-        first, rest = ({**row, "expansion": value} for value in expansion)
-        yield first, "first"
-        yield {**rest, "stride": 1}, "rest"
-
-
-def _rows(rows: list[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The rows of an architecture from a template's that is filled in."""
-    for row, which in split_expansion(rows):
-        repeat = row.get("repeat", 1)
-        count = {"all": repeat, "first": 1, "rest": repeat - 1}[which]
-        if count:
-            yield {**row, "repeat": count}
-
-
-def _filled(template: Any, values: Mapping[str, Any]) -> Any:
-    """A template with the variables' values in it."""
-    if isinstance(template, Mapping):
-        return {key: _filled(value, values) for key, value in template.items()}
-    if isinstance(template, list):
-        return [_filled(value, values) for value in template]
-    return values[template[1:]] if is_variable(template) else template
-
-
-def is_variable(value: Any) -> bool:
-    """Whether a template's value stands for a variable's."""
-    return isinstance(value, str) and value.startswith("$")
+        return recipe_from_dict(filled(self.recipe, self.decode(candidate)))
 
 
 def _same(a: Any, b: Any) -> bool:
     numbers = (int, float)
     if isinstance(a, bool) or isinstance(b, bool) or not (isinstance(a, numbers) and isinstance(b, numbers)):
         return type(a) is type(b) and a == b
-    return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-15)
+    try:
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-15)
+    except OverflowError:  # a whole number beyond all of floating point
+        return a == b
 
 
 def load_space(path: str | os.PathLike) -> Space:
@@ -267,6 +224,8 @@ def space_from_dict(data: Mapping[str, Any]) -> Space:
     if not isinstance(variables, Mapping) or not variables:
         raise SpaceError("is not a mapping from names to ranges and choices", "variables")
     found = []
+    if len({str(name) for name in variables}) < len(variables):
+        raise SpaceError("two names are the same as text", "variables")
     for name, entry in variables.items():
         try:
             found.append(_variable(str(name), entry))
@@ -274,7 +233,7 @@ def space_from_dict(data: Mapping[str, Any]) -> Space:
             raise error.within(f"variables.{name}") from None
     space = Space(data["name"], tuple(found), data.get("architecture"), data.get("recipe"), data.get("source", ""))
     for part in PARTS:
-        _check_template(getattr(space, part), part, {v.name: v for v in found})
+        check_template(getattr(space, part), part, {v.name: v for v in found})
     return space
 
 
@@ -296,6 +255,10 @@ def _variable(name: str, entry: Any) -> Variable:
         raise SpaceError(f"{choices!r} is not a list of values", "choices")
     if not all(isinstance(choice, (str, int, float, bool)) for choice in choices):
         raise SpaceError(f"{choices!r} holds what is neither text nor number nor true or false", "choices")
+    if len(choices) > _MOST_CHOICES:
+        raise SpaceError(f"{len(choices)} choices are more than {_MOST_CHOICES}", "choices")
+    if any(isinstance(choice, float) and math.isnan(choice) for choice in choices):
+        raise SpaceError(f"{choices!r} holds what is no number", "choices")
     if any(_same(a, b) for i, a in enumerate(choices) for b in choices[:i]):
         raise SpaceError(f"{choices!r} has a value twice", "choices")
     return Variable(name, tuple(choices), True, part)
@@ -309,38 +272,18 @@ def _range(value: Any, scale: Any) -> tuple[int | float, ...]:
     low, high, step = (*value, 1)[:3]
     if low > high or step <= 0:
         raise SpaceError(f"{value!r} has no values: lowest <= highest and step > 0 are wanted", "range")
+    if (high - low) / step >= _MOST_VALUES:
+        raise SpaceError(f"{value!r} has more than {_MOST_VALUES} values", "range")
     steps = round((high - low) / step)
     if not math.isclose(low + steps * step, high, rel_tol=1e-9, abs_tol=1e-12):
         raise SpaceError(f"{value!r}: {high} is not reached in steps of {step}", "range")
-    if steps >= _MOST_VALUES:
-        raise SpaceError(f"{value!r} has more than {_MOST_VALUES} values", "range")
     values = [low + i * step for i in range(steps + 1)]
     # 20 * 1e-3 is 0.02 and a bit in binary; ten digits are more than any recipe needs
-    return tuple(values) if scale == 1 else tuple(float(f"{v * scale:.10g}") for v in values)
+    found = tuple(values) if scale == 1 else tuple(float(f"{v * scale:.10g}") for v in values)
+    if len(set(found)) < len(found):
+        raise SpaceError(f"{value!r} and the scale {scale!r} make values that cannot be told apart", "range")
+    return found
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _check_template(template: Any, part: str, variables: Mapping[str, Variable]) -> None:
-    """Refuse a template that is none, or names a variable that is not there or belongs to the other part."""
-    if template is None:
-        return
-    if not isinstance(template, Mapping) or (part == ARCHITECTURE and not isinstance(template.get("stages"), list)):
-        raise SpaceError("is not a mapping" + (" with stages" if part == ARCHITECTURE else ""), part)
-
-    def check(value: Any, where: str) -> None:
-        if isinstance(value, Mapping):
-            for key, inner in value.items():
-                check(inner, f"{where}.{key}")
-        elif isinstance(value, list):
-            for index, inner in enumerate(value):
-                check(inner, f"{where}[{index}]")
-        elif is_variable(value):
-            if value[1:] not in variables:
-                raise SpaceError(f"{value} is not a variable of the space", where)
-            if variables[value[1:]].part != part:
-                raise SpaceError(f"{value} belongs to the {variables[value[1:]].part}", where)
-
-    check(template, part)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST

@@ -75,6 +75,7 @@ class Trial:
 
     def accuracy(self, epoch: int) -> float:
         """Its accuracy after so many epochs."""
+        assert self.curve is not None  # it is done
         return self.curve[epoch - 1]
 
 
@@ -126,7 +127,7 @@ class TrialStore:
             self._connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
 
     def add_round(
-        self, number: int, candidates: np.ndarray, epochs: int, predicted: Sequence[float] | None = None
+        self, number: int, candidates: np.ndarray, epochs: int, predicted: Sequence[float] | np.ndarray | None = None
     ) -> None:
         """Add the trials of a round, all of them or none.
 

@@ -72,7 +72,7 @@ def main() -> None:
     os.environ.pop("PYTHONPATH", None)
     if len(sys.argv) > 2:
         os.environ["PYTHONPATH"] = sys.argv[2]
-    jobs: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def listen() -> None:
         # Reading here all the time shows at once that the parent is gone, even in the middle of an evaluation.

@@ -75,7 +75,7 @@ def test_huge_logits_overflow_nothing(digits):
         (7, "is a int; an image is a path"),
         (Image.new("L", (0, 4)), "has no pixels"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_wrong_images(image, message, predictor):
     with pytest.raises(DataError, match=message):

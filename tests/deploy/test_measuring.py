@@ -1,5 +1,7 @@
 """Networks and blocks measured: what runs is what an export runs; tables are filled, and gone on with."""
 
+import json
+import shutil
 import time
 
 import numpy as np
@@ -48,7 +50,7 @@ def answers(model, images):
 
 def test_a_graph_is_the_one_that_an_export_writes(network, tmp_path):
     module = folded(network)
-    write_onnx(captured(module, 3, 32, any_batch=True, any_size=False), tmp_path / "exported.onnx")
+    write_onnx(captured(module, torch.zeros(2, 3, 32, 32), [0]), tmp_path / "exported.onnx")
     written = onnx.load(str(tmp_path / "exported.onnx"))
     direct = onnx.load_from_string(onnx_graph(module, (1, 3, 32, 32)))
 
@@ -129,6 +131,20 @@ def test_what_was_exported(exported):
         measure_exported(exported("executorch"), batch=3)
     with pytest.raises(ExportError, match="no such folder"):
         measure_exported("nothing/there")
+
+
+@pytest.mark.parametrize(("changes", "expected"), [({"input": None}, 32), ({"task": "detection"}, "is a detector")])
+def test_what_an_exports_manifest_says(changes, expected, exported, tmp_path):
+    folder = shutil.copytree(exported("onnx"), tmp_path / "copy")
+    about = json.loads((folder / "manifest.json").read_text())
+    if "input" in changes:  # of any size
+        changes = {"input": {**about["input"], "shape": [None, 1, None, None]}}
+    (folder / "manifest.json").write_text(json.dumps({**about, **changes}))
+    if isinstance(expected, int):
+        assert measure_exported(folder, seconds=0.05, warm_up=0.01).side == expected
+    else:
+        with pytest.raises(UsageError, match=expected):
+            measure_exported(folder)
 
 
 def test_runtimes_that_are_none():

@@ -11,6 +11,7 @@ from fbnetv3.nars import search
 from fbnetv3.nars.latency import LatencyModel, shapes_in
 from fbnetv3.nars.settings import SettingsError, settings_from_dict
 from fbnetv3.nars.space import load_space, space_from_dict
+from fbnetv3.nars.trials import TrialsError
 from tests.nars.test_costs import ODD, candidates_of
 from tests.nars.test_space import FBNETV3, SMALL
 from tests.nars.toy import FAST
@@ -79,20 +80,20 @@ def test_a_search_within_a_latency(table_file, tmp_path):
     space = load_space(CIFAR)
     usual = LatencyModel(space, load_latency_table(table_file), 10)(candidates_of(space, 2000))
     fast, slow = (round(float(ms), 4) for ms in np.quantile(usual, [0.02, 0.5]))
-    found = search(
+    settings = {"executor": "serial", "predictor": FAST, "num_classes": 10, "epochs": 2, "rounds": 2, "batch": 8}
+    trained = search(space, depth, tmp_path / "out", pool=300, **settings)
+    result = search(  # trains nothing
         space,
         depth,
         tmp_path / "out",
-        executor="serial",
-        predictor=FAST,
-        latency=str(table_file),
-        num_classes=10,
-        budgets=[{"latency_ms": fast}, {"latency_ms": slow}],
-        epochs=2,
-        rounds=2,
-        batch=8,
         pool=300,
-    ).found
+        resume=True,
+        latency=str(table_file),
+        budgets=[{"latency_ms": fast}, {"latency_ms": slow}],
+        **settings,
+    )
+    assert [trial.number for trial in result.trials] == [trial.number for trial in trained.trials]
+    found = result.found
     assert [result.name for result in found] == [f"latency_ms_{fast:.6g}", f"latency_ms_{slow:.6g}"]
     for result, most in zip(found, (fast, slow), strict=True):
         assert result.columns["latency_ms"] <= most
@@ -116,3 +117,13 @@ def test_latencies_that_make_no_sense(space, latency, error, table_file):
     latency = str(table_file) if latency == "table.jsonl" else latency
     with pytest.raises(error):
         settings_from_dict({"latency": latency}).constraints_in(space)
+
+
+def test_a_table_that_decides_what_is_tried_may_not_change(table_file, tmp_path):
+    settings = {"executor": "serial", "predictor": FAST, "num_classes": 10, "epochs": 2, "rounds": 1, "batch": 4}
+    settings |= {"pool": 50, "constraints": {"latency_ms": 5}, "latency": str(table_file)}
+    search(CIFAR, depth, tmp_path / "out", **settings)
+    with table_file.open("a") as f:
+        f.write(table_file.read_text().splitlines()[-1] + "\n")
+    with pytest.raises(TrialsError, match="another latency"):
+        search(CIFAR, depth, tmp_path / "out", resume=True, **settings)

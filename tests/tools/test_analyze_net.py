@@ -133,4 +133,4 @@ def test_detectors_whose_cost_is_not_known_are_refused(tool, tmp_path):
     assert "error: " + str(tmp_path / "x.yaml") in tool("analyze_net", tmp_path / "x.yaml").err
     (tmp_path / "y.yaml").write_text(f"_BASE_: {tmp_path / 'gone.yaml'}")
     ran = tool("analyze_net", tmp_path / "y.yaml")
-    assert ran.code == 1 and "gone.yaml: No such file" in ran.err
+    assert ran.code == 2 and "gone.yaml is not there" in ran.err
