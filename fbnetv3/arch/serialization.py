@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from fbnetv3.arch.definition import MAX_RESOLUTION, ArchDef, ArchError, Row, Stage
 from fbnetv3.arch.scaling import compound_scale, same_padding, small_images
@@ -150,9 +152,9 @@ def _check_keys(
 
 def dump_arch(defn: ArchDef) -> str:
     """The definition as YAML, one aligned line a row, in the column order of Table 2. Reads back equal."""
-    lines = [f"name: {json.dumps(defn.name)}"]
+    lines = [f"name: {_quoted(defn.name)}"]
     if defn.source:
-        lines.append(f"source: {json.dumps(defn.source)}")
+        lines.append(f"source: {_quoted(defn.source)}")
     lines += [f"resolution: {defn.resolution}", f"resize: {defn.resize}", "stages:"]
     cells = [[_cells(row) for row in stage.rows] for stage in defn.stages]
     widths = {
@@ -164,6 +166,11 @@ def dump_arch(defn: ArchDef) -> str:
             text = "".join(cell[column].ljust(width) for column, width in widths.items() if width)
             lines.append(f"  - {{{text.rstrip().rstrip(',')}}}")
     return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """A text on one line of YAML, whatever signs it has."""
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf).strip()
 
 
 def _cells(row: Row) -> dict[str, str]:

@@ -119,10 +119,17 @@ def _beside(values: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[s
     for key, value in values.items():
         if isinstance(value, Mapping):
             value = _beside(value, folder, f"{prefix}{key}.")
-        elif f"{prefix}{key}" in _BESIDE and isinstance(value, str) and value and (folder / value).is_file():
+        elif f"{prefix}{key}" in _BESIDE and isinstance(value, str) and _is_file(folder, value):
             value = str(folder / value)
         found[key] = value
     return found
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    try:
+        return bool(name) and (folder / name).is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
 
 
 def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
@@ -247,6 +254,8 @@ def check_config(cfg: CfgNode) -> None:
         raise UsageError("DISTILL.ARCH and DISTILL.WEIGHTS go together: a teacher is a network with its weights")
     if cfg.DISTILL.CACHE and not cfg.DISTILL.ARCH:
         raise UsageError("DISTILL.CACHE holds a teacher's answers: name it in DISTILL.ARCH and DISTILL.WEIGHTS")
+    if 0 < cfg.INPUT.MIXUP < 1e-6:
+        raise UsageError(f"INPUT.MIXUP {cfg.INPUT.MIXUP}: is too small to be computed with: 0 is without mixup")
     if cfg.DISTILL.CACHE and cfg.INPUT.MIXUP:
         raise UsageError(f"INPUT.MIXUP {cfg.INPUT.MIXUP}: no answer in DISTILL.CACHE is to a mixture; set it to 0")
     if cfg.SOLVER.WARMUP_EPOCHS > cfg.SOLVER.EPOCHS:

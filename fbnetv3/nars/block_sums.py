@@ -25,6 +25,7 @@ Priced = Callable[[str, BlockSpec, int], Sequence[float]]
 _MOST_PLACES = 4_000_000
 _UNKNOWN, _INVALID = -2, -1
 _MOST_OF_A_BLOCK = 2**48
+_MOST_CHANNELS = 2**31  # beyond what any network has; a template may say anything
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,10 @@ class BlockSums:
                 count = np.maximum(count, 0)
                 sums += found * count[:, None]
                 blocks += count
-            channels, side = (np.broadcast_to(end.each(), len(candidates)) for end in ends)
+            channels, side = (
+                np.broadcast_to(np.minimum(end.each(), _MOST_CHANNELS).astype(np.int64), len(candidates))
+                for end in ends
+            )
         return Totals(sums, blocks, channels, side, valid)
 
     def per_stage(self, candidates: np.ndarray) -> np.ndarray:

@@ -52,7 +52,11 @@ class RayExecutor:
             cpus: dict[str, Any] = {"num_cpus": workers} if address is None else {}
             try:
                 ray.init(
-                    address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **cpus
+                    address=address or "local",
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **cpus,
                 )
             except Exception as error:
                 where = f"at {address}" if address else "on this machine"

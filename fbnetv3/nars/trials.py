@@ -222,7 +222,9 @@ class TrialStore:
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             if isinstance(error, UserError):
                 raise
-            raise TrialsError(f"{self.file}: is damaged, or no file of a search's trials ({error})") from None
+            raise TrialsError(
+                f"{self.file}: is damaged, or no file of a search's trials ({' '.join(str(error).split())})"
+            ) from None
 
 
 def _trial(row: tuple[Any, ...]) -> Trial:

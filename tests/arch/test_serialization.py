@@ -1,6 +1,6 @@
 """Definitions read from YAML and written to it; errors name the file and the field."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import yaml
@@ -95,9 +95,17 @@ def test_errors_name_file_and_field(write, old, new, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("source", ["\U00010000", "\x85 \u2028 \x7f", "a: #'\" \t é", "long " * 100, "two\nlines"])
+def test_a_source_of_any_signs_survives(source, tmp_path):
+    defn = replace(get_arch("fbnetv3_a"), source=source)
+    path = tmp_path / "foo.yaml"
+    path.write_text(dump_arch(defn), encoding="utf-8")
+    assert load_arch(path) == defn
+
+
 def test_bytes_that_are_no_text(tmp_path):
     path = tmp_path / "foo.yaml"
-    path.write_bytes(b"\xff\xfe\x00\x80")
+    path.write_bytes(b"name: \x80\xff\n")
     with pytest.raises(ArchError, match="not YAML"):
         load_arch(path)
 

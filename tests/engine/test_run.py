@@ -9,6 +9,7 @@ from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
 from fbnetv3.engine import train
 from fbnetv3.engine.metrics import read_metrics
+from fbnetv3.errors import UserError
 
 DIGITS = configs_folder() / "digits" / "fbnetv3_digits.yaml"
 
@@ -64,3 +65,22 @@ def test_an_error_in_a_callback_comes_through_and_leaves_nothing_behind(tmp_path
     with pytest.raises(ZeroDivisionError):
         train(config(tmp_path, "SOLVER.EPOCHS", "1"), [broken])
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["INPUT.MIXUP", "1e-120"], "too small to be computed with"),
+        (["MODEL.ARCH", "x" * 600], "unknown architecture"),
+    ],
+)
+def test_values_beside_what_makes_sense(overrides, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        train(config(tmp_path, *overrides))
+
+
+def test_a_file_that_names_what_no_file_can_be_called(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(f"_BASE_: {DIGITS}\nMODEL: {{ARCH: {'x' * 600}}}\nOUTPUT_DIR: {tmp_path / 'out'}\n")
+    with pytest.raises(UserError, match="unknown architecture"):
+        train(load_config(file))

@@ -185,3 +185,14 @@ def test_no_candidates_cost_nothing(space):
     assert {len(values) for values in CostModel(space)(none).values()} == {0}
     assert CostModel(space).per_stage(none)["macs"].shape[0] == 0
     assert Constraints(space, [Constraint("macs", high=1e9)]).met(none).shape == (0,)
+
+
+@pytest.mark.parametrize("channels", [2**63, 2**70])
+def test_channels_without_end_make_no_network(channels):
+    rows = [
+        {"block": "conv", "kernel": "$k", "channels": 8, "stride": 2},
+        {"block": "mbpool", "expansion": 2, "channels": channels},
+    ]
+    data = {"resolution": 32, "stages": [{"rows": rows}]}
+    space = space_from_dict({"name": "s", "variables": {"k": {"choices": [3, 5]}}, "architecture": data})
+    assert (CostModel(space)(np.array([[0], [1]]))["macs"] == -1).all()

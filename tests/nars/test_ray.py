@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def cluster():
     ray.init(
+        address="local",  # whatever else runs on this machine
         num_cpus=2,
         include_dashboard=False,
         log_to_driver=False,
