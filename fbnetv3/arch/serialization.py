@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from fbnetv3.arch.definition import MAX_RESOLUTION, ArchDef, ArchError, Row, Stage
 from fbnetv3.arch.scaling import compound_scale, same_padding, small_images
@@ -150,7 +153,9 @@ def dump_arch(defn: ArchDef) -> str:
     """The definition as YAML, one aligned line a row, in the column order of Table 2. Reads back equal."""
     lines = [f"name: {json.dumps(defn.name)}"]
     if defn.source:
-        lines.append(f"source: {json.dumps(defn.source)}")
+        # not as JSON, which writes a sign beyond 16 bits as two that YAML does not take
+        text = yaml.safe_dump(defn.source, default_style='"', width=math.inf).rstrip()
+        lines.append(f"source: {text}")
     lines += [f"resolution: {defn.resolution}", f"resize: {defn.resize}", "stages:"]
     cells = [[_cells(row) for row in stage.rows] for stage in defn.stages]
     widths = {
