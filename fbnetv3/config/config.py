@@ -119,7 +119,7 @@ def _beside(values: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[s
     for key, value in values.items():
         if isinstance(value, Mapping):
             value = _beside(value, folder, f"{prefix}{key}.")
-        elif f"{prefix}{key}" in _BESIDE and isinstance(value, str) and value and (folder / value).is_file():
+        elif f"{prefix}{key}" in _BESIDE and isinstance(value, str) and value and os.path.isfile(folder / value):
             value = str(folder / value)
         found[key] = value
     return found
@@ -217,6 +217,8 @@ def check_config(cfg: CfgNode) -> None:
         for key in keys:
             if isinstance(value(key), bool) or not accepted(value(key)):
                 raise UsageError(f"{key} {value(key)!r} is not {text}")
+    if 0 < cfg.INPUT.MIXUP < 1e-6:  # as float32, the distribution would have none
+        raise UsageError(f"INPUT.MIXUP {cfg.INPUT.MIXUP!r} is neither 0, for none, nor at least 1e-6")
     if not cfg.OUTPUT_DIR:
         raise UsageError("OUTPUT_DIR is empty: name a folder")
     if not all(isinstance(folder, str) for folder in cfg.MODEL.ARCH_DIRS):
