@@ -125,7 +125,10 @@ def read_yaml(path: str | os.PathLike) -> Any:
         text = f.read(MAX_BYTES + 1)
     if len(text) > MAX_BYTES:
         raise NotYAMLError(f"more than {MAX_BYTES // 10**6} MB")
-    return parse(text)
+    try:
+        return parse(text.decode())
+    except UnicodeDecodeError as problem:
+        raise NotYAMLError(problem) from None
 
 
 def read_mapping(path: str | os.PathLike, error: type[FieldError], keys: Iterable[str]) -> dict[str, Any]:

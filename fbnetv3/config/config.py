@@ -224,6 +224,8 @@ def check_config(cfg: CfgNode) -> None:
         for key in keys:
             if isinstance(value(key), bool) or not accepted(value(key)):
                 raise UsageError(f"{key} {value(key)!r} is not {text}")
+    if 0 < cfg.INPUT.MIXUP < 1e-6:  # as float32, the distribution would have none
+        raise UsageError(f"INPUT.MIXUP {cfg.INPUT.MIXUP!r} is neither 0, for none, nor at least 1e-6")
     if not cfg.OUTPUT_DIR:
         raise UsageError("OUTPUT_DIR is empty: name a folder")
     if not all(isinstance(folder, str) for folder in cfg.MODEL.ARCH_DIRS):

@@ -127,8 +127,6 @@ def pixels_of(image: Image.Image, channels: int) -> Tensor:
         image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
     elif image.mode in ("La", "LAB"):
         image = image.convert("LA" if image.mode == "La" else "RGB")
-    elif image.mode == "F":  # Pillow makes nothing but grey of it
-        image = image.convert("L")
     if image.mode != mode:
         image = image.convert(mode)
     return torch.from_numpy(np.array(image)).view(image.height, image.width, channels).permute(2, 0, 1)

@@ -135,7 +135,7 @@ def _layer(value: Any, field: str, folder: Path) -> dict[str, Any]:
     for key, entry in value.items():
         if isinstance(entry, dict):
             raise AblationError("is a mapping: write keys such as SOLVER.LR", f"{field}.{key}")
-        beside = key in _FILES and isinstance(entry, str) and (folder / entry).is_file()
+        beside = key in _FILES and isinstance(entry, str) and os.path.isfile(folder / entry)
         found[key] = str(folder / entry) if beside else entry
     return found
 

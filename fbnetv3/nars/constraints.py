@@ -127,10 +127,9 @@ class Constraints:
             total[macs < 0] = np.inf
         for constraint in self.constraints:
             value = found[constraint.column]
-            for distance, bound in (
-                (constraint.low - value, constraint.low),
-                (value - constraint.high, constraint.high),
-            ):
+            # NumPy takes no whole number beyond 64 bits
+            low, high = (float(b) if abs(b) >= 2**62 else b for b in (constraint.low, constraint.high))
+            for distance, bound in ((low - value, low), (value - high, high)):
                 if math.isfinite(bound):
                     total += np.maximum(distance, 0) / max(abs(bound), 1e-12)
         return total

@@ -336,7 +336,7 @@ def load_search_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -
                 raise SettingsError(f"{data[key]!r} is not text", key)
         for key in ("evaluator_args", "training"):
             data[key] = _beside({} if data.get(key) is None else data[key], folder)
-        if isinstance(latency := data.get("latency"), str) and (folder / latency).is_file():
+        if isinstance(latency := data.get("latency"), str) and os.path.isfile(folder / latency):
             data["latency"] = str(folder / latency)
         space = data["space"]
         if not isinstance(space, (str, Mapping)):
@@ -375,6 +375,6 @@ def _beside(value: Any, folder: Path) -> Any:
     """Names of files that lie beside a config as paths."""
     if isinstance(value, Mapping):
         return {key: _beside(inner, folder) for key, inner in value.items()}
-    if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")) and (folder / value).is_file():
+    if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")) and os.path.isfile(folder / value):
         return str(folder / value)
     return value

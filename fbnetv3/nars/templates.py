@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import Any
 
 from fbnetv3.arch import Row
+from fbnetv3.arch.definition import MAX_CHANNELS, MAX_REPEAT, MAX_RESOLUTION
 from fbnetv3.errors import FieldError
 from fbnetv3.yaml_io import check_keys
 
@@ -108,8 +109,8 @@ def _check_architecture(template: Mapping[str, Any], variables: Mapping[str, Any
     What its rows say is looked at when a candidate is made of it.
     """
     check_keys(template, SpaceError, _TEMPLATE_KEYS, required=("resolution", "stages"))
-    _check_whole(template["resolution"], variables, f"{ARCHITECTURE}.resolution")
-    _check_whole(template.get("resize", 1), variables, f"{ARCHITECTURE}.resize")
+    _check_whole(template["resolution"], MAX_RESOLUTION, variables, f"{ARCHITECTURE}.resolution")
+    _check_whole(template.get("resize", 1), 2 * MAX_RESOLUTION, variables, f"{ARCHITECTURE}.resize")
     if not template["stages"]:
         raise SpaceError("empty: a network needs at least one stage", f"{ARCHITECTURE}.stages")
     for s, stage in enumerate(template["stages"]):
@@ -125,15 +126,15 @@ def _check_architecture(template: Mapping[str, Any], variables: Mapping[str, Any
                 list(split_expansion([row]))
             except SpaceError as error:
                 raise error.within(f"{where}.rows[{r}]") from None
-            for key in ("repeat", "channels", "stride"):
-                _check_whole(row.get(key, 1), variables, f"{where}.rows[{r}].{key}")
+            for key, most in (("repeat", MAX_REPEAT), ("channels", MAX_CHANNELS), ("stride", 2)):
+                _check_whole(row.get(key, 1), most, variables, f"{where}.rows[{r}].{key}")
             for key, value in row.items():
                 if isinstance(value, Mapping) or (isinstance(value, list) and key != "expansion"):
                     raise SpaceError(f"{value!r} is not a single value", f"{where}.rows[{r}].{key}")
 
 
-def _check_whole(value: Any, variables: Mapping[str, Any], where: str) -> None:
+def _check_whole(value: Any, most: int, variables: Mapping[str, Any], where: str) -> None:
     known = variables.get(value[1:]) if is_variable(value) else None
     for each in known.values if known else () if is_variable(value) else (value,):
-        if type(each) is not int or each < 1:
-            raise SpaceError(f"{each!r} is not a whole number of at least 1", where)
+        if type(each) is not int or not 1 <= each <= most:
+            raise SpaceError(f"{each!r} is not a whole number from 1 to {most:,}", where)

@@ -222,9 +222,8 @@ class TrialStore:
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             if isinstance(error, UserError):
                 raise
-            raise TrialsError(
-                f"{self.file}: is damaged, or no file of a search's trials ({' '.join(str(error).split())})"
-            ) from None
+            reason = " ".join(str(error).split())[:200]  # SQLite quotes the statement that it does not understand
+            raise TrialsError(f"{self.file}: is damaged, or no file of a search's trials ({reason})") from None
 
 
 def _trial(row: tuple[Any, ...]) -> Trial:

@@ -25,6 +25,23 @@ NASTY = st.one_of(
 ).map(copy.deepcopy)  # what is drawn may be changed
 
 
+WAYS = ["nudge"] * 4 + ["replace"] * 2 + ["remove", "rename", "add", "double", "wrap", "other"]
+
+
+def nudged(value):
+    """Values that differ a little, and now and then a lot, from one that makes sense."""
+    if isinstance(value, bool):
+        return st.just(not value)
+    if isinstance(value, int):
+        return st.sampled_from([value + 1, value - 1, value + 2, 2 * value, value // 2, 0, -value, value * 1000])
+    if isinstance(value, float):
+        return st.sampled_from([value * 2, value / 2, value * 0.999, value + 1, -value, 0.0, value * 1e6, value * 1e-6])
+    if isinstance(value, str):
+        words = ["sgd", "relu", "none", "conv", "mbconv", "cosine", "$kernel", "$lr", value.upper(), f"{value}2"]
+        return st.sampled_from(words)
+    return st.just(value)
+
+
 def _places(data, path=()):
     """Paths to every value."""
     yield path
@@ -45,8 +62,10 @@ def mutated_data(draw, valid):
         parent = data
         for key in way:
             parent = parent[key]
-        what = draw(st.sampled_from(["replace"] * 3 + ["remove", "rename", "add", "double", "wrap", "other"]))
-        if what == "replace":
+        what = draw(st.sampled_from(WAYS))
+        if what == "nudge":
+            parent[last] = draw(nudged(parent[last]))
+        elif what == "replace":
             parent[last] = draw(NASTY)
         elif what == "remove":
             del parent[last]

@@ -2,17 +2,20 @@
 
 import io
 import pickle
+import shutil
 import zipfile
 
 import pytest
 import torch
 
 import fbnetv3
+from fbnetv3.engine import train
 from fbnetv3.engine.checkpoint import Checkpoints
-from fbnetv3.errors import WeightsError
+from fbnetv3.errors import UserError, WeightsError
 from fbnetv3.modeling import load_weights
 from tests.hardening.conftest import THOROUGH
 from tests.hardening.traps import Runs
+from tests.hardening.victims import config_of
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +92,39 @@ def test_checkpoints_that_are_bombs(tmp_path, weights):
 def test_files_that_are_no_checkpoints(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     refused(tmp_path / name)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A training that ends before its time."""
+    folder = tmp_path_factory.mktemp("run") / "out"
+    train(config_of(folder), [lambda result: False])
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"model": value} for value in ({}, None, {"head.weight": torch.zeros(3)}, [1])),
+        *({"optimizer": value} for value in ({}, 3, {"state": {}, "param_groups": []})),
+        *({"about": value} for value in ({}, None, [])),
+        *({"rng": value} for value in ([], [torch.zeros(3)], None)),
+        *({"metrics": value} for value in (3, [1])),
+        {"epoch": "x"},
+        {"damaged": 3},
+        {"model_ema": {"x": 1}},
+    ],
+    ids=str,
+)
+def test_runs_do_not_go_on_from_what_makes_no_sense(run, tmp_path, changes):
+    folder = shutil.copytree(run, tmp_path / "out")
+    path = Checkpoints(folder / "checkpoints").latest()
+    for other in Checkpoints(folder / "checkpoints").all()[:-1]:
+        other.unlink()
+    torch.save({**torch.load(path, weights_only=True), **changes}, path)
+    try:
+        train(config_of(folder), [lambda result: False], resume=True)
+    except UserError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+    else:
+        assert changes == {"rng": []}  # as of fewer processes than there are

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import yaml
-from hypothesis import given
+from hypothesis import event, given
 
 from fbnetv3.arch import ArchError, configs_folder, cost_of, dump_arch, load_arch
 from fbnetv3.errors import UserError
@@ -47,6 +47,7 @@ def judged(text, folder):
     except UserError as error:
         assert isinstance(error, ArchError) and str(error)
         return
+    event("accepted")
     again = folder / "again.yaml"
     again.write_text(dump_arch(defn))
     assert load_arch(again) == defn

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import event, given
 from hypothesis import strategies as st
 
 from fbnetv3.arch import ArchDef, ArchError, cost_of
@@ -113,6 +113,7 @@ def test_spaces(file, text, seed):
     except UserError as error:
         assert isinstance(error, SpaceError) and str(error)
         return
+    event("accepted")
     try:
         check_space(space, seed)
     except SpaceError as error:
@@ -130,12 +131,16 @@ def test_searches(file, text):
     except UserError as error:
         assert str(error)
         return
+    event("accepted")
     assert len(plan.pool) >= 1 and set(plan.budgets)
     assert plan.constraints.met(plan.pool).all()
 
 
 KEYS = st.sampled_from([*SEARCH, "predictor.members", "evolution.top", "space.name", "x", "", ".", "constraints.macs"])
 VALUES = st.one_of(
+    st.integers(1, 60).map(str),
+    st.floats(0, 1).map(str),
+    st.sampled_from(["null", "[macs]", "paper", "rich", "serial", "joint", "recipe", "{macs: 1e9}"]),
     st.sampled_from(["2001-13-45", "!!bool x", "=", "&a [*a]", "[" * 5000, "9" * 5000, "{", "\0", "!!map [1]", "1:2"]),
     NASTY.map(str),
     st.text(max_size=20),
@@ -153,6 +158,7 @@ def test_overrides_of_searches(file, pairs, odd):
     except UserError as error:
         assert str(error)
     else:
+        event("accepted")
         assert config.settings.batch >= 2
 
 
