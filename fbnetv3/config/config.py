@@ -256,8 +256,6 @@ def check_config(cfg: CfgNode) -> None:
         raise UsageError("DISTILL.ARCH and DISTILL.WEIGHTS go together: a teacher is a network with its weights")
     if cfg.DISTILL.CACHE and not cfg.DISTILL.ARCH:
         raise UsageError("DISTILL.CACHE holds a teacher's answers: name it in DISTILL.ARCH and DISTILL.WEIGHTS")
-    if 0 < cfg.INPUT.MIXUP < 1e-6:
-        raise UsageError(f"INPUT.MIXUP {cfg.INPUT.MIXUP}: is too small to be computed with: 0 is without mixup")
     if cfg.DISTILL.CACHE and cfg.INPUT.MIXUP:
         raise UsageError(f"INPUT.MIXUP {cfg.INPUT.MIXUP}: no answer in DISTILL.CACHE is to a mixture; set it to 0")
     if cfg.SOLVER.WARMUP_EPOCHS > cfg.SOLVER.EPOCHS:

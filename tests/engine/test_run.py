@@ -70,7 +70,7 @@ def test_an_error_in_a_callback_comes_through_and_leaves_nothing_behind(tmp_path
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["INPUT.MIXUP", "1e-120"], "too small to be computed with"),
+        (["INPUT.MIXUP", "1e-120"], "neither 0, for none, nor at least 1e-6"),
         (["MODEL.ARCH", "x" * 600], "unknown architecture"),
     ],
 )
