@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from fbnetv3.arch import ArchDef, ArchError, Row, Stage, get_arch, round8
+from fbnetv3.arch.blocks import BLOCK_SPECS, ConvSpec
 from fbnetv3.arch.definition import feature_blocks
 
 STEM = Row("conv", 16, kernel=3, stride=2)
@@ -113,3 +114,17 @@ def test_features_end_each_stride():
 def test_features_end_each_stride_even_within_a_stage():
     defn = arch(row(stride=2), row(stride=2), Row("mbpool", 32, expansion=2))
     assert [(b.name, stride) for b, stride in feature_blocks(defn)] == [("0.0", 2), ("0.1", 4), ("0.2", 8)]
+
+
+def test_a_users_block_whose_groups_do_not_fit_is_named_without_expanded_channels():
+    """A spec need not have `mid_channels`; what is wrong with the row is said all the same."""
+
+    class Grouped(ConvSpec):
+        groups = 0
+
+    BLOCK_SPECS.add("grouped", Grouped, "here")
+    try:
+        with pytest.raises(ArchError, match=r"stages\[0\].rows\[0\].dw_group_width: does not divide"):
+            ArchDef("users", (Stage((Row("grouped", 16, kernel=3),)),), resolution=32, resize=32)
+    finally:
+        BLOCK_SPECS.remove("grouped")
