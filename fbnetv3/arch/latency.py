@@ -82,13 +82,11 @@ class Fit:
     Attributes:
         scale, block: learned from whole networks; 1 and 0 where there are too few.
         networks: how many.
-        error: median distance to these, in parts of their latency.
     """
 
     scale: float = 1.0
     block: float = 0.0
     networks: int = 0
-    error: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -113,8 +111,7 @@ class LatencyTable:
         parts = np.array([self._parts(defn, num_classes) for defn, num_classes, _ in self.networks])
         measured = np.array([ms for *_, ms in self.networks])
         scale, block = np.linalg.lstsq(parts / measured[:, None], np.ones(len(parts)), rcond=None)[0]
-        errors = abs(parts @ (scale, block) - measured) / measured
-        return Fit(float(scale), float(block), len(parts), float(np.median(errors)))
+        return Fit(float(scale), float(block), len(parts))
 
     def of(self, defn: ArchDef, num_classes: int = 1000) -> float:
         """Predicted latency of a network in ms.

@@ -29,6 +29,16 @@ from fbnetv3.modeling.network import build_network
 RUNTIMES = ("onnxruntime", "executorch", "torch")
 
 
+def check_runtime(name: str) -> None:
+    """Refuse what is none of `RUNTIMES`.
+
+    Raises:
+        UsageError: the text suggests close names.
+    """
+    if name not in RUNTIMES:
+        raise UsageError(f"unknown runtime '{name}': {suggest(name, RUNTIMES)}")
+
+
 def runtime_of(name: str, module: nn.Module, shape: Sequence[int]) -> Runtime:
     """What runs a module on this machine's CPU, with as many threads as torch has.
 
@@ -42,8 +52,7 @@ def runtime_of(name: str, module: nn.Module, shape: Sequence[int]) -> Runtime:
         MissingPackageError: its library is not installed; the text says what to install.
         ExportError: the module cannot be exported.
     """
-    if name not in RUNTIMES:
-        raise UsageError(f"unknown runtime '{name}': {suggest(name, RUNTIMES)}")
+    check_runtime(name)
     if name == "torch":
         return TorchRuntime(module, optimize=True)
     if name == "onnxruntime":
@@ -54,7 +63,7 @@ def runtime_of(name: str, module: nn.Module, shape: Sequence[int]) -> Runtime:
 
 def _written(name: str, module: nn.Module, shape: Sequence[int], folder: Path) -> tuple[str, Path]:
     """A file that a runtime runs a module from, and its format."""
-    format = {"onnxruntime": "onnx"}.get(name, name)
+    format = "onnx" if name == "onnxruntime" else name
     path = folder / FORMATS[format].file
     if format == "onnx":
         path.write_bytes(onnx_graph(folded(module), tuple(shape)))
@@ -106,6 +115,7 @@ def measure_network(name: str, defn: ArchDef, *, batch: int = 1, num_classes: in
         MissingPackageError: its library is not installed; the text says what to install.
         ExportError: it cannot run the network.
     """
+    check_runtime(name)
     shape = (batch, 3, defn.resolution, defn.resolution)
     model = build_network(defn, num_classes=num_classes).eval()
     if name == "torch":

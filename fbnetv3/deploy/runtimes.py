@@ -75,10 +75,7 @@ class OnnxRuntime:
         self.name = f"onnxruntime {onnxruntime.__version__}"
         self._threads = torch.get_num_threads()
         self._model = model if isinstance(model, bytes) else str(model)
-        try:
-            self._session = self._opened(self._threads)
-        except Exception as error:  # its exceptions have no common class but this
-            raise _unreadable("the graph" if isinstance(model, bytes) else model, self.name, error) from error
+        self._session = self._opened(self._threads)
         self._any_batch = not isinstance(self._session.get_inputs()[0].shape[0], int)
 
     def run(self, batch: np.ndarray) -> np.ndarray:
@@ -103,7 +100,11 @@ class OnnxRuntime:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        return onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
+        try:
+            return onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its exceptions have no common class but this
+            where = "the graph" if isinstance(self._model, bytes) else self._model
+            raise _unreadable(where, self.name, error) from error
 
 
 class ExecuTorchRuntime:

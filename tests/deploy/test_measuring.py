@@ -9,10 +9,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from scipy.stats import spearmanr
 from torch import nn
 
 from fbnetv3.arch import get_arch
-from fbnetv3.arch.latency import LatencyError, load_latency_table, shapes_of
+from fbnetv3.arch.latency import LatencyError, LatencyTable, load_latency_table, shapes_of
 from fbnetv3.deploy.formats import captured, folded, write_onnx
 from fbnetv3.deploy.graphs import onnx_graph
 from fbnetv3.deploy.measuring import RUNTIMES, measure_exported, measure_network, runtime_of
@@ -156,6 +157,8 @@ def test_runtimes_that_are_none():
         runtime_of("executorch", nn.Identity(), (2, 3, 8, 8))
     with pytest.raises(UsageError, match="did you mean torch"):
         this_device("torhc")
+    with pytest.raises(UsageError, match="did you mean torch"):
+        measure_network("torhc", TINY)
 
 
 def test_a_table_is_filled_and_gone_on_with(tmp_path):
@@ -182,16 +185,39 @@ def test_a_table_is_filled_and_gone_on_with(tmp_path):
     assert path.read_text().count("\n") == lines + 2
 
 
-def test_predictions_are_compared_with_networks(tmp_path):
-    device, path = this_device("onnxruntime", called="here"), tmp_path / "t.jsonl"
-    networks = [TINY, get_arch("fbnetv3_a_cifar")]
+def test_predictions_are_compared_with_networks(tmp_path, monkeypatch):
+    networks = [get_arch(f"fbnetv3_{name}_cifar") for name in ("a0", "a", "b", "g")]
     shapes = dict.fromkeys(shape for defn in networks for shape in shapes_of(defn, 10))
-    table = fill_table(path, device, list(shapes))
-    found = table_quality(table, networks, 10)
-    assert found.networks == 2 and abs(found.rank) == pytest.approx(1)
-    assert 0 < found.median_error <= found.largest_error
+    table = LatencyTable(this_device("onnxruntime", called="here"), {s: 0.1 + i / 1e3 for i, s in enumerate(shapes)})
+    off = dict(zip([defn.name for defn in networks], (1.0, 2.0, 0.8, 1.0), strict=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "fbnetv3.deploy.tables._network_ms",
+            lambda runtime, defn, num_classes, batch: off[defn.name] * table.of(defn, num_classes),
+        )
+        found = table_quality(table, networks, 10)
+    predicted = [table.of(defn, 10) for defn in networks]
+    measured = [ms * factor for ms, factor in zip(predicted, off.values(), strict=True)]
+    assert found.networks == 4
+    assert found.rank == pytest.approx(spearmanr(predicted, measured)[0])
+    assert 0.1 < found.rank < 0.99
+    assert found.median_error == pytest.approx((0 + 0.25) / 2)
+    assert found.largest_error == pytest.approx(0.5)
+    seen = []
+    table_quality(table, networks[:2], 10, watch=seen.append)  # measured indeed
+    assert len(seen) == 2 and "measured" in seen[0]
     with pytest.raises(UsageError, match="cannot be ranked"):
         table_quality(table, networks[:1], 10)
     torch_table = fill_table(tmp_path / "other.jsonl", this_device("onnxruntime", 2), [])
     with pytest.raises(LatencyError, match="no conv"):
         table_quality(torch_table, networks, 10)
+
+
+def test_a_file_that_has_gone_before_its_threads_are_opened(exported, tmp_path, two_threads):
+    folder = shutil.copytree(exported("onnx"), tmp_path / "copy")
+    runtime = OnnxRuntime(folder / "model.onnx")
+    batch = np.zeros((4, 1, 32, 32), np.float32)
+    shutil.rmtree(folder)
+    assert runtime.run(batch[:1]).shape == (1, 10)
+    with pytest.raises(ExportError, match=r"model\.onnx: onnxruntime .* cannot read it"):
+        runtime.run(batch)

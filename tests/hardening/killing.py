@@ -6,6 +6,14 @@ from pathlib import Path
 PATIENCE = 120.0
 
 
+def kill(process, folder, pattern, chance, within):
+    """Kill a process at a random moment of so many seconds, or while a file of that name is there. Returns whether it
+    was killed: it may end before."""
+    if chance.random() < 0.5:
+        return kill_at(process, chance.uniform(0, within))
+    return kill_while(process, folder, pattern, chance)
+
+
 def kill_at(process, seconds):
     """Kill a process after so long, if it has not ended by then. Returns whether it was killed."""
     process.join(seconds)

@@ -11,7 +11,7 @@ import pytest
 from fbnetv3.file_io import cached_path
 from tests.hardening import victims
 from tests.hardening.conftest import THOROUGH
-from tests.hardening.killing import ended, kill_at, kill_while
+from tests.hardening.killing import ended, kill, kill_at
 
 KILLS = 4 * THOROUGH
 CHUNKS, PAUSE = 40, 0.005
@@ -67,11 +67,7 @@ def test_killed_at_any_moment(nursery, server, cache, chance):
             if kills >= KILLS:
                 assert ended(process) == 0
                 break
-            if chance.random() < 0.7:
-                killed = kill_at(process, chance.uniform(0, 2.5 * CHUNKS * PAUSE))
-            else:
-                killed = kill_while(process, cache, f"{place.name}.tmp", chance)
-            if not killed:
+            if not kill(process, cache, f"{place.name}.tmp", chance, 2.5 * CHUNKS * PAUSE):
                 assert process.exitcode == 0
                 break
             kills += 1

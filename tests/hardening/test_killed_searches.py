@@ -8,7 +8,7 @@ import pytest
 from fbnetv3.nars.trials import DONE, FILE, TrialStore
 from tests.hardening import victims
 from tests.hardening.conftest import THOROUGH
-from tests.hardening.killing import ended, kill_at, kill_while
+from tests.hardening.killing import ended, kill
 from tests.nars.toy import outcome
 
 KILLS = 3 * THOROUGH
@@ -51,11 +51,7 @@ def test_it_ends_as_the_undisturbed_one(nursery, undisturbed, tmp_path, chance):
             if kills >= KILLS:
                 assert ended(process) == 0
                 break
-            if chance.random() < 0.5:
-                killed = kill_at(process, chance.uniform(0, 2.5))
-            else:
-                killed = kill_while(process, folder, f"{FILE}-journal", chance)
-            if not killed:
+            if not kill(process, folder, f"{FILE}-journal", chance, 2.5):
                 assert process.exitcode == 0
                 break
             kills, here = kills + 1, here + 1

@@ -9,7 +9,7 @@ from fbnetv3.engine.checkpoint import Checkpoints
 from fbnetv3.engine.metrics import read_metrics
 from tests.hardening import victims
 from tests.hardening.conftest import THOROUGH
-from tests.hardening.killing import ended, kill_at, kill_while
+from tests.hardening.killing import ended, kill, kill_while
 
 KILLS = 3 * THOROUGH
 
@@ -52,11 +52,7 @@ def test_it_ends_as_the_undisturbed_one(nursery, undisturbed, tmp_path, chance, 
             if kills >= KILLS:
                 assert ended(process) == 0
                 break
-            if chance.random() < 0.5:
-                killed = kill_at(process, chance.uniform(0, 1.5))
-            else:
-                killed = kill_while(process, folder, ".partial_*", chance)
-            if not killed:
+            if not kill(process, folder, ".partial_*", chance, 1.5):
                 assert process.exitcode == 0
                 break
             kills += 1

@@ -61,7 +61,7 @@ def assert_said(done):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("kilobytes", sizes(150))
+@pytest.mark.parametrize("kilobytes", sizes(150, 66))
 def test_training(tmp_path, kilobytes):
     arch = tmp_path / "tiny.yaml"
     arch.write_text("name: tiny\nresolution: 8\nstages:\n- rows:\n  - {block: conv, kernel: 3, channels: 64}\n")
@@ -86,7 +86,7 @@ run_tool(lambda _: search(SPACE, evaluate, "{folder}/out", **{{**QUICK, "rounds"
 """
 
 
-@pytest.mark.parametrize("kilobytes", sizes(24))
+@pytest.mark.parametrize("kilobytes", sizes(24, 20))
 def test_searches(tmp_path, kilobytes):
     script = tmp_path / "search.py"
     script.write_text(SEARCH.format(folder=tmp_path / "disk"))
