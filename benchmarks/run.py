@@ -66,6 +66,14 @@ BENCHMARKS = {
         ("--picture", str(HERE.parent / "docs" / "roofline.png")),
     ),
     "int8": Benchmark("int8.py", "int8", "Float32 against int8 of the same network, by both runtimes.", threads=1),
+    "latency_search": Benchmark(
+        "latency_search.py",
+        "Networks searched for a latency",
+        "NARS with `latency_ms` as its budget on Table 2's space, with a made-up accuracy; the networks are measured.",
+        ("--table", "{latencies}"),
+        threads=1,
+        needs={"latencies": "latency table of this machine, from tools/measure_net.py --space"},
+    ),
     "train_step": Benchmark(
         "train_step.py", "Training step", "FBNetV3-B as our tools train it, against timm's network in a plain loop."
     ),
@@ -88,6 +96,19 @@ BENCHMARKS = {
         "One image of 320 pixels, our smallest Faster R-CNN against torchvision's for phones.",
         ("--threads", "1", "--rounds", "15"),
         threads=1,
+    ),
+    "detector_export": Benchmark(
+        "detector_export.py",
+        "Exported detector",
+        "Detections and time of a detector's ONNX export beside those of torch, on the same images.",
+        ("--config", "{config}", "--weights", "{weights}", "--exported", "{exported}", "--images", "{photos}"),
+        threads=1,
+        needs={
+            "config": "of a trained detector",
+            "weights": "its checkpoint",
+            "exported": "folder of its export, from tools/export_net.py",
+            "photos": "folder of images that it finds something in",
+        },
     ),
     "pool_cost": Benchmark(
         "pool_cost.py",
