@@ -10,6 +10,7 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").
 
 SEARCH = ["ray>=2"]
 EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript"]
+BENCHMARKS = ["openvino", "optuna", "pymoo", "timm"]
 TEST = [
     "hypothesis",
     "ipykernel",
@@ -18,9 +19,9 @@ TEST = [
     "pytest-cov",
     "pytest-timeout",
     "pytest-xdist",
-    "timm",
     *SEARCH,
     *EXPORT,
+    *BENCHMARKS,
 ]
 LINT = ["mypy==2.4.1", "ruff==0.17.6"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.29"]
@@ -74,6 +75,7 @@ setup(
         "detection": ["hydra-core", "omegaconf", "pycocotools", "setuptools<81"],
         "search": SEARCH,
         "export": EXPORT,
+        "benchmarks": BENCHMARKS,  # those that ours is compared with
         "test": TEST,
         "lint": LINT,
         "docs": DOCS,

@@ -26,6 +26,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", required=True, help="latency table of this machine")
     parser.add_argument("--budgets", type=float, nargs="+", default=(12, 16, 20, 24), metavar="MS")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--batch", type=int, default=20, help="evaluations a round")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of measuring each network")
     args = parser.parse_args()
     device = load_latency_table(args.table).device
     torch.set_num_threads(device.threads)
@@ -41,14 +44,14 @@ def main():
             latency=args.table,
             budgets=[{"latency_ms": budget} for budget in args.budgets],
             epochs=task.epochs,
-            rounds=3,
-            batch=20,
+            rounds=args.rounds,
+            batch=args.batch,
             executor="serial",
         ).found
         networks = [load_arch(result.emitted.arch) for result in found]
-    print(f"{device}; 60 evaluations, then a network for each budget")
+    print(f"{device}; {args.rounds * args.batch} evaluations, then a network for each budget")
     for budget, result, defn in zip(args.budgets, found, networks, strict=True):
-        measured = measure_network(runtime, defn, batch=device.batch, seconds=3).timing
+        measured = measure_network(runtime, defn, batch=device.batch, seconds=args.seconds).timing
         about = (
             f"predicted {result.columns['latency_ms']:.2f} ms, measured {measured.median:.2f} ms, "
             f"{result.columns['macs'] / 1e6:.0f} M MACs, true accuracy {task.truth(result.candidate.vector):.2f}"

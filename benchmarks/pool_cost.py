@@ -4,6 +4,7 @@
 benchmarks/pool_cost.py
 """
 
+import argparse
 import resource
 import time
 
@@ -32,6 +33,10 @@ def timed(call):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pool", type=int, default=20_000, help="candidates in it (default: %(default)s)")
+    parser.add_argument("--candidates", type=int, default=2**17, help="costed at a time (default: %(default)s)")
+    args = parser.parse_args()
     before = megabytes()
     space = load_space(configs_folder() / "nars" / "spaces" / "fbnetv3.yaml")
     print(f"{torch.get_num_threads()} threads; {before:.0f} MB when all is imported")
@@ -39,7 +44,7 @@ def main():
     model, rates = CostModel(space), []
     model(sobol(space, 2**14, seed=1))  # fills the tables, as the first batches of any search do
     for seed in range(2, 8):
-        candidates = sobol(space, 2**17, seed)
+        candidates = sobol(space, args.candidates, seed)
         found, seconds = timed(lambda candidates=candidates: model(candidates))
         rates.append(len(candidates) / seconds)
     fresh = CostModel(space)
@@ -65,7 +70,7 @@ def main():
     print(f"fvcore: {rate:.2f} candidates a second; ours is {np.median(rates) / rate:,.0f} x as fast")
 
     constraints = Constraints(space, [Constraint("macs", 400e6, 800e6)])
-    pool, seconds = timed(lambda: sample_pool(constraints, 20_000))
+    pool, seconds = timed(lambda: sample_pool(constraints, args.pool))
     print(f"pool: {len(pool):,} candidates between 400 and 800 M MACs in {seconds:.2f} s")
 
     predictor = Predictor(space)

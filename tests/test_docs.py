@@ -1,11 +1,9 @@
-"""README and docs: their Python runs, their commands parse, their links lead somewhere; the notebook too."""
+"""README and docs: their Python runs, their links lead somewhere; the notebook too. Commands: test_commands.py."""
 
 import ast
-import json
 import re
-import shlex
 from importlib import import_module
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -13,36 +11,12 @@ import torch
 
 import fbnetv3
 from fbnetv3 import model_zoo
-from fbnetv3.cli import ArgumentParser
-from fbnetv3.config import get_cfg, is_detection_config, load_config
+from fbnetv3.config import get_cfg
 from fbnetv3.config.config import flat_keys
-from fbnetv3.engine.ablation import cell_config, cells, load_ablation
 from fbnetv3.file_io import cached_path
-from fbnetv3.nars import load_space
-from fbnetv3.nars.settings import SearchSettings, load_search_config
+from fbnetv3.nars.settings import SearchSettings
 from tests.modeling.test_weights import mobile_vision
-
-ROOT = Path(__file__).resolve().parent.parent
-CONFIGURED = (
-    *("train_net.py", "cache_teacher.py", "run_ablation.py", "search_net.py"),
-    *("train.sbatch", "search.sbatch"),
-)
-NOTEBOOK = ROOT / "docs" / "tour.ipynb"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), NOTEBOOK]
-
-
-def text_of(page):
-    if page.suffix != ".ipynb":
-        return page.read_text()
-    return "\n".join("".join(cell["source"]) for cell in cells_of(page, "markdown"))
-
-
-def cells_of(notebook, kind):
-    return [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == kind]
-
-
-def blocks(page, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", text_of(page), re.MULTILINE | re.DOTALL)
+from tests.pages import NOTEBOOK, PAGES, ROOT, blocks, cells_of, text_of
 
 
 @pytest.fixture
@@ -62,103 +36,6 @@ def test_python_runs(page, published, monkeypatch, tmp_path):
         if "fbnetv3.detection" in block and find_spec("detectron2") is None:
             continue
         exec(compile(block, str(page), "exec"), names)
-
-
-def commands(tools):
-    for page in PAGES:
-        for block in blocks(page, "sh"):
-            for line in block.replace("\\\n", " ").splitlines():
-                if (words := shlex.split(line, comments=True)) and any(word.endswith(tools) for word in words):
-                    yield pytest.param(words, id=f"{page.name}: {line[:60]}")
-
-
-@pytest.mark.parametrize("words", [*commands(CONFIGURED)])
-def test_training_commands_name_configs_and_keys_that_exist(words):
-    tool = next(i for i, word in enumerate(words) if word.endswith(CONFIGURED))
-    assert (ROOT / words[tool]).exists()
-    if words[tool + 1] in ("status", "report"):
-        return
-    _, config, *overrides = words[tool + 1 :]
-    assert words[tool + 1] == "--config"
-    if words[tool].endswith(("search_net.py", "search.sbatch")):  # its options are settings too
-        load_search_config(ROOT / config, [word.removeprefix("--") for word in overrides if word != "--resume"])
-        return
-    overrides = [word for word in overrides if not word.startswith("--")]
-    if words[tool].endswith("run_ablation.py"):
-        ablation = load_ablation(ROOT / config)
-        cell_config(ablation, cells(ablation)[0], overrides)
-    elif not is_detection_config(ROOT / config):
-        load_config(ROOT / config, overrides)
-    elif find_spec("detectron2") is not None:
-        from fbnetv3.detection.loading import load_config as load_detection_config
-
-        load_detection_config(ROOT / config, overrides)
-
-
-class Parsed(Exception):
-    """A tool has understood its arguments."""
-
-
-@pytest.mark.parametrize("words", [*commands(("export_net.py", "classify.py"))])
-def test_commands_to_export_and_classify_are_understood(words, monkeypatch):
-    start = next(i for i, word in enumerate(words) if word.endswith(".py"))
-    spec = spec_from_file_location("the_tool", ROOT / words[start])
-    tool = module_from_spec(spec)
-    spec.loader.exec_module(tool)
-
-    def found(name, *arguments, **keywords):
-        assert (
-            name.startswith("exported/")
-            or (ROOT / name).is_file()
-            or fbnetv3.list_models(name)
-            or model_zoo.entry(name)
-        )
-        raise Parsed
-
-    monkeypatch.setattr(tool, "from_config", found)
-    monkeypatch.setattr(tool, "from_name", found)
-    monkeypatch.setattr(tool, "export_detector", lambda args, command: found(args.model or args.config), raising=False)
-    with pytest.raises(Parsed):
-        tool.main(words[start + 1 :])
-
-
-@pytest.mark.parametrize("words", [*commands(("measure_net.py",))])
-def test_commands_to_measure_are_understood(words, monkeypatch):
-    spec = spec_from_file_location("the_tool", ROOT / "tools" / "measure_net.py")
-    tool = module_from_spec(spec)
-    spec.loader.exec_module(tool)
-
-    def found(args):
-        assert args.space is None or load_space(ROOT / args.space)
-        assert all(name.startswith("exported/") or fbnetv3.list_models(name) for name in args.names)
-        raise Parsed
-
-    for name in ("check", "fill", "compare"):
-        monkeypatch.setattr(tool, name, found)
-    with pytest.raises(Parsed):
-        tool.main(words[words.index("tools/measure_net.py") + 1 :])
-
-
-@pytest.mark.parametrize("words", [*commands(("make_split.py", "make_shards.py", "analyze_net.py", "detect.py"))])
-def test_other_commands_are_understood(words, monkeypatch):
-    start = next(i for i, word in enumerate(words) if word.endswith(".py"))
-    if words[start].endswith("detect.py") and find_spec("detectron2") is None:
-        pytest.skip("needs detectron2")
-    for name in ("parse_args", "parse_intermixed_args"):
-        monkeypatch.setattr(ArgumentParser, name, understood(getattr(ArgumentParser, name)))
-    spec = spec_from_file_location("the_tool", ROOT / words[start])
-    tool = module_from_spec(spec)
-    spec.loader.exec_module(tool)
-    with pytest.raises(Parsed):
-        tool.main(words[start + 1 :])
-
-
-def understood(parse):
-    def parsed(parser, arguments):
-        parse(parser, arguments)
-        raise Parsed
-
-    return parsed
 
 
 def test_every_setting_of_a_search_is_explained():

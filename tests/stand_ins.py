@@ -1,0 +1,118 @@
+"""Small stand-ins for all that the commands of README and docs want to read: datasets, photographs, weights, tables."""
+
+import itertools
+import json
+import os
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import fbnetv3
+from fbnetv3 import model_zoo
+from fbnetv3.arch import get_arch
+from fbnetv3.arch.latency import Device, TableWriter, shapes_of
+from fbnetv3.deploy.tables import this_device
+from fbnetv3.file_io import cached_path
+from fbnetv3.nars import load_space
+from fbnetv3.nars.latency import shapes_in
+from tests.detection.coco_files import annotation, dataset, save_dataset, save_image
+from tests.modeling.test_weights import mobile_vision, randomized, weight_by_formula
+from tests.pages import ROOT
+from tests.tools.test_measure_net import SPACE
+
+# Figures that depend on a candidate's eight operations, as NAS-Bench-Macro's accuracies do.
+OPERATIONS = np.array([0.0, 1.2, 1.5])
+
+
+def make_data(folder):
+    """Everything, in the places that the pages name, below `folder`."""
+    image_folder(folder / "datasets/few", classes=8, side=64, splits={"train": 4, "val": 1})
+    image_folder(folder / "datasets/thousand", classes=1000, side=40, splits={"train": 1, "val": 1})
+    image_folder(folder / "datasets/cifar10", classes=10, side=32, splits={"train": 6, "val": 2})
+    image_folder(folder / "my_images", classes=2, side=64, splits={"train": 4, "val": 2})
+    image_folder(folder / "all_images", classes=2, side=64, splits={"": 6})
+    detection_data(folder / "mine", ("cat", "dog", "horse"))
+    coco(folder / "datasets/coco128/coco")
+    for name in ("a.png", "b.jpg", "picture.jpg", "photos/one.jpg", "photos/two.jpg"):
+        save_image(folder / name, 120, 160)
+    seven = next(image for image, digit in zip(*load_digits(return_X_y=True), strict=True) if digit == 7)
+    Image.fromarray((seven.reshape(8, 8) * 15).astype(np.uint8)).save(folder / "seven.png")
+    nas_bench_macro(folder / "nas-bench-macro_cifar10.json")
+    latencies(folder / "other.jsonl", Device("another", "onnxruntime 1.32.0", 1, 1), shapes_of(get_arch("fbnetv3_b")))
+    (folder / "tiny.yaml").write_text(json.dumps(SPACE))
+    space = load_space(ROOT / "configs/nars/spaces/fbnetv3.yaml")
+    latencies(folder / "table2.jsonl", this_device("onnxruntime", 1), shapes_in(space))
+
+
+def image_folder(root, classes, side, splits):
+    """Pictures of noise in a folder a class, so many for each split; links to a few files."""
+    pictures = [root.parent / f".{root.name}_{i}.jpg" for i in range(4)]
+    for i, picture in enumerate(pictures):
+        save_image(picture, side, side, seed=i)
+    for split, count in splits.items():
+        for c, i in itertools.product(range(classes), range(count)):
+            place = root / split / f"class{c:04d}" / f"{i}.jpg"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.link(pictures[(c + i) % len(pictures)], place)
+
+
+def detection_data(folder, classes):
+    """Annotations in COCO's format and images, for training and for testing."""
+    for split in ("train", "test"):
+        file, images = save_dataset(folder / f"{split}_files", dataset(4, classes=classes))
+        file.rename(folder / f"{split}.json")
+        images.rename(folder / split)
+
+
+def coco(folder):
+    """COCO 2017's own layout and classes."""
+    from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+
+    categories = [{"id": c["id"], "name": c["name"]} for c in COCO_CATEGORIES if c["isthing"]]
+    for split in ("train", "val"):
+        content = {**dataset(4, [annotation(i, i) for i in range(1, 5)]), "categories": categories}
+        file, images = save_dataset(folder / split, content)
+        images.rename(folder / f"{split}2017")
+        (folder / "annotations").mkdir(exist_ok=True)
+        file.rename(folder / "annotations" / f"instances_{split}2017.json")
+
+
+def nas_bench_macro(file):
+    """A table of all 6,561 networks with made-up figures, in NAS-Bench-Macro's format."""
+    rows = {}
+    for choice in itertools.product(range(3), repeat=8):
+        accuracy = 80 + float((OPERATIONS[[*choice]] * np.linspace(0.5, 1.5, 8)).sum())
+        rows["".join(map(str, choice))] = {
+            "mean_acc": accuracy,
+            "test_acc": [accuracy - 0.1, accuracy, accuracy + 0.1],
+            "flops": 1e7 * (5 + sum(choice)),
+            "params": 1e6 * (1 + sum(choice) / 10),
+            "std": 0.1,
+        }
+    file.write_text(json.dumps(rows))
+
+
+def latencies(file, device, shapes):
+    """A latency table in which every block takes as long."""
+    with TableWriter(file, device) as table:
+        for shape in {*shapes}:
+            table.block(shape, 0.1)
+
+
+def make_weights():
+    """Published files in the download cache: the authors' formats and names, values of no meaning."""
+    for letter in "abg":
+        model = randomized(fbnetv3.create_model(f"fbnetv3_{letter}"))
+        save_download(f"imagenet/fbnetv3_{letter}.yaml", {"state_dict": mobile_vision(model), "model_ema": None})
+    name = "coco/faster_rcnn_fbnetv3_a_C4_224.yaml"
+    facts = json.loads((ROOT / "tests/detection/published_detector_a_c4.json").read_text())
+    weights = {key: weight_by_formula(key, shape) for key, shape in facts["shapes"].items()}
+    save_download(name, {"model": weights, "ema_state": weights, "iteration": 1})
+
+
+def save_download(name, content):
+    place = cached_path(model_zoo.get_checkpoint_url(name))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, place)

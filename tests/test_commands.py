@@ -1,0 +1,268 @@
+"""Every shell command of README and docs runs, as it stands there, on small stand-ins for its data.
+
+Options and config keys that make a run short come after those of the page, and none of the page's is taken away. What
+no test should do is not done to the end: `make` shows what it would run, pip what it would install, and a Ray cluster
+of two nodes and a Slurm job of one are on this machine.
+"""
+
+import contextlib
+import os
+import random
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.pages import PAGES, ROOT, blocks, commands, text_of
+from tests.stand_ins import make_data, make_weights
+from tests.tools.conftest import tool  # noqa: F401 - a fixture
+
+if find_spec("detectron2") is None:
+    pytest.skip("needs detectron2: python tools/install_detectron2.py", allow_module_level=True)
+
+EPOCH = "SOLVER.EPOCHS 1 SOLVER.WARMUP_EPOCHS 0 DATA.WORKERS 0 DISTILL.RESOLUTION 32"
+IMAGENET = f"{EPOCH} MODEL.NUM_CLASSES 0 SOLVER.BATCH_SIZE 8 INPUT.RESOLUTION 64"
+STEPS = "SOLVER.MAX_ITER 1 SOLVER.IMS_PER_BATCH 2 SOLVER.WARMUP_ITERS 0 DATALOADER.NUM_WORKERS 0 TEST.EVAL_PERIOD 0"
+STEPS += " INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64"
+SEARCH = "epochs 2 rounds 2 batch 3 pool 60 workers 1 labels paper budgets '[{macs: 1.5e+6}]'"
+SEARCH += " evaluator_args.overrides '{SOLVER.BATCH_SIZE: 10, SOLVER.WARMUP_EPOCHS: 0}'"
+SEARCH += " predictor.members 4 predictor.width 32 predictor.pretrain_epochs 3 predictor.frozen_epochs 5"
+SEARCH += " predictor.tuned_epochs 5 resources.num_gpus 0 resources.num_cpus 1"
+# What a training takes besides, by the beginning of its config's path.
+TRAININGS = {
+    "configs/digits/": EPOCH,
+    "configs/cifar10/": f"{EPOCH} SOLVER.BATCH_SIZE 20",
+    "configs/imagenet/": IMAGENET,
+    "configs/coco/": STEPS,
+    "output/other/": EPOCH,
+    "configs/ablations/": f"{EPOCH} SOLVER.BATCH_SIZE 10",
+    "configs/ablations/table8_imagenet.yaml": f"{IMAGENET} MODEL.ARCH fbnetv3_a0",
+}
+# A published teacher knows ImageNet's thousand classes.
+THOUSAND = "MODEL.NUM_CLASSES 1000 DATA.ROOT datasets/thousand SOLVER.BATCH_SIZE 250"
+# And the other scripts.
+SHORT = {
+    "make_split.py": "--held-out 10 --train 40",
+    "make_split.py datasets/imagenet/train": "--classes 4 --held-out 4 --train 8",
+    "make_split.py all_images": "--held-out 4 --train 8",
+    "simulate_search.py": "--pool 200 --batch 6 --rounds 2 --epochs 8 --gpus 2 8 --repeats 1",
+    "measure_net.py": "--seconds 0.02 --threads 1",
+    "measure_net.py --space": "--space tiny.yaml --networks 3 --num-classes 10",
+    "measure_net.py --check": "--check 3 --num-classes 10 --space tiny.yaml",
+    "inference.py": "--rounds 1 --networks fbnetv3_b --threads 1",
+    "roofline.py": "--rounds 1 --threads 1",
+    "int8.py": "--rounds 1 --resolution 64 --formats onnx",
+    "latency_search.py": "--table table2.jsonl --budgets 8 9 --batch 4 --rounds 2 --seconds 0.1",
+    "train_step.py": "--rounds 1 --threads 1",
+    "input_pipeline.py": "--rounds 1 --workers 0",
+    "loop_overhead.py": "SOLVER.EPOCHS 1",
+    "detection.py": "--rounds 1",
+    "detector_export.py": "--rounds 1 --most 1",
+    "pool_cost.py": "--pool 2000 --candidates 2048",
+    "evolution.py --seeds": "--seeds 1",
+    "evolution.py --table": "--runs 2",
+    "nars_search.py --table": "--seeds 2 --batch 5 --marks 10",
+    "nars_search.py --joint": "--seeds 2 --batch 5 --rounds 2",
+    "predictor_efficiency.py": "--seeds 2 --sizes 10",
+}
+# Words that stand for something of the reader's: more machines than one, images.
+INSTEAD = {"IMAGES": "my_images/train", "TABLE": "nas-bench-macro_cifar10.json", "LATENCIES": "table2.jsonl"}
+# What a reader of a page has done on another one.
+SPLIT = "python tools/make_split.py datasets/cifar10/train datasets/cifar10_5k.json --classes 10"
+BEFORE = {
+    "machines.md": [SPLIT],
+    "search.md": [SPLIT],
+    "deploy.md": [
+        "python tools/train_net.py --config configs/cifar10/fbnetv3_a0.yaml",
+        "python tools/train_net.py --config configs/coco/faster_rcnn_fbnetv3_digits_C4.yaml",
+        "DETECTRON2_DATASETS=datasets/coco128"
+        " python tools/train_net.py --config configs/coco/coco128_fbnetv3_a_C4.yaml",
+        "python tools/export_net.py --config configs/coco/coco128_fbnetv3_a_C4.yaml --format onnx"
+        " --weights output/coco128/model_final.pth --output exported/coco128",
+    ],
+    "latency.md": [
+        "python tools/export_net.py --model digits/fbnetv3_digits --format executorch --output exported/b_phone"
+    ],
+    "phone.md": [
+        "python tools/train_net.py --config configs/imagenet/fbnetv3_a.yaml DATA.ROOT my_images MODEL.NUM_CLASSES 0"
+        " OUTPUT_DIR output/mine"
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A folder that looks like the checkout, with data in it; what commands write lands there."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for path in ROOT.iterdir():
+        if path.name not in ("docs", "output", "build", "dist", ".git") and not path.name.endswith(".egg-info"):
+            (folder / path.name).symlink_to(path)
+    shutil.copytree(ROOT / "docs", folder / "docs")
+    make_data(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FBNETV3_CACHE", str(folder / "cache"))
+        make_weights()
+    return folder
+
+
+@pytest.fixture
+def reader(checkout, tool, cache, monkeypatch, request):  # noqa: F811
+    """Types commands in that folder."""
+    threads = torch.get_num_threads()
+    for name, value in {
+        "FBNETV3_CACHE": checkout / "cache",
+        "DETECTRON2_DATASETS": "datasets/coco128",
+        "PYTHONPATH": ROOT,
+        "OMP_NUM_THREADS": 1,
+    }.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.chdir(checkout)
+    for made in ("output", "exported"):
+        shutil.rmtree(checkout / made, ignore_errors=True)
+    if "datasets/imagenet" in text_of(request.getfixturevalue("page")):  # readers of other pages do not have it
+        (checkout / "datasets/imagenet").symlink_to("few")
+        request.addfinalizer((checkout / "datasets/imagenet").unlink)
+    yield Reader(tool, request)
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+def test_commands_run(page, reader):
+    """Those of a page in order, as a reader would type them."""
+    for block in blocks(page, "sh"):
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+    for line in (*BEFORE.get(page.name, ()), *commands(page)):
+        if not line.startswith("for ") and line != "done":
+            reader.types(line)
+
+
+class Reader:
+    """Someone who follows the docs, in a hurry."""
+
+    def __init__(self, run_tool, request):
+        self.run_tool, self.request, self.cluster = run_tool, request, None
+
+    def types(self, line):
+        words = [os.path.expandvars(word) for word in shlex.split(line, comments=True)]
+        words = [INSTEAD.get(word, word) for word in words]
+        environment = {}
+        while "=" in words[0]:
+            name, _, value = words.pop(0).partition("=")
+            environment[name] = value
+        program = Path(words[0]).name
+        known = {"python": self.python, "torchrun": self.torchrun, "make": self.make, "pip": self.pip, "run": self.ci}
+        {**known, "sbatch": self.sbatch, "ray": self.ray}[program](words[1:], environment)
+
+    def python(self, words, environment):
+        folder, name = Path(words[0]).parts[-2:]
+        words = [*words, *shortened(name, words[1:])]
+        if "--address" in words:
+            words[words.index("--address") + 1] = self.cluster.address
+        if folder == "tools" and not environment and name != "install_detectron2.py" and not self.cluster:
+            done = self.run_tool(Path(name).stem, *words[1:])
+            assert done.code == 0, f"{shlex.join(words)}\n{done.out}\n{done.err}"
+        else:
+            self.run([sys.executable, *words], environment)
+
+    def torchrun(self, words, environment):
+        script = words.index("tools/train_net.py")
+        options = words[:script]
+        for option, most in (("--nnodes", 1), ("--nproc-per-node", 2)):
+            if option in options:
+                at = options.index(option) + 1
+                options[at] = str(min(most, int(options[at])))
+        options = [option.replace("HOST:29400", f"127.0.0.1:{free_port()}") for option in options]
+        words = [*options, *words[script:], *shortened("train_net.py", words[script + 1 :])]
+        self.run([sys.executable, "-m", "torch.distributed.run", *words], environment)
+
+    def make(self, words, environment):
+        """The targets are there; what they train is trained."""
+        for line in self.run(["make", "--dry-run", "--no-print-directory", *words], environment).splitlines():
+            if "tools/train_net.py" in line:
+                self.types(line)
+
+    def pip(self, words, environment):
+        """pip reads the package and finds the extras; what comes from GitHub is what our script takes from there."""
+        if sources := [word for word in words if word.startswith("git+")]:
+            spec = spec_from_file_location("install_detectron2", ROOT / "tools" / "install_detectron2.py")
+            script = module_from_spec(spec)
+            spec.loader.exec_module(script)
+            assert sources == [f"git+{script.REPOSITORY}@{script.COMMIT}"]
+            return
+        dry = ["--dry-run", "--no-deps", "--no-build-isolation", "--quiet"]
+        done = self.run([sys.executable, "-m", "pip", *words, *dry], environment)
+        assert "does not provide" not in done
+
+    def ci(self, words, environment):
+        script = (ROOT / ".ci" / "run").read_text()
+        assert all(f"make {target}\n" in script for target in ("lint", "docs", "test"))
+
+    def ray(self, words, environment):
+        """Each `ray start` is one more node of a cluster on this machine."""
+        scripts = pytest.importorskip("ray.scripts.scripts", reason="pip install 'fbnetv3[search]'")
+        assert scripts.cli.commands[words[0]].make_context(words[0], words[1:])
+        if self.cluster is None:
+            from ray.cluster_utils import Cluster
+
+            self.cluster = Cluster()
+            self.request.addfinalizer(self.cluster.shutdown)
+        head = {} if self.cluster.head_node else {"gcs_server_port": free_port()}
+        self.cluster.add_node(num_cpus=1, include_dashboard=False, **head)
+
+    def sbatch(self, words, environment):
+        """The job's first node alone; its `srun` starts what it is given here, on the cluster that is there."""
+        at = next(i for i, word in enumerate(words) if word.endswith(".sbatch"))
+        assert all(word.split("=")[0] in ("--nodes", "--gpus-per-node", "--dependency") for word in words[:at:2])
+        script, arguments = words[at], words[at + 1 :]
+        stand_ins = {"scontrol": 'echo "$3"', "srun": 'shift; exec "$@"'}
+        port = free_port()
+        if script.endswith("search.sbatch"):
+            stand_ins["srun"] = (
+                'until [ "$1" = -- ]; do shift; done; shift; unset RAY_AUTH_MODE RAY_AUTH_TOKEN; exec "$@"'
+            )
+            port = int(self.cluster.address.rpartition(":")[2])
+        folder = Path("slurm").absolute()
+        folder.mkdir(exist_ok=True)
+        for name, content in stand_ins.items():
+            (folder / name).write_text(f"#!/bin/bash\n{content}\n")
+            (folder / name).chmod(0o755)
+        job = {"JOB_ID": port - 20000, "JOB_NUM_NODES": 1, "CPUS_PER_TASK": 1, "JOB_NODELIST": "127.0.0.1"}
+        environment = environment | {f"SLURM_{name}": str(value) for name, value in job.items()}
+        environment |= {"PATH": f"{folder}:{os.environ['PATH']}", "FBNETV3_BIN": str(Path(sys.executable).parent)}
+        short = shortened("search_net.py" if script.endswith("search.sbatch") else "train_net.py", arguments)
+        self.run(["bash", script, *arguments, *short], environment)
+
+    def run(self, words, environment):
+        done = subprocess.run(
+            words, env={**os.environ, **environment}, capture_output=True, text=True, timeout=500, check=False
+        )
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+
+def shortened(name, words):
+    """What makes a run of a script short, after its own words."""
+    if name == "search_net.py":
+        return shlex.split(SEARCH) if "--config" in words else []
+    if name in ("train_net.py", "run_ablation.py", "cache_teacher.py"):
+        config = words[words.index("--config") + 1]
+        short = TRAININGS[max((start for start in TRAININGS if config.startswith(start)), key=len)]
+        published = "DISTILL.WEIGHTS zoo://imagenet" in " ".join(words)
+        return f"{short} {THOUSAND if published else ''}".split()
+    keys = [key for key in (f"{name} {word}" for word in words) if key in SHORT]
+    return [word for key in (name, *keys) for word in SHORT.get(key, "").split()]
+
+
+def free_port():
+    """One of those from which the batch scripts choose, below what the system gives away."""
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as server, contextlib.suppress(OSError):
+            server.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port")
