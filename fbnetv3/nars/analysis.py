@@ -28,8 +28,9 @@ def analyse(result: SearchResult) -> dict[str, Any]:
     Returns:
         "pretraining": free labels of held-out candidates and what is predicted of them (Fig. 4 a, b), or None;
         "cross_validation": measured accuracies, and what predictors with and without pretraining that had not seen
-        them predict (c, d); "samples": mean squared errors by number of trials (e); "front": the predictor's Pareto
-        front; "cost": the column that it is over, or None, and its values for all trials; "found": recommendations.
+        them predict (c, d); "samples": mean squared errors by number of trials (e); both None where trials are too
+        few; "front": the predictor's Pareto front; "cost": the column that it is over, or None, and its values for
+        all trials; "found": recommendations.
     """
     settings = result.settings
     done = [trial for trial in result.trials if trial.status == DONE]
@@ -107,24 +108,29 @@ def _predictors(result: SearchResult) -> dict[str, Predictor]:
     return {"pretrained": copy.copy(result.predictor), "plain": plain} if result.pretrained else {"plain": plain}
 
 
-def _cross_validation(result: SearchResult, candidates: np.ndarray, accuracies: np.ndarray) -> dict[str, list[float]]:
-    """What predictors say of trials that they have not seen, in five parts."""
+def _cross_validation(
+    result: SearchResult, candidates: np.ndarray, accuracies: np.ndarray
+) -> dict[str, list[float]] | None:
+    """What predictors say of trials that they have not seen, in five parts; None where too few are left to learn from."""
+    if len(candidates) < 3:
+        return None
     order = np.random.default_rng(result.settings.seed).permutation(len(candidates))
     folds = [order[start::_FOLDS] for start in range(min(_FOLDS, len(order)))]
     found = {"measured": accuracies.tolist()}
     for name, predictor in _predictors(result).items():
-        predicted = np.full(len(candidates), np.nan)
+        predicted = np.empty(len(candidates))
         for fold in folds:
             rest = np.setdiff1d(order, fold)
-            if len(rest) >= 2:
-                predictor.fit(candidates[rest], accuracies[rest])
-                predicted[fold] = predictor(candidates[fold])
+            predictor.fit(candidates[rest], accuracies[rest])
+            predicted[fold] = predictor(candidates[fold])
         found[name] = predicted.tolist()
     return found
 
 
-def _samples(result: SearchResult, candidates: np.ndarray, accuracies: np.ndarray) -> dict[str, list[float]]:
-    """Mean squared error on a fifth of the trials, by how many of the others were learned from."""
+def _samples(result: SearchResult, candidates: np.ndarray, accuracies: np.ndarray) -> dict[str, list[float]] | None:
+    """Mean squared error on a fifth of the trials, by how many of the others were learned from; None without a fifth."""
+    if len(candidates) < 5:
+        return None
     order = np.random.default_rng(result.settings.seed + 1).permutation(len(candidates))
     test, train = order[: len(order) // 5], order[len(order) // 5 :]
     sizes = sorted({max(2, len(train) // part) for part in (8, 4, 2, 1)})
@@ -134,7 +140,7 @@ def _samples(result: SearchResult, candidates: np.ndarray, accuracies: np.ndarra
         for size in sizes:
             predictor.fit(candidates[train[:size]], accuracies[train[:size]])
             error = predictor(candidates[test]) - accuracies[test]
-            errors.append(float(np.mean(error**2)) if len(test) else float("nan"))
+            errors.append(float(np.mean(error**2)))
         found[name] = errors
     return found
 

@@ -145,7 +145,7 @@ def _draw_predictor(search: _Search, figure: Any) -> bool:
         return False
     sides = [(key, words) for key, words in (("plain", "not pretrained"), ("pretrained", "pretrained")) if key in found]
     for axes, (key, words) in zip(np.atleast_1d(figure.subplots(1, len(sides))), sides, strict=True):
-        error = np.nanmean((np.array(found[key], float) - np.array(found["measured"])) ** 2)
+        error = np.mean((np.array(found[key]) - np.array(found["measured"])) ** 2)
         _against(
             axes,
             found["measured"],

@@ -1,0 +1,25 @@
+"""What a search's report shows, and what it leaves out."""
+
+import json
+import warnings
+
+import pytest
+
+from fbnetv3.nars import save_analysis, search, write_report
+from tests.nars.toy import QUICK, SPACE, evaluate
+
+
+@pytest.mark.parametrize(
+    ("trials", "shown"), [(2, set()), (3, {"predictor"}), (5, {"predictor", "samples"})], ids=("two", "three", "five")
+)
+def test_what_too_few_trials_cannot_tell_is_left_out(trials, shown, tmp_path):
+    settings = {**QUICK, "rounds": 1, "batch": trials}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = search(SPACE, evaluate, tmp_path / "out", **settings)
+        save_analysis(result)
+        write_report(result.folder)
+    pictures = {path.stem for path in (tmp_path / "out/report").glob("*.png")}
+    assert pictures & {"predictor", "samples"} == shown
+    assert "NaN" not in (tmp_path / "out/analysis.json").read_text()
+    assert len(json.loads((tmp_path / "out/analysis.json").read_text())["found"]) == len(result.found)
