@@ -1,5 +1,5 @@
-# `make demo` trains and evaluates a network, `make demo-detection` a detector, `make test` runs the tests, `make docs`
-# builds the documentation. All of them set everything up first.
+# `make demo` trains and evaluates a network, `make demo-detection` a detector, `make test` runs the tests, `make commands` all
+# commands of the documentation, `make docs` builds it. All of them set everything up first.
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ DEMO := output/demo
 # Processes that share the tests, each with one thread.
 TEST_WORKERS ?= 2
 
-.PHONY: setup demo demo-detection test harden lint format docs notebook clean
+.PHONY: setup demo demo-detection test commands harden lint format docs notebook clean
 
 setup: $(STAMP)
 
@@ -35,8 +35,12 @@ demo-detection: $(STAMP)
 
 # Says at its end how much of each file of fbnetv3/ the tests have run, of those where they have not run all.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --cov=fbnetv3 \
-	    --cov-report=term:skip-covered --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --ignore tests/test_commands.py \
+	    --cov=fbnetv3 --cov-report=term:skip-covered --cov-fail-under=90
+
+# Every command of README and docs, made short.
+commands: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) tests/test_commands.py
 
 # The tests of tests/hardening at length: an hour. HARDEN=25 is fifty kills of each kind and more.
 HARDEN ?= 25

@@ -3,7 +3,7 @@
 On a table of measured networks (NAS-Bench-Macro's JSON file, https://github.com/xiusu/NAS-Bench-Macro) every network
 can be scored: the evolution should find the predictor's best inside a budget in 95 % of its runs. On Table 2's joint
 space, with a predictor that is trained on made-up accuracies, it should be at least as good as pymoo in 90 %, and four
-budgets should take less than 20 s together. Needs pymoo: pip install pymoo.
+budgets should take less than 20 s together. Needs pymoo: pip install '.[benchmarks]'.
 
     benchmarks/evolution.py --table nas-bench-macro_cifar10.json
     benchmarks/evolution.py --seeds 20
@@ -70,7 +70,7 @@ def pymoo_best(predictor, constraints, calls, seed, population=100):
         from pymoo.operators.repair.rounding import RoundingRepair
         from pymoo.operators.sampling.rnd import IntegerRandomSampling
     except ImportError:
-        raise SystemExit("error: pymoo is missing: pip install pymoo") from None
+        raise SystemExit("error: pymoo is missing: pip install '.[benchmarks]'") from None
     space = constraints.space
     spent, best = [0], [-np.inf]
 

@@ -29,6 +29,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
+    parser.add_argument("--batches", nargs="+", type=int, choices=BATCHES, default=BATCHES)
     parser.add_argument("--side", choices=SIDES, help="serve to the process that compares")
     parser.add_argument("--case", nargs=3, metavar=("NETWORK", "BATCH", "FILE"))
     args = parser.parse_args()
@@ -43,7 +44,7 @@ def main():
             file = Path(folder) / f"{network}.onnx"
             export(network, file)
             check_answers(network, file)
-            for batch in BATCHES:
+            for batch in args.batches:
                 race(network, batch, file, args)
 
 

@@ -3,7 +3,7 @@
 
 Each is a script of this folder, in a process of its own, one after the other. What it prints is kept in
 benchmarks/results.json with machine, versions and date, so that a page can be made of runs of several days; those that
-are not run again keep their figures. Peers come from PyPI: pip install timm openvino pymoo optuna.
+are not run again keep their figures. Peers come from PyPI: pip install '.[benchmarks]'.
 """
 
 import argparse

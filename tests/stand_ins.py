@@ -13,12 +13,14 @@ import fbnetv3
 from fbnetv3 import model_zoo
 from fbnetv3.arch import get_arch
 from fbnetv3.arch.latency import Device, TableWriter, shapes_of
+from fbnetv3.deploy.images import sample_photographs
 from fbnetv3.deploy.tables import this_device
 from fbnetv3.file_io import cached_path
 from fbnetv3.nars import load_space
 from fbnetv3.nars.latency import shapes_in
 from tests.detection.coco_files import annotation, dataset, save_dataset, save_image
-from tests.modeling.test_weights import mobile_vision, randomized, weight_by_formula
+from tests.detection.detectors import image, settled
+from tests.modeling.test_weights import mobile_vision, randomized
 from tests.pages import ROOT
 from tests.tools.test_measure_net import SPACE
 
@@ -30,7 +32,7 @@ def make_data(folder):
     """Everything, in the places that the pages name, below `folder`."""
     image_folder(folder / "datasets/few", classes=8, side=64, splits={"train": 4, "val": 1})
     image_folder(folder / "datasets/thousand", classes=1000, side=40, splits={"train": 1, "val": 1})
-    image_folder(folder / "datasets/cifar10", classes=10, side=32, splits={"train": 6, "val": 2})
+    image_folder(folder / "datasets/cifar10", classes=10, side=32, splits={"train": 8, "val": 2})
     image_folder(folder / "my_images", classes=2, side=64, splits={"train": 4, "val": 2})
     image_folder(folder / "all_images", classes=2, side=64, splits={"": 6})
     detection_data(folder / "mine", ("cat", "dog", "horse"))
@@ -106,13 +108,22 @@ def make_weights():
     for letter in "abg":
         model = randomized(fbnetv3.create_model(f"fbnetv3_{letter}"))
         save_download(f"imagenet/fbnetv3_{letter}.yaml", {"state_dict": mobile_vision(model), "model_ema": None})
-    name = "coco/faster_rcnn_fbnetv3_a_C4_224.yaml"
-    facts = json.loads((ROOT / "tests/detection/published_detector_a_c4.json").read_text())
-    weights = {key: weight_by_formula(key, shape) for key, shape in facts["shapes"].items()}
-    save_download(name, {"model": weights, "ema_state": weights, "iteration": 1})
+    detector = "coco/faster_rcnn_fbnetv3_a_C4_224.yaml"
+    save_detector(ROOT / "configs" / detector, cached_path(model_zoo.get_checkpoint_url(detector)))
 
 
 def save_download(name, content):
     place = cached_path(model_zoo.get_checkpoint_url(name))
     place.parent.mkdir(parents=True, exist_ok=True)
     torch.save(content, place)
+
+
+def save_detector(config, file):
+    """Weights of a detector that finds something in pictures, as a training of it leaves them."""
+    from fbnetv3.detection.loading import load_config
+
+    cfg = load_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
+    pixels = np.array(sample_photographs()[1].convert("RGB").resize((160, 128)))[:, :, ::-1]
+    seen = {**image(128, 160), "image": torch.tensor(pixels.copy()).permute(2, 0, 1).float()}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": settled(cfg, [seen, seen], 0.01).state_dict()}, file)

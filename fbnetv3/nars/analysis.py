@@ -111,7 +111,7 @@ def _predictors(result: SearchResult) -> dict[str, Predictor]:
 def _cross_validation(
     result: SearchResult, candidates: np.ndarray, accuracies: np.ndarray
 ) -> dict[str, list[float]] | None:
-    """What predictors say of trials that they have not seen, in five parts; None where too few are left to learn from."""
+    """What predictors say of trials that they have not seen, in five parts; None where they are too few."""
     if len(candidates) < 3:
         return None
     order = np.random.default_rng(result.settings.seed).permutation(len(candidates))
@@ -128,7 +128,7 @@ def _cross_validation(
 
 
 def _samples(result: SearchResult, candidates: np.ndarray, accuracies: np.ndarray) -> dict[str, list[float]] | None:
-    """Mean squared error on a fifth of the trials, by how many of the others were learned from; None without a fifth."""
+    """Mean squared error on a fifth of the trials, by how many others were learned from; None without a fifth."""
     if len(candidates) < 5:
         return None
     order = np.random.default_rng(result.settings.seed + 1).permutation(len(candidates))
