@@ -72,13 +72,25 @@ SHORT = {
     "nars_search.py --joint": "--seeds 1 --batch 5 --rounds 2",
     "predictor_efficiency.py": "--seeds 1 --sizes 10",
 }
-# Words that stand for something of the reader's: more machines than one, images.
-INSTEAD = {"IMAGES": "datasets/cifar10/train", "TABLE": "nas-bench-macro_cifar10.json", "LATENCIES": "table2.jsonl"}
+# Words that stand for something of the reader's.
+INSTEAD = {
+    "IMAGES": "datasets/cifar10/train",
+    "TABLE": "nas-bench-macro_cifar10.json",
+    "LATENCIES": "table2.jsonl",
+    "CONFIG": "configs/coco/faster_rcnn_fbnetv3_digits_C4.yaml",
+    "WEIGHTS": "output/digit_scenes/model_final.pth",
+    "EXPORTED": "exported/scenes",
+    "PHOTOS": "photos",
+}
 # Commands that other pages have too.
 ONCE = set()
 # What a reader of a page has done on another one.
 SPLIT = "python tools/make_split.py datasets/cifar10/train datasets/cifar10_5k.json --classes 10"
 BEFORE = {
+    "benchmarks.md": [
+        "python tools/export_net.py --config configs/coco/faster_rcnn_fbnetv3_digits_C4.yaml"
+        " --weights output/digit_scenes/model_final.pth --format onnx --output exported/scenes"
+    ],
     "machines.md": [SPLIT],
     "search.md": [SPLIT],
     "deploy.md": [
@@ -94,6 +106,7 @@ BEFORE = {
 }
 # And which detectors it has trained there, longer than here: by their configs.
 DETECTORS = {
+    "benchmarks.md": {"configs/coco/faster_rcnn_fbnetv3_digits_C4.yaml": "output/digit_scenes/model_final.pth"},
     "deploy.md": {
         "configs/coco/faster_rcnn_fbnetv3_digits_C4.yaml": "output/digit_scenes/model_final.pth",
         "configs/coco/coco128_fbnetv3_a_C4.yaml": "output/coco128/model_final.pth",
