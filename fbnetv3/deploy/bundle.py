@@ -115,11 +115,6 @@ def _write_json(path: Path, value: object) -> None:
         f.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def is_bundle(path: Path) -> bool:
-    """Whether a path is an exported folder."""
-    return (path / MANIFEST).is_file()
-
-
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an exported folder.
 

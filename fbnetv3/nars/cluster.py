@@ -171,9 +171,3 @@ class Simulated:
         """Mean number of results that a proposal after the first round was based on; 0 with one round."""
         later = self.known[len(self.load.rounds[0]) :]
         return float(np.mean(later)) if later else 0.0
-
-    def span(self, round: int) -> float:
-        """Seconds from the start of a round's first trial to the end of its last."""
-        of = self.load.round_of
-        here = [attempt for attempt in self.attempts if of[attempt.trial] == round]
-        return max(attempt.end for attempt in here) - min(attempt.start for attempt in here)
