@@ -42,7 +42,7 @@ test: $(STAMP)
 commands: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) tests/test_commands.py
 
-# The tests of tests/hardening at length: an hour. HARDEN=25 is fifty kills of each kind and more.
+# The tests of tests/hardening at length: half an hour. HARDEN=25 is 75 kills and more of each kind.
 HARDEN ?= 25
 harden: $(STAMP)
 	FBNETV3_HARDENING=$(HARDEN) $(BIN)/python -m pytest tests/hardening --timeout 7200 -rA -q

@@ -38,7 +38,7 @@ class _CachedURLs(HTTPURLHandler):
         if force or not place.is_file():
             place.parent.mkdir(parents=True, exist_ok=True)
             with file_lock(str(place)):
-                if not place.is_file():
+                if force or not place.is_file():
                     _iopath_download(path, str(place.parent), filename=place.name)
         return str(place)
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from fbnetv3.errors import FieldError
-from fbnetv3.yaml_io import check_keys, read_mapping
+from fbnetv3.yaml_io import check_keys, number_of, read_mapping
 
 OPTIMIZERS = ("rmsprop", "sgd")
 SGD_FACTOR = 4.0
@@ -97,15 +97,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     """
     check_keys(data, RecipeError, tuple(f.name for f in fields(Recipe)), required=("optimizer", "lr"))
     numbers = {f.name for f in fields(Recipe)} - {"optimizer", "ema"}
-    return Recipe(**{key: _number(value) if key in numbers else value for key, value in data.items()})
-
-
-def _number(value: Any) -> Any:
-    """YAML takes 1e-5 for text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+    return Recipe(**{key: number_of(value) if key in numbers else value for key, value in data.items()})
 
 
 def load_recipe(path: str | os.PathLike) -> Recipe:

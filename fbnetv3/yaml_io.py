@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,22 +156,27 @@ def read_mapping(path: str | os.PathLike, error: type[FieldError], keys: Iterabl
     return data
 
 
-def read_with_bases(file: str) -> dict[str, Any]:
+def read_with_bases(file: str, files: Sequence[str] = ()) -> dict[str, Any]:
     """What a config file holds, on top of what its `_BASE_` files do, which lie beside it.
+
+    Args:
+        file: the file.
+        files: keys such as "MODEL.ARCH" whose values are looked for beside the file that has them, base or not.
 
     Raises:
         UsageError: no such file, or not YAML, or no mapping; the text names the file that the user has named.
     """
-    return _with_bases(file, file, ())
+    return _with_bases(file, file, (), files)
 
 
-def _with_bases(file: str, first: str, above: tuple[str, ...]) -> dict[str, Any]:
+def _with_bases(file: str, first: str, above: tuple[str, ...], files: Sequence[str]) -> dict[str, Any]:
     """What a file holds, on top of what its `_BASE_` files do; they lie beside it.
 
     Args:
         file: the file.
         first: the one that the user has named, for messages.
         above: the files that lead here.
+        files: as for `read_with_bases`.
     """
     place = os.path.realpath(file)
     if place in above or len(above) > _MOST_BASES:
@@ -193,9 +198,28 @@ def _with_bases(file: str, first: str, above: tuple[str, ...]) -> dict[str, Any]
     found: dict[str, Any] = {}
     for name in names:
         base = os.path.join(os.path.dirname(file), os.path.expanduser(name))
-        _put(_with_bases(base, first, (*above, place)), found, where)
-    _put(data, found, where)
+        _put(_with_bases(base, first, (*above, place), files), found, where)
+    _put(_beside(data, Path(file).parent, files), found, where)
     return found
+
+
+def _beside(values: Mapping[str, Any], folder: Path, files: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    """The values of a config file; files that it names and that lie beside it are found there."""
+    found = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            value = _beside(value, folder, files, f"{prefix}{key}.")
+        elif f"{prefix}{key}" in files and isinstance(value, str) and _is_file(folder, value):
+            value = str(folder / value)
+        found[key] = value
+    return found
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    try:
+        return bool(name) and (folder / name).is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
 
 
 def _put(values: Mapping[str, Any], into: dict[str, Any], where: str) -> None:
@@ -207,6 +231,14 @@ def _put(values: Mapping[str, Any], into: dict[str, Any], where: str) -> None:
             _put(value, into[key], where)
         else:
             into[key] = value
+
+
+def number_of(value: Any) -> Any:
+    """A number that YAML takes for text, such as 1e-5 or 400e6, as one; anything else as it is."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def check_keys(

@@ -228,7 +228,7 @@ class Reader:
 
     def ray(self, words, environment):
         """Each `ray start` is one more node of a cluster on this machine."""
-        scripts = pytest.importorskip("ray.scripts.scripts", reason="pip install 'fbnetv3[search]'")
+        scripts = pytest.importorskip("ray.scripts.scripts", reason="pip install '.[search]'")
         assert scripts.cli.commands[words[0]].make_context(words[0], words[1:])
         if self.cluster is None:
             from ray.cluster_utils import Cluster

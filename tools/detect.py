@@ -59,7 +59,7 @@ def main(argv=None):
 
 def split(words):
     """Paths, and the KEY VALUE pairs that may follow them."""
-    is_key = [KEY.fullmatch(word) is not None for word in words]
+    is_key = [KEY.fullmatch(word) is not None and not Path(word).exists() for word in words]
     end = is_key.index(True) if any(is_key) else len(words)
     return words[:end], words[end:]
 

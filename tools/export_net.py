@@ -36,8 +36,10 @@ def main(argv=None):
     args = parser.parse_intermixed_args(argv)
     if args.model and args.overrides:
         parser.error("KEY VALUE pairs need --config")
-    if args.calibration and not args.int8:
-        parser.error("--calibration needs --int8")
+    if (args.calibration or args.reduce_range) and not args.int8:
+        parser.error(f"--{'calibration' if args.calibration else 'reduce-range'} needs --int8")
+    if args.val_images < 1:
+        parser.error(f"--val-images {args.val_images}: at least one is compared")
     command = shlex.join(["export_net.py", *(sys.argv[1:] if argv is None else argv)])
     if args.model.startswith("coco/") if args.model else is_detection_config(args.config):
         export_detector(args, command)

@@ -41,6 +41,10 @@ def main(argv=None):
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: is not more than 0")
     if args.space and not args.table:
         parser.error("--space needs --table FILE, to write to")
+    if args.networks < 0:
+        parser.error(f"--networks {args.networks}: is less than 0")
+    if args.check is not None and args.check < 2:
+        parser.error(f"--check {args.check}: a ranking takes at least 2 networks")
     if args.check and not args.space:
         parser.error("--check needs --space FILE, where the networks come from")
     torch.set_num_threads(args.threads)

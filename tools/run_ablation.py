@@ -17,7 +17,7 @@ def main(argv=None):
     args = parser.parse_intermixed_args(argv)
     ablation = load_ablation(args.config)
     if args.output:
-        ablation = replace(ablation, output=Path(args.output))
+        ablation = replace(ablation, output=Path(args.output).expanduser())
     keep_freed_memory()
     results = []
     for result in run_ablation(ablation, args.overrides):

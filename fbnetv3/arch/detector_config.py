@@ -95,7 +95,7 @@ def read_detector_config(file: Path) -> DetectorSettings:
         UnknownNameError: its architecture is not registered.
         ArchError: its architecture's file describes no network.
     """
-    model = read_with_bases(str(file)).get("MODEL") or {}
+    model = read_with_bases(str(file), ("MODEL.FBNETV3.ARCH",)).get("MODEL") or {}
 
     def value(part: str, key: str, default: Any) -> Any:
         section = model.get(part) if isinstance(model, dict) else model

@@ -110,26 +110,7 @@ def read_config_file(file: str | os.PathLike) -> Mapping[str, Any]:
     Raises:
         UsageError: no such file, or not YAML.
     """
-    return _beside(read_with_bases(str(file)), Path(file).parent)
-
-
-def _beside(values: Mapping[str, Any], folder: Path, prefix: str = "") -> dict[str, Any]:
-    """The values of a config file; YAML files that they name and that lie beside it are found there."""
-    found = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            value = _beside(value, folder, f"{prefix}{key}.")
-        elif f"{prefix}{key}" in _BESIDE and isinstance(value, str) and _is_file(folder, value):
-            value = str(folder / value)
-        found[key] = value
-    return found
-
-
-def _is_file(folder: Path, name: str) -> bool:
-    try:
-        return bool(name) and (folder / name).is_file()
-    except (OSError, ValueError):  # no name that a file can have
-        return False
+    return read_with_bases(str(file), _BESIDE)
 
 
 def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str, prefix: str = "") -> None:

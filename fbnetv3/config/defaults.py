@@ -139,7 +139,7 @@ _C.DISTILL.VIEWS = 1
 _C.EVAL = CN()
 # Epochs between evaluations; the last epoch is always evaluated.
 _C.EVAL.PERIOD = 1
-# Images a step in evaluation.
+# Images a step in evaluation, for each process.
 _C.EVAL.BATCH_SIZE = 256
 
 _C.CHECKPOINT = CN()

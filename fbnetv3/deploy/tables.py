@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -55,8 +55,12 @@ def this_device(name: str, batch: int = 1, called: str = "") -> Device:
     """
     check_runtime(name)
     with needed(name):
-        import_module(name)
-    return Device(called or device_name(), f"{name} {version(name)}", torch.get_num_threads(), batch)
+        module = import_module(name)
+    try:
+        found = version(name)
+    except PackageNotFoundError:  # as where onnxruntime comes as onnxruntime-gpu
+        found = module.__version__
+    return Device(called or device_name(), f"{name} {found}", torch.get_num_threads(), batch)
 
 
 def fill_table(

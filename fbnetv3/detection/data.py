@@ -89,12 +89,11 @@ def _load_digit_scenes(name: str) -> list[dict[str, Any]]:
     return load_coco_json(about.json_file, about.image_root, name)
 
 
-def load_dicts(name: str, remedy: str = "") -> list[dict[str, Any]]:
+def load_dicts(name: str) -> list[dict[str, Any]]:
     """The images of a registered data set with their annotations, in detectron2's format.
 
     Args:
         name: its name in detectron2's catalog.
-        remedy: which key to mend, for the errors' texts.
 
     Raises:
         UsageError: no such data set.
@@ -107,7 +106,7 @@ def load_dicts(name: str, remedy: str = "") -> list[dict[str, Any]]:
         found = DatasetCatalog.get(name)
     except FileNotFoundError as error:
         where = "set DATASETS.OWN" if name in OWN else "set DETECTRON2_DATASETS to the folder that holds it"
-        raise DataError(f"{error.filename or file}: no such file ({name}): {remedy or where}") from None
+        raise DataError(f"{error.filename or file}: no such file ({name}): {where}") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: is not JSON ({error}): get it again") from None
     except (KeyError, TypeError, AssertionError) as error:

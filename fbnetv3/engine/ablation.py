@@ -19,7 +19,7 @@ from fbnetv3.config import load_config
 from fbnetv3.engine.build import build_arch, preprocessing_of
 from fbnetv3.engine.files import RunFiles
 from fbnetv3.engine.run import run_training
-from fbnetv3.errors import FieldError, OutputError
+from fbnetv3.errors import FieldError, OutputError, UsageError
 from fbnetv3.file_io import atomic_write
 from fbnetv3.modeling.external import count_macs
 from fbnetv3.recipe import load_recipe
@@ -113,7 +113,7 @@ def load_ablation(path: str | os.PathLike) -> Ablation:
             **layers,
             seeds=tuple(seeds),
             x=data.get("x", ""),
-            output=Path(data["output"]),
+            output=Path(data["output"]).expanduser(),
         )
         _check_teachers(ablation)
         return ablation
@@ -179,6 +179,8 @@ def cell_config(ablation: Ablation, cell: Cell, overrides: Sequence[str] = ()) -
     Raises:
         UserError: as `load_config`.
     """
+    if len(overrides) % 2:
+        raise UsageError(f"{overrides[-1]}: has no value; overrides come as KEY VALUE pairs")
     row, column = dict(ablation.rows[cell.row]), dict(ablation.columns[cell.column])
     row.pop(_LINE, None)
     folder = cell_folder(ablation, cell)

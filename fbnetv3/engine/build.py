@@ -84,6 +84,14 @@ def describe_arch(arch: AnyArch) -> str:
     return dump_arch(arch) if isinstance(arch, ArchDef) else arch.name
 
 
+def teacher_key(cfg: CfgNode) -> str:
+    """What tells the teacher's architecture from others, wherever its file lies: name and digest; "" for none."""
+    if not cfg.DISTILL.ARCH:
+        return ""
+    arch = build_arch(cfg, cfg.DISTILL.ARCH)
+    return f"{arch.name} {hashlib.sha256(describe_arch(arch).encode()).hexdigest()[:12]}"
+
+
 def preprocessing_of(cfg: CfgNode, arch: AnyArch) -> Preprocessing:
     """Resolution and normalisation that a config asks for, the architecture's own where it asks for none.
 
@@ -166,8 +174,8 @@ def train_pixels_of(cfg: CfgNode, preprocessing: Preprocessing, side: int) -> Tr
 def answer_files(cfg: CfgNode, dataset: ImageDataset) -> AnswerFiles:
     """Where the answers of the config's teacher to its training images lie, and what decides about them."""
     keys = {key: value for key, value in flat_keys(cfg).items() if key.startswith("INPUT.")}
-    about = {"SEED": cfg.SEED, "DATA.NAME": cfg.DATA.NAME, "DISTILL.ARCH": cfg.DISTILL.ARCH}
-    about |= {"DISTILL.WEIGHTS": cfg.DISTILL.WEIGHTS, "teacher's resolution": teacher_resolution(cfg), **keys}
+    about = {"SEED": cfg.SEED, "DATA.NAME": cfg.DATA.NAME, "DISTILL.ARCH": teacher_key(cfg)}
+    about |= {"teacher's resolution": teacher_resolution(cfg), **keys}
     about["SHA-256 of DISTILL.WEIGHTS"] = file_sha256(local_path(cfg.DISTILL.WEIGHTS))
     about["SHA-256 of the images' names"] = _digest_of_names(dataset)
     shape = (cfg.DISTILL.VIEWS, len(dataset), len(dataset.classes))

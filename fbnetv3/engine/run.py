@@ -32,6 +32,7 @@ from fbnetv3.engine.build import (
     optimizer_of,
     preprocessing_of,
     schedule_of,
+    teacher_key,
 )
 from fbnetv3.engine.checkpoint import Checkpoints
 from fbnetv3.engine.distributed import World, joined
@@ -271,13 +272,14 @@ def _decisive_keys(cfg: CfgNode) -> dict[str, Any]:
     """What decides about a run's weights, by key: not where it runs, how long, or what it shows and keeps."""
     left_out = {"OUTPUT_DIR", "DEVICE", "DATA.ROOT", "DATA.WORKERS", "DATA.MAX_DAMAGED", "SOLVER.EPOCHS", "RECIPE"}
     left_out |= {
+        "MODEL.ARCH",  # compared by what it is
         "MODEL.ARCH_DIRS",
         "MODEL.WEIGHTS",
         "MODEL.CHANNELS_LAST",
         "MODEL.COMPILE",
         "DISTILL.WEIGHTS",
     }
-    keys = flat_keys(cfg) | {"DISTILL.CACHE": bool(cfg.DISTILL.CACHE)}  # whether, not where
+    keys = flat_keys(cfg) | {"DISTILL.ARCH": teacher_key(cfg), "DISTILL.CACHE": bool(cfg.DISTILL.CACHE)}  # not where
     return {
         key: value
         for key, value in keys.items()

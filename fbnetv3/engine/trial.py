@@ -66,16 +66,14 @@ class TrainingEvaluator:
     def __call__(self, candidate: TrialCandidate, epochs: int) -> Sequence[float]:
         keep_freed_memory()
         files = RunFiles(candidate.folder)
-        if len(curve := _curve(files)) >= epochs:  # an interrupted attempt had come this far
-            return curve[:epochs]
-        cfg = self._config_of(candidate, files.folder)
-        train(cfg, [lambda result: result["epoch"] < epochs], resume=True)
-        curve = _curve(files)
+        if len(_curve(files)) < epochs:  # else an interrupted attempt had come this far
+            cfg = self._config_of(candidate, files.folder)
+            train(cfg, [lambda result: result["epoch"] < epochs], resume=True)
         for path in (files.checkpoints, files.tensorboard):
             shutil.rmtree(path, ignore_errors=True)
         for path in (files.weights, files.best):
             path.unlink(missing_ok=True)
-        return curve
+        return _curve(files)[:epochs]
 
     def _config_of(self, candidate: TrialCandidate, folder: Path) -> CfgNode:
         """The training config of a candidate, whose network is written into the folder."""

@@ -220,8 +220,8 @@ def _convert(found: StateDict, defn: ArchDef, layout: str, name: str) -> dict[st
         if "classifier.weight" in found:
             weight = found["classifier.weight"]
             given["classifier.weight"] = weight[:, :, None, None] if weight.ndim == 2 else weight
-        if "conv_stem.weight" in found:  # timm's stem has no bias; in front of a BatchNorm it is zero
-            given.setdefault("conv_stem.bias", torch.zeros(found["conv_stem.weight"].shape[0]))
+        # timm's stem has no bias; in front of a BatchNorm it is zero
+        given.setdefault("conv_stem.bias", torch.zeros(found["conv_stem.weight"].shape[0]))
         names = _timm_names(defn, found)
     else:
         names = _mobile_vision_names(defn)
@@ -310,8 +310,6 @@ def _drop_foreign_head(given: dict[str, Tensor], wanted: StateDict, name: str) -
     theirs, ours = given.get("head.weight"), wanted["head.weight"]
     if theirs is None or theirs.ndim != ours.ndim or theirs.shape[1:] != ours.shape[1:] or theirs.shape == ours.shape:
         return True
-    del given["head.weight"]
-    given.pop("head.bias", None)
     logger.warning(
         "%s has %d classes, the network %d: the trunk is loaded, the head stays as it is",
         name,

@@ -28,7 +28,7 @@ from fbnetv3.nars.latency import LATENCY
 from fbnetv3.nars.predictor import Predictor, PretrainReport
 from fbnetv3.nars.rounds import Progress, Rounds, Watch, ranked
 from fbnetv3.nars.sampling import sample_pool
-from fbnetv3.nars.settings import JOINT, SearchSettings, budget_name, check_file_name, settings_from_dict
+from fbnetv3.nars.settings import JOINT, SCALING, SearchSettings, budget_name, check_file_name, settings_from_dict
 from fbnetv3.nars.space import ARCHITECTURE, Space, load_space
 from fbnetv3.nars.trials import ANALYSIS, FINISHED, STOPPED, Trial, TrialsError, TrialStore, locked
 
@@ -267,7 +267,7 @@ def _with_recommendations(result: SearchResult, plan: _Plan) -> SearchResult:
         found[name] = Found(name, candidate, predicted, columns, best, evolved, emitted, provenance)
     for name, how in s.scaled.items():
         origin = found[how["from"]]
-        scaling = {key: how[key] for key in ("depth", "width", "resolution", "tolerance") if key in how}
+        scaling = {key: float(how[key]) for key in SCALING if key in how}
         arguments = (folder, training, origin.provenance, how.get("recipe", {}), scaling)
         try:
             scaled[name] = emit_scaled(name, origin.candidate, float(how["macs"]), *arguments, s.num_classes)

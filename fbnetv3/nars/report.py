@@ -19,7 +19,7 @@ from fbnetv3.file_io import atomic_write
 from fbnetv3.nars.live import compared_at
 from fbnetv3.nars.rounds import predictor_error, ranked
 from fbnetv3.nars.stopping import rank_correlations
-from fbnetv3.nars.trials import ANALYSIS, DONE, FAILED, Trial, TrialStore
+from fbnetv3.nars.trials import ANALYSIS, DONE, FAILED, Trial, TrialsError, TrialStore
 
 REPORT = "report.html"
 
@@ -61,7 +61,7 @@ def write_report(folder: Path) -> Path:
         The path of the HTML file.
 
     Raises:
-        TrialsError: the folder holds no search.
+        TrialsError: the folder holds no search, or its analysis is damaged.
         UsageError: no trial is done yet.
         OutputError: it cannot be written.
     """
@@ -73,7 +73,11 @@ def write_report(folder: Path) -> Path:
     if not any(trial.status == DONE for trial in trials):
         raise UsageError(f"{folder}: no trial is done yet")
     file = folder / ANALYSIS
-    search = _Search(folder, trials, about, json.loads(file.read_text()) if file.exists() else {})
+    try:
+        analysis = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise TrialsError(f"{file}: is damaged ({error}): remove it, and resume the search, which writes it") from None
+    search = _Search(folder, trials, about, analysis)
     pictures = folder / "report"
     pictures.mkdir(exist_ok=True)
     shown = []

@@ -111,6 +111,7 @@ class Rounds:
         self.predictor, self.watch = predictor, watch
         self.error: float | None = None
         self._paces: deque[float] = deque(maxlen=50)
+        self._slots = 1
 
     def run(self, executor: Executor) -> None:
         """Run every round; afterwards the predictor is trained on all of them.
@@ -118,6 +119,7 @@ class Rounds:
         Raises:
             SearchError: too many failures, or nothing to train the predictor on.
         """
+        self._slots = executor.slots
         for number in range(self.rounds):
             if number >= self.store.rounds() and not self._propose(number):
                 self._say(number, "every candidate of the pool has been tried")
@@ -228,7 +230,7 @@ class Rounds:
             return None
         now = sum(trial.epochs for trial in trials if trial.status not in (DONE, FAILED))
         later = (self.rounds - number - 1) * self.settings.batch * trials[0].epochs
-        return float(np.mean(self._paces)) * (now + later) / self.settings.workers
+        return float(np.mean(self._paces)) * (now + later) / self._slots
 
 
 def predictor_error(trials: Sequence[Trial], epoch: int) -> float | None:

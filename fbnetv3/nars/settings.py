@@ -21,10 +21,12 @@ from fbnetv3.nars.latency import LATENCY, LatencyModel, shapes_in
 from fbnetv3.nars.predictor import PredictorSettings
 from fbnetv3.nars.space import ARCHITECTURE, PARTS, RECIPE, Space, load_space, space_from_dict
 from fbnetv3.nars.stopping import THRESHOLD
-from fbnetv3.yaml_io import NotYAMLError, check_keys, parse, read_mapping
+from fbnetv3.yaml_io import NotYAMLError, check_keys, number_of, parse, read_mapping
 
 JOINT = "joint"
 # Beyond what anybody means, where it is not a million; the seed is numpy's and torch's.
+SCALING = ("depth", "width", "resolution", "tolerance")
+"""Settings of `scaled` that `scale_to_macs` takes."""
 _MOST = {"pool": 10**7, "workers": 10**4, "seed": 2**32 - 1}
 MODES = (JOINT, *PARTS)
 # Rounds of the paper's searches: of recipes alone (Sec. 4.1), and of architectures too (Sec. 4.2).
@@ -70,7 +72,8 @@ class SearchSettings:
         max_failures: failed trials that a search survives.
         num_classes: outputs of the networks whose cost is counted.
         scaled: networks that compound scaling makes of results, by name: `{"from": "macs_450M", "macs": 357e6}`, and
-            where wanted `recipe` (fields that change) and `depth`, `width`, `resolution` (see `scale_to_macs`).
+            where wanted `recipe` (fields that change), `depth`, `width`, `resolution` and `tolerance` (see
+            `scale_to_macs`).
         training: config keys, `_BASE_` among them, that the emitted training configs begin with.
         known: networks to compare with in the report, by name: `{"macs": ..., "accuracy": ...}`.
     """
@@ -138,17 +141,11 @@ class SearchSettings:
         if not isinstance(self.budgets, Sequence) or not all(isinstance(b, Mapping) and b for b in self.budgets):
             raise SettingsError("is not a list of bounds such as [{macs: 4.5e+8}]", "budgets")
         for name, place in self.known.items():
-            numbers = isinstance(place, Mapping) and all(_is_number(_number(value)) for value in place.values())
+            numbers = isinstance(place, Mapping) and all(_is_number(number_of(value)) for value in place.values())
             if not numbers or "accuracy" not in place:
                 raise SettingsError("needs numbers: accuracy, and macs or whatever the budgets are of", f"known.{name}")
         for name, how in self.scaled.items():
-            if (
-                not isinstance(how, Mapping)
-                or not {"from", "macs"} <= set(how)
-                or not isinstance(how["from"], str)
-                or not _is_number(_number(how["macs"]), 1)
-            ):
-                raise SettingsError("needs from, a budget's name, and macs", f"scaled.{name}")
+            _check_scaled(how, f"scaled.{name}")
         bounds_of(self.constraints, "constraints")
         for i, budget in enumerate(self.budgets):
             bounds_of(budget, f"budgets[{i}]")
@@ -214,7 +211,7 @@ def bounds_of(bounds: Bounds, where: str) -> list[Constraint]:
     found = []
     for column, value in bounds.items():
         pair = value if isinstance(value, (list, tuple)) else [None, value]
-        numbers = [None if bound is None else _number(bound) for bound in pair]
+        numbers = [None if bound is None else number_of(bound) for bound in pair]
         if len(pair) != 2 or numbers == [None, None] or any(n is not None and not _is_number(n) for n in numbers):
             raise SettingsError(f"{value!r} is neither [lowest, highest] nor the highest alone", f"{where}.{column}")
         low, high = numbers
@@ -249,12 +246,22 @@ def _short(value: float) -> str:
     return f"{value:.6g}"
 
 
-def _number(value: Any) -> Any:
-    """YAML takes 400e6 for text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
+def _check_scaled(how: Any, name: str) -> None:
+    """Refuse what `emit_scaled` could not do after all trials."""
+    if (
+        not isinstance(how, Mapping)
+        or not {"from", "macs"} <= set(how)
+        or not isinstance(how["from"], str)
+        or not _is_number(number_of(how["macs"]), 1)
+    ):
+        raise SettingsError("needs from, a budget's name, and macs", name)
+    for key, value in how.items():
+        if key not in ("from", "macs", "recipe", *SCALING):
+            raise SettingsError(f"unknown key: {suggest(str(key), ('recipe', *SCALING))}", f"{name}.{key}")
+        if key == "recipe" and not isinstance(value, Mapping):
+            raise SettingsError(f"{value!r} is not a mapping of a recipe's fields", f"{name}.recipe")
+        if key in SCALING and not (_is_number(number_of(value)) and number_of(value) > 0):
+            raise SettingsError(f"{value!r} is not a number above 0", f"{name}.{key}")
 
 
 def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
@@ -281,14 +288,14 @@ def settings_from_dict(data: Mapping[str, Any]) -> SearchSettings:
         try:
             check_keys(inner, SettingsError, tuple(f.name for f in fields(kind)))
             types = {f.name: type(f.default) for f in fields(kind)}
-            values[name] = kind(**{key: _as(types[key], key, _number(value)) for key, value in inner.items()})
+            values[name] = kind(**{key: _as(types[key], key, number_of(value)) for key, value in inner.items()})
         except SettingsError as error:
             raise error.within(name) from None
     known = values.get("known")
     if isinstance(known, Mapping) and all(isinstance(place, Mapping) for place in known.values()):
-        values["known"] = {n: {key: _number(v) for key, v in place.items()} for n, place in known.items()}
+        values["known"] = {n: {key: number_of(v) for key, v in place.items()} for n, place in known.items()}
     for name in ("stop_above", "time_limit"):
-        values[name] = _number(values.get(name, getattr(SearchSettings, name)))
+        values[name] = number_of(values.get(name, getattr(SearchSettings, name)))
     return SearchSettings(**values)
 
 

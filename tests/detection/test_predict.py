@@ -114,6 +114,14 @@ def test_images_of_every_kind(detect, tmp_path, batch):
         assert 0.2 < found["score"] <= 1 and 1 <= found["category_id"] <= 5
 
 
+def test_a_picture_that_is_called_like_a_key(detect, tmp_path, monkeypatch):
+    save_image(tmp_path / "TEST.JPG")
+    monkeypatch.chdir(tmp_path)
+    ran = detect("--input", "TEST.JPG", "TEST.DETECTIONS_PER_IMAGE", "3")
+    assert (ran.code, ran.err) == (0, "")
+    assert "3 objects in 1 images" in ran.out
+
+
 def test_broken_files_are_named_and_the_others_go_on(detect, tmp_path):
     for name in ("a.png", "c.png"):
         save_image(tmp_path / "in" / name)

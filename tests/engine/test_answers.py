@@ -2,6 +2,7 @@
 
 import pickle
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,14 +10,15 @@ import torch
 from torch.nn import functional as F
 
 from fbnetv3 import model_zoo
-from fbnetv3.arch import configs_folder
+from fbnetv3.arch import configs_folder, dump_arch, get_arch
 from fbnetv3.config import load_config
-from fbnetv3.data.datasets import ArrayDataset
+from fbnetv3.data.datasets import ArrayDataset, build_dataset
 from fbnetv3.engine import cache_answers, train
 from fbnetv3.engine.answers import AnswerFiles, TargetWithAnswer, blended
-from fbnetv3.engine.build import build_arch, build_inputs
+from fbnetv3.engine.build import answer_files, build_arch, build_inputs
 from fbnetv3.engine.objective import Distillation
 from fbnetv3.errors import OutputError, UsageError
+from fbnetv3.file_io import local_path
 
 TEACHER = ["DISTILL.ARCH", "fbnetv3_digits", "DISTILL.WEIGHTS", "zoo://digits/fbnetv3_digits"]
 SHORT = ["SOLVER.EPOCHS", "1", "SOLVER.WARMUP_EPOCHS", "0", "SOLVER.BATCH_SIZE", "128", "EVAL.BATCH_SIZE", "360"]
@@ -125,6 +127,20 @@ def test_answers_to_other_images_or_of_another_teacher(answered, tmp_path, monke
     monkeypatch.setattr("fbnetv3.engine.build.file_sha256", lambda path: "0")
     with pytest.raises(UsageError, match=r"for another SHA-256 of DISTILL\.WEIGHTS"):
         train(config(answered[0], "OUTPUT_DIR", str(tmp_path / "run")))
+
+
+def test_the_same_teacher_from_another_place(answered, tmp_path):
+    """Its weights are compared by their content, its architecture by what it is."""
+    shutil.copy(local_path("zoo://digits/fbnetv3_digits"), tmp_path / "teacher.pth")
+    arch = get_arch("fbnetv3_digits")
+    (tmp_path / "teacher.yaml").write_text(dump_arch(arch))
+    teacher = ["DISTILL.ARCH", str(tmp_path / "teacher.yaml"), "DISTILL.WEIGHTS", str(tmp_path / "teacher.pth")]
+    cfg = config(answered[0], *teacher)
+    dataset = build_dataset("digits", "", "train")
+    assert answer_files(cfg, dataset).about == answer_files(config(answered[0]), dataset).about
+    (tmp_path / "teacher.yaml").write_text(dump_arch(replace(arch, resize=arch.resize + 1)))
+    with pytest.raises(UsageError, match=r"for another DISTILL\.ARCH: fbnetv3_digits"):
+        train(config(answered[0], *teacher, "OUTPUT_DIR", str(tmp_path / "run")))
 
 
 def test_a_run_with_answers_does_not_go_on_without(answered, tmp_path):

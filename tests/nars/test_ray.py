@@ -15,7 +15,7 @@ from tests.nars.test_executors import SPACE as ONE
 from tests.nars.test_executors import job, run
 from tests.nars.toy import QUICK, SPACE, evaluate, outcome
 
-ray = pytest.importorskip("ray", reason="Ray is optional: pip install 'fbnetv3[search]'")
+ray = pytest.importorskip("ray", reason="Ray is optional: pip install '.[search]'")
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -6,6 +6,7 @@ import warnings
 import pytest
 
 from fbnetv3.nars import save_analysis, search, write_report
+from fbnetv3.nars.trials import TrialsError
 from tests.nars.toy import QUICK, SPACE, evaluate
 
 
@@ -23,3 +24,10 @@ def test_what_too_few_trials_cannot_tell_is_left_out(trials, shown, tmp_path):
     assert pictures & {"predictor", "samples"} == shown
     assert "NaN" not in (tmp_path / "out/analysis.json").read_text()
     assert len(json.loads((tmp_path / "out/analysis.json").read_text())["found"]) == len(result.found)
+
+
+def test_a_damaged_analysis_is_named(tmp_path):
+    result = search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "rounds": 1, "batch": 3})
+    (tmp_path / "out/analysis.json").write_text('{"found": [')
+    with pytest.raises(TrialsError, match=r"analysis\.json: is damaged .*: remove it, and resume the search"):
+        write_report(result.folder)

@@ -76,6 +76,13 @@ def test_wrong_calls_are_one_line(tool, tmp_path):
         ("export_net", [*MODEL, "--format", "executorch", "--any-size", *out], 2, "inputs of one size"),
         ("export_net", [*MODEL, "--format", "torch-export", "--int8", *out], 2, "int8 is made for onnx and executorch"),
         ("export_net", [*MODEL, "--format", "onnx", "--calibration", tmp_path, *out], 2, "--calibration needs --int8"),
+        ("export_net", [*MODEL, "--format", "onnx", "--reduce-range", *out], 2, "--reduce-range needs --int8"),
+        (
+            "export_net",
+            [*MODEL, "--format", "onnx", "--int8", "--val-images", "0", *out],
+            2,
+            "--val-images 0: at least one",
+        ),
         ("export_net", [*MODEL, "--format", "torch-export", "--output", "/proc/no/out"], 1, "cannot be written"),
         ("classify", [tmp_path, "x.png"], 1, "has no manifest.json: it is not an exported folder"),
         ("classify", ["digits/fbnetv3_digits", tmp_path / "x.png"], 1, "x.png: no such image"),

@@ -50,6 +50,8 @@ def test_a_table_is_filled_then_checked_then_predicted_from(tool, space, tmp_pat
     [
         (["--space", "x.yaml"], "--space needs --table"),
         (["--check", 3], "--check needs --space"),
+        (["--space", "x.yaml", "--table", "x.jsonl", "--check", 0], "--check 0: a ranking takes at least 2"),
+        (["--space", "x.yaml", "--table", "x.jsonl", "--networks", -1], "--networks -1: is less than 0"),
         (["--threads", 0], "--threads 0: is not more than 0"),
         (["fbnetv3_x"], "unknown architecture 'fbnetv3_x'"),
         (["fbnetv3_b", "--table", "none.jsonl"], "none.jsonl: cannot be read"),

@@ -1,6 +1,7 @@
 """Ablations: what a file may say, in which order the grid is trained, what comes of it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,6 +112,17 @@ def test_a_file_that_makes_no_sense(file, old, new, message):
     change(file, old, new)
     with pytest.raises(UsageError, match=rf"ablation\.yaml: {message}"):
         load_ablation(file)
+
+
+def test_a_key_without_a_value(file):
+    ablation = load_ablation(file)
+    with pytest.raises(UsageError, match=r"SOLVER\.LR: has no value"):
+        cell_config(ablation, cells(ablation)[0], ["SOLVER.LR"])
+
+
+def test_the_output_may_lie_at_home(file, tmp_path):
+    change(file, str(tmp_path / "out"), "~/out")
+    assert load_ablation(file).output == Path("~/out").expanduser()
 
 
 def test_a_wrong_key_is_found_before_anything_is_trained(file, tmp_path):
