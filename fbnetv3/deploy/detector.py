@@ -127,6 +127,9 @@ class DetectionPredictor:
         """The objects of one image, uint8 (height, width, 3) in RGB, as arrays.
 
         Boxes are scaled from the resized image to the given one and clipped to it, as detectron2 does at the end.
+
+        Raises:
+            ExportError: it finds a class that has no name.
         """
         height, width = pixels.shape[:2]
         resized = self.resizing(pixels)

@@ -80,7 +80,12 @@ class Predictor:
         return [Prediction(self.classes[i], float(probabilities[i]), int(i)) for i in likeliest]
 
     def logits(self, images: AnyInput | Sequence[AnyInput], batch_size: int = 32) -> np.ndarray:
-        """What the network answers, float32 (N, classes), N being 1 for a single image. See `__call__`."""
+        """What the network answers, float32 (N, classes), N being 1 for a single image. See `__call__`.
+
+        Raises:
+            UsageError: `batch_size` is less than 1.
+            ExportError: the network's outputs are not as many as the names of classes.
+        """
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size}: is less than 1")
         several: list[Any] = list(images) if is_several(images) else [images]

@@ -30,7 +30,7 @@ from fbnetv3.detection.images import read_image, resize_at_test
 from fbnetv3.detection.inference import optimize_for_inference
 from fbnetv3.detection.quiet import without_advice
 from fbnetv3.errors import DataError, UsageError
-from fbnetv3.file_io import atomic_write
+from fbnetv3.file_io import atomic_write, make_folder
 
 logger = logging.getLogger(__name__)
 
@@ -220,7 +220,7 @@ def detect_files(
         OutputError: the folder cannot be written.
     """
     classes, found = predictor.classes(categories), Found()
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     pictures = picture_paths(files, output / PICTURES)
     try:
         with tqdm(total=len(files), unit="image", leave=False, disable=None) as progress:

@@ -14,7 +14,7 @@ import yaml
 
 from fbnetv3.arch import ArchDef, dump_arch, register_arch, scale_to_macs
 from fbnetv3.errors import UsageError
-from fbnetv3.file_io import atomic_write
+from fbnetv3.file_io import atomic_write, make_folder
 from fbnetv3.nars.candidate import Candidate
 from fbnetv3.recipe import Recipe, dump_recipe, recipe_from_dict
 
@@ -113,7 +113,7 @@ def _write(
     about: str,
 ) -> Emitted:
     for part in ("archs", "recipes"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
+        make_folder(folder / part)
     files = {"provenance": folder / f"{name}.json"}
     _write_text(files["provenance"], json.dumps(facts, indent=1) + "\n")
     config = _nested(training)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.errors import UsageError
-from fbnetv3.file_io import atomic_write
+from fbnetv3.file_io import atomic_write, make_folder
 from fbnetv3.nars.live import compared_at
 from fbnetv3.nars.rounds import predictor_error, ranked
 from fbnetv3.nars.stopping import rank_correlations
@@ -78,8 +78,7 @@ def write_report(folder: Path) -> Path:
     except ValueError as error:
         raise TrialsError(f"{file}: is damaged ({error}): remove it, and resume the search, which writes it") from None
     search = _Search(folder, trials, about, analysis)
-    pictures = folder / "report"
-    pictures.mkdir(exist_ok=True)
+    pictures = make_folder(folder / "report")
     shown = []
     for name, title, words, draw in _FIGURES:
         figure = _new_figure()

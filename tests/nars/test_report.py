@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 
+from fbnetv3.errors import OutputError
 from fbnetv3.nars import save_analysis, search, write_report
 from fbnetv3.nars.trials import TrialsError
 from tests.nars.toy import QUICK, SPACE, evaluate
@@ -30,4 +31,11 @@ def test_a_damaged_analysis_is_named(tmp_path):
     result = search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "rounds": 1, "batch": 3})
     (tmp_path / "out/analysis.json").write_text('{"found": [')
     with pytest.raises(TrialsError, match=r"analysis\.json: is damaged .*: remove it, and resume the search"):
+        write_report(result.folder)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    result = search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "rounds": 1, "batch": 3})
+    (tmp_path / "out/report").write_text("in the way")
+    with pytest.raises(OutputError, match="report: cannot be written .File exists"):
         write_report(result.folder)
