@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import torch
+from measure import fact
 
 from fbnetv3 import deploy
 from fbnetv3.cli import ArgumentParser, run_tool
@@ -27,7 +28,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     keep_freed_memory()
-    cfg = load_config(args.config)
+    cfg = load_config(args.config, ["MODEL.DEVICE", "cpu"])
     plain, fast = (Predictor(cfg, args.weights, optimize=optimize) for optimize in (False, True))
     exported = deploy.load(args.exported)
     images = [upright_pixels(path) for path in paths_below(args.images, args.most)]
@@ -36,8 +37,14 @@ def main(argv=None):
         "optimize_for_inference": lambda image: found_by(fast, image),
         "as detectron2 runs it": lambda image: found_by(plain, image),
     }
-    agreement = compared([exported.boxes(i) for i in images], [found_by(plain, i) for i in images])
-    print(f"{len(images)} images of {len({i.shape for i in images})} sizes: {agreement}")
+    same = compared([exported.boxes(i) for i in images], [found_by(plain, i) for i in images])
+    fact(
+        f"detections that are the same, in {len(images)} images of {len({i.shape for i in images})} sizes",
+        same.equal / same.detections,
+        1.0,
+        f"{same.equal} of {same.detections}, boxes at most {same.box_difference:.1e} pixels and scores "
+        f"{same.score_difference:.1e} away",
+    )
     times = {name: [] for name in runs}
     for _ in range(args.rounds):
         for name, run in runs.items():

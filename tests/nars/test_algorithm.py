@@ -1,6 +1,7 @@
 """The search as a whole: what it finds, what becomes of it, what it refuses."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -32,6 +33,19 @@ def test_later_rounds_end_early(whole):
     assert {t.epochs for t in whole.trials if t.round} == {whole.stop_epoch}
     assert {t.epochs for t in whole.trials if t.round == 0} == {6}
     assert all(len(t.curve) == t.epochs for t in whole.trials)
+
+
+def test_the_time_left_is_that_of_the_slots_there_are(tmp_path):
+    """One trial at a time runs here, whatever `workers` says: four of the second round, six epochs of 10 ms each."""
+
+    def slow(candidate, epochs):
+        time.sleep(0.01 * epochs)
+        return [accuracy(candidate)] * epochs
+
+    said = []
+    search(SPACE, slow, tmp_path / "out", watch=said.append, **{**QUICK, "rounds": 2, "batch": 4, "workers": 8})
+    first_round = [progress for progress in said if progress.stage == "trials" and progress.round == 0]
+    assert first_round[-1].seconds >= 4 * 6 * 0.01
 
 
 def test_no_candidate_is_tried_twice(whole):
