@@ -1,5 +1,5 @@
-# `make demo` trains and evaluates a network, `make demo-detection` a detector, `make test` runs the tests, `make commands` all
-# commands of the documentation, `make docs` builds it. All of them set everything up first.
+# `make demo` trains and evaluates a network, `make demo-detection` a detector, `make test` runs the tests,
+# `make commands` all commands of the documentation, `make docs` builds it. All of them set everything up first.
 
 PYTHON ?= python3
 VENV := .venv

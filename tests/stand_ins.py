@@ -104,7 +104,7 @@ def latencies(file, device, shapes):
 
 
 def make_weights():
-    """Published files in the download cache: the authors' formats and names, values of no meaning."""
+    """Published files in the download cache, with values of no meaning; the classifiers' by the authors' names."""
     for letter in "abg":
         model = randomized(fbnetv3.create_model(f"fbnetv3_{letter}"))
         save_download(f"imagenet/fbnetv3_{letter}.yaml", {"state_dict": mobile_vision(model), "model_ema": None})

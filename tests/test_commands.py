@@ -13,18 +13,17 @@ import shutil
 import socket
 import subprocess
 import sys
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 import torch
 
+pytest.importorskip("detectron2", reason="detectron2 is optional: python tools/install_detectron2.py")
+
 from tests.pages import PAGES, ROOT, blocks, commands, text_of
 from tests.stand_ins import make_data, make_weights, save_detector
 from tests.tools.conftest import tool  # noqa: F401 - a fixture
-
-if find_spec("detectron2") is None:
-    pytest.skip("needs detectron2: python tools/install_detectron2.py", allow_module_level=True)
 
 EPOCH = "SOLVER.EPOCHS 1 SOLVER.WARMUP_EPOCHS 0 DATA.WORKERS 0 DISTILL.RESOLUTION 32"
 IMAGENET = f"{EPOCH} MODEL.NUM_CLASSES 0 SOLVER.BATCH_SIZE 8 INPUT.RESOLUTION 64"
