@@ -50,6 +50,7 @@ harden: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell fbnetv3 model_zoo tools configs tests benchmarks docs README.md CHANGELOG.md
 	$(BIN)/mypy
 
 format: $(STAMP)

@@ -1,4 +1,4 @@
-"""Packaging: `model_zoo/` and `configs/` are installed as `fbnetv3.model_zoo` and `fbnetv3.configs`."""
+"""Packaging: the data in `configs/` and `model_zoo/` is installed inside the package."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ TEST = [
     *EXPORT,
     *BENCHMARKS,
 ]
-LINT = ["mypy==2.4.1", "ruff==0.17.6"]
+LINT = ["codespell==2.4.1", "mypy==2.4.1", "ruff==0.17.6"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.29"]
 
 setup(
@@ -44,17 +44,18 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    packages=[*find_packages(include=["fbnetv3", "fbnetv3.*"]), "fbnetv3.model_zoo", "fbnetv3.configs"],
-    package_dir={"fbnetv3.model_zoo": "model_zoo", "fbnetv3.configs": "configs"},
+    packages=[*find_packages(include=["fbnetv3", "fbnetv3.*"]), "fbnetv3.model_zoo_data", "fbnetv3.configs"],
+    package_dir={"fbnetv3.model_zoo_data": "model_zoo", "fbnetv3.configs": "configs"},
     package_data={
         "fbnetv3": ["py.typed"],
-        "fbnetv3.model_zoo": ["entries.yaml", "weights/*.pth"],
+        "fbnetv3.model_zoo_data": ["entries.yaml", "weights/*.pth"],
         "fbnetv3.configs": ["**/*.yaml"],
     },
     install_requires=[
         "cloudpickle",
         "fvcore>=0.1.5.post20221221",
         "iopath>=0.1.9",
+        "jinja2",
         "matplotlib",
         "numpy",
         "pillow",

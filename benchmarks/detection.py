@@ -16,7 +16,7 @@ import time
 import torch
 from measure import Side, report, serve, summary
 
-from fbnetv3.engine.memory import keep_freed_memory
+from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 
 PIXELS, PROPOSALS, SCORE, DETECTIONS = 320, 75, 0.05, 100
 GOAL = 1.3

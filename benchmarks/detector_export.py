@@ -9,13 +9,13 @@ import torch
 from measure import fact
 
 from fbnetv3 import deploy
-from fbnetv3.cli import ArgumentParser, run_tool
-from fbnetv3.deploy.detector_export import compared
-from fbnetv3.deploy.images import paths_below, upright_pixels
-from fbnetv3.detection.export import found_by
-from fbnetv3.detection.loading import load_config
-from fbnetv3.detection.predict import Predictor
-from fbnetv3.engine.memory import keep_freed_memory
+from fbnetv3.deploy.detector_graph.detector_onnx import compared
+from fbnetv3.deploy.input_images import paths_below, upright_pixels
+from fbnetv3.detection.detection_config_loading import load_config
+from fbnetv3.detection.export.detector_export import found_by
+from fbnetv3.detection.inference.image_files import Predictor
+from fbnetv3.modeling.cpu.malloc import keep_freed_memory
+from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 
 def main(argv=None):

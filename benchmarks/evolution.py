@@ -17,9 +17,9 @@ import numpy as np
 from predictor_efficiency import Synthetic, Table
 from tabulate import tabulate
 
-from fbnetv3.nars.constraints import Constraint, Constraints
-from fbnetv3.nars.evolution import evolve
-from fbnetv3.nars.predictor import Predictor
+from fbnetv3.nars.algorithm.evolution import evolve
+from fbnetv3.nars.predictor.accuracy_predictor import Predictor
+from fbnetv3.nars.space.constraints import Constraint, Constraints
 
 BUDGETS = (450e6, 550e6, 650e6, 750e6)
 SHARES = (0.2, 0.4, 0.6, 0.8)  # of the table's networks that are within a budget

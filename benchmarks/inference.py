@@ -66,7 +66,7 @@ def images_of(batch):
 
 def side_of(side, network, file):
     """What takes images (N, 3, H, W) as an array; its answer is an array too."""
-    from fbnetv3.deploy.runtimes import OnnxRuntime, TorchRuntime
+    from fbnetv3.deploy.formats.runtimes import OnnxRuntime, TorchRuntime
 
     if side == "timm":
         return TorchRuntime(theirs(network)).run
@@ -106,7 +106,7 @@ def ours(network):
 
 
 def export(network, file):
-    from fbnetv3.deploy.formats import captured, folded, write_onnx
+    from fbnetv3.deploy.formats.export_formats import captured, folded, write_onnx
 
     write_onnx(captured(folded(ours(network)), torch.zeros(2, 3, PIXELS, PIXELS), [0]), file)
 

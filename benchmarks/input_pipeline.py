@@ -15,7 +15,7 @@ from timm.data import ImageDataset, create_loader, create_transform
 
 from fbnetv3.data import Preprocessing, build_loader, train_pixels
 from fbnetv3.data.datasets import FolderDataset
-from fbnetv3.engine.memory import keep_freed_memory
+from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 
 BATCH, SIDE, GOAL = 64, 224, 1.5
 CPU = torch.device("cpu")

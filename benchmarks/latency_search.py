@@ -16,9 +16,9 @@ from measure import fact
 from nars_search import JointTask
 
 from fbnetv3.arch import load_arch
-from fbnetv3.arch.latency import load_latency_table
-from fbnetv3.deploy.measuring import measure_network
-from fbnetv3.deploy.tables import this_device
+from fbnetv3.arch.latency_table import load_latency_table
+from fbnetv3.deploy.latency.benchmark import measure_network
+from fbnetv3.deploy.latency.latency_measurement import this_device
 from fbnetv3.nars import search
 
 

@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
 from fbnetv3.data import Batch
-from fbnetv3.engine import Trainer, run_training
-from fbnetv3.engine.hooks import Checkpointing
-from fbnetv3.engine.memory import keep_freed_memory
+from fbnetv3.modeling.cpu.malloc import keep_freed_memory
+from fbnetv3.training import Trainer, run_training
+from fbnetv3.training.training_hooks import Checkpointing
 
 spent = Counter()
 

@@ -20,10 +20,10 @@ import numpy as np
 from tabulate import tabulate
 
 from fbnetv3.arch import configs_folder
-from fbnetv3.nars.algorithm import search
-from fbnetv3.nars.constraints import Constraint, Constraints
-from fbnetv3.nars.evaluators import read_table
-from fbnetv3.nars.space import Space, Variable, load_space
+from fbnetv3.nars.algorithm.nars_search import search
+from fbnetv3.nars.evaluators.evaluator_registry import read_table
+from fbnetv3.nars.space.constraints import Constraint, Constraints
+from fbnetv3.nars.space.search_space import Space, Variable, load_space
 
 POPULATION, SAMPLE = 20, 5  # of regularised evolution
 

@@ -15,8 +15,8 @@ from fvcore.nn import FlopCountAnalysis
 from fbnetv3.arch import configs_folder, cost_of
 from fbnetv3.modeling import build_network
 from fbnetv3.nars import Constraint, Constraints, CostModel, Predictor, evolve, load_space, sample_pool
-from fbnetv3.nars.labels import free_labels
-from fbnetv3.nars.sampling import sobol
+from fbnetv3.nars.predictor.architecture_statistics import free_labels
+from fbnetv3.nars.space.sampling import sobol
 
 CHECKED, BUILT = 300, 3
 BUDGETS = (450e6, 550e6, 650e6, 750e6)

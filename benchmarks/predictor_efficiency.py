@@ -27,12 +27,12 @@ from tabulate import tabulate
 from torch.nn import functional as F
 
 from fbnetv3.arch import configs_folder
-from fbnetv3.nars.constraints import Constraint, Constraints
-from fbnetv3.nars.evaluators import read_table
-from fbnetv3.nars.labels import free_labels
-from fbnetv3.nars.predictor import Predictor, PredictorSettings
-from fbnetv3.nars.sampling import sample_pool
-from fbnetv3.nars.space import Space, Variable, load_space
+from fbnetv3.nars.evaluators.evaluator_registry import read_table
+from fbnetv3.nars.predictor.accuracy_predictor import Predictor, PredictorSettings
+from fbnetv3.nars.predictor.architecture_statistics import free_labels
+from fbnetv3.nars.space.constraints import Constraint, Constraints
+from fbnetv3.nars.space.sampling import sample_pool
+from fbnetv3.nars.space.search_space import Space, Variable, load_space
 
 PLAIN_RATES = (1e-3, 3e-3, 1e-2)
 # NAS-Bench-Macro's layers: channels in and out, stride; stages by the size of what comes out.

@@ -71,7 +71,7 @@ def fastest(call, rounds):
 def whole(network, file, batch, rounds):
     """Median seconds of a batch by our predictor's runtime, and the floating point operations in it."""
     import fbnetv3
-    from fbnetv3.deploy.runtimes import OnnxRuntime
+    from fbnetv3.deploy.formats.runtimes import OnnxRuntime
 
     runtime, images, times = OnnxRuntime(file), images_of(batch), []
     for _ in range(rounds + 3):

@@ -21,7 +21,7 @@ from pathlib import Path
 from measure import RESULTS
 from tabulate import tabulate
 
-from fbnetv3.deploy.timing import device_name
+from fbnetv3.deploy.latency.timing import device_name
 
 HERE = Path(__file__).resolve().parent
 KEPT, PAGE = HERE / "results.json", HERE.parent / "docs" / "benchmarks.md"

@@ -57,7 +57,7 @@ def build(side):
 
         return timm.create_model("fbnetv3_b"), torch.contiguous_format
     import fbnetv3
-    from fbnetv3.engine.memory import keep_freed_memory
+    from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 
     keep_freed_memory()
     return fbnetv3.create_model("fbnetv3_b_same_padding").to(memory_format=torch.channels_last), torch.channels_last

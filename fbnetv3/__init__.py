@@ -1,27 +1,24 @@
-"""FBNetV3 and the search that found it: definitions, exact cost, networks, training, published weights.
+"""FBNetV3: architecture definitions, exact cost, networks, training, published weights, and the search behind them.
 
-Nothing is imported before it is used, so that `import fbnetv3` costs nothing and `fbnetv3.cost` needs no torch.
+Attributes are imported on first use, so that `import fbnetv3` is cheap and `fbnetv3.cost` needs no torch.
 """
 
 from __future__ import annotations
 
-import sys
-from importlib import import_module
-from importlib.machinery import ModuleSpec
-from importlib.util import spec_from_file_location
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-__version__ = "1.0.0"
+from fbnetv3.utils.imports import lazy_attributes
+
+__version__ = "2.0.0.dev0"
 
 if TYPE_CHECKING:
-    from fbnetv3.api import create_model, list_models
     from fbnetv3.arch import ArchDef, cost, get_arch, register_arch, register_arch_folder
+    from fbnetv3.factory import create_model, list_models
     from fbnetv3.modeling.weights import load_weights
 
-_HOME = {
-    "create_model": "fbnetv3.api",
-    "list_models": "fbnetv3.api",
+_ATTRIBUTES = {
+    "create_model": "fbnetv3.factory",
+    "list_models": "fbnetv3.factory",
     "ArchDef": "fbnetv3.arch",
     "cost": "fbnetv3.arch",
     "get_arch": "fbnetv3.arch",
@@ -29,34 +26,11 @@ _HOME = {
     "register_arch_folder": "fbnetv3.arch",
     "load_weights": "fbnetv3.modeling.weights",
 }
+_PACKAGES = ("arch", "data", "deploy", "detection", "modeling", "model_zoo", "nars", "training")
 
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", *_ATTRIBUTES]
 
-
-class _CheckoutFinder:
-    """Finds `fbnetv3.model_zoo` and `fbnetv3.configs` in a checkout, where they lie beside this package."""
-
-    root = Path(__file__).resolve().parent.parent
-    names = ("fbnetv3.model_zoo", "fbnetv3.configs")
-
-    @classmethod
-    def find_spec(cls, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        folder = cls.root / name.rpartition(".")[2]
-        if name not in cls.names or not (folder / "__init__.py").is_file():
-            return None
-        return spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
-
-
-if not (Path(__file__).parent / "model_zoo").is_dir() and _CheckoutFinder not in sys.meta_path:
-    sys.meta_path.append(_CheckoutFinder)
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    if name in ("arch", "data", "deploy", "detection", "engine", "modeling", "model_zoo", "nars"):
-        return import_module(f"fbnetv3.{name}")
-    raise AttributeError(f"module 'fbnetv3' has no attribute '{name}'")
+__getattr__ = lazy_attributes(__name__, _ATTRIBUTES | {name: f"{__name__}.{name}" for name in _PACKAGES})
 
 
 def __dir__() -> list[str]:

@@ -12,12 +12,12 @@ from sklearn.datasets import load_digits
 import fbnetv3
 from fbnetv3 import model_zoo
 from fbnetv3.arch import get_arch
-from fbnetv3.arch.latency import Device, TableWriter, shapes_of
-from fbnetv3.deploy.images import sample_photographs
-from fbnetv3.deploy.tables import this_device
-from fbnetv3.file_io import cached_path
+from fbnetv3.arch.latency_table import Device, TableWriter, shapes_of
+from fbnetv3.deploy.input_images import sample_photographs
+from fbnetv3.deploy.latency.latency_measurement import this_device
 from fbnetv3.nars import load_space
-from fbnetv3.nars.latency import shapes_in
+from fbnetv3.nars.space.latency_model import shapes_in
+from fbnetv3.utils.downloads import cached_path
 from tests.detection.coco_files import annotation, dataset, save_dataset, save_image
 from tests.detection.detectors import image, settled
 from tests.modeling.test_weights import mobile_vision, randomized
@@ -120,7 +120,7 @@ def save_download(name, content):
 
 def save_detector(config, file):
     """Weights of a detector that finds something in pictures, as a training of it leaves them."""
-    from fbnetv3.detection.loading import load_config
+    from fbnetv3.detection.detection_config_loading import load_config
 
     cfg = load_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
     pixels = np.array(sample_photographs()[1].convert("RGB").resize((160, 128)))[:, :, ::-1]

@@ -12,9 +12,9 @@ import torch
 import fbnetv3
 from fbnetv3 import model_zoo
 from fbnetv3.config import get_cfg
-from fbnetv3.config.config import flat_keys
-from fbnetv3.file_io import cached_path
-from fbnetv3.nars.settings import SearchSettings
+from fbnetv3.config.loading import flat_keys
+from fbnetv3.nars.algorithm.search_settings import SearchSettings
+from fbnetv3.utils.downloads import cached_path
 from tests.modeling.test_weights import mobile_vision
 from tests.pages import NOTEBOOK, PAGES, ROOT, blocks, cells_of, text_of
 

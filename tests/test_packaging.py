@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = """
-import fbnetv3, fbnetv3.configs, fbnetv3.model_zoo
+import fbnetv3, fbnetv3.model_zoo
 from pathlib import Path
 site = Path(fbnetv3.__file__).resolve().parent
 assert str(site).startswith({site!r}), site

@@ -4,8 +4,8 @@ import pytest
 
 from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
+from fbnetv3.config.recipe import Recipe, RecipeError, dump_recipe, load_recipe, save_recipe
 from fbnetv3.errors import UsageError
-from fbnetv3.recipe import Recipe, RecipeError, dump_recipe, load_recipe, save_recipe
 
 DIGITS = configs_folder() / "digits" / "fbnetv3_digits.yaml"
 GOOD = Recipe("rmsprop", 0.026, 9e-6, mixup=0.15, drop_rate=0.2, drop_path_rate=0.1, ema=True)

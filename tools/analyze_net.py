@@ -4,15 +4,15 @@
 from tabulate import tabulate
 
 from fbnetv3.arch import cost, get_arch, list_archs, register_arch_folder
-from fbnetv3.arch.detector import TABLE_5, is_detection_variant
-from fbnetv3.arch.detector_config import (
+from fbnetv3.arch.detector_cost import TABLE_5, is_detection_variant
+from fbnetv3.arch.detector_settings import (
     DetectorSettings,
     find_detector_config,
     list_detector_configs,
     read_detector_config,
 )
-from fbnetv3.cli import ArgumentParser, run_tool
 from fbnetv3.errors import UnknownNameError, suggest
+from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 LEFT = ("network", "block", "stage", "detector", "part")
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Let a teacher answer every training image once: `cache_teacher.py --config FILE [KEY VALUE ...]`."""
 
-from fbnetv3.cli import ArgumentParser, run_tool
 from fbnetv3.config import load_config
-from fbnetv3.engine import cache_answers
+from fbnetv3.training import cache_answers
+from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 
 def main(argv=None):

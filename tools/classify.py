@@ -3,10 +3,10 @@
 
 from pathlib import Path
 
-from fbnetv3.cli import ArgumentParser, run_tool
 from fbnetv3.deploy import Predictor, TorchRuntime, load
 from fbnetv3.errors import UsageError
-from fbnetv3.trained import from_config, from_name
+from fbnetv3.model_zoo.pretrained import from_config, from_name
+from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 
 def main(argv=None):

@@ -5,10 +5,10 @@ import re
 from functools import partial
 from pathlib import Path
 
-from fbnetv3.cli import ArgumentParser, run_tool
-from fbnetv3.engine.memory import keep_freed_memory
 from fbnetv3.errors import DataError, UsageError
-from fbnetv3.trained import detector_from_name
+from fbnetv3.model_zoo.pretrained import detector_from_name
+from fbnetv3.modeling.cpu.malloc import keep_freed_memory
+from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 KEY = re.compile(r"(DATASETS|INPUT|MODEL|TEST)(\.[A-Z0-9_]+)+")
 
@@ -36,12 +36,12 @@ def main(argv=None):
     keep_freed_memory()
     inputs, overrides = split(args.input)
     detector = detector_of(args, overrides + args.overrides)
-    from fbnetv3.detection import predict
+    from fbnetv3.detection.inference import image_files
 
-    drawn_from = predict.DRAWN_FROM if args.score_threshold is None else args.score_threshold
+    drawn_from = image_files.DRAWN_FROM if args.score_threshold is None else args.score_threshold
     output = Path(args.output)
-    files, categories = predict.find_images(inputs, args.annotations, leave_out=output / predict.PICTURES)
-    found = predict.detect_files(
+    files, categories = image_files.find_images(inputs, args.annotations, leave_out=output / image_files.PICTURES)
+    found = image_files.detect_files(
         detector(),
         files,
         output,
@@ -50,9 +50,9 @@ def main(argv=None):
         drawn_from=None if args.no_pictures else drawn_from,
     )
     print(f"{len(found.results)} objects in {len(found.images)} images")
-    print(f"{'results:':12} {output / predict.RESULTS}")
+    print(f"{'results:':12} {output / image_files.RESULTS}")
     if not args.no_pictures:
-        print(f"{'pictures:':12} {output / predict.PICTURES}")
+        print(f"{'pictures:':12} {output / image_files.PICTURES}")
     if found.damaged:
         raise DataError(f"{len(found.damaged)} of {len(files)} images could not be read; they are named above")
 
@@ -75,19 +75,20 @@ def detector_of(args, overrides):
             raise UsageError(
                 f"{args.model}: is exported with its weights and keys: neither --weights nor keys go with it"
             )
-        from fbnetv3.detection.exported import ExportedPredictor
+        from fbnetv3.detection.inference.exported_predictor import ExportedPredictor
 
         return partial(ExportedPredictor, args.model, args.score_threshold or 0.0)
     config, weights = (args.config, args.weights) if args.config else detector_from_name(args.model, args.weights)
-    from fbnetv3.detection import loading, predict
+    from fbnetv3.detection import detection_config_loading
+    from fbnetv3.detection.inference import image_files
 
-    cfg = loading.load_config(config, overrides).clone()
+    cfg = detection_config_loading.load_config(config, overrides).clone()
     cfg.defrost()
     if not (weights := weights or cfg.MODEL.WEIGHTS):
         raise UsageError(f"{config} names no weights: add --weights and a checkpoint")
     if args.score_threshold is not None:
-        predict.set_score_threshold(cfg, args.score_threshold)
-    return partial(predict.Predictor, cfg, weights)
+        image_files.set_score_threshold(cfg, args.score_threshold)
+    return partial(image_files.Predictor, cfg, weights)
 
 
 def share(text):

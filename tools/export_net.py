@@ -7,13 +7,19 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from fbnetv3.cli import ArgumentParser, run_tool
 from fbnetv3.config import is_detection_config
-from fbnetv3.deploy import FORMATS, Int8, export_classifier
-from fbnetv3.deploy.images import images_below, paths_below
-from fbnetv3.deploy.int8 import folder_split
+from fbnetv3.deploy import FORMATS, Int8, classifier_export
+from fbnetv3.deploy.formats.int8 import folder_split
+from fbnetv3.deploy.input_images import images_below, paths_below
 from fbnetv3.errors import DataError, UsageError
-from fbnetv3.trained import detector_from_name, detector_weights, from_config, from_name, read_classes
+from fbnetv3.model_zoo.pretrained import (
+    detector_from_name,
+    detector_weights,
+    from_config,
+    from_name,
+    read_classes,
+)
+from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 CALIBRATED = 256  # images that int8 is calibrated on, at most
 
@@ -54,7 +60,7 @@ def export_network(args, command):
         net = from_config(args.config, args.overrides, classes=args.classes, **chosen)
     else:
         net = from_name(args.model, classes=args.classes, **chosen)
-    done = export_classifier(
+    done = classifier_export(
         net.model,
         net.preprocessing,
         net.classes,
@@ -79,11 +85,12 @@ def export_network(args, command):
 def export_detector(args, command):
     if args.format != "onnx" or args.int8:
         raise UsageError(f"detectors are exported to onnx, not to {'int8' if args.int8 else args.format}")
-    from fbnetv3.detection import export, loading
+    from fbnetv3.detection import detection_config_loading
+    from fbnetv3.detection.export.detector_export import export_detector
 
     config, weights = detector_from_name(args.model, args.weights) if args.model else (args.config, args.weights)
-    cfg = loading.load_config(config, args.overrides)
-    done = export.export_detector(
+    cfg = detection_config_loading.load_config(config, args.overrides)
+    done = export_detector.export_detector(
         cfg,
         weights if args.model else detector_weights(config, cfg.OUTPUT_DIR, weights or cfg.MODEL.WEIGHTS),
         args.output,

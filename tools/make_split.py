@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Draw the search's subset of an image folder (Sec. 4): `make_split.py imagenet/train imagenet200.json`."""
 
-from fbnetv3.cli import ArgumentParser, run_tool
-from fbnetv3.data.splits import SEARCH_CLASSES, SEARCH_HELD_OUT, draw_split, save_split
+from fbnetv3.data.class_subset import SEARCH_CLASSES, SEARCH_HELD_OUT, draw_split, save_split
+from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 
 def main(argv=None):

@@ -10,12 +10,12 @@ from tabulate import tabulate
 from tqdm import tqdm
 
 from fbnetv3.arch import cost_of, get_arch
-from fbnetv3.arch.latency import load_latency_table
-from fbnetv3.cli import ArgumentParser, run_tool
-from fbnetv3.deploy.measuring import RUNTIMES, measure_exported, measure_network
-from fbnetv3.deploy.tables import fill_table, table_quality, this_device
-from fbnetv3.nars.latency import shapes_in
-from fbnetv3.nars.space import ARCHITECTURE, load_space
+from fbnetv3.arch.latency_table import load_latency_table
+from fbnetv3.deploy.latency.benchmark import RUNTIMES, measure_exported, measure_network
+from fbnetv3.deploy.latency.latency_measurement import fill_table, table_quality, this_device
+from fbnetv3.nars.space.latency_model import shapes_in
+from fbnetv3.nars.space.search_space import ARCHITECTURE, load_space
+from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 PUBLISHED = [f"fbnetv3_{letter}" for letter in "abcdefg"]
 LEARNED, CHECKED = 0, 1  # seeds of the networks that a table learns from, and of those that it is checked on

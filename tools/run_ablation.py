@@ -4,9 +4,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from fbnetv3.cli import ArgumentParser, run_tool
-from fbnetv3.engine.ablation import load_ablation, run_ablation, save_results, table
-from fbnetv3.engine.memory import keep_freed_memory
+from fbnetv3.experiments.ablation import load_ablation, run_ablation, save_results, table
+from fbnetv3.modeling.cpu.malloc import keep_freed_memory
+from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 
 def main(argv=None):

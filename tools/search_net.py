@@ -5,12 +5,12 @@
 import sys
 from pathlib import Path
 
-from fbnetv3.cli import ArgumentParser, run_tool
-from fbnetv3.nars.algorithm import run_search
-from fbnetv3.nars.analysis import save_analysis
-from fbnetv3.nars.live import LiveTable, describe
-from fbnetv3.nars.report import write_report
-from fbnetv3.nars.settings import load_search_config
+from fbnetv3.nars.algorithm.nars_search import run_search
+from fbnetv3.nars.algorithm.search_settings import load_search_config
+from fbnetv3.nars.report.html_report import write_report
+from fbnetv3.nars.report.progress_table import LiveTable, describe
+from fbnetv3.nars.report.search_analysis import save_analysis
+from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 
 def main(argv=None):

@@ -9,15 +9,10 @@ import numpy as np
 from tabulate import tabulate
 
 from fbnetv3.arch import configs_folder
-from fbnetv3.cli import ArgumentParser, run_tool
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.cluster import Cluster
-from fbnetv3.nars.costs import CostModel
-from fbnetv3.nars.replay import read_search, replay, share_out, spread
-from fbnetv3.nars.scaling import draw, fastest_split, scale
-from fbnetv3.nars.settings import SearchSettings
-from fbnetv3.nars.space import load_space
-from fbnetv3.nars.trial_costs import (
+from fbnetv3.nars.algorithm.search_settings import SearchSettings
+from fbnetv3.nars.simulation.cluster_sweep import draw, fastest_split, scale
+from fbnetv3.nars.simulation.imagenet_workload import (
     MEASURES,
     PAPER_GPU_HOURS,
     PAPER_MACS,
@@ -26,7 +21,12 @@ from fbnetv3.nars.trial_costs import (
     pool_costs,
     trial_costs,
 )
-from fbnetv3.text import duration
+from fbnetv3.nars.simulation.replay import read_search, replay, share_out, spread
+from fbnetv3.nars.simulation.workload import Cluster
+from fbnetv3.nars.space.cost_model import CostModel
+from fbnetv3.nars.space.search_space import load_space
+from fbnetv3.utils.command_line import ArgumentParser, run_tool
+from fbnetv3.utils.text import format_duration
 
 SPACE = configs_folder() / "nars" / "spaces" / "fbnetv3.yaml"
 STOPS_AFTER = 0.75  # of the epochs: where our rule stopped the search of docs/results.md, 6 of 8
@@ -165,15 +165,17 @@ def compare(args):
     rows = []
     for i, part in enumerate(parts):
         row = {"round": part.round + 1, "trials": len(part.trials), "at a time": part.workers}
-        row["recorded"] = duration(part.recorded)
+        row["recorded"] = format_duration(part.recorded)
         for title, found in titles.items():
-            row[title] = f"{duration(found[i].simulated)} ({100 * found[i].error:+.1f} %)"
+            row[title] = f"{format_duration(found[i].simulated)} ({100 * found[i].error:+.1f} %)"
         rows.append(row)
     print(tabulate(rows, headers="keys", disable_numparse=True, stralign="right"))
     recorded = sum(part.recorded for part in parts)
     for title, found in titles.items():
         whole = sum(part.simulated for part in found)
-        print(f"{title}: {duration(whole)} for {duration(recorded)} in all, {100 * (whole / recorded - 1):+.2f} %")
+        print(
+            f"{title}: {format_duration(whole)} for {format_duration(recorded)} in all, {100 * (whole / recorded - 1):+.2f} %"
+        )
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ A classifier or a detector, as the config says; a detector's is one of detectron
 
 from functools import partial
 
-from fbnetv3.cli import ArgumentParser, run_tool
 from fbnetv3.config import is_detection_config, load_config
-from fbnetv3.engine import run_evaluation, run_training
-from fbnetv3.engine.launch import launch
-from fbnetv3.engine.memory import keep_freed_memory
+from fbnetv3.modeling.cpu.malloc import keep_freed_memory
+from fbnetv3.training import run_evaluation, run_training
+from fbnetv3.training.processes.launch import launch
+from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 AFTER_INTERRUPT = "add --resume to go on from the last checkpoint"
 
@@ -43,16 +43,17 @@ def run_classifier(args):
 
 
 def run_detector(args):
-    from fbnetv3.detection import evaluation, loading, train
+    from fbnetv3.detection import detection_config_loading
+    from fbnetv3.detection.training import detection_evaluation, detector_training
 
-    cfg = loading.load_config(args.config, args.overrides)
+    cfg = detection_config_loading.load_config(args.config, args.overrides)
     keep_freed_memory()
     if args.eval_only:
-        print(evaluation.as_table(train.run_evaluation(cfg)))
+        print(detection_evaluation.as_table(detector_training.run_evaluation(cfg)))
         return
-    result = train.run_training(cfg, resume=args.resume)
+    result = detector_training.run_training(cfg, resume=args.resume)
     if result.results:
-        print(evaluation.as_table(result.results))
+        print(detection_evaluation.as_table(result.results))
         print(f"{'detections:':12} {result.detections}\n{'examples:':12} {result.examples}")
     curve = ("curve",) if result.results else ()
     print_files(result.files, "weights", "checkpoints", "metrics", *curve, "log", "tensorboard")

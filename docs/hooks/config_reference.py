@@ -30,7 +30,7 @@ def page():
     for section, about, keys in sections(ROOT / "fbnetv3/config/defaults.py"):
         parts.append(f"## {section or 'The run'}\n\n{about}{table(keys)}")
     parts.append(DETECTION)
-    parts += [f"{about}{table(keys)}" for _, about, keys in sections(ROOT / "fbnetv3/detection/config.py")]
+    parts += [f"{about}{table(keys)}" for _, about, keys in sections(ROOT / "fbnetv3/detection/detection_config.py")]
     return "\n".join(parts)
 
 

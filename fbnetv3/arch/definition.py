@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, fields
 
-from fbnetv3.arch.blocks import ACTIVATIONS, BLOCK_SPECS, SE_GATES, BlockSpec
+from fbnetv3.arch.block_specs import ACTIVATIONS, BLOCK_SPECS, SE_GATES, BlockSpec
 from fbnetv3.errors import FieldError, UnknownNameError
 
 MAX_CHANNELS = 65_536

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import CIFAR10, ImageFolder
 
-from fbnetv3.data.decoding import EncodedImage, read_image
+from fbnetv3.data.class_subset import load_split
+from fbnetv3.data.image_io import EncodedImage, read_image
 from fbnetv3.data.shards import ShardDataset, open_shards
-from fbnetv3.data.splits import load_split
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.registry import Registry
 
@@ -120,7 +120,7 @@ def imagefolder(root: str, split: str) -> FolderDataset:
 
 @DATASETS.register(name="imagelist")
 def imagelist(root: str, split: str) -> ListDataset:
-    """The images that a split file lists (`root` is the file; see `fbnetv3.data.splits`)."""
+    """The images that a split file lists (`root` is the file; see `fbnetv3.data.class_subset`)."""
     if not root:
         raise UsageError("DATA.ROOT is not set: give the split file")
     listed = load_split(Path(root).expanduser())

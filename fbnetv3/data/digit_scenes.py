@@ -15,7 +15,8 @@ from PIL import Image
 
 from fbnetv3.data.datasets import ArrayDataset, build_dataset
 from fbnetv3.errors import OutputError
-from fbnetv3.file_io import PARTIAL, cache_dir
+from fbnetv3.utils.downloads import cache_dir
+from fbnetv3.utils.files import PARTIAL_PREFIX
 
 logger = logging.getLogger(__name__)
 
@@ -49,10 +50,10 @@ def digit_scenes() -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(str(folder)):
             if not folder.is_dir():
-                for left in folder.parent.glob(f"{PARTIAL}{_FOLDER}*"):  # of a process that was killed
+                for left in folder.parent.glob(f"{PARTIAL_PREFIX}{_FOLDER}*"):  # of a process that was killed
                     shutil.rmtree(left, ignore_errors=True)
                 logger.info("drawing scenes of handwritten digits into %s", folder)
-                made = Path(tempfile.mkdtemp(prefix=f"{PARTIAL}{_FOLDER}_", dir=folder.parent))
+                made = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}{_FOLDER}_", dir=folder.parent))
                 try:
                     made.chmod(0o755)
                     write_digit_scenes(made, **SCENES)

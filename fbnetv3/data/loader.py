@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fbnetv3.data.datasets import ImageDataset
-from fbnetv3.data.decoding import DamagedImageError
+from fbnetv3.data.image_io import DamagedImageError
 from fbnetv3.data.transforms import Preprocessing, Transform, normalized
 from fbnetv3.errors import DataError, UsageError
 

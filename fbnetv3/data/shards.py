@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from fbnetv3.data.decoding import DamagedImageError, EncodedImage
+from fbnetv3.data.image_io import DamagedImageError, EncodedImage
 from fbnetv3.errors import DataError, UsageError
-from fbnetv3.file_io import cache_dir
+from fbnetv3.utils.downloads import cache_dir
 
 CLASSES_FILE = "classes.txt"
 IMAGES_A_SHARD = 1000

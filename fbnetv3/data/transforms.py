@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 from torchvision.transforms.v2.functional import to_pil_image
 
-from fbnetv3.data.decoding import EncodedImage, pixels_of
+from fbnetv3.data.image_io import EncodedImage, pixels_of
 from fbnetv3.errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

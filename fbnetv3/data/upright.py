@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from fbnetv3.data.decoding import DamagedImageError, pixels_of, refusing_programs
+from fbnetv3.data.image_io import DamagedImageError, pixels_of, refusing_programs
 
 _TAG_ORIENTATION = 274
 _UPRIGHT = {

@@ -3,14 +3,14 @@
 Nothing of ONNX Runtime or ExecuTorch is imported before it is used.
 """
 
-from fbnetv3.deploy.bundle import Exported, Manifest
-from fbnetv3.deploy.detector import Detection, DetectionPredictor
-from fbnetv3.deploy.export import export_classifier
-from fbnetv3.deploy.formats import FORMATS
-from fbnetv3.deploy.int8 import Int8
-from fbnetv3.deploy.loading import load
-from fbnetv3.deploy.predictor import Prediction, Predictor
-from fbnetv3.deploy.runtimes import TorchRuntime
+from fbnetv3.deploy.classifier_export import export_classifier
+from fbnetv3.deploy.exported_folder import Exported, Manifest
+from fbnetv3.deploy.formats.export_formats import FORMATS
+from fbnetv3.deploy.formats.int8 import Int8
+from fbnetv3.deploy.formats.runtimes import TorchRuntime
+from fbnetv3.deploy.open_exported import load
+from fbnetv3.deploy.predictors.classifier_predictor import Prediction, Predictor
+from fbnetv3.deploy.predictors.detector_predictor import Detection, DetectionPredictor
 
 __all__ = [
     "FORMATS",

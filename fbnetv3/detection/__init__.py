@@ -19,13 +19,17 @@ except ImportError as error:
         "project, or install it as https://detectron2.readthedocs.io/tutorials/install.html says"
     ) from error
 
-from fbnetv3.detection.backbone import FBNetV3Backbone
-from fbnetv3.detection.checkpoint import FBNetV3Checkpointer, load_detector
-from fbnetv3.detection.config import add_fbnetv3_config, config_file, get_config
-from fbnetv3.detection.efficientnet import EfficientNetBackbone, EfficientNetBoxHead, EfficientNetRPNHead
-from fbnetv3.detection.heads import FBNetV3BoxHead, FBNetV3RPNHead
-from fbnetv3.detection.inference import optimize_for_inference
-from fbnetv3.detection.pyramid import build_fbnetv3_fpn_backbone, build_retinanet_fbnetv3_fpn_backbone
+from fbnetv3.detection.detection_config import add_fbnetv3_config, config_file, get_config
+from fbnetv3.detection.inference.optimize_detector import optimize_for_inference
+from fbnetv3.detection.models.detector_heads import FBNetV3BoxHead, FBNetV3RPNHead
+from fbnetv3.detection.models.fbnetv3_backbone import FBNetV3Backbone
+from fbnetv3.detection.models.fpn import build_fbnetv3_fpn_backbone, build_retinanet_fbnetv3_fpn_backbone
+from fbnetv3.detection.models.torchvision_efficientnet import (
+    EfficientNetBackbone,
+    EfficientNetBoxHead,
+    EfficientNetRPNHead,
+)
+from fbnetv3.detection.training.detector_checkpoint import FBNetV3Checkpointer, load_detector
 
 __all__ = [
     "EfficientNetBackbone",

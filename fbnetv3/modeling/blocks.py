@@ -1,4 +1,4 @@
-"""The building blocks as modules, registered by name; each is built from its spec in `fbnetv3.arch.blocks`."""
+"""The building blocks as modules, registered by name; each is built from its spec in `fbnetv3.arch.block_specs`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation, StochasticDepth
 
-from fbnetv3.arch.blocks import ConvSpec, MBConvSpec, MBPoolSpec
-from fbnetv3.modeling.depthwise import DepthwiseConv2d
+from fbnetv3.arch.block_specs import ConvSpec, MBConvSpec, MBPoolSpec
+from fbnetv3.modeling.cpu.depthwise import DepthwiseConv2d
 from fbnetv3.registry import Registry
 
 BLOCKS = Registry("block module")

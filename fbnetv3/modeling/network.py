@@ -7,8 +7,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from fbnetv3.arch import ArchDef
-from fbnetv3.arch.analysis import check_counts
 from fbnetv3.arch.definition import feature_blocks
+from fbnetv3.arch.network_cost import check_counts
 from fbnetv3.errors import UsageError
 from fbnetv3.modeling.blocks import BLOCKS, BatchNorm, init_weights
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from fbnetv3.arch import ArchDef
-from fbnetv3.arch.blocks import MBConvSpec
+from fbnetv3.arch.block_specs import MBConvSpec
 from fbnetv3.errors import WeightsError
-from fbnetv3.file_io import forget, local_path
 from fbnetv3.modeling.network import Features, Trunk
+from fbnetv3.utils.downloads import delete_from_cache, local_path
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +152,11 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
             ) from None
         page = start.startswith((b"<!", b"<html", b"<HTML", b"<?xml"))
         what = "is a web page, not weights" if page else f"is damaged or not a checkpoint ({type(error).__name__})"
-        hint = "; it was removed from the cache, so that the next call downloads it again" if forget(path) else ""
+        hint = (
+            "; it was removed from the cache, so that the next call downloads it again"
+            if delete_from_cache(path)
+            else ""
+        )
         raise WeightsError(f"{path}: {what}{hint}") from None
 
 

@@ -1,52 +1,49 @@
-"""NARS: the joint search for architectures and training recipes (Sec. 3).
+"""NARS: joint search for architectures and training recipes (Sec. 3).
 
-Nothing is imported before it is used: the processes that evaluate candidates need little of it.
+Attributes are imported on first use: worker processes need few of them.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fbnetv3.utils.imports import lazy_attributes
 
 if TYPE_CHECKING:
-    from fbnetv3.nars.algorithm import SearchResult, search
-    from fbnetv3.nars.analysis import save_analysis
-    from fbnetv3.nars.candidate import Candidate
-    from fbnetv3.nars.constraints import Constraint, Constraints
-    from fbnetv3.nars.costs import CostModel
-    from fbnetv3.nars.evaluators import EVALUATORS
-    from fbnetv3.nars.evolution import evolve, pareto_front
-    from fbnetv3.nars.predictor import Predictor
-    from fbnetv3.nars.report import write_report
-    from fbnetv3.nars.sampling import sample_pool
-    from fbnetv3.nars.space import Space, load_space, space_from_dict
+    from fbnetv3.nars.algorithm.evolution import evolve, pareto_front
+    from fbnetv3.nars.algorithm.nars_search import SearchResult, search
+    from fbnetv3.nars.evaluators.evaluator_registry import EVALUATORS
+    from fbnetv3.nars.predictor.accuracy_predictor import Predictor
+    from fbnetv3.nars.report.html_report import write_report
+    from fbnetv3.nars.report.search_analysis import save_analysis
+    from fbnetv3.nars.space.candidate import Candidate
+    from fbnetv3.nars.space.constraints import Constraint, Constraints
+    from fbnetv3.nars.space.cost_model import CostModel
+    from fbnetv3.nars.space.sampling import sample_pool
+    from fbnetv3.nars.space.search_space import Space, load_space, space_from_dict
 
-_HOME = {
-    "EVALUATORS": "evaluators",
-    "Candidate": "candidate",
-    "Constraint": "constraints",
-    "Constraints": "constraints",
-    "CostModel": "costs",
-    "Predictor": "predictor",
-    "SearchResult": "algorithm",
-    "Space": "space",
-    "evolve": "evolution",
-    "load_space": "space",
-    "pareto_front": "evolution",
-    "sample_pool": "sampling",
-    "save_analysis": "analysis",
-    "search": "algorithm",
-    "space_from_dict": "space",
-    "write_report": "report",
+_ATTRIBUTES = {
+    "Candidate": "fbnetv3.nars.space.candidate",
+    "Constraint": "fbnetv3.nars.space.constraints",
+    "Constraints": "fbnetv3.nars.space.constraints",
+    "CostModel": "fbnetv3.nars.space.cost_model",
+    "EVALUATORS": "fbnetv3.nars.evaluators.evaluator_registry",
+    "Predictor": "fbnetv3.nars.predictor.accuracy_predictor",
+    "SearchResult": "fbnetv3.nars.algorithm.nars_search",
+    "Space": "fbnetv3.nars.space.search_space",
+    "evolve": "fbnetv3.nars.algorithm.evolution",
+    "load_space": "fbnetv3.nars.space.search_space",
+    "pareto_front": "fbnetv3.nars.algorithm.evolution",
+    "sample_pool": "fbnetv3.nars.space.sampling",
+    "save_analysis": "fbnetv3.nars.report.search_analysis",
+    "search": "fbnetv3.nars.algorithm.nars_search",
+    "space_from_dict": "fbnetv3.nars.space.search_space",
+    "write_report": "fbnetv3.nars.report.html_report",
 }
 
-__all__ = [*_HOME]
+__all__ = [*_ATTRIBUTES]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+__getattr__ = lazy_attributes(__name__, _ATTRIBUTES)
 
 
 def __dir__() -> list[str]:

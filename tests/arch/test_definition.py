@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from fbnetv3.arch import ArchDef, ArchError, Row, Stage, get_arch, round8
-from fbnetv3.arch.blocks import BLOCK_SPECS, ConvSpec
+from fbnetv3.arch.block_specs import BLOCK_SPECS, ConvSpec
 from fbnetv3.arch.definition import feature_blocks
 
 STEM = Row("conv", 16, kernel=3, stride=2)

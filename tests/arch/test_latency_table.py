@@ -6,7 +6,7 @@ import random
 import pytest
 
 from fbnetv3.arch import get_arch
-from fbnetv3.arch.latency import (
+from fbnetv3.arch.latency_table import (
     Device,
     LatencyError,
     LatencyTable,

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from fbnetv3.data import DamagedImageError, EncodedImage, Preprocessing
-from fbnetv3.data.decoding import pixels_of, read_image
+from fbnetv3.data.image_io import pixels_of, read_image
 from fbnetv3.data.transforms import resized_part
 
 

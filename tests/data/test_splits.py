@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from fbnetv3.data import build_dataset
-from fbnetv3.data.splits import draw_split, load_split, save_split
+from fbnetv3.data.class_subset import draw_split, load_split, save_split
 from fbnetv3.errors import DataError
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from fbnetv3.data import build_dataset
-from fbnetv3.deploy import export_classifier
-from fbnetv3.trained import from_name
+from fbnetv3.deploy import classifier_export
+from fbnetv3.model_zoo.pretrained import from_name
 from tests.tools.conftest import tool  # noqa: F401 - a fixture
 
 
@@ -35,7 +35,7 @@ def exported(digits, tmp_path_factory):
                 pytest.skip(f"ExecuTorch does not run here: {error}")
         if format not in made:
             folder = tmp_path_factory.mktemp("exported") / format
-            made[format] = export_classifier(
+            made[format] = classifier_export(
                 digits.model, digits.preprocessing, digits.classes, folder, format=format, name=digits.name
             )
         return made[format].folder

@@ -12,15 +12,16 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is optional: pip install
 
 from fbnetv3 import deploy
 from fbnetv3.data.digit_scenes import write_digit_scenes
-from fbnetv3.deploy import box_ops, formats
-from fbnetv3.deploy.detector import Boxes, Resizing
-from fbnetv3.deploy.detector_export import compared, write_detector
-from fbnetv3.deploy.images import sample_photographs
-from fbnetv3.detection.export import export_detector, found_by
-from fbnetv3.detection.images import resize_at_test
-from fbnetv3.detection.loading import load_config
-from fbnetv3.detection.one_image import one_image
-from fbnetv3.detection.predict import Predictor
+from fbnetv3.deploy.detector_graph import box_ops
+from fbnetv3.deploy.detector_graph.detector_onnx import compared, write_detector
+from fbnetv3.deploy.formats import export_formats
+from fbnetv3.deploy.input_images import sample_photographs
+from fbnetv3.deploy.predictors.detector_predictor import Boxes, Resizing
+from fbnetv3.detection.data.detection_images import resize_at_test
+from fbnetv3.detection.detection_config_loading import load_config
+from fbnetv3.detection.export.detector_export import export_detector, found_by
+from fbnetv3.detection.export.exportable_detector import one_image
+from fbnetv3.detection.inference.image_files import Predictor
 from fbnetv3.errors import ExportError, OutputError, UsageError
 from tests.detection.detectors import image, settled, small_config, write_digits_config
 
@@ -318,5 +319,5 @@ def test_best_boxes_are_torchvisions():
 
 def test_a_missing_library_is_named_before_anything_is_done(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(formats.MissingPackageError, match="run pip install onnxscript"):
+    with pytest.raises(export_formats.MissingPackageError, match="run pip install onnxscript"):
         write(tmp_path / "out")

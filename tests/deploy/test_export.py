@@ -12,9 +12,9 @@ from torch import nn
 
 import fbnetv3
 from fbnetv3.data import Preprocessing
-from fbnetv3.deploy import FORMATS, export_classifier, load
-from fbnetv3.deploy.export import relative_difference
-from fbnetv3.deploy.formats import folded
+from fbnetv3.deploy import FORMATS, classifier_export, load
+from fbnetv3.deploy.classifier_export import relative_difference
+from fbnetv3.deploy.formats.export_formats import folded
 from fbnetv3.errors import ExportError, MissingPackageError, OutputError, UsageError
 from tests.test_docs import ROOT
 
@@ -92,7 +92,7 @@ def test_onnx_of_any_size(tmp_path):
     torch.manual_seed(0)
     model = fbnetv3.create_model("fbnetv3_a", num_classes=7).eval()
     classes = [f"class {i}" for i in range(7)]
-    done = export_classifier(model, Preprocessing(64, 72), classes, tmp_path / "a", any_size=True)
+    done = classifier_export(model, Preprocessing(64, 72), classes, tmp_path / "a", any_size=True)
     assert done.manifest.input["shape"] == [None, 3, None, None]
     runtime = load(done.folder).runtime
     for shape in ((1, 3, 64, 64), (3, 3, 96, 80), (2, 3, 65, 131)):
@@ -119,7 +119,7 @@ def test_an_export_that_answers_differently_is_not_kept(model, tmp_path):
     with pytest.raises(
         ExportError, match=r"mine: torch .* answers differently from the network, by .* nothing was exp"
     ):
-        export_classifier(model, SMALL, ["a", "b"], tmp_path / "out", format="torch-export", name="mine")
+        classifier_export(model, SMALL, ["a", "b"], tmp_path / "out", format="torch-export", name="mine")
     assert not list(tmp_path.glob("*/model*")) and not (tmp_path / "out").exists()
 
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_exported_is_explained(tmp_path):
             return super().forward(x) * (1 if x.sum() > 0 else 2)
 
     with pytest.raises(ExportError, match="torch.export cannot take this network"):
-        export_classifier(Odd(), SMALL, ["a", "b"], tmp_path / "out", format="torch-export")
+        classifier_export(Odd(), SMALL, ["a", "b"], tmp_path / "out", format="torch-export")
     assert not (tmp_path / "out").exists()
 
 
@@ -142,20 +142,20 @@ def test_an_export_cut_short_leaves_nothing(end, tmp_path, monkeypatch):
     monkeypatch.setitem(FORMATS, "torch-export", replace(FORMATS["torch-export"], write=write))
     expected = KeyboardInterrupt if isinstance(end, KeyboardInterrupt) else OutputError
     with pytest.raises(expected):
-        export_classifier(Mean(), SMALL, ["a", "b"], tmp_path / "new" / "out", format="torch-export")
+        classifier_export(Mean(), SMALL, ["a", "b"], tmp_path / "new" / "out", format="torch-export")
     assert not list((tmp_path / "new").iterdir())
 
 
 def test_a_folder_in_use_stays_as_it_is(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(UsageError, match="is there already: choose another folder"):
-        export_classifier(Mean(), SMALL, ["a", "b"], tmp_path, format="torch-export")
+        classifier_export(Mean(), SMALL, ["a", "b"], tmp_path, format="torch-export")
     assert (tmp_path / "mine.txt").read_text() == "mine"
 
 
 def test_an_empty_folder_will_do(tmp_path):
     (tmp_path / "out").mkdir()
-    export_classifier(Mean(), SMALL, ["a", "b"], tmp_path / "out", format="torch-export")
+    classifier_export(Mean(), SMALL, ["a", "b"], tmp_path / "out", format="torch-export")
     assert len(load(tmp_path / "out")(np.zeros((8, 8), np.uint8))) == 2
 
 
@@ -163,7 +163,7 @@ def test_the_network_is_left_as_it_was(tmp_path):
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(inplace=True), nn.Flatten())
     model.append(nn.Linear(128, 2)).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    export_classifier(model, SMALL, ["a", "b"], tmp_path / "out", format="torch-export")
+    classifier_export(model, SMALL, ["a", "b"], tmp_path / "out", format="torch-export")
     assert model.training and model[2].inplace and all(p.requires_grad for p in model.parameters())
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
@@ -181,11 +181,11 @@ def test_the_network_is_left_as_it_was(tmp_path):
 def test_wrong_arguments(changes, message, tmp_path):
     arguments = {"classes": ["a", "b"], "format": "torch-export", **changes}
     with pytest.raises((UsageError, ExportError), match=message):
-        export_classifier(Mean(), SMALL, output=tmp_path / "out", **arguments)
+        classifier_export(Mean(), SMALL, output=tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_library_is_named_before_anything_is_done(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(MissingPackageError, match="run pip install onnxscript"):
-        export_classifier(Mean(), SMALL, ["a", "b"], tmp_path / "out")
+        classifier_export(Mean(), SMALL, ["a", "b"], tmp_path / "out")

@@ -11,8 +11,8 @@ from torch import nn
 
 import fbnetv3
 from fbnetv3.arch import get_arch
-from fbnetv3.deploy import Int8, Predictor, TorchRuntime, export_classifier, load
-from fbnetv3.deploy.int8 import folder_split, leading, quantised
+from fbnetv3.deploy import Int8, Predictor, TorchRuntime, classifier_export, load
+from fbnetv3.deploy.formats.int8 import folder_split, leading, quantised
 from fbnetv3.errors import DataError, ExportError, MissingPackageError, UsageError
 
 CLASSES = [str(d) for d in range(10)]
@@ -46,7 +46,7 @@ def tiny(digits, held_out):
 def export(digits, tmp_path):
     def export(model, int8, format="onnx", name="out"):
         folder = tmp_path / name
-        return export_classifier(model, digits.preprocessing, CLASSES, folder, format=format, name="tiny", int8=int8)
+        return classifier_export(model, digits.preprocessing, CLASSES, folder, format=format, name="tiny", int8=int8)
 
     return export
 
@@ -115,7 +115,7 @@ def test_seven_bits_are_seven_bits(tiny, int8, export):
 def test_ranges_end_where_gates_are_constant():
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from fbnetv3.deploy.quantize_onnx import without_saturation
+    from fbnetv3.deploy.formats.quantize_onnx import without_saturation
 
     nodes = [
         ("Conv", "x", "a"),
@@ -208,7 +208,7 @@ def test_a_damaged_calibration_image_is_named(tiny, int8, export, tmp_path):
 
 
 def test_a_missing_package_is_named(int8, exported, monkeypatch):
-    monkeypatch.setitem(sys.modules, "fbnetv3.deploy.quantize_onnx", None)
+    monkeypatch.setitem(sys.modules, "fbnetv3.deploy.formats.quantize_onnx", None)
     with pytest.raises(MissingPackageError, match="run pip install onnx onnxruntime"):
         quantised(None, exported("onnx"), "onnx", load(exported("onnx")), int8)
 

@@ -13,13 +13,13 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from fbnetv3.arch import get_arch
-from fbnetv3.arch.latency import LatencyError, LatencyTable, load_latency_table, shapes_of
-from fbnetv3.deploy.formats import captured, folded, write_onnx
-from fbnetv3.deploy.graphs import onnx_graph
-from fbnetv3.deploy.measuring import RUNTIMES, measure_exported, measure_network, runtime_of
-from fbnetv3.deploy.runtimes import OnnxRuntime, TorchRuntime
-from fbnetv3.deploy.tables import fill_table, module_of, table_quality, this_device
-from fbnetv3.deploy.timing import MemoryWatch, Timing, device_name, time_calls
+from fbnetv3.arch.latency_table import LatencyError, LatencyTable, load_latency_table, shapes_of
+from fbnetv3.deploy.formats.export_formats import captured, folded, write_onnx
+from fbnetv3.deploy.formats.runtimes import OnnxRuntime, TorchRuntime
+from fbnetv3.deploy.latency.benchmark import RUNTIMES, measure_exported, measure_network, runtime_of
+from fbnetv3.deploy.latency.latency_measurement import fill_table, module_of, table_quality, this_device
+from fbnetv3.deploy.latency.onnx_direct import onnx_graph
+from fbnetv3.deploy.latency.timing import MemoryWatch, Timing, device_name, time_calls
 from fbnetv3.errors import ExportError, UsageError
 from fbnetv3.modeling import build_network
 
@@ -192,7 +192,7 @@ def test_predictions_are_compared_with_networks(tmp_path, monkeypatch):
     off = dict(zip([defn.name for defn in networks], (1.0, 2.0, 0.8, 1.0), strict=True))
     with monkeypatch.context() as patch:
         patch.setattr(
-            "fbnetv3.deploy.tables._network_ms",
+            "fbnetv3.deploy.latency.latency_measurement._network_ms",
             lambda runtime, defn, num_classes, batch: off[defn.name] * table.of(defn, num_classes),
         )
         found = table_quality(table, networks, 10)

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 from fbnetv3 import model_zoo
-from fbnetv3.deploy.images import images_below, sample_images
+from fbnetv3.deploy.input_images import images_below, sample_images
 from fbnetv3.errors import DataError, UnknownNameError, UsageError, WeightsError
-from fbnetv3.trained import from_config, from_name, read_classes
+from fbnetv3.model_zoo.pretrained import from_config, from_name, read_classes
 from tests.test_docs import ROOT
 
 DIGITS = ROOT / "configs/digits/fbnetv3_digits.yaml"

@@ -9,8 +9,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.detection_utils import SizeMismatchError
 
-from fbnetv3.detection.annotations import AnnotationError, check_annotations, read_annotations
-from fbnetv3.detection.mapper import FBNetV3DatasetMapper
+from fbnetv3.detection.data.coco_annotations import AnnotationError, check_annotations, read_annotations
+from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper
 from tests.detection.coco_files import annotation, dataset, save_dataset, save_image, turned
 from tests.detection.detectors import small_config
 

@@ -12,10 +12,10 @@ from torch import nn
 import fbnetv3
 from fbnetv3.arch import get_arch, list_archs
 from fbnetv3.arch.definition import ArchDef, Row, Stage
-from fbnetv3.arch.detector import detector_cost, detector_parts
+from fbnetv3.arch.detector_cost import detector_cost, detector_parts
 from fbnetv3.detection import FBNetV3Backbone, FBNetV3BoxHead, FBNetV3RPNHead, get_config
 from fbnetv3.errors import UnknownNameError, UsageError, WeightsError
-from fbnetv3.modeling.sync_norm import CpuSyncBatchNorm2d
+from fbnetv3.modeling.sync_batchnorm import CpuSyncBatchNorm2d
 from tests.detection.detectors import detect, image, small_config, train_step
 from tests.modeling.test_weights import mobile_vision, randomized
 

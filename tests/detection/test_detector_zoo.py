@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 
 from fbnetv3 import model_zoo
 from fbnetv3.errors import UnknownNameError
-from fbnetv3.file_io import cached_path
+from fbnetv3.utils.downloads import cached_path
 
 A = "coco/faster_rcnn_fbnetv3_a_C4_224.yaml"
 G = "coco/faster_rcnn_fbnetv3_g_FPN.yaml"

@@ -10,10 +10,10 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.modeling import build_model
 from PIL import Image
 
-from fbnetv3.data.decoding import DamagedImageError
+from fbnetv3.data.image_io import DamagedImageError
 from fbnetv3.data.upright import upright_size
-from fbnetv3.detection.images import ResizeShortestEdge, read_image
-from fbnetv3.detection.mapper import FBNetV3DatasetMapper
+from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper
+from fbnetv3.detection.data.detection_images import ResizeShortestEdge, read_image
 from tests.detection.coco_files import annotation, dataset, save_dataset, save_image, turned
 from tests.detection.detectors import small_config, train_step
 
@@ -154,7 +154,7 @@ def hostile_dataset(folder):
 
 @pytest.mark.parametrize("name", ["faster_rcnn_fbnetv3_a_C4", "retinanet_fbnetv3_a_FPN"])
 def test_a_batch_of_all_of_them_trains(name, tmp_path, caplog):
-    from fbnetv3.detection.annotations import check_annotations
+    from fbnetv3.detection.data.coco_annotations import check_annotations
 
     file, root, entries = hostile_dataset(tmp_path)
     with caplog.at_level(logging.WARNING, "fbnetv3"):

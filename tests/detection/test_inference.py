@@ -10,8 +10,8 @@ from torch import nn
 from torchvision.ops import roi_align
 
 from fbnetv3.detection import optimize_for_inference
-from fbnetv3.detection.inference import FrugalOutputLayers, FrugalRPN, FusedBoxHead
-from fbnetv3.detection.pooling import ExpandingPooler, align_rows
+from fbnetv3.detection.inference.optimize_detector import FrugalOutputLayers, FrugalRPN, FusedBoxHead
+from fbnetv3.modeling.cpu.expanding_pooler import ExpandingPooler, align_rows
 from tests.detection.detectors import detect, inputs_of, settled, small_config
 from tests.modeling.test_fused import assert_close
 

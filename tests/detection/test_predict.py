@@ -14,12 +14,12 @@ from pycocotools.coco import COCO
 
 from fbnetv3 import model_zoo
 from fbnetv3.arch import configs_folder
-from fbnetv3.detection import predict
-from fbnetv3.detection.classes import classes_of
-from fbnetv3.detection.drawing import colour_of, draw_detections
-from fbnetv3.detection.images import read_image
+from fbnetv3.detection.data.class_names import classes_of
+from fbnetv3.detection.data.detection_images import read_image
+from fbnetv3.detection.inference import image_files
+from fbnetv3.detection.inference.visualize import colour_of, draw_detections
 from fbnetv3.errors import UsageError
-from fbnetv3.file_io import cached_path
+from fbnetv3.utils.downloads import cached_path
 from tests.detection.coco_files import annotation, dataset, save_dataset, save_image, turned
 from tests.detection.detectors import small_config
 from tests.detection.test_inference import assert_same_detections, settled
@@ -188,7 +188,7 @@ def test_names_of_a_data_set_that_is_not_loaded(tmp_path):
 def test_an_interrupt_leaves_what_was_found(detect, tmp_path, monkeypatch):
     for n in range(4):
         save_image(tmp_path / "in" / f"{n}.png", seed=n)
-    calls, real = [], predict.Predictor.__call__
+    calls, real = [], image_files.Predictor.__call__
 
     def interrupted(self, images):
         calls.append(images)
@@ -196,7 +196,7 @@ def test_an_interrupt_leaves_what_was_found(detect, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(self, images)
 
-    monkeypatch.setattr(predict.Predictor, "__call__", interrupted)
+    monkeypatch.setattr(image_files.Predictor, "__call__", interrupted)
     ran = detect("--input", tmp_path / "in")
     assert ran.code == 130
     assert ran.err == "interrupted; the output folder holds what was found so far\n"
@@ -216,7 +216,7 @@ def test_a_companion_changes_nothing(weights):
     """Not even one that is much larger, beside which the image would be padded."""
     cfg = small_config()
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 200
-    predictor = predict.Predictor(cfg, weights)
+    predictor = image_files.Predictor(cfg, weights)
     images = [
         np.random.default_rng(n).integers(0, 256, (*size, 3), np.uint8) for n, size in enumerate(((50, 70), (40, 400)))
     ]
@@ -236,7 +236,7 @@ def test_the_optimised_predictor_finds_the_same(weights, tmp_path):
     save_image(tmp_path / "x.jpg", 90, 130)
     cfg = small_config()
     fast, plain = (
-        predict.Predictor(cfg, weights, optimize=o)([read_image(tmp_path / "x.jpg")])[0] for o in (True, False)
+        image_files.Predictor(cfg, weights, optimize=o)([read_image(tmp_path / "x.jpg")])[0] for o in (True, False)
     )
     model = load_detector(build_model(cfg), weights).eval()
     image = detection_utils.read_image(str(tmp_path / "x.jpg"), "BGR")
@@ -322,7 +322,7 @@ def test_which_files_are_images(tmp_path):
         save_image(tmp_path / name)
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "folder.png").mkdir()
-    files, categories = predict.find_images(
+    files, categories = image_files.find_images(
         [tmp_path, tmp_path / "b.PNG", tmp_path / "a" / "c.png"], leave_out=tmp_path / "out" / "pictures"
     )
     assert [(file.name, file.id) for file in files] == [("a/c.png", 1), ("a/d.jpeg", 2), ("b.PNG", 3)]
@@ -331,8 +331,8 @@ def test_which_files_are_images(tmp_path):
 
 def test_pictures_do_not_overwrite_each_other(tmp_path):
     names = ("x.png", "x.png", "x.gif", "x.gif.png", "a/x.png")
-    files = [predict.ImageFile(tmp_path / name, name, 1) for name in names]
-    found = [path.relative_to(tmp_path).as_posix() for path in predict.picture_paths(files, tmp_path)]
+    files = [image_files.ImageFile(tmp_path / name, name, 1) for name in names]
+    found = [path.relative_to(tmp_path).as_posix() for path in image_files.picture_paths(files, tmp_path)]
     assert found == ["x.png", "x_2.png", "x.gif.png", "x.gif_2.png", "a/x.png"]
 
 

@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 from fvcore.nn import FlopCountAnalysis
 
 from fbnetv3.arch import get_arch
-from fbnetv3.arch.detector import detector_cost
+from fbnetv3.arch.detector_cost import detector_cost
 from fbnetv3.detection import get_config, load_detector
 
 # Parameters of the released detectors, and Table 5 of the paper: millions of parameters, thousand million MACs.

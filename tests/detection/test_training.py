@@ -9,10 +9,12 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from fbnetv3.detection import data, evaluation, load_detector
-from fbnetv3.detection.loading import load_config
-from fbnetv3.detection.train import build_optimizer, run_evaluation, run_training
-from fbnetv3.engine.distributed import ALONE
+from fbnetv3.detection import load_detector
+from fbnetv3.detection.data import detection_datasets
+from fbnetv3.detection.detection_config_loading import load_config
+from fbnetv3.detection.training import detection_evaluation
+from fbnetv3.detection.training.detector_training import build_optimizer, run_evaluation, run_training
+from fbnetv3.training.processes.distributed import ALONE
 
 # Enough to find something on the images that it learns.
 LONGER = ["SOLVER.IMS_PER_BATCH", "4", "INPUT.MIN_SIZE_TRAIN", "(80,)", "INPUT.RANDOM_FLIP", "none"]
@@ -107,7 +109,7 @@ def test_the_average_is_what_is_evaluated(learnt):
     saved = torch.load(result.files.weights, weights_only=True)
     model = build_model(cfg)
     model.load_state_dict(saved["model"])
-    raw = evaluation.evaluate_detector(cfg, model, ["own_train"], ALONE)["own_train"]["bbox"]
+    raw = detection_evaluation.evaluate_detector(cfg, model, ["own_train"], ALONE)["own_train"]["bbox"]
     load_detector(model, result.files.weights)
     for key, value in model.state_dict().items():
         assert torch.equal(value, saved["ema_state"][key])
@@ -153,7 +155,7 @@ def test_a_seed_that_nobody_has_chosen_is_kept(train, tmp_path):
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
 def test_a_signal_ends_the_step_and_the_run_can_go_on(train, whole, tmp_path, monkeypatch, number, code, word):
-    read, calls = data.SeededImages.__getitem__, []
+    read, calls = detection_datasets.SeededImages.__getitem__, []
 
     def interrupted(self, key):
         calls.append(key)
@@ -162,7 +164,7 @@ def test_a_signal_ends_the_step_and_the_run_can_go_on(train, whole, tmp_path, mo
         return read(self, key)
 
     with monkeypatch.context() as patch:
-        patch.setattr(data.SeededImages, "__getitem__", interrupted)
+        patch.setattr(detection_datasets.SeededImages, "__getitem__", interrupted)
         ran = train()
     assert (ran.code, ran.err) == (code, f"{word}; add --resume to go on from the last checkpoint\n")
     assert not (tmp_path / "run/model_final.pth").exists()
@@ -177,7 +179,7 @@ def test_images_read_by_another_process_are_the_same(train, whole, tmp_path):
 
 
 def test_a_signal_while_it_evaluates(train, tmp_path, monkeypatch):
-    agree, asked = evaluation.agree_on_interrupt, []
+    agree, asked = detection_evaluation.agree_on_interrupt, []
 
     def terminated(world):
         asked.append(world)
@@ -185,7 +187,7 @@ def test_a_signal_while_it_evaluates(train, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return agree(world)
 
-    monkeypatch.setattr(evaluation, "agree_on_interrupt", terminated)
+    monkeypatch.setattr(detection_evaluation, "agree_on_interrupt", terminated)
     assert train("TEST.EVAL_PERIOD", "3").code == 143
     assert len(asked) == 2
     assert checkpoint(tmp_path / "run", 3)["iteration"] == 2

@@ -12,7 +12,7 @@ import yaml
 import fbnetv3
 from fbnetv3.config import is_detection_config
 from fbnetv3.detection import config_file
-from fbnetv3.detection.loading import load_config
+from fbnetv3.detection.detection_config_loading import load_config
 from fbnetv3.errors import UsageError
 from tests.tools.conftest import TOOLS
 
@@ -38,7 +38,7 @@ def test_another_number_of_classes_is_named_with_the_remedy(fails):
 
 
 def test_retinanets_classes_have_a_key_of_their_own(digits_config, scenes):
-    from fbnetv3.detection.data import check_classes, load_dicts, register_own
+    from fbnetv3.detection.data.detection_datasets import check_classes, load_dicts, register_own
 
     cfg = load_config(digits_config).clone()
     cfg.defrost()

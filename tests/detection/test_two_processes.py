@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fbnetv3.detection.data import StepSampler
+from fbnetv3.detection.data.detection_datasets import StepSampler
 from tests.detection.two_processes import batches
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fbnetv3.detection.loading import load_config
-from fbnetv3.detection.train import run_training
-from fbnetv3.detection.trainer import WatchedTrainer
-from fbnetv3.engine.distributed import joined
+from fbnetv3.detection.detection_config_loading import load_config
+from fbnetv3.detection.training.detection_trainer import WatchedTrainer
+from fbnetv3.detection.training.detector_training import run_training
 from fbnetv3.errors import UserError
-from fbnetv3.modeling.sync_norm import CpuSyncBatchNorm2d
+from fbnetv3.modeling.sync_batchnorm import CpuSyncBatchNorm2d
+from fbnetv3.training.processes.distributed import joined
 
 
 def norm(parts):

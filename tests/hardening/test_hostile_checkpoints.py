@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import fbnetv3
-from fbnetv3.engine import train
-from fbnetv3.engine.checkpoint import Checkpoints
 from fbnetv3.errors import UserError, WeightsError
 from fbnetv3.modeling import load_weights
+from fbnetv3.training import train
+from fbnetv3.training.run_state.checkpoints import Checkpoints
 from tests.hardening.conftest import THOROUGH
 from tests.hardening.traps import Runs
 from tests.hardening.victims import config_of

@@ -7,7 +7,7 @@ import pytest
 
 from fbnetv3.deploy import load
 from fbnetv3.errors import ExportError
-from fbnetv3.file_io import file_sha256
+from fbnetv3.utils.files import file_sha256
 
 
 @pytest.fixture

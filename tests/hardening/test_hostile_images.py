@@ -11,7 +11,7 @@ from PIL import Image
 
 from fbnetv3.data import EncodedImage
 from fbnetv3.data.upright import read_upright
-from fbnetv3.deploy.images import upright_pixels
+from fbnetv3.deploy.input_images import upright_pixels
 from fbnetv3.errors import DataError
 from tests.hardening.conftest import THOROUGH
 

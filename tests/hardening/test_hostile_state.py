@@ -6,9 +6,9 @@ import sqlite3
 import numpy as np
 import pytest
 
-from fbnetv3.engine.metrics import plot_curve, read_metrics, truncate_metrics
 from fbnetv3.errors import UserError
-from fbnetv3.nars.trials import FILE, TrialsError, TrialStore
+from fbnetv3.nars.algorithm.trial_store import FILE, TrialsError, TrialStore
+from fbnetv3.training.run_state.metrics import plot_curve, read_metrics, truncate_metrics
 from tests.hardening.conftest import THOROUGH
 
 

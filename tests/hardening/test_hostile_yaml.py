@@ -6,13 +6,13 @@ import time
 import pytest
 
 from fbnetv3.arch import load_arch
-from fbnetv3.arch.detector_config import find_detector_config, read_detector_config
+from fbnetv3.arch.detector_settings import find_detector_config, read_detector_config
 from fbnetv3.config import is_detection_config, load_config
-from fbnetv3.engine.ablation import load_ablation
+from fbnetv3.config.recipe import load_recipe
 from fbnetv3.errors import UserError
-from fbnetv3.nars.settings import load_search_config
-from fbnetv3.nars.space import load_space
-from fbnetv3.recipe import load_recipe
+from fbnetv3.experiments.ablation import load_ablation
+from fbnetv3.nars.algorithm.search_settings import load_search_config
+from fbnetv3.nars.space.search_space import load_space
 
 LAUGHS = "\n".join(
     ["x0: &x0 [lol, lol, lol, lol, lol, lol, lol, lol, lol]"]

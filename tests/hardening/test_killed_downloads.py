@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from fbnetv3.file_io import cached_path
+from fbnetv3.utils.downloads import cached_path
 from tests.hardening import victims
 from tests.hardening.conftest import THOROUGH
 from tests.hardening.killing import ended, kill, kill_at

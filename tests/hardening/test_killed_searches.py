@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from fbnetv3.nars.trials import DONE, FILE, TrialStore
+from fbnetv3.nars.algorithm.trial_store import DONE, FILE, TrialStore
 from tests.hardening import victims
 from tests.hardening.conftest import THOROUGH
 from tests.hardening.killing import ended, kill

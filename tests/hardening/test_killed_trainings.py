@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from fbnetv3.engine.checkpoint import Checkpoints
-from fbnetv3.engine.metrics import read_metrics
+from fbnetv3.training.run_state.checkpoints import Checkpoints
+from fbnetv3.training.run_state.metrics import read_metrics
 from tests.hardening import victims
 from tests.hardening.conftest import THOROUGH
 from tests.hardening.killing import ended, kill, kill_while

@@ -9,8 +9,10 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from fbnetv3.config import get_cfg, is_detection_config, load_config
-from fbnetv3.config.config import flat_keys
-from fbnetv3.engine.build import (
+from fbnetv3.config.loading import flat_keys
+from fbnetv3.config.recipe import RecipeError, dump_recipe, load_recipe
+from fbnetv3.errors import UserError
+from fbnetv3.training.builders import (
     build_arch,
     build_device,
     build_inputs,
@@ -20,8 +22,6 @@ from fbnetv3.engine.build import (
     optimizer_of,
     schedule_of,
 )
-from fbnetv3.errors import UserError
-from fbnetv3.recipe import RecipeError, dump_recipe, load_recipe
 from tests.hardening.conftest import examples
 from tests.hardening.mutations import NASTY, mutated_yaml, nudged
 from tests.hardening.victims import TINY

@@ -7,13 +7,13 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from fbnetv3.arch import ArchDef, ArchError, cost_of
+from fbnetv3.config.recipe import Recipe, RecipeError
 from fbnetv3.errors import UserError
-from fbnetv3.nars.algorithm import _Plan
-from fbnetv3.nars.costs import CostModel
-from fbnetv3.nars.evaluators import build_evaluator
-from fbnetv3.nars.settings import load_search_config
-from fbnetv3.nars.space import SpaceError, load_space
-from fbnetv3.recipe import Recipe, RecipeError
+from fbnetv3.nars.algorithm.nars_search import _Plan
+from fbnetv3.nars.algorithm.search_settings import load_search_config
+from fbnetv3.nars.evaluators.evaluator_registry import build_evaluator
+from fbnetv3.nars.space.cost_model import CostModel
+from fbnetv3.nars.space.search_space import SpaceError, load_space
 from tests.hardening.conftest import examples
 from tests.hardening.mutations import NASTY, mutated_yaml
 

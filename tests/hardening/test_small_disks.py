@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from fbnetv3.deploy import load
-from fbnetv3.engine.checkpoint import Checkpoints
 from fbnetv3.errors import ExportError
+from fbnetv3.training.run_state.checkpoints import Checkpoints
 from tests.hardening.conftest import THOROUGH
 from tests.hardening.test_killed_searches import done_in
 
@@ -78,8 +78,8 @@ def test_training(tmp_path, kilobytes):
 
 
 SEARCH = """
-from fbnetv3.cli import run_tool
-from fbnetv3.nars.algorithm import search
+from fbnetv3.utils.command_line import run_tool
+from fbnetv3.nars.algorithm.nars_search import search
 from tests.nars.toy import QUICK, SPACE, evaluate
 
 run_tool(lambda _: search(SPACE, evaluate, "{folder}/out", **{{**QUICK, "rounds": 5}}))
@@ -128,7 +128,9 @@ def test_downloads(tmp_path, kilobytes):
     url = f"http://127.0.0.1:{instance.server_port}/large.pth"
     call = f"run_tool(lambda _: download('{url}', '{hashlib.sha256(Large.content).hexdigest()}'))"
     script = tmp_path / "fetch.py"
-    script.write_text(f"from fbnetv3.cli import run_tool\nfrom fbnetv3.file_io import download\n\n{call}\n")
+    script.write_text(
+        f"from fbnetv3.utils.command_line import run_tool\nfrom fbnetv3.utils.files import download\n\n{call}\n"
+    )
     try:
         done, kept = ran_on(tmp_path / "disk", kilobytes, [sys.executable, script])
     finally:

@@ -13,10 +13,10 @@ from sklearn.model_selection import train_test_split  # noqa: F401
 
 from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
-from fbnetv3.engine import run_training
 from fbnetv3.errors import UserError
-from fbnetv3.file_io import download
-from fbnetv3.nars.algorithm import search
+from fbnetv3.nars.algorithm.nars_search import search
+from fbnetv3.training import run_training
+from fbnetv3.utils.downloads import download
 from tests.nars.toy import QUICK, SPACE, evaluate
 
 TINY = """

@@ -15,10 +15,10 @@ import fbnetv3
 from fbnetv3 import model_zoo
 from fbnetv3.arch import compound_scale, get_arch
 from fbnetv3.data import build_dataset, build_loader
-from fbnetv3.engine import evaluate
 from fbnetv3.errors import UnknownNameError, UsageError, WeightsError
-from fbnetv3.file_io import PathManager, cached_path, download
 from fbnetv3.modeling import load_weights
+from fbnetv3.training import evaluate
+from fbnetv3.utils.downloads import PathManager, cached_path, download
 from tests.modeling.test_weights import RunsCode, mobile_vision
 
 A = "imagenet/fbnetv3_a.yaml"
@@ -258,7 +258,7 @@ def test_an_unwritable_cache(server, tmp_path, monkeypatch):
 
 def test_two_processes_at_once(server, cache):
     """Both get the whole file, and it is downloaded once."""
-    script = "import sys; from fbnetv3.file_io import download; print(download(sys.argv[1]).stat().st_size)"
+    script = "import sys; from fbnetv3.utils.files import download; print(download(sys.argv[1]).stat().st_size)"
     command = [sys.executable, "-c", script, f"{server}/good.pth"]
     both = [
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ})

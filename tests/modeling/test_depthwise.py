@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from fbnetv3.modeling import depthwise
-from fbnetv3.modeling.depthwise import DepthwiseConv2d
+from fbnetv3.modeling.cpu import depthwise
+from fbnetv3.modeling.cpu.depthwise import DepthwiseConv2d
 
 SHAPES = [
     (kernel, stride, padding, height, width)

@@ -8,7 +8,7 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from fbnetv3.errors import UnknownNameError, UsageError, WeightsError
-from fbnetv3.modeling.external import ExternalArch, build_external, load_external
+from fbnetv3.modeling.torchvision_models import ExternalArch, build_external, load_external
 
 
 def build(name, **arguments):

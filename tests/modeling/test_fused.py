@@ -9,7 +9,7 @@ from torchvision.ops import Conv2dNormActivation
 
 from fbnetv3.arch import get_arch
 from fbnetv3.modeling import Trunk
-from fbnetv3.modeling.fused import FusedConv, FusedMBConv, fuse_blocks
+from fbnetv3.modeling.cpu.inference_blocks import FusedConv, FusedMBConv, fuse_blocks
 
 
 def unsettled(module):
@@ -85,7 +85,7 @@ def test_the_sum_of_a_depthwise_convolution_without_computing_it(kernel, stride,
 def test_without_the_packed_operators_it_works_the_same(monkeypatch):
     unit = unsettled(Conv2dNormActivation(4, 8, 3, activation_layer=nn.ReLU))
     with monkeypatch.context() as patch:
-        patch.setattr("fbnetv3.modeling.fused._PACKS", False)
+        patch.setattr("fbnetv3.modeling.cpu.inference_blocks._PACKS", False)
         plain = fuse_blocks(copy.deepcopy(unit))
     assert plain._packed is None
     x = torch.randn(2, 4, 9, 7)

@@ -7,7 +7,7 @@ from torchvision.ops import StochasticDepth
 
 import fbnetv3
 from fbnetv3.arch import ArchDef, Row, Stage, get_arch
-from fbnetv3.arch.blocks import ACTIVATIONS, BLOCK_SPECS, SE_GATES, ConvSpec
+from fbnetv3.arch.block_specs import ACTIVATIONS, BLOCK_SPECS, SE_GATES, ConvSpec
 from fbnetv3.errors import UnknownNameError, UsageError
 from fbnetv3.modeling import BLOCKS, Trunk, build_network
 from fbnetv3.modeling import blocks as modules

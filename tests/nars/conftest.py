@@ -2,7 +2,7 @@
 
 import pytest
 
-from fbnetv3.nars.algorithm import search
+from fbnetv3.nars.algorithm.nars_search import search
 from tests.nars.toy import QUICK, SPACE, evaluate, spent
 
 

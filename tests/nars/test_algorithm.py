@@ -11,10 +11,10 @@ import fbnetv3
 from fbnetv3.arch import ARCHS, cost, load_arch
 from fbnetv3.config import load_config
 from fbnetv3.errors import UserError
-from fbnetv3.nars.algorithm import search
-from fbnetv3.nars.settings import SettingsError, budget_name
-from fbnetv3.nars.space import SpaceError, load_space, space_from_dict
-from fbnetv3.nars.trials import FILE
+from fbnetv3.nars.algorithm.nars_search import search
+from fbnetv3.nars.algorithm.search_settings import SettingsError, budget_name
+from fbnetv3.nars.algorithm.trial_store import FILE
+from fbnetv3.nars.space.search_space import SpaceError, load_space, space_from_dict
 from tests.nars.toy import QUICK, ROOT, SPACE, accuracy, evaluate, outcome, spent
 
 
@@ -248,7 +248,7 @@ def test_an_evaluator_may_refuse_before_the_first_trial(tmp_path):
 
 
 def test_rounds_of_the_paper():
-    from fbnetv3.nars.settings import SearchSettings
+    from fbnetv3.nars.algorithm.search_settings import SearchSettings
 
     space = load_space(ROOT / "configs/nars/spaces/fbnetv3.yaml")
     settings = SearchSettings()
@@ -271,7 +271,7 @@ def test_names_of_budgets(budget, name):
 
 
 def test_settings_are_checked_in_python_too():
-    from fbnetv3.nars.settings import SearchSettings
+    from fbnetv3.nars.algorithm.search_settings import SearchSettings
 
     with pytest.raises(SettingsError, match="batch: 1 is not a whole number of at least 2"):
         SearchSettings(batch=1)

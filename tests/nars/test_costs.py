@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from fbnetv3.arch import ArchError, cost_of
-from fbnetv3.nars.constraints import Constraint, ConstraintError, Constraints
-from fbnetv3.nars.costs import COLUMNS, CostModel
-from fbnetv3.nars.sampling import sample_pool, sobol
-from fbnetv3.nars.space import SpaceError, load_space, space_from_dict
+from fbnetv3.nars.space.constraints import Constraint, ConstraintError, Constraints
+from fbnetv3.nars.space.cost_model import COLUMNS, CostModel
+from fbnetv3.nars.space.sampling import sample_pool, sobol
+from fbnetv3.nars.space.search_space import SpaceError, load_space, space_from_dict
 from tests.nars.test_space import FBNETV3, SMALL
 
 
@@ -96,7 +96,7 @@ def test_equal_on_a_space_with_every_kind_of_variable_and_with_invalid_candidate
 def test_a_table_too_large_for_memory_gives_the_same(space, monkeypatch):
     candidates = candidates_of(space, 50)
     expected = CostModel(space)(candidates)
-    monkeypatch.setattr("fbnetv3.nars.block_sums._MOST_PLACES", 10)
+    monkeypatch.setattr("fbnetv3.nars.space.block_sums._MOST_PLACES", 10)
     found = CostModel(space)(candidates)
     assert all((found[column] == expected[column]).all() for column in COLUMNS)
 

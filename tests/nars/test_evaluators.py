@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import UnknownNameError, UsageError
-from fbnetv3.nars.candidate import Candidate
-from fbnetv3.nars.evaluators import (
+from fbnetv3.nars.evaluators.evaluator_registry import (
     EVALUATORS,
     CurveError,
     TableError,
@@ -16,7 +15,8 @@ from fbnetv3.nars.evaluators import (
     check_curve,
     name_of,
 )
-from fbnetv3.nars.space import space_from_dict
+from fbnetv3.nars.space.candidate import Candidate
+from fbnetv3.nars.space.search_space import space_from_dict
 
 SPACE = space_from_dict({"name": "two", "variables": {"a": {"range": [0, 2]}, "b": {"choices": ["x", "y"]}}})
 

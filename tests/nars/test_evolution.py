@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.constraints import Constraint, ConstraintError, Constraints
-from fbnetv3.nars.evolution import EvolutionSettings, evolve, pareto_front
-from fbnetv3.nars.space import Space, Variable, load_space
-from fbnetv3.nars.variation import Regression, exchanges
+from fbnetv3.nars.algorithm.evolution import EvolutionSettings, evolve, pareto_front
+from fbnetv3.nars.algorithm.genetic_operators import Regression, exchanges
+from fbnetv3.nars.space.constraints import Constraint, ConstraintError, Constraints
+from fbnetv3.nars.space.search_space import Space, Variable, load_space
 from tests.nars.test_space import FBNETV3
 
 # 6561 candidates, few enough to list.

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.executors import open_executor
-from fbnetv3.nars.jobs import Job
-from fbnetv3.nars.space import space_from_dict
+from fbnetv3.nars.execution.executors import open_executor
+from fbnetv3.nars.execution.jobs import Job
+from fbnetv3.nars.space.search_space import space_from_dict
 
 SPACE = space_from_dict({"name": "one", "variables": {"a": {"range": [0, 99]}}})
 
@@ -58,7 +58,7 @@ def test_a_function_of_a_script_needs_no_guard(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
         "from pathlib import Path\n"
-        "from fbnetv3.nars.executors import open_executor\n"
+        "from fbnetv3.nars.execution.executors import open_executor\n"
         "import sys; sys.path.append(sys.argv[1])\n"
         "from tests.nars.test_executors import SPACE, job, run\n"
         "offset = 10\n"

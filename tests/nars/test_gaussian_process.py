@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fbnetv3.nars.gaussian_process import GaussianProcess, Inputs
+from fbnetv3.nars.predictor.gaussian_process import GaussianProcess, Inputs
 
 
 def inputs(count, arch=4, recipe=3, embedded=5, seed=0):

@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 
 from fbnetv3.arch import ArchError
-from fbnetv3.arch.latency import Device, LatencyError, LatencyTable, TableWriter, load_latency_table, shapes_of
+from fbnetv3.arch.latency_table import (
+    Device,
+    LatencyError,
+    LatencyTable,
+    TableWriter,
+    load_latency_table,
+    shapes_of,
+)
 from fbnetv3.nars import search
-from fbnetv3.nars.latency import LatencyModel, shapes_in
-from fbnetv3.nars.settings import SettingsError, settings_from_dict
-from fbnetv3.nars.space import load_space, space_from_dict
-from fbnetv3.nars.trials import TrialsError
+from fbnetv3.nars.algorithm.search_settings import SettingsError, settings_from_dict
+from fbnetv3.nars.algorithm.trial_store import TrialsError
+from fbnetv3.nars.space.latency_model import LatencyModel, shapes_in
+from fbnetv3.nars.space.search_space import load_space, space_from_dict
 from tests.nars.test_costs import ODD, candidates_of
 from tests.nars.test_space import FBNETV3, SMALL
 from tests.nars.toy import FAST

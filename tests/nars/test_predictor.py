@@ -7,12 +7,12 @@ from scipy.stats import spearmanr
 
 from fbnetv3.arch import cost_of
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.constraints import Constraint, Constraints
-from fbnetv3.nars.costs import COLUMNS, CostModel
-from fbnetv3.nars.labels import free_labels
-from fbnetv3.nars.predictor import Predictor, PredictorSettings
-from fbnetv3.nars.sampling import sample_pool
-from fbnetv3.nars.space import load_space, space_from_dict
+from fbnetv3.nars.predictor.accuracy_predictor import Predictor, PredictorSettings
+from fbnetv3.nars.predictor.architecture_statistics import free_labels
+from fbnetv3.nars.space.constraints import Constraint, Constraints
+from fbnetv3.nars.space.cost_model import COLUMNS, CostModel
+from fbnetv3.nars.space.sampling import sample_pool
+from fbnetv3.nars.space.search_space import load_space, space_from_dict
 from tests.nars.test_space import FBNETV3, SMALL
 
 FEW = PredictorSettings(members=4, width=32, pretrain_epochs=2, frozen_epochs=3, tuned_epochs=3)

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.algorithm import search
-from fbnetv3.nars.executors import open_executor
-from fbnetv3.nars.trials import DONE
+from fbnetv3.nars.algorithm.nars_search import search
+from fbnetv3.nars.algorithm.trial_store import DONE
+from fbnetv3.nars.execution.executors import open_executor
 from tests.nars.test_executors import SPACE as ONE
 from tests.nars.test_executors import job, run
 from tests.nars.toy import QUICK, SPACE, evaluate, outcome

@@ -7,7 +7,7 @@ import pytest
 
 from fbnetv3.errors import OutputError
 from fbnetv3.nars import save_analysis, search, write_report
-from fbnetv3.nars.trials import TrialsError
+from fbnetv3.nars.algorithm.trial_store import TrialsError
 from tests.nars.toy import QUICK, SPACE, evaluate
 
 

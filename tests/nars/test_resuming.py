@@ -11,19 +11,19 @@ import pytest
 import yaml
 
 from fbnetv3.errors import UsageError, UserError
-from fbnetv3.nars.algorithm import search
-from fbnetv3.nars.analysis import save_analysis
-from fbnetv3.nars.live import describe
-from fbnetv3.nars.report import write_report
-from fbnetv3.nars.rounds import SearchError
-from fbnetv3.nars.space import space_from_dict
-from fbnetv3.nars.trials import DONE, FAILED, TrialsError
+from fbnetv3.nars.algorithm.nars_search import search
+from fbnetv3.nars.algorithm.rounds import SearchError
+from fbnetv3.nars.algorithm.trial_store import DONE, FAILED, TrialsError
+from fbnetv3.nars.report.html_report import write_report
+from fbnetv3.nars.report.progress_table import describe
+from fbnetv3.nars.report.search_analysis import save_analysis
+from fbnetv3.nars.space.search_space import space_from_dict
 from tests.nars.toy import FAST, QUICK, ROOT, SPACE, evaluate, outcome
 
 SCRIPT = """
 import json, os, sys, time
 from pathlib import Path
-from fbnetv3.nars.algorithm import search
+from fbnetv3.nars.algorithm.nars_search import search
 from tests.nars.toy import QUICK, SPACE, evaluate
 
 folder = sys.argv[1]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.constraints import Constraint, Constraints
-from fbnetv3.nars.sampling import sample_pool, sobol
-from fbnetv3.nars.space import load_space, space_from_dict
+from fbnetv3.nars.space.constraints import Constraint, Constraints
+from fbnetv3.nars.space.sampling import sample_pool, sobol
+from fbnetv3.nars.space.search_space import load_space, space_from_dict
 from tests.nars.test_space import FBNETV3, SMALL
 
 

@@ -7,17 +7,23 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.cluster import Cluster, Workload
-from fbnetv3.nars.costs import CostModel
-from fbnetv3.nars.jobs import Outcome
-from fbnetv3.nars.replay import read_search, replay, share_out, spread
-from fbnetv3.nars.rounds import Rounds
-from fbnetv3.nars.scaling import draw, fastest_split, scale
-from fbnetv3.nars.settings import SearchSettings
-from fbnetv3.nars.simulation import simulate
-from fbnetv3.nars.space import load_space
-from fbnetv3.nars.trial_costs import PAPER_GPU_HOURS, TRAINING_IMAGES, V100_RATE, choose, trial_costs
-from fbnetv3.nars.trials import DONE, FAILED, TrialsError, TrialStore
+from fbnetv3.nars.algorithm.rounds import Rounds
+from fbnetv3.nars.algorithm.search_settings import SearchSettings
+from fbnetv3.nars.algorithm.trial_store import DONE, FAILED, TrialsError, TrialStore
+from fbnetv3.nars.execution.jobs import Outcome
+from fbnetv3.nars.simulation.cluster_sweep import draw, fastest_split, scale
+from fbnetv3.nars.simulation.imagenet_workload import (
+    PAPER_GPU_HOURS,
+    TRAINING_IMAGES,
+    V100_RATE,
+    choose,
+    trial_costs,
+)
+from fbnetv3.nars.simulation.replay import read_search, replay, share_out, spread
+from fbnetv3.nars.simulation.simulator import simulate
+from fbnetv3.nars.simulation.workload import Cluster, Workload
+from fbnetv3.nars.space.cost_model import CostModel
+from fbnetv3.nars.space.search_space import load_space
 from tests.nars.toy import ROOT
 
 RECORDED = ROOT / "docs" / "searches" / "cifar10_small.sqlite"

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from fbnetv3.arch import configs_folder, cost_of, get_arch
-from fbnetv3.nars.space import SpaceError, load_space, space_from_dict
+from fbnetv3.nars.space.search_space import SpaceError, load_space, space_from_dict
 
 FBNETV3 = configs_folder() / "nars" / "spaces" / "fbnetv3.yaml"
 

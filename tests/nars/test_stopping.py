@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from fbnetv3.nars.stopping import rank_correlations, stopping_epoch
+from fbnetv3.nars.algorithm.early_stopping import rank_correlations, stopping_epoch
 
 
 @pytest.fixture

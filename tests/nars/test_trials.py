@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import OutputError, UsageError
-from fbnetv3.nars.trials import DONE, FAILED, FILE, RUNNING, WAITING, TrialsError, TrialStore, locked
+from fbnetv3.nars.algorithm.trial_store import (
+    DONE,
+    FAILED,
+    FILE,
+    RUNNING,
+    WAITING,
+    TrialsError,
+    TrialStore,
+    locked,
+)
 
 CANDIDATES = np.array([[0, 1], [1, 0], [2, 2]])
 
@@ -55,7 +64,7 @@ def test_what_was_running_runs_again_and_failures_only_if_asked(store):
 def test_it_outlives_a_process_that_is_killed(tmp_path):
     script = (
         "import os, signal, sys, numpy as np; from pathlib import Path\n"
-        "from fbnetv3.nars.trials import TrialStore\n"
+        "from fbnetv3.nars.algorithm.trial_store import TrialStore\n"
         "store = TrialStore(Path(sys.argv[1]), create=True)\n"
         "store.add_round(0, np.zeros((2, 3), int), 1); store.start(0); store.finish(0, [0.5], 1.0); store.start(1)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
@@ -119,7 +128,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 def test_two_searches_on_one_folder(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from fbnetv3.nars.trials import locked\n"
+        "import sys; from pathlib import Path; from fbnetv3.nars.algorithm.trial_store import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('locked', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(

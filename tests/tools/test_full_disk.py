@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fbnetv3.arch import configs_folder
-from fbnetv3.engine.checkpoint import Checkpoints
+from fbnetv3.training.run_state.checkpoints import Checkpoints
 from tests.tools.conftest import TOOLS
 
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]

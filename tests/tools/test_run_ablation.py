@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from fbnetv3.arch import configs_folder
-from fbnetv3.engine.ablation import (
+from fbnetv3.config.recipe import load_recipe
+from fbnetv3.errors import UsageError
+from fbnetv3.experiments.ablation import (
     Cell,
     Result,
     cell_config,
@@ -19,8 +21,6 @@ from fbnetv3.engine.ablation import (
     summary,
     table,
 )
-from fbnetv3.errors import UsageError
-from fbnetv3.recipe import load_recipe
 
 FOLDER = configs_folder() / "ablations"
 FILES = sorted(FOLDER.glob("*_*.yaml"))

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from fbnetv3.config import load_config
-from fbnetv3.nars.trials import TrialStore
+from fbnetv3.nars.algorithm.trial_store import TrialStore
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "search_net.py"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from fbnetv3.arch import configs_folder, list_archs
-from fbnetv3.engine.metrics import read_metrics
+from fbnetv3.training.run_state.metrics import read_metrics
 from tests.tools.conftest import TOOLS
 
 DIGITS = configs_folder() / "digits" / "fbnetv3_digits.yaml"

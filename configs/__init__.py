@@ -1,1 +1,0 @@
-"""Architectures and training configs, installed as package data of `fbnetv3.configs`."""

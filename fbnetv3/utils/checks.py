@@ -1,0 +1,72 @@
+"""Value checks for definitions, settings and configs. Each raises the caller's `FieldError` with the field's name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from fbnetv3.errors import FieldError
+
+
+def is_int(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+    """Return whether `value` is an integer in [low, high]; bools do not count."""
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+    """Return whether `value` is an int or float in [low, high]; bools and NaN do not count."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+def check_int(value: Any, field: str, low: int, high: float = math.inf, error: type[FieldError] = FieldError) -> None:
+    """Require an integer in [low, high].
+
+    Raises:
+        FieldError: of the class `error`, naming `field`.
+    """
+    if not is_int(value):
+        raise error(f"{value!r} is not an integer", field)
+    if not low <= value <= high:
+        raise error(f"{value!r} is not {_range_text(low, high)}", field)
+
+
+def check_number(
+    value: Any, field: str, low: float = -math.inf, high: float = math.inf, error: type[FieldError] = FieldError
+) -> None:
+    """Require an int or float in [low, high].
+
+    Raises:
+        FieldError: of the class `error`, naming `field`.
+    """
+    if not is_number(value):
+        raise error(f"{value!r} is not a number", field)
+    if not low <= value <= high:
+        raise error(f"{value!r} is not {_range_text(low, high)}", field)
+
+
+def check_choice(value: Any, field: str, choices: Iterable[Any], error: type[FieldError] = FieldError) -> None:
+    """Require one of `choices`.
+
+    Raises:
+        FieldError: of the class `error`, naming `field`.
+    """
+    choices = list(choices)
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        raise error(f"{value!r} is not one of {', '.join(map(str, choices))}", field)
+
+
+def check_type(value: Any, field: str, kind: type | tuple[type, ...], noun: str, error: type[FieldError]) -> None:
+    """Require an instance of `kind`, which the message calls `noun` ("a mapping", "a list").
+
+    Raises:
+        FieldError: of the class `error`, naming `field`.
+    """
+    if not isinstance(value, kind):
+        raise error(f"{value!r} is not {noun}", field)
+
+
+def _range_text(low: float, high: float) -> str:
+    if high == math.inf:
+        return f"at least {low:,}"
+    return f"at most {high:,}" if low == -math.inf else f"in [{low:,}, {high:,}]"

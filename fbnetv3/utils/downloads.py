@@ -1,0 +1,152 @@
+"""Downloads: the cache folder, and the PathManager that resolves URLs and `zoo://` addresses."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import socket
+from collections.abc import Iterator
+from http.client import HTTPException
+from importlib import import_module
+from pathlib import Path
+from urllib.error import ContentTooShortError, HTTPError
+from urllib.parse import urlparse
+
+from iopath.common.download import download as _iopath_download
+from iopath.common.file_io import HTTPURLHandler, file_lock
+from iopath.common.file_io import PathManager as _PathManager
+
+from fbnetv3.errors import UsageError, WeightsError
+from fbnetv3.utils.files import file_sha256
+from fbnetv3.utils.logging_setup import quiet_logger
+
+ZOO_PREFIX = "zoo://"
+_URL_PREFIXES = ("http://", "https://", "ftp://")
+_TIMEOUT = 60.0  # seconds
+
+
+class _CachedURLHandler(HTTPURLHandler):
+    """iopath's downloads, with its progress bar and lock, into the cache folder."""
+
+    def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: object) -> str:
+        target = cached_path(path)
+        if force or not target.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with file_lock(str(target)):
+                # another process may have downloaded it while this one waited for the lock
+                if force or not target.is_file():
+                    _iopath_download(path, str(target.parent), filename=target.name)
+        return str(target)
+
+
+PathManager = _PathManager()
+PathManager.register_handler(_CachedURLHandler())
+
+
+def cache_dir() -> Path:
+    """Return the folder for downloads: `$FBNETV3_CACHE`, or `fbnetv3` in the user's cache folder."""
+    if os.environ.get("FBNETV3_CACHE"):
+        return Path(os.environ["FBNETV3_CACHE"]).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser() / "fbnetv3"
+
+
+def is_url(path: str) -> bool:
+    """Return whether `path` is a URL rather than a local file."""
+    return path.startswith(_URL_PREFIXES)
+
+
+def cached_path(url: str) -> Path:
+    """Return where the download of `url` is cached, whether or not it exists yet.
+
+    Raises:
+        UsageError: the URL names no file, or would leave the cache folder.
+    """
+    parsed = urlparse(url)
+    parts = parsed.path.strip("/").split("/")
+    if not parsed.netloc or any(part in ("", ".", "..") for part in parts):
+        raise UsageError(f"{url}: is not the URL of a file")
+    if parsed.query:
+        parts[-1] = f"{hashlib.sha256(parsed.query.encode()).hexdigest()[:12]}_{parts[-1]}"
+    return cache_dir().joinpath(parsed.netloc.replace(":", "_"), *(part[-200:] for part in parts))
+
+
+def local_path(source: str | os.PathLike, sha256: str | None = None) -> Path:
+    """Return a local file for a path, a URL (downloaded unless cached) or a `zoo://` address.
+
+    Raises:
+        WeightsError: the download fails; see `download`.
+        UnknownNameError: the model zoo has no such entry.
+    """
+    source = os.fspath(source)
+    if is_url(source):
+        return download(source, sha256)
+    if source.startswith(ZOO_PREFIX):
+        import_module("fbnetv3.model_zoo")  # registers its handler; imported by name because it is a higher layer
+        return Path(PathManager.get_local_path(source))
+    return Path(source).expanduser()
+
+
+def download(url: str, sha256: str | None = None) -> Path:
+    """Download `url` into the cache unless it is there, and return its path.
+
+    The file appears in the cache only when it is complete. If two processes ask for it, one downloads and the other
+    waits.
+
+    Args:
+        url: what to download.
+        sha256: expected checksum, if known.
+
+    Raises:
+        WeightsError: no network, a server error, a truncated file or a wrong checksum. The message names the URL and
+            the path where a copy can be placed by hand.
+    """
+    target = cached_path(url)
+    advice = f"check the network, or download it elsewhere and place it at {target}"
+    if not target.is_file():
+        with quiet_logger("iopath"), _socket_timeout(), _as_weights_error(url, target, advice):
+            PathManager.get_local_path(url)
+    if sha256 is not None and (actual := file_sha256(target)) != sha256:
+        delete_from_cache(target)
+        raise WeightsError(f"{url}: SHA-256 is {actual}, expected {sha256}; the file was deleted: {advice}")
+    return target
+
+
+@contextlib.contextmanager
+def _socket_timeout() -> Iterator[None]:
+    previous = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(previous)
+
+
+@contextlib.contextmanager
+def _as_weights_error(url: str, target: Path, advice: str) -> Iterator[None]:
+    """Turn download failures into a `WeightsError` that says what to do."""
+    try:
+        yield
+    except HTTPError as error:
+        raise WeightsError(f"{url}: the server returned {error.code} {error.reason}: {advice}") from None
+    except ContentTooShortError:
+        raise WeightsError(f"{url}: the download was truncated: {advice}") from None
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        reason = f"{error.filename}: cannot be written: {error.strerror}"
+        raise WeightsError(f"{reason}; set FBNETV3_CACHE to a writable folder") from None
+    except (OSError, HTTPException) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC:
+            raise WeightsError(f"{target}: no space left on the disk: free some, or set FBNETV3_CACHE") from None
+        cause = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise WeightsError(f"{url}: download failed ({cause}): {advice}") from None
+
+
+def delete_from_cache(path: Path) -> bool:
+    """Delete a corrupt download; files outside the cache are left alone. Return whether the file is gone."""
+    if cache_dir() not in path.parents:
+        return False
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+    return not path.exists()

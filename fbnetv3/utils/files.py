@@ -1,0 +1,178 @@
+"""Files and folders: atomic writes, checksums, folder locks."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows has no fcntl: folders are not locked there
+    fcntl = None  # type: ignore[assignment]
+
+from fbnetv3.errors import OutputError, UsageError
+
+PARTIAL_PREFIX = ".partial_"
+"""Prefix of temporary files that `atomic_write` renames when they are complete."""
+
+
+def output_error(path: str | os.PathLike, error: OSError, advice: str = "") -> OutputError:
+    """Build the error for a path that cannot be written.
+
+    Args:
+        path: the file or folder.
+        error: what the operating system reported.
+        advice: what the user can do about it, such as "set OUTPUT_DIR to a writable folder".
+    """
+    return OutputError(f"{path}: cannot be written: {error.strerror or error}{f'; {advice}' if advice else ''}")
+
+
+def make_folder(path: Path, advice: str = "") -> Path:
+    """Create a folder and its parents unless they exist.
+
+    Raises:
+        OutputError: the folder cannot be created. `advice` is appended to the message.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise output_error(path, error, advice) from None
+    return path
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a binary file that replaces `path` only when it is complete; a failure leaves `path` as it was.
+
+    Raises:
+        OutputError: the folder cannot be written or the disk is full.
+    """
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL_PREFIX)
+        with os.fdopen(handle, "wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise output_error(path, error) from error
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with atomic_write(path) as f:
+        f.write(text.encode())
+
+
+def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+    """Write a JSON file atomically.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Delete the temporary files of killed writers. Call it only while no other process writes to the folder."""
+    for path in folder.glob(f"{PARTIAL_PREFIX}*"):
+        path.unlink(missing_ok=True)
+
+
+def shipped_folder(checkout_name: str, installed_name: str | None = None) -> Path:
+    """Return a folder of data that ships with the package.
+
+    Args:
+        checkout_name: its name in a checkout, beside the package.
+        installed_name: its name inside the installed package; default: the same.
+    """
+    package = Path(__file__).resolve().parent.parent
+    installed = package / (installed_name or checkout_name)
+    return installed if installed.is_dir() else package.parent / checkout_name
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """Return the SHA-256 of a file in hex."""
+    with Path(path).open("rb") as f:
+        digest = hashlib.sha256()
+        while chunk := f.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class FolderLock:
+    """An exclusive lock on a folder, held by one process and released when that process ends, even by SIGKILL.
+
+    The lock is `lockf`'s: unlike `flock`, forked DataLoader workers do not inherit it, so a worker that outlives its
+    parent by a few seconds does not block the next run.
+
+    Args:
+        folder: created if it does not exist.
+        user: what holds such a lock ("training", "search"), for error messages.
+        advice: how to choose another folder, for error messages.
+        name: file name of the lock.
+    """
+
+    def __init__(self, folder: Path, user: str, advice: str, name: str = "lock") -> None:
+        self.folder = folder
+        self.user = user
+        self.advice = advice
+        self.name = name
+        self._file: BinaryIO | None = None
+
+    def acquire(self) -> None:
+        """Take the lock without waiting.
+
+        Raises:
+            UsageError: another process holds it.
+            OutputError: the folder cannot be written.
+        """
+        make_folder(self.folder, self.advice)
+        try:
+            self._file = (self.folder / self.name).open("a+b")
+        except OSError as error:
+            raise output_error(self.folder, error, self.advice) from None
+        if fcntl is None:
+            return
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.seek(0)
+            owner = self._file.read(32).decode(errors="replace").strip()
+            process = f" (process {owner})" if owner else ""
+            self.release()
+            raise UsageError(
+                f"{self.folder}: another {self.user} is running there{process}: wait for it, or {self.advice}"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(f"{os.getpid()}\n".encode())
+        self._file.flush()
+
+    def release(self) -> None:
+        """Release the lock; does nothing if it is not held."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def __enter__(self) -> FolderLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()

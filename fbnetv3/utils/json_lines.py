@@ -1,0 +1,44 @@
+"""JSON lines: one JSON object per line, appended as a run proceeds and readable after the run was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from fbnetv3.utils.files import output_error, write_text
+
+
+def append_json_line(file: Path, entry: dict[str, Any]) -> None:
+    """Append one entry.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        with file.open("a") as f:
+            f.write(json.dumps(entry) + "\n")
+    except OSError as error:
+        raise output_error(file, error) from error
+
+
+def read_json_lines(file: Path) -> list[dict[str, Any]]:
+    """Read all entries. Lines that are no JSON object, such as the last one of a killed writer, are skipped."""
+    entries = []
+    for line in file.read_bytes().splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            entry = json.loads(line)
+            if isinstance(entry, dict):
+                entries.append(entry)
+    return entries
+
+
+def write_json_lines(file: Path, entries: Iterable[dict[str, Any]]) -> None:
+    """Replace the file by these entries, atomically.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_text(file, "".join(json.dumps(entry) + "\n" for entry in entries))

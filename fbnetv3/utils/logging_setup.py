@@ -1,0 +1,85 @@
+"""Logging and warnings: quieting third parties, logging from rank 0 only, copies to a file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def quiet_logger(name: str, level: int = logging.CRITICAL) -> Iterator[None]:
+    """Raise the level of one third-party logger within the block."""
+    logger = logging.getLogger(name)
+    previous = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(previous)
+
+
+@contextlib.contextmanager
+def suppress_warnings() -> Iterator[None]:
+    """Suppress all Python warnings and all log records up to WARNING within the block."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+class _ForwardToRoot(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        logging.getLogger().handle(record)
+
+
+@contextlib.contextmanager
+def quiet_terminal(level: int = logging.WARNING) -> Iterator[None]:
+    """Show only this package's records of `level` and above; log files added within the block still get all."""
+    logger = logging.getLogger("fbnetv3")
+    handlers = [(handler, handler.level) for handler in logger.handlers]
+    propagate = logger.propagate
+    forward = _ForwardToRoot(level)
+    for handler, handler_level in handlers:
+        handler.setLevel(max(handler_level, level))
+    if propagate:
+        logger.addHandler(forward)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(forward)
+        logger.propagate = propagate
+        for handler, handler_level in handlers:
+            handler.setLevel(handler_level)
+
+
+def log_on_rank_0(rank: int) -> contextlib.AbstractContextManager:
+    """Show only errors on ranks other than 0 within the block."""
+    return quiet_terminal(logging.ERROR) if rank else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def log_to_file(file: Path, *packages: str) -> Iterator[None]:
+    """Copy the log records of packages (default: this one) to a file within the block."""
+    handler = logging.FileHandler(file)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    handler.addFilter(lambda record: not record.exc_info)  # tracebacks are printed by the process that fails
+    loggers = [logging.getLogger(name) for name in packages or ("fbnetv3",)]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(min(logger.level or logging.INFO, logging.INFO))
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+        handler.close()

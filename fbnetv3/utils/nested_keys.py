@@ -1,0 +1,59 @@
+"""Nested mappings and dotted keys: {"SOLVER": {"LR": 0.1}} and {"SOLVER.LR": 0.1}; KEY VALUE pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fbnetv3.errors import UsageError
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn a nested mapping into one with dotted keys. An empty mapping stays a value."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted keys into a nested mapping; the inverse of `flatten`."""
+    nested: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        *sections, leaf = dotted.split(".")
+        section = nested
+        for name in sections:
+            section = section.setdefault(name, {})
+        section[leaf] = value
+    return nested
+
+
+def merge(base: Mapping[str, Any], update: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """Return `base` with the values of `update` on top, section by section.
+
+    Raises:
+        UsageError: a key is a value in `base` and a section in `update`. The message starts with `where`.
+    """
+    merged = dict(base)
+    for key, value in update.items():
+        if isinstance(value, Mapping) and key in merged:
+            if not isinstance(merged[key], Mapping):
+                raise UsageError(f"{where}{key} is a section here and a value in its _BASE_")
+            merged[key] = merge(merged[key], value, where)
+        else:
+            merged[key] = value
+    return merged
+
+
+def parse_pairs(overrides: Sequence[str]) -> dict[str, str]:
+    """Split command-line overrides, KEY VALUE KEY VALUE ..., into a mapping of texts.
+
+    Raises:
+        UsageError: the last key has no value.
+    """
+    if len(overrides) % 2:
+        raise UsageError(f"{overrides[-1]}: has no value; overrides are KEY VALUE pairs")
+    return dict(zip(overrides[::2], overrides[1::2], strict=True))

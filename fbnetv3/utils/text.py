@@ -1,0 +1,39 @@
+"""Text for messages: durations, lists of names, one-line errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def format_duration(seconds: float) -> str:
+    """Format seconds as hours, minutes and seconds: 1:02:03, or 2:03."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def one_line(message: object, limit: int = 300) -> str:
+    """Collapse a message, such as a third-party error, to one line of at most `limit` characters."""
+    return " ".join(str(message).split())[:limit]
+
+
+def describe_error(error: BaseException, limit: int = 200) -> str:
+    """Format an exception as "ValueError: first line of its message"."""
+    lines = str(error).splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:limit]}"
+
+
+def first_few(names: Sequence[object], count: int = 3) -> str:
+    """Join names, shortened to "a, b, c and 4 more"."""
+    shown = ", ".join(map(str, names[:count]))
+    return f"{shown} and {len(names) - count} more" if len(names) > count else shown
+
+
+def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
+    """Pick at most `count` items, evenly spaced and in order."""
+    if count >= len(items):
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
