@@ -9,6 +9,7 @@ from typing import Any
 from fvcore.common.registry import Registry as _FvcoreRegistry
 
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
+from fbnetv3.utils.imports import find_callable
 
 
 class Registry(_FvcoreRegistry):
@@ -69,6 +70,16 @@ class Registry(_FvcoreRegistry):
         if name not in self:
             raise UnknownNameError(f"unknown {self._name} '{name}': {suggest(str(name), self._obj_map)}")
         return self._obj_map[name]
+
+    def resolve(self, name: str) -> Any:
+        """Return the entry of that name; a lazy entry, "package.module:attribute", is imported.
+
+        Raises:
+            UnknownNameError: no such entry; the message suggests similar names.
+            UsageError: a lazy entry cannot be imported.
+        """
+        entry = self.get(name)
+        return find_callable(entry, self._name) if isinstance(entry, str) else entry
 
     def __contains__(self, name: str) -> bool:
         self._fill()

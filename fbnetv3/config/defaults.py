@@ -11,6 +11,9 @@ _C.SEED = 0
 _C.RECIPE = ""
 # Folder for checkpoints, logs, metrics and the curve.
 _C.OUTPUT_DIR = "output/run"
+# Modules to import before anything is looked up by name, such as "my_package.datasets"; they register your own
+# datasets, blocks, losses, optimizers and so on. The current folder is searched too.
+_C.IMPORTS = []
 # "auto" (a GPU if there is one, else the CPU), or a torch device such as "cpu" or "cuda:1".
 _C.DEVICE = "auto"
 
@@ -47,7 +50,7 @@ _C.DATA.ROOT = ""
 # Processes that read images, for each process that trains; 0 reads in the training process.
 _C.DATA.WORKERS = 2
 # Damaged images that a run skips before it ends with an error that names them.
-_C.DATA.MAX_DAMAGED = 0
+_C.DATA.MAX_CORRUPT = 0
 
 _C.INPUT = CN()
 # Side of the network's square input in pixels; 0 means the architecture's own.
@@ -129,7 +132,7 @@ _C.DISTILL.WEIGHTS = ""
 # Side of its input in pixels; 0 means its own.
 _C.DISTILL.RESOLUTION = 0
 # Weight of the teacher's answers in the loss; the labels have the rest (Sec. 4.2).
-_C.DISTILL.SHARE = 0.8
+_C.DISTILL.WEIGHT = 0.8
 # Folder with the teacher's answers, made once by tools/cache_teacher.py, so that training need not run the teacher.
 # Not with mixup.
 _C.DISTILL.CACHE = ""

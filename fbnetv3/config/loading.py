@@ -13,6 +13,7 @@ from fvcore.common.config import CfgNode
 from fbnetv3.config.defaults import _C
 from fbnetv3.config.recipe import load_recipe
 from fbnetv3.errors import UsageError, suggest
+from fbnetv3.utils.imports import import_modules
 from fbnetv3.utils.yaml_files import read_with_bases
 
 _CHOICES = {
@@ -37,7 +38,7 @@ _AT_LEAST_ZERO = (
     "SEED",
     "MODEL.NUM_CLASSES",
     "DATA.WORKERS",
-    "DATA.MAX_DAMAGED",
+    "DATA.MAX_CORRUPT",
     "INPUT.RESOLUTION",
     "INPUT.RESIZE",
     "INPUT.CROP_PADDING",
@@ -71,7 +72,7 @@ _AT_MOST = {
 # Keys that name a YAML file, which may lie beside the config.
 _BESIDE = ("RECIPE", "MODEL.ARCH", "DISTILL.ARCH", "MODEL.FBNETV3.ARCH")
 _TYPES = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list"}
-_FACTORS = ("SOLVER.DECAY", "SOLVER.WARMUP_FACTOR", "SOLVER.RMSPROP_EPS", "DISTILL.SHARE")
+_FACTORS = ("SOLVER.DECAY", "SOLVER.WARMUP_FACTOR", "SOLVER.RMSPROP_EPS", "DISTILL.WEIGHT")
 
 
 def get_cfg() -> CfgNode:
@@ -98,6 +99,7 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
         section, leaf = _resolve(cfg, key)
         value = text if isinstance(section[leaf], str) else _decoded(text)
         section[leaf] = _coerced(key, value, section[leaf])
+    import_modules(cfg.IMPORTS)
     cfg.RECIPE = ""  # its values are in now; a dumped config gives the same run without the file
     check_config(cfg)
     cfg.freeze()

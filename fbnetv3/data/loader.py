@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fbnetv3.data.datasets import ImageDataset
-from fbnetv3.data.image_io import DamagedImageError
+from fbnetv3.data.image_io import CorruptImageError
 from fbnetv3.data.transforms import Preprocessing, Transform, normalized
 from fbnetv3.errors import DataError, UsageError
 
@@ -146,7 +146,7 @@ class Transformed(Dataset):
             with _seeded(mix_seeds(self.seed, view, index)):
                 pixels = self.transform(image)
             return pixels, self.target(view, index, target) if self.target else target, name, index, None
-        except DamagedImageError as error:
+        except CorruptImageError as error:
             return None, None, name, index, str(error)
         except Exception as error:  # whatever one image does to a decoder or a transform, it must not end the run
             reason = " ".join(str(error).split())[:120]
@@ -278,5 +278,5 @@ class DamageCounter:
             names = list(self.found)
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise DataError(
-                f"{'; '.join(names[:3])}{more}: mend or remove, or let a run skip some with DATA.MAX_DAMAGED"
+                f"{'; '.join(names[:3])}{more}: mend or remove, or let a run skip some with DATA.MAX_CORRUPT"
             )

@@ -130,7 +130,7 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, world: World
     target = None
     if cached:
         check_same_views(cfg, preprocessing.resolution)
-        target = TargetWithAnswer(answer_files(cfg, train), cfg.DISTILL.SHARE, cfg.SOLVER.LABEL_SMOOTHING)
+        target = TargetWithAnswer(answer_files(cfg, train), cfg.DISTILL.WEIGHT, cfg.SOLVER.LABEL_SMOOTHING)
     side = preprocessing.resolution if cached else max(preprocessing.resolution, teacher_resolution(cfg))
     loader = build_loader(
         train,
@@ -288,7 +288,7 @@ def build_objective(cfg: CfgNode, num_classes: int, resolution: int, device: tor
     if not cfg.DISTILL.ARCH:
         return CrossEntropy(cfg.SOLVER.LABEL_SMOOTHING)
     teacher = build_teacher(cfg, num_classes, device)
-    return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.SHARE, cfg.SOLVER.LABEL_SMOOTHING)
+    return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.WEIGHT, cfg.SOLVER.LABEL_SMOOTHING)
 
 
 def build_mixup(cfg: CfgNode, num_classes: int) -> Mixup | None:

@@ -149,7 +149,7 @@ def _run_locked(
         model = sync_batchnorm(model, device)
     if world.rank:  # the same weights, other chances: dropout, stochastic depth, mixup
         torch.manual_seed(derive_seed(cfg.SEED, world.rank))
-    damage = DamageCounter(cfg.DATA.MAX_DAMAGED)
+    damage = DamageCounter(cfg.DATA.MAX_CORRUPT)
     ema = ModelEMA(model, cfg.EMA.DECAY) if cfg.EMA.ENABLED else None
     about = {
         "arch": arch.name,
@@ -250,7 +250,7 @@ def _run_evaluation(cfg: CfgNode, world: World) -> dict[str, float]:
     model = build_model(cfg, arch, val_set.classes, device, str(weights), need_head=True)
     logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val_set))
     loader = build_val_loader(cfg, val_set, preprocessing, device, world)
-    damage = DamageCounter(cfg.DATA.MAX_DAMAGED)
+    damage = DamageCounter(cfg.DATA.MAX_CORRUPT)
     arguments = {"channels_last": cfg.MODEL.CHANNELS_LAST, "damage": damage, "progress": world.is_main, "world": world}
     return evaluate(model, loader, device, **arguments)
 
@@ -279,7 +279,7 @@ def _announce(
 
 def _decisive_keys(cfg: CfgNode) -> dict[str, Any]:
     """What decides about a run's weights, by key: not where it runs, how long, or what it shows and keeps."""
-    left_out = {"OUTPUT_DIR", "DEVICE", "DATA.ROOT", "DATA.WORKERS", "DATA.MAX_DAMAGED", "SOLVER.EPOCHS", "RECIPE"}
+    left_out = {"OUTPUT_DIR", "DEVICE", "DATA.ROOT", "DATA.WORKERS", "DATA.MAX_CORRUPT", "SOLVER.EPOCHS", "RECIPE"}
     left_out |= {
         "MODEL.ARCH",  # compared by what it is
         "MODEL.ARCH_DIRS",

@@ -9,18 +9,41 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fbnetv3.errors import Terminated, UserError
+from fbnetv3.utils.imports import import_modules
 
 _LONGEST = 4000  # characters of an error; what a file holds may be megabytes
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser, whose complaint is one line."""
+    """argparse's parser with one-line errors, and `--import MODULE` for users' modules that register things."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_argument(
+            "--import",
+            action="append",
+            default=[],
+            dest="imports",
+            metavar="MODULE",
+            help="import a module that registers your own datasets, blocks, losses, ... (repeatable)",
+        )
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        return self._import(super().parse_args(args, namespace))
+
+    def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        return self._import(super().parse_intermixed_args(args, namespace))
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
+
+    @staticmethod
+    def _import(namespace: Any) -> Any:
+        import_modules(namespace.imports, "--import")
+        return namespace
 
 
 class _Nowhere(io.TextIOBase):

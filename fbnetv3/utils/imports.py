@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from fbnetv3.errors import UsageError, suggest
+from fbnetv3.errors import UsageError, UserError, suggest
+
+_user_modules: list[str] = []
 
 
 def lazy_attributes(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
@@ -29,46 +31,59 @@ def lazy_attributes(package: str, home: Mapping[str, str]) -> Callable[[str], An
     return get_attribute
 
 
-def import_modules(names: Iterable[str]) -> None:
+def import_modules(names: Iterable[str], source: str = "IMPORTS") -> None:
     """Import users' modules, so that what they register can be used by name.
 
     Modules are also looked up in the current folder.
+
+    Args:
+        names: full names of modules.
+        source: the config key or option that lists them; it begins error messages.
 
     Raises:
         UsageError: a module cannot be imported.
     """
     for name in names:
-        import_module(name, "IMPORTS")
+        import_module(name, source)
+        if name not in _user_modules:
+            _user_modules.append(name)
 
 
-def import_module(name: str, purpose: str) -> Any:
-    """Import one user module; `purpose` begins the error message."""
+def user_modules() -> list[str]:
+    """Return what `import_modules` has imported in this process, so that worker processes can import it too."""
+    return list(_user_modules)
+
+
+def import_module(name: str, source: str) -> Any:
+    """Import one module of the user; `source` begins the error message."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         return importlib.import_module(name)
+    except UserError:
+        raise
     except Exception as error:  # a user's module may raise anything
-        raise UsageError(f"{purpose} {name!r}: cannot be imported ({type(error).__name__}: {error})") from None
+        raise UsageError(f"{source} {name!r}: cannot be imported ({type(error).__name__}: {error})") from None
 
 
-def find_callable(name: str, purpose: str) -> Any:
+def find_callable(name: str, source: str) -> Any:
     """Return the callable that `package.module:function` names.
 
     Raises:
-        UsageError: it does not exist or is not callable; `purpose` begins the message.
+        UsageError: it does not exist or is not callable; `source` begins the message.
     """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
-        raise UsageError(f"{purpose} {name!r}: is not of the form package.module:function")
-    target = import_module(module_name, purpose)
+        raise UsageError(f"{source} {name!r}: is not of the form package.module:function")
+    target = import_module(module_name, source)
     for part in attribute.split("."):
         if not hasattr(target, part):
             raise UsageError(
-                f"{purpose} {name!r}: {module_name} has no {attribute}: {suggest(part, public_names(target))}"
+                f"{source} {name!r}: {module_name} has no {attribute}: {suggest(part, public_names(target))}"
             )
         target = getattr(target, part)
     if not callable(target):
-        raise UsageError(f"{purpose} {name!r}: is not callable")
+        raise UsageError(f"{source} {name!r}: is not callable")
     return target
 
 

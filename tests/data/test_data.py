@@ -257,7 +257,7 @@ def test_damaged_images_are_counted_once_each_up_to_a_limit():
     counter = DamageCounter(2)
     counter.add(["a", "b"])
     counter.add(["a"])
-    with pytest.raises(DataError, match="a; b; c and 1 more: mend or remove, .*DATA.MAX_DAMAGED"):
+    with pytest.raises(DataError, match="a; b; c and 1 more: mend or remove, .*DATA.MAX_CORRUPT"):
         counter.add(["c", "d"])
 
 

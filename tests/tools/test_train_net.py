@@ -106,7 +106,7 @@ def test_evaluation_writes_nothing(tool, tmp_path):
 def test_damaged_images_within_the_limit(tool, config, folder):
     for name in ("train/dark/3.jpg", "val/light/1.jpg"):
         (folder / name).write_bytes(b"damaged")
-    ran = tool("train_net", "--config", config, "DATA.MAX_DAMAGED", "2")
+    ran = tool("train_net", "--config", config, "DATA.MAX_CORRUPT", "2")
     assert ran.code == 0
     assert "on 7 images" in ran.out
 
@@ -290,7 +290,7 @@ def test_a_damaged_image(tool, config, folder):
     (folder / "train" / "dark" / "3.jpg").write_bytes(b"damaged")
     ran = tool("train_net", "--config", config)
     assert ran.code == 1
-    assert "dark/3.jpg: damaged image" in ran.err and "DATA.MAX_DAMAGED" in ran.err
+    assert "dark/3.jpg: damaged image" in ran.err and "DATA.MAX_CORRUPT" in ran.err
     assert ran.err.count("\n") == 1
 
 

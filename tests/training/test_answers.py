@@ -47,7 +47,7 @@ def test_targets_give_the_loss_of_the_teacher_itself(answered, epoch):
     teacher = model_zoo.get("digits/fbnetv3_digits.yaml", trained=True)
     student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 32, 10))
     classes = torch.tensor([loader.dataset.dataset[number][1] for number in batch.numbers])
-    expected = Distillation(teacher, 32, 32, cfg.DISTILL.SHARE, cfg.SOLVER.LABEL_SMOOTHING)(student, images, classes)
+    expected = Distillation(teacher, 32, 32, cfg.DISTILL.WEIGHT, cfg.SOLVER.LABEL_SMOOTHING)(student, images, classes)
     assert F.cross_entropy(student(images), targets).item() == pytest.approx(expected.item(), rel=1e-3)
 
 

@@ -57,7 +57,7 @@ def cache_answers(cfg: CfgNode) -> AnswerFiles:
         views=cfg.DISTILL.VIEWS,
         pin_memory=device.type == "cuda",
     )
-    damage, done = DamageCounter(cfg.DATA.MAX_DAMAGED), files.done()
+    damage, done = DamageCounter(cfg.DATA.MAX_CORRUPT), files.done()
     logger.info("%s answers %d views of %d images, %d are done", cfg.DISTILL.ARCH, *files.shape[:2], done)
 
     sampler = cast("PartSampler", loader.sampler)
