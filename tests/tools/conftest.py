@@ -1,4 +1,4 @@
-"""Runs the tools as a user does, in this process for speed."""
+"""Run the tools as a user does, in this process for speed."""
 
 import contextlib
 import io
@@ -12,8 +12,8 @@ import pytest
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
 
-class Ran(NamedTuple):
-    """What a tool left: exit code, and what it printed."""
+class ToolRun(NamedTuple):
+    """Exit code and output of a tool."""
 
     code: int
     out: str
@@ -22,13 +22,14 @@ class Ran(NamedTuple):
 
 @pytest.fixture
 def tool(monkeypatch):
-    """`tool("train_net", "--config", ...)` runs tools/train_net.py."""
+    """Run a tool: `tool("train_net", "--config", ...)` runs tools/train_net.py."""
 
     def run(name, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as end:
+        out = io.StringIO()
+        err = io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exit:
             runpy.run_path(str(TOOLS / f"{name}.py"), run_name="__main__")
-        return Ran(end.value.code, out.getvalue(), err.getvalue())
+        return ToolRun(exit.value.code, out.getvalue(), err.getvalue())
 
     return run

@@ -1,0 +1,1 @@
+"""Progress, analysis and report of a search."""

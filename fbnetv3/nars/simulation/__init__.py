@@ -1,0 +1,1 @@
+"""Simulation of searches on clusters of GPUs."""

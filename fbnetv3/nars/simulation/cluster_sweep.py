@@ -1,145 +1,139 @@
-"""How a search scales: simulations of it on clusters of several sizes, as rows and as a picture."""
+"""Simulate a search on clusters of several sizes, and plot wall time and utilization."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from fbnetv3.errors import OutputError, UsageError
+from fbnetv3.errors import UsageError
 from fbnetv3.nars.simulation.simulator import simulate
-from fbnetv3.nars.simulation.workload import Cluster, Simulated, Workload
+from fbnetv3.nars.simulation.workload import Cluster, SimulationResult, Workload
+from fbnetv3.utils.plotting import new_figure, save_figure, style_axes
 
-# GPUs that may train a candidate together where the best number is looked for: as far as the speed-up was measured.
-_MOST_PER_TRIAL = 8
+# Limit of `fastest_gpus_per_trial`; speedups were not measured beyond it.
+_MAX_GPUS_PER_TRIAL = 8
+_DAY = 86400
 
 
 @dataclass(frozen=True)
-class Scaled:
-    """Simulations of a search on one cluster, with as many seeds.
+class SweepPoint:
+    """Simulations of a search on one cluster, with one seed each.
 
     Attributes:
-        cluster: where.
-        asynchronous: whether without the wait at the end of each round.
-        wall: seconds of each, (N,).
-        gpu_seconds: of work of each, (N,).
-        utilisation: share of the cluster's time that is work, mean.
-        failures: failed attempts, mean.
-        lost: trials without an accuracy, mean.
-        stopped: share of the simulations in which more trials were lost than the search survives.
-        known: results that a proposal after the first round was based on, mean.
+        cluster: where the search ran.
+        asynchronous: whether trials were proposed one by one instead of in rounds.
+        wall_seconds: of each simulation, (N,).
+        gpu_seconds: of each simulation, (N,).
+        utilization: mean fraction of the cluster's GPU time that was spent on attempts.
+        failures: mean number of failed attempts.
+        lost_trials: mean number of trials without an accuracy.
+        stopped: fraction of simulations in which the search would have stopped because of lost trials.
+        results_at_proposal: mean number of results behind a proposal after the first round.
     """
 
     cluster: Cluster
     asynchronous: bool
-    wall: np.ndarray
+    wall_seconds: np.ndarray
     gpu_seconds: np.ndarray
-    utilisation: float
+    utilization: float
     failures: float
-    lost: float
+    lost_trials: float
     stopped: float
-    known: float
+    results_at_proposal: float
 
 
-def scale(
-    load: Workload,
-    cluster: Cluster,
-    *,
-    asynchronous: bool = False,
-    in_flight: int | None = None,
-    retries: int = 1,
-    max_failures: int = 10,
-    learning: float = 0.0,
-    seeds: Sequence[int] = (0,),
-) -> Scaled:
-    """Simulate a search with several seeds. Where nothing is left to chance, one of them is enough, and is taken.
+def simulate_seeds(
+    workload: Workload, cluster: Cluster, *, seeds: Sequence[int] = (0,), max_failures: int = 10, **options: Any
+) -> SweepPoint:
+    """Simulate a search with several seeds; with one if neither failures nor stragglers make a difference.
 
     Args:
-        load, cluster, asynchronous, in_flight, retries, learning: see `simulate`.
-        max_failures: lost trials that the search survives. A simulation with more goes on; a search would wait for
-            somebody to resume it.
-        seeds: of the simulations.
-
-    Raises:
-        UsageError: numbers that make no sense.
+        workload: the trials.
+        cluster: where they run.
+        seeds: one per simulation.
+        max_failures: lost trials that a search survives. A simulation with more continues; a search would stop.
+        options: further arguments of `simulate`.
     """
     if not len(seeds):
         raise UsageError("seeds: at least one simulation is needed")
-    chance = cluster.failure_rate or cluster.stragglers
-    run = partial(
-        simulate, load, cluster, asynchronous=asynchronous, in_flight=in_flight, retries=retries, learning=learning
-    )
-    done = [run(seed=seed) for seed in (seeds if chance else seeds[:1])]
-    return Scaled(
+    if not cluster.failure_rate and not cluster.stragglers:
+        seeds = seeds[:1]
+    results = [simulate(workload, cluster, seed=seed, **options) for seed in seeds]
+
+    def mean(attribute: str) -> float:
+        return float(np.mean([getattr(result, attribute) for result in results]))
+
+    return SweepPoint(
         cluster,
-        asynchronous,
-        np.array([one.wall for one in done]),
-        np.array([one.gpu_seconds for one in done]),
-        _mean(done, "utilisation"),
-        _mean(done, "failures"),
-        _mean(done, "lost"),
-        float(np.mean([one.lost > max_failures for one in done])),
-        _mean(done, "known_later"),
+        options.get("asynchronous", False),
+        wall_seconds=np.array([result.wall_seconds for result in results]),
+        gpu_seconds=np.array([result.gpu_seconds for result in results]),
+        utilization=mean("utilization"),
+        failures=mean("failures"),
+        lost_trials=mean("lost_trials"),
+        stopped=float(np.mean([result.lost_trials > max_failures for result in results])),
+        results_at_proposal=mean("mean_results_at_proposal"),
     )
 
 
-def _mean(done: Sequence[Simulated], name: str) -> float:
-    return float(np.mean([getattr(one, name) for one in done]))
+def fastest_gpus_per_trial(workload: Workload, cluster: Cluster, predictor_seconds: float = 0.0) -> int:
+    """Return with how many GPUs per trial (1, 2, 4 or 8) a search in rounds ends first; the smallest of equals.
 
-
-def fastest_split(load: Workload, cluster: Cluster, learning: float = 0.0) -> int:
-    """How many GPUs should train a candidate together for the search to end first: 1, 2, 4 or 8.
-
-    Without failures and stragglers, in rounds; of equally fast numbers the least.
+    Failures and stragglers are ignored.
     """
-    calm = replace(cluster, failure_rate=0.0, stragglers=0.0)
-    counts = [2**i for i in range(20) if 2**i <= min(cluster.gpus, _MOST_PER_TRIAL)]
-    return min(counts, key=lambda count: simulate(load, replace(calm, gpus_per_trial=count), learning=learning).wall)
+    cluster = replace(cluster, failure_rate=0.0, stragglers=0.0)
+
+    def simulate_with(gpus_per_trial: int) -> SimulationResult:
+        return simulate(workload, replace(cluster, gpus_per_trial=gpus_per_trial), predictor_seconds=predictor_seconds)
+
+    powers = [2**i for i in range(_MAX_GPUS_PER_TRIAL.bit_length())]
+    choices = [count for count in powers if count <= min(cluster.gpus, _MAX_GPUS_PER_TRIAL)]
+    return min(choices, key=lambda count: simulate_with(count).wall_seconds)
 
 
-def draw(rows: Sequence[Scaled], file: Path) -> None:
-    """Draw wall time and utilisation against GPUs, a line for rounds and one for the search without them.
+def plot_sweep(points: Sequence[SweepPoint], file: Path) -> None:
+    """Plot wall time and utilization over the number of GPUs, with one line for rounds and one for asynchronous search.
 
     Args:
-        rows: of clusters of several sizes.
-        file: PNG to write.
-
-    Raises:
-        OutputError: it cannot be written.
+        points: clusters of several sizes.
+        file: the PNG file to write.
     """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 3.8), dpi=130, layout="constrained")
-    time, used = figure.subplots(1, 2)
-    for asynchronous, colour, name in ((False, "#1f5fa8", "rounds"), (True, "#d9731a", "asynchronous")):
-        here = [row for row in rows if row.asynchronous == asynchronous]
-        if not here:
+    figure = new_figure(10, 3.8, dpi=130)
+    time_axes, utilization_axes = figure.subplots(1, 2)
+    for asynchronous, color, label in ((False, "#1f5fa8", "rounds"), (True, "#d9731a", "asynchronous")):
+        line = [point for point in points if point.asynchronous == asynchronous]
+        if not line:
             continue
-        gpus = [row.cluster.gpus for row in here]
-        days = [row.wall.mean() / 86400 for row in here]
-        low, high = ([bound(row.wall) / 86400 for row in here] for bound in (np.min, np.max))
-        time.plot(gpus, days, "o-", color=colour, label=name)
-        time.fill_between(gpus, low, high, color=colour, alpha=0.2, lw=0)
-        used.plot(gpus, [100 * row.utilisation for row in here], "o-", color=colour, label=name)
-    gpus = sorted({row.cluster.gpus for row in rows})
-    least = min(row.gpu_seconds.mean() for row in rows) / 86400
-    time.plot(gpus, [least / count for count in gpus], ":", color="0.4", label="least GPU hours, all GPUs busy")
-    time.set(xscale="log", yscale="log", xlabel="GPUs", ylabel="wall time, days")
-    used.set(xscale="log", ylim=(0, 103), xlabel="GPUs", ylabel="utilisation, %")
-    for axes in (time, used):
+        gpus = [point.cluster.gpus for point in line]
+        days = [point.wall_seconds / _DAY for point in line]
+        time_axes.plot(gpus, [values.mean() for values in days], "o-", color=color, label=label)
+        # the band spans all seeds
+        lows = [values.min() for values in days]
+        highs = [values.max() for values in days]
+        time_axes.fill_between(gpus, lows, highs, color=color, alpha=0.2, lw=0)
+        utilization_axes.plot(gpus, [100 * point.utilization for point in line], "o-", color=color, label=label)
+
+    # lower bound: the least work, spread over all GPUs
+    gpus = sorted({point.cluster.gpus for point in points})
+    least_days = min(point.gpu_seconds.mean() for point in points) / _DAY
+    time_axes.plot(
+        gpus, [least_days / count for count in gpus], ":", color="0.4", label="least GPU hours, all GPUs busy"
+    )
+    time_axes.legend(frameon=False)
+    for point in points:
+        utilization_axes.text(point.cluster.gpus, 3, f"{point.cluster.gpus_per_trial} per trial", ha="center", size=7)
+
+    style_axes(time_axes, xscale="log", yscale="log", xlabel="GPUs", ylabel="wall time, days")
+    style_axes(utilization_axes, xscale="log", ylim=(0, 103), xlabel="GPUs", ylabel="utilization, %")
+    utilization_axes.margins(x=0.09)
+    for axes in (time_axes, utilization_axes):
         axes.set_xticks(gpus, [str(count) for count in gpus])
         axes.minorticks_off()
-        axes.grid(alpha=0.3)
-    ticks = [days for days in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if min(r.wall.min() for r in rows) / 2e5 < days]
-    time.set_yticks(ticks, [f"{days:g}" for days in ticks])
-    time.legend(frameon=False)
-    used.margins(x=0.09)
-    for row in rows:
-        used.text(row.cluster.gpus, 3, f"{row.cluster.gpus_per_trial} a trial", ha="center", size=7)
-    try:
-        figure.savefig(file)
-    except OSError as error:
-        raise OutputError(f"{file}: cannot be written ({error.strerror}): choose another file") from None
+    shortest_days = min(point.wall_seconds.min() for point in points) / _DAY
+    ticks = [days for days in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if days > shortest_days / 2]
+    time_axes.set_yticks(ticks, [f"{days:g}" for days in ticks])
+    save_figure(figure, file)

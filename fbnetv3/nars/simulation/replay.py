@@ -1,4 +1,4 @@
-"""A search that has really run, again in virtual time: how far the simulation is from what was recorded."""
+"""Replay a recorded search in the simulator, to compare simulated with recorded times."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.algorithm.trial_store import DONE, FILE, Trial, TrialsError, TrialStore
+from fbnetv3.nars.algorithm.trial_store import DONE, TRIALS_FILE, Trial, TrialStore, TrialStoreError
 from fbnetv3.nars.simulation.simulator import simulate
 from fbnetv3.nars.simulation.workload import Cluster, Workload
 
-# Seconds without a trial after which a search has not only trained its predictor, but was away.
-_AWAY = 30.0
-# Share of a trial's time that is left when another one begins, for both to run at a time: a trial's end is noted a
-# moment after it.
-_OVERLAP = 0.1
+# A gap of this many seconds without a trial is an interruption; training the predictor takes less.
+_INTERRUPTION_SECONDS = 30.0
+# The end of a trial is recorded a moment late, so overlaps shorter than this fraction of its time do not count.
+_MIN_OVERLAP = 0.1
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """A search that has run.
+class RecordedSearch:
+    """A search that was run.
 
     Attributes:
-        trials: those that are done.
-        settings: of the search, as they were kept.
+        trials: the trials that succeeded.
+        settings: the search's settings as stored.
     """
 
     trials: tuple[Trial, ...]
@@ -38,132 +37,138 @@ class Recorded:
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Trials of one round that ran without an interruption, recorded and simulated.
+class Segment:
+    """Trials of one round that ran without an interruption.
 
     Attributes:
-        round: from 0.
+        round: the round, from 0.
         trials: in the order in which they started.
-        workers: most of them at a time.
-        recorded: seconds from the first one's start to the last one's end.
-        simulated: the same in virtual time.
+        workers: maximum number of concurrent trials.
+        recorded_seconds: from the start of the first trial to the end of the last one.
+        simulated_seconds: the same in the simulation.
     """
 
     round: int
     trials: tuple[Trial, ...]
     workers: int
-    recorded: float
-    simulated: float
+    recorded_seconds: float
+    simulated_seconds: float
 
     @property
     def error(self) -> float:
-        """Of the simulation, as a share of what was recorded."""
-        return self.simulated / self.recorded - 1
+        """Relative error of the simulation."""
+        return self.simulated_seconds / self.recorded_seconds - 1
 
 
-def read_search(path: Path) -> Recorded:
-    """The trials of a search that are done.
+def read_search(path: Path) -> RecordedSearch:
+    """Read the completed trials of a search.
 
     Args:
-        path: the folder of a search, or an SQLite file of trials. A file is copied and not opened itself.
+        path: a search's folder, or an SQLite file of trials, which is copied first and left unchanged.
 
     Raises:
-        TrialsError: there are none.
+        TrialStoreError: the file cannot be read or has no completed trials.
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        return _read(path)
+        return _read_store(path)
     with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / TRIALS_FILE
         try:
-            shutil.copyfile(path, Path(folder) / FILE)
+            shutil.copyfile(path, copy)
         except OSError as error:
-            raise TrialsError(f"{path}: cannot be read ({error.strerror}): name a search's folder or file") from None
+            raise TrialStoreError(
+                f"{path}: cannot be read ({error.strerror}); pass a search's folder or SQLite file"
+            ) from None
         try:
-            return _read(Path(folder))
-        except TrialsError as error:
-            raise TrialsError(str(error).replace(str(Path(folder) / FILE), str(path))) from None
+            return _read_store(copy.parent)
+        except TrialStoreError as error:
+            raise TrialStoreError(str(error).replace(str(copy), str(path))) from None
 
 
-def _read(folder: Path) -> Recorded:
+def _read_store(folder: Path) -> RecordedSearch:
     with contextlib.closing(TrialStore(folder)) as store:
         trials = tuple(trial for trial in store.all() if trial.status == DONE and trial.seconds)
         if not trials:
-            raise TrialsError(f"{store.file}: has no trial that is done")
-        return Recorded(trials, store.about().get("settings", {}))
+            raise TrialStoreError(f"{store.file}: has no completed trials")
+        return RecordedSearch(trials, store.about().get("settings", {}))
 
 
-def replay(trials: Sequence[Trial], seconds: Sequence[float] | None = None) -> list[Stretch]:
-    """Simulate what was recorded, each round by itself, and in parts where the search was interrupted.
+def replay(trials: Sequence[Trial], seconds: Sequence[float] | None = None) -> list[Segment]:
+    """Simulate recorded trials, each round separately, and in several segments where the search was interrupted.
 
-    What a trial had trained before an interruption is not recorded, and not simulated.
+    Work that an interruption discarded is neither recorded nor simulated.
 
     Args:
-        trials: that are done.
-        seconds: what each takes, (N,); None for what was recorded.
+        trials: completed trials, N.
+        seconds: time of each trial, (N,). Default: as recorded.
 
     Returns:
-        A stretch for each round, or more where it was interrupted, in the order in which they ran.
-
-    Raises:
-        UsageError: not as many seconds as trials.
+        The segments in the order in which they ran.
     """
-    seconds = [_seconds(trial) for trial in trials] if seconds is None else list(seconds)
+    if seconds is None:
+        seconds = [_seconds(trial) for trial in trials]
     if len(seconds) != len(trials):
-        raise UsageError(f"{len(seconds)} times for {len(trials)} trials: one each is needed")
-    taken = {trial.number: float(value) for trial, value in zip(trials, seconds, strict=True)}
-    found = []
-    for part in _parts(trials):
-        workers = _most_at_a_time(part)
-        load = Workload((tuple(taken[trial.number] for trial in part),), 1, 1)
-        wall = max(_end(trial) for trial in part) - _start(part[0])
-        found.append(Stretch(part[0].round, tuple(part), workers, wall, simulate(load, Cluster(workers)).wall))
-    return found
+        raise UsageError(f"{len(seconds)} times for {len(trials)} trials: pass one per trial")
+    trial_seconds = {trial.number: float(value) for trial, value in zip(trials, seconds, strict=True)}
+    segments = []
+    for part in _split_at_interruptions(trials):
+        workers = _max_concurrency(part)
+        workload = Workload((tuple(trial_seconds[trial.number] for trial in part),), 1, 1)
+        segment = Segment(
+            part[0].round,
+            tuple(part),
+            workers,
+            recorded_seconds=max(_end(trial) for trial in part) - _start(part[0]),
+            simulated_seconds=simulate(workload, Cluster(workers)).wall_seconds,
+        )
+        segments.append(segment)
+    return segments
 
 
-def share_out(trials: Sequence[Trial], costs: np.ndarray) -> np.ndarray:
-    """What each trial would take if time followed cost: its epochs times its cost, at one rate for all.
-
-    The rate is that at which all trials together take as long as they did.
+def proportional_times(trials: Sequence[Trial], costs: np.ndarray) -> np.ndarray:
+    """Predict the time of each trial as its epochs times its cost, at one rate that preserves the total time.
 
     Args:
-        trials: that are done, N.
-        costs: of their candidates, (N,), such as multiply-adds.
+        trials: completed trials, N.
+        costs: costs of their candidates, such as multiply-adds, (N,).
 
     Returns:
-        Seconds (N,).
+        Seconds, (N,).
     """
     work = np.asarray(costs, np.float64) * [trial.epochs for trial in trials]
     return work * sum(_seconds(trial) for trial in trials) / work.sum()
 
 
-def spread(trials: Sequence[Trial], costs: np.ndarray) -> list[float]:
-    """How far trials are from what their cost says: the standard deviation of the logarithm of recorded by predicted.
+def residual_spread(trials: Sequence[Trial], costs: np.ndarray) -> list[float]:
+    """Measure how far recorded times deviate from proportional ones: the standard deviation of the log ratio.
 
-    Each round has a rate of its own, as what else runs on a machine changes. `Cluster.stragglers` stands for this.
+    Each round has its own rate, as the load of a machine changes. `Cluster.stragglers` models this deviation.
 
     Args:
-        trials: that are done, N.
-        costs: of their candidates, (N,).
+        trials: completed trials, N.
+        costs: costs of their candidates, (N,).
 
     Returns:
-        One for each round.
+        One value per round.
     """
-    found = []
-    for number in sorted({trial.round for trial in trials}):
-        here = [i for i, trial in enumerate(trials) if trial.round == number]
-        part = [trials[i] for i in here]
-        predicted = share_out(part, np.asarray(costs)[here])
-        found.append(float(np.std(np.log([_seconds(trial) for trial in part]) - np.log(predicted))))
-    return found
+    spreads = []
+    for round in sorted({trial.round for trial in trials}):
+        indices = [i for i, trial in enumerate(trials) if trial.round == round]
+        round_trials = [trials[i] for i in indices]
+        predicted = proportional_times(round_trials, np.asarray(costs)[indices])
+        recorded = [_seconds(trial) for trial in round_trials]
+        spreads.append(float(np.std(np.log(recorded) - np.log(predicted))))
+    return spreads
 
 
 def _seconds(trial: Trial) -> float:
-    assert trial.seconds is not None  # it is done
+    assert trial.seconds is not None  # completed trials have a time
     return trial.seconds
 
 
 def _end(trial: Trial) -> float:
-    assert trial.finished is not None  # it is done
+    assert trial.finished is not None  # completed trials have an end
     return trial.finished
 
 
@@ -171,21 +176,23 @@ def _start(trial: Trial) -> float:
     return _end(trial) - _seconds(trial)
 
 
-def _parts(trials: Sequence[Trial]) -> list[list[Trial]]:
-    """The trials by round, and by interruption, each part in the order of its trials' starts."""
+def _split_at_interruptions(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Split trials by round and at interruptions; each part is sorted by start."""
     parts: list[list[Trial]] = []
-    last = 0.0  # end of what has run so far
+    latest_end = 0.0
     for trial in sorted(trials, key=lambda trial: (_start(trial), trial.number)):
-        if not parts or parts[-1][0].round != trial.round or _start(trial) - last > _AWAY:
+        is_interrupted = _start(trial) - latest_end > _INTERRUPTION_SECONDS
+        if not parts or parts[-1][0].round != trial.round or is_interrupted:
             parts.append([])
         parts[-1].append(trial)
-        last = max(last, _end(trial))
+        latest_end = max(latest_end, _end(trial))
     return parts
 
 
-def _most_at_a_time(trials: Sequence[Trial]) -> int:
-    """How many trials overlapped at most."""
-    return max(
-        sum(_start(other) <= _start(trial) < _end(other) - _OVERLAP * _seconds(other) for other in trials)
-        for trial in trials
-    )
+def _max_concurrency(trials: Sequence[Trial]) -> int:
+    """Return the maximum number of trials that overlapped."""
+
+    def runs_at(trial: Trial, time: float) -> bool:
+        return _start(trial) <= time < _end(trial) - _MIN_OVERLAP * _seconds(trial)
+
+    return max(sum(runs_at(other, _start(trial)) for other in trials) for trial in trials)

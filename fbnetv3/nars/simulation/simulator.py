@@ -1,6 +1,6 @@
-"""A search in virtual time: its trials on a cluster whose GPUs fail and differ, in rounds or without them (Sec. 3.3).
+"""Discrete-event simulation of a search on a cluster with failures and stragglers (Sec. 3.3).
 
-Only time is simulated: which candidates are tried, and how long an epoch of each takes, is given.
+Only time is simulated: the candidates and the length of their epochs are inputs.
 """
 
 from __future__ import annotations
@@ -12,207 +12,240 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fbnetv3.errors import UsageError
-from fbnetv3.nars.simulation.workload import Attempt, Cluster, Simulated, Workload
+from fbnetv3.nars.simulation.workload import Attempt, Cluster, SimulationResult, Workload
+from fbnetv3.utils.checks import check_int, check_number
 
 _HOUR = 3600.0
 
+# Kinds of events
+_ATTEMPT_ENDS = "attempt ends"
+_GPUS_REPAIRED = "GPUs repaired"
+_ROUND_STARTS = "round starts"
+
 
 def simulate(
-    load: Workload,
+    workload: Workload,
     cluster: Cluster,
     *,
     asynchronous: bool = False,
-    in_flight: int | None = None,
+    max_in_flight: int | None = None,
     retries: int = 1,
-    learning: float = 0.0,
+    predictor_seconds: float = 0.0,
     seed: int = 0,
-) -> Simulated:
-    """Let a search pass in virtual time.
+) -> SimulationResult:
+    """Simulate a search.
 
-    In rounds, as `fbnetv3.nars.algorithm.rounds` does it, a round begins when all trials of the one before have ended, and what
-    fails goes to the end of the round's queue. Asynchronously, whenever there is room and nothing of the first round or
-    that is to be repeated waits, the next trial is proposed from the results so far. The stopping epoch is known when
-    the first round has ended: until then, later trials are trained on, and those that are past it end with the epoch
-    that they are in.
+    In rounds, as in `fbnetv3.nars.algorithm.rounds`, a round starts when all trials of the previous one have ended, and
+    a failed trial goes to the end of the round's queue.
+
+    Asynchronously, a trial is proposed from the results so far whenever a slot is free and no trial of the first round
+    and no retry is waiting. The stopping epoch is known when the first round has ended: later trials train on until
+    then, and those already past it end after their current epoch.
 
     Args:
-        load: the trials.
+        workload: the trials.
         cluster: where they run.
-        asynchronous: without the wait at the end of each round.
-        in_flight: asynchronously, most trials proposed and not ended; None is the size of the first round. It bounds
-            how little a proposal may be based on.
-        retries: more attempts at a trial that fails.
-        learning: seconds between the end of a round and the next (the predictor's training); asynchronously nothing
-            waits for it.
-        seed: of failures and stragglers. A trial's attempt has the same luck in rounds and without.
-
-    Raises:
-        UsageError: numbers that make no sense.
+        asynchronous: propose trials one by one instead of in rounds.
+        max_in_flight: asynchronous only: maximum number of trials proposed but not ended, which limits how outdated a
+            proposal can be. Default: the size of the first round.
+        retries: further attempts at a failed trial.
+        predictor_seconds: time between rounds, in which the predictor is trained. Asynchronous trials do not wait for
+            it.
+        seed: seed of failures and stragglers. An attempt draws the same noise in both modes.
     """
-    for name, value, least in (("retries", retries, 0), ("learning", learning, 0), ("seed", seed, 0)):
-        if value < least:
-            raise UsageError(f"{name} {value:g}: is at least {least}")
-    if in_flight is not None and in_flight < 1:
-        raise UsageError(f"in flight {in_flight}: at least 1 trial has to be")
-    simulation = _Simulation(load, cluster, asynchronous, in_flight or len(load.rounds[0]), retries, learning, seed)
+    if max_in_flight is None:
+        max_in_flight = len(workload.rounds[0])
+    check_int(max_in_flight, "max_in_flight", 1)
+    check_int(retries, "retries", 0)
+    check_int(seed, "seed", 0)
+    check_number(predictor_seconds, "predictor_seconds", 0)
+    simulation = _Simulation(workload, cluster, asynchronous, max_in_flight, retries, predictor_seconds, seed)
     simulation.run()
-    return Simulated(load, cluster, tuple(simulation.attempts), tuple(simulation.known))
+    return SimulationResult(workload, cluster, tuple(simulation.attempts), tuple(simulation.results_at_proposal))
 
 
-def luck(seed: int, trial: int, attempt: int) -> tuple[float, float]:
-    """The chances of an attempt: a standard normal number (how slow), and a standard exponential one (its failure)."""
-    chance = np.random.default_rng((seed, trial, attempt))
-    return float(chance.standard_normal()), float(chance.standard_exponential())
+def attempt_noise(seed: int, trial: int, attempt: int) -> tuple[float, float]:
+    """Draw an attempt's noise: a standard normal (its slowdown) and a standard exponential (its time to failure)."""
+    rng = np.random.default_rng((seed, trial, attempt))
+    return float(rng.standard_normal()), float(rng.standard_exponential())
 
 
 @dataclass
-class _Running:
-    """An attempt that goes on.
+class _RunningAttempt:
+    """An attempt in progress.
 
     Attributes:
-        number: of the attempt.
-        start: in seconds.
-        pace: seconds of an epoch.
-        done: epochs that it began with.
-        target: epoch at which it is to end.
-        fails: second at which it fails, if it has not ended.
-        version: of its plan; events of others are stale.
+        number: index of the attempt.
+        start: start time in seconds.
+        epoch_seconds: seconds per epoch.
+        first_epoch: epochs completed by earlier attempts.
+        last_epoch: epoch after which it ends.
+        failure_time: when it fails unless it has ended by then.
+        version: incremented when its end is rescheduled; events of earlier versions are stale.
     """
 
     number: int
     start: float
-    pace: float
-    done: int
-    target: int
-    fails: float
+    epoch_seconds: float
+    first_epoch: int
+    last_epoch: int
+    failure_time: float
     version: int = 0
 
 
 class _Simulation:
-    """The state of a search at a moment, and what happens next."""
+    """State of the simulated search, and the event loop."""
 
     def __init__(
         self,
-        load: Workload,
+        workload: Workload,
         cluster: Cluster,
         asynchronous: bool,
-        in_flight: int,
+        max_in_flight: int,
         retries: int,
-        learning: float,
+        predictor_seconds: float,
         seed: int,
     ) -> None:
-        self.load, self.cluster, self.seed = load, cluster, seed
-        self.asynchronous, self.in_flight, self.retries, self.learning = asynchronous, in_flight, retries, learning
-        self.seconds, self.round_of = load.epoch_seconds, load.round_of
-        self.now, self.free = 0.0, cluster.slots
-        self.waiting: deque[tuple[int, int, int]] = deque()  # trial, attempt, epochs done
-        self.running: dict[int, _Running] = {}
-        self.left = [len(trials) for trials in load.rounds]  # trials of each round that have not ended
-        self.ended = self.succeeded = 0
-        self.known: list[int] = []
+        self.workload = workload
+        self.cluster = cluster
+        self.asynchronous = asynchronous
+        self.max_in_flight = max_in_flight
+        self.retries = retries
+        self.predictor_seconds = predictor_seconds
+        self.seed = seed
+
+        self.epoch_seconds = workload.epoch_seconds
+        self.trial_rounds = workload.trial_rounds
+        self.now = 0.0
+        self.free_slots = cluster.slots
+        self.queue: deque[tuple[int, int, int]] = deque()  # trial, attempt, completed epochs
+        self.running: dict[int, _RunningAttempt] = {}
+        self.unfinished = [len(trials) for trials in workload.rounds]  # trials per round
+        self.num_ended = 0
+        self.num_succeeded = 0
+        self.results_at_proposal: list[int] = []
         self.attempts: list[Attempt] = []
-        self._events: list[tuple[float, int, str, int, int]] = []
-        self._count = 0
+        self._events: list[tuple[float, int, str, int, int]] = []  # a heap
+        self._num_scheduled = 0
 
     def run(self) -> None:
-        """To the end of the last trial."""
-        self._begin_round(0)
-        self._fill()
+        """Process events until the last trial has ended."""
+        self._start_round(0)
+        self._fill_slots()
         while self._events:
-            self.now, _, kind, what, version = heapq.heappop(self._events)
-            if kind == "attempt":
-                if what not in self.running or self.running[what].version != version:
-                    continue
-                self._end_attempt(what)
-            elif kind == "repaired":
-                self.free += 1
+            self.now, _, kind, index, version = heapq.heappop(self._events)
+            if kind == _ROUND_STARTS:
+                self._start_round(index)
+            elif kind == _GPUS_REPAIRED:
+                self.free_slots += 1
+            elif index in self.running and self.running[index].version == version:
+                self._end_attempt(index)
             else:
-                self._begin_round(what)
-            self._fill()
+                continue  # the end of this attempt has been rescheduled
+            self._fill_slots()
 
-    def _at(self, seconds: float, kind: str, what: int = 0, version: int = 0) -> None:
-        self._count += 1  # of two events at a time, the one that was foreseen first
-        heapq.heappush(self._events, (seconds, self._count, kind, what, version))
+    def _schedule(self, time: float, kind: str, index: int = 0, version: int = 0) -> None:
+        """Add an event; of simultaneous events, the one scheduled first comes first."""
+        self._num_scheduled += 1
+        heapq.heappush(self._events, (time, self._num_scheduled, kind, index, version))
 
-    def _begin_round(self, number: int) -> None:
-        for _ in self.load.rounds[number]:
+    def _start_round(self, round: int) -> None:
+        for _ in self.workload.rounds[round]:
             self._propose()
 
     def _propose(self) -> None:
-        self.waiting.append((len(self.known), 0, 0))
-        self.known.append(self.succeeded)
+        """Queue the next trial."""
+        self.queue.append((len(self.results_at_proposal), 0, 0))
+        self.results_at_proposal.append(self.num_succeeded)
 
-    def _fill(self) -> None:
-        """Start what there is room for."""
-        while self.free:
-            if not self.waiting and self.asynchronous and len(self.known) < len(self.seconds):
-                if len(self.known) - self.ended >= self.in_flight:
-                    return
+    def _fill_slots(self) -> None:
+        """Start queued trials while slots are free; asynchronously, also propose new ones."""
+        while self.free_slots:
+            if not self.queue and self._may_propose():
                 self._propose()
-            if not self.waiting:
+            if not self.queue:
                 return
-            self._start(*self.waiting.popleft())
+            self._start_attempt(*self.queue.popleft())
 
-    def _start(self, trial: int, number: int, done: int) -> None:
+    def _may_propose(self) -> bool:
+        num_proposed = len(self.results_at_proposal)
+        in_flight = num_proposed - self.num_ended
+        return self.asynchronous and num_proposed < len(self.epoch_seconds) and in_flight < self.max_in_flight
+
+    def _start_attempt(self, trial: int, number: int, completed: int) -> None:
         cluster = self.cluster
-        slow, fails = luck(self.seed, trial, number) if cluster.stragglers or cluster.failure_rate else (0.0, 0.0)
-        pace = self.seconds[trial] / cluster.speedup
-        pace *= math.exp(cluster.stragglers * slow - cluster.stragglers**2 / 2)
-        rate = cluster.failure_rate * cluster.gpus_per_trial / _HOUR
-        # later trials learn where to stop when the first round has ended
-        target = self.load.epochs(self.round_of[trial]) if not self.left[0] else self.load.full_epochs
-        self.free -= 1
-        self.running[trial] = _Running(
-            number, self.now, pace, done, max(target, done), self.now + fails / rate if rate else math.inf
+        epoch_seconds = self.epoch_seconds[trial] / cluster.speedup
+        failure_time = math.inf
+        if cluster.stragglers or cluster.failure_rate:
+            slowdown, time_to_failure = attempt_noise(self.seed, trial, number)
+            # log-normal with mean 1
+            epoch_seconds *= math.exp(cluster.stragglers * slowdown - cluster.stragglers**2 / 2)
+            if cluster.failure_rate:
+                failures_per_second = cluster.failure_rate * cluster.gpus_per_trial / _HOUR
+                failure_time = self.now + time_to_failure / failures_per_second
+        # the stopping epoch is unknown while the first round runs
+        last_epoch = self.workload.full_epochs
+        if not self.unfinished[0]:
+            last_epoch = self.workload.epochs(self.trial_rounds[trial])
+        self.free_slots -= 1
+        self.running[trial] = _RunningAttempt(
+            number, self.now, epoch_seconds, completed, max(last_epoch, completed), failure_time
         )
-        self._foresee(trial)
+        self._schedule_end(trial)
 
-    def _finish(self, run: _Running) -> float:
-        """When it reaches its last epoch."""
-        return run.start + self.cluster.startup + (run.target - run.done) * run.pace
+    def _finish_time(self, attempt: _RunningAttempt) -> float:
+        """Return when an attempt completes its last epoch if it does not fail."""
+        epochs = attempt.last_epoch - attempt.first_epoch
+        return attempt.start + self.cluster.startup + epochs * attempt.epoch_seconds
 
-    def _foresee(self, trial: int) -> None:
-        run = self.running[trial]
-        self._at(min(self._finish(run), run.fails), "attempt", trial, run.version)
+    def _elapsed_epochs(self, attempt: _RunningAttempt) -> float:
+        """Return how many epochs of an attempt have passed, fractions included; negative during its startup."""
+        return (self.now - attempt.start - self.cluster.startup) / attempt.epoch_seconds
+
+    def _schedule_end(self, trial: int) -> None:
+        attempt = self.running[trial]
+        end = min(self._finish_time(attempt), attempt.failure_time)
+        self._schedule(end, _ATTEMPT_ENDS, trial, attempt.version)
 
     def _end_attempt(self, trial: int) -> None:
-        run = self.running.pop(trial)
-        failed = run.fails < self._finish(run)
-        epochs = self._kept(run) if failed else run.target
-        self.attempts.append(Attempt(trial, run.number, run.start, self.now, epochs, failed))
+        attempt = self.running.pop(trial)
+        failed = attempt.failure_time < self._finish_time(attempt)
+        epochs = self._resumable_epochs(attempt) if failed else attempt.last_epoch
+        self.attempts.append(Attempt(trial, attempt.number, attempt.start, self.now, epochs, failed))
+        # release the GPUs, at once or after their repair
         if failed and self.cluster.repair:
-            self._at(self.now + self.cluster.repair, "repaired")
+            self._schedule(self.now + self.cluster.repair, _GPUS_REPAIRED)
         else:
-            self.free += 1
-        if failed and run.number < self.retries:
-            self.waiting.append((trial, run.number + 1, epochs))
+            self.free_slots += 1
+        if failed and attempt.number < self.retries:
+            self.queue.append((trial, attempt.number + 1, epochs))
         else:
             self._end_trial(trial, failed)
 
-    def _kept(self, run: _Running) -> int:
-        """Whole epochs that are done when an attempt fails."""
+    def _resumable_epochs(self, attempt: _RunningAttempt) -> int:
+        """Return the epochs that a retry of a failed attempt need not repeat."""
         if not self.cluster.checkpoints:
             return 0
-        return run.done + max(0, math.floor((self.now - run.start - self.cluster.startup) / run.pace))
+        return attempt.first_epoch + max(0, math.floor(self._elapsed_epochs(attempt)))
 
     def _end_trial(self, trial: int, failed: bool) -> None:
-        number = self.round_of[trial]
-        self.ended += 1
-        self.succeeded += not failed
-        self.left[number] -= 1
-        if self.left[number]:
+        round = self.trial_rounds[trial]
+        self.num_ended += 1
+        self.num_succeeded += not failed
+        self.unfinished[round] -= 1
+        if self.unfinished[round]:
             return
-        if self.asynchronous:
-            if number == 0:
-                self._settle()
-        elif number + 1 < len(self.load.rounds):
-            self._at(self.now + self.learning, "round", number + 1)
+        # the round has ended
+        if not self.asynchronous:
+            if round + 1 < len(self.workload.rounds):
+                self._schedule(self.now + self.predictor_seconds, _ROUND_STARTS, round + 1)
+        elif round == 0:
+            self._apply_stop_epoch()
 
-    def _settle(self) -> None:
-        """The stopping epoch is known: what runs ends there, or with the epoch that it is in."""
-        for trial, run in self.running.items():
-            gone = (self.now - run.start - self.cluster.startup) / run.pace
-            run.target = min(run.target, max(self.load.stop_epoch, run.done + math.ceil(max(0.0, gone))))
-            run.version += 1
-            self._foresee(trial)
+    def _apply_stop_epoch(self) -> None:
+        """End running trials at the stopping epoch, which is now known, or after their current epoch."""
+        for trial, attempt in self.running.items():
+            current_epoch = attempt.first_epoch + math.ceil(max(0.0, self._elapsed_epochs(attempt)))
+            attempt.last_epoch = min(attempt.last_epoch, max(self.workload.stop_epoch, current_epoch))
+            attempt.version += 1
+            self._schedule_end(trial)

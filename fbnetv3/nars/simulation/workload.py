@@ -1,4 +1,4 @@
-"""The trials of a search as work, a cluster to do it, and what came of it in virtual time."""
+"""Inputs and results of a search simulation: the trials' work, the cluster, and what happened on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from fbnetv3.errors import UsageError
+from fbnetv3.errors import FieldError
+from fbnetv3.utils.checks import check_int, check_number
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,9 @@ class Workload:
     """The trials of a search, in the order in which they are proposed.
 
     Attributes:
-        rounds: for each round, the GPU seconds of an epoch of each of its trials.
-        full_epochs: of the trials of the first round.
-        stop_epoch: at which later trials end (Sec. 3.3).
-
-    Raises:
-        UsageError: a round without trials, times that are none, or a stop after the last epoch.
+        rounds: GPU seconds per epoch of each trial, by round.
+        full_epochs: epochs of the trials in the first round.
+        stop_epoch: stopping epoch of later trials (Sec. 3.3).
     """
 
     rounds: tuple[tuple[float, ...], ...]
@@ -30,49 +28,45 @@ class Workload:
 
     def __post_init__(self) -> None:
         if not self.rounds or not all(self.rounds):
-            raise UsageError("rounds: each needs a trial")
-        if not all(math.isfinite(seconds) and seconds > 0 for trials in self.rounds for seconds in trials):
-            raise UsageError("rounds: the seconds of an epoch are more than 0 for each trial")
-        if not 1 <= self.stop_epoch <= self.full_epochs:
-            raise UsageError(f"stop epoch {self.stop_epoch}: choose one from 1 to {self.full_epochs}, the last one")
+            raise FieldError("each round needs at least one trial", "rounds")
+        if not all(0 < seconds < math.inf for trials in self.rounds for seconds in trials):
+            raise FieldError("the seconds per epoch of each trial must be positive", "rounds")
+        check_int(self.stop_epoch, "stop_epoch", 1, self.full_epochs)
 
     @property
     def epoch_seconds(self) -> list[float]:
-        """GPU seconds of an epoch of each trial, by number."""
+        """GPU seconds per epoch of each trial, over all rounds."""
         return [seconds for trials in self.rounds for seconds in trials]
 
     @property
-    def round_of(self) -> list[int]:
-        """The round of each trial, by number."""
-        return [number for number, trials in enumerate(self.rounds) for _ in trials]
+    def trial_rounds(self) -> list[int]:
+        """Round of each trial, over all rounds."""
+        return [index for index, trials in enumerate(self.rounds) for _ in trials]
 
     def epochs(self, round: int) -> int:
-        """How far the trials of a round are trained."""
+        """Return the number of epochs of a round's trials."""
         return self.stop_epoch if round else self.full_epochs
 
     @property
     def gpu_seconds(self) -> float:
-        """What all trials take on one GPU each, if nothing fails."""
-        return sum(sum(trials) * self.epochs(number) for number, trials in enumerate(self.rounds))
+        """Total work with one GPU per trial and no failures."""
+        return sum(sum(trials) * self.epochs(index) for index, trials in enumerate(self.rounds))
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where trials run, and what goes wrong there.
+    """GPUs that run trials, and how they fail and vary.
 
     Attributes:
-        gpus: in all.
-        gpus_per_trial: that train one candidate together.
-        scaling: share of the speed per GPU that is left whenever a trial's GPUs are doubled.
-        failure_rate: failures of a GPU in an hour of its work; each ends the attempt that it is part of.
-        stragglers: standard deviation of the logarithm of how slow an attempt is. The mean stays 1, so that it changes
-            who waits for whom, not the work.
+        gpus: GPUs in total.
+        gpus_per_trial: GPUs that train one candidate together.
+        scaling: parallel efficiency per doubling of `gpus_per_trial`, in (0, 1].
+        failure_rate: failures per GPU hour of work. A failure ends the attempt that the GPU works on.
+        stragglers: standard deviation of the logarithm of an attempt's slowdown. The mean slowdown is 1, so it changes
+            who waits for whom, but not the expected work.
         startup: seconds from the start of an attempt to its first epoch.
-        repair: seconds for which the GPUs of a failed attempt take no other.
-        checkpoints: whether the next attempt goes on after the last whole epoch, or from the beginning.
-
-    Raises:
-        UsageError: numbers that make no cluster.
+        repair: seconds for which the GPUs of a failed attempt are unavailable.
+        checkpoints: whether a retry resumes after the last complete epoch instead of starting over.
     """
 
     gpus: int
@@ -85,36 +79,34 @@ class Cluster:
     checkpoints: bool = True
 
     def __post_init__(self) -> None:
-        if self.gpus < 1:
-            raise UsageError(f"{self.gpus} GPUs: at least 1 is needed")
-        if not 1 <= self.gpus_per_trial <= self.gpus:
-            raise UsageError(f"{self.gpus_per_trial} GPUs per trial: choose from 1 to {self.gpus}, all there are")
+        check_int(self.gpus, "gpus", 1)
+        check_int(self.gpus_per_trial, "gpus_per_trial", 1, self.gpus)
         if not 0 < self.scaling <= 1:
-            raise UsageError(f"scaling {self.scaling:g}: is a share, more than 0 and at most 1")
+            raise FieldError(f"{self.scaling} is not in (0, 1]", "scaling")
         for name in ("failure_rate", "stragglers", "startup", "repair"):
-            if not (math.isfinite(value := getattr(self, name)) and value >= 0):
-                raise UsageError(f"{name.replace('_', ' ')} {value:g}: is a number of at least 0")
+            check_number(getattr(self, name), name, 0)
 
     @property
     def slots(self) -> int:
-        """Trials at a time."""
+        """Number of trials that run concurrently."""
         return self.gpus // self.gpus_per_trial
 
     @property
     def speedup(self) -> float:
-        """How many times as fast a trial is as on one GPU."""
+        """Speedup of a trial over one GPU."""
         return self.gpus_per_trial * self.scaling ** math.log2(self.gpus_per_trial)
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """An attempt at a trial.
+    """One attempt at a trial.
 
     Attributes:
-        trial: its number, from 0.
-        number: from 0.
-        start, end: in seconds since the search began.
-        epochs: of the trial that are done when it ends.
+        trial: index of the trial.
+        number: index of the attempt, 0 for the first.
+        start: seconds since the search began.
+        end: seconds since the search began.
+        epochs: epochs of the trial completed by the end of the attempt.
         failed: whether a failure ended it.
     """
 
@@ -127,47 +119,48 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Simulated:
-    """A search that has been simulated.
+class SimulationResult:
+    """A simulated search.
 
     Attributes:
-        load, cluster: what was simulated, and where.
+        workload: the trials.
+        cluster: where they ran.
         attempts: in the order in which they ended.
-        known: for each trial, how many had succeeded when it was proposed.
+        results_at_proposal: for each trial, how many trials had succeeded when it was proposed.
     """
 
-    load: Workload
+    workload: Workload
     cluster: Cluster
     attempts: tuple[Attempt, ...]
-    known: tuple[int, ...]
+    results_at_proposal: tuple[int, ...]
 
     @cached_property
-    def wall(self) -> float:
-        """Seconds to the end of the last trial."""
+    def wall_seconds(self) -> float:
+        """Time from the start of the search to the end of its last trial."""
         return max(attempt.end for attempt in self.attempts)
 
     @property
     def gpu_seconds(self) -> float:
-        """Seconds in which GPUs worked on attempts, in vain or not."""
+        """GPU time spent on attempts, failed ones included."""
         return self.cluster.gpus_per_trial * sum(attempt.end - attempt.start for attempt in self.attempts)
 
     @property
-    def utilisation(self) -> float:
-        """The share of the cluster's time in which it worked on attempts."""
-        return self.gpu_seconds / (self.cluster.gpus * self.wall)
+    def utilization(self) -> float:
+        """Fraction of the cluster's GPU time that was spent on attempts."""
+        return self.gpu_seconds / (self.cluster.gpus * self.wall_seconds)
 
     @property
     def failures(self) -> int:
-        """Attempts that failed."""
+        """Number of failed attempts."""
         return sum(attempt.failed for attempt in self.attempts)
 
     @property
-    def lost(self) -> int:
-        """Trials that have no accuracy after all attempts."""
-        return len(self.known) - sum(not attempt.failed for attempt in self.attempts)
+    def lost_trials(self) -> int:
+        """Number of trials whose attempts all failed."""
+        return len(self.results_at_proposal) - sum(not attempt.failed for attempt in self.attempts)
 
     @property
-    def known_later(self) -> float:
-        """Mean number of results that a proposal after the first round was based on; 0 with one round."""
-        later = self.known[len(self.load.rounds[0]) :]
-        return float(np.mean(later)) if later else 0.0
+    def mean_results_at_proposal(self) -> float:
+        """Mean of `results_at_proposal` over the trials after the first round; 0 if there are none."""
+        later_trials = self.results_at_proposal[len(self.workload.rounds[0]) :]
+        return float(np.mean(later_trials)) if later_trials else 0.0
