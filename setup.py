@@ -29,14 +29,14 @@ DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.2
 setup(
     name="fbnetv3",
     version=VERSION,
-    description="The FBNetV3 family of compact image networks, and the search that finds them",
+    description="The FBNetV3 family of compact image networks, and the search behind it",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
     classifiers=[
-        "Development Status :: 5 - Production/Stable",
+        "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
@@ -47,7 +47,7 @@ setup(
     packages=[*find_packages(include=["fbnetv3", "fbnetv3.*"]), "fbnetv3.model_zoo_data", "fbnetv3.configs"],
     package_dir={"fbnetv3.model_zoo_data": "model_zoo", "fbnetv3.configs": "configs"},
     package_data={
-        "fbnetv3": ["py.typed"],
+        "fbnetv3": ["py.typed", "nars/report/*.html"],
         "fbnetv3.model_zoo_data": ["entries.yaml", "weights/*.pth"],
         "fbnetv3.configs": ["**/*.yaml"],
     },
@@ -72,11 +72,11 @@ setup(
         "yacs",
     ],
     extras_require={
-        # detectron2 itself is not on PyPI under its name: see tools/install_detectron2.py
+        # detectron2 itself is not on PyPI: see tools/install_detectron2.py
         "detection": ["hydra-core", "omegaconf", "pycocotools", "setuptools<81"],
         "search": SEARCH,
         "export": EXPORT,
-        "benchmarks": BENCHMARKS,  # those that ours is compared with
+        "benchmarks": BENCHMARKS,  # peers in the comparisons
         "test": TEST,
         "lint": LINT,
         "docs": DOCS,

@@ -1,4 +1,4 @@
-"""Draws docs/overview.png: what goes in, what comes out, and the family's accuracy against its cost."""
+"""Draw docs/overview.png: the data flow of the project, and the family's accuracy against its cost."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from matplotlib.patches import FancyBboxPatch
 from fbnetv3 import model_zoo
 from fbnetv3.arch import dump_arch, get_arch
 
-# Table 4 of the paper: multiply-adds in millions, top-1 in per cent
+# Table 4 of the paper: multiply-adds in millions, top-1 in percent
 EFFICIENTNET = {"B0": (390, 77.3), "B2": (1000, 80.3), "B3": (1800, 81.7), "B4": (4200, 82.9)}
 BLUE, ORANGE = "#1f5fa8", "#d9731a"
 
@@ -61,7 +61,7 @@ def draw_family(axes):
     axes.plot(macs, top1, "o-", color=BLUE, label="FBNetV3, published weights")
     for entry, x, y in zip(entries, macs, top1, strict=True):
         axes.annotate(entry.arch.name[-1].upper(), (x, y), (-4, 6), textcoords="offset points", ha="right", color=BLUE)
-    axes.plot(*zip(*EFFICIENTNET.values(), strict=True), "s--", color=ORANGE, label="EfficientNet, as in the paper")
+    axes.plot(*zip(*EFFICIENTNET.values(), strict=True), "s--", color=ORANGE, label="EfficientNet, from the paper")
     for name, point in EFFICIENTNET.items():
         axes.annotate(name, point, (5, -11), textcoords="offset points", color=ORANGE)
     axes.set_xscale("log")

@@ -1,6 +1,6 @@
-"""A page for each public package, of what its `__init__` offers; mkdocstrings fills it from the docstrings.
+"""Generate an API page for each public package from the names in its `__init__`; mkdocstrings adds the docstrings.
 
-Nothing is imported for it, so that detectron2 need not be there.
+No package is imported, so detectron2 need not be installed.
 """
 
 import ast
@@ -9,7 +9,7 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[2]
-# Packages by the order in which they claim what several of them offer; and what belongs to a page besides.
+# Packages, and additional objects of their pages. An object exported by several packages is documented by the first.
 PACKAGES = {
     "fbnetv3.arch": (),
     "fbnetv3.modeling": (),
@@ -44,46 +44,42 @@ def on_files(files, config):
 
 
 def page(package, more, claimed):
-    """A package's page, as Markdown.
+    """Render a package's page as Markdown.
 
     Args:
         package: its name.
-        more: full names of objects that belong to its page besides.
-        claimed: page and place of each object that others have documented, by every name that it has; what this page
-            documents is added.
+        more: full names of additional objects.
+        claimed: page and anchor of each object that earlier pages document, by each of its names; this page's objects
+            are added.
     """
-    init = ROOT.joinpath(*real_name(package).split("."), "__init__.py")
+    init = ROOT.joinpath(*package.split("."), "__init__.py")
     tree = ast.parse(init.read_text())
-    about = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
-    lines, elsewhere = [f"# {package}", "", about, ""], []
-    for name, home in [*offered(tree), *((full.rpartition(".")[2], full) for full in more)]:
+    summary = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
+    lines, elsewhere = [f"# {package}", "", summary, ""], []
+    for name, home in [*exported_names(tree), *((full.rpartition(".")[2], full) for full in more)]:
         if home in claimed:
-            other, place = claimed[home]
-            elsewhere.append(f"| `{package}.{name}` | [{other}.{name}]({other}.md#{place}) |")
+            other, anchor = claimed[home]
+            elsewhere.append(f"| `{package}.{name}` | [{other}.{name}]({other}.md#{anchor}) |")
             continue
-        claimed[home] = claimed[f"{package}.{name}"] = package, real_name(home)
+        claimed[home] = claimed[f"{package}.{name}"] = package, home
         shown = home if home in more else f"{package}.{name}"
         lines += [
-            f"::: {real_name(home)}",
+            f"::: {home}",
             "    options:",
             f'      heading: "{shown}"',
             f'      toc_label: "{name}"',
             "",
         ]
     if elsewhere:
-        lines += ["| also here | see |", "| --- | --- |", *elsewhere, ""]
+        lines += ["| also exported | see |", "| --- | --- |", *elsewhere, ""]
     return "\n".join(lines)
 
 
-def offered(tree):
-    """Public names of a package and where each is defined, in the order of its imports."""
+def exported_names(tree):
+    """Yield the public names of a package and the full name of each, in the order of its imports."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "fbnetv3":
             for alias in node.names:
                 if not (alias.asname or alias.name).startswith("_") and alias.name != "MissingPackageError":
                     yield alias.asname or alias.name, f"{node.module}.{alias.name}"
 
-
-def real_name(name):
-    """Where a module lies in a checkout."""
-    return name.removeprefix("fbnetv3.") if name.startswith("fbnetv3.model_zoo") else name

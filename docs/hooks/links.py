@@ -1,4 +1,4 @@
-"""Links that work on GitHub work on the site too: those out of docs/ lead to pages that show the file."""
+"""Make links to files outside docs/ work on the site, as they do on GitHub, by adding a page for each file."""
 
 import ast
 import functools
@@ -12,7 +12,7 @@ from mkdocs.utils import get_relative_url
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(?<!!)\[([^\]\n]+)\]\(([^)\s#]+)(#[^)\s]*)?\)")
-# Files that have a page of their own, for links that do not name the file.
+# Files with a generated page, which links use unless their text is the file name.
 PAGES = {"fbnetv3/config/defaults.py": "config.md"}
 LANGUAGES = {".py": "python", ".yaml": "yaml", ".yml": "yaml", ".sbatch": "bash"}
 LONGEST_FENCE = "~" * 12
@@ -20,38 +20,38 @@ LONGEST_FENCE = "~" * 12
 
 def on_files(files, config):
     """Add a page for each file outside docs/ that a page links to."""
-    wanted = {}
+    linked = {}
     for file in files.documentation_pages():
         for _, target, _ in LINK.findall(file.content_string):
-            if path := outside(file.src_uri, target):
-                wanted[path] = None
-    for path in sorted(wanted):
+            if path := outside_path(file.src_uri, target):
+                linked[path] = None
+    for path in sorted(linked):
         files.append(
-            File.generated(config, f"source/{path}.md", content=shown(path), inclusion=InclusionLevel.NOT_IN_NAV)
+            File.generated(config, f"source/{path}.md", content=source_page(path), inclusion=InclusionLevel.NOT_IN_NAV)
         )
     return files
 
 
 def on_page_markdown(markdown, page, config, files):
-    def replaced(link):
+    def rewrite(link):
         text, target, anchor = link.groups()
-        path = outside(page.file.src_uri, target)
+        path = outside_path(page.file.src_uri, target)
         if path in PAGES and not text.strip("`").endswith(".py"):
             return f"[{text}]({get_relative_url(PAGES[path], page.file.src_uri)})"
         if path:
-            address = get_relative_url(files.get_file_from_path(f"source/{path}.md").url, page.file.url)
+            url = get_relative_url(files.get_file_from_path(f"source/{path}.md").url, page.file.url)
             line = line_of(path, text.strip("`")) if path.endswith(".py") else None
-            words = f"<code>{text.strip('`')}</code>" if text.startswith("`") else text
-            return f'<a href="{address}{f"#__codelineno-0-{line}" if line else ""}">{words}</a>'
+            label = f"<code>{text.strip('`')}</code>" if text.startswith("`") else text
+            return f'<a href="{url}{f"#__codelineno-0-{line}" if line else ""}">{label}</a>'
         if target.endswith(".ipynb") and "{ download }" not in markdown[link.end() : link.end() + 12]:
             return f"[{text}]({target.removesuffix('.ipynb')}.md{anchor or ''})"
         return link[0]
 
-    return LINK.sub(replaced, markdown)
+    return LINK.sub(rewrite, markdown)
 
 
-def outside(page, target):
-    """The path, in the repository, of a file outside docs/ that a page links to; None for any other link."""
+def outside_path(page, target):
+    """Return the repository path of a link target outside docs/, or None for any other link."""
     if "://" in target:
         return None
     path = Path(os.path.normpath((ROOT if page == "index.md" else (DOCS / page).parent) / target))
@@ -60,8 +60,8 @@ def outside(page, target):
     return path.relative_to(ROOT).as_posix()
 
 
-def shown(path):
-    """The page that shows a file."""
+def source_page(path):
+    """Render a source file as a page."""
     language = LANGUAGES.get(Path(path).suffix, "text")
     return (
         f"---\nsearch:\n  exclude: true\nhide: [toc]\n---\n\n# {path}\n\n"
@@ -71,18 +71,18 @@ def shown(path):
 
 @functools.cache
 def definitions(path):
-    """Lines of the functions, classes, methods and constants of a Python file, by name."""
-    found = {}
+    """Map the functions, classes, methods and constants of a Python file to their lines."""
+    lines = {}
     for node in ast.parse((ROOT / path).read_text()).body:
         for name in names_of(node):
-            found[name] = node.lineno
+            lines[name] = node.lineno
         if isinstance(node, ast.ClassDef):
-            found |= {f"{node.name}.{name}": inner.lineno for inner in node.body for name in names_of(inner)}
-    return found
+            lines |= {f"{node.name}.{name}": inner.lineno for inner in node.body for name in names_of(inner)}
+    return lines
 
 
 def names_of(node):
-    """What a statement defines."""
+    """Return the names that a statement defines."""
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
         return [node.name]
     if isinstance(node, ast.AnnAssign):
@@ -91,5 +91,5 @@ def names_of(node):
 
 
 def line_of(path, name):
-    """The line of a Python file that defines a name; None if there is none."""
+    """Return the line of a Python file that defines a name, or None."""
     return definitions(path).get(name)

@@ -1,4 +1,4 @@
-"""Notebooks as pages: what is in their cells, and the outputs that were saved with them."""
+"""Render notebooks as pages, with their saved outputs."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ def on_files(files, config):
 
 
 def page(file):
-    """A notebook as Markdown, and its pictures by name."""
+    """Return a notebook as Markdown, and its images by name."""
     parts, pictures = [], {}
     for cell in json.loads(file.read_text())["cells"]:
         source = "".join(cell["source"])

@@ -1,4 +1,4 @@
-"""The README is the site's first page."""
+"""Use the README as the site's first page."""
 
 from pathlib import Path
 
