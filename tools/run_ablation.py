@@ -1,31 +1,34 @@
 #!/usr/bin/env python3
-"""Train a grid of networks and recipes, table and figure: `run_ablation.py --config FILE [KEY VALUE ...]`."""
+"""Train a grid of networks and recipes, with a table and a figure: `run_ablation.py --config FILE [KEY VALUE ...]`."""
 
 from dataclasses import replace
 from pathlib import Path
 
-from fbnetv3.experiments.ablation import load_ablation, run_ablation, save_results, table
+from fbnetv3.experiments.ablation import load_ablation, run_ablation
+from fbnetv3.experiments.ablation_results import results_table, save_results
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 
 def main(argv=None):
-    parser = ArgumentParser(description="Run an ablation, or go on with one that was interrupted.")
+    parser = ArgumentParser(description="Run an ablation, or resume an interrupted one.")
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see configs/ablations/")
-    parser.add_argument("--output", metavar="FOLDER", help="instead of the file's")
+    parser.add_argument("--output", metavar="FOLDER", help="overrides the file's output folder")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to change in every training")
     args = parser.parse_intermixed_args(argv)
+
     ablation = load_ablation(args.config)
     if args.output:
         ablation = replace(ablation, output=Path(args.output).expanduser())
     keep_freed_memory()
     results = []
+    files = []
     for result in run_ablation(ablation, args.overrides):
         results.append(result)
-        files = save_results(ablation, results)
-    print(f"\n{table(ablation, results)}\n")
+        files = save_results(ablation, results)  # after each cell, to show progress
+    print(f"\n{results_table(ablation, results)}\n")
     print(*files, sep="\n")
 
 
 if __name__ == "__main__":
-    run_tool(main, after_interrupt="the same command goes on where this one stopped")
+    run_tool(main, after_interrupt="run the same command again to resume")

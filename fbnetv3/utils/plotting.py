@@ -16,7 +16,7 @@ def new_figure(width: float = 7.2, height: float = 4.0, dpi: int = 120) -> Any:
     return Figure(figsize=(width, height), layout="constrained", dpi=dpi)
 
 
-def style_axes(axes: Any, **labels: str) -> None:
+def style_axes(axes: Any, **labels: Any) -> None:
     """Apply the project's style: light grid, no top and right spines. `labels` go to `Axes.set`."""
     axes.set(**labels)
     axes.grid(alpha=0.3)
