@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from fbnetv3.data.datasets import FolderDataset
-from fbnetv3.data.loader import EpochSampler
+from fbnetv3.data.samplers import EpochSampler
 from fbnetv3.data.shards import CLASSES_FILE, IMAGES_A_SHARD, write_shards
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.utils.command_line import ArgumentParser, run_tool

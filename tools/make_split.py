@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draw the search's subset of an image folder (Sec. 4): `make_split.py imagenet/train imagenet200.json`."""
 
-from fbnetv3.data.class_subset import SEARCH_CLASSES, SEARCH_HELD_OUT, draw_split, save_split
+from fbnetv3.data.class_subset import SEARCH_CLASSES, SEARCH_HELD_OUT, draw_class_subset, save_class_subset
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 
@@ -16,8 +16,8 @@ def main(argv=None):
     parser.add_argument("--train", type=int, metavar="N", help="train on so many of the others (default: all)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     args = parser.parse_args(argv)
-    split = draw_split(args.root, args.classes, args.held_out, args.seed, args.train)
-    save_split(split, args.output)
+    split = draw_class_subset(args.root, args.classes, args.held_out, args.seed, args.train)
+    save_class_subset(split, args.output)
     print(
         f"{args.output}: {len(split.classes)} classes, {len(split.train)} training, {len(split.val)} validation images"
     )

@@ -1,19 +1,20 @@
 """Datasets, transforms and loaders."""
 
 from fbnetv3.data.datasets import DATASETS, build_dataset
-from fbnetv3.data.image_io import DamagedImageError, EncodedImage
-from fbnetv3.data.loader import Batch, DamageCounter, build_loader
-from fbnetv3.data.transforms import Preprocessing, train_pixels, train_transform
+from fbnetv3.data.image_io import CorruptImageError, EncodedImage
+from fbnetv3.data.loader import Batch, CorruptImageCounter, build_loader
+from fbnetv3.data.transforms import AUGMENTATIONS, CROPS, Preprocessing, train_transform
 
 __all__ = [
+    "AUGMENTATIONS",
+    "CROPS",
     "DATASETS",
     "Batch",
-    "DamageCounter",
-    "DamagedImageError",
+    "CorruptImageCounter",
+    "CorruptImageError",
     "EncodedImage",
     "Preprocessing",
     "build_dataset",
     "build_loader",
-    "train_pixels",
     "train_transform",
 ]

@@ -17,7 +17,7 @@ SEARCH_HELD_OUT = 10_000
 
 
 @dataclass(frozen=True)
-class Split:
+class ClassSubset:
     """Which images train and which validate.
 
     Attributes:
@@ -34,13 +34,13 @@ class Split:
     seed: int
 
 
-def draw_split(
+def draw_class_subset(
     root: str | os.PathLike,
     classes: int = SEARCH_CLASSES,
     held_out: int = SEARCH_HELD_OUT,
     seed: int = 0,
     most: int | None = None,
-) -> Split:
+) -> ClassSubset:
     """Draw classes from a folder of training images, and hold images of theirs out for validation.
 
     The defaults are the paper's: 200 classes of ImageNet, 10,000 of their images held out.
@@ -77,15 +77,15 @@ def draw_split(
     empty = sorted(set(drawn) - {image.split("/")[0] for image in train})
     if empty:
         raise DataError(f"{root}: no training image is left in {', '.join(empty[:5])}: hold fewer out")
-    return Split(root.resolve(), tuple(drawn), train, tuple(sorted(val)), seed)
+    return ClassSubset(root.resolve(), tuple(drawn), train, tuple(sorted(val)), seed)
 
 
-def save_split(split: Split, path: str | os.PathLike) -> None:
+def save_class_subset(split: ClassSubset, path: str | os.PathLike) -> None:
     """Write a split to a JSON file."""
     Path(path).write_text(json.dumps({**asdict(split), "root": str(split.root)}, indent=0))
 
 
-def load_split(path: str | os.PathLike) -> Split:
+def load_class_subset(path: str | os.PathLike) -> ClassSubset:
     """Read a split file.
 
     Raises:
@@ -94,7 +94,7 @@ def load_split(path: str | os.PathLike) -> Split:
     try:
         data = json.loads(Path(path).read_text())
         lists = {key: tuple(map(str, data[key])) for key in ("classes", "train", "val")}
-        split = Split(Path(data["root"]), **lists, seed=int(data["seed"]))
+        split = ClassSubset(Path(data["root"]), **lists, seed=int(data["seed"]))
         if not (split.train and split.val) or {Path(p).parent.name for p in split.train + split.val} - {*split.classes}:
             raise ValueError("no images, or images of other classes")
         return split

@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import CIFAR10, ImageFolder
 
-from fbnetv3.data.class_subset import load_split
-from fbnetv3.data.image_io import EncodedImage, read_image
+from fbnetv3.data.class_subset import load_class_subset
+from fbnetv3.data.image_io import EncodedImage, read_encoded_image
 from fbnetv3.data.shards import ShardDataset, open_shards
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.registry import Registry
@@ -76,7 +76,7 @@ class FolderDataset(ImageFolder):
         if not folder.is_dir():
             raise DataError(f"{folder}: no such folder; set DATA.ROOT to the folder that holds it")
         try:
-            super().__init__(str(folder), loader=read_image)
+            super().__init__(str(folder), loader=read_encoded_image)
         except FileNotFoundError as error:
             empty = [d.name for d in sorted(folder.iterdir()) if d.is_dir() and not self._has_image(d)]
             what = f"no image in the class folder {', '.join(empty[:5])}" if empty else "no class folder in it"
@@ -103,7 +103,7 @@ class ListDataset:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[EncodedImage, int]:
-        return read_image(self.image_name(index)), self._index[Path(self.paths[index]).parent.name]
+        return read_encoded_image(self.image_name(index)), self._index[Path(self.paths[index]).parent.name]
 
     def image_name(self, index: int) -> str:
         return str(self.root / self.paths[index])
@@ -123,7 +123,7 @@ def imagelist(root: str, split: str) -> ListDataset:
     """The images that a split file lists (`root` is the file; see `fbnetv3.data.class_subset`)."""
     if not root:
         raise UsageError("DATA.ROOT is not set: give the split file")
-    listed = load_split(Path(root).expanduser())
+    listed = load_class_subset(Path(root).expanduser())
     if not listed.root.is_dir():
         raise DataError(f"{root}: lists images of {listed.root}, which is not there: draw the split again")
     return ListDataset(listed.root, getattr(listed, split), listed.classes)

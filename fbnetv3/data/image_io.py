@@ -1,6 +1,7 @@
-"""From an image file's bytes to pixels: damage is named, and what will be shrunk far is decoded at a smaller scale.
+"""Image I/O: decode image files to pixels, at a smaller scale where that is enough, and apply EXIF orientation.
 
-Colour JPEGs go through simplejpeg, which gives Pillow's pixels in three quarters of the time; all else through Pillow.
+Color JPEGs are decoded by simplejpeg, which returns the same pixels as Pillow in three quarters of the time; all other
+files are decoded by Pillow.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,116 +20,205 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from fbnetv3.errors import DataError
+from fbnetv3.utils.text import one_line
 
-# JPEG can be decoded at a half, a quarter or an eighth of its size; whoever shrinks the result must still shrink it by
-# this much, so that it is his filter that decides what it looks like (the `reducing_gap` of Pillow's documentation).
-_GAP = 2.0
-_SHRINKS = (8, 4, 2)
-_JPEG = b"\xff\xd8"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
+"""Suffixes, in lower case, of the files that are taken for images when a folder is searched."""
+
+# JPEG can be decoded at 1/2, 1/4 or 1/8 of its size. The decoded image must still be this many times larger than the
+# result, so that the caller's resizing filter determines the result (the `reducing_gap` of Pillow's documentation).
+_REDUCING_GAP = 2.0
+_JPEG_SCALES = (8, 4, 2)
+_JPEG_START = b"\xff\xd8"
+
+_ORIENTATION_TAG = 274
+_TRANSPOSE_OF_ORIENTATION = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-class DamagedImageError(DataError):
-    """An image that cannot be decoded."""
+class CorruptImageError(DataError):
+    """An image file that is missing or cannot be decoded."""
+
+
+def is_image_file(path: str | os.PathLike) -> bool:
+    """Return whether a file name has one of `IMAGE_SUFFIXES`."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+
+
+def find_image_files(folder: Path) -> list[Path]:
+    """Return the image files in a folder and its subfolders, sorted by path."""
+    return sorted(path for path in folder.rglob("*") if is_image_file(path) and path.is_file())
 
 
 class EncodedImage:
-    """An image file that is decoded when its pixels are wanted.
+    """The bytes of an image file, decoded only when its pixels are needed.
 
     Args:
-        data: the file's content.
-        name: what to call it in a message.
+        data: content of the file.
+        name: name of the image in error messages.
 
     Raises:
-        DamagedImageError: it is no image, or one with more pixels than is safe to decode.
+        CorruptImageError: the data is not an image, or has too many pixels to decode safely.
     """
 
+    size: tuple[int, int]
+    """Width and height in pixels."""
+
     def __init__(self, data: bytes, name: str) -> None:
-        self.name, self._data, self._image = name, data, None
-        try:
-            if data.startswith(_JPEG):
-                height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-                if colours == "YCbCr" and height * width <= 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
+        self.name = name
+        self._data = data
+        self._image: Image.Image | None = None  # opened by Pillow; None where simplejpeg decodes the file
+        with _as_corrupt_image_error(name):
+            if data.startswith(_JPEG_START):
+                height, width, color_space, _ = simplejpeg.decode_jpeg_header(data)
+                # Pillow warns above its limit and refuses above twice the limit
+                if color_space == "YCbCr" and height * width <= 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
                     self.size = width, height
                     return
-            self._image = refusing_programs(Image.open(io.BytesIO(data)))
+            self._image = self._open()
             self.size = self._image.size
-        except Image.DecompressionBombError:
-            raise DamagedImageError(f"{name}: has more pixels than is safe to decode") from None
-        except UnidentifiedImageError:
-            raise DamagedImageError(f"{name}: damaged image (of no format that Pillow knows)") from None
-        except Exception as error:  # Pillow's readers raise almost anything on damaged bytes
-            raise self._damaged(error) from None
 
-    def pixels(self, channels: int, shrunk: float = 1.0) -> Tensor:
-        """Decode it.
+    def decode(self, channels: int, downscale: float = 1.0) -> Tensor:
+        """Decode the image.
 
         Args:
-            channels: 3 for RGB, 1 for grey.
-            shrunk: how many times smaller it will be made. Much smaller, and JPEG comes at a part of its size, a half
-                to an eighth.
+            channels: 3 for RGB, 1 for gray.
+            downscale: factor by which the caller will shrink the image. From 4 on, JPEGs are decoded at 1/2, 1/4 or
+                1/8 of their size.
 
         Returns:
             uint8 (channels, height, width).
 
         Raises:
-            DamagedImageError: it cannot be decoded.
+            CorruptImageError: it cannot be decoded.
         """
-        scale = next((s for s in _SHRINKS if shrunk >= _GAP * s), 1)
-        try:
+        scale = next((s for s in _JPEG_SCALES if downscale >= _REDUCING_GAP * s), 1)
+        with _as_corrupt_image_error(self.name):
             if self._image is None and channels == 3:
-                width, height = (math.ceil(side / scale) for side in self.size)
-                least = {"min_height": height, "min_width": width} if scale > 1 else {}
-                with contextlib.suppress(ValueError):  # it takes every oddity for damage: Pillow shall say
-                    return torch.from_numpy(simplejpeg.decode_jpeg(self._data, **least)).permute(2, 0, 1)
-            image = self._image or refusing_programs(Image.open(io.BytesIO(self._data)))
+                # simplejpeg rejects unusual but readable files; Pillow decides about those
+                with contextlib.suppress(ValueError):
+                    return self._decode_with_simplejpeg(scale)
+            image = self._image or self._open()
             if scale > 1:
-                width, height = (max(1, side // scale) for side in image.size)
-                image.draft(None, (width, height))
+                width, height = image.size
+                image.draft(None, (max(1, width // scale), max(1, height // scale)))
             image.load()
-            return pixels_of(image, channels)
-        except Exception as error:
-            raise self._damaged(error) from None
+            return to_pixels(image, channels)
 
-    def _damaged(self, error: Exception) -> DamagedImageError:
-        return DamagedImageError(f"{self.name}: damaged image ({' '.join(str(error).split())[:120]})")
+    def _open(self) -> Image.Image:
+        return refuse_postscript(Image.open(io.BytesIO(self._data)))
+
+    def _decode_with_simplejpeg(self, scale: int) -> Tensor:
+        limits = {}
+        if scale > 1:
+            width, height = self.size
+            limits = {"min_height": math.ceil(height / scale), "min_width": math.ceil(width / scale)}
+        return torch.from_numpy(simplejpeg.decode_jpeg(self._data, **limits)).permute(2, 0, 1)
 
 
-def refusing_programs(image: Image.Image) -> Image.Image:
-    """The image, unless it is a program: PostScript, which Pillow would have Ghostscript run.
+@contextlib.contextmanager
+def _as_corrupt_image_error(name: str) -> Iterator[None]:
+    """Turn everything that reading and decoding can raise into a `CorruptImageError` that names the image."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise CorruptImageError(f"{name}: no such file") from None
+    except Image.DecompressionBombError:
+        raise CorruptImageError(f"{name}: has too many pixels to decode safely") from None
+    except UnidentifiedImageError:
+        raise CorruptImageError(f"{name}: corrupt image (not a format that Pillow can read)") from None
+    except Exception as error:  # Pillow's readers raise almost anything on corrupt files
+        if isinstance(error, OSError) and error.strerror:
+            raise CorruptImageError(f"{name}: cannot be read ({error.strerror})") from None
+        raise CorruptImageError(f"{name}: corrupt image ({one_line(error, 120)})") from None
+
+
+def refuse_postscript(image: Image.Image) -> Image.Image:
+    """Return the image unless it is PostScript, a program that Pillow would have Ghostscript run.
 
     Raises:
-        ValueError: it is one.
+        ValueError: it is PostScript.
     """
     if image.format == "EPS":
-        raise ValueError("PostScript is a program, and no image")
+        raise ValueError("PostScript is a program, not an image")
     return image
 
 
-def read_image(path: str) -> EncodedImage:
-    """The image of a file.
+def read_encoded_image(path: str) -> EncodedImage:
+    """Read an image file without decoding it.
 
     Raises:
-        DamagedImageError: the file is gone or cannot be read, or is no image.
+        CorruptImageError: the file is missing, cannot be read, or is not an image.
     """
-    try:
+    with _as_corrupt_image_error(path):
         data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise DamagedImageError(f"{path}: is gone") from None
-    except OSError as error:
-        raise DamagedImageError(f"{path}: cannot be read ({error.strerror})") from None
     return EncodedImage(data, path)
 
 
-def pixels_of(image: Image.Image, channels: int) -> Tensor:
-    """An image of any mode as uint8 (channels, height, width): RGB for 3 channels, grey for 1.
+def to_pixels(image: Image.Image, channels: int) -> Tensor:
+    """Convert a Pillow image of any mode to uint8 (channels, height, width): RGB for 3 channels, gray for 1.
 
-    Palette and alpha are resolved by Pillow; grey of more than 8 bits is scaled from 16.
+    Pillow resolves palettes and alpha; gray of more than 8 bits is scaled down from 16.
     """
     mode = {1: "L", 3: "RGB"}[channels]
     if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
-    elif image.mode in ("La", "LAB"):
-        image = image.convert("LA" if image.mode == "La" else "RGB")
+        gray = np.asarray(image).clip(0, 65535) // 256
+        image = Image.fromarray(gray.astype(np.uint8))
+    elif image.mode == "La":  # Pillow converts premultiplied gray and LAB only step by step
+        image = image.convert("LA")
+    elif image.mode == "LAB":
+        image = image.convert("RGB")
     if image.mode != mode:
         image = image.convert(mode)
-    return torch.from_numpy(np.array(image)).view(image.height, image.width, channels).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(image))
+    return pixels.view(image.height, image.width, channels).permute(2, 0, 1)
+
+
+def read_oriented_image(path: str | os.PathLike) -> Image.Image:
+    """Read and decode an image file and apply its EXIF orientation; see `apply_exif_orientation`.
+
+    Raises:
+        CorruptImageError: the file is missing, corrupt, not an image, or too large to decode safely.
+    """
+    with _as_corrupt_image_error(str(path)), Path(path).open("rb") as file, Image.open(file) as image:
+        return apply_exif_orientation(refuse_postscript(image))
+
+
+def apply_exif_orientation(image: Image.Image) -> Image.Image:
+    """Decode an image, rotate it as its EXIF data says, and convert modes that Pillow cannot convert losslessly."""
+    image.load()
+    orientation = exif_orientation(image)
+    if image.mode.startswith("I") or image.mode in ("La", "LAB"):
+        image = Image.fromarray(to_pixels(image, 3).permute(1, 2, 0).numpy())
+    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+        image = image.convert("RGBA")
+    if orientation == 1:
+        return image
+    return image.transpose(_TRANSPOSE_OF_ORIENTATION[orientation])
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation of an image, 1 to 8; 1 (as stored) if it has none or an invalid one.
+
+    TIFF always counts as 1, because Pillow rotates TIFF images itself.
+    """
+    if image.format == "TIFF":
+        return 1
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except Exception:  # corrupt EXIF data does not make the image unusable
+        return 1
+    return orientation if orientation in _TRANSPOSE_OF_ORIENTATION else 1
+
+
+def oriented_size(image: Image.Image) -> tuple[int, int]:
+    """Return width and height of an image after its EXIF orientation is applied, without decoding it."""
+    width, height = image.size
+    return (height, width) if exif_orientation(image) >= 5 else (width, height)

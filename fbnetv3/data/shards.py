@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from fbnetv3.data.image_io import DamagedImageError, EncodedImage
+from fbnetv3.data.image_io import CorruptImageError, EncodedImage
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.utils.downloads import cache_dir
 
@@ -78,7 +78,7 @@ class ShardDataset:
         try:
             data = os.pread(self._file(shard), int(self._lengths[index]), int(self._offsets[index]))
         except OSError as error:
-            raise DamagedImageError(f"{name}: cannot be read ({error.strerror})") from None
+            raise CorruptImageError(f"{name}: cannot be read ({error.strerror})") from None
         return EncodedImage(data, name), int(self._targets[index])
 
     def image_name(self, index: int) -> str:

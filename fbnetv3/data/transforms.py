@@ -1,82 +1,92 @@
-"""From an image to the network's input, in training and in evaluation.
+"""Preprocessing and augmentation: from an image to the network's input.
 
-The work is done on 8-bit tensors, whose resizing torch has in vector instructions; torchvision's transforms v2 draw the
-crops and augment. The steps up to the last one, normalisation, are the same for single images and for batches.
+All steps work on 8-bit tensors, which torch resizes with vector instructions; torchvision's transforms v2 draw the
+random crops and augment. Only the last step, normalization, makes floats, and takes single images and batches alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 from torchvision.transforms.v2.functional import to_pil_image
 
-from fbnetv3.data.image_io import EncodedImage, pixels_of
+from fbnetv3.data.image_io import EncodedImage, to_pixels
 from fbnetv3.errors import UsageError
+from fbnetv3.registry import Registry
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 AnyImage = Image.Image | EncodedImage
 Transform = Callable[[AnyImage], Tensor]
-# Top, left, height and width, in pixels.
 Box = tuple[int, int, int, int]
+"""Top, left, height and width in pixels."""
 
-_MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact"}
-INTERPOLATIONS = tuple(_MODES)
-_RATIOS = (3 / 4, 4 / 3)
+CROPS = Registry("crop (INPUT.CROP)")
+"""Factories of training crops, called with the keywords `preprocessing` (a `Preprocessing`), `scale` (INPUT.CROP_SCALE)
+and `padding` (INPUT.CROP_PADDING in pixels). Each returns a transform from an image to uint8 (channels, resolution,
+resolution)."""
+
+AUGMENTATIONS = Registry("augmentation (INPUT.AUTO_AUGMENT)")
+"""Factories of augmentations, called with the keyword `preprocessing`. Each returns a transform of uint8 pixels
+(channels, resolution, resolution)."""
+
+_TORCH_MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact"}
+INTERPOLATIONS = tuple(_TORCH_MODES)
+_ASPECT_RATIOS = [3 / 4, 4 / 3]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What evaluation does to an image: resize the short side, crop the centre, scale to [0, 1], normalise.
-
-    Attributes:
-        resolution: side of the crop, in pixels.
-        resize: short side before the crop, in pixels.
-        mean, std: of RGB (or grey) in [0, 1].
-        interpolation: bilinear, bicubic or nearest.
-    """
+    """Preprocessing for evaluation: resize the short side, crop the center, scale to [0, 1], normalize."""
 
     resolution: int
+    """Side of the crop in pixels."""
     resize: int
+    """Short side before the crop in pixels."""
     mean: tuple[float, ...] = IMAGENET_MEAN
+    """Mean of RGB, or of gray, in [0, 1]."""
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
+    """One of `INTERPOLATIONS`."""
 
     @property
     def channels(self) -> int:
-        """Channels of the input: 3 for RGB, 1 for grey."""
+        """Number of input channels: 3 for RGB, 1 for gray."""
         return len(self.mean)
 
-    def transform(self) -> Transform:
-        """From an image to the network's input, float32 (channels, resolution, resolution)."""
-        return v2.Compose([self.pixels(), self.normalize])
+    def transform(self, normalize: bool = True) -> Transform:
+        """Build the transform from an image to the network's input.
 
-    def pixels(self) -> Transform:
-        """The same without its last step: to uint8 (channels, resolution, resolution)."""
-        return _CentreCrop(self)
+        Args:
+            normalize: whether to apply the last step.
+
+        Returns:
+            A function from an image to float32 (channels, resolution, resolution), or uint8 without `normalize`.
+        """
+        crop = _CenterCrop(self)
+        return v2.Compose([crop, self.normalize]) if normalize else crop
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """The last step, for one image or a batch: uint8 (…, channels, H, W) to float32."""
-        return normalized(pixels, self.mean, self.std)
+        """Normalize an image or a batch: uint8 (..., channels, H, W) to float32."""
+        return normalize_pixels(pixels, self.mean, self.std)
 
 
-def normalized(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Pixels, uint8 (…, channels, H, W), as float32 in [0, 1], minus the mean, divided by the deviation."""
+def normalize_pixels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Scale uint8 (..., channels, H, W) to [0, 1], subtract the mean and divide by the standard deviation."""
     shape = (-1, 1, 1)
     scale = torch.tensor([1 / (255 * s) for s in std], device=pixels.device).view(shape)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=pixels.device).view(shape)
     return pixels.to(torch.float32).mul_(scale).sub_(shift)
 
 
-def train_pixels(
+def train_transform(
     preprocessing: Preprocessing,
     *,
     crop: str,
@@ -85,52 +95,90 @@ def train_pixels(
     flip: bool,
     auto_augment: str = "none",
     random_erasing: float = 0.0,
+    normalize: bool = True,
 ) -> Transform:
-    """The transform of training, all but normalisation: an image to uint8 (channels, resolution, resolution).
+    """Build the transform for training.
 
     Args:
-        preprocessing: resolution and normalisation.
-        crop: "random_resized", "padded" or "none".
-        crop_scale: smallest and largest share of the area for "random_resized".
+        preprocessing: resolution, interpolation and normalization.
+        crop: a name in `CROPS`: "random_resized", "padded", "none" or a user's own.
+        crop_scale: smallest and largest fraction of the area for "random_resized".
         crop_padding: pixels on each side for "padded".
-        flip: mirror half of the images.
-        auto_augment: "autoaugment" (ImageNet's policy), "randaugment", or "none".
-        random_erasing: share of the images from which a rectangle is erased, to the mean.
+        flip: whether to mirror half of the images.
+        auto_augment: a name in `AUGMENTATIONS`: "autoaugment" (the policy for ImageNet), "randaugment", "none" or a
+            user's own.
+        random_erasing: probability of filling a random rectangle with the mean.
+        normalize: whether to apply the last step.
+
+    Returns:
+        A function from an image to float32 (channels, resolution, resolution), or uint8 without `normalize`.
 
     Raises:
-        UsageError: more padding than image.
+        UnknownNameError: no such crop or augmentation.
+        UsageError: the padding is larger than the image.
     """
-    if crop == "padded" and crop_padding > preprocessing.resolution:
-        raise UsageError(
-            f"INPUT.CROP_PADDING {crop_padding} is more than the input of {preprocessing.resolution} pixels"
-        )
-    mode = InterpolationMode(preprocessing.interpolation)
-    policies = {"autoaugment": v2.AutoAugment, "randaugment": v2.RandAugment}
-    crops = {
-        "random_resized": lambda: [_RandomResizedCrop(preprocessing, crop_scale)],
-        "padded": lambda: [_Whole(preprocessing), v2.RandomCrop(preprocessing.resolution, padding=crop_padding)],
-        "none": lambda: [_CentreCrop(preprocessing)],
-    }
-    steps: list[Callable] = crops[crop]()
+    make_crop = CROPS.get(crop)
+    make_augmentation = AUGMENTATIONS.get(auto_augment)
+    steps: list[Callable] = [make_crop(preprocessing=preprocessing, scale=tuple(crop_scale), padding=crop_padding)]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
-    if auto_augment != "none":
-        steps.append(_OnPillow(policies[auto_augment](interpolation=mode)))
+    steps.append(make_augmentation(preprocessing=preprocessing))
     if random_erasing:
-        steps.append(v2.RandomErasing(random_erasing, value=[round(255 * m) for m in preprocessing.mean]))
+        fill = [round(255 * m) for m in preprocessing.mean]
+        steps.append(v2.RandomErasing(random_erasing, value=fill))
+    if normalize:
+        steps.append(preprocessing.normalize)
     return v2.Compose(steps)
 
 
-def train_transform(preprocessing: Preprocessing, **arguments: Any) -> Transform:
-    """The transform of training, normalisation included: an image to float32 (channels, resolution, resolution).
-
-    The arguments are those of `train_pixels`.
-    """
-    return v2.Compose([train_pixels(preprocessing, **arguments), preprocessing.normalize])
+@CROPS.register(name="random_resized")
+def random_resized_crop(*, preprocessing: Preprocessing, scale: Sequence[float], padding: int) -> Transform:
+    """Crop a random part of the image and scale it to the resolution."""
+    return _RandomResizedPart(preprocessing, scale)
 
 
-def resized_part(image: AnyImage, box: Box, size: tuple[int, int], channels: int, interpolation: str) -> Tensor:
-    """A part of an image at another size, antialiased; an image file is decoded for no more than that needs.
+@CROPS.register(name="padded")
+def padded_crop(*, preprocessing: Preprocessing, scale: Sequence[float], padding: int) -> Transform:
+    """Scale the image to the resolution, pad it, and crop a random square of the resolution."""
+    resolution = preprocessing.resolution
+    if padding > resolution:
+        raise UsageError(f"INPUT.CROP_PADDING {padding} is more than the input of {resolution} pixels")
+    return v2.Compose([_SquareResize(preprocessing), v2.RandomCrop(resolution, padding=padding)])
+
+
+@CROPS.register(name="none")
+def center_crop(*, preprocessing: Preprocessing, scale: Sequence[float], padding: int) -> Transform:
+    """Crop the center, as in evaluation."""
+    return _CenterCrop(preprocessing)
+
+
+@AUGMENTATIONS.register(name="none")
+def no_augmentation(*, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
+    """Return the pixels unchanged."""
+    return nn.Identity()
+
+
+@AUGMENTATIONS.register(name="autoaugment")
+def autoaugment(*, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
+    """Apply AutoAugment's policy for ImageNet."""
+    return _OnPillowImages(v2.AutoAugment(interpolation=InterpolationMode(preprocessing.interpolation)))
+
+
+@AUGMENTATIONS.register(name="randaugment")
+def randaugment(*, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
+    """Apply RandAugment with torchvision's defaults."""
+    return _OnPillowImages(v2.RandAugment(interpolation=InterpolationMode(preprocessing.interpolation)))
+
+
+def crop_and_resize(image: AnyImage, box: Box, size: tuple[int, int], channels: int, interpolation: str) -> Tensor:
+    """Resize a part of an image with antialiasing; image files are decoded only as large as needed.
+
+    Args:
+        image: the image.
+        box: the part.
+        size: height and width of the result.
+        channels: 3 for RGB, 1 for gray.
+        interpolation: one of `INTERPOLATIONS`.
 
     Returns:
         uint8 (channels, *size).
@@ -138,27 +186,30 @@ def resized_part(image: AnyImage, box: Box, size: tuple[int, int], channels: int
     top, left, height, width = box
     if isinstance(image, EncodedImage):
         full_width, full_height = image.size
-        pixels = image.pixels(channels, min(height / size[0], width / size[1]))
-        if pixels.shape[-1] != full_width:  # decoded at a smaller scale
-            by = pixels.shape[-1] / full_width, pixels.shape[-2] / full_height
-            left, width = round(left * by[0]), max(1, round(width * by[0]))
-            top, height = round(top * by[1]), max(1, round(height * by[1]))
+        pixels = image.decode(channels, downscale=min(height / size[0], width / size[1]))
+        if pixels.shape[-1] != full_width:  # decoded at a smaller scale: scale the box likewise
+            scale_x = pixels.shape[-1] / full_width
+            scale_y = pixels.shape[-2] / full_height
+            left = round(left * scale_x)
+            width = max(1, round(width * scale_x))
+            top = round(top * scale_y)
+            height = max(1, round(height * scale_y))
     else:
-        pixels = pixels_of(image, channels)
+        pixels = to_pixels(image, channels)
     part = pixels[None, :, top : top + height, left : left + width]
     if part.shape[-2:] != size:
-        mode = _MODES[interpolation]
+        mode = _TORCH_MODES[interpolation]
         part = F.interpolate(part, size=size, mode=mode, antialias=interpolation != "nearest")
     return part[0]
 
 
-def _whole_box(image: AnyImage) -> Box:
+def _full_box(image: AnyImage) -> Box:
     width, height = image.size
     return 0, 0, height, width
 
 
-class _CentreCrop:
-    """Resize the short side, crop the centre."""
+class _CenterCrop:
+    """Resizes the short side, then crops the center."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
@@ -166,43 +217,46 @@ class _CentreCrop:
     def __call__(self, image: AnyImage) -> Tensor:
         p = self.preprocessing
         width, height = image.size
-        short = min(width, height)
-        high, wide = (p.resize if side == short else int(p.resize * side / short) for side in (height, width))
-        pixels = resized_part(image, _whole_box(image), (high, wide), p.channels, p.interpolation)
-        top, left = (round((side - p.resolution) / 2) for side in (high, wide))
+        short_side = min(width, height)
+        new_height = p.resize if height == short_side else int(p.resize * height / short_side)
+        new_width = p.resize if width == short_side else int(p.resize * width / short_side)
+        pixels = crop_and_resize(image, _full_box(image), (new_height, new_width), p.channels, p.interpolation)
+        top = round((new_height - p.resolution) / 2)
+        left = round((new_width - p.resolution) / 2)
         return pixels[:, top : top + p.resolution, left : left + p.resolution]
 
 
-class _RandomResizedCrop:
-    """A random part of the image, scaled to the input's size."""
+class _RandomResizedPart:
+    """Crops a random part of the image and scales it to the resolution."""
 
     def __init__(self, preprocessing: Preprocessing, scale: Sequence[float]) -> None:
-        self.preprocessing, self.scale = preprocessing, tuple(scale)
+        self.preprocessing = preprocessing
+        self.scale = list(scale)
 
     def __call__(self, image: AnyImage) -> Tensor:
         p = self.preprocessing
         width, height = image.size
-        shape = torch.empty(1).expand(1, height, width)  # all that torchvision wants to know of the image
-        box = RandomResizedCrop.get_params(shape, list(self.scale), list(_RATIOS))
-        return resized_part(image, box, (p.resolution, p.resolution), p.channels, p.interpolation)
+        shape_only = torch.empty(1).expand(1, height, width)  # torchvision reads nothing but the shape
+        box = RandomResizedCrop.get_params(shape_only, self.scale, _ASPECT_RATIOS)
+        return crop_and_resize(image, box, (p.resolution, p.resolution), p.channels, p.interpolation)
 
 
-class _Whole:
-    """The whole image, scaled to the input's size whatever its shape."""
+class _SquareResize:
+    """Resizes the whole image to the square resolution, whatever its aspect ratio."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing
 
     def __call__(self, image: AnyImage) -> Tensor:
         p = self.preprocessing
-        return resized_part(image, _whole_box(image), (p.resolution,) * 2, p.channels, p.interpolation)
+        return crop_and_resize(image, _full_box(image), (p.resolution, p.resolution), p.channels, p.interpolation)
 
 
-class _OnPillow:
-    """A transform on Pillow's images, for which the augmentation policies were made."""
+class _OnPillowImages:
+    """Applies a transform of Pillow images, which the augmentation policies were designed for, to pixels."""
 
     def __init__(self, transform: Callable[[Image.Image], Image.Image]) -> None:
         self.transform = transform
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        return pixels_of(self.transform(to_pil_image(pixels)), len(pixels))
+        return to_pixels(self.transform(to_pil_image(pixels)), len(pixels))

@@ -24,7 +24,7 @@ _DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 @dataclass(frozen=True)
-class ExternalArch:
+class TorchvisionArch:
     """A network that another library builds.
 
     Attributes:
@@ -43,8 +43,8 @@ class ExternalArch:
             raise UnknownNameError(f"unknown network '{self.name}': {suggest(self.name, (PREFIX + n for n in known))}")
 
 
-def build_external(
-    arch: ExternalArch, *, num_classes: int, in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0
+def build_torchvision_model(
+    arch: TorchvisionArch, *, num_classes: int, in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0
 ) -> nn.Module:
     """The network, with fresh weights, `num_classes` outputs, and the recipe's dropout and stochastic depth.
 
@@ -85,7 +85,7 @@ def _set_stochastic_depth(model: nn.Module, rate: float) -> bool:
     return bool(found)
 
 
-def check_external(model: nn.Module, arch: ExternalArch, resolution: int) -> None:
+def check_torchvision_model(model: nn.Module, arch: TorchvisionArch, resolution: int) -> None:
     """Try a network on two blank images, in training and in evaluation.
 
     Raises:
@@ -105,17 +105,17 @@ def check_external(model: nn.Module, arch: ExternalArch, resolution: int) -> Non
             raise UsageError(f"{arch.name} answers with more than logits, which no objective here takes")
 
 
-def count_macs(arch: ExternalArch, resolution: int, num_classes: int) -> int:
+def count_torchvision_macs(arch: TorchvisionArch, resolution: int, num_classes: int) -> int:
     """Multiply-adds for one image, of the kinds that `fbnetv3.arch.Cost.macs` has, counted by fvcore."""
     from fvcore.nn import FlopCountAnalysis
 
-    model = build_external(arch, num_classes=num_classes).eval()
+    model = build_torchvision_model(arch, num_classes=num_classes).eval()
     counter = FlopCountAnalysis(model, torch.zeros(1, 3, resolution, resolution))
     counted = counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
     return int(sum(counted[kind] for kind in ("conv", "linear", "addmm", "matmul", "bmm", "adaptive_avg_pool2d")))
 
 
-def load_external(model: nn.Module, found: Mapping[str, Tensor], name: str) -> bool:
+def load_torchvision_weights(model: nn.Module, found: Mapping[str, Tensor], name: str) -> bool:
     """Load torchvision's weights into its network. Another number of classes keeps the trunk and warns.
 
     Returns:

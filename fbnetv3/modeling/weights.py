@@ -39,14 +39,14 @@ _TIMM_BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadReport:
     """What `load_weights` did: the layout it found, and whether the classifier's head was loaded too."""
 
     layout: str
     head: bool
 
 
-def load_weights(model: nn.Module, source: str | os.PathLike | Mapping, *, sha256: str | None = None) -> Loaded:
+def load_weights(model: nn.Module, source: str | os.PathLike | Mapping, *, sha256: str | None = None) -> LoadReport:
     """Load weights into a network of ours; every weight of it must be there.
 
     Args:
@@ -63,7 +63,7 @@ def load_weights(model: nn.Module, source: str | os.PathLike | Mapping, *, sha25
             the text lists keys and shapes, shortened. The network keeps the weights that it had.
     """
     name = source if isinstance(source, (str, os.PathLike)) else "the state dict"
-    found = read_state_dict(source, sha256=sha256) if name is source else state_dict_of(source, str(name))
+    found = read_state_dict(source, sha256=sha256) if name is source else extract_state_dict(source, str(name))
     layout = _layout(found, str(name))
     wanted = model.state_dict()
     given = dict(found) if layout == "fbnetv3" else _convert(found, cast("ArchDef", model.arch), layout, str(name))
@@ -71,7 +71,7 @@ def load_weights(model: nn.Module, source: str | os.PathLike | Mapping, *, sha25
     head = _drop_foreign_head(given, wanted, str(name))
     _check(given, wanted, str(name))
     model.load_state_dict({**given, **{k: v for k, v in wanted.items() if k not in given}})
-    return Loaded(layout, head)
+    return LoadReport(layout, head)
 
 
 def load_trunk(
@@ -89,7 +89,7 @@ def load_trunk(
         WeightsError: as for `load_weights`; the part keeps the weights that it had.
     """
     name = str(source) if isinstance(source, (str, os.PathLike)) else "the state dict"
-    found = state_dict_of(source, name) if isinstance(source, Mapping) else read_state_dict(source)
+    found = extract_state_dict(source, name) if isinstance(source, Mapping) else read_state_dict(source)
     defn = trunk.arch if classifier is None else classifier
     layout = _layout(found, name)
     converted = dict(found) if layout == "fbnetv3" else _convert(found, defn, layout, name)
@@ -118,7 +118,7 @@ def read_state_dict(source: str | os.PathLike, *, sha256: str | None = None) -> 
     Raises:
         WeightsError: as for `load_weights`.
     """
-    return state_dict_of(load_checkpoint_file(local_path(source, sha256)), str(source))
+    return extract_state_dict(load_checkpoint_file(local_path(source, sha256)), str(source))
 
 
 def load_checkpoint_file(path: str | os.PathLike) -> object:
@@ -176,7 +176,7 @@ def _refuse_bombs(path: Path) -> None:
         raise ValueError("its archive is larger inside than outside")
 
 
-def state_dict_of(checkpoint: object, name: str) -> StateDict:
+def extract_state_dict(checkpoint: object, name: str) -> StateDict:
     """The tensors of a checkpoint: EMA weights where it has them, else the model's; without `module.` prefixes.
 
     Raises:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from fbnetv3.data import DATASETS, DamageCounter, Preprocessing, build_dataset, build_loader, train_transform
-from fbnetv3.data.loader import EpochSampler, PartSampler, Transformed
+from fbnetv3.data import DATASETS, CorruptImageCounter, Preprocessing, build_dataset, build_loader, train_transform
+from fbnetv3.data.loader import TransformedDataset
+from fbnetv3.data.samplers import EpochSampler, ShardedSampler
 from fbnetv3.errors import DataError, UnknownNameError, UsageError
 
 GREY = Preprocessing(32, 32, (0.5,), (0.5,))
@@ -120,7 +121,7 @@ def test_an_image_that_breaks_a_transform_is_named():
     def transform(image):
         raise ValueError("no\nway")
 
-    item = Transformed(build_dataset("digits", "", "val"), transform)[0, 7]
+    item = TransformedDataset(build_dataset("digits", "", "val"), transform)[0, 7]
     assert item == (None, None, "digits/val[7]", 7, "digits/val[7]: cannot be read (ValueError: no way)")
 
 
@@ -183,7 +184,7 @@ def test_augmentation_leaves_the_randomness_of_training_alone():
 def test_every_image_comes_once_an_epoch():
     assert sorted(index for _, index in EpochSampler(100, 10, seed=4)) == list(range(100))
     assert len(set(EpochSampler(100, 30, seed=4))) == len(EpochSampler(100, 30)) == 90
-    assert [index for _, index in PartSampler(5)] == list(range(5))
+    assert [index for _, index in ShardedSampler(5)] == list(range(5))
 
 
 def test_an_epoch_goes_on_in_the_middle():
@@ -206,7 +207,7 @@ def test_several_processes_share_the_batches_of_one(start):
 
 @pytest.mark.parametrize("length", [0, 1, 2, 7, 9])
 def test_several_processes_evaluate_every_image_once(length):
-    parts = [list(PartSampler(length, rank, 3)) for rank in range(3)]
+    parts = [list(ShardedSampler(length, rank, 3)) for rank in range(3)]
     assert sorted(index for part in parts for _, index in part) == list(range(length))
 
 
@@ -249,12 +250,12 @@ def test_a_damaged_image_is_left_out_and_named(folder, damage, workers):
     loader = build_loader(data, Preprocessing(16, 16).transform(), batch_size=6, training=False, workers=workers)
     (batch,) = loader
     assert batch.images.shape == (5, 3, 16, 16)
-    assert len(batch.damaged) == 1
-    assert "cat/1.png: damaged image" in batch.damaged[0]
+    assert len(batch.corrupt) == 1
+    assert "cat/1.png: corrupt image" in batch.corrupt[0]
 
 
 def test_damaged_images_are_counted_once_each_up_to_a_limit():
-    counter = DamageCounter(2)
+    counter = CorruptImageCounter(2)
     counter.add(["a", "b"])
     counter.add(["a"])
     with pytest.raises(DataError, match="a; b; c and 1 more: mend or remove, .*DATA.MAX_CORRUPT"):
@@ -264,6 +265,6 @@ def test_damaged_images_are_counted_once_each_up_to_a_limit():
 def test_items_say_what_is_damaged(folder):
     data = build_dataset("imagefolder", str(folder), "train")
     (folder / "train" / "cat" / "0.png").unlink()
-    image, target, name, number, damage = Transformed(data, GREY.transform())[0, 0]
+    image, target, name, number, damage = TransformedDataset(data, GREY.transform())[0, 0]
     assert (image, target, name, number) == (None, None, data.image_name(0), 0)
-    assert damage.endswith("0.png: is gone")
+    assert damage.endswith("0.png: no such file")

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image, ImageFilter
 
-from fbnetv3.data import DamagedImageError, EncodedImage, Preprocessing
-from fbnetv3.data.image_io import pixels_of, read_image
-from fbnetv3.data.transforms import resized_part
+from fbnetv3.data import CorruptImageError, EncodedImage, Preprocessing
+from fbnetv3.data.image_io import read_encoded_image, to_pixels
+from fbnetv3.data.transforms import crop_and_resize
 
 
 def photo(width, height, blur=2):
@@ -32,8 +32,8 @@ def encoded(image, format="JPEG", **arguments):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pixels_are_pillows(format, channels):
     data = encoded(photo(150, 90), format)
-    found = EncodedImage(data, "x").pixels(channels)
-    expected = pixels_of(Image.open(io.BytesIO(data)), channels)
+    found = EncodedImage(data, "x").decode(channels)
+    expected = to_pixels(Image.open(io.BytesIO(data)), channels)
     assert (found.shape, found.dtype) == ((channels, 90, 150), torch.uint8)
     assert torch.equal(found, expected)
 
@@ -42,15 +42,15 @@ def test_pixels_are_pillows(format, channels):
 @pytest.mark.parametrize("arguments", [{}, {"progressive": True}, {"subsampling": 0}])
 def test_every_kind_of_jpeg(mode, arguments):
     data = encoded(photo(150, 90).convert(mode), **arguments)
-    expected = pixels_of(Image.open(io.BytesIO(data)), 3)
-    assert torch.equal(EncodedImage(data, "x").pixels(3), expected)
+    expected = to_pixels(Image.open(io.BytesIO(data)), 3)
+    assert torch.equal(EncodedImage(data, "x").decode(3), expected)
 
 
 @pytest.mark.parametrize(("shrunk", "width"), [(1, 1601), (3.9, 1601), (4, 801), (8, 401), (15.9, 401), (16, 201)])
 def test_what_is_shrunk_far_is_decoded_smaller(shrunk, width):
     data = encoded(photo(1601, 1203))
-    assert EncodedImage(data, "x").pixels(3, shrunk).shape[-1] == width
-    assert EncodedImage(encoded(photo(160, 120), "PNG"), "x").pixels(3, shrunk).shape[-1] == 160
+    assert EncodedImage(data, "x").decode(3, shrunk).shape[-1] == width
+    assert EncodedImage(encoded(photo(160, 120), "PNG"), "x").decode(3, shrunk).shape[-1] == 160
 
 
 @pytest.mark.parametrize("quality", [75, 95])
@@ -58,8 +58,8 @@ def test_decoding_smaller_hardly_shows(quality):
     """The same picture, a level or so apart on average, which is less than what JPEG itself loses."""
     data = encoded(photo(1601, 1203), quality=quality)
     preprocessing = Preprocessing(224, 256)
-    whole = preprocessing.pixels()(Image.open(io.BytesIO(data))).float()
-    found = preprocessing.pixels()(EncodedImage(data, "x")).float()
+    whole = preprocessing.transform(normalize=False)(Image.open(io.BytesIO(data))).float()
+    found = preprocessing.transform(normalize=False)(EncodedImage(data, "x")).float()
     assert 0 < (found - whole).abs().mean() < 1.5
     assert (found - whole).abs().max() < 16
 
@@ -67,8 +67,8 @@ def test_decoding_smaller_hardly_shows(quality):
 def test_a_part_is_the_same_part_however_it_is_decoded():
     """Its edges lie at a whole pixel of the smaller image, at most half of one away."""
     data, box = encoded(photo(3200, 2400, blur=6)), (301, 507, 1900, 2100)
-    whole = resized_part(Image.open(io.BytesIO(data)), box, (224, 224), 3, "bilinear").float()
-    found = resized_part(EncodedImage(data, "x"), box, (224, 224), 3, "bilinear").float()
+    whole = crop_and_resize(Image.open(io.BytesIO(data)), box, (224, 224), 3, "bilinear").float()
+    found = crop_and_resize(EncodedImage(data, "x"), box, (224, 224), 3, "bilinear").float()
     shifted = whole.roll(1, -1)
     assert (found - whole).abs().mean() < 2 < 0.5 * (shifted - whole).abs().mean()
 
@@ -78,8 +78,8 @@ def test_a_part_is_the_same_part_however_it_is_decoded():
 def test_resizing_is_pillows_to_a_level_or_two(interpolation, side):
     image = photo(150, 90)
     method = getattr(Image.Resampling, interpolation.upper())
-    expected = pixels_of(image.resize((side, side), method), 3).int()
-    found = resized_part(image, (0, 0, 90, 150), (side, side), 3, interpolation).int()
+    expected = to_pixels(image.resize((side, side), method), 3).int()
+    found = crop_and_resize(image, (0, 0, 90, 150), (side, side), 3, interpolation).int()
     assert (found - expected).abs().max() <= (2 if interpolation == "bicubic" else 1)
 
 
@@ -88,25 +88,25 @@ def test_resizing_is_pillows_to_a_level_or_two(interpolation, side):
 @pytest.mark.parametrize("shrunk", [1, 8])
 def test_a_file_cut_short_is_damaged(format, share, shrunk):
     data = encoded(photo(1600, 1200), format)
-    with pytest.raises(DamagedImageError, match="x: damaged image"):
-        EncodedImage(data[: int(share * len(data))], "x").pixels(3, shrunk)
+    with pytest.raises(CorruptImageError, match="x: corrupt image"):
+        EncodedImage(data[: int(share * len(data))], "x").decode(3, shrunk)
 
 
 def test_a_file_that_is_gone_or_a_folder(tmp_path):
-    with pytest.raises(DamagedImageError, match=r"nothing\.jpg: is gone"):
-        read_image(str(tmp_path / "nothing.jpg"))
-    with pytest.raises(DamagedImageError, match=r"cannot be read \(Is a directory\)"):
-        read_image(str(tmp_path))
+    with pytest.raises(CorruptImageError, match=r"nothing\.jpg: no such file"):
+        read_encoded_image(str(tmp_path / "nothing.jpg"))
+    with pytest.raises(CorruptImageError, match=r"cannot be read \(Is a directory\)"):
+        read_encoded_image(str(tmp_path))
 
 
 def test_more_pixels_than_is_safe(monkeypatch):
     data = encoded(photo(150, 90))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    with pytest.raises(DamagedImageError, match="x: has more pixels than is safe to decode"):
+    with pytest.raises(CorruptImageError, match="x: has too many pixels"):
         EncodedImage(data, "x")
 
 
 def test_an_oddity_that_costs_no_pixel_is_no_damage():
     data = encoded(photo(150, 90))
     odd = data[:-2] + bytes(8) + data[-2:]
-    assert torch.equal(EncodedImage(odd, "x").pixels(3), EncodedImage(data, "x").pixels(3))
+    assert torch.equal(EncodedImage(odd, "x").decode(3), EncodedImage(data, "x").decode(3))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from fbnetv3.data import DamagedImageError, build_dataset, build_loader
+from fbnetv3.data import CorruptImageError, build_dataset, build_loader
 from fbnetv3.data.shards import WINDOW, ShardDataset, write_shards
 from fbnetv3.data.transforms import Preprocessing
 from fbnetv3.errors import DataError, UsageError
@@ -34,7 +34,7 @@ def folder(tmp_path):
 
 
 def shade(image):
-    return round(image.pixels(3).float().mean().item())
+    return round(image.decode(3).float().mean().item())
 
 
 def test_images_come_back_with_their_classes(folder):
@@ -131,14 +131,14 @@ def test_a_class_without_name(folder):
 def test_a_damaged_image_in_a_shard(folder):
     write_shards([(picture(0)[:300], ".jpg", 0)], folder, "train")
     data = build_dataset("shards", str(folder), "train")
-    with pytest.raises(DamagedImageError, match=r"train-000000\.tar:00000000\.jpg: damaged image"):
-        data[0][0].pixels(3)
+    with pytest.raises(CorruptImageError, match=r"train-000000\.tar:00000000\.jpg: corrupt image"):
+        data[0][0].decode(3)
 
 
 def test_a_shard_that_is_gone_since(folder):
     data = build_dataset("shards", str(folder), "train")
     (folder / "train-000000.tar").unlink()
-    with pytest.raises(DamagedImageError, match="cannot be read"):
+    with pytest.raises(CorruptImageError, match="cannot be read"):
         data[0]
 
 

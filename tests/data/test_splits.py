@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from fbnetv3.data import build_dataset
-from fbnetv3.data.class_subset import draw_split, load_split, save_split
+from fbnetv3.data.class_subset import draw_class_subset, load_class_subset, save_class_subset
 from fbnetv3.errors import DataError
 
 
@@ -21,7 +21,7 @@ def root(tmp_path):
 
 
 def test_a_split(root):
-    split = draw_split(root, classes=3, held_out=6, seed=1)
+    split = draw_class_subset(root, classes=3, held_out=6, seed=1)
     assert len(split.classes) == 3 and list(split.classes) == sorted(split.classes)
     assert len(split.val) == 6 and len(split.train) == 9
     assert not set(split.train) & set(split.val)
@@ -29,14 +29,14 @@ def test_a_split(root):
 
 
 def test_the_seed_decides(root):
-    splits = [draw_split(root, 3, 6, seed) for seed in (0, 0, 1)]
+    splits = [draw_class_subset(root, 3, 6, seed) for seed in (0, 0, 1)]
     assert splits[0] == splits[1] != splits[2]
 
 
 def test_a_round_trip_and_its_dataset(root, tmp_path):
-    split = draw_split(root, 2, 3)
-    save_split(split, tmp_path / "split.json")
-    assert load_split(tmp_path / "split.json") == split
+    split = draw_class_subset(root, 2, 3)
+    save_class_subset(split, tmp_path / "split.json")
+    assert load_class_subset(tmp_path / "split.json") == split
     train, val = (build_dataset("imagelist", str(tmp_path / "split.json"), part) for part in ("train", "val"))
     assert (len(train), len(val)) == (7, 3)
     assert train.classes == val.classes == list(split.classes)
@@ -55,16 +55,16 @@ def test_a_round_trip_and_its_dataset(root, tmp_path):
 )
 def test_too_few(root, arguments, message):
     with pytest.raises(DataError, match=message):
-        draw_split(root, *arguments)
+        draw_class_subset(root, *arguments)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"root": "x", "classes": 3, "train": [], "val": []})])
 def test_files_that_are_none(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(DataError, match="x.json: is not a split file"):
-        load_split(tmp_path / "x.json")
+        load_class_subset(tmp_path / "x.json")
     with pytest.raises(DataError, match="no such split file; tools/make_split.py makes one"):
-        load_split(tmp_path / "nowhere.json")
+        load_class_subset(tmp_path / "nowhere.json")
 
 
 def test_the_tool(root, tmp_path, capsys, monkeypatch):

@@ -50,7 +50,7 @@ class ExpandingPooler(nn.Module):
         ):
             return self.expand(self.pooler(features, box_lists))
         expanded = self.linear(x)
-        regions = align_rows(expanded, rois, samples, side, align.spatial_scale)
+        regions = roi_align_channels_last(expanded, rois, samples, side, align.spatial_scale)
         if self.expand.bias is not None:
             regions += self.expand.bias[:, None, None]
         return regions if self.expand.act is None else self.expand.act(regions)
@@ -65,7 +65,7 @@ def can_expand(pooler: nn.Module) -> bool:
     return align.aligned and align.sampling_ratio == 0 and align.output_size[0] == align.output_size[1]
 
 
-def align_rows(x: Tensor, rois: Tensor, samples: Tensor, side: int, scale: float) -> Tensor:
+def roi_align_channels_last(x: Tensor, rois: Tensor, samples: Tensor, side: int, scale: float) -> Tensor:
     """ROIAlign, aligned and with as many samples as a bin has places, for maps that lie channels-last.
 
     torchvision's operator goes through a map channel by channel; this one takes all channels of a place at once.

@@ -40,7 +40,7 @@ def fuse_blocks(module: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def folded(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor | None] | None:
+def fold_batchnorm(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor | None] | None:
     """Weight and bias of a convolution and the BatchNorm behind it, as one convolution; None if that is not a
     BatchNorm with statistics of its own."""
     if norm is None:
@@ -71,14 +71,14 @@ class FusedConv(nn.Module):
 
     def __init__(self, conv: nn.Conv2d, norm: nn.Module | None = None, activation: nn.Module | None = None) -> None:
         super().__init__()
-        both = folded(conv, norm)
+        both = fold_batchnorm(conv, norm)
         self.norm = None if both else norm
         weight, bias = both or (conv.weight, conv.bias)
         self.register_buffer("weight", weight.detach().contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", None if bias is None else bias.detach())
         self.stride, self.dilation, self.groups = conv.stride, conv.dilation, conv.groups
         self.padding = cast("tuple[int, ...]", conv.padding)
-        self.act = None if activation is None else in_place(activation)
+        self.act = None if activation is None else inplace_function(activation)
         self._packed = self._pack() if self.norm is None else None
         self._summing: tuple[Tensor, int] | None = None
 
@@ -153,7 +153,7 @@ def _is_traced() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
-class FusedSqueeze(nn.Module):
+class FusedSqueezeExcite(nn.Module):
     """The gates of a squeeze-and-excite, from the sums of its channels.
 
     Args:
@@ -170,7 +170,7 @@ class FusedSqueeze(nn.Module):
         for name, layer in (("1", squeeze.fc1), ("2", squeeze.fc2)):
             self.register_buffer(f"weight{name}", layer.weight.detach().flatten(1).t())
             self.register_buffer(f"bias{name}", layer.bias.detach())
-        self.act, self.gate = in_place(squeeze.activation), in_place(squeeze.scale_activation)
+        self.act, self.gate = inplace_function(squeeze.activation), inplace_function(squeeze.scale_activation)
 
     def forward(self, sums: Tensor, places: int) -> Tensor:
         """Sums (N, C) over so many places to gates (N, C)."""
@@ -189,7 +189,7 @@ class FusedMBConv(nn.Module):
         super().__init__()
         self.expand = None if isinstance(block.expand, nn.Identity) else FusedConv.of(block.expand)
         self.depthwise, self.project = FusedConv.of(block.depthwise), FusedConv.of(block.project)
-        self.se = None if isinstance(block.se, nn.Identity) else FusedSqueeze(block.se)
+        self.se = None if isinstance(block.se, nn.Identity) else FusedSqueezeExcite(block.se)
         self.has_residual = block.has_residual
 
     def forward(self, x: Tensor) -> Tensor:
@@ -214,7 +214,7 @@ class FusedMBConv(nn.Module):
         return y.add_(x.mean((2, 3))) if self.has_residual else y
 
 
-def in_place(activation: nn.Module) -> Callable[[Tensor], Tensor]:
+def inplace_function(activation: nn.Module) -> Callable[[Tensor], Tensor]:
     """An activation as a function that may write over its input."""
     for kind, function in _IN_PLACE.items():
         if isinstance(activation, kind):
