@@ -1,5 +1,4 @@
-"""How much is tried: a few cases of each kind in every run of the tests, many with
-FBNETV3_HARDENING=25 (make harden)."""
+"""Number of cases per test: a few in every run of the tests, many with FBNETV3_HARDENING=25 (`make harden`)."""
 
 import multiprocessing
 import os
@@ -8,30 +7,30 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-THOROUGH = int(os.environ.get("FBNETV3_HARDENING", "1"))
+SCALE = int(os.environ.get("FBNETV3_HARDENING", "1"))
 SEED = int(os.environ.get("FBNETV3_HARDENING_SEED", "0"))
 
 
 def examples(count):
-    """Settings of hypothesis for so many cases in the short form. What it finds is found again in the next run."""
+    """Return hypothesis settings for `count` examples, times SCALE. The default run is deterministic."""
     return settings(
-        max_examples=count * THOROUGH,
+        max_examples=count * SCALE,
         deadline=None,
-        derandomize=THOROUGH == 1,
+        derandomize=SCALE == 1,
         database=None,
         suppress_health_check=list(HealthCheck),
     )
 
 
 @pytest.fixture
-def chance(request):
-    """Random numbers, the same in each run of a test."""
+def rng(request):
+    """Return a random generator seeded by the name of the test."""
     return np.random.default_rng([SEED, *request.node.name.encode()])
 
 
 @pytest.fixture(scope="session")
-def nursery():
-    """Starts processes that have imported everything already, so that a kill does not fall into the imports."""
+def forkserver():
+    """Return a context whose processes have imported everything, so that kills do not hit the imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.hardening.victims"])
+    context.set_forkserver_preload(["tests.hardening.process_targets"])
     return context

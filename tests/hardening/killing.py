@@ -1,54 +1,59 @@
-"""SIGKILL, at a random moment or in the middle of a write."""
+"""SIGKILL at a random time or during a write."""
 
 import time
 from pathlib import Path
 
-PATIENCE = 120.0
+TIMEOUT = 120.0
 
 
-def kill(process, folder, pattern, chance, within):
-    """Kill a process at a random moment of so many seconds, or while a file of that name is there. Returns whether it
-    was killed: it may end before."""
-    if chance.random() < 0.5:
-        return kill_at(process, chance.uniform(0, within))
-    return kill_while(process, folder, pattern, chance)
+def kill_randomly(process, folder, pattern, rng, seconds):
+    """Kill a process at a random time within `seconds`, or while a file matching `pattern` exists.
+
+    Returns:
+        Whether it was killed; it may end before.
+    """
+    if rng.random() < 0.5:
+        return kill_after(process, rng.uniform(0, seconds))
+    return kill_during_write(process, folder, pattern, int(rng.integers(1, 8)))
 
 
-def kill_at(process, seconds):
-    """Kill a process after so long, if it has not ended by then. Returns whether it was killed."""
+def kill_after(process, seconds):
+    """Kill a process after some seconds. Returns whether it was still running."""
     process.join(seconds)
     return _kill(process)
 
 
-def kill_while(process, folder, pattern, chance):
-    """Kill a process while a file of that name is there, not always the first one. Returns whether it was killed.
+def kill_during_write(process, folder, pattern, occurrence=1):
+    """Kill a process while a file that matches `pattern` exists, at its nth occurrence.
 
-    Where it ends before, it is not killed.
+    Returns:
+        Whether it was killed; it may end before.
     """
-    wanted, until, there = int(chance.integers(1, 8)), time.monotonic() + PATIENCE, False
-    while process.is_alive() and time.monotonic() < until:
-        now = any(Path(folder).rglob(pattern)) if Path(folder).exists() else False
-        wanted -= now and not there
-        there = now
-        if there and not wanted:
+    deadline = time.monotonic() + TIMEOUT
+    existed = False
+    while process.is_alive() and time.monotonic() < deadline:
+        exists = Path(folder).exists() and any(Path(folder).rglob(pattern))
+        occurrence -= exists and not existed
+        existed = exists
+        if exists and not occurrence:
             return _kill(process)
         time.sleep(0.0005)
     return False
 
 
 def _kill(process):
-    alive = process.is_alive()
-    if alive:
+    was_alive = process.is_alive()
+    if was_alive:
         process.kill()
-    process.join(PATIENCE)
+    process.join(TIMEOUT)
     assert process.exitcode is not None
-    return alive and process.exitcode < 0
+    return was_alive and process.exitcode < 0
 
 
-def ended(process):
-    """Wait for a process's own end. Returns its exit code."""
-    process.join(PATIENCE)
+def wait_for_exit(process):
+    """Wait until a process ends by itself. Returns its exit code."""
+    process.join(TIMEOUT)
     if process.is_alive():
         process.kill()
-        raise AssertionError("it hangs")
+        raise AssertionError(f"the process did not end within {TIMEOUT} s")
     return process.exitcode

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, too large, or made to run code: refused, and the network stays as it was."""
+"""Corrupt, oversized and malicious checkpoints are refused, and leave the network unchanged."""
 
 import io
 import pickle
@@ -13,9 +13,9 @@ from fbnetv3.errors import UserError, WeightsError
 from fbnetv3.modeling import load_weights
 from fbnetv3.training import train
 from fbnetv3.training.run_state.checkpoints import Checkpoints
-from tests.hardening.conftest import THOROUGH
-from tests.hardening.traps import Runs
-from tests.hardening.victims import config_of
+from tests.hardening.conftest import SCALE
+from tests.hardening.process_targets import tiny_config
+from tests.hardening.unpickling import CreatesFolder
 
 
 @pytest.fixture(scope="module")
@@ -25,80 +25,88 @@ def weights(tmp_path_factory):
     return path.read_bytes()
 
 
-def network():
+def build_network():
     return fbnetv3.create_model("fbnetv3_digits", num_classes=10)
 
 
-def refused(path, message=None):
-    model = network()
+def assert_weights_error(path, message=None):
+    model = build_network()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(WeightsError, match=message):
         load_weights(model, path)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("kind", ["zip", "plain pickle", "legacy", "in a state dict", "in an archive", "renamed"])
-def test_checkpoints_that_would_run_code(tmp_path, kind, weights):
-    path, trace = tmp_path / ("x.safetensors" if kind == "renamed" else "x.pth"), tmp_path / "trace"
+KINDS = ["zip", "plain pickle", "legacy", "in a state dict", "in a rewritten archive", "renamed"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_checkpoints_never_run_code(tmp_path, kind, weights):
+    path = tmp_path / ("x.safetensors" if kind == "renamed" else "x.pth")
+    executed = tmp_path / "executed"
+    malicious = CreatesFolder(executed)
     if kind == "plain pickle":
-        path.write_bytes(pickle.dumps(Runs(trace)))
-    elif kind == "in an archive":
-        with zipfile.ZipFile(io.BytesIO(weights)) as good, zipfile.ZipFile(path, "w") as bad:
-            for entry in good.infolist():
-                hostile = entry.filename.endswith("data.pkl")
-                bad.writestr(entry.filename, pickle.dumps(Runs(trace)) if hostile else good.read(entry))
+        path.write_bytes(pickle.dumps(malicious))
+    elif kind == "in a rewritten archive":
+        with zipfile.ZipFile(io.BytesIO(weights)) as original, zipfile.ZipFile(path, "w") as rewritten:
+            for entry in original.infolist():
+                is_pickle = entry.filename.endswith("data.pkl")
+                rewritten.writestr(entry.filename, pickle.dumps(malicious) if is_pickle else original.read(entry))
     else:
-        value = {"head.weight": torch.zeros(1), "x": Runs(trace)} if kind == "in a state dict" else Runs(trace)
-        torch.save(value, path, _use_new_zipfile_serialization=kind != "legacy")
-    refused(path)
+        content = {"head.weight": torch.zeros(1), "x": malicious} if kind == "in a state dict" else malicious
+        torch.save(content, path, _use_new_zipfile_serialization=kind != "legacy")
+    assert_weights_error(path)
     with pytest.raises(WeightsError):
         Checkpoints(tmp_path).load(path)
-    assert not trace.exists()
+    assert not executed.exists()
 
 
-def test_checkpoints_cut_short_or_with_a_wrong_byte(tmp_path, weights, chance):
-    """Never a crash. What loads all the same has a wrong byte in a weight, which torch's files do not show."""
+def test_truncated_checkpoints_and_flipped_bits_never_crash(tmp_path, weights, rng):
+    """A flipped bit in a weight may go unnoticed: torch's files have no checksums."""
     path = tmp_path / "x.pth"
-    for _ in range(20 * THOROUGH):
-        path.write_bytes(weights[: chance.integers(len(weights))])
-        refused(path)
-    for _ in range(20 * THOROUGH):
+    for _ in range(20 * SCALE):
+        path.write_bytes(weights[: rng.integers(len(weights))])
+        assert_weights_error(path)
+    for _ in range(20 * SCALE):
         data = bytearray(weights)
-        # the archive's index, its names and the pickle; weights are most of it
-        place = chance.integers(4096) if chance.random() < 0.5 else len(data) - 1 - chance.integers(8192)
-        data[place] ^= 1 << chance.integers(8)
+        # the archive's index, its names and the pickle rather than the weights, which are most of the file
+        position = rng.integers(4096) if rng.random() < 0.5 else len(data) - 1 - rng.integers(8192)
+        data[position] ^= 1 << rng.integers(8)
         path.write_bytes(data)
         try:
-            load_weights(network(), path)
+            load_weights(build_network(), path)
         except WeightsError as error:
             assert str(error).startswith(str(path))
 
 
-def test_checkpoints_that_are_bombs(tmp_path, weights):
+def test_decompression_bombs_are_refused(tmp_path, weights):
     path = tmp_path / "x.pth"
-    with zipfile.ZipFile(io.BytesIO(weights)) as good, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bad:
-        for entry in good.infolist():
-            content = bytes(200_000_000) if entry.filename.endswith("data/0") else good.read(entry)
-            bad.writestr(entry.filename, content)
+    with (
+        zipfile.ZipFile(io.BytesIO(weights)) as original,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for entry in original.infolist():
+            is_weight = entry.filename.endswith("data/0")
+            bomb.writestr(entry.filename, bytes(200_000_000) if is_weight else original.read(entry))
     assert path.stat().st_size < 3_000_000
-    refused(path, "damaged")
-    huge = torch.zeros(1).as_strided((100_000, 100_000), (0, 0))  # forty gigabytes in four bytes
-    torch.save({**network().state_dict(), "head.weight": huge, "backbone.x": huge}, path)
-    refused(path, "does not fit")
+    assert_weights_error(path, "damaged|corrupt")
+    huge = torch.zeros(1).as_strided((100_000, 100_000), (0, 0))  # 40 GB in 4 bytes
+    torch.save({**build_network().state_dict(), "head.weight": huge, "backbone.x": huge}, path)
+    assert_weights_error(path, "does not fit")
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.jpg", "a.safetensors", "a"])
 @pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04" + bytes(100), b"PK\x05\x06" + bytes(18), b"\x80\x02."])
-def test_files_that_are_no_checkpoints(tmp_path, name, content):
+def test_other_files_are_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
-    refused(tmp_path / name)
+    assert_weights_error(tmp_path / name)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A training that ends before its time."""
+    """Return the folder of a training that was stopped after an epoch."""
     folder = tmp_path_factory.mktemp("run") / "out"
-    train(config_of(folder), [lambda result: False])
+    train(tiny_config(folder), [lambda result: False])
     return folder
 
 
@@ -116,15 +124,15 @@ def run(tmp_path_factory):
     ],
     ids=str,
 )
-def test_runs_do_not_go_on_from_what_makes_no_sense(run, tmp_path, changes):
+def test_trainings_do_not_resume_from_inconsistent_checkpoints(run, tmp_path, changes):
     folder = shutil.copytree(run, tmp_path / "out")
     path = Checkpoints(folder / "checkpoints").latest()
-    for other in Checkpoints(folder / "checkpoints").all()[:-1]:
-        other.unlink()
+    for older in Checkpoints(folder / "checkpoints").all()[:-1]:
+        older.unlink()
     torch.save({**torch.load(path, weights_only=True), **changes}, path)
     try:
-        train(config_of(folder), [lambda result: False], resume=True)
+        train(tiny_config(folder), [lambda result: False], resume=True)
     except UserError as error:
         assert str(path) in str(error) and "\n" not in str(error)
     else:
-        assert changes == {"rng": []}  # as of fewer processes than there are
+        assert changes == {"rng": []}  # as after a run with fewer processes

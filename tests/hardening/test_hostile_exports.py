@@ -1,4 +1,4 @@
-"""Exported folders whose checksums are right and whose content is not."""
+"""Exported folders with correct checksums and invalid content are refused."""
 
 import json
 import pickle
@@ -11,28 +11,28 @@ from fbnetv3.utils.files import file_sha256
 
 
 @pytest.fixture
-def bundle(tmp_path):
-    """Files of an exported folder, with right checksums whatever they hold."""
-    folder = tmp_path / "bundle"
+def write_folder(tmp_path):
+    """Return a function that writes an exported folder with correct checksums and any content."""
+    folder = tmp_path / "exported"
     folder.mkdir()
-    fields = {"resolution": 8, "resize": 8, "mean": [0.5], "std": [0.5], "interpolation": "bilinear"}
+    default_preprocessing = {"resolution": 8, "resize": 8, "mean": [0.5], "std": [0.5], "interpolation": "bilinear"}
 
     def write(format="onnx", model=b"x", preprocessing=None, classes=("a", "b"), **changes):
         name = {"onnx": "model.onnx", "executorch": "model.pte", "torch-export": "model.pt2"}[format]
         (folder / name).write_bytes(model)
-        texts = {"preprocessing.json": preprocessing or fields, "classes.json": list(classes)}
+        texts = {"preprocessing.json": preprocessing or default_preprocessing, "classes.json": list(classes)}
         for file, value in texts.items():
             (folder / file).write_text(value if isinstance(value, str) else json.dumps(value))
         files = {
             path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size}
             for path in (folder / name, *(folder / file for file in texts))
         }
-        about = {"network": "x", "format": format, "input": {}, "output": {}, "files": files, "versions": {}}
-        about |= {"command": "", "verification": {}, **changes}
-        (folder / "manifest.json").write_text(json.dumps(about))
+        manifest = {"network": "x", "format": format, "input": {}, "output": {}, "files": files, "versions": {}}
+        manifest |= {"command": "", "verification": {}, **changes}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
         return folder
 
-    write.fields = fields
+    write.preprocessing = default_preprocessing
     return write
 
 
@@ -51,8 +51,8 @@ def bundle(tmp_path):
         {"more": 1},
     ],
 )
-def test_hostile_manifests(bundle, changes):
-    folder = bundle()
+def test_invalid_manifests_are_refused(write_folder, changes):
+    folder = write_folder()
     manifest = folder / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
     with pytest.raises(ExportError):
@@ -69,16 +69,16 @@ def test_hostile_manifests(bundle, changes):
         {"interpolation": "magic"},
     ],
 )
-def test_hostile_preprocessing(bundle, changes):
+def test_invalid_preprocessing_is_refused(write_folder, changes):
     with pytest.raises(ExportError, match="preprocessing"):
-        load(bundle(preprocessing={**bundle.fields, **changes}))
+        load(write_folder(preprocessing={**write_folder.preprocessing, **changes}))
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, "", "{", '{"resolution": 1e9999}', "[]", "3"])
-def test_json_that_is_none(bundle, text):
+def test_invalid_json_is_refused(write_folder, text):
     with pytest.raises(ExportError):
-        load(bundle(preprocessing=text))
-    folder = bundle()
+        load(write_folder(preprocessing=text))
+    folder = write_folder()
     (folder / "manifest.json").write_text(text)
     with pytest.raises(ExportError):
         load(folder)
@@ -86,13 +86,13 @@ def test_json_that_is_none(bundle, text):
 
 @pytest.mark.parametrize("model", [b"", b"x", bytes(1000), b"PK\x03\x04" + bytes(100), pickle.dumps({})])
 @pytest.mark.parametrize("format", ["onnx", "torch-export"])
-def test_models_that_are_none(bundle, format, model):
+def test_files_that_are_no_models_are_refused(write_folder, format, model):
     with pytest.raises(ExportError, match=r"model\."):
-        load(bundle(format, model))
+        load(write_folder(format, model))
 
 
-def test_onnx_files_with_weights_elsewhere(bundle, tmp_path):
-    """Weights in a file beside the model, or above it, are not followed: a manifest could not vouch for them."""
+def test_onnx_models_with_external_weights_are_refused(write_folder, tmp_path):
+    """The manifest has no checksum of other files."""
     onnx = pytest.importorskip("onnx")
     (tmp_path / "secret").write_bytes(bytes(16))
     tensor = onnx.TensorProto(name="w", data_type=1, dims=[4], data_location=1)
@@ -106,4 +106,4 @@ def test_onnx_files_with_weights_elsewhere(bundle, tmp_path):
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
     with pytest.raises(ExportError, match=r"model\.onnx"):
-        load(bundle(model=model.SerializeToString()))
+        load(write_folder(model=model.SerializeToString()))

@@ -1,74 +1,81 @@
-"""A search that is killed again and again finds what one finds that is not; no trial that had ended is run again."""
+"""A search that is killed repeatedly has the result of an uninterrupted one, and repeats no completed trial."""
 
 import contextlib
 import sqlite3
 
 import pytest
 
-from fbnetv3.nars.algorithm.trial_store import DONE, FILE, TrialStore
-from tests.hardening import victims
-from tests.hardening.conftest import THOROUGH
-from tests.hardening.killing import ended, kill
+from fbnetv3.nars.algorithm.trial_store import DONE, TRIALS_FILE, TrialStore
+from tests.hardening import process_targets
+from tests.hardening.conftest import SCALE
+from tests.hardening.killing import kill_randomly, wait_for_exit
 from tests.nars.toy import outcome
 
-KILLS = 3 * THOROUGH
+KILLS = 3 * SCALE
 TRIALS = 30
 
 
-def started(nursery, folder, resume=True, executor="serial"):
-    process = nursery.Process(target=victims.run_search, args=(folder, resume, executor))
+def start_search(forkserver, folder, resume=True):
+    process = forkserver.Process(target=process_targets.run_search, args=(folder, resume))
     process.start()
     return process
 
 
 @pytest.fixture(scope="module")
-def undisturbed(nursery, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("undisturbed_search")
-    assert ended(started(nursery, folder, False)) == 0
+def uninterrupted(forkserver, tmp_path_factory):
+    """Return the outcome of a search that was not killed."""
+    folder = tmp_path_factory.mktemp("uninterrupted_search")
+    assert wait_for_exit(start_search(forkserver, folder, False)) == 0
     return outcome(folder / "out")
 
 
-def done_in(folder):
-    """Trials that have ended, by what SQLite itself says of the file."""
-    if not (folder / "out" / FILE).exists():
+def completed_trials(folder):
+    """Return the numbers of the completed trials, after an integrity check of the database by SQLite itself."""
+    file = folder / "out" / TRIALS_FILE
+    if not file.exists():
         return set()
-    with contextlib.closing(sqlite3.connect(folder / "out" / FILE)) as connection:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             return set()
     with contextlib.closing(TrialStore(folder / "out")) as store:
-        return {trial.number for trial in store.all() if trial.status == DONE}
+        return {trial.number for trial in store.trials() if trial.status == DONE}
 
 
-def test_it_ends_as_the_undisturbed_one(nursery, undisturbed, tmp_path, chance):
-    kills = torn = lives = 0
+def test_a_killed_search_resumes_to_the_same_result(forkserver, uninterrupted, tmp_path, rng):
+    kills = 0
+    kills_during_write = 0
+    searches = 0
     while kills < KILLS:
-        folder = tmp_path / f"life{lives}"
+        folder = tmp_path / f"search{searches}"
         folder.mkdir()
-        here, done = 0, set()
+        kills_before = kills
+        completed = set()
         while True:
-            process = started(nursery, folder)
+            process = start_search(forkserver, folder)
             if kills >= KILLS:
-                assert ended(process) == 0
+                assert wait_for_exit(process) == 0
                 break
-            if not kill(process, folder, f"{FILE}-journal", chance, 2.5):
+            if not kill_randomly(process, folder, f"{TRIALS_FILE}-journal", rng, 2.5):
                 assert process.exitcode == 0
                 break
-            kills, here = kills + 1, here + 1
-            torn += (folder / "out" / f"{FILE}-journal").exists()
-            assert done <= (done := done_in(folder))
-        assert outcome(folder / "out") == undisturbed
+            kills += 1
+            kills_during_write += (folder / "out" / f"{TRIALS_FILE}-journal").exists()
+            previously_completed = completed
+            completed = completed_trials(folder)
+            assert previously_completed <= completed
+        assert outcome(folder / "out") == uninterrupted
         calls = (folder / "calls").read_text().split()
         assert set(map(int, calls)) == set(range(TRIALS))
-        assert len(calls) <= TRIALS + here  # only what was running when it was killed
-        lives += 1
-    print(f"searches: {kills} kills, {torn} of them in a write, {lives} runs")
+        assert len(calls) <= TRIALS + kills - kills_before  # only the trial running at a kill is repeated
+        searches += 1
+    print(f"searches: {kills} kills, {kills_during_write} of them during a write, {searches} searches")
 
 
-def test_two_at_once_in_one_folder(nursery, undisturbed, tmp_path):
-    for number in range(THOROUGH):
+def test_two_searches_in_one_folder_exclude_each_other(forkserver, uninterrupted, tmp_path):
+    for number in range(SCALE):
         folder = tmp_path / f"pair{number}"
         folder.mkdir()
-        pair = [started(nursery, folder) for _ in range(2)]
-        assert sorted(ended(process) for process in pair) == [0, victims.REFUSED]
-        assert outcome(folder / "out") == undisturbed
+        processes = [start_search(forkserver, folder) for _ in range(2)]
+        assert sorted(wait_for_exit(process) for process in processes) == [0, process_targets.USER_ERROR]
+        assert outcome(folder / "out") == uninterrupted

@@ -1,11 +1,11 @@
-"""Architecture files with something wrong: an error that says what, or a network that makes sense."""
+"""Architecture files with mistakes: either an error that names the field, or a network that works."""
 
 import pytest
 import torch
 import yaml
 from hypothesis import event, given
 
-from fbnetv3.arch import ArchError, configs_folder, cost_of, dump_arch, load_arch
+from fbnetv3.arch import ArchError, compute_cost, configs_folder, dump_arch, load_arch
 from fbnetv3.errors import UserError
 from fbnetv3.modeling import build_network
 from tests.hardening.conftest import examples
@@ -39,47 +39,48 @@ DERIVED = {
 }
 
 
-def judged(text, folder):
-    path = folder / "mutated.yaml"
-    path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    try:
-        defn = load_arch(path)
-    except UserError as error:
-        assert isinstance(error, ArchError) and str(error)
-        return
-    event("accepted")
-    again = folder / "again.yaml"
-    again.write_text(dump_arch(defn))
-    assert load_arch(again) == defn
-    cost = cost_of(defn)
-    assert cost.macs > 0 and cost.params > 0 and cost.activations > 0
-    assert len(cost.blocks) == len(defn.blocks()) and cost.blocks[-1].height >= 1
-    if cost.params < 1e6 and cost.activations < 1e7 and defn.resolution <= 64 and cost.macs < 2e7:
-        network = build_network(defn, num_classes=3).eval()
-        assert sum(p.numel() for p in network.parameters()) == cost_of(defn, num_classes=3).params
-        with torch.inference_mode():
-            answer = network(torch.zeros(1, 3, defn.resolution, defn.resolution))
-        assert answer.shape == (1, 3) and answer.isfinite().all()
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("archs")
 
 
+def check_file(text, folder):
+    """Load an architecture; if it is accepted, it round-trips, has a cost, and builds a network of that cost."""
+    path = folder / "mutated.yaml"
+    path.write_text(text)
+    try:
+        arch = load_arch(path)
+    except UserError as error:
+        assert isinstance(error, ArchError) and str(error)
+        return
+    event("accepted")
+    dumped = folder / "dumped.yaml"
+    dumped.write_text(dump_arch(arch))
+    assert load_arch(dumped) == arch
+    cost = compute_cost(arch)
+    assert cost.macs > 0 and cost.params > 0 and cost.activations > 0
+    assert len(cost.blocks) == len(arch.blocks()) and cost.blocks[-1].height >= 1
+    if cost.params < 1e6 and cost.activations < 1e7 and arch.resolution <= 64 and cost.macs < 2e7:
+        network = build_network(arch, num_classes=3).eval()
+        assert sum(p.numel() for p in network.parameters()) == compute_cost(arch, num_classes=3).params
+        with torch.inference_mode():
+            logits = network(torch.zeros(1, 3, arch.resolution, arch.resolution))
+        assert logits.shape == (1, 3) and logits.isfinite().all()
+
+
 @examples(120)
 @given(text=mutated_yaml(SMALL))
-def test_whole_ones(folder, text):
-    judged(text, folder)
+def test_mutated_architectures(folder, text):
+    check_file(text, folder)
 
 
 @examples(50)
 @given(text=mutated_yaml(DERIVED))
-def test_derived_ones(folder, text):
-    judged(text, folder)
+def test_mutated_derived_architectures(folder, text):
+    check_file(text, folder)
 
 
-def test_the_valid_ones_are_accepted(folder):
-    for valid in (SMALL, DERIVED):
-        (folder / "valid.yaml").write_text(yaml.safe_dump(valid))
-        load_arch(folder / "valid.yaml")
+@pytest.mark.parametrize("valid", [SMALL, DERIVED], ids=["small", "derived"])
+def test_the_unmutated_files_are_accepted(folder, valid):
+    (folder / "valid.yaml").write_text(yaml.safe_dump(valid))
+    load_arch(folder / "valid.yaml")

@@ -1,21 +1,21 @@
-"""Spaces and searches with something wrong: an error that says what, or candidates that make sense."""
+"""Spaces and searches with mistakes: either an error that says what is wrong, or valid candidates."""
 
 import numpy as np
 import pytest
 import yaml
+from fbnetv3.nars.algorithm.search_config import load_search_config
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from fbnetv3.arch import ArchDef, ArchError, cost_of
+from fbnetv3.arch import ArchDef, ArchError, compute_cost
 from fbnetv3.config.recipe import Recipe, RecipeError
 from fbnetv3.errors import UserError
-from fbnetv3.nars.algorithm.nars_search import _Plan
-from fbnetv3.nars.algorithm.search_settings import load_search_config
+from fbnetv3.nars.algorithm.nars_search import SearchPlan
 from fbnetv3.nars.evaluators.evaluator_registry import build_evaluator
 from fbnetv3.nars.space.cost_model import CostModel
 from fbnetv3.nars.space.search_space import SpaceError, load_space
 from tests.hardening.conftest import examples
-from tests.hardening.mutations import NASTY, mutated_yaml
+from tests.hardening.mutations import UNEXPECTED_VALUES, mutated_yaml
 
 SPACE = {
     "name": "small",
@@ -63,8 +63,8 @@ SEARCH = {
     "constraints": {"macs": [0, "4e9"]},
     "columns": {"spent": "tests.nars.toy:spent"},
     "budgets": [{"macs": 3e9}, {"params": [None, 1e9]}],
-    "stop_above": 0.9,
-    "labels": ["macs"],
+    "early_stopping_correlation": 0.9,
+    "pretraining_labels": ["macs"],
     "predictor": {"members": 4, "width": 16, "lr": "1e-3"},
     "evolution": {"random": 10, "top": 2},
     "executor": "serial",
@@ -80,13 +80,12 @@ def file(tmp_path_factory):
 
 
 def check_space(space, seed):
-    """Whatever is accepted decodes, and its networks and recipes make sense or say why not."""
+    """Check that candidates round-trip, and that their networks and recipes are valid or refused with a reason."""
     assert min(space.sizes) >= 1 and space.size() >= 1
     rng = np.random.default_rng(seed)
     candidates = np.concatenate([np.zeros((1, len(space)), int), rng.integers(0, space.sizes, (5, len(space)))])
     assert np.isfinite(space.encode(candidates)).all()
-    costs = CostModel(space) if space.architecture is not None else None
-    macs = costs(candidates)["macs"] if costs else None
+    macs = CostModel(space)(candidates)["macs"] if space.architecture is not None else None
     for i, candidate in enumerate(candidates):
         assert (space.candidate(space.decode(candidate)) == candidate).all()
         if space.architecture is not None:
@@ -96,7 +95,7 @@ def check_space(space, seed):
                 assert space.name is not None
             else:
                 assert isinstance(arch, ArchDef)
-                assert macs[i] in (-1, cost_of(arch).macs)
+                assert macs[i] in (-1, compute_cost(arch).macs)
         if space.recipe is not None:
             try:
                 assert isinstance(space.make_recipe(candidate), Recipe)
@@ -106,8 +105,8 @@ def check_space(space, seed):
 
 @examples(120)
 @given(text=mutated_yaml(SPACE), seed=st.integers(0, 99))
-def test_spaces(file, text, seed):
-    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+def test_mutated_spaces(file, text, seed):
+    file.write_text(text)
     try:
         space = load_space(file)
     except UserError as error:
@@ -122,11 +121,11 @@ def test_spaces(file, text, seed):
 
 @examples(60)
 @given(text=mutated_yaml(SEARCH))
-def test_searches(file, text):
-    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+def test_mutated_searches(file, text):
+    file.write_text(text)
     try:
         config = load_search_config(file, ["pool", "20"])
-        plan = _Plan(config.space, config.settings)
+        plan = SearchPlan(config.space, config.settings)
         build_evaluator(config.evaluator, config.settings.evaluator_args)
     except UserError as error:
         assert str(error)
@@ -140,21 +139,19 @@ KEYS = st.sampled_from([*SEARCH, "predictor.members", "evolution.top", "space.na
 VALUES = st.one_of(
     st.integers(1, 60).map(str),
     st.floats(0, 1).map(str),
-    st.sampled_from(["null", "[macs]", "paper", "rich", "serial", "joint", "recipe", "{macs: 1e9}"]),
-    st.sampled_from(["2001-13-45", "!!bool x", "=", "&a [*a]", "[" * 5000, "9" * 5000, "{", "\0", "!!map [1]", "1:2"]),
-    NASTY.map(str),
-    st.text(max_size=20),
+    st.sampled_from(["null", "[macs]", "paper", "rich", "serial", "joint", "recipe", "{macs: 1e9}", "{", "1:2"]),
+    UNEXPECTED_VALUES.map(str),
 )
 
 
 @examples(80)
-@given(pairs=st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=3), odd=st.booleans())
-def test_overrides_of_searches(file, pairs, odd):
+@given(pairs=st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=3), omit_last=st.booleans())
+def test_mutated_overrides_of_searches(file, pairs, omit_last):
     valid = file.with_name("valid.yaml")
     valid.write_text(yaml.safe_dump(SEARCH))
-    overrides = [part for pair in pairs for part in pair]
+    overrides = [text for pair in pairs for text in pair]
     try:
-        config = load_search_config(valid, overrides[: len(overrides) - odd])
+        config = load_search_config(valid, overrides[: len(overrides) - omit_last])
     except UserError as error:
         assert str(error)
     else:
@@ -162,8 +159,8 @@ def test_overrides_of_searches(file, pairs, odd):
         assert config.settings.batch >= 2
 
 
-def test_the_valid_ones_are_accepted(file):
+def test_the_unmutated_search_is_accepted(file):
     file.write_text(yaml.safe_dump(SEARCH))
     config = load_search_config(file)
-    _Plan(config.space, config.settings)
+    SearchPlan(config.space, config.settings)
     check_space(config.space, 0)

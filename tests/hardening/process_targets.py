@@ -1,4 +1,4 @@
-"""What is killed: trainings, searches and downloads of a second or less, as functions that other processes run."""
+"""Trainings, searches and downloads of a second or less, as functions for processes that tests kill."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
 from fbnetv3.errors import UserError
 from fbnetv3.nars.algorithm.nars_search import search
-from fbnetv3.training import run_training
+from fbnetv3.training import train_classifier
 from fbnetv3.utils.downloads import download
 from tests.nars.toy import QUICK, SPACE, evaluate
 
@@ -30,12 +30,13 @@ stages:
 - rows:
   - {block: mbpool, expansion: 2, channels: 16}
 """
-REFUSED, FAILED = 3, 4
-"""Exit codes: the user was told something; anything else."""
+# Exit codes of the processes
+USER_ERROR = 3
+CRASH = 4
 
 
-def config_of(folder):
-    """A training of a tiny network, 5 epochs of 5 steps, with a checkpoint after every second."""
+def tiny_config(folder):
+    """Return a training of a tiny network: 5 epochs of 5 steps, with a checkpoint after every second step."""
     arch = Path(folder).parent / "tiny.yaml"
     if not arch.exists():
         arch.write_text(TINY)
@@ -57,35 +58,37 @@ def config_of(folder):
 
 
 @contextlib.contextmanager
-def judged():
-    """Ends the process with a code that says what has happened; what it prints is seen by nobody."""
+def exit_code():
+    """End the process after the block with 0, USER_ERROR or CRASH; discard its output."""
     torch.set_num_threads(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    devnull = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
-        os.dup2(nowhere, stream)
-    code = FAILED
+        os.dup2(devnull, stream)
+    code = CRASH
     try:
         yield
         code = 0
     except UserError:
-        code = REFUSED
+        code = USER_ERROR
     finally:
         sys.stdout.flush()
         os._exit(code)
 
 
-def train(folder, resume=True):
-    with judged():
-        run_training(config_of(folder), resume=resume, progress=False)
+def run_training(folder, resume=True):
+    with exit_code():
+        train_classifier(tiny_config(folder), resume=resume, progress=False)
 
 
 def run_search(folder, resume=True, executor="serial"):
-    with judged():
-        search(SPACE, Noting(folder), Path(folder) / "out", **{**QUICK, "executor": executor}, resume=resume)
+    with exit_code():
+        search(
+            SPACE, RecordingEvaluator(folder), Path(folder) / "out", **{**QUICK, "executor": executor}, resume=resume
+        )
 
 
-class Noting:
-    """The toy's evaluator, which writes down what it is asked, and takes its time."""
+class RecordingEvaluator:
+    """The toy evaluator, slowed down, which appends the number of each evaluated trial to the file `calls`."""
 
     def __init__(self, folder):
         self.calls = Path(folder) / "calls"
@@ -97,7 +100,7 @@ class Noting:
         return evaluate(candidate, epochs)
 
 
-def fetch(url, cache, sha256=None):
+def run_download(url, cache, sha256=None):
     os.environ["FBNETV3_CACHE"] = str(cache)
-    with judged():
+    with exit_code():
         download(url, sha256)
