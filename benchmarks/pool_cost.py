@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from fvcore.nn import FlopCountAnalysis
 
-from fbnetv3.arch import configs_folder, cost_of
+from fbnetv3.arch import compute_cost, configs_folder
 from fbnetv3.modeling import build_network
-from fbnetv3.nars import Constraint, Constraints, CostModel, Predictor, evolve, load_space, sample_pool
-from fbnetv3.nars.predictor.architecture_statistics import free_labels
-from fbnetv3.nars.space.sampling import sobol
+from fbnetv3.nars import AccuracyPredictor, Constraint, Constraints, CostModel, evolve, load_space, sample_pool
+from fbnetv3.nars.predictor.architecture_statistics import pretraining_labels
+from fbnetv3.nars.space.sampling import sample_sobol
 
 CHECKED, BUILT = 300, 3
 BUDGETS = (450e6, 550e6, 650e6, 750e6)
@@ -42,23 +42,23 @@ def main():
     print(f"{torch.get_num_threads()} threads; {before:.0f} MB when all is imported")
 
     model, rates = CostModel(space), []
-    model(sobol(space, 2**14, seed=1))  # fills the tables, as the first batches of any search do
+    model(sample_sobol(space, 2**14, seed=1))  # fills the tables, as the first batches of any search do
     for seed in range(2, 8):
-        candidates = sobol(space, args.candidates, seed)
+        candidates = sample_sobol(space, args.candidates, seed)
         found, seconds = timed(lambda candidates=candidates: model(candidates))
         rates.append(len(candidates) / seconds)
     fresh = CostModel(space)
     _, cold = timed(lambda: fresh(candidates))
     for i in range(CHECKED):
-        cost = cost_of(space.arch(candidates[i], "checked"))
+        cost = compute_cost(space.make_arch(candidates[i], "checked"))
         assert (cost.macs, cost.params) == (found["macs"][i], found["params"][i]), i
     print(
         f"costs: {np.median(rates):,.0f} candidates a second (from {min(rates):,.0f} to {max(rates):,.0f}; "
-        f"{len(candidates) / cold:,.0f} with empty tables); {CHECKED} of them equal to cost_of"
+        f"{len(candidates) / cold:,.0f} with empty tables); {CHECKED} of them equal to compute_cost"
     )
 
     def fvcore(vector):
-        arch = space.arch(vector, "built")
+        arch = space.make_arch(vector, "built")
         network = build_network(arch).eval()
         image = torch.zeros(1, 3, arch.resolution, arch.resolution)
         return (
@@ -73,13 +73,15 @@ def main():
     pool, seconds = timed(lambda: sample_pool(constraints, args.pool))
     print(f"pool: {len(pool):,} candidates between 400 and 800 M MACs in {seconds:.2f} s")
 
-    predictor = Predictor(space)
-    report, seconds = timed(lambda: predictor.pretrain(pool, free_labels(constraints, pool)))
+    predictor = AccuracyPredictor(space)
+    report, seconds = timed(lambda: predictor.pretrain(pool, pretraining_labels(constraints, pool)))
     shown = ", ".join(f"{name} {value:.4f}" for name, value in zip(report.names, report.r2, strict=True))
     print(f"pretraining: {seconds:.1f} s; R2 on the held-out fifth: {shown}")
 
     trials = pool[:240]
-    accuracies = np.log(constraints.values(trials, "macs")["macs"]) + 0.1 * np.sin(trials @ np.arange(len(space)))
+    accuracies = np.log(constraints.column_values(trials, "macs")["macs"]) + 0.1 * np.sin(
+        trials @ np.arange(len(space))
+    )
     _, seconds = timed(lambda: predictor.fit(trials, accuracies))
     print(f"training on {len(trials)} trials: {seconds:.1f} s")
 

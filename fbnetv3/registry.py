@@ -1,4 +1,4 @@
-"""fvcore's Registry, with explicit names, the origin of every entry, and suggestions for unknown names."""
+"""fvcore's Registry with explicit names, lazy entries, the origin of each entry, and suggestions for unknown names."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from fbnetv3.utils.imports import find_callable
 
 
 class Registry(_FvcoreRegistry):
-    """Maps names to objects; a user's own package adds entries without touching ours.
+    """Maps names to objects, to which users' packages can add their own.
+
+    An entry is an object, or the text "package.module:attribute" of one that `resolve` imports on demand.
 
     Args:
-        kind: what an entry is, as the error messages should call it ("block", "dataset").
-        shipped: gives name, object and origin of the first entries; called when the registry is first used.
+        kind: noun for an entry in error messages, such as "block" or "dataset".
+        load_builtins: returns name, object and origin of the built-in entries; called on first use of the registry.
     """
 
-    def __init__(self, kind: str, shipped: Callable[[], Iterable[tuple[str, Any, str]]] | None = None) -> None:
+    def __init__(self, kind: str, load_builtins: Callable[[], Iterable[tuple[str, Any, str]]] | None = None) -> None:
         super().__init__(kind)
         self._origins: dict[str, str] = {}
-        self._shipped = shipped
+        self._load_builtins = load_builtins
 
-    def _fill(self) -> None:
-        """Add what is shipped, once, before anything else looks at or adds to the registry."""
-        if self._shipped is not None:
-            entries = list(self._shipped())
-            self._shipped = None
+    def _ensure_loaded(self) -> None:
+        if self._load_builtins is not None:
+            entries = list(self._load_builtins())
+            self._load_builtins = None
             for name, obj, origin in entries:
                 self.add(name, obj, origin)
 
     def register(self, obj: Any = None, *, name: str | None = None) -> Any:
-        """Register `obj` under `name` (default: its `__name__`). Without `obj`, a decorator.
+        """Register `obj` under `name` (default: its `__name__`). Without `obj`, act as a decorator.
 
         Raises:
-            UsageError: the name is taken; the text says where the first entry came from.
+            UsageError: the name is taken; the message says where the existing entry comes from.
         """
-        origin = caller()
+        origin = caller_location()
         if obj is not None:
             self.add(name or obj.__name__, obj, origin)
             return obj
@@ -51,28 +52,28 @@ class Registry(_FvcoreRegistry):
         return decorator
 
     def add(self, name: str, obj: Any, origin: str) -> None:
-        """Register `obj` under `name`, saying where it comes from (a file, or file:line)."""
-        self._fill()
+        """Register `obj` under `name`; `origin` says where it comes from (a file, or file:line)."""
+        self._ensure_loaded()
         if name in self._obj_map:
             raise UsageError(
-                f"{self._name} '{name}' from {origin} is registered already, from {self._origins[name]}: "
+                f"{self._name} '{name}' from {origin} is already registered by {self._origins[name]}: "
                 "choose another name"
             )
         self._do_register(name, obj)
         self._origins[name] = origin
 
-    def get(self, name: str) -> Any:
-        """The entry of that name.
+    def get(self, name: object) -> Any:
+        """Return the entry of that name, as it was registered.
 
         Raises:
-            UnknownNameError: no such entry; the text suggests close names.
+            UnknownNameError: no such entry; the message suggests similar names.
         """
-        if name not in self:
-            raise UnknownNameError(f"unknown {self._name} '{name}': {suggest(str(name), self._obj_map)}")
+        if not isinstance(name, str) or name not in self:
+            raise UnknownNameError(f"unknown {self._name} {name!r}: {suggest(str(name), self.names())}")
         return self._obj_map[name]
 
-    def resolve(self, name: str) -> Any:
-        """Return the entry of that name; a lazy entry, "package.module:attribute", is imported.
+    def resolve(self, name: object) -> Any:
+        """Return the entry of that name; a lazy entry is imported.
 
         Raises:
             UnknownNameError: no such entry; the message suggests similar names.
@@ -82,30 +83,31 @@ class Registry(_FvcoreRegistry):
         return find_callable(entry, self._name) if isinstance(entry, str) else entry
 
     def __contains__(self, name: str) -> bool:
-        self._fill()
+        self._ensure_loaded()
         return super().__contains__(name)
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
-        self._fill()
+        self._ensure_loaded()
         return super().__iter__()
 
     def origin(self, name: str) -> str:
-        """Where the entry of that name was registered."""
+        """Return where the entry of that name was registered."""
         self.get(name)
         return self._origins[name]
 
     def remove(self, name: str) -> None:
-        """Take an entry out again."""
+        """Remove an entry."""
         self.get(name)
-        del self._obj_map[name], self._origins[name]
+        del self._obj_map[name]
+        del self._origins[name]
 
     def names(self) -> list[str]:
-        """All names, sorted."""
-        self._fill()
+        """Return all names, sorted."""
+        self._ensure_loaded()
         return sorted(self._obj_map)
 
 
-def caller(depth: int = 2) -> str:
-    """File and line of the code that called the function that asks."""
+def caller_location(depth: int = 2) -> str:
+    """Return file and line of the code that called the calling function."""
     frame = sys._getframe(depth)
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

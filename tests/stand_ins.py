@@ -12,14 +12,14 @@ from sklearn.datasets import load_digits
 import fbnetv3
 from fbnetv3 import model_zoo
 from fbnetv3.arch import get_arch
-from fbnetv3.arch.latency_table import Device, TableWriter, shapes_of
+from fbnetv3.arch.latency_table import LatencyTableWriter, MeasuredDevice, block_shapes
 from fbnetv3.deploy.input_images import sample_photographs
-from fbnetv3.deploy.latency.latency_measurement import this_device
+from fbnetv3.deploy.latency.latency_measurement import describe_device
 from fbnetv3.nars import load_space
-from fbnetv3.nars.space.latency_model import shapes_in
+from fbnetv3.nars.space.latency_model import possible_shapes
 from fbnetv3.utils.downloads import cached_path
 from tests.detection.coco_files import annotation, dataset, save_dataset, save_image
-from tests.detection.detectors import image, settled
+from tests.detection.detectors import calibrated_detector, image
 from tests.modeling.test_weights import mobile_vision, randomized
 from tests.pages import ROOT
 from tests.tools.test_measure_net import SPACE
@@ -42,10 +42,14 @@ def make_data(folder):
     seven = next(image for image, digit in zip(*load_digits(return_X_y=True), strict=True) if digit == 7)
     Image.fromarray((seven.reshape(8, 8) * 15).astype(np.uint8)).save(folder / "seven.png")
     nas_bench_macro(folder / "nas-bench-macro_cifar10.json")
-    latencies(folder / "other.jsonl", Device("another", "onnxruntime 1.32.0", 1, 1), shapes_of(get_arch("fbnetv3_b")))
+    latencies(
+        folder / "other.jsonl",
+        MeasuredDevice("another", "onnxruntime 1.32.0", 1, 1),
+        block_shapes(get_arch("fbnetv3_b")),
+    )
     (folder / "tiny.yaml").write_text(json.dumps(SPACE))
     space = load_space(ROOT / "configs/nars/spaces/fbnetv3.yaml")
-    latencies(folder / "table2.jsonl", this_device("onnxruntime", 1), shapes_in(space))
+    latencies(folder / "table2.jsonl", describe_device("onnxruntime", 1), possible_shapes(space))
 
 
 def image_folder(root, classes, side, splits):
@@ -98,9 +102,9 @@ def nas_bench_macro(file):
 
 def latencies(file, device, shapes):
     """A latency table in which every block takes as long."""
-    with TableWriter(file, device) as table:
-        for shape in {*shapes}:
-            table.block(shape, 0.1)
+    table = LatencyTableWriter(file, device)
+    for shape in {*shapes}:
+        table.add_block(shape, 0.1)
 
 
 def make_weights():
@@ -120,10 +124,10 @@ def save_download(name, content):
 
 def save_detector(config, file):
     """Weights of a detector that finds something in pictures, as a training of it leaves them."""
-    from fbnetv3.detection.detection_config_loading import load_config
+    from fbnetv3.detection.detection_config import load_detection_config
 
-    cfg = load_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
+    cfg = load_detection_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
     pixels = np.array(sample_photographs()[1].convert("RGB").resize((160, 128)))[:, :, ::-1]
     seen = {**image(128, 160), "image": torch.tensor(pixels.copy()).permute(2, 0, 1).float()}
     file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": settled(cfg, [seen, seen], 0.01).state_dict()}, file)
+    torch.save({"model": calibrated_detector(cfg, [seen, seen], 0.01).state_dict()}, file)

@@ -9,11 +9,11 @@ import torch
 from tabulate import tabulate
 from tqdm import tqdm
 
-from fbnetv3.arch import cost_of, get_arch
+from fbnetv3.arch import compute_cost, get_arch
 from fbnetv3.arch.latency_table import load_latency_table
 from fbnetv3.deploy.latency.benchmark import RUNTIMES, measure_exported, measure_network
-from fbnetv3.deploy.latency.latency_measurement import fill_table, table_quality, this_device
-from fbnetv3.nars.space.latency_model import shapes_in
+from fbnetv3.deploy.latency.latency_measurement import describe_device, evaluate_table, fill_table
+from fbnetv3.nars.space.latency_model import possible_shapes
 from fbnetv3.nars.space.search_space import ARCHITECTURE, load_space
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
@@ -77,9 +77,9 @@ def measured_row(name, args, table):
     else:
         defn = get_arch(name)
         found = measure_network(args.runtime, defn, num_classes=args.num_classes, **how)
-        predicted["M MACs"] = cost_of(defn, num_classes=args.num_classes).macs / 1e6
+        predicted["M MACs"] = compute_cost(defn, num_classes=args.num_classes).macs / 1e6
         if table:
-            predicted["predicted ms"] = table.of(defn, args.num_classes)
+            predicted["predicted ms"] = table.predict(defn, args.num_classes)
     timing = found.timing
     return {
         "network": name,
@@ -98,8 +98,8 @@ def measured_row(name, args, table):
 
 def fill(args):
     space = load_space(args.space)
-    shapes = shapes_in(space, args.num_classes)
-    device = this_device(args.runtime, args.batch, args.device)
+    shapes = possible_shapes(space, args.num_classes)
+    device = describe_device(args.runtime, args.batch, args.device)
     print(f"{device}: {len(shapes):,} blocks of {space.name}")
     networks = drawn(space, args.networks, LEARNED)
     with tqdm(unit="", mininterval=1, disable=None) as bar:
@@ -114,13 +114,13 @@ def fill(args):
         )
     fit = table.fit
     print(f"{args.table}: {len(table.blocks):,} blocks, {len(table.networks)} networks")
-    if fit.networks:
-        print(f"a network takes {fit.scale:.3f} x the sum of its blocks' ms and {1e3 * fit.block:+.1f} us a block")
+    if fit.num_networks:
+        print(f"a network takes {fit.scale:.3f} x the sum of its blocks' ms and {1e3 * fit.per_block:+.1f} us a block")
 
 
 def check(args):
     space, table = load_space(args.space), load_latency_table(args.table)
-    found = table_quality(table, drawn(space, args.check, CHECKED), args.num_classes, watch=lambda line: print(line))
+    found = evaluate_table(table, drawn(space, args.check, CHECKED), args.num_classes, watch=lambda line: print(line))
     print(
         f"{found.networks} networks that the table has not seen, on {table.device}: rank correlation {found.rank:.3f}, "
         f"median error {100 * found.median_error:.1f} %, at most {100 * found.largest_error:.1f} %"
@@ -129,9 +129,9 @@ def check(args):
 
 def drawn(space, count, seed):
     """Architectures of random candidates."""
-    part = space.only(ARCHITECTURE)
+    part = space.subspace(ARCHITECTURE)
     candidates = np.random.default_rng(seed).integers(0, part.sizes, (count, len(part)))
-    return [part.arch(candidate, f"{part.name}_{seed}_{i}") for i, candidate in enumerate(candidates)]
+    return [part.make_arch(candidate, f"{part.name}_{seed}_{i}") for i, candidate in enumerate(candidates)]
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from fbnetv3.arch.arch_registry import (
     register_arch_folder,
 )
 from fbnetv3.arch.block_specs import BLOCK_SPECS, round8
-from fbnetv3.arch.complexity import Cost
-from fbnetv3.arch.compound_scaling import compound_scale, same_padding, scale_to_macs, small_images
+from fbnetv3.arch.compound_scaling import adapt_to_small_images, compound_scale, scale_to_macs, with_same_padding
 from fbnetv3.arch.definition import ArchDef, ArchError, Block, Row, Stage
-from fbnetv3.arch.network_cost import NetworkCost, cost_of
+from fbnetv3.arch.layer_cost import Cost
+from fbnetv3.arch.network_cost import NetworkCost, compute_cost
 
 __all__ = [
     "ARCHS",
@@ -31,7 +31,7 @@ __all__ = [
     "compound_scale",
     "configs_folder",
     "cost",
-    "cost_of",
+    "compute_cost",
     "dump_arch",
     "get_arch",
     "list_archs",
@@ -40,8 +40,8 @@ __all__ = [
     "register_arch",
     "register_arch_folder",
     "round8",
-    "same_padding",
+    "with_same_padding",
     "save_arch",
     "scale_to_macs",
-    "small_images",
+    "adapt_to_small_images",
 ]

@@ -1,4 +1,4 @@
-"""Architecture definitions to and from YAML. Every error names the file and the field."""
+"""Architecture definitions to and from YAML. Errors name the file and the field."""
 
 from __future__ import annotations
 
@@ -11,85 +11,79 @@ from typing import Any
 
 import yaml
 
-from fbnetv3.arch.compound_scaling import compound_scale, same_padding, small_images
+from fbnetv3.arch.compound_scaling import adapt_to_small_images, compound_scale, with_same_padding
 from fbnetv3.arch.definition import MAX_RESOLUTION, ArchDef, ArchError, Row, Stage
 from fbnetv3.errors import UsageError
-from fbnetv3.utils.yaml_files import check_keys, read_mapping
+from fbnetv3.utils.checks import check_int, check_keys, check_type
+from fbnetv3.utils.yaml_files import BASE_KEY, pop_bases, read_mapping
 
-BASE_KEY = "_BASE_"
 DERIVE_KEY = "derive"
-_MOST_BASES = 50
 _ARCH_FIELDS = tuple(f.name for f in fields(ArchDef))
 _ROW_FIELDS = tuple(f.name for f in fields(Row))
-_ROW_COLUMNS = ("block", "kernel", "expansion", "channels", "repeat", "stride", "se", "act", *_ROW_FIELDS[-2:])
+_SCALE_FIELDS = ("depth", "width", "resolution", "fixed", "multiple")
+
+# Columns of a written row: those of Table 2 in its order, then the rest.
+_TABLE_2_COLUMNS = ("block", "kernel", "expansion", "channels", "repeat", "stride", "se", "act")
+_ROW_COLUMNS = (*_TABLE_2_COLUMNS, *(name for name in _ROW_FIELDS if name not in _TABLE_2_COLUMNS))
 
 
 def load_arch(path: str | os.PathLike) -> ArchDef:
     """Read an architecture from YAML.
 
-    A file holds `name`, `resolution`, `resize`, `source` and `stages`, each with its `rows`; or it names
-    another file as `_BASE_`, whose fields it inherits, and may `derive` from it: `scale` (the arguments of
-    `compound_scale`), `small_images` (the base resolution) and `same_padding: true`, applied in this order.
+    A file holds `name`, `resolution`, `resize`, `source` and `stages` with their `rows`. It may instead inherit these
+    from another file, `_BASE_`, and `derive` from it: `scale` (the arguments of `compound_scale`), `small_images` (the
+    base resolution) and `same_padding: true`, applied in this order.
 
     Raises:
-        ArchError: the file is missing, not YAML, or describes no network. The text names file and field.
+        ArchError: the file is missing, not YAML, or not a valid architecture.
     """
-    return _load(str(path), ())
+    return _load(os.fspath(path), ())
 
 
-def _load(path: str, above: tuple[str, ...]) -> ArchDef:
-    if "\0" in path:
-        raise ArchError(f"{path!r} is not a file name", BASE_KEY, above[-1] if above else "")
-    if os.path.realpath(path) in map(os.path.realpath, above):
-        raise ArchError(f"the files form a circle: {' -> '.join((*above, path))}", BASE_KEY, path)
-    if len(above) > _MOST_BASES:
-        raise ArchError(f"more than {_MOST_BASES} files below each other", BASE_KEY, above[0])
+def _load(path: str, inherited_by: tuple[str, ...]) -> ArchDef:
     data = read_mapping(path, ArchError, _ARCH_FIELDS)
     try:
-        base = data.pop(BASE_KEY, None)
-        if base is None:
+        bases = pop_bases(data, path, ArchError, inherited_by)
+        if not bases:
             return arch_from_dict(data)
-        if not isinstance(base, str):
-            raise ArchError(f"{base!r} is not a file name", BASE_KEY)
-        inherited = _load(os.path.join(os.path.dirname(path), base), (*above, path))
-        return _derived(inherited, data)
+        if len(bases) > 1:
+            raise ArchError("an architecture can have only one", BASE_KEY)
+        return _derive(_load(bases[0], (*inherited_by, path)), data)
     except ArchError as error:
         raise error.in_file(path) from None
 
 
 def arch_from_dict(data: Mapping[str, Any]) -> ArchDef:
-    """An architecture from plain dicts and lists, as they stand in a YAML file.
+    """Build an architecture from plain dicts and lists, as read from YAML.
 
     Raises:
-        ArchError: names the field at fault, as in "stages[3].rows[1].kernel: 4 is even".
+        ArchError: invalid; names the field, as in "stages[3].rows[1].kernel: 4 is even".
     """
     values = dict(data)
-    _check_keys(values, _ARCH_FIELDS, required=("name", "stages", "resolution"))
-    values["stages"] = _stages(values["stages"])
+    check_keys(values, ArchError, _ARCH_FIELDS, required=("name", "stages", "resolution"))
+    values["stages"] = _parse_stages(values["stages"])
     values.setdefault("resize", values["resolution"])
     return ArchDef(**values)
 
 
-def _derived(base: ArchDef, data: dict[str, Any]) -> ArchDef:
+def _derive(base: ArchDef, data: dict[str, Any]) -> ArchDef:
+    """Apply the steps of `derive` to the base, then replace the fields that the file sets itself."""
+    check_keys(data, ArchError, (*_ARCH_FIELDS, BASE_KEY, DERIVE_KEY), required=("name",))
     steps = data.pop(DERIVE_KEY, {})
-    _check_keys(data, _ARCH_FIELDS, required=("name",), also=(BASE_KEY, DERIVE_KEY))
     if "stages" in data:
-        data["stages"] = _stages(data["stages"])
-    if not isinstance(steps, dict):
-        raise ArchError("is not a mapping with the keys scale, small_images, same_padding", DERIVE_KEY)
+        data["stages"] = _parse_stages(data["stages"])
+    check_type(steps, DERIVE_KEY, dict, "a mapping with the keys scale, small_images, same_padding", ArchError)
     try:
-        _check_keys(steps, ("scale", "small_images", "same_padding"))
+        check_keys(steps, ArchError, ("scale", "small_images", "same_padding"))
         if "scale" in steps:
-            base = _scaled(base, steps["scale"])
+            base = _scale(base, steps["scale"])
         if "small_images" in steps:
-            pixels = steps["small_images"]
-            if isinstance(pixels, bool) or not isinstance(pixels, int) or not 1 <= pixels <= MAX_RESOLUTION:
-                raise ArchError(f"{pixels!r} is not a number of pixels", "small_images")
-            base = small_images(base, pixels)
+            check_int(steps["small_images"], "small_images", 1, MAX_RESOLUTION, ArchError)
+            base = adapt_to_small_images(base, steps["small_images"])
         if "same_padding" in steps:
             if steps["same_padding"] is not True:
                 raise ArchError("can only be true", "same_padding")
-            base = same_padding(base)
+            base = with_same_padding(base)
     except ArchError as error:
         raise error.within(DERIVE_KEY) from None
     except UsageError as error:
@@ -97,95 +91,82 @@ def _derived(base: ArchDef, data: dict[str, Any]) -> ArchDef:
     return replace(base, **data)
 
 
-def _scaled(base: ArchDef, arguments: object) -> ArchDef:
+def _scale(base: ArchDef, arguments: object) -> ArchDef:
     if not isinstance(arguments, dict):
         raise ArchError("is not a mapping with the keys depth, width, resolution", "scale")
     try:
-        _check_keys(arguments, ("depth", "width", "resolution", "fixed", "multiple"))
-        fixed = arguments.get("fixed", ["stem", "last"])
-        if not isinstance(fixed, list) or not all(isinstance(part, str) for part in fixed):
-            raise ArchError(f"{fixed!r} is not a list of names", "fixed")
-        multiple = arguments.get("multiple", 8)
-        if isinstance(multiple, bool) or not isinstance(multiple, int) or not 1 <= multiple <= MAX_RESOLUTION:
-            raise ArchError(f"{multiple!r} is not a number of pixels", "multiple")
-        return compound_scale(base, **{**arguments, "fixed": tuple(fixed)})
+        check_keys(arguments, ArchError, _SCALE_FIELDS)
+        check_type(arguments.get("fixed", []), "fixed", list, "a list of names", ArchError)
+        if "fixed" in arguments:
+            arguments = {**arguments, "fixed": tuple(arguments["fixed"])}
+        return compound_scale(base, **arguments)
     except ArchError as error:
         raise error.within("scale") from None
     except UsageError as error:
         raise ArchError(str(error), "scale") from None
 
 
-def _stages(value: object) -> tuple[Stage, ...]:
-    stages = []
-    for s, stage in enumerate(_list(value, "stages")):
-        where = f"stages[{s}]"
-        if not isinstance(stage, dict):
-            raise ArchError("is not a mapping with the key rows", where)
-        try:
-            _check_keys(stage, ("rows",), required=("rows",))
-            rows = []
-            for r, row in enumerate(_list(stage["rows"], "rows")):
-                try:
-                    if not isinstance(row, dict):
-                        raise ArchError("is not a mapping such as {block: mbconv, kernel: 3, ...}")
-                    _check_keys(row, _ROW_FIELDS, required=("block", "channels"))
-                    rows.append(Row(**row))
-                except ArchError as error:
-                    raise error.within(f"rows[{r}]") from None
-            stages.append(Stage(tuple(rows)))
-        except ArchError as error:
-            raise error.within(where) from None
-    return tuple(stages)
+def _parse_stages(stages: Any) -> tuple[Stage, ...]:
+    check_type(stages, "stages", list, "a list", ArchError)
+    return tuple(_parse_stage(stage, f"stages[{s}]") for s, stage in enumerate(stages))
 
 
-def _list(value: object, field: str) -> list:
-    if not isinstance(value, list):
-        raise ArchError(f"{value!r} is not a list", field)
-    return value
+def _parse_stage(stage: Any, field: str) -> Stage:
+    check_type(stage, field, dict, "a mapping with the key rows", ArchError)
+    try:
+        check_keys(stage, ArchError, ("rows",), required=("rows",))
+        check_type(stage["rows"], "rows", list, "a list", ArchError)
+        return Stage(tuple(_parse_row(row, f"rows[{r}]") for r, row in enumerate(stage["rows"])))
+    except ArchError as error:
+        raise error.within(field) from None
 
 
-def _check_keys(
-    data: Mapping, known: tuple[str, ...], required: tuple[str, ...] = (), also: tuple[str, ...] = ()
-) -> None:
-    check_keys(data, ArchError, known, required, also)
+def _parse_row(row: Any, field: str) -> Row:
+    check_type(row, field, dict, "a mapping such as {block: mbconv, kernel: 3, ...}", ArchError)
+    try:
+        check_keys(row, ArchError, _ROW_FIELDS, required=("block", "channels"))
+        return Row(**row)
+    except ArchError as error:
+        raise error.within(field) from None
 
 
-def dump_arch(defn: ArchDef) -> str:
-    """The definition as YAML, one aligned line a row, in the column order of Table 2. Reads back equal."""
-    lines = [f"name: {_quoted(defn.name)}"]
-    if defn.source:
-        lines.append(f"source: {_quoted(defn.source)}")
-    lines += [f"resolution: {defn.resolution}", f"resize: {defn.resize}", "stages:"]
-    cells = [[_cells(row) for row in stage.rows] for stage in defn.stages]
-    widths = {
-        column: max(len(cell[column]) for stage in cells for cell in stage) for column in _ROW_COLUMNS
-    }  # a column that no row uses has width 0
+def dump_arch(arch: ArchDef) -> str:
+    """Write an architecture as YAML, one aligned line per row, with the columns in Table 2's order.
+
+    `arch_from_dict` reads it back as an equal architecture.
+    """
+    lines = [f"name: {_quote(arch.name)}"]
+    if arch.source:
+        lines.append(f"source: {_quote(arch.source)}")
+    lines += [f"resolution: {arch.resolution}", f"resize: {arch.resize}", "stages:"]
+    cells = [[_row_cells(row) for row in stage.rows] for stage in arch.stages]
+    widths = {column: max(len(row[column]) for stage in cells for row in stage) for column in _ROW_COLUMNS}
     for stage in cells:
         lines.append("- rows:")
-        for cell in stage:
-            text = "".join(cell[column].ljust(width) for column, width in widths.items() if width)
+        for row in stage:
+            text = "".join(row[column].ljust(widths[column]) for column in _ROW_COLUMNS)
             lines.append(f"  - {{{text.rstrip().rstrip(',')}}}")
     return "\n".join(lines) + "\n"
 
 
-def _quoted(text: str) -> str:
-    """A text on one line of YAML, whatever signs it has."""
+def _quote(text: str) -> str:
+    """Write any text on one line of YAML."""
     return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=math.inf).strip()
 
 
-def _cells(row: Row) -> dict[str, str]:
-    shown = {"block", "channels", "repeat", "stride", "act", "se"}
-    defaults = {f.name: f.default for f in fields(Row)}
-    spec_fields = row._spec_class().REQUIRED | row._spec_class().OPTIONAL
-    shown -= {"se", "act"} - spec_fields
-    return {
-        column: f"{column}: {getattr(row, column)}, "
-        if column in shown or getattr(row, column) != defaults[column]
-        else ""
-        for column in _ROW_COLUMNS
-    }
+def _row_cells(row: Row) -> dict[str, str]:
+    """Write each field of a row as "name: value, ", or as empty text where it has its default."""
+    block_fields = row.spec_class.row_fields()
+    read_by_block = block_fields.required | block_fields.optional
+    always_shown = {"block", "channels", "repeat", "stride"} | ({"se", "act"} & read_by_block)
+    cells = dict.fromkeys(_ROW_COLUMNS, "")
+    for f in fields(row):
+        value = getattr(row, f.name)
+        if f.name in always_shown or value != f.default:
+            cells[f.name] = f"{f.name}: {value}, "
+    return cells
 
 
-def save_arch(defn: ArchDef, path: str | os.PathLike) -> None:
-    """Write the definition to a YAML file."""
-    Path(path).write_text(dump_arch(defn))
+def save_arch(arch: ArchDef, path: str | os.PathLike) -> None:
+    """Write an architecture to a YAML file."""
+    Path(path).write_text(dump_arch(arch))

@@ -1,4 +1,4 @@
-"""The registry of architectures: those of `configs/archs/`, and those that users add."""
+"""The registry of architectures: those in `configs/archs/`, and those that users add."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from fbnetv3.arch.arch_files import load_arch
 from fbnetv3.arch.definition import ArchDef, ArchError
-from fbnetv3.arch.network_cost import NetworkCost, cost_of
+from fbnetv3.arch.network_cost import NetworkCost, compute_cost
 from fbnetv3.errors import UsageError
-from fbnetv3.registry import Registry, caller
+from fbnetv3.registry import Registry, caller_location
 from fbnetv3.utils.files import shipped_folder
 
 
@@ -18,69 +18,72 @@ def configs_folder() -> Path:
     return shipped_folder("configs")
 
 
-def _shipped() -> list[tuple[str, ArchDef, str]]:
-    entries = [(load_arch(file), file) for file in sorted((configs_folder() / "archs").rglob("*.yaml"))]
-    for defn, file in entries:
-        if defn.name != file.stem:
-            raise ArchError(f"'{defn.name}' is not the file's own name", "name", str(file))
-    return [(defn.name, defn, str(file)) for defn, file in entries]
+def _load_builtin_archs() -> list[tuple[str, ArchDef, str]]:
+    entries = []
+    for file in sorted((configs_folder() / "archs").rglob("*.yaml")):
+        arch = load_arch(file)
+        if arch.name != file.stem:
+            raise ArchError(f"'{arch.name}' differs from the file's name", "name", str(file))
+        entries.append((arch.name, arch, str(file)))
+    return entries
 
 
-ARCHS = Registry("architecture", _shipped)
+ARCHS = Registry("architecture", _load_builtin_archs)
 
 
 def register_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:
-    """Add an architecture to the registry: a definition, or the path of a YAML file.
+    """Add an architecture, or the one in a YAML file, to the registry.
 
-    Registering the same file again changes nothing.
+    Registering the same file again has no effect.
 
     Raises:
-        ArchError: the file describes no network.
-        UsageError: the name is taken; the text says by what.
+        ArchError: the file holds no valid architecture.
+        UsageError: the name is taken; the message says by what.
     """
     if isinstance(arch, ArchDef):
-        ARCHS.add(arch.name, arch, caller())
+        ARCHS.add(arch.name, arch, caller_location())
         return arch
-    defn, origin = load_arch(arch), os.path.abspath(arch)
-    if defn.name in ARCHS and ARCHS.origin(defn.name) == origin and ARCHS.get(defn.name) == defn:
-        return defn
-    ARCHS.add(defn.name, defn, origin)
-    return defn
+    loaded = load_arch(arch)
+    origin = os.path.abspath(arch)
+    if loaded.name in ARCHS and ARCHS.origin(loaded.name) == origin and ARCHS.get(loaded.name) == loaded:
+        return loaded
+    ARCHS.add(loaded.name, loaded, origin)
+    return loaded
 
 
 def register_arch_folder(folder: str | os.PathLike) -> list[str]:
-    """Add every `*.yaml` of a folder and its subfolders. Returns the names.
+    """Register all architectures in `*.yaml` files of a folder and its subfolders, and return their names.
 
     Raises:
-        UsageError: there is no such folder or no YAML file in it, or a name is taken.
-        ArchError: a file describes no network.
+        UsageError: there is no such folder, it has no YAML file, or a name is taken.
+        ArchError: a file holds no valid architecture.
     """
-    return [register_arch(file).name for file in _arch_files(folder)]
+    return [register_arch(file).name for file in _yaml_files(folder)]
 
 
 def load_arch_folder(folder: str | os.PathLike) -> list[ArchDef]:
-    """The architectures of every `*.yaml` of a folder and its subfolders, without adding them to the registry.
+    """Load all architectures in `*.yaml` files of a folder and its subfolders, without registering them.
 
     Raises:
-        UsageError: there is no such folder or no YAML file in it.
-        ArchError: a file describes no network.
+        UsageError: there is no such folder, or it has no YAML file.
+        ArchError: a file holds no valid architecture.
     """
-    return [load_arch(file) for file in _arch_files(folder)]
+    return [load_arch(file) for file in _yaml_files(folder)]
 
 
-def _arch_files(folder: str | os.PathLike) -> list[Path]:
+def _yaml_files(folder: str | os.PathLike) -> list[Path]:
     files = sorted(Path(folder).rglob("*.yaml"))
     if not files:
-        raise UsageError(f"{folder}: no folder with architecture files (*.yaml)")
+        raise UsageError(f"{folder}: no such folder, or no architecture files (*.yaml) in it")
     return files
 
 
 def get_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:
-    """An architecture by its registered name, by the path of a YAML file, or as it is given.
+    """Return an architecture by its registered name or the path of its YAML file; an `ArchDef` is returned as it is.
 
     Raises:
-        UnknownNameError: no architecture of that name; the text suggests close ones.
-        ArchError: the file is missing or describes no network.
+        UnknownNameError: no such name; the message suggests similar ones.
+        ArchError: the file is missing or holds no valid architecture.
     """
     if isinstance(arch, ArchDef):
         return arch
@@ -91,7 +94,7 @@ def get_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:
 
 
 def list_archs() -> list[str]:
-    """Names of all registered architectures, sorted."""
+    """Return the names of all registered architectures, sorted."""
     return ARCHS.names()
 
 
@@ -102,15 +105,16 @@ def cost(
     num_classes: int = 1000,
     in_chans: int = 3,
 ) -> NetworkCost:
-    """Exact cost of a network from its definition alone, without building it and without torch.
+    """Compute the exact cost of a network from its definition alone, without building it and without torch.
 
     Args:
-        arch: a registered name, the path of a YAML file, or a definition.
-        resolution: pixels of the square input, or (height, width); default: the network's own.
+        arch: a registered name, the path of a YAML file, or an architecture.
+        resolution: side of the square input in pixels, or (height, width); default: the network's own.
         num_classes: outputs of the classifier; 0 for the trunk alone.
         in_chans: channels of the input.
 
     Returns:
-        `.macs`, `.params` and `.activations`; `.macs_by_kind` and `.params_by_kind`; `.by_stage()`, `.blocks`.
+        The cost, with `.macs`, `.params` and `.activations`, `.macs_by_kind` and `.params_by_kind`, `.by_stage()` and
+        `.blocks`.
     """
-    return cost_of(get_arch(arch), resolution, num_classes=num_classes, in_chans=in_chans)
+    return compute_cost(get_arch(arch), resolution, num_classes=num_classes, in_chans=in_chans)

@@ -1,70 +1,95 @@
-"""The building blocks as data: what each one's layers look like, and beside it what they cost.
+"""Building blocks as data: the layers of each block and, next to them, their cost.
 
-A row of an architecture names a block; the spec registered under that name works out every channel count
-from the row, once. `fbnetv3.modeling.blocks` builds the module from the very same spec.
+A row of an architecture names a block. The spec registered under that name derives all channel counts from the row,
+once; `fbnetv3.modeling.blocks` builds the module from the same spec.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from fbnetv3.arch.complexity import Cost, avg_pool, batchnorm, conv, conv_out
+from fbnetv3.arch.layer_cost import Cost, avg_pool_cost, batchnorm_cost, conv_cost, conv_output_size
+from fbnetv3.errors import FieldError
 from fbnetv3.registry import Registry
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from collections.abc import Callable
 
-    from fbnetv3.arch.definition import Row
+    from typing_extensions import Self
 
 BLOCK_SPECS = Registry("block")
 
-ACTIVATIONS = ("hswish", "relu")
-SE_GATES = ("none", "hsigmoid", "sigmoid")
+# Activations by name, as lazy entries, so that definitions need no torch. An entry is an nn.Module class that takes
+# `inplace`.
+ACTIVATIONS = Registry("activation")
+ACTIVATIONS.register("fbnetv3.modeling.blocks:Hardswish", name="hswish")
+ACTIVATIONS.register("torch.nn:ReLU", name="relu")
+
+# Gates of squeeze-and-excite; "none" stands for a block without one.
+SE_GATES = Registry("squeeze-and-excite gate")
+SE_GATES.register("torch.nn:Identity", name="none")
+SE_GATES.register("torch.nn:Hardsigmoid", name="hsigmoid")
+SE_GATES.register("torch.nn:Sigmoid", name="sigmoid")
+
 SE_RATIO = 0.25
 
 
 def round8(value: float) -> int:
-    """`value` rounded to a multiple of 8, half up, at least 8 and never below 95 % of `value`.
+    """Round to a multiple of 8, half up, to at least 8 and never below 95 % of `value`.
 
-    The channel rounding of the published networks: `round8(20) == 24`, `round8(36) == 40`.
+    This is the channel rounding of the published networks: `round8(20) == 24`, `round8(36) == 40`.
     """
     rounded = max(8, 8 * math.floor(value / 8 + 0.5))
     return rounded + 8 if rounded < 0.95 * value else rounded
 
 
-class BlockSpec(Protocol):
-    """What a block says of itself. A new block registers a dataclass like this in `BLOCK_SPECS`.
+class RowFields(NamedTuple):
+    """The row fields that a block reads, other than channels, repeat and stride."""
 
-    `REQUIRED` and `OPTIONAL` name the row's fields that the block reads besides `channels`, `repeat` and
-    `stride`; a row that lacks a required one or sets one that the block does not read is an error.
+    required: frozenset[str]
+    optional: frozenset[str]
+
+
+class BlockSpec:
+    """What an architecture needs to know about a block. A new block registers a dataclass of this kind.
+
+    Besides the attributes below, a spec has a classmethod `build(in_channels, channels, stride, *, ...)`. Its
+    keyword-only parameters are the row fields that the block reads, such as `kernel` or `se`: required ones have no
+    default, and a row that sets any other field is rejected. `build` raises `FieldError` for values that do not fit
+    together.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
-    REQUIRED: frozenset[str]
-    OPTIONAL: frozenset[str]
+    build: ClassVar[Callable[..., Any]]
+    pools: ClassVar[bool] = False
+    """Whether the block ends in a 1x1 map, so that it can only be the last block."""
+
     in_channels: int
     out_channels: int
     stride: int
 
     @classmethod
-    def from_row(cls, row: Row, in_channels: int, stride: int) -> BlockSpec:
-        """The spec of one block of the row, given its input channels and its own stride."""
-        ...
+    @cache
+    def row_fields(cls) -> RowFields:
+        """Read the row fields of the block off the signature of `build`."""
+        parameters = inspect.signature(cls.build).parameters.values()
+        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+        required = frozenset(p.name for p in keywords if p.default is p.empty)
+        return RowFields(required, frozenset(p.name for p in keywords) - required)
 
     def cost(self, height: int, width: int) -> tuple[Cost, int, int]:
-        """Cost for a `height` x `width` input, and the height and width of the output."""
-        ...
+        """Return the cost for a `height` x `width` input, and the height and width of the output."""
+        raise NotImplementedError
 
 
 @BLOCK_SPECS.register(name="conv")
 @dataclass(frozen=True)
-class ConvSpec:
+class ConvSpec(BlockSpec):
     """k x k convolution with bias, BatchNorm, activation (Table 2, first row)."""
-
-    REQUIRED = frozenset({"kernel"})
-    OPTIONAL = frozenset({"act"})
 
     in_channels: int
     out_channels: int
@@ -73,28 +98,27 @@ class ConvSpec:
     act: str
 
     @classmethod
-    def from_row(cls, row: Row, in_channels: int, stride: int) -> ConvSpec:
-        assert row.kernel is not None  # it is REQUIRED
-        return cls(in_channels, row.channels, row.kernel, stride, row.act)
+    def build(cls, in_channels: int, channels: int, stride: int, *, kernel: int, act: str = "hswish") -> Self:
+        """Build the spec of one block from its input channels and its row."""
+        return cls(in_channels, channels, kernel, stride, act)
 
     @property
     def padding(self) -> int:
+        """Pixels added on each side."""
         return self.kernel // 2
 
     def cost(self, height: int, width: int) -> tuple[Cost, int, int]:
-        h = conv_out(height, self.kernel, self.stride, self.padding)
-        w = conv_out(width, self.kernel, self.stride, self.padding)
-        layers = conv(h, w, self.in_channels, self.out_channels, self.kernel, bias=True) + batchnorm(self.out_channels)
-        return layers, h, w
+        """Return the cost of the block, and the height and width of its output."""
+        h = conv_output_size(height, self.kernel, self.stride, self.padding)
+        w = conv_output_size(width, self.kernel, self.stride, self.padding)
+        conv = conv_cost(h, w, self.in_channels, self.out_channels, self.kernel, bias=True)
+        return conv + batchnorm_cost(self.out_channels), h, w
 
 
 @BLOCK_SPECS.register(name="mbconv")
 @dataclass(frozen=True)
-class MBConvSpec:
+class MBConvSpec(BlockSpec):
     """Inverted residual (Table 2, "MBConv"): 1x1 expand, k x k depthwise, squeeze-and-excite, 1x1 project."""
-
-    REQUIRED = frozenset({"kernel", "expansion"})
-    OPTIONAL = frozenset({"act", "se", "dw_padding", "dw_group_width"})
 
     in_channels: int
     out_channels: int
@@ -104,32 +128,56 @@ class MBConvSpec:
     padding: int
     groups: int
     se_channels: int
-    """Channels of the squeeze; 0 where there is no squeeze-and-excite."""
+    """Channels of the squeeze; 0 without squeeze-and-excite."""
     se_gate: str
     act: str
     dw_norm: bool = True
     """Whether a BatchNorm and an activation follow the depthwise convolution."""
 
     @classmethod
-    def from_row(cls, row: Row, in_channels: int, stride: int) -> Self:
-        assert row.kernel is not None and row.expansion is not None  # they are REQUIRED
-        mid = round8(in_channels * row.expansion)
+    def build(
+        cls,
+        in_channels: int,
+        channels: int,
+        stride: int,
+        *,
+        kernel: int,
+        expansion: float,
+        se: str = "none",
+        act: str = "hswish",
+        dw_padding: int | None = None,
+        dw_group_width: int | None = None,
+    ) -> Self:
+        """Build the spec of one block from its input channels and its row.
+
+        Raises:
+            FieldError: the group width does not divide the expanded channels.
+        """
+        mid_channels = round8(in_channels * expansion)
+        groups = mid_channels // (dw_group_width or 1)
+        if groups < 1 or mid_channels % groups:
+            raise FieldError(f"{dw_group_width} does not divide the {mid_channels} expanded channels", "dw_group_width")
         return cls(
             in_channels=in_channels,
-            out_channels=row.channels,
-            mid_channels=mid,
-            kernel=row.kernel,
+            out_channels=channels,
+            mid_channels=mid_channels,
+            kernel=kernel,
             stride=stride,
-            padding=row.kernel // 2 if row.dw_padding is None else row.dw_padding,
-            groups=mid if row.dw_group_width is None else mid // row.dw_group_width,
-            se_channels=0 if row.se == "none" else round8(int(mid * SE_RATIO / row.expansion)),
-            se_gate=row.se,
-            act=row.act,
+            padding=kernel // 2 if dw_padding is None else dw_padding,
+            groups=groups,
+            se_channels=0 if se == "none" else cls._squeeze_channels(mid_channels, expansion),
+            se_gate=se,
+            act=act,
         )
+
+    @staticmethod
+    def _squeeze_channels(mid_channels: int, expansion: float) -> int:
+        """Return a quarter of the block's input channels, as rounded in the published networks."""
+        return round8(int(mid_channels * SE_RATIO / expansion))
 
     @property
     def has_expand(self) -> bool:
-        """Whether there is a 1x1 expansion: not where it would keep the channel count."""
+        """Whether there is a 1x1 expansion; without it, the channel count would stay the same."""
         return self.mid_channels != self.in_channels
 
     @property
@@ -138,46 +186,47 @@ class MBConvSpec:
         return self.stride == 1 and self.in_channels == self.out_channels
 
     def cost(self, height: int, width: int) -> tuple[Cost, int, int]:
-        h = conv_out(height, self.kernel, self.stride, self.padding)
-        w = conv_out(width, self.kernel, self.stride, self.padding)
+        """Return the cost of the block, and the height and width of its output."""
+        h = conv_output_size(height, self.kernel, self.stride, self.padding)
+        w = conv_output_size(width, self.kernel, self.stride, self.padding)
         mid = self.mid_channels
-        layers = conv(h, w, mid, mid, self.kernel, self.groups)
+        layers = conv_cost(h, w, mid, mid, self.kernel, self.groups)
         if self.dw_norm:
-            layers += batchnorm(mid)
+            layers += batchnorm_cost(mid)
         if self.has_expand:
-            layers += conv(height, width, self.in_channels, mid) + batchnorm(mid)
+            layers += conv_cost(height, width, self.in_channels, mid) + batchnorm_cost(mid)
         if self.se_channels:
-            layers += avg_pool(h, w, mid)
-            layers += conv(1, 1, mid, self.se_channels, bias=True) + conv(1, 1, self.se_channels, mid, bias=True)
-        layers += conv(h, w, mid, self.out_channels) + batchnorm(self.out_channels)
+            layers += avg_pool_cost(h, w, mid)
+            layers += conv_cost(1, 1, mid, self.se_channels, bias=True)
+            layers += conv_cost(1, 1, self.se_channels, mid, bias=True)
+        layers += conv_cost(h, w, mid, self.out_channels) + batchnorm_cost(self.out_channels)
         return layers, h, w
 
 
 @BLOCK_SPECS.register(name="mbconv_det")
 @dataclass(frozen=True)
 class DetectorMBConvSpec(MBConvSpec):
-    """Inverted residual of the released detectors (Sec. 4.3): neither BatchNorm nor activation after the depthwise.
+    """Inverted residual of the released detectors (Sec. 4.3): no BatchNorm or activation after the depthwise layer.
 
-    Its squeeze has a quarter of the expanded channels, whatever the expansion.
+    It squeezes to a quarter of the expanded channels.
     """
 
-    @classmethod
-    def from_row(cls, row: Row, in_channels: int, stride: int) -> Self:
-        spec = super().from_row(row, in_channels, stride)
-        squeeze = round8(int(spec.mid_channels * SE_RATIO)) if spec.se_channels else 0
-        return replace(spec, se_channels=squeeze, dw_norm=False)
+    dw_norm: bool = False
+
+    @staticmethod
+    def _squeeze_channels(mid_channels: int, expansion: float) -> int:
+        return round8(int(mid_channels * SE_RATIO))
 
 
 @BLOCK_SPECS.register(name="mbpool")
 @dataclass(frozen=True)
-class MBPoolSpec:
+class MBPoolSpec(BlockSpec):
     """Efficient last stage (Table 2, "MBPool"): 1x1 expand, global average, 1x1 without bias or BatchNorm.
 
-    Table 2 lists a kernel for it; the released networks have no depthwise convolution here, so there is none.
+    Table 2 lists a kernel for it, but the released networks have no depthwise convolution here.
     """
 
-    REQUIRED = frozenset({"expansion"})
-    OPTIONAL = frozenset({"act"})
+    pools = True
 
     in_channels: int
     out_channels: int
@@ -186,11 +235,13 @@ class MBPoolSpec:
     stride: int = 1
 
     @classmethod
-    def from_row(cls, row: Row, in_channels: int, stride: int) -> MBPoolSpec:
-        assert row.expansion is not None  # it is REQUIRED
-        return cls(in_channels, row.channels, round8(in_channels * row.expansion), row.act)
+    def build(cls, in_channels: int, channels: int, stride: int, *, expansion: float, act: str = "hswish") -> Self:
+        """Build the spec of one block from its input channels and its row."""
+        return cls(in_channels, channels, round8(in_channels * expansion), act)
 
     def cost(self, height: int, width: int) -> tuple[Cost, int, int]:
+        """Return the cost of the block, and the height and width of its output, which are 1."""
         mid = self.mid_channels
-        layers = conv(height, width, self.in_channels, mid) + batchnorm(mid) + avg_pool(height, width, mid)
-        return layers + conv(1, 1, mid, self.out_channels), 1, 1
+        layers = conv_cost(height, width, self.in_channels, mid) + batchnorm_cost(mid)
+        layers += avg_pool_cost(height, width, mid)
+        return layers + conv_cost(1, 1, mid, self.out_channels), 1, 1

@@ -1,25 +1,27 @@
-"""Networks derived from networks: compound scaling, small images, and the search for a MACs target."""
+"""Networks derived from others: compound scaling, variants for small images, and scaling to a MACs target."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import chain, product
 
 from fbnetv3.arch.block_specs import round8
 from fbnetv3.arch.definition import ArchDef, ArchError, Row, Stage
-from fbnetv3.arch.network_cost import cost_of
+from fbnetv3.arch.network_cost import compute_cost
 from fbnetv3.errors import UsageError
+from fbnetv3.utils.checks import is_int, is_number
 
 PARTS = ("stem", "last")
-IMAGENET_BASE = 224
-_MOST = 1_000_000  # of a multiplier
-CIFAR_BASE = 32
+IMAGENET_RESOLUTION = 224
+CIFAR_RESOLUTION = 32
+
+_MAX_MULTIPLIER = 1e6
 
 
 def compound_scale(
-    defn: ArchDef,
+    arch: ArchDef,
     depth: float = 1.0,
     width: float = 1.0,
     resolution: float = 1.0,
@@ -30,82 +32,85 @@ def compound_scale(
 ) -> ArchDef:
     """Scale depth, width and resolution of a network (Sec. 4.2, after EfficientNet).
 
-    Channels round as in the published networks (`round8`). Depth counts the blocks of equal width in a stage,
-    as Table 2's n does, and rounds half up; the block that changes width or stride stays the first. With the
-    `fixed` parts left alone, E scaled by depth 1.09, width 1.13 and resolution 272 / 264 has the channels and the
-    depths of the published F.
+    Channels are rounded as in the published networks (`round8`). Depth counts the blocks of equal width in a stage, as
+    n does in Table 2, and rounds half up; the block that changes width or stride stays first. FBNetV3-E scaled by depth
+    1.09, width 1.13 and resolution 272 / 264, with the default `fixed` parts, has the channels and depths of the
+    published F.
 
     Args:
-        defn: the network to scale.
-        depth, width, resolution: multipliers.
-        fixed: parts that are left alone: "stem" (the first stage) and "last" (a stage that ends in mbpool).
-        multiple: the new resolution is the nearest multiple of this many pixels.
-        name: name of the result; default: that of `defn` with "_scaled".
+        arch: the network to scale.
+        depth: multiplier of the number of blocks.
+        width: multiplier of the channels.
+        resolution: multiplier of the input's side.
+        fixed: parts that keep their depth and width: "stem" (the first stage), "last" (a stage that ends in a pooling
+            block).
+        multiple: the new resolution is rounded to a multiple of this many pixels.
+        name: name of the result; default: that of `arch` with "_scaled".
 
     Raises:
-        UsageError: a multiplier that is not positive, an unknown part.
+        UsageError: a multiplier that is not positive, or an unknown part.
     """
-    for what, value in (("depth", depth), ("width", width), ("resolution", resolution)):
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-            raise UsageError(f"{what} multiplier {value!r} is not a positive number")
-        if value > _MOST:
-            raise UsageError(f"{what} multiplier {value!r} is more than {_MOST:,}: no network can be scaled so far")
-    if unknown := set(fixed) - set(PARTS):
-        raise UsageError(f"fixed: {', '.join(sorted(unknown))} is not among {', '.join(PARTS)}")
-
-    if isinstance(multiple, bool) or not isinstance(multiple, int) or multiple < 1:
-        raise UsageError(f"multiple {multiple!r} is not a number of pixels")
+    for label, multiplier in (("depth", depth), ("width", width), ("resolution", resolution)):
+        if not is_number(multiplier, high=_MAX_MULTIPLIER) or multiplier <= 0:
+            raise UsageError(f"{label} multiplier {multiplier!r} is not a number in (0, {_MAX_MULTIPLIER:,.0f}]")
+    if unknown := sorted(set(fixed) - set(PARTS)):
+        raise UsageError(f"fixed: {', '.join(unknown)} is not one of {', '.join(PARTS)}")
+    if not is_int(multiple, 1):
+        raise UsageError(f"multiple {multiple!r} is not a positive number of pixels")
 
     stages = []
-    for s, stage in enumerate(defn.stages):
+    for s, stage in enumerate(arch.stages):
+        if _part_of(stage, s) in fixed:
+            stages.append(stage)
+            continue
         rows = []
-        for group in _width_groups(stage):
+        for group in _groups_of_equal_width(stage):
             channels = round8(group[0].channels * width)
             rows += [replace(row, channels=channels) for row in _scale_depth(group, depth)]
-        stages.append(stage if _part(stage, s) in fixed else Stage(tuple(rows)))
+        stages.append(Stage(tuple(rows)))
 
-    pixels = max(multiple, multiple * math.floor(defn.resolution * resolution / multiple + 0.5))
-    if resolution == 1.0:
-        pixels = defn.resolution
-    return _with_resolution(replace(defn, stages=tuple(stages), name=name or f"{defn.name}_scaled"), pixels)
+    pixels = arch.resolution
+    if resolution != 1.0:
+        pixels = max(multiple, multiple * math.floor(arch.resolution * resolution / multiple + 0.5))
+    # the ratio of resize to crop stays
+    resize = max(pixels, round(arch.resize * pixels / arch.resolution))
+    name = name or f"{arch.name}_scaled"
+    return replace(arch, stages=tuple(stages), resolution=pixels, resize=resize, name=name)
 
 
-def small_images(defn: ArchDef, base: int = CIFAR_BASE, *, name: str | None = None) -> ArchDef:
-    """The network for small images (Sec. 4.3, CIFAR-10).
+def adapt_to_small_images(arch: ArchDef, base: int = CIFAR_RESOLUTION, *, name: str | None = None) -> ArchDef:
+    """Adapt a network to small images (Sec. 4.3, CIFAR-10).
 
-    The second block of stride two gets stride one. The resolution is `base` pixels times the network's own
-    ratio: `base` for 224 (FBNetV3-A), and, for a base of 32, 38 for FBNetV3-E with its 264. No resize
-    precedes the crop.
+    The second block of stride two gets stride one. The resolution is `base` pixels times the network's resolution over
+    224: for a base of 32, FBNetV3-A has 32 and FBNetV3-E 38 pixels. Images are not resized before the crop.
 
     Raises:
         UsageError: the network has no second block of stride two.
     """
-    strided = [(s, r) for s, stage in enumerate(defn.stages) for r, row in enumerate(stage.rows) if row.stride == 2]
+    strided = [(s, r) for s, stage in enumerate(arch.stages) for r, row in enumerate(stage.rows) if row.stride == 2]
     if len(strided) < 2:
-        raise UsageError(f"{defn.name} has no second block of stride two to make stride one")
+        raise UsageError(f"{arch.name} has no second block of stride two, which adapting to small images removes")
     s, r = strided[1]
-    row = replace(defn.stages[s].rows[r], stride=1, dw_padding=None)
-    stages = list(defn.stages)
-    rows = list(stages[s].rows)
-    rows[r] = row
+    rows = list(arch.stages[s].rows)
+    rows[r] = replace(rows[r], stride=1, dw_padding=None)
+    stages = list(arch.stages)
     stages[s] = Stage(tuple(rows))
-    pixels = max(1, math.floor(base * defn.resolution / IMAGENET_BASE + 0.5))
-    return replace(
-        defn, stages=tuple(stages), resolution=pixels, resize=pixels, name=name or f"{defn.name}_small_images"
-    )
+    pixels = max(1, math.floor(base * arch.resolution / IMAGENET_RESOLUTION + 0.5))
+    name = name or f"{arch.name}_small_images"
+    return replace(arch, stages=tuple(stages), resolution=pixels, resize=pixels, name=name)
 
 
-def same_padding(defn: ArchDef, *, name: str | None = None) -> ArchDef:
-    """The network with depthwise padding kernel // 2 everywhere, as timm's networks have it."""
-    stages = tuple(Stage(tuple(replace(row, dw_padding=None) for row in stage.rows)) for stage in defn.stages)
-    return replace(defn, stages=stages, name=name or f"{defn.name}_same_padding")
+def with_same_padding(arch: ArchDef, *, name: str | None = None) -> ArchDef:
+    """Return the network with depthwise padding kernel // 2 everywhere, as in timm's networks."""
+    stages = tuple(Stage(tuple(replace(row, dw_padding=None) for row in stage.rows)) for stage in arch.stages)
+    return replace(arch, stages=stages, name=name or f"{arch.name}_same_padding")
 
 
 @dataclass(frozen=True)
-class Scaled:
-    """What `scale_to_macs` found: the network and the multipliers that make it from the original."""
+class ScaledArch:
+    """Result of `scale_to_macs`: a network, its MACs, and the multipliers that derive it from the original."""
 
-    defn: ArchDef
+    arch: ArchDef
     multiplier: float
     depth: float
     width: float
@@ -114,7 +119,7 @@ class Scaled:
 
 
 def scale_to_macs(
-    defn: ArchDef,
+    arch: ArchDef,
     macs: float,
     *,
     depth: float = 1.2,
@@ -124,75 +129,75 @@ def scale_to_macs(
     num_classes: int = 1000,
     fixed: tuple[str, ...] = PARTS,
     name: str | None = None,
-) -> Scaled:
-    """Find the multiplier phi at which depth^phi, width^phi, resolution^phi meet a MACs target.
+) -> ScaledArch:
+    """Find the multiplier phi for which scaling by depth^phi, width^phi and resolution^phi meets a MACs target.
 
-    The defaults are EfficientNet's constants (MACs about double with each unit of phi); 1.0 leaves a dimension
-    alone. Depth, channels and pixels are whole steps, so that MACs jump with phi. The search tries one phi for
-    all, with resolutions in steps of 8, 4, 2 and 1 pixels; then it lets each dimension leave the common phi
-    by up to half a unit, and takes what leaves it least. `scale_to_macs(B, 357e6, depth=1, width=1)` is
-    FBNetV3-A.
+    The defaults are EfficientNet's constants: MACs about double per unit of phi. 1.0 leaves a dimension unchanged.
+    Depth, channels and pixels are integers, so MACs change in steps. The search first tries one phi for all dimensions,
+    with resolutions in steps of 8, 4, 2 and 1 pixels. If that fails, each dimension may deviate from the common phi by
+    up to 0.5, and the smallest deviation is taken. `scale_to_macs(B, 357e6, depth=1, width=1)` is FBNetV3-A.
 
     Args:
-        defn: the network to scale.
+        arch: the network to scale.
         macs: target in multiply-adds, counted as in Table 4.
-        depth, width, resolution: growth of each dimension with a unit of phi, at least 1.
+        depth: growth of the depth per unit of phi, at least 1.
+        width: growth of the width.
+        resolution: growth of the resolution.
         tolerance: largest relative distance to the target.
         num_classes: outputs of the networks whose MACs are counted.
-        fixed, name: as for `compound_scale`.
-
-    Returns:
-        The network, phi, the three multipliers and the MACs reached.
+        fixed: as for `compound_scale`.
+        name: as for `compound_scale`.
 
     Raises:
-        UsageError: an argument that makes no sense; or nothing lies within the tolerance, and then the text
-            names the closest that can be had.
+        UsageError: an invalid argument, or no network within the tolerance; the message then names the closest.
     """
-    bases = {"depth": depth, "width": width, "resolution": resolution}
-    for what, value in {"macs target": macs, **bases}.items():
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise UsageError(f"{what} {value!r} is not a positive number")
-    if min(bases.values()) < 1 or max(bases.values()) == 1:
-        raise UsageError(
-            f"depth {depth}, width {width}, resolution {resolution}: none may be below 1.0, and one must be above"
-        )
+    growth = {"depth": depth, "width": width, "resolution": resolution}
+    _check_targets(macs, growth)
 
-    def at(phi: float, multiple: int, apart: tuple[float, ...] = (0.0, 0.0, 0.0)) -> Scaled:
-        factors = {what: base ** (phi + step) for (what, base), step in zip(bases.items(), apart, strict=True)}
+    def scale(phi: float, multiple: int, deviations: tuple[float, ...] = (0.0, 0.0, 0.0)) -> ScaledArch:
+        exponents = dict(zip(growth, (phi + deviation for deviation in deviations), strict=True))
+        factors = {label: base ** exponents[label] for label, base in growth.items()}
         try:
-            scaled = compound_scale(defn, **factors, fixed=fixed, multiple=multiple, name=name)
-        except ArchError:  # beyond what a network can be
-            return Scaled(defn, phi, **factors, macs=0 if phi < 0 else math.inf)
-        return Scaled(scaled, phi, **factors, macs=cost_of(scaled, num_classes=num_classes).macs)
+            scaled = compound_scale(arch, **factors, fixed=fixed, multiple=multiple, name=name)
+        except ArchError:  # out of the bounds of a definition
+            return ScaledArch(arch, phi, **factors, macs=0 if phi < 0 else math.inf)
+        return ScaledArch(scaled, phi, **factors, macs=compute_cost(scaled, num_classes=num_classes).macs)
 
-    def distance(found: Scaled) -> float:
-        return abs(found.macs / macs - 1)
+    def distance(candidate: ScaledArch) -> float:
+        return abs(candidate.macs / macs - 1)
 
-    centre = _crossing(lambda phi: at(phi, 1).macs, macs)
-    closest = at(centre, 1)
+    center = _bisect_phi(lambda phi: scale(phi, 1).macs, macs)
+    closest = scale(center, 1)
     if not 0.5 < closest.macs / macs < 2:
-        raise UsageError(f"no multiplier brings {defn.name} near {macs / 1e6:.1f} M MACs by scaling these dimensions")
-    for multiple in (8, 4, 2, 1):
-        found = min((at(centre + step, multiple) for step in _steps(0.15, 81)), key=distance)
-        if distance(found) <= tolerance:
-            return found
-        closest = min(closest, found, key=distance)
-    counts = {"depth": 5, "width": 25, "resolution": 25}
-    apart = product(*(_steps(0.5, counts[what]) if base != 1.0 else [0.0] for what, base in bases.items()))
-    for steps in sorted(apart, key=lambda steps: max(map(abs, steps))):
-        found = at(centre, 1, steps)
-        if distance(found) <= tolerance:
-            return found
-        closest = min(closest, found, key=distance)
+        raise UsageError(f"scaling these dimensions cannot bring {arch.name} near {macs / 1e6:.1f} M MACs")
+
+    # one phi for all dimensions, with finer and finer resolutions; then single deviating dimensions
+    common = (
+        min((scale(center + step, multiple) for step in _steps(0.15, 81)), key=distance) for multiple in (8, 4, 2, 1)
+    )
+    deviating = (scale(center, 1, deviations) for deviations in _deviations(growth))
+    for candidate in chain(common, deviating):
+        if distance(candidate) <= tolerance:
+            return candidate
+        closest = min(closest, candidate, key=distance)
     raise UsageError(
-        f"no multiplier brings {defn.name} within {tolerance:.1%} of {macs / 1e6:.1f} M MACs; "
+        f"no multiplier brings {arch.name} within {tolerance:.1%} of {macs / 1e6:.1f} M MACs; "
         f"the closest is {closest.macs / 1e6:.1f} M at {closest.multiplier:.3f}: "
         "scale more of depth, width and resolution, or allow a larger tolerance"
     )
 
 
-def _crossing(macs_at: Callable[[float], float], target: float) -> float:
-    """About the phi at which the (nearly) monotonous MACs reach the target."""
+def _check_targets(macs: float, growth: dict[str, float]) -> None:
+    for label, value in {"macs target": macs, **growth}.items():
+        if not is_number(value, 0) or not 0 < value < math.inf:
+            raise UsageError(f"{label} {value!r} is not a positive number")
+    if min(growth.values()) < 1 or max(growth.values()) == 1:
+        factors = ", ".join(f"{label} {value}" for label, value in growth.items())
+        raise UsageError(f"{factors}: all must be at least 1.0, and one must be greater")
+
+
+def _bisect_phi(macs_at: Callable[[float], float], target: float) -> float:
+    """Return approximately the phi at which the (almost) monotonic MACs reach the target."""
     low, high = -12.0, 12.0
     for _ in range(10):
         middle = (low + high) / 2
@@ -200,18 +205,26 @@ def _crossing(macs_at: Callable[[float], float], target: float) -> float:
     return (low + high) / 2
 
 
+def _deviations(growth: dict[str, float]) -> Iterator[tuple[float, ...]]:
+    """Yield deviations from the common phi for each dimension that grows, by their largest component."""
+    counts = {"depth": 5, "width": 25, "resolution": 25}
+    steps = [_steps(0.5, counts[label]) if base != 1.0 else [0.0] for label, base in growth.items()]
+    yield from sorted(product(*steps), key=lambda deviations: max(map(abs, deviations)))
+
+
 def _steps(reach: float, count: int) -> list[float]:
+    """Return `count` evenly spaced numbers in [-reach, reach]."""
     return [reach * (2 * i / (count - 1) - 1) for i in range(count)]
 
 
-def _part(stage: Stage, index: int) -> str:
-    if stage.rows[-1].block == "mbpool":
+def _part_of(stage: Stage, index: int) -> str:
+    if stage.rows[-1].spec_class.pools:
         return "last"
     return "stem" if index == 0 else "trunk"
 
 
-def _width_groups(stage: Stage) -> list[list[Row]]:
-    """The rows that Table 2 writes as one: equal width, the stride in the first."""
+def _groups_of_equal_width(stage: Stage) -> list[list[Row]]:
+    """Group the rows that Table 2 writes as one: equal width, with the stride in the first."""
     groups: list[list[Row]] = []
     for row in stage.rows:
         if not groups or row.channels != groups[-1][0].channels or row.stride == 2:
@@ -221,20 +234,16 @@ def _width_groups(stage: Stage) -> list[list[Row]]:
 
 
 def _scale_depth(rows: list[Row], depth: float) -> list[Row]:
-    """Rows of equal width with `depth` times as many blocks; the last row gives or takes, the first stays."""
-    if rows[-1].block == "mbpool":  # there can be only one
+    """Return rows of equal width with `depth` times as many blocks. The last row grows or shrinks; the first stays."""
+    if rows[-1].spec_class.pools:  # a pooling block cannot be repeated
         return rows
     total = sum(row.repeat for row in rows)
     change = max(1, math.floor(total * depth + 0.5)) - total
     scaled = list(rows)
     while change < 0 and scaled[-1].repeat + change < 1:
         change += scaled.pop().repeat
-    grown = scaled[-1]
-    if change > 0 and len(scaled) == 1 and grown.stride == 2 and grown.dw_padding is not None:
-        return [grown, replace(grown, stride=1, dw_padding=None, repeat=change)]
-    return [*scaled[:-1], replace(grown, repeat=grown.repeat + change)]
-
-
-def _with_resolution(defn: ArchDef, pixels: int) -> ArchDef:
-    resize = max(pixels, round(defn.resize * pixels / defn.resolution))
-    return replace(defn, resolution=pixels, resize=resize)
+    last = scaled[-1]
+    if change > 0 and len(scaled) == 1 and last.stride == 2 and last.dw_padding is not None:
+        # a padding that shrinks the map is only valid for a single block of stride 2
+        return [last, replace(last, stride=1, dw_padding=None, repeat=change)]
+    return [*scaled[:-1], replace(last, repeat=last.repeat + change)]

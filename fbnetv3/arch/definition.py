@@ -7,16 +7,21 @@ from dataclasses import dataclass, fields
 
 from fbnetv3.arch.block_specs import ACTIVATIONS, BLOCK_SPECS, SE_GATES, BlockSpec
 from fbnetv3.errors import FieldError, UnknownNameError
+from fbnetv3.registry import Registry
+from fbnetv3.utils.checks import check_choice, check_int, check_number, check_type
 
 MAX_CHANNELS = 65_536
-MIN_EXPANSION = 0.01
+MAX_KERNEL = 63
 MAX_REPEAT = 1_000
-MAX_BLOCKS = 10_000
 MAX_RESOLUTION = 8_192
+EXPANSION_RANGE = (0.01, 64.0)
+
+# Fields that every block reads.
+_COMMON_FIELDS = frozenset({"block", "channels", "repeat", "stride"})
 
 
 class ArchError(FieldError):
-    """A definition that makes no sense."""
+    """An invalid architecture definition."""
 
 
 @dataclass(frozen=True)
@@ -24,16 +29,16 @@ class Row:
     """`repeat` equal blocks in sequence: one row of Table 2.
 
     Attributes:
-        block: the block's registered name.
+        block: registered name of the block.
         channels: output channels of each block.
-        repeat: how many blocks.
-        stride: stride of the first block; the others have 1.
+        repeat: number of blocks.
+        stride: stride of the first block; the others have stride 1.
         kernel: kernel size of the (depthwise) convolution, odd.
-        expansion: multiplies a block's *input* channels.
-        se: gate of the squeeze-and-excite, or "none".
+        expansion: ratio of expanded to *input* channels of each block.
+        se: gate of squeeze-and-excite, or "none".
         act: activation.
         dw_padding: padding of the depthwise convolution; default kernel // 2.
-        dw_group_width: channels a group of the "depthwise" convolution; default 1.
+        dw_group_width: channels per group of the "depthwise" convolution; default 1.
     """
 
     block: str
@@ -48,53 +53,63 @@ class Row:
     dw_group_width: int | None = None
 
     def __post_init__(self) -> None:
-        spec = self._spec_class()
-        _check_int("channels", self.channels, 1, MAX_CHANNELS)
-        _check_int("repeat", self.repeat, 1, MAX_REPEAT)
-        if self.stride not in (1, 2) or isinstance(self.stride, bool):
-            raise ArchError(f"{self.stride!r} is not 1 or 2", "stride")
-        self._check_use(spec)
+        _check_registered(BLOCK_SPECS, self.block, "block")
+        self._check_block_reads_fields()
+        check_int(self.channels, "channels", 1, MAX_CHANNELS, ArchError)
+        check_int(self.repeat, "repeat", 1, MAX_REPEAT, ArchError)
+        check_choice(self.stride, "stride", (1, 2), ArchError)
         if self.kernel is not None:
-            _check_int("kernel", self.kernel, 1, 63)
+            check_int(self.kernel, "kernel", 1, MAX_KERNEL, ArchError)
             if self.kernel % 2 == 0:
                 raise ArchError(f"{self.kernel} is even", "kernel")
         if self.expansion is not None:
-            if isinstance(self.expansion, bool) or not isinstance(self.expansion, (int, float)):
-                raise ArchError(f"{self.expansion!r} is not a number", "expansion")
-            if not MIN_EXPANSION <= self.expansion <= 64:
-                raise ArchError(f"{self.expansion} is not in [{MIN_EXPANSION}, 64]", "expansion")
-        _check_choice("se", self.se, SE_GATES)
-        _check_choice("act", self.act, ACTIVATIONS)
+            check_number(self.expansion, "expansion", *EXPANSION_RANGE, error=ArchError)
+        _check_registered(SE_GATES, self.se, "se")
+        _check_registered(ACTIVATIONS, self.act, "act")
         if self.dw_padding is not None:
-            _check_int("dw_padding", self.dw_padding, 0, (self.kernel or 1) // 2)
-            if self.dw_padding != (self.kernel or 1) // 2 and (self.repeat > 1 or self.stride == 1):
-                raise ArchError("shrinks the map: only for a single block of stride 2", "dw_padding")
+            same_padding = (self.kernel or 1) // 2
+            check_int(self.dw_padding, "dw_padding", 0, same_padding, ArchError)
+            if self.dw_padding != same_padding and (self.repeat > 1 or self.stride == 1):
+                raise ArchError("shrinks the map: only allowed for a single block of stride 2", "dw_padding")
         if self.dw_group_width is not None:
-            _check_int("dw_group_width", self.dw_group_width, 1, MAX_CHANNELS)
+            check_int(self.dw_group_width, "dw_group_width", 1, MAX_CHANNELS, ArchError)
 
-    def _spec_class(self) -> type[BlockSpec]:
-        try:
-            return BLOCK_SPECS.get(self.block)
-        except (UnknownNameError, TypeError) as error:
-            raise ArchError(str(error), "block") from None
-
-    def _check_use(self, spec: type[BlockSpec]) -> None:
-        always = {"block", "channels", "repeat", "stride"}
+    def _check_block_reads_fields(self) -> None:
+        """Require the fields that the block needs, and reject values for fields that it ignores."""
+        block_fields = self.spec_class.row_fields()
         for f in fields(self):
-            value, read = getattr(self, f.name), f.name in spec.REQUIRED | spec.OPTIONAL
-            if f.name in spec.REQUIRED and value is None:
-                raise ArchError(f"missing: a {self.block} needs it", f.name)
-            if not read and f.name not in always and value != f.default:
-                raise ArchError(f"{value!r} has no meaning for a {self.block}", f.name)
+            value = getattr(self, f.name)
+            if f.name in block_fields.required and value is None:
+                raise ArchError(f"missing: {self.block} needs it", f.name)
+            ignored = f.name not in _COMMON_FIELDS | block_fields.required | block_fields.optional
+            if ignored and value != f.default:
+                raise ArchError(f"{value!r} has no effect: {self.block} does not use this field", f.name)
+
+    @property
+    def spec_class(self) -> type[BlockSpec]:
+        """The registered spec class of the row's blocks."""
+        return BLOCK_SPECS.resolve(self.block)
 
     def spec(self, in_channels: int, first: bool) -> BlockSpec:
-        """The spec of the row's first block or of a later one, for its input channels."""
-        return self._spec_class().from_row(self, in_channels, self.stride if first else 1)
+        """Build the spec of the row's first block or of a later one.
+
+        Raises:
+            ArchError: fields of the row do not fit together.
+        """
+        required, optional = self.spec_class.row_fields()
+        # only set fields: a user's block may have defaults of its own
+        arguments = {name: getattr(self, name) for name in required}
+        arguments |= {name: value for name in optional if (value := getattr(self, name)) is not None}
+        stride = self.stride if first else 1
+        try:
+            return self.spec_class.build(in_channels, self.channels, stride, **arguments)
+        except FieldError as error:
+            raise ArchError(error.message, error.field) from None
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Rows that follow each other at, by custom, one resolution."""
+    """Rows in sequence, usually at one resolution."""
 
     rows: tuple[Row, ...]
 
@@ -107,7 +122,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Block:
-    """One block where it stands: `index` counts on through the rows of a stage."""
+    """One block and its position; `index` counts the blocks of a stage across its rows."""
 
     stage: int
     row: int
@@ -117,20 +132,20 @@ class Block:
 
     @property
     def name(self) -> str:
-        """Position as "stage.index", the key under which the module lies."""
+        """Position as "stage.index", which is also the name of the block's module."""
         return f"{self.stage}.{self.index}"
 
 
 @dataclass(frozen=True)
 class ArchDef:
-    """A whole network up to the classifier, as data.
+    """A network up to the classifier, as data.
 
     Attributes:
         name: its name in the registry.
-        stages: what it consists of.
+        stages: its stages, from input to output.
         resolution: native side of the square input, in pixels.
-        resize: side to which an image's short side is resized before the centre crop of `resolution` pixels.
-        source: where it comes from, for people.
+        resize: side to which an image's short side is resized before the center crop of `resolution` pixels.
+        source: a note on its origin.
     """
 
     name: str
@@ -141,45 +156,44 @@ class ArchDef:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
-            raise ArchError(f"{self.name!r} is not made of letters, digits, '_', '-' and '.'", "name")
-        if not isinstance(self.source, str):
-            raise ArchError(f"{self.source!r} is not text", "source")
-        _check_int("resolution", self.resolution, 1, MAX_RESOLUTION)
-        _check_int("resize", self.resize, self.resolution, 2 * MAX_RESOLUTION)
+            raise ArchError(f"{self.name!r} may only have letters, digits, '_', '-' and '.'", "name")
+        check_type(self.source, "source", str, "text", ArchError)
+        check_int(self.resolution, "resolution", 1, MAX_RESOLUTION, ArchError)
+        check_int(self.resize, "resize", self.resolution, 2 * MAX_RESOLUTION, ArchError)
         if not isinstance(self.stages, tuple) or not all(isinstance(stage, Stage) for stage in self.stages):
             raise ArchError("is not a tuple of stages", "stages")
         if not self.stages:
             raise ArchError("empty: a network needs at least one stage", "stages")
-        if (count := sum(row.repeat for stage in self.stages for row in stage.rows)) > MAX_BLOCKS:
-            raise ArchError(f"{count:,} blocks are more than {MAX_BLOCKS:,}", "stages")
-        self._check_blocks()
+        self._check_maps()
 
-    def _check_blocks(self) -> None:
+    def _check_maps(self) -> None:
+        """Follow the size of the map through all blocks."""
         blocks = self.blocks()
         size = self.resolution
         for block in blocks:
-            where = f"stages[{block.stage}].rows[{block.row}]"
-            if block.kind == "mbpool" and block is not blocks[-1]:
-                raise ArchError("mbpool ends in a 1x1 map: it can only be the network's last block", f"{where}.block")
-            groups = getattr(block.spec, "groups", 1)
-            mid = getattr(block.spec, "mid_channels", groups)
-            if groups < 1 or mid % groups:
-                raise ArchError(f"does not divide the {mid} expanded channels", f"{where}.dw_group_width")
+            position = f"stages[{block.stage}].rows[{block.row}]"
+            if block.spec.pools and block is not blocks[-1]:
+                raise ArchError(f"{block.kind} ends in a 1x1 map: it must be the last block", f"{position}.block")
             _, size, _ = block.spec.cost(size, size)
             if size < 1:
-                raise ArchError(f"{self.resolution} is too small: nothing is left at {where}", "resolution")
+                raise ArchError(f"{self.resolution} is too small: the map of {position} would be empty", "resolution")
 
     def blocks(self, in_chans: int = 3) -> tuple[Block, ...]:
-        """Every block in order, for an input of `in_chans` channels."""
-        found, channels = [], in_chans
+        """Return all blocks in order, for an input of `in_chans` channels."""
+        blocks = []
+        channels = in_chans
         for s, stage in enumerate(self.stages):
             index = 0
             for r, row in enumerate(stage.rows):
                 for i in range(row.repeat):
-                    spec = row.spec(channels, first=i == 0)
-                    found.append(Block(s, r, index, row.block, spec))
-                    channels, index = spec.out_channels, index + 1
-        return tuple(found)
+                    try:
+                        spec = row.spec(channels, first=i == 0)
+                    except ArchError as error:
+                        raise error.within(f"stages[{s}].rows[{r}]") from None
+                    blocks.append(Block(s, r, index, row.block, spec))
+                    channels = spec.out_channels
+                    index += 1
+        return tuple(blocks)
 
     @property
     def out_channels(self) -> int:
@@ -187,24 +201,19 @@ class ArchDef:
         return self.stages[-1].rows[-1].channels
 
 
-def feature_blocks(defn: ArchDef) -> list[tuple[Block, int]]:
-    """The last block at each stride of the trunk, finest first, and that stride. An mbpool is not among them."""
-    found: dict[int, Block] = {}
+def feature_blocks(arch: ArchDef) -> list[tuple[Block, int]]:
+    """Return the last block at each stride, finest stride first, with that stride; without pooling blocks."""
+    last_blocks: dict[int, Block] = {}
     stride = 1
-    for block in defn.blocks():
-        if block.kind != "mbpool":
+    for block in arch.blocks():
+        if not block.spec.pools:
             stride *= block.spec.stride
-            found[stride] = block
-    return [(block, stride) for stride, block in found.items()]
+            last_blocks[stride] = block
+    return [(block, stride) for stride, block in last_blocks.items()]
 
 
-def _check_int(field: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ArchError(f"{value!r} is not a whole number", field)
-    if not low <= value <= high:
-        raise ArchError(f"{value} is not in [{low}, {high}]", field)
-
-
-def _check_choice(field: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ArchError(f"{value!r} is not one of {', '.join(choices)}", field)
+def _check_registered(registry: Registry, name: object, field: str) -> None:
+    try:
+        registry.get(name)
+    except UnknownNameError as error:
+        raise ArchError(str(error), field) from None

@@ -1,16 +1,16 @@
-"""A two-stage detector from an architecture: which blocks are its trunk, RPN head and box head, and what they cost."""
+"""Two-stage detectors made from an architecture: its split into trunk, RPN head and box head, and their cost."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fbnetv3.arch.complexity import Cost, avg_pool, conv
-from fbnetv3.arch.compound_scaling import same_padding
+from fbnetv3.arch.compound_scaling import with_same_padding
 from fbnetv3.arch.definition import ArchDef, Row, Stage, feature_blocks
-from fbnetv3.arch.network_cost import NetworkCost, cost_of
+from fbnetv3.arch.layer_cost import Cost, avg_pool_cost, conv_cost
+from fbnetv3.arch.network_cost import NetworkCost, compute_cost
 from fbnetv3.errors import UsageError
 
-# Table 5 of the paper: a detector's architecture, its parameters in millions and its MACs in thousand millions.
+# Table 5 of the paper: parameters in millions and MACs in billions, by the detector's architecture.
 TABLE_5 = {
     "efficientnet_b0_det": (8.0, 3.6),
     "fbnetv3_a_det": (5.3, 2.9),
@@ -21,13 +21,13 @@ TABLE_5 = {
 
 @dataclass(frozen=True)
 class DetectorParts:
-    """The parts of a detector of the C4 kind (Sec. 4.3), each an architecture of its own.
+    """The parts of a C4 detector (Sec. 4.3), each an architecture of its own.
 
     Attributes:
-        trunk: all blocks before the network's last stride of two; its map has stride 16, or 8 for small images.
-        rpn_head: the trunk's last row once more, with stride one.
-        box_head: the blocks from the last stride of two on, without the classifier's mbpool.
-        stride: stride of the trunk's map.
+        trunk: all blocks before the network's last stride of two.
+        rpn_head: another copy of the trunk's last row, with stride one.
+        box_head: the blocks from the last stride of two on, without the classifier's pooling block.
+        stride: stride of the trunk's map: 16, or 8 for small images.
     """
 
     trunk: ArchDef
@@ -36,55 +36,62 @@ class DetectorParts:
     stride: int
 
 
-def is_detection_variant(defn: ArchDef) -> bool:
-    """Whether an architecture is of the released detectors' blocks, and so meant for detectors alone."""
-    return any(row.block == "mbconv_det" for stage in defn.stages for row in stage.rows)
+def is_detection_variant(arch: ArchDef) -> bool:
+    """Return whether an architecture consists of the released detectors' blocks and is therefore only for detectors."""
+    return any(row.block == "mbconv_det" for stage in arch.stages for row in stage.rows)
 
 
-def detector_parts(defn: ArchDef, rpn_blocks: int | None = None) -> DetectorParts:
-    """Cut an architecture into the parts of a detector.
+def detector_parts(arch: ArchDef, rpn_blocks: int | None = None) -> DetectorParts:
+    """Split an architecture into the parts of a detector.
 
-    Depthwise convolutions pad by kernel // 2 in all parts, so that maps have the sizes that detectors count on.
+    Depthwise convolutions pad by kernel // 2 in all parts, which gives maps the sizes that detectors expect.
 
     Args:
-        defn: a detection variant, a classifier's architecture or a searched one.
-        rpn_blocks: blocks of the RPN head; default: as many as the trunk's last row has.
+        arch: a detection variant, a classifier's architecture or a searched one.
+        rpn_blocks: blocks of the RPN head; default: the number in the trunk's last row.
 
     Raises:
-        UsageError: the network has fewer than two strides to cut between, or `rpn_blocks` is below 1.
+        UsageError: the network has fewer than two strides to split between, or `rpn_blocks` is below 1.
     """
-    features = feature_blocks(defn)
+    features = feature_blocks(arch)
     if len(features) < 2:
-        raise UsageError(f"{defn.name} has blocks at one stride alone: a detector needs a trunk and a box head")
+        raise UsageError(f"{arch.name} has blocks at only one stride: it cannot be split into trunk and box head")
     if rpn_blocks is not None and rpn_blocks < 1:
-        raise UsageError(f"an RPN head of {rpn_blocks} blocks: at least 1")
-    last, stride = features[-2]
+        raise UsageError(f"rpn_blocks {rpn_blocks} is not at least 1")
+
+    # the trunk ends with the last block of the second-coarsest stride
+    last_block, stride = features[-2]
     trunk, box_head = [], []
-    for s, stage in enumerate(same_padding(defn).stages):
-        rows = [row for row in stage.rows if row.block != "mbpool"]
-        cut = len(rows) if s < last.stage else last.row + 1 if s == last.stage else 0
-        trunk.append(rows[:cut])
-        box_head.append(rows[cut:])
-    last_row = trunk[last.stage][-1]
+    for s, stage in enumerate(with_same_padding(arch).stages):
+        rows = [row for row in stage.rows if not row.spec_class.pools]
+        positions = [(s, r) for r in range(len(rows))]
+        num_trunk_rows = sum(position <= (last_block.stage, last_block.row) for position in positions)
+        trunk.append(rows[:num_trunk_rows])
+        box_head.append(rows[num_trunk_rows:])
+
+    last_row = trunk[last_block.stage][-1]
     rpn_row = replace(last_row, stride=1, repeat=last_row.repeat if rpn_blocks is None else rpn_blocks)
     return DetectorParts(
-        _part(defn, "trunk", trunk), _part(defn, "rpn_head", [[rpn_row]]), _part(defn, "box_head", box_head), stride
+        trunk=_make_part(arch, "trunk", trunk),
+        rpn_head=_make_part(arch, "rpn_head", [[rpn_row]]),
+        box_head=_make_part(arch, "box_head", box_head),
+        stride=stride,
     )
 
 
-def _part(defn: ArchDef, what: str, stages: list[list[Row]]) -> ArchDef:
-    kept = tuple(Stage(tuple(rows)) for rows in stages if rows)
-    return ArchDef(f"{defn.name}.{what}", kept, defn.resolution, defn.resize, defn.source)
+def _make_part(arch: ArchDef, part: str, stages: list[list[Row]]) -> ArchDef:
+    nonempty = tuple(Stage(tuple(rows)) for rows in stages if rows)
+    return ArchDef(f"{arch.name}.{part}", nonempty, arch.resolution, arch.resize, arch.source)
 
 
 @dataclass(frozen=True)
 class DetectorCost:
-    """What a detector of the C4 kind costs for one image.
+    """Cost of a C4 detector for one image.
 
     Attributes:
         trunk, rpn_head: for the whole image.
-        box_head, predictor: for one proposal; the predictor's are two linear layers.
-        proposals: how many of them there are.
+        box_head, predictor: for one proposal; the predictor is two linear layers.
+        proposals: number of proposals.
     """
 
     trunk: NetworkCost
@@ -95,7 +102,7 @@ class DetectorCost:
 
     @property
     def macs_conv(self) -> int:
-        """Multiply-adds of all convolutions, which Table 5 rounds; the predictor's linear layers are not among them."""
+        """Multiply-adds of all convolutions, as in Table 5. The predictor's linear layers are not included."""
         return self.trunk.macs_conv + self.rpn_head.macs_conv + self.proposals * self.box_head.macs_conv
 
     @property
@@ -105,7 +112,7 @@ class DetectorCost:
 
 
 def detector_cost(
-    defn: ArchDef,
+    arch: ArchDef,
     height: int = 384,
     width: int = 640,
     *,
@@ -115,30 +122,42 @@ def detector_cost(
     pooled: int = 6,
     rpn_blocks: int | None = None,
 ) -> DetectorCost:
-    """Cost of the Faster R-CNN C4 detector of an architecture; the defaults are Table 5's.
+    """Compute the cost of an architecture's Faster R-CNN C4 detector; the defaults are those of Table 5.
 
     Args:
-        defn: the architecture.
-        height, width: of the image, in pixels.
-        proposals: regions of an image that the box head sees.
-        num_classes: classes without the background.
-        anchors: anchors at each place of the map.
-        pooled: side of a proposal's map, in places.
+        arch: the architecture.
+        height: height of the image in pixels.
+        width: its width.
+        proposals: regions of an image that the box head processes.
+        num_classes: classes, without the background.
+        anchors: anchors per cell of the map.
+        pooled: side of a proposal's pooled map, in cells.
         rpn_blocks: as for `detector_parts`.
 
     Raises:
-        UsageError: the network cannot be cut into a detector, or the image is too small.
+        UsageError: the network cannot be split into a detector, or the image is too small.
     """
-    parts = detector_parts(defn, rpn_blocks)
-    trunk = cost_of(parts.trunk, (height, width), num_classes=0)
-    last = trunk.blocks[-1]
-    h, w, channels = last.height, last.width, last.block.spec.out_channels
-    rpn_head = cost_of(parts.rpn_head, (h, w), num_classes=0, in_chans=channels)
+    parts = detector_parts(arch, rpn_blocks)
+    trunk = compute_cost(parts.trunk, (height, width), num_classes=0)
+    end = trunk.blocks[-1]
+    channels = end.block.spec.out_channels
+
+    # the RPN head predicts objectness and four box deltas for each anchor
+    rpn_head = compute_cost(parts.rpn_head, (end.height, end.width), num_classes=0, in_chans=channels)
     hidden = parts.rpn_head.out_channels
-    rpn_total = rpn_head + conv(h, w, hidden, anchors, bias=True) + conv(h, w, hidden, 4 * anchors, bias=True)
-    box_head = cost_of(parts.box_head, (pooled, pooled), num_classes=0, in_chans=channels)
-    end = box_head.blocks[-1]
+    objectness = conv_cost(end.height, end.width, hidden, anchors, bias=True)
+    deltas = conv_cost(end.height, end.width, hidden, 4 * anchors, bias=True)
+
+    # the box head pools its map; the predictor scores classes and background, and four box deltas for each class
+    box_head = compute_cost(parts.box_head, (pooled, pooled), num_classes=0, in_chans=channels)
+    box_end = box_head.blocks[-1]
     features = parts.box_head.out_channels
-    box_total = box_head + avg_pool(end.height, end.width, features)
-    predictor = conv(1, 1, features, num_classes + 1, bias=True) + conv(1, 1, features, 4 * num_classes, bias=True)
-    return DetectorCost(trunk, rpn_total, box_total, predictor, proposals)
+    scores = conv_cost(1, 1, features, num_classes + 1, bias=True)
+    boxes = conv_cost(1, 1, features, 4 * num_classes, bias=True)
+    return DetectorCost(
+        trunk=trunk,
+        rpn_head=rpn_head + objectness + deltas,
+        box_head=box_head + avg_pool_cost(box_end.height, box_end.width, features),
+        predictor=scores + boxes,
+        proposals=proposals,
+    )

@@ -1,13 +1,14 @@
-"""Latency of networks from a table of their blocks', measured one by one on a device (as for FBNet and ProxylessNAS).
+"""Latency of networks predicted from a table of block latencies, measured on a device (as in FBNet and ProxylessNAS).
 
-A table is a file of JSON lines: what was measured, on what; then a line for each block, and for some whole networks,
-from which it is learned how the blocks' latencies add up. Lines are only ever added: an interrupted measurement goes on
-where it ended.
+A table is a file of JSON lines. The first describes the device; each of the others holds the latency of one block, or
+of one whole network, from which `LatencyTable.fit` learns how block latencies add up. Lines are only ever appended, so
+an interrupted measurement can be resumed.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -22,32 +23,34 @@ from fbnetv3.arch.arch_files import arch_from_dict, dump_arch
 from fbnetv3.arch.block_specs import BLOCK_SPECS, BlockSpec
 from fbnetv3.arch.definition import ArchDef
 from fbnetv3.errors import UsageError, UserError
+from fbnetv3.utils.files import make_folder
+from fbnetv3.utils.json_lines import append_json_line, drop_partial_line
 
 LAYOUT = 1
 HEAD = "head"
-# Whole networks from which on the way in which latencies add up is learned from them.
-_LEAST_NETWORKS = 8
+
+_MIN_NETWORKS_TO_FIT = 8
 
 
 class LatencyError(UserError):
-    """A table of latencies that cannot be read, or lacks what is asked for."""
+    """A latency table that cannot be read, or lacks a block."""
 
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """What follows the last block: global average pool, and a 1x1 convolution to the classes."""
+    """The classifier's head: global average pool, and a 1x1 convolution to the classes."""
 
     in_channels: int
     out_channels: int
 
 
 class BlockShape(NamedTuple):
-    """A block where it could stand.
+    """A block at a given input size.
 
     Attributes:
-        kind: its registered name, or "head".
-        spec: what it is made of.
-        side: height and width of its input, in pixels.
+        kind: registered name of the block, or "head".
+        spec: its spec.
+        side: height and width of its input in pixels.
     """
 
     kind: str
@@ -56,14 +59,14 @@ class BlockShape(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Device:
-    """On what was measured.
+class MeasuredDevice:
+    """The setup of a measurement.
 
     Attributes:
-        device: the machine's processor, or whatever its owner calls it.
-        runtime: what ran the blocks, with its version.
-        threads: how many it had.
-        batch: images at once.
+        device: name of the processor, or any name that its owner chose.
+        runtime: name and version of what ran the blocks.
+        threads: number of threads.
+        batch: images per run.
     """
 
     device: str
@@ -76,17 +79,17 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How latencies of blocks add up to a network's, in ms: `scale` x their sum + `block` x their number.
+class LatencyFit:
+    """How block latencies add up to a network's, in ms: `scale` x their sum + `per_block` x their number.
 
     Attributes:
-        scale, block: learned from whole networks; 1 and 0 where there are too few.
-        networks: how many.
+        scale, per_block: fitted to whole networks; 1 and 0 if there are too few of them.
+        num_networks: number of whole networks.
     """
 
     scale: float = 1.0
-    block: float = 0.0
-    networks: int = 0
+    per_block: float = 0.0
+    num_networks: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,40 +97,41 @@ class LatencyTable:
     """Latencies on a device.
 
     Attributes:
-        device: which.
-        blocks: ms of each block.
-        networks: whole networks: architecture, number of classes, ms.
+        device: the setup of the measurement.
+        blocks: latency of each block in ms.
+        networks: whole networks: architecture, number of classes, latency in ms.
     """
 
-    device: Device
+    device: MeasuredDevice
     blocks: Mapping[BlockShape, float]
     networks: tuple[tuple[ArchDef, int, float], ...] = ()
 
     @cached_property
-    def fit(self) -> Fit:
-        """How the blocks' latencies add up, by least squares on relative errors over the whole networks."""
-        if len(self.networks) < _LEAST_NETWORKS:
-            return Fit(networks=len(self.networks))
-        parts = np.array([self._parts(defn, num_classes) for defn, num_classes, _ in self.networks])
+    def fit(self) -> LatencyFit:
+        """The least-squares fit of relative errors over the whole networks."""
+        if len(self.networks) < _MIN_NETWORKS_TO_FIT:
+            return LatencyFit(num_networks=len(self.networks))
+        sums = np.array([self._sum_blocks(arch, num_classes) for arch, num_classes, _ in self.networks])
         measured = np.array([ms for *_, ms in self.networks])
-        scale, block = np.linalg.lstsq(parts / measured[:, None], np.ones(len(parts)), rcond=None)[0]
-        return Fit(float(scale), float(block), len(parts))
+        # dividing by the measured latency turns absolute errors into relative ones
+        scale, per_block = np.linalg.lstsq(sums / measured[:, None], np.ones(len(sums)), rcond=None)[0]
+        return LatencyFit(float(scale), float(per_block), len(sums))
 
-    def of(self, defn: ArchDef, num_classes: int = 1000) -> float:
-        """Predicted latency of a network in ms.
+    def predict(self, arch: ArchDef, num_classes: int = 1000) -> float:
+        """Predict the latency of a network in ms.
 
         Raises:
             LatencyError: one of its blocks was not measured.
         """
-        total, blocks = self._parts(defn, num_classes)
-        return float(self.combined(total, blocks))
+        total, num_blocks = self._sum_blocks(arch, num_classes)
+        return float(self.combine(total, num_blocks))
 
-    def combined(self, total: Any, blocks: Any) -> Any:
-        """Latency in ms of networks from the sum over their blocks and the number of these; numbers or arrays."""
-        return self.fit.scale * total + self.fit.block * blocks
+    def combine(self, total: Any, num_blocks: Any) -> Any:
+        """Predict the latency of networks in ms from their blocks' total latency and number; for numbers or arrays."""
+        return self.fit.scale * total + self.fit.per_block * num_blocks
 
-    def of_block(self, shape: BlockShape) -> float:
-        """Latency of a block in ms.
+    def block_ms(self, shape: BlockShape) -> float:
+        """Return the latency of a block in ms.
 
         Raises:
             LatencyError: it was not measured.
@@ -136,125 +140,111 @@ class LatencyTable:
             return self.blocks[shape]
         except KeyError:
             raise LatencyError(
-                f"the latency table has no {shape.kind} at {shape.side} pixels with {shape.spec}: it is of another "
-                "space, or unfinished; tools/measure_net.py --space goes on with it"
+                f"the latency table has no {shape.kind} at {shape.side} pixels with {shape.spec}: it is for another "
+                "space, or incomplete; complete it with tools/measure_net.py --space"
             ) from None
 
-    def _parts(self, defn: ArchDef, num_classes: int) -> tuple[float, int]:
-        shapes = shapes_of(defn, num_classes)
-        return sum(map(self.of_block, shapes)), len(shapes)
+    def _sum_blocks(self, arch: ArchDef, num_classes: int) -> tuple[float, int]:
+        shapes = block_shapes(arch, num_classes)
+        return sum(map(self.block_ms, shapes)), len(shapes)
 
 
-def shapes_of(defn: ArchDef, num_classes: int = 1000) -> list[BlockShape]:
-    """The blocks of a network at its resolution, in order, and its head where it has classes."""
-    found, side = [], defn.resolution
-    for block in defn.blocks():
-        found.append(BlockShape(block.kind, block.spec, side))
+def block_shapes(arch: ArchDef, num_classes: int = 1000) -> list[BlockShape]:
+    """Return the blocks of a network at its resolution, in order, and its head unless `num_classes` is 0."""
+    shapes = []
+    side = arch.resolution
+    for block in arch.blocks():
+        shapes.append(BlockShape(block.kind, block.spec, side))
         _, side, _ = block.spec.cost(side, side)
-    return [*found, head_shape(defn.out_channels, num_classes, side)] if num_classes else found
+    if num_classes:
+        shapes.append(head_shape(arch.out_channels, num_classes, side))
+    return shapes
 
 
 def head_shape(in_channels: int, num_classes: int, side: int) -> BlockShape:
-    """A head for maps of that side."""
+    """Return the shape of a head for maps of `side` x `side`."""
     return BlockShape(HEAD, HeadSpec(in_channels, num_classes), side)
 
 
 def load_latency_table(path: str | os.PathLike) -> LatencyTable:
-    """Read a table. Of a block measured several times, the shortest time counts: whatever else a machine does can only
-    make it longer.
+    """Read a table. For a block that was measured several times, the shortest time counts, as noise only adds to it.
 
     Raises:
-        LatencyError: the file is missing, damaged, or no table.
+        LatencyError: the file is missing, corrupt, or not a latency table.
     """
     path = Path(path).expanduser()
     try:
         lines = path.read_text().splitlines(keepends=True)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
-        raise LatencyError(f"{path}: cannot be read ({reason}); tools/measure_net.py --space makes tables") from None
+        raise LatencyError(
+            f"{path}: cannot be read ({reason}); create a table with tools/measure_net.py --space"
+        ) from None
     if lines and not lines[-1].endswith("\n"):
-        del lines[-1]  # cut off when its writer was killed
+        del lines[-1]  # its writer was killed
+
     blocks: dict[BlockShape, float] = {}
-    networks, number = [], 1
+    networks = []
+    line_number = 1
     try:
-        device = _device(json.loads(lines[0]))
+        device = _parse_device(json.loads(lines[0]))
         for line in lines[1:]:
-            number += 1
+            line_number += 1
             entry = json.loads(line)
             ms = float(entry["ms"])
-            if not 0 < ms < float("inf"):
+            if not 0 < ms < math.inf:
                 raise ValueError(f"{ms} ms")
             if "network" in entry:
                 networks.append((arch_from_dict(entry["network"]), int(entry["num_classes"]), ms))
             else:
-                shape = _shape(entry)
+                shape = _parse_shape(entry)
                 blocks[shape] = min(ms, blocks.get(shape, ms))
     except (IndexError, KeyError, TypeError, ValueError, UserError) as error:
-        raise LatencyError(f"{path}: line {number} is not one of a latency table ({error!r})") from None
+        raise LatencyError(f"{path}: line {line_number} is not an entry of a latency table ({error!r})") from None
     return LatencyTable(device, blocks, tuple(networks))
 
 
-class TableWriter:
-    """Adds measurements to a table's file, each at once.
+class LatencyTableWriter:
+    """Appends measurements to the file of a latency table.
 
     Args:
-        path: the file; one that is there must be of the same device.
-        device: what is measured on.
+        path: the file; if it exists, it must be of the same device.
+        device: the setup of the measurements.
 
     Raises:
-        LatencyError: the file is no table, or another device's.
+        LatencyError: the file is not a latency table, or is another device's.
+        OutputError: the file cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike, device: Device) -> None:
+    def __init__(self, path: str | os.PathLike, device: MeasuredDevice) -> None:
         self.path = Path(path).expanduser()
-        if self.path.exists() and self.path.stat().st_size:
-            there = load_latency_table(self.path).device
-            if there != device:
-                raise LatencyError(f"{self.path}: is of {there}; this is {device}: choose another file")
-            _drop_partial_line(self.path)
-            self._file = self.path.open("a")
-        else:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("w")
-            self._write({"layout": LAYOUT, **asdict(device)})
+        if not self.path.exists() or not self.path.stat().st_size:
+            make_folder(self.path.parent)
+            append_json_line(self.path, {"layout": LAYOUT, **asdict(device)})
+            return
+        table_device = load_latency_table(self.path).device
+        if table_device != device:
+            raise LatencyError(f"{self.path}: was measured on {table_device}, this is {device}: choose another file")
+        drop_partial_line(self.path)
 
-    def block(self, shape: BlockShape, ms: float) -> None:
-        """Add a block's latency."""
-        self._write({"block": shape.kind, "side": shape.side, "spec": asdict(shape.spec), "ms": round(ms, 6)})
+    def add_block(self, shape: BlockShape, ms: float) -> None:
+        """Append the latency of a block."""
+        entry = {"block": shape.kind, "side": shape.side, "spec": asdict(shape.spec), "ms": round(ms, 6)}
+        append_json_line(self.path, entry)
 
-    def network(self, defn: ArchDef, num_classes: int, ms: float) -> None:
-        """Add a whole network's latency."""
-        self._write({"network": yaml.safe_load(dump_arch(defn)), "num_classes": num_classes, "ms": round(ms, 6)})
-
-    def close(self) -> None:
-        self._file.close()
-
-    def __enter__(self) -> TableWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _write(self, entry: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(entry) + "\n")
-        self._file.flush()
+    def add_network(self, arch: ArchDef, num_classes: int, ms: float) -> None:
+        """Append the latency of a whole network."""
+        entry = {"network": yaml.safe_load(dump_arch(arch)), "num_classes": num_classes, "ms": round(ms, 6)}
+        append_json_line(self.path, entry)
 
 
-def _drop_partial_line(path: Path) -> None:
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    if whole < len(data):
-        with path.open("r+b") as f:
-            f.truncate(whole)
-
-
-def _device(entry: Mapping[str, Any]) -> Device:
+def _parse_device(entry: Mapping[str, Any]) -> MeasuredDevice:
     if entry["layout"] > LAYOUT:
-        raise UsageError("written by a newer fbnetv3")
-    return Device(**{f.name: entry[f.name] for f in fields(Device)})
+        raise UsageError("written by a newer version of fbnetv3")
+    return MeasuredDevice(**{f.name: entry[f.name] for f in fields(MeasuredDevice)})
 
 
-def _shape(entry: Mapping[str, Any]) -> BlockShape:
+def _parse_shape(entry: Mapping[str, Any]) -> BlockShape:
     kind = entry["block"]
-    make: Callable[..., Any] = HeadSpec if kind == HEAD else BLOCK_SPECS.get(kind)
-    return BlockShape(kind, make(**entry["spec"]), int(entry["side"]))
+    spec_class: Callable[..., Any] = HeadSpec if kind == HEAD else BLOCK_SPECS.resolve(kind)
+    return BlockShape(kind, spec_class(**entry["spec"]), int(entry["side"]))

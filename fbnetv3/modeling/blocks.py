@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation, StochasticDepth
 
-from fbnetv3.arch.block_specs import ConvSpec, MBConvSpec, MBPoolSpec
+from fbnetv3.arch.block_specs import ACTIVATIONS, SE_GATES, ConvSpec, MBConvSpec, MBPoolSpec
 from fbnetv3.modeling.cpu.depthwise import DepthwiseConv2d
 from fbnetv3.registry import Registry
 
@@ -23,9 +23,6 @@ class Hardswish(nn.Hardswish):
     def forward(self, x: Tensor) -> Tensor:
         return F.hardswish(x, self.inplace and not torch.is_grad_enabled())
 
-
-ACTIVATIONS: dict[str, Callable[..., nn.Module]] = {"hswish": Hardswish, "relu": nn.ReLU}
-SE_GATES: dict[str, Callable[..., nn.Module]] = {"hsigmoid": nn.Hardsigmoid, "sigmoid": nn.Sigmoid}
 
 BatchNorm = partial(nn.BatchNorm2d, eps=1e-5, momentum=0.1)
 
@@ -46,7 +43,7 @@ class Conv(Conv2dNormActivation):
             spec.padding,
             bias=True,
             norm_layer=norm_layer,
-            activation_layer=ACTIVATIONS[spec.act],
+            activation_layer=ACTIVATIONS.resolve(spec.act),
         )
 
 
@@ -65,7 +62,7 @@ class MBConv(nn.Module):
 
     def __init__(self, spec: MBConvSpec, norm_layer: Callable[..., nn.Module] = BatchNorm, drop_path: float = 0.0):
         super().__init__()
-        act, mid = ACTIVATIONS[spec.act], spec.mid_channels
+        act, mid = ACTIVATIONS.resolve(spec.act), spec.mid_channels
         unit = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=act)
         self.expand = unit(spec.in_channels, mid, 1) if spec.has_expand else nn.Identity()
         bare = {} if spec.dw_norm else {"norm_layer": None, "activation_layer": None}
@@ -75,7 +72,7 @@ class MBConv(nn.Module):
                 mid, mid, spec.kernel, spec.stride, spec.padding, groups=mid, bias=False
             )
         self.se = (
-            SqueezeExcitation(mid, spec.se_channels, partial(act, inplace=True), SE_GATES[spec.se_gate])
+            SqueezeExcitation(mid, spec.se_channels, partial(act, inplace=True), SE_GATES.resolve(spec.se_gate))
             if spec.se_channels
             else nn.Identity()
         )
@@ -102,7 +99,7 @@ class MBPool(nn.Module):
 
     def __init__(self, spec: MBPoolSpec, norm_layer: Callable[..., nn.Module] = BatchNorm, drop_path: float = 0.0):
         super().__init__()
-        act = ACTIVATIONS[spec.act]
+        act = ACTIVATIONS.resolve(spec.act)
         self.expand = Conv2dNormActivation(
             spec.in_channels, spec.mid_channels, 1, norm_layer=norm_layer, activation_layer=act
         )

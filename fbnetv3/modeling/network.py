@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from fbnetv3.arch import ArchDef
 from fbnetv3.arch.definition import feature_blocks
-from fbnetv3.arch.network_cost import check_counts
 from fbnetv3.errors import UsageError
 from fbnetv3.modeling.blocks import BLOCKS, BatchNorm, init_weights
+from fbnetv3.utils.checks import check_int
 
 
 class Trunk(nn.Module):
@@ -142,7 +142,8 @@ def build_network(
     Raises:
         UsageError: an argument out of range.
     """
-    check_counts(num_classes, in_chans)
+    check_int(num_classes, "num_classes", 0)
+    check_int(in_chans, "in_chans", 1)
     for what, value in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
         if not 0 <= value < 1:
             raise UsageError(f"{what} {value!r} is not in [0, 1)")

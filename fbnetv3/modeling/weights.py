@@ -251,7 +251,7 @@ def _mobile_vision_names(defn: ArchDef) -> dict[str, str]:
             for part, unit in (("pw", "expand"), ("dw", "depthwise"), ("pwl", "project")):
                 names |= _unit(f"{theirs}.{part}.conv", f"{theirs}.{part}.bn", f"{ours}.{unit}")
             names |= _conv(f"{theirs}.se.se.0.conv", f"{ours}.se.fc1") | _conv(f"{theirs}.se.se.1", f"{ours}.se.fc2")
-        elif block.kind == "mbpool":
+        elif block.spec.pools:
             names |= _unit(f"{theirs}.pw.conv", f"{theirs}.pw.bn", f"{ours}.expand")
             names[f"{theirs}.pwl.conv.weight"] = f"{ours}.project.weight"
     return names
@@ -276,7 +276,7 @@ def _timm_names(defn: ArchDef, found: StateDict) -> dict[str, str]:
                 names |= _unit(f"{their}.{convolution}", f"{their}.{norm}", f"{ours}.{unit}")
             names |= _conv(f"{their}.se.conv_reduce", f"{ours}.se.fc1")
             names |= _conv(f"{their}.se.conv_expand", f"{ours}.se.fc2")
-        elif block.kind == "mbpool":
+        elif block.spec.pools:
             names |= _unit(f"{their}.conv", f"{their}.bn1", f"{ours}.expand")
             names["conv_head.weight"] = f"{ours}.project.weight"
     return names

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from fbnetv3.errors import FieldError
+from fbnetv3.errors import FieldError, suggest
 
 
 def is_int(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
@@ -39,7 +39,7 @@ def check_number(
     Raises:
         FieldError: of the class `error`, naming `field`.
     """
-    if not is_number(value):
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise error(f"{value!r} is not a number", field)
     if not low <= value <= high:
         raise error(f"{value!r} is not {_range_text(low, high)}", field)
@@ -56,7 +56,9 @@ def check_choice(value: Any, field: str, choices: Iterable[Any], error: type[Fie
         raise error(f"{value!r} is not one of {', '.join(map(str, choices))}", field)
 
 
-def check_type(value: Any, field: str, kind: type | tuple[type, ...], noun: str, error: type[FieldError]) -> None:
+def check_type(
+    value: Any, field: str, kind: type | tuple[type, ...], noun: str, error: type[FieldError] = FieldError
+) -> None:
     """Require an instance of `kind`, which the message calls `noun` ("a mapping", "a list").
 
     Raises:
@@ -64,6 +66,22 @@ def check_type(value: Any, field: str, kind: type | tuple[type, ...], noun: str,
     """
     if not isinstance(value, kind):
         raise error(f"{value!r} is not {noun}", field)
+
+
+def check_keys(
+    data: Mapping, error: type[FieldError], allowed: tuple[str, ...], required: tuple[str, ...] = ()
+) -> None:
+    """Require a mapping to have all `required` keys and no others than the `allowed` ones.
+
+    Raises:
+        FieldError: of the class `error`, naming the key, with suggestions for an unknown one.
+    """
+    for key in data:
+        if key not in allowed:
+            raise error(f"unknown key: {suggest(str(key), allowed)}", str(key))
+    for key in required:
+        if key not in data:
+            raise error("missing", key)
 
 
 def _range_text(low: float, high: float) -> str:

@@ -17,6 +17,11 @@ from fbnetv3.utils.imports import import_modules
 _LONGEST = 4000  # characters of an error; what a file holds may be megabytes
 
 
+class _ImportModule(argparse.Action):
+    def __call__(self, parser: object, namespace: object, values: Any, option_string: str | None = None) -> None:
+        import_modules([values], "--import")
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """argparse's parser with one-line errors, and `--import MODULE` for users' modules that register things."""
 
@@ -24,26 +29,15 @@ class ArgumentParser(argparse.ArgumentParser):
         super().__init__(**kwargs)
         self.add_argument(
             "--import",
-            action="append",
-            default=[],
-            dest="imports",
+            action=_ImportModule,
+            default=argparse.SUPPRESS,
             metavar="MODULE",
             help="import a module that registers your own datasets, blocks, losses, ... (repeatable)",
         )
 
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        return self._import(super().parse_args(args, namespace))
-
-    def parse_intermixed_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        return self._import(super().parse_intermixed_args(args, namespace))
-
     def error(self, message: str) -> NoReturn:
+        """Exit with code 2 and a one-line message."""
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
-
-    @staticmethod
-    def _import(namespace: Any) -> Any:
-        import_modules(namespace.imports, "--import")
-        return namespace
 
 
 class _Nowhere(io.TextIOBase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -90,3 +91,15 @@ def find_callable(name: str, source: str) -> Any:
 def public_names(module: Any) -> list[str]:
     """Return the names of a module or class that do not begin with an underscore."""
     return [name for name in dir(module) if not name.startswith("_")]
+
+
+def accepted_settings(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those settings that the function accepts as keyword arguments.
+
+    Users' registered functions need not declare settings that they do not use.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return dict(settings)
+    names = {parameter.name for parameter in parameters if parameter.kind is not parameter.POSITIONAL_ONLY}
+    return {name: value for name, value in settings.items() if name in names}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def append_json_line(file: Path, entry: dict[str, Any]) -> None:
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
-    """Read all entries. Lines that are no JSON object, such as the last one of a killed writer, are skipped."""
+    """Read all entries. Skip lines that are not a JSON object, such as the last one of a killed writer."""
     entries = []
     for line in file.read_bytes().splitlines():
         with contextlib.suppress(ValueError, RecursionError):
@@ -42,3 +43,18 @@ def write_json_lines(file: Path, entries: Iterable[dict[str, Any]]) -> None:
         OutputError: it cannot be written.
     """
     write_text(file, "".join(json.dumps(entry) + "\n" for entry in entries))
+
+
+def drop_partial_line(file: Path) -> None:
+    """Truncate a file after its last complete line; a writer that was killed may leave part of a line.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    data = file.read_bytes()
+    complete = data.rfind(b"\n") + 1
+    if complete < len(data):
+        try:
+            os.truncate(file, complete)
+        except OSError as error:
+            raise output_error(file, error) from error

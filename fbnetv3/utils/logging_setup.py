@@ -22,6 +22,14 @@ def quiet_logger(name: str, level: int = logging.CRITICAL) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def quiet_detectron2() -> Iterator[None]:
+    """Suppress torch's warnings about calls inside detectron2, which users cannot change, within the block."""
+    with quiet_logger("torch.fx._symbolic_trace", logging.ERROR), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.meshgrid", UserWarning)
+        yield
+
+
+@contextlib.contextmanager
 def suppress_warnings() -> Iterator[None]:
     """Suppress all Python warnings and all log records up to WARNING within the block."""
     previous = logging.root.manager.disable

@@ -7,17 +7,17 @@ import pytest
 
 from fbnetv3.arch import get_arch
 from fbnetv3.arch.latency_table import (
-    Device,
     LatencyError,
     LatencyTable,
-    TableWriter,
+    LatencyTableWriter,
+    MeasuredDevice,
+    block_shapes,
     head_shape,
     load_latency_table,
-    shapes_of,
 )
 from tests.table2 import random_arch
 
-HERE = Device("a phone", "onnxruntime 1.0", 2, 1)
+HERE = MeasuredDevice("a phone", "onnxruntime 1.0", 2, 1)
 B = get_arch("fbnetv3_b")
 
 
@@ -28,7 +28,7 @@ def made_up(shape):
 
 
 def written(path, shapes, networks=(), device=HERE):
-    with TableWriter(path, device) as writer:
+    with LatencyTableWriter(path, device) as writer:
         for shape in shapes:
             writer.block(shape, made_up(shape))
         for defn, ms in networks:
@@ -37,37 +37,37 @@ def written(path, shapes, networks=(), device=HERE):
 
 
 def test_a_networks_blocks_and_head():
-    shapes = shapes_of(B)
+    shapes = block_shapes(B)
     assert len(shapes) == len(B.blocks()) + 1
     assert shapes[0].kind == "conv" and shapes[0].side == 248 and shapes[1].side == 124
     assert shapes[-1] == head_shape(1984, 1000, 1)
-    assert len(shapes_of(B, 0)) == len(B.blocks())
+    assert len(block_shapes(B, 0)) == len(B.blocks())
 
 
 def test_there_and_back(tmp_path):
-    shapes = shapes_of(B)
+    shapes = block_shapes(B)
     table = written(tmp_path / "new" / "table.jsonl", shapes)
     assert table.device == HERE
-    assert table.of(B) == pytest.approx(sum(map(made_up, shapes)), abs=1e-4)
+    assert table.predict(B) == pytest.approx(sum(map(made_up, shapes)), abs=1e-4)
     assert len(table.blocks) == len(set(shapes)) < len(shapes)
 
 
 def test_of_two_measurements_the_shorter_counts(tmp_path):
-    shape = shapes_of(B)[0]
+    shape = block_shapes(B)[0]
     path = tmp_path / "t.jsonl"
     for ms in (0.5, 0.3, 0.9):
-        with TableWriter(path, HERE) as writer:
+        with LatencyTableWriter(path, HERE) as writer:
             writer.block(shape, ms)
-    assert load_latency_table(path).of_block(shape) == 0.3
+    assert load_latency_table(path).block_ms(shape) == 0.3
 
 
 def test_how_latencies_add_up_is_learned_from_whole_networks(tmp_path):
     rng = random.Random(0)
     networks = [random_arch(rng, f"n{i}") for i in range(12)]
-    shapes = [shape for defn in networks for shape in shapes_of(defn)]
+    shapes = [shape for defn in networks for shape in block_shapes(defn)]
 
     def takes(defn):
-        parts = shapes_of(defn)
+        parts = block_shapes(defn)
         return 1.2 * sum(map(made_up, parts)) - 0.02 * len(parts)
 
     few = written(tmp_path / "few.jsonl", shapes, [(defn, takes(defn)) for defn in networks[:7]])
@@ -76,12 +76,12 @@ def test_how_latencies_add_up_is_learned_from_whole_networks(tmp_path):
     assert table.fit.scale == pytest.approx(1.2, abs=1e-3)
     assert table.fit.block == pytest.approx(-0.02, abs=1e-3)
     for unseen in networks[9:]:
-        assert table.of(unseen) == pytest.approx(takes(unseen), rel=1e-3)
+        assert table.predict(unseen) == pytest.approx(takes(unseen), rel=1e-3)
 
 
 def test_what_a_killed_writer_left_is_used_and_gone_on_with(tmp_path):
     path = tmp_path / "t.jsonl"
-    first, second, third = shapes_of(B)[:3]
+    first, second, third = block_shapes(B)[:3]
     written(path, [first, second])
     path.write_bytes(path.read_bytes()[:-7])
     assert set(load_latency_table(path).blocks) == {first}
@@ -90,9 +90,9 @@ def test_what_a_killed_writer_left_is_used_and_gone_on_with(tmp_path):
 
 def test_tables_of_two_devices_are_not_mixed(tmp_path):
     path = tmp_path / "t.jsonl"
-    written(path, shapes_of(B)[:1])
+    written(path, block_shapes(B)[:1])
     with pytest.raises(LatencyError, match=r"is of a phone, onnxruntime 1.0, 2 threads, batch 1; this is .*1 thread"):
-        TableWriter(path, Device("a phone", "onnxruntime 1.0", 1, 1))
+        LatencyTableWriter(path, MeasuredDevice("a phone", "onnxruntime 1.0", 1, 1))
     assert len(load_latency_table(path).blocks) == 1
 
 

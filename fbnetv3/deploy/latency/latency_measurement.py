@@ -1,4 +1,4 @@
-"""Tables of latencies: every block of a search space, and some whole networks, measured on this machine."""
+"""Fill latency tables: measure every block of a search space, and some networks, on this machine."""
 
 from __future__ import annotations
 
@@ -16,146 +16,163 @@ from fbnetv3.arch import ArchDef
 from fbnetv3.arch.latency_table import (
     HEAD,
     BlockShape,
-    Device,
     LatencyError,
     LatencyTable,
-    TableWriter,
+    LatencyTableWriter,
+    MeasuredDevice,
     load_latency_table,
 )
-from fbnetv3.deploy.formats.export_formats import needed
-from fbnetv3.deploy.latency.benchmark import check_runtime, measure, runtime_of
+from fbnetv3.deploy.formats.export_errors import require_packages
+from fbnetv3.deploy.latency.benchmark import build_runtime, check_runtime, measure_latency
 from fbnetv3.deploy.latency.timing import device_name
 from fbnetv3.errors import UsageError
 from fbnetv3.modeling.blocks import BLOCKS
 from fbnetv3.modeling.network import build_network
 
-# Seconds that a block is called for, and a whole network.
-_BLOCK, _NETWORK = 0.02, 1.0
+_BLOCK_SECONDS = 0.02
+_NETWORK_SECONDS = 1.0
+
+Progress = Callable[[str, int, int], None]
+"""Called with "blocks" or "networks", how many of them are measured, and how many there are."""
 
 
-def module_of(shape: BlockShape) -> nn.Module:
-    """A block, or a head, with random weights, in evaluation mode."""
+def build_block(shape: BlockShape) -> nn.Module:
+    """Build a block or a head with random weights, in evaluation mode."""
     if shape.kind != HEAD:
         return BLOCKS.get(shape.kind)(shape.spec).eval()
     conv = nn.Conv2d(shape.spec.in_channels, shape.spec.out_channels, 1)
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), conv).eval()
 
 
-def this_device(name: str, batch: int = 1, called: str = "") -> Device:
-    """What a table made on this machine with torch's present number of threads is of.
+def describe_device(runtime: str, batch: int = 1, name: str = "") -> MeasuredDevice:
+    """Describe this machine as the device of a latency table, with torch's current number of threads.
 
     Args:
-        name: one of `RUNTIMES`.
-        batch: images at once.
-        called: instead of the processor's name.
+        runtime: one of `RUNTIMES`.
+        batch: images per call.
+        name: name of the device; default: the processor's.
 
     Raises:
         UsageError: no such runtime.
-        MissingPackageError: its library is not installed; the text says what to install.
+        MissingPackageError: its package is not installed; the message says what to install.
     """
-    check_runtime(name)
-    with needed(name):
-        module = import_module(name)
+    check_runtime(runtime)
+    with require_packages(runtime):
+        module = import_module(runtime)
     try:
-        found = version(name)
-    except PackageNotFoundError:  # as where onnxruntime comes as onnxruntime-gpu
-        found = module.__version__
-    return Device(called or device_name(), f"{name} {found}", torch.get_num_threads(), batch)
+        runtime_version = version(runtime)
+    except PackageNotFoundError:  # onnxruntime may be installed as onnxruntime-gpu
+        runtime_version = module.__version__
+    return MeasuredDevice(name or device_name(), f"{runtime} {runtime_version}", torch.get_num_threads(), batch)
 
 
 def fill_table(
     path: Path,
-    device: Device,
+    device: MeasuredDevice,
     shapes: Sequence[BlockShape],
     networks: Iterable[ArchDef] = (),
     *,
     num_classes: int = 1000,
     again: bool = False,
-    watch: Callable[[str, int, int], None] = lambda what, done, total: None,
+    progress: Progress = lambda kind, done, total: None,
 ) -> LatencyTable:
-    """Measure what a table's file lacks, and add it line by line.
+    """Measure what a latency table lacks, and append it line by line, so that it can be interrupted and resumed.
 
     Args:
-        path: the file; it is made where it is not there.
-        device: this one, see `this_device`.
-        shapes: blocks that the table is to have.
-        networks: whole ones, from which it is learned how blocks add up.
-        num_classes: of these.
-        again: measure the blocks that it has once more; the shorter time will count.
-        watch: told what is measured, how many are done, and of how many.
+        path: file of the table; created if it does not exist.
+        device: this machine, as returned by `describe_device`.
+        shapes: blocks to measure.
+        networks: whole networks to measure, from which the table learns how latencies of blocks add up.
+        num_classes: outputs of the networks' heads.
+        again: measure blocks that the table has once more; the shorter time counts.
+        progress: called after each measurement.
 
     Raises:
-        LatencyError: the file is no table, or another device's.
+        LatencyError: the file is not a latency table, or belongs to another device.
         ExportError: the runtime cannot run a block.
     """
     runtime = device.runtime.split()[0]
-    with TableWriter(path, device) as writer:
+    with LatencyTableWriter(path, device) as writer:
         table = load_latency_table(path)
-        wanted = [shape for shape in shapes if again or shape not in table.blocks]
-        for done, shape in enumerate(wanted, 1):
-            inputs = (device.batch, shape.spec.in_channels, shape.side, shape.side)
-            block = runtime_of(runtime, module_of(shape), inputs)
-            writer.block(shape, measure(block, inputs, seconds=_BLOCK, warm_up=_BLOCK / 5).median)
-            watch("blocks", done, len(wanted))
-        known = {(defn, classes) for defn, classes, _ in table.networks}
-        remaining = [defn for defn in networks if (defn, num_classes) not in known]
-        for done, defn in enumerate(remaining, 1):
-            writer.network(defn, num_classes, _network_ms(runtime, defn, num_classes, device.batch))
-            watch("networks", done, len(remaining))
+        missing_shapes = [shape for shape in shapes if again or shape not in table.blocks]
+        for done, shape in enumerate(missing_shapes, 1):
+            writer.block(shape, _block_latency(runtime, shape, device.batch))
+            progress("blocks", done, len(missing_shapes))
+        measured_networks = {(arch, classes) for arch, classes, _ in table.networks}
+        missing_networks = [arch for arch in networks if (arch, num_classes) not in measured_networks]
+        for done, arch in enumerate(missing_networks, 1):
+            writer.network(arch, num_classes, _network_latency(runtime, arch, num_classes, device.batch))
+            progress("networks", done, len(missing_networks))
     return load_latency_table(path)
 
 
 @dataclass(frozen=True)
-class Quality:
-    """How near a table's predictions are to what networks take.
+class TableQuality:
+    """How well a table predicts the latency of networks.
 
     Attributes:
-        networks: how many were compared.
-        rank: Spearman's correlation of predicted and measured latencies.
-        median_error, largest_error: in parts of the measured latency.
+        networks: number of networks.
+        rank_correlation: Spearman's, of predicted and measured latencies.
+        median_error: median of the errors relative to the measured latencies.
+        max_error: largest of these errors.
     """
 
     networks: int
-    rank: float
+    rank_correlation: float
     median_error: float
-    largest_error: float
+    max_error: float
 
 
-def table_quality(
+def evaluate_table(
     table: LatencyTable,
     networks: Sequence[ArchDef],
     num_classes: int = 1000,
     *,
-    watch: Callable[[str], None] = lambda line: None,
-) -> Quality:
-    """Measure networks here, and compare that with a table's predictions.
+    log: Callable[[str], None] = lambda line: None,
+) -> TableQuality:
+    """Measure networks on this machine and compare the latencies with a table's predictions.
 
     Args:
-        table: of this machine.
-        networks: which it has not learned from; at least two.
-        num_classes: of these.
-        watch: told a line for each.
+        table: a latency table of this machine.
+        networks: at least two networks that are not in the table.
+        num_classes: outputs of their heads.
+        log: called with a line for each network.
 
     Raises:
-        LatencyError: the table is of another machine, or lacks a block.
-        UsageError: fewer than two networks.
+        LatencyError: the table belongs to another device or lacks a block.
+        UsageError: there are fewer than two networks.
     """
+    from scipy.stats import spearmanr
+
     if len(networks) < 2:
-        raise UsageError(f"{len(networks)} networks cannot be ranked")
+        raise UsageError(f"{len(networks)} networks cannot be ranked; at least 2 are needed")
     runtime = table.device.runtime.split()[0]
-    if (here := this_device(runtime, table.device.batch, table.device.device)) != table.device:
-        raise LatencyError(f"the table is of {table.device}; this is {here}")
-    predicted = np.array([table.of(defn, num_classes) for defn in networks])
+    this_device = describe_device(runtime, table.device.batch, table.device.device)
+    if this_device != table.device:
+        raise LatencyError(f"the table belongs to {table.device}; this is {this_device}")
+    predicted = np.array([table.of(arch, num_classes) for arch in networks])
     measured = []
-    for defn, expected in zip(networks, predicted, strict=True):
-        measured.append(_network_ms(runtime, defn, num_classes, table.device.batch))
-        watch(f"{defn.name}: predicted {expected:.2f} ms, measured {measured[-1]:.2f} ms")
+    for arch, prediction in zip(networks, predicted, strict=True):
+        measured.append(_network_latency(runtime, arch, num_classes, table.device.batch))
+        log(f"{arch.name}: predicted {prediction:.2f} ms, measured {measured[-1]:.2f} ms")
     errors = np.abs(predicted - measured) / measured
-    rank = float(np.corrcoef(predicted.argsort().argsort(), np.argsort(np.argsort(measured)))[0, 1])
-    return Quality(len(networks), rank, float(np.median(errors)), float(errors.max()))
+    return TableQuality(
+        len(networks),
+        float(spearmanr(predicted, measured).statistic),
+        float(np.median(errors)),
+        float(errors.max()),
+    )
 
 
-def _network_ms(runtime: str, defn: ArchDef, num_classes: int, batch: int) -> float:
-    inputs = (batch, 3, defn.resolution, defn.resolution)
-    whole = runtime_of(runtime, build_network(defn, num_classes=num_classes).eval(), inputs)
-    return measure(whole, inputs, seconds=_NETWORK).median
+def _block_latency(runtime: str, shape: BlockShape, batch: int) -> float:
+    """Measure a block; return milliseconds."""
+    inputs = (batch, shape.spec.in_channels, shape.side, shape.side)
+    block = build_runtime(runtime, build_block(shape), inputs)
+    return measure_latency(block, inputs, seconds=_BLOCK_SECONDS, warm_up=_BLOCK_SECONDS / 5).median
+
+
+def _network_latency(runtime: str, arch: ArchDef, num_classes: int, batch: int) -> float:
+    """Measure a network; return milliseconds."""
+    inputs = (batch, 3, arch.resolution, arch.resolution)
+    network = build_runtime(runtime, build_network(arch, num_classes=num_classes).eval(), inputs)
+    return measure_latency(network, inputs, seconds=_NETWORK_SECONDS).median

@@ -1,4 +1,4 @@
-"""The cost of many candidates at once, equal to `fbnetv3.arch.cost_of` for each, whose code says what a block costs."""
+"""Costs of many candidates at once, equal to `fbnetv3.arch.compute_cost` of each."""
 
 from __future__ import annotations
 
@@ -6,71 +6,80 @@ import numpy as np
 
 from fbnetv3.arch import Cost
 from fbnetv3.arch.block_specs import BlockSpec
-from fbnetv3.arch.complexity import avg_pool, conv
 from fbnetv3.arch.definition import MAX_RESOLUTION
-from fbnetv3.arch.network_cost import check_counts
+from fbnetv3.arch.layer_cost import avg_pool_cost, conv_cost
 from fbnetv3.nars.space.block_sums import BlockSums
 from fbnetv3.nars.space.search_space import Space
+from fbnetv3.utils.checks import check_int
 
-COLUMNS = ("macs", "params", "activations")
+COST_COLUMNS = ("macs", "params", "activations")
 
 
 class CostModel:
     """Costs of the candidates of a space.
 
     Args:
-        space: has an architecture template.
-        num_classes: outputs of the head.
+        space: a space with an architecture template.
+        num_classes: outputs of the head; 0 for networks without one.
         in_chans: channels of the input.
 
     Raises:
-        SpaceError: the space has no architectures, or a row of the template is none.
+        SpaceError: the space has no architecture template.
     """
 
     def __init__(self, space: Space, num_classes: int = 1000, in_chans: int = 3) -> None:
-        check_counts(num_classes, in_chans)
-        self.space, self.num_classes, self.in_chans = space, num_classes, in_chans
-        self._sums = BlockSums(space, _of_block, len(COLUMNS), in_chans=in_chans)
+        check_int(num_classes, "num_classes", 0)
+        check_int(in_chans, "in_chans", 1)
+        self.space = space
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self._sums = BlockSums(space, _block_cost, len(COST_COLUMNS), in_chans=in_chans)
 
     def __call__(self, candidates: np.ndarray) -> dict[str, np.ndarray]:
-        """Costs of candidates.
+        """Compute the costs of candidates.
 
         Args:
             candidates: integers (N, variables).
 
         Returns:
-            "macs", "params" and "activations", int64 (N,); all are -1 where a candidate makes no network.
+            "macs", "params" and "activations", int64 (N,); -1 for candidates that do not form a network.
         """
-        found = self._sums.total(candidates)
-        total = found.sums + self._heads(found.channels, found.side)
-        return {column: np.where(found.valid, total[:, i], -1) for i, column in enumerate(COLUMNS)}
+        totals = self._sums.total(candidates)
+        costs = totals.sums + self._head_costs(totals.channels, totals.side)
+        costs[~totals.valid] = -1
+        return {column: costs[:, i] for i, column in enumerate(COST_COLUMNS)}
 
     def per_stage(self, candidates: np.ndarray) -> dict[str, np.ndarray]:
-        """What each stage of the template costs; together with pool and classifier, it is the cost of the network.
+        """Compute the costs of each stage of the template, without the head.
 
         Args:
             candidates: integers (N, variables).
 
         Returns:
-            "macs", "params", "activations" and "blocks", int64 (N, stages); all are -1 where a candidate makes no
+            "macs", "params", "activations" and "blocks", int64 (N, stages); -1 for candidates that do not form a
             network.
         """
-        total = self._sums.per_stage(candidates)
-        return {column: total[:, :, i] for i, column in enumerate((*COLUMNS, "blocks"))}
+        sums = self._sums.per_stage(candidates)
+        return {column: sums[:, :, i] for i, column in enumerate((*COST_COLUMNS, "blocks"))}
 
-    def _heads(self, channels: np.ndarray, side: np.ndarray) -> np.ndarray:
-        """Cost of pool and classifier, (N, 3)."""
+    def _head_costs(self, channels: np.ndarray, side: np.ndarray) -> np.ndarray:
+        """Return the costs of pooling and classifier, (N, 3), for the last block's output channels and sides, (N,)."""
         if not self.num_classes or not len(channels):
-            return np.zeros((len(channels), len(COLUMNS)), np.int64)
-        place, which = np.unique(channels * (MAX_RESOLUTION + 1) + np.maximum(side, 0), return_inverse=True)
-        pairs = [divmod(int(both), MAX_RESOLUTION + 1) for both in place]
-        heads = [avg_pool(s, s, c) + conv(1, 1, c, self.num_classes, bias=True) for c, s in pairs]
-        return np.array([_columns(head) for head in heads], np.int64)[which]
+            return np.zeros((len(channels), len(COST_COLUMNS)), np.int64)
+        # one key per (channels, side), of which there are few; sides of invalid candidates may be negative
+        base = MAX_RESOLUTION + 1
+        keys, indices = np.unique(channels * base + np.maximum(side, 0), return_inverse=True)
+        heads = []
+        for last_channels, last_side in (divmod(key, base) for key in keys.tolist()):
+            pool = avg_pool_cost(last_side, last_side, last_channels)
+            heads.append(pool + conv_cost(1, 1, last_channels, self.num_classes, bias=True))
+        return np.array([_to_columns(head) for head in heads], np.int64)[indices]
 
 
-def _of_block(kind: str, spec: BlockSpec, side: int) -> tuple[int, ...]:
-    return _columns(spec.cost(side, side)[0])
+def _block_cost(kind: str, spec: BlockSpec, side: int) -> tuple[int, ...]:
+    cost, _, _ = spec.cost(side, side)
+    return _to_columns(cost)
 
 
-def _columns(cost: Cost) -> tuple[int, ...]:
-    return tuple(getattr(cost, column) for column in COLUMNS)
+def _to_columns(cost: Cost) -> tuple[int, ...]:
+    return tuple(getattr(cost, column) for column in COST_COLUMNS)

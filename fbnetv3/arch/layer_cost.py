@@ -1,4 +1,4 @@
-"""What a layer costs: multiply-adds, parameters and activations, as plain arithmetic on shapes."""
+"""Cost of single layers: multiply-adds, parameters and activations, as plain arithmetic on shapes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a layer, a block or a network for one image; costs add up.
+    """The cost of a layer, a block or a network for one image; costs can be added.
 
-    A MAC is one multiply-add. The paper's "FLOPs" are these MACs: every convolution's, the classifier's
-    too, and one for each input of an average pool. Activations are the elements that convolutions put out,
-    after pycls (and fvcore's `ActivationCountAnalysis`).
+    A MAC is one multiply-add. The paper's "FLOPs" are these MACs: those of all convolutions, including the classifier,
+    and one for each input of an average pool. Activations are the output elements of convolutions, as in pycls (and
+    in fvcore's `ActivationCountAnalysis`).
     """
 
     macs_conv: int = 0
@@ -23,7 +23,7 @@ class Cost:
 
     @property
     def macs(self) -> int:
-        """All multiply-adds, as the paper's Table 4 counts them."""
+        """All multiply-adds, counted as in Table 4 of the paper."""
         return self.macs_conv + self.macs_avg_pool
 
     @property
@@ -49,13 +49,19 @@ class Cost:
         return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
 
     def __radd__(self, other: object) -> Cost:
-        return self if other == 0 else NotImplemented  # so that sum() works
+        return self if other == 0 else NotImplemented  # for sum()
 
 
-def conv(
-    height: int, width: int, in_channels: int, out_channels: int, kernel: int = 1, groups: int = 1, bias: bool = False
+def conv_cost(
+    height: int,
+    width: int,
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    groups: int = 1,
+    bias: bool = False,
 ) -> Cost:
-    """A convolution whose *output* is `height` x `width`."""
+    """Return the cost of a convolution whose *output* is `height` x `width`."""
     weight = kernel * kernel * (in_channels // groups) * out_channels
     return Cost(
         macs_conv=height * width * weight,
@@ -65,16 +71,16 @@ def conv(
     )
 
 
-def batchnorm(channels: int) -> Cost:
-    """A BatchNorm: scale and shift. Its arithmetic folds into the convolution before it and costs nothing."""
+def batchnorm_cost(channels: int) -> Cost:
+    """Return the cost of a BatchNorm: scale and shift. Its arithmetic folds into the preceding convolution."""
     return Cost(params_batchnorm=2 * channels)
 
 
-def avg_pool(height: int, width: int, channels: int) -> Cost:
-    """A global average pool over a `height` x `width` map."""
+def avg_pool_cost(height: int, width: int, channels: int) -> Cost:
+    """Return the cost of a global average pool over a `height` x `width` map."""
     return Cost(macs_avg_pool=height * width * channels)
 
 
-def conv_out(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Output height or width of a convolution (0 or less: the input is too small for it)."""
+def conv_output_size(size: int, kernel: int, stride: int, padding: int) -> int:
+    """Return the output height or width of a convolution; 0 or less if the input is too small for it."""
     return (size + 2 * padding - kernel) // stride + 1

@@ -3,13 +3,13 @@
 import pytest
 
 import fbnetv3
-from fbnetv3.arch import ArchError, configs_folder, dump_arch, get_arch, list_archs, save_arch, small_images
+from fbnetv3.arch import ArchError, adapt_to_small_images, configs_folder, dump_arch, get_arch, list_archs, save_arch
 from fbnetv3.errors import UnknownNameError, UsageError
 
 
 @pytest.fixture
 def mine():
-    return small_images(get_arch("fbnetv3_a0"), name="mine")
+    return adapt_to_small_images(get_arch("fbnetv3_a0"), name="mine")
 
 
 def test_the_published_family_is_there():

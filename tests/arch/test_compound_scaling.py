@@ -8,12 +8,12 @@ from fbnetv3.arch import (
     ArchDef,
     Row,
     Stage,
+    adapt_to_small_images,
     compound_scale,
-    cost_of,
+    compute_cost,
     get_arch,
-    same_padding,
     scale_to_macs,
-    small_images,
+    with_same_padding,
 )
 from fbnetv3.errors import UsageError
 
@@ -34,7 +34,7 @@ def test_the_published_a_is_b_scaled_by_resolution_to_its_macs():
     found = scale_to_macs(get_arch("fbnetv3_b"), 357e6, depth=1, width=1)
     assert found.defn.stages == get_arch("fbnetv3_a").stages
     assert found.defn.resolution == 224
-    assert found.macs == cost_of(get_arch("fbnetv3_a")).macs
+    assert found.macs == compute_cost(get_arch("fbnetv3_a")).macs
     assert found.resolution == pytest.approx(1.15**found.multiplier)
 
 
@@ -91,7 +91,7 @@ def test_the_solver_meets_any_target_within_one_per_cent(letter):
     for _ in range(6):
         target = 10 ** rng.uniform(7.8, 9.8)
         found = scale_to_macs(defn, target)
-        assert cost_of(found.defn).macs == found.macs == pytest.approx(target, rel=0.01)
+        assert compute_cost(found.defn).macs == found.macs == pytest.approx(target, rel=0.01)
         again = compound_scale(defn, found.depth, found.width, found.resolution, multiple=1)
         assert again.stages == found.defn.stages
 
@@ -127,7 +127,7 @@ def test_the_solver_needs_something_to_grow(bases):
 
 @pytest.mark.parametrize(("letter", "pixels"), [("a", 32), ("b", 35), ("e", 38), ("g", 46)])
 def test_small_images_keep_the_ratio_of_the_resolution(letter, pixels):
-    small = small_images(get_arch(f"fbnetv3_{letter}"))
+    small = adapt_to_small_images(get_arch(f"fbnetv3_{letter}"))
     assert (small.resolution, small.resize) == (pixels, pixels)
     assert get_arch(f"fbnetv3_{letter}_cifar").stages == small.stages
 
@@ -141,17 +141,19 @@ def test_small_images_have_stride_one_in_the_second_strided_block():
 
     a = get_arch("fbnetv3_a")
     assert strides(a) == [2, 2, 2, 2, 2]
-    assert strides(small_images(a)) == [2, 1, 2, 2, 2]
-    assert cost_of(small_images(a)).params == cost_of(a).params
+    assert strides(adapt_to_small_images(a)) == [2, 1, 2, 2, 2]
+    assert compute_cost(adapt_to_small_images(a)).params == compute_cost(a).params
 
 
 def test_small_images_need_two_strided_blocks():
     with pytest.raises(UsageError, match="no second block of stride two"):
-        small_images(small_images(small_images(small_images(small_images(E)))))
+        adapt_to_small_images(
+            adapt_to_small_images(adapt_to_small_images(adapt_to_small_images(adapt_to_small_images(E))))
+        )
 
 
 def test_same_padding_changes_padding_alone():
-    b, same = get_arch("fbnetv3_b"), same_padding(get_arch("fbnetv3_b"))
-    assert cost_of(b).params == cost_of(same).params
+    b, same = get_arch("fbnetv3_b"), with_same_padding(get_arch("fbnetv3_b"))
+    assert compute_cost(b).params == compute_cost(same).params
     assert all(block.spec.padding == block.spec.kernel // 2 for block in same.blocks() if block.kind == "mbconv")
     assert same.stages == get_arch("fbnetv3_b_same_padding").stages

@@ -12,7 +12,7 @@ from fbnetv3.arch import (
     ArchError,
     Row,
     arch_from_dict,
-    cost_of,
+    compute_cost,
     dump_arch,
     get_arch,
     list_archs,
@@ -179,5 +179,5 @@ def test_anything_is_an_architecture_or_an_error_of_ours(data):
         assert "\n" not in str(error)
         return
     assert isinstance(defn, ArchDef)
-    assert cost_of(defn).params > 0
+    assert compute_cost(defn).params > 0
     assert arch_from_dict(yaml.safe_load(dump_arch(defn))) == defn

@@ -9,7 +9,7 @@ from fvcore.nn import ActivationCountAnalysis, FlopCountAnalysis
 from torch import nn
 
 import fbnetv3
-from fbnetv3.arch import Cost, cost_of, get_arch, list_archs
+from fbnetv3.arch import Cost, compute_cost, get_arch, list_archs
 from fbnetv3.errors import UsageError
 from fbnetv3.modeling import build_network
 from tests.table2 import random_arch
@@ -116,7 +116,7 @@ def test_equals_the_built_network_for_random_definitions(seed, uninitialized):
         with torch.device("meta"):
             model = build_network(defn, num_classes=classes, in_chans=in_chans)
         counted = measure(model, height, width, in_chans)
-        cost = cost_of(defn, (height, width), num_classes=classes, in_chans=in_chans)
+        cost = compute_cost(defn, (height, width), num_classes=classes, in_chans=in_chans)
         assert {f.name: getattr(cost, f.name) for f in fields(Cost)} == vars(counted)
 
 
