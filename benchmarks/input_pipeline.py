@@ -13,7 +13,7 @@ import torch
 from measure import Side, compare, report, serve
 from timm.data import ImageDataset, create_loader, create_transform
 
-from fbnetv3.data import Preprocessing, build_loader, train_pixels
+from fbnetv3.data import Preprocessing, build_loader, train_transform
 from fbnetv3.data.datasets import FolderDataset
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 
@@ -45,10 +45,11 @@ def main():
 
 def ours(root, workers):
     keep_freed_memory()
-    transform = train_pixels(PREPROCESSING, crop="random_resized", crop_scale=(0.08, 1.0), crop_padding=0, flip=True)
+    crop = {"crop": "random_resized", "crop_scale": (0.08, 1.0), "crop_padding": 0}
+    transform = train_transform(PREPROCESSING, **crop, flip=True, normalize=False)
     arguments = {"batch_size": BATCH, "training": True, "workers": workers, "normalize": PREPROCESSING}
     loader = build_loader(FolderDataset(Path(root)), transform, **arguments)
-    return lambda: sum(len(batch.on(CPU, torch.contiguous_format)[0]) for batch in loader)
+    return lambda: sum(len(batch.to(CPU, torch.contiguous_format)[0]) for batch in loader)
 
 
 def theirs(root, workers):
@@ -67,7 +68,7 @@ def theirs(root, workers):
 
 def check_pixels(root):
     """Evaluation's pixels, which nothing random goes into, are the same but for rounding."""
-    data, transform = FolderDataset(Path(root)), PREPROCESSING.pixels()
+    data, transform = FolderDataset(Path(root)), PREPROCESSING.transform(normalize=False)
     reference = create_transform((3, SIDE, SIDE), interpolation="bilinear", crop_pct=SIDE / 256, use_prefetcher=True)
     dataset = ImageDataset(root, transform=reference)
     differences = torch.stack(

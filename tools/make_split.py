@@ -7,20 +7,20 @@ from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 def main(argv=None):
     parser = ArgumentParser(
-        description="Draw classes, hold images out, and list both in a file for DATA.NAME imagelist."
+        description="Draw classes, hold out images for validation, and list both in a file for DATA.NAME imagelist."
     )
-    parser.add_argument("root", help="folder with a folder a class")
-    parser.add_argument("output", help="the split file to write (JSON)")
+    parser.add_argument("root", help="folder with one subfolder per class")
+    parser.add_argument("output", help="the subset file to write (JSON)")
     parser.add_argument("--classes", type=int, default=SEARCH_CLASSES, metavar="N", help="default: %(default)s")
     parser.add_argument("--held-out", type=int, default=SEARCH_HELD_OUT, metavar="N", help="default: %(default)s")
-    parser.add_argument("--train", type=int, metavar="N", help="train on so many of the others (default: all)")
+    parser.add_argument("--train", type=int, metavar="N", help="number of other images to train on (default: all)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
     args = parser.parse_args(argv)
-    split = draw_class_subset(args.root, args.classes, args.held_out, args.seed, args.train)
-    save_class_subset(split, args.output)
-    print(
-        f"{args.output}: {len(split.classes)} classes, {len(split.train)} training, {len(split.val)} validation images"
-    )
+
+    subset = draw_class_subset(args.root, args.classes, args.held_out, args.seed, args.train)
+    save_class_subset(subset, args.output)
+    counts = f"{len(subset.train)} training, {len(subset.val)} validation images"
+    print(f"{args.output}: {len(subset.classes)} classes, {counts}")
 
 
 if __name__ == "__main__":

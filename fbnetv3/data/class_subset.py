@@ -8,9 +8,9 @@ import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torchvision.datasets.folder import is_image_file
-
+from fbnetv3.data.image_io import is_image_file
 from fbnetv3.errors import DataError, UsageError
+from fbnetv3.utils.text import first_few
 
 SEARCH_CLASSES = 200
 SEARCH_HELD_OUT = 10_000
@@ -18,39 +18,36 @@ SEARCH_HELD_OUT = 10_000
 
 @dataclass(frozen=True)
 class ClassSubset:
-    """Which images train and which validate.
-
-    Attributes:
-        root: the folder below which they lie.
-        classes: names of the class folders, sorted.
-        train, val: paths below `root`, `CLASS/IMAGE`.
-        seed: what they were drawn with.
-    """
+    """A subset of the classes of an image folder, split into training and validation images."""
 
     root: Path
+    """The image folder."""
     classes: tuple[str, ...]
+    """Names of the class folders, sorted."""
     train: tuple[str, ...]
+    """Paths of the training images relative to `root`, of the form CLASS/IMAGE."""
     val: tuple[str, ...]
     seed: int
+    """The seed that the subset was drawn with."""
 
 
 def draw_class_subset(
     root: str | os.PathLike,
-    classes: int = SEARCH_CLASSES,
-    held_out: int = SEARCH_HELD_OUT,
+    num_classes: int = SEARCH_CLASSES,
+    num_val: int = SEARCH_HELD_OUT,
     seed: int = 0,
-    most: int | None = None,
+    max_train: int | None = None,
 ) -> ClassSubset:
-    """Draw classes from a folder of training images, and hold images of theirs out for validation.
+    """Draw classes from a folder of training images and hold out some of their images for validation.
 
-    The defaults are the paper's: 200 classes of ImageNet, 10,000 of their images held out.
+    The defaults are the paper's: 200 classes of ImageNet, with 10,000 of their images held out.
 
     Args:
-        root: the folder with a folder a class, such as `imagenet/train`.
-        classes: how many classes to draw.
-        held_out: how many of their images to hold out, over all classes.
-        seed: of all draws.
-        most: how many of the other images to train on, drawn at random; None for all.
+        root: a folder with one subfolder per class, such as `imagenet/train`.
+        num_classes: number of classes to draw.
+        num_val: number of images to hold out, over all classes.
+        seed: random seed.
+        max_train: number of the other images to draw for training; None for all.
 
     Raises:
         DataError: the folder is missing, or has too few classes or images.
@@ -58,49 +55,65 @@ def draw_class_subset(
     root = Path(root).expanduser()
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    if classes < 1 or held_out < 1:
-        raise UsageError(f"{classes} classes with {held_out} images held out: both must be at least 1")
-    known = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    if len(known) < classes:
-        raise DataError(f"{root}: has {len(known)} class folders, not {classes}")
-    chance = random.Random(seed)
-    drawn = sorted(chance.sample(known, classes))
-    images = [f"{name}/{file}" for name in drawn for file in sorted(os.listdir(root / name)) if is_image_file(file)]
-    if len(images) <= held_out:
-        raise DataError(f"{root}: those {classes} classes have {len(images)} images, too few to hold {held_out} out")
-    val = set(chance.sample(images, held_out))
-    train = tuple(image for image in images if image not in val)
-    if most is not None:
-        if not 1 <= most <= len(train):
-            raise DataError(f"{root}: {len(train)} images are left to train on, not {most}")
-        train = tuple(sorted(chance.sample(train, most)))
-    empty = sorted(set(drawn) - {image.split("/")[0] for image in train})
+    if num_classes < 1 or num_val < 1:
+        raise UsageError(f"{num_classes} classes with {num_val} images held out: both must be at least 1")
+    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    if len(folders) < num_classes:
+        raise DataError(f"{root}: has {len(folders)} class folders, fewer than {num_classes}")
+
+    rng = random.Random(seed)
+    classes = sorted(rng.sample(folders, num_classes))
+    images = [f"{name}/{file}" for name in classes for file in sorted(os.listdir(root / name)) if is_image_file(file)]
+    if len(images) <= num_val:
+        problem = f"the {num_classes} classes drawn have {len(images)} images, too few to hold {num_val} out"
+        raise DataError(f"{root}: {problem}")
+
+    val = set(rng.sample(images, num_val))
+    train = [image for image in images if image not in val]
+    if max_train is not None:
+        if not 1 <= max_train <= len(train):
+            raise DataError(f"{root}: {len(train)} images are left for training, not {max_train}")
+        train = sorted(rng.sample(train, max_train))
+
+    empty = sorted(set(classes) - {image.split("/")[0] for image in train})
     if empty:
-        raise DataError(f"{root}: no training image is left in {', '.join(empty[:5])}: hold fewer out")
-    return ClassSubset(root.resolve(), tuple(drawn), train, tuple(sorted(val)), seed)
+        raise DataError(f"{root}: no training images are left in {first_few(empty)}: hold fewer images out")
+    return ClassSubset(root.resolve(), tuple(classes), tuple(train), tuple(sorted(val)), seed)
 
 
-def save_class_subset(split: ClassSubset, path: str | os.PathLike) -> None:
-    """Write a split to a JSON file."""
-    Path(path).write_text(json.dumps({**asdict(split), "root": str(split.root)}, indent=0))
+def save_class_subset(subset: ClassSubset, path: str | os.PathLike) -> None:
+    """Write a subset to a JSON file."""
+    content = {**asdict(subset), "root": str(subset.root)}
+    Path(path).write_text(json.dumps(content, indent=0))
 
 
 def load_class_subset(path: str | os.PathLike) -> ClassSubset:
-    """Read a split file.
+    """Read a subset from a JSON file.
 
     Raises:
-        DataError: the file is missing, or is not a split file.
+        DataError: the file is missing or is not a subset file.
     """
     try:
-        data = json.loads(Path(path).read_text())
-        lists = {key: tuple(map(str, data[key])) for key in ("classes", "train", "val")}
-        split = ClassSubset(Path(data["root"]), **lists, seed=int(data["seed"]))
-        if not (split.train and split.val) or {Path(p).parent.name for p in split.train + split.val} - {*split.classes}:
-            raise ValueError("no images, or images of other classes")
-        return split
+        return _parse(json.loads(Path(path).read_text()))
     except FileNotFoundError:
-        raise DataError(f"{path}: no such split file; tools/make_split.py makes one") from None
+        raise DataError(f"{path}: no such subset file; draw one with tools/make_split.py") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: is not a split file ({type(error).__name__}: {error})") from None
+        raise DataError(f"{path}: is not a subset file ({type(error).__name__}: {error})") from None
+
+
+def _parse(data: dict) -> ClassSubset:
+    subset = ClassSubset(
+        root=Path(data["root"]),
+        classes=tuple(map(str, data["classes"])),
+        train=tuple(map(str, data["train"])),
+        val=tuple(map(str, data["val"])),
+        seed=int(data["seed"]),
+    )
+    if not subset.train or not subset.val:
+        raise ValueError("no images")
+    other_classes = {Path(image).parent.name for image in subset.train + subset.val} - set(subset.classes)
+    if other_classes:
+        raise ValueError(f"images of other classes: {first_few(sorted(other_classes))}")
+    return subset

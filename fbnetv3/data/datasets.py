@@ -1,4 +1,4 @@
-"""Datasets by name. Each gives images and class indices, and says what an image is called."""
+"""Image classification datasets by name."""
 
 from __future__ import annotations
 
@@ -11,53 +11,66 @@ from PIL import Image
 from torchvision.datasets import CIFAR10, ImageFolder
 
 from fbnetv3.data.class_subset import load_class_subset
-from fbnetv3.data.image_io import EncodedImage, read_encoded_image
+from fbnetv3.data.image_io import EncodedImage, find_image_files, is_image_file, read_encoded_image
 from fbnetv3.data.shards import ShardDataset, open_shards
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.registry import Registry
+from fbnetv3.utils.text import first_few
 
 DATASETS = Registry("dataset")
+"""Builders of datasets, called with root (DATA.ROOT) and split ("train" or "val"). Each returns an `ImageDataset`."""
 
 DIGITS_HELD_OUT = 0.2
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "test")}
 
 
 class ImageDataset(Protocol):
-    """What a registered dataset's builder returns."""
+    """The interface of a dataset: images, class indices and names."""
 
     classes: list[str]
+    """Names of the classes."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Image.Image | EncodedImage, int]: ...
 
     def image_name(self, index: int) -> str:
-        """What to call the image in a message: its path, or the dataset's name and the index."""
+        """Return the name of an image for messages: its path, or the dataset's name and the index."""
         ...
 
 
 def build_dataset(name: str, root: str, split: str) -> ImageDataset:
-    """A registered dataset.
+    """Build a registered dataset.
 
     Args:
-        name: its name: digits, cifar10, imagefolder, imagelist, shards, or what a user has registered in `DATASETS`.
-        root: its folder.
+        name: digits, cifar10, imagefolder, imagelist, shards, or a name that a user has registered in `DATASETS`.
+        root: its folder or file.
         split: "train" or "val".
 
     Raises:
-        UnknownNameError: no dataset of that name.
-        DataError: a folder is missing or empty; the text names it.
+        UnknownNameError: there is no dataset of that name.
+        DataError: a folder or file is missing, empty or corrupt.
     """
     if split not in _SPLIT_FOLDERS:
-        raise UsageError(f"split '{split}' is neither train nor val")
+        raise UsageError(f"split '{split}' is not train or val")
     return DATASETS.get(name)(root, split)
 
 
 class ArrayDataset:
-    """Images that lie in memory, (N, H, W) or (N, H, W, 3), uint8."""
+    """Images in memory.
+
+    Args:
+        name: name of the dataset in messages.
+        images: uint8 (N, H, W) or (N, H, W, 3).
+        targets: class indices (N,).
+        classes: names of the classes.
+    """
 
     def __init__(self, name: str, images: np.ndarray, targets: np.ndarray, classes: list[str]) -> None:
-        self.name, self.images, self.targets, self.classes = name, images, targets, classes
+        self.name = name
+        self.images = images
+        self.targets = targets
+        self.classes = classes
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,97 +79,110 @@ class ArrayDataset:
         return Image.fromarray(self.images[index]), int(self.targets[index])
 
     def image_name(self, index: int) -> str:
+        """Return the dataset's name and the index."""
         return f"{self.name}[{index}]"
 
 
 class FolderDataset(ImageFolder):
-    """One folder a class, its images below it."""
+    """A folder with one subfolder of images per class.
+
+    Raises:
+        DataError: the folder is missing, has no class folders, or one of them has no images.
+    """
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; set DATA.ROOT to the folder that holds it")
+            raise DataError(f"{folder}: no such folder; set DATA.ROOT to its parent")
         try:
-            super().__init__(str(folder), loader=read_encoded_image)
+            super().__init__(str(folder), loader=read_encoded_image, is_valid_file=is_image_file)
         except FileNotFoundError as error:
-            empty = [d.name for d in sorted(folder.iterdir()) if d.is_dir() and not self._has_image(d)]
-            what = f"no image in the class folder {', '.join(empty[:5])}" if empty else "no class folder in it"
-            raise DataError(f"{folder}: {what}; each class needs a folder with images") from error
-
-    @staticmethod
-    def _has_image(folder: Path) -> bool:
-        from torchvision.datasets.folder import is_image_file
-
-        return any(is_image_file(f.name) for f in folder.rglob("*"))
+            class_folders = sorted(path for path in folder.iterdir() if path.is_dir())
+            empty = [path.name for path in class_folders if not find_image_files(path)]
+            problem = f"no image in the class folder {first_few(empty)}" if empty else "no class folder in it"
+            raise DataError(f"{folder}: {problem}; each class needs a folder with images") from error
 
     def image_name(self, index: int) -> str:
+        """Return the path of an image."""
         return self.samples[index][0]
 
 
 class ListDataset:
-    """Images by path; the folder that an image lies in is its class."""
+    """Images listed by path; the folder of an image is its class.
+
+    Args:
+        root: the folder to which the paths are relative.
+        paths: paths of the form CLASS/IMAGE.
+        classes: names of the class folders.
+    """
 
     def __init__(self, root: Path, paths: Sequence[str], classes: Sequence[str]) -> None:
-        self.root, self.paths, self.classes = root, list(paths), list(classes)
-        self._index = {name: index for index, name in enumerate(self.classes)}
+        self.root = root
+        self.paths = list(paths)
+        self.classes = list(classes)
+        self._class_index = {name: index for index, name in enumerate(self.classes)}
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[EncodedImage, int]:
-        return read_encoded_image(self.image_name(index)), self._index[Path(self.paths[index]).parent.name]
+        class_name = Path(self.paths[index]).parent.name
+        return read_encoded_image(self.image_name(index)), self._class_index[class_name]
 
     def image_name(self, index: int) -> str:
+        """Return the path of an image."""
         return str(self.root / self.paths[index])
 
 
 @DATASETS.register(name="imagefolder")
 def imagefolder(root: str, split: str) -> FolderDataset:
-    """ImageNet's layout: `root/train/CLASS/*` and `root/val/CLASS/*` (or `test`)."""
+    """Open images in ImageNet's layout: `root/train/CLASS/*` and `root/val/CLASS/*` (or `test`)."""
     if not root:
-        raise UsageError("DATA.ROOT is not set: give the folder that holds train/ and val/")
+        raise UsageError("DATA.ROOT is not set: set it to the folder that contains train/ and val/")
     folders = [Path(root).expanduser() / name for name in _SPLIT_FOLDERS[split]]
     return FolderDataset(next((folder for folder in folders if folder.is_dir()), folders[0]))
 
 
 @DATASETS.register(name="imagelist")
 def imagelist(root: str, split: str) -> ListDataset:
-    """The images that a split file lists (`root` is the file; see `fbnetv3.data.class_subset`)."""
+    """Open the images listed in a subset file, which `root` names; see `fbnetv3.data.class_subset`."""
     if not root:
-        raise UsageError("DATA.ROOT is not set: give the split file")
-    listed = load_class_subset(Path(root).expanduser())
-    if not listed.root.is_dir():
-        raise DataError(f"{root}: lists images of {listed.root}, which is not there: draw the split again")
-    return ListDataset(listed.root, getattr(listed, split), listed.classes)
+        raise UsageError("DATA.ROOT is not set: set it to the subset file")
+    subset = load_class_subset(Path(root).expanduser())
+    if not subset.root.is_dir():
+        raise DataError(f"{root}: lists images in {subset.root}, which does not exist: draw the subset again")
+    return ListDataset(subset.root, subset.train if split == "train" else subset.val, subset.classes)
 
 
 @DATASETS.register(name="shards")
 def shards(root: str, split: str) -> ShardDataset:
-    """Tar files in webdataset's layout, see `fbnetv3.data.shards`."""
+    """Open tar files in webdataset's layout; see `fbnetv3.data.shards`."""
     return open_shards(root, split)
 
 
 @DATASETS.register(name="cifar10")
 def cifar10(root: str, split: str) -> ImageDataset:
-    """CIFAR-10: torchvision's files (`root/cifar-10-batches-py`), or `root/train` and `root/test` with images."""
+    """Open CIFAR-10: torchvision's files in `root/cifar-10-batches-py`, or images in `root/train` and `root/test`."""
     folder = Path(root).expanduser() / CIFAR10.base_folder
-    if folder.is_dir():
-        try:
-            data = CIFAR10(folder.parent, train=split == "train")
-        except RuntimeError:
-            raise DataError(f"{folder}: incomplete or damaged: unpack CIFAR-10's archive again") from None
-        return ArrayDataset(f"cifar10/{split}", data.data, np.asarray(data.targets), data.classes)
-    return imagefolder(root, split)
+    if not folder.is_dir():
+        return imagefolder(root, split)
+    try:
+        data = CIFAR10(folder.parent, train=split == "train")
+    except RuntimeError:
+        raise DataError(f"{folder}: incomplete or corrupt: unpack the archive of CIFAR-10 again") from None
+    return ArrayDataset(f"cifar10/{split}", data.data, np.asarray(data.targets), data.classes)
 
 
 @DATASETS.register(name="digits")
 def digits(root: str, split: str) -> ArrayDataset:
-    """scikit-learn's 1,797 handwritten digits, 8 x 8 grey; a fifth of every class is held out. Needs no files."""
+    """Load scikit-learn's 1,797 handwritten digits, 8 x 8 gray; a fifth of each class is for validation."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
     data = load_digits()
     images = np.round(data.images * (255 / 16)).astype(np.uint8)
-    indices = train_test_split(np.arange(len(images)), test_size=DIGITS_HELD_OUT, random_state=0, stratify=data.target)[
-        split == "val"
-    ]
-    return ArrayDataset(f"digits/{split}", images[indices], data.target[indices], [str(d) for d in range(10)])
+    train_indices, val_indices = train_test_split(
+        np.arange(len(images)), test_size=DIGITS_HELD_OUT, random_state=0, stratify=data.target
+    )
+    indices = train_indices if split == "train" else val_indices
+    class_names = [str(digit) for digit in range(10)]
+    return ArrayDataset(f"digits/{split}", images[indices], data.target[indices], class_names)

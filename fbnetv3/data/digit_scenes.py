@@ -1,4 +1,4 @@
-"""Scenes of handwritten digits with their boxes, in COCO's format: a data set for detectors that needs no download."""
+"""Scenes of handwritten digits with boxes in COCO's format: a detection dataset that needs no download."""
 
 from __future__ import annotations
 
@@ -7,38 +7,58 @@ import logging
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from iopath.common.file_io import file_lock
 from PIL import Image
 
 from fbnetv3.data.datasets import ArrayDataset, build_dataset
-from fbnetv3.errors import OutputError
 from fbnetv3.utils.downloads import cache_dir
-from fbnetv3.utils.files import PARTIAL_PREFIX
+from fbnetv3.utils.files import PARTIAL_PREFIX, output_error
 
 logger = logging.getLogger(__name__)
 
-# Scenes of each split of the data set that is made on first use.
 SCENES = {"train": 1500, "test": 300}
-_SEEDS = {"train": 1, "test": 2}
-_SHORT = 160  # pixels of a scene's shorter side
-_LONGEST = 224
-_HEIGHTS = (18, 64)  # pixels of a digit's height
-_MOST = 7  # digits of a scene
-_INK = 0.25  # of a digit's darkest, from which on a pixel belongs to it
-_OVERLAP = 0.05  # of the smaller of two boxes
-_TRIES = 30
-# A change of what is drawn makes another folder.
-_FOLDER = "digit_scenes_1"
+"""Number of scenes in each split of the dataset that is drawn on first use."""
+_SPLIT_SEEDS = {"train": 1, "test": 2}
+_FOLDER = "digit_scenes_1"  # change the number when the drawing changes
+
+# Sizes are in pixels, gray levels in [0, 255].
+_SHORT_SIDE = 160
+_MAX_LONG_SIDE = 224
+_LANDSCAPE_PROBABILITY = 0.7
+
+_MAX_DIGITS = 7
+_MIN_DIGIT_HEIGHT = 18
+_MAX_DIGIT_HEIGHT = 64
+_MIN_DIGIT_WIDTH = 8
+_DIGIT_ASPECT_RATIOS = (0.85, 1.15)
+_MAX_ROTATION = 12  # degrees
+_INK_THRESHOLD = 0.25  # fraction of the darkest ink from which on a pixel belongs to the digit's box
+_MAX_OVERLAP = 0.05  # of two boxes, as a fraction of the smaller one
+_PLACEMENT_ATTEMPTS = 30
+_CONTRAST = (70, 150)  # between ink and background
+
+_MAX_LINES = 4
+_LINE_HALF_WIDTH = 1.2
+_NOISE = (2, 14)  # standard deviation
+
+
+class Box(NamedTuple):
+    """A box in pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
 
 
 def digit_scenes() -> Path:
-    """The folder of the data set, in the cache; it is made on first use, in a few seconds.
+    """Return the folder of the dataset in the cache, after drawing it in a few seconds on first use.
 
-    It holds `train.json` and `test.json` in COCO's format, with the categories 1 ("0") to 10 ("9"), and the pictures,
-    PNG files, in `train/` and `test/`. Of two processes one makes it and the other waits.
+    It contains `train.json` and `test.json` in COCO's format, with the categories 1 ("0") to 10 ("9"), and PNG files in
+    `train/` and `test/`. If two processes ask for it, one draws it and the other waits.
 
     Raises:
         OutputError: the cache cannot be written.
@@ -50,146 +70,172 @@ def digit_scenes() -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with file_lock(str(folder)):
             if not folder.is_dir():
-                for left in folder.parent.glob(f"{PARTIAL_PREFIX}{_FOLDER}*"):  # of a process that was killed
-                    shutil.rmtree(left, ignore_errors=True)
-                logger.info("drawing scenes of handwritten digits into %s", folder)
-                made = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}{_FOLDER}_", dir=folder.parent))
-                try:
-                    made.chmod(0o755)
-                    write_digit_scenes(made, **SCENES)
-                    made.rename(folder)
-                finally:
-                    shutil.rmtree(made, ignore_errors=True)
+                _draw_into_cache(folder)
     except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"{folder}: cannot be written ({reason}): set FBNETV3_CACHE to a folder of yours") from None
+        raise output_error(folder, error, "set FBNETV3_CACHE to a writable folder") from None
     return folder
 
 
 def digit_scenes_folder() -> Path:
-    """Where `digit_scenes` makes its folder, whether it is there yet or not."""
+    """Return the folder that `digit_scenes` fills, whether or not it exists yet."""
     return cache_dir() / _FOLDER
 
 
-def write_digit_scenes(folder: Path, train: int, test: int) -> None:
-    """Draw scenes of both splits into a folder: the same ones each time.
+def _draw_into_cache(folder: Path) -> None:
+    """Draw the dataset into a temporary folder, which is renamed when it is complete."""
+    for leftover in folder.parent.glob(f"{PARTIAL_PREFIX}{_FOLDER}*"):  # of a process that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
+    logger.info("drawing scenes of handwritten digits into %s", folder)
+    temporary = Path(tempfile.mkdtemp(prefix=f"{PARTIAL_PREFIX}{_FOLDER}_", dir=folder.parent))
+    try:
+        temporary.chmod(0o755)
+        write_digit_scenes(temporary, **SCENES)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
-    Each has up to seven digits of scikit-learn's, 18 to 64 pixels high, in ink that is lighter or darker than a noisy
-    background of 160 x 160 to 160 x 224 pixels with lines across. The two splits take their digits from different
-    images: those of the classifier's training and validation.
+
+def write_digit_scenes(folder: Path, train: int, test: int) -> None:
+    """Draw the scenes of both splits into a folder. They are the same each time.
+
+    A scene has up to seven of scikit-learn's digits, 18 to 64 pixels high, in ink that is lighter or darker than a
+    noisy background of 160 x 160 to 160 x 224 pixels with lines across. The splits draw from different images of
+    digits: those of the classifier's training and validation.
 
     Args:
-        folder: gets train.json, test.json, train/ and test/.
-        train, test: numbers of scenes.
+        folder: the folder for train.json, test.json, train/ and test/.
+        train: number of training scenes.
+        test: number of test scenes.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    for split, count in (("train", train), ("test", test)):
-        digits = build_dataset("digits", "", "train" if split == "train" else "val")
-        assert isinstance(digits, ArrayDataset)
-        pictures = folder / split
-        pictures.mkdir(parents=True, exist_ok=True)
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for number in range(1, count + 1):
-            scene, drawn = draw_scene(digits, np.random.default_rng((_SEEDS[split], number)))
-            name = f"{number:06d}.png"
-            Image.fromarray(scene).save(pictures / name, compress_level=1)
-            height, width = scene.shape[:2]
-            images.append({"id": number, "file_name": name, "height": height, "width": width})
-            for digit, (x, y, w, h) in drawn:
-                about = {"image_id": number, "category_id": digit + 1, "iscrowd": 0}
-                annotations.append({"id": len(annotations) + 1, **about, "bbox": [x, y, w, h], "area": w * h})
-        categories = [{"id": digit + 1, "name": name} for digit, name in enumerate(digits.classes)]
-        content = {"images": images, "annotations": annotations, "categories": categories}
-        (folder / f"{split}.json").write_text(json.dumps({"info": {"description": "scenes of digits"}, **content}))
+    _write_split(folder, "train", build_dataset("digits", "", "train"), train)
+    _write_split(folder, "test", build_dataset("digits", "", "val"), test)
 
 
-def draw_scene(
-    digits: ArrayDataset, random: np.random.Generator
-) -> tuple[np.ndarray, list[tuple[int, tuple[int, int, int, int]]]]:
-    """A scene and what is on it.
+def _write_split(folder: Path, split: str, digits: Any, count: int) -> None:
+    image_folder = folder / split
+    image_folder.mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id in range(1, count + 1):
+        rng = np.random.default_rng((_SPLIT_SEEDS[split], image_id))
+        scene, labeled_boxes = draw_scene(digits, rng)
+        file_name = f"{image_id:06d}.png"
+        Image.fromarray(scene).save(image_folder / file_name, compress_level=1)
+        height, width = scene.shape[:2]
+        images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
+        for digit, box in labeled_boxes:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": digit + 1,
+                    "iscrowd": 0,
+                    "bbox": list(box),
+                    "area": box.width * box.height,
+                }
+            )
+    content = {
+        "info": {"description": "scenes of digits"},
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": digit + 1, "name": name} for digit, name in enumerate(digits.classes)],
+    }
+    (folder / f"{split}.json").write_text(json.dumps(content))
+
+
+def draw_scene(digits: ArrayDataset, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, Box]]]:
+    """Draw one scene.
 
     Args:
         digits: images (8, 8) with their classes.
-        random: decides on everything.
+        rng: makes all random choices.
 
     Returns:
-        The picture, (H, W, 3) uint8, and for each digit its class and its box (x, y, width, height) in pixels.
+        The image, uint8 (H, W, 3), and class index and box of each digit on it.
     """
-    sides = [_SHORT, int(random.integers(_SHORT, _LONGEST + 1))]
-    height, width = sides if random.random() < 0.7 else sides[::-1]
-    scene, brightness = _background(random, height, width)
-    drawn: list[tuple[int, tuple[int, int, int, int]]] = []
-    for _ in range(int(random.integers(1, _MOST + 1))):
-        index = int(random.integers(len(digits)))
-        ink, box = _digit(digits.images[index], random)
-        place = _free_place(random, box, (height, width), [taken for _, taken in drawn])
-        if place is None:
+    long_side = int(rng.integers(_SHORT_SIDE, _MAX_LONG_SIDE + 1))
+    is_landscape = rng.random() < _LANDSCAPE_PROBABILITY
+    height, width = (_SHORT_SIDE, long_side) if is_landscape else (long_side, _SHORT_SIDE)
+    scene, brightness = _draw_background(rng, height, width)
+    labeled_boxes: list[tuple[int, Box]] = []
+    for _ in range(int(rng.integers(1, _MAX_DIGITS + 1))):
+        index = int(rng.integers(len(digits)))
+        ink = _draw_digit(digits.images[index], rng)
+        box = _place_box(rng, ink.shape, (height, width), [box for _, box in labeled_boxes])
+        if box is None:
             continue
-        x, y = place
-        colour = _ink_colour(random, brightness)
-        part = scene[y : y + ink.shape[0], x : x + ink.shape[1]]
-        part += ink[..., None] * (colour - part)
-        drawn.append((int(digits.targets[index]), (x, y, ink.shape[1], ink.shape[0])))
-    noise = random.normal(0, random.uniform(2, 14), scene.shape)
-    return np.clip(scene + noise, 0, 255).round().astype(np.uint8), drawn
+        # blend the ink's color over the background
+        color = _draw_ink_color(rng, brightness)
+        area = scene[box.y : box.y + box.height, box.x : box.x + box.width]
+        area += ink[..., None] * (color - area)
+        labeled_boxes.append((int(digits.targets[index]), box))
+    noise = rng.normal(0, rng.uniform(*_NOISE), scene.shape)
+    return np.clip(scene + noise, 0, 255).round().astype(np.uint8), labeled_boxes
 
 
-def _background(random: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, float]:
-    """A slanted gradient between two colours, with thin lines across, and its mean brightness."""
-    first = random.uniform(20, 235)
-    second = np.clip(first + random.uniform(-50, 50), 10, 245)
-    tint = random.uniform(-15, 15, 3)
-    angle = random.uniform(0, 2 * np.pi)
+def _draw_background(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, float]:
+    """Draw a slanted, tinted gradient with a few thin lines across.
+
+    Returns:
+        The image, float64 (H, W, 3), and its mean brightness.
+    """
+    start = rng.uniform(20, 235)
+    end = np.clip(start + rng.uniform(-50, 50), 10, 245)
+    tint = rng.uniform(-15, 15, 3)
+    angle = rng.uniform(0, 2 * np.pi)
     y, x = np.mgrid[0:height, 0:width]
-    share = (np.cos(angle) * (x / width - 0.5) + np.sin(angle) * (y / height - 0.5)) * 0.7 + 0.5
-    scene = (first + share * (second - first))[..., None] + tint
-    for _ in range(int(random.integers(0, 5))):
-        slope, offset = random.uniform(0, np.pi), random.uniform(-0.4, 0.4) * width
-        away = np.abs(np.cos(slope) * (x - width / 2) + np.sin(slope) * (y - height / 2) - offset)
-        scene += np.clip(1.2 - away, 0, 1)[..., None] * random.uniform(-60, 60)
-    return scene, float((first + second) / 2)
+    position = (np.cos(angle) * (x / width - 0.5) + np.sin(angle) * (y / height - 0.5)) * 0.7 + 0.5
+    scene = (start + position * (end - start))[..., None] + tint
+    for _ in range(int(rng.integers(0, _MAX_LINES + 1))):
+        slope = rng.uniform(0, np.pi)
+        offset = rng.uniform(-0.4, 0.4) * width
+        distance = np.abs(np.cos(slope) * (x - width / 2) + np.sin(slope) * (y - height / 2) - offset)
+        scene += np.clip(_LINE_HALF_WIDTH - distance, 0, 1)[..., None] * rng.uniform(-60, 60)
+    return scene, float((start + end) / 2)
 
 
-def _ink_colour(random: np.random.Generator, brightness: float) -> np.ndarray:
-    """A colour that stands out from a brightness by at least 70 of 255."""
-    away = random.uniform(70, 150)
-    lighter = brightness + away <= 255 and (brightness - away < 0 or random.random() < 0.5)
-    return np.clip(brightness + (away if lighter else -away) + random.uniform(-20, 20, 3), 0, 255)
+def _draw_ink_color(rng: np.random.Generator, brightness: float) -> np.ndarray:
+    """Draw a color that is lighter or darker than the background by `_CONTRAST`."""
+    contrast = rng.uniform(*_CONTRAST)
+    can_be_lighter = brightness + contrast <= 255
+    can_be_darker = brightness - contrast >= 0
+    is_lighter = can_be_lighter and (not can_be_darker or rng.random() < 0.5)
+    return np.clip(brightness + (contrast if is_lighter else -contrast) + rng.uniform(-20, 20, 3), 0, 255)
 
 
-def _digit(image: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, tuple[int, int]]:
-    """The ink of a digit in [0, 1], (H, W), drawn at a size of its own and cut to what can be seen; and (H, W)."""
-    height = int(random.integers(_HEIGHTS[0], _HEIGHTS[1] + 1))
-    width = max(8, round(height * random.uniform(0.85, 1.15)))
-    large = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
-    large = large.rotate(random.uniform(-12, 12), Image.Resampling.BILINEAR)
-    ink = np.asarray(large, dtype=np.float64) / 255
+def _draw_digit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Resize and rotate a digit at random and crop it to its visible ink; return the ink, (H, W) in [0, 1]."""
+    height = int(rng.integers(_MIN_DIGIT_HEIGHT, _MAX_DIGIT_HEIGHT + 1))
+    width = max(_MIN_DIGIT_WIDTH, round(height * rng.uniform(*_DIGIT_ASPECT_RATIOS)))
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
+    rotated = resized.rotate(rng.uniform(-_MAX_ROTATION, _MAX_ROTATION), Image.Resampling.BILINEAR)
+    ink = np.asarray(rotated, dtype=np.float64) / 255
     ink /= max(ink.max(), 1e-6)
-    seen = ink >= _INK
-    rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return ink, ink.shape
+    visible = ink >= _INK_THRESHOLD
+    rows = np.flatnonzero(visible.any(axis=1))
+    columns = np.flatnonzero(visible.any(axis=0))
+    return ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def _free_place(
-    random: np.random.Generator,
-    box: tuple[int, int],
-    scene: tuple[int, int],
-    taken: list[tuple[int, int, int, int]],
-) -> tuple[int, int] | None:
-    """Where a box of a height and width hardly touches others: its x and y; None where it is not found soon."""
-    for _ in range(_TRIES):
-        y, x = (int(random.integers(0, whole - part + 1)) for whole, part in zip(scene, box, strict=True))
-        if all(_shared((x, y, box[1], box[0]), other) <= _OVERLAP for other in taken):
-            return x, y
+def _place_box(
+    rng: np.random.Generator, size: tuple[int, ...], scene_size: tuple[int, int], placed: list[Box]
+) -> Box | None:
+    """Draw a position at which a box of this height and width hardly overlaps others; None after too many attempts."""
+    height, width = size
+    for _ in range(_PLACEMENT_ATTEMPTS):
+        y = int(rng.integers(0, scene_size[0] - height + 1))
+        x = int(rng.integers(0, scene_size[1] - width + 1))
+        box = Box(x, y, width, height)
+        if all(_overlap(box, other) <= _MAX_OVERLAP for other in placed):
+            return box
     return None
 
 
-def _shared(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
-    """The area that two boxes share, as a part of the smaller one."""
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    return max(0, width) * max(0, height) / min(a[2] * a[3], b[2] * b[3])
+def _overlap(a: Box, b: Box) -> float:
+    """Return the intersection of two boxes as a fraction of the smaller one's area."""
+    width = min(a.x + a.width, b.x + b.width) - max(a.x, b.x)
+    height = min(a.y + a.height, b.y + b.height) - max(a.y, b.y)
+    return max(0, width) * max(0, height) / min(a.width * a.height, b.width * b.height)

@@ -1,7 +1,7 @@
-"""Datasets in tar files, in webdataset's layout: `name.jpg` and `name.cls` beside each other, many to a file.
+"""Datasets in tar files with webdataset's layout: many images per file, `name.jpg` and `name.cls` side by side.
 
-Each image is read by its place, so that order, augmentation and resuming are as exact as with single files; an index of
-the places is made when a file is first seen, and kept in the cache.
+Images are read by their byte offsets, so that order, augmentation and resuming are as exact as with single files. The
+index of offsets is made when a shard is first opened, and cached.
 """
 
 from __future__ import annotations
@@ -9,32 +9,36 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from fbnetv3.data.image_io import CorruptImageError, EncodedImage
+from fbnetv3.data.image_io import IMAGE_SUFFIXES, CorruptImageError, EncodedImage
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.utils.downloads import cache_dir
+from fbnetv3.utils.files import atomic_write, make_folder, write_json
+from fbnetv3.utils.text import one_line
 
 CLASSES_FILE = "classes.txt"
-IMAGES_A_SHARD = 1000
-# Bytes of a file with a class, and the classes there may be: a list of their names is made.
-_LONGEST_CLASS, _MOST_CLASSES = 100, 1_000_000
-# Shards whose images are mixed with each other: reading stays within so many files at a time.
+IMAGES_PER_SHARD = 1000
 WINDOW = 16
+"""Number of shards whose images are shuffled with each other, so that few files are read at a time."""
+
+# Limits of what a shard of unknown origin may claim; a list with the names of all classes is made.
+_MAX_CLASS_BYTES = 100
+_MAX_CLASS_INDEX = 1_000_000
 
 
 class ShardIndex(NamedTuple):
-    """Of each image of a shard: where it lies, how long it is, its class, what it is called."""
+    """Byte offset, length, class index and name of each image of a shard."""
 
     offsets: list[int]
     lengths: list[int]
@@ -43,69 +47,75 @@ class ShardIndex(NamedTuple):
 
 
 class ShardDataset:
-    """The images of some shards.
+    """The images of several shards.
 
     Args:
         shards: the tar files.
-        classes: names of the classes; default: their numbers.
+        classes: names of the classes; default: their indices.
 
     Raises:
-        DataError: a shard is damaged, holds no image, or an image without class or with one that has no name.
+        DataError: a shard is corrupt or has no images, or an image has no class or one without a name.
     """
 
     def __init__(self, shards: Iterable[Path], classes: list[str] | None = None) -> None:
         self.shards = list(shards)
-        indices = [_index_of(shard) for shard in self.shards]
-        self._counts = [len(index.offsets) for index in indices]
+        indexes = [_load_index(shard) for shard in self.shards]
+        self._counts = [len(index.offsets) for index in indexes]
         self._ends = np.cumsum(self._counts)
-        self._offsets, self._lengths, self._targets = (
-            np.concatenate([np.asarray(getattr(index, field), np.int64) for index in indices])
-            for field in ("offsets", "lengths", "targets")
-        )
-        self._names = [name for index in indices for name in index.names]
-        most = int(self._targets.max()) + 1
-        self.classes = [str(number) for number in range(most)] if classes is None else classes
-        if most > len(self.classes):
-            place = self.image_name(int(self._targets.argmax()))
-            raise DataError(f"{place}: is of class {most - 1}, but {CLASSES_FILE} names {len(self.classes)}")
-        self._files: dict[tuple[int, int], int] = {}
+        self._offsets = np.concatenate([np.asarray(index.offsets, np.int64) for index in indexes])
+        self._lengths = np.concatenate([np.asarray(index.lengths, np.int64) for index in indexes])
+        self._targets = np.concatenate([np.asarray(index.targets, np.int64) for index in indexes])
+        self._names = [name for index in indexes for name in index.names]
+        max_target = int(self._targets.max())
+        self.classes = [str(number) for number in range(max_target + 1)] if classes is None else classes
+        if max_target >= len(self.classes):
+            name = self.image_name(int(self._targets.argmax()))
+            raise DataError(f"{name}: is of class {max_target}, but {CLASSES_FILE} names only {len(self.classes)}")
+        self._open_files: dict[tuple[int, int], int] = {}
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getitem__(self, index: int) -> tuple[EncodedImage, int]:
-        name, shard = self.image_name(index), int(np.searchsorted(self._ends, index, "right"))
+        name = self.image_name(index)
         try:
-            data = os.pread(self._file(shard), int(self._lengths[index]), int(self._offsets[index]))
+            file = self._open(self._shard_of(index))
+            data = os.pread(file, int(self._lengths[index]), int(self._offsets[index]))
         except OSError as error:
             raise CorruptImageError(f"{name}: cannot be read ({error.strerror})") from None
         return EncodedImage(data, name), int(self._targets[index])
 
     def image_name(self, index: int) -> str:
-        return f"{self.shards[int(np.searchsorted(self._ends, index, 'right'))]}:{self._names[index]}"
+        """Return the path of the shard and the name of the image in it."""
+        return f"{self.shards[self._shard_of(index)]}:{self._names[index]}"
 
     def order(self, generator: torch.Generator) -> Tensor:
-        """A random order of all images in which neighbours come from few shards, WINDOW of them at a time."""
-        starts, parts = self._ends - self._counts, []
-        for window in torch.randperm(len(self.shards), generator=generator).split(WINDOW):
-            found = torch.cat([torch.arange(starts[shard], self._ends[shard]) for shard in window])
-            parts.append(found[torch.randperm(len(found), generator=generator)])
+        """Draw a random order of all images in which neighbors come from few shards, `WINDOW` of them at a time."""
+        starts = self._ends - self._counts
+        windows = torch.randperm(len(self.shards), generator=generator).split(WINDOW)
+        parts = []
+        for window in windows:
+            indices = torch.cat([torch.arange(starts[shard], self._ends[shard]) for shard in window])
+            parts.append(indices[torch.randperm(len(indices), generator=generator)])
         return torch.cat(parts)
 
-    def _file(self, shard: int) -> int:
-        """The shard's file, opened once in each process."""
+    def _shard_of(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, "right"))
+
+    def _open(self, shard: int) -> int:
+        """Return a file descriptor of a shard, opened once in each process."""
         key = os.getpid(), shard
-        if key not in self._files:
-            if len(self._files) > 4 * WINDOW:
+        if key not in self._open_files:
+            if len(self._open_files) > 4 * WINDOW:
                 self._close()
-            self._files[key] = os.open(self.shards[shard], os.O_RDONLY)
-        return self._files[key]
+            self._open_files[key] = os.open(self.shards[shard], os.O_RDONLY)
+        return self._open_files[key]
 
     def _close(self) -> None:
-        for (process, _), file in self._files.items():
+        for (process, _), file in self._open_files.items():
             if process == os.getpid():
                 os.close(file)
-        self._files.clear()
+        self._open_files.clear()
 
     def __del__(self) -> None:
         with contextlib.suppress(AttributeError, OSError):
@@ -113,122 +123,127 @@ class ShardDataset:
 
 
 def open_shards(root: str, split: str) -> ShardDataset:
-    """The shards of a split: `root/train/*.tar` or `root/*train*.tar`, and the same with val; `root/classes.txt` may
-    name the classes, one a line.
+    """Open the shards of a split: `root/train/*.tar` or `root/*train*.tar`, and likewise for val.
+
+    `root/classes.txt` may name the classes, one per line.
 
     Raises:
-        UsageError: no root.
-        DataError: there are no shards, or they are damaged.
+        UsageError: `root` is empty.
+        DataError: there are no shards, or they are corrupt.
     """
     if not root:
-        raise UsageError("DATA.ROOT is not set: give the folder that holds the shards")
+        raise UsageError("DATA.ROOT is not set: set it to the folder that contains the shards")
     folder = Path(root).expanduser()
     names = ("train",) if split == "train" else ("val", "test")
-    found = ([*folder.glob(f"{name}/*.tar"), *folder.glob(f"*{name}*.tar")] for name in names)
-    shards = sorted(next(filter(None, found), []))
+    candidates = ([*folder.glob(f"{name}/*.tar"), *folder.glob(f"*{name}*.tar")] for name in names)
+    shards = sorted(next(filter(None, candidates), []))
     if not shards:
-        raise DataError(f"{folder}: has no shards {names[0]}/*.tar or *{names[0]}*.tar; set DATA.ROOT to their folder")
-    file, classes = folder / CLASSES_FILE, None
-    if file.exists():
-        classes = file.read_text().split("\n")
-        classes = classes[:-1] if classes[-1] == "" else classes
+        patterns = f"{names[0]}/*.tar or *{names[0]}*.tar"
+        raise DataError(f"{folder}: has no shards {patterns}; set DATA.ROOT to the folder that contains them")
+    classes_file = folder / CLASSES_FILE
+    classes = classes_file.read_text().splitlines() if classes_file.exists() else None
     return ShardDataset(shards, classes)
 
 
 def write_shards(
-    images: Iterable[tuple[bytes, str, int]], folder: Path, split: str, images_a_shard: int = IMAGES_A_SHARD
+    images: Iterable[tuple[bytes, str, int]], folder: Path, split: str, images_per_shard: int = IMAGES_PER_SHARD
 ) -> list[Path]:
-    """Write images into shards `split-000000.tar` and so on.
+    """Write images into shards `split-000000.tar`, `split-000001.tar` and so on, each complete or missing.
 
     Args:
-        images: content, file name's ending such as ".jpg", and class of each.
-        folder: where to; made if it is not there.
+        images: content, file suffix such as ".jpg", and class index of each image.
+        folder: created if it does not exist.
         split: first part of the shards' names.
-        images_a_shard: how many to a file.
+        images_per_shard: number of images per file.
 
     Returns:
-        The shards. Each has its name when it is whole.
-
-    Raises:
-        UsageError: less than one image to a shard.
+        The paths of the shards.
     """
-    if images_a_shard < 1:
-        raise UsageError(f"{images_a_shard} images a shard: at least 1 is wanted")
-    folder.mkdir(parents=True, exist_ok=True)
-    done: list[Path] = []
+    if images_per_shard < 1:
+        raise UsageError(f"images_per_shard {images_per_shard} is not at least 1")
+    make_folder(folder)
+    shards: list[Path] = []
     numbered = enumerate(images)
-    for first in numbered:
-        shard = folder / f"{split}-{len(done):06d}.tar"
-        partial = shard.with_suffix(".partial")
-        with tarfile.open(partial, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for number, (content, ending, target) in _some(first, numbered, images_a_shard):
-                _add(tar, f"{number:08d}{ending}", content)
-                _add(tar, f"{number:08d}.cls", str(target).encode())
-        partial.replace(shard)
-        done.append(shard)
-    return done
+    while chunk := list(itertools.islice(numbered, images_per_shard)):
+        shard = folder / f"{split}-{len(shards):06d}.tar"
+        with atomic_write(shard) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for number, (content, suffix, target) in chunk:
+                _add_member(tar, f"{number:08d}{suffix}", content)
+                _add_member(tar, f"{number:08d}.cls", str(target).encode())
+        shards.append(shard)
+    return shards
 
 
-def _some(first: tuple, rest: Iterator[tuple], count: int) -> Iterator[tuple]:
-    yield first
-    for _, item in zip(range(count - 1), rest, strict=False):
-        yield item
+def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))
 
 
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
-
-
-def _index_of(shard: Path) -> ShardIndex:
-    """The index of a shard, from the cache if it is there."""
+def _load_index(shard: Path) -> ShardIndex:
+    """Return the index of a shard, from the cache if possible."""
     try:
-        state = shard.stat()
+        stat = shard.stat()
     except OSError as error:
         raise DataError(f"{shard}: cannot be read: {error.strerror}") from None
-    key = hashlib.sha256(f"{shard.resolve()} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:32]
-    kept = cache_dir() / "shards" / f"{key}.json"
+    key = hashlib.sha256(f"{shard.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:32]
+    cache_file = cache_dir() / "shards" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
-        return ShardIndex(*json.loads(kept.read_text()))
+        return ShardIndex(*json.loads(cache_file.read_text()))
     index = _read_index(shard)
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time alone
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(index))
-        partial.replace(kept)
+    with contextlib.suppress(OSError):  # without a cache, the next run reads the index again
+        make_folder(cache_file.parent)
+        write_json(cache_file, index, indent=None)
     return index
 
 
 def _read_index(shard: Path) -> ShardIndex:
-    found: dict[str, tuple[int, int, str]] = {}
+    """Read the index of a shard.
+
+    Raises:
+        DataError: the shard is corrupt or has no images, or an image has no class.
+    """
+    images: dict[str, tarfile.TarInfo] = {}
     targets: dict[str, int] = {}
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
-                if not member.isfile():
-                    continue
-                folder, _, name = member.name.rpartition("/")
-                key, _, ending = name.partition(".")
-                key = f"{folder}/{key}"
-                if member.issparse():
-                    raise tarfile.ReadError(f"{member.name} is a sparse file")
-                if ending.lower() == "cls":
-                    content = tar.extractfile(member)
-                    assert content is not None  # it is a file
-                    targets[key] = int(content.read(_LONGEST_CLASS))
-                    if targets[key] > _MOST_CLASSES:
-                        raise tarfile.ReadError(f"{member.name} says class {targets[key]}, beyond {_MOST_CLASSES}")
-                elif f".{ending.lower()}" in IMG_EXTENSIONS:
-                    found[key] = (member.offset_data, member.size, member.name)
-            if tar.offset >= shard.stat().st_size:  # no mark of the end
-                raise tarfile.ReadError("it is cut short")
+                _add_to_index(tar, member, images, targets)
+            if tar.offset >= shard.stat().st_size:  # the end marker is missing
+                raise tarfile.ReadError("it is truncated")
     except (tarfile.TarError, ValueError, OSError, EOFError) as error:
-        raise DataError(f"{shard}: is no whole shard of images ({' '.join(str(error).split())[:120]})") from None
-    if not found:
-        raise DataError(f"{shard}: holds no images; webdataset's name.jpg and name.cls are expected")
-    for key, (_, _, name) in found.items():
+        raise DataError(f"{shard}: is not a complete shard of images ({one_line(error, 120)})") from None
+    if not images:
+        raise DataError(f"{shard}: has no images; expected webdataset's name.jpg and name.cls")
+    for key, member in images.items():
         if targets.get(key, -1) < 0:
-            raise DataError(f"{shard}: {name} has no class beside it, in a file that ends in .cls")
-    offsets, lengths, names = zip(*found.values(), strict=True)
-    return ShardIndex(list(offsets), list(lengths), [targets[key] for key in found], list(names))
+            raise DataError(f"{shard}: {member.name} has no class, which should be in a .cls file of the same name")
+    members = images.values()
+    return ShardIndex(
+        offsets=[member.offset_data for member in members],
+        lengths=[member.size for member in members],
+        targets=[targets[key] for key in images],
+        names=[member.name for member in members],
+    )
+
+
+def _add_to_index(
+    tar: tarfile.TarFile, member: tarfile.TarInfo, images: dict[str, tarfile.TarInfo], targets: dict[str, int]
+) -> None:
+    """Add one member of a shard to the images or targets by their common key, the name up to its first dot."""
+    if not member.isfile():
+        return
+    if member.issparse():
+        raise tarfile.ReadError(f"{member.name} is a sparse file")
+    folder, _, file_name = member.name.rpartition("/")
+    stem, _, suffix = file_name.partition(".")
+    key = f"{folder}/{stem}"
+    if suffix.lower() == "cls":
+        content = tar.extractfile(member)
+        assert content is not None  # it is a regular file
+        target = int(content.read(_MAX_CLASS_BYTES))
+        if target > _MAX_CLASS_INDEX:
+            raise tarfile.ReadError(f"the class {target} of {member.name} is above {_MAX_CLASS_INDEX}")
+        targets[key] = target
+    elif f".{suffix.lower()}" in IMAGE_SUFFIXES:
+        images[key] = member

@@ -1,4 +1,4 @@
-"""Shards: webdataset's layout, by tools/make_shards.py or from elsewhere; damage is named."""
+"""Shards with webdataset's layout, written by tools/make_shards.py or by others; errors name corrupt files."""
 
 import io
 import subprocess
@@ -17,8 +17,8 @@ from fbnetv3.data.transforms import Preprocessing
 from fbnetv3.errors import DataError, UsageError
 
 
-def picture(number, format="JPEG"):
-    """An image of one colour that says which it is."""
+def gray_image(number, format="JPEG"):
+    """Encode an image of one gray level, which identifies it."""
     file = io.BytesIO()
     Image.new("RGB", (20, 16), (number, number, number)).save(file, format)
     return file.getvalue()
@@ -26,9 +26,9 @@ def picture(number, format="JPEG"):
 
 @pytest.fixture
 def folder(tmp_path):
-    """25 images of three classes in shards of ten, and four to validate."""
-    write_shards(((picture(5 * i), ".jpg", i % 3) for i in range(25)), tmp_path / "shards", "train", 10)
-    write_shards(((picture(i, "PNG"), ".png", i % 3) for i in range(4)), tmp_path / "shards", "val")
+    """Write 25 images of three classes in shards of ten, and four for validation."""
+    write_shards(((gray_image(5 * i), ".jpg", i % 3) for i in range(25)), tmp_path / "shards", "train", 10)
+    write_shards(((gray_image(i, "PNG"), ".png", i % 3) for i in range(4)), tmp_path / "shards", "val")
     (tmp_path / "shards" / "classes.txt").write_text("ant\nbee\ncow\n")
     return tmp_path / "shards"
 
@@ -47,12 +47,12 @@ def test_images_come_back_with_their_classes(folder):
     assert len(build_dataset("shards", str(folder), "val")) == 4
 
 
-def test_shards_from_elsewhere(tmp_path):
-    """In folders, with other files between, the class first, no names for the classes."""
+def test_shards_of_others(tmp_path):
+    """Members are in folders with other files between them, the class comes first, and the classes have no names."""
     (tmp_path / "val").mkdir()
     with tarfile.open(tmp_path / "val" / "a.tar", "w") as tar:
         for number in range(3):
-            for ending, content in (("cls", b"%d\n" % number), ("json", b"{}"), ("jpeg", picture(number))):
+            for ending, content in (("cls", b"%d\n" % number), ("json", b"{}"), ("jpeg", gray_image(number))):
                 info = tarfile.TarInfo(f"n01/img{number}.{ending}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
@@ -60,7 +60,7 @@ def test_shards_from_elsewhere(tmp_path):
     assert [data[i][1] for i in range(3)] == [0, 1, 2] and data.classes == ["0", "1", "2"]
 
 
-def test_the_index_is_kept_and_made_anew_for_another_file(folder, cache, monkeypatch):
+def test_the_index_is_cached_and_renewed_for_another_file(folder, cache, monkeypatch):
     build_dataset("shards", str(folder), "train")
     assert len(list((cache / "shards").iterdir())) == 3
     monkeypatch.setattr("fbnetv3.data.shards._read_index", None)
@@ -70,11 +70,11 @@ def test_the_index_is_kept_and_made_anew_for_another_file(folder, cache, monkeyp
     for path in (cache / "shards").iterdir():
         path.write_text("nonsense")
     assert len(build_dataset("shards", str(folder), "train")) == 25
-    write_shards([(picture(7), ".jpg", 2)], folder, "train")
+    write_shards([(gray_image(7), ".jpg", 2)], folder, "train")
     assert len(build_dataset("shards", str(folder), "train")) == 16
 
 
-def test_a_cache_that_cannot_be_written_costs_time_alone(folder, monkeypatch, tmp_path):
+def test_a_cache_that_cannot_be_written(folder, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FBNETV3_CACHE", str(tmp_path / "file"))
     assert len(build_dataset("shards", str(folder), "train")) == 25
@@ -91,8 +91,8 @@ def test_a_loader_reads_every_image_once(folder, workers):
     assert len(set(names[0])) == 25 and sorted(names[0]) == sorted(names[1]) and names[0] != names[1]
 
 
-def test_neighbours_come_from_few_shards(tmp_path):
-    shards = write_shards(((picture(0), ".jpg", 0) for i in range(200)), tmp_path, "train", 5)
+def test_neighbors_come_from_few_shards(tmp_path):
+    shards = write_shards(((gray_image(0), ".jpg", 0) for i in range(200)), tmp_path, "train", 5)
     data = ShardDataset(shards)
     order = data.order(torch.Generator().manual_seed(0))
     assert sorted(order.tolist()) == list(range(200))
@@ -100,12 +100,12 @@ def test_neighbours_come_from_few_shards(tmp_path):
     assert not torch.equal(order[:80].sort().values, order[:80])
 
 
-def test_what_is_no_shard(folder, tmp_path):
+def test_files_that_are_not_shards(folder, tmp_path):
     path = folder / "train-000001.tar"
-    whole = path.read_bytes()
-    for content in (b"", b"nonsense" * 999, whole[: len(whole) // 2]):
+    complete = path.read_bytes()
+    for content in (b"", b"nonsense" * 999, complete[: len(complete) // 2]):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"train-000001\.tar: (is no whole shard|holds no images)"):
+        with pytest.raises(DataError, match=r"train-000001\.tar: (is not a complete shard|has no images)"):
             build_dataset("shards", str(folder), "train")
     with pytest.raises(DataError, match=r"has no shards val/\*\.tar or \*val\*\.tar"):
         build_dataset("shards", str(tmp_path / "nowhere"), "val")
@@ -116,33 +116,33 @@ def test_what_is_no_shard(folder, tmp_path):
 def test_an_image_without_class(tmp_path):
     with tarfile.open(tmp_path / "train.tar", "w") as tar:
         info = tarfile.TarInfo("a.jpg")
-        info.size = len(picture(0))
-        tar.addfile(info, io.BytesIO(picture(0)))
-    with pytest.raises(DataError, match=r"train\.tar: a\.jpg has no class beside it"):
+        info.size = len(gray_image(0))
+        tar.addfile(info, io.BytesIO(gray_image(0)))
+    with pytest.raises(DataError, match=r"train\.tar: a\.jpg has no class"):
         build_dataset("shards", str(tmp_path), "train")
 
 
 def test_a_class_without_name(folder):
     (folder / "classes.txt").write_text("ant\nbee\n")
-    with pytest.raises(DataError, match=r"00000002\.jpg: is of class 2, but classes\.txt names 2"):
+    with pytest.raises(DataError, match=r"00000002\.jpg: is of class 2, but classes\.txt names only 2"):
         build_dataset("shards", str(folder), "train")
 
 
-def test_a_damaged_image_in_a_shard(folder):
-    write_shards([(picture(0)[:300], ".jpg", 0)], folder, "train")
+def test_a_corrupt_image_in_a_shard(folder):
+    write_shards([(gray_image(0)[:300], ".jpg", 0)], folder, "train")
     data = build_dataset("shards", str(folder), "train")
     with pytest.raises(CorruptImageError, match=r"train-000000\.tar:00000000\.jpg: corrupt image"):
         data[0][0].decode(3)
 
 
-def test_a_shard_that_is_gone_since(folder):
+def test_a_shard_that_was_deleted(folder):
     data = build_dataset("shards", str(folder), "train")
     (folder / "train-000000.tar").unlink()
     with pytest.raises(CorruptImageError, match="cannot be read"):
         data[0]
 
 
-def test_the_tool_makes_what_training_reads(tmp_path):
+def test_training_reads_the_shards_of_the_tool(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("cat", "dog"):
         (tmp_path / "images" / name).mkdir(parents=True)
@@ -150,15 +150,15 @@ def test_the_tool_makes_what_training_reads(tmp_path):
             image = Image.fromarray(rng.integers(0, 256, (20, 20, 3), dtype=np.uint8))
             image.save(tmp_path / "images" / name / f"{number}.JPEG")
     tool = Path(__file__).resolve().parents[2] / "tools" / "make_shards.py"
-    command = [tool, tmp_path / "images", tmp_path / "shards", "--split", "val", "--images-a-shard", "5"]
+    command = [tool, tmp_path / "images", tmp_path / "shards", "--split", "val", "--images-per-shard", "5"]
     done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True, check=True)
     assert done.stdout == f"{tmp_path}/shards: 12 images of 2 classes in 3 shards\n"
     data = build_dataset("shards", str(tmp_path / "shards"), "val")
     again = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
-    assert again.returncode == 2 and "val-000000.tar: is there already" in again.stderr
+    assert again.returncode == 2 and "val-000000.tar: exists already" in again.stderr
     (tmp_path / "images" / "dog").rename(tmp_path / "images" / "ant")
     command[command.index("val")] = "train"
     other = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
-    assert other.returncode == 1 and "classes.txt: names other classes" in other.stderr
+    assert other.returncode == 1 and "classes.txt: the classes differ" in other.stderr
     assert data.classes == ["cat", "dog"]
     assert sorted(data[i][1] for i in range(12)) == [0] * 6 + [1] * 6

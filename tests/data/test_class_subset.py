@@ -16,54 +16,54 @@ def root(tmp_path):
         (tmp_path / "images" / name).mkdir(parents=True)
         for i in range(5):
             Image.new("RGB", (8, 8), (10 * i, 0, 0)).save(tmp_path / "images" / name / f"{i}.png")
-        (tmp_path / "images" / name / "notes.txt").write_text("no image")
+        (tmp_path / "images" / name / "notes.txt").write_text("not an image")
     return tmp_path / "images"
 
 
-def test_a_split(root):
-    split = draw_class_subset(root, classes=3, held_out=6, seed=1)
-    assert len(split.classes) == 3 and list(split.classes) == sorted(split.classes)
-    assert len(split.val) == 6 and len(split.train) == 9
-    assert not set(split.train) & set(split.val)
-    assert {path.split("/")[0] for path in split.train} == set(split.classes)
+def test_a_subset(root):
+    subset = draw_class_subset(root, num_classes=3, num_val=6, seed=1)
+    assert len(subset.classes) == 3 and list(subset.classes) == sorted(subset.classes)
+    assert len(subset.val) == 6 and len(subset.train) == 9
+    assert not set(subset.train) & set(subset.val)
+    assert {path.split("/")[0] for path in subset.train} == set(subset.classes)
 
 
-def test_the_seed_decides(root):
-    splits = [draw_class_subset(root, 3, 6, seed) for seed in (0, 0, 1)]
-    assert splits[0] == splits[1] != splits[2]
+def test_subsets_depend_on_the_seed(root):
+    subsets = [draw_class_subset(root, 3, 6, seed) for seed in (0, 0, 1)]
+    assert subsets[0] == subsets[1] != subsets[2]
 
 
-def test_a_round_trip_and_its_dataset(root, tmp_path):
-    split = draw_class_subset(root, 2, 3)
-    save_class_subset(split, tmp_path / "split.json")
-    assert load_class_subset(tmp_path / "split.json") == split
-    train, val = (build_dataset("imagelist", str(tmp_path / "split.json"), part) for part in ("train", "val"))
+def test_a_subset_file_and_its_dataset(root, tmp_path):
+    subset = draw_class_subset(root, 2, 3)
+    save_class_subset(subset, tmp_path / "subset.json")
+    assert load_class_subset(tmp_path / "subset.json") == subset
+    train, val = (build_dataset("imagelist", str(tmp_path / "subset.json"), part) for part in ("train", "val"))
     assert (len(train), len(val)) == (7, 3)
-    assert train.classes == val.classes == list(split.classes)
+    assert train.classes == val.classes == list(subset.classes)
     image, target = val[0]
     assert image.size == (8, 8)
-    assert train.classes[target] == split.val[0].split("/")[0]
+    assert train.classes[target] == subset.val[0].split("/")[0]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((7, 1), "has 6 class folders, not 7"),
+        ((7, 1), "has 6 class folders, fewer than 7"),
         ((2, 10), "have 10 images, too few to hold 10 out"),
-        ((2, 9), "no training image is left in"),
+        ((2, 9), "no training images are left in"),
     ],
 )
-def test_too_few(root, arguments, message):
+def test_too_few_classes_or_images(root, arguments, message):
     with pytest.raises(DataError, match=message):
         draw_class_subset(root, *arguments)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"root": "x", "classes": 3, "train": [], "val": []})])
-def test_files_that_are_none(tmp_path, content):
+def test_files_that_are_not_subsets(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
-    with pytest.raises(DataError, match="x.json: is not a split file"):
+    with pytest.raises(DataError, match="x.json: is not a subset file"):
         load_class_subset(tmp_path / "x.json")
-    with pytest.raises(DataError, match="no such split file; tools/make_split.py makes one"):
+    with pytest.raises(DataError, match="no such subset file; draw one with tools/make_split.py"):
         load_class_subset(tmp_path / "nowhere.json")
 
 

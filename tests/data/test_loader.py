@@ -1,0 +1,126 @@
+"""Loaders: reproducible batches, and corrupt images that are skipped and named."""
+
+import pytest
+import torch
+
+from fbnetv3.data import CorruptImageCounter, Preprocessing, build_dataset, build_loader, train_transform
+from fbnetv3.data.loader import TransformedDataset
+from fbnetv3.errors import DataError, UsageError
+
+GRAY = Preprocessing(32, 32, (0.5,), (0.5,))
+
+
+def batches(workers=0, epoch=0, seed=0, count=96):
+    """Return the images of one epoch over some of the digits, augmented."""
+    dataset = build_dataset("digits", "", "train")
+    dataset.images = dataset.images[:count]
+    dataset.targets = dataset.targets[:count]
+    transform = train_transform(GRAY, crop="padded", crop_scale=(0.5, 1), crop_padding=4, flip=True)
+    loader = build_loader(dataset, transform, batch_size=32, training=True, workers=workers, seed=seed)
+    loader.sampler.epoch = epoch
+    return [batch.images for batch in loader]
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_batches_depend_only_on_seed_and_epoch():
+    first = batches()
+    torch.manual_seed(17)
+    assert equal(first, batches())
+    assert equal(first, batches(workers=2))
+    assert not equal(first, batches(epoch=1))
+    assert not equal(first, batches(seed=1))
+
+
+def test_augmentation_leaves_the_global_random_state_alone():
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    batches()
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_evaluation_takes_every_image_in_order():
+    dataset = build_dataset("digits", "", "val")
+    loader = build_loader(dataset, GRAY.transform(), batch_size=100, training=False)
+    assert torch.cat([batch.targets for batch in loader]).tolist() == dataset.targets.tolist()
+
+
+def test_uint8_batches_are_normalized_on_the_device():
+    dataset = build_dataset("digits", "", "val")
+    transform = GRAY.transform(normalize=False)
+    loader = build_loader(dataset, transform, batch_size=360, training=False, normalize=GRAY)
+    (batch,) = loader
+    assert batch.images.dtype == torch.uint8 and list(batch.indices) == list(range(360))
+    images, targets = batch.to(torch.device("cpu"), torch.channels_last)
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(images[5], GRAY.transform()(dataset[5][0]))
+    assert torch.equal(targets, batch.targets)
+
+
+@pytest.mark.parametrize(("batch", "message"), [(5, "BATCH_SIZE 5 over 3 processes"), (8, "not a multiple of the 3")])
+def test_a_batch_that_processes_cannot_share(batch, message):
+    dataset = build_dataset("digits", "", "val")
+    with pytest.raises(UsageError, match=message):
+        build_loader(dataset, GRAY.transform(), batch_size=batch, training=True, world_size=3)
+
+
+def test_a_batch_of_one_image():
+    dataset = build_dataset("digits", "", "val")
+    with pytest.raises(UsageError, match="SOLVER.BATCH_SIZE 1 is too small: BatchNorm needs two images"):
+        build_loader(dataset, GRAY.transform(), batch_size=1, training=True)
+
+
+def test_fewer_images_than_one_batch():
+    dataset = build_dataset("digits", "", "val")
+    with pytest.raises(DataError, match="360 training images are fewer than one batch of 500"):
+        build_loader(dataset, GRAY.transform(), batch_size=500, training=True)
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", None])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_corrupt_image_is_skipped_and_named(image_folder, content, workers):
+    path = image_folder / "train" / "cat" / "1.png"
+    path.write_bytes(path.read_bytes()[:200] if content is None else content)
+    dataset = build_dataset("imagefolder", str(image_folder), "train")
+    loader = build_loader(dataset, Preprocessing(16, 16).transform(), batch_size=6, training=False, workers=workers)
+    (batch,) = loader
+    assert batch.images.shape == (5, 3, 16, 16)
+    assert len(batch.corrupt) == 1
+    assert "cat/1.png: corrupt image" in batch.corrupt[0]
+
+
+def test_corrupt_images_are_counted_once_each_up_to_a_limit():
+    counter = CorruptImageCounter(2)
+    counter.add(["a", "b"])
+    counter.add(["a"])
+    with pytest.raises(DataError, match="a; b; c and 1 more: repair or remove them, .*DATA.MAX_CORRUPT"):
+        counter.add(["c", "d"])
+
+
+def test_samples_of_missing_images(image_folder):
+    dataset = build_dataset("imagefolder", str(image_folder), "train")
+    (image_folder / "train" / "cat" / "0.png").unlink()
+    sample = TransformedDataset(dataset, GRAY.transform())[0, 0]
+    assert (sample.pixels, sample.target, sample.index) == (None, None, 0)
+    assert sample.name == dataset.image_name(0)
+    assert sample.error.endswith("0.png: no such file")
+
+
+def test_an_image_on_which_the_transform_fails_is_named():
+    def transform(image):
+        raise ValueError("no\nway")
+
+    sample = TransformedDataset(build_dataset("digits", "", "val"), transform)[0, 7]
+    assert sample == (None, None, "digits/val[7]", 7, "digits/val[7]: cannot be read (ValueError: no way)")
+
+
+def test_views_repeat():
+    def transform(image):
+        return torch.rand(2)
+
+    dataset = TransformedDataset(build_dataset("digits", "", "val"), transform, views=2)
+    first, second, third = (dataset[epoch, 3].pixels for epoch in range(3))
+    assert torch.equal(first, third) and not torch.equal(first, second)
