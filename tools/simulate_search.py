@@ -97,7 +97,7 @@ def simulate_sweep(args):
     trials = build_imagenet_workload(
         pool_costs(space, settings),
         settings,
-        settings.rounds_in(space),
+        settings.num_rounds(space),
         stop_epoch,
         gpu_hours=args.gpu_hours,
         macs_per_second=args.macs_per_second,

@@ -1,141 +1,129 @@
-"""A search as it goes on: a table on the terminal, a line a round; and the same of a folder."""
+"""Progress of a search as a table: live on the terminal, and from a search's folder."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from tabulate import tabulate
 
-from fbnetv3.nars.algorithm.rounds import Progress, predictor_error, ranked
-from fbnetv3.nars.algorithm.trial_store import (
-    DONE,
-    FAILED,
-    FINISHED,
-    RUNNING,
-    STOP_EPOCH,
-    STOPPED,
-    WAITING,
-    Trial,
-    TrialStore,
-)
+from fbnetv3.nars.algorithm.rounds import SearchProgress, predictor_error, rank_trials
+from fbnetv3.nars.algorithm.trial_store import DONE, FAILED, FINISHED, RUNNING, STOPPED, WAITING
+from fbnetv3.nars.report.search_record import SearchRecord, read_search_record
 from fbnetv3.utils.text import format_duration
 
-_COLUMNS = (
-    ("round", 7),
-    ("epochs", 6),
-    ("done", 9),
-    ("failed", 6),
-    ("running", 7),
-    ("best", 9),
-    ("error", 8),
-    ("left", 8),
-)
-# Seconds between two lines where there is no terminal to write over.
-_PERIOD = 60.0
+# Columns of the live table and their widths
+_COLUMNS = {
+    "round": 7,
+    "epochs": 6,
+    "done": 9,
+    "failed": 6,
+    "running": 7,
+    "best": 9,
+    "error": 8,
+    "left": 8,
+}
+_STAGES = {"pretraining": "pretraining the predictor on architecture statistics"}
+_SECONDS_BETWEEN_LINES = 60.0  # if the output is not a terminal
+_MAX_FAILURES_SHOWN = 10
+_CLEAR_LINE = "\x1b[K"
 
 
-class LiveTable:
-    """Shows the `Progress` of a search: call it with one after the other.
+class ProgressTable:
+    """Prints the progress of a search; call it with each `SearchProgress`.
 
-    On a terminal the last line of the table changes as trials end; elsewhere a line is written for each round that
-    ends, and once a minute.
+    On a terminal the last line is updated as trials end. Elsewhere a line is printed when a round ends, and once a
+    minute.
 
     Args:
-        stream: where to; default: standard output.
+        stream: default: standard output.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
-        self.live = self.stream.isatty()
-        self._headed = False
-        self._last = 0.0
+        self.is_terminal = self.stream.isatty()
+        self._has_header = False
+        self._last_line_time = 0.0
         self._stage = ""
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: SearchProgress) -> None:
+        """Print the progress."""
         if progress.message:
-            self._line(progress.message)
-        if progress.stage != "trials":
-            if progress.stage != self._stage:
-                self._line(
-                    {"pretraining": "pretraining the predictor on free labels", "evolution": "evolution"}.get(
-                        progress.stage, progress.stage
-                    )
-                )
-            self._stage = progress.stage
-            return
+            self._print_line(progress.message)
+        if progress.stage == "trials":
+            self._show_trials(progress)
+        elif progress.stage != self._stage:
+            self._print_line(_STAGES.get(progress.stage, progress.stage))
         self._stage = progress.stage
-        if not self._headed:
-            self._line("  ".join(f"{name:>{width}}" for name, width in _COLUMNS))
-            self._headed = True
-        row = _row(progress)
-        if progress.whole:
-            self._line(row)
-        elif self.live:
-            self.stream.write(f"\r{row}\x1b[K")
+
+    def _show_trials(self, progress: SearchProgress) -> None:
+        if not self._has_header:
+            self._print_line("  ".join(f"{name:>{width}}" for name, width in _COLUMNS.items()))
+            self._has_header = True
+        row = _format_row(progress)
+        if progress.round_complete:
+            self._print_line(row)
+        elif self.is_terminal:
+            self.stream.write(f"\r{row}{_CLEAR_LINE}")
             self.stream.flush()
-        elif time.monotonic() - self._last > _PERIOD:
-            self._line(row)
+        elif time.monotonic() - self._last_line_time > _SECONDS_BETWEEN_LINES:
+            self._print_line(row)
 
-    def _line(self, text: str) -> None:
-        self.stream.write(f"\r{text}\x1b[K\n" if self.live else f"{text}\n")
+    def _print_line(self, text: str) -> None:
+        self.stream.write(f"\r{text}{_CLEAR_LINE}\n" if self.is_terminal else f"{text}\n")
         self.stream.flush()
-        self._last = time.monotonic()
+        self._last_line_time = time.monotonic()
 
 
-def _row(progress: Progress) -> str:
+def _format_row(progress: SearchProgress) -> str:
     cells = (
         f"{progress.round + 1}/{progress.rounds}",
         f"{progress.epochs}",
         f"{progress.count(DONE)}/{len(progress.trials)}",
         f"{progress.count(FAILED)}",
         f"{progress.count(RUNNING)}",
-        _number(progress.best),
-        _number(progress.error),
-        "" if progress.seconds is None else format_duration(progress.seconds),
+        _format_number(progress.best_accuracy),
+        _format_number(progress.predictor_error),
+        "" if progress.seconds_left is None else format_duration(progress.seconds_left),
     )
-    return "  ".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, _COLUMNS, strict=True))
+    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _COLUMNS.values(), strict=True))
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def describe(folder: Path) -> str:
-    """How far the search in a folder is, as a table.
+def describe_search(folder: Path) -> str:
+    """Describe the state of the search in a folder, with a table of its rounds.
 
     Raises:
-        TrialsError: there is none.
+        TrialStoreError: the folder contains no search.
     """
-    store = TrialStore(folder)
-    try:
-        trials, about, rounds = store.all(), store.about(), store.rounds()
-    finally:
-        store.close()
-    settings = about.get("settings", {})
-    state = "stopped by failures" if about.get(STOPPED) else "finished" if about.get(FINISHED) else "not finished"
-    head = f"{folder}: {settings.get('space', 'a search')}, evaluator {settings.get('evaluator')}, {state}"
-    failures = [f"trial {t.number} failed: {t.error}" for t in trials if t.status == FAILED]
-    return "\n".join([head, "", round_table(trials, rounds, compared_at(trials, about)), *failures[:10]])
+    record = read_search_record(folder)
+    if record.metadata.get(STOPPED):
+        state = "stopped by failures"
+    else:
+        state = "finished" if record.metadata.get(FINISHED) else "not finished"
+    space = record.settings.get("space", "a search")
+    lines = [f"{folder}: {space}, evaluator {record.settings.get('evaluator')}, {state}", "", round_table(record)]
+    failed = [trial for trial in record.trials if trial.status == FAILED]
+    lines += [f"trial {trial.number} failed: {trial.error}" for trial in failed[:_MAX_FAILURES_SHOWN]]
+    return "\n".join(lines)
 
 
-def compared_at(trials: Sequence[Trial], about: Mapping[str, Any]) -> int:
-    """The epoch after which the accuracies of trials are compared, by what is kept about a search."""
-    return about.get(STOP_EPOCH) or min((trial.epochs for trial in trials), default=1)
-
-
-def round_table(trials: Sequence[Trial], rounds: int, epoch: int) -> str:
-    """A line a round: how many trials are in which state, the best accuracy, and the predictor's error."""
+def round_table(record: SearchRecord) -> str:
+    """Format one line per round: trials by status, best accuracy, error of the predictor, and evaluation time."""
+    epoch = record.comparison_epoch
+    statuses = (DONE, FAILED, RUNNING, WAITING)
+    headers = ["round", "epochs", *statuses, f"best after epoch {epoch}", "predictor's error", "hours"]
     rows = []
-    for number in range(rounds):
-        here = [trial for trial in trials if trial.round == number]
-        done = ranked(here, epoch)
-        counts = [sum(t.status == status for t in here) for status in (DONE, FAILED, RUNNING, WAITING)]
-        best = f"{done[0].accuracy(epoch):.4g} (trial {done[0].number})" if done else ""
-        hours = sum(t.seconds or 0 for t in here) / 3600
-        rows.append([number + 1, here[0].epochs, *counts, best, _number(predictor_error(done, epoch)), f"{hours:.2f}"])
-    headers = ["round", "epochs", "done", "failed", "running", "waiting", f"best after epoch {epoch}"]
-    return tabulate(rows, [*headers, "predictor's error", "hours"], disable_numparse=True)
+    for number, trials in enumerate(record.rounds, 1):
+        counts = [sum(trial.status == status for trial in trials) for status in statuses]
+        ranked = rank_trials(trials, epoch)
+        best = f"{ranked[0].accuracy(epoch):.4g} (trial {ranked[0].number})" if ranked else ""
+        hours = sum(trial.seconds or 0 for trial in trials) / 3600
+        error = _format_number(predictor_error(ranked, epoch))
+        rows.append([number, trials[0].epochs, *counts, best, error, f"{hours:.2f}"])
+    return tabulate(rows, headers, disable_numparse=True)

@@ -1,9 +1,8 @@
-"""What a search learned, as plain data beside its trials: what the report shows and the trials alone do not tell."""
+"""Analysis of a finished search, stored as `analysis.json` for the report."""
 
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,150 +10,165 @@ from typing import Any
 
 import numpy as np
 
+from fbnetv3.nars.algorithm.budgets import build_constraints
 from fbnetv3.nars.algorithm.evolution import pareto_front
 from fbnetv3.nars.algorithm.nars_search import SearchResult
-from fbnetv3.nars.algorithm.trial_store import ANALYSIS, DONE
-from fbnetv3.nars.predictor.accuracy_predictor import Predictor
-from fbnetv3.utils.files import atomic_write
+from fbnetv3.nars.algorithm.recommendations import Recommendation
+from fbnetv3.nars.algorithm.trial_store import ANALYSIS_FILE, DONE, Trial
+from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
+from fbnetv3.utils.files import write_json
 
 _FOLDS = 5
-_POINTS = 500  # of a scatter plot
-_FRONT = 12  # budgets along the front
-
-
-def analyse(result: SearchResult) -> dict[str, Any]:
-    """Everything of a search's result that its report needs and that takes time to compute.
-
-    Returns:
-        "pretraining": free labels of held-out candidates and what is predicted of them (Fig. 4 a, b), or None;
-        "cross_validation": measured accuracies, and what predictors with and without pretraining that had not seen
-        them predict (c, d); "samples": mean squared errors by number of trials (e); both None where trials are too
-        few; "front": the predictor's Pareto front; "cost": the column that it is over, or None, and its values for
-        all trials; "found": recommendations.
-    """
-    settings = result.settings
-    done = [trial for trial in result.trials if trial.status == DONE]
-    candidates = np.array([trial.candidate for trial in done])
-    accuracies = np.array([trial.accuracy(result.stop_epoch) for trial in done])
-    constraints = settings.constraints_in(result.space)
-    column = _cost_column(constraints.known, result.found)
-    found = {
-        "stop_epoch": result.stop_epoch,
-        "pretraining": _pretraining(result),
-        "cross_validation": _cross_validation(result, candidates, accuracies),
-        "samples": _samples(result, candidates, accuracies),
-        "cost": None,
-        "front": None,
-        "known": {name: dict(place) for name, place in settings.known.items()},
-        "found": [_recommendation(found, result.folder) for found in result.found],
-        "scaled": [
-            {"name": name, "config": _within(emitted.config, result.folder)} for name, emitted in result.scaled.items()
-        ],
-    }
-    if column is not None:
-        costs = constraints.values(candidates, column)[column]
-        found["cost"] = {
-            "column": column,
-            "trials": {str(t.number): float(c) for t, c in zip(done, costs, strict=True)},
-        }
-        front = pareto_front(
-            result.predictor, constraints, column, candidates, _FRONT, settings.evolution, settings.seed
-        )
-        found["front"] = {
-            "costs": constraints.values(front.candidates, column)[column].astype(float).tolist(),
-            "scores": front.scores.tolist(),
-        }
-    return found
+_MAX_POINTS = 500  # of a scatter plot
+_FRONT_SIZE = 12  # budgets along the Pareto front
 
 
 def save_analysis(result: SearchResult) -> Path:
-    """Analyse a result, and write `analysis.json` into its folder.
+    """Analyze a search and write `analysis.json` into its folder.
 
     Raises:
         OutputError: it cannot be written.
     """
-    file = result.folder / ANALYSIS
-    content = json.dumps(analyse(result))
-    with atomic_write(file) as f:
-        f.write(content.encode())
+    file = result.folder / ANALYSIS_FILE
+    write_json(file, analyze_search(result), indent=None)
     return file
 
 
-def _cost_column(known: Sequence[str], found: Sequence[Any]) -> str | None:
-    """The column that budgets are about, else the first that there is."""
-    bounded = [text for item in found for text in item.provenance["constraints"]]
-    for column in known:
-        if any(f" {column} " in f" {text} " for text in bounded):
-            return column
-    return known[0] if known else None
+def analyze_search(result: SearchResult) -> dict[str, Any]:
+    """Compute what the report shows beyond the trials.
+
+    Returns:
+        A mapping that JSON can store. Entries are None if there are too few trials.
+
+        - "stop_epoch"
+        - "pretraining": architecture statistics of held-out candidates and the predictor's estimates (Fig. 4 a, b)
+        - "cross_validation": measured accuracies, and predictions with and without pretraining (Fig. 4 c, d)
+        - "sample_efficiency": mean squared errors by number of training trials (Fig. 4 e)
+        - "cost": a cost column and its values for all trials
+        - "front": the predictor's Pareto front over that column
+        - "recommendations", "scaled_networks", "reference_networks"
+    """
+    trials = [trial for trial in result.trials if trial.status == DONE]
+    candidates = np.array([trial.candidate for trial in trials])
+    accuracies = np.array([trial.accuracy(result.stop_epoch) for trial in trials])
+    return {
+        "stop_epoch": result.stop_epoch,
+        "pretraining": _pretraining(result),
+        "cross_validation": _cross_validate(result, candidates, accuracies),
+        "sample_efficiency": _measure_sample_efficiency(result, candidates, accuracies),
+        **_cost_and_front(result, trials),
+        "reference_networks": {name: dict(network) for name, network in result.settings.reference_networks.items()},
+        "recommendations": [_describe_recommendation(item, result.folder) for item in result.recommendations],
+        "scaled_networks": [
+            {"name": name, "config": _relative_path(files.config, result.folder)}
+            for name, files in result.scaled_networks.items()
+        ],
+    }
 
 
 def _pretraining(result: SearchResult) -> dict[str, Any] | None:
-    report = result.pretrained
+    report = result.pretraining
     if report is None:
         return None
     return {
         "names": list(report.names),
         "r2": list(report.r2),
-        "labels": report.labels[:_POINTS].tolist(),
-        "predicted": report.predicted[:_POINTS].tolist(),
+        "labels": report.labels[:_MAX_POINTS].tolist(),
+        "predicted": report.predicted[:_MAX_POINTS].tolist(),
     }
 
 
-def _predictors(result: SearchResult) -> dict[str, Predictor]:
-    """A predictor like the search's, and one that was not pretrained."""
-    s = result.settings
-    plain = Predictor(result.space, s.predictor, s.seed)
-    return {"pretrained": copy.copy(result.predictor), "plain": plain} if result.pretrained else {"plain": plain}
+def _predictors(result: SearchResult) -> dict[str, AccuracyPredictor]:
+    """Return predictors to train anew: one like the search's, and one without pretraining."""
+    predictors = {"plain": AccuracyPredictor(result.space, result.settings.predictor, result.settings.seed)}
+    if result.pretraining is not None:
+        predictors["pretrained"] = copy.copy(result.predictor)
+    return predictors
 
 
-def _cross_validation(
+def _cross_validate(
     result: SearchResult, candidates: np.ndarray, accuracies: np.ndarray
 ) -> dict[str, list[float]] | None:
-    """What predictors say of trials that they have not seen, in five parts; None where they are too few."""
+    """Predict each trial by a predictor trained on the other folds."""
     if len(candidates) < 3:
         return None
     order = np.random.default_rng(result.settings.seed).permutation(len(candidates))
     folds = [order[start::_FOLDS] for start in range(min(_FOLDS, len(order)))]
-    found = {"measured": accuracies.tolist()}
+    predictions = {"measured": accuracies.tolist()}
     for name, predictor in _predictors(result).items():
         predicted = np.empty(len(candidates))
         for fold in folds:
-            rest = np.setdiff1d(order, fold)
-            predictor.fit(candidates[rest], accuracies[rest])
+            train = np.setdiff1d(order, fold)
+            predictor.fit(candidates[train], accuracies[train])
             predicted[fold] = predictor(candidates[fold])
-        found[name] = predicted.tolist()
-    return found
+        predictions[name] = predicted.tolist()
+    return predictions
 
 
-def _samples(result: SearchResult, candidates: np.ndarray, accuracies: np.ndarray) -> dict[str, list[float]] | None:
-    """Mean squared error on a fifth of the trials, by how many others were learned from; None without a fifth."""
+def _measure_sample_efficiency(
+    result: SearchResult, candidates: np.ndarray, accuracies: np.ndarray
+) -> dict[str, list[float]] | None:
+    """Measure the mean squared error on a fifth of the trials, by number of training trials."""
     if len(candidates) < 5:
         return None
     order = np.random.default_rng(result.settings.seed + 1).permutation(len(candidates))
-    test, train = order[: len(order) // 5], order[len(order) // 5 :]
-    sizes = sorted({max(2, len(train) // part) for part in (8, 4, 2, 1)})
-    found: dict[str, list[float]] = {"sizes": [float(size) for size in sizes]}
+    num_test = len(order) // 5
+    test = order[:num_test]
+    train = order[num_test:]
+    sizes = sorted({max(2, len(train) // divisor) for divisor in (8, 4, 2, 1)})
+    errors: dict[str, list[float]] = {"sizes": [float(size) for size in sizes]}
     for name, predictor in _predictors(result).items():
-        errors = []
+        errors[name] = []
         for size in sizes:
             predictor.fit(candidates[train[:size]], accuracies[train[:size]])
-            error = predictor(candidates[test]) - accuracies[test]
-            errors.append(float(np.mean(error**2)))
-        found[name] = errors
-    return found
+            residuals = predictor(candidates[test]) - accuracies[test]
+            errors[name].append(float(np.mean(residuals**2)))
+    return errors
 
 
-def _recommendation(found: Any, folder: Path) -> dict[str, Any]:
-    files = {"arch": found.emitted.arch, "config": found.emitted.config, "provenance": found.emitted.provenance}
+def _cost_and_front(result: SearchResult, trials: Sequence[Trial]) -> dict[str, Any]:
+    """Compute the cost of all trials, and the predictor's Pareto front over it."""
+    settings = result.settings
+    constraints = build_constraints(settings, result.space)
+    column = _cost_column(constraints.column_names, result)
+    if column is None:
+        return {"cost": None, "front": None}
+
+    def costs_of(candidates: np.ndarray) -> np.ndarray:
+        return constraints.column_values(candidates, column)[column].astype(float)
+
+    candidates = np.array([trial.candidate for trial in trials])
+    trial_costs = {str(trial.number): float(cost) for trial, cost in zip(trials, costs_of(candidates), strict=True)}
+    front = pareto_front(
+        result.predictor, constraints, column, candidates, _FRONT_SIZE, settings.evolution, settings.seed
+    )
     return {
-        "name": found.emitted.name,
-        "predicted": found.predicted,
-        "columns": dict(found.columns),
-        "values": dict(found.candidate),
-        **{what: _within(path, folder) for what, path in files.items()},
+        "cost": {"column": column, "trials": trial_costs},
+        "front": {"costs": costs_of(front.candidates).tolist(), "scores": front.scores.tolist()},
     }
 
 
-def _within(path: Path | None, folder: Path) -> str | None:
+def _cost_column(columns: Sequence[str], result: SearchResult) -> str | None:
+    """Choose the first column that a budget bounds, or else the first one."""
+    bounds = [text for item in result.recommendations for text in item.provenance["constraints"]]
+    for column in columns:
+        if any(column in text.split() for text in bounds):
+            return column
+    return columns[0] if columns else None
+
+
+def _describe_recommendation(recommendation: Recommendation, folder: Path) -> dict[str, Any]:
+    files = recommendation.files
+    return {
+        "name": files.name,
+        "predicted": recommendation.predicted,
+        "columns": dict(recommendation.columns),
+        "values": dict(recommendation.candidate),
+        "arch": _relative_path(files.arch, folder),
+        "config": _relative_path(files.config, folder),
+        "provenance": _relative_path(files.provenance, folder),
+    }
+
+
+def _relative_path(path: Path | None, folder: Path) -> str | None:
     return None if path is None else os.path.relpath(path, folder)

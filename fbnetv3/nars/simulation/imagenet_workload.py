@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fbnetv3.errors import FieldError
+from fbnetv3.nars.algorithm.budgets import build_constraints
 from fbnetv3.nars.algorithm.search_settings import SearchSettings
 from fbnetv3.nars.simulation.workload import Workload
 from fbnetv3.nars.space.cost_model import CostModel
@@ -59,7 +60,7 @@ class ImageNetWorkload:
 
 def pool_costs(space: Space, settings: SearchSettings) -> dict[str, np.ndarray]:
     """Compute "macs", "params" and "activations" of a search's pool, (N,) each, in the order of the pool."""
-    pool = sample_pool(settings.constraints_in(space), settings.pool, settings.seed)
+    pool = sample_pool(build_constraints(settings, space), settings.pool, settings.seed)
     return CostModel(space, settings.num_classes)(pool)
 
 

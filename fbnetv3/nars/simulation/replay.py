@@ -88,10 +88,10 @@ def read_search(path: Path) -> RecordedSearch:
 
 def _read_store(folder: Path) -> RecordedSearch:
     with contextlib.closing(TrialStore(folder)) as store:
-        trials = tuple(trial for trial in store.all() if trial.status == DONE and trial.seconds)
+        trials = tuple(trial for trial in store.trials() if trial.status == DONE and trial.seconds)
         if not trials:
             raise TrialStoreError(f"{store.file}: has no completed trials")
-        return RecordedSearch(trials, store.about().get("settings", {}))
+        return RecordedSearch(trials, store.metadata().get("settings", {}))
 
 
 def replay(trials: Sequence[Trial], seconds: Sequence[float] | None = None) -> list[Segment]:

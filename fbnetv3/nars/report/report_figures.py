@@ -1,0 +1,252 @@
+"""Figures of a search's report (Fig. 4 to 6 of the paper)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from fbnetv3.nars.algorithm.early_stopping import rank_correlations
+from fbnetv3.nars.algorithm.rounds import predictor_error
+from fbnetv3.nars.report.search_record import SearchRecord
+from fbnetv3.utils.plotting import style_axes
+
+_MAX_LABELS = 3  # statistics in the figure of pretraining
+_MIN_CURVES = 3
+# Keys of the analysis for predictors with and without pretraining
+_PREDICTORS = {"plain": "not pretrained", "pretrained": "pretrained"}
+
+Values = Sequence[float | None] | np.ndarray
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure of the report.
+
+    Attributes:
+        name: name of the PNG file, without suffix.
+        title: heading of the section.
+        caption: text below the heading.
+        draw: draws into a matplotlib figure; returns False if the search has no data for it.
+    """
+
+    name: str
+    title: str
+    caption: str
+    draw: Callable[[SearchRecord, Any], bool]
+
+
+def _scatter_predictions(axes: Any, measured: Values, predicted: Values, title: str) -> None:
+    """Plot predicted over measured accuracies, with the diagonal."""
+    style_axes(axes, xlabel="measured", ylabel="predicted", title=title)
+    points = _finite_pairs(measured, predicted)
+    if not len(points):
+        return
+    axes.scatter(points[:, 0], points[:, 1], s=12, alpha=0.6, linewidths=0)
+    diagonal = [points.min(), points.max()]
+    axes.plot(diagonal, diagonal, color="0.5", linewidth=1)
+
+
+def _finite_pairs(first: Values, second: Values) -> np.ndarray:
+    """Return the pairs of finite values, (N, 2)."""
+    pairs = np.array([first, second], float).T
+    return pairs[np.isfinite(pairs).all(1)]
+
+
+def _describe_correlation(measured: Values, predicted: Values) -> str:
+    """Format Spearman's rank correlation; "" if it is undefined."""
+    pairs = _finite_pairs(measured, predicted)
+    if len(pairs) < 3 or (pairs == pairs[0]).all(0).any():
+        return ""
+    return f", rank correlation {spearmanr(*pairs.T).statistic:.2f}"
+
+
+def _draw_rounds(record: SearchRecord, figure: Any) -> bool:
+    """Fig. 6: accuracies by round, with medians and the best so far."""
+    axes = figure.subplots()
+    epoch = record.comparison_epoch
+    best_so_far: list[tuple[int, float]] = []
+    for number, trials in enumerate(record.completed_rounds, 1):
+        accuracies = [trial.accuracy(epoch) for trial in trials]
+        if not accuracies:
+            continue
+        offsets = np.linspace(-0.25, 0.25, len(accuracies)) if len(accuracies) > 1 else np.zeros(1)
+        axes.scatter(number + offsets, accuracies, s=14, alpha=0.6, linewidths=0)
+        axes.plot([number - 0.32, number + 0.32], [np.median(accuracies)] * 2, color="0.2", linewidth=2)
+        previous_best = [accuracy for _, accuracy in best_so_far[-1:]]
+        best_so_far.append((number, max(previous_best + accuracies)))
+    axes.plot(*zip(*best_so_far, strict=True), "k--", linewidth=1, label="best so far")
+    axes.set_xticks(range(1, len(record.completed_rounds) + 1))
+    axes.legend(frameon=False)
+    style_axes(axes, xlabel="round (bar: median)", ylabel=f"accuracy after epoch {epoch}")
+    return True
+
+
+def _draw_accuracy_over_cost(record: SearchRecord, figure: Any) -> bool:
+    cost = record.analysis.get("cost")
+    if not cost:
+        return False
+    axes = figure.subplots()
+    column = cost["column"]
+    scale, unit = _cost_unit(list(cost["trials"].values()))
+    _scatter_trials(axes, record, {number: value / scale for number, value in cost["trials"].items()})
+    front = record.analysis.get("front")
+    if front:
+        axes.plot(np.array(front["costs"]) / scale, front["scores"], color="0.3", linewidth=1, label="predicted front")
+    recommended = [
+        (item["columns"][column] / scale, item["predicted"])
+        for item in record.analysis["recommendations"]
+        if column in item["columns"]
+    ]
+    if recommended:
+        label = "recommended (predicted)"
+        axes.scatter(*zip(*recommended, strict=True), marker="*", s=110, color="tab:red", label=label)
+    for name, network in record.analysis["reference_networks"].items():
+        if column in network:
+            position = (network[column] / scale, network["accuracy"])
+            axes.scatter(*position, marker="D", s=26, color="k")
+            axes.annotate(name, position, xytext=(5, -10), textcoords="offset points", fontsize=8)
+    axes.legend(frameon=False, fontsize=8)
+    style_axes(axes, xlabel=f"{column}{unit}", ylabel=f"accuracy after epoch {record.comparison_epoch}")
+    return True
+
+
+def _scatter_trials(axes: Any, record: SearchRecord, costs: dict[str, float]) -> None:
+    """Plot accuracy over cost of the trials in `costs`, in one color per round."""
+    for number, trials in enumerate(record.completed_rounds, 1):
+        points = [
+            (costs[str(trial.number)], trial.accuracy(record.comparison_epoch))
+            for trial in trials
+            if str(trial.number) in costs
+        ]
+        if points:
+            axes.scatter(*zip(*points, strict=True), s=14, alpha=0.55, linewidths=0, label=f"round {number}")
+
+
+def _cost_unit(values: Sequence[float]) -> tuple[float, str]:
+    """Choose a scale for an axis and its unit."""
+    largest = max(abs(value) for value in values)
+    for scale, unit in ((1e9, ", billions"), (1e6, ", millions"), (1e3, ", thousands")):
+        if largest >= scale:
+            return scale, unit
+    return 1.0, ""
+
+
+def _draw_last_round(record: SearchRecord, figure: Any) -> bool:
+    trials = record.completed_rounds[-1]
+    epoch = record.comparison_epoch
+    if len(trials) < 2 or trials[0].predicted is None:
+        return False
+    measured = [trial.accuracy(epoch) for trial in trials]
+    predicted = [trial.predicted for trial in trials]
+    title = f"RMSE {predictor_error(trials, epoch):.3g}{_describe_correlation(measured, predicted)}"
+    _scatter_predictions(figure.subplots(), measured, predicted, title)
+    return True
+
+
+def _draw_cross_validation(record: SearchRecord, figure: Any) -> bool:
+    """Fig. 4 (c, d)."""
+    cross_validation = record.analysis.get("cross_validation")
+    if not cross_validation:
+        return False
+    measured = np.array(cross_validation["measured"])
+    predictors = {key: label for key, label in _PREDICTORS.items() if key in cross_validation}
+    all_axes = np.atleast_1d(figure.subplots(1, len(predictors)))
+    for axes, (key, label) in zip(all_axes, predictors.items(), strict=True):
+        predicted = np.array(cross_validation[key])
+        error = np.mean((predicted - measured) ** 2)
+        title = f"{label}: MSE {error:.3g}{_describe_correlation(measured, predicted)}"
+        _scatter_predictions(axes, measured, predicted, title)
+        axes.title.set_fontsize(9)
+    return True
+
+
+def _draw_sample_efficiency(record: SearchRecord, figure: Any) -> bool:
+    """Fig. 4 (e)."""
+    errors = record.analysis.get("sample_efficiency")
+    if not errors:
+        return False
+    axes = figure.subplots()
+    for key, label in _PREDICTORS.items():
+        if key in errors:
+            axes.plot(errors["sizes"], errors[key], "o-", label=label)
+    axes.set_yscale("log")
+    axes.legend(frameon=False)
+    style_axes(axes, xlabel="training trials", ylabel="mean squared error on held-out trials")
+    return True
+
+
+def _draw_pretraining(record: SearchRecord, figure: Any) -> bool:
+    """Fig. 4 (a, b)."""
+    pretraining = record.analysis.get("pretraining")
+    if not pretraining:
+        return False
+    labels = np.array(pretraining["labels"])
+    predicted = np.array(pretraining["predicted"])
+    all_axes = np.atleast_1d(figure.subplots(1, min(_MAX_LABELS, len(pretraining["names"]))))
+    for i, axes in enumerate(all_axes):
+        title = f"{pretraining['names'][i]}: $R^2$ {pretraining['r2'][i]:.4f}"
+        _scatter_predictions(axes, labels[:, i], predicted[:, i], title)
+    return True
+
+
+def _draw_early_stopping(record: SearchRecord, figure: Any) -> bool:
+    """Fig. 5."""
+    curves = [trial.curve for trial in record.trials if trial.round == 0 and trial.curve is not None]
+    if len(curves) < _MIN_CURVES or len(curves[0]) < 2:
+        return False
+    axes = figure.subplots()
+    correlations = rank_correlations(np.array(curves))
+    axes.plot(range(1, len(correlations) + 1), correlations, "o-")
+    threshold = record.settings.get("early_stopping_correlation")
+    if threshold is not None:
+        epoch = record.comparison_epoch
+        axes.axhline(threshold, color="tab:cyan", label=f"threshold {threshold:g}")
+        axes.axvline(epoch, color="0.5", linestyle=":", label=f"later trials end after epoch {epoch}")
+        axes.legend(frameon=False)
+    style_axes(axes, xlabel="epoch", ylabel="rank correlation with the last epoch")
+    return True
+
+
+REPORT_FIGURES = (
+    ReportFigure("rounds", "Rounds", "Accuracies of the trials, by round (Fig. 6).", _draw_rounds),
+    ReportFigure(
+        "pareto",
+        "Accuracy and cost",
+        "The trials, the best accuracies that the predictor expects at each cost, and the recommendations.",
+        _draw_accuracy_over_cost,
+    ),
+    ReportFigure(
+        "last_round",
+        "Predictions for the last round",
+        "Made before the trials were run. The predictor chose these candidates as the best, so they differ little.",
+        _draw_last_round,
+    ),
+    ReportFigure(
+        "predictor",
+        "Cross-validation of the predictor",
+        "Five predictors, each trained on four fifths of the trials and evaluated on the others (Fig. 4 c, d).",
+        _draw_cross_validation,
+    ),
+    ReportFigure(
+        "samples",
+        "Error by number of training trials",
+        "On a held-out fifth of the trials (Fig. 4 e).",
+        _draw_sample_efficiency,
+    ),
+    ReportFigure(
+        "pretraining",
+        "Pretraining",
+        "Architecture statistics of held-out candidates, standardized, and the predictor's estimates (Fig. 4 a, b).",
+        _draw_pretraining,
+    ),
+    ReportFigure(
+        "stopping",
+        "Early stopping",
+        "Rank correlation of the accuracies after each epoch with those after the last, in the first round (Fig. 5).",
+        _draw_early_stopping,
+    ),
+)

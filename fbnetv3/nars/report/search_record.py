@@ -1,0 +1,75 @@
+"""A search as stored in its folder: trials, metadata, and the analysis of its result."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fbnetv3.nars.algorithm.trial_store import (
+    ANALYSIS_FILE,
+    DONE,
+    STOP_EPOCH,
+    Trial,
+    TrialStore,
+    TrialStoreError,
+)
+
+
+@dataclass(frozen=True)
+class SearchRecord:
+    """A running or finished search.
+
+    Attributes:
+        folder: the search's folder.
+        trials: all trials proposed so far.
+        metadata: settings and state of the search.
+        analysis: see `analyze_search`; empty until the search has finished.
+    """
+
+    folder: Path
+    trials: list[Trial]
+    metadata: dict[str, Any]
+    analysis: dict[str, Any]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The search's settings, by name."""
+        return self.metadata.get("settings", {})
+
+    @property
+    def comparison_epoch(self) -> int:
+        """The epoch at which accuracies are compared: the stopping epoch, once it is known."""
+        return self.metadata.get(STOP_EPOCH) or min((trial.epochs for trial in self.trials), default=1)
+
+    @property
+    def rounds(self) -> list[list[Trial]]:
+        """The trials of each round."""
+        num_rounds = max((trial.round for trial in self.trials), default=-1) + 1
+        return [[trial for trial in self.trials if trial.round == round] for round in range(num_rounds)]
+
+    @property
+    def completed_rounds(self) -> list[list[Trial]]:
+        """The trials of each round that have an accuracy."""
+        return [[trial for trial in trials if trial.status == DONE] for trials in self.rounds]
+
+
+def read_search_record(folder: Path) -> SearchRecord:
+    """Read a search from its folder.
+
+    Raises:
+        TrialStoreError: the folder contains no search, or its analysis is corrupt.
+    """
+    with contextlib.closing(TrialStore(folder)) as store:
+        trials = store.trials()
+        metadata = store.metadata()
+    file = folder / ANALYSIS_FILE
+    try:
+        analysis = json.loads(file.read_text()) if file.exists() else {}
+    except ValueError as error:
+        raise TrialStoreError(
+            f"{file}: is corrupt ({error}); delete it and resume the search to write it again"
+        ) from None
+    return SearchRecord(folder, trials, metadata, analysis)
