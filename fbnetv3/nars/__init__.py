@@ -1,6 +1,6 @@
 """NARS: joint search for architectures and training recipes (Sec. 3).
 
-Attributes are imported on first use: worker processes need few of them.
+Attributes are imported on first use, as worker processes need only a few of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fbnetv3.nars.algorithm.evolution import evolve, pareto_front
     from fbnetv3.nars.algorithm.nars_search import SearchResult, search
     from fbnetv3.nars.evaluators.evaluator_registry import EVALUATORS
-    from fbnetv3.nars.predictor.accuracy_predictor import Predictor
+    from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
     from fbnetv3.nars.report.html_report import write_report
     from fbnetv3.nars.report.search_analysis import save_analysis
     from fbnetv3.nars.space.candidate import Candidate
@@ -28,7 +28,7 @@ _ATTRIBUTES = {
     "Constraints": "fbnetv3.nars.space.constraints",
     "CostModel": "fbnetv3.nars.space.cost_model",
     "EVALUATORS": "fbnetv3.nars.evaluators.evaluator_registry",
-    "Predictor": "fbnetv3.nars.predictor.accuracy_predictor",
+    "AccuracyPredictor": "fbnetv3.nars.predictor.accuracy_predictor",
     "SearchResult": "fbnetv3.nars.algorithm.nars_search",
     "Space": "fbnetv3.nars.space.search_space",
     "evolve": "fbnetv3.nars.algorithm.evolution",

@@ -1,8 +1,8 @@
-"""Evolution over a predictor's scores: an adaptive genetic algorithm inside constraints (Sec. 3.4).
+"""Evolution over a predictor's scores: an adaptive genetic algorithm within constraints (Sec. 3.4).
 
 The rates of crossover and mutation follow M. Srinivas and L. M. Patnaik, "Adaptive probabilities of crossover and
 mutation in genetic algorithms", IEEE Transactions on Systems, Man and Cybernetics 24(4), 1994: good candidates are
-disturbed little, others much.
+changed little, others much.
 """
 
 from __future__ import annotations
@@ -14,89 +14,91 @@ from typing import NamedTuple
 import numpy as np
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.algorithm.genetic_operators import Regression, children_of, exchanges, shocked
+from fbnetv3.nars.algorithm.genetic_operators import SurrogateRegression, breed, perturb, swap_neighbors
 from fbnetv3.nars.space.constraints import Constraint, ConstraintError, Constraints
 from fbnetv3.nars.space.sampling import sample_pool
 
-# Scores of candidates, (N,), the higher the better.
 Score = Callable[[np.ndarray], np.ndarray]
+"""From candidates, integers (N, variables), to scores, (N,); higher is better."""
 
-# Scored candidates, the best of them, to which the regression is fitted; and by how much it falls behind.
-_KNOWN, _STALE = 4000, 1.1
-# Exchanges that the regression looks at for each that is scored.
-_LOOKED_AT = 13
-# Candidates that a shock makes, and how many of them, the best, go on.
-_SHOCKED, _SURVIVORS = 400, 40
+# The regression is fitted to this many of the best scored candidates, again whenever their number has grown by a tenth.
+_ARCHIVE_SIZE = 4000
+_REFIT_GROWTH = 1.1
+# Neighbors that the regression ranks for each that is scored.
+_NEIGHBORS_RANKED = 13
+# Perturbed candidates, and how many of the best of them evolve further.
+_NUM_PERTURBED = 400
+_PERTURBED_SURVIVORS = 40
+
+_MINIMUMS = {
+    "inherited": 0,
+    "random": 1,
+    "top": 2,
+    "offspring": 1,
+    "scored": 1,
+    "patience": 1,
+    "elites": 1,
+    "swaps": 0,
+    "perturbations": 0,
+    "max_generations": 1,
+}
 
 
 @dataclass(frozen=True)
 class EvolutionSettings:
-    """How an evolution runs. Only epsilon is the paper's; the rest is chosen here.
+    """Settings of an evolution. Only epsilon is the paper's.
 
-    Generations end when they gain nothing; then exchanges of a few variables of the best are tried for as long as they
-    gain; then the survivors are shocked, and what comes of it evolves in the same way, for a few times. Of many
-    children and exchanges, those are scored that a regression on the scores so far thinks best.
+    Generations are bred until they no longer gain; then a local search over neighbors of the best candidates runs
+    until it no longer gains; then the survivors are perturbed and evolve again, a few times. A surrogate regression on
+    the scores so far chooses which offspring and neighbors are scored.
 
     Attributes:
-        inherited: best trials that the first generation takes over (p).
-        random: random candidates beside them (q).
-        top: candidates that a generation keeps (K).
-        children: children of each of them.
-        scored: of all of a generation's children, how many are scored.
-        epsilon: least gain of the best score that counts as one.
-        patience: generations without gain before the exchanges.
-        elites: of the best, how many have exchanges tried.
-        exchanges: how many of each are scored. 0: none.
-        shocks: without gain before the end. 0: none.
-        generations: most of them, exchanges included.
+        inherited: best trials in the first generation (p).
+        random: random candidates in the first generation (q).
+        top: survivors of a generation (K).
+        offspring: offspring of each survivor.
+        scored: offspring scored in each generation.
+        epsilon: smallest gain of the best score that counts.
+        patience: generations without gain before the local search.
+        elites: best candidates whose neighbors are searched.
+        swaps: neighbors scored of each; 0 for no local search.
+        perturbations: perturbations without gain before the end; 0 for none.
+        max_generations: limit on generations, steps of the local search included.
     """
 
     inherited: int = 50
     random: int = 1000
     top: int = 50
-    children: int = 60
+    offspring: int = 60
     scored: int = 330
     epsilon: float = 1e-6
     patience: int = 2
     elites: int = 2
-    exchanges: int = 300
-    shocks: int = 2
-    generations: int = 500
+    swaps: int = 300
+    perturbations: int = 2
+    max_generations: int = 500
 
     def __post_init__(self) -> None:
-        for name, least in (
-            ("inherited", 0),
-            ("random", 1),
-            ("top", 2),
-            ("children", 1),
-            ("scored", 1),
-            ("patience", 1),
-            ("elites", 1),
-            ("exchanges", 0),
-            ("shocks", 0),
-            ("generations", 1),
-        ):
-            if getattr(self, name) < least:
-                raise UsageError(f"evolution: {name} {getattr(self, name)} is less than {least}")
-            if getattr(self, name) > 10**6:
-                raise UsageError(f"evolution: {name} {getattr(self, name)} is more than a million")
+        for name, minimum in _MINIMUMS.items():
+            if getattr(self, name) < minimum:
+                raise UsageError(f"evolution: {name} {getattr(self, name)} is less than {minimum}")
 
 
 @dataclass(frozen=True)
-class Evolved:
-    """What an evolution came to.
+class EvolutionResult:
+    """Result of an evolution.
 
     Attributes:
-        candidates: the last generation's best, integers (K, variables), best first; each meets the constraints.
-        scores: of each, (K,).
-        best: the best score after each generation.
-        calls: candidates that were scored, each once.
+        candidates: survivors of the last generation, integers (K, variables), best first; all meet the constraints.
+        scores: their scores, (K,).
+        best_scores: the best score after each generation.
+        num_scored: number of candidates scored; none is scored twice.
     """
 
     candidates: np.ndarray
     scores: np.ndarray
-    best: tuple[float, ...]
-    calls: int
+    best_scores: tuple[float, ...]
+    num_scored: int
 
 
 def evolve(
@@ -105,154 +107,22 @@ def evolve(
     inherited: np.ndarray | None = None,
     settings: EvolutionSettings = EvolutionSettings(),
     seed: int = 0,
-) -> Evolved:
-    """Search for the candidates with the highest scores that meet the constraints.
+) -> EvolutionResult:
+    """Search for the feasible candidates with the highest scores.
 
     Args:
-        score: such as a `Predictor`.
-        constraints: what every candidate has to meet, and the space.
-        inherited: candidates to begin with, best first; those that do not meet the constraints are left out.
-        settings: sizes and the end.
-        seed: of all chances.
+        score: such as an `AccuracyPredictor`.
+        constraints: constraints and the space.
+        inherited: candidates of the first generation, best first; infeasible ones are left out.
+        settings: sizes and stopping criteria.
+        seed: random seed.
 
     Raises:
-        ConstraintError: nothing meets the constraints; the text says what can be attained.
+        ConstraintError: no candidate is feasible; the message gives the nearest one.
     """
-    run = _Evolution(score, constraints, settings, seed)
-    alive = run.run(inherited)
-    return Evolved(alive.candidates, alive.scores, tuple(run.best), run.calls)
-
-
-class _Scored(NamedTuple):
-    """Candidates, integers (N, variables), and the score of each, (N,)."""
-
-    candidates: np.ndarray
-    scores: np.ndarray
-
-    def joined(self, other: _Scored) -> _Scored:
-        return _Scored(*(np.concatenate(pair) for pair in zip(self, other, strict=True)))
-
-
-def _best(found: _Scored, count: int) -> _Scored:
-    """The best of them, best first."""
-    order = np.argsort(-found.scores, kind="stable")[:count]
-    return _Scored(found.candidates[order], found.scores[order])
-
-
-class _Evolution:
-    """A run: nothing is scored twice, and nothing that does not meet the constraints.
-
-    Attributes:
-        known: the best of what has been scored.
-        best: the best score after each generation.
-        calls: candidates that were scored.
-    """
-
-    def __init__(self, score: Score, constraints: Constraints, settings: EvolutionSettings, seed: int) -> None:
-        self.score, self.constraints, self.settings, self.seed = score, constraints, settings, seed
-        self.rng = np.random.default_rng(seed)
-        self.sizes = constraints.space.sizes
-        self.known = _Scored(np.zeros((0, len(self.sizes)), np.int64), np.zeros(0))
-        self.best: list[float] = []
-        self.calls = 0
-        self._seen: set[bytes] = set()
-        self._regression: Regression | None = None
-        self._fitted_at = 0
-
-    @property
-    def ended(self) -> bool:
-        return len(self.best) > self.settings.generations
-
-    def run(self, inherited: np.ndarray | None) -> _Scored:
-        """All of it; the last survivors, best first."""
-        s = self.settings
-        first = sample_pool(self.constraints, s.random, self.seed)
-        if inherited is not None and len(inherited):
-            inherited = self.constraints.space.check(inherited)
-            first = np.concatenate([inherited[self.constraints.met(inherited)][: s.inherited], first])
-        found = self.scored(self.fresh(first))
-        self.best.append(float(found.scores.max()))
-        alive, idle = self.improved(found), 0
-        while idle < s.shocks and not self.ended:
-            before = alive.scores[0]
-            alive = _best(alive.joined(self.improved(self.shocked(alive))), s.top)
-            idle = 0 if alive.scores[0] - before > s.epsilon else idle + 1
-        return alive
-
-    def fresh(self, candidates: np.ndarray, most: int | None = None) -> np.ndarray:
-        """Those that are new and meet the constraints; if there are more than `most`, those that promise most."""
-        rows = []
-        for row in candidates:
-            if (key := row.tobytes()) not in self._seen:
-                self._seen.add(key)
-                rows.append(row)
-        found = np.array(rows).reshape(-1, len(self.sizes)).astype(np.int64)
-        if len(found):
-            found = found[self.constraints.met(found)]
-        if most is None or len(found) <= most:
-            return found
-        order = np.argsort(-self.regression(found), kind="stable")
-        self._seen.difference_update(row.tobytes() for row in found[order[most:]])  # they may come another time
-        return found[order[:most]]
-
-    @property
-    def regression(self) -> Regression:
-        """Of what is known, fitted anew as that grows."""
-        if self._regression is None or self.calls > self._fitted_at * _STALE:
-            self._regression, self._fitted_at = Regression(*self.known, self.sizes), self.calls
-        return self._regression
-
-    def scored(self, fresh: np.ndarray) -> _Scored:
-        found = _Scored(fresh, _scores(self.score, fresh) if len(fresh) else np.zeros(0))
-        self.calls += len(fresh)
-        self.known = _best(self.known.joined(found), _KNOWN)
-        return found
-
-    def improved(self, alive: _Scored) -> _Scored:
-        """Generations until they gain nothing, then exchanges until these gain nothing; the best of all of it."""
-        if not len(alive.candidates):
-            return alive
-        alive = self._repeated(alive, self._children, self.settings.patience)
-        if self.settings.exchanges:
-            tried: set[bytes] = set()
-            alive = self._repeated(alive, lambda a: self._exchanges(a, tried), 1)
-        return alive
-
-    def shocked(self, alive: _Scored) -> _Scored:
-        """The best of what shocks make of the survivors, moved inside the constraints again."""
-        moved = shocked(alive.candidates, self.sizes, _SHOCKED, self.rng)
-        moved, distance = self.constraints.repaired(moved, self.rng)
-        return _best(self.scored(self.fresh(moved[distance == 0])), _SURVIVORS)
-
-    def _repeated(self, alive: _Scored, step: Callable[[_Scored], _Scored], patience: int) -> _Scored:
-        alive, idle = _best(alive, self.settings.top), 0
-        while idle < patience and not self.ended:
-            before = alive.scores[0]
-            alive = _best(alive.joined(step(alive)), self.settings.top)
-            idle = 0 if alive.scores[0] - before > self.settings.epsilon else idle + 1
-            self.best.append(max(float(alive.scores[0]), self.best[-1]))
-        return alive
-
-    def _children(self, alive: _Scored) -> _Scored:
-        s = self.settings
-        return self.scored(self.fresh(children_of(*alive, self.sizes, s.children, self.rng), s.scored))
-
-    def _exchanges(self, alive: _Scored, tried: set[bytes]) -> _Scored:
-        """Exchanges of the best that have not had theirs yet."""
-        wanted = self.settings.exchanges
-        found = [alive.candidates[:0]]
-        for elite in [row for row in alive.candidates if row.tobytes() not in tried][: self.settings.elites]:
-            tried.add(elite.tobytes())
-            others = exchanges(elite, self.regression.added, self.sizes, wanted * _LOOKED_AT, self.rng)
-            found.append(self.fresh(others, wanted))
-        return self.scored(np.concatenate(found))
-
-
-def _scores(score: Score, candidates: np.ndarray) -> np.ndarray:
-    found = np.asarray(score(candidates), np.float64)
-    if found.shape != (len(candidates),) or np.isnan(found).any():
-        raise UsageError(f"the score gives {found.shape} with {int(np.isnan(found).sum())} that are no number")
-    return found
+    evolution = _Evolution(score, constraints, settings, seed)
+    survivors = evolution.run(inherited)
+    return EvolutionResult(survivors.candidates, survivors.scores, tuple(evolution.best_scores), evolution.num_scored)
 
 
 def pareto_front(
@@ -263,42 +133,204 @@ def pareto_front(
     steps: int = 16,
     settings: EvolutionSettings = EvolutionSettings(),
     seed: int = 0,
-) -> Evolved:
-    """The candidates that no other beats in both score and a column, cheapest first.
+) -> EvolutionResult:
+    """Search for the candidates that no other beats in both score and a column.
 
-    An evolution for each of `steps` budgets between the least and the most that the column can be; each takes over what
-    the one before has found.
+    One evolution runs for each of `steps` budgets across the column's range, starting from what the earlier ones have
+    found.
 
     Args:
-        score: such as a `Predictor`.
-        constraints: what every candidate has to meet besides.
-        column: what should be small, such as "macs".
-        inherited: candidates to begin with.
-        steps: how many budgets.
-        settings: of each evolution.
-        seed: of all chances.
+        score: such as an `AccuracyPredictor`.
+        constraints: further constraints, and the space.
+        column: column to minimize, such as "macs".
+        inherited: candidates of the first generations.
+        steps: number of budgets.
+        settings: settings of each evolution.
+        seed: random seed.
+
+    Returns:
+        The front, cheapest first.
     """
     pool = sample_pool(constraints, 1000, seed)
-    values = constraints.values(pool, column)[column]
-    settings = replace(settings, shocks=0)  # each begins with what the others have found
-    none = np.zeros((0, len(constraints.space)), np.int64)
-    inherited = none if inherited is None else constraints.space.check(inherited)
-    best: list[float] = []
-    found, calls = _Scored(none, np.zeros(0)), 0
-    for number, budget in enumerate(np.linspace(values.min(), values.max(), steps)):
-        run = _Evolution(
-            score, constraints.with_bounds(Constraint(column, high=float(budget))), settings, seed + number
-        )
+    pool_costs = constraints.column_values(pool, column)[column]
+    # each evolution starts from the results of the others, so that none needs perturbations
+    settings = replace(settings, perturbations=0)
+    empty = np.zeros((0, len(constraints.space)), np.int64)
+    inherited = empty if inherited is None else constraints.space.check(inherited)
+    archive = _ScoredCandidates(empty, np.zeros(0))
+    best_scores: list[float] = []
+    num_scored = 0
+    for step, budget in enumerate(np.linspace(pool_costs.min(), pool_costs.max(), steps)):
+        bounded = constraints.with_bounds(Constraint(column, high=float(budget)))
+        evolution = _Evolution(score, bounded, settings, seed + step)
+        ranked = archive.best(len(archive.scores))
         try:
-            run.run(np.concatenate([_best(found, len(found.scores)).candidates, inherited]))
-        except ConstraintError:  # so little that hardly any candidate has it
+            evolution.run(np.concatenate([ranked.candidates, inherited]))
+        except ConstraintError:  # a budget so small that no candidate is found within it
             continue
-        found = found.joined(run.known)
-        calls, best = calls + run.calls, [*best, run.best[-1]]
-    costs = constraints.values(found.candidates, column)[column]
-    front, highest = [], -np.inf
-    for index in np.lexsort((-found.scores, costs)):
-        if found.scores[index] > highest:
+        archive = archive.join(evolution.archive)
+        num_scored += evolution.num_scored
+        best_scores.append(evolution.best_scores[-1])
+
+    # in order of cost, keep each candidate with a higher score than all cheaper ones
+    costs = constraints.column_values(archive.candidates, column)[column]
+    front = []
+    highest = -np.inf
+    for index in np.lexsort((-archive.scores, costs)):
+        if archive.scores[index] > highest:
             front.append(index)
-            highest = found.scores[index]
-    return Evolved(found.candidates[front], found.scores[front], tuple(best), calls)
+            highest = archive.scores[index]
+    return EvolutionResult(archive.candidates[front], archive.scores[front], tuple(best_scores), num_scored)
+
+
+class _ScoredCandidates(NamedTuple):
+    """Candidates, integers (N, variables), and their scores, (N,)."""
+
+    candidates: np.ndarray
+    scores: np.ndarray
+
+    def join(self, other: _ScoredCandidates) -> _ScoredCandidates:
+        """Return the candidates of both."""
+        return _ScoredCandidates(
+            np.concatenate([self.candidates, other.candidates]), np.concatenate([self.scores, other.scores])
+        )
+
+    def best(self, count: int) -> _ScoredCandidates:
+        """Return the best candidates, best first."""
+        order = np.argsort(-self.scores, kind="stable")[:count]
+        return _ScoredCandidates(self.candidates[order], self.scores[order])
+
+
+class _Evolution:
+    """One run, which scores only feasible candidates and none twice.
+
+    Attributes:
+        archive: the best scored candidates.
+        best_scores: the best score after each generation.
+        num_scored: number of candidates scored.
+    """
+
+    def __init__(self, score: Score, constraints: Constraints, settings: EvolutionSettings, seed: int) -> None:
+        self.score = score
+        self.constraints = constraints
+        self.settings = settings
+        self.seed = seed
+        self.rng = np.random.default_rng(seed)
+        self.sizes = constraints.space.sizes
+        self.archive = _ScoredCandidates(np.zeros((0, len(self.sizes)), np.int64), np.zeros(0))
+        self.best_scores: list[float] = []
+        self.num_scored = 0
+        self._seen: set[bytes] = set()
+        self._regression: SurrogateRegression | None = None
+        self._num_scored_at_fit = 0
+
+    def run(self, inherited: np.ndarray | None) -> _ScoredCandidates:
+        """Run to the end and return the last survivors, best first."""
+        s = self.settings
+        first_generation = sample_pool(self.constraints, s.random, self.seed)
+        if inherited is not None and len(inherited):
+            inherited = self.constraints.space.check(inherited)
+            inherited = inherited[self.constraints.feasible(inherited)][: s.inherited]
+            first_generation = np.concatenate([inherited, first_generation])
+        scored = self._evaluate(self._select_new(first_generation))
+        self.best_scores.append(float(scored.scores.max()))
+        survivors = self._improve(scored)
+        idle = 0
+        while idle < s.perturbations and not self._ended:
+            best_before = survivors.scores[0]
+            improved = self._improve(self._perturb(survivors))
+            survivors = survivors.join(improved).best(s.top)
+            idle = 0 if survivors.scores[0] - best_before > s.epsilon else idle + 1
+        return survivors
+
+    @property
+    def _ended(self) -> bool:
+        return len(self.best_scores) > self.settings.max_generations
+
+    def _improve(self, start: _ScoredCandidates) -> _ScoredCandidates:
+        """Breed generations until they no longer gain, then search neighbors until these no longer gain."""
+        if not len(start.candidates):
+            return start
+        survivors = self._repeat(start, self._breed, self.settings.patience)
+        if self.settings.swaps:
+            searched: set[bytes] = set()
+            survivors = self._repeat(survivors, lambda elite: self._search_neighbors(elite, searched), 1)
+        return survivors
+
+    def _repeat(
+        self, start: _ScoredCandidates, step: Callable[[_ScoredCandidates], _ScoredCandidates], patience: int
+    ) -> _ScoredCandidates:
+        """Repeat a step, keeping the best candidates, until `patience` steps bring no gain."""
+        survivors = start.best(self.settings.top)
+        idle = 0
+        while idle < patience and not self._ended:
+            best_before = survivors.scores[0]
+            survivors = survivors.join(step(survivors)).best(self.settings.top)
+            idle = 0 if survivors.scores[0] - best_before > self.settings.epsilon else idle + 1
+            self.best_scores.append(max(float(survivors.scores[0]), self.best_scores[-1]))
+        return survivors
+
+    def _breed(self, survivors: _ScoredCandidates) -> _ScoredCandidates:
+        """Score the most promising offspring of the survivors."""
+        s = self.settings
+        offspring = breed(survivors.candidates, survivors.scores, self.sizes, s.offspring, self.rng)
+        return self._evaluate(self._select_new(offspring, s.scored))
+
+    def _search_neighbors(self, survivors: _ScoredCandidates, searched: set[bytes]) -> _ScoredCandidates:
+        """Score the most promising neighbors of the best survivors that have not been searched yet."""
+        count = self.settings.swaps
+        elites = [row for row in survivors.candidates if row.tobytes() not in searched][: self.settings.elites]
+        selected = [survivors.candidates[:0]]
+        for elite in elites:
+            searched.add(elite.tobytes())
+            effects = self._fitted_regression().effects
+            neighbors = swap_neighbors(elite, effects, self.sizes, count * _NEIGHBORS_RANKED, self.rng)
+            selected.append(self._select_new(neighbors, count))
+        return self._evaluate(np.concatenate(selected))
+
+    def _perturb(self, survivors: _ScoredCandidates) -> _ScoredCandidates:
+        """Return the best of the survivors' perturbations, after moving these into the feasible region."""
+        perturbed = perturb(survivors.candidates, self.sizes, _NUM_PERTURBED, self.rng)
+        repaired, violation = self.constraints.repair(perturbed, self.rng)
+        return self._evaluate(self._select_new(repaired[violation == 0])).best(_PERTURBED_SURVIVORS)
+
+    def _select_new(self, candidates: np.ndarray, limit: int | None = None) -> np.ndarray:
+        """Return new, feasible candidates; if these are more than `limit`, those that the regression ranks best."""
+        rows = []
+        for row in candidates:
+            key = row.tobytes()
+            if key not in self._seen:
+                self._seen.add(key)
+                rows.append(row)
+        new = np.array(rows).reshape(-1, len(self.sizes)).astype(np.int64)
+        if len(new):
+            new = new[self.constraints.feasible(new)]
+        if limit is None or len(new) <= limit:
+            return new
+        order = np.argsort(-self._fitted_regression()(new), kind="stable")
+        # those left out now may be selected later
+        self._seen.difference_update(row.tobytes() for row in new[order[limit:]])
+        return new[order[:limit]]
+
+    def _fitted_regression(self) -> SurrogateRegression:
+        """Return the surrogate regression, refitted if the archive has grown enough."""
+        if self._regression is None or self.num_scored > self._num_scored_at_fit * _REFIT_GROWTH:
+            self._regression = SurrogateRegression(self.archive.candidates, self.archive.scores, self.sizes)
+            self._num_scored_at_fit = self.num_scored
+        return self._regression
+
+    def _evaluate(self, candidates: np.ndarray) -> _ScoredCandidates:
+        """Score candidates and add them to the archive."""
+        scores = _compute_scores(self.score, candidates) if len(candidates) else np.zeros(0)
+        scored = _ScoredCandidates(candidates, scores)
+        self.num_scored += len(candidates)
+        self.archive = self.archive.join(scored).best(_ARCHIVE_SIZE)
+        return scored
+
+
+def _compute_scores(score: Score, candidates: np.ndarray) -> np.ndarray:
+    scores = np.asarray(score(candidates), np.float64)
+    num_nan = int(np.isnan(scores).sum())
+    if scores.shape != (len(candidates),) or num_nan:
+        raise UsageError(f"the score returns {scores.shape} with {num_nan} NaN for {len(candidates)} candidates")
+    return scores

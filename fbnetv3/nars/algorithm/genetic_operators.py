@@ -1,149 +1,184 @@
-"""How candidates vary: children of a generation, exchanges of a few variables, shocks; and which look worth a score."""
+"""Variation operators of the evolution, and a surrogate regression that ranks what they produce.
+
+Candidates are integers (N, variables); `sizes` is the number of values of each variable.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-# The paper's k1 to k4 (Srinivas and Patnaik): crossover and mutation of what is better than the average, and of what
-# is not.
-_CROSSOVER, _MUTATION = 1.0, 0.5
-# Single changes that are paired with each other, those of the largest effect.
-_PAIRED = 600
-# Variables whose products a regression has, at most; and how strongly its weights are held to zero.
-_PRODUCTS, _SHRINKAGE = 40, 0.01
+# Rates of candidates below average (k3 and k4 of Srinivas and Patnaik); better ones have lower rates.
+_CROSSOVER_RATE = 1.0
+_MUTATION_RATE = 0.5
+# Single changes that are combined into pairs: those with the largest gain.
+_MAX_PAIRED_CHANGES = 600
+# Variables whose products the regression has as features, and its ridge penalty per candidate.
+_MAX_PRODUCT_VARIABLES = 40
+_RIDGE_PENALTY = 0.01
 
 
-def children_of(
+def breed(
     parents: np.ndarray, scores: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Children of every parent, by crossover with another and by mutation, at rates that adapt to their fitness.
+    """Breed offspring by crossover and mutation at rates that adapt to the parents' fitness.
 
     Args:
         parents: integers (N, variables).
-        scores: of each, (N,).
-        sizes: values of each variable.
-        count: children of each.
-        rng: of all chances.
+        scores: score of each parent, (N,).
+        sizes: number of values of each variable.
+        count: offspring of each parent.
+        rng: source of randomness.
 
     Returns:
         Integers (N * count, variables).
     """
     first = np.repeat(np.arange(len(parents)), count)
     second = rng.integers(len(parents), size=len(first))
-    top, mean = scores.max(), scores.mean()
-    spread = max(top - mean, 1e-12)
+    best = scores.max()
+    mean = scores.mean()
+    spread = max(best - mean, 1e-12)
 
-    def rate(fitness: np.ndarray, most: float) -> np.ndarray:
-        return np.where(fitness >= mean, most * (top - fitness) / spread, most)
+    def adaptive_rate(fitness: np.ndarray, max_rate: float) -> np.ndarray:
+        """Return a rate that falls from `max_rate` at average fitness to 0 at the best."""
+        return np.where(fitness >= mean, max_rate * (best - fitness) / spread, max_rate)
 
-    crossed = rng.random(len(first)) < rate(np.maximum(scores[first], scores[second]), _CROSSOVER)
-    mixed = (rng.random((len(first), len(sizes))) < 0.5) & crossed[:, None]
-    children = np.where(mixed, parents[second], parents[first])
-    # at least one variable of each child changes in the mean, so that the best one has neighbours too
-    mutation = np.maximum(rate(scores[first], _MUTATION), 1 / len(sizes))
-    changed = rng.random(children.shape) < mutation[:, None] * rng.random((len(first), 1))
-    changed[np.arange(len(first)), rng.integers(len(sizes), size=len(first))] |= ~crossed
-    near = children + rng.choice([-1, 1], children.shape)
-    anywhere = rng.integers(0, sizes, children.shape)
-    mutated = np.where(rng.random(children.shape) < 0.5, near, anywhere) % sizes
-    return np.where(changed, mutated, children)
+    # uniform crossover
+    pair_fitness = np.maximum(scores[first], scores[second])
+    crossed = rng.random(len(first)) < adaptive_rate(pair_fitness, _CROSSOVER_RATE)
+    from_second = (rng.random((len(first), len(sizes))) < 0.5) & crossed[:, None]
+    offspring = np.where(from_second, parents[second], parents[first])
+
+    # mutation of at least one variable on average, so that the best candidates have neighbors too
+    mutation_rate = np.maximum(adaptive_rate(scores[first], _MUTATION_RATE), 1 / len(sizes))
+    mutated = rng.random(offspring.shape) < mutation_rate[:, None] * rng.random((len(first), 1))
+    # offspring without crossover differ from their parent in at least one variable
+    mutated[np.arange(len(first)), rng.integers(len(sizes), size=len(first))] |= ~crossed
+
+    # to an adjacent value or to any value
+    adjacent = offspring + rng.choice([-1, 1], offspring.shape)
+    uniform = rng.integers(0, sizes, offspring.shape)
+    new_values = np.where(rng.random(offspring.shape) < 0.5, adjacent, uniform) % sizes
+    return np.where(mutated, new_values, offspring)
 
 
-class Regression:
-    """A quick guess of scores, fitted to those that are known: quadratic in what each value adds by itself.
+def swap_neighbors(
+    candidate: np.ndarray, effects: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return neighbors of a candidate: all single changes, the most promising pairs, and random combinations of these.
 
-    It costs little beside a predictor's score, and so tells which of many candidates are worth one.
+    Within a budget, a variable can often gain only what another gives up, so that a single change leads nowhere.
+
+    Args:
+        candidate: integers (variables,).
+        effects: estimated effect of each value of each variable on the score, (sum of sizes,).
+        sizes: number of values of each variable.
+        count: number of pairs, and number of combinations.
+        rng: source of randomness.
+
+    Returns:
+        Integers (N, variables): single changes, then pairs by falling estimated gain, then combinations.
+    """
+    # all (variable, value) in sequence, and the gain of changing to each
+    starts = np.cumsum(sizes) - sizes
+    variables = np.repeat(np.arange(len(sizes)), sizes)
+    values = np.arange(int(sizes.sum())) - starts[variables]
+    gains = effects - effects[starts + candidate][variables]
+
+    # single changes
+    changes = np.flatnonzero(values != candidate[variables])
+    if not len(changes):
+        return candidate[None][:0]
+    single = np.repeat(candidate[None], len(changes), 0)
+    single[np.arange(len(changes)), variables[changes]] = values[changes]
+
+    # pairs of changes of different variables
+    promising = changes[np.argsort(-gains[changes], kind="stable")[:_MAX_PAIRED_CHANGES]]
+    rows, columns = np.triu_indices(len(promising), 1)
+    first = promising[rows]
+    second = promising[columns]
+    different = variables[first] != variables[second]
+    first = first[different]
+    second = second[different]
+    best = np.argsort(-(gains[first] + gains[second]), kind="stable")[:count]
+    double = np.repeat(candidate[None], len(best), 0)
+    for change in (first[best], second[best]):
+        double[np.arange(len(best)), variables[change]] = values[change]
+
+    # both changes of two random neighbors at once
+    neighbors = np.concatenate([single, double])
+    one = neighbors[rng.integers(len(neighbors), size=count)]
+    other = neighbors[rng.integers(len(neighbors), size=count)]
+    return np.concatenate([neighbors, np.where(one != candidate, one, other)])
+
+
+def perturb(candidates: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw `count` of the candidates and set a fifth of the variables of each, at least two, to random values."""
+    perturbed = candidates[rng.integers(len(candidates), size=count)]
+    num_changes = min(len(sizes), max(2, round(len(sizes) / 5)))
+    variables = rng.random(perturbed.shape).argsort(1)[:, :num_changes]
+    np.put_along_axis(perturbed, variables, rng.integers(0, sizes[variables]), 1)
+    return perturbed
+
+
+class SurrogateRegression:
+    """A cheap estimate of scores that tells which candidates are worth scoring.
+
+    A first ridge regression estimates the effect of each value of each variable. The estimate is quadratic in these
+    effects.
 
     Args:
         candidates: integers (N, variables).
-        scores: of each, (N,).
-        sizes: values of each variable.
+        scores: score of each candidate, (N,).
+        sizes: number of values of each variable.
 
     Attributes:
-        added: what each value of each variable adds to the score by itself, (sum of sizes,).
+        effects: estimated effect of each value of each variable on the score, (sum of sizes,).
     """
 
     def __init__(self, candidates: np.ndarray, scores: np.ndarray, sizes: np.ndarray) -> None:
         self._starts = np.cumsum(sizes) - sizes
         mean = scores.mean()
-        design = np.zeros((len(candidates), int(sizes.sum())), np.float32)
-        np.put_along_axis(design, candidates + self._starts, 1.0, 1)
-        self.added = _ridge(design - design.mean(0), scores - mean, 1.0)
-        adding = self.added[candidates + self._starts]
-        self._centre, self._spread = adding.mean(0), adding.std(0) + 1e-9
-        # products of all variables of a large space would be too many: those that matter most
-        self._paired = np.sort(np.argsort(-self._spread, kind="stable")[:_PRODUCTS])
-        single = self._standardised(candidates)
-        paired = single[:, self._paired]
-        first, second = np.triu_indices(len(self._paired))
-        design = np.concatenate([single, *(paired[:, [k]] * paired[:, k:] for k in range(len(self._paired)))], 1)
-        centre = design.mean(0)
-        weights = _ridge(design - centre, scores - mean, _SHRINKAGE * len(candidates)).astype(np.float32)
-        self._linear, products = weights[: len(sizes)], weights[len(sizes) :]
-        self._products = np.zeros((len(self._paired), len(self._paired)), np.float32)
-        self._products[first, second] = products
-        self._constant = mean - centre @ weights
 
-    def _standardised(self, candidates: np.ndarray) -> np.ndarray:
-        adding = self.added[candidates + self._starts]
-        return ((adding - self._centre) / self._spread).astype(np.float32)
+        # additive model on one-hot values
+        one_hot = np.zeros((len(candidates), int(sizes.sum())), np.float32)
+        np.put_along_axis(one_hot, candidates + self._starts, 1.0, 1)
+        self.effects = _ridge(one_hot - one_hot.mean(0), scores - mean, 1.0)
+
+        # standardize the effects of each candidate's values
+        effects = self.effects[candidates + self._starts]
+        self._center = effects.mean(0)
+        self._scale = effects.std(0) + 1e-9
+
+        # quadratic model; a large space has too many products, so only the variables with the largest effects have any
+        self._product_variables = np.sort(np.argsort(-self._scale, kind="stable")[:_MAX_PRODUCT_VARIABLES])
+        num_factors = len(self._product_variables)
+        linear = self._standardized_effects(candidates)
+        factors = linear[:, self._product_variables]
+        products = [factors[:, [k]] * factors[:, k:] for k in range(num_factors)]
+        design = np.concatenate([linear, *products], 1)
+        design_mean = design.mean(0)
+        penalty = _RIDGE_PENALTY * len(candidates)
+        weights = _ridge(design - design_mean, scores - mean, penalty).astype(np.float32)
+        self._linear_weights = weights[: len(sizes)]
+        self._product_weights = np.zeros((num_factors, num_factors), np.float32)
+        self._product_weights[np.triu_indices(num_factors)] = weights[len(sizes) :]
+        self._constant = mean - design_mean @ weights
 
     def __call__(self, candidates: np.ndarray) -> np.ndarray:
-        """The guess for each candidate, (N,)."""
-        single = self._standardised(candidates)
-        paired = single[:, self._paired]
-        return single @ self._linear + ((paired @ self._products) * paired).sum(1) + self._constant
+        """Estimate the scores of candidates, (N,)."""
+        linear = self._standardized_effects(candidates)
+        factors = linear[:, self._product_variables]
+        products = ((factors @ self._product_weights) * factors).sum(1)
+        return linear @ self._linear_weights + products + self._constant
+
+    def _standardized_effects(self, candidates: np.ndarray) -> np.ndarray:
+        """Return the standardized effect of each variable's value, float32 (N, variables)."""
+        effects = self.effects[candidates + self._starts]
+        return ((effects - self._center) / self._scale).astype(np.float32)
 
 
 def _ridge(design: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
+    """Return ridge regression weights."""
     gram = (design.T @ design).astype(np.float64)
     gram[np.diag_indices(len(gram))] += penalty
     return np.linalg.solve(gram, design.T @ targets)
-
-
-def exchanges(
-    candidate: np.ndarray, added: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generator
-) -> np.ndarray:
-    """What differs from a candidate in one variable, the most promising that differ in two, and some that do in more.
-
-    Inside a budget, a variable can often gain only what another gives up, so that one change alone leads nowhere.
-
-    Args:
-        candidate: integers (variables,).
-        added: what each value of each variable adds to a score, (sum of sizes,).
-        sizes: values of each variable.
-        count: how many that differ in two, and how many that differ in more.
-        rng: of all chances.
-
-    Returns:
-        Integers (N, variables): all of one change, then those of two, the most promising first, then those of more.
-    """
-    starts = np.cumsum(sizes) - sizes
-    columns = np.repeat(np.arange(len(sizes)), sizes)
-    values = np.arange(int(sizes.sum())) - starts[columns]
-    gains = added - added[starts + candidate][columns]
-    changes = np.flatnonzero(values != candidate[columns])
-    if not len(changes):
-        return candidate[None][:0]
-    single = np.repeat(candidate[None], len(changes), 0)
-    single[np.arange(len(changes)), columns[changes]] = values[changes]
-    paired = changes[np.argsort(-gains[changes], kind="stable")[:_PAIRED]]
-    first, second = (paired[side] for side in np.triu_indices(len(paired), 1))
-    apart = columns[first] != columns[second]
-    first, second = first[apart], second[apart]
-    best = np.argsort(-(gains[first] + gains[second]), kind="stable")[:count]
-    double = np.repeat(candidate[None], len(best), 0)
-    for side in (first[best], second[best]):
-        double[np.arange(len(best)), columns[side]] = values[side]
-    found = np.concatenate([single, double])
-    one, other = (found[rng.integers(len(found), size=count)] for _ in range(2))
-    return np.concatenate([found, np.where(one != candidate, one, other)])
-
-
-def shocked(candidates: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Candidates, so many of them anew at random, with a fifth of their variables (two at least) anywhere."""
-    found = candidates[rng.integers(len(candidates), size=count)]
-    changed = min(len(sizes), max(2, round(len(sizes) / 5)))
-    columns = rng.random(found.shape).argsort(1)[:, :changed]
-    np.put_along_axis(found, columns, rng.integers(0, sizes[columns]), 1)
-    return found

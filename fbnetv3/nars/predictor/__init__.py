@@ -1,0 +1,1 @@
+"""The accuracy predictor and what it is trained on."""

@@ -1,16 +1,15 @@
-"""The accuracy predictor (Sec. 3.1 to 3.3, Fig. 3): an encoder of architectures, pretrained on free labels, two heads.
+"""The accuracy predictor (Sec. 3.1 to 3.3): an ensemble of pretrained networks (Fig. 3) and a Gaussian process.
 
-Several such networks are trained side by side in one set of tensors. Each leaves out a part of the trials, so that it
-shows what they can be trusted with: one half of them sees recipes as the paper does, the other sees them as strongly as
-architectures. A Gaussian process on the same inputs and on what the pretrained encoders make of them stands beside
-both. The score is their sum, with weights that fit the trials which each has not seen.
+Each network leaves out some of the trials. The prediction is a weighted sum of three parts: the networks that see
+recipes as the paper's does, those that see them scaled up, and the Gaussian process on the candidates' features and
+their embeddings. The weights are fitted to predictions of trials that a part was not trained on.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,31 +19,49 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.predictor.accuracy_transform import Targets
-from fbnetv3.nars.predictor.gaussian_process import GaussianProcess, Inputs
+from fbnetv3.nars.predictor.accuracy_transform import AccuracyTransform
+from fbnetv3.nars.predictor.ensemble import EnsembleNetwork, train_members
+from fbnetv3.nars.predictor.gaussian_process import FeatureGroups, GaussianProcess
 from fbnetv3.nars.space.search_space import ARCHITECTURE, RECIPE, Space
+from fbnetv3.utils.random_state import torch_seed
 
-# Pseudo-trials by which the weights of the parts are held near equal shares where trials are few.
-_EQUAL_SHARES = 4.0
+# Default weights of the parts, and the number of trials that would pull as strongly as these.
+_DEFAULT_WEIGHTS = np.array([0.25, 0.25, 0.5])
+_DEFAULT_WEIGHTS_TRIALS = 4.0
+
+_MINIMUMS = {
+    "members": 4,
+    "width": 1,
+    "pretrain_epochs": 0,
+    "pretrain_batch": 1,
+    "pretrain_lr": 0,
+    "frozen_epochs": 0,
+    "finetune_epochs": 0,
+    "batch": 1,
+    "max_steps": 1,
+    "lr": 0,
+    "finetune_lr": 0,
+    "weight_decay": 0,
+}
 
 
 @dataclass(frozen=True)
 class PredictorSettings:
-    """Size and training of a predictor. The paper gives the epochs and the loss; the rest is chosen here.
+    """Size and training of a predictor. Epochs of training on trials and the loss are the paper's.
 
     Attributes:
-        members: networks in the ensemble, an even number of at least 4; each leaves out a share of the trials.
+        members: networks of the ensemble, an even number of at least 4; each leaves out some of the trials.
         width: units of a hidden layer.
-        pretrain_epochs: passes over the pool for the free labels.
-        pretrain_batch: candidates a step of it.
-        pretrain_lr: its highest learning rate.
-        frozen_epochs: passes over the trials with the encoder frozen (50 in the paper).
-        tuned_epochs: passes with all of it trained (50).
-        batch: trials a step, at least.
-        steps: most steps of a pass over the trials; many trials make larger batches.
-        lr: learning rate while the encoder is frozen.
-        tuned_lr: the reduced one after that.
-        weight_decay: of both.
+        pretrain_epochs: passes over the pool.
+        pretrain_batch: candidates per step of pretraining.
+        pretrain_lr: highest learning rate of pretraining.
+        frozen_epochs: passes over the trials with the encoder frozen.
+        finetune_epochs: passes over the trials that train the whole network.
+        batch: trials per step, at least.
+        max_steps: steps of a pass over the trials, at most; more trials make larger batches.
+        lr: learning rate with the encoder frozen.
+        finetune_lr: lower learning rate of the whole network.
+        weight_decay: weight decay of training on trials.
     """
 
     members: int = 8
@@ -53,79 +70,30 @@ class PredictorSettings:
     pretrain_batch: int = 256
     pretrain_lr: float = 3e-3
     frozen_epochs: int = 50
-    tuned_epochs: int = 50
+    finetune_epochs: int = 50
     batch: int = 4
-    steps: int = 8
+    max_steps: int = 8
     lr: float = 3e-3
-    tuned_lr: float = 1e-3
+    finetune_lr: float = 1e-3
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
-        for name in ("members", "width", "pretrain_batch", "batch", "steps"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"predictor: {name} {getattr(self, name)} is less than 1")
-        for name in ("pretrain_epochs", "frozen_epochs", "tuned_epochs"):
-            if getattr(self, name) < 0:
-                raise UsageError(f"predictor: {name} {getattr(self, name)} is less than 0")
-        for name in ("pretrain_lr", "lr", "tuned_lr", "weight_decay"):
-            if not 0 <= getattr(self, name) <= 10**6:
-                raise UsageError(f"predictor: {name} {getattr(self, name)} is no number of at least 0 and at most 1e6")
-        for name, most in (("members", 10**4), ("width", 10**5)):
-            if getattr(self, name) > most:
-                raise UsageError(f"predictor: {name} {getattr(self, name)} is more than {most:,}")
-        if self.members < 4 or self.members % 2:
-            raise UsageError(f"predictor: members {self.members} is not an even number of at least 4")
-
-
-class _Layer(nn.Module):
-    """A linear layer of every member: (members, N, inputs) to (members, N, outputs)."""
-
-    def __init__(self, members: int, inputs: int, outputs: int) -> None:
-        super().__init__()
-        bound = 1 / math.sqrt(max(1, inputs))
-        self.weight = nn.Parameter(torch.empty(members, inputs, outputs).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(members, 1, outputs).uniform_(-bound, bound))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, x, self.weight)
-
-
-class _Network(nn.Module):
-    """Encoder and heads of every member (Fig. 3)."""
-
-    gains: Tensor
-
-    def __init__(self, members: int, width: int, arch_features: int, recipe_features: int, labels: int) -> None:
-        super().__init__()
-        self.encoder = nn.Sequential(
-            _Layer(members, arch_features, width), nn.SiLU(), _Layer(members, width, width), nn.SiLU()
-        )
-        self.proxy = _Layer(members, width, labels)
-        self.accuracy = nn.Sequential(
-            _Layer(members, width + recipe_features, width), nn.SiLU(), _Layer(members, width, 1)
-        )
-        # next to the encoder's units a few numbers of a recipe hardly count: half of the members see them as strongly
-        strong = math.sqrt(width / max(1, recipe_features))
-        gains = torch.tensor([1.0, strong]).repeat_interleave(members // 2)
-        self.register_buffer("gains", gains[:, None, None], persistent=False)
-
-    def forward(self, arch: Tensor, recipe: Tensor) -> Tensor:
-        """Architectures (members, N, features) and recipes to scores (members, N)."""
-        return self.score(self.encoder(arch), recipe)
-
-    def score(self, embedded: Tensor, recipe: Tensor) -> Tensor:
-        """Embedded architectures (members, N, width) and recipes to scores (members, N)."""
-        return self.accuracy(torch.cat([embedded, self.gains * recipe], -1))[..., 0]
+        for name, minimum in _MINIMUMS.items():
+            if not minimum <= getattr(self, name) < math.inf:
+                raise UsageError(f"predictor: {name} {getattr(self, name)} is not a number of at least {minimum}")
+        if self.members % 2:
+            raise UsageError(f"predictor: members {self.members} is not even")
 
 
 @dataclass(frozen=True)
 class PretrainReport:
-    """How well the proxy head predicts the free labels of candidates that it has not seen.
+    """How well the proxy head predicts pretraining labels of held-out candidates.
 
     Attributes:
-        names: of the labels.
-        r2: share of each label's variance that is explained, by the mean of the members.
-        labels, predicted: of the held-out candidates, standardised, (N, labels).
+        names: names of the labels.
+        r2: explained share of each label's variance.
+        labels: standardized labels of the held-out candidates, (N, labels).
+        predicted: their predictions, the mean of the members, (N, labels).
     """
 
     names: tuple[str, ...]
@@ -134,246 +102,242 @@ class PretrainReport:
     predicted: np.ndarray
 
 
-class Predictor:
+class AccuracyPredictor:
     """Predicts the accuracy of candidates.
 
     Args:
-        space: where they come from.
+        space: the candidates' space.
         settings: size and training.
-        seed: of first weights and orders; the result depends on nothing else.
+        seed: random seed of initial weights and orders of examples.
     """
 
     def __init__(self, space: Space, settings: PredictorSettings = PredictorSettings(), seed: int = 0) -> None:
-        self.space, self.settings, self.seed = space, settings, seed
+        self.space = space
+        self.settings = settings
+        self.seed = seed
         self._encoder: nn.Module | None = None
-        self._network: _Network | None = None
+        self._network: EnsembleNetwork | None = None
 
     def pretrain(self, pool: np.ndarray, labels: Mapping[str, np.ndarray], held_out: float = 0.2) -> PretrainReport:
-        """Train encoder and proxy head on labels that cost nothing, such as MACs and parameters (Sec. 3.2).
+        """Train encoder and proxy head on labels that need no training, such as MACs and parameters (Sec. 3.2).
 
         Args:
             pool: candidates, integers (N, variables).
-            labels: by name, (N,) each.
-            held_out: share of the pool to validate on.
+            labels: labels by name, (N,) each.
+            held_out: share of the pool used for validation.
 
         Raises:
-            UsageError: the space has no architectures, there are no labels, or one is not a finite number each; fewer
-                than two candidates to train or to validate on.
+            UsageError: the space has no architecture variables, the pool is too small, or labels are missing or not
+                finite.
         """
-        features, targets = self._features(pool)[0], _targets(labels, len(pool))
+        s = self.settings
+        features, _ = self._features(pool)
+        targets = _standardize(labels, len(pool))
         if not features.shape[1]:
             raise UsageError(f"pretraining: {self.space.name} has no variables of the architecture")
-        count = len(features) - round(held_out * len(features))
-        if count < 2 or len(features) - count < 2:
-            raise UsageError(f"pretraining: a pool of {len(features)}, {held_out:g} of it held out, is too small")
-        s = self.settings
-        with self._chance(0):
-            order = torch.randperm(len(features))
-            (seen, unseen), (wanted, truth) = (
-                part[order].split([count, len(order) - count]) for part in (features, targets)
-            )
-            network = self._new(targets.shape[1])
-            parts = [*network.encoder.parameters(), *network.proxy.parameters()]
+        num_held_out = round(held_out * len(pool))
+        num_train = len(pool) - num_held_out
+        if num_train < 2 or num_held_out < 2:
+            raise UsageError(f"pretraining: a pool of {len(pool)}, {held_out:g} of it held out, is too small")
+        with self._seeded(0):
+            train_rows, test_rows = torch.randperm(len(pool)).split([num_train, num_held_out])
+            train_features = features[train_rows]
+            train_targets = targets[train_rows]
+            network = self._new_network(targets.shape[1])
 
             def loss(rows: Tensor) -> Tensor:
-                return F.mse_loss(network.proxy(network.encoder(seen[rows])), wanted[rows])
+                return F.mse_loss(network.proxy(network.encoder(train_features[rows])), train_targets[rows])
 
-            _fit(parts, loss, count, s.members, s.pretrain_epochs, s.pretrain_batch, s.pretrain_lr, 0.0)
+            parameters = [*network.encoder.parameters(), *network.proxy.parameters()]
+            train_members(
+                parameters, loss, num_train, s.members, s.pretrain_epochs, s.pretrain_batch, s.pretrain_lr, 0.0
+            )
         self._encoder = network.encoder.requires_grad_(False)
+
+        test_targets = targets[test_rows]
         with torch.no_grad():
-            predicted = network.proxy(network.encoder(unseen.expand(s.members, -1, -1))).mean(0)
-        error = (predicted - truth).square().mean(0) / truth.var(0).clamp_min(1e-12)
-        return PretrainReport(tuple(labels), tuple((1 - error).tolist()), truth.numpy(), predicted.numpy())
+            predicted = network.proxy(self._encode(features[test_rows])).mean(0)
+        unexplained = (predicted - test_targets).square().mean(0) / test_targets.var(0).clamp_min(1e-12)
+        r2 = tuple((1 - unexplained).tolist())
+        return PretrainReport(tuple(labels), r2, test_targets.numpy(), predicted.numpy())
 
     def fit(self, candidates: np.ndarray, accuracies: np.ndarray) -> None:
-        """Train the accuracy head, then all of it, on what has been measured (Sec. 3.3).
+        """Train on trials, from the pretrained encoder (Sec. 3.3).
 
         Args:
             candidates: integers (N, variables).
-            accuracies: (N,), the higher the better.
+            accuracies: (N,), higher is better.
 
         Raises:
             UsageError: fewer than two trials, or an accuracy that is not finite.
         """
         accuracies = np.asarray(accuracies, np.float64)
         if len(candidates) != len(accuracies) or len(accuracies) < 2 or not np.isfinite(accuracies).all():
-            raise UsageError(f"{len(accuracies)} accuracies of {len(candidates)} candidates: at least 2 finite ones")
-        self._targets = Targets.of(accuracies)
-        targets = torch.from_numpy(self._targets.encode(accuracies))
-        with self._chance(1):
+            raise UsageError(
+                f"{len(accuracies)} accuracies of {len(candidates)} candidates: needs at least 2, all of them finite"
+            )
+        self._transform = AccuracyTransform.fit(accuracies)
+        targets = torch.from_numpy(self._transform.transform(accuracies))
+        with self._seeded(1):
             arch, recipe = self._features(candidates)
-            self._network, unseen = self._fit_members(arch, recipe, targets.float())
+            network, network_predictions = self._fit_network(arch, recipe, targets.float())
+            self._network = network
             self._process = GaussianProcess()
-            left_out = self._process.fit(self._inputs(arch, recipe), targets)
-        parts = np.concatenate([unseen.double().numpy(), left_out.numpy()[None]])
-        self._weights = _shares(parts, targets.numpy(), np.array([0.25, 0.25, 0.5]))
+            process_predictions = self._process.fit(self._feature_groups(arch, recipe), targets)
+        parts = np.concatenate([network_predictions.double().numpy(), process_predictions.numpy()[None]])
+        self._weights = _fit_weights(parts, targets.numpy())
 
-    def _fit_members(self, arch: Tensor, recipe: Tensor, targets: Tensor) -> tuple[_Network, Tensor]:
-        """Train every member on all trials but its share.
+    @torch.no_grad()
+    def __call__(self, candidates: np.ndarray) -> np.ndarray:
+        """Predict the accuracies of candidates, (N,).
+
+        Raises:
+            UsageError: the predictor has not been fitted.
+        """
+        if self._network is None:
+            raise UsageError("the predictor has not been trained yet: call fit first")
+        arch, recipe = self._features(candidates)
+        members = self.settings.members
+        with _single_thread():
+            scores = self._network(arch.expand(members, -1, -1), recipe.expand(members, -1, -1))
+            halves = scores.view(2, members // 2, -1).mean(1).double()
+            process = self._process(self._feature_groups(arch, recipe))
+        parts = torch.cat([halves, process[None]])
+        return self._transform.inverse(self._weights @ parts.numpy())
+
+    def _fit_network(self, arch: Tensor, recipe: Tensor, targets: Tensor) -> tuple[EnsembleNetwork, Tensor]:
+        """Train every member on all trials but those that it leaves out.
 
         Returns:
-            The network; and of each half, what is predicted of each trial by the member that has not seen it,
-            (2, trials).
+            The network; and for each half of the members, the prediction of each trial by the member that has left
+            it out, (2, trials).
         """
-        s, count, folds = self.settings, len(targets), self.settings.members // 2
-        left_out = torch.zeros(s.members, count, dtype=torch.bool)
+        s = self.settings
+        num_trials = len(targets)
+
+        # In each half of the members, every trial is left out by exactly one.
+        folds = s.members // 2
+        left_out = torch.zeros(s.members, num_trials, dtype=torch.bool)
         for half in range(2):
-            for fold, rows in enumerate(torch.randperm(count).tensor_split(folds)):
+            for fold, rows in enumerate(torch.randperm(num_trials).tensor_split(folds)):
                 left_out[half * folds + fold, rows] = True
-        others = [(~row).nonzero()[:, 0] for row in left_out]
-        count = min(map(len, others))
-        kept = torch.stack([rows[:count] for rows in others])
-        batch = max(s.batch, -(-count // s.steps))
+
+        # Members train on equally many trials, so that they fit into one tensor.
+        rows_by_member = [(~row).nonzero()[:, 0] for row in left_out]
+        num_train = min(len(rows) for rows in rows_by_member)
+        train_rows = torch.stack([rows[:num_train] for rows in rows_by_member])
+        batch_size = max(s.batch, math.ceil(num_train / s.max_steps))
         member = torch.arange(s.members)[:, None]
-        network = self._new(1)
-        if self._encoder is not None:
-            network.encoder.load_state_dict(self._encoder.state_dict())
 
-        def loss(rows: Tensor) -> Tensor:
-            seen = kept[member, rows]
-            return F.huber_loss(network(arch[seen], recipe[seen]), targets[seen])
-
-        heads, epochs, lr = list(network.accuracy.parameters()), s.tuned_epochs, s.tuned_lr
-        if self._encoder is not None:
-            with torch.no_grad():
-                embedded = network.encoder(arch.expand(s.members, -1, -1))
-
-            def loss_of_head(rows: Tensor) -> Tensor:
-                seen = kept[member, rows]
-                return F.huber_loss(network.score(embedded[member, seen], recipe[seen]), targets[seen])
-
-            _fit(heads, loss_of_head, count, s.members, s.frozen_epochs, batch, s.lr, s.weight_decay)
+        network = self._new_network(1)
+        head = list(network.accuracy.parameters())
+        epochs = s.finetune_epochs
+        lr = s.finetune_lr
+        if self._encoder is None:
+            # without pretraining, the whole network trains for as many epochs in all
+            epochs += s.frozen_epochs
+            lr = s.lr
         else:
-            epochs, lr = epochs + s.frozen_epochs, s.lr
-        everything = [*network.encoder.parameters(), *heads]
-        _fit(everything, loss, count, s.members, epochs, batch, lr, s.weight_decay)
+            # First, the accuracy head on top of the frozen encoder.
+            network.encoder.load_state_dict(self._encoder.state_dict())
+            embedded = self._encode(arch)
+
+            def head_loss(rows: Tensor) -> Tensor:
+                trials = train_rows[member, rows]
+                return F.huber_loss(network.score(embedded[member, trials], recipe[trials]), targets[trials])
+
+            train_members(head, head_loss, num_train, s.members, s.frozen_epochs, batch_size, s.lr, s.weight_decay)
+
+        # Then the whole network.
+        def loss(rows: Tensor) -> Tensor:
+            trials = train_rows[member, rows]
+            return F.huber_loss(network(arch[trials], recipe[trials]), targets[trials])
+
+        parameters = [*network.encoder.parameters(), *head]
+        train_members(parameters, loss, num_train, s.members, epochs, batch_size, lr, s.weight_decay)
+
         with torch.no_grad():
             scores = network(arch.expand(s.members, -1, -1), recipe.expand(s.members, -1, -1))
         return network.eval(), (scores * left_out).view(2, folds, -1).sum(1)
 
-    @torch.no_grad()
-    def __call__(self, candidates: np.ndarray) -> np.ndarray:
-        """The predicted accuracy of each candidate, (N,).
-
-        Raises:
-            UsageError: before `fit`.
-        """
-        if self._network is None:
-            raise UsageError("the predictor has not been trained yet")
-        arch, recipe = self._features(candidates)
-        members = self.settings.members
-        with _one_thread():
-            scores = self._network(arch.expand(members, -1, -1), recipe.expand(members, -1, -1))
-            halves = scores.view(2, members // 2, -1).mean(1).double()
-            parts = torch.cat([halves, self._process(self._inputs(arch, recipe))[None]])
-        return self._targets.decode(self._weights @ parts.numpy())
-
-    def _inputs(self, arch: Tensor, recipe: Tensor) -> Inputs:
-        """What the Gaussian process sees: features, and the pretrained encoders' outputs side by side if there are."""
-        embedded = arch[:, :0]
-        if self._encoder is not None:
-            with torch.no_grad():
-                encoded = self._encoder(arch.expand(self.settings.members, -1, -1))
-            embedded = encoded.transpose(0, 1).flatten(1)
-        return Inputs(arch, recipe, embedded)
-
     def _features(self, candidates: np.ndarray) -> tuple[Tensor, Tensor]:
-        arch, recipe = (self.space.encode(candidates, part) for part in (ARCHITECTURE, RECIPE))
+        """Return features of architectures and recipes in [-1, 1], float32 (N, features) each."""
+        arch = self.space.features(candidates, ARCHITECTURE)
+        recipe = self.space.features(candidates, RECIPE)
         return torch.from_numpy(2 * arch - 1), torch.from_numpy(2 * recipe - 1)
 
-    def _new(self, labels: int) -> _Network:
-        arch, recipe = (
-            self.space.encode(np.zeros((0, len(self.space)), np.int64), p).shape[1] for p in (ARCHITECTURE, RECIPE)
-        )
-        return _Network(self.settings.members, self.settings.width, arch, recipe, labels)
+    def _feature_groups(self, arch: Tensor, recipe: Tensor) -> FeatureGroups:
+        """Return the Gaussian process's input: features, and the embeddings of all members side by side, if any."""
+        embedded = arch[:, :0]
+        if self._encoder is not None:
+            embedded = self._encode(arch).transpose(0, 1).flatten(1)
+        return FeatureGroups(arch, recipe, embedded)
+
+    @torch.no_grad()
+    def _encode(self, arch: Tensor) -> Tensor:
+        """Embed architectures with the pretrained encoders, (members, N, width)."""
+        assert self._encoder is not None
+        return self._encoder(arch.expand(self.settings.members, -1, -1))
+
+    def _new_network(self, num_labels: int) -> EnsembleNetwork:
+        """Return a randomly initialized network."""
+        arch, recipe = self._features(np.zeros((0, len(self.space)), np.int64))
+        return EnsembleNetwork(self.settings.members, self.settings.width, arch.shape[1], recipe.shape[1], num_labels)
 
     @contextlib.contextmanager
-    def _chance(self, number: int) -> Iterator[None]:
-        """Torch's randomness from our seed, on one thread; both as they were afterwards."""
-        with torch.random.fork_rng(devices=[]), _one_thread():
-            torch.manual_seed(self.seed * 2 + number)
+    def _seeded(self, stage: int) -> Iterator[None]:
+        """Seed torch for pretraining, stage 0, or for training on trials, stage 1; and run on one thread."""
+        with torch_seed(self.seed * 2 + stage), _single_thread():
             yield
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: matrices as small as these gain nothing from more, and lose much where cores are busy.
+def _single_thread() -> Iterator[None]:
+    """Run torch on one thread within the block.
 
-    What comes out does not depend on the machine's cores then.
+    Small matrices gain nothing from more threads and suffer where cores are busy, and results do not depend on the
+    machine's number of cores.
     """
-    before = torch.get_num_threads()
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
 
 
-def _fit(
-    parameters: list[nn.Parameter],
-    loss: Callable[[Tensor], Tensor],
-    count: int,
-    members: int,
-    epochs: int,
-    batch: int,
-    lr: float,
-    weight_decay: float,
-) -> None:
-    """Minimise a mean over members, each of which sees the examples in an order of its own.
+def _fit_weights(parts: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Fit the weights of the parts: none negative, with a sum of at most 1, and close to the defaults for few trials.
 
     Args:
-        parameters: what to train.
-        loss: of examples by number, (members, N), the mean over both.
-        count: how many examples there are.
-        members: how many members.
-        epochs: passes over them.
-        batch: examples a step.
-        lr: highest learning rate; one cycle up and down.
-        weight_decay: decoupled from the gradient.
-    """
-    batch = min(batch, count)
-    steps = count // batch
-    # without the fused step, most of the time on small batches goes into starting small operations
-    optimizer = torch.optim.AdamW(parameters, lr, weight_decay=weight_decay, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(1, epochs * steps))
-    for _ in range(epochs):
-        orders = torch.rand(members, count).argsort(1)
-        for rows in orders[:, : steps * batch].split(batch, 1):
-            optimizer.zero_grad(set_to_none=True)
-            (loss(rows) * members).backward()
-            optimizer.step()
-            schedule.step()
-
-
-def _shares(parts: np.ndarray, targets: np.ndarray, equal: np.ndarray) -> np.ndarray:
-    """Weights of predictions, none negative and not more than 1 together, that fit targets best.
-
-    Args:
-        parts: what each predicts of trials that it has not seen, (parts, N).
+        parts: predictions that each part makes of trials that it was not trained on, (parts, N).
         targets: (N,), with mean 0.
-        equal: weights to which few trials are held.
     """
-    pull = math.sqrt(_EQUAL_SHARES * parts.var(1).mean() + 1e-12)
+    # Least squares with pseudo-trials that pull the weights toward the defaults.
+    pull = math.sqrt(_DEFAULT_WEIGHTS_TRIALS * parts.var(1).mean() + 1e-12)
     design = np.concatenate([parts.T, pull * np.eye(len(parts))])
-    wanted = np.concatenate([targets, pull * equal])
-    weights = nnls(design, wanted)[0]
-    if weights.sum() > 1:  # a heavy row holds the sum to 1
-        heavy = 1e3 * math.sqrt(len(targets))
-        weights = nnls(np.concatenate([design, np.full((1, len(parts)), heavy)]), np.append(wanted, heavy))[0]
+    outputs = np.concatenate([targets, pull * _DEFAULT_WEIGHTS])
+    weights, _ = nnls(design, outputs)
+    if weights.sum() > 1:
+        # one more row with a high weight holds the sum at 1
+        high = 1e3 * math.sqrt(len(targets))
+        design = np.concatenate([design, np.full((1, len(parts)), high)])
+        weights, _ = nnls(design, np.append(outputs, high))
     return weights
 
 
-def _targets(labels: Mapping[str, np.ndarray], count: int) -> Tensor:
-    """Labels side by side, each with mean 0 and deviation 1, float32 (N, labels)."""
+def _standardize(labels: Mapping[str, np.ndarray], count: int) -> Tensor:
+    """Return labels side by side, each with mean 0 and deviation 1, float32 (count, labels)."""
     if not labels:
         raise UsageError("pretraining: there are no labels")
-    found = {name: np.asarray(values) for name, values in labels.items()}
-    for name, values in found.items():
-        is_number = values.dtype.kind in "biuf" and np.isfinite(values).all()
-        if values.shape != (count,) or not is_number:
-            raise UsageError(
-                f"pretraining: label {name}: {count} finite numbers are wanted, not {values.dtype} {values.shape}"
-            )
-    targets = np.stack([values.astype(np.float64) for values in found.values()], 1)
+    columns = []
+    for name, values in labels.items():
+        column = np.asarray(values)
+        is_finite = column.dtype.kind in "biuf" and np.isfinite(column).all()
+        if column.shape != (count,) or not is_finite:
+            actual = f"{column.dtype} {column.shape}"
+            raise UsageError(f"pretraining: label {name}: needs {count} finite numbers, not {actual}")
+        columns.append(column.astype(np.float64))
+    targets = np.stack(columns, 1)
     targets = (targets - targets.mean(0)) / np.maximum(targets.std(0), 1e-12)
     return torch.from_numpy(targets.astype(np.float32))

@@ -1,4 +1,4 @@
-"""What a predictor is trained on: accuracies, with a long tail below made short."""
+"""Transform of the accuracies that the predictor is trained on: standardized, with a shortened lower tail."""
 
 from __future__ import annotations
 
@@ -9,11 +9,18 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Targets:
-    """Accuracies to what the predictor is trained on and back: mean 0, deviation 1, with a long tail below made short.
+class AccuracyTransform:
+    """Invertible map from accuracies to values with mean 0, deviation 1 and a short lower tail.
 
-    Trainings that failed say that a candidate is bad; how bad must not drown what tells good ones apart. Below a floor,
-    which lies as far under the median as the best tenth lies above it, accuracies count logarithmically.
+    Failed trainings show that a candidate is bad; how bad must not hide the differences between good ones. Accuracies
+    below a floor count logarithmically. The floor is as far below the median as the 90th percentile is above it.
+
+    Attributes:
+        floor: accuracy below which the scale is logarithmic.
+        unit: distance from the floor at which the logarithm sets in.
+        lowest: lowest accuracy of the trials.
+        mean: mean of the trials before standardization.
+        scale: their standard deviation.
     """
 
     floor: float
@@ -23,24 +30,27 @@ class Targets:
     scale: float = 1.0
 
     @classmethod
-    def of(cls, accuracies: np.ndarray) -> Targets:
-        """The transformation that suits these."""
+    def fit(cls, accuracies: np.ndarray) -> AccuracyTransform:
+        """Fit the transform to the accuracies of all trials."""
         median, high = np.quantile(accuracies, [0.5, 0.9])
-        unit, floor = float(high - median), float(2 * median - high)
-        if unit <= 1e-9 * max(1.0, abs(high)):  # so many are equal that they do not tell what a long tail is
-            unit, floor = 1.0, -math.inf
-        plain = cls(floor, unit, float(accuracies.min()))
-        values = plain.encode(accuracies)
-        return replace(plain, mean=float(values.mean()), scale=max(float(values.std()), 1e-12))
+        unit = float(high - median)
+        floor = float(2 * median - high)
+        if unit <= 1e-9 * max(1.0, abs(high)):  # most accuracies are equal and do not tell what a long tail is
+            unit = 1.0
+            floor = -math.inf
+        unscaled = cls(floor, unit, float(accuracies.min()))
+        values = unscaled.transform(accuracies)
+        return replace(unscaled, mean=float(values.mean()), scale=max(float(values.std()), 1e-12))
 
-    def encode(self, accuracies: np.ndarray) -> np.ndarray:
+    def transform(self, accuracies: np.ndarray) -> np.ndarray:
+        """Return the values of accuracies."""
         below = np.maximum(self.floor - accuracies, 0)
-        values = np.where(below > 0, self.floor - self.unit * np.log1p(below / self.unit), accuracies)
-        return (values - self.mean) / self.scale
+        shortened = np.where(below > 0, self.floor - self.unit * np.log1p(below / self.unit), accuracies)
+        return (shortened - self.mean) / self.scale
 
-    def decode(self, values: np.ndarray) -> np.ndarray:
-        """The opposite; nothing is less than the lowest accuracy that was seen where that lies below the floor."""
-        values = values * self.scale + self.mean
-        below = np.minimum(np.maximum(self.floor - values, 0) / self.unit, 50.0)
-        found = np.where(below > 0, self.floor - self.unit * np.expm1(below), values)
-        return np.maximum(found, min(self.lowest, self.floor))
+    def inverse(self, values: np.ndarray) -> np.ndarray:
+        """Return the accuracies of values, limited below to the lowest accuracy of the trials or the floor."""
+        shortened = values * self.scale + self.mean
+        below = np.minimum(np.maximum(self.floor - shortened, 0) / self.unit, 50.0)
+        accuracies = np.where(below > 0, self.floor - self.unit * np.expm1(below), shortened)
+        return np.maximum(accuracies, min(self.lowest, self.floor))

@@ -1,4 +1,4 @@
-"""Labels of architectures that cost nothing, to pretrain a predictor on (Sec. 3.2)."""
+"""Architecture statistics: labels that need no training, on which the predictor is pretrained (Sec. 3.2)."""
 
 from __future__ import annotations
 
@@ -10,58 +10,58 @@ from fbnetv3.errors import UsageError, suggest
 from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.cost_model import CostModel
 
-# "paper": MACs and parameters; "rich": activations too, logarithms, and what each stage has of them.
 CHOICES = ("paper", "rich")
-_PAPER = ("macs", "params")
+_PAPER_COLUMNS = ("macs", "params")
 
 
-def free_labels(
-    constraints: Constraints, pool: np.ndarray, which: str | Sequence[str] = "paper"
+def pretraining_labels(
+    constraints: Constraints, pool: np.ndarray, selection: str | Sequence[str] = "paper"
 ) -> dict[str, np.ndarray]:
-    """Statistics of candidates' architectures, none of which needs training.
+    """Compute statistics of candidates' architectures.
 
     Args:
-        constraints: the space, and whatever columns it has besides the costs of networks.
+        constraints: the space and its columns.
         pool: candidates, integers (N, variables).
-        which: "paper", MACs and parameters; "rich", these and activations, their logarithms, and MACs, parameters,
-            activations and blocks of each stage. Of a space without networks, both mean its own columns, "rich" with
-            the logarithms of those that are positive. Or the names of columns, to use these and no others.
+        selection: "paper" for MACs and parameters; "rich" for these and activations, their logarithms, and MACs,
+            parameters, activations and blocks of each stage. For a space without networks, "paper" stands for all its
+            columns and "rich" adds the logarithms of positive ones. Or a list of column names.
 
     Returns:
-        Float labels by name, (N,) each; one that is the same for all candidates tells nothing and is left out. Nothing
-        where there are no columns.
+        Floats by name, (N,) each, without those that are the same for all candidates; empty if there are no columns.
 
     Raises:
-        UsageError: `which` is none of the choices, or names a column that nobody computes.
-        ConstraintError: a column's function gives something else than numbers.
+        UsageError: unknown selection or column.
     """
-    if isinstance(which, str) and which not in CHOICES:
-        raise UsageError(f"labels: {which!r} is no choice: {suggest(which, CHOICES)}; or a list of columns")
-    names = list(dict.fromkeys(_columns(constraints) if isinstance(which, str) else which))
+    if isinstance(selection, str):
+        if selection not in CHOICES:
+            hint = suggest(selection, CHOICES)
+            raise UsageError(f"pretraining_labels: unknown choice {selection!r}: {hint}; or list column names")
+        has_networks = constraints.space.architecture is not None
+        names = _PAPER_COLUMNS if has_networks else tuple(constraints.columns)
+    else:
+        names = tuple(dict.fromkeys(selection))
     for name in names:
-        if name not in constraints.known:
-            raise UsageError(f"labels: nobody computes the column {name}: {suggest(name, constraints.known)}")
-    found = constraints.values(pool, *names) if names else {}
-    if which == "rich":
-        if constraints.space.architecture is not None:
-            found |= constraints.values(pool, "activations")
-        positive = [name for name, values in found.items() if values.min() > 0]
-        found |= {f"log {name}": np.log(found[name]) for name in positive} | _of_stages(constraints, pool)
-    found = {name: np.asarray(values, np.float64) for name, values in found.items()}
-    return {name: values for name, values in found.items() if np.ptp(values) > 0}
+        if name not in constraints.column_names:
+            hint = suggest(name, constraints.column_names)
+            raise UsageError(f"pretraining_labels: unknown column {name}: {hint}")
+
+    labels = constraints.column_values(pool, *names) if names else {}
+    if selection == "rich":
+        labels |= _rich_labels(constraints, pool, labels)
+    labels = {name: np.asarray(values, np.float64) for name, values in labels.items()}
+    return {name: values for name, values in labels.items() if np.ptp(values) > 0}
 
 
-def _columns(constraints: Constraints) -> list[str]:
-    """The paper's two, or all that the space's owner has added."""
-    return list(_PAPER) if constraints.space.architecture is not None else list(constraints.columns)
-
-
-def _of_stages(constraints: Constraints, pool: np.ndarray) -> dict[str, np.ndarray]:
-    if constraints.space.architecture is None:
-        return {}
-    costs = CostModel(constraints.space, constraints.num_classes).per_stage(pool)
-    return {
-        f"stage {stage + 1} {column}": values[:, stage]
-        for column, values in costs.items()
-        for stage in range(values.shape[1])
-    }
+def _rich_labels(constraints: Constraints, pool: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return activations, logarithms of positive labels, and the costs of each stage."""
+    has_networks = constraints.space.architecture is not None
+    rich = constraints.column_values(pool, "activations") if has_networks else {}
+    for name, values in {**labels, **rich}.items():
+        if values.min() > 0:
+            rich[f"log {name}"] = np.log(values)
+    if has_networks:
+        costs = CostModel(constraints.space, constraints.num_classes).per_stage(pool)
+        for column, values in costs.items():
+            for stage in range(values.shape[1]):
+                rich[f"stage {stage + 1} {column}"] = values[:, stage]
+    return rich

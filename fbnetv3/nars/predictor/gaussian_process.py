@@ -1,7 +1,7 @@
-"""A Gaussian process over candidates: what a few dozen noisy trials support, and no more than that.
+"""Gaussian process regression on candidates, which explains no more than a few dozen noisy trials support.
 
-Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006: (2.25) for the mean, (5.8) for the likelihood
-that chooses the kernel, (5.12) for the predictions of what is left out.
+The equations are those of C. E. Rasmussen and C. K. I. Williams, "Gaussian Processes for Machine Learning", 2006:
+(2.25) for the mean, (5.8) for the likelihood that chooses the kernel, (5.12) for leave-one-out predictions.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Logarithms of the kernel's parameters before any data, and how far they are expected from it (a normal prior).
-_VARIANCES = {
+# Means of the normal priors on the logarithms of the kernel's parameters.
+_LOG_VARIANCES = {
     "linear arch": -2.0,
     "linear recipe": -2.0,
     "arch": -1.5,
@@ -22,109 +22,129 @@ _VARIANCES = {
     "embedded": -1.5,
     "constant": -2.0,
 }
-_LENGTHS = {"arch": 0.0, "recipe": 0.0, "joint arch": 0.0, "joint recipe": 0.0, "embedded": 0.0}
-_NOISE = -1.5
-_SPREAD, _SPREAD_OF_NOISE = 1.5, 2.0
-_STEPS, _RATE = 80, 0.1
-_LEAST_NOISE = 1e-4
-# Candidates that are scored at a time, for memory's sake.
-_CHUNK = 2048
+_LOG_LENGTHS = {"arch": 0.0, "recipe": 0.0, "joint arch": 0.0, "joint recipe": 0.0, "embedded": 0.0}
+_LOG_NOISE = -1.5
+# Standard deviations of the priors.
+_PRIOR_STD = 1.5
+_NOISE_PRIOR_STD = 2.0
+# Adam on the log posterior.
+_STEPS = 80
+_LR = 0.1
+_MIN_NOISE = 1e-4
+# Candidates scored at a time, which limits the memory of their kernel.
+_CHUNK_SIZE = 2048
 
 
-class Inputs(NamedTuple):
-    """Candidates as a predictor sees them, each part (N, features); one without features is left out of the kernel."""
+class FeatureGroups(NamedTuple):
+    """Features of candidates by group, (N, features) each; a group without features does not enter the kernel."""
 
     arch: Tensor
     recipe: Tensor
     embedded: Tensor
+    """Outputs of pretrained encoders."""
 
-    def rows(self, chosen: slice) -> Inputs:
-        return Inputs(*(part[chosen] for part in self))
+    def rows(self, chosen: slice) -> FeatureGroups:
+        """Return some of the candidates."""
+        return FeatureGroups(*(group[chosen] for group in self))
 
 
 class GaussianProcess:
-    """Regression by a sum of kernels: linear and smooth ones of each part, and one of architecture and recipe together.
+    """Regression with a sum of kernels: a linear and a smooth one for each group, and one of architecture and recipe.
 
-    How much each matters, and how large the noise is, follows from the trials themselves.
+    The trials determine the weight of each kernel, its length scale, and the noise.
     """
 
-    def fit(self, inputs: Inputs, targets: Tensor) -> Tensor:
-        """Choose the kernel and condition on trials.
+    def fit(self, features: FeatureGroups, targets: Tensor) -> Tensor:
+        """Choose the kernel's parameters and condition on trials.
 
         Args:
-            inputs: of the trials, any float type.
+            features: of the trials, any float type.
             targets: (N,), with mean 0 and deviation 1.
 
         Returns:
-            What is predicted of each trial from all the others, float64 (N,).
+            Leave-one-out predictions: that of each trial from all others, float64 (N,).
         """
-        self._centre = inputs.embedded.mean(0)
-        self._scale = (inputs.embedded - self._centre).square().mean(0).sqrt().clamp_min(1e-6)
-        self._inputs, targets = self._prepared(inputs), targets.double()
-        products = self._products(self._inputs)
+        self._center = features.embedded.mean(0)
+        self._scale = (features.embedded - self._center).square().mean(0).sqrt().clamp_min(1e-6)
+        self._trials = self._normalize(features)
+        targets = targets.double()
+        products = self._products(self._trials)
         identity = torch.eye(len(targets), dtype=torch.float64)
-        prior: dict[Any, float] = {("variance", k): v for k, v in _VARIANCES.items()}
-        prior |= {("length", k): v for k, v in _LENGTHS.items()}
-        prior["noise"] = _NOISE
-        logs = {key: torch.tensor(value, dtype=torch.float64, requires_grad=True) for key, value in prior.items()}
+
+        prior: dict[Any, float] = {("variance", name): value for name, value in _LOG_VARIANCES.items()}
+        prior |= {("length", name): value for name, value in _LOG_LENGTHS.items()}
+        prior["noise"] = _LOG_NOISE
+        logs = {key: torch.tensor(mean, dtype=torch.float64, requires_grad=True) for key, mean in prior.items()}
 
         def covariance() -> Tensor:
-            return self._kernel(products, logs) + (logs["noise"].exp() + _LEAST_NOISE) * identity
+            noise = logs["noise"].exp() + _MIN_NOISE
+            return self._kernel(products, logs) + noise * identity
 
-        optimizer = torch.optim.Adam(logs.values(), _RATE)
+        # Maximize the posterior of the kernel's parameters.
+        optimizer = torch.optim.Adam(logs.values(), _LR)
         for _ in range(_STEPS):
             optimizer.zero_grad()
+            # negative log marginal likelihood without its constant: y' K^-1 y / 2 + log det(K) / 2, with K = L L' and
+            # log det(K) / 2 = sum of log diag(L)
             factor = torch.linalg.cholesky(covariance())
             solved = torch.cholesky_solve(targets[:, None], factor)[:, 0]
             loss = 0.5 * targets @ solved + factor.diagonal().log().sum()
-            for key, value in prior.items():
-                spread = _SPREAD_OF_NOISE if key == "noise" else _SPREAD
-                loss = loss + 0.5 * ((logs[key] - value) / spread) ** 2
+            for key, mean in prior.items():
+                std = _NOISE_PRIOR_STD if key == "noise" else _PRIOR_STD
+                loss = loss + 0.5 * ((logs[key] - mean) / std) ** 2
             loss.backward()
             optimizer.step()
+
         with torch.no_grad():
             inverse = torch.linalg.inv(covariance())
+            # the mean at new candidates is k(x, trials) K^-1 y
             self._weights = inverse @ targets
             self._logs = {key: value.detach() for key, value in logs.items()}
+            # leave-one-out mean: y_i - [K^-1 y]_i / [K^-1]_ii
             return targets - self._weights / inverse.diagonal()
 
     @torch.no_grad()
-    def __call__(self, inputs: Inputs) -> Tensor:
-        """The mean of the prediction for candidates, float64 (N,)."""
+    def __call__(self, features: FeatureGroups) -> Tensor:
+        """Predict the mean for candidates, float64 (N,)."""
         chunks = []
-        for start in range(0, len(inputs.arch), _CHUNK):
-            products = self._products(self._prepared(inputs.rows(slice(start, start + _CHUNK))))
-            chunks.append(self._kernel(products, self._logs) @ self._weights)
+        for start in range(0, len(features.arch), _CHUNK_SIZE):
+            chunk = self._normalize(features.rows(slice(start, start + _CHUNK_SIZE)))
+            chunks.append(self._kernel(self._products(chunk), self._logs) @ self._weights)
         return torch.cat(chunks) if chunks else torch.zeros(0, dtype=torch.float64)
 
-    def _prepared(self, inputs: Inputs) -> Inputs:
-        """Features, embeddings in float32; products of each part do not grow with the number of its features."""
-        arch, recipe = inputs.arch.double(), inputs.recipe.double()
-        embedded = (inputs.embedded - self._centre) / self._scale
-        return Inputs(*(part / max(1, part.shape[1]) ** 0.5 for part in (arch, recipe, embedded)))
+    def _normalize(self, features: FeatureGroups) -> FeatureGroups:
+        """Standardize embeddings, and scale groups so that inner products do not grow with the number of features."""
+        embedded = (features.embedded - self._center) / self._scale  # in float32: there are many
+        groups = (features.arch.double(), features.recipe.double(), embedded)
+        return FeatureGroups(*(group / max(1, group.shape[1]) ** 0.5 for group in groups))
 
-    def _products(self, inputs: Inputs) -> dict[str, tuple[Tensor, Tensor]]:
-        """Inner products and squared distances to the trials, (N, trials) each, of every part that there is."""
-        found = {}
-        for name, ours, trials in zip(Inputs._fields, inputs, self._inputs, strict=True):
-            if ours.shape[1]:
-                product = ours @ trials.T
-                lengths = ours.square().sum(1)[:, None] + trials.square().sum(1)
-                found[name] = product.double(), (lengths - 2 * product).clamp_min(0).double()
-        return found
+    def _products(self, features: FeatureGroups) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return inner products and squared distances to the trials, (N, trials) each, of each group with features."""
+        products = {}
+        for name, group, trials in zip(FeatureGroups._fields, features, self._trials, strict=True):
+            if group.shape[1]:
+                inner = group @ trials.T
+                # |a - b|^2 = |a|^2 + |b|^2 - 2 a b
+                square_norms = group.square().sum(1)[:, None] + trials.square().sum(1)
+                distances = (square_norms - 2 * inner).clamp_min(0)
+                products[name] = inner.double(), distances.double()
+        return products
 
     @staticmethod
     def _kernel(products: Mapping[str, tuple[Tensor, Tensor]], logs: Mapping) -> Tensor:
-        variance = {name: logs["variance", name].exp() for name in _VARIANCES}
+        """Return the kernel between candidates and trials, (N, trials)."""
+        variance = {name: logs["variance", name].exp() for name in _LOG_VARIANCES}
 
-        def smooth(part: str, length: str) -> Tensor:
-            return torch.exp(-products[part][1] * torch.exp(-logs["length", length]))
+        def squared_exponential(group: str, length: str) -> Tensor:
+            _, distances = products[group]
+            return torch.exp(-distances * torch.exp(-logs["length", length]))
 
         total = variance["constant"]
-        for part in products:
-            total = total + variance[part] * smooth(part, part)
-            if part != "embedded":
-                total = total + variance[f"linear {part}"] * products[part][0]
+        for group, (inner, _) in products.items():
+            total = total + variance[group] * squared_exponential(group, group)
+            if group != "embedded":
+                total = total + variance[f"linear {group}"] * inner
         if "arch" in products and "recipe" in products:
-            total = total + variance["joint"] * smooth("arch", "joint arch") * smooth("recipe", "joint recipe")
+            joint = variance["joint"] * squared_exponential("arch", "joint arch")
+            total = total + joint * squared_exponential("recipe", "joint recipe")
         return total

@@ -1,0 +1,1 @@
+"""Search spaces, candidates, constraints, and costs of many candidates at once."""

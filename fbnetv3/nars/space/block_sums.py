@@ -1,7 +1,7 @@
-"""Sums over the blocks of many candidates at once, of whatever can be said of one block.
+"""Sums over the blocks of many candidates at once, of any numbers that a block determines.
 
-What is said of a block depends on few things: its own row, the channels and the size of its input. Each combination is
-asked about once, and looked up for all candidates that have it.
+The numbers of a block depend only on its row and on the channels and side of its input. Each combination is evaluated
+once and then looked up for all candidates that have it.
 """
 
 from __future__ import annotations
@@ -9,261 +9,332 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fbnetv3.arch import ArchError, Row
-from fbnetv3.arch.block_specs import BlockSpec
+from fbnetv3.arch.block_specs import BLOCK_SPECS, BlockSpec
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.nars.space.templates import SpaceError, is_variable, split_expansion
 
-# Numbers, none of them negative, that are known of a block: its registered name, its spec, the side of its input.
-Priced = Callable[[str, BlockSpec, int], Sequence[float]]
+BlockFunction = Callable[[str, BlockSpec, int], Sequence[float]]
+"""From a block's registered name, its spec and the side of its input to non-negative numbers, one per column."""
 
-# A table with more places than this is not laid out in memory; what is in it is then looked for by sorting.
-_MOST_PLACES = 4_000_000
-_UNKNOWN, _INVALID = -2, -1
-_MOST_OF_A_BLOCK = 2**48
-_MOST_CHANNELS = 2**31  # beyond what any network has; a template may say anything
+# With more combinations than this, values are found by sorting the combinations that occur instead of in a table.
+_MAX_TABLE_ROWS = 4_000_000
+_UNKNOWN = -2
+_INVALID = -1
 
 
 @dataclass(frozen=True)
-class _Coded:
-    """A quantity that takes few values, and which of them each candidate has; without codes, all have the only one."""
+class BlockTotals:
+    """Sums over the blocks of candidates. The numbers of invalid candidates are meaningless.
 
-    values: tuple[Any, ...]
-    codes: np.ndarray | None = None
-
-    def each(self) -> np.ndarray:
-        """The value of each candidate, or a single one."""
-        values = np.asarray(self.values)
-        return values if self.codes is None else values[self.codes]
-
-
-class _Part:
-    """Equal blocks of a row, and a table of what is known of one of them, filled as combinations come up.
-
-    Args:
-        fields: of the row, values or `$variable`.
-        repeat: how many blocks there are, a value or `$variable`.
-        less: how many fewer than that; 1 for those after a row's first, whose input is what the row puts out.
+    Attributes:
+        sums: (N, columns).
+        num_blocks: (N,).
+        channels: output channels of the last block, (N,).
+        side: output side of the last block, (N,).
+        valid: which candidates form a network, bool (N,).
     """
 
-    def __init__(self, fields: Mapping[str, Any], repeat: Any, less: int) -> None:
-        self.fixed = {key: value for key, value in fields.items() if not is_variable(value)}
-        self.varied = {key: value[1:] for key, value in fields.items() if is_variable(value)}
-        self.channels = fields.get("channels")
-        self.resizes = fields.get("stride", 1) != 1 or fields.get("block") == "mbpool"
-        self.repeat, self.less = repeat, less
-        self._known: dict[tuple[Any, ...], tuple[float, ...]] = {}
-        self._sides: tuple[int, ...] = ()
-        self._table: np.ndarray | None = None
-
-    def look_up(self, inputs: list[_Coded], names: list[str], priced: _Prices) -> np.ndarray:
-        """What is known of one block and the side of its output, (candidates or 1, columns + 1).
-
-        Args:
-            inputs: what it depends on; the last two are channels and side of the input.
-            names: the fields that the others are of.
-            priced: what to ask.
-        """
-        places, keys = 1, np.zeros(1, np.int64)
-        for coded in inputs:
-            if coded.codes is not None:
-                keys = keys + places * coded.codes
-            places *= len(coded.values)
-        if places > _MOST_PLACES:
-            unique, inverse = np.unique(keys, return_inverse=True)
-            rows = [self._one(key, inputs, names, priced) for key in unique.tolist()]
-            return np.array(rows, priced.dtype)[inverse]
-        # a place stands for a side by its number among those of the candidates at hand, which are others each time
-        sides = inputs[-1].values
-        if self._table is None or len(self._table) != places or self._sides != sides:
-            self._sides = sides
-            self._table = np.full((places, priced.columns + 1), _UNKNOWN, priced.dtype)
-        found = self._table[keys]
-        missing = found[:, 0] == _UNKNOWN
-        if missing.any():
-            for key in np.unique(keys[missing]).tolist():
-                self._table[key] = self._one(key, inputs, names, priced)
-            found = self._table[keys]
-        return found
-
-    def _one(self, key: int, inputs: list[_Coded], names: list[str], priced: _Prices) -> tuple[float, ...]:
-        values, rest = [], key
-        for coded in inputs:
-            rest, code = divmod(rest, len(coded.values))
-            values.append(coded.values[code])
-        known = tuple(values)
-        if known not in self._known:
-            *fields, channels, side = values
-            spec, height = self.block(dict(zip(names, fields, strict=True)), channels, side)
-            found = (_INVALID,) * priced.columns if spec is None else priced.of(self.fixed["block"], spec, side)
-            if max(found) > _MOST_OF_A_BLOCK:  # sums of such would not fit into 64 bits
-                found, height = (_INVALID,) * priced.columns, _INVALID
-            self._known[known] = (*found, height)
-        return self._known[known]
-
-    def block(self, fields: Mapping[str, Any], channels: int, side: int) -> tuple[BlockSpec | None, int]:
-        """One block and the side of its output, for values of the varied fields; None, -1 where there is none."""
-        try:
-            spec = Row(**self.fixed, **fields).spec(channels, first=True)
-        except ArchError:
-            return None, _INVALID
-        groups = getattr(spec, "groups", 1)
-        if side < 1 or groups < 1 or getattr(spec, "mid_channels", groups) % groups:
-            return None, _INVALID
-        _, height, _ = spec.cost(side, side)
-        return (spec, height) if height > 0 else (None, _INVALID)
-
-
-@dataclass(frozen=True)
-class _Prices:
-    of: Priced
-    columns: int
-    dtype: type
+    sums: np.ndarray
+    num_blocks: np.ndarray
+    channels: np.ndarray
+    side: np.ndarray
+    valid: np.ndarray
 
 
 class BlockSums:
     """Sums over the blocks of candidates.
 
     Args:
-        space: has an architecture template.
-        priced: what is known of one block; it is asked once for each.
-        columns: how many numbers that are.
-        dtype: theirs.
-        in_chans: channels of the networks' input.
+        space: a space with an architecture template.
+        function: evaluated once for each block that occurs.
+        num_columns: how many numbers `function` returns.
+        dtype: their type.
+        in_chans: input channels of the networks.
 
     Raises:
-        SpaceError: the space has no architectures, or a row of the template is none.
+        SpaceError: the space has no architecture template.
     """
 
-    def __init__(self, space: Space, priced: Priced, columns: int, dtype: type = np.int64, in_chans: int = 3) -> None:
+    def __init__(
+        self,
+        space: Space,
+        function: BlockFunction,
+        num_columns: int,
+        dtype: type = np.int64,
+        in_chans: int = 3,
+    ) -> None:
         if space.architecture is None:
             raise SpaceError("the space has no template", "architecture")
-        self.space, self.in_chans, self._priced = space, in_chans, _Prices(priced, columns, dtype)
+        self.space = space
+        self.in_chans = in_chans
+        self._function = _Function(function, num_columns, dtype)
         self._index = {variable.name: i for i, variable in enumerate(space.variables)}
         self._resolution = space.architecture["resolution"]
-        self._stages: list[list[_Part]] = []
-        for s, stage in enumerate(space.architecture["stages"]):
-            try:
-                rows = list(split_expansion(stage["rows"]))
-                self._stages.append([part for row, which in rows for part in _parts_of(row, which)])
-            except SpaceError as error:
-                raise error.within(f"architecture.stages[{s}]") from None
+        self._stages: list[list[_BlockGroup]] = []
+        last_row = space.architecture["stages"][-1]["rows"][-1]
+        for stage in space.architecture["stages"]:
+            groups = []
+            for template_row in stage["rows"]:
+                for row, blocks in split_expansion([template_row]):
+                    may_pool = template_row is last_row and blocks != "rest"
+                    groups += _block_groups(row, blocks, may_pool, self._function)
+            self._stages.append(groups)
 
-    def total(self, candidates: np.ndarray) -> Totals:
-        """Sums over all blocks; candidates are integers (N, variables)."""
+    def total(self, candidates: np.ndarray) -> BlockTotals:
+        """Sum over all blocks of candidates, integers (N, variables)."""
         candidates = self.space.check(candidates)
-        sums: np.ndarray = np.zeros((len(candidates), self._priced.columns), self._priced.dtype)
-        blocks, valid = np.zeros(len(candidates), np.int64), np.ones(len(candidates), bool)
+        count = len(candidates)
+        sums: np.ndarray = np.zeros((count, self._function.num_columns), self._function.dtype)
+        num_blocks = np.zeros(count, np.int64)
+        valid = np.ones(count, bool)
         channels = side = np.zeros(0, np.int64)
-        if len(candidates):
-            for _, count, found, ends in self._walk(candidates):  # noqa: B007
-                valid &= (found[:, 0] >= 0) | (count <= 0)
-                count = np.maximum(count, 0)
-                sums += found * count[:, None]
-                blocks += count
-            channels, side = (
-                np.broadcast_to(np.minimum(end.each(), _MOST_CHANNELS).astype(np.int64), len(candidates))
-                for end in ends
-            )
-        return Totals(sums, blocks, channels, side, valid)
+        if count:
+            for step in self._walk(candidates):
+                valid &= step.valid
+                sums += step.numbers * step.num_blocks[:, None]
+                num_blocks += step.num_blocks
+            channels = np.broadcast_to(step.channels.per_candidate(), count)
+            side = np.broadcast_to(step.side.per_candidate(), count)
+        return BlockTotals(sums, num_blocks, channels, side, valid)
 
     def per_stage(self, candidates: np.ndarray) -> np.ndarray:
-        """Sums over the blocks of each stage, and their number as the last column, (N, stages, columns + 1); all are -1
-        where a candidate makes no network."""
+        """Sum over the blocks of each stage.
+
+        Returns:
+            (N, stages, columns + 1), with the number of blocks as the last column; -1 for invalid candidates.
+        """
         candidates = self.space.check(candidates)
-        total: np.ndarray = np.zeros((len(candidates), len(self._stages), self._priced.columns + 1), self._priced.dtype)
+        shape = (len(candidates), len(self._stages), self._function.num_columns + 1)
+        sums: np.ndarray = np.zeros(shape, self._function.dtype)
         if not len(candidates):
-            return total
+            return sums
         valid = np.ones(len(candidates), bool)
-        for stage, count, found, _ in self._walk(candidates):
-            valid &= (found[:, 0] >= 0) | (count <= 0)
-            count = np.maximum(count, 0)
-            total[:, stage, :-1] += found * count[:, None]
-            total[:, stage, -1] += count
-        total[~valid] = _INVALID
-        return total
+        for step in self._walk(candidates):
+            valid &= step.valid
+            sums[:, step.stage, :-1] += step.numbers * step.num_blocks[:, None]
+            sums[:, step.stage, -1] += step.num_blocks
+        sums[~valid] = _INVALID
+        return sums
 
-    def blocks(self) -> list[tuple[str, BlockSpec, int]]:
-        """Every block that a candidate can have: its registered name, its spec and the side of its input."""
-        return list(self._reached()[0])
+    def possible_blocks(self) -> list[tuple[str, BlockSpec, int]]:
+        """Return every block that a candidate can have: its registered name, its spec and the side of its input."""
+        blocks, _ = self._reachable()
+        return list(blocks)
 
-    def ends(self) -> list[tuple[int, int]]:
-        """Channels and side of what the last block of a candidate can put out."""
-        return sorted(self._reached()[1])
+    def possible_outputs(self) -> list[tuple[int, int]]:
+        """Return all (channels, side) that the last block of a candidate can have as its output."""
+        _, outputs = self._reachable()
+        return sorted(outputs)
 
-    def _reached(self) -> tuple[dict[tuple[str, BlockSpec, int], None], set[tuple[int, int]]]:
-        found: dict[tuple[str, BlockSpec, int], None] = {}
+    def _walk(self, candidates: np.ndarray) -> Iterator[_Step]:
+        """Follow channels and sides of all candidates through the groups of blocks, from input to output."""
+        variables = {}
+        for name, index in self._index.items():
+            variables[name] = _Quantity(self.space.variables[index].values, candidates[:, index])
+
+        def quantity(value: Any) -> _Quantity:
+            return variables[value[1:]] if is_variable(value) else _Quantity((value,))
+
+        side = quantity(self._resolution)
+        channels = _Quantity((self.in_chans,))
+        for stage, groups in enumerate(self._stages):
+            for group in groups:
+                fields = [variables[name] for name in group.variables.values()]
+                rows = group.look_up([*fields, channels, side])
+                numbers = rows[:, :-1]
+                num_blocks = np.maximum(quantity(group.repeat).per_candidate() - group.skipped, 0)
+                channels = quantity(group.channels)
+                if group.resizes:
+                    output_sides = rows[:, -1].astype(np.int64)
+                    # a candidate without blocks of the group keeps the side of its map
+                    output_sides = np.where(num_blocks > 0, output_sides, side.per_candidate())
+                    sides, codes = np.unique(output_sides, return_inverse=True)
+                    side = _Quantity(tuple(sides.tolist()), np.broadcast_to(codes, len(candidates)))
+                # an invalid block does no harm in candidates that do not have it
+                valid = (numbers[:, 0] >= 0) | (num_blocks == 0)
+                yield _Step(stage, num_blocks, numbers, valid, channels, side)
+
+    def _reachable(self) -> tuple[dict[tuple[str, BlockSpec, int], None], set[tuple[int, int]]]:
+        """Return all blocks, as an ordered dictionary's keys, and all (channels, side) of the last block's output."""
+        blocks: dict[tuple[str, BlockSpec, int], None] = {}
         inputs = {(self.in_chans, side) for side in self._values(self._resolution)}
-        for part in (part for parts in self._stages for part in parts):
+        for group in (group for groups in self._stages for group in groups):
             outputs: set[tuple[int, int]] = set()
-            for values in product(*(self._values(f"${name}") for name in part.varied.values())):
-                fields = dict(zip(part.varied, values, strict=True))
-                own: Any = fields.get("channels", part.fixed.get("channels"))
+            for values in product(*(self._values(f"${name}") for name in group.variables.values())):
+                fields = {**group.fixed, **dict(zip(group.variables, values, strict=True))}
                 for channels, side in sorted(inputs):
-                    if part.less and channels != own:
+                    # the input of a row's later blocks is the row's own output
+                    if group.skipped and channels != fields["channels"]:
                         continue
-                    spec, height = part.block(fields, channels, side)
+                    spec, output_side = group.build(fields, channels, side)
                     if spec is not None:
-                        found[part.fixed["block"], spec, side] = None
-                        outputs.add((own, height))
-            # where a row may have a single block, what follows it meets what came in
-            inputs = outputs | inputs if part.less else outputs
-        return found, inputs
+                        blocks[fields["block"], spec, side] = None
+                        outputs.add((fields["channels"], output_side))
+            # a row may have no later blocks, in which case the next row follows the first one
+            inputs = outputs | inputs if group.skipped else outputs
+        return blocks, inputs
 
     def _values(self, value: Any) -> tuple[Any, ...]:
+        """Return the possible values of a template's value."""
         return self.space.variables[self._index[value[1:]]].values if is_variable(value) else (value,)
-
-    def _walk(self, candidates: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray, tuple[_Coded, _Coded]]]:
-        """Part by part: its stage, how many blocks it has, what is known of one, and channels and side of what they put
-        out.
-
-        Numbers are (N,) and what is known (N, columns), or a single one for all candidates.
-        """
-        coded = {name: _Coded(self.space.variables[i].values, candidates[:, i]) for name, i in self._index.items()}
-
-        def of(value: Any) -> _Coded:
-            return coded[value[1:]] if is_variable(value) else _Coded((value,))
-
-        side, channels = of(self._resolution), _Coded((self.in_chans,))
-        for stage, parts in enumerate(self._stages):
-            for part in parts:
-                names = list(part.varied)
-                inputs = [*(coded[part.varied[name]] for name in names), channels, side]
-                found = part.look_up(inputs, names, self._priced)
-                channels = of(part.channels)
-                if part.resizes:
-                    sides, codes = np.unique(found[:, -1].astype(np.int64), return_inverse=True)
-                    side = _Coded(tuple(sides.tolist()), np.broadcast_to(codes, len(candidates)))
-                yield stage, np.atleast_1d(of(part.repeat).each() - part.less), found[:, :-1], (channels, side)
 
 
 @dataclass(frozen=True)
-class Totals:
-    """Sums over the blocks of candidates.
+class _Function:
+    """A block function, how many numbers it returns, and their type."""
 
-    Attributes:
-        sums: (N, columns).
-        blocks: how many blocks each has, (N,).
-        channels, side: of the last block's output, (N,).
-        valid: which make networks, bool (N,); what the others have means nothing.
+    call: BlockFunction
+    num_columns: int
+    dtype: type
+
+
+@dataclass(frozen=True)
+class _Quantity:
+    """A quantity with few values, and the index of each candidate's value; without codes, all have the only one."""
+
+    values: tuple[Any, ...]
+    codes: np.ndarray | None = None
+
+    def per_candidate(self) -> np.ndarray:
+        """Return the values of the candidates, (N,), or (1,) if all have the same."""
+        values = np.asarray(self.values)
+        return values if self.codes is None else values[self.codes]
+
+
+class _Step(NamedTuple):
+    """A group of blocks in all candidates. Arrays are (N, ...), or (1, ...) if all candidates agree."""
+
+    stage: int
+    num_blocks: np.ndarray
+    numbers: np.ndarray
+    """The function's numbers for one block, (N, columns)."""
+    valid: np.ndarray
+    channels: _Quantity
+    """Output channels."""
+    side: _Quantity
+    """Output side."""
+
+
+class _BlockGroup:
+    """Identical blocks of a row, and a table of one block's numbers, filled as combinations of inputs come up.
+
+    Args:
+        fields: fields of the row, values or `$variable`.
+        repeat: the row's number of blocks, a value or `$variable`.
+        skipped: how many of these are not in the group; 1 for the blocks after a row's first.
+        may_pool: whether the blocks may reduce the map to 1x1, as only the network's last block may.
+        function: what the table holds.
     """
 
-    sums: np.ndarray
-    blocks: np.ndarray
-    channels: np.ndarray
-    side: np.ndarray
-    valid: np.ndarray
+    def __init__(
+        self,
+        fields: Mapping[str, Any],
+        repeat: Any,
+        skipped: int,
+        may_pool: bool,
+        function: _Function,
+    ) -> None:
+        self.fixed = {field: value for field, value in fields.items() if not is_variable(value)}
+        self.variables = {field: value[1:] for field, value in fields.items() if is_variable(value)}
+        self.channels = fields["channels"]
+        self.repeat = repeat
+        self.skipped = skipped
+        self.may_pool = may_pool
+        self.resizes = fields.get("stride", 1) != 1 or _may_pool(fields["block"])
+        self._function = function
+        self._rows: dict[tuple[Any, ...], tuple[float, ...]] = {}
+        self._table: np.ndarray | None = None
+        self._table_sides: tuple[int, ...] = ()
+
+    def look_up(self, inputs: Sequence[_Quantity]) -> np.ndarray:
+        """Return the numbers of one block and its output side.
+
+        Args:
+            inputs: the variables of the group's fields, then channels and side of the input.
+
+        Returns:
+            (N, columns + 1), or (1, columns + 1) if all candidates have the same inputs; -1 where there is no such
+            block.
+        """
+        # Number the combination of input values that each candidate has.
+        keys = np.zeros(1, np.int64)
+        num_combinations = 1
+        for quantity in inputs:
+            if quantity.codes is not None:
+                keys = keys + num_combinations * quantity.codes
+            num_combinations *= len(quantity.values)
+
+        if num_combinations > _MAX_TABLE_ROWS:
+            unique_keys, inverse = np.unique(keys, return_inverse=True)
+            unique_rows = [self._row(key, inputs) for key in unique_keys.tolist()]
+            return np.array(unique_rows, self._function.dtype)[inverse]
+
+        # Sides are numbered anew in each batch of candidates, so that another batch may invalidate the table.
+        sides = inputs[-1].values
+        if self._table is None or len(self._table) != num_combinations or self._table_sides != sides:
+            shape = (num_combinations, self._function.num_columns + 1)
+            self._table = np.full(shape, _UNKNOWN, self._function.dtype)
+            self._table_sides = sides
+
+        # Fill in combinations that occur for the first time.
+        rows = self._table[keys]
+        unknown = rows[:, 0] == _UNKNOWN
+        if unknown.any():
+            for key in np.unique(keys[unknown]).tolist():
+                self._table[key] = self._row(key, inputs)
+            rows = self._table[keys]
+        return rows
+
+    def _row(self, key: int, inputs: Sequence[_Quantity]) -> tuple[float, ...]:
+        """Return the numbers and the output side for one combination of inputs, evaluated at most once."""
+        values = []
+        for quantity in inputs:
+            key, code = divmod(key, len(quantity.values))
+            values.append(quantity.values[code])
+        combination = tuple(values)
+        if combination not in self._rows:
+            *own, channels, side = combination
+            fields = {**self.fixed, **dict(zip(self.variables, own, strict=True))}
+            spec, output_side = self.build(fields, channels, side)
+            if spec is None:
+                numbers: Sequence[float] = (_INVALID,) * self._function.num_columns
+            else:
+                numbers = self._function.call(fields["block"], spec, side)
+            self._rows[combination] = (*numbers, output_side)
+        return self._rows[combination]
+
+    def build(self, fields: Mapping[str, Any], channels: int, side: int) -> tuple[BlockSpec | None, int]:
+        """Build one block for an input of `channels` and `side`; return its spec and output side, or None and -1."""
+        if side < 1:
+            return None, _INVALID
+        try:
+            spec = Row(**fields).spec(channels, first=True)
+        except ArchError:
+            return None, _INVALID
+        _, output_side, _ = spec.cost(side, side)
+        if output_side < 1 or (spec.pools and not self.may_pool):
+            return None, _INVALID
+        return spec, output_side
 
 
-def _parts_of(row: Mapping[str, Any], which: str) -> list[_Part]:
-    """A row's first block, and the others, whose input is what the row puts out."""
+def _block_groups(row: Mapping[str, Any], blocks: str, may_pool: bool, function: _Function) -> list[_BlockGroup]:
+    """Split a row of `split_expansion` into its first block and the later ones, whose input is the row's output."""
     fields = {key: value for key, value in row.items() if key != "repeat"}
     repeat = row.get("repeat", 1)
-    if which == "rest":
-        return [_Part(fields, repeat, 1)]
-    first = _Part(fields, 1, 0)
-    return [first] if which == "first" or repeat == 1 else [first, _Part({**fields, "stride": 1}, repeat, 1)]
+    groups = []
+    if blocks != "rest":
+        groups.append(_BlockGroup(fields, 1, 0, may_pool, function))
+    if blocks == "rest" or (blocks == "all" and repeat != 1):
+        later_fields = {**fields, "stride": 1}
+        groups.append(_BlockGroup(later_fields, repeat, 1, False, function))
+    return groups
+
+
+def _may_pool(block: Any) -> bool:
+    """Return whether a template's block, a name or `$variable`, can reduce the map to 1x1."""
+    return is_variable(block) or (block in BLOCK_SPECS and BLOCK_SPECS.resolve(block).pools)

@@ -1,4 +1,4 @@
-"""A candidate as an evaluator sees it: the values of its variables, and the network and recipe that they make."""
+"""A candidate as evaluators see it: variable values, and the network and recipe that they form."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fbnetv3.nars.space.search_space import Space
 
 
 class Candidate(Mapping[str, Any]):
-    """One candidate of a space, handed to an evaluator: `candidate["lr"]` is the value of the variable lr.
+    """A candidate handed to an evaluator; `candidate["lr"]` is the value of the variable lr.
 
     Args:
-        space: where it comes from.
+        space: the space that it belongs to.
         vector: its integers, (variables,).
-        number: its trial's, from 0.
-        seed: for whatever is random in its evaluation.
-        full_epochs: how long a whole evaluation is; a trial that stops early is asked for fewer.
-        folder: for its evaluation's files; it is made when it is asked for.
-        attempt: from 0; others have failed before it.
+        number: its trial's number, from 0.
+        seed: random seed for its evaluation.
+        full_epochs: epochs of a full evaluation; a trial that is stopped early is asked for fewer.
+        folder: folder for the evaluation's files, created on first use.
+        attempt: how many earlier attempts have failed.
     """
 
     def __init__(
@@ -37,9 +37,14 @@ class Candidate(Mapping[str, Any]):
         folder: Path | None = None,
         attempt: int = 0,
     ) -> None:
-        self.space, self.vector, self.number, self.seed = space, np.asarray(vector), number, seed
-        self.full_epochs, self.attempt, self._folder = full_epochs, attempt, folder
+        self.space = space
+        self.vector = np.asarray(vector)
+        self.number = number
+        self.seed = seed
+        self.full_epochs = full_epochs
+        self.attempt = attempt
         self.values_by_name = space.decode(self.vector)
+        self._folder = folder
 
     def __getitem__(self, name: str) -> Any:
         return self.values_by_name[name]
@@ -55,30 +60,30 @@ class Candidate(Mapping[str, Any]):
 
     @property
     def folder(self) -> Path | None:
-        """Where its evaluation may leave files, and finds those of an attempt that was interrupted."""
+        """Folder for the evaluation's files, with those of an attempt that was interrupted."""
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
 
     @property
     def name(self) -> str:
-        """Its network's name in files, unless the caller chooses another."""
+        """Default name of its network in files."""
         return f"{self.space.name}_{self.number:05d}"
 
     @cached_property
     def arch(self) -> ArchDef | None:
-        """Its network; None where the space has no architectures.
+        """Its network, or None if the space has no architecture template.
 
         Raises:
-            ArchError: the candidate makes no network.
+            ArchError: the values do not form a valid network.
         """
-        return self.space.arch(self.vector, self.name) if self.space.architecture is not None else None
+        return self.space.make_arch(self.vector, self.name) if self.space.architecture is not None else None
 
     @cached_property
     def recipe(self) -> Recipe | None:
-        """Its recipe; None where the space has none.
+        """Its recipe, or None if the space has no recipe template.
 
         Raises:
-            RecipeError: the candidate makes no recipe.
+            RecipeError: the values do not form a valid recipe.
         """
         return self.space.make_recipe(self.vector) if self.space.recipe is not None else None

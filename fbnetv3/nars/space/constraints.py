@@ -1,4 +1,4 @@
-"""What candidates may cost: named columns that functions compute, with lower and upper bounds."""
+"""Constraints on candidates: bounds on named columns, which functions compute from arrays of candidates."""
 
 from __future__ import annotations
 
@@ -9,26 +9,29 @@ from dataclasses import dataclass
 import numpy as np
 
 from fbnetv3.errors import UsageError, suggest
-from fbnetv3.nars.space.cost_model import COLUMNS, CostModel
+from fbnetv3.nars.space.cost_model import COST_COLUMNS, CostModel
 from fbnetv3.nars.space.search_space import Space
+from fbnetv3.utils.checks import is_number
 
-# From candidates, integers (N, variables), to a number for each, (N,).
 Column = Callable[[np.ndarray], np.ndarray]
+"""From candidates, integers (N, variables), to one number for each, (N,)."""
 
-_STARTS = 32
+# Random candidates from which the nearest feasible one is searched.
+_NUM_STARTS = 32
 
 
 class ConstraintError(UsageError):
-    """Constraints that make no sense, or that no candidate meets."""
+    """Invalid constraints, or constraints that no candidate meets."""
 
 
 @dataclass(frozen=True)
 class Constraint:
-    """Bounds of a column, both included.
+    """Inclusive bounds on a column.
 
     Attributes:
-        column: its name, such as "macs".
-        low, high: the least and the most.
+        column: name of the column, such as "macs".
+        low: lower bound.
+        high: upper bound.
     """
 
     column: str
@@ -37,30 +40,30 @@ class Constraint:
 
     def __post_init__(self) -> None:
         for bound in (self.low, self.high):
-            wrong = isinstance(bound, bool) or not isinstance(bound, (int, float)) or bound != bound
-            if wrong or (isinstance(bound, int) and abs(bound) > 10**300):
+            if not is_number(bound):
                 raise ConstraintError(f"constraint on {self.column}: {bound!r} is not a number")
         if self.low > self.high:
-            raise ConstraintError(f"constraint on {self.column}: nothing lies between {self.low:g} and {self.high:g}")
+            raise ConstraintError(f"constraint on {self.column}: {self.low:g} is above {self.high:g}")
 
     def __str__(self) -> str:
         return f"{self.low:g} <= {self.column} <= {self.high:g}"
 
 
 class Constraints:
-    """Constraints on the candidates of a space, and the columns that they are about.
+    """Constraints on the candidates of a space, and the columns that can be constrained.
 
     Args:
-        space: where candidates come from.
-        constraints: what they have to meet.
-        columns: functions by name, besides "macs", "params" and "activations" of spaces with architectures.
-        num_classes: outputs of the networks that are costed.
+        space: the candidates' space.
+        constraints: constraints that candidates must meet.
+        columns: functions by column name, in addition to "macs", "params" and "activations" of spaces with
+            architectures.
+        num_classes: outputs of the networks whose costs are computed.
 
     Attributes:
-        known: names of all columns.
+        column_names: names of all columns.
 
     Raises:
-        ConstraintError: a constraint on a column that nobody computes.
+        ConstraintError: a constraint on an unknown column.
     """
 
     def __init__(
@@ -70,120 +73,150 @@ class Constraints:
         columns: Mapping[str, Column] | None = None,
         num_classes: int = 1000,
     ) -> None:
-        self.space, self.constraints, self.columns = space, tuple(constraints), dict(columns or {})
+        self.space = space
+        self.constraints = tuple(constraints)
+        self.columns = dict(columns or {})
         self.num_classes = num_classes
-        self._costs = CostModel(space, num_classes) if space.architecture is not None else None
-        self.known = tuple(dict.fromkeys((*(COLUMNS if self._costs else ()), *self.columns)))
+        self._cost_model = CostModel(space, num_classes) if space.architecture is not None else None
+        cost_columns = COST_COLUMNS if self._cost_model else ()
+        self.column_names = tuple(dict.fromkeys((*cost_columns, *self.columns)))
         for constraint in self.constraints:
-            if constraint.column not in self.known:
-                raise ConstraintError(
-                    f"nobody computes the column {constraint.column}: {suggest(constraint.column, self.known)}"
-                )
+            if constraint.column not in self.column_names:
+                hint = suggest(constraint.column, self.column_names)
+                raise ConstraintError(f"constraint on an unknown column {constraint.column}: {hint}")
 
-    def with_bounds(self, *more: Constraint) -> Constraints:
-        """These constraints and more, over the same columns; what is known of costs is shared.
+    def with_bounds(self, *bounds: Constraint) -> Constraints:
+        """Return these constraints and more, over the same columns and with the same table of block costs."""
+        extended = Constraints(self.space, [*self.constraints, *bounds], self.columns, self.num_classes)
+        extended._cost_model = self._cost_model
+        return extended
 
-        Raises:
-            ConstraintError: a constraint on a column that nobody computes.
-        """
-        found = Constraints(self.space, [*self.constraints, *more], self.columns, self.num_classes)
-        found._costs = self._costs
-        return found
-
-    def values(self, candidates: np.ndarray, *names: str) -> dict[str, np.ndarray]:
-        """Columns of candidates, each float or int (N,); default: those that the constraints are about.
-
-        Raises:
-            ConstraintError: a column's function gives another shape, or what is no number.
-        """
-        candidates = self.space.check(candidates)
-        names = names or tuple(dict.fromkeys(c.column for c in self.constraints))
-        costs = self._costs(candidates) if self._costs and set(names) - set(self.columns) else {}
-        found = {}
-        for name in names:
-            value = np.asarray(self.columns[name](candidates)) if name in self.columns else costs[name]
-            if value.shape != (len(candidates),) or not np.issubdtype(value.dtype, np.number):
-                raise ConstraintError(
-                    f"column {name}: its function gives {value.dtype} {value.shape}, not a number each"
-                )
-            if np.issubdtype(value.dtype, np.floating) and np.isnan(value).any():
-                raise ConstraintError(f"column {name}: is not a number for {int(np.isnan(value).sum())} candidates")
-            found[name] = value
-        return found
-
-    def met(self, candidates: np.ndarray) -> np.ndarray:
-        """Which candidates make networks and meet every constraint, bool (N,)."""
-        return self.violation(candidates) == 0
-
-    def violation(self, candidates: np.ndarray) -> np.ndarray:
-        """How far each candidate is from meeting the constraints, (N,): 0 where it does, infinite where it is invalid.
-
-        Distances are relative to the bound.
-        """
-        found = self.values(candidates)
-        total = np.zeros(len(candidates))
-        if self._costs is not None:
-            macs = found["macs"] if "macs" in found and "macs" not in self.columns else self._costs(candidates)["macs"]
-            total[macs < 0] = np.inf
-        for constraint in self.constraints:
-            value = found[constraint.column]
-            # NumPy takes no whole number beyond 64 bits
-            low, high = (float(b) if abs(b) >= 2**62 else b for b in (constraint.low, constraint.high))
-            for distance, bound in ((low - value, low), (value - high, high)):
-                if math.isfinite(bound):
-                    total += np.maximum(distance, 0) / max(abs(bound), 1e-12)
-        return total
-
-    def nearest(self, seed: int = 0) -> tuple[np.ndarray, float]:
-        """A candidate that is as near to meeting the constraints as could be found, and how far it is from it.
-
-        From some random candidates, and one variable after the other is given the value that brings it nearest.
-        """
-        rng = np.random.default_rng(seed)
-        found = rng.integers(0, self.space.sizes, (_STARTS, len(self.space)))
-        found[0], found[1] = 0, self.space.sizes - 1
-        found, distance = self.repaired(found, rng, enough=1)
-        return found[distance.argmin()], float(distance.min())
-
-    def repaired(
-        self, candidates: np.ndarray, rng: np.random.Generator, enough: int | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Candidates moved towards meeting the constraints, and how far each is from it then, (N,).
-
-        One variable after the other, in random order, is given the value that brings a candidate nearest.
+    def column_values(self, candidates: np.ndarray, *names: str) -> dict[str, np.ndarray]:
+        """Compute columns of candidates.
 
         Args:
             candidates: integers (N, variables).
-            rng: of the order.
-            enough: end when so many meet the constraints; None for all.
-        """
-        found = self.space.check(candidates).copy()
-        best, improved = self.violation(found), True
-        while improved and (best == 0).sum() < (enough or len(found)):
-            improved = False
-            for column in rng.permutation(len(self.space)):
-                far = np.flatnonzero(best > 0)
-                if not len(far):
-                    break
-                size = self.space.sizes[column]
-                tried = np.repeat(found[far], size, 0)
-                tried[:, column] = np.tile(np.arange(size), len(far))
-                distance = self.violation(tried).reshape(len(far), size)
-                choice, nearest = distance.argmin(1), distance.min(1)
-                better = nearest < best[far]
-                found[far[better], column], best[far[better]] = choice[better], nearest[better]
-                improved |= bool(better.any())
-        return found, best
+            names: columns; by default those that are constrained.
 
-    def check_attainable(self, seed: int = 0) -> None:
-        """Refuse constraints that no candidate could be found for.
+        Returns:
+            Floats or integers by column name, (N,) each.
 
         Raises:
-            ConstraintError: the text says what could be attained.
+            ConstraintError: a column's function returns another shape, another type, or NaN.
         """
-        candidate, distance = self.nearest(seed)
-        if distance == 0:
+        candidates = self.space.check(candidates)
+        names = names or tuple(dict.fromkeys(constraint.column for constraint in self.constraints))
+        costs = {}
+        if self._cost_model is not None and set(names) - set(self.columns):
+            costs = self._cost_model(candidates)
+        columns = {}
+        for name in names:
+            if name in self.columns:
+                columns[name] = self._evaluate(name, candidates)
+            else:
+                columns[name] = costs[name]
+        return columns
+
+    def _evaluate(self, name: str, candidates: np.ndarray) -> np.ndarray:
+        """Call the function of a user's column."""
+        values = np.asarray(self.columns[name](candidates))
+        if values.shape != (len(candidates),) or not np.issubdtype(values.dtype, np.number):
+            expected = f"numbers of shape ({len(candidates)},)"
+            raise ConstraintError(f"column {name}: its function returns {values.dtype} {values.shape}, not {expected}")
+        num_nan = int(np.isnan(values).sum())
+        if num_nan:
+            raise ConstraintError(f"column {name}: its function returns NaN for {num_nan} candidates")
+        return values
+
+    def feasible(self, candidates: np.ndarray) -> np.ndarray:
+        """Return which candidates form networks and meet all constraints, bool (N,)."""
+        return self.violation(candidates) == 0
+
+    def violation(self, candidates: np.ndarray) -> np.ndarray:
+        """Return by how much candidates violate the constraints, (N,).
+
+        It is the sum of the distances to the bounds, each relative to its bound; 0 for feasible candidates, infinite
+        for those that do not form a network.
+        """
+        columns = self.column_values(candidates)
+        total = np.zeros(len(candidates))
+        if self._cost_model is not None:
+            if "macs" in columns and "macs" not in self.columns:
+                macs = columns["macs"]
+            else:
+                macs = self._cost_model(candidates)["macs"]
+            total[macs < 0] = np.inf
+        for constraint in self.constraints:
+            values = columns[constraint.column]
+            for excess, bound in (
+                (constraint.low - values, constraint.low),
+                (values - constraint.high, constraint.high),
+            ):
+                if math.isfinite(bound):
+                    total += np.maximum(excess, 0) / max(abs(bound), 1e-12)
+        return total
+
+    def nearest(self, seed: int = 0) -> tuple[np.ndarray, float]:
+        """Return the candidate found to violate the constraints least, and its violation.
+
+        Random candidates, the smallest and the largest are moved by `repair` until one is feasible.
+        """
+        rng = np.random.default_rng(seed)
+        starts = rng.integers(0, self.space.sizes, (_NUM_STARTS, len(self.space)))
+        starts[0] = 0
+        starts[1] = self.space.sizes - 1
+        candidates, violation = self.repair(starts, rng, enough=1)
+        return candidates[violation.argmin()], float(violation.min())
+
+    def repair(
+        self, candidates: np.ndarray, rng: np.random.Generator, enough: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Move candidates toward feasibility by coordinate descent.
+
+        Variables take turns in random order; each is set to the value that reduces a candidate's violation most.
+
+        Args:
+            candidates: integers (N, variables).
+            rng: source of the order.
+            enough: stop when this many candidates are feasible; None for all.
+
+        Returns:
+            The moved candidates, and their remaining violation, (N,).
+        """
+        moved = self.space.check(candidates).copy()
+        violation = self.violation(moved)
+        enough = enough or len(moved)
+        improved = True
+        while improved and (violation == 0).sum() < enough:
+            improved = False
+            for column in rng.permutation(len(self.space)):
+                infeasible = np.flatnonzero(violation > 0)
+                if not len(infeasible):
+                    break
+                # try every value of the variable
+                size = self.space.sizes[column]
+                trials = np.repeat(moved[infeasible], size, 0)
+                trials[:, column] = np.tile(np.arange(size), len(infeasible))
+                trial_violation = self.violation(trials).reshape(len(infeasible), size)
+                best_value = trial_violation.argmin(1)
+                best_violation = trial_violation.min(1)
+                # keep the best value where it helps
+                better = best_violation < violation[infeasible]
+                moved[infeasible[better], column] = best_value[better]
+                violation[infeasible[better]] = best_violation[better]
+                improved |= bool(better.any())
+        return moved, violation
+
+    def check_feasible(self, seed: int = 0) -> None:
+        """Require that a feasible candidate can be found.
+
+        Raises:
+            ConstraintError: none was found; the message gives the columns of the nearest candidate.
+        """
+        candidate, violation = self.nearest(seed)
+        if violation == 0:
             return
-        reached = ", ".join(f"{name} {value[0]:,.6g}" for name, value in self.values(candidate[None]).items())
-        wanted = ", ".join(map(str, self.constraints))
-        raise ConstraintError(f"no candidate of {self.space.name} meets {wanted}; the nearest found has {reached}")
+        columns = self.column_values(candidate[None])
+        nearest = ", ".join(f"{name} {values[0]:,.6g}" for name, values in columns.items())
+        constraints = ", ".join(map(str, self.constraints))
+        raise ConstraintError(f"no candidate of {self.space.name} meets {constraints}; the nearest one has {nearest}")

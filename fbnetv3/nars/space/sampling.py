@@ -1,4 +1,4 @@
-"""The pool of candidates: quasi-Monte-Carlo samples of the space that meet the constraints (Algorithm 1, stage 1)."""
+"""The pool of candidates: quasi-Monte Carlo samples that meet the constraints (Algorithm 1, stage 1)."""
 
 from __future__ import annotations
 
@@ -12,87 +12,106 @@ from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.search_space import Space
 
 _BATCH = 2**14
-# Most samples of the whole space; and how many come first, after which it is known how many are worth it.
-_MOST, _FIRST = 2**21, 2**17
-# Candidates that are moved inside the constraints where samples are not, and steps from them without a new one that
-# end the search for more.
-_STARTS, _PATIENCE = 256, 50
+# Samples drawn before judging whether sampling the whole space is efficient enough, and at most for a full pool.
+_FIRST_SAMPLES = 2**17
+_MAX_SAMPLES = 2**21
+# When it is not: random candidates moved into the feasible region, and steps without a new candidate before giving up.
+_NUM_REPAIRED = 256
+_PATIENCE = 50
 
 
-def sobol(space: Space, count: int, seed: int = 0) -> np.ndarray:
-    """Samples of the whole space by a scrambled Sobol sequence, integers (count, variables); some may be equal."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # balance for counts that are no power of two
-        points = qmc.Sobol(len(space), seed=seed).random(count)
-    return np.minimum((points * space.sizes).astype(np.int64), space.sizes - 1)
+def sample_sobol(space: Space, count: int, seed: int = 0) -> np.ndarray:
+    """Sample a space by a scrambled Sobol sequence.
+
+    Returns:
+        Integers (count, variables), possibly with duplicates.
+    """
+    return _SobolSampler(space, seed).draw(count)
+
+
+class _SobolSampler:
+    """A scrambled Sobol sequence of candidates."""
+
+    def __init__(self, space: Space, seed: int) -> None:
+        self._sizes = space.sizes
+        self._sequence = qmc.Sobol(len(space), seed=seed)
+
+    def draw(self, count: int) -> np.ndarray:
+        """Return the next candidates, integers (count, variables)."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # counts that are not a power of two lack perfect balance
+            points = self._sequence.random(count)
+        return np.minimum((points * self._sizes).astype(np.int64), self._sizes - 1)
 
 
 def sample_pool(constraints: Constraints, count: int = 20_000, seed: int = 0) -> np.ndarray:
-    """Distinct candidates that meet the constraints, in the order of the Sobol sequence.
+    """Sample distinct feasible candidates, in the order of a Sobol sequence.
 
-    Where hardly any sample does, others are moved inside the constraints, and what lies beside them is added. Fewer
-    than `count` where the space has no more of them to be found.
+    If hardly any sample is feasible, random candidates moved into the feasible region and their feasible neighbors
+    follow. The pool is smaller than `count` if the space has no more candidates that can be found.
 
     Args:
-        constraints: what they have to meet, and the space.
-        count: how many.
-        seed: of the sequence.
+        constraints: constraints and the space.
+        count: size of the pool.
+        seed: seed of the sequence.
 
     Returns:
         Integers (N, variables).
 
     Raises:
-        ConstraintError: no candidate meets the constraints; the text says what can be attained.
+        ConstraintError: no candidate is feasible; the message gives the nearest one.
     """
     if count < 1:
-        raise UsageError(f"a pool of {count} candidates: at least 1 is wanted")
+        raise UsageError(f"a pool of {count} candidates: needs at least 1")
     space = constraints.space
-    constraints.check_attainable(seed)
+    constraints.check_feasible(seed)
     if space.size() <= 4 * max(count, _BATCH):
-        return _of_all(constraints, count, seed)
-    found: dict[bytes, np.ndarray] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        sequence, drawn = qmc.Sobol(len(space), seed=seed), 0
-        # where the constraints are narrow, samples of the whole space hardly ever meet them
-        while len(found) < count and (drawn < _FIRST or drawn * count < len(found) * _MOST):
-            batch = np.minimum((sequence.random(_BATCH) * space.sizes).astype(np.int64), space.sizes - 1)
-            drawn += _BATCH
-            _add(found, batch[constraints.met(batch)])
-    if len(found) < count:
-        _add_neighbours(found, constraints, count, seed)
-    return np.array(list(found.values())[:count])
+        return _enumerate_feasible(constraints, count, seed)
+    pool: dict[bytes, np.ndarray] = {}
+    sampler = _SobolSampler(space, seed)
+    num_drawn = 0
+    # continue past the first samples only if the pool would be full before the limit at the present rate
+    while len(pool) < count and (num_drawn < _FIRST_SAMPLES or num_drawn * count < len(pool) * _MAX_SAMPLES):
+        batch = sampler.draw(_BATCH)
+        num_drawn += _BATCH
+        _add(pool, batch[constraints.feasible(batch)])
+    if len(pool) < count:
+        _add_neighbors(pool, constraints, count, seed)
+    return np.array(list(pool.values())[:count])
 
 
-def _add(found: dict[bytes, np.ndarray], candidates: np.ndarray) -> None:
+def _add(pool: dict[bytes, np.ndarray], candidates: np.ndarray) -> None:
+    """Add candidates that the pool does not have."""
     for candidate in candidates:
-        found.setdefault(candidate.tobytes(), candidate)
+        pool.setdefault(candidate.tobytes(), candidate)
 
 
-def _add_neighbours(found: dict[bytes, np.ndarray], constraints: Constraints, count: int, seed: int) -> None:
-    """Add candidates that are moved inside the constraints, and what lies beside those that are inside."""
-    rng, sizes = np.random.default_rng(seed), constraints.space.sizes
-    moved, distance = constraints.repaired(rng.integers(0, sizes, (_STARTS, len(sizes))), rng)
-    _add(found, moved[distance == 0])
-    if not found:  # the attainable one, which `check_attainable` has found
-        _add(found, constraints.nearest(seed)[0][None])
-    idle = 0
-    while len(found) < count and idle < _PATIENCE:
-        before = len(found)
-        inside = np.array(list(found.values()))
-        beside = inside[rng.integers(len(inside), size=1024)]
-        # one or two variables change, so that a gain of one can pay for the other
-        for times in (1.0, 0.7):
-            rows = np.flatnonzero(rng.random(len(beside)) < times)
-            columns = rng.integers(len(sizes), size=len(rows))
-            beside[rows, columns] = rng.integers(0, sizes[columns])
-        _add(found, beside[constraints.met(beside)])
-        idle = 0 if len(found) > before else idle + 1
-
-
-def _of_all(constraints: Constraints, count: int, seed: int) -> np.ndarray:
-    """The same from a space that is small enough to list, in random order."""
+def _add_neighbors(pool: dict[bytes, np.ndarray], constraints: Constraints, count: int, seed: int) -> None:
+    """Fill a pool with repaired random candidates and with feasible neighbors of its candidates."""
+    rng = np.random.default_rng(seed)
     sizes = constraints.space.sizes
-    everything = np.stack(np.unravel_index(np.arange(constraints.space.size()), sizes), 1)
-    everything = everything[np.random.default_rng(seed).permutation(len(everything))]
-    return everything[constraints.met(everything)][:count]
+    repaired, violation = constraints.repair(rng.integers(0, sizes, (_NUM_REPAIRED, len(sizes))), rng)
+    _add(pool, repaired[violation == 0])
+    if not pool:  # the one that `check_feasible` has found
+        nearest, _ = constraints.nearest(seed)
+        _add(pool, nearest[None])
+    idle = 0
+    while len(pool) < count and idle < _PATIENCE:
+        size_before = len(pool)
+        members = np.array(list(pool.values()))
+        neighbors = members[rng.integers(len(members), size=1024)]
+        # change one or two variables: one can pay for the other
+        for probability in (1.0, 0.7):
+            rows = np.flatnonzero(rng.random(len(neighbors)) < probability)
+            columns = rng.integers(len(sizes), size=len(rows))
+            neighbors[rows, columns] = rng.integers(0, sizes[columns])
+        _add(pool, neighbors[constraints.feasible(neighbors)])
+        idle = 0 if len(pool) > size_before else idle + 1
+
+
+def _enumerate_feasible(constraints: Constraints, count: int, seed: int) -> np.ndarray:
+    """Return feasible candidates of a small space in random order."""
+    sizes = constraints.space.sizes
+    candidates = np.stack(np.unravel_index(np.arange(constraints.space.size()), sizes), 1)
+    candidates = candidates[np.random.default_rng(seed).permutation(len(candidates))]
+    return candidates[constraints.feasible(candidates)][:count]

@@ -1,6 +1,6 @@
-"""A search space: variables, and how their values make an architecture and a training recipe (Sec. 3.5, Table 2).
+"""Search spaces: variables, and templates that turn their values into an architecture and a recipe (Sec. 3.5, Table 2).
 
-Candidates are rows of integers, the index of each variable's value; whatever is done to many is done to arrays.
+A candidate is a row of integers, the index of each variable's value. Functions of many candidates work on arrays.
 """
 
 from __future__ import annotations
@@ -22,36 +22,36 @@ from fbnetv3.nars.space.templates import (
     RECIPE,
     SpaceError,
     check_template,
-    filled,
-    rows_of,
+    expand_rows,
+    fill_template,
 )
-from fbnetv3.utils.yaml_files import check_keys, read_mapping
+from fbnetv3.utils.checks import check_choice, check_keys, check_type, is_number
+from fbnetv3.utils.yaml_files import read_mapping
 
-# Short side before the centre crop, as a multiple of the resolution, where a space's template does not say.
 RESIZE = 256 / 224
+"""Short side before the center crop over the resolution, for templates without `resize`."""
 
 _KEYS = ("name", "source", "variables", "architecture", "recipe")
 _VARIABLE_KEYS = ("range", "choices", "scale", "part")
-_MOST_VALUES = 100_000
-_MOST_CHOICES = 1_000
-# What a number of a range may be at most: far beyond any use, and far from where floating point ends.
-_LARGEST = 1e15
+# Bounds that catch a mistyped step or exponent before its values fill the memory.
+_MAX_VALUES = 100_000
+_MAX_MAGNITUDE = 1e15
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One thing that is searched.
+    """A searched quantity.
 
     Attributes:
-        name: what it is called.
-        values: what it can be, in order.
-        is_category: whether the order means nothing; else the values are numbers, equally spaced.
+        name: its name.
+        values: possible values, in order.
+        is_categorical: whether the order of the values carries no meaning; otherwise they are evenly spaced numbers.
         part: "architecture" or "recipe".
     """
 
     name: str
     values: tuple[Any, ...]
-    is_category: bool
+    is_categorical: bool
     part: str = ARCHITECTURE
 
     def __len__(self) -> int:
@@ -60,14 +60,14 @@ class Variable:
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched, and what a candidate stands for.
+    """Variables of a search and the templates that give candidates their meaning.
 
     Attributes:
-        name: its name.
-        variables: in the order in which they stand in a candidate.
-        architecture: template of an `ArchDef`, `$variable` in place of a value; None where candidates are none.
+        name: name of the space.
+        variables: in the order in which candidates hold them.
+        architecture: template of an `ArchDef` with `$variable` in place of values, or None if candidates have none.
         recipe: template of a `Recipe`, or None.
-        source: where it comes from, for people.
+        source: where the space comes from; documentation only.
     """
 
     name: str
@@ -77,140 +77,132 @@ class Space:
     source: str = ""
 
     def __len__(self) -> int:
-        """Variables in a candidate."""
+        """Return the number of variables."""
         return len(self.variables)
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """How many values each variable has, (variables,)."""
+        """Number of values of each variable, (variables,)."""
         return np.array([len(variable) for variable in self.variables], np.int64)
 
     def size(self, part: str | None = None) -> int:
-        """How many candidates there are, of one part or in all."""
+        """Return the number of distinct candidates, of one part or of both."""
         return math.prod(len(v) for v in self.variables if part in (None, v.part))
 
-    def columns_of(self, part: str) -> np.ndarray:
-        """Which columns of a candidate belong to a part."""
-        return np.array([i for i, variable in enumerate(self.variables) if variable.part == part], np.int64)
+    def variable_indices(self, part: str) -> np.ndarray:
+        """Return the positions of a part's variables in a candidate."""
+        return np.array([i for i, v in enumerate(self.variables) if v.part == part], np.int64)
 
-    def only(self, part: str) -> Space:
-        """The space of one part's variables and template alone, for a search that leaves the other part as it is.
+    def subspace(self, part: str) -> Space:
+        """Return the space of one part's variables and template, for a search that leaves the other part fixed.
 
         Raises:
-            SpaceError: it has no variables of that part.
+            SpaceError: the part has no variables.
         """
         variables = tuple(variable for variable in self.variables if variable.part == part)
         if not variables:
             raise SpaceError(f"{self.name} has no variables of the {part}", "variables")
-        others: dict[str, Any] = {other: None for other in PARTS if other != part}
-        return replace(self, variables=variables, **others)
+        if part == ARCHITECTURE:
+            return replace(self, variables=variables, recipe=None)
+        return replace(self, variables=variables, architecture=None)
 
     def check(self, candidates: np.ndarray) -> np.ndarray:
-        """The candidates as an array of integers (N, variables).
+        """Return candidates as int64 (N, variables).
 
         Raises:
-            SpaceError: another shape or type, or a value outside its variable's.
+            SpaceError: wrong shape or type, or an index out of range.
         """
-        found = np.asarray(candidates)
-        if found.ndim != 2 or found.shape[1] != len(self) or not np.issubdtype(found.dtype, np.integer):
-            raise SpaceError(f"candidates are (N, {len(self)}) integers, not {found.dtype} {found.shape}")
-        wrong = np.argwhere((found < 0) | (found >= self.sizes))
-        if len(wrong):
-            row, column = wrong[0]
+        array = np.asarray(candidates)
+        if array.ndim != 2 or array.shape[1] != len(self) or not np.issubdtype(array.dtype, np.integer):
+            raise SpaceError(f"candidates must be integers (N, {len(self)}), not {array.dtype} {array.shape}")
+        invalid = np.argwhere((array < 0) | (array >= self.sizes))
+        if len(invalid):
+            row, column = invalid[0]
             variable = self.variables[column]
-            raise SpaceError(f"{found[row, column]} is none of its {len(variable)} values", variable.name)
-        return found.astype(np.int64, copy=False)
+            raise SpaceError(f"index {array[row, column]} is not in [0, {len(variable) - 1}]", variable.name)
+        return array.astype(np.int64, copy=False)
 
     def decode(self, candidate: np.ndarray) -> dict[str, Any]:
-        """The value of each variable of one candidate."""
+        """Return the value of each variable of one candidate."""
         (row,) = self.check(np.asarray(candidate)[None])
         return {variable.name: variable.values[index] for variable, index in zip(self.variables, row, strict=True)}
 
-    def candidate(self, values: Mapping[str, Any]) -> np.ndarray:
-        """The candidate with these values.
+    def encode(self, values: Mapping[str, Any]) -> np.ndarray:
+        """Return the candidate with these values; the inverse of `decode`.
 
         Raises:
             SpaceError: a variable is missing or unknown, or has no such value.
         """
-        names = tuple(v.name for v in self.variables)
+        names = tuple(variable.name for variable in self.variables)
         check_keys(values, SpaceError, names, names)
-        found = []
+        candidate = []
         for variable in self.variables:
             value = values[variable.name]
-            index = next((i for i, known in enumerate(variable.values) if _same(known, value)), None)
+            matches = (i for i, possible in enumerate(variable.values) if _equal(possible, value))
+            index = next(matches, None)
             if index is None:
-                raise SpaceError(f"{value!r} is none of its values", variable.name)
-            found.append(index)
-        return np.array(found, np.int64)
+                raise SpaceError(f"{value!r} is not one of its values", variable.name)
+            candidate.append(index)
+        return np.array(candidate, np.int64)
 
-    def encode(self, candidates: np.ndarray, part: str | None = None) -> np.ndarray:
-        """Candidates as a predictor sees them (Sec. 3.1): categories one-hot, numbers scaled to [0, 1].
+    def features(self, candidates: np.ndarray, part: str | None = None) -> np.ndarray:
+        """Return candidates as a predictor's input (Sec. 3.1): categories one-hot, numbers scaled to [0, 1].
 
-        A variable with one value says nothing and is left out.
+        A variable with a single value is omitted.
 
         Returns:
-            float32 (N, features), of one part or of all.
+            float32 (N, features), of one part or of both.
         """
         candidates = self.check(candidates)
         columns = []
         for index, variable in enumerate(self.variables):
             if len(variable) == 1 or part not in (None, variable.part):
                 continue
-            column = candidates[:, index]
-            if variable.is_category:
-                columns.append(column[:, None] == np.arange(len(variable)))
+            column = candidates[:, [index]]
+            if variable.is_categorical:
+                columns.append(column == np.arange(len(variable)))
             else:
-                columns.append(column[:, None] / (len(variable) - 1))
+                columns.append(column / (len(variable) - 1))
         if not columns:
             return np.zeros((len(candidates), 0), np.float32)
         return np.concatenate(columns, 1, dtype=np.float32, casting="unsafe")
 
-    def arch(self, candidate: np.ndarray, name: str, source: str = "") -> ArchDef:
-        """The architecture that a candidate stands for.
+    def make_arch(self, candidate: np.ndarray, name: str, source: str = "") -> ArchDef:
+        """Build a candidate's architecture.
 
         Raises:
-            SpaceError: the space has no architectures.
-            ArchError: the candidate makes no network.
+            SpaceError: the space has no architecture template.
+            ArchError: the candidate's values do not form a valid network.
         """
         if self.architecture is None:
             raise SpaceError("the space has no template", ARCHITECTURE)
-        data = filled(self.architecture, self.decode(candidate))
-        data["stages"] = [{**stage, "rows": [*rows_of(stage["rows"])]} for stage in data["stages"]]
+        data = fill_template(self.architecture, self.decode(candidate))
+        data["stages"] = [{**stage, "rows": [*expand_rows(stage["rows"])]} for stage in data["stages"]]
         data.setdefault("resize", round(data["resolution"] * RESIZE))
         return arch_from_dict({**data, "name": name, "source": source})
 
     def make_recipe(self, candidate: np.ndarray) -> Recipe:
-        """The recipe that a candidate stands for.
+        """Build a candidate's training recipe.
 
         Raises:
-            SpaceError: the space has no recipes.
-            RecipeError: the candidate makes no recipe.
+            SpaceError: the space has no recipe template.
+            RecipeError: the candidate's values do not form a valid recipe.
         """
         if self.recipe is None:
             raise SpaceError("the space has no template", RECIPE)
-        return recipe_from_dict(filled(self.recipe, self.decode(candidate)))
-
-
-def _same(a: Any, b: Any) -> bool:
-    numbers = (int, float)
-    if isinstance(a, bool) or isinstance(b, bool) or not (isinstance(a, numbers) and isinstance(b, numbers)):
-        return type(a) is type(b) and a == b
-    try:
-        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-15)
-    except OverflowError:  # a whole number beyond all of floating point
-        return a == b
+        return recipe_from_dict(fill_template(self.recipe, self.decode(candidate)))
 
 
 def load_space(path: str | os.PathLike) -> Space:
-    """Read a space from YAML.
+    """Load a space from a YAML file.
 
-    A file holds `name`, `source`, `variables` and, where candidates are networks, the templates `architecture` (an
+    The file holds `name`, `source`, `variables` and, where candidates are networks, the templates `architecture` (an
     architecture file's `resolution`, `resize` and `stages`) and `recipe` (a recipe file's fields), with `$variable` in
-    place of values. A variable has either `range: [lowest, highest, step]` (the step is 1 where it is not given), which
-    `scale` may multiply, or `choices`; and its `part`, architecture or recipe.
+    place of values. A variable has either `range: [low, high, step]` (default step: 1), optionally multiplied by
+    `scale`, or `choices`; and its `part`, architecture (the default) or recipe.
 
     Raises:
-        SpaceError: the file is missing, not YAML, or makes no sense. The text names file and field.
+        SpaceError: the file is missing, not YAML, or invalid; the message names file and field.
     """
     try:
         return space_from_dict(read_mapping(path, SpaceError, _KEYS))
@@ -219,79 +211,86 @@ def load_space(path: str | os.PathLike) -> Space:
 
 
 def space_from_dict(data: Mapping[str, Any]) -> Space:
-    """A space from a plain mapping.
+    """Build a space from a plain mapping with the keys of a space file.
 
     Raises:
-        SpaceError: names the field at fault.
+        SpaceError: a field is invalid; the message names it.
     """
     check_keys(data, SpaceError, _KEYS, required=("name", "variables"))
     for key in ("name", "source"):
-        if not isinstance(data.get(key, ""), str):
-            raise SpaceError(f"{data[key]!r} is not text", key)
-    variables = data["variables"]
-    if not isinstance(variables, Mapping) or not variables:
-        raise SpaceError("is not a mapping from names to ranges and choices", "variables")
-    found = []
-    if len({str(name) for name in variables}) < len(variables):
-        raise SpaceError("two names are the same as text", "variables")
-    for name, entry in variables.items():
+        check_type(data.get(key, ""), key, str, "text", SpaceError)
+    if not isinstance(data["variables"], Mapping) or not data["variables"]:
+        raise SpaceError("is not a mapping from names to ranges or choices", "variables")
+    variables = {}
+    for name, entry in data["variables"].items():
         try:
-            found.append(_variable(str(name), entry))
+            variables[str(name)] = _parse_variable(str(name), entry)
         except SpaceError as error:
             raise error.within(f"variables.{name}") from None
-    space = Space(data["name"], tuple(found), data.get("architecture"), data.get("recipe"), data.get("source", ""))
     for part in PARTS:
-        check_template(getattr(space, part), part, {v.name: v for v in found})
-    return space
+        check_template(data.get(part), part, variables)
+    return Space(
+        data["name"],
+        tuple(variables.values()),
+        architecture=data.get(ARCHITECTURE),
+        recipe=data.get(RECIPE),
+        source=data.get("source", ""),
+    )
 
 
-def _variable(name: str, entry: Any) -> Variable:
-    if not isinstance(entry, Mapping):
-        raise SpaceError("is not a mapping such as {range: [1, 4]} or {choices: [a, b]}")
+def _parse_variable(name: str, entry: Any) -> Variable:
+    check_type(entry, "", Mapping, "a mapping such as {range: [1, 4]} or {choices: [a, b]}", SpaceError)
     check_keys(entry, SpaceError, _VARIABLE_KEYS)
-    if ("range" in entry) == ("choices" in entry):
-        raise SpaceError("needs a range or choices, and not both")
     part = entry.get("part", ARCHITECTURE)
-    if part not in PARTS:
-        raise SpaceError(f"{part!r} is neither architecture nor recipe", "part")
+    check_choice(part, "part", PARTS, SpaceError)
+    if ("range" in entry) == ("choices" in entry):
+        raise SpaceError("needs either a range or choices")
     if "range" in entry:
-        return Variable(name, _range(entry["range"], entry.get("scale", 1)), False, part)
-    choices = entry["choices"]
+        return Variable(name, _parse_range(entry["range"], entry.get("scale", 1)), False, part)
     if "scale" in entry:
-        raise SpaceError("belongs to a range", "scale")
+        raise SpaceError("applies only to a range", "scale")
+    return Variable(name, _parse_choices(entry["choices"]), True, part)
+
+
+def _parse_choices(choices: Any) -> tuple[Any, ...]:
     if not isinstance(choices, list) or not choices:
         raise SpaceError(f"{choices!r} is not a list of values", "choices")
-    if not all(isinstance(choice, (str, int, float, bool)) for choice in choices):
-        raise SpaceError(f"{choices!r} holds what is neither text nor number nor true or false", "choices")
-    if len(choices) > _MOST_CHOICES:
-        raise SpaceError(f"{len(choices)} choices are more than {_MOST_CHOICES}", "choices")
-    if any(isinstance(choice, float) and math.isnan(choice) for choice in choices):
-        raise SpaceError(f"{choices!r} holds what is no number", "choices")
-    if any(_same(a, b) for i, a in enumerate(choices) for b in choices[:i]):
-        raise SpaceError(f"{choices!r} has a value twice", "choices")
-    return Variable(name, tuple(choices), True, part)
+    if not all(isinstance(choice, (str, bool)) or _is_finite(choice) for choice in choices):
+        raise SpaceError(f"{choices!r}: values must be text, numbers or booleans", "choices")
+    if any(_equal(a, b) for i, a in enumerate(choices) for b in choices[:i]):
+        raise SpaceError(f"{choices!r} contains a value twice", "choices")
+    return tuple(choices)
 
 
-def _range(value: Any, scale: Any) -> tuple[int | float, ...]:
-    if not isinstance(value, list) or len(value) not in (2, 3) or not all(_is_number(v) for v in value):
-        raise SpaceError(f"{value!r} is not [lowest, highest] or [lowest, highest, step]", "range")
-    if not _is_number(scale) or scale == 0:
+def _parse_range(bounds: Any, scale: Any) -> tuple[int | float, ...]:
+    """Return the values low, low + step, ..., high, multiplied by a scale."""
+    if not isinstance(bounds, list) or len(bounds) not in (2, 3) or not all(_is_finite(bound) for bound in bounds):
+        raise SpaceError(f"{bounds!r} is not [low, high] or [low, high, step]", "range")
+    if not _is_finite(scale) or scale == 0:
         raise SpaceError(f"{scale!r} is not a number other than 0", "scale")
-    low, high, step = (*value, 1)[:3]
+    low, high, step = (*bounds, 1)[:3]
     if low > high or step <= 0:
-        raise SpaceError(f"{value!r} has no values: lowest <= highest and step > 0 are wanted", "range")
-    if (high - low) / step >= _MOST_VALUES:
-        raise SpaceError(f"{value!r} has more than {_MOST_VALUES} values", "range")
-    steps = round((high - low) / step)
-    if not math.isclose(low + steps * step, high, rel_tol=1e-9, abs_tol=1e-12):
-        raise SpaceError(f"{value!r}: {high} is not reached in steps of {step}", "range")
-    values = [low + i * step for i in range(steps + 1)]
-    # 20 * 1e-3 is 0.02 and a bit in binary; ten digits are more than any recipe needs
-    found = tuple(values) if scale == 1 else tuple(float(f"{v * scale:.10g}") for v in values)
-    if len(set(found)) < len(found):
-        raise SpaceError(f"{value!r} and the scale {scale!r} make values that cannot be told apart", "range")
-    return found
+        raise SpaceError(f"{bounds!r} is empty: low <= high and step > 0 are required", "range")
+    if (high - low) / step >= _MAX_VALUES:
+        raise SpaceError(f"{bounds!r} has more than {_MAX_VALUES:,} values", "range")
+    num_steps = round((high - low) / step)
+    if not math.isclose(low + num_steps * step, high, rel_tol=1e-9, abs_tol=1e-12):
+        raise SpaceError(f"{bounds!r}: {high} is not reached in steps of {step}", "range")
+    values = tuple(low + i * step for i in range(num_steps + 1))
+    if scale != 1:
+        # 20 * 1e-3 is slightly more than 0.02 in binary; ten digits are more than any recipe needs
+        values = tuple(float(f"{value * scale:.10g}") for value in values)
+    if len(set(values)) < len(values):
+        raise SpaceError(f"{bounds!r} with scale {scale!r} contains a value twice", "range")
+    return values
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= _LARGEST
+def _is_finite(value: Any) -> bool:
+    return is_number(value, -_MAX_MAGNITUDE, _MAX_MAGNITUDE)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Return whether two values are the same, numbers up to rounding; True is not 1."""
+    if is_number(a) and is_number(b):
+        return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-15)
+    return type(a) is type(b) and a == b
