@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Install detectron2 beside the running Python: the official source where GitHub can be reached, else a wheel.
+"""Install detectron2 for the running Python: from the official source if GitHub is reachable, else from a wheel.
 
-The wheel is a repackaged detectron2 on PyPI, checked by its SHA-256. Its compiled operators do not load on a
-current torch; the models of this project need none of them.
+The wheel is a repackaged detectron2 on PyPI, verified by its SHA-256. Its compiled operators do not load with current
+versions of torch; this project needs none of them.
 """
 
 import importlib.util
@@ -19,7 +19,7 @@ COMMIT = "02b5c4e295e990042a714712c21dc79b731e8833"
 WHEEL = "sal-detectron2==0.7.2"
 WHEEL_SHA256 = "491af0c7f79bdb2d178e46f6cb16a97c4ac968d45c41ea3f6b6435d59bbee561"
 REQUIREMENTS = [
-    "setuptools<81",  # pkg_resources
+    "setuptools<81",  # the last with pkg_resources
     "black",
     "cloudpickle",
     "fvcore",
@@ -35,20 +35,20 @@ def main():
     if importlib.util.find_spec("torch") is None:
         sys.exit("error: detectron2 needs torch: pip install torch torchvision first")
     if importlib.util.find_spec("detectron2") is not None:
-        print("detectron2 is installed already")
+        print("detectron2 is already installed")
         return
     pip("install", *REQUIREMENTS)
-    if github_answers():
+    if is_github_reachable():
         try:
             pip("install", "--no-build-isolation", f"git+{REPOSITORY}@{COMMIT}")
             return
         except subprocess.CalledProcessError:
-            print("the official source does not build here; taking the repackaged wheel", file=sys.stderr)
+            print("the official source does not build here; installing the repackaged wheel", file=sys.stderr)
     install_wheel()
 
 
-def github_answers():
-    """Whether the official repository can be reached within a few seconds."""
+def is_github_reachable():
+    """Return whether the official repository answers within 15 seconds."""
     if shutil.which("git") is None:
         return False
     environment = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
@@ -60,7 +60,7 @@ def github_answers():
 
 
 def install_wheel():
-    """Put the wheel's packages into site-packages; pip refuses it on other Pythons than 3.10, so not as a package."""
+    """Copy the wheel's packages to site-packages, because pip refuses to install it on Pythons other than 3.10."""
     site = Path(sysconfig.get_path("purelib"))
     with tempfile.TemporaryDirectory() as folder:
         requirement = Path(folder) / "requirements.txt"
@@ -68,7 +68,7 @@ def install_wheel():
         only = ["--no-deps", "--only-binary=:all:", "--python-version", "3.10"]
         pip("install", *only, "--require-hashes", "--target", f"{folder}/wheel", "-r", str(requirement))
         for package in Path(folder, "wheel").iterdir():
-            if package.name in ("bin", "tools", "tests"):  # detectron2's scripts; `tools` would shadow others' own
+            if package.name in ("bin", "tools", "tests"):  # scripts; `tools` would shadow those of other projects
                 continue
             shutil.rmtree(site / package.name, ignore_errors=True)
             shutil.move(package, site / package.name)

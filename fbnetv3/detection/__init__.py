@@ -1,12 +1,12 @@
-"""FBNetV3 in detectron2: importing this registers the backbones, the RPN head and the box head.
+"""FBNetV3 in detectron2: importing this package registers the backbones, RPN heads and box heads.
 
-Everything that imports detectron2 is in here. Nothing here needs detectron2's compiled operators.
+All code that imports detectron2 is in this package. None of it needs detectron2's compiled operators.
 """
 
 import warnings
 
 try:
-    with warnings.catch_warnings():  # of what it does by older ways than torch's and setuptools' newest
+    with warnings.catch_warnings():  # detectron2 uses deprecated features of torch and setuptools
         warnings.simplefilter("ignore", FutureWarning)
         warnings.filterwarnings("ignore", "pkg_resources is deprecated")
         import detectron2.engine
@@ -16,7 +16,7 @@ except ImportError as error:
 
     raise MissingPackageError(
         f"fbnetv3.detection needs detectron2 ({error}): run `python tools/install_detectron2.py` in a checkout of this "
-        "project, or install it as https://detectron2.readthedocs.io/tutorials/install.html says"
+        "project, or see https://detectron2.readthedocs.io/tutorials/install.html"
     ) from error
 
 from fbnetv3.detection.detection_config import add_fbnetv3_config, config_file, get_config

@@ -1,83 +1,132 @@
-"""The keys that FBNetV3 adds to detectron2's config, and the configs that come along."""
+"""Detector configs: the keys added to detectron2's config, the shipped configs, and loading for the tools."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY
+from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
 from fbnetv3.arch.detector_settings import list_detector_configs
+from fbnetv3.config.loading import read_config_file
+from fbnetv3.detection.data.detection_datasets import register_own_datasets
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
+from fbnetv3.utils.imports import import_modules
+from fbnetv3.utils.nested_keys import flatten, parse_pairs
+from fbnetv3.utils.text import one_line
+
+logger = logging.getLogger(__name__)
+
+_REGISTRIES = {
+    "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+    "MODEL.RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
+    "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
+}
+_CHOICES = {
+    "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
+    "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
+}
+_AT_LEAST_ONE = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS")
+
+# yacs reports a value whose type differs from the default's only in the text of a ValueError:
+#   Type mismatch (<class 'int'> vs. <class 'str'>) with values (90000 vs. many) for config key: SOLVER.MAX_ITER
+# If a later yacs words it differently, the pattern does not match and users see yacs' own text.
+_TYPE_MISMATCH = re.compile(
+    r"Type mismatch \(<class '(?P<type>\w+)'> vs\. <class '\w+'>\) with values \(.* vs\. (?P<value>.*)\) "
+    r"for config key: (?P<key>\S+)"
+)
+_TYPE_NOUNS = {
+    "bool": "True or False",
+    "int": "an integer",
+    "float": "a number",
+    "str": "text",
+    "tuple": "a list",
+    "list": "a list",
+}
 
 
 def add_fbnetv3_config(cfg: CfgNode) -> None:
-    """Add our keys, with their defaults, to a detectron2 config, before files are merged."""
+    """Add the keys of this project, with their defaults, to a detectron2 config. Call it before merging files."""
+    # Modules of your own to import, so that the backbones, heads and datasets they register can be used by name.
+    cfg.IMPORTS = []
+
     cfg.MODEL.FBNETV3 = CfgNode()
-    # Architecture of trunk, RPN head and box head: a registered name, the path of a YAML file, or a classifier's.
+    # Architecture of trunk, RPN head and box head: a registered name or the path of a YAML file. Classifiers' work too.
     cfg.MODEL.FBNETV3.ARCH = "fbnetv3_a_det"
-    # Maps that build_fbnetv3_backbone returns: "res4" for C4. Pyramids take MODEL.FPN.IN_FEATURES instead.
+    # Feature maps that build_fbnetv3_backbone returns: "res4" for C4. FPNs read MODEL.FPN.IN_FEATURES instead.
     cfg.MODEL.FBNETV3.OUT_FEATURES = ["res4"]
     # Norm of trunk, RPN head and box head: BN, SyncBN, naiveSyncBN, naiveSyncBN_N, FrozenBN, GN, LN.
     cfg.MODEL.FBNETV3.NORM = "BN"
-    # Blocks of the RPN head; 0 means as many as the last row of the C4 trunk has.
+    # Number of blocks in the RPN head; 0 copies the last row of the C4 trunk.
     cfg.MODEL.FBNETV3.RPN_BLOCKS = 0
-    # A classifier's weights to start trunk and box head from: a file, a URL or "zoo://" and a model zoo entry. They
-    # must be of the same architecture. "" starts afresh. Not read where MODEL.WEIGHTS names a detector's weights.
+    # A classifier's weights that initialize trunk and box head: a file, a URL or "zoo://" and a model zoo entry. The
+    # classifier must have the same architecture. "" initializes randomly. Ignored if MODEL.WEIGHTS is set.
     cfg.MODEL.FBNETV3.WEIGHTS = ""
-    # NHWC memory order, which is faster on CPUs and on GPUs with tensor cores.
+    # Use channels-last (NHWC) memory format, which is faster on CPUs and on GPUs with tensor cores.
     cfg.MODEL.FBNETV3.CHANNELS_LAST = True
 
     cfg.MODEL_EMA = CfgNode()
-    # Average the weights and BatchNorm's statistics over training, and evaluate the average.
+    # Keep an exponential moving average (EMA) of weights and BatchNorm statistics, and evaluate the averaged weights.
     cfg.MODEL_EMA.ENABLED = False
-    # Weight of the past in each step.
+    # Decay of the average per step.
     cfg.MODEL_EMA.DECAY = 0.9998
 
-    # A data set of one's own: COCO's files of annotations, and the folders that hold the images. They are known as
-    # "own_train" and "own_test", and take the place of DATASETS.TRAIN and TEST.
+    # Your own dataset: COCO-format annotation files and the folders that hold the images. It is registered as
+    # "own_train" and "own_test", which replace DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.OWN = CfgNode()
-    # Annotations to train on; "" for DATASETS.TRAIN and TEST as they are.
+    # Annotations to train on; "" keeps DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.OWN.TRAIN_JSON = ""
-    # Folder of their images.
+    # Folder of the training images.
     cfg.DATASETS.OWN.TRAIN_IMAGES = ""
-    # Annotations to evaluate on; "" evaluates on nothing.
+    # Annotations to evaluate on; "" skips evaluation.
     cfg.DATASETS.OWN.TEST_JSON = ""
-    # Folder of their images.
+    # Folder of the test images.
     cfg.DATASETS.OWN.TEST_IMAGES = ""
 
-    # "SGD", or "AdamW", which takes neither SOLVER.MOMENTUM nor SOLVER.NESTEROV.
+    # "SGD", or "AdamW", which ignores SOLVER.MOMENTUM and SOLVER.NESTEROV.
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Checkpoints to keep: the newest so many.
+    # Number of newest checkpoints to keep.
     cfg.SOLVER.CHECKPOINTS = 2
 
 
 def config_file(name: str) -> str:
-    """Path of a config that comes along, for `cfg.merge_from_file`.
+    """Return the path of a shipped config, for `cfg.merge_from_file`.
 
     Args:
-        name: such as "faster_rcnn_fbnetv3_a_C4"; ".yaml" may follow.
+        name: such as "faster_rcnn_fbnetv3_a_C4"; the suffix ".yaml" is optional.
 
     Raises:
-        UnknownNameError: no such config; the text suggests close names.
+        UnknownNameError: no such config; the message suggests similar names.
     """
     files = list_detector_configs()
     stem = name.removesuffix(".yaml")
     if stem not in files:
-        raise UnknownNameError(f"no detection config '{name}': {suggest(stem, files)}")
+        raise UnknownNameError(f"unknown detection config '{name}': {suggest(stem, files)}")
     return str(files[stem])
 
 
 def get_config(name: str) -> CfgNode:
-    """detectron2's config with our keys and the values of a config that comes along; see `config_file`."""
+    """Return detectron2's config with this project's keys and the values of a shipped config; see `config_file`."""
     cfg = get_cfg()
     add_fbnetv3_config(cfg)
     cfg.merge_from_file(config_file(name))
     return cfg
 
 
-def settings(cfg: CfgNode) -> CfgNode:
-    """`MODEL.FBNETV3` of a config.
+def fbnetv3_section(cfg: CfgNode) -> CfgNode:
+    """Return `MODEL.FBNETV3` of a config.
 
     Raises:
-        UsageError: the config has no such keys.
+        UsageError: `add_fbnetv3_config` was not called.
     """
     if "FBNETV3" not in cfg.MODEL:
         raise UsageError(
@@ -87,5 +136,90 @@ def settings(cfg: CfgNode) -> CfgNode:
 
 
 def classifier_weights(cfg: CfgNode) -> str:
-    """The classifier's weights to start from; none where a detector's are going to be loaded."""
-    return "" if cfg.MODEL.WEIGHTS else settings(cfg).WEIGHTS
+    """Return the classifier weights that initialize a detector, "" if a detector's weights are loaded later anyway."""
+    return "" if cfg.MODEL.WEIGHTS else fbnetv3_section(cfg).WEIGHTS
+
+
+def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNode:
+    """Load a YAML config and its `_BASE_` files, with KEY VALUE pairs on top, and freeze it.
+
+    Modules named by `IMPORTS` are imported and the datasets of `DATASETS.OWN` registered. A relative file name in
+    `MODEL.FBNETV3.ARCH` is looked up beside the config file first. Without a GPU, `MODEL.DEVICE` becomes "cpu".
+    Files are read as plain YAML: tags that would run code are refused.
+
+    Raises:
+        UsageError: the file is missing or not YAML, a key is unknown (the message suggests similar ones), or a value
+            has the wrong type or is out of range.
+    """
+    cfg = get_cfg()
+    add_fbnetv3_config(cfg)
+    known_keys = list(flatten(cfg))
+
+    values = {key: value for key, value in read_config_file(file).items() if key != "_BASE_"}
+    _check_keys_of_file(values, known_keys, f"{file}: ")
+    with _yacs_errors_as_usage_errors(f"{file}: "):
+        cfg.merge_from_other_cfg(CfgNode(values))
+
+    pairs = parse_pairs(overrides)
+    for key in pairs:
+        if key not in known_keys:
+            raise UsageError(f"unknown key {key}: {suggest(key, known_keys)}")
+    with _yacs_errors_as_usage_errors():
+        cfg.merge_from_list([item for pair in pairs.items() for item in pair])
+
+    import_modules(cfg.IMPORTS)
+    register_own_datasets(cfg)
+    _choose_device(cfg)
+    _check_values(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _check_keys_of_file(values: Mapping[str, Any], known_keys: Iterable[str], where: str) -> None:
+    for key in flatten(values):
+        is_key_or_section = any(known == key or known.startswith(f"{key}.") for known in known_keys)
+        # a mapping as the value of a plain key has a wrong type, which yacs reports, rather than a wrong name
+        is_in_value = any(key.startswith(f"{known}.") for known in known_keys)
+        if not is_key_or_section and not is_in_value:
+            raise UsageError(f"{where}unknown key {key}: {suggest(key, known_keys)}")
+
+
+@contextlib.contextmanager
+def _yacs_errors_as_usage_errors(where: str = "") -> Iterator[None]:
+    """Turn yacs' errors about values into a `UsageError`; `where` begins the message."""
+    try:
+        yield
+    except (ValueError, KeyError, AssertionError, AttributeError, TypeError, SyntaxError) as error:
+        message = one_line(error.args[0] if error.args else error)
+        if mismatch := _TYPE_MISMATCH.fullmatch(message):
+            noun = _TYPE_NOUNS.get(mismatch["type"], f"of type {mismatch['type']}")
+            message = f"{mismatch['key']} {mismatch['value']} is not {noun}"
+        raise UsageError(f"{where}{message}") from None
+
+
+def _choose_device(cfg: CfgNode) -> None:
+    """Fall back to the CPU if there is no GPU, and check `MODEL.DEVICE`."""
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.info("no GPU available: setting MODEL.DEVICE to cpu")
+        cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError:
+        raise UsageError(f"MODEL.DEVICE {cfg.MODEL.DEVICE!r} is not a device, such as cpu, cuda or cuda:1") from None
+    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise UsageError("SOLVER.AMP.ENABLED needs a GPU: set it to False")
+
+
+def _check_values(cfg: CfgNode) -> None:
+    values = flatten(cfg)
+    for key in _AT_LEAST_ONE:
+        if values[key] < 1:
+            raise UsageError(f"{key} {values[key]!r} is not at least 1")
+    names = {key: [name for name, _ in registry] for key, registry in _REGISTRIES.items() if values[key]}
+    for key, choices in {**_CHOICES, **names}.items():
+        if values[key] not in choices:
+            raise UsageError(f"{key} {values[key]!r} is unknown: {suggest(values[key], choices)}")
+    if not 0 <= cfg.MODEL_EMA.DECAY < 1:
+        raise UsageError(f"MODEL_EMA.DECAY {cfg.MODEL_EMA.DECAY} is not in [0, 1)")
+    if not cfg.OUTPUT_DIR:
+        raise UsageError("OUTPUT_DIR is empty: name a folder")

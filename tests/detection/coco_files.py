@@ -1,4 +1,4 @@
-"""Small COCO-format datasets, with whatever is wrong with them."""
+"""Small COCO-format datasets for tests."""
 
 import json
 
@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def save_image(path, height=48, width=64, mode="RGB", seed=0, **arguments):
-    """A picture of noise; keyword arguments go to Pillow's save."""
+    """Write an image of noise; keyword arguments are passed to Pillow's save."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     if mode == "I;16":
@@ -17,15 +17,15 @@ def save_image(path, height=48, width=64, mode="RGB", seed=0, **arguments):
     image.save(path, **arguments)
 
 
-def turned(tag):
-    """Pillow's EXIF data with an orientation."""
+def exif_with_orientation(tag):
+    """Return EXIF data with an orientation tag."""
     exif = Image.Exif()
     exif[274] = tag
     return exif
 
 
 def annotation(id=1, image_id=1, category_id=1, bbox=(8, 8, 24, 16), **more):
-    """A box with all that COCO gives it."""
+    """Return a box annotation with all of COCO's keys."""
     return {
         "id": id,
         "image_id": image_id,
@@ -38,7 +38,7 @@ def annotation(id=1, image_id=1, category_id=1, bbox=(8, 8, 24, 16), **more):
 
 
 def dataset(images=2, annotations=None, classes=("cat", "dog")):
-    """The content of an annotation file for images of 64 x 48 pixels."""
+    """Return the content of an annotation file for images of 64 x 48 pixels."""
     return {
         "images": [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 48} for i in range(1, images + 1)],
         "annotations": [annotation(i, i) for i in range(1, images + 1)] if annotations is None else annotations,
@@ -47,7 +47,7 @@ def dataset(images=2, annotations=None, classes=("cat", "dog")):
 
 
 def save_dataset(folder, data=None, images=True):
-    """Write `instances.json` and the images that it lists; returns the file and the images' folder."""
+    """Write `instances.json` and the images that it lists. Return the file and the image folder."""
     data = dataset() if data is None else data
     root = folder / "images"
     root.mkdir(parents=True, exist_ok=True)

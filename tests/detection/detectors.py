@@ -1,4 +1,4 @@
-"""Small detectors, and images with boxes for them."""
+"""Small detectors and their inputs for tests."""
 
 import torch
 import yaml
@@ -11,7 +11,7 @@ from fbnetv3.detection import config_file, get_config
 
 
 def small_config(name="faster_rcnn_fbnetv3_a_C4"):
-    """A detector of few layers, for 5 classes, on the CPU."""
+    """Return the config of a detector with few layers, for 5 classes, on the CPU."""
     cfg = get_config(name)
     cfg.MODEL.DEVICE = "cpu"
     cfg.MODEL.FBNETV3.ARCH = "fbnetv3_a0"
@@ -24,7 +24,7 @@ def small_config(name="faster_rcnn_fbnetv3_a_C4"):
 
 
 def image(height=64, width=96, boxes=((8.0, 8.0, 40.0, 48.0),), masks=False, seed=0):
-    """An input as detectron2's mapper makes it; boxes are (x0, y0, x1, y1) in pixels."""
+    """Return an input as from detectron2's mapper; boxes are (x0, y0, x1, y1) in pixels."""
     instances = Instances((height, width))
     instances.gt_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
     instances.gt_classes = torch.arange(len(boxes)) % 5
@@ -37,7 +37,8 @@ def image(height=64, width=96, boxes=((8.0, 8.0, 40.0, 48.0),), masks=False, see
     return {"image": pixels.float(), "instances": instances, "height": height, "width": width}
 
 
-def inputs_of(masks=False):
+def sample_inputs(masks=False):
+    """Return three inputs of different sizes."""
     return [
         image(96, 128, boxes=((8.0, 8.0, 72.0, 56.0), (70.0, 30.0, 120.0, 90.0)), masks=masks),
         image(128, 90, masks=masks, seed=3),
@@ -45,13 +46,13 @@ def inputs_of(masks=False):
     ]
 
 
-def settled(cfg, inputs=None, least_variance=0.0):
-    """A detector whose BatchNorms have seen images, so that scores differ as after a training, and some are high.
+def calibrated_detector(cfg, inputs=None, min_variance=0.0):
+    """Build a detector with BatchNorm statistics of images, so that scores differ as after training, some of them high.
 
     Args:
         cfg: its config.
-        inputs: the images, as detectron2's mapper gives them; default: two of `inputs_of`.
-        least_variance: of a channel; channels that hardly vary would make much of rounding.
+        inputs: the images, as from detectron2's mapper; default: two of `sample_inputs`.
+        min_variance: lower bound for the variance of a channel; channels with less would amplify rounding errors.
     """
     torch.manual_seed(0)
     model = build_model(cfg)
@@ -66,15 +67,15 @@ def settled(cfg, inputs=None, least_variance=0.0):
         if name == "head.cls_score.bias":
             value.data.zero_()
     with torch.no_grad(), EventStorage():
-        model.train()(inputs or inputs_of(cfg.MODEL.MASK_ON)[:2])
+        model.train()(inputs or sample_inputs(cfg.MODEL.MASK_ON)[:2])
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d):
-            m.running_var.clamp_(min=least_variance)
+            m.running_var.clamp_(min=min_variance)
     return model.eval()
 
 
 def train_step(model, inputs):
-    """The losses of one step, after the backward pass."""
+    """Return the losses of one step, after the backward pass."""
     model.train()
     with EventStorage():
         losses = model(inputs)
@@ -83,13 +84,26 @@ def train_step(model, inputs):
 
 
 def detect(model, inputs):
-    """Detections for each image."""
+    """Return the detections in each image."""
     with torch.no_grad():
-        return [found["instances"] for found in model.eval()(inputs)]
+        return [output["instances"] for output in model.eval()(inputs)]
+
+
+def assert_same_detections(actual, expected):
+    """Compare boxes, scores and classes, in any order because scores may be equal up to rounding."""
+    assert len(actual) == len(expected)
+    for i in range(len(expected)):
+        same_class = (actual.pred_classes == expected.pred_classes[i]).nonzero().squeeze(1)
+        distance = (actual.pred_boxes.tensor[same_class] - expected.pred_boxes.tensor[i]).abs().amax(dim=1)
+        nearest = same_class[distance.argmin()]
+        assert distance.min() < 0.01
+        assert abs(actual.scores[nearest] - expected.scores[i]) < 1e-3
+        if expected.has("pred_masks"):
+            assert (actual.pred_masks[nearest] != expected.pred_masks[i]).float().mean() < 0.01
 
 
 def write_digits_config(file, scenes):
-    """A training config for scenes of digits: four steps of two small images, in two sizes, flipped or not."""
+    """Write a training config for scenes of digits: four steps of two small images, in two sizes, flipped or not."""
     values = {
         "_BASE_": config_file("faster_rcnn_fbnetv3_digits_C4"),
         "DATASETS": {

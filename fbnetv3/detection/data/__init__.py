@@ -1,0 +1,1 @@
+"""Data of detectors: COCO-format annotations, datasets, images, data loaders."""

@@ -1,4 +1,4 @@
-"""Names of a detector's classes, and the ids that categories have in results."""
+"""Names of a detector's classes, and the category ids of its results."""
 
 from __future__ import annotations
 
@@ -11,100 +11,97 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from fbnetv3.detection.data.coco_annotations import read_annotations
-from fbnetv3.detection.data.detection_datasets import class_count
+from fbnetv3.detection.data.detection_datasets import num_classes_setting
 from fbnetv3.errors import UsageError
+from fbnetv3.utils.text import first_few
 
 _COCO = "coco_2017_val"
 
 
 @dataclass(frozen=True)
-class Classes:
-    """What a detector's classes are called.
-
-    Attributes:
-        names: by number of the class.
-        ids: the category's id in annotations and results, by number of the class.
-    """
+class DetectorClasses:
+    """Names and category ids of a detector's classes, by class index."""
 
     names: tuple[str, ...]
-    ids: tuple[int | str, ...]
+    category_ids: tuple[int | str, ...]
 
     def __len__(self) -> int:
         return len(self.names)
 
     @property
     def categories(self) -> list[dict[str, Any]]:
-        """As COCO-format files list them."""
-        return [{"id": id, "name": name} for id, name in zip(self.ids, self.names, strict=True)]
+        """The list "categories" of a COCO-format file."""
+        return [{"id": id, "name": name} for id, name in zip(self.category_ids, self.names, strict=True)]
 
 
-def classes_in(categories: Sequence[Mapping[str, Any]]) -> Classes:
-    """The categories of a COCO-format file, in the order of their ids, as detectron2 numbers them."""
+def classes_from_categories(categories: Sequence[Mapping[str, Any]], num_classes: int | None = None) -> DetectorClasses:
+    """Return the classes of a COCO-format file, ordered by category id as in detectron2.
+
+    Raises:
+        UsageError: the number of categories is not `num_classes`.
+    """
     ordered = sorted(categories, key=lambda category: category["id"])
-    return Classes(tuple(c["name"] for c in ordered), tuple(c["id"] for c in ordered))
+    names = tuple(category["name"] for category in ordered)
+    if num_classes not in (None, len(names)):
+        raise UsageError(
+            f"the annotations have {len(names)} categories ({first_few(names)}), but the detector has {num_classes} "
+            "classes: pass the annotations that it was trained on, or others with the same categories"
+        )
+    return DetectorClasses(names, tuple(category["id"] for category in ordered))
 
 
-def classes_of(cfg: CfgNode, categories: Sequence[Mapping[str, Any]] | None = None) -> Classes:
-    """Classes of a detector.
+def detector_classes(cfg: CfgNode, categories: Sequence[Mapping[str, Any]] | None = None) -> DetectorClasses:
+    """Return the classes of a config's detector.
 
     Args:
         cfg: the detector's config.
-        categories: of a COCO-format file. Without them, the data sets that the config names are asked, those to test
-            on first: what detectron2 knows of them, or their file of annotations where it is there. Else a detector of
-            80 classes has COCO's, with COCO's ids, and any other "class 1" and so on, with ids from 1.
+        categories: of a COCO-format file. If None, the classes come from the datasets of the config, test datasets
+            first: from detectron2's metadata, or from the annotation file if it exists. Otherwise a detector of 80
+            classes has COCO's names and ids, and any other "class 1" and so on, with ids from 1.
 
     Raises:
-        UsageError: the file has another number of categories than the detector classes.
-        AnnotationError: a data set's file of annotations is damaged.
+        UsageError: the number of categories is not that of the detector's classes.
+        AnnotationError: a dataset's annotation file is corrupt.
     """
-    _, count = class_count(cfg)
+    _, num_classes = num_classes_setting(cfg)
     if categories is not None:
-        return _annotated(categories, count)
-    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
-        found = _known_to_detectron2(name)
-        if found is not None and len(found) == count:
-            return found
-    coco = _known_to_detectron2(_COCO)
-    if coco is not None and len(coco) == count:
-        return coco
-    return Classes(tuple(f"class {n}" for n in range(1, count + 1)), tuple(range(1, count + 1)))
+        return classes_from_categories(categories, num_classes)
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN, _COCO):
+        classes = _classes_from_catalog(name)
+        if classes is not None and len(classes) == num_classes:
+            return classes
+    numbers = tuple(range(1, num_classes + 1))
+    return DetectorClasses(tuple(f"class {n}" for n in numbers), numbers)
 
 
-def named_classes(names: Sequence[str], categories: Sequence[Mapping[str, Any]] | None = None) -> Classes:
-    """Classes of a detector of which the names alone are known, such as an exported one.
+def classes_from_names(names: Sequence[str], categories: Sequence[Mapping[str, Any]] | None = None) -> DetectorClasses:
+    """Return the classes of a detector of which only the names are stored, such as an exported one.
 
     Args:
-        names: by number of the class.
-        categories: of a COCO-format file, which then has the names and ids. Without them, COCO's names have COCO's ids,
-            and others ids from 1.
+        names: by class index.
+        categories: of a COCO-format file, whose names and ids are used instead. If None, COCO's names have COCO's
+            ids, and others ids from 1.
 
     Raises:
-        UsageError: the file has another number of categories than there are names.
+        UsageError: the number of categories is not that of the names.
     """
     if categories is not None:
-        return _annotated(categories, len(names))
-    coco = _known_to_detectron2(_COCO)
-    return coco if coco and coco.names == tuple(names) else Classes(tuple(names), tuple(range(1, len(names) + 1)))
+        return classes_from_categories(categories, len(names))
+    coco = _classes_from_catalog(_COCO)
+    if coco is not None and coco.names == tuple(names):
+        return coco
+    return DetectorClasses(tuple(names), tuple(range(1, len(names) + 1)))
 
 
-def _annotated(categories: Sequence[Mapping[str, Any]], count: int) -> Classes:
-    """The categories of a file, if there are so many."""
-    found = classes_in(categories)
-    if len(found) != count:
-        raise UsageError(
-            f"the annotations have {len(found)} categories ({', '.join(found.names[:3])}, ...), the detector "
-            f"{count} classes: give the annotations that it was trained on, or those of the same categories"
-        )
-    return found
-
-
-def _known_to_detectron2(name: str) -> Classes | None:
-    """The classes of a registered data set, if they can be had without loading it."""
-    metadata = MetadataCatalog.get(name) if name in MetadataCatalog.list() else None
-    if metadata is None:
+def _classes_from_catalog(name: str) -> DetectorClasses | None:
+    """Return the classes of a registered dataset, or None if they are unknown until it is loaded."""
+    if name not in MetadataCatalog.list():
         return None
+    metadata = MetadataCatalog.get(name)
     if names := metadata.get("thing_classes"):
-        to_class = metadata.get("thing_dataset_id_to_contiguous_id") or {n: n for n in range(len(names))}
-        return Classes(tuple(names), tuple(id for id, _ in sorted(to_class.items(), key=lambda item: item[1])))
+        index_of_id = metadata.get("thing_dataset_id_to_contiguous_id") or {n: n for n in range(len(names))}
+        return DetectorClasses(tuple(names), tuple(sorted(index_of_id, key=lambda id: index_of_id[id])))
     file = metadata.get("json_file")
-    return classes_in(read_annotations(file, ("categories",))["categories"]) if file and os.path.isfile(file) else None
+    if not file or not os.path.isfile(file):
+        return None
+    return classes_from_categories(read_annotations(file, ("categories",))["categories"])

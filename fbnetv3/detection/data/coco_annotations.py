@@ -1,13 +1,12 @@
-"""COCO-format annotations: read, and checked against their images before a training starts, with errors that name both
-what is wrong and what to do about it."""
+"""COCO-format annotation files: reading them, and checking them and their images before training."""
 
 from __future__ import annotations
 
 import json
 import logging
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,66 +16,57 @@ import numpy as np
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-from fbnetv3.data.upright import orientation, upright_size
+from fbnetv3.data.image_io import exif_orientation, oriented_size
 from fbnetv3.errors import DataError
+from fbnetv3.utils.checks import is_int, is_number
+from fbnetv3.utils.text import evenly_spaced, first_few, one_line
 
 logger = logging.getLogger(__name__)
 
-SIZES_CHECKED = 2000
-_SHOWN = 3
-_KEYS = {
-    "images": ("id", "file_name", "width", "height"),
-    "annotations": ("id", "image_id", "category_id", "bbox"),
-    "categories": ("id", "name"),
+MAX_IMAGES_OPENED = 2000
+# Required keys of each list's entries, with their types; sizes and boxes are checked separately.
+_KEYS: dict[str, dict[str, Any]] = {
+    "images": {"id": (int, str), "file_name": str, "width": object, "height": object},
+    "annotations": {"id": (int, str), "image_id": (int, str), "category_id": (int, str), "bbox": object},
+    "categories": {"id": (int, str), "name": str},
 }
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "id": (int, str),
-    "image_id": (int, str),
-    "category_id": (int, str),
-    "file_name": str,
-    "name": str,
+# Problems by kind; {} is replaced by the number and the first few of the entries at fault.
+_PROBLEMS = {
+    "repeated_id": "repeated ids {}; renumber them",
+    "no_size": "images whose width or height is not a positive integer {}; correct the file",
+    "missing": "missing images {}; name the folder that each file_name is relative to, or remove them from the file",
+    "corrupt": "corrupt images {}; replace them, or remove them from the file",
+    "wrong_size": "images of another size (width x height) than the file says {}; correct the file, boxes included",
+    "category": 'annotations of categories that are not in "categories" {}; add them, or remove the annotations',
+    "bbox": 'annotations whose "bbox" is not a list of four finite numbers {}; it is [x, y, width, height] in pixels',
+    "negative": "boxes of negative width or height {}; a box is [x, y, width, height], not two corners",
+    "ignore": 'annotations with "ignore", which detectron2 does not know {}; remove them, or set iscrowd to 1',
+    "run_length": "annotations with run-length masks instead of polygons {}; set INPUT.MASK_FORMAT bitmask",
+    "no_mask": 'annotations without "segmentation" {}; add it, or set MODEL.MASK_ON False to train on boxes only',
 }
-# Clipping is the rule, by rounding, for boxes that reach a pixel out of their image: only more is worth a word.
-_SLACK = 1.0
-_FAR = 1e9  # no coordinate lies further out: infinity, and NaN, do not compare as smaller
-_SUSPICIOUS = 0.1
+_BORDER = 1.0  # pixels by which a box may exceed its image without counting as clipped, because of rounding
+_MANY_CLIPPED = 0.1  # share of clipped boxes above which they are probably corners instead of [x, y, width, height]
+
+_Problems = defaultdict[str, list[object]]  # names of the entries at fault, by kind of problem
 
 
 class AnnotationError(DataError):
-    """An annotation file that is damaged, incomplete, or does not fit its images or the network."""
+    """An annotation file that is corrupt, incomplete, or does not fit its images or the network."""
 
 
 @dataclass(frozen=True)
 class AnnotationSummary:
-    """What an annotation file holds.
-
-    Attributes:
-        images: how many images there are.
-        boxes: annotations that can be trained on: of an image of the file, with an area, not of a crowd.
-        crowds: annotations of crowds, which detectron2 leaves out in training.
-        empty_images: images without a box to train on.
-        clipped: boxes that reach out of their image; detectron2 cuts them off at its border.
-        dropped: annotations that detectron2 leaves out: without an area within the image, or of no image of the file.
-        masks: boxes that come with a segmentation.
-        classes: names of the categories in the order of their ids, which is that of a network's outputs.
-        sizes_checked: images whose files were opened to compare their sizes.
-    """
+    """Statistics of an annotation file."""
 
     images: int
-    boxes: int
-    crowds: int
-    empty_images: int
-    clipped: int
-    dropped: int
-    masks: int
-    classes: tuple[str, ...]
-    sizes_checked: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.images:,} images, {self.boxes:,} boxes of {len(self.classes)} classes, "
-            f"{self.empty_images:,} images without a box"
-        )
+    boxes: int  # annotations to train on: not crowds, with an area, and of a listed image
+    crowds: int  # annotations that detectron2 skips in training
+    empty_images: int  # without a box to train on
+    clipped: int  # boxes that exceed their image; detectron2 clips them
+    dropped: int  # annotations that detectron2 skips: without area inside their image, or of no listed image
+    masks: int  # boxes that have a segmentation
+    classes: tuple[str, ...]  # names of the categories in the order of their ids, as for a network's outputs
+    images_opened: int  # image files that were opened to compare their sizes
 
 
 def check_annotations(
@@ -85,69 +75,49 @@ def check_annotations(
     num_classes: int | None = None,
     *,
     mask_format: str | None = None,
-    sizes: int | None = SIZES_CHECKED,
+    max_opened: int | None = MAX_IMAGES_OPENED,
     need_boxes: bool = True,
 ) -> AnnotationSummary:
-    """Check a COCO-format file and its images, all that can be wrong at once.
+    """Check a COCO-format annotation file and its images, and report all problems at once.
 
-    What detectron2 puts right by itself gives one warning with counts: boxes that reach out of their image, which it
-    clips, and boxes without an area, annotations of no image and segmentations of too few points, which it leaves out.
-    All else is an error.
+    What detectron2 corrects by itself is one warning with counts: it clips boxes that exceed their image, and skips
+    boxes without area, annotations of unlisted images and segmentations with too few points.
 
     Args:
-        json_file: the annotations, of the format of COCO's `instances_*.json`.
-        image_root: folder from which each image's `file_name` leads to it.
-        num_classes: classes of the network, without the background; None to leave them unchecked.
-        mask_format: `INPUT.MASK_FORMAT`, "polygon" or "bitmask", where every box needs a mask, as for Mask R-CNN; None
-            where masks are not wanted.
-        sizes: how many images, evenly spread, to open in order to compare their sizes and find damaged ones; None for
-            all. (detectron2 refuses an image of another size only once training comes across it.)
-        need_boxes: whether there must be a box to train on; not so for images to evaluate on.
-
-    Returns:
-        What the file holds.
+        json_file: the annotations, in the format of COCO's `instances_*.json`.
+        image_root: the folder that each image's `file_name` is relative to.
+        num_classes: number of classes of the network, without background; None skips this check.
+        mask_format: `INPUT.MASK_FORMAT`, "polygon" or "bitmask", if every box needs a mask, as for Mask R-CNN.
+        max_opened: number of images, evenly spaced, to open in order to compare their sizes and find corrupt files;
+            None opens all. (detectron2 reports an image of another size only when training reaches it.)
+        need_boxes: whether there must be a box to train on; False for images to evaluate on.
 
     Raises:
-        AnnotationError: the file is missing, no JSON, or lacks keys; images are missing, damaged or of another size
-            than the file says; annotations are of unknown categories, or have no proper box or mask; ids are there
-            twice; the number of classes is not the network's; there is no box to train on.
+        AnnotationError: the file is missing, not JSON, or lacks keys; images are missing, corrupt or of another size
+            than stated; annotations have an unknown category or an invalid box or mask; ids are repeated; the number
+            of classes is not the network's; there is no box to train on.
     """
     data = read_annotations(json_file)
     images, annotations, categories = data["images"], data["annotations"], data["categories"]
-    problems = [*_repeated(data), *_classes(categories, num_classes)]
-    checked, found = _image_problems(images, os.fspath(image_root), sizes)
-    problems += [*found, *_annotation_problems(annotations, categories, mask_format)]
-    if problems:
-        raise AnnotationError(f"{json_file}: {'; '.join(problems)}")
-    by_id = {image["id"]: image for image in images}
-    known = [annotation for annotation in annotations if annotation["image_id"] in by_id]
-    boxes = np.array([annotation["bbox"] for annotation in known], dtype=np.float64).reshape(-1, 4)
-    sides = [(image["width"], image["height"]) for image in (by_id[a["image_id"]] for a in known)]
-    area, out = _within(boxes, np.array(sides, dtype=np.float64).reshape(-1, 2))
-    crowd, thin = (np.array([test(a) for a in known], dtype=bool) for test in (_is_crowd, _is_thin))
-    used = area & ~crowd & ~thin
-    trained = [annotation for annotation, use in zip(known, used, strict=True) if use]
-    left_out = {
-        "boxes have no area within their image": int((~area).sum()),
-        "annotations have polygons of fewer than three points (without a segmentation they would stay)": int(
-            (thin & area).sum()
-        ),
-        "annotations belong to no image of the file": len(annotations) - len(known),
-    }
-    summary = AnnotationSummary(
-        images=len(images),
-        boxes=len(trained),
-        crowds=int(crowd.sum()),
-        empty_images=len(by_id.keys() - {annotation["image_id"] for annotation in trained}),
-        clipped=int((out & used).sum()),
-        dropped=sum(left_out.values()),
-        masks=sum(bool(annotation.get("segmentation")) for annotation in trained),
-        classes=tuple(category["name"] for category in sorted(categories, key=lambda category: category["id"])),
-        sizes_checked=checked,
-    )
-    _warn(json_file, summary, left_out)
+    messages = _check_num_classes(categories, num_classes)
+    problems: _Problems = defaultdict(list)
+    _find_repeated_ids(data, problems)
+    images_opened = 0
+    if not os.path.isdir(image_root):
+        messages.append(f"no image folder {image_root}: name the folder that each file_name is relative to")
+    elif not _find_images_without_size(images, problems):
+        images_opened = _open_images(images, os.fspath(image_root), max_opened, problems)
+    _find_box_and_mask_problems(annotations, {category["id"] for category in categories}, mask_format, problems)
+
+    messages += [_PROBLEMS[kind].format(f"({len(names)}): {first_few(names)}") for kind, names in problems.items()]
+    if messages:
+        if 0 < images_opened < len(images):
+            messages.append(f"{images_opened} of {len(images)} images were opened")
+        raise AnnotationError(f"{json_file}: {'; '.join(messages)}")
+
+    summary = _summarize(json_file, data, images_opened)
     if need_boxes and not summary.boxes:
-        raise AnnotationError(f"{json_file}: has no box to train on among its {len(annotations)} annotations")
+        raise AnnotationError(f"{json_file}: none of its {len(data['annotations'])} annotations has a box to train on")
     return summary
 
 
@@ -158,183 +128,178 @@ def read_annotations(
 
     Args:
         json_file: the file.
-        parts: the lists that it must have, and whose entries must have the keys that COCO's have.
-
-    Returns:
-        What the file holds.
+        parts: the lists that it must have; their entries must have COCO's keys.
 
     Raises:
-        AnnotationError: the file is missing, no JSON (with line and column), or lacks lists or keys.
+        AnnotationError: the file is missing, not JSON (with line and column), or lacks lists or keys.
     """
     try:
         with Path(PathManager.get_local_path(os.fspath(json_file))).open(encoding="utf-8") as f:
             data = json.load(f)
     except json.JSONDecodeError as error:
-        raise AnnotationError(
-            f"{json_file}: line {error.lineno}, column {error.colno}: no JSON: {error.msg}; was it copied whole?"
-        ) from None
+        where = f"line {error.lineno}, column {error.colno}"
+        raise AnnotationError(f"{json_file}: is not JSON: {where}: {error.msg}; is the file complete?") from None
     except UnicodeDecodeError as error:
-        raise AnnotationError(f"{json_file}: no JSON: byte {error.start} is not UTF-8; is it compressed?") from None
-    except RecursionError:
-        raise AnnotationError(f"{json_file}: no JSON: nested too deeply") from None
+        raise AnnotationError(
+            f"{json_file}: is not JSON: byte {error.start} is not UTF-8; is the file compressed?"
+        ) from None
     except OSError as error:
         raise AnnotationError(f"{json_file}: cannot be read: {error.strerror or error}") from None
-    if isinstance(data, list):
-        raise AnnotationError(
-            f"{json_file}: is a list, as results are: annotations are a mapping with {', '.join(_KEYS)}"
-        )
     if not isinstance(data, dict):
-        raise AnnotationError(f"{json_file}: is no mapping with {', '.join(_KEYS)}")
+        kind = "is a list, as in a results file" if isinstance(data, list) else "is not a mapping"
+        raise AnnotationError(f"{json_file}: {kind}: annotations are a mapping with the keys {', '.join(_KEYS)}")
     for part in parts:
-        _check_part(json_file, data, part)
+        _check_entries(json_file, data.get(part), part)
     return data
 
 
-def _check_part(json_file: str | os.PathLike, data: Mapping[str, Any], part: str) -> None:
-    """Refuse a list that is missing, or entries without the keys they need, or with ids and names of no use."""
-    if not isinstance(data.get(part), list):
+def _check_entries(json_file: str | os.PathLike, entries: Any, part: str) -> None:
+    """Require a list whose entries have all keys, with values of the right types."""
+    if not isinstance(entries, list):
         raise AnnotationError(f'{json_file}: has no list "{part}": COCO\'s format has {", ".join(_KEYS)}')
-    if part != "annotations" and not data[part]:
+    if part != "annotations" and not entries:
         raise AnnotationError(f'{json_file}: the list "{part}" is empty')
-    for key in _KEYS[part]:
-        lacking = [i for i, entry in enumerate(data[part]) if not isinstance(entry, dict) or key not in entry]
-        if lacking:
-            raise AnnotationError(
-                f'{json_file}: {len(lacking)} of {len(data[part])} {part} have no "{key}": {part}'
-                f"[{lacking[0]}]{' and others' if len(lacking) > 1 else ''}; each needs {', '.join(_KEYS[part])}"
-            )
-    for key, kinds in _KINDS.items():
-        wrong = [entry[key] for entry in data[part] if key in _KEYS[part] and not isinstance(entry[key], kinds)]
-        if wrong or (key == "id" and len({isinstance(entry[key], str) for entry in data[part]}) > 1):
-            shown = f", such as {json.dumps(wrong[0])[:40]}" if wrong else ""
-            wanted = "text" if kinds is str else "all whole numbers, or all text"
-            raise AnnotationError(f'{json_file}: "{key}" of {part} must be {wanted}{shown}')
+    for key, kinds in _KEYS[part].items():
+        for i, entry in enumerate(entries):
+            if not isinstance(entry, dict) or key not in entry:
+                keys = ", ".join(_KEYS[part])
+                raise AnnotationError(f'{json_file}: {part}[{i}] has no "{key}"; each entry needs {keys}')
+            if not isinstance(entry[key], kinds):
+                noun = "text" if kinds is str else "an integer or text"
+                raise AnnotationError(f'{json_file}: {part}[{i}]: "{key}" {one_line(entry[key], 40)} is not {noun}')
+    if len({isinstance(entry["id"], str) for entry in entries}) > 1:
+        raise AnnotationError(f'{json_file}: "id" of {part} must be all integers, or all text')
 
 
-def _repeated(data: Mapping[str, list[dict[str, Any]]]) -> list[str]:
-    """Ids that are there more than once: COCO's tools would lose all but one."""
-    problems = []
-    for part in _KEYS:
-        twice = [key for key, count in Counter(entry["id"] for entry in data[part]).items() if count > 1]
-        if twice:
-            problems.append(f"{len(twice)} ids of {part} are there more than once: {_some(twice)}; number them anew")
-    return problems
-
-
-def _classes(categories: Sequence[Mapping[str, Any]], num_classes: int | None) -> list[str]:
+def _check_num_classes(categories: Sequence[Mapping[str, Any]], num_classes: int | None) -> list[str]:
     count = len(categories)
     if num_classes is None or num_classes == count:
         return []
     return [
-        f"has {count} categories ({_some([c['name'] for c in categories])}), the network {num_classes} classes: set "
-        f"MODEL.ROI_HEADS.NUM_CLASSES {count} (for RetinaNet MODEL.RETINANET.NUM_CLASSES {count})"
+        f"has {count} categories ({first_few([c['name'] for c in categories])}), but the network has {num_classes} "
+        f"classes: set MODEL.ROI_HEADS.NUM_CLASSES {count} (for RetinaNet MODEL.RETINANET.NUM_CLASSES {count})"
     ]
 
 
-def _image_problems(images: Sequence[Mapping[str, Any]], root: str, sizes: int | None) -> tuple[int, list[str]]:
-    """How many images were opened, and what is wrong with the images."""
-    if wrong := [image for image in images if not all(_is_count(image[side]) for side in ("width", "height"))]:
-        shown = _some([image["file_name"] for image in wrong])
-        return 0, [f"{len(wrong)} images have a width or height that is no number of pixels: {shown}"]
-    if not os.path.isdir(root):
-        return 0, [f"there is no folder {root} with its images: give the one that each file_name leads from"]
-    names = cache(lambda folder: frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset())
-    paths = [os.path.join(root, str(image["file_name"])) for image in images]
-    there = [os.path.basename(path) in names(os.path.dirname(path)) for path in paths]
-    problems = []
-    if missing := [image["file_name"] for image, is_there in zip(images, there, strict=True) if not is_there]:
-        problems.append(
-            f"{len(missing)} of {len(images)} images are not below {root}: {_some(missing)}; give the folder that each "
-            "file_name leads from, or put them there, or take them out of the file"
-        )
-    present = [(image, path) for image, path, is_there in zip(images, paths, there, strict=True) if is_there]
-    count = len(present) if sizes is None else min(sizes, len(present))
-    chosen = [present[i * len(present) // count] for i in range(count)]
-    damaged, others = [], []
-    for image, path in chosen:
-        expected = image["width"], image["height"]
+def _find_repeated_ids(data: Mapping[str, list[dict[str, Any]]], problems: _Problems) -> None:
+    """Find repeated ids, of which COCO's tools would use only one."""
+    for part in _KEYS:
+        counts = Counter(entry["id"] for entry in data[part])
+        for id, count in counts.items():
+            if count > 1:
+                problems["repeated_id"].append(f"{id} of {part}")
+
+
+def _find_images_without_size(images: Sequence[Mapping[str, Any]], problems: _Problems) -> bool:
+    for image in images:
+        if not (is_int(image["width"], 1) and is_int(image["height"], 1)):
+            problems["no_size"].append(image["file_name"])
+    return "no_size" in problems
+
+
+def _open_images(images: Sequence[Mapping[str, Any]], root: str, max_opened: int | None, problems: _Problems) -> int:
+    """Find missing and corrupt images and wrong sizes. Return the number of images opened."""
+    # list each folder once, which is far quicker than a system call per image
+    list_folder = cache(lambda folder: frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset())
+    existing = []
+    for image in images:
+        folder, name = os.path.split(os.path.join(root, image["file_name"]))
+        if name in list_folder(folder):
+            existing.append(image)
+        else:
+            problems["missing"].append(os.path.join(folder, name))
+
+    opened = evenly_spaced(existing, len(existing) if max_opened is None else max_opened)
+    for image in opened:
+        name = image["file_name"]
         try:
-            found, turned = _size_of(path)
-        except Exception as error:  # Pillow's readers raise almost anything on damaged bytes
-            damaged.append(f"{image['file_name']} ({' '.join(str(error).split())[:80]})")
+            with Image.open(os.path.join(root, name)) as file:
+                width, height = oriented_size(file)
+                is_rotated = exif_orientation(file) >= 5
+        except Exception as error:  # Pillow's decoders raise almost anything on corrupt bytes
+            problems["corrupt"].append(f"{name} ({one_line(error, 80)})")
             continue
-        if found != expected:
-            note = ", turned upright as its EXIF says" if turned else ""
-            others.append(f"{image['file_name']} is {found[0]} x {found[1]}{note}, not {expected[0]} x {expected[1]}")
-    of = f" of {count} that were opened" if count < len(present) else ""
-    if damaged:
-        problems.append(f"{len(damaged)} images{of} are damaged: {_some(damaged)}; replace them or take them out")
-    if others:
-        problems.append(
-            f"{len(others)} images{of} have another size than the file says (width x height): {_some(others)}; correct "
-            "the file, boxes too where images were resized"
-        )
-    return count, problems
+        if (width, height) != (image["width"], image["height"]):
+            note = " (rotated by its EXIF orientation)" if is_rotated else ""
+            problems["wrong_size"].append(
+                f"{name} is {width} x {height}{note}, not {image['width']} x {image['height']}"
+            )
+    return len(opened)
 
 
-def _size_of(path: str) -> tuple[tuple[int, int], bool]:
-    """Width and height as detectron2 will see them, and whether EXIF swaps them."""
-    with Image.open(path) as image:
-        return upright_size(image), orientation(image) >= 5
-
-
-def _annotation_problems(
-    annotations: Sequence[Mapping[str, Any]], categories: Sequence[Mapping[str, Any]], mask_format: str | None
-) -> list[str]:
-    """What is wrong with annotations that detectron2 would not put right."""
-    known = {category["id"] for category in categories}
-    unknown, no_box, negative, ignored, no_mask, encoded = [], [], [], [], [], []
+def _find_box_and_mask_problems(
+    annotations: Sequence[Mapping[str, Any]], category_ids: set[object], mask_format: str | None, problems: _Problems
+) -> None:
+    """Find what detectron2 would not correct."""
     for annotation in annotations:
-        name, box = str(annotation["id"]), annotation["bbox"]
-        if annotation["category_id"] not in known:
-            unknown.append(f"category {annotation['category_id']} of annotation {name}")
+        id, box = annotation["id"], annotation["bbox"]
+        if annotation["category_id"] not in category_ids:
+            problems["category"].append(f"{id} (category {annotation['category_id']})")
         if not _is_box(box):
-            no_box.append(name)
+            problems["bbox"].append(id)
         elif box[2] < 0 or box[3] < 0:
-            negative.append(name)
+            problems["negative"].append(id)
         if annotation.get("ignore", 0):
-            ignored.append(name)
+            problems["ignore"].append(id)
         if mask_format and not _is_crowd(annotation):
-            if not annotation.get("segmentation"):
-                no_mask.append(name)
-            elif mask_format == "polygon" and isinstance(annotation["segmentation"], dict):
-                encoded.append(name)
-    found = (
-        (unknown, 'are of categories that "categories" lacks', "add these there, or remove the annotations"),
-        (no_box, 'have a "bbox" that is no list of four finite numbers', "it is [x, y, width, height] in pixels"),
-        (negative, "have boxes of negative width or height", "a box is [x, y, width, height], not two corners"),
-        (ignored, 'have "ignore", which detectron2 does not know', "remove them, or make them crowds (iscrowd 1)"),
-        (encoded, "have run-length masks instead of polygons", "set INPUT.MASK_FORMAT bitmask"),
-        (no_mask, 'have no "segmentation"', "add them, or set MODEL.MASK_ON False to train on boxes alone"),
+            segmentation = annotation.get("segmentation")
+            if not segmentation:
+                problems["no_mask"].append(id)
+            elif mask_format == "polygon" and isinstance(segmentation, dict):
+                problems["run_length"].append(id)
+
+
+def _summarize(json_file: str | os.PathLike, data: Mapping[str, Any], images_opened: int) -> AnnotationSummary:
+    """Count what detectron2 will use, and warn of what it will clip and skip."""
+    images = {image["id"]: image for image in data["images"]}
+    annotations = [annotation for annotation in data["annotations"] if annotation["image_id"] in images]
+    boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64).reshape(-1, 4)
+    owners = [images[annotation["image_id"]] for annotation in annotations]
+    sizes = np.array([(image["width"], image["height"]) for image in owners], dtype=np.float64).reshape(-1, 2)
+
+    top_left = boxes[:, :2]
+    bottom_right = top_left + boxes[:, 2:]
+    has_area = (np.minimum(bottom_right, sizes) - top_left.clip(min=0) > 0).all(axis=1)
+    exceeds_image = (top_left < -_BORDER).any(axis=1) | (bottom_right > sizes + _BORDER).any(axis=1)
+    is_crowd = np.array([_is_crowd(annotation) for annotation in annotations], dtype=bool)
+    is_degenerate = np.array([_has_only_degenerate_polygons(annotation) for annotation in annotations], dtype=bool)
+    is_used = has_area & ~is_crowd & ~is_degenerate
+    used = [annotation for annotation, use in zip(annotations, is_used, strict=True) if use]
+
+    skipped = {
+        "boxes without area inside their image": int((~has_area).sum()),
+        "annotations whose polygons all have fewer than three points (kept if they had no segmentation)": int(
+            (is_degenerate & has_area).sum()
+        ),
+        "annotations of images that are not listed": len(data["annotations"]) - len(annotations),
+    }
+    summary = AnnotationSummary(
+        images=len(images),
+        boxes=len(used),
+        crowds=int(is_crowd.sum()),
+        empty_images=len(images.keys() - {annotation["image_id"] for annotation in used}),
+        clipped=int((exceeds_image & is_used).sum()),
+        dropped=sum(skipped.values()),
+        masks=sum(bool(annotation.get("segmentation")) for annotation in used),
+        classes=tuple(category["name"] for category in sorted(data["categories"], key=lambda c: c["id"])),
+        images_opened=images_opened,
     )
-    return [f"{len(which)} annotations {what}: {_some(which)}; {remedy}" for which, what, remedy in found if which]
 
-
-def _within(boxes: np.ndarray, sides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of boxes (N, 4) as x, y, width, height, in images of (width, height): which have an area within, and which reach
-    out."""
-    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    area = (np.minimum(high, sides) - low.clip(min=0) > 0).all(axis=1)
-    out = (low < -_SLACK).any(axis=1) | (high > sides + _SLACK).any(axis=1)
-    return area, out
-
-
-def _warn(json_file: str | os.PathLike, summary: AnnotationSummary, left_out: Mapping[str, int]) -> None:
-    """One line for all that detectron2 puts right."""
-    parts = [f"{summary.clipped} boxes reach out of their image and are clipped"] if summary.clipped else []
-    parts += [f"{count} {what} and are left out" for what, count in left_out.items() if count]
-    if summary.clipped > _SUSPICIOUS * summary.boxes:
-        parts.append("so many reach out that they may be two corners instead of [x, y, width, height]")
+    parts = [f"clipped: {summary.clipped} boxes that exceed their image"] if summary.clipped else []
+    parts += [f"skipped: {count} {noun}" for noun, count in skipped.items() if count]
+    if summary.clipped > _MANY_CLIPPED * summary.boxes:
+        parts.append("so many boxes exceed their image that they may be two corners instead of [x, y, width, height]")
     if parts:
         logger.warning("%s: %s", json_file, "; ".join(parts))
+    return summary
 
 
 def _is_crowd(annotation: Mapping[str, Any]) -> bool:
     return bool(annotation.get("iscrowd", 0))
 
 
-def _is_thin(annotation: Mapping[str, Any]) -> bool:
-    """Whether there are polygons but none with three points: detectron2 leaves out the annotation, box and all."""
+def _has_only_degenerate_polygons(annotation: Mapping[str, Any]) -> bool:
+    """Return whether no polygon has three points: detectron2 skips such an annotation with its box."""
     polygons = annotation.get("segmentation")
     return isinstance(polygons, list) and bool(polygons) and not any(_is_polygon(polygon) for polygon in polygons)
 
@@ -343,19 +308,5 @@ def _is_polygon(polygon: object) -> bool:
     return isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
-
-
 def _is_box(box: object) -> bool:
-    return (
-        isinstance(box, list)
-        and len(box) == 4
-        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and abs(v) < _FAR for v in box)
-    )
-
-
-def _some(names: Iterable[object]) -> str:
-    """The first few of what may be many."""
-    texts = [str(name) for name in names]
-    return ", ".join(texts[:_SHOWN]) + (", ..." if len(texts) > _SHOWN else "")
+    return isinstance(box, list) and len(box) == 4 and all(is_number(value, -1e9, 1e9) for value in box)

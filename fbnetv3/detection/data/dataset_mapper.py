@@ -1,4 +1,4 @@
-"""detectron2's mapper from a dataset's entries to inputs, for all images that may turn up."""
+"""detectron2's mapper from dataset dicts to model inputs, made robust for unusual images."""
 
 from __future__ import annotations
 
@@ -12,47 +12,51 @@ from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
-from fbnetv3.detection.data.detection_images import read_image, with_safe_resize
+from fbnetv3.detection.data.detection_images import read_image_array, use_safe_resize
 
 
 class FBNetV3DatasetMapper(DatasetMapper):
-    """detectron2's `DatasetMapper` for detection, with three corners filed off; else both give the same.
+    """detectron2's `DatasetMapper` for detection, with three differences; ordinary images give the same inputs.
 
-    detectron2's clips what has more than 8 bits, where this one scales it. It shrinks the short side of a very long
-    image to nothing, which ends the training. It rounds boxes down to whole pixels of the resized image where an
-    annotation file gives whole numbers. Arguments are those of detectron2's; `FBNetV3DatasetMapper(cfg,
-    is_train=True)` takes them from a config, and `build_detection_train_loader(cfg, mapper=...)` takes the mapper.
+    - Images of more than 8 bits are scaled; detectron2 clips them.
+    - Images of extreme aspect ratios keep at least one pixel per side; detectron2 fails on them.
+    - Boxes stay fractional after resizing; detectron2 truncates them if the annotation file has integers.
 
-    Crowds are left out, boxes are clipped to their image, and those without an area left out: detectron2's doing.
+    The arguments are detectron2's: `FBNetV3DatasetMapper(cfg, is_train=True)` takes them from a config, and
+    `build_detection_train_loader(cfg, mapper=...)` accepts the mapper. As in detectron2, crowds are skipped, boxes are
+    clipped to their image, and boxes without area are removed.
     """
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        """Arguments from a config, as for detectron2's."""
+        """Return the arguments from a config."""
         arguments = super().from_config(cfg, is_train)
-        return {**arguments, "augmentations": with_safe_resize(arguments["augmentations"])}
+        return {**arguments, "augmentations": use_safe_resize(arguments["augmentations"])}
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
-        """An entry in detectron2's dataset format to a model's input: "image" (C, H, W), "instances" and so on.
+        """Turn a dataset dict into a model's input: "image" (C, H, W), "instances" and so on.
 
         Raises:
-            DamagedImageError: the image cannot be read; named.
-            SizeMismatchError: it has another size than the entry says.
+            CorruptImageError: the image cannot be read.
+            SizeMismatchError: the image has another size than the dataset dict says.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
-        image = read_image(dataset_dict["file_name"], self.image_format)
+        image = read_image_array(dataset_dict["file_name"], self.image_format)
         utils.check_image_size(dataset_dict, image)
+
+        # augment the image
         inputs = T.AugInput(image)
         transforms = self.augmentations(inputs)
-        shape = inputs.image.shape[:2]
+        size = inputs.image.shape[:2]
         dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+
+        # apply the same transforms to proposals and annotations
         if self.proposal_topk is not None:
-            utils.transform_proposals(dataset_dict, shape, transforms, proposal_topk=self.proposal_topk)
-        annotated = dataset_dict.get("annotations") is not None
+            utils.transform_proposals(dataset_dict, size, transforms, proposal_topk=self.proposal_topk)
         if not self.is_train:
             dataset_dict.pop("annotations", None)
-        elif annotated:
+        elif dataset_dict.get("annotations") is not None:
             for annotation in dataset_dict["annotations"]:
                 annotation["bbox"] = [float(value) for value in annotation["bbox"]]
-            self._transform_annotations(dataset_dict, transforms, shape)
+            self._transform_annotations(dataset_dict, transforms, size)
         return dataset_dict

@@ -1,0 +1,1 @@
+"""Inference with detectors: optimization, image files, pictures."""

@@ -1,4 +1,4 @@
-"""An exported detector in the place of one of a config: the same calls, the same results."""
+"""Run an exported detector through the interface of `ConfigPredictor`."""
 
 from __future__ import annotations
 
@@ -10,44 +10,46 @@ import numpy as np
 import torch
 from detectron2.structures import Boxes, Instances
 
-from fbnetv3.deploy import DetectionPredictor, load
-from fbnetv3.detection.data.class_names import Classes, named_classes
+from fbnetv3.deploy import DetectorPredictor, load
+from fbnetv3.detection.data.class_names import DetectorClasses, classes_from_names
 from fbnetv3.errors import UsageError
 
 
 class ExportedPredictor:
-    """What `fbnetv3.detection.inference.image_files.Predictor` is, of an exported folder.
+    """An exported detector with the interface of `fbnetv3.detection.inference.image_files.ConfigPredictor`.
 
     Args:
-        folder: what `tools/export_net.py` or `export_detector` has made.
-        score_threshold: leaves out what is below, besides what the detector's own threshold does.
+        folder: written by `tools/export_net.py` or `export_detector`.
+        score_threshold: drop detections below it, in addition to the detector's own threshold.
 
     Raises:
-        UsageError: the folder holds a classifier.
-        ExportError: it is no exported folder, or a damaged one.
+        UsageError: the folder contains a classifier.
+        ExportError: it is not an exported folder, or a corrupt one.
         MissingPackageError: ONNX Runtime is not installed.
     """
 
     format = "RGB"
 
     def __init__(self, folder: str | os.PathLike, score_threshold: float = 0.0) -> None:
-        found = load(folder)
-        if not isinstance(found, DetectionPredictor):
-            raise UsageError(f"{folder}: holds a classifier, not a detector: tools/classify.py takes it")
-        self._predictor, self._threshold = found, score_threshold
+        predictor = load(folder)
+        if not isinstance(predictor, DetectorPredictor):
+            raise UsageError(f"{folder}: contains a classifier, not a detector: use tools/classify.py")
+        self._predictor = predictor
+        self._score_threshold = score_threshold
 
-    def classes(self, categories: Sequence[Mapping[str, Any]] | None = None) -> Classes:
-        """The classes; see `named_classes`."""
-        return named_classes(self._predictor.classes, categories)
+    def classes(self, categories: Sequence[Mapping[str, Any]] | None = None) -> DetectorClasses:
+        """Return the classes; see `classes_from_names`."""
+        return classes_from_names(self._predictor.classes, categories)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        """Images, uint8 (height, width, 3) in RGB, to what is found in each, in its own pixels."""
-        return [self._instances(image) for image in images]
+        """Detect objects in images, uint8 (height, width, 3) in RGB. Boxes are in pixels of each image."""
+        return [self._detect(image) for image in images]
 
-    def _instances(self, image: np.ndarray) -> Instances:
-        boxes = self._predictor.boxes(image)
-        kept = boxes.scores >= self._threshold
-        found = Instances(image.shape[:2])
-        found.pred_boxes = Boxes(torch.from_numpy(boxes.boxes[kept]))
-        found.scores, found.pred_classes = torch.from_numpy(boxes.scores[kept]), torch.from_numpy(boxes.classes[kept])
-        return found
+    def _detect(self, image: np.ndarray) -> Instances:
+        detections = self._predictor.boxes(image)
+        is_kept = detections.scores >= self._score_threshold
+        instances = Instances(image.shape[:2])
+        instances.pred_boxes = Boxes(torch.from_numpy(detections.boxes[is_kept]))
+        instances.scores = torch.from_numpy(detections.scores[is_kept])
+        instances.pred_classes = torch.from_numpy(detections.classes[is_kept])
+        return instances

@@ -1,4 +1,4 @@
-"""A detector in the form that is fastest when nothing is trained, with the same boxes."""
+"""Optimize a detector for inference, with the same detections."""
 
 from __future__ import annotations
 
@@ -16,56 +16,64 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 from torchvision.ops import nms
 
-from fbnetv3.detection.models.detector_heads import FBNetV3BoxHead, FBNetV3RPNHead
-from fbnetv3.detection.models.torchvision_efficientnet import EfficientNetRPNHead
+from fbnetv3.detection.models.detector_heads import BlockRPNHead, FBNetV3BoxHead
+from fbnetv3.modeling.batchnorm_folding import fold_batchnorm
 from fbnetv3.modeling.cpu.expanding_pooler import ExpandingPooler, can_expand
-from fbnetv3.modeling.cpu.inference_blocks import FusedConv, FusedMBConv, folded, fuse_blocks
+from fbnetv3.modeling.cpu.inference_blocks import FusedConv, FusedMBConv, fuse_blocks
 
-# How many times the wanted number of proposals the suppression looks at first.
-_FIRST_LOOK = 2
+# NMS of proposals first looks at this multiple of the number of proposals to keep.
+_NMS_LOOKAHEAD = 2
 
 
 def optimize_for_inference(model: nn.Module) -> nn.Module:
-    """A copy of a detector for inference alone, whose detections are the model's own up to rounding.
+    """Return a copy of a detector that is faster at inference; its detections are the same up to rounding.
 
-    Norms are folded into convolutions, weights lie channels-last, squeezes are matrix products; the average goes before
-    the last convolution, and the box head's first convolution before the pooler where that is less work; boxes are
-    decoded only where their scores count, and the suppression of proposals ends when there are enough. What is not of
-    ours or detectron2's stays as it is.
+    - Norms are folded into convolutions, and weights are channels-last.
+    - Squeeze-and-excite runs as matrix products.
+    - The box head pools before its last convolution, and applies its first convolution before the ROI pooler if that
+      is less work.
+    - Only boxes whose scores count are decoded, and NMS of proposals stops as soon as there are enough.
+
+    Modules of other kinds than this project's and detectron2's stay as they are.
 
     Args:
-        model: any detector of detectron2's. It is not changed.
+        model: any detectron2 detector; it is not changed.
 
     Returns:
-        The copy, in eval mode and without gradients. It takes the same inputs; it is not for training, and its
-        checkpoints would not fit the model.
+        The copy, in eval mode and without gradients. It takes the same inputs. It cannot be trained, and its
+        state dict does not fit the original.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child) is FBNetV3BoxHead:
                 setattr(parent, name, FusedBoxHead(cast("FBNetV3BoxHead", child)))
-            elif type(child) in _FRUGAL and type(child.box2box_transform) is Box2BoxTransform:
-                setattr(parent, name, _as(_FRUGAL[type(child)], child))
+            elif type(child) in _LAZY_DECODE and type(child.box2box_transform) is Box2BoxTransform:
+                setattr(parent, name, _recast(child, _LAZY_DECODE[type(child)]))
         if isinstance(parent, StandardROIHeads) and isinstance(parent.box_head, FusedBoxHead):
-            _expand_first(parent)
-        if isinstance(parent, (FBNetV3RPNHead, EfficientNetRPNHead)):
+            _move_expansion_before_pooler(parent)
+        if isinstance(parent, BlockRPNHead):
             parent.objectness_logits = FusedConv(parent.objectness_logits)
             parent.anchor_deltas = FusedConv(parent.anchor_deltas)
     model = fuse_blocks(model)
-    fold_norms(model)
+    fold_conv_norms(model)
     return model.to(memory_format=torch.channels_last)
 
 
-def fold_norms(model: nn.Module) -> None:
-    """Fold the norms that detectron2's convolutions have within, in place, where they can be. In eval mode the outputs
-    stay the same up to rounding."""
+def fold_conv_norms(model: nn.Module) -> None:
+    """Fold the norms inside detectron2's `Conv2d` layers in place, if they can be folded.
+
+    In eval mode the outputs stay the same up to rounding.
+    """
     for module in model.modules():
+        if not isinstance(module, DetectronConv2d) or not isinstance(module.norm, nn.Module):
+            continue
         conv: Any = module
-        norm = getattr(conv, "norm", None) if isinstance(conv, DetectronConv2d) else None
-        both = folded(conv, norm) if isinstance(norm, nn.Module) else None
-        if both is not None:
-            conv.weight, conv.bias = (nn.Parameter(cast("Tensor", value), requires_grad=False) for value in both)
+        folded_parameters = fold_batchnorm(conv, conv.norm)
+        if folded_parameters is not None:
+            weight, bias = folded_parameters
+            conv.weight = nn.Parameter(weight, requires_grad=False)
+            conv.bias = nn.Parameter(cast("Tensor", bias), requires_grad=False)
             conv.norm = None
 
 
@@ -81,34 +89,39 @@ class FusedBoxHead(nn.Module):
         self.output_shape = head.output_shape
         stages: Any = head.blocks.stages
         blocks = [fuse_blocks(block) for stage in stages for block in stage]
-        self.blocks, self.last = nn.Sequential(*blocks[:-1]), blocks[-1]
+        self.blocks = nn.Sequential(*blocks[:-1])
+        self.last = blocks[-1]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Proposals' maps (R, C, H, W) to features (R, channels)."""
+        """Map pooled proposals (R, C, H, W) to features (R, channels)."""
         x = self.blocks(x)
         return self.last.pooled(x) if isinstance(self.last, FusedMBConv) else self.last(x).mean((2, 3))
 
 
-def _expand_first(heads: StandardROIHeads) -> None:
-    """Let the box head's first convolution go before the pooler, where that can be."""
+def _move_expansion_before_pooler(heads: StandardROIHeads) -> None:
+    """Apply the box head's first 1x1 convolution before the ROI pooler, if its first block has one and no residual."""
     first = heads.box_head.blocks[0] if len(heads.box_head.blocks) else heads.box_head.last
     if not (can_expand(heads.box_pooler) and isinstance(first, FusedMBConv) and not first.has_residual):
         return
     if first.expand is not None and first.expand.norm is None:
-        heads.box_pooler, first.expand = ExpandingPooler(heads.box_pooler, first.expand), None
+        heads.box_pooler = ExpandingPooler(heads.box_pooler, first.expand)
+        first.expand = None
 
 
-def _as(kind: type[nn.Module], module: nn.Module) -> nn.Module:
-    """A module as one of a subclass, whose parts are the same."""
-    found = kind.__new__(kind)
-    found.__dict__.update(module.__dict__)
-    return found
+def _recast(module: nn.Module, subclass: type[nn.Module]) -> nn.Module:
+    """Return a module as an instance of a subclass of its class that only overrides methods.
+
+    `__new__` without `__init__` makes no new layers; the shared `__dict__` brings parameters, submodules and settings.
+    """
+    recast = subclass.__new__(subclass)
+    recast.__dict__.update(module.__dict__)
+    return recast
 
 
-class FrugalRPN(RPN):
-    """detectron2's RPN, which in inference decodes the best anchors alone, and suppresses until it has enough boxes.
+class LazyDecodeRPN(RPN):
+    """detectron2's RPN that, at inference, decodes only the top-scoring anchors and stops NMS early.
 
-    The proposals are the same: what non-maximum suppression keeps of the best boxes does not hang on the others.
+    The proposals are identical: whether NMS keeps a box depends only on boxes with higher scores.
     """
 
     def predict_proposals(
@@ -118,87 +131,99 @@ class FrugalRPN(RPN):
         pred_anchor_deltas: list[Tensor],
         image_sizes: Sequence[tuple[int, int]],
     ) -> list[Instances]:
-        """Arguments and results are those of detectron2's."""
+        """Return the proposals of each image; see detectron2's method."""
         if self.training:
             return super().predict_proposals(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
         scores, boxes, levels = [], [], []
-        for level, (anchor, logits, deltas) in enumerate(
+        for level, (level_anchors, logits, deltas) in enumerate(
             zip(anchors, pred_objectness_logits, pred_anchor_deltas, strict=True)
         ):
-            best, index = logits.topk(min(logits.shape[1], self.pre_nms_topk[False]), dim=1)
-            chosen = deltas.gather(1, index[..., None].expand(-1, -1, 4)).reshape(-1, 4)
-            decoded = self.box2box_transform.apply_deltas(chosen, anchor.tensor[index.flatten()])
-            scores.append(best)
+            # select the best anchors of the level, then decode only those
+            top_scores, index = logits.topk(min(logits.shape[1], self.pre_nms_topk[False]), dim=1)
+            top_deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4)).reshape(-1, 4)
+            decoded = self.box2box_transform.apply_deltas(top_deltas, level_anchors.tensor[index.flatten()])
+            scores.append(top_scores)
             boxes.append(decoded.view(*index.shape, 4))
             levels.append(torch.full_like(index[0], level))
-        joined = torch.cat(scores, 1), torch.cat(boxes, 1)
+        all_levels = torch.cat(levels)
         return [
-            self._best(Boxes(box), score, torch.cat(levels), size)
-            for score, box, size in zip(*joined, image_sizes, strict=True)
+            self._select_proposals(Boxes(image_boxes), image_scores, all_levels, size)
+            for image_boxes, image_scores, size in zip(
+                torch.cat(boxes, 1), torch.cat(scores, 1), image_sizes, strict=True
+            )
         ]
 
-    def _best(self, boxes: Boxes, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Instances:
-        """The proposals of an image."""
-        finite = torch.isfinite(boxes.tensor).all(dim=1) & torch.isfinite(scores)
-        if not finite.all():
-            boxes, scores, levels = boxes[finite], scores[finite], levels[finite]
+    def _select_proposals(self, boxes: Boxes, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Instances:
+        """Return the proposals of an image: valid boxes after NMS, best first."""
+        is_finite = torch.isfinite(boxes.tensor).all(dim=1) & torch.isfinite(scores)
+        if not is_finite.all():
+            boxes, scores, levels = boxes[is_finite], scores[is_finite], levels[is_finite]
         boxes.clip(size)
-        good = boxes.nonempty(threshold=self.min_box_size).nonzero().squeeze(1)
-        order = good[scores[good].argsort(descending=True, stable=True)]
-        kept = order[self._suppressed(boxes.tensor[order], scores[order], levels[order])]
-        found = Instances(size)
-        found.proposal_boxes, found.objectness_logits = boxes[kept], scores[kept]
-        return found
+        valid = boxes.nonempty(threshold=self.min_box_size).nonzero().squeeze(1)
+        order = valid[scores[valid].argsort(descending=True, stable=True)]
+        selected = order[self._nms_until_enough(boxes.tensor[order], scores[order], levels[order])]
+        proposals = Instances(size)
+        proposals.proposal_boxes = boxes[selected]
+        proposals.objectness_logits = scores[selected]
+        return proposals
 
-    def _suppressed(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> Tensor:
-        """Which of the boxes, best first, are kept: as many as are wanted, each level by itself."""
-        wanted = self.post_nms_topk[False]
-        looked = _FIRST_LOOK * wanted
+    def _nms_until_enough(self, boxes: Tensor, scores: Tensor, levels: Tensor) -> Tensor:
+        """Return indices of the first `post_nms_topk` boxes that NMS keeps. The boxes are sorted by score."""
+        num_proposals = self.post_nms_topk[False]
+        num_boxes = _NMS_LOOKAHEAD * num_proposals
         while True:
-            found = _keep(boxes[:looked], scores[:looked], levels[:looked], self.nms_thresh)
-            if len(found) >= wanted or looked >= len(boxes):
-                return found[:wanted]
-            looked *= 2
+            indices = _nms_per_level(boxes[:num_boxes], scores[:num_boxes], levels[:num_boxes], self.nms_thresh)
+            if len(indices) >= num_proposals or num_boxes >= len(boxes):
+                return indices[:num_proposals]
+            num_boxes *= 2
 
 
-def _keep(boxes: Tensor, scores: Tensor, levels: Tensor, threshold: float) -> Tensor:
-    """What non-maximum suppression keeps of boxes, best first, when each level is by itself."""
-    if len(names := levels.unique()) < 2:
+def _nms_per_level(boxes: Tensor, scores: Tensor, levels: Tensor, threshold: float) -> Tensor:
+    """Return the sorted indices of the boxes that NMS keeps, each level by itself. The boxes are sorted by score."""
+    distinct_levels = levels.unique()
+    if len(distinct_levels) < 2:
         return nms(boxes, scores, threshold)
-    parts = [(levels == level).nonzero().squeeze(1) for level in names]
+    parts = [(levels == level).nonzero().squeeze(1) for level in distinct_levels]
     return torch.cat([part[nms(boxes[part], scores[part], threshold)] for part in parts]).sort().values
 
 
-class FrugalOutputLayers(FastRCNNOutputLayers):
-    """detectron2's predictor, which decodes the boxes alone whose scores are high enough; detections are the same."""
+class LazyDecodeOutputLayers(FastRCNNOutputLayers):
+    """detectron2's box predictor that decodes only boxes with high enough scores; the detections are identical."""
 
     def inference(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
     ) -> tuple[list[Instances], list[Tensor]]:
-        """Arguments and results are those of detectron2's."""
-        counts = [len(proposal) for proposal in proposals]
-        deltas = predictions[1].split(counts)
-        found = [
-            self._of_image(*image)
-            for image in zip(self.predict_probs(predictions, proposals), deltas, proposals, strict=True)
-        ]
-        return [instances for instances, _ in found], [rows for _, rows in found]
+        """Return the detections of each image and the indices of their proposals; see detectron2's method."""
+        scores = self.predict_probs(predictions, proposals)
+        deltas = predictions[1].split([len(image_proposals) for image_proposals in proposals])
+        pairs = [self._detect(*image) for image in zip(scores, deltas, proposals, strict=True)]
+        return [instances for instances, _ in pairs], [rows for _, rows in pairs]
 
-    def _of_image(self, scores: Tensor, deltas: Tensor, proposals: Instances) -> tuple[Instances, Tensor]:
-        """Detections of an image, and of which proposals they are."""
-        finite = torch.isfinite(scores).all(dim=1) & torch.isfinite(deltas).all(dim=1)
-        rows, classes = ((scores[:, :-1] > self.test_score_thresh) & finite[:, None]).nonzero().unbind(1)
-        deltas = deltas.view(len(deltas), deltas.shape[1] // 4, 4)
-        chosen = deltas[rows, classes if deltas.shape[1] > 1 else 0]
-        boxes = Boxes(self.box2box_transform.apply_deltas(chosen, proposals.proposal_boxes.tensor[rows]))
-        boxes.clip(proposals.image_size)
+    def _detect(self, scores: Tensor, deltas: Tensor, proposals: Instances) -> tuple[Instances, Tensor]:
+        """Return the detections of an image, and the indices of their proposals."""
+        is_finite = torch.isfinite(scores).all(dim=1) & torch.isfinite(deltas).all(dim=1)
+        is_candidate = (scores[:, :-1] > self.test_score_thresh) & is_finite[:, None]
+        rows, classes = is_candidate.nonzero().unbind(1)
         scores = scores[rows, classes]
-        kept = batched_nms(boxes.tensor, scores, classes, self.test_nms_thresh)
+
+        # decode the boxes of the candidates; deltas are per class, or shared by all classes
+        deltas = deltas.view(len(deltas), deltas.shape[1] // 4, 4)
+        candidate_deltas = deltas[rows, classes if deltas.shape[1] > 1 else 0]
+        candidate_proposals = proposals.proposal_boxes.tensor[rows]
+        boxes = Boxes(self.box2box_transform.apply_deltas(candidate_deltas, candidate_proposals))
+        boxes.clip(proposals.image_size)
+
+        selected = batched_nms(boxes.tensor, scores, classes, self.test_nms_thresh)
         if self.test_topk_per_image >= 0:
-            kept = kept[: self.test_topk_per_image]
-        found = Instances(proposals.image_size)
-        found.pred_boxes, found.scores, found.pred_classes = boxes[kept], scores[kept], classes[kept]
-        return found, rows[kept]
+            selected = selected[: self.test_topk_per_image]
+        instances = Instances(proposals.image_size)
+        instances.pred_boxes = boxes[selected]
+        instances.scores = scores[selected]
+        instances.pred_classes = classes[selected]
+        return instances, rows[selected]
 
 
-_FRUGAL: dict[type[nn.Module], type[nn.Module]] = {RPN: FrugalRPN, FastRCNNOutputLayers: FrugalOutputLayers}
+_LAZY_DECODE: dict[type[nn.Module], type[nn.Module]] = {
+    RPN: LazyDecodeRPN,
+    FastRCNNOutputLayers: LazyDecodeOutputLayers,
+}

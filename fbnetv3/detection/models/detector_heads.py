@@ -1,4 +1,4 @@
-"""The RPN head and the box head that belong to an architecture (Sec. 4.3)."""
+"""The RPN head and the box head of an architecture (Sec. 4.3)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from detectron2.modeling import ROI_BOX_HEAD_REGISTRY, build_anchor_generator
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from torch import Tensor, nn
 
-from fbnetv3.arch import ArchDef, get_arch, same_padding
+from fbnetv3.arch import ArchDef, get_arch, with_same_padding
 from fbnetv3.arch.detector_cost import detector_parts
-from fbnetv3.detection.detection_config import classifier_weights, settings
-from fbnetv3.detection.models.norm_layers import Norm, explained, norm_layer
-from fbnetv3.detection.models.released_names import rename_released
+from fbnetv3.detection.detection_config import classifier_weights, fbnetv3_section
+from fbnetv3.detection.models.norm_layers import Norm, explain_batchnorm_error, norm_layer
+from fbnetv3.detection.models.released_names import rename_released_tensors
 from fbnetv3.errors import UsageError
 from fbnetv3.modeling import Trunk
 from fbnetv3.modeling.weights import load_trunk
@@ -25,44 +25,80 @@ from fbnetv3.modeling.weights import load_trunk
 logger = logging.getLogger(__name__)
 
 
-def head_arguments(cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
-    """Arguments of an RPN head from `MODEL.FBNETV3`, the anchor generator and the maps' shapes.
+def rpn_head_arguments(cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
+    """Return the arguments of an RPN head from `MODEL.FBNETV3`, the anchor generator and the feature maps' shapes.
 
     Raises:
-        UsageError: the maps differ in channels or anchors.
+        UsageError: the feature maps differ in channels or anchors.
     """
-    own, channels = settings(cfg), {shape.channels for shape in input_shape}
-    anchors = build_anchor_generator(cfg, input_shape)
-    counts = set(anchors.num_anchors)
-    if len(channels) > 1 or len(counts) > 1:
+    section = fbnetv3_section(cfg)
+    anchor_generator = build_anchor_generator(cfg, input_shape)
+    channels = {shape.channels for shape in input_shape}
+    anchor_counts = set(anchor_generator.num_anchors)
+    if len(channels) > 1 or len(anchor_counts) > 1:
         raise UsageError(
-            f"maps of {sorted(channels)} channels with {sorted(counts)} anchors at a place: an RPN head needs one "
-            "number of each for all of MODEL.RPN.IN_FEATURES"
+            f"feature maps with {sorted(channels)} channels and {sorted(anchor_counts)} anchors per pixel: the RPN "
+            "head needs the same numbers for all of MODEL.RPN.IN_FEATURES"
         )
     return {
-        "arch": own.ARCH,
+        "arch": section.ARCH,
         "in_channels": channels.pop(),
-        "num_anchors": counts.pop(),
-        "box_dim": anchors.box_dim,
-        "num_blocks": own.RPN_BLOCKS or None,
-        "norm": norm_layer(own.NORM, cfg.MODEL.DEVICE),
+        "num_anchors": anchor_counts.pop(),
+        "box_dim": anchor_generator.box_dim,
+        "num_blocks": section.RPN_BLOCKS or None,
+        "norm": norm_layer(section.NORM, cfg.MODEL.DEVICE),
     }
 
 
-@RPN_HEAD_REGISTRY.register()
-class FBNetV3RPNHead(nn.Module):
-    """The last row of the C4 trunk once more, then 1x1 convolutions for objectness and boxes; shared by all levels.
+class BlockRPNHead(nn.Module):
+    """Blocks, then 1x1 convolutions for objectness and box deltas; shared by all feature maps.
 
     Args:
-        arch: a registered name, the path of an architecture's YAML file, or a definition.
-        in_channels: channels of each map.
-        num_anchors: anchors at each place of a map.
-        box_dim: numbers that describe a box, 4 for boxes with upright sides.
-        num_blocks: blocks of the row; default: as many as it has.
+        blocks: from the feature map's channels to `channels`.
+        channels: input channels of the 1x1 convolutions.
+        num_anchors: anchors per pixel of a feature map.
+        box_dim: parameters of a box; 4 for axis-aligned boxes.
+    """
+
+    def __init__(self, blocks: nn.Module, channels: int, num_anchors: int, box_dim: int) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.objectness_logits = nn.Conv2d(channels, num_anchors, 1)
+        self.anchor_deltas = nn.Conv2d(channels, num_anchors * box_dim, 1)
+        for layer in (self.objectness_logits, self.anchor_deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Predict logits (N, num_anchors, H, W) and deltas (N, num_anchors * box_dim, H, W) for each feature map.
+
+        Raises:
+            UsageError: in training, a feature map so small that BatchNorm has one value per channel.
+        """
+        hidden = [self._run_blocks(x) for x in features]
+        return [self.objectness_logits(x) for x in hidden], [self.anchor_deltas(x) for x in hidden]
+
+    def _run_blocks(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return self.blocks(x)
+        with explain_batchnorm_error(x):
+            return self.blocks(x)
+
+
+@RPN_HEAD_REGISTRY.register()
+class FBNetV3RPNHead(BlockRPNHead):
+    """An RPN head whose blocks are those of the last row of the C4 trunk.
+
+    Args:
+        arch: a registered name, the path of an architecture's YAML file, or an `ArchDef`.
+        in_channels: channels of each feature map.
+        num_anchors, box_dim: as for `BlockRPNHead`.
+        num_blocks: number of blocks; default: that of the trunk's last row.
         norm: as for `FBNetV3Backbone`.
 
     Raises:
-        UsageError: the architecture cannot be cut into a detector.
+        UsageError: the architecture cannot be split into trunk and box head.
     """
 
     @configurable
@@ -76,49 +112,34 @@ class FBNetV3RPNHead(nn.Module):
         num_blocks: int | None = None,
         norm: Norm = "BN",
     ) -> None:
-        super().__init__()
-        part = detector_parts(get_arch(arch), num_blocks).rpn_head
-        self.blocks = Trunk(part, in_channels, norm_layer=norm_layer(norm))
-        self.objectness_logits = nn.Conv2d(part.out_channels, num_anchors, 1)
-        self.anchor_deltas = nn.Conv2d(part.out_channels, num_anchors * box_dim, 1)
-        for layer in (self.objectness_logits, self.anchor_deltas):
-            nn.init.normal_(layer.weight, std=0.01)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
+        rpn_arch = detector_parts(get_arch(arch), num_blocks).rpn_head
+        blocks = Trunk(rpn_arch, in_channels, norm_layer=norm_layer(norm))
+        super().__init__(blocks, rpn_arch.out_channels, num_anchors, box_dim)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
-        """Arguments from `MODEL.FBNETV3`, the anchor generator and the maps' shapes."""
-        return head_arguments(cfg, input_shape)
-
-    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps (N, C, H, W) to, for each, logits (N, A, H, W) and deltas (N, A * box_dim, H, W).
-
-        Raises:
-            UsageError: in training, one map so small that BatchNorm has one value a channel.
-        """
-        hidden = [explained(self.blocks, x) if self.training else self.blocks(x) for x in features]
-        return [self.objectness_logits(x) for x in hidden], [self.anchor_deltas(x) for x in hidden]
+        """Return the arguments; see `rpn_head_arguments`."""
+        return rpn_head_arguments(cfg, input_shape)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        rename_released(state_dict, prefix, "rpn_head")
+        rename_released_tensors(state_dict, prefix, "rpn_head")
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class FBNetV3BoxHead(nn.Module):
-    """The blocks of an architecture that follow its C4 trunk, on each proposal, and a global average.
+    """The blocks of an architecture after its C4 trunk, applied to each proposal, and global average pooling.
 
     Args:
-        input_shape: channels of a proposal's map.
-        arch: a registered name, the path of an architecture's YAML file, or a definition.
+        input_shape: channels of the pooled proposals.
+        arch: a registered name, the path of an architecture's YAML file, or an `ArchDef`.
         norm: as for `FBNetV3Backbone`.
-        weights: a classifier's weights to start from; "" starts afresh. They fit only where proposals come from the
-            C4 trunk of the same architecture.
+        weights: a classifier's weights to initialize from; "" initializes randomly. They fit only if proposals are
+            pooled from the C4 trunk of the same architecture.
 
     Raises:
-        UsageError: the architecture cannot be cut into a detector.
-        WeightsError: the weights cannot be had or do not fit.
+        UsageError: the architecture cannot be split into trunk and box head.
+        WeightsError: the weights cannot be loaded or do not fit.
     """
 
     @configurable
@@ -131,37 +152,40 @@ class FBNetV3BoxHead(nn.Module):
         weights: str | os.PathLike = "",
     ) -> None:
         super().__init__()
-        defn = get_arch(arch)
-        parts = detector_parts(defn)
+        arch = get_arch(arch)
+        parts = detector_parts(arch)
         self.blocks = Trunk(parts.box_head, input_shape.channels, norm_layer=norm_layer(norm))
         self.pool = nn.AdaptiveAvgPool2d(1)
         if weights and input_shape.channels == parts.trunk.out_channels:
-            load_trunk(
-                self.blocks, weights, classifier=same_padding(defn, name=defn.name), skip=len(parts.trunk.blocks())
-            )
+            classifier = with_same_padding(arch, name=arch.name)
+            load_trunk(self.blocks, weights, classifier=classifier, skip=len(parts.trunk.blocks()))
         elif weights:
-            logger.warning("the box head starts afresh: its %d channels are not the trunk's", input_shape.channels)
+            logger.warning(
+                "the box head is randomly initialized: its input has %d channels, the C4 trunk %d",
+                input_shape.channels,
+                parts.trunk.out_channels,
+            )
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """Arguments from `MODEL.FBNETV3`."""
-        own = settings(cfg)
+        """Return the arguments from `MODEL.FBNETV3`."""
+        section = fbnetv3_section(cfg)
         return {
             "input_shape": input_shape,
-            "arch": own.ARCH,
-            "norm": norm_layer(own.NORM, cfg.MODEL.DEVICE),
+            "arch": section.ARCH,
+            "norm": norm_layer(section.NORM, cfg.MODEL.DEVICE),
             "weights": classifier_weights(cfg),
         }
 
     @property
     def output_shape(self) -> ShapeSpec:
-        """Channels that the predictor gets."""
+        """The shape of the features that the box predictor receives."""
         return ShapeSpec(channels=self.blocks.arch.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Proposals' maps (R, C, H, W) to features (R, channels)."""
+        """Map pooled proposals (R, C, H, W) to features (R, channels)."""
         return self.pool(self.blocks(x)).flatten(1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        rename_released(state_dict, prefix, "box_head")
+        rename_released_tensors(state_dict, prefix, "box_head")
         super()._load_from_state_dict(state_dict, prefix, *args)

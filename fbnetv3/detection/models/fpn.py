@@ -1,4 +1,4 @@
-"""Feature pyramids on our backbones, for Faster and Mask R-CNN and for RetinaNet."""
+"""FPN backbones: for Faster and Mask R-CNN, and for RetinaNet."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from fbnetv3.detection.models.norm_layers import norm_layer
 
 @BACKBONE_REGISTRY.register()
 def build_fbnetv3_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """A pyramid on the maps of `MODEL.FPN.IN_FEATURES`, and a max-pooled level on top.
+    """Build an FPN on the feature maps of `MODEL.FPN.IN_FEATURES`, with a max-pooled level on top.
 
-    As in detectron2's own, the keys are those of `MODEL.FPN`; "res2" to "res5" give p2 to p5, and p6.
+    The keys are those of detectron2's FPNs, `MODEL.FPN`. "res2" to "res5" give p2 to p5, and p6.
     """
-    pool = LastLevelMaxPool()
     bottom_up = FBNetV3Backbone(cfg, input_shape, out_features=cfg.MODEL.FPN.IN_FEATURES)
-    pool.in_feature = f"p{cfg.MODEL.FPN.IN_FEATURES[-1].removeprefix('res')}"
-    return _pyramid(cfg, bottom_up, pool)
+    top_level = cfg.MODEL.FPN.IN_FEATURES[-1].removeprefix("res")
+    pool = LastLevelMaxPool()
+    pool.in_feature = f"p{top_level}"
+    return _build_fpn(cfg, bottom_up, pool)
 
 
 @BACKBONE_REGISTRY.register()
 def build_retinanet_fbnetv3_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
-    """RetinaNet's pyramid on the maps of `MODEL.FPN.IN_FEATURES`, with two convolutions on top of the last map."""
+    """Build RetinaNet's FPN on the feature maps of `MODEL.FPN.IN_FEATURES`, with p6 and p7 convolved from the last."""
     bottom_up = FBNetV3Backbone(cfg, input_shape, out_features=cfg.MODEL.FPN.IN_FEATURES)
-    deepest = cfg.MODEL.FPN.IN_FEATURES[-1]
-    channels = bottom_up.output_shape()[deepest].channels
-    return _pyramid(cfg, bottom_up, LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, deepest))
+    top_feature = cfg.MODEL.FPN.IN_FEATURES[-1]
+    channels = bottom_up.output_shape()[top_feature].channels
+    return _build_fpn(cfg, bottom_up, LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, top_feature))
 
 
-def _pyramid(cfg: CfgNode, bottom_up: FBNetV3Backbone, top_block: nn.Module) -> FPN:
+def _build_fpn(cfg: CfgNode, bottom_up: FBNetV3Backbone, top_block: nn.Module) -> FPN:
     norm = cfg.MODEL.FPN.NORM
     return FPN(
         bottom_up=bottom_up,

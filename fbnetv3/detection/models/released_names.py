@@ -1,4 +1,4 @@
-"""Names of tensors in the released detectors, under ours: both kinds of checkpoints load, with any checkpointer."""
+"""Tensor names of the released detectors, converted to this project's, so that any checkpointer loads both."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import MutableMapping
 
 from torch import Tensor
 
-# Layers of a block by the name that they have in the released files; the stem has no unit around its layers.
+# Layers of a block: released name -> our name.
 _LAYERS = {
-    "conv": "0",
+    "conv": "0",  # of the stem
     "bn": "1",
     "pw.conv": "expand.0",
     "pw.bn": "expand.1",
@@ -20,30 +20,36 @@ _LAYERS = {
     "se.se.1": "se.fc2",
 }
 _BLOCK = r"fbnetv2_\d+_(?P<block>\d+)\.(?P<layer>.+)\.(?P<leaf>\w+)"
-# A part of a detector, the pattern of its blocks' names, and the prefix of ours.
+# Parts of a detector: pattern of the released names of their blocks, and prefix of ours.
 _PATTERNS = {
     "trunk": (re.compile(rf"(?:body\.)?trunk(?P<stage>\d+)\.{_BLOCK}"), "stages"),
     "rpn_head": (re.compile(rf"rpn_feature\.(?P<stage>\d+)\.{_BLOCK}"), "blocks.stages"),
     "box_head": (re.compile(rf"roi_box_conv\.(?P<stage>\d+)\.{_BLOCK}"), "blocks.stages"),
 }
-_PREDICTORS = {"rpn_regressor.cls_logits.": "objectness_logits.", "rpn_regressor.bbox_pred.": "anchor_deltas."}
+_RPN_PREDICTORS = {"rpn_regressor.cls_logits.": "objectness_logits.", "rpn_regressor.bbox_pred.": "anchor_deltas."}
 
 
-def our_name(part: str, name: str) -> str:
-    """Our name of a tensor within "trunk", "rpn_head" or "box_head"; what is no released name stays as it is."""
+def convert_released_name(part: str, name: str) -> str:
+    """Return our name of a tensor of the released detectors; any other name is returned unchanged.
+
+    Args:
+        part: "trunk", "rpn_head" or "box_head".
+        name: the tensor's name within that part.
+    """
     pattern, prefix = _PATTERNS[part]
-    found = pattern.fullmatch(name)
-    if found and found["layer"] in _LAYERS:
-        return f"{prefix}.{found['stage']}.{found['block']}.{_LAYERS[found['layer']]}.{found['leaf']}"
-    for theirs, ours in _PREDICTORS.items():
-        if part == "rpn_head" and name.startswith(theirs):
-            return name.replace(theirs, ours, 1)
+    match = pattern.fullmatch(name)
+    if match and match["layer"] in _LAYERS:
+        return f"{prefix}.{match['stage']}.{match['block']}.{_LAYERS[match['layer']]}.{match['leaf']}"
+    if part == "rpn_head":
+        for released_prefix, our_prefix in _RPN_PREDICTORS.items():
+            if name.startswith(released_prefix):
+                return our_prefix + name.removeprefix(released_prefix)
     return name
 
 
-def rename_released(state: MutableMapping[str, Tensor], prefix: str, part: str) -> None:
-    """Give the tensors below `prefix` our names, in place."""
+def rename_released_tensors(state: MutableMapping[str, Tensor], prefix: str, part: str) -> None:
+    """Rename the tensors whose names begin with `prefix` in place; see `convert_released_name`."""
     for key in [key for key in state if key.startswith(prefix)]:
-        ours = prefix + our_name(part, key.removeprefix(prefix))
-        if ours != key:
-            state[ours] = state.pop(key)
+        new_key = prefix + convert_released_name(part, key.removeprefix(prefix))
+        if new_key != key:
+            state[new_key] = state.pop(key)

@@ -1,4 +1,4 @@
-"""torchvision's EfficientNets as C4 detectors, so that their ImageNet weights compare with ours (Sec. 4.3)."""
+"""torchvision's EfficientNets as C4 detectors, a baseline that starts from ImageNet weights (Sec. 4.3)."""
 
 from __future__ import annotations
 
@@ -14,109 +14,100 @@ from detectron2.modeling import BACKBONE_REGISTRY, ROI_BOX_HEAD_REGISTRY, Backbo
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from torch import Tensor, nn
 
-from fbnetv3.detection.detection_config import classifier_weights, settings
-from fbnetv3.detection.models.detector_heads import head_arguments
+from fbnetv3.detection.detection_config import classifier_weights, fbnetv3_section
+from fbnetv3.detection.models.detector_heads import BlockRPNHead, rpn_head_arguments
 from fbnetv3.detection.models.norm_layers import Norm, norm_layer
 from fbnetv3.errors import UsageError, WeightsError, suggest
 from fbnetv3.modeling.blocks import init_weights
-from fbnetv3.modeling.weights import read_state_dict
+from fbnetv3.modeling.checkpoint_files import read_state_dict
+from fbnetv3.utils.text import one_line
 
-PREFIX = "torchvision/"
-# torchvision's stages: the stem is 0, those with strides of two are 2, 3, 4 and 6, and 8 belongs to the classifier.
-_C4, _END = 5, 7
+_PREFIX = "torchvision/"
+# Indices into torchvision's `features`: 0 is the stem, 2, 3, 4 and 6 halve the resolution, 8 belongs to the classifier.
+_LAST_TRUNK_STAGE = 5
+_LAST_BOX_HEAD_STAGE = 7
 
 
 class EfficientNetBackbone(Backbone):
-    """The stages of stride 2 to 16 of torchvision's EfficientNet; its one map is "res4".
+    """The stages of torchvision's EfficientNet up to stride 16; the only feature map is "res4".
 
     Args:
         arch: "torchvision/efficientnet_b0" to "torchvision/efficientnet_b7".
         norm: as for `FBNetV3Backbone`.
-        weights: a file or URL of torchvision's weights to start from; "" starts afresh.
+        weights: a file or URL of torchvision's weights to initialize from; "" initializes randomly.
 
     Raises:
         UsageError: an unknown network.
-        WeightsError: the weights cannot be had or do not fit.
+        WeightsError: the weights cannot be loaded or do not fit.
     """
 
     @configurable
     def __init__(self, *, arch: str, norm: Norm = "BN", weights: str | os.PathLike = "") -> None:
         super().__init__()
-        self.stages = _stages(arch, norm)[: _C4 + 1]
+        self.stages = _build_stages(arch, norm)[: _LAST_TRUNK_STAGE + 1]
         if weights:
-            _load(self.stages, weights)
+            _load_stages(self.stages, weights)
         self._out_features = ["res4"]
-        self._out_feature_channels = {"res4": cast("Any", self.stages[-1])[-1].out_channels}
+        self._out_feature_channels = {"res4": _out_channels(self.stages)}
         self._out_feature_strides = {"res4": 16}
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """Arguments from `MODEL.FBNETV3`."""
+        """Return the arguments from `MODEL.FBNETV3`."""
         if input_shape.channels != 3:
-            raise UsageError(f"torchvision's EfficientNets take 3 channels, not {input_shape.channels}")
+            raise UsageError(f"torchvision's EfficientNets need 3 input channels, not {input_shape.channels}")
         if cfg.MODEL.BACKBONE.FREEZE_AT:
-            raise UsageError("torchvision's EfficientNets are trained whole: set MODEL.BACKBONE.FREEZE_AT to 0")
-        own = settings(cfg)
-        return {
-            "arch": own.ARCH,
-            "norm": norm_layer(own.NORM, cfg.MODEL.DEVICE),
-            "weights": classifier_weights(cfg),
-        }
+            raise UsageError("torchvision's EfficientNets cannot be frozen: set MODEL.BACKBONE.FREEZE_AT to 0")
+        return _arguments(cfg)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """(N, 3, H, W) to {"res4": (N, C, ceil(H / 16), ceil(W / 16))}."""
+        """Map images (N, 3, H, W) to {"res4": (N, C, ceil(H / 16), ceil(W / 16))}."""
         return {"res4": self.stages(x)}
 
 
 @BACKBONE_REGISTRY.register()
 def build_efficientnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> EfficientNetBackbone:
-    """The backbone of a C4 detector: `MODEL.BACKBONE.NAME: build_efficientnet_backbone`."""
+    """Build the backbone of a C4 detector: `MODEL.BACKBONE.NAME: build_efficientnet_backbone`."""
     return EfficientNetBackbone(cfg, input_shape)
 
 
 @RPN_HEAD_REGISTRY.register()
-class EfficientNetRPNHead(nn.Module):
-    """As many blocks as the last stage of the C4 trunk has, all like its last, then 1x1 convolutions.
+class EfficientNetRPNHead(BlockRPNHead):
+    """An RPN head whose blocks are copies of the last block of the C4 trunk.
 
     Args:
         arch, norm: as for `EfficientNetBackbone`.
-        num_anchors: anchors at each place of the map.
-        box_dim: numbers that describe a box.
-        num_blocks: blocks; default: as many as the stage has.
+        num_anchors, box_dim: as for `BlockRPNHead`.
+        num_blocks: number of blocks; default: that of the trunk's last stage.
     """
 
     @configurable
     def __init__(
-        self, *, arch: str, num_anchors: int, box_dim: int = 4, num_blocks: int | None = None, norm: Norm = "BN"
+        self,
+        *,
+        arch: str,
+        num_anchors: int,
+        box_dim: int = 4,
+        num_blocks: int | None = None,
+        norm: Norm = "BN",
     ) -> None:
-        super().__init__()
-        stage: Any = _stages(arch, norm)[_C4]
+        stage: Any = _build_stages(arch, norm)[_LAST_TRUNK_STAGE]
         count = len(stage) if num_blocks is None else num_blocks
-        self.blocks = nn.Sequential(*(copy.deepcopy(stage[-1]) for _ in range(count)))
-        init_weights(self.blocks)
-        self.objectness_logits = nn.Conv2d(stage[-1].out_channels, num_anchors, 1)
-        self.anchor_deltas = nn.Conv2d(stage[-1].out_channels, num_anchors * box_dim, 1)
-        for layer in (self.objectness_logits, self.anchor_deltas):
-            nn.init.normal_(layer.weight, std=0.01)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
+        blocks = nn.Sequential(*(copy.deepcopy(stage[-1]) for _ in range(count)))
+        init_weights(blocks)
+        super().__init__(blocks, stage[-1].out_channels, num_anchors, box_dim)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
-        """Arguments from `MODEL.FBNETV3` and the anchor generator."""
-        arguments = head_arguments(cfg, input_shape)
+        """Return the arguments from `MODEL.FBNETV3` and the anchor generator."""
+        arguments = rpn_head_arguments(cfg, input_shape)
         del arguments["in_channels"]
         return arguments
-
-    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Maps (N, C, H, W) to, for each, logits (N, A, H, W) and deltas (N, A * box_dim, H, W)."""
-        hidden = [self.blocks(feature) for feature in features]
-        return [self.objectness_logits(x) for x in hidden], [self.anchor_deltas(x) for x in hidden]
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class EfficientNetBoxHead(nn.Module):
-    """The stages of stride 32 on each proposal, and a global average.
+    """The stages of stride 32, applied to each proposal, and global average pooling.
 
     Args:
         arch, norm, weights: as for `EfficientNetBackbone`.
@@ -125,55 +116,65 @@ class EfficientNetBoxHead(nn.Module):
     @configurable
     def __init__(self, *, arch: str, norm: Norm = "BN", weights: str | os.PathLike = "") -> None:
         super().__init__()
-        self.blocks = _stages(arch, norm)[_C4 + 1 : _END + 1]
+        self.blocks = _build_stages(arch, norm)[_LAST_TRUNK_STAGE + 1 : _LAST_BOX_HEAD_STAGE + 1]
         if weights:
-            _load(self.blocks, weights)
+            _load_stages(self.blocks, weights)
         self.pool = nn.AdaptiveAvgPool2d(1)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
-        """Arguments from `MODEL.FBNETV3`."""
-        own = settings(cfg)
-        return {
-            "arch": own.ARCH,
-            "norm": norm_layer(own.NORM, cfg.MODEL.DEVICE),
-            "weights": classifier_weights(cfg),
-        }
+        """Return the arguments from `MODEL.FBNETV3`."""
+        return _arguments(cfg)
 
     @property
     def output_shape(self) -> ShapeSpec:
-        """Channels that the predictor gets."""
-        return ShapeSpec(channels=cast("Any", self.blocks[-1])[-1].out_channels)
+        """The shape of the features that the box predictor receives."""
+        return ShapeSpec(channels=_out_channels(self.blocks))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Proposals' maps (R, C, H, W) to features (R, channels)."""
+        """Map pooled proposals (R, C, H, W) to features (R, channels)."""
         return self.pool(self.blocks(x)).flatten(1)
 
 
-def _stages(arch: str, norm: Norm) -> nn.Sequential:
-    """The stages of a network with fresh weights.
+def _arguments(cfg: CfgNode) -> dict[str, Any]:
+    section = fbnetv3_section(cfg)
+    return {
+        "arch": section.ARCH,
+        "norm": norm_layer(section.NORM, cfg.MODEL.DEVICE),
+        "weights": classifier_weights(cfg),
+    }
+
+
+def _build_stages(arch: str, norm: Norm) -> nn.Sequential:
+    """Build all stages of a network, randomly initialized.
 
     Raises:
         UsageError: an unknown network.
     """
-    known = [f"{PREFIX}efficientnet_b{n}" for n in range(8)]
-    if arch not in known:
+    names = [f"{_PREFIX}efficientnet_b{n}" for n in range(8)]
+    if arch not in names:
         raise UsageError(
-            f"MODEL.FBNETV3.ARCH {arch!r} is no EfficientNet of torchvision's: {suggest(str(arch), known)}"
+            f"MODEL.FBNETV3.ARCH {arch!r} is not one of torchvision's EfficientNets: {suggest(str(arch), names)}"
         )
-    return torchvision.models.get_model(arch.removeprefix(PREFIX), weights=None, norm_layer=norm_layer(norm)).features
+    model = torchvision.models.get_model(arch.removeprefix(_PREFIX), weights=None, norm_layer=norm_layer(norm))
+    return model.features
 
 
-def _load(stages: nn.Sequential, source: str | os.PathLike) -> None:
-    """Load torchvision's weights into some of its stages, which keep their numbers.
+def _out_channels(stages: nn.Sequential) -> int:
+    return cast("Any", stages[-1])[-1].out_channels
+
+
+def _load_stages(stages: nn.Sequential, source: str | os.PathLike) -> None:
+    """Load torchvision's weights into some of its stages; slices of `features` keep their indices.
 
     Raises:
-        WeightsError: they cannot be had or do not fit.
+        WeightsError: the weights cannot be loaded or do not fit.
     """
-    wanted, found = list(stages.state_dict()), read_state_dict(source)
-    if missing := [key for key in wanted if f"features.{key}" not in found]:
+    keys = list(stages.state_dict())
+    state = read_state_dict(source)
+    if missing := [key for key in keys if f"features.{key}" not in state]:
         raise WeightsError(f"{source}: does not fit the network; it lacks {len(missing)} tensors such as {missing[0]}")
     try:
-        stages.load_state_dict({key: found[f"features.{key}"] for key in wanted})
+        stages.load_state_dict({key: state[f"features.{key}"] for key in keys})
     except RuntimeError as error:
-        raise WeightsError(f"{source}: does not fit the network; {' '.join(str(error).split())[:300]}") from None
+        raise WeightsError(f"{source}: does not fit the network; {one_line(error)}") from None
