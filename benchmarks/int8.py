@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from measure import compare, fact, report
 
-from fbnetv3.deploy import Int8, classifier_export, load
+from fbnetv3.deploy import Int8, export_classifier, load
 from fbnetv3.deploy.formats.int8 import QUANTIZED
 from fbnetv3.deploy.input_images import sample_images
-from fbnetv3.model_zoo.pretrained import from_name
+from fbnetv3.model_zoo.pretrained import load_classifier_from_name
 
 
 def main():
@@ -52,11 +52,11 @@ def measure(format, args, folder):
 
 def export(format, args, folder):
     torch.manual_seed(0)
-    net = from_name(args.model, weights="random")
+    net = load_classifier_from_name(args.model, weights="random")
     preprocessing = replace(net.preprocessing, resolution=args.resolution, resize=args.resolution)
     photos = sample_images(3)
     int8 = Int8(photos[:4], photos[4:], min_agreement=0) if folder.name.endswith("int8") else None
-    classifier_export(net.model, preprocessing, net.classes, folder, format=format, name=net.name, int8=int8)
+    export_classifier(net.model, preprocessing, net.classes, folder, format=format, name=net.name, int8=int8)
 
 
 def vnni():

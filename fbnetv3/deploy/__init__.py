@@ -1,26 +1,27 @@
-"""Networks for servers and phones: exported, checked against the original, loaded again in one line.
+"""Export networks for servers and phones, compare exports with the originals, and load them again.
 
-Nothing of ONNX Runtime or ExecuTorch is imported before it is used.
+ONNX Runtime and ExecuTorch are imported only when they are used.
 """
 
 from fbnetv3.deploy.classifier_export import export_classifier
-from fbnetv3.deploy.exported_folder import Exported, Manifest
-from fbnetv3.deploy.formats.export_formats import FORMATS
+from fbnetv3.deploy.exported_folder import Exported, Manifest, load
+from fbnetv3.deploy.formats.export_format import FORMATS, ExportFormat, Runtime
 from fbnetv3.deploy.formats.int8 import Int8
-from fbnetv3.deploy.formats.runtimes import TorchRuntime
-from fbnetv3.deploy.open_exported import load
-from fbnetv3.deploy.predictors.classifier_predictor import Prediction, Predictor
-from fbnetv3.deploy.predictors.detector_predictor import Detection, DetectionPredictor
+from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
+from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, Prediction
+from fbnetv3.deploy.predictors.detector_predictor import Detection, DetectorPredictor
 
 __all__ = [
     "FORMATS",
+    "ClassifierPredictor",
     "Detection",
-    "DetectionPredictor",
+    "DetectorPredictor",
+    "ExportFormat",
     "Exported",
     "Int8",
     "Manifest",
     "Prediction",
-    "Predictor",
+    "Runtime",
     "TorchRuntime",
     "export_classifier",
     "load",

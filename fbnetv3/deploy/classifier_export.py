@@ -1,29 +1,30 @@
-"""Export of a classifier: written aside, compared with the network, and only then put in its place."""
+"""Export a classifier: write it to a temporary folder, compare it with the network, and only then keep the folder."""
 
 from __future__ import annotations
 
 import copy
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fbnetv3.data import Preprocessing
-from fbnetv3.deploy.exported_folder import Exported, described, new_folder, write_description
-from fbnetv3.deploy.formats.export_formats import FORMATS, INPUT, OUTPUT, captured, check_format, folded
-from fbnetv3.deploy.formats.int8 import QUANTIZED, Int8, quantised
-from fbnetv3.deploy.formats.runtimes import TorchRuntime
-from fbnetv3.deploy.input_images import AnyInput, opened, sample_images
-from fbnetv3.deploy.predictors.classifier_predictor import Predictor, fields_of, open_folder
+from fbnetv3.deploy.exported_folder import Exported, new_folder, open_classifier, write_manifest, write_preprocessing
+from fbnetv3.deploy.formats.export_format import INPUT_NAME, OUTPUT_NAME, ExportFormat, get_format
+from fbnetv3.deploy.formats.graph_preparation import export_program
+from fbnetv3.deploy.formats.int8 import Int8, check_int8_support, quantize_model_file
+from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
+from fbnetv3.deploy.input_images import ClassifierImage, load_image, sample_images
+from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, preprocessing_to_dict
 from fbnetv3.errors import ExportError, UsageError
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit, in parts of its image's largest, between an export and the network."""
+"""Largest difference of a logit between export and network, relative to the largest logit of its image."""
 
 
 def export_classifier(
@@ -34,125 +35,170 @@ def export_classifier(
     *,
     format: str = "onnx",
     any_size: bool = False,
-    images: Sequence[AnyInput] | None = None,
+    images: Sequence[ClassifierImage] | None = None,
     name: str = "network",
     command: str = "",
     tolerance: float = TOLERANCE,
     int8: Int8 | None = None,
 ) -> Exported:
-    """Export a classifier into a new folder. The folder is there when the export answers as the network does, and not
-    at all otherwise.
+    """Export a classifier into a new folder. The folder appears only if the export gives the network's logits.
 
     Args:
-        model: from (N, channels, H, W) to logits (N, classes); left as it is.
-        preprocessing: how images become its input.
-        classes: names of its outputs.
-        output: the folder to make; it may exist, if it is empty.
-        format: onnx, executorch or torch-export.
-        any_size: leave the input's height and width open too; not for executorch.
-        images: what to compare on, at least one; default: `sample_images`.
-        name: of the network.
-        command: what to note in the manifest as the origin.
-        tolerance: largest difference of a logit, in parts of its image's largest, that passes.
-        int8: quantise what has passed; for onnx and executorch.
+        model: maps (N, channels, H, W) to logits (N, classes); it is not changed.
+        preprocessing: turns images into the network's input.
+        classes: names of the network's outputs.
+        output: the folder to create; an existing folder must be empty.
+        format: "onnx", "executorch", "torch-export" or a name registered in `FORMATS`.
+        any_size: make the input's height and width dynamic; not for executorch.
+        images: images to compare on, at least one; default: `sample_images`.
+        name: name of the network.
+        command: the command that exports it, for the manifest.
+        tolerance: largest difference of a logit that passes, relative to the largest logit of its image.
+        int8: quantize the export after it has passed; for onnx and executorch.
 
     Raises:
-        UsageError: a wrong argument, or the folder is in use.
-        MissingPackageError: the format's libraries are not installed; the text says what to install.
-        ExportError: the network cannot be exported, or the export differs from it, or int8 loses too much.
-        DataError: an image to compare on is damaged.
+        UsageError: an argument is wrong, or the folder is in use.
+        UnknownNameError: no such format.
+        MissingPackageError: the format's packages are not installed; the message says what to install.
+        ExportError: the network cannot be exported, or the export differs from it, or int8 loses too much accuracy.
+        DataError: an image to compare on is corrupt.
         OutputError: the folder cannot be written.
     """
-    _check(preprocessing, classes, format, any_size)
-    if int8 and (format not in QUANTIZED or (int8.reduce_range and format != "onnx")):
-        what, made = ("reduce_range", "onnx") if int8.reduce_range else ("int8", " and ".join(QUANTIZED))
-        raise UsageError(f"{what} is made for {made}, not for {format}")
-    given = sample_images(preprocessing.channels) if images is None else images
-    if not given:
-        raise UsageError("no image to compare the export on")
-    examples = [opened(image, f"images[{i}]") for i, image in enumerate(given)]
+    export_format = get_format(format)
+    _check_arguments(export_format, format, preprocessing, classes, any_size, int8)
+    images = sample_images(preprocessing.channels) if images is None else images
+    if not images:
+        raise UsageError("no images to compare the export on")
+    examples = [load_image(image, f"images[{i}]") for i, image in enumerate(images)]
     reference = copy.deepcopy(model).cpu().eval()
-    original = Predictor(TorchRuntime(reference), preprocessing, classes, name)
-    expected = original.logits(examples)
-    chosen, output = FORMATS[format], Path(output).expanduser()
+    original = ClassifierPredictor(TorchRuntime(reference), preprocessing, classes, name)
+    output = Path(output).expanduser()
+
     with new_folder(output) as folder:
-        example, axes = _example(preprocessing, chosen.any_batch, any_size)
-        program = captured(folded(reference, chosen.plain_gates), example, axes)
-        chosen.write(program, folder / chosen.file)
-        write_description(folder, fields_of(preprocessing), classes)
-        found = open_folder(folder, format, name)
-        difference = relative_difference(found.logits(examples), expected)
-        if chosen.any_batch:
-            difference = max(difference, relative_difference(found.logits(examples[0]), expected[:1]))
-        if any_size:
-            difference = max(difference, _at_another_size(found, original, examples))
-        _refuse(difference, tolerance, found.runtime.name, name)
-        verification = {
+        # 1. write the model's file
+        path = folder / export_format.file_name
+        tensors = _TensorShapes(export_format, preprocessing, len(classes), any_size)
+        program = export_program(export_format.prepare(reference), tensors.example(), tensors.dynamic_axes())
+        export_format.write(program, path)
+        write_preprocessing(folder, preprocessing_to_dict(preprocessing), classes)
+
+        # 2. load it again and compare
+        exported = open_classifier(folder, format, name)
+        runtime = exported.runtime.name
+        difference = _largest_difference(exported, original, examples, export_format.supports_any_batch, any_size)
+        if not difference <= tolerance:  # also refuses NaN
+            raise ExportError(
+                f"{name}: the logits of {runtime} differ from the network's by {difference:.1e} of the largest logit; "
+                f"at most {tolerance:.0e} is allowed. Nothing was exported"
+            )
+        verification: dict[str, Any] = {
             "images": len(examples),
             "largest_relative_difference": difference,
             "tolerance": tolerance,
-            "runtime": found.runtime.name,
+            "runtime": runtime,
         }
+
+        # 3. quantize
         if int8:
-            verification["int8"] = quantised(program, folder, format, found, int8)
-        manifest = described(
+            verification["int8"] = quantize_model_file(program, path, export_format, exported, int8)
+        manifest = write_manifest(
             folder,
             network=name,
             format=format,
-            **_tensors(format, preprocessing, len(classes), any_size),
+            input=tensors.describe_input(),
+            output=tensors.describe_output(),
             command=command,
             verification=verification,
         )
-    return Exported(output, output / chosen.file, manifest)
+    return Exported(output, output / export_format.file_name, manifest)
 
 
-def _check(preprocessing: Preprocessing, classes: Sequence[str], format: str, any_size: bool) -> None:
-    check_format(format)
-    if any_size and not FORMATS[format].any_batch:
-        raise UsageError(f"{format} files have inputs of one size: leave the open size out, or choose another format")
+def _check_arguments(
+    export_format: ExportFormat,
+    format: str,
+    preprocessing: Preprocessing,
+    classes: Sequence[str],
+    any_size: bool,
+    int8: Int8 | None,
+) -> None:
+    export_format.import_packages()
+    if any_size and not export_format.supports_any_size:
+        raise UsageError(f"any_size: {format} files take inputs of one size; choose another format")
     if preprocessing.channels not in (1, 3):
         raise UsageError(f"images have 1 or 3 channels, not {preprocessing.channels}")
     if not classes:
         raise UsageError("no class names")
+    if int8:
+        check_int8_support(int8, format)
 
 
-def _example(preprocessing: Preprocessing, any_batch: bool, any_size: bool) -> tuple[Tensor, list[int]]:
-    """An input to capture the network with, and its axes that stay open."""
-    side = preprocessing.resolution
+@dataclass(frozen=True)
+class _TensorShapes:
+    """Shapes of an exported classifier's input and output."""
+
+    export_format: ExportFormat
+    preprocessing: Preprocessing
+    num_classes: int
+    any_size: bool
+
+    def example(self) -> torch.Tensor:
+        """Return an input to trace the network with."""
+        side = self.preprocessing.resolution
+        if self.any_size:
+            # for small inputs, several feature maps would share a size and be taken for equal
+            side = round(1.5 * side)
+        batch_size = 2 if self.export_format.supports_any_batch else 1
+        return torch.zeros(batch_size, self.preprocessing.channels, side, side)
+
+    def dynamic_axes(self) -> list[int]:
+        batch_axis = [0] if self.export_format.supports_any_batch else []
+        return batch_axis + ([2, 3] if self.any_size else [])
+
+    def describe_input(self) -> dict[str, Any]:
+        side = None if self.any_size else self.preprocessing.resolution
+        shape = [self._batch_size(), self.preprocessing.channels, side, side]
+        return {"name": INPUT_NAME, "type": "float32", "shape": shape}
+
+    def describe_output(self) -> dict[str, Any]:
+        return {"name": OUTPUT_NAME, "type": "float32", "shape": [self._batch_size(), self.num_classes]}
+
+    def _batch_size(self) -> int | None:
+        return None if self.export_format.supports_any_batch else 1
+
+
+def _largest_difference(
+    exported: ClassifierPredictor,
+    original: ClassifierPredictor,
+    examples: Sequence[ClassifierImage],
+    any_batch: bool,
+    any_size: bool,
+) -> float:
+    """Return the largest relative difference over a batch, a single image and, with `any_size`, another size."""
+    expected = original.logits(examples)
+    differences = [relative_difference(exported.logits(examples), expected)]
+    if any_batch:
+        differences.append(relative_difference(exported.logits(examples[0]), expected[:1]))
     if any_size:
-        side = round(1.5 * side)  # the smallest maps of small inputs have sizes of their own
-    example = torch.zeros(2 if any_batch else 1, preprocessing.channels, side, side)
-    return example, ([0] if any_batch else []) + ([2, 3] if any_size else [])
+        # inputs that are larger by a third
+        sizes = {key: round(getattr(original.preprocessing, key) * 4 / 3) for key in ("resolution", "resize")}
+        larger = replace(original.preprocessing, **sizes)
+        logits = [
+            ClassifierPredictor(predictor.runtime, larger, predictor.classes, predictor.name).logits(examples)
+            for predictor in (exported, original)
+        ]
+        differences.append(relative_difference(*logits))
+    return float(np.max(differences))  # NaN if any is NaN
 
 
-def _tensors(format: str, preprocessing: Preprocessing, num_classes: int, any_size: bool) -> dict[str, dict[str, Any]]:
-    """The manifest's "input" and "output"."""
-    batch = None if FORMATS[format].any_batch else 1
-    side = None if any_size else preprocessing.resolution
-    shape = [batch, preprocessing.channels, side, side]
-    return {
-        "input": {"name": INPUT, "type": "float32", "shape": shape},
-        "output": {"name": OUTPUT, "type": "float32", "shape": [batch, num_classes]},
-    }
+def relative_difference(logits: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference of a logit, relative to its image's largest expected logit.
 
+    Args:
+        logits: (N, classes).
+        expected: (N, classes).
 
-def relative_difference(found: np.ndarray, expected: np.ndarray) -> float:
-    """The largest difference of a logit, in parts of its image's largest; both are (N, classes). NaN if any is NaN."""
+    Returns:
+        The difference; NaN if any logit is NaN.
+    """
     scale = np.abs(expected).max(axis=1, keepdims=True)
-    return float((np.abs(found - expected) / np.where(scale == 0, 1, scale)).max())
-
-
-def _at_another_size(found: Predictor, original: Predictor, examples: Sequence[AnyInput]) -> float:
-    """The relative difference for inputs that are larger by a third."""
-    sides = {key: round(getattr(original.preprocessing, key) * 4 / 3) for key in ("resolution", "resize")}
-    larger = replace(original.preprocessing, **sides)
-    answers = (Predictor(p.runtime, larger, p.classes, p.name).logits(examples) for p in (found, original))
-    return relative_difference(*answers)
-
-
-def _refuse(difference: float, tolerance: float, runtime: str, name: str) -> None:
-    if not difference <= tolerance:  # NaN too
-        raise ExportError(
-            f"{name}: {runtime} answers differently from the network, by {difference:.1e} of the largest logit where "
-            f"{tolerance:.0e} is allowed: nothing was exported"
-        )
+    return float((np.abs(logits - expected) / np.where(scale == 0, 1, scale)).max())

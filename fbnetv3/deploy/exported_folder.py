@@ -1,9 +1,10 @@
-"""An exported folder: the model's file, how images become its input, its classes, and a manifest with checksums."""
+"""An exported folder: the model's file, its preprocessing and class names, and a manifest with checksums."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import platform
 import shutil
 import tempfile
@@ -11,22 +12,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
 import fbnetv3
-from fbnetv3.deploy.formats.export_formats import FORMATS
-from fbnetv3.errors import ExportError, OutputError, UsageError, UserError
-from fbnetv3.utils.files import PARTIAL_PREFIX, atomic_write, file_sha256
+from fbnetv3.deploy.formats.export_format import FORMATS, get_format
+from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, preprocessing_from_dict
+from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor, DetectorRuntime, resize_from_dict
+from fbnetv3.errors import ExportError, UsageError, UserError, suggest
+from fbnetv3.utils.files import PARTIAL_PREFIX, file_sha256, output_error, write_text
 
 T = TypeVar("T")
 
-MANIFEST, PREPROCESSING, CLASSES = "manifest.json", "preprocessing.json", "classes.json"
+MANIFEST_FILE = "manifest.json"
+PREPROCESSING_FILE = "preprocessing.json"
+CLASSES_FILE = "classes.json"
 LAYOUT = 2
-"""Of the folder; grows when an older `load` could no longer read it."""
-CLASSIFICATION, DETECTION = "classification", "detection"
-_AGAIN = "export it again"
+"""Version of the folder's layout; increased when an older `load` could no longer read it."""
+CLASSIFICATION = "classification"
+DETECTION = "detection"
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,9 @@ class Exported:
     """An exported network.
 
     Attributes:
-        folder: where it lies.
+        folder: the exported folder.
         model: the model's file in it.
-        manifest: what the folder holds.
+        manifest: the folder's manifest.
     """
 
     folder: Path
@@ -46,20 +51,20 @@ class Exported:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What lies in an exported folder.
+    """Content of manifest.json.
 
     Attributes:
         network: name of the architecture.
-        format: a key of `FORMATS`.
-        input: name, type and shape of the input; None in the shape for a size that is open.
+        format: a name in `FORMATS`.
+        input: name, type and shape of the input; None in the shape for a dynamic size.
         output: name, type and shape of the logits; a list of these for a detector's boxes, scores and classes.
-        files: for each other file its "sha256" and its size in "bytes".
-        versions: of Python and of what exported it.
-        command: what exported it.
-        verification: how it was compared with the network: on how many "images", how far it was off, the "tolerance",
-            the "runtime".
-        task: classification or detection.
-        layout: of the folder.
+        files: "sha256" and size in "bytes" of each other file.
+        versions: versions of Python and of the packages that exported the network.
+        command: the command that exported it.
+        verification: result of the comparison with the original network: number of "images", largest difference,
+            "tolerance" and "runtime".
+        task: "classification" or "detection".
+        layout: version of the folder's layout.
     """
 
     network: str
@@ -74,124 +79,157 @@ class Manifest:
     layout: int = LAYOUT
 
 
-def versions(format: str) -> dict[str, str]:
-    """Of Python, of us and of what writes and runs a format."""
-    found = {"python": platform.python_version(), "fbnetv3": fbnetv3.__version__, "torch": torch.__version__}
-    for name in FORMATS[format].packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # as where onnxruntime comes as onnxruntime-gpu
-            continue
-    return found
+def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
+    """Load an exported folder of any format, after comparing every file with its checksum.
+
+    Checksums detect corruption, not malice: like any torch.export archive, a .pt2 file may run code when it is loaded.
+    Load such files only from people you trust. ONNX and ExecuTorch files contain no code.
+
+    Args:
+        folder: a folder written by `tools/export_net.py`, `export_classifier` or `export_detector`.
+
+    Returns:
+        A `ClassifierPredictor` or a `DetectorPredictor`.
+
+    Raises:
+        ExportError: it is not an exported folder, or a file is missing or corrupt; the message names it.
+        MissingPackageError: the format's runtime is not installed; the message says what to install.
+    """
+    folder = Path(folder).expanduser()
+    manifest = read_manifest(folder)
+    check_files(folder, manifest)
+    if manifest.task == DETECTION:
+        return open_detector(folder, manifest.format, manifest.network)
+    return open_classifier(folder, manifest.format, manifest.network)
 
 
-def write_description(folder: Path, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """Write what belongs to a model besides its file: how images become its input, and the classes' names."""
-    _write_json(folder / PREPROCESSING, preprocessing)
-    _write_json(folder / CLASSES, list(classes))
+def open_classifier(folder: Path, format: str, name: str) -> ClassifierPredictor:
+    """Open a classifier's folder without looking at its manifest."""
+    export_format = get_format(format)
+    preprocessing, classes = read_preprocessing(folder, preprocessing_from_dict)
+    runtime = export_format.open(folder / export_format.file_name)
+    return ClassifierPredictor(runtime, preprocessing, classes, name)
 
 
-def checksums(folder: Path, format: str) -> dict[str, dict[str, Any]]:
-    """The manifest's "files"."""
-    paths = [folder / name for name in (FORMATS[format].file, PREPROCESSING, CLASSES)]
-    return {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in paths}
+def open_detector(folder: Path, format: str, name: str) -> DetectorPredictor:
+    """Open a detector's folder without looking at its manifest."""
+    export_format = get_format(format)
+    resize, classes = read_preprocessing(folder, resize_from_dict)
+    runtime = export_format.open(folder / export_format.file_name)
+    return DetectorPredictor(cast("DetectorRuntime", runtime), resize, classes, name)
 
 
-def described(folder: Path, *, format: str, **fields: Any) -> Manifest:
+def write_preprocessing(folder: Path, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """Write preprocessing.json and classes.json."""
+    _write_json(folder / PREPROCESSING_FILE, preprocessing)
+    _write_json(folder / CLASSES_FILE, list(classes))
+
+
+def read_preprocessing(folder: Path, from_dict: Callable[[dict[str, Any]], T]) -> tuple[T, list[str]]:
+    """Read preprocessing.json and classes.json.
+
+    Args:
+        folder: the exported folder.
+        from_dict: builds the preprocessing; raises TypeError, KeyError, ValueError or OverflowError for wrong fields.
+
+    Returns:
+        The preprocessing and the class names.
+
+    Raises:
+        ExportError: a file is corrupt.
+    """
+    fields = _read_json(folder / PREPROCESSING_FILE)
+    classes = _read_json(folder / CLASSES_FILE)
+    try:
+        preprocessing = from_dict(fields)
+    except (TypeError, KeyError, ValueError, OverflowError):
+        raise _corrupt(folder / PREPROCESSING_FILE, "unexpected content") from None
+    if not isinstance(classes, list) or not classes:
+        raise _corrupt(folder / CLASSES_FILE, "not a list of names")
+    return preprocessing, [str(name) for name in classes]
+
+
+def write_manifest(folder: Path, *, format: str, **fields: Any) -> Manifest:
     """Write the manifest, the last of a folder's files.
 
     Args:
-        folder: holds the other files.
-        format: of the model's file.
-        fields: the manifest's, but those that the folder shows.
+        folder: contains the other files.
+        format: format of the model's file.
+        fields: the other fields of `Manifest`, except files and versions.
     """
-    manifest = Manifest(format=format, files=checksums(folder, format), versions=versions(format), **fields)
-    _write_json(folder / MANIFEST, asdict(manifest))
+    file_names = (get_format(format).file_name, PREPROCESSING_FILE, CLASSES_FILE)
+    paths = [folder / name for name in file_names]
+    files = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in paths}
+    manifest = Manifest(format=format, files=files, versions=_package_versions(format), **fields)
+    _write_json(folder / MANIFEST_FILE, asdict(manifest))
     return manifest
 
 
-def _write_json(path: Path, value: object) -> None:
-    with atomic_write(path) as f:
-        f.write((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+def _package_versions(format: str) -> dict[str, str]:
+    versions = {"python": platform.python_version(), "fbnetv3": fbnetv3.__version__, "torch": torch.__version__}
+    for name in get_format(format).packages:
+        with contextlib.suppress(PackageNotFoundError):  # onnxruntime may be installed as onnxruntime-gpu
+            versions[name] = version(name)
+    return versions
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of an exported folder.
+    """Read the manifest of an exported folder.
 
     Raises:
-        ExportError: there is none, it is damaged, or newer than this version.
+        ExportError: there is none, it is corrupt, or newer than this version of fbnetv3.
     """
-    path = folder / MANIFEST
+    path = folder / MANIFEST_FILE
     if not path.is_file():
-        what = "has no manifest.json: it is not an exported folder" if folder.is_dir() else "no such folder"
-        raise ExportError(f"{folder}: {what}; tools/export_net.py makes one")
+        problem = "has no manifest.json: it is not an exported folder" if folder.is_dir() else "no such folder"
+        raise ExportError(f"{folder}: {problem}; tools/export_net.py creates one")
     fields = _read_json(path)
-    if isinstance(fields, dict) and isinstance(fields.get("layout"), int) and fields["layout"] > LAYOUT:
-        raise ExportError(f"{folder}: exported by a newer fbnetv3: update this one, or {_AGAIN} with this one")
+    layout = fields.get("layout") if isinstance(fields, dict) else None
+    if isinstance(layout, int) and layout > LAYOUT:
+        raise ExportError(f"{folder}: exported by a newer version of fbnetv3: update this one, or export it again")
     try:
         manifest = Manifest(**fields)
-        listed = {name: (file["sha256"], file["bytes"]) for name, file in manifest.files.items()}
-        wanted = {FORMATS[manifest.format].file, PREPROCESSING, CLASSES}
-        if manifest.task not in (CLASSIFICATION, DETECTION):
-            raise KeyError(manifest.task)
+        checksums = {name: (file["sha256"], file["bytes"]) for name, file in manifest.files.items()}
+        is_known_format = manifest.format in FORMATS
     except (TypeError, KeyError, AttributeError):
-        raise ExportError(f"{path}: damaged, or not a manifest of an exported network: {_AGAIN}") from None
-    if set(listed) != wanted:
-        raise ExportError(f"{path}: damaged: lists {', '.join(sorted(listed))}: {_AGAIN}")
+        raise _corrupt(path, "not a manifest of an exported network") from None
+    if manifest.task not in (CLASSIFICATION, DETECTION):
+        raise _corrupt(path, f"unknown task {manifest.task!r}")
+    if not is_known_format:
+        advice = f"{suggest(manifest.format, FORMATS.names())} Import the module that registers it (--import)"
+        raise ExportError(f"{path}: unknown export format '{manifest.format}': {advice}")
+    if set(checksums) != {get_format(manifest.format).file_name, PREPROCESSING_FILE, CLASSES_FILE}:
+        raise _corrupt(path, f"lists the files {', '.join(sorted(checksums)) or 'none'}")
     return manifest
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compare every file with the manifest.
+    """Compare size and checksum of every file with the manifest.
 
     Raises:
-        ExportError: a file is missing, or is not the one that was exported; the text names it.
+        ExportError: a file is missing or corrupt; the message names it.
     """
-    for name, about in manifest.files.items():
+    for name, entry in manifest.files.items():
         path = folder / name
         try:
             size = path.stat().st_size
-            same = size == about["bytes"] and file_sha256(path) == about["sha256"]
+            is_unchanged = size == entry["bytes"] and file_sha256(path) == entry["sha256"]
         except OSError as error:
-            raise ExportError(
-                f"{path}: cannot be read ({error.strerror}): copy the whole folder, or {_AGAIN}"
-            ) from None
-        if not same:
-            raise ExportError(
-                f"{path}: damaged ({size} bytes; size or SHA-256 differ from {MANIFEST}): copy it or {_AGAIN}"
-            )
-
-
-def read_description(folder: Path, parsed: Callable[[dict[str, Any]], T]) -> tuple[T, list[str]]:
-    """How images become the input, and the names of the classes.
-
-    Args:
-        folder: the exported folder.
-        parsed: makes sense of the fields, or raises TypeError, KeyError or ValueError.
-
-    Raises:
-        ExportError: a file makes no sense.
-    """
-    fields, classes = _read_json(folder / PREPROCESSING), _read_json(folder / CLASSES)
-    try:
-        preprocessing = parsed(fields)
-    except (TypeError, KeyError, ValueError, OverflowError):
-        raise ExportError(f"{folder / PREPROCESSING}: damaged: {_AGAIN}") from None
-    if not isinstance(classes, list) or not classes:
-        raise ExportError(f"{folder / CLASSES}: is no list of names: {_AGAIN}")
-    return preprocessing, [str(name) for name in classes]
+            raise _unreadable(path, error) from None
+        if not is_unchanged:
+            raise _corrupt(path, f"{size} bytes; size or SHA-256 differs from {MANIFEST_FILE}")
 
 
 @contextlib.contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """A folder beside `output` that takes its place when the block ends well, and is gone when it does not.
+    """Create a temporary folder that is renamed to `output` if the block succeeds, and deleted if it fails.
 
     Raises:
-        UsageError: there is something at `output` already.
+        UsageError: `output` exists and is not an empty folder.
         OutputError: it cannot be written.
     """
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UsageError(f"{output}: is there already: choose another folder, or remove it")
+        raise UsageError(f"{output}: already exists: choose another folder, or delete it")
     temporary = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -202,16 +240,28 @@ def new_folder(output: Path) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, UserError):
             raise
-        raise OutputError(f"{output}: cannot be written: {error.strerror or error}") from error
+        raise output_error(output, error) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text())
     except OSError as error:
-        raise ExportError(f"{path}: cannot be read ({error.strerror}): {_AGAIN}") from None
+        raise _unreadable(path, error) from None
     except (ValueError, RecursionError):
-        raise ExportError(f"{path}: damaged (not JSON): copy it or {_AGAIN}") from None
+        raise _corrupt(path, "not JSON") from None
+
+
+def _corrupt(path: Path, reason: str) -> ExportError:
+    return ExportError(f"{path}: corrupt ({reason}): copy the whole folder again, or export it again")
+
+
+def _unreadable(path: Path, error: OSError) -> ExportError:
+    return ExportError(f"{path}: cannot be read ({error.strerror}): copy the whole folder again, or export it again")

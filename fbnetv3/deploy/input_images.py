@@ -1,4 +1,4 @@
-"""Images as users have them: paths, arrays, Pillow's; and some to try a network with."""
+"""Images as callers pass them: paths, arrays or Pillow images; and sample images that need no download."""
 
 from __future__ import annotations
 
@@ -10,136 +10,141 @@ from typing import Any, TypeGuard, cast
 import numpy as np
 from PIL import Image
 
-from fbnetv3.data.image_io import EncodedImage, read_image
-from fbnetv3.data.upright import read_upright, upright
+from fbnetv3.data.image_io import (
+    EncodedImage,
+    apply_exif_orientation,
+    find_image_files,
+    read_encoded_image,
+    read_oriented_image,
+)
 from fbnetv3.errors import DataError
+from fbnetv3.utils.text import evenly_spaced
 
-AnyPicture = str | os.PathLike | np.ndarray | Image.Image
-AnyInput = AnyPicture | EncodedImage
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-_TRIED = 32
+ImageLike = str | os.PathLike | np.ndarray | Image.Image
+ClassifierImage = ImageLike | EncodedImage
+_DEFAULT_COUNT = 32  # images to compare an export on
 
 
-def opened(image: AnyInput, name: str = "the image") -> Image.Image | EncodedImage:
-    """An image in the form that preprocessing takes.
+def load_image(image: ClassifierImage, name: str = "the image") -> Image.Image | EncodedImage:
+    """Turn an image into what a preprocessing transform takes.
 
     Args:
-        image: the path of a file; an array, uint8 (H, W), (H, W, 1), (H, W, 3) in RGB, or (H, W, 4) with alpha; or
-            a Pillow image.
-        name: what to call it in a message, where it is no path.
+        image: a path; a Pillow image; or a uint8 array (H, W), (H, W, 1), (H, W, 3) in RGB, or (H, W, 4) with alpha.
+        name: name for error messages unless it is a path.
 
     Raises:
-        DataError: it is none of these, missing, or damaged.
+        DataError: it is none of these, missing or corrupt.
     """
     if isinstance(image, (Image.Image, EncodedImage)):
         if not all(image.size):
             raise DataError(f"{name}: has no pixels")
         return image
     if isinstance(image, (str, os.PathLike)):
-        return read_image(str(_existing(image)))
+        return read_encoded_image(str(_check_image_path(image)))
     if isinstance(image, np.ndarray):
-        return _from_array(image, name)
+        return _image_from_array(image, name)
     raise DataError(f"{name}: is a {type(image).__name__}; an image is a path, a uint8 array or a Pillow image")
 
 
-def upright_pixels(image: AnyPicture, name: str = "the image") -> np.ndarray:
-    """The pixels of an image as it is seen: turned as its EXIF says, where it has any.
+def load_rgb_array(image: ImageLike, name: str = "the image") -> np.ndarray:
+    """Load an image as an array, rotated as its EXIF orientation says.
 
     Args:
-        image: as for `opened`.
-        name: what to call it in a message, where it is no path.
+        image: as for `load_image`.
+        name: name for error messages unless it is a path.
 
     Returns:
         uint8 (height, width, 3), RGB.
 
     Raises:
-        DataError: it is no image, missing, or damaged.
+        DataError: it is not an image, missing or corrupt.
     """
     if isinstance(image, (str, os.PathLike)):
-        seen = read_upright(_existing(image))
+        oriented = read_oriented_image(_check_image_path(image))
     else:
-        seen = upright(cast("Image.Image", opened(image, name)))
-    return np.asarray(seen.convert("RGB"))
+        oriented = apply_exif_orientation(cast("Image.Image", load_image(image, name)))
+    return np.asarray(oriented.convert("RGB"))
 
 
-def _existing(image: str | os.PathLike) -> Path:
+def is_batch(images: Any) -> TypeGuard[Sequence[Any]]:
+    """Return whether the argument is a list of images rather than one image."""
+    return isinstance(images, (list, tuple))
+
+
+def _check_image_path(image: str | os.PathLike) -> Path:
     path = Path(image).expanduser()
     if path.is_dir():
-        raise DataError(f"{path}: is a folder, not an image: name its files")
+        raise DataError(f"{path}: is a folder, not an image; pass the files in it")
     if not path.exists():
         raise DataError(f"{path}: no such image")
     return path
 
 
-def _from_array(array: np.ndarray, name: str) -> Image.Image:
+def _image_from_array(array: np.ndarray, name: str) -> Image.Image:
     shape = tuple(array.shape)
     if array.ndim == 4:
-        raise DataError(f"{name}: an array {shape} is several images: pass list(array)")
+        raise DataError(f"{name}: an array of shape {shape} holds several images; pass list(array)")
     if array.ndim not in (2, 3) or 0 in shape or (array.ndim == 3 and shape[2] not in (1, 3, 4)):
         hint = "; channels come last" if array.ndim == 3 and shape[0] in (1, 3, 4) else ""
-        raise DataError(f"{name}: an array {shape} is no image: (H, W) or (H, W, 3) is{hint}")
+        raise DataError(f"{name}: an array of shape {shape} is not an image; expected (H, W) or (H, W, 3){hint}")
     if array.dtype != np.uint8:
-        raise DataError(f"{name}: an array of {array.dtype} is no image: give uint8, 0 to 255")
+        raise DataError(f"{name}: an array of type {array.dtype} is not an image; expected uint8, 0 to 255")
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and shape[2] == 1 else array)
 
 
-def images_below(folder: str | os.PathLike, most: int = _TRIED) -> list[EncodedImage]:
-    """Images of a folder, as `paths_below` finds them.
+def read_image_folder(folder: str | os.PathLike, max_images: int = _DEFAULT_COUNT) -> list[EncodedImage]:
+    """Read images of a folder, chosen as by `list_image_files`.
 
     Raises:
-        DataError: there is none, or one is damaged.
+        DataError: there are none, or one is corrupt.
     """
-    return [read_image(str(path)) for path in paths_below(folder, most)]
+    return [read_encoded_image(str(path)) for path in list_image_files(folder, max_images)]
 
 
-def paths_below(folder: str | os.PathLike, most: int = _TRIED) -> list[Path]:
-    """Image files of a folder and the folders in it, spread evenly over their sorted names.
+def list_image_files(folder: str | os.PathLike, max_images: int = _DEFAULT_COUNT) -> list[Path]:
+    """List image files in a folder and its subfolders, evenly spaced over the sorted names.
 
     Raises:
-        DataError: there is none.
+        DataError: there are none.
     """
     root = Path(folder).expanduser()
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    paths = find_image_files(root)
     if not paths:
-        raise DataError(f"{root}: {'no image in it' if root.is_dir() else 'no such folder'}")
-    step = max(1, len(paths) / most)
-    return [paths[int(i * step)] for i in range(min(most, len(paths)))]
+        raise DataError(f"{root}: {'contains no images' if root.is_dir() else 'no such folder'}")
+    return evenly_spaced(paths, max_images)
 
 
 def sample_images(channels: int) -> list[Image.Image]:
-    """Real images that need no download, from scikit-learn: for one channel 32 handwritten digits, else two
-    photographs and the quarters of each."""
+    """Return scikit-learn's images: for one channel 32 handwritten digits, for three 2 photos and their quarters."""
     if channels == 1:
         from sklearn.datasets import load_digits
 
-        return [
-            Image.fromarray((digit * (255 / 16)).round().astype(np.uint8)) for digit in load_digits().images[:_TRIED]
-        ]
-    from sklearn.datasets import load_sample_images
-
-    found = []
-    for photo in load_sample_images().images:
-        half = [side // 2 for side in photo.shape[:2]]
-        found += [photo, *(part for rows in np.split(photo[: 2 * half[0]], 2) for part in _halves(rows, half[1]))]
-    return [Image.fromarray(part) for part in found]
+        digits = load_digits().images[:_DEFAULT_COUNT]
+        return [Image.fromarray((digit * (255 / 16)).round().astype(np.uint8)) for digit in digits]
+    arrays = []
+    for photo in _photographs():
+        half_height, half_width = (side // 2 for side in photo.shape[:2])
+        rows = np.split(photo[: 2 * half_height], 2)
+        arrays += [photo, *_left_and_right(rows[0], half_width), *_left_and_right(rows[1], half_width)]
+    return [Image.fromarray(array) for array in arrays]
 
 
 def sample_photographs() -> list[Image.Image]:
-    """Photographs of three shapes, from scikit-learn: two, and of each the halves and the middle square."""
+    """Return scikit-learn's two photos, and of each the left and right half and the square in the middle."""
+    arrays = []
+    for photo in _photographs():
+        height, width = photo.shape[:2]
+        start = (width - height) // 2
+        square = np.ascontiguousarray(photo[:, start : start + height])
+        arrays += [photo, *_left_and_right(photo, width // 2), square]
+    return [Image.fromarray(array) for array in arrays]
+
+
+def _photographs() -> list[np.ndarray]:
     from sklearn.datasets import load_sample_images
 
-    found = []
-    for photo in load_sample_images().images:
-        height, width = photo.shape[:2]
-        left = (width - height) // 2
-        found += [photo, *_halves(photo, width // 2), np.ascontiguousarray(photo[:, left : left + height])]
-    return [Image.fromarray(part) for part in found]
+    return load_sample_images().images
 
 
-def _halves(rows: np.ndarray, half: int) -> list[np.ndarray]:
-    return [np.ascontiguousarray(part) for part in np.split(rows[:, : 2 * half], 2, axis=1)]
-
-
-def is_several(images: Any) -> TypeGuard[Sequence[Any]]:
-    """Whether the argument is a list of images."""
-    return isinstance(images, (list, tuple))
+def _left_and_right(rows: np.ndarray, half_width: int) -> list[np.ndarray]:
+    return [np.ascontiguousarray(half) for half in np.split(rows[:, : 2 * half_width], 2, axis=1)]

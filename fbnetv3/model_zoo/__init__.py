@@ -1,13 +1,24 @@
-"""Published and trained networks: `list()`, `get_config()`, `get_checkpoint_url()`, `get(path, trained=True)`."""
+"""The model zoo: configs with published or trained weights, in the manner of detectron2's model zoo.
+
+`get("imagenet/fbnetv3_a.yaml", trained=True)` builds a network, `list()` and `detectors()` list what has weights.
+"""
 
 from fbnetv3.model_zoo.detector_entries import DetectorEntry
-from fbnetv3.model_zoo.zoo import Entry, entry, entry_for_arch, get, get_checkpoint_url, get_config, has_weights
+from fbnetv3.model_zoo.zoo import (
+    ClassifierEntry,
+    entry,
+    entry_for_arch,
+    get,
+    get_checkpoint_url,
+    get_config,
+    has_weights,
+)
+from fbnetv3.model_zoo.zoo import list_classifiers as list
 from fbnetv3.model_zoo.zoo import list_detectors as detectors
-from fbnetv3.model_zoo.zoo import list_entries as list
 
 __all__ = [
+    "ClassifierEntry",
     "DetectorEntry",
-    "Entry",
     "detectors",
     "entry",
     "entry_for_arch",

@@ -1,4 +1,4 @@
-"""The zoo's detectors: configs of detectron2's kind, with weights and box AP. Only building one needs detectron2."""
+"""Detectors of the model zoo. Only reading their configs and building them needs detectron2."""
 
 from __future__ import annotations
 
@@ -10,47 +10,48 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from fbnetv3.arch import ArchDef, configs_folder, get_arch
-from fbnetv3.model_zoo.zoo_entry import TrainedConfig
+from fbnetv3.model_zoo.zoo_entry import ZooEntry
 
-FOLDER = "coco/"
+DETECTOR_PREFIX = "coco/"
+"""Folder of the detection configs below `configs/`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorEntry(TrainedConfig):
+class DetectorEntry(ZooEntry):
     """A detection config with trained weights.
 
     Attributes:
-        ap: box AP on COCO val2017 in per cent that its source gives.
+        ap: box AP on COCO val2017 in percent, as given by the source.
     """
 
     ap: float | None = None
 
     @property
     def arch(self) -> ArchDef:
-        """The architecture of trunk, RPN head and box head."""
+        """The architecture of backbone, RPN head and box head."""
         values: Any = CfgNode.load_yaml_with_base(str(configs_folder() / self.name))
         return get_arch(values["MODEL"]["FBNETV3"]["ARCH"])
 
 
 def is_detector(name: str) -> bool:
-    """Whether a config's path is that of a detector."""
-    return name.startswith(FOLDER)
+    """Return whether the path of a config, below `configs/`, is that of a detector."""
+    return name.startswith(DETECTOR_PREFIX)
 
 
 def detector_config(name: str) -> CfgNode:
-    """detectron2's config of a detector, by its path below `configs/`.
+    """Return the detection config at a path below `configs/`.
 
     Raises:
-        ImportError: detectron2 is not installed; the text says what to run.
-        UnknownNameError: no such config; the text suggests close names.
+        MissingPackageError: detectron2 is not installed; the message says what to run.
+        UnknownNameError: no such config; the message suggests similar names.
     """
     from fbnetv3 import detection
 
-    return detection.get_config(name.removeprefix(FOLDER))
+    return detection.get_config(name.removeprefix(DETECTOR_PREFIX))
 
 
 def build_detector(name: str, weights: Path | None, device: str) -> nn.Module:
-    """The detector of a config, in training mode, with weights or without.
+    """Build the detector of a config in training mode, with random weights if `weights` is None.
 
     Raises:
         WeightsError: the weights do not fit.
@@ -63,5 +64,5 @@ def build_detector(name: str, weights: Path | None, device: str) -> nn.Module:
     cfg.MODEL.DEVICE = device
     if weights is None:
         return build_model(cfg)
-    cfg.MODEL.WEIGHTS = str(weights)  # so that no classifier's are loaded first
+    cfg.MODEL.WEIGHTS = str(weights)  # otherwise building the model loads the weights of a classifier
     return detection.load_detector(build_model(cfg), weights)

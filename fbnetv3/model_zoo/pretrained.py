@@ -1,6 +1,4 @@
-"""A trained classifier with all that its use takes: the network, how it wants its images, the names of its classes.
-
-Of detectors, config and weights."""
+"""Load classifiers with their weights, preprocessing and class names; find configs and weights of detectors."""
 
 from __future__ import annotations
 
@@ -20,191 +18,207 @@ from fbnetv3.data import Preprocessing, build_dataset
 from fbnetv3.data.transforms import AnyImage
 from fbnetv3.errors import DataError, UnknownNameError, UsageError, suggest
 from fbnetv3.model_zoo import zoo
-from fbnetv3.model_zoo.detector_entries import DetectorEntry
-from fbnetv3.training.builders import build_arch, build_model, preprocessing_of
-from fbnetv3.training.run_state.run_folder import RunFiles
+from fbnetv3.model_zoo.detector_entries import DETECTOR_PREFIX, DetectorEntry, is_detector
+from fbnetv3.training.builders import build_arch, build_model, preprocessing_from_config
+from fbnetv3.training.run_state.run_folder import RunFolder
+from fbnetv3.utils.text import evenly_spaced
 
-PUBLISHED, RANDOM = "published", "random"
+PUBLISHED = "published"
+"""Value of `weights` that stands for the model zoo's."""
+RANDOM = "random"
+"""Value of `weights` that stands for random initialization, with which latency can be measured."""
 _IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
-class TrainedClassifier:
-    """A classifier ready for use.
+class PretrainedClassifier:
+    """A classifier with what is needed to use it.
 
     Attributes:
-        name: of its architecture.
-        model: in evaluation mode, on the CPU.
-        preprocessing: how images become its input.
-        classes: names of its outputs.
-        data: name and folder of the config's dataset.
+        name: name of its architecture.
+        model: the network in evaluation mode, on the CPU.
+        preprocessing: turns images into the network's input.
+        classes: names of the network's outputs.
+        dataset_name: DATA.NAME of its config.
+        dataset_root: DATA.ROOT of its config.
     """
 
     name: str
     model: nn.Module
     preprocessing: Preprocessing
     classes: list[str]
-    data: tuple[str, str]
+    dataset_name: str
+    dataset_root: str
 
-    def labelled(self, split: str, most: int) -> tuple[list[AnyImage], list[int]]:
-        """Images of the dataset, spread evenly over it, and the number of each one's class.
+    def labeled_images(self, split: str, max_images: int) -> tuple[list[AnyImage], list[int]]:
+        """Load images of its dataset, evenly spaced, and their class indices.
 
         Args:
             split: "train" or "val".
-            most: how many at most.
+            max_images: largest number of images.
 
         Raises:
-            DataError: the dataset is not there, or an image is damaged.
-            UsageError: it has another number of classes than the network.
+            DataError: the dataset is missing, or an image is corrupt.
+            UsageError: the dataset has another number of classes than the network.
         """
-        found = build_dataset(*self.data, split)
-        if len(found.classes) != len(self.classes):
+        dataset = build_dataset(self.dataset_name, self.dataset_root, split)
+        if len(dataset.classes) != len(self.classes):
             raise UsageError(
-                f"DATA.NAME {self.data[0]} has {len(found.classes)} classes, {self.name} {len(self.classes)}"
+                f"DATA.NAME {self.dataset_name} has {len(dataset.classes)} classes, {self.name} has {len(self.classes)}"
             )
-        step = max(1, len(found) / most)
-        pairs = [found[int(i * step)] for i in range(min(most, len(found)))]
+        pairs = [dataset[index] for index in evenly_spaced(range(len(dataset)), max_images)]
         return [image for image, _ in pairs], [target for _, target in pairs]
 
 
-def from_config(
+def load_classifier_from_config(
     file: str | os.PathLike,
     overrides: Sequence[str] = (),
     *,
     weights: str | None = None,
     classes: str | os.PathLike | None = None,
-) -> TrainedClassifier:
-    """The classifier of a training config.
+) -> PretrainedClassifier:
+    """Load the classifier of a training config.
 
     Args:
         file: the config.
-        overrides: KEY VALUE pairs on top of it.
-        weights: a file, a URL, "published" for the zoo's, or "random" for fresh ones, with which speed can be
-            measured; default: MODEL.WEIGHTS, else what OUTPUT_DIR holds.
-        classes: a file with the classes' names, a name a line or a JSON list; default: the dataset's.
+        overrides: KEY VALUE pairs.
+        weights: a file, a URL, "published" for the model zoo's, or "random"; default: MODEL.WEIGHTS, or the weights
+            of the run in OUTPUT_DIR.
+        classes: file with the class names, one per line or a JSON list; default: those of the dataset.
 
     Raises:
-        UserError: a wrong config, no weights or weights that do not fit, or classes whose names are not known.
+        UserError: the config is wrong, there are no weights or they do not fit, or the class names are unknown.
     """
     cfg = load_config(file, overrides)
-    if weights is None:
-        found = cfg.MODEL.WEIGHTS or RunFiles(Path(cfg.OUTPUT_DIR).expanduser()).found_weights()
-        if not found:
-            raise UsageError(
-                f"{file}: no weights: give --weights FILE or published, or set OUTPUT_DIR to a run's folder "
-                f"({cfg.OUTPUT_DIR} has none)"
-            )
-        weights = str(found)
-    return _classifier(cfg, weights, classes)
+    source = weights or cfg.MODEL.WEIGHTS or RunFolder(cfg.OUTPUT_DIR).trained_weights()
+    if not source:
+        raise UsageError(
+            f"{file}: no weights: use --weights FILE or --weights published, or set OUTPUT_DIR to the folder of a run "
+            f"({cfg.OUTPUT_DIR} has no weights)"
+        )
+    return _load_classifier(cfg, str(source), classes)
 
 
-def from_name(name: str, *, weights: str = PUBLISHED, classes: str | os.PathLike | None = None) -> TrainedClassifier:
-    """The classifier of an architecture's name, such as "fbnetv3_b", or of a zoo entry, such as
-    "digits/fbnetv3_digits". The other arguments and the errors are those of `from_config`."""
+def load_classifier_from_name(
+    name: str, *, weights: str = PUBLISHED, classes: str | os.PathLike | None = None
+) -> PretrainedClassifier:
+    """Load the classifier of an architecture or a model zoo entry.
+
+    Args:
+        name: such as "fbnetv3_b" or "digits/fbnetv3_digits".
+        weights: a file, a URL, "published" for the model zoo's, or "random".
+        classes: file with the class names, one per line or a JSON list; default: those of the dataset.
+
+    Raises:
+        UserError: no such name, the weights do not fit, or the class names are unknown.
+    """
     if "/" in name and not Path(name).exists():
-        if name.startswith("coco/"):
-            raise UsageError(f"{name}: is a detector; this takes classifiers")
-        return _classifier(zoo.get_config(name), weights, classes)
+        if is_detector(name):
+            raise UsageError(f"{name}: is a detector; expected a classifier")
+        return _load_classifier(zoo.get_config(name), weights, classes)
     if zoo.has_weights(name):
-        return _classifier(zoo.get_config(zoo.entry_for_arch(name).name), weights, classes)
+        return _load_classifier(zoo.get_config(zoo.entry_for_arch(name).name), weights, classes)
     if name not in ARCHS and not name.endswith((".yaml", ".yml")):
         raise UnknownNameError(f"unknown architecture '{name}': {suggest(name, ARCHS.names())}")
     cfg = get_cfg()
     cfg.MODEL.ARCH = name
-    return _classifier(cfg, weights, classes)
+    return _load_classifier(cfg, weights, classes)
 
 
-def detector_from_name(name: str, weights: str | None = None) -> tuple[Path, str | Path]:
-    """The config file of one of the zoo's detectors, and its weights.
+def find_zoo_detector(name: str, weights: str | None = None) -> tuple[Path, str | Path]:
+    """Return the config file and the weights of a detector in the model zoo.
 
     Args:
-        name: such as "coco/faster_rcnn_fbnetv3_a_C4_224"; "coco/" and ".yaml" may be missing.
-        weights: others than the zoo's.
+        name: such as "coco/faster_rcnn_fbnetv3_a_C4_224"; "coco/" and ".yaml" are optional.
+        weights: other weights than the zoo's.
 
     Raises:
-        UsageError: no such detector, or none with weights; the text suggests close names.
+        UsageError: no such detector with weights; the message suggests similar names.
     """
-    entry = _zoo_detector(name)
-    return configs_folder() / entry.name, weights if weights not in (None, PUBLISHED) else entry.local_weights()
+    entry = _detector_entry(name)
+    if weights in (None, PUBLISHED):
+        return configs_folder() / entry.name, entry.local_weights()
+    return configs_folder() / entry.name, weights
 
 
-def detector_weights(file: str | os.PathLike, output: str, weights: str | None) -> str | Path:
-    """The weights of a detector's config.
+def find_detector_weights(file: str | os.PathLike, output_dir: str, weights: str | None) -> str | Path:
+    """Return the weights to use with a detection config.
 
     Args:
         file: the config.
-        output: its OUTPUT_DIR.
-        weights: a file, a URL, or "published" for the zoo's; None for what the run in `output` has left.
+        output_dir: its OUTPUT_DIR.
+        weights: a file, a URL, or "published" for the model zoo's; None for those of the run in `output_dir`.
 
     Raises:
-        UsageError: there are none; the text says what to give.
+        UsageError: there are none; the message says what to do.
     """
     if weights == PUBLISHED:
-        return _zoo_detector(Path(file).name).local_weights()
+        return _detector_entry(Path(file).name).local_weights()
     if weights == RANDOM:
-        raise UsageError("--weights random is for classifiers: a detector that finds nothing cannot be compared")
+        raise UsageError("--weights random is for classifiers: a detector with random weights detects nothing")
     if weights:
         return weights
-    found = RunFiles(Path(output).expanduser()).weights
-    if not found.exists():
+    run_weights = RunFolder(output_dir).weights
+    if not run_weights.exists():
         raise UsageError(
-            f"{file}: no weights: give --weights FILE, or set OUTPUT_DIR to a run's folder ({output} has none)"
+            f"{file}: no weights: use --weights FILE, or set OUTPUT_DIR to the folder of a run "
+            f"({output_dir} has no weights)"
         )
-    return found
+    return run_weights
 
 
-def _zoo_detector(name: str) -> DetectorEntry:
+def _detector_entry(name: str) -> DetectorEntry:
     entries = {entry.name: entry for entry in zoo.list_detectors()}
-    path = f"coco/{name.removeprefix('coco/').removesuffix('.yaml')}.yaml"
+    path = f"{DETECTOR_PREFIX}{name.removeprefix(DETECTOR_PREFIX).removesuffix('.yaml')}.yaml"
     if path not in entries:
         raise UsageError(f"no detector '{name}' with weights in the model zoo: {suggest(path, entries)}")
     return entries[path]
 
 
-def _classifier(cfg: CfgNode, weights: str, classes_file: str | os.PathLike | None) -> TrainedClassifier:
+def _load_classifier(cfg: CfgNode, weights: str, classes_file: str | os.PathLike | None) -> PretrainedClassifier:
     arch = build_arch(cfg, cfg.MODEL.ARCH)
     num_classes = cfg.MODEL.NUM_CLASSES
     if weights == PUBLISHED:
         entry = zoo.entry_for_arch(arch.name)
-        weights, num_classes = str(entry.local_weights()), num_classes or entry.num_classes
+        weights = str(entry.local_weights())
+        num_classes = num_classes or entry.num_classes
     elif weights == RANDOM:
         weights = ""
-    classes = read_classes(classes_file) if classes_file else _known_classes(cfg, num_classes)
+    classes = read_class_names(classes_file) if classes_file else _dataset_classes(cfg, num_classes)
     if num_classes and num_classes != len(classes):
         raise UsageError(f"{classes_file or cfg.DATA.ROOT}: {len(classes)} class names for {num_classes} outputs")
-    model = build_model(cfg, arch, classes, torch.device("cpu"), weights, need_head=True)
-    return TrainedClassifier(
-        arch.name, model.eval(), preprocessing_of(cfg, arch), classes, (cfg.DATA.NAME, cfg.DATA.ROOT)
-    )
+    model = build_model(cfg, arch, classes, torch.device("cpu"), weights, need_head=True).eval()
+    preprocessing = preprocessing_from_config(cfg, arch)
+    return PretrainedClassifier(arch.name, model, preprocessing, classes, cfg.DATA.NAME, cfg.DATA.ROOT)
 
 
-def read_classes(file: str | os.PathLike) -> list[str]:
-    """Names of classes from a file: a JSON list, or a name a line.
+def read_class_names(file: str | os.PathLike) -> list[str]:
+    """Read class names from a file: a JSON list, or one name per line.
 
     Raises:
-        DataError: it cannot be read, or holds no names.
+        DataError: it cannot be read or contains no names.
     """
     path = Path(file).expanduser()
     try:
         text = path.read_text()
-        found = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.strip().splitlines()]
+        names = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.strip().splitlines()]
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError:
         raise DataError(f"{path}: is neither text nor JSON") from None
-    if not isinstance(found, list) or not found or not all(isinstance(name, str) and name for name in found):
-        raise DataError(f"{path}: holds no list of names; give a name a line, or a JSON list")
-    return found
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+        raise DataError(f"{path}: is not a list of names; expected one name per line, or a JSON list")
+    return names
 
 
-def _known_classes(cfg: CfgNode, num_classes: int) -> list[str]:
-    """The dataset's, where it is there; else ImageNet's, where their number fits."""
+def _dataset_classes(cfg: CfgNode, num_classes: int) -> list[str]:
+    """Return the class names of the config's dataset, or ImageNet's if it is missing and the number fits."""
     try:
         return build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, "val").classes
     except (DataError, UsageError) as error:
         if cfg.DATA.NAME == "imagefolder" and num_classes in (0, _IMAGENET_CLASSES):
             return _imagenet_classes()
-        raise UsageError(f"the names of the classes are not known ({error}): give --classes FILE") from None
+        raise UsageError(f"the class names are unknown ({error}): use --classes FILE") from None
 
 
 def _imagenet_classes() -> list[str]:

@@ -1,4 +1,4 @@
-"""What every entry of the zoo has: a config, weights, and where they come from."""
+"""What all entries of the model zoo have: a config, weights, and their source."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from fbnetv3.utils.downloads import download, is_url
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedConfig:
-    """A config with trained weights.
+class ZooEntry:
+    """A config with weights.
 
     Attributes:
         name: path of the config below `configs/`.
-        weights: address of the weights, or the path of the file that comes along.
-        num_classes: classes that the network knows, without a background.
-        sha256: checksum of the weights, where it is known.
-        source: who trained it.
+        weights: URL of the weights, or path of a file that ships with the package.
+        num_classes: number of classes, without background.
+        sha256: checksum of the weights, if known.
+        source: who trained the network.
     """
 
     name: str
@@ -30,9 +30,9 @@ class TrainedConfig:
         return self.name
 
     def local_weights(self) -> Path:
-        """Path of the weights on this machine, downloaded first where need be.
+        """Return the path of the weights on this machine, downloading them if necessary.
 
         Raises:
-            WeightsError: they cannot be had; the text names the address and where to put a copy.
+            WeightsError: the download fails; the message says where a copy can be placed by hand.
         """
         return download(self.weights, self.sha256) if is_url(self.weights) else Path(self.weights)

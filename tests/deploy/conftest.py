@@ -1,31 +1,31 @@
-"""The digits network, and its exports, each made once."""
+"""The digits network and its exports, each created once."""
 
 import pytest
 
 from fbnetv3.data import build_dataset
-from fbnetv3.deploy import classifier_export
-from fbnetv3.model_zoo.pretrained import from_name
+from fbnetv3.deploy import export_classifier
+from fbnetv3.model_zoo.pretrained import load_classifier_from_name
 from tests.tools.conftest import tool  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="session")
 def digits():
-    """The trained network for handwritten digits that comes along."""
-    return from_name("digits/fbnetv3_digits")
+    """The trained network for handwritten digits that ships with the package."""
+    return load_classifier_from_name("digits/fbnetv3_digits")
 
 
 @pytest.fixture(scope="session")
 def held_out():
-    """Digits that it has not seen, and what they are."""
-    data = build_dataset("digits", "", "val")
-    images, targets = zip(*(data[index] for index in range(40)), strict=True)
+    """Digits that it was not trained on, and their targets."""
+    dataset = build_dataset("digits", "", "val")
+    images, targets = zip(*(dataset[index] for index in range(40)), strict=True)
     return list(images), list(targets)
 
 
 @pytest.fixture(scope="session")
 def exported(digits, tmp_path_factory):
-    """`exported("onnx")` is the folder with the digits network in that format."""
-    made = {}
+    """`exported("onnx")` is the folder of the digits network in that format."""
+    exports = {}
 
     def export(format):
         if format == "executorch":
@@ -33,11 +33,11 @@ def exported(digits, tmp_path_factory):
                 import executorch.runtime  # noqa: F401
             except ImportError as error:
                 pytest.skip(f"ExecuTorch does not run here: {error}")
-        if format not in made:
+        if format not in exports:
             folder = tmp_path_factory.mktemp("exported") / format
-            made[format] = classifier_export(
+            exports[format] = export_classifier(
                 digits.model, digits.preprocessing, digits.classes, folder, format=format, name=digits.name
             )
-        return made[format].folder
+        return exports[format].folder
 
     return export

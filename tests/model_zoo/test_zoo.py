@@ -197,8 +197,8 @@ def test_a_right_and_a_wrong_checksum(server, cache):
     [
         ("/missing/good.pth", "the server answers 404"),
         ("/short/good.pth", "the download broke off"),
-        ("/endless/good.pth", "is damaged or not a checkpoint .*; it was removed from the cache"),
-        ("/page/good.pth", "is a web page, not weights; it was removed from the cache"),
+        ("/endless/good.pth", "is corrupt or not a checkpoint .*; it was deleted from the cache"),
+        ("/page/good.pth", "is a web page, not weights; it was deleted from the cache"),
     ],
 )
 def test_answers_that_are_no_weights(server, cache, path, message):

@@ -1,0 +1,1 @@
+"""Detectors as one ONNX graph, from an image to boxes."""

@@ -1,7 +1,7 @@
-"""Two operators of detectors that exporters take whole: non-maximum suppression and regions of maps.
+"""Non-maximum suppression and multilevel ROIAlign as single operators, which exporters do not decompose.
 
-As torch sees them, each is one operator whose result has a length that only the image knows. ONNX has both: what
-`onnx_operators` gives for `torch.onnx.export` writes them with its NonMaxSuppression, TopK and RoiAlign.
+Their results have lengths that depend on the image. `onnx_translations` returns their translations for
+`torch.onnx.export`, into ONNX's own NonMaxSuppression, TopK and RoiAlign.
 """
 
 from __future__ import annotations
@@ -14,133 +14,143 @@ from torch import Tensor
 from torchvision.ops import nms, roi_align
 
 
-@torch.library.custom_op("fbnetv3::best_boxes", mutates_args=())
-def best_boxes(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, most: int) -> Tensor:
-    """Non-maximum suppression, for each set of boxes and each class by itself.
+@torch.library.custom_op("fbnetv3::multiclass_nms", mutates_args=())
+def multiclass_nms(
+    boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, max_detections: int
+) -> Tensor:
+    """Apply non-maximum suppression to each set of boxes and each class separately.
 
     Args:
-        boxes: sets of boxes (S, N, 4), as x0, y0, x1, y1.
-        scores: of each box for each class (S, C, N).
-        iou_threshold: a box goes that shares more than this with a better one.
-        score_threshold: a box counts whose score is above this.
-        most: boxes to keep of all, the best ones.
+        boxes: S sets of N boxes, (S, N, 4), as x0, y0, x1, y1.
+        scores: score of each box for each class, (S, C, N).
+        iou_threshold: a box is removed if its IoU with a better one exceeds this.
+        score_threshold: boxes are considered if their score exceeds this.
+        max_detections: number of boxes to keep over all sets and classes.
 
     Returns:
-        int64 (K, 3), best first: set, class and number of each box that is kept.
+        int64 (K, 3), best first: set, class and index of each remaining box.
     """
-    kept = [
-        torch.stack((torch.full_like(rows, s), torch.full_like(rows, c), rows), 1)
-        for s in range(scores.shape[0])
-        for c in range(scores.shape[1])
-        for rows in [_suppressed(boxes[s], scores[s, c], iou_threshold, score_threshold)]
-    ]
-    found = torch.cat(kept)
-    order = scores[tuple(found.unbind(1))].argsort(descending=True, stable=True)
-    return found[order[:most]]
+    results = []
+    for s in range(scores.shape[0]):
+        for c in range(scores.shape[1]):
+            rows = _nms_above(boxes[s], scores[s, c], iou_threshold, score_threshold)
+            results.append(torch.stack((torch.full_like(rows, s), torch.full_like(rows, c), rows), 1))
+    indices = torch.cat(results)
+    order = scores[tuple(indices.unbind(1))].argsort(descending=True, stable=True)
+    return indices[order[:max_detections]]
 
 
-def _suppressed(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float) -> Tensor:
+def _nms_above(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float) -> Tensor:
     rows = (scores > score_threshold).nonzero().squeeze(1)
     return rows[nms(boxes[rows], scores[rows], iou_threshold)]
 
 
-@best_boxes.register_fake
-def _(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, most: int) -> Tensor:
+@multiclass_nms.register_fake
+def _(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, max_detections: int) -> Tensor:
     return scores.new_empty(torch.library.get_ctx().new_dynamic_size(), 3, dtype=torch.int64)
 
 
-@torch.library.custom_op("fbnetv3::regions", mutates_args=())
-def regions(
+@torch.library.custom_op("fbnetv3::multilevel_roi_align", mutates_args=())
+def multilevel_roi_align(
     maps: list[Tensor],
     boxes: Tensor,
     levels: Tensor,
     scales: list[float],
-    side: int,
+    output_size: int,
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """ROIAlign, each box from the map of its level.
+    """Apply ROIAlign to each box on the feature map of its level.
 
     Args:
-        maps: one for each level (1, C, H, W).
+        maps: one feature map per level, (1, C, H, W).
         boxes: (R, 4), as x0, y0, x1, y1, in pixels of the image.
-        levels: which map each box takes, int64 (R,).
-        scales: places of each map in a pixel.
-        side: places along a region's side.
-        sampling_ratio: samples along a side of a place; 0 for as many as it covers.
-        aligned: whether a pixel's middle is at a half.
+        levels: level of each box, int64 (R,).
+        scales: size of each map relative to the image, such as 1/16.
+        output_size: height and width of the result.
+        sampling_ratio: samples along each side of an output bin; 0 chooses by the size of the box.
+        aligned: whether pixel centers are at half-integers.
 
     Returns:
-        (R, C, side, side).
+        (R, C, output_size, output_size).
     """
-    found = boxes.new_zeros(len(boxes), maps[0].shape[1], side, side)
+    pooled = boxes.new_zeros(len(boxes), maps[0].shape[1], output_size, output_size)
     for level, (x, scale) in enumerate(zip(maps, scales, strict=True)):
         rows = (levels == level).nonzero().squeeze(1)
-        found[rows] = roi_align(x, [boxes[rows]], side, scale, sampling_ratio, aligned)
-    return found
+        pooled[rows] = roi_align(x, [boxes[rows]], output_size, scale, sampling_ratio, aligned)
+    return pooled
 
 
-@regions.register_fake
+@multilevel_roi_align.register_fake
 def _(
     maps: list[Tensor],
     boxes: Tensor,
     levels: Tensor,
     scales: list[float],
-    side: int,
+    output_size: int,
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    return boxes.new_empty(boxes.shape[0], maps[0].shape[1], side, side)
+    return boxes.new_empty(boxes.shape[0], maps[0].shape[1], output_size, output_size)
 
 
-def onnx_operators() -> dict[Any, Callable]:
-    """For `custom_translation_table`. The caller sees to it that onnxscript is installed."""
+def onnx_translations() -> dict[Any, Callable]:
+    """Return the `custom_translation_table` of both operators. onnxscript must be installed.
+
+    The translations have no annotations: torch's exporter would turn annotated numbers into attributes.
+    """
     from onnxscript import opset18 as op
 
-    # not annotated: torch's exporter takes a parameter annotated as a number for an attribute
+    return {
+        torch.ops.fbnetv3.multiclass_nms.default: _nms_translation(op),
+        torch.ops.fbnetv3.multilevel_roi_align.default: _roi_align_translation(op),
+    }
 
-    def integers(*values: int) -> Any:
-        return op.Constant(value_ints=values)
 
-    def write_best_boxes(boxes, scores, iou_threshold, score_threshold, most):  # type: ignore[no-untyped-def]
-        found = op.NonMaxSuppression(
+def _nms_translation(op: Any) -> Callable:
+    def translate(boxes, scores, iou_threshold, score_threshold, max_detections):  # type: ignore[no-untyped-def]
+        indices = op.NonMaxSuppression(
             boxes,
             scores,
-            op.Constant(value_ints=[most]),
+            op.Constant(value_ints=[max_detections]),
             op.Constant(value_floats=[iou_threshold]),
             op.Constant(value_floats=[score_threshold]),
         )
-        kept = op.GatherND(scores, found)
-        count = op.Min(op.Shape(kept), integers(most))
-        _, order = op.TopK(kept, count)
-        return op.Gather(found, order)
+        # ONNX limits the number of boxes per class: sort by score and limit the total
+        best_scores = op.GatherND(scores, indices)
+        count = op.Min(op.Shape(best_scores), op.Constant(value_ints=[max_detections]))
+        _, order = op.TopK(best_scores, count)
+        return op.Gather(indices, order)
 
-    def write_regions(maps, boxes, levels, scales, side, sampling_ratio, aligned):  # type: ignore[no-untyped-def]
-        def pooled(x, boxes, scale):  # type: ignore[no-untyped-def]
-            first = op.ConstantOfShape(op.Slice(op.Shape(boxes), [0], [1]))
+    return translate
+
+
+def _roi_align_translation(op: Any) -> Callable:
+    def translate(maps, boxes, levels, scales, output_size, sampling_ratio, aligned):  # type: ignore[no-untyped-def]
+        def align(x, boxes, scale):  # type: ignore[no-untyped-def]
+            batch_indices = op.ConstantOfShape(op.Slice(op.Shape(boxes), [0], [1]))
             return op.RoiAlign(
                 x,
                 boxes,
-                op.Cast(first, to=7),
+                op.Cast(batch_indices, to=7),  # int64
                 coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
-                output_height=side,
-                output_width=side,
+                output_height=output_size,
+                output_width=output_size,
                 sampling_ratio=sampling_ratio,
                 spatial_scale=scale,
             )
 
         if len(maps) == 1:
-            return pooled(maps[0], boxes, scales[0])
+            return align(maps[0], boxes, scales[0])
         rows, parts = [], []
         for level, (x, scale) in enumerate(zip(maps, scales, strict=True)):
-            chosen = op.Squeeze(op.NonZero(op.Equal(levels, integers(level))), integers(0))
-            rows.append(chosen)
-            parts.append(pooled(x, op.Gather(boxes, chosen), scale))
-        everything = op.Concat(*rows, axis=0)
-        _, order = op.TopK(everything, op.Shape(everything), largest=0)
+            is_on_level = op.Equal(levels, op.Constant(value_ints=[level]))
+            level_rows = op.Squeeze(op.NonZero(is_on_level), op.Constant(value_ints=[0]))
+            rows.append(level_rows)
+            parts.append(align(x, op.Gather(boxes, level_rows), scale))
+        # restore the order of the boxes
+        all_rows = op.Concat(*rows, axis=0)
+        _, order = op.TopK(all_rows, op.Shape(all_rows), largest=0)
         return op.Gather(op.Concat(*parts, axis=0), order)
 
-    return {
-        torch.ops.fbnetv3.best_boxes.default: write_best_boxes,
-        torch.ops.fbnetv3.regions.default: write_regions,
-    }
+    return translate

@@ -1,0 +1,1 @@
+"""Export formats: one file each, their registry, and int8 quantization."""

@@ -1,4 +1,4 @@
-"""Post-training quantisation to 8 bits: what to calibrate on, and what a quantised network must still be able to do."""
+"""Post-training int8 quantization: what to calibrate on, and how much accuracy a quantized network may lose."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from fbnetv3.deploy.formats.export_formats import FORMATS, needed, silent
-from fbnetv3.deploy.input_images import AnyInput, images_below
-from fbnetv3.deploy.predictors.classifier_predictor import Predictor, open_folder
+from fbnetv3.deploy.formats.export_format import FORMATS, ExportFormat, get_format
+from fbnetv3.deploy.input_images import ClassifierImage, read_image_folder
+from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.errors import DataError, ExportError, UsageError
+from fbnetv3.utils.text import evenly_spaced
 
-QUANTIZED = ("onnx", "executorch")
-"""The formats that have int8."""
-AGREEMENT = 98.0
-"""Per cent of unlabelled images on which int8 has to choose as float32 does."""
-_BATCH = 8  # images at once while calibrating, when the maps of all of them are kept
+DEFAULT_MIN_AGREEMENT = 98.0
+"""Percentage of unlabeled images for which int8 must choose the same class as float32."""
+_CALIBRATION_BATCH = 8  # the feature maps of a whole batch are kept at once
 
 
 @dataclass(frozen=True)
 class Int8:
-    """How to quantise, and how to judge it.
+    """How to quantize a network and how to judge the result.
 
     Attributes:
-        calibration: images that show in which range each map's values lie; a few hundred.
-        images: others, to compare int8 with float32 on.
-        targets: the number of each one's class, to count top-1; None where it is not known.
-        max_drop: points of top-1 that may be lost.
-        min_agreement: per cent of images on which both have to choose the same class; default: 98 without targets,
-            and any with them.
-        reduce_range: 7-bit weights in ONNX, for x86 without VNNI, where sums of two 8-bit products may saturate.
+        calibration: images that show the range of each feature map; a few hundred.
+        images: other images, to compare int8 with float32 on.
+        targets: class index of each of `images`, to measure top-1; None if unknown.
+        max_drop: largest loss of top-1 that passes, in percentage points.
+        min_agreement: percentage of images for which both must choose the same class; default: 98 without targets,
+            no limit with targets.
+        reduce_range: use 7-bit weights in ONNX, for x86 without VNNI, where sums of two 8-bit products may saturate.
     """
 
-    calibration: Sequence[AnyInput]
-    images: Sequence[AnyInput]
+    calibration: Sequence[ClassifierImage]
+    images: Sequence[ClassifierImage]
     targets: Sequence[int] | None = None
     max_drop: float = 1.0
     min_agreement: float | None = None
@@ -50,117 +50,130 @@ class Int8:
             raise UsageError(f"int8: {len(self.targets)} targets for {len(self.images)} images")
 
     @property
-    def needed_agreement(self) -> float:
-        """`min_agreement`, or its default."""
+    def required_agreement(self) -> float:
+        """`min_agreement` or its default."""
         if self.min_agreement is not None:
             return self.min_agreement
-        return AGREEMENT if self.targets is None else 0.0
+        return DEFAULT_MIN_AGREEMENT if self.targets is None else 0.0
 
-    def compared(self, before: np.ndarray, after: np.ndarray) -> dict[str, float]:
-        """What logits (N, classes) for `images` come to: "agreement" and, with targets, "top1_float32" and
-        "top1_int8", all in per cent."""
-        chosen, then = before.argmax(1), after.argmax(1)
-        found = {"agreement": _per_cent(chosen == then)}
+    def compare(self, float32_logits: np.ndarray, int8_logits: np.ndarray) -> dict[str, float]:
+        """Compare logits (N, classes) for `images`.
+
+        Returns:
+            "agreement" and, with targets, "top1_float32" and "top1_int8", as percentages.
+        """
+        float32_classes = float32_logits.argmax(1)
+        int8_classes = int8_logits.argmax(1)
+        result = {"agreement": _percentage(float32_classes == int8_classes)}
         if self.targets is not None:
             targets = np.asarray(self.targets)
-            found |= {"top1_float32": _per_cent(chosen == targets), "top1_int8": _per_cent(then == targets)}
-        return found
+            result["top1_float32"] = _percentage(float32_classes == targets)
+            result["top1_int8"] = _percentage(int8_classes == targets)
+        return result
 
-    def refuse(self, found: dict[str, float], name: str) -> None:
-        """Pass on what `compared` gives.
+    def check(self, comparison: dict[str, float], name: str) -> None:
+        """Check the result of `compare` for the network `name`.
 
         Raises:
-            ExportError: too much is lost; the text says how much and what to do.
+            ExportError: too much accuracy is lost; the message says how much.
         """
-        reason = ""
-        if self.targets is not None and found["top1_float32"] - found["top1_int8"] > self.max_drop:
-            reason = (
-                f"takes top-1 from {found['top1_float32']:.2f} to {found['top1_int8']:.2f} % on {len(self.images)} "
-                f"images, where {self.max_drop:g} points are allowed"
+        problem = ""
+        agreement = comparison["agreement"]
+        if self.targets is not None and comparison["top1_float32"] - comparison["top1_int8"] > self.max_drop:
+            problem = (
+                f"reduces top-1 from {comparison['top1_float32']:.2f} to {comparison['top1_int8']:.2f} % on "
+                f"{len(self.images)} images; at most {self.max_drop:g} points may be lost"
             )
-        elif found["agreement"] < self.needed_agreement:
-            reason = (
-                f"chooses the class that float32 chooses on {found['agreement']:.2f} % of {len(self.images)} images, "
-                f"where {self.needed_agreement:g} % are needed"
+        elif agreement < self.required_agreement:
+            problem = (
+                f"chooses the same class as float32 for {agreement:.2f} % of {len(self.images)} images; "
+                f"{self.required_agreement:g} % are required"
             )
-        if reason:
-            raise ExportError(f"{name}: int8 {reason}: nothing was exported; try other images to calibrate on")
+        if problem:
+            raise ExportError(f"{name}: int8 {problem}. Nothing was exported; try other calibration images")
 
 
-def _per_cent(right: np.ndarray) -> float:
-    return 100 * float(right.mean())
+def _percentage(correct: np.ndarray) -> float:
+    return 100 * float(correct.mean())
 
 
-def leading(counts: Sequence[int], share: float) -> int:
-    """How many of a network's first layers stay float32: those that hold at most a share of all its weights.
-
-    They work on the largest maps with the fewest channels: rounding there harms most, float32 costs no size, and where
-    quantising maps takes longer than integer products save, it is faster besides.
-
-    Args:
-        counts: of the weights of each layer, in the network's order.
-        share: of their sum.
-    """
-    return int((np.cumsum(counts) <= share * sum(counts)).sum())
+def int8_formats() -> list[str]:
+    """Return the names of the formats that support int8."""
+    return [name for name in FORMATS.names() if get_format(name).supports_int8]
 
 
-def folder_split(folder: str | os.PathLike, calibrated: int, compared: int) -> tuple[list[AnyInput], list[AnyInput]]:
-    """Images of a folder to calibrate on, and others of it to compare on, both spread evenly over their sorted names;
-    half of them each, where the folder has few.
-
-    Args:
-        folder: the folder; those in it count too.
-        calibrated, compared: how many at most.
-
-    Raises:
-        DataError: fewer than two images, or one is damaged.
-    """
-    found: list[AnyInput] = [*images_below(folder, calibrated + compared)]
-    if len(found) < 2:
-        raise DataError(f"{folder}: one image alone: int8 needs some to calibrate on, and others to compare on")
-    count = min(calibrated, (len(found) + 1) // 2)
-    first = {i * len(found) // count for i in range(count)}
-    return [found[i] for i in sorted(first)], [image for i, image in enumerate(found) if i not in first][:compared]
+def check_int8_support(int8: Int8, format: str) -> None:
+    """Raise a UsageError if a format does not support int8, or not with `reduce_range`."""
+    export_format = get_format(format)
+    if not export_format.supports_int8:
+        raise UsageError(f"int8 is available for {' and '.join(int8_formats())}, not for {format}")
+    if int8.reduce_range and not export_format.supports_reduce_range:
+        raise UsageError(f"reduce_range is not available for {format}")
 
 
-def quantised(
-    program: torch.export.ExportedProgram, folder: Path, format: str, found: Predictor, int8: Int8
-) -> dict[str, float]:
-    """Put in the place of an exported folder's model its quantised form.
+def quantize_model_file(
+    program: torch.export.ExportedProgram,
+    path: Path,
+    export_format: ExportFormat,
+    float32_predictor: ClassifierPredictor,
+    int8: Int8,
+) -> dict[str, Any]:
+    """Replace the model's file by its int8 form, and compare both.
 
     Args:
-        program: the network, as it was captured for the format.
-        folder: where its float32 form lies.
-        format: one of `QUANTIZED`.
-        found: runs the float32 form.
-        int8: how.
+        program: the network, traced for the format.
+        path: the model's file in float32.
+        export_format: its format.
+        float32_predictor: runs that file.
+        int8: how to quantize and what to compare on.
 
     Returns:
-        What `Int8.compared` gives, how many images there were, and the sizes of both files in bytes.
+        The result of `Int8.compare`, numbers of images, sizes of both files in bytes, and the limits that applied.
 
     Raises:
-        MissingPackageError: a package is not installed; the text says what to install.
-        ExportError: it cannot be quantised, or loses too much.
+        MissingPackageError: a package is not installed; the message says what to install.
+        ExportError: the network cannot be quantized or loses too much accuracy.
     """
-    file = folder / FORMATS[format].file
-    before, bytes_float32 = found.logits(int8.images), file.stat().st_size
-    batches = found.batches(int8.calibration, _BATCH)
-    if format == "onnx":
-        with needed("onnx", "onnxruntime"), silent():
-            from fbnetv3.deploy.formats.quantize_onnx import quantize_onnx
-        quantize_onnx(file, batches, int8.reduce_range)
-    else:
-        with needed("executorch", "torchao"), silent():
-            from fbnetv3.deploy.formats.quantize_executorch import quantize_executorch
-        quantize_executorch(program, file, batches)
-    about = int8.compared(before, open_folder(folder, format, found.name).logits(int8.images))
-    int8.refuse(about, found.name)
+    name = float32_predictor.name
+    float32_logits = float32_predictor.logits(int8.images)
+    float32_bytes = path.stat().st_size
+    batches = float32_predictor.batches(int8.calibration, _CALIBRATION_BATCH)
+    export_format.quantize(program, path, batches, int8.reduce_range)
+
+    int8_predictor = float32_predictor.with_runtime(export_format.open(path))
+    comparison = int8.compare(float32_logits, int8_predictor.logits(int8.images))
+    int8.check(comparison, name)
     return {
-        **about,
+        **comparison,
         "images": len(int8.images),
         "calibration_images": len(int8.calibration),
-        "bytes_float32": bytes_float32,
-        "bytes_int8": file.stat().st_size,
+        "bytes_float32": float32_bytes,
+        "bytes_int8": path.stat().st_size,
         "max_drop": int8.max_drop,
-        "min_agreement": int8.needed_agreement,
+        "min_agreement": int8.required_agreement,
     }
+
+
+def split_image_folder(
+    folder: str | os.PathLike, max_calibration: int, max_comparison: int
+) -> tuple[list[ClassifierImage], list[ClassifierImage]]:
+    """Split a folder's images into some to calibrate on and others to compare on.
+
+    Both are evenly spaced over the sorted file names. If there are few images, each part gets half of them.
+
+    Args:
+        folder: searched recursively.
+        max_calibration: largest number of images to calibrate on.
+        max_comparison: largest number of images to compare on.
+
+    Raises:
+        DataError: there are fewer than two images, or one is corrupt.
+    """
+    images: list[ClassifierImage] = [*read_image_folder(folder, max_calibration + max_comparison)]
+    if len(images) < 2:
+        raise DataError(f"{folder}: only one image; int8 needs some to calibrate on and others to compare on")
+    count = min(max_calibration, (len(images) + 1) // 2)
+    chosen = set(evenly_spaced(range(len(images)), count))
+    calibration = [image for i, image in enumerate(images) if i in chosen]
+    comparison = [image for i, image in enumerate(images) if i not in chosen]
+    return calibration, comparison[:max_comparison]

@@ -1,0 +1,1 @@
+"""Measure the latency of networks on this machine, and fill latency tables."""

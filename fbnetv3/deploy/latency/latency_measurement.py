@@ -92,17 +92,17 @@ def fill_table(
         ExportError: the runtime cannot run a block.
     """
     runtime = device.runtime.split()[0]
-    with LatencyTableWriter(path, device) as writer:
-        table = load_latency_table(path)
-        missing_shapes = [shape for shape in shapes if again or shape not in table.blocks]
-        for done, shape in enumerate(missing_shapes, 1):
-            writer.block(shape, _block_latency(runtime, shape, device.batch))
-            progress("blocks", done, len(missing_shapes))
-        measured_networks = {(arch, classes) for arch, classes, _ in table.networks}
-        missing_networks = [arch for arch in networks if (arch, num_classes) not in measured_networks]
-        for done, arch in enumerate(missing_networks, 1):
-            writer.network(arch, num_classes, _network_latency(runtime, arch, num_classes, device.batch))
-            progress("networks", done, len(missing_networks))
+    writer = LatencyTableWriter(path, device)
+    table = load_latency_table(path)
+    missing_shapes = [shape for shape in shapes if again or shape not in table.blocks]
+    for done, shape in enumerate(missing_shapes, 1):
+        writer.add_block(shape, _block_latency(runtime, shape, device.batch))
+        progress("blocks", done, len(missing_shapes))
+    measured_networks = {(arch, classes) for arch, classes, _ in table.networks}
+    missing_networks = [arch for arch in networks if (arch, num_classes) not in measured_networks]
+    for done, arch in enumerate(missing_networks, 1):
+        writer.add_network(arch, num_classes, _network_latency(runtime, arch, num_classes, device.batch))
+        progress("networks", done, len(missing_networks))
     return load_latency_table(path)
 
 
@@ -150,7 +150,7 @@ def evaluate_table(
     this_device = describe_device(runtime, table.device.batch, table.device.device)
     if this_device != table.device:
         raise LatencyError(f"the table belongs to {table.device}; this is {this_device}")
-    predicted = np.array([table.of(arch, num_classes) for arch in networks])
+    predicted = np.array([table.predict(arch, num_classes) for arch in networks])
     measured = []
     for arch, prediction in zip(networks, predicted, strict=True):
         measured.append(_network_latency(runtime, arch, num_classes, table.device.batch))

@@ -1,7 +1,8 @@
-"""ONNX graphs of inference modules in milliseconds, for measuring thousands of them.
+"""Write ONNX models of inference modules directly, in milliseconds instead of seconds.
 
-`torch.onnx` takes seconds for each; for the few operations that the blocks consist of, a graph can be written directly.
-It is the one that `write_onnx` gives: the tests compare the two.
+A latency table needs an ONNX model for each of the thousands of blocks in a search space, and `torch.onnx` takes
+seconds for each. The blocks consist of few operators, so their graphs can be written directly. They equal those of
+`write_onnx`; the tests compare both.
 """
 
 from __future__ import annotations
@@ -13,15 +14,21 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from fbnetv3.deploy.formats.export_formats import AXES, INPUT, OUTPUT, Mean, needed
+from fbnetv3.deploy.formats.export_errors import require_packages
+from fbnetv3.deploy.formats.export_format import INPUT_NAME, OUTPUT_NAME
+from fbnetv3.deploy.formats.graph_preparation import GlobalMean
+from fbnetv3.deploy.formats.onnx_format import AXIS_NAMES
 from fbnetv3.errors import ExportError
+from fbnetv3.utils.text import one_line
 
 _OPSET = 18
-_LEAVES = (nn.Conv2d, nn.Hardswish, nn.ReLU, nn.Hardsigmoid, nn.Sigmoid, nn.Identity, nn.Dropout, Mean)
+_LEAVES = (nn.Conv2d, nn.Hardswish, nn.ReLU, nn.Hardsigmoid, nn.Sigmoid, nn.Identity, nn.Dropout, GlobalMean)
 _ACTIVATIONS = {nn.Hardswish: "HardSwish", nn.ReLU: "Relu", nn.Sigmoid: "Sigmoid", nn.Hardsigmoid: "HardSigmoid"}
-_BINARY: dict[Callable[..., Any], str] = {
-    **dict.fromkeys((operator.add, torch.add), "Add"),
-    **dict.fromkeys((operator.mul, torch.mul), "Mul"),
+_FUNCTIONS: dict[Callable[..., Any], str] = {
+    operator.add: "Add",
+    torch.add: "Add",
+    operator.mul: "Mul",
+    torch.mul: "Mul",
 }
 
 
@@ -30,74 +37,78 @@ class _Tracer(fx.Tracer):
         return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
 
-def onnx_graph(module: nn.Module, shape: tuple[int, ...]) -> bytes:
-    """An ONNX file of a module that `folded` has given.
+def build_onnx_model(module: nn.Module, shape: tuple[int, ...]) -> bytes:
+    """Build the ONNX model of a module.
 
     Args:
-        module: from (N, C, H, W) to a map, or to (N, classes).
-        shape: of its input; the batch may be another when it runs.
+        module: a module that `prepare_for_export` returned; maps (N, C, H, W) to a feature map or to (N, classes).
+        shape: shape of its input; the batch size is dynamic.
 
     Returns:
-        The file's bytes, with input `images` and output `logits`.
+        Content of an ONNX file with the input `images` and the output `logits`.
 
     Raises:
         MissingPackageError: onnx is not installed.
-        ExportError: the module has an operation that is not known here.
+        ExportError: the module has an operator that is not supported here.
     """
-    with needed("onnx"):
+    with require_packages("onnx"):
         from onnx import TensorProto, helper, numpy_helper
     try:
-        traced = _Tracer().trace(module)
+        graph = _Tracer().trace(module)
     except Exception as error:
-        raise ExportError(f"{type(module).__name__}: cannot be traced ({str(error)[:200]})") from error
+        raise ExportError(f"{type(module).__name__}: cannot be traced ({one_line(error, 200)})") from error
     layers = dict(module.named_modules())
-    nodes, weights = [], []
-    names: dict[Any, str] = {}
-    for node in traced.nodes:
-        inputs = [names[argument] for argument in node.all_input_nodes]
+    onnx_nodes, weights = [], []
+    value_names: dict[fx.Node, str] = {}  # ONNX name of each node's result
+    for node in graph.nodes:
+        inputs = [value_names[argument] for argument in node.all_input_nodes]
         layer = layers[node.target] if node.op == "call_module" else None
-        if node.op == "placeholder" or isinstance(layer, (nn.Identity, nn.Dropout)):
-            names[node] = inputs[0] if inputs else INPUT
+        if node.op == "placeholder":
+            value_names[node] = INPUT_NAME
             continue
-        names[node] = name = OUTPUT if node.op == "output" else node.name
-        parameters = dict(layer.named_parameters(recurse=False)) if isinstance(layer, nn.Conv2d) else {}
-        for key, value in parameters.items():
-            weights.append(numpy_helper.from_array(value.detach().contiguous().numpy(), f"{name}.{key}"))
-        kind, attributes = _operation(node, layer, type(module).__name__)
-        nodes.append(helper.make_node(kind, [*inputs, *(f"{name}.{key}" for key in parameters)], [name], **attributes))
-    graph = helper.make_graph(
-        nodes,
+        if isinstance(layer, (nn.Identity, nn.Dropout)):
+            value_names[node] = inputs[0]
+            continue
+        name = OUTPUT_NAME if node.op == "output" else node.name
+        value_names[node] = name
+        if isinstance(layer, nn.Conv2d):
+            for key, value in layer.named_parameters(recurse=False):
+                weights.append(numpy_helper.from_array(value.detach().contiguous().numpy(), f"{name}.{key}"))
+                inputs.append(f"{name}.{key}")
+        op_type, attributes = _onnx_operator(node, layer, type(module).__name__)
+        onnx_nodes.append(helper.make_node(op_type, inputs, [name], **attributes))
+    onnx_graph = helper.make_graph(
+        onnx_nodes,
         "graph",
-        [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, (AXES[0], *shape[1:]))],
-        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, (AXIS_NAMES[0], *shape[1:]))],
+        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, None)],
         weights,
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)
+    model = helper.make_model(onnx_graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)
     return model.SerializeToString()
 
 
-def _operation(node: fx.Node, layer: nn.Module | None, owner: str) -> tuple[str, dict[str, Any]]:
-    """ONNX' name of a traced operation, and its attributes.
+def _onnx_operator(node: fx.Node, layer: nn.Module | None, module_name: str) -> tuple[str, dict[str, Any]]:
+    """Return the ONNX operator of a traced node, and its attributes.
 
     Raises:
-        ExportError: it is not known here.
+        ExportError: it is not supported here.
     """
     if node.op == "output":
         return "Identity", {}
     if isinstance(layer, nn.Conv2d):
         return "Conv", _conv_attributes(layer)
-    if isinstance(layer, Mean):
+    if isinstance(layer, GlobalMean):
         return "GlobalAveragePool", {}
-    for activation, kind in _ACTIVATIONS.items():
+    for activation, op_type in _ACTIVATIONS.items():
         if isinstance(layer, activation):
-            return kind, {"alpha": 1 / 6, "beta": 0.5} if kind == "HardSigmoid" else {}
-    if node.op == "call_function" and node.target in _BINARY:
-        return _BINARY[node.target], {}
+            return op_type, {"alpha": 1 / 6, "beta": 0.5} if op_type == "HardSigmoid" else {}
+    if node.op == "call_function" and node.target in _FUNCTIONS:
+        return _FUNCTIONS[node.target], {}  # type: ignore[index]
     if node.op == "call_method" and node.target == "flatten":
         return "Flatten", {}
-    raise ExportError(
-        f"{owner}: {node.target if layer is None else type(layer).__name__} is not known to this exporter"
-    )
+    unsupported = node.target if layer is None else type(layer).__name__
+    raise ExportError(f"{module_name}: {unsupported} is not supported when measuring by ONNX Runtime")
 
 
 def _conv_attributes(layer: nn.Conv2d) -> dict[str, Any]:

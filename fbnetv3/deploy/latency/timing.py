@@ -1,4 +1,4 @@
-"""How long something takes: warmed up, called again and again, with percentiles; and how much memory it needs."""
+"""Time repeated calls, with warm-up and percentiles, and measure memory."""
 
 from __future__ import annotations
 
@@ -13,20 +13,24 @@ from pathlib import Path
 
 import numpy as np
 
-_BUSY = 0.1
+_DISTURBED = 0.1  # median above the fastest call by this share
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Latencies of many calls, in ms.
+    """Latencies of repeated calls, in ms.
 
     Attributes:
-        calls: how many.
-        least, median, mean, p90, p99: of them.
+        calls: number of calls.
+        min: fastest call.
+        median: 50th percentile.
+        mean: average.
+        p90: 90th percentile.
+        p99: 99th percentile.
     """
 
     calls: int
-    least: float
+    min: float
     median: float
     mean: float
     p90: float
@@ -34,70 +38,77 @@ class Timing:
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether half of the calls took much longer than the shortest: as where the machine does something else."""
-        return self.median > (1 + _BUSY) * self.least
+        """Whether half of the calls were much slower than the fastest, as when other processes use the machine."""
+        return self.median > (1 + _DISTURBED) * self.min
 
 
 def time_calls(
-    call: Callable[[], object], *, seconds: float = 2.0, warm_up: float = 0.3, least_calls: int = 10
+    call: Callable[[], object], *, seconds: float = 2.0, warm_up: float = 0.3, min_calls: int = 10
 ) -> Timing:
-    """Call for a while, and see how long each call takes.
+    """Call repeatedly and time each call.
 
     Args:
         call: what to time.
-        seconds: how long to go on.
-        warm_up: how long to call it before, at least twice.
-        least_calls: how often to call it, however long that takes.
+        seconds: how long to repeat it.
+        warm_up: how many seconds to repeat it before, at least twice.
+        min_calls: smallest number of timed calls, even if they take longer than `seconds`.
     """
-    _repeated(call, warm_up, 2)
-    took = 1e3 * np.array(_repeated(call, seconds, least_calls))
-    median, p90, p99 = np.percentile(took, (50, 90, 99))
-    return Timing(len(took), float(took.min()), float(median), float(took.mean()), float(p90), float(p99))
+    _repeat(call, warm_up, min_calls=2)
+    milliseconds = 1e3 * np.array(_repeat(call, seconds, min_calls))
+    median, p90, p99 = np.percentile(milliseconds, (50, 90, 99))
+    return Timing(
+        len(milliseconds),
+        float(milliseconds.min()),
+        float(median),
+        float(milliseconds.mean()),
+        float(p90),
+        float(p99),
+    )
 
 
-def _repeated(call: Callable[[], object], seconds: float, least_calls: int) -> list[float]:
-    took: list[float] = []
+def _repeat(call: Callable[[], object], seconds: float, min_calls: int) -> list[float]:
+    """Return the seconds of each call."""
+    times: list[float] = []
     begin = time.perf_counter()
-    while len(took) < least_calls or time.perf_counter() - begin < seconds:
+    while len(times) < min_calls or time.perf_counter() - begin < seconds:
         start = time.perf_counter()
         call()
-        took.append(time.perf_counter() - start)
-    return took
+        times.append(time.perf_counter() - start)
+    return times
 
 
 class MemoryWatch:
-    """The most memory that this process takes from now on, above what it has now."""
+    """Measures how much memory this process takes at most, above what it takes when the watch is created."""
 
     def __init__(self) -> None:
-        # Linux forgets the peak that a process has had; elsewhere, what stays below an earlier peak is not seen
+        # Linux can reset a process's peak; on other systems, memory below an earlier peak is not seen
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        self._before = _memory("VmRSS") or _peak()
+        self._before = _process_status("VmRSS") or _peak_memory()
 
     def peak(self) -> int:
-        """In bytes."""
-        return max(0, (_memory("VmHWM") or _peak()) - self._before)
+        """Return the peak so far, in bytes."""
+        return max(0, (_process_status("VmHWM") or _peak_memory()) - self._before)
 
 
-def _memory(what: str) -> int:
-    """A line of Linux' own account of this process, in bytes; 0 where there is none."""
+def _process_status(field: str) -> int:
+    """Return a field of /proc/self/status in bytes; 0 on systems without it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(what):
+            if line.startswith(field):
                 return 1024 * int(line.split()[1])
     return 0
 
 
-def _peak() -> int:
+def _peak_memory() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def device_name() -> str:
-    """The processor of this machine."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    found = [line.split(":", 1)[1].strip() for line in lines if line.startswith(("model name", "Hardware"))]
-    return next(iter(found), platform.processor() or platform.machine())
+    """Return the name of this machine's processor."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith(("model name", "Hardware")):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

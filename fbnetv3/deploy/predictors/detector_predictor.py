@@ -1,35 +1,31 @@
-"""The predictor of an exported detector: images in, boxes with labels and scores out."""
+"""Detect objects with an exported detector: images in, boxes with labels and scores out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
-from fbnetv3.deploy.exported_folder import read_description
-from fbnetv3.deploy.formats.export_formats import FORMATS
-from fbnetv3.deploy.formats.runtimes import OnnxRuntime
-from fbnetv3.deploy.input_images import AnyPicture, is_several, upright_pixels
+from fbnetv3.deploy.input_images import ImageLike, is_batch, load_rgb_array
 from fbnetv3.errors import ExportError, UsageError
 
-FORMAT = "onnx"
-_MOST_PIXELS = 100_000  # of a side
-INPUT, OUTPUTS = "image", ("boxes", "scores", "classes")
+DETECTOR_INPUT = "image"
+DETECTOR_OUTPUTS = ("boxes", "scores", "classes")
+_MAX_SIDE = 100_000  # pixels
 
 
 @dataclass(frozen=True)
 class Detection:
-    """An object that was found.
+    """One detected object.
 
     Attributes:
-        label: name of its class.
+        label: class name.
         score: in [0, 1].
-        box: x0, y0, x1, y1, in pixels of the image as it is seen.
-        index: number of its class.
+        box: x0, y0, x1, y1, in pixels of the upright image.
+        index: class index.
     """
 
     label: str
@@ -39,13 +35,13 @@ class Detection:
 
 
 @dataclass(frozen=True)
-class Boxes:
-    """What was found in an image, best first.
+class DetectionArrays:
+    """The detections in one image, best first.
 
     Attributes:
-        boxes: float32 (N, 4): x0, y0, x1, y1 in pixels of the image.
+        boxes: float32 (N, 4): x0, y0, x1, y1, in pixels of the image.
         scores: float32 (N,).
-        classes: int64 (N,).
+        classes: class indices, int64 (N,).
     """
 
     boxes: np.ndarray
@@ -57,92 +53,115 @@ class Boxes:
 
 
 @dataclass(frozen=True)
-class Resizing:
-    """How large a detector wants its images, as detectron2's `ResizeShortestEdge` has it.
+class ShortSideResize:
+    """How a detector's images are resized, as by detectron2's `ResizeShortestEdge`.
 
     Attributes:
-        shortest: pixels of the shorter side, `INPUT.MIN_SIZE_TEST`; 0 leaves images as they are.
-        longest: pixels that the longer side has at most, `INPUT.MAX_SIZE_TEST`.
+        shortest: length of the short side in pixels, `INPUT.MIN_SIZE_TEST`; 0 leaves images unchanged.
+        longest: largest length of the long side in pixels, `INPUT.MAX_SIZE_TEST`.
     """
 
     shortest: int
     longest: int
 
     def size(self, height: int, width: int) -> tuple[int, int]:
-        """The height and width of an image of this height and width, resized."""
+        """Return the height and width of a resized image of this height and width."""
         if not self.shortest:
             return height, width
         scale = self.shortest / min(height, width)
         sides = (self.shortest, scale * width) if height < width else (scale * height, self.shortest)
-        shrunk = min(1.0, self.longest / max(sides))
-        high, wide = (max(1, int(side * shrunk + 0.5)) for side in sides)
-        return high, wide
+        shrink = min(1.0, self.longest / max(sides))
+        new_height, new_width = (max(1, int(side * shrink + 0.5)) for side in sides)
+        return new_height, new_width
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
-        """An image, uint8 (height, width, 3), resized."""
+        """Resize an image, uint8 (height, width, 3)."""
         height, width = self.size(*pixels.shape[:2])
         if (height, width) == pixels.shape[:2]:
             return np.ascontiguousarray(pixels)
         return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
-class DetectionPredictor:
-    """Finds objects in images.
+class DetectorRuntime(Protocol):
+    """Something that runs a detector on one image.
+
+    Attributes:
+        name: the library and its version, for messages.
+    """
+
+    name: str
+
+    def run_outputs(self, input_name: str, value: np.ndarray) -> list[np.ndarray]:
+        """Return all outputs for the one input."""
+        ...
+
+
+class DetectorPredictor:
+    """A detector with its resizing and class names.
 
     Args:
         runtime: runs the detector.
-        resizing: how large it wants its images.
-        classes: names of the classes.
-        name: of the detector, for messages.
+        resize: resizes images for the detector.
+        classes: class names.
+        name: name of the detector, for messages.
     """
 
-    def __init__(self, runtime: OnnxRuntime, resizing: Resizing, classes: Sequence[str], name: str = "") -> None:
-        self.runtime, self.resizing, self.classes, self.name = runtime, resizing, list(classes), name
+    def __init__(
+        self, runtime: DetectorRuntime, resize: ShortSideResize, classes: Sequence[str], name: str = ""
+    ) -> None:
+        self.runtime = runtime
+        self.resize = resize
+        self.classes = list(classes)
+        self.name = name
 
     def __call__(
-        self, images: AnyPicture | Sequence[AnyPicture], score_threshold: float = 0.0
+        self, images: ImageLike | Sequence[ImageLike], score_threshold: float = 0.0
     ) -> list[Detection] | list[list[Detection]]:
-        """The objects in images, best first.
+        """Return the objects in images, best first.
 
         Args:
-            images: one, or a list of them: a path, an array, uint8 (H, W) or (H, W, 3) in RGB, or a Pillow image. Files
-                and Pillow images are turned as their EXIF says.
-            score_threshold: leaves out what is below; the detector's own, from its config, counts besides.
+            images: one image or a list of images; each is a path, a Pillow image, or a uint8 array (H, W) or
+                (H, W, 3) in RGB. Files and Pillow images are rotated as their EXIF orientation says.
+            score_threshold: leave out detections below this score; the detector's own threshold, from its config,
+                applies too.
 
         Returns:
-            For an image its detections; for a list of images a list of these.
+            The detections in one image, or a list of them for a list of images.
 
         Raises:
-            DataError: an image is missing, damaged, or no image; the text names it.
-            UsageError: a threshold outside [0, 1].
+            DataError: an image is missing or corrupt; the message names it.
+            UsageError: `score_threshold` is not in [0, 1].
         """
         if not 0 <= score_threshold <= 1:
             raise UsageError(f"score_threshold {score_threshold}: is not in [0, 1]")
-        several: list[Any] = list(images) if is_several(images) else [images]
-        pixels = (upright_pixels(image, f"images[{i}]") for i, image in enumerate(several))
-        found = [self._detections(self.boxes(each), score_threshold) for each in pixels]
-        return found if is_several(images) else found[0]
+        image_list: list[Any] = list(images) if is_batch(images) else [images]
+        arrays = (load_rgb_array(image, f"images[{i}]") for i, image in enumerate(image_list))
+        detections = [self._to_detections(self.boxes(pixels), score_threshold) for pixels in arrays]
+        return detections if is_batch(images) else detections[0]
 
-    def boxes(self, pixels: np.ndarray) -> Boxes:
-        """The objects of one image, uint8 (height, width, 3) in RGB, as arrays.
+    def boxes(self, pixels: np.ndarray) -> DetectionArrays:
+        """Return the objects in one image, uint8 (height, width, 3) in RGB, as arrays.
 
-        Boxes are scaled from the resized image to the given one and clipped to it, as detectron2 does at the end.
+        Boxes are scaled from the resized to the original image and clipped to it, as detectron2 does.
 
         Raises:
-            ExportError: it finds a class that has no name.
+            ExportError: the detector returns a class index without a name.
         """
         height, width = pixels.shape[:2]
-        resized = self.resizing(pixels)
-        boxes, scores, classes = self.runtime.outputs(INPUT, resized)
+        resized = self.resize(pixels)
+        boxes, scores, classes = self.runtime.run_outputs(DETECTOR_INPUT, resized)
         if len(classes) and not 0 <= classes.min() <= classes.max() < len(self.classes):
-            raise ExportError(f"{self.name or 'the detector'}: finds class {classes.max()} of {len(self.classes)}")
+            raise ExportError(
+                f"{self.name or 'the detector'}: returns class index {classes.max()}, "
+                f"but has {len(self.classes)} class names"
+            )
         boxes = boxes * np.array([width / resized.shape[1], height / resized.shape[0]] * 2, np.float32)
         boxes = boxes.clip(0, np.array([width, height] * 2, np.float32))
-        kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        return Boxes(boxes[kept], scores[kept], classes[kept])
+        is_nonempty = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        return DetectionArrays(boxes[is_nonempty], scores[is_nonempty], classes[is_nonempty])
 
-    def _detections(self, found: Boxes, score_threshold: float) -> list[Detection]:
-        rows = zip(found.boxes.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True)
+    def _to_detections(self, arrays: DetectionArrays, score_threshold: float) -> list[Detection]:
+        rows = zip(arrays.boxes.tolist(), arrays.scores.tolist(), arrays.classes.tolist(), strict=True)
         return [
             Detection(self.classes[index], score, tuple(box), index)
             for box, score, index in rows
@@ -150,32 +169,30 @@ class DetectionPredictor:
         ]
 
 
-def open_detector(folder: Path, name: str) -> DetectionPredictor:
-    """The predictor of a detector's folder whose manifest is known. Checks nothing."""
-    resizing, classes = read_description(folder, resizing_from)
-    return DetectionPredictor(OnnxRuntime(folder / FORMATS[FORMAT].file), resizing, classes, name)
-
-
-def fields_of(resizing: Resizing) -> dict[str, Any]:
-    """What preprocessing.json says."""
-    size = (
-        f"resize the shorter side to {resizing.shortest} pixels, or so that the longer one has {resizing.longest}, "
-        "whichever is smaller; both sides rounded (bilinear, antialiased, as Pillow does)"
+def resize_to_dict(resize: ShortSideResize) -> dict[str, Any]:
+    """Return the content of preprocessing.json, including the steps in words."""
+    resize_step = (
+        f"resize the short side to {resize.shortest} pixels, or the long side to {resize.longest}, whichever gives the "
+        "smaller image; round both sides (bilinear, antialiased, as Pillow does)"
     )
     return {
-        **asdict(resizing),
+        **asdict(resize),
         "channels": "RGB",
         "steps": [
-            *([size] if resizing.shortest else []),
+            *([resize_step] if resize.shortest else []),
             "order: row, column, channel; uint8",
-            "boxes are in pixels of the resized image: scale them back, and clip them to the image",
+            "boxes are in pixels of the resized image: scale them back and clip them to the image",
         ],
     }
 
 
-def resizing_from(fields: Mapping[str, Any]) -> Resizing:
-    """The reverse of `fields_of`."""
-    found = Resizing(int(fields["shortest"]), int(fields["longest"]))
-    if found.shortest < 0 or not 1 <= found.longest <= _MOST_PIXELS:
-        raise ValueError
-    return found
+def resize_from_dict(fields: Mapping[str, Any]) -> ShortSideResize:
+    """Build the resizing from what `resize_to_dict` returns.
+
+    Raises:
+        TypeError, KeyError, ValueError, OverflowError: the fields are corrupt.
+    """
+    resize = ShortSideResize(int(fields["shortest"]), int(fields["longest"]))
+    if resize.shortest < 0 or not 1 <= resize.longest <= _MAX_SIDE:
+        raise ValueError("not a valid resizing")
+    return resize

@@ -13,12 +13,13 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from fbnetv3.arch import get_arch
-from fbnetv3.arch.latency_table import LatencyError, LatencyTable, load_latency_table, shapes_of
-from fbnetv3.deploy.formats.export_formats import captured, folded, write_onnx
-from fbnetv3.deploy.formats.runtimes import OnnxRuntime, TorchRuntime
-from fbnetv3.deploy.latency.benchmark import RUNTIMES, measure_exported, measure_network, runtime_of
-from fbnetv3.deploy.latency.latency_measurement import fill_table, module_of, table_quality, this_device
-from fbnetv3.deploy.latency.onnx_direct import onnx_graph
+from fbnetv3.arch.latency_table import LatencyError, LatencyTable, block_shapes, load_latency_table
+from fbnetv3.deploy.formats.graph_preparation import export_program, prepare_for_export
+from fbnetv3.deploy.formats.onnx_format import OnnxRuntime, write_onnx
+from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
+from fbnetv3.deploy.latency.benchmark import RUNTIMES, build_runtime, measure_exported, measure_network
+from fbnetv3.deploy.latency.latency_measurement import build_block, describe_device, evaluate_table, fill_table
+from fbnetv3.deploy.latency.onnx_direct import build_onnx_model
 from fbnetv3.deploy.latency.timing import MemoryWatch, Timing, device_name, time_calls
 from fbnetv3.errors import ExportError, UsageError
 from fbnetv3.modeling import build_network
@@ -51,10 +52,10 @@ def answers(model, images):
 
 
 def test_a_graph_is_the_one_that_an_export_writes(network, tmp_path):
-    module = folded(network)
-    write_onnx(captured(module, torch.zeros(2, 3, 32, 32), [0]), tmp_path / "exported.onnx")
+    module = prepare_for_export(network)
+    write_onnx(export_program(module, torch.zeros(2, 3, 32, 32), [0]), tmp_path / "exported.onnx")
     written = onnx.load(str(tmp_path / "exported.onnx"))
-    direct = onnx.load_from_string(onnx_graph(module, (1, 3, 32, 32)))
+    direct = onnx.load_from_string(build_onnx_model(module, (1, 3, 32, 32)))
 
     def layers(model):
         ends = ("Identity", "Flatten", "Reshape")
@@ -65,7 +66,7 @@ def test_a_graph_is_the_one_that_an_export_writes(network, tmp_path):
 
 @pytest.mark.parametrize("name", RUNTIMES)
 def test_every_runtime_gives_what_the_network_gives(name, network, images):
-    runtime = runtime_of(name, network, (1, 3, 32, 32))
+    runtime = build_runtime(name, network, (1, 3, 32, 32))
     expected = answers(network, images[:1])
     assert np.abs(runtime.run(images[:1]) - expected).max() < 1e-4 * np.abs(expected).max()
 
@@ -73,22 +74,22 @@ def test_every_runtime_gives_what_the_network_gives(name, network, images):
 @pytest.mark.parametrize("name", ["fbnetv3_b", "fbnetv3_a_det"])
 def test_every_kind_of_block_and_the_head(name):
     rng = np.random.default_rng(0)
-    for shape in {s.kind: s for s in shapes_of(get_arch(name))}.values():
-        module = module_of(shape)
+    for shape in {s.kind: s for s in block_shapes(get_arch(name))}.values():
+        module = build_block(shape)
         x = rng.standard_normal((2, shape.spec.in_channels, 9, 9), np.float32)
         expected = answers(module, x)
-        found = OnnxRuntime(onnx_graph(folded(module), x.shape)).run(x)
+        found = OnnxRuntime(build_onnx_model(prepare_for_export(module), x.shape)).run(x)
         assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
 def test_what_is_not_known_is_named():
     with pytest.raises(ExportError, match="GELU"):
-        onnx_graph(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU()), (1, 3, 8, 8))
+        build_onnx_model(nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU()), (1, 3, 8, 8))
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 5])
 def test_a_batch_divided_among_threads(count, network, images, two_threads):
-    runtime = runtime_of("onnxruntime", network, (1, 3, 32, 32))
+    runtime = build_runtime("onnxruntime", network, (1, 3, 32, 32))
     found = runtime.run(images[:count])
     assert found.shape == (count, 10)
     if count:
@@ -152,18 +153,18 @@ def test_what_an_exports_manifest_says(changes, expected, exported, tmp_path):
 
 def test_runtimes_that_are_none():
     with pytest.raises(UsageError, match="did you mean onnxruntime"):
-        runtime_of("onnxruntim", nn.Identity(), (1, 3, 8, 8))
+        build_runtime("onnxruntim", nn.Identity(), (1, 3, 8, 8))
     with pytest.raises(UsageError, match="one image at a time"):
-        runtime_of("executorch", nn.Identity(), (2, 3, 8, 8))
+        build_runtime("executorch", nn.Identity(), (2, 3, 8, 8))
     with pytest.raises(UsageError, match="did you mean torch"):
-        this_device("torhc")
+        describe_device("torhc")
     with pytest.raises(UsageError, match="did you mean torch"):
         measure_network("torhc", TINY)
 
 
 def test_a_table_is_filled_and_gone_on_with(tmp_path):
-    device, path = this_device("onnxruntime", called="here"), tmp_path / "t.jsonl"
-    shapes = list(dict.fromkeys(shapes_of(TINY, 10)))
+    device, path = describe_device("onnxruntime", called="here"), tmp_path / "t.jsonl"
+    shapes = list(dict.fromkeys(block_shapes(TINY, 10)))
     seen = []
 
     def interrupted(what, done, total):
@@ -177,7 +178,7 @@ def test_a_table_is_filled_and_gone_on_with(tmp_path):
     seen.clear()
     table = fill_table(path, device, shapes, [TINY], num_classes=10, watch=lambda *step: seen.append(step))
     assert seen[0] == ("blocks", 1, len(shapes) - 3) and seen[-1] == ("networks", 1, 1)
-    assert set(table.blocks) == set(shapes) and table.of(TINY, 10) > 0
+    assert set(table.blocks) == set(shapes) and table.predict(TINY, 10) > 0
     lines = path.read_text().count("\n")
     assert fill_table(path, device, shapes, [TINY], num_classes=10) == table
     assert path.read_text().count("\n") == lines
@@ -187,16 +188,18 @@ def test_a_table_is_filled_and_gone_on_with(tmp_path):
 
 def test_predictions_are_compared_with_networks(tmp_path, monkeypatch):
     networks = [get_arch(f"fbnetv3_{name}_cifar") for name in ("a0", "a", "b", "g")]
-    shapes = dict.fromkeys(shape for defn in networks for shape in shapes_of(defn, 10))
-    table = LatencyTable(this_device("onnxruntime", called="here"), {s: 0.1 + i / 1e3 for i, s in enumerate(shapes)})
+    shapes = dict.fromkeys(shape for defn in networks for shape in block_shapes(defn, 10))
+    table = LatencyTable(
+        describe_device("onnxruntime", called="here"), {s: 0.1 + i / 1e3 for i, s in enumerate(shapes)}
+    )
     off = dict(zip([defn.name for defn in networks], (1.0, 2.0, 0.8, 1.0), strict=True))
     with monkeypatch.context() as patch:
         patch.setattr(
             "fbnetv3.deploy.latency.latency_measurement._network_ms",
-            lambda runtime, defn, num_classes, batch: off[defn.name] * table.of(defn, num_classes),
+            lambda runtime, defn, num_classes, batch: off[defn.name] * table.predict(defn, num_classes),
         )
-        found = table_quality(table, networks, 10)
-    predicted = [table.of(defn, 10) for defn in networks]
+        found = evaluate_table(table, networks, 10)
+    predicted = [table.predict(defn, 10) for defn in networks]
     measured = [ms * factor for ms, factor in zip(predicted, off.values(), strict=True)]
     assert found.networks == 4
     assert found.rank == pytest.approx(spearmanr(predicted, measured)[0])
@@ -204,13 +207,13 @@ def test_predictions_are_compared_with_networks(tmp_path, monkeypatch):
     assert found.median_error == pytest.approx((0 + 0.25) / 2)
     assert found.largest_error == pytest.approx(0.5)
     seen = []
-    table_quality(table, networks[:2], 10, watch=seen.append)  # measured indeed
+    evaluate_table(table, networks[:2], 10, watch=seen.append)  # measured indeed
     assert len(seen) == 2 and "measured" in seen[0]
     with pytest.raises(UsageError, match="cannot be ranked"):
-        table_quality(table, networks[:1], 10)
-    torch_table = fill_table(tmp_path / "other.jsonl", this_device("onnxruntime", 2), [])
+        evaluate_table(table, networks[:1], 10)
+    torch_table = fill_table(tmp_path / "other.jsonl", describe_device("onnxruntime", 2), [])
     with pytest.raises(LatencyError, match="no conv"):
-        table_quality(torch_table, networks, 10)
+        evaluate_table(torch_table, networks, 10)
 
 
 def test_a_file_that_has_gone_before_its_threads_are_opened(exported, tmp_path, two_threads):

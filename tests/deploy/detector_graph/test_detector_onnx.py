@@ -13,17 +13,17 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is optional: pip install
 from fbnetv3 import deploy
 from fbnetv3.data.digit_scenes import write_digit_scenes
 from fbnetv3.deploy.detector_graph import box_ops
-from fbnetv3.deploy.detector_graph.detector_onnx import compared, write_detector
+from fbnetv3.deploy.detector_graph.detector_onnx import compare_detections, write_detector
 from fbnetv3.deploy.formats import export_formats
 from fbnetv3.deploy.input_images import sample_photographs
-from fbnetv3.deploy.predictors.detector_predictor import Boxes, Resizing
-from fbnetv3.detection.data.detection_images import resize_at_test
-from fbnetv3.detection.detection_config_loading import load_config
-from fbnetv3.detection.export.detector_export import export_detector, found_by
-from fbnetv3.detection.export.exportable_detector import one_image
-from fbnetv3.detection.inference.image_files import Predictor
+from fbnetv3.deploy.predictors.detector_predictor import DetectionArrays, ShortSideResize
+from fbnetv3.detection.data.detection_images import inference_resize
+from fbnetv3.detection.detection_config import load_detection_config
+from fbnetv3.detection.export.detector_export import detect_boxes, export_detector
+from fbnetv3.detection.export.exportable_detector import make_exportable
+from fbnetv3.detection.inference.image_files import ConfigPredictor
 from fbnetv3.errors import ExportError, OutputError, UsageError
-from tests.detection.detectors import image, settled, small_config, write_digits_config
+from tests.detection.detectors import calibrated_detector, image, small_config, write_digits_config
 
 KINDS = ["faster_rcnn_fbnetv3_a_C4", "faster_rcnn_fbnetv3_g_FPN", "retinanet_fbnetv3_a_FPN"]
 NAMES = ["a", "b", "c", "d", "e"]
@@ -45,9 +45,9 @@ def exported(tmp_path_factory):
     def export(kind):
         if kind not in made:
             folder, cfg = tmp_path_factory.mktemp("detector"), config(kind)
-            torch.save({"model": settled(cfg, trained_on(), 0.01).state_dict()}, folder / "model.pth")
+            torch.save({"model": calibrated_detector(cfg, trained_on(), 0.01).state_dict()}, folder / "model.pth")
             done = export_detector(cfg, folder / "model.pth", folder / "out", classes=NAMES, name=kind, command="mine")
-            made[kind] = Predictor(cfg, folder / "model.pth", optimize=False), done
+            made[kind] = ConfigPredictor(cfg, folder / "model.pth", optimize=False), done
         return made[kind]
 
     return export
@@ -80,7 +80,9 @@ def photographs():
 def test_it_finds_what_detectron2_finds(kind, exported):
     original, done = exported(kind)
     found, images = deploy.load(done.folder), photographs()
-    agreement = compared([found.boxes(image) for image in images], [found_by(original, image) for image in images])
+    agreement = compare_detections(
+        [found.boxes(image) for image in images], [detect_boxes(original, image) for image in images]
+    )
     assert agreement.equal == agreement.detections > 50
     assert agreement.box_difference < 0.05 and agreement.score_difference < 1e-5
 
@@ -133,8 +135,8 @@ def test_images_get_detectron2s_size(size):
     for shortest, longest in ((224, 320), (800, 1333), (0, 320)):
         cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = shortest, longest
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
-        expected = resize_at_test(cfg).get_transform(image).apply_image(image)
-        assert np.array_equal(Resizing(shortest, longest)(image), expected)
+        expected = inference_resize(cfg).get_transform(image).apply_image(image)
+        assert np.array_equal(ShortSideResize(shortest, longest)(image), expected)
 
 
 class Fixed(torch.nn.Module):
@@ -146,13 +148,13 @@ class Fixed(torch.nn.Module):
 
     def forward(self, image):
         scores = torch.tensor([0.9, 0.8]) * (image[0, 0].sum() > 0)
-        kept = box_ops.best_boxes(self.boxes[None], scores[None, None], 0.5, 0.1, 100)[:, 2]
+        kept = box_ops.multiclass_nms(self.boxes[None], scores[None, None], 0.5, 0.1, 100)[:, 2]
         return self.boxes[kept], scores[kept], kept
 
 
 def fixed(pixels):
     with torch.no_grad():
-        return Boxes(*(value.numpy() for value in Fixed()(torch.tensor(pixels))))
+        return DetectionArrays(*(value.numpy() for value in Fixed()(torch.tensor(pixels))))
 
 
 WHITE, BLACK = (np.full((120, 100, 3), value, np.uint8) for value in (255, 0))
@@ -160,7 +162,7 @@ WHITE, BLACK = (np.full((120, 100, 3), value, np.uint8) for value in (255, 0))
 
 def write(output, model=None, images=(WHITE,), **changes):
     arguments = {"classes": ["x", "y"], "original": fixed, "name": "mine", **changes}
-    return write_detector(model or Fixed(), Resizing(0, 1), output=output, images=images, **arguments)
+    return write_detector(model or Fixed(), ShortSideResize(0, 1), output=output, images=images, **arguments)
 
 
 def test_nothing_may_be_found(tmp_path):
@@ -214,9 +216,9 @@ def test_wrong_arguments(changes, message, tmp_path):
 @pytest.mark.parametrize(
     "keys, message",
     [
-        (("INPUT.FORMAT", "L"), "INPUT.FORMAT L cannot be exported: BGR and RGB can"),
+        (("INPUT.FORMAT", "L"), "INPUT.FORMAT L cannot be exported; supported: BGR, RGB"),
         (("MODEL.ROI_HEADS.NUM_CLASSES", 4), r"5 class names for a detector of 4 classes \(MODEL.ROI_HEADS.NUM"),
-        (("MODEL.MASK_ON", True), "masks and keypoints are not exported"),
+        (("MODEL.MASK_ON", True), "mask and keypoint heads cannot be exported"),
         (("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"), "MODEL.ROI_BOX_HEAD.POOLER_TYPE RoIPool cannot be exported"),
     ],
 )
@@ -224,12 +226,12 @@ def test_detectors_that_cannot_be_exported(keys, message, tmp_path):
     cfg = config()
     cfg.merge_from_list(keys)
     with pytest.raises(UsageError, match=message):
-        if "cannot be exported: B" in message or "class names" in message:
+        if "supported: BGR" in message or "class names" in message:
             export_detector(cfg, "none.pth", tmp_path / "out", classes=NAMES)
         else:
             from detectron2.modeling import build_model
 
-            one_image(build_model(cfg).eval(), True)
+            make_exportable(build_model(cfg).eval(), True)
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +241,10 @@ def digits(tmp_path_factory):
     write_digit_scenes(folder, train=2, test=3)
     file = write_digits_config(folder / "digits.yaml", folder)
     pictures = [Image.open(path) for path in sorted((folder / "train").iterdir())]
-    torch.save({"model": settled(load_config(file), trained_on(pictures), 0.01).state_dict()}, folder / "model.pth")
+    torch.save(
+        {"model": calibrated_detector(load_detection_config(file), trained_on(pictures), 0.01).state_dict()},
+        folder / "model.pth",
+    )
     return file, folder / "model.pth", folder / "test"
 
 
@@ -278,8 +283,8 @@ def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
         ("export_net", ["--config", file, "--weights", "random", "--format", "onnx"], "random is for classifiers"),
         ("export_net", ["--config", file, "--weights", "published", "--format", "onnx"], "no detector 'digits.yaml'"),
         ("export_net", ["--model", "coco/faster", "--format", "onnx"], "no detector 'coco/faster' with weights"),
-        ("detect", ["--model", folder, "--weights", weights, "--input", scenes], "neither --weights nor keys"),
-        ("detect", ["--model", folder, "--input", scenes, "MODEL.DEVICE", "cpu"], "neither --weights nor keys"),
+        ("detect", ["--model", folder, "--weights", weights, "--input", scenes], "omit --weights and config keys"),
+        ("detect", ["--model", folder, "--input", scenes, "MODEL.DEVICE", "cpu"], "omit --weights and config keys"),
     ):
         ran = tool(name, *arguments, *out)
         assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
@@ -293,12 +298,18 @@ def test_detections_are_compared_one_by_one():
     box = np.float32([[0, 0, 10, 10], [0, 0, 10, 10], [5, 5, 20, 20]])
     score = np.float32([0.9, 0.9, 0.5])
     number = np.array([1, 1, 2])
-    every = Boxes(box, score, number)
-    assert compared([every], [every]).equal == 3
-    twice = compared([Boxes(box[:1], score[:1], number[:1])], [Boxes(box[:2], score[:2], number[:2])])
+    every = DetectionArrays(box, score, number)
+    assert compare_detections([every], [every]).equal == 3
+    twice = compare_detections(
+        [DetectionArrays(box[:1], score[:1], number[:1])], [DetectionArrays(box[:2], score[:2], number[:2])]
+    )
     assert (twice.equal, twice.detections) == (1, 2)
-    for other in (Boxes(box + 0.11, score, number), Boxes(box, score + 2e-4, number), Boxes(box, score, number + 1)):
-        assert compared([other], [every]).equal < 3 and compared([other], [every]).detections > 3
+    for other in (
+        DetectionArrays(box + 0.11, score, number),
+        DetectionArrays(box, score + 2e-4, number),
+        DetectionArrays(box, score, number + 1),
+    ):
+        assert compare_detections([other], [every]).equal < 3 and compare_detections([other], [every]).detections > 3
 
 
 def test_best_boxes_are_torchvisions():
@@ -306,7 +317,7 @@ def test_best_boxes_are_torchvisions():
     corners = torch.rand(2, 50, 2) * 100
     boxes = torch.cat((corners, corners + torch.rand(2, 50, 2) * 60), 2)
     scores = torch.rand(2, 3, 50)
-    found = box_ops.best_boxes(boxes, scores, 0.3, 0.4, 20)
+    found = box_ops.multiclass_nms(boxes, scores, 0.3, 0.4, 20)
     from torchvision.ops import batched_nms
 
     flat = scores.flatten()

@@ -1,0 +1,106 @@
+"""ExecuTorch files for phones, with XNNPACK's kernels. executorch and torchao are imported when they are used."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from fbnetv3.deploy.formats.export_errors import as_export_errors, require_packages, unreadable_model
+from fbnetv3.deploy.formats.export_format import ExportFormat
+from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
+from fbnetv3.utils.logging_setup import suppress_warnings
+
+
+class ExecuTorchFormat(ExportFormat):
+    """`model.pte`: one image of one size at a time, the whole network in one XNNPACK graph."""
+
+    suffix = ".pte"
+    packages = ("executorch",)
+    supports_any_batch = False
+    supports_any_size = False
+    supports_int8 = True
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """Prepare a network with hard sigmoids decomposed, since XNNPACK has none."""
+        return prepare_for_export(model, decompose_hard_sigmoid=True)
+
+    def write(self, program: torch.export.ExportedProgram, path: Path) -> None:
+        """Write the file, by `write_executorch`."""
+        write_executorch(program, path)
+
+    def open(self, path: Path) -> ExecuTorchRuntime:
+        """Load the file in ExecuTorch's runtime for Python."""
+        return ExecuTorchRuntime(path)
+
+    def quantize(
+        self, program: torch.export.ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool
+    ) -> None:
+        """Write the quantized network over the file, by `quantize_executorch`."""
+        with require_packages("executorch", "torchao"), suppress_warnings():
+            from fbnetv3.deploy.formats.executorch_quantization import quantize_executorch
+        write_executorch(quantize_executorch(program, batches), path)
+
+
+def write_executorch(program: torch.export.ExportedProgram, path: Path) -> None:
+    """Write an ExecuTorch file that uses XNNPACK wherever XNNPACK has the operator.
+
+    Raises:
+        MissingPackageError: executorch is not installed.
+        ExportError: the network cannot be lowered.
+    """
+    with require_packages("executorch"), suppress_warnings():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+    with as_export_errors("ExecuTorch"):
+        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    with path.open("wb") as f:
+        lowered.write_to_file(f)
+
+
+class ExecuTorchRuntime:
+    """ExecuTorch's runtime for Python, with as many threads as torch uses.
+
+    Raises:
+        MissingPackageError: executorch is not installed.
+        ExportError: the file cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        with require_packages("executorch"), suppress_warnings():
+            from executorch.extension.pybindings import portable_lib
+            from executorch.runtime import Runtime
+        self.name = f"executorch {version('executorch')}"
+        try:
+            with _silence_native_stderr():
+                portable_lib._unsafe_reset_threadpool(torch.get_num_threads())
+            self._program = Runtime.get().load_program(path)
+            self._method = self._program.load_method("forward")
+        except Exception as error:
+            raise unreadable_model(path, self.name, error) from error
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        """Run images, float32 (N, channels, H, W), one after another; return logits, float32 (N, classes)."""
+        images = torch.from_numpy(batch).split(1)
+        return np.concatenate([self._method.execute([image])[0].numpy().copy() for image in images])
+
+
+@contextlib.contextmanager
+def _silence_native_stderr() -> Iterator[None]:
+    """Discard what C++ code writes to standard error within the block."""
+    sys.stderr.flush()
+    original = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as devnull:
+            os.dup2(devnull.fileno(), 2)
+        yield
+    finally:
+        os.dup2(original, 2)
+        os.close(original)

@@ -1,0 +1,140 @@
+"""Post-training int8 quantization of an ONNX file for ONNX Runtime. Importing this needs onnx and onnxruntime."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    CalibrationMethod,
+    QDQQuantizer,
+    QuantType,
+    TensorsData,
+    create_calibrator,
+)
+
+from fbnetv3.deploy.formats.export_errors import as_export_errors
+from fbnetv3.deploy.formats.export_format import INPUT_NAME
+from fbnetv3.deploy.formats.quantization_rules import HARD_SIGMOID_RANGE, HARD_SWISH_RANGE, count_float_layers
+
+_OPERATORS = ["Conv", "Gemm", "MatMul"]  # additions between them become integer too; pools and gates stay float32
+_PERCENTILE = 99.999
+_FLOAT_SHARE = 0.01  # share of the weights in float32 layers
+_SATURATION = {"HardSwish": HARD_SWISH_RANGE, "HardSigmoid": HARD_SIGMOID_RANGE}
+
+Ranges = dict[str, tuple[float, float]]
+"""Smallest and largest value of each feature map, by name."""
+
+
+def quantize_onnx(path: Path, batches: Iterable[np.ndarray], reduce_range: bool = False) -> None:
+    """Replace a file by its quantized form, with QuantizeLinear and DequantizeLinear around each layer.
+
+    Convolutions get int8 weights with a scale per output channel, and uint8 feature maps; the first layers stay
+    float32, see `count_float_layers`. Maps are unsigned because on x86 ONNX Runtime has integer kernels only for
+    these; on ARM it has them for both.
+
+    Args:
+        path: the ONNX file.
+        batches: images to calibrate on, float32 (N, channels, H, W).
+        reduce_range: use 7-bit weights, for x86 without VNNI, where sums of two 8-bit products may saturate.
+
+    Raises:
+        ExportError: the network cannot be quantized.
+    """
+    # the calibrator prints
+    with as_export_errors("ONNX Runtime's quantization"), contextlib.redirect_stdout(io.StringIO()):
+        model = onnx.load(path)
+        ranges = clamp_saturated_ranges(model.graph, _calibrate(path, batches))
+        limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+        quantizer = QDQQuantizer(
+            model,
+            per_channel=True,
+            reduce_range=reduce_range,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
+            nodes_to_quantize=[],
+            nodes_to_exclude=_float_layers(model.graph),
+            op_types_to_quantize=_OPERATORS,
+            extra_options={},
+        )
+        quantizer.quantize_model()
+        _shorten_names(quantizer.model.model.graph)
+        quantizer.model.save_model_to_file(str(path), False)
+
+
+class _SingleBatchReader(CalibrationDataReader):
+    def __init__(self, batch: np.ndarray) -> None:
+        self._remaining = iter([{INPUT_NAME: batch}])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._remaining, None)
+
+
+def _calibrate(path: Path, batches: Iterable[np.ndarray]) -> Ranges:
+    """Return the range of each convolution's inputs and outputs, without outliers."""
+    with tempfile.TemporaryDirectory() as folder:
+        calibrator = create_calibrator(
+            path,
+            _OPERATORS,
+            augmented_model_path=str(Path(folder) / "calibrated.onnx"),
+            calibrate_method=CalibrationMethod.Percentile,
+            extra_options={"percentile": _PERCENTILE, "symmetric": False},
+        )
+        for batch in batches:  # one at a time: each call keeps all feature maps of all its batches
+            calibrator.collect_data(_SingleBatchReader(batch))
+        tensors = calibrator.compute_data().data
+    ranges = {name: tensor.range_value for name, tensor in tensors.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
+
+
+def _float_layers(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of the layers that stay float32."""
+    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
+    layers = [node for node in graph.node if node.op_type in _OPERATORS]
+    weight_counts = [sum(sizes.get(name, 0) for name in node.input[1:2]) for node in layers]
+    return [node.name for node in layers[: count_float_layers(weight_counts, _FLOAT_SHARE)]]
+
+
+def clamp_saturated_ranges(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:
+    """Clamp the ranges of maps that only a hard swish or a hard sigmoid reads to where these are not constant.
+
+    No quantization steps are then spent on values that make no difference.
+    """
+    reader_types: dict[str, set[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            reader_types.setdefault(name, set()).add(node.op_type)
+    clamped = dict(ranges)
+    for name, (low, high) in ranges.items():
+        types = reader_types.get(name, set())
+        limits = _SATURATION.get(next(iter(types))) if len(types) == 1 else None
+        if limits:
+            lower_limit, upper_limit = limits
+            # a range that is entirely saturated would end up reversed
+            ends = (max(low, lower_limit), high if upper_limit is None else min(high, upper_limit))
+            clamped[name] = (min(ends), max(ends))
+    return clamped
+
+
+def _shorten_names(graph: onnx.GraphProto) -> None:
+    """Replace all names except those of input and output by numbers; they can be a tenth of a small file."""
+    fixed = {"", *(value.name for value in (*graph.input, *graph.output))}
+    numbers: dict[str, str] = {}
+
+    def shorten(name: str) -> str:
+        return name if name in fixed else numbers.setdefault(name, str(len(numbers)))
+
+    for node in graph.node:
+        node.name = ""
+        node.input[:] = map(shorten, node.input)
+        node.output[:] = map(shorten, node.output)
+    for tensor in graph.initializer:
+        tensor.name = shorten(tensor.name)
+    del graph.value_info[:]

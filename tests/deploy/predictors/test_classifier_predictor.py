@@ -1,0 +1,86 @@
+"""Images in, labels with probabilities out; missing and corrupt images are named."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fbnetv3.deploy import ClassifierPredictor, load
+from fbnetv3.errors import DataError, UsageError
+
+
+@pytest.fixture(scope="module")
+def predictor(exported):
+    return load(exported("torch-export"))
+
+
+def test_paths_arrays_and_pillow_images_give_the_same(predictor, held_out, tmp_path):
+    image = held_out[0][0]
+    image.save(tmp_path / "digit.png")
+    array = np.asarray(image)
+    same = [image, array, array[:, :, None], np.stack([array] * 3, 2), tmp_path / "digit.png", f"{tmp_path}/digit.png"]
+    results = predictor(same)
+    assert [p.index for p in results[0]] == [p.index for p in results[1]]
+    for predictions in results[1:]:
+        assert [p.probability for p in predictions] == pytest.approx([p.probability for p in results[0]], abs=1e-5)
+    assert results[0][0].label == str(held_out[1][0])
+
+
+def test_one_image_gives_predictions_and_a_list_gives_a_list(predictor, held_out):
+    images, targets = held_out
+    single, batch = predictor(images[3]), predictor(images[:4])
+    assert len(single) == 5 and len(batch) == 4
+    assert single[0].label == batch[3][0].label == str(targets[3])
+    assert predictor([]) == []
+
+
+def test_probabilities(predictor, held_out):
+    predictions = predictor(held_out[0][0], top=99)
+    assert len(predictions) == 10
+    assert sum(p.probability for p in predictions) == pytest.approx(1)
+    assert predictions == sorted(predictions, key=lambda p: -p.probability)
+    assert predictor(held_out[0][0], top=2) == predictions[:2]
+    assert all(p.label == predictor.classes[p.index] for p in predictions)
+
+
+def test_large_logits_do_not_overflow(digits):
+    class LargeLogits:
+        name = "large"
+
+        def run(self, batch):
+            return np.eye(10, dtype=np.float32)[:1] * 1e5
+
+    (best, *_) = ClassifierPredictor(LargeLogits(), digits.preprocessing, digits.classes)(np.zeros((8, 8), np.uint8))
+    assert (best.label, best.probability) == ("0", 1.0)
+
+
+@pytest.mark.parametrize(
+    "image, message",
+    [
+        ("nowhere.png", "nowhere.png: no such image"),
+        (".", "is a folder, not an image"),
+        (np.zeros((8, 8)), "an array of type float64 is not an image; expected uint8"),
+        (np.zeros((3, 8, 8), np.uint8), r"\(3, 8, 8\) is not an image.*channels come last"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"several images; pass list\(array\)"),
+        (np.zeros((0, 8), np.uint8), "not an image"),
+        (7, "is a int; an image is a path"),
+        (Image.new("L", (0, 4)), "has no pixels"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_wrong_images(image, message, predictor):
+    with pytest.raises(DataError, match=message):
+        predictor(image)
+
+
+def test_a_wrong_image_in_a_list_is_named(predictor, held_out, tmp_path):
+    (tmp_path / "torn.jpg").write_bytes(b"\xff\xd8\xff\xe0 torn")
+    with pytest.raises(DataError, match=r"torn.jpg: corrupt image"):
+        predictor([held_out[0][0], tmp_path / "torn.jpg"])
+    with pytest.raises(DataError, match=r"images\[33\]: is a NoneType"):
+        predictor([held_out[0][0]] * 33 + [None])
+
+
+def test_wrong_numbers(predictor, held_out):
+    for arguments in ({"top": 0}, {"batch_size": 0}):
+        with pytest.raises(UsageError, match="less than 1"):
+            predictor(held_out[0][0], **arguments)
