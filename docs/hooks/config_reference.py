@@ -1,17 +1,20 @@
-"""The page of all config keys, made of the comments in the files that define them."""
+"""Generates the page of all config keys, from the declarations of the keys in the package."""
 
 import re
 from pathlib import Path
 
 from mkdocs.structure.files import File
 
-ROOT = Path(__file__).resolve().parents[2]
-HEAD = """# Config reference
+from fbnetv3.config.defaults import KEYS
 
-Every key, its default and what it does. A config sets some of them, `_BASE_` takes over those of another file, and
-`KEY VALUE` pairs on the command line come last; see [Training](training.md). The settings of a search are
-[in a table of their own](search.md#from-the-command-line).
+ROOT = Path(__file__).resolve().parents[2]
+INTRODUCTION = """# Config reference
+
+All keys with their defaults. A config file sets some of them, inherits others from its `_BASE_`, and `KEY VALUE` pairs
+on the command line override both; see [Training](training.md). The settings of a search have
+[a table of their own](search.md#from-the-command-line).
 """
+CLASSIFIER_COLUMNS = ("key", "default", "allowed", "meaning")
 DETECTION = """## Detectors
 
 Keys that [detection](detection.md) adds to
@@ -25,44 +28,60 @@ def on_files(files, config):
 
 
 def page():
-    """The whole page, as Markdown."""
-    parts = [HEAD]
-    for section, about, keys in sections(ROOT / "fbnetv3/config/defaults.py"):
-        parts.append(f"## {section or 'The run'}\n\n{about}{table(keys)}")
+    """Return the page as Markdown."""
+    parts = [INTRODUCTION]
+    for section, keys in classifier_sections().items():
+        parts.append(f"## {section or 'The run'}\n\n{table(keys, CLASSIFIER_COLUMNS)}")
     parts.append(DETECTION)
-    parts += [f"{about}{table(keys)}" for _, about, keys in sections(ROOT / "fbnetv3/detection/detection_config.py")]
+    detection_config = ROOT / "fbnetv3/detection/detection_config.py"
+    parts += [f"{introduction}{table(keys)}" for _, introduction, keys in sections(detection_config)]
     return "\n".join(parts)
 
 
+def classifier_sections():
+    """Return the keys of training configs by section, as (key, default, allowed values, meaning)."""
+    by_section = {}
+    for name, key in KEYS.items():
+        default = f'"{key.default}"' if isinstance(key.default, str) else str(key.default)
+        by_section.setdefault(name.rpartition(".")[0], []).append((name, default, key.describe(), key.help))
+    return by_section
+
+
 def sections(file):
-    """Sections of a file of defaults, in its order: each with the comment above it and its keys.
+    """Return the sections of a file of defaults, in order, with the comments above sections and keys.
 
     Returns:
         (section, comment, [(key, default, comment), ...]) each; the first section's name is empty.
 
     Raises:
-        ValueError: a key without a comment.
+        ValueError: a key has no comment.
     """
-    found, comment = {}, []
+    by_name, comment = {}, []
     for number, line in enumerate(file.read_text().splitlines(), 1):
         line = line.strip()
         if line.startswith("# "):
             comment.append(line[2:])
             continue
-        if assigned := re.fullmatch(r"(?:_C|cfg)\.([A-Z][\w.]*) = (.+)", line):
-            key, default = assigned.groups()
+        if assignment := re.fullmatch(r"cfg\.([A-Z][\w.]*) = (.+)", line):
+            key, default = assignment.groups()
             text = " ".join(comment)
             if re.fullmatch(r"(CN|CfgNode)\(\)", default):
-                found[key] = (text + "\n\n" if text else "", [])
+                by_name[key] = (text + "\n\n" if text else "", [])
             elif not text:
                 raise ValueError(f"{file}:{number}: {key} has no comment")
             else:
-                found.setdefault(key.rpartition(".")[0], ("", []))[1].append((key, default, text))
+                by_name.setdefault(key.rpartition(".")[0], ("", []))[1].append((key, default, text))
         comment = []
-    return [(section, about, keys) for section, (about, keys) in found.items() if keys]
+    return [(section, introduction, keys) for section, (introduction, keys) in by_name.items() if keys]
 
 
-def table(keys):
-    """Keys as a Markdown table."""
-    rows = [f"| `{key}` | `{default}` | {comment.replace('|', chr(92) + '|')} |" for key, default, comment in keys]
-    return "\n".join(["| key | default | what it is |", "| --- | --- | --- |", *rows, ""])
+def table(keys, columns=("key", "default", "meaning")):
+    """Return keys as a Markdown table."""
+    lines = [row(columns), row(["---"] * len(columns))]
+    for key, default, *texts in keys:
+        lines.append(row([f"`{key}`", f"`{default}`", *(text.replace("|", "\\|") for text in texts)]))
+    return "\n".join([*lines, ""])
+
+
+def row(cells):
+    return f"| {' | '.join(cells)} |"

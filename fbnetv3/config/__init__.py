@@ -1,6 +1,6 @@
-"""Training configs (yacs)."""
+"""Training configs and recipes. Loads no torch."""
 
-from fbnetv3.config.kinds_to_merge import is_detection_config
-from fbnetv3.config.loading import check_config, get_cfg, load_config
+from fbnetv3.config.defaults import get_cfg
+from fbnetv3.config.loading import check_config, is_detection_config, load_config
 
 __all__ = ["check_config", "get_cfg", "is_detection_config", "load_config"]

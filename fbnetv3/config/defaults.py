@@ -1,158 +1,312 @@
-"""Every key of a training config, its default, and what it does."""
+"""All keys of a training config: default, meaning and range of each."""
 
-from fvcore.common.config import CfgNode as CN
+from __future__ import annotations
 
-_C = CN()
+import copy
+from dataclasses import dataclass
+from typing import Any
 
-# Seed of everything random: weights, order of the images, augmentation, dropout.
-_C.SEED = 0
-# A recipe file (docs/training.md): its values take the place of the keys that it covers. "" for none. Like an
-# architecture's, it is looked for beside the config file that names it first.
-_C.RECIPE = ""
-# Folder for checkpoints, logs, metrics and the curve.
-_C.OUTPUT_DIR = "output/run"
-# Modules to import before anything is looked up by name, such as "my_package.datasets"; they register your own
-# datasets, blocks, losses, optimizers and so on. The current folder is searched too.
-_C.IMPORTS = []
-# "auto" (a GPU if there is one, else the CPU), or a torch device such as "cpu" or "cuda:1".
-_C.DEVICE = "auto"
+from fvcore.common.config import CfgNode
 
-_C.MODEL = CN()
-# Registered name of an architecture (tools/analyze_net.py lists them), the path of its YAML file, or a network of
-# torchvision's such as torchvision/resnet50.
-_C.MODEL.ARCH = "fbnetv3_a"
-# Folders with more architecture files (*.yaml), which this run then knows by name.
-_C.MODEL.ARCH_DIRS = []
-# Outputs of the classifier; 0 means the number of the dataset's classes.
-_C.MODEL.NUM_CLASSES = 0
-# Channels of the input: 3 for RGB, 1 for grey.
-_C.MODEL.IN_CHANS = 3
-# Dropout before the classifier's head.
-_C.MODEL.DROP_RATE = 0.0
-# Stochastic depth of the last block, growing linearly from 0 at the first.
-_C.MODEL.DROP_PATH_RATE = 0.0
-# Weights to start from or to evaluate: a file, a URL, or "zoo://" and a model zoo entry. "" starts afresh.
-_C.MODEL.WEIGHTS = ""
-# NHWC memory order, which is faster on CPUs and on GPUs with tensor cores.
-_C.MODEL.CHANNELS_LAST = True
-# Where several processes train together: BatchNorm over all of a step's images, not over each process's part of them,
-# so that the result does not depend on how many processes there are.
-_C.MODEL.SYNC_BN = True
-# Compile the network with torch.compile: a minute or two at the start, faster steps afterwards.
-_C.MODEL.COMPILE = False
+from fbnetv3.utils.nested_keys import nest
 
-_C.DATA = CN()
-# Registered name of a dataset: digits, cifar10, imagefolder, imagelist, shards.
-_C.DATA.NAME = "imagefolder"
-# Its folder; for imagefolder the one that holds train/ and val/ (or test/), each with a folder a class; for
-# imagelist the split file; for shards the one that holds the tar files.
-_C.DATA.ROOT = ""
-# Processes that read images, for each process that trains; 0 reads in the training process.
-_C.DATA.WORKERS = 2
-# Damaged images that a run skips before it ends with an error that names them.
-_C.DATA.MAX_CORRUPT = 0
 
-_C.INPUT = CN()
-# Side of the network's square input in pixels; 0 means the architecture's own.
-_C.INPUT.RESOLUTION = 0
-# Short side before the centre crop of evaluation, in pixels; 0 keeps the architecture's ratio to RESOLUTION.
-_C.INPUT.RESIZE = 0
-# Mean of RGB (or grey) in [0, 1], which normalisation subtracts; as many values as channels.
-_C.INPUT.MEAN = [0.485, 0.456, 0.406]
-# Deviation, by which it then divides; as many values as channels.
-_C.INPUT.STD = [0.229, 0.224, 0.225]
-# Interpolation of every resize: bilinear, bicubic or nearest.
-_C.INPUT.INTERPOLATION = "bilinear"
-# Crop in training: "random_resized" (ImageNet), "padded" (pad, then crop at random), or "none" (as in evaluation).
-_C.INPUT.CROP = "random_resized"
-# Smallest and largest share of the image's area that "random_resized" cuts out.
-_C.INPUT.CROP_SCALE = [0.08, 1.0]
-# Pixels that "padded" adds on each side.
-_C.INPUT.CROP_PADDING = 4
-# Mirror half of the images in training.
-_C.INPUT.FLIP = True
-# Learned or random augmentation after the crop: none, autoaugment (ImageNet's policy) or randaugment.
-_C.INPUT.AUTO_AUGMENT = "none"
-# Share of the training images from which a random rectangle is erased.
-_C.INPUT.RANDOM_ERASING = 0.0
-# Alpha of mixup's Beta distribution; 0 for no mixup.
-_C.INPUT.MIXUP = 0.0
+@dataclass(frozen=True)
+class ConfigKey:
+    """A config key.
 
-_C.SOLVER = CN()
-# Registered name of an optimiser: sgd, rmsprop.
-_C.SOLVER.OPTIMIZER = "sgd"
-# Learning rate at the end of the warm-up, for a batch of LR_BATCH_SIZE images.
-_C.SOLVER.LR = 0.1
-# The learning rate grows in proportion to BATCH_SIZE / LR_BATCH_SIZE; 0 takes LR as it is.
-_C.SOLVER.LR_BATCH_SIZE = 0
-# Momentum of either optimiser.
-_C.SOLVER.MOMENTUM = 0.9
-# Nesterov's momentum, for sgd.
-_C.SOLVER.NESTEROV = True
-# RMSProp's smoothing of the squared gradient. The paper does not give it.
-_C.SOLVER.RMSPROP_ALPHA = 0.9
-# What is added to the root of RMSProp's squared gradient. The paper does not give it. With 0.25,
-# gradients much smaller than that move the weights as far at a rate of lr as SGD at 4 * lr, which is what Table 2's
-# factor of 4 between the two suggests; with 1e-3, no recipe of Table 2 trained a small FBNetV3 on CIFAR-10.
-_C.SOLVER.RMSPROP_EPS = 0.25
-# L2 penalty on the weights.
-_C.SOLVER.WEIGHT_DECAY = 1e-5
-# Whether weight decay holds for biases and for the scales and shifts of norms too.
-_C.SOLVER.DECAY_NORM_BIAS = True
-# Passes over the training images.
-_C.SOLVER.EPOCHS = 400
-# Images a step, over all processes.
-_C.SOLVER.BATCH_SIZE = 256
-# Parts into which a step's images are split, one after the other, where memory is short; BatchNorm sees a part.
-_C.SOLVER.ACCUMULATE = 1
-# Arithmetic of forward and backward: float32, bfloat16 or float16 (autocast; float16 with loss scaling).
-_C.SOLVER.PRECISION = "float32"
-# "cosine" (down to 0), or "exponential" (times DECAY with each epoch).
-_C.SOLVER.SCHEDULE = "exponential"
-# Factor an epoch of the exponential schedule: 0.9875 in the paper's final trainings, 0.963 in its search.
-_C.SOLVER.DECAY = 0.9875
-# Epochs in which the learning rate rises linearly from WARMUP_FACTOR * LR.
-_C.SOLVER.WARMUP_EPOCHS = 5.0
-# Share of LR that the warm-up begins with.
-_C.SOLVER.WARMUP_FACTOR = 0.1
-# Share of the target that label smoothing spreads over all classes.
-_C.SOLVER.LABEL_SMOOTHING = 0.0
+    Attributes:
+        default: its default, which also determines its type.
+        help: what it means.
+        low, high: inclusive bounds.
+        above, below: exclusive bounds.
+        choices: the values that it can have, if there are only a few.
+        items: type of the items of a list.
+    """
 
-_C.EMA = CN()
-# Average the weights and BatchNorm's statistics over training; evaluate and save the average beside the raw ones.
-_C.EMA.ENABLED = False
-# Weight of the past in each step.
-_C.EMA.DECAY = 0.9998
+    default: Any
+    help: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[Any, ...] = ()
+    items: type = float
 
-_C.DISTILL = CN()
-# Architecture of the teacher, named like MODEL.ARCH; "" for none.
-_C.DISTILL.ARCH = ""
-# Its weights, named like MODEL.WEIGHTS.
-_C.DISTILL.WEIGHTS = ""
-# Side of its input in pixels; 0 means its own.
-_C.DISTILL.RESOLUTION = 0
-# Weight of the teacher's answers in the loss; the labels have the rest (Sec. 4.2).
-_C.DISTILL.WEIGHT = 0.8
-# Folder with the teacher's answers, made once by tools/cache_teacher.py, so that training need not run the teacher.
-# Not with mixup.
-_C.DISTILL.CACHE = ""
-# In how many fixed versions an image comes then, one after the other, instead of a new one in each epoch.
-_C.DISTILL.VIEWS = 1
+    def accepts(self, value: Any) -> bool:
+        """Return whether a value of the right type is allowed."""
+        if isinstance(value, list):
+            kinds = (str,) if self.items is str else (int, float)
+            return all(type(item) in kinds for item in value)
+        if self.choices:
+            return value in self.choices
+        # these comparisons are False for NaN
+        return (
+            (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
 
-_C.EVAL = CN()
-# Epochs between evaluations; the last epoch is always evaluated.
-_C.EVAL.PERIOD = 1
-# Images a step in evaluation, for each process.
-_C.EVAL.BATCH_SIZE = 256
+    def describe(self) -> str:
+        """Describe the allowed values, as in "at least 0", "in [0, 1)" or "one of 1, 3"."""
+        if isinstance(self.default, list):
+            return "a list of text" if self.items is str else "a list of numbers"
+        if self.choices:
+            return f"one of {', '.join(map(str, self.choices))}"
+        upper = "" if self.high is None and self.below is None else f"{self.high or self.below:g}"
+        if self.low is not None:
+            if not upper:
+                return f"at least {self.low:g}"
+            return f"in [{self.low:g}, {upper}{']' if self.below is None else ')'}"
+        if self.above is not None:
+            return f"in ({self.above:g}, {upper}{']' if self.below is None else ')'}" if upper else "positive"
+        return ""
 
-_C.CHECKPOINT = CN()
-# Epochs between checkpoints; the last epoch is always kept.
-_C.CHECKPOINT.PERIOD = 1
-# Steps between checkpoints besides, for long epochs; 0 for none.
-_C.CHECKPOINT.STEPS = 0
-# Checkpoints to keep, the newest.
-_C.CHECKPOINT.KEEP = 3
 
-_C.LOG = CN()
-# Steps between two entries of the metrics file.
-_C.LOG.PERIOD = 20
+KEYS: dict[str, ConfigKey] = {}
+
+
+def key(name: str, default: Any, help: str, **limits: Any) -> None:
+    """Declare a config key; `limits` are fields of `ConfigKey`."""
+    KEYS[name] = ConfigKey(default, help, **limits)
+
+
+def get_cfg() -> CfgNode:
+    """Return a config with all defaults, for `merge_from_file` and `merge_from_list`."""
+    return CfgNode(nest({name: copy.deepcopy(config_key.default) for name, config_key in KEYS.items()}))
+
+
+# The run
+
+key("SEED", 0, "Random seed of weights, order of the images, augmentation and dropout.", low=0, high=2**63 - 1)
+key(
+    "RECIPE",
+    "",
+    "A recipe file (docs/training.md), whose values replace those of the keys that it covers; empty for none. "
+    "A relative path is first looked up beside the config file that sets it, as for MODEL.ARCH.",
+)
+key("OUTPUT_DIR", "output/run", "Folder for checkpoints, logs, metrics and figures.")
+key(
+    "IMPORTS",
+    [],
+    "Python modules to import first, such as my_package.datasets, which register your own datasets, blocks, losses, "
+    "optimizers and so on. The current folder is searched too.",
+    items=str,
+)
+key("DEVICE", "auto", 'A torch device such as "cpu" or "cuda:1"; "auto" uses a GPU if there is one, else the CPU.')
+
+# The network
+
+key(
+    "MODEL.ARCH",
+    "fbnetv3_a",
+    "Registered name of an architecture (tools/analyze_net.py lists them), path of its YAML file, or one of "
+    "torchvision's networks, such as torchvision/resnet50.",
+)
+key("MODEL.ARCH_DIRS", [], "Folders of architecture files (*.yaml) that this run can use by name.", items=str)
+key("MODEL.NUM_CLASSES", 0, "Outputs of the classifier; 0 for the number of the dataset's classes.", low=0)
+key("MODEL.IN_CHANS", 3, "Channels of the input: 3 for RGB, 1 for grayscale.", choices=(1, 3))
+key("MODEL.DROP_RATE", 0.0, "Dropout before the classifier's last layer.", low=0, below=1)
+key(
+    "MODEL.DROP_PATH_RATE",
+    0.0,
+    "Stochastic depth of the last block; it grows linearly from 0 at the first.",
+    low=0,
+    below=1,
+)
+key(
+    "MODEL.WEIGHTS",
+    "",
+    'Weights to start from or to evaluate: a file, a URL, or "zoo://" and a model zoo entry. Empty for random '
+    "initialization.",
+)
+key("MODEL.CHANNELS_LAST", True, "NHWC memory format, which is faster on CPUs and on GPUs with tensor cores.")
+key(
+    "MODEL.SYNC_BN",
+    True,
+    "In distributed training, compute BatchNorm statistics over the images of all processes, so that results do not "
+    "depend on the number of processes.",
+)
+key(
+    "MODEL.COMPILE",
+    False,
+    "Compile the network with torch.compile: a minute or two at the start, then faster steps.",
+)
+
+# The dataset
+
+key("DATA.NAME", "imagefolder", "Registered name of a dataset: digits, cifar10, imagefolder, imagelist, shards.")
+key(
+    "DATA.ROOT",
+    "",
+    "Folder of the dataset. For imagefolder, it has train/ and val/ (or test/) with one folder per class; for "
+    "imagelist, this is the split file; for shards, the folder of the tar files.",
+)
+key("DATA.WORKERS", 2, "Processes that load images, per training process; 0 to load in the training process.", low=0)
+key("DATA.MAX_CORRUPT", 0, "Corrupt images to skip before the run fails with an error that names them.", low=0)
+
+# Preprocessing and augmentation
+
+key(
+    "INPUT.RESOLUTION",
+    0,
+    "Side of the network's square input in pixels; 0 for the architecture's own.",
+    low=0,
+    high=8192,
+)
+key(
+    "INPUT.RESIZE",
+    0,
+    "In evaluation, short side of the image in pixels before the center crop; 0 keeps the architecture's ratio to the "
+    "resolution.",
+    low=0,
+    high=16384,
+)
+key("INPUT.MEAN", [0.485, 0.456, 0.406], "Mean to subtract from RGB (or gray) in [0, 1], one value per channel.")
+key("INPUT.STD", [0.229, 0.224, 0.225], "Standard deviation to divide by, one value per channel.")
+key(
+    "INPUT.INTERPOLATION",
+    "bilinear",
+    "Interpolation of all resizing.",
+    choices=("bilinear", "bicubic", "nearest"),
+)
+key(
+    "INPUT.CROP",
+    "random_resized",
+    'Crop in training, by registered name: "random_resized" (ImageNet), "padded" (pad, then crop at random), or "none" '
+    "(as in evaluation).",
+)
+key("INPUT.CROP_SCALE", [0.08, 1.0], 'Smallest and largest fraction of the image\'s area for "random_resized".')
+key("INPUT.CROP_PADDING", 4, 'Pixels that "padded" adds on each side.', low=0)
+key("INPUT.FLIP", True, "In training, mirror half of the images.")
+key(
+    "INPUT.AUTO_AUGMENT",
+    "none",
+    "Augmentation after the crop, by registered name: none, autoaugment (ImageNet's policy) or randaugment.",
+)
+key(
+    "INPUT.RANDOM_ERASING",
+    0.0,
+    "Fraction of the training images from which a random rectangle is erased.",
+    low=0,
+    high=1,
+)
+key("INPUT.MIXUP", 0.0, "Alpha of mixup's Beta distribution; 0 for no mixup.", low=0)
+
+# Optimization
+
+key("SOLVER.OPTIMIZER", "sgd", "Registered name of an optimizer: sgd, rmsprop (torch's), rmsprop_tf (timm's).")
+key("SOLVER.LOSS", "cross_entropy", "Registered name of a loss.")
+key("SOLVER.LR", 0.1, "Learning rate at the end of the warmup, for a batch of LR_BATCH_SIZE images.", low=0)
+key(
+    "SOLVER.LR_BATCH_SIZE",
+    0,
+    "Scale the learning rate by BATCH_SIZE / LR_BATCH_SIZE; 0 to use LR as it is.",
+    low=0,
+)
+key("SOLVER.MOMENTUM", 0.9, "Momentum of the optimizer.", low=0, below=1)
+key("SOLVER.NESTEROV", True, "Nesterov momentum, for sgd.")
+key(
+    "SOLVER.RMSPROP_ALPHA",
+    0.9,
+    "Smoothing of RMSProp's mean squared gradient. The paper does not state it.",
+    low=0,
+    below=1,
+)
+key(
+    "SOLVER.RMSPROP_EPS",
+    0.25,
+    "Constant in RMSProp's denominator: rmsprop (torch) adds it to the root of the mean squared gradient, rmsprop_tf "
+    "(timm's RMSpropTF) adds it inside the root. The paper does not state it. EfficientNet and MobileNetV3 were "
+    "trained with 0.001 inside the root. 0.25 outside the root makes steps for small gradients equal to those of SGD "
+    "at four times the learning rate, which is the factor between the two in Table 2; with 0.001 outside the root, no "
+    "recipe of Table 2 trained a small FBNetV3 on CIFAR-10.",
+    above=0,
+    high=1,
+)
+key("SOLVER.WEIGHT_DECAY", 1e-5, "L2 penalty on the weights.", low=0)
+key("SOLVER.DECAY_NORM_BIAS", True, "Apply weight decay also to biases, and to scales and shifts of norm layers.")
+key("SOLVER.EPOCHS", 400, "Passes over the training images.", low=1)
+key("SOLVER.BATCH_SIZE", 256, "Images per step over all processes; at least 2, for BatchNorm.", low=2)
+key(
+    "SOLVER.ACCUMULATE",
+    1,
+    "Split each step's batch into this many parts, processed in sequence, to save memory. BatchNorm sees one part.",
+    low=1,
+)
+key(
+    "SOLVER.PRECISION",
+    "float32",
+    "Arithmetic of forward and backward pass: float32, or autocast to bfloat16 or float16 (with loss scaling).",
+    choices=("float32", "bfloat16", "float16"),
+)
+key(
+    "SOLVER.SCHEDULE",
+    "exponential",
+    'Learning-rate schedule, by registered name: "cosine" (down to 0) or "exponential" (times DECAY each epoch).',
+)
+key(
+    "SOLVER.DECAY",
+    0.9875,
+    "Factor per epoch of the exponential schedule: 0.9875 in the paper's final trainings, 0.963 in its search.",
+    above=0,
+    high=1,
+)
+key(
+    "SOLVER.WARMUP_EPOCHS",
+    5.0,
+    "Epochs over which the learning rate rises linearly from WARMUP_FACTOR * LR.",
+    low=0,
+)
+key("SOLVER.WARMUP_FACTOR", 0.1, "Fraction of LR at the start of the warmup.", above=0, high=1)
+key("SOLVER.LABEL_SMOOTHING", 0.0, "Fraction of the target that is spread evenly over all classes.", low=0, below=1)
+
+# Exponential moving average
+
+key(
+    "EMA.ENABLED",
+    False,
+    "Average weights and BatchNorm statistics over training; evaluate and save both raw and averaged weights.",
+)
+key("EMA.DECAY", 0.9998, "Weight of the previous average in each step.", low=0, below=1)
+
+# Distillation
+
+key("DISTILL.ARCH", "", "Architecture of the teacher, as for MODEL.ARCH; empty for no distillation.")
+key("DISTILL.WEIGHTS", "", "Weights of the teacher, as for MODEL.WEIGHTS.")
+key(
+    "DISTILL.RESOLUTION",
+    0,
+    "Side of the teacher's input in pixels; 0 for its architecture's own.",
+    low=0,
+    high=8192,
+)
+key(
+    "DISTILL.WEIGHT",
+    0.8,
+    "Weight of the teacher's part of the loss; the labels' part has the rest (Sec. 4.2).",
+    above=0,
+    high=1,
+)
+key(
+    "DISTILL.CACHE",
+    "",
+    "Folder of cached teacher logits, written once by tools/cache_teacher.py, so that training need not run the "
+    "teacher. Not with mixup.",
+)
+key(
+    "DISTILL.VIEWS",
+    1,
+    "With cached logits: number of fixed augmented views per image, used in turn instead of a new one each epoch.",
+    low=1,
+)
+
+# Evaluation, checkpoints, logging
+
+key("EVAL.PERIOD", 1, "Epochs between evaluations; the last epoch is always evaluated.", low=1)
+key("EVAL.BATCH_SIZE", 256, "Images per step in evaluation, per process.", low=1)
+key("CHECKPOINT.PERIOD", 1, "Epochs between checkpoints; the last epoch always has one.", low=1)
+key("CHECKPOINT.STEPS", 0, "Steps between additional checkpoints, for long epochs; 0 for none.", low=0)
+key("CHECKPOINT.KEEP", 3, "Number of newest checkpoints to keep.", low=1)
+key("LOG.PERIOD", 20, "Steps between entries of the metrics file.", low=1)

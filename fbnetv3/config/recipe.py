@@ -10,14 +10,21 @@ from typing import Any
 
 import yaml
 
-from fbnetv3.errors import FieldError
-from fbnetv3.utils.yaml_files import check_keys, number_of, read_mapping
+from fbnetv3.errors import FieldError, UnknownNameError
+from fbnetv3.registry import Registry
+from fbnetv3.utils.checks import check_keys, check_type, is_number
+from fbnetv3.utils.yaml_files import parse_number, read_mapping
 
-OPTIMIZERS = ("rmsprop", "sgd")
+# Builders of optimizers, as lazy entries, so that recipes need no torch.
+OPTIMIZERS = Registry("optimizer")
+OPTIMIZERS.register("fbnetv3.training.optimizers:build_sgd", name="sgd")
+OPTIMIZERS.register("fbnetv3.training.optimizers:build_rmsprop", name="rmsprop")
+OPTIMIZERS.register("fbnetv3.training.optimizers:build_rmsprop_tf", name="rmsprop_tf")
+
 SGD_FACTOR = 4.0
 
-# Lowest and highest value of Table 2. It prints d and m in tenths, which would make them larger than 1; they are
-# taken as hundredths, like p, which is where the 0.2 lies that Sec. 4.2 gives F and G for d.
+# Smallest and largest values of Table 2. It lists d and m in tenths, which would exceed 1; they are read as hundredths,
+# like p, which agrees with the 0.2 that Sec. 4.2 gives as d of F and G.
 TABLE_2 = {
     "lr": (0.020, 0.030),
     "drop_rate": (0.01, 0.31),
@@ -26,23 +33,26 @@ TABLE_2 = {
     "weight_decay": (7e-6, 21e-6),
 }
 
+# Exclusive upper bounds; the lower bounds are 0.
+_UPPER_BOUNDS = {"lr": 1e3, "weight_decay": 1e3, "mixup": 1e3, "drop_rate": 1.0, "drop_path_rate": 1.0}
+
 
 class RecipeError(FieldError):
-    """A recipe that makes no sense."""
+    """An invalid recipe."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train a network.
+    """How to train a network; the letters are those of Table 2.
 
     Attributes:
-        optimizer: "rmsprop" or "sgd" (Table 2, optim).
-        lr: initial learning rate as the search sees it (lr); SGD gets four times as much, see `initial_lr`.
-        weight_decay: (wd).
+        optimizer: registered name of an optimizer (optim).
+        lr: initial learning rate in the search space (lr); SGD uses four times as much, see `initial_lr`.
+        weight_decay: L2 penalty (wd).
         mixup: alpha of mixup's Beta distribution; 0 for none (m).
         drop_rate: dropout before the classifier (p).
         drop_path_rate: stochastic depth of the last block (d).
-        ema: whether to average the weights over training and evaluate the average (ema).
+        ema: whether to evaluate an average of the weights over training (ema).
     """
 
     optimizer: str
@@ -54,22 +64,23 @@ class Recipe:
     ema: bool = True
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise RecipeError(f"{self.optimizer!r} is not one of {', '.join(OPTIMIZERS)}", "optimizer")
-        if not isinstance(self.ema, bool):
-            raise RecipeError(f"{self.ema!r} is neither true nor false", "ema")
-        for name, high in (("lr", 1e3), ("weight_decay", 1e3), ("mixup", 1e3), ("drop_rate", 1), ("drop_path_rate", 1)):
+        try:
+            OPTIMIZERS.get(self.optimizer)
+        except UnknownNameError as error:
+            raise RecipeError(str(error), "optimizer") from None
+        check_type(self.ema, "ema", bool, "true or false", RecipeError)
+        for name, high in _UPPER_BOUNDS.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < high:
+            if not is_number(value, 0) or value >= high:
                 raise RecipeError(f"{value!r} is not a number in [0, {high:g})", name)
 
     @property
     def initial_lr(self) -> float:
-        """The learning rate to train with: Table 2's, times 4 for SGD."""
+        """The learning rate to train with: that of Table 2, times 4 for SGD."""
         return self.lr * SGD_FACTOR if self.optimizer == "sgd" else self.lr
 
     def check_table_2(self) -> None:
-        """Refuse a recipe from outside the paper's search space.
+        """Require the recipe to be in the paper's search space.
 
         Raises:
             RecipeError: names the field, its value and its range.
@@ -80,7 +91,7 @@ class Recipe:
                 raise RecipeError(f"{value} is not in Table 2's [{low:g}, {high:g}]", name)
 
     def to_config(self) -> dict[str, Any]:
-        """The same as keys of a training config."""
+        """Return the recipe as nested keys of a training config."""
         return {
             "SOLVER": {"OPTIMIZER": self.optimizer, "LR": self.initial_lr, "WEIGHT_DECAY": self.weight_decay},
             "MODEL": {"DROP_RATE": self.drop_rate, "DROP_PATH_RATE": self.drop_path_rate},
@@ -90,21 +101,20 @@ class Recipe:
 
 
 def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
-    """A recipe from a plain mapping.
+    """Build a recipe from a plain mapping.
 
     Raises:
-        RecipeError: names the field at fault.
+        RecipeError: invalid; names the field.
     """
     check_keys(data, RecipeError, tuple(f.name for f in fields(Recipe)), required=("optimizer", "lr"))
-    numbers = {f.name for f in fields(Recipe)} - {"optimizer", "ema"}
-    return Recipe(**{key: number_of(value) if key in numbers else value for key, value in data.items()})
+    return Recipe(**{key: parse_number(value) if key in _UPPER_BOUNDS else value for key, value in data.items()})
 
 
 def load_recipe(path: str | os.PathLike) -> Recipe:
     """Read a recipe from YAML.
 
     Raises:
-        RecipeError: the file is missing, not YAML, or holds no recipe. The text names file and field.
+        RecipeError: the file is missing, not YAML, or not a valid recipe; names file and field.
     """
     data = read_mapping(path, RecipeError, (f.name for f in fields(Recipe)))
     try:
@@ -114,10 +124,10 @@ def load_recipe(path: str | os.PathLike) -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The recipe as YAML. Reads back equal."""
+    """Write a recipe as YAML, which `load_recipe` reads back as an equal recipe."""
     return yaml.safe_dump(asdict(recipe), sort_keys=False)
 
 
 def save_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
-    """Write the recipe to a YAML file."""
+    """Write a recipe to a YAML file."""
     Path(path).write_text(dump_recipe(recipe))

@@ -1,4 +1,4 @@
-"""From a definition to a network: the trunk, the classifier on it, and the feature pyramid of a backbone."""
+"""Networks built from architectures: the trunk, the classifier, and the feature maps of a backbone."""
 
 from __future__ import annotations
 
@@ -14,77 +14,78 @@ from fbnetv3.utils.checks import check_int
 
 
 class Trunk(nn.Module):
-    """The blocks of a definition; block i of stage s lies at `stages[s][i]`.
+    """The blocks of an architecture; block i of stage s is `stages[s][i]`.
 
     Args:
-        defn: the architecture.
+        arch: the architecture.
         in_chans: channels of the input.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
-        norm_layer: makes the norm of a channel count.
-        last: name of the last block to build; default all.
+        norm_layer: builds the norm for a number of channels.
+        last: name of the last block to build; default: all.
     """
 
     def __init__(
         self,
-        defn: ArchDef,
+        arch: ArchDef,
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
         norm_layer: Callable[..., nn.Module] = BatchNorm,
         last: str | None = None,
     ) -> None:
         super().__init__()
-        self.arch = defn
+        self.arch = arch
         self.stages = nn.Sequential()
-        blocks = defn.blocks(in_chans)
+        blocks = arch.blocks(in_chans)
         for i, block in enumerate(blocks):
             if block.stage == len(self.stages):
                 stage = nn.Sequential()
                 self.stages.append(stage)
             rate = drop_path_rate * i / max(1, len(blocks) - 1)
-            module = BLOCKS.get(block.kind)(block.spec, norm_layer=norm_layer, drop_path=rate)
-            stage.append(module)
+            block_class = BLOCKS.resolve(block.kind)
+            stage.append(block_class(block.spec, norm_layer=norm_layer, drop_path=rate))
             if block.name == last:
                 break
         init_weights(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W) to the last block's map."""
+        """Map (N, in_chans, H, W) to the output of the last block."""
         return self.stages(x)
 
 
 class Features(Trunk):
-    """A trunk that returns its map at every stride: 2, 4, 8, 16 and 32; networks for small images end at 16.
+    """A trunk that returns its last map at every stride: 2, 4, 8, 16 and 32; networks for small images end at 16.
 
-    A map is (N, C, ceil(H / stride), ceil(W / stride)) where strided blocks pad by kernel // 2, as in D, G and
-    the networks with `same_padding`. A, B, C, E and F pad some of them less: theirs can be a pixel or two smaller.
-
-    Attributes:
-        feature_channels: channels of each map.
-        feature_strides: stride of each map.
+    A map is (N, C, ceil(H / stride), ceil(W / stride)) if strided blocks pad by kernel // 2, as in D, G and the
+    networks with `same_padding`. A, B, C, E and F pad some of them less, so that maps can be a pixel or two smaller.
     """
+
+    feature_channels: tuple[int, ...]
+    """Number of channels of each map."""
+    feature_strides: tuple[int, ...]
+    """Stride of each map."""
 
     def __init__(
         self,
-        defn: ArchDef,
+        arch: ArchDef,
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
         norm_layer: Callable[..., nn.Module] = BatchNorm,
     ) -> None:
-        found = feature_blocks(defn)
-        if not found:
-            raise UsageError(f"{defn.name} has no block before its mbpool: there are no maps to return")
-        super().__init__(defn, in_chans, drop_path_rate, norm_layer, last=found[-1][0].name)
-        self._taken = frozenset((block.stage, block.index) for block, _ in found)
-        self.feature_channels = tuple(block.spec.out_channels for block, _ in found)
-        self.feature_strides = tuple(stride for _, stride in found)
+        taps = feature_blocks(arch)
+        if not taps:
+            raise UsageError(f"{arch.name} has no block before its pooling block, so that it has no feature maps")
+        super().__init__(arch, in_chans, drop_path_rate, norm_layer, last=taps[-1][0].name)
+        self._taps = frozenset((block.stage, block.index) for block, _ in taps)
+        self.feature_channels = tuple(block.spec.out_channels for block, _ in taps)
+        self.feature_strides = tuple(stride for _, stride in taps)
 
     def forward(self, x: Tensor) -> list[Tensor]:  # type: ignore[override]
-        """(N, in_chans, H, W) to the maps, finest first."""
+        """Map (N, in_chans, H, W) to the maps, finest first."""
         maps = []
         for s, stage in enumerate(self.stages):
             for b, block in enumerate(stage):  # type: ignore[arg-type, var-annotated]
                 x = block(x)
-                if (s, b) in self._taken:
+                if (s, b) in self._taps:
                     maps.append(x)
         return maps
 
@@ -93,17 +94,17 @@ class FBNetV3(nn.Module):
     """The classifier: trunk, average pool, dropout, 1x1 convolution to the classes.
 
     Args:
-        defn: the architecture.
-        num_classes: outputs; 0 gives the pooled features.
+        arch: the architecture.
+        num_classes: number of classes; 0 for a network that returns the pooled features.
         in_chans: channels of the input.
         drop_rate: dropout before the head.
-        drop_path_rate: stochastic depth, see `Trunk`.
-        norm_layer: makes the norm of a channel count.
+        drop_path_rate: stochastic depth; see `Trunk`.
+        norm_layer: builds the norm for a number of channels.
     """
 
     def __init__(
         self,
-        defn: ArchDef,
+        arch: ArchDef,
         num_classes: int = 1000,
         in_chans: int = 3,
         drop_rate: float = 0.0,
@@ -111,24 +112,24 @@ class FBNetV3(nn.Module):
         norm_layer: Callable[..., nn.Module] = BatchNorm,
     ) -> None:
         super().__init__()
-        self.arch = defn
+        self.arch = arch
         self.num_classes = num_classes
-        self.backbone = Trunk(defn, in_chans, drop_path_rate, norm_layer)
+        self.backbone = Trunk(arch, in_chans, drop_path_rate, norm_layer)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(drop_rate)
-        self.head = nn.Conv2d(defn.out_channels, num_classes, 1) if num_classes else nn.Identity()
+        self.head = nn.Conv2d(arch.out_channels, num_classes, 1) if num_classes else nn.Identity()
         if isinstance(self.head, nn.Conv2d):
             assert self.head.bias is not None
             nn.init.normal_(self.head.weight, std=0.01)
             nn.init.zeros_(self.head.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_chans, H, W) to logits (N, num_classes), or to features (N, C) without a head."""
+        """Map (N, in_chans, H, W) to logits (N, num_classes), or to features (N, C) without a head."""
         return self.head(self.dropout(self.pool(self.backbone(x)))).flatten(1)
 
 
 def build_network(
-    defn: ArchDef,
+    arch: ArchDef,
     *,
     num_classes: int = 1000,
     in_chans: int = 3,
@@ -137,16 +138,25 @@ def build_network(
     drop_path_rate: float = 0.0,
     norm_layer: Callable[..., nn.Module] = BatchNorm,
 ) -> FBNetV3 | Features:
-    """The network of a definition, with fresh weights: the classifier, or with `features_only` the `Features`.
+    """Build a randomly initialized network.
+
+    Args:
+        arch: the architecture.
+        num_classes: number of classes of the classifier; see `FBNetV3`.
+        in_chans: channels of the input.
+        features_only: whether to build `Features` instead of the classifier.
+        drop_rate: dropout before the head.
+        drop_path_rate: stochastic depth; see `Trunk`.
+        norm_layer: builds the norm for a number of channels.
 
     Raises:
-        UsageError: an argument out of range.
+        UsageError: an argument is out of range.
     """
     check_int(num_classes, "num_classes", 0)
     check_int(in_chans, "in_chans", 1)
-    for what, value in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
-        if not 0 <= value < 1:
-            raise UsageError(f"{what} {value!r} is not in [0, 1)")
+    for argument, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
+        if not 0 <= rate < 1:
+            raise UsageError(f"{argument} {rate!r} is not in [0, 1)")
     if features_only:
-        return Features(defn, in_chans, drop_path_rate, norm_layer)
-    return FBNetV3(defn, num_classes, in_chans, drop_rate, drop_path_rate, norm_layer)
+        return Features(arch, in_chans, drop_path_rate, norm_layer)
+    return FBNetV3(arch, num_classes, in_chans, drop_rate, drop_path_rate, norm_layer)
