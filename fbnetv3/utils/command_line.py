@@ -1,4 +1,4 @@
-"""What the tools share: logging to the terminal, and errors as one line with an exit code."""
+"""Shared by all tools: argument parsing, logging to the terminal, and one-line errors with exit codes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 from fbnetv3.errors import Terminated, UserError
 from fbnetv3.utils.imports import import_modules
 
-_LONGEST = 4000  # characters of an error; what a file holds may be megabytes
+# Error messages may quote a file's content; longer ones are shortened in the middle.
+_MAX_MESSAGE_LENGTH = 4000
 
 
 class _ImportModule(argparse.Action):
@@ -40,7 +41,7 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
-class _Nowhere(io.TextIOBase):
+class _DiscardOutput(io.TextIOBase):
     def write(self, text: str) -> int:
         return len(text)
 
@@ -52,67 +53,81 @@ def run_tool(
     after_interrupt: str = "",
     sigterm: bool = False,
 ) -> None:
-    """Run a tool and exit: 0 when all went well, 2 for a wrong call, 1 for anything else, 130 for Ctrl-C, 143 for
-    SIGTERM (128 and the signal, as shells and schedulers count).
+    """Run a tool and exit with its code.
 
-    A `UserError`, or an error of the operating system, is printed as one line without a traceback. Of the processes
-    that torchrun starts, the first one speaks; the others only say what has gone wrong with them.
+    The code is 0 for success, 2 for invalid usage, 1 for other errors, 130 for Ctrl-C and 143 for SIGTERM (128 plus the
+    signal's number, as shells and schedulers expect). `UserError`s and errors of the operating system are printed on
+    one line, without a traceback. Of several processes started by torchrun, only rank 0 prints to the terminal; the
+    others print only their errors.
 
     Args:
-        main: takes the arguments, None for those of the command line.
+        main: the tool, which takes the arguments; None stands for those of the command line.
         argv: arguments, for tests.
-        after_interrupt: what to tell the user after Ctrl-C or SIGTERM.
-        sigterm: let SIGTERM end the tool as Ctrl-C does; for tools that do not see to it themselves, as training does.
+        after_interrupt: advice for the user after Ctrl-C or SIGTERM.
+        sigterm: exit on SIGTERM as on Ctrl-C. For tools that do not handle it themselves, as training does.
     """
-    rank = int(os.environ.get("RANK", "0")) if int(os.environ.get("WORLD_SIZE", "1")) > 1 else 0
+    is_distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    rank = int(os.environ.get("RANK", "0")) if is_distributed else 0
     if rank:
-        sys.stdout = _Nowhere()
-    prefix = f"[process {rank}] " if rank else ""
+        sys.stdout = _DiscardOutput()
+
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
-    log = logging.getLogger("fbnetv3")
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
-    previous = signal.signal(signal.SIGTERM, _terminate) if sigterm else None
+    logger = logging.getLogger("fbnetv3")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    previous = signal.signal(signal.SIGTERM, _raise_terminated) if sigterm else None
     try:
-        main(argv)
-        code = 0
-    except UserError as error:
-        code = error.exit_code
-        _complain(f"{prefix}error: {_one_line(error)}")
-    except MemoryError:
-        code = 1
-        _complain(f"{prefix}error: the memory has run out")
-    except BrokenPipeError:
-        sys.stderr.close()
-        code = 1
-    except OSError as error:
-        code = 1
-        place = f"{error.filename}: " if error.filename else ""
-        _complain(f"{prefix}error: {place}{_one_line(error.strerror or error)}")
-    except (KeyboardInterrupt, Terminated) as error:
-        code, word = (130, "interrupted") if isinstance(error, KeyboardInterrupt) else (143, "terminated")
-        if not rank:
-            _complain("; ".join(filter(None, (word, after_interrupt))))
+        code = _run(main, argv, rank, after_interrupt)
     finally:
-        log.removeHandler(handler)
+        logger.removeHandler(handler)
         if sigterm:
             signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
     sys.exit(code)
 
 
-def _complain(line: str) -> None:
-    """Write a line in one piece, so that those of several processes do not end up on one."""
+def _run(
+    main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None, rank: int, after_interrupt: str
+) -> int:
+    """Run a tool, print its error if it fails, and return the exit code."""
+    prefix = f"[process {rank}] error: " if rank else "error: "
+    try:
+        main(argv)
+    except UserError as error:
+        _print_error(prefix + _shorten(error))
+        return error.exit_code
+    except MemoryError:
+        _print_error(f"{prefix}out of memory")
+        return 1
+    except BrokenPipeError:  # the reader of our output has exited, as in `tool | head`
+        sys.stderr.close()
+        return 1
+    except OSError as error:
+        file = f"{error.filename}: " if error.filename else ""
+        _print_error(prefix + file + _shorten(error.strerror or error))
+        return 1
+    except (KeyboardInterrupt, Terminated) as error:
+        code, word = (130, "interrupted") if isinstance(error, KeyboardInterrupt) else (143, "terminated")
+        if not rank:
+            _print_error("; ".join(filter(None, (word, after_interrupt))))
+        return code
+    return 0
+
+
+def _print_error(line: str) -> None:
+    """Write a line with a single call, so that lines of several processes do not mix."""
     sys.stderr.write(f"{line}\n")
     sys.stderr.flush()
 
 
-def _terminate(number: int, frame: object) -> None:
-    """A scheduler wants an end: once, so that what is open can be closed meanwhile."""
+def _raise_terminated(number: int, frame: object) -> None:
+    """Handle SIGTERM: raise once, and ignore repeats while open files are closed."""
     signal.signal(number, signal.SIG_IGN)
     raise Terminated
 
 
-def _one_line(message: object) -> str:
+def _shorten(message: object) -> str:
     line = " ".join(str(message).split())
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 4 :]}"
+    if len(line) <= _MAX_MESSAGE_LENGTH:
+        return line
+    return f"{line[: _MAX_MESSAGE_LENGTH // 2]} ... {line[-_MAX_MESSAGE_LENGTH // 4 :]}"
