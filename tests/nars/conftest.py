@@ -1,4 +1,4 @@
-"""Finished searches of the toy space, for the tests that only look at them."""
+"""Finished searches of the toy space, for tests that only read them."""
 
 import pytest
 
@@ -7,12 +7,14 @@ from tests.nars.toy import QUICK, SPACE, evaluate, spent
 
 
 @pytest.fixture(scope="session")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
+def budgeted_search(tmp_path_factory):
+    """Three rounds, then a recommendation for each of two budgets."""
+    folder = tmp_path_factory.mktemp("budgeted")
     settings = {**QUICK, "columns": {"spent": spent}, "budgets": [{"spent": 12}, {"spent": [None, 18]}]}
     return search(SPACE, evaluate, folder / "out", **settings)
 
 
 @pytest.fixture(scope="session")
-def plain(tmp_path_factory):
+def plain_search(tmp_path_factory):
+    """Three rounds without budgets."""
     return search(SPACE, evaluate, tmp_path_factory.mktemp("plain") / "out", **QUICK)

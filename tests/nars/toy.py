@@ -1,4 +1,4 @@
-"""A small space, curves and settings with which a whole search takes a second."""
+"""A small space, learning curves, and settings with which a search takes a second."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ SPACE = space_from_dict(
         | {"kind": {"choices": ["a", "b", "c"]}, "lr": {"range": [1, 9], "part": "recipe"}},
     }
 )
-FAST = {"members": 4, "width": 32, "pretrain_epochs": 5, "frozen_epochs": 20, "tuned_epochs": 20}
+FAST = {"members": 4, "width": 32, "pretrain_epochs": 5, "frozen_epochs": 20, "finetune_epochs": 20}
 QUICK = {"epochs": 6, "rounds": 3, "batch": 10, "pool": 400, "predictor": FAST, "executor": "serial"}
 
 
@@ -26,19 +26,24 @@ def accuracy(candidate):
 
 
 def evaluate(candidate, epochs):
-    """Deterministic curves that cross in the first epochs."""
-    wild = np.random.default_rng(candidate.vector.tolist()).normal(0, [9, 3, 0.5, 0, 0, 0])
-    return [accuracy(candidate) * (1 - 0.5**epoch) + wild[epoch - 1] for epoch in range(1, epochs + 1)]
+    """Return deterministic learning curves that cross in the first epochs."""
+    noise = np.random.default_rng(candidate.vector.tolist()).normal(0, [9, 3, 0.5, 0, 0, 0])
+    return [accuracy(candidate) * (1 - 0.5**epoch) + noise[epoch - 1] for epoch in range(1, epochs + 1)]
 
 
-def spent(columns):
-    return columns[:, :4].sum(1)
+def constant(candidate, epochs):
+    return [0.5] * epochs
+
+
+def spent(candidates):
+    """Compute the cost column of candidates, (N, variables)."""
+    return candidates[:, :4].sum(1)
 
 
 def outcome(folder):
-    """All that decides what a search finds, without times."""
+    """Return the trials and recommendations in a search's folder, without times."""
     store = TrialStore(Path(folder))
-    trials = [(t.number, t.round, t.candidate.tolist(), t.epochs, t.status, t.curve) for t in store.all()]
+    trials = [(t.number, t.round, t.candidate.tolist(), t.epochs, t.status, t.curve) for t in store.trials()]
     store.close()
-    found = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("found/*.json"))]
-    return trials, found
+    recommendations = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("recommendations/*.json"))]
+    return trials, recommendations

@@ -1,4 +1,4 @@
-"""The search tool as a user runs it: a search of real trainings from a config, its folder, its complaints."""
+"""tools/search_net.py as a user runs it: a search of real trainings, its output folder, error messages."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from fbnetv3.nars.algorithm.trial_store import TrialStore
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "search_net.py"
-FAST = {"members": 4, "width": 32, "pretrain_epochs": 3, "frozen_epochs": 10, "tuned_epochs": 10}
+FAST = {"members": 4, "width": 32, "pretrain_epochs": 3, "frozen_epochs": 10, "finetune_epochs": 10}
 
 
 def run(*arguments, cwd):
@@ -23,17 +23,17 @@ def run(*arguments, cwd):
     )
 
 
-def write(folder, **settings):
+def write_config(folder, **settings):
     file = folder / "search.yaml"
     file.write_text(yaml.safe_dump(settings))
     return file
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Six trainings on digits, and a recommendation."""
-    folder = tmp_path_factory.mktemp("trained")
-    config = write(
+def finished_search(tmp_path_factory):
+    """Run six trainings on digits and make a recommendation."""
+    folder = tmp_path_factory.mktemp("search")
+    config = write_config(
         folder,
         space=str(ROOT / "configs/nars/spaces/cifar10_small.yaml"),
         evaluator="training",
@@ -54,36 +54,36 @@ def trained(tmp_path_factory):
     return folder, config, run("--config", config, cwd=folder)
 
 
-def test_a_search_of_trainings(trained):
-    folder, _, done = trained
+def test_a_search_of_trainings(finished_search):
+    folder, _, done = finished_search
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     rows = re.findall(r"^ +(\d)/2 +(\d) +3/3 +0 +0 +[\d.]+", done.stdout, re.MULTILINE)
     assert rows[-1][0] == "2"
     store = TrialStore(folder / "out")
-    trials = store.all()
+    trials = store.trials()
     store.close()
     assert len(trials) == 6
     assert all(0 <= accuracy <= 100 for trial in trials for accuracy in trial.curve)
     assert {len(trial.curve) for trial in trials if trial.round == 0} == {2}
-    for trial in trials:  # what a trial leaves is small
+    for trial in trials:  # no weights or checkpoints are left
         files = {path.name for path in (folder / "out/trials" / f"{trial.number:05d}").iterdir()}
         assert {"arch.yaml", "metrics.jsonl", "config.yaml"} <= files
         assert not files & {"checkpoints", "model_final.pth", "tensorboard"}
 
 
-def test_its_recommendation_trains(trained):
-    folder, _, done = trained
-    config = next(path for path in (folder / "out/found").glob("*.yaml"))
+def test_its_recommendation_trains(finished_search):
+    folder, _, done = finished_search
+    config = next(path for path in (folder / "out/recommendations").glob("*.yaml"))
     assert str(config.relative_to(folder)) in done.stdout
     tool = [sys.executable, ROOT / "tools/train_net.py", "--config", config, "SOLVER.EPOCHS", "1"]
-    trained_it = subprocess.run(tool, cwd=folder, capture_output=True, text=True, check=False)
-    assert trained_it.returncode == 0, trained_it.stderr
-    assert f"{config.stem} (" in trained_it.stdout
+    training = subprocess.run(tool, cwd=folder, capture_output=True, text=True, check=False)
+    assert training.returncode == 0, training.stderr
+    assert f"{config.stem} (" in training.stdout
 
 
-def test_status_and_report(trained):
-    folder, _, done = trained
+def test_status_and_report(finished_search):
+    folder, _, done = finished_search
     status = run("status", "out", cwd=folder)
     assert "evaluator training, finished" in status.stdout
     assert re.search(r"^2 .*\(trial \d\)", status.stdout, re.MULTILINE)
@@ -100,18 +100,18 @@ def test_status_and_report(trained):
     assert (folder / "out/report.html").read_text() == report
 
 
-def test_resuming_a_finished_search_trains_nothing(trained):
-    folder, config, _ = trained
+def test_resuming_a_finished_search_trains_nothing(finished_search):
+    folder, config, _ = finished_search
     before = [path.stat().st_mtime for path in sorted((folder / "out/trials").rglob("*"))]
     done = run("--config", config, "--resume", "budgets", "[{macs: 0.9e6}]", cwd=folder)
     assert done.returncode == 0, done.stderr
     assert before == [path.stat().st_mtime for path in sorted((folder / "out/trials").rglob("*"))]
-    found = json.loads((folder / "out/found/cifar10_small_macs_900k.json").read_text())
-    assert found["columns"]["macs"] <= 0.9e6
+    provenance = json.loads((folder / "out/recommendations/cifar10_small_macs_900k.json").read_text())
+    assert provenance["columns"]["macs"] <= 0.9e6
 
 
 def test_recipes_for_a_network_of_torchvision(tmp_path):
-    """Sec. 4.1, Table 3: the network stands in the config, the search is for its recipe."""
+    """Sec. 4.1, Table 3: the config names the network, and the search finds its recipe."""
     from fbnetv3.nars import search
 
     arguments = {
@@ -139,10 +139,10 @@ def test_recipes_for_a_network_of_torchvision(tmp_path):
         predictor=FAST,
         executor="serial",
     )
-    (found,) = result.found
-    cfg = load_config(found.emitted.config)
+    (recommendation,) = result.recommendations
+    cfg = load_config(recommendation.files.config)
     assert cfg.MODEL.ARCH == "torchvision/squeezenet1_1"
-    assert found.candidate.recipe.initial_lr == cfg.SOLVER.LR
+    assert recommendation.candidate.recipe.initial_lr == cfg.SOLVER.LR
 
 
 @pytest.mark.parametrize(
@@ -150,24 +150,24 @@ def test_recipes_for_a_network_of_torchvision(tmp_path):
     [
         ({}, (), "search.yaml: space: missing"),
         ({"space": "nowhere.yaml", "evaluator": "table"}, (), "nowhere.yaml: cannot be read"),
-        ({"space": 3, "evaluator": "table"}, (), "search.yaml: space: 3 is neither a file nor a space"),
+        ({"space": 3, "evaluator": "table"}, (), "search.yaml: space: 3 is not a file or a space"),
         ({"space": {"name": "s"}, "evaluator": "table"}, (), "search.yaml: variables: missing"),
         ({"spce": 1}, (), "search.yaml: spce: unknown key: did you mean space"),
         ("good", ("rouns", "3"), "unknown key rouns: did you mean rounds"),
-        ("good", ("rounds",), "rounds: has no value; overrides come as KEY VALUE pairs"),
-        ("good", ("epochs.x", "3"), "epochs.x: epochs is 1, which has no settings inside"),
-        ("good", ("rounds", "three"), "search.yaml: rounds: 'three' is not a whole number"),
+        ("good", ("rounds",), "rounds: has no value; overrides are KEY VALUE pairs"),
+        ("good", ("epochs.x", "3"), "epochs.x: epochs is 1 and has no settings of its own"),
+        ("good", ("rounds", "three"), "search.yaml: rounds: 'three' is not an integer"),
         ("good", ("evaluator", "tabel"), "unknown evaluator 'tabel': did you mean table"),
         ("good", ("evaluator", "training"), "evaluator 'training' with {}: missing a required argument: 'config'"),
-        ("good", ("executor", "cloud"), "executor: 'cloud' is not one of local, serial, ray"),
-        ("good", ("constraints", "{macs: 3}"), "s has no networks: leave these bounds out"),
+        ("good", ("executor", "cloud"), "executor: 'cloud' is not registered: available: local, ray, serial"),
+        ("good", ("constraints", "{macs: 3}"), "constraints.macs: s has no architectures; remove the bound"),
     ],
 )
-def test_one_line_says_what_is_wrong(settings, arguments, error, tmp_path):
+def test_errors_are_one_line(settings, arguments, error, tmp_path):
     if settings == "good":
         space = {"name": "s", "variables": {"a": {"range": [0, 9]}}}
-        settings = {"space": space, "evaluator": "tests.nars.test_evaluators:constant", "epochs": 1}
-    done = run("--config", write(tmp_path, **settings), *arguments, cwd=tmp_path)
+        settings = {"space": space, "evaluator": "tests.nars.toy:constant", "epochs": 1}
+    done = run("--config", write_config(tmp_path, **settings), *arguments, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert done.stderr.startswith("error: ")
@@ -177,7 +177,7 @@ def test_one_line_says_what_is_wrong(settings, arguments, error, tmp_path):
 
 
 def test_a_folder_without_a_search(tmp_path):
-    for what in ("status", "report"):
-        done = run(what, tmp_path, cwd=tmp_path)
+    for command in ("status", "report"):
+        done = run(command, tmp_path, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
-        assert done.stderr == f"error: {tmp_path}: holds no search (there is no trials.sqlite)\n"
+        assert done.stderr == f"error: {tmp_path}: contains no search (no trials.sqlite)\n"

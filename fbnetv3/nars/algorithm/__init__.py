@@ -1,0 +1,1 @@
+"""The search algorithm: settings, rounds of trials, early stopping, evolution, recommendations."""

@@ -1,43 +1,46 @@
-"""When a training has gone far enough to tell which candidate is better (Sec. 3.3, Fig. 5)."""
+"""Early stopping: the epoch at which accuracies rank candidates like those of a full training (Sec. 3.3, Fig. 5)."""
 
 from __future__ import annotations
 
 import numpy as np
 from scipy.stats import rankdata
 
-THRESHOLD = 0.92
-# Of fewer curves than this a rank correlation says nothing.
-_LEAST = 5
+MIN_RANK_CORRELATION = 0.92
+_MIN_CURVES = 5  # a rank correlation of fewer says nothing
 
 
 def rank_correlations(curves: np.ndarray) -> np.ndarray:
-    """Spearman's correlation between the accuracies after each epoch and those after the last.
+    """Compute Spearman's rank correlation between the accuracies after each epoch and after the last.
+
+    Ties get their average rank.
 
     Args:
-        curves: (N, epochs).
+        curves: learning curves, (N, epochs).
 
     Returns:
-        (epochs,); not a number where all accuracies are equal.
+        (epochs,); NaN where all accuracies are equal.
     """
     ranks = rankdata(np.asarray(curves, np.float64), axis=0)
-    ranks -= ranks.mean(0)
-    lengths = np.sqrt((ranks**2).sum(0) * (ranks[:, -1] ** 2).sum())
+    centered = ranks - ranks.mean(axis=0)
+    last = centered[:, -1:]
+    norms = np.sqrt((centered**2).sum(axis=0) * (last**2).sum())
     with np.errstate(invalid="ignore", divide="ignore"):
-        return (ranks * ranks[:, -1:]).sum(0) / lengths
+        return (centered * last).sum(axis=0) / norms
 
 
-def stopping_epoch(curves: np.ndarray, threshold: float = THRESHOLD) -> int:
-    """The first epoch whose accuracies rank the candidates nearly as the last one's do.
+def stopping_epoch(curves: np.ndarray, min_correlation: float = MIN_RANK_CORRELATION) -> int:
+    """Return the first epoch whose ranking of the candidates is close to the last epoch's.
 
     Args:
-        curves: of the first round, (N, epochs).
-        threshold: what the rank correlation has to exceed.
+        curves: learning curves of the first round, (N, epochs).
+        min_correlation: rank correlation that the epoch must exceed.
 
     Returns:
-        From 1; the last one if no other will do, or if there are fewer than five curves.
+        From 1; the last epoch if no earlier one qualifies or there are fewer than five curves.
     """
     curves = np.asarray(curves, np.float64)
-    if len(curves) < _LEAST:
-        return curves.shape[1]
-    above = np.flatnonzero(rank_correlations(curves) > threshold)
-    return int(above[0]) + 1 if len(above) else curves.shape[1]
+    num_epochs = curves.shape[1]
+    if len(curves) < _MIN_CURVES:
+        return num_epochs
+    qualified = np.flatnonzero(rank_correlations(curves) > min_correlation)
+    return int(qualified[0]) + 1 if len(qualified) else num_epochs

@@ -1,10 +1,10 @@
-"""Stage 2, constrained iterative optimisation (Sec. 3.3): rounds of trials, each retraining the predictor."""
+"""Stage 2, constrained iterative optimization (Sec. 3.3): rounds of trials, each of which retrains the predictor."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,33 +12,35 @@ from fbnetv3.errors import UserError
 from fbnetv3.nars.algorithm.early_stopping import stopping_epoch
 from fbnetv3.nars.algorithm.search_settings import SearchSettings
 from fbnetv3.nars.algorithm.trial_store import DONE, FAILED, STOP_EPOCH, STOPPED, Trial, TrialStore
-from fbnetv3.nars.execution.jobs import Executor, Job, Outcome
-from fbnetv3.nars.predictor.accuracy_predictor import Predictor
+from fbnetv3.nars.execution.executors import Executor
+from fbnetv3.nars.execution.jobs import Job, Outcome
+from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
 
-# How long to wait for an evaluation before looking around, in seconds.
-_PATIENCE = 1.0
-# Accuracies that a predictor needs to learn anything.
-_LEAST = 2
+_POLL_SECONDS = 1.0
+_MIN_ACCURACIES = 2  # for the predictor to learn anything
+_SHOWN_ERRORS = 3
 
 
 class SearchError(UserError):
-    """A search that cannot go on; what it has measured is kept."""
+    """A search that cannot continue; its finished trials are kept."""
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a search is.
+class SearchProgress:
+    """The state of a running search.
 
     Attributes:
-        stage: what it does: "pretraining", "trials", "evolution" or "done".
-        round, rounds: of the trials; the first is 0.
-        trials: of this round.
-        epochs: how far this round's trials are evaluated.
-        best: best accuracy so far at `stop_epoch`, or None.
-        error: of the predictor on the last whole round, before it had seen it: root of the mean squared error.
-        seconds: left until the last trial ends, at the pace so far, or None.
-        message: what has happened, for people; "" for nothing worth a line.
-        whole: whether the round has ended.
+        stage: "pretraining", "trials", "evolution" or "done".
+        round: current round, from 0.
+        rounds: number of rounds.
+        trials: trials of the current round.
+        epochs: epochs of each trial of the round.
+        best_accuracy: highest accuracy so far, at the stopping epoch.
+        predictor_error: root mean squared error of the predictor on the last complete round, before it was trained
+            on it.
+        seconds_left: estimated time to the end of the last round.
+        message: an event to show to the user, or "".
+        round_complete: whether the round has ended.
     """
 
     stage: str
@@ -46,56 +48,71 @@ class Progress:
     rounds: int = 0
     trials: Sequence[Trial] = ()
     epochs: int = 0
-    best: float | None = None
-    error: float | None = None
-    seconds: float | None = None
+    best_accuracy: float | None = None
+    predictor_error: float | None = None
+    seconds_left: float | None = None
     message: str = ""
-    whole: bool = False
+    round_complete: bool = False
 
     def count(self, status: str) -> int:
-        """How many of the round's trials have that status."""
+        """Count the trials of the round that have a status."""
         return sum(trial.status == status for trial in self.trials)
 
 
-Watch = Callable[[Progress], None]
+ProgressCallback = Callable[[SearchProgress], None]
 
 
-def ranked(trials: Sequence[Trial], epoch: int) -> list[Trial]:
-    """The trials that are done, those with the highest accuracy after an epoch first."""
-    return sorted((t for t in trials if t.status == DONE), key=lambda t: (-t.accuracy(epoch), t.number))
+def rank_trials(trials: Sequence[Trial], epoch: int) -> list[Trial]:
+    """Sort the trials that are done by their accuracy after an epoch, best first."""
+    done = [trial for trial in trials if trial.status == DONE]
+    return sorted(done, key=lambda trial: (-trial.accuracy(epoch), trial.number))
 
 
-def propose(predictor: Predictor, pool: np.ndarray, tried: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The candidates of the pool that promise most and have not been tried.
+def predictor_error(trials: Sequence[Trial], epoch: int) -> float | None:
+    """Compute the root mean squared error of the accuracies predicted when trials were proposed.
+
+    Returns:
+        None if there are no predictions.
+    """
+    pairs = [(trial.predicted, trial.accuracy(epoch)) for trial in trials if trial.predicted is not None]
+    if not pairs:
+        return None
+    return float(np.sqrt(np.mean([(predicted - accuracy) ** 2 for predicted, accuracy in pairs])))
+
+
+def propose(
+    predictor: AccuracyPredictor, pool: np.ndarray, tried: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose the untried candidates of the pool with the highest predicted accuracies.
 
     Args:
         predictor: trained.
         pool: integers (N, variables).
         tried: integers (M, variables).
-        count: how many are wanted.
+        count: number of candidates to choose.
 
     Returns:
-        Candidates (count or fewer, variables), the most promising first; and what is predicted of each.
+        At most `count` candidates, best first, and their predicted accuracies.
     """
-    known = {row.tobytes() for row in tried}
-    fresh = pool[[row.tobytes() not in known for row in pool]]
-    if not len(fresh):
-        return fresh, np.zeros(0)
-    scores = predictor(fresh)
+    tried_keys = {row.tobytes() for row in tried}
+    untried = pool[[row.tobytes() not in tried_keys for row in pool]]
+    if not len(untried):
+        return untried, np.zeros(0)
+    scores = predictor(untried)
     order = np.argsort(-scores, kind="stable")[:count]
-    return fresh[order], scores[order]
+    return untried[order], scores[order]
 
 
 class Rounds:
-    """The rounds of a search: what has been done of them is in the store, and is not done again.
+    """Runs the rounds of a search. Trials that the store has as done are not run again.
 
     Args:
         settings: of the search.
-        rounds: how many.
+        rounds: number of rounds.
         pool: candidates to choose from, integers (N, variables).
         store: of the trials.
         predictor: pretrained.
-        watch: called whenever something has happened.
+        on_progress: called at every event.
     """
 
     def __init__(
@@ -104,136 +121,162 @@ class Rounds:
         rounds: int,
         pool: np.ndarray,
         store: TrialStore,
-        predictor: Predictor,
-        watch: Watch,
+        predictor: AccuracyPredictor,
+        on_progress: ProgressCallback,
     ) -> None:
-        self.settings, self.rounds, self.pool, self.store = settings, rounds, pool, store
-        self.predictor, self.watch = predictor, watch
-        self.error: float | None = None
-        self._paces: deque[float] = deque(maxlen=50)
+        self.settings = settings
+        self.rounds = rounds
+        self.pool = pool
+        self.store = store
+        self.predictor = predictor
+        self.on_progress = on_progress
+        self.predictor_error: float | None = None
+        self.stop_epoch: int = store.metadata().get(STOP_EPOCH, settings.epochs)
+        # a copy of the store's trials, so that progress reports do not read the file
+        self.trials = store.trials()
+        self._seconds_per_epoch: deque[float] = deque(maxlen=50)
         self._slots = 1
 
     def run(self, executor: Executor) -> None:
-        """Run every round; afterwards the predictor is trained on all of them.
+        """Run all rounds; afterwards the predictor is trained on all trials.
 
         Raises:
-            SearchError: too many failures, or nothing to train the predictor on.
+            SearchError: too many trials fail, or too few succeed.
         """
         self._slots = executor.slots
         for number in range(self.rounds):
-            if number >= self.store.rounds() and not self._propose(number):
-                self._say(number, "every candidate of the pool has been tried")
+            if number >= self.store.num_rounds() and not self._propose_round(number):
+                self._report_progress(number, "every candidate of the pool has been tried")
                 return
             self._run_trials(number, executor)
-            self._learn(number)
+            self._train_predictor(number)
 
-    def stop_epoch(self) -> int:
-        """The epoch after which accuracies are compared, and at which trials after the first round end."""
-        return self.store.about().get(STOP_EPOCH, self.settings.epochs)
+    def best_accuracy(self) -> float | None:
+        """Return the highest accuracy at the stopping epoch, or None before the first."""
+        best = rank_trials(self.trials, self.stop_epoch)[:1]
+        return best[0].accuracy(self.stop_epoch) if best else None
 
-    def _settle_stop_epoch(self) -> None:
-        """Choose it by the curves of the first round (Sec. 3.3), once and for all, if there are other rounds."""
-        curves = [trial.curve for trial in self.store.all(0) if trial.status == DONE]
-        if self.rounds > 1 and self.settings.stop_above is not None and STOP_EPOCH not in self.store.about():
-            epoch = stopping_epoch(np.array(curves), self.settings.stop_above)
-            self.store.set_about({STOP_EPOCH: epoch})
-            self._say(0, f"accuracies are compared after epoch {epoch} of {self.settings.epochs}")
+    def _round_trials(self, number: int) -> list[Trial]:
+        return [trial for trial in self.trials if trial.round == number]
 
-    def _propose(self, number: int) -> bool:
-        """Write a round's trials down. False where there is nothing left to try."""
-        s = self.settings
+    def _reload_trial(self, number: int) -> None:
+        self.trials[number] = self.store.trial(number)
+
+    def _propose_round(self, number: int) -> bool:
+        """Add the trials of a round to the store; return False if no untried candidates are left."""
+        batch = self.settings.batch
         if number == 0:
             # the pool is a quasi-random sequence, and so is its beginning
-            self.store.add_round(0, self.pool[: s.batch], s.epochs)
-            return True
-        tried = np.array([trial.candidate for trial in self.store.all()])
-        chosen, predicted = propose(self.predictor, self.pool, tried, s.batch)
-        if len(chosen):
-            self.store.add_round(number, chosen, self.stop_epoch(), predicted)
-        return bool(len(chosen))
+            self.store.add_round(0, self.pool[:batch], self.settings.epochs)
+        else:
+            tried = np.array([trial.candidate for trial in self.trials])
+            candidates, predicted = propose(self.predictor, self.pool, tried, batch)
+            if not len(candidates):
+                return False
+            self.store.add_round(number, candidates, self.stop_epoch, predicted)
+        self.trials = self.store.trials()
+        return True
 
     def _run_trials(self, number: int, executor: Executor) -> None:
-        """Run what has not ended of a round; when this returns, all has."""
-        s, store = self.settings, self.store
-        waiting = deque(trial for trial in store.all(number) if trial.status not in (DONE, FAILED))
-        running: dict[int, Trial] = {}
-        self._say(number)
-        while waiting or running:
-            while waiting and len(running) < executor.slots:
-                trial = waiting.popleft()
-                running[trial.number] = trial
-                store.start(trial.number)
-                folder = store.folder / "trials" / f"{trial.number:05d}"
-                executor.submit(
-                    Job(trial.number, trial.candidate, trial.epochs, s.epochs, s.seed, folder, trial.attempts)
-                )
-                self._say(number)
-            for outcome in executor.wait(_PATIENCE):
-                trial = running.pop(outcome.number)
-                if self._record(number, trial, outcome):
-                    waiting.append(replace(trial, attempts=trial.attempts + 1))
-            failed = sum(t.status == FAILED for t in store.all())
-            if failed > s.max_failures:
-                self._stop(f"{failed} trials have failed, more than max_failures {s.max_failures}")
+        """Run the round's remaining trials to completion."""
+        waiting = deque(trial.number for trial in self._round_trials(number) if trial.status not in (DONE, FAILED))
+        num_running = 0
+        self._report_progress(number)
+        while waiting or num_running:
+            while waiting and num_running < executor.slots:
+                self._start_trial(waiting.popleft(), executor)
+                num_running += 1
+                self._report_progress(number)
+            for outcome in executor.wait(_POLL_SECONDS):
+                num_running -= 1
+                if self._record_outcome(number, outcome):
+                    waiting.append(outcome.number)
+            self._check_failures()
 
-    def _record(self, number: int, trial: Trial, outcome: Outcome) -> bool:
-        """Write an outcome down. True if it is to be tried again."""
-        s, store = self.settings, self.store
+    def _start_trial(self, number: int, executor: Executor) -> None:
+        trial = self.trials[number]
+        self.store.start(number)
+        self._reload_trial(number)
+        folder = self.store.folder / "trials" / f"{number:05d}"
+        full_epochs = self.settings.epochs
+        executor.submit(
+            Job(number, trial.candidate, trial.epochs, full_epochs, self.settings.seed, folder, trial.attempts)
+        )
+
+    def _record_outcome(self, number: int, outcome: Outcome) -> bool:
+        """Write an outcome to the store; return True if the trial is to be tried again."""
+        trial = self.trials[outcome.number]
+        retry = False
+        message = ""
         if outcome.curve is not None:
-            store.finish(trial.number, outcome.curve, outcome.seconds)
-            self._paces.append(outcome.seconds / trial.epochs)
-            self._say(number)
-            return False
-        assert outcome.error is not None
-        again = trial.attempts < s.retries
-        store.fail(trial.number, outcome.error, outcome.seconds, again)
-        self._say(number, f"trial {trial.number} failed{', is tried again' if again else ''}: {outcome.error}")
-        return again
+            self.store.finish(trial.number, outcome.curve, outcome.seconds)
+            self._seconds_per_epoch.append(outcome.seconds / trial.epochs)
+        else:
+            assert outcome.error is not None
+            retry = trial.attempts < self.settings.retries
+            self.store.fail(trial.number, outcome.error, outcome.seconds, retry)
+            message = f"trial {trial.number} failed{', trying again' if retry else ''}: {outcome.error}"
+        self._reload_trial(trial.number)
+        self._report_progress(number, message)
+        return retry
 
-    def _learn(self, number: int) -> None:
-        """Train the predictor on all that has been measured."""
-        done = [trial for trial in self.store.all() if trial.status == DONE and trial.round <= number]
-        if len(done) < _LEAST:
-            self._stop(f"only {len(done)} trials have an accuracy, which is too few to learn from")
+    def _train_predictor(self, number: int) -> None:
+        """Train the predictor on the trials up to this round, and choose the stopping epoch after the first round."""
+        done = [trial for trial in self.trials if trial.status == DONE and trial.round <= number]
+        if len(done) < _MIN_ACCURACIES:
+            self._stop(f"only {len(done)} trials succeeded, too few to train the predictor")
         if number == 0:
-            self._settle_stop_epoch()
-        epoch = self.stop_epoch()
-        self.error = predictor_error([trial for trial in done if trial.round == number], epoch)
-        accuracies = np.array([trial.accuracy(epoch) for trial in done])
-        self.predictor.fit(np.array([trial.candidate for trial in done]), accuracies)
-        self._say(number, whole=True)
+            self._choose_stop_epoch()
+        self.predictor_error = predictor_error([trial for trial in done if trial.round == number], self.stop_epoch)
+        candidates = np.array([trial.candidate for trial in done])
+        accuracies = np.array([trial.accuracy(self.stop_epoch) for trial in done])
+        self.predictor.fit(candidates, accuracies)
+        self._report_progress(number, round_complete=True)
+
+    def _choose_stop_epoch(self) -> None:
+        """Choose the stopping epoch once, by the learning curves of the first round, if more rounds follow."""
+        min_correlation = self.settings.early_stopping_correlation
+        if self.rounds == 1 or min_correlation is None or STOP_EPOCH in self.store.metadata():
+            return
+        curves = [trial.curve for trial in self._round_trials(0) if trial.status == DONE]
+        self.stop_epoch = stopping_epoch(np.array(curves), min_correlation)
+        self.store.update_metadata({STOP_EPOCH: self.stop_epoch})
+        self._report_progress(0, f"accuracies are compared after epoch {self.stop_epoch} of {self.settings.epochs}")
+
+    def _check_failures(self) -> None:
+        num_failed = sum(trial.status == FAILED for trial in self.trials)
+        if num_failed > self.settings.max_failures:
+            self._stop(f"{num_failed} trials have failed, more than max_failures {self.settings.max_failures}")
 
     def _stop(self, reason: str) -> None:
-        self.store.set_about({STOPPED: True})
-        errors = [f"trial {t.number}: {t.error}" for t in self.store.all() if t.status == FAILED]
+        self.store.update_metadata({STOPPED: True})
+        errors = [f"trial {trial.number}: {trial.error}" for trial in self.trials if trial.status == FAILED]
         raise SearchError(
-            f"{reason}; {'; '.join(errors[:3]) or 'none has failed'}. "
-            "Mend the cause and resume: what has failed is tried again, what is done is kept"
+            f"{reason}; {'; '.join(errors[:_SHOWN_ERRORS]) or 'none has failed'}. "
+            "Fix the cause and resume: failed trials are tried again, finished ones are kept"
         )
 
-    def best(self) -> float | None:
-        """The best accuracy at the epoch at which trials are compared."""
-        done = ranked(self.store.all(), epoch := self.stop_epoch())
-        return done[0].accuracy(epoch) if done else None
-
-    def _say(self, number: int, message: str = "", whole: bool = False) -> None:
-        trials = self.store.all(number)
-        epochs = trials[0].epochs if trials else 0
-        left = self._left(number, trials)
-        self.watch(
-            Progress("trials", number, self.rounds, trials, epochs, self.best(), self.error, left, message, whole)
+    def _report_progress(self, number: int, message: str = "", round_complete: bool = False) -> None:
+        trials = self._round_trials(number)
+        self.on_progress(
+            SearchProgress(
+                stage="trials",
+                round=number,
+                rounds=self.rounds,
+                trials=trials,
+                epochs=trials[0].epochs if trials else 0,
+                best_accuracy=self.best_accuracy(),
+                predictor_error=self.predictor_error,
+                seconds_left=self._seconds_left(number, trials),
+                message=message,
+                round_complete=round_complete,
+            )
         )
 
-    def _left(self, number: int, trials: Sequence[Trial]) -> float | None:
-        """Seconds to the end of the last round at the pace so far, if later rounds go as far as this one."""
-        if not self._paces or not trials:
+    def _seconds_left(self, number: int, trials: Sequence[Trial]) -> float | None:
+        """Estimate the time to the end of the last round, if later rounds run as many epochs as this one."""
+        if not self._seconds_per_epoch or not trials:
             return None
-        now = sum(trial.epochs for trial in trials if trial.status not in (DONE, FAILED))
-        later = (self.rounds - number - 1) * self.settings.batch * trials[0].epochs
-        return float(np.mean(self._paces)) * (now + later) / self._slots
-
-
-def predictor_error(trials: Sequence[Trial], epoch: int) -> float | None:
-    """Root of the mean squared error of what was predicted of trials before they ran; None where nothing was."""
-    pairs = [(trial.predicted, trial.accuracy(epoch)) for trial in trials if trial.predicted is not None]
-    return float(np.sqrt(np.mean([(p - a) ** 2 for p, a in pairs]))) if pairs else None
+        epochs_now = sum(trial.epochs for trial in trials if trial.status not in (DONE, FAILED))
+        epochs_later = (self.rounds - number - 1) * self.settings.batch * trials[0].epochs
+        return float(np.mean(self._seconds_per_epoch)) * (epochs_now + epochs_later) / self._slots

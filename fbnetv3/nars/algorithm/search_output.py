@@ -1,8 +1,7 @@
-"""What a search leaves for its users: architectures, training configs for `tools/train_net.py`, and provenance."""
+"""Files that a search writes for its recommendations: architectures, recipes, training configs and provenance."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -15,8 +14,10 @@ import yaml
 from fbnetv3.arch import ArchDef, dump_arch, register_arch, scale_to_macs
 from fbnetv3.config.recipe import Recipe, dump_recipe, recipe_from_dict
 from fbnetv3.errors import UsageError
+from fbnetv3.nars.algorithm.search_settings import SCALING_ARGUMENTS
 from fbnetv3.nars.space.candidate import Candidate
-from fbnetv3.utils.files import atomic_write, make_folder
+from fbnetv3.utils.files import make_folder, write_json, write_text
+from fbnetv3.utils.nested_keys import flatten, merge, nest
 
 logger = logging.getLogger(__name__)
 
@@ -24,15 +25,15 @@ _BASE = "_BASE_"
 
 
 @dataclass(frozen=True)
-class Emitted:
+class OutputFiles:
     """Files of a recommendation.
 
     Attributes:
-        name: the architecture's, under which it is registered.
-        provenance: JSON: the candidate's values, what is predicted of it, and where it comes from.
-        arch: the architecture; None where the space has none.
-        recipe: the recipe; None where the space has none.
-        config: the training config, which names both; None where there is neither.
+        name: name of the architecture, under which it is registered.
+        provenance: JSON file with the values of the candidate, its prediction and its origin.
+        arch: architecture file; None if the space has no architectures.
+        recipe: recipe file; None if the space has no recipes.
+        config: training config that names both; None if the space has neither.
     """
 
     name: str
@@ -42,134 +43,115 @@ class Emitted:
     config: Path | None = None
 
 
-def emit(
-    name: str,
-    candidate: Candidate,
-    folder: Path,
-    training: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-) -> Emitted:
-    """Write a candidate's architecture, recipe, training config and provenance, and register the architecture.
+class OutputFolder:
+    """The folder of a search's recommendations.
 
     Args:
-        name: of the architecture, and of the files.
-        candidate: what to write.
-        folder: where to.
-        training: config keys that the training config begins with, `_BASE_` among them.
-        provenance: what is known about it.
-
-    Raises:
-        OutputError: the folder cannot be written.
+        path: created if it does not exist.
+        training_config: config keys, such as `_BASE_`, to begin every training config with.
     """
-    arch = candidate.arch and replace(candidate.arch, name=name, source=_source(provenance))
-    facts = {"name": name, "values": dict(candidate), "candidate": candidate.vector.tolist(), **provenance}
-    return _write(name, arch, candidate.recipe, folder, training, facts, _source(provenance))
+
+    def __init__(self, path: Path, training_config: Mapping[str, Any]) -> None:
+        self.path = path
+        self.training_config = nest(flatten(training_config))
+
+    def write_recommendation(self, name: str, candidate: Candidate, provenance: Mapping[str, Any]) -> OutputFiles:
+        """Write a candidate's architecture, recipe, training config and provenance; register the architecture.
+
+        Args:
+            name: name of the architecture and of the files.
+            candidate: the recommended candidate.
+            provenance: its prediction and origin.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        source = _describe_source(provenance)
+        arch = candidate.arch and replace(candidate.arch, name=name, source=source)
+        record = {"name": name, "values": dict(candidate), "candidate": candidate.vector.tolist(), **provenance}
+        return self._write(name, arch, candidate.recipe, record, source)
+
+    def write_scaled_network(
+        self,
+        name: str,
+        candidate: Candidate,
+        network: Mapping[str, Any],
+        provenance: Mapping[str, Any],
+        num_classes: int = 1000,
+    ) -> OutputFiles:
+        """Scale a recommended network to a MACs target and write its files (Sec. 4.2: A from B, F and G from E).
+
+        Args:
+            name: name of the scaled network.
+            candidate: the recommended candidate.
+            network: `macs`, arguments of `scale_to_macs`, and `recipe`: fields to change, such as
+                `{"drop_path_rate": 0.2}`, which the paper gives F and G.
+            provenance: of the recommendation.
+            num_classes: number of classes of the networks whose MACs are counted.
+
+        Raises:
+            UsageError: the candidate has no network, or it cannot be scaled to these MACs.
+            OutputError: the folder cannot be written.
+        """
+        if candidate.arch is None:
+            raise UsageError("the space has no architectures")
+        arguments: dict[str, Any] = {key: float(network[key]) for key in SCALING_ARGUMENTS if key in network}
+        macs = float(network["macs"])
+        scaled = scale_to_macs(candidate.arch, macs, name=name, num_classes=num_classes, **arguments)
+        source = f"scaled to {scaled.macs / 1e6:.1f} M MACs from a result of {_describe_source(provenance)}"
+        recipe = candidate.recipe
+        if recipe is not None:
+            recipe = recipe_from_dict({**asdict(recipe), **network.get("recipe", {})})
+        factors = {key: getattr(scaled, key) for key in ("multiplier", "depth", "width", "resolution", "macs")}
+        record = {
+            "name": name,
+            "columns": {"macs": scaled.macs},
+            "scaled_by": factors,
+            "scaled_from": dict(provenance),
+        }
+        return self._write(name, replace(scaled.arch, source=source), recipe, record, source)
+
+    def _write(
+        self, name: str, arch: ArchDef | None, recipe: Recipe | None, record: Mapping[str, Any], source: str
+    ) -> OutputFiles:
+        files = {"provenance": self.path / f"{name}.json"}
+        config = self._config_with_base()
+        make_folder(self.path)
+        write_json(files["provenance"], record)
+        if recipe is not None:
+            files["recipe"] = make_folder(self.path / "recipes") / f"{name}.yaml"
+            write_text(files["recipe"], dump_recipe(recipe))
+            config = merge(config, {"RECIPE": f"recipes/{name}.yaml"})
+        if arch is not None:
+            files["arch"] = make_folder(self.path / "archs") / f"{name}.yaml"
+            write_text(files["arch"], dump_arch(arch))
+            config = merge(config, {"MODEL": {"ARCH": f"archs/{name}.yaml"}})
+            _register_arch(files["arch"])
+        if config:
+            files["config"] = self.path / f"{name}.yaml"
+            config = {"OUTPUT_DIR": f"output/{name}", **config}
+            write_text(files["config"], f"# {source}\n{yaml.safe_dump(config, sort_keys=False)}")
+        return OutputFiles(name, **files)
+
+    def _config_with_base(self) -> dict[str, Any]:
+        """Return the training config with `_BASE_` first and relative to this folder."""
+        config = dict(self.training_config)
+        base = config.pop(_BASE, None)
+        if not base:
+            return config
+        base_path = Path(base).expanduser().resolve()
+        return {_BASE: os.path.relpath(base_path, self.path.resolve()), **config}
 
 
-def emit_scaled(
-    name: str,
-    origin: Candidate,
-    macs: float,
-    folder: Path,
-    training: Mapping[str, Any],
-    provenance: Mapping[str, Any],
-    recipe: Mapping[str, Any],
-    scaling: Mapping[str, Any],
-    num_classes: int = 1000,
-) -> Emitted:
-    """The same for a network that compound scaling makes of a candidate's (Sec. 4.2: A of B, F and G of E).
-
-    Args:
-        name: of the scaled network.
-        origin: the candidate; its recipe is kept.
-        macs: of the scaled network.
-        folder, training, provenance: as for `emit`.
-        recipe: fields that change, such as `{"drop_path_rate": 0.2}`, which the paper gives F and G.
-        scaling: `depth`, `width`, `resolution` and `tolerance` of `scale_to_macs`.
-        num_classes: outputs of the networks whose MACs are counted.
-
-    Raises:
-        UsageError: the candidate has no network, or nothing of these MACs can be made of it.
-        OutputError: the folder cannot be written.
-    """
-    if origin.arch is None:
-        raise UsageError(f"scaled {name}: the space has no architectures")
-    scaled = scale_to_macs(origin.arch, macs, name=name, num_classes=num_classes, **scaling)
-    about = f"scaled to {scaled.macs / 1e6:.1f} M MACs from a result of {_source(provenance)}"
-    arch = replace(scaled.defn, source=about)
-    factors = {key: getattr(scaled, key) for key in ("multiplier", "depth", "width", "resolution", "macs")}
-    trained = origin.recipe and recipe_from_dict({**asdict(origin.recipe), **recipe})
-    facts = {"name": name, "columns": {"macs": scaled.macs}, "scaled_by": factors, "scaled_from": dict(provenance)}
-    return _write(name, arch, trained, folder, training, facts, about)
-
-
-def _write(
-    name: str,
-    arch: ArchDef | None,
-    recipe: Recipe | None,
-    folder: Path,
-    training: Mapping[str, Any],
-    facts: Mapping[str, Any],
-    about: str,
-) -> Emitted:
-    for part in ("archs", "recipes"):
-        make_folder(folder / part)
-    files = {"provenance": folder / f"{name}.json"}
-    _write_text(files["provenance"], json.dumps(facts, indent=1) + "\n")
-    config = _nested(training)
-    if base := config.pop(_BASE, None):
-        config = {_BASE: os.path.relpath(Path(base).expanduser().resolve(), folder.resolve()), **config}
-    if recipe is not None:
-        files["recipe"] = folder / "recipes" / f"{name}.yaml"
-        _write_text(files["recipe"], dump_recipe(recipe))
-        config = _merged(config, {"RECIPE": f"recipes/{name}.yaml"})
-    if arch is not None:
-        files["arch"] = folder / "archs" / f"{name}.yaml"
-        _write_text(files["arch"], dump_arch(arch))
-        config = _merged(config, {"MODEL": {"ARCH": f"archs/{name}.yaml"}})
-        _register(files["arch"])
-    if config:
-        files["config"] = folder / f"{name}.yaml"
-        config = {"OUTPUT_DIR": f"output/{name}", **config}
-        _write_text(files["config"], f"# {about}\n" + yaml.safe_dump(config, sort_keys=False))
-    return Emitted(name, **files)
-
-
-def _source(provenance: Mapping[str, Any]) -> str:
+def _describe_source(provenance: Mapping[str, Any]) -> str:
     return (
         f"NARS in {provenance['space']}, seed {provenance['seed']}, {provenance['trials']} trials: "
         f"predicted {provenance['predicted']:.4g}"
     )
 
 
-def _register(file: Path) -> None:
+def _register_arch(file: Path) -> None:
     try:
         register_arch(file)
-    except UsageError as error:  # of another search of this process
+    except UsageError as error:  # an earlier search of this process has registered the name
         logger.warning("%s; it is not registered", error)
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as f:
-        f.write(text.encode())
-
-
-def _nested(keys: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys such as SOLVER.LR as sections."""
-    found: dict[str, Any] = {}
-    for key, value in keys.items():
-        *sections, leaf = key.split(".")
-        inner = {leaf: _nested(value) if isinstance(value, Mapping) else value}
-        for section in reversed(sections):
-            inner = {section: inner}
-        found = _merged(found, inner)
-    return found
-
-
-def _merged(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
-    """Sections of both; where both have a key, the second's."""
-    found = dict(first)
-    for key, value in second.items():
-        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
-        found[key] = _merged(found[key], value) if both else value
-    return found

@@ -1,36 +1,42 @@
-"""The trials of a search in an SQLite file: written when they are proposed, and again as each of them ends.
+"""The trials of a search in an SQLite file, written when they are proposed and again when each ends.
 
-Whatever kills a search, what has ended is kept, and what was running is run again.
+If a search is killed, finished trials are kept and interrupted ones are run again.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fbnetv3.errors import OutputError, UsageError, UserError
+from fbnetv3.errors import OutputError, UserError
+from fbnetv3.utils.text import one_line
 
-WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
-FILE = "trials.sqlite"
-ANALYSIS = "analysis.json"
-# What is kept about a search: that too many failures have ended it; how far its later trials go; when it was done.
-STOPPED, STOP_EPOCH, FINISHED = "stopped", "stop_epoch", "finished"
-_LOCK = "lock"
-# Of the tables below; a file with another number is another version's.
-_VERSION = 1
-_APPLICATION = 0x4E415253  # "NARS"
-_TABLES = """
-CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+TRIALS_FILE = "trials.sqlite"
+ANALYSIS_FILE = "analysis.json"
+
+# status of a trial
+WAITING = "waiting"
+RUNNING = "running"
+DONE = "done"
+FAILED = "failed"
+
+# keys of a search's metadata
+STOPPED = "stopped"  # whether too many failures have ended it
+STOP_EPOCH = "stop_epoch"  # number of epochs of the trials after the first round
+FINISHED = "finished"  # when it finished, in seconds since 1970
+
+_APPLICATION_ID = 0x4E415253  # "NARS"
+_SCHEMA_VERSION = 2
+_SCHEMA = """
+CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE trials (
     number INTEGER PRIMARY KEY, round INTEGER NOT NULL, candidate TEXT NOT NULL, epochs INTEGER NOT NULL,
     predicted REAL, status TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, curve TEXT, error TEXT,
@@ -39,26 +45,26 @@ CREATE TABLE trials (
 """
 
 
-class TrialsError(UserError):
-    """A file of trials that is damaged, foreign, of another version, or of another search."""
+class TrialStoreError(UserError):
+    """A file of trials that is missing, corrupt, of another version, or of another search."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One evaluation of a candidate.
+    """One candidate that a search evaluates.
 
     Attributes:
-        number: from 0, in the order in which they were proposed.
+        number: from 0, in the order of proposal.
         round: from 0.
         candidate: integers (variables,).
-        epochs: how far it is evaluated.
-        predicted: what the predictor said when it was proposed; None in the first round.
-        status: waiting, running, done or failed.
-        attempts: evaluations that ended, well or not.
-        curve: its accuracy after each epoch, if it is done.
-        error: why it failed, or its last attempt did.
-        seconds: what its last attempt took.
-        finished: when it ended, in seconds since 1970.
+        epochs: epochs to evaluate it for.
+        predicted: its accuracy as predicted when it was proposed; None in the first round.
+        status: WAITING, RUNNING, DONE or FAILED.
+        attempts: number of attempts that have ended.
+        curve: accuracy after each epoch, once it is done.
+        error: why the last attempt failed.
+        seconds: duration of the last attempt.
+        finished: when the last attempt ended, in seconds since 1970.
     """
 
     number: int
@@ -74,189 +80,189 @@ class Trial:
     finished: float | None
 
     def accuracy(self, epoch: int) -> float:
-        """Its accuracy after so many epochs."""
-        assert self.curve is not None  # it is done
+        """Return the accuracy after `epoch` epochs; the trial must be done."""
+        assert self.curve is not None
         return self.curve[epoch - 1]
 
 
+_COLUMNS = ", ".join(field.name for field in fields(Trial))
+
+
 class TrialStore:
-    """The trials in a folder.
+    """The trials and the metadata of the search in a folder.
 
     Args:
-        folder: of the search.
-        create: make the file if it is not there.
+        folder: output folder of the search.
+        create: create the file if it does not exist.
 
     Raises:
-        TrialsError: no trials are there, or the file is none of ours or of another version.
+        TrialStoreError: there is no such file, or it is corrupt, not ours, or of another version.
         OutputError: it cannot be written.
     """
 
     def __init__(self, folder: Path, create: bool = False) -> None:
-        self.folder, self.file = folder, folder / FILE
+        self.folder = folder
+        self.file = folder / TRIALS_FILE
         if not self.file.exists() and not create:
-            raise TrialsError(f"{folder}: holds no search (there is no {FILE})")
-        with self._explained():
+            raise TrialStoreError(f"{folder}: contains no search (no {TRIALS_FILE})")
+        with self._as_user_errors():
             self._connection = sqlite3.connect(self.file, isolation_level=None, timeout=10)
-            version, application = (self._one(f"PRAGMA {name}") for name in ("user_version", "application_id"))
-            tables = self._one("SELECT count(*) FROM sqlite_master")
-            if not tables and create:
-                self._connection.executescript(
-                    f"BEGIN; {_TABLES} PRAGMA user_version = {_VERSION}; PRAGMA application_id = {_APPLICATION}; COMMIT"
-                )
-            elif application != _APPLICATION:
-                raise TrialsError(f"{self.file}: is no file of a search's trials")
-            elif version != _VERSION:
-                raise TrialsError(
-                    f"{self.file}: is of version {version}, this program reads version {_VERSION}: "
-                    "use the fbnetv3 that made it, or another folder"
-                )
+            is_empty = not self._query_value("SELECT count(*) FROM sqlite_master")
+            if is_empty and create:
+                self._create_schema()
+            else:
+                self._check_schema()
 
-    def close(self) -> None:
-        """Close the file; what has been written stays."""
-        self._connection.close()
+    def _create_schema(self) -> None:
+        self._connection.executescript(
+            f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; "
+            f"PRAGMA application_id = {_APPLICATION_ID}; COMMIT"
+        )
 
-    def about(self) -> dict[str, Any]:
-        """What was kept about the search."""
-        with self._explained():
-            return {key: json.loads(value) for key, value in self._connection.execute("SELECT key, value FROM about")}
-
-    def set_about(self, values: Mapping[str, Any]) -> None:
-        """Keep facts about the search, beside those that are there."""
-        rows = [(key, json.dumps(value)) for key, value in values.items()]
-        with self._explained(), self._transaction():
-            self._connection.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", rows)
-
-    def add_round(
-        self, number: int, candidates: np.ndarray, epochs: int, predicted: Sequence[float] | np.ndarray | None = None
-    ) -> None:
-        """Add the trials of a round, all of them or none.
-
-        Args:
-            number: of the round.
-            candidates: integers (N, variables).
-            epochs: how far each is evaluated.
-            predicted: what is expected of each, (N,).
-        """
-        first = len(self.all())
-        expected = [None] * len(candidates) if predicted is None else [float(value) for value in predicted]
-        rows = [
-            (first + i, number, json.dumps(candidate.tolist()), epochs, expected[i], WAITING)
-            for i, candidate in enumerate(candidates)
-        ]
-        with self._explained(), self._transaction():
-            self._connection.executemany(
-                "INSERT INTO trials (number, round, candidate, epochs, predicted, status) VALUES (?, ?, ?, ?, ?, ?)",
-                rows,
+    def _check_schema(self) -> None:
+        if self._query_value("PRAGMA application_id") != _APPLICATION_ID:
+            raise TrialStoreError(f"{self.file}: is not a file of search trials")
+        version = self._query_value("PRAGMA user_version")
+        if version != _SCHEMA_VERSION:
+            raise TrialStoreError(
+                f"{self.file}: has version {version}, this program reads version {_SCHEMA_VERSION}: "
+                "use the fbnetv3 that wrote it, or choose another folder"
             )
 
-    def all(self, round: int | None = None) -> list[Trial]:
-        """The trials by number, of one round or of all."""
-        where, values = ("", ()) if round is None else ("WHERE round = ?", (round,))
-        columns = ", ".join(Trial.__dataclass_fields__)
-        with self._explained():
-            rows = self._connection.execute(f"SELECT {columns} FROM trials {where} ORDER BY number", values).fetchall()
-            return [_trial(row) for row in rows]
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
 
-    def rounds(self) -> int:
-        """How many rounds have been proposed."""
-        with self._explained():
-            return self._one("SELECT coalesce(max(round) + 1, 0) FROM trials")
+    def metadata(self) -> dict[str, Any]:
+        """Return the metadata of the search."""
+        with self._as_user_errors():
+            rows = self._connection.execute("SELECT key, value FROM metadata")
+            return {key: json.loads(value) for key, value in rows}
+
+    def update_metadata(self, values: Mapping[str, Any]) -> None:
+        """Set some keys of the metadata; the others keep their values."""
+        rows = [(key, json.dumps(value)) for key, value in values.items()]
+        with self._transaction():
+            self._connection.executemany("INSERT OR REPLACE INTO metadata VALUES (?, ?)", rows)
+
+    def add_round(
+        self, round: int, candidates: np.ndarray, epochs: int, predicted: Sequence[float] | np.ndarray | None = None
+    ) -> None:
+        """Add the trials of a round in one transaction.
+
+        Args:
+            round: number of the round, from 0.
+            candidates: integers (N, variables).
+            epochs: epochs to evaluate each for.
+            predicted: predicted accuracies, (N,).
+        """
+        first = len(self.trials())
+        expected = [None] * len(candidates) if predicted is None else [float(value) for value in predicted]
+        rows = [
+            (first + i, round, json.dumps(candidate.tolist()), epochs, expected[i], WAITING)
+            for i, candidate in enumerate(candidates)
+        ]
+        statement = "INSERT INTO trials (number, round, candidate, epochs, predicted, status) VALUES (?, ?, ?, ?, ?, ?)"
+        with self._transaction():
+            self._connection.executemany(statement, rows)
+
+    def trials(self, round: int | None = None) -> list[Trial]:
+        """Return the trials of a round, or of all rounds, by number."""
+        if round is None:
+            return self._query_trials("")
+        return self._query_trials("WHERE round = ?", round)
+
+    def trial(self, number: int) -> Trial:
+        """Return one trial."""
+        return self._query_trials("WHERE number = ?", number)[0]
+
+    def num_rounds(self) -> int:
+        """Return how many rounds have been proposed."""
+        with self._as_user_errors():
+            return self._query_value("SELECT coalesce(max(round) + 1, 0) FROM trials")
 
     def start(self, number: int) -> None:
-        """Note that a trial runs."""
-        self._set(number, status=RUNNING)
+        """Record that a trial is running."""
+        self._update(number, status=RUNNING)
 
     def finish(self, number: int, curve: Sequence[float], seconds: float) -> None:
-        """Note that a trial is done."""
-        values = json.dumps([float(value) for value in curve])
-        self._set(number, status=DONE, curve=values, error=None, seconds=seconds, finished=time.time(), ended=True)
+        """Record that a trial is done."""
+        self._end_attempt(number, seconds, status=DONE, error=None, curve=json.dumps([float(a) for a in curve]))
 
-    def fail(self, number: int, error: str, seconds: float, again: bool) -> None:
-        """Note that an attempt failed, and whether there will be another."""
-        status = WAITING if again else FAILED
-        self._set(number, status=status, error=error, seconds=seconds, finished=time.time(), ended=True)
+    def fail(self, number: int, error: str, seconds: float, retry: bool) -> None:
+        """Record that an attempt failed, and whether the trial will be tried again."""
+        self._end_attempt(number, seconds, status=WAITING if retry else FAILED, error=error)
 
-    def release(self, failed: bool = False) -> None:
-        """Let what was running when a search ended run again; and what has failed of the last round, all attempts."""
-        with self._explained(), self._transaction():
+    def reset_interrupted(self, retry_failed: bool = False) -> None:
+        """Reset running trials to waiting.
+
+        Args:
+            retry_failed: also reset failed trials of the last round, with all their attempts. Failures of earlier
+                rounds stay, because later rounds were proposed without them.
+        """
+        with self._transaction():
             self._connection.execute("UPDATE trials SET status = ? WHERE status = ?", (WAITING, RUNNING))
-            if failed:
+            if retry_failed:
                 self._connection.execute(
                     "UPDATE trials SET status = ?, attempts = 0 "
                     "WHERE status = ? AND round = (SELECT max(round) FROM trials)",
                     (WAITING, FAILED),
                 )
 
-    def _set(self, number: int, ended: bool = False, **values: Any) -> None:
-        columns = ", ".join(f"{name} = ?" for name in values) + (", attempts = attempts + 1" if ended else "")
-        with self._explained(), self._transaction():
-            self._connection.execute(f"UPDATE trials SET {columns} WHERE number = ?", (*values.values(), number))
+    def _end_attempt(self, number: int, seconds: float, **values: Any) -> None:
+        attempts = self.trial(number).attempts + 1
+        self._update(number, attempts=attempts, seconds=seconds, finished=time.time(), **values)
 
-    def _one(self, statement: str) -> Any:
+    def _update(self, number: int, **values: Any) -> None:
+        assignments = ", ".join(f"{column} = ?" for column in values)
+        with self._transaction():
+            self._connection.execute(f"UPDATE trials SET {assignments} WHERE number = ?", (*values.values(), number))
+
+    def _query_trials(self, condition: str, *parameters: int) -> list[Trial]:
+        with self._as_user_errors():
+            rows = self._connection.execute(
+                f"SELECT {_COLUMNS} FROM trials {condition} ORDER BY number", parameters
+            ).fetchall()
+            return [_trial_from_row(row) for row in rows]
+
+    def _query_value(self, statement: str) -> Any:
         return self._connection.execute(statement).fetchone()[0]
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-            raise
+        with self._as_user_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
 
     @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        """SQLite's complaints as errors that say what to do."""
+    def _as_user_errors(self) -> Iterator[None]:
+        """Turn SQLite's errors into errors that say what to do."""
         try:
             yield
         except sqlite3.OperationalError as error:
             if "full" in str(error) or "disk I/O" in str(error):
-                raise OutputError(
-                    f"{self.file}: {error}: free some space, then resume; what has ended before is kept"
-                ) from None
-            if "locked" in str(error):
-                raise OutputError(f"{self.file}: another program holds it locked: end it, then resume") from None
-            raise OutputError(f"{self.file}: cannot be written ({error})") from None
+                advice = f"{error}: free some disk space, then resume; finished trials are kept"
+            elif "locked" in str(error):
+                advice = "is locked by another program: stop it, then resume"
+            else:
+                advice = f"cannot be read or written: {error}"
+            raise OutputError(f"{self.file}: {advice}") from None
+        except UserError:
+            raise
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-            if isinstance(error, UserError):
-                raise
-            reason = " ".join(str(error).split())[:200]  # SQLite quotes the statement that it does not understand
-            raise TrialsError(f"{self.file}: is damaged, or no file of a search's trials ({reason})") from None
+            reason = one_line(error, 200)  # SQLite quotes the statement that it cannot parse
+            raise TrialStoreError(f"{self.file}: is corrupt, or not a file of search trials ({reason})") from None
 
 
-def _trial(row: tuple[Any, ...]) -> Trial:
-    values = dict(zip(Trial.__dataclass_fields__, row, strict=True))
+def _trial_from_row(row: tuple[Any, ...]) -> Trial:
+    values = dict(zip((field.name for field in fields(Trial)), row, strict=True))
     values["candidate"] = np.array(json.loads(values["candidate"]), np.int64)
     if values["curve"] is not None:
         values["curve"] = tuple(json.loads(values["curve"]))
     return Trial(**values)
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a folder for this process's search; the lock ends with the process, however it ends.
-
-    Raises:
-        UsageError: another process's search runs there.
-        OutputError: the folder cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}): choose another folder") from None
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.read(file, 32).decode(errors="replace").strip()
-            raise UsageError(
-                f"{folder}: another search runs there (process {owner}): wait for it, or choose another folder"
-            ) from None
-        os.ftruncate(file, 0)
-        os.write(file, f"{os.getpid()}\n".encode())
-        yield
-    finally:
-        os.close(file)

@@ -1,0 +1,1 @@
+"""Evaluators that measure the accuracy of candidates."""

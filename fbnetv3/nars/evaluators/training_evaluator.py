@@ -1,4 +1,4 @@
-"""A search's evaluator that trains each candidate with the engine."""
+"""An evaluator that trains each candidate. Imported by name, because `fbnetv3.training` is a higher layer."""
 
 from __future__ import annotations
 
@@ -6,77 +6,73 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
-from fbnetv3.arch import ArchDef, save_arch
+from fbnetv3.arch import save_arch
 from fbnetv3.config import load_config
-from fbnetv3.config.recipe import Recipe
 from fbnetv3.errors import UsageError
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
-from fbnetv3.training.classifier_training import check_training, train
+from fbnetv3.nars.space.candidate import Candidate
+from fbnetv3.training.classifier_training import check_training_config, train
 from fbnetv3.training.run_state.metrics import read_metrics
-from fbnetv3.training.run_state.run_folder import RunFiles
+from fbnetv3.training.run_state.run_folder import RunFolder
+from fbnetv3.utils.nested_keys import flatten
 
-
-class TrialCandidate(Protocol):
-    """What is trained: a candidate of a search."""
-
-    arch: ArchDef | None
-    recipe: Recipe | None
-    seed: int
-    full_epochs: int
-    folder: Path
+# config keys that the search sets for each trial
+_RESERVED_KEYS = ("SOLVER.EPOCHS", "SEED", "OUTPUT_DIR", "EVAL.PERIOD", "CHECKPOINT.KEEP")
 
 
 class TrainingEvaluator:
-    """Trains a candidate and gives its top-1 after each epoch, of the averaged weights where the recipe has them.
+    """Trains a candidate and returns its top-1 after each epoch, of the averaged weights if the recipe has EMA.
 
-    The schedule is that of the whole training, and an evaluation of fewer epochs its beginning. One that was
-    interrupted goes on from its last checkpoint; checkpoints are removed when it is done.
+    The learning rate schedule spans a full training; a shorter evaluation is its beginning. An interrupted evaluation
+    resumes from its newest checkpoint, and checkpoints are deleted at the end.
 
     Args:
-        config: training config of every candidate; with its network where candidates are recipes alone.
+        config: training config of all candidates; it names the network if candidates are recipes only.
         overrides: config keys and values on top of it.
 
     Raises:
-        UserError: the config makes no sense.
+        UserError: the config is invalid.
     """
 
     def __init__(self, config: str, overrides: Mapping[str, Any] | None = None) -> None:
-        self.config, self.overrides = config, dict(overrides or {})
-        for key in ("SOLVER.EPOCHS", "SEED", "OUTPUT_DIR", "EVAL.PERIOD", "CHECKPOINT.KEEP"):
+        self.config = config
+        self.overrides = flatten(overrides or {})
+        for key in _RESERVED_KEYS:
             if key in self.overrides:
-                raise UsageError(f"evaluator_args: overrides: {key} is set for each trial by the search")
-        load_config(config, _pairs({"SOLVER.WARMUP_EPOCHS": 0, "SOLVER.EPOCHS": 1, **self.overrides}))
+                raise UsageError(f"evaluator_args: overrides: {key} is set by the search for each trial")
+        # an error in the config shall show now; one epoch needs a shorter warmup
+        load_config(config, _to_pairs({"SOLVER.WARMUP_EPOCHS": 0, "SOLVER.EPOCHS": 1, **self.overrides}))
 
-    def check(self, candidate: TrialCandidate) -> None:
-        """Find out, before any trial, that none can be trained: a dataset that is missing, overrides that clash.
+    def check(self, candidate: Candidate) -> None:
+        """Raise the error that every trial would fail with, such as a missing dataset or conflicting overrides.
 
         Args:
-            candidate: one of those to come; its folder is not needed.
-
-        Raises:
-            UserError: what each trial would fail with.
+            candidate: any candidate; its folder is not used.
         """
         with tempfile.TemporaryDirectory() as folder:
-            check_training(self._config_of(candidate, Path(folder)))
+            check_training_config(self._trial_config(candidate, Path(folder)))
 
-    def __call__(self, candidate: TrialCandidate, epochs: int) -> Sequence[float]:
+    def __call__(self, candidate: Candidate, epochs: int) -> Sequence[float]:
+        """Train a candidate and return its top-1 after each epoch, in percent."""
+        assert candidate.folder is not None  # executors give every trial a folder
         keep_freed_memory()
-        files = RunFiles(candidate.folder)
-        if len(_curve(files)) < epochs:  # else an interrupted attempt had come this far
-            cfg = self._config_of(candidate, files.folder)
+        run = RunFolder(candidate.folder)
+        # an interrupted attempt may already have trained to the end
+        if len(_read_learning_curve(run)) < epochs:
+            cfg = self._trial_config(candidate, run.path)
             train(cfg, [lambda result: result["epoch"] < epochs], resume=True)
-        for path in (files.checkpoints, files.tensorboard):
-            shutil.rmtree(path, ignore_errors=True)
-        for path in (files.weights, files.best):
-            path.unlink(missing_ok=True)
-        return _curve(files)[:epochs]
+        for folder in (run.checkpoints, run.tensorboard):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (run.weights, run.best):
+            file.unlink(missing_ok=True)
+        return _read_learning_curve(run)[:epochs]
 
-    def _config_of(self, candidate: TrialCandidate, folder: Path) -> CfgNode:
-        """The training config of a candidate, whose network is written into the folder."""
+    def _trial_config(self, candidate: Candidate, folder: Path) -> CfgNode:
+        """Build the training config of a candidate, and write its architecture to `folder`."""
         keys: dict[str, Any] = {
             "OUTPUT_DIR": folder,
             "SEED": candidate.seed,
@@ -85,24 +81,25 @@ class TrainingEvaluator:
             "CHECKPOINT.KEEP": 1,
         }
         if candidate.recipe is not None:
-            sections = candidate.recipe.to_config()
-            keys |= {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+            keys |= flatten(candidate.recipe.to_config())
         if candidate.arch is not None:
             keys["MODEL.ARCH"] = folder / "arch.yaml"
-        if both := sorted(set(keys) & set(self.overrides)):
-            raise UsageError(f"evaluator_args: overrides: {both[0]} is what the candidates decide")
+        conflicts = sorted(set(keys) & set(self.overrides))
+        if conflicts:
+            raise UsageError(f"evaluator_args: overrides: {conflicts[0]} is set by the candidates")
         if candidate.arch is not None:
             save_arch(candidate.arch, keys["MODEL.ARCH"])
-        return load_config(self.config, _pairs({**keys, **self.overrides}))
+        return load_config(self.config, _to_pairs({**keys, **self.overrides}))
 
 
-def _curve(files: RunFiles) -> list[float]:
-    """The accuracies that a run has come to so far."""
-    if not files.metrics.exists():
+def _read_learning_curve(run: RunFolder) -> list[float]:
+    """Read the accuracies of all epochs that a run has finished."""
+    if not run.metrics.exists():
         return []
-    found = [entry for entry in read_metrics(files.metrics) if "val_top1" in entry]
-    return [entry.get("val_ema_top1", entry["val_top1"]) for entry in found]
+    evaluations = [entry for entry in read_metrics(run.metrics) if "val_top1" in entry]
+    return [entry.get("val_ema_top1", entry["val_top1"]) for entry in evaluations]
 
 
-def _pairs(keys: Mapping[str, Any]) -> list[str]:
-    return [part for key, value in keys.items() for part in (key, str(value))]
+def _to_pairs(keys: Mapping[str, Any]) -> list[str]:
+    """Format config keys as KEY VALUE overrides."""
+    return [text for key, value in keys.items() for text in (key, str(value))]

@@ -1,0 +1,1 @@
+"""Executors that evaluate candidates in parallel."""

@@ -1,26 +1,46 @@
-"""What goes to the processes that evaluate candidates, and what comes back."""
+"""Jobs that executors hand to their workers, and the outcomes that come back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
+
+from fbnetv3.nars.evaluators.evaluator_registry import Evaluate
+from fbnetv3.nars.space.search_space import Space
+from fbnetv3.utils.imports import user_modules
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """What all jobs of a search share.
+
+    Attributes:
+        space: search space of the candidates.
+        evaluator: evaluates the candidates.
+        imports: users' modules that a worker imports first; default: those imported in this process.
+    """
+
+    space: Space
+    evaluator: Evaluate
+    imports: Sequence[str] = field(default_factory=user_modules)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A candidate to evaluate.
+    """One attempt at evaluating a candidate.
 
     Attributes:
-        number: its trial's.
-        vector: integers (variables,).
-        epochs: how far to evaluate it.
-        full_epochs: how long a whole evaluation is.
-        seed: for whatever is random in it.
-        attempt: from 0; others have failed before it.
-        folder: where it may leave files.
+        number: number of its trial.
+        vector: the candidate, integers (variables,).
+        epochs: epochs to evaluate it for.
+        full_epochs: length of a full evaluation.
+        seed: random seed of the evaluation.
+        folder: where the evaluation may write files.
+        attempt: from 0.
     """
 
     number: int
@@ -34,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an evaluation came to: a curve, or an error; and the seconds that it took."""
+    """Result of an attempt: a learning curve or an error, and how many seconds it took."""
 
     number: int
     curve: tuple[float, ...] | None
@@ -42,20 +62,31 @@ class Outcome:
     seconds: float
 
 
-class Executor(Protocol):
-    """Evaluates jobs, several at a time.
+class TimeLimit:
+    """The time that an attempt may take; shared by the executors that can kill one.
 
-    Attributes:
-        slots: how many at a time.
+    Args:
+        seconds: None for no limit.
     """
 
-    slots: int
+    def __init__(self, seconds: float | None) -> None:
+        self.seconds = seconds
 
-    def submit(self, job: Job) -> None:
-        """Begin a job; there are never more than `slots`."""
+    def cap(self, timeout: float, start_times: Iterable[float]) -> float:
+        """Shorten a timeout so that waiting ends when the first running attempt reaches the limit.
 
-    def wait(self, seconds: float) -> list[Outcome]:
-        """What has ended; waits so long for the first one to end."""
+        Args:
+            timeout: seconds.
+            start_times: of the running attempts, by the monotonic clock; at least one.
+        """
+        if self.seconds is None:
+            return timeout
+        time_left = min(start_times) + self.seconds - time.monotonic()
+        return max(0.0, min(timeout, time_left))
 
-    def close(self) -> None:
-        """End what runs; it leaves nothing behind that runs."""
+    def outcome_if_overdue(self, job: Job, start_time: float) -> Outcome | None:
+        """Return the failed outcome of an attempt that has reached the limit, else None."""
+        elapsed = time.monotonic() - start_time
+        if self.seconds is None or elapsed < self.seconds:
+            return None
+        return Outcome(job.number, None, f"killed after {elapsed:.0f} s: time_limit is {self.seconds:g} s", elapsed)

@@ -1,143 +1,146 @@
-"""Candidates evaluated by the workers of a Ray cluster. The only module that imports Ray."""
+"""Executor on a Ray cluster. The only module that imports Ray."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import signal
 import socket
+import threading
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import ray
+from fbnetv3.errors import MissingPackageError, UsageError
+from fbnetv3.nars.execution.executors import ExecutorOptions
+from fbnetv3.nars.execution.jobs import Job, JobContext, Outcome, TimeLimit
+from fbnetv3.nars.execution.worker import evaluate_job
 
-from fbnetv3.errors import UsageError
-from fbnetv3.nars.evaluators.evaluator_registry import Evaluate
-from fbnetv3.nars.execution.jobs import Job, Outcome
-from fbnetv3.nars.execution.worker import evaluate
-from fbnetv3.nars.space.search_space import Space
+try:
+    import ray
+except ImportError:
+    raise MissingPackageError("executor ray: Ray is not installed; pip install 'ray>=2'") from None
+
+# names of the cluster's resources for the options of a task
+_RESOURCE_NAMES = {"num_cpus": "CPU", "num_gpus": "GPU"}
+_CONNECT_TIMEOUT = 10.0  # seconds
 
 
 class RayExecutor:
     """Evaluates as Ray tasks.
 
-    A task whose worker or node dies is reported as failed; the search submits it again, as it does on one machine.
-    Folders of trials have to lie where every node reaches them.
-
-    Args:
-        space: of the candidates.
-        evaluator: goes to the workers through Ray's object store.
-        workers: most tasks at a time.
-        time_limit: seconds after which a task is ended, or None.
-        address: of the cluster, such as "auto" or "ray://head:10001"; None starts one on this machine.
-        resources: options of a task, such as {"num_cpus": 4, "num_gpus": 1}; default: one CPU.
+    A task whose worker or node dies is reported as a failed attempt; the search submits it again, as with local
+    workers. Every node must be able to reach the folders of the trials.
 
     Raises:
-        UsageError: the cluster does not answer, or knows no such resources.
+        UsageError: the cluster does not answer, or lacks the requested resources.
     """
 
-    def __init__(
-        self,
-        space: Space,
-        evaluator: Evaluate,
-        workers: int,
-        time_limit: float | None,
-        address: str | None,
-        resources: dict[str, float] | None,
-    ) -> None:
-        self.slots, self.time_limit = workers, time_limit
-        self._running: dict[Any, tuple[Job, float]] = {}
-        self._ours = not ray.is_initialized()
-        if self._ours:
-            if address is not None:
-                _check_address(address)
-            cpus: dict[str, Any] = {"num_cpus": workers} if address is None else {}
-            try:
-                ray.init(
-                    address=address or "local",
-                    include_dashboard=False,
-                    log_to_driver=False,
-                    logging_level=logging.ERROR,
-                    **cpus,
-                )
-            except Exception as error:
-                where = f"at {address}" if address else "on this machine"
-                raise UsageError(f"address: no Ray cluster {where} ({_first_line(error)})") from None
+    def __init__(self, context: JobContext, options: ExecutorOptions) -> None:
+        self.slots = options.workers
+        self._time_limit = TimeLimit(options.time_limit)
+        self._running: dict[Any, tuple[Job, float]] = {}  # job and start time by Ray's object reference
+        self._owns_ray = not ray.is_initialized()
+        if self._owns_ray:
+            with _sigterm_handler_kept():
+                _connect(options.address, options.workers)
         try:
-            options: dict[str, Any] = {"num_cpus": 1, **(resources or {}), "max_retries": 0}
-            self._task = ray.remote(**options)(evaluate)
+            task_options: dict[str, Any] = {"num_cpus": 1, **options.resources, "max_retries": 0}
+            self._task = ray.remote(**task_options)(evaluate_job)
         except (TypeError, ValueError) as error:
             self.close()
-            raise UsageError(f"resources {resources}: {_first_line(error)}") from None
-        self._check_resources({"CPU": 1, **_as_ray_counts(resources or {})})
+            raise UsageError(f"resources {dict(options.resources)}: {_first_line(error)}") from None
+        self._fit_slots(options.resources)
         try:
-            self._setup = ray.put((space, evaluator))
-        except Exception as error:
+            self._context = ray.put(context)
+        except Exception as error:  # pickling runs the user's code
             self.close()
-            raise UsageError(f"the evaluator cannot be sent to Ray's workers ({_first_line(error)})") from None
+            raise UsageError(f"the evaluator cannot be sent to Ray workers ({_first_line(error)})") from None
 
-    def _check_resources(self, needed: dict[str, float]) -> None:
-        """Run no more tasks at a time than the cluster has room for: the others' time would pass in its queue."""
-        there = ray.cluster_resources()
+    def _fit_slots(self, resources: Mapping[str, float]) -> None:
+        """Submit no more tasks than fit on the cluster: the time limit would run while others wait in its queue."""
+        available = ray.cluster_resources()
+        needed = {"CPU": 1.0}
+        needed |= {_RESOURCE_NAMES[name]: count for name, count in resources.items() if name in _RESOURCE_NAMES}
         for name, count in needed.items():
-            if count > there.get(name, 0):
+            total = available.get(name, 0)
+            if count > total:
                 self.close()
-                raise UsageError(
-                    f"resources: a trial needs {count:g} {name}, the cluster has {there.get(name, 0):g} in all"
-                )
+                raise UsageError(f"resources: a trial needs {count:g} {name}, the cluster has {total:g}")
             if count:
-                self.slots = min(self.slots, int(there[name] // count))
+                self.slots = min(self.slots, int(total // count))
 
     def submit(self, job: Job) -> None:
-        self._running[self._task.remote(self._setup, job)] = job, time.monotonic()
+        """Start a job."""
+        reference = self._task.remote(self._context, job)
+        self._running[reference] = (job, time.monotonic())
 
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, timeout: float) -> list[Outcome]:
+        """Return the outcomes of jobs that have ended; wait up to `timeout` seconds for the first."""
         if not self._running:
             return []
-        until = time.monotonic() + seconds
-        if self.time_limit is not None:
-            until = min(until, min(began for _, began in self._running.values()) + self.time_limit)
-        ready, _ = ray.wait(list(self._running), timeout=max(0.0, until - time.monotonic()))
-        outcomes = []
-        for reference in ready:
-            job, began = self._running.pop(reference)
-            try:
-                outcomes.append(ray.get(reference))
-            except ray.exceptions.RayError as error:
-                gone = time.monotonic() - began
-                outcomes.append(Outcome(job.number, None, f"its Ray worker is lost ({_first_line(error)})", gone))
-        return outcomes + self._end_overdue()
+        start_times = [start_time for _, start_time in self._running.values()]
+        ready, _ = ray.wait(list(self._running), timeout=self._time_limit.cap(timeout, start_times))
+        return [self._receive_outcome(reference) for reference in ready] + self._cancel_overdue_tasks()
 
-    def _end_overdue(self) -> list[Outcome]:
+    def _receive_outcome(self, reference: Any) -> Outcome:
+        job, start_time = self._running.pop(reference)
+        try:
+            return ray.get(reference)
+        except ray.exceptions.RayError as error:
+            message = f"its Ray worker died ({_first_line(error)})"
+            return Outcome(job.number, None, message, time.monotonic() - start_time)
+
+    def _cancel_overdue_tasks(self) -> list[Outcome]:
         outcomes = []
-        for reference, (job, began) in list(self._running.items()):
-            gone = time.monotonic() - began
-            if self.time_limit is not None and gone >= self.time_limit:
+        for reference, (job, start_time) in list(self._running.items()):
+            outcome = self._time_limit.outcome_if_overdue(job, start_time)
+            if outcome is not None:
                 ray.cancel(reference, force=True)
                 del self._running[reference]
-                error = f"ended after {gone:.0f} s: the time limit is {self.time_limit:g} s"
-                outcomes.append(Outcome(job.number, None, error, gone))
+                outcomes.append(outcome)
         return outcomes
 
     def close(self) -> None:
+        """Stop all running jobs."""
         for reference in self._running:
             ray.cancel(reference, force=True)
         self._running.clear()
-        if self._ours:
+        if self._owns_ray:
             ray.shutdown()
 
 
-def _as_ray_counts(resources: dict[str, float]) -> dict[str, float]:
-    """Options of a task as the cluster counts them: num_gpus is its GPU."""
-    names = {"num_cpus": "CPU", "num_gpus": "GPU"}
-    return {names[name]: count for name, count in resources.items() if name in names}
+@contextlib.contextmanager
+def _sigterm_handler_kept() -> Iterator[None]:
+    """Restore the tool's SIGTERM handler, which `ray.init` replaces."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
+def _connect(address: str | None, workers: int) -> None:
+    """Connect to a cluster, or start one on this machine with a CPU per worker."""
+    arguments: dict[str, Any] = {"address": "local", "num_cpus": workers}
+    if address is not None:
+        _check_address(address)
+        arguments = {"address": address}
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **arguments)
+    except Exception as error:  # Ray raises many kinds
+        where = f"at {address}" if address else "on this machine"
+        raise UsageError(f"address: no Ray cluster {where} ({_first_line(error)})") from None
 
 
 def _check_address(address: str) -> None:
-    """Refuse an address where nobody listens; Ray itself would try for minutes."""
+    """Require that something listens at host:port; Ray itself would retry for minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if not colon or not port.isdigit():
-        return  # "auto", and whatever Ray may know
+        return  # such as "auto"
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT).close()
     except OSError as error:
         raise UsageError(f"address: no Ray cluster at {address} ({error.strerror or error})") from None
 

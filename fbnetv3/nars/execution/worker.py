@@ -1,6 +1,7 @@
-"""A process that evaluates one candidate after the other: `python -m fbnetv3.nars.execution.worker`, started by `executors`.
+"""Worker process that evaluates one candidate after another; `LocalExecutor` starts it with
+`python -m fbnetv3.nars.execution.worker`.
 
-It speaks with its parent over a pipe, and ends, with all that it has started, when the parent does.
+It talks to its parent over a pipe. When the parent ends, it kills itself and every process that it started.
 """
 
 from __future__ import annotations
@@ -14,38 +15,33 @@ import sys
 import threading
 import time
 from multiprocessing.connection import Connection
-from typing import Any
 
 from fbnetv3.errors import UserError
-from fbnetv3.nars.evaluators.evaluator_registry import check_curve
-from fbnetv3.nars.execution.jobs import Job, Outcome
+from fbnetv3.nars.evaluators.evaluator_registry import check_learning_curve
+from fbnetv3.nars.execution.jobs import Job, JobContext, Outcome
 from fbnetv3.nars.space.candidate import Candidate
+from fbnetv3.utils.imports import import_modules
 
 
-def evaluate(setup: tuple[Any, Any], job: Job) -> Outcome:
-    """Evaluate a candidate; whatever the evaluator raises becomes the outcome's error.
-
-    Args:
-        setup: the space and the evaluator.
-        job: the candidate, and how far to evaluate it.
-    """
-    space, evaluator = setup
+def evaluate_job(context: JobContext, job: Job) -> Outcome:
+    """Evaluate a candidate. Exceptions of the evaluator become the outcome's error."""
     start = time.monotonic()
     curve, error = None, None
     try:
-        candidate = Candidate(space, job.vector, job.number, job.seed, job.full_epochs, job.folder, job.attempt)
-        curve = check_curve(evaluator(candidate, job.epochs), job.epochs)
+        import_modules(context.imports, "imports")
+        candidate = Candidate(context.space, job.vector, job.number, job.seed, job.full_epochs, job.folder, job.attempt)
+        curve = check_learning_curve(context.evaluator(candidate, job.epochs), job.epochs)
     except UserError as problem:
         error = str(problem)
     except (Exception, SystemExit) as problem:
-        error = f"{type(problem).__name__}: {problem}{_where(problem)}"
+        error = f"{type(problem).__name__}: {problem}{_origin(problem)}"
     if error is not None:
-        error = error.encode("utf-8", "replace").decode()  # names of files may hold what is no text
+        error = error.encode("utf-8", "replace").decode()  # file names may hold invalid surrogates
     return Outcome(job.number, curve, error, time.monotonic() - start)
 
 
-def _where(error: BaseException) -> str:
-    """The last line of the user's code that the error came from."""
+def _origin(error: BaseException) -> str:
+    """Format file and line where an exception was raised."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -54,41 +50,45 @@ def _where(error: BaseException) -> str:
     return f" (in {os.path.basename(trace.tb_frame.f_code.co_filename)}, line {trace.tb_lineno})"
 
 
-def _note(log: int, line: str) -> None:
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # what the evaluator has printed comes before
+def _write_log(log: int, line: str) -> None:
+    # print the evaluator's buffered output first; it may have closed or replaced sys.stdout
+    with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
-    with contextlib.suppress(OSError):  # a full disk costs the line, not the trial
+    with contextlib.suppress(OSError):  # a full disk must not fail the trial
         os.write(log, f"{line}\n".encode())
 
 
-def main() -> None:
-    """Take jobs from the pipe whose number is the first argument, until it closes.
+def _receive_jobs(pipe: Connection, jobs: queue.SimpleQueue[bytes]) -> None:
+    """Move jobs from the pipe to the queue; kill this process group when the parent is gone.
 
-    The second is the parent's PYTHONPATH, if it has one: ours holds all of its import path, which is nothing for the
-    processes that evaluators start.
+    In a thread of its own, so that the parent's end is noticed even during an evaluation.
+    """
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            jobs.put(pipe.recv_bytes())
+    os.killpg(os.getpgid(0), signal.SIGKILL)
+
+
+def main() -> None:
+    """Evaluate jobs until the pipe closes.
+
+    Command line: the pipe's file descriptor, and the user's PYTHONPATH if it is set. This process runs with the
+    parent's whole import path in PYTHONPATH, which the evaluator's own subprocesses should not inherit.
     """
     pipe = Connection(int(sys.argv[1]))
-    log = os.dup(1)  # an evaluator may close standard output, or put something else in its place
+    log = os.dup(1)  # the evaluator may close or redirect standard output
     os.environ.pop("PYTHONPATH", None)
     if len(sys.argv) > 2:
         os.environ["PYTHONPATH"] = sys.argv[2]
+    context: JobContext = pickle.loads(pipe.recv_bytes())
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-
-    def listen() -> None:
-        # Reading here all the time shows at once that the parent is gone, even in the middle of an evaluation.
-        with contextlib.suppress(EOFError, OSError):
-            while True:
-                jobs.put(pipe.recv_bytes())
-        os.killpg(os.getpgid(0), signal.SIGKILL)
-
-    setup = pickle.loads(pipe.recv_bytes())
-    threading.Thread(target=listen, daemon=True).start()
+    threading.Thread(target=_receive_jobs, args=(pipe, jobs), daemon=True).start()
     while True:
-        job = pickle.loads(jobs.get())
-        _note(log, f"--- trial {job.number}")
-        outcome = evaluate(setup, job)
+        job: Job = pickle.loads(jobs.get())
+        _write_log(log, f"--- trial {job.number}")
+        outcome = evaluate_job(context, job)
         if outcome.error:
-            _note(log, f"--- trial {job.number}: {outcome.error}")
+            _write_log(log, f"--- trial {job.number}: {outcome.error}")
         pipe.send_bytes(pickle.dumps(outcome))
 
 

@@ -9,13 +9,13 @@ from fbnetv3.nars.algorithm.early_stopping import rank_correlations, stopping_ep
 
 @pytest.fixture
 def curves():
-    """Noise that fades: late epochs rank as the last one does."""
+    """Learning curves whose noise fades, so that late epochs rank like the last."""
     rng = np.random.default_rng(0)
     final = rng.normal(size=(40, 1))
     return final + rng.normal(size=(40, 10)) * np.linspace(2, 0, 10)
 
 
-def test_equal_to_scipys(curves):
+def test_rank_correlations_equal_scipys(curves):
     expected = [spearmanr(curves[:, epoch], curves[:, -1]).statistic for epoch in range(10)]
     np.testing.assert_allclose(rank_correlations(curves), expected)
     tied = np.round(curves)
@@ -31,16 +31,16 @@ def test_the_first_epoch_above_the_threshold(curves):
     assert (correlations[: epoch - 1] <= 0.92).all()
 
 
-def test_a_threshold_that_only_the_last_epoch_exceeds(curves):
+def test_a_correlation_that_only_the_last_epoch_exceeds(curves):
     assert stopping_epoch(curves, 0.9999) == 10
 
 
-def test_equal_accuracies_say_nothing():
+def test_equal_accuracies_have_no_rank_correlation():
     curves = np.ones((10, 4))
     assert np.isnan(rank_correlations(curves)).all()
     assert stopping_epoch(curves) == 4
 
 
-def test_few_curves_say_nothing():
+def test_fewer_than_five_curves_do_not_stop_early():
     assert stopping_epoch(np.arange(12.0).reshape(4, 3)) == 3
     assert stopping_epoch(np.arange(15.0).reshape(5, 3)) == 1

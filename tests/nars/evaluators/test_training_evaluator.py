@@ -1,4 +1,4 @@
-"""Trainings as trials of a search: curves, interruptions, settings that the search decides."""
+"""Trainings as trials of a search: learning curves, interruptions, keys that the search sets."""
 
 from types import SimpleNamespace
 
@@ -19,21 +19,21 @@ def candidate(folder, **changes):
     return SimpleNamespace(**values | changes)
 
 
-def test_a_shorter_trial_is_the_beginning_of_a_whole_one(tmp_path):
+def test_a_shorter_trial_is_the_beginning_of_a_full_one(tmp_path):
     evaluate = TrainingEvaluator(CONFIG, QUICK)
-    whole = evaluate(candidate(tmp_path / "whole"), 3)
+    full = evaluate(candidate(tmp_path / "full"), 3)
     short = evaluate(candidate(tmp_path / "short"), 2)
-    assert len(whole) == 3
-    assert short == whole[:2]
-    for left in ("checkpoints", "tensorboard"):  # killed at its very end, before that was written down
-        (tmp_path / "short" / left).mkdir()
+    assert len(full) == 3
+    assert short == full[:2]
+    for name in ("checkpoints", "tensorboard"):  # as if killed after the last epoch
+        (tmp_path / "short" / name).mkdir()
     assert evaluate(candidate(tmp_path / "short"), 2) == short
     assert not (tmp_path / "short" / "checkpoints").exists()
 
 
-def test_a_trial_that_was_killed_goes_on(tmp_path, monkeypatch):
+def test_a_killed_trial_resumes(tmp_path, monkeypatch):
     evaluate = TrainingEvaluator(CONFIG, QUICK)
-    whole = evaluate(candidate(tmp_path / "whole"), 3)
+    full = evaluate(candidate(tmp_path / "full"), 3)
 
     class Killed(BaseException):
         pass
@@ -46,21 +46,21 @@ def test_a_trial_that_was_killed_goes_on(tmp_path, monkeypatch):
         patch.setattr("fbnetv3.training.training_hooks.plot_curve", dies)
         with pytest.raises(Killed):
             evaluate(candidate(tmp_path / "killed"), 3)
-    assert evaluate(candidate(tmp_path / "killed"), 3) == whole
+    assert evaluate(candidate(tmp_path / "killed"), 3) == full
 
 
-def test_overrides_and_candidates_do_not_meet(tmp_path):
-    with pytest.raises(UsageError, match="overrides: SEED is set for each trial by the search"):
+def test_overrides_must_not_set_what_candidates_set(tmp_path):
+    with pytest.raises(UsageError, match="overrides: SEED is set by the search for each trial"):
         TrainingEvaluator(CONFIG, {"SEED": 3})
     recipe = Recipe("sgd", 0.02)
     for key, value in (("SOLVER.LR", 0.3), ("MODEL.ARCH", "fbnetv3_a")):
-        with pytest.raises(UsageError, match=f"overrides: {key} is what the candidates decide"):
+        with pytest.raises(UsageError, match=f"overrides: {key} is set by the candidates"):
             TrainingEvaluator(CONFIG, {**QUICK, key: value})(candidate(tmp_path / "x", recipe=recipe), 1)
-        with pytest.raises(UsageError, match=f"overrides: {key} is what the candidates decide"):
+        with pytest.raises(UsageError, match=f"overrides: {key} is set by the candidates"):
             TrainingEvaluator(CONFIG, {**QUICK, key: value}).check(candidate(tmp_path / "x", recipe=recipe))
 
 
-def test_what_no_trial_can_do_is_found_before_the_first(tmp_path):
+def test_check_raises_what_every_trial_would_fail_with(tmp_path):
     TrainingEvaluator(CONFIG, QUICK).check(candidate(tmp_path / "x"))
     nowhere = {**QUICK, "DATA.NAME": "imagefolder", "DATA.ROOT": str(tmp_path / "nowhere")}
     with pytest.raises(DataError, match="nowhere"):

@@ -1,0 +1,132 @@
+"""Constraints of a search: from the bounds in its settings to `Constraints`, and names for its budgets."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fbnetv3.arch.latency_table import load_latency_table
+from fbnetv3.nars.algorithm.search_settings import Bounds, SearchSettings, SettingsError
+from fbnetv3.nars.space.constraints import Column, Constraint, Constraints
+from fbnetv3.nars.space.cost_model import COST_COLUMNS
+from fbnetv3.nars.space.latency_model import LATENCY_COLUMN, LatencyModel, possible_shapes
+from fbnetv3.nars.space.search_space import RECIPE, Space
+from fbnetv3.utils.checks import is_number
+from fbnetv3.utils.imports import find_callable
+
+
+def build_constraints(settings: SearchSettings, space: Space) -> Constraints:
+    """Build the constraints that all candidates of a space must meet.
+
+    Raises:
+        UserError: invalid bounds, or a column that does not exist.
+    """
+    columns = {name: _build_column(column, name) for name, column in settings.columns.items()}
+    if settings.latency is not None:
+        columns[LATENCY_COLUMN] = _build_latency_model(settings.latency, space, settings.num_classes)
+    bounds = _parse_space_bounds(settings.constraints, "constraints", settings, space)
+    return Constraints(space, bounds, columns, settings.num_classes)
+
+
+def build_budgets(settings: SearchSettings, constraints: Constraints) -> dict[str, Constraints]:
+    """Build the constraints of each budget, by name; without budgets, there is one called "best".
+
+    Args:
+        settings: of the search.
+        constraints: what all candidates must meet.
+
+    Raises:
+        UserError: invalid bounds, or two budgets with one name.
+    """
+    budgets: dict[str, Constraints] = {}
+    for index, budget in enumerate(settings.budgets or ({},)):
+        field = f"budgets[{index}]"
+        bounds = _parse_space_bounds(budget, field, settings, constraints.space)
+        name = budget_name(budget)
+        check_file_name(name, field)
+        if name in budgets:
+            raise SettingsError(f"has the same name as another budget, {name}", field)
+        budgets[name] = constraints.with_bounds(*bounds)
+    return budgets
+
+
+def budget_name(budget: Bounds) -> str:
+    """Name a budget for files: macs_450M, macs_from_400M, macs_400M_to_450M; "best" if it has no bounds."""
+    return "_".join(_constraint_name(constraint) for constraint in parse_bounds(budget, "budgets")) or "best"
+
+
+def _constraint_name(constraint: Constraint) -> str:
+    low = _format_bound(constraint.low)
+    high = _format_bound(constraint.high)
+    if low and high:
+        return f"{constraint.column}_{low}_to_{high}"
+    return f"{constraint.column}_{high}" if high else f"{constraint.column}_from_{low}"
+
+
+def _format_bound(value: float) -> str:
+    if not math.isfinite(value):
+        return ""
+    for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= unit:
+            return f"{value / unit:.6g}{suffix}"
+    return f"{value:.6g}"
+
+
+def check_file_name(name: str, field: str) -> None:
+    """Require a name that files can have.
+
+    Raises:
+        SettingsError: it is too long or has other characters than letters, digits, _ + - and dots.
+    """
+    if not re.fullmatch(r"\w[\w.+-]{,99}", name):
+        raise SettingsError(f"{name!r} cannot name a file; use at most 100 letters, digits, _, - and dots", field)
+
+
+def parse_bounds(bounds: Any, field: str) -> list[Constraint]:
+    """Parse bounds by column, such as {"macs": [4e8, 8e8], "params": 5e6}.
+
+    Raises:
+        SettingsError: a bound is neither a pair nor a number. The message names `field` and the column.
+    """
+    if not isinstance(bounds, Mapping):
+        raise SettingsError("is not a mapping of bounds such as {macs: 4.5e+8}", field)
+    return [_parse_constraint(str(column), value, f"{field}.{column}") for column, value in bounds.items()]
+
+
+def _parse_constraint(column: str, value: Any, field: str) -> Constraint:
+    pair = value if isinstance(value, (list, tuple)) else (None, value)
+    if len(pair) != 2 or not any(map(is_number, pair)) or not all(bound is None or is_number(bound) for bound in pair):
+        raise SettingsError(f"{value!r} is neither [lowest, highest] nor the highest value", field)
+    low, high = pair
+    return Constraint(column, -math.inf if low is None else low, math.inf if high is None else high)
+
+
+def _parse_space_bounds(bounds: Any, field: str, settings: SearchSettings, space: Space) -> list[Constraint]:
+    """Parse bounds, and require that candidates of the space have these costs."""
+    constraints = parse_bounds(bounds, field)
+    for column in (constraint.column for constraint in constraints):
+        if space.architecture is None and column in COST_COLUMNS and column not in settings.columns:
+            reason = f"recipes have no {column}" if settings.mode == RECIPE else f"{space.name} has no architectures"
+            raise SettingsError(f"{reason}; remove the bound, or define the column in columns", f"{field}.{column}")
+    return constraints
+
+
+def _build_column(column: str | Column, name: str) -> Column:
+    if isinstance(column, str):
+        return find_callable(column, f"columns.{name}")
+    if not callable(column):
+        raise SettingsError(f"{column!r} is neither a function nor the name of one", f"columns.{name}")
+    return column
+
+
+def _build_latency_model(file: str, space: Space, num_classes: int) -> LatencyModel:
+    """Build a latency model, and require that its table has every block that a candidate can have."""
+    if space.architecture is None:
+        raise SettingsError("the search has no architectures; remove this setting", "latency")
+    table = load_latency_table(Path(file).expanduser())
+    for shape in possible_shapes(space, num_classes):
+        table.block_ms(shape)
+    return LatencyModel(space, table, num_classes)

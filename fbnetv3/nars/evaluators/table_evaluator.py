@@ -1,0 +1,66 @@
+"""An evaluator that looks accuracies up in a table, so that a search over a benchmark takes seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fbnetv3.errors import FieldError, suggest
+from fbnetv3.nars.space.candidate import Candidate
+
+
+class TableError(FieldError):
+    """A table of measurements that cannot be read, or that lacks a candidate."""
+
+
+class TableEvaluator:
+    """Looks up measurements of candidates in a JSON file.
+
+    The file maps names of candidates to mappings of measurements. A candidate's name is the values of its variables,
+    in the order of the space, joined by `separator`.
+
+    Args:
+        file: the JSON file.
+        accuracy: the measurement to maximize: a number, or a list with one number per epoch.
+        separator: text between the values of a name.
+
+    Raises:
+        TableError: the file cannot be read or is not such a table.
+    """
+
+    def __init__(self, file: str | os.PathLike, accuracy: str = "accuracy", separator: str = "") -> None:
+        self.file = str(file)
+        self.accuracy = accuracy
+        self.separator = separator
+        self.rows = read_table(file)
+
+    def __call__(self, candidate: Candidate, epochs: int) -> Sequence[float]:
+        """Look up the accuracies of a candidate."""
+        name = self.separator.join(str(value) for value in candidate.values())
+        if name not in self.rows:
+            raise TableError(f"has no candidate {name}", file=self.file)
+        row = self.rows[name]
+        if self.accuracy not in row:
+            raise TableError(suggest(self.accuracy, row), f"{name}: no {self.accuracy}", self.file)
+        measured = row[self.accuracy]
+        return measured[:epochs] if isinstance(measured, list) else [measured] * epochs
+
+
+def read_table(file: str | os.PathLike) -> dict[str, dict[str, Any]]:
+    """Read a JSON table of measurements: a mapping from names of candidates to their measurements.
+
+    Raises:
+        TableError: the file cannot be read or is not such a table.
+    """
+    try:
+        rows = json.loads(Path(file).expanduser().read_text())
+    except OSError as error:
+        raise TableError(f"cannot be read: {error.strerror or error}", file=str(file)) from None
+    except ValueError as error:
+        raise TableError(f"is not JSON ({error})", file=str(file)) from None
+    if not isinstance(rows, dict) or not rows or not all(isinstance(row, dict) for row in rows.values()):
+        raise TableError("is not a mapping from candidates to their measurements", file=str(file))
+    return rows

@@ -1,0 +1,208 @@
+"""Executors on this machine: worker processes, or the calling process itself."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from multiprocessing.connection import Connection, Pipe, wait
+from pathlib import Path
+
+import cloudpickle
+
+from fbnetv3.errors import UsageError
+from fbnetv3.nars.execution.executors import ExecutorOptions
+from fbnetv3.nars.execution.jobs import Job, JobContext, Outcome, TimeLimit
+from fbnetv3.nars.execution.worker import evaluate_job
+from fbnetv3.utils.files import make_folder, output_error
+
+_GRACE_PERIOD = 20.0  # seconds that an interrupted evaluation has to save its state
+_LOG_TAIL = 300  # bytes at the end of a dead worker's log to look at
+
+
+class SerialExecutor:
+    """Evaluates in the calling process, one job after another: for fast evaluators and for debuggers."""
+
+    slots = 1
+
+    def __init__(self, context: JobContext, options: ExecutorOptions) -> None:
+        if options.time_limit is not None:
+            raise UsageError("time_limit: the serial executor cannot kill an evaluation; use the local executor")
+        self._context = context
+        self._jobs: deque[Job] = deque()
+
+    def submit(self, job: Job) -> None:
+        """Queue a job for `wait`."""
+        self._jobs.append(job)
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        """Evaluate the next job."""
+        return [evaluate_job(self._context, self._jobs.popleft())] if self._jobs else []
+
+    def close(self) -> None:
+        """Drop all queued jobs."""
+        self._jobs.clear()
+
+
+class LocalExecutor:
+    """Evaluates in worker processes of this machine, each with a log file for what it prints.
+
+    The evaluator is sent by cloudpickle, so functions defined in a script or notebook work.
+    """
+
+    def __init__(self, context: JobContext, options: ExecutorOptions) -> None:
+        self.slots = options.workers
+        self.logs = options.logs
+        self._time_limit = TimeLimit(options.time_limit)
+        self._workers: dict[int, _Worker] = {}
+        try:
+            self._context = cloudpickle.dumps(context)
+        except Exception as error:  # pickling runs the user's code
+            raise UsageError(
+                f"the evaluator cannot be sent to worker processes ({error}): "
+                "open files and similar inside the function, or use the serial executor"
+            ) from None
+
+    def submit(self, job: Job) -> None:
+        """Start a job."""
+        for slot in range(self.slots):
+            if slot not in self._workers:
+                num_threads = max(1, (os.cpu_count() or 1) // self.slots)
+                log = make_folder(self.logs) / f"worker_{slot}.txt"
+                self._workers[slot] = _Worker(self._context, log, num_threads)
+            if self._workers[slot].job is None:
+                self._workers[slot].start_job(job)
+                return
+        raise AssertionError("submitted more jobs than slots")
+
+    def wait(self, timeout: float) -> list[Outcome]:
+        """Return the outcomes of jobs that have ended; wait up to `timeout` seconds for the first."""
+        busy = {worker.pipe: slot for slot, worker in self._workers.items() if worker.job is not None}
+        if not busy:
+            return []
+        start_times = [self._workers[slot].start_time for slot in busy.values()]
+        ready = wait(list(busy), self._time_limit.cap(timeout, start_times))
+        slots = [busy[pipe] for pipe in ready if isinstance(pipe, Connection)]
+        # a child process of a dead worker may keep the pipe open, so look at the processes too
+        slots += [slot for slot in busy.values() if self._workers[slot].process.poll() is not None]
+        outcomes = [self._receive_outcome(slot) for slot in dict.fromkeys(slots)]
+        return outcomes + self._kill_overdue_workers()
+
+    def _receive_outcome(self, slot: int) -> Outcome:
+        worker = self._workers[slot]
+        try:
+            if not worker.pipe.poll():
+                return self._record_worker_death(slot)
+            outcome = cloudpickle.loads(worker.pipe.recv_bytes())
+        except (EOFError, OSError):
+            return self._record_worker_death(slot)
+        worker.job = None
+        return outcome
+
+    def _record_worker_death(self, slot: int) -> Outcome:
+        """Turn the death of a worker into a failed outcome of its job; the next job starts a new worker."""
+        worker = self._workers.pop(slot)
+        worker.kill()
+        assert worker.job is not None  # only busy workers are waited for
+        return Outcome(worker.job.number, None, _describe_death(worker), time.monotonic() - worker.start_time)
+
+    def _kill_overdue_workers(self) -> list[Outcome]:
+        outcomes = []
+        for slot, worker in list(self._workers.items()):
+            if worker.job is None:
+                continue
+            outcome = self._time_limit.outcome_if_overdue(worker.job, worker.start_time)
+            if outcome is not None:
+                worker.kill()
+                del self._workers[slot]
+                outcomes.append(outcome)
+        return outcomes
+
+    def close(self) -> None:
+        """Interrupt the running jobs, wait briefly for them, and kill all workers."""
+        busy = [worker for worker in self._workers.values() if worker.job is not None]
+        for worker in busy:
+            worker.process.terminate()
+        deadline = time.monotonic() + _GRACE_PERIOD
+        for worker in busy:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                worker.process.wait(max(0.0, deadline - time.monotonic()))
+        for worker in self._workers.values():
+            worker.kill()
+        self._workers.clear()
+
+
+class _Worker:
+    """A worker process, the pipe to it, and its current job.
+
+    Args:
+        context: pickled `JobContext`.
+        log: file for the worker's output.
+        num_threads: OpenMP threads of the worker, unless OMP_NUM_THREADS is set.
+    """
+
+    def __init__(self, context: bytes, log: Path, num_threads: int) -> None:
+        self.log = log
+        self.job: Job | None = None
+        self.start_time = 0.0
+        self.pipe, worker_end = Pipe()
+        try:
+            self.process = _start_process(worker_end, log, num_threads)
+        except OSError as error:
+            raise output_error(log, error) from None
+        finally:
+            worker_end.close()
+        with contextlib.suppress(OSError):  # `wait` notices if the process has died already
+            self.pipe.send_bytes(context)
+
+    def start_job(self, job: Job) -> None:
+        self.job = job
+        self.start_time = time.monotonic()
+        with contextlib.suppress(OSError):
+            self.pipe.send_bytes(cloudpickle.dumps(job))
+
+    def kill(self) -> None:
+        """Kill the process and every process that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.pipe.close()
+
+
+def _start_process(worker_end: Connection, log: Path, num_threads: int) -> subprocess.Popen:
+    environment = dict(os.environ)
+    environment.setdefault("OMP_NUM_THREADS", str(num_threads))
+    # the worker gets this process's import path; the evaluator's own subprocesses get the user's PYTHONPATH
+    user_path = [environment["PYTHONPATH"]] if "PYTHONPATH" in environment else []
+    environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    pipe_fd = worker_end.fileno()
+    with log.open("ab") as f:
+        return subprocess.Popen(
+            [sys.executable, "-m", "fbnetv3.nars.execution.worker", str(pipe_fd), *user_path],
+            pass_fds=[pipe_fd],
+            stdin=subprocess.DEVNULL,
+            stdout=f,
+            stderr=f,
+            env=environment,
+            start_new_session=True,  # its process group can be killed as a whole
+        )
+
+
+def _describe_death(worker: _Worker) -> str:
+    code = worker.process.returncode
+    if code >= 0:
+        return f"the worker process exited with code {code}{_last_log_line(worker.log)}"
+    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+    return f"the worker process was killed by {signal.Signals(-code).name}{hint}{_last_log_line(worker.log)}"
+
+
+def _last_log_line(log: Path) -> str:
+    with contextlib.suppress(OSError):
+        lines = log.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip().splitlines()
+        if lines and not lines[-1].startswith("--- trial"):
+            return f": {lines[-1]}"
+    return ""

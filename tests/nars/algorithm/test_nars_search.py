@@ -1,0 +1,319 @@
+"""Whole searches: their results, their files, and invalid settings."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+import yaml
+
+import fbnetv3
+from fbnetv3.arch import ARCHS, cost, load_arch
+from fbnetv3.config import load_config
+from fbnetv3.errors import UserError
+from fbnetv3.nars.algorithm.budgets import budget_name
+from fbnetv3.nars.algorithm.nars_search import search
+from fbnetv3.nars.algorithm.search_settings import SearchSettings, SettingsError
+from fbnetv3.nars.algorithm.trial_store import TRIALS_FILE
+from fbnetv3.nars.space.search_space import SpaceError, load_space, space_from_dict
+from tests.nars.toy import QUICK, ROOT, SPACE, accuracy, evaluate, outcome, spent
+
+
+def test_a_search_finds_good_candidates(budgeted_search):
+    rng = np.random.default_rng(0)
+    random_accuracies = [accuracy(SPACE.decode(v)) for v in rng.integers(0, SPACE.sizes, (30, len(SPACE)))]
+    assert accuracy(SPACE.decode(budgeted_search.best.candidate)) > max(random_accuracies) - 0.5
+    last = [t for t in budgeted_search.trials if t.round == 2]
+    assert np.median([t.accuracy(budgeted_search.stop_epoch) for t in last]) > np.median(
+        [t.accuracy(budgeted_search.stop_epoch) for t in budgeted_search.trials if t.round == 0]
+    )
+
+
+def test_later_rounds_stop_early(budgeted_search):
+    assert 1 < budgeted_search.stop_epoch < 6
+    assert {t.epochs for t in budgeted_search.trials if t.round} == {budgeted_search.stop_epoch}
+    assert {t.epochs for t in budgeted_search.trials if t.round == 0} == {6}
+    assert all(len(t.curve) == t.epochs for t in budgeted_search.trials)
+
+
+def test_the_time_left_depends_on_the_slots_of_the_executor(tmp_path):
+    """The serial executor has one slot whatever `workers` says: four more trials take six epochs of 10 ms each."""
+
+    def slow(candidate, epochs):
+        time.sleep(0.01 * epochs)
+        return [accuracy(candidate)] * epochs
+
+    events = []
+    search(SPACE, slow, tmp_path / "out", on_progress=events.append, **{**QUICK, "rounds": 2, "batch": 4, "workers": 8})
+    first_round = [progress for progress in events if progress.stage == "trials" and progress.round == 0]
+    assert first_round[-1].seconds_left >= 4 * 6 * 0.01
+
+
+def test_no_candidate_is_tried_twice(budgeted_search):
+    assert len({t.candidate.tobytes() for t in budgeted_search.trials}) == len(budgeted_search.trials) == 30
+
+
+def test_a_recommendation_for_each_budget(budgeted_search):
+    recommendations = budgeted_search.recommendations
+    assert [recommendation.name for recommendation in recommendations] == ["spent_12", "spent_18"]
+    for recommendation, limit in zip(recommendations, (12, 18), strict=True):
+        assert sum(recommendation.candidate[f"x{i}"] for i in range(4)) <= limit
+        assert recommendation.columns == {"spent": spent(recommendation.candidate.vector[None])[0]}
+        provenance = json.loads(recommendation.files.provenance.read_text())
+        assert spent(recommendation.best_trial.candidate[None])[0] <= limit
+        assert provenance["best_trial"]["number"] == recommendation.best_trial.number
+        assert provenance["values"] == dict(recommendation.candidate)
+        assert provenance["predicted"] == recommendation.predicted
+        assert provenance["trials"] == 30
+        assert provenance["inherited_trials"][0] == recommendation.best_trial.number
+    assert recommendations[1].predicted >= recommendations[0].predicted
+
+
+def test_workers_do_not_change_the_result(budgeted_search, tmp_path):
+    settings = {**QUICK, "columns": {"spent": spent}, "budgets": [{"spent": 12}, {"spent": [None, 18]}]}
+    search(SPACE, evaluate, tmp_path / "out", **{**settings, "executor": "local"}, workers=3)
+    assert outcome(tmp_path / "out") == outcome(budgeted_search.folder)
+
+
+def test_another_seed_tries_other_candidates(plain_search, tmp_path):
+    other = search(SPACE, evaluate, tmp_path / "out", **QUICK, seed=1)
+    assert {t.candidate.tobytes() for t in other.trials if t.round == 0} != {
+        t.candidate.tobytes() for t in plain_search.trials if t.round == 0
+    }
+
+
+def test_a_finished_search_takes_more_rounds_and_other_budgets(tmp_path):
+    first = search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "rounds": 2})
+    more = search(SPACE, evaluate, tmp_path / "out", **QUICK, resume=True)
+    assert outcome(tmp_path / "out")[0][:20] == [
+        (t.number, t.round, t.candidate.tolist(), t.epochs, t.status, t.curve) for t in first.trials
+    ]
+    assert len(more.trials) == 30
+
+
+def test_other_budgets_run_no_trials(budgeted_search, tmp_path):
+    settings = {**QUICK, "columns": {"spent": spent}}
+    search(SPACE, evaluate, tmp_path / "out", **settings)
+    before = outcome(tmp_path / "out")[0]
+    result = search(SPACE, evaluate, tmp_path / "out", **settings, budgets=[{"spent": 9}], resume=True)
+    (recommendation,) = result.recommendations
+    assert recommendation.columns["spent"] <= 9
+    assert outcome(tmp_path / "out")[0] == before
+
+
+def test_a_pool_that_runs_out_ends_the_search(tmp_path):
+    small = space_from_dict({"name": "small", "variables": {"a": {"range": [0, 11]}}})
+    result = search(small, lambda c, epochs: [c["a"]] * epochs, tmp_path / "out", **{**QUICK, "rounds": 9})
+    assert len(result.trials) == 12
+    assert result.best.candidate.tolist() == [11]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"constraints": {"nothing": 3}}, "unknown column nothing"),
+        ({"constraints": {"spent": [9, 3]}}, "constraint on spent: 9 is above 3"),
+        ({"constraints": {"spent": []}}, "constraints.spent: .* is neither"),
+        ({"constraints": {"spent": -1}}, "no candidate of toy meets .*; the nearest one has spent 0"),
+        ({"budgets": [{"spent": -1}]}, "no candidate of toy meets .*; the nearest one has spent 0"),
+        ({"budgets": {"spent": 3}}, "budgets: {.spent.: 3} is not a list"),
+        ({"budgets": [{"spent": 3}, {"spent": 3.0}]}, r"budgets\[1\]: has the same name as another budget, spent_3"),
+        (
+            {"reference_networks": {"B": {"macs": "many", "accuracy": 3}}},
+            "reference_networks.B.macs: 'many' is not a number",
+        ),
+        (
+            {"scaled_networks": {"../big": {"from": "best", "macs": 1e6}}},
+            "scaled_networks: '../big' cannot name a file",
+        ),
+        (
+            {"scaled_networks": {"big": {"from": "a", "macs": 1e6, "recpie": {}}}},
+            "scaled_networks.big.recpie: unknown key: did you mean",
+        ),
+        (
+            {"scaled_networks": {"big": {"from": "a", "macs": 1e6, "recipe": None}}},
+            "scaled_networks.big.recipe: None is not a mapping",
+        ),
+        (
+            {"scaled_networks": {"big": {"from": "a", "macs": 1e6, "depth": "x"}}},
+            "scaled_networks.big.depth: 'x' is not a positive number",
+        ),
+        ({"columns": {"spent": 3}}, "columns.spent: 3 is neither a function nor the name of one"),
+        ({"pretraining_labels": 3}, "pretraining_labels: 3 is neither a name nor a list"),
+        ({"rouns": 3}, "rouns: unknown key: did you mean rounds"),
+        ({"epochs": 0}, "epochs: 0 is not at least 1"),
+        ({"epochs": True}, "epochs: True is not an integer"),
+        ({"mode": "fast"}, "mode: 'fast' is not one of joint, architecture, recipe"),
+        ({"executor": "cloud"}, "executor: 'cloud' is not registered: available: local, ray, serial"),
+        ({"predictor": {"wide": 3}}, "predictor.wide: unknown key"),
+        ({"predictor": {"width": 0.5}}, "predictor.width: 0.5 is not of type int"),
+        ({"early_stopping_correlation": 2}, r"early_stopping_correlation: 2 is not in \[-1, 1\]"),
+        ({"time_limit": 3}, "time_limit: the serial executor"),
+        (
+            {"scaled_networks": {"big": {"from": "nowhere", "macs": 1e6}}},
+            "scaled_networks.big.from: 'nowhere' is not a budget",
+        ),
+        ({"columns": {"spent": "no.such:thing"}}, "columns.spent 'no.such': cannot be imported"),
+    ],
+)
+def test_invalid_settings(settings, error, tmp_path):
+    columns = {"columns": {"spent": spent}}
+    with pytest.raises(UserError, match=error):
+        search(SPACE, evaluate, tmp_path / "out", **{**QUICK, **columns, **settings})
+    assert not (tmp_path / "out" / TRIALS_FILE).exists() or not outcome(tmp_path / "out")[0]
+
+
+def test_invalid_values_of_a_column(tmp_path):
+    for column, error in ((lambda c: 3, "not numbers of shape"), (lambda c: c[:, 0] * np.nan, "returns NaN for")):
+        with pytest.raises(UserError, match=error):
+            search(SPACE, evaluate, tmp_path / "out", **QUICK, columns={"odd": column}, constraints={"odd": 3})
+
+
+NETWORKS = yaml.safe_load((ROOT / "configs/nars/spaces/cifar10_small.yaml").read_text())
+
+
+def test_a_space_that_does_not_decode_is_refused_at_once(tmp_path):
+    broken = {**NETWORKS, "recipe": {**NETWORKS["recipe"], "optimizer": "adam"}}
+    with pytest.raises(UserError, match="optimizer: unknown optimizer 'adam'"):
+        search(space_from_dict(broken), lambda c, epochs: [1.0] * epochs, tmp_path / "out", **QUICK)
+    assert not (tmp_path / "out").exists()
+
+
+def by_size(candidate, epochs):
+    recipe = candidate.recipe.lr if candidate.recipe else 0
+    arch = np.log(cost(candidate.arch, num_classes=10).macs) if candidate.arch else 0
+    return [arch + recipe] * epochs
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    settings = {**QUICK, "constraints": {"macs": [0.8e6, 3e6]}, "num_classes": 10}
+    return search(
+        space_from_dict(NETWORKS),
+        by_size,
+        tmp_path_factory.mktemp("networks") / "out",
+        **settings,
+        budgets=[{"macs": 1e6}, {"macs": "2e6"}],
+        scaled_networks={
+            "family_g": {"from": "macs_2M", "macs": 4e6, "tolerance": 0.1, "recipe": {"drop_path_rate": 0.2}},
+            "family_z": {"from": "macs_1M", "macs": 1e12},
+        },
+        training_config={"_BASE_": str(ROOT / "configs/digits/fbnetv3_digits.yaml"), "SOLVER.EPOCHS": 3},
+    )
+
+
+def test_recommendations_become_files_that_train_as_they_are(networks):
+    for recommendation, limit in zip(networks.recommendations, (1e6, 2e6), strict=True):
+        arch = load_arch(recommendation.files.arch)
+        assert cost(arch, num_classes=10).macs == recommendation.columns["macs"] <= limit
+        assert "seed 0, 30 trials: predicted" in arch.source
+        cfg = load_config(recommendation.files.config)
+        assert load_arch(cfg.MODEL.ARCH) == arch
+        assert cfg.SOLVER.EPOCHS == 3
+        assert cfg.DATA.NAME == "digits"
+        recipe = recommendation.candidate.recipe
+        assert (recipe.optimizer, recipe.initial_lr) == (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.LR)
+        assert (recipe.mixup, recipe.ema) == (cfg.INPUT.MIXUP, cfg.EMA.ENABLED)
+        assert f"output/{arch.name}" == cfg.OUTPUT_DIR
+
+
+def test_recommended_architectures_are_registered(networks):
+    names = [recommendation.files.name for recommendation in networks.recommendations]
+    if names[0] not in ARCHS:
+        fbnetv3.register_arch_folder(networks.folder / "recommendations" / "archs")
+    assert set(names) <= set(ARCHS.names())
+    assert fbnetv3.create_model(names[0], num_classes=10).num_classes == 10
+
+
+def test_recommendations_scale_to_a_family(networks):
+    files = networks.scaled_networks["family_g"]
+    macs = cost(load_arch(files.arch), num_classes=10).macs
+    assert macs == pytest.approx(4e6, rel=0.1)
+    assert load_config(files.config).MODEL.DROP_PATH_RATE == 0.2
+    assert json.loads(files.provenance.read_text())["columns"]["macs"] == macs
+    assert set(networks.scaled_networks) == {"family_g"}  # a target that cannot be met is left out with a warning
+
+
+def test_architectures_alone_and_recipes_alone(tmp_path):
+    space = space_from_dict(NETWORKS)
+    settings = {**QUICK, "rounds": 2, "num_classes": 10}
+    constraints = {"macs": 2e6}
+    result = search(space, by_size, tmp_path / "a", **settings, mode="architecture", constraints=constraints)
+    (recommendation,) = result.recommendations
+    assert recommendation.candidate.recipe is None
+    assert "RECIPE" not in recommendation.files.config.read_text()
+
+    result = search(space, by_size, tmp_path / "r", **settings, mode="recipe")
+    (recommendation,) = result.recommendations
+    assert recommendation.candidate.arch is None
+    assert recommendation.files.arch is None
+    assert recommendation.candidate.recipe.initial_lr == load_config(recommendation.files.config).SOLVER.LR
+    assert recommendation.candidate["lr"] > 0.03  # by_size likes it high
+    assert result.pretraining is None
+    with pytest.raises(UserError, match="constraints.macs: recipes have no macs; remove the bound"):
+        search(space, by_size, tmp_path / "r2", **settings, mode="recipe", constraints=constraints)
+    with pytest.raises(SpaceError, match="architecture"):
+        search(space.subspace("recipe"), by_size, tmp_path / "n", **settings, mode="architecture")
+
+
+class FailsEveryTrial:
+    """An evaluator that knows before any trial that all would fail."""
+
+    def check(self, candidate):
+        raise UserError(f"no data for {sorted(candidate)}")
+
+    def __call__(self, candidate, epochs):
+        raise AssertionError("no trial should run")
+
+
+def test_an_evaluator_may_refuse_before_the_first_trial(tmp_path):
+    with pytest.raises(UserError, match="no data for .*'kind', 'lr'"):
+        search(SPACE, FailsEveryTrial(), tmp_path / "out", **QUICK)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rounds_of_the_paper():
+    space = load_space(ROOT / "configs/nars/spaces/fbnetv3.yaml")
+    settings = SearchSettings()
+    assert (settings.pool, settings.batch, settings.epochs, settings.early_stopping_correlation) == (
+        20_000,
+        48,
+        150,
+        0.92,
+    )
+    assert settings.num_rounds(space) == 5
+    assert settings.num_rounds(space.subspace("recipe")) == 4
+
+
+@pytest.mark.parametrize(
+    ("budget", "name"),
+    [
+        ({}, "best"),
+        ({"macs": 450e6}, "macs_450M"),
+        ({"macs": [450e6, None]}, "macs_from_450M"),
+        ({"macs": [4e8, 8e8], "params": 5e6}, "macs_400M_to_800M_params_5M"),
+    ],
+)
+def test_names_of_budgets(budget, name):
+    assert budget_name(budget) == name
+
+
+def test_settings_are_checked_when_built():
+    with pytest.raises(SettingsError, match="batch: 1 is not at least 2"):
+        SearchSettings(batch=1)
+
+
+def test_imports_register_what_settings_name(tmp_path, monkeypatch):
+    (tmp_path / "extension_of_searches.py").write_text(
+        "from fbnetv3.nars.execution.executors import EXECUTORS\n"
+        "from fbnetv3.nars.execution.local_executor import SerialExecutor\n"
+        "from fbnetv3.nars.evaluators.evaluator_registry import EVALUATORS\n\n"
+        "EXECUTORS.register(SerialExecutor, name='one_by_one')\n\n\n"
+        "@EVALUATORS.register(name='first_variable')\n"
+        "def evaluate(candidate, epochs):\n"
+        "    return [candidate['x0']] * epochs\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = {**QUICK, "rounds": 1, "imports": ["extension_of_searches"], "executor": "one_by_one"}
+    result = search(SPACE, "first_variable", tmp_path / "out", **settings)
+    assert result.best.accuracy(6) == 7

@@ -1,0 +1,111 @@
+"""Evaluators by registered name, by module, and as callables; checks of their learning curves."""
+
+import numpy as np
+import pytest
+
+from fbnetv3.errors import UnknownNameError, UsageError
+from fbnetv3.nars.evaluators.evaluator_registry import (
+    EVALUATORS,
+    LearningCurveError,
+    build_evaluator,
+    check_learning_curve,
+    evaluator_name,
+)
+from fbnetv3.nars.space.candidate import Candidate
+from fbnetv3.nars.space.search_space import space_from_dict
+
+SPACE = space_from_dict({"name": "two", "variables": {"a": {"range": [0, 2]}, "b": {"choices": ["x", "y"]}}})
+
+
+def constant(candidate, epochs, value=0.5):
+    return [value] * epochs
+
+
+class Multiple:
+    def __init__(self, factor):
+        self.factor = factor
+
+    def __call__(self, candidate, epochs):
+        return [self.factor * candidate["a"]] * epochs
+
+
+def candidate(*vector):
+    return Candidate(SPACE, np.array(vector))
+
+
+def test_a_candidate_is_a_mapping_of_its_values():
+    values = candidate(2, 1)
+    assert dict(values) == {"a": 2, "b": "y"}
+    assert len(values) == 2
+    assert values.arch is None
+    assert values.recipe is None
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "arguments", "value"),
+    [
+        (constant, {}, 0.5),
+        (constant, {"value": 2.0}, 2.0),
+        (f"{__name__}:constant", {}, 0.5),
+        (f"{__name__}:Multiple", {"factor": 3}, 6.0),
+        (Multiple(2), {}, 4.0),
+    ],
+)
+def test_build_evaluator(evaluator, arguments, value):
+    assert build_evaluator(evaluator, arguments)(candidate(2, 0), 2) == [value] * 2
+
+
+def test_a_registered_evaluator():
+    EVALUATORS.register(constant, name="mine")
+    try:
+        assert build_evaluator("mine")(candidate(0, 0), 1) == [0.5]
+    finally:
+        EVALUATORS.remove("mine")
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "arguments", "error"),
+    [
+        ("tabel", {}, "unknown evaluator 'tabel': did you mean table"),
+        ("no.such.module:f", {}, "'no.such.module': cannot be imported"),
+        (f"{__name__}:konstant", {}, "has no konstant: did you mean constant"),
+        (f"{__name__}:SPACE", {}, "is not callable"),
+        (3, {}, "is not callable"),
+        (f"{__name__}:Multiple", {}, "missing a required argument: 'factor'"),
+        (constant, {"speed": 1}, "unexpected keyword argument 'speed'"),
+        ("table", {"file": "nowhere.json"}, "nowhere.json: cannot be read"),
+    ],
+)
+def test_invalid_evaluators(evaluator, arguments, error):
+    with pytest.raises((UsageError, UnknownNameError), match=error):
+        build_evaluator(evaluator, arguments)
+
+
+def test_names():
+    assert evaluator_name("table") == "table"
+    assert evaluator_name(constant) == f"{__name__}:constant"
+    assert evaluator_name(Multiple(1)) == f"{__name__}:Multiple"
+
+
+def test_valid_learning_curves():
+    assert check_learning_curve([1, 2.5], 2) == (1.0, 2.5)
+    assert check_learning_curve(np.array([3]), 1) == (3.0,)
+    assert check_learning_curve(0.75, 1) == (0.75,)
+
+
+@pytest.mark.parametrize(
+    ("curve", "error"),
+    [
+        ([1.0], "returned 1 accuracies; expected one accuracy for each of 2 epochs"),
+        ([1.0, 2.0, 3.0], "returned 3 accuracies; expected one"),
+        ([[1.0, 2.0]], r"returned an array of shape \(1, 2\); expected one accuracy for each of 2"),
+        (None, "returned None; expected one accuracy for each of 2"),
+        ("good", "returned 'good'; expected one accuracy"),
+        ([1.0, float("nan")], "the accuracy after epoch 2 is nan"),
+        ([float("-inf"), 1.0], "the accuracy after epoch 1 is -inf"),
+        ({"top1": 3}, "expected one accuracy for each of 2 epochs"),
+    ],
+)
+def test_invalid_learning_curves(curve, error):
+    with pytest.raises(LearningCurveError, match=error):
+        check_learning_curve(curve, 2)

@@ -1,0 +1,203 @@
+"""Executors on this machine: outcomes, failures, and that no process is left behind."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from fbnetv3.errors import UnknownNameError, UsageError
+from fbnetv3.nars.execution.executors import EXECUTORS, ExecutorOptions, open_executor
+from fbnetv3.nars.execution.jobs import JobContext
+from fbnetv3.nars.execution.local_executor import SerialExecutor
+from tests.nars.execution.jobs_for_tests import SPACE, make_job, open_for_tests, run_jobs
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def greeting(candidate, epochs):
+    print("hello from", candidate["a"])
+    return [candidate["a"] + candidate.seed] * epochs
+
+
+@pytest.mark.parametrize("name", ["local", "serial"])
+def test_every_job_has_an_outcome(name, tmp_path):
+    with open_for_tests(greeting, tmp_path, name) as executor:
+        outcomes = run_jobs(executor, *map(make_job, range(5)))
+    curves = {number: outcome.curve for number, outcome in outcomes.items()}
+    assert curves == {number: (number + 7.0, number + 7.0) for number in range(5)}
+    if name == "local":
+        logs = "".join(path.read_text() for path in (tmp_path / "logs").iterdir())
+        assert all(f"hello from {number}" in logs for number in range(5))
+
+
+def test_a_function_of_a_script_needs_no_main_guard(tmp_path):
+    """Closures and lambdas work too."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys; sys.path.append(sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from tests.nars.execution.jobs_for_tests import make_job, open_for_tests, run_jobs\n"
+        "offset = 10\n"
+        "evaluate = lambda candidate, epochs: [candidate['a'] + offset] * epochs\n"
+        "with open_for_tests(evaluate, Path('.'), workers=1) as executor:\n"
+        "    print(run_jobs(executor, make_job(3))[3].curve)\n"
+    )
+    done = subprocess.run([sys.executable, script, ROOT], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout == "(13.0, 13.0)\n"
+
+
+def closes_its_output(candidate, epochs):
+    sys.stdout.close()
+    os.close(1)
+    return [1.0] * epochs
+
+
+def test_an_evaluator_may_close_its_output(tmp_path):
+    with open_for_tests(closes_its_output, tmp_path, workers=1) as executor:
+        outcomes = run_jobs(executor, make_job(0))
+        assert outcomes[0].curve == (1.0, 1.0)
+    assert "--- trial 0" in (tmp_path / "logs" / "worker_0.txt").read_text()
+
+
+def fails_in_several_ways(candidate, epochs):
+    if candidate["a"] == 0:
+        raise ZeroDivisionError("what now")
+    if candidate["a"] == 1:
+        os._exit(3)
+    if candidate["a"] == 2:
+        os.kill(os.getpid(), 9)
+    return [0.5] * (epochs - 1 if candidate["a"] == 3 else epochs)
+
+
+def test_errors_say_how_an_evaluation_failed(tmp_path):
+    with open_for_tests(fails_in_several_ways, tmp_path) as executor:
+        outcomes = run_jobs(executor, *map(make_job, range(5)))
+    assert outcomes[0].error.startswith("ZeroDivisionError: what now (in test_executors.py, line ")
+    assert "the worker process exited with code 3" in outcomes[1].error
+    assert "the worker process was killed by SIGKILL (out of memory?)" in outcomes[2].error
+    assert "returned 1 accuracies; expected one accuracy for each of 2 epochs" in outcomes[3].error
+    assert outcomes[4].curve == (0.5, 0.5)
+
+
+def dies_and_leaves_a_child(candidate, epochs):
+    """Die while a child process keeps the pipe open, or exit."""
+    if candidate["a"] == 0 and os.fork():
+        os.kill(os.getpid(), 9)
+    if candidate["a"] == 0:
+        time.sleep(100)
+    if candidate["a"] == 1:
+        sys.exit("enough")
+    return [1.0] * epochs
+
+
+def test_a_dead_worker_is_noticed_although_its_child_lives(tmp_path):
+    with open_for_tests(dies_and_leaves_a_child, tmp_path) as executor:
+        outcomes = run_jobs(executor, *map(make_job, range(3)))
+    assert "killed by SIGKILL" in outcomes[0].error
+    assert outcomes[1].error.startswith("SystemExit: enough")
+    assert outcomes[2].curve == (1.0, 1.0)
+
+
+def writes_its_import_path(candidate, epochs):
+    Path(candidate.folder / "path").write_text(os.environ.get("PYTHONPATH", "none"))
+    return [1.0] * epochs
+
+
+@pytest.mark.parametrize("python_path", [None, "/somewhere"])
+def test_subprocesses_of_evaluators_get_the_users_import_path(tmp_path, monkeypatch, python_path):
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    if python_path:
+        monkeypatch.setenv("PYTHONPATH", python_path)
+    with open_for_tests(writes_its_import_path, tmp_path, workers=1) as executor:
+        outcomes = run_jobs(executor, make_job(0, folder=tmp_path))
+    assert outcomes[0].error is None
+    assert (tmp_path / "path").read_text() == (python_path or "none")
+
+
+def test_workers_import_the_users_modules(tmp_path, monkeypatch):
+    """What they register is there when a candidate is evaluated."""
+    (tmp_path / "extension_of_workers.py").write_text("import os\nos.environ['EXTENSION_OF_WORKERS'] = '1'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def evaluate(candidate, epochs):
+        return [float(os.environ["EXTENSION_OF_WORKERS"])] * epochs
+
+    context = JobContext(SPACE, evaluate, imports=["extension_of_workers"])
+    with open_executor("local", context, ExecutorOptions(logs=tmp_path)) as executor:
+        assert run_jobs(executor, make_job(0))[0].curve == (1.0, 1.0)
+
+
+def hangs(candidate, epochs):
+    if candidate["a"] == 0:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
+        Path(candidate.folder / "pids").write_text(f"{os.getpid()} {child.pid}")
+        time.sleep(100)
+    return [1.0] * epochs
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(") ")[1][0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def have_ended(pids, seconds=10):
+    deadline = time.monotonic() + seconds
+    while any(map(is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(map(is_alive, pids))
+
+
+def test_an_overdue_evaluation_is_killed_with_its_subprocesses(tmp_path):
+    with open_for_tests(hangs, tmp_path, time_limit=4.0) as executor:
+        outcomes = run_jobs(executor, make_job(0, folder=tmp_path), make_job(1))
+        pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+        assert "killed after 4 s: time_limit is 4 s" in outcomes[0].error
+        assert outcomes[1].curve == (1.0, 1.0)
+        assert have_ended(pids)
+
+
+def test_no_worker_outlives_a_killed_search(tmp_path):
+    script = (
+        "import sys; from pathlib import Path; sys.path.append(sys.argv[2])\n"
+        "from tests.nars.execution.jobs_for_tests import make_job, open_for_tests\n"
+        "from tests.nars.execution.test_executors import hangs\n"
+        "folder = Path(sys.argv[1])\n"
+        "with open_for_tests(hangs, folder) as executor:\n"
+        "    executor.submit(make_job(0, folder=folder)); executor.wait(100)\n"
+    )
+    search = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), ROOT])
+    while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text():
+        assert search.poll() is None
+        time.sleep(0.05)
+    pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
+    search.kill()
+    search.wait()
+    assert have_ended(pids)
+
+
+def test_an_evaluator_that_cannot_be_pickled_is_refused(tmp_path):
+    lock = threading.Lock()
+    with pytest.raises(UsageError, match="cannot be sent to worker processes"):
+        open_for_tests(lambda candidate, epochs: [lock], tmp_path).__enter__()
+
+
+def test_invalid_executors(tmp_path):
+    with pytest.raises(UnknownNameError, match="unknown executor 'cloud': available: local, ray, serial"):
+        open_for_tests(greeting, tmp_path, "cloud").__enter__()
+    with pytest.raises(UsageError, match="serial executor cannot kill an evaluation"):
+        open_for_tests(greeting, tmp_path, "serial", time_limit=1.0).__enter__()
+
+
+def test_an_executor_of_ones_own(tmp_path):
+    EXECUTORS.register(SerialExecutor, name="mine")
+    try:
+        with open_for_tests(greeting, tmp_path, "mine") as executor:
+            assert run_jobs(executor, make_job(1))[1].curve == (8.0, 8.0)
+    finally:
+        EXECUTORS.remove("mine")

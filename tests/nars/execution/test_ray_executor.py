@@ -1,0 +1,105 @@
+"""Evaluations on a real Ray cluster of two workers, one of which is killed during a trial."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from fbnetv3.errors import UsageError
+from fbnetv3.nars.algorithm.nars_search import search
+from fbnetv3.nars.algorithm.trial_store import DONE
+from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
+from fbnetv3.nars.execution.jobs import JobContext
+from tests.nars.execution.jobs_for_tests import SPACE as ONE_VARIABLE
+from tests.nars.execution.jobs_for_tests import make_job, open_for_tests, run_jobs
+from tests.nars.toy import QUICK, SPACE, evaluate, outcome
+
+ray = pytest.importorskip("ray", reason="Ray is optional: pip install '.[search]'")
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    ray.init(
+        address="local",  # not a cluster that may be running on this machine
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}},
+    )
+    yield
+    ray.shutdown()
+
+
+def test_a_worker_that_is_killed_costs_one_attempt(cluster, tmp_path):
+    marks = tmp_path / "marks"
+    marks.mkdir()
+
+    def dies_once(candidate, epochs):
+        (marks / f"{candidate.number}_{os.getpid()}").touch()
+        if candidate.number == 3 and candidate.attempt == 0:
+            time.sleep(0.2)  # in the middle
+            os.kill(os.getpid(), signal.SIGKILL)
+        return evaluate(candidate, epochs)
+
+    settings = {**QUICK, "rounds": 2}
+    result = search(SPACE, dies_once, tmp_path / "ray", **{**settings, "executor": "ray"}, workers=2)
+    assert {trial.status for trial in result.trials} == {DONE}
+    assert [trial.number for trial in result.trials if trial.attempts == 2] == [3]
+    assert len(list(marks.glob("3_*"))) == 2  # once in the process that died, once in another
+    search(SPACE, evaluate, tmp_path / "serial", **settings)
+    assert outcome(tmp_path / "ray") == outcome(tmp_path / "serial")
+
+
+def test_failures_and_time_limits(cluster, tmp_path):
+    def fails_or_hangs(candidate, epochs):
+        if candidate["a"] == 0:
+            raise ZeroDivisionError("what now")
+        if candidate["a"] == 1:
+            time.sleep(100)
+        return [1.0] * epochs
+
+    with open_for_tests(fails_or_hangs, tmp_path, "ray", time_limit=8.0) as executor:
+        outcomes = run_jobs(executor, make_job(0), make_job(1), make_job(2))
+    assert outcomes[0].error.startswith("ZeroDivisionError: what now")
+    assert "killed after 8 s: time_limit is 8 s" in outcomes[1].error
+    assert outcomes[2].curve == (1.0, 1.0)
+
+
+def test_workers_import_the_users_modules_on_ray(cluster, tmp_path):
+    def evaluate_with_extension(candidate, epochs):
+        import sys
+
+        return [float("tests.nars.toy" in sys.modules)] * epochs
+
+    context = JobContext(ONE_VARIABLE, evaluate_with_extension, imports=["tests.nars.toy"])
+    with open_executor("ray", context, ExecutorOptions()) as executor:
+        assert run_jobs(executor, make_job(0))[0].curve == (1.0, 1.0)
+
+
+def test_unknown_resources(cluster, tmp_path):
+    with pytest.raises(UsageError, match="resources"):
+        open_for_tests(evaluate, tmp_path, "ray", resources={"num_wheels": 4}).__enter__()
+
+
+def test_more_resources_than_the_cluster_has(cluster, tmp_path):
+    with pytest.raises(UsageError, match="a trial needs 64 GPU, the cluster has 0"):
+        open_for_tests(evaluate, tmp_path, "ray", resources={"num_gpus": 64}).__enter__()
+    with open_for_tests(evaluate, tmp_path, "ray", workers=9) as executor:
+        assert executor.slots == 2
+
+
+def test_an_address_without_a_cluster(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
+        with pytest.raises(UsageError, match=f"no Ray cluster at {address} .Connection refused"):
+            open_for_tests(evaluate, tmp_path, "ray", address=address).__enter__()
+
+
+def test_a_cluster_that_does_not_answer(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("no answer\nfrom it")))
+    with pytest.raises(UsageError, match=r"address: no Ray cluster at auto \(no answer\)"):
+        open_for_tests(evaluate, tmp_path, "ray", address="auto").__enter__()
