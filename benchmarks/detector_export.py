@@ -1,64 +1,77 @@
 #!/usr/bin/env python3
-"""An exported detector beside the one it comes from: `detector_export.py --config FILE --weights FILE --exported DIR
---images DIR`. Prints how many detections are the same, and the time of an image, of both."""
+"""Compare an exported detector with its original: `detector_export.py --config FILE --weights FILE --exported FOLDER
+--images FOLDER`. Prints how many detections agree, and the time per image of both.
+"""
 
 import time
 
 import numpy as np
 import torch
-from measure import fact
+from measure import report_value
 
 from fbnetv3 import deploy
-from fbnetv3.deploy.detector_graph.detector_onnx import compared
-from fbnetv3.deploy.input_images import paths_below, upright_pixels
-from fbnetv3.detection.detection_config_loading import load_config
-from fbnetv3.detection.export.detector_export import found_by
-from fbnetv3.detection.inference.image_files import Predictor
+from fbnetv3.deploy.detector_graph.detector_onnx import compare_detections
+from fbnetv3.deploy.input_images import list_image_files, load_rgb_array
+from fbnetv3.detection.detection_config import load_detection_config
+from fbnetv3.detection.export.detector_export import detect_boxes
+from fbnetv3.detection.inference.image_files import ConfigPredictor
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 
 def main(argv=None):
-    parser = ArgumentParser(description="Compare an exported detector with the one it comes from.")
+    parser = ArgumentParser(description="Compare an exported detector with its original.")
     for name in ("config", "weights", "exported", "images"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--most", type=int, default=40, help="images, spread over the folder (default: %(default)s)")
+    parser.add_argument("--max-images", type=int, default=40, help="evenly spaced (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)
     keep_freed_memory()
-    cfg = load_config(args.config, ["MODEL.DEVICE", "cpu"])
-    plain, fast = (Predictor(cfg, args.weights, optimize=optimize) for optimize in (False, True))
+
+    cfg = load_detection_config(args.config, ["MODEL.DEVICE", "cpu"])
+    original = ConfigPredictor(cfg, args.weights, optimize=False)
+    optimized = ConfigPredictor(cfg, args.weights, optimize=True)
     exported = deploy.load(args.exported)
-    images = [upright_pixels(path) for path in paths_below(args.images, args.most)]
-    runs = {
+    images = [load_rgb_array(path) for path in list_image_files(args.images, args.max_images)]
+    report_agreement(exported, original, images)
+    detectors = {
         "ONNX Runtime": exported.boxes,
-        "optimize_for_inference": lambda image: found_by(fast, image),
-        "as detectron2 runs it": lambda image: found_by(plain, image),
+        "optimize_for_inference": lambda image: detect_boxes(optimized, image),
+        "detectron2's default": lambda image: detect_boxes(original, image),
     }
-    same = compared([exported.boxes(i) for i in images], [found_by(plain, i) for i in images])
-    fact(
-        f"detections that are the same, in {len(images)} images of {len({i.shape for i in images})} sizes",
-        same.equal / same.detections,
-        1.0,
-        f"{same.equal} of {same.detections}, boxes at most {same.box_difference:.1e} pixels and scores "
-        f"{same.score_difference:.1e} away",
-    )
-    times = {name: [] for name in runs}
+    times = {name: [] for name in detectors}
     for _ in range(args.rounds):
-        for name, run in runs.items():
-            times[name] += [timed(run, image) for image in images]
-    for name, measured in times.items():
-        clock, processor = np.median(measured, axis=0) * 1e3
-        print(f"{name:24} {clock:7.1f} ms on the clock {processor:7.1f} ms on the processor")
+        for name, detect in detectors.items():
+            times[name] += [measure(detect, image) for image in images]
+    medians = {name: 1e3 * np.median(measured, axis=0) for name, measured in times.items()}
+    for name, (wall_time, cpu_time) in medians.items():
+        ratio = cpu_time / medians["ONNX Runtime"][1]
+        print(f"{name:24} {wall_time:7.1f} ms wall time {cpu_time:7.1f} ms CPU time {ratio:6.2f} x ONNX Runtime's")
 
 
-def timed(run, image):
-    """Seconds on the clock and on the processor."""
-    clock, processor = time.perf_counter(), time.process_time()
-    run(image)
-    return time.perf_counter() - clock, time.process_time() - processor
+def report_agreement(exported, original, images):
+    """Report the share of the original's detections that the exported detector reproduces."""
+    agreement = compare_detections(
+        [exported.boxes(image) for image in images], [detect_boxes(original, image) for image in images]
+    )
+    num_sizes = len({image.shape for image in images})
+    report_value(
+        f"detections that agree, in {len(images)} images of {num_sizes} sizes",
+        agreement.equal / agreement.detections,
+        1.0,
+        f"{agreement.equal} of {agreement.detections}; boxes differ by at most {agreement.box_difference:.1e} pixels "
+        f"and scores by {agreement.score_difference:.1e}",
+    )
+
+
+def measure(detect, image):
+    """Return seconds of wall time and of CPU time."""
+    wall_start = time.perf_counter()
+    cpu_start = time.process_time()
+    detect(image)
+    return time.perf_counter() - wall_start, time.process_time() - cpu_start
 
 
 if __name__ == "__main__":

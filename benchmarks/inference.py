@@ -1,8 +1,8 @@
-"""Inference of FBNetV3-B and G at 224 pixels against timm's networks and against OpenVINO: the same weights and input.
+"""Inference of FBNetV3-B and G at 224 pixels, against timm's networks and OpenVINO: the same weights and input.
 
-"eager" is what tools/classify.py runs without an export: channels-last, norms folded into convolutions. "deployed" is
-`fbnetv3.deploy.load` of an ONNX export. timm's networks come as they are, OpenVINO gets our ONNX file in float32. Each
-side has a process of its own; they take turns. Needs timm and openvino.
+"eager" is what tools/classify.py runs without an export: channels-last, BatchNorm folded into convolutions. "deployed"
+is `fbnetv3.deploy.load` of an ONNX export. timm's networks run unchanged; OpenVINO runs the same ONNX file in float32.
+Each side has a process of its own; they take turns. Needs timm and openvino.
 """
 
 import argparse
@@ -11,17 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import Side, compare, report, serve
+from measure import SideProcess, compare, report_comparison, serve_calls
 
-NETWORKS, BATCHES, PIXELS = ("fbnetv3_b", "fbnetv3_g"), (1, 16), 224
-# Ours, the other side, and how many times as fast ours is meant to be, by batch.
-COMPARED = (
+NETWORKS = ("fbnetv3_b", "fbnetv3_g")
+BATCHES = (1, 16)
+PIXELS = 224
+SIDES = ("eager", "deployed", "timm", "openvino")
+# Side of fbnetv3, peer, and the ratio to reach by batch size
+COMPARISONS = (
     ("eager", "timm", {1: 1.3, 16: 1.3}),
     ("deployed", "timm", {1: 3.3, 16: 3.0}),
     ("deployed", "openvino", {1: 1.0, 16: 1.0}),
 )
-SIDES = ("eager", "deployed", "timm", "openvino")
-TURN, PAUSE = 0.3, 0.05  # seconds
+TURN_SECONDS = 0.3
+PAUSE_SECONDS = 0.05
 
 
 def main():
@@ -30,52 +33,56 @@ def main():
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--networks", nargs="+", default=NETWORKS)
     parser.add_argument("--batches", nargs="+", type=int, choices=BATCHES, default=BATCHES)
-    parser.add_argument("--side", choices=SIDES, help="serve to the process that compares")
+    parser.add_argument("--side", choices=SIDES, help="serve calls to the comparing process")
     parser.add_argument("--case", nargs=3, metavar=("NETWORK", "BATCH", "FILE"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.side:
         network, batch, file = args.case
-        run, images = side_of(args.side, network, Path(file)), images_of(int(batch))
-        serve(lambda: len(run(images)))
+        run = build_side(args.side, network, Path(file))
+        images = random_images(int(batch))
+        serve_calls(lambda: len(run(images)))
         return
     with tempfile.TemporaryDirectory() as folder:
         for network in args.networks:
             file = Path(folder) / f"{network}.onnx"
             export(network, file)
-            check_answers(network, file)
+            check_outputs(network, file)
             for batch in args.batches:
-                race(network, batch, file, args)
+                compare_sides(network, batch, file, args)
 
 
-def race(network, batch, file, args):
-    """All comparisons at a batch size."""
+def compare_sides(network, batch, file, args):
+    """Run all comparisons at one batch size."""
     shared = ("--threads", args.threads, "--case", network, batch, file)
-    sides = {side: Side("--side", side, *shared) for side in SIDES}
-    for ours, theirs, goals in COMPARED:
-        once = min(compare(sides[ours], sides[theirs], rounds=3)[side] for side in ("ours", "theirs"))
-        found = compare(sides[ours], sides[theirs], args.rounds, max(1, round(TURN / once)), PAUSE)
-        report(f"{network} at {PIXELS}, batch {batch}, {args.threads} threads, {ours}", found, goals[batch], theirs)
-    for side in sides.values():
-        side.close()
+    sides = {side: SideProcess("--side", side, *shared) for side in SIDES}
+    for side, peer, goals in COMPARISONS:
+        trial = compare(sides[side], sides[peer], rounds=3)
+        repeat = max(1, round(TURN_SECONDS / min(trial["fbnetv3"], trial["peer"])))
+        result = compare(sides[side], sides[peer], args.rounds, repeat, PAUSE_SECONDS)
+        name = f"{network} at {PIXELS}, batch {batch}, {args.threads} threads, {side}"
+        report_comparison(name, result, goals[batch], peer)
+    for process in sides.values():
+        process.close()
 
 
-def images_of(batch):
+def random_images(batch):
     return np.random.default_rng(0).standard_normal((batch, 3, PIXELS, PIXELS), np.float32)
 
 
-def side_of(side, network, file):
-    """What takes images (N, 3, H, W) as an array; its answer is an array too."""
-    from fbnetv3.deploy.formats.runtimes import OnnxRuntime, TorchRuntime
+def build_side(side, network, file):
+    """Return a function from images (N, 3, H, W) to logits, both as arrays."""
+    from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
+    from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
 
     if side == "timm":
-        return TorchRuntime(theirs(network)).run
+        return TorchRuntime(build_timm_network(network)).run
     if side == "eager":
-        return TorchRuntime(ours(network), optimize=True).run
-    return OnnxRuntime(file).run if side == "deployed" else openvino(file)
+        return TorchRuntime(build_network(network), optimize=True).run
+    return OnnxRuntime(file).run if side == "deployed" else compile_openvino(file)
 
 
-def openvino(file):
+def compile_openvino(file):
     import openvino
 
     core = openvino.Core()
@@ -85,39 +92,43 @@ def openvino(file):
     return lambda images: request.infer({0: images})[compiled.output(0)]
 
 
-def theirs(network):
+def build_timm_network(network):
     import timm
 
     torch.manual_seed(0)
     return timm.create_model(network).eval()
 
 
-def name_of(network):
-    """Our network that pads as timm's; of G there is one alone."""
+def arch_name(network):
+    """Return the architecture with timm's padding; FBNetV3-G has it by default."""
     return network if network == "fbnetv3_g" else f"{network}_same_padding"
 
 
-def ours(network):
+def build_network(network):
+    """Build fbnetv3's network with the weights of timm's."""
     import fbnetv3
 
-    model = fbnetv3.create_model(name_of(network))
-    fbnetv3.load_weights(model, theirs(network).state_dict())
+    model = fbnetv3.create_model(arch_name(network))
+    fbnetv3.load_weights(model, build_timm_network(network).state_dict())
     return model.eval()
 
 
 def export(network, file):
-    from fbnetv3.deploy.formats.export_formats import captured, folded, write_onnx
+    from fbnetv3.deploy.formats.graph_preparation import export_program, prepare_for_export
+    from fbnetv3.deploy.formats.onnx_format import write_onnx
 
-    write_onnx(captured(folded(ours(network)), torch.zeros(2, 3, PIXELS, PIXELS), [0]), file)
+    model = prepare_for_export(build_network(network))
+    write_onnx(export_program(model, torch.zeros(2, 3, PIXELS, PIXELS), [0]), file)
 
 
-def check_answers(network, file):
-    images = images_of(2)
-    found = {side: side_of(side, network, file)(images) for side in SIDES}
-    expected = found["timm"]
-    for side, answer in found.items():
-        difference = np.abs(answer - expected).max() / np.abs(expected).max()
-        assert difference < 1e-4, f"{side} answers differently from timm, by {difference:.1e}"
+def check_outputs(network, file):
+    """Check that all sides compute the same logits."""
+    images = random_images(2)
+    outputs = {side: build_side(side, network, file)(images) for side in SIDES}
+    expected = outputs["timm"]
+    for side, logits in outputs.items():
+        difference = np.abs(logits - expected).max() / np.abs(expected).max()
+        assert difference < 1e-4, f"the logits of {side} differ from timm's by {difference:.1e}"
 
 
 if __name__ == "__main__":

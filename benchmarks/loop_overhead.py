@@ -1,7 +1,7 @@
-"""How much of a training's steps is neither data, forward, backward nor the optimiser's step. Goal: less than 2 %.
+"""Share of a training's steps that is neither data, forward, backward nor the optimizer's step. Goal: less than 2 %.
 
-A real run of the tool's, with its metrics file, TensorBoard and interrupts; only evaluation and checkpoints, which come
-once an epoch, are timed apart.
+A complete run as tools/train_net.py makes it, with metrics file, TensorBoard and signal handling. Evaluation and
+checkpoints, once an epoch, are measured separately.
 """
 
 import argparse
@@ -17,11 +17,21 @@ from torch.utils.data import DataLoader
 from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
 from fbnetv3.data import Batch
+from fbnetv3.data.samplers import EpochSampler
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
-from fbnetv3.training import Trainer, run_training
+from fbnetv3.training import Trainer, train_classifier
 from fbnetv3.training.training_hooks import Checkpointing
 
-spent = Counter()
+seconds = Counter()  # by part
+
+PARTS = (
+    (Trainer, "_train_epoch", "all steps"),
+    (Trainer, "_backward", "forward and backward"),
+    (torch.optim.SGD, "step", "optimizer step"),
+    (Batch, "to", "data"),
+    (Checkpointing, "_save", "checkpoints"),
+)
+WORK = ("forward and backward", "optimizer step", "data")
 
 
 def main():
@@ -31,51 +41,48 @@ def main():
     args = parser.parse_args()
     keep_freed_memory()
     DataLoader.__iter__ = timed_iterator(DataLoader.__iter__)
-    for owner, name, what in (
-        (Trainer, "_train_epoch", "all"),
-        (Trainer, "_backward", "forward and backward"),
-        (torch.optim.SGD, "step", "the optimiser's step"),
-        (Batch, "on", "data"),
-        (Checkpointing, "_save", "checkpoints"),
-    ):
-        setattr(owner, name, timed(what, getattr(owner, name)))
+    for owner, name, part in PARTS:
+        setattr(owner, name, timed(part, getattr(owner, name)))
     with tempfile.TemporaryDirectory() as folder:
         short = ["SOLVER.EPOCHS", "4", "SOLVER.WARMUP_EPOCHS", "1", "EVAL.PERIOD", "4"]
-        run_training(load_config(args.config, [*short, *args.overrides, "OUTPUT_DIR", str(Path(folder) / "run")]))
-    for what, seconds in spent.most_common():
-        print(f"{what:22} {seconds:8.2f} s")
-    overhead = spent["all"] - sum(spent[what] for what in ("forward and backward", "the optimiser's step", "data"))
-    print(f"the loop itself        {overhead:8.2f} s, {overhead / spent['all']:.2%} of all steps")
+        output = ["OUTPUT_DIR", str(Path(folder) / "run")]
+        train_classifier(load_config(args.config, [*short, *args.overrides, *output]))
+    for part, total in seconds.most_common():
+        print(f"{part:22} {total:8.2f} s")
+    overhead = seconds["all steps"] - sum(seconds[part] for part in WORK)
+    print(f"loop overhead          {overhead:8.2f} s, {overhead / seconds['all steps']:.2%} of all steps")
 
 
-def timed(what, call):
-    @wraps(call)
-    def inner(*args, **kwargs):
+def timed(part, function):
+    """Wrap a function to add its time to a part."""
+
+    @wraps(function)
+    def wrapper(*args, **kwargs):
         start = time.perf_counter()
         try:
-            return call(*args, **kwargs)
+            return function(*args, **kwargs)
         finally:
-            spent[what] += time.perf_counter() - start
+            seconds[part] += time.perf_counter() - start
 
-    return inner
+    return wrapper
 
 
-def timed_iterator(make):
-    """Of training's batches; evaluation's do not lie in what is timed."""
+def timed_iterator(make_iterator):
+    """Wrap `DataLoader.__iter__` to measure the wait for training batches; evaluation is outside the timed steps."""
 
-    def inner(loader):
-        iterator = make(loader)
-        training = hasattr(loader.sampler, "batches")
+    def wrapper(loader):
+        iterator = make_iterator(loader)
+        is_training = isinstance(loader.sampler, EpochSampler)
         while True:
             start = time.perf_counter()
             batch = next(iterator, None)
-            if training:
-                spent["data"] += time.perf_counter() - start
+            if is_training:
+                seconds["data"] += time.perf_counter() - start
             if batch is None:
                 return
             yield batch
 
-    return inner
+    return wrapper
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two sides measured in the same run, by turns, so that whatever else the machine does hits both."""
+"""Measure two sides in the same run, taking turns, so that other load on the machine affects both."""
 
 from __future__ import annotations
 
@@ -11,45 +11,51 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-RESULTS = "FBNETV3_BENCHMARK_RESULTS"
-"""Environment variable: a file to which each comparison is added as a line of JSON."""
+RESULTS_VARIABLE = "FBNETV3_BENCHMARK_RESULTS"
+"""Environment variable with a file to which each result is appended as a line of JSON."""
 
 
 def compare(
-    ours: Callable[[], object], theirs: Callable[[], object], rounds: int, repeat: int = 1, pause: float = 0.0
+    fbnetv3: Callable[[], object], peer: Callable[[], object], rounds: int, repeat: int = 1, pause: float = 0.0
 ) -> dict[str, float]:
-    """Median seconds a call of each side, and how many times faster ours is.
+    """Measure the seconds per call of both sides. See `summarize` for the result.
 
     Args:
-        ours, theirs: what to measure; each has a turn before, to warm up.
-        rounds: how often each side has its turn.
-        repeat: calls a turn.
-        pause: seconds before a turn, for the other side's threads to go to sleep.
+        fbnetv3: the side of this project.
+        peer: the side to compare with.
+        rounds: measured turns of each side; one more turn warms up.
+        repeat: calls per turn.
+        pause: seconds before a turn, so that the other side's threads go to sleep.
     """
-    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    seconds: dict[str, list[float]] = {"fbnetv3": [], "peer": []}
     for turn in range(rounds + 1):
-        for side, call in (("ours", ours), ("theirs", theirs)):
+        for side, call in (("fbnetv3", fbnetv3), ("peer", peer)):
             time.sleep(pause)
             start = time.perf_counter()
             for _ in range(repeat):
                 call()
             if turn:
                 seconds[side].append((time.perf_counter() - start) / repeat)
-    return summary(seconds)
+    return summarize(seconds)
 
 
-def summary(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Medians and spreads of the seconds of "ours" and "theirs", and how many times faster ours is."""
+def summarize(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Summarize the seconds of "fbnetv3" and "peer".
+
+    Returns:
+        The median of each side; "fbnetv3_spread" and "peer_spread", the range over the median; and "ratio", the median
+        of the peer over that of fbnetv3.
+    """
     medians = {side: statistics.median(times) for side, times in seconds.items()}
-    spread = {f"{side}_spread": (max(times) - min(times)) / medians[side] for side, times in seconds.items()}
-    return {**medians, **spread, "ratio": medians["theirs"] / medians["ours"]}
+    spreads = {f"{side}_spread": (max(times) - min(times)) / medians[side] for side, times in seconds.items()}
+    return {**medians, **spreads, "ratio": medians["peer"] / medians["fbnetv3"]}
 
 
-class Side:
-    """A side in a process of its own, as it would be in use: a script that answers each call with `serve`.
+class SideProcess:
+    """One side in a process of its own, as in real use: the running script, which answers calls with `serve_calls`.
 
     Args:
-        arguments: of the script that is running, which tell it to serve.
+        arguments: arguments of the script that make it serve.
     """
 
     def __init__(self, *arguments: object) -> None:
@@ -57,58 +63,61 @@ class Side:
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
 
     def __call__(self) -> str:
-        """What the side's call gives, as text."""
-        self.process.stdin.write("go\n")
-        answer = self.process.stdout.readline()
-        if not answer:
-            raise SystemExit("error: a side ended early; its message stands above")
-        return answer.strip()
+        """Call the side's function and return its result as text."""
+        self.process.stdin.write("call\n")
+        line = self.process.stdout.readline()
+        if not line:
+            raise SystemExit("error: the process of one side ended early; see its message above")
+        return line.strip()
 
     def close(self) -> None:
         self.process.stdin.close()
         self.process.wait()
 
 
-def serve(call: Callable[[], object]) -> None:
-    """Call, and answer with a line, for each line that comes in."""
+def serve_calls(function: Callable[[], object]) -> None:
+    """Call a function for each line on standard input, and print its result on one line."""
     for _ in sys.stdin:
-        answer = str(call())
-        assert "\n" not in answer, "an answer is one line"
-        print(answer, flush=True)
+        line = str(function())
+        assert "\n" not in line, "results must fit on one line"
+        print(line, flush=True)
 
 
-def report(name: str, found: dict[str, float], goal: float | None = None, peer: str = "theirs") -> None:
-    """One line for a comparison; `benchmarks/run.py` has it as a row of its table.
+def report_comparison(name: str, result: dict[str, float], goal: float | None = None, peer_name: str = "peer") -> None:
+    """Print a comparison, and record it for `benchmarks/run.py`.
 
     Args:
         name: what is compared.
-        found: what `compare` gives.
-        goal: how many times faster ours is meant to be.
-        peer: what theirs is.
+        result: from `compare` or `summarize`.
+        goal: the ratio to reach.
+        peer_name: what the peer is.
     """
     sides = ", ".join(
-        f"{side} {1e3 * found[side]:.1f} ms (spread {found[side + '_spread']:.0%})" for side in ("ours", "theirs")
+        f"{label} {1e3 * result[side]:.1f} ms (spread {result[f'{side}_spread']:.0%})"
+        for side, label in (("fbnetv3", "fbnetv3"), ("peer", peer_name))
     )
-    wanted = f" (goal: {goal:g})" if goal else ""
-    print(f"{name}: {sides}; ours is {found['ratio']:.2f} x as fast{wanted}", flush=True)
-    _record({"name": name, "peer": peer, "goal": goal, **found})
+    print(f"{name}: {sides}; ratio {result['ratio']:.2f}{_format_goal(goal)}", flush=True)
+    _record({"name": name, "peer_name": peer_name, "goal": goal, **result})
 
 
-def fact(name: str, value: float, goal: float | None = None, about: str = "") -> None:
-    """One line for a figure that is no comparison, which `benchmarks/run.py` takes up too.
+def report_value(name: str, value: float, goal: float | None = None, details: str = "") -> None:
+    """Print a single value, and record it for `benchmarks/run.py`.
 
     Args:
         name: what it is.
-        value: the figure.
-        goal: what it is meant to be at least.
-        about: more of it, for people.
+        value: the value.
+        goal: the minimum to reach.
+        details: further text.
     """
-    wanted = f" (goal: {goal:g})" if goal else ""
-    print(f"{name}: {value:.3g}{wanted}" + (f"; {about}" if about else ""), flush=True)
-    _record({"name": name, "value": value, "goal": goal, "about": about})
+    print(f"{name}: {value:.3g}{_format_goal(goal)}" + (f"; {details}" if details else ""), flush=True)
+    _record({"name": name, "value": value, "goal": goal, "details": details})
+
+
+def _format_goal(goal: float | None) -> str:
+    return f" (goal: {goal:.3g})" if goal else ""
 
 
 def _record(row: Mapping[str, object]) -> None:
-    if file := os.environ.get(RESULTS):
+    if file := os.environ.get(RESULTS_VARIABLE):
         with Path(file).open("a") as f:
             f.write(json.dumps(row) + "\n")

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Run benchmarks and write docs/benchmarks.md: `run.py [NAME ...]`, all of them by default; `--list` shows them.
+"""Run benchmarks and write docs/benchmarks.md: `run.py [NAME ...]`, all of them by default; `--list` lists them.
 
-Each is a script of this folder, in a process of its own, one after the other. What it prints is kept in
-benchmarks/results.json with machine, versions and date, so that a page can be made of runs of several days; those that
-are not run again keep their figures. Peers come from PyPI: pip install '.[benchmarks]'.
+Each benchmark is a script of this folder and runs in a process of its own, one after the other. Its results are stored in
+benchmarks/results.json with machine, versions and date, so the page can combine runs of several days; benchmarks that
+are not run again keep their results. Peers come from PyPI: pip install '.[benchmarks]'.
 """
 
 import argparse
@@ -18,35 +18,36 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from measure import RESULTS
+from measure import RESULTS_VARIABLE
 from tabulate import tabulate
 
 from fbnetv3.deploy.latency.timing import device_name
 
-HERE = Path(__file__).resolve().parent
-KEPT, PAGE = HERE / "results.json", HERE.parent / "docs" / "benchmarks.md"
+FOLDER = Path(__file__).resolve().parent
+RESULTS_FILE = FOLDER / "results.json"
+PAGE = FOLDER.parent / "docs" / "benchmarks.md"
 PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "openvino", "executorch", "pymoo", "optuna", "numpy")
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A script, its arguments, and what it shows.
+    """A script with its arguments, and its section on the page.
 
     Attributes:
-        script: its name.
-        title: of its section.
-        about: what is compared with what.
-        arguments: of the script.
-        needs: data that has to be there: arguments named so are asked for.
+        script: file name.
+        title: title of the section.
+        description: what is compared.
+        arguments: arguments of the script; "{name}" stands for the path of an input.
         threads: OMP_NUM_THREADS of its process.
+        inputs: required files and folders by name, with a description; each is an option of this tool.
     """
 
     script: str
     title: str
-    about: str
+    description: str
     arguments: tuple[str, ...] = ()
     threads: int = 2
-    needs: dict[str, str] = field(default_factory=dict)
+    inputs: dict[str, str] = field(default_factory=dict)
 
 
 BENCHMARKS = {
@@ -54,93 +55,97 @@ BENCHMARKS = {
         "inference.py",
         "Inference",
         "FBNetV3-B and G at 224 pixels, the same weights and images. *eager*: torch without an export, as "
-        "`tools/classify.py` runs a network; *deployed*: `deploy.load` of an ONNX export. timm's networks come as they "
-        "are; OpenVINO runs our file. The goals against timm are B's; for G they would take nine tenths of this "
-        "machine's peak in matrix products at batch 1, and more than all of it at batch 16.",
+        "`tools/classify.py` runs a network; *deployed*: `deploy.load` of an ONNX export. timm's networks run "
+        "unchanged; OpenVINO runs our ONNX file. The goals against timm are for B; for G they would take nine tenths "
+        "of this machine's peak in matrix products at batch 1, and more than the peak at batch 16.",
     ),
     "roofline": Benchmark(
         "roofline.py",
         "Distance to the limit",
-        "GFLOP/s of the deployed FBNetV3-B over the machine's peak in matrix products, measured in the same run; then "
-        "one image, layer kinds apart.",
-        ("--picture", str(HERE.parent / "docs" / "roofline.png")),
+        "GFLOP/s of the deployed FBNetV3-B over the machine's peak in matrix products, measured in the same run; and "
+        "for one image, each kind of layer.",
+        ("--figure", str(FOLDER.parent / "docs" / "roofline.png")),
     ),
-    "int8": Benchmark("int8.py", "int8", "Float32 against int8 of the same network, by both runtimes.", threads=1),
+    "int8": Benchmark("int8.py", "int8", "int8 against float32 of the same network, in both runtimes.", threads=1),
     "latency_search": Benchmark(
         "latency_search.py",
         "Networks searched for a latency",
-        "NARS with `latency_ms` as its budget on Table 2's space, with a made-up accuracy; the networks are measured.",
+        "NARS with budgets of `latency_ms` in Table 2's space, with a synthetic accuracy; the networks are measured.",
         ("--table", "{latencies}"),
         threads=1,
-        needs={"latencies": "latency table of this machine, from tools/measure_net.py --space"},
+        inputs={"latencies": "latency table of this machine, from tools/measure_net.py --space"},
     ),
     "train_step": Benchmark(
-        "train_step.py", "Training step", "FBNetV3-B as our tools train it, against timm's network in a plain loop."
+        "train_step.py",
+        "Training step",
+        "FBNetV3-B as `tools/train_net.py` trains it, against timm's network in a plain loop.",
     ),
     "input_pipeline": Benchmark(
         "input_pipeline.py",
         "Input pipeline",
         "Images that reach the training loop, against timm's loader with the same transforms.",
         ("{images}",),
-        needs={"images": "folder with a folder of images a class"},
+        inputs={"images": "folder with one folder of images per class"},
     ),
     "loop_overhead": Benchmark(
         "loop_overhead.py",
         "Loop overhead",
-        "What of a training's steps is neither data, forward, backward nor the optimiser's.",
+        "The part of a training's steps that is neither data, forward, backward nor the optimizer's step.",
         threads=1,
     ),
     "detection": Benchmark(
         "detection.py",
         "Detection",
-        "One image of 320 pixels, our smallest Faster R-CNN against torchvision's for phones.",
+        "One image of 320 pixels, the smallest Faster R-CNN against torchvision's for phones.",
         ("--threads", "1", "--rounds", "15"),
         threads=1,
     ),
     "detector_export": Benchmark(
         "detector_export.py",
         "Exported detector",
-        "Detections and time of a detector's ONNX export beside those of torch, on the same images.",
+        "Detections and time of a detector's ONNX export and of the original in torch, on the same images.",
         ("--config", "{config}", "--weights", "{weights}", "--exported", "{exported}", "--images", "{photos}"),
         threads=1,
-        needs={
-            "config": "of a trained detector",
-            "weights": "its checkpoint",
+        inputs={
+            "config": "config of a trained detector",
+            "weights": "checkpoint of that detector",
             "exported": "folder of its export, from tools/export_net.py",
-            "photos": "folder of images that it finds something in",
+            "photos": "folder of images with objects that it detects",
         },
     ),
     "pool_cost": Benchmark(
         "pool_cost.py",
         "Search: costs, pool, pretraining, evolution",
-        "The free part of a search on Table 2's space.",
+        "The parts of a search without trials, in Table 2's space.",
         threads=1,
     ),
     "evolution": Benchmark(
         "evolution.py",
         "Search: evolution",
-        "Against pymoo's genetic algorithm at as many calls of the predictor.",
+        "Against pymoo's genetic algorithm with the same number of predictor calls.",
         ("--seeds", "6"),
         threads=1,
     ),
     "evolution_table": Benchmark(
         "evolution.py",
         "Search: evolution against enumeration",
-        "How often it finds the best of all measured networks inside a budget.",
+        "How often it finds the best of all measured networks within a budget.",
         ("--table", "{table}"),
         threads=1,
-        needs={"table": "NAS-Bench-Macro's JSON file, nas-bench-macro_cifar10.json"},
+        inputs={"table": "NAS-Bench-Macro's JSON file, nas-bench-macro_cifar10.json"},
     ),
     "nars_table": Benchmark(
         "nars_search.py",
-        "Search: whole searches",
-        "NARS against random search, regularised evolution and Optuna's TPE at equal cost, on measured networks.",
+        "Search: complete searches",
+        "NARS against random search, regularized evolution and Optuna's TPE at equal cost, on measured networks.",
         ("--table", "{table}", "--seeds", "5"),
         threads=1,
-        needs={"table": "NAS-Bench-Macro's JSON file, nas-bench-macro_cifar10.json"},
+        inputs={"table": "NAS-Bench-Macro's JSON file, nas-bench-macro_cifar10.json"},
     ),
     "import_time": Benchmark(
-        "import_time.py", "Import", "`import fbnetv3` with all that builds networks, against torch and torchvision."
+        "import_time.py",
+        "Import",
+        "`import fbnetv3` with everything that builds networks, against torch and torchvision.",
     ),
 }
 
@@ -148,144 +153,168 @@ BENCHMARKS = {
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run; default: all")
-    parser.add_argument("--list", action="store_true", help="show what there is")
-    parser.add_argument("--page", action="store_true", help="write the page from what is kept, and run nothing")
-    needs = {key: what for b in BENCHMARKS.values() for key, what in b.needs.items()}
-    for key, what in needs.items():
-        parser.add_argument(f"--{key}", metavar="PATH", help=what)
+    parser.add_argument("--list", action="store_true", help="list the benchmarks")
+    parser.add_argument("--page", action="store_true", help="only write the page from the stored results")
+    inputs = {name: text for benchmark in BENCHMARKS.values() for name, text in benchmark.inputs.items()}
+    for name, description in inputs.items():
+        parser.add_argument(f"--{name}", metavar="PATH", help=description)
     args = parser.parse_args()
     if unknown := set(args.names) - set(BENCHMARKS):
-        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")
+        parser.error(f"unknown benchmark {', '.join(sorted(unknown))}: choose from {', '.join(BENCHMARKS)}")
     if args.list:
         print(tabulate([(name, b.script, b.title) for name, b in BENCHMARKS.items()], tablefmt="plain"))
         return
-    failed = [] if args.page else run_all(args.names or list(BENCHMARKS), args)
-    PAGE.write_text(page(json.loads(KEPT.read_text()) if KEPT.exists() else {}))
+    failed = [] if args.page else run_benchmarks(args.names or list(BENCHMARKS), args)
+    PAGE.write_text(build_page(read_results()))
     print(f"wrote {PAGE}")
     if failed:
-        sys.exit(f"error: failed: {', '.join(failed)}; they keep their earlier figures")
+        sys.exit(f"error: failed: {', '.join(failed)}; their earlier results are kept")
 
 
-def run_all(names, args):
-    """Run benchmarks and keep what they give; the names of those that failed."""
+def read_results():
+    return json.loads(RESULTS_FILE.read_text()) if RESULTS_FILE.exists() else {}
+
+
+def run_benchmarks(names, args):
+    """Run benchmarks and store their results. Returns the names of those that failed."""
     failed = []
     for name in names:
         benchmark = BENCHMARKS[name]
-        missing = [key for key in benchmark.needs if not getattr(args, key)]
+        paths = {key: getattr(args, key) for key in benchmark.inputs}
+        missing = [key for key, path in paths.items() if not path]
         if missing:
-            print(f"{name}: left out: give --{missing[0]}, {benchmark.needs[missing[0]]}")
+            print(f"{name}: skipped; it needs --{missing[0]}, {benchmark.inputs[missing[0]]}")
             continue
         print(f"== {name}", flush=True)
-        found = run(benchmark, {key: getattr(args, key) for key in benchmark.needs})
-        if found is None:
+        result = run_benchmark(benchmark, paths)
+        if result is None:
             failed.append(name)
-            continue
-        kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-        KEPT.write_text(json.dumps({**kept, name: found}, indent=1) + "\n")
+        else:
+            RESULTS_FILE.write_text(json.dumps({**read_results(), name: result}, indent=1) + "\n")
     return failed
 
 
-def run(benchmark, paths):
-    """What a benchmark gives; None where it fails."""
+def run_benchmark(benchmark, paths):
+    """Run a benchmark. Returns its result, None if it failed."""
     with tempfile.TemporaryDirectory() as folder:
-        rows = Path(folder) / "rows.jsonl"
-        command = [sys.executable, str(HERE / benchmark.script), *(a.format(**paths) for a in benchmark.arguments)]
-        environment = {**os.environ, RESULTS: str(rows), "OMP_NUM_THREADS": str(benchmark.threads)}
-        start, lines = time.time(), []
+        rows_file = Path(folder) / "rows.jsonl"
+        arguments = [argument.format(**paths) for argument in benchmark.arguments]
+        command = [sys.executable, str(FOLDER / benchmark.script), *arguments]
+        environment = {**os.environ, RESULTS_VARIABLE: str(rows_file), "OMP_NUM_THREADS": str(benchmark.threads)}
+        start = time.time()
+        lines = []
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         for line in process.stdout:
             print(line, end="", flush=True)
             lines.append(line.rstrip())
         if process.wait():
             return None
+        rows = rows_file.read_text().splitlines() if rows_file.exists() else []
         return {
             "date": time.strftime("%Y-%m-%d"),
             "minutes": round((time.time() - start) / 60, 1),
             "machine": f"{device_name()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-            "versions": {package: found for package in PACKAGES if (found := version_of(package))},
+            "versions": package_versions(),
             "threads": benchmark.threads,
-            "rows": [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else [],
+            "rows": [json.loads(row) for row in rows],
             "printed": lines,
         }
 
 
-def version_of(package):
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+def package_versions():
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
 
 
-def page(kept):
-    """docs/benchmarks.md."""
-    text = [
+def build_page(results):
+    """Return the text of docs/benchmarks.md."""
+    environments = [describe_environment(result) for result in results.values()]
+    usual_environment = max(environments, key=environments.count, default="")
+    parts = [
         "# Benchmarks\n",
         "Written by `python benchmarks/run.py`. Both sides of a comparison are measured in the same run and take\n"
-        "turns; figures are medians, the spread is the range of all rounds over the median. A ratio above 1 means\n"
-        "that ours is faster.\n",
+        "turns. Times are medians; ± is the range over all rounds relative to the median. A ratio above 1 means that\n"
+        "fbnetv3 is faster.\n",
     ]
-    settings = [on_what(found) for found in kept.values()]
-    usual = max(settings, key=settings.count, default="")
-    text += [f"Where nothing else is said: {usual}.\n"] if usual else []
+    if usual_environment:
+        parts.append(f"Unless noted otherwise: {usual_environment}.\n")
     for name, benchmark in BENCHMARKS.items():
-        if name not in kept:
-            continue
-        found = kept[name]
-        arguments = [a.split("/")[-1] if a.startswith("/") else a.format_map(_Named()) for a in benchmark.arguments]
-        shown = f"OMP_NUM_THREADS={found['threads']} python benchmarks/{benchmark.script} {' '.join(arguments)}".strip()
-        text += [f"## {benchmark.title}\n", f"{benchmark.about}\n", f"```sh\n{shown}\n```\n"]
-        if found["rows"]:
-            text.append(f"{comparisons(found['rows'])}\n")
-        if name == "roofline":
-            text.append("![Roofline of one image](roofline.png)\n")
-        told = {line for row in found["rows"] for line in found["printed"] if line.startswith(row["name"])}
-        rest = [line for line in found["printed"] if line not in told]
-        if any(rest):
-            text.append("```text\n" + "\n".join(rest).strip("\n") + "\n```\n")
-        here = on_what(found)
-        text.append(f"{found['date']}, {found['minutes']:g} minutes{'' if here == usual else f'; {here}'}.\n")
-    return "\n".join(text)
+        if name in results:
+            parts += build_section(name, benchmark, results[name], usual_environment)
+    return "\n".join(parts)
 
 
-def on_what(found):
-    """Machine and versions that a benchmark was run with."""
-    return f"{found['machine']}; " + ", ".join(f"{package} {number}" for package, number in found["versions"].items())
+def build_section(name, benchmark, result, usual_environment):
+    """Return the parts of a benchmark's section: command, tables, printed lines, date."""
+    arguments = [
+        argument.split("/")[-1] if argument.startswith("/") else argument.format_map(_Placeholders())
+        for argument in benchmark.arguments
+    ]
+    command = f"OMP_NUM_THREADS={result['threads']} python benchmarks/{benchmark.script} {' '.join(arguments)}".strip()
+    parts = [f"## {benchmark.title}\n", f"{benchmark.description}\n", f"```sh\n{command}\n```\n"]
+    if result["rows"]:
+        parts.append(f"{build_tables(result['rows'])}\n")
+    if name == "roofline":
+        parts.append("![Roofline of one image](roofline.png)\n")
+    # lines that are not rows of the tables
+    row_names = tuple(row["name"] for row in result["rows"])
+    lines = [line for line in result["printed"] if not (row_names and line.startswith(row_names))]
+    if any(lines):
+        parts.append("```text\n" + "\n".join(lines).strip("\n") + "\n```\n")
+    environment = describe_environment(result)
+    note = "" if environment == usual_environment else f"; {environment}"
+    parts.append(f"{result['date']}, {result['minutes']:g} minutes{note}.\n")
+    return parts
 
 
-class _Named(dict):
-    """Names of paths in place of the paths."""
+def describe_environment(result):
+    """Return machine and versions of a result."""
+    versions = ", ".join(f"{package} {number}" for package, number in result["versions"].items())
+    return f"{result['machine']}; {versions}"
+
+
+class _Placeholders(dict):
+    """Formats the names of inputs as placeholders: {images} as IMAGES."""
 
     def __missing__(self, key):
         return key.upper()
 
 
-def comparisons(rows):
-    """Rows as tables: comparisons, and single figures."""
-    sides = [
+def build_tables(rows):
+    """Return rows as Markdown tables: comparisons, then single values."""
+    comparisons = [
         [
             row["name"],
-            f"{1e3 * row['ours']:,.1f} ms ± {row['ours_spread']:.0%}",
-            f"{1e3 * row['theirs']:,.1f} ms ± {row['theirs_spread']:.0%}",
-            row["peer"],
+            f"{1e3 * row['fbnetv3']:,.1f} ms ± {row['fbnetv3_spread']:.0%}",
+            f"{1e3 * row['peer']:,.1f} ms ± {row['peer_spread']:.0%}",
+            row["peer_name"],
             f"**{row['ratio']:.2f} ×**",
-            goal(row["ratio"], row["goal"]),
+            describe_goal(row["ratio"], row["goal"]),
         ]
         for row in rows
         if "ratio" in row
     ]
-    facts = [
-        [r["name"], f"**{r['value']:.3g}**", goal(r["value"], r["goal"]), r["about"]] for r in rows if "value" in r
+    values = [
+        [row["name"], f"**{row['value']:.3g}**", describe_goal(row["value"], row["goal"]), row["details"]]
+        for row in rows
+        if "value" in row
     ]
-    heads = (["", "ours", "theirs", "peer", "ratio", "goal"], ["", "figure", "goal", ""])
+    tables = (
+        (["", "fbnetv3", "peer", "peer is", "ratio", "goal"], comparisons),
+        (["", "value", "goal", ""], values),
+    )
     return "\n\n".join(
-        tabulate(table, head, tablefmt="github", disable_numparse=True)
-        for table, head in zip((sides, facts), heads, strict=True)
-        if table
+        tabulate(table, headers, tablefmt="github", disable_numparse=True) for headers, table in tables if table
     )
 
 
-def goal(value, wanted):
-    return "" if wanted is None else f"{wanted:.2g}, {'reached' if value >= wanted else 'missed'}"
+def describe_goal(value, goal):
+    return "" if goal is None else f"{goal:.2g}, {'reached' if value >= goal else 'missed'}"
 
 
 if __name__ == "__main__":

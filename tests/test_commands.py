@@ -29,10 +29,10 @@ EPOCH = "SOLVER.EPOCHS 1 SOLVER.WARMUP_EPOCHS 0 DATA.WORKERS 0 DISTILL.RESOLUTIO
 IMAGENET = f"{EPOCH} MODEL.NUM_CLASSES 0 SOLVER.BATCH_SIZE 8 INPUT.RESOLUTION 64"
 STEPS = "SOLVER.MAX_ITER 1 SOLVER.IMS_PER_BATCH 2 SOLVER.WARMUP_ITERS 0 DATALOADER.NUM_WORKERS 0 TEST.EVAL_PERIOD 0"
 STEPS += " INPUT.MIN_SIZE_TRAIN (64,) INPUT.MIN_SIZE_TEST 64"
-SEARCH = "epochs 2 rounds 2 batch 3 pool 60 workers 1 labels paper budgets '[{macs: 1.5e+6}]'"
+SEARCH = "epochs 2 rounds 2 batch 3 pool 60 workers 1 pretraining_labels paper budgets '[{macs: 1.5e+6}]'"
 SEARCH += " evaluator_args.overrides '{SOLVER.BATCH_SIZE: 10, SOLVER.WARMUP_EPOCHS: 0}'"
 SEARCH += " predictor.members 4 predictor.width 32 predictor.pretrain_epochs 3 predictor.frozen_epochs 5"
-SEARCH += " predictor.tuned_epochs 5 resources.num_gpus 0 resources.num_cpus 1"
+SEARCH += " predictor.finetune_epochs 5 resources.num_gpus 0 resources.num_cpus 1"
 # What a training takes besides, by the beginning of its config's path.
 TRAININGS = {
     "configs/digits/": EPOCH,
