@@ -1,19 +1,21 @@
 #!/usr/bin/env python3
-"""Let a teacher answer every training image once: `cache_teacher.py --config FILE [KEY VALUE ...]`."""
+"""Cache a teacher's logits for every training image: `cache_teacher.py --config FILE [KEY VALUE ...]`."""
+
+from collections.abc import Sequence
 
 from fbnetv3.config import load_config
-from fbnetv3.training import cache_answers
+from fbnetv3.training import cache_teacher_logits
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 
-def main(argv=None):
-    parser = ArgumentParser(description="Write a teacher's answers to DISTILL.CACHE, or go on with a part of them.")
-    parser.add_argument("--config", required=True, metavar="FILE", help="the training's config")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="the training's config keys")
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description="Write a teacher's logits to DISTILL.CACHE. An incomplete cache is continued.")
+    parser.add_argument("--config", required=True, metavar="FILE", help="config of the student's training")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides of that training")
     args = parser.parse_intermixed_args(argv)
-    files = cache_answers(load_config(args.config, args.overrides))
-    print(f"answers: {files.folder}")
+    files = cache_teacher_logits(load_config(args.config, args.overrides))
+    print(f"teacher logits: {files.folder}")
 
 
 if __name__ == "__main__":
-    run_tool(main, after_interrupt="the same command goes on where this one stopped")
+    run_tool(main, after_interrupt="run the same command again to continue")

@@ -1,73 +1,77 @@
 #!/usr/bin/env python3
 """Train or evaluate a network: `train_net.py --config FILE [--eval-only] [--resume] [KEY VALUE ...]`.
 
-A classifier or a detector, as the config says; a detector's is one of detectron2's kind.
+The config decides between a classifier and a detector; detectors have detectron2 configs.
 """
 
+import argparse
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from fbnetv3.config import is_detection_config, load_config
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
-from fbnetv3.training import run_evaluation, run_training
+from fbnetv3.training import evaluate_classifier, train_classifier
 from fbnetv3.training.processes.launch import launch
+from fbnetv3.training.run_state.run_folder import RunFolder
+from fbnetv3.training.training_hooks import ACCURACIES
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
-AFTER_INTERRUPT = "add --resume to go on from the last checkpoint"
+AFTER_INTERRUPT = "add --resume to continue from the last checkpoint"
 
 
-def main(argv=None):
-    parser = ArgumentParser(description="Train a classifier or a detector, or evaluate one.")
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description="Train or evaluate a classifier or a detector.")
     parser.add_argument("--config", "--config-file", required=True, metavar="FILE", help="YAML file, see configs/")
-    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, or the run in OUTPUT_DIR")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in OUTPUT_DIR")
     parser.add_argument(
-        "--num-gpus", type=int, default=1, metavar="N", help="processes on this machine, one for each GPU"
+        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, by default the run in OUTPUT_DIR"
     )
+    parser.add_argument("--resume", action="store_true", help="resume from the newest checkpoint in OUTPUT_DIR")
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="config keys to change, such as SOLVER.LR 0.1"
+        "--num-gpus", type=int, default=1, metavar="N", help="processes on this machine, one per GPU (default: 1)"
     )
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides, such as SOLVER.LR 0.1")
     args = parser.parse_intermixed_args(argv)
     run = partial(run_detector if is_detection_config(args.config) else run_classifier, args)
     launch(run, args.num_gpus, after_interrupt=AFTER_INTERRUPT)
 
 
-def run_classifier(args):
+def run_classifier(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, args.overrides)
     if args.eval_only:
-        print_metrics(run_evaluation(cfg))
+        print_metrics(evaluate_classifier(cfg))
         return
     keep_freed_memory()
-    result = run_training(cfg, resume=args.resume)
+    result = train_classifier(cfg, resume=args.resume)
     print_metrics(result.metrics)
-    print_files(result.files, "weights", "best", "checkpoints", "metrics", "curve", "log", "tensorboard")
+    print_paths(result.run_folder, "weights", "best", "checkpoints", "metrics", "curve", "log", "tensorboard")
 
 
-def run_detector(args):
-    from fbnetv3.detection import detection_config_loading
-    from fbnetv3.detection.training import detection_evaluation, detector_training
+def run_detector(args: argparse.Namespace) -> None:
+    from fbnetv3.detection.detection_config import load_detection_config
+    from fbnetv3.detection.training.detection_evaluation import results_table
+    from fbnetv3.detection.training.detector_training import evaluate_detector, train_detector
 
-    cfg = detection_config_loading.load_config(args.config, args.overrides)
+    cfg = load_detection_config(args.config, args.overrides)
     keep_freed_memory()
     if args.eval_only:
-        print(detection_evaluation.as_table(detector_training.run_evaluation(cfg)))
+        print(results_table(evaluate_detector(cfg)))
         return
-    result = detector_training.run_training(cfg, resume=args.resume)
+    result = train_detector(cfg, resume=args.resume)
     if result.results:
-        print(detection_evaluation.as_table(result.results))
+        print(results_table(result.results))
         print(f"{'detections:':12} {result.detections}\n{'examples:':12} {result.examples}")
     curve = ("curve",) if result.results else ()
-    print_files(result.files, "weights", "checkpoints", "metrics", *curve, "log", "tensorboard")
+    print_paths(result.run_folder, "weights", "checkpoints", "metrics", *curve, "log", "tensorboard")
 
 
-def print_metrics(metrics):
-    names = {"top1": "top1", "top5": "top5", "ema_top1": "EMA's top1", "ema_top5": "EMA's top5"}
-    shown = [f"{words} {metrics[name]:.2f} %" for name, words in names.items() if name in metrics]
-    print(f"{', '.join(shown)}, loss {metrics['loss']:.4f} on {metrics['images']} images")
+def print_metrics(metrics: Mapping[str, float]) -> None:
+    accuracies = [f"{words} {metrics[key]:.2f} %" for key, words in ACCURACIES.items() if key in metrics]
+    print(f"{', '.join(accuracies)}, loss {metrics['loss']:.4f} on {metrics['images']} images")
 
 
-def print_files(files, *names):
-    for what in names:
-        print(f"{what + ':':12} {getattr(files, what)}")
+def print_paths(run_folder: RunFolder, *names: str) -> None:
+    for name in names:
+        print(f"{name + ':':12} {getattr(run_folder, name)}")
 
 
 if __name__ == "__main__":

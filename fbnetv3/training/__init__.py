@@ -1,19 +1,23 @@
 """Training and evaluation of classifiers."""
 
-from fbnetv3.training.builders import preprocessing_of
+from fbnetv3.training.builders import preprocessing_from_config
 from fbnetv3.training.classifier_evaluation import evaluate
-from fbnetv3.training.classifier_training import RunResult, run_evaluation, run_training, train
-from fbnetv3.training.distillation.cache_teacher import cache_answers
+from fbnetv3.training.classifier_training import RunResult, evaluate_classifier, train, train_classifier
+from fbnetv3.training.distillation.teacher_inference import cache_teacher_logits
+from fbnetv3.training.losses import LOSSES
+from fbnetv3.training.schedules import SCHEDULES
 from fbnetv3.training.trainer import Hook, Trainer
 
 __all__ = [
+    "LOSSES",
+    "SCHEDULES",
     "Hook",
     "RunResult",
     "Trainer",
-    "cache_answers",
+    "cache_teacher_logits",
     "evaluate",
-    "preprocessing_of",
-    "run_evaluation",
-    "run_training",
+    "evaluate_classifier",
+    "preprocessing_from_config",
     "train",
+    "train_classifier",
 ]

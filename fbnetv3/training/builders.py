@@ -1,10 +1,12 @@
-"""The parts of a run from its config: with `run.py`, the only place that reads one."""
+"""Build the parts of a classifier's run from its config. Other modules take plain arguments."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,35 +16,48 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from fbnetv3.arch import ARCHS, ArchDef, cost_of, dump_arch, get_arch, load_arch_folder
-from fbnetv3.config.loading import flat_keys
-from fbnetv3.data import Preprocessing, build_dataset, build_loader, train_pixels
+from fbnetv3.arch import ARCHS, ArchDef, compute_cost, dump_arch, get_arch, load_arch_folder
+from fbnetv3.data import Preprocessing, build_dataset, build_loader, train_transform
 from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.data.transforms import Transform
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
 from fbnetv3.modeling import build_network, load_weights
+from fbnetv3.modeling.checkpoint_files import read_state_dict
 from fbnetv3.modeling.torchvision_models import (
     PREFIX,
-    ExternalArch,
-    build_external,
-    check_external,
-    load_external,
+    TorchvisionArch,
+    build_torchvision_model,
+    check_torchvision_model,
+    load_torchvision_weights,
 )
-from fbnetv3.modeling.weights import read_state_dict
-from fbnetv3.training.distillation.teacher_logits import AnswerFiles, TargetWithAnswer
-from fbnetv3.training.losses import CrossEntropy, Distillation, Objective
-from fbnetv3.training.optimizers import build_optimizer, build_schedule
-from fbnetv3.training.processes.distributed import ALONE, World
+from fbnetv3.training.classifier_evaluation import memory_format
+from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitFiles
+from fbnetv3.training.losses import LOSSES, DistillationObjective, Loss, Objective, SupervisedObjective
+from fbnetv3.training.optimizers import build_optimizer
+from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
+from fbnetv3.training.schedules import build_schedule
 from fbnetv3.training.trainer import Mixup
 from fbnetv3.utils.downloads import local_path
 from fbnetv3.utils.files import file_sha256
+from fbnetv3.utils.imports import accepted_settings
+from fbnetv3.utils.nested_keys import flatten
+from fbnetv3.utils.text import first_few
 
-AnyArch = ArchDef | ExternalArch
+AnyArch = ArchDef | TorchvisionArch
+
+
+@contextlib.contextmanager
+def config_key(key: str) -> Iterator[None]:
+    """Prefix errors about unknown registered names with the config key that holds the name."""
+    try:
+        yield
+    except UnknownNameError as error:
+        raise UsageError(f"{key}: {error}") from None
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The data of a run: both splits, how images become inputs, and the loaders."""
+    """Datasets, preprocessing and loaders of a run."""
 
     train: ImageDataset
     val: ImageDataset
@@ -51,18 +66,18 @@ class Inputs:
     val_loader: DataLoader
 
 
-def build_device(name: str, world: World = ALONE) -> torch.device:
-    """The device of that name; "auto" is a GPU if there is one, else the CPU. Of several processes, each has its GPU.
+def build_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.device:
+    """Return the device that DEVICE names; "auto" is a GPU if there is one. Each process gets a GPU of its own.
 
     Raises:
-        UsageError: it cannot be used here.
+        UsageError: the device cannot be used on this machine.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        if device.type == "cuda" and world.size > 1:
-            device = torch.device("cuda", world.local_rank)
+        if device.type == "cuda" and group.size > 1:
+            device = torch.device("cuda", group.local_rank)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
@@ -71,261 +86,325 @@ def build_device(name: str, world: World = ALONE) -> torch.device:
 
 
 def build_arch(cfg: CfgNode, name: str) -> AnyArch:
-    """An architecture of ours or of torchvision's by the name that stands in a config.
+    """Return an architecture, of this project or of torchvision, by the name in a config.
 
     Raises:
-        UnknownNameError, ArchError: there is none of that name, or its file describes no network.
+        UnknownNameError: no architecture has that name.
+        ArchError: its file is invalid.
     """
     if name.startswith(PREFIX):
-        return ExternalArch(name)
-    found = {defn.name: defn for folder in cfg.MODEL.ARCH_DIRS for defn in load_arch_folder(Path(folder).expanduser())}
-    if name in found and name in ARCHS and get_arch(name) != found[name]:
-        raise UsageError(f"MODEL.ARCH_DIRS: '{name}' is another network already, that of {ARCHS.origin(name)}")
-    if name not in found and name not in ARCHS and found and not name.endswith((".yaml", ".yml")):
-        raise UnknownNameError(f"unknown architecture '{name}': {suggest(name, [*found, *ARCHS.names()])}")
-    return found.get(name) or get_arch(name)
+        return TorchvisionArch(name)
+    own_archs = {}
+    for folder in cfg.MODEL.ARCH_DIRS:
+        own_archs.update({arch.name: arch for arch in load_arch_folder(Path(folder).expanduser())})
+    if name not in own_archs:
+        is_file = name.endswith((".yaml", ".yml"))
+        if own_archs and not is_file and name not in ARCHS:
+            raise UnknownNameError(f"unknown architecture '{name}': {suggest(name, [*own_archs, *ARCHS.names()])}")
+        return get_arch(name)
+    if name in ARCHS and get_arch(name) != own_archs[name]:
+        raise UsageError(f"MODEL.ARCH_DIRS: another network is named '{name}' already, in {ARCHS.origin(name)}")
+    return own_archs[name]
 
 
 def describe_arch(arch: AnyArch) -> str:
-    """All of the architecture as text, to compare and to keep."""
+    """Return a text that identifies an architecture by its content, for comparisons and checkpoints."""
     return dump_arch(arch) if isinstance(arch, ArchDef) else arch.name
 
 
-def teacher_key(cfg: CfgNode) -> str:
-    """What tells the teacher's architecture from others, wherever its file lies: name and digest; "" for none."""
+def teacher_fingerprint(cfg: CfgNode) -> str:
+    """Return name and digest of the teacher's architecture, wherever its file is; "" without a teacher."""
     if not cfg.DISTILL.ARCH:
         return ""
     arch = build_arch(cfg, cfg.DISTILL.ARCH)
     return f"{arch.name} {hashlib.sha256(describe_arch(arch).encode()).hexdigest()[:12]}"
 
 
-def preprocessing_of(cfg: CfgNode, arch: AnyArch) -> Preprocessing:
-    """Resolution and normalisation that a config asks for, the architecture's own where it asks for none.
+def preprocessing_from_config(cfg: CfgNode, arch: AnyArch) -> Preprocessing:
+    """Return the config's preprocessing, with the architecture's resolution unless INPUT.RESOLUTION is set.
 
     Raises:
-        UsageError: the input is too small for the network, or the resize smaller than the crop.
+        UsageError: the input is too small for the network, or INPUT.RESIZE is smaller than the crop.
     """
     resolution = cfg.INPUT.RESOLUTION or arch.resolution
     if isinstance(arch, ArchDef):
-        cost_of(arch, resolution)  # refuses an input that is too small
+        compute_cost(arch, resolution)  # raises if the input is too small
     resize = cfg.INPUT.RESIZE or round(resolution * arch.resize / arch.resolution)
     if resize < resolution:
         raise UsageError(f"INPUT.RESIZE {resize} is smaller than the crop of {resolution} pixels")
     return Preprocessing(resolution, resize, tuple(cfg.INPUT.MEAN), tuple(cfg.INPUT.STD), cfg.INPUT.INTERPOLATION)
 
 
-def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, world: World = ALONE) -> Inputs:
-    """Datasets and loaders of a training run. Training images come at the teacher's resolution where that is higher.
+def dataset_from_config(cfg: CfgNode, split: str) -> ImageDataset:
+    """Open a split of the config's dataset.
+
+    Raises:
+        UsageError: no dataset is registered as DATA.NAME.
+        DataError: a folder is missing or empty.
+    """
+    with config_key("DATA.NAME"):
+        return build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, split)
+
+
+def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, group: ProcessGroup = SINGLE_PROCESS) -> Inputs:
+    """Build datasets and loaders of a run. Training images have the teacher's resolution if that is higher.
 
     Raises:
         DataError: a folder is missing or empty.
-        UsageError: the splits have other classes, or a teacher's answers are not there.
+        UsageError: the splits have different classes, or cached teacher logits are missing.
     """
-    train, val = (build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, split) for split in ("train", "val"))
+    train, val = dataset_from_config(cfg, "train"), dataset_from_config(cfg, "val")
     if train.classes != val.classes:
-        odd = sorted(set(train.classes) ^ set(val.classes))
-        raise UsageError(f"DATA.ROOT {cfg.DATA.ROOT}: training and validation have other classes: {', '.join(odd[:5])}")
-    preprocessing = preprocessing_of(cfg, arch)
-    cached = bool(cfg.DISTILL.CACHE)
-    target = None
-    if cached:
-        check_same_views(cfg, preprocessing.resolution)
-        target = TargetWithAnswer(answer_files(cfg, train), cfg.DISTILL.WEIGHT, cfg.SOLVER.LABEL_SMOOTHING)
-    side = preprocessing.resolution if cached else max(preprocessing.resolution, teacher_resolution(cfg))
-    loader = build_loader(
+        names = sorted(set(train.classes) ^ set(val.classes))
+        raise UsageError(
+            f"DATA.ROOT {cfg.DATA.ROOT}: training and validation have different classes: {first_few(names, 5)}"
+        )
+    preprocessing = preprocessing_from_config(cfg, arch)
+    target, views = None, 0
+    side = max(preprocessing.resolution, teacher_resolution(cfg))
+    if cfg.DISTILL.CACHE:
+        check_cacheable_views(cfg, preprocessing.resolution)
+        logits = teacher_logit_files(cfg, train)
+        target = DistillationTarget(logits, cfg.DISTILL.WEIGHT, cfg.SOLVER.LABEL_SMOOTHING)
+        views = cfg.DISTILL.VIEWS
+        side = preprocessing.resolution
+    train_loader = build_loader(
         train,
-        train_pixels_of(cfg, preprocessing, side),
+        train_transform_from_config(cfg, preprocessing, side),
         batch_size=cfg.SOLVER.BATCH_SIZE,
         training=True,
         workers=cfg.DATA.WORKERS,
         seed=cfg.SEED,
         normalize=preprocessing,
-        views=cfg.DISTILL.VIEWS if cached else 0,
+        views=views,
         target=target,
         pin_memory=device.type == "cuda",
-        rank=world.rank,
-        world_size=world.size,
+        rank=group.rank,
+        world_size=group.size,
     )
-    return Inputs(train, val, preprocessing, loader, build_val_loader(cfg, val, preprocessing, device, world))
+    return Inputs(train, val, preprocessing, train_loader, build_val_loader(cfg, val, preprocessing, device, group))
 
 
-def check_same_views(cfg: CfgNode, resolution: int) -> None:
-    """Refuse augmentations whose chances depend on the input's size where teacher and student have another.
+def check_cacheable_views(cfg: CfgNode, resolution: int) -> None:
+    """Refuse augmentations that differ between the resolutions of teacher and student.
 
     Raises:
         UsageError: names the key.
     """
-    other = teacher_resolution(cfg)
-    if other != resolution and (cfg.INPUT.CROP == "padded" or cfg.INPUT.RANDOM_ERASING):
-        key = "INPUT.CROP padded" if cfg.INPUT.CROP == "padded" else "INPUT.RANDOM_ERASING"
-        raise UsageError(
-            f"{key}: falls otherwise at the teacher's {other} pixels than at {resolution}, so that DISTILL.CACHE "
-            f"cannot hold its answers; set DISTILL.RESOLUTION {resolution}"
-        )
+    other_resolution = teacher_resolution(cfg)
+    if other_resolution == resolution or not (cfg.INPUT.CROP == "padded" or cfg.INPUT.RANDOM_ERASING):
+        return
+    key = "INPUT.CROP padded" if cfg.INPUT.CROP == "padded" else "INPUT.RANDOM_ERASING"
+    raise UsageError(
+        f"{key}: differs between the teacher's {other_resolution} pixels and the student's {resolution}, so "
+        f"DISTILL.CACHE cannot hold the teacher's logits; set DISTILL.RESOLUTION {resolution}"
+    )
 
 
-def train_pixels_of(cfg: CfgNode, preprocessing: Preprocessing, side: int) -> Transform:
-    """The config's transform of training, to images with that side in pixels."""
+def train_transform_from_config(cfg: CfgNode, preprocessing: Preprocessing, side: int) -> Transform:
+    """Build the config's training transform to uint8 images (channels, side, side)."""
     scale = side / preprocessing.resolution
-    return train_pixels(
-        replace(preprocessing, resolution=side, resize=round(preprocessing.resize * scale)),
+    resized = replace(preprocessing, resolution=side, resize=round(preprocessing.resize * scale))
+    return train_transform(
+        resized,
         crop=cfg.INPUT.CROP,
         crop_scale=cfg.INPUT.CROP_SCALE,
         crop_padding=round(cfg.INPUT.CROP_PADDING * scale),
         flip=cfg.INPUT.FLIP,
         auto_augment=cfg.INPUT.AUTO_AUGMENT,
         random_erasing=cfg.INPUT.RANDOM_ERASING,
+        normalize=False,
     )
 
 
-def answer_files(cfg: CfgNode, dataset: ImageDataset) -> AnswerFiles:
-    """Where the answers of the config's teacher to its training images lie, and what decides about them."""
-    keys = {key: value for key, value in flat_keys(cfg).items() if key.startswith("INPUT.")}
-    about = {"SEED": cfg.SEED, "DATA.NAME": cfg.DATA.NAME, "DISTILL.ARCH": teacher_key(cfg)}
-    about |= {"teacher's resolution": teacher_resolution(cfg), **keys}
-    about["SHA-256 of DISTILL.WEIGHTS"] = file_sha256(local_path(cfg.DISTILL.WEIGHTS))
-    about["SHA-256 of the images' names"] = _digest_of_names(dataset)
+def teacher_logit_files(cfg: CfgNode, dataset: ImageDataset) -> TeacherLogitFiles:
+    """Return the cache of the teacher's logits for a dataset, with the fingerprint that it must have."""
+    fingerprint = {key: value for key, value in flatten(cfg).items() if key.startswith("INPUT.")}
+    fingerprint |= {
+        "SEED": cfg.SEED,
+        "DATA.NAME": cfg.DATA.NAME,
+        "DISTILL.ARCH": teacher_fingerprint(cfg),
+        "teacher resolution": teacher_resolution(cfg),
+        "SHA-256 of DISTILL.WEIGHTS": file_sha256(local_path(cfg.DISTILL.WEIGHTS)),
+        "SHA-256 of the image names": _digest_of_names(dataset),
+    }
     shape = (cfg.DISTILL.VIEWS, len(dataset), len(dataset.classes))
-    return AnswerFiles(Path(cfg.DISTILL.CACHE).expanduser(), about, shape)
+    return TeacherLogitFiles(Path(cfg.DISTILL.CACHE).expanduser(), fingerprint, shape)
 
 
 def _digest_of_names(dataset: ImageDataset) -> str:
-    """Of what the images are called and in which order; the folder above their classes' may change."""
+    """Hash class folders and names of all images in order; the folder above them may change."""
     digest = hashlib.sha256()
     for index in range(len(dataset)):
         digest.update("/".join(Path(dataset.image_name(index)).parts[-2:]).encode() + b"\n")
     return digest.hexdigest()
 
 
+def teacher_resolution(cfg: CfgNode) -> int:
+    """Return the side of the teacher's input in pixels; 0 without a teacher."""
+    if not cfg.DISTILL.ARCH:
+        return 0
+    return cfg.DISTILL.RESOLUTION or build_arch(cfg, cfg.DISTILL.ARCH).resolution
+
+
 def build_teacher(cfg: CfgNode, num_classes: int, device: torch.device) -> nn.Module:
-    """The config's teacher.
+    """Build the config's teacher with its weights.
 
     Raises:
-        UsageError: it knows another number of classes.
-        WeightsError: its weights cannot be had or do not fit.
+        UsageError: it has another number of classes.
+        WeightsError: its weights are missing or do not fit.
     """
     arch = build_arch(cfg, cfg.DISTILL.ARCH)
-    teacher = _network(arch, num_classes, cfg.MODEL.IN_CHANS)
-    if not _load(teacher, arch, cfg.DISTILL.WEIGHTS):
-        raise UsageError(
-            f"DISTILL.WEIGHTS {cfg.DISTILL.WEIGHTS}: the teacher has another number of classes than {num_classes}"
-        )
-    return teacher.to(device, memory_format=_memory_format(cfg))  # type: ignore[call-overload]
+    teacher = _build_network(arch, num_classes, cfg.MODEL.IN_CHANS)
+    if not _load_weights(teacher, arch, cfg.DISTILL.WEIGHTS):
+        raise UsageError(f"DISTILL.WEIGHTS {cfg.DISTILL.WEIGHTS}: the teacher does not have {num_classes} classes")
+    return _move(teacher, cfg, device)
 
 
 def build_val_loader(
-    cfg: CfgNode, dataset: ImageDataset, preprocessing: Preprocessing, device: torch.device, world: World = ALONE
+    cfg: CfgNode,
+    dataset: ImageDataset,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> DataLoader:
-    """Batches for evaluation, each image once, over all processes."""
+    """Build the loader for evaluation, which divides the images among the processes."""
     return build_loader(
         dataset,
-        preprocessing.pixels(),
+        preprocessing.transform(normalize=False),
         batch_size=cfg.EVAL.BATCH_SIZE,
         training=False,
         workers=cfg.DATA.WORKERS,
         normalize=preprocessing,
         pin_memory=device.type == "cuda",
-        rank=world.rank,
-        world_size=world.size,
+        rank=group.rank,
+        world_size=group.size,
     )
 
 
 def build_model(
     cfg: CfgNode, arch: AnyArch, classes: list[str], device: torch.device, weights: str, need_head: bool = False
 ) -> nn.Module:
-    """The classifier, with weights where there are some, on its device.
+    """Build the classifier on its device.
+
+    Args:
+        cfg: dropout, channels and memory format.
+        arch: from `build_arch`.
+        classes: class names of the dataset.
+        device: where to put it.
+        weights: a file, a URL or a `zoo://` entry; "" for random weights.
+        need_head: refuse weights with another number of classes instead of initializing the head randomly.
 
     Raises:
-        UsageError: the config names another number of classes than the data has, or the weights do and
-            `need_head` is set.
-        WeightsError: the weights cannot be had or do not fit.
+        UsageError: MODEL.NUM_CLASSES or, with `need_head`, the weights have another number of classes.
+        WeightsError: the weights are missing or do not fit.
     """
     num_classes = cfg.MODEL.NUM_CLASSES or len(classes)
     if num_classes != len(classes):
-        raise UsageError(f"MODEL.NUM_CLASSES {num_classes}: {cfg.DATA.NAME} has {len(classes)} classes; 0 takes them")
-    model = _network(arch, num_classes, cfg.MODEL.IN_CHANS, cfg.MODEL.DROP_RATE, cfg.MODEL.DROP_PATH_RATE)
-    if isinstance(arch, ExternalArch):
-        check_external(model, arch, preprocessing_of(cfg, arch).resolution)
-    if weights and not _load(model, arch, weights) and need_head:
-        raise UsageError(f"{weights}: has another number of classes than the {num_classes} of {cfg.DATA.NAME}")
-    return model.to(device, memory_format=_memory_format(cfg))  # type: ignore[call-overload]
+        raise UsageError(
+            f"MODEL.NUM_CLASSES {num_classes}: {cfg.DATA.NAME} has {len(classes)} classes; set it to 0 to use these"
+        )
+    model = _build_network(arch, num_classes, cfg.MODEL.IN_CHANS, cfg.MODEL.DROP_RATE, cfg.MODEL.DROP_PATH_RATE)
+    if isinstance(arch, TorchvisionArch):
+        check_torchvision_model(model, arch, preprocessing_from_config(cfg, arch).resolution)
+    if weights and not _load_weights(model, arch, weights) and need_head:
+        raise UsageError(f"{weights}: does not have the {num_classes} classes of {cfg.DATA.NAME}")
+    return _move(model, cfg, device)
 
 
-def _network(
+def _build_network(
     arch: AnyArch, num_classes: int, in_chans: int, drop_rate: float = 0, drop_path_rate: float = 0
 ) -> nn.Module:
-    build: Callable[..., nn.Module] = build_network if isinstance(arch, ArchDef) else build_external
+    build: Callable[..., nn.Module] = build_network if isinstance(arch, ArchDef) else build_torchvision_model
     return build(arch, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
 
 
-def _load(model: nn.Module, arch: AnyArch, weights: str) -> bool:
-    """Load weights; returns whether the head was loaded with them."""
+def _load_weights(model: nn.Module, arch: AnyArch, weights: str) -> bool:
+    """Load weights and return whether they included the head."""
     if isinstance(arch, ArchDef):
-        return load_weights(model, weights).head
-    return load_external(model, read_state_dict(weights), weights)
+        return load_weights(model, weights).head_loaded
+    return load_torchvision_weights(model, read_state_dict(weights), weights)
 
 
-def _memory_format(cfg: CfgNode) -> torch.memory_format:
-    return torch.channels_last if cfg.MODEL.CHANNELS_LAST else torch.contiguous_format
+def _move(model: nn.Module, cfg: CfgNode, device: torch.device) -> nn.Module:
+    return model.to(device, memory_format=memory_format(cfg.MODEL.CHANNELS_LAST))  # type: ignore[call-overload]
 
 
-def teacher_resolution(cfg: CfgNode) -> int:
-    """Side of the teacher's input in pixels; 0 without a teacher."""
-    if not cfg.DISTILL.ARCH:
-        return 0
-    return cfg.DISTILL.RESOLUTION or build_arch(cfg, cfg.DISTILL.ARCH).resolution
+def loss_from_config(cfg: CfgNode) -> Loss:
+    """Return the loss that SOLVER.LOSS names, with the config's label smoothing if it accepts that.
+
+    Raises:
+        UsageError: no loss is registered by that name, or it cannot be combined with cached teacher logits.
+    """
+    with config_key("SOLVER.LOSS"):
+        loss = LOSSES.resolve(cfg.SOLVER.LOSS)
+    if not cfg.DISTILL.CACHE:
+        return partial(loss, **accepted_settings(loss, {"label_smoothing": cfg.SOLVER.LABEL_SMOOTHING}))
+    # Teacher logits and smoothed labels are blended in the targets, which is exact for cross-entropy alone
+    if cfg.SOLVER.LOSS != "cross_entropy":
+        raise UsageError(f"SOLVER.LOSS {cfg.SOLVER.LOSS}: DISTILL.CACHE works with cross_entropy only")
+    return loss
 
 
 def build_objective(cfg: CfgNode, num_classes: int, resolution: int, device: torch.device) -> Objective:
-    """Cross-entropy, or distillation from the config's teacher.
+    """Build the objective: SOLVER.LOSS, alone or with distillation from the config's teacher.
 
     Raises:
-        UsageError: the teacher knows another number of classes.
-        WeightsError: its weights cannot be had or do not fit.
+        UsageError: the teacher has another number of classes.
+        WeightsError: its weights are missing or do not fit.
     """
-    if cfg.DISTILL.CACHE:
-        return CrossEntropy()  # answers and smoothed labels are in the targets already
-    if not cfg.DISTILL.ARCH:
-        return CrossEntropy(cfg.SOLVER.LABEL_SMOOTHING)
+    loss = loss_from_config(cfg)
+    if cfg.DISTILL.CACHE or not cfg.DISTILL.ARCH:
+        return SupervisedObjective(loss)
     teacher = build_teacher(cfg, num_classes, device)
-    return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.WEIGHT, cfg.SOLVER.LABEL_SMOOTHING)
+    return DistillationObjective(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.WEIGHT, loss)
 
 
 def build_mixup(cfg: CfgNode, num_classes: int) -> Mixup | None:
-    """Mixup of a batch (torchvision's), or None."""
+    """Build torchvision's mixup of a batch; None if INPUT.MIXUP is 0."""
     return v2.MixUp(alpha=cfg.INPUT.MIXUP, num_classes=num_classes) if cfg.INPUT.MIXUP else None
 
 
 def base_lr(cfg: CfgNode) -> float:
-    """The learning rate at the end of the warm-up, scaled to the batch size where the config asks for it."""
+    """Return the learning rate after the warm-up, scaled to the batch size if SOLVER.LR_BATCH_SIZE is set."""
     if not cfg.SOLVER.LR_BATCH_SIZE:
         return cfg.SOLVER.LR
     return cfg.SOLVER.LR * cfg.SOLVER.BATCH_SIZE / cfg.SOLVER.LR_BATCH_SIZE
 
 
-def optimizer_of(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """The config's optimiser for a model."""
+def optimizer_from_config(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Build the config's optimizer.
+
+    Raises:
+        UsageError: no optimizer is registered as SOLVER.OPTIMIZER.
+    """
     solver = cfg.SOLVER
-    return build_optimizer(
-        solver.OPTIMIZER,
-        model,
-        base_lr(cfg),
-        weight_decay=solver.WEIGHT_DECAY,
-        decay_norm_bias=solver.DECAY_NORM_BIAS,
-        momentum=solver.MOMENTUM,
-        nesterov=solver.NESTEROV,
-        alpha=solver.RMSPROP_ALPHA,
-        eps=solver.RMSPROP_EPS,
-    )
+    with config_key("SOLVER.OPTIMIZER"):
+        return build_optimizer(
+            solver.OPTIMIZER,
+            model,
+            base_lr(cfg),
+            weight_decay=solver.WEIGHT_DECAY,
+            decay_norm_bias=solver.DECAY_NORM_BIAS,
+            momentum=solver.MOMENTUM,
+            nesterov=solver.NESTEROV,
+            alpha=solver.RMSPROP_ALPHA,
+            eps=solver.RMSPROP_EPS,
+        )
 
 
-def schedule_of(cfg: CfgNode) -> ParamScheduler:
-    """The config's factor on the learning rate."""
+def schedule_from_config(cfg: CfgNode) -> ParamScheduler:
+    """Build the config's learning-rate schedule.
+
+    Raises:
+        UsageError: no schedule is registered as SOLVER.SCHEDULE.
+    """
     solver = cfg.SOLVER
-    return build_schedule(
-        solver.SCHEDULE,
-        solver.EPOCHS,
-        decay=solver.DECAY,
-        warmup_epochs=solver.WARMUP_EPOCHS,
-        warmup_factor=solver.WARMUP_FACTOR,
-    )
+    with config_key("SOLVER.SCHEDULE"):
+        return build_schedule(
+            solver.SCHEDULE,
+            solver.EPOCHS,
+            decay=solver.DECAY,
+            warmup_epochs=solver.WARMUP_EPOCHS,
+            warmup_factor=solver.WARMUP_FACTOR,
+        )

@@ -1,4 +1,4 @@
-"""Top-1, top-5 and loss of a classifier over a dataset."""
+"""Top-1, top-5 and loss of a classifier on a dataset."""
 
 from __future__ import annotations
 
@@ -6,14 +6,45 @@ import contextlib
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from fbnetv3.data import Batch, DamageCounter
+from fbnetv3.data import Batch, CorruptImageCounter
 from fbnetv3.errors import DataError
-from fbnetv3.training.processes.distributed import ALONE, World
+from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt
+
+
+class _Totals:
+    """Sums over the images so far; they stay on the device until the end."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.num_images = 0
+        self.num_classes = 0
+        self.correct1 = torch.zeros((), device=device)
+        self.correct5 = torch.zeros((), device=device)
+        self.loss = torch.zeros((), device=device)
+
+    def add(self, logits: Tensor, targets: Tensor) -> None:
+        self.num_images += len(targets)
+        self.num_classes = logits.shape[1]
+        correct = logits.topk(min(5, self.num_classes)).indices == targets[:, None]
+        self.correct1 += correct[:, 0].sum()
+        self.correct5 += correct.any(1).sum()
+        self.loss += F.cross_entropy(logits.float(), targets, reduction="sum")
+
+    def results(self, group: ProcessGroup) -> dict[str, float]:
+        num_classes = max(group.gather(self.num_classes))
+        correct1, correct5, loss, num_images = group.sum(
+            float(self.correct1), float(self.correct5), float(self.loss), self.num_images
+        )
+        if not num_images:
+            raise DataError("there is no readable image to evaluate on")
+        results = {"top1": 100 * correct1 / num_images, "loss": loss / num_images, "images": int(num_images)}
+        if num_classes > 5:
+            results["top5"] = 100 * correct5 / num_images
+        return results
 
 
 @torch.no_grad()
@@ -23,64 +54,50 @@ def evaluate(
     device: torch.device,
     *,
     channels_last: bool = True,
-    damage: DamageCounter | None = None,
+    corrupt_images: CorruptImageCounter | None = None,
     progress: bool = True,
-    world: World = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, float]:
-    """Evaluate a classifier; it is in evaluation mode meanwhile and left as it was.
+    """Evaluate a classifier. It is in evaluation mode meanwhile; its mode is restored.
 
     Args:
-        model: gives logits (N, classes).
-        batches: what to evaluate on.
+        model: returns logits (N, classes).
+        batches: images and class indices.
         device: where to compute.
-        channels_last: memory order of the images.
-        damage: counts images that cannot be read; default: none may be damaged.
-        progress: show a bar, on a terminal.
-        world: the processes that share the images.
+        channels_last: memory format of the images.
+        corrupt_images: counts images that cannot be read; default: none is allowed.
+        progress: show a progress bar on a terminal.
+        group: the processes among which the images are divided.
 
     Returns:
-        "top1" and "top5" in per cent (top5 only where there are more than five classes), "loss" (cross-entropy)
-        and "images", their number.
+        "top1" and "top5" in percent (top5 for more than five classes), "loss" (cross-entropy) and "images", the
+        number of images.
 
     Raises:
-        DataError: no image could be read, or more are damaged than `damage` allows.
+        DataError: no image could be read, or more are corrupt than `corrupt_images` allows.
     """
-    damage = damage or DamageCounter(0)
-    images = classes = 0
-    damaged: list[str] = []
-    correct1 = correct5 = loss = torch.zeros((), device=device)
+    corrupt_images = corrupt_images or CorruptImageCounter(0)
+    corrupt: list[str] = []
+    totals = _Totals(device)
     with evaluation_mode(model):
         for batch in tqdm(batches, desc="evaluation", leave=False, disable=None if progress else True):
-            damaged += batch.damaged
-            if world.size == 1:  # of several processes, one must not leave the others waiting for it
+            corrupt += batch.corrupt
+            # With several processes, one that stops here would leave the others waiting for it
+            if group.size == 1:
                 check_interrupt()
-                damage.add(batch.damaged)
-            if not len(batch.targets):
-                continue
-            x, targets = batch.on(device, memory_format(channels_last))
-            logits = model(x)
-            classes = logits.shape[1]
-            top = logits.topk(min(5, classes)).indices == targets[:, None]
-            correct1 = correct1 + top[:, 0].sum()
-            correct5 = correct5 + top.any(1).sum()
-            loss = loss + F.cross_entropy(logits.float(), targets, reduction="sum")
-            images += len(targets)
-    if agree_on_interrupt(world):
+                corrupt_images.add(batch.corrupt)
+            if len(batch.targets):
+                images, targets = batch.to(device, memory_format(channels_last))
+                totals.add(model(images), targets)
+    if agree_on_interrupt(group):
         check_interrupt()
-    damage.add([message for messages in world.gather(damaged) for message in messages])
-    classes = max(world.gather(classes))
-    top1, top5, total, count = world.sum(float(correct1), float(correct5), float(loss), images)
-    if not count:
-        raise DataError("no image to evaluate on")
-    result = {"top1": 100 * top1 / count, "loss": total / count, "images": int(count)}
-    if classes > 5:
-        result["top5"] = 100 * top5 / count
-    return result
+    corrupt_images.add([message for messages in group.gather(corrupt) for message in messages])
+    return totals.results(group)
 
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode, and afterwards in the mode in which it was."""
+    """Put a model into evaluation mode within the block, and restore its mode afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -90,5 +107,5 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 def memory_format(channels_last: bool) -> torch.memory_format:
-    """Torch's name for the memory order."""
+    """Return torch's memory format for images."""
     return torch.channels_last if channels_last else torch.contiguous_format

@@ -1,9 +1,8 @@
-"""From a config to a run: datasets, network, loop and hooks put together, and the files that they leave."""
+"""Train or evaluate the classifier that a config describes."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +13,8 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from fbnetv3.config.loading import flat_keys
-from fbnetv3.data import DamageCounter, build_dataset
-from fbnetv3.errors import OutputError, UsageError, UserError, WeightsError
+from fbnetv3.data import CorruptImageCounter
+from fbnetv3.errors import UsageError, UserError, WeightsError
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
     AnyArch,
@@ -29,322 +27,335 @@ from fbnetv3.training.builders import (
     build_model,
     build_objective,
     build_val_loader,
+    dataset_from_config,
     describe_arch,
-    optimizer_of,
-    preprocessing_of,
-    schedule_of,
-    teacher_key,
+    loss_from_config,
+    optimizer_from_config,
+    preprocessing_from_config,
+    schedule_from_config,
+    teacher_fingerprint,
 )
 from fbnetv3.training.classifier_evaluation import evaluate
 from fbnetv3.training.ema import ModelEMA
-from fbnetv3.training.processes.distributed import World, joined
-from fbnetv3.training.run_state.checkpoints import Checkpoints
-from fbnetv3.training.run_state.environment import describe_environment
+from fbnetv3.training.processes.distributed import ProcessGroup, process_group
+from fbnetv3.training.run_state.checkpoints import Checkpoints, State
+from fbnetv3.training.run_state.fingerprint import check_not_longer, check_same_run, config_fingerprint
 from fbnetv3.training.run_state.metrics import read_metrics
-from fbnetv3.training.run_state.run_folder import RunFiles
+from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.run_state.run_lock import RunLock
-from fbnetv3.training.trainer import Trainer
+from fbnetv3.training.run_state.summary import log_summary
+from fbnetv3.training.trainer import Hook, Trainer
 from fbnetv3.training.training_hooks import (
-    Autopsy,
     Callback,
     Checkpointing,
-    Curve,
+    DumpOnDivergence,
     Evaluation,
-    Metrics,
+    LearningCurve,
+    MetricsWriter,
     ProgressBar,
 )
-from fbnetv3.utils.files import atomic_write, remove_partial_files
 from fbnetv3.utils.logging_setup import log_on_rank_0, log_to_file, quiet_terminal
 from fbnetv3.utils.random_state import derive_seed
+from fbnetv3.utils.text import describe_error
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run came to.
-
-    Attributes:
-        metrics: its last evaluation: "top1", "top5", "loss", "images", and of the average "ema_top1" and so on.
-        curve: all its evaluations, each with its "epoch".
-        files: where it left what.
-        num_classes: outputs of the network.
-    """
-
-    metrics: dict[str, float]
-    curve: list[dict[str, float]]
-    files: RunFiles
-    num_classes: int
-
-
-def train(cfg: CfgNode, callbacks: Sequence[Callback] = (), *, resume: bool = False) -> list[dict[str, float]]:
-    """Train a network and return its learning curve: what a search calls a thousand times.
-
-    It shows nothing, and leaves nothing behind in the process: two trainings do not touch each other.
-
-    Args:
-        cfg: from `load_config`.
-        callbacks: called after each evaluation with its results; one that answers False ends the run there.
-        resume: go on from the newest checkpoint in `OUTPUT_DIR`, if there is one.
-
-    Returns:
-        The evaluations, each with "epoch", "top1", "loss" and so on.
-
-    Raises:
-        UserError: as for `run_training`.
-    """
-    with quiet_terminal():
-        return run_training(cfg, resume=resume, callbacks=callbacks, progress=False).curve
-
-
-def check_training(cfg: CfgNode) -> None:
-    """Find network and data of a training run without training. Writes nothing.
-
-    Raises:
-        UserError: as `run_training` would, for what the config describes.
-    """
-    build_inputs(cfg, build_arch(cfg, cfg.MODEL.ARCH), torch.device("cpu"))
-
-
-def run_training(
-    cfg: CfgNode, *, resume: bool = False, callbacks: Sequence[Callback] = (), progress: bool = True
-) -> RunResult:
-    """Train and evaluate the classifier that a config describes. Nothing is written before all of it makes sense.
-
-    Args:
-        cfg: from `load_config`.
-        resume: go on from the newest checkpoint in `OUTPUT_DIR`, if there is one.
-        callbacks: called after each evaluation with its results; one that answers False ends the run there.
-        progress: show bars, on a terminal.
-
-    Raises:
-        UserError: a wrong config, missing data, an output folder that is in use or cannot be written.
-    """
-    with joined(cfg.DEVICE) as world, torch.random.fork_rng(), log_on_rank_0(world.rank):
-        torch.manual_seed(cfg.SEED)
-        return _run_training(cfg, world, resume, callbacks, progress and world.is_main)
-
-
-def _run_training(cfg: CfgNode, world: World, resume: bool, callbacks: Sequence[Callback], progress: bool) -> RunResult:
-    device = build_device(cfg.DEVICE, world)
-    files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
-    with RunLock(files, world, resume) as lock:
-        return _run_locked(cfg, world, device, files, lock, callbacks, progress)
-
-
-def _run_locked(
-    cfg: CfgNode,
-    world: World,
-    device: torch.device,
-    files: RunFiles,
-    lock: RunLock,
-    callbacks: Sequence[Callback],
-    progress: bool,
-) -> RunResult:
-    arch = build_arch(cfg, cfg.MODEL.ARCH)
-    inputs = build_inputs(cfg, arch, device, world)
-    model = build_model(cfg, arch, inputs.train.classes, device, cfg.MODEL.WEIGHTS)
-    num_classes = cast("int", model.num_classes)
-    if cfg.MODEL.SYNC_BN and world.size > 1:
-        model = sync_batchnorm(model, device)
-    if world.rank:  # the same weights, other chances: dropout, stochastic depth, mixup
-        torch.manual_seed(derive_seed(cfg.SEED, world.rank))
-    damage = DamageCounter(cfg.DATA.MAX_CORRUPT)
-    ema = ModelEMA(model, cfg.EMA.DECAY) if cfg.EMA.ENABLED else None
-    about = {
-        "arch": arch.name,
-        "definition": describe_arch(arch),
-        "num_classes": num_classes,
-        "in_chans": cfg.MODEL.IN_CHANS,
-        "steps_per_epoch": len(inputs.train_loader),
-        "config": _decisive_keys(cfg),
-    }
-    checkpoints = Checkpoints(files.checkpoints, cfg.CHECKPOINT.KEEP)
-    latest = world.broadcast(checkpoints.load_latest() if world.is_main else None)
-    curve = Curve(callbacks, world.broadcast(_evaluations(files.metrics)) if latest else ())
-
-    def evaluate_all() -> dict[str, float]:
-        arguments = {"channels_last": cfg.MODEL.CHANNELS_LAST, "damage": damage, "progress": progress, "world": world}
-        world.share_buffers(model, ema and ema.module)
-        results = evaluate(model, inputs.val_loader, device, **arguments)
-        if ema is not None:
-            averaged = evaluate(ema.module, inputs.val_loader, device, **arguments)
-            results |= {f"ema_{key}": value for key, value in averaged.items() if key != "images"}
-        return results
-
-    trainer = Trainer(
-        model,
-        build_objective(cfg, num_classes, inputs.preprocessing.resolution, device),
-        optimizer_of(cfg, model),
-        schedule_of(cfg),
-        inputs.train_loader,
-        lr=base_lr(cfg),
-        epochs=cfg.SOLVER.EPOCHS,
-        device=device,
-        channels_last=cfg.MODEL.CHANNELS_LAST,
-        mixup=build_mixup(cfg, num_classes),
-        ema=ema,
-        precision=getattr(torch, cfg.SOLVER.PRECISION),
-        accumulate=cfg.SOLVER.ACCUMULATE,
-        damage=damage,
-        world=world,
-        hooks=[
-            Evaluation(evaluate_all, cfg.EVAL.PERIOD),
-            *([Metrics(files.metrics, files.curve, files.tensorboard, cfg.LOG.PERIOD)] if world.is_main else []),
-            ProgressBar(progress),
-            curve,
-            Checkpointing(checkpoints, cfg.CHECKPOINT.PERIOD, cfg.CHECKPOINT.STEPS, files.weights, files.best, about),
-            Autopsy(files.diverged),
-        ],
-    )
-    if latest:
-        path, state = latest
-        try:
-            _check_same_run(state, about, cfg.SOLVER.EPOCHS, path)
-            trainer.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise WeightsError(f"{path}: cannot be gone on from ({_first_line(error)}): remove it") from None
-    lock.acquire()
-    if world.is_main:
-        prepare_output(files, cfg)
-    with log_to_file(files.log) if world.is_main else contextlib.nullcontext():
-        _announce(cfg, arch, model, inputs, device, world)
-        if latest:
-            done = trainer.progress
-            logger.info("going on from %s, after %d epochs and %d steps in all", path, done.epoch, done.step)
-            curve.results = [result for result in curve.results if result["epoch"] <= done.epoch]
-        if trainer.progress.epoch < trainer.epochs and world.is_main:
-            files.weights.unlink(missing_ok=True)  # of a shorter run that goes on now
-        if cfg.MODEL.COMPILE:
-            model.compile()
-        metrics = trainer.run()
-    results = {key.removeprefix("val_"): value for key, value in metrics.items()}
-    return RunResult(results, curve.results, files, num_classes)
-
-
-def run_evaluation(cfg: CfgNode) -> dict[str, float]:
-    """Evaluate `MODEL.WEIGHTS`, or without it what `OUTPUT_DIR` holds, on the validation images. Writes nothing.
-
-    Of weights that hold an average (EMA), it is the average that is evaluated.
-
-    Raises:
-        UserError: a wrong config, missing data or weights.
-    """
-    with joined(cfg.DEVICE) as world, log_on_rank_0(world.rank):
-        return _run_evaluation(cfg, world)
-
-
-def _run_evaluation(cfg: CfgNode, world: World) -> dict[str, float]:
-    files = RunFiles(Path(cfg.OUTPUT_DIR).expanduser())
-    weights = cfg.MODEL.WEIGHTS or files.found_weights()
-    if not weights:
-        raise UsageError(
-            f"no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to a run's folder ({files.folder} has none)"
-        )
-    device = build_device(cfg.DEVICE, world)
-    arch = build_arch(cfg, cfg.MODEL.ARCH)
-    preprocessing = preprocessing_of(cfg, arch)
-    val_set = build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, "val")
-    model = build_model(cfg, arch, val_set.classes, device, str(weights), need_head=True)
-    logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val_set))
-    loader = build_val_loader(cfg, val_set, preprocessing, device, world)
-    damage = DamageCounter(cfg.DATA.MAX_CORRUPT)
-    arguments = {"channels_last": cfg.MODEL.CHANNELS_LAST, "damage": damage, "progress": world.is_main, "world": world}
-    return evaluate(model, loader, device, **arguments)
-
-
-def _announce(
-    cfg: CfgNode, arch: AnyArch, model: nn.Module, inputs: Inputs, device: torch.device, world: World
-) -> None:
-    logger.info(
-        "%s (%.2f M parameters, input %d px) on %s: %d training, %d validation images, %d epochs, %s",
-        arch.name,
-        sum(p.numel() for p in model.parameters()) / 1e6,
-        inputs.preprocessing.resolution,
-        cfg.DATA.NAME,
-        len(inputs.train),
-        len(inputs.val),
-        cfg.SOLVER.EPOCHS,
-        f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else device,
-    )
-    if world.size > 1:
-        norm = "BatchNorm over all of them" if cfg.MODEL.SYNC_BN else "BatchNorm for each"
-        logger.info("%d processes, %d images of a batch to each, %s", world.size, inputs.train_loader.batch_size, norm)
-    if cfg.DISTILL.ARCH:
-        where = f", its answers from {cfg.DISTILL.CACHE}" if cfg.DISTILL.CACHE else ""
-        logger.info("distilled from %s of %s%s", cfg.DISTILL.ARCH, cfg.DISTILL.WEIGHTS, where)
-
-
-def _decisive_keys(cfg: CfgNode) -> dict[str, Any]:
-    """What decides about a run's weights, by key: not where it runs, how long, or what it shows and keeps."""
-    left_out = {"OUTPUT_DIR", "DEVICE", "DATA.ROOT", "DATA.WORKERS", "DATA.MAX_CORRUPT", "SOLVER.EPOCHS", "RECIPE"}
-    left_out |= {
-        "MODEL.ARCH",  # compared by what it is
+# Config sections and keys that do not affect a run's weights: places, length, output. MODEL.ARCH is compared by its
+# definition, the teacher by its digest, and of the cache only whether there is one.
+_NOT_IN_FINGERPRINT = frozenset(
+    (
+        "EVAL",
+        "CHECKPOINT",
+        "LOG",
+        "OUTPUT_DIR",
+        "DEVICE",
+        "IMPORTS",
+        "RECIPE",
+        "DATA.ROOT",
+        "DATA.WORKERS",
+        "DATA.MAX_CORRUPT",
+        "SOLVER.EPOCHS",
+        "MODEL.ARCH",
         "MODEL.ARCH_DIRS",
         "MODEL.WEIGHTS",
         "MODEL.CHANNELS_LAST",
         "MODEL.COMPILE",
         "DISTILL.WEIGHTS",
-    }
-    keys = flat_keys(cfg) | {"DISTILL.ARCH": teacher_key(cfg), "DISTILL.CACHE": bool(cfg.DISTILL.CACHE)}  # not where
-    return {
-        key: value
-        for key, value in keys.items()
-        if key not in left_out and key.split(".")[0] not in ("EVAL", "CHECKPOINT", "LOG")
-    }
+    )
+)
 
 
-def _check_same_run(state: dict[str, Any], about: dict[str, Any], epochs: int, checkpoint: Path) -> None:
-    """Refuse to go on from a checkpoint of another network, another recipe or a longer run."""
-    saved = state["about"]
-    flat = [({**parts, **parts["config"]}) for parts in (saved, about)]
-    for what, value in flat[1].items():
-        if what != "config" and flat[0].get(what) != value:
-            values = "" if what == "definition" else f" {flat[0].get(what)}, not {value}"
-            raise UsageError(
-                f"{checkpoint}: is of a run with another {what}{values}: "
-                "use the config.yaml of that run, or another OUTPUT_DIR"
-            )
-    if state["epoch"] > epochs:
-        raise UsageError(f"{checkpoint}: is {state['epoch']} epochs old already; SOLVER.EPOCHS {epochs} is less")
+@dataclass(frozen=True)
+class RunResult:
+    """Result of a training run.
+
+    Attributes:
+        metrics: last evaluation: "top1", "top5", "loss", "images", and "ema_top1" etc. of the averaged weights.
+        curve: all evaluations, each with its "epoch".
+        run_folder: the output folder.
+        num_classes: outputs of the network.
+    """
+
+    metrics: dict[str, float]
+    curve: list[dict[str, float]]
+    run_folder: RunFolder
+    num_classes: int
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+def train(cfg: CfgNode, callbacks: Sequence[Callback] = (), *, resume: bool = False) -> list[dict[str, float]]:
+    """Train a classifier without terminal output and return its learning curve, as a search does for each trial.
 
+    Random state, loggers and signal handlers of the process are restored afterwards.
 
-def _evaluations(metrics: Path) -> list[dict[str, float]]:
-    """The evaluations in a metrics file, as a run's curve has them."""
-    if not metrics.exists():
-        return []
-    entries = [entry for entry in read_metrics(metrics) if {"epoch", "val_top1"} <= entry.keys()]
-    return [{key.removeprefix("val_"): value for key, value in entry.items() if key != "step"} for entry in entries]
+    Args:
+        cfg: from `load_config`.
+        callbacks: called after each evaluation with its results; one that returns False ends the run.
+        resume: resume from the newest checkpoint in `OUTPUT_DIR`, if there is one.
 
-
-def prepare_output(files: RunFiles, cfg: CfgNode) -> None:
-    """Make a run's folder, with the whole config and what describes the environment.
+    Returns:
+        The evaluations, each with "epoch", "top1", "loss" and so on.
 
     Raises:
-        OutputError: it cannot be written.
+        UserError: see `train_classifier`.
     """
-    try:
-        files.checkpoints.mkdir(parents=True, exist_ok=True)
-        for folder in (files.folder, files.checkpoints):
-            remove_partial_files(folder)
-        with atomic_write(files.config) as f:
-            f.write(cfg.dump().encode())
-        environments = []
-        with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):  # none yet, or not ours
-            found = json.loads(files.environment.read_text())
-            environments = found if isinstance(found, list) else []
-        with atomic_write(files.environment) as f:
-            f.write(json.dumps([*environments, describe_environment()], indent=2).encode())
-    except OutputError:
-        raise
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(
-            f"{files.folder}: cannot be written ({reason}): set OUTPUT_DIR to a folder that can"
-        ) from None
+    with quiet_terminal():
+        return train_classifier(cfg, resume=resume, callbacks=callbacks, progress=False).curve
+
+
+def check_training_config(cfg: CfgNode) -> None:
+    """Check that architecture, data and registered names of a config exist, without training or writing anything.
+
+    Raises:
+        UserError: what `train_classifier` would raise for this config.
+    """
+    build_inputs(cfg, build_arch(cfg, cfg.MODEL.ARCH), torch.device("cpu"))
+    loss_from_config(cfg)
+    optimizer_from_config(cfg, nn.Linear(1, 1))
+    schedule_from_config(cfg)
+
+
+def train_classifier(
+    cfg: CfgNode, *, resume: bool = False, callbacks: Sequence[Callback] = (), progress: bool = True
+) -> RunResult:
+    """Train and evaluate the classifier that a config describes. Nothing is written until the config has proved valid.
+
+    Args:
+        cfg: from `load_config`.
+        resume: resume from the newest checkpoint in `OUTPUT_DIR`, if there is one.
+        callbacks: called after each evaluation with its results; one that returns False ends the run.
+        progress: show progress bars on a terminal.
+
+    Raises:
+        UserError: wrong config, missing data, or an output folder that is in use or cannot be written.
+    """
+    run_folder = RunFolder(cfg.OUTPUT_DIR)
+    with process_group(cfg.DEVICE) as group, torch.random.fork_rng(), log_on_rank_0(group.rank):
+        torch.manual_seed(cfg.SEED)
+        with RunLock(run_folder, group, resume) as lock:
+            run = _ClassifierRun(cfg, group, run_folder, callbacks, progress and group.is_rank_0)
+            run.resume_from_newest()
+            lock.acquire()
+            return run.execute()
+
+
+class _ClassifierRun:
+    """All parts of a training run, built from its config without writing anything."""
+
+    def __init__(
+        self, cfg: CfgNode, group: ProcessGroup, run_folder: RunFolder, callbacks: Sequence[Callback], progress: bool
+    ) -> None:
+        self.cfg = cfg
+        self.group = group
+        self.run_folder = run_folder
+        self.progress = progress
+        self.device = build_device(cfg.DEVICE, group)
+
+        # Data and network
+        self.arch = build_arch(cfg, cfg.MODEL.ARCH)
+        self.inputs = build_inputs(cfg, self.arch, self.device, group)
+        model = build_model(cfg, self.arch, self.inputs.train.classes, self.device, cfg.MODEL.WEIGHTS)
+        self.num_classes = cast("int", model.num_classes)
+        self.model = sync_batchnorm(model, self.device) if cfg.MODEL.SYNC_BN and group.size > 1 else model
+        self.ema = ModelEMA(self.model, cfg.EMA.DECAY) if cfg.EMA.ENABLED else None
+        if group.rank:  # all ranks start from the same weights, but draw their own dropout, drop path and mixup
+            torch.manual_seed(derive_seed(cfg.SEED, group.rank))
+
+        # State of the run
+        self.corrupt_images = CorruptImageCounter(cfg.DATA.MAX_CORRUPT)
+        self.metadata = _run_metadata(cfg, self.arch, self.num_classes, len(self.inputs.train_loader))
+        self.curve = LearningCurve(callbacks)
+        self.trainer = self._build_trainer()
+
+    def _build_trainer(self) -> Trainer:
+        cfg = self.cfg
+        return Trainer(
+            self.model,
+            build_objective(cfg, self.num_classes, self.inputs.preprocessing.resolution, self.device),
+            optimizer_from_config(cfg, self.model),
+            schedule_from_config(cfg),
+            self.inputs.train_loader,
+            lr=base_lr(cfg),
+            epochs=cfg.SOLVER.EPOCHS,
+            device=self.device,
+            channels_last=cfg.MODEL.CHANNELS_LAST,
+            mixup=build_mixup(cfg, self.num_classes),
+            ema=self.ema,
+            precision=getattr(torch, cfg.SOLVER.PRECISION),
+            accumulate=cfg.SOLVER.ACCUMULATE,
+            corrupt_images=self.corrupt_images,
+            group=self.group,
+            hooks=self._build_hooks(),
+        )
+
+    def _build_hooks(self) -> list[Hook]:
+        """Build the hooks in the order in which they depend on each other's results."""
+        cfg = self.cfg
+        hooks: list[Hook] = [Evaluation(self.evaluate, cfg.EVAL.PERIOD)]
+        if self.group.is_rank_0:
+            hooks.append(MetricsWriter(self.run_folder, cfg.LOG.PERIOD))
+        checkpointing = Checkpointing(
+            self.run_folder,
+            keep=cfg.CHECKPOINT.KEEP,
+            epochs=cfg.CHECKPOINT.PERIOD,
+            steps=cfg.CHECKPOINT.STEPS,
+            metadata=self.metadata,
+        )
+        return [*hooks, ProgressBar(self.progress), self.curve, checkpointing, DumpOnDivergence(self.run_folder)]
+
+    def evaluate(self) -> dict[str, float]:
+        """Evaluate the raw weights and, with the prefix "ema_", the averaged ones."""
+        arguments: dict[str, Any] = {
+            "channels_last": self.cfg.MODEL.CHANNELS_LAST,
+            "corrupt_images": self.corrupt_images,
+            "progress": self.progress,
+            "group": self.group,
+        }
+        self.group.broadcast_buffers(self.model, self.ema and self.ema.module)
+        results = evaluate(self.model, self.inputs.val_loader, self.device, **arguments)
+        if self.ema is not None:
+            ema_results = evaluate(self.ema.module, self.inputs.val_loader, self.device, **arguments)
+            results |= {f"ema_{key}": value for key, value in ema_results.items() if key != "images"}
+        return results
+
+    def resume_from_newest(self) -> None:
+        """Restore the newest complete checkpoint and the learning curve up to it, if there is a checkpoint.
+
+        Raises:
+            UsageError: the checkpoint belongs to another run.
+            WeightsError: it cannot be restored.
+        """
+        checkpoints = Checkpoints(self.run_folder.checkpoints)
+        newest = self.group.broadcast(checkpoints.load_newest() if self.group.is_rank_0 else None)
+        if newest is None:
+            return
+        path, state = newest
+        try:
+            self._restore(path, state)
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+            raise WeightsError(
+                f"cannot resume from {path}: {describe_error(error)}; delete it or choose another OUTPUT_DIR"
+            ) from None
+
+    def _restore(self, path: Path, state: State) -> None:
+        saved = {**state["metadata"], **state["metadata"]["config"]}
+        current = {**self.metadata, **self.metadata["config"]}
+        for fingerprint in (saved, current):
+            del fingerprint["config"]
+        check_same_run(saved, current, path, long_values=("definition",))
+        check_not_longer(state["epoch"], self.cfg.SOLVER.EPOCHS, "epochs", "SOLVER.EPOCHS", path)
+        self.trainer.load_state_dict(state)
+        results = self.group.broadcast(_read_curve(self.run_folder.metrics))
+        self.curve.results = [result for result in results if result["epoch"] <= state["epoch"]]
+
+    def execute(self) -> RunResult:
+        """Train to the end. From here on, files are written."""
+        if self.group.is_rank_0:
+            self.run_folder.prepare(self.cfg)
+        with log_to_file(self.run_folder.log) if self.group.is_rank_0 else contextlib.nullcontext():
+            progress = self.trainer.progress
+            _log_summary(self.cfg, self.arch, self.model, self.inputs, self.device, self.group)
+            if progress.step:
+                logger.info("resuming after %d epochs and %d steps", progress.epoch, progress.step)
+            if progress.epoch < self.trainer.epochs and self.group.is_rank_0:
+                self.run_folder.weights.unlink(missing_ok=True)  # of a shorter run that is being extended
+            if self.cfg.MODEL.COMPILE:
+                self.model.compile()
+            metrics = self.trainer.run()
+        results = {key.removeprefix("val_"): value for key, value in metrics.items()}
+        return RunResult(results, self.curve.results, self.run_folder, self.num_classes)
+
+
+def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
+    """Evaluate `MODEL.WEIGHTS`, by default those in `OUTPUT_DIR`, on the validation images. Writes nothing.
+
+    Averaged weights (EMA) are preferred if the file has both.
+
+    Raises:
+        UserError: wrong config, missing data or weights.
+    """
+    with process_group(cfg.DEVICE) as group, log_on_rank_0(group.rank):
+        run_folder = RunFolder(cfg.OUTPUT_DIR)
+        weights = cfg.MODEL.WEIGHTS or run_folder.trained_weights()
+        if not weights:
+            raise UsageError(
+                "no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to the folder of a run "
+                f"({run_folder.path} has none)"
+            )
+        device = build_device(cfg.DEVICE, group)
+        arch = build_arch(cfg, cfg.MODEL.ARCH)
+        preprocessing = preprocessing_from_config(cfg, arch)
+        val = dataset_from_config(cfg, "val")
+        model = build_model(cfg, arch, val.classes, device, str(weights), need_head=True)
+        logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val))
+        return evaluate(
+            model,
+            build_val_loader(cfg, val, preprocessing, device, group),
+            device,
+            channels_last=cfg.MODEL.CHANNELS_LAST,
+            corrupt_images=CorruptImageCounter(cfg.DATA.MAX_CORRUPT),
+            progress=group.is_rank_0,
+            group=group,
+        )
+
+
+def _run_metadata(cfg: CfgNode, arch: AnyArch, num_classes: int, steps_per_epoch: int) -> dict[str, Any]:
+    """Describe a run in its checkpoints; "config" and the other values together are its fingerprint."""
+    fingerprint = config_fingerprint(cfg, _NOT_IN_FINGERPRINT)
+    fingerprint["DISTILL.ARCH"] = teacher_fingerprint(cfg)
+    fingerprint["DISTILL.CACHE"] = bool(cfg.DISTILL.CACHE)
+    return {
+        "arch": arch.name,
+        "definition": describe_arch(arch),
+        "num_classes": num_classes,
+        "in_chans": cfg.MODEL.IN_CHANS,
+        "steps_per_epoch": steps_per_epoch,
+        "config": fingerprint,
+    }
+
+
+def _read_curve(metrics: Path) -> list[dict[str, float]]:
+    """Return the evaluations in a metrics file in the format of `LearningCurve`."""
+    if not metrics.exists():
+        return []
+    evaluations = [entry for entry in read_metrics(metrics) if {"epoch", "val_top1"} <= entry.keys()]
+    return [{key.removeprefix("val_"): value for key, value in entry.items() if key != "step"} for entry in evaluations]
+
+
+def _log_summary(
+    cfg: CfgNode, arch: AnyArch, model: nn.Module, inputs: Inputs, device: torch.device, group: ProcessGroup
+) -> None:
+    details = [
+        f"input {inputs.preprocessing.resolution} px",
+        f"{len(inputs.train)} training images",
+        f"{len(inputs.val)} validation images",
+        f"{cfg.SOLVER.EPOCHS} epochs",
+    ]
+    log_summary(arch.name, model, cfg.DATA.NAME, details, device, group)
+    if group.size > 1:
+        norm = "synchronized BatchNorm" if cfg.MODEL.SYNC_BN else "BatchNorm in each process"
+        logger.info("%d images per process and step, %s", inputs.train_loader.batch_size, norm)
+    if cfg.DISTILL.ARCH:
+        source = f", logits cached in {cfg.DISTILL.CACHE}" if cfg.DISTILL.CACHE else ""
+        logger.info("distilled from %s with weights %s%s", cfg.DISTILL.ARCH, cfg.DISTILL.WEIGHTS, source)

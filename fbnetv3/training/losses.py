@@ -1,4 +1,4 @@
-"""What a training step minimises: cross-entropy with the labels, or with a teacher besides."""
+"""Losses by name (config key SOLVER.LOSS), and the objectives that apply them: labels alone, or distillation."""
 
 from __future__ import annotations
 
@@ -8,35 +8,56 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# From the network, images (N, C, H, W), and targets (N,) or (N, classes), to the mean loss.
+from fbnetv3.registry import Registry
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Maps logits (N, classes) and targets, class indices (N,) or probabilities (N, classes), to the mean loss."""
+
 Objective = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""Maps a network, images (N, C, H, W) and targets to the mean loss of a batch."""
+
+LOSSES = Registry("loss")
+"""Loss functions; `label_smoothing` (SOLVER.LABEL_SMOOTHING) is passed to those that accept it."""
 
 
-class CrossEntropy:
-    """Cross-entropy with the labels, or with mixed ones.
+@LOSSES.register(name="cross_entropy")
+def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the mean cross-entropy.
 
     Args:
-        label_smoothing: share of the target spread over all classes.
+        logits: (N, classes).
+        targets: class indices (N,) or probabilities (N, classes).
+        label_smoothing: probability that is spread over all classes.
+    """
+    return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
+
+
+class SupervisedObjective:
+    """Loss with respect to the labels.
+
+    Args:
+        loss: a loss function.
     """
 
-    def __init__(self, label_smoothing: float = 0.0) -> None:
-        self.label_smoothing = label_smoothing
+    def __init__(self, loss: Loss = cross_entropy) -> None:
+        self.loss = loss
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(model(images).float(), targets, label_smoothing=self.label_smoothing)
+        """Return the mean loss of a batch."""
+        return self.loss(model(images).float(), targets)
 
 
-class Distillation:
-    """A share of cross-entropy with a frozen teacher's answers, the rest with the labels (Sec. 4.2: 0.8 and 0.2).
+class DistillationObjective:
+    """Weighted sum of cross-entropy with a frozen teacher and the loss of the labels (Sec. 4.2: 0.8 and 0.2).
 
-    Teacher and student see the same crop and the same mixture, each at its own resolution.
+    Teacher and student see the same crop and the same mixup, each at its own resolution.
 
     Args:
-        teacher: a trained classifier of the same classes; it is frozen.
-        resolution: side of the student's input in pixels; larger images are scaled down to it.
+        teacher: a pretrained classifier of the same classes; it is frozen.
+        resolution: side of the student's input in pixels; larger images are resized.
         teacher_resolution: side of the teacher's input.
-        share: weight of the teacher's answers.
-        label_smoothing: of the labels' part.
+        weight: of the teacher's part.
+        loss: of the labels' part.
     """
 
     def __init__(
@@ -44,24 +65,26 @@ class Distillation:
         teacher: nn.Module,
         resolution: int,
         teacher_resolution: int,
-        share: float = 0.8,
-        label_smoothing: float = 0.0,
+        weight: float = 0.8,
+        loss: Loss = cross_entropy,
     ) -> None:
         self.teacher = teacher.eval().requires_grad_(False)
-        self.resolution, self.teacher_resolution = resolution, teacher_resolution
-        self.share, self.label_smoothing = share, label_smoothing
+        self.resolution = resolution
+        self.teacher_resolution = teacher_resolution
+        self.weight = weight
+        self.loss = loss
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of a batch."""
         with torch.no_grad():
-            answers = self.teacher(scaled_to(images, self.teacher_resolution)).float().softmax(1)
-        logits = model(scaled_to(images, self.resolution)).float()
-        by_teacher = F.cross_entropy(logits, answers)
-        by_labels = F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
-        return self.share * by_teacher + (1 - self.share) * by_labels
+            teacher_logits = self.teacher(resize_images(images, self.teacher_resolution)).float()
+        logits = model(resize_images(images, self.resolution)).float()
+        teacher_loss = F.cross_entropy(logits, teacher_logits.softmax(1))
+        return self.weight * teacher_loss + (1 - self.weight) * self.loss(logits, targets)
 
 
-def scaled_to(images: Tensor, side: int) -> Tensor:
-    """Square images at another resolution, bilinear and antialiased; as they are where it is theirs already."""
+def resize_images(images: Tensor, side: int) -> Tensor:
+    """Resize square images (N, C, H, H), bilinear and antialiased; those of the right size are returned as they are."""
     if images.shape[-1] == side:
         return images
     return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)

@@ -1,38 +1,43 @@
-"""Optimisers by name, and learning-rate schedules composed from fvcore's."""
+"""Optimizers by name. `fbnetv3.config.recipe.OPTIMIZERS` is their registry, which recipes read without torch."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from fvcore.common.param_scheduler import (
-    CompositeParamScheduler,
-    CosineParamScheduler,
-    ExponentialParamScheduler,
-    LinearParamScheduler,
-    ParamScheduler,
-)
 from torch import nn, optim
 
-from fbnetv3.errors import UsageError
-from fbnetv3.registry import Registry
+from fbnetv3.config.recipe import OPTIMIZERS
+from fbnetv3.errors import MissingPackageError
+from fbnetv3.utils.imports import accepted_settings
 
-OPTIMIZERS = Registry("optimizer")
+ParameterGroups = list[dict[str, Any]]
 
 
-@OPTIMIZERS.register(name="sgd")
-def sgd(
-    groups: list[dict[str, Any]], lr: float, *, momentum: float, nesterov: bool, **others: float
-) -> optim.Optimizer:
-    """Stochastic gradient descent with momentum."""
+def build_sgd(groups: ParameterGroups, lr: float, *, momentum: float, nesterov: bool) -> optim.Optimizer:
+    """Build stochastic gradient descent with momentum."""
     return optim.SGD(groups, lr, momentum=momentum, nesterov=nesterov and momentum > 0)
 
 
-@OPTIMIZERS.register(name="rmsprop")
-def rmsprop(
-    groups: list[dict[str, Any]], lr: float, *, momentum: float, alpha: float, eps: float, **others: float
-) -> optim.Optimizer:
-    """RMSProp with momentum."""
+def build_rmsprop(groups: ParameterGroups, lr: float, *, momentum: float, alpha: float, eps: float) -> optim.Optimizer:
+    """Build torch's RMSProp, which adds `eps` to the root of the mean squared gradient."""
     return optim.RMSprop(groups, lr, alpha=alpha, eps=eps, momentum=momentum)
+
+
+def build_rmsprop_tf(
+    groups: ParameterGroups, lr: float, *, momentum: float, alpha: float, eps: float
+) -> optim.Optimizer:
+    """Build timm's RMSpropTF, which adds `eps` under the root, as TensorFlow does.
+
+    EfficientNet's and MobileNetV3's published weights were trained this way, with eps = 0.001.
+
+    Raises:
+        MissingPackageError: timm is not installed.
+    """
+    try:
+        from timm.optim import RMSpropTF
+    except ImportError:
+        raise MissingPackageError("SOLVER.OPTIMIZER rmsprop_tf needs timm: pip install timm") from None
+    return RMSpropTF(groups, lr, alpha=alpha, eps=eps, momentum=momentum)
 
 
 def build_optimizer(
@@ -47,56 +52,32 @@ def build_optimizer(
     alpha: float = 0.9,
     eps: float = 0.25,
 ) -> optim.Optimizer:
-    """A registered optimiser for a model.
+    """Build a registered optimizer.
 
     Args:
-        name: "sgd", "rmsprop", or what a user has registered in `OPTIMIZERS`.
-        model: whose parameters to optimise.
+        name: of a builder in `OPTIMIZERS`; it is called with parameter groups, the learning rate, and those of the
+            settings `momentum`, `nesterov`, `alpha` and `eps` that it accepts.
+        model: its parameters are optimized.
         lr: initial learning rate.
         weight_decay: L2 penalty.
-        decay_norm_bias: whether it holds for norms' scales and shifts and for biases too.
-        momentum: of either.
-        nesterov: SGD's.
-        alpha, eps: RMSProp's smoothing of the squared gradient, and what is added to its root.
+        decay_norm_bias: whether it also applies to biases and to the scales and shifts of norm layers.
+        momentum: of all of ours.
+        nesterov: Nesterov momentum, for SGD.
+        alpha: RMSProp's smoothing of the squared gradient.
+        eps: RMSProp's constant in the denominator.
 
     Raises:
-        UnknownNameError: no optimiser of that name.
+        UnknownNameError: no optimizer has that name.
     """
-    groups = parameter_groups(model, weight_decay, decay_norm_bias)
-    return OPTIMIZERS.get(name)(groups, lr, momentum=momentum, nesterov=nesterov, alpha=alpha, eps=eps)
+    build = OPTIMIZERS.resolve(name)
+    settings = {"momentum": momentum, "nesterov": nesterov, "alpha": alpha, "eps": eps}
+    return build(parameter_groups(model, weight_decay, decay_norm_bias), lr, **accepted_settings(build, settings))
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, decay_norm_bias: bool) -> list[dict[str, Any]]:
-    """A model's parameters with their weight decay: one group, or a second without decay for vectors."""
+def parameter_groups(model: nn.Module, weight_decay: float, decay_norm_bias: bool) -> ParameterGroups:
+    """Group a model's parameters by weight decay: one group, or a second one without decay for vectors."""
     if decay_norm_bias:
         return [{"params": list(model.parameters()), "weight_decay": weight_decay}]
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
-
-
-def build_schedule(
-    name: str, epochs: int, *, decay: float = 1.0, warmup_epochs: float = 0.0, warmup_factor: float = 0.1
-) -> ParamScheduler:
-    """Factor on the learning rate as a function of progress in [0, 1).
-
-    After a linear warm-up from `warmup_factor` to 1 come, over the other epochs, "cosine" down to 0 or
-    "exponential", times `decay` with each epoch (Sec. 4.1: 0.963 in the search, 0.9875 in the end).
-
-    Raises:
-        UsageError: an unknown name.
-    """
-    main_epochs = epochs - warmup_epochs
-    if name == "cosine":
-        main: ParamScheduler = CosineParamScheduler(1.0, 0.0)
-    elif name == "exponential":
-        main = ExponentialParamScheduler(1.0, decay**main_epochs)
-    else:
-        raise UsageError(f"schedule '{name}' is neither cosine nor exponential")
-    if not warmup_epochs:
-        return main
-    warmup = LinearParamScheduler(warmup_factor, 1.0)
-    if not main_epochs:
-        return warmup
-    share = warmup_epochs / epochs
-    return CompositeParamScheduler([warmup, main], [share, 1 - share], ["rescaled", "rescaled"])
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

@@ -1,4 +1,4 @@
-"""The training loop, and the hooks that everything besides the loop itself hangs on."""
+"""Training loop of a classifier, and the interface of its hooks."""
 
 from __future__ import annotations
 
@@ -13,53 +13,72 @@ from fvcore.common.param_scheduler import ParamScheduler
 from torch import Tensor, nn, optim
 from torch.utils.data import DataLoader
 
-from fbnetv3.data import Batch, DamageCounter
-from fbnetv3.data.loader import EpochSampler
+from fbnetv3.data import Batch, CorruptImageCounter
+from fbnetv3.data.samplers import EpochSampler
 from fbnetv3.errors import Terminated, UserError
 from fbnetv3.training.classifier_evaluation import memory_format
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.losses import Objective
-from fbnetv3.training.processes.distributed import ALONE, World
-from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt, deferred_interrupt
+from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
+from fbnetv3.training.processes.interrupts import (
+    agree_on_interrupt,
+    check_interrupt,
+    deferred_interrupts,
+    has_pending_interrupt,
+)
 from fbnetv3.utils.random_state import derive_seed
+from fbnetv3.utils.text import first_few
 
+# Consecutive non-finite losses at which float16 training counts as diverged; its scaler skips such steps.
 _MAX_OVERFLOWS = 100
 
 
 class DivergedError(UserError):
-    """The loss is no longer finite."""
+    """The loss is not finite."""
 
 
 class Hook:
-    """Something that happens around the loop. All methods do nothing unless overridden."""
+    """Base class of hooks around the training loop. Every method does nothing by default."""
 
-    def before_train(self, trainer: Trainer) -> None: ...
+    def before_train(self, trainer: Trainer) -> None:
+        """Run before the first epoch."""
 
-    def before_epoch(self, trainer: Trainer) -> None: ...
+    def before_epoch(self, trainer: Trainer) -> None:
+        """Run before the steps of an epoch."""
 
-    def after_step(self, trainer: Trainer) -> None: ...
+    def after_step(self, trainer: Trainer) -> None:
+        """Run after each step."""
 
-    def after_epoch(self, trainer: Trainer) -> None: ...
+    def after_epoch(self, trainer: Trainer) -> None:
+        """Run after the steps of an epoch, when `progress.epoch` counts it."""
 
-    def after_train(self, trainer: Trainer) -> None: ...
+    def after_train(self, trainer: Trainer) -> None:
+        """Run after the last epoch."""
 
     def on_interrupt(self, trainer: Trainer) -> None:
-        """Between two steps, before Ctrl-C or SIGTERM ends the run."""
+        """Run between two steps, before Ctrl-C or SIGTERM ends the run."""
 
     def on_divergence(self, trainer: Trainer) -> None:
-        """Before a loss that is not finite ends the run."""
+        """Run before a non-finite loss ends the run."""
 
     def close(self, trainer: Trainer) -> None:
-        """However the run ends: give back what is held open."""
+        """Release resources. It is called last, even if the run fails."""
 
 
 @dataclass
-class Progress:
-    """Where a run stands: finished epochs and steps, the metrics that hooks pass to each other, the best top-1."""
+class TrainingProgress:
+    """Position of a run.
+
+    Attributes:
+        epoch: completed epochs.
+        step: completed steps.
+        best_top1: best validation top-1 in percent so far; -1 before the first evaluation.
+        metrics: results of the current epoch's evaluation, with the prefix "val_".
+    """
 
     epoch: int = 0
     step: int = 0
-    best: float = -1.0
+    best_top1: float = -1.0
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -67,24 +86,24 @@ Mixup = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Trainer:
-    """Trains a classifier.
+    """Train a classifier.
 
     Args:
-        model: on its device, in the memory format of `channels_last`.
-        objective: what to minimise, see `fbnetv3.training.losses`.
-        optimizer: whose learning rate follows `schedule`.
+        model: on its device, in the memory format that `channels_last` selects.
+        objective: what to minimize, see `fbnetv3.training.losses`.
+        optimizer: its learning rate follows `schedule`.
         schedule: factor on `lr` as a function of progress in [0, 1).
-        loader: training batches; its sampler has an `epoch`.
+        loader: training batches; its sampler is an `EpochSampler`.
         lr: learning rate at factor 1.
         epochs: passes over the loader.
         device: where to compute.
-        channels_last: memory order of the images.
-        mixup: mixes images and targets of a batch; gives targets (N, classes).
-        ema: average of the model, updated after each step.
-        precision: dtype of autocast; torch.float32 for none.
-        accumulate: parts into which a batch is split, one after the other.
-        damage: counts images that cannot be read.
-        world: the processes that train together; each has its part of every batch, the loss is the mean over all.
+        channels_last: memory format of the images.
+        mixup: mixes images and targets of a batch; returns targets (N, classes).
+        ema: averaged weights, updated after each step.
+        precision: dtype of autocast; torch.float32 turns it off.
+        accumulate: parts into which a batch is split for gradient accumulation.
+        corrupt_images: counts images that cannot be read; default: none is allowed.
+        group: the processes that train together. Each has its part of every batch; the loss is the mean over all.
         hooks: called in order, in every process.
     """
 
@@ -104,146 +123,190 @@ class Trainer:
         ema: ModelEMA | None = None,
         precision: torch.dtype = torch.float32,
         accumulate: int = 1,
-        damage: DamageCounter | None = None,
-        world: World = ALONE,
+        corrupt_images: CorruptImageCounter | None = None,
+        group: ProcessGroup = SINGLE_PROCESS,
         hooks: Sequence[Hook] = (),
     ) -> None:
-        self.model, self.objective, self.optimizer = model, objective, optimizer
-        self.schedule, self.loader, self.lr, self.epochs = schedule, loader, lr, epochs
-        self.device, self.channels_last, self.mixup, self.ema = device, channels_last, mixup, ema
-        self.precision, self.accumulate = precision, accumulate
+        self.model = model
+        self.objective = objective
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.loader = loader
+        self.lr = lr
+        self.epochs = epochs
+        self.device = device
+        self.memory_format = memory_format(channels_last)
+        self.mixup = mixup
+        self.ema = ema
+        self.precision = precision
+        self.accumulate = accumulate
+        self.corrupt_images = corrupt_images or CorruptImageCounter(0)
+        self.group = group
+        self.hooks = list(hooks)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-        self.damage, self.hooks = damage or DamageCounter(0), list(hooks)
-        self.world, self._parallel = world, world.parallel(model, device)
-        self.progress = Progress()
+        self.progress = TrainingProgress()
         self.loss = torch.zeros((), device=device)
+        """Loss of the last step, the mean over all processes."""
         self.stopped = False
-        self._last: Batch | None = None
-        self._last_loss = self.loss
-        self._last_step = self._overflows = 0
-
-    @property
-    def last_batch(self) -> tuple[int, Batch | None]:
-        """Number and batch of the last step; of several processes, the batch of one whose loss was not finite, if any.
-
-        All processes have to call it together.
-        """
-        mine = None if math.isfinite(self._last_loss.item()) else self._last
-        theirs = next((batch for batch in self.world.gather(mine) if batch is not None), None)
-        return self._last_step, theirs or self.world.broadcast(self._last)
+        """Hooks set it to end the run after the current epoch."""
+        self._parallel_model = group.data_parallel(model, device)
+        self._last_batch: Batch | None = None
+        self._last_loss = self.loss  # of this process
+        self._last_step = 0
+        self._overflows = 0
 
     @property
     def total_steps(self) -> int:
         """Steps of the whole run."""
         return self.epochs * len(self.loader)
 
-    def run(self) -> dict[str, float]:
-        """Train from where `progress` stands to the last epoch, or to that in which `stopped` is set.
-
-        Returns:
-            The last metrics.
-
-        Raises:
-            DivergedError: the loss is no longer finite.
-            DataError: too many damaged images.
-            KeyboardInterrupt, Terminated: Ctrl-C or SIGTERM, between two steps, after `on_interrupt` of every hook.
-        """
-        try:
-            with deferred_interrupt():
-                self._call("before_train")
-                while self.progress.epoch < self.epochs and not self.stopped:
-                    self._train_epoch()
-                    self._finish_epoch()
-                self._call("after_train")
-        finally:
-            self._call("close")
-        return self.progress.metrics
-
-    def _train_epoch(self) -> None:
-        """The steps that are left of the current epoch."""
-        sampler = cast("EpochSampler", self.loader.sampler)
-        sampler.epoch = self.progress.epoch
-        sampler.start = self.progress.step - self.progress.epoch * len(self.loader)
-        self.progress.metrics = {}
-        self.model.train()
-        self._call("before_epoch")
-        for batch in self.loader:
-            self.step(batch)
-            self._call("after_step")
-            if agree_on_interrupt(self.world):
-                self._call("on_interrupt")
-                check_interrupt()
-        self.check_loss()
-
-    def _finish_epoch(self) -> None:
-        self.progress.epoch += 1
-        try:
-            self._call("after_epoch")
-        except (KeyboardInterrupt, Terminated):
-            self.progress.epoch -= 1  # its evaluation is not complete: it comes again
-            self._call("on_interrupt")
-            raise
-
-    def step(self, batch: Batch) -> None:
-        """One step of the optimiser, on all images of a batch that could be read."""
-        count = smallest = len(batch.targets)
-        total, damaged = self.world.sum(count, len(batch.damaged))
-        if damaged:
-            self.damage.add([message for messages in self.world.gather(batch.damaged) for message in messages])
-            smallest = min(self.world.gather(count))
-        self.check_loss()
-        if smallest > 1:  # BatchNorm needs two
-            for group in self.optimizer.param_groups:
-                group["lr"] = self._next_lr()
-            images, targets = batch.on(self.device, memory_format(self.channels_last))
-            if self.mixup is not None:
-                images, targets = self.mixup(images, targets)
-                images = images.contiguous(memory_format=memory_format(self.channels_last))
-            self.optimizer.zero_grad(set_to_none=True)
-            parts = min(self.accumulate, smallest // 2)
-            self._last_loss = self._backward(images, targets, total / self.world.size, parts)
-            self.loss = self.world.mean(self._last_loss.clone())
-            self._last, self._last_step = batch, self.progress.step + 1
-            if self.device.type == "cpu":
-                self.check_loss()  # before the weights suffer; a GPU would have to wait for it
-            scale = self.scaler.get_scale()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            if self.ema is not None and self.scaler.get_scale() >= scale:  # else the step was skipped
-                self.ema.update_parameters(self.model)
-        self.progress.step += 1
-
-    def _backward(self, images: Tensor, targets: Tensor, share: float, parts: int) -> Tensor:
-        """Gradients of the loss over a batch, summed and divided by `share`, part after part. Returns that loss.
-
-        The share is the mean number of images of a process: then the mean over the processes is that over all images.
-        """
-        total = torch.zeros((), device=self.device)
-        pairs = list(zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True))
-        for number, (x, y) in enumerate(pairs, 1):
-            with self._gradients_shared(number == len(pairs)):
-                with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
-                    loss = self.objective(self._parallel, x, y) * (len(x) / share)
-                self.scaler.scale(loss).backward()
-            total += loss.detach()
-        return total
-
-    def _gradients_shared(self, shared: bool) -> contextlib.AbstractContextManager:
-        """Where gradients are computed: averaged over the processes at the end of `backward`, or not yet."""
-        if shared or self.world.size == 1:
-            return contextlib.nullcontext()
-        return cast("nn.parallel.DistributedDataParallel", self._parallel).no_sync()
-
     @property
     def current_lr(self) -> float:
         """Learning rate of the last step."""
         return self.optimizer.param_groups[0]["lr"]
 
-    def _next_lr(self) -> float:
+    def run(self) -> dict[str, float]:
+        """Train from `progress` to the last epoch, or to the end of the epoch in which `stopped` is set.
+
+        Returns:
+            The metrics of the last epoch.
+
+        Raises:
+            DivergedError: the loss is not finite.
+            DataError: too many corrupt images.
+            KeyboardInterrupt, Terminated: after Ctrl-C or SIGTERM, between two steps and after all `on_interrupt`.
+        """
+        try:
+            with deferred_interrupts():
+                for hook in self.hooks:
+                    hook.before_train(self)
+                while self.progress.epoch < self.epochs and not self.stopped:
+                    self._train_epoch()
+                    self._finish_epoch()
+                for hook in self.hooks:
+                    hook.after_train(self)
+        finally:
+            for hook in self.hooks:
+                hook.close(self)
+        return self.progress.metrics
+
+    def _train_epoch(self) -> None:
+        """Run the remaining steps of the current epoch."""
+        sampler = cast("EpochSampler", self.loader.sampler)
+        sampler.epoch = self.progress.epoch
+        sampler.start = self.progress.step - self.progress.epoch * len(self.loader)
+        self.progress.metrics = {}
+        self.model.train()
+        for hook in self.hooks:
+            hook.before_epoch(self)
+        for batch in self.loader:
+            self.step(batch)
+            for hook in self.hooks:
+                hook.after_step(self)
+        # A signal during the last step; those during other steps are seen by the next one
+        if agree_on_interrupt(self.group):
+            self._stop_for_interrupt()
+        self.check_loss()
+
+    def _finish_epoch(self) -> None:
+        self.progress.epoch += 1
+        try:
+            for hook in self.hooks:
+                hook.after_epoch(self)
+        except (KeyboardInterrupt, Terminated):
+            # The evaluation is incomplete: the resumed run repeats it
+            self.progress.epoch -= 1
+            for hook in self.hooks:
+                hook.on_interrupt(self)
+            raise
+
+    def step(self, batch: Batch) -> None:
+        """Run one optimizer step on the images of a batch that could be read."""
+        # The only blocking exchange between the processes: batch sizes, corrupt images, and signals since the last step
+        num_images = len(batch.targets)
+        total_images, num_corrupt, interrupts = self.group.sum(num_images, len(batch.corrupt), has_pending_interrupt())
+        if interrupts:
+            self._stop_for_interrupt()
+        # Rare: corrupt images are reported by all processes and make batches unequal
+        min_images = num_images
+        if num_corrupt:
+            self.corrupt_images.add([message for messages in self.group.gather(batch.corrupt) for message in messages])
+            min_images = min(self.group.gather(num_images))
+        # The previous step's loss; a GPU has computed it by now
+        self.check_loss()
+        # BatchNorm needs two images in every process and part
+        if min_images > 1:
+            num_parts = min(self.accumulate, min_images // 2)
+            self._optimize(batch, total_images / self.group.size, num_parts)
+        self.progress.step += 1
+
+    def _optimize(self, batch: Batch, mean_images: float, num_parts: int) -> None:
+        """Update the weights.
+
+        Args:
+            batch: this process's images.
+            mean_images: mean number of images per process.
+            num_parts: for gradient accumulation.
+        """
+        # Learning rate of this step
+        for parameter_group in self.optimizer.param_groups:
+            parameter_group["lr"] = self._scheduled_lr()
+        # Images to the device, normalized there, and mixed
+        images, targets = batch.to(self.device, self.memory_format)
+        if self.mixup is not None:
+            images, targets = self.mixup(images, targets)
+            images = images.contiguous(memory_format=self.memory_format)
+        # Forward and backward
+        self.optimizer.zero_grad(set_to_none=True)
+        self._last_loss = self._backward(images, targets, mean_images, num_parts)
+        self.loss = self.group.mean(self._last_loss.clone())
+        self._last_batch = batch
+        self._last_step = self.progress.step + 1
+        # On a CPU, check the loss before it spoils the weights; a GPU would have to be synchronized
+        if self.device.type == "cpu":
+            self.check_loss()
+        # Weights, and their average unless float16's scaler has skipped the step
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema is not None and self.scaler.get_scale() >= scale:
+            self.ema.update_parameters(self.model)
+
+    def _backward(self, images: Tensor, targets: Tensor, mean_images: float, num_parts: int) -> Tensor:
+        """Accumulate the gradients of a batch, part by part, and return its loss.
+
+        The loss is summed over the images and divided by `mean_images`: the mean over the processes, which
+        DistributedDataParallel computes, is then the mean over all images, even where processes have unequal batches.
+        """
+        total = torch.zeros((), device=self.device)
+        parts = list(zip(images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True))
+        for i, (part_images, part_targets) in enumerate(parts, 1):
+            with self._gradient_exchange(i == len(parts)):
+                with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                    loss = self.objective(self._parallel_model, part_images, part_targets)
+                    loss = loss * (len(part_images) / mean_images)
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        return total
+
+    def _gradient_exchange(self, enabled: bool) -> contextlib.AbstractContextManager:
+        """Average gradients over the processes at the end of `backward`, or only accumulate them."""
+        if enabled or self.group.size == 1:
+            return contextlib.nullcontext()
+        return cast("nn.parallel.DistributedDataParallel", self._parallel_model).no_sync()
+
+    def _scheduled_lr(self) -> float:
         return self.lr * self.schedule(min(self.progress.step / self.total_steps, 1 - 1e-9))
 
+    def _stop_for_interrupt(self) -> None:
+        """Call the hooks, then raise the exception of the signal that any process has received."""
+        agree_on_interrupt(self.group)
+        for hook in self.hooks:
+            hook.on_interrupt(self)
+        check_interrupt()
+
     def check_loss(self) -> None:
-        """Look at the last step's loss. (On a GPU that is at the beginning of the next step, which waits for it.)
+        """Check the last step's loss. On a GPU, this waits for it.
 
         Raises:
             DivergedError: it is not finite; every hook's `on_divergence` has been called.
@@ -253,19 +316,29 @@ class Trainer:
             self._overflows = 0
             return
         self._overflows += 1
-        if self.scaler.is_enabled() and self._overflows < _MAX_OVERFLOWS:  # float16's scaler skips such steps
+        if self.scaler.is_enabled() and self._overflows < _MAX_OVERFLOWS:
             return
-        self._call("on_divergence")
-        _, batch = self.last_batch
-        assert batch is not None  # before the first step the loss is finite
-        names = ", ".join(batch.names[:3]) + (f" and {len(batch.names) - 3} more" if len(batch.names) > 3 else "")
+        for hook in self.hooks:
+            hook.on_divergence(self)
+        step, batch = self.diverged_batch()
         raise DivergedError(
-            f"the loss is {loss} at step {self._last_step} (epoch {self.progress.epoch + 1}, learning rate "
-            f"{self.current_lr:.3g}, images {names}): lower SOLVER.LR, or warm up longer"
+            f"the loss is {loss} at step {step} (epoch {self.progress.epoch + 1}, learning rate "
+            f"{self.current_lr:.3g}, images {first_few(batch.names)}): lower SOLVER.LR or use a longer warm-up"
         )
 
+    def diverged_batch(self) -> tuple[int, Batch]:
+        """Return number and batch of the last step, the batch of a process whose loss is not finite if there is one.
+
+        All processes must call this together.
+        """
+        batch = None if math.isfinite(self._last_loss.item()) else self._last_batch
+        diverged = next((candidate for candidate in self.group.gather(batch) if candidate is not None), None)
+        batch = diverged or self.group.broadcast(self._last_batch)
+        assert batch is not None  # before the first step the loss is finite
+        return self._last_step, batch
+
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on exactly here. All processes have to call it together."""
+        """Return everything that is needed to resume here. All processes must call this together."""
         return {
             "model": self.model.state_dict(),
             "model_ema": self.ema.module.state_dict() if self.ema is not None else None,
@@ -275,24 +348,24 @@ class Trainer:
             "epoch": self.progress.epoch,
             "step": self.progress.step,
             "metrics": dict(self.progress.metrics),
-            "best": self.progress.best,
-            "damaged": list(self.damage.found),
-            "rng": self.world.gather(torch.get_rng_state()),
-            "cuda_rng": self.world.gather(torch.cuda.get_rng_state(self.device) if self._on_gpu else None),
+            "best_top1": self.progress.best_top1,
+            "corrupt_images": list(self.corrupt_images.messages),
+            "rng": self.group.gather(torch.get_rng_state()),
+            "cuda_rng": self.group.gather(torch.cuda.get_rng_state(self.device) if self._on_gpu else None),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a saved state."""
+        """Restore a state that `state_dict` returned."""
         self.model.load_state_dict(state["model"])
         if self.ema is not None and state["model_ema"] is not None:
             self.ema.module.load_state_dict(state["model_ema"])
             self.ema.n_averaged.fill_(state["ema_steps"])
         self.scaler.load_state_dict(state["scaler"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(state["epoch"], state["step"], state["best"], dict(state["metrics"]))
-        self.damage.found.update(dict.fromkeys(state["damaged"]))
-        rank = self.world.rank
-        if rank >= len(state["rng"]):  # more processes than there were
+        self.progress = TrainingProgress(state["epoch"], state["step"], state["best_top1"], dict(state["metrics"]))
+        self.corrupt_images.messages.update(dict.fromkeys(state["corrupt_images"]))
+        rank = self.group.rank
+        if rank >= len(state["rng"]):  # the run has more processes than before
             torch.manual_seed(derive_seed(torch.initial_seed(), state["step"]))
             return
         torch.set_rng_state(state["rng"][rank])
@@ -302,7 +375,3 @@ class Trainer:
     @property
     def _on_gpu(self) -> bool:
         return self.device.type == "cuda"
-
-    def _call(self, event: str) -> None:
-        for hook in self.hooks:
-            getattr(hook, event)(self)

@@ -1,124 +1,143 @@
-"""What happens around the training loop: progress, evaluation, checkpoints, metrics and the curve."""
+"""Hooks of classifier training: evaluation, checkpoints, metrics, progress, learning curve, dump on divergence."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from fbnetv3.training.run_state.checkpoints import Checkpoints, save
-from fbnetv3.training.run_state.metrics import append_metrics, plot_curve, truncate_metrics
+from fbnetv3.training.run_state.checkpoints import Checkpoints, save_checkpoint
+from fbnetv3.training.run_state.metrics import plot_curve, truncate_metrics
+from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.trainer import Hook, Trainer
+from fbnetv3.utils.json_lines import append_json_line
 from fbnetv3.utils.text import format_duration
 
 logger = logging.getLogger(__name__)
 
-# Takes the results of an epoch; False stops the run.
 Callback = Callable[[dict[str, float]], bool | None]
+"""Takes the results of an epoch; returning False ends the run."""
+
+ACCURACIES = {"top1": "top1", "top5": "top5", "ema_top1": "EMA top1", "ema_top5": "EMA top5"}
+"""Accuracies in metrics, with the words for them in log lines."""
 
 
 class Evaluation(Hook):
-    """Evaluates every `period` epochs and after the last; the results go to the progress's metrics."""
+    """Evaluates every `period` epochs and after the last one, and sets the metrics in `trainer.progress`."""
 
     def __init__(self, evaluate: Callable[[], dict[str, float]], period: int = 1) -> None:
-        self.evaluate, self.period = evaluate, period
+        self.evaluate = evaluate
+        self.period = period
 
     def after_epoch(self, trainer: Trainer) -> None:
+        """Evaluate if it is time."""
         epoch = trainer.progress.epoch
         if epoch % self.period == 0 or epoch == trainer.epochs:
             trainer.progress.metrics = {f"val_{key}": value for key, value in self.evaluate().items()}
 
 
 class Checkpointing(Hook):
-    """Saves the run every so often, after the last epoch and when it is interrupted; and the weights alone.
+    """Writes checkpoints, periodically, after the last epoch and on an interrupt; and the best and final weights.
 
     Args:
-        checkpoints: where to.
-        epochs: epochs between two.
-        steps: steps between two, besides; 0 for none.
-        final: path of the weights when the run is complete.
-        best: path of the weights with the best top-1 so far (of the average, where there is one).
-        about: what goes into all of these beside the weights, such as the architecture's name.
-
-    Of several processes, the main one writes.
+        run_folder: where to write.
+        keep: how many checkpoints to keep.
+        epochs: epochs between two checkpoints.
+        steps: steps between two additional checkpoints; 0 for none.
+        metadata: saved with the weights, such as the architecture's name.
     """
 
     def __init__(
-        self, checkpoints: Checkpoints, epochs: int, steps: int, final: Path, best: Path, about: dict[str, Any]
+        self, run_folder: RunFolder, *, keep: int = 3, epochs: int = 1, steps: int = 0, metadata: dict[str, Any]
     ) -> None:
-        self.checkpoints, self.epochs, self.steps = checkpoints, epochs, steps
-        self.final, self.best, self.about = final, best, about
+        self.run_folder = run_folder
+        self.checkpoints = Checkpoints(run_folder.checkpoints, keep)
+        self.epochs = epochs
+        self.steps = steps
+        self.metadata = metadata
 
     def after_step(self, trainer: Trainer) -> None:
+        """Write a checkpoint if it is time."""
         if self.steps and trainer.progress.step % self.steps == 0:
             self._save(trainer)
 
     def after_epoch(self, trainer: Trainer) -> None:
+        """Write the best weights, and a checkpoint if it is time."""
         progress = trainer.progress
         top1 = progress.metrics.get("val_ema_top1", progress.metrics.get("val_top1", -1.0))
-        if top1 > progress.best:
-            if trainer.world.is_main:
-                save(self.best, {**self._weights(trainer), "metrics": progress.metrics})
-            progress.best = top1
+        if top1 > progress.best_top1:
+            if trainer.group.is_rank_0:
+                save_checkpoint(self.run_folder.best, {**self._weights(trainer), "metrics": progress.metrics})
+            progress.best_top1 = top1
         if progress.epoch % self.epochs == 0 or progress.epoch == trainer.epochs or trainer.stopped:
             self._save(trainer)
 
     def on_interrupt(self, trainer: Trainer) -> None:
+        """Write a checkpoint."""
         self._save(trainer)
 
     def after_train(self, trainer: Trainer) -> None:
-        if trainer.progress.epoch == trainer.epochs and trainer.world.is_main:
-            save(self.final, self._weights(trainer))
+        """Write the final weights."""
+        if trainer.progress.epoch == trainer.epochs and trainer.group.is_rank_0:
+            save_checkpoint(self.run_folder.weights, self._weights(trainer))
 
     def _save(self, trainer: Trainer) -> None:
-        trainer.check_loss()  # what has diverged must not take the place of what has not
+        trainer.check_loss()  # diverged weights must not replace good ones
         state = trainer.state_dict()
-        if trainer.world.is_main:
-            self.checkpoints.save(trainer.progress.step, {**state, "about": self.about})
+        if trainer.group.is_rank_0:
+            self.checkpoints.save(trainer.progress.step, {**state, "metadata": self.metadata})
 
     def _weights(self, trainer: Trainer) -> dict[str, Any]:
-        weights = {"model": trainer.model.state_dict(), **self.about}
+        weights = {"model": trainer.model.state_dict(), **self.metadata}
         if trainer.ema is not None:
             weights["model_ema"] = trainer.ema.module.state_dict()
         return weights
 
 
-class Autopsy(Hook):
-    """Leaves what is needed to look at a loss that is not finite: the batch (before mixup), its names, the weights.
+class DumpOnDivergence(Hook):
+    """Saves the batch (before mixup), its image names and the weights when the loss is not finite.
 
     On a CPU these are the weights that gave the loss, on a GPU those after the step.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, run_folder: RunFolder) -> None:
+        self.file = run_folder.diverged
 
     def on_divergence(self, trainer: Trainer) -> None:
-        step, batch = trainer.last_batch
-        if not trainer.world.is_main:
+        """Save batch and weights."""
+        step, batch = trainer.diverged_batch()
+        if not trainer.group.is_rank_0:
             return
-        assert batch is not None  # a step has gone before
-        about = {"step": step, "lr": trainer.current_lr, "loss": trainer.loss.item()}
-        images = {"images": batch.images, "targets": batch.targets, "names": batch.names}
-        save(self.file, {**about, **images, "model": trainer.model.state_dict()})
-        logger.info("the batch and the weights of that step lie in %s", self.file)
+        dump = {
+            "step": step,
+            "lr": trainer.current_lr,
+            "loss": trainer.loss.item(),
+            "images": batch.images,
+            "targets": batch.targets,
+            "names": batch.names,
+            "model": trainer.model.state_dict(),
+        }
+        save_checkpoint(self.file, dump)
+        logger.info("batch and weights of step %d are saved in %s", step, self.file)
 
 
-class Curve(Hook):
-    """Gathers the evaluations of a run, and shows each to callbacks; one that answers False stops the run.
+class LearningCurve(Hook):
+    """Collects the evaluations of a run and passes each to callbacks; one that returns False ends the run.
 
     Args:
-        callbacks: called with the results of an epoch, "epoch" among them.
-        results: of the epochs before this part of the run.
+        callbacks: called with the results of an epoch, including "epoch".
+        results: of the epochs before the run was resumed.
     """
 
     def __init__(self, callbacks: Sequence[Callback], results: Sequence[dict[str, float]] = ()) -> None:
-        self.callbacks, self.results = callbacks, list(results)
+        self.callbacks = callbacks
+        self.results = list(results)
 
     def after_epoch(self, trainer: Trainer) -> None:
+        """Add the epoch and ask the callbacks."""
         progress = trainer.progress
         if not progress.metrics:
             return
@@ -127,111 +146,123 @@ class Curve(Hook):
         for callback in self.callbacks:
             if callback(self.results[-1]) is False:
                 trainer.stopped = True
-        trainer.stopped = trainer.world.any(trainer.stopped)  # before another hook acts on it
+        trainer.stopped = trainer.group.any(trainer.stopped)  # before another hook reads it
 
 
-class Metrics(Hook):
-    """Writes the metrics file (a JSON object a line), TensorBoard events and the curve.
+class MetricsWriter(Hook):
+    """Writes the metrics file (JSON lines), TensorBoard events and the figure of the curve.
 
-    Entries have "step", "epoch", "loss", "lr" while training, and "epoch" with "val_…" after an evaluation.
+    Entries have "step", "epoch", "loss" and "lr", or after an evaluation "step", "epoch" and "val_...".
+
+    Args:
+        run_folder: where to write.
+        period: steps between two entries.
     """
 
-    def __init__(self, file: Path, curve: Path, tensorboard: Path, period: int) -> None:
-        self.file, self.curve, self.tensorboard, self.period = file, curve, tensorboard, period
-        self.board: Any = None
+    def __init__(self, run_folder: RunFolder, period: int) -> None:
+        self.run_folder = run_folder
+        self.period = period
+        self.tensorboard: Any = None
 
     def before_train(self, trainer: Trainer) -> None:
+        """Drop entries after the checkpoint from which the run resumes."""
         from torch.utils.tensorboard import SummaryWriter
 
-        truncate_metrics(self.file, trainer.progress.step, trainer.progress.epoch)
-        self.board = SummaryWriter(str(self.tensorboard), purge_step=trainer.progress.step + 1)
+        progress = trainer.progress
+        truncate_metrics(self.run_folder.metrics, progress.step, progress.epoch)
+        self.tensorboard = SummaryWriter(str(self.run_folder.tensorboard), purge_step=progress.step + 1)
 
     def after_step(self, trainer: Trainer) -> None:
+        """Write loss and learning rate."""
         step = trainer.progress.step
         if step % self.period == 0 or step % len(trainer.loader) == 0:
             epoch = step / len(trainer.loader)
             self._write({"step": step, "epoch": epoch, "loss": trainer.loss.item(), "lr": trainer.current_lr})
 
     def after_epoch(self, trainer: Trainer) -> None:
-        if trainer.progress.metrics:
-            progress = trainer.progress
+        """Write the evaluation and draw the curve."""
+        progress = trainer.progress
+        if progress.metrics:
             self._write({"step": progress.step, "epoch": progress.epoch, **progress.metrics})
-            plot_curve(self.file, self.curve)
+            plot_curve(self.run_folder.metrics, self.run_folder.curve)
 
     def _write(self, entry: dict[str, float]) -> None:
-        append_metrics(self.file, entry)
+        append_json_line(self.run_folder.metrics, entry)
         for key, value in entry.items():
             if key not in ("step", "epoch"):
-                self.board.add_scalar(key, value, entry["step"])
+                self.tensorboard.add_scalar(key, value, entry["step"])
 
     def close(self, trainer: Trainer) -> None:
-        if self.board is not None:
-            self.board.close()
+        """Close TensorBoard's file."""
+        if self.tensorboard is not None:
+            self.tensorboard.close()
 
 
 class ProgressBar(Hook):
-    """A bar for each epoch on a terminal, and a line for each epoch in the log, with the time that is left.
+    """Shows a progress bar for each epoch on a terminal, and logs a line after it with the remaining time.
 
     Args:
-        shown: whether to show the bar.
+        enabled: whether to show the bar.
     """
 
-    def __init__(self, shown: bool = True) -> None:
-        self.shown = shown
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = enabled
         self.bar: tqdm | None = None
 
     def before_train(self, trainer: Trainer) -> None:
-        self.start, self.first = time.monotonic(), trainer.progress.step
+        """Start the clock."""
+        self.start_time = time.monotonic()
+        self.start_step = trainer.progress.step
 
     def before_epoch(self, trainer: Trainer) -> None:
-        epoch = f"epoch {trainer.progress.epoch + 1}/{trainer.epochs}"
-        done = trainer.progress.step - trainer.progress.epoch * len(trainer.loader)
+        """Show a new bar."""
         self.bar = tqdm(
             total=len(trainer.loader),
-            initial=done,
-            desc=epoch,
+            initial=trainer.progress.step - trainer.progress.epoch * len(trainer.loader),
+            desc=f"epoch {trainer.progress.epoch + 1}/{trainer.epochs}",
             unit="step",
             leave=False,
-            disable=None if self.shown else True,
+            disable=None if self.enabled else True,
         )
 
     def after_step(self, trainer: Trainer) -> None:
-        assert self.bar is not None  # of `before_epoch`
-        if not self.bar.disable and (self.bar.n % 10 == 0):
-            self.bar.set_postfix_str(
-                f"loss {trainer.loss.item():.3f}, lr {trainer.current_lr:.3g}, run ends in {self._left(trainer)}",
-                refresh=False,
+        """Advance the bar."""
+        assert self.bar is not None  # from `before_epoch`
+        if not self.bar.disable and self.bar.n % 10 == 0:
+            text = (
+                f"loss {trainer.loss.item():.3f}, lr {trainer.current_lr:.3g}, {self._remaining(trainer)} left in run"
             )
+            self.bar.set_postfix_str(text, refresh=False)
         self.bar.update()
         if self.bar.n == self.bar.total:
             self.bar.close()
 
     def after_epoch(self, trainer: Trainer) -> None:
+        """Log the results."""
         progress = trainer.progress
-        shown = {"top1": "top1", "top5": "top5", "ema_top1": "EMA's top1", "ema_top5": "EMA's top5"}
-        results = "".join(
-            f", {words} {progress.metrics['val_' + name]:.2f} %"
-            for name, words in shown.items()
-            if "val_" + name in progress.metrics
+        accuracies = "".join(
+            f", {words} {progress.metrics['val_' + key]:.2f} %"
+            for key, words in ACCURACIES.items()
+            if "val_" + key in progress.metrics
         )
         logger.info(
-            "epoch %d/%d: loss %.4f, lr %.3g%s; %s gone, %s left",
+            "epoch %d/%d: loss %.4f, lr %.3g%s; %s elapsed, %s left",
             progress.epoch,
             trainer.epochs,
             trainer.loss.item(),
             trainer.current_lr,
-            results,
-            format_duration(time.monotonic() - self.start),
-            self._left(trainer),
+            accuracies,
+            format_duration(time.monotonic() - self.start_time),
+            self._remaining(trainer),
         )
 
     def close(self, trainer: Trainer) -> None:
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.close()
 
-    def _left(self, trainer: Trainer) -> str:
-        """Time to the end of the run at the pace so far, evaluations included."""
-        done = trainer.progress.step - self.first
-        return format_duration(
-            (time.monotonic() - self.start) / max(1, done) * (trainer.total_steps - trainer.progress.step)
-        )
+    def _remaining(self, trainer: Trainer) -> str:
+        """Estimate the time to the end of the run from the time per step so far, evaluations included."""
+        steps_done = trainer.progress.step - self.start_step
+        time_per_step = (time.monotonic() - self.start_time) / max(1, steps_done)
+        return format_duration(time_per_step * (trainer.total_steps - trainer.progress.step))

@@ -1,4 +1,4 @@
-"""A trainer whose whole training takes a moment."""
+"""A trainer of a tiny network on a tiny dataset."""
 
 import numpy as np
 import torch
@@ -8,28 +8,30 @@ from fbnetv3.data import Preprocessing, build_loader
 from fbnetv3.data.datasets import ArrayDataset
 from fbnetv3.training import Trainer
 from fbnetv3.training.ema import ModelEMA
-from fbnetv3.training.losses import CrossEntropy
-from fbnetv3.training.optimizers import build_optimizer, build_schedule
-from fbnetv3.training.run_state.checkpoints import _STATE
+from fbnetv3.training.losses import SupervisedObjective
+from fbnetv3.training.optimizers import build_optimizer
+from fbnetv3.training.run_state.checkpoints import CLASSIFIER_KEYS
+from fbnetv3.training.run_state.run_folder import RunFolder
+from fbnetv3.training.schedules import build_schedule
 from fbnetv3.training.training_hooks import Checkpointing
 
 CPU = torch.device("cpu")
-STATE = dict.fromkeys(_STATE)
+EMPTY_STATE = dict.fromkeys(CLASSIFIER_KEYS)
 
 
 def make_trainer(hooks=(), epochs=4, lr=0.5, seed=0, dropout=0.3, ema=None, **arguments):
-    """A linear network that learns whether an image is dark or bright."""
+    """Build the trainer of a linear network that learns whether an image is dark or bright."""
     rng = np.random.default_rng(0)
     targets = rng.integers(0, 2, 64)
     images = (rng.integers(0, 100, (64, 4, 4)) + 120 * targets[:, None, None]).astype(np.uint8)
-    data = ArrayDataset("bright", images, targets, ["dark", "bright"])
+    dataset = ArrayDataset("bright", images, targets, ["dark", "bright"])
     transform = Preprocessing(4, 4, (0.5,), (0.5,)).transform()
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(16, 2))
-    loader = build_loader(data, transform, batch_size=16, training=True, seed=seed)
+    loader = build_loader(dataset, transform, batch_size=16, training=True, seed=seed)
     return Trainer(
         model,
-        CrossEntropy(),
+        SupervisedObjective(),
         build_optimizer("sgd", model, lr),
         build_schedule("cosine", epochs),
         loader,
@@ -43,9 +45,12 @@ def make_trainer(hooks=(), epochs=4, lr=0.5, seed=0, dropout=0.3, ema=None, **ar
     )
 
 
-def checkpointing(checkpoints, folder, epochs=1, steps=0):
-    return Checkpointing(checkpoints, epochs, steps, folder / "final.pth", folder / "best.pth", {})
+def make_checkpointing(folder, keep=3, epochs=1, steps=0):
+    """Build the hook that writes to the run folder `folder`, which is created."""
+    run_folder = RunFolder(folder)
+    run_folder.checkpoints.mkdir(parents=True, exist_ok=True)
+    return Checkpointing(run_folder, keep=keep, epochs=epochs, steps=steps, metadata={})
 
 
-def weights(trainer):
+def flat_weights(trainer):
     return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])

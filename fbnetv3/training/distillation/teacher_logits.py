@@ -1,6 +1,7 @@
-"""A teacher's answers to every training image, on disk, for distillation from fixed views of the images (Sec. 4.2).
+"""Cached teacher logits, for distillation from a fixed number of views per image (Sec. 4.2).
 
-Where each image comes in a few fixed views instead of a new one in every epoch, the teacher need answer each only once.
+If each image appears in a few fixed views, rather than a new one in every epoch, the teacher needs to see each view
+only once.
 """
 
 from __future__ import annotations
@@ -16,87 +17,103 @@ import torch
 from torch import Tensor
 
 from fbnetv3.errors import OutputError, UsageError
-from fbnetv3.utils.files import atomic_write
+from fbnetv3.training.run_state.fingerprint import first_difference
+from fbnetv3.utils.files import make_folder, output_error, write_json
 
 
-class AnswerFiles:
-    """The logits of a teacher, float16 (views, images, classes), and what they are of.
+class TeacherLogitFiles:
+    """A folder with a teacher's logits, float16 (views, images, classes), and their metadata.
 
     Args:
-        folder: holds `logits.npy` and `about.json`.
-        about: what decides about them; only a cache that is about the same is taken.
+        folder: of `logits.npy` and `metadata.json`.
+        fingerprint: the values that determine the logits; a cache with others is refused.
         shape: (views, images, classes).
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, Any], shape: tuple[int, int, int]) -> None:
-        self.folder, self.about, self.shape = folder, json.loads(json.dumps({**about, "shape": shape})), shape
-        self.logits, self.notes = folder / "logits.npy", folder / "about.json"
+    def __init__(self, folder: Path, fingerprint: Mapping[str, Any], shape: tuple[int, int, int]) -> None:
+        self.folder = folder
+        self.fingerprint = json.loads(json.dumps({**fingerprint, "shape": shape}))  # as JSON returns it
+        self.shape = shape
+        self.logits = folder / "logits.npy"
+        self.metadata = folder / "metadata.json"
 
-    def done(self) -> int:
-        """How many answers there are, in the order of views and images; 0 where there is no cache yet.
+    @property
+    def total(self) -> int:
+        """Number of logit vectors of the complete cache: views times images."""
+        return self.shape[0] * self.shape[1]
+
+    def completed(self) -> int:
+        """Return how many logit vectors are cached, in the order of views and images; 0 without a cache.
 
         Raises:
-            UsageError: the cache is about something else; the text says what differs.
+            UsageError: the cache has another fingerprint; the message says what differs.
         """
-        if not self.notes.exists():
+        if not self.metadata.exists():
             return 0
         try:
-            notes = json.loads(self.notes.read_text())
-            found, done = notes["about"], int(notes["done"])
+            metadata = json.loads(self.metadata.read_text())
+            fingerprint = metadata["fingerprint"]
+            completed = int(metadata["completed"])
         except (OSError, ValueError, TypeError, KeyError):
-            raise UsageError(f"{self.notes}: is not of a teacher's answers; remove its folder") from None
-        for key, value in self.about.items():
-            if found.get(key) != value:
-                raise UsageError(
-                    f"{self.folder}: holds answers for another {key}: {found.get(key)}, not {value}; "
-                    "set another DISTILL.CACHE"
-                )
-        return done
+            raise UsageError(
+                f"{self.metadata}: is not the metadata of cached teacher logits; delete its folder"
+            ) from None
+        if difference := first_difference(fingerprint, self.fingerprint):
+            raise UsageError(
+                f"{self.folder}: holds teacher logits for another {difference.key}: {difference.saved}, "
+                f"not {difference.current}; choose another DISTILL.CACHE"
+            )
+        return completed
 
     def open(self) -> np.ndarray:
-        """The answers, for reading.
+        """Open the complete cache for reading.
 
         Raises:
-            UsageError: they are not there, not complete, or of something else.
+            UsageError: it is missing, incomplete, or has another fingerprint.
         """
-        if self.done() < self.shape[0] * self.shape[1]:
-            state = "is incomplete" if self.done() else "is not there"
-            raise UsageError(f"{self.folder}: {state}: make it with tools/cache_teacher.py and the same config")
+        completed = self.completed()
+        if completed < self.total:
+            state = "is incomplete" if completed else "does not exist"
+            raise UsageError(f"{self.folder}: {state}; create it with tools/cache_teacher.py and the same config")
         return self._map("r")
 
-    def write(self, answers: Iterable[tuple[Tensor, list[int]]], done: int, save_every: int = 100) -> None:
-        """Write answers, each with the place of its images among all; go on after those that are done.
+    def write(self, batches: Iterable[tuple[Tensor, list[int]]], completed: int, save_every: int = 100) -> None:
+        """Write logits, after those that are cached already. If it is interrupted, it can be continued.
 
         Args:
-            answers: logits (N, classes) and the places of their images in the order of views and images.
-            done: as `done()` says.
-            save_every: how many of the answers to write between two notes of how far it is.
+            batches: logits (N, classes) and their positions in the order of views and images.
+            completed: see `completed()`.
+            save_every: batches between two updates of the metadata.
 
         Raises:
             OutputError: the folder cannot be written, or the disk is full.
         """
+        make_folder(self.folder)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not done:
-                np.lib.format.open_memmap(self.logits, "w+", np.float16, self.shape).flush()
-                if hasattr(os, "posix_fallocate"):  # a full disk is to be known now, not by a signal later
-                    with self.logits.open("r+b") as f:
-                        os.posix_fallocate(f.fileno(), 0, self.logits.stat().st_size)
+            if not completed:
+                self._allocate()
             file = self._map("r+")
             rows = file.reshape(-1, self.shape[-1])
             try:
-                for number, (logits, places) in enumerate(answers, 1):
-                    rows[places] = logits.half().cpu().numpy()
-                    done = places[-1] + 1
+                for number, (logits, positions) in enumerate(batches, 1):
+                    rows[positions] = logits.half().cpu().numpy()
+                    completed = positions[-1] + 1
                     if number % save_every == 0:
-                        self._note(file, done)
-                done = self.shape[0] * self.shape[1]
-            finally:  # an interrupted cache goes on here
-                self._note(file, done)
+                        self._save_metadata(file, completed)
+                completed = self.total
+            finally:
+                self._save_metadata(file, completed)
         except OutputError:
             raise
         except OSError as error:
-            raise OutputError(f"{self.folder}: cannot be written: {error.strerror or error}") from error
+            raise output_error(self.folder, error) from error
+
+    def _allocate(self) -> None:
+        """Create the file at full size. On a full disk this fails here, rather than by SIGBUS in a memory map."""
+        np.lib.format.open_memmap(self.logits, "w+", np.float16, self.shape).flush()
+        if hasattr(os, "posix_fallocate"):
+            with self.logits.open("r+b") as f:
+                os.posix_fallocate(f.fileno(), 0, self.logits.stat().st_size)
 
     def _map(self, mode: Literal["r", "r+"]) -> np.memmap:
         try:
@@ -105,45 +122,47 @@ class AnswerFiles:
                 return file
         except (OSError, ValueError, EOFError):
             pass
-        raise UsageError(f"{self.logits}: is damaged; remove its folder, and let the teacher answer again")
+        raise UsageError(f"{self.logits}: is corrupt; delete its folder and cache the teacher again")
 
-    def _note(self, file: np.memmap, done: int) -> None:
+    def _save_metadata(self, file: np.memmap, completed: int) -> None:
         file.flush()
-        with atomic_write(self.notes) as f:
-            f.write(json.dumps({"about": self.about, "done": done}).encode())
+        write_json(self.metadata, {"fingerprint": self.fingerprint, "completed": completed}, indent=None)
 
 
-class TargetWithAnswer:
-    """Makes the target of a view of an image; each process opens the answers for itself.
+class DistillationTarget:
+    """Makes the target of a view of an image from cached teacher logits; each process opens the cache itself.
 
     Args:
-        files: the answers.
-        share: weight of the teacher's.
+        files: the complete cache.
+        weight: of the teacher's part.
         label_smoothing: of the labels' part.
 
     Raises:
-        UsageError: as `AnswerFiles.open`.
+        UsageError: see `TeacherLogitFiles.open`.
     """
 
-    def __init__(self, files: AnswerFiles, share: float, label_smoothing: float) -> None:
-        self.files, self.share, self.label_smoothing = files, share, label_smoothing
+    def __init__(self, files: TeacherLogitFiles, weight: float, label_smoothing: float) -> None:
+        self.files = files
+        self.weight = weight
+        self.label_smoothing = label_smoothing
         self._logits: np.ndarray | None = files.open()
 
-    def __call__(self, view: int, index: int, target: int) -> Tensor:
+    def __call__(self, view: int, index: int, class_index: int) -> Tensor:
+        """Return class probabilities (classes,)."""
         if self._logits is None:
             self._logits = self.files.open()
-        return blended(self._logits[view, index], target, self.share, self.label_smoothing)
+        return blend_targets(self._logits[view, index], class_index, self.weight, self.label_smoothing)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_logits": None}
 
 
-def blended(logits: np.ndarray, target: int, share: float, label_smoothing: float) -> Tensor:
-    """The target that distillation comes to for one image: the teacher's answer and the label, (classes,).
+def blend_targets(teacher_logits: np.ndarray, class_index: int, weight: float, label_smoothing: float) -> Tensor:
+    """Return the weighted sum of the teacher's probabilities and the smoothed label, (classes,).
 
-    Cross-entropy is linear in its target, so that this gives the loss of `fbnetv3.training.losses.Distillation`.
+    Cross-entropy is linear in its target, so this gives the loss of `losses.DistillationObjective`.
     """
-    answers = torch.from_numpy(logits.astype(np.float32)).softmax(0)
-    labels = torch.full_like(answers, label_smoothing / len(answers))
-    labels[target] += 1 - label_smoothing
-    return share * answers + (1 - share) * labels
+    probabilities = torch.from_numpy(teacher_logits.astype(np.float32)).softmax(0)
+    label = torch.full_like(probabilities, label_smoothing / len(probabilities))
+    label[class_index] += 1 - label_smoothing
+    return weight * probabilities + (1 - weight) * label

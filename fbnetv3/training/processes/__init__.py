@@ -1,0 +1,1 @@
+"""Processes of a training: process group, launcher, interrupts."""

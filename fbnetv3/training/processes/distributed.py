@@ -1,4 +1,4 @@
-"""The processes of one training, started by torchrun or by a scheduler that sets the same variables."""
+"""Process group of a training, started by torchrun or by a scheduler that sets the same variables."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from torch import distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from fbnetv3.errors import UsageError, UserError
+from fbnetv3.utils.text import one_line
 
 T = TypeVar("T")
 
@@ -25,171 +26,190 @@ TIMEOUT = timedelta(minutes=10)
 
 
 class LostProcessError(UserError):
-    """Another process of the training is gone."""
+    """Another process of the training has ended or does not answer."""
 
 
 @dataclass(frozen=True)
-class World:
-    """The processes that train one network together, as one of them sees them. By default it is alone.
+class ProcessGroup:
+    """The processes that train one network together, seen from one of them; by default a single process.
 
-    What the processes tell each other beside gradients goes through the CPU, so that no GPU has to wait for it.
+    Everything but gradients is exchanged on the CPU, so that no GPU has to be synchronized for it.
 
     Attributes:
-        rank: number of this process, from 0; process 0 alone writes files.
-        size: how many there are.
-        local_rank: number of this process on its machine, and of the GPU that it takes.
-        group: the process group of everything but gradients.
+        rank: of this process; rank 0 alone writes files.
+        size: number of processes (world size).
+        local_rank: rank on this machine, and index of the GPU.
+        cpu_group: torch's process group for everything but gradients.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    group: Any = field(default=None, repr=False)
+    cpu_group: Any = field(default=None, repr=False)
 
     @property
-    def is_main(self) -> bool:
-        """Whether this is process 0."""
+    def is_rank_0(self) -> bool:
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     def sum(self, *numbers: float) -> list[float]:
-        """Each number, added up over all processes."""
+        """Sum each number over all processes."""
         if self.size == 1:
             return list(numbers)
         total = torch.tensor(numbers, dtype=torch.float64)
-        dist.all_reduce(total, group=self.group)
+        dist.all_reduce(total, group=self.cpu_group)
         return total.tolist()
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
+        """Return whether the flag is set in any process."""
         return self.sum(flag)[0] > 0
 
     def gather(self, value: T) -> list[T]:
-        """The values of all processes, by rank."""
+        """Return the values of all processes, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self.group)
+        dist.all_gather_object(values, value, group=self.cpu_group)
         return values
 
     def broadcast(self, value: T) -> T:
-        """The value that process 0 has."""
+        """Return the value of rank 0."""
         if self.size == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0, group=self.group)
+        dist.broadcast_object_list(values, src=0, group=self.cpu_group)
         return values[0]
 
     def mean(self, value: Tensor) -> Tensor:
-        """The mean of a tensor over all processes, on its device, without waiting for it there."""
+        """Average a tensor over all processes, in place and without synchronizing its device."""
         if self.size > 1:
             dist.all_reduce(value)
             value /= self.size
         return value
 
-    def share_buffers(self, *modules: nn.Module | None) -> None:
-        """Put the buffers of process 0, such as BatchNorm's statistics, in place of each process's own."""
+    def broadcast_buffers(self, *modules: nn.Module | None) -> None:
+        """Overwrite the buffers of modules, such as BatchNorm's statistics, by those of rank 0."""
         if self.size > 1:
             for module in filter(None, modules):
                 for buffer in module.buffers():
                     dist.broadcast(buffer, src=0)
 
-    def parallel(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """The model, behind what averages its gradients over the processes."""
+    def data_parallel(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """Wrap a model in DistributedDataParallel if there are several processes."""
         if self.size == 1:
             return model
-        devices = [device] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+        device_ids = [device] if device.type == "cuda" else None
+        return nn.parallel.DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
 
 
-ALONE = World()
+SINGLE_PROCESS = ProcessGroup()
 
 
-def started_together() -> bool:
-    """Whether this process is one of several, by the variables that torchrun sets."""
+def is_one_of_several() -> bool:
+    """Return whether torchrun's variables say that this is one of several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextlib.contextmanager
-def joined(device: str) -> Iterator[World]:
-    """Find the other processes of the training, and part from them at the end.
+def process_group(device: str) -> Iterator[ProcessGroup]:
+    """Join the process group that the environment describes, and leave it at the end of the block.
 
     Args:
-        device: the config's; GPUs exchange gradients by NCCL, CPUs by Gloo.
+        device: the config's value; GPUs exchange gradients by NCCL, CPUs by Gloo.
 
     Raises:
         UsageError: some of torchrun's variables are missing, or there are fewer GPUs than processes.
-        LostProcessError: the others cannot be found.
+        LostProcessError: the other processes do not answer.
     """
-    if dist.is_initialized():  # by the program that calls us, who also ends it
-        group = _cpu_group()
-        local_rank = torch.cuda.current_device() if torch.cuda.is_available() else 0
-        try:
-            yield World(dist.get_rank(), dist.get_world_size(), local_rank, group)
-        finally:
-            if group is not dist.group.WORLD:
-                dist.destroy_process_group(group)
+    if dist.is_initialized():
+        with _existing_group() as group:
+            yield group
         return
-    if not started_together():
-        yield ALONE
+    if not is_one_of_several():
+        yield SINGLE_PROCESS
         return
-    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise UsageError(f"WORLD_SIZE is set, {', '.join(missing)} not: start several processes with torchrun")
-    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    on_gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    if on_gpu:
-        if local_rank >= torch.cuda.device_count():
-            raise UsageError(f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}")
-        torch.cuda.set_device(local_rank)
+    rank, size, local_rank = _read_environment()
+    backend = _select_backend(device, local_rank)
     try:
         store, *_ = next(rendezvous("env://", timeout=TIMEOUT))
-        backend = "nccl" if on_gpu else "gloo"
-        dist.init_process_group(
-            backend, store=_fresh_part(store, rank, size), rank=rank, world_size=size, timeout=TIMEOUT
-        )
-        yield World(rank, size, local_rank, _cpu_group())
+        store = _restart_store(store, rank, size)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+        yield ProcessGroup(rank, size, local_rank, _cpu_group())
     except RuntimeError as error:
-        if not _between_processes(error):
+        if not _is_communication_error(error):
             raise
-        reason = " ".join(str(error).split())[:160]
         raise LostProcessError(
-            f"another process of this training is gone or does not answer ({reason}): "
-            "its own message says why; start again with --resume"
+            f"another process of this training is gone or does not answer ({one_line(error, 160)}): "
+            "see its own message; start again with --resume"
         ) from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-def _fresh_part(store: dist.Store, rank: int, size: int) -> dist.Store:
-    """A part of the store that belongs to this start of the processes alone.
+@contextlib.contextmanager
+def _existing_group() -> Iterator[ProcessGroup]:
+    """Use the process group of a program that calls this package; that program also destroys it."""
+    cpu_group = _cpu_group()
+    local_rank = torch.cuda.current_device() if torch.cuda.is_available() else 0
+    try:
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), local_rank, cpu_group)
+    finally:
+        if cpu_group is not dist.group.WORLD:
+            dist.destroy_process_group(cpu_group)
 
-    torchrun keeps one store over the restarts of its processes, and Gloo would find the addresses of dead ones in it.
-    Process 0 therefore makes up a name, and gives it to each that says hello for as long as that one has not thanked.
+
+def _read_environment() -> tuple[int, int, int]:
+    """Return rank, world size and local rank."""
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UsageError(f"WORLD_SIZE is set, but {', '.join(missing)} is not: start several processes with torchrun")
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
+
+
+def _select_backend(device: str, local_rank: int) -> str:
+    """Return the backend for gradients, and make this process's GPU the current one."""
+    if not (device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())):
+        return "gloo"
+    if local_rank >= torch.cuda.device_count():
+        raise UsageError(f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}")
+    torch.cuda.set_device(local_rank)
+    return "nccl"
+
+
+def _restart_store(store: dist.Store, rank: int, size: int) -> dist.Store:
+    """Return a part of the store that only this start of the processes uses.
+
+    Needed as of torch 2.4 to 2.14: torchrun keeps one store when it restarts its processes, and Gloo would read the
+    addresses of dead processes from it. Rank 0 therefore invents a prefix and sends it to every rank. A rank writes a
+    fresh id under hello/RANK, reads the prefix under welcome/ID, and confirms it; rank 0 repeats until all have
+    confirmed, because the first hello that it reads may be that of a dead process.
     """
     if rank:
-        me = uuid.uuid4().hex
-        store.set(f"hello/{rank}", me)
-        name = store.get(f"welcome/{me}").decode()
-        store.set(f"thanks/{name}/{rank}", "")
-        return dist.PrefixStore(name, store)
-    name, missing, end = uuid.uuid4().hex, set(range(1, size)), time.monotonic() + TIMEOUT.total_seconds()
+        my_id = uuid.uuid4().hex
+        store.set(f"hello/{rank}", my_id)
+        prefix = store.get(f"welcome/{my_id}").decode()
+        store.set(f"confirmed/{prefix}/{rank}", "")
+        return dist.PrefixStore(prefix, store)
+    prefix = uuid.uuid4().hex
+    missing = set(range(1, size))
+    deadline = time.monotonic() + TIMEOUT.total_seconds()
     while missing:
-        if time.monotonic() > end:
-            raise dist.DistError(f"process {min(missing)} has not come within {TIMEOUT}")
-        for other in sorted(missing):
-            if store.check([f"hello/{other}"]):
-                store.set(f"welcome/{store.get(f'hello/{other}').decode()}", name)
-        missing = {other for other in missing if not store.check([f"thanks/{name}/{other}"])}
+        if time.monotonic() > deadline:
+            raise dist.DistError(f"process {min(missing)} has not started within {TIMEOUT}")
+        for other_rank in sorted(missing):
+            if store.check([f"hello/{other_rank}"]):
+                store.set(f"welcome/{store.get(f'hello/{other_rank}').decode()}", prefix)
+        missing = {other_rank for other_rank in missing if not store.check([f"confirmed/{prefix}/{other_rank}"])}
         time.sleep(0.02)
-    return dist.PrefixStore(name, store)
+    return dist.PrefixStore(prefix, store)
 
 
-def _between_processes(error: RuntimeError) -> bool:
-    """Whether an error is of the exchange between processes. Gloo's have no type of their own."""
+def _is_communication_error(error: RuntimeError) -> bool:
+    """Return whether an error comes from the exchange between processes; Gloo's errors have no type of their own."""
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 
 def _cpu_group() -> Any:
-    """A process group for what lies in the CPU's memory."""
+    """Return a process group for tensors and objects on the CPU."""
     return dist.new_group(backend="gloo", timeout=TIMEOUT) if dist.get_backend() != "gloo" else dist.group.WORLD

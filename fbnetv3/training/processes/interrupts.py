@@ -1,6 +1,6 @@
-"""Ctrl-C and SIGTERM between two steps, where a run can save itself and where nothing swallows them.
+"""Ctrl-C and SIGTERM, deferred to a point between two steps at which a run can be saved.
 
-Raised in the middle of a destructor, a KeyboardInterrupt would be dropped by Python and the run would go on.
+A KeyboardInterrupt raised at any other point may be lost: Python drops exceptions that are raised in a destructor.
 """
 
 from __future__ import annotations
@@ -11,49 +11,60 @@ import threading
 from collections.abc import Iterator
 
 from fbnetv3.errors import Terminated
-from fbnetv3.training.processes.distributed import World
+from fbnetv3.training.processes.distributed import ProcessGroup
 
-_SIGNALS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+_EXCEPTIONS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+
+# Signals received since `deferred_interrupts` was entered, in order. Signal handlers belong to the process, so this
+# is global too; trainings in other threads receive no signals and never see it filled.
 _pending: list[signal.Signals] = []
 
 
 @contextlib.contextmanager
-def deferred_interrupt() -> Iterator[None]:
-    """Hold the first Ctrl-C or SIGTERM back until `check_interrupt`; a second Ctrl-C interrupts at once.
+def deferred_interrupts() -> Iterator[None]:
+    """Defer Ctrl-C and SIGTERM until `check_interrupt`, or to the end of the block.
 
-    SIGTERM comes more than once from some schedulers, and means the same each time.
-    Other threads than the main one get no signals; there it does nothing.
+    A second Ctrl-C interrupts at once; SIGTERM does not, since some schedulers send it repeatedly. Outside the main
+    thread, which alone receives signals, this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def note(number: int, frame: object) -> None:
+    def record(number: int, frame: object) -> None:
         _pending.append(signal.Signals(number))
         if len(_pending) > 1 and number == signal.SIGINT:
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, note) for number in _SIGNALS}
+    previous_handlers = {number: signal.signal(number, record) for number in _EXCEPTIONS}
     try:
         yield
         check_interrupt()
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
         _pending.clear()
 
 
-def agree_on_interrupt(world: World) -> bool:
-    """Whether any process of a training holds one back; then every one does, and all can stop at the same place."""
-    if not world.any(bool(_pending)):
+def has_pending_interrupt() -> bool:
+    """Return whether a signal has been deferred in this process."""
+    return bool(_pending)
+
+
+def agree_on_interrupt(group: ProcessGroup) -> bool:
+    """Return whether any process has deferred a signal; if so, the signal becomes pending in all of them.
+
+    All processes must call this together. They can then stop at the same step.
+    """
+    if not group.any(has_pending_interrupt()):
         return False
-    held = [number for numbers in world.gather([int(number) for number in _pending]) for number in numbers]
+    received = [number for numbers in group.gather([int(number) for number in _pending]) for number in numbers]
     if not _pending:
-        _pending.append(signal.Signals(held[0]))
+        _pending.append(signal.Signals(received[0]))
     return True
 
 
 def check_interrupt() -> None:
-    """Raise what was held back, if there is anything: KeyboardInterrupt or Terminated."""
+    """Raise KeyboardInterrupt or Terminated if a signal has been deferred."""
     if _pending:
-        raise _SIGNALS[_pending[0]]
+        raise _EXCEPTIONS[_pending[0]]

@@ -1,4 +1,4 @@
-"""Several processes of a tool on one machine, for those who do not start it with torchrun."""
+"""Start several processes on one machine without torchrun (`--num-gpus`)."""
 
 from __future__ import annotations
 
@@ -13,64 +13,74 @@ import torch
 from torch import multiprocessing
 
 from fbnetv3.errors import UsageError
-from fbnetv3.training.processes.distributed import started_together
+from fbnetv3.training.processes.distributed import is_one_of_several
 from fbnetv3.utils.command_line import run_tool
+from fbnetv3.utils.imports import import_modules, user_modules
 
 
-def launch(run: Callable[[], None], processes: int, *, after_interrupt: str = "") -> None:
-    """Run something in so many processes of this machine, which find each other as torchrun's do; 1 runs it here.
+def launch(run: Callable[[], None], num_processes: int, *, after_interrupt: str = "") -> None:
+    """Run a function in several processes that form a process group as torchrun's do; 1 runs it in this process.
 
-    Ctrl-C and SIGTERM reach all of them. Where they do not all end well, this process exits with the code of the one
-    that ended first.
+    Ctrl-C and SIGTERM reach all of them. If they fail, this process exits with the code of the first that ended.
 
     Args:
-        run: what to run; it can be pickled.
-        processes: how many; on a machine with GPUs, at most as many as these.
-        after_interrupt: as for `run_tool`.
+        run: a picklable function.
+        num_processes: on a machine with GPUs, at most one per GPU.
+        after_interrupt: see `run_tool`.
 
     Raises:
-        UsageError: less than one process, more than GPUs, or torchrun has started several already.
+        UsageError: fewer than one process, more processes than GPUs, or torchrun has started several already.
     """
-    if processes < 1:
-        raise UsageError(f"--num-gpus {processes} is not at least 1")
-    if processes == 1:
+    if num_processes < 1:
+        raise UsageError(f"--num-gpus {num_processes} is not at least 1")
+    if num_processes == 1:
         run()
         return
-    if started_together():
-        raise UsageError(f"--num-gpus {processes}: torchrun has started several processes already; leave it out")
-    if torch.cuda.is_available() and processes > torch.cuda.device_count():
-        raise UsageError(f"--num-gpus {processes}: there are {torch.cuda.device_count()} GPUs")
-    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)  # it says what the processes say better
-    before = {number: signal.signal(number, _pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    if is_one_of_several():
+        raise UsageError(f"--num-gpus {num_processes}: torchrun has started several processes already; leave it out")
+    if torch.cuda.is_available() and num_processes > torch.cuda.device_count():
+        raise UsageError(f"--num-gpus {num_processes}: there are {torch.cuda.device_count()} GPUs")
+    # Each process reports its own error; multiprocessing's report of the failed process would only repeat it
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    previous_handlers = {number: signal.signal(number, _forward_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        arguments = (run, num_processes, _free_port(), after_interrupt, user_modules())
         context = multiprocessing.start_processes(
-            _work, (run, processes, _free_port(), after_interrupt), processes, join=False, start_method="spawn"
+            _run_in_process, arguments, num_processes, join=False, start_method="spawn"
         )
         while not context.join():
             pass
     except multiprocessing.ProcessExitedException as error:
         sys.exit(error.exit_code if error.exit_code > 0 else 128 - error.exit_code)
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
 
-def _work(rank: int, run: Callable[[], None], processes: int, port: int, after_interrupt: str) -> None:
+def _run_in_process(
+    rank: int, run: Callable[[], None], num_processes: int, port: int, after_interrupt: str, modules: list[str]
+) -> None:
+    """Set torchrun's variables, import the user's modules, and run the function as a tool."""
     os.environ.update(
         RANK=str(rank),
         LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(processes),
-        LOCAL_WORLD_SIZE=str(processes),
+        WORLD_SIZE=str(num_processes),
+        LOCAL_WORLD_SIZE=str(num_processes),
         MASTER_ADDR="127.0.0.1",
         MASTER_PORT=str(port),
     )
-    run_tool(lambda _: run(), after_interrupt=after_interrupt)
+
+    def main(_: object) -> None:
+        import_modules(modules)
+        run()
+
+    run_tool(main, after_interrupt=after_interrupt)
 
 
-def _pass_on(number: int, frame: object) -> None:
-    """Tell all processes to end. A terminal has sent them Ctrl-C already, and SIGTERM does not hurry who has that."""
+def _forward_signal(number: int, frame: object) -> None:
+    """Send SIGTERM to all processes. After Ctrl-C, which the terminal has sent to them already, it changes nothing."""
     for process in multiprocessing.active_children():
-        assert process.pid is not None  # it has started
+        assert process.pid is not None  # it has been started
         os.kill(process.pid, signal.SIGTERM)
 
 

@@ -1,0 +1,1 @@
+"""State of a run on disk: output folder, lock, checkpoints, fingerprint, metrics."""

@@ -1,20 +1,22 @@
-"""Checkpoints of a run: written whole or not at all, the newest few kept, the newest found again."""
+"""Numbered checkpoints of a run, of classifiers and of detectors: write, prune, find the newest complete one."""
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fbnetv3.errors import WeightsError
-from fbnetv3.modeling.weights import load_checkpoint_file
+from fbnetv3.modeling.checkpoint_files import load_checkpoint_file
 from fbnetv3.utils.files import atomic_write
 
-# What a run needs to go on.
-_STATE = frozenset(
+State = dict[str, Any]
+
+CLASSIFIER_KEYS = frozenset(
     (
         "model",
         "model_ema",
@@ -24,87 +26,69 @@ _STATE = frozenset(
         "epoch",
         "step",
         "metrics",
-        "best",
-        "damaged",
+        "best_top1",
+        "corrupt_images",
         "rng",
         "cuda_rng",
-        "about",
+        "metadata",
     )
 )
-_NAME = re.compile(r"step_(\d+)\.pth")
+"""Keys of a classifier's checkpoint: what `Trainer.state_dict` returns, and the run's metadata."""
+
+_NUMBERED = re.compile(r"(?P<prefix>\w*_)(?P<number>\d+)\.pth")
 
 logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of a run, in one folder, named by step.
+    """The checkpoints of a classifier's run, named by step.
 
     Args:
-        folder: where they lie.
+        folder: where they are written.
         keep: how many of the newest to keep.
     """
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
-        self.folder, self.keep = Path(folder), keep
+        self.folder = Path(folder)
+        self.keep = keep
 
-    def all(self) -> list[Path]:
-        """The checkpoints, oldest first."""
-        if not self.folder.is_dir():
-            return []
-        found = [(int(m[1]), path) for path in self.folder.iterdir() if (m := _NAME.fullmatch(path.name))]
-        return [path for _, path in sorted(found)]
+    def paths(self) -> list[Path]:
+        """List the checkpoints, oldest first."""
+        return numbered_checkpoints(self.folder, "step_")
 
-    def latest(self) -> Path | None:
-        """The newest checkpoint."""
-        return next(reversed(self.all()), None)
-
-    def save(self, step: int, state: dict[str, Any]) -> Path:
-        """Write the state after so many steps, then remove all but the newest `keep` up to here.
-
-        What claims to be of a later step goes too: this run went on from before it, since it is damaged.
+    def save(self, step: int, state: State) -> Path:
+        """Write the state after `step` steps, then prune older checkpoints.
 
         Raises:
-            OutputError: it cannot be written; earlier checkpoints stay.
+            OutputError: it cannot be written; earlier checkpoints are kept.
         """
         path = self.folder / f"step_{step:08d}.pth"
-        save(path, state)
-        later = [other for other in self.all() if other.name > path.name]
-        earlier = [other for other in self.all() if other.name <= path.name]
-        for old in later + earlier[: -self.keep]:
-            old.unlink(missing_ok=True)
+        save_checkpoint(path, state)
+        prune_checkpoints(path, self.keep)
         return path
 
-    def load_latest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that is whole, with its path; a damaged one is warned of and passed over.
+    def load_newest(self) -> tuple[Path, State] | None:
+        """Return path and contents of the newest complete checkpoint; None if there are no checkpoints.
 
         Raises:
-            WeightsError: there are checkpoints, and all are damaged.
+            WeightsError: all checkpoints are corrupt.
         """
-        damaged = None
-        for path in reversed(self.all()):
-            try:
-                return path, self.load(path)
-            except WeightsError as error:
-                logger.warning("%s; trying the one before", error)
-                damaged = error
-        if damaged is not None:
-            raise WeightsError(f"{self.folder}: no checkpoint is whole; the oldest: {damaged}")
-        return None
+        return load_newest(self.folder, reversed(self.paths()), self.load)
 
-    def load(self, path: Path) -> dict[str, Any]:
-        """Read a checkpoint of a run back.
+    def load(self, path: Path) -> State:
+        """Read a checkpoint.
 
         Raises:
-            WeightsError: damaged, or not a checkpoint of a run.
+            WeightsError: it is corrupt or not a checkpoint of a classifier's run.
         """
         state = load_checkpoint_file(path)
-        if not isinstance(state, dict) or not state.keys() >= _STATE:
+        if not isinstance(state, dict) or not state.keys() >= CLASSIFIER_KEYS:
             raise WeightsError(f"{path}: is not a checkpoint of a training run")
         return state
 
 
-def save(path: Path, state: dict[str, Any]) -> None:
-    """Write a checkpoint whole or not at all.
+def save_checkpoint(path: Path, state: State) -> None:
+    """Write a checkpoint file atomically.
 
     Raises:
         OutputError: it cannot be written.
@@ -112,5 +96,62 @@ def save(path: Path, state: dict[str, Any]) -> None:
     with atomic_write(path) as f:
         try:
             torch.save(state, f)
-        except RuntimeError as error:  # torch's zip writer hides a full disk behind one
+        except RuntimeError as error:  # torch's zip writer reports a full disk as a RuntimeError
             raise OSError(0, f"the disk may be full ({str(error).splitlines()[0]})") from None
+
+
+def numbered_checkpoints(folder: Path, prefix: str | None = None) -> list[Path]:
+    """List checkpoints with a number in their name, such as step_00000100.pth, by number.
+
+    Args:
+        folder: need not exist.
+        prefix: what the name has in front of the number; default: any.
+    """
+    numbered = []
+    for path in folder.glob("*.pth") if folder.is_dir() else ():
+        match = _NUMBERED.fullmatch(path.name)
+        if match and prefix in (None, match["prefix"]):
+            numbered.append((int(match["number"]), path))
+    return [path for _, path in sorted(numbered)]
+
+
+def prune_checkpoints(newest: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints with the prefix of `newest`; a name without a number: none.
+
+    Checkpoints with a higher number are deleted too: they were corrupt, so that the run resumed from an earlier one.
+    """
+    match = _NUMBERED.fullmatch(newest.name)
+    if match is None:
+        return
+    paths = numbered_checkpoints(newest.parent, match["prefix"])
+    end = paths.index(newest) + 1
+    for path in paths[: max(0, end - keep)] + paths[end:]:
+        path.unlink(missing_ok=True)
+
+
+def load_newest(folder: Path, newest_first: Iterable[Path], load: Callable[[Path], State]) -> tuple[Path, State] | None:
+    """Return path and contents of the first complete checkpoint; warn about corrupt ones and skip them.
+
+    Args:
+        folder: for the error message.
+        newest_first: the checkpoints to try.
+        load: reads one; raises a WeightsError if it is corrupt.
+
+    Raises:
+        WeightsError: there are checkpoints, and all are corrupt.
+    """
+    last_error = None
+    for path in newest_first:
+        try:
+            return path, load(path)
+        except WeightsError as error:
+            logger.warning("%s; trying the previous checkpoint", error)
+            last_error = error
+    if last_error is not None:
+        raise WeightsError(f"{folder}: all checkpoints are corrupt; the oldest: {last_error}")
+    return None
+
+
+def has_numbered_name(path: Path) -> bool:
+    """Return whether the file is named like a numbered checkpoint."""
+    return _NUMBERED.fullmatch(path.name) is not None

@@ -1,4 +1,4 @@
-"""Where and with what a run was made."""
+"""Description of the environment in which a run was started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import fbnetv3
 
 
 def describe_environment() -> dict[str, Any]:
-    """Versions, device, command line, and the state of the checkout that the package runs from (None: installed)."""
+    """Return versions, devices, command line, and the state of the git checkout (None if installed)."""
     return {
         "command": sys.argv,
         "fbnetv3": fbnetv3.__version__,
@@ -39,7 +39,8 @@ def _git_state() -> dict[str, Any] | None:
     if not (folder / ".git").exists():
         return None
     try:
-        commit, changes = (_git(folder, *arguments) for arguments in (("rev-parse", "HEAD"), ("status", "--porcelain")))
+        commit = _git(folder, "rev-parse", "HEAD")
+        changes = _git(folder, "status", "--porcelain")
     except (OSError, subprocess.SubprocessError):
         return None
     return {"commit": commit.strip(), "changed": changes.splitlines()}

@@ -1,94 +1,88 @@
-"""The metrics of a run: its file, and the picture of loss and accuracy by epoch."""
+"""Metrics file of a run (JSON lines) and the figure of loss and accuracy."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 from pathlib import Path
 
-from fbnetv3.errors import OutputError
-from fbnetv3.utils.files import atomic_write
+from fbnetv3.utils.json_lines import read_json_lines, write_json_lines
+from fbnetv3.utils.plotting import new_figure, save_figure, style_axes
+
+Entry = dict[str, float]
 
 
-def read_metrics(file: Path) -> list[dict[str, float]]:
-    """The entries of a metrics file; what is none, such as a line cut short by a killed run, is left out."""
-    entries = []
-    for line in file.read_bytes().splitlines():
-        with contextlib.suppress(ValueError, RecursionError):
-            entry = json.loads(line)
-            if isinstance(entry, dict) and "step" in entry and all(map(_is_number, entry.values())):
-                entries.append(entry)
-    return entries
+def read_metrics(file: Path, key: str = "step") -> list[Entry]:
+    """Read the entries of a metrics file. Invalid lines, such as the last one of a killed run, are skipped.
+
+    Args:
+        file: the metrics file.
+        key: name of the step count, which each entry has.
+    """
+    return [entry for entry in read_json_lines(file) if key in entry and all(map(_is_number, entry.values()))]
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def append_metrics(file: Path, entry: dict[str, float]) -> None:
-    """Add an entry to a metrics file.
+def truncate_metrics(file: Path, step: int, epoch: float = float("inf"), key: str = "step") -> None:
+    """Drop the entries that were written after the checkpoint from which a run resumes.
 
-    Raises:
-        OutputError: it cannot be written.
+    Args:
+        file: the metrics file; need not exist.
+        step: last step to keep.
+        epoch: last epoch whose evaluation to keep.
+        key: name of the step count.
     """
-    try:
-        with file.open("a") as f:
-            f.write(json.dumps(entry) + "\n")
-    except OSError as error:
-        raise OutputError(f"{file}: cannot be written: {error.strerror or error}") from error
+    if not file.exists():
+        return
+    entries = [
+        entry
+        for entry in read_metrics(file, key)
+        if entry[key] <= step and not ("val_top1" in entry and entry.get("epoch", 0) > epoch)
+    ]
+    write_json_lines(file, entries)
 
 
-def truncate_metrics(file: Path, step: int, epoch: int) -> None:
-    """Drop the entries ahead of the checkpoint from which a run goes on: later steps, evaluations of later epochs."""
-
-    def keep(entry: dict[str, float]) -> bool:
-        return entry["step"] <= step and not ("val_top1" in entry and entry.get("epoch", 0) > epoch)
-
-    if file.exists():
-        kept = [entry for entry in read_metrics(file) if keep(entry)]
-        with atomic_write(file) as f:
-            f.write("".join(json.dumps(entry) + "\n" for entry in kept).encode())
-
-
-def plot_curve(metrics: Path, picture: Path) -> None:
-    """Draw the curves of a metrics file (as the `Metrics` hook writes it) into a PNG."""
-    from matplotlib.figure import Figure
-
+def plot_curve(metrics: Path, figure_file: Path) -> None:
+    """Draw loss and accuracy by epoch, from a metrics file that `MetricsWriter` has written, into a PNG."""
     entries = read_metrics(metrics)
-    steps = [e for e in entries if {"epoch", "loss"} <= e.keys()]
-    evals = [e for e in entries if {"epoch", "val_top1", "val_loss"} <= e.keys()]
-    figure = Figure(figsize=(9, 3.4), layout="constrained", dpi=110)
-    left, right = figure.subplots(1, 2)
-    left.plot([e["epoch"] for e in steps], [e["loss"] for e in steps], color="0.75", lw=1, label="training, one batch")
-    left.plot(*_smoothed(steps), color="tab:blue", label="training, smoothed")
-    left.plot(
-        [e["epoch"] for e in evals], [e["val_loss"] for e in evals], "o-", ms=3, color="tab:orange", label="validation"
-    )
-    left.set(xlabel="epoch", ylabel="cross-entropy")
-    left.legend(frameon=False)
-    last = evals[-1]["val_top1"] if evals else float("nan")
-    right.plot([e["epoch"] for e in evals], [e["val_top1"] for e in evals], "o-", ms=3, color="tab:orange", label="raw")
-    averaged = [e for e in evals if "val_ema_top1" in e]
+    steps = [entry for entry in entries if {"epoch", "loss"} <= entry.keys()]
+    evaluations = [entry for entry in entries if {"epoch", "val_top1", "val_loss"} <= entry.keys()]
+    averaged = [entry for entry in evaluations if "val_ema_top1" in entry]
+    figure = new_figure(9, 3.4, dpi=110)
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+
+    # Left: training loss, raw and smoothed, and validation loss
+    epochs = _column(steps, "epoch")
+    loss_axes.plot(epochs, _column(steps, "loss"), color="0.75", lw=1, label="training, one batch")
+    loss_axes.plot(epochs, _smooth(_column(steps, "loss")), color="tab:blue", label="training, smoothed")
+    markers = {"marker": "o", "markersize": 3}
+    validation = _column(evaluations, "epoch"), _column(evaluations, "val_loss")
+    loss_axes.plot(*validation, color="tab:orange", label="validation", **markers)
+    loss_axes.legend(frameon=False)
+    style_axes(loss_axes, xlabel="epoch", ylabel="cross-entropy")
+
+    # Right: validation accuracy of the raw and the averaged weights
+    top1 = _column(evaluations, "val_top1")
+    accuracy_axes.plot(_column(evaluations, "epoch"), top1, color="tab:orange", label="raw", **markers)
     if averaged:
-        points = [e["epoch"] for e in averaged], [e["val_ema_top1"] for e in averaged]
-        right.plot(*points, "o-", ms=3, color="tab:green", label="EMA")
-        right.legend(frameon=False, loc="lower right")
-    right.set(xlabel="epoch", ylabel="top-1 on validation, %", title=f"last: {last:.2f} %")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
-    image = io.BytesIO()
-    figure.savefig(image, format="png")
-    with atomic_write(picture) as f:
-        f.write(image.getvalue())
+        ema_top1 = _column(averaged, "epoch"), _column(averaged, "val_ema_top1")
+        accuracy_axes.plot(*ema_top1, color="tab:green", label="EMA", **markers)
+        accuracy_axes.legend(frameon=False, loc="lower right")
+    last = top1[-1] if top1 else float("nan")
+    style_axes(accuracy_axes, xlabel="epoch", ylabel="top-1 on validation, %", title=f"last: {last:.2f} %")
+    save_figure(figure, figure_file)
 
 
-def _smoothed(entries: list[dict], weight: float = 0.9) -> tuple[list[float], list[float]]:
-    """Epochs and the exponential moving average of the loss, without the bias towards the first value."""
-    average, norm, losses = 0.0, 0.0, []
-    for entry in entries:
-        average = weight * average + (1 - weight) * entry["loss"]
+def _column(entries: list[Entry], key: str) -> list[float]:
+    return [entry[key] for entry in entries]
+
+
+def _smooth(values: list[float], weight: float = 0.9) -> list[float]:
+    """Return the exponential moving average, without bias toward the first value."""
+    average, norm, smoothed = 0.0, 0.0, []
+    for value in values:
+        average = weight * average + (1 - weight) * value
         norm = weight * norm + (1 - weight)
-        losses.append(average / norm)
-    return [entry["epoch"] for entry in entries], losses
+        smoothed.append(average / norm)
+    return smoothed

@@ -1,48 +1,72 @@
-"""Where the files of a run lie."""
+"""Output folder of a run: the paths of its files, and the files that describe the run."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 from pathlib import Path
 
+from fvcore.common.config import CfgNode
+
 from fbnetv3.training.run_state.checkpoints import Checkpoints
+from fbnetv3.training.run_state.environment import describe_environment
+from fbnetv3.utils.files import make_folder, remove_partial_files, write_json, write_text
 
 
-class RunFiles:
-    """The files of a run in its output folder.
+class RunFolder:
+    """Paths in the output folder of a classifier's or detector's run.
 
     Attributes:
-        weights: the network after the last epoch.
-        best: the network with the best top-1.
-        checkpoints: the folder with everything needed to go on.
-        metrics: a JSON object a line, by step and by evaluation.
-        curve: loss and accuracy as a picture.
-        log: what was printed.
-        tensorboard: TensorBoard's events.
-        config: the whole config.
-        environment: versions, device, command line and git state of each part of the run, as JSON.
-        diverged: what is left of a step whose loss was not finite.
+        path: the folder itself.
+        weights: weights after the last epoch.
+        best: weights with the best validation top-1.
+        checkpoints: folder of the checkpoints to resume from.
+        metrics: JSON lines, by step and by evaluation.
+        curve: figure of loss and accuracy.
+        log: copy of the log.
+        tensorboard: folder of TensorBoard events.
+        config: the complete config.
+        environment: versions, device, command line and git state of each start of the run, as JSON.
+        diverged: batch and weights of a step with a non-finite loss.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.weights = folder / "model_final.pth"
-        self.best = folder / "model_best.pth"
-        self.checkpoints = folder / "checkpoints"
-        self.metrics = folder / "metrics.jsonl"
-        self.curve = folder / "curve.png"
-        self.log = folder / "log.txt"
-        self.tensorboard = folder / "tensorboard"
-        self.config = folder / "config.yaml"
-        self.environment = folder / "environment.json"
-        self.diverged = folder / "diverged.pth"
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).expanduser()
+        self.weights = self.path / "model_final.pth"
+        self.best = self.path / "model_best.pth"
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics.jsonl"
+        self.curve = self.path / "curve.png"
+        self.log = self.path / "log.txt"
+        self.tensorboard = self.path / "tensorboard"
+        self.config = self.path / "config.yaml"
+        self.environment = self.path / "environment.json"
+        self.diverged = self.path / "diverged.pth"
 
-    def in_use(self) -> bool:
-        """Whether a run has left anything here that another would overwrite."""
-        return self.weights.exists() or self.metrics.exists() or bool(Checkpoints(self.checkpoints).all())
+    def has_run(self) -> bool:
+        """Return whether the folder holds results that a new run would overwrite."""
+        return self.weights.exists() or self.metrics.exists() or bool(Checkpoints(self.checkpoints).paths())
 
-    def found_weights(self) -> Path | None:
-        """The network that the run has left: that of its end, else the newest checkpoint that is whole; or None."""
+    def trained_weights(self) -> Path | None:
+        """Return the final weights, else the newest complete checkpoint; None if there are neither."""
         if self.weights.exists():
             return self.weights
-        latest = Checkpoints(self.checkpoints).load_latest()
-        return latest[0] if latest else None
+        newest = Checkpoints(self.checkpoints).load_newest()
+        return newest[0] if newest else None
+
+    def prepare(self, cfg: CfgNode) -> None:
+        """Create the folder, clean up after killed writers, and write config and environment.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        make_folder(self.checkpoints, "set OUTPUT_DIR to a writable folder")
+        for folder in (self.path, self.checkpoints):
+            remove_partial_files(folder)
+        write_text(self.config, cfg.dump())
+        environments = []
+        with contextlib.suppress(FileNotFoundError, ValueError):  # the first start, or not a file of ours
+            environments = json.loads(self.environment.read_text())
+        if not isinstance(environments, list):
+            environments = []
+        write_json(self.environment, [*environments, describe_environment()])

@@ -1,88 +1,75 @@
-"""One training at a time in an output folder; what ends the training, even SIGKILL, ends its hold of the folder."""
+"""Lock of an output folder: one training at a time, and no run overwritten by accident."""
 
 from __future__ import annotations
 
-from typing import BinaryIO
-
-try:
-    import fcntl
-except ImportError:  # Windows: nobody keeps a second training out
-    fcntl = None  # type: ignore[assignment]
-
 from fbnetv3.errors import OutputError, UsageError
-from fbnetv3.training.processes.distributed import World
-from fbnetv3.training.run_state.run_folder import RunFiles
-
-_NAME = "lock"
+from fbnetv3.training.processes.distributed import ProcessGroup
+from fbnetv3.training.run_state.run_folder import RunFolder
+from fbnetv3.utils.files import FolderLock
 
 
 class RunLock:
-    """Keeps an output folder for one training, of one process or of several that train together.
+    """Context manager that reserves an output folder for one training.
 
-    The system's lock belongs to the main process alone: those that read images for it, which may outlive it for
-    some seconds, do not hold it. Where a run is there already, the folder is held from the beginning; a new folder from
-    the moment on in which it is made, so that what makes no sense leaves nothing behind.
+    The folder is locked at one of two moments. If it holds a run already, it is locked on entry, so that the
+    checkpoint to resume from does not change while it is read. A new folder is created and locked by `acquire`, which
+    the training calls when its config, data and weights have proved valid: a mistyped config leaves no folder behind.
+
+    Only rank 0 holds the lock itself.
 
     Args:
-        files: of the run.
-        world: all of its processes.
-        resume: whether a run that is there may go on.
+        run_folder: the output folder.
+        group: all processes of the training.
+        resume: whether an existing run may be resumed.
 
     Raises:
-        UsageError: a run is there that is not to be resumed, or another process trains there.
+        UsageError: the folder holds a run and `resume` is not set, or another process trains there.
         OutputError: the folder cannot be written.
     """
 
-    def __init__(self, files: RunFiles, world: World, resume: bool) -> None:
-        self.files, self.world, self.resume = files, world, resume
-        self._file: BinaryIO | None = None
-        self._held = self._used_before = False
+    def __init__(self, run_folder: RunFolder, group: ProcessGroup, resume: bool) -> None:
+        self.run_folder = run_folder
+        self.group = group
+        self.resume = resume
+        self._lock = FolderLock(run_folder.path, "training", "set OUTPUT_DIR to another, writable folder")
+        self._acquired = False
+        self._had_run = False
 
     def __enter__(self) -> RunLock:
-        self._used_before = self._used()
-        if self._used_before and not self.resume:
-            folder = self.files.folder
-            raise UsageError(f"{folder}: holds a run already; add --resume to go on, or set another OUTPUT_DIR")
-        if self._used_before:
+        self._had_run = self._has_run()
+        if self._had_run and not self.resume:
+            path = self.run_folder.path
+            raise UsageError(f"{path}: already holds a run; add --resume to continue it, or choose another OUTPUT_DIR")
+        if self._had_run:
             self.acquire()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        self._lock.release()
 
     def acquire(self) -> None:
-        """Hold the folder, if it is not held yet. All processes have to call it together.
+        """Create and lock the folder unless it is locked already. All processes must call this together.
 
         Raises:
-            UsageError: another process has it, or has left a run there meanwhile.
+            UsageError: another process holds the lock, or has left a run in the folder since `__enter__`.
             OutputError: the folder cannot be written.
         """
-        if self._held:
+        if self._acquired:
             return
-        problem = self.world.broadcast(self._locked() if self.world.is_main else None)
-        if problem is not None:
-            raise problem
-        self._held = True
-        if self._used() and not self._used_before:
-            raise UsageError(f"{self.files.folder}: another training has been there meanwhile: start again")
+        error = self.group.broadcast(self._try_lock() if self.group.is_rank_0 else None)
+        if error is not None:
+            raise error
+        self._acquired = True
+        if self._has_run() and not self._had_run:
+            raise UsageError(f"{self.run_folder.path}: another training has just finished there; start again")
 
-    def _used(self) -> bool:
-        return self.world.broadcast(self.files.in_use())
+    def _has_run(self) -> bool:
+        return self.group.broadcast(self.run_folder.has_run())
 
-    def _locked(self) -> UsageError | OutputError | None:
-        folder = self.files.folder
+    def _try_lock(self) -> UsageError | OutputError | None:
+        """Lock the folder and return the error, if any, so that rank 0 can send it to the others."""
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = (folder / _NAME).open("a+b")
-        except OSError as error:
-            reason = error.strerror or error
-            return OutputError(f"{folder}: cannot be written ({reason}): set OUTPUT_DIR to a folder that can")
-        if fcntl is None:
-            return None
-        try:
-            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return UsageError(f"{folder}: another training runs there: wait for it, or set another OUTPUT_DIR")
+            self._lock.acquire()
+        except (UsageError, OutputError) as error:
+            return error
         return None

@@ -14,7 +14,7 @@ import torch
 
 from fbnetv3.arch import configs_folder
 from fbnetv3.errors import UsageError
-from fbnetv3.training.processes.distributed import ALONE, joined
+from fbnetv3.training.processes.distributed import SINGLE_PROCESS, process_group
 from fbnetv3.training.run_state.metrics import read_metrics
 from tests.training import two_processes
 
@@ -38,7 +38,7 @@ def found(tmp_path_factory):
     job = torchrun("-m", "tests.training.two_processes", folder)
     before = torch.get_rng_state()
     scenarios = (two_processes.train, two_processes.accumulate)
-    alone = {scenario.__name__: scenario(ALONE, folder) for scenario in scenarios}
+    alone = {scenario.__name__: scenario(SINGLE_PROCESS, folder) for scenario in scenarios}
     torch.set_rng_state(before)
     out, _ = job.communicate(timeout=300)
     assert job.returncode == 0, out
@@ -165,22 +165,22 @@ def test_a_wrong_call_is_said_by_each_with_its_number(tmp_path):
     port = free_port()
     run = [*TRAIN, "SOLVER.BATCH_SIZE", "7", "OUTPUT_DIR", tmp_path / "run"]
     ended = [process.communicate(timeout=120)[1] for process in [by_hand(rank, port, *run) for rank in (0, 1)]]
-    assert "error: SOLVER.BATCH_SIZE 7 is no multiple of the 2 processes" in ended[0]
-    assert "[process 1] error: SOLVER.BATCH_SIZE 7 is no multiple of the 2 processes" in ended[1]
+    assert "error: SOLVER.BATCH_SIZE 7 is not a multiple of the 2 processes" in ended[0]
+    assert "[process 1] error: SOLVER.BATCH_SIZE 7 is not a multiple of the 2 processes" in ended[1]
     assert not (tmp_path / "run").exists()
 
 
 def test_incomplete_variables(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(UsageError, match=r"RANK, .* not: start several processes with torchrun"), joined("cpu"):
+    with pytest.raises(UsageError, match=r"RANK, .* not: start several processes with torchrun"), process_group("cpu"):
         pass
 
 
 def test_one_process_is_alone(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with joined("cpu") as world:
-        assert world is ALONE
+    with process_group("cpu") as world:
+        assert world is SINGLE_PROCESS
         assert (world.sum(1, 2.5), world.any(False), world.gather("x"), world.broadcast(3)) == (
             [1, 2.5],
             False,

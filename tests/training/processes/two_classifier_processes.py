@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import fbnetv3
-from fbnetv3.data import DamageCounter, DamagedImageError, Preprocessing, build_dataset, build_loader
+from fbnetv3.data import CorruptImageCounter, CorruptImageError, Preprocessing, build_dataset, build_loader
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training import Hook, Trainer, evaluate
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.optimizers import build_optimizer, build_schedule
-from fbnetv3.training.processes.distributed import joined
+from fbnetv3.training.processes.distributed import process_group
 from fbnetv3.training.run_state.checkpoints import Checkpoints
 from fbnetv3.training.trainer import DivergedError
 from fbnetv3.training.training_hooks import Autopsy, Checkpointing
@@ -35,7 +35,7 @@ class Images:
 
     def __getitem__(self, index):
         if index in self.damaged:
-            raise DamagedImageError(f"image {index}")
+            raise CorruptImageError(f"image {index}")
         return self.data[index]
 
     def image_name(self, index):
@@ -78,7 +78,7 @@ def train(world, folder):
     """Gradients, weights, average and metrics, with damaged images."""
     recorder = Recorder()
     data = Images("train", 67, damaged=(3, 4, 30))
-    trainer = make_trainer(world, data, [recorder], damage=DamageCounter(3))
+    trainer = make_trainer(world, data, [recorder], damage=CorruptImageCounter(3))
     trainer.run()
     metrics = {}
     for length in (1, 7, 60):
@@ -91,7 +91,7 @@ def train(world, folder):
         "model": trainer.model.state_dict(),
         "ema": trainer.ema.module.state_dict(),
         "metrics": metrics,
-        "damaged": list(trainer.damage.found),
+        "damaged": list(trainer.damage.messages),
     }
 
 
@@ -99,7 +99,7 @@ def accumulate(world, folder):
     """Each step in three parts. (BatchNorm would see another part in each process, so there is none.)"""
     recorder = Recorder()
     data = Images("train", 67, damaged=(3, 4, 30))
-    make_trainer(world, data, [recorder], damage=DamageCounter(3), accumulate=3, linear=True).run()
+    make_trainer(world, data, [recorder], damage=CorruptImageCounter(3), accumulate=3, linear=True).run()
     return {"steps": recorder.steps}
 
 
@@ -151,6 +151,6 @@ def interrupt(world, folder):
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    with joined("cpu") as world:
+    with process_group("cpu") as world:
         found = {scenario.__name__: scenario(world, folder) for scenario in (train, accumulate, diverge, interrupt)}
         torch.save(found, folder / f"process{world.rank}.pth")

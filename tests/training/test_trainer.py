@@ -1,4 +1,4 @@
-"""The training loop, its hooks and interruptions."""
+"""Training loop, hooks, interrupts and kills."""
 
 import os
 import signal
@@ -15,13 +15,13 @@ from torchvision.transforms import v2
 from fbnetv3.data import build_loader
 from fbnetv3.errors import Terminated
 from fbnetv3.training import Hook, evaluate
-from fbnetv3.training.losses import CrossEntropy
-from fbnetv3.training.processes.interrupts import _pending, check_interrupt, deferred_interrupt
-from fbnetv3.training.run_state.checkpoints import Checkpoints
+from fbnetv3.training.losses import SupervisedObjective
+from fbnetv3.training.processes.interrupts import _pending, check_interrupt, deferred_interrupts
+from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.trainer import DivergedError
-from fbnetv3.training.training_hooks import Autopsy, Evaluation
+from fbnetv3.training.training_hooks import DumpOnDivergence, Evaluation
 from fbnetv3.utils.files import remove_partial_files
-from tests.training.small_trainer import CPU, checkpointing, make_trainer, weights
+from tests.training.small_trainer import CPU, flat_weights, make_checkpointing, make_trainer
 
 
 def test_training_learns():
@@ -37,14 +37,27 @@ def test_hooks_are_called_around_the_loop():
     calls = []
 
     class Recorder(Hook):
-        def __getattribute__(self, name):
-            if name in ("before_train", "before_epoch", "after_step", "after_epoch", "after_train"):
-                return lambda trainer: calls.append(name)
-            return super().__getattribute__(name)
+        def before_train(self, trainer):
+            calls.append("before_train")
+
+        def before_epoch(self, trainer):
+            calls.append("before_epoch")
+
+        def after_step(self, trainer):
+            calls.append("after_step")
+
+        def after_epoch(self, trainer):
+            calls.append("after_epoch")
+
+        def after_train(self, trainer):
+            calls.append("after_train")
+
+        def close(self, trainer):
+            calls.append("close")
 
     make_trainer([Recorder()], epochs=2).run()
     epoch = ["before_epoch", *["after_step"] * 4, "after_epoch"]
-    assert calls == ["before_train", *epoch, *epoch, "after_train"]
+    assert calls == ["before_train", *epoch, *epoch, "after_train", "close"]
 
 
 def test_the_learning_rate_follows_the_schedule():
@@ -59,15 +72,15 @@ def test_the_learning_rate_follows_the_schedule():
 
 
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    whole = make_trainer([checkpointing(checkpoints, tmp_path)])
-    whole.run()
-    for saved in checkpoints.all():
+    checkpointing = make_checkpointing(tmp_path)
+    uninterrupted = make_trainer([checkpointing])
+    uninterrupted.run()
+    for path in checkpointing.checkpoints.paths():
         resumed = make_trainer()
         torch.manual_seed(99)
-        resumed.load_state_dict(checkpoints.load(saved))
+        resumed.load_state_dict(checkpointing.checkpoints.load(path))
         resumed.run()
-        assert torch.equal(weights(resumed), weights(whole))
+        assert torch.equal(flat_weights(resumed), flat_weights(uninterrupted))
 
 
 def test_the_same_seed_gives_the_same_weights():
@@ -75,21 +88,21 @@ def test_the_same_seed_gives_the_same_weights():
     for trainer, seed in ((a, 0), (b, 0), (c, 1)):
         torch.manual_seed(seed)
         trainer.run()
-    assert torch.equal(weights(a), weights(b))
-    assert not torch.equal(weights(a), weights(c))
+    assert torch.equal(flat_weights(a), flat_weights(b))
+    assert not torch.equal(flat_weights(a), flat_weights(c))
 
 
 def test_ctrl_c_ends_a_run_even_from_a_destructor():
-    """Python drops an exception there; the run must not go on for ever."""
+    """Python drops exceptions there; the run must stop all the same."""
 
-    class Dropped:
+    class RaisesInDestructor:
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
 
     class Interrupting(Hook):
         def after_step(self, trainer):
             if trainer.progress.step == 2:
-                Dropped()
+                RaisesInDestructor()
 
     trainer = make_trainer([Interrupting()], epochs=100)
     with pytest.raises(KeyboardInterrupt):
@@ -99,7 +112,7 @@ def test_ctrl_c_ends_a_run_even_from_a_destructor():
 
 
 def test_a_second_ctrl_c_interrupts_at_once():
-    with deferred_interrupt():
+    with deferred_interrupts():
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -109,23 +122,23 @@ def test_a_second_ctrl_c_interrupts_at_once():
 
 
 @pytest.mark.parametrize("step", [2, 4])
-def test_a_diverged_loss_stops_the_run_and_leaves_what_is_needed(tmp_path, step):
+def test_a_non_finite_loss_ends_the_run_and_dumps_the_batch(tmp_path, step):
     def objective(model, images, targets):
-        seen.append(images)
-        return CrossEntropy()(model, images, targets) * (float("nan") if len(seen) == step else 1)
+        images_seen.append(images)
+        return SupervisedObjective()(model, images, targets) * (float("nan") if len(images_seen) == step else 1)
 
-    seen = []
-    trainer = make_trainer([Autopsy(tmp_path / "diverged.pth")], lr=0.5)
+    images_seen = []
+    trainer = make_trainer([DumpOnDivergence(RunFolder(tmp_path))], lr=0.5)
     trainer.objective = objective
     message = rf"the loss is nan at step {step} \(epoch 1, learning rate 0.4\d*, images bright\[\d+\], .* and 13 more\)"
     with pytest.raises(DivergedError, match=message):
         trainer.run()
-    left = torch.load(tmp_path / "diverged.pth")
-    assert torch.equal(left["images"], seen[step - 1]) and len(left["names"]) == 16 and left["step"] == step
-    assert all(value.isfinite().all() for value in left["model"].values())
+    dump = torch.load(tmp_path / "diverged.pth")
+    assert torch.equal(dump["images"], images_seen[step - 1]) and len(dump["names"]) == 16 and dump["step"] == step
+    assert all(value.isfinite().all() for value in dump["model"].values())
 
 
-def test_hooks_are_closed_however_a_run_ends():
+def test_hooks_are_closed_if_the_run_fails():
     class Failing(Hook):
         closed = 0
 
@@ -157,46 +170,47 @@ def test_an_interrupted_run_saves_itself_and_ends_with_the_same_weights(tmp_path
                 check_interrupt()
 
     mixup = v2.MixUp(alpha=0.2, num_classes=2)
-    whole = make_trainer(mixup=mixup)
+    uninterrupted = make_trainer(mixup=mixup)
     torch.manual_seed(5)
-    whole.run()
-    checkpoints = Checkpoints(tmp_path)
-    cut = make_trainer([Interrupting(), checkpointing(checkpoints, tmp_path, epochs=99)], mixup=mixup)
+    uninterrupted.run()
+    checkpointing = make_checkpointing(tmp_path, epochs=99)
+    interrupted = make_trainer([Interrupting(), checkpointing], mixup=mixup)
     torch.manual_seed(5)
     with pytest.raises(KeyboardInterrupt if number == signal.SIGINT else Terminated):
-        cut.run()
-    _, state = checkpoints.load_latest()
+        interrupted.run()
+    _, state = checkpointing.checkpoints.load_newest()
     assert state["step"] == (8 if moment == "evaluation" else moment)
     resumed = make_trainer(mixup=mixup)
     resumed.load_state_dict(state)
     resumed.run()
-    assert torch.equal(weights(resumed), weights(whole))
+    assert torch.equal(flat_weights(resumed), flat_weights(uninterrupted))
     assert (resumed.progress.epoch, resumed.progress.step) == (4, 16)
 
 
-def killed_run(folder, kills_wanted=50):
-    """Kill a run at random moments and let it go on from what it finds, until it is complete. Returns the kills.
+def run_with_kills(folder, max_kills=50):
+    """Kill a run at random moments and resume it until it is complete. Return the number of kills.
 
-    It forks, and what was parallel in the parent would hang in the child: to be called in a process of its own.
+    Call it in a process of its own: it forks, and threads of the parent would block the child.
     """
-    checkpoints = Checkpoints(folder / "checkpoints")
-    checkpoints.folder.mkdir()
-    random, kills = np.random.default_rng(0), 0
+    checkpointing = make_checkpointing(folder, epochs=2, steps=3)
+    checkpoints = checkpointing.checkpoints
+    rng = np.random.default_rng(0)
+    kills = 0
     while True:
         child = os.fork()
         if child == 0:
             try:
                 remove_partial_files(checkpoints.folder)
-                trainer = make_trainer([checkpointing(checkpoints, folder, epochs=2, steps=3)], **LONG)
+                trainer = make_trainer([checkpointing], **LONG)
                 torch.manual_seed(5)
-                if found := checkpoints.load_latest():
-                    trainer.load_state_dict(found[1])
+                if newest := checkpoints.load_newest():
+                    trainer.load_state_dict(newest[1])
                 trainer.run()
                 os._exit(0)
             finally:
                 os._exit(1)
-        if kills < kills_wanted:
-            time.sleep(random.uniform(0.0, 0.2))
+        if kills < max_kills:
+            time.sleep(rng.uniform(0.0, 0.2))
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):
@@ -209,33 +223,33 @@ LONG = {"mixup": v2.MixUp(alpha=0.2, num_classes=2), "ema": 0.9, "epochs": 300}
 
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
-    """SIGKILL, 50 times, whatever the run is doing; each time it goes on from what it finds."""
-    script = "import sys; from pathlib import Path; from tests.training.test_engine import killed_run; "
-    script += "print(killed_run(Path(sys.argv[1])))"
-    one_thread = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    """SIGKILL, 50 times."""
+    script = "import sys; from pathlib import Path; from tests.training.test_trainer import run_with_kills; "
+    script += "print(run_with_kills(Path(sys.argv[1])))"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-c", script, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, env=one_thread, cwd=root, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) >= 20
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, timeout=300)
+    assert process.returncode == 0, process.stderr
+    assert int(process.stdout) >= 20
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    whole = make_trainer(**LONG)
+    uninterrupted = make_trainer(**LONG)
     torch.manual_seed(5)
-    whole.run()
+    uninterrupted.run()
     torch.set_num_threads(threads)
-    final = torch.load(tmp_path / "final.pth")
-    for mine, theirs in (("model", whole.model), ("model_ema", whole.ema.module)):
-        for key, value in theirs.state_dict().items():
-            assert torch.equal(final[mine][key], value)
+    final = torch.load(tmp_path / "model_final.pth")
+    for part, model in (("model", uninterrupted.model), ("model_ema", uninterrupted.ema.module)):
+        for key, value in model.state_dict().items():
+            assert torch.equal(final[part][key], value)
     assert len(list((tmp_path / "checkpoints").iterdir())) <= 3 + 1
 
 
 def test_accumulation_gives_the_gradients_of_the_whole_batch():
-    whole, parts = make_trainer(dropout=0.0), make_trainer(dropout=0.0, accumulate=3)
-    for trainer in (whole, parts):
+    whole_batches, accumulating = make_trainer(dropout=0.0), make_trainer(dropout=0.0, accumulate=3)
+    for trainer in (whole_batches, accumulating):
         trainer.run()
-    torch.testing.assert_close(weights(whole), weights(parts), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(flat_weights(whole_batches), flat_weights(accumulating), rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
@@ -243,17 +257,17 @@ def test_half_precision(precision):
     trainer = make_trainer(epochs=10, precision=precision, dropout=0.0)
     exact = make_trainer(epochs=10, dropout=0.0)
     trainer.run(), exact.run()
-    assert not torch.equal(weights(trainer), weights(exact))
-    assert (weights(trainer) - weights(exact)).abs().max() < 0.1
-    assert weights(trainer).dtype == torch.float32
+    assert not torch.equal(flat_weights(trainer), flat_weights(exact))
+    assert (flat_weights(trainer) - flat_weights(exact)).abs().max() < 0.1
+    assert flat_weights(trainer).dtype == torch.float32
 
 
 def test_epochs_without_evaluation_have_no_metrics(tmp_path):
-    seen = []
+    top1_by_epoch = []
 
     class Recorder(Hook):
         def after_epoch(self, trainer):
-            seen.append(trainer.progress.metrics.get("val_top1"))
+            top1_by_epoch.append(trainer.progress.metrics.get("val_top1"))
 
     make_trainer([Evaluation(lambda: {"top1": 1.0}, period=3), Recorder()], epochs=4).run()
-    assert seen == [None, None, 1.0, 1.0]
+    assert top1_by_epoch == [None, None, 1.0, 1.0]

@@ -1,0 +1,104 @@
+"""Run a teacher on every view of every training image and cache its logits."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+import torch
+from fvcore.common.config import CfgNode
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from fbnetv3.data import Batch, CorruptImageCounter, build_loader
+from fbnetv3.data.samplers import ShardedSampler
+from fbnetv3.errors import UsageError
+from fbnetv3.training.builders import (
+    build_arch,
+    build_device,
+    build_teacher,
+    check_cacheable_views,
+    dataset_from_config,
+    preprocessing_from_config,
+    teacher_logit_files,
+    teacher_resolution,
+    train_transform_from_config,
+)
+from fbnetv3.training.classifier_evaluation import evaluation_mode, memory_format
+from fbnetv3.training.distillation.teacher_logits import TeacherLogitFiles
+from fbnetv3.training.losses import resize_images
+from fbnetv3.training.processes.interrupts import check_interrupt, deferred_interrupts
+
+logger = logging.getLogger(__name__)
+
+
+def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitFiles:
+    """Cache the logits of the config's teacher in `DISTILL.CACHE`; an incomplete cache is continued.
+
+    Raises:
+        UserError: wrong config, missing data or weights, or a folder that cannot be written.
+    """
+    if not cfg.DISTILL.CACHE:
+        raise UsageError("DISTILL.CACHE is empty: set it to a folder for the teacher's logits")
+    device = build_device(cfg.DEVICE)
+    dataset = dataset_from_config(cfg, "train")
+    preprocessing = preprocessing_from_config(cfg, build_arch(cfg, cfg.MODEL.ARCH))
+    check_cacheable_views(cfg, preprocessing.resolution)
+    files = teacher_logit_files(cfg, dataset)
+    teacher = build_teacher(cfg, len(dataset.classes), device)
+    side = max(preprocessing.resolution, teacher_resolution(cfg))
+    loader = build_loader(
+        dataset,
+        train_transform_from_config(cfg, preprocessing, side),
+        batch_size=cfg.EVAL.BATCH_SIZE,
+        training=False,
+        workers=cfg.DATA.WORKERS,
+        seed=cfg.SEED,
+        normalize=preprocessing,
+        views=cfg.DISTILL.VIEWS,
+        pin_memory=device.type == "cuda",
+    )
+    completed = files.completed()
+    views, images, _ = files.shape
+    logger.info(
+        "caching %s's logits for %d views of %d images; %d are cached", cfg.DISTILL.ARCH, views, images, completed
+    )
+    with deferred_interrupts():
+        files.write(_logits_of_views(cfg, teacher, loader, images, completed, device), completed)
+    return files
+
+
+def _logits_of_views(
+    cfg: CfgNode, teacher: nn.Module, loader: DataLoader, num_images: int, completed: int, device: torch.device
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Yield the logits that are not cached yet, and their positions in the order of views and images."""
+    corrupt_images = CorruptImageCounter(cfg.DATA.MAX_CORRUPT)
+    sampler = cast("ShardedSampler", loader.sampler)
+    for view in range(completed // num_images, cfg.DISTILL.VIEWS):
+        sampler.epoch = view
+        sampler.start = max(0, completed - view * num_images)
+        batches = tqdm(loader, desc=f"view {view + 1}/{cfg.DISTILL.VIEWS}", leave=False, disable=None)
+        for logits, indices in _infer(cfg, teacher, batches, corrupt_images, device):
+            yield logits, [view * num_images + index for index in indices]
+
+
+@torch.no_grad()
+def _infer(
+    cfg: CfgNode,
+    teacher: nn.Module,
+    batches: Iterable[Batch],
+    corrupt_images: CorruptImageCounter,
+    device: torch.device,
+) -> Iterator[tuple[Tensor, list[int]]]:
+    """Yield logits (N, classes) and the indices of their images. Corrupt images get none."""
+    resolution = teacher_resolution(cfg)
+    with evaluation_mode(teacher):
+        for batch in batches:
+            check_interrupt()
+            corrupt_images.add(batch.corrupt)
+            if len(batch.targets):
+                images, _ = batch.to(device, memory_format(cfg.MODEL.CHANNELS_LAST))
+                logits = teacher(resize_images(images, resolution))
+                yield logits.float(), list(batch.indices)

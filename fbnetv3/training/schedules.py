@@ -1,0 +1,59 @@
+"""Learning-rate schedules by name (config key SOLVER.SCHEDULE), composed from fvcore's."""
+
+from __future__ import annotations
+
+from fvcore.common.param_scheduler import (
+    CompositeParamScheduler,
+    CosineParamScheduler,
+    ExponentialParamScheduler,
+    LinearParamScheduler,
+    ParamScheduler,
+)
+
+from fbnetv3.registry import Registry
+from fbnetv3.utils.imports import accepted_settings
+
+SCHEDULES = Registry("schedule")
+"""Builders of the factor on the learning rate as a function of progress in [0, 1).
+
+Each is called with those of the settings `epochs` (without warm-up) and `decay` (SOLVER.DECAY) that it accepts.
+"""
+
+
+@SCHEDULES.register(name="cosine")
+def build_cosine() -> ParamScheduler:
+    """Build half a cosine from 1 to 0."""
+    return CosineParamScheduler(1.0, 0.0)
+
+
+@SCHEDULES.register(name="exponential")
+def build_exponential(epochs: float, decay: float) -> ParamScheduler:
+    """Build an exponential, times `decay` in each epoch (Sec. 4.1: 0.963 in the search, 0.9875 in the end)."""
+    return ExponentialParamScheduler(1.0, decay**epochs)
+
+
+def build_schedule(
+    name: str, epochs: int, *, decay: float = 1.0, warmup_epochs: float = 0.0, warmup_factor: float = 0.1
+) -> ParamScheduler:
+    """Build a registered schedule after a linear warm-up.
+
+    Args:
+        name: of a builder in `SCHEDULES`.
+        epochs: of the run, warm-up included.
+        decay: factor per epoch, for an exponential.
+        warmup_epochs: length of the warm-up.
+        warmup_factor: where the warm-up starts; it ends at 1.
+
+    Raises:
+        UnknownNameError: no schedule has that name.
+    """
+    build = SCHEDULES.resolve(name)
+    main_epochs = epochs - warmup_epochs
+    main = build(**accepted_settings(build, {"epochs": main_epochs, "decay": decay}))
+    if not warmup_epochs:
+        return main
+    warmup = LinearParamScheduler(warmup_factor, 1.0)
+    if not main_epochs:
+        return warmup
+    fraction = warmup_epochs / epochs
+    return CompositeParamScheduler([warmup, main], [fraction, 1 - fraction], ["rescaled", "rescaled"])

@@ -1,0 +1,188 @@
+"""Cached teacher logits: the same loss as with the teacher itself; complete or refused; continued when interrupted."""
+
+import pickle
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fbnetv3 import model_zoo
+from fbnetv3.arch import configs_folder, dump_arch, get_arch
+from fbnetv3.config import load_config
+from fbnetv3.data.datasets import ArrayDataset, build_dataset
+from fbnetv3.errors import OutputError, UsageError
+from fbnetv3.training import cache_teacher_logits, train
+from fbnetv3.training.builders import build_arch, build_inputs, loss_from_config, teacher_logit_files
+from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitFiles, blend_targets
+from fbnetv3.training.losses import DistillationObjective
+from fbnetv3.utils.downloads import local_path
+
+CPU = torch.device("cpu")
+TEACHER = ["DISTILL.ARCH", "fbnetv3_digits", "DISTILL.WEIGHTS", "zoo://digits/fbnetv3_digits"]
+SHORT = ["SOLVER.EPOCHS", "1", "SOLVER.WARMUP_EPOCHS", "0", "SOLVER.BATCH_SIZE", "128", "EVAL.BATCH_SIZE", "360"]
+
+
+def make_config(folder, *overrides):
+    folders = ["DISTILL.CACHE", str(folder / "logits"), "OUTPUT_DIR", str(folder / "run")]
+    overrides = [*TEACHER, *SHORT, *folders, "DISTILL.VIEWS", "2", *overrides]
+    return load_config(configs_folder() / "digits" / "fbnetv3_digits.yaml", overrides)
+
+
+def make_train_loader(cfg):
+    return build_inputs(cfg, build_arch(cfg, "fbnetv3_digits"), CPU).train_loader
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Return the folder of a complete cache, `logits` in it, and its files."""
+    folder = tmp_path_factory.mktemp("cache")
+    return folder, cache_teacher_logits(make_config(folder))
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2, 5])
+def test_targets_give_the_loss_of_the_teacher_itself(cache, epoch):
+    """In every epoch, on exactly the images that the student sees."""
+    cfg = make_config(cache[0])
+    loader = make_train_loader(cfg)
+    loader.sampler.epoch = epoch
+    batch = next(iter(loader))
+    images, targets = batch.to(CPU, torch.contiguous_format)
+    teacher = model_zoo.get("digits/fbnetv3_digits.yaml", trained=True)
+    student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 32, 10))
+    classes = torch.tensor([loader.dataset.dataset[index][1] for index in batch.indices])
+    without_cache = make_config(
+        cache[0], "DISTILL.CACHE", "", "SOLVER.LABEL_SMOOTHING", str(cfg.SOLVER.LABEL_SMOOTHING)
+    )
+    objective = DistillationObjective(teacher, 32, 32, cfg.DISTILL.WEIGHT, loss_from_config(without_cache))
+    expected = objective(student, images, classes)
+    assert F.cross_entropy(student(images), targets).item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_views_repeat_in_turn(cache):
+    loader = make_train_loader(make_config(cache[0]))
+    views = [loader.dataset[epoch, 5][0] for epoch in range(4)]
+    assert torch.equal(views[0], views[2]) and torch.equal(views[1], views[3])
+    assert not torch.equal(views[0], views[1])
+
+
+def test_a_student_learns_from_the_cache(cache, tmp_path):
+    curve = train(make_config(cache[0], "SOLVER.EPOCHS", "8", "OUTPUT_DIR", str(tmp_path / "run")))
+    assert curve[-1]["top1"] > 60
+
+
+def test_an_interrupted_cache_is_continued(cache, tmp_path, monkeypatch):
+    """The teacher sees only what is missing, and the cache is the same in the end."""
+    cfg = make_config(tmp_path)
+    positions_seen = []
+    write = TeacherLogitFiles.write
+
+    def interrupted_write(self, batches, completed, save_every=100):
+        def first_batches():
+            for number, batch in enumerate(batches):
+                positions_seen.extend(batch[1])
+                yield batch
+                if number == 4 and not completed:
+                    raise KeyboardInterrupt
+
+        return write(self, first_batches(), completed)
+
+    monkeypatch.setattr(TeacherLogitFiles, "write", interrupted_write)
+    with pytest.raises(KeyboardInterrupt):
+        cache_teacher_logits(cfg)
+    with pytest.raises(UsageError, match=r"logits: is incomplete; create it with tools/cache_teacher\.py"):
+        train(cfg)
+    num_seen_first = len(positions_seen)
+    files = cache_teacher_logits(cfg)
+    assert 0 < num_seen_first < len(positions_seen) <= 2 * 1437 + 360
+    np.testing.assert_allclose(files.open(), cache[1].open(), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SEED", "1"], r"logits: holds teacher logits for another SEED: 0, not 1; choose another DISTILL\.CACHE"),
+        (["INPUT.FLIP", "True"], r"for another INPUT\.FLIP"),
+        (["DISTILL.VIEWS", "3"], "for another shape"),
+        (
+            ["DISTILL.RESOLUTION", "64"],
+            r"INPUT\.CROP padded: differs between the teacher's 64 pixels and the student's",
+        ),
+        (["INPUT.MIXUP", "0.2"], r"INPUT\.MIXUP 0\.2"),
+        (["DISTILL.ARCH", "", "DISTILL.WEIGHTS", ""], r"DISTILL\.CACHE"),
+        (["DISTILL.CACHE", "nowhere"], "nowhere: does not exist"),
+        (["SOLVER.LOSS", "focal"], r"SOLVER\.LOSS: unknown loss 'focal': known: cross_entropy"),
+    ],
+)
+def test_a_cache_with_another_fingerprint_is_refused(cache, tmp_path, overrides, message):
+    with pytest.raises(UsageError, match=message):
+        train(make_config(cache[0], "OUTPUT_DIR", str(tmp_path / "run"), *overrides))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", None])
+def test_corrupt_logits(cache, tmp_path, content):
+    shutil.copytree(cache[0] / "logits", tmp_path / "logits")
+    file = tmp_path / "logits" / "logits.npy"
+    file.write_bytes(file.read_bytes()[:5000] if content is None else content)
+    with pytest.raises(UsageError, match=r"logits\.npy: is corrupt; delete its folder"):
+        train(make_config(tmp_path))
+
+
+def test_logits_of_other_images_or_of_another_teacher(cache, tmp_path, monkeypatch):
+    """The number of images and the path of the weights are the same."""
+    image_name = ArrayDataset.image_name
+    monkeypatch.setattr(ArrayDataset, "image_name", lambda s, i: "other" if i == 7 else image_name(s, i))
+    with pytest.raises(UsageError, match="for another SHA-256 of the image names"):
+        train(make_config(cache[0], "OUTPUT_DIR", str(tmp_path / "run")))
+    monkeypatch.undo()
+    monkeypatch.setattr("fbnetv3.training.builders.file_sha256", lambda path: "0")
+    with pytest.raises(UsageError, match=r"for another SHA-256 of DISTILL\.WEIGHTS"):
+        train(make_config(cache[0], "OUTPUT_DIR", str(tmp_path / "run")))
+
+
+def test_the_same_teacher_in_other_files(cache, tmp_path):
+    """Weights are compared by their content, the architecture by its definition."""
+    shutil.copy(local_path("zoo://digits/fbnetv3_digits"), tmp_path / "teacher.pth")
+    arch = get_arch("fbnetv3_digits")
+    (tmp_path / "teacher.yaml").write_text(dump_arch(arch))
+    teacher = ["DISTILL.ARCH", str(tmp_path / "teacher.yaml"), "DISTILL.WEIGHTS", str(tmp_path / "teacher.pth")]
+    dataset = build_dataset("digits", "", "train")
+    fingerprint = teacher_logit_files(make_config(cache[0], *teacher), dataset).fingerprint
+    assert fingerprint == teacher_logit_files(make_config(cache[0]), dataset).fingerprint
+    (tmp_path / "teacher.yaml").write_text(dump_arch(replace(arch, resize=arch.resize + 1)))
+    with pytest.raises(UsageError, match=r"for another DISTILL\.ARCH: fbnetv3_digits"):
+        train(make_config(cache[0], *teacher, "OUTPUT_DIR", str(tmp_path / "run")))
+
+
+def test_a_run_with_a_cache_does_not_resume_without(cache, tmp_path):
+    output = ["OUTPUT_DIR", str(tmp_path / "run")]
+    train(make_config(cache[0], *output))
+    with pytest.raises(UsageError, match=r"another DISTILL\.CACHE \(True, now False\)"):
+        train(make_config(cache[0], *output, "DISTILL.CACHE", ""), resume=True)
+
+
+def test_targets_can_be_sent_to_worker_processes(cache):
+    target = DistillationTarget(cache[1], 0.8, 0.1)
+    pickled = pickle.dumps(target)
+    assert len(pickled) < 10_000
+    assert torch.equal(pickle.loads(pickled)(1, 5, 3), target(1, 5, 3))
+
+
+def test_a_folder_with_other_metadata(tmp_path):
+    (tmp_path / "metadata.json").write_text("[]")
+    with pytest.raises(UsageError, match=r"metadata\.json: is not the metadata of cached teacher logits"):
+        TeacherLogitFiles(tmp_path, {}, (1, 2, 3)).completed()
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot be written"):
+        TeacherLogitFiles(tmp_path / "file" / "logits", {}, (1, 2, 3)).write([], 0)
+
+
+def test_blending():
+    target = blend_targets(np.zeros(4, np.float16), 1, weight=0.8, label_smoothing=0.2)
+    torch.testing.assert_close(target, torch.tensor([0.21, 0.2 + 0.2 * 0.85, 0.21, 0.21]))

@@ -1,0 +1,53 @@
+"""Evaluation counts every image once and leaves the model as it was."""
+
+import pytest
+import torch
+from torch import nn
+
+from fbnetv3.data import Batch, CorruptImageCounter
+from fbnetv3.errors import DataError
+from fbnetv3.training import evaluate
+
+CPU = torch.device("cpu")
+
+
+class Identity(nn.Module):
+    """Returns the images as logits."""
+
+    def forward(self, x):
+        return x.flatten(1)
+
+
+def make_batch(logits, targets):
+    return Batch(torch.tensor(logits)[:, :, None, None], torch.tensor(targets), ["x"] * len(targets), [])
+
+
+def test_evaluation_counts():
+    descending = [9.0, 8, 7, 6, 5, 4, 3, 2]
+    logits = [[1.0, 0, 0, 0, 0, 0, 0, 0], [0.0, 1, 0, 0, 0, 0, 0, 0], descending, descending]
+    batches = [make_batch(logits[:3], [0, 1, 7]), make_batch(logits[3:], [4])]
+    results = evaluate(Identity(), batches, CPU, channels_last=False)
+    assert (results["top1"], results["images"]) == (50.0, 4)
+    assert results["top5"] == 75.0  # the fourth image's class is its fifth
+    expected = nn.functional.cross_entropy(torch.tensor(logits), torch.tensor([0, 1, 7, 4]))
+    assert results["loss"] == pytest.approx(expected.item())
+
+
+def test_few_classes_have_no_top5():
+    assert "top5" not in evaluate(Identity(), [make_batch([[1.0, 0.0]], [0])], CPU, channels_last=False)
+
+
+def test_the_model_is_in_evaluation_mode_and_its_mode_is_restored():
+    model = nn.Sequential(nn.Dropout(0.99), Identity())
+    assert evaluate(model, [make_batch([[1.0, 0.0]] * 50, [0] * 50)], CPU, channels_last=False)["top1"] == 100
+    assert model.training
+
+
+def test_without_readable_images():
+    empty = Batch(torch.empty(0), torch.empty(0, dtype=torch.long), [], ["x.png"])
+    with pytest.raises(DataError, match="no readable image"):
+        evaluate(Identity(), [empty], CPU, corrupt_images=CorruptImageCounter(5))
+    model = Identity()
+    with pytest.raises(DataError, match="x.png"):
+        evaluate(model, [empty], CPU)
+    assert model.training
