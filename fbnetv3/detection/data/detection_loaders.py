@@ -1,0 +1,196 @@
+"""Data loaders for detectors; training batches depend on seed and step only, so that a run can resume anywhere."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetFromList, MapDataset
+from detectron2.data.build import filter_images_with_few_keypoints, filter_images_with_only_crowd_annotations
+from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fbnetv3.data.loader import init_worker
+from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper
+from fbnetv3.detection.data.detection_datasets import load_dataset_dicts
+from fbnetv3.errors import DataError, UsageError, suggest
+from fbnetv3.training.processes.distributed import ProcessGroup
+from fbnetv3.utils.random_state import all_seeds, derive_seed
+
+_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
+
+
+class StepSampler(Sampler):
+    """Yields the (position, index) pairs of the images of each step, endlessly.
+
+    Positions count the images of the whole training. A step's images, and with them their augmentation, depend only on
+    the index stream and the step. Several processes have the same steps as one process; each takes its share of every
+    step.
+
+    Args:
+        index_stream: returns the endless stream of image indices, the same at each call.
+        batch_size: images per step, over all processes.
+        groups: a group number for each image; all images of a step are of one group. None for no grouping.
+        rank, world_size: this process, and the number of processes.
+
+    Attributes:
+        start: number of steps to skip at the beginning.
+    """
+
+    def __init__(
+        self,
+        index_stream: Callable[[], Iterator[int]],
+        batch_size: int,
+        groups: Sequence[int] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.index_stream = index_stream
+        self.batch_size = batch_size
+        self.groups = groups
+        self.rank = rank
+        self.images_per_process = batch_size // world_size
+        self.start = 0
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        first = self.rank * self.images_per_process
+        share = slice(first, first + self.images_per_process)
+        return (step[share] for step in itertools.islice(self._steps(), self.start, None))
+
+    def _steps(self) -> Iterator[list[tuple[int, int]]]:
+        incomplete: dict[int, list[tuple[int, int]]] = {}  # the growing step of each group
+        for position, index in enumerate(self.index_stream()):
+            group = self.groups[index] if self.groups is not None else 0
+            step = incomplete.setdefault(group, [])
+            step.append((position, index))
+            if len(step) == self.batch_size:
+                yield incomplete.pop(group)
+
+
+class SeededDataset(Dataset):
+    """Dataset dicts behind a mapper whose randomness depends on the seed and the image's position in training only.
+
+    Args:
+        dicts: the dataset dicts.
+        mapper: turns a dataset dict into a model's input.
+        seed: of the training.
+    """
+
+    def __init__(self, dicts: list[dict[str, Any]], mapper: Callable[[dict], dict], seed: int) -> None:
+        self.dicts = DatasetFromList(dicts, copy=False)
+        self.mapper = mapper
+        self.seed = seed
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        position, index = key
+        with all_seeds(derive_seed(self.seed, position)):
+            return self.mapper(copy.deepcopy(self.dicts[index]))
+
+
+class DetectionTrainLoader:
+    """Endless training batches; the last one is kept for error reports.
+
+    Attributes:
+        sampler: set its `start` to resume.
+        last: the last batch.
+        images: number of images in the datasets.
+    """
+
+    def __init__(self, loader: DataLoader, sampler: StepSampler, images: int) -> None:
+        self.loader = loader
+        self.sampler = sampler
+        self.images = images
+        self.last: list[dict[str, Any]] = []
+
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+        for batch in self.loader:
+            self.last = batch
+            yield batch
+
+
+def build_train_loader(cfg: CfgNode, seed: int, world: ProcessGroup) -> DetectionTrainLoader:
+    """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation.
+
+    Raises:
+        UsageError: an unknown dataset or sampler, or a batch that the processes cannot share equally.
+        DataError: annotations are missing or corrupt, or no image has any.
+    """
+    batch_size = cfg.SOLVER.IMS_PER_BATCH
+    if batch_size % world.size:
+        raise UsageError(f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of the {world.size} processes")
+    dicts = _load_training_dicts(cfg)
+    groups = None
+    if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
+        groups = [int(image["width"] <= image["height"]) for image in dicts]
+    sampler = StepSampler(_index_stream(cfg, dicts, seed), batch_size, groups, world.rank, world.size)
+    loader = DataLoader(
+        SeededDataset(dicts, FBNetV3DatasetMapper(cfg, is_train=True), seed),
+        batch_sampler=sampler,
+        num_workers=_num_workers(cfg),
+        collate_fn=list,
+        worker_init_fn=init_worker,
+        generator=torch.Generator().manual_seed(seed % 2**63),
+    )
+    return DetectionTrainLoader(loader, sampler, len(dicts))
+
+
+def _load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
+    """Load the images of `DATASETS.TRAIN` that have something to learn."""
+    if not cfg.DATASETS.TRAIN:
+        raise UsageError("DATASETS.TRAIN is empty: name a dataset, or set DATASETS.OWN")
+    dicts = [image for name in cfg.DATASETS.TRAIN for image in load_dataset_dicts(name)]
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and "annotations" in dicts[0]:
+        dicts = filter_images_with_only_crowd_annotations(dicts)
+    if cfg.MODEL.KEYPOINT_ON:
+        dicts = filter_images_with_few_keypoints(dicts, cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE)
+    names = ", ".join(cfg.DATASETS.TRAIN)
+    if not dicts:
+        raise DataError(f"{names}: no image has annotations to train on")
+    has_masks = any("segmentation" in a for image in dicts for a in image.get("annotations", ()))
+    if cfg.MODEL.MASK_ON and not has_masks:
+        raise UsageError(f"{names}: no segmentation to learn masks from: set MODEL.MASK_ON False")
+    return dicts
+
+
+def _index_stream(cfg: CfgNode, dicts: list[dict[str, Any]], seed: int) -> Callable[[], Iterator[int]]:
+    """Return the endless stream of image indices of one of detectron2's training samplers.
+
+    The samplers' own `__iter__` gives each process every n-th index of `_infinite_indices()`, which would make a
+    step's images depend on the number of processes. Hence the private method, which both samplers define.
+    """
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    if name == "TrainingSampler":
+        return TrainingSampler(len(dicts), seed=seed)._infinite_indices
+    if name == "RepeatFactorTrainingSampler":
+        repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+            dicts, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
+        )
+        return RepeatFactorTrainingSampler(repeats, seed=seed)._infinite_indices
+    raise UsageError(f"DATALOADER.SAMPLER_TRAIN {name!r} is not a resumable sampler: {suggest(name, _SAMPLERS)}")
+
+
+def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
+    """Build the loader of a test dataset, one image per batch; several processes share the images.
+
+    Raises:
+        UsageError: an unknown dataset.
+        DataError: annotations are missing or corrupt.
+    """
+    images = DatasetFromList(load_dataset_dicts(name), copy=False)
+    return DataLoader(
+        MapDataset(images, FBNetV3DatasetMapper(cfg, is_train=False)),
+        sampler=InferenceSampler(len(images)),
+        num_workers=_num_workers(cfg),
+        collate_fn=list,
+        worker_init_fn=init_worker,
+    )
+
+
+def _num_workers(cfg: CfgNode) -> int:
+    """Return the number of worker processes, at most one per CPU."""
+    return min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
