@@ -1,6 +1,6 @@
-"""FBNetV3: architecture definitions, exact cost, networks, training, published weights, and the search behind them.
+"""FBNetV3: architecture definitions, exact cost, networks, training, pretrained weights, and architecture search.
 
-Attributes are imported on first use, so that `import fbnetv3` is cheap and `fbnetv3.cost` needs no torch.
+Attributes are imported on first use, so `import fbnetv3` is fast and `fbnetv3.cost` needs no torch.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fbnetv3.factory import create_model, list_models
     from fbnetv3.modeling.weights import load_weights
 
+# The module that defines each attribute.
 _ATTRIBUTES = {
     "create_model": "fbnetv3.factory",
     "list_models": "fbnetv3.factory",
@@ -26,11 +27,11 @@ _ATTRIBUTES = {
     "register_arch_folder": "fbnetv3.arch",
     "load_weights": "fbnetv3.modeling.weights",
 }
-_PACKAGES = ("arch", "data", "deploy", "detection", "modeling", "model_zoo", "nars", "training")
+_SUBPACKAGES = ("arch", "config", "data", "deploy", "detection", "modeling", "model_zoo", "nars", "training")
 
 __all__ = ["__version__", *_ATTRIBUTES]
 
-__getattr__ = lazy_attributes(__name__, _ATTRIBUTES | {name: f"{__name__}.{name}" for name in _PACKAGES})
+__getattr__ = lazy_attributes(__name__, _ATTRIBUTES | {name: f"{__name__}.{name}" for name in _SUBPACKAGES})
 
 
 def __dir__() -> list[str]:

@@ -1,9 +1,18 @@
 #!/usr/bin/env python3
-"""What networks and detectors cost: `analyze_net.py [NAME|FILE ...] [--stages] [--detectors]`. Needs no torch."""
+"""Print the cost of networks and detectors: `analyze_net.py [NAME|FILE ...] [--stages] [--detectors]`.
+
+Needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from tabulate import tabulate
 
-from fbnetv3.arch import cost, get_arch, list_archs, register_arch_folder
+from fbnetv3.arch import ArchDef, Cost, cost, get_arch, list_archs, register_arch_folder
 from fbnetv3.arch.detector_cost import TABLE_5, is_detection_variant
 from fbnetv3.arch.detector_settings import (
     DetectorSettings,
@@ -11,150 +20,170 @@ from fbnetv3.arch.detector_settings import (
     list_detector_configs,
     read_detector_config,
 )
+from fbnetv3.arch.network_cost import BlockCost
 from fbnetv3.errors import UnknownNameError, suggest
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
-LEFT = ("network", "block", "stage", "detector", "part")
+LEFT_ALIGNED = ("network", "block", "stage", "detector", "part")
+Resolution = int | tuple[int, int] | None
+COST_HEADERS = ("MACs (M)", "params (M)", "activations (M)")
 
 
-def main(argv=None):
-    parser = ArgumentParser(description="Print MACs and parameters of one, several or all networks and detectors.")
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = ArgumentParser(description="Print MACs and parameters of networks and detectors.")
     parser.add_argument(
         "names", nargs="*", metavar="NAME|FILE", help="architectures or detection configs; default: all architectures"
     )
-    parser.add_argument("--stages", action="store_true", help="stage by stage, and detectors part by part")
-    parser.add_argument("--detectors", action="store_true", help="Table 5, beside the paper's figures")
+    parser.add_argument("--stages", action="store_true", help="list stages of networks and parts of detectors")
+    parser.add_argument("--detectors", action="store_true", help="print Table 5 next to the paper's figures")
     parser.add_argument(
         "--resolution",
         type=pixels,
         metavar="PIXELS|HxW",
-        help="instead of each network's own, and of 384x640 for detectors",
+        help="input size; default: each network's own, 384x640 for detectors",
     )
-    parser.add_argument("--num-classes", type=positive, metavar="N", help="default: 1000, for detectors 80")
+    parser.add_argument("--num-classes", type=positive, metavar="N", help="default: 1000, 80 for detectors")
     parser.add_argument("--arch-dir", action="append", default=[], metavar="DIR", help="register its YAML files first")
     args = parser.parse_args(argv)
+    if args.detectors and args.names:
+        parser.error("--detectors takes no names")
     for folder in args.arch_dir:
         register_arch_folder(folder)
-    if args.detectors and args.names:
-        parser.error("--detectors has networks of its own")
-    networks, detectors = [], []
-    for name in args.names or (TABLE_5 if args.detectors else list_archs()):
-        found = lookup(name, args.num_classes)
-        (detectors if isinstance(found, DetectorSettings) else networks).append(found)
-    size = args.resolution if isinstance(args.resolution, tuple) else (args.resolution,) * 2
-    size = (384, 640) if args.resolution is None else size
+
+    # names may be of classifiers and of detectors
+    names = args.names or (TABLE_5 if args.detectors else list_archs())
+    items = [find(name, args.num_classes) for name in names]
+    detectors = [item for item in items if isinstance(item, DetectorSettings)]
+    networks = [item for item in items if not isinstance(item, DetectorSettings)]
+
+    num_classes = args.num_classes or 1000
+    image_size = args.resolution or (384, 640)
+    if not isinstance(image_size, tuple):
+        image_size = (image_size, image_size)
+    tables = []
     if args.stages:
-        tables = [stage_table(defn, args.resolution, args.num_classes or 1000) for defn in networks]
-        tables += [part_table(settings, size) for settings in detectors]
+        tables += [stage_table(arch, args.resolution, num_classes) for arch in networks]
+        tables += [part_table(settings, image_size) for settings in detectors]
     else:
-        tables = [network_table(networks, args.resolution, args.num_classes or 1000)] if networks else []
-        tables += [detector_table(detectors, size, TABLE_5 if args.detectors else {})] if detectors else []
+        if networks:
+            tables.append(network_table(networks, args.resolution, num_classes))
+        if detectors:
+            tables.append(detector_table(detectors, image_size, TABLE_5 if args.detectors else {}))
     print("\n\n".join(tables))
 
 
-def lookup(name, num_classes):
-    """A classifier's architecture, or what a detector's config or a detection variant says."""
+def find(name: str, num_classes: int | None) -> ArchDef | DetectorSettings:
+    """Return a classifier's architecture, or the settings of a detection config or detection variant."""
     if (file := find_detector_config(name)) is not None:
         settings = read_detector_config(file)
     elif name not in list_archs() and not name.endswith((".yaml", ".yml")):
-        known = suggest(name, [*list_archs(), *list_detector_configs()])
-        raise UnknownNameError(f"unknown architecture or detection config '{name}': {known}")
-    elif is_detection_variant(defn := get_arch(name)):
-        settings = DetectorSettings(defn.name, defn)
+        suggestion = suggest(name, [*list_archs(), *list_detector_configs()])
+        raise UnknownNameError(f"unknown architecture or detection config '{name}': {suggestion}")
     else:
-        return defn
-    return settings.with_classes(num_classes) if num_classes else settings
+        arch = get_arch(name)
+        if not is_detection_variant(arch):
+            return arch
+        settings = DetectorSettings(arch.name, arch)
+    return replace(settings, num_classes=num_classes) if num_classes else settings
 
 
-def network_table(defns, resolution, num_classes):
+def network_table(networks: Sequence[ArchDef], resolution: Resolution, num_classes: int) -> str:
     rows = []
-    for defn in defns:
-        c = cost(defn, resolution, num_classes=num_classes)
-        rows.append([defn.name, shown(resolution or defn.resolution), len(c.blocks), *figures(c)])
-    return table(["network", "input", "blocks", "MACs (M)", "params (M)", "activations (M)"], rows)
+    for arch in networks:
+        total = cost(arch, resolution, num_classes=num_classes)
+        size = format_size(resolution or arch.resolution)
+        rows.append([arch.name, size, len(total.blocks), *cost_cells(total)])
+    return format_table(["network", "input", "blocks", *COST_HEADERS], rows)
 
 
-def stage_table(defn, resolution, num_classes):
-    c = cost(defn, resolution, num_classes=num_classes)
+def stage_table(arch: ArchDef, resolution: Resolution, num_classes: int) -> str:
+    total = cost(arch, resolution, num_classes=num_classes)
     rows = []
-    for s, (stage, total) in enumerate(zip(defn.stages, c.by_stage(), strict=True)):
-        parts = [part for part in c.blocks if part.block.stage == s]
-        rows.append([s, stage.rows[-1].block, len(parts), output_of(parts[-1]), *figures(total)])
-    rows.append(["head", "linear", 1, f"{num_classes}", *figures(c.head)])
-    rows.append(["all", "", len(c.blocks) + 1, "", *figures(c)])
-    title = f"{defn.name} at {shown(resolution or defn.resolution)} pixels"
-    return (
-        title + "\n" + table(["stage", "block", "blocks", "output", "MACs (M)", "params (M)", "activations (M)"], rows)
-    )
+    for s, (stage, stage_cost) in enumerate(zip(arch.stages, total.by_stage(), strict=True)):
+        blocks = [part for part in total.blocks if part.block.stage == s]
+        rows.append([s, stage.rows[-1].block, len(blocks), output_shape(blocks[-1]), *cost_cells(stage_cost)])
+    rows.append(["head", "linear", 1, f"{num_classes}", *cost_cells(total.head)])
+    rows.append(["all", "", len(total.blocks) + 1, "", *cost_cells(total)])
+    title = f"{arch.name} at {format_size(resolution or arch.resolution)} pixels"
+    return f"{title}\n{format_table(['stage', 'block', 'blocks', 'output', *COST_HEADERS], rows)}"
 
 
-def detector_table(detectors, size, paper):
-    """One line a detector; MACs are those of convolutions, as in the paper."""
-    rows = []
-    for settings in detectors:
-        c = settings.cost(*size)
-        parts = (c.trunk.macs_conv, c.rpn_head.macs_conv, c.proposals * c.box_head.macs_conv, c.macs_conv)
-        row = [settings.name, c.proposals, *(f"{macs / 1e9:.2f}" for macs in parts)]
-        params, macs = paper.get(settings.name, (None, None))
-        row += [f"{macs:.1f}"] if paper else []
-        rows.append([*row, f"{c.params:,}", *([f"{params:.1f} M"] if paper else [])])
+def detector_table(
+    detectors: Sequence[DetectorSettings], image_size: tuple[int, int], paper: Mapping[str, tuple[float, float]]
+) -> str:
+    """Format one line per detector; MACs are those of convolutions, as in the paper."""
     headers = ["detector", "proposals", "trunk (G)", "RPN head (G)", "box head (G)", "MACs (G)", "params"]
     if paper:
         headers[6:] = ["paper (G)", "params", "paper"]
-    notes = "".join(f"\n{s.name}: its mask head is not counted" for s in detectors if s.has_masks)
-    return f"detectors at {shown(size)} pixels\n{table(headers, rows)}{notes}"
+    rows = []
+    for settings in detectors:
+        total = settings.cost(*image_size)
+        box_heads = total.proposals * total.box_head.macs_conv
+        macs = (total.trunk.macs_conv, total.rpn_head.macs_conv, box_heads, total.macs_conv)
+        row = [settings.name, total.proposals, *(f"{m / 1e9:.2f}" for m in macs)]
+        if paper:
+            paper_params, paper_macs = paper[settings.name]
+            row += [f"{paper_macs:.1f}", f"{total.params:,}", f"{paper_params:.1f} M"]
+        else:
+            row.append(f"{total.params:,}")
+        rows.append(row)
+    notes = "".join(f"\n{settings.name}: without its mask head" for settings in detectors if settings.has_masks)
+    return f"detectors at {format_size(image_size)} pixels\n{format_table(headers, rows)}{notes}"
 
 
-def part_table(settings, size):
-    c = settings.cost(*size)
-    each = f"for each of {c.proposals} proposals"
+def part_table(settings: DetectorSettings, image_size: tuple[int, int]) -> str:
+    total = settings.cost(*image_size)
+    per_proposal = f"for each of {total.proposals} proposals"
     rows = [
-        ["trunk", output_of(c.trunk.blocks[-1]), *macs_and_params(c.trunk)],
-        ["RPN head", "", *macs_and_params(c.rpn_head)],
-        ["box head", each, *macs_and_params(c.box_head, c.proposals)],
-        ["predictor", "two linear layers, " + each, "-", f"{c.predictor.params / 1e6:,.3f}"],
-        ["all", "", f"{c.macs_conv / 1e6:,.2f}", f"{c.params / 1e6:,.3f}"],
+        ["trunk", output_shape(total.trunk.blocks[-1]), *macs_and_params(total.trunk)],
+        ["RPN head", "", *macs_and_params(total.rpn_head)],
+        ["box head", per_proposal, *macs_and_params(total.box_head, total.proposals)],
+        ["predictor", f"two linear layers, {per_proposal}", "-", f"{total.predictor.params / 1e6:,.3f}"],
+        ["all", "", f"{total.macs_conv / 1e6:,.2f}", f"{total.params / 1e6:,.3f}"],
     ]
-    note = f"\nlinear layers do not count in Table 5: {c.proposals * c.predictor.macs / 1e6:,.2f} M MACs more with them"
-    note += "\nits mask head is not counted" if settings.has_masks else ""
-    title = f"{settings.name} at {shown(size)} pixels\n"
-    return title + table(["part", "output", "MACs (M)", "params (M)"], rows) + note
+    linear_macs = total.proposals * total.predictor.macs / 1e6
+    note = f"\nTable 5 does not count linear layers, which add {linear_macs:,.2f} M MACs"
+    note += "\nthe mask head is not included" if settings.has_masks else ""
+    title = f"{settings.name} at {format_size(image_size)} pixels"
+    return f"{title}\n{format_table(['part', 'output', 'MACs (M)', 'params (M)'], rows)}{note}"
 
 
-def macs_and_params(c, times=1):
-    return [f"{times * c.macs_conv / 1e6:,.2f}", f"{c.params / 1e6:,.3f}"]
+def macs_and_params(part: Cost, times: int = 1) -> list[str]:
+    return [f"{times * part.macs_conv / 1e6:,.2f}", f"{part.params / 1e6:,.3f}"]
 
 
-def output_of(part):
-    return f"{part.height} x {part.width} x {part.block.spec.out_channels}"
+def output_shape(block_cost: BlockCost) -> str:
+    return f"{block_cost.height} x {block_cost.width} x {block_cost.block.spec.out_channels}"
 
 
-def figures(c):
-    return [f"{c.macs / 1e6:,.2f}", f"{c.params / 1e6:,.3f}", f"{c.activations / 1e6:,.2f}"]
+def cost_cells(total: Cost) -> list[str]:
+    return [f"{total.macs / 1e6:,.2f}", f"{total.params / 1e6:,.3f}", f"{total.activations / 1e6:,.2f}"]
 
 
-def table(headers, rows):
-    align = ["left" if header in LEFT else "right" for header in headers]
+def format_table(headers: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    align = ["left" if header in LEFT_ALIGNED else "right" for header in headers]
     return tabulate(rows, headers, tablefmt="simple", colalign=align, disable_numparse=True)
 
 
-def shown(resolution):
+def format_size(resolution: int | tuple[int, int]) -> str:
     return "x".join(map(str, resolution)) if isinstance(resolution, tuple) else str(resolution)
 
 
-def positive(text):
+def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise ValueError
     return value
 
 
-def pixels(text):
-    """A number of pixels, or height and width."""
-    sides = tuple(positive(side) for side in text.split("x"))
-    if len(sides) > 2:
-        raise ValueError
-    return sides if len(sides) == 2 else sides[0]
+def pixels(text: str) -> int | tuple[int, int]:
+    """Parse a number of pixels, or height and width as HxW."""
+    match [positive(side) for side in text.split("x")]:
+        case [side]:
+            return side
+        case [height, width]:
+            return height, width
+    raise ValueError
 
 
 if __name__ == "__main__":

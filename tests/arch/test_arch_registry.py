@@ -1,4 +1,4 @@
-"""Architectures by name: ours and those that users add."""
+"""Architectures by name: built-in ones and those that users add."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def mine():
     return adapt_to_small_images(get_arch("fbnetv3_a0"), name="mine")
 
 
-def test_the_published_family_is_there():
+def test_the_published_family_is_registered():
     published = {"fbnetv3_a0", *(f"fbnetv3_{letter}" for letter in "abcdefg"), "fbnetv3_20g"}
     assert published <= set(list_archs())
 
@@ -32,7 +32,7 @@ def test_register_a_definition(mine):
 def test_register_a_file(mine, tmp_path):
     save_arch(mine, tmp_path / "x.yaml")
     fbnetv3.register_arch(tmp_path / "x.yaml")
-    fbnetv3.register_arch(tmp_path / "x.yaml")  # the same again changes nothing
+    fbnetv3.register_arch(tmp_path / "x.yaml")  # again: no effect
     assert get_arch("mine") == mine
 
 
@@ -43,26 +43,28 @@ def test_register_a_folder(mine, tmp_path):
 
 
 def test_an_empty_folder(tmp_path):
-    with pytest.raises(UsageError, match="no folder with architecture files"):
+    with pytest.raises(UsageError, match="no architecture files"):
         fbnetv3.register_arch_folder(tmp_path)
 
 
-def test_the_same_name_twice_says_where_the_first_came_from(mine, tmp_path):
+def test_a_taken_name_says_where_the_first_entry_comes_from(mine, tmp_path):
     fbnetv3.register_arch(mine)
-    with pytest.raises(UsageError, match=r"test_library.py:\d+ is registered already, from .*test_library.py:\d+"):
+    with pytest.raises(
+        UsageError, match=r"test_arch_registry.py:\d+ is already registered by .*test_arch_registry.py:\d+"
+    ):
         fbnetv3.register_arch(mine)
     save_arch(mine, tmp_path / "x.yaml")
-    with pytest.raises(UsageError, match=r"x.yaml is registered already, from .*test_library.py:\d+"):
+    with pytest.raises(UsageError, match=r"x.yaml is already registered by .*test_arch_registry.py:\d+"):
         fbnetv3.register_arch(tmp_path / "x.yaml")
 
 
 def test_a_shipped_name_is_taken(tmp_path):
     (tmp_path / "a.yaml").write_text(dump_arch(get_arch("fbnetv3_a")))
-    with pytest.raises(UsageError, match=r"registered already, from .*configs/archs/fbnetv3_a.yaml"):
+    with pytest.raises(UsageError, match=r"already registered by .*configs/archs/fbnetv3_a.yaml"):
         fbnetv3.register_arch(tmp_path / "a.yaml")
 
 
-def test_an_unknown_name_suggests_close_ones():
+def test_an_unknown_name_suggests_similar_ones():
     with pytest.raises(
         UnknownNameError, match=r"unknown architecture 'fbnetv3_cifar': did you mean .*fbnetv3_\w_cifar"
     ):
@@ -79,7 +81,7 @@ def test_a_path_is_read_without_registering(mine, tmp_path):
         get_arch("nowhere/x.yaml")
 
 
-def test_every_shipped_file_is_named_like_its_network():
+def test_every_shipped_file_has_the_name_of_its_network():
     files = sorted((configs_folder() / "archs").rglob("*.yaml"))
     assert len(files) >= 9
     assert {file.stem for file in files} <= set(list_archs())

@@ -1,4 +1,4 @@
-"""Networks derived from networks."""
+"""Compound scaling, variants for small images, and scaling to a MACs target."""
 
 import random
 
@@ -20,8 +20,8 @@ from fbnetv3.errors import UsageError
 E, F = get_arch("fbnetv3_e"), get_arch("fbnetv3_f")
 
 
-def shape(defn):
-    return [[(row.channels, row.repeat) for row in stage.rows] for stage in defn.stages]
+def shape(arch):
+    return [[(row.channels, row.repeat) for row in stage.rows] for stage in arch.stages]
 
 
 def test_the_published_f_is_e_scaled():
@@ -31,11 +31,11 @@ def test_the_published_f_is_e_scaled():
 
 
 def test_the_published_a_is_b_scaled_by_resolution_to_its_macs():
-    found = scale_to_macs(get_arch("fbnetv3_b"), 357e6, depth=1, width=1)
-    assert found.defn.stages == get_arch("fbnetv3_a").stages
-    assert found.defn.resolution == 224
-    assert found.macs == compute_cost(get_arch("fbnetv3_a")).macs
-    assert found.resolution == pytest.approx(1.15**found.multiplier)
+    result = scale_to_macs(get_arch("fbnetv3_b"), 357e6, depth=1, width=1)
+    assert result.arch.stages == get_arch("fbnetv3_a").stages
+    assert result.arch.resolution == 224
+    assert result.macs == compute_cost(get_arch("fbnetv3_a")).macs
+    assert result.resolution == pytest.approx(1.15**result.multiplier)
 
 
 def test_multipliers_of_one_change_nothing():
@@ -61,7 +61,7 @@ def test_depth_shrinks_to_one_block_of_each_width():
     assert [len(stage.rows) for stage in scaled.stages] == [1, 1, 1, 1, 2, 2, 1]
 
 
-def test_a_block_with_padding_of_its_own_is_not_repeated():
+def test_a_block_with_its_own_padding_is_not_repeated():
     b = get_arch("fbnetv3_b")
     alone = compound_scale(compound_scale(b, depth=0.01), depth=3)
     rows = alone.stages[4].rows
@@ -71,8 +71,8 @@ def test_a_block_with_padding_of_its_own_is_not_repeated():
 def test_width_of_stem_and_last_stage_scale_on_request():
     free = compound_scale(E, width=0.5, fixed=())
     assert (free.stages[0].rows[0].channels, free.out_channels) == (16, 992)
-    kept = compound_scale(E, width=0.5)
-    assert (kept.stages[0].rows[0].channels, kept.out_channels) == (24, 1984)
+    fixed = compound_scale(E, width=0.5)
+    assert (fixed.stages[0].rows[0].channels, fixed.out_channels) == (24, 1984)
 
 
 def test_resize_keeps_its_ratio():
@@ -80,48 +80,48 @@ def test_resize_keeps_its_ratio():
 
 
 @pytest.mark.parametrize("changes", [{"depth": 0}, {"width": -1}, {"resolution": float("inf")}, {"depth": "2"}])
-def test_refuses_multipliers_that_are_none(changes):
+def test_rejects_invalid_multipliers(changes):
     with pytest.raises(UsageError, match="multiplier"):
         compound_scale(E, **changes)
 
 
 @pytest.mark.parametrize("letter", "abdg")
 def test_the_solver_meets_any_target_within_one_per_cent(letter):
-    rng, defn = random.Random(letter), get_arch(f"fbnetv3_{letter}")
+    rng, arch = random.Random(letter), get_arch(f"fbnetv3_{letter}")
     for _ in range(6):
         target = 10 ** rng.uniform(7.8, 9.8)
-        found = scale_to_macs(defn, target)
-        assert compute_cost(found.defn).macs == found.macs == pytest.approx(target, rel=0.01)
-        again = compound_scale(defn, found.depth, found.width, found.resolution, multiple=1)
-        assert again.stages == found.defn.stages
+        result = scale_to_macs(arch, target)
+        assert compute_cost(result.arch).macs == result.macs == pytest.approx(target, rel=0.01)
+        again = compound_scale(arch, result.depth, result.width, result.resolution, multiple=1)
+        assert again.stages == result.arch.stages
 
 
-def test_the_solver_says_what_is_closest_when_nothing_is_close():
+def test_the_solver_names_the_closest_network_if_none_is_within_tolerance():
     with pytest.raises(UsageError, match=r"within 0.1% of 1000.0 M MACs; the closest is \d+"):
         scale_to_macs(E, 1e9, depth=1, resolution=1, tolerance=0.001)
 
 
 @pytest.mark.parametrize("target", [0, -1, float("nan"), float("inf"), "400M"])
-def test_the_solver_refuses_targets_that_are_none(target):
+def test_the_solver_rejects_invalid_targets(target):
     with pytest.raises(UsageError, match="macs target"):
         scale_to_macs(E, target)
 
 
 @pytest.mark.parametrize("target", [1, 1e14])
-def test_the_solver_gives_up_at_once_on_what_is_out_of_reach(target):
-    with pytest.raises(UsageError, match="no multiplier brings fbnetv3_e near"):
+def test_the_solver_rejects_unreachable_targets_at_once(target):
+    with pytest.raises(UsageError, match="cannot bring fbnetv3_e near"):
         scale_to_macs(E, target)
 
 
 def test_a_strided_row_is_never_dropped():
     rows = (Row("mbconv", 24, kernel=3, expansion=4), Row("mbconv", 24, kernel=3, expansion=4, stride=2))
-    defn = ArchDef("x", (Stage((Row("conv", 16, kernel=3, stride=2),)), Stage(rows)), 64, 64)
-    assert [row.stride for row in compound_scale(defn, depth=0.1).stages[1].rows] == [1, 2]
+    arch = ArchDef("x", (Stage((Row("conv", 16, kernel=3, stride=2),)), Stage(rows)), 64, 64)
+    assert [row.stride for row in compound_scale(arch, depth=0.1).stages[1].rows] == [1, 2]
 
 
 @pytest.mark.parametrize("bases", [(1, 1, 1), (0.9, 1.1, 1.1)])
 def test_the_solver_needs_something_to_grow(bases):
-    with pytest.raises(UsageError, match="none may be below 1.0, and one must be above"):
+    with pytest.raises(UsageError, match="all must be at least 1.0, and one must be greater"):
         scale_to_macs(E, 1e9, depth=bases[0], width=bases[1], resolution=bases[2])
 
 
@@ -133,11 +133,11 @@ def test_small_images_keep_the_ratio_of_the_resolution(letter, pixels):
 
 
 def test_small_images_have_stride_one_in_the_second_strided_block():
-    def strides(defn):
-        return [row.stride for stage in defn.stages for row in stage.rows if row.stride == 2 or row is second(defn)]
+    def strides(arch):
+        return [row.stride for stage in arch.stages for row in stage.rows if row.stride == 2 or row is second(arch)]
 
-    def second(defn):
-        return defn.stages[2].rows[0]
+    def second(arch):
+        return arch.stages[2].rows[0]
 
     a = get_arch("fbnetv3_a")
     assert strides(a) == [2, 2, 2, 2, 2]
@@ -152,7 +152,7 @@ def test_small_images_need_two_strided_blocks():
         )
 
 
-def test_same_padding_changes_padding_alone():
+def test_same_padding_changes_only_padding():
     b, same = get_arch("fbnetv3_b"), with_same_padding(get_arch("fbnetv3_b"))
     assert compute_cost(b).params == compute_cost(same).params
     assert all(block.spec.padding == block.spec.kernel // 2 for block in same.blocks() if block.kind == "mbconv")

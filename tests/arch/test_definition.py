@@ -1,12 +1,13 @@
-"""A definition refuses what makes no sense, and says which field."""
+"""A definition rejects invalid values and names the field."""
 
 import dataclasses
 
 import pytest
 
 from fbnetv3.arch import ArchDef, ArchError, Row, Stage, get_arch, round8
-from fbnetv3.arch.block_specs import BLOCK_SPECS, ConvSpec
+from fbnetv3.arch.block_specs import ACTIVATIONS, BLOCK_SPECS, ConvSpec, MBConvSpec
 from fbnetv3.arch.definition import feature_blocks
+from fbnetv3.errors import FieldError
 
 STEM = Row("conv", 16, kernel=3, stride=2)
 
@@ -24,32 +25,32 @@ def arch(*rows, **changes):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"block": "mbconf"}, "block: unknown block 'mbconf': did you mean mbconv?"),
-        ({"block": 3}, "block: unknown block"),
+        ({"block": "mbconf"}, "block: unknown block 'mbconf': did you mean mbconv"),
+        ({"block": 3}, "block: unknown block 3"),
         ({"kernel": 4}, "kernel: 4 is even"),
-        ({"kernel": 3.0}, "kernel: 3.0 is not a whole number"),
-        ({"kernel": None}, "kernel: missing: a mbconv needs it"),
-        ({"channels": 0}, r"channels: 0 is not in \[1, 65536\]"),
-        ({"channels": True}, "channels: True is not a whole number"),
-        ({"channels": "24"}, "channels: '24' is not a whole number"),
+        ({"kernel": 3.0}, "kernel: 3.0 is not an integer"),
+        ({"kernel": None}, "kernel: missing: mbconv needs it"),
+        ({"channels": 0}, r"channels: 0 is not in \[1, 65,536\]"),
+        ({"channels": True}, "channels: True is not an integer"),
+        ({"channels": "24"}, "channels: '24' is not an integer"),
         ({"repeat": 0}, "repeat: 0 is not in"),
-        ({"stride": 3}, "stride: 3 is not 1 or 2"),
+        ({"stride": 3}, "stride: 3 is not one of 1, 2"),
         ({"expansion": 0}, "expansion: 0 is not in"),
         ({"expansion": float("nan")}, "expansion: nan is not in"),
         ({"expansion": "6"}, "expansion: '6' is not a number"),
-        ({"se": "softmax"}, "se: 'softmax' is not one of none, hsigmoid, sigmoid"),
-        ({"act": "gelu"}, "act: 'gelu' is not one of hswish, relu"),
-        ({"act": []}, r"act: \[\] is not one of"),
+        ({"se": "softmax"}, "se: unknown squeeze-and-excite gate 'softmax': available: hsigmoid, none, sigmoid"),
+        ({"act": "gelu"}, "act: unknown activation 'gelu': did you mean relu?"),
+        ({"act": []}, r"act: unknown activation \[\]: available: hswish, relu"),
         ({"dw_padding": 2}, r"dw_padding: 2 is not in \[0, 1\]"),
         ({"dw_padding": 0}, "dw_padding: shrinks the map"),
         ({"dw_padding": 0, "stride": 2, "repeat": 2}, "dw_padding: shrinks the map"),
         ({"dw_group_width": 0}, "dw_group_width: 0 is not in"),
-        ({"block": "conv"}, "expansion: 4 has no meaning for a conv"),
-        ({"block": "mbpool"}, "kernel: 3 has no meaning for a mbpool"),
-        ({"block": "mbpool", "kernel": None, "se": "sigmoid"}, "se: 'sigmoid' has no meaning for a mbpool"),
+        ({"block": "conv"}, "expansion: 4 has no effect: conv does not use this field"),
+        ({"block": "mbpool"}, "kernel: 3 has no effect: mbpool"),
+        ({"block": "mbpool", "kernel": None, "se": "sigmoid"}, "se: 'sigmoid' has no effect: mbpool"),
     ],
 )
-def test_row_names_the_field_at_fault(changes, message):
+def test_row_names_the_invalid_field(changes, message):
     with pytest.raises(ArchError, match=f"^{message}"):
         row(**changes)
 
@@ -57,7 +58,7 @@ def test_row_names_the_field_at_fault(changes, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: arch(name="a/b"), "name: 'a/b' is not made of"),
+        (lambda: arch(name="a/b"), "name: 'a/b' may only have letters"),
         (lambda: arch(resolution=0), "resolution: 0 is not in"),
         (lambda: arch(resize=32), r"resize: 32 is not in \[64"),
         (lambda: arch(stages=()), "stages: empty"),
@@ -67,34 +68,34 @@ def test_row_names_the_field_at_fault(changes, message):
         (lambda: Stage(()), "rows: empty"),
         (lambda: arch(source=3), "source: 3 is not text"),
         (lambda: arch(Row("mbpool", 32, expansion=6), row()), r"stages\[0\].rows\[1\].block: mbpool ends in a 1x1 map"),
-        (lambda: arch(row(dw_group_width=7)), r"stages\[0\].rows\[1\].dw_group_width: does not divide the 64"),
+        (lambda: arch(row(dw_group_width=7)), r"stages\[0\].rows\[1\].dw_group_width: 7 does not divide the 64"),
         (
             lambda: arch(*[row(kernel=5, stride=2, dw_padding=0)] * 2, resolution=8, resize=8),
-            r"resolution: 8 is too small: nothing is left at stages\[0\].rows\[1\]",
+            r"resolution: 8 is too small: the map of stages\[0\].rows\[1\] would be empty",
         ),
     ],
 )
-def test_arch_names_the_field_at_fault(make, message):
+def test_arch_names_the_invalid_field(make, message):
     with pytest.raises(ArchError, match=f"^{message}"):
         make()
 
 
 def test_is_frozen_and_hashable():
-    defn = get_arch("fbnetv3_a")
+    definition = get_arch("fbnetv3_a")
     with pytest.raises(dataclasses.FrozenInstanceError):
-        defn.resolution = 1
-    assert hash(defn) == hash(dataclasses.replace(defn))
+        definition.resolution = 1
+    assert hash(definition) == hash(dataclasses.replace(definition))
 
 
 @pytest.mark.parametrize(
     ("value", "rounded"),
     [(1, 8), (8, 8), (11, 16), (12, 16), (20, 24), (36, 40), (27, 32), (108, 112), (120, 120), (348, 352)],
 )
-def test_channels_round_to_8_half_up_and_never_below_95_per_cent(value, rounded):
+def test_channels_round_to_8_half_up_and_never_below_95_percent(value, rounded):
     assert round8(value) == rounded
 
 
-def test_blocks_count_on_through_the_rows_of_a_stage():
+def test_block_indices_continue_through_the_rows_of_a_stage():
     blocks = [b for b in get_arch("fbnetv3_b").blocks() if b.stage == 4]
     assert [b.name for b in blocks] == [f"4.{i}" for i in range(11)]
     assert [b.row for b in blocks] == [0] + [1] * 4 + [2] + [3] * 5
@@ -106,25 +107,60 @@ def test_the_first_block_of_a_row_has_the_stride():
 
 
 def test_features_end_each_stride():
-    found = [(b.name, b.spec.out_channels, stride) for b, stride in feature_blocks(get_arch("fbnetv3_a"))]
-    assert found == [("1.1", 16, 2), ("2.3", 24, 4), ("3.4", 40, 8), ("4.10", 120, 16), ("5.6", 224, 32)]
+    features = [(b.name, b.spec.out_channels, stride) for b, stride in feature_blocks(get_arch("fbnetv3_a"))]
+    assert features == [("1.1", 16, 2), ("2.3", 24, 4), ("3.4", 40, 8), ("4.10", 120, 16), ("5.6", 224, 32)]
     assert [stride for _, stride in feature_blocks(get_arch("fbnetv3_a_cifar"))] == [2, 4, 8, 16]
 
 
 def test_features_end_each_stride_even_within_a_stage():
-    defn = arch(row(stride=2), row(stride=2), Row("mbpool", 32, expansion=2))
-    assert [(b.name, stride) for b, stride in feature_blocks(defn)] == [("0.0", 2), ("0.1", 4), ("0.2", 8)]
+    definition = arch(row(stride=2), row(stride=2), Row("mbpool", 32, expansion=2))
+    assert [(b.name, stride) for b, stride in feature_blocks(definition)] == [("0.0", 2), ("0.1", 4), ("0.2", 8)]
 
 
-def test_a_users_block_whose_groups_do_not_fit_is_named_without_expanded_channels():
-    """A spec need not have `mid_channels`; what is wrong with the row is said all the same."""
+def test_row_fields_come_from_the_signature_of_build():
+    assert ConvSpec.row_fields() == ({"kernel"}, {"act"})
+    assert MBConvSpec.row_fields() == ({"kernel", "expansion"}, {"se", "act", "dw_padding", "dw_group_width"})
 
-    class Grouped(ConvSpec):
-        groups = 0
 
-    BLOCK_SPECS.add("grouped", Grouped, "here")
-    try:
-        with pytest.raises(ArchError, match=r"stages\[0\].rows\[0\].dw_group_width: does not divide"):
-            ArchDef("users", (Stage((Row("grouped", 16, kernel=3),)),), resolution=32, resize=32)
-    finally:
-        BLOCK_SPECS.remove("grouped")
+@pytest.fixture
+def registered():
+    """Register entries for the duration of a test."""
+    names = []
+
+    def register(registry, name, entry):
+        registry.add(name, entry, "test")
+        names.append((registry, name))
+
+    yield register
+    for registry, name in names:
+        registry.remove(name)
+
+
+def test_values_that_a_users_block_rejects_are_named_with_their_row(registered):
+    class Even(ConvSpec):
+        @classmethod
+        def build(cls, in_channels, channels, stride, *, kernel):
+            if channels % 16:
+                raise FieldError("is not a multiple of 16", "channels")
+            return cls(in_channels, channels, kernel, stride, "relu")
+
+    registered(BLOCK_SPECS, "even", Even)
+    ArchDef("users", (Stage((Row("even", 16, kernel=3),)),), resolution=32, resize=32)
+    with pytest.raises(ArchError, match=r"stages\[0\].rows\[1\].channels: is not a multiple of 16"):
+        arch(Row("even", 24, kernel=3))
+    with pytest.raises(ArchError, match="act: 'relu' has no effect: even does not use this field"):
+        Row("even", 16, kernel=3, act="relu")
+
+
+def test_a_users_block_that_pools_can_only_be_the_last(registered):
+    class Pooling(ConvSpec):
+        pools = True
+
+    registered(BLOCK_SPECS, "pooling", Pooling)
+    with pytest.raises(ArchError, match=r"stages\[0\].rows\[1\].block: pooling ends in a 1x1 map"):
+        arch(Row("pooling", 16, kernel=1), row())
+
+
+def test_a_users_activation(registered):
+    registered(ACTIVATIONS, "gelu", "torch.nn:GELU")
+    assert arch(row(act="gelu")).blocks()[-1].spec.act == "gelu"

@@ -1,4 +1,4 @@
-"""Tables of latencies: there and back, interrupted, damaged; and how blocks add up to networks."""
+"""Latency tables: round trips, interrupted writers, corrupt files, and how block latencies add up."""
 
 import json
 import random
@@ -17,22 +17,22 @@ from fbnetv3.arch.latency_table import (
 )
 from tests.table2 import random_arch
 
-HERE = MeasuredDevice("a phone", "onnxruntime 1.0", 2, 1)
+DEVICE = MeasuredDevice("a phone", "onnxruntime 1.0", 2, 1)
 B = get_arch("fbnetv3_b")
 
 
 def made_up(shape):
-    """A latency for each block."""
+    """Return a latency for a block."""
     cost, *_ = shape.spec.cost(shape.side, shape.side) if shape.kind != "head" else (None,)
     return 0.05 + (cost.macs / 1e7 if cost else 0.1)
 
 
-def written(path, shapes, networks=(), device=HERE):
-    with LatencyTableWriter(path, device) as writer:
-        for shape in shapes:
-            writer.block(shape, made_up(shape))
-        for defn, ms in networks:
-            writer.network(defn, 1000, ms)
+def written(path, shapes, networks=(), device=DEVICE):
+    writer = LatencyTableWriter(path, device)
+    for shape in shapes:
+        writer.add_block(shape, made_up(shape))
+    for arch, ms in networks:
+        writer.add_network(arch, 1000, ms)
     return load_latency_table(path)
 
 
@@ -44,42 +44,41 @@ def test_a_networks_blocks_and_head():
     assert len(block_shapes(B, 0)) == len(B.blocks())
 
 
-def test_there_and_back(tmp_path):
+def test_round_trip(tmp_path):
     shapes = block_shapes(B)
     table = written(tmp_path / "new" / "table.jsonl", shapes)
-    assert table.device == HERE
+    assert table.device == DEVICE
     assert table.predict(B) == pytest.approx(sum(map(made_up, shapes)), abs=1e-4)
     assert len(table.blocks) == len(set(shapes)) < len(shapes)
 
 
-def test_of_two_measurements_the_shorter_counts(tmp_path):
+def test_the_shortest_of_several_measurements_counts(tmp_path):
     shape = block_shapes(B)[0]
     path = tmp_path / "t.jsonl"
     for ms in (0.5, 0.3, 0.9):
-        with LatencyTableWriter(path, HERE) as writer:
-            writer.block(shape, ms)
+        LatencyTableWriter(path, DEVICE).add_block(shape, ms)
     assert load_latency_table(path).block_ms(shape) == 0.3
 
 
 def test_how_latencies_add_up_is_learned_from_whole_networks(tmp_path):
     rng = random.Random(0)
     networks = [random_arch(rng, f"n{i}") for i in range(12)]
-    shapes = [shape for defn in networks for shape in block_shapes(defn)]
+    shapes = [shape for arch in networks for shape in block_shapes(arch)]
 
-    def takes(defn):
-        parts = block_shapes(defn)
+    def total_ms(arch):
+        parts = block_shapes(arch)
         return 1.2 * sum(map(made_up, parts)) - 0.02 * len(parts)
 
-    few = written(tmp_path / "few.jsonl", shapes, [(defn, takes(defn)) for defn in networks[:7]])
-    assert (few.fit.scale, few.fit.block, few.fit.networks) == (1, 0, 7)
-    table = written(tmp_path / "t.jsonl", shapes, [(defn, takes(defn)) for defn in networks[:9]])
+    few = written(tmp_path / "few.jsonl", shapes, [(arch, total_ms(arch)) for arch in networks[:7]])
+    assert (few.fit.scale, few.fit.per_block, few.fit.num_networks) == (1, 0, 7)
+    table = written(tmp_path / "t.jsonl", shapes, [(arch, total_ms(arch)) for arch in networks[:9]])
     assert table.fit.scale == pytest.approx(1.2, abs=1e-3)
-    assert table.fit.block == pytest.approx(-0.02, abs=1e-3)
+    assert table.fit.per_block == pytest.approx(-0.02, abs=1e-3)
     for unseen in networks[9:]:
-        assert table.predict(unseen) == pytest.approx(takes(unseen), rel=1e-3)
+        assert table.predict(unseen) == pytest.approx(total_ms(unseen), rel=1e-3)
 
 
-def test_what_a_killed_writer_left_is_used_and_gone_on_with(tmp_path):
+def test_a_killed_writers_table_is_read_and_resumed(tmp_path):
     path = tmp_path / "t.jsonl"
     first, second, third = block_shapes(B)[:3]
     written(path, [first, second])
@@ -91,14 +90,16 @@ def test_what_a_killed_writer_left_is_used_and_gone_on_with(tmp_path):
 def test_tables_of_two_devices_are_not_mixed(tmp_path):
     path = tmp_path / "t.jsonl"
     written(path, block_shapes(B)[:1])
-    with pytest.raises(LatencyError, match=r"is of a phone, onnxruntime 1.0, 2 threads, batch 1; this is .*1 thread"):
+    with pytest.raises(
+        LatencyError, match=r"was measured on a phone, onnxruntime 1.0, 2 threads, batch 1, this is .*1 thread"
+    ):
         LatencyTableWriter(path, MeasuredDevice("a phone", "onnxruntime 1.0", 1, 1))
     assert len(load_latency_table(path).blocks) == 1
 
 
 def test_a_block_that_was_not_measured():
     with pytest.raises(LatencyError, match=r"no conv at 248 pixels.*measure_net.py --space"):
-        LatencyTable(HERE, {}).of(B)
+        LatencyTable(DEVICE, {}).predict(B)
 
 
 GOOD = {"layout": 1, "device": "x", "runtime": "y 1", "threads": 1, "batch": 1}
@@ -120,10 +121,10 @@ GOOD = {"layout": 1, "device": "x", "runtime": "y 1", "threads": 1, "batch": 1}
         [GOOD, []],
     ],
 )
-def test_what_is_no_table(lines, tmp_path):
+def test_invalid_tables(lines, tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
-    with pytest.raises(LatencyError, match=r"t\.jsonl: line \d is not one of a latency table"):
+    with pytest.raises(LatencyError, match=r"t\.jsonl: line \d is not an entry of a latency table"):
         load_latency_table(path)
 
 

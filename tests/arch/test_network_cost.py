@@ -1,4 +1,4 @@
-"""The cost from a definition equals the published figures, fvcore's counts and the built network: to the digit."""
+"""The cost of a definition equals published figures, fvcore's counts and those of the built network exactly."""
 
 import random
 from dataclasses import fields
@@ -14,8 +14,8 @@ from fbnetv3.errors import UsageError
 from fbnetv3.modeling import build_network
 from tests.table2 import random_arch
 
-# The published networks, counted on the authors' own modules: resolution, resize, BatchNorm parameters, convolution
-# biases, convolution weights, MACs of convolutions, of average pools.
+# The published networks, counted on the authors' modules: resolution, resize, BatchNorm parameters, convolution biases,
+# convolution weights, MACs of convolutions, MACs of average pools.
 PUBLISHED = {
     "fbnetv3_a": (224, 242, 46400, 9856, 8542224, 355514328, 1083952),
     "fbnetv3_b": (248, 266, 46400, 9856, 8542224, 460150000, 1400136),
@@ -33,8 +33,8 @@ TABLE_4 = {"fbnetv3_a": 357, "fbnetv3_c": 557, "fbnetv3_e": 762, "fbnetv3_g": 21
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_equals_the_published_network(name):
     resolution, resize, batchnorm, bias, weight, conv, pool = PUBLISHED[name]
-    defn, cost = get_arch(name), fbnetv3.cost(name)
-    assert (defn.resolution, defn.resize) == (resolution, resize)
+    arch, cost = get_arch(name), fbnetv3.cost(name)
+    assert (arch.resolution, arch.resize) == (resolution, resize)
     assert cost.params_by_kind == {"conv_weight": weight, "conv_bias": bias, "batchnorm": batchnorm}
     assert cost.macs_by_kind == {"conv": conv, "avg_pool": pool}
     assert (cost.params, cost.macs) == (batchnorm + bias + weight, conv + pool)
@@ -66,7 +66,7 @@ def test_equals_fvcore(name):
 
 
 def measure(model, height, width, in_chans=3):
-    """Counts a built network by its own modules: parameters by type, MACs and activations by what flows through."""
+    """Count a network's parameters by module type, and MACs and activations with forward hooks."""
     count = dict.fromkeys([f.name for f in fields(Cost)], 0)
     total = sum(p.numel() for p in model.parameters())
 
@@ -87,7 +87,7 @@ def measure(model, height, width, in_chans=3):
                 module.register_forward_hook(on_pool)
             elif isinstance(module, nn.BatchNorm2d):
                 count["params_batchnorm"] += module.weight.numel() + module.bias.numel()
-                setattr(parent, name, nn.Identity())  # counted; without it the shapes are the same and come faster
+                setattr(parent, name, nn.Identity())  # counted; the shapes stay the same without it
             elif isinstance(module, (nn.Hardswish, nn.Hardsigmoid)):
                 setattr(parent, name, nn.Identity())
     model.eval()(torch.empty(1, in_chans, height, width, device="meta"))
@@ -97,7 +97,7 @@ def measure(model, height, width, in_chans=3):
 
 @pytest.fixture
 def uninitialized(monkeypatch):
-    """Networks whose weights nobody sets: here only their shapes matter."""
+    """Skip weight initialization: only shapes matter here."""
     monkeypatch.setattr("fbnetv3.modeling.network.init_weights", lambda module: None)
     monkeypatch.setattr(nn.init, "normal_", lambda *args, **kwargs: None)
     monkeypatch.setattr(nn.init, "zeros_", lambda *args, **kwargs: None)
@@ -107,16 +107,16 @@ def uninitialized(monkeypatch):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_equals_the_built_network_for_random_definitions(seed, uninitialized):
-    """A thousand in all, with inputs of any shape and heads of any size."""
+    """A thousand in total, with inputs of various shapes and heads of various sizes."""
     rng = random.Random(seed)
     for i in range(100):
-        defn = random_arch(rng, f"random_{seed}_{i}")
-        height, width = (defn.resolution,) * 2 if i % 2 else (rng.randint(33, 300), rng.randint(33, 300))
+        arch = random_arch(rng, f"random_{seed}_{i}")
+        height, width = (arch.resolution,) * 2 if i % 2 else (rng.randint(33, 300), rng.randint(33, 300))
         classes, in_chans = rng.choice([2, 10, 1000]), rng.choice([1, 3])
         with torch.device("meta"):
-            model = build_network(defn, num_classes=classes, in_chans=in_chans)
+            model = build_network(arch, num_classes=classes, in_chans=in_chans)
         counted = measure(model, height, width, in_chans)
-        cost = compute_cost(defn, (height, width), num_classes=classes, in_chans=in_chans)
+        cost = compute_cost(arch, (height, width), num_classes=classes, in_chans=in_chans)
         assert {f.name: getattr(cost, f.name) for f in fields(Cost)} == vars(counted)
 
 
@@ -137,17 +137,17 @@ def test_resolution_as_height_and_width():
 
 
 @pytest.mark.parametrize("resolution", [0, -1, 2.5, "224", (224,), (0, 224), True])
-def test_refuses_a_resolution_that_is_none(resolution):
+def test_rejects_an_invalid_resolution(resolution):
     with pytest.raises(UsageError, match="resolution"):
         fbnetv3.cost("fbnetv3_d", resolution)
 
 
 @pytest.mark.parametrize("arguments", [{"num_classes": -5}, {"num_classes": "10"}, {"in_chans": 0}, {"in_chans": True}])
-def test_refuses_counts_that_are_none(arguments):
-    with pytest.raises(UsageError, match="is not a whole number of at least"):
+def test_rejects_invalid_counts(arguments):
+    with pytest.raises(UsageError, match=r"(num_classes|in_chans): .* is not (at least|an integer)"):
         fbnetv3.cost("fbnetv3_d", **arguments)
 
 
-def test_refuses_an_input_that_is_too_small():
+def test_rejects_an_input_that_is_too_small():
     with pytest.raises(UsageError, match="too small"):
         fbnetv3.cost("fbnetv3_b", 8)
