@@ -1,0 +1,63 @@
+"""Constraints: users' columns, invalid bounds, empty arrays."""
+
+import numpy as np
+import pytest
+
+from fbnetv3.nars.space.constraints import Constraint, ConstraintError, Constraints
+from fbnetv3.nars.space.sampling import sample_pool
+from fbnetv3.nars.space.search_space import load_space, space_from_dict
+from tests.nars.space.spaces import FBNETV3, SMALL
+
+
+@pytest.fixture(scope="module")
+def space():
+    return load_space(FBNETV3)
+
+
+def test_a_users_column():
+    space = space_from_dict(SMALL)
+    constraints = Constraints(space, [Constraint("sum", 2, 3)], {"sum": lambda c: c.sum(1)})
+    pool = sample_pool(constraints, 100)
+    assert sorted(map(tuple, pool)) == sorted(
+        (w, k, 0, r) for w in range(3) for k in range(2) for r in range(3) if 2 <= w + k + r <= 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda c: c, r"column mine: its function returns int64 \(1, 4\)"),
+        (lambda c: np.full(len(c), np.nan), "column mine: its function returns NaN for 1 candidates"),
+        (lambda c: np.array(["x"] * len(c)), "column mine: its function returns <U1"),
+    ],
+)
+def test_a_column_that_returns_something_else(function, message):
+    constraints = Constraints(space_from_dict(SMALL), [Constraint("mine", 0, 1)], {"mine": function})
+    with pytest.raises(ConstraintError, match=message):
+        constraints.feasible(np.zeros((1, 4), int))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda space: Constraint("macs", 2, 1), "constraint on macs: 2 is above 1"),
+        (lambda space: Constraint("macs", float("nan")), "constraint on macs: nan is not a number"),
+        (lambda space: Constraints(space, [Constraint("mac")]), "unknown column mac: did you mean macs"),
+    ],
+)
+def test_invalid_constraints(space, make, message):
+    with pytest.raises(ConstraintError, match=message):
+        make(space)
+
+
+def test_no_candidates(space):
+    none = np.zeros((0, len(space)), int)
+    assert Constraints(space, [Constraint("macs", high=1e9)]).feasible(none).shape == (0,)
+
+
+def test_violation_is_relative_to_the_bound():
+    space = space_from_dict(SMALL)
+    constraints = Constraints(space, [Constraint("sum", 4, 5)], {"sum": lambda c: c.sum(1)})
+    candidates = np.array([[0, 0, 0, 0], [2, 1, 0, 1], [2, 1, 0, 2]])
+    assert constraints.violation(candidates).tolist() == [1, 0, 0]
+    assert constraints.feasible(candidates).tolist() == [False, True, True]

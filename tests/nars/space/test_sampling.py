@@ -1,0 +1,83 @@
+"""Pools of candidates, from Table 2's space and from small ones."""
+
+import time
+
+import numpy as np
+import pytest
+
+from fbnetv3.errors import UsageError
+from fbnetv3.nars.space.constraints import Constraint, ConstraintError, Constraints
+from fbnetv3.nars.space.sampling import sample_pool, sample_sobol
+from fbnetv3.nars.space.search_space import load_space, space_from_dict
+from tests.nars.space.spaces import FBNETV3, SMALL
+
+
+@pytest.fixture(scope="module")
+def space():
+    return load_space(FBNETV3)
+
+
+def test_a_pool_meets_its_constraints(space):
+    constraints = Constraints(space, [Constraint("macs", 400e6, 800e6), Constraint("params", high=12e6)])
+    pool = sample_pool(constraints, 3000)
+    assert pool.shape == (3000, 37) and len(np.unique(pool, axis=0)) == 3000
+    costs = constraints.column_values(pool, "macs", "params", "activations")
+    assert costs["macs"].min() >= 400e6 and costs["macs"].max() <= 800e6 and costs["params"].max() <= 12e6
+    assert (pool == sample_pool(constraints, 3000)).all()
+    assert (pool[:100] == sample_pool(constraints, 100)).all()
+    assert not (pool == sample_pool(constraints, 3000, seed=1)).all()
+
+
+def test_samples_fill_the_space_evenly(space):
+    samples = sample_sobol(space, 4096)
+    for column, size in enumerate(space.sizes):
+        counts = np.bincount(samples[:, column], minlength=size)
+        assert counts.min() > 0.9 * 4096 / size and counts.max() < 1.1 * 4096 / size + 1
+
+
+def test_constraints_that_no_candidate_meets_are_an_error_at_once(space):
+    start = time.perf_counter()
+    with pytest.raises(
+        ConstraintError, match=r"no candidate of fbnetv3 meets .*; the nearest one has macs 2\.\d+e\+08"
+    ):
+        sample_pool(Constraints(space, [Constraint("macs", high=150e6)]))
+    assert time.perf_counter() - start < 10
+    with pytest.raises(ConstraintError, match=r"the nearest one has macs .*, params"):
+        sample_pool(Constraints(space, [Constraint("macs", high=250e6), Constraint("params", low=20e6)]))
+
+
+def test_a_pool_larger_than_the_space_is_the_space_in_random_order():
+    small = space_from_dict(SMALL)
+    pools = [sample_pool(Constraints(small), 1000, seed) for seed in (0, 0, 1)]
+    assert len(pools[0]) == small.size() == len(np.unique(pools[0], axis=0))
+    assert (pools[0] == pools[1]).all() and not (pools[0] == pools[2]).all()
+
+
+def test_a_pool_smaller_than_a_small_space():
+    small = space_from_dict(SMALL)
+    pool = sample_pool(Constraints(small), 5)
+    assert len(np.unique(pool, axis=0)) == 5 and (pool == sample_pool(Constraints(small), 1000)[:5]).all()
+
+
+def test_narrow_constraints(space):
+    """A thousandth of the range of MACs, and nearly the least that a candidate can have."""
+    least = Constraints(space).column_values(np.zeros((1, len(space)), int), "macs")["macs"][0]
+    for low, high in ((600e6, 600.4e6), (0, 1.15 * least)):
+        constraints = Constraints(space, [Constraint("macs", low, high)])
+        start = time.perf_counter()
+        pool = sample_pool(constraints, 200)
+        assert time.perf_counter() - start < 10
+        assert constraints.feasible(pool).all() and len(np.unique(pool, axis=0)) == 200
+        assert (pool == sample_pool(constraints, 200)).all()
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_an_empty_pool(space, count):
+    with pytest.raises(UsageError, match="needs at least 1"):
+        sample_pool(Constraints(space), count)
+
+
+def test_samples_depend_on_the_seed_and_are_inside_the_space(space):
+    first, second, third = (sample_sobol(space, 100, seed) for seed in (0, 0, 1))
+    assert (first == second).all() and not (first == third).all()
+    assert (space.check(first) == first).all()

@@ -1,0 +1,175 @@
+"""Search spaces: Table 2's size, encoding and decoding of candidates, invalid files."""
+
+import numpy as np
+import pytest
+import yaml
+
+from fbnetv3.arch import compute_cost, get_arch
+from fbnetv3.nars.space.search_space import SpaceError, load_space, space_from_dict
+from tests.nars.space.spaces import FBNETV3, SMALL
+
+
+@pytest.fixture(scope="module")
+def space():
+    return load_space(FBNETV3)
+
+
+def small(**changes):
+    return space_from_dict({**SMALL, **changes})
+
+
+def test_table_2_has_the_papers_size(space):
+    by_hand = space.size("architecture") // len(range(224, 273, 8)) // 2
+    assert by_hand == 175_878_910_771_200_000
+    assert space.size("recipe") == 18_905_040
+    assert space.size() == 175_878_910_771_200_000 * 7 * 2 * 18_905_040
+
+
+def test_the_published_b_is_a_candidate_except_for_kernels_and_padding(space):
+    """Channels and depths are B's. Table 2 has one kernel per row, while B's first blocks have their own."""
+    values = {v.name: v.values[0] for v in space.variables}
+    values |= {"resolution": 248, "stem_channels": 16, "s1_channels": 16, "s1_repeat": 2}
+    values |= {"s2_kernel": 5, "s2_expansion": 4, "s2_expansion_rest": 2, "s2_channels": 24, "s2_repeat": 4}
+    values |= {"s3_kernel": 5, "s3_expansion": 5, "s3_expansion_rest": 3, "s3_channels": 40, "s3_repeat": 5}
+    values |= {"s4_expansion": 5, "s4_expansion_rest": 3, "s4a_channels": 72, "s4a_repeat": 5}
+    values |= {"s4b_channels": 120, "s4b_repeat": 6, "s5a_channels": 184, "s5a_repeat": 6, "s5b_channels": 224}
+    arch = space.make_arch(space.encode(values), "like_b")
+    published = get_arch("fbnetv3_b")
+    channels, published_channels = ([b.spec.out_channels for b in a.blocks()] for a in (arch, published))
+    assert channels == published_channels
+    assert arch.resolution == published.resolution == 248
+
+
+def test_every_candidate_forms_a_network_and_a_recipe_of_table_2(space):
+    rng = np.random.default_rng(0)
+    for candidate in [np.zeros(37, int), space.sizes - 1, *rng.integers(0, space.sizes, (30, 37))]:
+        arch = space.make_arch(candidate, "x")
+        assert compute_cost(arch).macs > 0 and arch.resize == round(arch.resolution * 256 / 224)
+        space.make_recipe(candidate).check_table_2()
+
+
+def test_rows_that_share_a_variable_share_its_value(space):
+    for index in (0, 3):
+        candidate = np.zeros(37, int)
+        candidate[[v.name for v in space.variables].index("s4_expansion")] = index
+        rows = space.make_arch(candidate, "x").stages[4].rows
+        assert [row.expansion for row in rows] == [4 + index, 2, 4 + index, 2]
+
+
+def test_encode_inverts_decode(space):
+    rng = np.random.default_rng(1)
+    for candidate in rng.integers(0, space.sizes, (20, 37)):
+        assert (space.encode(space.decode(candidate)) == candidate).all()
+    assert space.decode(np.zeros(37, int))["lr"] == 0.02
+
+
+def test_features():
+    space = small()
+    features = space.features(np.array([[0, 0, 0, 0], [1, 1, 0, 2]]))
+    assert features.dtype == np.float32
+    assert features.tolist() == [[0, 1, 0, 0], [0.5, 0, 1, 1]]
+    assert space.features(np.array([[1, 1, 0, 2]]), "recipe").tolist() == [[1]]
+    assert space.features(np.zeros((0, 4), int), "architecture").shape == (0, 3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_distinct_candidates_have_distinct_features(space, seed):
+    rng = np.random.default_rng(seed)
+    a = rng.integers(0, space.sizes, (1, 37))
+    b = a.copy()
+    column = rng.integers(37)
+    b[0, column] = (b[0, column] + 1) % space.sizes[column]
+    assert not np.array_equal(space.features(a), space.features(b))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "message"),
+    [
+        (np.zeros((2, 3), int), "integers"),
+        (np.zeros((2, 4)), r"integers \(N, 4\), not float64"),
+        (np.array([[0, 2, 0, 0]]), r"kernel: index 2 is not in \[0, 1\]"),
+        (np.array([[-1, 0, 0, 0]]), "width: index -1 is not in"),
+    ],
+)
+def test_invalid_candidates(candidates, message):
+    with pytest.raises(SpaceError, match=message):
+        small().features(candidates)
+
+
+def test_values_outside_the_space():
+    space, values = small(), {"width": 8, "kernel": 3, "fixed": "only", "lr": 0.1}
+    assert space.encode({**values, "lr": 0.1 + 1e-12}).tolist() == [0, 0, 0, 0]
+    for change, message in (({"width": 9}, "width: 9 is not one of"), ({"depth": 1}, "depth: unknown key")):
+        with pytest.raises(SpaceError, match=message):
+            space.encode({**values, **change})
+    with pytest.raises(SpaceError, match="lr: missing"):
+        space.encode({"width": 8, "kernel": 3, "fixed": "only"})
+
+
+def test_a_space_without_templates():
+    for make in (lambda s: s.make_arch(np.zeros(4, int), "x"), lambda s: s.make_recipe(np.zeros(4, int))):
+        with pytest.raises(SpaceError, match="the space has no template"):
+            make(small())
+
+
+def test_a_subspace_has_the_variables_and_template_of_its_part(space):
+    recipes = space.subspace("recipe")
+    assert recipes.size() == space.size("recipe")
+    assert recipes.architecture is None and recipes.recipe == space.recipe
+    with pytest.raises(SpaceError, match="fbnetv3 has no variables of the architecture"):
+        recipes.subspace("architecture")
+
+
+ROW = {"block": "conv", "kernel": "$kernel", "channels": "$width"}
+
+
+def architecture(**row):
+    return {"architecture": {"resolution": 32, "stages": [{"rows": [{**ROW, **row}]}]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variables": {}}, "variables: is not a mapping"),
+        ({"variables": {"x": [1]}}, r"variables\.x: \[1\] is not a mapping"),
+        ({"variables": {"x": {}}}, r"variables\.x: needs either a range or choices"),
+        ({"variables": {"x": {"range": [1, 2], "choices": [1]}}}, r"variables\.x: needs either a range or choices"),
+        ({"variables": {"x": {"rnage": [1, 2]}}}, r"variables\.x\.rnage: unknown key: did you mean range"),
+        ({"variables": {"x": {"range": [2, 1]}}}, r"variables\.x\.range: \[2, 1\] is empty"),
+        ({"variables": {"x": {"range": [1, 2, 0]}}}, r"variables\.x\.range: .* is empty"),
+        ({"variables": {"x": {"range": [1, 4, 2]}}}, r"variables\.x\.range: .* 4 is not reached in steps of 2"),
+        ({"variables": {"x": {"range": [1, 1e9]}}}, r"variables\.x\.range: .* has more than"),
+        ({"variables": {"x": {"range": [1, float("nan")]}}}, r"variables\.x\.range: .* is not \[low, high\]"),
+        ({"variables": {"x": {"range": [1, 2], "scale": 0}}}, r"variables\.x\.scale"),
+        ({"variables": {"x": {"choices": [1], "scale": 2}}}, r"variables\.x\.scale: applies only to a range"),
+        ({"variables": {"x": {"choices": []}}}, r"variables\.x\.choices: \[\] is not a list of values"),
+        ({"variables": {"x": {"choices": [[1]]}}}, r"variables\.x\.choices: .* values must be text, numbers"),
+        ({"variables": {"x": {"choices": [3, 3.0]}}}, r"variables\.x\.choices: .* contains a value twice"),
+        ({"variables": {"x": {"choices": [1], "part": "other"}}}, r"variables\.x\.part: 'other' is not one of"),
+        ({"name": 3}, "name: 3 is not text"),
+        ({"architecture": []}, r"architecture: \[\] is not a mapping"),
+        ({"architecture": {"resolution": 32, "stages": 3}}, r"architecture\.stages: 3 is not a list"),
+        ({"recipe": {"lr": "$rate"}}, r"recipe\.lr: \$rate is not a variable"),
+        ({"recipe": {"lr": "$width"}}, r"recipe\.lr: \$width belongs to the architecture"),
+        (
+            architecture(channels="$lr"),
+            r"architecture\.stages\[0\]\.rows\[0\]\.channels: \$lr belongs to the recipe",
+        ),
+        (architecture(chanels=8), r"architecture\.stages\[0\]\.rows\[0\]\.chanels: unknown key: did you mean channels"),
+        (architecture(repeat=0), r"architecture\.stages\[0\]\.rows\[0\]\.repeat: 0 is not in"),
+        (architecture(expansion=[1, 2, 3]), r"rows\[0\]\.expansion: \[1, 2, 3\] is neither a value nor a pair"),
+        (architecture(kernel=[3, 5]), r"rows\[0\]\.kernel: \[3, 5\] is not a single value"),
+    ],
+)
+def test_invalid_spaces(changes, message):
+    with pytest.raises(SpaceError, match=message):
+        small(**changes)
+
+
+def test_errors_name_the_file(tmp_path):
+    path = tmp_path / "space.yaml"
+    path.write_text(yaml.safe_dump({**SMALL, "variables": {"x": {"range": [2, 1]}}}))
+    with pytest.raises(SpaceError, match=r"space\.yaml: variables\.x\.range"):
+        load_space(path)
+    with pytest.raises(SpaceError, match=r"nowhere\.yaml: "):
+        load_space(tmp_path / "nowhere.yaml")
