@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""NARS against random search, regularised evolution and Optuna's TPE at equal cost, over many seeds.
+"""NARS against random search, regularized evolution and Optuna's TPE at equal cost, over many seeds.
 
-Two tasks: a table of measured networks (NAS-Bench-Macro's JSON file, https://github.com/xiusu/NAS-Bench-Macro), and a
-joint space with learning curves: Table 2's, with an accuracy that is made up below, in which recipe and architecture
-depend on each other. Needs optuna.
+Two tasks: a table of measured networks (NAS-Bench-Macro's JSON file, https://github.com/xiusu/NAS-Bench-Macro), and
+Table 2's joint space with learning curves and a synthetic accuracy, in which recipe and architecture depend on each
+other. Needs optuna.
 
     benchmarks/nars_search.py --table nas-bench-macro_cifar10.json --seeds 30
     benchmarks/nars_search.py --joint --seeds 10
@@ -21,16 +21,18 @@ from tabulate import tabulate
 
 from fbnetv3.arch import configs_folder
 from fbnetv3.nars.algorithm.nars_search import search
-from fbnetv3.nars.evaluators.evaluator_registry import read_table
+from fbnetv3.nars.evaluators.table_evaluator import read_table
 from fbnetv3.nars.space.constraints import Constraint, Constraints
 from fbnetv3.nars.space.search_space import Space, Variable, load_space
 
-POPULATION, SAMPLE = 20, 5  # of regularised evolution
+# of regularized evolution
+POPULATION_SIZE = 20
+SAMPLE_SIZE = 5
 
 
 @dataclass
 class Task:
-    """Something to search: a space, its constraints, and a learning curve for each candidate and seed."""
+    """A search problem: a space, its constraints, and a learning curve for each candidate and seed."""
 
     space: Space
     constraints: Constraints
@@ -41,13 +43,13 @@ class Task:
     def curve(self, vector, seed):
         raise NotImplementedError
 
-    def truth(self, vector):
-        """The accuracy that counts, without noise."""
+    def true_accuracy(self, vector):
+        """Return the accuracy without noise."""
         raise NotImplementedError
 
 
 class TableTask(Task):
-    """NAS-Bench-Macro: eight layers of three kinds, the mean of three measured accuracies."""
+    """NAS-Bench-Macro: eight layers with three choices each; the mean of three measured accuracies."""
 
     def __init__(self, file):
         self.rows = read_table(file)
@@ -65,33 +67,37 @@ class TableTask(Task):
     def curve(self, vector, seed):
         return [self._row(vector)["mean_acc"]]
 
-    def truth(self, vector):
+    def true_accuracy(self, vector):
         return self._row(vector)["mean_acc"]
 
 
 class JointTask(Task):
-    """Table 2's space between 400 and 800 M MACs, with an accuracy that is made up.
+    """Table 2's space between 400 and 800 M MACs, with a synthetic accuracy.
 
-    Every choice of the architecture has an effect of its own with diminishing returns; the best learning rate falls
-    with depth, the best regularisation rises with parameters; the optimisers differ. Curves approach the accuracy at a
-    rate that depends on the learning rate, with noise.
+    Each choice of the architecture has an effect of its own, with diminishing returns. The best learning rate falls
+    with depth, the best regularization rises with width, and the optimizers differ. Learning curves approach the
+    accuracy at a rate that depends on the learning rate, with noise.
     """
 
     def __init__(self, seed=0):
         space = load_space(configs_folder() / "nars" / "spaces" / "fbnetv3.yaml")
         self.rng = np.random.default_rng(seed)
         self.names = [variable.name for variable in space.variables]
-        self.arch = [i for i, v in enumerate(space.variables) if v.part == "architecture" and v.name != "s6_kernel"]
+        self.arch_columns = [
+            i for i, v in enumerate(space.variables) if v.part == "architecture" and v.name != "s6_kernel"
+        ]
         self.weights = self.rng.gamma(2.0, 0.5, len(space))
         self.shapes = self.rng.uniform(0.3, 2.0, len(space))
-        self.pairs = [(*self.rng.choice(self.arch, 2, replace=False), self.rng.normal(0, 0.5)) for _ in range(12)]
+        self.pairs = [
+            (*self.rng.choice(self.arch_columns, 2, replace=False), self.rng.normal(0, 0.5)) for _ in range(12)
+        ]
         bounds = [Constraint("macs", 4e8, 8e8)]
         super().__init__(space, Constraints(space, bounds), {"macs": [4e8, 8e8]}, 30, {})
 
-    def truth(self, vector):
+    def true_accuracy(self, vector):
         x = vector / np.maximum(self.space.sizes - 1, 1)
         value = dict(zip(self.names, x, strict=True))
-        total = sum(self.weights[i] * (1 - np.exp(-self.shapes[i] * 2 * x[i])) for i in self.arch)
+        total = sum(self.weights[i] * (1 - np.exp(-self.shapes[i] * 2 * x[i])) for i in self.arch_columns)
         total += sum(weight * (x[i] - 0.5) * (x[j] - 0.5) for i, j, weight in self.pairs)
         depth = np.mean([value[name] for name in self.names if name.endswith("repeat")])
         width = np.mean([value[name] for name in self.names if name.endswith("channels")])
@@ -105,11 +111,11 @@ class JointTask(Task):
         speed = 3 + 4 * vector[self.names.index("lr")] / 10
         epochs = np.arange(1, self.epochs + 1) / self.epochs
         noise = np.random.default_rng([seed, *map(int, vector)]).normal(0, 0.15, self.epochs)
-        return (self.truth(vector) - 30 * np.exp(-speed * epochs) * (1 - epochs) + noise).tolist()
+        return (self.true_accuracy(vector) - 30 * np.exp(-speed * epochs) * (1 - epochs) + noise).tolist()
 
 
-def evaluated(task, vector, seed):
-    """What a search sees of a candidate that it trains to the end."""
+def measure(task, vector, seed):
+    """Return the last accuracy of a full evaluation."""
     return task.curve(vector, seed)[-1]
 
 
@@ -120,34 +126,35 @@ def random_search(task, trainings, seed):
 
 def random_candidate(task, rng):
     while True:
-        found = rng.integers(0, task.space.sizes, (64, len(task.space)))
-        found = found[task.constraints.met(found)]
-        if len(found):
-            return found[0]
+        candidates = rng.integers(0, task.space.sizes, (64, len(task.space)))
+        candidates = candidates[task.constraints.feasible(candidates)]
+        if len(candidates):
+            return candidates[0]
 
 
-def regularised_evolution(task, trainings, seed):
-    """Real et al. 2019: the youngest live; a parent is the best of a sample, a child one mutation away."""
+def regularized_evolution(task, trainings, seed):
+    """Regularized evolution (Real et al. 2019): mutate the best of a sample; the oldest candidate dies."""
     rng = np.random.default_rng(seed)
-    alive, history = [], []
+    population = []
+    history = []
     while len(history) < trainings:
-        if len(history) < POPULATION:
+        if len(history) < POPULATION_SIZE:
             child = random_candidate(task, rng)
         else:
-            chosen = rng.choice(len(alive), SAMPLE, replace=False)
-            parent = max((alive[i] for i in chosen), key=lambda pair: pair[1])[0]
-            child = mutated(task, parent, rng)
-        alive = [*alive, (child, evaluated(task, child, seed))][-POPULATION:]
+            chosen = rng.choice(len(population), SAMPLE_SIZE, replace=False)
+            parent = max((population[i] for i in chosen), key=lambda pair: pair[1])[0]
+            child = mutate(task, parent, rng)
+        population = [*population, (child, measure(task, child, seed))][-POPULATION_SIZE:]
         history.append(child)
     return history
 
 
-def mutated(task, parent, rng):
+def mutate(task, parent, rng):
     while True:
         child = parent.copy()
         column = rng.integers(len(parent))
         child[column] = rng.integers(task.space.sizes[column])
-        if (child != parent).any() and task.constraints.met(child[None])[0]:
+        if (child != parent).any() and task.constraints.feasible(child[None])[0]:
             return child
 
 
@@ -159,25 +166,25 @@ def tpe(task, trainings, seed):
     history = []
     while len(history) < trainings:
         trial = study.ask()
-        vector = np.array([suggested(trial, variable) for variable in task.space.variables])
-        if not task.constraints.met(vector[None])[0]:
+        vector = np.array([suggest(trial, variable) for variable in task.space.variables])
+        if not task.constraints.feasible(vector[None])[0]:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             continue
-        study.tell(trial, evaluated(task, vector, seed))
+        study.tell(trial, measure(task, vector, seed))
         history.append(vector)
     return history
 
 
-def suggested(trial, variable):
-    if variable.is_category:
+def suggest(trial, variable):
+    if variable.is_categorical:
         return trial.suggest_categorical(variable.name, list(range(len(variable))))
     return trial.suggest_int(variable.name, 0, len(variable) - 1)
 
 
 def nars(task, trainings, seed, batch, **settings):
-    """The search's trials in order, and the epochs of each."""
+    """Run a search."""
     with tempfile.TemporaryDirectory() as folder:
-        result = search(
+        return search(
             task.space,
             lambda candidate, epochs: task.curve(candidate.vector, seed)[:epochs],
             folder,
@@ -190,38 +197,44 @@ def nars(task, trainings, seed, batch, **settings):
             executor="serial",
             **settings,
         )
-    return result
 
 
 def incumbents(task, history, seed, epochs=None):
-    """True accuracy of the candidate that looks best after each training."""
-    seen, best, found = -np.inf, None, []
+    """Return the true accuracy of the candidate that looks best after each training."""
+    best_seen = -np.inf
+    best_true = None
+    incumbent_accuracies = []
     for vector in history:
         value = task.curve(vector, seed)[(epochs or task.epochs) - 1]
-        if value > seen:
-            seen, best = value, task.truth(vector)
-        found.append(best)
-    return found
+        if value > best_seen:
+            best_seen, best_true = value, task.true_accuracy(vector)
+        incumbent_accuracies.append(best_true)
+    return incumbent_accuracies
 
 
 def compare_on_table(file, seeds, batch, marks):
     task = TableTask(file)
-    sides = {"random search": random_search, "regularised evolution": regularised_evolution, "TPE": tpe}
-    regrets = {name: [] for name in ("NARS", *sides)}
+    peers = {"random search": random_search, "regularized evolution": regularized_evolution, "TPE": tpe}
+    regrets = {name: [] for name in ("NARS", *peers)}
     start = time.time()
     for seed in range(seeds):
-        result = nars(task, max(marks), seed, batch, stop_above=None)
+        result = nars(task, max(marks), seed, batch, early_stopping_correlation=None)
         histories = {"NARS": [trial.candidate for trial in result.trials]}
-        histories |= {name: side(task, max(marks), seed) for name, side in sides.items()}
+        histories |= {name: peer(task, max(marks), seed) for name, peer in peers.items()}
         for name, history in histories.items():
             regrets[name].append([task.best - value for value in incumbents(task, history, seed)])
-        found = {name: next((i + 1 for i, r in enumerate(rows[-1]) if r <= 0), None) for name, rows in regrets.items()}
-        print(f"seed {seed}: best of all found after {found}; {time.time() - start:.0f} s", file=sys.stderr, flush=True)
+        found_after = {
+            name: next((i + 1 for i, regret in enumerate(rows[-1]) if regret <= 0), None)
+            for name, rows in regrets.items()
+        }
+        seconds = time.time() - start
+        print(f"seed {seed}: optimum found after {found_after} trainings; {seconds:.0f} s", file=sys.stderr, flush=True)
     rows = []
-    for name, found in regrets.items():
-        at = [[regret[mark - 1] for regret in found] for mark in marks]
-        hits = [sum(value <= 0 for value in values) / seeds for values in at]
-        rows.append([name, *(f"{statistics.fmean(values):.4f}" for values in at), *(f"{hit:.0%}" for hit in hits)])
+    for name, side_regrets in regrets.items():
+        by_mark = [[regret[mark - 1] for regret in side_regrets] for mark in marks]
+        means = [f"{statistics.fmean(values):.4f}" for values in by_mark]
+        hits = [f"{sum(value <= 0 for value in values) / seeds:.0%}" for values in by_mark]
+        rows.append([name, *means, *hits])
     headers = ["", *(f"regret at {mark}" for mark in marks), *(f"best found at {mark}" for mark in marks)]
     print(
         f"\n{seeds} seeds, mean regret in points of accuracy, share of seeds that found the best of {len(task.rows)}\n"
@@ -230,36 +243,33 @@ def compare_on_table(file, seeds, batch, marks):
 
 
 def compare_on_joint(seeds, batch, rounds):
-    """Every side may train for as many epochs as NARS does."""
-    names = ("NARS, best trial", "NARS, recommended", "random search", "regularised evolution", "TPE")
-    found = {name: [] for name in names}
-    spent = []
+    """Compare at equal epochs: every peer may train for as many as NARS does."""
+    peers = {"random search": random_search, "regularized evolution": regularized_evolution, "TPE": tpe}
+    accuracies = {name: [] for name in ("NARS, best trial", "NARS, recommended", *peers)}
+    budgets = []
     for seed in range(seeds):
         task = JointTask(seed)
         result = nars(task, rounds * batch, seed, batch)
         epochs = sum(trial.epochs for trial in result.trials)
         trainings = epochs // task.epochs
-        spent.append((epochs, trainings))
-        found["NARS, best trial"].append(task.truth(result.best.candidate))
-        found["NARS, recommended"].append(task.truth(result.found[0].candidate.vector))
-        for name, side in (
-            ("random search", random_search),
-            ("regularised evolution", regularised_evolution),
-            ("TPE", tpe),
-        ):
-            found[name].append(incumbents(task, side(task, trainings, seed), seed)[-1])
-        shown = ", ".join(f"{name} {values[-1]:.3f}" for name, values in found.items())
+        budgets.append(epochs)
+        recommended = result.recommendations[0].candidate.vector
+        accuracies["NARS, best trial"].append(task.true_accuracy(result.best.candidate))
+        accuracies["NARS, recommended"].append(task.true_accuracy(recommended))
+        for name, peer in peers.items():
+            accuracies[name].append(incumbents(task, peer(task, trainings, seed), seed)[-1])
+        summary = ", ".join(f"{name} {values[-1]:.3f}" for name, values in accuracies.items())
         print(
-            f"seed {seed}: {len(result.trials)} trials, {trainings} whole trainings; {shown}",
+            f"seed {seed}: {len(result.trials)} trials, {trainings} full trainings; {summary}",
             file=sys.stderr,
             flush=True,
         )
-    ours = np.array(found["NARS, recommended"])
-    rows = [
-        [name, f"{np.mean(values):.3f}", f"{np.std(values, ddof=1):.3f}", f"{np.mean(ours > np.array(values)):.0%}"]
-        for name, values in found.items()
-    ]
-    print(f"\n{seeds} tasks of Table 2's space; {np.mean(spent, 0)[0]:.0f} epochs for each side\n")
+    nars_accuracies = np.array(accuracies["NARS, recommended"])
+    rows = []
+    for name, values in accuracies.items():
+        wins = np.mean(nars_accuracies > np.array(values))
+        rows.append([name, f"{np.mean(values):.3f}", f"{np.std(values, ddof=1):.3f}", f"{wins:.0%}"])
+    print(f"\n{seeds} tasks on Table 2's space; {np.mean(budgets):.0f} epochs for each side\n")
     headers = ["", "true accuracy of its choice", "deviation", "tasks on which NARS's recommendation is better"]
     print(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
 
@@ -269,7 +279,7 @@ def main():
     parser.add_argument("--table", metavar="FILE", help="NAS-Bench-Macro's JSON file")
     parser.add_argument("--joint", action="store_true", help="the joint task with learning curves")
     parser.add_argument("--seeds", type=int, default=30)
-    parser.add_argument("--batch", type=int, default=20, help="trials a round")
+    parser.add_argument("--batch", type=int, default=20, help="trials per round")
     parser.add_argument("--marks", type=int, nargs="+", default=[50, 100, 150, 200], help="trainings to compare at")
     parser.add_argument("--rounds", type=int, default=5, help="of the joint task")
     args = parser.parse_args()

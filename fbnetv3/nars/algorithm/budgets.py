@@ -55,7 +55,8 @@ def build_budgets(settings: SearchSettings, constraints: Constraints) -> dict[st
 
 def budget_name(budget: Bounds) -> str:
     """Name a budget for files: macs_450M, macs_from_400M, macs_400M_to_450M; "best" if it has no bounds."""
-    return "_".join(_constraint_name(constraint) for constraint in parse_bounds(budget, "budgets")) or "best"
+    names = [_constraint_name(constraint) for constraint in parse_bounds(budget, "budgets")]
+    return "_".join(names) or "best"
 
 
 def _constraint_name(constraint: Constraint) -> str:
@@ -98,7 +99,8 @@ def parse_bounds(bounds: Any, field: str) -> list[Constraint]:
 
 def _parse_constraint(column: str, value: Any, field: str) -> Constraint:
     pair = value if isinstance(value, (list, tuple)) else (None, value)
-    if len(pair) != 2 or not any(map(is_number, pair)) or not all(bound is None or is_number(bound) for bound in pair):
+    numbers = [bound for bound in pair if bound is not None]
+    if len(pair) != 2 or not numbers or not all(map(is_number, numbers)):
         raise SettingsError(f"{value!r} is neither [lowest, highest] nor the highest value", field)
     low, high = pair
     return Constraint(column, -math.inf if low is None else low, math.inf if high is None else high)
@@ -107,9 +109,11 @@ def _parse_constraint(column: str, value: Any, field: str) -> Constraint:
 def _parse_space_bounds(bounds: Any, field: str, settings: SearchSettings, space: Space) -> list[Constraint]:
     """Parse bounds, and require that candidates of the space have these costs."""
     constraints = parse_bounds(bounds, field)
-    for column in (constraint.column for constraint in constraints):
+    for constraint in constraints:
+        column = constraint.column
         if space.architecture is None and column in COST_COLUMNS and column not in settings.columns:
-            reason = f"recipes have no {column}" if settings.mode == RECIPE else f"{space.name} has no architectures"
+            recipes_only = settings.mode == RECIPE
+            reason = f"recipes have no {column}" if recipes_only else f"{space.name} has no architectures"
             raise SettingsError(f"{reason}; remove the bound, or define the column in columns", f"{field}.{column}")
     return constraints
 

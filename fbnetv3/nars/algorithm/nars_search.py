@@ -110,7 +110,8 @@ def search(
             too many failures. Finished trials are kept.
     """
     space = space if isinstance(space, Space) else load_space(space)
-    return run_search(space, evaluator, output, parse_settings(settings), resume=resume, on_progress=on_progress)
+    parsed = parse_settings(settings)
+    return run_search(space, evaluator, output, parsed, resume=resume, on_progress=on_progress)
 
 
 def run_search(
@@ -123,37 +124,51 @@ def run_search(
     on_progress: ProgressCallback | None = None,
 ) -> SearchResult:
     """Run `search` from a `Space` and `SearchSettings`."""
-    report_progress = on_progress or (lambda progress: None)
     # check as much as possible before anything is written
     plan = SearchPlan(space, settings)
     evaluate = build_evaluator(evaluator, settings.evaluator_args)
-    if settings.executor != "ray" and hasattr(evaluate, "check"):  # a cluster's data need not be on this machine
+    # the data of a cluster need not be on this machine
+    if settings.executor != "ray" and hasattr(evaluate, "check"):
         evaluate.check(Candidate(plan.space, plan.pool[0], full_epochs=settings.epochs))
+    fingerprint = search_fingerprint(plan.space, evaluator, settings)
     folder = Path(output).expanduser().resolve()
     lock = FolderLock(folder, "search", "choose another folder")
     with lock, contextlib.closing(TrialStore(folder, create=True)) as store:
-        _start_or_resume(store, search_fingerprint(plan.space, evaluator, settings), resume)
-        num_rounds = max(settings.num_rounds(plan.space), store.num_rounds())
-        if resume and not store.num_rounds():
-            report_progress(SearchProgress("pretraining", message=f"{folder} contains no trials yet: starting anew"))
-        # stage 1
-        report_progress(SearchProgress("pretraining", rounds=num_rounds))
-        predictor, pretraining = plan.pretrain_predictor()
-        # stage 2
-        rounds = Rounds(settings, num_rounds, plan.pool, store, predictor, report_progress)
-        with open_executor(
-            settings.executor, JobContext(plan.space, evaluate), _executor_options(settings, folder)
-        ) as executor:
-            rounds.run(executor)
-        # stage 3
-        report_progress(_finished_rounds("evolution", rounds))
-        recommender = Recommender(
-            settings, plan.space, predictor, rounds.trials, rounds.stop_epoch, folder / "recommendations"
-        )
-        recommendations = {name: recommender.recommend(name, constraints) for name, constraints in plan.budgets.items()}
-        scaled_networks = recommender.scale_networks(recommendations)
-        store.update_metadata({FINISHED: time.time()})
-        report_progress(_finished_rounds("done", rounds))
+        _start_or_resume(store, fingerprint, resume)
+        return _run_stages(plan, evaluate, store, resume, on_progress or _ignore_progress)
+
+
+def _run_stages(
+    plan: SearchPlan, evaluate: Evaluate, store: TrialStore, resume: bool, on_progress: ProgressCallback
+) -> SearchResult:
+    """Run the three stages of Algorithm 1."""
+    settings = plan.settings
+    folder = store.folder
+    num_rounds = max(settings.num_rounds(plan.space), store.num_rounds())
+    if resume and not store.num_rounds():
+        message = f"{folder} contains no trials yet: starting a new search"
+        on_progress(SearchProgress("pretraining", message=message))
+
+    # stage 1: pretrain the predictor
+    on_progress(SearchProgress("pretraining", rounds=num_rounds))
+    predictor, pretraining = plan.pretrain_predictor()
+
+    # stage 2: rounds of trials
+    rounds = Rounds(settings, num_rounds, plan.pool, store, predictor, on_progress)
+    context = JobContext(plan.space, evaluate)
+    with open_executor(settings.executor, context, _executor_options(settings, folder)) as executor:
+        rounds.run(executor)
+
+    # stage 3: evolution for each budget
+    on_progress(rounds.final_progress("evolution"))
+    recommender = Recommender(
+        settings, plan.space, predictor, rounds.trials, rounds.stop_epoch, folder / "recommendations"
+    )
+    recommendations = {name: recommender.recommend(name, constraints) for name, constraints in plan.budgets.items()}
+    scaled_networks = recommender.scale_networks(recommendations)
+
+    store.update_metadata({FINISHED: time.time()})
+    on_progress(rounds.final_progress("done"))
     return SearchResult(
         space=plan.space,
         settings=settings,
@@ -168,6 +183,10 @@ def run_search(
     )
 
 
+def _ignore_progress(progress: SearchProgress) -> None:
+    pass
+
+
 def _executor_options(settings: SearchSettings, folder: Path) -> ExecutorOptions:
     return ExecutorOptions(
         workers=settings.workers,
@@ -175,16 +194,6 @@ def _executor_options(settings: SearchSettings, folder: Path) -> ExecutorOptions
         logs=folder / "logs",
         address=settings.address,
         resources=dict(settings.resources),
-    )
-
-
-def _finished_rounds(stage: str, rounds: Rounds) -> SearchProgress:
-    return SearchProgress(
-        stage,
-        rounds.rounds,
-        rounds.rounds,
-        best_accuracy=rounds.best_accuracy(),
-        predictor_error=rounds.predictor_error,
     )
 
 
@@ -244,6 +253,7 @@ def search_fingerprint(space: Space, evaluator: str | Evaluate, settings: Search
     names = [each.name for each in fields(settings) if each.name not in _NOT_IN_FINGERPRINT]
     values = {name: getattr(settings, name) for name in names}
     values["predictor"] = asdict(settings.predictor)
+    # a function may be defined anew in each session, so it is compared by the name of its column
     values["columns"] = {name: column if isinstance(column, str) else name for name, column in settings.columns.items()}
     values["latency"] = _latency_fingerprint(settings)
     values["space"] = f"{space.name} ({space_digest(space)[:12]})"
@@ -269,7 +279,13 @@ def _start_or_resume(store: TrialStore, fingerprint: Mapping[str, Any], resume: 
         TrialStoreError: the folder contains another search.
     """
     if not store.num_rounds():  # new, or interrupted before the first round
-        store.update_metadata({"settings": fingerprint, "fbnetv3": fbnetv3.__version__, "started": time.time()})
+        store.update_metadata(
+            {
+                "settings": fingerprint,
+                "fbnetv3": fbnetv3.__version__,
+                "started": time.time(),
+            }
+        )
         return
     if not resume:
         raise UsageError(f"{store.folder}: already contains a search; resume it, or choose another folder")

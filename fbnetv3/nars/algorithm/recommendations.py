@@ -95,8 +95,9 @@ class Recommender:
         candidate = Candidate(self.space, vector, seed=settings.seed, full_epochs=settings.epochs)
         values = constraints.column_values(vector[None], *constraints.column_names)
         columns = {column: float(value[0]) for column, value in values.items()}
-        within_budget = constraints.feasible(self._ranked_candidates)
-        trials = [trial for trial, is_within in zip(self._ranked, within_budget, strict=True) if is_within]
+        # trials within the budget, best first; the evolution has inherited the first of them
+        within_budget = np.flatnonzero(constraints.feasible(self._ranked_candidates))
+        trials = [self._ranked[index] for index in within_budget]
         provenance = {
             "space": self.space.name,
             "space_sha256": space_digest(self.space),
@@ -148,7 +149,8 @@ class Recommender:
 
 def space_digest(space: Space) -> str:
     """Return a SHA-256 of a space's definition in hex."""
-    return hashlib.sha256(json.dumps(asdict(space), sort_keys=True, default=str).encode()).hexdigest()
+    definition = json.dumps(asdict(space), sort_keys=True, default=str)
+    return hashlib.sha256(definition.encode()).hexdigest()
 
 
 def _default_training_config(settings: SearchSettings) -> dict[str, Any]:

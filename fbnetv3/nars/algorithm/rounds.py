@@ -156,6 +156,20 @@ class Rounds:
         best = rank_trials(self.trials, self.stop_epoch)[:1]
         return best[0].accuracy(self.stop_epoch) if best else None
 
+    def final_progress(self, stage: str) -> SearchProgress:
+        """Return the progress after all rounds.
+
+        Args:
+            stage: "evolution" or "done".
+        """
+        return SearchProgress(
+            stage,
+            self.rounds,
+            self.rounds,
+            best_accuracy=self.best_accuracy(),
+            predictor_error=self.predictor_error,
+        )
+
     def _round_trials(self, number: int) -> list[Trial]:
         return [trial for trial in self.trials if trial.round == number]
 
@@ -179,10 +193,12 @@ class Rounds:
 
     def _run_trials(self, number: int, executor: Executor) -> None:
         """Run the round's remaining trials to completion."""
-        waiting = deque(trial.number for trial in self._round_trials(number) if trial.status not in (DONE, FAILED))
+        remaining = [trial for trial in self._round_trials(number) if trial.status not in (DONE, FAILED)]
+        waiting = deque(trial.number for trial in remaining)
         num_running = 0
         self._report_progress(number)
         while waiting or num_running:
+            # keep all slots busy
             while waiting and num_running < executor.slots:
                 self._start_trial(waiting.popleft(), executor)
                 num_running += 1
@@ -197,11 +213,16 @@ class Rounds:
         trial = self.trials[number]
         self.store.start(number)
         self._reload_trial(number)
-        folder = self.store.folder / "trials" / f"{number:05d}"
-        full_epochs = self.settings.epochs
-        executor.submit(
-            Job(number, trial.candidate, trial.epochs, full_epochs, self.settings.seed, folder, trial.attempts)
+        job = Job(
+            number=number,
+            vector=trial.candidate,
+            epochs=trial.epochs,
+            full_epochs=self.settings.epochs,
+            seed=self.settings.seed,
+            folder=self.store.folder / "trials" / f"{number:05d}",
+            attempt=trial.attempts,
         )
+        executor.submit(job)
 
     def _record_outcome(self, number: int, outcome: Outcome) -> bool:
         """Write an outcome to the store; return True if the trial is to be tried again."""
@@ -215,7 +236,8 @@ class Rounds:
             assert outcome.error is not None
             retry = trial.attempts < self.settings.retries
             self.store.fail(trial.number, outcome.error, outcome.seconds, retry)
-            message = f"trial {trial.number} failed{', trying again' if retry else ''}: {outcome.error}"
+            failed = "failed, trying again" if retry else "failed"
+            message = f"trial {trial.number} {failed}: {outcome.error}"
         self._reload_trial(trial.number)
         self._report_progress(number, message)
         return retry
@@ -227,7 +249,9 @@ class Rounds:
             self._stop(f"only {len(done)} trials succeeded, too few to train the predictor")
         if number == 0:
             self._choose_stop_epoch()
-        self.predictor_error = predictor_error([trial for trial in done if trial.round == number], self.stop_epoch)
+        # the error on this round, whose accuracies the predictor has not seen yet
+        new = [trial for trial in done if trial.round == number]
+        self.predictor_error = predictor_error(new, self.stop_epoch)
         candidates = np.array([trial.candidate for trial in done])
         accuracies = np.array([trial.accuracy(self.stop_epoch) for trial in done])
         self.predictor.fit(candidates, accuracies)
@@ -241,16 +265,19 @@ class Rounds:
         curves = [trial.curve for trial in self._round_trials(0) if trial.status == DONE]
         self.stop_epoch = stopping_epoch(np.array(curves), min_correlation)
         self.store.update_metadata({STOP_EPOCH: self.stop_epoch})
-        self._report_progress(0, f"accuracies are compared after epoch {self.stop_epoch} of {self.settings.epochs}")
+        num_epochs = self.settings.epochs
+        self._report_progress(0, f"accuracies are compared after epoch {self.stop_epoch} of {num_epochs}")
 
     def _check_failures(self) -> None:
         num_failed = sum(trial.status == FAILED for trial in self.trials)
         if num_failed > self.settings.max_failures:
-            self._stop(f"{num_failed} trials have failed, more than max_failures {self.settings.max_failures}")
+            limit = self.settings.max_failures
+            self._stop(f"{num_failed} trials have failed, more than max_failures {limit}")
 
     def _stop(self, reason: str) -> None:
         self.store.update_metadata({STOPPED: True})
-        errors = [f"trial {trial.number}: {trial.error}" for trial in self.trials if trial.status == FAILED]
+        failed = [trial for trial in self.trials if trial.status == FAILED]
+        errors = [f"trial {trial.number}: {trial.error}" for trial in failed]
         raise SearchError(
             f"{reason}; {'; '.join(errors[:_SHOWN_ERRORS]) or 'none has failed'}. "
             "Fix the cause and resume: failed trials are tried again, finished ones are kept"

@@ -22,6 +22,7 @@ from fbnetv3.utils.nested_keys import flatten, merge, nest
 logger = logging.getLogger(__name__)
 
 _BASE = "_BASE_"
+_SCALING_RESULTS = ("multiplier", "depth", "width", "resolution", "macs")
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,12 @@ class OutputFolder:
         """
         source = _describe_source(provenance)
         arch = candidate.arch and replace(candidate.arch, name=name, source=source)
-        record = {"name": name, "values": dict(candidate), "candidate": candidate.vector.tolist(), **provenance}
+        record = {
+            "name": name,
+            "values": dict(candidate),
+            "candidate": candidate.vector.tolist(),
+            **provenance,
+        }
         return self._write(name, arch, candidate.recipe, record, source)
 
     def write_scaled_network(
@@ -95,14 +101,13 @@ class OutputFolder:
         """
         if candidate.arch is None:
             raise UsageError("the space has no architectures")
-        arguments: dict[str, Any] = {key: float(network[key]) for key in SCALING_ARGUMENTS if key in network}
-        macs = float(network["macs"])
-        scaled = scale_to_macs(candidate.arch, macs, name=name, num_classes=num_classes, **arguments)
+        arguments: dict[str, Any] = {key: network[key] for key in SCALING_ARGUMENTS if key in network}
+        scaled = scale_to_macs(candidate.arch, network["macs"], name=name, num_classes=num_classes, **arguments)
         source = f"scaled to {scaled.macs / 1e6:.1f} M MACs from a result of {_describe_source(provenance)}"
         recipe = candidate.recipe
         if recipe is not None:
             recipe = recipe_from_dict({**asdict(recipe), **network.get("recipe", {})})
-        factors = {key: getattr(scaled, key) for key in ("multiplier", "depth", "width", "resolution", "macs")}
+        factors = {key: getattr(scaled, key) for key in _SCALING_RESULTS}
         record = {
             "name": name,
             "columns": {"macs": scaled.macs},

@@ -157,14 +157,16 @@ class TrialStore:
             predicted: predicted accuracies, (N,).
         """
         first = len(self.trials())
-        expected = [None] * len(candidates) if predicted is None else [float(value) for value in predicted]
-        rows = [
-            (first + i, round, json.dumps(candidate.tolist()), epochs, expected[i], WAITING)
-            for i, candidate in enumerate(candidates)
-        ]
-        statement = "INSERT INTO trials (number, round, candidate, epochs, predicted, status) VALUES (?, ?, ?, ?, ?, ?)"
+        predictions: list[float | None] = [None] * len(candidates)
+        if predicted is not None:
+            predictions = [float(value) for value in predicted]
+        rows = []
+        for i, candidate in enumerate(candidates):
+            vector = json.dumps(candidate.tolist())
+            rows.append((first + i, round, vector, epochs, predictions[i], WAITING))
+        columns = "number, round, candidate, epochs, predicted, status"
         with self._transaction():
-            self._connection.executemany(statement, rows)
+            self._connection.executemany(f"INSERT INTO trials ({columns}) VALUES (?, ?, ?, ?, ?, ?)", rows)
 
     def trials(self, round: int | None = None) -> list[Trial]:
         """Return the trials of a round, or of all rounds, by number."""
@@ -187,7 +189,8 @@ class TrialStore:
 
     def finish(self, number: int, curve: Sequence[float], seconds: float) -> None:
         """Record that a trial is done."""
-        self._end_attempt(number, seconds, status=DONE, error=None, curve=json.dumps([float(a) for a in curve]))
+        accuracies = json.dumps([float(accuracy) for accuracy in curve])
+        self._end_attempt(number, seconds, status=DONE, error=None, curve=accuracies)
 
     def fail(self, number: int, error: str, seconds: float, retry: bool) -> None:
         """Record that an attempt failed, and whether the trial will be tried again."""
@@ -201,7 +204,8 @@ class TrialStore:
                 rounds stay, because later rounds were proposed without them.
         """
         with self._transaction():
-            self._connection.execute("UPDATE trials SET status = ? WHERE status = ?", (WAITING, RUNNING))
+            statement = "UPDATE trials SET status = ? WHERE status = ?"
+            self._connection.execute(statement, (WAITING, RUNNING))
             if retry_failed:
                 self._connection.execute(
                     "UPDATE trials SET status = ?, attempts = 0 "
@@ -215,8 +219,9 @@ class TrialStore:
 
     def _update(self, number: int, **values: Any) -> None:
         assignments = ", ".join(f"{column} = ?" for column in values)
+        statement = f"UPDATE trials SET {assignments} WHERE number = ?"
         with self._transaction():
-            self._connection.execute(f"UPDATE trials SET {assignments} WHERE number = ?", (*values.values(), number))
+            self._connection.execute(statement, (*values.values(), number))
 
     def _query_trials(self, condition: str, *parameters: int) -> list[Trial]:
         with self._as_user_errors():

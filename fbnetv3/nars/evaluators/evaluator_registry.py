@@ -92,23 +92,18 @@ def check_learning_curve(curve: Any, epochs: int) -> tuple[float, ...]:
     Raises:
         LearningCurveError: it is not one finite accuracy per epoch.
     """
-    expected = f"expected one accuracy for each of {epochs} epochs"
     try:
         values = np.atleast_1d(np.asarray(curve, np.float64))
     except (TypeError, ValueError):
-        raise LearningCurveError(f"the evaluator returned {_short_repr(curve)}; {expected}") from None
-    if curve is None or values.ndim != 1:
-        returned = "None" if curve is None else f"an array of shape {values.shape}"
-        raise LearningCurveError(f"the evaluator returned {returned}; {expected}")
-    if len(values) != epochs:
-        raise LearningCurveError(f"the evaluator returned {len(values)} accuracies; {expected}")
+        values = np.empty(0)
+    if curve is None or values.shape != (epochs,):
+        is_curve = curve is not None and values.ndim == 1 and len(values) > 0
+        returned = f"{len(values)} accuracies" if is_curve else repr(curve)[:_MAX_REPR]
+        raise LearningCurveError(
+            f"the evaluator returned {returned}; expected one accuracy for each of {epochs} epochs"
+        )
     invalid = np.flatnonzero(~np.isfinite(values))
     if len(invalid):
         first = invalid[0]
         raise LearningCurveError(f"the accuracy after epoch {first + 1} is {values[first]}; expected a finite number")
     return tuple(values.tolist())
-
-
-def _short_repr(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_REPR else f"{text[: _MAX_REPR - 3]}..."

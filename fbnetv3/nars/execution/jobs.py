@@ -89,4 +89,5 @@ class TimeLimit:
         elapsed = time.monotonic() - start_time
         if self.seconds is None or elapsed < self.seconds:
             return None
-        return Outcome(job.number, None, f"killed after {elapsed:.0f} s: time_limit is {self.seconds:g} s", elapsed)
+        error = f"killed after {elapsed:.0f} s: time_limit is {self.seconds:g} s"
+        return Outcome(job.number, None, error, elapsed)

@@ -108,7 +108,8 @@ class LocalExecutor:
         worker = self._workers.pop(slot)
         worker.kill()
         assert worker.job is not None  # only busy workers are waited for
-        return Outcome(worker.job.number, None, _describe_death(worker), time.monotonic() - worker.start_time)
+        elapsed = time.monotonic() - worker.start_time
+        return Outcome(worker.job.number, None, _describe_death(worker), elapsed)
 
     def _kill_overdue_workers(self) -> list[Outcome]:
         outcomes = []
@@ -149,7 +150,8 @@ class _Worker:
         self.log = log
         self.job: Job | None = None
         self.start_time = 0.0
-        self.pipe, worker_end = Pipe()
+        parent_end, worker_end = Pipe()
+        self.pipe = parent_end
         try:
             self.process = _start_process(worker_end, log, num_threads)
         except OSError as error:
@@ -195,9 +197,11 @@ def _start_process(worker_end: Connection, log: Path, num_threads: int) -> subpr
 def _describe_death(worker: _Worker) -> str:
     code = worker.process.returncode
     if code >= 0:
-        return f"the worker process exited with code {code}{_last_log_line(worker.log)}"
-    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-    return f"the worker process was killed by {signal.Signals(-code).name}{hint}{_last_log_line(worker.log)}"
+        cause = f"exited with code {code}"
+    else:
+        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+        cause = f"was killed by {signal.Signals(-code).name}{hint}"
+    return f"the worker process {cause}{_last_log_line(worker.log)}"
 
 
 def _last_log_line(log: Path) -> str:

@@ -29,7 +29,15 @@ def evaluate_job(context: JobContext, job: Job) -> Outcome:
     curve, error = None, None
     try:
         import_modules(context.imports, "imports")
-        candidate = Candidate(context.space, job.vector, job.number, job.seed, job.full_epochs, job.folder, job.attempt)
+        candidate = Candidate(
+            context.space,
+            job.vector,
+            number=job.number,
+            seed=job.seed,
+            full_epochs=job.full_epochs,
+            folder=job.folder,
+            attempt=job.attempt,
+        )
         curve = check_learning_curve(context.evaluator(candidate, job.epochs), job.epochs)
     except UserError as problem:
         error = str(problem)

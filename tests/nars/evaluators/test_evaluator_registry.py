@@ -98,7 +98,7 @@ def test_valid_learning_curves():
     [
         ([1.0], "returned 1 accuracies; expected one accuracy for each of 2 epochs"),
         ([1.0, 2.0, 3.0], "returned 3 accuracies; expected one"),
-        ([[1.0, 2.0]], r"returned an array of shape \(1, 2\); expected one accuracy for each of 2"),
+        ([[1.0, 2.0]], r"returned \[\[1.0, 2.0\]\]; expected one accuracy for each of 2"),
         (None, "returned None; expected one accuracy for each of 2"),
         ("good", "returned 'good'; expected one accuracy"),
         ([1.0, float("nan")], "the accuracy after epoch 2 is nan"),
