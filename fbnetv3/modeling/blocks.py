@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 
@@ -15,26 +16,68 @@ from fbnetv3.modeling.cpu.depthwise import DepthwiseConv2d
 from fbnetv3.registry import Registry
 
 BLOCKS = Registry("block module")
+"""nn.Module classes, called with a spec and the keywords `norm_layer` and `drop_path`."""
+
+BatchNorm = partial(nn.BatchNorm2d, eps=1e-5, momentum=0.1)
+
+NormLayer = Callable[..., nn.Module]
+"""Builds the norm for a number of channels."""
 
 
 class Hardswish(nn.Hardswish):
-    """In place only without gradients: autograd would have to copy what it overwrites."""
+    """Hard swish, in place only without gradients: autograd would have to copy what is overwritten."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map a tensor of any shape to the same shape."""
         return F.hardswish(x, self.inplace and not torch.is_grad_enabled())
 
 
-BatchNorm = partial(nn.BatchNorm2d, eps=1e-5, momentum=0.1)
+def activation_layer(name: str) -> Callable[[], nn.Module]:
+    """Return the constructor of a registered activation, in place where its class supports that."""
+    activation = ACTIVATIONS.resolve(name)
+    if "inplace" in inspect.signature(activation).parameters:
+        return partial(activation, inplace=True)
+    return activation
+
+
+def conv_unit(
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+    norm_layer: NormLayer | None = BatchNorm,
+    act: str | None = None,
+) -> Conv2dNormActivation:
+    """Build a unit of convolution, norm and activation, without bias. `norm_layer` and `act` may be None."""
+    return Conv2dNormActivation(
+        in_channels,
+        out_channels,
+        kernel,
+        stride,
+        padding,
+        groups=groups,
+        norm_layer=norm_layer,
+        activation_layer=activation_layer(act) if act else None,
+        inplace=None,  # see `activation_layer`
+        bias=False,
+    )
 
 
 @BLOCKS.register(name="conv")
 class Conv(Conv2dNormActivation):
     """k x k convolution with bias, BatchNorm, activation.
 
-    The bias adds nothing in front of a BatchNorm, but the published weights have it.
+    The bias has no effect before a BatchNorm, but the published weights have it.
+
+    Args:
+        spec: channels, kernel, stride and activation.
+        norm_layer: builds the norm for a number of channels.
+        drop_path: ignored; there is no shortcut.
     """
 
-    def __init__(self, spec: ConvSpec, norm_layer: Callable[..., nn.Module] = BatchNorm, drop_path: float = 0.0):
+    def __init__(self, spec: ConvSpec, norm_layer: NormLayer = BatchNorm, drop_path: float = 0.0) -> None:
         super().__init__(
             spec.in_channels,
             spec.out_channels,
@@ -43,7 +86,8 @@ class Conv(Conv2dNormActivation):
             spec.padding,
             bias=True,
             norm_layer=norm_layer,
-            activation_layer=ACTIVATIONS.resolve(spec.act),
+            activation_layer=activation_layer(spec.act),
+            inplace=None,  # see `activation_layer`
         )
 
 
@@ -52,71 +96,86 @@ class MBConv(nn.Module):
     """Inverted residual: 1x1 expand, k x k depthwise, squeeze-and-excite, 1x1 project, shortcut.
 
     Args:
-        spec: channel counts, kernel, stride and so on.
-        norm_layer: makes the norm of a channel count.
-        drop_path: probability of stochastic depth, for each image, where there is a shortcut.
+        spec: channels, kernel, stride and so on.
+        norm_layer: builds the norm for a number of channels.
+        drop_path: probability of stochastic depth, per image, if there is a shortcut.
     """
 
     starts_as_identity = True
-    """Whether the last norm's scale starts at zero where there is a shortcut."""
+    """Whether the scale of the last norm is initialized to zero if there is a shortcut."""
 
-    def __init__(self, spec: MBConvSpec, norm_layer: Callable[..., nn.Module] = BatchNorm, drop_path: float = 0.0):
+    def __init__(self, spec: MBConvSpec, norm_layer: NormLayer = BatchNorm, drop_path: float = 0.0) -> None:
         super().__init__()
-        act, mid = ACTIVATIONS.resolve(spec.act), spec.mid_channels
-        unit = partial(Conv2dNormActivation, norm_layer=norm_layer, activation_layer=act)
-        self.expand = unit(spec.in_channels, mid, 1) if spec.has_expand else nn.Identity()
-        bare = {} if spec.dw_norm else {"norm_layer": None, "activation_layer": None}
-        self.depthwise = unit(mid, mid, spec.kernel, spec.stride, spec.padding, groups=spec.groups, bias=False, **bare)
+        mid = spec.mid_channels
+        self.expand: nn.Module = nn.Identity()
+        if spec.has_expand:
+            self.expand = conv_unit(spec.in_channels, mid, norm_layer=norm_layer, act=spec.act)
+
+        self.depthwise = conv_unit(
+            mid,
+            mid,
+            spec.kernel,
+            spec.stride,
+            spec.padding,
+            groups=spec.groups,
+            norm_layer=norm_layer if spec.dw_norm else None,
+            act=spec.act if spec.dw_norm else None,
+        )
         if spec.groups == mid:
             self.depthwise[0] = DepthwiseConv2d(
                 mid, mid, spec.kernel, spec.stride, spec.padding, groups=mid, bias=False
             )
-        self.se = (
-            SqueezeExcitation(mid, spec.se_channels, partial(act, inplace=True), SE_GATES.resolve(spec.se_gate))
-            if spec.se_channels
-            else nn.Identity()
-        )
-        self.project = Conv2dNormActivation(mid, spec.out_channels, 1, norm_layer=norm_layer, activation_layer=None)
+
+        self.se: nn.Module = nn.Identity()
+        if spec.se_channels:
+            gate = SE_GATES.resolve(spec.se_gate)
+            self.se = SqueezeExcitation(mid, spec.se_channels, activation_layer(spec.act), gate)
+
+        self.project = conv_unit(mid, spec.out_channels, norm_layer=norm_layer)
         self.has_residual = spec.has_residual
-        self.drop_path = StochasticDepth(drop_path, "row") if drop_path and spec.has_residual else nn.Identity()
+        drops = drop_path and spec.has_residual
+        self.drop_path = StochasticDepth(drop_path, "row") if drops else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H', W')."""
+        """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
         y = self.project(self.se(self.depthwise(self.expand(x))))
         return x + self.drop_path(y) if self.has_residual else y
 
 
 @BLOCKS.register(name="mbconv_det")
 class DetectorMBConv(MBConv):
-    """Inverted residual of the released detectors: nothing follows the depthwise convolution but squeeze-and-excite."""
+    """Inverted residual of the released detectors, without norm and activation after the depthwise convolution."""
 
     starts_as_identity = False
 
 
 @BLOCKS.register(name="mbpool")
 class MBPool(nn.Module):
-    """Efficient last stage: 1x1 expand, global average, 1x1 convolution without bias or BatchNorm, activation."""
+    """Efficient last stage: 1x1 expand, global average, 1x1 convolution without bias or BatchNorm, activation.
 
-    def __init__(self, spec: MBPoolSpec, norm_layer: Callable[..., nn.Module] = BatchNorm, drop_path: float = 0.0):
+    Args:
+        spec: channels and activation.
+        norm_layer: builds the norm for a number of channels.
+        drop_path: ignored; there is no shortcut.
+    """
+
+    def __init__(self, spec: MBPoolSpec, norm_layer: NormLayer = BatchNorm, drop_path: float = 0.0) -> None:
         super().__init__()
-        act = ACTIVATIONS.resolve(spec.act)
-        self.expand = Conv2dNormActivation(
-            spec.in_channels, spec.mid_channels, 1, norm_layer=norm_layer, activation_layer=act
-        )
+        self.expand = conv_unit(spec.in_channels, spec.mid_channels, norm_layer=norm_layer, act=spec.act)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.project = nn.Conv2d(spec.mid_channels, spec.out_channels, 1, bias=False)
-        self.act = act(inplace=True)
+        self.act = activation_layer(spec.act)()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, 1, 1)."""
+        """Map (N, in_channels, H, W) to (N, out_channels, 1, 1)."""
         return self.act(self.project(self.pool(self.expand(x))))
 
 
 @torch.no_grad()
 def init_weights(module: nn.Module) -> None:
-    """He initialisation; the last norm of a residual block starts at zero, so that the block starts as identity.
+    """Initialize convolutions as He et al. do, and residual blocks as identity, by a zero scale in their last norm.
 
-    Not in blocks of detectors, nor where the norm is frozen and could never leave zero.
+    The scale is not zeroed in blocks of detectors, nor in frozen norms, which could never leave zero.
     """
     for m in module.modules():
         if isinstance(m, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""BatchNorm over the batches of all processes of a training (SyncBN), on CPUs too."""
+"""Synchronized BatchNorm (SyncBN) on GPUs and CPUs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
-_DIMS = (0, 2, 3)
+_ALL_BUT_CHANNELS = (0, 2, 3)
 
 
 def sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Make every BatchNorm of a model see the batches of all processes; state and parameters stay as they are.
+    """Make every BatchNorm of a model normalize over the batches of all processes.
 
-    GPUs get torch's `SyncBatchNorm`, which knows no CPU; CPUs get ours.
+    On GPUs the layers are replaced by torch's `SyncBatchNorm`, which does not support CPUs. On CPUs they become
+    `CpuSyncBatchNorm2d` by assigning `__class__`: that class adds methods but no state, so the layers keep their
+    parameters, buffers and hooks, and everything that refers to them stays valid.
+
+    Returns:
+        The model, changed in place except for the layers that torch replaces.
     """
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -25,71 +30,88 @@ def sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 class CpuSyncBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` whose statistics in training are those of the batches of all processes together.
+    """`nn.BatchNorm2d` that in training uses the statistics of the batches of all processes.
 
-    A process's batch may be empty, as where a detector has no proposal in its images.
+    The batch of a process may be empty, for example when a detector has no proposals in its images.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to the same.
+        """Map (N, C, H, W) to the same shape.
 
         Raises:
-            ValueError: in training, all batches together have one value a channel.
+            ValueError: in training, there is only one value per channel in all batches.
         """
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
-        y, mean, variance, count = _SyncNorm.apply(x, self.weight, self.bias, self.eps)
+        y, mean, variance, count = _SyncBatchNormFunction.apply(x, self.weight, self.bias, self.eps)
         if count == 1:
             raise ValueError("Expected more than 1 value per channel when training, in all processes together")
         if self.track_running_stats and count:
-            self._follow(mean, variance * count / (count - 1))
+            unbiased_variance = variance * count / (count - 1)
+            self._update_running_stats(mean, unbiased_variance)
         return y
 
     @torch.no_grad()
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics; they hold the unbiased variance."""
-        assert self.num_batches_tracked is not None and self.running_mean is not None and self.running_var is not None
+    def _update_running_stats(self, mean: Tensor, unbiased_variance: Tensor) -> None:
+        assert self.num_batches_tracked is not None
+        assert self.running_mean is not None
+        assert self.running_var is not None
         self.num_batches_tracked += 1
         momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
+        self.running_var.lerp_(unbiased_variance.to(self.running_var.dtype), momentum)
 
 
-class _SyncNorm(torch.autograd.Function):
+class _SyncBatchNormFunction(torch.autograd.Function):
+    """Normalization with one all-gather in the forward pass and one all-reduce in the backward pass."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        # statistics of this process, in float32 or wider
+        x_float = x.to(torch.promote_types(x.dtype, torch.float32))
         if x.numel():
-            variance, mean = torch.var_mean(wide, _DIMS, correction=0)
+            local_variance, local_mean = torch.var_mean(x_float, _ALL_BUT_CHANNELS, correction=0)
         else:
-            variance, mean = wide.new_zeros(2, x.shape[1])
-        mine = torch.cat([mean, variance, mean.new_tensor([x.numel() / x.shape[1]])])
-        theirs = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
-        dist.all_gather(theirs, mine)
-        means, variances, counts = torch.stack(theirs).split([len(mean), len(mean), 1], 1)
+            local_variance, local_mean = x_float.new_zeros(2, x.shape[1])
+        local_count = local_mean.new_tensor([x.numel() / x.shape[1]])
+
+        # gather them in one message and combine them
+        message = torch.cat([local_mean, local_variance, local_count])
+        messages = [torch.empty_like(message) for _ in range(dist.get_world_size())]
+        dist.all_gather(messages, message)
+        channels = len(local_mean)
+        means, variances, counts = torch.stack(messages).split([channels, channels, 1], 1)
         count = counts.sum()
-        shares = counts / count.clamp(min=1)
-        mean = (shares * means).sum(0)
-        variance = (shares * (variances + (means - mean).square())).sum(0)
-        scale = (variance + eps).rsqrt()
-        ctx.save_for_backward(x, weight, mean, scale, count)
+        fractions = counts / count.clamp(min=1)
+        mean = (fractions * means).sum(0)
+        variance = (fractions * (variances + (means - mean).square())).sum(0)
+
+        # y = weight * (x - mean) / std + bias, as one scale and shift
+        inv_std = (variance + eps).rsqrt()
+        ctx.save_for_backward(x, weight, mean, inv_std, count)
         ctx.mark_non_differentiable(mean, variance, count)
-        factor = weight * scale
-        y = x * _by_channel(factor) + _by_channel(bias - mean * factor)
+        scale = weight * inv_std
+        y = x * _per_channel(scale) + _per_channel(bias - mean * scale)
         return y.to(x.dtype), mean, variance, count
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        x, weight, mean, scale, count = ctx.saved_tensors
+        x, weight, mean, inv_std, count = ctx.saved_tensors
         dy = dy.to(torch.promote_types(dy.dtype, torch.float32))
-        normed = (x - _by_channel(mean)) * _by_channel(scale)
-        d_bias, d_weight = dy.sum(_DIMS), (dy * normed).sum(_DIMS)
+        normalized = (x - _per_channel(mean)) * _per_channel(inv_std)
+
+        # gradients of this process' parameters; their means over all processes' values enter the input's gradient
+        d_bias = dy.sum(_ALL_BUT_CHANNELS)
+        d_weight = (dy * normalized).sum(_ALL_BUT_CHANNELS)
         means = torch.cat([d_bias, d_weight]) / count.clamp(min=1)
         dist.all_reduce(means)
-        by_mean, by_scale = means.chunk(2)
-        dx = (dy - _by_channel(by_mean) - normed * _by_channel(by_scale)) * _by_channel(weight * scale)
+        mean_d_bias, mean_d_weight = means.chunk(2)
+
+        d_normalized = dy - _per_channel(mean_d_bias) - normalized * _per_channel(mean_d_weight)
+        dx = d_normalized * _per_channel(weight * inv_std)
         return dx.to(x.dtype), d_weight, d_bias, None
 
 
-def _by_channel(values: Tensor) -> Tensor:
+def _per_channel(values: Tensor) -> Tensor:
+    """Reshape (C,) to (C, 1, 1)."""
     return values[:, None, None]

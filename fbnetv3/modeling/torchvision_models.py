@@ -1,4 +1,4 @@
-"""Networks of torchvision's as architectures, so that they take the same recipes as ours (Sec. 4.1, Table 3)."""
+"""torchvision's networks as architectures, so that they can be trained with the same recipes (Sec. 4.1, Table 3)."""
 
 from __future__ import annotations
 
@@ -15,126 +15,147 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from fbnetv3.errors import UnknownNameError, UsageError, WeightsError, suggest
+from fbnetv3.utils.text import one_line
 
 logger = logging.getLogger(__name__)
 
 PREFIX = "torchvision/"
-# torchvision's DenseNet files are older than its code: what they call "norm.1" is "norm1" there.
-_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+
+# torchvision's DenseNet files are older than its code: "norm.1" in a file is "norm1" in the network.
+_DENSENET_NAME = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+
+# The operators whose multiply-adds `fbnetv3.arch.Cost.macs` counts.
+_COUNTED_OPERATORS = ("conv", "linear", "addmm", "matmul", "bmm", "adaptive_avg_pool2d")
 
 
 @dataclass(frozen=True)
 class TorchvisionArch:
-    """A network that another library builds.
+    """A network of torchvision by name.
 
-    Attributes:
-        name: "torchvision/" and the name there, such as "torchvision/resnet50".
-        resolution: side of its input in pixels, as in Table 3.
-        resize: short side before the centre crop.
+    Raises:
+        UnknownNameError: torchvision has no such network.
     """
 
     name: str
+    """"torchvision/" and torchvision's name, such as "torchvision/resnet50"."""
     resolution: int = 224
+    """Side of the input in pixels, as in Table 3."""
     resize: int = 256
+    """Short side before the center crop in pixels."""
 
     def __post_init__(self) -> None:
-        known = torchvision.models.list_models(module=torchvision.models)
-        if self.name.removeprefix(PREFIX) not in known:
-            raise UnknownNameError(f"unknown network '{self.name}': {suggest(self.name, (PREFIX + n for n in known))}")
+        names = [f"{PREFIX}{name}" for name in torchvision.models.list_models(module=torchvision.models)]
+        if self.name not in names:
+            raise UnknownNameError(f"unknown network '{self.name}': {suggest(self.name, names)}")
 
 
 def build_torchvision_model(
     arch: TorchvisionArch, *, num_classes: int, in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0
 ) -> nn.Module:
-    """The network, with fresh weights, `num_classes` outputs, and the recipe's dropout and stochastic depth.
+    """Build a randomly initialized network with a recipe's dropout and stochastic depth.
 
     Raises:
-        UsageError: another number of channels than 3.
+        UsageError: `in_chans` is not 3.
     """
     if in_chans != 3:
-        raise UsageError(f"{arch.name} takes RGB images, not MODEL.IN_CHANS {in_chans}")
+        raise UsageError(f"{arch.name} needs RGB images, not MODEL.IN_CHANS {in_chans}")
     model = torchvision.models.get_model(arch.name.removeprefix(PREFIX), weights=None, num_classes=num_classes)
     model.num_classes = num_classes
     _set_dropout(model, drop_rate)
-    if not _set_stochastic_depth(model, drop_path_rate) and drop_path_rate:
-        logger.warning("%s has no stochastic depth: MODEL.DROP_PATH_RATE is left out", arch.name)
+    has_stochastic_depth = _set_stochastic_depth(model, drop_path_rate)
+    if drop_path_rate and not has_stochastic_depth:
+        logger.warning("%s has no stochastic depth: MODEL.DROP_PATH_RATE is ignored", arch.name)
     return model
 
 
 def _set_dropout(model: nn.Module, rate: float) -> None:
-    """The rate for the dropouts that the network has; one before its last linear layer where it has none."""
-    own = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
-    for module in own:
-        module.p = rate
-    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    if own or not linear or not rate:
+    """Set the rate of the network's dropout layers, or add one before its last linear layer if it has none."""
+    dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
+    for dropout in dropouts:
+        dropout.p = rate
+    linear_layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    if dropouts or not linear_layers or not rate:
         return
 
     def drop(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
         return F.dropout(inputs[0], rate, module.training)
 
-    linear[-1].register_forward_pre_hook(drop)
+    linear_layers[-1].register_forward_pre_hook(drop)
 
 
 def _set_stochastic_depth(model: nn.Module, rate: float) -> bool:
-    """The rate for the deepest block, the others in proportion. Returns whether there is any."""
-    found = [m for m in model.modules() if isinstance(m, StochasticDepth)]
-    deepest = max((m.p for m in found), default=0.0)
-    for module in found:
-        module.p = rate * module.p / deepest if deepest else rate
-    return bool(found)
+    """Set the rate of the deepest block, and of the others in proportion. Return whether the network has any."""
+    layers = [m for m in model.modules() if isinstance(m, StochasticDepth)]
+    max_rate = max((layer.p for layer in layers), default=0.0)
+    for layer in layers:
+        layer.p = rate * layer.p / max_rate if max_rate else rate
+    return bool(layers)
 
 
 def check_torchvision_model(model: nn.Module, arch: TorchvisionArch, resolution: int) -> None:
-    """Try a network on two blank images, in training and in evaluation.
+    """Run a network on two blank images, in training and in eval mode.
 
     Raises:
-        UsageError: it does not take that resolution, or answers with more than logits.
+        UsageError: it does not accept the resolution, or does not return plain logits.
     """
-    trial = copy.deepcopy(model)
+    model = copy.deepcopy(model)
     for training in (True, False):
         try:
             with torch.no_grad():
-                logits = trial.train(training)(torch.zeros(2, 3, resolution, resolution))
+                logits = model.train(training)(torch.zeros(2, 3, resolution, resolution))
         except (RuntimeError, ValueError, AssertionError) as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error, 200)
             raise UsageError(
-                f"{arch.name} does not take {resolution} pixels ({reason}): set INPUT.RESOLUTION"
+                f"{arch.name} does not accept {resolution} pixels ({reason}): set INPUT.RESOLUTION"
             ) from None
         if not isinstance(logits, Tensor):
-            raise UsageError(f"{arch.name} answers with more than logits, which no objective here takes")
+            raise UsageError(f"{arch.name} returns auxiliary outputs besides its logits, which no loss here supports")
 
 
 def count_torchvision_macs(arch: TorchvisionArch, resolution: int, num_classes: int) -> int:
-    """Multiply-adds for one image, of the kinds that `fbnetv3.arch.Cost.macs` has, counted by fvcore."""
+    """Count a network's multiply-adds for one image with fvcore, of the operators in `fbnetv3.arch.Cost.macs`."""
     from fvcore.nn import FlopCountAnalysis
 
     model = build_torchvision_model(arch, num_classes=num_classes).eval()
-    counter = FlopCountAnalysis(model, torch.zeros(1, 3, resolution, resolution))
-    counted = counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
-    return int(sum(counted[kind] for kind in ("conv", "linear", "addmm", "matmul", "bmm", "adaptive_avg_pool2d")))
+    analysis = FlopCountAnalysis(model, torch.zeros(1, 3, resolution, resolution))
+    analysis = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    macs_by_operator = analysis.by_operator()
+    return int(sum(macs_by_operator[operator] for operator in _COUNTED_OPERATORS))
 
 
-def load_torchvision_weights(model: nn.Module, found: Mapping[str, Tensor], name: str) -> bool:
-    """Load torchvision's weights into its network. Another number of classes keeps the trunk and warns.
+def load_torchvision_weights(model: nn.Module, state_dict: Mapping[str, Tensor], name: str) -> bool:
+    """Load torchvision's weights into its network.
+
+    If the number of classes differs, all weights but the last layer's are loaded, with a warning.
+
+    Args:
+        model: from `build_torchvision_model`.
+        state_dict: the weights.
+        name: their name in messages.
 
     Returns:
         Whether the last layer was loaded too.
 
     Raises:
-        WeightsError: they do not fit.
+        WeightsError: the weights do not fit.
     """
-    wanted = model.state_dict()
-    given = {_DENSENET.sub(r"\1\2", key): value for key, value in found.items()}
-    heads = [key for key, value in given.items() if key in wanted and value.shape != wanted[key].shape]
-    foreign = [key for key in heads if given[key].shape[1:] == wanted[key].shape[1:]]
-    if heads and heads == foreign and len({given[key].shape[0] for key in heads}) == 1 and len(heads) <= 2:
+    expected = model.state_dict()
+    weights = {_DENSENET_NAME.sub(r"\1\2", key): value for key, value in state_dict.items()}
+    head = _head_of_other_classes(weights, expected)
+    if head:
         logger.warning("%s has another number of classes: all but the last layer is loaded", name)
-        given |= {key: wanted[key] for key in heads}
-    else:
-        foreign = []
+        weights |= {key: expected[key] for key in head}
     try:
-        model.load_state_dict(given)
+        model.load_state_dict(weights)
     except RuntimeError as error:
-        raise WeightsError(f"{name}: does not fit the network; {' '.join(str(error).split())[:300]}") from None
-    return not foreign
+        raise WeightsError(f"{name}: does not fit the network; {one_line(error)}") from None
+    return not head
+
+
+def _head_of_other_classes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the last layer's tensors if they differ from the network's only in the number of classes."""
+    different = [key for key, value in weights.items() if key in expected and value.shape != expected[key].shape]
+    only_classes_differ = all(weights[key].shape[1:] == expected[key].shape[1:] for key in different)
+    class_counts = {weights[key].shape[0] for key in different if weights[key].ndim}
+    is_one_layer = len(different) <= 2 and len(class_counts) == 1
+    return different if only_classes_differ and is_one_layer else []

@@ -1,39 +1,38 @@
-"""Depthwise convolution whose weights' gradient does not take the slow path that CPUs have for wide kernels."""
+"""Depthwise convolution with a fast weight gradient for wide kernels on CPUs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Widest kernel, with padding of 1 at most, whose weights' gradient oneDNN computes by its depthwise kernel. Others go
-# through the kernel for grouped convolutions, which takes up to ten times as long.
-_WIDEST = 3
+# oneDNN's depthwise kernel computes the weight gradient of kernels up to this width with a padding of at most 1; its
+# kernel for grouped convolutions computes that of all others, which takes up to ten times as long.
+_MAX_FAST_WIDTH = 3
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """`nn.Conv2d`, faster to train on CPUs where it is depthwise, wider than three, in float32 and channels-last.
+    """`nn.Conv2d` that trains faster on CPUs if it is depthwise, wider than three, float32 and channels-last.
 
-    Outputs and state are the same; the weights' gradient is summed in another order. `benchmarks/train_step.py` shows
-    what it gains.
+    Outputs and state are the same; the weight gradient is summed in another order.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, H', W')."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 - scripting leaves out this branch, not a part of a condition
-            if isinstance(x, Tensor) and self._is_slow() and _is_plain(x):
-                return _Depthwise.apply(x, self.weight, self.stride, self.padding)
+        """Map (N, C, H, W) to (N, C, H', W')."""
+        if not torch.jit.is_scripting():  # noqa: SIM102 - scripting skips this branch only if it has a single condition
+            if isinstance(x, Tensor) and self._has_slow_gradient() and _is_supported(x):
+                return _DepthwiseFunction.apply(x, self.weight, self.stride, self.padding)
         return self._conv_forward(x, self.weight, self.bias)
 
-    def _is_slow(self) -> bool:
-        """Whether torch would take the slow path, and ours knows a way around it."""
+    def _has_slow_gradient(self) -> bool:
+        """Return whether torch computes the weight gradient slowly and the workaround applies."""
         return (
             self.weight.requires_grad
             and self.groups == self.in_channels == self.out_channels
-            and self.kernel_size[1] > _WIDEST
+            and self.kernel_size[1] > _MAX_FAST_WIDTH
             and self.stride[0] == self.stride[1]
             and self.dilation == (1, 1)
             and self.bias is None
@@ -43,8 +42,8 @@ class DepthwiseConv2d(nn.Conv2d):
         )
 
 
-def _is_plain(x: Tensor) -> bool:
-    """Whether a float32 tensor on a CPU, channels-last, is about to be differentiated by eager autograd."""
+def _is_supported(x: Tensor) -> bool:
+    """Return whether the input is float32 on a CPU, channels-last, and differentiated by eager autograd."""
     return (
         torch.is_grad_enabled()
         and x.device.type == "cpu"
@@ -56,26 +55,28 @@ def _is_plain(x: Tensor) -> bool:
     )
 
 
-class _Depthwise(torch.autograd.Function):
+class _DepthwiseFunction(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
         return F.conv2d(x, weight, None, stride, padding, groups=len(weight))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, ctx.stride, ctx.padding = inputs
+        x, weight, stride, padding = inputs
         ctx.save_for_backward(x, weight)
+        ctx.stride = stride
+        ctx.padding = padding
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         x, weight = ctx.saved_tensors
         need_x, need_weight = ctx.needs_input_grad[:2]
-        twice = torch.is_grad_enabled()  # it will be differentiated once more, which torch's own operator can
-        if not twice:
-            grad = grad.contiguous(memory_format=torch.channels_last)
-        dx, dw = _torch_gradients(grad, x, weight, ctx.stride, ctx.padding, need_x, need_weight and twice)
-        if need_weight and not twice:
-            dw = _weight_gradient(grad, x, weight, ctx.stride[0], ctx.padding)
+        if torch.is_grad_enabled():  # for a second derivative, which torch's own operator supports
+            dx, dw = _torch_gradients(grad, x, weight, ctx.stride, ctx.padding, need_x, need_weight)
+            return dx, dw, None, None
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        dx, _ = _torch_gradients(grad, x, weight, ctx.stride, ctx.padding, need_x, False)
+        dw = _weight_gradient(grad, x, weight, ctx.stride[0], ctx.padding) if need_weight else None
         return dx, dw, None, None
 
 
@@ -88,57 +89,100 @@ def _torch_gradients(
     need_x: bool,
     need_weight: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Gradients of a depthwise convolution with respect to input and weights, by torch's operator."""
-    backward = torch.ops.aten.convolution_backward
-    wanted, groups = [need_x, need_weight, False], len(weight)
-    return backward(grad, x, weight, None, stride, padding, (1, 1), False, (0, 0), groups, wanted)[:2]
+    """Compute the gradients of a depthwise convolution by torch's operator, for the input and the weight."""
+    bias_sizes = None
+    dilation = (1, 1)
+    transposed = False
+    output_padding = (0, 0)
+    groups = len(weight)
+    dx, dw, _ = torch.ops.aten.convolution_backward(
+        grad,
+        x,
+        weight,
+        bias_sizes,
+        stride,
+        padding,
+        dilation,
+        transposed,
+        output_padding,
+        groups,
+        [need_x, need_weight, False],
+    )
+    return dx, dw
+
+
+class _Slice(NamedTuple):
+    """Input columns with which some columns of the kernel can be computed."""
+
+    columns: Tensor
+    """The input, or every stride-th column of it, (N, C, H, W')."""
+    stride: int
+    """Step between the columns that neighboring outputs read."""
+    positions: dict[int, int]
+    """For each kernel column, the position of the column that output o reads, relative to `stride * o`."""
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: tuple[int, int]) -> Tensor:
-    """The weights' gradient (C, 1, K, K), in parts whose kernels are narrow enough for oneDNN's fast path."""
-    found = torch.empty_like(weight)
-    for part, step, places in _parts(x, weight.shape[-1], stride, padding[1]):
-        part, g = _fitted(part, grad, step)
+    """Compute the weight gradient (C, 1, K, K) by convolutions of width 3 and 1, which oneDNN computes fast.
 
-        def narrow(columns: Tensor, width: int, step: int = step, g: Tensor = g) -> Tensor:
-            like = weight[..., :width]
-            _, dw = _torch_gradients(g, columns, like, (stride, step), (padding[0], width // 2), False, True)
-            assert dw is not None
-            return dw
+    Args:
+        grad: gradient of the output (N, C, H', W').
+        x: input (N, C, H, W).
+        weight: the weight (C, 1, K, K).
+        stride: stride of the convolution.
+        padding: vertical and horizontal padding of the convolution.
+    """
+    dw = torch.empty_like(weight)
+    for columns, step, positions in _slice_input(x, weight.shape[-1], stride, padding[1]):
+        columns, padded_grad = _match_widths(columns, grad, step)
 
-        if any(abs(place) <= 1 for place in places.values()):
-            near = narrow(part, 3)
-        for column, place in places.items():
-            if abs(place) <= 1:
-                found[..., column] = near[..., place + 1]
-            elif abs(place) >= part.shape[-1]:  # meets nothing but padding
-                found[..., column] = 0
+        def narrow_gradient(columns: Tensor, width: int, step: int = step, grad: Tensor = padded_grad) -> Tensor:
+            """Compute the gradient of a kernel of this width, centered at position 0."""
+            narrow_weight = weight[..., :width]
+            geometry = ((stride, step), (padding[0], width // 2))
+            _, narrow_dw = _torch_gradients(grad, columns, narrow_weight, *geometry, need_x=False, need_weight=True)
+            assert narrow_dw is not None
+            return narrow_dw
+
+        # positions -1, 0 and 1 together; each of the others on its own, with the input shifted
+        if any(abs(position) <= 1 for position in positions.values()):
+            center = narrow_gradient(columns, 3)
+        for kernel_column, position in positions.items():
+            if abs(position) <= 1:
+                dw[..., kernel_column] = center[..., position + 1]
+            elif abs(position) >= columns.shape[-1]:  # reads nothing but padding
+                dw[..., kernel_column] = 0
             else:
-                found[..., column] = narrow(F.pad(part, (-place, place)), 1)[..., 0]
-    return found
+                shifted = F.pad(columns, (-position, position))
+                dw[..., kernel_column] = narrow_gradient(shifted, 1)[..., 0]
+    return dw
 
 
-def _parts(x: Tensor, width: int, stride: int, padding: int) -> Iterator[tuple[Tensor, int, dict[int, int]]]:
-    """Parts of the input, the step in which outputs walk over each, and the kernel's columns that it serves.
+def _slice_input(x: Tensor, width: int, stride: int, padding: int) -> Iterator[_Slice]:
+    """Divide the columns of a kernel of this width between slices of the input, such that positions are small.
 
-    For column o of the output, column c of the kernel meets column `stride * o + c - padding` of the input. The middle
-    ones meet it there, or beside it, in the input as it is; the others in every `stride`-th column of it, where they
-    lie closer together. With each column goes its place: how far from `step * o` it lies.
+    For output column o, kernel column c reads input column `stride * o + c - padding`. If that is at most one column
+    away from `stride * o`, it is read from the input as it is. The others are read from every stride-th input column,
+    where they are closer together.
     """
     offsets = {column: column - padding for column in range(width)}
-    yield x, stride, {column: offset for column, offset in offsets.items() if abs(offset) <= 1}
+    yield _Slice(x, stride, {column: offset for column, offset in offsets.items() if abs(offset) <= 1})
     for phase in range(stride):
-        places = {c: offset // stride for c, offset in offsets.items() if abs(offset) > 1 and offset % stride == phase}
-        if places:
-            part = x if stride == 1 else x[..., phase::stride].contiguous(memory_format=torch.channels_last)
-            yield part, 1, places
+        positions = {
+            column: offset // stride
+            for column, offset in offsets.items()
+            if abs(offset) > 1 and offset % stride == phase
+        }
+        if positions:
+            columns = x if stride == 1 else x[..., phase::stride].contiguous(memory_format=torch.channels_last)
+            yield _Slice(columns, 1, positions)
 
 
-def _fitted(part: Tensor, grad: Tensor, step: int) -> tuple[Tensor, Tensor]:
-    """Both with columns of zeros on the right, so that a convolution of width 3 and padding 1 maps one to the other."""
-    missing = grad.shape[-1] - ((part.shape[-1] - 1) // step + 1)
+def _match_widths(columns: Tensor, grad: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    """Pad input columns or gradient on the right so that a convolution of width 3, padding 1 maps one to the other."""
+    missing = grad.shape[-1] - ((columns.shape[-1] - 1) // step + 1)
     if missing > 0:
-        part = F.pad(part, (0, missing * step))
+        columns = F.pad(columns, (0, missing * step))
     elif missing < 0:
         grad = F.pad(grad, (0, -missing))
-    return part, grad
+    return columns, grad

@@ -1,4 +1,4 @@
-"""Regions of a map for a box head whose first layer is a 1x1 convolution: that goes first, where it is less work."""
+"""ROI pooling for a box head that begins with a 1x1 convolution, which is applied first where that is less work."""
 
 from __future__ import annotations
 
@@ -13,40 +13,53 @@ from torch.nn import functional as F
 
 from fbnetv3.modeling.cpu.inference_blocks import FusedConv
 
-# Samples along a side of a bin, beyond which torchvision's operator takes over: it needs no memory for them.
-_MOST_SAMPLES = 8
+# Samples along a side of a bin above which torchvision's operator is used, which needs no memory for them.
+_MAX_SAMPLES = 8
 
 
 class ExpandingPooler(nn.Module):
-    """A pooler, and the 1x1 convolution that follows it, in whichever order is less work.
+    """A pooler and the 1x1 convolution behind it, in the order that is less work.
 
-    ROIAlign is linear, and it treats all channels alike: a 1x1 convolution can as well go over the map as over the
-    regions cut from it, of which 75 have more places than the map of a small image. The bias goes after it, since
-    samples beyond the map count as zero.
+    ROIAlign is linear and treats all channels alike, so that a 1x1 convolution can be applied to the map instead of the
+    regions cut from it; 75 regions have more positions than the map of a small image. The bias is added at the end,
+    because samples outside the map count as zero.
 
     Args:
-        pooler: a pooler of detectron2's, for one map; see `can_expand`.
+        pooler: a pooler of detectron2 for one map; see `can_expand`.
         expand: the convolution, with its norm folded in, and its activation.
     """
 
     def __init__(self, pooler: ROIPooler, expand: FusedConv) -> None:
         super().__init__()
-        self.pooler, self.expand = pooler, expand
-        linear = nn.Conv2d(expand.weight.shape[1], expand.weight.shape[0], 1, bias=False)
+        self.pooler = pooler
+        self.expand = expand
+        out_channels, in_channels = expand.weight.shape[:2]
+        linear = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         linear.weight = nn.Parameter(expand.weight, requires_grad=False)
         self.linear = FusedConv(linear)
 
     def forward(self, features: list[Tensor], box_lists: list[Boxes]) -> Tensor:
-        """One map (N, C, H, W) and N lists of boxes, R altogether, to (R, C', side, side)."""
-        x, rois = features[0], convert_boxes_to_pooler_format(box_lists)
+        """Pool and convolve.
+
+        Args:
+            features: one map (N, C, H, W).
+            box_lists: the boxes of each image, R altogether.
+
+        Returns:
+            (R, C', side, side).
+        """
+        x = features[0]
+        rois = convert_boxes_to_pooler_format(box_lists)
         align = self.pooler.level_poolers[0]
         side = align.output_size[0]
         samples = ((rois[:, 3:] - rois[:, 1:3]) * (align.spatial_scale / side)).ceil().amax(dim=1)
+        map_positions = x[:, 0].numel()
+        region_positions = len(rois) * side * side
         if (
-            x[:, 0].numel() >= len(rois) * side * side
+            map_positions >= region_positions
             or x.device.type != "cpu"
             or x.dtype not in (torch.float32, torch.float64)
-            or samples.max() > _MOST_SAMPLES
+            or samples.max() > _MAX_SAMPLES
         ):
             return self.expand(self.pooler(features, box_lists))
         expanded = self.linear(x)
@@ -57,7 +70,7 @@ class ExpandingPooler(nn.Module):
 
 
 def can_expand(pooler: nn.Module) -> bool:
-    """Whether a pooler is one that `ExpandingPooler` can take the place of: aligned, for one map, square."""
+    """Return whether `ExpandingPooler` supports a pooler: aligned, for one map, with square output."""
     levels: Any = getattr(pooler, "level_poolers", ())
     if type(pooler) is not ROIPooler or len(levels) != 1 or type(levels[0]) is not ROIAlign:
         return False
@@ -66,73 +79,80 @@ def can_expand(pooler: nn.Module) -> bool:
 
 
 def roi_align_channels_last(x: Tensor, rois: Tensor, samples: Tensor, side: int, scale: float) -> Tensor:
-    """ROIAlign, aligned and with as many samples as a bin has places, for maps that lie channels-last.
+    """Apply aligned ROIAlign with an adaptive number of samples to channels-last maps.
 
-    torchvision's operator goes through a map channel by channel; this one takes all channels of a place at once.
+    torchvision's operator walks over the map channel by channel; this one reads all channels of a position at once, by
+    summing rows of the map with `embedding_bag`.
 
     Args:
         x: maps (N, C, H, W), float32 or float64, on a CPU.
-        rois: regions (R, 5): which map, and x0, y0, x1, y1 in pixels of the image.
-        samples: samples along a side of each region's bins (R,); more than it needs do no harm.
+        rois: regions (R, 5): index of the map, and x0, y0, x1, y1 in pixels of the image.
+        samples: samples along a side of each region's bins (R,); more than needed do no harm.
         side: bins along a region's side.
-        scale: places of the map in a pixel.
+        scale: positions of the map per pixel.
 
     Returns:
         (R, C, side, side), channels-last.
     """
     channels, height, width = x.shape[1:]
-    rows = x.permute(0, 2, 3, 1).reshape(-1, channels)
-    counts, members = samples.clamp(min=1).unique(return_counts=True)
-    most = int(counts[-1]) if len(counts) else 1
-    image, x0, y0, x1, y1 = rois.unbind(1)
-    line, line_weight = _along(y0 * scale, y1 * scale, side, height, most)
-    place, place_weight = _along(x0 * scale, x1 * scale, side, width, most)
-    line = (line + image.long()[:, None, None, None] * height) * width
+    table = x.permute(0, 2, 3, 1).reshape(-1, channels)  # a row per position of all maps
+    samples = samples.clamp(min=1)
+    counts, regions_per_count = samples.unique(return_counts=True)
+    max_count = int(counts[-1]) if len(counts) else 1
+    map_index, x0, y0, x1, y1 = rois.unbind(1)
+    line, line_weight = _interpolate(y0 * scale, y1 * scale, side, height, max_count)
+    column, column_weight = _interpolate(x0 * scale, x1 * scale, side, width, max_count)
+    line_start = (line + map_index.long()[:, None, None, None] * height) * width  # row of the table
 
-    def summed(which: Tensor | slice, count: int) -> Tensor:
-        """Regions of so many samples; each lies between two lines and between two places."""
-        lines, places, line_weights, place_weights = (
-            part[which][..., :count].flatten(2) for part in (line, place, line_weight, place_weight)
+    def pool(selection: Tensor | slice, count: int) -> Tensor:
+        """Pool the selected regions with this number of samples; returns (selected, side * side, channels)."""
+        lines, columns, line_weights, column_weights = (
+            part[selection][..., :count].flatten(2) for part in (line_start, column, line_weight, column_weight)
         )
-        index = lines[:, :, None, :, None] + places[:, None, :, None, :]
-        weight = line_weights[:, :, None, :, None] * place_weights[:, None, :, None, :]
+        # all combinations of bin rows and bin columns, and of samples and neighbors in both directions
+        index = lines[:, :, None, :, None] + columns[:, None, :, None, :]
+        weight = line_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
         bags = (index.shape[0] * side * side, index.shape[3] * index.shape[4])
-        found = F.embedding_bag(index.reshape(bags), rows, per_sample_weights=weight.reshape(bags), mode="sum")
-        return found.view(-1, side * side, channels)
+        sums = F.embedding_bag(index.reshape(bags), table, per_sample_weights=weight.reshape(bags), mode="sum")
+        return sums.view(-1, side * side, channels)
 
-    common = int(counts[members.argmax()]) if len(counts) else 1
-    found = summed(slice(None), common)  # of all, and those that need another number again
-    for count in counts.tolist():
-        if int(count) != common:
-            which = (samples.clamp(min=1) == count).nonzero().squeeze(1)
-            found.index_copy_(0, which, summed(which, int(count)))
-    return found.view(len(rois), side, side, channels).permute(0, 3, 1, 2)
+    # pool all regions with the most frequent number of samples, and those that need another number again
+    common_count = int(counts[regions_per_count.argmax()]) if len(counts) else 1
+    regions = pool(slice(None), common_count)
+    for count in map(int, counts.tolist()):
+        if count != common_count:
+            selected = (samples == count).nonzero().squeeze(1)
+            regions.index_copy_(0, selected, pool(selected, count))
+    return regions.view(len(rois), side, side, channels).permute(0, 3, 1, 2)
 
 
-def _along(start: Tensor, end: Tensor, side: int, size: int, most: int) -> tuple[Tensor, Tensor]:
-    """Which places of a map's side each bin takes from, and with which weights.
+def _interpolate(start: Tensor, end: Tensor, side: int, size: int, max_count: int) -> tuple[Tensor, Tensor]:
+    """Compute which positions along one axis of a map each bin reads, and with which weights.
 
     Args:
-        start, end: of the regions (R,), in places.
+        start: start of the regions (R,), in positions of the map.
+        end: end of the regions (R,).
         side: bins of a region.
-        size: places of the map.
-        most: samples of a bin at most.
+        size: positions of the map.
+        max_count: largest number of samples per bin.
 
     Returns:
-        Places and weights, (R, side, 2, most): each sample lies between two places.
+        Positions and weights, both (R, side, 2, max_count): each sample is interpolated between two neighbors.
     """
-    step = ((end - start) / side)[:, None, None]
-    samples = step.ceil()
-    number = torch.arange(most, dtype=step.dtype)
-    position = (start - 0.5)[:, None, None] + step * torch.arange(side, dtype=step.dtype)[:, None]
-    position = position + (number + 0.5) * step / samples.clamp(min=1)
-    counts = (position >= -1) & (position <= size) & (number < samples)
-    weight = counts / samples.clamp(min=1)
+    bin_size = ((end - start) / side)[:, None, None]
+    samples = bin_size.ceil()
+    number = torch.arange(max_count, dtype=bin_size.dtype)
+    bin_start = (start - 0.5)[:, None, None] + bin_size * torch.arange(side, dtype=bin_size.dtype)[:, None]
+    position = bin_start + (number + 0.5) * bin_size / samples.clamp(min=1)
+
+    # samples outside the map count as zero
+    is_counted = (position >= -1) & (position <= size) & (number < samples)
+    weight = is_counted / samples.clamp(min=1)
+
+    # linear interpolation between the neighbors
     position = position.clamp(0, size - 1)
-    below = position.floor()
-    share = position - below
-    below = below.long()
-    return (
-        torch.stack((below, (below + 1).clamp(max=size - 1)), dim=2),
-        torch.stack(((1 - share) * weight, share * weight), dim=2),
-    )
+    lower = position.floor()
+    fraction = position - lower
+    lower = lower.long()
+    upper = (lower + 1).clamp(max=size - 1)
+    return torch.stack((lower, upper), dim=2), torch.stack(((1 - fraction) * weight, fraction * weight), dim=2)

@@ -1,10 +1,10 @@
-"""Blocks for inference alone: norms folded into convolutions, squeezes as matrix products, results written in place."""
+"""Blocks for inference: norms folded into convolutions, squeezes as matrix products, results written in place."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,149 +12,147 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
-from fbnetv3.modeling.blocks import MBConv
+from fbnetv3.modeling.batchnorm_folding import fold_batchnorm
+from fbnetv3.modeling.blocks import Hardswish, MBConv
+from fbnetv3.modeling.cpu import mkldnn_ops
 
-_IN_PLACE: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
+_INPLACE_FUNCTIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
     nn.ReLU: torch.relu_,
     nn.Sigmoid: torch.sigmoid_,
     nn.SiLU: partial(F.silu, inplace=True),
     nn.Hardswish: partial(F.hardswish, inplace=True),
+    Hardswish: partial(F.hardswish, inplace=True),
     nn.Hardsigmoid: partial(F.hardsigmoid, inplace=True),
 }
 
 
 def fuse_blocks(module: nn.Module) -> nn.Module:
-    """Replace, in place, what is faster in another form when nothing is trained: units of convolution, norm and
-    activation, and inverted residuals. The module must be in eval mode; its outputs stay the same up to rounding.
+    """Replace units of convolution, norm and activation, and inverted residuals, by their form for inference.
+
+    The replacement is in place. Outputs in eval mode stay the same up to rounding; modules that override the forward
+    pass of these blocks are left alone.
+
+    Args:
+        module: a module in eval mode.
 
     Returns:
-        The module, or what has taken its place.
+        The module, or its replacement.
     """
-    if isinstance(module, MBConv):
+    if isinstance(module, MBConv) and type(module).forward is MBConv.forward:
         return FusedMBConv(module)
-    if isinstance(module, Conv2dNormActivation) and isinstance(module[0], nn.Conv2d):
-        return FusedConv.of(module)
+    if isinstance(module, Conv2dNormActivation) and _can_fuse(module):
+        return FusedConv.from_unit(module)
     for name, child in module.named_children():
         setattr(module, name, fuse_blocks(child))
     return module
 
 
-@torch.no_grad()
-def fold_batchnorm(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor | None] | None:
-    """Weight and bias of a convolution and the BatchNorm behind it, as one convolution; None if that is not a
-    BatchNorm with statistics of its own."""
-    if norm is None:
-        return conv.weight, conv.bias
-    if getattr(norm, "running_mean", None) is None or conv.padding_mode != "zeros":
-        return None
-    of: Any = norm
-    ones = torch.ones_like(of.running_mean)
-    weight, bias = (default if value is None else value for value, default in ((of.weight, ones), (of.bias, 0)))
-    scale = weight / (of.running_var + of.eps).sqrt()
-    offset = bias - of.running_mean * scale
-    before = 0 if conv.bias is None else conv.bias
-    return conv.weight * scale.reshape(-1, 1, 1, 1), before * scale + offset
+def _can_fuse(unit: nn.Sequential) -> bool:
+    conv = unit[0]
+    if type(unit).forward is not nn.Sequential.forward or not isinstance(conv, nn.Conv2d):
+        return False
+    return conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
 
 
 class FusedConv(nn.Module):
     """A convolution with the norm behind it folded in, and an activation.
 
     Args:
-        conv: the convolution.
-        norm: in eval mode; what is no BatchNorm stays behind the convolution.
-        activation: it may write over its input.
+        conv: the convolution, with zero padding.
+        norm: a norm in eval mode; one that cannot be folded is applied after the convolution.
+        activation: an activation, which may overwrite its input.
     """
 
     weight: Tensor
     bias: Tensor | None
-    padding: tuple[int, ...]
 
     def __init__(self, conv: nn.Conv2d, norm: nn.Module | None = None, activation: nn.Module | None = None) -> None:
         super().__init__()
-        both = fold_batchnorm(conv, norm)
-        self.norm = None if both else norm
-        weight, bias = both or (conv.weight, conv.bias)
+        folded = fold_batchnorm(conv, norm)
+        self.norm = norm if folded is None else None
+        weight, bias = folded or (conv.weight, conv.bias)
         self.register_buffer("weight", weight.detach().contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", None if bias is None else bias.detach())
-        self.stride, self.dilation, self.groups = conv.stride, conv.dilation, conv.groups
+        self.stride = conv.stride
         self.padding = cast("tuple[int, ...]", conv.padding)
+        self.dilation = conv.dilation
+        self.groups = conv.groups
         self.act = None if activation is None else inplace_function(activation)
-        self._packed = self._pack() if self.norm is None else None
-        self._summing: tuple[Tensor, int] | None = None
+        self._has_relu = self.act is torch.relu_
+        self._packed = self._pack()
+        self._output_sum: tuple[Tensor, int] | None = None  # cached result of `_output_sum_weights`
 
     @classmethod
-    def of(cls, unit: nn.Sequential) -> FusedConv:
-        """A unit of convolution, norm and activation; the latter two may be missing."""
+    def from_unit(cls, unit: nn.Sequential) -> FusedConv:
+        """Fuse a unit of convolution, norm and activation, of which the latter two are optional."""
         conv, *rest = unit
-        norm = rest.pop(0) if rest and _is_norm(rest[0]) else None
-        return cls(cast("nn.Conv2d", conv), norm, rest[0] if rest else None)
+        has_norm = bool(rest) and hasattr(rest[0], "eps")
+        norm = rest.pop(0) if has_norm else None
+        activation = rest[0] if rest else None
+        return cls(cast("nn.Conv2d", conv), norm, activation)
 
-    def _pack(self) -> tuple[Any, ...] | None:
-        """What oneDNN's own convolution takes besides the input: weights in its order, and a ReLU to apply at once."""
-        if not (_PACKS and self.weight.device.type == "cpu" and self.weight.dtype == torch.float32):
+    def _pack(self) -> mkldnn_ops.PackedConv | None:
+        if self.norm is not None:
             return None
-        shape = (list(self.padding), list(self.stride), list(self.dilation), self.groups)
-        weight = torch.ops.mkldnn._reorder_convolution_weight(self.weight, *shape)
-        return weight, self.bias, *shape, "relu" if self.act is torch.relu_ else "none", [], ""
+        geometry = (self.padding, self.stride, self.dilation, self.groups)
+        return mkldnn_ops.pack_conv(self.weight, self.bias, *geometry, relu=self._has_relu)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C', H', W')."""
-        if self._packed is not None and x.dtype == torch.float32 and x.device.type == "cpu" and not _is_traced():
-            x = torch.ops.mkldnn._convolution_pointwise(x, *self._packed)
-            return x if self.act is None or self.act is torch.relu_ else self.act(x)
-        x = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
+        """Map (N, C, H, W) to (N, C', H', W')."""
+        if self._packed is not None and mkldnn_ops.can_run_packed(x):
+            y = mkldnn_ops.run_packed(x, self._packed)
+            return y if self.act is None or self._has_relu else self.act(y)
+        y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         if self.norm is not None:
-            x = self.norm(x)
-        return x if self.act is None else self.act(x)
+            y = self.norm(y)
+        return y if self.act is None else self.act(y)
 
-    def summed(self, x: Tensor) -> tuple[Tensor, int]:
-        """The output's sum over all places, (N, C', H', W') to (N, C'), and how many they are.
+    def forward_sum(self, x: Tensor) -> tuple[Tensor, int]:
+        """Sum the output over all positions.
 
-        A depthwise convolution with nothing behind it need not be computed for that: each place of the input counts in
-        the sum with the weights that meet it.
+        For a depthwise convolution with nothing behind it, the output is not computed: its sum is a weighted sum of the
+        input.
+
+        Args:
+            x: input (N, C, H, W).
+
+        Returns:
+            Sums (N, C'), and the number of positions of the output.
         """
-        if self.norm is not None or self.act is not None or self.bias is not None or self.groups != x.shape[1]:
+        is_plain_depthwise = self.norm is None and self.act is None and self.bias is None and self.groups == x.shape[1]
+        if not is_plain_depthwise:
             y = self(x)
             return y.sum((2, 3)), y.shape[2] * y.shape[3]
-        weight, places = self._weight_of_places(x)
-        return (x * weight).sum((2, 3)), places
+        weights, positions = self._output_sum_weights(x)
+        return (x * weights).sum((2, 3)), positions
 
-    def _weight_of_places(self, x: Tensor) -> tuple[Tensor, int]:
-        """How each place of a depthwise convolution's input counts in the sum of its output, (1, C, H, W)."""
+    def _output_sum_weights(self, x: Tensor) -> tuple[Tensor, int]:
+        """Return the weights (1, C, H, W) by which the input enters the output's sum, and the output's positions.
+
+        They are the gradient of the sum with respect to the input, and cached for inputs of the same size.
+        """
         size = x.shape[2:]
-        known = self._summing[0] if self._summing else x[:0]
-        if (known.shape[2:], known.dtype, known.device) != (size, x.dtype, x.device) or not len(known):
-            out = [
-                (n + 2 * pad - d * (k - 1) - 1) // step + 1
-                for n, pad, d, k, step in zip(
-                    size, self.padding, self.dilation, self.weight.shape[2:], self.stride, strict=True
-                )
-            ]
-            ones = x.new_ones(1, len(self.weight), *out)
-            shape = (1, x.shape[1], *size)
-            weight = conv2d_input(
-                shape, self.weight.contiguous(), ones, self.stride, self.padding, self.dilation, self.groups
+        if self._output_sum is not None:
+            cached = self._output_sum[0]
+            if (cached.shape[2:], cached.dtype, cached.device) == (size, x.dtype, x.device):
+                return self._output_sum
+        output_size = [
+            (n + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for n, padding, dilation, kernel, stride in zip(
+                size, self.padding, self.dilation, self.weight.shape[2:], self.stride, strict=True
             )
-            self._summing = weight.contiguous(memory_format=torch.channels_last), out[0] * out[1]
-        assert self._summing is not None
-        return self._summing
-
-
-def _packs() -> bool:
-    """Whether this torch has the operators with which torch.compile runs convolutions on CPUs."""
-    names = ("_convolution_pointwise", "_reorder_convolution_weight")
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
-
-
-_PACKS = _packs()
-
-
-def _is_traced() -> bool:
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+        ]
+        ones = x.new_ones(1, len(self.weight), *output_size)
+        input_shape = (1, x.shape[1], *size)
+        geometry = (self.stride, self.padding, self.dilation, self.groups)
+        weights = conv2d_input(input_shape, self.weight.contiguous(), ones, *geometry)
+        weights = weights.contiguous(memory_format=torch.channels_last)
+        self._output_sum = weights, output_size[0] * output_size[1]
+        return self._output_sum
 
 
 class FusedSqueezeExcite(nn.Module):
-    """The gates of a squeeze-and-excite, from the sums of its channels.
+    """The gates of a squeeze-and-excite, computed from sums over positions by two matrix products.
 
     Args:
         squeeze: the layers.
@@ -167,14 +165,15 @@ class FusedSqueezeExcite(nn.Module):
 
     def __init__(self, squeeze: SqueezeExcitation) -> None:
         super().__init__()
-        for name, layer in (("1", squeeze.fc1), ("2", squeeze.fc2)):
-            self.register_buffer(f"weight{name}", layer.weight.detach().flatten(1).t())
-            self.register_buffer(f"bias{name}", layer.bias.detach())
-        self.act, self.gate = inplace_function(squeeze.activation), inplace_function(squeeze.scale_activation)
+        for number, layer in ((1, squeeze.fc1), (2, squeeze.fc2)):
+            self.register_buffer(f"weight{number}", layer.weight.detach().flatten(1).t())
+            self.register_buffer(f"bias{number}", layer.bias.detach())
+        self.act = inplace_function(squeeze.activation)
+        self.gate = inplace_function(squeeze.scale_activation)
 
-    def forward(self, sums: Tensor, places: int) -> Tensor:
-        """Sums (N, C) over so many places to gates (N, C)."""
-        hidden = self.act(torch.addmm(self.bias1, sums, self.weight1, alpha=1 / places))
+    def forward(self, sums: Tensor, positions: int) -> Tensor:
+        """Map sums (N, C) over a number of positions to gates (N, C)."""
+        hidden = self.act(torch.addmm(self.bias1, sums, self.weight1, alpha=1 / positions))
         return self.gate(torch.addmm(self.bias2, hidden, self.weight2))
 
 
@@ -187,40 +186,37 @@ class FusedMBConv(nn.Module):
 
     def __init__(self, block: MBConv) -> None:
         super().__init__()
-        self.expand = None if isinstance(block.expand, nn.Identity) else FusedConv.of(block.expand)
-        self.depthwise, self.project = FusedConv.of(block.depthwise), FusedConv.of(block.project)
-        self.se = None if isinstance(block.se, nn.Identity) else FusedSqueezeExcite(block.se)
+        has_expand = isinstance(block.expand, nn.Sequential)
+        self.expand = FusedConv.from_unit(cast("nn.Sequential", block.expand)) if has_expand else None
+        self.depthwise = FusedConv.from_unit(block.depthwise)
+        self.project = FusedConv.from_unit(block.project)
+        self.se = FusedSqueezeExcite(block.se) if isinstance(block.se, SqueezeExcitation) else None
         self.has_residual = block.has_residual
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, out_channels, H', W')."""
+        """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
         y = self.depthwise(x if self.expand is None else self.expand(x))
         if self.se is not None:
-            y.mul_(self.se(y.sum((2, 3)), y.shape[2] * y.shape[3])[:, :, None, None])
+            gates = self.se(y.sum((2, 3)), y.shape[2] * y.shape[3])
+            y.mul_(gates[:, :, None, None])
         y = self.project(y)
         return y.add_(x) if self.has_residual else y
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """What a global average of the output would be: (N, in_channels, H, W) to (N, out_channels).
+    def forward_mean(self, x: Tensor) -> Tensor:
+        """Compute the mean of the output over all positions: (N, in_channels, H, W) to (N, out_channels).
 
-        The last convolution is linear: the average may go first, and then there is one place instead of all.
+        The last convolution is linear, so the mean is taken before it, which leaves it a single position.
         """
         if self.project.norm is not None or self.project.act is not None:
             return self(x).mean((2, 3))
-        sums, places = self.depthwise.summed(x if self.expand is None else self.expand(x))
+        sums, positions = self.depthwise.forward_sum(x if self.expand is None else self.expand(x))
         if self.se is not None:
-            sums = self.se(sums, places).mul_(sums)
-        y = F.linear(sums.div_(places), self.project.weight.flatten(1), self.project.bias)
+            sums = self.se(sums, positions).mul_(sums)
+        means = sums.div_(positions)
+        y = F.linear(means, self.project.weight.flatten(1), self.project.bias)
         return y.add_(x.mean((2, 3))) if self.has_residual else y
 
 
 def inplace_function(activation: nn.Module) -> Callable[[Tensor], Tensor]:
-    """An activation as a function that may write over its input."""
-    for kind, function in _IN_PLACE.items():
-        if isinstance(activation, kind):
-            return function
-    return activation
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return hasattr(module, "eps")
+    """Return a function that computes an activation in place; activations that are not known here stay as they are."""
+    return _INPLACE_FUNCTIONS.get(type(activation), activation)

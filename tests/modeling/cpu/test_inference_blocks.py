@@ -1,4 +1,4 @@
-"""Fused blocks give what the blocks give, in eval mode."""
+"""Fused blocks give the same outputs as the blocks in eval mode."""
 
 import copy
 
@@ -9,11 +9,12 @@ from torchvision.ops import Conv2dNormActivation
 
 from fbnetv3.arch import get_arch
 from fbnetv3.modeling import Trunk
+from fbnetv3.modeling.blocks import MBConv
 from fbnetv3.modeling.cpu.inference_blocks import FusedConv, FusedMBConv, fuse_blocks
 
 
-def unsettled(module):
-    """A module whose BatchNorms have statistics of their own, as after a training."""
+def randomize_statistics(module):
+    """Randomize the statistics of BatchNorms, as after a training, and set eval mode."""
     torch.manual_seed(0)
     for m in module.modules():
         if getattr(m, "running_mean", None) is not None:
@@ -25,17 +26,17 @@ def unsettled(module):
     return module.eval()
 
 
-def assert_close(found, expected, tolerance):
-    assert found.shape == expected.shape
-    assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+def assert_close(actual, expected, tolerance):
+    assert actual.shape == expected.shape
+    assert (actual - expected).abs().max() <= tolerance * expected.abs().max()
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.float64, 1e-13)])
 @pytest.mark.parametrize("arch", ["fbnetv3_a_det", "fbnetv3_a0"])
 @torch.inference_mode()
 def test_trunks_keep_their_outputs(arch, dtype, tolerance):
-    """Both kinds of blocks: ReLU and sigmoid gates, hard-swish and hard sigmoid; one image, several, and none."""
-    trunk = unsettled(Trunk(get_arch(arch))).to(dtype)
+    """Test both kinds of blocks: with ReLU and sigmoid gates, and with hard swish and hard sigmoid."""
+    trunk = randomize_statistics(Trunk(get_arch(arch))).to(dtype)
     fused = fuse_blocks(copy.deepcopy(trunk))
     assert not any(isinstance(m, nn.BatchNorm2d) for m in fused.modules())
     for shape in ((1, 3, 64, 96), (3, 3, 33, 40)):
@@ -48,8 +49,8 @@ def test_trunks_keep_their_outputs(arch, dtype, tolerance):
 
 @pytest.mark.parametrize("norm", [lambda c: nn.GroupNorm(2, c), lambda c: nn.BatchNorm2d(c, affine=False)])
 @torch.inference_mode()
-def test_norms_that_are_no_batchnorm_stay(norm):
-    unit = unsettled(Conv2dNormActivation(4, 8, 3, 2, norm_layer=norm, activation_layer=nn.ReLU))
+def test_norms_that_cannot_be_folded_stay(norm):
+    unit = randomize_statistics(Conv2dNormActivation(4, 8, 3, 2, norm_layer=norm, activation_layer=nn.ReLU))
     fused, x = fuse_blocks(copy.deepcopy(unit)), torch.randn(2, 4, 9, 7)
     assert isinstance(fused, FusedConv) and isinstance(fused.norm, nn.GroupNorm) == isinstance(unit[1], nn.GroupNorm)
     assert_close(fused(x), unit(x), 1e-5)
@@ -57,8 +58,8 @@ def test_norms_that_are_no_batchnorm_stay(norm):
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d, lambda c: nn.GroupNorm(4, c)])
 @torch.inference_mode()
-def test_the_average_may_go_first(norm):
-    trunk = unsettled(Trunk(get_arch("fbnetv3_a_det"), norm_layer=norm))
+def test_the_mean_of_the_output(norm):
+    trunk = randomize_statistics(Trunk(get_arch("fbnetv3_a_det"), norm_layer=norm))
     for block, same_size in ((trunk.stages[-1][-1], False), (trunk.stages[-1][1], True)):
         fused = FusedMBConv(copy.deepcopy(block))
         assert fused.has_residual == same_size
@@ -66,28 +67,57 @@ def test_the_average_may_go_first(norm):
         for shape in ((5, channels, 6, 6), (2, channels, 3, 5), (2, channels, 3, 5), (0, channels, 3, 5)):
             x = torch.randn(shape)
             expected = block(x).mean((2, 3))
-            found = fused.pooled(x)
-            assert found.shape == expected.shape and (not len(x) or (found - expected).abs().max() < 1e-5)
+            actual = fused.forward_mean(x)
+            assert actual.shape == expected.shape
+            assert not len(x) or (actual - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("kernel, stride, padding", [(5, 1, 2), (3, 2, 1), (5, 2, 0), (3, 1, 0)])
 @torch.inference_mode()
-def test_the_sum_of_a_depthwise_convolution_without_computing_it(kernel, stride, padding):
+def test_the_sum_of_a_depthwise_convolution(kernel, stride, padding):
     conv = FusedConv(nn.Conv2d(6, 6, kernel, stride, padding, groups=6, bias=False))
     for size in ((9, 7), (5, 5), (6, 8)):
         x = torch.randn(3, 6, *size, dtype=torch.float32)
-        found, places = conv.summed(x)
-        assert places == conv(x)[0, 0].numel()
-        assert_close(found, conv(x).sum((2, 3)), 1e-5)
+        sums, positions = conv.forward_sum(x)
+        assert positions == conv(x)[0, 0].numel()
+        assert_close(sums, conv(x).sum((2, 3)), 1e-5)
 
 
 @torch.inference_mode()
-def test_without_the_packed_operators_it_works_the_same(monkeypatch):
-    unit = unsettled(Conv2dNormActivation(4, 8, 3, activation_layer=nn.ReLU))
+def test_outputs_are_the_same_without_packed_operators(monkeypatch):
+    unit = randomize_statistics(Conv2dNormActivation(4, 8, 3, activation_layer=nn.ReLU))
     with monkeypatch.context() as patch:
-        patch.setattr("fbnetv3.modeling.cpu.inference_blocks._PACKS", False)
+        patch.setattr("fbnetv3.modeling.cpu.mkldnn_ops.HAS_OPERATORS", False)
         plain = fuse_blocks(copy.deepcopy(unit))
     assert plain._packed is None
     x = torch.randn(2, 4, 9, 7)
     assert_close(plain(x), unit(x), 1e-5)
     assert torch.allclose(plain(x), fuse_blocks(copy.deepcopy(unit))(x), atol=1e-5)
+
+
+def test_blocks_with_a_forward_pass_of_their_own_are_left_alone():
+    class Doubled(MBConv):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    class Reflected(Conv2dNormActivation):
+        pass
+
+    block = get_arch("fbnetv3_a_det").blocks()[1]
+    assert isinstance(fuse_blocks(Doubled(block.spec).eval()), Doubled)
+    unit = Reflected(4, 8, 3)
+    unit[0] = nn.Conv2d(4, 8, 3, padding=1, padding_mode="reflect")
+    assert isinstance(fuse_blocks(unit.eval()), Reflected)
+
+
+@torch.inference_mode()
+def test_a_custom_activation_has_no_fast_path_but_the_same_outputs():
+    class Square(nn.ReLU):
+        def forward(self, x):
+            return x.square()
+
+    unit = randomize_statistics(Conv2dNormActivation(4, 8, 3, activation_layer=Square))
+    x = torch.randn(2, 4, 9, 7)
+    fused = fuse_blocks(copy.deepcopy(unit))
+    assert isinstance(fused, FusedConv) and isinstance(fused.act, Square)
+    assert_close(fused(x), unit(x), 1e-5)

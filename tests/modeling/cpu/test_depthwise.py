@@ -1,4 +1,4 @@
-"""The depthwise convolution is torch's: outputs, gradients, gradients of gradients."""
+"""The depthwise convolution equals torch's: outputs, gradients, gradients of gradients."""
 
 import itertools
 
@@ -18,12 +18,12 @@ SHAPES = [
 
 
 def pair(kernel, stride, padding, channels=16, **arguments):
-    """Ours and torch's, with the same weights."""
+    """Build our layer and torch's with the same weights."""
     torch.manual_seed(0)
-    torch_s = nn.Conv2d(channels, channels, kernel, stride, padding, groups=channels, bias=False, **arguments)
-    ours = DepthwiseConv2d(channels, channels, kernel, stride, padding, groups=channels, bias=False, **arguments)
-    ours.load_state_dict(torch_s.state_dict())
-    return ours, torch_s
+    reference = nn.Conv2d(channels, channels, kernel, stride, padding, groups=channels, bias=False, **arguments)
+    conv = DepthwiseConv2d(channels, channels, kernel, stride, padding, groups=channels, bias=False, **arguments)
+    conv.load_state_dict(reference.state_dict())
+    return conv, reference
 
 
 def images(height, width, channels=16):
@@ -32,8 +32,8 @@ def images(height, width, channels=16):
 
 
 @pytest.fixture
-def used(monkeypatch):
-    """How often our way to the weights' gradient was taken."""
+def workaround_calls(monkeypatch):
+    """Record the calls of the fast weight gradient."""
     calls = []
     original = depthwise._weight_gradient
     monkeypatch.setattr(depthwise, "_weight_gradient", lambda *a: calls.append(1) or original(*a))
@@ -41,30 +41,30 @@ def used(monkeypatch):
 
 
 @pytest.mark.parametrize(("kernel", "stride", "padding", "height", "width"), SHAPES)
-def test_gradients_are_torch_s(used, kernel, stride, padding, height, width):
+def test_gradients_equal_torchs(workaround_calls, kernel, stride, padding, height, width):
     results = []
     for conv in pair(kernel, stride, padding):
         x = images(height, width)
         y = conv(x)
         y.mul(torch.linspace(-1, 2, y.numel()).view_as(y)).sum().backward()
         results.append((y.detach(), x.grad, conv.weight.grad))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-    assert len(used) == 1
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    assert len(workaround_calls) == 1
 
 
-def test_gradients_of_gradients(used):
+def test_gradients_of_gradients(workaround_calls):
     results = []
     for conv in pair(5, 2, 2):
         x = images(8, 7)
         (dx,) = torch.autograd.grad(conv(x).square().sum(), x, create_graph=True)
         dx.square().sum().backward()
         results.append((x.grad, conv.weight.grad))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-3)
 
 
-def test_only_what_is_asked_for():
+def test_only_requested_gradients_are_computed():
     conv = pair(5, 1, 2)[0]
     x = images(6, 6).detach()
     conv(x).sum().backward()
@@ -76,17 +76,18 @@ def test_only_what_is_asked_for():
 
 
 @pytest.mark.parametrize("case", ["contiguous", "double", "autocast", "narrow", "no grad", "dilated", "reflect"])
-def test_everything_else_is_left_to_torch(used, case):
+def test_other_cases_are_left_to_torch(workaround_calls, case):
     extra = {"dilated": {"dilation": 2}, "reflect": {"padding_mode": "reflect"}}.get(case, {})
-    ours, theirs = pair(3 if case == "narrow" else 5, 1, 2, **extra)
+    conv, reference = pair(3 if case == "narrow" else 5, 1, 2, **extra)
     x = images(9, 9).detach()
     if case == "contiguous":
         x = x.contiguous()
     if case == "double":
-        ours, theirs, x = ours.double(), theirs.double(), x.double()
+        conv, reference, x = conv.double(), reference.double(), x.double()
     with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"), torch.set_grad_enabled(case != "no grad"):
-        y, expected = ours(x), theirs(x)
+        y = conv(x)
+        expected = reference(x)
     assert torch.equal(y, expected)
     if case != "no grad":
         y.float().sum().backward()
-    assert not used
+    assert not workaround_calls

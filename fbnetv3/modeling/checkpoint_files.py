@@ -1,0 +1,131 @@
+"""Read checkpoint files safely: no code of the file runs, and archives cannot blow up."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fbnetv3.errors import WeightsError
+from fbnetv3.utils.downloads import delete_from_cache, local_path
+
+StateDict = Mapping[str, Tensor]
+
+# Where checkpoints keep their weights, preferred keys first: averaged (EMA) weights before raw ones.
+_STATE_DICT_KEYS = ("model_ema", "ema", "state_dict", "model", "module")
+_MAX_NESTING = 3
+
+_NUMPY_TYPES = ("bool", "int32", "int64", "float32", "float64")
+_WEB_PAGE_STARTS = (b"<!", b"<html", b"<HTML", b"<?xml")
+
+
+def _harmless_globals() -> list[Any]:
+    """List the classes of plain values that training scripts store beside the weights; none runs code of the file."""
+    # the function that unpickles NumPy scalars, under its names in NumPy 1 and 2
+    make_scalar = np.asarray(0.0)[()].__reduce__()[0]
+    return [
+        argparse.Namespace,
+        np.dtype,
+        *(type(np.dtype(name)) for name in _NUMPY_TYPES),
+        (make_scalar, "numpy.core.multiarray.scalar"),
+        (make_scalar, "numpy._core.multiarray.scalar"),
+    ]
+
+
+def read_state_dict(source: str | os.PathLike, *, sha256: str | None = None) -> StateDict:
+    """Read the tensors of a file, URL or `zoo://` entry, in any layout.
+
+    Args:
+        source: the file, URL or entry.
+        sha256: expected checksum of a download.
+
+    Raises:
+        WeightsError: see `load_checkpoint_file` and `extract_state_dict`.
+    """
+    return extract_state_dict(load_checkpoint_file(local_path(source, sha256)), str(source))
+
+
+def load_checkpoint_file(path: str | os.PathLike) -> object:
+    """Load a checkpoint of tensors and plain containers onto the CPU. A corrupt download is deleted from the cache.
+
+    Raises:
+        WeightsError: the file is missing, corrupt, a web page, or contains objects that could run code.
+    """
+    path = Path(path)
+    start = b""
+    try:
+        with path.open("rb") as file:
+            start = file.read(256).lstrip()
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        _refuse_archive_bomb(path)
+        with torch.serialization.safe_globals(_harmless_globals()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file") from None
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # torch and pickle raise almost anything on corrupt files
+        if "Unsupported global" in str(error):
+            raise WeightsError(f"{path}: contains objects other than tensors, which could run code: refused") from None
+        if start.startswith(_WEB_PAGE_STARTS):
+            problem = "is a web page, not weights"
+        else:
+            problem = f"is corrupt or not a checkpoint ({type(error).__name__})"
+        deleted = "; it was deleted from the cache: try again to download it" if delete_from_cache(path) else ""
+        raise WeightsError(f"{path}: {problem}{deleted}") from None
+
+
+def _refuse_archive_bomb(path: Path) -> None:
+    """Refuse a zip archive that would grow when it is read. torch.save stores its entries without compression.
+
+    Raises:
+        ValueError: the archive would grow.
+        zipfile.BadZipFile: the archive is corrupt.
+    """
+    if not zipfile.is_zipfile(path):
+        return  # the format of torch before 1.6
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    is_compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
+    total_size = sum(entry.file_size for entry in entries)
+    if is_compressed or total_size > path.stat().st_size:
+        raise ValueError("its content is larger than the file")
+
+
+def extract_state_dict(checkpoint: object, name: str) -> StateDict:
+    """Extract the weights of a checkpoint, EMA weights if it has them, without `module.` prefixes.
+
+    Args:
+        checkpoint: a state dict, or a mapping that contains one.
+        name: name of the checkpoint in error messages.
+
+    Raises:
+        WeightsError: there are no weights.
+    """
+    for _ in range(_MAX_NESTING):
+        if not isinstance(checkpoint, Mapping):
+            break
+        inner = [checkpoint[key] for key in _STATE_DICT_KEYS if isinstance(checkpoint.get(key), Mapping)]
+        inner = [mapping for mapping in inner if mapping]  # an EMA that was not used may be stored empty
+        if not inner:
+            break
+        checkpoint = inner[0]
+    is_state_dict = isinstance(checkpoint, Mapping) and all(isinstance(v, Tensor) for v in checkpoint.values())
+    if not is_state_dict or not checkpoint:
+        raise WeightsError(f"{name}: has no state dict (a mapping of names to tensors)")
+    state_dict: StateDict = checkpoint  # type: ignore[assignment]
+    while all(key.startswith("module.") for key in state_dict):
+        state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    return state_dict

@@ -1,0 +1,67 @@
+"""oneDNN's packed convolutions, by the private operators with which torch.compile runs convolutions on CPUs.
+
+Nothing else here uses private operators of torch. Without them, or for other inputs than float32 on CPUs, callers use
+`F.conv2d`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class PackedConv(NamedTuple):
+    """The arguments of oneDNN's convolution after the input; the weight is in oneDNN's own layout."""
+
+    weight: Tensor
+    bias: Tensor | None
+    padding: list[int]
+    stride: list[int]
+    dilation: list[int]
+    groups: int
+    activation: str
+    activation_scalars: list[Any]
+    activation_algorithm: str
+
+
+def _has_operators() -> bool:
+    names = ("_convolution_pointwise", "_reorder_convolution_weight")
+    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+HAS_OPERATORS = _has_operators()
+"""Whether this build of torch has the operators."""
+
+
+def pack_conv(
+    weight: Tensor,
+    bias: Tensor | None,
+    padding: tuple[int, ...],
+    stride: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+    relu: bool = False,
+) -> PackedConv | None:
+    """Pack a convolution, optionally with a ReLU; return None if it cannot be packed."""
+    if not HAS_OPERATORS or weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return None
+    geometry = (list(padding), list(stride), list(dilation), groups)
+    packed_weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry)
+    return PackedConv(packed_weight, bias, *geometry, "relu" if relu else "none", [], "")
+
+
+def can_run_packed(x: Tensor) -> bool:
+    """Return whether packed convolutions accept an input: float32 on a CPU, and not while tracing or compiling."""
+    return (
+        x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and not torch.jit.is_tracing()
+        and not torch.compiler.is_compiling()
+    )
+
+
+def run_packed(x: Tensor, conv: PackedConv) -> Tensor:
+    """Run a packed convolution on (N, C, H, W)."""
+    return torch.ops.mkldnn._convolution_pointwise(x, *conv)
