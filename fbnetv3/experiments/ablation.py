@@ -19,9 +19,9 @@ from fbnetv3.modeling.torchvision_models import count_torchvision_macs
 from fbnetv3.training.builders import build_arch, preprocessing_from_config
 from fbnetv3.training.classifier_training import train_classifier
 from fbnetv3.training.run_state.run_folder import RunFolder
-from fbnetv3.utils.checks import check_choice, check_int, check_type
+from fbnetv3.utils.checks import check_choice, check_int, check_keys, check_type
 from fbnetv3.utils.nested_keys import flatten, parse_pairs
-from fbnetv3.utils.yaml_files import check_keys, read_mapping
+from fbnetv3.utils.yaml_files import read_mapping
 
 logger = logging.getLogger(__name__)
 

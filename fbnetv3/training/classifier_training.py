@@ -18,16 +18,12 @@ from fbnetv3.errors import UsageError, UserError, WeightsError
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
     AnyArch,
-    Inputs,
     base_lr,
     build_arch,
     build_device,
-    build_inputs,
     build_mixup,
     build_model,
     build_objective,
-    build_val_loader,
-    dataset_from_config,
     describe_arch,
     loss_from_config,
     optimizer_from_config,
@@ -36,11 +32,12 @@ from fbnetv3.training.builders import (
     teacher_fingerprint,
 )
 from fbnetv3.training.classifier_evaluation import evaluate
+from fbnetv3.training.classifier_inputs import Inputs, build_inputs, build_val_loader, dataset_from_config
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.processes.distributed import ProcessGroup, process_group
 from fbnetv3.training.run_state.checkpoints import Checkpoints, State
 from fbnetv3.training.run_state.fingerprint import check_not_longer, check_same_run, config_fingerprint
-from fbnetv3.training.run_state.metrics import read_metrics
+from fbnetv3.training.run_state.metrics import read_learning_curve
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.run_state.run_lock import RunLock
 from fbnetv3.training.run_state.summary import log_summary
@@ -266,7 +263,7 @@ class _ClassifierRun:
         check_same_run(saved, current, path, long_values=("definition",))
         check_not_longer(state["epoch"], self.cfg.SOLVER.EPOCHS, "epochs", "SOLVER.EPOCHS", path)
         self.trainer.load_state_dict(state)
-        results = self.group.broadcast(_read_curve(self.run_folder.metrics))
+        results = self.group.broadcast(read_learning_curve(self.run_folder.metrics))
         self.curve.results = [result for result in results if result["epoch"] <= state["epoch"]]
 
     def execute(self) -> RunResult:
@@ -333,14 +330,6 @@ def _run_metadata(cfg: CfgNode, arch: AnyArch, num_classes: int, steps_per_epoch
         "steps_per_epoch": steps_per_epoch,
         "config": fingerprint,
     }
-
-
-def _read_curve(metrics: Path) -> list[dict[str, float]]:
-    """Return the evaluations in a metrics file in the format of `LearningCurve`."""
-    if not metrics.exists():
-        return []
-    evaluations = [entry for entry in read_metrics(metrics) if {"epoch", "val_top1"} <= entry.keys()]
-    return [{key.removeprefix("val_"): value for key, value in entry.items() if key != "step"} for entry in evaluations]
 
 
 def _log_summary(

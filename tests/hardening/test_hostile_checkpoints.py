@@ -115,19 +115,19 @@ def run(tmp_path_factory):
     [
         *({"model": value} for value in ({}, None, {"head.weight": torch.zeros(3)}, [1])),
         *({"optimizer": value} for value in ({}, 3, {"state": {}, "param_groups": []})),
-        *({"about": value} for value in ({}, None, [])),
+        *({"metadata": value} for value in ({}, None, [])),
         *({"rng": value} for value in ([], [torch.zeros(3)], None)),
         *({"metrics": value} for value in (3, [1])),
         {"epoch": "x"},
-        {"damaged": 3},
+        {"corrupt_images": 3},
         {"model_ema": {"x": 1}},
     ],
     ids=str,
 )
 def test_trainings_do_not_resume_from_inconsistent_checkpoints(run, tmp_path, changes):
     folder = shutil.copytree(run, tmp_path / "out")
-    path = Checkpoints(folder / "checkpoints").latest()
-    for older in Checkpoints(folder / "checkpoints").all()[:-1]:
+    path = Checkpoints(folder / "checkpoints").paths()[-1]
+    for older in Checkpoints(folder / "checkpoints").paths()[:-1]:
         older.unlink()
     torch.save({**torch.load(path, weights_only=True), **changes}, path)
     try:

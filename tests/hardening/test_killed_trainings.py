@@ -48,7 +48,7 @@ def assert_same_run(folder, reference):
 
 def assert_files_are_complete(folder):
     checkpoints = Checkpoints(folder / "checkpoints")
-    for path in checkpoints.all():
+    for path in checkpoints.paths():
         checkpoints.load(path)
     for name in ("model_best.pth", "model_final.pth"):
         if (folder / name).exists():

@@ -14,13 +14,13 @@ from fbnetv3.errors import UserError
 from fbnetv3.training.builders import (
     build_arch,
     build_device,
-    build_inputs,
     build_mixup,
     build_model,
     build_objective,
     optimizer_from_config,
     schedule_from_config,
 )
+from fbnetv3.training.classifier_inputs import build_inputs
 from fbnetv3.utils.nested_keys import flatten
 from tests.hardening.conftest import examples
 from tests.hardening.mutations import UNEXPECTED_VALUES, mutated_yaml, nudged

@@ -77,7 +77,7 @@ def test_training_on_a_full_disk(tmp_path, kilobytes):
     assert_one_line_about_the_full_disk(process)
     if (copy / "run" / "checkpoints").exists():
         checkpoints = Checkpoints(copy / "run" / "checkpoints")
-        for path in checkpoints.all():
+        for path in checkpoints.paths():
             checkpoints.load(path)
         assert not list(copy.rglob(f"{PARTIAL_PREFIX}*"))
 

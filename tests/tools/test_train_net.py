@@ -1,4 +1,4 @@
-"""tools/train_net.py: a run from beginning to end, and everything that can be wrong with a call."""
+"""tools/train_net.py for classifiers: complete runs, resuming, and errors."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SHORT = ["SOLVER.EPOCHS", "2", "SOLVER.WARMUP_EPOCHS", "0.5", "SOLVER.BATCH_SIZE
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two classes that are easy to tell apart, ImageNet-style."""
+    """Return the folder of a dataset of two easy classes, in ImageNet's layout."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 12), ("val", 4)):
         for name, base in (("dark", 0), ("light", 150)):
@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def config(tmp_path, folder):
-    """A config for those images; `config(KEY=...)` is not needed, overrides do it."""
+    """Return a config file for that dataset."""
     path = tmp_path / "config.yaml"
     path.write_text(
         f"MODEL: {{ARCH: fbnetv3_digits}}\n"
@@ -46,7 +46,7 @@ def config(tmp_path, folder):
     return path
 
 
-def test_a_run_from_beginning_to_end(tool, tmp_path):
+def test_a_complete_run(tool, tmp_path):
     out = tmp_path / "run"
     ran = tool("train_net", "--config", DIGITS, "OUTPUT_DIR", out, *SHORT)
     assert (ran.code, ran.err) == (0, "")
@@ -69,30 +69,32 @@ def test_a_run_from_beginning_to_end(tool, tmp_path):
     assert weights.out.splitlines()[-1] == again.out.splitlines()[-1]
 
 
-def test_resuming_gives_what_an_uninterrupted_run_gives(tool, config, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(tool, config, tmp_path):
     three = ["SOLVER.EPOCHS", "3", "MODEL.DROP_RATE", "0.2", "MODEL.DROP_PATH_RATE", "0.1"]
-    tool("train_net", "--config", config, *three, "OUTPUT_DIR", tmp_path / "whole")
+    tool("train_net", "--config", config, *three, "OUTPUT_DIR", tmp_path / "uninterrupted")
     tool("train_net", "--config", config, *three, "OUTPUT_DIR", tmp_path / "cut")
     for later in ("checkpoints/step_00000006.pth", "checkpoints/step_00000009.pth", "model_final.pth"):
         (tmp_path / "cut" / later).unlink()
     ran = tool("train_net", "--config", config, *three, "OUTPUT_DIR", tmp_path / "cut", "--resume")
-    assert "going on from" in ran.out and "after 1 epochs" in ran.out
-    whole, cut = (torch.load(tmp_path / run / "model_final.pth")["model"] for run in ("whole", "cut"))
+    assert "resuming after 1 epochs" in ran.out
+    whole, cut = (torch.load(tmp_path / run / "model_final.pth")["model"] for run in ("uninterrupted", "cut"))
     assert all(torch.equal(value, cut[key]) for key, value in whole.items())
-    assert read_metrics(tmp_path / "whole" / "metrics.jsonl") == read_metrics(tmp_path / "cut" / "metrics.jsonl")
+    assert read_metrics(tmp_path / "uninterrupted" / "metrics.jsonl") == read_metrics(
+        tmp_path / "cut" / "metrics.jsonl"
+    )
 
 
-def test_resume_without_a_checkpoint_starts(tool, config):
+def test_resume_without_a_checkpoint_starts_a_run(tool, config):
     assert tool("train_net", "--config", config, "--resume").code == 0
 
 
-def test_numbers_as_yaml_reads_them(tool, config):
-    """YAML takes 1e-3 for text, and 1 for a whole number."""
+def test_numbers_that_yaml_reads_as_other_types(tool, config):
+    """YAML reads 1e-3 as text and 1 as an integer."""
     config.write_text(config.read_text().replace("LR: 0.01", "LR: 1e-3, WEIGHT_DECAY: 1"))
     assert tool("train_net", "--config", config).code == 0
 
 
-def test_config_file_is_the_same_option(tool, config):
+def test_config_file_is_an_alias_of_config(tool, config):
     assert tool("train_net", "--config-file", config).code == 0
 
 
@@ -103,15 +105,15 @@ def test_evaluation_writes_nothing(tool, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_damaged_images_within_the_limit(tool, config, folder):
+def test_corrupt_images_within_the_limit(tool, config, folder):
     for name in ("train/dark/3.jpg", "val/light/1.jpg"):
-        (folder / name).write_bytes(b"damaged")
+        (folder / name).write_bytes(b"corrupt")
     ran = tool("train_net", "--config", config, "DATA.MAX_CORRUPT", "2")
     assert ran.code == 0
     assert "on 7 images" in ran.out
 
 
-def test_every_part_of_a_recipe_at_once(tool, config, tmp_path):
+def test_all_parts_of_a_recipe_together(tool, config, tmp_path):
     """RMSProp, EMA, mixup, augmentation, erasing, accumulation, bfloat16, stochastic depth."""
     (tmp_path / "recipe.yaml").write_text(
         "optimizer: rmsprop\nlr: 0.001\nmixup: 0.2\ndrop_rate: 0.1\ndrop_path_rate: 0.1\n"
@@ -124,7 +126,7 @@ def test_every_part_of_a_recipe_at_once(tool, config, tmp_path):
     metrics = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert {"val_top1", "val_ema_top1", "val_loss", "val_ema_loss"} <= metrics[-1].keys()
     assert max(m["lr"] for m in metrics if "lr" in m) == pytest.approx(0.001 * 8 / 16, rel=0.02)
-    assert "EMA's top1" in ran.out
+    assert "EMA top1" in ran.out
     saved = torch.load(tmp_path / "run" / "model_final.pth")
     assert not torch.equal(saved["model"]["head.weight"], saved["model_ema"]["head.weight"])
     averaged = tool("train_net", "--config", config, *options, "--eval-only").out.splitlines()[-1]
@@ -132,7 +134,7 @@ def test_every_part_of_a_recipe_at_once(tool, config, tmp_path):
 
 
 def test_distillation_from_the_zoo(tool, tmp_path):
-    """A network of the same data as teacher, at a resolution of its own."""
+    """The student has another resolution than its teacher."""
     teacher = ["DISTILL.ARCH", "fbnetv3_digits", "DISTILL.WEIGHTS", "zoo://digits/fbnetv3_digits"]
     ran = tool(
         "train_net", "--config", DIGITS, *SHORT, *teacher, "INPUT.RESOLUTION", "24", "OUTPUT_DIR", tmp_path / "run"
@@ -142,14 +144,14 @@ def test_distillation_from_the_zoo(tool, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18"])
-def test_networks_of_torchvisions(tool, config, tmp_path, name):
+def test_torchvision_networks(tool, config, tmp_path, name):
     options = ["MODEL.ARCH", f"torchvision/{name}", "INPUT.RESOLUTION", "64", "MODEL.DROP_RATE", "0.2"]
     assert tool("train_net", "--config", config, *options).code == 0
     again = tool("train_net", "--config", config, *options, "--eval-only")
     assert again.code == 0 and again.out.splitlines()[-1].startswith("top1 ")
 
 
-def test_an_architecture_of_ones_own(tool, config, tmp_path):
+def test_a_users_architecture(tool, config, tmp_path):
     (tmp_path / "archs").mkdir()
     (tmp_path / "archs" / "mine.yaml").write_text(
         "name: mine\nresolution: 32\nstages:\n- rows:\n  - {block: conv, kernel: 3, channels: 8, stride: 2}\n"
@@ -174,7 +176,7 @@ def test_a_missing_folder(tool, config, folder, missing):
 
 
 def check(ran, code, message, config):
-    """One line that names the thing, the right exit code, and no output folder."""
+    """Require a one-line error with this text, the exit code, and no output folder."""
     assert ran.code == code
     assert message in ran.err
     assert ran.err.startswith("error: ") and ran.err.count("\n") == 1
@@ -200,7 +202,10 @@ def check(ran, code, message, config):
         (["INPUT.CROP", "padded", "INPUT.CROP_PADDING", "99"], "INPUT.CROP_PADDING 99 is more than the input"),
         (["SOLVER.ACCUMULATE", "5"], "SOLVER.ACCUMULATE 5 leaves fewer than 2 of 8 images per part"),
         (["SOLVER.PRECISION", "float8"], "SOLVER.PRECISION 'float8' is not one of float32, bfloat16, float16"),
-        (["INPUT.AUTO_AUGMENT", "yes"], "unknown augmentation (INPUT.AUTO_AUGMENT) 'yes': available: autoaugment, none, "),
+        (
+            ["INPUT.AUTO_AUGMENT", "yes"],
+            "unknown augmentation (INPUT.AUTO_AUGMENT) 'yes': available: autoaugment, none, ",
+        ),
         (["INPUT.RANDOM_ERASING", "1.5"], "INPUT.RANDOM_ERASING 1.5 is not in [0, 1]"),
         (["DISTILL.ARCH", "fbnetv3_g"], "DISTILL.ARCH and DISTILL.WEIGHTS must be set together"),
         (["DISTILL.ARCH", "fbnetv3_q", "DISTILL.WEIGHTS", "x.pth"], "unknown architecture 'fbnetv3_q': did you mean"),
@@ -276,9 +281,11 @@ def test_an_empty_class_folder(tool, config, folder):
     check(tool("train_net", "--config", config), 1, "train: no image in the class folder void", config)
 
 
-def test_other_classes_in_validation(tool, config, folder):
+def test_different_classes_in_validation(tool, config, folder):
     (folder / "val" / "dark").rename(folder / "val" / "dusk")
-    check(tool("train_net", "--config", config), 2, "training and validation have other classes: dark, dusk", config)
+    check(
+        tool("train_net", "--config", config), 2, "training and validation have different classes: dark, dusk", config
+    )
 
 
 def test_too_few_images(tool, config):
@@ -286,8 +293,8 @@ def test_too_few_images(tool, config):
     check(tool("train_net", "--config", config, "SOLVER.BATCH_SIZE", "64"), 1, message, config)
 
 
-def test_a_damaged_image(tool, config, folder):
-    (folder / "train" / "dark" / "3.jpg").write_bytes(b"damaged")
+def test_a_corrupt_image(tool, config, folder):
+    (folder / "train" / "dark" / "3.jpg").write_bytes(b"corrupt")
     ran = tool("train_net", "--config", config)
     assert ran.code == 1
     assert "dark/3.jpg: corrupt image" in ran.err and "DATA.MAX_CORRUPT" in ran.err
@@ -295,7 +302,7 @@ def test_a_damaged_image(tool, config, folder):
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"<html>"])
-def test_damaged_weights(tool, config, tmp_path, content):
+def test_corrupt_weights(tool, config, tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)
     check(tool("train_net", "--config", config, "MODEL.WEIGHTS", tmp_path / "x.pth"), 1, "x.pth: is ", config)
 
@@ -312,42 +319,48 @@ def test_missing_and_foreign_weights(tool, config, tmp_path):
 def test_evaluation_with_another_class_count(tool, config):
     weights = ["MODEL.WEIGHTS", "zoo://digits/fbnetv3_digits", "MODEL.IN_CHANS", "1"]
     ran = tool("train_net", "--config", config, "--eval-only", *weights, "INPUT.MEAN", "[0.5]", "INPUT.STD", "[0.5]")
-    check(ran, 2, "has another number of classes than the 2 of imagefolder", config)
+    check(ran, 2, "does not have the 2 classes of imagefolder", config)
 
 
 def test_evaluation_without_weights(tool, config):
     check(tool("train_net", "--config", config, "--eval-only"), 2, "no weights to evaluate: set MODEL.WEIGHTS", config)
 
 
-def test_an_output_folder_in_use(tool, config):
+def test_an_output_folder_with_a_run(tool, config):
     assert tool("train_net", "--config", config).code == 0
     ran = tool("train_net", "--config", config)
     assert ran.code == 2
-    assert "holds a run already; add --resume" in ran.err
+    assert "already holds a run; add --resume" in ran.err
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["MODEL.ARCH", "fbnetv3_a0_cifar"], "is of a run with another arch fbnetv3_digits, not fbnetv3_a0_cifar"),
-        (["SOLVER.BATCH_SIZE", "4"], "is of a run with another steps_per_epoch 3, not 6"),
-        (["SOLVER.EPOCHS", "1"], "is 2 epochs old already; SOLVER.EPOCHS 1 is less"),
-        (["SOLVER.LR", "0.02"], "is of a run with another SOLVER.LR 0.01, not 0.02"),
-        (["SOLVER.DECAY_NORM_BIAS", "False"], "is of a run with another SOLVER.DECAY_NORM_BIAS True, not False"),
-        (["SOLVER.PRECISION", "float16"], "is of a run with another SOLVER.PRECISION float32, not float16"),
-        (["SEED", "5"], "is of a run with another SEED 0, not 5"),
+        (["MODEL.ARCH", "fbnetv3_a0_cifar"], "another arch (fbnetv3_digits, now fbnetv3_a0_cifar)"),
+        (["SOLVER.BATCH_SIZE", "4"], "another steps_per_epoch (3, now 6)"),
+        (["SOLVER.EPOCHS", "1"], "it was trained for 2 epochs already, more than SOLVER.EPOCHS 1"),
+        (["SOLVER.LR", "0.02"], "another SOLVER.LR (0.01, now 0.02)"),
+        (["SOLVER.DECAY_NORM_BIAS", "False"], "another SOLVER.DECAY_NORM_BIAS (True, now False)"),
+        (["SOLVER.PRECISION", "float16"], "another SOLVER.PRECISION (float32, now float16)"),
+        (["SEED", "5"], "another SEED (0, now 5)"),
     ],
 )
-def test_resuming_another_run(tool, config, overrides, message):
+def test_another_run_is_not_resumed(tool, config, overrides, message):
     assert tool("train_net", "--config", config, "SOLVER.EPOCHS", "2").code == 0
-    before = {path: path.stat().st_mtime for path in (config.parent / "run").rglob("*") if path.is_file()}
+    times = modification_times(config.parent / "run")
     ran = tool("train_net", "--config", config, "SOLVER.EPOCHS", "2", "--resume", *overrides)
     assert (ran.code, ran.err.count("\n")) == (2, 1)
+    assert "cannot resume: it was trained " in ran.err
     assert message in ran.err
-    assert before == {path: path.stat().st_mtime for path in (config.parent / "run").rglob("*") if path.is_file()}
+    assert times == modification_times(config.parent / "run")
 
 
-def test_a_longer_run_takes_the_place_of_the_finished_one(tool, config, tmp_path):
+def modification_times(folder):
+    """Return the modification times of a run's files; the lock file holds the id of the last process."""
+    return {path: path.stat().st_mtime for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+
+
+def test_a_complete_run_can_be_extended(tool, config, tmp_path):
     tool("train_net", "--config", config)
     short = torch.load(tmp_path / "run" / "model_final.pth")["model"]
     assert tool("train_net", "--config", config, "SOLVER.EPOCHS", "2", "--resume").code == 0
@@ -359,10 +372,10 @@ def test_a_longer_run_takes_the_place_of_the_finished_one(tool, config, tmp_path
 def test_an_unwritable_output_folder(tool, config, tmp_path):
     (tmp_path / "file").write_text("")
     ran = tool("train_net", "--config", config, "OUTPUT_DIR", tmp_path / "file" / "run")
-    check(ran, 1, "cannot be written (Not a directory): set OUTPUT_DIR to a folder that can", config)
+    check(ran, 1, "cannot be written: Not a directory; set OUTPUT_DIR to another, writable folder", config)
 
 
-def test_a_damaged_checkpoint_on_resume(tool, config):
+def test_a_corrupt_checkpoint_on_resume(tool, config):
     checkpoints = config.parent / "run" / "checkpoints"
     checkpoints.mkdir(parents=True)
     (checkpoints / "step_00000001.pth").write_bytes(b"nonsense")
@@ -374,7 +387,7 @@ def test_a_damaged_checkpoint_on_resume(tool, config):
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_a_signal_is_one_line_and_the_run_can_go_on(config, tmp_path, number, code, word):
+def test_a_run_can_be_resumed_after_a_signal(config, tmp_path, number, code, word):
     command = [sys.executable, str(TOOLS / "train_net.py"), "--config", str(config), "SOLVER.EPOCHS", "500"]
     process = subprocess.Popen(
         [*command, "DATA.WORKERS", "1"],
@@ -387,10 +400,10 @@ def test_a_signal_is_one_line_and_the_run_can_go_on(config, tmp_path, number, co
     deadline = time.monotonic() + 120
     while not list(checkpoints.glob("step_*.pth")) and time.monotonic() < deadline:
         time.sleep(0.2)
-    os.killpg(process.pid, number)  # as terminals and schedulers do: to the workers too
+    os.killpg(process.pid, number)  # to the workers too, as terminals and schedulers do
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
-    assert err.splitlines() == [f"{word}; add --resume to go on from the last checkpoint"]
+    assert err.splitlines() == [f"{word}; add --resume to continue from the last checkpoint"]
     state = torch.load(max(checkpoints.glob("step_*.pth")))
     epoch = state["epoch"]
     resumed = [*command[:-1], str(epoch + 1), "--resume"]

@@ -19,14 +19,16 @@ from fbnetv3.training.builders import (
     build_arch,
     build_device,
     build_teacher,
-    check_cacheable_views,
-    dataset_from_config,
     preprocessing_from_config,
-    teacher_logit_files,
     teacher_resolution,
-    train_transform_from_config,
 )
 from fbnetv3.training.classifier_evaluation import evaluation_mode, memory_format
+from fbnetv3.training.classifier_inputs import (
+    check_cacheable_views,
+    dataset_from_config,
+    teacher_logit_files,
+    train_transform_from_config,
+)
 from fbnetv3.training.distillation.teacher_logits import TeacherLogitFiles
 from fbnetv3.training.losses import resize_images
 from fbnetv3.training.processes.interrupts import check_interrupt, deferred_interrupts

@@ -24,6 +24,14 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def read_learning_curve(file: Path) -> list[Entry]:
+    """Read the evaluations in a metrics file: "epoch", "top1", "loss" and so on; none if there is no file."""
+    if not file.exists():
+        return []
+    evaluations = [entry for entry in read_metrics(file) if {"epoch", "val_top1"} <= entry.keys()]
+    return [{key.removeprefix("val_"): value for key, value in entry.items() if key != "step"} for entry in evaluations]
+
+
 def truncate_metrics(file: Path, step: int, epoch: float = float("inf"), key: str = "step") -> None:
     """Drop the entries that were written after the checkpoint from which a run resumes.
 

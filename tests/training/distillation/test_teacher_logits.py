@@ -15,7 +15,8 @@ from fbnetv3.config import load_config
 from fbnetv3.data.datasets import ArrayDataset, build_dataset
 from fbnetv3.errors import OutputError, UsageError
 from fbnetv3.training import cache_teacher_logits, train
-from fbnetv3.training.builders import build_arch, build_inputs, loss_from_config, teacher_logit_files
+from fbnetv3.training.builders import build_arch, loss_from_config
+from fbnetv3.training.classifier_inputs import build_inputs, teacher_logit_files
 from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitFiles, blend_targets
 from fbnetv3.training.losses import DistillationObjective
 from fbnetv3.utils.downloads import local_path
@@ -113,7 +114,7 @@ def test_an_interrupted_cache_is_continued(cache, tmp_path, monkeypatch):
         (["INPUT.MIXUP", "0.2"], r"INPUT\.MIXUP 0\.2"),
         (["DISTILL.ARCH", "", "DISTILL.WEIGHTS", ""], r"DISTILL\.CACHE"),
         (["DISTILL.CACHE", "nowhere"], "nowhere: does not exist"),
-        (["SOLVER.LOSS", "focal"], r"SOLVER\.LOSS: unknown loss 'focal': known: cross_entropy"),
+        (["SOLVER.LOSS", "focal"], r"SOLVER\.LOSS: unknown loss 'focal': available: cross_entropy"),
     ],
 )
 def test_a_cache_with_another_fingerprint_is_refused(cache, tmp_path, overrides, message):
@@ -138,7 +139,7 @@ def test_logits_of_other_images_or_of_another_teacher(cache, tmp_path, monkeypat
     with pytest.raises(UsageError, match="for another SHA-256 of the image names"):
         train(make_config(cache[0], "OUTPUT_DIR", str(tmp_path / "run")))
     monkeypatch.undo()
-    monkeypatch.setattr("fbnetv3.training.builders.file_sha256", lambda path: "0")
+    monkeypatch.setattr("fbnetv3.training.classifier_inputs.file_sha256", lambda path: "0")
     with pytest.raises(UsageError, match=r"for another SHA-256 of DISTILL\.WEIGHTS"):
         train(make_config(cache[0], "OUTPUT_DIR", str(tmp_path / "run")))
 

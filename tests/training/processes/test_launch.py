@@ -1,4 +1,4 @@
-"""Several processes without torchrun: they find each other, and end together."""
+"""Several processes without torchrun form a group and end together."""
 
 import os
 import signal
@@ -14,69 +14,70 @@ from fbnetv3.errors import UsageError
 from fbnetv3.training.processes.launch import launch
 from fbnetv3.utils.command_line import run_tool
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = """
 import os, sys, time
 from functools import partial
 from pathlib import Path
 from fbnetv3.utils.command_line import run_tool
-from fbnetv3.training.processes.distributed import joined
-from fbnetv3.training.processes.interrupts import check_interrupt, deferred_interrupt
+from fbnetv3.training.processes.distributed import process_group
+from fbnetv3.training.processes.interrupts import check_interrupt, deferred_interrupts
 from fbnetv3.training.processes.launch import launch
 from fbnetv3.errors import UsageError
 
 
-def work(folder, what):
-    with joined("cpu") as world:
-        (folder / str(world.rank)).write_text(str(world.sum(world.rank + 1)))
-        if what == "fail":
-            raise UsageError(f"not like this, {world.size}")
-        with deferred_interrupt():
-            while what == "wait":
+def work(folder, action):
+    with process_group("cpu") as group:
+        (folder / str(group.rank)).write_text(str(group.sum(group.rank + 1)))
+        if action == "fail":
+            raise UsageError(f"failed in {group.size} processes")
+        with deferred_interrupts():
+            while action == "wait":
                 time.sleep(0.05)
                 check_interrupt()
 
 
 if __name__ == "__main__":
-    folder, what = Path(sys.argv[1]), sys.argv[2]
-    run_tool(lambda _: launch(partial(work, folder, what), 2, after_interrupt="go on"), after_interrupt="go on")
+    run = partial(work, Path(sys.argv[1]), sys.argv[2])
+    run_tool(lambda _: launch(run, 2, after_interrupt="resume it"), after_interrupt="resume it")
 """
 
 
 @pytest.fixture
 def start(tmp_path):
-    """`start(what)` starts two processes: "fail" or "wait"."""
+    """Start two processes by `start(action)`: "fail" or "wait"."""
     (tmp_path / "script.py").write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])}
     environment |= {"OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
-    return lambda what: subprocess.Popen([sys.executable, tmp_path / "script.py", tmp_path, what], **pipes)
+    return lambda action: subprocess.Popen([sys.executable, tmp_path / "script.py", tmp_path, action], **pipes)
 
 
-def test_an_error_is_said_by_each_and_ends_with_its_code(start):
+def test_each_process_reports_its_error_and_the_exit_code_is_kept(start):
     process = start("fail")
     _, err = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "error: not like this, 2" in err.splitlines() or "[process 1] error: not like this, 2" in err.splitlines()
+    line = "error: failed in 2 processes"
+    assert line in err.splitlines() or f"[process 1] {line}" in err.splitlines()
     assert "Traceback" not in err
 
 
-def test_they_find_each_other_and_sigterm_to_the_first_one_ends_all(start, tmp_path):
+def test_processes_form_a_group_and_sigterm_to_the_parent_ends_all(start, tmp_path):
     process = start("wait")
-    end = time.monotonic() + 120
+    deadline = time.monotonic() + 120
     while not all((tmp_path / rank).exists() for rank in "01"):
-        assert time.monotonic() < end
+        assert time.monotonic() < deadline
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (143, "terminated; go on\n")
+    assert (process.returncode, err) == (143, "terminated; resume it\n")
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["[3.0]", "[3.0]"]
 
 
-def test_one_process_is_this_one():
-    found = []
-    launch(partial(found.append, os.getpid()), 1)
-    assert found == [os.getpid()]
+def test_a_single_process_is_not_started():
+    pids = []
+    launch(partial(pids.append, os.getpid()), 1)
+    assert pids == [os.getpid()]
 
 
 def test_wrong_calls(monkeypatch):
@@ -87,16 +88,16 @@ def test_wrong_calls(monkeypatch):
         launch(print, 2)
 
 
-def test_an_error_is_written_in_one_piece(monkeypatch):
-    """Those of several processes would end up on one line otherwise."""
+def test_an_error_is_written_at_once(monkeypatch):
+    """Otherwise the errors of several processes would be mixed within a line."""
 
-    class Pieces(list):
+    class Writes(list):
         write, flush = list.append, lambda self: None
 
-    def fails(argv):
-        raise UsageError("not like this")
+    def fail(argv):
+        raise UsageError("wrong call")
 
-    monkeypatch.setattr("sys.stderr", pieces := Pieces())
+    monkeypatch.setattr("sys.stderr", writes := Writes())
     with pytest.raises(SystemExit):
-        run_tool(fails)
-    assert pieces == ["error: not like this\n"]
+        run_tool(fail)
+    assert writes == ["error: wrong call\n"]

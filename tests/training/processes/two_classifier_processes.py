@@ -1,4 +1,4 @@
-"""What the tests of distributed training run under torchrun, and in one process to compare with."""
+"""Scenarios that test_distributed.py runs in two processes under torchrun, and in one process for comparison."""
 
 import signal
 import sys
@@ -13,58 +13,71 @@ from fbnetv3.data import CorruptImageCounter, CorruptImageError, Preprocessing, 
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training import Hook, Trainer, evaluate
 from fbnetv3.training.ema import ModelEMA
-from fbnetv3.training.optimizers import build_optimizer, build_schedule
+from fbnetv3.training.optimizers import build_optimizer
 from fbnetv3.training.processes.distributed import process_group
-from fbnetv3.training.run_state.checkpoints import Checkpoints
+from fbnetv3.training.run_state.run_folder import RunFolder
+from fbnetv3.training.schedules import build_schedule
 from fbnetv3.training.trainer import DivergedError
-from fbnetv3.training.training_hooks import Autopsy, Checkpointing
+from fbnetv3.training.training_hooks import Checkpointing, DumpOnDivergence
 
 CPU = torch.device("cpu")
 TRANSFORM = Preprocessing(32, 32, (0.5,), (0.5,)).transform()
 
 
-class Images:
-    """The first digits of a split, some of them damaged."""
+class DigitsWithCorruptImages:
+    """The first digits of a split, some of which cannot be read."""
 
-    def __init__(self, split, length, damaged=()):
-        self.data, self.length, self.damaged = build_dataset("digits", "", split), length, damaged
-        self.classes = self.data.classes
+    def __init__(self, split, length, corrupt_indices=()):
+        self.digits = build_dataset("digits", "", split)
+        self.length = length
+        self.corrupt_indices = corrupt_indices
+        self.classes = self.digits.classes
 
     def __len__(self):
         return self.length
 
     def __getitem__(self, index):
-        if index in self.damaged:
+        if index in self.corrupt_indices:
             raise CorruptImageError(f"image {index}")
-        return self.data[index]
+        return self.digits[index]
 
     def image_name(self, index):
-        return self.data.image_name(index)
+        return self.digits.image_name(index)
 
 
-def in_double(model, images, targets):
+def double_objective(model, images, targets):
     return F.cross_entropy(model(images.double()), targets)
 
 
-def make_trainer(world, data, hooks=(), objective=in_double, **arguments):
-    """An FBNetV3 in double precision, so that the order of a sum does not show."""
+def make_trainer(group, dataset, hooks=(), objective=double_objective, drop_rate=0.0, linear=False, **arguments):
+    """Build a trainer in double precision, so that the order of a sum makes no difference."""
     torch.manual_seed(0)
-    dropout = arguments.pop("drop_rate", 0.0)
-    if arguments.pop("linear", False):
+    if linear:
         model = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 10)).double()
     else:
-        model = fbnetv3.create_model("fbnetv3_digits", num_classes=10, in_chans=1, drop_rate=dropout).double()
+        model = fbnetv3.create_model("fbnetv3_digits", num_classes=10, in_chans=1, drop_rate=drop_rate).double()
     sync_batchnorm(model, CPU)
-    torch.manual_seed(world.rank)
-    loader = build_loader(data, TRANSFORM, batch_size=16, training=True, rank=world.rank, world_size=world.size)
-    optimizer, schedule = build_optimizer("sgd", model, 0.02), build_schedule("cosine", 2)
-    arguments = {"lr": 0.02, "epochs": 2, "device": CPU, "channels_last": False, **arguments}
-    ema = ModelEMA(model, 0.9)
-    return Trainer(model, objective, optimizer, schedule, loader, ema=ema, world=world, hooks=hooks, **arguments)
+    torch.manual_seed(group.rank)
+    loader = build_loader(dataset, TRANSFORM, batch_size=16, training=True, rank=group.rank, world_size=group.size)
+    return Trainer(
+        model,
+        objective,
+        build_optimizer("sgd", model, 0.02),
+        build_schedule("cosine", 2),
+        loader,
+        lr=0.02,
+        epochs=2,
+        device=CPU,
+        channels_last=False,
+        ema=ModelEMA(model, 0.9),
+        group=group,
+        hooks=hooks,
+        **arguments,
+    )
 
 
-class Recorder(Hook):
-    """Loss and gradients of every step."""
+class GradientRecorder(Hook):
+    """Records loss and gradients of every step."""
 
     def __init__(self):
         self.steps = []
@@ -74,83 +87,90 @@ class Recorder(Hook):
         self.steps.append((trainer.loss.item(), gradients.clone()))
 
 
-def train(world, folder):
-    """Gradients, weights, average and metrics, with damaged images."""
-    recorder = Recorder()
-    data = Images("train", 67, damaged=(3, 4, 30))
-    trainer = make_trainer(world, data, [recorder], damage=CorruptImageCounter(3))
+def train(group, folder):
+    """Train with corrupt images; return gradients, weights, average and metrics."""
+    recorder = GradientRecorder()
+    dataset = DigitsWithCorruptImages("train", 67, corrupt_indices=(3, 4, 30))
+    trainer = make_trainer(group, dataset, [recorder], corrupt_images=CorruptImageCounter(3))
     trainer.run()
     metrics = {}
     for length in (1, 7, 60):
-        val = Images("val", length)
-        loader = build_loader(val, TRANSFORM, batch_size=5, training=False, rank=world.rank, world_size=world.size)
+        val = DigitsWithCorruptImages("val", length)
+        loader = build_loader(val, TRANSFORM, batch_size=5, training=False, rank=group.rank, world_size=group.size)
         model = trainer.ema.module.float()
-        metrics[length] = evaluate(model, loader, CPU, channels_last=False, progress=False, world=world)
+        metrics[length] = evaluate(model, loader, CPU, channels_last=False, progress=False, group=group)
     return {
         "steps": recorder.steps,
         "model": trainer.model.state_dict(),
         "ema": trainer.ema.module.state_dict(),
         "metrics": metrics,
-        "damaged": list(trainer.damage.messages),
+        "corrupt_images": list(trainer.corrupt_images.messages),
     }
 
 
-def accumulate(world, folder):
-    """Each step in three parts. (BatchNorm would see another part in each process, so there is none.)"""
-    recorder = Recorder()
-    data = Images("train", 67, damaged=(3, 4, 30))
-    make_trainer(world, data, [recorder], damage=CorruptImageCounter(3), accumulate=3, linear=True).run()
+def accumulate(group, folder):
+    """Train with each step in three parts, without BatchNorm, which would see other parts in each process."""
+    recorder = GradientRecorder()
+    dataset = DigitsWithCorruptImages("train", 67, corrupt_indices=(3, 4, 30))
+    counter = CorruptImageCounter(3)
+    make_trainer(group, dataset, [recorder], corrupt_images=counter, accumulate=3, linear=True).run()
     return {"steps": recorder.steps}
 
 
-def diverge(world, folder):
-    """The last process's loss is not finite in step 3."""
+def diverge(group, folder):
+    """Train with a non-finite loss on the last rank in step 3."""
 
     def objective(model, images, targets):
-        broken = trainer.progress.step == 2 and world.rank == world.size - 1
-        return in_double(model, images, targets) * (float("nan") if broken else 1)
+        is_nan = trainer.progress.step == 2 and group.rank == group.size - 1
+        return double_objective(model, images, targets) * (float("nan") if is_nan else 1)
 
-    seen = {}
+    names = []
 
-    class Names(Hook):
+    class NameRecorder(Hook):
         def on_divergence(self, trainer):
-            seen["names"] = trainer._last.names
+            names.extend(trainer._last_batch.names)
 
-    trainer = make_trainer(world, Images("train", 64), [Names(), Autopsy(folder / "diverged.pth")], objective)
+    hooks = [NameRecorder(), DumpOnDivergence(RunFolder(folder))]
+    trainer = make_trainer(group, DigitsWithCorruptImages("train", 64), hooks, objective)
     try:
         trainer.run()
     except DivergedError as error:
-        return {"error": str(error), **seen}
+        return {"error": str(error), "names": names}
 
 
-def interrupt(world, folder):
-    """SIGTERM reaches one process alone, the run is saved, and goes on as if nothing had been."""
+def interrupt(group, folder):
+    """Interrupt a run by SIGTERM to one process, then resume it; return the weights of it and of another run."""
 
     class Interrupting(Hook):
         def after_step(self, trainer):
-            if trainer.progress.step == 3 and world.rank == world.size - 1:
+            if trainer.progress.step == 3 and group.rank == group.size - 1:
                 signal.raise_signal(signal.SIGTERM)
 
-    data, checkpoints = Images("train", 64), Checkpoints(folder / "checkpoints")
-    checkpoints.folder.mkdir(exist_ok=True)
-    whole = make_trainer(world, data, drop_rate=0.5)
-    whole.run()
-    saving = Checkpointing(checkpoints, 99, 0, folder / "final.pth", folder / "best.pth", {})
-    cut = make_trainer(world, data, [Interrupting(), saving], drop_rate=0.5)
+    dataset = DigitsWithCorruptImages("train", 64)
+    run_folder = RunFolder(folder)
+    run_folder.checkpoints.mkdir(exist_ok=True)
+    uninterrupted = make_trainer(group, dataset, drop_rate=0.5)
+    uninterrupted.run()
+    checkpointing = Checkpointing(run_folder, epochs=99, metadata={})
+    interrupted = make_trainer(group, dataset, [Interrupting(), checkpointing], drop_rate=0.5)
     try:
-        cut.run()
+        interrupted.run()
     except BaseException as error:
-        ended = type(error).__name__
-    resumed = make_trainer(world, data, drop_rate=0.5)
+        exception = type(error).__name__
+    resumed = make_trainer(group, dataset, drop_rate=0.5)
     torch.manual_seed(99)
-    resumed.load_state_dict(world.broadcast(checkpoints.load_latest()[1] if world.is_main else None))
+    resumed.load_state_dict(group.broadcast(checkpointing.checkpoints.load_newest()[1] if group.is_rank_0 else None))
     resumed.run()
-    states = [{key: value.clone() for key, value in t.model.state_dict().items()} for t in (whole, resumed)]
-    return {"ended": ended, "step": cut.progress.step, "whole": states[0], "resumed": states[1]}
+    return {
+        "exception": exception,
+        "step": interrupted.progress.step,
+        "uninterrupted": {key: value.clone() for key, value in uninterrupted.model.state_dict().items()},
+        "resumed": {key: value.clone() for key, value in resumed.model.state_dict().items()},
+    }
 
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    with process_group("cpu") as world:
-        found = {scenario.__name__: scenario(world, folder) for scenario in (train, accumulate, diverge, interrupt)}
-        torch.save(found, folder / f"process{world.rank}.pth")
+    with process_group("cpu") as group:
+        results = {scenario.__name__: scenario(group, folder) for scenario in (train, accumulate, diverge, interrupt)}
+        torch.save(results, folder / f"process{group.rank}.pth")
