@@ -1,6 +1,7 @@
-"""An exported detector finds what detectron2 finds, in images of any size, or is not there."""
+"""An exported detector gives detectron2's detections, in images of any size, or is not written."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from fbnetv3 import deploy
 from fbnetv3.data.digit_scenes import write_digit_scenes
 from fbnetv3.deploy.detector_graph import box_ops
 from fbnetv3.deploy.detector_graph.detector_onnx import compare_detections, write_detector
-from fbnetv3.deploy.formats import export_formats
 from fbnetv3.deploy.input_images import sample_photographs
 from fbnetv3.deploy.predictors.detector_predictor import DetectionArrays, ShortSideResize
 from fbnetv3.detection.data.detection_images import inference_resize
@@ -22,16 +22,17 @@ from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.detection.export.detector_export import detect_boxes, export_detector
 from fbnetv3.detection.export.exportable_detector import make_exportable
 from fbnetv3.detection.inference.image_files import ConfigPredictor
-from fbnetv3.errors import ExportError, OutputError, UsageError
+from fbnetv3.errors import ExportError, MissingPackageError, OutputError, UsageError
 from tests.detection.detectors import calibrated_detector, image, small_config, write_digits_config
 
 KINDS = ["faster_rcnn_fbnetv3_a_C4", "faster_rcnn_fbnetv3_g_FPN", "retinanet_fbnetv3_a_FPN"]
 NAMES = ["a", "b", "c", "d", "e"]
 
 
-def config(name=KINDS[0]):
+def detection_config(name=KINDS[0]):
     cfg = small_config(name)
-    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 96, 160
+    cfg.INPUT.MIN_SIZE_TEST = 96
+    cfg.INPUT.MAX_SIZE_TEST = 160
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 64
     cfg.DATASETS.TEST = ()
     return cfg
@@ -39,28 +40,31 @@ def config(name=KINDS[0]):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """`exported(kind)` is the detector as detectron2 runs it, and its folder; each is made once."""
-    made = {}
+    """`exported(kind)` is the detector as detectron2 runs it, and its export; each is created once."""
+    detectors = {}
 
     def export(kind):
-        if kind not in made:
-            folder, cfg = tmp_path_factory.mktemp("detector"), config(kind)
-            torch.save({"model": calibrated_detector(cfg, trained_on(), 0.01).state_dict()}, folder / "model.pth")
+        if kind not in detectors:
+            folder = tmp_path_factory.mktemp("detector")
+            cfg = detection_config(kind)
+            torch.save(
+                {"model": calibrated_detector(cfg, calibration_inputs(), 0.01).state_dict()}, folder / "model.pth"
+            )
             done = export_detector(cfg, folder / "model.pth", folder / "out", classes=NAMES, name=kind, command="mine")
-            made[kind] = ConfigPredictor(cfg, folder / "model.pth", optimize=False), done
-        return made[kind]
+            detectors[kind] = ConfigPredictor(cfg, folder / "model.pth", optimize=False), done
+        return detectors[kind]
 
     return export
 
 
-def trained_on(pictures=None):
-    """Pictures with boxes, as detectron2's mapper gives them: BatchNorms settle on what is to be looked at."""
-    found = []
-    for picture in pictures or sample_photographs()[1:6:4]:
-        pixels = np.array(picture.convert("RGB").resize((128, 96)))[:, :, ::-1]
-        one = image(96, 128, boxes=((8.0, 8.0, 72.0, 56.0), (70.0, 30.0, 120.0, 90.0)))
-        found.append({**one, "image": torch.tensor(pixels.copy()).permute(2, 0, 1).float()})
-    return found
+def calibration_inputs(images=None):
+    """Images with boxes, as detectron2's mapper returns them, on which BatchNorm statistics are computed."""
+    inputs = []
+    for photo in images or sample_photographs()[1:6:4]:
+        pixels = np.array(photo.convert("RGB").resize((128, 96)))[:, :, ::-1]
+        annotated = image(96, 128, boxes=((8.0, 8.0, 72.0, 56.0), (70.0, 30.0, 120.0, 90.0)))
+        inputs.append({**annotated, "image": torch.tensor(pixels.copy()).permute(2, 0, 1).float()})
+    return inputs
 
 
 @pytest.fixture
@@ -69,7 +73,7 @@ def folder(exported):
 
 
 def photographs():
-    """Of several sizes, one narrower than any map's stride when resized."""
+    """A photo in several sizes, one of them narrower than the stride of any feature map when resized."""
     flower = sample_photographs()[4]
     return [
         np.asarray(flower.resize(size)) for size in ((640, 427), (97, 96), (160, 90), (61, 200), (33, 31), (300, 7))
@@ -77,37 +81,38 @@ def photographs():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_finds_what_detectron2_finds(kind, exported):
+def test_it_gives_detectron2s_detections(kind, exported):
     original, done = exported(kind)
-    found, images = deploy.load(done.folder), photographs()
+    predictor = deploy.load(done.folder)
+    images = photographs()
     agreement = compare_detections(
-        [found.boxes(image) for image in images], [detect_boxes(original, image) for image in images]
+        [predictor.boxes(image) for image in images], [detect_boxes(original, image) for image in images]
     )
     assert agreement.equal == agreement.detections > 50
     assert agreement.box_difference < 0.05 and agreement.score_difference < 1e-5
 
 
-def test_paths_arrays_and_pillow_images_are_the_same(folder, tmp_path):
-    predictor, photo = deploy.load(folder), sample_photographs()[0]
+def test_paths_arrays_and_pillow_images_give_the_same_detections(folder, tmp_path):
+    predictor = deploy.load(folder)
+    photo = sample_photographs()[0]
     photo.save(tmp_path / "photo.png")
     exif = Image.Exif()
     exif[274] = 6
-    photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
-    one = predictor(photo)
-    assert (
-        one and predictor([photo, np.asarray(photo), tmp_path / "photo.png", str(tmp_path / "turned.png")]) == [one] * 4
-    )
-    best = one[0]
+    photo.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "rotated.png", exif=exif)
+    detections = predictor(photo)
+    same = [photo, np.asarray(photo), tmp_path / "photo.png", str(tmp_path / "rotated.png")]
+    assert detections and predictor(same) == [detections] * 4
+    best = detections[0]
     assert best.label == NAMES[best.index] and 0 < best.score <= 1
     assert 0 <= best.box[0] < best.box[2] <= photo.width and 0 <= best.box[1] < best.box[3] <= photo.height
-    assert [d.score for d in one] == sorted((d.score for d in one), reverse=True)
-    assert predictor(photo, score_threshold=best.score) == [d for d in one if d.score == best.score]
+    assert [d.score for d in detections] == sorted((d.score for d in detections), reverse=True)
+    assert predictor(photo, score_threshold=best.score) == [d for d in detections if d.score == best.score]
     assert predictor([]) == [] and predictor(photo, score_threshold=1) == []
     with pytest.raises(UsageError, match="score_threshold 2: is not in"):
         predictor(photo, score_threshold=2)
 
 
-def test_the_manifest_says_what_is_there(folder):
+def test_the_manifest_describes_the_folder(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert {path.name for path in folder.iterdir()} == {*manifest["files"], "manifest.json"}
     assert (manifest["task"], manifest["command"], manifest["network"]) == ("detection", "mine", KINDS[0])
@@ -120,27 +125,28 @@ def test_the_manifest_says_what_is_there(folder):
     assert json.loads((folder / "classes.json").read_text()) == NAMES
 
 
-def test_onnx_has_its_own_operators_and_names_for_open_sizes(folder):
+def test_the_graph_has_only_onnx_operators_and_named_dynamic_axes(folder):
     onnx = pytest.importorskip("onnx")
     model = onnx.load(folder / "model.onnx")
-    kinds = {node.op_type for node in model.graph.node}
-    assert {"RoiAlign", "NonMaxSuppression", "TopK"} <= kinds and "BatchNormalization" not in kinds
+    operators = {node.op_type for node in model.graph.node}
+    assert {"RoiAlign", "NonMaxSuppression", "TopK"} <= operators and "BatchNormalization" not in operators
     assert {node.domain for node in model.graph.node} == {""}
     assert [size.dim_param for size in model.graph.input[0].type.tensor_type.shape.dim] == ["height", "width", ""]
 
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (100, 100), (1, 1000), (37, 4000), (224, 225)])
-def test_images_get_detectron2s_size(size):
-    cfg = config()
+def test_images_are_resized_as_by_detectron2(size):
+    cfg = detection_config()
     for shortest, longest in ((224, 320), (800, 1333), (0, 320)):
-        cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = shortest, longest
+        cfg.INPUT.MIN_SIZE_TEST = shortest
+        cfg.INPUT.MAX_SIZE_TEST = longest
         image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
         expected = inference_resize(cfg).get_transform(image).apply_image(image)
         assert np.array_equal(ShortSideResize(shortest, longest)(image), expected)
 
 
-class Fixed(torch.nn.Module):
-    """Boxes that hang on nothing but the first pixel: none where it is black."""
+class ConstantDetector(torch.nn.Module):
+    """Always detects two boxes, or none if the first pixel is black."""
 
     def __init__(self, offset=0.0):
         super().__init__()
@@ -148,24 +154,24 @@ class Fixed(torch.nn.Module):
 
     def forward(self, image):
         scores = torch.tensor([0.9, 0.8]) * (image[0, 0].sum() > 0)
-        kept = box_ops.multiclass_nms(self.boxes[None], scores[None, None], 0.5, 0.1, 100)[:, 2]
-        return self.boxes[kept], scores[kept], kept
+        rows = box_ops.multiclass_nms(self.boxes[None], scores[None, None], 0.5, 0.1, 100)[:, 2]
+        return self.boxes[rows], scores[rows], rows
 
 
-def fixed(pixels):
+def constant_detections(pixels):
     with torch.no_grad():
-        return DetectionArrays(*(value.numpy() for value in Fixed()(torch.tensor(pixels))))
+        return DetectionArrays(*(value.numpy() for value in ConstantDetector()(torch.tensor(pixels))))
 
 
 WHITE, BLACK = (np.full((120, 100, 3), value, np.uint8) for value in (255, 0))
 
 
 def write(output, model=None, images=(WHITE,), **changes):
-    arguments = {"classes": ["x", "y"], "original": fixed, "name": "mine", **changes}
-    return write_detector(model or Fixed(), ShortSideResize(0, 1), output=output, images=images, **arguments)
+    arguments = {"classes": ["x", "y"], "original": constant_detections, "name": "mine", **changes}
+    return write_detector(model or ConstantDetector(), ShortSideResize(0, 1), output=output, images=images, **arguments)
 
 
-def test_nothing_may_be_found(tmp_path):
+def test_images_without_detections(tmp_path):
     done = write(tmp_path / "out", images=[WHITE, BLACK])
     predictor = deploy.load(done.folder)
     assert predictor([BLACK, WHITE])[0] == [] and len(predictor(WHITE)) == 2
@@ -174,28 +180,26 @@ def test_nothing_may_be_found(tmp_path):
 
 
 @pytest.mark.parametrize("offset", [0.2, float("nan")])
-def test_an_export_that_finds_something_else_is_not_kept(offset, tmp_path):
-    with pytest.raises(
-        ExportError, match=r"mine: onnxruntime .* of \d detections 0 are the same.*nothing was exported"
-    ):
-        write(tmp_path / "out", Fixed(offset))
+def test_an_export_with_other_detections_is_not_kept(offset, tmp_path):
+    with pytest.raises(ExportError, match=r"mine: onnxruntime .* 0 of \d detections are equal.*Nothing was exported"):
+        write(tmp_path / "out", ConstantDetector(offset))
     assert not list(tmp_path.iterdir())
 
 
-def test_images_without_an_object_prove_nothing(tmp_path):
-    with pytest.raises(ExportError, match=r"mine: finds nothing in the 1 images .* \(--images\)"):
+def test_nothing_to_compare(tmp_path):
+    with pytest.raises(ExportError, match=r"mine: detects nothing in the 1 images .* \(--images\)"):
         write(tmp_path / "out", images=[BLACK])
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("end", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-def test_an_export_cut_short_leaves_nothing(end, tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_an_interrupted_export_leaves_nothing(error, tmp_path, monkeypatch):
     def save(model, path):
         (tmp_path / path).write_bytes(b"half")
-        raise end
+        raise error
 
     monkeypatch.setattr("onnx.save", save)
-    with pytest.raises(KeyboardInterrupt if isinstance(end, KeyboardInterrupt) else OutputError):
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else OutputError):
         write(tmp_path / "new" / "out")
     assert not list((tmp_path / "new").iterdir())
 
@@ -204,8 +208,8 @@ def test_an_export_cut_short_leaves_nothing(end, tmp_path, monkeypatch):
     "changes, message",
     [
         ({"classes": []}, "no class names"),
-        ({"images": []}, "no image to compare"),
-        ({"output": "."}, "is there already"),
+        ({"images": []}, "no images to compare"),
+        ({"output": "."}, "already exists"),
     ],
 )
 def test_wrong_arguments(changes, message, tmp_path):
@@ -223,7 +227,7 @@ def test_wrong_arguments(changes, message, tmp_path):
     ],
 )
 def test_detectors_that_cannot_be_exported(keys, message, tmp_path):
-    cfg = config()
+    cfg = detection_config()
     cfg.merge_from_list(keys)
     with pytest.raises(UsageError, match=message):
         if "supported: BGR" in message or "class names" in message:
@@ -236,37 +240,35 @@ def test_detectors_that_cannot_be_exported(keys, message, tmp_path):
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    """Config and weights of a detector of digits, and the folder of scenes that it is tested on."""
+    """Config and weights of a detector of digits, and the folder of its test images."""
     folder = tmp_path_factory.mktemp("digits")
     write_digit_scenes(folder, train=2, test=3)
     file = write_digits_config(folder / "digits.yaml", folder)
-    pictures = [Image.open(path) for path in sorted((folder / "train").iterdir())]
-    torch.save(
-        {"model": calibrated_detector(load_detection_config(file), trained_on(pictures), 0.01).state_dict()},
-        folder / "model.pth",
-    )
+    images = [Image.open(path) for path in sorted((folder / "train").iterdir())]
+    detector = calibrated_detector(load_detection_config(file), calibration_inputs(images), 0.01)
+    torch.save({"model": detector.state_dict()}, folder / "model.pth")
     return file, folder / "model.pth", folder / "test"
 
 
 def test_export_and_detect(digits, tool, tmp_path):
     file, weights, scenes = digits
-    source, most = ("--config", file, "--weights", weights), ("TEST.DETECTIONS_PER_IMAGE", 20)
-    ran = tool("export_net", *source, "--format", "onnx", "--output", tmp_path / "out", *most)
+    source, overrides = ("--config", file, "--weights", weights), ("TEST.DETECTIONS_PER_IMAGE", 20)
+    ran = tool("export_net", *source, "--format", "onnx", "--output", tmp_path / "out", *overrides)
     assert ran.code == 0, ran.err
     check = json.loads((tmp_path / "out" / "manifest.json").read_text())["verification"]
-    shown = f"finds {check['equal']} of {check['detections']} detections in 3 images as detectron2 does"
+    shown = f"of {check['detections']} detections in 3 images, {check['equal']} of onnxruntime"
     assert f"{tmp_path}/out/model.onnx: digits, " in ran.out and shown in ran.out
     assert json.loads((tmp_path / "out" / "classes.json").read_text()) == [str(digit) for digit in range(10)]
-    asked = ("--input", scenes, "--no-pictures", "--score-threshold", 0.15)
-    theirs = tool("detect", *source, *asked, "--output", tmp_path / "theirs", *most)
-    ours = tool("detect", "--model", tmp_path / "out", *asked, "--output", tmp_path / "ours")
-    assert ours.code == theirs.code == 0, ours.err + theirs.err
-    found, expected = (
-        [json.loads((tmp_path / who / name).read_text()) for name in ("coco_instances_results.json", "images.json")]
-        for who in ("ours", "theirs")
+    options = ("--input", scenes, "--no-pictures", "--score-threshold", 0.15)
+    original = tool("detect", *source, *options, "--output", tmp_path / "original", *overrides)
+    exported = tool("detect", "--model", tmp_path / "out", *options, "--output", tmp_path / "exported")
+    assert exported.code == original.code == 0, exported.err + original.err
+    results, expected = (
+        [json.loads((tmp_path / folder / name).read_text()) for name in ("coco_instances_results.json", "images.json")]
+        for folder in ("exported", "original")
     )
-    assert found[1] == expected[1] and len(found[0]) == len(expected[0]) > 5
-    for one, other in zip(found[0], expected[0], strict=True):
+    assert results[1] == expected[1] and len(results[0]) == len(expected[0]) > 5
+    for one, other in zip(results[0], expected[0], strict=True):
         assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
         assert one["bbox"] == pytest.approx(other["bbox"], abs=0.01)
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
@@ -279,7 +281,7 @@ def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
     for name, arguments, message in (
         ("export_net", [*config, "--format", "executorch"], "detectors are exported to onnx, not to executorch"),
         ("export_net", [*config, "--format", "onnx", "--int8"], "detectors are exported to onnx, not to int8"),
-        ("export_net", ["--config", file, "--format", "onnx"], "no weights: give --weights FILE, or set OUTPUT_DIR"),
+        ("export_net", ["--config", file, "--format", "onnx"], "no weights: use --weights FILE, or set OUTPUT_DIR"),
         ("export_net", ["--config", file, "--weights", "random", "--format", "onnx"], "random is for classifiers"),
         ("export_net", ["--config", file, "--weights", "published", "--format", "onnx"], "no detector 'digits.yaml'"),
         ("export_net", ["--model", "coco/faster", "--format", "onnx"], "no detector 'coco/faster' with weights"),
@@ -290,34 +292,34 @@ def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
         assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
         assert message in ran.err
     ran = tool("classify", folder, "x.png")
-    assert (ran.code, ran.err.count("\n")) == (2, 1) and "holds a detector: tools/detect.py takes it" in ran.err
+    assert (ran.code, ran.err.count("\n")) == (2, 1) and "contains a detector; use tools/detect.py" in ran.err
     assert not (tmp_path / "out").exists()
 
 
-def test_detections_are_compared_one_by_one():
+def test_each_detection_is_matched_once():
     box = np.float32([[0, 0, 10, 10], [0, 0, 10, 10], [5, 5, 20, 20]])
     score = np.float32([0.9, 0.9, 0.5])
-    number = np.array([1, 1, 2])
-    every = DetectionArrays(box, score, number)
+    classes = np.array([1, 1, 2])
+    every = DetectionArrays(box, score, classes)
     assert compare_detections([every], [every]).equal == 3
     twice = compare_detections(
-        [DetectionArrays(box[:1], score[:1], number[:1])], [DetectionArrays(box[:2], score[:2], number[:2])]
+        [DetectionArrays(box[:1], score[:1], classes[:1])], [DetectionArrays(box[:2], score[:2], classes[:2])]
     )
     assert (twice.equal, twice.detections) == (1, 2)
     for other in (
-        DetectionArrays(box + 0.11, score, number),
-        DetectionArrays(box, score + 2e-4, number),
-        DetectionArrays(box, score, number + 1),
+        DetectionArrays(box + 0.11, score, classes),
+        DetectionArrays(box, score + 2e-4, classes),
+        DetectionArrays(box, score, classes + 1),
     ):
         assert compare_detections([other], [every]).equal < 3 and compare_detections([other], [every]).detections > 3
 
 
-def test_best_boxes_are_torchvisions():
+def test_multiclass_nms_equals_torchvisions():
     torch.manual_seed(0)
     corners = torch.rand(2, 50, 2) * 100
     boxes = torch.cat((corners, corners + torch.rand(2, 50, 2) * 60), 2)
     scores = torch.rand(2, 3, 50)
-    found = box_ops.multiclass_nms(boxes, scores, 0.3, 0.4, 20)
+    kept = box_ops.multiclass_nms(boxes, scores, 0.3, 0.4, 20)
     from torchvision.ops import batched_nms
 
     flat = scores.flatten()
@@ -325,10 +327,10 @@ def test_best_boxes_are_torchvisions():
     every = boxes.repeat_interleave(3, 0).reshape(-1, 4)
     rows = (flat > 0.4).nonzero().squeeze(1)
     expected = rows[batched_nms(every[rows], flat[rows], group[rows], 0.3)][:20]
-    assert torch.equal((found[:, 0] * 3 + found[:, 1]) * 50 + found[:, 2], expected)
+    assert torch.equal((kept[:, 0] * 3 + kept[:, 1]) * 50 + kept[:, 2], expected)
 
 
-def test_a_missing_library_is_named_before_anything_is_done(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(export_formats.MissingPackageError, match="run pip install onnxscript"):
+def test_a_missing_package_is_named_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(MissingPackageError, match="run pip install onnxscript"):
         write(tmp_path / "out")
