@@ -1,9 +1,14 @@
 #!/usr/bin/env python3
 """Detect objects in images: `detect.py (--model NAME | --config FILE --weights FILE) --input PATH ... --output DIR`."""
 
+from __future__ import annotations
+
 import re
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.model_zoo.pretrained import find_zoo_detector
@@ -13,7 +18,7 @@ from fbnetv3.utils.command_line import ArgumentParser, run_tool
 CONFIG_KEY = re.compile(r"(DATASETS|INPUT|MODEL|TEST)(\.[A-Z0-9_]+)+")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     keep_freed_memory()
     inputs, overrides = split_overrides(args.input)
@@ -41,7 +46,7 @@ def main(argv=None):
         raise DataError(f"{len(run.corrupt)} of {len(files)} images could not be read; they are named above")
 
 
-def parse_args(argv):
+def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(description="Detect objects in images; write pictures with boxes and a COCO results file.")
     add = parser.add_argument
     add("--model", metavar="NAME", help="a detector of the model zoo, or an exported folder")
@@ -62,14 +67,14 @@ def parse_args(argv):
     return parser.parse_intermixed_args(argv)
 
 
-def split_overrides(words):
+def split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Split the words after --input into paths and the KEY VALUE pairs that may follow them."""
     is_key = [CONFIG_KEY.fullmatch(word) is not None and not Path(word).exists() for word in words]
     end = is_key.index(True) if any(is_key) else len(words)
-    return words[:end], words[end:]
+    return list(words[:end]), list(words[end:])
 
 
-def choose_predictor(args, overrides):
+def choose_predictor(args: Namespace, overrides: list[str]) -> Callable[[], Any]:
     """Return a function that builds the requested detector, so that inputs are checked before weights are loaded."""
     if bool(args.model) == bool(args.config):
         raise UsageError(
@@ -95,14 +100,14 @@ def choose_predictor(args, overrides):
     return partial(ConfigPredictor, cfg, weights)
 
 
-def score(text):
+def score(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise ValueError
     return value
 
 
-def positive_int(text):
+def positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise ValueError

@@ -31,7 +31,7 @@ REQUIREMENTS = [
 ]
 
 
-def main():
+def main() -> None:
     if importlib.util.find_spec("torch") is None:
         sys.exit("error: detectron2 needs torch: pip install torch torchvision first")
     if importlib.util.find_spec("detectron2") is not None:
@@ -47,7 +47,7 @@ def main():
     install_wheel()
 
 
-def is_github_reachable():
+def is_github_reachable() -> bool:
     """Return whether the official repository answers within 15 seconds."""
     if shutil.which("git") is None:
         return False
@@ -59,7 +59,7 @@ def is_github_reachable():
         return False
 
 
-def install_wheel():
+def install_wheel() -> None:
     """Copy the wheel's packages to site-packages, because pip refuses to install it on Pythons other than 3.10."""
     site = Path(sysconfig.get_path("purelib"))
     with tempfile.TemporaryDirectory() as folder:
@@ -75,7 +75,7 @@ def install_wheel():
     print(f"installed {WHEEL} (repackaged detectron2, without compiled operators)")
 
 
-def pip(*arguments):
+def pip(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], check=True)
 
 

@@ -11,7 +11,12 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+)
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
 from fbnetv3.arch.detector_settings import list_detector_configs
@@ -33,15 +38,24 @@ _REGISTRIES = {
 }
 _CHOICES = {
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
-    "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
+    "SOLVER.LR_SCHEDULER_NAME": (
+        "WarmupMultiStepLR",
+        "WarmupCosineLR",
+        "WarmupStepWithFixedGammaLR",
+    ),
 }
-_AT_LEAST_ONE = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS")
+_AT_LEAST_ONE = (
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.MAX_ITER",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.CHECKPOINTS",
+)
 
 # yacs reports a value whose type differs from the default's only in the text of a ValueError:
 #   Type mismatch (<class 'int'> vs. <class 'str'>) with values (90000 vs. many) for config key: SOLVER.MAX_ITER
 # If a later yacs words it differently, the pattern does not match and users see yacs' own text.
 _TYPE_MISMATCH = re.compile(
-    r"Type mismatch \(<class '(?P<type>\w+)'> vs\. <class '\w+'>\) with values \(.* vs\. (?P<value>.*)\) "
+    r"Type mismatch \(<class '(?P<type>\w+)'> vs\. <class '[\w.]+'>\) with values \(.* vs\. (?P<value>.*)\) "
     r"for config key: (?P<key>\S+)"
 )
 _TYPE_NOUNS = {

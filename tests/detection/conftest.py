@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.modeling.test_weights import weight_by_formula
+from tests.modeling.weight_files import weight_by_formula
 from tests.tools.conftest import tool  # noqa: F401 - a fixture
 
 if find_spec("detectron2") is None:  # optional: python tools/install_detectron2.py

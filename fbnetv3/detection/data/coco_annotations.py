@@ -27,7 +27,12 @@ MAX_IMAGES_OPENED = 2000
 # Required keys of each list's entries, with their types; sizes and boxes are checked separately.
 _KEYS: dict[str, dict[str, Any]] = {
     "images": {"id": (int, str), "file_name": str, "width": object, "height": object},
-    "annotations": {"id": (int, str), "image_id": (int, str), "category_id": (int, str), "bbox": object},
+    "annotations": {
+        "id": (int, str),
+        "image_id": (int, str),
+        "category_id": (int, str),
+        "bbox": object,
+    },
     "categories": {"id": (int, str), "name": str},
 }
 # Problems by kind; {} is replaced by the number and the first few of the entries at fault.
@@ -47,6 +52,8 @@ _PROBLEMS = {
 _BORDER = 1.0  # pixels by which a box may exceed its image without counting as clipped, because of rounding
 _MANY_CLIPPED = 0.1  # share of clipped boxes above which they are probably corners instead of [x, y, width, height]
 
+_Entries = list[dict[str, Any]]
+_PathLike = str | os.PathLike
 _Problems = defaultdict[str, list[object]]  # names of the entries at fault, by kind of problem
 
 
@@ -70,8 +77,8 @@ class AnnotationSummary:
 
 
 def check_annotations(
-    json_file: str | os.PathLike,
-    image_root: str | os.PathLike,
+    json_file: _PathLike,
+    image_root: _PathLike,
     num_classes: int | None = None,
     *,
     mask_format: str | None = None,
@@ -107,9 +114,11 @@ def check_annotations(
         messages.append(f"no image folder {image_root}: name the folder that each file_name is relative to")
     elif not _find_images_without_size(images, problems):
         images_opened = _open_images(images, os.fspath(image_root), max_opened, problems)
-    _find_box_and_mask_problems(annotations, {category["id"] for category in categories}, mask_format, problems)
+    category_ids = {category["id"] for category in categories}
+    _find_box_and_mask_problems(annotations, category_ids, mask_format, problems)
 
-    messages += [_PROBLEMS[kind].format(f"({len(names)}): {first_few(names)}") for kind, names in problems.items()]
+    for kind, names in problems.items():
+        messages.append(_PROBLEMS[kind].format(f"({len(names)}): {first_few(names)}"))
     if messages:
         if 0 < images_opened < len(images):
             messages.append(f"{images_opened} of {len(images)} images were opened")
@@ -117,13 +126,13 @@ def check_annotations(
 
     summary = _summarize(json_file, data, images_opened)
     if need_boxes and not summary.boxes:
-        raise AnnotationError(f"{json_file}: none of its {len(data['annotations'])} annotations has a box to train on")
+        raise AnnotationError(f"{json_file}: none of its {len(annotations)} annotations has a box to train on")
     return summary
 
 
 def read_annotations(
-    json_file: str | os.PathLike, parts: Sequence[str] = ("images", "annotations", "categories")
-) -> dict[str, list[dict[str, Any]]]:
+    json_file: _PathLike, parts: Sequence[str] = ("images", "annotations", "categories")
+) -> dict[str, _Entries]:
     """Read a COCO-format file.
 
     Args:
@@ -137,51 +146,53 @@ def read_annotations(
         with Path(PathManager.get_local_path(os.fspath(json_file))).open(encoding="utf-8") as f:
             data = json.load(f)
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}"
-        raise AnnotationError(f"{json_file}: is not JSON: {where}: {error.msg}; is the file complete?") from None
+        reason = f"line {error.lineno}, column {error.colno}: {error.msg}; is the file complete?"
+        raise AnnotationError(f"{json_file}: is not JSON: {reason}") from None
     except UnicodeDecodeError as error:
-        raise AnnotationError(
-            f"{json_file}: is not JSON: byte {error.start} is not UTF-8; is the file compressed?"
-        ) from None
+        reason = f"byte {error.start} is not UTF-8; is the file compressed?"
+        raise AnnotationError(f"{json_file}: is not JSON: {reason}") from None
     except OSError as error:
         raise AnnotationError(f"{json_file}: cannot be read: {error.strerror or error}") from None
     if not isinstance(data, dict):
         kind = "is a list, as in a results file" if isinstance(data, list) else "is not a mapping"
-        raise AnnotationError(f"{json_file}: {kind}: annotations are a mapping with the keys {', '.join(_KEYS)}")
+        keys = ", ".join(_KEYS)
+        raise AnnotationError(f"{json_file}: {kind}: annotations are a mapping with the keys {keys}")
     for part in parts:
         _check_entries(json_file, data.get(part), part)
     return data
 
 
-def _check_entries(json_file: str | os.PathLike, entries: Any, part: str) -> None:
+def _check_entries(json_file: _PathLike, entries: Any, part: str) -> None:
     """Require a list whose entries have all keys, with values of the right types."""
     if not isinstance(entries, list):
-        raise AnnotationError(f'{json_file}: has no list "{part}": COCO\'s format has {", ".join(_KEYS)}')
+        keys = ", ".join(_KEYS)
+        raise AnnotationError(f'{json_file}: has no list "{part}": COCO\'s format has {keys}')
     if part != "annotations" and not entries:
         raise AnnotationError(f'{json_file}: the list "{part}" is empty')
     for key, kinds in _KEYS[part].items():
         for i, entry in enumerate(entries):
+            where = f"{json_file}: {part}[{i}]"
             if not isinstance(entry, dict) or key not in entry:
-                keys = ", ".join(_KEYS[part])
-                raise AnnotationError(f'{json_file}: {part}[{i}] has no "{key}"; each entry needs {keys}')
+                raise AnnotationError(f'{where} has no "{key}"; it needs {", ".join(_KEYS[part])}')
             if not isinstance(entry[key], kinds):
                 noun = "text" if kinds is str else "an integer or text"
-                raise AnnotationError(f'{json_file}: {part}[{i}]: "{key}" {one_line(entry[key], 40)} is not {noun}')
+                raise AnnotationError(f'{where}: "{key}" {one_line(entry[key], 40)} is not {noun}')
     if len({isinstance(entry["id"], str) for entry in entries}) > 1:
         raise AnnotationError(f'{json_file}: "id" of {part} must be all integers, or all text')
 
 
-def _check_num_classes(categories: Sequence[Mapping[str, Any]], num_classes: int | None) -> list[str]:
+def _check_num_classes(categories: _Entries, num_classes: int | None) -> list[str]:
     count = len(categories)
     if num_classes is None or num_classes == count:
         return []
+    names = first_few([category["name"] for category in categories])
     return [
-        f"has {count} categories ({first_few([c['name'] for c in categories])}), but the network has {num_classes} "
-        f"classes: set MODEL.ROI_HEADS.NUM_CLASSES {count} (for RetinaNet MODEL.RETINANET.NUM_CLASSES {count})"
+        f"has {count} categories ({names}), but the network has {num_classes} classes: set "
+        f"MODEL.ROI_HEADS.NUM_CLASSES {count} (for RetinaNet MODEL.RETINANET.NUM_CLASSES {count})"
     ]
 
 
-def _find_repeated_ids(data: Mapping[str, list[dict[str, Any]]], problems: _Problems) -> None:
+def _find_repeated_ids(data: Mapping[str, _Entries], problems: _Problems) -> None:
     """Find repeated ids, of which COCO's tools would use only one."""
     for part in _KEYS:
         counts = Counter(entry["id"] for entry in data[part])
@@ -190,17 +201,16 @@ def _find_repeated_ids(data: Mapping[str, list[dict[str, Any]]], problems: _Prob
                 problems["repeated_id"].append(f"{id} of {part}")
 
 
-def _find_images_without_size(images: Sequence[Mapping[str, Any]], problems: _Problems) -> bool:
+def _find_images_without_size(images: _Entries, problems: _Problems) -> bool:
     for image in images:
         if not (is_int(image["width"], 1) and is_int(image["height"], 1)):
             problems["no_size"].append(image["file_name"])
     return "no_size" in problems
 
 
-def _open_images(images: Sequence[Mapping[str, Any]], root: str, max_opened: int | None, problems: _Problems) -> int:
+def _open_images(images: _Entries, root: str, max_opened: int | None, problems: _Problems) -> int:
     """Find missing and corrupt images and wrong sizes. Return the number of images opened."""
-    # list each folder once, which is far quicker than a system call per image
-    list_folder = cache(lambda folder: frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset())
+    list_folder = cache(_list_folder)  # one system call per folder is far quicker than one per image
     existing = []
     for image in images:
         folder, name = os.path.split(os.path.join(root, image["file_name"]))
@@ -219,16 +229,20 @@ def _open_images(images: Sequence[Mapping[str, Any]], root: str, max_opened: int
         except Exception as error:  # Pillow's decoders raise almost anything on corrupt bytes
             problems["corrupt"].append(f"{name} ({one_line(error, 80)})")
             continue
-        if (width, height) != (image["width"], image["height"]):
+        stated_width, stated_height = image["width"], image["height"]
+        if (width, height) != (stated_width, stated_height):
             note = " (rotated by its EXIF orientation)" if is_rotated else ""
-            problems["wrong_size"].append(
-                f"{name} is {width} x {height}{note}, not {image['width']} x {image['height']}"
-            )
+            message = f"{name} is {width} x {height}{note}, not {stated_width} x {stated_height}"
+            problems["wrong_size"].append(message)
     return len(opened)
 
 
+def _list_folder(folder: str) -> frozenset[str]:
+    return frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()
+
+
 def _find_box_and_mask_problems(
-    annotations: Sequence[Mapping[str, Any]], category_ids: set[object], mask_format: str | None, problems: _Problems
+    annotations: _Entries, category_ids: set[object], mask_format: str | None, problems: _Problems
 ) -> None:
     """Find what detectron2 would not correct."""
     for annotation in annotations:
@@ -249,46 +263,46 @@ def _find_box_and_mask_problems(
                 problems["run_length"].append(id)
 
 
-def _summarize(json_file: str | os.PathLike, data: Mapping[str, Any], images_opened: int) -> AnnotationSummary:
+def _summarize(json_file: _PathLike, data: Mapping[str, _Entries], images_opened: int) -> AnnotationSummary:
     """Count what detectron2 will use, and warn of what it will clip and skip."""
     images = {image["id"]: image for image in data["images"]}
-    annotations = [annotation for annotation in data["annotations"] if annotation["image_id"] in images]
-    boxes = np.array([annotation["bbox"] for annotation in annotations], dtype=np.float64).reshape(-1, 4)
-    owners = [images[annotation["image_id"]] for annotation in annotations]
-    sizes = np.array([(image["width"], image["height"]) for image in owners], dtype=np.float64).reshape(-1, 2)
+    annotations = [a for a in data["annotations"] if a["image_id"] in images]
+    boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
+    owners = [images[a["image_id"]] for a in annotations]
+    sizes = np.array([(image["width"], image["height"]) for image in owners], dtype=np.float64)
+    sizes = sizes.reshape(-1, 2)
 
     top_left = boxes[:, :2]
     bottom_right = top_left + boxes[:, 2:]
     has_area = (np.minimum(bottom_right, sizes) - top_left.clip(min=0) > 0).all(axis=1)
-    exceeds_image = (top_left < -_BORDER).any(axis=1) | (bottom_right > sizes + _BORDER).any(axis=1)
-    is_crowd = np.array([_is_crowd(annotation) for annotation in annotations], dtype=bool)
-    is_degenerate = np.array([_has_only_degenerate_polygons(annotation) for annotation in annotations], dtype=bool)
+    exceeds_image = ((top_left < -_BORDER) | (bottom_right > sizes + _BORDER)).any(axis=1)
+    is_crowd = np.array([_is_crowd(a) for a in annotations], dtype=bool)
+    is_degenerate = np.array([_has_only_degenerate_polygons(a) for a in annotations], dtype=bool)
     is_used = has_area & ~is_crowd & ~is_degenerate
-    used = [annotation for annotation, use in zip(annotations, is_used, strict=True) if use]
+    used = [a for a, use in zip(annotations, is_used, strict=True) if use]
 
+    without_polygon = "annotations whose polygons all have fewer than three points"
     skipped = {
         "boxes without area inside their image": int((~has_area).sum()),
-        "annotations whose polygons all have fewer than three points (kept if they had no segmentation)": int(
-            (is_degenerate & has_area).sum()
-        ),
+        f"{without_polygon} (kept if they had no segmentation)": int((is_degenerate & has_area).sum()),
         "annotations of images that are not listed": len(data["annotations"]) - len(annotations),
     }
     summary = AnnotationSummary(
         images=len(images),
         boxes=len(used),
         crowds=int(is_crowd.sum()),
-        empty_images=len(images.keys() - {annotation["image_id"] for annotation in used}),
+        empty_images=len(images.keys() - {a["image_id"] for a in used}),
         clipped=int((exceeds_image & is_used).sum()),
         dropped=sum(skipped.values()),
-        masks=sum(bool(annotation.get("segmentation")) for annotation in used),
-        classes=tuple(category["name"] for category in sorted(data["categories"], key=lambda c: c["id"])),
+        masks=sum(bool(a.get("segmentation")) for a in used),
+        classes=tuple(c["name"] for c in sorted(data["categories"], key=lambda c: c["id"])),
         images_opened=images_opened,
     )
 
     parts = [f"clipped: {summary.clipped} boxes that exceed their image"] if summary.clipped else []
     parts += [f"skipped: {count} {noun}" for noun, count in skipped.items() if count]
     if summary.clipped > _MANY_CLIPPED * summary.boxes:
-        parts.append("so many boxes exceed their image that they may be two corners instead of [x, y, width, height]")
+        parts.append("boxes that exceed their image may be two corners instead of [x, y, width, height]")
     if parts:
         logger.warning("%s: %s", json_file, "; ".join(parts))
     return summary
@@ -301,7 +315,7 @@ def _is_crowd(annotation: Mapping[str, Any]) -> bool:
 def _has_only_degenerate_polygons(annotation: Mapping[str, Any]) -> bool:
     """Return whether no polygon has three points: detectron2 skips such an annotation with its box."""
     polygons = annotation.get("segmentation")
-    return isinstance(polygons, list) and bool(polygons) and not any(_is_polygon(polygon) for polygon in polygons)
+    return isinstance(polygons, list) and bool(polygons) and not any(map(_is_polygon, polygons))
 
 
 def _is_polygon(polygon: object) -> bool:
@@ -309,4 +323,4 @@ def _is_polygon(polygon: object) -> bool:
 
 
 def _is_box(box: object) -> bool:
-    return isinstance(box, list) and len(box) == 4 and all(is_number(value, -1e9, 1e9) for value in box)
+    return isinstance(box, list) and len(box) == 4 and all(is_number(v, -1e9, 1e9) for v in box)

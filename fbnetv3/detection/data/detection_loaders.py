@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MapDataset
-from detectron2.data.build import filter_images_with_few_keypoints, filter_images_with_only_crowd_annotations
+from detectron2.data.build import (
+    filter_images_with_few_keypoints,
+    filter_images_with_only_crowd_annotations,
+)
 from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 

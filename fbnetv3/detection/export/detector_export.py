@@ -103,7 +103,9 @@ def detect_boxes(predictor: ConfigPredictor, image: np.ndarray) -> DetectionArra
         image = image[:, :, ::-1]
     (detections,) = predictor([image])
     return DetectionArrays(
-        detections.pred_boxes.tensor.numpy(), detections.scores.numpy(), detections.pred_classes.numpy()
+        detections.pred_boxes.tensor.numpy(),
+        detections.scores.numpy(),
+        detections.pred_classes.numpy(),
     )
 
 

@@ -90,7 +90,11 @@ class ExportableRCNN(_ExportableDetector):
         all_boxes = torch.cat(boxes)
         scores_by_level = mask_other_groups(torch.cat(scores), torch.cat(levels), len(features))
         selected = multiclass_nms(
-            all_boxes[None], scores_by_level[None], rpn.nms_thresh, _BELOW_ALL_SCORES, rpn.post_nms_topk[False]
+            all_boxes[None],
+            scores_by_level[None],
+            rpn.nms_thresh,
+            _BELOW_ALL_SCORES,
+            rpn.post_nms_topk[False],
         )
         return all_boxes[selected[:, 2]]
 
@@ -112,7 +116,11 @@ class ExportableRCNN(_ExportableDetector):
 
         limit = predictor.test_topk_per_image
         selected = multiclass_nms(
-            boxes, scores, predictor.test_nms_thresh, predictor.test_score_thresh, limit if limit >= 0 else _NO_LIMIT
+            boxes,
+            scores,
+            predictor.test_nms_thresh,
+            predictor.test_score_thresh,
+            limit if limit >= 0 else _NO_LIMIT,
         )
         batches, classes, rows = selected.unbind(1)
         # one of batch and class index is always 0, so that their sum is the class

@@ -53,8 +53,8 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
         if isinstance(parent, StandardROIHeads) and isinstance(parent.box_head, FusedBoxHead):
             _move_expansion_before_pooler(parent)
         if isinstance(parent, BlockRPNHead):
-            parent.objectness_logits = FusedConv(parent.objectness_logits)
-            parent.anchor_deltas = FusedConv(parent.anchor_deltas)
+            for name in ("objectness_logits", "anchor_deltas"):
+                setattr(parent, name, FusedConv(getattr(parent, name)))
     model = fuse_blocks(model)
     fold_conv_norms(model)
     return model.to(memory_format=torch.channels_last)
@@ -95,7 +95,7 @@ class FusedBoxHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map pooled proposals (R, C, H, W) to features (R, channels)."""
         x = self.blocks(x)
-        return self.last.pooled(x) if isinstance(self.last, FusedMBConv) else self.last(x).mean((2, 3))
+        return self.last.forward_mean(x) if isinstance(self.last, FusedMBConv) else self.last(x).mean((2, 3))
 
 
 def _move_expansion_before_pooler(heads: StandardROIHeads) -> None:

@@ -48,7 +48,14 @@ def draw_detections(picture: np.ndarray, instances: Instances, names: Sequence[s
         color = class_color(class_index)
         x0, y0, x1, y1 = boxes[i]
         draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=line_width)
-        _draw_label(draw, image.size, (x0, y0, y1), f"{names[class_index]} {100 * scores[i]:.0f} %", font, color)
+        _draw_label(
+            draw,
+            image.size,
+            (x0, y0, y1),
+            f"{names[class_index]} {100 * scores[i]:.0f} %",
+            font,
+            color,
+        )
     return image
 
 
@@ -79,7 +86,12 @@ def _draw_label(
     y = next((y for y in candidates if 0 <= y <= image_height - height), 0)
     x = max(0, min(box_left, image_width - width))
     draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
-    draw.text((x + _LABEL_PADDING - text_left, y + _LABEL_PADDING - text_top), text, font=font, fill=(0, 0, 0))
+    draw.text(
+        (x + _LABEL_PADDING - text_left, y + _LABEL_PADDING - text_top),
+        text,
+        font=font,
+        fill=(0, 0, 0),
+    )
 
 
 def class_color(class_index: int) -> Color:

@@ -26,7 +26,10 @@ _PATTERNS = {
     "rpn_head": (re.compile(rf"rpn_feature\.(?P<stage>\d+)\.{_BLOCK}"), "blocks.stages"),
     "box_head": (re.compile(rf"roi_box_conv\.(?P<stage>\d+)\.{_BLOCK}"), "blocks.stages"),
 }
-_RPN_PREDICTORS = {"rpn_regressor.cls_logits.": "objectness_logits.", "rpn_regressor.bbox_pred.": "anchor_deltas."}
+_RPN_PREDICTORS = {
+    "rpn_regressor.cls_logits.": "objectness_logits.",
+    "rpn_regressor.bbox_pred.": "anchor_deltas.",
+}
 
 
 def convert_released_name(part: str, name: str) -> str:

@@ -84,7 +84,7 @@ PROBLEMS = {
         "missing images (1): {root}/x/3.png; name the folder that each file_name is relative to",
     ),
     "no box to train on": (dataset(1, [annotation(iscrowd=1)]), "none of its 1 annotations has a box to train on"),
-    "no bbox": (without("annotations", "bbox"), 'annotations[1] has no "bbox"; each entry needs id, im'),
+    "no bbox": (without("annotations", "bbox"), 'annotations[1] has no "bbox"; it needs id, im'),
     "no file_name": (without("images", "file_name"), 'images[1] has no "file_name"'),
     "no category name": (without("categories", "name"), 'categories[1] has no "name"'),
     "empty list": ({"images": [], "categories": []}, 'the list "images" is empty'),
@@ -200,8 +200,8 @@ def test_what_detectron2_corrects_is_one_warning_with_counts(tmp_path, caplog):
     assert record.getMessage() == (
         f"{file}: clipped: 2 boxes that exceed their image; skipped: 3 boxes without area inside their image; "
         "skipped: 1 annotations whose polygons all have fewer than three points (kept if they had no segmentation); "
-        "skipped: 1 annotations of images that are not listed; so many boxes exceed their image that they may be two "
-        "corners instead of [x, y, width, height]"
+        "skipped: 1 annotations of images that are not listed; boxes that exceed their image may be two corners "
+        "instead of [x, y, width, height]"
     )
     assert (summary.boxes, summary.clipped, summary.dropped, summary.crowds, summary.masks) == (6, 2, 5, 1, 1)
     (image,) = load_coco_json(str(file), str(root), f"corrected {tmp_path}")

@@ -17,7 +17,7 @@ from fbnetv3.detection import FBNetV3Backbone, FBNetV3BoxHead, FBNetV3RPNHead, g
 from fbnetv3.errors import UnknownNameError, UsageError, WeightsError
 from fbnetv3.modeling.sync_batchnorm import CpuSyncBatchNorm2d
 from tests.detection.detectors import detect, image, small_config, train_step
-from tests.modeling.test_weights import mobile_vision, randomized
+from tests.modeling.weight_files import mobile_vision, randomized
 
 SMALL = "fbnetv3_a0"
 
@@ -82,7 +82,7 @@ def test_an_unknown_architecture():
 
 def test_a_network_of_one_stride_cannot_be_a_detector():
     row = Row("conv", 8, kernel=3, act="relu")
-    with pytest.raises(UsageError, match="needs a trunk and a box head"):
+    with pytest.raises(UsageError, match="cannot be split into trunk and box head"):
         FBNetV3BoxHead(ShapeSpec(channels=8), arch=ArchDef("flat", (Stage((row,)),), 32, 32))
 
 
