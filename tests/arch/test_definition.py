@@ -123,20 +123,20 @@ def test_row_fields_come_from_the_signature_of_build():
 
 
 @pytest.fixture
-def registered():
+def register():
     """Register entries for the duration of a test."""
     names = []
 
-    def register(registry, name, entry):
+    def add(registry, name, entry):
         registry.add(name, entry, "test")
         names.append((registry, name))
 
-    yield register
+    yield add
     for registry, name in names:
         registry.remove(name)
 
 
-def test_values_that_a_users_block_rejects_are_named_with_their_row(registered):
+def test_values_that_a_users_block_rejects_are_named_with_their_row(register):
     class Even(ConvSpec):
         @classmethod
         def build(cls, in_channels, channels, stride, *, kernel):
@@ -144,7 +144,7 @@ def test_values_that_a_users_block_rejects_are_named_with_their_row(registered):
                 raise FieldError("is not a multiple of 16", "channels")
             return cls(in_channels, channels, kernel, stride, "relu")
 
-    registered(BLOCK_SPECS, "even", Even)
+    register(BLOCK_SPECS, "even", Even)
     ArchDef("users", (Stage((Row("even", 16, kernel=3),)),), resolution=32, resize=32)
     with pytest.raises(ArchError, match=r"stages\[0\].rows\[1\].channels: is not a multiple of 16"):
         arch(Row("even", 24, kernel=3))
@@ -152,15 +152,15 @@ def test_values_that_a_users_block_rejects_are_named_with_their_row(registered):
         Row("even", 16, kernel=3, act="relu")
 
 
-def test_a_users_block_that_pools_can_only_be_the_last(registered):
+def test_a_users_block_that_pools_can_only_be_the_last(register):
     class Pooling(ConvSpec):
         pools = True
 
-    registered(BLOCK_SPECS, "pooling", Pooling)
+    register(BLOCK_SPECS, "pooling", Pooling)
     with pytest.raises(ArchError, match=r"stages\[0\].rows\[1\].block: pooling ends in a 1x1 map"):
         arch(Row("pooling", 16, kernel=1), row())
 
 
-def test_a_users_activation(registered):
-    registered(ACTIVATIONS, "gelu", "torch.nn:GELU")
+def test_a_users_activation(register):
+    register(ACTIVATIONS, "gelu", "torch.nn:GELU")
     assert arch(row(act="gelu")).blocks()[-1].spec.act == "gelu"

@@ -1,4 +1,4 @@
-"""tools/analyze_net.py prints the exact cost of networks."""
+"""tools/analyze_net.py prints the exact cost of networks and detectors."""
 
 import subprocess
 import sys
@@ -31,23 +31,37 @@ def test_a_file_at_another_resolution(tool, tmp_path):
     assert "461.55" in ran.out  # FBNetV3-B
 
 
-def test_a_folder_of_ones_own(tool, tmp_path):
+def test_a_folder_of_architectures(tool, tmp_path):
     from dataclasses import replace
 
     save_arch(replace(get_arch("fbnetv3_a"), name="mine"), tmp_path / "x.yaml")
     assert "mine" in tool("analyze_net", "mine", "--arch-dir", tmp_path).out
 
 
-def test_wrong_calls_are_one_line_and_exit_2(tool, tmp_path):
+def test_import_registers_a_users_architecture(tool, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_archs.py").write_text(
+        "from fbnetv3.arch import get_arch, register_arch, with_same_padding\n"
+        "register_arch(with_same_padding(get_arch('fbnetv3_a'), name='imported'))\n"
+    )
+    ran = tool("analyze_net", "imported", "--import", "my_archs")
+    assert (ran.code, ran.err) == (0, "")
+    assert "imported" in ran.out
+    ran = tool("analyze_net", "--import", "no_such_module")
+    assert ran.code == 2 and ran.err.startswith("error: --import 'no_such_module': cannot be imported")
+
+
+def test_invalid_usage_is_one_line_and_exit_code_2(tool, tmp_path):
     for arguments, message in (
         (["fbnetv3_aa"], "error: unknown architecture or detection config 'fbnetv3_aa': did you mean fbnetv3_a"),
         (["faster_rcnn_fbnetv3_a_C5"], "did you mean faster_rcnn_fbnetv3_"),
         (["nowhere.yaml"], "error: nowhere.yaml: cannot be read: No such file or directory"),
         (["--resolution", "0"], "error: argument --resolution: invalid pixels value: '0'"),
         (["--resolution", "1x2x3"], "error: argument --resolution: invalid pixels value: '1x2x3'"),
-        (["fbnetv3_a", "--detectors"], "error: --detectors has networks of its own"),
+        (["fbnetv3_a", "--detectors"], "error: --detectors takes no names"),
         (["fbnetv3_b", "--resolution", "8"], "error: fbnetv3_b: an input of 8 pixels is too small"),
-        (["--arch-dir", tmp_path], "no folder with architecture files"),
+        (["--arch-dir", tmp_path], "no architecture files"),
     ):
         ran = tool("analyze_net", *arguments)
         assert ran.code == 2
@@ -75,7 +89,7 @@ def rows_of(text):
     return {words[0]: words for words in map(str.split, text.splitlines()) if words}
 
 
-def test_table_5_beside_the_papers_figures(tool):
+def test_table_5_next_to_the_papers_figures(tool):
     ran = tool("analyze_net", "--detectors")
     assert ran.code == 0 and "384x640 pixels" in ran.out
     rows = rows_of(ran.out)
@@ -105,32 +119,32 @@ def test_a_detector_part_by_part(tool):
     assert rows["all"][1:] == ["2,917.59", "5.307"]
 
 
-def test_what_a_config_says_counts(tool, tmp_path):
-    """Proposals, classes and the size of the image; a config of one's own, whose base is one that comes along."""
+def test_config_values_determine_the_cost(tool, tmp_path):
+    """Proposals, classes and the image size count, also in a user's config with a shipped base."""
     base = tool("analyze_net", "faster_rcnn_fbnetv3_a_C4", "--stages").out
     fewer = tool("analyze_net", "faster_rcnn_fbnetv3_a_C4_224", "--stages", "--resolution", "384x640").out
     assert rows_of(base)["trunk"] == rows_of(fewer)["trunk"]
-    each = float(rows_of(base)["box"][-2].replace(",", "")) / 75
-    assert abs(float(rows_of(fewer)["box"][-2].replace(",", "")) - 30 * each) < 0.02
+    per_proposal = float(rows_of(base)["box"][-2].replace(",", "")) / 75
+    assert abs(float(rows_of(fewer)["box"][-2].replace(",", "")) - 30 * per_proposal) < 0.02
     config = tmp_path / "mine.yaml"
     shipped = configs_folder() / "coco" / "mask_rcnn_fbnetv3_a_C4.yaml"
     config.write_text(f"_BASE_: {shipped}\nMODEL:\n  ROI_HEADS:\n    NUM_CLASSES: 7\n")
     ran = tool("analyze_net", config)
     assert int(rows_of(ran.out)["mine"][-1].replace(",", "")) == 5_306_708 - 73 * 5 * (200 + 1)
-    assert "mine: its mask head is not counted" in ran.out
+    assert "mine: without its mask head" in ran.out
     assert rows_of(tool("analyze_net", "fbnetv3_a_det", "--num-classes", "7").out)["fbnetv3_a_det"][-1] == "5,233,343"
 
 
-def test_detectors_whose_cost_is_not_known_are_refused(tool, tmp_path):
-    for name, found in (
+def test_unsupported_detectors_are_rejected(tool, tmp_path):
+    for name, message in (
         ("faster_rcnn_fbnetv3_g_FPN", "MODEL.BACKBONE.NAME is build_fbnetv3_fpn_backbone, not build_fbnetv3_backbone"),
         ("retinanet_fbnetv3_a_FPN", "MODEL.BACKBONE.NAME is build_retinanet_fbnetv3_fpn_backbone"),
         ("faster_rcnn_torchvision_efficientnet_b0_C4", "MODEL.BACKBONE.NAME is build_efficientnet_backbone"),
     ):
         ran = tool("analyze_net", name)
-        assert ran.code == 2 and found in ran.err and ran.err.count("\n") == 1
+        assert ran.code == 2 and message in ran.err and ran.err.count("\n") == 1
     (tmp_path / "x.yaml").write_text("MODEL: [")
     assert "error: " + str(tmp_path / "x.yaml") in tool("analyze_net", tmp_path / "x.yaml").err
     (tmp_path / "y.yaml").write_text(f"_BASE_: {tmp_path / 'gone.yaml'}")
     ran = tool("analyze_net", tmp_path / "y.yaml")
-    assert ran.code == 2 and "gone.yaml is not there" in ran.err
+    assert ran.code == 2 and "gone.yaml does not exist" in ran.err

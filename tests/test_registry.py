@@ -1,0 +1,69 @@
+"""Registries: lazy entries, taken names, suggestions."""
+
+import pytest
+
+from fbnetv3.errors import UnknownNameError, UsageError
+from fbnetv3.registry import Registry
+
+
+def test_register_as_a_decorator_or_a_call():
+    registry = Registry("thing")
+
+    @registry.register(name="decorated")
+    def function():
+        pass
+
+    @registry.register()
+    class Named:
+        pass
+
+    registry.register(3, name="number")
+    assert registry.names() == ["Named", "decorated", "number"]
+    assert registry.get("decorated") is function
+    assert registry.origin("number").rpartition(":")[0].endswith("test_registry.py")
+
+
+def test_a_lazy_entry_is_imported_by_resolve():
+    registry = Registry("thing")
+    registry.register("collections:OrderedDict", name="lazy")
+    registry.register(len, name="direct")
+    assert registry.get("lazy") == "collections:OrderedDict"
+    assert registry.resolve("lazy").__name__ == "OrderedDict"
+    assert registry.resolve("direct") is len
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("no_such_module:f", "thing 'no_such_module': cannot be imported"),
+        ("collections:OrderdDict", "collections has no OrderdDict: did you mean OrderedDict"),
+        ("collections", "is not of the form package.module:function"),
+        ("math:pi", "is not callable"),
+    ],
+)
+def test_a_lazy_entry_that_does_not_exist(entry, message):
+    registry = Registry("thing")
+    registry.register(entry, name="lazy")
+    with pytest.raises(UsageError, match=message):
+        registry.resolve("lazy")
+
+
+def test_unknown_names():
+    registry = Registry("thing")
+    with pytest.raises(UnknownNameError, match="^unknown thing 'x': nothing is registered"):
+        registry.get("x")
+    registry.add("first", 1, "here")
+    registry.add("second", 2, "here")
+    with pytest.raises(UnknownNameError, match="^unknown thing 'frist': did you mean first"):
+        registry.get("frist")
+    with pytest.raises(UnknownNameError, match="^unknown thing 7: available: first, second"):
+        registry.get(7)
+
+
+def test_a_taken_name_says_where_the_entry_comes_from():
+    registry = Registry("thing", lambda: [("builtin", 1, "its file")])
+    with pytest.raises(UsageError, match="thing 'builtin' from here is already registered by its file"):
+        registry.add("builtin", 2, "here")
+    registry.remove("builtin")
+    registry.add("builtin", 2, "here")
+    assert dict(registry) == {"builtin": 2}

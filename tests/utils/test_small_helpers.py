@@ -1,0 +1,103 @@
+"""Checks, nested keys, JSON lines, text, files."""
+
+import pytest
+
+from fbnetv3.errors import FieldError, OutputError, UsageError, suggest
+from fbnetv3.utils import checks
+from fbnetv3.utils.files import FolderLock, atomic_write, make_folder
+from fbnetv3.utils.json_lines import append_json_line, drop_partial_line, read_json_lines, write_json_lines
+from fbnetv3.utils.nested_keys import flatten, merge, nest, parse_pairs
+from fbnetv3.utils.text import describe_error, evenly_spaced, first_few, format_duration, one_line
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        (lambda: checks.check_int(1.0, "f", 0), "f: 1.0 is not an integer"),
+        (lambda: checks.check_int(True, "f", 0), "f: True is not an integer"),
+        (lambda: checks.check_int(-1, "f", 0), "f: -1 is not at least 0"),
+        (lambda: checks.check_int(9, "f", 0, 5), r"f: 9 is not in \[0, 5\]"),
+        (lambda: checks.check_number("1", "f"), "f: '1' is not a number"),
+        (lambda: checks.check_number(float("nan"), "f", 0), "f: nan is not at least 0"),
+        (lambda: checks.check_number(9, "f", high=5), "f: 9 is not at most 5"),
+        (lambda: checks.check_choice(True, "f", (1, 2)), "f: True is not one of 1, 2"),
+        (lambda: checks.check_type("x", "f", list, "a list"), "f: 'x' is not a list"),
+        (lambda: checks.check_keys({"lrr": 1}, FieldError, ("lr",)), "lrr: unknown key: did you mean lr?"),
+        (lambda: checks.check_keys({}, FieldError, ("lr",), required=("lr",)), "lr: missing"),
+    ],
+)
+def test_checks(check, message):
+    with pytest.raises(FieldError, match=f"^{message}"):
+        check()
+
+
+def test_field_errors_are_extended_outward():
+    error = FieldError("is even", "kernel").within("rows[0]").in_file("x.yaml").in_file("y.yaml")
+    assert str(error) == "x.yaml: rows[0].kernel: is even"
+
+
+def test_suggestions():
+    assert suggest("sgdd", ["sgd", "rmsprop"]) == "did you mean sgd?"
+    assert suggest("zzz", ["b", "a"]) == "available: a, b"
+    assert suggest("zzz", []) == "nothing is registered"
+
+
+def test_nested_keys():
+    nested = {"A": {"B": {"C": 1}, "D": []}, "E": {}}
+    assert flatten(nested) == {"A.B.C": 1, "A.D": [], "E": {}}
+    assert nest(flatten(nested)) == nested
+    assert merge({"A": {"B": 1, "C": 2}}, {"A": {"B": 3}}) == {"A": {"B": 3, "C": 2}}
+    with pytest.raises(UsageError, match="x.yaml: A is a section here"):
+        merge({"A": 1}, {"A": {"B": 1}}, "x.yaml: ")
+
+
+def test_overrides_are_pairs():
+    assert parse_pairs(["A", "1", "B.C", "x"]) == {"A": "1", "B.C": "x"}
+    with pytest.raises(UsageError, match="B: has no value; overrides are KEY VALUE pairs"):
+        parse_pairs(["A", "1", "B"])
+
+
+def test_json_lines_survive_a_killed_writer(tmp_path):
+    file = tmp_path / "x.jsonl"
+    for i in range(3):
+        append_json_line(file, {"i": i})
+    file.write_bytes(file.read_bytes()[:-3])
+    assert read_json_lines(file) == [{"i": 0}, {"i": 1}]
+    drop_partial_line(file)
+    append_json_line(file, {"i": 3})
+    assert read_json_lines(file) == [{"i": 0}, {"i": 1}, {"i": 3}]
+    write_json_lines(file, [{"i": 4}])
+    assert read_json_lines(file) == [{"i": 4}]
+
+
+def test_text():
+    assert [format_duration(s) for s in (5, 65, 3723.4)] == ["0:05", "1:05", "1:02:03"]
+    assert first_few(["a", "b", "c", "d"]) == "a, b, c and 1 more"
+    assert first_few(["a", "b"]) == "a, b"
+    assert one_line("a\n  b" + "c" * 10, 5) == "a bcc"
+    assert describe_error(ValueError("first\nsecond")) == "ValueError: first"
+    assert evenly_spaced(list(range(10)), 3) == [0, 3, 6]
+    assert evenly_spaced([1, 2], 3) == [1, 2]
+
+
+def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
+    (tmp_path / "x").write_bytes(b"old")
+    with pytest.raises(RuntimeError), atomic_write(tmp_path / "x") as f:
+        f.write(b"new")
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_folders_that_cannot_be_created(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="file/x: cannot be written: .*; choose another"):
+        make_folder(tmp_path / "file" / "x", "choose another")
+
+
+def test_a_lock_is_released_and_can_be_taken_again(tmp_path):
+    lock = FolderLock(tmp_path / "run", "training", "choose another folder")
+    with lock:
+        assert (tmp_path / "run" / "lock").read_text().strip().isdigit()
+    with lock:
+        pass
