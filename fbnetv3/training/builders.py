@@ -30,7 +30,7 @@ from fbnetv3.modeling.torchvision_models import (
     load_torchvision_weights,
 )
 from fbnetv3.training.classifier_evaluation import memory_format
-from fbnetv3.training.losses import LOSSES, DistillationObjective, Loss, Objective, SupervisedObjective
+from fbnetv3.training.losses import LOSSES, Distillation, Loss, Objective, SupervisedObjective
 from fbnetv3.training.optimizers import build_optimizer
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 from fbnetv3.training.schedules import build_schedule
@@ -50,14 +50,11 @@ def config_key(key: str) -> Iterator[None]:
 
 
 def build_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.device:
-    """Return the device that DEVICE names; "auto" is a GPU if there is one. Each process gets a GPU of its own.
-
-    Raises:
-        UsageError: the device cannot be used on this machine.
-    """
+    """Return the device that DEVICE names; "auto" is a GPU if there is one. Each process gets a GPU of its own."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        # Allocating a tensor is the only reliable test of a device
         device = torch.device(name)
         if device.type == "cuda" and group.size > 1:
             device = torch.device("cuda", group.local_rank)
@@ -69,14 +66,10 @@ def build_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.devic
 
 
 def build_arch(cfg: CfgNode, name: str) -> AnyArch:
-    """Return an architecture, of this project or of torchvision, by the name in a config.
-
-    Raises:
-        UnknownNameError: no architecture has that name.
-        ArchError: its file is invalid.
-    """
+    """Return an architecture, of this project or of torchvision, by the name in a config."""
     if name.startswith(PREFIX):
         return TorchvisionArch(name)
+    # Files in MODEL.ARCH_DIRS come first, but must not redefine a registered name
     own_archs = {}
     for folder in cfg.MODEL.ARCH_DIRS:
         own_archs.update({arch.name: arch for arch in load_arch_folder(Path(folder).expanduser())})
@@ -99,19 +92,17 @@ def teacher_fingerprint(cfg: CfgNode) -> str:
     """Return name and digest of the teacher's architecture, wherever its file is; "" without a teacher."""
     if not cfg.DISTILL.ARCH:
         return ""
+    # By content, since its file may have moved
     arch = build_arch(cfg, cfg.DISTILL.ARCH)
     return f"{arch.name} {hashlib.sha256(describe_arch(arch).encode()).hexdigest()[:12]}"
 
 
 def preprocessing_from_config(cfg: CfgNode, arch: AnyArch) -> Preprocessing:
-    """Return the config's preprocessing, with the architecture's resolution unless INPUT.RESOLUTION is set.
-
-    Raises:
-        UsageError: the input is too small for the network, or INPUT.RESIZE is smaller than the crop.
-    """
+    """Return the config's preprocessing, with the architecture's resolution unless INPUT.RESOLUTION is set."""
     resolution = cfg.INPUT.RESOLUTION or arch.resolution
     if isinstance(arch, ArchDef):
         compute_cost(arch, resolution)  # raises if the input is too small
+    # Keep the architecture's ratio of short side to crop
     resize = cfg.INPUT.RESIZE or round(resolution * arch.resize / arch.resolution)
     if resize < resolution:
         raise UsageError(f"INPUT.RESIZE {resize} is smaller than the crop of {resolution} pixels")
@@ -126,12 +117,7 @@ def teacher_resolution(cfg: CfgNode) -> int:
 
 
 def build_teacher(cfg: CfgNode, num_classes: int, device: torch.device) -> nn.Module:
-    """Build the config's teacher with its weights.
-
-    Raises:
-        UsageError: it has another number of classes.
-        WeightsError: its weights are missing or do not fit.
-    """
+    """Build the config's teacher with its weights."""
     arch = build_arch(cfg, cfg.DISTILL.ARCH)
     teacher = _build_network(arch, num_classes, cfg.MODEL.IN_CHANS)
     if not _load_weights(teacher, arch, cfg.DISTILL.WEIGHTS):
@@ -151,10 +137,6 @@ def build_model(
         device: where to put it.
         weights: a file, a URL or a `zoo://` entry; "" for random weights.
         need_head: refuse weights with another number of classes instead of initializing the head randomly.
-
-    Raises:
-        UsageError: MODEL.NUM_CLASSES or, with `need_head`, the weights have another number of classes.
-        WeightsError: the weights are missing or do not fit.
     """
     num_classes = cfg.MODEL.NUM_CLASSES or len(classes)
     if num_classes != len(classes):
@@ -162,6 +144,7 @@ def build_model(
             f"MODEL.NUM_CLASSES {num_classes}: {cfg.DATA.NAME} has {len(classes)} classes; set it to 0 to use these"
         )
     model = _build_network(arch, num_classes, cfg.MODEL.IN_CHANS, cfg.MODEL.DROP_RATE, cfg.MODEL.DROP_PATH_RATE)
+    # torchvision does not document the inputs that its networks accept
     if isinstance(arch, TorchvisionArch):
         check_torchvision_model(model, arch, preprocessing_from_config(cfg, arch).resolution)
     if weights and not _load_weights(model, arch, weights) and need_head:
@@ -188,11 +171,7 @@ def _move(model: nn.Module, cfg: CfgNode, device: torch.device) -> nn.Module:
 
 
 def loss_from_config(cfg: CfgNode) -> Loss:
-    """Return the loss that SOLVER.LOSS names, with the config's label smoothing if it accepts that.
-
-    Raises:
-        UsageError: no loss is registered by that name, or it cannot be combined with cached teacher logits.
-    """
+    """Return the loss that SOLVER.LOSS names, with the config's label smoothing if it accepts that."""
     with config_key("SOLVER.LOSS"):
         loss = LOSSES.resolve(cfg.SOLVER.LOSS)
     if not cfg.DISTILL.CACHE:
@@ -204,17 +183,12 @@ def loss_from_config(cfg: CfgNode) -> Loss:
 
 
 def build_objective(cfg: CfgNode, num_classes: int, resolution: int, device: torch.device) -> Objective:
-    """Build the objective: SOLVER.LOSS, alone or with distillation from the config's teacher.
-
-    Raises:
-        UsageError: the teacher has another number of classes.
-        WeightsError: its weights are missing or do not fit.
-    """
+    """Build the objective: SOLVER.LOSS, alone or with distillation from the config's teacher."""
     loss = loss_from_config(cfg)
     if cfg.DISTILL.CACHE or not cfg.DISTILL.ARCH:
         return SupervisedObjective(loss)
     teacher = build_teacher(cfg, num_classes, device)
-    return DistillationObjective(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.WEIGHT, loss)
+    return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.WEIGHT, loss)
 
 
 def build_mixup(cfg: CfgNode, num_classes: int) -> Mixup | None:
@@ -230,11 +204,7 @@ def base_lr(cfg: CfgNode) -> float:
 
 
 def optimizer_from_config(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the config's optimizer.
-
-    Raises:
-        UsageError: no optimizer is registered as SOLVER.OPTIMIZER.
-    """
+    """Build the config's optimizer."""
     solver = cfg.SOLVER
     with config_key("SOLVER.OPTIMIZER"):
         return build_optimizer(
@@ -251,11 +221,7 @@ def optimizer_from_config(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimiz
 
 
 def schedule_from_config(cfg: CfgNode) -> ParamScheduler:
-    """Build the config's learning-rate schedule.
-
-    Raises:
-        UsageError: no schedule is registered as SOLVER.SCHEDULE.
-    """
+    """Build the config's learning-rate schedule."""
     solver = cfg.SOLVER
     with config_key("SOLVER.SCHEDULE"):
         return build_schedule(

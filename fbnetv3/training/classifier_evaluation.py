@@ -35,6 +35,7 @@ class _Totals:
         self.loss += F.cross_entropy(logits.float(), targets, reduction="sum")
 
     def results(self, group: ProcessGroup) -> dict[str, float]:
+        # A process may have had no image
         num_classes = max(group.gather(self.num_classes))
         correct1, correct5, loss, num_images = group.sum(
             float(self.correct1), float(self.correct5), float(self.loss), self.num_images
@@ -89,6 +90,7 @@ def evaluate(
             if len(batch.targets):
                 images, targets = batch.to(device, memory_format(channels_last))
                 totals.add(model(images), targets)
+    # Several processes stop here together
     if agree_on_interrupt(group):
         check_interrupt()
     corrupt_images.add([message for messages in group.gather(corrupt) for message in messages])

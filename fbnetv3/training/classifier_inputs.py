@@ -41,23 +41,13 @@ class Inputs:
 
 
 def dataset_from_config(cfg: CfgNode, split: str) -> ImageDataset:
-    """Open a split of the config's dataset.
-
-    Raises:
-        UsageError: no dataset is registered as DATA.NAME.
-        DataError: a folder is missing or empty.
-    """
+    """Open a split of the config's dataset."""
     with config_key("DATA.NAME"):
         return build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, split)
 
 
 def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, group: ProcessGroup = SINGLE_PROCESS) -> Inputs:
-    """Build datasets and loaders of a run. Training images have the teacher's resolution if that is higher.
-
-    Raises:
-        DataError: a folder is missing or empty.
-        UsageError: the splits have different classes, or cached teacher logits are missing.
-    """
+    """Build datasets and loaders of a run. Training images have the teacher's resolution if that is higher."""
     train, val = dataset_from_config(cfg, "train"), dataset_from_config(cfg, "val")
     if train.classes != val.classes:
         names = sorted(set(train.classes) ^ set(val.classes))
@@ -65,6 +55,7 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, group: Proce
             f"DATA.ROOT {cfg.DATA.ROOT}: training and validation have different classes: {first_few(names, 5)}"
         )
     preprocessing = preprocessing_from_config(cfg, arch)
+    # The student resizes larger images itself, unless the teacher's part of the targets is cached
     target, views = None, 0
     side = max(preprocessing.resolution, teacher_resolution(cfg))
     if cfg.DISTILL.CACHE:
@@ -91,11 +82,7 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, group: Proce
 
 
 def check_cacheable_views(cfg: CfgNode, resolution: int) -> None:
-    """Refuse augmentations that differ between the resolutions of teacher and student.
-
-    Raises:
-        UsageError: names the key.
-    """
+    """Refuse augmentations that differ between the resolutions of teacher and student."""
     other_resolution = teacher_resolution(cfg)
     if other_resolution == resolution or not (cfg.INPUT.CROP == "padded" or cfg.INPUT.RANDOM_ERASING):
         return
@@ -108,6 +95,7 @@ def check_cacheable_views(cfg: CfgNode, resolution: int) -> None:
 
 def train_transform_from_config(cfg: CfgNode, preprocessing: Preprocessing, side: int) -> Transform:
     """Build the config's training transform to uint8 images (channels, side, side)."""
+    # Pixels in the config refer to the student's resolution
     scale = side / preprocessing.resolution
     resized = replace(preprocessing, resolution=side, resize=round(preprocessing.resize * scale))
     return train_transform(
@@ -124,6 +112,7 @@ def train_transform_from_config(cfg: CfgNode, preprocessing: Preprocessing, side
 
 def teacher_logit_files(cfg: CfgNode, dataset: ImageDataset) -> TeacherLogitFiles:
     """Return the cache of the teacher's logits for a dataset, with the fingerprint that it must have."""
+    # Everything that determines the views, the teacher's weights, and the images themselves
     fingerprint = {key: value for key, value in flatten(cfg).items() if key.startswith("INPUT.")}
     fingerprint |= {
         "SEED": cfg.SEED,
@@ -139,6 +128,7 @@ def teacher_logit_files(cfg: CfgNode, dataset: ImageDataset) -> TeacherLogitFile
 
 def _digest_of_names(dataset: ImageDataset) -> str:
     """Hash class folders and names of all images in order; the folder above them may change."""
+    # Contents would take too long to hash
     digest = hashlib.sha256()
     for index in range(len(dataset)):
         digest.update("/".join(Path(dataset.image_name(index)).parts[-2:]).encode() + b"\n")

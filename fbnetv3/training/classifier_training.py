@@ -149,6 +149,7 @@ def train_classifier(
     with process_group(cfg.DEVICE) as group, torch.random.fork_rng(), log_on_rank_0(group.rank):
         torch.manual_seed(cfg.SEED)
         with RunLock(run_folder, group, resume) as lock:
+            # Build and validate everything, resume, and only then write
             run = _ClassifierRun(cfg, group, run_folder, callbacks, progress and group.is_rank_0)
             run.resume_from_newest()
             lock.acquire()
@@ -227,6 +228,7 @@ class _ClassifierRun:
             "progress": self.progress,
             "group": self.group,
         }
+        # BatchNorm statistics differ between processes; all evaluate those of rank 0
         self.group.broadcast_buffers(self.model, self.ema and self.ema.module)
         results = evaluate(self.model, self.inputs.val_loader, self.device, **arguments)
         if self.ema is not None:
@@ -235,13 +237,9 @@ class _ClassifierRun:
         return results
 
     def resume_from_newest(self) -> None:
-        """Restore the newest complete checkpoint and the learning curve up to it, if there is a checkpoint.
-
-        Raises:
-            UsageError: the checkpoint belongs to another run.
-            WeightsError: it cannot be restored.
-        """
+        """Restore the newest complete checkpoint and the learning curve up to it, if there is a checkpoint."""
         checkpoints = Checkpoints(self.run_folder.checkpoints)
+        # Rank 0 reads the file; the others may not see its disk
         newest = self.group.broadcast(checkpoints.load_newest() if self.group.is_rank_0 else None)
         if newest is None:
             return
@@ -256,12 +254,14 @@ class _ClassifierRun:
             ) from None
 
     def _restore(self, path: Path, state: State) -> None:
+        # Compare network and data first, then the config keys
         saved = {**state["metadata"], **state["metadata"]["config"]}
         current = {**self.metadata, **self.metadata["config"]}
         for fingerprint in (saved, current):
             del fingerprint["config"]
         check_same_run(saved, current, path, long_values=("definition",))
         check_not_longer(state["epoch"], self.cfg.SOLVER.EPOCHS, "epochs", "SOLVER.EPOCHS", path)
+        # Model, optimizer, random state; then the evaluations up to the checkpoint
         self.trainer.load_state_dict(state)
         results = self.group.broadcast(read_learning_curve(self.run_folder.metrics))
         self.curve.results = [result for result in results if result["epoch"] <= state["epoch"]]
@@ -277,6 +277,7 @@ class _ClassifierRun:
                 logger.info("resuming after %d epochs and %d steps", progress.epoch, progress.step)
             if progress.epoch < self.trainer.epochs and self.group.is_rank_0:
                 self.run_folder.weights.unlink(missing_ok=True)  # of a shorter run that is being extended
+            # In place, so that state dicts keep their names
             if self.cfg.MODEL.COMPILE:
                 self.model.compile()
             metrics = self.trainer.run()
@@ -319,6 +320,7 @@ def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
 
 def _run_metadata(cfg: CfgNode, arch: AnyArch, num_classes: int, steps_per_epoch: int) -> dict[str, Any]:
     """Describe a run in its checkpoints; "config" and the other values together are its fingerprint."""
+    # The teacher by its content, the cache by its use: their paths do not matter
     fingerprint = config_fingerprint(cfg, _NOT_IN_FINGERPRINT)
     fingerprint["DISTILL.ARCH"] = teacher_fingerprint(cfg)
     fingerprint["DISTILL.CACHE"] = bool(cfg.DISTILL.CACHE)

@@ -47,7 +47,7 @@ class SupervisedObjective:
         return self.loss(model(images).float(), targets)
 
 
-class DistillationObjective:
+class Distillation:
     """Weighted sum of cross-entropy with a frozen teacher and the loss of the labels (Sec. 4.2: 0.8 and 0.2).
 
     Teacher and student see the same crop and the same mixup, each at its own resolution.
@@ -76,6 +76,7 @@ class DistillationObjective:
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch."""
+        # Both see the same images, resized to what each expects
         with torch.no_grad():
             teacher_logits = self.teacher(resize_images(images, self.teacher_resolution)).float()
         logits = model(resize_images(images, self.resolution)).float()

@@ -65,9 +65,6 @@ def build_optimizer(
         nesterov: Nesterov momentum, for SGD.
         alpha: RMSProp's smoothing of the squared gradient.
         eps: RMSProp's constant in the denominator.
-
-    Raises:
-        UnknownNameError: no optimizer has that name.
     """
     build = OPTIMIZERS.resolve(name)
     settings = {"momentum": momentum, "nesterov": nesterov, "alpha": alpha, "eps": eps}
@@ -78,6 +75,7 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_norm_bias: boo
     """Group a model's parameters by weight decay: one group, or a second one without decay for vectors."""
     if decay_norm_bias:
         return [{"params": list(model.parameters()), "weight_decay": weight_decay}]
+    # Vectors are biases, and the scales and shifts of norm layers
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
     vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

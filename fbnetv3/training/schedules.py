@@ -43,9 +43,6 @@ def build_schedule(
         decay: factor per epoch, for an exponential.
         warmup_epochs: length of the warm-up.
         warmup_factor: where the warm-up starts; it ends at 1.
-
-    Raises:
-        UnknownNameError: no schedule has that name.
     """
     build = SCHEDULES.resolve(name)
     main_epochs = epochs - warmup_epochs
@@ -55,5 +52,6 @@ def build_schedule(
     warmup = LinearParamScheduler(warmup_factor, 1.0)
     if not main_epochs:
         return warmup
+    # "rescaled": each part sees its own progress from 0 to 1
     fraction = warmup_epochs / epochs
     return CompositeParamScheduler([warmup, main], [fraction, 1 - fraction], ["rescaled", "rescaled"])

@@ -192,6 +192,7 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         """Run the remaining steps of the current epoch."""
+        # A resumed epoch skips the batches that it has seen
         sampler = cast("EpochSampler", self.loader.sampler)
         sampler.epoch = self.progress.epoch
         sampler.start = self.progress.step - self.progress.epoch * len(self.loader)
@@ -278,6 +279,7 @@ class Trainer:
         The loss is summed over the images and divided by `mean_images`: the mean over the processes, which
         DistributedDataParallel computes, is then the mean over all images, even where processes have unequal batches.
         """
+        # Only the last part's backward pass exchanges gradients
         total = torch.zeros((), device=self.device)
         parts = list(zip(images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True))
         for i, (part_images, part_targets) in enumerate(parts, 1):
@@ -315,6 +317,7 @@ class Trainer:
         if math.isfinite(loss):
             self._overflows = 0
             return
+        # float16's scaler skips steps that overflow, and reduces its scale
         self._overflows += 1
         if self.scaler.is_enabled() and self._overflows < _MAX_OVERFLOWS:
             return
@@ -331,6 +334,7 @@ class Trainer:
 
         All processes must call this together.
         """
+        # A rank whose loss is finite offers nothing; if all are, only their mean overflowed
         batch = None if math.isfinite(self._last_loss.item()) else self._last_batch
         diverged = next((candidate for candidate in self.group.gather(batch) if candidate is not None), None)
         batch = diverged or self.group.broadcast(self._last_batch)

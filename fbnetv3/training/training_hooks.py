@@ -67,6 +67,7 @@ class Checkpointing(Hook):
     def after_epoch(self, trainer: Trainer) -> None:
         """Write the best weights, and a checkpoint if it is time."""
         progress = trainer.progress
+        # The average counts if there is one
         top1 = progress.metrics.get("val_ema_top1", progress.metrics.get("val_top1", -1.0))
         if top1 > progress.best_top1:
             if trainer.group.is_rank_0:
@@ -108,6 +109,7 @@ class DumpOnDivergence(Hook):
 
     def on_divergence(self, trainer: Trainer) -> None:
         """Save batch and weights."""
+        # All processes exchange the batch, one writes it
         step, batch = trainer.diverged_batch()
         if not trainer.group.is_rank_0:
             return
@@ -169,11 +171,13 @@ class MetricsWriter(Hook):
         from torch.utils.tensorboard import SummaryWriter
 
         progress = trainer.progress
+        # Drop what was written after the checkpoint from which the run resumes
         truncate_metrics(self.run_folder.metrics, progress.step, progress.epoch)
         self.tensorboard = SummaryWriter(str(self.run_folder.tensorboard), purge_step=progress.step + 1)
 
     def after_step(self, trainer: Trainer) -> None:
         """Write loss and learning rate."""
+        # Also at the end of each epoch, for the curve
         step = trainer.progress.step
         if step % self.period == 0 or step % len(trainer.loader) == 0:
             epoch = step / len(trainer.loader)
@@ -228,6 +232,7 @@ class ProgressBar(Hook):
     def after_step(self, trainer: Trainer) -> None:
         """Advance the bar."""
         assert self.bar is not None  # from `before_epoch`
+        # Reading the loss waits for a GPU: not at every step
         if not self.bar.disable and self.bar.n % 10 == 0:
             text = (
                 f"loss {trainer.loss.item():.3f}, lr {trainer.current_lr:.3g}, {self._remaining(trainer)} left in run"

@@ -7,7 +7,7 @@ from torch import nn
 from fbnetv3.config import get_cfg
 from fbnetv3.errors import UsageError
 from fbnetv3.training.builders import build_objective, loss_from_config
-from fbnetv3.training.losses import LOSSES, DistillationObjective, SupervisedObjective, cross_entropy, resize_images
+from fbnetv3.training.losses import LOSSES, Distillation, SupervisedObjective, cross_entropy, resize_images
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ class Constant(nn.Module):
 
 def test_distillation_is_08_of_the_teacher_and_02_of_the_labels():
     teacher, student = Constant([2.0, 0.0, 1.0]), Constant([0.5, 0.1, 0.0])
-    objective = DistillationObjective(teacher, resolution=8, teacher_resolution=12)
+    objective = Distillation(teacher, resolution=8, teacher_resolution=12)
     images, targets = torch.zeros(4, 3, 12, 12), torch.tensor([0, 1, 2, 2])
     logits = student.logits.expand(4, -1)
     probabilities = teacher.logits.softmax(0).expand(4, -1)
@@ -41,7 +41,7 @@ def test_distillation_is_08_of_the_teacher_and_02_of_the_labels():
 
 def test_a_student_equal_to_its_teacher_has_no_gradient():
     student = Constant([2.0, 0.0])
-    objective = DistillationObjective(Constant([2.0, 0.0]), 4, 4, weight=1.0)
+    objective = Distillation(Constant([2.0, 0.0]), 4, 4, weight=1.0)
     objective(student, torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])).backward()
     assert student.logits.grad.abs().max() < 1e-6
 
@@ -72,7 +72,7 @@ def test_a_registered_loss_is_used_alone_and_with_distillation():
         model, images, targets = Constant([1.0, 0.0]), torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])
         loss = build_objective(cfg, 2, 4, CPU)(model, images, targets)
         assert loss.item() == pytest.approx(SupervisedObjective()(model, images, targets).item() / 2)
-        distilled = DistillationObjective(Constant([0.0, 1.0]), 4, 4, weight=0.0, loss=loss_from_config(cfg))
+        distilled = Distillation(Constant([0.0, 1.0]), 4, 4, weight=0.0, loss=loss_from_config(cfg))
         assert distilled(model, images, targets).item() == pytest.approx(loss.item())
         cfg.DISTILL.CACHE = "somewhere"
         with pytest.raises(UsageError, match="SOLVER.LOSS half: DISTILL.CACHE works with cross_entropy only"):

@@ -50,6 +50,7 @@ def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitFiles:
     check_cacheable_views(cfg, preprocessing.resolution)
     files = teacher_logit_files(cfg, dataset)
     teacher = build_teacher(cfg, len(dataset.classes), device)
+    # Views at the higher resolution of the two, resized for the teacher
     side = max(preprocessing.resolution, teacher_resolution(cfg))
     loader = build_loader(
         dataset,
@@ -79,6 +80,7 @@ def _logits_of_views(
     corrupt_images = CorruptImageCounter(cfg.DATA.MAX_CORRUPT)
     sampler = cast("ShardedSampler", loader.sampler)
     for view in range(completed // num_images, cfg.DISTILL.VIEWS):
+        # The sampler's epoch selects the view, as in training
         sampler.epoch = view
         sampler.start = max(0, completed - view * num_images)
         batches = tqdm(loader, desc=f"view {view + 1}/{cfg.DISTILL.VIEWS}", leave=False, disable=None)

@@ -43,11 +43,7 @@ class TeacherLogitFiles:
         return self.shape[0] * self.shape[1]
 
     def completed(self) -> int:
-        """Return how many logit vectors are cached, in the order of views and images; 0 without a cache.
-
-        Raises:
-            UsageError: the cache has another fingerprint; the message says what differs.
-        """
+        """Return how many logit vectors are cached, in the order of views and images; 0 without a cache."""
         if not self.metadata.exists():
             return 0
         try:
@@ -84,14 +80,12 @@ class TeacherLogitFiles:
             batches: logits (N, classes) and their positions in the order of views and images.
             completed: see `completed()`.
             save_every: batches between two updates of the metadata.
-
-        Raises:
-            OutputError: the folder cannot be written, or the disk is full.
         """
         make_folder(self.folder)
         try:
             if not completed:
                 self._allocate()
+            # Logits go to their positions through a memory map, metadata follow every few batches
             file = self._map("r+")
             rows = file.reshape(-1, self.shape[-1])
             try:
@@ -101,7 +95,7 @@ class TeacherLogitFiles:
                     if number % save_every == 0:
                         self._save_metadata(file, completed)
                 completed = self.total
-            finally:
+            finally:  # an interrupted cache keeps what it has
                 self._save_metadata(file, completed)
         except OutputError:
             raise
@@ -125,6 +119,7 @@ class TeacherLogitFiles:
         raise UsageError(f"{self.logits}: is corrupt; delete its folder and cache the teacher again")
 
     def _save_metadata(self, file: np.memmap, completed: int) -> None:
+        # Logits must be on disk before the metadata count them
         file.flush()
         write_json(self.metadata, {"fingerprint": self.fingerprint, "completed": completed}, indent=None)
 
@@ -136,9 +131,6 @@ class DistillationTarget:
         files: the complete cache.
         weight: of the teacher's part.
         label_smoothing: of the labels' part.
-
-    Raises:
-        UsageError: see `TeacherLogitFiles.open`.
     """
 
     def __init__(self, files: TeacherLogitFiles, weight: float, label_smoothing: float) -> None:
@@ -160,7 +152,7 @@ class DistillationTarget:
 def blend_targets(teacher_logits: np.ndarray, class_index: int, weight: float, label_smoothing: float) -> Tensor:
     """Return the weighted sum of the teacher's probabilities and the smoothed label, (classes,).
 
-    Cross-entropy is linear in its target, so this gives the loss of `losses.DistillationObjective`.
+    Cross-entropy is linear in its target, so this gives the loss of `losses.Distillation`.
     """
     probabilities = torch.from_numpy(teacher_logits.astype(np.float32)).softmax(0)
     label = torch.full_like(probabilities, label_smoothing / len(probabilities))

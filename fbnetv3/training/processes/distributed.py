@@ -56,6 +56,7 @@ class ProcessGroup:
         """Sum each number over all processes."""
         if self.size == 1:
             return list(numbers)
+        # float64 keeps counts exact
         total = torch.tensor(numbers, dtype=torch.float64)
         dist.all_reduce(total, group=self.cpu_group)
         return total.tolist()
@@ -121,6 +122,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         UsageError: some of torchrun's variables are missing, or there are fewer GPUs than processes.
         LostProcessError: the other processes do not answer.
     """
+    # Three cases: a group of the calling program, a single process, or torchrun's variables
     if dist.is_initialized():
         with _existing_group() as group:
             yield group
@@ -161,6 +163,7 @@ def _existing_group() -> Iterator[ProcessGroup]:
 
 def _read_environment() -> tuple[int, int, int]:
     """Return rank, world size and local rank."""
+    # torchrun sets all of these; schedulers' scripts may forget one
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise UsageError(f"WORLD_SIZE is set, but {', '.join(missing)} is not: start several processes with torchrun")
@@ -185,12 +188,14 @@ def _restart_store(store: dist.Store, rank: int, size: int) -> dist.Store:
     fresh id under hello/RANK, reads the prefix under welcome/ID, and confirms it; rank 0 repeats until all have
     confirmed, because the first hello that it reads may be that of a dead process.
     """
+    # Other ranks: say hello under a fresh id, wait for the prefix, confirm it
     if rank:
         my_id = uuid.uuid4().hex
         store.set(f"hello/{rank}", my_id)
         prefix = store.get(f"welcome/{my_id}").decode()
         store.set(f"confirmed/{prefix}/{rank}", "")
         return dist.PrefixStore(prefix, store)
+    # Rank 0: answer every hello until all ranks have confirmed this prefix
     prefix = uuid.uuid4().hex
     missing = set(range(1, size))
     deadline = time.monotonic() + TIMEOUT.total_seconds()

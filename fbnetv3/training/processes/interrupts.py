@@ -58,6 +58,7 @@ def agree_on_interrupt(group: ProcessGroup) -> bool:
     """
     if not group.any(has_pending_interrupt()):
         return False
+    # Ranks without a signal take the first one of the others
     received = [number for numbers in group.gather([int(number) for number in _pending]) for number in numbers]
     if not _pending:
         _pending.append(signal.Signals(received[0]))

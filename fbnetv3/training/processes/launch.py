@@ -48,6 +48,7 @@ def launch(run: Callable[[], None], num_processes: int, *, after_interrupt: str 
         context = multiprocessing.start_processes(
             _run_in_process, arguments, num_processes, join=False, start_method="spawn"
         )
+        # Returns False while processes run; raises when the first one fails, after ending the others
         while not context.join():
             pass
     except multiprocessing.ProcessExitedException as error:

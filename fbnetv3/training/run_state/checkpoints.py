@@ -57,11 +57,7 @@ class Checkpoints:
         return numbered_checkpoints(self.folder, "step_")
 
     def save(self, step: int, state: State) -> Path:
-        """Write the state after `step` steps, then prune older checkpoints.
-
-        Raises:
-            OutputError: it cannot be written; earlier checkpoints are kept.
-        """
+        """Write the state after `step` steps, then prune older checkpoints."""
         path = self.folder / f"step_{step:08d}.pth"
         save_checkpoint(path, state)
         prune_checkpoints(path, self.keep)
@@ -88,11 +84,7 @@ class Checkpoints:
 
 
 def save_checkpoint(path: Path, state: State) -> None:
-    """Write a checkpoint file atomically.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Write a checkpoint file atomically."""
     with atomic_write(path) as f:
         try:
             torch.save(state, f)
@@ -123,6 +115,7 @@ def prune_checkpoints(newest: Path, keep: int) -> None:
     match = _NUMBERED.fullmatch(newest.name)
     if match is None:
         return
+    # Everything after the newest, and all but `keep` up to it
     paths = numbered_checkpoints(newest.parent, match["prefix"])
     end = paths.index(newest) + 1
     for path in paths[: max(0, end - keep)] + paths[end:]:

@@ -76,9 +76,6 @@ def check_not_longer(completed: int, limit: int, unit: str, key: str, checkpoint
         unit: "epochs" or "steps".
         key: for the error message.
         checkpoint: its path, for the error message.
-
-    Raises:
-        UsageError: it has.
     """
     if completed > limit:
         raise UsageError(

@@ -55,15 +55,12 @@ class RunFolder:
         return newest[0] if newest else None
 
     def prepare(self, cfg: CfgNode) -> None:
-        """Create the folder, clean up after killed writers, and write config and environment.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
+        """Create the folder, clean up after killed writers, and write config and environment."""
         make_folder(self.checkpoints, "set OUTPUT_DIR to a writable folder")
         for folder in (self.path, self.checkpoints):
             remove_partial_files(folder)
         write_text(self.config, cfg.dump())
+        # One entry for each start of the run
         environments = []
         with contextlib.suppress(FileNotFoundError, ValueError):  # the first start, or not a file of ours
             environments = json.loads(self.environment.read_text())

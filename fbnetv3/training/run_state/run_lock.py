@@ -48,12 +48,7 @@ class RunLock:
         self._lock.release()
 
     def acquire(self) -> None:
-        """Create and lock the folder unless it is locked already. All processes must call this together.
-
-        Raises:
-            UsageError: another process holds the lock, or has left a run in the folder since `__enter__`.
-            OutputError: the folder cannot be written.
-        """
+        """Create and lock the folder unless it is locked already. All processes must call this together."""
         if self._acquired:
             return
         error = self.group.broadcast(self._try_lock() if self.group.is_rank_0 else None)

@@ -18,7 +18,7 @@ from fbnetv3.training import cache_teacher_logits, train
 from fbnetv3.training.builders import build_arch, loss_from_config
 from fbnetv3.training.classifier_inputs import build_inputs, teacher_logit_files
 from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitFiles, blend_targets
-from fbnetv3.training.losses import DistillationObjective
+from fbnetv3.training.losses import Distillation
 from fbnetv3.utils.downloads import local_path
 
 CPU = torch.device("cpu")
@@ -57,7 +57,7 @@ def test_targets_give_the_loss_of_the_teacher_itself(cache, epoch):
     without_cache = make_config(
         cache[0], "DISTILL.CACHE", "", "SOLVER.LABEL_SMOOTHING", str(cfg.SOLVER.LABEL_SMOOTHING)
     )
-    objective = DistillationObjective(teacher, 32, 32, cfg.DISTILL.WEIGHT, loss_from_config(without_cache))
+    objective = Distillation(teacher, 32, 32, cfg.DISTILL.WEIGHT, loss_from_config(without_cache))
     expected = objective(student, images, classes)
     assert F.cross_entropy(student(images), targets).item() == pytest.approx(expected.item(), rel=1e-3)
 
