@@ -1,4 +1,4 @@
-"""Average precision of a detector on data sets, by pycocotools' own evaluation."""
+"""Average precision of a detector on datasets, computed by pycocotools."""
 
 from __future__ import annotations
 
@@ -17,59 +17,64 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fbnetv3.detection.data.detection_datasets import build_test_loader
+from fbnetv3.detection.data.detection_loaders import build_test_loader
 from fbnetv3.errors import UsageError
-from fbnetv3.training.processes.distributed import World
+from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt
 
 logger = logging.getLogger(__name__)
 
-# {data set: {"bbox": {"AP": per cent, "AP50": per cent, ...}}}
 Results = dict[str, dict[str, dict[str, float]]]
+"""{dataset: {"bbox": {"AP": percent, "AP50": percent, ...}}}"""
+
 _COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_COCO_MAX_DETECTIONS = 100
 
 
-def evaluate_detector(
-    cfg: CfgNode, model: nn.Module, names: Sequence[str], world: World, folder: Path | None = None
+def evaluate_datasets(
+    cfg: CfgNode, model: nn.Module, names: Sequence[str], group: ProcessGroup, folder: Path | None = None
 ) -> Results:
-    """Evaluate a detector; it is in evaluation mode meanwhile and left as it was.
+    """Evaluate a detector. It is in evaluation mode meanwhile; its mode is restored.
 
     Args:
-        cfg: sizes of the images, and detections an image.
+        cfg: image sizes, and detections per image.
         model: from detectron2's `build_model`.
-        names: registered data sets; the processes share the images of each.
-        world: the processes.
-        folder: where to leave the detections, in a folder for each data set; None for nowhere.
+        names: registered datasets; the images of each are divided among the processes.
+        group: the processes.
+        folder: where to write the detections, in a folder per dataset; None for nowhere.
 
     Returns:
-        In process 0: for each data set and task ("bbox", "segm") average precision in per cent: "AP", "AP50", "AP75",
-        "APs", "APm", "APl", and "AP-" with each class. NaN where the data set has nothing to measure it by.
+        On rank 0: for each dataset and task ("bbox", "segm"), average precision in percent: "AP", "AP50", "AP75",
+        "APs", "APm", "APl", and "AP-" with each class name; NaN where the dataset has no such objects. On other ranks:
+        an empty mapping.
 
     Raises:
-        UsageError: a data set of a kind that is not evaluated here.
-        DataError: missing or damaged annotations.
+        UsageError: a dataset has a type that cannot be evaluated.
+        DataError: annotations are missing or corrupt.
     """
     results: Results = {}
     for name in names:
         loader = build_test_loader(cfg, name)
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools' own table
-            evaluator = _evaluator(cfg, name, str(folder / name) if folder else None)
-            found = inference_on_dataset(model, _Interruptible(loader, world), evaluator)
-        if world.is_main:
-            results[name] = {task: _numbers(values) for task, values in (found or {"bbox": {}}).items()}
-            logger.info("%s: %s", name, in_words(results[name]))
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its own table
+            evaluator = _build_evaluator(cfg, name, str(folder / name) if folder else None)
+            task_results = inference_on_dataset(model, _InterruptibleLoader(loader, group), evaluator)
+        # Only rank 0 gathers the detections; pycocotools reports nothing at all without any
+        if group.is_rank_0:
+            tasks = (task_results or {"bbox": {}}).items()
+            results[name] = {task: _zero_if_no_detections(values) for task, values in tasks}
+            logger.info("%s: %s", name, format_results(results[name]))
     return results
 
 
-def _numbers(values: Mapping[str, float]) -> dict[str, float]:
-    """The results of a task; without any detection they are 0, which pycocotools does not say."""
+def _zero_if_no_detections(values: Mapping[str, float]) -> dict[str, float]:
+    """Return the results of a task; without any detection, for which pycocotools reports NaN or nothing, zeros."""
     if all(math.isnan(value) for value in values.values()):
         return dict.fromkeys(_COLUMNS, 0.0)
     return dict(values)
 
 
-def in_words(tasks: dict[str, dict[str, float]]) -> str:
-    """The results of a data set on one line."""
+def format_results(tasks: dict[str, dict[str, float]]) -> str:
+    """Format the results on one dataset as a line."""
     parts = []
     for task, values in tasks.items():
         prefix = "" if task == "bbox" else f"{task} "
@@ -77,42 +82,44 @@ def in_words(tasks: dict[str, dict[str, float]]) -> str:
     return ", ".join(parts)
 
 
-def as_table(results: Results) -> str:
-    """The results as a table, one line for each data set and task."""
+def results_table(results: Results) -> str:
+    """Format results as a table with a row for each dataset and task."""
     rows = [
         [name, task, *(f"{values[column]:.2f}" if column in values else "" for column in _COLUMNS)]
         for name, tasks in results.items()
         for task, values in tasks.items()
     ]
-    return tabulate(rows, ["data set", "task", *_COLUMNS], disable_numparse=True)
+    return tabulate(rows, ["dataset", "task", *_COLUMNS], disable_numparse=True)
 
 
-def _evaluator(cfg: CfgNode, name: str, folder: str | None) -> DatasetEvaluator:
-    kind = MetadataCatalog.get(name).get("evaluator_type", "coco")
-    if kind == "pascal_voc":
+def _build_evaluator(cfg: CfgNode, name: str, folder: str | None) -> DatasetEvaluator:
+    evaluator_type = MetadataCatalog.get(name).get("evaluator_type", "coco")
+    if evaluator_type == "pascal_voc":
         return PascalVOCDetectionEvaluator(name)
-    if kind not in ("coco", "coco_panoptic_seg"):
-        raise UsageError(f"{name}: no evaluation for data sets of the kind '{kind}': coco or pascal_voc")
+    if evaluator_type not in ("coco", "coco_panoptic_seg"):
+        raise UsageError(f"{name}: cannot evaluate datasets of type '{evaluator_type}', only coco and pascal_voc")
     tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
-    most = cfg.TEST.DETECTIONS_PER_IMAGE
-    return COCOEvaluator(
-        name, tasks, True, folder, use_fast_impl=False, max_dets_per_image=most if most != 100 else None
-    )
+    max_detections = cfg.TEST.DETECTIONS_PER_IMAGE
+    if max_detections == _COCO_MAX_DETECTIONS:
+        max_detections = None  # the default, with which detectron2 reports COCO's AP of small and large objects too
+    return COCOEvaluator(name, tasks, True, folder, use_fast_impl=False, max_dets_per_image=max_detections)
 
 
-class _Interruptible:
-    """A loader that an interrupt ends between two batches: in all processes at the same one."""
+class _InterruptibleLoader:
+    """A loader at which all processes stop between the same two batches after an interrupt."""
 
-    def __init__(self, loader: DataLoader, world: World) -> None:
-        self.loader, self.world = loader, world
-        self.shared = len(cast("Sized", loader.dataset)) // world.size  # batches that every process has
+    def __init__(self, loader: DataLoader, group: ProcessGroup) -> None:
+        self.loader = loader
+        self.group = group
+        self.common_batches = len(cast("Sized", loader.dataset)) // group.size  # that every process has
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
         batches: Iterable[Any] = self.loader
-        for number, batch in enumerate(batches):
-            if number < self.shared and agree_on_interrupt(self.world):
+        for i, batch in enumerate(batches):
+            # The last batch of some processes has no counterpart in the others
+            if i < self.common_batches and agree_on_interrupt(self.group):
                 check_interrupt()
             yield batch

@@ -1,4 +1,4 @@
-"""detectron2's training loop, and the hooks that ours adds to its own."""
+"""detectron2's training loop with a check of the loss, and the hooks that this project adds."""
 
 from __future__ import annotations
 
@@ -11,186 +11,218 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from detectron2.engine import AMPTrainer, HookBase, SimpleTrainer
+from detectron2.engine.hooks import EvalHook
 from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
 from torch import Tensor, nn, optim
 
-from fbnetv3.detection.data.detection_datasets import TrainLoader
+from fbnetv3.detection.data.detection_loaders import DetectionTrainLoader
 from fbnetv3.errors import Terminated
 from fbnetv3.training.ema import ModelEMA
-from fbnetv3.training.processes.distributed import World
+from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt
-from fbnetv3.training.run_state.checkpoints import save
+from fbnetv3.training.run_state.checkpoints import save_checkpoint
 from fbnetv3.training.trainer import DivergedError
 from fbnetv3.utils.random_state import derive_seed
-from fbnetv3.utils.text import format_duration
+from fbnetv3.utils.text import first_few, format_duration
 
 logger = logging.getLogger(__name__)
 
+_WINDOW = 20
+"""Steps over which the logged losses are the median."""
+
 if TYPE_CHECKING:
-    from detectron2.engine import SimpleTrainer as _AnyTrainer
+    from detectron2.engine import SimpleTrainer as _TrainerBase
 else:
-    _AnyTrainer = object
+    _TrainerBase = object
 
 
-class _Watched(_AnyTrainer):
-    """For detectron2's trainers: a loss that is not finite ends the run in all processes, before the weights suffer.
+class _LossCheck(_TrainerBase):
+    """Mixin for detectron2's trainers: a non-finite loss ends the run in all processes, before the optimizer step.
 
     Attributes:
-        world: the processes.
-        diverged: where to leave the weights that gave the loss, and the names of the images.
+        group: the processes.
+        diverged_file: where to save the weights that gave the loss, and the image names.
     """
 
-    world: World
-    diverged: Path
+    group: ProcessGroup
+    diverged_file: Path
 
     def run_step(self) -> None:
-        """A step, as detectron2's."""
+        """Run one step of detectron2's trainer."""
         try:
             super().run_step()
-        except FloatingPointError:  # detectron2's, of proposals: this process alone knows of it
+        except FloatingPointError:  # raised by detectron2 for proposals, and in this process only
             raise self._diverged("of the proposals", math.nan, self.data_loader.last) from None
 
     def _write_metrics(
         self, loss_dict: Mapping[str, Tensor], data_time: float, prefix: str = "", iter: int | None = None
     ) -> None:
+        """Check the losses, then write them. detectron2 calls this between the backward pass and the optimizer."""
         losses = {key: value.item() for key, value in loss_dict.items()}
-        if not self.world.any(not math.isfinite(sum(losses.values()))):
+        is_finite = math.isfinite(sum(losses.values()))
+        if not self.group.any(not is_finite):
             super()._write_metrics(loss_dict, data_time, prefix, iter)
             return
-        found = [(losses, self.data_loader.last)] if not math.isfinite(sum(losses.values())) else []
-        losses, images = next(item for items in self.world.gather(found) for item in items)
-        worst = next((key for key, value in losses.items() if not math.isfinite(value)), "total")
-        raise self._diverged(f"({worst})", losses.get(worst, math.nan), images)
+        # All processes report the losses and images of the first process that diverged
+        report = None if is_finite else (losses, self.data_loader.last)
+        losses, images = next(candidate for candidate in self.group.gather(report) if candidate is not None)
+        worst_key = next((key for key, value in losses.items() if not math.isfinite(value)), "total")
+        raise self._diverged(f"({worst_key})", losses.get(worst_key, math.nan), images)
 
-    def _diverged(self, what: str, loss: float, images: list[dict[str, Any]]) -> DivergedError:
-        step, lr, names = self.iter + 1, self.optimizer.param_groups[0]["lr"], [i["file_name"] for i in images]
-        if self.world.is_main:
-            model = self.model.module if self.world.size > 1 else self.model
-            save(self.diverged, {"step": step, "lr": lr, "loss": loss, "names": names, "model": model.state_dict()})
-            logger.info("the weights and the images' names of that step lie in %s", self.diverged)
-        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    def _diverged(self, loss_name: str, loss: float, images: list[dict[str, Any]]) -> DivergedError:
+        """Save the weights and build the error."""
+        step = self.iter + 1
+        lr = self.optimizer.param_groups[0]["lr"]
+        names = [image["file_name"] for image in images]
+        if self.group.is_rank_0:
+            model = self.model.module if self.group.size > 1 else self.model
+            dump = {"step": step, "lr": lr, "loss": loss, "names": names, "model": model.state_dict()}
+            save_checkpoint(self.diverged_file, dump)
+            logger.info("weights and image names of step %d are saved in %s", step, self.diverged_file)
         return DivergedError(
-            f"the loss {what} is {loss} at step {step} (learning rate {lr:.3g}, images {shown}): lower SOLVER.BASE_LR, "
-            "warm up longer, or set SOLVER.CLIP_GRADIENTS.ENABLED True"
+            f"the loss {loss_name} is {loss} at step {step} (learning rate {lr:.3g}, images {first_few(names)}): lower "
+            "SOLVER.BASE_LR, use a longer warm-up, or set SOLVER.CLIP_GRADIENTS.ENABLED True"
         )
 
 
-class WatchedTrainer(_Watched, SimpleTrainer):
-    """detectron2's `SimpleTrainer`, watched."""
+class CheckedTrainer(_LossCheck, SimpleTrainer):
+    """detectron2's `SimpleTrainer` with a check of the loss."""
 
 
-class WatchedAMPTrainer(_Watched, AMPTrainer):
-    """detectron2's `AMPTrainer`, in mixed precision, watched."""
+class CheckedAMPTrainer(_LossCheck, AMPTrainer):
+    """detectron2's `AMPTrainer`, in mixed precision, with a check of the loss."""
 
 
 def build_trainer(
     model: nn.Module,
-    loader: TrainLoader,
+    loader: DetectionTrainLoader,
     optimizer: optim.Optimizer,
-    world: World,
-    diverged: Path,
+    group: ProcessGroup,
+    diverged_file: Path,
     scaler: torch.amp.GradScaler | None = None,
 ) -> SimpleTrainer:
-    """The trainer of a model, which is wrapped for several processes already; in mixed precision with a scaler."""
+    """Build the trainer of a model that is wrapped for several processes already. A scaler selects mixed precision."""
     if scaler is not None:
-        trainer: SimpleTrainer = WatchedAMPTrainer(model, loader, optimizer, grad_scaler=scaler)
+        trainer: SimpleTrainer = CheckedAMPTrainer(model, loader, optimizer, grad_scaler=scaler)
     else:
-        trainer = WatchedTrainer(model, loader, optimizer)
-    trainer.world, trainer.diverged = world, diverged
+        trainer = CheckedTrainer(model, loader, optimizer)
+    trainer.group = group
+    trainer.diverged_file = diverged_file
     return trainer
 
 
-class Seeding(HookBase):
-    """Makes a step's randomness (which proposals it takes) depend on the seed, the step and the process alone."""
+class SeedingHook(HookBase):
+    """Seeds each step (which proposals are sampled) by the run's seed, the step and the rank, for exact resume."""
 
     def __init__(self, seed: int, rank: int) -> None:
-        self.seed, self.rank = seed, rank
+        self.seed = seed
+        self.rank = rank
 
     def before_step(self) -> None:
+        """Seed torch's generator."""
         torch.manual_seed(derive_seed(self.seed, self.trainer.iter, self.rank))
 
 
-class Averaging(HookBase):
-    """Takes each step into the average of the weights and of BatchNorm's statistics."""
+class EMAHook(HookBase):
+    """Updates the averaged weights after each step."""
 
     def __init__(self, ema: ModelEMA, model: nn.Module) -> None:
-        self.ema, self.model = ema, model
+        self.ema = ema
+        self.model = model
 
     def after_step(self) -> None:
+        """Update the average."""
         self.ema.update_parameters(self.model)
 
 
-class Saving(HookBase):
-    """Saves every `period` steps, after the last one, and when Ctrl-C or SIGTERM ends the run between two steps.
+class CheckpointHook(HookBase):
+    """Writes checkpoints every `period` steps, after the last step and on an interrupt, which it then raises.
+
+    detectron2's PeriodicCheckpointer knows no interrupts.
 
     Args:
-        save: writes a checkpoint after so many steps. All processes call it.
-        period: steps between two.
-        world: the processes.
+        save: writes a checkpoint after that number of steps; called in all processes.
+        period: steps between two checkpoints.
+        group: the processes.
     """
 
-    def __init__(self, save: Callable[[int], None], period: int, world: World) -> None:
-        self.save, self.period, self.world = save, period, world
+    def __init__(self, save: Callable[[int], None], period: int, group: ProcessGroup) -> None:
+        self.save = save
+        self.period = period
+        self.group = group
 
     def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        interrupted = agree_on_interrupt(self.world)
-        if interrupted or done % self.period == 0 or done == self.trainer.max_iter:
-            self.save(done)
+        """Write a checkpoint if it is time, and stop after an interrupt."""
+        completed = self.trainer.iter + 1
+        # All processes see the signal after the same step
+        interrupted = agree_on_interrupt(self.group)
+        if interrupted or completed % self.period == 0 or completed == self.trainer.max_iter:
+            self.save(completed)
         if interrupted:
             check_interrupt()
 
 
-class Evaluating(HookBase):
-    """Evaluates every `period` steps; the results go to the storage. The last step's evaluation is not this one's.
+class EvaluationHook(EvalHook):
+    """detectron2's `EvalHook` between steps, which writes a checkpoint if the evaluation is interrupted.
 
     Args:
-        evaluate: gives the results by name, in process 0.
-        period: steps between two; 0 for none.
-        save: writes a checkpoint after so many steps, for an evaluation that is interrupted.
+        period: steps between two evaluations; 0 for none.
+        evaluate: returns the results by name.
+        save: writes a checkpoint after that number of steps.
     """
 
-    def __init__(self, evaluate: Callable[[], dict[str, float]], period: int, save: Callable[[int], None]) -> None:
-        self.evaluate, self.period, self.save = evaluate, period, save
+    def __init__(self, period: int, evaluate: Callable[[], dict[str, float]], save: Callable[[int], None]) -> None:
+        super().__init__(period, evaluate, eval_after_train=False)
+        self.save = save
 
     def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        if not self.period or done % self.period or done == self.trainer.max_iter:
-            return
+        """Evaluate if it is time."""
         try:
-            self.trainer.storage.put_scalars(**self.evaluate(), smoothing_hint=False)
+            super().after_step()
         except (KeyboardInterrupt, Terminated):
-            self.save(done)
+            self.save(self.trainer.iter + 1)
             raise
 
 
-class ProgressLines(EventWriter):
-    """A line with losses, learning rate, pace and the time that is left."""
+class ProgressWriter(EventWriter):
+    """Logs losses, learning rate, time per step and remaining time.
 
-    def __init__(self, steps: int, done: int) -> None:
-        self.steps, self.first = steps, done
-        self.start = time.monotonic()
+    Unlike detectron2's CommonMetricPrinter, it logs as this package, and counts from the step of a resumed run.
+
+    Args:
+        max_steps: steps of the whole run.
+        start: steps completed before the run was resumed.
+    """
+
+    def __init__(self, max_steps: int, start: int) -> None:
+        self.max_steps = max_steps
+        self.start = start
+        self.start_time = time.monotonic()
 
     def write(self) -> None:
+        """Log a line."""
         storage: EventStorage = get_event_storage()
-        done, now = storage.iter + 1, storage.latest()
-        if done > self.steps or "total_loss" not in now:
+        completed = storage.iter + 1
+        latest = storage.latest()
+        # Nothing to log after the last step, and before the first
+        if completed > self.max_steps or "total_loss" not in latest:
             return
-        losses = {
-            key.removeprefix("loss_"): storage.history(key).median(storage.count_samples(key, 20))
+        # Medians, as detectron2 logs them
+        medians = {
+            key: storage.history(key).median(storage.count_samples(key, _WINDOW))
             for key in storage.histories()
-            if "loss" in key and key != "total_loss"
+            if "loss" in key
         }
-        total = storage.history("total_loss").median(storage.count_samples("total_loss", 20))
-        parts = ", ".join(f"{key} {value:.3g}" for key, value in losses.items())
-        pace = (time.monotonic() - self.start) / max(1, done - self.first)
+        total = medians.pop("total_loss")
+        parts = ", ".join(f"{key.removeprefix('loss_')} {value:.3g}" for key, value in medians.items())
+        step_time = (time.monotonic() - self.start_time) / max(1, completed - self.start)
         logger.info(
-            "step %d/%d: loss %.4g%s, lr %.3g; %.2f s a step, %s left",
-            done,
-            self.steps,
+            "step %d/%d: loss %.4g%s, lr %.3g; %.2f s per step, %s left",
+            completed,
+            self.max_steps,
             total,
             f" ({parts})" if parts else "",
-            now.get("lr", (0.0, 0))[0],
-            pace,
-            format_duration(pace * (self.steps - done)),
+            latest.get("lr", (0.0, 0))[0],
+            step_time,
+            format_duration(step_time * (self.max_steps - completed)),
         )

@@ -9,50 +9,50 @@ import pytest
 import torch
 from torch import nn
 
-from fbnetv3.detection.data.detection_datasets import StepSampler
-from tests.detection.two_processes import batches
+from fbnetv3.detection.data.detection_loaders import StepSampler
+from tests.detection.training.two_detector_processes import make_batches
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def found(digits_config, tmp_path_factory):
-    """What each process of a job comes to, its folder, and what it printed."""
+def results(digits_config, tmp_path_factory):
+    """Return the results of both processes, and their folder."""
     folder = tmp_path_factory.mktemp("processes")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "tests.detection.two_processes", str(folder), str(digits_config)]
+    command += ["-m", "tests.detection.training.two_detector_processes", str(folder), str(digits_config)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    job = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert job.returncode == 0, job.stdout + job.stderr
     return [torch.load(folder / f"process{rank}.pth", weights_only=False) for rank in (0, 1)], folder
 
 
 @pytest.mark.parametrize("case", ["empty", "uneven"])
-def test_batchnorm_over_a_process_without_proposals_is_that_of_all_others(found, case):
+def test_batchnorm_over_unequal_batches_is_that_of_one_process(results, case):
+    """A process may have no proposals at all."""
     sizes = {"empty": (5, 0), "uneven": (2, 3)}[case]
-    alone = nn.BatchNorm2d(3).train()
-    nn.init.normal_(alone.weight, generator=torch.Generator().manual_seed(1))
-    x = torch.cat(batches(*sizes)).requires_grad_()
-    y = alone(x)
+    norm = nn.BatchNorm2d(3).train()
+    nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
+    x = torch.cat(make_batches(*sizes)).requires_grad_()
+    y = norm(x)
     (y**3).sum().backward()
-    both = [process[case] for process in found[0]]
+    both = [process[case] for process in results[0]]
     torch.testing.assert_close(torch.cat([process["y"] for process in both]), y.detach())
     torch.testing.assert_close(torch.cat([process["dx"] for process in both]), x.grad, atol=1e-5, rtol=1e-4)
     for process in both:
-        torch.testing.assert_close(process["mean"], alone.running_mean)
-        torch.testing.assert_close(process["var"], alone.running_var)
-        for ours, theirs in zip(process["parameters"], alone.parameters(), strict=True):
-            torch.testing.assert_close(ours, theirs.grad, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(process["mean"], norm.running_mean)
+        torch.testing.assert_close(process["var"], norm.running_var)
+        for gradient, parameter in zip(process["parameters"], norm.parameters(), strict=True):
+            torch.testing.assert_close(gradient, parameter.grad, atol=1e-5, rtol=1e-4)
 
 
-def test_one_value_a_channel_is_refused_in_both(found):
-    assert {process["one value"] for process in found[0]} == {
-        "Expected more than 1 value per channel when training, in all processes together"
-    }
+def test_one_value_per_channel_is_refused_in_both(results):
+    messages = {process["one value per channel"] for process in results[0]}
+    assert len(messages) == 1 and "more than 1 value per channel" in messages.pop()
 
 
-def test_both_end_with_the_same_weights_and_the_first_one_writes_them(found):
-    both, folder = found
+def test_both_have_the_same_weights_and_rank_0_writes_them(results):
+    both, folder = results
     weights = [process["training"]["model"] for process in both]
     saved = torch.load(folder / "run/model_final.pth")
     for key, value in weights[0].items():
@@ -62,18 +62,18 @@ def test_both_end_with_the_same_weights_and_the_first_one_writes_them(found):
     assert both[1]["training"]["results"] == {}
 
 
-def test_each_has_its_part_of_every_step(found):
-    (first, second), _ = ([process["training"]["names"] for process in found[0]], None)
-    assert len(first) == len(second) == 4
-    for mine, theirs in zip(first, second, strict=True):
-        assert len(mine) == len(theirs) == 1 and mine != theirs
+def test_each_has_its_part_of_every_step(results):
+    names_0, names_1 = (process["training"]["names"] for process in results[0])
+    assert len(names_0) == len(names_1) == 4
+    for step_names_0, step_names_1 in zip(names_0, names_1, strict=True):
+        assert len(step_names_0) == len(step_names_1) == 1 and step_names_0 != step_names_1
 
 
-def test_a_loss_that_is_not_finite_in_one_ends_both_and_names_its_image(found):
-    (first, second), folder = found
-    assert first["diverging"] == second["diverging"]
-    assert "is nan at step 2" in first["diverging"]
-    assert torch.load(folder / "diverged/diverged.pth")["names"] == second["training"]["names"][1]
+def test_a_non_finite_loss_in_one_process_ends_both_and_names_its_image(results):
+    (process_0, process_1), folder = results
+    assert process_0["diverging"] == process_1["diverging"]
+    assert "is nan at step 2" in process_0["diverging"]
+    assert torch.load(folder / "diverged/diverged.pth")["names"] == process_1["training"]["names"][1]
 
 
 @pytest.mark.parametrize("groups", [None, [0, 1, 1, 0, 1, 0, 0]])

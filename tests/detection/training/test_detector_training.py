@@ -1,4 +1,4 @@
-"""tools/train_net.py for detectors: from a folder of one's own to a detector, with every kind of interruption."""
+"""tools/train_net.py for detectors: training on a user's own images, and every kind of interruption."""
 
 import json
 import os
@@ -10,13 +10,14 @@ import torch
 from detectron2.modeling import build_model
 
 from fbnetv3.detection import load_detector
-from fbnetv3.detection.data import detection_datasets
-from fbnetv3.detection.detection_config_loading import load_config
+from fbnetv3.detection.data import detection_loaders
+from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.detection.training import detection_evaluation
-from fbnetv3.detection.training.detector_training import build_optimizer, run_evaluation, run_training
-from fbnetv3.training.processes.distributed import ALONE
+from fbnetv3.detection.training.detector_builders import build_detector_optimizer
+from fbnetv3.detection.training.detector_training import evaluate_detector, train_detector
+from fbnetv3.training.processes.distributed import SINGLE_PROCESS
 
-# Enough to find something on the images that it learns.
+# Long enough to detect something on the training images.
 LONGER = ["SOLVER.IMS_PER_BATCH", "4", "INPUT.MIN_SIZE_TRAIN", "(80,)", "INPUT.RANDOM_FLIP", "none"]
 LONGER += ["SOLVER.MAX_ITER", "50", "SOLVER.WARMUP_ITERS", "5", "SOLVER.BASE_LR", "0.005", "MODEL_EMA.DECAY", "0.8"]
 LONGER += ["SOLVER.CHECKPOINT_PERIOD", "1000", "INPUT.MIN_SIZE_TEST", "80", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
@@ -25,30 +26,30 @@ NO_TEST = ["DATASETS.OWN.TEST_JSON", "", "DATASETS.OWN.TEST_IMAGES", ""]
 
 
 @pytest.fixture(scope="module")
-def whole(digits_config, tmp_path_factory):
-    """The folder of a run of four steps, which nothing has broken."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    run_training(load_config(digits_config, ["OUTPUT_DIR", str(out)]))
+def uninterrupted(digits_config, tmp_path_factory):
+    """Return the folder of an uninterrupted run of four steps."""
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
+    train_detector(load_detection_config(digits_config, ["OUTPUT_DIR", str(out)]))
     return out
 
 
 @pytest.fixture
-def copied(whole, tmp_path):
-    """That folder once more, to do something to."""
-    return shutil.copytree(whole, tmp_path / "run")
+def copied_run(uninterrupted, tmp_path):
+    """Return a copy of that folder."""
+    return shutil.copytree(uninterrupted, tmp_path / "run")
 
 
 @pytest.fixture(scope="module")
-def learnt(digits_config, tmp_path_factory):
-    """The config of a training that learns something, and what it came to."""
-    out = tmp_path_factory.mktemp("learnt") / "run"
-    cfg = load_config(digits_config, [*LONGER, "OUTPUT_DIR", str(out)])
-    return cfg, run_training(cfg)
+def longer_run(digits_config, tmp_path_factory):
+    """Return config and result of a training that learns something."""
+    out = tmp_path_factory.mktemp("longer") / "run"
+    cfg = load_detection_config(digits_config, [*LONGER, "OUTPUT_DIR", str(out)])
+    return cfg, train_detector(cfg)
 
 
 @pytest.fixture
 def train(tool, digits_config, tmp_path):
-    """`train(KEY, VALUE, ...)` runs the tool into the folder `run`."""
+    """Run the tool by `train(KEY, VALUE, ...)`, with output in the folder `run`."""
     return lambda *arguments: tool("train_net", "--config", digits_config, "OUTPUT_DIR", tmp_path / "run", *arguments)
 
 
@@ -57,7 +58,7 @@ def checkpoint(run, step):
 
 
 def assert_equal(a, b, where=""):
-    """Two checkpoints, to the last bit."""
+    """Require that two checkpoints are equal bit for bit."""
     assert type(a) is type(b), where
     if isinstance(a, dict):
         assert a.keys() == b.keys(), where
@@ -78,11 +79,11 @@ def assert_runs_equal(a, b):
     assert_equal(*(torch.load(run / "model_final.pth", weights_only=True) for run in (a, b)))
 
 
-def test_a_folder_of_ones_own_by_config_alone(train, tool, tmp_path):
+def test_own_images_need_only_a_config(train, tool, tmp_path):
     ran = train()
     out = tmp_path / "run"
     assert (ran.code, ran.err) == (0, "")
-    assert "on own_train: 8 images, 2 a step, 4 steps" in ran.out
+    assert "on own_train: 8 images, 2 per step, 4 steps" in ran.out
     assert "step 4/4: loss" in ran.out
     assert [line.split()[0] for line in ran.out.splitlines() if " bbox " in line] == ["own_test"]
     for file in ("model_final.pth", "metrics.jsonl", "curve.png", "detections.png", "log.txt", "tensorboard"):
@@ -98,121 +99,125 @@ def test_a_folder_of_ones_own_by_config_alone(train, tool, tmp_path):
     assert again.out.splitlines()[-1] in ran.out.splitlines()
 
 
-def test_evaluation_finds_what_training_found(learnt):
-    cfg, result = learnt
+def test_evaluation_gives_the_results_of_the_training(longer_run):
+    cfg, result = longer_run
     assert result.results["own_train"]["bbox"]["AP50"] > 0
-    assert run_evaluation(cfg)["own_train"]["bbox"] == pytest.approx(result.results["own_train"]["bbox"], nan_ok=True)
+    assert evaluate_detector(cfg)["own_train"]["bbox"] == pytest.approx(
+        result.results["own_train"]["bbox"], nan_ok=True
+    )
 
 
-def test_the_average_is_what_is_evaluated(learnt):
-    cfg, result = learnt
-    saved = torch.load(result.files.weights, weights_only=True)
+def test_the_average_is_evaluated(longer_run):
+    cfg, result = longer_run
+    saved = torch.load(result.run_folder.weights, weights_only=True)
     model = build_model(cfg)
     model.load_state_dict(saved["model"])
-    raw = detection_evaluation.evaluate_detector(cfg, model, ["own_train"], ALONE)["own_train"]["bbox"]
-    load_detector(model, result.files.weights)
+    raw = detection_evaluation.evaluate_datasets(cfg, model, ["own_train"], SINGLE_PROCESS)["own_train"]["bbox"]
+    load_detector(model, result.run_folder.weights)
     for key, value in model.state_dict().items():
         assert torch.equal(value, saved["ema_state"][key])
     assert raw["AP"] != result.results["own_train"]["bbox"]["AP"]
 
 
-def test_the_average_is_that_of_every_step(train, tmp_path):
+def test_the_average_includes_every_step(train, tmp_path):
     train(*NO_TEST, "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.CHECKPOINTS", "9", "MODEL_EMA.DECAY", "0.2")
     states = [checkpoint(tmp_path / "run", step) for step in (1, 2, 3, 4)]
     for key in ("backbone.stages.1.0.project.1.running_mean", "proposal_generator.rpn_head.anchor_deltas.weight"):
         assert states[0]["model"][key].any()
         average = states[0]["model"][key]
         for n, state in enumerate(states[1:], 1):
-            keep = min(0.2, (1 + n) / (10 + n))
-            average = keep * average + (1 - keep) * state["model"][key]
+            decay = min(0.2, (1 + n) / (10 + n))
+            average = decay * average + (1 - decay) * state["model"][key]
             torch.testing.assert_close(state["ema_state"][key], average)
         assert not torch.equal(states[-1]["ema_state"][key], states[-1]["model"][key])
 
 
-def test_resuming_gives_what_an_unbroken_run_gives(train, whole, copied):
-    """Weights, average, optimiser and schedule, to the last bit: the images, their sizes and flips among it."""
-    newest = copied / "checkpoints/step_00000004.pth"
+def test_a_resumed_run_equals_an_uninterrupted_one(train, uninterrupted, copied_run):
+    """Weights, average, optimizer and schedule, bit for bit; so images, their sizes and flips are the same too."""
+    newest = copied_run / "checkpoints/step_00000004.pth"
     newest.write_bytes(newest.read_bytes()[:1000])
     ran = train("--resume")
     assert ran.code == 0
-    assert "step_00000004.pth: is damaged" in ran.out and "trying the one before" in ran.out
-    assert "going on after 2 steps" in ran.out
-    assert_runs_equal(whole, copied)
-    entries = [json.loads(line) for line in (copied / "metrics.jsonl").read_text().splitlines()]
+    assert "step_00000004.pth: is corrupt" in ran.out and "trying the previous checkpoint" in ran.out
+    assert "resuming after 2 steps" in ran.out
+    assert_runs_equal(uninterrupted, copied_run)
+    entries = [json.loads(line) for line in (copied_run / "metrics.jsonl").read_text().splitlines()]
     assert [e["iteration"] for e in entries] == [3, 4]
 
 
-def test_a_seed_that_nobody_has_chosen_is_kept(train, tmp_path):
+def test_a_random_seed_is_kept_when_resuming(train, tmp_path):
     newest = tmp_path / "run/checkpoints/step_00000004.pth"
     train(*NO_TEST, "SEED", "-1")
-    before = checkpoint(tmp_path / "run", 4)
+    expected = checkpoint(tmp_path / "run", 4)
     newest.unlink()
-    assert "going on after 2 steps" in train(*NO_TEST, "SEED", "-1", "--resume").out
-    assert_equal(before, checkpoint(tmp_path / "run", 4))
+    assert "resuming after 2 steps" in train(*NO_TEST, "SEED", "-1", "--resume").out
+    assert_equal(expected, checkpoint(tmp_path / "run", 4))
 
 
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_a_signal_ends_the_step_and_the_run_can_go_on(train, whole, tmp_path, monkeypatch, number, code, word):
-    read, calls = detection_datasets.SeededImages.__getitem__, []
+def test_a_run_can_be_resumed_after_a_signal(train, uninterrupted, tmp_path, monkeypatch, number, code, word):
+    read_image = detection_loaders.SeededDataset.__getitem__
+    keys_read = []
 
-    def interrupted(self, key):
-        calls.append(key)
-        if len(calls) == 5:  # the third step's first image
+    def interrupted_read(self, key):
+        keys_read.append(key)
+        if len(keys_read) == 5:  # the third step's first image
             os.kill(os.getpid(), number)
-        return read(self, key)
+        return read_image(self, key)
 
     with monkeypatch.context() as patch:
-        patch.setattr(detection_datasets.SeededImages, "__getitem__", interrupted)
+        patch.setattr(detection_loaders.SeededDataset, "__getitem__", interrupted_read)
         ran = train()
-    assert (ran.code, ran.err) == (code, f"{word}; add --resume to go on from the last checkpoint\n")
+    assert (ran.code, ran.err) == (code, f"{word}; add --resume to continue from the last checkpoint\n")
     assert not (tmp_path / "run/model_final.pth").exists()
     assert checkpoint(tmp_path / "run", 3)["iteration"] == 2
     assert train("--resume").code == 0
-    assert_runs_equal(whole, tmp_path / "run")
+    assert_runs_equal(uninterrupted, tmp_path / "run")
 
 
-def test_images_read_by_another_process_are_the_same(train, whole, tmp_path):
+def test_worker_processes_read_the_same_images(train, uninterrupted, tmp_path):
     assert train("DATALOADER.NUM_WORKERS", "1").code == 0
-    assert_runs_equal(whole, tmp_path / "run")
+    assert_runs_equal(uninterrupted, tmp_path / "run")
 
 
-def test_a_signal_while_it_evaluates(train, tmp_path, monkeypatch):
-    agree, asked = detection_evaluation.agree_on_interrupt, []
+def test_a_signal_during_an_evaluation(train, tmp_path, monkeypatch):
+    agree_on_interrupt = detection_evaluation.agree_on_interrupt
+    calls = []
 
-    def terminated(world):
-        asked.append(world)
-        if len(asked) == 2:
+    def terminate_at_second_call(group):
+        calls.append(group)
+        if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return agree(world)
+        return agree_on_interrupt(group)
 
-    monkeypatch.setattr(detection_evaluation, "agree_on_interrupt", terminated)
+    monkeypatch.setattr(detection_evaluation, "agree_on_interrupt", terminate_at_second_call)
     assert train("TEST.EVAL_PERIOD", "3").code == 143
-    assert len(asked) == 2
+    assert len(calls) == 2
     assert checkpoint(tmp_path / "run", 3)["iteration"] == 2
 
 
-def test_a_complete_run_is_evaluated_again(train, copied):
+def test_resuming_a_complete_run_evaluates_it_again(train, copied_run):
     ran = train("--resume")
     assert (ran.code, ran.err) == (0, "")
     assert "step 4/4" not in ran.out and " bbox " in ran.out
 
 
-def test_a_run_is_not_written_over(train, copied):
-    before = (copied / "model_final.pth").read_bytes()
-    for arguments, said in (
-        ([], "holds a run already; add --resume"),
-        (["--resume", "SOLVER.BASE_LR", "0.1"], "is of a run with another SOLVER.BASE_LR 0.003, not 0.1"),
-        (["--resume", "SOLVER.MAX_ITER", "3"], "is 4 steps old already; SOLVER.MAX_ITER 3 is less"),
+def test_a_run_is_not_overwritten(train, copied_run):
+    weights = (copied_run / "model_final.pth").read_bytes()
+    for arguments, message in (
+        ([], "already holds a run; add --resume"),
+        (["--resume", "SOLVER.BASE_LR", "0.1"], "it was trained with another SOLVER.BASE_LR (0.003, now 0.1)"),
+        (["--resume", "SOLVER.MAX_ITER", "3"], "it was trained for 4 steps already, more than SOLVER.MAX_ITER 3"),
     ):
         ran = train(*arguments)
         assert (ran.code, ran.err.count("\n")) == (2, 1)
-        assert said in ran.err
-    assert (copied / "model_final.pth").read_bytes() == before
+        assert message in ran.err
+    assert (copied_run / "model_final.pth").read_bytes() == weights
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(train, tmp_path):
+def test_a_non_finite_loss_ends_the_run(train, tmp_path):
     ran = train("SOLVER.BASE_LR", "1e12", "SOLVER.OPTIMIZER", "SGD", "SOLVER.WARMUP_ITERS", "0")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert ran.err.startswith("error: the loss ") and " at step " in ran.err
@@ -222,11 +227,11 @@ def test_a_loss_that_is_not_finite_ends_the_run(train, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
-def test_optimizers_take_detectron2s_keys(digits_config, name):
+def test_optimizers_follow_detectron2s_keys(digits_config, name):
     keys = ["SOLVER.OPTIMIZER", name, "SOLVER.WEIGHT_DECAY", "0.3", "SOLVER.WEIGHT_DECAY_NORM", "0.1"]
-    cfg = load_config(digits_config, [*keys, "SOLVER.BASE_LR", "0.2"])
+    cfg = load_detection_config(digits_config, [*keys, "SOLVER.BASE_LR", "0.2"])
     model = build_model(cfg)
-    optimizer = build_optimizer(cfg, model)
+    optimizer = build_detector_optimizer(cfg, model)
     assert type(optimizer).__name__ == name
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert len(decays) == len(list(model.parameters()))

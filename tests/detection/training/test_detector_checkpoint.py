@@ -1,4 +1,4 @@
-"""Detectors' checkpoints: averaged weights first, training that goes on, and files that are not what they should be."""
+"""Detectors' checkpoints: averaged weights are preferred, training resumes, unsuitable files are refused."""
 
 import pytest
 import torch
@@ -8,9 +8,9 @@ import fbnetv3
 from fbnetv3.detection import FBNetV3Checkpointer, load_detector
 from fbnetv3.errors import OutputError, WeightsError
 from tests.detection.detectors import small_config
-from tests.modeling.test_weights import RunsCode, mobile_vision
+from tests.modeling.weight_files import RunsCode, mobile_vision
 
-CLASSIFIER = r"is a classifier's checkpoint, not a detector's: name it in MODEL.FBNETV3.WEIGHTS"
+CLASSIFIER = r"is a classifier's checkpoint, not a detector's; to initialize .*set MODEL.FBNETV3.WEIGHTS"
 
 
 @pytest.fixture
@@ -18,9 +18,9 @@ def model(small_cfg):
     return build_model(small_cfg)
 
 
-def shifted(model, by):
-    """A detector's state, every floating-point tensor moved."""
-    return {key: value + by if value.is_floating_point() else value for key, value in model.state_dict().items()}
+def shifted(model, offset):
+    """Return the model's state with a constant added to all floating-point tensors."""
+    return {key: value + offset if value.is_floating_point() else value for key, value in model.state_dict().items()}
 
 
 def equal(model, state):
@@ -35,7 +35,7 @@ def test_averaged_weights_are_preferred(model, tmp_path, prefix):
     assert equal(model, {key.removeprefix("module."): value for key, value in ema.items()})
 
 
-def test_averages_of_parameters_alone_are_completed_by_the_raw_statistics(model, tmp_path):
+def test_averages_of_parameters_only_are_completed_by_raw_statistics(model, tmp_path):
     raw, parameters = shifted(model, 1), dict(model.named_parameters())
     ema = {key: value for key, value in shifted(model, 2).items() if key in parameters}
     torch.save({"model": raw, "ema_state": ema}, tmp_path / "x.pth")
@@ -43,14 +43,14 @@ def test_averages_of_parameters_alone_are_completed_by_the_raw_statistics(model,
 
 
 @pytest.mark.parametrize("empty", [None, {}])
-def test_without_averages_the_raw_weights_load(model, tmp_path, empty):
+def test_raw_weights_are_loaded_without_averages(model, tmp_path, empty):
     raw = shifted(model, 1)
     torch.save({"model": raw, "ema_state": empty}, tmp_path / "x.pth")
     assert equal(load_detector(model, tmp_path / "x.pth"), raw)
 
 
-def test_a_training_goes_on_from_the_raw_weights(small_cfg, tmp_path):
-    """And gives the optimiser its state back."""
+def test_training_resumes_from_the_raw_weights(small_cfg, tmp_path):
+    """And restores the optimizer."""
     model = build_model(small_cfg)
     raw, ema = shifted(model, 1), shifted(model, 2)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -66,7 +66,7 @@ def test_a_training_goes_on_from_the_raw_weights(small_cfg, tmp_path):
     assert equal(model, ema)
 
 
-def test_what_is_saved_is_read_back(model, tmp_path, small_cfg):
+def test_saved_checkpoints_are_read_back(model, tmp_path, small_cfg):
     FBNetV3Checkpointer(model, str(tmp_path)).save("x", iteration=3)
     again = build_model(small_cfg)
     assert FBNetV3Checkpointer(again).load(str(tmp_path / "x.pth"))["iteration"] == 3
@@ -74,41 +74,39 @@ def test_what_is_saved_is_read_back(model, tmp_path, small_cfg):
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn_fbnetv3_g_FPN", "retinanet_fbnetv3_a_FPN"])
-def test_pyramids_are_read_back(name, tmp_path):
+def test_detectors_with_fpn_are_read_back(name, tmp_path):
     first, again = (build_model(small_config(name)) for _ in range(2))
     torch.save({"model": first.state_dict()}, tmp_path / "x.pth")
     assert equal(load_detector(again, tmp_path / "x.pth"), first.state_dict())
 
 
-def test_released_names_of_a_pyramids_trunk(tmp_path):
-    """There the trunk lies below `bottom_up`, without `body`."""
+def test_released_names_of_the_trunk_of_an_fpn(tmp_path):
+    """There the trunk is `bottom_up`, without `body`."""
     cfg = small_config("faster_rcnn_fbnetv3_g_FPN")
     cfg.MODEL.FBNETV3.ARCH = "fbnetv3_a_det"
     model = build_model(cfg)
     state = shifted(model, 1)
-    ours, theirs = (
-        "backbone.bottom_up.stages.3.0.expand.0.weight",
-        "backbone.bottom_up.trunk3.fbnetv2_3_0.pw.conv.weight",
-    )
-    state[theirs] = state.pop(ours)
+    our_name = "backbone.bottom_up.stages.3.0.expand.0.weight"
+    released_name = "backbone.bottom_up.trunk3.fbnetv2_3_0.pw.conv.weight"
+    state[released_name] = state.pop(our_name)
     torch.save({"model": state}, tmp_path / "x.pth")
     load_detector(model, tmp_path / "x.pth")
-    assert torch.equal(model.state_dict()[ours], state[theirs])
+    assert torch.equal(model.state_dict()[our_name], state[released_name])
 
 
-def other_classes(cfg, tmp_path):
+def save_with_7_classes(cfg, tmp_path):
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = cfg.MODEL.RETINANET.NUM_CLASSES = 7
     state = build_model(cfg).state_dict()
     torch.save({"model": state}, tmp_path / "x.pth")
     return state
 
 
-def test_another_number_of_classes_is_refused_with_the_remedy(model, small_cfg, tmp_path):
-    other_classes(small_cfg, tmp_path)
+def test_another_number_of_classes_is_refused_with_advice(model, small_cfg, tmp_path):
+    save_with_7_classes(small_cfg, tmp_path)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with pytest.raises(
         WeightsError,
-        match=r"is for 7 classes, the network for 5: set MODEL.ROI_HEADS.NUM_CLASSES 7, .*new_classes=True",
+        match=r"has 7 classes, the network 5: set MODEL.ROI_HEADS.NUM_CLASSES 7, .*new_classes=True",
     ):
         load_detector(model, tmp_path / "x.pth")
     assert equal(model, before)
@@ -116,33 +114,33 @@ def test_another_number_of_classes_is_refused_with_the_remedy(model, small_cfg, 
 
 def test_another_number_of_classes_of_a_retinanet(tmp_path):
     model = build_model(small_config("retinanet_fbnetv3_a_FPN"))
-    other_classes(small_config("retinanet_fbnetv3_a_FPN"), tmp_path)
+    save_with_7_classes(small_config("retinanet_fbnetv3_a_FPN"), tmp_path)
     with pytest.raises(WeightsError, match="set MODEL.RETINANET.NUM_CLASSES"):
         load_detector(model, tmp_path / "x.pth")
 
 
-def test_new_classes_keep_the_last_layers_and_load_the_rest(model, small_cfg, tmp_path):
-    state = other_classes(small_cfg, tmp_path)
+def test_new_classes_keep_the_models_last_layers_and_load_the_rest(model, small_cfg, tmp_path):
+    state = save_with_7_classes(small_cfg, tmp_path)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     load_detector(model, tmp_path / "x.pth", new_classes=True)
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[key] if key.startswith("roi_heads.box_predictor.") else state[key])
 
 
-@pytest.mark.parametrize("kind", ["ours", "ours, plain", "the authors'", "timm's", "torchvision's"])
-def test_a_classifiers_checkpoint_is_named_as_such(kind, model, tmp_path):
+@pytest.mark.parametrize("kind", ["ours", "ours, state dict only", "released", "timm", "torchvision"])
+def test_classifier_checkpoints_are_recognized(kind, model, tmp_path):
     classifier = fbnetv3.create_model("fbnetv3_a0", num_classes=10)
-    if kind == "timm's":
+    if kind == "timm":
         state = pytest.importorskip("timm").create_model("fbnetv3_b").state_dict()
-    elif kind == "torchvision's":
+    elif kind == "torchvision":
         from torchvision.models import efficientnet_b0
 
         state = efficientnet_b0().state_dict()
     else:
         state = {
             "ours": {"model": classifier.state_dict(), "model_ema": None},
-            "ours, plain": classifier.state_dict(),
-            "the authors'": {"state_dict": mobile_vision(classifier), "model_ema": None},
+            "ours, state dict only": classifier.state_dict(),
+            "released": {"state_dict": mobile_vision(classifier), "model_ema": None},
         }[kind]
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match=CLASSIFIER):
@@ -163,27 +161,27 @@ def test_a_detector_on_another_backbone(model, tmp_path):
         load_detector(model, tmp_path / "x.pth")
 
 
-@pytest.mark.parametrize(("theirs", "ours", "message"), [(1, 3, "lacks"), (3, 1, "has")])
-def test_an_rpn_head_of_another_length(theirs, ours, message, small_cfg, tmp_path):
-    """Never a part of it at random weights, nor without its last blocks."""
-    small_cfg.MODEL.FBNETV3.RPN_BLOCKS = theirs
+@pytest.mark.parametrize(("saved_blocks", "model_blocks", "message"), [(1, 3, "lacks"), (3, 1, "has")])
+def test_an_rpn_head_of_another_length(saved_blocks, model_blocks, message, small_cfg, tmp_path):
+    """Neither partly random nor truncated heads are accepted."""
+    small_cfg.MODEL.FBNETV3.RPN_BLOCKS = saved_blocks
     torch.save({"model": build_model(small_cfg).state_dict()}, tmp_path / "x.pth")
-    small_cfg.MODEL.FBNETV3.RPN_BLOCKS = ours
+    small_cfg.MODEL.FBNETV3.RPN_BLOCKS = model_blocks
     with pytest.raises(
         WeightsError, match=rf"{message} \d+ .* such as proposal_generator.rpn_head.*MODEL.FBNETV3 keys"
     ):
         load_detector(build_model(small_cfg), tmp_path / "x.pth")
 
 
-def test_a_detector_with_frozen_norms_reads_one_without(model, small_cfg, tmp_path):
+def test_frozen_norms_read_a_checkpoint_without(model, small_cfg, tmp_path):
     torch.save({"model": model.state_dict()}, tmp_path / "x.pth")
     small_cfg.MODEL.FBNETV3.NORM = "FrozenBN"
     frozen = load_detector(build_model(small_cfg), tmp_path / "x.pth")
     assert equal(frozen, model.state_dict())
 
 
-def test_masks_are_added_to_a_detector_without(model, tmp_path):
-    """A mask head that the checkpoint has not starts afresh, as in detectron2."""
+def test_a_mask_head_is_added(model, tmp_path):
+    """A mask head that the checkpoint lacks is randomly initialized, as in detectron2."""
     torch.save({"model": model.state_dict()}, tmp_path / "x.pth")
     masks = load_detector(build_model(small_config("mask_rcnn_fbnetv3_a_C4")), tmp_path / "x.pth")
     assert all(torch.equal(masks.state_dict()[key], value) for key, value in model.state_dict().items())
@@ -192,7 +190,7 @@ def test_masks_are_added_to_a_detector_without(model, tmp_path):
 @pytest.mark.parametrize("content", [{"model": 3}, {"model": {"a": 1}}, [1], {}])
 def test_a_checkpoint_without_weights(content, model, tmp_path):
     torch.save(content, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match="holds no state dict"):
+    with pytest.raises(WeightsError, match="has no state dict"):
         load_detector(model, tmp_path / "x.pth")
 
 
@@ -200,7 +198,7 @@ def test_weights_of_something_else(model, tmp_path):
     from torchvision.models import resnet18
 
     torch.save({"model": resnet18().state_dict()}, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match=r"holds nothing that this detector has; it begins with conv1.weight"):
+    with pytest.raises(WeightsError, match=r"has no tensors of this detector; its first ones are conv1.weight"):
         load_detector(model, tmp_path / "x.pth")
 
 
@@ -209,9 +207,9 @@ def test_a_missing_file(model, tmp_path):
         load_detector(model, tmp_path / "x.pth")
 
 
-def test_a_damaged_file(model, tmp_path):
+def test_a_corrupt_file(model, tmp_path):
     (tmp_path / "x.pth").write_bytes(bytes(100))
-    with pytest.raises(WeightsError, match="is damaged or not a checkpoint"):
+    with pytest.raises(WeightsError, match="is corrupt or not a checkpoint"):
         load_detector(model, tmp_path / "x.pth")
 
 
@@ -222,7 +220,7 @@ def test_a_file_that_runs_code_is_refused(model, tmp_path):
     assert not (tmp_path / "trace").exists()
 
 
-def test_the_newest_few_are_kept_and_a_damaged_one_is_passed_over(model, tmp_path, caplog):
+def test_the_newest_are_kept_and_a_corrupt_one_is_skipped(model, tmp_path, caplog):
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     checkpointer = FBNetV3Checkpointer(model, str(tmp_path), keep=2, optimizer=optimizer)
     states = {}
@@ -236,27 +234,27 @@ def test_the_newest_few_are_kept_and_a_damaged_one_is_passed_over(model, tmp_pat
     newest.write_bytes(newest.read_bytes()[:5000])
     assert checkpointer.resume_or_load("", resume=True)["iteration"] == 2
     assert equal(model, states[2])
-    assert "model_0000003.pth: " in caplog.text and "trying the one before" in caplog.text
+    assert "model_0000003.pth: " in caplog.text and "trying the previous checkpoint" in caplog.text
     checkpointer.save("model_0000002", iteration=2)
-    assert not newest.exists(), "training went on from before it"
+    assert not newest.exists(), "training resumed from before it"
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(model, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_previous_checkpoint(model, tmp_path, monkeypatch):
     checkpointer = FBNetV3Checkpointer(model, str(tmp_path))
     checkpointer.save("model_final")
     before = (tmp_path / "model_final.pth").read_bytes()
 
-    def full(*arguments):
+    def fail(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OutputError, match="model_final.pth: cannot be written: No space left on device"):
         checkpointer.save("model_final")
     assert (tmp_path / "model_final.pth").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last_checkpoint", "model_final.pth"]
 
 
-def test_without_a_whole_checkpoint_it_says_so(model, tmp_path):
+def test_without_a_complete_checkpoint(model, tmp_path):
     (tmp_path / "model_0000001.pth").write_bytes(b"\x80")
-    with pytest.raises(WeightsError, match="no checkpoint is whole; the oldest: .*model_0000001.pth"):
+    with pytest.raises(WeightsError, match="all checkpoints are corrupt; the oldest: .*model_0000001.pth"):
         FBNetV3Checkpointer(model, str(tmp_path)).resume_or_load("", resume=True)
