@@ -109,8 +109,8 @@ def search(
         UserError: invalid settings, constraints that no candidate meets, a folder in use, trials of another search, or
             too many failures. Finished trials are kept.
     """
+    parsed = parse_settings(settings)  # first, because the space may use blocks of the `imports`
     space = space if isinstance(space, Space) else load_space(space)
-    parsed = parse_settings(settings)
     return run_search(space, evaluator, output, parsed, resume=resume, on_progress=on_progress)
 
 

@@ -48,6 +48,11 @@ def _number(default: float | None, low: float, high: float = math.inf) -> Any:
     return field(default=default, metadata={"check": check_number, "low": low, "high": high, "optional": True})
 
 
+def _text() -> Any:
+    """Declare a setting: text, or None."""
+    return field(default=None, metadata={"type": (str, type(None)), "noun": "text"})
+
+
 def _mapping() -> Any:
     return field(default_factory=dict, metadata={"type": Mapping, "noun": "a mapping"})
 
@@ -99,7 +104,7 @@ class SearchSettings:
     mode: str = JOINT
     constraints: Bounds = _mapping()
     columns: Mapping[str, str | Column] = _mapping()
-    latency: str | None = None
+    latency: str | None = _text()
     budgets: Sequence[Bounds] = _sequence()
     epochs: int = _integer(150, 1)
     pool: int = _integer(20_000, 10, 10**7)
@@ -114,7 +119,7 @@ class SearchSettings:
     imports: Sequence[str] = _sequence()
     executor: str = "local"
     workers: int = _integer(1, 1)
-    address: str | None = None
+    address: str | None = _text()
     resources: Mapping[str, float] = _mapping()
     time_limit: float | None = _number(None, 1e-3)
     retries: int = _integer(1, 0)
@@ -133,7 +138,6 @@ class SearchSettings:
         if self.executor not in EXECUTORS:
             hint = suggest(self.executor, EXECUTORS.names())
             raise SettingsError(f"{self.executor!r} is not registered: {hint}", "executor")
-        check_type(self.latency or "", "latency", str, "a file name", SettingsError)
         if not isinstance(self.pretraining_labels, (str, list, tuple)):
             raise SettingsError(
                 f"{self.pretraining_labels!r} is neither a name nor a list of columns", "pretraining_labels"

@@ -37,7 +37,7 @@ def test_later_rounds_stop_early(budgeted_search):
 
 
 def test_the_time_left_depends_on_the_slots_of_the_executor(tmp_path):
-    """The serial executor has one slot whatever `workers` says: four more trials take six epochs of 10 ms each."""
+    """The serial executor ignores `workers` and has one slot: four more trials take six epochs of 10 ms each."""
 
     def slow(candidate, epochs):
         time.sleep(0.01 * epochs)
