@@ -58,7 +58,7 @@ def _parse_config(data: dict[str, Any], path: Path) -> SearchConfig:
     for key in ("evaluator_args", "training_config"):
         data[key] = _resolve_files(data.get(key) or {}, folder)
     if isinstance(data.get("latency"), str):
-        data["latency"] = _resolve_file(data["latency"], folder)
+        data["latency"] = resolve_beside(data["latency"], folder)
     imports = data.get("imports", ())
     check_type(imports, "imports", (list, tuple), "a list", SettingsError)
     import_modules(imports, "imports")  # they may register blocks of the space
@@ -74,7 +74,7 @@ def _parse_space(space: Any, folder: Path) -> Space:
     if isinstance(space, Mapping):
         return space_from_dict(space)
     check_type(space, "space", str, "a file or a space", SettingsError)
-    return load_space(_resolve_file(space, folder))
+    return load_space(resolve_beside(space, folder))
 
 
 def _apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -104,9 +104,5 @@ def _resolve_files(value: Any, folder: Path) -> Any:
     if isinstance(value, Mapping):
         return {key: _resolve_files(each, folder) for key, each in value.items()}
     if isinstance(value, str) and value.endswith(_FILE_SUFFIXES):
-        return _resolve_file(value, folder)
+        return resolve_beside(value, folder)
     return value
-
-
-def _resolve_file(name: str, folder: Path) -> str:
-    return str(folder / name) if os.path.isfile(folder / name) else name
