@@ -1,9 +1,9 @@
-"""The evolution against the truth by enumeration, and against pymoo's genetic algorithm at as many predictor calls.
+"""The evolution compared with enumeration, and with pymoo's genetic algorithm for the same number of predictor calls.
 
-On a table of measured networks (NAS-Bench-Macro's JSON file, https://github.com/xiusu/NAS-Bench-Macro) every network
-can be scored: the evolution should find the predictor's best inside a budget in 95 % of its runs. On Table 2's joint
-space, with a predictor that is trained on made-up accuracies, it should be at least as good as pymoo in 90 %, and four
-budgets should take less than 20 s together. Needs pymoo: pip install '.[benchmarks]'.
+All networks of a table (NAS-Bench-Macro's JSON file, https://github.com/xiusu/NAS-Bench-Macro) can be scored: the
+evolution should find the predictor's best network within a budget in 95 % of its runs. On Table 2's joint space, with a
+predictor trained on synthetic accuracies, it should be at least as good as pymoo in 90 % of the runs, and four budgets
+should take less than 20 s together. Needs pymoo: pip install '.[benchmarks]'.
 
     benchmarks/evolution.py --table nas-bench-macro_cifar10.json
     benchmarks/evolution.py --seeds 20
@@ -18,49 +18,49 @@ from predictor_efficiency import Synthetic, Table
 from tabulate import tabulate
 
 from fbnetv3.nars.algorithm.evolution import evolve
-from fbnetv3.nars.predictor.accuracy_predictor import Predictor
+from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
 from fbnetv3.nars.space.constraints import Constraint, Constraints
 
 BUDGETS = (450e6, 550e6, 650e6, 750e6)
-SHARES = (0.2, 0.4, 0.6, 0.8)  # of the table's networks that are within a budget
-GAIN = 1e-6  # what counts as a difference, as for the evolution's end
+SHARES_WITHIN = (0.2, 0.4, 0.6, 0.8)  # of the table's networks, one for each budget
+EPSILON = 1e-6  # smallest difference that counts, as in the evolution's settings
 
 
-def against_enumeration(file, runs, trials=100):
-    """How often the evolution finds the predictor's best among the table's networks that are within a budget."""
+def compare_with_enumeration(file, num_runs, num_trials=100):
+    """Count how often the evolution finds the predictor's best network of the table within a budget."""
     table = Table(file, naswot=False)
-    rows, hits, calls = [], 0, []
     predictors = []
-    for seed in range(-(-runs // len(SHARES))):
+    for seed in range(-(-num_runs // len(SHARES_WITHIN))):
         candidates, accuracies = table.draw(np.random.default_rng(seed))
-        predictors.append(Predictor(table.space, seed=seed))
-        predictors[-1].fit(candidates[:trials], accuracies[:trials])
-    costs = table.constraints.values(table.candidates, "flops")["flops"]
-    for share in SHARES:
+        predictors.append(AccuracyPredictor(table.space, seed=seed))
+        predictors[-1].fit(candidates[:num_trials], accuracies[:num_trials])
+    costs = table.constraints.column_values(table.candidates, "flops")["flops"]
+    rows = []
+    calls = []
+    num_hits = 0
+    for share in SHARES_WITHIN:
         budget = float(np.quantile(costs, share))
         bounded = Constraints(table.space, [Constraint("flops", high=budget)], table.constraints.columns)
         within = table.candidates[costs <= budget]
-        found = []
+        hits = 0
         for seed, predictor in enumerate(predictors):
             result = evolve(predictor, bounded, seed=seed)
-            best = predictor(within).max()
-            found.append(result.scores[0] >= best - 1e-5)
-            calls.append(result.calls)
-        hits += sum(found)
-        rows.append([f"{budget / 1e6:.1f} M", len(within), len(found), sum(found)])
-    total = len(SHARES) * len(predictors)
-    print(f"\n{table.name}: the predictor's best inside a budget, by enumeration\n")
+            hits += result.scores[0] >= predictor(within).max() - 1e-5
+            calls.append(result.num_scored)
+        num_hits += hits
+        rows.append([f"{budget / 1e6:.1f} M", len(within), len(predictors), hits])
+    total = len(SHARES_WITHIN) * len(predictors)
+    print(f"\n{table.name}: the predictor's best network within a budget, by enumeration\n")
     print(tabulate(rows, ["budget, MACs", "networks within", "runs", "found"], tablefmt="github"))
     print(
-        f"\nfound in {hits} of {total} runs ({hits / total:.1%}), {np.mean(calls):.0f} predictor calls each\n",
-        flush=True,
+        f"\nfound in {num_hits} of {total} runs ({num_hits / total:.1%}), {np.mean(calls):.0f} predictor calls each\n"
     )
 
 
-def pymoo_best(predictor, constraints, calls, seed, population=100):
-    """The best score of pymoo's genetic algorithm inside constraints, at so many predictor calls; its own population.
+def run_pymoo(predictor, constraints, max_calls, seed, population=100):
+    """Run pymoo's genetic algorithm within constraints, and return its best score and number of predictor calls.
 
-    Only candidates that meet the constraints are scored, as ours are; others tell how far they are from it.
+    As in ours, only feasible candidates are scored; for the others, it gets their constraint violation.
     """
     try:
         from pymoo.algorithms.soo.nonconvex.ga import GA
@@ -72,9 +72,11 @@ def pymoo_best(predictor, constraints, calls, seed, population=100):
     except ImportError:
         raise SystemExit("error: pymoo is missing: pip install '.[benchmarks]'") from None
     space = constraints.space
-    spent, best = [0], [-np.inf]
 
-    class Inside(Problem):
+    class SearchProblem(Problem):
+        best = -np.inf
+        calls = 0
+
         def __init__(self):
             super().__init__(n_var=len(space), n_obj=1, n_ieq_constr=1, xl=0, xu=space.sizes - 1, vtype=int)
 
@@ -82,13 +84,15 @@ def pymoo_best(predictor, constraints, calls, seed, population=100):
             candidates = x.astype(np.int64)
             violation = constraints.violation(candidates)
             scores = np.full(len(candidates), -1e9)
-            met = np.flatnonzero(violation == 0)[: calls - spent[0]]
-            if len(met):
-                scores[met] = predictor(candidates[met])
-                best[0] = max(best[0], scores[met].max())
-            spent[0] += len(met)
-            out["F"], out["G"] = -scores[:, None], violation[:, None]
+            feasible = np.flatnonzero(violation == 0)[: max_calls - self.calls]
+            if len(feasible):
+                scores[feasible] = predictor(candidates[feasible])
+                self.best = max(self.best, scores[feasible].max())
+            self.calls += len(feasible)
+            out["F"] = -scores[:, None]
+            out["G"] = violation[:, None]
 
+    problem = SearchProblem()
     algorithm = GA(
         pop_size=population,
         sampling=IntegerRandomSampling(),
@@ -96,62 +100,66 @@ def pymoo_best(predictor, constraints, calls, seed, population=100):
         mutation=PM(eta=3, vtype=float, repair=RoundingRepair()),
         eliminate_duplicates=True,
     )
-    algorithm.setup(Inside(), termination=("n_gen", 100_000), seed=seed, verbose=False)
-    stuck = 0
-    while spent[0] < calls and stuck < 200 and algorithm.has_next():
-        before = spent[0]
+    algorithm.setup(problem, termination=("n_gen", 100_000), seed=seed, verbose=False)
+    generations_without_calls = 0
+    while problem.calls < max_calls and generations_without_calls < 200 and algorithm.has_next():
+        calls_before = problem.calls
         algorithm.next()
-        stuck = stuck + 1 if spent[0] == before else 0
-    return best[0], spent[0]
+        generations_without_calls = generations_without_calls + 1 if problem.calls == calls_before else 0
+    return problem.best, problem.calls
 
 
-def against_pymoo(seeds, trials=200):
-    """Best scores of both at equal predictor calls, by seed; and the time that four budgets take."""
+def compare_with_pymoo(num_seeds, num_trials=200):
+    """Print the best scores of both for the same number of predictor calls, and the time of four budgets."""
     task = Synthetic()
-    predictor = Predictor(task.space)
+    predictor = AccuracyPredictor(task.space)
     predictor.pretrain(task.pool, task.labels["MACs and parameters"])
     candidates, accuracies = task.draw(np.random.default_rng(0))
-    predictor.fit(candidates[:trials], accuracies[:trials])
-    inside = [task.constraints.with_bounds(Constraint("macs", high=budget)) for budget in BUDGETS]
+    predictor.fit(candidates[:num_trials], accuracies[:num_trials])
+    bounded = [task.constraints.with_bounds(Constraint("macs", high=budget)) for budget in BUDGETS]
     start = time.perf_counter()
-    for constraints in inside:
+    for constraints in bounded:
         evolve(predictor, constraints)
     seconds = time.perf_counter() - start
-    rows, differences = [], []
-    for seed in range(seeds):
-        constraints = inside[seed % len(BUDGETS)]
+    rows = []
+    differences = []
+    for seed in range(num_seeds):
+        constraints = bounded[seed % len(BUDGETS)]
         start = time.perf_counter()
-        ours = evolve(predictor, constraints, seed=seed)
+        result = evolve(predictor, constraints, seed=seed)
         middle = time.perf_counter()
-        theirs, spent = pymoo_best(predictor, constraints, ours.calls, seed)
-        differences.append(ours.scores[0] - theirs)
+        pymoo_score, pymoo_calls = run_pymoo(predictor, constraints, result.num_scored, seed)
+        end = time.perf_counter()
+        differences.append(result.scores[0] - pymoo_score)
         budget = f"{BUDGETS[seed % len(BUDGETS)] / 1e6:.0f} M"
-        times = f"{middle - start:.1f}, {time.perf_counter() - middle:.1f}"
-        rows.append([seed, budget, f"{ours.scores[0]:.4f}", f"{theirs:.4f}", ours.calls, spent, times])
+        times = f"{middle - start:.1f}, {end - middle:.1f}"
+        scores = [f"{result.scores[0]:.4f}", f"{pymoo_score:.4f}"]
+        rows.append([seed, budget, *scores, result.num_scored, pymoo_calls, times])
         print(*rows[-1], file=sys.stderr, flush=True)
     differences = np.array(differences)
-    print("\nTable 2, joint: the predictor's score of the best found\n")
+    print("\nTable 2, joint: the best predicted score\n")
     headers = ["seed", "budget", "ours", "pymoo", "our calls", "its calls", "seconds, ours and its"]
     print(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
     print(
-        f"\nours is at least as good in {np.mean(differences >= -GAIN):.0%} of {seeds} runs, better in "
-        f"{int((differences > GAIN).sum())}; mean difference {differences.mean():.4f}, scores of {trials} trials have "
-        f"a deviation of {accuracies[:trials].std():.2f}\nfour budgets evolved in {seconds:.1f} s"
+        f"\nours is at least as good in {np.mean(differences >= -EPSILON):.0%} of {num_seeds} runs, better in "
+        f"{int((differences > EPSILON).sum())}; mean difference {differences.mean():.4f}; standard deviation of the "
+        f"accuracies of {num_trials} trials {accuracies[:num_trials].std():.2f}\n"
+        f"four budgets evolved in {seconds:.1f} s"
     )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", metavar="FILE", help="NAS-Bench-Macro's JSON file")
-    parser.add_argument("--runs", type=int, default=40, help="on the table")
-    parser.add_argument("--seeds", type=int, default=0, help="against pymoo")
+    parser.add_argument("--runs", type=int, default=40, help="runs on the table (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=0, help="runs compared with pymoo")
     args = parser.parse_args()
     if not args.table and not args.seeds:
         parser.error("nothing to do: --table FILE or --seeds N")
     if args.table:
-        against_enumeration(args.table, args.runs)
+        compare_with_enumeration(args.table, args.runs)
     if args.seeds:
-        against_pymoo(args.seeds)
+        compare_with_pymoo(args.seeds)
 
 
 if __name__ == "__main__":

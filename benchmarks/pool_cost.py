@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What the free part of a search takes on Table 2's space: costs, the pool, pretraining, evolution, memory.
+"""Time and memory of a search without its trials, in Table 2's space: costs, pool, pretraining, evolution.
 
 benchmarks/pool_cost.py
 """
@@ -18,56 +18,65 @@ from fbnetv3.nars import AccuracyPredictor, Constraint, Constraints, CostModel, 
 from fbnetv3.nars.predictor.architecture_statistics import pretraining_labels
 from fbnetv3.nars.space.sampling import sample_sobol
 
-CHECKED, BUILT = 300, 3
+NUM_COMPARED = 300  # with the cost of the architecture
+NUM_TRACED = 3  # by fvcore
 BUDGETS = (450e6, 550e6, 650e6, 750e6)
 
 
-def megabytes():
+def peak_memory():
+    """Return the peak memory of the process in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def timed(call):
+    """Return the result of a call and its seconds."""
     start = time.perf_counter()
-    found = call()
-    return found, time.perf_counter() - start
+    result = call()
+    return result, time.perf_counter() - start
+
+
+def trace_macs(space, vector):
+    """Count a candidate's MACs by building and tracing its network."""
+    arch = space.make_arch(vector, "traced")
+    image = torch.zeros(1, 3, arch.resolution, arch.resolution)
+    analysis = FlopCountAnalysis(build_network(arch).eval(), image)
+    return analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
+
+
+def benchmark_costs(space, batch_size):
+    """Print how many candidates per second are costed."""
+    model = CostModel(space)
+    model(sample_sobol(space, 2**14, seed=1))  # fill the tables, as the first batches of any search do
+    rates = []
+    for seed in range(2, 8):
+        candidates = sample_sobol(space, batch_size, seed)
+        costs, seconds = timed(lambda candidates=candidates: model(candidates))
+        rates.append(len(candidates) / seconds)
+    new_model = CostModel(space)
+    _, seconds_with_empty_tables = timed(lambda: new_model(candidates))
+    for i in range(NUM_COMPARED):
+        cost = compute_cost(space.make_arch(candidates[i], "compared"))
+        assert (cost.macs, cost.params) == (costs["macs"][i], costs["params"][i]), i
+    print(
+        f"costs: {np.median(rates):,.0f} candidates per second (from {min(rates):,.0f} to {max(rates):,.0f}; "
+        f"{len(candidates) / seconds_with_empty_tables:,.0f} with empty tables); {NUM_COMPARED} of them equal to "
+        "compute_cost"
+    )
+    _, seconds = timed(lambda: [trace_macs(space, vector) for vector in candidates[:NUM_TRACED]])
+    fvcore_rate = NUM_TRACED / seconds
+    print(f"fvcore: {fvcore_rate:.2f} candidates per second; ours is {np.median(rates) / fvcore_rate:,.0f} x as fast")
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pool", type=int, default=20_000, help="candidates in it (default: %(default)s)")
+    parser.add_argument("--pool", type=int, default=20_000, help="candidates in the pool (default: %(default)s)")
     parser.add_argument("--candidates", type=int, default=2**17, help="costed at a time (default: %(default)s)")
     args = parser.parse_args()
-    before = megabytes()
+    memory_before = peak_memory()
     space = load_space(configs_folder() / "nars" / "spaces" / "fbnetv3.yaml")
-    print(f"{torch.get_num_threads()} threads; {before:.0f} MB when all is imported")
+    print(f"{torch.get_num_threads()} threads; {memory_before:.0f} MB after imports")
 
-    model, rates = CostModel(space), []
-    model(sample_sobol(space, 2**14, seed=1))  # fills the tables, as the first batches of any search do
-    for seed in range(2, 8):
-        candidates = sample_sobol(space, args.candidates, seed)
-        found, seconds = timed(lambda candidates=candidates: model(candidates))
-        rates.append(len(candidates) / seconds)
-    fresh = CostModel(space)
-    _, cold = timed(lambda: fresh(candidates))
-    for i in range(CHECKED):
-        cost = compute_cost(space.make_arch(candidates[i], "checked"))
-        assert (cost.macs, cost.params) == (found["macs"][i], found["params"][i]), i
-    print(
-        f"costs: {np.median(rates):,.0f} candidates a second (from {min(rates):,.0f} to {max(rates):,.0f}; "
-        f"{len(candidates) / cold:,.0f} with empty tables); {CHECKED} of them equal to compute_cost"
-    )
-
-    def fvcore(vector):
-        arch = space.make_arch(vector, "built")
-        network = build_network(arch).eval()
-        image = torch.zeros(1, 3, arch.resolution, arch.resolution)
-        return (
-            FlopCountAnalysis(network, image).unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
-        )
-
-    _, seconds = timed(lambda: [fvcore(vector) for vector in candidates[:BUILT]])
-    rate = BUILT / seconds
-    print(f"fvcore: {rate:.2f} candidates a second; ours is {np.median(rates) / rate:,.0f} x as fast")
+    benchmark_costs(space, args.candidates)
 
     constraints = Constraints(space, [Constraint("macs", 400e6, 800e6)])
     pool, seconds = timed(lambda: sample_pool(constraints, args.pool))
@@ -75,24 +84,23 @@ def main():
 
     predictor = AccuracyPredictor(space)
     report, seconds = timed(lambda: predictor.pretrain(pool, pretraining_labels(constraints, pool)))
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in zip(report.names, report.r2, strict=True))
-    print(f"pretraining: {seconds:.1f} s; R2 on the held-out fifth: {shown}")
+    r2 = ", ".join(f"{name} {value:.4f}" for name, value in zip(report.names, report.r2, strict=True))
+    print(f"pretraining: {seconds:.1f} s; R2 on the held-out fifth: {r2}")
 
     trials = pool[:240]
-    accuracies = np.log(constraints.column_values(trials, "macs")["macs"]) + 0.1 * np.sin(
-        trials @ np.arange(len(space))
-    )
+    macs = constraints.column_values(trials, "macs")["macs"]
+    accuracies = np.log(macs) + 0.1 * np.sin(trials @ np.arange(len(space)))
     _, seconds = timed(lambda: predictor.fit(trials, accuracies))
     print(f"training on {len(trials)} trials: {seconds:.1f} s")
 
-    def all_budgets():
-        for macs in BUDGETS:
-            within = constraints.with_bounds(Constraint("macs", high=macs))
-            evolve(predictor, within, trials[np.argsort(-accuracies)])
+    def evolve_all_budgets():
+        for budget in BUDGETS:
+            bounded = constraints.with_bounds(Constraint("macs", high=budget))
+            evolve(predictor, bounded, trials[np.argsort(-accuracies)])
 
-    _, seconds = timed(all_budgets)
+    _, seconds = timed(evolve_all_budgets)
     print(f"evolution: {len(BUDGETS)} budgets in {seconds:.1f} s altogether")
-    print(f"memory: {megabytes() - before:.0f} MB at most, above what imports take")
+    print(f"memory: {peak_memory() - memory_before:.0f} MB at most, on top of imports")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import yaml
-from fbnetv3.nars.algorithm.search_config import load_search_config
 from hypothesis import event, given
 from hypothesis import strategies as st
 
@@ -11,6 +10,7 @@ from fbnetv3.arch import ArchDef, ArchError, compute_cost
 from fbnetv3.config.recipe import Recipe, RecipeError
 from fbnetv3.errors import UserError
 from fbnetv3.nars.algorithm.nars_search import SearchPlan
+from fbnetv3.nars.algorithm.search_config import load_search_config
 from fbnetv3.nars.evaluators.evaluator_registry import build_evaluator
 from fbnetv3.nars.space.cost_model import CostModel
 from fbnetv3.nars.space.search_space import SpaceError, load_space
@@ -68,9 +68,9 @@ SEARCH = {
     "predictor": {"members": 4, "width": 16, "lr": "1e-3"},
     "evolution": {"random": 10, "top": 2},
     "executor": "serial",
-    "scaled": {"big": {"from": "macs_3G", "macs": 1e8}},
-    "known": {"A": {"macs": "357e6", "accuracy": 79.6}},
-    "training": {"SOLVER.EPOCHS": 3},
+    "scaled_networks": {"big": {"from": "macs_3G", "macs": 1e8}},
+    "reference_networks": {"A": {"macs": "357e6", "accuracy": 79.6}},
+    "training_config": {"SOLVER.EPOCHS": 3},
 }
 
 
@@ -84,13 +84,13 @@ def check_space(space, seed):
     assert min(space.sizes) >= 1 and space.size() >= 1
     rng = np.random.default_rng(seed)
     candidates = np.concatenate([np.zeros((1, len(space)), int), rng.integers(0, space.sizes, (5, len(space)))])
-    assert np.isfinite(space.encode(candidates)).all()
+    assert np.isfinite(space.features(candidates)).all()
     macs = CostModel(space)(candidates)["macs"] if space.architecture is not None else None
     for i, candidate in enumerate(candidates):
-        assert (space.candidate(space.decode(candidate)) == candidate).all()
+        assert (space.encode(space.decode(candidate)) == candidate).all()
         if space.architecture is not None:
             try:
-                arch = space.arch(candidate, "x")
+                arch = space.make_arch(candidate, "x")
             except ArchError:
                 assert space.name is not None
             else:
@@ -132,7 +132,7 @@ def test_mutated_searches(file, text):
         return
     event("accepted")
     assert len(plan.pool) >= 1 and set(plan.budgets)
-    assert plan.constraints.met(plan.pool).all()
+    assert plan.constraints.feasible(plan.pool).all()
 
 
 KEYS = st.sampled_from([*SEARCH, "predictor.members", "evolution.top", "space.name", "x", "", ".", "constraints.macs"])
