@@ -14,7 +14,7 @@ from fbnetv3.nars.space.search_space import Space, load_space, space_from_dict
 from fbnetv3.utils.checks import check_keys, check_type
 from fbnetv3.utils.imports import import_modules
 from fbnetv3.utils.nested_keys import parse_pairs
-from fbnetv3.utils.yaml_files import NotYAMLError, parse_yaml, read_mapping
+from fbnetv3.utils.yaml_files import NotYAMLError, parse_yaml, read_mapping, resolve_beside
 
 _KEYS = ("space", "evaluator", "output", *(field.name for field in fields(SearchSettings)))
 _FILE_SUFFIXES = (".yaml", ".yml", ".json")
