@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +77,7 @@ def export_classifier(
     with new_folder(output) as folder:
         # 1. write the model's file
         path = folder / export_format.file_name
-        tensors = _TensorShapes(export_format, preprocessing, len(classes), any_size)
-        program = export_program(export_format.prepare(reference), tensors.example(), tensors.dynamic_axes())
+        program = _trace(reference, export_format, preprocessing, any_size)
         export_format.write(program, path)
         write_preprocessing(folder, preprocessing_to_dict(preprocessing), classes)
 
@@ -98,15 +97,14 @@ def export_classifier(
             "runtime": runtime,
         }
 
-        # 3. quantize
+        # 3. quantize, compare again, and write the manifest
         if int8:
             verification["int8"] = quantize_model_file(program, path, export_format, exported, int8)
         manifest = write_manifest(
             folder,
             network=name,
             format=format,
-            input=tensors.describe_input(),
-            output=tensors.describe_output(),
+            **_describe_tensors(export_format, preprocessing, len(classes), any_size),
             command=command,
             verification=verification,
         )
@@ -132,38 +130,37 @@ def _check_arguments(
         check_int8_support(int8, format)
 
 
-@dataclass(frozen=True)
-class _TensorShapes:
-    """Shapes of an exported classifier's input and output."""
+def _trace(
+    model: nn.Module, export_format: ExportFormat, preprocessing: Preprocessing, any_size: bool
+) -> torch.export.ExportedProgram:
+    """Trace a network with the dynamic axes that the format supports."""
+    side = preprocessing.resolution
+    batch_size = 1
+    dynamic_axes = []
+    if export_format.supports_any_batch:
+        batch_size = 2  # axes of size 1 cannot be dynamic
+        dynamic_axes += [0]
+    if any_size:
+        side = round(1.5 * side)  # for small inputs, several feature maps would share a size and be taken for equal
+        dynamic_axes += [2, 3]
+    example = torch.zeros(batch_size, preprocessing.channels, side, side)
+    return export_program(export_format.prepare(model), example, dynamic_axes)
 
-    export_format: ExportFormat
-    preprocessing: Preprocessing
-    num_classes: int
-    any_size: bool
 
-    def example(self) -> torch.Tensor:
-        """Return an input to trace the network with."""
-        side = self.preprocessing.resolution
-        if self.any_size:
-            # for small inputs, several feature maps would share a size and be taken for equal
-            side = round(1.5 * side)
-        batch_size = 2 if self.export_format.supports_any_batch else 1
-        return torch.zeros(batch_size, self.preprocessing.channels, side, side)
-
-    def dynamic_axes(self) -> list[int]:
-        batch_axis = [0] if self.export_format.supports_any_batch else []
-        return batch_axis + ([2, 3] if self.any_size else [])
-
-    def describe_input(self) -> dict[str, Any]:
-        side = None if self.any_size else self.preprocessing.resolution
-        shape = [self._batch_size(), self.preprocessing.channels, side, side]
-        return {"name": INPUT_NAME, "type": "float32", "shape": shape}
-
-    def describe_output(self) -> dict[str, Any]:
-        return {"name": OUTPUT_NAME, "type": "float32", "shape": [self._batch_size(), self.num_classes]}
-
-    def _batch_size(self) -> int | None:
-        return None if self.export_format.supports_any_batch else 1
+def _describe_tensors(
+    export_format: ExportFormat, preprocessing: Preprocessing, num_classes: int, any_size: bool
+) -> dict[str, dict[str, Any]]:
+    """Return "input" and "output" of the manifest."""
+    batch_size = None if export_format.supports_any_batch else 1
+    side = None if any_size else preprocessing.resolution
+    return {
+        "input": {
+            "name": INPUT_NAME,
+            "type": "float32",
+            "shape": [batch_size, preprocessing.channels, side, side],
+        },
+        "output": {"name": OUTPUT_NAME, "type": "float32", "shape": [batch_size, num_classes]},
+    }
 
 
 def _largest_difference(

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import torch
 
 import fbnetv3
 from fbnetv3.deploy.formats.export_format import FORMATS, get_format
+from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, preprocessing_from_dict
-from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor, DetectorRuntime, resize_from_dict
+from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor, resize_from_dict
 from fbnetv3.errors import ExportError, UsageError, UserError, suggest
 from fbnetv3.utils.files import PARTIAL_PREFIX, file_sha256, output_error, write_text
 
@@ -99,7 +100,7 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     if manifest.task == DETECTION:
-        return open_detector(folder, manifest.format, manifest.network)
+        return open_detector(folder, manifest.network)
     return open_classifier(folder, manifest.format, manifest.network)
 
 
@@ -111,12 +112,10 @@ def open_classifier(folder: Path, format: str, name: str) -> ClassifierPredictor
     return ClassifierPredictor(runtime, preprocessing, classes, name)
 
 
-def open_detector(folder: Path, format: str, name: str) -> DetectorPredictor:
-    """Open a detector's folder without looking at its manifest."""
-    export_format = get_format(format)
+def open_detector(folder: Path, name: str) -> DetectorPredictor:
+    """Open a detector's folder, whose model is an ONNX file, without looking at its manifest."""
     resize, classes = read_preprocessing(folder, resize_from_dict)
-    runtime = export_format.open(folder / export_format.file_name)
-    return DetectorPredictor(cast("DetectorRuntime", runtime), resize, classes, name)
+    return DetectorPredictor(OnnxRuntime(folder / OnnxFormat().file_name), resize, classes, name)
 
 
 def write_preprocessing(folder: Path, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> None:
@@ -134,9 +133,6 @@ def read_preprocessing(folder: Path, from_dict: Callable[[dict[str, Any]], T]) -
 
     Returns:
         The preprocessing and the class names.
-
-    Raises:
-        ExportError: a file is corrupt.
     """
     fields = _read_json(folder / PREPROCESSING_FILE)
     classes = _read_json(folder / CLASSES_FILE)
@@ -174,11 +170,7 @@ def _package_versions(format: str) -> dict[str, str]:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of an exported folder.
-
-    Raises:
-        ExportError: there is none, it is corrupt, or newer than this version of fbnetv3.
-    """
+    """Read the manifest of an exported folder."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
         problem = "has no manifest.json: it is not an exported folder" if folder.is_dir() else "no such folder"
@@ -204,11 +196,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compare size and checksum of every file with the manifest.
-
-    Raises:
-        ExportError: a file is missing or corrupt; the message names it.
-    """
+    """Compare size and checksum of every file with the manifest."""
     for name, entry in manifest.files.items():
         path = folder / name
         try:

@@ -31,9 +31,6 @@ def load_image(image: ClassifierImage, name: str = "the image") -> Image.Image |
     Args:
         image: a path; a Pillow image; or a uint8 array (H, W), (H, W, 1), (H, W, 3) in RGB, or (H, W, 4) with alpha.
         name: name for error messages unless it is a path.
-
-    Raises:
-        DataError: it is none of these, missing or corrupt.
     """
     if isinstance(image, (Image.Image, EncodedImage)):
         if not all(image.size):
@@ -55,9 +52,6 @@ def load_rgb_array(image: ImageLike, name: str = "the image") -> np.ndarray:
 
     Returns:
         uint8 (height, width, 3), RGB.
-
-    Raises:
-        DataError: it is not an image, missing or corrupt.
     """
     if isinstance(image, (str, os.PathLike)):
         oriented = read_oriented_image(_check_image_path(image))
@@ -93,20 +87,12 @@ def _image_from_array(array: np.ndarray, name: str) -> Image.Image:
 
 
 def read_image_folder(folder: str | os.PathLike, max_images: int = _DEFAULT_COUNT) -> list[EncodedImage]:
-    """Read images of a folder, chosen as by `list_image_files`.
-
-    Raises:
-        DataError: there are none, or one is corrupt.
-    """
+    """Read images of a folder, chosen as by `list_image_files`."""
     return [read_encoded_image(str(path)) for path in list_image_files(folder, max_images)]
 
 
 def list_image_files(folder: str | os.PathLike, max_images: int = _DEFAULT_COUNT) -> list[Path]:
-    """List image files in a folder and its subfolders, evenly spaced over the sorted names.
-
-    Raises:
-        DataError: there are none.
-    """
+    """List image files in a folder and its subfolders, evenly spaced over the sorted names."""
     root = Path(folder).expanduser()
     paths = find_image_files(root)
     if not paths:

@@ -10,11 +10,11 @@ from fbnetv3.model_zoo.zoo import (
     entry_for_arch,
     get,
     get_checkpoint_url,
-    get_config,
     has_weights,
 )
 from fbnetv3.model_zoo.zoo import list_classifiers as list
 from fbnetv3.model_zoo.zoo import list_detectors as detectors
+from fbnetv3.model_zoo.zoo import load_zoo_config as get_config
 
 __all__ = [
     "ClassifierEntry",

@@ -39,23 +39,14 @@ def is_detector(name: str) -> bool:
 
 
 def detector_config(name: str) -> CfgNode:
-    """Return the detection config at a path below `configs/`.
-
-    Raises:
-        MissingPackageError: detectron2 is not installed; the message says what to run.
-        UnknownNameError: no such config; the message suggests similar names.
-    """
+    """Return the detection config at a path below `configs/`."""
     from fbnetv3 import detection
 
     return detection.get_config(name.removeprefix(DETECTOR_PREFIX))
 
 
 def build_detector(name: str, weights: Path | None, device: str) -> nn.Module:
-    """Build the detector of a config in training mode, with random weights if `weights` is None.
-
-    Raises:
-        WeightsError: the weights do not fit.
-    """
+    """Build the detector of a config in training mode, with random weights if `weights` is None."""
     from detectron2.modeling import build_model
 
     from fbnetv3 import detection

@@ -85,9 +85,6 @@ def load_classifier_from_config(
         weights: a file, a URL, "published" for the model zoo's, or "random"; default: MODEL.WEIGHTS, or the weights
             of the run in OUTPUT_DIR.
         classes: file with the class names, one per line or a JSON list; default: those of the dataset.
-
-    Raises:
-        UserError: the config is wrong, there are no weights or they do not fit, or the class names are unknown.
     """
     cfg = load_config(file, overrides)
     source = weights or cfg.MODEL.WEIGHTS or RunFolder(cfg.OUTPUT_DIR).trained_weights()
@@ -108,16 +105,13 @@ def load_classifier_from_name(
         name: such as "fbnetv3_b" or "digits/fbnetv3_digits".
         weights: a file, a URL, "published" for the model zoo's, or "random".
         classes: file with the class names, one per line or a JSON list; default: those of the dataset.
-
-    Raises:
-        UserError: no such name, the weights do not fit, or the class names are unknown.
     """
     if "/" in name and not Path(name).exists():
         if is_detector(name):
             raise UsageError(f"{name}: is a detector; expected a classifier")
-        return _load_classifier(zoo.get_config(name), weights, classes)
+        return _load_classifier(zoo.load_zoo_config(name), weights, classes)
     if zoo.has_weights(name):
-        return _load_classifier(zoo.get_config(zoo.entry_for_arch(name).name), weights, classes)
+        return _load_classifier(zoo.load_zoo_config(zoo.entry_for_arch(name).name), weights, classes)
     if name not in ARCHS and not name.endswith((".yaml", ".yml")):
         raise UnknownNameError(f"unknown architecture '{name}': {suggest(name, ARCHS.names())}")
     cfg = get_cfg()
@@ -131,9 +125,6 @@ def find_zoo_detector(name: str, weights: str | None = None) -> tuple[Path, str 
     Args:
         name: such as "coco/faster_rcnn_fbnetv3_a_C4_224"; "coco/" and ".yaml" are optional.
         weights: other weights than the zoo's.
-
-    Raises:
-        UsageError: no such detector with weights; the message suggests similar names.
     """
     entry = _detector_entry(name)
     if weights in (None, PUBLISHED):
@@ -148,9 +139,6 @@ def find_detector_weights(file: str | os.PathLike, output_dir: str, weights: str
         file: the config.
         output_dir: its OUTPUT_DIR.
         weights: a file, a URL, or "published" for the model zoo's; None for those of the run in `output_dir`.
-
-    Raises:
-        UsageError: there are none; the message says what to do.
     """
     if weights == PUBLISHED:
         return _detector_entry(Path(file).name).local_weights()
@@ -193,11 +181,7 @@ def _load_classifier(cfg: CfgNode, weights: str, classes_file: str | os.PathLike
 
 
 def read_class_names(file: str | os.PathLike) -> list[str]:
-    """Read class names from a file: a JSON list, or one name per line.
-
-    Raises:
-        DataError: it cannot be read or contains no names.
-    """
+    """Read class names from a file: a JSON list, or one name per line."""
     path = Path(file).expanduser()
     try:
         text = path.read_text()

@@ -42,12 +42,12 @@ class ClassifierEntry(ZooEntry):
     @property
     def arch(self) -> ArchDef:
         """The architecture."""
-        return get_arch(get_config(self.name).MODEL.ARCH)
+        return get_arch(load_zoo_config(self.name).MODEL.ARCH)
 
     @property
     def in_chans(self) -> int:
         """Channels of the input."""
-        return get_config(self.name).MODEL.IN_CHANS
+        return load_zoo_config(self.name).MODEL.IN_CHANS
 
     @property
     def resolution(self) -> int:
@@ -57,7 +57,7 @@ class ClassifierEntry(ZooEntry):
     @property
     def preprocessing(self) -> Preprocessing:
         """How images become the input; `.preprocessing.transform()` is the transform."""
-        return preprocessing_from_config(get_config(self.name), self.arch)
+        return preprocessing_from_config(load_zoo_config(self.name), self.arch)
 
     @property
     def params(self) -> int:
@@ -112,11 +112,7 @@ def entry(path: str | ZooEntry) -> ClassifierEntry | DetectorEntry:
 
 
 def entry_for_arch(arch: str) -> ClassifierEntry:
-    """Return the entry whose network has the architecture of that name.
-
-    Raises:
-        UnknownNameError: there is none; the message suggests similar names.
-    """
+    """Return the entry whose network has the architecture of that name."""
     entries = _entries_by_arch()
     if arch not in entries:
         raise UnknownNameError(f"no pretrained weights for '{arch}': {suggest(arch, entries)}")
@@ -133,7 +129,7 @@ def _entries_by_arch() -> dict[str, ClassifierEntry]:
     return {entry.arch.name: entry for entry in list_classifiers()}
 
 
-def get_config(path: str) -> CfgNode:
+def load_zoo_config(path: str) -> CfgNode:
     """Return a copy of the config at a path below `configs/`, with or without weights in the zoo.
 
     Configs below `coco/` are detectron2 configs; all others are training configs.
@@ -166,11 +162,7 @@ def _config_files() -> dict[str, Path]:
 
 
 def get_checkpoint_url(path: str) -> str:
-    """Return the URL of an entry's weights, or the path of weights that ship with the package.
-
-    Raises:
-        UnknownNameError: the zoo has no weights for that config; the message suggests similar names.
-    """
+    """Return the URL of an entry's weights, or the path of weights that ship with the package."""
     return entry(path).weights
 
 
@@ -191,7 +183,7 @@ def get(path: str | ZooEntry, trained: bool = False, device: str | None = None) 
     name = _with_suffix(str(path))
     if is_detector(name):
         return build_detector(name, entry(path).local_weights() if trained else None, device)
-    cfg = get_config(name)
+    cfg = load_zoo_config(name)
     if not (cfg.MODEL.NUM_CLASSES or trained):
         raise UsageError(f"{path}: the number of classes depends on the dataset; use fbnetv3.create_model")
     model = build_network(

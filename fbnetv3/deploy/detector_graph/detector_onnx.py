@@ -122,7 +122,7 @@ def write_detector(
         write_preprocessing(folder, resize_to_dict(resize), classes)
 
         # 3. load it again and compare
-        exported = open_detector(folder, _FORMAT, name)
+        exported = open_detector(folder, name)
         runtime = exported.runtime.name
         agreement = compare_detections([exported.boxes(image) for image in pixels], expected)
         _check_agreement(agreement, runtime, name)

@@ -50,12 +50,7 @@ class ExecuTorchFormat(ExportFormat):
 
 
 def write_executorch(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write an ExecuTorch file that uses XNNPACK wherever XNNPACK has the operator.
-
-    Raises:
-        MissingPackageError: executorch is not installed.
-        ExportError: the network cannot be lowered.
-    """
+    """Write an ExecuTorch file that uses XNNPACK wherever XNNPACK has the operator."""
     with require_packages("executorch"), suppress_warnings():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
@@ -66,12 +61,7 @@ def write_executorch(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 class ExecuTorchRuntime:
-    """ExecuTorch's runtime for Python, with as many threads as torch uses.
-
-    Raises:
-        MissingPackageError: executorch is not installed.
-        ExportError: the file cannot be read.
-    """
+    """ExecuTorch's runtime for Python, with as many threads as torch uses."""
 
     def __init__(self, path: Path) -> None:
         with require_packages("executorch"), suppress_warnings():

@@ -35,9 +35,6 @@ def quantize_executorch(
     Args:
         program: the network for one image, with decomposed hard sigmoids.
         batches: images to calibrate on, float32 (N, channels, H, W).
-
-    Raises:
-        ExportError: the network cannot be quantized.
     """
     config = get_symmetric_quantization_config(is_per_channel=True)
     quantizer = _Quantizer()

@@ -13,11 +13,7 @@ from fbnetv3.utils.text import one_line
 
 @contextlib.contextmanager
 def require_packages(*packages: str) -> Iterator[None]:
-    """Turn an ImportError within the block into an error that says what to install.
-
-    Raises:
-        MissingPackageError: an import in the block fails.
-    """
+    """Turn an ImportError within the block into an error that says what to install."""
     try:
         yield
     except ImportError as error:
@@ -30,9 +26,6 @@ def as_export_errors(exporter: str) -> Iterator[None]:
     """Turn what an exporter raises, which may be almost anything, into an ExportError, and suppress its warnings.
 
     Errors that are already written for users, out of memory and operating system errors pass unchanged.
-
-    Raises:
-        ExportError: the exporter fails.
     """
     try:
         with suppress_warnings():

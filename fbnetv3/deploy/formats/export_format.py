@@ -59,11 +59,7 @@ class ExportFormat(ABC):
         return f"model{self.suffix}"
 
     def import_packages(self) -> None:
-        """Import the format's packages.
-
-        Raises:
-            MissingPackageError: one is not installed; the message says what to install.
-        """
+        """Import the format's packages."""
         for package in self.packages:
             with require_packages(package):
                 import_module(package)
@@ -98,9 +94,6 @@ class ExportFormat(ABC):
             path: the file that `write` has written.
             batches: images to calibrate on, float32 (N, channels, H, W).
             reduce_range: use 7-bit weights, for x86 without VNNI, where sums of two 8-bit products may saturate.
-
-        Raises:
-            ExportError: the network cannot be quantized.
         """
         raise NotImplementedError
 

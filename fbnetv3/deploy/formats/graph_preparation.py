@@ -83,9 +83,6 @@ def export_program(model: nn.Module, example: Tensor, dynamic_axes: Sequence[int
         model: in evaluation mode, with one input.
         example: an input.
         dynamic_axes: axes of the input whose size may differ at run time.
-
-    Raises:
-        ExportError: the network cannot be traced.
     """
     dynamic_shapes = (dict.fromkeys(dynamic_axes, torch.export.Dim.DYNAMIC),)
     with as_export_errors("torch.export"), torch.no_grad():

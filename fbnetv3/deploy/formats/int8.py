@@ -72,11 +72,7 @@ class Int8:
         return result
 
     def check(self, comparison: dict[str, float], name: str) -> None:
-        """Check the result of `compare` for the network `name`.
-
-        Raises:
-            ExportError: too much accuracy is lost; the message says how much.
-        """
+        """Check the result of `compare` for the network `name`."""
         problem = ""
         agreement = comparison["agreement"]
         if self.targets is not None and comparison["top1_float32"] - comparison["top1_int8"] > self.max_drop:
@@ -129,10 +125,6 @@ def quantize_model_file(
 
     Returns:
         The result of `Int8.compare`, numbers of images, sizes of both files in bytes, and the limits that applied.
-
-    Raises:
-        MissingPackageError: a package is not installed; the message says what to install.
-        ExportError: the network cannot be quantized or loses too much accuracy.
     """
     name = float32_predictor.name
     float32_logits = float32_predictor.logits(int8.images)
@@ -165,9 +157,6 @@ def split_image_folder(
         folder: searched recursively.
         max_calibration: largest number of images to calibrate on.
         max_comparison: largest number of images to compare on.
-
-    Raises:
-        DataError: there are fewer than two images, or one is corrupt.
     """
     images: list[ClassifierImage] = [*read_image_folder(folder, max_calibration + max_comparison)]
     if len(images) < 2:

@@ -67,10 +67,6 @@ def write_onnx(
         axis_names: names for the dynamic axes of the input.
         custom_operators: returns ONNX translations of custom operators; called when onnxscript is known to be
             installed.
-
-    Raises:
-        MissingPackageError: onnx or onnxscript is not installed.
-        ExportError: the exporter fails.
     """
     with require_packages("onnx", "onnxscript"):
         import onnx
@@ -144,10 +140,6 @@ class OnnxRuntime:
 
     Args:
         model: path or content of an ONNX file.
-
-    Raises:
-        MissingPackageError: onnxruntime is not installed.
-        ExportError: the file cannot be read.
     """
 
     def __init__(self, model: Path | bytes) -> None:

@@ -43,9 +43,6 @@ def quantize_onnx(path: Path, batches: Iterable[np.ndarray], reduce_range: bool 
         path: the ONNX file.
         batches: images to calibrate on, float32 (N, channels, H, W).
         reduce_range: use 7-bit weights, for x86 without VNNI, where sums of two 8-bit products may saturate.
-
-    Raises:
-        ExportError: the network cannot be quantized.
     """
     # the calibrator prints
     with as_export_errors("ONNX Runtime's quantization"), contextlib.redirect_stdout(io.StringIO()):

@@ -17,7 +17,6 @@ from torch import nn
 
 from fbnetv3.arch import ArchDef
 from fbnetv3.deploy.exported_folder import DETECTION, check_files, read_manifest, read_preprocessing
-from fbnetv3.deploy.formats.executorch_format import ExecuTorchFormat
 from fbnetv3.deploy.formats.export_format import Runtime, get_format
 from fbnetv3.deploy.formats.graph_preparation import export_program, prepare_for_export
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
@@ -63,29 +62,28 @@ def build_runtime(name: str, module: nn.Module, shape: Sequence[int]) -> Runtime
         name: one of `RUNTIMES`.
         module: in evaluation mode; maps (N, C, H, W) to a feature map or to (N, classes).
         shape: shape of its input.
-
-    Raises:
-        UsageError: no such runtime, or it does not take such a batch.
-        MissingPackageError: its package is not installed; the message says what to install.
-        ExportError: the module cannot be exported.
     """
+    check_runtime(name)
+    if name == "onnxruntime":
+        # from memory, because ONNX Runtime may open the model again later, to split a batch
+        return OnnxRuntime(build_onnx_model(prepare_for_export(module), tuple(shape)))
     with tempfile.TemporaryDirectory() as folder:
         return _runtime_opener(name, module, shape, Path(folder))()
 
 
 def _runtime_opener(name: str, module: nn.Module, shape: Sequence[int], folder: Path) -> Callable[[], Runtime]:
-    """Write a module for a runtime, and return a function that opens it; it can be sent to another process."""
-    check_runtime(name)
+    """Write a module for a runtime, and return a function that opens it, which can be sent to another process."""
     if name == "torch":
         return partial(TorchRuntime, module, optimize=True)
+    export_format = get_format("onnx" if name == "onnxruntime" else name)
+    path = folder / export_format.file_name
     if name == "onnxruntime":
-        return partial(OnnxRuntime, build_onnx_model(prepare_for_export(module), tuple(shape)))
-    if shape[0] != 1:
-        raise UsageError(f"{name} runs one image at a time; use batch 1")
-    executorch_format = ExecuTorchFormat()
-    path = folder / executorch_format.file_name
-    executorch_format.write(export_program(executorch_format.prepare(module), torch.zeros(*shape)), path)
-    return partial(executorch_format.open, path)
+        path.write_bytes(build_onnx_model(prepare_for_export(module), tuple(shape)))
+    else:
+        if shape[0] != 1:
+            raise UsageError(f"{name} runs one image at a time; use batch 1")
+        export_format.write(export_program(export_format.prepare(module), torch.zeros(*shape)), path)
+    return partial(export_format.open, path)
 
 
 def measure_latency(runtime: Runtime, shape: Sequence[int], **timing_options: float) -> Timing:
@@ -105,11 +103,6 @@ def measure_network(
         batch: images per call.
         num_classes: outputs of the head.
         timing_options: arguments of `time_calls`.
-
-    Raises:
-        UsageError: no such runtime, or it does not take such a batch.
-        MissingPackageError: its package is not installed; the message says what to install.
-        ExportError: it cannot run the network.
     """
     check_runtime(runtime)
     shape = (batch, 3, arch.resolution, arch.resolution)

@@ -51,10 +51,6 @@ def describe_device(runtime: str, batch: int = 1, name: str = "") -> MeasuredDev
         runtime: one of `RUNTIMES`.
         batch: images per call.
         name: name of the device; default: the processor's.
-
-    Raises:
-        UsageError: no such runtime.
-        MissingPackageError: its package is not installed; the message says what to install.
     """
     check_runtime(runtime)
     with require_packages(runtime):
@@ -86,10 +82,6 @@ def fill_table(
         num_classes: outputs of the networks' heads.
         again: measure blocks that the table has once more; the shorter time counts.
         progress: called after each measurement.
-
-    Raises:
-        LatencyError: the file is not a latency table, or belongs to another device.
-        ExportError: the runtime cannot run a block.
     """
     runtime = device.runtime.split()[0]
     writer = LatencyTableWriter(path, device)
@@ -137,10 +129,6 @@ def evaluate_table(
         networks: at least two networks that are not in the table.
         num_classes: outputs of their heads.
         log: called with a line for each network.
-
-    Raises:
-        LatencyError: the table belongs to another device or lacks a block.
-        UsageError: there are fewer than two networks.
     """
     from scipy.stats import spearmanr
 

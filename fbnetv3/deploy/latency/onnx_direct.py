@@ -46,10 +46,6 @@ def build_onnx_model(module: nn.Module, shape: tuple[int, ...]) -> bytes:
 
     Returns:
         Content of an ONNX file with the input `images` and the output `logits`.
-
-    Raises:
-        MissingPackageError: onnx is not installed.
-        ExportError: the module has an operator that is not supported here.
     """
     with require_packages("onnx"):
         from onnx import TensorProto, helper, numpy_helper
@@ -89,11 +85,7 @@ def build_onnx_model(module: nn.Module, shape: tuple[int, ...]) -> bytes:
 
 
 def _onnx_operator(node: fx.Node, layer: nn.Module | None, module_name: str) -> tuple[str, dict[str, Any]]:
-    """Return the ONNX operator of a traced node, and its attributes.
-
-    Raises:
-        ExportError: it is not supported here.
-    """
+    """Return the ONNX operator of a traced node, and its attributes."""
     if node.op == "output":
         return "Identity", {}
     if isinstance(layer, nn.Conv2d):

@@ -81,12 +81,7 @@ class ClassifierPredictor:
         return [Prediction(self.classes[i], float(probabilities[i]), int(i)) for i in indices]
 
     def logits(self, images: ClassifierImage | Sequence[ClassifierImage], batch_size: int = 32) -> np.ndarray:
-        """Return the network's output, float32 (N, classes), with N = 1 for a single image; see `__call__`.
-
-        Raises:
-            UsageError: `batch_size` is less than 1.
-            ExportError: the network has another number of outputs than there are class names.
-        """
+        """Return the network's output, float32 (N, classes), with N = 1 for a single image; see `__call__`."""
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size}: is less than 1")
         image_list: list[Any] = list(images) if is_batch(images) else [images]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.input_images import ImageLike, is_batch, load_rgb_array
 from fbnetv3.errors import ExportError, UsageError
 
@@ -82,20 +83,6 @@ class ShortSideResize:
         return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
-class DetectorRuntime(Protocol):
-    """Something that runs a detector on one image.
-
-    Attributes:
-        name: the library and its version, for messages.
-    """
-
-    name: str
-
-    def run_outputs(self, input_name: str, value: np.ndarray) -> list[np.ndarray]:
-        """Return all outputs for the one input."""
-        ...
-
-
 class DetectorPredictor:
     """A detector with its resizing and class names.
 
@@ -106,9 +93,7 @@ class DetectorPredictor:
         name: name of the detector, for messages.
     """
 
-    def __init__(
-        self, runtime: DetectorRuntime, resize: ShortSideResize, classes: Sequence[str], name: str = ""
-    ) -> None:
+    def __init__(self, runtime: OnnxRuntime, resize: ShortSideResize, classes: Sequence[str], name: str = "") -> None:
         self.runtime = runtime
         self.resize = resize
         self.classes = list(classes)
@@ -143,9 +128,6 @@ class DetectorPredictor:
         """Return the objects in one image, uint8 (height, width, 3) in RGB, as arrays.
 
         Boxes are scaled from the resized to the original image and clipped to it, as detectron2 does.
-
-        Raises:
-            ExportError: the detector returns a class index without a name.
         """
         height, width = pixels.shape[:2]
         resized = self.resize(pixels)
