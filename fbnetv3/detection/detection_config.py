@@ -137,11 +137,7 @@ def get_config(name: str) -> CfgNode:
 
 
 def fbnetv3_section(cfg: CfgNode) -> CfgNode:
-    """Return `MODEL.FBNETV3` of a config.
-
-    Raises:
-        UsageError: `add_fbnetv3_config` was not called.
-    """
+    """Return `MODEL.FBNETV3` of a config."""
     if "FBNETV3" not in cfg.MODEL:
         raise UsageError(
             "the config has no MODEL.FBNETV3: call fbnetv3.detection.add_fbnetv3_config(cfg) before merging files"
@@ -229,8 +225,11 @@ def _check_values(cfg: CfgNode) -> None:
     for key in _AT_LEAST_ONE:
         if values[key] < 1:
             raise UsageError(f"{key} {values[key]!r} is not at least 1")
-    names = {key: [name for name, _ in registry] for key, registry in _REGISTRIES.items() if values[key]}
-    for key, choices in {**_CHOICES, **names}.items():
+    choices_of_keys: dict[str, Sequence[str]] = dict(_CHOICES)
+    for key, registry in _REGISTRIES.items():
+        if values[key]:
+            choices_of_keys[key] = [name for name, _ in registry]
+    for key, choices in choices_of_keys.items():
         if values[key] not in choices:
             raise UsageError(f"{key} {values[key]!r} is unknown: {suggest(values[key], choices)}")
     if not 0 <= cfg.MODEL_EMA.DECAY < 1:

@@ -16,6 +16,7 @@ from fbnetv3.errors import UsageError
 from fbnetv3.utils.text import first_few
 
 _COCO = "coco_2017_val"
+_Categories = Sequence[Mapping[str, Any]]  # "categories" of a COCO-format file
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,12 @@ class DetectorClasses:
     @property
     def categories(self) -> list[dict[str, Any]]:
         """The list "categories" of a COCO-format file."""
-        return [{"id": id, "name": name} for id, name in zip(self.category_ids, self.names, strict=True)]
+        pairs = zip(self.category_ids, self.names, strict=True)
+        return [{"id": id, "name": name} for id, name in pairs]
 
 
-def classes_from_categories(categories: Sequence[Mapping[str, Any]], num_classes: int | None = None) -> DetectorClasses:
-    """Return the classes of a COCO-format file, ordered by category id as in detectron2.
-
-    Raises:
-        UsageError: the number of categories is not `num_classes`.
-    """
+def classes_from_categories(categories: _Categories, num_classes: int | None = None) -> DetectorClasses:
+    """Return the classes of a COCO-format file, ordered by category id as in detectron2."""
     ordered = sorted(categories, key=lambda category: category["id"])
     names = tuple(category["name"] for category in ordered)
     if num_classes not in (None, len(names)):
@@ -50,7 +48,7 @@ def classes_from_categories(categories: Sequence[Mapping[str, Any]], num_classes
     return DetectorClasses(names, tuple(category["id"] for category in ordered))
 
 
-def detector_classes(cfg: CfgNode, categories: Sequence[Mapping[str, Any]] | None = None) -> DetectorClasses:
+def detector_classes(cfg: CfgNode, categories: _Categories | None = None) -> DetectorClasses:
     """Return the classes of a config's detector.
 
     Args:
@@ -58,10 +56,6 @@ def detector_classes(cfg: CfgNode, categories: Sequence[Mapping[str, Any]] | Non
         categories: of a COCO-format file. If None, the classes come from the datasets of the config, test datasets
             first: from detectron2's metadata, or from the annotation file if it exists. Otherwise a detector of 80
             classes has COCO's names and ids, and any other "class 1" and so on, with ids from 1.
-
-    Raises:
-        UsageError: the number of categories is not that of the detector's classes.
-        AnnotationError: a dataset's annotation file is corrupt.
     """
     _, num_classes = num_classes_setting(cfg)
     if categories is not None:
@@ -74,16 +68,13 @@ def detector_classes(cfg: CfgNode, categories: Sequence[Mapping[str, Any]] | Non
     return DetectorClasses(tuple(f"class {n}" for n in numbers), numbers)
 
 
-def classes_from_names(names: Sequence[str], categories: Sequence[Mapping[str, Any]] | None = None) -> DetectorClasses:
+def classes_from_names(names: Sequence[str], categories: _Categories | None = None) -> DetectorClasses:
     """Return the classes of a detector of which only the names are stored, such as an exported one.
 
     Args:
         names: by class index.
         categories: of a COCO-format file, whose names and ids are used instead. If None, COCO's names have COCO's
             ids, and others ids from 1.
-
-    Raises:
-        UsageError: the number of categories is not that of the names.
     """
     if categories is not None:
         return classes_from_categories(categories, len(names))
@@ -99,8 +90,10 @@ def _classes_from_catalog(name: str) -> DetectorClasses | None:
         return None
     metadata = MetadataCatalog.get(name)
     if names := metadata.get("thing_classes"):
-        index_of_id = metadata.get("thing_dataset_id_to_contiguous_id") or {n: n for n in range(len(names))}
-        return DetectorClasses(tuple(names), tuple(sorted(index_of_id, key=lambda id: index_of_id[id])))
+        # category id -> class index; not every dataset has it
+        index_of_id = metadata.get("thing_dataset_id_to_contiguous_id")
+        ids = sorted(index_of_id, key=index_of_id.get) if index_of_id else range(len(names))
+        return DetectorClasses(tuple(names), tuple(ids))
     file = metadata.get("json_file")
     if not file or not os.path.isfile(file):
         return None

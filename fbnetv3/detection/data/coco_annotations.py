@@ -138,9 +138,6 @@ def read_annotations(
     Args:
         json_file: the file.
         parts: the lists that it must have; their entries must have COCO's keys.
-
-    Raises:
-        AnnotationError: the file is missing, not JSON (with line and column), or lacks lists or keys.
     """
     try:
         with Path(PathManager.get_local_path(os.fspath(json_file))).open(encoding="utf-8") as f:

@@ -48,7 +48,8 @@ class FBNetV3DatasetMapper(DatasetMapper):
         inputs = T.AugInput(image)
         transforms = self.augmentations(inputs)
         size = inputs.image.shape[:2]
-        dataset_dict["image"] = torch.as_tensor(np.ascontiguousarray(inputs.image.transpose(2, 0, 1)))
+        channels_first = np.ascontiguousarray(inputs.image.transpose(2, 0, 1))
+        dataset_dict["image"] = torch.as_tensor(channels_first)
 
         # apply the same transforms to proposals and annotations
         if self.proposal_topk is not None:

@@ -27,9 +27,6 @@ def register_own_datasets(cfg: CfgNode) -> None:
 
     `DATASETS.TRAIN` becomes "own_train". `DATASETS.TEST` may name both, to evaluate on the training images too;
     otherwise it becomes "own_test", or empty if there is none.
-
-    Raises:
-        UsageError: an annotation file without an image folder, or the reverse.
     """
     own = cfg.DATASETS.OWN
     for name, part in OWN_DATASETS.items():
@@ -51,7 +48,12 @@ def register_own_datasets(cfg: CfgNode) -> None:
 
 def _register_coco_dataset(name: str, json_file: Path, image_root: Path) -> None:
     DatasetCatalog.register(name, lambda: load_coco_json(str(json_file), str(image_root), name))
-    MetadataCatalog.get(name).set(json_file=str(json_file), image_root=str(image_root), evaluator_type="coco")
+    _set_metadata(name, json_file, image_root)
+
+
+def _set_metadata(name: str, json_file: Path, image_root: Path) -> None:
+    metadata = MetadataCatalog.get(name)
+    metadata.set(json_file=str(json_file), image_root=str(image_root), evaluator_type="coco")
 
 
 def _register_digit_scenes() -> None:
@@ -64,11 +66,13 @@ def _register_digit_scenes() -> None:
 
 
 def _set_digit_scenes_metadata(name: str) -> None:
-    folder, split = digit_scenes_folder(), name.removeprefix(_DIGIT_SCENES)
-    json_file = str(folder / f"{split}.json")
-    if MetadataCatalog.get(name).get("json_file") != json_file:  # the cache folder changed
+    folder = digit_scenes_folder()
+    split = name.removeprefix(_DIGIT_SCENES)
+    json_file = folder / f"{split}.json"
+    # detectron2 refuses to change metadata, which is necessary if the cache folder has changed
+    if MetadataCatalog.get(name).get("json_file") != str(json_file):
         MetadataCatalog.pop(name)
-        MetadataCatalog.get(name).set(json_file=json_file, image_root=str(folder / split), evaluator_type="coco")
+        _set_metadata(name, json_file, folder / split)
 
 
 def _load_digit_scenes(name: str) -> list[dict[str, Any]]:
@@ -79,12 +83,7 @@ def _load_digit_scenes(name: str) -> list[dict[str, Any]]:
 
 
 def load_dataset_dicts(name: str) -> list[dict[str, Any]]:
-    """Load the images of a registered dataset with their annotations, in detectron2's dataset dict format.
-
-    Raises:
-        UsageError: no dataset of that name.
-        DataError: the annotation file is missing or corrupt, or has no images.
-    """
+    """Load the images of a registered dataset with their annotations, in detectron2's dataset dict format."""
     if name not in DatasetCatalog.list():
         raise UsageError(f"unknown dataset '{name}': {suggest(name, DatasetCatalog.list())}")
     json_file = MetadataCatalog.get(name).get("json_file", name)
@@ -132,11 +131,7 @@ def num_classes_setting(cfg: CfgNode) -> tuple[str, int]:
 
 
 def check_class_names(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Require that loaded datasets have the same classes, as many as the network.
-
-    Raises:
-        UsageError: the datasets' classes differ, or the network has another number of classes.
-    """
+    """Require that loaded datasets have the same classes, as many as the network."""
     key, num_classes = num_classes_setting(cfg)
     previous_name = ""
     previous_classes: list[str] = []

@@ -117,12 +117,7 @@ class DetectionTrainLoader:
 
 
 def build_train_loader(cfg: CfgNode, seed: int, world: ProcessGroup) -> DetectionTrainLoader:
-    """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation.
-
-    Raises:
-        UsageError: an unknown dataset or sampler, or a batch that the processes cannot share equally.
-        DataError: annotations are missing or corrupt, or no image has any.
-    """
+    """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation."""
     batch_size = cfg.SOLVER.IMS_PER_BATCH
     if batch_size % world.size:
         raise UsageError(f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of the {world.size} processes")
@@ -178,12 +173,7 @@ def _index_stream(cfg: CfgNode, dicts: list[dict[str, Any]], seed: int) -> Calla
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
-    """Build the loader of a test dataset, one image per batch; several processes share the images.
-
-    Raises:
-        UsageError: an unknown dataset.
-        DataError: annotations are missing or corrupt.
-    """
+    """Build the loader of a test dataset, one image per batch; several processes share the images."""
     images = DatasetFromList(load_dataset_dicts(name), copy=False)
     return DataLoader(
         MapDataset(images, FBNetV3DatasetMapper(cfg, is_train=False)),

@@ -77,7 +77,8 @@ class ExportableRCNN(_ExportableDetector):
             grid_anchors(rpn.anchor_generator, features), logits, deltas, strict=True
         ):
             # decode the best anchors of the level
-            top_scores, index = _topk(flatten_predictions(level_logits, 1).flatten(), rpn.pre_nms_topk[False])
+            level_scores = flatten_predictions(level_logits, 1).flatten()
+            top_scores, index = _topk(level_scores, rpn.pre_nms_topk[False])
             top_deltas = flatten_predictions(level_deltas, 4)[index]
             decoded = rpn.box2box_transform.apply_deltas(top_deltas, level_anchors[index])
             box = clip_boxes(decoded, size)
@@ -86,7 +87,8 @@ class ExportableRCNN(_ExportableDetector):
             is_valid = box.isfinite().all(1) & top_scores.isfinite() & is_large
             scores.append(top_scores.masked_fill(~is_valid, -torch.inf))
             boxes.append(box)
-        levels = [torch.full_like(score, level, dtype=torch.int64) for level, score in enumerate(scores)]
+        # NMS of all levels at once, each level by itself
+        levels = [torch.full_like(s, level, dtype=torch.int64) for level, s in enumerate(scores)]
         all_boxes = torch.cat(boxes)
         scores_by_level = mask_other_groups(torch.cat(scores), torch.cat(levels), len(features))
         selected = multiclass_nms(
@@ -102,7 +104,8 @@ class ExportableRCNN(_ExportableDetector):
         """Run the box head on proposals and post-process as detectron2's `fast_rcnn_inference`."""
         heads = self.model.roi_heads
         predictor = heads.box_predictor
-        logits, deltas = predictor(heads.box_head(pool_regions(heads.box_pooler, features, proposals)))
+        pooled = pool_regions(heads.box_pooler, features, proposals)
+        logits, deltas = predictor(heads.box_head(pooled))
 
         # scores (classes, R) without the background
         scores = logits.sigmoid() if predictor.use_sigmoid_ce else logits.softmax(-1)
@@ -215,7 +218,8 @@ def clip_boxes(boxes: Tensor, size: Size) -> Tensor:
     """Clip boxes (..., 4) to an image of this height and width."""
     height, width = size
     x0, y0, x1, y1 = boxes.unbind(-1)
-    return torch.stack((x0.clamp(0, width), y0.clamp(0, height), x1.clamp(0, width), y1.clamp(0, height)), -1)
+    clipped = (x0.clamp(0, width), y0.clamp(0, height), x1.clamp(0, width), y1.clamp(0, height))
+    return torch.stack(clipped, -1)
 
 
 def grid_anchors(generator: DefaultAnchorGenerator, features: Sequence[Tensor]) -> list[Tensor]:

@@ -46,9 +46,6 @@ class ConfigPredictor:
         cfg: detectron2's config: architecture, image size, thresholds, `MODEL.DEVICE`.
         weights: a checkpoint's path or URL, or a `zoo://` entry; averaged weights are preferred.
         optimize: apply `optimize_for_inference`.
-
-    Raises:
-        WeightsError: the weights cannot be loaded or do not fit.
     """
 
     def __init__(self, cfg: CfgNode, weights: str | os.PathLike, *, optimize: bool = True) -> None:
@@ -83,7 +80,8 @@ class ConfigPredictor:
         indices_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, image in enumerate(images):
             resized = self._resize.get_transform(image).apply_image(image)
-            tensor = torch.from_numpy(np.ascontiguousarray(resized.transpose(2, 0, 1), dtype=np.float32))
+            channels_first = np.ascontiguousarray(resized.transpose(2, 0, 1), dtype=np.float32)
+            tensor = torch.from_numpy(channels_first)
             inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
             indices_by_shape[tensor.shape].append(i)
 
@@ -156,16 +154,12 @@ def find_input_images(
 
     Returns:
         The files, and the categories of the annotations.
-
-    Raises:
-        DataError: no images, or none that the annotations list.
-        UsageError: a file or folder does not exist.
-        AnnotationError: the annotations are corrupt.
     """
     inputs = list(inputs)
     paths = list(_named_paths(inputs, exclude))
     if not paths:
-        raise DataError(f"{', '.join(map(str, inputs))}: contains no images ({', '.join(IMAGE_SUFFIXES)})")
+        suffixes = ", ".join(IMAGE_SUFFIXES)
+        raise DataError(f"{', '.join(map(str, inputs))}: contains no images ({suffixes})")
     if annotations is None:
         return [ImageFile(path, name, number) for number, (path, name) in enumerate(paths, 1)], None
 
@@ -181,8 +175,8 @@ def find_input_images(
             f"{annotations}: lists none of the {len(paths)} images, such as {paths[0][1]}; it lists "
             f"{data['images'][0]['file_name']}: name the folder that each file_name is relative to"
         )
-    if len(files) < len(paths):
-        logger.warning("%d images are skipped: %s does not list them", len(paths) - len(files), annotations)
+    if num_unlisted := len(paths) - len(files):
+        logger.warning("%d images are skipped: %s does not list them", num_unlisted, annotations)
     if num_missing := len(ids) - len({file.id for file in files}):
         logger.warning("%s: %d of its %d images are not among the inputs", annotations, num_missing, len(ids))
     return files, data["categories"]
@@ -194,7 +188,8 @@ def _named_paths(inputs: Iterable[str | os.PathLike], exclude: Path | None) -> I
     seen = set()
     for source in map(Path, inputs):
         if source.is_dir():
-            named_paths = [(path, path.relative_to(source).as_posix()) for path in find_image_files(source)]
+            paths = find_image_files(source)
+            named_paths = [(path, path.relative_to(source).as_posix()) for path in paths]
         elif source.exists():
             named_paths = [(source, source.name)]
         else:
@@ -228,10 +223,6 @@ def detect_files(
         categories: those of the annotations, if there are annotations.
         batch_size: images per batch.
         draw_threshold: minimum score of the boxes that are drawn; None writes no pictures.
-
-    Raises:
-        UsageError: the number of categories is not that of the detector's classes.
-        OutputError: the folder cannot be written.
     """
     classes = predictor.classes(categories)
     run = DetectionRun()
@@ -246,8 +237,8 @@ def detect_files(
                 for (file, image), instances in zip(images.items(), detections, strict=True):
                     if draw_threshold is not None:
                         rgb = convert_image_to_rgb(image, predictor.format)
-                        drawn = draw_detections(rgb, instances[instances.scores >= draw_threshold], classes.names)
-                        save_picture(drawn, pictures[file])
+                        shown = instances[instances.scores >= draw_threshold]
+                        save_picture(draw_detections(rgb, shown, classes.names), pictures[file])
                     run.add(file, instances, classes)
                 progress.update(len(batch))
     finally:

@@ -101,7 +101,7 @@ class FusedBoxHead(nn.Module):
 def _move_expansion_before_pooler(heads: StandardROIHeads) -> None:
     """Apply the box head's first 1x1 convolution before the ROI pooler, if its first block has one and no residual."""
     first = heads.box_head.blocks[0] if len(heads.box_head.blocks) else heads.box_head.last
-    if not (can_expand(heads.box_pooler) and isinstance(first, FusedMBConv) and not first.has_residual):
+    if not isinstance(first, FusedMBConv) or first.has_residual or not can_expand(heads.box_pooler):
         return
     if first.expand is not None and first.expand.norm is None:
         heads.box_pooler = ExpandingPooler(heads.box_pooler, first.expand)
@@ -141,7 +141,8 @@ class LazyDecodeRPN(RPN):
             # select the best anchors of the level, then decode only those
             top_scores, index = logits.topk(min(logits.shape[1], self.pre_nms_topk[False]), dim=1)
             top_deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4)).reshape(-1, 4)
-            decoded = self.box2box_transform.apply_deltas(top_deltas, level_anchors.tensor[index.flatten()])
+            top_anchors = level_anchors.tensor[index.flatten()]
+            decoded = self.box2box_transform.apply_deltas(top_deltas, top_anchors)
             scores.append(top_scores)
             boxes.append(decoded.view(*index.shape, 4))
             levels.append(torch.full_like(index[0], level))
@@ -172,7 +173,8 @@ class LazyDecodeRPN(RPN):
         num_proposals = self.post_nms_topk[False]
         num_boxes = _NMS_LOOKAHEAD * num_proposals
         while True:
-            indices = _nms_per_level(boxes[:num_boxes], scores[:num_boxes], levels[:num_boxes], self.nms_thresh)
+            best = slice(num_boxes)
+            indices = _nms_per_level(boxes[best], scores[best], levels[best], self.nms_thresh)
             if len(indices) >= num_proposals or num_boxes >= len(boxes):
                 return indices[:num_proposals]
             num_boxes *= 2
@@ -183,8 +185,11 @@ def _nms_per_level(boxes: Tensor, scores: Tensor, levels: Tensor, threshold: flo
     distinct_levels = levels.unique()
     if len(distinct_levels) < 2:
         return nms(boxes, scores, threshold)
-    parts = [(levels == level).nonzero().squeeze(1) for level in distinct_levels]
-    return torch.cat([part[nms(boxes[part], scores[part], threshold)] for part in parts]).sort().values
+    selected = []
+    for level in distinct_levels:
+        rows = (levels == level).nonzero().squeeze(1)
+        selected.append(rows[nms(boxes[rows], scores[rows], threshold)])
+    return torch.cat(selected).sort().values
 
 
 class LazyDecodeOutputLayers(FastRCNNOutputLayers):

@@ -102,11 +102,7 @@ def class_color(class_index: int) -> Color:
 
 
 def save_picture(image: Image.Image, path: Path) -> None:
-    """Write a picture atomically: as JPEG if the suffix says so and the image is not too large, else as PNG.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Write a picture atomically: as JPEG if the suffix says so and the image is not too large, else as PNG."""
     make_folder(path.parent)
     is_jpeg = path.suffix.lower() in _JPEG_SUFFIXES and max(image.size) <= _JPEG_MAX_SIDE
     data = io.BytesIO()

@@ -26,11 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def rpn_head_arguments(cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
-    """Return the arguments of an RPN head from `MODEL.FBNETV3`, the anchor generator and the feature maps' shapes.
-
-    Raises:
-        UsageError: the feature maps differ in channels or anchors.
-    """
+    """Return the arguments of an RPN head from `MODEL.FBNETV3`, the anchor generator and the feature maps' shapes."""
     section = fbnetv3_section(cfg)
     anchor_generator = build_anchor_generator(cfg, input_shape)
     channels = {shape.channels for shape in input_shape}
@@ -47,6 +43,16 @@ def rpn_head_arguments(cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[s
         "box_dim": anchor_generator.box_dim,
         "num_blocks": section.RPN_BLOCKS or None,
         "norm": norm_layer(section.NORM, cfg.MODEL.DEVICE),
+    }
+
+
+def arch_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """Return the arguments "arch", "norm" and "weights" from `MODEL.FBNETV3`."""
+    section = fbnetv3_section(cfg)
+    return {
+        "arch": section.ARCH,
+        "norm": norm_layer(section.NORM, cfg.MODEL.DEVICE),
+        "weights": classifier_weights(cfg),
     }
 
 
@@ -96,9 +102,6 @@ class FBNetV3RPNHead(BlockRPNHead):
         num_anchors, box_dim: as for `BlockRPNHead`.
         num_blocks: number of blocks; default: that of the trunk's last row.
         norm: as for `FBNetV3Backbone`.
-
-    Raises:
-        UsageError: the architecture cannot be split into trunk and box head.
     """
 
     @configurable
@@ -126,9 +129,28 @@ class FBNetV3RPNHead(BlockRPNHead):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
+class BlockBoxHead(nn.Module):
+    """Blocks, applied to each proposal, and global average pooling.
+
+    Args:
+        blocks: from the channels of the pooled proposals to `channels`.
+        channels: channels of the features that the box predictor receives.
+    """
+
+    def __init__(self, blocks: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.output_shape = ShapeSpec(channels=channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map pooled proposals (R, C, H, W) to features (R, channels)."""
+        return self.pool(self.blocks(x)).flatten(1)
+
+
 @ROI_BOX_HEAD_REGISTRY.register()
-class FBNetV3BoxHead(nn.Module):
-    """The blocks of an architecture after its C4 trunk, applied to each proposal, and global average pooling.
+class FBNetV3BoxHead(BlockBoxHead):
+    """A box head whose blocks are those of an architecture after its C4 trunk.
 
     Args:
         input_shape: channels of the pooled proposals.
@@ -136,10 +158,6 @@ class FBNetV3BoxHead(nn.Module):
         norm: as for `FBNetV3Backbone`.
         weights: a classifier's weights to initialize from; "" initializes randomly. They fit only if proposals are
             pooled from the C4 trunk of the same architecture.
-
-    Raises:
-        UsageError: the architecture cannot be split into trunk and box head.
-        WeightsError: the weights cannot be loaded or do not fit.
     """
 
     @configurable
@@ -151,40 +169,24 @@ class FBNetV3BoxHead(nn.Module):
         norm: Norm = "BN",
         weights: str | os.PathLike = "",
     ) -> None:
-        super().__init__()
         arch = get_arch(arch)
         parts = detector_parts(arch)
-        self.blocks = Trunk(parts.box_head, input_shape.channels, norm_layer=norm_layer(norm))
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        blocks = Trunk(parts.box_head, input_shape.channels, norm_layer=norm_layer(norm))
         if weights and input_shape.channels == parts.trunk.out_channels:
             classifier = with_same_padding(arch, name=arch.name)
-            load_trunk(self.blocks, weights, classifier=classifier, skip=len(parts.trunk.blocks()))
+            load_trunk(blocks, weights, classifier=classifier, skip=len(parts.trunk.blocks()))
         elif weights:
             logger.warning(
                 "the box head is randomly initialized: its input has %d channels, the C4 trunk %d",
                 input_shape.channels,
                 parts.trunk.out_channels,
             )
+        super().__init__(blocks, blocks.arch.out_channels)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """Return the arguments from `MODEL.FBNETV3`."""
-        section = fbnetv3_section(cfg)
-        return {
-            "input_shape": input_shape,
-            "arch": section.ARCH,
-            "norm": norm_layer(section.NORM, cfg.MODEL.DEVICE),
-            "weights": classifier_weights(cfg),
-        }
-
-    @property
-    def output_shape(self) -> ShapeSpec:
-        """The shape of the features that the box predictor receives."""
-        return ShapeSpec(channels=self.blocks.arch.out_channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map pooled proposals (R, C, H, W) to features (R, channels)."""
-        return self.pool(self.blocks(x)).flatten(1)
+        return {"input_shape": input_shape, **arch_arguments(cfg)}
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         rename_released_tensors(state_dict, prefix, "box_head")

@@ -40,10 +40,6 @@ class FBNetV3Backbone(Backbone):
             FrozenBatchNorm2d: 0 freezes none, 1 those of the stem's stride, 2 "res2" as well.
         weights: a classifier's weights to initialize from, as for `fbnetv3.load_weights`: the authors', timm's or
             those trained here. "" initializes randomly.
-
-    Raises:
-        UsageError: an unknown feature map or norm, or a negative `freeze_at`.
-        WeightsError: the weights cannot be loaded or do not fit.
     """
 
     @configurable
@@ -74,14 +70,19 @@ class FBNetV3Backbone(Backbone):
 
         # what detectron2's Backbone.output_shape reads
         self._out_features = sorted(out_features, key=lambda name: features[name][1])
-        self._out_feature_channels = {name: features[name][0].spec.out_channels for name in self._out_features}
-        self._out_feature_strides = {name: features[name][1] for name in self._out_features}
+        self._out_feature_channels = {}
+        self._out_feature_strides = {}
         # (stage, index) of the block -> name of the feature map that it computes
-        self._feature_names = {(features[name][0].stage, features[name][0].index): name for name in self._out_features}
+        self._feature_names = {}
+        for name in self._out_features:
+            block, stride = features[name]
+            self._out_feature_channels[name] = block.spec.out_channels
+            self._out_feature_strides[name] = stride
+            self._feature_names[block.stage, block.index] = name
 
-        last_block = features[self._out_features[-1]][0].name
+        # blocks after the deepest requested feature map are not built
         padded = with_same_padding(self.arch, name=self.arch.name)
-        trunk = Trunk(padded, in_channels, norm_layer=norm_layer(norm), last=last_block)
+        trunk = Trunk(padded, in_channels, norm_layer=norm_layer(norm), last=block.name)
         if weights:
             load_trunk(trunk, weights)
         self.stages = trunk.stages

@@ -24,9 +24,6 @@ def norm_layer(norm: Norm, device: str = "cuda") -> Callable[[int], nn.Module]:
         norm: one of `NORMS`, or a callable, which is returned as is. "GN" has 32 groups, or the greatest common
             divisor of 32 and the number of channels.
         device: where the network runs. On CPUs, "SyncBN" is `CpuSyncBatchNorm2d`, because torch's works on GPUs only.
-
-    Raises:
-        UsageError: an unknown name.
     """
     if callable(norm):
         return norm

@@ -14,8 +14,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, ROI_BOX_HEAD_REGISTRY, Backbo
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from torch import Tensor, nn
 
-from fbnetv3.detection.detection_config import classifier_weights, fbnetv3_section
-from fbnetv3.detection.models.detector_heads import BlockRPNHead, rpn_head_arguments
+from fbnetv3.detection.models.detector_heads import BlockBoxHead, BlockRPNHead, arch_arguments, rpn_head_arguments
 from fbnetv3.detection.models.norm_layers import Norm, norm_layer
 from fbnetv3.errors import UsageError, WeightsError, suggest
 from fbnetv3.modeling.blocks import init_weights
@@ -35,10 +34,6 @@ class EfficientNetBackbone(Backbone):
         arch: "torchvision/efficientnet_b0" to "torchvision/efficientnet_b7".
         norm: as for `FBNetV3Backbone`.
         weights: a file or URL of torchvision's weights to initialize from; "" initializes randomly.
-
-    Raises:
-        UsageError: an unknown network.
-        WeightsError: the weights cannot be loaded or do not fit.
     """
 
     @configurable
@@ -58,7 +53,7 @@ class EfficientNetBackbone(Backbone):
             raise UsageError(f"torchvision's EfficientNets need 3 input channels, not {input_shape.channels}")
         if cfg.MODEL.BACKBONE.FREEZE_AT:
             raise UsageError("torchvision's EfficientNets cannot be frozen: set MODEL.BACKBONE.FREEZE_AT to 0")
-        return _arguments(cfg)
+        return arch_arguments(cfg)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Map images (N, 3, H, W) to {"res4": (N, C, ceil(H / 16), ceil(W / 16))}."""
@@ -106,8 +101,8 @@ class EfficientNetRPNHead(BlockRPNHead):
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
-class EfficientNetBoxHead(nn.Module):
-    """The stages of stride 32, applied to each proposal, and global average pooling.
+class EfficientNetBoxHead(BlockBoxHead):
+    """A box head whose blocks are the stages of stride 32.
 
     Args:
         arch, norm, weights: as for `EfficientNetBackbone`.
@@ -115,42 +110,19 @@ class EfficientNetBoxHead(nn.Module):
 
     @configurable
     def __init__(self, *, arch: str, norm: Norm = "BN", weights: str | os.PathLike = "") -> None:
-        super().__init__()
-        self.blocks = _build_stages(arch, norm)[_LAST_TRUNK_STAGE + 1 : _LAST_BOX_HEAD_STAGE + 1]
+        stages = _build_stages(arch, norm)[_LAST_TRUNK_STAGE + 1 : _LAST_BOX_HEAD_STAGE + 1]
         if weights:
-            _load_stages(self.blocks, weights)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+            _load_stages(stages, weights)
+        super().__init__(stages, _out_channels(stages))
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """Return the arguments from `MODEL.FBNETV3`."""
-        return _arguments(cfg)
-
-    @property
-    def output_shape(self) -> ShapeSpec:
-        """The shape of the features that the box predictor receives."""
-        return ShapeSpec(channels=_out_channels(self.blocks))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map pooled proposals (R, C, H, W) to features (R, channels)."""
-        return self.pool(self.blocks(x)).flatten(1)
-
-
-def _arguments(cfg: CfgNode) -> dict[str, Any]:
-    section = fbnetv3_section(cfg)
-    return {
-        "arch": section.ARCH,
-        "norm": norm_layer(section.NORM, cfg.MODEL.DEVICE),
-        "weights": classifier_weights(cfg),
-    }
+        return arch_arguments(cfg)
 
 
 def _build_stages(arch: str, norm: Norm) -> nn.Sequential:
-    """Build all stages of a network, randomly initialized.
-
-    Raises:
-        UsageError: an unknown network.
-    """
+    """Build all stages of a network, randomly initialized."""
     names = [f"{_PREFIX}efficientnet_b{n}" for n in range(8)]
     if arch not in names:
         raise UsageError(
@@ -165,11 +137,7 @@ def _out_channels(stages: nn.Sequential) -> int:
 
 
 def _load_stages(stages: nn.Sequential, source: str | os.PathLike) -> None:
-    """Load torchvision's weights into some of its stages; slices of `features` keep their indices.
-
-    Raises:
-        WeightsError: the weights cannot be loaded or do not fit.
-    """
+    """Load torchvision's weights into some of its stages; slices of `features` keep their indices."""
     keys = list(stages.state_dict())
     state = read_state_dict(source)
     if missing := [key for key in keys if f"features.{key}" not in state]:

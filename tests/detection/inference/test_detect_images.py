@@ -131,7 +131,7 @@ def test_corrupt_files_are_named_and_skipped(detect, tmp_path):
     ran = detect("--input", tmp_path / "in")
     assert ran.code == 1
     assert f"{tmp_path / 'in' / 'b.png'}: corrupt image" in ran.out
-    assert f"{tmp_path / 'in' / 'truncated.jpg'}: cannot be read" in ran.out
+    assert f"{tmp_path / 'in' / 'truncated.jpg'}: corrupt image" in ran.out
     assert ran.err == "error: 2 of 4 images could not be read; they are named above\n"
     assert [i["file_name"] for i in read(tmp_path / "out" / "images.json")["images"]] == ["a.png", "c.png"]
     assert [p.name for p in sorted((tmp_path / "out" / "pictures").iterdir())] == ["a.png", "c.png"]
@@ -309,7 +309,7 @@ def test_errors_are_one_line(tool, detect, tmp_path):  # noqa: F811
         ),
         (detect("--input", tmp_path / "x.png", "MODEL.NOTHING", "1"), 2, "unknown key MODEL.NOTHING"),
         (detect("MODEL.NOTHING", "1", "--input", tmp_path / "x.png"), 2, "unknown key MODEL.NOTHING"),
-        (detect("--input", tmp_path / "x.png", "--output", tmp_path / "x.png"), 1, "x.png: cannot be written (File"),
+        (detect("--input", tmp_path / "x.png", "--output", tmp_path / "x.png"), 1, "x.png: cannot be written: File"),
         (
             tool("detect", "--input", "x", *output),
             2,
