@@ -227,6 +227,7 @@ class _Evolution:
     def run(self, inherited: np.ndarray | None) -> _ScoredCandidates:
         """Run to the end and return the last survivors, best first."""
         s = self.settings
+        # the first generation: the best trials and random candidates
         first_generation = sample_pool(self.constraints, s.random, self.seed)
         if inherited is not None and len(inherited):
             inherited = self.constraints.space.check(inherited)
@@ -234,6 +235,7 @@ class _Evolution:
             first_generation = np.concatenate([inherited, first_generation])
         scored = self._evaluate(self._select_new(first_generation))
         self.best_scores.append(float(scored.scores.max()))
+        # evolve, then perturb the survivors and evolve again
         survivors = self._improve(scored)
         idle = 0
         while idle < s.perturbations and not self._ended:
@@ -296,6 +298,7 @@ class _Evolution:
 
     def _select_new(self, candidates: np.ndarray, limit: int | None = None) -> np.ndarray:
         """Return new, feasible candidates; if these are more than `limit`, those that the regression ranks best."""
+        # leave out candidates that were seen before
         rows = []
         for row in candidates:
             key = row.tobytes()
@@ -307,6 +310,7 @@ class _Evolution:
             new = new[self.constraints.feasible(new)]
         if limit is None or len(new) <= limit:
             return new
+        # rank the others by their estimated scores
         order = np.argsort(-self._fitted_regression()(new), kind="stable")
         # those left out now may be selected later
         self._seen.difference_update(row.tobytes() for row in new[order[limit:]])

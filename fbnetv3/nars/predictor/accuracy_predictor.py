@@ -135,6 +135,7 @@ class AccuracyPredictor:
         targets = _standardize(labels, len(pool))
         if not features.shape[1]:
             raise UsageError(f"pretraining: {self.space.name} has no variables of the architecture")
+        # hold out part of the pool
         num_held_out = round(held_out * len(pool))
         num_train = len(pool) - num_held_out
         if num_train < 2 or num_held_out < 2:
@@ -154,6 +155,7 @@ class AccuracyPredictor:
             )
         self._encoder = network.encoder.requires_grad_(False)
 
+        # validate the mean of the members on the held-out candidates
         test_targets = targets[test_rows]
         with torch.no_grad():
             predicted = network.proxy(self._encode(features[test_rows])).mean(0)
@@ -184,6 +186,7 @@ class AccuracyPredictor:
             self._network = network
             self._process = GaussianProcess()
             process_predictions = self._process.fit(self._feature_groups(arch, recipe), targets)
+        # weight the parts by predictions of trials that they were not trained on
         parts = np.concatenate([network_predictions.double().numpy(), process_predictions.numpy()[None]])
         self._weights = _fit_weights(parts, targets.numpy())
 
@@ -200,6 +203,7 @@ class AccuracyPredictor:
         members = self.settings.members
         with _single_thread():
             scores = self._network(arch.expand(members, -1, -1), recipe.expand(members, -1, -1))
+            # the mean of each half of the members
             halves = scores.view(2, members // 2, -1).mean(1).double()
             process = self._process(self._feature_groups(arch, recipe))
         parts = torch.cat([halves, process[None]])

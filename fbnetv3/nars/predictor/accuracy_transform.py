@@ -17,7 +17,7 @@ class AccuracyTransform:
 
     Attributes:
         floor: accuracy below which the scale is logarithmic.
-        unit: distance from the floor at which the logarithm sets in.
+        unit: scale of the logarithm, in units of accuracy.
         lowest: lowest accuracy of the trials.
         mean: mean of the trials before standardization.
         scale: their standard deviation.
@@ -38,6 +38,7 @@ class AccuracyTransform:
         if unit <= 1e-9 * max(1.0, abs(high)):  # most accuracies are equal and do not tell what a long tail is
             unit = 1.0
             floor = -math.inf
+        # mean and deviation are those of the shortened accuracies
         unscaled = cls(floor, unit, float(accuracies.min()))
         values = unscaled.transform(accuracies)
         return replace(unscaled, mean=float(values.mean()), scale=max(float(values.std()), 1e-12))

@@ -49,6 +49,7 @@ def pretraining_labels(
     if selection == "rich":
         labels |= _rich_labels(constraints, pool, labels)
     labels = {name: np.asarray(values, np.float64) for name, values in labels.items()}
+    # a label that is the same for all candidates teaches nothing
     return {name: values for name, values in labels.items() if np.ptp(values) > 0}
 
 

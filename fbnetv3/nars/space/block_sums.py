@@ -75,12 +75,14 @@ class BlockSums:
         self._function = _Function(function, num_columns, dtype)
         self._index = {variable.name: i for i, variable in enumerate(space.variables)}
         self._resolution = space.architecture["resolution"]
+        # groups of identical blocks, by stage
         self._stages: list[list[_BlockGroup]] = []
         last_row = space.architecture["stages"][-1]["rows"][-1]
         for stage in space.architecture["stages"]:
             groups = []
             for template_row in stage["rows"]:
                 for row, blocks in split_expansion([template_row]):
+                    # only the last row may pool, and only in its first block
                     may_pool = template_row is last_row and blocks != "rest"
                     groups += _block_groups(row, blocks, may_pool, self._function)
             self._stages.append(groups)
@@ -95,9 +97,11 @@ class BlockSums:
         channels = side = np.zeros(0, np.int64)
         if count:
             for step in self._walk(candidates):
+                # a candidate is invalid if any of its blocks is
                 valid &= step.valid
                 sums += step.numbers * step.num_blocks[:, None]
                 num_blocks += step.num_blocks
+            # the output of the last block is the input of the head
             channels = np.broadcast_to(step.channels.per_candidate(), count)
             side = np.broadcast_to(step.side.per_candidate(), count)
         return BlockTotals(sums, num_blocks, channels, side, valid)
@@ -164,6 +168,7 @@ class BlockSums:
         blocks: dict[tuple[str, BlockSpec, int], None] = {}
         inputs = {(self.in_chans, side) for side in self._values(self._resolution)}
         for group in (group for groups in self._stages for group in groups):
+            # build the block with all values of its variables, for all inputs
             outputs: set[tuple[int, int]] = set()
             for values in product(*(self._values(f"${name}") for name in group.variables.values())):
                 fields = {**group.fixed, **dict(zip(group.variables, values, strict=True))}
@@ -292,6 +297,7 @@ class _BlockGroup:
 
     def _row(self, key: int, inputs: Sequence[_Quantity]) -> tuple[float, ...]:
         """Return the numbers and the output side for one combination of inputs, evaluated at most once."""
+        # the values that the key stands for, in mixed-radix notation
         values = []
         for quantity in inputs:
             key, code = divmod(key, len(quantity.values))
@@ -312,6 +318,7 @@ class _BlockGroup:
         """Build one block for an input of `channels` and `side`; return its spec and output side, or None and -1."""
         if side < 1:
             return None, _INVALID
+        # fields whose values do not fit together make candidates with this block invalid
         try:
             spec = Row(**fields).spec(channels, first=True)
         except ArchError:

@@ -106,6 +106,7 @@ class Constraints:
         """
         candidates = self.space.check(candidates)
         names = names or tuple(dict.fromkeys(constraint.column for constraint in self.constraints))
+        # costs of networks, all at once, unless only the user's columns are needed
         costs = {}
         if self._cost_model is not None and set(names) - set(self.columns):
             costs = self._cost_model(candidates)
@@ -141,6 +142,7 @@ class Constraints:
         columns = self.column_values(candidates)
         total = np.zeros(len(candidates))
         if self._cost_model is not None:
+            # candidates that do not form a network have negative costs
             if "macs" in columns and "macs" not in self.columns:
                 macs = columns["macs"]
             else:
@@ -163,6 +165,7 @@ class Constraints:
         """
         rng = np.random.default_rng(seed)
         starts = rng.integers(0, self.space.sizes, (_NUM_STARTS, len(self.space)))
+        # the smallest and the largest candidate
         starts[0] = 0
         starts[1] = self.space.sizes - 1
         candidates, violation = self.repair(starts, rng, enough=1)

@@ -67,6 +67,7 @@ def sample_pool(constraints: Constraints, count: int = 20_000, seed: int = 0) ->
     constraints.check_feasible(seed)
     if space.size() <= 4 * max(count, _BATCH):
         return _enumerate_feasible(constraints, count, seed)
+    # candidates by their bytes, to find duplicates
     pool: dict[bytes, np.ndarray] = {}
     sampler = _SobolSampler(space, seed)
     num_drawn = 0

@@ -115,6 +115,7 @@ class Space:
         array = np.asarray(candidates)
         if array.ndim != 2 or array.shape[1] != len(self) or not np.issubdtype(array.dtype, np.integer):
             raise SpaceError(f"candidates must be integers (N, {len(self)}), not {array.dtype} {array.shape}")
+        # report the first index out of range
         invalid = np.argwhere((array < 0) | (array >= self.sizes))
         if len(invalid):
             row, column = invalid[0]
@@ -159,7 +160,7 @@ class Space:
             if len(variable) == 1 or part not in (None, variable.part):
                 continue
             column = candidates[:, [index]]
-            if variable.is_categorical:
+            if variable.is_categorical:  # one-hot
                 columns.append(column == np.arange(len(variable)))
             else:
                 columns.append(column / (len(variable) - 1))
@@ -177,6 +178,7 @@ class Space:
         if self.architecture is None:
             raise SpaceError("the space has no template", ARCHITECTURE)
         data = fill_template(self.architecture, self.decode(candidate))
+        # with all values known, rows with two expansions become two rows
         data["stages"] = [{**stage, "rows": [*expand_rows(stage["rows"])]} for stage in data["stages"]]
         data.setdefault("resize", round(data["resolution"] * RESIZE))
         return arch_from_dict({**data, "name": name, "source": source})
@@ -276,6 +278,7 @@ def _parse_range(bounds: Any, scale: Any) -> tuple[int | float, ...]:
     num_steps = round((high - low) / step)
     if not math.isclose(low + num_steps * step, high, rel_tol=1e-9, abs_tol=1e-12):
         raise SpaceError(f"{bounds!r}: {high} is not reached in steps of {step}", "range")
+    # multiples of the step, so that rounding errors do not add up
     values = tuple(low + i * step for i in range(num_steps + 1))
     if scale != 1:
         # 20 * 1e-3 is slightly more than 0.02 in binary; ten digits are more than any recipe needs

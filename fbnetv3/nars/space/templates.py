@@ -114,6 +114,7 @@ def _check_architecture(template: Mapping[str, Any], variables: Mapping[str, Var
     if not template["stages"]:
         raise SpaceError("is empty: a network needs at least one stage", "stages")
     for s, stage in enumerate(template["stages"]):
+        # a stage has no other keys than its rows
         rows = stage.get("rows") if isinstance(stage, Mapping) and set(stage) == {"rows"} else None
         if not isinstance(rows, list) or not rows:
             raise SpaceError("is not a mapping with the key rows, a list of rows", f"stages[{s}]")
@@ -127,7 +128,7 @@ def _check_architecture(template: Mapping[str, Any], variables: Mapping[str, Var
 def _check_row(row: Any, variables: Mapping[str, Variable]) -> None:
     check_type(row, "", Mapping, "a mapping such as {block: mbconv, kernel: 3, ...}", SpaceError)
     check_keys(row, SpaceError, _ROW_KEYS, required=("block", "channels"))
-    list(split_expansion([row]))
+    list(split_expansion([row]))  # checks the expansion
     for key, limit in _ROW_LIMITS.items():
         _check_values(row.get(key, 1), key, limit, variables)
     for key, value in row.items():
