@@ -64,6 +64,7 @@ def export_classifier(
         DataError: an image to compare on is corrupt.
         OutputError: the folder cannot be written.
     """
+    # 0. arguments, and what the export must reproduce
     export_format = get_format(format)
     _check_arguments(export_format, format, preprocessing, classes, any_size, int8)
     images = sample_images(preprocessing.channels) if images is None else images
@@ -171,9 +172,11 @@ def _largest_difference(
     any_size: bool,
 ) -> float:
     """Return the largest relative difference over a batch, a single image and, with `any_size`, another size."""
+    # a batch
     expected = original.logits(examples)
     differences = [relative_difference(exported.logits(examples), expected)]
     if any_batch:
+        # a single image, which may take other kernels
         differences.append(relative_difference(exported.logits(examples[0]), expected[:1]))
     if any_size:
         # inputs that are larger by a third
@@ -197,5 +200,6 @@ def relative_difference(logits: np.ndarray, expected: np.ndarray) -> float:
     Returns:
         The difference; NaN if any logit is NaN.
     """
+    # an image whose logits are all 0 is compared absolutely
     scale = np.abs(expected).max(axis=1, keepdims=True)
     return float((np.abs(logits - expected) / np.where(scale == 0, 1, scale)).max())

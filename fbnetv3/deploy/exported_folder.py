@@ -99,6 +99,7 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
     folder = Path(folder).expanduser()
     manifest = read_manifest(folder)
     check_files(folder, manifest)
+    # files that match their checksums are still not trusted: each reader checks what it reads
     if manifest.task == DETECTION:
         return open_detector(folder, manifest.network)
     return open_classifier(folder, manifest.format, manifest.network)
@@ -118,7 +119,11 @@ def open_detector(folder: Path, name: str) -> DetectorPredictor:
     return DetectorPredictor(OnnxRuntime(folder / OnnxFormat().file_name), resize, classes, name)
 
 
-def write_preprocessing(folder: Path, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> None:
+def write_preprocessing(
+    folder: Path,
+    preprocessing: Mapping[str, Any],
+    classes: Sequence[str],
+) -> None:
     """Write preprocessing.json and classes.json."""
     _write_json(folder / PREPROCESSING_FILE, preprocessing)
     _write_json(folder / CLASSES_FILE, list(classes))
@@ -175,16 +180,19 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         problem = "has no manifest.json: it is not an exported folder" if folder.is_dir() else "no such folder"
         raise ExportError(f"{folder}: {problem}; tools/export_net.py creates one")
+    # a newer layout may have fields that are unknown here, so it is looked at first
     fields = _read_json(path)
     layout = fields.get("layout") if isinstance(fields, dict) else None
     if isinstance(layout, int) and layout > LAYOUT:
         raise ExportError(f"{folder}: exported by a newer version of fbnetv3: update this one, or export it again")
+    # types
     try:
         manifest = Manifest(**fields)
         checksums = {name: (file["sha256"], file["bytes"]) for name, file in manifest.files.items()}
         is_known_format = manifest.format in FORMATS
     except (TypeError, KeyError, AttributeError):
         raise _corrupt(path, "not a manifest of an exported network") from None
+    # values; the listed files must be exactly those of the format, so that no path leaves the folder
     if manifest.task not in (CLASSIFICATION, DETECTION):
         raise _corrupt(path, f"unknown task {manifest.task!r}")
     if not is_known_format:
@@ -223,6 +231,7 @@ def new_folder(output: Path) -> Iterator[Path]:
         output.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=PARTIAL_PREFIX))
         yield temporary
+        # mkdtemp's folders are private
         temporary.chmod(0o755)
         temporary.replace(output)
     except OSError as error:

@@ -107,6 +107,7 @@ def sample_images(channels: int) -> list[Image.Image]:
 
         digits = load_digits().images[:_DEFAULT_COUNT]
         return [Image.fromarray((digit * (255 / 16)).round().astype(np.uint8)) for digit in digits]
+    # each photo and its quarters
     arrays = []
     for photo in _photographs():
         half_height, half_width = (side // 2 for side in photo.shape[:2])
@@ -117,6 +118,7 @@ def sample_images(channels: int) -> list[Image.Image]:
 
 def sample_photographs() -> list[Image.Image]:
     """Return scikit-learn's two photos, and of each the left and right half and the square in the middle."""
+    # each photo, its halves and its middle: landscape, portrait and square
     arrays = []
     for photo in _photographs():
         height, width = photo.shape[:2]

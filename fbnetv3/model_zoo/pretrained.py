@@ -106,12 +106,15 @@ def load_classifier_from_name(
         weights: a file, a URL, "published" for the model zoo's, or "random".
         classes: file with the class names, one per line or a JSON list; default: those of the dataset.
     """
+    # a config in the zoo
     if "/" in name and not Path(name).exists():
         if is_detector(name):
             raise UsageError(f"{name}: is a detector; expected a classifier")
         return _load_classifier(zoo.load_zoo_config(name), weights, classes)
+    # an architecture with published weights: its config has preprocessing and dataset
     if zoo.has_weights(name):
         return _load_classifier(zoo.load_zoo_config(zoo.entry_for_arch(name).name), weights, classes)
+    # any other architecture, or its file
     if name not in ARCHS and not name.endswith((".yaml", ".yml")):
         raise UnknownNameError(f"unknown architecture '{name}': {suggest(name, ARCHS.names())}")
     cfg = get_cfg()
@@ -164,6 +167,7 @@ def _detector_entry(name: str) -> DetectorEntry:
 
 
 def _load_classifier(cfg: CfgNode, weights: str, classes_file: str | os.PathLike | None) -> PretrainedClassifier:
+    # weights
     arch = build_arch(cfg, cfg.MODEL.ARCH)
     num_classes = cfg.MODEL.NUM_CLASSES
     if weights == PUBLISHED:
@@ -172,9 +176,11 @@ def _load_classifier(cfg: CfgNode, weights: str, classes_file: str | os.PathLike
         num_classes = num_classes or entry.num_classes
     elif weights == RANDOM:
         weights = ""
+    # class names
     classes = read_class_names(classes_file) if classes_file else _dataset_classes(cfg, num_classes)
     if num_classes and num_classes != len(classes):
         raise UsageError(f"{classes_file or cfg.DATA.ROOT}: {len(classes)} class names for {num_classes} outputs")
+    # network
     model = build_model(cfg, arch, classes, torch.device("cpu"), weights, need_head=True).eval()
     preprocessing = preprocessing_from_config(cfg, arch)
     return PretrainedClassifier(arch.name, model, preprocessing, classes, cfg.DATA.NAME, cfg.DATA.ROOT)
@@ -185,7 +191,8 @@ def read_class_names(file: str | os.PathLike) -> list[str]:
     path = Path(file).expanduser()
     try:
         text = path.read_text()
-        names = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.strip().splitlines()]
+        lines = [line.strip() for line in text.strip().splitlines()]
+        names = json.loads(text) if path.suffix == ".json" else lines
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError:

@@ -143,6 +143,7 @@ def load_zoo_config(path: str) -> CfgNode:
         return detector_config(name)
     if name not in _config_files():
         raise UnknownNameError(f"no config '{path}' in the model zoo: {suggest(name, _config_files())}")
+    # loading takes milliseconds, so configs are cached; callers get a copy that they may change
     cfg = _load_config(name).clone()
     cfg.defrost()
     return cfg
@@ -157,6 +158,7 @@ def _load_config(name: str) -> CfgNode:
 def _config_files() -> dict[str, Path]:
     """Return the files of all training configs by their path below `configs/`."""
     folder = configs_folder()
+    # without architectures, and detectron2's configs
     files = {file.relative_to(folder): file for file in folder.rglob("*.yaml")}
     return {path.as_posix(): file for path, file in files.items() if path.parts[0] not in ("archs", "coco")}
 
@@ -183,6 +185,7 @@ def get(path: str | ZooEntry, trained: bool = False, device: str | None = None) 
     name = _with_suffix(str(path))
     if is_detector(name):
         return build_detector(name, entry(path).local_weights() if trained else None, device)
+    # a classifier
     cfg = load_zoo_config(name)
     if not (cfg.MODEL.NUM_CLASSES or trained):
         raise UsageError(f"{path}: the number of classes depends on the dataset; use fbnetv3.create_model")

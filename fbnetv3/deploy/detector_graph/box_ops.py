@@ -35,18 +35,30 @@ def multiclass_nms(
         for c in range(scores.shape[1]):
             rows = _nms_above(boxes[s], scores[s, c], iou_threshold, score_threshold)
             results.append(torch.stack((torch.full_like(rows, s), torch.full_like(rows, c), rows), 1))
+    # sort over all sets and classes
     indices = torch.cat(results)
     order = scores[tuple(indices.unbind(1))].argsort(descending=True, stable=True)
     return indices[order[:max_detections]]
 
 
-def _nms_above(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float) -> Tensor:
+def _nms_above(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    score_threshold: float,
+) -> Tensor:
     rows = (scores > score_threshold).nonzero().squeeze(1)
     return rows[nms(boxes[rows], scores[rows], iou_threshold)]
 
 
 @multiclass_nms.register_fake
-def _(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float, max_detections: int) -> Tensor:
+def _(
+    boxes: Tensor,
+    scores: Tensor,
+    iou_threshold: float,
+    score_threshold: float,
+    max_detections: int,
+) -> Tensor:
     return scores.new_empty(torch.library.get_ctx().new_dynamic_size(), 3, dtype=torch.int64)
 
 
@@ -108,7 +120,13 @@ def onnx_translations() -> dict[Any, Callable]:
 
 
 def _nms_translation(op: Any) -> Callable:
-    def translate(boxes, scores, iou_threshold, score_threshold, max_detections):  # type: ignore[no-untyped-def]
+    def translate(
+        boxes,
+        scores,
+        iou_threshold,
+        score_threshold,
+        max_detections,
+    ):  # type: ignore[no-untyped-def]
         indices = op.NonMaxSuppression(
             boxes,
             scores,
@@ -126,7 +144,15 @@ def _nms_translation(op: Any) -> Callable:
 
 
 def _roi_align_translation(op: Any) -> Callable:
-    def translate(maps, boxes, levels, scales, output_size, sampling_ratio, aligned):  # type: ignore[no-untyped-def]
+    def translate(
+        maps,
+        boxes,
+        levels,
+        scales,
+        output_size,
+        sampling_ratio,
+        aligned,
+    ):  # type: ignore[no-untyped-def]
         def align(x, boxes, scale):  # type: ignore[no-untyped-def]
             batch_indices = op.ConstantOfShape(op.Slice(op.Shape(boxes), [0], [1]))
             return op.RoiAlign(
@@ -142,6 +168,7 @@ def _roi_align_translation(op: Any) -> Callable:
 
         if len(maps) == 1:
             return align(maps[0], boxes, scales[0])
+        # pool the boxes of each level
         rows, parts = [], []
         for level, (x, scale) in enumerate(zip(maps, scales, strict=True)):
             is_on_level = op.Equal(levels, op.Constant(value_ints=[level]))

@@ -173,6 +173,7 @@ def compare_detections(detections: Sequence[DetectionArrays], expected: Sequence
         num_matches = 0
         rows = zip(image_expected.boxes, image_expected.scores, image_expected.classes, strict=True)
         for box, score, class_index in rows:
+            # candidates: same class, not yet matched, within the tolerances; the nearest one matches
             box_errors = np.abs(image_detections.boxes - box).max(axis=1, initial=0)
             score_errors = np.abs(image_detections.scores - score)
             matches = is_unmatched & (image_detections.classes == class_index)
@@ -183,6 +184,7 @@ def compare_detections(detections: Sequence[DetectionArrays], expected: Sequence
                 box_differences.append(float(box_errors[nearest]))
                 score_differences.append(float(score_errors[nearest]))
                 num_matches += 1
+        # a matched pair counts once
         total += len(image_detections) + len(image_expected) - num_matches
     return Agreement(
         total, len(box_differences), max(box_differences, default=0.0), max(score_differences, default=0.0)

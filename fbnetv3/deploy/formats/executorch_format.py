@@ -41,7 +41,11 @@ class ExecuTorchFormat(ExportFormat):
         return ExecuTorchRuntime(path)
 
     def quantize(
-        self, program: torch.export.ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool
+        self,
+        program: torch.export.ExportedProgram,
+        path: Path,
+        batches: Iterable[np.ndarray],
+        reduce_range: bool,
     ) -> None:
         """Write the quantized network over the file, by `quantize_executorch`."""
         with require_packages("executorch", "torchao"), suppress_warnings():

@@ -85,7 +85,11 @@ class ExportFormat(ABC):
         """
 
     def quantize(
-        self, program: torch.export.ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool
+        self,
+        program: torch.export.ExportedProgram,
+        path: Path,
+        batches: Iterable[np.ndarray],
+        reduce_range: bool,
     ) -> None:
         """Replace the model's file by its int8 form.
 

@@ -50,6 +50,7 @@ def prepare_for_export(model: nn.Module, decompose_hard_sigmoid: bool = False) -
     """
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     model = model.to(memory_format=torch.contiguous_format)  # ExecuTorch fails on some channels-last weights
+    # a list, because modules are replaced on the way
     for module in list(model.modules()):
         if isinstance(module, nn.Sequential):
             _fold_batchnorms(module)
@@ -76,7 +77,11 @@ def _fold_batchnorms(layers: nn.Sequential) -> None:
             layers[index + 1] = nn.Identity()
 
 
-def export_program(model: nn.Module, example: Tensor, dynamic_axes: Sequence[int] = ()) -> torch.export.ExportedProgram:
+def export_program(
+    model: nn.Module,
+    example: Tensor,
+    dynamic_axes: Sequence[int] = (),
+) -> torch.export.ExportedProgram:
     """Trace a network by torch.export.
 
     Args:

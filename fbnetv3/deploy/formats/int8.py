@@ -73,6 +73,7 @@ class Int8:
 
     def check(self, comparison: dict[str, float], name: str) -> None:
         """Check the result of `compare` for the network `name`."""
+        # labels decide if there are any; agreement decides without labels or if it is asked for
         problem = ""
         agreement = comparison["agreement"]
         if self.targets is not None and comparison["top1_float32"] - comparison["top1_int8"] > self.max_drop:
@@ -126,12 +127,15 @@ def quantize_model_file(
     Returns:
         The result of `Int8.compare`, numbers of images, sizes of both files in bytes, and the limits that applied.
     """
+    # 1. float32 logits, before the file is replaced
     name = float32_predictor.name
     float32_logits = float32_predictor.logits(int8.images)
     float32_bytes = path.stat().st_size
+    # 2. quantize
     batches = float32_predictor.batches(int8.calibration, _CALIBRATION_BATCH)
     export_format.quantize(program, path, batches, int8.reduce_range)
 
+    # 3. compare
     int8_predictor = float32_predictor.with_runtime(export_format.open(path))
     comparison = int8.compare(float32_logits, int8_predictor.logits(int8.images))
     int8.check(comparison, name)

@@ -40,7 +40,11 @@ class OnnxFormat(ExportFormat):
         return OnnxRuntime(path)
 
     def quantize(
-        self, program: torch.export.ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool
+        self,
+        program: torch.export.ExportedProgram,
+        path: Path,
+        batches: Iterable[np.ndarray],
+        reduce_range: bool,
     ) -> None:
         """Quantize the file, by `quantize_onnx`."""
         with require_packages("onnx", "onnxruntime"), suppress_warnings():
@@ -71,6 +75,7 @@ def write_onnx(
     with require_packages("onnx", "onnxscript"):
         import onnx
         import onnxscript  # noqa: F401 - torch's exporter imports it
+    # translate
     with as_export_errors("torch.onnx"):
         exported = torch.onnx.export(
             program,
@@ -82,6 +87,7 @@ def write_onnx(
         )
         assert exported is not None  # with dynamo=True
         model = exported.model_proto
+    # clean up and check
     _replace_means_by_pools(model.graph)
     _name_dynamic_axes(model.graph, axis_names)
     _remove_metadata(model.graph)
@@ -93,6 +99,7 @@ def _replace_means_by_pools(graph: onnx.GraphProto) -> None:
     """Turn means over height and width into pools, which ONNX Runtime computes in the memory layout of convolutions."""
     from onnx import numpy_helper
 
+    # initializers with two elements may hold the axes of a mean; -1 and 3 are the same axis
     pairs = [tensor for tensor in graph.initializer if list(tensor.dims) == [2]]
     spatial_axes = {tensor.name for tensor in pairs if sorted(numpy_helper.to_array(tensor) % 4) == [2, 3]}
     for node in graph.node:

@@ -104,6 +104,7 @@ def clamp_saturated_ranges(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:
 
     No quantization steps are then spent on values that make no difference.
     """
+    # operators that read each feature map
     reader_types: dict[str, set[str]] = {}
     for node in graph.node:
         for name in node.input:

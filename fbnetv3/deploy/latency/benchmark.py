@@ -71,7 +71,12 @@ def build_runtime(name: str, module: nn.Module, shape: Sequence[int]) -> Runtime
         return _runtime_opener(name, module, shape, Path(folder))()
 
 
-def _runtime_opener(name: str, module: nn.Module, shape: Sequence[int], folder: Path) -> Callable[[], Runtime]:
+def _runtime_opener(
+    name: str,
+    module: nn.Module,
+    shape: Sequence[int],
+    folder: Path,
+) -> Callable[[], Runtime]:
     """Write a module for a runtime, and return a function that opens it, which can be sent to another process."""
     if name == "torch":
         return partial(TorchRuntime, module, optimize=True)
@@ -123,6 +128,7 @@ def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **timing_opti
     check_files(folder, manifest)
     if manifest.task == DETECTION:
         raise UsageError(f"{folder}: is a detector, whose latency depends on the image; only classifiers are measured")
+    # None stands for a dynamic size
     fixed_batch, channels, *sides = manifest.input["shape"]
     if fixed_batch not in (None, batch):
         raise UsageError(f"{folder}: takes {fixed_batch} image at a time, not {batch}")
@@ -142,7 +148,10 @@ def _measure_in_process(
 
 
 def _measure_here(
-    open_runtime: Callable[[], Runtime], shape: tuple[int, ...], timing_options: Mapping[str, float], num_threads: int
+    open_runtime: Callable[[], Runtime],
+    shape: tuple[int, ...],
+    timing_options: Mapping[str, float],
+    num_threads: int,
 ) -> Measurement:
     torch.set_num_threads(num_threads)
     memory = MemoryWatch()

@@ -86,10 +86,12 @@ def fill_table(
     runtime = device.runtime.split()[0]
     writer = LatencyTableWriter(path, device)
     table = load_latency_table(path)
+    # blocks
     missing_shapes = [shape for shape in shapes if again or shape not in table.blocks]
     for done, shape in enumerate(missing_shapes, 1):
         writer.add_block(shape, _block_latency(runtime, shape, device.batch))
         progress("blocks", done, len(missing_shapes))
+    # whole networks
     measured_networks = {(arch, classes) for arch, classes, _ in table.networks}
     missing_networks = [arch for arch in networks if (arch, num_classes) not in measured_networks]
     for done, arch in enumerate(missing_networks, 1):

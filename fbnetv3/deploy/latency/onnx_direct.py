@@ -57,6 +57,7 @@ def build_onnx_model(module: nn.Module, shape: tuple[int, ...]) -> bytes:
     onnx_nodes, weights = [], []
     value_names: dict[fx.Node, str] = {}  # ONNX name of each node's result
     for node in graph.nodes:
+        # inputs, identities and dropout only pass a value on
         inputs = [value_names[argument] for argument in node.all_input_nodes]
         layer = layers[node.target] if node.op == "call_module" else None
         if node.op == "placeholder":
@@ -65,6 +66,7 @@ def build_onnx_model(module: nn.Module, shape: tuple[int, ...]) -> bytes:
         if isinstance(layer, (nn.Identity, nn.Dropout)):
             value_names[node] = inputs[0]
             continue
+        # all others become an ONNX node, convolutions with weights
         name = OUTPUT_NAME if node.op == "output" else node.name
         value_names[node] = name
         if isinstance(layer, nn.Conv2d):
@@ -84,7 +86,11 @@ def build_onnx_model(module: nn.Module, shape: tuple[int, ...]) -> bytes:
     return model.SerializeToString()
 
 
-def _onnx_operator(node: fx.Node, layer: nn.Module | None, module_name: str) -> tuple[str, dict[str, Any]]:
+def _onnx_operator(
+    node: fx.Node,
+    layer: nn.Module | None,
+    module_name: str,
+) -> tuple[str, dict[str, Any]]:
     """Return the ONNX operator of a traced node, and its attributes."""
     if node.op == "output":
         return "Identity", {}

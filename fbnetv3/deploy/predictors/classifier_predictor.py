@@ -44,7 +44,13 @@ class ClassifierPredictor:
         name: name of the network, for messages.
     """
 
-    def __init__(self, runtime: Runtime, preprocessing: Preprocessing, classes: Sequence[str], name: str = "") -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        preprocessing: Preprocessing,
+        classes: Sequence[str],
+        name: str = "",
+    ) -> None:
         self.runtime = runtime
         self.preprocessing = preprocessing
         self.classes = list(classes)
@@ -52,7 +58,10 @@ class ClassifierPredictor:
         self._transform = preprocessing.transform()
 
     def __call__(
-        self, images: ClassifierImage | Sequence[ClassifierImage], top: int = 5, batch_size: int = 32
+        self,
+        images: ClassifierImage | Sequence[ClassifierImage],
+        top: int = 5,
+        batch_size: int = 32,
     ) -> list[Prediction] | list[list[Prediction]]:
         """Return the most likely classes, best first.
 
@@ -75,12 +84,17 @@ class ClassifierPredictor:
         return predictions if is_batch(images) else predictions[0]
 
     def _top_classes(self, logits: np.ndarray, top: int) -> list[Prediction]:
+        # softmax in float64; subtracting the maximum avoids overflow
         exponentials = np.exp(logits.astype(np.float64) - logits.max())
         probabilities = exponentials / exponentials.sum()
         indices = np.argsort(-probabilities, kind="stable")[:top]
         return [Prediction(self.classes[i], float(probabilities[i]), int(i)) for i in indices]
 
-    def logits(self, images: ClassifierImage | Sequence[ClassifierImage], batch_size: int = 32) -> np.ndarray:
+    def logits(
+        self,
+        images: ClassifierImage | Sequence[ClassifierImage],
+        batch_size: int = 32,
+    ) -> np.ndarray:
         """Return the network's output, float32 (N, classes), with N = 1 for a single image; see `__call__`."""
         if batch_size < 1:
             raise UsageError(f"batch_size {batch_size}: is less than 1")
@@ -94,7 +108,11 @@ class ClassifierPredictor:
             )
         return logits
 
-    def batches(self, images: Sequence[ClassifierImage], batch_size: int = 32) -> Iterator[np.ndarray]:
+    def batches(
+        self,
+        images: Sequence[ClassifierImage],
+        batch_size: int = 32,
+    ) -> Iterator[np.ndarray]:
         """Yield images as the network takes them, float32 (up to batch_size, channels, H, W)."""
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
@@ -133,6 +151,7 @@ def preprocessing_from_dict(fields: Mapping[str, Any]) -> Preprocessing:
         tuple(map(float, fields["std"])),
         str(fields["interpolation"]),
     )
+    # exported folders may come from strangers: check every value
     mean = preprocessing.mean
     std = preprocessing.std
     is_valid = (

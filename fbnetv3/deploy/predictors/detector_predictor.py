@@ -69,6 +69,7 @@ class ShortSideResize:
         """Return the height and width of a resized image of this height and width."""
         if not self.shortest:
             return height, width
+        # scale the short side to `shortest`; shrink further if the long side would exceed `longest`
         scale = self.shortest / min(height, width)
         sides = (self.shortest, scale * width) if height < width else (scale * height, self.shortest)
         shrink = min(1.0, self.longest / max(sides))
@@ -93,7 +94,13 @@ class DetectorPredictor:
         name: name of the detector, for messages.
     """
 
-    def __init__(self, runtime: OnnxRuntime, resize: ShortSideResize, classes: Sequence[str], name: str = "") -> None:
+    def __init__(
+        self,
+        runtime: OnnxRuntime,
+        resize: ShortSideResize,
+        classes: Sequence[str],
+        name: str = "",
+    ) -> None:
         self.runtime = runtime
         self.resize = resize
         self.classes = list(classes)
@@ -137,6 +144,7 @@ class DetectorPredictor:
                 f"{self.name or 'the detector'}: returns class index {classes.max()}, "
                 f"but has {len(self.classes)} class names"
             )
+        # scale back to the original image, clip, and drop what is then empty
         boxes = boxes * np.array([width / resized.shape[1], height / resized.shape[0]] * 2, np.float32)
         boxes = boxes.clip(0, np.array([width, height] * 2, np.float32))
         is_nonempty = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
