@@ -13,8 +13,7 @@ import yaml
 
 from fbnetv3.arch.compound_scaling import adapt_to_small_images, compound_scale, with_same_padding
 from fbnetv3.arch.definition import MAX_RESOLUTION, ArchDef, ArchError, Row, Stage
-from fbnetv3.errors import UsageError
-from fbnetv3.utils.checks import check_int, check_keys, check_type
+from fbnetv3.utils.checks import check_int, check_keys, check_type, error_context
 from fbnetv3.utils.yaml_files import BASE_KEY, pop_bases, read_mapping
 
 DERIVE_KEY = "derive"
@@ -42,15 +41,13 @@ def load_arch(path: str | os.PathLike) -> ArchDef:
 
 def _load(path: str, inherited_by: tuple[str, ...]) -> ArchDef:
     data = read_mapping(path, ArchError, _ARCH_FIELDS)
-    try:
+    with error_context(file=path):
         bases = pop_bases(data, path, ArchError, inherited_by)
         if not bases:
             return arch_from_dict(data)
         if len(bases) > 1:
             raise ArchError("an architecture can have only one", BASE_KEY)
         return _derive(_load(bases[0], (*inherited_by, path)), data)
-    except ArchError as error:
-        raise error.in_file(path) from None
 
 
 def arch_from_dict(data: Mapping[str, Any]) -> ArchDef:
@@ -72,38 +69,28 @@ def _derive(base: ArchDef, data: dict[str, Any]) -> ArchDef:
     steps = data.pop(DERIVE_KEY, {})
     if "stages" in data:
         data["stages"] = _parse_stages(data["stages"])
-    check_type(steps, DERIVE_KEY, dict, "a mapping with the keys scale, small_images, same_padding", ArchError)
-    try:
+    with error_context(DERIVE_KEY):
+        check_type(steps, "", dict, "a mapping with the keys scale, small_images, same_padding", ArchError)
         check_keys(steps, ArchError, ("scale", "small_images", "same_padding"))
         if "scale" in steps:
             base = _scale(base, steps["scale"])
         if "small_images" in steps:
             check_int(steps["small_images"], "small_images", 1, MAX_RESOLUTION, ArchError)
             base = adapt_to_small_images(base, steps["small_images"])
-        if "same_padding" in steps:
-            if steps["same_padding"] is not True:
-                raise ArchError("can only be true", "same_padding")
+        check_type(steps.get("same_padding", False), "same_padding", bool, "true or false", ArchError)
+        if steps.get("same_padding"):
             base = with_same_padding(base)
-    except ArchError as error:
-        raise error.within(DERIVE_KEY) from None
-    except UsageError as error:
-        raise ArchError(str(error), DERIVE_KEY) from None
     return replace(base, **data)
 
 
-def _scale(base: ArchDef, arguments: object) -> ArchDef:
-    if not isinstance(arguments, dict):
-        raise ArchError("is not a mapping with the keys depth, width, resolution", "scale")
-    try:
+def _scale(base: ArchDef, arguments: Any) -> ArchDef:
+    with error_context("scale"):
+        check_type(arguments, "", dict, "a mapping with the keys depth, width, resolution", ArchError)
         check_keys(arguments, ArchError, _SCALE_FIELDS)
-        check_type(arguments.get("fixed", []), "fixed", list, "a list of names", ArchError)
         if "fixed" in arguments:
+            check_type(arguments["fixed"], "fixed", list, "a list of names", ArchError)
             arguments = {**arguments, "fixed": tuple(arguments["fixed"])}
         return compound_scale(base, **arguments)
-    except ArchError as error:
-        raise error.within("scale") from None
-    except UsageError as error:
-        raise ArchError(str(error), "scale") from None
 
 
 def _parse_stages(stages: Any) -> tuple[Stage, ...]:
@@ -112,22 +99,18 @@ def _parse_stages(stages: Any) -> tuple[Stage, ...]:
 
 
 def _parse_stage(stage: Any, field: str) -> Stage:
-    check_type(stage, field, dict, "a mapping with the key rows", ArchError)
-    try:
+    with error_context(field):
+        check_type(stage, "", dict, "a mapping with the key rows", ArchError)
         check_keys(stage, ArchError, ("rows",), required=("rows",))
         check_type(stage["rows"], "rows", list, "a list", ArchError)
         return Stage(tuple(_parse_row(row, f"rows[{r}]") for r, row in enumerate(stage["rows"])))
-    except ArchError as error:
-        raise error.within(field) from None
 
 
 def _parse_row(row: Any, field: str) -> Row:
-    check_type(row, field, dict, "a mapping such as {block: mbconv, kernel: 3, ...}", ArchError)
-    try:
+    with error_context(field):
+        check_type(row, "", dict, "a mapping such as {block: mbconv, kernel: 3, ...}", ArchError)
         check_keys(row, ArchError, _ROW_FIELDS, required=("block", "channels"))
         return Row(**row)
-    except ArchError as error:
-        raise error.within(field) from None
 
 
 def dump_arch(arch: ArchDef) -> str:

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from itertools import chain, product
 
 from fbnetv3.arch.block_specs import round8
-from fbnetv3.arch.definition import ArchDef, ArchError, Row, Stage
+from fbnetv3.arch.definition import MAX_RESOLUTION, ArchDef, ArchError, Row, Stage
 from fbnetv3.arch.network_cost import compute_cost
 from fbnetv3.errors import UsageError
-from fbnetv3.utils.checks import is_int, is_number
+from fbnetv3.utils.checks import check_choice, check_int, check_number
 
 PARTS = ("stem", "last")
 IMAGENET_RESOLUTION = 224
 CIFAR_RESOLUTION = 32
 
-_MAX_MULTIPLIER = 1e6
+MULTIPLIER_RANGE = (1e-3, 1e3)
 
 
 def compound_scale(
@@ -48,15 +48,13 @@ def compound_scale(
         name: name of the result; default: that of `arch` with "_scaled".
 
     Raises:
-        UsageError: a multiplier that is not positive, or an unknown part.
+        ArchError: a multiplier out of range, an unknown part, or a result beyond the bounds of a definition.
     """
-    for label, multiplier in (("depth", depth), ("width", width), ("resolution", resolution)):
-        if not is_number(multiplier, high=_MAX_MULTIPLIER) or multiplier <= 0:
-            raise UsageError(f"{label} multiplier {multiplier!r} is not a number in (0, {_MAX_MULTIPLIER:,.0f}]")
-    if unknown := sorted(set(fixed) - set(PARTS)):
-        raise UsageError(f"fixed: {', '.join(unknown)} is not one of {', '.join(PARTS)}")
-    if not is_int(multiple, 1):
-        raise UsageError(f"multiple {multiple!r} is not a positive number of pixels")
+    for field, multiplier in {"depth": depth, "width": width, "resolution": resolution}.items():
+        check_number(multiplier, field, *MULTIPLIER_RANGE, error=ArchError)
+    for part in fixed:
+        check_choice(part, "fixed", PARTS, ArchError)
+    check_int(multiple, "multiple", 1, MAX_RESOLUTION, ArchError)
 
     stages = []
     for s, stage in enumerate(arch.stages):
@@ -85,11 +83,11 @@ def adapt_to_small_images(arch: ArchDef, base: int = CIFAR_RESOLUTION, *, name: 
     224: for a base of 32, FBNetV3-A has 32 and FBNetV3-E 38 pixels. Images are not resized before the crop.
 
     Raises:
-        UsageError: the network has no second block of stride two.
+        ArchError: the network has no second block of stride two.
     """
     strided = [(s, r) for s, stage in enumerate(arch.stages) for r, row in enumerate(stage.rows) if row.stride == 2]
     if len(strided) < 2:
-        raise UsageError(f"{arch.name} has no second block of stride two, which adapting to small images removes")
+        raise ArchError(f"{arch.name} has no second block of stride two, which adapting to small images removes")
     s, r = strided[1]
     rows = list(arch.stages[s].rows)
     rows[r] = replace(rows[r], stride=1, dw_padding=None)
@@ -153,6 +151,7 @@ def scale_to_macs(
     """
     growth = {"depth": depth, "width": width, "resolution": resolution}
     _check_targets(macs, growth)
+    compound_scale(arch, fixed=fixed)  # rejects unknown parts
 
     def scale(phi: float, multiple: int, deviations: tuple[float, ...] = (0.0, 0.0, 0.0)) -> ScaledArch:
         exponents = dict(zip(growth, (phi + deviation for deviation in deviations), strict=True))
@@ -188,12 +187,11 @@ def scale_to_macs(
 
 
 def _check_targets(macs: float, growth: dict[str, float]) -> None:
-    for label, value in {"macs target": macs, **growth}.items():
-        if not is_number(value, 0) or not 0 < value < math.inf:
-            raise UsageError(f"{label} {value!r} is not a positive number")
-    if min(growth.values()) < 1 or max(growth.values()) == 1:
-        factors = ", ".join(f"{label} {value}" for label, value in growth.items())
-        raise UsageError(f"{factors}: all must be at least 1.0, and one must be greater")
+    check_number(macs, "macs target", 1, 1e15)
+    for field, base in growth.items():
+        check_number(base, field, 1, MULTIPLIER_RANGE[1])
+    if max(growth.values()) == 1:
+        raise UsageError("depth, width and resolution are all 1.0: at least one must grow")
 
 
 def _bisect_phi(macs_at: Callable[[float], float], target: float) -> float:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from fbnetv3.arch.block_specs import ACTIVATIONS, BLOCK_SPECS, SE_GATES, BlockSpec
 from fbnetv3.errors import FieldError, UnknownNameError
 from fbnetv3.registry import Registry
-from fbnetv3.utils.checks import check_choice, check_int, check_number, check_type
+from fbnetv3.utils.checks import check_choice, check_int, check_number, check_type, error_context
 
 MAX_CHANNELS = 65_536
 MAX_KERNEL = 63
@@ -114,8 +114,6 @@ class Stage:
     rows: tuple[Row, ...]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rows, tuple) or not all(isinstance(row, Row) for row in self.rows):
-            raise ArchError("is not a tuple of rows", "rows")
         if not self.rows:
             raise ArchError("empty: a stage needs at least one row", "rows")
 
@@ -160,8 +158,6 @@ class ArchDef:
         check_type(self.source, "source", str, "text", ArchError)
         check_int(self.resolution, "resolution", 1, MAX_RESOLUTION, ArchError)
         check_int(self.resize, "resize", self.resolution, 2 * MAX_RESOLUTION, ArchError)
-        if not isinstance(self.stages, tuple) or not all(isinstance(stage, Stage) for stage in self.stages):
-            raise ArchError("is not a tuple of stages", "stages")
         if not self.stages:
             raise ArchError("empty: a network needs at least one stage", "stages")
         self._check_maps()
@@ -186,10 +182,8 @@ class ArchDef:
             index = 0
             for r, row in enumerate(stage.rows):
                 for i in range(row.repeat):
-                    try:
+                    with error_context(f"stages[{s}].rows[{r}]"):
                         spec = row.spec(channels, first=i == 0)
-                    except ArchError as error:
-                        raise error.within(f"stages[{s}].rows[{r}]") from None
                     blocks.append(Block(s, r, index, row.block, spec))
                     channels = spec.out_channels
                     index += 1

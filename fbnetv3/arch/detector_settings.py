@@ -12,7 +12,7 @@ from fbnetv3.arch.arch_registry import configs_folder, get_arch
 from fbnetv3.arch.definition import ArchDef
 from fbnetv3.arch.detector_cost import DetectorCost, detector_cost
 from fbnetv3.errors import FieldError
-from fbnetv3.utils.checks import check_int, check_type
+from fbnetv3.utils.checks import check_int, check_type, error_context
 from fbnetv3.utils.yaml_files import BASE_KEY, read_mapping, read_with_bases
 
 # The parts whose cost can be computed, by the config keys that choose them.
@@ -96,10 +96,8 @@ def read_detector_config(file: Path) -> DetectorSettings:
         UnknownNameError: its architecture is not registered.
         ArchError: its architecture's file is invalid.
     """
-    try:
+    with error_context(file=str(file)):
         settings = _parse_model(read_with_bases(file, ("MODEL.FBNETV3.ARCH",)).get("MODEL") or {})
-    except FieldError as error:
-        raise error.in_file(str(file)) from None
     return DetectorSettings(name=file.stem, **settings)
 
 

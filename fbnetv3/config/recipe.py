@@ -12,7 +12,7 @@ import yaml
 
 from fbnetv3.errors import FieldError, UnknownNameError
 from fbnetv3.registry import Registry
-from fbnetv3.utils.checks import check_keys, check_type, is_number
+from fbnetv3.utils.checks import check_keys, check_type, error_context, is_number
 from fbnetv3.utils.yaml_files import parse_number, read_mapping
 
 # Builders of optimizers, as lazy entries, so that recipes need no torch.
@@ -117,10 +117,8 @@ def load_recipe(path: str | os.PathLike) -> Recipe:
         RecipeError: the file is missing, not YAML, or not a valid recipe; names file and field.
     """
     data = read_mapping(path, RecipeError, (f.name for f in fields(Recipe)))
-    try:
+    with error_context(file=str(path)):
         return recipe_from_dict(data)
-    except RecipeError as error:
-        raise error.in_file(str(path)) from None
 
 
 def dump_recipe(recipe: Recipe) -> str:

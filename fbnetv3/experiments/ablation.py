@@ -21,7 +21,7 @@ from fbnetv3.training.classifier_training import train_classifier
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.checks import check_choice, check_int, check_keys, check_type
 from fbnetv3.utils.nested_keys import flatten, parse_pairs
-from fbnetv3.utils.yaml_files import read_mapping
+from fbnetv3.utils.yaml_files import read_mapping, resolve_beside
 
 logger = logging.getLogger(__name__)
 
@@ -153,8 +153,8 @@ def _parse_overrides(overrides: Any, field: str, folder: Path) -> dict[str, Any]
     check_type(overrides, field, Mapping, "a mapping of config keys such as SOLVER.LR: 0.1", AblationError)
     parsed = {}
     for key, value in flatten(overrides).items():
-        if key in _PATH_KEYS and isinstance(value, str) and (folder / value).is_file():
-            value = str(folder / value)
+        if key in _PATH_KEYS and isinstance(value, str):
+            value = resolve_beside(value, folder)
         parsed[key] = value
     return parsed
 

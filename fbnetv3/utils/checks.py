@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fbnetv3.errors import FieldError, suggest
@@ -17,6 +18,16 @@ def is_int(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
 def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
     """Return whether `value` is an int or float in [low, high]; bools and NaN do not count."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+
+@contextlib.contextmanager
+def error_context(field: str = "", file: str = "") -> Iterator[None]:
+    """Prefix the field, and add the file's name, of any `FieldError` raised within the block."""
+    try:
+        yield
+    except FieldError as error:
+        error = error.within(field) if field else error
+        raise error.in_file(file) if file else error from None
 
 
 def check_int(value: Any, field: str, low: int, high: float = math.inf, error: type[FieldError] = FieldError) -> None:
@@ -85,6 +96,7 @@ def check_keys(
 
 
 def _range_text(low: float, high: float) -> str:
+    low_text, high_text = (f"{bound:,g}" if isinstance(bound, float) else f"{bound:,}" for bound in (low, high))
     if high == math.inf:
-        return f"at least {low:,}"
-    return f"at most {high:,}" if low == -math.inf else f"in [{low:,}, {high:,}]"
+        return f"at least {low_text}"
+    return f"at most {high_text}" if low == -math.inf else f"in [{low_text}, {high_text}]"

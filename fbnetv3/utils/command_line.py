@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 
 from fbnetv3.errors import Terminated, UserError
 from fbnetv3.utils.imports import import_modules
+from fbnetv3.utils.text import one_line
 
-# Error messages may quote a file's content; longer ones are shortened in the middle.
+# Error messages may quote a file's content; longer ones are shortened.
 _MAX_MESSAGE_LENGTH = 4000
 
 
@@ -94,7 +95,7 @@ def _run(
     try:
         main(argv)
     except UserError as error:
-        _print_error(prefix + _shorten(error))
+        _print_error(prefix + one_line(error, _MAX_MESSAGE_LENGTH))
         return error.exit_code
     except MemoryError:
         _print_error(f"{prefix}out of memory")
@@ -104,7 +105,7 @@ def _run(
         return 1
     except OSError as error:
         file = f"{error.filename}: " if error.filename else ""
-        _print_error(prefix + file + _shorten(error.strerror or error))
+        _print_error(prefix + file + one_line(error.strerror or error, _MAX_MESSAGE_LENGTH))
         return 1
     except (KeyboardInterrupt, Terminated) as error:
         code, word = (130, "interrupted") if isinstance(error, KeyboardInterrupt) else (143, "terminated")
@@ -124,10 +125,3 @@ def _raise_terminated(number: int, frame: object) -> None:
     """Handle SIGTERM: raise once, and ignore repeats while open files are closed."""
     signal.signal(number, signal.SIG_IGN)
     raise Terminated
-
-
-def _shorten(message: object) -> str:
-    line = " ".join(str(message).split())
-    if len(line) <= _MAX_MESSAGE_LENGTH:
-        return line
-    return f"{line[: _MAX_MESSAGE_LENGTH // 2]} ... {line[-_MAX_MESSAGE_LENGTH // 4 :]}"

@@ -16,8 +16,11 @@ def format_duration(seconds: float) -> str:
 
 
 def one_line(message: object, limit: int = 300) -> str:
-    """Collapse a message, such as a third-party error, to one line of at most `limit` characters."""
-    return " ".join(str(message).split())[:limit]
+    """Collapse a message, such as a third-party error, to one line; a long one is shortened in the middle."""
+    line = " ".join(str(message).split())
+    if len(line) <= limit:
+        return line
+    return f"{line[: limit // 2]} ... {line[-limit // 4 :]}"
 
 
 def describe_error(error: BaseException, limit: int = 200) -> str:

@@ -133,11 +133,14 @@ def test_a_file_can_inherit(write):
         ("_BASE_: foo.yaml\nname: bar\nderive: {scele: {}}", "derive.scele: unknown key: did you mean scale?"),
         (
             "_BASE_: foo.yaml\nname: bar\nderive: {scale: {width: -1}}",
-            "derive.scale: width multiplier -1 is not a number in (0, ",
+            "derive.scale.width: -1 is not in [0.001, ",
         ),
-        ("_BASE_: foo.yaml\nname: bar\nderive: {scale: {fixed: [head]}}", "derive.scale: fixed: head is not one of"),
+        ("_BASE_: foo.yaml\nname: bar\nderive: {scale: {fixed: [head]}}", "derive.scale.fixed: 'head' is not one of"),
         ("_BASE_: foo.yaml\nname: bar\nderive: {small_images: 1.5}", "derive.small_images: 1.5 is not an integer"),
-        ("_BASE_: foo.yaml\nname: bar\nderive: {same_padding: maybe}", "derive.same_padding: can only be true"),
+        (
+            "_BASE_: foo.yaml\nname: bar\nderive: {same_padding: maybe}",
+            "derive.same_padding: 'maybe' is not true or false",
+        ),
         ("_BASE_: foo.yaml\nname: bar\nresolution: 0", "resolution: 0 is not in"),
     ],
 )

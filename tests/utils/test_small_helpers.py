@@ -74,7 +74,8 @@ def test_text():
     assert [format_duration(s) for s in (5, 65, 3723.4)] == ["0:05", "1:05", "1:02:03"]
     assert first_few(["a", "b", "c", "d"]) == "a, b, c and 1 more"
     assert first_few(["a", "b"]) == "a, b"
-    assert one_line("a\n  b" + "c" * 10, 5) == "a bcc"
+    assert one_line("a\n  b") == "a b"
+    assert one_line("a" * 50 + "b" * 50, 8) == "aaaa ... bb"
     assert describe_error(ValueError("first\nsecond")) == "ValueError: first"
     assert evenly_spaced(list(range(10)), 3) == [0, 3, 6]
     assert evenly_spaced([1, 2], 3) == [1, 2]
