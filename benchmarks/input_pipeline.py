@@ -13,7 +13,7 @@ import torch
 from measure import SideProcess, compare, report_comparison, serve_calls
 from timm.data import ImageDataset, create_loader, create_transform
 
-from fbnetv3.data import Preprocessing, build_loader, train_pixels
+from fbnetv3.data import Preprocessing, build_loader, train_transform
 from fbnetv3.data.datasets import FolderDataset
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 
@@ -50,7 +50,9 @@ def main():
 def fbnetv3_epoch(root, workers):
     """Return a function that loads an epoch and returns its number of images."""
     keep_freed_memory()
-    transform = train_pixels(PREPROCESSING, crop="random_resized", crop_scale=(0.08, 1.0), crop_padding=0, flip=True)
+    transform = train_transform(
+        PREPROCESSING, crop="random_resized", crop_scale=(0.08, 1.0), crop_padding=0, flip=True, normalize=False
+    )
     arguments = {"batch_size": BATCH, "training": True, "workers": workers, "normalize": PREPROCESSING}
     loader = build_loader(FolderDataset(Path(root)), transform, **arguments)
     return lambda: sum(len(batch.to(CPU, torch.contiguous_format)[0]) for batch in loader)
@@ -74,7 +76,7 @@ def timm_epoch(root, workers):
 def check_pixels(root):
     """Check that the pixels for evaluation, which has no random transforms, are the same except for rounding."""
     dataset = FolderDataset(Path(root))
-    transform = PREPROCESSING.pixels()
+    transform = PREPROCESSING.transform(normalize=False)
     size = (3, RESOLUTION, RESOLUTION)
     reference = create_transform(size, interpolation="bilinear", crop_pct=RESOLUTION / 256, use_prefetcher=True)
     peer_dataset = ImageDataset(root, transform=reference)

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Run benchmarks and write docs/benchmarks.md: `run.py [NAME ...]`, all of them by default; `--list` lists them.
 
-Each benchmark is a script of this folder and runs in a process of its own, one after the other. Its results are stored in
-benchmarks/results.json with machine, versions and date, so the page can combine runs of several days; benchmarks that
-are not run again keep their results. Peers come from PyPI: pip install '.[benchmarks]'.
+Each benchmark is a script of this folder and runs in a process of its own, one after the other. Its results are stored
+in benchmarks/results.json with machine, versions and date, so the page can combine runs of several days; benchmarks
+that are not run again keep their results. Peers come from PyPI: pip install '.[benchmarks]'.
 """
 
 import argparse

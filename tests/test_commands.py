@@ -63,7 +63,7 @@ SHORT = {
     "input_pipeline.py": "--rounds 1 --workers 0",
     "loop_overhead.py": "SOLVER.EPOCHS 1",
     "detection.py": "--rounds 1",
-    "detector_export.py": "--rounds 1 --most 1",
+    "detector_export.py": "--rounds 1 --max-images 1",
     "pool_cost.py": "--pool 500 --candidates 2048",
     "evolution.py --seeds": "--seeds 1",
     "evolution.py --table": "--runs 2",
