@@ -120,13 +120,13 @@ def onnx_translations() -> dict[Any, Callable]:
 
 
 def _nms_translation(op: Any) -> Callable:
-    def translate(
+    def translate_nms(  # type: ignore[no-untyped-def]
         boxes,
         scores,
         iou_threshold,
         score_threshold,
         max_detections,
-    ):  # type: ignore[no-untyped-def]
+    ):
         indices = op.NonMaxSuppression(
             boxes,
             scores,
@@ -140,11 +140,11 @@ def _nms_translation(op: Any) -> Callable:
         _, order = op.TopK(best_scores, count)
         return op.Gather(indices, order)
 
-    return translate
+    return translate_nms
 
 
 def _roi_align_translation(op: Any) -> Callable:
-    def translate(
+    def translate_roi_align(  # type: ignore[no-untyped-def]
         maps,
         boxes,
         levels,
@@ -152,7 +152,7 @@ def _roi_align_translation(op: Any) -> Callable:
         output_size,
         sampling_ratio,
         aligned,
-    ):  # type: ignore[no-untyped-def]
+    ):
         def align(x, boxes, scale):  # type: ignore[no-untyped-def]
             batch_indices = op.ConstantOfShape(op.Slice(op.Shape(boxes), [0], [1]))
             return op.RoiAlign(
@@ -180,4 +180,4 @@ def _roi_align_translation(op: Any) -> Callable:
         _, order = op.TopK(all_rows, op.Shape(all_rows), largest=0)
         return op.Gather(op.Concat(*parts, axis=0), order)
 
-    return translate
+    return translate_roi_align

@@ -104,7 +104,8 @@ def _replace_means_by_pools(graph: onnx.GraphProto) -> None:
     spatial_axes = {tensor.name for tensor in pairs if sorted(numpy_helper.to_array(tensor) % 4) == [2, 3]}
     for node in graph.node:
         keeps_axes = next((bool(a.i) for a in node.attribute if a.name == "keepdims"), True)
-        if node.op_type == "ReduceMean" and keeps_axes and node.input[1] in spatial_axes:
+        axes_name = node.input[1] if len(node.input) > 1 else ""  # a mean over all axes has no such input
+        if node.op_type == "ReduceMean" and keeps_axes and axes_name in spatial_axes:
             node.op_type = "GlobalAveragePool"
             del node.attribute[:], node.input[1:]
     # the axes are now unused unless another node reads them
