@@ -122,6 +122,7 @@ def dump_arch(arch: ArchDef) -> str:
     if arch.source:
         lines.append(f"source: {_quote(arch.source)}")
     lines += [f"resolution: {arch.resolution}", f"resize: {arch.resize}", "stages:"]
+    # align the fields of all rows in columns; a column that no row uses has width 0
     cells = [[_row_cells(row) for row in stage.rows] for stage in arch.stages]
     widths = {column: max(len(row[column]) for stage in cells for row in stage) for column in _ROW_COLUMNS}
     for stage in cells:

@@ -44,6 +44,7 @@ def round8(value: float) -> int:
     This is the channel rounding of the published networks: `round8(20) == 24`, `round8(36) == 40`.
     """
     rounded = max(8, 8 * math.floor(value / 8 + 0.5))
+    # as in MobileNet, rounding down must not remove more than 5 % of the channels
     return rounded + 8 if rounded < 0.95 * value else rounded
 
 
@@ -190,15 +191,20 @@ class MBConvSpec(BlockSpec):
         h = conv_output_size(height, self.kernel, self.stride, self.padding)
         w = conv_output_size(width, self.kernel, self.stride, self.padding)
         mid = self.mid_channels
-        layers = conv_cost(h, w, mid, mid, self.kernel, self.groups)
-        if self.dw_norm:
-            layers += batchnorm_cost(mid)
+        layers = Cost()
+        # expand, at the input's size
         if self.has_expand:
             layers += conv_cost(height, width, self.in_channels, mid) + batchnorm_cost(mid)
+        # depthwise
+        layers += conv_cost(h, w, mid, mid, self.kernel, self.groups)
+        if self.dw_norm:
+            layers += batchnorm_cost(mid)
+        # squeeze-and-excite
         if self.se_channels:
             layers += avg_pool_cost(h, w, mid)
             layers += conv_cost(1, 1, mid, self.se_channels, bias=True)
             layers += conv_cost(1, 1, self.se_channels, mid, bias=True)
+        # project
         layers += conv_cost(h, w, mid, self.out_channels) + batchnorm_cost(self.out_channels)
         return layers, h, w
 
@@ -242,6 +248,7 @@ class MBPoolSpec(BlockSpec):
     def cost(self, height: int, width: int) -> tuple[Cost, int, int]:
         """Return the cost of the block, and the height and width of its output, which are 1."""
         mid = self.mid_channels
+        # the expansion sees the full map, the last convolution one pixel
         layers = conv_cost(height, width, self.in_channels, mid) + batchnorm_cost(mid)
         layers += avg_pool_cost(height, width, mid)
         return layers + conv_cost(1, 1, mid, self.out_channels), 1, 1

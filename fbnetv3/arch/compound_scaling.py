@@ -67,6 +67,7 @@ def compound_scale(
             rows += [replace(row, channels=channels) for row in _scale_depth(group, depth)]
         stages.append(Stage(tuple(rows)))
 
+    # the nearest multiple; a resolution that is not scaled stays as it is
     pixels = arch.resolution
     if resolution != 1.0:
         pixels = max(multiple, multiple * math.floor(arch.resolution * resolution / multiple + 0.5))
@@ -197,6 +198,7 @@ def _check_targets(macs: float, growth: dict[str, float]) -> None:
 def _bisect_phi(macs_at: Callable[[float], float], target: float) -> float:
     """Return approximately the phi at which the (almost) monotonic MACs reach the target."""
     low, high = -12.0, 12.0
+    # ten halvings leave an interval of 0.02, which the fine search around it covers
     for _ in range(10):
         middle = (low + high) / 2
         low, high = (low, middle) if macs_at(middle) > target else (middle, high)
@@ -235,9 +237,11 @@ def _scale_depth(rows: list[Row], depth: float) -> list[Row]:
     """Return rows of equal width with `depth` times as many blocks. The last row grows or shrinks; the first stays."""
     if rows[-1].spec_class.pools:  # a pooling block cannot be repeated
         return rows
+    # blocks to add (or remove if negative), rounded half up, leaving at least one
     total = sum(row.repeat for row in rows)
     change = max(1, math.floor(total * depth + 0.5)) - total
     scaled = list(rows)
+    # drop rows from the end that would become empty
     while change < 0 and scaled[-1].repeat + change < 1:
         change += scaled.pop().repeat
     last = scaled[-1]

@@ -165,7 +165,7 @@ class ArchDef:
     def _check_maps(self) -> None:
         """Follow the size of the map through all blocks."""
         blocks = self.blocks()
-        size = self.resolution
+        size = self.resolution  # maps of the square native input are square
         for block in blocks:
             position = f"stages[{block.stage}].rows[{block.row}]"
             if block.spec.pools and block is not blocks[-1]:

@@ -183,6 +183,7 @@ def load_latency_table(path: str | os.PathLike) -> LatencyTable:
     if lines and not lines[-1].endswith("\n"):
         del lines[-1]  # its writer was killed
 
+    # the first line describes the device, the others hold one measurement each
     blocks: dict[BlockShape, float] = {}
     networks = []
     line_number = 1
@@ -218,10 +219,12 @@ class LatencyTableWriter:
 
     def __init__(self, path: str | os.PathLike, device: MeasuredDevice) -> None:
         self.path = Path(path).expanduser()
+        # a new table
         if not self.path.exists() or not self.path.stat().st_size:
             make_folder(self.path.parent)
             append_json_line(self.path, {"layout": LAYOUT, **asdict(device)})
             return
+        # resume a table of the same device
         table_device = load_latency_table(self.path).device
         if table_device != device:
             raise LatencyError(f"{self.path}: was measured on {table_device}, this is {device}: choose another file")

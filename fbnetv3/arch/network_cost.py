@@ -56,6 +56,7 @@ def compute_cost(
     check_int(num_classes, "num_classes", 0)
     check_int(in_chans, "in_chans", 1)
     height, width = _height_width(arch.resolution if resolution is None else resolution)
+    # follow the size of the map from block to block
     parts = []
     for block in arch.blocks(in_chans):
         cost, height, width = block.spec.cost(height, width)
@@ -65,6 +66,7 @@ def compute_cost(
             )
         parts.append(BlockCost(block, cost, height, width))
 
+    # the head pools the last map and is a 1x1 convolution on one pixel
     head = Cost()
     if num_classes:
         head = avg_pool_cost(height, width, arch.out_channels)

@@ -54,6 +54,7 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
         UsageError: the file is missing or not YAML, a key is unknown (the message suggests similar ones), or a value
             has the wrong type or is out of range.
     """
+    # the file, then the command line, which may name the recipe and the modules
     cfg = get_cfg()
     _merge(cfg, read_config_file(file), f"{file}: ")
     pairs = parse_pairs(overrides)
@@ -139,9 +140,11 @@ def _parse_literal(text: str) -> Any:
 def _coerce(key: str, value: Any, where: str = "") -> Any:
     """Convert a value to the type of the key's default: an int to a float, a tuple to a list."""
     kind = type(KEYS[key].default)
+    # YAML reads 1e-3 as text and 1 as an integer
     if kind is float and not isinstance(value, bool):
         value = parse_number(value)
         value = float(value) if isinstance(value, int) else value
+    # literals on the command line may be tuples
     if kind is list and isinstance(value, tuple):
         value = list(value)
     if type(value) is not kind:

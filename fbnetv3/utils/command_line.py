@@ -67,11 +67,13 @@ def run_tool(
         after_interrupt: advice for the user after Ctrl-C or SIGTERM.
         sigterm: exit on SIGTERM as on Ctrl-C. For tools that do not handle it themselves, as training does.
     """
+    # torchrun sets these; without it this is the only process
     is_distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
     rank = int(os.environ.get("RANK", "0")) if is_distributed else 0
     if rank:
         sys.stdout = _DiscardOutput()
 
+    # log to the terminal while the tool runs
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("fbnetv3")

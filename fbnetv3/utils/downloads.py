@@ -68,8 +68,10 @@ def cached_path(url: str) -> Path:
     parts = parsed.path.strip("/").split("/")
     if not parsed.netloc or any(part in ("", ".", "..") for part in parts):
         raise UsageError(f"{url}: is not the URL of a file")
+    # URLs that differ only in their query are different files
     if parsed.query:
         parts[-1] = f"{hashlib.sha256(parsed.query.encode()).hexdigest()[:12]}_{parts[-1]}"
+    # a port's colon is not allowed in Windows file names; file systems limit names to 255 bytes
     return cache_dir().joinpath(parsed.netloc.replace(":", "_"), *(part[-200:] for part in parts))
 
 

@@ -60,7 +60,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             yield f
             f.flush()
             os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)
+        os.chmod(temporary, 0o644)  # mkstemp creates files that only their owner can read
         os.replace(temporary, path)
     except OSError as error:
         raise output_error(path, error) from error
@@ -150,6 +150,7 @@ class FolderLock:
             raise output_error(self.folder, error, self.advice) from None
         if fcntl is None:
             return
+        # do not wait: report the process that holds the lock
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

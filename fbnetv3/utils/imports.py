@@ -11,6 +11,7 @@ from typing import Any
 
 from fbnetv3.errors import UsageError, UserError, suggest
 
+# Modules of the user that this process has imported.
 _user_modules: list[str] = []
 
 
@@ -76,6 +77,7 @@ def find_callable(name: str, source: str) -> Any:
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise UsageError(f"{source} {name!r}: is not of the form package.module:function")
+    # follow the attributes from the module to the callable
     target = import_module(module_name, source)
     for part in attribute.split("."):
         if not hasattr(target, part):

@@ -24,6 +24,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for dotted, value in flat.items():
         *sections, leaf = dotted.split(".")
+        # descend to the section that holds the last key
         section = nested
         for name in sections:
             section = section.setdefault(name, {})
@@ -40,6 +41,7 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any], where: str = "") -
     merged = dict(base)
     for key, value in update.items():
         if isinstance(value, Mapping) and key in merged:
+            # a section in both
             if not isinstance(merged[key], Mapping):
                 raise UsageError(f"{where}{key} is a section here and a value in its _BASE_")
             merged[key] = merge(merged[key], value, where)
