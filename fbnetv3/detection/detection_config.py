@@ -165,11 +165,13 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
     add_fbnetv3_config(cfg)
     known_keys = list(flatten(cfg))
 
+    # the file on top of the defaults
     values = {key: value for key, value in read_config_file(file).items() if key != "_BASE_"}
     _check_keys_of_file(values, known_keys, f"{file}: ")
     with _yacs_errors_as_usage_errors(f"{file}: "):
         cfg.merge_from_other_cfg(CfgNode(values))
 
+    # overrides on top of the file
     pairs = parse_pairs(overrides)
     for key in pairs:
         if key not in known_keys:
@@ -187,9 +189,9 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
 
 def _check_keys_of_file(values: Mapping[str, Any], known_keys: Iterable[str], where: str) -> None:
     for key in flatten(values):
-        is_key_or_section = any(known == key or known.startswith(f"{key}.") for known in known_keys)
+        is_key_or_section = any(name == key or name.startswith(f"{key}.") for name in known_keys)
         # a mapping as the value of a plain key has a wrong type, which yacs reports, rather than a wrong name
-        is_in_value = any(key.startswith(f"{known}.") for known in known_keys)
+        is_in_value = any(key.startswith(f"{name}.") for name in known_keys)
         if not is_key_or_section and not is_in_value:
             raise UsageError(f"{where}unknown key {key}: {suggest(key, known_keys)}")
 

@@ -122,6 +122,7 @@ def build_train_loader(cfg: CfgNode, seed: int, world: ProcessGroup) -> Detectio
     if batch_size % world.size:
         raise UsageError(f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of the {world.size} processes")
     dicts = _load_training_dicts(cfg)
+    # landscape and portrait images in separate steps, which need less padding
     groups = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         groups = [int(image["width"] <= image["height"]) for image in dicts]
@@ -141,6 +142,7 @@ def _load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     """Load the images of `DATASETS.TRAIN` that have something to learn."""
     if not cfg.DATASETS.TRAIN:
         raise UsageError("DATASETS.TRAIN is empty: name a dataset, or set DATASETS.OWN")
+    # the filters of detectron2's get_detection_dataset_dicts
     dicts = [image for name in cfg.DATASETS.TRAIN for image in load_dataset_dicts(name)]
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and "annotations" in dicts[0]:
         dicts = filter_images_with_only_crowd_annotations(dicts)

@@ -88,6 +88,7 @@ def simplify_for_export(model: nn.Module) -> nn.Module:
     fold_conv_norms(simplified)
     heads: Any = getattr(model, "roi_heads", None)
     if isinstance(getattr(heads, "box_head", None), FBNetV3BoxHead):
+        # pool before the last convolution
         box_head = FusedBoxHead(copy.deepcopy(heads.box_head)).requires_grad_(False)
         side = heads.box_pooler.output_size[0]
         channels = next(heads.box_head.parameters()).shape[1]

@@ -76,6 +76,7 @@ class ConfigPredictor:
             For each image, on the CPU and in pixels of that image: `pred_boxes`, `scores`, `pred_classes`, and
             `pred_masks` if the detector predicts masks.
         """
+        # resize the images and group them by size
         inputs: list[dict[str, Any]] = []
         indices_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, image in enumerate(images):
@@ -85,6 +86,7 @@ class ConfigPredictor:
             inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
             indices_by_shape[tensor.shape].append(i)
 
+        # run one batch for each size
         detections: dict[int, Instances] = {}
         for indices in indices_by_shape.values():
             with quiet_detectron2():
@@ -163,6 +165,7 @@ def find_input_images(
     if annotations is None:
         return [ImageFile(path, name, number) for number, (path, name) in enumerate(paths, 1)], None
 
+    # look up ids by the path in the folder, or by the file name only
     data = read_annotations(annotations, ("images", "categories"))
     ids = {image["file_name"]: image["id"] for image in data["images"]}
     files = []
@@ -242,6 +245,7 @@ def detect_files(
                     run.add(file, instances, classes)
                 progress.update(len(batch))
     finally:
+        # after an interrupt too
         write_json(output / RESULTS_FILE, run.results, indent=None)
         if categories is None:
             listing = {"images": run.images, "annotations": [], "categories": classes.categories}

@@ -71,6 +71,7 @@ class BlockRPNHead(nn.Module):
         self.blocks = blocks
         self.objectness_logits = nn.Conv2d(channels, num_anchors, 1)
         self.anchor_deltas = nn.Conv2d(channels, num_anchors * box_dim, 1)
+        # as in detectron2's StandardRPNHead
         for layer in (self.objectness_logits, self.anchor_deltas):
             nn.init.normal_(layer.weight, std=0.01)
             assert layer.bias is not None
@@ -172,6 +173,7 @@ class FBNetV3BoxHead(BlockBoxHead):
         arch = get_arch(arch)
         parts = detector_parts(arch)
         blocks = Trunk(parts.box_head, input_shape.channels, norm_layer=norm_layer(norm))
+        # the classifier's blocks fit only behind its own trunk, not behind an FPN
         if weights and input_shape.channels == parts.trunk.out_channels:
             classifier = with_same_padding(arch, name=arch.name)
             load_trunk(blocks, weights, classifier=classifier, skip=len(parts.trunk.blocks()))
