@@ -48,17 +48,17 @@ def run_classifier(args: argparse.Namespace) -> None:
 
 def run_detector(args: argparse.Namespace) -> None:
     from fbnetv3.detection.detection_config import load_detection_config
-    from fbnetv3.detection.training.detection_evaluation import results_table
+    from fbnetv3.detection.training.detection_evaluation import detection_table
     from fbnetv3.detection.training.detector_training import evaluate_detector, train_detector
 
     cfg = load_detection_config(args.config, args.overrides)
     keep_freed_memory()
     if args.eval_only:
-        print(results_table(evaluate_detector(cfg)))
+        print(detection_table(evaluate_detector(cfg)))
         return
     result = train_detector(cfg, resume=args.resume)
     if result.results:
-        print(results_table(result.results))
+        print(detection_table(result.results))
         print(f"{'detections:':12} {result.detections}\n{'examples:':12} {result.examples}")
     curve = ("curve",) if result.results else ()
     print_paths(result.run_folder, "weights", "checkpoints", "metrics", *curve, "log", "tensorboard")

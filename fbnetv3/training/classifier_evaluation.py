@@ -29,6 +29,7 @@ class _Totals:
     def add(self, logits: Tensor, targets: Tensor) -> None:
         self.num_images += len(targets)
         self.num_classes = logits.shape[1]
+        # Whether each of the five highest logits is the target: (N, 5)
         correct = logits.topk(min(5, self.num_classes)).indices == targets[:, None]
         self.correct1 += correct[:, 0].sum()
         self.correct5 += correct.any(1).sum()

@@ -89,7 +89,6 @@ class RunResult:
     Attributes:
         metrics: last evaluation: "top1", "top5", "loss", "images", and "ema_top1" etc. of the averaged weights.
         curve: all evaluations, each with its "epoch".
-        run_folder: the output folder.
         num_classes: outputs of the network.
     """
 
@@ -111,9 +110,6 @@ def train(cfg: CfgNode, callbacks: Sequence[Callback] = (), *, resume: bool = Fa
 
     Returns:
         The evaluations, each with "epoch", "top1", "loss" and so on.
-
-    Raises:
-        UserError: see `train_classifier`.
     """
     with quiet_terminal():
         return train_classifier(cfg, resume=resume, callbacks=callbacks, progress=False).curve
@@ -231,6 +227,7 @@ class _ClassifierRun:
         # BatchNorm statistics differ between processes; all evaluate those of rank 0
         self.group.broadcast_buffers(self.model, self.ema and self.ema.module)
         results = evaluate(self.model, self.inputs.val_loader, self.device, **arguments)
+        # Both kinds of weights on the same images
         if self.ema is not None:
             ema_results = evaluate(self.ema.module, self.inputs.val_loader, self.device, **arguments)
             results |= {f"ema_{key}": value for key, value in ema_results.items() if key != "images"}

@@ -39,6 +39,7 @@ class ModelEMA(AveragedModel):
             self._collect(model)
         num_updates = int(self.n_averaged)
         decay = min(self.decay, (1 + num_updates) / (10 + num_updates)) if num_updates else 0.0
+        # One fused call for all tensors of a kind
         if self._averaged[0]:
             torch._foreach_lerp_(*self._averaged, 1 - decay)
         if self._copied[0]:
@@ -46,6 +47,7 @@ class ModelEMA(AveragedModel):
         self.n_averaged += 1
 
     def _collect(self, model: nn.Module) -> None:
+        # The same order as in torch's AveragedModel with use_buffers=True
         averages = chain(self.module.parameters(), self.module.buffers())
         values = chain(model.parameters(), model.buffers())
         for average, value in zip(averages, values, strict=True):

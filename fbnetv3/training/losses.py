@@ -80,6 +80,7 @@ class Distillation:
         with torch.no_grad():
             teacher_logits = self.teacher(resize_images(images, self.teacher_resolution)).float()
         logits = model(resize_images(images, self.resolution)).float()
+        # Cross-entropy with soft targets: up to a constant, the divergence from the teacher
         teacher_loss = F.cross_entropy(logits, teacher_logits.softmax(1))
         return self.weight * teacher_loss + (1 - self.weight) * self.loss(logits, targets)
 

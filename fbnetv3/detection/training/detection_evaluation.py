@@ -82,7 +82,7 @@ def format_results(tasks: dict[str, dict[str, float]]) -> str:
     return ", ".join(parts)
 
 
-def results_table(results: Results) -> str:
+def detection_table(results: Results) -> str:
     """Format results as a table with a row for each dataset and task."""
     rows = [
         [name, task, *(f"{values[column]:.2f}" if column in values else "" for column in _COLUMNS)]

@@ -36,6 +36,7 @@ def describe_environment() -> dict[str, Any]:
 
 def _git_state() -> dict[str, Any] | None:
     folder = Path(fbnetv3.__file__).resolve().parent.parent
+    # An installed package has no checkout; git itself may be missing
     if not (folder / ".git").exists():
         return None
     try:

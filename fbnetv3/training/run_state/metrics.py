@@ -48,6 +48,7 @@ def truncate_metrics(file: Path, step: int, epoch: float = float("inf"), key: st
         for entry in read_metrics(file, key)
         if entry[key] <= step and not ("val_top1" in entry and entry.get("epoch", 0) > epoch)
     ]
+    # Atomically: a kill must not lose the older entries
     write_json_lines(file, entries)
 
 

@@ -51,10 +51,12 @@ class RunLock:
         """Create and lock the folder unless it is locked already. All processes must call this together."""
         if self._acquired:
             return
+        # Rank 0 tries; all processes raise its error together
         error = self.group.broadcast(self._try_lock() if self.group.is_rank_0 else None)
         if error is not None:
             raise error
         self._acquired = True
+        # Between `__enter__` and here the folder was not locked
         if self._has_run() and not self._had_run:
             raise UsageError(f"{self.run_folder.path}: another training has just finished there; start again")
 

@@ -26,6 +26,7 @@ def log_summary(
         group: the processes that train it.
     """
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    # The number of threads decides the speed on a CPU
     where = f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else str(device)
     if group.size > 1:
         where = f"{group.size} processes, {where}"

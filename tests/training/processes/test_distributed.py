@@ -104,7 +104,7 @@ def test_a_signal_to_one_process_saves_the_run_and_ends_both(results):
 
 def worker_pids(job, count):
     """Wait until a job has `count` training processes, and return their process ids."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
         if len(children) == count:
