@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # oneDNN's depthwise kernel computes the weight gradient of kernels up to this width with a padding of at most 1; its
-# kernel for grouped convolutions computes that of all others, which takes up to ten times as long.
+# kernel for grouped convolutions computes that of all others, which can take several times as long.
 _MAX_FAST_WIDTH = 3
 
 
