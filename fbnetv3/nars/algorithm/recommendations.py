@@ -23,6 +23,7 @@ from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.search_space import Space
+from fbnetv3.utils.yaml_files import BASE_KEY
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +160,6 @@ def _default_training_config(settings: SearchSettings) -> dict[str, Any]:
         return dict(settings.training_config)
     config: dict[str, Any] = {}
     if isinstance(settings.evaluator_args.get("config"), str):
-        config = {"_BASE_": settings.evaluator_args["config"], "SOLVER.EPOCHS": settings.epochs}
+        config = {BASE_KEY: settings.evaluator_args["config"], "SOLVER.EPOCHS": settings.epochs}
     overrides = settings.evaluator_args.get("overrides")
     return {**config, **overrides} if isinstance(overrides, Mapping) else config

@@ -18,10 +18,10 @@ from fbnetv3.nars.algorithm.search_settings import SCALING_ARGUMENTS
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.utils.files import make_folder, write_json, write_text
 from fbnetv3.utils.nested_keys import flatten, merge, nest
+from fbnetv3.utils.yaml_files import BASE_KEY
 
 logger = logging.getLogger(__name__)
 
-_BASE = "_BASE_"
 _SCALING_RESULTS = ("multiplier", "depth", "width", "resolution", "macs")
 
 
@@ -141,11 +141,11 @@ class OutputFolder:
     def _config_with_base(self) -> dict[str, Any]:
         """Return the training config with `_BASE_` first and relative to this folder."""
         config = dict(self.training_config)
-        base = config.pop(_BASE, None)
+        base = config.pop(BASE_KEY, None)
         if not base:
             return config
         base_path = Path(base).expanduser().resolve()
-        return {_BASE: os.path.relpath(base_path, self.path.resolve()), **config}
+        return {BASE_KEY: os.path.relpath(base_path, self.path.resolve()), **config}
 
 
 def _describe_source(provenance: Mapping[str, Any]) -> str:
