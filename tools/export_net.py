@@ -39,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--{'calibration' if args.calibration else 'reduce-range'} needs --int8")
     if args.val_images < 1:
         parser.error(f"--val-images {args.val_images}: must be at least 1")
-    get_format(args.format)  # raises if it is unknown
+    if args.model:
+        get_format(args.format)  # fail early; with --config, the config's IMPORTS may register it later
     command = shlex.join(["export_net.py", *(sys.argv[1:] if argv is None else argv)])
     if is_detector(args.model) if args.model else is_detection_config(args.config):
         run_detector_export(args, command)

@@ -64,7 +64,6 @@ def export_classifier(
         DataError: an image to compare on is corrupt.
         OutputError: the folder cannot be written.
     """
-    # 0. arguments, and what the export must reproduce
     export_format = get_format(format)
     _check_arguments(export_format, format, preprocessing, classes, any_size, int8)
     images = sample_images(preprocessing.channels) if images is None else images
@@ -73,6 +72,7 @@ def export_classifier(
     examples = [load_image(image, f"images[{i}]") for i, image in enumerate(images)]
     reference = copy.deepcopy(model).cpu().eval()
     original = ClassifierPredictor(TorchRuntime(reference), preprocessing, classes, name)
+    expected = original.logits(examples)  # before the export, so that wrong images and class names fail early
     output = Path(output).expanduser()
 
     with new_folder(output) as folder:
@@ -85,8 +85,13 @@ def export_classifier(
         # 2. load it again and compare
         exported = open_classifier(folder, format, name)
         runtime = exported.runtime.name
-        difference = _largest_difference(exported, original, examples, export_format.supports_any_batch, any_size)
-        if not difference <= tolerance:  # also refuses NaN
+        differences = [relative_difference(exported.logits(examples), expected)]
+        if export_format.supports_any_batch:  # a single image, which may take other kernels
+            differences.append(relative_difference(exported.logits(examples[0]), expected[:1]))
+        if any_size:
+            differences.append(_difference_at_larger_size(exported, original, examples))
+        difference = float(np.max(differences))  # NaN if any is NaN
+        if not difference <= tolerance:  # true for NaN too
             raise ExportError(
                 f"{name}: the logits of {runtime} differ from the network's by {difference:.1e} of the largest logit; "
                 f"at most {tolerance:.0e} is allowed. Nothing was exported"
@@ -164,30 +169,21 @@ def _describe_tensors(
     }
 
 
-def _largest_difference(
-    exported: ClassifierPredictor,
-    original: ClassifierPredictor,
-    examples: Sequence[ClassifierImage],
-    any_batch: bool,
-    any_size: bool,
+def _difference_at_larger_size(
+    exported: ClassifierPredictor, original: ClassifierPredictor, examples: Sequence[ClassifierImage]
 ) -> float:
-    """Return the largest relative difference over a batch, a single image and, with `any_size`, another size."""
-    # a batch
-    expected = original.logits(examples)
-    differences = [relative_difference(exported.logits(examples), expected)]
-    if any_batch:
-        # a single image, which may take other kernels
-        differences.append(relative_difference(exported.logits(examples[0]), expected[:1]))
-    if any_size:
-        # inputs that are larger by a third
-        sizes = {key: round(getattr(original.preprocessing, key) * 4 / 3) for key in ("resolution", "resize")}
-        larger = replace(original.preprocessing, **sizes)
-        logits = [
-            ClassifierPredictor(predictor.runtime, larger, predictor.classes, predictor.name).logits(examples)
-            for predictor in (exported, original)
-        ]
-        differences.append(relative_difference(*logits))
-    return float(np.max(differences))  # NaN if any is NaN
+    """Return the relative difference for inputs that are larger by a third."""
+    preprocessing = original.preprocessing
+    larger = replace(
+        preprocessing,
+        resolution=round(preprocessing.resolution * 4 / 3),
+        resize=round(preprocessing.resize * 4 / 3),
+    )
+    logits = [
+        ClassifierPredictor(predictor.runtime, larger, predictor.classes, predictor.name).logits(examples)
+        for predictor in (exported, original)
+    ]
+    return relative_difference(*logits)
 
 
 def relative_difference(logits: np.ndarray, expected: np.ndarray) -> float:
