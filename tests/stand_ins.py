@@ -1,4 +1,4 @@
-"""Small stand-ins for all that the commands of README and docs want to read: datasets, photographs, weights, tables."""
+"""Small stand-ins for the files that commands of README and docs read: datasets, photographs, weights, tables."""
 
 import itertools
 import json
@@ -20,16 +20,16 @@ from fbnetv3.nars.space.latency_model import possible_shapes
 from fbnetv3.utils.downloads import cached_path
 from tests.detection.coco_files import annotation, dataset, save_dataset, save_image
 from tests.detection.detectors import calibrated_detector, image
-from tests.modeling.test_weights import mobile_vision, randomized
+from tests.modeling.weight_files import mobile_vision, randomized
 from tests.pages import ROOT
 from tests.tools.test_measure_net import SPACE
 
-# Figures that depend on a candidate's eight operations, as NAS-Bench-Macro's accuracies do.
+# Effect of each operation on the synthetic accuracies of `nas_bench_macro`
 OPERATIONS = np.array([0.0, 1.2, 1.5])
 
 
 def make_data(folder):
-    """Everything, in the places that the pages name, below `folder`."""
+    """Write all files below `folder`, under the paths that the pages use."""
     image_folder(folder / "datasets/few", classes=8, side=64, splits={"train": 4, "val": 1})
     image_folder(folder / "datasets/thousand", classes=1000, side=40, splits={"train": 1, "val": 1})
     image_folder(folder / "datasets/cifar10", classes=10, side=32, splits={"train": 8, "val": 2})
@@ -53,19 +53,19 @@ def make_data(folder):
 
 
 def image_folder(root, classes, side, splits):
-    """Pictures of noise in a folder a class, so many for each split; links to a few files."""
-    pictures = [root.parent / f".{root.name}_{i}.jpg" for i in range(4)]
-    for i, picture in enumerate(pictures):
-        save_image(picture, side, side, seed=i)
+    """Write images of noise, a folder per class, with a number of images per split; most are links."""
+    noise_files = [root.parent / f".{root.name}_{i}.jpg" for i in range(4)]
+    for i, file in enumerate(noise_files):
+        save_image(file, side, side, seed=i)
     for split, count in splits.items():
         for c, i in itertools.product(range(classes), range(count)):
-            place = root / split / f"class{c:04d}" / f"{i}.jpg"
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.link(pictures[(c + i) % len(pictures)], place)
+            path = root / split / f"class{c:04d}" / f"{i}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.link(noise_files[(c + i) % len(noise_files)], path)
 
 
 def detection_data(folder, classes):
-    """Annotations in COCO's format and images, for training and for testing."""
+    """Write images and annotations in COCO's format, for training and testing."""
     for split in ("train", "test"):
         file, images = save_dataset(folder / f"{split}_files", dataset(4, classes=classes))
         file.rename(folder / f"{split}.json")
@@ -73,7 +73,7 @@ def detection_data(folder, classes):
 
 
 def coco(folder):
-    """COCO 2017's own layout and classes."""
+    """Write a dataset with the layout and classes of COCO 2017."""
     from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
     categories = [{"id": c["id"], "name": c["name"]} for c in COCO_CATEGORIES if c["isthing"]]
@@ -86,7 +86,7 @@ def coco(folder):
 
 
 def nas_bench_macro(file):
-    """A table of all 6,561 networks with made-up figures, in NAS-Bench-Macro's format."""
+    """Write a table of all 6,561 networks with synthetic values, in NAS-Bench-Macro's format."""
     rows = {}
     for choice in itertools.product(range(3), repeat=8):
         accuracy = 80 + float((OPERATIONS[[*choice]] * np.linspace(0.5, 1.5, 8)).sum())
@@ -101,14 +101,14 @@ def nas_bench_macro(file):
 
 
 def latencies(file, device, shapes):
-    """A latency table in which every block takes as long."""
+    """Write a latency table in which all blocks take 0.1 ms."""
     table = LatencyTableWriter(file, device)
     for shape in {*shapes}:
         table.add_block(shape, 0.1)
 
 
 def make_weights():
-    """Published files in the download cache, with values of no meaning; the classifiers' by the authors' names."""
+    """Write random weights into the download cache as published files; classifiers' with the released names."""
     for letter in "abg":
         model = randomized(fbnetv3.create_model(f"fbnetv3_{letter}"))
         save_download(f"imagenet/fbnetv3_{letter}.yaml", {"state_dict": mobile_vision(model), "model_ema": None})
@@ -117,13 +117,13 @@ def make_weights():
 
 
 def save_download(name, content):
-    place = cached_path(model_zoo.get_checkpoint_url(name))
-    place.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(content, place)
+    path = cached_path(model_zoo.get_checkpoint_url(name))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(content, path)
 
 
 def save_detector(config, file):
-    """Weights of a detector that finds something in pictures, as a training of it leaves them."""
+    """Write a checkpoint, as of training, with weights that detect something in photographs."""
     from fbnetv3.detection.detection_config import load_detection_config
 
     cfg = load_detection_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])

@@ -1,8 +1,7 @@
-"""Every shell command of README and docs runs, as it stands there, on small stand-ins for its data.
+"""Every shell command of README and docs runs as written, on small stand-ins for its data.
 
-Options and config keys that make a run short come after those of the page, and none of the page's is taken away. What
-no test should do is not done to the end: `make` shows what it would run, pip what it would install, and a Ray cluster
-of two nodes and a Slurm job of one are on this machine.
+Options and config keys that shorten a run are appended; none of the page's is removed. `make` and pip run with their
+dry-run options, and a Ray cluster of two nodes and a Slurm job of one run on this machine.
 """
 
 import contextlib
@@ -33,8 +32,8 @@ SEARCH = "epochs 2 rounds 2 batch 3 pool 60 workers 1 pretraining_labels paper b
 SEARCH += " evaluator_args.overrides '{SOLVER.BATCH_SIZE: 10, SOLVER.WARMUP_EPOCHS: 0}'"
 SEARCH += " predictor.members 4 predictor.width 32 predictor.pretrain_epochs 3 predictor.frozen_epochs 5"
 SEARCH += " predictor.finetune_epochs 5 resources.num_gpus 0 resources.num_cpus 1"
-# What a training takes besides, by the beginning of its config's path.
-TRAININGS = {
+# Overrides appended to trainings, by the beginning of the config's path
+TRAINING_OVERRIDES = {
     "configs/digits/": EPOCH,
     "configs/cifar10/": f"{EPOCH} SOLVER.BATCH_SIZE 20",
     "configs/imagenet/": IMAGENET,
@@ -43,10 +42,10 @@ TRAININGS = {
     "configs/ablations/": f"{EPOCH} SOLVER.BATCH_SIZE 10",
     "configs/ablations/table8_imagenet.yaml": f"{IMAGENET} MODEL.ARCH fbnetv3_a0",
 }
-# A published teacher knows ImageNet's thousand classes.
-THOUSAND = "MODEL.NUM_CLASSES 1000 DATA.ROOT datasets/thousand SOLVER.BATCH_SIZE 250"
-# And the other scripts.
-SHORT = {
+# Published teachers have ImageNet's 1,000 classes.
+PUBLISHED_TEACHER = "MODEL.NUM_CLASSES 1000 DATA.ROOT datasets/thousand SOLVER.BATCH_SIZE 250"
+# Options appended to other scripts, by script and one of its arguments
+SCRIPT_OPTIONS = {
     "make_split.py": "--held-out 10 --train 40",
     "make_split.py datasets/imagenet/train": "--classes 4 --held-out 4 --train 8",
     "make_split.py all_images": "--held-out 4 --train 8",
@@ -71,8 +70,8 @@ SHORT = {
     "nars_search.py --joint": "--seeds 1 --batch 5 --rounds 2",
     "predictor_efficiency.py": "--seeds 1 --sizes 10",
 }
-# Words that stand for something of the reader's.
-INSTEAD = {
+# Placeholders for files of the reader's own
+PLACEHOLDERS = {
     "IMAGES": "datasets/cifar10/train",
     "TABLE": "nas-bench-macro_cifar10.json",
     "LATENCIES": "table2.jsonl",
@@ -81,11 +80,11 @@ INSTEAD = {
     "EXPORTED": "exported/scenes",
     "PHOTOS": "photos",
 }
-# Commands that other pages have too.
-ONCE = set()
-# What a reader of a page has done on another one.
+# Slow commands that several pages have; their output is kept
+slow_commands_run = set()
+# Commands of other pages that a page relies on
 SPLIT = "python tools/make_split.py datasets/cifar10/train datasets/cifar10_5k.json --classes 10"
-BEFORE = {
+PREREQUISITES = {
     "benchmarks.md": [
         "python tools/export_net.py --config configs/coco/faster_rcnn_fbnetv3_digits_C4.yaml"
         " --weights output/digit_scenes/model_final.pth --format onnx --output exported/scenes"
@@ -103,8 +102,8 @@ BEFORE = {
         " OUTPUT_DIR output/mine"
     ],
 }
-# And which detectors it has trained there, longer than here: by their configs.
-DETECTORS = {
+# Detectors that a page relies on, by config; trained for longer than these tests do
+TRAINED_DETECTORS = {
     "benchmarks.md": {"configs/coco/faster_rcnn_fbnetv3_digits_C4.yaml": "output/digit_scenes/model_final.pth"},
     "deploy.md": {
         "configs/coco/faster_rcnn_fbnetv3_digits_C4.yaml": "output/digit_scenes/model_final.pth",
@@ -115,7 +114,7 @@ DETECTORS = {
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    """A folder that looks like the checkout, with data in it; what commands write lands there."""
+    """Return a folder with links to the checkout's files and with data; commands run and write there."""
     folder = tmp_path_factory.mktemp("checkout")
     for path in ROOT.iterdir():
         if path.name not in ("docs", "output", "build", "dist", ".git") and not path.name.endswith(".egg-info"):
@@ -130,7 +129,7 @@ def checkout(tmp_path_factory):
 
 @pytest.fixture
 def reader(checkout, tool, cache, monkeypatch, request):  # noqa: F811
-    """Types commands in that folder."""
+    """Return a reader that runs commands in that folder."""
     threads = torch.get_num_threads()
     for name, value in {
         "FBNETV3_CACHE": checkout / "cache",
@@ -141,7 +140,7 @@ def reader(checkout, tool, cache, monkeypatch, request):  # noqa: F811
         monkeypatch.setenv(name, str(value))
     monkeypatch.chdir(checkout)
     shutil.rmtree(checkout / "output", ignore_errors=True)
-    if "datasets/imagenet" in text_of(request.getfixturevalue("page")):  # readers of other pages do not have it
+    if "datasets/imagenet" in text_of(request.getfixturevalue("page")):  # only some pages assume ImageNet
         (checkout / "datasets/imagenet").symlink_to("few")
         request.addfinalizer((checkout / "datasets/imagenet").unlink)
     yield Reader(tool, request)
@@ -150,40 +149,50 @@ def reader(checkout, tool, cache, monkeypatch, request):  # noqa: F811
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
 def test_commands_run(page, reader):
-    """Those of a page in order, as a reader would type them."""
+    """The commands of a page run in order, as a reader would type them."""
     for block in blocks(page, "sh"):
         subprocess.run(["bash", "-n"], input=block, text=True, check=True)
-    for config, file in DETECTORS.get(page.name, {}).items():
+    for config, file in TRAINED_DETECTORS.get(page.name, {}).items():
         save_detector(config, Path(file))
-    for line in (*BEFORE.get(page.name, ()), *commands(page)):
+    for line in (*PREREQUISITES.get(page.name, ()), *commands(page)):
         if not line.startswith("for ") and line != "done":
-            reader.types(line)
+            reader.run_line(line)
 
 
 class Reader:
-    """Someone who follows the docs, in a hurry."""
+    """Runs the docs' commands in a shortened form."""
 
     def __init__(self, run_tool, request):
-        self.run_tool, self.request, self.cluster = run_tool, request, None
+        self.run_tool = run_tool
+        self.request = request
+        self.cluster = None
 
-    def types(self, line):
+    def run_line(self, line):
         words = [os.path.expandvars(word) for word in shlex.split(line, comments=True)]
-        words = [INSTEAD.get(word, word) for word in words]
+        words = [PLACEHOLDERS.get(word, word) for word in words]
         environment = {}
         while "=" in words[0]:
             name, _, value = words.pop(0).partition("=")
             environment[name] = value
         program = Path(words[0]).name
-        known = {"python": self.python, "torchrun": self.torchrun, "make": self.make, "pip": self.pip, "run": self.ci}
-        {**known, "sbatch": self.sbatch, "ray": self.ray}[program](words[1:], environment)
+        handlers = {
+            "python": self.python,
+            "torchrun": self.torchrun,
+            "make": self.make,
+            "pip": self.pip,
+            "run": self.ci,
+            "sbatch": self.sbatch,
+            "ray": self.ray,
+        }
+        handlers[program](words[1:], environment)
 
     def python(self, words, environment):
         folder, name = Path(words[0]).parts[-2:]
-        words = [*words, *shortened(name, words[1:])]
-        if name == "export_net.py" or folder == "benchmarks":  # takes long; what it leaves is still there
-            if (short := shlex.join(words)) in ONCE:
+        words = [*words, *shortening_options(name, words[1:])]
+        if name == "export_net.py" or folder == "benchmarks":
+            if (short := shlex.join(words)) in slow_commands_run:
                 return
-            ONCE.add(short)
+            slow_commands_run.add(short)
         if "--address" in words:
             words[words.index("--address") + 1] = self.cluster.address
         if folder == "tools" and not environment and name != "install_detectron2.py" and not self.cluster:
@@ -195,22 +204,22 @@ class Reader:
     def torchrun(self, words, environment):
         script = words.index("tools/train_net.py")
         options = words[:script]
-        for option, most in (("--nnodes", 1), ("--nproc-per-node", 2)):
+        for option, limit in (("--nnodes", 1), ("--nproc-per-node", 2)):
             if option in options:
                 at = options.index(option) + 1
-                options[at] = str(min(most, int(options[at])))
+                options[at] = str(min(limit, int(options[at])))
         options = [option.replace("HOST:29400", f"127.0.0.1:{free_port()}") for option in options]
-        words = [*options, *words[script:], *shortened("train_net.py", words[script + 1 :])]
+        words = [*options, *words[script:], *shortening_options("train_net.py", words[script + 1 :])]
         self.run([sys.executable, "-m", "torch.distributed.run", *words], environment)
 
     def make(self, words, environment):
-        """The targets are there; what they train is trained."""
+        """Check the targets with a dry run, and run their trainings."""
         for line in self.run(["make", "--dry-run", "--no-print-directory", *words], environment).splitlines():
             if "tools/train_net.py" in line:
-                self.types(line)
+                self.run_line(line)
 
     def pip(self, words, environment):
-        """pip reads the package and finds the extras; what comes from GitHub is what our script takes from there."""
+        """Check extras with a dry run, and that requirements from GitHub are those of tools/install_detectron2.py."""
         if sources := [word for word in words if word.startswith("git+")]:
             spec = spec_from_file_location("install_detectron2", ROOT / "tools" / "install_detectron2.py")
             script = module_from_spec(spec)
@@ -226,7 +235,7 @@ class Reader:
         assert all(f"make {target}\n" in script for target in ("lint", "docs", "test", "commands"))
 
     def ray(self, words, environment):
-        """Each `ray start` is one more node of a cluster on this machine."""
+        """Add a node to a cluster on this machine."""
         scripts = pytest.importorskip("ray.scripts.scripts", reason="pip install '.[search]'")
         assert scripts.cli.commands[words[0]].make_context(words[0], words[1:])
         if self.cluster is None:
@@ -238,7 +247,7 @@ class Reader:
         self.cluster.add_node(num_cpus=1, include_dashboard=False, **head)
 
     def sbatch(self, words, environment):
-        """The job's first node alone; its `srun` starts what it is given here, on the cluster that is there."""
+        """Run a batch script as the job's only node; `srun` runs its command here, on the existing cluster."""
         at = next(i for i, word in enumerate(words) if word.endswith(".sbatch"))
         assert all(word.split("=")[0] in ("--nodes", "--gpus-per-node", "--dependency") for word in words[:at:2])
         script, arguments = words[at], words[at + 1 :]
@@ -257,7 +266,7 @@ class Reader:
         job = {"JOB_ID": port - 20000, "JOB_NUM_NODES": 1, "CPUS_PER_TASK": 1, "JOB_NODELIST": "127.0.0.1"}
         environment = environment | {f"SLURM_{name}": str(value) for name, value in job.items()}
         environment |= {"PATH": f"{folder}:{os.environ['PATH']}", "FBNETV3_BIN": str(Path(sys.executable).parent)}
-        short = shortened("search_net.py" if script.endswith("search.sbatch") else "train_net.py", arguments)
+        short = shortening_options("search_net.py" if script.endswith("search.sbatch") else "train_net.py", arguments)
         self.run(["bash", script, *arguments, *short], environment)
 
     def run(self, words, environment):
@@ -268,21 +277,21 @@ class Reader:
         return done.stdout + done.stderr
 
 
-def shortened(name, words):
-    """What makes a run of a script short, after its own words."""
+def shortening_options(name, words):
+    """Return options that shorten a run of a script, to append to its own."""
     if name == "search_net.py":
         return shlex.split(SEARCH) if "--config" in words else []
     if name in ("train_net.py", "run_ablation.py", "cache_teacher.py"):
         config = words[words.index("--config") + 1]
-        short = TRAININGS[max((start for start in TRAININGS if config.startswith(start)), key=len)]
+        short = TRAINING_OVERRIDES[max((start for start in TRAINING_OVERRIDES if config.startswith(start)), key=len)]
         published = "DISTILL.WEIGHTS zoo://imagenet" in " ".join(words)
-        return f"{short} {THOUSAND if published else ''}".split()
-    keys = [key for key in (f"{name} {word}" for word in words) if key in SHORT]
-    return [word for key in (name, *keys) for word in SHORT.get(key, "").split()]
+        return f"{short} {PUBLISHED_TEACHER if published else ''}".split()
+    keys = [key for key in (f"{name} {word}" for word in words) if key in SCRIPT_OPTIONS]
+    return [word for key in (name, *keys) for word in SCRIPT_OPTIONS.get(key, "").split()]
 
 
 def free_port():
-    """One of those from which the batch scripts choose, below what the system gives away."""
+    """Return a free port in the range of the batch scripts, below the system's ephemeral ports."""
     for port in random.sample(range(20_000, 32_000), 100):
         with socket.socket() as server, contextlib.suppress(OSError):
             server.bind(("127.0.0.1", port))
