@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Pack a folder of images into tar files with webdataset's layout: `make_shards.py imagenet/train shards`."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,7 +13,7 @@ from fbnetv3.errors import DataError, UsageError
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Write the images of a folder into shards, in random order.")
     parser.add_argument("root", help="folder with one subfolder per class")
     parser.add_argument("output", help="folder for the shards")
@@ -38,7 +39,7 @@ def main(argv=None):
     print(f"{output}: {len(dataset)} images of {len(dataset.classes)} classes in {len(shards)} shards")
 
 
-def shuffled_images(dataset, seed):
+def shuffled_images(dataset: FolderDataset, seed: int) -> Iterator[tuple[bytes, str, int]]:
     """Yield content, suffix and class index of each image in a random order."""
     order = EpochSampler(len(dataset), batch_size=1, seed=seed)
     for _, index in tqdm(order, unit="image", leave=False, disable=None):

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Draw the search's subset of an image folder (Sec. 4): `make_split.py imagenet/train imagenet200.json`."""
 
+from collections.abc import Sequence
+
 from fbnetv3.data.class_subset import SEARCH_CLASSES, SEARCH_HELD_OUT, draw_class_subset, save_class_subset
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(
         description="Draw classes, hold out images for validation, and list both in a file for DATA.NAME imagelist."
     )

@@ -61,6 +61,7 @@ def draw_class_subset(
     if len(folders) < num_classes:
         raise DataError(f"{root}: has {len(folders)} class folders, fewer than {num_classes}")
 
+    # names are sorted, so that the drawing does not depend on the file system
     rng = random.Random(seed)
     classes = sorted(rng.sample(folders, num_classes))
     images = [f"{name}/{file}" for name in classes for file in sorted(os.listdir(root / name)) if is_image_file(file)]
@@ -68,6 +69,7 @@ def draw_class_subset(
         problem = f"the {num_classes} classes drawn have {len(images)} images, too few to hold {num_val} out"
         raise DataError(f"{root}: {problem}")
 
+    # hold out images over all classes, then thin out the others
     val = set(rng.sample(images, num_val))
     train = [image for image in images if image not in val]
     if max_train is not None:
@@ -75,6 +77,7 @@ def draw_class_subset(
             raise DataError(f"{root}: {len(train)} images are left for training, not {max_train}")
         train = sorted(rng.sample(train, max_train))
 
+    # each class needs a training image
     empty = sorted(set(classes) - {image.split("/")[0] for image in train})
     if empty:
         raise DataError(f"{root}: no training images are left in {first_few(empty)}: hold fewer images out")

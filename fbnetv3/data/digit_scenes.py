@@ -182,6 +182,7 @@ def _draw_background(rng: np.random.Generator, height: int, width: int) -> tuple
     Returns:
         The image, float64 (H, W, 3), and its mean brightness.
     """
+    # gradient between two brightnesses, in a random direction
     start = rng.uniform(20, 235)
     end = np.clip(start + rng.uniform(-50, 50), 10, 245)
     tint = rng.uniform(-15, 15, 3)
@@ -189,6 +190,7 @@ def _draw_background(rng: np.random.Generator, height: int, width: int) -> tuple
     y, x = np.mgrid[0:height, 0:width]
     position = (np.cos(angle) * (x / width - 0.5) + np.sin(angle) * (y / height - 0.5)) * 0.7 + 0.5
     scene = (start + position * (end - start))[..., None] + tint
+    # thin lines, given by an angle and a distance from the center
     for _ in range(int(rng.integers(0, _MAX_LINES + 1))):
         slope = rng.uniform(0, np.pi)
         offset = rng.uniform(-0.4, 0.4) * width
@@ -208,10 +210,12 @@ def _draw_ink_color(rng: np.random.Generator, brightness: float) -> np.ndarray:
 
 def _draw_digit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Resize and rotate a digit at random and crop it to its visible ink; return the ink, (H, W) in [0, 1]."""
+    # resize and rotate
     height = int(rng.integers(_MIN_DIGIT_HEIGHT, _MAX_DIGIT_HEIGHT + 1))
     width = max(_MIN_DIGIT_WIDTH, round(height * rng.uniform(*_DIGIT_ASPECT_RATIOS)))
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     rotated = resized.rotate(rng.uniform(-_MAX_ROTATION, _MAX_ROTATION), Image.Resampling.BILINEAR)
+    # normalize the ink and crop to what is visible
     ink = np.asarray(rotated, dtype=np.float64) / 255
     ink /= max(ink.max(), 1e-6)
     visible = ink >= _INK_THRESHOLD

@@ -51,7 +51,7 @@ class Batch(NamedTuple):
             Images, float32, and targets.
         """
         images = self.images.to(device, non_blocking=True)
-        if images.dtype == torch.uint8:
+        if images.dtype == torch.uint8:  # float images were normalized by the transform
             images = normalize_pixels(images, self.mean, self.std)
         images = images.contiguous(memory_format=memory_format)
         return images, self.targets.to(device, non_blocking=True)
@@ -63,7 +63,7 @@ class Sample(NamedTuple):
     pixels: Tensor | None
     target: int | Tensor | None
     name: str
-    index: int
+    image_index: int
     error: str | None = None
 
 
@@ -100,6 +100,7 @@ class TransformedDataset(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
+        # the same view of the same image gets the same augmentation
         view = epoch % self.views if self.views else epoch
         name = self.dataset.image_name(index)
         try:
@@ -117,20 +118,22 @@ class TransformedDataset(Dataset):
 
 def _collate(mean: tuple[float, ...], std: tuple[float, ...], samples: list[Sample]) -> Batch:
     readable = [sample for sample in samples if sample.error is None]
-    images = torch.stack([sample.pixels for sample in readable]) if readable else torch.empty(0)
-    targets = [sample.target for sample in readable]
-    if readable and isinstance(targets[0], Tensor):
-        stacked_targets = torch.stack(targets)
+    pixels = [sample.pixels for sample in readable if sample.pixels is not None]
+    images = torch.stack(pixels) if pixels else torch.empty(0)
+    # targets are probabilities of the classes, such as a teacher's, or class indices
+    soft_targets = [sample.target for sample in readable if isinstance(sample.target, Tensor)]
+    if soft_targets:
+        targets = torch.stack(soft_targets)
     else:
-        stacked_targets = torch.tensor(targets, dtype=torch.long)
+        targets = torch.tensor([sample.target for sample in readable], dtype=torch.long)
     return Batch(
         images,
-        stacked_targets,
+        targets,
         names=[sample.name for sample in readable],
         corrupt=[sample.error for sample in samples if sample.error is not None],
         mean=mean,
         std=std,
-        indices=[sample.index for sample in readable],
+        indices=[sample.image_index for sample in readable],
     )
 
 

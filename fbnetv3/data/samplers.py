@@ -53,8 +53,10 @@ class EpochSampler(Sampler):
         return self.batches * self.part
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
+        # all processes draw the same order
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
         order = self.order(generator)[: self.batches * self.batch_size]
+        # (batch, rank, image): each process takes its part of every batch
         by_rank = order.view(self.batches, -1, self.part)
         indices = by_rank[self.start :, self.rank].flatten().tolist()
         return ((self.epoch, index) for index in indices)

@@ -59,6 +59,7 @@ class ShardDataset:
 
     def __init__(self, shards: Iterable[Path], classes: list[str] | None = None) -> None:
         self.shards = list(shards)
+        # the images of all shards in sequence; shard i ends at `_ends[i]`
         indexes = [_load_index(shard) for shard in self.shards]
         self._counts = [len(index.offsets) for index in indexes]
         self._ends = np.cumsum(self._counts)
@@ -66,6 +67,7 @@ class ShardDataset:
         self._lengths = np.concatenate([np.asarray(index.lengths, np.int64) for index in indexes])
         self._targets = np.concatenate([np.asarray(index.targets, np.int64) for index in indexes])
         self._names = [name for index in indexes for name in index.names]
+        # default names are the indices; given ones must cover all classes
         max_target = int(self._targets.max())
         self.classes = [str(number) for number in range(max_target + 1)] if classes is None else classes
         if max_target >= len(self.classes):
@@ -92,6 +94,7 @@ class ShardDataset:
     def order(self, generator: torch.Generator) -> Tensor:
         """Draw a random order of all images in which neighbors come from few shards, `WINDOW` of them at a time."""
         starts = self._ends - self._counts
+        # shuffle the shards, then the images of each window of shards
         windows = torch.randperm(len(self.shards), generator=generator).split(WINDOW)
         parts = []
         for window in windows:
@@ -107,7 +110,7 @@ class ShardDataset:
         key = os.getpid(), shard
         if key not in self._open_files:
             if len(self._open_files) > 4 * WINDOW:
-                self._close()
+                self._close()  # keep the number of open files bounded
             self._open_files[key] = os.open(self.shards[shard], os.O_RDONLY)
         return self._open_files[key]
 
@@ -135,6 +138,7 @@ def open_shards(root: str, split: str) -> ShardDataset:
         raise UsageError("DATA.ROOT is not set: set it to the folder that contains the shards")
     folder = Path(root).expanduser()
     names = ("train",) if split == "train" else ("val", "test")
+    # folders or names that say val come before those that say test
     candidates = ([*folder.glob(f"{name}/*.tar"), *folder.glob(f"*{name}*.tar")] for name in names)
     shards = sorted(next(filter(None, candidates), []))
     if not shards:
@@ -186,6 +190,7 @@ def _load_index(shard: Path) -> ShardIndex:
         stat = shard.stat()
     except OSError as error:
         raise DataError(f"{shard}: cannot be read: {error.strerror}") from None
+    # a shard that is replaced gets another key
     key = hashlib.sha256(f"{shard.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:32]
     cache_file = cache_dir() / "shards" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):

@@ -80,6 +80,7 @@ class Preprocessing:
 
 def normalize_pixels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Scale uint8 (..., channels, H, W) to [0, 1], subtract the mean and divide by the standard deviation."""
+    # (x / 255 - mean) / std as one multiplication and one subtraction, both in place
     shape = (-1, 1, 1)
     scale = torch.tensor([1 / (255 * s) for s in std], device=pixels.device).view(shape)
     shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=pixels.device).view(shape)
@@ -183,20 +184,21 @@ def crop_and_resize(image: AnyImage, box: Box, size: tuple[int, int], channels: 
     Returns:
         uint8 (channels, *size).
     """
-    top, left, height, width = box
+    top, first_column, height, width = box
     if isinstance(image, EncodedImage):
         full_width, full_height = image.size
         pixels = image.decode(channels, downscale=min(height / size[0], width / size[1]))
         if pixels.shape[-1] != full_width:  # decoded at a smaller scale: scale the box likewise
             scale_x = pixels.shape[-1] / full_width
             scale_y = pixels.shape[-2] / full_height
-            left = round(left * scale_x)
+            first_column = round(first_column * scale_x)
             width = max(1, round(width * scale_x))
             top = round(top * scale_y)
             height = max(1, round(height * scale_y))
     else:
         pixels = to_pixels(image, channels)
-    part = pixels[None, :, top : top + height, left : left + width]
+    # interpolate expects a batch; a part of the right size is not resized
+    part = pixels[None, :, top : top + height, first_column : first_column + width]
     if part.shape[-2:] != size:
         mode = _TORCH_MODES[interpolation]
         part = F.interpolate(part, size=size, mode=mode, antialias=interpolation != "nearest")
@@ -216,14 +218,16 @@ class _CenterCrop:
 
     def __call__(self, image: AnyImage) -> Tensor:
         p = self.preprocessing
+        # resize to `p.resize` on the short side, with the aspect ratio kept
         width, height = image.size
         short_side = min(width, height)
         new_height = p.resize if height == short_side else int(p.resize * height / short_side)
         new_width = p.resize if width == short_side else int(p.resize * width / short_side)
         pixels = crop_and_resize(image, _full_box(image), (new_height, new_width), p.channels, p.interpolation)
+        # crop the center
         top = round((new_height - p.resolution) / 2)
-        left = round((new_width - p.resolution) / 2)
-        return pixels[:, top : top + p.resolution, left : left + p.resolution]
+        first_column = round((new_width - p.resolution) / 2)
+        return pixels[:, top : top + p.resolution, first_column : first_column + p.resolution]
 
 
 class _RandomResizedPart:

@@ -121,7 +121,7 @@ class MBConv(nn.Module):
             norm_layer=norm_layer if spec.dw_norm else None,
             act=spec.act if spec.dw_norm else None,
         )
-        if spec.groups == mid:
+        if spec.groups == mid:  # with a fast gradient on CPUs
             self.depthwise[0] = DepthwiseConv2d(
                 mid, mid, spec.kernel, spec.stride, spec.padding, groups=mid, bias=False
             )
@@ -185,6 +185,7 @@ def init_weights(module: nn.Module) -> None:
         elif isinstance(m, nn.modules.batchnorm._BatchNorm):
             nn.init.ones_(m.weight)
             nn.init.zeros_(m.bias)
+    # residual blocks start as identity
     for m in module.modules():
         if isinstance(m, MBConv) and m.has_residual and m.starts_as_identity:
             scale = m.project[1].weight

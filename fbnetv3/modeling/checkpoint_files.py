@@ -83,6 +83,7 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
             problem = "is a web page, not weights"
         else:
             problem = f"is corrupt or not a checkpoint ({type(error).__name__})"
+        # a corrupt download would otherwise stay in the cache
         deleted = "; it was deleted from the cache: try again to download it" if delete_from_cache(path) else ""
         raise WeightsError(f"{path}: {problem}{deleted}") from None
 
@@ -126,6 +127,7 @@ def extract_state_dict(checkpoint: object, name: str) -> StateDict:
     if not is_state_dict or not checkpoint:
         raise WeightsError(f"{name}: has no state dict (a mapping of names to tensors)")
     state_dict: StateDict = checkpoint  # type: ignore[assignment]
+    # DataParallel and DistributedDataParallel prefix all names
     while all(key.startswith("module.") for key in state_dict):
         state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
     return state_dict

@@ -40,6 +40,7 @@ class Trunk(nn.Module):
             if block.stage == len(self.stages):
                 stage = nn.Sequential()
                 self.stages.append(stage)
+            # the deeper the block, the more often it is dropped
             rate = drop_path_rate * i / max(1, len(blocks) - 1)
             block_class = BLOCKS.resolve(block.kind)
             stage.append(block_class(block.spec, norm_layer=norm_layer, drop_path=rate))

@@ -73,6 +73,7 @@ def _set_dropout(model: nn.Module, rate: float) -> None:
     dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
     for dropout in dropouts:
         dropout.p = rate
+    # a network without dropout gets one before its classifier
     linear_layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
     if dropouts or not linear_layers or not rate:
         return

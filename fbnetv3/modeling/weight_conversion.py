@@ -107,6 +107,7 @@ def timm_names(arch: ArchDef, state_dict: StateDict) -> dict[str, str]:
     timm keeps the stem apart and divides the stages differently, so that blocks are matched by their order.
     """
     names = {"classifier.weight": "head.weight", "classifier.bias": "head.bias"}
+    # blocks.S.I by stage and index; the stem is not among them
     matches = [match for match in map(_TIMM_BLOCK.match, state_dict) if match]
     positions = sorted({(int(match[1]), int(match[2])) for match in matches})
     stem = ""
@@ -116,6 +117,7 @@ def timm_names(arch: ArchDef, state_dict: StateDict) -> dict[str, str]:
         if block.kind == "conv":
             names |= _unit_names("conv_stem", "bn1", new, bias=True)
         elif block.kind == "mbconv":
+            # without an expansion, timm counts its layers from the depthwise one
             if cast("MBConvSpec", block.spec).has_expand:
                 names |= _unit_names(f"{old}.conv_pw", f"{old}.bn1", f"{new}.expand")
                 names |= _unit_names(f"{old}.conv_dw", f"{old}.bn2", f"{new}.depthwise")
@@ -127,6 +129,7 @@ def timm_names(arch: ArchDef, state_dict: StateDict) -> dict[str, str]:
             names |= _conv_names(f"{old}.se.conv_expand", f"{new}.se.fc2")
         elif block.spec.pools:
             names |= _unit_names(f"{old}.conv", f"{old}.bn1", f"{new}.expand")
+            # timm has the last 1x1 convolution outside its blocks
             names["conv_head.weight"] = f"{new}.project.weight"
     return names
 

@@ -50,14 +50,17 @@ def load_weights(model: nn.Module, source: WeightsSource, *, sha256: str | None 
         WeightsError: the file is missing, corrupt, not weights, unsafe to load, or made for another network; in that
             case the message lists keys and shapes. The network keeps its weights.
     """
+    # read the weights and rename them to this project's layout
     name = _source_name(source)
     state_dict = _read(source, sha256)
     layout = detect_layout(state_dict, name)
     weights = convert_state_dict(state_dict, cast("ArchDef", model.arch), layout, name)
+    # match the names to the kind of network
     if isinstance(model, Features):
         weights = _select_features(weights, model)
     elif not any(key.startswith(_BACKBONE) for key in weights):  # the source is a trunk
         weights = {f"{_BACKBONE}{key}": value for key, value in weights.items()}
+    # nothing is loaded unless all of it fits
     expected = model.state_dict()
     head_loaded = _keep_head_of_other_classes(weights, expected, name)
     _check_fit(weights, expected, name)

@@ -104,7 +104,7 @@ def test_samples_of_missing_images(image_folder):
     dataset = build_dataset("imagefolder", str(image_folder), "train")
     (image_folder / "train" / "cat" / "0.png").unlink()
     sample = TransformedDataset(dataset, GRAY.transform())[0, 0]
-    assert (sample.pixels, sample.target, sample.index) == (None, None, 0)
+    assert (sample.pixels, sample.target, sample.image_index) == (None, None, 0)
     assert sample.name == dataset.image_name(0)
     assert sample.error.endswith("0.png: no such file")
 

@@ -165,8 +165,10 @@ def _slice_input(x: Tensor, width: int, stride: int, padding: int) -> Iterator[_
     away from `stride * o`, it is read from the input as it is. The others are read from every stride-th input column,
     where they are closer together.
     """
+    # how far from `stride * o` each kernel column reads
     offsets = {column: column - padding for column in range(width)}
     yield _Slice(x, stride, {column: offset for column, offset in offsets.items() if abs(offset) <= 1})
+    # input columns phase, phase + stride, ..., and the kernel columns that read them
     for phase in range(stride):
         positions = {
             column: offset // stride

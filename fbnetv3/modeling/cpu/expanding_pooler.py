@@ -53,6 +53,7 @@ class ExpandingPooler(nn.Module):
         align = self.pooler.level_poolers[0]
         side = align.output_size[0]
         samples = ((rois[:, 3:] - rois[:, 1:3]) * (align.spatial_scale / side)).ceil().amax(dim=1)
+        # which order is less work, and whether this implementation supports the input
         map_positions = x[:, 0].numel()
         region_positions = len(rois) * side * side
         if (
@@ -62,6 +63,7 @@ class ExpandingPooler(nn.Module):
             or samples.max() > _MAX_SAMPLES
         ):
             return self.expand(self.pooler(features, box_lists))
+        # convolve the map without bias, pool, then add the bias
         expanded = self.linear(x)
         regions = roi_align_channels_last(expanded, rois, samples, side, align.spatial_scale)
         if self.expand.bias is not None:

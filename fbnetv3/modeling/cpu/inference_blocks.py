@@ -142,6 +142,7 @@ class FusedConv(nn.Module):
                 size, self.padding, self.dilation, self.weight.shape[2:], self.stride, strict=True
             )
         ]
+        # the gradient of a sum: all outputs have gradient 1
         ones = x.new_ones(1, len(self.weight), *output_size)
         input_shape = (1, x.shape[1], *size)
         geometry = (self.stride, self.padding, self.dilation, self.groups)
@@ -196,6 +197,7 @@ class FusedMBConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
         y = self.depthwise(x if self.expand is None else self.expand(x))
+        # squeeze-and-excite from the sums over positions
         if self.se is not None:
             gates = self.se(y.sum((2, 3)), y.shape[2] * y.shape[3])
             y.mul_(gates[:, :, None, None])
@@ -209,6 +211,7 @@ class FusedMBConv(nn.Module):
         """
         if self.project.norm is not None or self.project.act is not None:
             return self(x).mean((2, 3))
+        # the depthwise convolution is needed only as its sum
         sums, positions = self.depthwise.forward_sum(x if self.expand is None else self.expand(x))
         if self.se is not None:
             sums = self.se(sums, positions).mul_(sums)
