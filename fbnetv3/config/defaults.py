@@ -141,7 +141,7 @@ key(
     "DATA.ROOT",
     "",
     "Folder of the dataset. For imagefolder, it has train/ and val/ (or test/) with one folder per class; for "
-    "imagelist, this is the split file; for shards, the folder of the tar files.",
+    "imagelist, this is the subset file; for shards, the folder of the tar files.",
 )
 key("DATA.WORKERS", 2, "Processes that load images, per training process; 0 to load in the training process.", low=0)
 key("DATA.MAX_CORRUPT", 0, "Corrupt images to skip before the run fails with an error that names them.", low=0)
