@@ -15,7 +15,7 @@ from fbnetv3.config import get_cfg
 from fbnetv3.nars.algorithm.search_settings import SearchSettings
 from fbnetv3.utils.downloads import cached_path
 from fbnetv3.utils.nested_keys import flatten
-from tests.modeling.test_weights import mobile_vision
+from tests.modeling.weight_files import mobile_vision
 from tests.pages import NOTEBOOK, PAGES, ROOT, blocks, cells_of, text_of
 
 
