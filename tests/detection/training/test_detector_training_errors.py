@@ -135,7 +135,7 @@ def test_an_unknown_key_in_a_file(fails, digits_config, tmp_path):
 
 def test_yaml_that_would_run_code_is_refused(fails, digits_config, tmp_path):
     (tmp_path / "mine.yaml").write_text(f"_BASE_: {digits_config}\nSEED: !!python/object/apply:os.getpid []\n")
-    assert "mine.yaml: not YAML" in fails(config=tmp_path / "mine.yaml")
+    assert "mine.yaml: line 2: not YAML" in fails(config=tmp_path / "mine.yaml")
 
 
 def test_an_architecture_file_next_to_the_config(digits_config, tmp_path, monkeypatch):
