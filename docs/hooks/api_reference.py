@@ -27,9 +27,9 @@ PACKAGES = {
     ),
     "fbnetv3.detection": (),
     "fbnetv3.deploy": (
-        "fbnetv3.model_zoo.pretrained.TrainedClassifier",
-        "fbnetv3.model_zoo.pretrained.from_config",
-        "fbnetv3.model_zoo.pretrained.from_name",
+        "fbnetv3.model_zoo.pretrained.PretrainedClassifier",
+        "fbnetv3.model_zoo.pretrained.load_classifier_from_config",
+        "fbnetv3.model_zoo.pretrained.load_classifier_from_name",
     ),
     "fbnetv3.model_zoo": (),
     "fbnetv3": (),
@@ -82,4 +82,3 @@ def exported_names(tree):
             for alias in node.names:
                 if not (alias.asname or alias.name).startswith("_") and alias.name != "MissingPackageError":
                     yield alias.asname or alias.name, f"{node.module}.{alias.name}"
-

@@ -283,7 +283,7 @@ key(
     high=8192,
 )
 key(
-    "DISTILL.WEIGHT",
+    "DISTILL.ALPHA",
     0.8,
     "Weight of the teacher's part of the loss; the labels' part has the rest (Sec. 4.2).",
     above=0,

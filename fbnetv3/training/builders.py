@@ -188,7 +188,7 @@ def build_objective(cfg: CfgNode, num_classes: int, resolution: int, device: tor
     if cfg.DISTILL.CACHE or not cfg.DISTILL.ARCH:
         return SupervisedObjective(loss)
     teacher = build_teacher(cfg, num_classes, device)
-    return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.WEIGHT, loss)
+    return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.ALPHA, loss)
 
 
 def build_mixup(cfg: CfgNode, num_classes: int) -> Mixup | None:

@@ -61,7 +61,7 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, group: Proce
     if cfg.DISTILL.CACHE:
         check_cacheable_views(cfg, preprocessing.resolution)
         logits = teacher_logit_files(cfg, train)
-        target = DistillationTarget(logits, cfg.DISTILL.WEIGHT, cfg.SOLVER.LABEL_SMOOTHING)
+        target = DistillationTarget(logits, cfg.DISTILL.ALPHA, cfg.SOLVER.LABEL_SMOOTHING)
         views = cfg.DISTILL.VIEWS
         side = preprocessing.resolution
     train_loader = build_loader(

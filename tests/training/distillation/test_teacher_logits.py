@@ -57,7 +57,7 @@ def test_targets_give_the_loss_of_the_teacher_itself(cache, epoch):
     without_cache = make_config(
         cache[0], "DISTILL.CACHE", "", "SOLVER.LABEL_SMOOTHING", str(cfg.SOLVER.LABEL_SMOOTHING)
     )
-    objective = Distillation(teacher, 32, 32, cfg.DISTILL.WEIGHT, loss_from_config(without_cache))
+    objective = Distillation(teacher, 32, 32, cfg.DISTILL.ALPHA, loss_from_config(without_cache))
     expected = objective(student, images, classes)
     assert F.cross_entropy(student(images), targets).item() == pytest.approx(expected.item(), rel=1e-3)
 
