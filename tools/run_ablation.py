@@ -1,16 +1,17 @@
 #!/usr/bin/env python3
 """Train a grid of networks and recipes, with a table and a figure: `run_ablation.py --config FILE [KEY VALUE ...]`."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fbnetv3.experiments.ablation import load_ablation, run_ablation
+from fbnetv3.experiments.ablation import CellResult, load_ablation, run_ablation
 from fbnetv3.experiments.ablation_results import results_table, save_results
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Run an ablation, or resume an interrupted one.")
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see configs/ablations/")
     parser.add_argument("--output", metavar="FOLDER", help="overrides the file's output folder")
@@ -21,8 +22,8 @@ def main(argv=None):
     if args.output:
         ablation = replace(ablation, output=Path(args.output).expanduser())
     keep_freed_memory()
-    results = []
-    files = []
+    results: list[CellResult] = []
+    files: list[Path] = []
     for result in run_ablation(ablation, args.overrides):
         results.append(result)
         files = save_results(ablation, results)  # after each cell, to show progress

@@ -3,6 +3,8 @@
 simulation with a search that was run: `simulate_search.py --replay FILE [--space FILE]`.
 """
 
+import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,18 +14,19 @@ from tabulate import tabulate
 from fbnetv3.arch import configs_folder
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.search_settings import SearchSettings
-from fbnetv3.nars.simulation.cluster_sweep import fastest_gpus_per_trial, plot_sweep, simulate_seeds
+from fbnetv3.nars.simulation.cluster_sweep import SweepPoint, fastest_gpus_per_trial, plot_sweep, simulate_seeds
 from fbnetv3.nars.simulation.imagenet_workload import (
     PAPER_GPU_HOURS,
     PAPER_MACS,
     TIME_COLUMNS,
     V100_MACS_PER_SECOND,
     V100_SCALING,
+    ImageNetWorkload,
     build_imagenet_workload,
     pool_costs,
 )
-from fbnetv3.nars.simulation.replay import proportional_times, read_search, replay, residual_spread
-from fbnetv3.nars.simulation.workload import Cluster
+from fbnetv3.nars.simulation.replay import Segment, proportional_times, read_search, replay, residual_spread
+from fbnetv3.nars.simulation.workload import Cluster, Workload
 from fbnetv3.nars.space.cost_model import CostModel
 from fbnetv3.nars.space.search_space import load_space
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
@@ -35,7 +38,7 @@ STOP_FRACTION = 0.75
 PREDICTOR_SECONDS = 4.0
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
     args = parse_arguments(argv)
     if args.replay:
         compare_with_recorded(args)
@@ -43,7 +46,7 @@ def main(argv=None):
         simulate_sweep(args)
 
 
-def parse_arguments(argv):
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(description="Simulate a search on many GPUs, or compare the simulation with a real search.")
     cluster = parser.add_argument_group("cluster")
     add = cluster.add_argument
@@ -82,7 +85,7 @@ def parse_arguments(argv):
     return parser.parse_args(argv)
 
 
-def simulate_sweep(args):
+def simulate_sweep(args: argparse.Namespace) -> None:
     settings = SearchSettings(
         pool=args.pool,
         batch=args.batch,
@@ -118,7 +121,7 @@ def simulate_sweep(args):
         plot_sweep(points, args.figure)
 
 
-def describe_trials(trials, is_calibrated):
+def describe_trials(trials: ImageNetWorkload, is_calibrated: bool) -> str:
     macs = trials.macs / 1e6
     workload = trials.workload
     return (
@@ -132,7 +135,7 @@ def describe_trials(trials, is_calibrated):
     )
 
 
-def sweep_points(args, settings, workload):
+def sweep_points(args: argparse.Namespace, settings: SearchSettings, workload: Workload) -> list[SweepPoint]:
     points = []
     for gpus in args.gpus:
         cluster = Cluster(
@@ -160,7 +163,7 @@ def sweep_points(args, settings, workload):
     return points
 
 
-def gpus_per_trial(text, workload, cluster):
+def gpus_per_trial(text: str, workload: Workload, cluster: Cluster) -> int:
     if text == "auto":
         return fastest_gpus_per_trial(workload, cluster, PREDICTOR_SECONDS)
     try:
@@ -169,7 +172,7 @@ def gpus_per_trial(text, workload, cluster):
         raise UsageError(f"--gpus-per-trial {text}: is neither auto nor an integer") from None
 
 
-def table_row(point):
+def table_row(point: SweepPoint) -> dict[str, object]:
     days = point.wall_seconds / 86400
     return {
         "GPUs": point.cluster.gpus,
@@ -185,7 +188,7 @@ def table_row(point):
     }
 
 
-def compare_with_recorded(args):
+def compare_with_recorded(args: argparse.Namespace) -> None:
     search = read_search(args.replay)
     simulated = {"recorded times": replay(search.trials)}
     if args.space != str(PAPER_SPACE):
@@ -204,12 +207,12 @@ def compare_with_recorded(args):
         print(f"{title}: {format_duration(total)} for {format_duration(recorded)} in total, {error:+.2f} %")
 
 
-def segment_rows(simulated):
+def segment_rows(simulated: Mapping[str, list[Segment]]) -> list[dict[str, object]]:
     """Build one table row per segment, with a column for each way to predict the trials' times."""
     rows = []
     for segments in zip(*simulated.values(), strict=True):
         segment = segments[0]
-        row = {
+        row: dict[str, object] = {
             "round": segment.round + 1,
             "trials": len(segment.trials),
             "concurrent": segment.workers,

@@ -196,11 +196,13 @@ def cell_config(ablation: Ablation, cell: Cell, overrides: Sequence[str] = ()) -
         cell: one of its cells.
         overrides: KEY VALUE pairs for every cell. What distinguishes the cells takes precedence.
     """
+    # what only this cell has: seed, folder, and the teacher trained in another column
     cell_keys: dict[str, Any] = {"SEED": cell.seed, "OUTPUT_DIR": cell_folder(ablation, cell)}
     if cell.column in ablation.teachers:
         teacher_cell = Cell(cell.row, ablation.teachers[cell.column], cell.seed)
         cell_keys["DISTILL.ARCH"] = cell_config(ablation, teacher_cell, overrides).MODEL.ARCH
         cell_keys["DISTILL.WEIGHTS"] = RunFolder(cell_folder(ablation, teacher_cell)).weights
+    # later layers take precedence
     layers = (
         ablation.overrides,
         parse_pairs(overrides),

@@ -14,7 +14,7 @@ from tests.hardening.conftest import SCALE
 
 def test_corrupt_and_foreign_databases_are_refused(tmp_path, rng):
     file = tmp_path / TRIALS_FILE
-    with pytest.raises(TrialStoreError, match="holds no search"):
+    with pytest.raises(TrialStoreError, match="contains no search"):
         TrialStore(tmp_path)
     for content in (b"", b"x" * 5000, b"SQLite format 3\0" + bytes(84), b"SQLite format 3\0" + bytes(5000)):
         file.write_bytes(content)
@@ -24,7 +24,7 @@ def test_corrupt_and_foreign_databases_are_refused(tmp_path, rng):
     with sqlite3.connect(file) as connection:
         connection.execute("CREATE TABLE trials (number INTEGER)")
     connection.close()
-    with pytest.raises(TrialStoreError, match="is no file of a search's trials"):
+    with pytest.raises(TrialStoreError, match="is not a file of search trials"):
         TrialStore(tmp_path, create=True)
     file.unlink()
     store = TrialStore(tmp_path, create=True)

@@ -1,7 +1,6 @@
 """Invalid YAML in place of each kind of file: an error of one line, and no code is run."""
 
 import pytest
-from fbnetv3.nars.algorithm.search_config import load_search_config
 
 from fbnetv3.arch import load_arch
 from fbnetv3.arch.detector_settings import find_detector_config, read_detector_config
@@ -9,6 +8,7 @@ from fbnetv3.config import is_detection_config, load_config
 from fbnetv3.config.recipe import load_recipe
 from fbnetv3.errors import UserError
 from fbnetv3.experiments.ablation import load_ablation
+from fbnetv3.nars.algorithm.search_config import load_search_config
 from fbnetv3.nars.space.search_space import load_space
 
 INVALID = {

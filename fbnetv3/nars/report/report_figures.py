@@ -59,7 +59,8 @@ def _finite_pairs(first: Values, second: Values) -> np.ndarray:
 def _describe_correlation(measured: Values, predicted: Values) -> str:
     """Format Spearman's rank correlation; "" if it is undefined."""
     pairs = _finite_pairs(measured, predicted)
-    if len(pairs) < 3 or (pairs == pairs[0]).all(0).any():
+    is_constant = (pairs == pairs[:1]).all(0).any()
+    if len(pairs) < 3 or is_constant:
         return ""
     return f", rank correlation {spearmanr(*pairs.T).statistic:.2f}"
 
@@ -73,6 +74,7 @@ def _draw_rounds(record: SearchRecord, figure: Any) -> bool:
         accuracies = [trial.accuracy(epoch) for trial in trials]
         if not accuracies:
             continue
+        # spread the trials horizontally
         offsets = np.linspace(-0.25, 0.25, len(accuracies)) if len(accuracies) > 1 else np.zeros(1)
         axes.scatter(number + offsets, accuracies, s=14, alpha=0.6, linewidths=0)
         axes.plot([number - 0.32, number + 0.32], [np.median(accuracies)] * 2, color="0.2", linewidth=2)
@@ -91,8 +93,10 @@ def _draw_accuracy_over_cost(record: SearchRecord, figure: Any) -> bool:
         return False
     axes = figure.subplots()
     column = cost["column"]
+    # accuracies measured so far
     scale, unit = _cost_unit(list(cost["trials"].values()))
     _scatter_trials(axes, record, {number: value / scale for number, value in cost["trials"].items()})
+    # what the predictor expects, and what it recommends
     front = record.analysis.get("front")
     if front:
         axes.plot(np.array(front["costs"]) / scale, front["scores"], color="0.3", linewidth=1, label="predicted front")
@@ -104,6 +108,7 @@ def _draw_accuracy_over_cost(record: SearchRecord, figure: Any) -> bool:
     if recommended:
         label = "recommended (predicted)"
         axes.scatter(*zip(*recommended, strict=True), marker="*", s=110, color="tab:red", label=label)
+    # networks to compare with
     for name, network in record.analysis["reference_networks"].items():
         if column in network:
             position = (network[column] / scale, network["accuracy"])

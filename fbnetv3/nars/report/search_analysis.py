@@ -92,6 +92,7 @@ def _cross_validate(
     """Predict each trial by a predictor trained on the other folds."""
     if len(candidates) < 3:
         return None
+    # every trial is in one fold; random, as later rounds have better trials
     order = np.random.default_rng(result.settings.seed).permutation(len(candidates))
     folds = [order[start::_FOLDS] for start in range(min(_FOLDS, len(order)))]
     predictions = {"measured": accuracies.tolist()}
@@ -112,6 +113,7 @@ def _measure_sample_efficiency(
     if len(candidates) < 5:
         return None
     order = np.random.default_rng(result.settings.seed + 1).permutation(len(candidates))
+    # one test set for all sizes
     num_test = len(order) // 5
     test = order[:num_test]
     train = order[num_test:]

@@ -94,7 +94,7 @@ def _read_store(folder: Path) -> RecordedSearch:
         return RecordedSearch(trials, store.metadata().get("settings", {}))
 
 
-def replay(trials: Sequence[Trial], seconds: Sequence[float] | None = None) -> list[Segment]:
+def replay(trials: Sequence[Trial], seconds: Sequence[float] | np.ndarray | None = None) -> list[Segment]:
     """Simulate recorded trials, each round separately, and in several segments where the search was interrupted.
 
     Work that an interruption discarded is neither recorded nor simulated.

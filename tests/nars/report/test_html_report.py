@@ -48,7 +48,7 @@ def test_the_page_has_recommendations_rounds_figures_and_settings(tmp_path):
 
 
 def test_texts_of_the_search_are_escaped(tmp_path):
-    result = run_search(tmp_path / "out", evaluator_args={"a": "<script>"})
+    result = run_search(tmp_path / "out", reference_networks={"<script>": {"accuracy": 90}})
     assert "<script>" not in write_report(result.folder).read_text()
 
 
