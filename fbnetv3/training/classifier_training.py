@@ -6,12 +6,14 @@ import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
+from torch.utils.data import DataLoader
 
 from fbnetv3.data import CorruptImageCounter
 from fbnetv3.errors import UsageError, UserError, WeightsError
@@ -204,7 +206,19 @@ class _ClassifierRun:
     def _build_hooks(self) -> list[Hook]:
         """Build the hooks in the order in which they depend on each other's results."""
         cfg = self.cfg
-        hooks: list[Hook] = [Evaluation(self.evaluate, cfg.EVAL.PERIOD)]
+        # Not a method of this class: in a reference cycle, the loader's workers would outlive the run
+        evaluate_weights = partial(
+            _evaluate_weights,
+            self.model,
+            self.ema and self.ema.module,
+            self.inputs.val_loader,
+            self.device,
+            channels_last=cfg.MODEL.CHANNELS_LAST,
+            corrupt_images=self.corrupt_images,
+            progress=self.progress,
+            group=self.group,
+        )
+        hooks: list[Hook] = [Evaluation(evaluate_weights, cfg.EVAL.PERIOD)]
         if self.group.is_rank_0:
             hooks.append(MetricsWriter(self.run_folder, cfg.LOG.PERIOD))
         checkpointing = Checkpointing(
@@ -215,23 +229,6 @@ class _ClassifierRun:
             metadata=self.metadata,
         )
         return [*hooks, ProgressBar(self.progress), self.curve, checkpointing, DumpOnDivergence(self.run_folder)]
-
-    def evaluate(self) -> dict[str, float]:
-        """Evaluate the raw weights and, with the prefix "ema_", the averaged ones."""
-        arguments: dict[str, Any] = {
-            "channels_last": self.cfg.MODEL.CHANNELS_LAST,
-            "corrupt_images": self.corrupt_images,
-            "progress": self.progress,
-            "group": self.group,
-        }
-        # BatchNorm statistics differ between processes; all evaluate those of rank 0
-        self.group.broadcast_buffers(self.model, self.ema and self.ema.module)
-        results = evaluate(self.model, self.inputs.val_loader, self.device, **arguments)
-        # Both kinds of weights on the same images
-        if self.ema is not None:
-            ema_results = evaluate(self.ema.module, self.inputs.val_loader, self.device, **arguments)
-            results |= {f"ema_{key}": value for key, value in ema_results.items() if key != "images"}
-        return results
 
     def resume_from_newest(self) -> None:
         """Restore the newest complete checkpoint and the learning curve up to it, if there is a checkpoint."""
@@ -280,6 +277,25 @@ class _ClassifierRun:
             metrics = self.trainer.run()
         results = {key.removeprefix("val_"): value for key, value in metrics.items()}
         return RunResult(results, self.curve.results, self.run_folder, self.num_classes)
+
+
+def _evaluate_weights(
+    model: nn.Module,
+    averaged_model: nn.Module | None,
+    loader: DataLoader,
+    device: torch.device,
+    *,
+    group: ProcessGroup,
+    **options: Any,
+) -> dict[str, float]:
+    """Evaluate the raw weights and, with the prefix "ema_", the averaged ones."""
+    # BatchNorm statistics differ between processes; all evaluate those of rank 0
+    group.broadcast_buffers(model, averaged_model)
+    results = evaluate(model, loader, device, group=group, **options)
+    if averaged_model is not None:
+        ema_results = evaluate(averaged_model, loader, device, group=group, **options)
+        results |= {f"ema_{key}": value for key, value in ema_results.items() if key != "images"}
+    return results
 
 
 def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
