@@ -121,6 +121,7 @@ def checkout(tmp_path_factory):
             (folder / path.name).symlink_to(path)
     shutil.copytree(ROOT / "docs", folder / "docs")
     make_data(folder)
+    (folder / "my_extensions.py").write_text("\n\n".join(blocks(ROOT / "docs" / "extending.md", "python")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FBNETV3_CACHE", str(folder / "cache"))
         make_weights()
