@@ -24,9 +24,9 @@ ARCH = {
     ],
 }
 TRAINING = (
-    "MODEL.ARCH extended.yaml DATA.NAME half_digits INPUT.CROP as_in_evaluation INPUT.AUTO_AUGMENT noise SOLVER.LOSS focal "
-    "SOLVER.OPTIMIZER adamw SOLVER.LR 0.002 SOLVER.SCHEDULE linear SOLVER.EPOCHS 1 SOLVER.WARMUP_EPOCHS 0 "
-    "DATA.WORKERS 0 OUTPUT_DIR run"
+    "MODEL.ARCH extended.yaml DATA.NAME half_digits INPUT.CROP as_in_evaluation INPUT.AUTO_AUGMENT noise "
+    "SOLVER.LOSS focal SOLVER.OPTIMIZER adamw SOLVER.LR 0.002 SOLVER.SCHEDULE linear "
+    "SOLVER.EPOCHS 1 SOLVER.WARMUP_EPOCHS 0 DATA.WORKERS 0 OUTPUT_DIR run"
 )
 
 
@@ -94,7 +94,9 @@ def test_the_format_is_verified_exported_and_read_again(run, folder, trained):
 
 def test_the_network_is_exported_to_onnx(run, folder, trained):
     pytest.importorskip("onnxruntime", reason="pip install 'fbnetv3[export]'")
-    run("export_net", "--config", "run/config.yaml", "--import", "my_extensions", "--format", "onnx", "--output", "onnx")
+    run(
+        "export_net", "--config", "run/config.yaml", "--import", "my_extensions", "--format", "onnx", "--output", "onnx"
+    )
     assert (folder / "onnx" / "model.onnx").is_file()
 
 

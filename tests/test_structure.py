@@ -109,7 +109,7 @@ def module_name(file):
 
 
 def module_imports(file, names):
-    """Yield the modules of the package that a module's top level imports; a package's `__init__` only by its own name."""
+    """Yield the modules of the package that the top level of a module imports."""
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.ImportFrom):
             for alias in node.names:

@@ -5,7 +5,7 @@
 | `depthwise` | weight gradient of wide depthwise convolutions by narrow ones (training) | 2.2 x for the gradient of a 5 x 5 layer at 7 x 7 pixels, none at 14 x 14 (a) | needed with 2.14 |
 | `malloc` | keeps freed memory for the next step (training, detection) | 1.14 x for a detection, 69.4 to 60.9 ms (b) | any; a matter of glibc |
 | `inference_blocks` | folds BatchNorm, computes squeezes as matrix products, works in place | 1.7 x for a detector's trunk, 26.1 to 15.2 ms (c); 1.3 to 1.5 x for FBNetV3-B without packed weights (a) | any |
-| `mkldnn_ops` | convolutions with weights in oneDNN's layout, by private operators | part of (c); with one thread FBNetV3-B was slower with it (a) | 2.14; `F.conv2d` where the operators are missing |
+| `mkldnn_ops` | convolutions with weights in oneDNN's layout, by private operators | part of (c), with AVX-512; not used with AVX2, where it took 3.6 x the time of a detector's box head, 135 against 38 ms (a) | 2.14; `F.conv2d` without the operators |
 | `expanding_pooler` | box head's first 1x1 convolution before ROIAlign | 1.4 x for both together (a) | any |
 
 Recorded on an AMD EPYC with torch 2.14.1: (a) minimum CPU time of several runs, one thread, AVX2, on a loaded machine;

@@ -26,13 +26,19 @@ class PackedConv(NamedTuple):
     activation_algorithm: str
 
 
-def _has_operators() -> bool:
+def _is_worthwhile() -> bool:
+    """Return whether this build of torch has the operators and this processor gains from them.
+
+    Packed weights take 42 ms instead of 25 ms for FBNetV3-B on an AVX2 processor (torch 2.14.1, one thread); only
+    AVX-512 gains.
+    """
     names = ("_convolution_pointwise", "_reorder_convolution_weight")
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+    has_operators = torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+    return has_operators and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 
 
-HAS_OPERATORS = _has_operators()
-"""Whether this build of torch has the operators."""
+PACKS_WEIGHTS = _is_worthwhile()
+"""Whether convolutions are packed at all."""
 
 
 def pack_conv(
@@ -45,7 +51,7 @@ def pack_conv(
     relu: bool = False,
 ) -> PackedConv | None:
     """Pack a convolution, optionally with a ReLU; return None if it cannot be packed."""
-    if not HAS_OPERATORS or weight.device.type != "cpu" or weight.dtype != torch.float32:
+    if not PACKS_WEIGHTS or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return None
     geometry = (list(padding), list(stride), list(dilation), groups)
     packed_weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry)

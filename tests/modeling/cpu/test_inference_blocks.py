@@ -87,7 +87,7 @@ def test_the_sum_of_a_depthwise_convolution(kernel, stride, padding):
 def test_outputs_are_the_same_without_packed_operators(monkeypatch):
     unit = randomize_statistics(Conv2dNormActivation(4, 8, 3, activation_layer=nn.ReLU))
     with monkeypatch.context() as patch:
-        patch.setattr("fbnetv3.modeling.cpu.mkldnn_ops.HAS_OPERATORS", False)
+        patch.setattr("fbnetv3.modeling.cpu.mkldnn_ops.PACKS_WEIGHTS", False)
         plain = fuse_blocks(copy.deepcopy(unit))
     assert plain._packed is None
     x = torch.randn(2, 4, 9, 7)
