@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from fbnetv3.errors import UsageError
+
+
+class Difference(NamedTuple):
+    """A key with different values in two mappings."""
+
+    key: str
+    saved: Any
+    current: Any
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -59,3 +67,17 @@ def parse_pairs(overrides: Sequence[str]) -> dict[str, str]:
     if len(overrides) % 2:
         raise UsageError(f"{overrides[-1]}: has no value; overrides are KEY VALUE pairs")
     return dict(zip(overrides[::2], overrides[1::2], strict=True))
+
+
+def first_difference(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Difference | None:
+    """Compare two mappings with dotted keys, such as a saved config with the current one.
+
+    Only the keys of `current` are compared, in their order; a key missing from `saved` counts as None there.
+
+    Returns:
+        The first key whose values differ; None if there is no such key.
+    """
+    for key, value in current.items():
+        if saved.get(key) != value:
+            return Difference(key, saved.get(key), value)
+    return None

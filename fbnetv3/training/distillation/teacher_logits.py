@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from fbnetv3.errors import OutputError, UsageError
-from fbnetv3.training.run_state.fingerprint import first_difference
 from fbnetv3.utils.files import make_folder, output_error, write_json
+from fbnetv3.utils.nested_keys import first_difference
 
 
 class TeacherLogitFiles:

@@ -4,20 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fvcore.common.config import CfgNode
 
 from fbnetv3.errors import UsageError
-from fbnetv3.utils.nested_keys import flatten
-
-
-class Difference(NamedTuple):
-    """The first value in which two fingerprints differ."""
-
-    key: str
-    saved: Any
-    current: Any
+from fbnetv3.utils.nested_keys import first_difference, flatten
 
 
 def config_fingerprint(cfg: CfgNode, ignored: Collection[str]) -> dict[str, Any]:
@@ -32,14 +24,6 @@ def config_fingerprint(cfg: CfgNode, ignored: Collection[str]) -> dict[str, Any]
         for key, value in flatten(cfg).items()
         if key not in ignored and key.split(".")[0] not in ignored
     }
-
-
-def first_difference(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Difference | None:
-    """Compare two fingerprints by the keys of the current one; None if they agree."""
-    for key, value in current.items():
-        if saved.get(key) != value:
-            return Difference(key, saved.get(key), value)
-    return None
 
 
 def check_same_run(
