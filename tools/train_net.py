@@ -13,7 +13,7 @@ from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.training import evaluate_classifier, train_classifier
 from fbnetv3.training.processes.launch import launch
 from fbnetv3.training.run_state.run_folder import RunFolder
-from fbnetv3.training.training_hooks import ACCURACIES
+from fbnetv3.training.training_hooks import ACCURACY_LABELS
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 AFTER_INTERRUPT = "add --resume to continue from the last checkpoint"
@@ -48,7 +48,7 @@ def run_classifier(args: argparse.Namespace) -> None:
 
 def run_detector(args: argparse.Namespace) -> None:
     from fbnetv3.detection.detection_config import load_detection_config
-    from fbnetv3.detection.training.detection_evaluation import detection_table
+    from fbnetv3.detection.training.detector_evaluation import detection_table
     from fbnetv3.detection.training.detector_training import evaluate_detector, train_detector
 
     cfg = load_detection_config(args.config, args.overrides)
@@ -65,7 +65,7 @@ def run_detector(args: argparse.Namespace) -> None:
 
 
 def print_metrics(metrics: Mapping[str, float]) -> None:
-    accuracies = [f"{words} {metrics[key]:.2f} %" for key, words in ACCURACIES.items() if key in metrics]
+    accuracies = [f"{words} {metrics[key]:.2f} %" for key, words in ACCURACY_LABELS.items() if key in metrics]
     print(f"{', '.join(accuracies)}, loss {metrics['loss']:.4f} on {metrics['images']} images")
 
 

@@ -49,7 +49,7 @@ def config_key(key: str) -> Iterator[None]:
         raise UsageError(f"{key}: {error}") from None
 
 
-def build_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.device:
+def select_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.device:
     """Return the device that DEVICE names; "auto" is a GPU if there is one. Each process gets a GPU of its own."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -83,7 +83,7 @@ def build_arch(cfg: CfgNode, name: str) -> AnyArch:
     return own_archs[name]
 
 
-def describe_arch(arch: AnyArch) -> str:
+def arch_identity(arch: AnyArch) -> str:
     """Return a text that identifies an architecture by its content, for comparisons and checkpoints."""
     return dump_arch(arch) if isinstance(arch, ArchDef) else arch.name
 
@@ -94,7 +94,7 @@ def teacher_fingerprint(cfg: CfgNode) -> str:
         return ""
     # By content, since its file may have moved
     arch = build_arch(cfg, cfg.DISTILL.ARCH)
-    return f"{arch.name} {hashlib.sha256(describe_arch(arch).encode()).hexdigest()[:12]}"
+    return f"{arch.name} {hashlib.sha256(arch_identity(arch).encode()).hexdigest()[:12]}"
 
 
 def preprocessing_from_config(cfg: CfgNode, arch: AnyArch) -> Preprocessing:
@@ -122,7 +122,7 @@ def build_teacher(cfg: CfgNode, num_classes: int, device: torch.device) -> nn.Mo
     teacher = _build_network(arch, num_classes, cfg.MODEL.IN_CHANS)
     if not _load_weights(teacher, arch, cfg.DISTILL.WEIGHTS):
         raise UsageError(f"DISTILL.WEIGHTS {cfg.DISTILL.WEIGHTS}: the teacher does not have {num_classes} classes")
-    return _move(teacher, cfg, device)
+    return _to_device(teacher, cfg, device)
 
 
 def build_model(
@@ -149,7 +149,7 @@ def build_model(
         check_torchvision_model(model, arch, preprocessing_from_config(cfg, arch).resolution)
     if weights and not _load_weights(model, arch, weights) and need_head:
         raise UsageError(f"{weights}: does not have the {num_classes} classes of {cfg.DATA.NAME}")
-    return _move(model, cfg, device)
+    return _to_device(model, cfg, device)
 
 
 def _build_network(
@@ -166,14 +166,14 @@ def _load_weights(model: nn.Module, arch: AnyArch, weights: str) -> bool:
     return load_torchvision_weights(model, read_state_dict(weights), weights)
 
 
-def _move(model: nn.Module, cfg: CfgNode, device: torch.device) -> nn.Module:
+def _to_device(model: nn.Module, cfg: CfgNode, device: torch.device) -> nn.Module:
     return model.to(device, memory_format=memory_format(cfg.MODEL.CHANNELS_LAST))  # type: ignore[call-overload]
 
 
 def loss_from_config(cfg: CfgNode) -> Loss:
     """Return the loss that SOLVER.LOSS names, with the config's label smoothing if it accepts that."""
     with config_key("SOLVER.LOSS"):
-        loss = LOSSES.resolve(cfg.SOLVER.LOSS)
+        loss = LOSSES.get(cfg.SOLVER.LOSS)
     if not cfg.DISTILL.CACHE:
         return partial(loss, **accepted_settings(loss, {"label_smoothing": cfg.SOLVER.LABEL_SMOOTHING}))
     # Teacher logits and smoothed labels are blended in the targets, which is exact for cross-entropy alone

@@ -20,17 +20,17 @@ from fbnetv3.errors import UsageError, UserError, WeightsError
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
     AnyArch,
+    arch_identity,
     base_lr,
     build_arch,
-    build_device,
     build_mixup,
     build_model,
     build_objective,
-    describe_arch,
     loss_from_config,
     optimizer_from_config,
     preprocessing_from_config,
     schedule_from_config,
+    select_device,
     teacher_fingerprint,
 )
 from fbnetv3.training.classifier_evaluation import evaluate
@@ -164,7 +164,7 @@ class _ClassifierRun:
         self.group = group
         self.run_folder = run_folder
         self.progress = progress
-        self.device = build_device(cfg.DEVICE, group)
+        self.device = select_device(cfg.DEVICE, group)
 
         # Data and network
         self.arch = build_arch(cfg, cfg.MODEL.ARCH)
@@ -314,7 +314,7 @@ def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
                 "no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to the folder of a run "
                 f"({run_folder.path} has none)"
             )
-        device = build_device(cfg.DEVICE, group)
+        device = select_device(cfg.DEVICE, group)
         arch = build_arch(cfg, cfg.MODEL.ARCH)
         preprocessing = preprocessing_from_config(cfg, arch)
         val = dataset_from_config(cfg, "val")
@@ -339,7 +339,7 @@ def _run_metadata(cfg: CfgNode, arch: AnyArch, num_classes: int, steps_per_epoch
     fingerprint["DISTILL.CACHE"] = bool(cfg.DISTILL.CACHE)
     return {
         "arch": arch.name,
-        "definition": describe_arch(arch),
+        "definition": arch_identity(arch),
         "num_classes": num_classes,
         "in_chans": cfg.MODEL.IN_CHANS,
         "steps_per_epoch": steps_per_epoch,

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 Callback = Callable[[dict[str, float]], bool | None]
 """Takes the results of an epoch; returning False ends the run."""
 
-ACCURACIES = {"top1": "top1", "top5": "top5", "ema_top1": "EMA top1", "ema_top5": "EMA top5"}
+ACCURACY_LABELS = {"top1": "top1", "top5": "top5", "ema_top1": "EMA top1", "ema_top5": "EMA top5"}
 """Accuracies in metrics, with the words for them in log lines."""
 
 
@@ -247,7 +247,7 @@ class ProgressBar(Hook):
         progress = trainer.progress
         accuracies = "".join(
             f", {words} {progress.metrics['val_' + key]:.2f} %"
-            for key, words in ACCURACIES.items()
+            for key, words in ACCURACY_LABELS.items()
             if "val_" + key in progress.metrics
         )
         logger.info(

@@ -13,12 +13,12 @@ from fbnetv3.config.recipe import RecipeError, dump_recipe, load_recipe
 from fbnetv3.errors import UserError
 from fbnetv3.training.builders import (
     build_arch,
-    build_device,
     build_mixup,
     build_model,
     build_objective,
     optimizer_from_config,
     schedule_from_config,
+    select_device,
 )
 from fbnetv3.training.classifier_inputs import build_inputs
 from fbnetv3.utils.nested_keys import flatten
@@ -68,7 +68,7 @@ def folder(tmp_path_factory):
 
 def start_training(cfg):
     """Build everything that a training needs, and run its first step if that is cheap."""
-    device = build_device(cfg.DEVICE)
+    device = select_device(cfg.DEVICE)
     arch = build_arch(cfg, cfg.MODEL.ARCH)
     inputs = build_inputs(cfg, arch, device)
     model = build_model(cfg, arch, inputs.train.classes, device, cfg.MODEL.WEIGHTS)

@@ -19,15 +19,6 @@ from torch import nn
 
 from fbnetv3.detection.data.detection_datasets import check_class_names
 from fbnetv3.detection.data.detection_loaders import build_train_loader
-from fbnetv3.detection.training.detection_evaluation import Results, evaluate_datasets
-from fbnetv3.detection.training.detection_trainer import (
-    CheckpointHook,
-    EMAHook,
-    EvaluationHook,
-    ProgressWriter,
-    SeedingHook,
-    build_trainer,
-)
 from fbnetv3.detection.training.detector_builders import (
     build_detection_model,
     build_detector_optimizer,
@@ -43,7 +34,16 @@ from fbnetv3.detection.training.detector_checkpoint import (
     load_detector,
     newest_checkpoint,
 )
-from fbnetv3.detection.training.training_figures import plot_detection_curves, plot_examples
+from fbnetv3.detection.training.detector_evaluation import Results, evaluate_datasets
+from fbnetv3.detection.training.detector_figures import plot_detection_curves, plot_examples
+from fbnetv3.detection.training.detectron2_hooks import (
+    CheckpointHook,
+    EMAHook,
+    EvaluationHook,
+    ProgressWriter,
+    SeedingHook,
+    build_trainer,
+)
 from fbnetv3.errors import UsageError
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.processes.distributed import ProcessGroup

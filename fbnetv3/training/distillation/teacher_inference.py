@@ -17,9 +17,9 @@ from fbnetv3.data.samplers import ShardedSampler
 from fbnetv3.errors import UsageError
 from fbnetv3.training.builders import (
     build_arch,
-    build_device,
     build_teacher,
     preprocessing_from_config,
+    select_device,
     teacher_resolution,
 )
 from fbnetv3.training.classifier_evaluation import evaluation_mode, memory_format
@@ -44,7 +44,7 @@ def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitFiles:
     """
     if not cfg.DISTILL.CACHE:
         raise UsageError("DISTILL.CACHE is empty: set it to a folder for the teacher's logits")
-    device = build_device(cfg.DEVICE)
+    device = select_device(cfg.DEVICE)
     dataset = dataset_from_config(cfg, "train")
     preprocessing = preprocessing_from_config(cfg, build_arch(cfg, cfg.MODEL.ARCH))
     check_cacheable_views(cfg, preprocessing.resolution)

@@ -106,7 +106,7 @@ class ProcessGroup:
 SINGLE_PROCESS = ProcessGroup()
 
 
-def is_one_of_several() -> bool:
+def is_multi_process() -> bool:
     """Return whether torchrun's variables say that this is one of several processes."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
@@ -127,7 +127,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         with _existing_group() as group:
             yield group
         return
-    if not is_one_of_several():
+    if not is_multi_process():
         yield SINGLE_PROCESS
         return
     rank, size, local_rank = _read_environment()

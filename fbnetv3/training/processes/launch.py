@@ -13,7 +13,7 @@ import torch
 from torch import multiprocessing
 
 from fbnetv3.errors import UsageError
-from fbnetv3.training.processes.distributed import is_one_of_several
+from fbnetv3.training.processes.distributed import is_multi_process
 from fbnetv3.utils.command_line import run_tool
 from fbnetv3.utils.imports import import_modules, user_modules
 
@@ -36,7 +36,7 @@ def launch(run: Callable[[], None], num_processes: int, *, after_interrupt: str 
     if num_processes == 1:
         run()
         return
-    if is_one_of_several():
+    if is_multi_process():
         raise UsageError(f"--num-gpus {num_processes}: torchrun has started several processes already; leave it out")
     if torch.cuda.is_available() and num_processes > torch.cuda.device_count():
         raise UsageError(f"--num-gpus {num_processes}: there are {torch.cuda.device_count()} GPUs")

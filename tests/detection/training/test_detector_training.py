@@ -12,7 +12,7 @@ from detectron2.modeling import build_model
 from fbnetv3.detection import load_detector
 from fbnetv3.detection.data import detection_loaders
 from fbnetv3.detection.detection_config import load_detection_config
-from fbnetv3.detection.training import detection_evaluation
+from fbnetv3.detection.training import detector_evaluation
 from fbnetv3.detection.training.detector_builders import build_detector_optimizer
 from fbnetv3.detection.training.detector_training import evaluate_detector, train_detector
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS
@@ -112,7 +112,7 @@ def test_the_average_is_evaluated(longer_run):
     saved = torch.load(result.run_folder.weights, weights_only=True)
     model = build_model(cfg)
     model.load_state_dict(saved["model"])
-    raw = detection_evaluation.evaluate_datasets(cfg, model, ["own_train"], SINGLE_PROCESS)["own_train"]["bbox"]
+    raw = detector_evaluation.evaluate_datasets(cfg, model, ["own_train"], SINGLE_PROCESS)["own_train"]["bbox"]
     load_detector(model, result.run_folder.weights)
     for key, value in model.state_dict().items():
         assert torch.equal(value, saved["ema_state"][key])
@@ -183,7 +183,7 @@ def test_worker_processes_read_the_same_images(train, uninterrupted, tmp_path):
 
 
 def test_a_signal_during_an_evaluation(train, tmp_path, monkeypatch):
-    agree_on_interrupt = detection_evaluation.agree_on_interrupt
+    agree_on_interrupt = detector_evaluation.agree_on_interrupt
     calls = []
 
     def terminate_at_second_call(group):
@@ -192,7 +192,7 @@ def test_a_signal_during_an_evaluation(train, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return agree_on_interrupt(group)
 
-    monkeypatch.setattr(detection_evaluation, "agree_on_interrupt", terminate_at_second_call)
+    monkeypatch.setattr(detector_evaluation, "agree_on_interrupt", terminate_at_second_call)
     assert train("TEST.EVAL_PERIOD", "3").code == 143
     assert len(calls) == 2
     assert checkpoint(tmp_path / "run", 3)["iteration"] == 2
