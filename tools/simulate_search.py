@@ -67,7 +67,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     for name in ("pool", "batch", "epochs"):
         add(f"--{name}", type=int, default=getattr(SearchSettings, name), metavar="N", help="default: %(default)s")
     add("--rounds", type=int, default=5, metavar="N", help="default: %(default)s")
-    add("--stop-epoch", type=int, metavar="N", help="of trials after the first round (default: 3/4 of the epochs)")
+    add("--stopping-epoch", type=int, metavar="N", help="epochs of trials after the first round (default: 3/4 of the epochs)")
     add("--space", default=str(PAPER_SPACE), metavar="FILE", help="default: the paper's")
 
     time = parser.add_argument_group("time of a trial")
@@ -96,12 +96,12 @@ def simulate_sweep(args: argparse.Namespace) -> None:
         constraints={"macs": list(PAPER_MACS)},
     )
     space = load_space(args.space)
-    stop_epoch = round(STOP_FRACTION * args.epochs) if args.stop_epoch is None else args.stop_epoch
+    stopping_epoch = round(STOP_FRACTION * args.epochs) if args.stopping_epoch is None else args.stopping_epoch
     trials = build_imagenet_workload(
         pool_costs(space, settings),
         settings,
         settings.num_rounds(space),
-        stop_epoch,
+        stopping_epoch,
         gpu_hours=args.gpu_hours,
         macs_per_second=args.macs_per_second,
         time_column=args.time_column,
@@ -127,7 +127,7 @@ def describe_trials(trials: ImageNetWorkload, is_calibrated: bool) -> str:
     return (
         f"{macs.size} trials of {macs.min():.0f} to {macs.max():.0f} M MACs, mean {macs.mean():.0f} M, and "
         f"{trials.params.mean() / 1e6:.1f} M parameters; {workload.full_epochs} epochs in round 1, then "
-        f"{workload.stop_epoch}\n"
+        f"{workload.stopping_epoch}\n"
         f"{workload.gpu_seconds / 3600:,.0f} GPU hours with one GPU per trial, "
         f"{'calibrated' if is_calibrated else 'from the throughput'}: {trials.macs_per_second:.3g} MACs/s, "
         f"{trials.images_per_second:.0f} images/s, "

@@ -17,7 +17,7 @@ import fbnetv3
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.nars.algorithm.budgets import build_budgets, build_constraints, check_file_name
 from fbnetv3.nars.algorithm.recommendations import Recommendation, Recommender, space_digest
-from fbnetv3.nars.algorithm.rounds import ProgressCallback, Rounds, SearchProgress, rank_trials
+from fbnetv3.nars.algorithm.rounds import ProgressCallback, RoundRunner, SearchProgress, rank_trials
 from fbnetv3.nars.algorithm.search_output import OutputFiles
 from fbnetv3.nars.algorithm.search_settings import JOINT, SearchSettings, SettingsError, parse_settings
 from fbnetv3.nars.algorithm.trial_store import (
@@ -29,8 +29,8 @@ from fbnetv3.nars.algorithm.trial_store import (
     TrialStoreError,
 )
 from fbnetv3.nars.evaluators.evaluator_registry import Evaluate, build_evaluator, evaluator_name
+from fbnetv3.nars.execution.attempts import SearchContext
 from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
-from fbnetv3.nars.execution.jobs import JobContext
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PretrainReport
 from fbnetv3.nars.predictor.architecture_statistics import pretraining_labels
 from fbnetv3.nars.space.candidate import Candidate
@@ -57,7 +57,7 @@ class SearchResult:
         folder: output folder.
         pool: candidates that the search chose from, integers (N, variables).
         trials: all trials.
-        stop_epoch: number of epochs of trials after the first round; accuracies are compared at this epoch.
+        stopping_epoch: number of epochs of trials after the first round; accuracies are compared at this epoch.
         pretraining: how well the predictor learned the pretraining labels; None without pretraining.
         predictor: trained on all trials; scores any candidate.
         recommendations: one for each budget.
@@ -69,7 +69,7 @@ class SearchResult:
     folder: Path
     pool: np.ndarray
     trials: tuple[Trial, ...]
-    stop_epoch: int
+    stopping_epoch: int
     pretraining: PretrainReport | None
     predictor: AccuracyPredictor
     recommendations: tuple[Recommendation, ...] = ()
@@ -78,7 +78,7 @@ class SearchResult:
     @property
     def best(self) -> Trial:
         """The trial with the highest accuracy."""
-        return rank_trials(self.trials, self.stop_epoch)[0]
+        return rank_trials(self.trials, self.stopping_epoch)[0]
 
 
 def search(
@@ -154,15 +154,15 @@ def _run_stages(
     predictor, pretraining = plan.pretrain_predictor()
 
     # stage 2: rounds of trials
-    rounds = Rounds(settings, num_rounds, plan.pool, store, predictor, on_progress)
-    context = JobContext(plan.space, evaluate)
+    rounds = RoundRunner(settings, num_rounds, plan.pool, store, predictor, on_progress)
+    context = SearchContext(plan.space, evaluate)
     with open_executor(settings.executor, context, _executor_options(settings, folder)) as executor:
         rounds.run(executor)
 
     # stage 3: evolution for each budget
     on_progress(rounds.final_progress("evolution"))
     recommender = Recommender(
-        settings, plan.space, predictor, rounds.trials, rounds.stop_epoch, folder / "recommendations"
+        settings, plan.space, predictor, rounds.trials, rounds.stopping_epoch, folder / "recommendations"
     )
     recommendations = {name: recommender.recommend(name, constraints) for name, constraints in plan.budgets.items()}
     scaled_networks = recommender.scale_networks(recommendations)
@@ -175,7 +175,7 @@ def _run_stages(
         folder=folder,
         pool=plan.pool,
         trials=tuple(rounds.trials),
-        stop_epoch=rounds.stop_epoch,
+        stopping_epoch=rounds.stopping_epoch,
         pretraining=pretraining,
         predictor=predictor,
         recommendations=tuple(recommendations.values()),

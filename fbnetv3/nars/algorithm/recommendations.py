@@ -61,7 +61,7 @@ class Recommender:
         space: search space.
         predictor: trained on the trials.
         trials: all trials.
-        stop_epoch: epoch at which their accuracies are compared.
+        stopping_epoch: epoch at which their accuracies are compared.
         folder: for the files.
     """
 
@@ -71,15 +71,15 @@ class Recommender:
         space: Space,
         predictor: AccuracyPredictor,
         trials: Sequence[Trial],
-        stop_epoch: int,
+        stopping_epoch: int,
         folder: Path,
     ) -> None:
         self.settings = settings
         self.space = space
         self.predictor = predictor
-        self.stop_epoch = stop_epoch
+        self.stopping_epoch = stopping_epoch
         self._num_trials = len(trials)
-        self._ranked = rank_trials(trials, stop_epoch)
+        self._ranked = rank_trials(trials, stopping_epoch)
         self._ranked_candidates = np.array([trial.candidate for trial in self._ranked])
         self._output = OutputFolder(folder, _default_training_config(settings))
 
@@ -106,7 +106,7 @@ class Recommender:
             "seed": settings.seed,
             "constraints": [str(constraint) for constraint in constraints.constraints],
             "predicted": float(evolution.scores[0]),
-            "predicted_after_epoch": self.stop_epoch,
+            "predicted_after_epoch": self.stopping_epoch,
             "columns": columns,
             "best_trial": self._describe_trial(trials[0]) if trials else None,
             "trials": self._num_trials,
@@ -143,7 +143,7 @@ class Recommender:
     def _describe_trial(self, trial: Trial) -> dict[str, Any]:
         return {
             "number": trial.number,
-            "accuracy": trial.accuracy(self.stop_epoch),
+            "accuracy": trial.accuracy(self.stopping_epoch),
             "values": self.space.decode(trial.candidate),
         }
 

@@ -11,9 +11,9 @@ import numpy as np
 from fbnetv3.errors import UserError
 from fbnetv3.nars.algorithm.early_stopping import stopping_epoch
 from fbnetv3.nars.algorithm.search_settings import SearchSettings
-from fbnetv3.nars.algorithm.trial_store import DONE, FAILED, STOP_EPOCH, STOPPED, Trial, TrialStore
+from fbnetv3.nars.algorithm.trial_store import DONE, FAILED, STOPPED, STOPPING_EPOCH, Trial, TrialStore
+from fbnetv3.nars.execution.attempts import Outcome, TrialAttempt
 from fbnetv3.nars.execution.executors import Executor
-from fbnetv3.nars.execution.jobs import Job, Outcome
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
 
 _POLL_SECONDS = 1.0
@@ -103,7 +103,7 @@ def propose(
     return untried[order], scores[order]
 
 
-class Rounds:
+class RoundRunner:
     """Runs the rounds of a search. Trials that the store has as done are not run again.
 
     Args:
@@ -131,7 +131,7 @@ class Rounds:
         self.predictor = predictor
         self.on_progress = on_progress
         self.predictor_error: float | None = None
-        self.stop_epoch: int = store.metadata().get(STOP_EPOCH, settings.epochs)
+        self.stopping_epoch: int = store.metadata().get(STOPPING_EPOCH, settings.epochs)
         # a copy of the store's trials, so that progress reports do not read the file
         self.trials = store.trials()
         self._seconds_per_epoch: deque[float] = deque(maxlen=50)
@@ -153,8 +153,8 @@ class Rounds:
 
     def best_accuracy(self) -> float | None:
         """Return the highest accuracy at the stopping epoch, or None before the first."""
-        best = rank_trials(self.trials, self.stop_epoch)[:1]
-        return best[0].accuracy(self.stop_epoch) if best else None
+        best = rank_trials(self.trials, self.stopping_epoch)[:1]
+        return best[0].accuracy(self.stopping_epoch) if best else None
 
     def final_progress(self, stage: str) -> SearchProgress:
         """Return the progress after all rounds.
@@ -187,7 +187,7 @@ class Rounds:
             candidates, predicted = propose(self.predictor, self.pool, tried, batch)
             if not len(candidates):
                 return False
-            self.store.add_round(number, candidates, self.stop_epoch, predicted)
+            self.store.add_round(number, candidates, self.stopping_epoch, predicted)
         self.trials = self.store.trials()
         return True
 
@@ -213,16 +213,16 @@ class Rounds:
         trial = self.trials[number]
         self.store.start(number)
         self._reload_trial(number)
-        job = Job(
+        attempt = TrialAttempt(
             number=number,
             vector=trial.candidate,
             epochs=trial.epochs,
             full_epochs=self.settings.epochs,
             seed=self.settings.seed,
             folder=self.store.folder / "trials" / f"{number:05d}",
-            attempt=trial.attempts,
+            index=trial.attempts,
         )
-        executor.submit(job)
+        executor.submit(attempt)
 
     def _record_outcome(self, number: int, outcome: Outcome) -> bool:
         """Write an outcome to the store; return True if the trial is to be tried again."""
@@ -248,25 +248,25 @@ class Rounds:
         if len(done) < _MIN_ACCURACIES:
             self._stop(f"only {len(done)} trials succeeded, too few to train the predictor")
         if number == 0:
-            self._choose_stop_epoch()
+            self._choose_stopping_epoch()
         # the error on this round, whose accuracies the predictor has not seen yet
         new = [trial for trial in done if trial.round == number]
-        self.predictor_error = predictor_error(new, self.stop_epoch)
+        self.predictor_error = predictor_error(new, self.stopping_epoch)
         candidates = np.array([trial.candidate for trial in done])
-        accuracies = np.array([trial.accuracy(self.stop_epoch) for trial in done])
+        accuracies = np.array([trial.accuracy(self.stopping_epoch) for trial in done])
         self.predictor.fit(candidates, accuracies)
         self._report_progress(number, round_complete=True)
 
-    def _choose_stop_epoch(self) -> None:
+    def _choose_stopping_epoch(self) -> None:
         """Choose the stopping epoch once, by the learning curves of the first round, if more rounds follow."""
         min_correlation = self.settings.early_stopping_correlation
-        if self.rounds == 1 or min_correlation is None or STOP_EPOCH in self.store.metadata():
+        if self.rounds == 1 or min_correlation is None or STOPPING_EPOCH in self.store.metadata():
             return
         curves = [trial.curve for trial in self._round_trials(0) if trial.status == DONE]
-        self.stop_epoch = stopping_epoch(np.array(curves), min_correlation)
-        self.store.update_metadata({STOP_EPOCH: self.stop_epoch})
+        self.stopping_epoch = stopping_epoch(np.array(curves), min_correlation)
+        self.store.update_metadata({STOPPING_EPOCH: self.stopping_epoch})
         num_epochs = self.settings.epochs
-        self._report_progress(0, f"accuracies are compared after epoch {self.stop_epoch} of {num_epochs}")
+        self._report_progress(0, f"accuracies are compared after epoch {self.stopping_epoch} of {num_epochs}")
 
     def _check_failures(self) -> None:
         num_failed = sum(trial.status == FAILED for trial in self.trials)

@@ -30,7 +30,7 @@ FAILED = "failed"
 
 # keys of a search's metadata
 STOPPED = "stopped"  # whether too many failures have ended it
-STOP_EPOCH = "stop_epoch"  # number of epochs of the trials after the first round
+STOPPING_EPOCH = "stop_epoch"  # number of epochs of the trials after the first round
 FINISHED = "finished"  # when it finished, in seconds since 1970
 
 _APPLICATION_ID = 0x4E415253  # "NARS"

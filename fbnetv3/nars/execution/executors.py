@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from fbnetv3.nars.execution.jobs import Job, JobContext, Outcome
+from fbnetv3.nars.execution.attempts import Outcome, SearchContext, TrialAttempt
 from fbnetv3.registry import Registry
 
 EXECUTORS = Registry("executor")
-"""Each entry is called with a `JobContext` and `ExecutorOptions` and returns an `Executor`."""
+"""Each entry is called with a `SearchContext` and `ExecutorOptions` and returns an `Executor`."""
 EXECUTORS.add("local", "fbnetv3.nars.execution.local_executor:LocalExecutor", __file__)
 EXECUTORS.add("serial", "fbnetv3.nars.execution.local_executor:SerialExecutor", __file__)
 EXECUTORS.add("ray", "fbnetv3.nars.execution.ray_executor:RayExecutor", __file__)
@@ -38,26 +38,26 @@ class ExecutorOptions:
 
 
 class Executor(Protocol):
-    """Evaluates jobs in parallel.
+    """Evaluates attempts in parallel.
 
     Attributes:
-        slots: number of jobs that it runs at a time.
+        slots: number of attempts that it runs at a time.
     """
 
     slots: int
 
-    def submit(self, job: Job) -> None:
-        """Start a job; the caller never has more than `slots` running."""
+    def submit(self, attempt: TrialAttempt) -> None:
+        """Start an attempt; the caller never has more than `slots` running."""
 
     def wait(self, timeout: float) -> list[Outcome]:
-        """Return the outcomes of jobs that have ended; wait up to `timeout` seconds for the first."""
+        """Return the outcomes of attempts that have ended; wait up to `timeout` seconds for the first."""
 
     def close(self) -> None:
-        """Stop all running jobs and every process that they started."""
+        """Stop all running attempts and every process that they started."""
 
 
 @contextlib.contextmanager
-def open_executor(name: str, context: JobContext, options: ExecutorOptions) -> Iterator[Executor]:
+def open_executor(name: str, context: SearchContext, options: ExecutorOptions) -> Iterator[Executor]:
     """Start an executor and close it at the end of the block.
 
     Args:
@@ -68,7 +68,7 @@ def open_executor(name: str, context: JobContext, options: ExecutorOptions) -> I
     Raises:
         UserError: unknown name, or options that the executor does not support.
     """
-    executor: Executor = EXECUTORS.resolve(name)(context, options)
+    executor: Executor = EXECUTORS.get(name)(context, options)
     try:
         yield executor
     finally:

@@ -15,9 +15,9 @@ from pathlib import Path
 import cloudpickle
 
 from fbnetv3.errors import UsageError
+from fbnetv3.nars.execution.attempts import Outcome, SearchContext, TimeLimit, TrialAttempt
 from fbnetv3.nars.execution.executors import ExecutorOptions
-from fbnetv3.nars.execution.jobs import Job, JobContext, Outcome, TimeLimit
-from fbnetv3.nars.execution.worker import evaluate_job
+from fbnetv3.nars.execution.worker import evaluate_attempt
 from fbnetv3.utils.files import make_folder, output_error
 
 _GRACE_PERIOD = 20.0  # seconds that an interrupted evaluation has to save its state
@@ -25,27 +25,27 @@ _LOG_TAIL = 300  # bytes at the end of a dead worker's log to look at
 
 
 class SerialExecutor:
-    """Evaluates in the calling process, one job after another: for fast evaluators and for debuggers."""
+    """Evaluates in the calling process, one attempt after another: for fast evaluators and for debuggers."""
 
     slots = 1
 
-    def __init__(self, context: JobContext, options: ExecutorOptions) -> None:
+    def __init__(self, context: SearchContext, options: ExecutorOptions) -> None:
         if options.time_limit is not None:
             raise UsageError("time_limit: the serial executor cannot kill an evaluation; use the local executor")
         self._context = context
-        self._jobs: deque[Job] = deque()
+        self._attempts: deque[TrialAttempt] = deque()
 
-    def submit(self, job: Job) -> None:
-        """Queue a job for `wait`."""
-        self._jobs.append(job)
+    def submit(self, attempt: TrialAttempt) -> None:
+        """Queue an attempt for `wait`."""
+        self._attempts.append(attempt)
 
     def wait(self, timeout: float) -> list[Outcome]:
-        """Evaluate the next job."""
-        return [evaluate_job(self._context, self._jobs.popleft())] if self._jobs else []
+        """Evaluate the next attempt."""
+        return [evaluate_attempt(self._context, self._attempts.popleft())] if self._attempts else []
 
     def close(self) -> None:
-        """Drop all queued jobs."""
-        self._jobs.clear()
+        """Drop all queued attempts."""
+        self._attempts.clear()
 
 
 class LocalExecutor:
@@ -54,7 +54,7 @@ class LocalExecutor:
     The evaluator is sent by cloudpickle, so functions defined in a script or notebook work.
     """
 
-    def __init__(self, context: JobContext, options: ExecutorOptions) -> None:
+    def __init__(self, context: SearchContext, options: ExecutorOptions) -> None:
         self.slots = options.workers
         self.logs = options.logs
         self._time_limit = TimeLimit(options.time_limit)
@@ -67,21 +67,21 @@ class LocalExecutor:
                 "open files and similar inside the function, or use the serial executor"
             ) from None
 
-    def submit(self, job: Job) -> None:
-        """Start a job."""
+    def submit(self, attempt: TrialAttempt) -> None:
+        """Start an attempt."""
         for slot in range(self.slots):
             if slot not in self._workers:
                 num_threads = max(1, (os.cpu_count() or 1) // self.slots)
                 log = make_folder(self.logs) / f"worker_{slot}.txt"
                 self._workers[slot] = _Worker(self._context, log, num_threads)
-            if self._workers[slot].job is None:
-                self._workers[slot].start_job(job)
+            if self._workers[slot].attempt is None:
+                self._workers[slot].start_attempt(attempt)
                 return
-        raise AssertionError("submitted more jobs than slots")
+        raise AssertionError("submitted more attempts than slots")
 
     def wait(self, timeout: float) -> list[Outcome]:
-        """Return the outcomes of jobs that have ended; wait up to `timeout` seconds for the first."""
-        busy = {worker.pipe: slot for slot, worker in self._workers.items() if worker.job is not None}
+        """Return the outcomes of attempts that have ended; wait up to `timeout` seconds for the first."""
+        busy = {worker.pipe: slot for slot, worker in self._workers.items() if worker.attempt is not None}
         if not busy:
             return []
         start_times = [self._workers[slot].start_time for slot in busy.values()]
@@ -100,23 +100,23 @@ class LocalExecutor:
             outcome = cloudpickle.loads(worker.pipe.recv_bytes())
         except (EOFError, OSError):
             return self._record_worker_death(slot)
-        worker.job = None
+        worker.attempt = None
         return outcome
 
     def _record_worker_death(self, slot: int) -> Outcome:
-        """Turn the death of a worker into a failed outcome of its job; the next job starts a new worker."""
+        """Turn the death of a worker into a failed outcome of its attempt; the next attempt starts a new worker."""
         worker = self._workers.pop(slot)
         worker.kill()
-        assert worker.job is not None  # only busy workers are waited for
+        assert worker.attempt is not None  # only busy workers are waited for
         elapsed = time.monotonic() - worker.start_time
-        return Outcome(worker.job.number, None, _describe_death(worker), elapsed)
+        return Outcome(worker.attempt.number, None, _describe_death(worker), elapsed)
 
     def _kill_overdue_workers(self) -> list[Outcome]:
         outcomes = []
         for slot, worker in list(self._workers.items()):
-            if worker.job is None:
+            if worker.attempt is None:
                 continue
-            outcome = self._time_limit.outcome_if_overdue(worker.job, worker.start_time)
+            outcome = self._time_limit.outcome_if_overdue(worker.attempt, worker.start_time)
             if outcome is not None:
                 worker.kill()
                 del self._workers[slot]
@@ -124,8 +124,8 @@ class LocalExecutor:
         return outcomes
 
     def close(self) -> None:
-        """Interrupt the running jobs, wait briefly for them, and kill all workers."""
-        busy = [worker for worker in self._workers.values() if worker.job is not None]
+        """Interrupt the running attempts, wait briefly for them, and kill all workers."""
+        busy = [worker for worker in self._workers.values() if worker.attempt is not None]
         for worker in busy:
             worker.process.terminate()
         deadline = time.monotonic() + _GRACE_PERIOD
@@ -138,17 +138,17 @@ class LocalExecutor:
 
 
 class _Worker:
-    """A worker process, the pipe to it, and its current job.
+    """A worker process, the pipe to it, and its current attempt.
 
     Args:
-        context: pickled `JobContext`.
+        context: pickled `SearchContext`.
         log: file for the worker's output.
         num_threads: OpenMP threads of the worker, unless OMP_NUM_THREADS is set.
     """
 
     def __init__(self, context: bytes, log: Path, num_threads: int) -> None:
         self.log = log
-        self.job: Job | None = None
+        self.attempt: TrialAttempt | None = None
         self.start_time = 0.0
         parent_end, worker_end = Pipe()
         self.pipe = parent_end
@@ -161,11 +161,11 @@ class _Worker:
         with contextlib.suppress(OSError):  # `wait` notices if the process has died already
             self.pipe.send_bytes(context)
 
-    def start_job(self, job: Job) -> None:
-        self.job = job
+    def start_attempt(self, attempt: TrialAttempt) -> None:
+        self.attempt = attempt
         self.start_time = time.monotonic()
         with contextlib.suppress(OSError):
-            self.pipe.send_bytes(cloudpickle.dumps(job))
+            self.pipe.send_bytes(cloudpickle.dumps(attempt))
 
     def kill(self) -> None:
         """Kill the process and every process that it started."""

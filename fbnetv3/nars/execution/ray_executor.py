@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fbnetv3.errors import MissingPackageError, UsageError
+from fbnetv3.nars.execution.attempts import Outcome, SearchContext, TimeLimit, TrialAttempt
 from fbnetv3.nars.execution.executors import ExecutorOptions
-from fbnetv3.nars.execution.jobs import Job, JobContext, Outcome, TimeLimit
-from fbnetv3.nars.execution.worker import evaluate_job
+from fbnetv3.nars.execution.worker import evaluate_attempt
 
 try:
     import ray
@@ -36,17 +36,17 @@ class RayExecutor:
         UsageError: the cluster does not answer, or lacks the requested resources.
     """
 
-    def __init__(self, context: JobContext, options: ExecutorOptions) -> None:
+    def __init__(self, context: SearchContext, options: ExecutorOptions) -> None:
         self.slots = options.workers
         self._time_limit = TimeLimit(options.time_limit)
-        self._running: dict[Any, tuple[Job, float]] = {}  # job and start time by Ray's object reference
+        self._running: dict[Any, tuple[TrialAttempt, float]] = {}  # attempt and start time by Ray's object reference
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             with _sigterm_handler_kept():
                 _connect(options.address, options.workers)
         try:
             task_options: dict[str, Any] = {"num_cpus": 1, **options.resources, "max_retries": 0}
-            self._task = ray.remote(**task_options)(evaluate_job)
+            self._task = ray.remote(**task_options)(evaluate_attempt)
         except (TypeError, ValueError) as error:
             self.close()
             raise UsageError(f"resources {dict(options.resources)}: {_first_line(error)}") from None
@@ -70,13 +70,13 @@ class RayExecutor:
             if count:
                 self.slots = min(self.slots, int(total // count))
 
-    def submit(self, job: Job) -> None:
-        """Start a job."""
-        reference = self._task.remote(self._context, job)
-        self._running[reference] = (job, time.monotonic())
+    def submit(self, attempt: TrialAttempt) -> None:
+        """Start an attempt."""
+        reference = self._task.remote(self._context, attempt)
+        self._running[reference] = (attempt, time.monotonic())
 
     def wait(self, timeout: float) -> list[Outcome]:
-        """Return the outcomes of jobs that have ended; wait up to `timeout` seconds for the first."""
+        """Return the outcomes of attempts that have ended; wait up to `timeout` seconds for the first."""
         if not self._running:
             return []
         start_times = [start_time for _, start_time in self._running.values()]
@@ -84,17 +84,17 @@ class RayExecutor:
         return [self._receive_outcome(reference) for reference in ready] + self._cancel_overdue_tasks()
 
     def _receive_outcome(self, reference: Any) -> Outcome:
-        job, start_time = self._running.pop(reference)
+        attempt, start_time = self._running.pop(reference)
         try:
             return ray.get(reference)
         except ray.exceptions.RayError as error:
             message = f"its Ray worker died ({_first_line(error)})"
-            return Outcome(job.number, None, message, time.monotonic() - start_time)
+            return Outcome(attempt.number, None, message, time.monotonic() - start_time)
 
     def _cancel_overdue_tasks(self) -> list[Outcome]:
         outcomes = []
-        for reference, (job, start_time) in list(self._running.items()):
-            outcome = self._time_limit.outcome_if_overdue(job, start_time)
+        for reference, (attempt, start_time) in list(self._running.items()):
+            outcome = self._time_limit.outcome_if_overdue(attempt, start_time)
             if outcome is not None:
                 ray.cancel(reference, force=True)
                 del self._running[reference]
@@ -102,7 +102,7 @@ class RayExecutor:
         return outcomes
 
     def close(self) -> None:
-        """Stop all running jobs."""
+        """Stop all running attempts."""
         for reference in self._running:
             ray.cancel(reference, force=True)
         self._running.clear()

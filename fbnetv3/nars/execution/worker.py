@@ -18,12 +18,12 @@ from multiprocessing.connection import Connection
 
 from fbnetv3.errors import UserError
 from fbnetv3.nars.evaluators.evaluator_registry import check_learning_curve
-from fbnetv3.nars.execution.jobs import Job, JobContext, Outcome
+from fbnetv3.nars.execution.attempts import Outcome, SearchContext, TrialAttempt
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.utils.imports import import_modules
 
 
-def evaluate_job(context: JobContext, job: Job) -> Outcome:
+def evaluate_attempt(context: SearchContext, attempt: TrialAttempt) -> Outcome:
     """Evaluate a candidate. Exceptions of the evaluator become the outcome's error."""
     start = time.monotonic()
     curve, error = None, None
@@ -31,21 +31,21 @@ def evaluate_job(context: JobContext, job: Job) -> Outcome:
         import_modules(context.imports, "imports")
         candidate = Candidate(
             context.space,
-            job.vector,
-            number=job.number,
-            seed=job.seed,
-            full_epochs=job.full_epochs,
-            folder=job.folder,
-            attempt=job.attempt,
+            attempt.vector,
+            number=attempt.number,
+            seed=attempt.seed,
+            full_epochs=attempt.full_epochs,
+            folder=attempt.folder,
+            attempt=attempt.index,
         )
-        curve = check_learning_curve(context.evaluator(candidate, job.epochs), job.epochs)
+        curve = check_learning_curve(context.evaluator(candidate, attempt.epochs), attempt.epochs)
     except UserError as problem:
         error = str(problem)
     except (Exception, SystemExit) as problem:
         error = f"{type(problem).__name__}: {problem}{_origin(problem)}"
     if error is not None:
         error = error.encode("utf-8", "replace").decode()  # file names may hold invalid surrogates
-    return Outcome(job.number, curve, error, time.monotonic() - start)
+    return Outcome(attempt.number, curve, error, time.monotonic() - start)
 
 
 def _origin(error: BaseException) -> str:
@@ -66,19 +66,19 @@ def _write_log(log: int, line: str) -> None:
         os.write(log, f"{line}\n".encode())
 
 
-def _receive_jobs(pipe: Connection, jobs: queue.SimpleQueue[bytes]) -> None:
-    """Move jobs from the pipe to the queue; kill this process group when the parent is gone.
+def _receive_attempts(pipe: Connection, attempts: queue.SimpleQueue[bytes]) -> None:
+    """Move attempts from the pipe to the queue; kill this process group when the parent is gone.
 
     In a thread of its own, so that the parent's end is noticed even during an evaluation.
     """
     with contextlib.suppress(EOFError, OSError):
         while True:
-            jobs.put(pipe.recv_bytes())
+            attempts.put(pipe.recv_bytes())
     os.killpg(os.getpgid(0), signal.SIGKILL)
 
 
 def main() -> None:
-    """Evaluate jobs until the pipe closes.
+    """Evaluate attempts until the pipe closes.
 
     Command line: the pipe's file descriptor, and the user's PYTHONPATH if it is set. This process runs with the
     parent's whole import path in PYTHONPATH, which the evaluator's own subprocesses should not inherit.
@@ -88,15 +88,15 @@ def main() -> None:
     os.environ.pop("PYTHONPATH", None)
     if len(sys.argv) > 2:
         os.environ["PYTHONPATH"] = sys.argv[2]
-    context: JobContext = pickle.loads(pipe.recv_bytes())
-    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_receive_jobs, args=(pipe, jobs), daemon=True).start()
+    context: SearchContext = pickle.loads(pipe.recv_bytes())
+    attempts: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive_attempts, args=(pipe, attempts), daemon=True).start()
     while True:
-        job: Job = pickle.loads(jobs.get())
-        _write_log(log, f"--- trial {job.number}")
-        outcome = evaluate_job(context, job)
+        attempt: TrialAttempt = pickle.loads(attempts.get())
+        _write_log(log, f"--- trial {attempt.number}")
+        outcome = evaluate_attempt(context, attempt)
         if outcome.error:
-            _write_log(log, f"--- trial {job.number}: {outcome.error}")
+            _write_log(log, f"--- trial {attempt.number}: {outcome.error}")
         pipe.send_bytes(pickle.dumps(outcome))
 
 

@@ -40,7 +40,7 @@ def analyze_search(result: SearchResult) -> dict[str, Any]:
     Returns:
         A mapping that JSON can store. Entries are None if there are too few trials.
 
-        - "stop_epoch"
+        - "stopping_epoch"
         - "pretraining": architecture statistics of held-out candidates and the predictor's estimates (Fig. 4 a, b)
         - "cross_validation": measured accuracies, and predictions with and without pretraining (Fig. 4 c, d)
         - "sample_efficiency": mean squared errors by number of training trials (Fig. 4 e)
@@ -50,9 +50,9 @@ def analyze_search(result: SearchResult) -> dict[str, Any]:
     """
     trials = [trial for trial in result.trials if trial.status == DONE]
     candidates = np.array([trial.candidate for trial in trials])
-    accuracies = np.array([trial.accuracy(result.stop_epoch) for trial in trials])
+    accuracies = np.array([trial.accuracy(result.stopping_epoch) for trial in trials])
     return {
-        "stop_epoch": result.stop_epoch,
+        "stopping_epoch": result.stopping_epoch,
         "pretraining": _pretraining(result),
         "cross_validation": _cross_validate(result, candidates, accuracies),
         "sample_efficiency": _measure_sample_efficiency(result, candidates, accuracies),

@@ -11,7 +11,7 @@ from typing import Any
 from fbnetv3.nars.algorithm.trial_store import (
     ANALYSIS_FILE,
     DONE,
-    STOP_EPOCH,
+    STOPPING_EPOCH,
     Trial,
     TrialStore,
     TrialStoreError,
@@ -42,7 +42,7 @@ class SearchRecord:
     @property
     def comparison_epoch(self) -> int:
         """The epoch at which accuracies are compared: the stopping epoch, once it is known."""
-        return self.metadata.get(STOP_EPOCH) or min((trial.epochs for trial in self.trials), default=1)
+        return self.metadata.get(STOPPING_EPOCH) or min((trial.epochs for trial in self.trials), default=1)
 
     @property
     def rounds(self) -> list[list[Trial]]:

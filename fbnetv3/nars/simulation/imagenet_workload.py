@@ -99,7 +99,7 @@ def build_imagenet_workload(
     costs: dict[str, np.ndarray],
     settings: SearchSettings,
     rounds: int,
-    stop_epoch: int,
+    stopping_epoch: int,
     *,
     gpu_hours: float = PAPER_GPU_HOURS,
     macs_per_second: float | None = None,
@@ -112,7 +112,7 @@ def build_imagenet_workload(
         costs: costs of its pool, from `pool_costs`.
         settings: `batch`, `epochs` and `seed` are used.
         rounds: rounds of trials.
-        stop_epoch: stopping epoch of trials after the first round.
+        stopping_epoch: stopping epoch of trials after the first round.
         gpu_hours: total time of the trials with one GPU each, to which the throughput is calibrated.
         macs_per_second: throughput of a GPU; overrides the calibration.
         time_column: the cost that the time of an epoch is proportional to: "macs" or "activations".
@@ -126,7 +126,7 @@ def build_imagenet_workload(
     macs = costs["macs"][trials].astype(np.float64)
 
     def workload(epoch_seconds: np.ndarray) -> Workload:
-        return Workload(tuple(map(tuple, epoch_seconds.tolist())), settings.epochs, stop_epoch)
+        return Workload(tuple(map(tuple, epoch_seconds.tolist())), settings.epochs, stopping_epoch)
 
     # total work in multiply-adds, and the time that it takes
     passes = _FORWARD_AND_BACKWARD * TRAINING_IMAGES + VALIDATION_IMAGES

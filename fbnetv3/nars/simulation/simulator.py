@@ -240,12 +240,12 @@ class _Simulation:
             if round + 1 < len(self.workload.rounds):
                 self._schedule(self.now + self.predictor_seconds, _ROUND_STARTS, round + 1)
         elif round == 0:
-            self._apply_stop_epoch()
+            self._apply_stopping_epoch()
 
-    def _apply_stop_epoch(self) -> None:
+    def _apply_stopping_epoch(self) -> None:
         """End running trials at the stopping epoch, which is now known, or after their current epoch."""
         for trial, attempt in self.running.items():
             current_epoch = attempt.first_epoch + math.ceil(max(0.0, self._elapsed_epochs(attempt)))
-            attempt.last_epoch = min(attempt.last_epoch, max(self.workload.stop_epoch, current_epoch))
+            attempt.last_epoch = min(attempt.last_epoch, max(self.workload.stopping_epoch, current_epoch))
             attempt.version += 1
             self._schedule_end(trial)

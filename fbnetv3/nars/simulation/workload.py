@@ -19,19 +19,19 @@ class Workload:
     Attributes:
         rounds: GPU seconds per epoch of each trial, by round.
         full_epochs: epochs of the trials in the first round.
-        stop_epoch: stopping epoch of later trials (Sec. 3.3).
+        stopping_epoch: stopping epoch of later trials (Sec. 3.3).
     """
 
     rounds: tuple[tuple[float, ...], ...]
     full_epochs: int
-    stop_epoch: int
+    stopping_epoch: int
 
     def __post_init__(self) -> None:
         if not self.rounds or not all(self.rounds):
             raise FieldError("each round needs at least one trial", "rounds")
         if not all(0 < seconds < math.inf for trials in self.rounds for seconds in trials):
             raise FieldError("the seconds per epoch of each trial must be positive", "rounds")
-        check_int(self.stop_epoch, "stop_epoch", 1, self.full_epochs)
+        check_int(self.stopping_epoch, "stopping_epoch", 1, self.full_epochs)
 
     @property
     def epoch_seconds(self) -> list[float]:
@@ -45,7 +45,7 @@ class Workload:
 
     def epochs(self, round: int) -> int:
         """Return the number of epochs of a round's trials."""
-        return self.stop_epoch if round else self.full_epochs
+        return self.stopping_epoch if round else self.full_epochs
 
     @property
     def gpu_seconds(self) -> float:

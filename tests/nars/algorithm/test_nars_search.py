@@ -24,14 +24,14 @@ def test_a_search_finds_good_candidates(budgeted_search):
     random_accuracies = [accuracy(SPACE.decode(v)) for v in rng.integers(0, SPACE.sizes, (30, len(SPACE)))]
     assert accuracy(SPACE.decode(budgeted_search.best.candidate)) > max(random_accuracies) - 0.5
     last = [t for t in budgeted_search.trials if t.round == 2]
-    assert np.median([t.accuracy(budgeted_search.stop_epoch) for t in last]) > np.median(
-        [t.accuracy(budgeted_search.stop_epoch) for t in budgeted_search.trials if t.round == 0]
+    assert np.median([t.accuracy(budgeted_search.stopping_epoch) for t in last]) > np.median(
+        [t.accuracy(budgeted_search.stopping_epoch) for t in budgeted_search.trials if t.round == 0]
     )
 
 
 def test_later_rounds_stop_early(budgeted_search):
-    assert 1 < budgeted_search.stop_epoch < 6
-    assert {t.epochs for t in budgeted_search.trials if t.round} == {budgeted_search.stop_epoch}
+    assert 1 < budgeted_search.stopping_epoch < 6
+    assert {t.epochs for t in budgeted_search.trials if t.round} == {budgeted_search.stopping_epoch}
     assert {t.epochs for t in budgeted_search.trials if t.round == 0} == {6}
     assert all(len(t.curve) == t.epochs for t in budgeted_search.trials)
 
@@ -116,11 +116,11 @@ def test_a_pool_that_runs_out_ends_the_search(tmp_path):
         ({"constraints": {"spent": []}}, "constraints.spent: .* is neither"),
         ({"constraints": {"spent": -1}}, "no candidate of toy meets .*; the nearest one has spent 0"),
         ({"budgets": [{"spent": -1}]}, "no candidate of toy meets .*; the nearest one has spent 0"),
-        ({"budgets": {"spent": 3}}, "budgets: {.spent.: 3} is not a list"),
+        ({"budgets": {"spent": 3}}, "budgets: {.spent.: 3} must be a list"),
         ({"budgets": [{"spent": 3}, {"spent": 3.0}]}, r"budgets\[1\]: has the same name as another budget, spent_3"),
         (
             {"reference_networks": {"B": {"macs": "many", "accuracy": 3}}},
-            "reference_networks.B.macs: 'many' is not a number",
+            "reference_networks.B.macs: 'many' must be a number",
         ),
         (
             {"scaled_networks": {"../big": {"from": "best", "macs": 1e6}}},
@@ -132,7 +132,7 @@ def test_a_pool_that_runs_out_ends_the_search(tmp_path):
         ),
         (
             {"scaled_networks": {"big": {"from": "a", "macs": 1e6, "recipe": None}}},
-            "scaled_networks.big.recipe: None is not a mapping",
+            "scaled_networks.big.recipe: None must be a mapping",
         ),
         (
             {"scaled_networks": {"big": {"from": "a", "macs": 1e6, "depth": "x"}}},
@@ -141,13 +141,13 @@ def test_a_pool_that_runs_out_ends_the_search(tmp_path):
         ({"columns": {"spent": 3}}, "columns.spent: 3 is neither a function nor the name of one"),
         ({"pretraining_labels": 3}, "pretraining_labels: 3 is neither a name nor a list"),
         ({"rouns": 3}, "rouns: unknown key: did you mean rounds"),
-        ({"epochs": 0}, "epochs: 0 is not at least 1"),
-        ({"epochs": True}, "epochs: True is not an integer"),
-        ({"mode": "fast"}, "mode: 'fast' is not one of joint, architecture, recipe"),
+        ({"epochs": 0}, "epochs: 0 must be at least 1"),
+        ({"epochs": True}, "epochs: True must be an integer"),
+        ({"mode": "fast"}, "mode: 'fast' must be one of joint, architecture, recipe"),
         ({"executor": "cloud"}, "executor: 'cloud' is not registered: available: local, ray, serial"),
         ({"predictor": {"wide": 3}}, "predictor.wide: unknown key"),
         ({"predictor": {"width": 0.5}}, "predictor.width: 0.5 is not of type int"),
-        ({"early_stopping_correlation": 2}, r"early_stopping_correlation: 2 is not in \[-1, 1\]"),
+        ({"early_stopping_correlation": 2}, r"early_stopping_correlation: 2 must be in \[-1, 1\]"),
         ({"time_limit": 3}, "time_limit: the serial executor"),
         (
             {"scaled_networks": {"big": {"from": "nowhere", "macs": 1e6}}},
@@ -299,7 +299,7 @@ def test_names_of_budgets(budget, name):
 
 
 def test_settings_are_checked_when_built():
-    with pytest.raises(SettingsError, match="batch: 1 is not at least 2"):
+    with pytest.raises(SettingsError, match="batch: 1 must be at least 2"):
         SearchSettings(batch=1)
 
 

@@ -149,13 +149,13 @@ def test_early_failures_stay_when_later_ones_are_fixed(tmp_path):
     (tmp_path / "out" / "fixed").touch()
     result = search(SPACE, fails_late, tmp_path / "out", **settings, resume=True)
     assert [t.number for t in result.trials if t.status == FAILED] == [2, 5]
-    assert {t.epochs for t in result.trials if t.round} == {result.stop_epoch}
+    assert {t.epochs for t in result.trials if t.round} == {result.stopping_epoch}
 
 
 def test_a_resumed_search_is_not_finished(tmp_path):
     settings = {**QUICK, "rounds": 1}
     result = search(SPACE, returns_nothing_late, tmp_path / "out", **settings)
-    assert result.stop_epoch == 6  # nothing stopped early, so full evaluations are compared
+    assert result.stopping_epoch == 6  # nothing stopped early, so full evaluations are compared
     save_analysis(result)
     with pytest.raises(SearchError):
         search(

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from fbnetv3.errors import UnknownNameError, UsageError
+from fbnetv3.nars.execution.attempts import SearchContext
 from fbnetv3.nars.execution.executors import EXECUTORS, ExecutorOptions, open_executor
-from fbnetv3.nars.execution.jobs import JobContext
 from fbnetv3.nars.execution.local_executor import SerialExecutor
-from tests.nars.execution.jobs_for_tests import SPACE, make_job, open_for_tests, run_jobs
+from tests.nars.execution.execution_helpers import SPACE, make_attempt, open_for_tests, run_attempts
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -24,9 +24,9 @@ def greeting(candidate, epochs):
 
 
 @pytest.mark.parametrize("name", ["local", "serial"])
-def test_every_job_has_an_outcome(name, tmp_path):
+def test_every_attempt_has_an_outcome(name, tmp_path):
     with open_for_tests(greeting, tmp_path, name) as executor:
-        outcomes = run_jobs(executor, *map(make_job, range(5)))
+        outcomes = run_attempts(executor, *map(make_attempt, range(5)))
     curves = {number: outcome.curve for number, outcome in outcomes.items()}
     assert curves == {number: (number + 7.0, number + 7.0) for number in range(5)}
     if name == "local":
@@ -40,11 +40,11 @@ def test_a_function_of_a_script_needs_no_main_guard(tmp_path):
     script.write_text(
         "import sys; sys.path.append(sys.argv[1])\n"
         "from pathlib import Path\n"
-        "from tests.nars.execution.jobs_for_tests import make_job, open_for_tests, run_jobs\n"
+        "from tests.nars.execution.execution_helpers import make_attempt, open_for_tests, run_attempts\n"
         "offset = 10\n"
         "evaluate = lambda candidate, epochs: [candidate['a'] + offset] * epochs\n"
         "with open_for_tests(evaluate, Path('.'), workers=1) as executor:\n"
-        "    print(run_jobs(executor, make_job(3))[3].curve)\n"
+        "    print(run_attempts(executor, make_attempt(3))[3].curve)\n"
     )
     done = subprocess.run([sys.executable, script, ROOT], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout == "(13.0, 13.0)\n"
@@ -58,7 +58,7 @@ def closes_its_output(candidate, epochs):
 
 def test_an_evaluator_may_close_its_output(tmp_path):
     with open_for_tests(closes_its_output, tmp_path, workers=1) as executor:
-        outcomes = run_jobs(executor, make_job(0))
+        outcomes = run_attempts(executor, make_attempt(0))
         assert outcomes[0].curve == (1.0, 1.0)
     assert "--- trial 0" in (tmp_path / "logs" / "worker_0.txt").read_text()
 
@@ -75,7 +75,7 @@ def fails_in_several_ways(candidate, epochs):
 
 def test_errors_say_how_an_evaluation_failed(tmp_path):
     with open_for_tests(fails_in_several_ways, tmp_path) as executor:
-        outcomes = run_jobs(executor, *map(make_job, range(5)))
+        outcomes = run_attempts(executor, *map(make_attempt, range(5)))
     assert outcomes[0].error.startswith("ZeroDivisionError: what now (in test_executors.py, line ")
     assert "the worker process exited with code 3" in outcomes[1].error
     assert "the worker process was killed by SIGKILL (out of memory?)" in outcomes[2].error
@@ -96,7 +96,7 @@ def dies_and_leaves_a_child(candidate, epochs):
 
 def test_a_dead_worker_is_noticed_although_its_child_lives(tmp_path):
     with open_for_tests(dies_and_leaves_a_child, tmp_path) as executor:
-        outcomes = run_jobs(executor, *map(make_job, range(3)))
+        outcomes = run_attempts(executor, *map(make_attempt, range(3)))
     assert "killed by SIGKILL" in outcomes[0].error
     assert outcomes[1].error.startswith("SystemExit: enough")
     assert outcomes[2].curve == (1.0, 1.0)
@@ -113,7 +113,7 @@ def test_subprocesses_of_evaluators_get_the_users_import_path(tmp_path, monkeypa
     if python_path:
         monkeypatch.setenv("PYTHONPATH", python_path)
     with open_for_tests(writes_its_import_path, tmp_path, workers=1) as executor:
-        outcomes = run_jobs(executor, make_job(0, folder=tmp_path))
+        outcomes = run_attempts(executor, make_attempt(0, folder=tmp_path))
     assert outcomes[0].error is None
     assert (tmp_path / "path").read_text() == (python_path or "none")
 
@@ -126,9 +126,9 @@ def test_workers_import_the_users_modules(tmp_path, monkeypatch):
     def evaluate(candidate, epochs):
         return [float(os.environ["EXTENSION_OF_WORKERS"])] * epochs
 
-    context = JobContext(SPACE, evaluate, imports=["extension_of_workers"])
+    context = SearchContext(SPACE, evaluate, imports=["extension_of_workers"])
     with open_executor("local", context, ExecutorOptions(logs=tmp_path)) as executor:
-        assert run_jobs(executor, make_job(0))[0].curve == (1.0, 1.0)
+        assert run_attempts(executor, make_attempt(0))[0].curve == (1.0, 1.0)
 
 
 def hangs(candidate, epochs):
@@ -155,7 +155,7 @@ def have_ended(pids, seconds=10):
 
 def test_an_overdue_evaluation_is_killed_with_its_subprocesses(tmp_path):
     with open_for_tests(hangs, tmp_path, time_limit=4.0) as executor:
-        outcomes = run_jobs(executor, make_job(0, folder=tmp_path), make_job(1))
+        outcomes = run_attempts(executor, make_attempt(0, folder=tmp_path), make_attempt(1))
         pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
         assert "killed after 4 s: time_limit is 4 s" in outcomes[0].error
         assert outcomes[1].curve == (1.0, 1.0)
@@ -165,11 +165,11 @@ def test_an_overdue_evaluation_is_killed_with_its_subprocesses(tmp_path):
 def test_no_worker_outlives_a_killed_search(tmp_path):
     script = (
         "import sys; from pathlib import Path; sys.path.append(sys.argv[2])\n"
-        "from tests.nars.execution.jobs_for_tests import make_job, open_for_tests\n"
+        "from tests.nars.execution.execution_helpers import make_attempt, open_for_tests\n"
         "from tests.nars.execution.test_executors import hangs\n"
         "folder = Path(sys.argv[1])\n"
         "with open_for_tests(hangs, folder) as executor:\n"
-        "    executor.submit(make_job(0, folder=folder)); executor.wait(100)\n"
+        "    executor.submit(make_attempt(0, folder=folder)); executor.wait(100)\n"
     )
     search = subprocess.Popen([sys.executable, "-c", script, str(tmp_path), ROOT])
     while not (tmp_path / "pids").exists() or not (tmp_path / "pids").read_text():
@@ -198,6 +198,6 @@ def test_an_executor_of_ones_own(tmp_path):
     EXECUTORS.register(SerialExecutor, name="mine")
     try:
         with open_for_tests(greeting, tmp_path, "mine") as executor:
-            assert run_jobs(executor, make_job(1))[1].curve == (8.0, 8.0)
+            assert run_attempts(executor, make_attempt(1))[1].curve == (8.0, 8.0)
     finally:
         EXECUTORS.remove("mine")

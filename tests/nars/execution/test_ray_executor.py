@@ -10,10 +10,10 @@ import pytest
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.nars_search import search
 from fbnetv3.nars.algorithm.trial_store import DONE
+from fbnetv3.nars.execution.attempts import SearchContext
 from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
-from fbnetv3.nars.execution.jobs import JobContext
-from tests.nars.execution.jobs_for_tests import SPACE as ONE_VARIABLE
-from tests.nars.execution.jobs_for_tests import make_job, open_for_tests, run_jobs
+from tests.nars.execution.execution_helpers import SPACE as ONE_VARIABLE
+from tests.nars.execution.execution_helpers import make_attempt, open_for_tests, run_attempts
 from tests.nars.toy import QUICK, SPACE, evaluate, outcome
 
 ray = pytest.importorskip("ray", reason="Ray is optional: pip install '.[search]'")
@@ -62,7 +62,7 @@ def test_failures_and_time_limits(cluster, tmp_path):
         return [1.0] * epochs
 
     with open_for_tests(fails_or_hangs, tmp_path, "ray", time_limit=8.0) as executor:
-        outcomes = run_jobs(executor, make_job(0), make_job(1), make_job(2))
+        outcomes = run_attempts(executor, make_attempt(0), make_attempt(1), make_attempt(2))
     assert outcomes[0].error.startswith("ZeroDivisionError: what now")
     assert "killed after 8 s: time_limit is 8 s" in outcomes[1].error
     assert outcomes[2].curve == (1.0, 1.0)
@@ -74,9 +74,9 @@ def test_workers_import_the_users_modules_on_ray(cluster, tmp_path):
 
         return [float("tests.nars.toy" in sys.modules)] * epochs
 
-    context = JobContext(ONE_VARIABLE, evaluate_with_extension, imports=["tests.nars.toy"])
+    context = SearchContext(ONE_VARIABLE, evaluate_with_extension, imports=["tests.nars.toy"])
     with open_executor("ray", context, ExecutorOptions()) as executor:
-        assert run_jobs(executor, make_job(0))[0].curve == (1.0, 1.0)
+        assert run_attempts(executor, make_attempt(0))[0].curve == (1.0, 1.0)
 
 
 def test_unknown_resources(cluster, tmp_path):

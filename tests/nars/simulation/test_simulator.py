@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.algorithm.rounds import Rounds
+from fbnetv3.nars.algorithm.rounds import RoundRunner
 from fbnetv3.nars.algorithm.search_settings import SearchSettings
 from fbnetv3.nars.algorithm.trial_store import DONE, FAILED, TrialStore
-from fbnetv3.nars.execution.jobs import Outcome
+from fbnetv3.nars.execution.attempts import Outcome
 from fbnetv3.nars.simulation.simulator import simulate
 from fbnetv3.nars.simulation.workload import Cluster, Workload
 from tests.nars.simulation.workloads import UNRELIABLE, random_workload
@@ -19,7 +19,7 @@ from tests.nars.simulation.workloads import UNRELIABLE, random_workload
 
 def test_equal_trials_run_in_waves():
     """Seven trials on three slots take three waves; each round waits for the previous one and for the predictor."""
-    workload = Workload(((10.0,) * 7,) * 2, full_epochs=4, stop_epoch=3)
+    workload = Workload(((10.0,) * 7,) * 2, full_epochs=4, stopping_epoch=3)
     result = simulate(workload, Cluster(3, startup=2.0), predictor_seconds=5.0)
     assert result.wall_seconds == 3 * (2 + 40) + 5 + 3 * (2 + 30)
     assert result.gpu_seconds == 7 * (2 + 40) + 7 * (2 + 30)
@@ -53,7 +53,7 @@ def test_several_gpus_per_trial_are_faster_and_cost_more():
 
 def test_asynchronous_trials_fill_the_gaps():
     """With two slots and trials of 4 s and 1 s, no slot waits, and trials are proposed only when a slot is free."""
-    workload = Workload(((4.0, 1.0), (1.0, 1.0)), full_epochs=1, stop_epoch=1)
+    workload = Workload(((4.0, 1.0), (1.0, 1.0)), full_epochs=1, stopping_epoch=1)
     assert simulate(workload, Cluster(2)).wall_seconds == 5.0
     result = simulate(workload, Cluster(2), asynchronous=True)
     assert result.wall_seconds == 4.0
@@ -64,7 +64,7 @@ def test_asynchronous_trials_fill_the_gaps():
 
 def test_asynchronous_trials_learn_the_stopping_epoch_when_the_first_round_has_ended():
     """At that time the third trial is in its fifth epoch and ends with it; the fourth ends after the second."""
-    workload = Workload(((1.0, 2.0), (2.3, 1.0)), full_epochs=10, stop_epoch=2)
+    workload = Workload(((1.0, 2.0), (2.3, 1.0)), full_epochs=10, stopping_epoch=2)
     result = simulate(workload, Cluster(2), asynchronous=True)
     assert [(a.trial, round(a.end, 6), a.epochs) for a in result.attempts] == [
         (0, 10.0, 10),
@@ -152,7 +152,7 @@ def test_failures_occur_at_the_given_rate():
 
 
 class VirtualTimeExecutor:
-    """Executor for `Rounds` in virtual time, with the durations and failures that a simulation drew."""
+    """Executor for `RoundRunner` in virtual time, with the durations and failures that a simulation drew."""
 
     def __init__(self, slots, attempts, curve):
         self.slots = slots
@@ -162,16 +162,16 @@ class VirtualTimeExecutor:
         self.running = []
         self.submitted = []
 
-    def submit(self, job):
-        seconds, failed = self.durations[job.number, job.attempt]
-        self.running.append((self.now + seconds, len(self.submitted), job, failed))
-        self.submitted.append((job.number, job.attempt, self.now, self.now + seconds, job.epochs))
+    def submit(self, attempt):
+        seconds, failed = self.durations[attempt.number, attempt.index]
+        self.running.append((self.now + seconds, len(self.submitted), attempt, failed))
+        self.submitted.append((attempt.number, attempt.index, self.now, self.now + seconds, attempt.epochs))
 
     def wait(self, seconds):
         self.running.sort(key=lambda entry: entry[:2])
-        self.now, _, job, failed = self.running.pop(0)
-        curve = None if failed else self.curve(job.number)[: job.epochs]
-        return [Outcome(job.number, curve, "a GPU failed" if failed else None, 0.0)]
+        self.now, _, attempt, failed = self.running.pop(0)
+        curve = None if failed else self.curve(attempt.number)[: attempt.epochs]
+        return [Outcome(attempt.number, curve, "a GPU failed" if failed else None, 0.0)]
 
     def close(self):
         pass
@@ -190,7 +190,7 @@ class PoolOrderPredictor:
 @pytest.mark.parametrize("seed", range(3))
 def test_simulated_rounds_are_those_of_the_search(seed, tmp_path):
     """The search's own rounds on a virtual executor start and end every attempt when the simulation does."""
-    workload = random_workload(full_epochs=10, stop_epoch=6, seed=seed)
+    workload = random_workload(full_epochs=10, stopping_epoch=6, seed=seed)
     result = simulate(workload, Cluster(5, **UNRELIABLE), retries=1, seed=seed)
     assert result.failures
     noise = np.random.default_rng(seed).normal(0, 100, (36, 5))
@@ -203,7 +203,7 @@ def test_simulated_rounds_are_those_of_the_search(seed, tmp_path):
     store = TrialStore(tmp_path, create=True)
     executor = VirtualTimeExecutor(5, result.attempts, curve)
     pool = np.arange(40)[:, None]
-    Rounds(settings, 3, pool, store, PoolOrderPredictor(), lambda progress: None).run(executor)
+    RoundRunner(settings, 3, pool, store, PoolOrderPredictor(), lambda progress: None).run(executor)
     simulated = sorted((a.trial, a.number, a.start, a.end) for a in result.attempts)
     executed = sorted(entry[:4] for entry in executor.submitted)
     np.testing.assert_allclose(executed, simulated)
@@ -222,14 +222,14 @@ def test_simulated_rounds_are_those_of_the_search(seed, tmp_path):
     [
         (lambda: Workload((), 1, 1), "rounds: each round needs at least one trial"),
         (lambda: Workload(((0.0,),), 1, 1), "rounds: .* must be positive"),
-        (lambda: Workload(((1.0,),), 5, 6), r"stop_epoch: 6 is not in \[1, 5\]"),
-        (lambda: Cluster(0), "gpus: 0 is not at least 1"),
-        (lambda: Cluster(4, 8), r"gpus_per_trial: 8 is not in \[1, 4\]"),
+        (lambda: Workload(((1.0,),), 5, 6), r"stopping_epoch: 6 must be in \[1, 5\]"),
+        (lambda: Cluster(0), "gpus: 0 must be at least 1"),
+        (lambda: Cluster(4, 8), r"gpus_per_trial: 8 must be in \[1, 4\]"),
         (lambda: Cluster(4, scaling=1.5), r"scaling: 1.5 is not in \(0, 1\]"),
-        (lambda: Cluster(4, failure_rate=-1.0), "failure_rate: -1.0 is not at least 0"),
+        (lambda: Cluster(4, failure_rate=-1.0), "failure_rate: -1.0 must be at least 0"),
         (lambda: Cluster(4, stragglers=float("nan")), "stragglers: nan is not"),
-        (lambda: simulate(random_workload(), Cluster(4), retries=-1), "retries: -1 is not at least 0"),
-        (lambda: simulate(random_workload(), Cluster(4), max_in_flight=0), "max_in_flight: 0 is not at least 1"),
+        (lambda: simulate(random_workload(), Cluster(4), retries=-1), "retries: -1 must be at least 0"),
+        (lambda: simulate(random_workload(), Cluster(4), max_in_flight=0), "max_in_flight: 0 must be at least 1"),
     ],
 )
 def test_invalid_arguments_are_named(call, message):

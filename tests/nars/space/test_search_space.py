@@ -131,7 +131,7 @@ def architecture(**row):
     ("changes", "message"),
     [
         ({"variables": {}}, "variables: is not a mapping"),
-        ({"variables": {"x": [1]}}, r"variables\.x: \[1\] is not a mapping"),
+        ({"variables": {"x": [1]}}, r"variables\.x: \[1\] must be a mapping"),
         ({"variables": {"x": {}}}, r"variables\.x: needs either a range or choices"),
         ({"variables": {"x": {"range": [1, 2], "choices": [1]}}}, r"variables\.x: needs either a range or choices"),
         ({"variables": {"x": {"rnage": [1, 2]}}}, r"variables\.x\.rnage: unknown key: did you mean range"),
@@ -145,10 +145,10 @@ def architecture(**row):
         ({"variables": {"x": {"choices": []}}}, r"variables\.x\.choices: \[\] is not a list of values"),
         ({"variables": {"x": {"choices": [[1]]}}}, r"variables\.x\.choices: .* values must be text, numbers"),
         ({"variables": {"x": {"choices": [3, 3.0]}}}, r"variables\.x\.choices: .* contains a value twice"),
-        ({"variables": {"x": {"choices": [1], "part": "other"}}}, r"variables\.x\.part: 'other' is not one of"),
-        ({"name": 3}, "name: 3 is not text"),
-        ({"architecture": []}, r"architecture: \[\] is not a mapping"),
-        ({"architecture": {"resolution": 32, "stages": 3}}, r"architecture\.stages: 3 is not a list"),
+        ({"variables": {"x": {"choices": [1], "part": "other"}}}, r"variables\.x\.part: 'other' must be one of"),
+        ({"name": 3}, "name: 3 must be text"),
+        ({"architecture": []}, r"architecture: \[\] must be a mapping"),
+        ({"architecture": {"resolution": 32, "stages": 3}}, r"architecture\.stages: 3 must be a list"),
         ({"recipe": {"lr": "$rate"}}, r"recipe\.lr: \$rate is not a variable"),
         ({"recipe": {"lr": "$width"}}, r"recipe\.lr: \$width belongs to the architecture"),
         (

@@ -1,21 +1,21 @@
-"""Jobs of a space with one variable, and a loop that runs them on an executor."""
+"""Attempts of a space with one variable, and a loop that runs them on an executor."""
 
 import numpy as np
 
+from fbnetv3.nars.execution.attempts import SearchContext, TrialAttempt
 from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
-from fbnetv3.nars.execution.jobs import Job, JobContext
 from fbnetv3.nars.space.search_space import space_from_dict
 
 SPACE = space_from_dict({"name": "one", "variables": {"a": {"range": [0, 99]}}})
 
 
-def make_job(number, epochs=2, folder=None):
-    return Job(number, np.array([number]), epochs, epochs, seed=7, folder=folder)
+def make_attempt(number, epochs=2, folder=None):
+    return TrialAttempt(number, np.array([number]), epochs, epochs, seed=7, folder=folder)
 
 
-def run_jobs(executor, *jobs):
-    """Return outcomes by job number; never run more jobs at a time than there are slots."""
-    waiting = list(jobs)
+def run_attempts(executor, *attempts):
+    """Return outcomes by attempt number; never run more attempts at a time than there are slots."""
+    waiting = list(attempts)
     outcomes = {}
     num_running = 0
     while waiting or num_running:
@@ -31,4 +31,4 @@ def run_jobs(executor, *jobs):
 def open_for_tests(evaluator, folder, name="local", **options):
     """Open an executor of two workers."""
     options = {"workers": 2, "logs": folder / "logs", **options}
-    return open_executor(name, JobContext(SPACE, evaluator), ExecutorOptions(**options))
+    return open_executor(name, SearchContext(SPACE, evaluator), ExecutorOptions(**options))

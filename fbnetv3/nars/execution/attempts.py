@@ -1,4 +1,4 @@
-"""Jobs that executors hand to their workers, and the outcomes that come back."""
+"""Attempts at trials, which executors hand to their workers, and the outcomes that come back."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fbnetv3.utils.imports import user_modules
 
 
 @dataclass(frozen=True)
-class JobContext:
-    """What all jobs of a search share.
+class SearchContext:
+    """Data shared by all attempts of a search.
 
     Attributes:
         space: search space of the candidates.
         evaluator: evaluates the candidates.
-        imports: users' modules that a worker imports first; default: those imported in this process.
+        imports: users' modules, which a worker imports first (default: those imported in this process).
     """
 
     space: Space
@@ -30,8 +30,8 @@ class JobContext:
 
 
 @dataclass(frozen=True)
-class Job:
-    """One attempt at evaluating a candidate.
+class TrialAttempt:
+    """One attempt at evaluating a trial's candidate.
 
     Attributes:
         number: number of its trial.
@@ -40,7 +40,7 @@ class Job:
         full_epochs: length of a full evaluation.
         seed: random seed of the evaluation.
         folder: where the evaluation may write files.
-        attempt: from 0.
+        index: number of earlier attempts at the trial.
     """
 
     number: int
@@ -49,7 +49,7 @@ class Job:
     full_epochs: int
     seed: int
     folder: Path | None
-    attempt: int = 0
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,18 @@ class TimeLimit:
 
         Args:
             timeout: seconds.
-            start_times: of the running attempts, by the monotonic clock; at least one.
+            start_times: start times of the running attempts (at least one), on the monotonic clock.
         """
         if self.seconds is None:
             return timeout
+        # The attempt that started first reaches the limit first
         time_left = min(start_times) + self.seconds - time.monotonic()
         return max(0.0, min(timeout, time_left))
 
-    def outcome_if_overdue(self, job: Job, start_time: float) -> Outcome | None:
+    def outcome_if_overdue(self, attempt: TrialAttempt, start_time: float) -> Outcome | None:
         """Return the failed outcome of an attempt that has reached the limit, else None."""
         elapsed = time.monotonic() - start_time
         if self.seconds is None or elapsed < self.seconds:
             return None
         error = f"killed after {elapsed:.0f} s: time_limit is {self.seconds:g} s"
-        return Outcome(job.number, None, error, elapsed)
+        return Outcome(attempt.number, None, error, elapsed)
