@@ -15,7 +15,7 @@ from fbnetv3.utils.imports import find_callable
 class Registry(_FvcoreRegistry):
     """Maps names to objects, to which users' packages can add their own.
 
-    An entry is an object, or the text "package.module:attribute" of one that `resolve` imports on demand.
+    An entry is an object, or the text "package.module:attribute" of one that `get` imports on demand.
 
     Args:
         kind: noun for an entry in error messages, such as "block" or "dataset".
@@ -62,8 +62,8 @@ class Registry(_FvcoreRegistry):
         self._do_register(name, obj)
         self._origins[name] = origin
 
-    def get(self, name: object) -> Any:
-        """Return the entry of that name, as it was registered.
+    def entry(self, name: object) -> Any:
+        """Return the entry registered under `name`, without importing a lazy one.
 
         Raises:
             UnknownNameError: no such entry; the message suggests similar names.
@@ -72,14 +72,14 @@ class Registry(_FvcoreRegistry):
             raise UnknownNameError(f"unknown {self._name} {name!r}: {suggest(str(name), self.names())}")
         return self._obj_map[name]
 
-    def resolve(self, name: object) -> Any:
-        """Return the entry of that name; a lazy entry is imported.
+    def get(self, name: object) -> Any:
+        """Return the entry registered under `name`, importing it if it is lazy.
 
         Raises:
             UnknownNameError: no such entry; the message suggests similar names.
             UsageError: a lazy entry cannot be imported.
         """
-        entry = self.get(name)
+        entry = self.entry(name)
         return find_callable(entry, self._name) if isinstance(entry, str) else entry
 
     def __contains__(self, name: str) -> bool:
@@ -91,13 +91,13 @@ class Registry(_FvcoreRegistry):
         return super().__iter__()
 
     def origin(self, name: str) -> str:
-        """Return where the entry of that name was registered."""
-        self.get(name)
+        """Return where the entry was registered, as a file or file:line."""
+        self.entry(name)
         return self._origins[name]
 
     def remove(self, name: str) -> None:
         """Remove an entry."""
-        self.get(name)
+        self.entry(name)
         del self._obj_map[name]
         del self._origins[name]
 

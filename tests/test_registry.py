@@ -27,9 +27,9 @@ def test_a_lazy_entry_is_imported_by_resolve():
     registry = Registry("thing")
     registry.register("collections:OrderedDict", name="lazy")
     registry.register(len, name="direct")
-    assert registry.get("lazy") == "collections:OrderedDict"
-    assert registry.resolve("lazy").__name__ == "OrderedDict"
-    assert registry.resolve("direct") is len
+    assert registry.entry("lazy") == "collections:OrderedDict"
+    assert registry.get("lazy").__name__ == "OrderedDict"
+    assert registry.get("direct") is len
 
 
 @pytest.mark.parametrize(
@@ -45,7 +45,7 @@ def test_a_lazy_entry_that_does_not_exist(entry, message):
     registry = Registry("thing")
     registry.register(entry, name="lazy")
     with pytest.raises(UsageError, match=message):
-        registry.resolve("lazy")
+        registry.get("lazy")
 
 
 def test_unknown_names():

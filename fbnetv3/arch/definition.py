@@ -61,7 +61,7 @@ class Row:
         if self.kernel is not None:
             check_int(self.kernel, "kernel", 1, MAX_KERNEL, ArchError)
             if self.kernel % 2 == 0:
-                raise ArchError(f"{self.kernel} is even", "kernel")
+                raise ArchError(f"{self.kernel} is even; use an odd kernel size", "kernel")
         if self.expansion is not None:
             check_number(self.expansion, "expansion", *EXPANSION_RANGE, error=ArchError)
         _check_registered(SE_GATES, self.se, "se")
@@ -88,7 +88,7 @@ class Row:
     @property
     def spec_class(self) -> type[BlockSpec]:
         """The registered spec class of the row's blocks."""
-        return BLOCK_SPECS.resolve(self.block)
+        return BLOCK_SPECS.get(self.block)
 
     def spec(self, in_channels: int, first: bool) -> BlockSpec:
         """Build the spec of the row's first block or of a later one.
@@ -97,7 +97,7 @@ class Row:
             ArchError: fields of the row do not fit together.
         """
         required, optional = self.spec_class.row_fields()
-        # only set fields: a user's block may have defaults of its own
+        # only set fields: a user's block may have its own defaults
         arguments = {name: getattr(self, name) for name in required}
         arguments |= {name: value for name in optional if (value := getattr(self, name)) is not None}
         stride = self.stride if first else 1
@@ -154,7 +154,11 @@ class ArchDef:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
-            raise ArchError(f"{self.name!r} may only have letters, digits, '_', '-' and '.'", "name")
+            raise ArchError(
+                f"{self.name!r} may contain only letters, digits, '_', '-' and '.', "
+                "and must start with a letter or digit",
+                "name",
+            )
         check_type(self.source, "source", str, "text", ArchError)
         check_int(self.resolution, "resolution", 1, MAX_RESOLUTION, ArchError)
         check_int(self.resize, "resize", self.resolution, 2 * MAX_RESOLUTION, ArchError)
@@ -163,7 +167,7 @@ class ArchDef:
         self._check_maps()
 
     def _check_maps(self) -> None:
-        """Follow the size of the map through all blocks."""
+        """Check the feature-map size after every block."""
         blocks = self.blocks()
         size = self.resolution  # maps of the square native input are square
         for block in blocks:
@@ -196,7 +200,7 @@ class ArchDef:
 
 
 def feature_blocks(arch: ArchDef) -> list[tuple[Block, int]]:
-    """Return the last block at each stride, finest stride first, with that stride; without pooling blocks."""
+    """Return the last block at each stride, with the stride, finest first. Pooling blocks are excluded."""
     last_blocks: dict[int, Block] = {}
     stride = 1
     for block in arch.blocks():
@@ -208,6 +212,6 @@ def feature_blocks(arch: ArchDef) -> list[tuple[Block, int]]:
 
 def _check_registered(registry: Registry, name: object, field: str) -> None:
     try:
-        registry.get(name)
+        registry.entry(name)  # without importing torch
     except UnknownNameError as error:
         raise ArchError(str(error), field) from None

@@ -26,7 +26,7 @@ from fbnetv3.errors import UsageError, UserError
 from fbnetv3.utils.files import make_folder
 from fbnetv3.utils.json_lines import append_json_line, drop_partial_line
 
-LAYOUT = 1
+LAYOUT_VERSION = 1
 HEAD = "head"
 
 _MIN_NETWORKS_TO_FIT = 8
@@ -222,7 +222,7 @@ class LatencyTableWriter:
         # a new table
         if not self.path.exists() or not self.path.stat().st_size:
             make_folder(self.path.parent)
-            append_json_line(self.path, {"layout": LAYOUT, **asdict(device)})
+            append_json_line(self.path, {"layout": LAYOUT_VERSION, **asdict(device)})
             return
         # resume a table of the same device
         table_device = load_latency_table(self.path).device
@@ -242,12 +242,12 @@ class LatencyTableWriter:
 
 
 def _parse_device(entry: Mapping[str, Any]) -> MeasuredDevice:
-    if entry["layout"] > LAYOUT:
+    if entry["layout"] > LAYOUT_VERSION:
         raise UsageError("written by a newer version of fbnetv3")
     return MeasuredDevice(**{f.name: entry[f.name] for f in fields(MeasuredDevice)})
 
 
 def _parse_shape(entry: Mapping[str, Any]) -> BlockShape:
     kind = entry["block"]
-    spec_class: Callable[..., Any] = HeadSpec if kind == HEAD else BLOCK_SPECS.resolve(kind)
+    spec_class: Callable[..., Any] = HeadSpec if kind == HEAD else BLOCK_SPECS.get(kind)
     return BlockShape(kind, spec_class(**entry["spec"]), int(entry["side"]))

@@ -22,7 +22,7 @@ _PATH_KEYS = ("RECIPE", "MODEL.ARCH", "DISTILL.ARCH", "MODEL.FBNETV3.ARCH")
 
 _TYPE_NAMES = {bool: "True or False", int: "an integer", float: "a number", str: "text", list: "a list"}
 
-# Sections and keys by which a detector's config, read by detectron2, differs from a classifier's.
+# Sections and keys that occur only in a detector's config, which detectron2 reads, or only in a classifier's
 _DETECTOR_SECTIONS = {"DATASETS", "DATALOADER", "MODEL_EMA", "TEST"}
 _DETECTOR_MODEL_KEYS = {
     "ANCHOR_GENERATOR",
@@ -54,7 +54,7 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
         UsageError: the file is missing or not YAML, a key is unknown (the message suggests similar ones), or a value
             has the wrong type or is out of range.
     """
-    # the file, then the command line, which may name the recipe and the modules
+    # The file, then the command line, which may name the recipe and the modules
     cfg = get_cfg()
     _merge(cfg, read_config_file(file), f"{file}: ")
     pairs = parse_pairs(overrides)
@@ -64,7 +64,7 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
         recipe = load_recipe(Path(cfg.RECIPE).expanduser())
         _merge(cfg, recipe.to_config(), f"{cfg.RECIPE}: ")
         _apply_pairs(cfg, pairs)  # the command line also overrides the recipe
-    # its values are merged: a dump of the config reproduces the run without the recipe file
+    # Its values are merged: a dump of the config reproduces the run without the recipe file
     cfg.RECIPE = ""
     check_config(cfg)
     cfg.freeze()
@@ -81,7 +81,7 @@ def read_config_file(file: str | os.PathLike) -> dict[str, Any]:
 
 
 def is_detection_config(file: str | os.PathLike) -> bool:
-    """Return whether a config file, with its `_BASE_` files, is a detector's rather than a classifier's.
+    """Return whether a config file, including its `_BASE_` files, describes a detector rather than a classifier.
 
     A detector's config has a section DATASETS, DATALOADER, TEST or MODEL_EMA, or a key such as MODEL.META_ARCHITECTURE.
     Does not import detectron2.
@@ -113,7 +113,7 @@ def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str, prefix: str = ""
         elif isinstance(value, Mapping):
             _merge(cfg[key], value, where, f"{name}.")
         else:
-            raise UsageError(f"{where}{name} {value!r} is not a section with the keys {', '.join(cfg[key])}")
+            raise UsageError(f"{where}{name} {value!r} must be a section with the keys {', '.join(cfg[key])}")
 
 
 def _apply_pairs(cfg: CfgNode, pairs: Mapping[str, str]) -> None:
@@ -144,11 +144,11 @@ def _coerce(key: str, value: Any, where: str = "") -> Any:
     if kind is float and not isinstance(value, bool):
         value = parse_number(value)
         value = float(value) if isinstance(value, int) else value
-    # literals on the command line may be tuples
+    # Literals on the command line may be tuples
     if kind is list and isinstance(value, tuple):
         value = list(value)
     if type(value) is not kind:
-        raise UsageError(f"{where}{key} {value!r} is not {_TYPE_NAMES[kind]}")
+        raise UsageError(f"{where}{key} {value!r} must be {_TYPE_NAMES[kind]}")
     return value
 
 
@@ -163,7 +163,7 @@ def check_config(cfg: CfgNode) -> None:
         for part in name.split("."):
             value = value[part]
         if not key.accepts(value):
-            raise UsageError(f"{name} {value!r} is not {key.describe()}")
+            raise UsageError(f"{name} {value!r} must be {key.describe()}")
     if not cfg.OUTPUT_DIR:
         raise UsageError("OUTPUT_DIR is empty: set it to a folder")
     _check_input(cfg)
@@ -175,18 +175,22 @@ def _check_input(cfg: CfgNode) -> None:
     for key in ("MEAN", "STD"):
         values = list(cfg.INPUT[key])
         if len(values) != cfg.MODEL.IN_CHANS:
-            raise UsageError(f"INPUT.{key} {values} does not have one number per channel ({cfg.MODEL.IN_CHANS})")
+            raise UsageError(
+                f"INPUT.{key} {values} has {len(values)} values, but MODEL.IN_CHANS is {cfg.MODEL.IN_CHANS}: "
+                "give one value per channel"
+            )
     if min(cfg.INPUT.STD) <= 0:
-        raise UsageError(f"INPUT.STD {list(cfg.INPUT.STD)} has a value that is not positive")
+        raise UsageError(f"INPUT.STD {list(cfg.INPUT.STD)} must have only positive values")
     scale = list(cfg.INPUT.CROP_SCALE)
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-        raise UsageError(f"INPUT.CROP_SCALE {scale} is not a smallest and a largest fraction of the area")
+        raise UsageError(f"INPUT.CROP_SCALE {scale} must be [smallest, largest] with 0 < smallest <= largest <= 1")
 
 
 def _check_solver(solver: CfgNode) -> None:
     if solver.BATCH_SIZE < 2 * solver.ACCUMULATE:
         raise UsageError(
-            f"SOLVER.ACCUMULATE {solver.ACCUMULATE} leaves fewer than 2 of {solver.BATCH_SIZE} images per part"
+            f"SOLVER.ACCUMULATE {solver.ACCUMULATE} is too large for SOLVER.BATCH_SIZE {solver.BATCH_SIZE}: "
+            "each part needs at least 2 images"
         )
     if solver.WARMUP_EPOCHS > solver.EPOCHS:
         raise UsageError(f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} is longer than SOLVER.EPOCHS {solver.EPOCHS}")

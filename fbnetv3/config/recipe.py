@@ -65,14 +65,14 @@ class Recipe:
 
     def __post_init__(self) -> None:
         try:
-            OPTIMIZERS.get(self.optimizer)
+            OPTIMIZERS.entry(self.optimizer)
         except UnknownNameError as error:
             raise RecipeError(str(error), "optimizer") from None
         check_type(self.ema, "ema", bool, "true or false", RecipeError)
         for name, high in _UPPER_BOUNDS.items():
             value = getattr(self, name)
             if not is_number(value, 0) or value >= high:
-                raise RecipeError(f"{value!r} is not a number in [0, {high:g})", name)
+                raise RecipeError(f"{value!r} must be a number in [0, {high:g})", name)
 
     @property
     def initial_lr(self) -> float:
@@ -88,7 +88,7 @@ class Recipe:
         for name, (low, high) in TABLE_2.items():
             value = getattr(self, name)
             if not low * (1 - 1e-9) <= value <= high * (1 + 1e-9):
-                raise RecipeError(f"{value} is not in Table 2's [{low:g}, {high:g}]", name)
+                raise RecipeError(f"{value} must be in Table 2's range [{low:g}, {high:g}]", name)
 
     def to_config(self) -> dict[str, Any]:
         """Return the recipe as nested keys of a training config."""

@@ -66,7 +66,7 @@ def build_optimizer(
         alpha: RMSProp's smoothing of the squared gradient.
         eps: RMSProp's constant in the denominator.
     """
-    build = OPTIMIZERS.resolve(name)
+    build = OPTIMIZERS.get(name)
     settings = {"momentum": momentum, "nesterov": nesterov, "alpha": alpha, "eps": eps}
     return build(parameter_groups(model, weight_decay, decay_norm_bias), lr, **accepted_settings(build, settings))
 

@@ -44,7 +44,7 @@ def build_schedule(
         warmup_epochs: length of the warm-up.
         warmup_factor: where the warm-up starts; it ends at 1.
     """
-    build = SCHEDULES.resolve(name)
+    build = SCHEDULES.get(name)
     main_epochs = epochs - warmup_epochs
     main = build(**accepted_settings(build, {"epochs": main_epochs, "decay": decay}))
     if not warmup_epochs:

@@ -1,4 +1,4 @@
-"""Value checks for definitions, settings and configs. Each raises the caller's `FieldError` with the field's name."""
+"""Value checks for architectures, settings and configs. Each raises the caller's `FieldError` and names the field."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def check_int(value: Any, field: str, low: int, high: float = math.inf, error: t
         FieldError: of the class `error`, naming `field`.
     """
     if not is_int(value):
-        raise error(f"{value!r} is not an integer", field)
+        raise error(f"{value!r} must be an integer", field)
     if not low <= value <= high:
-        raise error(f"{value!r} is not {_range_text(low, high)}", field)
+        raise error(f"{value!r} must be {_range_text(low, high)}", field)
 
 
 def check_number(
@@ -51,9 +51,9 @@ def check_number(
         FieldError: of the class `error`, naming `field`.
     """
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise error(f"{value!r} is not a number", field)
+        raise error(f"{value!r} must be a number", field)
     if not low <= value <= high:
-        raise error(f"{value!r} is not {_range_text(low, high)}", field)
+        raise error(f"{value!r} must be {_range_text(low, high)}", field)
 
 
 def check_choice(value: Any, field: str, choices: Iterable[Any], error: type[FieldError] = FieldError) -> None:
@@ -64,7 +64,7 @@ def check_choice(value: Any, field: str, choices: Iterable[Any], error: type[Fie
     """
     choices = list(choices)
     if not any(type(value) is type(choice) and value == choice for choice in choices):
-        raise error(f"{value!r} is not one of {', '.join(map(str, choices))}", field)
+        raise error(f"{value!r} must be one of {', '.join(map(str, choices))}", field)
 
 
 def check_type(
@@ -76,13 +76,13 @@ def check_type(
         FieldError: of the class `error`, naming `field`.
     """
     if not isinstance(value, kind):
-        raise error(f"{value!r} is not {noun}", field)
+        raise error(f"{value!r} must be {noun}", field)
 
 
 def check_keys(
     data: Mapping, error: type[FieldError], allowed: tuple[str, ...], required: tuple[str, ...] = ()
 ) -> None:
-    """Require a mapping to have all `required` keys and no others than the `allowed` ones.
+    """Require a mapping to have all `required` keys and no keys outside `allowed`.
 
     Raises:
         FieldError: of the class `error`, naming the key, with suggestions for an unknown one.
@@ -92,7 +92,7 @@ def check_keys(
             raise error(f"unknown key: {suggest(str(key), allowed)}", str(key))
     for key in required:
         if key not in data:
-            raise error("missing", key)
+            raise error(f"missing; required keys: {', '.join(required)}", key)
 
 
 def _range_text(low: float, high: float) -> str:

@@ -75,7 +75,7 @@ def read_mapping(path: str | os.PathLike, error: type[FieldError], keys: Iterabl
         raise error(f"cannot be read: {problem.strerror or problem}", "", file) from None
     if not isinstance(data, dict):
         with_keys = f" with the keys {', '.join(keys)}" if keys else ""
-        raise error(f"is not a mapping{with_keys}", "", file)
+        raise error(f"must be a mapping{with_keys}", "", file)
     return data
 
 
@@ -90,7 +90,8 @@ def read_with_bases(
         inherited_by: files that led here by `_BASE_`.
 
     Raises:
-        FieldError: one of the files is missing, is not YAML or holds no mapping, or they inherit in a circle.
+        FieldError: one of the files is missing, is not YAML or holds no mapping, or their `_BASE_` references form a
+            cycle.
     """
     file = os.fspath(file)
     data = read_mapping(file, FieldError)
@@ -122,7 +123,7 @@ def pop_bases(
     bases = []
     for name in names:
         if not isinstance(name, str):
-            raise error(f"{name!r} is not a file name", BASE_KEY, file)
+            raise error(f"{name!r} must be a file name", BASE_KEY, file)
         base = os.path.join(os.path.dirname(file), os.path.expanduser(name))
         if not os.path.isfile(base):
             raise error(f"{base} does not exist", BASE_KEY, file)
@@ -148,7 +149,7 @@ def resolve_beside(value: str, folder: str | os.PathLike) -> str:
 
 
 def parse_number(value: Any) -> Any:
-    """Return a number for text that YAML does not take for one, such as 1e-5 or 400e6; anything else unchanged."""
+    """Convert text that YAML does not parse as a number, such as 1e-5 or 400e6; return anything else unchanged."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:

@@ -81,7 +81,7 @@ def test_resize_keeps_its_ratio():
 
 @pytest.mark.parametrize("changes", [{"depth": 0}, {"width": -1}, {"resolution": float("inf")}, {"depth": "2"}])
 def test_rejects_invalid_multipliers(changes):
-    with pytest.raises(UsageError, match=f"^{next(iter(changes))}: .* is not (a number|in)"):
+    with pytest.raises(UsageError, match=f"^{next(iter(changes))}: .* must be (a number|in)"):
         compound_scale(E, **changes)
 
 
@@ -123,7 +123,7 @@ def test_a_strided_row_is_never_dropped():
     ("growth", "message"),
     [
         ((1, 1, 1), "depth, width and resolution are all 1.0"),
-        ((0.9, 1.1, 1.1), r"depth: 0.9 is not in \[1, 1,000\]"),
+        ((0.9, 1.1, 1.1), r"depth: 0.9 must be in \[1, 1,000\]"),
     ],
 )
 def test_the_solver_needs_something_to_grow(growth, message):
@@ -132,7 +132,7 @@ def test_the_solver_needs_something_to_grow(growth, message):
 
 
 def test_the_solver_rejects_unknown_fixed_parts():
-    with pytest.raises(UsageError, match="fixed: 'head' is not one of stem, last"):
+    with pytest.raises(UsageError, match="fixed: 'head' must be one of stem, last"):
         scale_to_macs(E, 1e9, fixed=("head",))
 
 

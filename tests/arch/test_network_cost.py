@@ -144,7 +144,7 @@ def test_rejects_an_invalid_resolution(resolution):
 
 @pytest.mark.parametrize("arguments", [{"num_classes": -5}, {"num_classes": "10"}, {"in_chans": 0}, {"in_chans": True}])
 def test_rejects_invalid_counts(arguments):
-    with pytest.raises(UsageError, match=r"(num_classes|in_chans): .* is not (at least|an integer)"):
+    with pytest.raises(UsageError, match=r"(num_classes|in_chans): .* must be (at least|an integer)"):
         fbnetv3.cost("fbnetv3_d", **arguments)
 
 

@@ -56,15 +56,15 @@ def test_values_take_the_type_of_the_default(write):
     ("text", "overrides", "message"),
     [
         ("SOLVR: {LR: 1}", [], "config.yaml: unknown key SOLVR: did you mean SOLVER"),
-        ("SOLVER: {LR: fast}", [], "config.yaml: SOLVER.LR 'fast' is not a number"),
-        ("SEED: 1", ["SOLVER.LR", "-1"], "SOLVER.LR -1.0 is not at least 0"),
-        ("SEED: 1", ["EMA.DECAY", "1.0"], r"EMA.DECAY 1.0 is not in \[0, 1\)"),
-        ("SEED: 1", ["SOLVER.DECAY", "0.0"], r"SOLVER.DECAY 0.0 is not in \(0, 1\]"),
-        ("SEED: 1", ["INPUT.INTERPOLATION", "cubic"], "INPUT.INTERPOLATION 'cubic' is not one of bilinear, bicubic"),
-        ("SEED: 1", ["INPUT.RESOLUTION", "100000"], r"INPUT.RESOLUTION 100000 is not in \[0, 8192\]"),
+        ("SOLVER: {LR: fast}", [], "config.yaml: SOLVER.LR 'fast' must be a number"),
+        ("SEED: 1", ["SOLVER.LR", "-1"], "SOLVER.LR -1.0 must be at least 0"),
+        ("SEED: 1", ["EMA.DECAY", "1.0"], r"EMA.DECAY 1.0 must be in \[0, 1\)"),
+        ("SEED: 1", ["SOLVER.DECAY", "0.0"], r"SOLVER.DECAY 0.0 must be in \(0, 1\]"),
+        ("SEED: 1", ["INPUT.INTERPOLATION", "cubic"], "INPUT.INTERPOLATION 'cubic' must be one of bilinear, bicubic"),
+        ("SEED: 1", ["INPUT.RESOLUTION", "100000"], r"INPUT.RESOLUTION 100000 must be in \[0, 8192\]"),
         ("SEED: 1\nSEED: 2", [], "config.yaml: line 2: not YAML: duplicate key 'SEED'"),
         ("IMPORTS: [no_such_module]", [], "IMPORTS 'no_such_module': cannot be imported"),
-        ("IMPORTS: no_such_module", [], "IMPORTS 'no_such_module' is not a list"),
+        ("IMPORTS: no_such_module", [], "IMPORTS 'no_such_module' must be a list"),
     ],
 )
 def test_errors_name_the_key(write, text, overrides, message):

@@ -34,7 +34,7 @@ def test_table_2_is_inclusive(edge):
 def test_outside_table_2(field, value):
     from dataclasses import replace
 
-    with pytest.raises(RecipeError, match=f"^{field}: {value} is not in Table 2's"):
+    with pytest.raises(RecipeError, match=f"^{field}: {value} must be in Table 2's"):
         replace(GOOD, **{field: value}).check_table_2()
 
 
@@ -46,12 +46,12 @@ def test_outside_table_2(field, value):
             "optimizer: adam",
             "optimizer: unknown optimizer 'adam': available: rmsprop, rmsprop_tf, sgd",
         ),
-        ("lr: 0.026", "lr: fast", r"lr: 'fast' is not a number in \[0, 1000\)"),
-        ("lr: 0.026", "lr: -1", "lr: -1 is not a number"),
-        ("lr: 0.026", "lr: .nan", "lr: nan is not a number"),
+        ("lr: 0.026", "lr: fast", r"lr: 'fast' must be a number in \[0, 1000\)"),
+        ("lr: 0.026", "lr: -1", "lr: -1 must be a number"),
+        ("lr: 0.026", "lr: .nan", "lr: nan must be a number"),
         ("lr: 0.026\n", "", "lr: missing"),
-        ("ema: true", "ema: 1", "ema: 1 is not true or false"),
-        ("drop_rate: 0.2", "drop_rate: 1.0", r"drop_rate: 1.0 is not a number in \[0, 1\)"),
+        ("ema: true", "ema: 1", "ema: 1 must be true or false"),
+        ("drop_rate: 0.2", "drop_rate: 1.0", r"drop_rate: 1.0 must be a number in \[0, 1\)"),
         ("lr: 0.026", "lr: 2020-13-45", "not YAML: month must be in"),
         ("mixup: 0.15", "mixip: 0.15", "mixip: unknown key: did you mean mixup?"),
         ("mixup: 0.15", "mixup: 0.15\nmixup: 0.2", "line 5: not YAML: duplicate key 'mixup'"),

@@ -89,16 +89,16 @@ def test_rows_and_columns_take_precedence_over_overrides_for_all_cells(file, tmp
     [
         ("title: Two networks", "titel: x", "titel: unknown key: did you mean title"),
         ("title: Two networks\n", "", "title: missing"),
-        ("title: Two networks", "title: [x]", "title: .* is not text"),
+        ("title: Two networks", "title: [x]", "title: .* must be text"),
         ("seeds: [0, 1]", "seeds: []", "seeds: .* is empty or repeats a seed"),
-        ("seeds: [0, 1]", "seeds: [0, true]", r"seeds\[1\]: True is not an integer"),
+        ("seeds: [0, 1]", "seeds: [0, true]", r"seeds\[1\]: True must be an integer"),
         ("seeds: [0, 1]", "seeds: [1, 1]", "seeds: .* is empty or repeats a seed"),
         ("  digits: {}", "", "rows: is not a mapping of names"),
         ("  digits: {}", "  digits: [1]", r"rows\.digits: .* is not a mapping of config keys"),
-        ("TEACHER: EMA", "TEACHER: ema", r"columns\.student\.TEACHER: 'ema' is not one of student, EMA"),
+        ("TEACHER: EMA", "TEACHER: ema", r"columns\.student\.TEACHER: 'ema' must be one of student, EMA"),
         ("TEACHER: EMA", "TEACHER: student", r"columns\.student\.TEACHER: 'student' has a teacher itself"),
         ("  digits: {}", "  digits: {TEACHER: EMA}", r"rows\.digits\.TEACHER: only columns"),
-        ("seeds:", "x: params\nseeds:", "x: 'params' is not one of"),
+        ("seeds:", "x: params\nseeds:", "x: 'params' must be one of"),
     ],
 )
 def test_invalid_files_are_named_with_the_field(file, old, new, message):

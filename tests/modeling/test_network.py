@@ -25,7 +25,7 @@ def image(side=32, n=2, channels=3):
 def test_specs_and_modules_have_the_same_names():
     assert set(BLOCK_SPECS.names()) == set(BLOCKS.names())
     for registry in (ACTIVATIONS, SE_GATES):
-        assert all(issubclass(registry.resolve(name), nn.Module) for name in registry.names())
+        assert all(issubclass(registry.get(name), nn.Module) for name in registry.names())
 
 
 def test_logits():

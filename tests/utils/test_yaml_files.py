@@ -37,7 +37,7 @@ def test_merge_keys_are_not_duplicates():
     ("content", "message"),
     [
         (None, "x.yaml: cannot be read: No such file"),
-        (b"- 1", "x.yaml: is not a mapping with the keys a, b"),
+        (b"- 1", "x.yaml: must be a mapping with the keys a, b"),
         (b"a: 1\na: 2", "x.yaml: line 2: not YAML: duplicate key 'a'"),
         (b"\xff\xfe\x00", "x.yaml: .*not YAML"),
     ],
@@ -69,7 +69,7 @@ def test_paths_are_resolved_beside_the_file_that_sets_them(tmp_path):
     [
         ("_BASE_: gone.yaml", "x.yaml: _BASE_: .*gone.yaml does not exist"),
         ("_BASE_: [x.yaml]", "x.yaml: _BASE_: circular inheritance: .*x.yaml -> .*x.yaml"),
-        ("_BASE_: 3", "x.yaml: _BASE_: 3 is not a file name"),
+        ("_BASE_: 3", "x.yaml: _BASE_: 3 must be a file name"),
         ("_BASE_: base.yaml\na: {x: 1}", "x.yaml: a is a section here and a value in its _BASE_"),
     ],
 )

@@ -46,9 +46,10 @@ def build_evaluator(evaluator: str | Evaluate, arguments: Mapping[str, Any] | No
     name = evaluator_name(evaluator)
     target: Any = evaluator
     if isinstance(evaluator, str):
-        target = find_callable(evaluator, "evaluator") if ":" in evaluator else EVALUATORS.resolve(evaluator)
+        target = find_callable(evaluator, "evaluator") if ":" in evaluator else EVALUATORS.get(evaluator)
     if not callable(target):
-        raise UsageError(f"evaluator {name!r}: is not callable")
+        raise UsageError(f"evaluator {name!r} is not callable: pass a function, or a class whose instances are")
+    # A class gets the arguments when it is instantiated, a function on every call
     is_class = inspect.isclass(target)
     _check_arguments(target, () if is_class else (None, None), arguments, name)
     if is_class:
@@ -58,11 +59,9 @@ def build_evaluator(evaluator: str | Evaluate, arguments: Mapping[str, Any] | No
 
 def _check_arguments(target: Callable, positional: Sequence[Any], arguments: Mapping[str, Any], name: str) -> None:
     try:
-        signature = inspect.signature(target)
+        inspect.signature(target).bind(*positional, **arguments)
     except ValueError:  # some callables written in C have no signature
         return
-    try:
-        signature.bind(*positional, **arguments)
     except TypeError as error:
         raise UsageError(f"evaluator {name!r} with {dict(arguments)}: {error}") from None
 
@@ -71,6 +70,7 @@ def evaluator_name(evaluator: str | Evaluate) -> str:
     """Return the name of an evaluator for files and messages: its registered name, or `module:qualified.name`."""
     if isinstance(evaluator, str):
         return evaluator
+    # An object is named after its class
     target = evaluator if hasattr(evaluator, "__qualname__") else type(evaluator)
     return f"{target.__module__}:{target.__qualname__}"
 
@@ -93,17 +93,15 @@ def check_learning_curve(curve: Any, epochs: int) -> tuple[float, ...]:
         LearningCurveError: it is not one finite accuracy per epoch.
     """
     try:
-        values = np.atleast_1d(np.asarray(curve, np.float64))
+        values = np.atleast_1d(np.asarray(() if curve is None else curve, np.float64))
     except (TypeError, ValueError):
         values = np.empty(0)
-    if curve is None or values.shape != (epochs,):
-        is_curve = curve is not None and values.ndim == 1 and len(values) > 0
-        returned = f"{len(values)} accuracies" if is_curve else repr(curve)[:_MAX_REPR]
+    if values.shape != (epochs,):
+        returned = f"{len(values)} accuracies" if values.ndim == 1 and len(values) else repr(curve)[:_MAX_REPR]
         raise LearningCurveError(
             f"the evaluator returned {returned}; expected one accuracy for each of {epochs} epochs"
         )
-    invalid = np.flatnonzero(~np.isfinite(values))
-    if len(invalid):
-        first = invalid[0]
-        raise LearningCurveError(f"the accuracy after epoch {first + 1} is {values[first]}; expected a finite number")
+    for epoch, accuracy in enumerate(values, 1):
+        if not np.isfinite(accuracy):
+            raise LearningCurveError(f"the accuracy after epoch {epoch} is {accuracy}; expected a finite number")
     return tuple(values.tolist())

@@ -344,4 +344,4 @@ def _block_groups(row: Mapping[str, Any], blocks: str, may_pool: bool, function:
 
 def _may_pool(block: Any) -> bool:
     """Return whether a template's block, a name or `$variable`, can reduce the map to 1x1."""
-    return is_variable(block) or (block in BLOCK_SPECS and BLOCK_SPECS.resolve(block).pools)
+    return is_variable(block) or (block in BLOCK_SPECS and BLOCK_SPECS.get(block).pools)

@@ -156,7 +156,7 @@ def architecture(**row):
             r"architecture\.stages\[0\]\.rows\[0\]\.channels: \$lr belongs to the recipe",
         ),
         (architecture(chnnels=8), r"architecture\.stages\[0\]\.rows\[0\]\.chnnels: unknown key: did you mean channels"),
-        (architecture(repeat=0), r"architecture\.stages\[0\]\.rows\[0\]\.repeat: 0 is not in"),
+        (architecture(repeat=0), r"architecture\.stages\[0\]\.rows\[0\]\.repeat: 0 must be in"),
         (architecture(expansion=[1, 2, 3]), r"rows\[0\]\.expansion: \[1, 2, 3\] is neither a value nor a pair"),
         (architecture(kernel=[3, 5]), r"rows\[0\]\.kernel: \[3, 5\] is not a single value"),
     ],
