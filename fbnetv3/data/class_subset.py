@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fbnetv3.data.image_io import is_image_file
-from fbnetv3.errors import DataError, UsageError
-from fbnetv3.utils.text import first_few
+from fbnetv3.errors import DataError
+from fbnetv3.utils.checks import check_int
+from fbnetv3.utils.text import describe_error, first_few
 
 SEARCH_CLASSES = 200
 SEARCH_HELD_OUT = 10_000
@@ -45,42 +46,46 @@ def draw_class_subset(
     Args:
         root: a folder with one subfolder per class, such as `imagenet/train`.
         num_classes: number of classes to draw.
-        num_val: number of images to hold out, over all classes.
+        num_val: number of images to hold out, across all classes.
         seed: random seed.
-        max_train: number of the other images to draw for training; None for all.
+        max_train: number of remaining images to draw for training; None for all.
 
     Raises:
         DataError: the folder is missing, or has too few classes or images.
     """
+    check_int(num_classes, "number of classes", 1)
+    check_int(num_val, "number of images to hold out", 1)
     root = Path(root).expanduser()
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    if num_classes < 1 or num_val < 1:
-        raise UsageError(f"{num_classes} classes with {num_val} images held out: both must be at least 1")
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     if len(folders) < num_classes:
         raise DataError(f"{root}: has {len(folders)} class folders, fewer than {num_classes}")
 
-    # names are sorted, so that the drawing does not depend on the file system
+    # Sort names, so that the result does not depend on the file system
     rng = random.Random(seed)
     classes = sorted(rng.sample(folders, num_classes))
-    images = [f"{name}/{file}" for name in classes for file in sorted(os.listdir(root / name)) if is_image_file(file)]
+    images = []
+    for name in classes:
+        files = filter(is_image_file, sorted(os.listdir(root / name)))
+        images += [f"{name}/{file}" for file in files]
     if len(images) <= num_val:
         problem = f"the {num_classes} classes drawn have {len(images)} images, too few to hold {num_val} out"
         raise DataError(f"{root}: {problem}")
 
-    # hold out images over all classes, then thin out the others
+    # Hold out images across all classes, then subsample the rest
     val = set(rng.sample(images, num_val))
     train = [image for image in images if image not in val]
     if max_train is not None:
         if not 1 <= max_train <= len(train):
-            raise DataError(f"{root}: {len(train)} images are left for training, not {max_train}")
+            problem = f"cannot draw {max_train} training images: {len(train)} are left"
+            raise DataError(f"{root}: {problem}; lower --train or --held-out")
         train = sorted(rng.sample(train, max_train))
 
-    # each class needs a training image
+    # Each class needs a training image
     empty = sorted(set(classes) - {image.split("/")[0] for image in train})
     if empty:
-        raise DataError(f"{root}: no training images are left in {first_few(empty)}: hold fewer images out")
+        raise DataError(f"{root}: no training images are left in {first_few(empty)}: lower --held-out")
     return ClassSubset(root.resolve(), tuple(classes), tuple(train), tuple(sorted(val)), seed)
 
 
@@ -100,10 +105,8 @@ def load_class_subset(path: str | os.PathLike) -> ClassSubset:
         return _parse(json.loads(Path(path).read_text()))
     except FileNotFoundError:
         raise DataError(f"{path}: no such subset file; draw one with tools/make_split.py") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: is not a subset file ({type(error).__name__}: {error})") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: cannot be read as a subset file ({describe_error(error)})") from None
 
 
 def _parse(data: dict) -> ClassSubset:

@@ -48,11 +48,11 @@ def build_dataset(name: str, root: str, split: str) -> ImageDataset:
         split: "train" or "val".
 
     Raises:
-        UnknownNameError: there is no dataset of that name.
+        UnknownNameError: no such dataset.
         DataError: a folder or file is missing, empty or corrupt.
     """
     if split not in _SPLIT_FOLDERS:
-        raise UsageError(f"split '{split}' is not train or val")
+        raise UsageError(f"unknown split '{split}': use train or val")
     return DATASETS.get(name)(root, split)
 
 
@@ -174,7 +174,7 @@ def cifar10(root: str, split: str) -> ImageDataset:
 
 @DATASETS.register(name="digits")
 def digits(root: str, split: str) -> ArrayDataset:
-    """Load scikit-learn's 1,797 handwritten digits, 8 x 8 gray; a fifth of each class is for validation."""
+    """Load scikit-learn's 1,797 handwritten digits, 8 x 8 gray; a fifth of each class is held out."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 

@@ -24,7 +24,7 @@ SCENES = {"train": 1500, "test": 300}
 _SPLIT_SEEDS = {"train": 1, "test": 2}
 _FOLDER = "digit_scenes_1"  # change the number when the drawing changes
 
-# Sizes are in pixels, gray levels in [0, 255].
+# Sizes are in pixels, gray levels in [0, 255]
 _SHORT_SIDE = 160
 _MAX_LONG_SIDE = 224
 _LANDSCAPE_PROBABILITY = 0.7
@@ -82,7 +82,7 @@ def digit_scenes_folder() -> Path:
 
 
 def _draw_into_cache(folder: Path) -> None:
-    """Draw the dataset into a temporary folder, which is renamed when it is complete."""
+    """Draw the dataset into a temporary folder, and rename it when it is complete."""
     for leftover in folder.parent.glob(f"{PARTIAL_PREFIX}{_FOLDER}*"):  # of a process that was killed
         shutil.rmtree(leftover, ignore_errors=True)
     logger.info("drawing scenes of handwritten digits into %s", folder)
@@ -96,11 +96,11 @@ def _draw_into_cache(folder: Path) -> None:
 
 
 def write_digit_scenes(folder: Path, train: int, test: int) -> None:
-    """Draw the scenes of both splits into a folder. They are the same each time.
+    """Draw the scenes of both splits into a folder; the result is always the same.
 
     A scene has up to seven of scikit-learn's digits, 18 to 64 pixels high, in ink that is lighter or darker than a
-    noisy background of 160 x 160 to 160 x 224 pixels with lines across. The splits draw from different images of
-    digits: those of the classifier's training and validation.
+    noisy background of 160 x 160 to 160 x 224 pixels crossed by thin lines. The splits draw from different images of
+    digits: those that the classifier trains and validates on.
 
     Args:
         folder: the folder for train.json, test.json, train/ and test/.
@@ -151,10 +151,10 @@ def draw_scene(digits: ArrayDataset, rng: np.random.Generator) -> tuple[np.ndarr
 
     Args:
         digits: images (8, 8) with their classes.
-        rng: makes all random choices.
+        rng: generator of all random choices.
 
     Returns:
-        The image, uint8 (H, W, 3), and class index and box of each digit on it.
+        The image, uint8 (H, W, 3), and the class index and box of each digit in it.
     """
     long_side = int(rng.integers(_SHORT_SIDE, _MAX_LONG_SIDE + 1))
     is_landscape = rng.random() < _LANDSCAPE_PROBABILITY
@@ -167,7 +167,7 @@ def draw_scene(digits: ArrayDataset, rng: np.random.Generator) -> tuple[np.ndarr
         box = _place_box(rng, ink.shape, (height, width), [box for _, box in labeled_boxes])
         if box is None:
             continue
-        # blend the ink's color over the background
+        # Blend the ink's color over the background
         color = _draw_ink_color(rng, brightness)
         area = scene[box.y : box.y + box.height, box.x : box.x + box.width]
         area += ink[..., None] * (color - area)
@@ -182,7 +182,7 @@ def _draw_background(rng: np.random.Generator, height: int, width: int) -> tuple
     Returns:
         The image, float64 (H, W, 3), and its mean brightness.
     """
-    # gradient between two brightnesses, in a random direction
+    # Gradient between two brightnesses, in a random direction
     start = rng.uniform(20, 235)
     end = np.clip(start + rng.uniform(-50, 50), 10, 245)
     tint = rng.uniform(-15, 15, 3)
@@ -190,7 +190,7 @@ def _draw_background(rng: np.random.Generator, height: int, width: int) -> tuple
     y, x = np.mgrid[0:height, 0:width]
     position = (np.cos(angle) * (x / width - 0.5) + np.sin(angle) * (y / height - 0.5)) * 0.7 + 0.5
     scene = (start + position * (end - start))[..., None] + tint
-    # thin lines, given by an angle and a distance from the center
+    # Thin lines, given by an angle and a distance from the center
     for _ in range(int(rng.integers(0, _MAX_LINES + 1))):
         slope = rng.uniform(0, np.pi)
         offset = rng.uniform(-0.4, 0.4) * width
@@ -210,12 +210,12 @@ def _draw_ink_color(rng: np.random.Generator, brightness: float) -> np.ndarray:
 
 def _draw_digit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Resize and rotate a digit at random and crop it to its visible ink; return the ink, (H, W) in [0, 1]."""
-    # resize and rotate
+    # Resize and rotate
     height = int(rng.integers(_MIN_DIGIT_HEIGHT, _MAX_DIGIT_HEIGHT + 1))
     width = max(_MIN_DIGIT_WIDTH, round(height * rng.uniform(*_DIGIT_ASPECT_RATIOS)))
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)
     rotated = resized.rotate(rng.uniform(-_MAX_ROTATION, _MAX_ROTATION), Image.Resampling.BILINEAR)
-    # normalize the ink and crop to what is visible
+    # Normalize the ink and crop to what is visible
     ink = np.asarray(rotated, dtype=np.float64) / 255
     ink /= max(ink.max(), 1e-6)
     visible = ink >= _INK_THRESHOLD

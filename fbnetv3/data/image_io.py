@@ -23,10 +23,10 @@ from fbnetv3.errors import DataError
 from fbnetv3.utils.text import one_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
-"""Suffixes, in lower case, of the files that are taken for images when a folder is searched."""
+"""Suffixes, in lower case, of the files that count as images when a folder is searched."""
 
 # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size. The decoded image must still be this many times larger than the
-# result, so that the caller's resizing filter determines the result (the `reducing_gap` of Pillow's documentation).
+# result, so the caller's resizing filter determines the result (the `reducing_gap` of Pillow's documentation).
 _REDUCING_GAP = 2.0
 _JPEG_SCALES = (8, 4, 2)
 _JPEG_START = b"\xff\xd8"
@@ -125,7 +125,7 @@ class EncodedImage:
 
 @contextlib.contextmanager
 def _as_corrupt_image_error(name: str) -> Iterator[None]:
-    """Turn everything that reading and decoding can raise into a `CorruptImageError` that names the image."""
+    """Turn any error of reading and decoding into a `CorruptImageError` that names the image."""
     try:
         yield
     except FileNotFoundError:
@@ -192,7 +192,7 @@ def read_oriented_image(path: str | os.PathLike) -> Image.Image:
 
 
 def apply_exif_orientation(image: Image.Image) -> Image.Image:
-    """Decode an image, rotate it as its EXIF data says, and convert modes that Pillow cannot convert losslessly."""
+    """Decode an image, apply its EXIF orientation, and convert modes that Pillow cannot convert losslessly."""
     image.load()
     orientation = exif_orientation(image)
     if image.mode.startswith("I") or image.mode in ("La", "LAB"):

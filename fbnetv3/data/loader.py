@@ -1,4 +1,4 @@
-"""Data loaders whose order and augmentation depend on the seed, the epoch and the image alone."""
+"""Data loaders whose order and augmentation depend only on the seed, the epoch and the image."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ class Sample(NamedTuple):
 
 
 class TransformedDataset(Dataset):
-    """A dataset and a transform whose randomness depends on seed, epoch and index alone.
+    """A dataset and a transform whose randomness depends only on seed, epoch and index.
 
-    It is indexed by (epoch, index), as the samplers yield them.
+    It is indexed by the (epoch, index) pairs that the samplers yield.
 
     Args:
         dataset: the images.
@@ -100,7 +100,7 @@ class TransformedDataset(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        # the same view of the same image gets the same augmentation
+        # The same view of the same image gets the same augmentation
         view = epoch % self.views if self.views else epoch
         name = self.dataset.image_name(index)
         try:
@@ -110,7 +110,7 @@ class TransformedDataset(Dataset):
             target = self.target(view, index, class_index) if self.target else class_index
         except CorruptImageError as error:
             return Sample(None, None, name, index, str(error))
-        except Exception as error:  # one image must not end the run, however a decoder or transform fails on it
+        except Exception as error:  # no failure on a single image may end the run
             reason = f"{type(error).__name__}: {one_line(error, 120)}"
             return Sample(None, None, name, index, f"{name}: cannot be read ({reason})")
         return Sample(pixels, target, name, index)
@@ -120,7 +120,7 @@ def _collate(mean: tuple[float, ...], std: tuple[float, ...], samples: list[Samp
     readable = [sample for sample in samples if sample.error is None]
     pixels = [sample.pixels for sample in readable if sample.pixels is not None]
     images = torch.stack(pixels) if pixels else torch.empty(0)
-    # targets are probabilities of the classes, such as a teacher's, or class indices
+    # Targets are probabilities of the classes, such as a teacher's, or class indices
     soft_targets = [sample.target for sample in readable if isinstance(sample.target, Tensor)]
     if soft_targets:
         targets = torch.stack(soft_targets)
@@ -141,8 +141,8 @@ def init_worker(_: int) -> None:
     """Initialize a DataLoader's worker process: ignore SIGINT and SIGTERM, hide tracebacks, use one thread."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the main process handles them and ends its workers
         signal.signal(number, signal.SIG_IGN)
-    # Errors of images are passed to the main process. What is left are tracebacks about tensors that an interrupted
-    # main process no longer receives.
+    # Image errors are passed to the main process. The remaining tracebacks are about tensors that an interrupted main
+    # process no longer receives.
     sys.excepthook = lambda *error: None
     torch.set_num_threads(1)
 
@@ -178,7 +178,7 @@ def build_loader(
         target: see `TransformedDataset`.
         pin_memory: whether to use pinned memory, for copies to a GPU.
         rank: rank of this process.
-        world_size: number of processes that train together.
+        world_size: number of processes.
 
     Raises:
         UsageError: in training, the processes cannot share the batch, or get fewer than the two images that
@@ -207,7 +207,7 @@ def build_loader(
 
 
 def _check_batch_size(images: int, batch_size: int, world_size: int) -> None:
-    if batch_size < 2 * world_size:
+    if batch_size < 2 * world_size:  # BatchNorm needs two values per channel even for 1x1 feature maps
         shared = f" over {world_size} processes" if world_size > 1 else ""
         raise UsageError(f"SOLVER.BATCH_SIZE {batch_size}{shared} is too small: BatchNorm needs two images per process")
     if batch_size % world_size:

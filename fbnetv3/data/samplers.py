@@ -12,9 +12,9 @@ from fbnetv3.utils.random_state import derive_seed
 
 
 class EpochSampler(Sampler):
-    """Yields every image once per epoch, in an order that depends on seed and epoch alone.
+    """Yields every image once per epoch, in an order that depends only on seed and epoch.
 
-    The batches do not depend on the world size: each process gets its part of every one of them.
+    The batches do not depend on the world size: each process gets its part of every batch.
 
     Args:
         length: number of images.
@@ -53,7 +53,7 @@ class EpochSampler(Sampler):
         return self.batches * self.part
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        # all processes draw the same order
+        # All processes draw the same order
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
         order = self.order(generator)[: self.batches * self.batch_size]
         # (batch, rank, image): each process takes its part of every batch
@@ -63,7 +63,7 @@ class EpochSampler(Sampler):
 
 
 class ShardedSampler(Sampler):
-    """Yields the images in the dataset's order; every `world_size`-th one, so that the processes share the dataset.
+    """Yields every `world_size`-th image in the dataset's order, so that the processes share the dataset.
 
     Args:
         length: number of images.
@@ -72,7 +72,7 @@ class ShardedSampler(Sampler):
     """
 
     epoch: int
-    """Matters only to transforms that use randomness."""
+    """Only random transforms depend on it."""
     start: int
     """Number of images to skip at the beginning."""
 

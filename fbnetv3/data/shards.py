@@ -1,7 +1,7 @@
-"""Datasets in tar files with webdataset's layout: many images per file, `name.jpg` and `name.cls` side by side.
+"""Datasets in tar files with webdataset's layout: many images per file, `name.jpg` next to `name.cls`.
 
-Images are read by their byte offsets, so that order, augmentation and resuming are as exact as with single files. The
-index of offsets is made when a shard is first opened, and cached.
+Images are read by their byte offsets, so order, augmentation and resuming are as exact as with single files. The index
+of offsets is built when a shard is first opened, and cached.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fbnetv3.data.image_io import IMAGE_SUFFIXES, CorruptImageError, EncodedImage
 from fbnetv3.errors import DataError, UsageError
+from fbnetv3.utils.checks import check_int
 from fbnetv3.utils.downloads import cache_dir
 from fbnetv3.utils.files import atomic_write, make_folder, write_json
 from fbnetv3.utils.text import one_line
@@ -32,7 +33,7 @@ IMAGES_PER_SHARD = 1000
 WINDOW = 16
 """Number of shards whose images are shuffled with each other, so that few files are read at a time."""
 
-# Limits of what a shard of unknown origin may claim; a list with the names of all classes is made.
+# Limits on the contents of untrusted shards; memory is allocated for the names of all classes
 _MAX_CLASS_BYTES = 100
 _MAX_CLASS_INDEX = 1_000_000
 
@@ -54,12 +55,12 @@ class ShardDataset:
         classes: names of the classes; default: their indices.
 
     Raises:
-        DataError: a shard is corrupt or has no images, or an image has no class or one without a name.
+        DataError: a shard is corrupt or has no images, or an image has no class, or a class without a name.
     """
 
     def __init__(self, shards: Iterable[Path], classes: list[str] | None = None) -> None:
         self.shards = list(shards)
-        # the images of all shards in sequence; shard i ends at `_ends[i]`
+        # The images of all shards in sequence; shard i ends at `_ends[i]`
         indexes = [_load_index(shard) for shard in self.shards]
         self._counts = [len(index.offsets) for index in indexes]
         self._ends = np.cumsum(self._counts)
@@ -67,7 +68,7 @@ class ShardDataset:
         self._lengths = np.concatenate([np.asarray(index.lengths, np.int64) for index in indexes])
         self._targets = np.concatenate([np.asarray(index.targets, np.int64) for index in indexes])
         self._names = [name for index in indexes for name in index.names]
-        # default names are the indices; given ones must cover all classes
+        # Names default to the indices; a list of names must cover all classes
         max_target = int(self._targets.max())
         self.classes = [str(number) for number in range(max_target + 1)] if classes is None else classes
         if max_target >= len(self.classes):
@@ -94,7 +95,7 @@ class ShardDataset:
     def order(self, generator: torch.Generator) -> Tensor:
         """Draw a random order of all images in which neighbors come from few shards, `WINDOW` of them at a time."""
         starts = self._ends - self._counts
-        # shuffle the shards, then the images of each window of shards
+        # Shuffle the shards, then the images of each window of shards
         windows = torch.randperm(len(self.shards), generator=generator).split(WINDOW)
         parts = []
         for window in windows:
@@ -138,7 +139,7 @@ def open_shards(root: str, split: str) -> ShardDataset:
         raise UsageError("DATA.ROOT is not set: set it to the folder that contains the shards")
     folder = Path(root).expanduser()
     names = ("train",) if split == "train" else ("val", "test")
-    # folders or names that say val come before those that say test
+    # Val is preferred to test
     candidates = ([*folder.glob(f"{name}/*.tar"), *folder.glob(f"*{name}*.tar")] for name in names)
     shards = sorted(next(filter(None, candidates), []))
     if not shards:
@@ -156,15 +157,14 @@ def write_shards(
 
     Args:
         images: content, file suffix such as ".jpg", and class index of each image.
-        folder: created if it does not exist.
+        folder: output folder; created if it does not exist.
         split: first part of the shards' names.
         images_per_shard: number of images per file.
 
     Returns:
         The paths of the shards.
     """
-    if images_per_shard < 1:
-        raise UsageError(f"images_per_shard {images_per_shard} is not at least 1")
+    check_int(images_per_shard, "images_per_shard", 1)
     make_folder(folder)
     shards: list[Path] = []
     numbered = enumerate(images)
@@ -190,7 +190,7 @@ def _load_index(shard: Path) -> ShardIndex:
         stat = shard.stat()
     except OSError as error:
         raise DataError(f"{shard}: cannot be read: {error.strerror}") from None
-    # a shard that is replaced gets another key
+    # A shard that is replaced gets another key
     key = hashlib.sha256(f"{shard.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:32]
     cache_file = cache_dir() / "shards" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):

@@ -143,7 +143,7 @@ def padded_crop(*, preprocessing: Preprocessing, scale: Sequence[float], padding
     """Scale the image to the resolution, pad it, and crop a random square of the resolution."""
     resolution = preprocessing.resolution
     if padding > resolution:
-        raise UsageError(f"INPUT.CROP_PADDING {padding} is more than the input of {resolution} pixels")
+        raise UsageError(f"INPUT.CROP_PADDING {padding} is larger than the {resolution}-pixel input: lower it")
     return v2.Compose([_SquareResize(preprocessing), v2.RandomCrop(resolution, padding=padding)])
 
 
@@ -197,7 +197,7 @@ def crop_and_resize(image: AnyImage, box: Box, size: tuple[int, int], channels: 
             height = max(1, round(height * scale_y))
     else:
         pixels = to_pixels(image, channels)
-    # interpolate expects a batch; a part of the right size is not resized
+    # `interpolate` expects a batch; a part of the right size is not resized
     part = pixels[None, :, top : top + height, first_column : first_column + width]
     if part.shape[-2:] != size:
         mode = _TORCH_MODES[interpolation]
@@ -218,13 +218,13 @@ class _CenterCrop:
 
     def __call__(self, image: AnyImage) -> Tensor:
         p = self.preprocessing
-        # resize to `p.resize` on the short side, with the aspect ratio kept
+        # Resize to `p.resize` on the short side, with the aspect ratio kept
         width, height = image.size
         short_side = min(width, height)
         new_height = p.resize if height == short_side else int(p.resize * height / short_side)
         new_width = p.resize if width == short_side else int(p.resize * width / short_side)
         pixels = crop_and_resize(image, _full_box(image), (new_height, new_width), p.channels, p.interpolation)
-        # crop the center
+        # Crop the center
         top = round((new_height - p.resolution) / 2)
         first_column = round((new_width - p.resolution) / 2)
         return pixels[:, top : top + p.resolution, first_column : first_column + p.resolution]
@@ -246,7 +246,7 @@ class _RandomResizedPart:
 
 
 class _SquareResize:
-    """Resizes the whole image to the square resolution, whatever its aspect ratio."""
+    """Resizes the whole image to the square resolution, ignoring its aspect ratio."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         self.preprocessing = preprocessing

@@ -6,8 +6,7 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -69,8 +68,8 @@ _TYPE_NOUNS = {
 
 
 def add_fbnetv3_config(cfg: CfgNode) -> None:
-    """Add the keys of this project, with their defaults, to a detectron2 config. Call it before merging files."""
-    # Modules of your own to import, so that the backbones, heads and datasets they register can be used by name.
+    """Add this project's keys, with their defaults, to a detectron2 config. Call this before merging config files."""
+    # Modules of your own to import, which register backbones, heads or datasets to use by name
     cfg.IMPORTS = []
 
     cfg.MODEL.FBNETV3 = CfgNode()
@@ -78,37 +77,37 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     cfg.MODEL.FBNETV3.ARCH = "fbnetv3_a_det"
     # Feature maps that build_fbnetv3_backbone returns: "res4" for C4. FPNs read MODEL.FPN.IN_FEATURES instead.
     cfg.MODEL.FBNETV3.OUT_FEATURES = ["res4"]
-    # Norm of trunk, RPN head and box head: BN, SyncBN, naiveSyncBN, naiveSyncBN_N, FrozenBN, GN, LN.
+    # Norm of trunk, RPN head and box head: BN, SyncBN, naiveSyncBN, naiveSyncBN_N, FrozenBN, GN, LN
     cfg.MODEL.FBNETV3.NORM = "BN"
-    # Number of blocks in the RPN head; 0 copies the last row of the C4 trunk.
+    # Number of blocks in the RPN head; 0 copies the last row of the C4 trunk
     cfg.MODEL.FBNETV3.RPN_BLOCKS = 0
     # A classifier's weights that initialize trunk and box head: a file, a URL or "zoo://" and a model zoo entry. The
     # classifier must have the same architecture. "" initializes randomly. Ignored if MODEL.WEIGHTS is set.
     cfg.MODEL.FBNETV3.WEIGHTS = ""
-    # Use channels-last (NHWC) memory format, which is faster on CPUs and on GPUs with tensor cores.
+    # Use channels-last (NHWC) memory format, which is faster on CPUs and on GPUs with tensor cores
     cfg.MODEL.FBNETV3.CHANNELS_LAST = True
 
     cfg.MODEL_EMA = CfgNode()
-    # Keep an exponential moving average (EMA) of weights and BatchNorm statistics, and evaluate the averaged weights.
+    # Keep an exponential moving average (EMA) of weights and BatchNorm statistics, and evaluate the averaged weights
     cfg.MODEL_EMA.ENABLED = False
-    # Decay of the average per step.
+    # Decay of the average per step
     cfg.MODEL_EMA.DECAY = 0.9998
 
     # Your own dataset: COCO-format annotation files and the folders that hold the images. It is registered as
     # "own_train" and "own_test", which replace DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.OWN = CfgNode()
-    # Annotations to train on; "" keeps DATASETS.TRAIN and DATASETS.TEST.
+    # Annotations to train on; "" keeps DATASETS.TRAIN and DATASETS.TEST
     cfg.DATASETS.OWN.TRAIN_JSON = ""
-    # Folder of the training images.
+    # Folder of the training images
     cfg.DATASETS.OWN.TRAIN_IMAGES = ""
-    # Annotations to evaluate on; "" skips evaluation.
+    # Annotations to evaluate on; "" skips evaluation
     cfg.DATASETS.OWN.TEST_JSON = ""
-    # Folder of the test images.
+    # Folder of the test images
     cfg.DATASETS.OWN.TEST_IMAGES = ""
 
-    # "SGD", or "AdamW", which ignores SOLVER.MOMENTUM and SOLVER.NESTEROV.
+    # "SGD", or "AdamW", which ignores SOLVER.MOMENTUM and SOLVER.NESTEROV
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Number of newest checkpoints to keep.
+    # Number of newest checkpoints to keep
     cfg.SOLVER.CHECKPOINTS = 2
 
 
@@ -146,7 +145,7 @@ def fbnetv3_section(cfg: CfgNode) -> CfgNode:
 
 
 def classifier_weights(cfg: CfgNode) -> str:
-    """Return the classifier weights that initialize a detector, "" if a detector's weights are loaded later anyway."""
+    """Return the classifier weights that initialize a detector; "" if a detector's weights are loaded later."""
     return "" if cfg.MODEL.WEIGHTS else fbnetv3_section(cfg).WEIGHTS
 
 
@@ -154,7 +153,7 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
     """Load a YAML config and its `_BASE_` files, with KEY VALUE pairs on top, and freeze it.
 
     Modules named by `IMPORTS` are imported and the datasets of `DATASETS.OWN` registered. A relative file name in
-    `MODEL.FBNETV3.ARCH` is looked up beside the config file first. Without a GPU, `MODEL.DEVICE` becomes "cpu".
+    `MODEL.FBNETV3.ARCH` is looked up next to the config file first. Without a GPU, `MODEL.DEVICE` becomes "cpu".
     Files are read as plain YAML: tags that would run code are refused.
 
     Raises:
@@ -165,17 +164,15 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
     add_fbnetv3_config(cfg)
     known_keys = list(flatten(cfg))
 
-    # the file on top of the defaults
+    # Merge the file into the defaults
     values = {key: value for key, value in read_config_file(file).items() if key != "_BASE_"}
-    _check_keys_of_file(values, known_keys, f"{file}: ")
+    _require_known_keys(flatten(values), known_keys, f"{file}: ")
     with _yacs_errors_as_usage_errors(f"{file}: "):
         cfg.merge_from_other_cfg(CfgNode(values))
 
-    # overrides on top of the file
+    # Merge the overrides
     pairs = parse_pairs(overrides)
-    for key in pairs:
-        if key not in known_keys:
-            raise UsageError(f"unknown key {key}: {suggest(key, known_keys)}")
+    _require_known_keys(pairs, known_keys)
     with _yacs_errors_as_usage_errors():
         cfg.merge_from_list([item for pair in pairs.items() for item in pair])
 
@@ -187,11 +184,11 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
     return cfg
 
 
-def _check_keys_of_file(values: Mapping[str, Any], known_keys: Iterable[str], where: str) -> None:
-    for key in flatten(values):
-        is_key_or_section = any(name == key or name.startswith(f"{key}.") for name in known_keys)
-        # a mapping as the value of a plain key has a wrong type, which yacs reports, rather than a wrong name
-        is_in_value = any(key.startswith(f"{name}.") for name in known_keys)
+def _require_known_keys(keys: Iterable[str], known_keys: Sequence[str], where: str = "") -> None:
+    for key in keys:
+        is_key_or_section = any(f"{known}.".startswith(f"{key}.") for known in known_keys)
+        # A mapping as the value of a plain key has a wrong type, which yacs reports, rather than a wrong name
+        is_in_value = any(key.startswith(f"{known}.") for known in known_keys)
         if not is_key_or_section and not is_in_value:
             raise UsageError(f"{where}unknown key {key}: {suggest(key, known_keys)}")
 
@@ -205,20 +202,22 @@ def _yacs_errors_as_usage_errors(where: str = "") -> Iterator[None]:
         message = one_line(error.args[0] if error.args else error)
         if mismatch := _TYPE_MISMATCH.fullmatch(message):
             noun = _TYPE_NOUNS.get(mismatch["type"], f"of type {mismatch['type']}")
-            message = f"{mismatch['key']} {mismatch['value']} is not {noun}"
+            message = f"{mismatch['key']} {mismatch['value']} must be {noun}"
         raise UsageError(f"{where}{message}") from None
 
 
 def _choose_device(cfg: CfgNode) -> None:
     """Fall back to the CPU if there is no GPU, and check `MODEL.DEVICE`."""
-    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+    device = cfg.MODEL.DEVICE
+    if device.startswith("cuda") and not torch.cuda.is_available():
         logger.info("no GPU available: setting MODEL.DEVICE to cpu")
-        cfg.merge_from_list(["MODEL.DEVICE", "cpu"])
+        device = "cpu"
+        cfg.merge_from_list(["MODEL.DEVICE", device])
     try:
-        torch.device(cfg.MODEL.DEVICE)
+        torch.device(device)
     except RuntimeError:
-        raise UsageError(f"MODEL.DEVICE {cfg.MODEL.DEVICE!r} is not a device, such as cpu, cuda or cuda:1") from None
-    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise UsageError(f"MODEL.DEVICE {device!r} must be a device, such as cpu, cuda or cuda:1") from None
+    if cfg.SOLVER.AMP.ENABLED and not device.startswith("cuda"):
         raise UsageError("SOLVER.AMP.ENABLED needs a GPU: set it to False")
 
 
@@ -226,15 +225,13 @@ def _check_values(cfg: CfgNode) -> None:
     values = flatten(cfg)
     for key in _AT_LEAST_ONE:
         if values[key] < 1:
-            raise UsageError(f"{key} {values[key]!r} is not at least 1")
-    choices_of_keys: dict[str, Sequence[str]] = dict(_CHOICES)
-    for key, registry in _REGISTRIES.items():
-        if values[key]:
-            choices_of_keys[key] = [name for name, _ in registry]
-    for key, choices in choices_of_keys.items():
+            raise UsageError(f"{key} {values[key]!r} must be at least 1")
+    if not 0 <= cfg.MODEL_EMA.DECAY < 1:
+        raise UsageError(f"MODEL_EMA.DECAY {cfg.MODEL_EMA.DECAY} must be in [0, 1)")
+    # Names that are registered with detectron2, or fixed
+    registered = {key: [name for name, _ in registry] for key, registry in _REGISTRIES.items() if values[key]}
+    for key, choices in {**_CHOICES, **registered}.items():
         if values[key] not in choices:
             raise UsageError(f"{key} {values[key]!r} is unknown: {suggest(values[key], choices)}")
-    if not 0 <= cfg.MODEL_EMA.DECAY < 1:
-        raise UsageError(f"MODEL_EMA.DECAY {cfg.MODEL_EMA.DECAY} is not in [0, 1)")
     if not cfg.OUTPUT_DIR:
-        raise UsageError("OUTPUT_DIR is empty: name a folder")
+        raise UsageError("OUTPUT_DIR is empty: set it to a folder")

@@ -1,4 +1,4 @@
-"""Networks in torch: blocks, networks built from architectures, and published weights."""
+"""PyTorch networks: blocks, networks built from architectures, and published weights."""
 
 from fbnetv3.modeling.blocks import BLOCKS
 from fbnetv3.modeling.network import FBNetV3, Features, Trunk, build_network

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def fold_batchnorm(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor | None] | None:
-    """Compute weight and bias of one convolution that equals a convolution and the BatchNorm behind it.
+    """Compute the weight and bias of one convolution that equals a convolution followed by a BatchNorm.
 
     Args:
         conv: the convolution.
-        norm: in eval mode; torch's BatchNorm, detectron2's frozen one or any other with the same tensors. None stands
+        norm: a norm in eval mode: torch's BatchNorm, detectron2's frozen one or any other with the same tensors; None
             for no norm.
 
     Returns:
-        The folded weight (out_channels, in_channels / groups, kH, kW) and bias (out_channels,); None if the norm has
-        no running statistics, so that it cannot be folded.
+        The folded weight (out_channels, in_channels / groups, kH, kW) and bias (out_channels,); None if the norm
+        cannot be folded because it has no running statistics.
     """
     if norm is None:
         return conv.weight, conv.bias

@@ -34,7 +34,7 @@ class Hardswish(nn.Hardswish):
 
 def activation_layer(name: str) -> Callable[[], nn.Module]:
     """Return the constructor of a registered activation, in place where its class supports that."""
-    activation = ACTIVATIONS.resolve(name)
+    activation = ACTIVATIONS.get(name)
     if "inplace" in inspect.signature(activation).parameters:
         return partial(activation, inplace=True)
     return activation
@@ -128,7 +128,7 @@ class MBConv(nn.Module):
 
         self.se: nn.Module = nn.Identity()
         if spec.se_channels:
-            gate = SE_GATES.resolve(spec.se_gate)
+            gate = SE_GATES.get(spec.se_gate)
             self.se = SqueezeExcitation(mid, spec.se_channels, activation_layer(spec.act), gate)
 
         self.project = conv_unit(mid, spec.out_channels, norm_layer=norm_layer)
@@ -185,7 +185,7 @@ def init_weights(module: nn.Module) -> None:
         elif isinstance(m, nn.modules.batchnorm._BatchNorm):
             nn.init.ones_(m.weight)
             nn.init.zeros_(m.bias)
-    # residual blocks start as identity
+    # Residual blocks start as identity
     for m in module.modules():
         if isinstance(m, MBConv) and m.has_residual and m.starts_as_identity:
             scale = m.project[1].weight

@@ -1,4 +1,4 @@
-"""Read checkpoint files safely: no code of the file runs, and archives cannot blow up."""
+"""Read checkpoint files safely: no code from the file is executed, and decompression bombs are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fbnetv3.utils.downloads import delete_from_cache, local_path
 
 StateDict = Mapping[str, Tensor]
 
-# Where checkpoints keep their weights, preferred keys first: averaged (EMA) weights before raw ones.
+# Where checkpoints keep their weights, preferred keys first: averaged (EMA) weights before raw ones
 _STATE_DICT_KEYS = ("model_ema", "ema", "state_dict", "model", "module")
 _MAX_NESTING = 3
 
@@ -27,8 +27,8 @@ _WEB_PAGE_STARTS = (b"<!", b"<html", b"<HTML", b"<?xml")
 
 
 def _harmless_globals() -> list[Any]:
-    """List the classes of plain values that training scripts store beside the weights; none runs code of the file."""
-    # the function that unpickles NumPy scalars, under its names in NumPy 1 and 2
+    """List the classes of plain values that training scripts store with the weights; none runs code from the file."""
+    # The function that unpickles NumPy scalars, under its names in NumPy 1 and 2
     make_scalar = np.asarray(0.0)[()].__reduce__()[0]
     return [
         argparse.Namespace,
@@ -78,13 +78,14 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
         raise
     except Exception as error:  # torch and pickle raise almost anything on corrupt files
         if "Unsupported global" in str(error):
-            raise WeightsError(f"{path}: contains objects other than tensors, which could run code: refused") from None
+            advice = "save only the state dict, or convert the file to safetensors"
+            raise WeightsError(f"{path}: contains objects other than tensors, which could run code; {advice}") from None
         if start.startswith(_WEB_PAGE_STARTS):
             problem = "is a web page, not weights"
         else:
             problem = f"is corrupt or not a checkpoint ({type(error).__name__})"
-        # a corrupt download would otherwise stay in the cache
-        deleted = "; it was deleted from the cache: try again to download it" if delete_from_cache(path) else ""
+        # A corrupt download would otherwise stay in the cache
+        deleted = "; it was deleted from the cache; try downloading it again" if delete_from_cache(path) else ""
         raise WeightsError(f"{path}: {problem}{deleted}") from None
 
 

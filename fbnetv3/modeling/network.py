@@ -40,9 +40,9 @@ class Trunk(nn.Module):
             if block.stage == len(self.stages):
                 stage = nn.Sequential()
                 self.stages.append(stage)
-            # the deeper the block, the more often it is dropped
+            # The deeper the block, the more often it is dropped
             rate = drop_path_rate * i / max(1, len(blocks) - 1)
-            block_class = BLOCKS.resolve(block.kind)
+            block_class = BLOCKS.get(block.kind)
             stage.append(block_class(block.spec, norm_layer=norm_layer, drop_path=rate))
             if block.name == last:
                 break
@@ -57,7 +57,7 @@ class Features(Trunk):
     """A trunk that returns its last map at every stride: 2, 4, 8, 16 and 32; networks for small images end at 16.
 
     A map is (N, C, ceil(H / stride), ceil(W / stride)) if strided blocks pad by kernel // 2, as in D, G and the
-    networks with `same_padding`. A, B, C, E and F pad some of them less, so that maps can be a pixel or two smaller.
+    networks with `same_padding`. A, B, C, E and F pad some of them less, so maps can be a pixel or two smaller.
     """
 
     feature_channels: tuple[int, ...]
@@ -74,7 +74,7 @@ class Features(Trunk):
     ) -> None:
         taps = feature_blocks(arch)
         if not taps:
-            raise UsageError(f"{arch.name} has no block before its pooling block, so that it has no feature maps")
+            raise UsageError(f"{arch.name} has no blocks before its pooling block, so it has no feature maps to return")
         super().__init__(arch, in_chans, drop_path_rate, norm_layer, last=taps[-1][0].name)
         self._taps = frozenset((block.stage, block.index) for block, _ in taps)
         self.feature_channels = tuple(block.spec.out_channels for block, _ in taps)

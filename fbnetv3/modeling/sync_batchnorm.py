@@ -67,7 +67,7 @@ class _SyncBatchNormFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, ...]:
-        # statistics of this process, in float32 or wider
+        # Statistics of this process, in float32 or wider
         x_float = x.to(torch.promote_types(x.dtype, torch.float32))
         if x.numel():
             local_variance, local_mean = torch.var_mean(x_float, _ALL_BUT_CHANNELS, correction=0)
@@ -75,7 +75,7 @@ class _SyncBatchNormFunction(torch.autograd.Function):
             local_variance, local_mean = x_float.new_zeros(2, x.shape[1])
         local_count = local_mean.new_tensor([x.numel() / x.shape[1]])
 
-        # gather them in one message and combine them
+        # Gather them in one message and combine them
         message = torch.cat([local_mean, local_variance, local_count])
         messages = [torch.empty_like(message) for _ in range(dist.get_world_size())]
         dist.all_gather(messages, message)
@@ -100,7 +100,7 @@ class _SyncBatchNormFunction(torch.autograd.Function):
         dy = dy.to(torch.promote_types(dy.dtype, torch.float32))
         normalized = (x - _per_channel(mean)) * _per_channel(inv_std)
 
-        # gradients of this process' parameters; their means over all processes' values enter the input's gradient
+        # Gradients of this process' parameters; their means over all processes' values enter the input's gradient
         d_bias = dy.sum(_ALL_BUT_CHANNELS)
         d_weight = (dy * normalized).sum(_ALL_BUT_CHANNELS)
         means = torch.cat([d_bias, d_weight]) / count.clamp(min=1)

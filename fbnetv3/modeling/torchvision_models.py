@@ -1,4 +1,4 @@
-"""torchvision's networks as architectures, so that they can be trained with the same recipes (Sec. 4.1, Table 3)."""
+"""torchvision's networks as architectures, to train them with the same recipes (Sec. 4.1, Table 3)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from fbnetv3.utils.text import one_line
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "torchvision/"
+TORCHVISION_PREFIX = "torchvision/"
 
-# torchvision's DenseNet files are older than its code: "norm.1" in a file is "norm1" in the network.
+# torchvision's DenseNet files are older than its code: "norm.1" in a file is "norm1" in the network
 _DENSENET_NAME = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
-# The operators whose multiply-adds `fbnetv3.arch.Cost.macs` counts.
+# The operators whose multiply-adds `fbnetv3.arch.Cost.macs` counts
 _COUNTED_OPERATORS = ("conv", "linear", "addmm", "matmul", "bmm", "adaptive_avg_pool2d")
 
 
@@ -44,7 +44,7 @@ class TorchvisionArch:
     """Short side before the center crop in pixels."""
 
     def __post_init__(self) -> None:
-        names = [f"{PREFIX}{name}" for name in torchvision.models.list_models(module=torchvision.models)]
+        names = [f"{TORCHVISION_PREFIX}{name}" for name in torchvision.models.list_models(module=torchvision.models)]
         if self.name not in names:
             raise UnknownNameError(f"unknown network '{self.name}': {suggest(self.name, names)}")
 
@@ -59,7 +59,9 @@ def build_torchvision_model(
     """
     if in_chans != 3:
         raise UsageError(f"{arch.name} needs RGB images, not MODEL.IN_CHANS {in_chans}")
-    model = torchvision.models.get_model(arch.name.removeprefix(PREFIX), weights=None, num_classes=num_classes)
+    model = torchvision.models.get_model(
+        arch.name.removeprefix(TORCHVISION_PREFIX), weights=None, num_classes=num_classes
+    )
     model.num_classes = num_classes
     _set_dropout(model, drop_rate)
     has_stochastic_depth = _set_stochastic_depth(model, drop_path_rate)
@@ -73,7 +75,7 @@ def _set_dropout(model: nn.Module, rate: float) -> None:
     dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
     for dropout in dropouts:
         dropout.p = rate
-    # a network without dropout gets one before its classifier
+    # A network without dropout gets one before its classifier
     linear_layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
     if dropouts or not linear_layers or not rate:
         return
@@ -100,17 +102,16 @@ def check_torchvision_model(model: nn.Module, arch: TorchvisionArch, resolution:
         UsageError: it does not accept the resolution, or does not return plain logits.
     """
     model = copy.deepcopy(model)
+    images = torch.zeros(2, 3, resolution, resolution)
     for training in (True, False):
         try:
             with torch.no_grad():
-                logits = model.train(training)(torch.zeros(2, 3, resolution, resolution))
+                logits = model.train(training)(images)
         except (RuntimeError, ValueError, AssertionError) as error:
-            reason = one_line(error, 200)
-            raise UsageError(
-                f"{arch.name} does not accept {resolution} pixels ({reason}): set INPUT.RESOLUTION"
-            ) from None
+            problem = f"{arch.name} does not accept {resolution} pixels ({one_line(error, 200)})"
+            raise UsageError(f"{problem}: set INPUT.RESOLUTION") from None
         if not isinstance(logits, Tensor):
-            raise UsageError(f"{arch.name} returns auxiliary outputs besides its logits, which no loss here supports")
+            raise UsageError(f"{arch.name} returns auxiliary outputs in addition to logits, which no loss supports")
 
 
 def count_torchvision_macs(arch: TorchvisionArch, resolution: int, num_classes: int) -> int:
@@ -144,12 +145,12 @@ def load_torchvision_weights(model: nn.Module, state_dict: Mapping[str, Tensor],
     weights = {_DENSENET_NAME.sub(r"\1\2", key): value for key, value in state_dict.items()}
     head = _head_of_other_classes(weights, expected)
     if head:
-        logger.warning("%s has another number of classes: all but the last layer is loaded", name)
+        logger.warning("%s has a different number of classes: all layers but the last are loaded", name)
         weights |= {key: expected[key] for key in head}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise WeightsError(f"{name}: does not fit the network; {one_line(error)}") from None
+        raise WeightsError(f"{name} does not fit the network: {one_line(error)}") from None
     return not head
 
 

@@ -104,10 +104,10 @@ def mobile_vision_names(arch: ArchDef) -> dict[str, str]:
 def timm_names(arch: ArchDef, state_dict: StateDict) -> dict[str, str]:
     """Map timm's names of a classifier's tensors to this project's.
 
-    timm keeps the stem apart and divides the stages differently, so that blocks are matched by their order.
+    timm keeps the stem apart and divides the stages differently, so blocks are matched by their order.
     """
     names = {"classifier.weight": "head.weight", "classifier.bias": "head.bias"}
-    # blocks.S.I by stage and index; the stem is not among them
+    # Stage and index of each blocks.S.I; the stem is not among them
     matches = [match for match in map(_TIMM_BLOCK.match, state_dict) if match]
     positions = sorted({(int(match[1]), int(match[2])) for match in matches})
     stem = ""
@@ -117,7 +117,7 @@ def timm_names(arch: ArchDef, state_dict: StateDict) -> dict[str, str]:
         if block.kind == "conv":
             names |= _unit_names("conv_stem", "bn1", new, bias=True)
         elif block.kind == "mbconv":
-            # without an expansion, timm counts its layers from the depthwise one
+            # Without an expansion, timm counts its layers from the depthwise one
             if cast("MBConvSpec", block.spec).has_expand:
                 names |= _unit_names(f"{old}.conv_pw", f"{old}.bn1", f"{new}.expand")
                 names |= _unit_names(f"{old}.conv_dw", f"{old}.bn2", f"{new}.depthwise")

@@ -47,23 +47,24 @@ def load_weights(model: nn.Module, source: WeightsSource, *, sha256: str | None 
         sha256: expected checksum of a download.
 
     Raises:
-        WeightsError: the file is missing, corrupt, not weights, unsafe to load, or made for another network; in that
-            case the message lists keys and shapes. The network keeps its weights.
+        WeightsError: the file is missing, corrupt, not weights, unsafe to load, or made for a different network; in
+            that case the message lists keys and shapes. The network keeps its weights.
     """
-    # read the weights and rename them to this project's layout
+    # Read the weights and rename them to this project's layout
     name = _source_name(source)
     state_dict = _read(source, sha256)
     layout = detect_layout(state_dict, name)
-    weights = convert_state_dict(state_dict, cast("ArchDef", model.arch), layout, name)
-    # match the names to the kind of network
+    arch = cast("ArchDef", model.arch)
+    weights = convert_state_dict(state_dict, arch, layout, name)
+    # Match the names to the kind of network
     if isinstance(model, Features):
         weights = _select_features(weights, model)
     elif not any(key.startswith(_BACKBONE) for key in weights):  # the source is a trunk
         weights = {f"{_BACKBONE}{key}": value for key, value in weights.items()}
-    # nothing is loaded unless all of it fits
+    # Nothing is loaded unless all of it fits
     expected = model.state_dict()
-    head_loaded = _keep_head_of_other_classes(weights, expected, name)
-    _check_fit(weights, expected, name)
+    head_loaded = _keep_own_head_if_classes_differ(weights, expected, name)
+    _check_fit(weights, expected, name, arch)
     model.load_state_dict({**expected, **weights})
     return LoadReport(layout, head_loaded)
 
@@ -85,7 +86,7 @@ def load_trunk(trunk: Trunk, source: WeightsSource, *, classifier: ArchDef | Non
     arch = trunk.arch if classifier is None else classifier
     converted = convert_state_dict(state_dict, arch, detect_layout(state_dict, name), name)
 
-    # rename the classifier's blocks to the trunk's
+    # Rename the classifier's blocks to the trunk's
     block_pairs = zip(arch.blocks()[skip:], trunk.arch.blocks(), strict=False)
     trunk_block_of = {f"stages.{block.name}": f"stages.{trunk_block.name}" for block, trunk_block in block_pairs}
     expected = trunk.state_dict()
@@ -95,7 +96,7 @@ def load_trunk(trunk: Trunk, source: WeightsSource, *, classifier: ArchDef | Non
         trunk_key = f"{trunk_block_of.get(block)}.{tensor}"
         if trunk_key in expected:
             weights[trunk_key] = value
-    _check_fit(weights, expected, name)
+    _check_fit(weights, expected, name, arch)
     trunk.load_state_dict({**expected, **weights})
 
 
@@ -126,8 +127,8 @@ def _select_features(weights: dict[str, Tensor], model: Features) -> dict[str, T
     return {key: value for key, value in renamed.items() if not key.startswith(tuple(dropped))}
 
 
-def _keep_head_of_other_classes(weights: dict[str, Tensor], expected: StateDict, name: str) -> bool:
-    """Replace the head in `weights` by the network's own if their numbers of classes differ.
+def _keep_own_head_if_classes_differ(weights: dict[str, Tensor], expected: StateDict, name: str) -> bool:
+    """Replace the head in `weights` with the network's own if their numbers of classes differ.
 
     Returns:
         Whether the head in `weights` will be loaded.
@@ -141,14 +142,14 @@ def _keep_head_of_other_classes(weights: dict[str, Tensor], expected: StateDict,
     if head is None or head.shape == own_head.shape:
         return True
     if head.ndim != own_head.ndim or head.shape[1:] != own_head.shape[1:]:
-        return True  # for another network, which `_check_fit` reports
+        return True  # made for a different network, which `_check_fit` reports
     logger.warning("%s has %d classes, the network %d: the head is not loaded", name, len(head), len(own_head))
     weights["head.weight"] = own_head
     weights["head.bias"] = expected["head.bias"]
     return False
 
 
-def _check_fit(weights: StateDict, expected: StateDict, name: str) -> None:
+def _check_fit(weights: StateDict, expected: StateDict, name: str, arch: ArchDef) -> None:
     missing = [key for key in expected if key not in weights and not key.endswith("num_batches_tracked")]
     unknown = [key for key in weights if key not in expected]
     shapes = [
@@ -162,4 +163,5 @@ def _check_fit(weights: StateDict, expected: StateDict, name: str) -> None:
         if keys
     ]
     if problems:
-        raise WeightsError(f"{name}: does not fit the network; {'; '.join(problems)}")
+        advice = "check the architecture and the number of classes"
+        raise WeightsError(f"{name} does not fit {arch.name}: {'; '.join(problems)}; {advice}")

@@ -1,6 +1,6 @@
 """Build network, objective, optimizer and schedule of a classifier's run from its config.
 
-This module and `classifier_inputs` read configs; the modules with the parts themselves take plain arguments.
+This module and `classifier_inputs` read configs; the modules that implement the parts take plain arguments.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fbnetv3.errors import UnknownNameError, UsageError, suggest
 from fbnetv3.modeling import build_network, load_weights
 from fbnetv3.modeling.checkpoint_files import read_state_dict
 from fbnetv3.modeling.torchvision_models import (
-    PREFIX,
+    TORCHVISION_PREFIX,
     TorchvisionArch,
     build_torchvision_model,
     check_torchvision_model,
@@ -50,7 +50,7 @@ def config_key(key: str) -> Iterator[None]:
 
 
 def select_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.device:
-    """Return the device that DEVICE names; "auto" is a GPU if there is one. Each process gets a GPU of its own."""
+    """Return the device that DEVICE names; "auto" is a GPU if there is one. Each process gets its own GPU."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -67,7 +67,7 @@ def select_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.devi
 
 def build_arch(cfg: CfgNode, name: str) -> AnyArch:
     """Return an architecture, of this project or of torchvision, by the name in a config."""
-    if name.startswith(PREFIX):
+    if name.startswith(TORCHVISION_PREFIX):
         return TorchvisionArch(name)
     # Files in MODEL.ARCH_DIRS come first, but must not redefine a registered name
     own_archs = {}
@@ -79,17 +79,17 @@ def build_arch(cfg: CfgNode, name: str) -> AnyArch:
             raise UnknownNameError(f"unknown architecture '{name}': {suggest(name, [*own_archs, *ARCHS.names()])}")
         return get_arch(name)
     if name in ARCHS and get_arch(name) != own_archs[name]:
-        raise UsageError(f"MODEL.ARCH_DIRS: another network is named '{name}' already, in {ARCHS.origin(name)}")
+        raise UsageError(f"MODEL.ARCH_DIRS: a different network is already named '{name}', in {ARCHS.origin(name)}")
     return own_archs[name]
 
 
 def arch_identity(arch: AnyArch) -> str:
-    """Return a text that identifies an architecture by its content, for comparisons and checkpoints."""
+    """Return text that identifies an architecture by its content, for comparisons and checkpoints."""
     return dump_arch(arch) if isinstance(arch, ArchDef) else arch.name
 
 
 def teacher_fingerprint(cfg: CfgNode) -> str:
-    """Return name and digest of the teacher's architecture, wherever its file is; "" without a teacher."""
+    """Return name and digest of the teacher's architecture, independent of its file's path; "" without a teacher."""
     if not cfg.DISTILL.ARCH:
         return ""
     # By content, since its file may have moved
@@ -105,7 +105,7 @@ def preprocessing_from_config(cfg: CfgNode, arch: AnyArch) -> Preprocessing:
     # Keep the architecture's ratio of short side to crop
     resize = cfg.INPUT.RESIZE or round(resolution * arch.resize / arch.resolution)
     if resize < resolution:
-        raise UsageError(f"INPUT.RESIZE {resize} is smaller than the crop of {resolution} pixels")
+        raise UsageError(f"INPUT.RESIZE {resize} must be at least the crop size of {resolution} pixels")
     return Preprocessing(resolution, resize, tuple(cfg.INPUT.MEAN), tuple(cfg.INPUT.STD), cfg.INPUT.INTERPOLATION)
 
 
@@ -121,7 +121,10 @@ def build_teacher(cfg: CfgNode, num_classes: int, device: torch.device) -> nn.Mo
     arch = build_arch(cfg, cfg.DISTILL.ARCH)
     teacher = _build_network(arch, num_classes, cfg.MODEL.IN_CHANS)
     if not _load_weights(teacher, arch, cfg.DISTILL.WEIGHTS):
-        raise UsageError(f"DISTILL.WEIGHTS {cfg.DISTILL.WEIGHTS}: the teacher does not have {num_classes} classes")
+        raise UsageError(
+            f"DISTILL.WEIGHTS {cfg.DISTILL.WEIGHTS}: the teacher does not have the dataset's {num_classes} classes: "
+            "use a teacher trained on the same classes"
+        )
     return _to_device(teacher, cfg, device)
 
 
@@ -131,12 +134,12 @@ def build_model(
     """Build the classifier on its device.
 
     Args:
-        cfg: dropout, channels and memory format.
-        arch: from `build_arch`.
+        cfg: config with dropout, channels and memory format.
+        arch: architecture, from `build_arch`.
         classes: class names of the dataset.
-        device: where to put it.
-        weights: a file, a URL or a `zoo://` entry; "" for random weights.
-        need_head: refuse weights with another number of classes instead of initializing the head randomly.
+        device: device of the classifier.
+        weights: file, URL or `zoo://` entry; "" for random weights.
+        need_head: refuse weights with a different number of classes instead of initializing the head randomly.
     """
     num_classes = cfg.MODEL.NUM_CLASSES or len(classes)
     if num_classes != len(classes):
@@ -171,14 +174,14 @@ def _to_device(model: nn.Module, cfg: CfgNode, device: torch.device) -> nn.Modul
 
 
 def loss_from_config(cfg: CfgNode) -> Loss:
-    """Return the loss that SOLVER.LOSS names, with the config's label smoothing if it accepts that."""
+    """Return the loss that SOLVER.LOSS names, with the config's label smoothing if it accepts one."""
     with config_key("SOLVER.LOSS"):
         loss = LOSSES.get(cfg.SOLVER.LOSS)
     if not cfg.DISTILL.CACHE:
         return partial(loss, **accepted_settings(loss, {"label_smoothing": cfg.SOLVER.LABEL_SMOOTHING}))
-    # Teacher logits and smoothed labels are blended in the targets, which is exact for cross-entropy alone
+    # Teacher logits and smoothed labels are blended in the targets, which is exact only for cross-entropy
     if cfg.SOLVER.LOSS != "cross_entropy":
-        raise UsageError(f"SOLVER.LOSS {cfg.SOLVER.LOSS}: DISTILL.CACHE works with cross_entropy only")
+        raise UsageError(f"SOLVER.LOSS {cfg.SOLVER.LOSS}: DISTILL.CACHE works only with cross_entropy")
     return loss
 
 
@@ -192,12 +195,12 @@ def build_objective(cfg: CfgNode, num_classes: int, resolution: int, device: tor
 
 
 def build_mixup(cfg: CfgNode, num_classes: int) -> Mixup | None:
-    """Build torchvision's mixup of a batch; None if INPUT.MIXUP is 0."""
+    """Build torchvision's mixup; None if INPUT.MIXUP is 0."""
     return v2.MixUp(alpha=cfg.INPUT.MIXUP, num_classes=num_classes) if cfg.INPUT.MIXUP else None
 
 
 def base_lr(cfg: CfgNode) -> float:
-    """Return the learning rate after the warm-up, scaled to the batch size if SOLVER.LR_BATCH_SIZE is set."""
+    """Return the learning rate after the warmup, scaled to the batch size if SOLVER.LR_BATCH_SIZE is set."""
     if not cfg.SOLVER.LR_BATCH_SIZE:
         return cfg.SOLVER.LR
     return cfg.SOLVER.LR * cfg.SOLVER.BATCH_SIZE / cfg.SOLVER.LR_BATCH_SIZE

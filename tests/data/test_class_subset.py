@@ -61,7 +61,7 @@ def test_too_few_classes_or_images(root, arguments, message):
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"root": "x", "classes": 3, "train": [], "val": []})])
 def test_files_that_are_not_subsets(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
-    with pytest.raises(DataError, match="x.json: is not a subset file"):
+    with pytest.raises(DataError, match="x.json: cannot be read as a subset file"):
         load_class_subset(tmp_path / "x.json")
     with pytest.raises(DataError, match="no such subset file; draw one with tools/make_split.py"):
         load_class_subset(tmp_path / "nowhere.json")

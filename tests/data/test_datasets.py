@@ -69,7 +69,7 @@ def test_unknown_dataset():
 
 
 def test_unknown_split():
-    with pytest.raises(UsageError, match="split 'test' is not train or val"):
+    with pytest.raises(UsageError, match="unknown split 'test': use train or val"):
         build_dataset("digits", "", "test")
 
 

@@ -1,4 +1,4 @@
-"""Detection configs: users' modules, and errors of values that are said in one line."""
+"""Detection configs: users' modules, and one-line errors for wrong values."""
 
 import sys
 
@@ -48,11 +48,11 @@ def test_imports_on_the_command_line(users_module):
 @pytest.mark.parametrize(
     ("yaml", "message"),
     [
-        ("IMPORTS: [no_such_module]", "IMPORTS 'no_such_module': cannot be imported .ModuleNotFoundError"),
-        ("IMPORTS: my_module", "config.yaml: IMPORTS my_module is not a list"),
-        ("SOLVER: {CHECKPOINTS: {A: 1}}", "config.yaml: SOLVER.CHECKPOINTS .* is not an integer"),
-        ("SOLVER: {BASE_LR: fast}", "config.yaml: SOLVER.BASE_LR fast is not a number"),
-        ("MODEL: {MASK_ON: 5}", "config.yaml: MODEL.MASK_ON 5 is not True or False"),
+        ("IMPORTS: [no_such_module]", "IMPORTS 'no_such_module' cannot be imported .ModuleNotFoundError"),
+        ("IMPORTS: my_module", "config.yaml: IMPORTS my_module must be a list"),
+        ("SOLVER: {CHECKPOINTS: {A: 1}}", "config.yaml: SOLVER.CHECKPOINTS .* must be an integer"),
+        ("SOLVER: {BASE_LR: fast}", "config.yaml: SOLVER.BASE_LR fast must be a number"),
+        ("MODEL: {MASK_ON: 5}", "config.yaml: MODEL.MASK_ON 5 must be True or False"),
         ("SOLVER: 3", "config.yaml: "),
         ("SOLVER: {MAX_ITR: 3}", "config.yaml: unknown key SOLVER.MAX_ITR: did you mean SOLVER.MAX_ITER"),
     ],

@@ -10,7 +10,7 @@ from fbnetv3.utils.downloads import cached_path
 
 A = "coco/faster_rcnn_fbnetv3_a_C4_224.yaml"
 G = "coco/faster_rcnn_fbnetv3_g_FPN.yaml"
-# Box AP on COCO and the file of the weights, as the authors publish them.
+# Box AP on COCO and the file of the weights, as the authors publish them
 RELEASED = {A: (22.99, "246823121/model_0479999.pth"), G: (43.13, "250356938/model_0374999.pth")}
 
 

@@ -70,12 +70,12 @@ def test_weights_with_other_classes_keep_the_trunk(caplog):
     head = other.fc.weight.clone()
     with caplog.at_level(logging.WARNING):
         assert not load_torchvision_weights(other, model.state_dict(), "x.pth")
-    assert "x.pth has another number of classes" in caplog.text
+    assert "x.pth has a different number of classes" in caplog.text
     assert torch.equal(model.conv1.weight, other.conv1.weight) and torch.equal(other.fc.weight, head)
 
 
 def test_weights_of_another_network():
-    with pytest.raises(WeightsError, match="x.pth: does not fit the network; "):
+    with pytest.raises(WeightsError, match="x.pth does not fit the network: "):
         load_torchvision_weights(build("resnet18"), build("alexnet").state_dict(), "x.pth")
 
 

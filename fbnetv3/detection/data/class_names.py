@@ -43,7 +43,7 @@ def classes_from_categories(categories: _Categories, num_classes: int | None = N
     if num_classes not in (None, len(names)):
         raise UsageError(
             f"the annotations have {len(names)} categories ({first_few(names)}), but the detector has {num_classes} "
-            "classes: pass the annotations that it was trained on, or others with the same categories"
+            "classes: pass annotations with the categories that it was trained on"
         )
     return DetectorClasses(names, tuple(category["id"] for category in ordered))
 
@@ -53,9 +53,10 @@ def detector_classes(cfg: CfgNode, categories: _Categories | None = None) -> Det
 
     Args:
         cfg: the detector's config.
-        categories: of a COCO-format file. If None, the classes come from the datasets of the config, test datasets
-            first: from detectron2's metadata, or from the annotation file if it exists. Otherwise a detector of 80
-            classes has COCO's names and ids, and any other "class 1" and so on, with ids from 1.
+        categories: the "categories" list of a COCO-format file. If None, the classes come from the datasets of the
+            config, test datasets first: from detectron2's metadata, or from the annotation file if it exists.
+            Otherwise a detector of 80 classes has COCO's names and ids, and any other "class 1" and so on, with ids
+            from 1.
     """
     _, num_classes = num_classes_setting(cfg)
     if categories is not None:
@@ -69,12 +70,12 @@ def detector_classes(cfg: CfgNode, categories: _Categories | None = None) -> Det
 
 
 def classes_from_names(names: Sequence[str], categories: _Categories | None = None) -> DetectorClasses:
-    """Return the classes of a detector of which only the names are stored, such as an exported one.
+    """Return the classes of a detector that stores only their names, such as an exported one.
 
     Args:
-        names: by class index.
-        categories: of a COCO-format file, whose names and ids are used instead. If None, COCO's names have COCO's
-            ids, and others ids from 1.
+        names: class names by class index.
+        categories: the "categories" list of a COCO-format file, whose names and ids are used instead. If None, COCO's
+            names have COCO's ids, and other names have ids from 1.
     """
     if categories is not None:
         return classes_from_categories(categories, len(names))
@@ -90,7 +91,7 @@ def _classes_from_catalog(name: str) -> DetectorClasses | None:
         return None
     metadata = MetadataCatalog.get(name)
     if names := metadata.get("thing_classes"):
-        # category id -> class index; not every dataset has it
+        # Category id -> class index; not every dataset has it
         index_of_id = metadata.get("thing_dataset_id_to_contiguous_id")
         ids = sorted(index_of_id, key=index_of_id.get) if index_of_id else range(len(names))
         return DetectorClasses(tuple(names), tuple(ids))

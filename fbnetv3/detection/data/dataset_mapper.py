@@ -38,20 +38,20 @@ class FBNetV3DatasetMapper(DatasetMapper):
 
         Raises:
             CorruptImageError: the image cannot be read.
-            SizeMismatchError: the image has another size than the dataset dict says.
+            SizeMismatchError: the image's size differs from the dataset dict's.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         image = read_image_array(dataset_dict["file_name"], self.image_format)
         utils.check_image_size(dataset_dict, image)
 
-        # augment the image
+        # Augment the image
         inputs = T.AugInput(image)
         transforms = self.augmentations(inputs)
         size = inputs.image.shape[:2]
         channels_first = np.ascontiguousarray(inputs.image.transpose(2, 0, 1))
         dataset_dict["image"] = torch.as_tensor(channels_first)
 
-        # apply the same transforms to proposals and annotations
+        # Apply the same transforms to proposals and annotations
         if self.proposal_topk is not None:
             utils.transform_proposals(dataset_dict, size, transforms, proposal_topk=self.proposal_topk)
         if not self.is_train:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -30,10 +31,11 @@ def register_own_datasets(cfg: CfgNode) -> None:
     """
     own = cfg.DATASETS.OWN
     for name, part in OWN_DATASETS.items():
-        json_file, image_root = own[f"{part}_JSON"], own[f"{part}_IMAGES"]
+        json_file = own[f"{part}_JSON"]
+        image_root = own[f"{part}_IMAGES"]
         if bool(json_file) != bool(image_root):
             raise UsageError(f"DATASETS.OWN.{part}_JSON and DATASETS.OWN.{part}_IMAGES go together: set both")
-        # an earlier config in the same process may have registered other files
+        # An earlier config in the same process may have registered different files
         for catalog in (DatasetCatalog, MetadataCatalog):
             with contextlib.suppress(KeyError):
                 catalog.remove(name)
@@ -92,9 +94,7 @@ def load_dataset_dicts(name: str) -> list[dict[str, Any]]:
     except FileNotFoundError as error:
         advice = "DATASETS.OWN" if name in OWN_DATASETS else "DETECTRON2_DATASETS to the folder that contains it"
         raise DataError(f"{error.filename or json_file}: no such file ({name}): set {advice}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{json_file}: is not JSON ({error}): download it again") from None
-    except (KeyError, TypeError, AssertionError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AssertionError) as error:
         raise DataError(f"{json_file}: is not in COCO's format ({describe_error(error)})") from None
     if not dicts:
         raise DataError(f"{json_file}: has no images ({name})")
@@ -104,23 +104,24 @@ def load_dataset_dicts(name: str) -> list[dict[str, Any]]:
 def check_datasets(cfg: CfgNode, names: Sequence[str], need_boxes: bool) -> None:
     """Check the annotation files and images of datasets; see `check_annotations`.
 
-    Datasets in other formats than COCO's and missing files are left to `load_dataset_dicts`.
+    Missing files and formats other than COCO's are left to `load_dataset_dicts`.
 
     Args:
-        cfg: whether masks are needed, and in which format.
-        names: of registered datasets.
+        cfg: the config, which says whether masks are needed, and in which format.
+        names: names of registered datasets.
         need_boxes: whether each dataset must have a box to train on.
 
     Raises:
         AnnotationError: all problems of the first dataset that has any.
     """
+    mask_format = cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else None
     for name in names:
         if name not in DatasetCatalog.list() or name.startswith(_DIGIT_SCENES):
             continue
         metadata = MetadataCatalog.get(name)
         json_file = metadata.get("json_file", "")
-        if metadata.get("evaluator_type") == "coco" and json_file and Path(json_file).is_file():
-            mask_format = cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else None
+        is_coco = metadata.get("evaluator_type") == "coco"
+        if is_coco and json_file and Path(json_file).is_file():
             check_annotations(json_file, metadata.image_root, mask_format=mask_format, need_boxes=need_boxes)
 
 
@@ -133,22 +134,20 @@ def num_classes_setting(cfg: CfgNode) -> tuple[str, int]:
 def check_class_names(cfg: CfgNode, names: Sequence[str]) -> None:
     """Require that loaded datasets have the same classes, as many as the network."""
     key, num_classes = num_classes_setting(cfg)
-    previous_name = ""
-    previous_classes: list[str] = []
-    for name in names:
-        classes = list(MetadataCatalog.get(name).get("thing_classes", []))
-        if not classes:
-            continue
-        if len(classes) != num_classes:
-            raise UsageError(
-                f"{name} has {len(classes)} classes ({first_few(classes)}), but the network has {num_classes}: "
-                f"set {key} {len(classes)}"
+    classes_of_name = {name: list(MetadataCatalog.get(name).get("thing_classes", [])) for name in names}
+    named_classes = [(name, classes) for name, classes in classes_of_name.items() if classes]
+    for name, classes in named_classes:
+        count = len(classes)
+        if count != num_classes:
+            problem = f"{name} has {count} classes ({first_few(classes)}), but the network has {num_classes}"
+            raise UsageError(f"{problem}: set {key} {count}")
+    for (first, first_classes), (second, second_classes) in itertools.pairwise(named_classes):
+        if first_classes != second_classes:
+            difference = sorted(set(first_classes) ^ set(second_classes))
+            problem = (
+                f"different classes: {first_few(difference)}" if difference else "their classes in different orders"
             )
-        if previous_classes and classes != previous_classes:
-            difference = sorted(set(classes) ^ set(previous_classes))
-            raise UsageError(f"{previous_name} and {name} have different classes: {first_few(difference)}")
-        previous_name = name
-        previous_classes = classes
+            raise UsageError(f"{first} and {second} have {problem}")
 
 
 _register_digit_scenes()

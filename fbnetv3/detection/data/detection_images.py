@@ -1,4 +1,4 @@
-"""Images for detectors: upright, with the config's channel order, and resized to at least one pixel per side."""
+"""Images for detectors: EXIF orientation, the config's channel order, and resizing to at least one pixel per side."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def read_image_array(path: str | os.PathLike, format: str = "BGR") -> np.ndarray
         format: `INPUT.FORMAT`: "BGR", "RGB", "L" and so on.
 
     Returns:
-        uint8 (height, width, channels), rotated as its EXIF orientation says.
+        uint8 (height, width, channels), with its EXIF orientation applied.
 
     Raises:
         CorruptImageError: the file is missing, not an image, corrupt, or too large to decode safely.
@@ -39,18 +39,25 @@ class SafeResizeShortestEdge(T.ResizeShortestEdge):
         transform = super().get_transform(image)
         if not isinstance(transform, T.ResizeTransform):
             return transform
-        height, width = max(1, transform.new_h), max(1, transform.new_w)
+        height = max(1, transform.new_h)
+        width = max(1, transform.new_w)
         return T.ResizeTransform(transform.h, transform.w, height, width, transform.interp)
 
 
 def use_safe_resize(augmentations: Sequence[T.Augmentation]) -> list[T.Augmentation]:
-    """Replace detectron2's ResizeShortestEdge in a list of augmentations by `SafeResizeShortestEdge`."""
-    return [
-        SafeResizeShortestEdge(a.short_edge_length, a.max_size, "range" if a.is_range else "choice", a.interp)
-        if type(a) is T.ResizeShortestEdge
-        else a
-        for a in augmentations
-    ]
+    """Replace detectron2's ResizeShortestEdge in a list of augmentations with `SafeResizeShortestEdge`."""
+    replaced = []
+    for augmentation in augmentations:
+        if type(augmentation) is T.ResizeShortestEdge:
+            sampling = "range" if augmentation.is_range else "choice"
+            augmentation = SafeResizeShortestEdge(
+                augmentation.short_edge_length,
+                augmentation.max_size,
+                sampling,
+                augmentation.interp,
+            )
+        replaced.append(augmentation)
+    return replaced
 
 
 def inference_resize(cfg: CfgNode) -> SafeResizeShortestEdge:

@@ -1,4 +1,4 @@
-"""Data loaders for detectors; training batches depend on seed and step only, so that a run can resume anywhere."""
+"""Data loaders for detectors; training batches depend only on seed and step, so a run can resume anywhere."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ _SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 class StepSampler(Sampler):
     """Yields the (position, index) pairs of the images of each step, endlessly.
 
-    Positions count the images of the whole training. A step's images, and with them their augmentation, depend only on
-    the index stream and the step. Several processes have the same steps as one process; each takes its share of every
-    step.
+    Positions count the images of the whole training run. A step's images and their augmentation depend only on the
+    index stream and the step. Several processes run the same steps as a single one; each takes its share of every step.
 
     Args:
         index_stream: returns the endless stream of image indices, the same at each call.
         batch_size: images per step, over all processes.
         groups: a group number for each image; all images of a step are of one group. None for no grouping.
-        rank, world_size: this process, and the number of processes.
+        rank: rank of this process.
+        world_size: number of processes.
 
     Attributes:
         start: number of steps to skip at the beginning.
@@ -76,12 +76,12 @@ class StepSampler(Sampler):
 
 
 class SeededDataset(Dataset):
-    """Dataset dicts behind a mapper whose randomness depends on the seed and the image's position in training only.
+    """Dataset dicts passed through a mapper whose randomness depends only on the seed and the image's position.
 
     Args:
         dicts: the dataset dicts.
         mapper: turns a dataset dict into a model's input.
-        seed: of the training.
+        seed: seed of the training run.
     """
 
     def __init__(self, dicts: list[dict[str, Any]], mapper: Callable[[dict], dict], seed: int) -> None:
@@ -99,7 +99,7 @@ class DetectionTrainLoader:
     """Endless training batches; the last one is kept for error reports.
 
     Attributes:
-        sampler: set its `start` to resume.
+        sampler: the sampler; set its `start` to resume.
         last: the last batch.
         images: number of images in the datasets.
     """
@@ -116,17 +116,18 @@ class DetectionTrainLoader:
             yield batch
 
 
-def build_train_loader(cfg: CfgNode, seed: int, world: ProcessGroup) -> DetectionTrainLoader:
+def build_train_loader(cfg: CfgNode, seed: int, group: ProcessGroup) -> DetectionTrainLoader:
     """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation."""
     batch_size = cfg.SOLVER.IMS_PER_BATCH
-    if batch_size % world.size:
-        raise UsageError(f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of the {world.size} processes")
+    if batch_size % group.size:
+        raise UsageError(f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of the {group.size} processes")
     dicts = _load_training_dicts(cfg)
-    # landscape and portrait images in separate steps, which need less padding
+    # Landscape and portrait images form separate steps, which need less padding
     groups = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         groups = [int(image["width"] <= image["height"]) for image in dicts]
-    sampler = StepSampler(_index_stream(cfg, dicts, seed), batch_size, groups, world.rank, world.size)
+    index_stream = _index_stream(cfg, dicts, seed)
+    sampler = StepSampler(index_stream, batch_size, groups, group.rank, group.size)
     loader = DataLoader(
         SeededDataset(dicts, FBNetV3DatasetMapper(cfg, is_train=True), seed),
         batch_sampler=sampler,
@@ -139,21 +140,22 @@ def build_train_loader(cfg: CfgNode, seed: int, world: ProcessGroup) -> Detectio
 
 
 def _load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
-    """Load the images of `DATASETS.TRAIN` that have something to learn."""
+    """Load the images of `DATASETS.TRAIN` that have annotations to train on."""
     if not cfg.DATASETS.TRAIN:
         raise UsageError("DATASETS.TRAIN is empty: name a dataset, or set DATASETS.OWN")
-    # the filters of detectron2's get_detection_dataset_dicts
+    # Apply the filters of detectron2's get_detection_dataset_dicts
     dicts = [image for name in cfg.DATASETS.TRAIN for image in load_dataset_dicts(name)]
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and "annotations" in dicts[0]:
         dicts = filter_images_with_only_crowd_annotations(dicts)
     if cfg.MODEL.KEYPOINT_ON:
-        dicts = filter_images_with_few_keypoints(dicts, cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE)
+        min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
+        dicts = filter_images_with_few_keypoints(dicts, min_keypoints)
     names = ", ".join(cfg.DATASETS.TRAIN)
     if not dicts:
         raise DataError(f"{names}: no image has annotations to train on")
     has_masks = any("segmentation" in a for image in dicts for a in image.get("annotations", ()))
     if cfg.MODEL.MASK_ON and not has_masks:
-        raise UsageError(f"{names}: no segmentation to learn masks from: set MODEL.MASK_ON False")
+        raise UsageError(f"{names}: no annotation has a segmentation to learn masks from: set MODEL.MASK_ON False")
     return dicts
 
 
@@ -161,7 +163,7 @@ def _index_stream(cfg: CfgNode, dicts: list[dict[str, Any]], seed: int) -> Calla
     """Return the endless stream of image indices of one of detectron2's training samplers.
 
     The samplers' own `__iter__` gives each process every n-th index of `_infinite_indices()`, which would make a
-    step's images depend on the number of processes. Hence the private method, which both samplers define.
+    step's images depend on the number of processes. Hence this calls the private method, which both samplers define.
     """
     name = cfg.DATALOADER.SAMPLER_TRAIN
     if name == "TrainingSampler":

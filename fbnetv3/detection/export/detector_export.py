@@ -50,8 +50,8 @@ def export_detector(
         output: the folder to create; an existing one must be empty.
         images: images to compare on; default: those of `DATASETS.TEST` if they exist, else photographs.
         classes: class names; default: those of `detector_classes`.
-        name: of the detector.
-        command: noted as the origin in the manifest.
+        name: name of the detector.
+        command: command line to record as the origin in the manifest.
 
     Raises:
         UsageError: an unsupported kind of detector or a wrong argument.
@@ -65,10 +65,11 @@ def export_detector(
     names = detector_classes(cfg).names if classes is None else classes
     key, num_classes = num_classes_setting(cfg)
     if len(names) != num_classes:
-        raise UsageError(f"{len(names)} class names for a detector of {num_classes} classes ({key})")
+        raise UsageError(f"got {len(names)} class names for a detector of {num_classes} classes ({key})")
     predictor = ConfigPredictor(cfg, weights, optimize=False)
+    simplified = simplify_for_export(predictor.model)
     return write_detector(
-        make_exportable(simplify_for_export(predictor.model), is_bgr=cfg.INPUT.FORMAT == "BGR"),
+        make_exportable(simplified, is_bgr=cfg.INPUT.FORMAT == "BGR"),
         ShortSideResize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
         names,
         output,
@@ -88,7 +89,7 @@ def simplify_for_export(model: nn.Module) -> nn.Module:
     fold_conv_norms(simplified)
     heads: Any = getattr(model, "roi_heads", None)
     if isinstance(getattr(heads, "box_head", None), FBNetV3BoxHead):
-        # pool before the last convolution
+        # Pool before the last convolution
         box_head = FusedBoxHead(copy.deepcopy(heads.box_head)).requires_grad_(False)
         side = heads.box_pooler.output_size[0]
         channels = next(heads.box_head.parameters()).shape[1]

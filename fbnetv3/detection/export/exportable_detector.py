@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from fbnetv3.deploy.detector_graph.box_ops import multiclass_nms, multilevel_roi_align
 from fbnetv3.errors import UsageError
 
-_BELOW_ALL_SCORES = -3e38  # a threshold that drops only boxes masked with minus infinity
+_BELOW_ALL_SCORES = -3e38  # drops only boxes masked with minus infinity
 _NO_LIMIT = 2**31 - 1
 
 Size = tuple[int, int]  # height, width
@@ -76,18 +76,18 @@ class ExportableRCNN(_ExportableDetector):
         for level_anchors, level_logits, level_deltas in zip(
             grid_anchors(rpn.anchor_generator, features), logits, deltas, strict=True
         ):
-            # decode the best anchors of the level
+            # Decode the best anchors of the level
             level_scores = flatten_predictions(level_logits, 1).flatten()
             top_scores, index = _topk(level_scores, rpn.pre_nms_topk[False])
             top_deltas = flatten_predictions(level_deltas, 4)[index]
             decoded = rpn.box2box_transform.apply_deltas(top_deltas, level_anchors[index])
             box = clip_boxes(decoded, size)
-            # mask invalid ones, because dropping them would make shapes depend on the data
+            # Mask invalid boxes; dropping them would make shapes depend on the data
             is_large = (box[:, 2:] - box[:, :2] > rpn.min_box_size).all(1)
             is_valid = box.isfinite().all(1) & top_scores.isfinite() & is_large
             scores.append(top_scores.masked_fill(~is_valid, -torch.inf))
             boxes.append(box)
-        # NMS of all levels at once, each level by itself
+        # One NMS call; boxes only suppress boxes of their own level
         levels = [torch.full_like(s, level, dtype=torch.int64) for level, s in enumerate(scores)]
         all_boxes = torch.cat(boxes)
         scores_by_level = mask_other_groups(torch.cat(scores), torch.cat(levels), len(features))
@@ -107,12 +107,12 @@ class ExportableRCNN(_ExportableDetector):
         pooled = pool_regions(heads.box_pooler, features, proposals)
         logits, deltas = predictor(heads.box_head(pooled))
 
-        # scores (classes, R) without the background
+        # Scores (classes, R) without the background
         scores = logits.sigmoid() if predictor.use_sigmoid_ce else logits.softmax(-1)
         is_valid = scores.isfinite().all(1) & deltas.isfinite().all(1)
         scores = scores.masked_fill(~is_valid[:, None], -torch.inf)[:, :-1].t()
 
-        # boxes (1, R, 4), or (classes, R, 4) if they are regressed per class
+        # Boxes (1, R, 4), or (classes, R, 4) if they are regressed per class
         decoded = predictor.box2box_transform.apply_deltas(deltas, proposals)
         boxes = clip_boxes(decoded.unflatten(1, (-1, 4)).transpose(0, 1), size)
         scores = scores[None] if len(boxes) == 1 else scores[:, None]
@@ -126,7 +126,7 @@ class ExportableRCNN(_ExportableDetector):
             limit if limit >= 0 else _NO_LIMIT,
         )
         batches, classes, rows = selected.unbind(1)
-        # one of batch and class index is always 0, so that their sum is the class
+        # Either the batch or the class index is always 0, so their sum is the class
         return boxes[batches, rows], scores[batches, classes, rows], batches + classes
 
 
@@ -140,7 +140,7 @@ class ExportableRetinaNet(_ExportableDetector):
         scores, boxes, classes = [], [], []
         anchors = grid_anchors(model.anchor_generator, features)
         for level_anchors, logits, deltas in zip(anchors, *model.head(features), strict=True):
-            # select the best (anchor, class) pairs of the level, then decode only those
+            # Select the best (anchor, class) pairs of the level, then decode only those
             level_scores = flatten_predictions(logits, model.num_classes).sigmoid().flatten()
             top_scores, index = _topk(level_scores, model.test_topk_candidates)
             rows = index // model.num_classes
@@ -235,7 +235,7 @@ def grid_anchors(generator: DefaultAnchorGenerator, features: Sequence[Tensor]) 
 
 def pool_regions(pooler: ROIPooler, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
     """Pool boxes (R, 4) from feature maps (1, C, H, W) to (R, C, side, side), as detectron2's `ROIPooler`."""
-    # assign boxes to levels by their size, eqn. (1) of the FPN paper
+    # Assign boxes to levels by their size, eqn. (1) of the FPN paper
     box_size = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
     level = torch.floor(pooler.canonical_level + torch.log2(box_size / pooler.canonical_box_size + 1e-8))
     level = level.clamp(pooler.min_level, pooler.max_level).long() - pooler.min_level

@@ -76,7 +76,7 @@ class ConfigPredictor:
             For each image, on the CPU and in pixels of that image: `pred_boxes`, `scores`, `pred_classes`, and
             `pred_masks` if the detector predicts masks.
         """
-        # resize the images and group them by size
+        # Resize the images and group them by size
         inputs: list[dict[str, Any]] = []
         indices_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for i, image in enumerate(images):
@@ -86,7 +86,7 @@ class ConfigPredictor:
             inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
             indices_by_shape[tensor.shape].append(i)
 
-        # run one batch for each size
+        # Run one batch for each size
         detections: dict[int, Instances] = {}
         for indices in indices_by_shape.values():
             with quiet_detectron2():
@@ -152,7 +152,7 @@ def find_input_images(
     Args:
         inputs: files and folders.
         annotations: a COCO-format file with the ids of the images; images that it does not list are skipped.
-        exclude: a folder to skip, such as that of the output.
+        exclude: a folder to skip, such as the output folder.
 
     Returns:
         The files, and the categories of the annotations.
@@ -165,7 +165,7 @@ def find_input_images(
     if annotations is None:
         return [ImageFile(path, name, number) for number, (path, name) in enumerate(paths, 1)], None
 
-    # look up ids by the path in the folder, or by the file name only
+    # Look up ids by the path in the folder, or by the file name only
     data = read_annotations(annotations, ("images", "categories"))
     ids = {image["file_name"]: image["id"] for image in data["images"]}
     files = []
@@ -216,14 +216,14 @@ def detect_files(
     """Detect objects in image files, and write results and pictures with boxes to a folder.
 
     Corrupt images are skipped with a warning. Even after an error or Ctrl-C, the folder has the results so far:
-    `coco_instances_results.json`, which pycocotools' `loadRes` reads, and, if there are no categories of annotations,
-    `images.json` with the ids of the images.
+    `coco_instances_results.json`, which pycocotools' `loadRes` reads, and, without `categories`, `images.json` with the
+    ids of the images.
 
     Args:
         predictor: the detector.
-        files: see `find_input_images`.
-        output: the folder; created if it does not exist.
-        categories: those of the annotations, if there are annotations.
+        files: image files; see `find_input_images`.
+        output: output folder; created if it does not exist.
+        categories: categories of the annotations, if there are annotations.
         batch_size: images per batch.
         draw_threshold: minimum score of the boxes that are drawn; None writes no pictures.
     """
@@ -245,7 +245,7 @@ def detect_files(
                     run.add(file, instances, classes)
                 progress.update(len(batch))
     finally:
-        # after an interrupt too
+        # Also after an error or interrupt
         write_json(output / RESULTS_FILE, run.results, indent=None)
         if categories is None:
             listing = {"images": run.images, "annotations": [], "categories": classes.categories}
@@ -266,9 +266,9 @@ def _read_images(files: Sequence[ImageFile], format: str, run: DetectionRun) -> 
 
 
 def picture_paths(files: Sequence[ImageFile], folder: Path) -> list[Path]:
-    """Return where the picture of each file is written: at the file's name inside the folder.
+    """Return the path of each file's picture: the file's name inside the folder.
 
-    Names other than of JPEG and PNG get the suffix ".png" appended, and repeated names a number.
+    Names of neither JPEG nor PNG files get the suffix ".png" appended, and repeated names a number.
     """
     paths: dict[Path, None] = {}  # an ordered set
     for file in files:

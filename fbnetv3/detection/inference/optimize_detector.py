@@ -21,7 +21,7 @@ from fbnetv3.modeling.batchnorm_folding import fold_batchnorm
 from fbnetv3.modeling.cpu.expanding_pooler import ExpandingPooler, can_expand
 from fbnetv3.modeling.cpu.inference_blocks import FusedConv, FusedMBConv, fuse_blocks
 
-# NMS of proposals first looks at this multiple of the number of proposals to keep.
+# NMS of proposals first looks at this multiple of the number of proposals to keep
 _NMS_LOOKAHEAD = 2
 
 
@@ -31,10 +31,10 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
     - Norms are folded into convolutions, and weights are channels-last.
     - Squeeze-and-excite runs as matrix products.
     - The box head pools before its last convolution, and applies its first convolution before the ROI pooler if that
-      is less work.
-    - Only boxes whose scores count are decoded, and NMS of proposals stops as soon as there are enough.
+      is cheaper.
+    - Only boxes with high enough scores are decoded, and NMS of proposals stops once there are enough.
 
-    Modules of other kinds than this project's and detectron2's stay as they are.
+    Modules from neither this project nor detectron2 are left unchanged.
 
     Args:
         model: any detectron2 detector; it is not changed.
@@ -111,7 +111,7 @@ def _move_expansion_before_pooler(heads: StandardROIHeads) -> None:
 def _recast(module: nn.Module, subclass: type[nn.Module]) -> nn.Module:
     """Return a module as an instance of a subclass of its class that only overrides methods.
 
-    `__new__` without `__init__` makes no new layers; the shared `__dict__` brings parameters, submodules and settings.
+    `__new__` without `__init__` creates no layers; parameters, submodules and settings come from the shared `__dict__`.
     """
     recast = subclass.__new__(subclass)
     recast.__dict__.update(module.__dict__)
@@ -138,7 +138,7 @@ class LazyDecodeRPN(RPN):
         for level, (level_anchors, logits, deltas) in enumerate(
             zip(anchors, pred_objectness_logits, pred_anchor_deltas, strict=True)
         ):
-            # select the best anchors of the level, then decode only those
+            # Select the best anchors of the level, then decode only those
             top_scores, index = logits.topk(min(logits.shape[1], self.pre_nms_topk[False]), dim=1)
             top_deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4)).reshape(-1, 4)
             top_anchors = level_anchors.tensor[index.flatten()]
@@ -181,7 +181,7 @@ class LazyDecodeRPN(RPN):
 
 
 def _nms_per_level(boxes: Tensor, scores: Tensor, levels: Tensor, threshold: float) -> Tensor:
-    """Return the sorted indices of the boxes that NMS keeps, each level by itself. The boxes are sorted by score."""
+    """Return the sorted indices of the boxes that NMS within each level keeps. The boxes are sorted by score."""
     distinct_levels = levels.unique()
     if len(distinct_levels) < 2:
         return nms(boxes, scores, threshold)
@@ -211,7 +211,7 @@ class LazyDecodeOutputLayers(FastRCNNOutputLayers):
         rows, classes = is_candidate.nonzero().unbind(1)
         scores = scores[rows, classes]
 
-        # decode the boxes of the candidates; deltas are per class, or shared by all classes
+        # Decode the boxes of the candidates; deltas are per class, or shared by all classes
         deltas = deltas.view(len(deltas), deltas.shape[1] // 4, 4)
         candidate_deltas = deltas[rows, classes if deltas.shape[1] > 1 else 0]
         candidate_proposals = proposals.proposal_boxes.tensor[rows]

@@ -26,7 +26,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw_detections(picture: np.ndarray, instances: Instances, names: Sequence[str]) -> Image.Image:
-    """Draw boxes, each with the name of its class and its score in percent.
+    """Draw boxes labeled with class name and score in percent.
 
     Args:
         picture: uint8 (height, width, 3) in RGB.
@@ -52,7 +52,7 @@ def draw_detections(picture: np.ndarray, instances: Instances, names: Sequence[s
             draw,
             image.size,
             (x0, y0, y1),
-            f"{names[class_index]} {100 * scores[i]:.0f} %",
+            f"{names[class_index]} {100 * scores[i]:.0f}%",
             font,
             color,
         )
@@ -67,15 +67,15 @@ def _draw_label(
     font: Font,
     color: Color,
 ) -> None:
-    """Draw a label on the box's color: above the box, below it or inside it, wherever it fits into the image.
+    """Draw a label on the box's color: above the box, below it or inside it, where it fits into the image.
 
     Args:
-        draw: the drawing.
+        draw: the drawing context.
         image_size: width and height.
         box_edges: the left, top and bottom edge of the box.
-        text: of the label.
-        font: of the text.
-        color: of the background.
+        text: text of the label.
+        font: font of the text.
+        color: background color.
     """
     box_left, box_top, box_bottom = box_edges
     image_width, image_height = image_size

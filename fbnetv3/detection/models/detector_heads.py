@@ -60,7 +60,7 @@ class BlockRPNHead(nn.Module):
     """Blocks, then 1x1 convolutions for objectness and box deltas; shared by all feature maps.
 
     Args:
-        blocks: from the feature map's channels to `channels`.
+        blocks: modules that map the feature map's channels to `channels`.
         channels: input channels of the 1x1 convolutions.
         num_anchors: anchors per pixel of a feature map.
         box_dim: parameters of a box; 4 for axis-aligned boxes.
@@ -71,7 +71,7 @@ class BlockRPNHead(nn.Module):
         self.blocks = blocks
         self.objectness_logits = nn.Conv2d(channels, num_anchors, 1)
         self.anchor_deltas = nn.Conv2d(channels, num_anchors * box_dim, 1)
-        # as in detectron2's StandardRPNHead
+        # Initialize as detectron2's StandardRPNHead does
         for layer in (self.objectness_logits, self.anchor_deltas):
             nn.init.normal_(layer.weight, std=0.01)
             assert layer.bias is not None
@@ -100,9 +100,9 @@ class FBNetV3RPNHead(BlockRPNHead):
     Args:
         arch: a registered name, the path of an architecture's YAML file, or an `ArchDef`.
         in_channels: channels of each feature map.
-        num_anchors, box_dim: as for `BlockRPNHead`.
-        num_blocks: number of blocks; default: that of the trunk's last row.
-        norm: as for `FBNetV3Backbone`.
+        num_anchors, box_dim: see `BlockRPNHead`.
+        num_blocks: number of blocks; default: as many as in the trunk's last row.
+        norm: name or constructor of the norm; see `FBNetV3Backbone`.
     """
 
     @configurable
@@ -134,7 +134,7 @@ class BlockBoxHead(nn.Module):
     """Blocks, applied to each proposal, and global average pooling.
 
     Args:
-        blocks: from the channels of the pooled proposals to `channels`.
+        blocks: modules that map the channels of the pooled proposals to `channels`.
         channels: channels of the features that the box predictor receives.
     """
 
@@ -156,7 +156,7 @@ class FBNetV3BoxHead(BlockBoxHead):
     Args:
         input_shape: channels of the pooled proposals.
         arch: a registered name, the path of an architecture's YAML file, or an `ArchDef`.
-        norm: as for `FBNetV3Backbone`.
+        norm: name or constructor of the norm; see `FBNetV3Backbone`.
         weights: a classifier's weights to initialize from; "" initializes randomly. They fit only if proposals are
             pooled from the C4 trunk of the same architecture.
     """
@@ -173,7 +173,7 @@ class FBNetV3BoxHead(BlockBoxHead):
         arch = get_arch(arch)
         parts = detector_parts(arch)
         blocks = Trunk(parts.box_head, input_shape.channels, norm_layer=norm_layer(norm))
-        # the classifier's blocks fit only behind its own trunk, not behind an FPN
+        # The classifier's blocks fit only after its own trunk, not after an FPN
         if weights and input_shape.channels == parts.trunk.out_channels:
             classifier = with_same_padding(arch, name=arch.name)
             load_trunk(blocks, weights, classifier=classifier, skip=len(parts.trunk.blocks()))

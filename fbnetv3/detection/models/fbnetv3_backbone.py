@@ -37,9 +37,9 @@ class FBNetV3Backbone(Backbone):
         norm: "BN", "SyncBN", "FrozenBN", "GN" and so on, or a callable that builds the norm of a number of channels.
         in_channels: channels of the image.
         freeze_at: freeze blocks whose stride is at most 2 ** freeze_at, and turn their BatchNorms into
-            FrozenBatchNorm2d: 0 freezes none, 1 those of the stem's stride, 2 "res2" as well.
-        weights: a classifier's weights to initialize from, as for `fbnetv3.load_weights`: the authors', timm's or
-            those trained here. "" initializes randomly.
+            FrozenBatchNorm2d: 0 freezes none, 1 freezes those of the stem's stride, 2 also "res2".
+        weights: a classifier's weights to initialize from: the authors', timm's or this project's; see
+            `fbnetv3.load_weights`. "" initializes randomly.
     """
 
     @configurable
@@ -55,7 +55,7 @@ class FBNetV3Backbone(Backbone):
     ) -> None:
         super().__init__()
         self.arch = get_arch(arch)
-        # name -> last block and stride of each feature map
+        # Name -> last block and stride of each feature map
         features = {f"res{stride.bit_length() - 1}": (block, stride) for block, stride in feature_blocks(self.arch)}
         for name in out_features:
             if name not in features:
@@ -68,7 +68,7 @@ class FBNetV3Backbone(Backbone):
         if freeze_at < 0:
             raise UsageError(f"MODEL.BACKBONE.FREEZE_AT {freeze_at} is negative")
 
-        # what detectron2's Backbone.output_shape reads
+        # Attributes that detectron2's Backbone.output_shape reads
         self._out_features = sorted(out_features, key=lambda name: features[name][1])
         self._out_feature_channels = {}
         self._out_feature_strides = {}
@@ -80,7 +80,7 @@ class FBNetV3Backbone(Backbone):
             self._out_feature_strides[name] = stride
             self._feature_names[block.stage, block.index] = name
 
-        # blocks after the deepest requested feature map are not built
+        # Blocks after the deepest requested feature map are not built
         padded = with_same_padding(self.arch, name=self.arch.name)
         trunk = Trunk(padded, in_channels, norm_layer=norm_layer(norm), last=block.name)
         if weights:
@@ -117,7 +117,7 @@ class FBNetV3Backbone(Backbone):
             stride *= block.spec.stride
             if stride > 2**freeze_at:
                 break
-            # blocks beyond the deepest requested feature map were not built
+            # Blocks beyond the deepest requested feature map were not built
             if block.stage < len(stages) and block.index < len(stages[block.stage]):
                 stage = stages[block.stage]
                 stage[block.index].requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Tensor names of the released detectors, converted to this project's, so that any checkpointer loads both."""
+"""Tensor names of the released detectors, converted to this project's, so any checkpointer loads both."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import MutableMapping
 
 from torch import Tensor
 
-# Layers of a block: released name -> our name.
+# Layers of a block: released name -> our name
 _LAYERS = {
-    "conv": "0",  # of the stem
+    "conv": "0",  # in the stem
     "bn": "1",
     "pw.conv": "expand.0",
     "pw.bn": "expand.1",
@@ -20,7 +20,7 @@ _LAYERS = {
     "se.se.1": "se.fc2",
 }
 _BLOCK = r"fbnetv2_\d+_(?P<block>\d+)\.(?P<layer>.+)\.(?P<leaf>\w+)"
-# Parts of a detector: pattern of the released names of their blocks, and prefix of ours.
+# Parts of a detector: pattern of the released names of their blocks, and prefix of ours
 _PATTERNS = {
     "trunk": (re.compile(rf"(?:body\.)?trunk(?P<stage>\d+)\.{_BLOCK}"), "stages"),
     "rpn_head": (re.compile(rf"rpn_feature\.(?P<stage>\d+)\.{_BLOCK}"), "blocks.stages"),

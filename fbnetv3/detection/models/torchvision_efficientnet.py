@@ -22,7 +22,7 @@ from fbnetv3.modeling.checkpoint_files import read_state_dict
 from fbnetv3.utils.text import one_line
 
 _PREFIX = "torchvision/"
-# Indices into torchvision's `features`: 0 is the stem, 2, 3, 4 and 6 halve the resolution, 8 belongs to the classifier.
+# Indices into torchvision's `features`: 0 is the stem, 2, 3, 4 and 6 halve the resolution, 8 belongs to the classifier
 _LAST_TRUNK_STAGE = 5
 _LAST_BOX_HEAD_STAGE = 7
 
@@ -32,7 +32,7 @@ class EfficientNetBackbone(Backbone):
 
     Args:
         arch: "torchvision/efficientnet_b0" to "torchvision/efficientnet_b7".
-        norm: as for `FBNetV3Backbone`.
+        norm: name or constructor of the norm; see `FBNetV3Backbone`.
         weights: a file or URL of torchvision's weights to initialize from; "" initializes randomly.
     """
 
@@ -71,9 +71,9 @@ class EfficientNetRPNHead(BlockRPNHead):
     """An RPN head whose blocks are copies of the last block of the C4 trunk.
 
     Args:
-        arch, norm: as for `EfficientNetBackbone`.
-        num_anchors, box_dim: as for `BlockRPNHead`.
-        num_blocks: number of blocks; default: that of the trunk's last stage.
+        arch, norm: see `EfficientNetBackbone`.
+        num_anchors, box_dim: see `BlockRPNHead`.
+        num_blocks: number of blocks; default: as many as in the trunk's last stage.
     """
 
     @configurable
@@ -105,7 +105,7 @@ class EfficientNetBoxHead(BlockBoxHead):
     """A box head whose blocks are the stages of stride 32.
 
     Args:
-        arch, norm, weights: as for `EfficientNetBackbone`.
+        arch, norm, weights: see `EfficientNetBackbone`.
     """
 
     @configurable
@@ -126,7 +126,7 @@ def _build_stages(arch: str, norm: Norm) -> nn.Sequential:
     names = [f"{_PREFIX}efficientnet_b{n}" for n in range(8)]
     if arch not in names:
         raise UsageError(
-            f"MODEL.FBNETV3.ARCH {arch!r} is not one of torchvision's EfficientNets: {suggest(str(arch), names)}"
+            f"MODEL.FBNETV3.ARCH {arch!r} must be one of torchvision's EfficientNets: {suggest(str(arch), names)}"
         )
     model = torchvision.models.get_model(arch.removeprefix(_PREFIX), weights=None, norm_layer=norm_layer(norm))
     return model.features
@@ -141,8 +141,8 @@ def _load_stages(stages: nn.Sequential, source: str | os.PathLike) -> None:
     keys = list(stages.state_dict())
     state = read_state_dict(source)
     if missing := [key for key in keys if f"features.{key}" not in state]:
-        raise WeightsError(f"{source}: does not fit the network; it lacks {len(missing)} tensors such as {missing[0]}")
+        raise WeightsError(f"{source} does not fit the network: it lacks {len(missing)} tensors such as {missing[0]}")
     try:
         stages.load_state_dict({key: state[f"features.{key}"] for key in keys})
     except RuntimeError as error:
-        raise WeightsError(f"{source}: does not fit the network; {one_line(error)}") from None
+        raise WeightsError(f"{source} does not fit the network: {one_line(error)}") from None

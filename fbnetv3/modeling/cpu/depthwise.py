@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # oneDNN's depthwise kernel computes the weight gradient of kernels up to this width with a padding of at most 1; its
-# kernel for grouped convolutions computes that of all others, which can take several times as long.
+# kernel for grouped convolutions computes all others, which can take several times as long
 _MAX_FAST_WIDTH = 3
 
 
 class DepthwiseConv2d(nn.Conv2d):
     """`nn.Conv2d` that trains faster on CPUs if it is depthwise, wider than three, float32 and channels-last.
 
-    Outputs and state are the same; the weight gradient is summed in another order.
+    Outputs and state are the same; the weight gradient is summed in a different order.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, paddi
             assert narrow_dw is not None
             return narrow_dw
 
-        # positions -1, 0 and 1 together; each of the others on its own, with the input shifted
+        # Compute positions -1, 0 and 1 together, and each of the others separately, with the input shifted
         if any(abs(position) <= 1 for position in positions.values()):
             center = narrow_gradient(columns, 3)
         for kernel_column, position in positions.items():
@@ -165,10 +165,10 @@ def _slice_input(x: Tensor, width: int, stride: int, padding: int) -> Iterator[_
     away from `stride * o`, it is read from the input as it is. The others are read from every stride-th input column,
     where they are closer together.
     """
-    # how far from `stride * o` each kernel column reads
+    # Distance from `stride * o` at which each kernel column reads
     offsets = {column: column - padding for column in range(width)}
     yield _Slice(x, stride, {column: offset for column, offset in offsets.items() if abs(offset) <= 1})
-    # input columns phase, phase + stride, ..., and the kernel columns that read them
+    # Input columns phase, phase + stride, ..., and the kernel columns that read them
     for phase in range(stride):
         positions = {
             column: offset // stride

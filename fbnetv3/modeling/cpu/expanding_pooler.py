@@ -1,4 +1,4 @@
-"""ROI pooling for a box head that begins with a 1x1 convolution, which is applied first where that is less work."""
+"""ROI pooling for a box head that begins with a 1x1 convolution, which runs first where that is cheaper."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch.nn import functional as F
 
 from fbnetv3.modeling.cpu.inference_blocks import FusedConv
 
-# Samples along a side of a bin above which torchvision's operator is used, which needs no memory for them.
+# Samples along a side of a bin above which torchvision's operator is used, which needs no memory for them
 _MAX_SAMPLES = 8
 
 
 class ExpandingPooler(nn.Module):
-    """A pooler and the 1x1 convolution behind it, in the order that is less work.
+    """A pooler and the 1x1 convolution that follows it, run in whichever order is cheaper.
 
-    ROIAlign is linear and treats all channels alike, so that a 1x1 convolution can be applied to the map instead of the
-    regions cut from it; 75 regions have more positions than the map of a small image. The bias is added at the end,
+    ROIAlign is linear and treats all channels alike, so a 1x1 convolution can be applied to the map instead of the
+    regions cut from it: 75 regions have more positions than the map of a small image. The bias is added at the end,
     because samples outside the map count as zero.
 
     Args:
@@ -43,7 +43,7 @@ class ExpandingPooler(nn.Module):
 
         Args:
             features: one map (N, C, H, W).
-            box_lists: the boxes of each image, R altogether.
+            box_lists: the boxes of each image, R in total.
 
         Returns:
             (R, C', side, side).
@@ -53,7 +53,7 @@ class ExpandingPooler(nn.Module):
         align = self.pooler.level_poolers[0]
         side = align.output_size[0]
         samples = ((rois[:, 3:] - rois[:, 1:3]) * (align.spatial_scale / side)).ceil().amax(dim=1)
-        # which order is less work, and whether this implementation supports the input
+        # Compare the two orders, and check that this implementation supports the input
         map_positions = x[:, 0].numel()
         region_positions = len(rois) * side * side
         if (
@@ -63,7 +63,7 @@ class ExpandingPooler(nn.Module):
             or samples.max() > _MAX_SAMPLES
         ):
             return self.expand(self.pooler(features, box_lists))
-        # convolve the map without bias, pool, then add the bias
+        # Convolve the map without bias, pool, then add the bias
         expanded = self.linear(x)
         regions = roi_align_channels_last(expanded, rois, samples, side, align.spatial_scale)
         if self.expand.bias is not None:
@@ -111,14 +111,14 @@ def roi_align_channels_last(x: Tensor, rois: Tensor, samples: Tensor, side: int,
         lines, columns, line_weights, column_weights = (
             part[selection][..., :count].flatten(2) for part in (line_start, column, line_weight, column_weight)
         )
-        # all combinations of bin rows and bin columns, and of samples and neighbors in both directions
+        # All combinations of bin rows and bin columns, and of samples and neighbors in both directions
         index = lines[:, :, None, :, None] + columns[:, None, :, None, :]
         weight = line_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
         bags = (index.shape[0] * side * side, index.shape[3] * index.shape[4])
         sums = F.embedding_bag(index.reshape(bags), table, per_sample_weights=weight.reshape(bags), mode="sum")
         return sums.view(-1, side * side, channels)
 
-    # pool all regions with the most frequent number of samples, and those that need another number again
+    # Pool all regions with the most frequent number of samples, then again those that need a different number
     common_count = int(counts[regions_per_count.argmax()]) if len(counts) else 1
     regions = pool(slice(None), common_count)
     for count in map(int, counts.tolist()):
@@ -147,11 +147,11 @@ def _interpolate(start: Tensor, end: Tensor, side: int, size: int, max_count: in
     bin_start = (start - 0.5)[:, None, None] + bin_size * torch.arange(side, dtype=bin_size.dtype)[:, None]
     position = bin_start + (number + 0.5) * bin_size / samples.clamp(min=1)
 
-    # samples outside the map count as zero
+    # Samples outside the map count as zero
     is_counted = (position >= -1) & (position <= size) & (number < samples)
     weight = is_counted / samples.clamp(min=1)
 
-    # linear interpolation between the neighbors
+    # Linear interpolation between the neighbors
     position = position.clamp(0, size - 1)
     lower = position.floor()
     fraction = position - lower

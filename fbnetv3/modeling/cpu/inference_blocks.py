@@ -27,10 +27,10 @@ _INPLACE_FUNCTIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
 
 
 def fuse_blocks(module: nn.Module) -> nn.Module:
-    """Replace units of convolution, norm and activation, and inverted residuals, by their form for inference.
+    """Replace conv-norm-activation units and inverted residuals with their inference versions.
 
     The replacement is in place. Outputs in eval mode stay the same up to rounding; modules that override the forward
-    pass of these blocks are left alone.
+    pass of these blocks are left unchanged.
 
     Args:
         module: a module in eval mode.
@@ -55,7 +55,7 @@ def _can_fuse(unit: nn.Sequential) -> bool:
 
 
 class FusedConv(nn.Module):
-    """A convolution with the norm behind it folded in, and an activation.
+    """A convolution with its following norm folded in, plus an activation.
 
     Args:
         conv: the convolution, with zero padding.
@@ -110,7 +110,7 @@ class FusedConv(nn.Module):
     def forward_sum(self, x: Tensor) -> tuple[Tensor, int]:
         """Sum the output over all positions.
 
-        For a depthwise convolution with nothing behind it, the output is not computed: its sum is a weighted sum of the
+        For a depthwise convolution with nothing after it, the output is not computed: its sum is a weighted sum of the
         input.
 
         Args:
@@ -142,7 +142,7 @@ class FusedConv(nn.Module):
                 size, self.padding, self.dilation, self.weight.shape[2:], self.stride, strict=True
             )
         ]
-        # the gradient of a sum: all outputs have gradient 1
+        # The gradient of a sum: all outputs have gradient 1
         ones = x.new_ones(1, len(self.weight), *output_size)
         input_shape = (1, x.shape[1], *size)
         geometry = (self.stride, self.padding, self.dilation, self.groups)
@@ -197,7 +197,7 @@ class FusedMBConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
         y = self.depthwise(x if self.expand is None else self.expand(x))
-        # squeeze-and-excite from the sums over positions
+        # Squeeze-and-excite from the sums over positions
         if self.se is not None:
             gates = self.se(y.sum((2, 3)), y.shape[2] * y.shape[3])
             y.mul_(gates[:, :, None, None])
@@ -211,7 +211,7 @@ class FusedMBConv(nn.Module):
         """
         if self.project.norm is not None or self.project.act is not None:
             return self(x).mean((2, 3))
-        # the depthwise convolution is needed only as its sum
+        # The depthwise convolution is needed only as its sum
         sums, positions = self.depthwise.forward_sum(x if self.expand is None else self.expand(x))
         if self.se is not None:
             sums = self.se(sums, positions).mul_(sums)
@@ -221,5 +221,5 @@ class FusedMBConv(nn.Module):
 
 
 def inplace_function(activation: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a function that computes an activation in place; activations that are not known here stay as they are."""
+    """Return a function that computes an activation in place; unknown activations are returned unchanged."""
     return _INPLACE_FUNCTIONS.get(type(activation), activation)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-# from <malloc.h>
+# From <malloc.h>
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 _MAX_INT = 2**31 - 1
@@ -15,9 +15,8 @@ def keep_freed_memory() -> bool:
     """Keep freed memory in this process for the tensors of the next step, instead of returning it each time.
 
     By default glibc maps every large tensor anew, and the kernel clears its pages one by one, which takes a fifth of a
-    training step of FBNetV3-B on a CPU. The setting holds for the process until it ends, so that programs should call
-    this, but not libraries. The process then stays as large as it ever was, with up to 2 GB of unused memory at its
-    end.
+    training step of FBNetV3-B on a CPU. The setting lasts for the lifetime of the process, so programs should call
+    this, but not libraries. The process never shrinks; at its end it holds up to 2 GB of unused memory.
 
     Returns:
         Whether the setting took effect; only glibc supports it.

@@ -73,7 +73,7 @@ PROBLEMS = {
     "repeated category": (changed("categories", id=1), "repeated ids (1): 1 of categories"),
     "size": (
         changed("images", width=65),
-        "images of another size (width x height) than the file says (1): 2.png is 64 x 48, not 65 x 48; correct",
+        "images whose size (width x height) differs from the file (1): 2.png is 64 x 48, not 65 x 48; correct",
     ),
     "no size": (
         changed("images", width=None),
@@ -96,10 +96,10 @@ PROBLEMS = {
     "number": (5, "is not a mapping: annotations are a mapping with the keys images, annotations, categories"),
     "id that is a list": (
         changed("annotations", image_id=[1]),
-        'annotations[1]: "image_id" [1] is not an integer or text',
+        'annotations[1]: "image_id" [1] must be an integer or text',
     ),
     "mixed ids": (changed("images", id="x"), '"id" of images must be all integers, or all text'),
-    "name that is a number": (changed("images", file_name=7), 'images[1]: "file_name" 7 is not text'),
+    "name that is a number": (changed("images", file_name=7), 'images[1]: "file_name" 7 must be text'),
 }
 
 
@@ -233,12 +233,10 @@ def test_only_some_images_are_opened(tmp_path):
     file, root = save_dataset(tmp_path, data)
     save_image(root / "6.png")
     assert check_annotations(file, root, max_opened=2).images_opened == 2  # the first and the fourth
-    with pytest.raises(
-        AnnotationError, match=r"images of another size .width x height. than the file says \(1\): 6.png"
-    ):
+    with pytest.raises(AnnotationError, match=r"images whose size .width x height. differs from the file \(1\): 6.png"):
         check_annotations(file, root, max_opened=None)
     save_image(root / "4.png", 5, 5)
-    with pytest.raises(AnnotationError, match=r"another size .*\(1\): 4.png .*; 2 of 6 images were opened"):
+    with pytest.raises(AnnotationError, match=r"differs from the file \(1\): 4.png .*; 2 of 6 images were opened"):
         check_annotations(file, root, max_opened=2)
 
 

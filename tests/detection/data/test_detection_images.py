@@ -17,7 +17,7 @@ from tests.detection.coco_files import annotation, dataset, exif_with_orientatio
 from tests.detection.detectors import small_config, train_step
 
 # An image of height 4 and width 6 with one white corner: row and column of the corner, height and width of the image
-# after each orientation tag is applied.
+# after each orientation tag is applied
 CORNERS = {
     1: (0, 0, 4, 6),
     2: (0, 5, 4, 6),

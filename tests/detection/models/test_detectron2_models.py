@@ -110,7 +110,7 @@ def test_lazy_configs():
     assert len(detect(built, [image()])) == 1
 
 
-# Small trainings, which do not follow the paper.
+# Small training runs, which do not follow the paper
 SMALL = ("coco128_fbnetv3_a_C4", "faster_rcnn_fbnetv3_digits_C4")
 
 

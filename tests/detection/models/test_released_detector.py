@@ -11,7 +11,7 @@ from fbnetv3.arch import get_arch
 from fbnetv3.arch.detector_cost import detector_cost
 from fbnetv3.detection import get_config, load_detector
 
-# Parameters of the released detectors, and Table 5 of the paper: parameters in millions and MACs in billions.
+# Parameters of the released detectors, and Table 5 of the paper: parameters in millions and MACs in billions
 PARAMS = {
     "fbnetv3_a_det": 5_306_708,
     "fbnetv3_b_det": 6_526_636,
