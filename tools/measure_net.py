@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from fbnetv3.arch import ArchDef, compute_cost, get_arch
 from fbnetv3.arch.latency_table import LatencyTable, load_latency_table
-from fbnetv3.deploy.latency.benchmark import RUNTIMES, measure_exported, measure_network
+from fbnetv3.deploy.latency.benchmark import check_runtime, measure_exported, measure_network, runtime_names
 from fbnetv3.deploy.latency.latency_measurement import describe_device, evaluate_table, fill_table
 from fbnetv3.nars.space.latency_model import possible_shapes
 from fbnetv3.nars.space.search_space import Space, load_space
@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--check {args.check}: a ranking needs at least 2 networks")
     if args.check and not args.space:
         parser.error("--check needs --space FILE, from which the networks are drawn")
+    check_runtime(args.runtime)
     torch.set_num_threads(args.threads)
     if args.check:
         run_check(args)
@@ -54,7 +55,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Measure latency and memory of networks, or fill a latency table.")
     parser.add_argument("names", nargs="*", metavar="NAME", help="architecture, its file, or exported folder")
-    parser.add_argument("--runtime", choices=RUNTIMES, default="onnxruntime", help="default: %(default)s")
+    runtimes = ", ".join(runtime_names())
+    parser.add_argument(
+        "--runtime",
+        default="onnxruntime",
+        metavar="NAME",
+        help=f"{runtimes}, or a format that an imported module registers (default: %(default)s)",
+    )
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: %(default)s")
     parser.add_argument("--batch", type=int, default=1, metavar="N", help="images per call (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=3.0, help="per network (default: %(default)s)")

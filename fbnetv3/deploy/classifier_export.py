@@ -24,7 +24,7 @@ from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, 
 from fbnetv3.errors import ExportError, UsageError
 
 TOLERANCE = 1e-4
-"""Largest difference of a logit between export and network, relative to the largest logit of its image."""
+"""Largest difference between a logit of the export and of the network, relative to the image's largest logit."""
 
 
 def export_classifier(
@@ -41,7 +41,7 @@ def export_classifier(
     tolerance: float = TOLERANCE,
     int8: Int8 | None = None,
 ) -> Exported:
-    """Export a classifier into a new folder. The folder appears only if the export gives the network's logits.
+    """Export a classifier into a new folder, which appears only if the export gives the network's logits.
 
     Args:
         model: maps (N, channels, H, W) to logits (N, classes); it is not changed.
@@ -50,11 +50,11 @@ def export_classifier(
         output: the folder to create; an existing folder must be empty.
         format: "onnx", "executorch", "torch-export" or a name registered in `FORMATS`.
         any_size: make the input's height and width dynamic; not for executorch.
-        images: images to compare on, at least one; default: `sample_images`.
+        images: images to compare on (at least one); default: `sample_images`.
         name: name of the network.
         command: the command that exports it, for the manifest.
-        tolerance: largest difference of a logit that passes, relative to the largest logit of its image.
-        int8: quantize the export after it has passed; for onnx and executorch.
+        tolerance: maximum difference of a logit, relative to the largest logit of its image.
+        int8: how to quantize the verified export; for onnx and executorch.
 
     Raises:
         UsageError: an argument is wrong, or the folder is in use.
@@ -64,29 +64,30 @@ def export_classifier(
         DataError: an image to compare on is corrupt.
         OutputError: the folder cannot be written.
     """
+    # Check the arguments before the slow steps
     export_format = get_format(format)
     _check_arguments(export_format, format, preprocessing, classes, any_size, int8)
     images = sample_images(preprocessing.channels) if images is None else images
     if not images:
-        raise UsageError("no images to compare the export on")
+        raise UsageError("images is empty: pass at least one image to verify the export")
     examples = [load_image(image, f"images[{i}]") for i, image in enumerate(images)]
     reference = copy.deepcopy(model).cpu().eval()
     original = ClassifierPredictor(TorchRuntime(reference), preprocessing, classes, name)
-    expected = original.logits(examples)  # before the export, so that wrong images and class names fail early
+    expected = original.logits(examples)  # first, so that wrong images and class names fail early
     output = Path(output).expanduser()
 
     with new_folder(output) as folder:
-        # 1. write the model's file
+        # 1. Write the model file
         path = folder / export_format.file_name
         program = _trace(reference, export_format, preprocessing, any_size)
         export_format.write(program, path)
         write_preprocessing(folder, preprocessing_to_dict(preprocessing), classes)
 
-        # 2. load it again and compare
+        # 2. Load it again and compare
         exported = open_classifier(folder, format, name)
         runtime = exported.runtime.name
         differences = [relative_difference(exported.logits(examples), expected)]
-        if export_format.supports_any_batch:  # a single image, which may take other kernels
+        if export_format.supports_any_batch:  # a single image may take other kernels
             differences.append(relative_difference(exported.logits(examples[0]), expected[:1]))
         if any_size:
             differences.append(_difference_at_larger_size(exported, original, examples))
@@ -94,7 +95,8 @@ def export_classifier(
         if not difference <= tolerance:  # true for NaN too
             raise ExportError(
                 f"{name}: the logits of {runtime} differ from the network's by {difference:.1e} of the largest logit; "
-                f"at most {tolerance:.0e} is allowed. Nothing was exported"
+                f"at most {tolerance:.0e} is allowed. Nothing was exported; "
+                "please report this, or raise `tolerance`"
             )
         verification: dict[str, Any] = {
             "images": len(examples),
@@ -103,7 +105,7 @@ def export_classifier(
             "runtime": runtime,
         }
 
-        # 3. quantize, compare again, and write the manifest
+        # 3. Quantize, compare again, and write the manifest
         if int8:
             verification["int8"] = quantize_model_file(program, path, export_format, exported, int8)
         manifest = write_manifest(
@@ -129,9 +131,9 @@ def _check_arguments(
     if any_size and not export_format.supports_any_size:
         raise UsageError(f"any_size: {format} files take inputs of one size; choose another format")
     if preprocessing.channels not in (1, 3):
-        raise UsageError(f"images have 1 or 3 channels, not {preprocessing.channels}")
+        raise UsageError(f"the preprocessing must have 1 or 3 channels, not {preprocessing.channels}")
     if not classes:
-        raise UsageError("no class names")
+        raise UsageError("classes is empty: pass one class name per output")
     if int8:
         check_int8_support(int8, format)
 
@@ -196,6 +198,6 @@ def relative_difference(logits: np.ndarray, expected: np.ndarray) -> float:
     Returns:
         The difference; NaN if any logit is NaN.
     """
-    # an image whose logits are all 0 is compared absolutely
+    # Images whose logits are all 0 are compared absolutely
     scale = np.abs(expected).max(axis=1, keepdims=True)
     return float((np.abs(logits - expected) / np.where(scale == 0, 1, scale)).max())

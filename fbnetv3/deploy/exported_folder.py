@@ -1,4 +1,4 @@
-"""An exported folder: the model's file, its preprocessing and class names, and a manifest with checksums."""
+"""An exported folder: the model file, its preprocessing and class names, and a manifest with checksums."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MANIFEST_FILE = "manifest.json"
 PREPROCESSING_FILE = "preprocessing.json"
 CLASSES_FILE = "classes.json"
 LAYOUT = 2
-"""Version of the folder's layout; increased when an older `load` could no longer read it."""
+"""Version of the folder's layout; incremented when older versions of `load` can no longer read it."""
 CLASSIFICATION = "classification"
 DETECTION = "detection"
 
@@ -41,7 +41,7 @@ class Exported:
 
     Attributes:
         folder: the exported folder.
-        model: the model's file in it.
+        model: the model file in it.
         manifest: the folder's manifest.
     """
 
@@ -151,11 +151,11 @@ def read_preprocessing(folder: Path, from_dict: Callable[[dict[str, Any]], T]) -
 
 
 def write_manifest(folder: Path, *, format: str, **fields: Any) -> Manifest:
-    """Write the manifest, the last of a folder's files.
+    """Write the manifest, the last file of an exported folder.
 
     Args:
-        folder: contains the other files.
-        format: format of the model's file.
+        folder: the exported folder, with all other files.
+        format: format of the model file.
         fields: the other fields of `Manifest`, except files and versions.
     """
     file_names = (get_format(format).file_name, PREPROCESSING_FILE, CLASSES_FILE)
@@ -180,19 +180,19 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         problem = "has no manifest.json: it is not an exported folder" if folder.is_dir() else "no such folder"
         raise ExportError(f"{folder}: {problem}; tools/export_net.py creates one")
-    # a newer layout may have fields that are unknown here, so it is looked at first
+    # Read the layout first: a newer one may have fields that are unknown here
     fields = _read_json(path)
     layout = fields.get("layout") if isinstance(fields, dict) else None
     if isinstance(layout, int) and layout > LAYOUT:
         raise ExportError(f"{folder}: exported by a newer version of fbnetv3: update this one, or export it again")
-    # types
+    # Check types
     try:
         manifest = Manifest(**fields)
         checksums = {name: (file["sha256"], file["bytes"]) for name, file in manifest.files.items()}
         is_known_format = manifest.format in FORMATS
     except (TypeError, KeyError, AttributeError):
         raise _corrupt(path, "not a manifest of an exported network") from None
-    # values; the listed files must be exactly those of the format, so that no path leaves the folder
+    # Check values; the listed files must be exactly those of the format, so that no path leaves the folder
     if manifest.task not in (CLASSIFICATION, DETECTION):
         raise _corrupt(path, f"unknown task {manifest.task!r}")
     if not is_known_format:
@@ -231,7 +231,7 @@ def new_folder(output: Path) -> Iterator[Path]:
         output.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=PARTIAL_PREFIX))
         yield temporary
-        # mkdtemp's folders are private
+        # Make the folder readable: mkdtemp's folders are private
         temporary.chmod(0o755)
         temporary.replace(output)
     except OSError as error:

@@ -47,7 +47,7 @@ def load_rgb_array(image: ImageLike, name: str = "the image") -> np.ndarray:
     """Load an image as an array, rotated as its EXIF orientation says.
 
     Args:
-        image: as for `load_image`.
+        image: see `load_image`.
         name: name for error messages unless it is a path.
 
     Returns:
@@ -107,7 +107,7 @@ def sample_images(channels: int) -> list[Image.Image]:
 
         digits = load_digits().images[:_DEFAULT_COUNT]
         return [Image.fromarray((digit * (255 / 16)).round().astype(np.uint8)) for digit in digits]
-    # each photo and its quarters
+    # Each photo and its quarters
     arrays = []
     for photo in _photographs():
         half_height, half_width = (side // 2 for side in photo.shape[:2])
@@ -118,7 +118,7 @@ def sample_images(channels: int) -> list[Image.Image]:
 
 def sample_photographs() -> list[Image.Image]:
     """Return scikit-learn's two photos, and of each the left and right half and the square in the middle."""
-    # each photo, its halves and its middle: landscape, portrait and square
+    # Each photo, its halves and its middle: landscape, portrait and square
     arrays = []
     for photo in _photographs():
         height, width = photo.shape[:2]

@@ -1,4 +1,4 @@
-"""The model zoo: configs with published or trained weights, in the manner of detectron2's model zoo.
+"""The model zoo: configs with published or trained weights, modeled on detectron2's model zoo.
 
 `get("imagenet/fbnetv3_a.yaml", trained=True)` builds a network, `list()` and `detectors()` list what has weights.
 """

@@ -18,7 +18,7 @@ DETECTOR_PREFIX = "coco/"
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorEntry(ZooEntry):
-    """A detection config with trained weights.
+    """A detection config with pretrained weights.
 
     Attributes:
         ap: box AP on COCO val2017 in percent, as given by the source.

@@ -24,9 +24,9 @@ from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.text import evenly_spaced
 
 PUBLISHED = "published"
-"""Value of `weights` that stands for the model zoo's."""
+"""Value of `weights` that selects the model zoo's weights."""
 RANDOM = "random"
-"""Value of `weights` that stands for random initialization, with which latency can be measured."""
+"""Value of `weights` that selects random initialization, which suffices to measure latency."""
 _IMAGENET_CLASSES = 1000
 
 
@@ -55,11 +55,11 @@ class PretrainedClassifier:
 
         Args:
             split: "train" or "val".
-            max_images: largest number of images.
+            max_images: maximum number of images.
 
         Raises:
             DataError: the dataset is missing, or an image is corrupt.
-            UsageError: the dataset has another number of classes than the network.
+            UsageError: the dataset and the network have different numbers of classes.
         """
         dataset = build_dataset(self.dataset_name, self.dataset_root, split)
         if len(dataset.classes) != len(self.classes):
@@ -90,8 +90,8 @@ def load_classifier_from_config(
     source = weights or cfg.MODEL.WEIGHTS or RunFolder(cfg.OUTPUT_DIR).trained_weights()
     if not source:
         raise UsageError(
-            f"{file}: no weights: use --weights FILE or --weights published, or set OUTPUT_DIR to the folder of a run "
-            f"({cfg.OUTPUT_DIR} has no weights)"
+            f"{file}: no weights found: pass --weights FILE or --weights published, or set OUTPUT_DIR to the folder of "
+            f"a finished run ({cfg.OUTPUT_DIR} has no weights)"
         )
     return _load_classifier(cfg, str(source), classes)
 
@@ -106,15 +106,15 @@ def load_classifier_from_name(
         weights: a file, a URL, "published" for the model zoo's, or "random".
         classes: file with the class names, one per line or a JSON list; default: those of the dataset.
     """
-    # a config in the zoo
+    # A config in the zoo
     if "/" in name and not Path(name).exists():
         if is_detector(name):
             raise UsageError(f"{name}: is a detector; expected a classifier")
         return _load_classifier(zoo.load_zoo_config(name), weights, classes)
-    # an architecture with published weights: its config has preprocessing and dataset
+    # An architecture with published weights: its config has preprocessing and dataset
     if zoo.has_weights(name):
         return _load_classifier(zoo.load_zoo_config(zoo.entry_for_arch(name).name), weights, classes)
-    # any other architecture, or its file
+    # Any other architecture, or its file
     if name not in ARCHS and not name.endswith((".yaml", ".yml")):
         raise UnknownNameError(f"unknown architecture '{name}': {suggest(name, ARCHS.names())}")
     cfg = get_cfg()
@@ -127,7 +127,7 @@ def find_zoo_detector(name: str, weights: str | None = None) -> tuple[Path, str 
 
     Args:
         name: such as "coco/faster_rcnn_fbnetv3_a_C4_224"; "coco/" and ".yaml" are optional.
-        weights: other weights than the zoo's.
+        weights: weights to use instead of the zoo's.
     """
     entry = _detector_entry(name)
     if weights in (None, PUBLISHED):
@@ -152,7 +152,7 @@ def find_detector_weights(file: str | os.PathLike, output_dir: str, weights: str
     run_weights = RunFolder(output_dir).weights
     if not run_weights.exists():
         raise UsageError(
-            f"{file}: no weights: use --weights FILE, or set OUTPUT_DIR to the folder of a run "
+            f"{file}: no weights found: pass --weights FILE, or set OUTPUT_DIR to the folder of a finished run "
             f"({output_dir} has no weights)"
         )
     return run_weights
@@ -167,7 +167,7 @@ def _detector_entry(name: str) -> DetectorEntry:
 
 
 def _load_classifier(cfg: CfgNode, weights: str, classes_file: str | os.PathLike | None) -> PretrainedClassifier:
-    # weights
+    # Choose the weights
     arch = build_arch(cfg, cfg.MODEL.ARCH)
     num_classes = cfg.MODEL.NUM_CLASSES
     if weights == PUBLISHED:
@@ -176,11 +176,11 @@ def _load_classifier(cfg: CfgNode, weights: str, classes_file: str | os.PathLike
         num_classes = num_classes or entry.num_classes
     elif weights == RANDOM:
         weights = ""
-    # class names
+    # Read the class names
     classes = read_class_names(classes_file) if classes_file else _dataset_classes(cfg, num_classes)
     if num_classes and num_classes != len(classes):
         raise UsageError(f"{classes_file or cfg.DATA.ROOT}: {len(classes)} class names for {num_classes} outputs")
-    # network
+    # Build the network
     model = build_model(cfg, arch, classes, torch.device("cpu"), weights, need_head=True).eval()
     preprocessing = preprocessing_from_config(cfg, arch)
     return PretrainedClassifier(arch.name, model, preprocessing, classes, cfg.DATA.NAME, cfg.DATA.ROOT)
@@ -209,7 +209,7 @@ def _dataset_classes(cfg: CfgNode, num_classes: int) -> list[str]:
     except (DataError, UsageError) as error:
         if cfg.DATA.NAME == "imagefolder" and num_classes in (0, _IMAGENET_CLASSES):
             return _imagenet_classes()
-        raise UsageError(f"the class names are unknown ({error}): use --classes FILE") from None
+        raise UsageError(f"the class names are unknown ({error}): pass --classes FILE") from None
 
 
 def _imagenet_classes() -> list[str]:

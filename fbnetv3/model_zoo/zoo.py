@@ -29,7 +29,7 @@ _FOLDER = shipped_folder("model_zoo", "model_zoo_data")
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierEntry(ZooEntry):
-    """A training config with trained weights.
+    """A training config with pretrained weights.
 
     Attributes:
         top1: top-1 accuracy in percent, as given by the source; None if unknown.
@@ -143,7 +143,7 @@ def load_zoo_config(path: str) -> CfgNode:
         return detector_config(name)
     if name not in _config_files():
         raise UnknownNameError(f"no config '{path}' in the model zoo: {suggest(name, _config_files())}")
-    # loading takes milliseconds, so configs are cached; callers get a copy that they may change
+    # Configs are cached, because loading one takes milliseconds; callers get a copy that they may change
     cfg = _load_config(name).clone()
     cfg.defrost()
     return cfg
@@ -158,7 +158,7 @@ def _load_config(name: str) -> CfgNode:
 def _config_files() -> dict[str, Path]:
     """Return the files of all training configs by their path below `configs/`."""
     folder = configs_folder()
-    # without architectures, and detectron2's configs
+    # Leave out architectures and detection configs
     files = {file.relative_to(folder): file for file in folder.rglob("*.yaml")}
     return {path.as_posix(): file for path, file in files.items() if path.parts[0] not in ("archs", "coco")}
 
@@ -179,16 +179,18 @@ def get(path: str | ZooEntry, trained: bool = False, device: str | None = None) 
     Raises:
         UnknownNameError: no such config, or with `trained` no weights for it.
         UsageError: the number of classes depends on the dataset.
-        WeightsError: the weights cannot be downloaded; the message says where a copy can be placed by hand.
+        WeightsError: the weights cannot be downloaded; the message says where to place a copy.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     name = _with_suffix(str(path))
     if is_detector(name):
         return build_detector(name, entry(path).local_weights() if trained else None, device)
-    # a classifier
+    # Build a classifier
     cfg = load_zoo_config(name)
     if not (cfg.MODEL.NUM_CLASSES or trained):
-        raise UsageError(f"{path}: the number of classes depends on the dataset; use fbnetv3.create_model")
+        raise UsageError(
+            f"{path}: the number of classes depends on the dataset; use fbnetv3.create_model(..., num_classes=N)"
+        )
     model = build_network(
         get_arch(cfg.MODEL.ARCH),
         num_classes=cfg.MODEL.NUM_CLASSES or entry(path).num_classes,

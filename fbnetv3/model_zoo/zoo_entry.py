@@ -33,6 +33,6 @@ class ZooEntry:
         """Return the path of the weights on this machine, downloading them if necessary.
 
         Raises:
-            WeightsError: the download fails; the message says where a copy can be placed by hand.
+            WeightsError: the download fails; the message says where to place a copy.
         """
         return download(self.weights, self.sha256) if is_url(self.weights) else Path(self.weights)

@@ -175,9 +175,9 @@ def test_the_network_is_not_changed(tmp_path):
     [
         ({"format": "onxx"}, "unknown export format 'onxx': did you mean onnx?"),
         ({"format": "executorch", "any_size": True}, "inputs of one size"),
-        ({"classes": []}, "no class names"),
+        ({"classes": []}, "classes is empty"),
         ({"classes": ["a", "b", "c"]}, r"shape \(32, 2\) for 32 images, but has 3 class names"),
-        ({"images": []}, "no images to compare"),
+        ({"images": []}, "images is empty"),
     ],
 )
 def test_wrong_arguments(changes, message, tmp_path):

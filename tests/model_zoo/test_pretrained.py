@@ -24,7 +24,7 @@ def test_a_config_with_published_weights():
 
 def test_the_run_of_a_config(tmp_path):
     overrides = ["OUTPUT_DIR", str(tmp_path)]
-    with pytest.raises(UsageError, match="no weights: use --weights FILE or --weights published"):
+    with pytest.raises(UsageError, match="no weights found: pass --weights FILE or --weights published"):
         load_classifier_from_config(DIGITS, overrides)
     state = model_zoo.get("digits/fbnetv3_digits", device="cpu").state_dict()
     torch.save({"model": state}, tmp_path / "model_final.pth")

@@ -35,7 +35,7 @@ def multiclass_nms(
         for c in range(scores.shape[1]):
             rows = _nms_above(boxes[s], scores[s, c], iou_threshold, score_threshold)
             results.append(torch.stack((torch.full_like(rows, s), torch.full_like(rows, c), rows), 1))
-    # sort over all sets and classes
+    # Sort over all sets and classes
     indices = torch.cat(results)
     order = scores[tuple(indices.unbind(1))].argsort(descending=True, stable=True)
     return indices[order[:max_detections]]
@@ -168,14 +168,14 @@ def _roi_align_translation(op: Any) -> Callable:
 
         if len(maps) == 1:
             return align(maps[0], boxes, scales[0])
-        # pool the boxes of each level
+        # Pool the boxes of each level
         rows, parts = [], []
         for level, (x, scale) in enumerate(zip(maps, scales, strict=True)):
             is_on_level = op.Equal(levels, op.Constant(value_ints=[level]))
             level_rows = op.Squeeze(op.NonZero(is_on_level), op.Constant(value_ints=[0]))
             rows.append(level_rows)
             parts.append(align(x, op.Gather(boxes, level_rows), scale))
-        # restore the order of the boxes
+        # Restore the order of the boxes
         all_rows = op.Concat(*rows, axis=0)
         _, order = op.TopK(all_rows, op.Shape(all_rows), largest=0)
         return op.Gather(op.Concat(*parts, axis=0), order)

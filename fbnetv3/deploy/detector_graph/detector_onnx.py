@@ -42,7 +42,7 @@ MIN_EQUAL_SHARE = 0.99
 """Share of the detections that must be equal; NMS ties may resolve differently across runtimes."""
 _FORMAT = "onnx"
 _AXIS_NAMES = {0: "height", 1: "width"}
-_EXAMPLE_SIZE = (352, 480)  # gives every feature map a size of its own
+_EXAMPLE_SIZE = (352, 480)  # gives every feature map its own size
 _OUTPUT_TENSORS: list[dict[str, Any]] = [
     {"name": name, "type": dtype, "shape": shape}
     for name, dtype, shape in zip(
@@ -88,7 +88,7 @@ def write_detector(
         classes: class names.
         output: the folder to create; an existing folder must be empty.
         original: the original detector: returns the detections in an image, uint8 (H, W, 3) in RGB, of any size.
-        images: images to compare on, at least one; default: `sample_photographs`.
+        images: images to compare on (at least one); default: `sample_photographs`.
         name: name of the detector.
         command: the command that exports it, for the manifest.
 
@@ -100,15 +100,15 @@ def write_detector(
         OutputError: the folder cannot be written.
     """
     if not classes:
-        raise UsageError("no class names")
+        raise UsageError("classes is empty: pass one class name per output")
     onnx_format = get_format(_FORMAT)
     onnx_format.import_packages()
     images = sample_photographs() if images is None else images
     if not images:
-        raise UsageError("no images to compare the export on")
+        raise UsageError("images is empty: pass at least one image to verify the export")
     output = Path(output).expanduser()
     with new_folder(output) as folder:
-        # 1. what the export must reproduce
+        # 1. Compute what the export must reproduce
         pixels = [load_rgb_array(image, f"images[{i}]") for i, image in enumerate(images)]
         expected = [original(image) for image in pixels]
         if not sum(map(len, expected)):
@@ -117,11 +117,11 @@ def write_detector(
                 "use images that show the detector's classes (--images)"
             )
 
-        # 2. write the folder
+        # 2. Write the folder
         _write_model(model, folder / onnx_format.file_name)
         write_preprocessing(folder, resize_to_dict(resize), classes)
 
-        # 3. load it again and compare
+        # 3. Load it again and compare
         exported = open_detector(folder, name)
         runtime = exported.runtime.name
         agreement = compare_detections([exported.boxes(image) for image in pixels], expected)
@@ -173,7 +173,7 @@ def compare_detections(detections: Sequence[DetectionArrays], expected: Sequence
         num_matches = 0
         rows = zip(image_expected.boxes, image_expected.scores, image_expected.classes, strict=True)
         for box, score, class_index in rows:
-            # candidates: same class, not yet matched, within the tolerances; the nearest one matches
+            # Match the nearest detection of the same class within the tolerances that is not matched yet
             box_errors = np.abs(image_detections.boxes - box).max(axis=1, initial=0)
             score_errors = np.abs(image_detections.scores - score)
             matches = is_unmatched & (image_detections.classes == class_index)
@@ -184,7 +184,7 @@ def compare_detections(detections: Sequence[DetectionArrays], expected: Sequence
                 box_differences.append(float(box_errors[nearest]))
                 score_differences.append(float(score_errors[nearest]))
                 num_matches += 1
-        # a matched pair counts once
+        # Count a matched pair once
         total += len(image_detections) + len(image_expected) - num_matches
     return Agreement(
         total, len(box_differences), max(box_differences, default=0.0), max(score_differences, default=0.0)
@@ -194,6 +194,6 @@ def compare_detections(detections: Sequence[DetectionArrays], expected: Sequence
 def _check_agreement(agreement: Agreement, runtime: str, name: str) -> None:
     if agreement.equal < MIN_EQUAL_SHARE * agreement.detections:
         raise ExportError(
-            f"{name}: {runtime} gives other detections than the original: {agreement.equal} of "
+            f"{name}: {runtime} gives different detections than the original: {agreement.equal} of "
             f"{agreement.detections} are equal, {MIN_EQUAL_SHARE:.0%} are required. Nothing was exported"
         )

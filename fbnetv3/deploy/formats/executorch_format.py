@@ -24,6 +24,7 @@ class ExecuTorchFormat(ExportFormat):
 
     suffix = ".pte"
     packages = ("executorch",)
+    runtime_package = "executorch"
     supports_any_batch = False
     supports_any_size = False
     supports_int8 = True
@@ -33,7 +34,7 @@ class ExecuTorchFormat(ExportFormat):
         return prepare_for_export(model, decompose_hard_sigmoid=True)
 
     def write(self, program: torch.export.ExportedProgram, path: Path) -> None:
-        """Write the file, by `write_executorch`."""
+        """Write the file with `write_executorch`."""
         write_executorch(program, path)
 
     def open(self, path: Path) -> ExecuTorchRuntime:
@@ -47,7 +48,7 @@ class ExecuTorchFormat(ExportFormat):
         batches: Iterable[np.ndarray],
         reduce_range: bool,
     ) -> None:
-        """Write the quantized network over the file, by `quantize_executorch`."""
+        """Replace the file with the network that `quantize_executorch` returns."""
         with require_packages("executorch", "torchao"), suppress_warnings():
             from fbnetv3.deploy.formats.executorch_quantization import quantize_executorch
         write_executorch(quantize_executorch(program, batches), path)

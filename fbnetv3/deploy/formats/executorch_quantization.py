@@ -36,14 +36,14 @@ def quantize_executorch(
         program: the network for one image, with decomposed hard sigmoids.
         batches: images to calibrate on, float32 (N, channels, H, W).
     """
-    # which operators become integer
+    # Choose which operators become integer
     config = get_symmetric_quantization_config(is_per_channel=True)
     quantizer = _Quantizer()
     for operator in (*_LAYERS, _ATEN.add.Tensor):
         quantizer.set_operator_type(operator, config)
     with as_export_errors("PT2E quantization"), torch.no_grad():
         model = prepare_pt2e(program.module(), quantizer)
-        # calibrate, one image at a time: the program takes no batches
+        # Calibrate one image at a time: the program takes no batches
         for batch in batches:
             for image in torch.from_numpy(batch).split(1):
                 model(image)
@@ -95,6 +95,6 @@ def _saturation_limits(node: torch.fx.Node) -> Range | None:
     (reader,) = node.users
     if reader.target == _ATEN.hardswish.default:
         return HARD_SWISH_RANGE
-    # a decomposed hard sigmoid: an addition that only a clamp reads
+    # In a decomposed hard sigmoid, only a clamp reads the addition
     is_clamped = [user.target for user in reader.users] == [_ATEN.hardtanh.default]
     return HARD_SIGMOID_RANGE if reader.target == _ATEN.add.Tensor and is_clamped else None

@@ -1,4 +1,4 @@
-"""The interface of export formats and their registry. Each format has a file of its own; users can register more."""
+"""The interface of export formats and their registry. Each format lives in its own file; users can register more."""
 
 from __future__ import annotations
 
@@ -41,9 +41,11 @@ class ExportFormat(ABC):
     """
 
     suffix: ClassVar[str]
-    """Suffix of the model's file, such as ".onnx"."""
+    """Suffix of the model file, such as ".onnx"."""
     packages: ClassVar[tuple[str, ...]] = ()
-    """Packages, besides torch, that are needed to write and run the format; by import name."""
+    """Import names of the packages, in addition to torch, that write and run the format."""
+    runtime_package: ClassVar[str] = "torch"
+    """Import name of the package that runs the model file; latency measurements record its version."""
     supports_any_batch: ClassVar[bool] = True
     """Whether one file takes batches of any size; if not, it takes one image at a time."""
     supports_any_size: ClassVar[bool] = True
@@ -55,7 +57,7 @@ class ExportFormat(ABC):
 
     @property
     def file_name(self) -> str:
-        """Name of the model's file in an exported folder."""
+        """Name of the model file in an exported folder."""
         return f"model{self.suffix}"
 
     def import_packages(self) -> None:
@@ -65,12 +67,12 @@ class ExportFormat(ABC):
                 import_module(package)
 
     def prepare(self, model: nn.Module) -> nn.Module:
-        """Return a copy of a network with BatchNorm folded and without what the format's exporter cannot take."""
+        """Copy a network for export: fold BatchNorm and replace what the format cannot represent."""
         return prepare_for_export(model)
 
     @abstractmethod
     def write(self, program: torch.export.ExportedProgram, path: Path) -> None:
-        """Write the model's file.
+        """Write the model file.
 
         Raises:
             ExportError: the format cannot represent the program.
@@ -78,7 +80,7 @@ class ExportFormat(ABC):
 
     @abstractmethod
     def open(self, path: Path) -> Runtime:
-        """Load the model's file.
+        """Load the model file.
 
         Raises:
             ExportError: the file cannot be read.
@@ -91,7 +93,7 @@ class ExportFormat(ABC):
         batches: Iterable[np.ndarray],
         reduce_range: bool,
     ) -> None:
-        """Replace the model's file by its int8 form.
+        """Replace the model file with its int8 version.
 
         Args:
             program: the network, as it was passed to `write`.
@@ -116,9 +118,9 @@ FORMATS = Registry("export format", _shipped_formats)
 
 
 def get_format(name: str) -> ExportFormat:
-    """Return the format of that name.
+    """Return the export format registered under `name`.
 
     Raises:
         UnknownNameError: no such format; the message suggests similar names.
     """
-    return FORMATS.resolve(name)()
+    return FORMATS.get(name)()

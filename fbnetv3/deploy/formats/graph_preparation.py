@@ -1,4 +1,4 @@
-"""From a network to the graph that exporters take: fold BatchNorm, replace what exporters cannot represent, trace."""
+"""Prepare a network for export: fold BatchNorm, replace what exporters cannot represent, trace."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def prepare_for_export(model: nn.Module, decompose_hard_sigmoid: bool = False) -
 
     Args:
         model: the network; it is not changed.
-        decompose_hard_sigmoid: replace hard sigmoids by an addition, a clamp and a product.
+        decompose_hard_sigmoid: replace hard sigmoids with an addition, a clamp and a product.
     """
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     model = model.to(memory_format=torch.contiguous_format)  # ExecuTorch fails on some channels-last weights
-    # a list, because modules are replaced on the way
+    # Iterate over a list, because modules are replaced on the way
     for module in list(model.modules()):
         if isinstance(module, nn.Sequential):
             _fold_batchnorms(module)
@@ -82,12 +82,12 @@ def export_program(
     example: Tensor,
     dynamic_axes: Sequence[int] = (),
 ) -> torch.export.ExportedProgram:
-    """Trace a network by torch.export.
+    """Trace a network with torch.export.
 
     Args:
         model: in evaluation mode, with one input.
         example: an input.
-        dynamic_axes: axes of the input whose size may differ at run time.
+        dynamic_axes: axes of the input whose size may change at run time.
     """
     dynamic_shapes = (dict.fromkeys(dynamic_axes, torch.export.Dim.DYNAMIC),)
     with as_export_errors("torch.export"), torch.no_grad():

@@ -27,12 +27,12 @@ class Int8:
     """How to quantize a network and how to judge the result.
 
     Attributes:
-        calibration: images that show the range of each feature map; a few hundred.
+        calibration: a few hundred images, from which the range of each feature map is taken.
         images: other images, to compare int8 with float32 on.
         targets: class index of each of `images`, to measure top-1; None if unknown.
-        max_drop: largest loss of top-1 that passes, in percentage points.
-        min_agreement: percentage of images for which both must choose the same class; default: 98 without targets,
-            no limit with targets.
+        max_drop: maximum drop in top-1, in percentage points.
+        min_agreement: minimum percentage of images for which both choose the same class; default: 98 without
+            targets, no limit with targets.
         reduce_range: use 7-bit weights in ONNX, for x86 without VNNI, where sums of two 8-bit products may saturate.
     """
 
@@ -73,18 +73,18 @@ class Int8:
 
     def check(self, comparison: dict[str, float], name: str) -> None:
         """Check the result of `compare` for the network `name`."""
-        # labels decide if there are any; agreement decides without labels or if it is asked for
+        # Labels decide if available; agreement decides without labels, or if a minimum was set
         problem = ""
         agreement = comparison["agreement"]
         if self.targets is not None and comparison["top1_float32"] - comparison["top1_int8"] > self.max_drop:
             problem = (
-                f"reduces top-1 from {comparison['top1_float32']:.2f} to {comparison['top1_int8']:.2f} % on "
+                f"reduces top-1 from {comparison['top1_float32']:.2f} to {comparison['top1_int8']:.2f}% on "
                 f"{len(self.images)} images; at most {self.max_drop:g} points may be lost"
             )
         elif agreement < self.required_agreement:
             problem = (
-                f"chooses the same class as float32 for {agreement:.2f} % of {len(self.images)} images; "
-                f"{self.required_agreement:g} % are required"
+                f"chooses the same class as float32 for {agreement:.2f}% of {len(self.images)} images; "
+                f"{self.required_agreement:g}% are required"
             )
         if problem:
             raise ExportError(f"{name}: int8 {problem}. Nothing was exported; try other calibration images")
@@ -105,7 +105,7 @@ def check_int8_support(int8: Int8, format: str) -> None:
     if not export_format.supports_int8:
         raise UsageError(f"int8 is available for {' and '.join(int8_formats())}, not for {format}")
     if int8.reduce_range and not export_format.supports_reduce_range:
-        raise UsageError(f"reduce_range is not available for {format}")
+        raise UsageError(f"reduce_range is not available for {format}; omit it, or export to onnx")
 
 
 def quantize_model_file(
@@ -115,11 +115,11 @@ def quantize_model_file(
     float32_predictor: ClassifierPredictor,
     int8: Int8,
 ) -> dict[str, Any]:
-    """Replace the model's file by its int8 form, and compare both.
+    """Replace the model file with its int8 version, and compare both.
 
     Args:
         program: the network, traced for the format.
-        path: the model's file in float32.
+        path: the model file in float32.
         export_format: its format.
         float32_predictor: runs that file.
         int8: how to quantize and what to compare on.
@@ -127,15 +127,15 @@ def quantize_model_file(
     Returns:
         The result of `Int8.compare`, numbers of images, sizes of both files in bytes, and the limits that applied.
     """
-    # 1. float32 logits, before the file is replaced
+    # 1. Compute float32 logits, before the file is replaced
     name = float32_predictor.name
     float32_logits = float32_predictor.logits(int8.images)
     float32_bytes = path.stat().st_size
-    # 2. quantize
+    # 2. Quantize
     batches = float32_predictor.batches(int8.calibration, _CALIBRATION_BATCH)
     export_format.quantize(program, path, batches, int8.reduce_range)
 
-    # 3. compare
+    # 3. Compare
     int8_predictor = float32_predictor.with_runtime(export_format.open(path))
     comparison = int8.compare(float32_logits, int8_predictor.logits(int8.images))
     int8.check(comparison, name)
@@ -159,8 +159,8 @@ def split_image_folder(
 
     Args:
         folder: searched recursively.
-        max_calibration: largest number of images to calibrate on.
-        max_comparison: largest number of images to compare on.
+        max_calibration: maximum number of images to calibrate on.
+        max_comparison: maximum number of images to compare on.
     """
     images: list[ClassifierImage] = [*read_image_folder(folder, max_calibration + max_comparison)]
     if len(images) < 2:

@@ -28,11 +28,12 @@ class OnnxFormat(ExportFormat):
 
     suffix = ".onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
+    runtime_package = "onnxruntime"
     supports_int8 = True
     supports_reduce_range = True
 
     def write(self, program: torch.export.ExportedProgram, path: Path) -> None:
-        """Write the file, by `write_onnx`."""
+        """Write the file with `write_onnx`."""
         write_onnx(program, path)
 
     def open(self, path: Path) -> OnnxRuntime:
@@ -46,7 +47,7 @@ class OnnxFormat(ExportFormat):
         batches: Iterable[np.ndarray],
         reduce_range: bool,
     ) -> None:
-        """Quantize the file, by `quantize_onnx`."""
+        """Quantize the file with `quantize_onnx`."""
         with require_packages("onnx", "onnxruntime"), suppress_warnings():
             from fbnetv3.deploy.formats.onnx_quantization import quantize_onnx
         quantize_onnx(path, batches, reduce_range)
@@ -64,18 +65,17 @@ def write_onnx(
     """Write an ONNX file.
 
     Args:
-        program: what `export_program` returns.
+        program: the result of `export_program`.
         path: the file.
         input_name: name of the input.
         output_names: names of the outputs.
         axis_names: names for the dynamic axes of the input.
-        custom_operators: returns ONNX translations of custom operators; called when onnxscript is known to be
-            installed.
+        custom_operators: returns ONNX translations of custom operators; called once onnxscript is imported.
     """
     with require_packages("onnx", "onnxscript"):
         import onnx
         import onnxscript  # noqa: F401 - torch's exporter imports it
-    # translate
+    # Translate the program
     with as_export_errors("torch.onnx"):
         exported = torch.onnx.export(
             program,
@@ -87,7 +87,7 @@ def write_onnx(
         )
         assert exported is not None  # with dynamo=True
         model = exported.model_proto
-    # clean up and check
+    # Clean up and check
     _replace_means_by_pools(model.graph)
     _name_dynamic_axes(model.graph, axis_names)
     _remove_metadata(model.graph)
@@ -99,7 +99,7 @@ def _replace_means_by_pools(graph: onnx.GraphProto) -> None:
     """Turn means over height and width into pools, which ONNX Runtime computes in the memory layout of convolutions."""
     from onnx import numpy_helper
 
-    # initializers with two elements may hold the axes of a mean; -1 and 3 are the same axis
+    # Initializers with two elements may hold the axes of a mean; -1 and 3 are the same axis
     pairs = [tensor for tensor in graph.initializer if list(tensor.dims) == [2]]
     spatial_axes = {tensor.name for tensor in pairs if sorted(numpy_helper.to_array(tensor) % 4) == [2, 3]}
     for node in graph.node:
@@ -108,7 +108,7 @@ def _replace_means_by_pools(graph: onnx.GraphProto) -> None:
         if node.op_type == "ReduceMean" and keeps_axes and axes_name in spatial_axes:
             node.op_type = "GlobalAveragePool"
             del node.attribute[:], node.input[1:]
-    # the axes are now unused unless another node reads them
+    # The axes are now unused unless another node reads them
     names_read = set(_names_read(graph))
     for tensor in pairs:
         if tensor.name not in names_read:
@@ -124,7 +124,7 @@ def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 def _name_dynamic_axes(graph: onnx.GraphProto, axis_names: Mapping[int, str]) -> None:
-    """Replace the exporter's symbols for dynamic sizes, such as s77, by readable names."""
+    """Replace the exporter's symbols for dynamic sizes, such as s77, with readable names."""
     input_sizes = graph.input[0].type.tensor_type.shape.dim
     names = {input_sizes[axis].dim_param: name for axis, name in axis_names.items() if input_sizes[axis].dim_param}
     for value in (*graph.input, *graph.output, *graph.value_info):

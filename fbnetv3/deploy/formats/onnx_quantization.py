@@ -33,7 +33,7 @@ Ranges = dict[str, tuple[float, float]]
 
 
 def quantize_onnx(path: Path, batches: Iterable[np.ndarray], reduce_range: bool = False) -> None:
-    """Replace a file by its quantized form, with QuantizeLinear and DequantizeLinear around each layer.
+    """Replace a file with its quantized version, with QuantizeLinear and DequantizeLinear around each layer.
 
     Convolutions get int8 weights with a scale per output channel, and uint8 feature maps; the first layers stay
     float32, see `count_float_layers`. Maps are unsigned because on x86 ONNX Runtime has integer kernels only for
@@ -44,7 +44,7 @@ def quantize_onnx(path: Path, batches: Iterable[np.ndarray], reduce_range: bool 
         batches: images to calibrate on, float32 (N, channels, H, W).
         reduce_range: use 7-bit weights, for x86 without VNNI, where sums of two 8-bit products may saturate.
     """
-    # the calibrator prints
+    # Discard what the calibrator prints
     with as_export_errors("ONNX Runtime's quantization"), contextlib.redirect_stdout(io.StringIO()):
         model = onnx.load(path)
         ranges = clamp_saturated_ranges(model.graph, _calibrate(path, batches))
@@ -84,7 +84,7 @@ def _calibrate(path: Path, batches: Iterable[np.ndarray]) -> Ranges:
             calibrate_method=CalibrationMethod.Percentile,
             extra_options={"percentile": _PERCENTILE, "symmetric": False},
         )
-        for batch in batches:  # one at a time: each call keeps all feature maps of all its batches
+        for batch in batches:  # one at a time: each call keeps the feature maps of all its batches
             calibrator.collect_data(_SingleBatchReader(batch))
         tensors = calibrator.compute_data().data
     ranges = {name: tensor.range_value for name, tensor in tensors.items()}
@@ -104,7 +104,7 @@ def clamp_saturated_ranges(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:
 
     No quantization steps are then spent on values that make no difference.
     """
-    # operators that read each feature map
+    # Find the operators that read each feature map
     reader_types: dict[str, set[str]] = {}
     for node in graph.node:
         for name in node.input:
@@ -115,14 +115,14 @@ def clamp_saturated_ranges(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:
         limits = _SATURATION.get(next(iter(types))) if len(types) == 1 else None
         if limits:
             lower_limit, upper_limit = limits
-            # a range that is entirely saturated would end up reversed
+            # Sort the limits: those of an entirely saturated range are reversed
             ends = (max(low, lower_limit), high if upper_limit is None else min(high, upper_limit))
             clamped[name] = (min(ends), max(ends))
     return clamped
 
 
 def _shorten_names(graph: onnx.GraphProto) -> None:
-    """Replace all names except those of input and output by numbers; they can be a tenth of a small file."""
+    """Replace all names except those of input and output with numbers; names can be a tenth of a small file."""
     fixed = {"", *(value.name for value in (*graph.input, *graph.output))}
     numbers: dict[str, str] = {}
 

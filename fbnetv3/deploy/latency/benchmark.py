@@ -17,7 +17,7 @@ from torch import nn
 
 from fbnetv3.arch import ArchDef
 from fbnetv3.deploy.exported_folder import DETECTION, check_files, read_manifest, read_preprocessing
-from fbnetv3.deploy.formats.export_format import Runtime, get_format
+from fbnetv3.deploy.formats.export_format import FORMATS, ExportFormat, Runtime, get_format
 from fbnetv3.deploy.formats.graph_preparation import export_program, prepare_for_export
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
@@ -27,7 +27,15 @@ from fbnetv3.deploy.predictors.classifier_predictor import preprocessing_from_di
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.modeling.network import build_network
 
-RUNTIMES = ("onnxruntime", "executorch", "torch")
+TORCH = "torch"
+"""The runtime that needs no file: an optimized copy of the network, run by torch itself."""
+ONNX_RUNTIME = "onnxruntime"
+"""The runtime of the format "onnx". All other runtimes have the name of their format."""
+
+
+def runtime_names() -> list[str]:
+    """Return the runtimes to measure with: torch, and one for each format in `FORMATS`."""
+    return sorted([TORCH, *(ONNX_RUNTIME if name == "onnx" else name for name in FORMATS.names())])
 
 
 @dataclass(frozen=True)
@@ -50,22 +58,31 @@ class Measurement:
 
 
 def check_runtime(name: str) -> None:
-    """Raise a UsageError unless the name is in `RUNTIMES`."""
-    if name not in RUNTIMES:
-        raise UsageError(f"unknown runtime '{name}': {suggest(name, RUNTIMES)}")
+    """Raise a UsageError unless the name is one of `runtime_names`."""
+    if name not in runtime_names():
+        raise UsageError(f"unknown runtime '{name}': {suggest(name, runtime_names())}")
+
+
+def runtime_package(name: str) -> str:
+    """Return the import name of the package that runs a runtime of `runtime_names`."""
+    return "torch" if name == TORCH else _runtime_format(name).runtime_package
+
+
+def _runtime_format(name: str) -> ExportFormat:
+    return get_format("onnx" if name == ONNX_RUNTIME else name)
 
 
 def build_runtime(name: str, module: nn.Module, shape: Sequence[int]) -> Runtime:
-    """Prepare a module to be run on this machine's CPU, with as many threads as torch uses.
+    """Prepare a module to run on this machine's CPU, with as many threads as torch uses.
 
     Args:
-        name: one of `RUNTIMES`.
+        name: one of `runtime_names`.
         module: in evaluation mode; maps (N, C, H, W) to a feature map or to (N, classes).
         shape: shape of its input.
     """
     check_runtime(name)
-    if name == "onnxruntime":
-        # from memory, because ONNX Runtime may open the model again later, to split a batch
+    if name == ONNX_RUNTIME:
+        # From memory, because ONNX Runtime may open the model again later, to split a batch
         return OnnxRuntime(build_onnx_model(prepare_for_export(module), tuple(shape)))
     with tempfile.TemporaryDirectory() as folder:
         return _runtime_opener(name, module, shape, Path(folder))()
@@ -78,15 +95,17 @@ def _runtime_opener(
     folder: Path,
 ) -> Callable[[], Runtime]:
     """Write a module for a runtime, and return a function that opens it, which can be sent to another process."""
-    if name == "torch":
+    if name == TORCH:
         return partial(TorchRuntime, module, optimize=True)
-    export_format = get_format("onnx" if name == "onnxruntime" else name)
+    export_format = _runtime_format(name)
     path = folder / export_format.file_name
-    if name == "onnxruntime":
+    if name == ONNX_RUNTIME:
+        # Much faster than tracing; see `onnx_direct`
         path.write_bytes(build_onnx_model(prepare_for_export(module), tuple(shape)))
     else:
-        if shape[0] != 1:
+        if shape[0] != 1 and not export_format.supports_any_batch:
             raise UsageError(f"{name} runs one image at a time; use batch 1")
+        export_format.import_packages()
         export_format.write(export_program(export_format.prepare(module), torch.zeros(*shape)), path)
     return partial(export_format.open, path)
 
@@ -100,10 +119,10 @@ def measure_latency(runtime: Runtime, shape: Sequence[int], **timing_options: fl
 def measure_network(
     runtime: str, arch: ArchDef, *, batch: int = 1, num_classes: int = 1000, **timing_options: float
 ) -> Measurement:
-    """Measure an architecture with random weights, in a process of its own with as many threads as torch uses here.
+    """Measure an architecture with random weights in a separate process, with as many threads as torch uses here.
 
     Args:
-        runtime: one of `RUNTIMES`.
+        runtime: one of `runtime_names`.
         arch: the architecture; its resolution is used.
         batch: images per call.
         num_classes: outputs of the head.
@@ -117,21 +136,21 @@ def measure_network(
 
 
 def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **timing_options: float) -> Measurement:
-    """Measure an exported classifier in a process of its own; see `measure_network`.
+    """Measure an exported classifier in a separate process; see `measure_network`.
 
     Raises:
         ExportError: it is not an exported folder, or it is corrupt.
-        UsageError: it holds a detector, or does not take such a batch.
+        UsageError: it contains a detector, or does not take batches of this size.
     """
     folder = Path(folder).expanduser()
     manifest = read_manifest(folder)
     check_files(folder, manifest)
     if manifest.task == DETECTION:
-        raise UsageError(f"{folder}: is a detector, whose latency depends on the image; only classifiers are measured")
-    # None stands for a dynamic size
+        raise UsageError(f"{folder} is a detector, whose latency depends on the image: pass an exported classifier")
+    # None is a dynamic size
     fixed_batch, channels, *sides = manifest.input["shape"]
     if fixed_batch not in (None, batch):
-        raise UsageError(f"{folder}: takes {fixed_batch} image at a time, not {batch}")
+        raise UsageError(f"{folder} takes {fixed_batch} image at a time, not {batch}")
     side = sides[0] or read_preprocessing(folder, preprocessing_from_dict)[0].resolution
     export_format = get_format(manifest.format)
     open_runtime = partial(export_format.open, folder / export_format.file_name)

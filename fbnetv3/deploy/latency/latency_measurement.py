@@ -23,7 +23,7 @@ from fbnetv3.arch.latency_table import (
     load_latency_table,
 )
 from fbnetv3.deploy.formats.export_errors import require_packages
-from fbnetv3.deploy.latency.benchmark import build_runtime, check_runtime, measure_latency
+from fbnetv3.deploy.latency.benchmark import build_runtime, check_runtime, measure_latency, runtime_package
 from fbnetv3.deploy.latency.timing import device_name
 from fbnetv3.errors import UsageError
 from fbnetv3.modeling.blocks import BLOCKS
@@ -48,15 +48,16 @@ def describe_device(runtime: str, batch: int = 1, name: str = "") -> MeasuredDev
     """Describe this machine as the device of a latency table, with torch's current number of threads.
 
     Args:
-        runtime: one of `RUNTIMES`.
+        runtime: one of `runtime_names`.
         batch: images per call.
         name: name of the device; default: the processor's.
     """
     check_runtime(runtime)
-    with require_packages(runtime):
-        module = import_module(runtime)
+    package = runtime_package(runtime)
+    with require_packages(package):
+        module = import_module(package)
     try:
-        runtime_version = version(runtime)
+        runtime_version = version(package)
     except PackageNotFoundError:  # onnxruntime may be installed as onnxruntime-gpu
         runtime_version = module.__version__
     return MeasuredDevice(name or device_name(), f"{runtime} {runtime_version}", torch.get_num_threads(), batch)
@@ -72,7 +73,7 @@ def fill_table(
     again: bool = False,
     progress: Progress = lambda kind, done, total: None,
 ) -> LatencyTable:
-    """Measure what a latency table lacks, and append it line by line, so that it can be interrupted and resumed.
+    """Measure what a latency table lacks, and append each measurement at once, so that it can be resumed.
 
     Args:
         path: file of the table; created if it does not exist.
@@ -80,18 +81,18 @@ def fill_table(
         shapes: blocks to measure.
         networks: whole networks to measure, from which the table learns how latencies of blocks add up.
         num_classes: outputs of the networks' heads.
-        again: measure blocks that the table has once more; the shorter time counts.
+        again: also measure the blocks of the table again, and keep the shorter time.
         progress: called after each measurement.
     """
     runtime = device.runtime.split()[0]
     writer = LatencyTableWriter(path, device)
     table = load_latency_table(path)
-    # blocks
+    # Blocks
     missing_shapes = [shape for shape in shapes if again or shape not in table.blocks]
     for done, shape in enumerate(missing_shapes, 1):
         writer.add_block(shape, _block_latency(runtime, shape, device.batch))
         progress("blocks", done, len(missing_shapes))
-    # whole networks
+    # Whole networks
     measured_networks = {(arch, classes) for arch, classes, _ in table.networks}
     missing_networks = [arch for arch in networks if (arch, num_classes) not in measured_networks]
     for done, arch in enumerate(missing_networks, 1):
@@ -135,7 +136,7 @@ def evaluate_table(
     from scipy.stats import spearmanr
 
     if len(networks) < 2:
-        raise UsageError(f"{len(networks)} networks cannot be ranked; at least 2 are needed")
+        raise UsageError(f"{len(networks)} networks cannot be ranked: pass at least 2")
     runtime = table.device.runtime.split()[0]
     this_device = describe_device(runtime, table.device.batch, table.device.device)
     if this_device != table.device:

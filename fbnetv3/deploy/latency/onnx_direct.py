@@ -57,7 +57,7 @@ def build_onnx_model(module: nn.Module, shape: tuple[int, ...]) -> bytes:
     onnx_nodes, weights = [], []
     value_names: dict[fx.Node, str] = {}  # ONNX name of each node's result
     for node in graph.nodes:
-        # inputs, identities and dropout only pass a value on
+        # Inputs, identities and dropout only pass a value on
         inputs = [value_names[argument] for argument in node.all_input_nodes]
         layer = layers[node.target] if node.op == "call_module" else None
         if node.op == "placeholder":
@@ -66,7 +66,7 @@ def build_onnx_model(module: nn.Module, shape: tuple[int, ...]) -> bytes:
         if isinstance(layer, (nn.Identity, nn.Dropout)):
             value_names[node] = inputs[0]
             continue
-        # all others become an ONNX node, convolutions with weights
+        # All others become an ONNX node, convolutions with weights
         name = OUTPUT_NAME if node.op == "output" else node.name
         value_names[node] = name
         if isinstance(layer, nn.Conv2d):
@@ -106,7 +106,7 @@ def _onnx_operator(
     if node.op == "call_method" and node.target == "flatten":
         return "Flatten", {}
     unsupported = node.target if layer is None else type(layer).__name__
-    raise ExportError(f"{module_name}: {unsupported} is not supported when measuring by ONNX Runtime")
+    raise ExportError(f"{module_name}: {unsupported} is not supported when measuring with ONNX Runtime")
 
 
 def _conv_attributes(layer: nn.Conv2d) -> dict[str, Any]:

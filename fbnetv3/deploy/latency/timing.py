@@ -1,4 +1,4 @@
-"""Time repeated calls, with warm-up and percentiles, and measure memory."""
+"""Time repeated calls, with warmup and percentiles, and measure memory."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def time_calls(
     """Call repeatedly and time each call.
 
     Args:
-        call: what to time.
+        call: the function to time.
         seconds: how long to repeat it.
-        warm_up: how many seconds to repeat it before, at least twice.
-        min_calls: smallest number of timed calls, even if they take longer than `seconds`.
+        warm_up: seconds of untimed calls before (at least two calls).
+        min_calls: minimum number of timed calls, even if they take longer than `seconds`.
     """
     _repeat(call, warm_up, min_calls=2)
     milliseconds = 1e3 * np.array(_repeat(call, seconds, min_calls))
@@ -78,7 +78,7 @@ def _repeat(call: Callable[[], object], seconds: float, min_calls: int) -> list[
 
 
 class MemoryWatch:
-    """Measures how much memory this process takes at most, above what it takes when the watch is created."""
+    """Measures this process's peak memory relative to its memory when the watch was created."""
 
     def __init__(self) -> None:
         # Linux can reset a process's peak; on other systems, memory below an earlier peak is not seen

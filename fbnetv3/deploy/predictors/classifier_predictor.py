@@ -79,12 +79,12 @@ class ClassifierPredictor:
             UsageError: `top` or `batch_size` is less than 1.
         """
         if top < 1:
-            raise UsageError(f"top {top}: is less than 1")
+            raise UsageError(f"top {top} must be at least 1")
         predictions = [self._top_classes(logits, top) for logits in self.logits(images, batch_size)]
         return predictions if is_batch(images) else predictions[0]
 
     def _top_classes(self, logits: np.ndarray, top: int) -> list[Prediction]:
-        # softmax in float64; subtracting the maximum avoids overflow
+        # Softmax in float64; subtracting the maximum avoids overflow
         exponentials = np.exp(logits.astype(np.float64) - logits.max())
         probabilities = exponentials / exponentials.sum()
         indices = np.argsort(-probabilities, kind="stable")[:top]
@@ -97,7 +97,7 @@ class ClassifierPredictor:
     ) -> np.ndarray:
         """Return the network's output, float32 (N, classes), with N = 1 for a single image; see `__call__`."""
         if batch_size < 1:
-            raise UsageError(f"batch_size {batch_size}: is less than 1")
+            raise UsageError(f"batch_size {batch_size} must be at least 1")
         image_list: list[Any] = list(images) if is_batch(images) else [images]
         outputs = [self.runtime.run(batch) for batch in self.batches(image_list, batch_size)]
         logits = np.concatenate(outputs) if outputs else np.empty((0, len(self.classes)), np.float32)
@@ -120,7 +120,7 @@ class ClassifierPredictor:
             yield torch.stack(inputs).numpy()
 
     def with_runtime(self, runtime: Runtime) -> ClassifierPredictor:
-        """Return the same predictor with another runtime."""
+        """Return the same predictor with a different runtime."""
         return ClassifierPredictor(runtime, self.preprocessing, self.classes, self.name)
 
 
@@ -151,7 +151,7 @@ def preprocessing_from_dict(fields: Mapping[str, Any]) -> Preprocessing:
         tuple(map(float, fields["std"])),
         str(fields["interpolation"]),
     )
-    # exported folders may come from strangers: check every value
+    # Exported folders may come from strangers: check every value
     mean = preprocessing.mean
     std = preprocessing.std
     is_valid = (

@@ -59,7 +59,7 @@ class ShortSideResize:
 
     Attributes:
         shortest: length of the short side in pixels, `INPUT.MIN_SIZE_TEST`; 0 leaves images unchanged.
-        longest: largest length of the long side in pixels, `INPUT.MAX_SIZE_TEST`.
+        longest: maximum length of the long side in pixels, `INPUT.MAX_SIZE_TEST`.
     """
 
     shortest: int
@@ -69,7 +69,7 @@ class ShortSideResize:
         """Return the height and width of a resized image of this height and width."""
         if not self.shortest:
             return height, width
-        # scale the short side to `shortest`; shrink further if the long side would exceed `longest`
+        # Scale the short side to `shortest`; shrink further if the long side would exceed `longest`
         scale = self.shortest / min(height, width)
         sides = (self.shortest, scale * width) if height < width else (scale * height, self.shortest)
         shrink = min(1.0, self.longest / max(sides))
@@ -125,7 +125,7 @@ class DetectorPredictor:
             UsageError: `score_threshold` is not in [0, 1].
         """
         if not 0 <= score_threshold <= 1:
-            raise UsageError(f"score_threshold {score_threshold}: is not in [0, 1]")
+            raise UsageError(f"score_threshold {score_threshold} must be in [0, 1]")
         image_list: list[Any] = list(images) if is_batch(images) else [images]
         arrays = (load_rgb_array(image, f"images[{i}]") for i, image in enumerate(image_list))
         detections = [self._to_detections(self.boxes(pixels), score_threshold) for pixels in arrays]
@@ -144,7 +144,7 @@ class DetectorPredictor:
                 f"{self.name or 'the detector'}: returns class index {classes.max()}, "
                 f"but has {len(self.classes)} class names"
             )
-        # scale back to the original image, clip, and drop what is then empty
+        # Scale back to the original image, clip, and drop boxes that are then empty
         boxes = boxes * np.array([width / resized.shape[1], height / resized.shape[0]] * 2, np.float32)
         boxes = boxes.clip(0, np.array([width, height] * 2, np.float32))
         is_nonempty = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)

@@ -207,8 +207,8 @@ def test_an_interrupted_export_leaves_nothing(error, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"classes": []}, "no class names"),
-        ({"images": []}, "no images to compare"),
+        ({"classes": []}, "classes is empty"),
+        ({"images": []}, "images is empty"),
         ({"output": "."}, "already exists"),
     ],
 )
@@ -281,7 +281,11 @@ def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
     for name, arguments, message in (
         ("export_net", [*config, "--format", "executorch"], "detectors are exported to onnx, not to executorch"),
         ("export_net", [*config, "--format", "onnx", "--int8"], "detectors are exported to onnx, not to int8"),
-        ("export_net", ["--config", file, "--format", "onnx"], "no weights: use --weights FILE, or set OUTPUT_DIR"),
+        (
+            "export_net",
+            ["--config", file, "--format", "onnx"],
+            "no weights found: pass --weights FILE, or set",
+        ),
         ("export_net", ["--config", file, "--weights", "random", "--format", "onnx"], "random is for classifiers"),
         ("export_net", ["--config", file, "--weights", "published", "--format", "onnx"], "no detector 'digits.yaml'"),
         ("export_net", ["--model", "coco/faster", "--format", "onnx"], "no detector 'coco/faster' with weights"),

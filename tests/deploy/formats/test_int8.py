@@ -167,10 +167,10 @@ def test_agreement_and_top1():
             {"min_agreement": 98},
             97,
             90,
-            r"int8 chooses the same class .* for 97.00 % of 4 images; 98 % are required. Not",
+            r"int8 chooses the same class .* for 97.00% of 4 images; 98% are required. Not",
         ),
         ({"targets": None}, 98, None, None),
-        ({"targets": None}, 97.9, None, r"for 97.90 % of 4 images; 98 % are required"),
+        ({"targets": None}, 97.9, None, r"for 97.90% of 4 images; 98% are required"),
         ({"targets": None, "min_agreement": 90}, 97.9, None, None),
     ],
 )

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import sys
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ import torch
 from torch import nn
 
 from fbnetv3.arch import get_arch
+from fbnetv3.deploy import FORMATS
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
-from fbnetv3.deploy.latency.benchmark import RUNTIMES, build_runtime, measure_exported, measure_network
+from fbnetv3.deploy.latency.benchmark import build_runtime, measure_exported, measure_network, runtime_names
+from fbnetv3.deploy.latency.latency_measurement import describe_device
 from fbnetv3.errors import ExportError, UsageError
 from fbnetv3.modeling import build_network
 
@@ -42,7 +46,7 @@ def logits_of(model, images):
         return model(torch.from_numpy(images)).numpy()
 
 
-@pytest.mark.parametrize("name", RUNTIMES)
+@pytest.mark.parametrize("name", runtime_names())
 def test_every_runtime_gives_the_networks_logits(name, network, images):
     runtime = build_runtime(name, network, (1, 3, 32, 32))
     expected = logits_of(network, images[:1])
@@ -107,6 +111,28 @@ def test_an_exported_detector(exported, tmp_path):
     (folder / "manifest.json").write_text(json.dumps({**manifest, "task": "detection"}))
     with pytest.raises(UsageError, match="is a detector"):
         measure_exported(folder)
+
+
+ARCHIVE_FORMAT = """
+from fbnetv3.deploy import FORMATS
+from fbnetv3.deploy.formats.torch_export_format import TorchExportFormat
+
+@FORMATS.register(name="archive")
+class ArchiveFormat(TorchExportFormat):
+    pass
+"""
+
+
+def test_a_users_format_is_measured_like_the_others(tool, tmp_path, monkeypatch):
+    (tmp_path / "archive_format.py").write_text(ARCHIVE_FORMAT)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ("--import", "archive_format", "--runtime", "archive", "--num-classes", 10, "--batch", 2)
+    done = tool("measure_net", "fbnetv3_a0_cifar", *options, "--seconds", 0.05)
+    assert done.code == 0, done.err
+    assert done.out.splitlines()[3].startswith("fbnetv3_a0_cifar  torch")
+    assert describe_device("archive").runtime == f"archive {version('torch')}"
+    FORMATS.remove("archive")
+    sys.modules.pop("archive_format")
 
 
 def test_wrong_runtimes():
