@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _REQUIRED_KEYS = ("title", "config", "rows", "columns", "output")
 _KEYS = (*_REQUIRED_KEYS, "overrides", "seeds", "x")
-# Keys of a row or column that are no config keys
+# Row and column keys that are not config keys
 _TEACHER = "TEACHER"
 _LINE = "LINE"
 # Config keys whose values may be paths relative to the ablation's file
@@ -43,7 +43,7 @@ class AblationError(FieldError):
 
 @dataclass(frozen=True)
 class Ablation:
-    """A grid of trainings.
+    """A grid of training runs.
 
     Attributes:
         title: title of the table and the figure.
@@ -51,12 +51,12 @@ class Ablation:
         overrides: overrides for all cells.
         rows: overrides of each row, by name.
         columns: overrides of each column, by name.
-        teachers: columns trained with distillation, and the column that trains their teacher: the teacher of a cell is
-            the network of the same row and seed in that column.
-        lines: the line of a row in a figure over MACs, where it is not its column's.
-        seeds: each cell is trained once per seed.
+        teachers: columns trained with distillation, and the column that trains their teacher: a cell's teacher is the
+            network of the same row and seed in that column.
+        lines: for rows that are not on their column's line in a figure over MACs, the name of their line.
+        seeds: random seeds; each cell is trained once per seed.
         x: "macs" for a figure of accuracy over MACs, "" for one with the cells side by side.
-        output: folder of all runs.
+        output: output folder of all runs.
     """
 
     title: str
@@ -73,7 +73,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Cell:
-    """One training of the grid."""
+    """One training run of the grid."""
 
     row: str
     column: str
@@ -82,11 +82,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellResult:
-    """Result of one training.
+    """Result of one training run.
 
     Attributes:
-        top1: top-1 accuracy in percent after the last epoch, of the averaged (EMA) weights if there are any.
-        macs: multiply-adds of the network.
+        top1: top-1 accuracy in percent after the last epoch, of the averaged weights if EMA is enabled.
+        macs: number of multiply-adds of the network.
     """
 
     row: str
@@ -143,7 +143,7 @@ def _parse_seeds(seeds: Any) -> tuple[int, ...]:
 def _parse_layers(layers: Any, field: str, folder: Path) -> dict[str, dict[str, Any]]:
     """Parse rows or columns: overrides by name."""
     if not isinstance(layers, Mapping) or not layers:
-        raise AblationError("is not a mapping of names to config keys", field)
+        raise AblationError("must be a mapping of names to config keys", field)
     return {str(name): _parse_overrides(layer, f"{field}.{name}", folder) for name, layer in layers.items()}
 
 
@@ -160,16 +160,16 @@ def _parse_overrides(overrides: Any, field: str, folder: Path) -> dict[str, Any]
 
 
 def _pop_teachers(rows: Mapping[str, dict[str, Any]], columns: Mapping[str, dict[str, Any]]) -> dict[str, str]:
-    """Take the key TEACHER out of the columns, and return it by column."""
+    """Remove the key TEACHER from the columns, and return its values by column."""
     for name, row in rows.items():
         if _TEACHER in row:
-            raise AblationError("only columns have teachers", f"rows.{name}.{_TEACHER}")
+            raise AblationError("only columns can have a teacher; move this key to a column", f"rows.{name}.{_TEACHER}")
     teachers = {name: column.pop(_TEACHER) for name, column in columns.items() if _TEACHER in column}
     for name, teacher in teachers.items():
         field = f"columns.{name}.{_TEACHER}"
         check_choice(teacher, field, columns, AblationError)
         if teacher in teachers:
-            raise AblationError(f"{teacher!r} has a teacher itself", field)
+            raise AblationError(f"{teacher!r} itself has a teacher; name a column without TEACHER", field)
     return teachers
 
 
@@ -180,7 +180,7 @@ def grid_cells(ablation: Ablation) -> list[Cell]:
 
 
 def cell_folder(ablation: Ablation, cell: Cell) -> Path:
-    """Return the output folder of a cell's training."""
+    """Return the output folder of a cell's run."""
 
     def file_name(text: str) -> str:
         return "".join(c if c.isalnum() or c in "._-" else "_" for c in text)
@@ -192,17 +192,17 @@ def cell_config(ablation: Ablation, cell: Cell, overrides: Sequence[str] = ()) -
     """Build the training config of a cell.
 
     Args:
-        ablation: the grid.
-        cell: one of its cells.
-        overrides: KEY VALUE pairs for every cell. What distinguishes the cells takes precedence.
+        ablation: grid of the cell.
+        cell: cell of the grid.
+        overrides: KEY VALUE pairs for every cell. The keys that distinguish the cells take precedence.
     """
-    # what only this cell has: seed, folder, and the teacher trained in another column
+    # Keys of this cell alone: seed, folder, and the teacher trained in another column
     cell_keys: dict[str, Any] = {"SEED": cell.seed, "OUTPUT_DIR": cell_folder(ablation, cell)}
     if cell.column in ablation.teachers:
         teacher_cell = Cell(cell.row, ablation.teachers[cell.column], cell.seed)
         cell_keys["DISTILL.ARCH"] = cell_config(ablation, teacher_cell, overrides).MODEL.ARCH
         cell_keys["DISTILL.WEIGHTS"] = RunFolder(cell_folder(ablation, teacher_cell)).weights
-    # later layers take precedence
+    # Later layers take precedence
     layers = (
         ablation.overrides,
         parse_pairs(overrides),
@@ -217,7 +217,7 @@ def cell_config(ablation: Ablation, cell: Cell, overrides: Sequence[str] = ()) -
 
 
 def _expand_recipe(overrides: Overrides) -> dict[str, Any]:
-    """Replace the key RECIPE by the file's values, below the other keys, so that later layers can override them."""
+    """Replace the key RECIPE with the values in its file; the other keys take precedence over them."""
     expanded = dict(overrides)
     recipe_file = expanded.pop("RECIPE", "")
     if not recipe_file:
@@ -227,12 +227,12 @@ def _expand_recipe(overrides: Overrides) -> dict[str, Any]:
 
 
 def run_ablation(ablation: Ablation, overrides: Sequence[str] = ()) -> Iterator[CellResult]:
-    """Train all cells that are not trained yet, and yield the results one by one.
+    """Train all cells that have not been trained yet, and yield the results one by one.
 
-    A later call resumes an interrupted ablation. All configs are checked before the first training.
+    A later call resumes an interrupted ablation. All configs are checked before the first run starts.
 
     Args:
-        ablation: the grid.
+        ablation: grid to train.
         overrides: KEY VALUE pairs for every cell.
     """
     cells = grid_cells(ablation)

@@ -24,7 +24,7 @@ class CellSummary:
     num_seeds: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} %" + (f" ± {self.deviation:.2f}" if self.num_seeds > 1 else "")
+        return f"{self.mean:.2f}%" + (f" ± {self.deviation:.2f}" if self.num_seeds > 1 else "")
 
 
 def summarize_results(results: Sequence[CellResult]) -> dict[tuple[str, str], CellSummary]:
@@ -84,7 +84,7 @@ def _draw_figure(ablation: Ablation, results: Sequence[CellResult]) -> Any:
 
 
 def _draw_over_macs(axes: Any, ablation: Ablation, results: Sequence[CellResult]) -> None:
-    """Draw one line per column, and one per line that rows name."""
+    """Draw one line per column, and one per line named by rows."""
     macs = {result.row: result.macs / 1e6 for result in results}
     lines: dict[str, list[tuple[float, CellSummary, str]]] = {}
     for (row, column), summary in summarize_results(results).items():

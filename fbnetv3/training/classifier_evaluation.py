@@ -17,7 +17,7 @@ from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_inte
 
 
 class _Totals:
-    """Sums over the images so far; they stay on the device until the end."""
+    """Sums over the images so far, on the device until the end."""
 
     def __init__(self, device: torch.device) -> None:
         self.num_images = 0
@@ -36,13 +36,13 @@ class _Totals:
         self.loss += F.cross_entropy(logits.float(), targets, reduction="sum")
 
     def results(self, group: ProcessGroup) -> dict[str, float]:
-        # A process may have had no image
+        # A process may have seen no images
         num_classes = max(group.gather(self.num_classes))
         correct1, correct5, loss, num_images = group.sum(
             float(self.correct1), float(self.correct5), float(self.loss), self.num_images
         )
         if not num_images:
-            raise DataError("there is no readable image to evaluate on")
+            raise DataError("no validation image could be read: check DATA.ROOT")
         results = {"top1": 100 * correct1 / num_images, "loss": loss / num_images, "images": int(num_images)}
         if num_classes > 5:
             results["top5"] = 100 * correct5 / num_images
@@ -60,15 +60,15 @@ def evaluate(
     progress: bool = True,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, float]:
-    """Evaluate a classifier. It is in evaluation mode meanwhile; its mode is restored.
+    """Evaluate a classifier. The model is put into evaluation mode and its mode is restored afterwards.
 
     Args:
-        model: returns logits (N, classes).
+        model: classifier that returns logits (N, classes).
         batches: images and class indices.
-        device: where to compute.
+        device: device of the model.
         channels_last: memory format of the images.
-        corrupt_images: counts images that cannot be read; default: none is allowed.
-        progress: show a progress bar on a terminal.
+        corrupt_images: counter of images that cannot be read; by default, none are allowed.
+        progress: whether to show a progress bar on a terminal.
         group: the processes among which the images are divided.
 
     Returns:
@@ -84,7 +84,7 @@ def evaluate(
     with evaluation_mode(model):
         for batch in tqdm(batches, desc="evaluation", leave=False, disable=None if progress else True):
             corrupt += batch.corrupt
-            # With several processes, one that stops here would leave the others waiting for it
+            # With several processes, one that stopped here would leave the others waiting
             if group.size == 1:
                 check_interrupt()
                 corrupt_images.add(batch.corrupt)

@@ -1,4 +1,4 @@
-"""Build datasets, loaders and the teacher-logit cache of a classifier's run from its config."""
+"""Build the datasets, loaders and teacher-logit cache of a classifier's run from its config."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, group: Proce
             f"DATA.ROOT {cfg.DATA.ROOT}: training and validation have different classes: {first_few(names, 5)}"
         )
     preprocessing = preprocessing_from_config(cfg, arch)
-    # The student resizes larger images itself, unless the teacher's part of the targets is cached
+    # The student resizes larger images itself, unless the teacher's logits are cached
     target, views = None, 0
     side = max(preprocessing.resolution, teacher_resolution(cfg))
     if cfg.DISTILL.CACHE:
@@ -111,7 +111,7 @@ def train_transform_from_config(cfg: CfgNode, preprocessing: Preprocessing, side
 
 
 def teacher_logit_files(cfg: CfgNode, dataset: ImageDataset) -> TeacherLogitFiles:
-    """Return the cache of the teacher's logits for a dataset, with the fingerprint that it must have."""
+    """Return the cache of the teacher's logits for a dataset, with the fingerprint that it must match."""
     # Everything that determines the views, the teacher's weights, and the images themselves
     fingerprint = {key: value for key, value in flatten(cfg).items() if key.startswith("INPUT.")}
     fingerprint |= {
@@ -127,8 +127,8 @@ def teacher_logit_files(cfg: CfgNode, dataset: ImageDataset) -> TeacherLogitFile
 
 
 def _digest_of_names(dataset: ImageDataset) -> str:
-    """Hash class folders and names of all images in order; the folder above them may change."""
-    # Contents would take too long to hash
+    """Hash the class folders and names of all images in order; the dataset itself may have moved."""
+    # Hashing the contents would take too long
     digest = hashlib.sha256()
     for index in range(len(dataset)):
         digest.update("/".join(Path(dataset.image_name(index)).parts[-2:]).encode() + b"\n")

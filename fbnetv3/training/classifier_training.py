@@ -38,7 +38,12 @@ from fbnetv3.training.classifier_inputs import Inputs, build_inputs, build_val_l
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.processes.distributed import ProcessGroup, process_group
 from fbnetv3.training.run_state.checkpoints import Checkpoints, State
-from fbnetv3.training.run_state.fingerprint import check_not_longer, check_same_run, config_fingerprint
+from fbnetv3.training.run_state.fingerprint import (
+    CLASSIFIER_IGNORED_KEYS,
+    check_not_longer,
+    check_same_run,
+    config_fingerprint,
+)
 from fbnetv3.training.run_state.metrics import read_learning_curve
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.run_state.run_lock import RunLock
@@ -59,39 +64,15 @@ from fbnetv3.utils.text import describe_error
 
 logger = logging.getLogger(__name__)
 
-# Config sections and keys that do not affect a run's weights: places, length, output. MODEL.ARCH is compared by its
-# definition, the teacher by its digest, and of the cache only whether there is one.
-_NOT_IN_FINGERPRINT = frozenset(
-    (
-        "EVAL",
-        "CHECKPOINT",
-        "LOG",
-        "OUTPUT_DIR",
-        "DEVICE",
-        "IMPORTS",
-        "RECIPE",
-        "DATA.ROOT",
-        "DATA.WORKERS",
-        "DATA.MAX_CORRUPT",
-        "SOLVER.EPOCHS",
-        "MODEL.ARCH",
-        "MODEL.ARCH_DIRS",
-        "MODEL.WEIGHTS",
-        "MODEL.CHANNELS_LAST",
-        "MODEL.COMPILE",
-        "DISTILL.WEIGHTS",
-    )
-)
-
 
 @dataclass(frozen=True)
 class RunResult:
     """Result of a training run.
 
     Attributes:
-        metrics: last evaluation: "top1", "top5", "loss", "images", and "ema_top1" etc. of the averaged weights.
+        metrics: last evaluation: "top1", "top5", "loss", "images", and "ema_top1" and so on for the averaged weights.
         curve: all evaluations, each with its "epoch".
-        num_classes: outputs of the network.
+        num_classes: number of outputs of the network.
     """
 
     metrics: dict[str, float]
@@ -132,13 +113,15 @@ def check_training_config(cfg: CfgNode) -> None:
 def train_classifier(
     cfg: CfgNode, *, resume: bool = False, callbacks: Sequence[Callback] = (), progress: bool = True
 ) -> RunResult:
-    """Train and evaluate the classifier that a config describes. Nothing is written until the config has proved valid.
+    """Train and evaluate the classifier that a config describes.
+
+    Nothing is written until the config has been validated.
 
     Args:
         cfg: from `load_config`.
         resume: resume from the newest checkpoint in `OUTPUT_DIR`, if there is one.
         callbacks: called after each evaluation with its results; one that returns False ends the run.
-        progress: show progress bars on a terminal.
+        progress: whether to show progress bars on a terminal.
 
     Raises:
         UserError: wrong config, missing data, or an output folder that is in use or cannot be written.
@@ -206,7 +189,7 @@ class _ClassifierRun:
     def _build_hooks(self) -> list[Hook]:
         """Build the hooks in the order in which they depend on each other's results."""
         cfg = self.cfg
-        # Not a method of this class: in a reference cycle, the loader's workers would outlive the run
+        # Not a method of this class: a reference cycle would let the loader's workers outlive the run
         evaluate_weights = partial(
             _evaluate_weights,
             self.model,
@@ -261,7 +244,7 @@ class _ClassifierRun:
         self.curve.results = [result for result in results if result["epoch"] <= state["epoch"]]
 
     def execute(self) -> RunResult:
-        """Train to the end. From here on, files are written."""
+        """Train to the end. Files are written from here on."""
         if self.group.is_rank_0:
             self.run_folder.prepare(self.cfg)
         with log_to_file(self.run_folder.log) if self.group.is_rank_0 else contextlib.nullcontext():
@@ -271,7 +254,7 @@ class _ClassifierRun:
                 logger.info("resuming after %d epochs and %d steps", progress.epoch, progress.step)
             if progress.epoch < self.trainer.epochs and self.group.is_rank_0:
                 self.run_folder.weights.unlink(missing_ok=True)  # of a shorter run that is being extended
-            # In place, so that state dicts keep their names
+            # In place, so that the names in state dicts stay the same
             if self.cfg.MODEL.COMPILE:
                 self.model.compile()
             metrics = self.trainer.run()
@@ -289,7 +272,7 @@ def _evaluate_weights(
     **options: Any,
 ) -> dict[str, float]:
     """Evaluate the raw weights and, with the prefix "ema_", the averaged ones."""
-    # BatchNorm statistics differ between processes; all evaluate those of rank 0
+    # BatchNorm statistics differ between processes: all evaluate those of rank 0
     group.broadcast_buffers(model, averaged_model)
     results = evaluate(model, loader, device, group=group, **options)
     if averaged_model is not None:
@@ -334,7 +317,7 @@ def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
 def _run_metadata(cfg: CfgNode, arch: AnyArch, num_classes: int, steps_per_epoch: int) -> dict[str, Any]:
     """Describe a run in its checkpoints; "config" and the other values together are its fingerprint."""
     # The teacher by its content, the cache by its use: their paths do not matter
-    fingerprint = config_fingerprint(cfg, _NOT_IN_FINGERPRINT)
+    fingerprint = config_fingerprint(cfg, CLASSIFIER_IGNORED_KEYS)
     fingerprint["DISTILL.ARCH"] = teacher_fingerprint(cfg)
     fingerprint["DISTILL.CACHE"] = bool(cfg.DISTILL.CACHE)
     return {

@@ -27,16 +27,16 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
     Args:
         logits: (N, classes).
         targets: class indices (N,) or probabilities (N, classes).
-        label_smoothing: probability that is spread over all classes.
+        label_smoothing: probability that is spread evenly over all classes.
     """
     return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
 
 class SupervisedObjective:
-    """Loss with respect to the labels.
+    """Loss on the labels alone.
 
     Args:
-        loss: a loss function.
+        loss: loss function.
     """
 
     def __init__(self, loss: Loss = cross_entropy) -> None:
@@ -48,16 +48,16 @@ class SupervisedObjective:
 
 
 class Distillation:
-    """Weighted sum of cross-entropy with a frozen teacher and the loss of the labels (Sec. 4.2: 0.8 and 0.2).
+    """Weighted sum of the cross-entropy with a frozen teacher and the loss on the labels (Sec. 4.2: 0.8 and 0.2).
 
     Teacher and student see the same crop and the same mixup, each at its own resolution.
 
     Args:
-        teacher: a pretrained classifier of the same classes; it is frozen.
+        teacher: pretrained classifier of the same classes; it is frozen.
         resolution: side of the student's input in pixels; larger images are resized.
-        teacher_resolution: side of the teacher's input.
-        weight: of the teacher's part.
-        loss: of the labels' part.
+        teacher_resolution: side of the teacher's input in pixels.
+        weight: weight of the teacher loss.
+        loss: loss on the labels.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Distillation:
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch."""
-        # Both see the same images, resized to what each expects
+        # Both see the same images, each at its own resolution
         with torch.no_grad():
             teacher_logits = self.teacher(resize_images(images, self.teacher_resolution)).float()
         logits = model(resize_images(images, self.resolution)).float()
@@ -86,7 +86,7 @@ class Distillation:
 
 
 def resize_images(images: Tensor, side: int) -> Tensor:
-    """Resize square images (N, C, H, H), bilinear and antialiased; those of the right size are returned as they are."""
+    """Resize square images (N, C, H, H), bilinear and antialiased; return those of the right size unchanged."""
     if images.shape[-1] == side:
         return images
     return F.interpolate(images, size=(side, side), mode="bilinear", antialias=True)

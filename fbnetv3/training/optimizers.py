@@ -1,4 +1,4 @@
-"""Optimizers by name. `fbnetv3.config.recipe.OPTIMIZERS` is their registry, which recipes read without torch."""
+"""Optimizers by name. `fbnetv3.config.recipe.OPTIMIZERS` is the registry, readable without importing torch."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def build_optimizer(
     """Build a registered optimizer.
 
     Args:
-        name: of a builder in `OPTIMIZERS`; it is called with parameter groups, the learning rate, and those of the
-            settings `momentum`, `nesterov`, `alpha` and `eps` that it accepts.
-        model: its parameters are optimized.
+        name: name of a builder in `OPTIMIZERS`, which is called with parameter groups, the learning rate, and whichever
+            of the settings `momentum`, `nesterov`, `alpha` and `eps` its signature accepts.
+        model: model whose parameters are optimized.
         lr: initial learning rate.
         weight_decay: L2 penalty.
-        decay_norm_bias: whether it also applies to biases and to the scales and shifts of norm layers.
-        momentum: of all of ours.
+        decay_norm_bias: whether the penalty also applies to biases and to the scales and shifts of norm layers.
+        momentum: momentum, for the built-in optimizers.
         nesterov: Nesterov momentum, for SGD.
         alpha: RMSProp's smoothing of the squared gradient.
         eps: RMSProp's constant in the denominator.

@@ -1,4 +1,4 @@
-"""Learning-rate schedules by name (config key SOLVER.SCHEDULE), composed from fvcore's."""
+"""Learning-rate schedules by name (config key SOLVER.SCHEDULE), composed of fvcore's."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fbnetv3.utils.imports import accepted_settings
 SCHEDULES = Registry("schedule")
 """Builders of the factor on the learning rate as a function of progress in [0, 1).
 
-Each is called with those of the settings `epochs` (without warm-up) and `decay` (SOLVER.DECAY) that it accepts.
+Each builder receives whichever of `epochs` (excluding warmup) and `decay` (SOLVER.DECAY) its signature accepts.
 """
 
 
@@ -28,21 +28,24 @@ def build_cosine() -> ParamScheduler:
 
 @SCHEDULES.register(name="exponential")
 def build_exponential(epochs: float, decay: float) -> ParamScheduler:
-    """Build an exponential, times `decay` in each epoch (Sec. 4.1: 0.963 in the search, 0.9875 in the end)."""
+    """Build an exponential schedule, multiplied by `decay` each epoch.
+
+    Sec. 4.1: 0.963 in the search, 0.9875 for final training.
+    """
     return ExponentialParamScheduler(1.0, decay**epochs)
 
 
 def build_schedule(
     name: str, epochs: int, *, decay: float = 1.0, warmup_epochs: float = 0.0, warmup_factor: float = 0.1
 ) -> ParamScheduler:
-    """Build a registered schedule after a linear warm-up.
+    """Build a registered schedule after a linear warmup.
 
     Args:
-        name: of a builder in `SCHEDULES`.
-        epochs: of the run, warm-up included.
-        decay: factor per epoch, for an exponential.
-        warmup_epochs: length of the warm-up.
-        warmup_factor: where the warm-up starts; it ends at 1.
+        name: name of a builder in `SCHEDULES`.
+        epochs: number of epochs, including warmup.
+        decay: factor per epoch, for an exponential schedule.
+        warmup_epochs: number of warmup epochs.
+        warmup_factor: factor at the start of the warmup, which ends at 1.
     """
     build = SCHEDULES.get(name)
     main_epochs = epochs - warmup_epochs

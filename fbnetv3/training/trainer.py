@@ -29,7 +29,7 @@ from fbnetv3.training.processes.interrupts import (
 from fbnetv3.utils.random_state import derive_seed
 from fbnetv3.utils.text import first_few
 
-# Consecutive non-finite losses at which float16 training counts as diverged; its scaler skips such steps.
+# Consecutive non-finite losses after which float16 training counts as diverged; its scaler skips such steps
 _MAX_OVERFLOWS = 100
 
 
@@ -70,8 +70,8 @@ class TrainingProgress:
     """Position of a run.
 
     Attributes:
-        epoch: completed epochs.
-        step: completed steps.
+        epoch: number of completed epochs.
+        step: number of completed steps.
         best_top1: best validation top-1 in percent so far; -1 before the first evaluation.
         metrics: results of the current epoch's evaluation, with the prefix "val_".
     """
@@ -86,25 +86,25 @@ Mixup = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Trainer:
-    """Train a classifier.
+    """Training loop of a classifier.
 
     Args:
-        model: on its device, in the memory format that `channels_last` selects.
-        objective: what to minimize, see `fbnetv3.training.losses`.
-        optimizer: its learning rate follows `schedule`.
+        model: classifier on its device, in the memory format that `channels_last` selects.
+        objective: objective to minimize, see `fbnetv3.training.losses`.
+        optimizer: optimizer, whose learning rate follows `schedule`.
         schedule: factor on `lr` as a function of progress in [0, 1).
-        loader: training batches; its sampler is an `EpochSampler`.
+        loader: loader of training batches, whose sampler is an `EpochSampler`.
         lr: learning rate at factor 1.
-        epochs: passes over the loader.
-        device: where to compute.
+        epochs: number of passes over the loader.
+        device: device of the model.
         channels_last: memory format of the images.
-        mixup: mixes images and targets of a batch; returns targets (N, classes).
+        mixup: function that mixes images and targets of a batch, and returns targets (N, classes).
         ema: averaged weights, updated after each step.
         precision: dtype of autocast; torch.float32 turns it off.
-        accumulate: parts into which a batch is split for gradient accumulation.
-        corrupt_images: counts images that cannot be read; default: none is allowed.
-        group: the processes that train together. Each has its part of every batch; the loss is the mean over all.
-        hooks: called in order, in every process.
+        accumulate: number of parts into which a batch is split for gradient accumulation.
+        corrupt_images: counter of images that cannot be read; by default, none are allowed.
+        group: processes that train together. Each has its part of every batch; the loss is the mean over all.
+        hooks: hooks, called in order in every process.
     """
 
     def __init__(
@@ -174,7 +174,7 @@ class Trainer:
         Raises:
             DivergedError: the loss is not finite.
             DataError: too many corrupt images.
-            KeyboardInterrupt, Terminated: after Ctrl-C or SIGTERM, between two steps and after all `on_interrupt`.
+            KeyboardInterrupt, Terminated: after Ctrl-C or SIGTERM, between two steps, after the hooks' `on_interrupt`.
         """
         try:
             with deferred_interrupts():
@@ -192,7 +192,7 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         """Run the remaining steps of the current epoch."""
-        # A resumed epoch skips the batches that it has seen
+        # A resumed epoch skips the batches that were used before
         sampler = cast("EpochSampler", self.loader.sampler)
         sampler.epoch = self.progress.epoch
         sampler.start = self.progress.step - self.progress.epoch * len(self.loader)
@@ -223,12 +223,12 @@ class Trainer:
 
     def step(self, batch: Batch) -> None:
         """Run one optimizer step on the images of a batch that could be read."""
-        # The only blocking exchange between the processes: batch sizes, corrupt images, and signals since the last step
+        # The only blocking exchange between processes: batch sizes, corrupt images, and signals since the last step
         num_images = len(batch.targets)
         total_images, num_corrupt, interrupts = self.group.sum(num_images, len(batch.corrupt), has_pending_interrupt())
         if interrupts:
             self._stop_for_interrupt()
-        # Rare: corrupt images are reported by all processes and make batches unequal
+        # Rare: all processes report corrupt images, which make batches unequal
         min_images = num_images
         if num_corrupt:
             self.corrupt_images.add([message for messages in self.group.gather(batch.corrupt) for message in messages])
@@ -247,7 +247,7 @@ class Trainer:
         Args:
             batch: this process's images.
             mean_images: mean number of images per process.
-            num_parts: for gradient accumulation.
+            num_parts: number of parts for gradient accumulation.
         """
         # Learning rate of this step
         for parameter_group in self.optimizer.param_groups:
@@ -263,7 +263,7 @@ class Trainer:
         self.loss = self.group.mean(self._last_loss.clone())
         self._last_batch = batch
         self._last_step = self.progress.step + 1
-        # On a CPU, check the loss before it spoils the weights; a GPU would have to be synchronized
+        # On a CPU, check the loss before it ruins the weights; on a GPU this would wait for the step
         if self.device.type == "cpu":
             self.check_loss()
         # Weights, and their average unless float16's scaler has skipped the step
@@ -326,15 +326,15 @@ class Trainer:
         step, batch = self.diverged_batch()
         raise DivergedError(
             f"the loss is {loss} at step {step} (epoch {self.progress.epoch + 1}, learning rate "
-            f"{self.current_lr:.3g}, images {first_few(batch.names)}): lower SOLVER.LR or use a longer warm-up"
+            f"{self.current_lr:.3g}, images {first_few(batch.names)}): lower SOLVER.LR or raise SOLVER.WARMUP_EPOCHS"
         )
 
     def diverged_batch(self) -> tuple[int, Batch]:
-        """Return number and batch of the last step, the batch of a process whose loss is not finite if there is one.
+        """Return the number and batch of the last step, preferring a batch from a process whose loss is not finite.
 
         All processes must call this together.
         """
-        # A rank whose loss is finite offers nothing; if all are, only their mean overflowed
+        # Ranks with a finite loss contribute None; if all losses are finite, only their mean overflowed
         batch = None if math.isfinite(self._last_loss.item()) else self._last_batch
         diverged = next((candidate for candidate in self.group.gather(batch) if candidate is not None), None)
         batch = diverged or self.group.broadcast(self._last_batch)

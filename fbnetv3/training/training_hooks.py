@@ -19,10 +19,10 @@ from fbnetv3.utils.text import format_duration
 logger = logging.getLogger(__name__)
 
 Callback = Callable[[dict[str, float]], bool | None]
-"""Takes the results of an epoch; returning False ends the run."""
+"""Takes the results of an epoch; returns False to end the run."""
 
 ACCURACY_LABELS = {"top1": "top1", "top5": "top5", "ema_top1": "EMA top1", "ema_top5": "EMA top5"}
-"""Accuracies in metrics, with the words for them in log lines."""
+"""Keys of accuracies in metrics, with their labels in log lines."""
 
 
 class Evaluation(Hook):
@@ -33,21 +33,21 @@ class Evaluation(Hook):
         self.period = period
 
     def after_epoch(self, trainer: Trainer) -> None:
-        """Evaluate if it is time."""
+        """Evaluate if an evaluation is due."""
         epoch = trainer.progress.epoch
         if epoch % self.period == 0 or epoch == trainer.epochs:
             trainer.progress.metrics = {f"val_{key}": value for key, value in self.evaluate().items()}
 
 
 class Checkpointing(Hook):
-    """Writes checkpoints, periodically, after the last epoch and on an interrupt; and the best and final weights.
+    """Writes checkpoints, periodically, after the last epoch and on an interrupt, and the best and final weights.
 
     Args:
-        run_folder: where to write.
-        keep: how many checkpoints to keep.
-        epochs: epochs between two checkpoints.
-        steps: steps between two additional checkpoints; 0 for none.
-        metadata: saved with the weights, such as the architecture's name.
+        run_folder: output folder.
+        keep: number of checkpoints to keep.
+        epochs: number of epochs between two checkpoints.
+        steps: number of steps between two additional checkpoints; 0 for none.
+        metadata: values to save with the weights, such as the architecture's name.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class Checkpointing(Hook):
         self.metadata = metadata
 
     def after_step(self, trainer: Trainer) -> None:
-        """Write a checkpoint if it is time."""
+        """Write a checkpoint if one is due."""
         if self.steps and trainer.progress.step % self.steps == 0:
             self._save(trainer)
 
     def after_epoch(self, trainer: Trainer) -> None:
-        """Write the best weights, and a checkpoint if it is time."""
+        """Write the best weights, and a checkpoint if one is due."""
         progress = trainer.progress
-        # The average counts if there is one
+        # Prefer the averaged weights' accuracy if EMA is enabled
         top1 = progress.metrics.get("val_ema_top1", progress.metrics.get("val_top1", -1.0))
         if top1 > progress.best_top1:
             if trainer.group.is_rank_0:
@@ -101,7 +101,7 @@ class Checkpointing(Hook):
 class DumpOnDivergence(Hook):
     """Saves the batch (before mixup), its image names and the weights when the loss is not finite.
 
-    On a CPU these are the weights that gave the loss, on a GPU those after the step.
+    On a CPU these are the weights that gave the loss; on a GPU, those after the step.
     """
 
     def __init__(self, run_folder: RunFolder) -> None:
@@ -109,7 +109,7 @@ class DumpOnDivergence(Hook):
 
     def on_divergence(self, trainer: Trainer) -> None:
         """Save batch and weights."""
-        # All processes exchange the batch, one writes it
+        # All processes exchange the batch; one writes it
         step, batch = trainer.diverged_batch()
         if not trainer.group.is_rank_0:
             return
@@ -130,8 +130,8 @@ class LearningCurve(Hook):
     """Collects the evaluations of a run and passes each to callbacks; one that returns False ends the run.
 
     Args:
-        callbacks: called with the results of an epoch, including "epoch".
-        results: of the epochs before the run was resumed.
+        callbacks: functions to call with the results of an epoch, including "epoch".
+        results: results of the epochs before the run was resumed.
     """
 
     def __init__(self, callbacks: Sequence[Callback], results: Sequence[dict[str, float]] = ()) -> None:
@@ -139,7 +139,7 @@ class LearningCurve(Hook):
         self.results = list(results)
 
     def after_epoch(self, trainer: Trainer) -> None:
-        """Add the epoch and ask the callbacks."""
+        """Add the epoch's results and call the callbacks."""
         progress = trainer.progress
         if not progress.metrics:
             return
@@ -152,13 +152,13 @@ class LearningCurve(Hook):
 
 
 class MetricsWriter(Hook):
-    """Writes the metrics file (JSON lines), TensorBoard events and the figure of the curve.
+    """Writes the metrics file (JSON lines), TensorBoard events and the figure of the learning curve.
 
     Entries have "step", "epoch", "loss" and "lr", or after an evaluation "step", "epoch" and "val_...".
 
     Args:
-        run_folder: where to write.
-        period: steps between two entries.
+        run_folder: output folder.
+        period: number of steps between two entries.
     """
 
     def __init__(self, run_folder: RunFolder, period: int) -> None:
@@ -171,7 +171,6 @@ class MetricsWriter(Hook):
         from torch.utils.tensorboard import SummaryWriter
 
         progress = trainer.progress
-        # Drop what was written after the checkpoint from which the run resumes
         truncate_metrics(self.run_folder.metrics, progress.step, progress.epoch)
         self.tensorboard = SummaryWriter(str(self.run_folder.tensorboard), purge_step=progress.step + 1)
 
@@ -203,7 +202,7 @@ class MetricsWriter(Hook):
 
 
 class ProgressBar(Hook):
-    """Shows a progress bar for each epoch on a terminal, and logs a line after it with the remaining time.
+    """Shows a progress bar for each epoch on a terminal, then logs a line with results and remaining time.
 
     Args:
         enabled: whether to show the bar.
@@ -232,7 +231,7 @@ class ProgressBar(Hook):
     def after_step(self, trainer: Trainer) -> None:
         """Advance the bar."""
         assert self.bar is not None  # from `before_epoch`
-        # Reading the loss waits for a GPU: not at every step
+        # Reading the loss waits for a GPU, so not at every step
         if not self.bar.disable and self.bar.n % 10 == 0:
             text = (
                 f"loss {trainer.loss.item():.3f}, lr {trainer.current_lr:.3g}, {self._remaining(trainer)} left in run"
@@ -246,8 +245,8 @@ class ProgressBar(Hook):
         """Log the results."""
         progress = trainer.progress
         accuracies = "".join(
-            f", {words} {progress.metrics['val_' + key]:.2f} %"
-            for key, words in ACCURACY_LABELS.items()
+            f", {label} {progress.metrics['val_' + key]:.2f}%"
+            for key, label in ACCURACY_LABELS.items()
             if "val_" + key in progress.metrics
         )
         logger.info(

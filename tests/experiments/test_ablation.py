@@ -96,7 +96,7 @@ def test_rows_and_columns_take_precedence_over_overrides_for_all_cells(file, tmp
         ("  digits: {}", "", "rows: is not a mapping of names"),
         ("  digits: {}", "  digits: [1]", r"rows\.digits: .* is not a mapping of config keys"),
         ("TEACHER: EMA", "TEACHER: ema", r"columns\.student\.TEACHER: 'ema' must be one of student, EMA"),
-        ("TEACHER: EMA", "TEACHER: student", r"columns\.student\.TEACHER: 'student' has a teacher itself"),
+        ("TEACHER: EMA", "TEACHER: student", r"columns\.student\.TEACHER: 'student' itself has a teacher"),
         ("  digits: {}", "  digits: {TEACHER: EMA}", r"rows\.digits\.TEACHER: only columns"),
         ("seeds:", "x: params\nseeds:", "x: 'params' must be one of"),
     ],
@@ -114,7 +114,7 @@ def test_keys_may_be_nested(file):
 
 def test_an_override_without_a_value(file):
     ablation = load_ablation(file)
-    with pytest.raises(UsageError, match=r"SOLVER\.LR: has no value"):
+    with pytest.raises(UsageError, match=r"SOLVER\.LR has no value"):
         cell_config(ablation, grid_cells(ablation)[0], ["SOLVER.LR"])
 
 

@@ -191,14 +191,14 @@ def check(ran, code, message, config):
         (["NOTHING", "1"], "unknown key NOTHING: available: "),
         (["SOLVER.EPOCHS", "many"], "SOLVER.EPOCHS 'many' must be an integer"),
         (["SOLVER.EPOCHS", "1.5"], "SOLVER.EPOCHS 1.5 must be an integer"),
-        (["SOLVER.EPOCHS"], "SOLVER.EPOCHS: has no value; overrides are KEY VALUE pairs"),
+        (["SOLVER.EPOCHS"], "SOLVER.EPOCHS has no value: pass overrides as KEY VALUE pairs"),
         (["SOLVER.EPOCHS", "0"], "SOLVER.EPOCHS 0 must be at least 1"),
         (["SOLVER.BATCH_SIZE", "1"], "SOLVER.BATCH_SIZE 1 must be at least 2"),
         (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty"),
         (["SEED", "99999999999999999999999"], "SEED 99999999999999999999999 must be in [0, "),
         (["MODEL.ARCH_DIRS", "[5]"], "MODEL.ARCH_DIRS [5] must be a list of text"),
         (["INPUT.STD", "[True, 1, 1]"], "INPUT.STD [True, 1, 1] must be a list of numbers"),
-        (["INPUT.RESOLUTION", "4", "MODEL.ARCH", "fbnetv3_b"], "an input of 4 pixels is too small"),
+        (["INPUT.RESOLUTION", "4", "MODEL.ARCH", "fbnetv3_b"], "an input of 4x4 pixels is too small"),
         (["INPUT.CROP", "padded", "INPUT.CROP_PADDING", "99"], "INPUT.CROP_PADDING 99 is more than the input"),
         (["SOLVER.ACCUMULATE", "5"], "SOLVER.ACCUMULATE 5 is too large for SOLVER.BATCH_SIZE 8"),
         (["SOLVER.PRECISION", "float8"], "SOLVER.PRECISION 'float8' must be one of float32, bfloat16, float16"),
@@ -336,13 +336,13 @@ def test_an_output_folder_with_a_run(tool, config):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["MODEL.ARCH", "fbnetv3_a0_cifar"], "another arch (fbnetv3_digits, now fbnetv3_a0_cifar)"),
-        (["SOLVER.BATCH_SIZE", "4"], "another steps_per_epoch (3, now 6)"),
-        (["SOLVER.EPOCHS", "1"], "it was trained for 2 epochs already, more than SOLVER.EPOCHS 1"),
-        (["SOLVER.LR", "0.02"], "another SOLVER.LR (0.01, now 0.02)"),
-        (["SOLVER.DECAY_NORM_BIAS", "False"], "another SOLVER.DECAY_NORM_BIAS (True, now False)"),
-        (["SOLVER.PRECISION", "float16"], "another SOLVER.PRECISION (float32, now float16)"),
-        (["SEED", "5"], "another SEED (0, now 5)"),
+        (["MODEL.ARCH", "fbnetv3_a0_cifar"], "arch has changed: was fbnetv3_digits, is now fbnetv3_a0_cifar"),
+        (["SOLVER.BATCH_SIZE", "4"], "steps_per_epoch has changed: was 3, is now 6"),
+        (["SOLVER.EPOCHS", "1"], "it already has 2 epochs, more than SOLVER.EPOCHS 1"),
+        (["SOLVER.LR", "0.02"], "SOLVER.LR has changed: was 0.01, is now 0.02"),
+        (["SOLVER.DECAY_NORM_BIAS", "False"], "SOLVER.DECAY_NORM_BIAS has changed: was True, is now False"),
+        (["SOLVER.PRECISION", "float16"], "SOLVER.PRECISION has changed: was float32, is now float16"),
+        (["SEED", "5"], "SEED has changed: was 0, is now 5"),
     ],
 )
 def test_another_run_is_not_resumed(tool, config, overrides, message):
@@ -350,7 +350,7 @@ def test_another_run_is_not_resumed(tool, config, overrides, message):
     times = modification_times(config.parent / "run")
     ran = tool("train_net", "--config", config, "SOLVER.EPOCHS", "2", "--resume", *overrides)
     assert (ran.code, ran.err.count("\n")) == (2, 1)
-    assert "cannot resume: it was trained " in ran.err
+    assert "cannot resume: " in ran.err
     assert message in ran.err
     assert times == modification_times(config.parent / "run")
 

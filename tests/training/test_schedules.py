@@ -12,7 +12,7 @@ from fbnetv3.training.schedules import SCHEDULES, build_schedule
 def test_cosine_with_warm_up():
     schedule = build_schedule("cosine", 10, warmup_epochs=2, warmup_factor=0.1)
     assert schedule(0) == pytest.approx(0.1)
-    assert schedule(0.1) == pytest.approx(0.55)  # halfway through the warm-up
+    assert schedule(0.1) == pytest.approx(0.55)  # halfway through the warmup
     assert schedule(0.2) == pytest.approx(1.0)
     assert schedule(0.6) == pytest.approx(0.5)
     assert schedule(1 - 1e-9) == pytest.approx(0, abs=1e-6)

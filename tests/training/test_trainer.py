@@ -190,7 +190,7 @@ def test_an_interrupted_run_saves_itself_and_ends_with_the_same_weights(tmp_path
 def run_with_kills(folder, max_kills=50):
     """Kill a run at random moments and resume it until it is complete. Return the number of kills.
 
-    Call it in a process of its own: it forks, and threads of the parent would block the child.
+    Call it in a separate process: it forks, and threads of the parent would block the child.
     """
     checkpointing = make_checkpointing(folder, epochs=2, steps=3)
     checkpoints = checkpointing.checkpoints

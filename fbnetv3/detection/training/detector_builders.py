@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -22,26 +21,8 @@ from fbnetv3.detection.data.detection_datasets import check_datasets, load_datas
 from fbnetv3.errors import UsageError
 from fbnetv3.training.processes.distributed import ProcessGroup, process_group
 from fbnetv3.training.run_state.checkpoints import State
-from fbnetv3.training.run_state.fingerprint import config_fingerprint
 
 logger = logging.getLogger(__name__)
-
-# Sections that determine a run's weights, and further keys that do; test settings do not.
-_FINGERPRINT_SECTIONS = ("MODEL", "MODEL_EMA", "SOLVER", "INPUT")
-_FINGERPRINT_KEYS = ("DATALOADER.ASPECT_RATIO_GROUPING", "DATALOADER.SAMPLER_TRAIN", "DATASETS.TRAIN")
-# Keys in these sections that do not: places, length, output.
-_NOT_IN_FINGERPRINT = frozenset(
-    (
-        "MODEL.DEVICE",
-        "MODEL.WEIGHTS",
-        "MODEL.FBNETV3.WEIGHTS",
-        "MODEL.FBNETV3.CHANNELS_LAST",
-        "SOLVER.MAX_ITER",
-        "SOLVER.CHECKPOINT_PERIOD",
-        "SOLVER.CHECKPOINTS",
-        "SOLVER.REFERENCE_WORLD_SIZE",
-    )
-)
 
 
 def build_detector_optimizer(cfg: CfgNode, model: nn.Module) -> optim.Optimizer:
@@ -62,7 +43,7 @@ def build_detector_optimizer(cfg: CfgNode, model: nn.Module) -> optim.Optimizer:
 
 @contextlib.contextmanager
 def detectron2_process_group(cfg: CfgNode) -> Iterator[ProcessGroup]:
-    """Join the process group; make detectron2 forget that of an earlier training in this process."""
+    """Join the process group; make detectron2 forget the group of an earlier run in this process."""
     with process_group(cfg.MODEL.DEVICE) as group:
         # detectron2 caches the group for exchanges on the CPU
         if hasattr(comm, "_get_global_gloo_group"):
@@ -71,7 +52,7 @@ def detectron2_process_group(cfg: CfgNode) -> Iterator[ProcessGroup]:
 
 
 def check_and_load_datasets(cfg: CfgNode, group: ProcessGroup, *, training: bool = False) -> None:
-    """Check the annotations on rank 0, and load the test datasets, which defines their class names."""
+    """Check the annotations on rank 0, and load the test datasets, which registers their class names."""
     if group.is_rank_0:
         if training:
             check_datasets(cfg, cfg.DATASETS.TRAIN, need_boxes=True)
@@ -81,7 +62,7 @@ def check_and_load_datasets(cfg: CfgNode, group: ProcessGroup, *, training: bool
 
 
 def build_detection_model(cfg: CfgNode) -> nn.Module:
-    """Build the model in the config's memory format, with weights only where MODEL.FBNETV3.WEIGHTS names some."""
+    """Build the model in the config's memory format, with weights only if MODEL.FBNETV3.WEIGHTS names a file."""
     model = build_model(cfg)
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.FBNETV3.CHANNELS_LAST else model
 
@@ -91,7 +72,7 @@ def scale_to_world_size(cfg: CfgNode, group: ProcessGroup) -> CfgNode:
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
     if reference and cfg.SOLVER.IMS_PER_BATCH % reference:
         raise UsageError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not a multiple of REFERENCE_WORLD_SIZE {reference}"
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be a multiple of REFERENCE_WORLD_SIZE {reference}"
         )
     if reference not in (0, group.size):
         logger.info("scaling SOLVER from %d processes to %d, as detectron2 does", reference, group.size)
@@ -102,18 +83,9 @@ def choose_seed(cfg: CfgNode, checkpoint: tuple[Path, State] | None, group: Proc
     """Return `SEED`; if it is negative, the seed of the run to resume, or a random one."""
     if cfg.SEED >= 0:
         return cfg.SEED
-    # A negative seed is random, but a resumed run must keep it
+    # A negative SEED means a random one, but a resumed run must keep its own
     random_seed = group.broadcast(int.from_bytes(os.urandom(4), "little"))
     if checkpoint is None:
         return random_seed
     _, state = checkpoint
     return state.get("metadata", {}).get("seed", random_seed)
-
-
-def detector_fingerprint(cfg: CfgNode) -> dict[str, Any]:
-    """Return the config values that determine a run's weights."""
-    return {
-        key: value
-        for key, value in config_fingerprint(cfg, _NOT_IN_FINGERPRINT).items()
-        if (key.split(".")[0] in _FINGERPRINT_SECTIONS or key in _FINGERPRINT_KEYS) and "TEST" not in key
-    }

@@ -35,29 +35,29 @@ EMA_KEY = "ema_state"
 _LAST_CHECKPOINT = "last_checkpoint"
 """File in which detectron2 writes the name of the newest checkpoint."""
 
-# Prefixes of the last layers of detectron2's heads, whose shapes depend on the number of classes.
+# Prefixes of the last layers of detectron2's heads, whose shapes depend on the number of classes
 _CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.", "head.cls_score.")
 _BOX_SCORES = "roi_heads.box_predictor.cls_score.weight"
-# Prefixes in classifiers' checkpoints: released, timm's, torchvision's, ours.
+# Prefixes in classifiers' checkpoints: released, timm's, torchvision's, this project's
 _CLASSIFIER_PREFIXES = ("backbone.stages.xif", "conv_stem.", "blocks.", "features.", "stages.")
-# Prefixes of a detector's parts, and the names of these parts in `convert_released_name`.
+# Prefixes of a detector's parts, and the names of these parts in `convert_released_name`
 _PARTS = {"backbone.": "trunk", "proposal_generator.rpn_head.": "rpn_head", "roi_heads.box_head.": "box_head"}
 
 
 class FBNetV3Checkpointer(DetectionCheckpointer):
     """detectron2's checkpointer that prefers averaged weights and refuses checkpoints that do not fit the detector.
 
-    detectron2's own checkpointer loads released detectors too, but not their averaged weights. This one takes those
-    unless a training resumes from the file, which needs the raw weights. Files are read as tensors and plain values,
-    never as code; URLs and `zoo://` entries are downloaded to the cache. Files are written atomically, and the newest
-    complete one is resumed from.
+    detectron2's own checkpointer also loads released detectors, but not their averaged weights. This one loads the
+    averaged weights unless a run resumes from the file, which needs the raw weights. Files are read as tensors and
+    plain values, never as code; URLs and `zoo://` entries are downloaded to the cache. Files are written atomically,
+    and a run resumes from the newest complete one.
 
     Args:
         model: the detector.
         save_dir: folder of the checkpoints.
-        new_classes: initialize the last layers randomly if the file has another number of classes.
+        new_classes: initialize the last layers randomly if the file has a different number of classes.
         keep: number of numbered checkpoints to keep; 0 for all.
-        checkpointables: further objects with a `state_dict`, by their key in the file.
+        checkpointables: additional objects with a `state_dict`, keyed by their name in the file.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
             state: contents of a checkpoint, from `newest_checkpoint`.
 
         Raises:
-            WeightsError: the checkpoint belongs to another network or lacks a part.
+            WeightsError: the checkpoint belongs to a different network or lacks a part.
         """
         try:
             self.model.load_state_dict(state["model"])
@@ -100,7 +100,8 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
                 value.load_state_dict(state[key])
         except (KeyError, RuntimeError, ValueError) as error:
             raise WeightsError(
-                f"{self.save_dir}: cannot resume: the checkpoint is of another network or run: {one_line(error)}"
+                f"{self.save_dir}: cannot resume: the checkpoint comes from a different network or run "
+                f"({one_line(error)}); choose another OUTPUT_DIR"
             ) from None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
@@ -112,7 +113,7 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         """Load a file, a URL or a `zoo://` entry.
 
         Args:
-            path: of the checkpoint; "" loads nothing.
+            path: path of the checkpoint; "" loads nothing.
             checkpointables: keys to load in addition to the weights; default: all. If there are none, averaged weights
                 are preferred.
 
@@ -120,9 +121,10 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
             The other contents of the checkpoint.
 
         Raises:
-            WeightsError: missing, corrupt, of a classifier, or for another architecture or number of classes.
+            WeightsError: the file is missing or corrupt, is a classifier's, or has a different architecture or number of
+                classes.
         """
-        # Without optimizer state, training does not resume from the file: its averaged weights are better
+        # Without optimizer state, no run resumes from the file: its averaged weights are better
         self._prefer_ema = not (self.checkpointables if checkpointables is None else checkpointables)
         self._source = path
         if is_url(path) or path.startswith(ZOO_PREFIX):
@@ -137,7 +139,7 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         state = _strip_module_prefix(checkpoint["model"])
-        # The average may have parameters only: raw statistics complete it
+        # The average may lack BatchNorm statistics: the raw ones complete it
         if self._prefer_ema and checkpoint.get(EMA_KEY):
             state = {**state, **_strip_module_prefix(checkpoint[EMA_KEY])}
         state = {_convert_name(key): value for key, value in state.items()}
@@ -147,7 +149,7 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         return super()._load_model(checkpoint)
 
     def _check_fit(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Check a state dict against the model; return it without class layers that are to be initialized randomly."""
+        """Check a state dict against the model; return it without the class layers to be initialized randomly."""
         model = self.model.state_dict()
         if not any(key in model and not key.startswith("backbone.") for key in state):
             raise WeightsError(self._not_a_detector_message(state))
@@ -157,14 +159,16 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         if wrong := sorted(mismatched - class_layers):
             shapes = [f"{key} {tuple(state[key].shape)} instead of {tuple(model[key].shape)}" for key in wrong]
             raise WeightsError(
-                f"{self._source}: is of another architecture: {first_few(shapes)}; set MODEL.FBNETV3.ARCH and the "
-                "MODEL.FPN and MODEL.ANCHOR_GENERATOR keys to those that it was trained with"
+                f"{self._source}: was trained with a different architecture: {first_few(shapes)}; "
+                "set MODEL.FBNETV3.ARCH and the MODEL.FPN and MODEL.ANCHOR_GENERATOR keys to its own"
             )
         self._check_parts(state, model)
         if class_layers and not self.new_classes:
             raise WeightsError(self._other_classes_message(state, model))
         if class_layers:
-            logger.warning("%s: has another number of classes; the last layers are randomly initialized", self._source)
+            logger.warning(
+                "%s: has a different number of classes; the last layers are randomly initialized", self._source
+            )
         return {key: value for key, value in state.items() if key not in class_layers}
 
     def _check_parts(self, state: Mapping[str, Any], model: Mapping[str, Tensor]) -> None:
@@ -172,17 +176,17 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         for prefix in _PARTS:
             model_keys = _tensor_names(model, prefix)
             checkpoint_keys = _tensor_names(state, prefix)
-            # Detectors of other kinds lack these heads; a backbone must be there
+            # Other kinds of detectors lack these heads, but all have a backbone
             if model_keys == checkpoint_keys or not (checkpoint_keys or prefix == "backbone."):
                 continue
             differences = []
             if missing := sorted(model_keys - checkpoint_keys):
                 differences.append(f"lacks {len(missing)} tensors such as {missing[0]}")
             if unexpected := sorted(checkpoint_keys - model_keys):
-                differences.append(f"has {len(unexpected)} more such as {unexpected[0]}")
+                differences.append(f"has {len(unexpected)} unexpected tensors such as {unexpected[0]}")
             raise WeightsError(
-                f"{self._source}: is of another detector: {' and '.join(differences)}; set MODEL.BACKBONE.NAME and the "
-                "MODEL.FBNETV3 keys to those that it was trained with"
+                f"{self._source}: belongs to a different detector: it {' and '.join(differences)}; "
+                "set MODEL.BACKBONE.NAME and the MODEL.FBNETV3 keys to those it was trained with"
             )
 
     def _not_a_detector_message(self, state: Mapping[str, Any]) -> str:
@@ -191,13 +195,13 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
                 f"{self._source}: is a classifier's checkpoint, not a detector's; to initialize the backbone and box "
                 "head from it, set MODEL.FBNETV3.WEIGHTS and leave MODEL.WEIGHTS empty"
             )
-        return f"{self._source}: has no tensors of this detector; its first ones are {first_few(list(state))}"
+        return f"{self._source}: has no tensors of this detector; its first tensors are {first_few(list(state))}"
 
     def _other_classes_message(self, state: Mapping[str, Any], model: Mapping[str, Tensor]) -> str:
         advice = "or initialize the last layers randomly with new_classes=True (load_detector, FBNetV3Checkpointer)"
         if _BOX_SCORES not in state or _BOX_SCORES not in model:
-            return f"{self._source}: has another number of classes: set MODEL.RETINANET.NUM_CLASSES to it, {advice}"
-        checkpoint_classes = len(state[_BOX_SCORES]) - 1  # the last one is the background
+            return f"{self._source}: has a different number of classes: set MODEL.RETINANET.NUM_CLASSES to it, {advice}"
+        checkpoint_classes = len(state[_BOX_SCORES]) - 1  # the last class is the background
         model_classes = len(model[_BOX_SCORES]) - 1
         return (
             f"{self._source}: has {checkpoint_classes} classes, the network {model_classes}: "
@@ -225,7 +229,7 @@ def load_detector(model: nn.Module, source: str | os.PathLike, *, new_classes: b
     Args:
         model: from detectron2's `build_model`.
         source: a file, a URL or a `zoo://` entry: written by detectron2 or this project, or a released one.
-        new_classes: initialize the last layers randomly if the checkpoint has another number of classes.
+        new_classes: initialize the last layers randomly if the checkpoint has a different number of classes.
 
     Returns:
         The model.
@@ -253,7 +257,7 @@ def _strip_module_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _convert_name(key: str) -> str:
-    """Convert a released tensor name to ours; any other name is returned unchanged."""
+    """Convert a released tensor name to this project's; any other name is returned unchanged."""
     for prefix, part in _PARTS.items():
         if key.startswith(prefix):
             if key.startswith(f"{prefix}bottom_up."):  # the trunk of a feature pyramid

@@ -34,14 +34,14 @@ _COCO_MAX_DETECTIONS = 100
 def evaluate_datasets(
     cfg: CfgNode, model: nn.Module, names: Sequence[str], group: ProcessGroup, folder: Path | None = None
 ) -> Results:
-    """Evaluate a detector. It is in evaluation mode meanwhile; its mode is restored.
+    """Evaluate a detector. The model is put into evaluation mode and its mode is restored afterwards.
 
     Args:
         cfg: image sizes, and detections per image.
         model: from detectron2's `build_model`.
         names: registered datasets; the images of each are divided among the processes.
         group: the processes.
-        folder: where to write the detections, in a folder per dataset; None for nowhere.
+        folder: where to write the detections, in a folder per dataset; None to write none.
 
     Returns:
         On rank 0: for each dataset and task ("bbox", "segm"), average precision in percent: "AP", "AP50", "AP75",
@@ -49,7 +49,7 @@ def evaluate_datasets(
         an empty mapping.
 
     Raises:
-        UsageError: a dataset has a type that cannot be evaluated.
+        UsageError: a dataset is of a type that cannot be evaluated.
         DataError: annotations are missing or corrupt.
     """
     results: Results = {}
@@ -58,7 +58,7 @@ def evaluate_datasets(
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its own table
             evaluator = _build_evaluator(cfg, name, str(folder / name) if folder else None)
             task_results = inference_on_dataset(model, _InterruptibleLoader(loader, group), evaluator)
-        # Only rank 0 gathers the detections; pycocotools reports nothing at all without any
+        # Only rank 0 gathers the detections; without any, pycocotools reports nothing at all
         if group.is_rank_0:
             tasks = (task_results or {"bbox": {}}).items()
             results[name] = {task: _zero_if_no_detections(values) for task, values in tasks}
@@ -67,7 +67,7 @@ def evaluate_datasets(
 
 
 def _zero_if_no_detections(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the results of a task; without any detection, for which pycocotools reports NaN or nothing, zeros."""
+    """Return the results of a task, or zeros without any detections, for which pycocotools reports NaN or nothing."""
     if all(math.isnan(value) for value in values.values()):
         return dict.fromkeys(_COLUMNS, 0.0)
     return dict(values)
@@ -111,7 +111,7 @@ class _InterruptibleLoader:
     def __init__(self, loader: DataLoader, group: ProcessGroup) -> None:
         self.loader = loader
         self.group = group
-        self.common_batches = len(cast("Sized", loader.dataset)) // group.size  # that every process has
+        self.common_batches = len(cast("Sized", loader.dataset)) // group.size  # number that every process has
 
     def __len__(self) -> int:
         return len(self.loader)

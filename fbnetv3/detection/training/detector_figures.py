@@ -1,4 +1,4 @@
-"""Figures of a detector's training: detections next to annotations, and curves of loss and average precision."""
+"""Figures of a detector's training run: detections next to annotations, and curves of loss and average precision."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def plot_examples(
         name: a registered dataset.
         figure_file: where to write.
         count: number of images, evenly spaced over the dataset.
-        min_score: detections below are omitted.
+        min_score: detections with lower scores are omitted.
     """
     dicts = load_dataset_dicts(name)
     indices = np.linspace(0, len(dicts) - 1, min(count, len(dicts))).astype(int)
@@ -66,7 +66,7 @@ def plot_examples(
 
 
 def plot_detection_curves(metrics: Path, figure_file: Path) -> None:
-    """Draw loss and average precision by step, from a training's metrics file, into a PNG."""
+    """Draw loss and average precision by step, from a run's metrics file, into a PNG."""
     entries = read_metrics(metrics, "iteration")
     figure = new_figure(9, 3.4, dpi=110)
     loss_axes, precision_axes = figure.subplots(1, 2)

@@ -24,7 +24,6 @@ from fbnetv3.detection.training.detector_builders import (
     build_detector_optimizer,
     check_and_load_datasets,
     choose_seed,
-    detector_fingerprint,
     detectron2_process_group,
     scale_to_world_size,
 )
@@ -49,7 +48,12 @@ from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.processes.interrupts import check_interrupt, deferred_interrupts
 from fbnetv3.training.run_state.checkpoints import State, save_checkpoint
-from fbnetv3.training.run_state.fingerprint import check_not_longer, check_same_run
+from fbnetv3.training.run_state.fingerprint import (
+    DETECTOR_IGNORED_KEYS,
+    check_not_longer,
+    check_same_run,
+    config_fingerprint,
+)
 from fbnetv3.training.run_state.metrics import truncate_metrics
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.run_state.run_lock import RunLock
@@ -66,10 +70,10 @@ METRICS_PERIOD = 20
 
 @dataclass(frozen=True)
 class DetectorRunResult:
-    """Result of a detector's training.
+    """Result of a detector's training run.
 
     Attributes:
-        results: last evaluation, see `evaluate_datasets`; empty if there is nothing to evaluate on.
+        results: last evaluation, see `evaluate_datasets`; empty without test datasets.
         run_folder: the output folder.
         detections: folder with the detections of the last evaluation, a subfolder per dataset.
         examples: figure of detections next to annotations.
@@ -82,7 +86,9 @@ class DetectorRunResult:
 
 
 def train_detector(cfg: CfgNode, *, resume: bool = False) -> DetectorRunResult:
-    """Train and evaluate the detector that a config describes. Nothing is written until the config has proved valid.
+    """Train and evaluate the detector that a config describes.
+
+    Nothing is written until the config has been validated.
 
     Args:
         cfg: from `load_detection_config`.
@@ -135,7 +141,10 @@ class _DetectorRun:
         self.scaler = torch.amp.GradScaler(self.device.type) if cfg.SOLVER.AMP.ENABLED else None
 
         # State of the run
-        self.metadata: dict[str, Any] = {"config": detector_fingerprint(cfg), "seed": self.seed}
+        self.metadata: dict[str, Any] = {
+            "config": config_fingerprint(cfg, DETECTOR_IGNORED_KEYS),
+            "seed": self.seed,
+        }
         self.checkpointer = self._build_checkpointer()
         self.start = self._resume(checkpoint)
 
@@ -161,7 +170,7 @@ class _DetectorRun:
         path, state = checkpoint
         if "metadata" not in state or "optimizer" not in state:
             raise UsageError(
-                f"{path}: cannot resume: it is not a checkpoint of this training; choose another OUTPUT_DIR"
+                f"{path}: cannot resume: it was not written by this training run; choose another OUTPUT_DIR"
             )
         check_same_run(state["metadata"]["config"], self.metadata["config"], path)
         completed = state["iteration"] + 1
@@ -173,7 +182,7 @@ class _DetectorRun:
         return completed
 
     def execute(self) -> DetectorRunResult:
-        """Train to the end and evaluate. From here on, files are written."""
+        """Train to the end and evaluate. Files are written from here on."""
         if self.group.is_rank_0:
             self.run_folder.prepare(self.cfg)
         with self._log_to_file():
@@ -195,7 +204,7 @@ class _DetectorRun:
         trainer = build_trainer(
             parallel_model, self.loader, self.optimizer, self.group, self.run_folder.diverged, self.scaler
         )
-        # Continue the stream of images where the checkpoint left it
+        # Continue the stream of images where the checkpoint left off
         self.loader.sampler.start = self.start
         trainer.register_hooks(
             [
@@ -233,7 +242,7 @@ class _DetectorRun:
             save_checkpoint(self.run_folder.weights, weights)
 
     def _save_checkpoint(self, completed: int) -> None:
-        # BatchNorm statistics differ between processes; all continue with those of rank 0
+        # BatchNorm statistics differ between processes: all continue with those of rank 0
         self.group.broadcast_buffers(self.model, self.ema and self.ema.module)
         self.checkpointer.save(f"step_{completed:08d}", iteration=completed - 1, metadata=self.metadata)
 

@@ -28,7 +28,7 @@ from fbnetv3.utils.text import first_few, format_duration
 logger = logging.getLogger(__name__)
 
 _WINDOW = 20
-"""Steps over which the logged losses are the median."""
+"""Number of steps over which the median of the logged losses is taken."""
 
 if TYPE_CHECKING:
     from detectron2.engine import SimpleTrainer as _TrainerBase
@@ -81,7 +81,7 @@ class _LossCheck(_TrainerBase):
             logger.info("weights and image names of step %d are saved in %s", step, self.diverged_file)
         return DivergedError(
             f"the loss {loss_name} is {loss} at step {step} (learning rate {lr:.3g}, images {first_few(names)}): lower "
-            "SOLVER.BASE_LR, use a longer warm-up, or set SOLVER.CLIP_GRADIENTS.ENABLED True"
+            "SOLVER.BASE_LR, raise SOLVER.WARMUP_ITERS, or set SOLVER.CLIP_GRADIENTS.ENABLED True"
         )
 
 
@@ -101,7 +101,7 @@ def build_trainer(
     diverged_file: Path,
     scaler: torch.amp.GradScaler | None = None,
 ) -> SimpleTrainer:
-    """Build the trainer of a model that is wrapped for several processes already. A scaler selects mixed precision."""
+    """Build the trainer of a model that is already wrapped for several processes. A scaler selects mixed precision."""
     if scaler is not None:
         trainer: SimpleTrainer = CheckedAMPTrainer(model, loader, optimizer, grad_scaler=scaler)
     else:
@@ -112,7 +112,7 @@ def build_trainer(
 
 
 class SeedingHook(HookBase):
-    """Seeds each step (which proposals are sampled) by the run's seed, the step and the rank, for exact resume."""
+    """Seeds each step's sampling of proposals from the run's seed, the step and the rank, for an exact resume."""
 
     def __init__(self, seed: int, rank: int) -> None:
         self.seed = seed
@@ -136,12 +136,12 @@ class EMAHook(HookBase):
 
 
 class CheckpointHook(HookBase):
-    """Writes checkpoints every `period` steps, after the last step and on an interrupt, which it then raises.
+    """Writes checkpoints every `period` steps, after the last step and on an interrupt.
 
-    detectron2's PeriodicCheckpointer knows no interrupts.
+    Unlike detectron2's PeriodicCheckpointer, it handles interrupts: it saves the run, then re-raises the interrupt.
 
     Args:
-        save: writes a checkpoint after that number of steps; called in all processes.
+        save: takes the number of completed steps and writes a checkpoint; called in all processes.
         period: steps between two checkpoints.
         group: the processes.
     """
@@ -152,7 +152,7 @@ class CheckpointHook(HookBase):
         self.group = group
 
     def after_step(self) -> None:
-        """Write a checkpoint if it is time, and stop after an interrupt."""
+        """Write a checkpoint if one is due, and stop after an interrupt."""
         completed = self.trainer.iter + 1
         # All processes see the signal after the same step
         interrupted = agree_on_interrupt(self.group)
@@ -163,12 +163,12 @@ class CheckpointHook(HookBase):
 
 
 class EvaluationHook(EvalHook):
-    """detectron2's `EvalHook` between steps, which writes a checkpoint if the evaluation is interrupted.
+    """detectron2's `EvalHook` between steps; it also writes a checkpoint if the evaluation is interrupted.
 
     Args:
         period: steps between two evaluations; 0 for none.
         evaluate: returns the results by name.
-        save: writes a checkpoint after that number of steps.
+        save: takes the number of completed steps and writes a checkpoint.
     """
 
     def __init__(self, period: int, evaluate: Callable[[], dict[str, float]], save: Callable[[int], None]) -> None:
@@ -176,7 +176,7 @@ class EvaluationHook(EvalHook):
         self.save = save
 
     def after_step(self) -> None:
-        """Evaluate if it is time."""
+        """Evaluate if an evaluation is due."""
         try:
             super().after_step()
         except (KeyboardInterrupt, Terminated):
@@ -187,11 +187,11 @@ class EvaluationHook(EvalHook):
 class ProgressWriter(EventWriter):
     """Logs losses, learning rate, time per step and remaining time.
 
-    Unlike detectron2's CommonMetricPrinter, it logs as this package, and counts from the step of a resumed run.
+    Unlike detectron2's CommonMetricPrinter, it uses this package's logger and excludes a resumed run's earlier steps.
 
     Args:
-        max_steps: steps of the whole run.
-        start: steps completed before the run was resumed.
+        max_steps: number of steps of the whole run.
+        start: number of steps completed before the run was resumed.
     """
 
     def __init__(self, max_steps: int, start: int) -> None:
@@ -204,7 +204,7 @@ class ProgressWriter(EventWriter):
         storage: EventStorage = get_event_storage()
         completed = storage.iter + 1
         latest = storage.latest()
-        # Nothing to log after the last step, and before the first
+        # Nothing to log after the last step or before the first
         if completed > self.max_steps or "total_loss" not in latest:
             return
         # Medians, as detectron2 logs them

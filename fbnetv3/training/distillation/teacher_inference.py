@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitFiles:
-    """Cache the logits of the config's teacher in `DISTILL.CACHE`; an incomplete cache is continued.
+    """Cache the logits of the config's teacher in `DISTILL.CACHE`; an incomplete cache is resumed.
 
     Raises:
         UserError: wrong config, missing data or weights, or a folder that cannot be written.
@@ -50,7 +50,7 @@ def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitFiles:
     check_cacheable_views(cfg, preprocessing.resolution)
     files = teacher_logit_files(cfg, dataset)
     teacher = build_teacher(cfg, len(dataset.classes), device)
-    # Views at the higher resolution of the two, resized for the teacher
+    # Views have the higher of the two resolutions; the teacher's are resized
     side = max(preprocessing.resolution, teacher_resolution(cfg))
     loader = build_loader(
         dataset,

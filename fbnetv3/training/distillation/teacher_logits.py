@@ -25,14 +25,14 @@ class TeacherLogitFiles:
     """A folder with a teacher's logits, float16 (views, images, classes), and their metadata.
 
     Args:
-        folder: of `logits.npy` and `metadata.json`.
-        fingerprint: the values that determine the logits; a cache with others is refused.
+        folder: folder that holds `logits.npy` and `metadata.json`.
+        fingerprint: values that determine the logits; a cache with different ones is refused.
         shape: (views, images, classes).
     """
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], shape: tuple[int, int, int]) -> None:
         self.folder = folder
-        self.fingerprint = json.loads(json.dumps({**fingerprint, "shape": shape}))  # as JSON returns it
+        self.fingerprint = json.loads(json.dumps({**fingerprint, "shape": shape}))  # as read back from JSON
         self.shape = shape
         self.logits = folder / "logits.npy"
         self.metadata = folder / "metadata.json"
@@ -52,11 +52,12 @@ class TeacherLogitFiles:
             completed = int(metadata["completed"])
         except (OSError, ValueError, TypeError, KeyError):
             raise UsageError(
-                f"{self.metadata}: is not the metadata of cached teacher logits; delete its folder"
+                f"{self.metadata}: is not valid teacher-logit metadata; "
+                "delete the folder and run tools/cache_teacher.py again"
             ) from None
         if difference := first_difference(fingerprint, self.fingerprint):
             raise UsageError(
-                f"{self.folder}: holds teacher logits for another {difference.key}: {difference.saved}, "
+                f"{self.folder}: holds teacher logits for a different {difference.key}: {difference.saved}, "
                 f"not {difference.current}; choose another DISTILL.CACHE"
             )
         return completed
@@ -65,28 +66,28 @@ class TeacherLogitFiles:
         """Open the complete cache for reading.
 
         Raises:
-            UsageError: it is missing, incomplete, or has another fingerprint.
+            UsageError: it is missing, incomplete, or has a different fingerprint.
         """
         completed = self.completed()
         if completed < self.total:
             state = "is incomplete" if completed else "does not exist"
             raise UsageError(f"{self.folder}: {state}; create it with tools/cache_teacher.py and the same config")
-        return self._map("r")
+        return self._open_memmap("r")
 
     def write(self, batches: Iterable[tuple[Tensor, list[int]]], completed: int, save_every: int = 100) -> None:
-        """Write logits, after those that are cached already. If it is interrupted, it can be continued.
+        """Append logits to those already cached. An interrupted write can be resumed.
 
         Args:
             batches: logits (N, classes) and their positions in the order of views and images.
-            completed: see `completed()`.
-            save_every: batches between two updates of the metadata.
+            completed: number of logit vectors already cached, see `completed()`.
+            save_every: number of batches between two updates of the metadata.
         """
         make_folder(self.folder)
         try:
             if not completed:
                 self._allocate()
-            # Logits go to their positions through a memory map, metadata follow every few batches
-            file = self._map("r+")
+            # Logits are written through a memory map; the metadata is updated every few batches
+            file = self._open_memmap("r+")
             rows = file.reshape(-1, self.shape[-1])
             try:
                 for number, (logits, positions) in enumerate(batches, 1):
@@ -95,7 +96,7 @@ class TeacherLogitFiles:
                     if number % save_every == 0:
                         self._save_metadata(file, completed)
                 completed = self.total
-            finally:  # an interrupted cache keeps what it has
+            finally:  # keep the logits of an interrupted cache
                 self._save_metadata(file, completed)
         except OutputError:
             raise
@@ -103,34 +104,34 @@ class TeacherLogitFiles:
             raise output_error(self.folder, error) from error
 
     def _allocate(self) -> None:
-        """Create the file at full size. On a full disk this fails here, rather than by SIGBUS in a memory map."""
+        """Create the file at full size. On a full disk this fails here, rather than with SIGBUS in a memory map."""
         np.lib.format.open_memmap(self.logits, "w+", np.float16, self.shape).flush()
         if hasattr(os, "posix_fallocate"):
             with self.logits.open("r+b") as f:
                 os.posix_fallocate(f.fileno(), 0, self.logits.stat().st_size)
 
-    def _map(self, mode: Literal["r", "r+"]) -> np.memmap:
+    def _open_memmap(self, mode: Literal["r", "r+"]) -> np.memmap:
         try:
             file = np.load(self.logits, mmap_mode=mode)
             if file.shape == self.shape and file.dtype == np.float16:
                 return file
         except (OSError, ValueError, EOFError):
             pass
-        raise UsageError(f"{self.logits}: is corrupt; delete its folder and cache the teacher again")
+        raise UsageError(f"{self.logits}: is corrupt; delete the folder and run tools/cache_teacher.py again")
 
     def _save_metadata(self, file: np.memmap, completed: int) -> None:
-        # Logits must be on disk before the metadata count them
+        # Logits must be on disk before the metadata counts them
         file.flush()
         write_json(self.metadata, {"fingerprint": self.fingerprint, "completed": completed}, indent=None)
 
 
 class DistillationTarget:
-    """Makes the target of a view of an image from cached teacher logits; each process opens the cache itself.
+    """Makes the target of a view of an image from cached teacher logits. Each process opens the cache itself.
 
     Args:
-        files: the complete cache.
-        weight: of the teacher's part.
-        label_smoothing: of the labels' part.
+        files: files of the complete cache.
+        weight: weight of the teacher loss.
+        label_smoothing: label smoothing of the label loss.
     """
 
     def __init__(self, files: TeacherLogitFiles, weight: float, label_smoothing: float) -> None:

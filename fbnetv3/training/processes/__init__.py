@@ -1,1 +1,1 @@
-"""Processes of a training: process group, launcher, interrupts."""
+"""Distributed training processes: process group, launcher, and interrupts."""

@@ -1,4 +1,4 @@
-"""Process group of a training, started by torchrun or by a scheduler that sets the same variables."""
+"""The training process group, started by torchrun or by a scheduler that sets the same environment variables."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from fbnetv3.utils.text import one_line
 
 T = TypeVar("T")
 
-# How long a process waits for the others before it gives up.
+# How long a process waits for the others before it gives up
 TIMEOUT = timedelta(minutes=10)
 
 
 class LostProcessError(UserError):
-    """Another process of the training has ended or does not answer."""
+    """Another process in the training run has exited or stopped responding."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class ProcessGroup:
     Everything but gradients is exchanged on the CPU, so that no GPU has to be synchronized for it.
 
     Attributes:
-        rank: of this process; rank 0 alone writes files.
+        rank: rank of this process; only rank 0 writes files.
         size: number of processes (world size).
-        local_rank: rank on this machine, and index of the GPU.
+        local_rank: rank on this machine, which is also the index of the GPU.
         cpu_group: torch's process group for everything but gradients.
     """
 
@@ -89,7 +89,7 @@ class ProcessGroup:
         return value
 
     def broadcast_buffers(self, *modules: nn.Module | None) -> None:
-        """Overwrite the buffers of modules, such as BatchNorm's statistics, by those of rank 0."""
+        """Overwrite the modules' buffers, such as BatchNorm statistics, with those of rank 0."""
         if self.size > 1:
             for module in filter(None, modules):
                 for buffer in module.buffers():
@@ -116,13 +116,13 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     """Join the process group that the environment describes, and leave it at the end of the block.
 
     Args:
-        device: the config's value; GPUs exchange gradients by NCCL, CPUs by Gloo.
+        device: value of the config key; GPUs exchange gradients through NCCL, CPUs through Gloo.
 
     Raises:
         UsageError: some of torchrun's variables are missing, or there are fewer GPUs than processes.
-        LostProcessError: the other processes do not answer.
+        LostProcessError: another process has exited or stopped responding.
     """
-    # Three cases: a group of the calling program, a single process, or torchrun's variables
+    # Three cases: the calling program's group, a single process, or torchrun's variables
     if dist.is_initialized():
         with _existing_group() as group:
             yield group
@@ -141,8 +141,8 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         if not _is_communication_error(error):
             raise
         raise LostProcessError(
-            f"another process of this training is gone or does not answer ({one_line(error, 160)}): "
-            "see its own message; start again with --resume"
+            f"another training process exited or stopped responding ({one_line(error, 160)}): "
+            "check that process's error message, then restart with --resume"
         ) from None
     finally:
         if dist.is_initialized():
@@ -163,7 +163,7 @@ def _existing_group() -> Iterator[ProcessGroup]:
 
 def _read_environment() -> tuple[int, int, int]:
     """Return rank, world size and local rank."""
-    # torchrun sets all of these; schedulers' scripts may forget one
+    # torchrun sets all of these; a scheduler's script may omit one
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise UsageError(f"WORLD_SIZE is set, but {', '.join(missing)} is not: start several processes with torchrun")
@@ -175,18 +175,21 @@ def _select_backend(device: str, local_rank: int) -> str:
     if not (device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())):
         return "gloo"
     if local_rank >= torch.cuda.device_count():
-        raise UsageError(f"process {local_rank} of this machine has no GPU: there are {torch.cuda.device_count()}")
+        raise UsageError(
+            f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}; "
+            "start at most that many processes (--nproc-per-node)"
+        )
     torch.cuda.set_device(local_rank)
     return "nccl"
 
 
 def _restart_store(store: dist.Store, rank: int, size: int) -> dist.Store:
-    """Return a part of the store that only this start of the processes uses.
+    """Return a part of the store that only this launch of the processes uses.
 
     Needed as of torch 2.4 to 2.14: torchrun keeps one store when it restarts its processes, and Gloo would read the
-    addresses of dead processes from it. Rank 0 therefore invents a prefix and sends it to every rank. A rank writes a
+    addresses of dead processes from it. Rank 0 therefore generates a prefix and sends it to every rank. A rank writes a
     fresh id under hello/RANK, reads the prefix under welcome/ID, and confirms it; rank 0 repeats until all have
-    confirmed, because the first hello that it reads may be that of a dead process.
+    confirmed, because the first hello that it reads may be from a dead process.
     """
     # Other ranks: say hello under a fresh id, wait for the prefix, confirm it
     if rank:
@@ -201,7 +204,7 @@ def _restart_store(store: dist.Store, rank: int, size: int) -> dist.Store:
     deadline = time.monotonic() + TIMEOUT.total_seconds()
     while missing:
         if time.monotonic() > deadline:
-            raise dist.DistError(f"process {min(missing)} has not started within {TIMEOUT}")
+            raise dist.DistError(f"process {min(missing)} did not start within {TIMEOUT}")
         for other_rank in sorted(missing):
             if store.check([f"hello/{other_rank}"]):
                 store.set(f"welcome/{store.get(f'hello/{other_rank}').decode()}", prefix)
@@ -211,7 +214,7 @@ def _restart_store(store: dist.Store, rank: int, size: int) -> dist.Store:
 
 
 def _is_communication_error(error: RuntimeError) -> bool:
-    """Return whether an error comes from the exchange between processes; Gloo's errors have no type of their own."""
+    """Return whether an error comes from the exchange between processes; Gloo's errors do not have their own type."""
     return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
 
 

@@ -16,7 +16,7 @@ from fbnetv3.training.processes.distributed import ProcessGroup
 _EXCEPTIONS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
 # Signals received since `deferred_interrupts` was entered, in order. Signal handlers belong to the process, so this
-# is global too; trainings in other threads receive no signals and never see it filled.
+# is global too; runs in other threads receive no signals and never see it filled.
 _pending: list[signal.Signals] = []
 
 

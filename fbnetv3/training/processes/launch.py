@@ -19,27 +19,33 @@ from fbnetv3.utils.imports import import_modules, user_modules
 
 
 def launch(run: Callable[[], None], num_processes: int, *, after_interrupt: str = "") -> None:
-    """Run a function in several processes that form a process group as torchrun's do; 1 runs it in this process.
+    """Run a function in several processes that form a process group, as torchrun's do.
 
-    Ctrl-C and SIGTERM reach all of them. If they fail, this process exits with the code of the first that ended.
+    Ctrl-C and SIGTERM reach all of them. If any fails, this process exits with the code of the first that did.
 
     Args:
         run: a picklable function.
-        num_processes: on a machine with GPUs, at most one per GPU.
+        num_processes: number of processes; on a machine with GPUs, at most one per GPU. 1 runs the function in this
+            process.
         after_interrupt: see `run_tool`.
 
     Raises:
-        UsageError: fewer than one process, more processes than GPUs, or torchrun has started several already.
+        UsageError: fewer than one process, more processes than GPUs, or torchrun has already started several processes.
     """
     if num_processes < 1:
-        raise UsageError(f"--num-gpus {num_processes} is not at least 1")
+        raise UsageError(f"--num-gpus {num_processes} must be at least 1")
     if num_processes == 1:
         run()
         return
     if is_multi_process():
-        raise UsageError(f"--num-gpus {num_processes}: torchrun has started several processes already; leave it out")
+        raise UsageError(
+            f"--num-gpus {num_processes}: torchrun has already started several processes; remove --num-gpus"
+        )
     if torch.cuda.is_available() and num_processes > torch.cuda.device_count():
-        raise UsageError(f"--num-gpus {num_processes}: there are {torch.cuda.device_count()} GPUs")
+        raise UsageError(
+            f"--num-gpus {num_processes}: only {torch.cuda.device_count()} GPUs are available; "
+            "pass that number or fewer"
+        )
     # Each process reports its own error; multiprocessing's report of the failed process would only repeat it
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     previous_handlers = {number: signal.signal(number, _forward_signal) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -79,7 +85,7 @@ def _run_in_process(
 
 
 def _forward_signal(number: int, frame: object) -> None:
-    """Send SIGTERM to all processes. After Ctrl-C, which the terminal has sent to them already, it changes nothing."""
+    """Send SIGTERM to all processes. After Ctrl-C, which the terminal sends to all of them, this changes nothing."""
     for process in multiprocessing.active_children():
         assert process.pid is not None  # it has been started
         os.kill(process.pid, signal.SIGTERM)

@@ -33,7 +33,7 @@ CLASSIFIER_KEYS = frozenset(
         "metadata",
     )
 )
-"""Keys of a classifier's checkpoint: what `Trainer.state_dict` returns, and the run's metadata."""
+"""Keys of a classifier's checkpoint: those that `Trainer.state_dict` returns, and the run's metadata."""
 
 _NUMBERED = re.compile(r"(?P<prefix>\w*_)(?P<number>\d+)\.pth")
 
@@ -44,8 +44,8 @@ class Checkpoints:
     """The checkpoints of a classifier's run, named by step.
 
     Args:
-        folder: where they are written.
-        keep: how many of the newest to keep.
+        folder: folder of the checkpoints.
+        keep: number of newest checkpoints to keep.
     """
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
@@ -64,7 +64,7 @@ class Checkpoints:
         return path
 
     def load_newest(self) -> tuple[Path, State] | None:
-        """Return path and contents of the newest complete checkpoint; None if there are no checkpoints.
+        """Return the path and contents of the newest complete checkpoint; None if there are no checkpoints.
 
         Raises:
             WeightsError: all checkpoints are corrupt.
@@ -75,7 +75,7 @@ class Checkpoints:
         """Read a checkpoint.
 
         Raises:
-            WeightsError: it is corrupt or not a checkpoint of a classifier's run.
+            WeightsError: the file is corrupt or not a checkpoint of a classifier's run.
         """
         state = load_checkpoint_file(path)
         if not isinstance(state, dict) or not state.keys() >= CLASSIFIER_KEYS:
@@ -96,8 +96,8 @@ def numbered_checkpoints(folder: Path, prefix: str | None = None) -> list[Path]:
     """List checkpoints with a number in their name, such as step_00000100.pth, by number.
 
     Args:
-        folder: need not exist.
-        prefix: what the name has in front of the number; default: any.
+        folder: folder to search; need not exist.
+        prefix: prefix of the number in the name; by default, any.
     """
     numbered = []
     for path in folder.glob("*.pth") if folder.is_dir() else ():
@@ -108,9 +108,10 @@ def numbered_checkpoints(folder: Path, prefix: str | None = None) -> list[Path]:
 
 
 def prune_checkpoints(newest: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints with the prefix of `newest`; a name without a number: none.
+    """Delete all but the newest `keep` checkpoints with the prefix of `newest`.
 
-    Checkpoints with a higher number are deleted too: they were corrupt, so that the run resumed from an earlier one.
+    Does nothing if `newest` has no number in its name. Checkpoints with a higher number are deleted too: they were
+    corrupt, so the run resumed from an earlier one.
     """
     match = _NUMBERED.fullmatch(newest.name)
     if match is None:
@@ -123,12 +124,12 @@ def prune_checkpoints(newest: Path, keep: int) -> None:
 
 
 def load_newest(folder: Path, newest_first: Iterable[Path], load: Callable[[Path], State]) -> tuple[Path, State] | None:
-    """Return path and contents of the first complete checkpoint; warn about corrupt ones and skip them.
+    """Return the path and contents of the first complete checkpoint; warn about corrupt ones and skip them.
 
     Args:
-        folder: for the error message.
-        newest_first: the checkpoints to try.
-        load: reads one; raises a WeightsError if it is corrupt.
+        folder: folder of the checkpoints, for the error message.
+        newest_first: checkpoints to try.
+        load: function that reads a checkpoint; raises a WeightsError if it is corrupt.
 
     Raises:
         WeightsError: there are checkpoints, and all are corrupt.

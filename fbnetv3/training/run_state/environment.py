@@ -17,7 +17,7 @@ import fbnetv3
 
 
 def describe_environment() -> dict[str, Any]:
-    """Return versions, devices, command line, and the state of the git checkout (None if installed)."""
+    """Return versions, devices, command line, and the state of the git checkout (None for an installed package)."""
     return {
         "command": sys.argv,
         "fbnetv3": fbnetv3.__version__,

@@ -1,4 +1,7 @@
-"""Fingerprints of runs: the config values that determine a result, compared before a run or a cache is reused."""
+"""Fingerprints of runs: the config values that determine a result, compared before a run is resumed.
+
+A new config key is part of the fingerprint unless it is added to one of the lists of ignored keys below.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,91 @@ from fvcore.common.config import CfgNode
 from fbnetv3.errors import UsageError
 from fbnetv3.utils.nested_keys import first_difference, flatten
 
+CLASSIFIER_IGNORED_KEYS = (
+    # Evaluation, output and logging
+    "EVAL",
+    "CHECKPOINT",
+    "LOG",
+    "OUTPUT_DIR",
+    # Length: a run may be extended
+    "SOLVER.EPOCHS",
+    # Where and how fast to compute
+    "DEVICE",
+    "DATA.WORKERS",
+    "MODEL.CHANNELS_LAST",
+    "MODEL.COMPILE",
+    # A limit on errors
+    "DATA.MAX_CORRUPT",
+    # Paths; the keys that a recipe sets are compared themselves
+    "IMPORTS",
+    "RECIPE",
+    "DATA.ROOT",
+    "MODEL.ARCH_DIRS",
+    "DISTILL.WEIGHTS",
+    # The checkpoint replaces the initial weights
+    "MODEL.WEIGHTS",
+    # Compared by content instead of path; of the cache, only whether there is one
+    "MODEL.ARCH",
+    "DISTILL.ARCH",
+    "DISTILL.CACHE",
+)
+"""Keys and sections of a classifier's config that may change when its run is resumed."""
+
+DETECTOR_IGNORED_KEYS = (
+    # Evaluation
+    "TEST",
+    "DATASETS.TEST",
+    "DATASETS.PROPOSAL_FILES_TEST",
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST",
+    "INPUT.MIN_SIZE_TEST",
+    "INPUT.MAX_SIZE_TEST",
+    "MODEL.RPN.PRE_NMS_TOPK_TEST",
+    "MODEL.RPN.POST_NMS_TOPK_TEST",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST",
+    "MODEL.RETINANET.SCORE_THRESH_TEST",
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
+    "MODEL.RETINANET.NMS_THRESH_TEST",
+    # Output and logging
+    "OUTPUT_DIR",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.CHECKPOINTS",
+    "VIS_PERIOD",
+    # Length: a run may be extended
+    "SOLVER.MAX_ITER",
+    # Where and how fast to compute; the solver's other keys are compared after scaling to the world size
+    "MODEL.DEVICE",
+    "MODEL.FBNETV3.CHANNELS_LAST",
+    "SOLVER.REFERENCE_WORLD_SIZE",
+    "DATALOADER.NUM_WORKERS",
+    "CUDNN_BENCHMARK",
+    # Paths
+    "IMPORTS",
+    "DATASETS.OWN",
+    # The checkpoint replaces the initial weights
+    "MODEL.WEIGHTS",
+    "MODEL.FBNETV3.WEIGHTS",
+    # May be negative, for a random seed that the checkpoint holds
+    "SEED",
+    # Unused by this package
+    "VERSION",
+    "GLOBAL",
+)
+"""Keys and sections of a detector's config that may change when its run is resumed."""
+
 
 def config_fingerprint(cfg: CfgNode, ignored: Collection[str]) -> dict[str, Any]:
     """Return the values of a config that determine a run's weights, by dotted key.
 
     Args:
         cfg: the run's config.
-        ignored: keys ("SOLVER.EPOCHS") and sections ("EVAL") that do not.
+        ignored: keys ("SOLVER.EPOCHS") and sections ("EVAL", "DATASETS.OWN") that do not affect the weights.
     """
+    sections = tuple(f"{name}." for name in ignored)
     return {
         key: list(value) if isinstance(value, tuple) else value  # checkpoints hold lists
         for key, value in flatten(cfg).items()
-        if key not in ignored and key.split(".")[0] not in ignored
+        if key not in ignored and not key.startswith(sections)
     }
 
 
@@ -34,7 +110,7 @@ def check_same_run(
     Args:
         saved: fingerprint in the checkpoint.
         current: fingerprint of this run.
-        checkpoint: its path, for the error message.
+        checkpoint: path of the checkpoint, for the error message.
         long_values: keys whose values the error message omits.
 
     Raises:
@@ -44,9 +120,9 @@ def check_same_run(
     if difference is None:
         return
     key = difference.key
-    values = "" if key in long_values else f" ({difference.saved}, now {difference.current})"
+    values = "" if key in long_values else f": was {difference.saved}, is now {difference.current}"
     raise UsageError(
-        f"{checkpoint}: cannot resume: it was trained with another {key}{values}; "
+        f"{checkpoint}: cannot resume: {key} has changed{values}; "
         "use that run's config.yaml, or choose another OUTPUT_DIR"
     )
 
@@ -58,10 +134,11 @@ def check_not_longer(completed: int, limit: int, unit: str, key: str, checkpoint
         completed: epochs or steps in the checkpoint.
         limit: value of the config key `key`.
         unit: "epochs" or "steps".
-        key: for the error message.
-        checkpoint: its path, for the error message.
+        key: name of the config key, for the error message.
+        checkpoint: path of the checkpoint, for the error message.
     """
     if completed > limit:
         raise UsageError(
-            f"{checkpoint}: cannot resume: it was trained for {completed} {unit} already, more than {key} {limit}"
+            f"{checkpoint}: cannot resume: it already has {completed} {unit}, more than {key} {limit}; "
+            f"raise {key}, or choose another OUTPUT_DIR"
         )

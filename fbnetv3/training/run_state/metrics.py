@@ -1,4 +1,4 @@
-"""Metrics file of a run (JSON lines) and the figure of loss and accuracy."""
+"""Metrics file of a run (JSON lines), and its figure of loss and accuracy."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def read_metrics(file: Path, key: str = "step") -> list[Entry]:
     """Read the entries of a metrics file. Invalid lines, such as the last one of a killed run, are skipped.
 
     Args:
-        file: the metrics file.
-        key: name of the step count, which each entry has.
+        file: metrics file.
+        key: name of the step count in each entry.
     """
     return [entry for entry in read_json_lines(file) if key in entry and all(map(_is_number, entry.values()))]
 
@@ -25,7 +25,7 @@ def _is_number(value: object) -> bool:
 
 
 def read_learning_curve(file: Path) -> list[Entry]:
-    """Read the evaluations in a metrics file: "epoch", "top1", "loss" and so on; none if there is no file."""
+    """Read the evaluations in a metrics file: "epoch", "top1", "loss" and so on; empty if there is no file."""
     if not file.exists():
         return []
     evaluations = [entry for entry in read_metrics(file) if {"epoch", "val_top1"} <= entry.keys()]
@@ -36,7 +36,7 @@ def truncate_metrics(file: Path, step: int, epoch: float = float("inf"), key: st
     """Drop the entries that were written after the checkpoint from which a run resumes.
 
     Args:
-        file: the metrics file; need not exist.
+        file: metrics file; need not exist.
         step: last step to keep.
         epoch: last epoch whose evaluation to keep.
         key: name of the step count.
@@ -48,7 +48,7 @@ def truncate_metrics(file: Path, step: int, epoch: float = float("inf"), key: st
         for entry in read_metrics(file, key)
         if entry[key] <= step and not ("val_top1" in entry and entry.get("epoch", 0) > epoch)
     ]
-    # Atomically: a kill must not lose the older entries
+    # Atomically, so that a killed process loses no older entries
     write_json_lines(file, entries)
 
 
@@ -79,7 +79,7 @@ def plot_curve(metrics: Path, figure_file: Path) -> None:
         accuracy_axes.plot(*ema_top1, color="tab:green", label="EMA", **markers)
         accuracy_axes.legend(frameon=False, loc="lower right")
     last = top1[-1] if top1 else float("nan")
-    style_axes(accuracy_axes, xlabel="epoch", ylabel="top-1 on validation, %", title=f"last: {last:.2f} %")
+    style_axes(accuracy_axes, xlabel="epoch", ylabel="top-1 on validation, %", title=f"last: {last:.2f}%")
     save_figure(figure, figure_file)
 
 

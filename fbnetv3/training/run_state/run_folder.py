@@ -48,7 +48,7 @@ class RunFolder:
         return self.weights.exists() or self.metrics.exists() or bool(Checkpoints(self.checkpoints).paths())
 
     def trained_weights(self) -> Path | None:
-        """Return the final weights, else the newest complete checkpoint; None if there are neither."""
+        """Return the final weights, else the newest complete checkpoint; None if there is neither."""
         if self.weights.exists():
             return self.weights
         newest = Checkpoints(self.checkpoints).load_newest()
@@ -62,7 +62,8 @@ class RunFolder:
         write_text(self.config, cfg.dump())
         # One entry for each start of the run
         environments = []
-        with contextlib.suppress(FileNotFoundError, ValueError):  # the first start, or not a file of ours
+        # Missing at the first start; corrupt if the file was not written by this class
+        with contextlib.suppress(FileNotFoundError, ValueError):
             environments = json.loads(self.environment.read_text())
         if not isinstance(environments, list):
             environments = []

@@ -1,4 +1,4 @@
-"""Lock of an output folder: one training at a time, and no run overwritten by accident."""
+"""Output-folder lock: allows one training run at a time and protects existing runs from being overwritten."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from fbnetv3.utils.files import FolderLock
 
 
 class RunLock:
-    """Context manager that reserves an output folder for one training.
+    """Context manager that reserves an output folder for one training run.
 
-    The folder is locked at one of two moments. If it holds a run already, it is locked on entry, so that the
-    checkpoint to resume from does not change while it is read. A new folder is created and locked by `acquire`, which
-    the training calls when its config, data and weights have proved valid: a mistyped config leaves no folder behind.
+    A folder that already holds a run is locked on entry, so that the checkpoint to resume from does not change while it
+    is read. A new folder is created and locked by `acquire`, which the run calls once its config, data and weights have
+    been validated: a mistyped config leaves no folder behind.
 
     Only rank 0 holds the lock itself.
 
     Args:
-        run_folder: the output folder.
-        group: all processes of the training.
+        run_folder: output folder.
+        group: all processes of the run.
         resume: whether an existing run may be resumed.
 
     Raises:
-        UsageError: the folder holds a run and `resume` is not set, or another process trains there.
+        UsageError: the folder holds a run and `resume` is not set, or another process is training there.
         OutputError: the folder cannot be written.
     """
 
@@ -58,7 +58,10 @@ class RunLock:
         self._acquired = True
         # Between `__enter__` and here the folder was not locked
         if self._has_run() and not self._had_run:
-            raise UsageError(f"{self.run_folder.path}: another training has just finished there; start again")
+            raise UsageError(
+                f"{self.run_folder.path}: another run wrote to this folder in the meantime; "
+                "choose another OUTPUT_DIR, or add --resume"
+            )
 
     def _has_run(self) -> bool:
         return self.group.broadcast(self.run_folder.has_run())

@@ -15,18 +15,18 @@ logger = logging.getLogger(__name__)
 def log_summary(
     name: str, model: nn.Module, dataset: str, details: list[str], device: torch.device, group: ProcessGroup
 ) -> None:
-    """Log network, data, length and device of a run.
+    """Log the network, data, length and device of a run.
 
     Args:
-        name: of the architecture.
-        model: its parameters are counted.
-        dataset: its name.
+        name: name of the architecture.
+        model: network whose parameters are counted.
+        dataset: name of the dataset.
         details: further facts, such as "24 training images".
-        device: where it is trained.
-        group: the processes that train it.
+        device: device of the network.
+        group: processes that train the network.
     """
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    # The number of threads decides the speed on a CPU
+    # On a CPU, the number of threads determines the speed
     where = f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else str(device)
     if group.size > 1:
         where = f"{group.size} processes, {where}"

@@ -16,6 +16,8 @@ from fbnetv3.detection.training import detector_evaluation
 from fbnetv3.detection.training.detector_builders import build_detector_optimizer
 from fbnetv3.detection.training.detector_training import evaluate_detector, train_detector
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS
+from fbnetv3.training.run_state.fingerprint import DETECTOR_IGNORED_KEYS, config_fingerprint
+from fbnetv3.utils.nested_keys import flatten
 
 # Long enough to detect something on the training images.
 LONGER = ["SOLVER.IMS_PER_BATCH", "4", "INPUT.MIN_SIZE_TRAIN", "(80,)", "INPUT.RANDOM_FLIP", "none"]
@@ -41,7 +43,7 @@ def copied_run(uninterrupted, tmp_path):
 
 @pytest.fixture(scope="module")
 def longer_run(digits_config, tmp_path_factory):
-    """Return config and result of a training that learns something."""
+    """Return the config and result of a run that learns something."""
     out = tmp_path_factory.mktemp("longer") / "run"
     cfg = load_detection_config(digits_config, [*LONGER, "OUTPUT_DIR", str(out)])
     return cfg, train_detector(cfg)
@@ -208,8 +210,8 @@ def test_a_run_is_not_overwritten(train, copied_run):
     weights = (copied_run / "model_final.pth").read_bytes()
     for arguments, message in (
         ([], "already holds a run; add --resume"),
-        (["--resume", "SOLVER.BASE_LR", "0.1"], "it was trained with another SOLVER.BASE_LR (0.003, now 0.1)"),
-        (["--resume", "SOLVER.MAX_ITER", "3"], "it was trained for 4 steps already, more than SOLVER.MAX_ITER 3"),
+        (["--resume", "SOLVER.BASE_LR", "0.1"], "SOLVER.BASE_LR has changed: was 0.003, is now 0.1"),
+        (["--resume", "SOLVER.MAX_ITER", "3"], "it already has 4 steps, more than SOLVER.MAX_ITER 3"),
     ):
         ran = train(*arguments)
         assert (ran.code, ran.err.count("\n")) == (2, 1)
@@ -238,3 +240,12 @@ def test_optimizers_follow_detectron2s_keys(digits_config, name):
     assert decays[id(model.backbone.stages[0][0][1].weight)] == 0.1
     assert decays[id(model.backbone.stages[0][0][0].weight)] == 0.3
     assert {group["lr"] for group in optimizer.param_groups} == {0.2}
+
+
+def test_ignored_keys_exist_and_training_keys_are_compared(digits_config):
+    cfg = load_detection_config(digits_config)
+    for ignored in DETECTOR_IGNORED_KEYS:
+        assert any(f"{key}.".startswith(f"{ignored}.") for key in flatten(cfg)), ignored
+    fingerprint = config_fingerprint(cfg, DETECTOR_IGNORED_KEYS)
+    assert {"SOLVER.BASE_LR", "DATASETS.TRAIN", "DATALOADER.FILTER_EMPTY_ANNOTATIONS"} <= fingerprint.keys()
+    assert not [key for key in fingerprint if "TEST" in key]

@@ -104,9 +104,9 @@ def test_an_interrupted_cache_is_continued(cache, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["SEED", "1"], r"logits: holds teacher logits for another SEED: 0, not 1; choose another DISTILL\.CACHE"),
-        (["INPUT.FLIP", "True"], r"for another INPUT\.FLIP"),
-        (["DISTILL.VIEWS", "3"], "for another shape"),
+        (["SEED", "1"], r"logits: holds teacher logits for a different SEED: 0, not 1; choose another DISTILL\.CACHE"),
+        (["INPUT.FLIP", "True"], r"for a different INPUT\.FLIP"),
+        (["DISTILL.VIEWS", "3"], "for a different shape"),
         (
             ["DISTILL.RESOLUTION", "64"],
             r"INPUT\.CROP padded: differs between the teacher's 64 pixels and the student's",
@@ -128,7 +128,7 @@ def test_corrupt_logits(cache, tmp_path, content):
     shutil.copytree(cache[0] / "logits", tmp_path / "logits")
     file = tmp_path / "logits" / "logits.npy"
     file.write_bytes(file.read_bytes()[:5000] if content is None else content)
-    with pytest.raises(UsageError, match=r"logits\.npy: is corrupt; delete its folder"):
+    with pytest.raises(UsageError, match=r"logits\.npy: is corrupt; delete the folder"):
         train(make_config(tmp_path))
 
 
@@ -136,11 +136,11 @@ def test_logits_of_other_images_or_of_another_teacher(cache, tmp_path, monkeypat
     """The number of images and the path of the weights are the same."""
     image_name = ArrayDataset.image_name
     monkeypatch.setattr(ArrayDataset, "image_name", lambda s, i: "other" if i == 7 else image_name(s, i))
-    with pytest.raises(UsageError, match="for another SHA-256 of the image names"):
+    with pytest.raises(UsageError, match="for a different SHA-256 of the image names"):
         train(make_config(cache[0], "OUTPUT_DIR", str(tmp_path / "run")))
     monkeypatch.undo()
     monkeypatch.setattr("fbnetv3.training.classifier_inputs.file_sha256", lambda path: "0")
-    with pytest.raises(UsageError, match=r"for another SHA-256 of DISTILL\.WEIGHTS"):
+    with pytest.raises(UsageError, match=r"for a different SHA-256 of DISTILL\.WEIGHTS"):
         train(make_config(cache[0], "OUTPUT_DIR", str(tmp_path / "run")))
 
 
@@ -154,14 +154,14 @@ def test_the_same_teacher_in_other_files(cache, tmp_path):
     fingerprint = teacher_logit_files(make_config(cache[0], *teacher), dataset).fingerprint
     assert fingerprint == teacher_logit_files(make_config(cache[0]), dataset).fingerprint
     (tmp_path / "teacher.yaml").write_text(dump_arch(replace(arch, resize=arch.resize + 1)))
-    with pytest.raises(UsageError, match=r"for another DISTILL\.ARCH: fbnetv3_digits"):
+    with pytest.raises(UsageError, match=r"for a different DISTILL\.ARCH: fbnetv3_digits"):
         train(make_config(cache[0], *teacher, "OUTPUT_DIR", str(tmp_path / "run")))
 
 
 def test_a_run_with_a_cache_does_not_resume_without(cache, tmp_path):
     output = ["OUTPUT_DIR", str(tmp_path / "run")]
     train(make_config(cache[0], *output))
-    with pytest.raises(UsageError, match=r"another DISTILL\.CACHE \(True, now False\)"):
+    with pytest.raises(UsageError, match=r"DISTILL\.CACHE has changed: was True, is now False"):
         train(make_config(cache[0], *output, "DISTILL.CACHE", ""), resume=True)
 
 

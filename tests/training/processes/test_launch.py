@@ -81,10 +81,10 @@ def test_a_single_process_is_not_started():
 
 
 def test_wrong_calls(monkeypatch):
-    with pytest.raises(UsageError, match="--num-gpus 0 is not at least 1"):
+    with pytest.raises(UsageError, match="--num-gpus 0 must be at least 1"):
         launch(print, 0)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="torchrun has started several processes already"):
+    with pytest.raises(UsageError, match="torchrun has already started several processes"):
         launch(print, 2)
 
 
