@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fbnetv3.factory import create_model, list_models
     from fbnetv3.modeling.weights import load_weights
 
-# The module that defines each attribute.
+# The module that defines each attribute
 _ATTRIBUTES = {
     "create_model": "fbnetv3.factory",
     "list_models": "fbnetv3.factory",

@@ -53,7 +53,7 @@ class DataError(UserError, ValueError):
 
 
 class WeightsError(UserError, ValueError):
-    """A weights file that is missing, corrupt, unsafe, of an unknown format or made for another network."""
+    """A weights file that is missing, corrupt, unsafe, in an unknown format or made for a different network."""
 
 
 class OutputError(UserError, OSError):

@@ -26,7 +26,7 @@ def create_model(
         arch: a registered name (`list_models()`), the path of an architecture's YAML file, or an architecture.
         pretrained: load the model zoo's weights, which are downloaded on first use.
         num_classes: outputs of the classifier; 0 for pooled features. Default: 1000, or the number of the pretrained
-            weights. With another number, the pretrained trunk is kept and the head is randomly initialized.
+            weights. With a different number, the pretrained trunk is kept and the head is randomly initialized.
         in_chans: channels of the input. Default: 3, or the number of the pretrained weights.
         features_only: return feature maps at strides 2 to 32 instead of logits; the attributes `feature_channels` and
             `feature_strides` describe them.
@@ -49,7 +49,10 @@ def create_model(
 
         entry = model_zoo.entry_for_arch(arch.name)
         if arch.stages != entry.arch.stages:
-            raise UsageError(f"no pretrained weights for this {arch.name}: those of {entry} are for other blocks")
+            raise UsageError(
+                f"{arch.name}: the published weights ({entry}) belong to an architecture with different blocks; "
+                "pass pretrained=False or the registered architecture"
+            )
         num_classes = entry.num_classes if num_classes is None else num_classes
         in_chans = entry.in_chans if in_chans is None else in_chans
         weights = entry.local_weights()

@@ -35,9 +35,9 @@ def test_a_lazy_entry_is_imported_by_resolve():
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ("no_such_module:f", "thing 'no_such_module': cannot be imported"),
+        ("no_such_module:f", "thing 'no_such_module' cannot be imported"),
         ("collections:OrderdDict", "collections has no OrderdDict: did you mean OrderedDict"),
-        ("collections", "is not of the form package.module:function"),
+        ("collections", "must have the form package.module:function"),
         ("math:pi", "is not callable"),
     ],
 )

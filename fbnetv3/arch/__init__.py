@@ -1,4 +1,4 @@
-"""Architectures as data: definitions, registry, scaling and exact cost. No torch in here."""
+"""Architectures as data: definitions, registry, scaling and exact cost. Does not import torch."""
 
 from fbnetv3.arch.arch_files import arch_from_dict, dump_arch, load_arch, save_arch
 from fbnetv3.arch.arch_registry import (

@@ -21,7 +21,7 @@ _ARCH_FIELDS = tuple(f.name for f in fields(ArchDef))
 _ROW_FIELDS = tuple(f.name for f in fields(Row))
 _SCALE_FIELDS = ("depth", "width", "resolution", "fixed", "multiple")
 
-# Columns of a written row: those of Table 2 in its order, then the rest.
+# Columns of a written row: those of Table 2 in its order, then the rest
 _TABLE_2_COLUMNS = ("block", "kernel", "expansion", "channels", "repeat", "stride", "se", "act")
 _ROW_COLUMNS = (*_TABLE_2_COLUMNS, *(name for name in _ROW_FIELDS if name not in _TABLE_2_COLUMNS))
 
@@ -46,7 +46,7 @@ def _load(path: str, inherited_by: tuple[str, ...]) -> ArchDef:
         if not bases:
             return arch_from_dict(data)
         if len(bases) > 1:
-            raise ArchError("an architecture can have only one", BASE_KEY)
+            raise ArchError(f"lists {len(bases)} files, but an architecture can have only one base", BASE_KEY)
         return _derive(_load(bases[0], (*inherited_by, path)), data)
 
 
@@ -54,7 +54,7 @@ def arch_from_dict(data: Mapping[str, Any]) -> ArchDef:
     """Build an architecture from plain dicts and lists, as read from YAML.
 
     Raises:
-        ArchError: invalid; names the field, as in "stages[3].rows[1].kernel: 4 is even".
+        ArchError: an invalid field, which the message names, as in "stages[3].rows[1].kernel: 4 is even; ...".
     """
     values = dict(data)
     check_keys(values, ArchError, _ARCH_FIELDS, required=("name", "stages", "resolution"))
@@ -122,7 +122,7 @@ def dump_arch(arch: ArchDef) -> str:
     if arch.source:
         lines.append(f"source: {_quote(arch.source)}")
     lines += [f"resolution: {arch.resolution}", f"resize: {arch.resize}", "stages:"]
-    # align the fields of all rows in columns; a column that no row uses has width 0
+    # Align the fields of all rows in columns; a column that no row uses has width 0
     cells = [[_row_cells(row) for row in stage.rows] for stage in arch.stages]
     widths = {column: max(len(row[column]) for stage in cells for row in stage) for column in _ROW_COLUMNS}
     for stage in cells:

@@ -23,7 +23,7 @@ def _load_builtin_archs() -> list[tuple[str, ArchDef, str]]:
     for file in sorted((configs_folder() / "archs").rglob("*.yaml")):
         arch = load_arch(file)
         if arch.name != file.stem:
-            raise ArchError(f"'{arch.name}' differs from the file's name", "name", str(file))
+            raise ArchError(f"'{arch.name}' does not match the file name; rename one of them", "name", str(file))
         entries.append((arch.name, arch, str(file)))
     return entries
 
@@ -38,7 +38,7 @@ def register_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:
 
     Raises:
         ArchError: the file holds no valid architecture.
-        UsageError: the name is taken; the message says by what.
+        UsageError: the name is taken; the message says where it was registered.
     """
     if isinstance(arch, ArchDef):
         ARCHS.add(arch.name, arch, caller_location())
@@ -79,7 +79,7 @@ def _yaml_files(folder: str | os.PathLike) -> list[Path]:
 
 
 def get_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:
-    """Return an architecture by its registered name or the path of its YAML file; an `ArchDef` is returned as it is.
+    """Return an architecture by its registered name or the path of its YAML file; return an `ArchDef` unchanged.
 
     Raises:
         UnknownNameError: no such name; the message suggests similar ones.

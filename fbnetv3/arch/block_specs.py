@@ -29,7 +29,7 @@ ACTIVATIONS = Registry("activation")
 ACTIVATIONS.register("fbnetv3.modeling.blocks:Hardswish", name="hswish")
 ACTIVATIONS.register("torch.nn:ReLU", name="relu")
 
-# Gates of squeeze-and-excite; "none" stands for a block without one.
+# Gates of squeeze-and-excite; "none" stands for a block without one
 SE_GATES = Registry("squeeze-and-excite gate")
 SE_GATES.register("torch.nn:Identity", name="none")
 SE_GATES.register("torch.nn:Hardsigmoid", name="hsigmoid")
@@ -39,12 +39,12 @@ SE_RATIO = 0.25
 
 
 def round8(value: float) -> int:
-    """Round to a multiple of 8, half up, to at least 8 and never below 95 % of `value`.
+    """Round to a multiple of 8, half up, to at least 8 and never below 95% of `value`.
 
     This is the channel rounding of the published networks: `round8(20) == 24`, `round8(36) == 40`.
     """
     rounded = max(8, 8 * math.floor(value / 8 + 0.5))
-    # as in MobileNet, rounding down must not remove more than 5 % of the channels
+    # As in MobileNet, rounding down must not remove more than 5% of the channels
     return rounded + 8 if rounded < 0.95 * value else rounded
 
 
@@ -58,7 +58,7 @@ class RowFields(NamedTuple):
 class BlockSpec:
     """What an architecture needs to know about a block. A new block registers a dataclass of this kind.
 
-    Besides the attributes below, a spec has a classmethod `build(in_channels, channels, stride, *, ...)`. Its
+    In addition to the attributes below, a spec has a classmethod `build(in_channels, channels, stride, *, ...)`. Its
     keyword-only parameters are the row fields that the block reads, such as `kernel` or `se`: required ones have no
     default, and a row that sets any other field is rejected. `build` raises `FieldError` for values that do not fit
     together.
@@ -192,19 +192,19 @@ class MBConvSpec(BlockSpec):
         w = conv_output_size(width, self.kernel, self.stride, self.padding)
         mid = self.mid_channels
         layers = Cost()
-        # expand, at the input's size
+        # Expand, at the input's size
         if self.has_expand:
             layers += conv_cost(height, width, self.in_channels, mid) + batchnorm_cost(mid)
-        # depthwise
+        # Depthwise
         layers += conv_cost(h, w, mid, mid, self.kernel, self.groups)
         if self.dw_norm:
             layers += batchnorm_cost(mid)
-        # squeeze-and-excite
+        # Squeeze-and-excite
         if self.se_channels:
             layers += avg_pool_cost(h, w, mid)
             layers += conv_cost(1, 1, mid, self.se_channels, bias=True)
             layers += conv_cost(1, 1, self.se_channels, mid, bias=True)
-        # project
+        # Project
         layers += conv_cost(h, w, mid, self.out_channels) + batchnorm_cost(self.out_channels)
         return layers, h, w
 
@@ -248,7 +248,7 @@ class MBPoolSpec(BlockSpec):
     def cost(self, height: int, width: int) -> tuple[Cost, int, int]:
         """Return the cost of the block, and the height and width of its output, which are 1."""
         mid = self.mid_channels
-        # the expansion sees the full map, the last convolution one pixel
+        # The expansion sees the full map, the last convolution one pixel
         layers = conv_cost(height, width, self.in_channels, mid) + batchnorm_cost(mid)
         layers += avg_pool_cost(height, width, mid)
         return layers + conv_cost(1, 1, mid, self.out_channels), 1, 1

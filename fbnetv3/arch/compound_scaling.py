@@ -13,7 +13,7 @@ from fbnetv3.arch.network_cost import compute_cost
 from fbnetv3.errors import UsageError
 from fbnetv3.utils.checks import check_choice, check_int, check_number
 
-PARTS = ("stem", "last")
+FIXED_PARTS = ("stem", "last")
 IMAGENET_RESOLUTION = 224
 CIFAR_RESOLUTION = 32
 
@@ -26,7 +26,7 @@ def compound_scale(
     width: float = 1.0,
     resolution: float = 1.0,
     *,
-    fixed: tuple[str, ...] = PARTS,
+    fixed: tuple[str, ...] = FIXED_PARTS,
     multiple: int = 8,
     name: str | None = None,
 ) -> ArchDef:
@@ -53,7 +53,7 @@ def compound_scale(
     for field, multiplier in {"depth": depth, "width": width, "resolution": resolution}.items():
         check_number(multiplier, field, *MULTIPLIER_RANGE, error=ArchError)
     for part in fixed:
-        check_choice(part, "fixed", PARTS, ArchError)
+        check_choice(part, "fixed", FIXED_PARTS, ArchError)
     check_int(multiple, "multiple", 1, MAX_RESOLUTION, ArchError)
 
     stages = []
@@ -67,11 +67,11 @@ def compound_scale(
             rows += [replace(row, channels=channels) for row in _scale_depth(group, depth)]
         stages.append(Stage(tuple(rows)))
 
-    # the nearest multiple; a resolution that is not scaled stays as it is
+    # The nearest multiple; a resolution that is not scaled stays as it is
     pixels = arch.resolution
     if resolution != 1.0:
         pixels = max(multiple, multiple * math.floor(arch.resolution * resolution / multiple + 0.5))
-    # the ratio of resize to crop stays
+    # The ratio of resize to crop stays
     resize = max(pixels, round(arch.resize * pixels / arch.resolution))
     name = name or f"{arch.name}_scaled"
     return replace(arch, stages=tuple(stages), resolution=pixels, resize=resize, name=name)
@@ -80,15 +80,15 @@ def compound_scale(
 def adapt_to_small_images(arch: ArchDef, base: int = CIFAR_RESOLUTION, *, name: str | None = None) -> ArchDef:
     """Adapt a network to small images (Sec. 4.3, CIFAR-10).
 
-    The second block of stride two gets stride one. The resolution is `base` pixels times the network's resolution over
-    224: for a base of 32, FBNetV3-A has 32 and FBNetV3-E 38 pixels. Images are not resized before the crop.
+    The second stride-2 block is changed to stride 1. The resolution is `base` pixels times the network's resolution
+    over 224: for a base of 32, FBNetV3-A has 32 and FBNetV3-E 38 pixels. Images are not resized before the crop.
 
     Raises:
-        ArchError: the network has no second block of stride two.
+        ArchError: the network has no second stride-2 block.
     """
     strided = [(s, r) for s, stage in enumerate(arch.stages) for r, row in enumerate(stage.rows) if row.stride == 2]
     if len(strided) < 2:
-        raise ArchError(f"{arch.name} has no second block of stride two, which adapting to small images removes")
+        raise ArchError(f"{arch.name} has no second stride-2 block, which adapting to small images changes to stride 1")
     s, r = strided[1]
     rows = list(arch.stages[s].rows)
     rows[r] = replace(rows[r], stride=1, dw_padding=None)
@@ -126,7 +126,7 @@ def scale_to_macs(
     resolution: float = 1.15,
     tolerance: float = 0.01,
     num_classes: int = 1000,
-    fixed: tuple[str, ...] = PARTS,
+    fixed: tuple[str, ...] = FIXED_PARTS,
     name: str | None = None,
 ) -> ScaledArch:
     """Find the multiplier phi for which scaling by depth^phi, width^phi and resolution^phi meets a MACs target.
@@ -144,8 +144,8 @@ def scale_to_macs(
         resolution: growth of the resolution.
         tolerance: largest relative distance to the target.
         num_classes: outputs of the networks whose MACs are counted.
-        fixed: as for `compound_scale`.
-        name: as for `compound_scale`.
+        fixed: see `compound_scale`.
+        name: see `compound_scale`.
 
     Raises:
         UsageError: an invalid argument, or no network within the tolerance; the message then names the closest.
@@ -169,9 +169,12 @@ def scale_to_macs(
     center = _bisect_phi(lambda phi: scale(phi, 1).macs, macs)
     closest = scale(center, 1)
     if not 0.5 < closest.macs / macs < 2:
-        raise UsageError(f"scaling these dimensions cannot bring {arch.name} near {macs / 1e6:.1f} M MACs")
+        raise UsageError(
+            f"scaling these dimensions cannot bring {arch.name} near {macs / 1e6:.1f} M MACs: "
+            "let more of depth, width and resolution grow"
+        )
 
-    # one phi for all dimensions, with finer and finer resolutions; then single deviating dimensions
+    # One phi for all dimensions, with finer and finer resolutions; then single deviating dimensions
     common = (
         min((scale(center + step, multiple) for step in _steps(0.15, 81)), key=distance) for multiple in (8, 4, 2, 1)
     )
@@ -183,7 +186,7 @@ def scale_to_macs(
     raise UsageError(
         f"no multiplier brings {arch.name} within {tolerance:.1%} of {macs / 1e6:.1f} M MACs; "
         f"the closest is {closest.macs / 1e6:.1f} M at {closest.multiplier:.3f}: "
-        "scale more of depth, width and resolution, or allow a larger tolerance"
+        "let more of depth, width and resolution grow, or allow a larger tolerance"
     )
 
 
@@ -198,7 +201,7 @@ def _check_targets(macs: float, growth: dict[str, float]) -> None:
 def _bisect_phi(macs_at: Callable[[float], float], target: float) -> float:
     """Return approximately the phi at which the (almost) monotonic MACs reach the target."""
     low, high = -12.0, 12.0
-    # ten halvings leave an interval of 0.02, which the fine search around it covers
+    # Ten halvings leave an interval of 0.02, which the fine search around it covers
     for _ in range(10):
         middle = (low + high) / 2
         low, high = (low, middle) if macs_at(middle) > target else (middle, high)
@@ -237,15 +240,15 @@ def _scale_depth(rows: list[Row], depth: float) -> list[Row]:
     """Return rows of equal width with `depth` times as many blocks. The last row grows or shrinks; the first stays."""
     if rows[-1].spec_class.pools:  # a pooling block cannot be repeated
         return rows
-    # blocks to add (or remove if negative), rounded half up, leaving at least one
+    # Blocks to add (or remove if negative), rounded half up, leaving at least one
     total = sum(row.repeat for row in rows)
     change = max(1, math.floor(total * depth + 0.5)) - total
     scaled = list(rows)
-    # drop rows from the end that would become empty
+    # Drop rows from the end that would become empty
     while change < 0 and scaled[-1].repeat + change < 1:
         change += scaled.pop().repeat
     last = scaled[-1]
     if change > 0 and len(scaled) == 1 and last.stride == 2 and last.dw_padding is not None:
-        # a padding that shrinks the map is only valid for a single block of stride 2
+        # A padding that shrinks the map is only valid for a single block of stride 2
         return [last, replace(last, stride=1, dw_padding=None, repeat=change)]
     return [*scaled[:-1], replace(last, repeat=last.repeat + change)]

@@ -16,7 +16,7 @@ MAX_REPEAT = 1_000
 MAX_RESOLUTION = 8_192
 EXPANSION_RANGE = (0.01, 64.0)
 
-# Fields that every block reads.
+# Fields that every block reads
 _COMMON_FIELDS = frozenset({"block", "channels", "repeat", "stride"})
 
 
@@ -97,7 +97,7 @@ class Row:
             ArchError: fields of the row do not fit together.
         """
         required, optional = self.spec_class.row_fields()
-        # only set fields: a user's block may have its own defaults
+        # Pass only the fields that are set: a user's block may have its own defaults
         arguments = {name: getattr(self, name) for name in required}
         arguments |= {name: value for name in optional if (value := getattr(self, name)) is not None}
         stride = self.stride if first else 1

@@ -10,7 +10,7 @@ from fbnetv3.arch.layer_cost import Cost, avg_pool_cost, conv_cost
 from fbnetv3.arch.network_cost import NetworkCost, compute_cost
 from fbnetv3.errors import UsageError
 
-# Table 5 of the paper: parameters in millions and MACs in billions, by the detector's architecture.
+# Table 5 of the paper: parameters in millions and MACs in billions, by the detector's architecture
 TABLE_5 = {
     "efficientnet_b0_det": (8.0, 3.6),
     "fbnetv3_a_det": (5.3, 2.9),
@@ -21,12 +21,12 @@ TABLE_5 = {
 
 @dataclass(frozen=True)
 class DetectorParts:
-    """The parts of a C4 detector (Sec. 4.3), each an architecture of its own.
+    """The parts of a C4 detector (Sec. 4.3), each as a separate architecture.
 
     Attributes:
-        trunk: all blocks before the network's last stride of two.
-        rpn_head: another copy of the trunk's last row, with stride one.
-        box_head: the blocks from the last stride of two on, without the classifier's pooling block.
+        trunk: all blocks before the last stride-2 block.
+        rpn_head: a second copy of the trunk's last row, with stride 1.
+        box_head: the last stride-2 block and all later ones, without the classifier's pooling block.
         stride: stride of the trunk's map: 16, or 8 for small images.
     """
 
@@ -51,15 +51,15 @@ def detector_parts(arch: ArchDef, rpn_blocks: int | None = None) -> DetectorPart
         rpn_blocks: blocks of the RPN head; default: the number in the trunk's last row.
 
     Raises:
-        UsageError: the network has fewer than two strides to split between, or `rpn_blocks` is below 1.
+        UsageError: all blocks of the network have the same stride, or `rpn_blocks` is below 1.
     """
     features = feature_blocks(arch)
     if len(features) < 2:
         raise UsageError(f"{arch.name} has blocks at only one stride: it cannot be split into trunk and box head")
     if rpn_blocks is not None and rpn_blocks < 1:
-        raise UsageError(f"rpn_blocks {rpn_blocks} is not at least 1")
+        raise UsageError(f"rpn_blocks {rpn_blocks} must be at least 1")
 
-    # the trunk ends with the last block of the second-coarsest stride
+    # The trunk ends with the last block of the second-coarsest stride
     last_block, stride = features[-2]
     trunk, box_head = [], []
     for s, stage in enumerate(with_same_padding(arch).stages):
@@ -89,8 +89,8 @@ class DetectorCost:
     """Cost of a C4 detector for one image.
 
     Attributes:
-        trunk, rpn_head: for the whole image.
-        box_head, predictor: for one proposal; the predictor is two linear layers.
+        trunk, rpn_head: cost for the whole image.
+        box_head, predictor: cost for one proposal; the predictor is two linear layers.
         proposals: number of proposals.
     """
 
@@ -127,12 +127,12 @@ def detector_cost(
     Args:
         arch: the architecture.
         height: height of the image in pixels.
-        width: its width.
+        width: width of the image in pixels.
         proposals: regions of an image that the box head processes.
         num_classes: classes, without the background.
         anchors: anchors per cell of the map.
         pooled: side of a proposal's pooled map, in cells.
-        rpn_blocks: as for `detector_parts`.
+        rpn_blocks: see `detector_parts`.
 
     Raises:
         UsageError: the network cannot be split into a detector, or the image is too small.
@@ -142,13 +142,13 @@ def detector_cost(
     end = trunk.blocks[-1]
     channels = end.block.spec.out_channels
 
-    # the RPN head predicts objectness and four box deltas for each anchor
+    # The RPN head predicts objectness and four box deltas for each anchor
     rpn_head = compute_cost(parts.rpn_head, (end.height, end.width), num_classes=0, in_chans=channels)
     hidden = parts.rpn_head.out_channels
     objectness = conv_cost(end.height, end.width, hidden, anchors, bias=True)
     deltas = conv_cost(end.height, end.width, hidden, 4 * anchors, bias=True)
 
-    # the box head pools its map; the predictor scores classes and background, and four box deltas for each class
+    # The box head pools its map; the predictor scores classes and background, and four box deltas for each class
     box_head = compute_cost(parts.box_head, (pooled, pooled), num_classes=0, in_chans=channels)
     box_end = box_head.blocks[-1]
     features = parts.box_head.out_channels

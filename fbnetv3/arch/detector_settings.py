@@ -15,7 +15,7 @@ from fbnetv3.errors import FieldError
 from fbnetv3.utils.checks import check_int, check_type, error_context
 from fbnetv3.utils.yaml_files import BASE_KEY, read_mapping, read_with_bases
 
-# The parts whose cost can be computed, by the config keys that choose them.
+# The parts whose cost can be computed, by the config keys that choose them
 _SUPPORTED_PARTS = {
     ("BACKBONE", "NAME"): "build_fbnetv3_backbone",
     ("RPN", "HEAD_NAME"): "FBNetV3RPNHead",
@@ -30,7 +30,7 @@ class DetectorSettings:
     Attributes:
         name: name of the config.
         arch: architecture of trunk, RPN head and box head.
-        proposals, num_classes, anchors, pooled, rpn_blocks: as for `fbnetv3.arch.detector_cost.detector_cost`.
+        proposals, num_classes, anchors, pooled, rpn_blocks: see `fbnetv3.arch.detector_cost.detector_cost`.
         has_masks: whether there is also a mask head, whose cost is not included.
     """
 
@@ -83,7 +83,7 @@ def find_detector_config(name: str | os.PathLike) -> Path | None:
     if not name.endswith((".yaml", ".yml")):
         return None
     keys = read_mapping(name, FieldError).keys()
-    # an architecture may also have a _BASE_, but always has a name
+    # An architecture may also have a _BASE_, but always has a name
     is_config = "MODEL" in keys or (BASE_KEY in keys and "name" not in keys)
     return Path(name) if is_config else None
 
@@ -122,7 +122,7 @@ def _parse_model(model: Mapping[str, Any]) -> dict[str, Any]:
     ratios = get("ANCHOR_GENERATOR", "ASPECT_RATIOS", [[0.5, 1.0, 2.0]])
     for key, lists in (("SIZES", sizes), ("ASPECT_RATIOS", ratios)):
         if not isinstance(lists, list) or not lists or not isinstance(lists[0], list):
-            raise FieldError(f"{lists!r} is not a list of lists", f"MODEL.ANCHOR_GENERATOR.{key}")
+            raise FieldError(f"{lists!r} must be a list of lists", f"MODEL.ANCHOR_GENERATOR.{key}")
     arch = get("FBNETV3", "ARCH", "fbnetv3_a_det")
     check_type(arch, "MODEL.FBNETV3.ARCH", str, "the name of an architecture", FieldError)
     return {

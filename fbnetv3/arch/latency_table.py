@@ -49,8 +49,8 @@ class BlockShape(NamedTuple):
 
     Attributes:
         kind: registered name of the block, or "head".
-        spec: its spec.
-        side: height and width of its input in pixels.
+        spec: spec of the block.
+        side: height and width of the input in pixels.
     """
 
     kind: str
@@ -63,7 +63,7 @@ class MeasuredDevice:
     """The setup of a measurement.
 
     Attributes:
-        device: name of the processor, or any name that its owner chose.
+        device: name of the processor, or a name chosen by its user.
         runtime: name and version of what ran the blocks.
         threads: number of threads.
         batch: images per run.
@@ -83,7 +83,7 @@ class LatencyFit:
     """How block latencies add up to a network's, in ms: `scale` x their sum + `per_block` x their number.
 
     Attributes:
-        scale, per_block: fitted to whole networks; 1 and 0 if there are too few of them.
+        scale, per_block: coefficients fitted to whole networks; 1 and 0 if there are too few of them.
         num_networks: number of whole networks.
     """
 
@@ -113,7 +113,7 @@ class LatencyTable:
             return LatencyFit(num_networks=len(self.networks))
         sums = np.array([self._sum_blocks(arch, num_classes) for arch, num_classes, _ in self.networks])
         measured = np.array([ms for *_, ms in self.networks])
-        # dividing by the measured latency turns absolute errors into relative ones
+        # Dividing by the measured latency turns absolute errors into relative ones
         scale, per_block = np.linalg.lstsq(sums / measured[:, None], np.ones(len(sums)), rcond=None)[0]
         return LatencyFit(float(scale), float(per_block), len(sums))
 
@@ -140,8 +140,8 @@ class LatencyTable:
             return self.blocks[shape]
         except KeyError:
             raise LatencyError(
-                f"the latency table has no {shape.kind} at {shape.side} pixels with {shape.spec}: it is for another "
-                "space, or incomplete; complete it with tools/measure_net.py --space"
+                f"the latency table has no {shape.kind} at {shape.side} pixels with {shape.spec}: it is for a "
+                "different space, or incomplete; complete it with tools/measure_net.py --space"
             ) from None
 
     def _sum_blocks(self, arch: ArchDef, num_classes: int) -> tuple[float, int]:
@@ -183,7 +183,7 @@ def load_latency_table(path: str | os.PathLike) -> LatencyTable:
     if lines and not lines[-1].endswith("\n"):
         del lines[-1]  # its writer was killed
 
-    # the first line describes the device, the others hold one measurement each
+    # The first line describes the device, the others hold one measurement each
     blocks: dict[BlockShape, float] = {}
     networks = []
     line_number = 1
@@ -209,22 +209,22 @@ class LatencyTableWriter:
     """Appends measurements to the file of a latency table.
 
     Args:
-        path: the file; if it exists, it must be of the same device.
+        path: the file; if it exists, it must have been measured on the same device.
         device: the setup of the measurements.
 
     Raises:
-        LatencyError: the file is not a latency table, or is another device's.
+        LatencyError: the file is not a latency table, or was measured on a different device.
         OutputError: the file cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike, device: MeasuredDevice) -> None:
         self.path = Path(path).expanduser()
-        # a new table
+        # A new table
         if not self.path.exists() or not self.path.stat().st_size:
             make_folder(self.path.parent)
             append_json_line(self.path, {"layout": LAYOUT_VERSION, **asdict(device)})
             return
-        # resume a table of the same device
+        # Resume a table of the same device
         table_device = load_latency_table(self.path).device
         if table_device != device:
             raise LatencyError(f"{self.path}: was measured on {table_device}, this is {device}: choose another file")

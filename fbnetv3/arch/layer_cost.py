@@ -1,4 +1,7 @@
-"""Cost of single layers: multiply-adds, parameters and activations, as plain arithmetic on shapes."""
+"""Cost of single layers: multiply-adds, parameters and activations, as plain arithmetic on shapes.
+
+`fbnetv3.arch.block_specs` adds them up to the cost of a block.
+"""
 
 from __future__ import annotations
 

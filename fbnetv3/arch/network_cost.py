@@ -55,18 +55,21 @@ def compute_cost(
     """
     check_int(num_classes, "num_classes", 0)
     check_int(in_chans, "in_chans", 1)
-    height, width = _height_width(arch.resolution if resolution is None else resolution)
-    # follow the size of the map from block to block
+    input_height, input_width = _height_width(arch.resolution if resolution is None else resolution)
+    # Follow the size of the feature map from block to block
+    height = input_height
+    width = input_width
     parts = []
     for block in arch.blocks(in_chans):
         cost, height, width = block.spec.cost(height, width)
         if height < 1 or width < 1:
             raise UsageError(
-                f"{arch.name}: an input of {resolution} pixels is too small: the output of block {block.name} is empty"
+                f"{arch.name}: an input of {input_height}x{input_width} pixels is too small: "
+                f"block {block.name} has an empty output; use a higher resolution"
             )
         parts.append(BlockCost(block, cost, height, width))
 
-    # the head pools the last map and is a 1x1 convolution on one pixel
+    # The head pools the last map and is a 1x1 convolution on one pixel
     head = Cost()
     if num_classes:
         head = avg_pool_cost(height, width, arch.out_channels)
@@ -78,6 +81,6 @@ def compute_cost(
 def _height_width(resolution: int | tuple[int, int]) -> tuple[int, int]:
     sides = resolution if isinstance(resolution, (tuple, list)) else (resolution, resolution)
     if len(sides) != 2 or not all(is_int(side, 1) for side in sides):
-        raise UsageError(f"resolution {resolution!r} is neither a positive number of pixels nor (height, width)")
+        raise UsageError(f"resolution {resolution!r} must be a positive number of pixels or (height, width)")
     height, width = sides
     return height, width

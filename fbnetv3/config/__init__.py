@@ -1,4 +1,4 @@
-"""Training configs and recipes. Loads no torch."""
+"""Training configs and recipes. Does not import torch."""
 
 from fbnetv3.config.defaults import get_cfg
 from fbnetv3.config.loading import check_config, is_detection_config, load_config

@@ -16,11 +16,11 @@ class ConfigKey:
     """A config key.
 
     Attributes:
-        default: its default, which also determines its type.
-        help: what it means.
+        default: default value, which also determines the type.
+        help: description.
         low, high: inclusive bounds.
         above, below: exclusive bounds.
-        choices: the values that it can have, if there are only a few.
+        choices: allowed values, if there are only a few.
         items: type of the items of a list.
     """
 
@@ -40,7 +40,7 @@ class ConfigKey:
             return all(type(item) in kinds for item in value)
         if self.choices:
             return value in self.choices
-        # these comparisons are False for NaN
+        # These comparisons are False for NaN
         return (
             (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
@@ -67,7 +67,7 @@ class ConfigKey:
 KEYS: dict[str, ConfigKey] = {}
 
 
-def key(name: str, default: Any, help: str, **limits: Any) -> None:
+def declare(name: str, default: Any, help: str, **limits: Any) -> None:
     """Declare a config key; `limits` are fields of `ConfigKey`."""
     KEYS[name] = ConfigKey(default, help, **limits)
 
@@ -79,56 +79,56 @@ def get_cfg() -> CfgNode:
 
 # The run
 
-key("SEED", 0, "Random seed of weights, order of the images, augmentation and dropout.", low=0, high=2**63 - 1)
-key(
+declare("SEED", 0, "Random seed of weights, order of the images, augmentation and dropout.", low=0, high=2**63 - 1)
+declare(
     "RECIPE",
     "",
     "A recipe file (docs/training.md), whose values replace those of the keys that it covers; empty for none. "
-    "A relative path is first looked up beside the config file that sets it, as for MODEL.ARCH.",
+    "A relative path is first looked up next to the config file that sets it, as with MODEL.ARCH.",
 )
-key("OUTPUT_DIR", "output/run", "Folder for checkpoints, logs, metrics and figures.")
-key(
+declare("OUTPUT_DIR", "output/run", "Folder for checkpoints, logs, metrics and figures.")
+declare(
     "IMPORTS",
     [],
     "Python modules to import first, such as my_package.datasets, which register your own datasets, blocks, losses, "
     "optimizers and so on. The current folder is searched too.",
     items=str,
 )
-key("DEVICE", "auto", 'A torch device such as "cpu" or "cuda:1"; "auto" uses a GPU if there is one, else the CPU.')
+declare("DEVICE", "auto", 'A torch device such as "cpu" or "cuda:1"; "auto" uses a GPU if there is one, else the CPU.')
 
 # The network
 
-key(
+declare(
     "MODEL.ARCH",
     "fbnetv3_a",
     "Registered name of an architecture (tools/analyze_net.py lists them), path of its YAML file, or one of "
     "torchvision's networks, such as torchvision/resnet50.",
 )
-key("MODEL.ARCH_DIRS", [], "Folders of architecture files (*.yaml) that this run can use by name.", items=str)
-key("MODEL.NUM_CLASSES", 0, "Outputs of the classifier; 0 for the number of the dataset's classes.", low=0)
-key("MODEL.IN_CHANS", 3, "Channels of the input: 3 for RGB, 1 for grayscale.", choices=(1, 3))
-key("MODEL.DROP_RATE", 0.0, "Dropout before the classifier's last layer.", low=0, below=1)
-key(
+declare("MODEL.ARCH_DIRS", [], "Folders of architecture files (*.yaml) that this run can use by name.", items=str)
+declare("MODEL.NUM_CLASSES", 0, "Outputs of the classifier; 0 for the number of the dataset's classes.", low=0)
+declare("MODEL.IN_CHANS", 3, "Channels of the input: 3 for RGB, 1 for grayscale.", choices=(1, 3))
+declare("MODEL.DROP_RATE", 0.0, "Dropout before the classifier's last layer.", low=0, below=1)
+declare(
     "MODEL.DROP_PATH_RATE",
     0.0,
     "Stochastic depth of the last block; it grows linearly from 0 at the first.",
     low=0,
     below=1,
 )
-key(
+declare(
     "MODEL.WEIGHTS",
     "",
     'Weights to start from or to evaluate: a file, a URL, or "zoo://" and a model zoo entry. Empty for random '
     "initialization.",
 )
-key("MODEL.CHANNELS_LAST", True, "NHWC memory format, which is faster on CPUs and on GPUs with tensor cores.")
-key(
+declare("MODEL.CHANNELS_LAST", True, "NHWC memory format, which is faster on CPUs and on GPUs with tensor cores.")
+declare(
     "MODEL.SYNC_BN",
     True,
     "In distributed training, compute BatchNorm statistics over the images of all processes, so that results do not "
     "depend on the number of processes.",
 )
-key(
+declare(
     "MODEL.COMPILE",
     False,
     "Compile the network with torch.compile: a minute or two at the start, then faster steps.",
@@ -136,26 +136,33 @@ key(
 
 # The dataset
 
-key("DATA.NAME", "imagefolder", "Registered name of a dataset: digits, cifar10, imagefolder, imagelist, shards.")
-key(
+declare("DATA.NAME", "imagefolder", "Registered name of a dataset: digits, cifar10, imagefolder, imagelist, shards.")
+declare(
     "DATA.ROOT",
     "",
     "Folder of the dataset. For imagefolder, it has train/ and val/ (or test/) with one folder per class; for "
     "imagelist, this is the subset file; for shards, the folder of the tar files.",
 )
-key("DATA.WORKERS", 2, "Processes that load images, per training process; 0 to load in the training process.", low=0)
-key("DATA.MAX_CORRUPT", 0, "Corrupt images to skip before the run fails with an error that names them.", low=0)
+declare(
+    "DATA.WORKERS", 2, "Processes that load images, per training process; 0 to load in the training process.", low=0
+)
+declare(
+    "DATA.MAX_CORRUPT",
+    0,
+    "Maximum number of corrupt images to skip; one more ends the run with an error that names them.",
+    low=0,
+)
 
 # Preprocessing and augmentation
 
-key(
+declare(
     "INPUT.RESOLUTION",
     0,
     "Side of the network's square input in pixels; 0 for the architecture's own.",
     low=0,
     high=8192,
 )
-key(
+declare(
     "INPUT.RESIZE",
     0,
     "In evaluation, short side of the image in pixels before the center crop; 0 keeps the architecture's ratio to the "
@@ -163,58 +170,58 @@ key(
     low=0,
     high=16384,
 )
-key("INPUT.MEAN", [0.485, 0.456, 0.406], "Mean to subtract from RGB (or gray) in [0, 1], one value per channel.")
-key("INPUT.STD", [0.229, 0.224, 0.225], "Standard deviation to divide by, one value per channel.")
-key(
+declare("INPUT.MEAN", [0.485, 0.456, 0.406], "Mean to subtract from RGB (or gray) in [0, 1], one value per channel.")
+declare("INPUT.STD", [0.229, 0.224, 0.225], "Standard deviation to divide by, one value per channel.")
+declare(
     "INPUT.INTERPOLATION",
     "bilinear",
-    "Interpolation of all resizing.",
+    "Interpolation used for all resizing.",
     choices=("bilinear", "bicubic", "nearest"),
 )
-key(
+declare(
     "INPUT.CROP",
     "random_resized",
     'Crop in training, by registered name: "random_resized" (ImageNet), "padded" (pad, then crop at random), or "none" '
     "(as in evaluation).",
 )
-key("INPUT.CROP_SCALE", [0.08, 1.0], 'Smallest and largest fraction of the image\'s area for "random_resized".')
-key("INPUT.CROP_PADDING", 4, 'Pixels that "padded" adds on each side.', low=0)
-key("INPUT.FLIP", True, "In training, mirror half of the images.")
-key(
+declare("INPUT.CROP_SCALE", [0.08, 1.0], 'Smallest and largest fraction of the image\'s area for "random_resized".')
+declare("INPUT.CROP_PADDING", 4, 'Pixels that "padded" adds on each side.', low=0)
+declare("INPUT.FLIP", True, "During training, flip half of the images horizontally.")
+declare(
     "INPUT.AUTO_AUGMENT",
     "none",
     "Augmentation after the crop, by registered name: none, autoaugment (ImageNet's policy) or randaugment.",
 )
-key(
+declare(
     "INPUT.RANDOM_ERASING",
     0.0,
     "Fraction of the training images from which a random rectangle is erased.",
     low=0,
     high=1,
 )
-key("INPUT.MIXUP", 0.0, "Alpha of mixup's Beta distribution; 0 for no mixup.", low=0)
+declare("INPUT.MIXUP", 0.0, "Alpha of mixup's Beta distribution; 0 for no mixup.", low=0)
 
 # Optimization
 
-key("SOLVER.OPTIMIZER", "sgd", "Registered name of an optimizer: sgd, rmsprop (torch's), rmsprop_tf (timm's).")
-key("SOLVER.LOSS", "cross_entropy", "Registered name of a loss.")
-key("SOLVER.LR", 0.1, "Learning rate at the end of the warmup, for a batch of LR_BATCH_SIZE images.", low=0)
-key(
+declare("SOLVER.OPTIMIZER", "sgd", "Registered name of an optimizer: sgd, rmsprop (torch's), rmsprop_tf (timm's).")
+declare("SOLVER.LOSS", "cross_entropy", "Registered name of a loss.")
+declare("SOLVER.LR", 0.1, "Learning rate at the end of the warmup, for a batch of LR_BATCH_SIZE images.", low=0)
+declare(
     "SOLVER.LR_BATCH_SIZE",
     0,
     "Scale the learning rate by BATCH_SIZE / LR_BATCH_SIZE; 0 to use LR as it is.",
     low=0,
 )
-key("SOLVER.MOMENTUM", 0.9, "Momentum of the optimizer.", low=0, below=1)
-key("SOLVER.NESTEROV", True, "Nesterov momentum, for sgd.")
-key(
+declare("SOLVER.MOMENTUM", 0.9, "Momentum of the optimizer.", low=0, below=1)
+declare("SOLVER.NESTEROV", True, "Nesterov momentum, for sgd.")
+declare(
     "SOLVER.RMSPROP_ALPHA",
     0.9,
     "Smoothing of RMSProp's mean squared gradient. The paper does not state it.",
     low=0,
     below=1,
 )
-key(
+declare(
     "SOLVER.RMSPROP_EPS",
     0.25,
     "Constant in RMSProp's denominator: rmsprop (torch) adds it to the root of the mean squared gradient, rmsprop_tf "
@@ -225,77 +232,77 @@ key(
     above=0,
     high=1,
 )
-key("SOLVER.WEIGHT_DECAY", 1e-5, "L2 penalty on the weights.", low=0)
-key("SOLVER.DECAY_NORM_BIAS", True, "Apply weight decay also to biases, and to scales and shifts of norm layers.")
-key("SOLVER.EPOCHS", 400, "Passes over the training images.", low=1)
-key("SOLVER.BATCH_SIZE", 256, "Images per step over all processes; at least 2, for BatchNorm.", low=2)
-key(
+declare("SOLVER.WEIGHT_DECAY", 1e-5, "L2 penalty on the weights.", low=0)
+declare("SOLVER.DECAY_NORM_BIAS", True, "Apply weight decay also to biases, and to scales and shifts of norm layers.")
+declare("SOLVER.EPOCHS", 400, "Passes over the training images.", low=1)
+declare("SOLVER.BATCH_SIZE", 256, "Images per step over all processes; at least 2, for BatchNorm.", low=2)
+declare(
     "SOLVER.ACCUMULATE",
     1,
     "Split each step's batch into this many parts, processed in sequence, to save memory. BatchNorm sees one part.",
     low=1,
 )
-key(
+declare(
     "SOLVER.PRECISION",
     "float32",
     "Arithmetic of forward and backward pass: float32, or autocast to bfloat16 or float16 (with loss scaling).",
     choices=("float32", "bfloat16", "float16"),
 )
-key(
+declare(
     "SOLVER.SCHEDULE",
     "exponential",
     'Learning-rate schedule, by registered name: "cosine" (down to 0) or "exponential" (times DECAY each epoch).',
 )
-key(
+declare(
     "SOLVER.DECAY",
     0.9875,
-    "Factor per epoch of the exponential schedule: 0.9875 in the paper's final trainings, 0.963 in its search.",
+    "Factor per epoch of the exponential schedule: 0.9875 in the paper's final training runs, 0.963 in its search.",
     above=0,
     high=1,
 )
-key(
+declare(
     "SOLVER.WARMUP_EPOCHS",
     5.0,
     "Epochs over which the learning rate rises linearly from WARMUP_FACTOR * LR.",
     low=0,
 )
-key("SOLVER.WARMUP_FACTOR", 0.1, "Fraction of LR at the start of the warmup.", above=0, high=1)
-key("SOLVER.LABEL_SMOOTHING", 0.0, "Fraction of the target that is spread evenly over all classes.", low=0, below=1)
+declare("SOLVER.WARMUP_FACTOR", 0.1, "Fraction of LR at the start of the warmup.", above=0, high=1)
+declare("SOLVER.LABEL_SMOOTHING", 0.0, "Fraction of the target that is spread evenly over all classes.", low=0, below=1)
 
 # Exponential moving average
 
-key(
+declare(
     "EMA.ENABLED",
     False,
     "Average weights and BatchNorm statistics over training; evaluate and save both raw and averaged weights.",
 )
-key("EMA.DECAY", 0.9998, "Weight of the previous average in each step.", low=0, below=1)
+declare("EMA.DECAY", 0.9998, "Weight of the previous average in each step.", low=0, below=1)
 
 # Distillation
 
-key("DISTILL.ARCH", "", "Architecture of the teacher, as for MODEL.ARCH; empty for no distillation.")
-key("DISTILL.WEIGHTS", "", "Weights of the teacher, as for MODEL.WEIGHTS.")
-key(
+declare("DISTILL.ARCH", "", "Architecture of the teacher, as in MODEL.ARCH; empty for no distillation.")
+declare("DISTILL.WEIGHTS", "", "Weights of the teacher, as in MODEL.WEIGHTS.")
+declare(
     "DISTILL.RESOLUTION",
     0,
     "Side of the teacher's input in pixels; 0 for its architecture's own.",
     low=0,
     high=8192,
 )
-key(
+declare(
     "DISTILL.ALPHA",
     0.8,
-    "Weight of the teacher's part of the loss; the labels' part has the rest (Sec. 4.2).",
+    "Weight of the teacher loss; the label loss has weight 1 - ALPHA (Sec. 4.2).",
     above=0,
     high=1,
 )
-key(
+declare(
     "DISTILL.CACHE",
     "",
-    "Folder of cached teacher logits, written once by tools/cache_teacher.py, so that training need not run the "
-    "teacher. Not with mixup.",
+    "Folder of cached teacher logits, written once by tools/cache_teacher.py, so that training does not have to run "
+    "the teacher. Cannot be combined with mixup.",
 )
-key(
+declare(
     "DISTILL.VIEWS",
     1,
     "With cached logits: number of fixed augmented views per image, used in turn instead of a new one each epoch.",
@@ -304,9 +311,9 @@ key(
 
 # Evaluation, checkpoints, logging
 
-key("EVAL.PERIOD", 1, "Epochs between evaluations; the last epoch is always evaluated.", low=1)
-key("EVAL.BATCH_SIZE", 256, "Images per step in evaluation, per process.", low=1)
-key("CHECKPOINT.PERIOD", 1, "Epochs between checkpoints; the last epoch always has one.", low=1)
-key("CHECKPOINT.STEPS", 0, "Steps between additional checkpoints, for long epochs; 0 for none.", low=0)
-key("CHECKPOINT.KEEP", 3, "Number of newest checkpoints to keep.", low=1)
-key("LOG.PERIOD", 20, "Steps between entries of the metrics file.", low=1)
+declare("EVAL.PERIOD", 1, "Epochs between evaluations; the last epoch is always evaluated.", low=1)
+declare("EVAL.BATCH_SIZE", 256, "Images per step in evaluation, per process.", low=1)
+declare("CHECKPOINT.PERIOD", 1, "Epochs between checkpoints; the last epoch always has one.", low=1)
+declare("CHECKPOINT.STEPS", 0, "Steps between additional checkpoints, for long epochs; 0 for none.", low=0)
+declare("CHECKPOINT.KEEP", 3, "Number of newest checkpoints to keep.", low=1)
+declare("LOG.PERIOD", 20, "Steps between entries of the metrics file.", low=1)

@@ -17,7 +17,7 @@ from fbnetv3.utils.imports import import_modules
 from fbnetv3.utils.nested_keys import parse_pairs
 from fbnetv3.utils.yaml_files import parse_number, read_with_bases
 
-# Keys whose values may be paths relative to the config file.
+# Keys whose values may be paths relative to the config file
 _PATH_KEYS = ("RECIPE", "MODEL.ARCH", "DISTILL.ARCH", "MODEL.FBNETV3.ARCH")
 
 _TYPE_NAMES = {bool: "True or False", int: "an integer", float: "a number", str: "text", list: "a list"}

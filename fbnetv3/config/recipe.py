@@ -15,17 +15,17 @@ from fbnetv3.registry import Registry
 from fbnetv3.utils.checks import check_keys, check_type, error_context, is_number
 from fbnetv3.utils.yaml_files import parse_number, read_mapping
 
-# Builders of optimizers, as lazy entries, so that recipes need no torch.
+# Builders of optimizers, as lazy entries, so that recipes need no torch
 OPTIMIZERS = Registry("optimizer")
 OPTIMIZERS.register("fbnetv3.training.optimizers:build_sgd", name="sgd")
 OPTIMIZERS.register("fbnetv3.training.optimizers:build_rmsprop", name="rmsprop")
 OPTIMIZERS.register("fbnetv3.training.optimizers:build_rmsprop_tf", name="rmsprop_tf")
 
-SGD_FACTOR = 4.0
+SGD_LR_FACTOR = 4.0
 
 # Smallest and largest values of Table 2. It lists d and m in tenths, which would exceed 1; they are read as hundredths,
 # like p, which agrees with the 0.2 that Sec. 4.2 gives as d of F and G.
-TABLE_2 = {
+TABLE_2_RANGES = {
     "lr": (0.020, 0.030),
     "drop_rate": (0.01, 0.31),
     "drop_path_rate": (0.10, 0.31),
@@ -33,7 +33,7 @@ TABLE_2 = {
     "weight_decay": (7e-6, 21e-6),
 }
 
-# Exclusive upper bounds; the lower bounds are 0.
+# Exclusive upper bounds; the lower bounds are 0
 _UPPER_BOUNDS = {"lr": 1e3, "weight_decay": 1e3, "mixup": 1e3, "drop_rate": 1.0, "drop_path_rate": 1.0}
 
 
@@ -47,7 +47,7 @@ class Recipe:
 
     Attributes:
         optimizer: registered name of an optimizer (optim).
-        lr: initial learning rate in the search space (lr); SGD uses four times as much, see `initial_lr`.
+        lr: initial learning rate in the search space (lr); SGD uses four times the value, see `initial_lr`.
         weight_decay: L2 penalty (wd).
         mixup: alpha of mixup's Beta distribution; 0 for none (m).
         drop_rate: dropout before the classifier (p).
@@ -77,7 +77,7 @@ class Recipe:
     @property
     def initial_lr(self) -> float:
         """The learning rate to train with: that of Table 2, times 4 for SGD."""
-        return self.lr * SGD_FACTOR if self.optimizer == "sgd" else self.lr
+        return self.lr * SGD_LR_FACTOR if self.optimizer == "sgd" else self.lr
 
     def check_table_2(self) -> None:
         """Require the recipe to be in the paper's search space.
@@ -85,7 +85,7 @@ class Recipe:
         Raises:
             RecipeError: names the field, its value and its range.
         """
-        for name, (low, high) in TABLE_2.items():
+        for name, (low, high) in TABLE_2_RANGES.items():
             value = getattr(self, name)
             if not low * (1 - 1e-9) <= value <= high * (1 + 1e-9):
                 raise RecipeError(f"{value} must be in Table 2's range [{low:g}, {high:g}]", name)

@@ -1,1 +1,1 @@
-"""Helpers that belong to no other room: files, downloads, YAML, checks, nested keys, logging, plotting."""
+"""Helpers shared by all packages: files, downloads, YAML, checks, nested keys, logging, plotting."""

@@ -1,4 +1,4 @@
-"""Shared by all tools: argument parsing, logging to the terminal, and one-line errors with exit codes."""
+"""Command-line support shared by all tools: argument parsing, logging to the terminal, one-line errors, exit codes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fbnetv3.errors import Terminated, UserError
 from fbnetv3.utils.imports import import_modules
 from fbnetv3.utils.text import one_line
 
-# Error messages may quote a file's content; longer ones are shortened.
+# Error messages may quote a file's content; longer ones are shortened
 _MAX_MESSAGE_LENGTH = 4000
 
 
@@ -34,7 +34,7 @@ class ArgumentParser(argparse.ArgumentParser):
             action=_ImportModule,
             default=argparse.SUPPRESS,
             metavar="MODULE",
-            help="import a module that registers your own datasets, blocks, losses, ... (repeatable)",
+            help="import a module that registers your own datasets, blocks, losses and so on (can be repeated)",
         )
 
     def error(self, message: str) -> NoReturn:
@@ -73,7 +73,7 @@ def run_tool(
     if rank:
         sys.stdout = _DiscardOutput()
 
-    # log to the terminal while the tool runs
+    # Log to the terminal while the tool runs
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("fbnetv3")

@@ -35,7 +35,7 @@ class _CachedURLHandler(HTTPURLHandler):
         if force or not target.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
             with file_lock(str(target)):
-                # another process may have downloaded it while this one waited for the lock
+                # Another process may have downloaded it while this one waited for the lock
                 if force or not target.is_file():
                     _iopath_download(path, str(target.parent), filename=target.name)
         return str(target)
@@ -71,7 +71,7 @@ def cached_path(url: str) -> Path:
     # URLs that differ only in their query are different files
     if parsed.query:
         parts[-1] = f"{hashlib.sha256(parsed.query.encode()).hexdigest()[:12]}_{parts[-1]}"
-    # a port's colon is not allowed in Windows file names; file systems limit names to 255 bytes
+    # A port's colon is not allowed in Windows file names; file systems limit names to 255 bytes
     return cache_dir().joinpath(parsed.netloc.replace(":", "_"), *(part[-200:] for part in parts))
 
 

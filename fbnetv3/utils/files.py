@@ -150,7 +150,7 @@ class FolderLock:
             raise output_error(self.folder, error, self.advice) from None
         if fcntl is None:
             return
-        # do not wait: report the process that holds the lock
+        # Do not wait: report the process that holds the lock
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fbnetv3.errors import UsageError, UserError, suggest
 
-# Modules of the user that this process has imported.
+# Modules of the user that this process has imported
 _user_modules: list[str] = []
 
 
@@ -36,7 +36,7 @@ def lazy_attributes(package: str, home: Mapping[str, str]) -> Callable[[str], An
 def import_modules(names: Iterable[str], source: str = "IMPORTS") -> None:
     """Import users' modules, so that what they register can be used by name.
 
-    Modules are also looked up in the current folder.
+    The current folder is searched as well.
 
     Args:
         names: full names of modules.
@@ -65,7 +65,7 @@ def import_module(name: str, source: str) -> Any:
     except UserError:
         raise
     except Exception as error:  # a user's module may raise anything
-        raise UsageError(f"{source} {name!r}: cannot be imported ({type(error).__name__}: {error})") from None
+        raise UsageError(f"{source} {name!r} cannot be imported ({type(error).__name__}: {error})") from None
 
 
 def find_callable(name: str, source: str) -> Any:
@@ -76,8 +76,8 @@ def find_callable(name: str, source: str) -> Any:
     """
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
-        raise UsageError(f"{source} {name!r}: is not of the form package.module:function")
-    # follow the attributes from the module to the callable
+        raise UsageError(f"{source} {name!r} must have the form package.module:function")
+    # Follow the attributes from the module to the callable
     target = import_module(module_name, source)
     for part in attribute.split("."):
         if not hasattr(target, part):
@@ -86,7 +86,7 @@ def find_callable(name: str, source: str) -> Any:
             )
         target = getattr(target, part)
     if not callable(target):
-        raise UsageError(f"{source} {name!r}: is not callable")
+        raise UsageError(f"{source} {name!r} is not callable: name a function or class")
     return target
 
 

@@ -1,4 +1,4 @@
-"""JSON lines: one JSON object per line, appended as a run proceeds and readable after the run was killed."""
+"""JSON lines: one JSON object per line, appended as a run proceeds, and readable even after the run was killed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def write_json_lines(file: Path, entries: Iterable[dict[str, Any]]) -> None:
-    """Replace the file by these entries, atomically.
+    """Atomically replace the contents of the file with these entries.
 
     Raises:
         OutputError: it cannot be written.

@@ -54,7 +54,7 @@ def quiet_terminal(level: int = logging.WARNING) -> Iterator[None]:
     handlers = [(handler, handler.level) for handler in logger.handlers]
     propagate = logger.propagate
     forward = _ForwardToRoot(level)
-    # raise the level of the present handlers rather than of the logger, so that later log files get everything
+    # Raise the level of the present handlers rather than of the logger, so that later log files get everything
     for handler, handler_level in handlers:
         handler.setLevel(max(handler_level, level))
     if propagate:

@@ -32,7 +32,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for dotted, value in flat.items():
         *sections, leaf = dotted.split(".")
-        # descend to the section that holds the last key
+        # Descend to the section that holds the last key
         section = nested
         for name in sections:
             section = section.setdefault(name, {})
@@ -49,9 +49,12 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any], where: str = "") -
     merged = dict(base)
     for key, value in update.items():
         if isinstance(value, Mapping) and key in merged:
-            # a section in both
+            # A section in both
             if not isinstance(merged[key], Mapping):
-                raise UsageError(f"{where}{key} is a section here and a value in its _BASE_")
+                raise UsageError(
+                    f"{where}{key} is a section in this file but a single value in its _BASE_ file: "
+                    "make them the same kind"
+                )
             merged[key] = merge(merged[key], value, where)
         else:
             merged[key] = value
@@ -65,7 +68,7 @@ def parse_pairs(overrides: Sequence[str]) -> dict[str, str]:
         UsageError: the last key has no value.
     """
     if len(overrides) % 2:
-        raise UsageError(f"{overrides[-1]}: has no value; overrides are KEY VALUE pairs")
+        raise UsageError(f"{overrides[-1]} has no value: pass overrides as KEY VALUE pairs")
     return dict(zip(overrides[::2], overrides[1::2], strict=True))
 
 

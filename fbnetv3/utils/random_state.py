@@ -11,7 +11,7 @@ import numpy as np
 
 def derive_seed(*numbers: int) -> int:
     """Hash several integers, such as seed, epoch and index, into one seed in [0, 2^63)."""
-    # constants of splitmix64
+    # Constants of splitmix64
     mixed = 0x9E3779B97F4A7C15
     for number in numbers:
         mixed = ((mixed ^ number) * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & (2**63 - 1)

@@ -96,7 +96,7 @@ def read_with_bases(
     file = os.fspath(file)
     data = read_mapping(file, FieldError)
     merged: dict[str, Any] = {}
-    # later bases override earlier ones, and the file overrides all of them
+    # Later bases override earlier ones, and the file overrides all of them
     for base in pop_bases(data, file, FieldError, inherited_by):
         merged = merge(merged, read_with_bases(base, path_keys, (*inherited_by, file)), f"{file}: ")
     for key in path_keys:

@@ -157,7 +157,7 @@ def test_small_images_have_stride_one_in_the_second_strided_block():
 
 
 def test_small_images_need_two_strided_blocks():
-    with pytest.raises(UsageError, match="no second block of stride two"):
+    with pytest.raises(UsageError, match="no second stride-2 block"):
         adapt_to_small_images(
             adapt_to_small_images(adapt_to_small_images(adapt_to_small_images(adapt_to_small_images(E))))
         )

@@ -49,7 +49,7 @@ def test_import_registers_a_users_architecture(tool, tmp_path, monkeypatch):
     assert (ran.code, ran.err) == (0, "")
     assert "imported" in ran.out
     ran = tool("analyze_net", "--import", "no_such_module")
-    assert ran.code == 2 and ran.err.startswith("error: --import 'no_such_module': cannot be imported")
+    assert ran.code == 2 and ran.err.startswith("error: --import 'no_such_module' cannot be imported")
 
 
 def test_invalid_usage_is_one_line_and_exit_code_2(tool, tmp_path):
@@ -60,7 +60,7 @@ def test_invalid_usage_is_one_line_and_exit_code_2(tool, tmp_path):
         (["--resolution", "0"], "error: argument --resolution: invalid pixels value: '0'"),
         (["--resolution", "1x2x3"], "error: argument --resolution: invalid pixels value: '1x2x3'"),
         (["fbnetv3_a", "--detectors"], "error: --detectors takes no names"),
-        (["fbnetv3_b", "--resolution", "8"], "error: fbnetv3_b: an input of 8 pixels is too small"),
+        (["fbnetv3_b", "--resolution", "8"], "error: fbnetv3_b: an input of 8x8 pixels is too small"),
         (["--arch-dir", tmp_path], "no architecture files"),
     ):
         ran = tool("analyze_net", *arguments)
@@ -76,7 +76,7 @@ def test_needs_no_torch():
     assert "fbnetv3_g" in done.stdout
 
 
-# Table 5 of the paper, and the parameters of the released detectors.
+# Table 5 of the paper, and the parameters of the released detectors
 TABLE_5 = {
     "efficientnet_b0_det": ("3.56", "3.6", "8,042,740", "8.0"),
     "fbnetv3_a_det": ("2.92", "2.9", "5,306,708", "5.3"),

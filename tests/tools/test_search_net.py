@@ -154,7 +154,7 @@ def test_recipes_for_a_network_of_torchvision(tmp_path):
         ({"space": {"name": "s"}, "evaluator": "table"}, (), "search.yaml: variables: missing"),
         ({"spce": 1}, (), "search.yaml: spce: unknown key: did you mean space"),
         ("good", ("rouns", "3"), "unknown key rouns: did you mean rounds"),
-        ("good", ("rounds",), "rounds: has no value; overrides are KEY VALUE pairs"),
+        ("good", ("rounds",), "rounds has no value: pass overrides as KEY VALUE pairs"),
         ("good", ("epochs.x", "3"), "epochs.x: epochs is 1 and has no settings of its own"),
         ("good", ("rounds", "three"), "search.yaml: rounds: 'three' must be an integer"),
         ("good", ("evaluator", "tabel"), "unknown evaluator 'tabel': did you mean table"),

@@ -47,13 +47,13 @@ def test_nested_keys():
     assert flatten(nested) == {"A.B.C": 1, "A.D": [], "E": {}}
     assert nest(flatten(nested)) == nested
     assert merge({"A": {"B": 1, "C": 2}}, {"A": {"B": 3}}) == {"A": {"B": 3, "C": 2}}
-    with pytest.raises(UsageError, match="x.yaml: A is a section here"):
+    with pytest.raises(UsageError, match="x.yaml: A is a section in this file"):
         merge({"A": 1}, {"A": {"B": 1}}, "x.yaml: ")
 
 
 def test_overrides_are_pairs():
     assert parse_pairs(["A", "1", "B.C", "x"]) == {"A": "1", "B.C": "x"}
-    with pytest.raises(UsageError, match="B: has no value; overrides are KEY VALUE pairs"):
+    with pytest.raises(UsageError, match="B has no value: pass overrides as KEY VALUE pairs"):
         parse_pairs(["A", "1", "B"])
 
 

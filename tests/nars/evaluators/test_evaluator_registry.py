@@ -67,7 +67,7 @@ def test_a_registered_evaluator():
     ("evaluator", "arguments", "error"),
     [
         ("tabel", {}, "unknown evaluator 'tabel': did you mean table"),
-        ("no.such.module:f", {}, "'no.such.module': cannot be imported"),
+        ("no.such.module:f", {}, "'no.such.module' cannot be imported"),
         (f"{__name__}:konstant", {}, "has no konstant: did you mean constant"),
         (f"{__name__}:SPACE", {}, "is not callable"),
         (3, {}, "is not callable"),
