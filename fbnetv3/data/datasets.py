@@ -150,7 +150,8 @@ def imagelist(root: str, split: str) -> ListDataset:
     subset = load_class_subset(Path(root).expanduser())
     if not subset.root.is_dir():
         raise DataError(f"{root}: lists images in {subset.root}, which does not exist: draw the subset again")
-    return ListDataset(subset.root, subset.train if split == "train" else subset.val, subset.classes)
+    paths = subset.train if split == "train" else subset.val
+    return ListDataset(subset.root, paths, subset.classes)
 
 
 @DATASETS.register(name="shards")

@@ -35,7 +35,7 @@ _MAX_DIGIT_HEIGHT = 64
 _MIN_DIGIT_WIDTH = 8
 _DIGIT_ASPECT_RATIOS = (0.85, 1.15)
 _MAX_ROTATION = 12  # degrees
-_INK_THRESHOLD = 0.25  # fraction of the darkest ink from which on a pixel belongs to the digit's box
+_INK_THRESHOLD = 0.25  # minimum fraction of the darkest ink at which a pixel belongs to the digit's box
 _MAX_OVERLAP = 0.05  # of two boxes, as a fraction of the smaller one
 _PLACEMENT_ATTEMPTS = 30
 _CONTRAST = (70, 150)  # between ink and background
@@ -137,11 +137,12 @@ def _write_split(folder: Path, split: str, digits: Any, count: int) -> None:
                     "area": box.width * box.height,
                 }
             )
+    categories = [{"id": digit + 1, "name": name} for digit, name in enumerate(digits.classes)]
     content = {
         "info": {"description": "scenes of digits"},
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": digit + 1, "name": name} for digit, name in enumerate(digits.classes)],
+        "categories": categories,
     }
     (folder / f"{split}.json").write_text(json.dumps(content))
 
@@ -194,8 +195,10 @@ def _draw_background(rng: np.random.Generator, height: int, width: int) -> tuple
     for _ in range(int(rng.integers(0, _MAX_LINES + 1))):
         slope = rng.uniform(0, np.pi)
         offset = rng.uniform(-0.4, 0.4) * width
-        distance = np.abs(np.cos(slope) * (x - width / 2) + np.sin(slope) * (y - height / 2) - offset)
-        scene += np.clip(_LINE_HALF_WIDTH - distance, 0, 1)[..., None] * rng.uniform(-60, 60)
+        projection = np.cos(slope) * (x - width / 2) + np.sin(slope) * (y - height / 2)
+        distance = np.abs(projection - offset)
+        opacity = np.clip(_LINE_HALF_WIDTH - distance, 0, 1)
+        scene += opacity[..., None] * rng.uniform(-60, 60)
     return scene, float((start + end) / 2)
 
 
@@ -205,7 +208,9 @@ def _draw_ink_color(rng: np.random.Generator, brightness: float) -> np.ndarray:
     can_be_lighter = brightness + contrast <= 255
     can_be_darker = brightness - contrast >= 0
     is_lighter = can_be_lighter and (not can_be_darker or rng.random() < 0.5)
-    return np.clip(brightness + (contrast if is_lighter else -contrast) + rng.uniform(-20, 20, 3), 0, 255)
+    gray = brightness + (contrast if is_lighter else -contrast)
+    tint = rng.uniform(-20, 20, 3)
+    return np.clip(gray + tint, 0, 255)
 
 
 def _draw_digit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -227,7 +232,7 @@ def _draw_digit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _place_box(
     rng: np.random.Generator, size: tuple[int, ...], scene_size: tuple[int, int], placed: list[Box]
 ) -> Box | None:
-    """Draw a position at which a box of this height and width hardly overlaps others; None after too many attempts."""
+    """Draw a position at which a box of this height and width hardly overlaps any other; None if there is none."""
     height, width = size
     for _ in range(_PLACEMENT_ATTEMPTS):
         y = int(rng.integers(0, scene_size[0] - height + 1))

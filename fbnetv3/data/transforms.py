@@ -83,7 +83,8 @@ def normalize_pixels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]
     # (x / 255 - mean) / std as one multiplication and one subtraction, both in place
     shape = (-1, 1, 1)
     scale = torch.tensor([1 / (255 * s) for s in std], device=pixels.device).view(shape)
-    shift = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=pixels.device).view(shape)
+    offsets = [m / s for m, s in zip(mean, std, strict=True)]
+    shift = torch.tensor(offsets, device=pixels.device).view(shape)
     return pixels.to(torch.float32).mul_(scale).sub_(shift)
 
 
@@ -120,7 +121,8 @@ def train_transform(
     """
     make_crop = CROPS.get(crop)
     make_augmentation = AUGMENTATIONS.get(auto_augment)
-    steps: list[Callable] = [make_crop(preprocessing=preprocessing, scale=tuple(crop_scale), padding=crop_padding)]
+    crop_step = make_crop(preprocessing=preprocessing, scale=tuple(crop_scale), padding=crop_padding)
+    steps: list[Callable] = [crop_step]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
     steps.append(make_augmentation(preprocessing=preprocessing))
@@ -162,13 +164,15 @@ def no_augmentation(*, preprocessing: Preprocessing) -> Callable[[Tensor], Tenso
 @AUGMENTATIONS.register(name="autoaugment")
 def autoaugment(*, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
     """Apply AutoAugment's policy for ImageNet."""
-    return _OnPillowImages(v2.AutoAugment(interpolation=InterpolationMode(preprocessing.interpolation)))
+    interpolation = InterpolationMode(preprocessing.interpolation)
+    return _OnPillowImages(v2.AutoAugment(interpolation=interpolation))
 
 
 @AUGMENTATIONS.register(name="randaugment")
 def randaugment(*, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
     """Apply RandAugment with torchvision's defaults."""
-    return _OnPillowImages(v2.RandAugment(interpolation=InterpolationMode(preprocessing.interpolation)))
+    interpolation = InterpolationMode(preprocessing.interpolation)
+    return _OnPillowImages(v2.RandAugment(interpolation=interpolation))
 
 
 def crop_and_resize(image: AnyImage, box: Box, size: tuple[int, int], channels: int, interpolation: str) -> Tensor:
@@ -239,8 +243,9 @@ class _RandomResizedPart:
 
     def __call__(self, image: AnyImage) -> Tensor:
         p = self.preprocessing
+        # torchvision reads only the shape of the image
         width, height = image.size
-        shape_only = torch.empty(1).expand(1, height, width)  # torchvision reads nothing but the shape
+        shape_only = torch.empty(1).expand(1, height, width)
         box = RandomResizedCrop.get_params(shape_only, self.scale, _ASPECT_RATIOS)
         return crop_and_resize(image, box, (p.resolution, p.resolution), p.channels, p.interpolation)
 

@@ -156,8 +156,9 @@ def load_torchvision_weights(model: nn.Module, state_dict: Mapping[str, Tensor],
 
 def _head_of_other_classes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     """Return the names of the last layer's tensors if they differ from the network's only in the number of classes."""
-    different = [key for key, value in weights.items() if key in expected and value.shape != expected[key].shape]
-    only_classes_differ = all(weights[key].shape[1:] == expected[key].shape[1:] for key in different)
-    class_counts = {weights[key].shape[0] for key in different if weights[key].ndim}
+    shapes = {key: value.shape for key, value in weights.items()}
+    different = [key for key in weights if key in expected and shapes[key] != expected[key].shape]
+    only_classes_differ = all(shapes[key][1:] == expected[key].shape[1:] for key in different)
+    class_counts = {shapes[key][0] for key in different if shapes[key]}
     is_one_layer = len(different) <= 2 and len(class_counts) == 1
     return different if only_classes_differ and is_one_layer else []

@@ -150,7 +150,9 @@ def _keep_own_head_if_classes_differ(weights: dict[str, Tensor], expected: State
 
 
 def _check_fit(weights: StateDict, expected: StateDict, name: str, arch: ArchDef) -> None:
-    missing = [key for key in expected if key not in weights and not key.endswith("num_batches_tracked")]
+    # Files without the batch counts of BatchNorm are complete enough
+    required = [key for key in expected if not key.endswith("num_batches_tracked")]
+    missing = [key for key in required if key not in weights]
     unknown = [key for key in weights if key not in expected]
     shapes = [
         f"{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}"

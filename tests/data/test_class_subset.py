@@ -1,4 +1,4 @@
-"""Subsets drawn by a seed and listed in a file."""
+"""Class subsets drawn with a seed and listed in a file."""
 
 import json
 

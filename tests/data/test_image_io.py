@@ -46,7 +46,7 @@ def test_all_kinds_of_jpeg(mode, arguments):
 
 
 @pytest.mark.parametrize(("downscale", "width"), [(1, 1601), (3.9, 1601), (4, 801), (8, 401), (15.9, 401), (16, 201)])
-def test_images_to_be_shrunk_far_are_decoded_smaller(downscale, width):
+def test_strongly_downscaled_images_are_decoded_smaller(downscale, width):
     data = encoded(photo(1601, 1203))
     assert EncodedImage(data, "x").decode(3, downscale).shape[-1] == width
     assert EncodedImage(encoded(photo(160, 120), "PNG"), "x").decode(3, downscale).shape[-1] == 160
@@ -54,7 +54,7 @@ def test_images_to_be_shrunk_far_are_decoded_smaller(downscale, width):
 
 @pytest.mark.parametrize("quality", [75, 95])
 def test_decoding_at_a_smaller_scale_hardly_shows(quality):
-    """The pixels differ by about one level on average, less than by JPEG itself."""
+    """The pixels differ by about one level on average, less than JPEG compression changes them."""
     data = encoded(photo(1601, 1203), quality=quality)
     preprocessing = Preprocessing(224, 256)
     transform = preprocessing.transform(normalize=False)
@@ -107,7 +107,7 @@ def test_too_many_pixels(monkeypatch):
         EncodedImage(data, "x")
 
 
-def test_unusual_bytes_that_cost_no_pixel_are_tolerated():
+def test_unusual_bytes_that_affect_no_pixel_are_tolerated():
     data = encoded(photo(150, 90))
     unusual = data[:-2] + bytes(8) + data[-2:]
     assert torch.equal(EncodedImage(unusual, "x").decode(3), EncodedImage(data, "x").decode(3))

@@ -34,7 +34,7 @@ def test_batches_depend_only_on_seed_and_epoch():
     assert not equal(first, batches(seed=1))
 
 
-def test_augmentation_leaves_the_global_random_state_alone():
+def test_augmentation_keeps_the_global_random_state():
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)

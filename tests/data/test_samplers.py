@@ -1,4 +1,4 @@
-"""Order of the images: every one once, shared by the processes, resumable."""
+"""Order of the images: each image once per epoch, shared by the processes, resumable."""
 
 import pytest
 

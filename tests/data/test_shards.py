@@ -1,4 +1,4 @@
-"""Shards with webdataset's layout, written by tools/make_shards.py or by others; errors name corrupt files."""
+"""Shards with webdataset's layout, written by tools/make_shards.py or other programs; errors name corrupt files."""
 
 import io
 import subprocess
@@ -47,7 +47,7 @@ def test_images_come_back_with_their_classes(folder):
     assert len(build_dataset("shards", str(folder), "val")) == 4
 
 
-def test_shards_of_others(tmp_path):
+def test_shards_of_other_programs(tmp_path):
     """Members are in folders with other files between them, the class comes first, and the classes have no names."""
     (tmp_path / "val").mkdir()
     with tarfile.open(tmp_path / "val" / "a.tar", "w") as tar:
@@ -60,7 +60,7 @@ def test_shards_of_others(tmp_path):
     assert [data[i][1] for i in range(3)] == [0, 1, 2] and data.classes == ["0", "1", "2"]
 
 
-def test_the_index_is_cached_and_renewed_for_another_file(folder, cache, monkeypatch):
+def test_the_index_is_cached_and_rebuilt_for_a_different_file(folder, cache, monkeypatch):
     build_dataset("shards", str(folder), "train")
     assert len(list((cache / "shards").iterdir())) == 3
     monkeypatch.setattr("fbnetv3.data.shards._read_index", None)

@@ -23,7 +23,7 @@ def small_cfg():
 
 @pytest.fixture(scope="session")
 def released():
-    """Facts about the released A C4 detector, and the weights with which its outputs were computed."""
+    """Recorded values of the released A C4 detector, and the weights that its outputs were computed with."""
     facts = json.loads(Path(__file__).with_name("published_detector_a_c4.json").read_text())
     return facts, {key: weight_by_formula(key, shape) for key, shape in facts["shapes"].items()}
 

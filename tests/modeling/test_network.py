@@ -124,7 +124,7 @@ def test_dropout_before_the_head():
     assert torch.equal(model.eval()(x), model(x))
 
 
-def test_another_norm_layer():
+def test_a_different_norm_layer():
     model = build_network(get_arch(SMALL), norm_layer=lambda channels: nn.GroupNorm(4, channels))
     assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     assert model(image()).shape == (2, 1000)
@@ -167,7 +167,7 @@ def test_a_custom_block():
 
     @BLOCK_SPECS.register(name="plain")
     class PlainSpec(ConvSpec):
-        """The same layers under another name."""
+        """The same layers under a different name."""
 
     @BLOCKS.register(name="plain")
     class Plain(modules.Conv):

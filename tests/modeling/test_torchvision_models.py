@@ -64,7 +64,7 @@ def test_weights():
     assert torch.equal(model.fc.weight, other.fc.weight)
 
 
-def test_weights_with_other_classes_keep_the_trunk(caplog):
+def test_weights_with_different_classes_load_the_trunk(caplog):
     model = build("resnet18", num_classes=7)
     other = build("resnet18")
     head = other.fc.weight.clone()
@@ -74,7 +74,7 @@ def test_weights_with_other_classes_keep_the_trunk(caplog):
     assert torch.equal(model.conv1.weight, other.conv1.weight) and torch.equal(other.fc.weight, head)
 
 
-def test_weights_of_another_network():
+def test_weights_of_a_different_network():
     with pytest.raises(WeightsError, match="x.pth does not fit the network: "):
         load_torchvision_weights(build("resnet18"), build("alexnet").state_dict(), "x.pth")
 

@@ -120,13 +120,13 @@ def test_ema_weights_are_preferred_and_prefixes_removed(model):
     assert outputs_equal(model, copy)
 
 
-def test_plain_values_beside_the_weights(model, tmp_path):
+def test_plain_values_next_to_the_weights(model, tmp_path):
     metadata = {"args": argparse.Namespace(lr=0.1), "best": np.float64(79.5), "epoch": np.int64(3)}
     torch.save({"state_dict": mobile_vision(model), "model_ema": None, **metadata}, tmp_path / "x.pth")
     assert fbnetv3.load_weights(fbnetv3.create_model(SMALL, num_classes=10), tmp_path / "x.pth").head_loaded
 
 
-def test_another_number_of_classes_keeps_the_head_and_warns(model, caplog):
+def test_a_different_number_of_classes_keeps_the_head_and_warns(model, caplog):
     copy = fbnetv3.create_model(SMALL, num_classes=3)
     head = copy.head.weight.clone()
     with caplog.at_level(logging.WARNING):
@@ -166,7 +166,7 @@ def test_a_mismatch_lists_keys_and_changes_nothing(model, change, message):
     assert all(torch.equal(before[key], value) for key, value in copy.state_dict().items())
 
 
-def test_weights_of_another_family():
+def test_weights_of_a_different_family():
     from torchvision.models import resnet18
 
     with pytest.raises(WeightsError, match=r"unknown layout of weights, .*; its keys are conv1.weight"):

@@ -11,7 +11,7 @@ from fbnetv3.modeling.weight_conversion import mobile_vision_names
 
 
 def randomized(model, seed=0):
-    """Randomize the BatchNorms, as after a training, so that every tensor matters; return the model in eval mode."""
+    """Randomize the BatchNorms, as after training, so that every tensor matters; return the model in eval mode."""
     generator = torch.Generator().manual_seed(seed)
     for m in model.modules():
         if isinstance(m, nn.BatchNorm2d):

@@ -49,9 +49,12 @@ class _ExportableDetector(nn.Module):
         if self.is_bgr:
             x = x.flip(1)
         x = (x - self.model.pixel_mean) / self.model.pixel_std
+        # Pad on the right and at the bottom, as detectron2 does
         divisor = self.model.backbone.size_divisibility
         if divisor > 1:
-            x = F.pad(x, (0, -x.shape[3] % divisor, 0, -x.shape[2] % divisor))
+            pad_right = -x.shape[3] % divisor
+            pad_bottom = -x.shape[2] % divisor
+            x = F.pad(x, (0, pad_right, 0, pad_bottom))
         features = self.model.backbone(x)
         return [features[name] for name in names]
 
@@ -61,21 +64,24 @@ class ExportableRCNN(_ExportableDetector):
 
     def forward(self, image: Tensor) -> Detections:
         """Detect objects in an image, uint8 (H, W, 3) in RGB; detections are sorted, best first."""
-        rpn, heads = self.model.proposal_generator, self.model.roi_heads
+        rpn = self.model.proposal_generator
+        heads = self.model.roi_heads
         size = (image.shape[0], image.shape[1])
         names = list(dict.fromkeys((*rpn.in_features, *heads.box_in_features)))
         features = dict(zip(names, self.compute_features(image, names), strict=True))
-        proposals = self._propose([features[name] for name in rpn.in_features], size)
-        return self._detect([features[name] for name in heads.box_in_features], proposals, size)
+        rpn_features = [features[name] for name in rpn.in_features]
+        box_features = [features[name] for name in heads.box_in_features]
+        proposals = self._propose(rpn_features, size)
+        return self._detect(box_features, proposals, size)
 
     def _propose(self, features: list[Tensor], size: Size) -> Tensor:
         """Return proposals (R, 4), best first, as detectron2's `find_top_rpn_proposals`."""
         rpn = self.model.proposal_generator
         logits, deltas = rpn.rpn_head(features)
-        scores, boxes = [], []
-        for level_anchors, level_logits, level_deltas in zip(
-            grid_anchors(rpn.anchor_generator, features), logits, deltas, strict=True
-        ):
+        scores = []
+        boxes = []
+        anchors = grid_anchors(rpn.anchor_generator, features)
+        for level_anchors, level_logits, level_deltas in zip(anchors, logits, deltas, strict=True):
             # Decode the best anchors of the level
             level_scores = flatten_predictions(level_logits, 1).flatten()
             top_scores, index = _topk(level_scores, rpn.pre_nms_topk[False])
@@ -83,7 +89,8 @@ class ExportableRCNN(_ExportableDetector):
             decoded = rpn.box2box_transform.apply_deltas(top_deltas, level_anchors[index])
             box = clip_boxes(decoded, size)
             # Mask invalid boxes; dropping them would make shapes depend on the data
-            is_large = (box[:, 2:] - box[:, :2] > rpn.min_box_size).all(1)
+            box_sizes = box[:, 2:] - box[:, :2]
+            is_large = (box_sizes > rpn.min_box_size).all(1)
             is_valid = box.isfinite().all(1) & top_scores.isfinite() & is_large
             scores.append(top_scores.masked_fill(~is_valid, -torch.inf))
             boxes.append(box)
@@ -137,7 +144,9 @@ class ExportableRetinaNet(_ExportableDetector):
         """Detect objects in an image, uint8 (H, W, 3) in RGB; detections are sorted, best first."""
         model = self.model
         features = self.compute_features(image, model.head_in_features)
-        scores, boxes, classes = [], [], []
+        scores = []
+        boxes = []
+        classes = []
         anchors = grid_anchors(model.anchor_generator, features)
         for level_anchors, logits, deltas in zip(anchors, *model.head(features), strict=True):
             # Select the best (anchor, class) pairs of the level, then decode only those
@@ -148,7 +157,10 @@ class ExportableRetinaNet(_ExportableDetector):
             boxes.append(model.box2box_transform.apply_deltas(top_deltas, level_anchors[rows]))
             scores.append(top_scores)
             classes.append(index % model.num_classes)
-        all_scores, all_boxes, all_classes = torch.cat(scores), torch.cat(boxes), torch.cat(classes)
+        # One NMS call; boxes only suppress boxes of their own class
+        all_scores = torch.cat(scores)
+        all_boxes = torch.cat(boxes)
+        all_classes = torch.cat(classes)
         scores_by_class = mask_other_groups(all_scores, all_classes, model.num_classes)
         selected = multiclass_nms(
             all_boxes[None],
@@ -218,15 +230,20 @@ def clip_boxes(boxes: Tensor, size: Size) -> Tensor:
     """Clip boxes (..., 4) to an image of this height and width."""
     height, width = size
     x0, y0, x1, y1 = boxes.unbind(-1)
-    clipped = (x0.clamp(0, width), y0.clamp(0, height), x1.clamp(0, width), y1.clamp(0, height))
-    return torch.stack(clipped, -1)
+    x0 = x0.clamp(0, width)
+    y0 = y0.clamp(0, height)
+    x1 = x1.clamp(0, width)
+    y1 = y1.clamp(0, height)
+    return torch.stack((x0, y0, x1, y1), -1)
 
 
 def grid_anchors(generator: DefaultAnchorGenerator, features: Sequence[Tensor]) -> list[Tensor]:
     """Return the anchors (H * W * A, 4) of each feature map."""
     anchors = []
     for x, stride, cell_anchors in zip(features, generator.strides, generator.cell_anchors, strict=True):
-        rows, columns = ((torch.arange(side) + generator.offset) * stride for side in x.shape[2:])
+        height, width = x.shape[2:]
+        rows = (torch.arange(height) + generator.offset) * stride
+        columns = (torch.arange(width) + generator.offset) * stride
         rows, columns = torch.broadcast_tensors(rows[:, None], columns)
         shifts = torch.stack((columns, rows, columns, rows), 2).view(-1, 1, 4)
         anchors.append((shifts + cell_anchors).view(-1, 4))

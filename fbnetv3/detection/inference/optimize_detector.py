@@ -95,12 +95,15 @@ class FusedBoxHead(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map pooled proposals (R, C, H, W) to features (R, channels)."""
         x = self.blocks(x)
-        return self.last.forward_mean(x) if isinstance(self.last, FusedMBConv) else self.last(x).mean((2, 3))
+        if isinstance(self.last, FusedMBConv):
+            return self.last.forward_mean(x)
+        return self.last(x).mean((2, 3))
 
 
 def _move_expansion_before_pooler(heads: StandardROIHeads) -> None:
     """Apply the box head's first 1x1 convolution before the ROI pooler, if its first block has one and no residual."""
-    first = heads.box_head.blocks[0] if len(heads.box_head.blocks) else heads.box_head.last
+    box_head = heads.box_head
+    first = box_head.blocks[0] if len(box_head.blocks) else box_head.last
     if not isinstance(first, FusedMBConv) or first.has_residual or not can_expand(heads.box_pooler):
         return
     if first.expand is not None and first.expand.norm is None:
@@ -134,7 +137,9 @@ class LazyDecodeRPN(RPN):
         """Return the proposals of each image; see detectron2's method."""
         if self.training:
             return super().predict_proposals(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
-        scores, boxes, levels = [], [], []
+        scores = []
+        boxes = []
+        levels = []
         for level, (level_anchors, logits, deltas) in enumerate(
             zip(anchors, pred_objectness_logits, pred_anchor_deltas, strict=True)
         ):
@@ -146,19 +151,22 @@ class LazyDecodeRPN(RPN):
             scores.append(top_scores)
             boxes.append(decoded.view(*index.shape, 4))
             levels.append(torch.full_like(index[0], level))
+        # Run NMS image by image, on the boxes of all levels
         all_levels = torch.cat(levels)
+        all_boxes = torch.cat(boxes, 1)
+        all_scores = torch.cat(scores, 1)
         return [
             self._select_proposals(Boxes(image_boxes), image_scores, all_levels, size)
-            for image_boxes, image_scores, size in zip(
-                torch.cat(boxes, 1), torch.cat(scores, 1), image_sizes, strict=True
-            )
+            for image_boxes, image_scores, size in zip(all_boxes, all_scores, image_sizes, strict=True)
         ]
 
     def _select_proposals(self, boxes: Boxes, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Instances:
         """Return the proposals of an image: valid boxes after NMS, best first."""
         is_finite = torch.isfinite(boxes.tensor).all(dim=1) & torch.isfinite(scores)
         if not is_finite.all():
-            boxes, scores, levels = boxes[is_finite], scores[is_finite], levels[is_finite]
+            boxes = boxes[is_finite]
+            scores = scores[is_finite]
+            levels = levels[is_finite]
         boxes.clip(size)
         valid = boxes.nonempty(threshold=self.min_box_size).nonzero().squeeze(1)
         order = valid[scores[valid].argsort(descending=True, stable=True)]
@@ -200,7 +208,8 @@ class LazyDecodeOutputLayers(FastRCNNOutputLayers):
     ) -> tuple[list[Instances], list[Tensor]]:
         """Return the detections of each image and the indices of their proposals; see detectron2's method."""
         scores = self.predict_probs(predictions, proposals)
-        deltas = predictions[1].split([len(image_proposals) for image_proposals in proposals])
+        counts = [len(image_proposals) for image_proposals in proposals]
+        deltas = predictions[1].split(counts)
         pairs = [self._detect(*image) for image in zip(scores, deltas, proposals, strict=True)]
         return [instances for instances, _ in pairs], [rows for _, rows in pairs]
 

@@ -16,10 +16,11 @@ from fbnetv3.detection.models.norm_layers import norm_layer
 def build_fbnetv3_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build an FPN on the feature maps of `MODEL.FPN.IN_FEATURES`, with a max-pooled level on top.
 
-    The keys are those of detectron2's FPNs, `MODEL.FPN`. "res2" to "res5" give p2 to p5, and p6.
+    The config keys are those of detectron2's FPNs, `MODEL.FPN`. "res2" to "res5" give p2 to p5, and pooling p6.
     """
-    bottom_up = FBNetV3Backbone(cfg, input_shape, out_features=cfg.MODEL.FPN.IN_FEATURES)
-    top_level = cfg.MODEL.FPN.IN_FEATURES[-1].removeprefix("res")
+    in_features = cfg.MODEL.FPN.IN_FEATURES
+    bottom_up = FBNetV3Backbone(cfg, input_shape, out_features=in_features)
+    top_level = in_features[-1].removeprefix("res")
     pool = LastLevelMaxPool()
     pool.in_feature = f"p{top_level}"
     return _build_fpn(cfg, bottom_up, pool)
@@ -28,10 +29,12 @@ def build_fbnetv3_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
 @BACKBONE_REGISTRY.register()
 def build_retinanet_fbnetv3_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     """Build RetinaNet's FPN on the feature maps of `MODEL.FPN.IN_FEATURES`, with p6 and p7 convolved from the last."""
-    bottom_up = FBNetV3Backbone(cfg, input_shape, out_features=cfg.MODEL.FPN.IN_FEATURES)
-    top_feature = cfg.MODEL.FPN.IN_FEATURES[-1]
+    in_features = cfg.MODEL.FPN.IN_FEATURES
+    bottom_up = FBNetV3Backbone(cfg, input_shape, out_features=in_features)
+    top_feature = in_features[-1]
     channels = bottom_up.output_shape()[top_feature].channels
-    return _build_fpn(cfg, bottom_up, LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, top_feature))
+    top_levels = LastLevelP6P7(channels, cfg.MODEL.FPN.OUT_CHANNELS, top_feature)
+    return _build_fpn(cfg, bottom_up, top_levels)
 
 
 def _build_fpn(cfg: CfgNode, bottom_up: FBNetV3Backbone, top_block: nn.Module) -> FPN:

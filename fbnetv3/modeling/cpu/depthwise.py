@@ -176,7 +176,9 @@ def _slice_input(x: Tensor, width: int, stride: int, padding: int) -> Iterator[_
             if abs(offset) > 1 and offset % stride == phase
         }
         if positions:
-            columns = x if stride == 1 else x[..., phase::stride].contiguous(memory_format=torch.channels_last)
+            columns = x
+            if stride > 1:
+                columns = x[..., phase::stride].contiguous(memory_format=torch.channels_last)
             yield _Slice(columns, 1, positions)
 
 

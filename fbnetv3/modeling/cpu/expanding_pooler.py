@@ -77,7 +77,8 @@ def can_expand(pooler: nn.Module) -> bool:
     if type(pooler) is not ROIPooler or len(levels) != 1 or type(levels[0]) is not ROIAlign:
         return False
     align = levels[0]
-    return align.aligned and align.sampling_ratio == 0 and align.output_size[0] == align.output_size[1]
+    is_square = align.output_size[0] == align.output_size[1]
+    return align.aligned and align.sampling_ratio == 0 and is_square
 
 
 def roi_align_channels_last(x: Tensor, rois: Tensor, samples: Tensor, side: int, scale: float) -> Tensor:
@@ -144,7 +145,8 @@ def _interpolate(start: Tensor, end: Tensor, side: int, size: int, max_count: in
     bin_size = ((end - start) / side)[:, None, None]
     samples = bin_size.ceil()
     number = torch.arange(max_count, dtype=bin_size.dtype)
-    bin_start = (start - 0.5)[:, None, None] + bin_size * torch.arange(side, dtype=bin_size.dtype)[:, None]
+    bins = torch.arange(side, dtype=bin_size.dtype)[:, None]
+    bin_start = (start - 0.5)[:, None, None] + bin_size * bins
     position = bin_start + (number + 0.5) * bin_size / samples.clamp(min=1)
 
     # Samples outside the map count as zero
@@ -157,4 +159,6 @@ def _interpolate(start: Tensor, end: Tensor, side: int, size: int, max_count: in
     fraction = position - lower
     lower = lower.long()
     upper = (lower + 1).clamp(max=size - 1)
-    return torch.stack((lower, upper), dim=2), torch.stack(((1 - fraction) * weight, fraction * weight), dim=2)
+    neighbors = torch.stack((lower, upper), dim=2)
+    weights = torch.stack(((1 - fraction) * weight, fraction * weight), dim=2)
+    return neighbors, weights

@@ -119,8 +119,9 @@ class FusedConv(nn.Module):
         Returns:
             Sums (N, C'), and the number of positions of the output.
         """
-        is_plain_depthwise = self.norm is None and self.act is None and self.bias is None and self.groups == x.shape[1]
-        if not is_plain_depthwise:
+        is_linear = self.norm is None and self.act is None and self.bias is None
+        is_depthwise = self.groups == x.shape[1]
+        if not (is_linear and is_depthwise):
             y = self(x)
             return y.sum((2, 3)), y.shape[2] * y.shape[3]
         weights, positions = self._output_sum_weights(x)

@@ -16,7 +16,7 @@ from tests.detection.detectors import small_config
 
 
 def changed(part, **values):
-    """Return a dataset with other values in the second entry of a list."""
+    """Return a dataset with different values in the second entry of a list."""
     data = dataset()
     data[part][1].update(values)
     return data
@@ -177,7 +177,7 @@ def mapper():
     return FBNetV3DatasetMapper(cfg, is_train=True)
 
 
-def test_what_detectron2_corrects_is_one_warning_with_counts(tmp_path, caplog):
+def test_one_warning_counts_what_detectron2_fixes(tmp_path, caplog):
     """The counts agree with what detectron2's loader and mapper keep."""
     boxes = [
         annotation(1, bbox=(8, 8, 24, 16)),

@@ -1,4 +1,4 @@
-"""Images of all kinds are read upright and mapped to inputs, in training too."""
+"""Images of all kinds are read with their EXIF orientation and mapped to inputs, in training too."""
 
 import logging
 import math
@@ -169,7 +169,7 @@ def test_training_on_a_batch_of_all_kinds(name, tmp_path, caplog):
     losses = train_step(model, inputs)
     assert all(math.isfinite(loss) for loss in losses.values())
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
-    for x in inputs:  # each image by itself, as in steps of one image
+    for x in inputs:  # one image at a time, as in steps of one image
         assert all(math.isfinite(loss) for loss in train_step(model, [x]).values())
 
 

@@ -43,7 +43,7 @@ def test_detections_are_the_same(name):
     assert sum(len(expected) for _, expected in pairs) > 50
     for actual, expected in pairs:
         assert_same_detections(actual, expected)
-    for x in inputs[:2]:  # by themselves, with feature maps smaller than the pooled regions
+    for x in inputs[:2]:  # separately, with feature maps smaller than the pooled regions
         assert_same_detections(*detect(optimized, [x]), *detect(model, [x]))
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
     assert not optimized.training and not any(p.requires_grad for p in optimized.parameters())

@@ -1,4 +1,4 @@
-"""Backbone and heads by themselves: feature maps, norms, frozen stages, initialization from classifiers."""
+"""Backbone and heads in isolation: feature maps, norms, frozen stages, initialization from classifiers."""
 
 import logging
 
@@ -181,7 +181,7 @@ def test_weights_load_into_frozen_norms(classifier, tmp_path):
     assert torch.equal(backbone.stages[3][0].expand[1].running_var, norm.running_var)
 
 
-def test_weights_of_another_network_are_refused(classifier, tmp_path):
+def test_weights_of_a_different_network_are_refused(classifier, tmp_path):
     torch.save(classifier.state_dict(), tmp_path / "classifier.pth")
     with pytest.raises(WeightsError, match="does not fit "):
         FBNetV3Backbone(arch="fbnetv3_a", weights=tmp_path / "classifier.pth")

@@ -14,7 +14,7 @@ from fbnetv3.modeling.cpu.inference_blocks import FusedConv, FusedMBConv, fuse_b
 
 
 def randomize_statistics(module):
-    """Randomize the statistics of BatchNorms, as after a training, and set eval mode."""
+    """Randomize the statistics of BatchNorms, as after training, and set eval mode."""
     torch.manual_seed(0)
     for m in module.modules():
         if getattr(m, "running_mean", None) is not None:
@@ -97,7 +97,7 @@ def test_outputs_are_the_same_without_packed_operators(monkeypatch):
     assert_close(fused[True](x), unit(x), 1e-5)
 
 
-def test_blocks_with_a_forward_pass_of_their_own_are_left_alone():
+def test_blocks_with_their_own_forward_pass_are_unchanged():
     class Doubled(MBConv):
         def forward(self, x):
             return 2 * super().forward(x)

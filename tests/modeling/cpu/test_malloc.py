@@ -1,4 +1,4 @@
-"""The allocator's settings, in a process of their own."""
+"""The allocator's settings, in a separate process."""
 
 import platform
 import subprocess
