@@ -129,7 +129,7 @@ def _check_arguments(
 ) -> None:
     export_format.import_packages()
     if any_size and not export_format.supports_any_size:
-        raise UsageError(f"any_size: {format} files take inputs of one size; choose another format")
+        raise UsageError(f"any_size: {format} files take inputs of one size; choose a different format")
     if preprocessing.channels not in (1, 3):
         raise UsageError(f"the preprocessing must have 1 or 3 channels, not {preprocessing.channels}")
     if not classes:
@@ -143,6 +143,7 @@ def _trace(
 ) -> torch.export.ExportedProgram:
     """Trace a network with the dynamic axes that the format supports."""
     side = preprocessing.resolution
+    # Choose example sizes that let the axes be dynamic
     batch_size = 1
     dynamic_axes = []
     if export_format.supports_any_batch:
@@ -175,6 +176,7 @@ def _difference_at_larger_size(
     exported: ClassifierPredictor, original: ClassifierPredictor, examples: Sequence[ClassifierImage]
 ) -> float:
     """Return the relative difference for inputs that are larger by a third."""
+    # Scale the input, and the resize before the crop, by 4/3
     preprocessing = original.preprocessing
     larger = replace(
         preprocessing,

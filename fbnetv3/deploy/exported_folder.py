@@ -22,7 +22,7 @@ from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, preprocessing_from_dict
 from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor, resize_from_dict
 from fbnetv3.errors import ExportError, UsageError, UserError, suggest
-from fbnetv3.utils.files import PARTIAL_PREFIX, file_sha256, output_error, write_text
+from fbnetv3.utils.files import PARTIAL_PREFIX, file_sha256, output_error, write_json
 
 T = TypeVar("T")
 
@@ -99,14 +99,14 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
     folder = Path(folder).expanduser()
     manifest = read_manifest(folder)
     check_files(folder, manifest)
-    # files that match their checksums are still not trusted: each reader checks what it reads
+    # Files that match their checksums are still not trusted: each reader checks its file
     if manifest.task == DETECTION:
         return open_detector(folder, manifest.network)
     return open_classifier(folder, manifest.format, manifest.network)
 
 
 def open_classifier(folder: Path, format: str, name: str) -> ClassifierPredictor:
-    """Open a classifier's folder without looking at its manifest."""
+    """Open a classifier's folder without reading its manifest."""
     export_format = get_format(format)
     preprocessing, classes = read_preprocessing(folder, preprocessing_from_dict)
     runtime = export_format.open(folder / export_format.file_name)
@@ -114,7 +114,7 @@ def open_classifier(folder: Path, format: str, name: str) -> ClassifierPredictor
 
 
 def open_detector(folder: Path, name: str) -> DetectorPredictor:
-    """Open a detector's folder, whose model is an ONNX file, without looking at its manifest."""
+    """Open a detector's folder, whose model is an ONNX file, without reading its manifest."""
     resize, classes = read_preprocessing(folder, resize_from_dict)
     return DetectorPredictor(OnnxRuntime(folder / OnnxFormat().file_name), resize, classes, name)
 
@@ -125,8 +125,8 @@ def write_preprocessing(
     classes: Sequence[str],
 ) -> None:
     """Write preprocessing.json and classes.json."""
-    _write_json(folder / PREPROCESSING_FILE, preprocessing)
-    _write_json(folder / CLASSES_FILE, list(classes))
+    write_json(folder / PREPROCESSING_FILE, preprocessing)
+    write_json(folder / CLASSES_FILE, list(classes))
 
 
 def read_preprocessing(folder: Path, from_dict: Callable[[dict[str, Any]], T]) -> tuple[T, list[str]]:
@@ -141,6 +141,7 @@ def read_preprocessing(folder: Path, from_dict: Callable[[dict[str, Any]], T]) -
     """
     fields = _read_json(folder / PREPROCESSING_FILE)
     classes = _read_json(folder / CLASSES_FILE)
+    # Check the types and values
     try:
         preprocessing = from_dict(fields)
     except (TypeError, KeyError, ValueError, OverflowError):
@@ -162,7 +163,7 @@ def write_manifest(folder: Path, *, format: str, **fields: Any) -> Manifest:
     paths = [folder / name for name in file_names]
     files = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in paths}
     manifest = Manifest(format=format, files=files, versions=_package_versions(format), **fields)
-    _write_json(folder / MANIFEST_FILE, asdict(manifest))
+    write_json(folder / MANIFEST_FILE, asdict(manifest))
     return manifest
 
 
@@ -225,7 +226,7 @@ def new_folder(output: Path) -> Iterator[Path]:
         OutputError: it cannot be written.
     """
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UsageError(f"{output}: already exists: choose another folder, or delete it")
+        raise UsageError(f"{output} already exists: choose a different folder, or delete it")
     temporary = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -234,17 +235,13 @@ def new_folder(output: Path) -> Iterator[Path]:
         # Make the folder readable: mkdtemp's folders are private
         temporary.chmod(0o755)
         temporary.replace(output)
+    except UserError:
+        raise
     except OSError as error:
-        if isinstance(error, UserError):
-            raise
         raise output_error(output, error) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_json(path: Path, value: object) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _read_json(path: Path) -> Any:

@@ -12,11 +12,11 @@ import torch
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from fbnetv3.arch import ARCHS, configs_folder
+from fbnetv3.arch import configs_folder
 from fbnetv3.config import get_cfg, load_config
 from fbnetv3.data import Preprocessing, build_dataset
 from fbnetv3.data.transforms import AnyImage
-from fbnetv3.errors import DataError, UnknownNameError, UsageError, suggest
+from fbnetv3.errors import DataError, UsageError, suggest
 from fbnetv3.model_zoo import zoo
 from fbnetv3.model_zoo.detector_entries import DETECTOR_PREFIX, DetectorEntry, is_detector
 from fbnetv3.training.builders import build_arch, build_model, preprocessing_from_config
@@ -109,14 +109,12 @@ def load_classifier_from_name(
     # A config in the zoo
     if "/" in name and not Path(name).exists():
         if is_detector(name):
-            raise UsageError(f"{name}: is a detector; expected a classifier")
+            raise UsageError(f"{name} is a detector: pass the name of a classifier")
         return _load_classifier(zoo.load_zoo_config(name), weights, classes)
     # An architecture with published weights: its config has preprocessing and dataset
     if zoo.has_weights(name):
         return _load_classifier(zoo.load_zoo_config(zoo.entry_for_arch(name).name), weights, classes)
     # Any other architecture, or its file
-    if name not in ARCHS and not name.endswith((".yaml", ".yml")):
-        raise UnknownNameError(f"unknown architecture '{name}': {suggest(name, ARCHS.names())}")
     cfg = get_cfg()
     cfg.MODEL.ARCH = name
     return _load_classifier(cfg, weights, classes)
@@ -196,9 +194,9 @@ def read_class_names(file: str | os.PathLike) -> list[str]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except ValueError:
-        raise DataError(f"{path}: is neither text nor JSON") from None
+        raise DataError(f"{path} must be text or JSON") from None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise DataError(f"{path}: is not a list of names; expected one name per line, or a JSON list")
+        raise DataError(f"{path} is not a list of names: write one name per line, or a JSON list")
     return names
 
 

@@ -76,6 +76,7 @@ class ClassifierEntry(ZooEntry):
 @cache
 def _entries() -> dict[str, ClassifierEntry | DetectorEntry]:
     """Return the entries of entries.yaml by name, sorted."""
+    # Paths of bundled weights are relative to the folder
     data = yaml.safe_load((_FOLDER / "entries.yaml").read_text())
     entries = {}
     for name, fields in sorted(data.items()):

@@ -150,7 +150,7 @@ def test_an_interrupted_export_leaves_nothing(error, tmp_path, monkeypatch):
 
 def test_a_folder_in_use_is_not_changed(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(UsageError, match="already exists: choose another folder"):
+    with pytest.raises(UsageError, match="already exists: choose a different folder"):
         export_classifier(Mean(), SMALL, ["a", "b"], tmp_path, format="torch-export")
     assert (tmp_path / "mine.txt").read_text() == "mine"
 

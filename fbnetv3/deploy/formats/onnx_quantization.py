@@ -49,6 +49,7 @@ def quantize_onnx(path: Path, batches: Iterable[np.ndarray], reduce_range: bool 
         model = onnx.load(path)
         ranges = clamp_saturated_ranges(model.graph, _calibrate(path, batches))
         limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
+        # Quantize with these ranges
         quantizer = QDQQuantizer(
             model,
             per_channel=True,

@@ -152,6 +152,7 @@ def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **timing_opti
     if fixed_batch not in (None, batch):
         raise UsageError(f"{folder} takes {fixed_batch} image at a time, not {batch}")
     side = sides[0] or read_preprocessing(folder, preprocessing_from_dict)[0].resolution
+    # Open the file in the new process only
     export_format = get_format(manifest.format)
     open_runtime = partial(export_format.open, folder / export_format.file_name)
     return _measure_in_process(open_runtime, (batch, channels, side, side), timing_options)

@@ -141,6 +141,7 @@ def evaluate_table(
     this_device = describe_device(runtime, table.device.batch, table.device.device)
     if this_device != table.device:
         raise LatencyError(f"the table belongs to {table.device}; this is {this_device}")
+    # Predict, measure, and compare
     predicted = np.array([table.predict(arch, num_classes) for arch in networks])
     measured = []
     for arch, prediction in zip(networks, predicted, strict=True):
@@ -159,7 +160,7 @@ def _block_latency(runtime: str, shape: BlockShape, batch: int) -> float:
     """Measure a block; return milliseconds."""
     inputs = (batch, shape.spec.in_channels, shape.side, shape.side)
     block = build_runtime(runtime, build_block(shape), inputs)
-    return measure_latency(block, inputs, seconds=_BLOCK_SECONDS, warm_up=_BLOCK_SECONDS / 5).median
+    return measure_latency(block, inputs, seconds=_BLOCK_SECONDS, warmup=_BLOCK_SECONDS / 5).median
 
 
 def _network_latency(runtime: str, arch: ArchDef, num_classes: int, batch: int) -> float:

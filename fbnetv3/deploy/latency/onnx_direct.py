@@ -53,6 +53,7 @@ def build_onnx_model(module: nn.Module, shape: tuple[int, ...]) -> bytes:
         graph = _Tracer().trace(module)
     except Exception as error:
         raise ExportError(f"{type(module).__name__}: cannot be traced ({one_line(error, 200)})") from error
+    # Translate node by node, in the order of execution
     layers = dict(module.named_modules())
     onnx_nodes, weights = [], []
     value_names: dict[fx.Node, str] = {}  # ONNX name of each node's result
@@ -75,6 +76,7 @@ def build_onnx_model(module: nn.Module, shape: tuple[int, ...]) -> bytes:
                 inputs.append(f"{name}.{key}")
         op_type, attributes = _onnx_operator(node, layer, type(module).__name__)
         onnx_nodes.append(helper.make_node(op_type, inputs, [name], **attributes))
+    # Assemble the model
     onnx_graph = helper.make_graph(
         onnx_nodes,
         "graph",

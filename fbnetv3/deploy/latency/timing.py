@@ -42,18 +42,16 @@ class Timing:
         return self.median > (1 + _DISTURBED) * self.min
 
 
-def time_calls(
-    call: Callable[[], object], *, seconds: float = 2.0, warm_up: float = 0.3, min_calls: int = 10
-) -> Timing:
+def time_calls(call: Callable[[], object], *, seconds: float = 2.0, warmup: float = 0.3, min_calls: int = 10) -> Timing:
     """Call repeatedly and time each call.
 
     Args:
         call: the function to time.
         seconds: how long to repeat it.
-        warm_up: seconds of untimed calls before (at least two calls).
+        warmup: seconds of untimed calls before (at least two calls).
         min_calls: minimum number of timed calls, even if they take longer than `seconds`.
     """
-    _repeat(call, warm_up, min_calls=2)
+    _repeat(call, warmup, min_calls=2)
     milliseconds = 1e3 * np.array(_repeat(call, seconds, min_calls))
     median, p90, p99 = np.percentile(milliseconds, (50, 90, 99))
     return Timing(
@@ -81,7 +79,7 @@ class MemoryWatch:
     """Measures this process's peak memory relative to its memory when the watch was created."""
 
     def __init__(self) -> None:
-        # Linux can reset a process's peak; on other systems, memory below an earlier peak is not seen
+        # Linux can reset a process's peak; on other systems, memory below an earlier peak goes unnoticed
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
         self._before = _process_status("VmRSS") or _peak_memory()

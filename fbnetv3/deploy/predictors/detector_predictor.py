@@ -137,6 +137,7 @@ class DetectorPredictor:
         Boxes are scaled from the resized to the original image and clipped to it, as detectron2 does.
         """
         height, width = pixels.shape[:2]
+        # Run the graph
         resized = self.resize(pixels)
         boxes, scores, classes = self.runtime.run_outputs(DETECTOR_INPUT, resized)
         if len(classes) and not 0 <= classes.min() <= classes.max() < len(self.classes):

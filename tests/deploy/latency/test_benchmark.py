@@ -83,13 +83,13 @@ def test_torch_runs_an_optimized_copy(network, images):
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
 def test_a_network(runtime):
-    measurement = measure_network(runtime, TINY, num_classes=10, batch=2, seconds=0.05, warm_up=0.01)
+    measurement = measure_network(runtime, TINY, num_classes=10, batch=2, seconds=0.05, warmup=0.01)
     assert measurement.batch == 2 and measurement.side == 32 and measurement.runtime.startswith(runtime)
     assert measurement.timing.median > 0 and measurement.memory > 1e6
 
 
 def test_an_exported_folder(exported):
-    measurement = measure_exported(exported("onnx"), batch=3, seconds=0.05, warm_up=0.01)
+    measurement = measure_exported(exported("onnx"), batch=3, seconds=0.05, warmup=0.01)
     assert measurement.side == 32 and measurement.timing.calls >= 10
     with pytest.raises(UsageError, match="takes 1 image at a time"):
         measure_exported(exported("executorch"), batch=3)
@@ -102,7 +102,7 @@ def test_an_exported_folder_of_any_size(exported, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["input"]["shape"] = [None, 1, None, None]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert measure_exported(folder, seconds=0.05, warm_up=0.01).side == 32
+    assert measure_exported(folder, seconds=0.05, warmup=0.01).side == 32
 
 
 def test_an_exported_detector(exported, tmp_path):

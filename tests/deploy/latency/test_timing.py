@@ -7,11 +7,11 @@ from fbnetv3.deploy.latency.timing import MemoryWatch, Timing, device_name, time
 
 
 def test_timing():
-    timing = time_calls(lambda: time.sleep(0.002), seconds=0.1, warm_up=0.01)
+    timing = time_calls(lambda: time.sleep(0.002), seconds=0.1, warmup=0.01)
     assert 10 <= timing.calls <= 50
     assert 2 <= timing.min <= timing.median <= timing.p90 <= timing.p99
     assert timing.mean < 20
-    assert time_calls(lambda: None, seconds=0, warm_up=0, min_calls=12).calls == 12
+    assert time_calls(lambda: None, seconds=0, warmup=0, min_calls=12).calls == 12
 
 
 def test_a_disturbed_timing():
