@@ -2,11 +2,11 @@
 
 fbnetv3's side is `faster_rcnn_fbnetv3_a_C4` as tools/detect.py runs it. The peer is torchvision's
 `fasterrcnn_mobilenet_v3_large_320_fpn`, with 75 proposals instead of its 150, as fbnetv3's detector has (Table 5). Each
-side has a process of its own; they take turns. Weights are random; the class weights are scaled so that both detect
+side has its own process; they take turns. Weights are random; the class weights are scaled so that both detect
 objects. Goal: at least 1.3 times as many images per second.
 
 tools/detect.py keeps freed memory (`keep_freed_memory`). To show its effect, both sides are measured with and without.
-The CPU time beside the wall time excludes other programs on the machine.
+The CPU time next to the wall time excludes other programs on the machine.
 """
 
 import argparse

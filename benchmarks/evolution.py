@@ -23,11 +23,11 @@ from fbnetv3.nars.space.constraints import Constraint, Constraints
 
 BUDGETS = (450e6, 550e6, 650e6, 750e6)
 SHARES_WITHIN = (0.2, 0.4, 0.6, 0.8)  # of the table's networks, one for each budget
-EPSILON = 1e-6  # smallest difference that counts, as in the evolution's settings
+EPSILON = 1e-6  # smallest difference that counts, as in `EvolutionSettings`
 
 
 def compare_with_enumeration(file, num_runs, num_trials=100):
-    """Count how often the evolution finds the predictor's best network of the table within a budget."""
+    """Count how often the evolutionary search finds the predictor's best network of the table within a budget."""
     table = Table(file, naswot=False)
     predictors = []
     for seed in range(-(-num_runs // len(SHARES_WITHIN))):

@@ -2,7 +2,7 @@
 
 "eager" is what tools/classify.py runs without an export: channels-last, BatchNorm folded into convolutions. "deployed"
 is `fbnetv3.deploy.load` of an ONNX export. timm's networks run unchanged; OpenVINO runs the same ONNX file in float32.
-Each side has a process of its own; they take turns. Needs timm and openvino.
+Each side has its own process; they take turns. Needs timm and openvino.
 """
 
 import argparse

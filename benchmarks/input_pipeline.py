@@ -1,7 +1,7 @@
 """Images per second that reach the training loop, normalized, against timm's loader with the same transforms.
 
 Both read a folder in ImageNet's layout with the same number of worker processes, at 224 pixels and batch 64: random
-resized crop, flip, bilinear interpolation, normalization. Each side has a process of its own, with fbnetv3 set up as
+resized crop, flip, bilinear interpolation, normalization. Each side has its own process, with fbnetv3 set up as
 its tools are. Goal: at least 1.5 times as many.
 """
 

@@ -1,4 +1,4 @@
-"""Share of a training's steps that is neither data, forward, backward nor the optimizer's step. Goal: less than 2 %.
+"""Fraction of training time spent on neither data, forward, backward nor the optimizer's step. Goal: less than 2%.
 
 A complete run as tools/train_net.py makes it, with metrics file, TensorBoard and signal handling. Evaluation and
 checkpoints, once an epoch, are measured separately.
@@ -37,7 +37,7 @@ WORK = ("forward and backward", "optimizer step", "data")
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default=configs_folder() / "digits" / "fbnetv3_digits.yaml")
-    parser.add_argument("overrides", nargs="*", help="KEY VALUE, as for tools/train_net.py")
+    parser.add_argument("overrides", nargs="*", help="KEY VALUE pairs, as in tools/train_net.py")
     args = parser.parse_args()
     keep_freed_memory()
     DataLoader.__iter__ = timed_iterator(DataLoader.__iter__)

@@ -52,7 +52,7 @@ def summarize(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
 
 
 class SideProcess:
-    """One side in a process of its own, as in real use: the running script, which answers calls with `serve_calls`.
+    """One side in its own process, as in real use: the running script, which answers calls with `serve_calls`.
 
     Args:
         arguments: arguments of the script that make it serve.
@@ -107,7 +107,7 @@ def report_value(name: str, value: float, goal: float | None = None, details: st
         name: what it is.
         value: the value.
         goal: the minimum to reach.
-        details: further text.
+        details: additional text.
     """
     print(f"{name}: {value:.3g}{_format_goal(goal)}" + (f"; {details}" if details else ""), flush=True)
     _record({"name": name, "value": value, "goal": goal, "details": details})

@@ -25,7 +25,7 @@ from fbnetv3.nars.evaluators.table_evaluator import read_table
 from fbnetv3.nars.space.constraints import Constraint, Constraints
 from fbnetv3.nars.space.search_space import Space, Variable, load_space
 
-# of regularized evolution
+# Settings of regularized evolution
 POPULATION_SIZE = 20
 SAMPLE_SIZE = 5
 
@@ -74,7 +74,7 @@ class TableTask(Task):
 class JointTask(Task):
     """Table 2's space between 400 and 800 M MACs, with a synthetic accuracy.
 
-    Each choice of the architecture has an effect of its own, with diminishing returns. The best learning rate falls
+    Each choice of the architecture has its own effect, with diminishing returns. The best learning rate falls
     with depth, the best regularization rises with width, and the optimizers differ. Learning curves approach the
     accuracy at a rate that depends on the learning rate, with noise.
     """

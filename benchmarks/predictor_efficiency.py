@@ -36,7 +36,7 @@ from fbnetv3.nars.space.sampling import sample_pool
 from fbnetv3.nars.space.search_space import Space, Variable, load_space
 
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)  # without pretraining
-# NAS-Bench-Macro's layers: channels between them, strides; and its stages, by output resolution.
+# NAS-Bench-Macro's layers: channels between them, strides; and its stages, by output resolution
 CHANNELS = (32, 64, 64, 128, 128, 128, 256, 256, 256)
 STRIDES = (2, 1, 2, 1, 1, 2, 1, 1)
 STAGES = (slice(0, 2), slice(2, 5), slice(5, 8))
@@ -200,10 +200,10 @@ class Synthetic:
         costs = self.constraints.column_values(candidates, "macs", "params")
         log_params = np.log(costs["params"] / 8e6)
         total = 1.5 * np.log(costs["macs"] / 6e8) + log_params
-        # effects of single variables and of pairs
+        # Effects of single variables and of pairs
         total += (self.weights * (1 - np.exp(-self.shapes * x)))[:, self.arch].sum(1)
         total += sum(weight * (x[:, i] - 0.5) * (x[:, j] - 0.5) for i, j, weight in self.pairs)
-        # the recipe that suits the architecture
+        # The recipe that suits the architecture
         depth = np.mean([value[name] for name in self.names if name.endswith("repeat")], 0)
         total -= 3 * (value["lr"] - (0.9 - 0.7 * depth)) ** 2
         regularization = (value["drop_rate"] + value["drop_path_rate"] + value["mixup"]) / 3
@@ -216,7 +216,7 @@ class Synthetic:
         return chosen, self.truth(chosen) + rng.normal(0, 0.15, count)
 
 
-# Variants by prefix of their row: fixed weights of the predictor's parts, or None for the fitted ones.
+# Variants by prefix of their row: fixed weights of the predictor's parts, or None for the fitted ones
 VARIANTS = {"": None, "networks alone, ": np.array([1.0, 0.0, 0.0])}
 
 
@@ -266,7 +266,7 @@ def table_rows(errors, errors_by_rate, sizes):
     rows = []
     networks_alone = None
     for variant in reversed(range(len(VARIANTS))):  # the networks first
-        # without pretraining, with the best learning rate at each size
+        # Without pretraining, with the best learning rate at each size
         best = errors_by_rate[..., variant].mean(1).argmin(0)
         baseline = np.stack([errors_by_rate[j, :, k, variant] for k, j in enumerate(best)], 1)
         if networks_alone is None:

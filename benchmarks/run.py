@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run benchmarks and write docs/benchmarks.md: `run.py [NAME ...]`, all of them by default; `--list` lists them.
 
-Each benchmark is a script of this folder and runs in a process of its own, one after the other. Its results are stored
+Each benchmark is a script of this folder and runs in its own process, one after the other. Its results are stored
 in benchmarks/results.json with machine, versions and date, so the page can combine runs of several days; benchmarks
 that are not run again keep their results. Peers come from PyPI: pip install '.[benchmarks]'.
 """
@@ -261,7 +261,7 @@ def build_section(name, benchmark, result, usual_environment):
         parts.append(f"{build_tables(result['rows'])}\n")
     if name == "roofline":
         parts.append("![Roofline of one image](roofline.png)\n")
-    # lines that are not rows of the tables
+    # Lines that are not rows of the tables
     row_names = tuple(row["name"] for row in result["rows"])
     lines = [line for line in result["printed"] if not (row_names and line.startswith(row_names))]
     if any(lines):

@@ -1,6 +1,6 @@
 """Training step of FBNetV3-B as tools/train_net.py runs it, against timm's network in a plain loop.
 
-Each side has a process of its own; they take turns. Goals: at 224 pixels and batch 16 at least 2.0 times as fast, at 32
+Each side has its own process; they take turns. Goals: at 224 pixels and batch 16 at least 2.0 times as fast, at 32
 pixels and batch 64 at least 1.3 times.
 """
 

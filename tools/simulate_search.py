@@ -29,11 +29,11 @@ from fbnetv3.nars.simulation.replay import Segment, proportional_times, read_sea
 from fbnetv3.nars.simulation.workload import Cluster, Workload
 from fbnetv3.nars.space.cost_model import CostModel
 from fbnetv3.nars.space.search_space import load_space
-from fbnetv3.utils.command_line import ArgumentParser, run_tool
+from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 from fbnetv3.utils.text import format_duration
 
 PAPER_SPACE = configs_folder() / "nars" / "spaces" / "fbnetv3.yaml"
-# Both from the search in docs/results.md: it stopped later trials after 6 of 8 epochs, and paused 4 s between rounds.
+# Both from the search in docs/results.md: it stopped later trials after 6 of 8 epochs, and paused 4 s between rounds
 STOP_FRACTION = 0.75
 PREDICTOR_SECONDS = 4.0
 
@@ -50,36 +50,111 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(description="Simulate a search on many GPUs, or compare the simulation with a real search.")
     cluster = parser.add_argument_group("cluster")
     add = cluster.add_argument
-    add("--gpus", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256, 512], metavar="N", help="cluster sizes")
-    add("--gpus-per-trial", default="auto", metavar="N", help="auto picks the fastest of 1, 2, 4, 8 (default: auto)")
-    add("--scaling", type=float, default=V100_SCALING, metavar="X", help="efficiency per doubling (%(default)s)")
+    add(
+        "--gpus",
+        type=positive_int,
+        nargs="+",
+        default=[8, 16, 32, 64, 128, 256, 512],
+        metavar="N",
+        help="numbers of GPUs of the clusters (default: 8 to 512)",
+    )
+    add(
+        "--gpus-per-trial",
+        default="auto",
+        metavar="N",
+        help="GPUs per trial; auto picks the fastest of 1, 2, 4, 8 (default: auto)",
+    )
+    add(
+        "--scaling",
+        type=float,
+        default=V100_SCALING,
+        metavar="X",
+        help="efficiency per doubling of a trial's GPUs (default: %(default)s)",
+    )
     add("--failure-rate", type=float, default=1e-3, metavar="X", help="failures per GPU hour (default: %(default)s)")
-    add("--stragglers", type=float, default=0.2, metavar="X", help="deviation of log slowdown (default: %(default)s)")
-    add("--startup", type=float, default=120.0, metavar="S", help="seconds to an attempt's first epoch (%(default)s)")
-    add("--repair", type=float, default=600.0, metavar="S", help="seconds to replace failed GPUs (%(default)s)")
+    add(
+        "--stragglers",
+        type=float,
+        default=0.2,
+        metavar="X",
+        help="standard deviation of the log slowdown of an attempt (default: %(default)s)",
+    )
+    add(
+        "--startup",
+        type=float,
+        default=120.0,
+        metavar="S",
+        help="seconds from an attempt's start to its first epoch (default: %(default)s)",
+    )
+    add(
+        "--repair", type=float, default=600.0, metavar="S", help="seconds to replace failed GPUs (default: %(default)s)"
+    )
     add("--no-checkpoints", action="store_true", help="retries start from the first epoch")
 
     search = parser.add_argument_group("search")
     add = search.add_argument
     add("--asynchronous", action="store_true", help="also simulate a search that proposes trials one by one")
-    add("--max-in-flight", type=int, metavar="N", help="asynchronous: limit of concurrent trials (default: the batch)")
-    add("--retries", type=int, default=SearchSettings.retries, metavar="N", help="of a failed trial (%(default)s)")
-    for name in ("pool", "batch", "epochs"):
-        add(f"--{name}", type=int, default=getattr(SearchSettings, name), metavar="N", help="default: %(default)s")
-    add("--rounds", type=int, default=5, metavar="N", help="default: %(default)s")
-    add("--stopping-epoch", type=int, metavar="N", help="epochs of trials after the first round (default: 3/4 of the epochs)")
-    add("--space", default=str(PAPER_SPACE), metavar="FILE", help="default: the paper's")
+    add(
+        "--max-in-flight",
+        type=positive_int,
+        metavar="N",
+        help="limit of concurrent trials with --asynchronous (default: the batch)",
+    )
+    add(
+        "--retries",
+        type=int,
+        default=SearchSettings.retries,
+        metavar="N",
+        help="additional attempts at a failed trial (default: %(default)s)",
+    )
+    for name, help in {
+        "pool": "candidates in the pool (default: %(default)s)",
+        "batch": "trials per round (default: %(default)s)",
+        "epochs": "epochs of a trial in the first round (default: %(default)s)",
+    }.items():
+        add(f"--{name}", type=positive_int, default=getattr(SearchSettings, name), metavar="N", help=help)
+    add("--rounds", type=positive_int, default=5, metavar="N", help="rounds of the search (default: %(default)s)")
+    add(
+        "--stopping-epoch",
+        type=int,
+        metavar="N",
+        help="epochs of trials after the first round (default: 3/4 of the epochs)",
+    )
+    add("--space", default=str(PAPER_SPACE), metavar="FILE", help="search space (default: the paper's)")
 
     time = parser.add_argument_group("time of a trial")
     add = time.add_argument
-    add("--gpu-hours", type=float, default=PAPER_GPU_HOURS, metavar="H", help="total to calibrate to (%(default)s)")
+    add(
+        "--gpu-hours",
+        type=float,
+        default=PAPER_GPU_HOURS,
+        metavar="H",
+        help="total GPU hours to calibrate to (default: %(default)s)",
+    )
     help = f"throughput of a GPU instead of calibration; V100, float32: {V100_MACS_PER_SECOND:.3g}"
     add("--macs-per-second", type=float, metavar="X", help=help)
-    add("--time-column", choices=TIME_COLUMNS, default=TIME_COLUMNS[0], help="what epochs' time is proportional to")
-    add("--costly-fraction", type=float, default=1.0, metavar="X", help="part of the pool for later rounds (1)")
+    add(
+        "--time-column",
+        choices=TIME_COLUMNS,
+        default=TIME_COLUMNS[0],
+        help="cost that the time of an epoch is proportional to (default: %(default)s)",
+    )
+    add(
+        "--costly-fraction",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="fraction of the pool, costliest first, that later rounds draw from (default: %(default)s)",
+    )
 
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
-    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="seeds per cluster (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="first random seed (default: %(default)s)")
+    parser.add_argument(
+        "--repeats",
+        type=positive_int,
+        default=20,
+        metavar="N",
+        help="seeds to simulate per cluster (default: %(default)s)",
+    )
     parser.add_argument("--figure", type=Path, metavar="FILE", help="PNG file to write")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="folder or SQLite file of a search that was run")
     return parser.parse_args(argv)
@@ -113,10 +188,10 @@ def simulate_sweep(args: argparse.Namespace) -> None:
     if args.asynchronous:
         for in_rounds, asynchronous in zip(points[::2], points[1::2], strict=True):
             saved = 1 - asynchronous.wall_seconds.mean() / in_rounds.wall_seconds.mean()
-            print(f"{in_rounds.cluster.gpus} GPUs: {100 * saved:.1f} % less wall time asynchronously")
+            print(f"{in_rounds.cluster.gpus} GPUs: {100 * saved:.1f}% less wall time asynchronously")
     max_stopped = max(point.stopped for point in points)
     if max_stopped > 0:
-        print(f"up to {100 * max_stopped:.0f} % of the searches would stop after max_failures and have to be resumed")
+        print(f"up to {100 * max_stopped:.0f}% of the searches would stop after max_failures and have to be resumed")
     if args.figure:
         plot_sweep(points, args.figure)
 
@@ -131,7 +206,7 @@ def describe_trials(trials: ImageNetWorkload, is_calibrated: bool) -> str:
         f"{workload.gpu_seconds / 3600:,.0f} GPU hours with one GPU per trial, "
         f"{'calibrated' if is_calibrated else 'from the throughput'}: {trials.macs_per_second:.3g} MACs/s, "
         f"{trials.images_per_second:.0f} images/s, "
-        f"{100 * trials.macs_per_second / V100_MACS_PER_SECOND:.0f} % of a V100 in float32"
+        f"{100 * trials.macs_per_second / V100_MACS_PER_SECOND:.0f}% of a V100 in float32"
     )
 
 
@@ -169,7 +244,7 @@ def gpus_per_trial(text: str, workload: Workload, cluster: Cluster) -> int:
     try:
         return int(text)
     except ValueError:
-        raise UsageError(f"--gpus-per-trial {text}: is neither auto nor an integer") from None
+        raise UsageError(f"--gpus-per-trial {text}: must be auto or an integer") from None
 
 
 def table_row(point: SweepPoint) -> dict[str, object]:
@@ -181,7 +256,7 @@ def table_row(point: SweepPoint) -> dict[str, object]:
         "days": f"{days.mean():.2f}",
         "min to max": f"{days.min():.2f} to {days.max():.2f}",
         "GPU hours": f"{point.gpu_seconds.mean() / 3600:,.0f}",
-        "utilization": f"{100 * point.utilization:.0f} %",
+        "utilization": f"{100 * point.utilization:.0f}%",
         "failures": f"{point.failures:.1f}",
         "trials lost": f"{point.lost_trials:.2f}",
         "results known": f"{point.results_at_proposal:.0f}",
@@ -204,7 +279,7 @@ def compare_with_recorded(args: argparse.Namespace) -> None:
         recorded = sum(segment.recorded_seconds for segment in segments)
         total = sum(segment.simulated_seconds for segment in segments)
         error = 100 * (total / recorded - 1)
-        print(f"{title}: {format_duration(total)} for {format_duration(recorded)} in total, {error:+.2f} %")
+        print(f"{title}: {format_duration(total)} for {format_duration(recorded)} in total, {error:+.2f}%")
 
 
 def segment_rows(simulated: Mapping[str, list[Segment]]) -> list[dict[str, object]]:
@@ -219,7 +294,7 @@ def segment_rows(simulated: Mapping[str, list[Segment]]) -> list[dict[str, objec
             "recorded": format_duration(segment.recorded_seconds),
         }
         for title, replayed in zip(simulated, segments, strict=True):
-            row[title] = f"{format_duration(replayed.simulated_seconds)} ({100 * replayed.error:+.1f} %)"
+            row[title] = f"{format_duration(replayed.simulated_seconds)} ({100 * replayed.error:+.1f}%)"
         rows.append(row)
     return rows
 

@@ -30,7 +30,7 @@ def rng(request):
 
 @pytest.fixture(scope="session")
 def forkserver():
-    """Return a context whose processes have imported everything, so that kills do not hit the imports."""
+    """Return a context whose processes have imported everything, so kills do not hit the imports."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.hardening.process_targets"])
     return context

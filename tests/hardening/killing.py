@@ -51,7 +51,7 @@ def _kill(process):
 
 
 def wait_for_exit(process):
-    """Wait until a process ends by itself. Returns its exit code."""
+    """Wait until a process exits on its own, and return its exit code."""
     process.join(TIMEOUT)
     if process.is_alive():
         process.kill()

@@ -36,7 +36,7 @@ CRASH = 4
 
 
 def tiny_config(folder):
-    """Return a training of a tiny network: 5 epochs of 5 steps, with a checkpoint after every second step."""
+    """Return a training run of a tiny network: 5 epochs of 5 steps, with a checkpoint after every second step."""
     arch = Path(folder).parent / "tiny.yaml"
     if not arch.exists():
         arch.write_text(TINY)

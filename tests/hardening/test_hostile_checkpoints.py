@@ -69,7 +69,7 @@ def test_truncated_checkpoints_and_flipped_bits_never_crash(tmp_path, weights, r
         assert_weights_error(path)
     for _ in range(20 * SCALE):
         data = bytearray(weights)
-        # the archive's index, its names and the pickle rather than the weights, which are most of the file
+        # The archive's index, its names and the pickle rather than the weights, which are most of the file
         position = rng.integers(4096) if rng.random() < 0.5 else len(data) - 1 - rng.integers(8192)
         data[position] ^= 1 << rng.integers(8)
         path.write_bytes(data)
@@ -104,7 +104,7 @@ def test_other_files_are_refused(tmp_path, name, content):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Return the folder of a training that was stopped after an epoch."""
+    """Return the folder of a training run that was stopped after an epoch."""
     folder = tmp_path_factory.mktemp("run") / "out"
     train(tiny_config(folder), [lambda result: False])
     return folder

@@ -72,7 +72,7 @@ def test_truncated_and_corrupt_images_are_decoded_or_named(tmp_path, format, rng
         if number % 2:
             del corrupt[rng.integers(len(corrupt)) :]
         else:
-            # half of the time in the header
+            # Half of the time in the header
             end = min(len(corrupt), 200) if number % 4 else len(corrupt)
             for _ in range(rng.integers(1, 6)):
                 corrupt[rng.integers(end)] = rng.integers(256)

@@ -22,7 +22,7 @@ def start_training(forkserver, folder, resume=True):
 
 @pytest.fixture(scope="module")
 def uninterrupted(forkserver, tmp_path_factory):
-    """Return the folder of a training that was not killed."""
+    """Return the folder of a training run that was not killed."""
     folder = tmp_path_factory.mktemp("uninterrupted") / "run"
     assert wait_for_exit(start_training(forkserver, folder, False)) == 0
     return folder
@@ -76,7 +76,7 @@ def test_a_killed_training_resumes_to_the_same_weights(forkserver, uninterrupted
         assert_same_run(folder, uninterrupted)
         assert not list(folder.rglob(PARTIAL_FILES)) or not kills
         runs += 1
-    print(f"trainings: {kills} kills, {kills_during_write} of them during a write, {runs} runs")
+    print(f"training runs: {kills} kills, {kills_during_write} of them during a write, {runs} runs")
 
 
 def test_two_trainings_in_one_folder_exclude_each_other(forkserver, uninterrupted, tmp_path):

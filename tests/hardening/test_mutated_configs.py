@@ -1,4 +1,4 @@
-"""Training configs and recipes with mistakes: either an error of one line, or a training that starts."""
+"""Training configs and recipes with mistakes: either a one-line error, or a training run that starts."""
 
 import math
 
@@ -67,7 +67,7 @@ def folder(tmp_path_factory):
 
 
 def start_training(cfg):
-    """Build everything that a training needs, and run its first step if that is cheap."""
+    """Build everything that a training run needs, and run its first step if that is cheap."""
     device = select_device(cfg.DEVICE)
     arch = build_arch(cfg, cfg.MODEL.ARCH)
     inputs = build_inputs(cfg, arch, device)

@@ -35,8 +35,8 @@ def build_budgets(settings: SearchSettings, constraints: Constraints) -> dict[st
     """Build the constraints of each budget, by name; without budgets, there is one called "best".
 
     Args:
-        settings: of the search.
-        constraints: what all candidates must meet.
+        settings: settings of the search.
+        constraints: constraints that all candidates must meet.
 
     Raises:
         UserError: invalid bounds, or two budgets with one name.
@@ -70,6 +70,7 @@ def _constraint_name(constraint: Constraint) -> str:
 def _format_bound(value: float) -> str:
     if not math.isfinite(value):
         return ""
+    # The largest unit that fits
     for unit, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:
             return f"{value / unit:.6g}{suffix}"
@@ -93,15 +94,16 @@ def parse_bounds(bounds: Any, field: str) -> list[Constraint]:
         SettingsError: a bound is neither a pair nor a number. The message names `field` and the column.
     """
     if not isinstance(bounds, Mapping):
-        raise SettingsError("is not a mapping of bounds such as {macs: 4.5e+8}", field)
+        raise SettingsError("must be a mapping of bounds such as {macs: 4.5e+8}", field)
     return [_parse_constraint(str(column), value, f"{field}.{column}") for column, value in bounds.items()]
 
 
 def _parse_constraint(column: str, value: Any, field: str) -> Constraint:
+    # A single number is the upper bound
     pair = value if isinstance(value, (list, tuple)) else (None, value)
     numbers = [bound for bound in pair if bound is not None]
     if len(pair) != 2 or not numbers or not all(map(is_number, numbers)):
-        raise SettingsError(f"{value!r} is neither [lowest, highest] nor the highest value", field)
+        raise SettingsError(f"{value!r} must be [lowest, highest], or the highest value", field)
     low, high = pair
     return Constraint(column, -math.inf if low is None else low, math.inf if high is None else high)
 
@@ -122,7 +124,7 @@ def _build_column(column: str | Column, name: str) -> Column:
     if isinstance(column, str):
         return find_callable(column, f"columns.{name}")
     if not callable(column):
-        raise SettingsError(f"{column!r} is neither a function nor the name of one", f"columns.{name}")
+        raise SettingsError(f"{column!r} must be a function or the name of one", f"columns.{name}")
     return column
 
 
@@ -131,6 +133,7 @@ def _build_latency_model(file: str, space: Space, num_classes: int) -> LatencyMo
     if space.architecture is None:
         raise SettingsError("the search has no architectures; remove this setting", "latency")
     table = load_latency_table(Path(file).expanduser())
+    # Fail before the search if a block was not measured
     for shape in possible_shapes(space, num_classes):
         table.block_ms(shape)
     return LatencyModel(space, table, num_classes)

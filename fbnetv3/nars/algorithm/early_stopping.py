@@ -1,4 +1,4 @@
-"""Early stopping: the epoch at which accuracies rank candidates like those of a full training (Sec. 3.3, Fig. 5)."""
+"""Early stopping: the epoch whose accuracies rank candidates like those of a full evaluation (Sec. 3.3, Fig. 5)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 MIN_RANK_CORRELATION = 0.92
-_MIN_CURVES = 5  # a rank correlation of fewer says nothing
+_MIN_CURVES = 5  # a rank correlation of fewer is not informative
 
 
 def rank_correlations(curves: np.ndarray) -> np.ndarray:
@@ -21,6 +21,7 @@ def rank_correlations(curves: np.ndarray) -> np.ndarray:
         (epochs,); NaN where all accuracies are equal.
     """
     ranks = rankdata(np.asarray(curves, np.float64), axis=0)
+    # Pearson's correlation of the ranks
     centered = ranks - ranks.mean(axis=0)
     last = centered[:, -1:]
     norms = np.sqrt((centered**2).sum(axis=0) * (last**2).sum())

@@ -17,16 +17,17 @@ from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.genetic_operators import SurrogateRegression, breed, perturb, swap_neighbors
 from fbnetv3.nars.space.constraints import Constraint, ConstraintError, Constraints
 from fbnetv3.nars.space.sampling import sample_pool
+from fbnetv3.utils.checks import check_number
 
 Score = Callable[[np.ndarray], np.ndarray]
 """From candidates, integers (N, variables), to scores, (N,); higher is better."""
 
-# The regression is fitted to this many of the best scored candidates, again whenever their number has grown by a tenth.
+# The regression is fitted to this many of the best candidates, and again whenever the number scored grows by a tenth
 _ARCHIVE_SIZE = 4000
 _REFIT_GROWTH = 1.1
-# Neighbors that the regression ranks for each that is scored.
+# Neighbors that the regression ranks for each that is scored
 _NEIGHBORS_RANKED = 13
-# Perturbed candidates, and how many of the best of them evolve further.
+# Perturbed candidates, and how many of the best of them evolve further
 _NUM_PERTURBED = 400
 _PERTURBED_SURVIVORS = 40
 
@@ -46,7 +47,7 @@ _MINIMUMS = {
 
 @dataclass(frozen=True)
 class EvolutionSettings:
-    """Settings of an evolution. Only epsilon is the paper's.
+    """Settings of an evolutionary search. Only `epsilon` comes from the paper.
 
     Generations are bred until they no longer gain; then a local search over neighbors of the best candidates runs
     until it no longer gains; then the survivors are perturbed and evolve again, a few times. A surrogate regression on
@@ -80,13 +81,12 @@ class EvolutionSettings:
 
     def __post_init__(self) -> None:
         for name, minimum in _MINIMUMS.items():
-            if getattr(self, name) < minimum:
-                raise UsageError(f"evolution: {name} {getattr(self, name)} is less than {minimum}")
+            check_number(getattr(self, name), f"evolution.{name}", minimum)
 
 
 @dataclass(frozen=True)
 class EvolutionResult:
-    """Result of an evolution.
+    """Result of an evolutionary search.
 
     Attributes:
         candidates: survivors of the last generation, integers (K, variables), best first; all meet the constraints.
@@ -111,9 +111,9 @@ def evolve(
     """Search for the feasible candidates with the highest scores.
 
     Args:
-        score: such as an `AccuracyPredictor`.
+        score: score function, such as an `AccuracyPredictor`.
         constraints: constraints and the space.
-        inherited: candidates of the first generation, best first; infeasible ones are left out.
+        inherited: candidates of the first generation, best first; infeasible ones are skipped.
         settings: sizes and stopping criteria.
         seed: random seed.
 
@@ -136,16 +136,16 @@ def pareto_front(
 ) -> EvolutionResult:
     """Search for the candidates that no other beats in both score and a column.
 
-    One evolution runs for each of `steps` budgets across the column's range, starting from what the earlier ones have
-    found.
+    One evolutionary search runs for each of `steps` budgets across the column's range, starting from the results of
+    the earlier ones.
 
     Args:
-        score: such as an `AccuracyPredictor`.
-        constraints: further constraints, and the space.
+        score: score function, such as an `AccuracyPredictor`.
+        constraints: additional constraints, and the space.
         column: column to minimize, such as "macs".
         inherited: candidates of the first generations.
         steps: number of budgets.
-        settings: settings of each evolution.
+        settings: settings of each evolutionary search.
         seed: random seed.
 
     Returns:
@@ -153,7 +153,7 @@ def pareto_front(
     """
     pool = sample_pool(constraints, 1000, seed)
     pool_costs = constraints.column_values(pool, column)[column]
-    # each evolution starts from the results of the others, so that none needs perturbations
+    # Each search starts from the results of the earlier ones, so none needs perturbations
     settings = replace(settings, perturbations=0)
     empty = np.zeros((0, len(constraints.space)), np.int64)
     inherited = empty if inherited is None else constraints.space.check(inherited)
@@ -172,7 +172,7 @@ def pareto_front(
         num_scored += evolution.num_scored
         best_scores.append(evolution.best_scores[-1])
 
-    # in order of cost, keep each candidate with a higher score than all cheaper ones
+    # In order of cost, keep each candidate with a higher score than all cheaper ones
     costs = constraints.column_values(archive.candidates, column)[column]
     front = []
     highest = -np.inf
@@ -202,7 +202,7 @@ class _ScoredCandidates(NamedTuple):
 
 
 class _Evolution:
-    """One run, which scores only feasible candidates and none twice.
+    """One evolutionary search, which scores only feasible candidates and none twice.
 
     Attributes:
         archive: the best scored candidates.
@@ -227,7 +227,7 @@ class _Evolution:
     def run(self, inherited: np.ndarray | None) -> _ScoredCandidates:
         """Run to the end and return the last survivors, best first."""
         s = self.settings
-        # the first generation: the best trials and random candidates
+        # The first generation: the best trials and random candidates
         first_generation = sample_pool(self.constraints, s.random, self.seed)
         if inherited is not None and len(inherited):
             inherited = self.constraints.space.check(inherited)
@@ -235,10 +235,10 @@ class _Evolution:
             first_generation = np.concatenate([inherited, first_generation])
         scored = self._evaluate(self._select_new(first_generation))
         self.best_scores.append(float(scored.scores.max()))
-        # evolve, then perturb the survivors and evolve again
+        # Evolve, then perturb the survivors and evolve again
         survivors = self._improve(scored)
         idle = 0
-        while idle < s.perturbations and not self._ended:
+        while idle < s.perturbations and not self._reached_max_generations:
             best_before = survivors.scores[0]
             improved = self._improve(self._perturb(survivors))
             survivors = survivors.join(improved).best(s.top)
@@ -246,7 +246,7 @@ class _Evolution:
         return survivors
 
     @property
-    def _ended(self) -> bool:
+    def _reached_max_generations(self) -> bool:
         return len(self.best_scores) > self.settings.max_generations
 
     def _improve(self, start: _ScoredCandidates) -> _ScoredCandidates:
@@ -265,7 +265,7 @@ class _Evolution:
         """Repeat a step, keeping the best candidates, until `patience` steps bring no gain."""
         survivors = start.best(self.settings.top)
         idle = 0
-        while idle < patience and not self._ended:
+        while idle < patience and not self._reached_max_generations:
             best_before = survivors.scores[0]
             survivors = survivors.join(step(survivors)).best(self.settings.top)
             idle = 0 if survivors.scores[0] - best_before > self.settings.epsilon else idle + 1
@@ -298,7 +298,7 @@ class _Evolution:
 
     def _select_new(self, candidates: np.ndarray, limit: int | None = None) -> np.ndarray:
         """Return new, feasible candidates; if these are more than `limit`, those that the regression ranks best."""
-        # leave out candidates that were seen before
+        # Leave out candidates that were seen before
         rows = []
         for row in candidates:
             key = row.tobytes()
@@ -310,9 +310,9 @@ class _Evolution:
             new = new[self.constraints.feasible(new)]
         if limit is None or len(new) <= limit:
             return new
-        # rank the others by their estimated scores
+        # Rank the others by their estimated scores
         order = np.argsort(-self._fitted_regression()(new), kind="stable")
-        # those left out now may be selected later
+        # Those left out now may be selected later
         self._seen.difference_update(row.tobytes() for row in new[order[limit:]])
         return new[order[:limit]]
 
@@ -336,5 +336,8 @@ def _compute_scores(score: Score, candidates: np.ndarray) -> np.ndarray:
     scores = np.asarray(score(candidates), np.float64)
     num_nan = int(np.isnan(scores).sum())
     if scores.shape != (len(candidates),) or num_nan:
-        raise UsageError(f"the score returns {scores.shape} with {num_nan} NaN for {len(candidates)} candidates")
+        raise UsageError(
+            f"the score function returned shape {scores.shape} with {num_nan} NaNs for {len(candidates)} candidates; "
+            "it must return one number per candidate"
+        )
     return scores

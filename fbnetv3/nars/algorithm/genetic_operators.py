@@ -1,4 +1,4 @@
-"""Variation operators of the evolution, and a surrogate regression that ranks what they produce.
+"""Genetic operators (mutation, crossover), and a surrogate regression that ranks the candidates that they produce.
 
 Candidates are integers (N, variables); `sizes` is the number of values of each variable.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import numpy as np
 
-# Rates of candidates below average (k3 and k4 of Srinivas and Patnaik); better ones have lower rates.
+# Rates of candidates below average (k3 and k4 of Srinivas and Patnaik); better ones have lower rates
 _CROSSOVER_RATE = 1.0
 _MUTATION_RATE = 0.5
-# Single changes that are combined into pairs: those with the largest gain.
+# Single changes that are combined into pairs: those with the largest gain
 _MAX_PAIRED_CHANGES = 600
-# Variables whose products the regression has as features, and its ridge penalty per candidate.
+# Variables whose products the regression has as features, and its ridge penalty per candidate
 _MAX_PRODUCT_VARIABLES = 40
 _RIDGE_PENALTY = 0.01
 
@@ -42,19 +42,19 @@ def breed(
         """Return a rate that falls from `max_rate` at average fitness to 0 at the best."""
         return np.where(fitness >= mean, max_rate * (best - fitness) / spread, max_rate)
 
-    # uniform crossover
+    # Uniform crossover
     pair_fitness = np.maximum(scores[first], scores[second])
     crossed = rng.random(len(first)) < adaptive_rate(pair_fitness, _CROSSOVER_RATE)
     from_second = (rng.random((len(first), len(sizes))) < 0.5) & crossed[:, None]
     offspring = np.where(from_second, parents[second], parents[first])
 
-    # mutation of at least one variable on average, so that the best candidates have neighbors too
+    # Mutation of at least one variable on average, so that the best candidates have neighbors too
     mutation_rate = np.maximum(adaptive_rate(scores[first], _MUTATION_RATE), 1 / len(sizes))
     mutated = rng.random(offspring.shape) < mutation_rate[:, None] * rng.random((len(first), 1))
-    # offspring without crossover differ from their parent in at least one variable
+    # Offspring without crossover differ from their parent in at least one variable
     mutated[np.arange(len(first)), rng.integers(len(sizes), size=len(first))] |= ~crossed
 
-    # to an adjacent value or to any value
+    # To an adjacent value or to any value
     adjacent = offspring + rng.choice([-1, 1], offspring.shape)
     uniform = rng.integers(0, sizes, offspring.shape)
     new_values = np.where(rng.random(offspring.shape) < 0.5, adjacent, uniform) % sizes
@@ -66,7 +66,7 @@ def swap_neighbors(
 ) -> np.ndarray:
     """Return neighbors of a candidate: all single changes, the most promising pairs, and random combinations of these.
 
-    Within a budget, a variable can often gain only what another gives up, so that a single change leads nowhere.
+    Within a budget, a variable can often gain only what another gives up, so a single change leads nowhere.
 
     Args:
         candidate: integers (variables,).
@@ -78,20 +78,20 @@ def swap_neighbors(
     Returns:
         Integers (N, variables): single changes, then pairs by falling estimated gain, then combinations.
     """
-    # all (variable, value) in sequence, and the gain of changing to each
+    # All (variable, value) in sequence, and the gain of changing to each
     starts = np.cumsum(sizes) - sizes
     variables = np.repeat(np.arange(len(sizes)), sizes)
     values = np.arange(int(sizes.sum())) - starts[variables]
     gains = effects - effects[starts + candidate][variables]
 
-    # single changes
+    # Single changes
     changes = np.flatnonzero(values != candidate[variables])
     if not len(changes):
         return candidate[None][:0]
     single = np.repeat(candidate[None], len(changes), 0)
     single[np.arange(len(changes)), variables[changes]] = values[changes]
 
-    # pairs of changes of different variables
+    # Pairs of changes of different variables
     promising = changes[np.argsort(-gains[changes], kind="stable")[:_MAX_PAIRED_CHANGES]]
     rows, columns = np.triu_indices(len(promising), 1)
     first = promising[rows]
@@ -104,7 +104,7 @@ def swap_neighbors(
     for change in (first[best], second[best]):
         double[np.arange(len(best)), variables[change]] = values[change]
 
-    # both changes of two random neighbors at once
+    # Both changes of two random neighbors at once
     neighbors = np.concatenate([single, double])
     one = neighbors[rng.integers(len(neighbors), size=count)]
     other = neighbors[rng.integers(len(neighbors), size=count)]
@@ -139,17 +139,17 @@ class SurrogateRegression:
         self._starts = np.cumsum(sizes) - sizes
         mean = scores.mean()
 
-        # additive model on one-hot values
+        # Additive model on one-hot values
         one_hot = np.zeros((len(candidates), int(sizes.sum())), np.float32)
         np.put_along_axis(one_hot, candidates + self._starts, 1.0, 1)
         self.effects = _ridge(one_hot - one_hot.mean(0), scores - mean, 1.0)
 
-        # standardize the effects of each candidate's values
+        # Standardize the effects of each candidate's values
         effects = self.effects[candidates + self._starts]
         self._center = effects.mean(0)
         self._scale = effects.std(0) + 1e-9
 
-        # quadratic model; a large space has too many products, so only the variables with the largest effects have any
+        # Quadratic model; a large space has too many products, so only the variables with the largest effects have any
         self._product_variables = np.sort(np.argsort(-self._scale, kind="stable")[:_MAX_PRODUCT_VARIABLES])
         num_factors = len(self._product_variables)
         linear = self._standardized_effects(candidates)

@@ -1,4 +1,4 @@
-"""NARS (Algorithm 1): pretraining, constrained iterative optimization, and evolution for each budget."""
+"""NARS (Algorithm 1): pretraining, constrained iterative optimization, and an evolutionary search for each budget."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ from fbnetv3.nars.space.latency_model import LATENCY_COLUMN
 from fbnetv3.nars.space.sampling import sample_pool
 from fbnetv3.nars.space.search_space import ARCHITECTURE, Space, load_space
 from fbnetv3.utils.files import FolderLock, file_sha256
+from fbnetv3.utils.nested_keys import first_difference
 
-# settings that may change when a search is resumed, because they do not determine which candidates are tried
+# Settings that may change when a search is resumed, because they do not determine which candidates are tried
 _NOT_IN_FINGERPRINT = {
     *("rounds", "budgets", "evolution", "scaled_networks", "training_config", "reference_networks"),
     *("imports", "executor", "workers", "address", "resources", "time_limit", "retries", "max_failures"),
@@ -53,13 +54,13 @@ class SearchResult:
 
     Attributes:
         space: the searched space; in the modes "architecture" and "recipe", only that part.
-        settings: of the search.
+        settings: settings of the search.
         folder: output folder.
         pool: candidates that the search chose from, integers (N, variables).
         trials: all trials.
-        stopping_epoch: number of epochs of trials after the first round; accuracies are compared at this epoch.
+        stopping_epoch: epochs of the trials after the first round; accuracies are compared at this epoch.
         pretraining: how well the predictor learned the pretraining labels; None without pretraining.
-        predictor: trained on all trials; scores any candidate.
+        predictor: predictor trained on all trials; it scores any candidate.
         recommendations: one for each budget.
         scaled_networks: files of the scaled networks, by name.
     """
@@ -98,7 +99,8 @@ def search(
             registered name, or `package.module:function`.
         output: folder for trials, recommendations and report.
         resume: resume the search in the folder. No finished trial is run again, and the result is that of an
-            uninterrupted search. Rounds, budgets and others may then differ.
+            uninterrupted search. Settings that do not affect the choice of candidates, such as rounds and budgets, may
+            differ.
         on_progress: called with a `SearchProgress` at every event.
         settings: see `SearchSettings`.
 
@@ -106,8 +108,8 @@ def search(
         The trials, the predictor and a recommendation for each budget.
 
     Raises:
-        UserError: invalid settings, constraints that no candidate meets, a folder in use, trials of another search, or
-            too many failures. Finished trials are kept.
+        UserError: invalid settings, constraints that no candidate meets, a folder in use, trials of a different search,
+            or too many failures. Finished trials are kept.
     """
     parsed = parse_settings(settings)  # first, because the space may use blocks of the `imports`
     space = space if isinstance(space, Space) else load_space(space)
@@ -124,10 +126,10 @@ def run_search(
     on_progress: ProgressCallback | None = None,
 ) -> SearchResult:
     """Run `search` from a `Space` and `SearchSettings`."""
-    # check as much as possible before anything is written
+    # Check as much as possible before anything is written
     plan = SearchPlan(space, settings)
     evaluate = build_evaluator(evaluator, settings.evaluator_args)
-    # the data of a cluster need not be on this machine
+    # The data of a cluster need not be on this machine
     if settings.executor != "ray" and hasattr(evaluate, "check"):
         evaluate.check(Candidate(plan.space, plan.pool[0], full_epochs=settings.epochs))
     fingerprint = search_fingerprint(plan.space, evaluator, settings)
@@ -149,33 +151,33 @@ def _run_stages(
         message = f"{folder} contains no trials yet: starting a new search"
         on_progress(SearchProgress("pretraining", message=message))
 
-    # stage 1: pretrain the predictor
+    # Stage 1: pretrain the predictor
     on_progress(SearchProgress("pretraining", rounds=num_rounds))
     predictor, pretraining = plan.pretrain_predictor()
 
-    # stage 2: rounds of trials
-    rounds = RoundRunner(settings, num_rounds, plan.pool, store, predictor, on_progress)
+    # Stage 2: rounds of trials
+    runner = RoundRunner(settings, num_rounds, plan.pool, store, predictor, on_progress)
     context = SearchContext(plan.space, evaluate)
     with open_executor(settings.executor, context, _executor_options(settings, folder)) as executor:
-        rounds.run(executor)
+        runner.run(executor)
 
-    # stage 3: evolution for each budget
-    on_progress(rounds.final_progress("evolution"))
+    # Stage 3: an evolutionary search for each budget
+    on_progress(runner.final_progress("evolution"))
     recommender = Recommender(
-        settings, plan.space, predictor, rounds.trials, rounds.stopping_epoch, folder / "recommendations"
+        settings, plan.space, predictor, runner.trials, runner.stopping_epoch, folder / "recommendations"
     )
     recommendations = {name: recommender.recommend(name, constraints) for name, constraints in plan.budgets.items()}
     scaled_networks = recommender.scale_networks(recommendations)
 
     store.update_metadata({FINISHED: time.time()})
-    on_progress(rounds.final_progress("done"))
+    on_progress(runner.final_progress("done"))
     return SearchResult(
         space=plan.space,
         settings=settings,
         folder=folder,
         pool=plan.pool,
-        trials=tuple(rounds.trials),
-        stopping_epoch=rounds.stopping_epoch,
+        trials=tuple(runner.trials),
+        stopping_epoch=runner.stopping_epoch,
         pretraining=pretraining,
         predictor=predictor,
         recommendations=tuple(recommendations.values()),
@@ -233,7 +235,7 @@ class SearchPlan:
 
 
 def _check_decoding(space: Space, pool: np.ndarray) -> None:
-    """Decode candidates that together have every value of every variable, so that invalid values show at once.
+    """Decode candidates that together have every value of every variable, to find invalid values at once.
 
     Raises:
         UserError: a candidate has an invalid network or recipe.
@@ -253,12 +255,12 @@ def search_fingerprint(space: Space, evaluator: str | Evaluate, settings: Search
     names = [each.name for each in fields(settings) if each.name not in _NOT_IN_FINGERPRINT]
     values = {name: getattr(settings, name) for name in names}
     values["predictor"] = asdict(settings.predictor)
-    # a function may be defined anew in each session, so it is compared by the name of its column
+    # A function may be redefined in each session, so it is compared by the name of its column
     values["columns"] = {name: column if isinstance(column, str) else name for name, column in settings.columns.items()}
     values["latency"] = _latency_fingerprint(settings)
     values["space"] = f"{space.name} ({space_digest(space)[:12]})"
     values["evaluator"] = evaluator_name(evaluator)
-    # other objects are compared by type, because their text may contain an address
+    # Other objects are compared by type, because their text may contain an address
     return json.loads(json.dumps(values, default=lambda value: str(type(value))))
 
 
@@ -276,7 +278,7 @@ def _start_or_resume(store: TrialStore, fingerprint: Mapping[str, Any], resume: 
 
     Raises:
         UsageError: the folder contains a search, and `resume` is False.
-        TrialStoreError: the folder contains another search.
+        TrialStoreError: the folder contains a different search.
     """
     if not store.num_rounds():  # new, or interrupted before the first round
         store.update_metadata(
@@ -288,15 +290,16 @@ def _start_or_resume(store: TrialStore, fingerprint: Mapping[str, Any], resume: 
         )
         return
     if not resume:
-        raise UsageError(f"{store.folder}: already contains a search; resume it, or choose another folder")
+        raise UsageError(
+            f"{store.folder}: already contains a search; resume it (--resume, or resume=True), or choose another folder"
+        )
     metadata = store.metadata()
     stored = metadata.get("settings", {})
-    for key, value in fingerprint.items():
-        if stored.get(key) != value:
-            raise TrialStoreError(
-                f"{store.file}: belongs to a search with another {key}: {json.dumps(stored.get(key))}, "
-                f"not {json.dumps(value)}; use the settings of that search, or choose another folder"
-            )
+    if difference := first_difference(stored, fingerprint):
+        raise TrialStoreError(
+            f"{store.file}: belongs to a search with a different {difference.key} ({json.dumps(difference.saved)}, now "
+            f"{json.dumps(difference.current)}); use the settings of that search, or choose another folder"
+        )
     store.reset_interrupted(retry_failed=bool(metadata.get(STOPPED)))
     store.update_metadata({STOPPED: False, FINISHED: None})
     (store.folder / ANALYSIS_FILE).unlink(missing_ok=True)  # outdated by the trials to come

@@ -1,4 +1,4 @@
-"""Stage 3 (Sec. 3.4): evolution over the predictor's scores recommends a candidate for each budget."""
+"""Stage 3 (Sec. 3.4): an evolutionary search over the predicted scores recommends a candidate for each budget."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Recommendation:
         predicted: its predicted accuracy.
         columns: its cost by column, such as "macs".
         best_trial: the best trial within the budget, the result of stage 2 alone (Table 7); None if there is none.
-        evolution: the evolution that it is the best of.
-        files: architecture, recipe, training config and provenance.
+        evolution: the evolutionary search that produced it.
+        files: paths of architecture, recipe, training config and provenance.
         provenance: content of the provenance file.
     """
 
@@ -57,12 +57,12 @@ class Recommender:
     """Recommends candidates after the trials, and writes their files.
 
     Args:
-        settings: of the search.
+        settings: settings of the search.
         space: search space.
-        predictor: trained on the trials.
+        predictor: predictor trained on the trials.
         trials: all trials.
         stopping_epoch: epoch at which their accuracies are compared.
-        folder: for the files.
+        folder: folder to write the files to.
     """
 
     def __init__(
@@ -88,15 +88,16 @@ class Recommender:
 
         Args:
             name: name of the budget.
-            constraints: its bounds.
+            constraints: bounds of the budget.
         """
         settings = self.settings
+        # The best of the candidates that evolved from the best trials
         evolution = evolve(self.predictor, constraints, self._ranked_candidates, settings.evolution, settings.seed)
         vector = evolution.candidates[0]
         candidate = Candidate(self.space, vector, seed=settings.seed, full_epochs=settings.epochs)
         values = constraints.column_values(vector[None], *constraints.column_names)
         columns = {column: float(value[0]) for column, value in values.items()}
-        # trials within the budget, best first; the evolution has inherited the first of them
+        # Trials within the budget, best first; the evolution has inherited the first of them
         within_budget = np.flatnonzero(constraints.feasible(self._ranked_candidates))
         trials = [self._ranked[index] for index in within_budget]
         provenance = {
@@ -124,10 +125,10 @@ class Recommender:
         )
 
     def scale_networks(self, recommendations: Mapping[str, Recommendation]) -> dict[str, OutputFiles]:
-        """Write the networks of `scaled_networks`; those that cannot be scaled are left out with a warning.
+        """Write the networks of `scaled_networks`; those that cannot be scaled are skipped with a warning.
 
         Args:
-            recommendations: by the name of their budget.
+            recommendations: recommendations by the name of their budget.
         """
         scaled = {}
         for name, network in self.settings.scaled_networks.items():
@@ -137,7 +138,7 @@ class Recommender:
                     name, origin.candidate, network, origin.provenance, self.settings.num_classes
                 )
             except UsageError as error:  # must not lose the rest of the result
-                logger.warning("scaled_networks.%s is left out: %s", name, error)
+                logger.warning("scaled_networks.%s is skipped: %s", name, error)
         return scaled
 
     def _describe_trial(self, trial: Trial) -> dict[str, Any]:
@@ -159,6 +160,7 @@ def _default_training_config(settings: SearchSettings) -> dict[str, Any]:
     if settings.training_config:
         return dict(settings.training_config)
     config: dict[str, Any] = {}
+    # The evaluator's config and overrides, if it trains
     if isinstance(settings.evaluator_args.get("config"), str):
         config = {BASE_KEY: settings.evaluator_args["config"], "SOLVER.EPOCHS": settings.epochs}
     overrides = settings.evaluator_args.get("overrides")

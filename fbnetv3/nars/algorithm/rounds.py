@@ -17,7 +17,7 @@ from fbnetv3.nars.execution.executors import Executor
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
 
 _POLL_SECONDS = 1.0
-_MIN_ACCURACIES = 2  # for the predictor to learn anything
+_MIN_ACCURACIES = 2  # needed to train the predictor
 _SHOWN_ERRORS = 3
 
 
@@ -86,7 +86,7 @@ def propose(
     """Choose the untried candidates of the pool with the highest predicted accuracies.
 
     Args:
-        predictor: trained.
+        predictor: predictor trained on the tried candidates.
         pool: integers (N, variables).
         tried: integers (M, variables).
         count: number of candidates to choose.
@@ -104,14 +104,14 @@ def propose(
 
 
 class RoundRunner:
-    """Runs the rounds of a search. Trials that the store has as done are not run again.
+    """Runs the rounds of a search. Trials that are done in the store are not run again.
 
     Args:
-        settings: of the search.
+        settings: settings of the search.
         rounds: number of rounds.
         pool: candidates to choose from, integers (N, variables).
-        store: of the trials.
-        predictor: pretrained.
+        store: store of the trials.
+        predictor: pretrained predictor.
         on_progress: called at every event.
     """
 
@@ -132,7 +132,7 @@ class RoundRunner:
         self.on_progress = on_progress
         self.predictor_error: float | None = None
         self.stopping_epoch: int = store.metadata().get(STOPPING_EPOCH, settings.epochs)
-        # a copy of the store's trials, so that progress reports do not read the file
+        # A copy of the store's trials, so that progress reports do not read the file
         self.trials = store.trials()
         self._seconds_per_epoch: deque[float] = deque(maxlen=50)
         self._slots = 1
@@ -180,7 +180,7 @@ class RoundRunner:
         """Add the trials of a round to the store; return False if no untried candidates are left."""
         batch = self.settings.batch
         if number == 0:
-            # the pool is a quasi-random sequence, and so is its beginning
+            # The pool is a quasi-random sequence, and so is its beginning
             self.store.add_round(0, self.pool[:batch], self.settings.epochs)
         else:
             tried = np.array([trial.candidate for trial in self.trials])
@@ -198,7 +198,7 @@ class RoundRunner:
         num_running = 0
         self._report_progress(number)
         while waiting or num_running:
-            # keep all slots busy
+            # Keep all slots busy
             while waiting and num_running < executor.slots:
                 self._start_trial(waiting.popleft(), executor)
                 num_running += 1
@@ -225,8 +225,9 @@ class RoundRunner:
         executor.submit(attempt)
 
     def _record_outcome(self, number: int, outcome: Outcome) -> bool:
-        """Write an outcome to the store; return True if the trial is to be tried again."""
+        """Write an outcome to the store; return True if the trial should be retried."""
         trial = self.trials[outcome.number]
+        # A learning curve, or an error after which the trial is retried or given up
         retry = False
         message = ""
         if outcome.curve is not None:
@@ -236,7 +237,7 @@ class RoundRunner:
             assert outcome.error is not None
             retry = trial.attempts < self.settings.retries
             self.store.fail(trial.number, outcome.error, outcome.seconds, retry)
-            failed = "failed, trying again" if retry else "failed"
+            failed = "failed, retrying" if retry else "failed"
             message = f"trial {trial.number} {failed}: {outcome.error}"
         self._reload_trial(trial.number)
         self._report_progress(number, message)
@@ -246,10 +247,10 @@ class RoundRunner:
         """Train the predictor on the trials up to this round, and choose the stopping epoch after the first round."""
         done = [trial for trial in self.trials if trial.status == DONE and trial.round <= number]
         if len(done) < _MIN_ACCURACIES:
-            self._stop(f"only {len(done)} trials succeeded, too few to train the predictor")
+            self._stop(f"only {len(done)} trials succeeded; the predictor needs at least {_MIN_ACCURACIES}")
         if number == 0:
             self._choose_stopping_epoch()
-        # the error on this round, whose accuracies the predictor has not seen yet
+        # The error on this round, whose accuracies the predictor has not seen yet
         new = [trial for trial in done if trial.round == number]
         self.predictor_error = predictor_error(new, self.stopping_epoch)
         candidates = np.array([trial.candidate for trial in done])
@@ -279,8 +280,8 @@ class RoundRunner:
         failed = [trial for trial in self.trials if trial.status == FAILED]
         errors = [f"trial {trial.number}: {trial.error}" for trial in failed]
         raise SearchError(
-            f"{reason}; {'; '.join(errors[:_SHOWN_ERRORS]) or 'none has failed'}. "
-            "Fix the cause and resume: failed trials are tried again, finished ones are kept"
+            f"{reason}; {'; '.join(errors[:_SHOWN_ERRORS]) or 'no trial has failed'}. "
+            "Fix the cause and resume: failed trials are retried, finished ones are kept"
         )
 
     def _report_progress(self, number: int, message: str = "", round_complete: bool = False) -> None:

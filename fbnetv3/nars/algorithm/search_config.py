@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fbnetv3.errors import FieldError, UsageError, suggest
+from fbnetv3.errors import UsageError, suggest
 from fbnetv3.nars.algorithm.search_settings import SearchSettings, SettingsError, parse_settings
 from fbnetv3.nars.space.search_space import Space, load_space, space_from_dict
-from fbnetv3.utils.checks import check_keys, check_type
+from fbnetv3.utils.checks import check_keys, check_type, error_context
 from fbnetv3.utils.imports import import_modules
 from fbnetv3.utils.nested_keys import parse_pairs
 from fbnetv3.utils.yaml_files import NotYAMLError, parse_yaml, read_mapping, resolve_beside
@@ -22,7 +22,7 @@ _FILE_SUFFIXES = (".yaml", ".yml", ".json")
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """A search as its file describes it."""
+    """A search as described by its YAML file."""
 
     space: Space
     evaluator: str
@@ -46,15 +46,14 @@ def load_search_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -
     path = Path(path)
     data = read_mapping(path, SettingsError, _KEYS)
     data = _apply_overrides(data, overrides)
-    try:
+    with error_context(file=str(path)):
         return _parse_config(data, path)
-    except FieldError as error:
-        raise error.in_file(str(path)) from None
 
 
 def _parse_config(data: dict[str, Any], path: Path) -> SearchConfig:
     check_keys(data, SettingsError, _KEYS, required=("space", "evaluator"))
     folder = path.resolve().parent
+    # Paths are relative to the YAML file
     for key in ("evaluator_args", "training_config"):
         data[key] = _resolve_files(data.get(key) or {}, folder)
     if isinstance(data.get("latency"), str):
@@ -81,26 +80,26 @@ def _apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[
     """Return the keys of a search with KEY VALUE pairs on top; values are parsed as YAML."""
     updated = dict(data)
     for key, text in parse_pairs(overrides).items():
-        # what follows the first dot is one key, because keys of a training config have dots themselves
+        # Everything after the first dot is one key, because keys of a training config have dots themselves
         name, _, inner = key.partition(".")
         if name not in _KEYS:
             raise UsageError(f"unknown key {key}: {suggest(name, _KEYS)}")
         try:
             value = parse_yaml(text)
         except NotYAMLError:
-            raise UsageError(f"{key} {text!r}: is not a YAML value") from None
+            raise UsageError(f"{key} {text!r} must be a YAML value") from None
         if not inner:
             updated[name] = value
             continue
         section = updated.get(name) or {}
         if not isinstance(section, Mapping):
-            raise UsageError(f"{key}: {name} is {section!r} and has no settings of its own")
+            raise UsageError(f"{key}: {name} is {section!r}, which has no nested settings")
         updated[name] = {**section, inner: value}
     return updated
 
 
 def _resolve_files(value: Any, folder: Path) -> Any:
-    """Replace names of YAML and JSON files that exist in `folder` by their paths, anywhere in a value."""
+    """Replace names of YAML and JSON files that exist in `folder` with their paths, anywhere in a value."""
     if isinstance(value, Mapping):
         return {key: _resolve_files(each, folder) for key, each in value.items()}
     if isinstance(value, str) and value.endswith(_FILE_SUFFIXES):

@@ -48,7 +48,7 @@ class OutputFolder:
     """The folder of a search's recommendations.
 
     Args:
-        path: created if it does not exist.
+        path: path of the folder, which is created if it does not exist.
         training_config: config keys, such as `_BASE_`, to begin every training config with.
     """
 
@@ -92,7 +92,7 @@ class OutputFolder:
             candidate: the recommended candidate.
             network: `macs`, arguments of `scale_to_macs`, and `recipe`: fields to change, such as
                 `{"drop_path_rate": 0.2}`, which the paper gives F and G.
-            provenance: of the recommendation.
+            provenance: provenance of the recommendation.
             num_classes: number of classes of the networks whose MACs are counted.
 
         Raises:
@@ -100,10 +100,11 @@ class OutputFolder:
             OutputError: the folder cannot be written.
         """
         if candidate.arch is None:
-            raise UsageError("the space has no architectures")
+            raise UsageError("the space has no architectures to scale")
         arguments: dict[str, Any] = {key: network[key] for key in SCALING_ARGUMENTS if key in network}
         scaled = scale_to_macs(candidate.arch, network["macs"], name=name, num_classes=num_classes, **arguments)
         source = f"scaled to {scaled.macs / 1e6:.1f} M MACs from a result of {_describe_source(provenance)}"
+        # The candidate's recipe with some fields changed
         recipe = candidate.recipe
         if recipe is not None:
             recipe = recipe_from_dict({**asdict(recipe), **network.get("recipe", {})})
@@ -119,6 +120,7 @@ class OutputFolder:
     def _write(
         self, name: str, arch: ArchDef | None, recipe: Recipe | None, record: Mapping[str, Any], source: str
     ) -> OutputFiles:
+        # The config refers to the other files by relative paths, so the folder can be moved
         files = {"provenance": self.path / f"{name}.json"}
         config = self._config_with_base()
         make_folder(self.path)

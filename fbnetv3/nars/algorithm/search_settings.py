@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
-from fbnetv3.errors import FieldError, suggest
+from fbnetv3.errors import FieldError
 from fbnetv3.nars.algorithm.early_stopping import MIN_RANK_CORRELATION
 from fbnetv3.nars.algorithm.evolution import EvolutionSettings
 from fbnetv3.nars.execution.executors import EXECUTORS
 from fbnetv3.nars.predictor.accuracy_predictor import PredictorSettings
 from fbnetv3.nars.space.constraints import Column
 from fbnetv3.nars.space.search_space import ARCHITECTURE, PARTS, Space
-from fbnetv3.utils.checks import check_choice, check_int, check_keys, check_number, check_type, is_number
+from fbnetv3.utils.checks import check_choice, check_int, check_keys, check_number, check_type, error_context, is_number
 from fbnetv3.utils.imports import import_modules
 from fbnetv3.utils.yaml_files import parse_number
 
@@ -22,11 +22,12 @@ JOINT = "joint"
 MODES = (JOINT, *PARTS)
 SCALING_ARGUMENTS = ("depth", "width", "resolution", "tolerance")
 """Keys of `scaled_networks` that are passed on to `scale_to_macs`."""
+# Settings in which numbers may be written as 450e6
 _WITH_NUMBERS = {
     *("constraints", "budgets", "early_stopping_correlation", "time_limit"),
     *("reference_networks", "scaled_networks"),
 }
-# rounds in the paper: of recipe-only search (Sec. 4.1) and of the others (Sec. 4.2)
+# Rounds in the paper: of recipe-only search (Sec. 4.1) and of the others (Sec. 4.2)
 _RECIPE_ROUNDS = 4
 _JOINT_ROUNDS = 5
 
@@ -53,6 +54,11 @@ def _text() -> Any:
     return field(default=None, metadata={"type": (str, type(None)), "noun": "text"})
 
 
+def _names(default: str) -> Any:
+    """Declare a setting: a name, or a list of names."""
+    return field(default=default, metadata={"type": (str, list, tuple), "noun": "a name or a list of names"})
+
+
 def _mapping() -> Any:
     return field(default_factory=dict, metadata={"type": Mapping, "noun": "a mapping"})
 
@@ -71,8 +77,8 @@ class SearchSettings:
         columns: additional columns by name: a function from candidates (N, variables) to (N,), or its name,
             `package.module:function`.
         latency: file of a latency table, written by `tools/measure_net.py --space`; adds the column `latency_ms`.
-        budgets: additional bounds, each for a recommendation of its own; without any there is one recommendation.
-        epochs: length of a full evaluation (150 in the paper).
+        budgets: additional bounds, each for a separate recommendation; without any there is one recommendation.
+        epochs: length of a full evaluation, in epochs (150 in the paper).
         pool: number of candidates to choose from (20,000).
         rounds: rounds of trials (T); None: 5, or 4 if only recipes are searched.
         batch: trials per round (m).
@@ -82,16 +88,16 @@ class SearchSettings:
             columns.
         seed: random seed.
         predictor: settings of the accuracy predictor.
-        evolution: settings of the evolution.
-        evaluator_args: arguments of an evaluator that is given by name.
+        evolution: settings of the evolutionary search.
+        evaluator_args: arguments of the evaluator if it is given by name.
         imports: your modules that register evaluators, blocks and so on; workers import them too.
         executor: "local" (processes on this machine), "serial" (the calling process), "ray", or your own.
         workers: evaluations to run at a time.
         address: address of a Ray cluster; None starts one on this machine.
         resources: Ray resources per evaluation, such as `{"num_cpus": 4, "num_gpus": 1}`.
         time_limit: seconds after which an evaluation is killed; None for no limit.
-        retries: further attempts at a trial that fails.
-        max_failures: failed trials that the search tolerates.
+        retries: additional attempts at a failed trial.
+        max_failures: the search stops when more than this many trials have failed.
         num_classes: number of classes of the networks whose cost is counted.
         scaled_networks: networks made from recommendations by compound scaling, by name:
             `{"from": "macs_450M", "macs": 357e6}`, and optionally `recipe` (fields to change), `depth`, `width`,
@@ -111,7 +117,7 @@ class SearchSettings:
     rounds: int | None = _integer(None, 1)
     batch: int = _integer(48, 2)
     early_stopping_correlation: float | None = _number(MIN_RANK_CORRELATION, -1, 1)
-    pretraining_labels: str | Sequence[str] = "paper"
+    pretraining_labels: str | Sequence[str] = _names("paper")
     seed: int = _integer(0, 0, 2**32 - 1)
     predictor: PredictorSettings = PredictorSettings()
     evolution: EvolutionSettings = EvolutionSettings()
@@ -133,29 +139,25 @@ class SearchSettings:
         for each in fields(self):
             _check_field(each, getattr(self, each.name))
         import_modules(self.imports, "imports")  # they may register the executor
+        check_choice(self.executor, "executor", EXECUTORS.names(), SettingsError)
         check_choice(self.mode, "mode", MODES, SettingsError)
-        check_type(self.executor, "executor", str, "a name", SettingsError)
-        if self.executor not in EXECUTORS:
-            hint = suggest(self.executor, EXECUTORS.names())
-            raise SettingsError(f"{self.executor!r} is not registered: {hint}", "executor")
-        if not isinstance(self.pretraining_labels, (str, list, tuple)):
-            raise SettingsError(
-                f"{self.pretraining_labels!r} is neither a name nor a list of columns", "pretraining_labels"
-            )
+        # Fail before the trials on errors in what is needed only after them
         for name, network in self.reference_networks.items():
-            _check_reference_network(network, f"reference_networks.{name}")
+            with error_context(f"reference_networks.{name}"):
+                _check_reference_network(network)
         for name, network in self.scaled_networks.items():
-            _check_scaled_network(network, f"scaled_networks.{name}")
+            with error_context(f"scaled_networks.{name}"):
+                _check_scaled_network(network)
 
     def num_rounds(self, space: Space) -> int:
-        """Return how many rounds a search of `space` has."""
+        """Return the number of rounds of a search in `space`."""
         if self.rounds is not None:
             return self.rounds
         return _JOINT_ROUNDS if len(space.variable_indices(ARCHITECTURE)) else _RECIPE_ROUNDS
 
 
 def _check_field(each: Field, value: Any) -> None:
-    """Check a setting against the type or the bounds beside its default."""
+    """Check a setting against the type or bounds declared with its default."""
     metadata = each.metadata
     if "type" in metadata:
         check_type(value, each.name, metadata["type"], metadata["noun"], SettingsError)
@@ -165,27 +167,23 @@ def _check_field(each: Field, value: Any) -> None:
             metadata["check"](value, each.name, metadata["low"], metadata["high"], error=SettingsError)
 
 
-def _check_reference_network(network: Any, name: str) -> None:
-    check_type(network, name, Mapping, "a mapping", SettingsError)
+def _check_reference_network(network: Any) -> None:
+    check_type(network, "", Mapping, "a mapping", SettingsError)
     if "accuracy" not in network:
-        raise SettingsError("missing", f"{name}.accuracy")
+        raise SettingsError("missing: a reference network needs its accuracy", "accuracy")
     for column, value in network.items():
-        check_number(value, f"{name}.{column}", error=SettingsError)
+        check_number(value, column, error=SettingsError)
 
 
-def _check_scaled_network(network: Any, name: str) -> None:
-    """Check before the trials what compound scaling needs after them."""
-    check_type(network, name, Mapping, "a mapping", SettingsError)
-    try:
-        check_keys(network, SettingsError, ("from", "macs", "recipe", *SCALING_ARGUMENTS), required=("from", "macs"))
-    except SettingsError as error:
-        raise error.within(name) from None
-    check_type(network["from"], f"{name}.from", str, "the name of a budget", SettingsError)
-    check_type(network.get("recipe", {}), f"{name}.recipe", Mapping, "a mapping of recipe fields", SettingsError)
-    for key in ("macs", *SCALING_ARGUMENTS):
-        value = network.get(key, 1)
-        if not is_number(value) or value <= 0:
-            raise SettingsError(f"{value!r} is not a positive number", f"{name}.{key}")
+def _check_scaled_network(network: Any) -> None:
+    """Validate the compound-scaling arguments before the trials start."""
+    check_type(network, "", Mapping, "a mapping", SettingsError)
+    check_keys(network, SettingsError, ("from", "macs", "recipe", *SCALING_ARGUMENTS), required=("from", "macs"))
+    check_type(network["from"], "from", str, "the name of a budget", SettingsError)
+    check_type(network.get("recipe", {}), "recipe", Mapping, "a mapping of recipe fields", SettingsError)
+    check_number(network.get("tolerance", 0), "tolerance", 0, error=SettingsError)
+    for key in ("macs", "depth", "width", "resolution"):
+        check_number(network.get(key, 1), key, 1, error=SettingsError)
 
 
 def parse_settings(data: Mapping[str, Any]) -> SearchSettings:
@@ -196,6 +194,7 @@ def parse_settings(data: Mapping[str, Any]) -> SearchSettings:
     """
     check_keys(data, SettingsError, tuple(each.name for each in fields(SearchSettings)))
     values = dict(data)
+    # Numbers that YAML reads as text, then the nested settings
     for name in _WITH_NUMBERS & set(values):
         values[name] = _parse_numbers(values[name])
     for name, settings_class in (("predictor", PredictorSettings), ("evolution", EvolutionSettings)):
@@ -215,16 +214,14 @@ def _parse_numbers(value: Any) -> Any:
 
 
 def _parse_section(section: Any, settings_class: type, name: str) -> Any:
-    """Build the settings of the predictor or the evolution."""
+    """Build the settings of the predictor or of the evolutionary search."""
     if isinstance(section, settings_class):
         return section
     check_type(section, name, Mapping, "a mapping", SettingsError)
     types = {each.name: type(each.default) for each in fields(settings_class)}
-    try:
+    with error_context(name):
         check_keys(section, SettingsError, tuple(types))
         values = {key: _as_type(parse_number(value), types[key], key) for key, value in section.items()}
-    except SettingsError as error:
-        raise error.within(name) from None
     return settings_class(**values)
 
 
@@ -233,5 +230,5 @@ def _as_type(value: Any, expected: type, key: str) -> Any:
     if expected is float and is_number(value):
         return float(value)
     if type(value) is not expected:
-        raise SettingsError(f"{value!r} is not of type {expected.__name__}", key)
+        raise SettingsError(f"{value!r} must be of type {expected.__name__}", key)
     return value

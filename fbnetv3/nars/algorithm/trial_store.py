@@ -1,6 +1,6 @@
 """The trials of a search in an SQLite file, written when they are proposed and again when each ends.
 
-If a search is killed, finished trials are kept and interrupted ones are run again.
+If a search is killed, finished trials are kept and interrupted ones are rerun.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from fbnetv3.utils.text import one_line
 TRIALS_FILE = "trials.sqlite"
 ANALYSIS_FILE = "analysis.json"
 
-# status of a trial
+# Status of a trial
 WAITING = "waiting"
 RUNNING = "running"
 DONE = "done"
 FAILED = "failed"
 
-# keys of a search's metadata
-STOPPED = "stopped"  # whether too many failures have ended it
+# Keys of a search's metadata
+STOPPED = "stopped"  # whether too many failures ended it
 STOPPING_EPOCH = "stop_epoch"  # number of epochs of the trials after the first round
 FINISHED = "finished"  # when it finished, in seconds since 1970
 
@@ -46,7 +46,7 @@ CREATE TABLE trials (
 
 
 class TrialStoreError(UserError):
-    """A file of trials that is missing, corrupt, of another version, or of another search."""
+    """A trial file that is missing, corrupt, from another version, or from a different search."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class TrialStore:
         create: create the file if it does not exist.
 
     Raises:
-        TrialStoreError: there is no such file, or it is corrupt, not ours, or of another version.
+        TrialStoreError: the file is missing, corrupt, not a trial file, or from another version.
         OutputError: it cannot be written.
     """
 
@@ -125,7 +125,7 @@ class TrialStore:
         version = self._query_value("PRAGMA user_version")
         if version != _SCHEMA_VERSION:
             raise TrialStoreError(
-                f"{self.file}: has version {version}, this program reads version {_SCHEMA_VERSION}: "
+                f"{self.file}: has schema version {version}, but this fbnetv3 reads version {_SCHEMA_VERSION}: "
                 "use the fbnetv3 that wrote it, or choose another folder"
             )
 
@@ -160,6 +160,7 @@ class TrialStore:
         predictions: list[float | None] = [None] * len(candidates)
         if predicted is not None:
             predictions = [float(value) for value in predicted]
+        # Trials are numbered across rounds
         rows = []
         for i, candidate in enumerate(candidates):
             vector = json.dumps(candidate.tolist())
@@ -179,7 +180,7 @@ class TrialStore:
         return self._query_trials("WHERE number = ?", number)[0]
 
     def num_rounds(self) -> int:
-        """Return how many rounds have been proposed."""
+        """Return the number of rounds proposed so far."""
         with self._as_user_errors():
             return self._query_value("SELECT coalesce(max(round) + 1, 0) FROM trials")
 
@@ -193,7 +194,7 @@ class TrialStore:
         self._end_attempt(number, seconds, status=DONE, error=None, curve=accuracies)
 
     def fail(self, number: int, error: str, seconds: float, retry: bool) -> None:
-        """Record that an attempt failed, and whether the trial will be tried again."""
+        """Record that an attempt failed, and whether the trial will be retried."""
         self._end_attempt(number, seconds, status=WAITING if retry else FAILED, error=error)
 
     def reset_interrupted(self, retry_failed: bool = False) -> None:
@@ -267,6 +268,7 @@ class TrialStore:
 
 def _trial_from_row(row: tuple[Any, ...]) -> Trial:
     values = dict(zip((field.name for field in fields(Trial)), row, strict=True))
+    # Arrays are stored as JSON
     values["candidate"] = np.array(json.loads(values["candidate"]), np.int64)
     if values["curve"] is not None:
         values["curve"] = tuple(json.loads(values["curve"]))

@@ -1,4 +1,4 @@
-"""An evaluator that looks accuracies up in a table, so that a search over a benchmark takes seconds."""
+"""An evaluator that looks up accuracies in a table, so a search over a benchmark takes seconds."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class TableEvaluator:
             raise TableError(f"has no candidate {name}", file=self.file)
         row = self.rows[name]
         if self.accuracy not in row:
-            raise TableError(suggest(self.accuracy, row), f"{name}: no {self.accuracy}", self.file)
+            raise TableError(f"no measurement '{self.accuracy}': {suggest(self.accuracy, row)}", name, self.file)
+        # A single number counts for every epoch
         measured = row[self.accuracy]
         return measured[:epochs] if isinstance(measured, list) else [measured] * epochs
 
@@ -62,5 +63,5 @@ def read_table(file: str | os.PathLike) -> dict[str, dict[str, Any]]:
     except ValueError as error:
         raise TableError(f"is not JSON ({error})", file=str(file)) from None
     if not isinstance(rows, dict) or not rows or not all(isinstance(row, dict) for row in rows.values()):
-        raise TableError("is not a mapping from candidates to their measurements", file=str(file))
+        raise TableError("must be a mapping from candidates to their measurements", file=str(file))
     return rows

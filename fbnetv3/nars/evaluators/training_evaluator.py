@@ -20,19 +20,19 @@ from fbnetv3.training.run_state.metrics import read_metrics
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.nested_keys import flatten
 
-# config keys that the search sets for each trial
+# Config keys that the search sets for each trial
 _RESERVED_KEYS = ("SOLVER.EPOCHS", "SEED", "OUTPUT_DIR", "EVAL.PERIOD", "CHECKPOINT.KEEP")
 
 
 class TrainingEvaluator:
     """Trains a candidate and returns its top-1 after each epoch, of the averaged weights if the recipe has EMA.
 
-    The learning rate schedule spans a full training; a shorter evaluation is its beginning. An interrupted evaluation
-    resumes from its newest checkpoint, and checkpoints are deleted at the end.
+    The learning rate schedule spans a full training run; a shorter evaluation is its beginning. An interrupted
+    evaluation resumes from its newest checkpoint, and checkpoints are deleted at the end.
 
     Args:
         config: training config of all candidates; it names the network if candidates are recipes only.
-        overrides: config keys and values on top of it.
+        overrides: config keys and values that override it.
 
     Raises:
         UserError: the config is invalid.
@@ -44,7 +44,7 @@ class TrainingEvaluator:
         for key in _RESERVED_KEYS:
             if key in self.overrides:
                 raise UsageError(f"evaluator_args: overrides: {key} is set by the search for each trial")
-        # an error in the config shall show now; one epoch needs a shorter warmup
+        # Fail early on config errors; a one-epoch run cannot have a warmup
         load_config(config, _to_pairs({"SOLVER.WARMUP_EPOCHS": 0, "SOLVER.EPOCHS": 1, **self.overrides}))
 
     def check(self, candidate: Candidate) -> None:
@@ -61,7 +61,7 @@ class TrainingEvaluator:
         assert candidate.folder is not None  # executors give every trial a folder
         keep_freed_memory()
         run = RunFolder(candidate.folder)
-        # an interrupted attempt may already have trained to the end
+        # An interrupted attempt may already have trained to the end
         if len(_read_learning_curve(run)) < epochs:
             cfg = self._trial_config(candidate, run.path)
             train(cfg, [lambda result: result["epoch"] < epochs], resume=True)
@@ -87,6 +87,7 @@ class TrainingEvaluator:
         conflicts = sorted(set(keys) & set(self.overrides))
         if conflicts:
             raise UsageError(f"evaluator_args: overrides: {conflicts[0]} is set by the candidates")
+        # Written only once the keys are known to be valid
         if candidate.arch is not None:
             save_arch(candidate.arch, keys["MODEL.ARCH"])
         return load_config(self.config, _to_pairs({**keys, **self.overrides}))

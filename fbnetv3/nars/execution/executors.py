@@ -24,7 +24,7 @@ class ExecutorOptions:
 
     Attributes:
         workers: evaluations to run at a time.
-        time_limit: seconds after which an evaluation is killed, including the start of its process; None: no limit.
+        time_limit: seconds after which an evaluation is killed, including the start of its process; None for no limit.
         logs: folder for the output of local workers.
         address: address of a Ray cluster; None starts one on this machine.
         resources: Ray resources per evaluation, such as {"num_cpus": 4, "num_gpus": 1}.
@@ -41,7 +41,7 @@ class Executor(Protocol):
     """Evaluates attempts in parallel.
 
     Attributes:
-        slots: number of attempts that it runs at a time.
+        slots: maximum number of attempts that run at a time.
     """
 
     slots: int

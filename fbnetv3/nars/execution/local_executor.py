@@ -21,7 +21,7 @@ from fbnetv3.nars.execution.worker import evaluate_attempt
 from fbnetv3.utils.files import make_folder, output_error
 
 _GRACE_PERIOD = 20.0  # seconds that an interrupted evaluation has to save its state
-_LOG_TAIL = 300  # bytes at the end of a dead worker's log to look at
+_LOG_TAIL = 300  # bytes read from the end of a dead worker's log
 
 
 class SerialExecutor:
@@ -64,7 +64,8 @@ class LocalExecutor:
         except Exception as error:  # pickling runs the user's code
             raise UsageError(
                 f"the evaluator cannot be sent to worker processes ({error}): "
-                "open files and similar inside the function, or use the serial executor"
+                "create open files, locks, and other unpicklable objects inside the function, "
+                "or use the serial executor"
             ) from None
 
     def submit(self, attempt: TrialAttempt) -> None:
@@ -87,7 +88,7 @@ class LocalExecutor:
         start_times = [self._workers[slot].start_time for slot in busy.values()]
         ready = wait(list(busy), self._time_limit.cap(timeout, start_times))
         slots = [busy[pipe] for pipe in ready if isinstance(pipe, Connection)]
-        # a child process of a dead worker may keep the pipe open, so look at the processes too
+        # A child process of a dead worker may keep the pipe open, so look at the processes too
         slots += [slot for slot in busy.values() if self._workers[slot].process.poll() is not None]
         outcomes = [self._receive_outcome(slot) for slot in dict.fromkeys(slots)]
         return outcomes + self._kill_overdue_workers()
@@ -178,7 +179,7 @@ class _Worker:
 def _start_process(worker_end: Connection, log: Path, num_threads: int) -> subprocess.Popen:
     environment = dict(os.environ)
     environment.setdefault("OMP_NUM_THREADS", str(num_threads))
-    # the worker gets this process's import path; the evaluator's own subprocesses get the user's PYTHONPATH
+    # The worker gets this process's import path; the evaluator's own subprocesses get the user's PYTHONPATH
     user_path = [environment["PYTHONPATH"]] if "PYTHONPATH" in environment else []
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     pipe_fd = worker_end.fileno()

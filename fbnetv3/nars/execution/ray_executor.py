@@ -21,7 +21,7 @@ try:
 except ImportError:
     raise MissingPackageError("executor ray: Ray is not installed; pip install 'ray>=2'") from None
 
-# names of the cluster's resources for the options of a task
+# Names of the cluster's resources for the options of a task
 _RESOURCE_NAMES = {"num_cpus": "CPU", "num_gpus": "GPU"}
 _CONNECT_TIMEOUT = 10.0  # seconds
 
@@ -66,7 +66,7 @@ class RayExecutor:
             total = available.get(name, 0)
             if count > total:
                 self.close()
-                raise UsageError(f"resources: a trial needs {count:g} {name}, the cluster has {total:g}")
+                raise UsageError(f"resources: a trial needs {count:g} {name}, but the cluster has {total:g}")
             if count:
                 self.slots = min(self.slots, int(total // count))
 
@@ -88,7 +88,7 @@ class RayExecutor:
         try:
             return ray.get(reference)
         except ray.exceptions.RayError as error:
-            message = f"its Ray worker died ({_first_line(error)})"
+            message = f"the Ray worker died ({_first_line(error)})"
             return Outcome(attempt.number, None, message, time.monotonic() - start_time)
 
     def _cancel_overdue_tasks(self) -> list[Outcome]:
@@ -129,7 +129,7 @@ def _connect(address: str | None, workers: int) -> None:
         arguments = {"address": address}
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **arguments)
-    except Exception as error:  # Ray raises many kinds
+    except Exception as error:  # many types
         where = f"at {address}" if address else "on this machine"
         raise UsageError(f"address: no Ray cluster {where} ({_first_line(error)})") from None
 

@@ -1,7 +1,7 @@
 """Worker process that evaluates one candidate after another; `LocalExecutor` starts it with
 `python -m fbnetv3.nars.execution.worker`.
 
-It talks to its parent over a pipe. When the parent ends, it kills itself and every process that it started.
+It talks to its parent over a pipe. When the parent exits, it kills itself and every process that it started.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from fbnetv3.utils.imports import import_modules
 def evaluate_attempt(context: SearchContext, attempt: TrialAttempt) -> Outcome:
     """Evaluate a candidate. Exceptions of the evaluator become the outcome's error."""
     start = time.monotonic()
-    curve, error = None, None
+    curve = None
+    error = None
     try:
         import_modules(context.imports, "imports")
         candidate = Candidate(
@@ -59,7 +60,7 @@ def _origin(error: BaseException) -> str:
 
 
 def _write_log(log: int, line: str) -> None:
-    # print the evaluator's buffered output first; it may have closed or replaced sys.stdout
+    # Print the evaluator's buffered output first; it may have closed or replaced sys.stdout
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stdout.flush()
     with contextlib.suppress(OSError):  # a full disk must not fail the trial
@@ -69,7 +70,7 @@ def _write_log(log: int, line: str) -> None:
 def _receive_attempts(pipe: Connection, attempts: queue.SimpleQueue[bytes]) -> None:
     """Move attempts from the pipe to the queue; kill this process group when the parent is gone.
 
-    In a thread of its own, so that the parent's end is noticed even during an evaluation.
+    Runs in its own thread so that the parent's exit is noticed even during an evaluation.
     """
     with contextlib.suppress(EOFError, OSError):
         while True:

@@ -1,1 +1,1 @@
-"""The accuracy predictor and what it is trained on."""
+"""The accuracy predictor and its training labels."""

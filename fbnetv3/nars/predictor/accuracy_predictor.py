@@ -18,14 +18,15 @@ from scipy.optimize import nnls
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fbnetv3.errors import UsageError
+from fbnetv3.errors import FieldError, UsageError
 from fbnetv3.nars.predictor.accuracy_transform import AccuracyTransform
 from fbnetv3.nars.predictor.ensemble import EnsembleNetwork, train_members
 from fbnetv3.nars.predictor.gaussian_process import FeatureGroups, GaussianProcess
 from fbnetv3.nars.space.search_space import ARCHITECTURE, RECIPE, Space
+from fbnetv3.utils.checks import check_number
 from fbnetv3.utils.random_state import torch_seed
 
-# Default weights of the parts, and the number of trials that would pull as strongly as these.
+# Default weights of the parts, and the number of trials that would pull as strongly as these
 _DEFAULT_WEIGHTS = np.array([0.25, 0.25, 0.5])
 _DEFAULT_WEIGHTS_TRIALS = 4.0
 
@@ -79,10 +80,9 @@ class PredictorSettings:
 
     def __post_init__(self) -> None:
         for name, minimum in _MINIMUMS.items():
-            if not minimum <= getattr(self, name) < math.inf:
-                raise UsageError(f"predictor: {name} {getattr(self, name)} is not a number of at least {minimum}")
+            check_number(getattr(self, name), f"predictor.{name}", minimum)
         if self.members % 2:
-            raise UsageError(f"predictor: members {self.members} is not even")
+            raise FieldError(f"{self.members} must be even", "predictor.members")
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,15 @@ class AccuracyPredictor:
         features, _ = self._features(pool)
         targets = _standardize(labels, len(pool))
         if not features.shape[1]:
-            raise UsageError(f"pretraining: {self.space.name} has no variables of the architecture")
-        # hold out part of the pool
+            raise UsageError(f"pretraining: {self.space.name} has no architecture variables")
+        # Hold out part of the pool
         num_held_out = round(held_out * len(pool))
         num_train = len(pool) - num_held_out
         if num_train < 2 or num_held_out < 2:
-            raise UsageError(f"pretraining: a pool of {len(pool)}, {held_out:g} of it held out, is too small")
+            raise UsageError(
+                f"pretraining: a pool of {len(pool)} candidates with {held_out:.0%} held out is too small; "
+                "at least 2 are needed in each part"
+            )
         with self._seeded(0):
             train_rows, test_rows = torch.randperm(len(pool)).split([num_train, num_held_out])
             train_features = features[train_rows]
@@ -155,7 +158,7 @@ class AccuracyPredictor:
             )
         self._encoder = network.encoder.requires_grad_(False)
 
-        # validate the mean of the members on the held-out candidates
+        # Validate the mean of the members on the held-out candidates
         test_targets = targets[test_rows]
         with torch.no_grad():
             predicted = network.proxy(self._encode(features[test_rows])).mean(0)
@@ -176,7 +179,8 @@ class AccuracyPredictor:
         accuracies = np.asarray(accuracies, np.float64)
         if len(candidates) != len(accuracies) or len(accuracies) < 2 or not np.isfinite(accuracies).all():
             raise UsageError(
-                f"{len(accuracies)} accuracies of {len(candidates)} candidates: needs at least 2, all of them finite"
+                f"got {len(accuracies)} accuracies for {len(candidates)} candidates; pass one finite accuracy per "
+                "candidate, at least 2"
             )
         self._transform = AccuracyTransform.fit(accuracies)
         targets = torch.from_numpy(self._transform.transform(accuracies))
@@ -186,7 +190,7 @@ class AccuracyPredictor:
             self._network = network
             self._process = GaussianProcess()
             process_predictions = self._process.fit(self._feature_groups(arch, recipe), targets)
-        # weight the parts by predictions of trials that they were not trained on
+        # Weight the parts by predictions of trials that they were not trained on
         parts = np.concatenate([network_predictions.double().numpy(), process_predictions.numpy()[None]])
         self._weights = _fit_weights(parts, targets.numpy())
 
@@ -203,7 +207,7 @@ class AccuracyPredictor:
         members = self.settings.members
         with _single_thread():
             scores = self._network(arch.expand(members, -1, -1), recipe.expand(members, -1, -1))
-            # the mean of each half of the members
+            # The mean of each half of the members
             halves = scores.view(2, members // 2, -1).mean(1).double()
             process = self._process(self._feature_groups(arch, recipe))
         parts = torch.cat([halves, process[None]])
@@ -219,14 +223,14 @@ class AccuracyPredictor:
         s = self.settings
         num_trials = len(targets)
 
-        # In each half of the members, every trial is left out by exactly one.
+        # In each half of the members, every trial is left out by exactly one
         folds = s.members // 2
         left_out = torch.zeros(s.members, num_trials, dtype=torch.bool)
         for half in range(2):
             for fold, rows in enumerate(torch.randperm(num_trials).tensor_split(folds)):
                 left_out[half * folds + fold, rows] = True
 
-        # Members train on equally many trials, so that they fit into one tensor.
+        # Members train on equally many trials, so that they fit into one tensor
         rows_by_member = [(~row).nonzero()[:, 0] for row in left_out]
         num_train = min(len(rows) for rows in rows_by_member)
         train_rows = torch.stack([rows[:num_train] for rows in rows_by_member])
@@ -238,11 +242,11 @@ class AccuracyPredictor:
         epochs = s.finetune_epochs
         lr = s.finetune_lr
         if self._encoder is None:
-            # without pretraining, the whole network trains for as many epochs in all
+            # Without pretraining, the whole network trains for as many epochs in all
             epochs += s.frozen_epochs
             lr = s.lr
         else:
-            # First, the accuracy head on top of the frozen encoder.
+            # First, the accuracy head on top of the frozen encoder
             network.encoder.load_state_dict(self._encoder.state_dict())
             embedded = self._encode(arch)
 
@@ -252,7 +256,7 @@ class AccuracyPredictor:
 
             train_members(head, head_loss, num_train, s.members, s.frozen_epochs, batch_size, s.lr, s.weight_decay)
 
-        # Then the whole network.
+        # Then the whole network
         def loss(rows: Tensor) -> Tensor:
             trials = train_rows[member, rows]
             return F.huber_loss(network(arch[trials], recipe[trials]), targets[trials])
@@ -299,7 +303,7 @@ class AccuracyPredictor:
 def _single_thread() -> Iterator[None]:
     """Run torch on one thread within the block.
 
-    Small matrices gain nothing from more threads and suffer where cores are busy, and results do not depend on the
+    Small matrices gain nothing from more threads and suffer where cores are busy, and results must not depend on the
     machine's number of cores.
     """
     threads = torch.get_num_threads()
@@ -317,13 +321,13 @@ def _fit_weights(parts: np.ndarray, targets: np.ndarray) -> np.ndarray:
         parts: predictions that each part makes of trials that it was not trained on, (parts, N).
         targets: (N,), with mean 0.
     """
-    # Least squares with pseudo-trials that pull the weights toward the defaults.
+    # Least squares with pseudo-trials that pull the weights toward the defaults
     pull = math.sqrt(_DEFAULT_WEIGHTS_TRIALS * parts.var(1).mean() + 1e-12)
     design = np.concatenate([parts.T, pull * np.eye(len(parts))])
     outputs = np.concatenate([targets, pull * _DEFAULT_WEIGHTS])
     weights, _ = nnls(design, outputs)
     if weights.sum() > 1:
-        # one more row with a high weight holds the sum at 1
+        # One more row with a high weight holds the sum at 1
         high = 1e3 * math.sqrt(len(targets))
         design = np.concatenate([design, np.full((1, len(parts)), high)])
         weights, _ = nnls(design, np.append(outputs, high))
@@ -333,14 +337,14 @@ def _fit_weights(parts: np.ndarray, targets: np.ndarray) -> np.ndarray:
 def _standardize(labels: Mapping[str, np.ndarray], count: int) -> Tensor:
     """Return labels side by side, each with mean 0 and deviation 1, float32 (count, labels)."""
     if not labels:
-        raise UsageError("pretraining: there are no labels")
+        raise UsageError("pretraining: labels is empty: pass at least one label")
     columns = []
     for name, values in labels.items():
         column = np.asarray(values)
         is_finite = column.dtype.kind in "biuf" and np.isfinite(column).all()
         if column.shape != (count,) or not is_finite:
             actual = f"{column.dtype} {column.shape}"
-            raise UsageError(f"pretraining: label {name}: needs {count} finite numbers, not {actual}")
+            raise UsageError(f"pretraining: label {name}: must be {count} finite numbers, not {actual}")
         columns.append(column.astype(np.float64))
     targets = np.stack(columns, 1)
     targets = (targets - targets.mean(0)) / np.maximum(targets.std(0), 1e-12)

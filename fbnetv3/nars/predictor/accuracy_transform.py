@@ -12,8 +12,9 @@ import numpy as np
 class AccuracyTransform:
     """Invertible map from accuracies to values with mean 0, deviation 1 and a short lower tail.
 
-    Failed trainings show that a candidate is bad; how bad must not hide the differences between good ones. Accuracies
-    below a floor count logarithmically. The floor is as far below the median as the 90th percentile is above it.
+    A failed training run shows that a candidate is bad, but how bad it is must not mask the differences between good
+    ones. Accuracies below a floor count logarithmically. The floor is as far below the median as the 90th percentile
+    is above it.
 
     Attributes:
         floor: accuracy below which the scale is logarithmic.
@@ -35,22 +36,22 @@ class AccuracyTransform:
         median, high = np.quantile(accuracies, [0.5, 0.9])
         unit = float(high - median)
         floor = float(2 * median - high)
-        if unit <= 1e-9 * max(1.0, abs(high)):  # most accuracies are equal and do not tell what a long tail is
+        if unit <= 1e-9 * max(1.0, abs(high)):  # most accuracies are equal and do not show a tail
             unit = 1.0
             floor = -math.inf
-        # mean and deviation are those of the shortened accuracies
+        # Mean and deviation are those of the shortened accuracies
         unscaled = cls(floor, unit, float(accuracies.min()))
         values = unscaled.transform(accuracies)
         return replace(unscaled, mean=float(values.mean()), scale=max(float(values.std()), 1e-12))
 
     def transform(self, accuracies: np.ndarray) -> np.ndarray:
-        """Return the values of accuracies."""
+        """Map accuracies to transformed values."""
         below = np.maximum(self.floor - accuracies, 0)
         shortened = np.where(below > 0, self.floor - self.unit * np.log1p(below / self.unit), accuracies)
         return (shortened - self.mean) / self.scale
 
     def inverse(self, values: np.ndarray) -> np.ndarray:
-        """Return the accuracies of values, limited below to the lowest accuracy of the trials or the floor."""
+        """Map transformed values to accuracies, limited below to the lowest accuracy of the trials or the floor."""
         shortened = values * self.scale + self.mean
         below = np.minimum(np.maximum(self.floor - shortened, 0) / self.unit, 50.0)
         accuracies = np.where(below > 0, self.floor - self.unit * np.expm1(below), shortened)

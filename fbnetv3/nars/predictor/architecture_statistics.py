@@ -39,6 +39,7 @@ def pretraining_labels(
         has_networks = constraints.space.architecture is not None
         names = _PAPER_COLUMNS if has_networks else tuple(constraints.columns)
     else:
+        # Columns in the given order, without duplicates
         names = tuple(dict.fromkeys(selection))
     for name in names:
         if name not in constraints.column_names:
@@ -49,7 +50,7 @@ def pretraining_labels(
     if selection == "rich":
         labels |= _rich_labels(constraints, pool, labels)
     labels = {name: np.asarray(values, np.float64) for name, values in labels.items()}
-    # a label that is the same for all candidates teaches nothing
+    # A constant label teaches nothing
     return {name: values for name, values in labels.items() if np.ptp(values) > 0}
 
 

@@ -56,7 +56,7 @@ class EnsembleNetwork(nn.Module):
             nn.SiLU(),
             EnsembleLinear(members, width, 1),
         )
-        # with this gain, a recipe contributes as much to the accuracy head's input as an architecture
+        # With this gain, a recipe contributes as much to the accuracy head's input as an architecture
         high_gain = math.sqrt(width / max(1, recipe_features))
         gains = torch.tensor([1.0, high_gain]).repeat_interleave(members // 2)
         self.register_buffer("recipe_gains", gains[:, None, None], persistent=False)
@@ -94,14 +94,14 @@ def train_members(
     """
     batch_size = min(batch_size, num_examples)
     steps = num_examples // batch_size
-    # fused: with small batches, starting many small operations would take most of the time
+    # Fused: with small batches, starting many small operations would take most of the time
     optimizer = torch.optim.AdamW(parameters, lr, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(1, epochs * steps))
     for _ in range(epochs):
         orders = torch.rand(members, num_examples).argsort(1)
         for rows in orders[:, : steps * batch_size].split(batch_size, 1):
             optimizer.zero_grad(set_to_none=True)
-            # the sum over members, so that each has the gradient of its own mean loss
+            # The sum over members, so that each has the gradient of its own mean loss
             (loss(rows) * members).backward()
             optimizer.step()
             schedule.step()

@@ -1,4 +1,4 @@
-"""Gaussian process regression on candidates, which explains no more than a few dozen noisy trials support.
+"""Gaussian process regression on candidates, suited to a few dozen noisy trials.
 
 The equations are those of C. E. Rasmussen and C. K. I. Williams, "Gaussian Processes for Machine Learning", 2006:
 (2.25) for the mean, (5.8) for the likelihood that chooses the kernel, (5.12) for leave-one-out predictions.
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# Means of the normal priors on the logarithms of the kernel's parameters.
+# Means of the normal priors on the logarithms of the kernel's parameters
 _LOG_VARIANCES = {
     "linear arch": -2.0,
     "linear recipe": -2.0,
@@ -24,14 +24,14 @@ _LOG_VARIANCES = {
 }
 _LOG_LENGTHS = {"arch": 0.0, "recipe": 0.0, "joint arch": 0.0, "joint recipe": 0.0, "embedded": 0.0}
 _LOG_NOISE = -1.5
-# Standard deviations of the priors.
+# Standard deviations of the priors
 _PRIOR_STD = 1.5
 _NOISE_PRIOR_STD = 2.0
-# Adam on the log posterior.
+# Adam on the log posterior
 _STEPS = 80
 _LR = 0.1
 _MIN_NOISE = 1e-4
-# Candidates scored at a time, which limits the memory of their kernel.
+# Candidates scored at a time, which limits the memory of their kernel
 _CHUNK_SIZE = 2048
 
 
@@ -58,8 +58,8 @@ class GaussianProcess:
         """Choose the kernel's parameters and condition on trials.
 
         Args:
-            features: of the trials, any float type.
-            targets: (N,), with mean 0 and deviation 1.
+            features: features of the trials, of any float type.
+            targets: transformed accuracies, (N,), with mean 0 and deviation 1.
 
         Returns:
             Leave-one-out predictions: that of each trial from all others, float64 (N,).
@@ -80,11 +80,11 @@ class GaussianProcess:
             noise = logs["noise"].exp() + _MIN_NOISE
             return self._kernel(products, logs) + noise * identity
 
-        # Maximize the posterior of the kernel's parameters.
+        # Maximize the posterior of the kernel's parameters
         optimizer = torch.optim.Adam(logs.values(), _LR)
         for _ in range(_STEPS):
             optimizer.zero_grad()
-            # negative log marginal likelihood without its constant: y' K^-1 y / 2 + log det(K) / 2, with K = L L' and
+            # Negative log marginal likelihood without its constant: y' K^-1 y / 2 + log det(K) / 2, with K = L L' and
             # log det(K) / 2 = sum of log diag(L)
             factor = torch.linalg.cholesky(covariance())
             solved = torch.cholesky_solve(targets[:, None], factor)[:, 0]
@@ -97,10 +97,10 @@ class GaussianProcess:
 
         with torch.no_grad():
             inverse = torch.linalg.inv(covariance())
-            # the mean at new candidates is k(x, trials) K^-1 y
+            # The mean at new candidates is k(x, trials) K^-1 y
             self._weights = inverse @ targets
             self._logs = {key: value.detach() for key, value in logs.items()}
-            # leave-one-out mean: y_i - [K^-1 y]_i / [K^-1]_ii
+            # Leave-one-out mean: y_i - [K^-1 y]_i / [K^-1]_ii
             return targets - self._weights / inverse.diagonal()
 
     @torch.no_grad()

@@ -31,12 +31,12 @@ def write_report(folder: Path) -> Path:
 
     Raises:
         TrialStoreError: the folder contains no search, or its analysis is corrupt.
-        UsageError: no trial is completed yet.
+        UsageError: no trial has finished yet.
         OutputError: the report cannot be written.
     """
     record = read_search_record(folder)
     if not any(record.completed_rounds):
-        raise UsageError(f"{folder}: no trial is completed yet")
+        raise UsageError(f"{folder}: no trials have finished yet; wait for the first one")
     figures = _write_figures(record, make_folder(folder / FIGURES_FOLDER))
     write_text(folder / REPORT_FILE, _render_page(record, figures))
     return folder / REPORT_FILE
@@ -56,6 +56,7 @@ def _write_figures(record: SearchRecord, folder: Path) -> list[_RenderedFigure]:
         figure = new_figure()
         if not report_figure.draw(record, figure):
             continue
+        # Both as a separate file and inside the page
         png = figure_png(figure)
         with atomic_write(folder / f"{report_figure.name}.png") as f:
             f.write(png)
@@ -65,11 +66,12 @@ def _write_figures(record: SearchRecord, folder: Path) -> list[_RenderedFigure]:
 
 
 def _render_page(record: SearchRecord, figures: list[_RenderedFigure]) -> str:
-    from jinja2 import Template
+    from jinja2 import Template  # optional package
 
     epoch = record.comparison_epoch
     ranked = rank_trials(record.trials, epoch)
     recommendations = record.analysis.get("recommendations", [])
+    # Values are escaped, because errors and settings may contain any text
     template = Template(_TEMPLATE.read_text(), autoescape=True)
     return template.render(
         space=record.settings.get("space", record.folder.name),

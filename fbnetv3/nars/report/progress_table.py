@@ -26,7 +26,7 @@ _COLUMNS = {
     "left": 8,
 }
 _STAGES = {"pretraining": "pretraining the predictor on architecture statistics"}
-_SECONDS_BETWEEN_LINES = 60.0  # if the output is not a terminal
+_SECONDS_BETWEEN_LINES = 60.0  # between lines if the output is not a terminal
 _MAX_FAILURES_SHOWN = 10
 _CLEAR_LINE = "\x1b[K"
 
@@ -63,6 +63,7 @@ class ProgressTable:
             self._print_line("  ".join(f"{name:>{width}}" for name, width in _COLUMNS.items()))
             self._has_header = True
         row = _format_row(progress)
+        # On a terminal, the row of a running round is overwritten
         if progress.round_complete:
             self._print_line(row)
         elif self.is_terminal:
@@ -125,5 +126,6 @@ def round_table(record: SearchRecord) -> str:
         best = f"{ranked[0].accuracy(epoch):.4g} (trial {ranked[0].number})" if ranked else ""
         hours = sum(trial.seconds or 0 for trial in trials) / 3600
         error = _format_number(predictor_error(ranked, epoch))
+        # One cell per header
         rows.append([number, trials[0].epochs, *counts, best, error, f"{hours:.2f}"])
     return tabulate(rows, headers, disable_numparse=True)

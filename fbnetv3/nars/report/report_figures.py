@@ -14,7 +14,7 @@ from fbnetv3.nars.algorithm.rounds import predictor_error
 from fbnetv3.nars.report.search_record import SearchRecord
 from fbnetv3.utils.plotting import style_axes
 
-_MAX_LABELS = 3  # statistics in the figure of pretraining
+_MAX_LABELS = 3  # statistics shown in the pretraining figure
 _MIN_CURVES = 3
 # Keys of the analysis for predictors with and without pretraining
 _PREDICTORS = {"plain": "not pretrained", "pretrained": "pretrained"}
@@ -42,6 +42,7 @@ class ReportFigure:
 def _scatter_predictions(axes: Any, measured: Values, predicted: Values, title: str) -> None:
     """Plot predicted over measured accuracies, with the diagonal."""
     style_axes(axes, xlabel="measured", ylabel="predicted", title=title)
+    # Trials without a prediction are not plotted
     points = _finite_pairs(measured, predicted)
     if not len(points):
         return
@@ -74,7 +75,7 @@ def _draw_rounds(record: SearchRecord, figure: Any) -> bool:
         accuracies = [trial.accuracy(epoch) for trial in trials]
         if not accuracies:
             continue
-        # spread the trials horizontally
+        # Spread the trials horizontally
         offsets = np.linspace(-0.25, 0.25, len(accuracies)) if len(accuracies) > 1 else np.zeros(1)
         axes.scatter(number + offsets, accuracies, s=14, alpha=0.6, linewidths=0)
         axes.plot([number - 0.32, number + 0.32], [np.median(accuracies)] * 2, color="0.2", linewidth=2)
@@ -93,10 +94,10 @@ def _draw_accuracy_over_cost(record: SearchRecord, figure: Any) -> bool:
         return False
     axes = figure.subplots()
     column = cost["column"]
-    # accuracies measured so far
+    # Accuracies measured so far
     scale, unit = _cost_unit(list(cost["trials"].values()))
     _scatter_trials(axes, record, {number: value / scale for number, value in cost["trials"].items()})
-    # what the predictor expects, and what it recommends
+    # What the predictor expects, and what it recommends
     front = record.analysis.get("front")
     if front:
         axes.plot(np.array(front["costs"]) / scale, front["scores"], color="0.3", linewidth=1, label="predicted front")
@@ -108,7 +109,7 @@ def _draw_accuracy_over_cost(record: SearchRecord, figure: Any) -> bool:
     if recommended:
         label = "recommended (predicted)"
         axes.scatter(*zip(*recommended, strict=True), marker="*", s=110, color="tab:red", label=label)
-    # networks to compare with
+    # Networks to compare with
     for name, network in record.analysis["reference_networks"].items():
         if column in network:
             position = (network[column] / scale, network["accuracy"])
@@ -133,6 +134,7 @@ def _scatter_trials(axes: Any, record: SearchRecord, costs: dict[str, float]) ->
 
 def _cost_unit(values: Sequence[float]) -> tuple[float, str]:
     """Choose a scale for an axis and its unit."""
+    # The unit that keeps the largest number short
     largest = max(abs(value) for value in values)
     for scale, unit in ((1e9, ", billions"), (1e6, ", millions"), (1e3, ", thousands")):
         if largest >= scale:
@@ -206,6 +208,7 @@ def _draw_early_stopping(record: SearchRecord, figure: Any) -> bool:
     axes = figure.subplots()
     correlations = rank_correlations(np.array(curves))
     axes.plot(range(1, len(correlations) + 1), correlations, "o-")
+    # Both lines show how the stopping epoch was chosen
     threshold = record.settings.get("early_stopping_correlation")
     if threshold is not None:
         epoch = record.comparison_epoch

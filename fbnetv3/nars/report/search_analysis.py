@@ -35,7 +35,7 @@ def save_analysis(result: SearchResult) -> Path:
 
 
 def analyze_search(result: SearchResult) -> dict[str, Any]:
-    """Compute what the report shows beyond the trials.
+    """Compute the data that the report shows in addition to the trials.
 
     Returns:
         A mapping that JSON can store. Entries are None if there are too few trials.
@@ -79,7 +79,7 @@ def _pretraining(result: SearchResult) -> dict[str, Any] | None:
 
 
 def _predictors(result: SearchResult) -> dict[str, AccuracyPredictor]:
-    """Return predictors to train anew: one like the search's, and one without pretraining."""
+    """Return untrained predictors: one configured like the search's and one without pretraining."""
     predictors = {"plain": AccuracyPredictor(result.space, result.settings.predictor, result.settings.seed)}
     if result.pretraining is not None:
         predictors["pretrained"] = copy.copy(result.predictor)
@@ -89,10 +89,10 @@ def _predictors(result: SearchResult) -> dict[str, AccuracyPredictor]:
 def _cross_validate(
     result: SearchResult, candidates: np.ndarray, accuracies: np.ndarray
 ) -> dict[str, list[float]] | None:
-    """Predict each trial by a predictor trained on the other folds."""
+    """Predict each trial with a predictor trained on the other folds."""
     if len(candidates) < 3:
         return None
-    # every trial is in one fold; random, as later rounds have better trials
+    # Every trial is in one fold; random, as later rounds have better trials
     order = np.random.default_rng(result.settings.seed).permutation(len(candidates))
     folds = [order[start::_FOLDS] for start in range(min(_FOLDS, len(order)))]
     predictions = {"measured": accuracies.tolist()}
@@ -113,7 +113,7 @@ def _measure_sample_efficiency(
     if len(candidates) < 5:
         return None
     order = np.random.default_rng(result.settings.seed + 1).permutation(len(candidates))
-    # one test set for all sizes
+    # One test set for all sizes
     num_test = len(order) // 5
     test = order[:num_test]
     train = order[num_test:]
@@ -122,6 +122,7 @@ def _measure_sample_efficiency(
     for name, predictor in _predictors(result).items():
         errors[name] = []
         for size in sizes:
+            # More and more of the same random trials
             predictor.fit(candidates[train[:size]], accuracies[train[:size]])
             residuals = predictor(candidates[test]) - accuracies[test]
             errors[name].append(float(np.mean(residuals**2)))
@@ -139,6 +140,7 @@ def _cost_and_front(result: SearchResult, trials: Sequence[Trial]) -> dict[str, 
     def costs_of(candidates: np.ndarray) -> np.ndarray:
         return constraints.column_values(candidates, column)[column].astype(float)
 
+    # Keys of a JSON mapping are texts
     candidates = np.array([trial.candidate for trial in trials])
     trial_costs = {str(trial.number): float(cost) for trial, cost in zip(trials, costs_of(candidates), strict=True)}
     front = pareto_front(

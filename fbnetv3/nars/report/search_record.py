@@ -47,6 +47,7 @@ class SearchRecord:
     @property
     def rounds(self) -> list[list[Trial]]:
         """The trials of each round."""
+        # Rounds are proposed one by one
         num_rounds = max((trial.round for trial in self.trials), default=-1) + 1
         return [[trial for trial in self.trials if trial.round == round] for round in range(num_rounds)]
 
@@ -65,6 +66,7 @@ def read_search_record(folder: Path) -> SearchRecord:
     with contextlib.closing(TrialStore(folder)) as store:
         trials = store.trials()
         metadata = store.metadata()
+    # The analysis is written at the end of the search
     file = folder / ANALYSIS_FILE
     try:
         analysis = json.loads(file.read_text()) if file.exists() else {}

@@ -14,7 +14,7 @@ from fbnetv3.nars.simulation.simulator import simulate
 from fbnetv3.nars.simulation.workload import Cluster, SimulationResult, Workload
 from fbnetv3.utils.plotting import new_figure, save_figure, style_axes
 
-# Limit of `fastest_gpus_per_trial`; speedups were not measured beyond it.
+# Limit of `fastest_gpus_per_trial`; speedups were not measured beyond it
 _MAX_GPUS_PER_TRIAL = 8
 _DAY = 86400
 
@@ -24,10 +24,10 @@ class SweepPoint:
     """Simulations of a search on one cluster, with one seed each.
 
     Attributes:
-        cluster: where the search ran.
+        cluster: cluster on which the search ran.
         asynchronous: whether trials were proposed one by one instead of in rounds.
-        wall_seconds: of each simulation, (N,).
-        gpu_seconds: of each simulation, (N,).
+        wall_seconds: wall time of each simulation, (N,).
+        gpu_seconds: GPU time of each simulation, (N,).
         utilization: mean fraction of the cluster's GPU time that was spent on attempts.
         failures: mean number of failed attempts.
         lost_trials: mean number of trials without an accuracy.
@@ -53,13 +53,14 @@ def simulate_seeds(
 
     Args:
         workload: the trials.
-        cluster: where they run.
-        seeds: one per simulation.
+        cluster: cluster on which they run.
+        seeds: seeds, one per simulation.
         max_failures: lost trials that a search survives. A simulation with more continues; a search would stop.
-        options: further arguments of `simulate`.
+        options: additional arguments of `simulate`.
     """
     if not len(seeds):
-        raise UsageError("seeds: at least one simulation is needed")
+        raise UsageError("seeds is empty: at least one simulation is needed")
+    # Without randomness, all seeds give the same result
     if not cluster.failure_rate and not cluster.stragglers:
         seeds = seeds[:1]
     results = [simulate(workload, cluster, seed=seed, **options) for seed in seeds]
@@ -81,7 +82,9 @@ def simulate_seeds(
 
 
 def fastest_gpus_per_trial(workload: Workload, cluster: Cluster, predictor_seconds: float = 0.0) -> int:
-    """Return with how many GPUs per trial (1, 2, 4 or 8) a search in rounds ends first; the smallest of equals.
+    """Return the number of GPUs per trial (1, 2, 4 or 8) with which a search in rounds finishes first.
+
+    Ties go to the smallest number.
 
     Failures and stragglers are ignored.
     """
@@ -111,13 +114,13 @@ def plot_sweep(points: Sequence[SweepPoint], file: Path) -> None:
         gpus = [point.cluster.gpus for point in line]
         days = [point.wall_seconds / _DAY for point in line]
         time_axes.plot(gpus, [values.mean() for values in days], "o-", color=color, label=label)
-        # the band spans all seeds
+        # The band spans all seeds
         lows = [values.min() for values in days]
         highs = [values.max() for values in days]
         time_axes.fill_between(gpus, lows, highs, color=color, alpha=0.2, lw=0)
         utilization_axes.plot(gpus, [100 * point.utilization for point in line], "o-", color=color, label=label)
 
-    # lower bound: the least work, spread over all GPUs
+    # Lower bound: the least work, spread over all GPUs
     gpus = sorted({point.cluster.gpus for point in points})
     least_days = min(point.gpu_seconds.mean() for point in points) / _DAY
     time_axes.plot(
@@ -133,6 +136,7 @@ def plot_sweep(points: Sequence[SweepPoint], file: Path) -> None:
     for axes in (time_axes, utilization_axes):
         axes.set_xticks(gpus, [str(count) for count in gpus])
         axes.minorticks_off()
+    # Round numbers of days that are within the plot
     shortest_days = min(point.wall_seconds.min() for point in points) / _DAY
     ticks = [days for days in (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64) if days > shortest_days / 2]
     time_axes.set_yticks(ticks, [f"{days:g}" for days in ticks])

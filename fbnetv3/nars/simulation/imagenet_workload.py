@@ -31,7 +31,7 @@ PAPER_MACS = (400e6, 800e6)
 # EfficientNet-B0 (390 M MACs) at 655 images/s, eight at 4,672
 V100_MACS_PER_SECOND = 655 * 3 * 390e6
 V100_SCALING = round((4672 / 655 / 8) ** (1 / 3), 2)
-# cost columns that the time of an epoch can be proportional to
+# Cost columns that the time of an epoch can be proportional to
 TIME_COLUMNS = ("macs", "activations")
 _FORWARD_AND_BACKWARD = 3
 
@@ -80,7 +80,7 @@ def draw_trials(
         Indices into the pool, (rounds, batch). The first round is the beginning of the pool, as in a search.
     """
     if not 0 < costly_fraction <= 1:
-        raise FieldError(f"{costly_fraction:g} is not in (0, 1]", "costly_fraction")
+        raise FieldError(f"{costly_fraction:g} must be in (0, 1]", "costly_fraction")
     if len(pool_macs) < rounds * batch:
         raise FieldError(f"{len(pool_macs)} candidates are fewer than {rounds} rounds of {batch} trials", "pool")
     by_cost = np.argsort(-pool_macs, kind="stable")
@@ -121,18 +121,18 @@ def build_imagenet_workload(
     check_choice(time_column, "time_column", TIME_COLUMNS)
     for name, value in (("gpu_hours", gpu_hours), ("macs_per_second", macs_per_second)):
         if value is not None and not 0 < value < np.inf:
-            raise FieldError(f"{value:g} is not a positive number", name)
+            raise FieldError(f"{value:g} must be a positive number", name)
     trials = draw_trials(costs["macs"], rounds, settings.batch, costly_fraction, settings.seed)
     macs = costs["macs"][trials].astype(np.float64)
 
     def workload(epoch_seconds: np.ndarray) -> Workload:
         return Workload(tuple(map(tuple, epoch_seconds.tolist())), settings.epochs, stopping_epoch)
 
-    # total work in multiply-adds, and the time that it takes
+    # Total work in multiply-adds, and the time that it takes
     passes = _FORWARD_AND_BACKWARD * TRAINING_IMAGES + VALIDATION_IMAGES
     total_macs = passes * workload(macs).gpu_seconds
     total_seconds = gpu_hours * 3600 if macs_per_second is None else total_macs / macs_per_second
-    # distribute the time in proportion to the cost column
+    # Distribute the time in proportion to the cost column
     trial_costs = costs[time_column][trials].astype(np.float64)
     epoch_seconds = trial_costs * (total_seconds / workload(trial_costs).gpu_seconds)
     return ImageNetWorkload(macs, costs["params"][trials], workload(epoch_seconds), total_macs / total_seconds)

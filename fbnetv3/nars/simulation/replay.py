@@ -17,9 +17,9 @@ from fbnetv3.nars.algorithm.trial_store import DONE, TRIALS_FILE, Trial, TrialSt
 from fbnetv3.nars.simulation.simulator import simulate
 from fbnetv3.nars.simulation.workload import Cluster, Workload
 
-# A gap of this many seconds without a trial is an interruption; training the predictor takes less.
+# A gap of this many seconds without a trial is an interruption; training the predictor takes less
 _INTERRUPTION_SECONDS = 30.0
-# The end of a trial is recorded a moment late, so overlaps shorter than this fraction of its time do not count.
+# The end of a trial is recorded a moment late, so overlaps shorter than this fraction of its time do not count
 _MIN_OVERLAP = 0.1
 
 
@@ -70,6 +70,7 @@ def read_search(path: Path) -> RecordedSearch:
         TrialStoreError: the file cannot be read or has no completed trials.
     """
     path = Path(path).expanduser()
+    # A folder is read in place; a file is copied, because SQLite may write next to it
     if path.is_dir():
         return _read_store(path)
     with tempfile.TemporaryDirectory() as folder:
@@ -113,6 +114,7 @@ def replay(trials: Sequence[Trial], seconds: Sequence[float] | np.ndarray | None
     trial_seconds = {trial.number: float(value) for trial, value in zip(trials, seconds, strict=True)}
     segments = []
     for part in _split_at_interruptions(trials):
+        # One round of one-epoch trials on as many slots as were busy
         workers = _max_concurrency(part)
         workload = Workload((tuple(trial_seconds[trial.number] for trial in part),), 1, 1)
         segment = Segment(
@@ -136,6 +138,7 @@ def proportional_times(trials: Sequence[Trial], costs: np.ndarray) -> np.ndarray
     Returns:
         Seconds, (N,).
     """
+    # One rate for all trials
     work = np.asarray(costs, np.float64) * [trial.epochs for trial in trials]
     return work * sum(_seconds(trial) for trial in trials) / work.sum()
 

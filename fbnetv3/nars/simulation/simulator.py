@@ -43,12 +43,12 @@ def simulate(
     then, and those already past it end after their current epoch.
 
     Args:
-        workload: the trials.
-        cluster: where they run.
+        workload: trials to simulate.
+        cluster: cluster on which they run.
         asynchronous: propose trials one by one instead of in rounds.
         max_in_flight: asynchronous only: maximum number of trials proposed but not ended, which limits how outdated a
             proposal can be. Default: the size of the first round.
-        retries: further attempts at a failed trial.
+        retries: additional attempts at a failed trial.
         predictor_seconds: time between rounds, in which the predictor is trained. Asynchronous trials do not wait for
             it.
         seed: seed of failures and stragglers. An attempt draws the same noise in both modes.
@@ -178,12 +178,12 @@ class _Simulation:
         failure_time = math.inf
         if cluster.stragglers or cluster.failure_rate:
             slowdown, time_to_failure = attempt_noise(self.seed, trial, number)
-            # log-normal with mean 1
+            # Log-normal with mean 1
             epoch_seconds *= math.exp(cluster.stragglers * slowdown - cluster.stragglers**2 / 2)
             if cluster.failure_rate:
                 failures_per_second = cluster.failure_rate * cluster.gpus_per_trial / _HOUR
                 failure_time = self.now + time_to_failure / failures_per_second
-        # the stopping epoch is unknown while the first round runs
+        # The stopping epoch is unknown while the first round runs
         last_epoch = self.workload.full_epochs
         if not self.unfinished[0]:
             last_epoch = self.workload.epochs(self.trial_rounds[trial])
@@ -212,7 +212,7 @@ class _Simulation:
         failed = attempt.failure_time < self._finish_time(attempt)
         epochs = self._resumable_epochs(attempt) if failed else attempt.last_epoch
         self.attempts.append(Attempt(trial, attempt.number, attempt.start, self.now, epochs, failed))
-        # release the GPUs, at once or after their repair
+        # Release the GPUs, at once or after their repair
         if failed and self.cluster.repair:
             self._schedule(self.now + self.cluster.repair, _GPUS_REPAIRED)
         else:
@@ -235,7 +235,7 @@ class _Simulation:
         self.unfinished[round] -= 1
         if self.unfinished[round]:
             return
-        # the round has ended
+        # The round has ended
         if not self.asynchronous:
             if round + 1 < len(self.workload.rounds):
                 self._schedule(self.now + self.predictor_seconds, _ROUND_STARTS, round + 1)

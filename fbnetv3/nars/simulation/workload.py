@@ -1,4 +1,4 @@
-"""Inputs and results of a search simulation: the trials' work, the cluster, and what happened on it."""
+"""Inputs and results of a search simulation: the trials' work, the cluster, and the attempts on it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Workload:
     stopping_epoch: int
 
     def __post_init__(self) -> None:
+        # No empty rounds, no trials without work
         if not self.rounds or not all(self.rounds):
             raise FieldError("each round needs at least one trial", "rounds")
         if not all(0 < seconds < math.inf for trials in self.rounds for seconds in trials):
@@ -45,6 +46,7 @@ class Workload:
 
     def epochs(self, round: int) -> int:
         """Return the number of epochs of a round's trials."""
+        # Only trials of the first round train in full
         return self.stopping_epoch if round else self.full_epochs
 
     @property
@@ -82,7 +84,7 @@ class Cluster:
         check_int(self.gpus, "gpus", 1)
         check_int(self.gpus_per_trial, "gpus_per_trial", 1, self.gpus)
         if not 0 < self.scaling <= 1:
-            raise FieldError(f"{self.scaling} is not in (0, 1]", "scaling")
+            raise FieldError(f"{self.scaling} must be in (0, 1]", "scaling")
         for name in ("failure_rate", "stragglers", "startup", "repair"):
             check_number(getattr(self, name), name, 0)
 
@@ -94,6 +96,7 @@ class Cluster:
     @property
     def speedup(self) -> float:
         """Speedup of a trial over one GPU."""
+        # The efficiency falls by the same factor with every doubling
         return self.gpus_per_trial * self.scaling ** math.log2(self.gpus_per_trial)
 
 
@@ -123,9 +126,9 @@ class SimulationResult:
     """A simulated search.
 
     Attributes:
-        workload: the trials.
-        cluster: where they ran.
-        attempts: in the order in which they ended.
+        workload: the simulated trials.
+        cluster: cluster on which they ran.
+        attempts: attempts in the order in which they ended.
         results_at_proposal: for each trial, how many trials had succeeded when it was proposed.
     """
 
@@ -147,6 +150,7 @@ class SimulationResult:
     @property
     def utilization(self) -> float:
         """Fraction of the cluster's GPU time that was spent on attempts."""
+        # GPU time of attempts over that of the whole cluster
         return self.gpu_seconds / (self.cluster.gpus * self.wall_seconds)
 
     @property
@@ -157,6 +161,7 @@ class SimulationResult:
     @property
     def lost_trials(self) -> int:
         """Number of trials whose attempts all failed."""
+        # A trial has at most one attempt that succeeded
         return len(self.results_at_proposal) - sum(not attempt.failed for attempt in self.attempts)
 
     @property

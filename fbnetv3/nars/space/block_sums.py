@@ -1,6 +1,6 @@
-"""Sums over the blocks of many candidates at once, of any numbers that a block determines.
+"""Sums over the blocks of many candidates at once, of any values that a block determines.
 
-The numbers of a block depend only on its row and on the channels and side of its input. Each combination is evaluated
+The values of a block depend only on its row and on the channels and side of its input. Each combination is evaluated
 once and then looked up for all candidates that have it.
 """
 
@@ -19,9 +19,9 @@ from fbnetv3.nars.space.search_space import Space
 from fbnetv3.nars.space.templates import SpaceError, is_variable, split_expansion
 
 BlockFunction = Callable[[str, BlockSpec, int], Sequence[float]]
-"""From a block's registered name, its spec and the side of its input to non-negative numbers, one per column."""
+"""From a block's registered name, its spec and the side of its input to non-negative values, one per column."""
 
-# With more combinations than this, values are found by sorting the combinations that occur instead of in a table.
+# With more combinations than this, values are found by sorting the combinations that occur instead of in a table
 _MAX_TABLE_ROWS = 4_000_000
 _UNKNOWN = -2
 _INVALID = -1
@@ -29,7 +29,7 @@ _INVALID = -1
 
 @dataclass(frozen=True)
 class BlockTotals:
-    """Sums over the blocks of candidates. The numbers of invalid candidates are meaningless.
+    """Sums over the blocks of candidates. The values of invalid candidates are meaningless.
 
     Attributes:
         sums: (N, columns).
@@ -52,7 +52,7 @@ class BlockSums:
     Args:
         space: a space with an architecture template.
         function: evaluated once for each block that occurs.
-        num_columns: how many numbers `function` returns.
+        num_columns: number of values that `function` returns.
         dtype: their type.
         in_chans: input channels of the networks.
 
@@ -69,20 +69,20 @@ class BlockSums:
         in_chans: int = 3,
     ) -> None:
         if space.architecture is None:
-            raise SpaceError("the space has no template", "architecture")
+            raise SpaceError("missing: this space has no architecture template", "architecture")
         self.space = space
         self.in_chans = in_chans
-        self._function = _Function(function, num_columns, dtype)
+        self._function = _BlockFunctionInfo(function, num_columns, dtype)
         self._index = {variable.name: i for i, variable in enumerate(space.variables)}
         self._resolution = space.architecture["resolution"]
-        # groups of identical blocks, by stage
+        # Groups of identical blocks, by stage
         self._stages: list[list[_BlockGroup]] = []
         last_row = space.architecture["stages"][-1]["rows"][-1]
         for stage in space.architecture["stages"]:
             groups = []
             for template_row in stage["rows"]:
                 for row, blocks in split_expansion([template_row]):
-                    # only the last row may pool, and only in its first block
+                    # Only the last row may pool, and only in its first block
                     may_pool = template_row is last_row and blocks != "rest"
                     groups += _block_groups(row, blocks, may_pool, self._function)
             self._stages.append(groups)
@@ -97,11 +97,11 @@ class BlockSums:
         channels = side = np.zeros(0, np.int64)
         if count:
             for step in self._walk(candidates):
-                # a candidate is invalid if any of its blocks is
+                # A candidate is invalid if any of its blocks is
                 valid &= step.valid
-                sums += step.numbers * step.num_blocks[:, None]
+                sums += step.values * step.num_blocks[:, None]
                 num_blocks += step.num_blocks
-            # the output of the last block is the input of the head
+            # The output of the last block is the input of the head
             channels = np.broadcast_to(step.channels.per_candidate(), count)
             side = np.broadcast_to(step.side.per_candidate(), count)
         return BlockTotals(sums, num_blocks, channels, side, valid)
@@ -120,7 +120,7 @@ class BlockSums:
         valid = np.ones(len(candidates), bool)
         for step in self._walk(candidates):
             valid &= step.valid
-            sums[:, step.stage, :-1] += step.numbers * step.num_blocks[:, None]
+            sums[:, step.stage, :-1] += step.values * step.num_blocks[:, None]
             sums[:, step.stage, -1] += step.num_blocks
         sums[~valid] = _INVALID
         return sums
@@ -150,37 +150,37 @@ class BlockSums:
             for group in groups:
                 fields = [variables[name] for name in group.variables.values()]
                 rows = group.look_up([*fields, channels, side])
-                numbers = rows[:, :-1]
+                values = rows[:, :-1]
                 num_blocks = np.maximum(quantity(group.repeat).per_candidate() - group.skipped, 0)
                 channels = quantity(group.channels)
                 if group.resizes:
                     output_sides = rows[:, -1].astype(np.int64)
-                    # a candidate without blocks of the group keeps the side of its map
+                    # A candidate without blocks of the group keeps the side of its map
                     output_sides = np.where(num_blocks > 0, output_sides, side.per_candidate())
                     sides, codes = np.unique(output_sides, return_inverse=True)
                     side = _Quantity(tuple(sides.tolist()), np.broadcast_to(codes, len(candidates)))
-                # an invalid block does no harm in candidates that do not have it
-                valid = (numbers[:, 0] >= 0) | (num_blocks == 0)
-                yield _Step(stage, num_blocks, numbers, valid, channels, side)
+                # An invalid block does not matter for candidates that do not contain it
+                valid = (values[:, 0] >= 0) | (num_blocks == 0)
+                yield _Step(stage, num_blocks, values, valid, channels, side)
 
     def _reachable(self) -> tuple[dict[tuple[str, BlockSpec, int], None], set[tuple[int, int]]]:
         """Return all blocks, as an ordered dictionary's keys, and all (channels, side) of the last block's output."""
         blocks: dict[tuple[str, BlockSpec, int], None] = {}
         inputs = {(self.in_chans, side) for side in self._values(self._resolution)}
         for group in (group for groups in self._stages for group in groups):
-            # build the block with all values of its variables, for all inputs
+            # Build the block with all values of its variables, for all inputs
             outputs: set[tuple[int, int]] = set()
             for values in product(*(self._values(f"${name}") for name in group.variables.values())):
                 fields = {**group.fixed, **dict(zip(group.variables, values, strict=True))}
                 for channels, side in sorted(inputs):
-                    # the input of a row's later blocks is the row's own output
+                    # The input of a row's later blocks is the row's own output
                     if group.skipped and channels != fields["channels"]:
                         continue
                     spec, output_side = group.build(fields, channels, side)
                     if spec is not None:
                         blocks[fields["block"], spec, side] = None
                         outputs.add((fields["channels"], output_side))
-            # a row may have no later blocks, in which case the next row follows the first one
+            # A row may have no later blocks, in which case the next row follows the first one
             inputs = outputs | inputs if group.skipped else outputs
         return blocks, inputs
 
@@ -190,8 +190,8 @@ class BlockSums:
 
 
 @dataclass(frozen=True)
-class _Function:
-    """A block function, how many numbers it returns, and their type."""
+class _BlockFunctionInfo:
+    """A block function, the number of values that it returns, and their type."""
 
     call: BlockFunction
     num_columns: int
@@ -216,8 +216,8 @@ class _Step(NamedTuple):
 
     stage: int
     num_blocks: np.ndarray
-    numbers: np.ndarray
-    """The function's numbers for one block, (N, columns)."""
+    values: np.ndarray
+    """The function's values for one block, (N, columns)."""
     valid: np.ndarray
     channels: _Quantity
     """Output channels."""
@@ -226,7 +226,7 @@ class _Step(NamedTuple):
 
 
 class _BlockGroup:
-    """Identical blocks of a row, and a table of one block's numbers, filled as combinations of inputs come up.
+    """Identical blocks of a row, and a table of one block's values, filled as combinations of inputs come up.
 
     Args:
         fields: fields of the row, values or `$variable`.
@@ -242,7 +242,7 @@ class _BlockGroup:
         repeat: Any,
         skipped: int,
         may_pool: bool,
-        function: _Function,
+        function: _BlockFunctionInfo,
     ) -> None:
         self.fixed = {field: value for field, value in fields.items() if not is_variable(value)}
         self.variables = {field: value[1:] for field, value in fields.items() if is_variable(value)}
@@ -257,7 +257,7 @@ class _BlockGroup:
         self._table_sides: tuple[int, ...] = ()
 
     def look_up(self, inputs: Sequence[_Quantity]) -> np.ndarray:
-        """Return the numbers of one block and its output side.
+        """Return the values of one block and its output side.
 
         Args:
             inputs: the variables of the group's fields, then channels and side of the input.
@@ -266,7 +266,7 @@ class _BlockGroup:
             (N, columns + 1), or (1, columns + 1) if all candidates have the same inputs; -1 where there is no such
             block.
         """
-        # Number the combination of input values that each candidate has.
+        # Number the combination of input values that each candidate has
         keys = np.zeros(1, np.int64)
         num_combinations = 1
         for quantity in inputs:
@@ -279,14 +279,14 @@ class _BlockGroup:
             unique_rows = [self._row(key, inputs) for key in unique_keys.tolist()]
             return np.array(unique_rows, self._function.dtype)[inverse]
 
-        # Sides are numbered anew in each batch of candidates, so that another batch may invalidate the table.
+        # Sides are renumbered for each batch of candidates, so a new batch can invalidate the table
         sides = inputs[-1].values
         if self._table is None or len(self._table) != num_combinations or self._table_sides != sides:
             shape = (num_combinations, self._function.num_columns + 1)
             self._table = np.full(shape, _UNKNOWN, self._function.dtype)
             self._table_sides = sides
 
-        # Fill in combinations that occur for the first time.
+        # Fill in combinations that occur for the first time
         rows = self._table[keys]
         unknown = rows[:, 0] == _UNKNOWN
         if unknown.any():
@@ -296,8 +296,8 @@ class _BlockGroup:
         return rows
 
     def _row(self, key: int, inputs: Sequence[_Quantity]) -> tuple[float, ...]:
-        """Return the numbers and the output side for one combination of inputs, evaluated at most once."""
-        # the values that the key stands for, in mixed-radix notation
+        """Return the values and the output side for one combination of inputs, evaluated at most once."""
+        # The values that the key stands for, in mixed-radix notation
         values = []
         for quantity in inputs:
             key, code = divmod(key, len(quantity.values))
@@ -308,17 +308,17 @@ class _BlockGroup:
             fields = {**self.fixed, **dict(zip(self.variables, own, strict=True))}
             spec, output_side = self.build(fields, channels, side)
             if spec is None:
-                numbers: Sequence[float] = (_INVALID,) * self._function.num_columns
+                block_values: Sequence[float] = (_INVALID,) * self._function.num_columns
             else:
-                numbers = self._function.call(fields["block"], spec, side)
-            self._rows[combination] = (*numbers, output_side)
+                block_values = self._function.call(fields["block"], spec, side)
+            self._rows[combination] = (*block_values, output_side)
         return self._rows[combination]
 
     def build(self, fields: Mapping[str, Any], channels: int, side: int) -> tuple[BlockSpec | None, int]:
         """Build one block for an input of `channels` and `side`; return its spec and output side, or None and -1."""
         if side < 1:
             return None, _INVALID
-        # fields whose values do not fit together make candidates with this block invalid
+        # Fields whose values do not fit together make candidates with this block invalid
         try:
             spec = Row(**fields).spec(channels, first=True)
         except ArchError:
@@ -329,7 +329,9 @@ class _BlockGroup:
         return spec, output_side
 
 
-def _block_groups(row: Mapping[str, Any], blocks: str, may_pool: bool, function: _Function) -> list[_BlockGroup]:
+def _block_groups(
+    row: Mapping[str, Any], blocks: str, may_pool: bool, function: _BlockFunctionInfo
+) -> list[_BlockGroup]:
     """Split a row of `split_expansion` into its first block and the later ones, whose input is the row's output."""
     fields = {key: value for key, value in row.items() if key != "repeat"}
     repeat = row.get("repeat", 1)

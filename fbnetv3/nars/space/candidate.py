@@ -18,13 +18,13 @@ class Candidate(Mapping[str, Any]):
     """A candidate handed to an evaluator; `candidate["lr"]` is the value of the variable lr.
 
     Args:
-        space: the space that it belongs to.
-        vector: its integers, (variables,).
-        number: its trial's number, from 0.
+        space: space of the candidate.
+        vector: integers of the candidate, (variables,).
+        number: number of its trial, from 0.
         seed: random seed for its evaluation.
         full_epochs: epochs of a full evaluation; a trial that is stopped early is asked for fewer.
         folder: folder for the evaluation's files, created on first use.
-        attempt: how many earlier attempts have failed.
+        attempt: number of earlier attempts that failed.
     """
 
     def __init__(
@@ -60,7 +60,8 @@ class Candidate(Mapping[str, Any]):
 
     @property
     def folder(self) -> Path | None:
-        """Folder for the evaluation's files, with those of an attempt that was interrupted."""
+        """Folder for the evaluation's files, including those of an interrupted attempt."""
+        # Created only if an evaluator uses it
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder

@@ -16,7 +16,7 @@ from fbnetv3.utils.checks import is_number
 Column = Callable[[np.ndarray], np.ndarray]
 """From candidates, integers (N, variables), to one number for each, (N,)."""
 
-# Random candidates from which the nearest feasible one is searched.
+# Random candidates from which the nearest feasible one is searched
 _NUM_STARTS = 32
 
 
@@ -41,7 +41,7 @@ class Constraint:
     def __post_init__(self) -> None:
         for bound in (self.low, self.high):
             if not is_number(bound):
-                raise ConstraintError(f"constraint on {self.column}: {bound!r} is not a number")
+                raise ConstraintError(f"constraint on {self.column}: {bound!r} must be a number")
         if self.low > self.high:
             raise ConstraintError(f"constraint on {self.column}: {self.low:g} is above {self.high:g}")
 
@@ -102,11 +102,11 @@ class Constraints:
             Floats or integers by column name, (N,) each.
 
         Raises:
-            ConstraintError: a column's function returns another shape, another type, or NaN.
+            ConstraintError: a column's function returns a wrong shape, a wrong type, or NaN.
         """
         candidates = self.space.check(candidates)
         names = names or tuple(dict.fromkeys(constraint.column for constraint in self.constraints))
-        # costs of networks, all at once, unless only the user's columns are needed
+        # Costs of networks, all at once, unless only the user's columns are needed
         costs = {}
         if self._cost_model is not None and set(names) - set(self.columns):
             costs = self._cost_model(candidates)
@@ -123,10 +123,10 @@ class Constraints:
         values = np.asarray(self.columns[name](candidates))
         if values.shape != (len(candidates),) or not np.issubdtype(values.dtype, np.number):
             expected = f"numbers of shape ({len(candidates)},)"
-            raise ConstraintError(f"column {name}: its function returns {values.dtype} {values.shape}, not {expected}")
+            raise ConstraintError(f"column {name}: its function returned {values.dtype} {values.shape}, not {expected}")
         num_nan = int(np.isnan(values).sum())
         if num_nan:
-            raise ConstraintError(f"column {name}: its function returns NaN for {num_nan} candidates")
+            raise ConstraintError(f"column {name}: its function returned NaN for {num_nan} candidates")
         return values
 
     def feasible(self, candidates: np.ndarray) -> np.ndarray:
@@ -142,7 +142,7 @@ class Constraints:
         columns = self.column_values(candidates)
         total = np.zeros(len(candidates))
         if self._cost_model is not None:
-            # candidates that do not form a network have negative costs
+            # Candidates that do not form a network have negative costs
             if "macs" in columns and "macs" not in self.columns:
                 macs = columns["macs"]
             else:
@@ -165,7 +165,7 @@ class Constraints:
         """
         rng = np.random.default_rng(seed)
         starts = rng.integers(0, self.space.sizes, (_NUM_STARTS, len(self.space)))
-        # the smallest and the largest candidate
+        # The smallest and the largest candidate
         starts[0] = 0
         starts[1] = self.space.sizes - 1
         candidates, violation = self.repair(starts, rng, enough=1)
@@ -196,14 +196,14 @@ class Constraints:
                 infeasible = np.flatnonzero(violation > 0)
                 if not len(infeasible):
                     break
-                # try every value of the variable
+                # Try every value of the variable
                 size = self.space.sizes[column]
                 trials = np.repeat(moved[infeasible], size, 0)
                 trials[:, column] = np.tile(np.arange(size), len(infeasible))
                 trial_violation = self.violation(trials).reshape(len(infeasible), size)
                 best_value = trial_violation.argmin(1)
                 best_violation = trial_violation.min(1)
-                # keep the best value where it helps
+                # Keep the best value where it helps
                 better = best_violation < violation[infeasible]
                 moved[infeasible[better], column] = best_value[better]
                 violation[infeasible[better]] = best_violation[better]

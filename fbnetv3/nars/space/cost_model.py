@@ -46,6 +46,7 @@ class CostModel:
         """
         totals = self._sums.total(candidates)
         costs = totals.sums + self._head_costs(totals.channels, totals.side)
+        # Invalid candidates have no cost
         costs[~totals.valid] = -1
         return {column: costs[:, i] for i, column in enumerate(COST_COLUMNS)}
 
@@ -66,7 +67,7 @@ class CostModel:
         """Return the costs of pooling and classifier, (N, 3), for the last block's output channels and sides, (N,)."""
         if not self.num_classes or not len(channels):
             return np.zeros((len(channels), len(COST_COLUMNS)), np.int64)
-        # one key per (channels, side), of which there are few; sides of invalid candidates may be negative
+        # One key per (channels, side), of which there are few; sides of invalid candidates may be negative
         base = MAX_RESOLUTION + 1
         keys, indices = np.unique(channels * base + np.maximum(side, 0), return_inverse=True)
         heads = []

@@ -38,6 +38,7 @@ class LatencyModel:
         Raises:
             LatencyError: a block was not measured.
         """
+        # Blocks, then the head
         totals = self._sums.total(candidates)
         latencies = totals.sums[:, 0]
         num_blocks = totals.num_blocks
@@ -51,6 +52,7 @@ class LatencyModel:
 
     def _head_latencies(self, channels: np.ndarray, side: np.ndarray, valid: np.ndarray) -> np.ndarray:
         """Return the latency of the head for the last block's output channels and sides; 0 for invalid candidates."""
+        # Few distinct outputs occur
         latencies = {}
         for c, s in set(zip(channels[valid].tolist(), side[valid].tolist(), strict=True)):
             latencies[c, s] = self.table.block_ms(head_shape(c, self.num_classes, s))

@@ -12,16 +12,16 @@ from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.search_space import Space
 
 _BATCH = 2**14
-# Samples drawn before judging whether sampling the whole space is efficient enough, and at most for a full pool.
+# Samples drawn before judging whether sampling the whole space is efficient enough, and at most for a full pool
 _FIRST_SAMPLES = 2**17
 _MAX_SAMPLES = 2**21
-# When it is not: random candidates moved into the feasible region, and steps without a new candidate before giving up.
+# If it is not: random candidates moved into the feasible region, and steps without a new candidate before giving up
 _NUM_REPAIRED = 256
 _PATIENCE = 50
 
 
 def sample_sobol(space: Space, count: int, seed: int = 0) -> np.ndarray:
-    """Sample a space by a scrambled Sobol sequence.
+    """Sample a space with a scrambled Sobol sequence.
 
     Returns:
         Integers (count, variables), possibly with duplicates.
@@ -62,16 +62,16 @@ def sample_pool(constraints: Constraints, count: int = 20_000, seed: int = 0) ->
         ConstraintError: no candidate is feasible; the message gives the nearest one.
     """
     if count < 1:
-        raise UsageError(f"a pool of {count} candidates: needs at least 1")
+        raise UsageError(f"count {count} must be at least 1: the pool needs a candidate")
     space = constraints.space
     constraints.check_feasible(seed)
     if space.size() <= 4 * max(count, _BATCH):
         return _enumerate_feasible(constraints, count, seed)
-    # candidates by their bytes, to find duplicates
+    # Candidates by their bytes, to find duplicates
     pool: dict[bytes, np.ndarray] = {}
     sampler = _SobolSampler(space, seed)
     num_drawn = 0
-    # continue past the first samples only if the pool would be full before the limit at the present rate
+    # Continue past the first samples only if the pool would be full before the limit at the present rate
     while len(pool) < count and (num_drawn < _FIRST_SAMPLES or num_drawn * count < len(pool) * _MAX_SAMPLES):
         batch = sampler.draw(_BATCH)
         num_drawn += _BATCH
@@ -101,7 +101,7 @@ def _add_neighbors(pool: dict[bytes, np.ndarray], constraints: Constraints, coun
         size_before = len(pool)
         members = np.array(list(pool.values()))
         neighbors = members[rng.integers(len(members), size=1024)]
-        # change one or two variables: one can pay for the other
+        # Change one or two variables: one can pay for the other
         for probability in (1.0, 0.7):
             rows = np.flatnonzero(rng.random(len(neighbors)) < probability)
             columns = rng.integers(len(sizes), size=len(rows))

@@ -25,7 +25,8 @@ from fbnetv3.nars.space.templates import (
     expand_rows,
     fill_template,
 )
-from fbnetv3.utils.checks import check_choice, check_keys, check_type, is_number
+from fbnetv3.utils.checks import check_choice, check_keys, check_type, error_context, is_number
+from fbnetv3.utils.text import first_few
 from fbnetv3.utils.yaml_files import read_mapping
 
 RESIZE = 256 / 224
@@ -33,7 +34,7 @@ RESIZE = 256 / 224
 
 _KEYS = ("name", "source", "variables", "architecture", "recipe")
 _VARIABLE_KEYS = ("range", "choices", "scale", "part")
-# Bounds that catch a mistyped step or exponent before its values fill the memory.
+# Bounds that catch a mistyped step or exponent before its values fill the memory
 _MAX_VALUES = 100_000
 _MAX_MAGNITUDE = 1e15
 
@@ -43,7 +44,7 @@ class Variable:
     """A searched quantity.
 
     Attributes:
-        name: its name.
+        name: name of the variable.
         values: possible values, in order.
         is_categorical: whether the order of the values carries no meaning; otherwise they are evenly spaced numbers.
         part: "architecture" or "recipe".
@@ -64,7 +65,7 @@ class Space:
 
     Attributes:
         name: name of the space.
-        variables: in the order in which candidates hold them.
+        variables: variables in the order in which candidates hold them.
         architecture: template of an `ArchDef` with `$variable` in place of values, or None if candidates have none.
         recipe: template of a `Recipe`, or None.
         source: where the space comes from; documentation only.
@@ -101,7 +102,7 @@ class Space:
         """
         variables = tuple(variable for variable in self.variables if variable.part == part)
         if not variables:
-            raise SpaceError(f"{self.name} has no variables of the {part}", "variables")
+            raise SpaceError(f"{self.name} has no {part} variables", "variables")
         if part == ARCHITECTURE:
             return replace(self, variables=variables, recipe=None)
         return replace(self, variables=variables, architecture=None)
@@ -114,13 +115,13 @@ class Space:
         """
         array = np.asarray(candidates)
         if array.ndim != 2 or array.shape[1] != len(self) or not np.issubdtype(array.dtype, np.integer):
-            raise SpaceError(f"candidates must be integers (N, {len(self)}), not {array.dtype} {array.shape}")
-        # report the first index out of range
+            raise SpaceError(f"candidates must be integers of shape (N, {len(self)}), not {array.dtype} {array.shape}")
+        # Report the first index out of range
         invalid = np.argwhere((array < 0) | (array >= self.sizes))
         if len(invalid):
             row, column = invalid[0]
             variable = self.variables[column]
-            raise SpaceError(f"index {array[row, column]} is not in [0, {len(variable) - 1}]", variable.name)
+            raise SpaceError(f"index {array[row, column]} must be in [0, {len(variable) - 1}]", variable.name)
         return array.astype(np.int64, copy=False)
 
     def decode(self, candidate: np.ndarray) -> dict[str, Any]:
@@ -138,11 +139,12 @@ class Space:
         check_keys(values, SpaceError, names, names)
         candidate = []
         for variable in self.variables:
+            # The index of the value
             value = values[variable.name]
             matches = (i for i, possible in enumerate(variable.values) if _equal(possible, value))
             index = next(matches, None)
             if index is None:
-                raise SpaceError(f"{value!r} is not one of its values", variable.name)
+                raise SpaceError(f"{value!r} must be one of {first_few(variable.values)}", variable.name)
             candidate.append(index)
         return np.array(candidate, np.int64)
 
@@ -159,8 +161,9 @@ class Space:
         for index, variable in enumerate(self.variables):
             if len(variable) == 1 or part not in (None, variable.part):
                 continue
+            # One-hot categories, numbers scaled to [0, 1]
             column = candidates[:, [index]]
-            if variable.is_categorical:  # one-hot
+            if variable.is_categorical:
                 columns.append(column == np.arange(len(variable)))
             else:
                 columns.append(column / (len(variable) - 1))
@@ -176,9 +179,9 @@ class Space:
             ArchError: the candidate's values do not form a valid network.
         """
         if self.architecture is None:
-            raise SpaceError("the space has no template", ARCHITECTURE)
+            raise SpaceError("missing: this space has no architecture template", ARCHITECTURE)
         data = fill_template(self.architecture, self.decode(candidate))
-        # with all values known, rows with two expansions become two rows
+        # With all values known, rows with two expansions become two rows
         data["stages"] = [{**stage, "rows": [*expand_rows(stage["rows"])]} for stage in data["stages"]]
         data.setdefault("resize", round(data["resolution"] * RESIZE))
         return arch_from_dict({**data, "name": name, "source": source})
@@ -191,7 +194,7 @@ class Space:
             RecipeError: the candidate's values do not form a valid recipe.
         """
         if self.recipe is None:
-            raise SpaceError("the space has no template", RECIPE)
+            raise SpaceError("missing: this space has no recipe template", RECIPE)
         return recipe_from_dict(fill_template(self.recipe, self.decode(candidate)))
 
 
@@ -206,10 +209,8 @@ def load_space(path: str | os.PathLike) -> Space:
     Raises:
         SpaceError: the file is missing, not YAML, or invalid; the message names file and field.
     """
-    try:
+    with error_context(file=str(path)):
         return space_from_dict(read_mapping(path, SpaceError, _KEYS))
-    except SpaceError as error:
-        raise error.in_file(str(path)) from None
 
 
 def space_from_dict(data: Mapping[str, Any]) -> Space:
@@ -219,16 +220,13 @@ def space_from_dict(data: Mapping[str, Any]) -> Space:
         SpaceError: a field is invalid; the message names it.
     """
     check_keys(data, SpaceError, _KEYS, required=("name", "variables"))
-    for key in ("name", "source"):
-        check_type(data.get(key, ""), key, str, "text", SpaceError)
+    check_type(data["name"], "name", str, "text", SpaceError)
     if not isinstance(data["variables"], Mapping) or not data["variables"]:
-        raise SpaceError("is not a mapping from names to ranges or choices", "variables")
+        raise SpaceError("must be a mapping from names to ranges or choices", "variables")
     variables = {}
     for name, entry in data["variables"].items():
-        try:
+        with error_context(f"variables.{name}"):
             variables[str(name)] = _parse_variable(str(name), entry)
-        except SpaceError as error:
-            raise error.within(f"variables.{name}") from None
     for part in PARTS:
         check_template(data.get(part), part, variables)
     return Space(
@@ -236,29 +234,27 @@ def space_from_dict(data: Mapping[str, Any]) -> Space:
         tuple(variables.values()),
         architecture=data.get(ARCHITECTURE),
         recipe=data.get(RECIPE),
-        source=data.get("source", ""),
+        source=str(data.get("source", "")),
     )
 
 
 def _parse_variable(name: str, entry: Any) -> Variable:
     check_type(entry, "", Mapping, "a mapping such as {range: [1, 4]} or {choices: [a, b]}", SpaceError)
     check_keys(entry, SpaceError, _VARIABLE_KEYS)
-    part = entry.get("part", ARCHITECTURE)
-    check_choice(part, "part", PARTS, SpaceError)
     if ("range" in entry) == ("choices" in entry):
         raise SpaceError("needs either a range or choices")
+    part = entry.get("part", ARCHITECTURE)
+    check_choice(part, "part", PARTS, SpaceError)
     if "range" in entry:
         return Variable(name, _parse_range(entry["range"], entry.get("scale", 1)), False, part)
-    if "scale" in entry:
-        raise SpaceError("applies only to a range", "scale")
+    check_keys(entry, SpaceError, ("choices", "part"))  # a scale applies only to a range
     return Variable(name, _parse_choices(entry["choices"]), True, part)
 
 
 def _parse_choices(choices: Any) -> tuple[Any, ...]:
-    if not isinstance(choices, list) or not choices:
-        raise SpaceError(f"{choices!r} is not a list of values", "choices")
-    if not all(isinstance(choice, (str, bool)) or _is_finite(choice) for choice in choices):
-        raise SpaceError(f"{choices!r}: values must be text, numbers or booleans", "choices")
+    is_list = isinstance(choices, list) and len(choices) > 0
+    if not is_list or not all(isinstance(choice, (str, bool)) or _is_finite(choice) for choice in choices):
+        raise SpaceError(f"{choices!r} must be a list of texts, numbers or booleans", "choices")
     if any(_equal(a, b) for i, a in enumerate(choices) for b in choices[:i]):
         raise SpaceError(f"{choices!r} contains a value twice", "choices")
     return tuple(choices)
@@ -266,26 +262,23 @@ def _parse_choices(choices: Any) -> tuple[Any, ...]:
 
 def _parse_range(bounds: Any, scale: Any) -> tuple[int | float, ...]:
     """Return the values low, low + step, ..., high, multiplied by a scale."""
-    if not isinstance(bounds, list) or len(bounds) not in (2, 3) or not all(_is_finite(bound) for bound in bounds):
-        raise SpaceError(f"{bounds!r} is not [low, high] or [low, high, step]", "range")
+    if not isinstance(bounds, list) or len(bounds) not in (2, 3) or not all(map(_is_finite, bounds)):
+        raise SpaceError(f"{bounds!r} must be [low, high] or [low, high, step]", "range")
     if not _is_finite(scale) or scale == 0:
-        raise SpaceError(f"{scale!r} is not a number other than 0", "scale")
+        raise SpaceError(f"{scale!r} must be a number other than 0", "scale")
     low, high, step = (*bounds, 1)[:3]
-    if low > high or step <= 0:
-        raise SpaceError(f"{bounds!r} is empty: low <= high and step > 0 are required", "range")
-    if (high - low) / step >= _MAX_VALUES:
-        raise SpaceError(f"{bounds!r} has more than {_MAX_VALUES:,} values", "range")
+    if low > high or step <= 0 or (high - low) / step >= _MAX_VALUES:
+        raise SpaceError(f"{bounds!r} must have low <= high, step > 0 and at most {_MAX_VALUES:,} values", "range")
+    # The range must end exactly at its upper bound
     num_steps = round((high - low) / step)
     if not math.isclose(low + num_steps * step, high, rel_tol=1e-9, abs_tol=1e-12):
         raise SpaceError(f"{bounds!r}: {high} is not reached in steps of {step}", "range")
-    # multiples of the step, so that rounding errors do not add up
+    # Multiples of the step, so that rounding errors do not add up
     values = tuple(low + i * step for i in range(num_steps + 1))
-    if scale != 1:
-        # 20 * 1e-3 is slightly more than 0.02 in binary; ten digits are more than any recipe needs
-        values = tuple(float(f"{value * scale:.10g}") for value in values)
-    if len(set(values)) < len(values):
-        raise SpaceError(f"{bounds!r} with scale {scale!r} contains a value twice", "range")
-    return values
+    if scale == 1:
+        return values
+    # 20 * 1e-3 is slightly more than 0.02 in binary; ten digits are more than any recipe needs
+    return tuple(float(f"{value * scale:.10g}") for value in values)
 
 
 def _is_finite(value: Any) -> bool:

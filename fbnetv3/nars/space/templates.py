@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fbnetv3.arch import Row
 from fbnetv3.arch.definition import MAX_CHANNELS, MAX_REPEAT, MAX_RESOLUTION
 from fbnetv3.errors import FieldError
-from fbnetv3.utils.checks import check_int, check_keys, check_type
+from fbnetv3.utils.checks import check_int, check_keys, check_type, error_context
 
 if TYPE_CHECKING:
     from fbnetv3.nars.space.search_space import Variable
@@ -20,7 +20,7 @@ PARTS = (ARCHITECTURE, RECIPE)
 
 _TEMPLATE_KEYS = ("resolution", "resize", "stages")
 _ROW_KEYS = tuple(f.name for f in fields(Row))
-# Fields of a row that determine how many blocks there are and how large they get.
+# Upper bounds of the fields that determine how many blocks there are and how large they get
 _ROW_LIMITS = {"repeat": MAX_REPEAT, "channels": MAX_CHANNELS, "stride": 2}
 
 
@@ -34,7 +34,7 @@ def is_variable(value: Any) -> bool:
 
 
 def fill_template(template: Any, values: Mapping[str, Any]) -> Any:
-    """Return a template with every `$variable` replaced by its value."""
+    """Return a template with every `$variable` replaced with its value."""
     if isinstance(template, Mapping):
         return {key: fill_template(value, values) for key, value in template.items()}
     if isinstance(template, list):
@@ -55,7 +55,8 @@ def split_expansion(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[dict[st
             yield dict(row), "all"
             continue
         if len(expansion) != 2:
-            raise SpaceError(f"{expansion!r} is neither a value nor a pair [first block, other blocks]", "expansion")
+            raise SpaceError(f"{expansion!r} must be a value or a pair [first block, other blocks]", "expansion")
+        # The stride belongs to the first block
         first, rest = expansion
         yield {**row, "expansion": first}, "first"
         yield {**row, "expansion": rest, "stride": 1}, "rest"
@@ -73,7 +74,7 @@ def expand_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 def check_template(template: Any, part: str, variables: Mapping[str, Variable]) -> None:
     """Require a well-formed template whose variables exist and belong to its part.
 
-    What its rows mean is checked when a candidate's architecture is built.
+    The meaning of its rows is checked when a candidate's architecture is built.
 
     Args:
         template: a space's template, or None.
@@ -83,57 +84,58 @@ def check_template(template: Any, part: str, variables: Mapping[str, Variable]) 
     if template is None:
         return
     check_type(template, part, Mapping, "a mapping", SpaceError)
-    _check_references(template, part, part, variables)
+    for field, name in _references(template, part):
+        if name not in variables:
+            raise SpaceError(f"${name} is not a variable of the space", field)
+        if variables[name].part != part:
+            raise SpaceError(f"${name} belongs to the {variables[name].part}", field)
     if part == ARCHITECTURE:
-        try:
+        with error_context(part):
             _check_architecture(template, variables)
-        except SpaceError as error:
-            raise error.within(part) from None
 
 
-def _check_references(value: Any, field: str, part: str, variables: Mapping[str, Variable]) -> None:
-    """Require that every `$variable` in a template is a variable of the template's part."""
+def _references(value: Any, field: str) -> Iterator[tuple[str, str]]:
+    """Yield the field and the name of every `$variable` in a template."""
     if isinstance(value, Mapping):
         for key, item in value.items():
-            _check_references(item, f"{field}.{key}", part, variables)
+            yield from _references(item, f"{field}.{key}")
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            _check_references(item, f"{field}[{index}]", part, variables)
+            yield from _references(item, f"{field}[{index}]")
     elif is_variable(value):
-        if value[1:] not in variables:
-            raise SpaceError(f"{value} is not a variable of the space", field)
-        if variables[value[1:]].part != part:
-            raise SpaceError(f"{value} belongs to the {variables[value[1:]].part}", field)
+        yield field, value[1:]
 
 
 def _check_architecture(template: Mapping[str, Any], variables: Mapping[str, Variable]) -> None:
     check_keys(template, SpaceError, _TEMPLATE_KEYS, required=("resolution", "stages"))
     _check_values(template["resolution"], "resolution", MAX_RESOLUTION, variables)
     _check_values(template.get("resize", 1), "resize", 2 * MAX_RESOLUTION, variables)
-    check_type(template["stages"], "stages", list, "a list of stages", SpaceError)
-    if not template["stages"]:
-        raise SpaceError("is empty: a network needs at least one stage", "stages")
+    _check_list(template["stages"], "stages")
     for s, stage in enumerate(template["stages"]):
-        # a stage has no other keys than its rows
-        rows = stage.get("rows") if isinstance(stage, Mapping) and set(stage) == {"rows"} else None
-        if not isinstance(rows, list) or not rows:
-            raise SpaceError("is not a mapping with the key rows, a list of rows", f"stages[{s}]")
-        for r, row in enumerate(rows):
-            try:
-                _check_row(row, variables)
-            except SpaceError as error:
-                raise error.within(f"stages[{s}].rows[{r}]") from None
+        with error_context(f"stages[{s}]"):
+            # A stage has no keys other than its rows
+            check_type(stage, "", Mapping, "a mapping with the key rows", SpaceError)
+            check_keys(stage, SpaceError, ("rows",), required=("rows",))
+            _check_list(stage["rows"], "rows")
+            for r, row in enumerate(stage["rows"]):
+                with error_context(f"rows[{r}]"):
+                    _check_row(row, variables)
 
 
 def _check_row(row: Any, variables: Mapping[str, Variable]) -> None:
     check_type(row, "", Mapping, "a mapping such as {block: mbconv, kernel: 3, ...}", SpaceError)
     check_keys(row, SpaceError, _ROW_KEYS, required=("block", "channels"))
     list(split_expansion([row]))  # checks the expansion
+    for key, value in row.items():
+        if isinstance(value, (Mapping, list)) and key != "expansion":
+            raise SpaceError(f"{value!r} must be a single value", key)
     for key, limit in _ROW_LIMITS.items():
         _check_values(row.get(key, 1), key, limit, variables)
-    for key, value in row.items():
-        if isinstance(value, Mapping) or (isinstance(value, list) and key != "expansion"):
-            raise SpaceError(f"{value!r} is not a single value", key)
+
+
+def _check_list(value: Any, field: str) -> None:
+    if not isinstance(value, list) or not value:
+        raise SpaceError(f"{value!r} must be a list with at least one entry", field)
 
 
 def _check_values(value: Any, field: str, limit: int, variables: Mapping[str, Variable]) -> None:

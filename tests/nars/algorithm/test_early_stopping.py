@@ -9,7 +9,7 @@ from fbnetv3.nars.algorithm.early_stopping import rank_correlations, stopping_ep
 
 @pytest.fixture
 def curves():
-    """Learning curves whose noise fades, so that late epochs rank like the last."""
+    """Learning curves whose noise fades, so late epochs rank like the last."""
     rng = np.random.default_rng(0)
     final = rng.normal(size=(40, 1))
     return final + rng.normal(size=(40, 10)) * np.linspace(2, 0, 10)

@@ -12,7 +12,7 @@ from fbnetv3.nars.space.constraints import Constraint, ConstraintError, Constrai
 from fbnetv3.nars.space.search_space import Space, Variable, load_space
 from tests.nars.space.spaces import FBNETV3
 
-# 6561 candidates, few enough to enumerate.
+# 6561 candidates, few enough to enumerate
 SMALL = Space("macro", tuple(Variable(f"layer{i}", (0, 1, 2), True) for i in range(8)))
 ALL = np.stack(np.unravel_index(np.arange(3**8), SMALL.sizes), 1)
 QUICK = EvolutionSettings(inherited=10, random=50, top=30, offspring=10, perturbations=1)
@@ -200,5 +200,5 @@ def test_no_candidate_of_a_front_beats_another():
     ("name", "value"), [("random", 0), ("top", 1), ("offspring", 0), ("patience", 0), ("inherited", -1)]
 )
 def test_invalid_settings(name, value):
-    with pytest.raises(UsageError, match=f"evolution: {name} {value} is less than"):
+    with pytest.raises(UsageError, match=rf"evolution\.{name}: {value} must be at least"):
         EvolutionSettings(**{name: value})

@@ -1,4 +1,4 @@
-"""Searches resume after kills, signals and failures, and refuse the folder of another search."""
+"""Searches resume after kills, signals and failures, and refuse the folder of a different search."""
 
 import signal
 import subprocess
@@ -50,7 +50,7 @@ def test_a_search_killed_again_and_again_ends_like_an_uninterrupted_one(plain_se
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
         resume = ["--resume"]
         try:
-            # from the middle of the imports to the last round; after five kills it runs to the end
+            # From the middle of the imports to the last round; after five kills it runs to the end
             assert process.wait(rng.uniform(1.0, 8.0) if kills < 5 else None) == 0
         except subprocess.TimeoutExpired:
             process.kill()
@@ -126,7 +126,7 @@ def test_too_many_failures_stop_a_search_until_fixed(tmp_path):
     )
     assert "trial 1: the accuracy after epoch 1 is nan" in text
     assert "resume" in text
-    with pytest.raises(TrialStoreError, match="another evaluator"):
+    with pytest.raises(TrialStoreError, match="a different evaluator"):
         search(SPACE, evaluate, tmp_path / "out", **settings, resume=True)
     (tmp_path / "out" / "fixed").touch()
     result = search(SPACE, fails_until_fixed, tmp_path / "out", **settings, resume=True)
@@ -178,16 +178,16 @@ def test_a_failed_start_does_not_block_the_folder(tmp_path):
 
 
 def test_a_folder_with_a_search_is_not_overwritten(plain_search):
-    with pytest.raises(UsageError, match="already contains a search; resume it, or choose another folder"):
+    with pytest.raises(UsageError, match="already contains a search; resume it .*, or choose another folder"):
         search(SPACE, evaluate, plain_search.folder, **QUICK)
 
 
 def test_trials_of_another_search_are_refused(tmp_path):
     search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "rounds": 1})
-    with pytest.raises(TrialStoreError, match="another epochs: 6, not 9"):
+    with pytest.raises(TrialStoreError, match=r"a different epochs \(6, now 9\)"):
         search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "epochs": 9}, resume=True)
     other = space_from_dict({"name": "toy", "variables": {"x0": {"range": [0, 7]}}})
-    with pytest.raises(TrialStoreError, match=r"another space: .*toy"):
+    with pytest.raises(TrialStoreError, match=r"a different space .*toy"):
         search(other, evaluate, tmp_path / "out", **QUICK, resume=True)
 
 

@@ -103,7 +103,7 @@ def test_another_versions_database(store, tmp_path):
     connection = sqlite3.connect(tmp_path / TRIALS_FILE)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(TrialStoreError, match="has version 99, this program reads version 2"):
+    with pytest.raises(TrialStoreError, match="has schema version 99, but this fbnetv3 reads version 2"):
         TrialStore(tmp_path)
 
 

@@ -85,7 +85,7 @@ def test_unknown_resources(cluster, tmp_path):
 
 
 def test_more_resources_than_the_cluster_has(cluster, tmp_path):
-    with pytest.raises(UsageError, match="a trial needs 64 GPU, the cluster has 0"):
+    with pytest.raises(UsageError, match="a trial needs 64 GPU, but the cluster has 0"):
         open_for_tests(evaluate, tmp_path, "ray", resources={"num_gpus": 64}).__enter__()
     with open_for_tests(evaluate, tmp_path, "ray", workers=9) as executor:
         assert executor.slots == 2

@@ -66,7 +66,7 @@ def test_torchs_random_state_is_restored(space, constraints, pool):
 
 
 def test_fitting_again_forgets_what_was_fitted_before(space, pool):
-    """Each round trains on all trials from the pretrained encoder, so that a resumed search gives the same result."""
+    """Each round trains on all trials from the pretrained encoder, so a resumed search gives the same result."""
     predictor = AccuracyPredictor(space, FEW)
     predictor.fit(pool[100:150], np.arange(50.0))
     predictor.fit(pool[:40], smooth(space, pool[:40], ("lr", "mixup")))
@@ -118,7 +118,7 @@ def test_pure_noise_is_predicted_by_its_mean(space, pool):
 
 
 def test_failed_trainings_do_not_hide_differences_between_good_ones(space):
-    """A third of the trainings diverges; the accuracies of the others differ by a few points."""
+    """A third of the training runs diverge; the accuracies of the others differ by a few points."""
     candidates = np.random.default_rng(0).integers(0, space.sizes, (600, len(space)))
     value = dict(zip([v.name for v in space.variables], (candidates / np.maximum(space.sizes - 1, 1)).T, strict=True))
     good = 70 + 4 * (value["mixup"] + value["drop_rate"])
@@ -158,9 +158,9 @@ def test_equal_accuracies_are_learned(space, pool):
 @pytest.mark.parametrize(
     ("accuracies", "message"),
     [
-        ([1.0], "1 accuracies of 3 candidates"),
-        ([1.0, 2.0, float("nan")], "needs at least 2, all of them finite"),
-        ([1.0, 2.0, float("inf")], "needs at least 2, all of them finite"),
+        ([1.0], "got 1 accuracies for 3 candidates"),
+        ([1.0, 2.0, float("nan")], "pass one finite accuracy per candidate, at least 2"),
+        ([1.0, 2.0, float("inf")], "pass one finite accuracy per candidate, at least 2"),
     ],
 )
 def test_invalid_accuracies(space, pool, accuracies, message):
@@ -176,10 +176,10 @@ def test_scoring_before_training(space, pool):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ({}, "pretraining: there are no labels"),
-        ({"mine": np.zeros(3)}, r"label mine: needs 100 finite numbers, not float64 \(3,\)"),
-        ({"mine": np.full(100, np.nan)}, "label mine: needs 100 finite numbers"),
-        ({"mine": np.array(["a"] * 100)}, "label mine: needs 100 finite numbers, not <U1"),
+        ({}, "pretraining: labels is empty"),
+        ({"mine": np.zeros(3)}, r"label mine: must be 100 finite numbers, not float64 \(3,\)"),
+        ({"mine": np.full(100, np.nan)}, "label mine: must be 100 finite numbers"),
+        ({"mine": np.array(["a"] * 100)}, "label mine: must be 100 finite numbers, not <U1"),
     ],
 )
 def test_invalid_labels(space, pool, labels, message):
@@ -188,28 +188,28 @@ def test_invalid_labels(space, pool, labels, message):
 
 
 def test_pretraining_needs_architectures_and_enough_of_them(space, pool):
-    with pytest.raises(UsageError, match="has no variables of the architecture"):
+    with pytest.raises(UsageError, match="has no architecture variables"):
         AccuracyPredictor(space.subspace("recipe"), FEW).pretrain(
             pool[:100, space.variable_indices("recipe")], {"x": np.arange(100)}
         )
-    with pytest.raises(UsageError, match="a pool of 4, 0.2 of it held out, is too small"):
+    with pytest.raises(UsageError, match="a pool of 4 candidates with 20% held out is too small"):
         AccuracyPredictor(space, FEW).pretrain(pool[:4], {"x": np.arange(4)})
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"width": 0}, "width 0 is not a number of at least 1"),
-        ({"pretrain_batch": 0}, "pretrain_batch 0 is not a number of at least 1"),
-        ({"batch": 0}, "batch 0 is not a number of at least 1"),
-        ({"max_steps": 0}, "max_steps 0 is not a number of at least 1"),
-        ({"pretrain_epochs": -1}, "pretrain_epochs -1 is not a number of at least 0"),
-        ({"lr": -1.0}, "lr -1.0 is not a number of at least 0"),
-        ({"finetune_lr": float("nan")}, "finetune_lr nan is not a number of at least 0"),
-        ({"members": 2}, "members 2 is not a number of at least 4"),
-        ({"members": 5}, "members 5 is not even"),
+        ({"width": 0}, "width: 0 must be at least 1"),
+        ({"pretrain_batch": 0}, "pretrain_batch: 0 must be at least 1"),
+        ({"batch": 0}, "batch: 0 must be at least 1"),
+        ({"max_steps": 0}, "max_steps: 0 must be at least 1"),
+        ({"pretrain_epochs": -1}, "pretrain_epochs: -1 must be at least 0"),
+        ({"lr": -1.0}, "lr: -1.0 must be at least 0"),
+        ({"finetune_lr": float("nan")}, "finetune_lr: nan must be at least 0"),
+        ({"members": 2}, "members: 2 must be at least 4"),
+        ({"members": 5}, "members: 5 must be even"),
     ],
 )
 def test_invalid_settings(settings, message):
-    with pytest.raises(UsageError, match=f"predictor: {message}"):
+    with pytest.raises(UsageError, match=rf"predictor\.{message}"):
         PredictorSettings(**settings)

@@ -17,7 +17,7 @@ def test_values_are_standardized_and_the_inverse_gives_the_accuracies():
 
 
 def test_failed_trainings_are_close_to_the_others():
-    """The median is 70.5 and the 90th percentile 72.2, so that accuracies below 68.8 count logarithmically."""
+    """The median is 70.5 and the 90th percentile 72.2, so accuracies below 68.8 count logarithmically."""
     values = AccuracyTransform.fit(ACCURACIES).transform(ACCURACIES)
     assert values[1] - values[0] < values[-1] - values[3]
 

@@ -14,7 +14,7 @@ RECORDED = ROOT / "docs" / "searches" / "cifar10_small.sqlite"
 
 
 def test_a_recorded_search_is_reproduced_within_one_percent():
-    """60 trainings, one and two at a time: each round, and each segment of an interrupted one."""
+    """60 training runs, one and two at a time: each round, and each segment of an interrupted one."""
     segments = replay(read_search(RECORDED).trials)
     assert [(segment.round, len(segment.trials), segment.workers) for segment in segments] == [
         (0, 20, 1),

@@ -196,7 +196,7 @@ def test_simulated_rounds_are_those_of_the_search(seed, tmp_path):
     noise = np.random.default_rng(seed).normal(0, 100, (36, 5))
 
     def curve(number):
-        # noise before epoch 6; from then on the ranking is that of the last epoch
+        # Noise before epoch 6; from then on the ranking is that of the last epoch
         return (*noise[number], *(float(number + epoch) for epoch in range(5)))
 
     settings = SearchSettings(epochs=10, rounds=3, batch=12, pool=40, retries=1, max_failures=36)
@@ -225,9 +225,9 @@ def test_simulated_rounds_are_those_of_the_search(seed, tmp_path):
         (lambda: Workload(((1.0,),), 5, 6), r"stopping_epoch: 6 must be in \[1, 5\]"),
         (lambda: Cluster(0), "gpus: 0 must be at least 1"),
         (lambda: Cluster(4, 8), r"gpus_per_trial: 8 must be in \[1, 4\]"),
-        (lambda: Cluster(4, scaling=1.5), r"scaling: 1.5 is not in \(0, 1\]"),
+        (lambda: Cluster(4, scaling=1.5), r"scaling: 1.5 must be in \(0, 1\]"),
         (lambda: Cluster(4, failure_rate=-1.0), "failure_rate: -1.0 must be at least 0"),
-        (lambda: Cluster(4, stragglers=float("nan")), "stragglers: nan is not"),
+        (lambda: Cluster(4, stragglers=float("nan")), "stragglers: nan must be"),
         (lambda: simulate(random_workload(), Cluster(4), retries=-1), "retries: -1 must be at least 0"),
         (lambda: simulate(random_workload(), Cluster(4), max_in_flight=0), "max_in_flight: 0 must be at least 1"),
     ],

@@ -7,7 +7,7 @@ from fbnetv3.arch import configs_folder
 FBNETV3 = configs_folder() / "nars" / "spaces" / "fbnetv3.yaml"
 CIFAR = FBNETV3.parent / "cifar10_small.yaml"
 
-# Without networks, with a variable of each kind.
+# Without networks, with a variable of each kind
 SMALL = {
     "name": "small",
     "variables": {
@@ -18,7 +18,7 @@ SMALL = {
     },
 }
 
-# Each field of a row is a variable somewhere, and a part of the candidates is invalid.
+# Each field of a row is a variable somewhere, and a part of the candidates is invalid
 IRREGULAR = {
     "name": "irregular",
     "variables": {
@@ -65,7 +65,7 @@ IRREGULAR = {
     },
 }
 
-# The block itself is a variable; two pooling blocks in sequence (n is 2) are invalid.
+# The block itself is a variable; two pooling blocks in sequence (n is 2) are invalid
 BLOCKS = {
     "name": "blocks",
     "variables": {

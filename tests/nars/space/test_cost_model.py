@@ -72,7 +72,7 @@ def test_speed(space):
 
 
 def test_a_space_without_networks():
-    with pytest.raises(SpaceError, match="architecture: the space has no template"):
+    with pytest.raises(SpaceError, match="architecture: missing: this space has no architecture template"):
         CostModel(space_from_dict(SMALL))
 
 
@@ -116,7 +116,7 @@ def test_costs_of_stages_equal_those_of_the_architecture(space):
 
 
 def test_costs_do_not_depend_on_earlier_candidates(space):
-    """Sides of feature maps are numbered anew for each batch; table entries must not pass from one to another."""
+    """Sides of feature maps are renumbered for each batch; table entries must not carry over."""
     candidates = random_candidates(space, 60)
     model = CostModel(space)
     expected = model(candidates)["macs"]

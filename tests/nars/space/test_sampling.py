@@ -73,7 +73,7 @@ def test_narrow_constraints(space):
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_an_empty_pool(space, count):
-    with pytest.raises(UsageError, match="needs at least 1"):
+    with pytest.raises(UsageError, match="must be at least 1"):
         sample_pool(Constraints(space), count)
 
 
