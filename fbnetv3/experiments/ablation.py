@@ -116,6 +116,7 @@ def _parse_ablation(data: Mapping[str, Any], folder: Path) -> Ablation:
     check_choice(data.get("x", ""), "x", ("", "macs"), AblationError)
     rows = _parse_layers(data["rows"], "rows", folder)
     columns = _parse_layers(data["columns"], "columns", folder)
+    # LINE and TEACHER are taken out: the remaining keys are config keys
     lines = {name: str(row.pop(_LINE)) for name, row in rows.items() if _LINE in row}
     return Ablation(
         title=data["title"],
@@ -168,6 +169,7 @@ def _pop_teachers(rows: Mapping[str, dict[str, Any]], columns: Mapping[str, dict
     for name, teacher in teachers.items():
         field = f"columns.{name}.{_TEACHER}"
         check_choice(teacher, field, columns, AblationError)
+        # One level only, so that all teachers can be trained first
         if teacher in teachers:
             raise AblationError(f"{teacher!r} itself has a teacher; name a column without TEACHER", field)
     return teachers
@@ -175,6 +177,7 @@ def _pop_teachers(rows: Mapping[str, dict[str, Any]], columns: Mapping[str, dict
 
 def grid_cells(ablation: Ablation) -> list[Cell]:
     """List the cells in training order: seed by seed, teachers before their students."""
+    # False sorts before True: columns without a teacher come first
     columns = sorted(ablation.columns, key=lambda name: name in ablation.teachers)
     return [Cell(row, column, seed) for seed in ablation.seeds for row in ablation.rows for column in columns]
 
@@ -240,6 +243,7 @@ def run_ablation(ablation: Ablation, overrides: Sequence[str] = ()) -> Iterator[
     for number, (cell, cfg) in enumerate(zip(cells, configs, strict=True), 1):
         logger.info("%d/%d: %s, %s, seed %d", number, len(cells), cell.row, cell.column, cell.seed)
         run = train_classifier(cfg, resume=True)
+        # Prefer the averaged weights' accuracy if EMA is enabled
         top1 = run.metrics.get("ema_top1", run.metrics["top1"])
         yield CellResult(cell.row, cell.column, cell.seed, top1, _count_macs(cfg, run.num_classes))
 

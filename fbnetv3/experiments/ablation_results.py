@@ -41,6 +41,7 @@ def summarize_results(results: Sequence[CellResult]) -> dict[tuple[str, str], Ce
 def results_table(ablation: Ablation, results: Sequence[CellResult]) -> str:
     """Format the results as a Markdown table."""
     summaries = summarize_results(results)
+    # Columns of the table; cells without a result stay empty
     table = {"": list(ablation.rows)}
     if ablation.x:
         macs = {result.row: f"{result.macs / 1e6:,.1f} M" for result in results}
@@ -85,11 +86,13 @@ def _draw_figure(ablation: Ablation, results: Sequence[CellResult]) -> Any:
 
 def _draw_over_macs(axes: Any, ablation: Ablation, results: Sequence[CellResult]) -> None:
     """Draw one line per column, and one per line named by rows."""
+    # Collect the points of each line
     macs = {result.row: result.macs / 1e6 for result in results}
     lines: dict[str, list[tuple[float, CellSummary, str]]] = {}
     for (row, column), summary in summarize_results(results).items():
         line = ablation.lines.get(row, column)
         lines.setdefault(line, []).append((macs[row], summary, row))
+    # Draw each line from left to right, with the rows' names at its points
     for line, points in lines.items():
         points.sort(key=lambda point: point[0])
         x = [macs for macs, _, _ in points]
@@ -107,6 +110,7 @@ def _draw_side_by_side(axes: Any, ablation: Ablation, results: Sequence[CellResu
     rows = list(ablation.rows)
     num_columns = len(ablation.columns)
     for index, column in enumerate(ablation.columns):
+        # Spread the columns evenly around the row's tick
         offset = (index - (num_columns - 1) / 2) * 0.6 / num_columns
         cells = [(i, summaries[row, column]) for i, row in enumerate(rows) if (row, column) in summaries]
         axes.errorbar(

@@ -77,7 +77,7 @@ def test_paths_may_be_relative_to_the_ablation_file(file, tmp_path):
 
 
 def test_rows_and_columns_take_precedence_over_overrides_for_all_cells(file, tmp_path):
-    """Including the values of a column's recipe."""
+    """This includes the values of a column's recipe."""
     (tmp_path / "recipe.yaml").write_text("{optimizer: sgd, lr: 0.02, ema: true}")
     change(file, "  EMA: {EMA.ENABLED: true}", "  EMA: {RECIPE: recipe.yaml, SOLVER.WEIGHT_DECAY: 0.5}")
     cfg = cell_config(load_ablation(file), Cell("digits", "EMA", 0), ["SOLVER.LR", "9", "EMA.ENABLED", "False"])
@@ -93,8 +93,8 @@ def test_rows_and_columns_take_precedence_over_overrides_for_all_cells(file, tmp
         ("seeds: [0, 1]", "seeds: []", "seeds: .* is empty or repeats a seed"),
         ("seeds: [0, 1]", "seeds: [0, true]", r"seeds\[1\]: True must be an integer"),
         ("seeds: [0, 1]", "seeds: [1, 1]", "seeds: .* is empty or repeats a seed"),
-        ("  digits: {}", "", "rows: is not a mapping of names"),
-        ("  digits: {}", "  digits: [1]", r"rows\.digits: .* is not a mapping of config keys"),
+        ("  digits: {}", "", "rows: must be a mapping of names"),
+        ("  digits: {}", "  digits: [1]", r"rows\.digits: .* must be a mapping of config keys"),
         ("TEACHER: EMA", "TEACHER: ema", r"columns\.student\.TEACHER: 'ema' must be one of student, EMA"),
         ("TEACHER: EMA", "TEACHER: student", r"columns\.student\.TEACHER: 'student' itself has a teacher"),
         ("  digits: {}", "  digits: {TEACHER: EMA}", r"rows\.digits\.TEACHER: only columns"),

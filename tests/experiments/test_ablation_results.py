@@ -37,8 +37,8 @@ def test_the_table_has_means_and_deviations(make_ablation):
     lines = results_table(make_ablation(["small", "large"], ["a", "b"]), RESULTS).splitlines()
     assert lines[0] == "Two networks: top-1, mean and standard deviation over 2 seeds"
     assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:]] == [
-        ["small", "91.00 % ± 1.41", ""],
-        ["large", "95.00 %", ""],
+        ["small", "91.00% ± 1.41", ""],
+        ["large", "95.00%", ""],
     ]
 
 

@@ -1,4 +1,4 @@
-"""A trainer of a tiny network on a tiny dataset."""
+"""A trainer for a tiny network on a tiny dataset."""
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ def make_trainer(hooks=(), epochs=4, lr=0.5, seed=0, dropout=0.3, ema=None, **ar
 
 
 def make_checkpointing(folder, keep=3, epochs=1, steps=0):
-    """Build the hook that writes to the run folder `folder`, which is created."""
+    """Create the run folder `folder` and build the hook that writes checkpoints to it."""
     run_folder = RunFolder(folder)
     run_folder.checkpoints.mkdir(parents=True, exist_ok=True)
     return Checkpointing(run_folder, keep=keep, epochs=epochs, steps=steps, metadata={})

@@ -1,4 +1,4 @@
-"""Trainings called from Python, as a search calls them."""
+"""Training runs started from Python, as a search starts them."""
 
 import logging
 

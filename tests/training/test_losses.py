@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 
 
 class Constant(nn.Module):
-    """Returns the same logits for every image; remembers the size of its input."""
+    """Returns the same logits for every image, and records the size of its input."""
 
     def __init__(self, logits):
         super().__init__()

@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_weights():
 
 
 def test_ctrl_c_ends_a_run_even_from_a_destructor():
-    """Python drops exceptions there; the run must stop all the same."""
+    """Python drops exceptions raised in a destructor, but the run must still stop."""
 
     class RaisesInDestructor:
         def __del__(self):
@@ -157,7 +157,7 @@ def test_hooks_are_closed_if_the_run_fails():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", [1, 6, 8, "evaluation"])
 def test_an_interrupted_run_saves_itself_and_ends_with_the_same_weights(tmp_path, number, moment):
-    """Between two steps, at the end of an epoch, during an evaluation."""
+    """The interrupt comes between two steps, at the end of an epoch, or during an evaluation."""
 
     class Interrupting(Hook):
         def after_step(self, trainer):
@@ -223,7 +223,7 @@ LONG = {"mixup": v2.MixUp(alpha=0.2, num_classes=2), "ema": 0.9, "epochs": 300}
 
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
-    """SIGKILL, 50 times."""
+    """The run is killed 50 times."""
     script = "import sys; from pathlib import Path; from tests.training.test_trainer import run_with_kills; "
     script += "print(run_with_kills(Path(sys.argv[1])))"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}

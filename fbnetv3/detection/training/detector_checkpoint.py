@@ -121,8 +121,8 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
             The other contents of the checkpoint.
 
         Raises:
-            WeightsError: the file is missing or corrupt, is a classifier's, or has a different architecture or number of
-                classes.
+            WeightsError: the file is missing or corrupt, is a classifier's, or has a different architecture or number
+                of classes.
         """
         # Without optimizer state, no run resumes from the file: its averaged weights are better
         self._prefer_ema = not (self.checkpointables if checkpointables is None else checkpointables)

@@ -50,7 +50,7 @@ def test_raw_weights_are_loaded_without_averages(model, tmp_path, empty):
 
 
 def test_training_resumes_from_the_raw_weights(small_cfg, tmp_path):
-    """And restores the optimizer."""
+    """Resuming also restores the optimizer."""
     model = build_model(small_cfg)
     raw, ema = shifted(model, 1), shifted(model, 2)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -81,7 +81,7 @@ def test_detectors_with_fpn_are_read_back(name, tmp_path):
 
 
 def test_released_names_of_the_trunk_of_an_fpn(tmp_path):
-    """There the trunk is `bottom_up`, without `body`."""
+    """Its trunk is named `bottom_up`, without `body`."""
     cfg = small_config("faster_rcnn_fbnetv3_g_FPN")
     cfg.MODEL.FBNETV3.ARCH = "fbnetv3_a_det"
     model = build_model(cfg)
@@ -165,7 +165,7 @@ def test_a_detector_on_another_backbone(model, tmp_path):
 
 @pytest.mark.parametrize(("saved_blocks", "model_blocks", "message"), [(1, 3, "lacks"), (3, 1, "has")])
 def test_an_rpn_head_of_another_length(saved_blocks, model_blocks, message, small_cfg, tmp_path):
-    """Neither partly random nor truncated heads are accepted."""
+    """Heads that would be partly random or truncated are refused."""
     small_cfg.MODEL.FBNETV3.RPN_BLOCKS = saved_blocks
     torch.save({"model": build_model(small_cfg).state_dict()}, tmp_path / "x.pth")
     small_cfg.MODEL.FBNETV3.RPN_BLOCKS = model_blocks

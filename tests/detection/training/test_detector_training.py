@@ -19,7 +19,7 @@ from fbnetv3.training.processes.distributed import SINGLE_PROCESS
 from fbnetv3.training.run_state.fingerprint import DETECTOR_IGNORED_KEYS, config_fingerprint
 from fbnetv3.utils.nested_keys import flatten
 
-# Long enough to detect something on the training images.
+# Long enough to detect something on the training images
 LONGER = ["SOLVER.IMS_PER_BATCH", "4", "INPUT.MIN_SIZE_TRAIN", "(80,)", "INPUT.RANDOM_FLIP", "none"]
 LONGER += ["SOLVER.MAX_ITER", "50", "SOLVER.WARMUP_ITERS", "5", "SOLVER.BASE_LR", "0.005", "MODEL_EMA.DECAY", "0.8"]
 LONGER += ["SOLVER.CHECKPOINT_PERIOD", "1000", "INPUT.MIN_SIZE_TEST", "80", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
@@ -135,7 +135,7 @@ def test_the_average_includes_every_step(train, tmp_path):
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(train, uninterrupted, copied_run):
-    """Weights, average, optimizer and schedule, bit for bit; so images, their sizes and flips are the same too."""
+    """Weights, average, optimizer and schedule are equal bit for bit, so the images, their sizes and flips are too."""
     newest = copied_run / "checkpoints/step_00000004.pth"
     newest.write_bytes(newest.read_bytes()[:1000])
     ran = train("--resume")
@@ -172,7 +172,7 @@ def test_a_run_can_be_resumed_after_a_signal(train, uninterrupted, tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(detection_loaders.SeededDataset, "__getitem__", interrupted_read)
         ran = train()
-    assert (ran.code, ran.err) == (code, f"{word}; add --resume to continue from the last checkpoint\n")
+    assert (ran.code, ran.err) == (code, f"{word}; add --resume to continue from the newest checkpoint\n")
     assert not (tmp_path / "run/model_final.pth").exists()
     assert checkpoint(tmp_path / "run", 3)["iteration"] == 2
     assert train("--resume").code == 0

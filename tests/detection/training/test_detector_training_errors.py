@@ -119,7 +119,7 @@ def test_classifier_weights_belong_in_another_key(fails, tmp_path):
         (["MODEL.META_ARCHITECTURE", "GeneralRCNN"], "did you mean GeneralizedRCNN"),
         (["MODEL.BACKBONE.NAME", "build_fbnetv3"], "did you mean build_fbnetv3_backbone"),
         (["SOLVER.LR_SCHEDULER_NAME", "WarmupCosine"], "did you mean WarmupCosineLR"),
-        (["--num-gpus", "0"], "--num-gpus 0 must be at least 1"),
+        (["--num-gpus", "0"], "--num-gpus: 0 must be at least 1"),
         (["--eval-only"], "no weights to evaluate"),
     ],
 )

@@ -29,7 +29,7 @@ def results(digits_config, tmp_path_factory):
 
 @pytest.mark.parametrize("case", ["empty", "uneven"])
 def test_batchnorm_over_unequal_batches_is_that_of_one_process(results, case):
-    """A process may have no proposals at all."""
+    """A process may have no proposals."""
     sizes = {"empty": (5, 0), "uneven": (2, 3)}[case]
     norm = nn.BatchNorm2d(3).train()
     nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
@@ -78,7 +78,7 @@ def test_a_non_finite_loss_in_one_process_ends_both_and_names_its_image(results)
 
 @pytest.mark.parametrize("groups", [None, [0, 1, 1, 0, 1, 0, 0]])
 def test_steps_are_the_same_for_any_number_of_processes(groups):
-    """And from any start; a step has images of one group."""
+    """The steps are the same from any start, and each has images of one group only."""
 
     def stream():
         while True:

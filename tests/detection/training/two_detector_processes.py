@@ -16,7 +16,7 @@ from fbnetv3.training.processes.distributed import process_group
 
 
 def sync_norm(batches_by_rank):
-    """Return outputs, gradients and statistics of BatchNorm over the batches of both processes."""
+    """Return BatchNorm's outputs, gradients and statistics over the batches of both processes."""
     module = CpuSyncBatchNorm2d(3).train()
     nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(1))
     with process_group("cpu") as group:

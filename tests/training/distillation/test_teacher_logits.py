@@ -1,4 +1,4 @@
-"""Cached teacher logits: the same loss as with the teacher itself; complete or refused; continued when interrupted."""
+"""Cached teacher logits: same loss as with the teacher itself, refused if incomplete, resumed if interrupted."""
 
 import pickle
 import shutil
@@ -45,7 +45,7 @@ def cache(tmp_path_factory):
 
 @pytest.mark.parametrize("epoch", [0, 1, 2, 5])
 def test_targets_give_the_loss_of_the_teacher_itself(cache, epoch):
-    """In every epoch, on exactly the images that the student sees."""
+    """The cached logits equal the teacher's in every epoch, on exactly the images that the student sees."""
     cfg = make_config(cache[0])
     loader = make_train_loader(cfg)
     loader.sampler.epoch = epoch
@@ -75,7 +75,7 @@ def test_a_student_learns_from_the_cache(cache, tmp_path):
 
 
 def test_an_interrupted_cache_is_continued(cache, tmp_path, monkeypatch):
-    """The teacher sees only what is missing, and the cache is the same in the end."""
+    """The teacher sees only the missing images, and the cache is the same in the end."""
     cfg = make_config(tmp_path)
     positions_seen = []
     write = TeacherLogitFiles.write
@@ -133,7 +133,7 @@ def test_corrupt_logits(cache, tmp_path, content):
 
 
 def test_logits_of_other_images_or_of_another_teacher(cache, tmp_path, monkeypatch):
-    """The number of images and the path of the weights are the same."""
+    """The number of images and the path of the weights stay the same; the contents differ."""
     image_name = ArrayDataset.image_name
     monkeypatch.setattr(ArrayDataset, "image_name", lambda s, i: "other" if i == 7 else image_name(s, i))
     with pytest.raises(UsageError, match="for a different SHA-256 of the image names"):

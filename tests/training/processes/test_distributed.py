@@ -1,4 +1,4 @@
-"""Two processes on this machine's CPU: the same results as one, and an end when one of them ends."""
+"""Two processes on this machine's CPU: they give the same results as one, and both end if one fails."""
 
 import os
 import re
@@ -25,7 +25,7 @@ TRAIN = [*map(str, TRAIN), "SOLVER.BATCH_SIZE", "128", "SOLVER.WARMUP_EPOCHS", "
 
 
 def torchrun(*arguments):
-    """Start a job of two processes, whose output is one stream."""
+    """Start a job of two processes that write to one output stream."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([*command, *map(str, arguments)], cwd=ROOT, env=ENVIRONMENT, **pipes)
@@ -125,7 +125,7 @@ linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads p
 
 @linux
 def test_an_elastic_job_resumes_after_a_process_was_killed(tmp_path):
-    """With --max-restarts and --resume it restarts by itself and completes the run."""
+    """With --max-restarts and --resume, torchrun restarts the job, which completes the run."""
     run = [*TRAIN, "SOLVER.EPOCHS", "4", "CHECKPOINT.STEPS", "2", "OUTPUT_DIR"]
     job = torchrun("--max-restarts", "1", *run, tmp_path / "run", "--resume")
     pids = worker_pids(job, 2)
@@ -139,7 +139,7 @@ def test_an_elastic_job_resumes_after_a_process_was_killed(tmp_path):
 
 
 def start_rank(rank, port, *arguments):
-    """Start one of two processes as a scheduler would, without torchrun."""
+    """Start one of two processes without torchrun, as a scheduler would."""
     variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     environment = {**ENVIRONMENT, **{name: str(value) for name, value in variables.items()}}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

@@ -89,7 +89,7 @@ def test_wrong_calls(monkeypatch):
 
 
 def test_an_error_is_written_at_once(monkeypatch):
-    """Otherwise the errors of several processes would be mixed within a line."""
+    """Otherwise the errors of several processes could be interleaved within a line."""
 
     class Writes(list):
         write, flush = list.append, lambda self: None

@@ -25,7 +25,7 @@ TRANSFORM = Preprocessing(32, 32, (0.5,), (0.5,)).transform()
 
 
 class DigitsWithCorruptImages:
-    """The first digits of a split, some of which cannot be read."""
+    """The first digits of a split, some of which are corrupt."""
 
     def __init__(self, split, length, corrupt_indices=()):
         self.digits = build_dataset("digits", "", split)
@@ -109,7 +109,7 @@ def train(group, folder):
 
 
 def accumulate(group, folder):
-    """Train with each step in three parts, without BatchNorm, which would see other parts in each process."""
+    """Train with each step in three parts, without BatchNorm, which would see different parts in each process."""
     recorder = GradientRecorder()
     dataset = DigitsWithCorruptImages("train", 67, corrupt_indices=(3, 4, 30))
     counter = CorruptImageCounter(3)
@@ -139,7 +139,7 @@ def diverge(group, folder):
 
 
 def interrupt(group, folder):
-    """Interrupt a run by SIGTERM to one process, then resume it; return the weights of it and of another run."""
+    """Interrupt a run with SIGTERM to one process, resume it, and return its weights and an uninterrupted run's."""
 
     class Interrupting(Hook):
         def after_step(self, trainer):

@@ -1,4 +1,4 @@
-"""Checkpoints: which are kept, which one a run resumes from, corrupt files and full disks."""
+"""Checkpoints: which ones are kept, which one a run resumes from, corrupt files, and full disks."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def test_diverged_weights_are_not_saved(tmp_path):
 
 
 def test_checkpoints_of_later_steps_are_deleted(tmp_path):
-    """They are corrupt, so that the run resumed from an earlier one."""
+    """They are corrupt, so the run resumed from an earlier one."""
     checkpoints = Checkpoints(tmp_path, keep=1)
     for step in (5, 9):
         (tmp_path / f"step_{step:08d}.pth").write_bytes(b"corrupt")
@@ -136,7 +136,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
 
 
 def test_a_full_disk(tmp_path):
-    """Simulated by a limit of 100 kB on file sizes: one line, and the older checkpoint is kept."""
+    """A limit on file sizes simulates a full disk: the error is one line, and the older checkpoint is kept."""
     script = """
 import resource, signal, sys, torch
 from pathlib import Path
