@@ -19,7 +19,7 @@ from fbnetv3.modeling.torchvision_models import count_torchvision_macs
 from fbnetv3.training.builders import build_arch, preprocessing_from_config
 from fbnetv3.training.classifier_training import train_classifier
 from fbnetv3.training.run_state.run_folder import RunFolder
-from fbnetv3.utils.checks import check_choice, check_int, check_keys, check_type
+from fbnetv3.utils.checks import check_choice, check_int, check_keys, check_type, error_context
 from fbnetv3.utils.nested_keys import flatten, parse_pairs
 from fbnetv3.utils.yaml_files import read_mapping, resolve_beside
 
@@ -103,11 +103,9 @@ def load_ablation(path: str | os.PathLike) -> Ablation:
         AblationError: names the file and the field.
     """
     data = read_mapping(path, AblationError, _KEYS)
-    try:
+    with error_context(file=str(path)):
         check_keys(data, AblationError, _KEYS, required=_REQUIRED_KEYS)
         return _parse_ablation(data, Path(path).resolve().parent)
-    except AblationError as error:
-        raise error.in_file(str(path)) from None
 
 
 def _parse_ablation(data: Mapping[str, Any], folder: Path) -> Ablation:

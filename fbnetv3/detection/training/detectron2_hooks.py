@@ -74,6 +74,7 @@ class _LossCheck(_TrainerBase):
         step = self.iter + 1
         lr = self.optimizer.param_groups[0]["lr"]
         names = [image["file_name"] for image in images]
+        # The weights before the optimizer step, the same in all processes
         if self.group.is_rank_0:
             model = self.model.module if self.group.size > 1 else self.model
             dump = {"step": step, "lr": lr, "loss": loss, "names": names, "model": model.state_dict()}
