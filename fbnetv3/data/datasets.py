@@ -96,6 +96,7 @@ class FolderDataset(ImageFolder):
         try:
             super().__init__(str(folder), loader=read_encoded_image, is_valid_file=is_image_file)
         except FileNotFoundError as error:
+            # Tell which class folders have no images
             class_folders = sorted(path for path in folder.iterdir() if path.is_dir())
             empty = [path.name for path in class_folders if not find_image_files(path)]
             problem = f"no image in the class folder {first_few(empty)}" if empty else "no class folder in it"
@@ -139,7 +140,9 @@ def imagefolder(root: str, split: str) -> FolderDataset:
     if not root:
         raise UsageError("DATA.ROOT is not set: set it to the folder that contains train/ and val/")
     folders = [Path(root).expanduser() / name for name in _SPLIT_FOLDERS[split]]
-    return FolderDataset(next((folder for folder in folders if folder.is_dir()), folders[0]))
+    # If none exists, the error names the first
+    existing = [folder for folder in folders if folder.is_dir()]
+    return FolderDataset(existing[0] if existing else folders[0])
 
 
 @DATASETS.register(name="imagelist")
@@ -179,6 +182,7 @@ def digits(root: str, split: str) -> ArrayDataset:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
+    # Scale gray levels from [0, 16] to [0, 255]
     data = load_digits()
     images = np.round(data.images * (255 / 16)).astype(np.uint8)
     train_indices, val_indices = train_test_split(

@@ -76,8 +76,8 @@ class TransformedDataset(Dataset):
         dataset: the images.
         transform: maps an image to a tensor.
         seed: seed of the transform's randomness.
-        views: number of different augmentations of an image, repeated in turn epoch by epoch; 0 for a new one in
-            each epoch.
+        views: number of different augmentations of an image, which alternate from epoch to epoch; 0 for a new one
+            in each epoch.
         target: makes the target; default: the class index.
     """
 

@@ -127,7 +127,7 @@ class ShardDataset:
 
 
 def open_shards(root: str, split: str) -> ShardDataset:
-    """Open the shards of a split: `root/train/*.tar` or `root/*train*.tar`, and likewise for val.
+    """Open the shards of a split: `root/train/*.tar` or `root/*train*.tar`; for val with "val" or "test".
 
     `root/classes.txt` may name the classes, one per line.
 
@@ -220,6 +220,7 @@ def _read_index(shard: Path) -> ShardIndex:
         raise DataError(f"{shard}: is not a complete shard of images ({one_line(error, 120)})") from None
     if not images:
         raise DataError(f"{shard}: has no images; expected webdataset's name.jpg and name.cls")
+    # Every image needs a class
     for key, member in images.items():
         if targets.get(key, -1) < 0:
             raise DataError(f"{shard}: {member.name} has no class, which should be in a .cls file of the same name")

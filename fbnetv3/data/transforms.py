@@ -126,6 +126,7 @@ def train_transform(
     if flip:
         steps.append(v2.RandomHorizontalFlip())
     steps.append(make_augmentation(preprocessing=preprocessing))
+    # Fill with the mean, which normalization maps to 0
     if random_erasing:
         fill = [round(255 * m) for m in preprocessing.mean]
         steps.append(v2.RandomErasing(random_erasing, value=fill))
@@ -192,7 +193,8 @@ def crop_and_resize(image: AnyImage, box: Box, size: tuple[int, int], channels: 
     if isinstance(image, EncodedImage):
         full_width, full_height = image.size
         pixels = image.decode(channels, downscale=min(height / size[0], width / size[1]))
-        if pixels.shape[-1] != full_width:  # decoded at a smaller scale: scale the box likewise
+        # Scale the box if the image was decoded at a smaller scale
+        if pixels.shape[-1] != full_width:
             scale_x = pixels.shape[-1] / full_width
             scale_y = pixels.shape[-2] / full_height
             first_column = round(first_column * scale_x)

@@ -106,11 +106,13 @@ class MBConv(nn.Module):
 
     def __init__(self, spec: MBConvSpec, norm_layer: NormLayer = BatchNorm, drop_path: float = 0.0) -> None:
         super().__init__()
+        # 1x1 expand
         mid = spec.mid_channels
         self.expand: nn.Module = nn.Identity()
         if spec.has_expand:
             self.expand = conv_unit(spec.in_channels, mid, norm_layer=norm_layer, act=spec.act)
 
+        # k x k depthwise
         self.depthwise = conv_unit(
             mid,
             mid,

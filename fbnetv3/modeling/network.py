@@ -72,6 +72,7 @@ class Features(Trunk):
         drop_path_rate: float = 0.0,
         norm_layer: Callable[..., nn.Module] = BatchNorm,
     ) -> None:
+        # The last block and the stride of each map
         taps = feature_blocks(arch)
         if not taps:
             raise UsageError(f"{arch.name} has no blocks before its pooling block, so it has no feature maps to return")

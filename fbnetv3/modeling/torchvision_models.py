@@ -44,7 +44,8 @@ class TorchvisionArch:
     """Short side before the center crop in pixels."""
 
     def __post_init__(self) -> None:
-        names = [f"{TORCHVISION_PREFIX}{name}" for name in torchvision.models.list_models(module=torchvision.models)]
+        models = torchvision.models.list_models(module=torchvision.models)
+        names = [f"{TORCHVISION_PREFIX}{name}" for name in models]
         if self.name not in names:
             raise UnknownNameError(f"unknown network '{self.name}': {suggest(self.name, names)}")
 
@@ -141,6 +142,7 @@ def load_torchvision_weights(model: nn.Module, state_dict: Mapping[str, Tensor],
     Raises:
         WeightsError: the weights do not fit.
     """
+    # Rename DenseNet's tensors, then keep the network's own head if the classes differ
     expected = model.state_dict()
     weights = {_DENSENET_NAME.sub(r"\1\2", key): value for key, value in state_dict.items()}
     head = _head_of_other_classes(weights, expected)
@@ -156,6 +158,7 @@ def load_torchvision_weights(model: nn.Module, state_dict: Mapping[str, Tensor],
 
 def _head_of_other_classes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     """Return the names of the last layer's tensors if they differ from the network's only in the number of classes."""
+    # Only the first dimension, the classes, of one layer's weight and bias may differ
     shapes = {key: value.shape for key, value in weights.items()}
     different = [key for key in weights if key in expected and shapes[key] != expected[key].shape]
     only_classes_differ = all(shapes[key][1:] == expected[key].shape[1:] for key in different)

@@ -88,11 +88,13 @@ def mobile_vision_names(arch: ArchDef) -> dict[str, str]:
     for block in arch.blocks():
         old = f"backbone.stages.xif{block.stage}_{block.index}"
         new = f"backbone.stages.{block.name}"
+        # The stem, inverted residuals, and the pooling block
         if block.kind == "conv":
             names |= _unit_names(f"{old}.conv", f"{old}.bn", new, bias=True)
         elif block.kind == "mbconv":
             for old_unit, new_unit in (("pw", "expand"), ("dw", "depthwise"), ("pwl", "project")):
-                names |= _unit_names(f"{old}.{old_unit}.conv", f"{old}.{old_unit}.bn", f"{new}.{new_unit}")
+                unit = f"{old}.{old_unit}"
+                names |= _unit_names(f"{unit}.conv", f"{unit}.bn", f"{new}.{new_unit}")
             names |= _conv_names(f"{old}.se.se.0.conv", f"{new}.se.fc1")
             names |= _conv_names(f"{old}.se.se.1", f"{new}.se.fc2")
         elif block.spec.pools:

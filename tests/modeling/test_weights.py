@@ -144,15 +144,15 @@ def test_a_classifier_without_head_takes_the_trunk(model):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.pop("head.conv.bias"), "missing: head.bias$"),
-        (lambda d: d.update({"more": torch.ones(1)}), "unknown: more$"),
+        (lambda d: d.pop("head.conv.bias"), "missing: head.bias"),
+        (lambda d: d.update({"more": torch.ones(1)}), "unknown: more"),
         (
             lambda d: d.update({"backbone.stages.xif0_0.conv.weight": torch.ones(8, 1, 3, 3)}),
-            r"shape: backbone.stages.0.0.0.weight \(8, 1, 3, 3\) instead of \(8, 3, 3, 3\)$",
+            r"shape: backbone.stages.0.0.0.weight \(8, 1, 3, 3\) instead of \(8, 3, 3, 3\)",
         ),
         (
             lambda d: [d.pop(key) for key in list(d) if ".xif3_" in key],
-            r"missing: backbone.stages.3.0.expand.0.weight, .* and \d+ more$",
+            r"missing: backbone.stages.3.0.expand.0.weight, .* and \d+ more",
         ),
     ],
 )
@@ -161,7 +161,7 @@ def test_a_mismatch_lists_keys_and_changes_nothing(model, change, message):
     change(weights)
     copy = fbnetv3.create_model(SMALL, num_classes=10)
     before = {key: value.clone() for key, value in copy.state_dict().items()}
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(WeightsError, match=f"does not fit .*: {message}; check the architecture"):
         fbnetv3.load_weights(copy, weights)
     assert all(torch.equal(before[key], value) for key, value in copy.state_dict().items())
 

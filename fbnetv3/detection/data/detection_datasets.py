@@ -41,11 +41,13 @@ def register_own_datasets(cfg: CfgNode) -> None:
                 catalog.remove(name)
         if json_file:
             _register_coco_dataset(name, Path(json_file).expanduser(), Path(image_root).expanduser())
+    # Select the registered datasets
     if own.TRAIN_JSON:
         cfg.DATASETS.TRAIN = ("own_train",)
     if own.TRAIN_JSON or own.TEST_JSON:
         requested = tuple(name for name in cfg.DATASETS.TEST if name in OWN_DATASETS)
-        cfg.DATASETS.TEST = requested or (("own_test",) if own.TEST_JSON else ())
+        default = ("own_test",) if own.TEST_JSON else ()
+        cfg.DATASETS.TEST = requested or default
 
 
 def _register_coco_dataset(name: str, json_file: Path, image_root: Path) -> None:
@@ -86,14 +88,16 @@ def _load_digit_scenes(name: str) -> list[dict[str, Any]]:
 
 def load_dataset_dicts(name: str) -> list[dict[str, Any]]:
     """Load the images of a registered dataset with their annotations, in detectron2's dataset dict format."""
-    if name not in DatasetCatalog.list():
-        raise UsageError(f"unknown dataset '{name}': {suggest(name, DatasetCatalog.list())}")
+    registered = DatasetCatalog.list()
+    if name not in registered:
+        raise UsageError(f"unknown dataset '{name}': {suggest(name, registered)}")
     json_file = MetadataCatalog.get(name).get("json_file", name)
     try:
         dicts = DatasetCatalog.get(name)
     except FileNotFoundError as error:
-        advice = "DATASETS.OWN" if name in OWN_DATASETS else "DETECTRON2_DATASETS to the folder that contains it"
-        raise DataError(f"{error.filename or json_file}: no such file ({name}): set {advice}") from None
+        is_own = name in OWN_DATASETS
+        setting = "DATASETS.OWN" if is_own else "DETECTRON2_DATASETS to the folder that contains it"
+        raise DataError(f"{error.filename or json_file}: no such file ({name}): set {setting}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AssertionError) as error:
         raise DataError(f"{json_file}: is not in COCO's format ({describe_error(error)})") from None
     if not dicts:
@@ -134,8 +138,9 @@ def num_classes_setting(cfg: CfgNode) -> tuple[str, int]:
 def check_class_names(cfg: CfgNode, names: Sequence[str]) -> None:
     """Require that loaded datasets have the same classes, as many as the network."""
     key, num_classes = num_classes_setting(cfg)
-    classes_of_name = {name: list(MetadataCatalog.get(name).get("thing_classes", [])) for name in names}
-    named_classes = [(name, classes) for name, classes in classes_of_name.items() if classes]
+    # Datasets without class names are skipped
+    class_lists = [list(MetadataCatalog.get(name).get("thing_classes", [])) for name in names]
+    named_classes = [(name, classes) for name, classes in zip(names, class_lists, strict=True) if classes]
     for name, classes in named_classes:
         count = len(classes)
         if count != num_classes:

@@ -47,9 +47,10 @@ class ExportedPredictor:
 
     def _detect(self, image: np.ndarray) -> Instances:
         detections = self._predictor.boxes(image)
-        is_kept = detections.scores >= self._score_threshold
+        selected = detections.scores >= self._score_threshold
+        # Convert to detectron2's structures
         instances = Instances(image.shape[:2])
-        instances.pred_boxes = Boxes(torch.from_numpy(detections.boxes[is_kept]))
-        instances.scores = torch.from_numpy(detections.scores[is_kept])
-        instances.pred_classes = torch.from_numpy(detections.classes[is_kept])
+        instances.pred_boxes = Boxes(torch.from_numpy(detections.boxes[selected]))
+        instances.scores = torch.from_numpy(detections.scores[selected])
+        instances.pred_classes = torch.from_numpy(detections.classes[selected])
         return instances

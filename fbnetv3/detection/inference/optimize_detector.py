@@ -162,6 +162,7 @@ class LazyDecodeRPN(RPN):
 
     def _select_proposals(self, boxes: Boxes, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Instances:
         """Return the proposals of an image: valid boxes after NMS, best first."""
+        # Remove invalid boxes as detectron2 does
         is_finite = torch.isfinite(boxes.tensor).all(dim=1) & torch.isfinite(scores)
         if not is_finite.all():
             boxes = boxes[is_finite]
@@ -169,6 +170,7 @@ class LazyDecodeRPN(RPN):
             levels = levels[is_finite]
         boxes.clip(size)
         valid = boxes.nonempty(threshold=self.min_box_size).nonzero().squeeze(1)
+        # NMS from the best box to the worst
         order = valid[scores[valid].argsort(descending=True, stable=True)]
         selected = order[self._nms_until_enough(boxes.tensor[order], scores[order], levels[order])]
         proposals = Instances(size)
@@ -215,6 +217,7 @@ class LazyDecodeOutputLayers(FastRCNNOutputLayers):
 
     def _detect(self, scores: Tensor, deltas: Tensor, proposals: Instances) -> tuple[Instances, Tensor]:
         """Return the detections of an image, and the indices of their proposals."""
+        # Select the (proposal, class) pairs with high enough scores
         is_finite = torch.isfinite(scores).all(dim=1) & torch.isfinite(deltas).all(dim=1)
         is_candidate = (scores[:, :-1] > self.test_score_thresh) & is_finite[:, None]
         rows, classes = is_candidate.nonzero().unbind(1)
@@ -227,6 +230,7 @@ class LazyDecodeOutputLayers(FastRCNNOutputLayers):
         boxes = Boxes(self.box2box_transform.apply_deltas(candidate_deltas, candidate_proposals))
         boxes.clip(proposals.image_size)
 
+        # NMS within each class
         selected = batched_nms(boxes.tensor, scores, classes, self.test_nms_thresh)
         if self.test_topk_per_image >= 0:
             selected = selected[: self.test_topk_per_image]

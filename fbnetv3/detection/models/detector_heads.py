@@ -29,6 +29,7 @@ def rpn_head_arguments(cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[s
     """Return the arguments of an RPN head from `MODEL.FBNETV3`, the anchor generator and the feature maps' shapes."""
     section = fbnetv3_section(cfg)
     anchor_generator = build_anchor_generator(cfg, input_shape)
+    # One head is shared by all feature maps
     channels = {shape.channels for shape in input_shape}
     anchor_counts = set(anchor_generator.num_anchors)
     if len(channels) > 1 or len(anchor_counts) > 1:

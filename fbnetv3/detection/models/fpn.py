@@ -21,6 +21,7 @@ def build_fbnetv3_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
     in_features = cfg.MODEL.FPN.IN_FEATURES
     bottom_up = FBNetV3Backbone(cfg, input_shape, out_features=in_features)
     top_level = in_features[-1].removeprefix("res")
+    # detectron2 pools p5, whichever level is the last
     pool = LastLevelMaxPool()
     pool.in_feature = f"p{top_level}"
     return _build_fpn(cfg, bottom_up, pool)

@@ -49,6 +49,7 @@ def explain_batchnorm_error(x: Tensor) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
+        # The text of torch's error and of `CpuSyncBatchNorm2d`'s
         if "more than 1 value per channel" not in str(error):
             raise
         raise UsageError(

@@ -128,7 +128,8 @@ def _build_stages(arch: str, norm: Norm) -> nn.Sequential:
         raise UsageError(
             f"MODEL.FBNETV3.ARCH {arch!r} must be one of torchvision's EfficientNets: {suggest(str(arch), names)}"
         )
-    model = torchvision.models.get_model(arch.removeprefix(_PREFIX), weights=None, norm_layer=norm_layer(norm))
+    name = arch.removeprefix(_PREFIX)
+    model = torchvision.models.get_model(name, weights=None, norm_layer=norm_layer(norm))
     return model.features
 
 
@@ -140,6 +141,7 @@ def _load_stages(stages: nn.Sequential, source: str | os.PathLike) -> None:
     """Load torchvision's weights into some of its stages; slices of `features` keep their indices."""
     keys = list(stages.state_dict())
     state = read_state_dict(source)
+    # The file also has the other stages and the classifier
     if missing := [key for key in keys if f"features.{key}" not in state]:
         raise WeightsError(f"{source} does not fit the network: it lacks {len(missing)} tensors such as {missing[0]}")
     try:

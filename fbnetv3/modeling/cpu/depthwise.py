@@ -162,7 +162,7 @@ def _slice_input(x: Tensor, width: int, stride: int, padding: int) -> Iterator[_
     """Divide the columns of a kernel of this width between slices of the input, such that positions are small.
 
     For output column o, kernel column c reads input column `stride * o + c - padding`. If that is at most one column
-    away from `stride * o`, it is read from the input as it is. The others are read from every stride-th input column,
+    away from `stride * o`, it is read from the unchanged input. The others are read from every stride-th input column,
     where they are closer together.
     """
     # Distance from `stride * o` at which each kernel column reads

@@ -102,6 +102,7 @@ class FusedConv(nn.Module):
         if self._packed is not None and mkldnn_ops.can_run_packed(x):
             y = mkldnn_ops.run_packed(x, self._packed)
             return y if self.act is None or self._has_relu else self.act(y)
+        # Without packed weights
         y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         if self.norm is not None:
             y = self.norm(y)
@@ -137,6 +138,7 @@ class FusedConv(nn.Module):
             cached = self._output_sum[0]
             if (cached.shape[2:], cached.dtype, cached.device) == (size, x.dtype, x.device):
                 return self._output_sum
+        # Size of the output
         output_size = [
             (n + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
             for n, padding, dilation, kernel, stride in zip(
