@@ -123,16 +123,16 @@ class ArchiveFormat(TorchExportFormat):
 """
 
 
-def test_a_users_format_is_measured_like_the_others(tool, tmp_path, monkeypatch):
+def test_a_users_format_is_measured_like_the_others(tool, tmp_path, monkeypatch, request):
     (tmp_path / "archive_format.py").write_text(ARCHIVE_FORMAT)
     monkeypatch.syspath_prepend(tmp_path)
+    request.addfinalizer(lambda: FORMATS.remove("archive"))
+    monkeypatch.delitem(sys.modules, "archive_format", raising=False)
     options = ("--import", "archive_format", "--runtime", "archive", "--num-classes", 10, "--batch", 2)
     done = tool("measure_net", "fbnetv3_a0_cifar", *options, "--seconds", 0.05)
     assert done.code == 0, done.err
     assert done.out.splitlines()[3].startswith("fbnetv3_a0_cifar  torch")
     assert describe_device("archive").runtime == f"archive {version('torch')}"
-    FORMATS.remove("archive")
-    sys.modules.pop("archive_format")
 
 
 def test_wrong_runtimes():
