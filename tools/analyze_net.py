@@ -6,6 +6,7 @@ Needs no torch.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,7 +23,7 @@ from fbnetv3.arch.detector_settings import (
 )
 from fbnetv3.arch.network_cost import BlockCost
 from fbnetv3.errors import UnknownNameError, suggest
-from fbnetv3.utils.command_line import ArgumentParser, run_tool
+from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 LEFT_ALIGNED = ("network", "block", "stage", "detector", "part")
 Resolution = int | tuple[int, int] | None
@@ -32,7 +33,7 @@ COST_HEADERS = ("MACs (M)", "params (M)", "activations (M)")
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Print MACs and parameters of networks and detectors.")
     parser.add_argument(
-        "names", nargs="*", metavar="NAME|FILE", help="architectures or detection configs; default: all architectures"
+        "names", nargs="*", metavar="NAME|FILE", help="architectures or detection configs (default: all architectures)"
     )
     parser.add_argument("--stages", action="store_true", help="list stages of networks and parts of detectors")
     parser.add_argument("--detectors", action="store_true", help="print Table 5 next to the paper's figures")
@@ -40,19 +41,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--resolution",
         type=pixels,
         metavar="PIXELS|HxW",
-        help="input size; default: each network's own, 384x640 for detectors",
+        help="input size (default: each network's own; 384x640 for detectors)",
     )
-    parser.add_argument("--num-classes", type=positive, metavar="N", help="default: 1000, 80 for detectors")
-    parser.add_argument("--arch-dir", action="append", default=[], metavar="DIR", help="register its YAML files first")
+    parser.add_argument(
+        "--num-classes", type=positive_int, metavar="N", help="number of classes (default: 1000; 80 for detectors)"
+    )
+    parser.add_argument(
+        "--arch-dir",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder of architecture files to register (can be repeated)",
+    )
     args = parser.parse_args(argv)
     if args.detectors and args.names:
         parser.error("--detectors takes no names")
     for folder in args.arch_dir:
         register_arch_folder(folder)
 
-    # names may be of classifiers and of detectors
+    # Names may be of classifiers and of detectors
     names = args.names or (TABLE_5 if args.detectors else list_archs())
-    items = [find(name, args.num_classes) for name in names]
+    items = [find_arch_or_detector(name, args.num_classes) for name in names]
     detectors = [item for item in items if isinstance(item, DetectorSettings)]
     networks = [item for item in items if not isinstance(item, DetectorSettings)]
 
@@ -72,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("\n\n".join(tables))
 
 
-def find(name: str, num_classes: int | None) -> ArchDef | DetectorSettings:
+def find_arch_or_detector(name: str, num_classes: int | None) -> ArchDef | DetectorSettings:
     """Return a classifier's architecture, or the settings of a detection config or detection variant."""
     if (file := find_detector_config(name)) is not None:
         settings = read_detector_config(file)
@@ -169,21 +178,14 @@ def format_size(resolution: int | tuple[int, int]) -> str:
     return "x".join(map(str, resolution)) if isinstance(resolution, tuple) else str(resolution)
 
 
-def positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
 def pixels(text: str) -> int | tuple[int, int]:
     """Parse a number of pixels, or height and width as HxW."""
-    match [positive(side) for side in text.split("x")]:
+    match [positive_int(side) for side in text.split("x")]:
         case [side]:
             return side
         case [height, width]:
             return height, width
-    raise ValueError
+    raise argparse.ArgumentTypeError(f"{text!r} must be a number of pixels or HxW")
 
 
 if __name__ == "__main__":

@@ -9,16 +9,22 @@ from typing import Any
 from fbnetv3.deploy import ClassifierPredictor, TorchRuntime, load
 from fbnetv3.errors import UsageError
 from fbnetv3.model_zoo.pretrained import load_classifier_from_config, load_classifier_from_name
-from fbnetv3.utils.command_line import ArgumentParser, run_tool
+from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Print the most likely classes of each image.")
     parser.add_argument("model", metavar="MODEL", help="exported folder, model zoo entry, architecture or config file")
-    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files to classify")
     parser.add_argument("--weights", metavar="FILE", help="weights of a MODEL that is not an exported folder")
     parser.add_argument("--classes", metavar="FILE", help="class names of a MODEL that is not an exported folder")
-    parser.add_argument("--top", type=int, default=5, metavar="N", help="classes per image (default: %(default)s)")
+    parser.add_argument(
+        "--top",
+        type=positive_int,
+        default=5,
+        metavar="N",
+        help="number of classes to print per image (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
     predictor = load_predictor(args)
     width = max(map(len, predictor.classes))
@@ -26,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(image)
         predictions: Any = predictor(image, top=args.top)
         for prediction in predictions:
-            print(f"  {prediction.label:{width}} {100 * prediction.probability:6.2f} %")
+            print(f"  {prediction.label:{width}} {100 * prediction.probability:6.2f}%")
 
 
 def load_predictor(args: argparse.Namespace) -> ClassifierPredictor:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.model_zoo.pretrained import find_zoo_detector
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
-from fbnetv3.utils.command_line import ArgumentParser, run_tool
+from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 CONFIG_KEY = re.compile(r"(DATASETS|INPUT|MODEL|TEST)(\.[A-Z0-9_]+)+")
 
@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(description="Detect objects in images; write pictures with boxes and a COCO results file.")
     add = parser.add_argument
-    add("--model", metavar="NAME", help="a detector of the model zoo, or an exported folder")
-    add("--config", "--config-file", metavar="FILE", help="config of a detector, with --weights")
-    add("--weights", metavar="FILE", help="a checkpoint (default: the config's MODEL.WEIGHTS)")
+    add("--model", metavar="NAME", help="detector of the model zoo, or exported folder")
+    add("--config", "--config-file", metavar="FILE", help="detection config (use with --weights)")
+    add("--weights", metavar="FILE", help="checkpoint (default: the config's MODEL.WEIGHTS)")
     add("--input", nargs="+", required=True, metavar="PATH", help="images, and folders of images")
     add("--output", required=True, metavar="DIR", help="folder for pictures and results")
     add("--annotations", metavar="JSON", help="COCO-format file with the ids of the images and the categories")
@@ -61,7 +61,9 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
         metavar="SCORE",
         help="minimum score (default: 0.5 for pictures, the config's threshold for results)",
     )
-    add("--batch-size", type=positive_int, default=1, metavar="N", help="default: %(default)s")
+    add(
+        "--batch-size", type=positive_int, default=1, metavar="N", help="images per forward pass (default: %(default)s)"
+    )
     add("--no-pictures", action="store_true", help="write results only")
     add("overrides", nargs="*", metavar="KEY VALUE", help="config keys to change, such as INPUT.MIN_SIZE_TEST 384")
     return parser.parse_intermixed_args(argv)
@@ -103,14 +105,7 @@ def choose_predictor(args: Namespace, overrides: list[str]) -> Callable[[], Any]
 def score(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
-        raise ValueError
-    return value
-
-
-def positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise ValueError
+        raise ArgumentTypeError(f"{text} must be in [0, 1]")
     return value
 
 

@@ -25,7 +25,7 @@ from fbnetv3.model_zoo.pretrained import (
     load_classifier_from_name,
     read_class_names,
 )
-from fbnetv3.utils.command_line import ArgumentParser, run_tool
+from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 MAX_CALIBRATION_IMAGES = 256
 
@@ -37,8 +37,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("KEY VALUE pairs need --config")
     if (args.calibration or args.reduce_range) and not args.int8:
         parser.error(f"--{'calibration' if args.calibration else 'reduce-range'} needs --int8")
-    if args.val_images < 1:
-        parser.error(f"--val-images {args.val_images}: must be at least 1")
     if args.model:
         get_format(args.format)  # fail early; with --config, the config's IMPORTS may register it later
     command = shlex.join(["export_net.py", *(sys.argv[1:] if argv is None else argv)])
@@ -49,45 +47,53 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def build_parser() -> ArgumentParser:
-    parser = ArgumentParser(description="Export a network, after comparing the export with the network.")
+    parser = ArgumentParser(description="Export a network and verify the export against the original.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", metavar="FILE", help="training or detection config")
     source.add_argument(
         "--model", metavar="NAME", help="architecture, or model zoo entry such as digits/fbnetv3_digits"
     )
     parser.add_argument("--weights", metavar="FILE", help="file, URL, 'published' or 'random' (see docs/deploy.md)")
-    parser.add_argument("--classes", metavar="FILE", help="class names, one per line or a JSON list")
+    parser.add_argument("--classes", metavar="FILE", help="file of class names, one per line or a JSON list")
     formats = ", ".join(FORMATS.names())
-    parser.add_argument("--format", required=True, help=f"{formats}, or a name that an imported module registers")
+    parser.add_argument("--format", required=True, help=f"{formats}, or a format that an imported module registers")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to create")
     parser.add_argument("--any-size", action="store_true", help="make height and width dynamic, not only the batch")
-    parser.add_argument("--images", metavar="DIR", help="folder of images to compare on (default: scikit-learn's)")
+    parser.add_argument(
+        "--images", metavar="DIR", help="folder of images on which to compare (default: scikit-learn's)"
+    )
     add_int8_arguments(parser)
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to change")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="config keys to change, such as DATA.ROOT datasets/cifar10"
+    )
     return parser
 
 
 def add_int8_arguments(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("int8")
-    group.add_argument("--int8", action="store_true", help="quantize, for onnx and executorch")
+    group.add_argument("--int8", action="store_true", help="quantize to int8 (onnx and executorch)")
     group.add_argument(
         "--calibration", metavar="DIR", help="images to calibrate on (default: the config's training images)"
     )
     group.add_argument(
         "--val-images",
-        type=int,
+        type=positive_int,
         default=1000,
         metavar="N",
-        help="largest number of images to compare with float32 on (default: %(default)s)",
+        help="maximum number of images on which to compare with float32 (default: %(default)s)",
     )
     group.add_argument(
-        "--max-drop", type=float, default=1.0, metavar="POINTS", help="largest loss of top-1 (default: %(default)s)"
+        "--max-drop",
+        type=float,
+        default=1.0,
+        metavar="POINTS",
+        help="maximum drop in top-1, in percentage points (default: %(default)s)",
     )
     group.add_argument(
         "--min-agreement",
         type=float,
         metavar="PERCENT",
-        help="images that must keep their class (default: 98 without labels, no limit with labels)",
+        help="minimum percentage of images with an unchanged class (default: 98 without labels, no limit with labels)",
     )
     group.add_argument("--reduce-range", action="store_true", help="7-bit weights, for x86 without VNNI (onnx)")
 
@@ -180,15 +186,15 @@ def format_int8_table(result: dict[str, Any]) -> str:
         ["float32", "", f"{float32_bytes / 1e6:.2f} MB", ""],
         [
             "int8",
-            f"{result['agreement']:.2f} %",
+            f"{result['agreement']:.2f}%",
             f"{int8_bytes / 1e6:.2f} MB",
-            f"{100 * int8_bytes / float32_bytes:.1f} %",
+            f"{100 * int8_bytes / float32_bytes:.1f}%",
         ],
     ]
     if "top1_int8" in result:
         headers.insert(1, "top-1")
         for row in rows:
-            row.insert(1, f"{result[f'top1_{row[0]}']:.2f} %")
+            row.insert(1, f"{result[f'top1_{row[0]}']:.2f}%")
     alignment = ["left", *("right" for _ in headers[1:])]
     return tabulate(rows, headers, tablefmt="plain", colalign=alignment, disable_numparse=True)
 

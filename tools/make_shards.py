@@ -10,23 +10,34 @@ from fbnetv3.data.datasets import FolderDataset
 from fbnetv3.data.samplers import EpochSampler
 from fbnetv3.data.shards import CLASSES_FILE, IMAGES_PER_SHARD, write_shards
 from fbnetv3.errors import DataError, UsageError
-from fbnetv3.utils.command_line import ArgumentParser, run_tool
+from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Write the images of a folder into shards, in random order.")
     parser.add_argument("root", help="folder with one subfolder per class")
     parser.add_argument("output", help="folder for the shards")
-    parser.add_argument("--split", default="train", help="train or val, the first part of the shards' names")
     parser.add_argument(
-        "--images-per-shard", type=int, default=IMAGES_PER_SHARD, metavar="N", help="default: %(default)s"
+        "--split",
+        default="train",
+        choices=("train", "val"),
+        help="split name; shard names begin with it (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the order (default: %(default)s)")
+    parser.add_argument(
+        "--images-per-shard",
+        type=positive_int,
+        default=IMAGES_PER_SHARD,
+        metavar="N",
+        help="maximum number of images per tar file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="random seed of the image order (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     dataset = FolderDataset(Path(args.root))
     output = Path(args.output)
 
-    # the shards of all splits need the same classes, and old shards would be mixed with new ones
+    # The shards of all splits need the same classes, and old shards would be mixed with new ones
     classes = "\n".join(dataset.classes) + "\n"
     classes_file = output / CLASSES_FILE
     if classes_file.exists() and classes_file.read_text() != classes:

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 
 from fbnetv3.data.class_subset import SEARCH_CLASSES, SEARCH_HELD_OUT, draw_class_subset, save_class_subset
-from fbnetv3.utils.command_line import ArgumentParser, run_tool
+from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -13,10 +13,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("root", help="folder with one subfolder per class")
     parser.add_argument("output", help="the subset file to write (JSON)")
-    parser.add_argument("--classes", type=int, default=SEARCH_CLASSES, metavar="N", help="default: %(default)s")
-    parser.add_argument("--held-out", type=int, default=SEARCH_HELD_OUT, metavar="N", help="default: %(default)s")
-    parser.add_argument("--train", type=int, metavar="N", help="number of other images to train on (default: all)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--classes",
+        type=positive_int,
+        default=SEARCH_CLASSES,
+        metavar="N",
+        help="number of classes to draw (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--held-out",
+        type=positive_int,
+        default=SEARCH_HELD_OUT,
+        metavar="N",
+        help="number of validation images to hold out, over all classes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--train", type=positive_int, metavar="N", help="number of remaining images to use for training (default: all)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="random seed of the draw (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
 
     subset = draw_class_subset(args.root, args.classes, args.held_out, args.seed, args.train)

@@ -21,7 +21,7 @@ from fbnetv3.deploy.latency.latency_measurement import describe_device, evaluate
 from fbnetv3.nars.space.latency_model import possible_shapes
 from fbnetv3.nars.space.search_space import Space, load_space
 from fbnetv3.nars.space.templates import ARCHITECTURE
-from fbnetv3.utils.command_line import ArgumentParser, run_tool
+from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 PUBLISHED = [f"fbnetv3_{letter}" for letter in "abcdefg"]
 TABLE_SEED = 0  # of the random networks that a table learns from
@@ -31,30 +31,34 @@ CHECK_SEED = 1  # of those that it is checked with
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
-    for name in ("threads", "batch", "seconds", "num_classes"):
-        if getattr(args, name) <= 0:
-            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)}: must be greater than 0")
+    if args.seconds <= 0:
+        parser.error(f"--seconds {args.seconds} must be greater than 0")
     if args.space and not args.table:
         parser.error("--space needs --table FILE, the file to write")
     if args.networks < 0:
-        parser.error(f"--networks {args.networks}: must not be negative")
+        parser.error(f"--networks {args.networks} must be at least 0")
     if args.check is not None and args.check < 2:
-        parser.error(f"--check {args.check}: a ranking needs at least 2 networks")
+        parser.error(f"--check {args.check} must be at least 2, to rank networks")
     if args.check and not args.space:
         parser.error("--check needs --space FILE, from which the networks are drawn")
     check_runtime(args.runtime)
     torch.set_num_threads(args.threads)
     if args.check:
-        run_check(args)
+        check_latency_table(args)
     elif args.space:
-        run_fill(args)
+        fill_latency_table(args)
     else:
         run_comparison(args)
 
 
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Measure latency and memory of networks, or fill a latency table.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="architecture, its file, or exported folder")
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="architecture, its YAML file, or an exported folder (default: the published networks)",
+    )
     runtimes = ", ".join(runtime_names())
     parser.add_argument(
         "--runtime",
@@ -62,14 +66,28 @@ def build_parser() -> ArgumentParser:
         metavar="NAME",
         help=f"{runtimes}, or a format that an imported module registers (default: %(default)s)",
     )
-    parser.add_argument("--threads", type=int, default=1, metavar="N", help="default: %(default)s")
-    parser.add_argument("--batch", type=int, default=1, metavar="N", help="images per call (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="per network (default: %(default)s)")
-    parser.add_argument("--num-classes", type=int, default=1000, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--threads", type=positive_int, default=1, metavar="N", help="number of CPU threads (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--batch", type=positive_int, default=1, metavar="N", help="images per call (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, metavar="S", help="seconds to measure each network (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--num-classes", type=positive_int, default=1000, metavar="N", help="number of classes (default: %(default)s)"
+    )
     parser.add_argument("--table", metavar="FILE", help="latency table to fill, or to predict latencies from")
     parser.add_argument("--space", metavar="FILE", help="search space whose blocks are added to the table")
-    parser.add_argument("--networks", type=int, default=24, metavar="N", help="networks in a table (default: 24)")
-    parser.add_argument("--again", action="store_true", help="measure all blocks again; the shorter time counts")
+    parser.add_argument(
+        "--networks",
+        type=int,
+        default=24,
+        metavar="N",
+        help="whole networks to measure for the table's fit (default: %(default)s)",
+    )
+    parser.add_argument("--remeasure", action="store_true", help="measure all blocks again and keep the faster time")
     parser.add_argument("--check", type=int, metavar="N", help="compare the table with N random networks of the space")
     parser.add_argument("--device", default="", metavar="NAME", help="name of this machine in the table")
     return parser
@@ -118,7 +136,7 @@ def measure_row(name: str, args: argparse.Namespace, table: LatencyTable | None)
     }
 
 
-def run_fill(args: argparse.Namespace) -> None:
+def fill_latency_table(args: argparse.Namespace) -> None:
     space = load_space(args.space)
     shapes = possible_shapes(space, args.num_classes)
     device = describe_device(args.runtime, args.batch, args.device)
@@ -138,7 +156,7 @@ def run_fill(args: argparse.Namespace) -> None:
             shapes,
             networks,
             num_classes=args.num_classes,
-            again=args.again,
+            again=args.remeasure,
             progress=show_progress,
         )
     fit = table.fit
@@ -147,15 +165,15 @@ def run_fill(args: argparse.Namespace) -> None:
         print(f"latency of a network = {fit.scale:.3f} x sum of its blocks {1e3 * fit.per_block:+.1f} us per block")
 
 
-def run_check(args: argparse.Namespace) -> None:
+def check_latency_table(args: argparse.Namespace) -> None:
     space = load_space(args.space)
     table = load_latency_table(args.table)
     networks = draw_networks(space, args.check, CHECK_SEED)
     quality = evaluate_table(table, networks, args.num_classes, log=print)
     print(
         f"{quality.networks} networks that are not in the table, on {table.device}: "
-        f"rank correlation {quality.rank_correlation:.3f}, median error {100 * quality.median_error:.1f} %, "
-        f"largest error {100 * quality.max_error:.1f} %"
+        f"rank correlation {quality.rank_correlation:.3f}, median error {100 * quality.median_error:.1f}%, "
+        f"largest error {100 * quality.max_error:.1f}%"
     )
 
 

@@ -14,8 +14,8 @@ from fbnetv3.utils.command_line import ArgumentParser, run_tool
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Run an ablation, or resume an interrupted one.")
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see configs/ablations/")
-    parser.add_argument("--output", metavar="FOLDER", help="overrides the file's output folder")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to change in every training")
+    parser.add_argument("--output", metavar="DIR", help="output folder (default: the one in the file)")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to change in every run")
     args = parser.parse_intermixed_args(argv)
 
     ablation = load_ablation(args.config)

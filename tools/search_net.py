@@ -1,13 +1,9 @@
 #!/usr/bin/env python3
-"""Search for networks and training recipes.
-
-search_net.py --config FILE [--resume] [KEY VALUE ...]   run a search
-search_net.py status FOLDER                              show the state of a running or finished search
-search_net.py report FOLDER                              write its report
-"""
+"""Search for networks and training recipes, or show a search: `search_net.py --config FILE [KEY VALUE ...]`."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,24 +15,39 @@ from fbnetv3.nars.report.progress_table import ProgressTable, describe_search
 from fbnetv3.nars.report.search_analysis import save_analysis
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
+OTHER_COMMANDS = """
+other commands:
+  search_net.py status FOLDER   show the progress of a running or finished search
+  search_net.py report FOLDER   write the HTML report of a search again
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in ("status", "report"):
         show_search(*argv)
     else:
-        run(argv)
+        start_search(argv)
 
 
-def run(argv: Sequence[str]) -> None:
-    parser = ArgumentParser(description="Run a search, or show one: search_net.py status|report FOLDER.")
+def start_search(argv: Sequence[str]) -> None:
+    parser = ArgumentParser(
+        description="Search for networks and training recipes.",
+        epilog=OTHER_COMMANDS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see configs/nars/")
     parser.add_argument("--resume", action="store_true", help="resume the search in the output folder")
-    parser.add_argument("--output", metavar="FOLDER", help="output folder; default: the config's")
-    parser.add_argument("--executor", help="local, serial, ray, or your own")
-    parser.add_argument("--address", help="address of a Ray cluster; default: start Ray on this machine")
+    parser.add_argument("--output", metavar="DIR", help="output folder (default: the config's)")
+    parser.add_argument(
+        "--executor", metavar="NAME", help="local, serial, ray, or a registered name (default: the config's)"
+    )
+    parser.add_argument(
+        "--address", metavar="HOST:PORT", help="address of a Ray cluster (default: start Ray on this machine)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="settings to change, such as rounds 3")
     args = parser.parse_intermixed_args(argv)
+    # The options are short forms of settings
     overrides = list(args.overrides)
     for key in ("executor", "address"):
         if getattr(args, key):
@@ -61,8 +72,9 @@ def run(argv: Sequence[str]) -> None:
 
 
 def show_search(command: str, *argv: str) -> None:
-    parser = ArgumentParser(prog=f"search_net.py {command}")
-    parser.add_argument("folder", type=Path, help="output folder of a search")
+    descriptions = {"status": "Show the progress of a search.", "report": "Write the HTML report of a search again."}
+    parser = ArgumentParser(prog=f"search_net.py {command}", description=descriptions[command])
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of a search")
     folder = parser.parse_args(argv).folder
     print(describe_search(folder) if command == "status" else write_report(folder))
 

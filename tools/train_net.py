@@ -14,20 +14,24 @@ from fbnetv3.training import evaluate_classifier, train_classifier
 from fbnetv3.training.processes.launch import launch
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.training_hooks import ACCURACY_LABELS
-from fbnetv3.utils.command_line import ArgumentParser, run_tool
+from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
-AFTER_INTERRUPT = "add --resume to continue from the last checkpoint"
+AFTER_INTERRUPT = "add --resume to continue from the newest checkpoint"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Train or evaluate a classifier or a detector.")
     parser.add_argument("--config", "--config-file", required=True, metavar="FILE", help="YAML file, see configs/")
     parser.add_argument(
-        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS, by default the run in OUTPUT_DIR"
+        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS (default: the weights in OUTPUT_DIR)"
     )
     parser.add_argument("--resume", action="store_true", help="resume from the newest checkpoint in OUTPUT_DIR")
     parser.add_argument(
-        "--num-gpus", type=int, default=1, metavar="N", help="processes on this machine, one per GPU (default: 1)"
+        "--num-gpus",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="processes on this machine, one per GPU (default: %(default)s)",
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides, such as SOLVER.LR 0.1")
     args = parser.parse_intermixed_args(argv)
@@ -65,7 +69,7 @@ def run_detector(args: argparse.Namespace) -> None:
 
 
 def print_metrics(metrics: Mapping[str, float]) -> None:
-    accuracies = [f"{words} {metrics[key]:.2f} %" for key, words in ACCURACY_LABELS.items() if key in metrics]
+    accuracies = [f"{label} {metrics[key]:.2f}%" for key, label in ACCURACY_LABELS.items() if key in metrics]
     print(f"{', '.join(accuracies)}, loss {metrics['loss']:.4f} on {metrics['images']} images")
 
 

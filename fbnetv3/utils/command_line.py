@@ -42,6 +42,17 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
+def positive_int(text: str) -> int:
+    """Parse an integer that is at least 1, as the `type` of an argparse argument."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be an integer") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
 class _DiscardOutput(io.TextIOBase):
     def write(self, text: str) -> int:
         return len(text)

@@ -75,7 +75,7 @@ def test_int8_judged_by_agreement_without_labels(calibration, tool, tmp_path):
     assert ran.err.startswith("without labels, int8 is judged by agreement with float32 (") and "nowhere" in ran.err
     title, before, after = ran.out.splitlines()[1:]
     assert title.split() == ["on", "30", "images", "agreement", "size", "of", "float32"] and "MB" in before
-    assert after.startswith("int8") and "100.00 %" in after
+    assert after.startswith("int8") and "100.00%" in after
     result = read_verification(tmp_path / "out")["int8"]
     assert result["min_agreement"] == 98 and "top1_int8" not in result
 
@@ -91,7 +91,7 @@ def test_int8_judged_by_agreement_without_labels(calibration, tool, tmp_path):
         ([*MODEL, "--format", "torch-export", "--int8"], 2, "int8 is available for executorch and onnx"),
         ([*MODEL, "--format", "onnx", "--calibration", "x"], 2, "--calibration needs --int8"),
         ([*MODEL, "--format", "onnx", "--reduce-range"], 2, "--reduce-range needs --int8"),
-        ([*MODEL, "--format", "onnx", "--int8", "--val-images", "0"], 2, "--val-images 0: must be at least 1"),
+        ([*MODEL, "--format", "onnx", "--int8", "--val-images", "0"], 2, "--val-images: 0 must be at least 1"),
     ],
 )
 def test_wrong_calls_are_one_line(arguments, code, message, tool, tmp_path):

@@ -50,9 +50,9 @@ def test_a_table_is_filled_checked_and_used_for_predictions(tool, space, tmp_pat
     [
         (["--space", "x.yaml"], "--space needs --table"),
         (["--check", 3], "--check needs --space"),
-        (["--space", "x.yaml", "--table", "x.jsonl", "--check", 0], "--check 0: a ranking needs at least 2"),
-        (["--space", "x.yaml", "--table", "x.jsonl", "--networks", -1], "--networks -1: must not be negative"),
-        (["--threads", 0], "--threads 0: must be greater than 0"),
+        (["--space", "x.yaml", "--table", "x.jsonl", "--check", 0], "--check 0 must be at least 2"),
+        (["--space", "x.yaml", "--table", "x.jsonl", "--networks", -1], "--networks -1 must be at least 0"),
+        (["--threads", 0], "--threads: 0 must be at least 1"),
         (["fbnetv3_x"], "unknown architecture 'fbnetv3_x'"),
         (["fbnetv3_b", "--table", "none.jsonl"], "none.jsonl: cannot be read"),
         (["fbnetv3_b", "--runtime", "executorch", "--batch", 4], "one image at a time"),

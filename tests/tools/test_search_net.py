@@ -155,11 +155,11 @@ def test_recipes_for_a_network_of_torchvision(tmp_path):
         ({"spce": 1}, (), "search.yaml: spce: unknown key: did you mean space"),
         ("good", ("rouns", "3"), "unknown key rouns: did you mean rounds"),
         ("good", ("rounds",), "rounds has no value: pass overrides as KEY VALUE pairs"),
-        ("good", ("epochs.x", "3"), "epochs.x: epochs is 1 and has no settings of its own"),
+        ("good", ("epochs.x", "3"), "epochs.x: epochs is 1, which has no nested settings"),
         ("good", ("rounds", "three"), "search.yaml: rounds: 'three' must be an integer"),
         ("good", ("evaluator", "tabel"), "unknown evaluator 'tabel': did you mean table"),
         ("good", ("evaluator", "training"), "evaluator 'training' with {}: missing a required argument: 'config'"),
-        ("good", ("executor", "cloud"), "executor: 'cloud' is not registered: available: local, ray, serial"),
+        ("good", ("executor", "cloud"), "executor: 'cloud' must be one of local, ray, serial"),
         ("good", ("constraints", "{macs: 3}"), "constraints.macs: s has no architectures; remove the bound"),
     ],
 )

@@ -25,13 +25,13 @@ def test_a_reliable_gpu_takes_the_calibrated_gpu_hours(tool):
     reliable = ("--failure-rate", 0, "--stragglers", 0, "--startup", 0)
     run = tool("simulate_search", *SMALL, "--gpus", 1, *reliable)
     assert run.code == 0, run.err
-    assert re.search(r"1 +1 +rounds +445\.83 +445\.83 to 445\.83 +10,700 +100 % +0\.0 +0\.00 +6$", run.out)
+    assert re.search(r"1 +1 +rounds +445\.83 +445\.83 to 445\.83 +10,700 +100% +0\.0 +0\.00 +6$", run.out)
 
 
 def test_a_given_throughput(tool):
     run = tool("simulate_search", *SMALL, "--gpus", 2, "--repeats", 1, "--macs-per-second", "7.66e11")
     assert run.code == 0, run.err
-    assert "from the throughput: 7.66e+11 MACs/s" in run.out and "100 % of a V100 in float32" in run.out
+    assert "from the throughput: 7.66e+11 MACs/s" in run.out and "100% of a V100 in float32" in run.out
 
 
 def test_comparison_with_a_recorded_search(tool):
@@ -48,11 +48,11 @@ def test_comparison_with_a_recorded_search(tool):
     [
         (["--gpus", 0], "gpus: 0 must be at least 1"),
         (["--gpus", 4, "--gpus-per-trial", 8], "gpus_per_trial: 8 must be in [1, 4]"),
-        (["--gpus-per-trial", "some"], "--gpus-per-trial some: is neither auto nor an integer"),
+        (["--gpus-per-trial", "some"], "--gpus-per-trial some: must be auto or an integer"),
         (["--failure-rate", -1], "failure_rate: -1.0 must be at least 0"),
         (["--stopping-epoch", 9], "stopping_epoch: 9 must be in [1, 8]"),
         (["--stopping-epoch", 0], "stopping_epoch: 0 must be in [1, 8]"),
-        (["--repeats", 0], "at least one simulation is needed"),
+        (["--repeats", 0], "--repeats: 0 must be at least 1"),
         (["--retries", -1], "retries: -1 must be"),
         (["--costly-fraction", 0.001], "costly_fraction: 0.001 leaves"),
         (["--time-column", "time"], "argument --time-column: invalid choice"),

@@ -64,7 +64,7 @@ def test_a_complete_run(tool, tmp_path):
 
     again = tool("train_net", "--config", out / "config.yaml", "--eval-only")
     last = metrics[-1]
-    assert again.out.splitlines()[-1].startswith(f"top1 {last['val_top1']:.2f} %")
+    assert again.out.splitlines()[-1].startswith(f"top1 {last['val_top1']:.2f}%")
     weights = tool("train_net", "--config", DIGITS, "--eval-only", "MODEL.WEIGHTS", out / "model_final.pth")
     assert weights.out.splitlines()[-1] == again.out.splitlines()[-1]
 
@@ -101,7 +101,7 @@ def test_config_file_is_an_alias_of_config(tool, config):
 def test_evaluation_writes_nothing(tool, tmp_path):
     ran = tool("train_net", "--config", DIGITS, "--eval-only", "OUTPUT_DIR", tmp_path / "run", "MODEL.WEIGHTS",
                "zoo://digits/fbnetv3_digits")  # fmt: skip
-    assert ran.out.splitlines()[-1].startswith("top1 99.72 %")
+    assert ran.out.splitlines()[-1].startswith("top1 99.72%")
     assert not (tmp_path / "run").exists()
 
 
@@ -130,7 +130,7 @@ def test_all_parts_of_a_recipe_together(tool, config, tmp_path):
     saved = torch.load(tmp_path / "run" / "model_final.pth")
     assert not torch.equal(saved["model"]["head.weight"], saved["model_ema"]["head.weight"])
     averaged = tool("train_net", "--config", config, *options, "--eval-only").out.splitlines()[-1]
-    assert averaged.startswith(f"top1 {metrics[-1]['val_ema_top1']:.2f} %")
+    assert averaged.startswith(f"top1 {metrics[-1]['val_ema_top1']:.2f}%")
 
 
 def test_distillation_from_the_zoo(tool, tmp_path):
@@ -230,7 +230,7 @@ def check(ran, code, message, config):
         (["INPUT.MEAN", "[0.5]"], "INPUT.MEAN [0.5] has 1 values, but MODEL.IN_CHANS is 3"),
         (["INPUT.STD", "[1, 1, 0]"], "INPUT.STD [1, 1, 0] must have only positive values"),
         (["INPUT.CROP_SCALE", "[0.5]"], "INPUT.CROP_SCALE [0.5] must be [smallest, largest]"),
-        (["INPUT.RESIZE", "16"], "INPUT.RESIZE 16 is smaller than the crop of 32 pixels"),
+        (["INPUT.RESIZE", "16"], "INPUT.RESIZE 16 must be at least the crop size of 32 pixels"),
         (["MODEL.IN_CHANS", "2", "INPUT.MEAN", "[0,0]", "INPUT.STD", "[1,1]"], "MODEL.IN_CHANS 2 must be one of 1, 3"),
         (["MODEL.ARCH", "fbnetv3_digit"], "unknown architecture 'fbnetv3_digit': did you mean fbnetv3_digits"),
         (["MODEL.ARCH", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
@@ -403,7 +403,7 @@ def test_a_run_can_be_resumed_after_a_signal(config, tmp_path, number, code, wor
     os.killpg(process.pid, number)  # to the workers too, as terminals and schedulers do
     _, err = process.communicate(timeout=60)
     assert process.returncode == code
-    assert err.splitlines() == [f"{word}; add --resume to continue from the last checkpoint"]
+    assert err.splitlines() == [f"{word}; add --resume to continue from the newest checkpoint"]
     state = torch.load(max(checkpoints.glob("step_*.pth")))
     epoch = state["epoch"]
     resumed = [*command[:-1], str(epoch + 1), "--resume"]

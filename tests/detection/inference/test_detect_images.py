@@ -300,8 +300,8 @@ def test_errors_are_one_line(tool, detect, tmp_path):  # noqa: F811
         (detect("--input", tmp_path / "nowhere"), 2, "nowhere: no such file or folder"),
         (detect("--input", "IMG_1234.JPG"), 2, "error: IMG_1234.JPG: no such file or folder"),
         (detect("--input", tmp_path / "empty"), 1, "empty: contains no images (.jpg, .jpeg"),
-        (detect("--input", tmp_path / "x.png", "--score-threshold", "2"), 2, "invalid score value: '2'"),
-        (detect("--input", tmp_path / "x.png", "--batch-size", "0"), 2, "invalid positive_int value: '0'"),
+        (detect("--input", tmp_path / "x.png", "--score-threshold", "2"), 2, "--score-threshold: 2 must be in [0, 1]"),
+        (detect("--input", tmp_path / "x.png", "--batch-size", "0"), 2, "--batch-size: 0 must be at least 1"),
         (
             detect("--input", tmp_path / "x.png", "--annotations", file),
             1,
