@@ -45,7 +45,7 @@ def test_the_model_is_in_evaluation_mode_and_its_mode_is_restored():
 
 def test_without_readable_images():
     empty = Batch(torch.empty(0), torch.empty(0, dtype=torch.long), [], ["x.png"])
-    with pytest.raises(DataError, match="no readable image"):
+    with pytest.raises(DataError, match="no validation image could be read"):
         evaluate(Identity(), [empty], CPU, corrupt_images=CorruptImageCounter(5))
     model = Identity()
     with pytest.raises(DataError, match="x.png"):

@@ -75,7 +75,7 @@ def test_a_registered_loss_is_used_alone_and_with_distillation():
         distilled = Distillation(Constant([0.0, 1.0]), 4, 4, weight=0.0, loss=loss_from_config(cfg))
         assert distilled(model, images, targets).item() == pytest.approx(loss.item())
         cfg.DISTILL.CACHE = "somewhere"
-        with pytest.raises(UsageError, match="SOLVER.LOSS half: DISTILL.CACHE works with cross_entropy only"):
+        with pytest.raises(UsageError, match="SOLVER.LOSS half: DISTILL.CACHE works only with cross_entropy"):
             loss_from_config(cfg)
     finally:
         LOSSES.remove("half")

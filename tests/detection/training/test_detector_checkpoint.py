@@ -200,7 +200,7 @@ def test_weights_of_something_else(model, tmp_path):
     from torchvision.models import resnet18
 
     torch.save({"model": resnet18().state_dict()}, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match=r"has no tensors of this detector; its first ones are conv1.weight"):
+    with pytest.raises(WeightsError, match=r"has no tensors of this detector; its first tensors are conv1.weight"):
         load_detector(model, tmp_path / "x.pth")
 
 
