@@ -1,7 +1,7 @@
-"""Inference of the smallest detector against torchvision's for phones: the same image, threads and run.
+"""Inference of the smallest detector against torchvision's mobile detector: same image, threads and run.
 
 fbnetv3's side is `faster_rcnn_fbnetv3_a_C4` as tools/detect.py runs it. The peer is torchvision's
-`fasterrcnn_mobilenet_v3_large_320_fpn`, with 75 proposals instead of its 150, as fbnetv3's detector has (Table 5). Each
+`fasterrcnn_mobilenet_v3_large_320_fpn`, with 75 proposals instead of 150, like fbnetv3's detector (Table 5). Each
 side has its own process; they take turns. Weights are random; the class weights are scaled so that both detect
 objects. Goal: at least 1.3 times as many images per second.
 

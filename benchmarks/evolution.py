@@ -1,9 +1,9 @@
-"""The evolution compared with enumeration, and with pymoo's genetic algorithm for the same number of predictor calls.
+"""The evolutionary search against enumeration, and against pymoo's genetic algorithm at equal predictor calls.
 
 All networks of a table (NAS-Bench-Macro's JSON file, https://github.com/xiusu/NAS-Bench-Macro) can be scored: the
-evolution should find the predictor's best network within a budget in 95 % of its runs. On Table 2's joint space, with a
-predictor trained on synthetic accuracies, it should be at least as good as pymoo in 90 % of the runs, and four budgets
-should take less than 20 s together. Needs pymoo: pip install '.[benchmarks]'.
+evolutionary search should find the predictor's best network within a budget in 95% of its runs. On Table 2's joint
+space, with a predictor trained on synthetic accuracies, it should be at least as good as pymoo in 90% of the runs, and
+four budgets should take less than 20 s together. Needs pymoo: pip install '.[benchmarks]'.
 
     benchmarks/evolution.py --table nas-bench-macro_cifar10.json
     benchmarks/evolution.py --seeds 20
@@ -60,7 +60,7 @@ def compare_with_enumeration(file, num_runs, num_trials=100):
 def run_pymoo(predictor, constraints, max_calls, seed, population=100):
     """Run pymoo's genetic algorithm within constraints, and return its best score and number of predictor calls.
 
-    As in ours, only feasible candidates are scored; for the others, it gets their constraint violation.
+    As in this project's search, only feasible candidates are scored; the others have their constraint violation.
     """
     try:
         from pymoo.algorithms.soo.nonconvex.ga import GA
@@ -110,7 +110,7 @@ def run_pymoo(predictor, constraints, max_calls, seed, population=100):
 
 
 def compare_with_pymoo(num_seeds, num_trials=200):
-    """Print the best scores of both for the same number of predictor calls, and the time of four budgets."""
+    """Print the best scores of both at equal predictor calls, and the time of four budgets."""
     task = Synthetic()
     predictor = AccuracyPredictor(task.space)
     predictor.pretrain(task.pool, task.labels["MACs and parameters"])

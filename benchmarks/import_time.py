@@ -1,4 +1,4 @@
-"""Time of `import fbnetv3` with everything that builds networks, against `import torch, torchvision`.
+"""Time to import fbnetv3 and everything that builds networks, against `import torch, torchvision`.
 
 Goal: at most 1.3 times as long.
 """

@@ -105,7 +105,7 @@ def arch_name(network):
 
 
 def build_network(network):
-    """Build fbnetv3's network with the weights of timm's."""
+    """Build fbnetv3's network with the weights of timm's network."""
     import fbnetv3
 
     model = fbnetv3.create_model(arch_name(network))

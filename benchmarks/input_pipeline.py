@@ -2,7 +2,7 @@
 
 Both read a folder in ImageNet's layout with the same number of worker processes, at 224 pixels and batch 64: random
 resized crop, flip, bilinear interpolation, normalization. Each side has its own process, with fbnetv3 set up as
-its tools are. Goal: at least 1.5 times as many.
+in its tools. Goal: at least 1.5 times as many.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def timm_epoch(root, workers):
 
 
 def check_pixels(root):
-    """Check that the pixels for evaluation, which has no random transforms, are the same except for rounding."""
+    """Check that evaluation, which has no random transforms, gives the same pixels except for rounding."""
     dataset = FolderDataset(Path(root))
     transform = PREPROCESSING.transform(normalize=False)
     size = (3, RESOLUTION, RESOLUTION)

@@ -1,4 +1,4 @@
-"""int8 against float32 of an exported network, in ONNX Runtime and ExecuTorch: same weights, input and threads.
+"""An exported network in int8 against float32, in ONNX Runtime and ExecuTorch: same weights, input and threads.
 
 Weights are random, which does not affect the time.
 """
@@ -26,7 +26,7 @@ def main():
     parser.add_argument("--formats", nargs="+", default=int8_formats(), choices=int8_formats())
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=51)
-    parser.add_argument("--folder", help="folder to keep the exports in and to reuse them from")
+    parser.add_argument("--folder", help="folder that keeps the exports for later runs")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(f"{args.model} at {args.resolution} pixels, one image, {args.threads} threads; CPU {vnni()} VNNI", flush=True)

@@ -2,8 +2,8 @@
 """Search for latency budgets and measure whether the recommended networks meet them.
 
 NARS on Table 2's joint space with `latency_ms` as the budget; each recommended network is then measured on the machine
-of the latency table. Goal: at most 5 % above its budget. The accuracy is synthetic, as in nars_search.py; this
-benchmark is about the latency. The table comes from
+of the latency table. Goal: at most 5% above its budget. The accuracy is synthetic, as in nars_search.py: only
+the latency is of interest here. The table comes from
 
     tools/measure_net.py --space configs/nars/spaces/fbnetv3.yaml --table table.jsonl
     benchmarks/latency_search.py --table table.jsonl --budgets 12 16 20 24

@@ -1,6 +1,6 @@
 """Fraction of training time spent on neither data, forward, backward nor the optimizer's step. Goal: less than 2%.
 
-A complete run as tools/train_net.py makes it, with metrics file, TensorBoard and signal handling. Evaluation and
+A complete run like that of tools/train_net.py, with metrics file, TensorBoard and signal handling. Evaluation and
 checkpoints, once an epoch, are measured separately.
 """
 

@@ -1,4 +1,4 @@
-"""Measure two sides in the same run, taking turns, so that other load on the machine affects both."""
+"""Measure two sides in the same run, in turns, so that other load on the machine affects both."""
 
 from __future__ import annotations
 
@@ -87,10 +87,10 @@ def report_comparison(name: str, result: dict[str, float], goal: float | None = 
     """Print a comparison, and record it for `benchmarks/run.py`.
 
     Args:
-        name: what is compared.
-        result: from `compare` or `summarize`.
+        name: name of the comparison.
+        result: result of `compare` or `summarize`.
         goal: the ratio to reach.
-        peer_name: what the peer is.
+        peer_name: name of the peer.
     """
     sides = ", ".join(
         f"{label} {1e3 * result[side]:.1f} ms (spread {result[f'{side}_spread']:.0%})"
@@ -104,7 +104,7 @@ def report_value(name: str, value: float, goal: float | None = None, details: st
     """Print a single value, and record it for `benchmarks/run.py`.
 
     Args:
-        name: what it is.
+        name: name of the value.
         value: the value.
         goal: the minimum to reach.
         details: additional text.

@@ -200,7 +200,7 @@ def nars(task, trainings, seed, batch, **settings):
 
 
 def incumbents(task, history, seed, epochs=None):
-    """Return the true accuracy of the candidate that looks best after each training."""
+    """Return the true accuracy of the candidate that looks best after each training run."""
     best_seen = -np.inf
     best_true = None
     incumbent_accuracies = []
@@ -243,7 +243,7 @@ def compare_on_table(file, seeds, batch, marks):
 
 
 def compare_on_joint(seeds, batch, rounds):
-    """Compare at equal epochs: every peer may train for as many as NARS does."""
+    """Compare at equal epochs: every peer trains for as many epochs as NARS."""
     peers = {"random search": random_search, "regularized evolution": regularized_evolution, "TPE": tpe}
     accuracies = {name: [] for name in ("NARS, best trial", "NARS, recommended", *peers)}
     budgets = []
@@ -280,8 +280,10 @@ def main():
     parser.add_argument("--joint", action="store_true", help="the joint task with learning curves")
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--batch", type=int, default=20, help="trials per round")
-    parser.add_argument("--marks", type=int, nargs="+", default=[50, 100, 150, 200], help="trainings to compare at")
-    parser.add_argument("--rounds", type=int, default=5, help="of the joint task")
+    parser.add_argument(
+        "--marks", type=int, nargs="+", default=[50, 100, 150, 200], help="numbers of training runs to compare at"
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of the joint task")
     args = parser.parse_args()
     if args.table:
         compare_on_table(args.table, args.seeds, args.batch, args.marks)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time and memory of a search without its trials, in Table 2's space: costs, pool, pretraining, evolution.
+"""Time and memory of a search in Table 2's space without its trials: costs, pool, pretraining, evolution.
 
 benchmarks/pool_cost.py
 """

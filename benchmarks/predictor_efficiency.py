@@ -1,11 +1,11 @@
-"""How many measured accuracies pretraining on architecture statistics saves (Sec. 3.2, Fig. 4 e).
+"""Number of measured accuracies that pretraining on architecture statistics saves (Sec. 3.2, Fig. 4 e).
 
 The accuracy predictor is trained on n random candidates with and without pretraining, many times; the metric is the
 mean squared error on all other candidates. Without pretraining, the network and the number of epochs are the same, and
 at each n the best of three learning rates is chosen on those very candidates. The ratio in the table is the number of
 accuracies needed without pretraining, by interpolating its mean error over log n, to reach the error with it.
 
-The predictor combines networks with a Gaussian process, which needs few accuracies even without pretraining. So the
+The predictor combines networks with a Gaussian process, which needs few accuracies even without pretraining, so the
 same is reported for the networks alone, which are the paper's predictor, and for the whole predictor relative to them.
 
 There are two tasks: a table of measured networks (NAS-Bench-Macro's JSON file,
@@ -111,7 +111,7 @@ def naswot_scores(seed=0):
 
     The score is the log-determinant of a kernel that counts, for each pair of random images, the activation units in
     the same state; as in the published code, a unit is on if its input is above 0. Networks share random weights, so
-    that a layer runs once for all networks with the same layers before it.
+    a layer runs once for all networks with the same layers before it.
     """
     generator = torch.Generator().manual_seed(seed)
     scores = {}
@@ -284,7 +284,7 @@ def table_rows(errors, errors_by_rate, sizes):
 
 
 def needed_ratio(error, sizes, baseline, n):
-    """Return as text how many times as many accuracies as n the baseline needs for an error."""
+    """Format the number of accuracies that the baseline needs for an error, as a multiple of n."""
     falling = np.minimum.accumulate(baseline)
     if error < falling[-1]:
         return f"> {sizes[-1] / n:.1f} x"

@@ -2,7 +2,7 @@
 
 The limits are measured in the same run: the peak of a matrix product (torch, float32), and the bandwidth of copying
 arrays larger than any cache. No layer can be faster than its arithmetic and its memory traffic (input, weights and
-output, each moved once) allow. The time of each layer is from ONNX Runtime's profiler.
+output, each moved once) allow. The time of each layer comes from ONNX Runtime's profiler.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Run benchmarks and write docs/benchmarks.md: `run.py [NAME ...]`, all of them by default; `--list` lists them.
+"""Run benchmarks and write docs/benchmarks.md: `run.py [NAME ...]`, by default all; `--list` lists them.
 
-Each benchmark is a script of this folder and runs in its own process, one after the other. Its results are stored
-in benchmarks/results.json with machine, versions and date, so the page can combine runs of several days; benchmarks
-that are not run again keep their results. Peers come from PyPI: pip install '.[benchmarks]'.
+Each benchmark is a script in this folder and runs in its own process, one after the other. Its results are stored
+in benchmarks/results.json with machine, versions and date, so the page can combine runs from several days; benchmarks
+that are not rerun keep their results. Peers come from PyPI: pip install '.[benchmarks]'.
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Benchmark:
     Attributes:
         script: file name.
         title: title of the section.
-        description: what is compared.
+        description: description of the comparison.
         arguments: arguments of the script; "{name}" stands for the path of an input.
         threads: OMP_NUM_THREADS of its process.
         inputs: required files and folders by name, with a description; each is an option of this tool.
@@ -56,7 +56,7 @@ BENCHMARKS = {
         "Inference",
         "FBNetV3-B and G at 224 pixels, the same weights and images. *eager*: torch without an export, as "
         "`tools/classify.py` runs a network; *deployed*: `deploy.load` of an ONNX export. timm's networks run "
-        "unchanged; OpenVINO runs our ONNX file. The goals against timm are for B; for G they would take nine tenths "
+        "unchanged; OpenVINO runs the same ONNX file. The goals against timm are for B; for G they would take nine tenths "
         "of this machine's peak in matrix products at batch 1, and more than the peak at batch 16.",
     ),
     "roofline": Benchmark(
@@ -69,7 +69,7 @@ BENCHMARKS = {
     "int8": Benchmark("int8.py", "int8", "int8 against float32 of the same network, in both runtimes.", threads=1),
     "latency_search": Benchmark(
         "latency_search.py",
-        "Networks searched for a latency",
+        "Networks searched for a latency budget",
         "NARS with budgets of `latency_ms` in Table 2's space, with a synthetic accuracy; the networks are measured.",
         ("--table", "{latencies}"),
         threads=1,
@@ -90,13 +90,13 @@ BENCHMARKS = {
     "loop_overhead": Benchmark(
         "loop_overhead.py",
         "Loop overhead",
-        "The part of a training's steps that is neither data, forward, backward nor the optimizer's step.",
+        "The fraction of training time spent on neither data, forward, backward nor the optimizer's step.",
         threads=1,
     ),
     "detection": Benchmark(
         "detection.py",
         "Detection",
-        "One image of 320 pixels, the smallest Faster R-CNN against torchvision's for phones.",
+        "One image of 320 pixels, the smallest Faster R-CNN against torchvision's mobile one.",
         ("--threads", "1", "--rounds", "15"),
         threads=1,
     ),
@@ -176,7 +176,7 @@ def read_results():
 
 
 def run_benchmarks(names, args):
-    """Run benchmarks and store their results. Returns the names of those that failed."""
+    """Run benchmarks, store their results, and return the names of those that failed."""
     failed = []
     for name in names:
         benchmark = BENCHMARKS[name]
@@ -195,7 +195,7 @@ def run_benchmarks(names, args):
 
 
 def run_benchmark(benchmark, paths):
-    """Run a benchmark. Returns its result, None if it failed."""
+    """Run a benchmark and return its result, or None if it failed."""
     with tempfile.TemporaryDirectory() as folder:
         rows_file = Path(folder) / "rows.jsonl"
         arguments = [argument.format(**paths) for argument in benchmark.arguments]
@@ -273,7 +273,7 @@ def build_section(name, benchmark, result, usual_environment):
 
 
 def describe_environment(result):
-    """Return machine and versions of a result."""
+    """Return the machine and versions of a result."""
     versions = ", ".join(f"{package} {number}" for package, number in result["versions"].items())
     return f"{result['machine']}; {versions}"
 

@@ -1,4 +1,4 @@
-"""Number of cases per test: a few in every run of the tests, many with FBNETV3_HARDENING=25 (`make harden`)."""
+"""Number of cases per test: a few in every test run, many with FBNETV3_HARDENING=25 (`make harden`)."""
 
 import multiprocessing
 import os

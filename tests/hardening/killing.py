@@ -10,7 +10,7 @@ def kill_randomly(process, folder, pattern, rng, seconds):
     """Kill a process at a random time within `seconds`, or while a file matching `pattern` exists.
 
     Returns:
-        Whether it was killed; it may end before.
+        Whether it was killed; it may exit before that.
     """
     if rng.random() < 0.5:
         return kill_after(process, rng.uniform(0, seconds))
@@ -18,7 +18,7 @@ def kill_randomly(process, folder, pattern, rng, seconds):
 
 
 def kill_after(process, seconds):
-    """Kill a process after some seconds. Returns whether it was still running."""
+    """Kill a process after some seconds, and return whether it was still running."""
     process.join(seconds)
     return _kill(process)
 
@@ -27,7 +27,7 @@ def kill_during_write(process, folder, pattern, occurrence=1):
     """Kill a process while a file that matches `pattern` exists, at its nth occurrence.
 
     Returns:
-        Whether it was killed; it may end before.
+        Whether it was killed; it may exit before that.
     """
     deadline = time.monotonic() + TIMEOUT
     existed = False

@@ -111,7 +111,7 @@ def mutated_yaml(draw, valid):
 
 
 class _NoAliasDumper(yaml.SafeDumper):
-    """Writes repeated values out in full, as people do."""
+    """Writes repeated values out in full instead of as aliases."""
 
     def ignore_aliases(self, data):
         return True

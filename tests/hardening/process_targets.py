@@ -1,4 +1,4 @@
-"""Trainings, searches and downloads of a second or less, as functions for processes that tests kill."""
+"""Training runs, searches and downloads of a second or less, as functions for processes that tests kill."""
 
 import contextlib
 import os
@@ -59,7 +59,7 @@ def tiny_config(folder):
 
 @contextlib.contextmanager
 def exit_code():
-    """End the process after the block with 0, USER_ERROR or CRASH; discard its output."""
+    """Exit the process after the block with 0, USER_ERROR or CRASH; discard its output."""
     torch.set_num_threads(1)
     devnull = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):

@@ -1,4 +1,4 @@
-"""Corrupt and malicious tar files and pickles of datasets: an error that names the file."""
+"""Corrupt and malicious tar files and dataset pickles raise an error that names the file."""
 
 import io
 import pickle

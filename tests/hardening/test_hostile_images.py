@@ -1,4 +1,4 @@
-"""Corrupt and oversized images, and other files in their place: an error that names the file."""
+"""Corrupt and oversized images, and other files in place of images, raise an error that names the file."""
 
 import io
 import struct
@@ -17,7 +17,7 @@ from tests.hardening.conftest import SCALE
 
 
 def forge_png(width, height, text=b""):
-    """Return a PNG with a header for a size and next to no pixels."""
+    """Return a PNG whose header claims a size and that has almost no pixels."""
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -72,7 +72,7 @@ def test_truncated_and_corrupt_images_are_decoded_or_named(tmp_path, format, rng
         if number % 2:
             del corrupt[rng.integers(len(corrupt)) :]
         else:
-            # Half of the time in the header
+            # Corrupt the header in half of the cases
             end = min(len(corrupt), 200) if number % 4 else len(corrupt)
             for _ in range(rng.integers(1, 6)):
                 corrupt[rng.integers(end)] = rng.integers(256)

@@ -1,4 +1,4 @@
-"""Invalid YAML in place of each kind of file: an error of one line, and no code is run."""
+"""Invalid YAML in place of each kind of file: a one-line error, and no code is executed."""
 
 import pytest
 
@@ -46,7 +46,7 @@ READERS = {
     "detection config": lambda path: load_config(path) if is_detection_config(path) else None,
     "detector": lambda path: read_detector_config(path) if find_detector_config(path) else None,
 }
-# An empty training config is valid: all defaults; the last two readers only look whether a file is theirs
+# An empty training config is valid: all defaults; the last two readers only detect whether a file is theirs
 LENIENT = ("detection config", "detector")
 
 

@@ -1,4 +1,4 @@
-"""A search that is killed repeatedly has the result of an uninterrupted one, and repeats no completed trial."""
+"""A search that is killed repeatedly has the result of an uninterrupted one, and reruns no completed trial."""
 
 import contextlib
 import sqlite3

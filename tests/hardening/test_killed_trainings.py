@@ -1,4 +1,4 @@
-"""A training that is killed repeatedly has the weights of an uninterrupted one, and every checkpoint is complete."""
+"""A training run that is killed repeatedly ends with an uninterrupted run's weights; every checkpoint is complete."""
 
 import pytest
 import torch

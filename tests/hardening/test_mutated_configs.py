@@ -91,7 +91,7 @@ def start_training(cfg):
 
 
 def check_config_file(path, overrides=()):
-    """Load a config; if it is accepted, its training starts, and its dump reads back equal."""
+    """Load a config; if it is accepted, training starts, and its dump reads back equal."""
     try:
         is_detection_config(path)
         cfg = load_config(path, overrides)

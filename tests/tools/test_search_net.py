@@ -1,4 +1,4 @@
-"""tools/search_net.py as a user runs it: a search of real trainings, its output folder, error messages."""
+"""tools/search_net.py as a user runs it: a search with real training runs, its output folder, error messages."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def write_config(folder, **settings):
 
 @pytest.fixture(scope="module")
 def finished_search(tmp_path_factory):
-    """Run six trainings on digits and make a recommendation."""
+    """Train six networks on digits and make a recommendation."""
     folder = tmp_path_factory.mktemp("search")
     config = write_config(
         folder,
@@ -54,7 +54,7 @@ def finished_search(tmp_path_factory):
     return folder, config, run("--config", config, cwd=folder)
 
 
-def test_a_search_of_trainings(finished_search):
+def test_a_search_with_training_runs(finished_search):
     folder, _, done = finished_search
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

@@ -97,7 +97,7 @@ class Recommender:
         candidate = Candidate(self.space, vector, seed=settings.seed, full_epochs=settings.epochs)
         values = constraints.column_values(vector[None], *constraints.column_names)
         columns = {column: float(value[0]) for column, value in values.items()}
-        # Trials within the budget, best first; the evolution has inherited the first of them
+        # Trials within the budget, best first; the first of them are in the first generation
         within_budget = np.flatnonzero(constraints.feasible(self._ranked_candidates))
         trials = [self._ranked[index] for index in within_budget]
         provenance = {

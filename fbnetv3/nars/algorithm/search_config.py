@@ -14,7 +14,7 @@ from fbnetv3.nars.space.search_space import Space, load_space, space_from_dict
 from fbnetv3.utils.checks import check_keys, check_type, error_context
 from fbnetv3.utils.imports import import_modules
 from fbnetv3.utils.nested_keys import parse_pairs
-from fbnetv3.utils.yaml_files import NotYAMLError, parse_yaml, read_mapping, resolve_beside
+from fbnetv3.utils.yaml_files import NotYAMLError, parse_yaml, read_mapping, resolve_in_folder
 
 _KEYS = ("space", "evaluator", "output", *(field.name for field in fields(SearchSettings)))
 _FILE_SUFFIXES = (".yaml", ".yml", ".json")
@@ -57,7 +57,7 @@ def _parse_config(data: dict[str, Any], path: Path) -> SearchConfig:
     for key in ("evaluator_args", "training_config"):
         data[key] = _resolve_files(data.get(key) or {}, folder)
     if isinstance(data.get("latency"), str):
-        data["latency"] = resolve_beside(data["latency"], folder)
+        data["latency"] = resolve_in_folder(data["latency"], folder)
     imports = data.get("imports", ())
     check_type(imports, "imports", (list, tuple), "a list", SettingsError)
     import_modules(imports, "imports")  # they may register blocks of the space
@@ -73,7 +73,7 @@ def _parse_space(space: Any, folder: Path) -> Space:
     if isinstance(space, Mapping):
         return space_from_dict(space)
     check_type(space, "space", str, "a file or a space", SettingsError)
-    return load_space(resolve_beside(space, folder))
+    return load_space(resolve_in_folder(space, folder))
 
 
 def _apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -103,5 +103,5 @@ def _resolve_files(value: Any, folder: Path) -> Any:
     if isinstance(value, Mapping):
         return {key: _resolve_files(each, folder) for key, each in value.items()}
     if isinstance(value, str) and value.endswith(_FILE_SUFFIXES):
-        return resolve_beside(value, folder)
+        return resolve_in_folder(value, folder)
     return value

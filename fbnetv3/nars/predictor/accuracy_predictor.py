@@ -127,8 +127,7 @@ class AccuracyPredictor:
             held_out: share of the pool used for validation.
 
         Raises:
-            UsageError: the space has no architecture variables, the pool is too small, or labels are missing or not
-                finite.
+            UsageError: no architecture variables, too small a pool, or labels that are missing or not finite.
         """
         s = self.settings
         features, _ = self._features(pool)

@@ -19,7 +19,7 @@ from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
 from fbnetv3.utils.files import write_json
 
 _FOLDS = 5
-_MAX_POINTS = 500  # of a scatter plot
+_MAX_POINTS = 500  # points per scatter plot
 _FRONT_SIZE = 12  # budgets along the Pareto front
 
 

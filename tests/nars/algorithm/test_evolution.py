@@ -1,4 +1,4 @@
-"""The evolution finds the best feasible candidates, and reports constraints that none meets."""
+"""The evolutionary search finds the best feasible candidates, and reports constraints that none meets."""
 
 import time
 from dataclasses import replace
@@ -111,9 +111,9 @@ def test_a_budget_that_no_candidate_meets_is_an_error_at_once_that_gives_the_nea
 @pytest.mark.parametrize(
     ("score", "message"),
     [
-        (lambda c: np.full(len(c), np.nan), "NaN for"),
+        (lambda c: np.full(len(c), np.nan), "NaNs for"),
         (lambda c: np.where(np.arange(len(c)) == 3, np.nan, 0.0), r"with 1 NaN"),
-        (lambda c: np.zeros((len(c), 2)), r"the score returns \(\d+, 2\)"),
+        (lambda c: np.zeros((len(c), 2)), r"the score function returned shape \(\d+, 2\)"),
     ],
 )
 def test_invalid_scores(score, message):

@@ -1,4 +1,4 @@
-"""Whole searches: their results, their files, and invalid settings."""
+"""Complete searches: their results, their files, and invalid settings."""
 
 import json
 import time
@@ -164,7 +164,7 @@ def test_invalid_settings(settings, error, tmp_path):
 
 
 def test_invalid_values_of_a_column(tmp_path):
-    for column, error in ((lambda c: 3, "not numbers of shape"), (lambda c: c[:, 0] * np.nan, "returns NaN for")):
+    for column, error in ((lambda c: 3, "not numbers of shape"), (lambda c: c[:, 0] * np.nan, "returned NaN for")):
         with pytest.raises(UserError, match=error):
             search(SPACE, evaluate, tmp_path / "out", **QUICK, columns={"odd": column}, constraints={"odd": 3})
 
@@ -231,7 +231,7 @@ def test_recommendations_scale_to_a_family(networks):
     assert macs == pytest.approx(4e6, rel=0.1)
     assert load_config(files.config).MODEL.DROP_PATH_RATE == 0.2
     assert json.loads(files.provenance.read_text())["columns"]["macs"] == macs
-    assert set(networks.scaled_networks) == {"family_g"}  # a target that cannot be met is left out with a warning
+    assert set(networks.scaled_networks) == {"family_g"}  # a target that cannot be met is skipped with a warning
 
 
 def test_architectures_alone_and_recipes_alone(tmp_path):
@@ -257,7 +257,7 @@ def test_architectures_alone_and_recipes_alone(tmp_path):
 
 
 class FailsEveryTrial:
-    """An evaluator that knows before any trial that all would fail."""
+    """An evaluator that reports before the first trial that all would fail."""
 
     def check(self, candidate):
         raise UserError(f"no data for {sorted(candidate)}")

@@ -40,7 +40,7 @@ print("finished")
 
 
 def test_a_search_killed_again_and_again_ends_like_an_uninterrupted_one(plain_search, tmp_path):
-    """Killed at random moments; no finished trial is run again."""
+    """Killed at random moments; no finished trial is rerun."""
     rng = np.random.default_rng(0)
     kills = 0
     resume = []

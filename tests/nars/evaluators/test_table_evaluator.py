@@ -1,4 +1,4 @@
-"""The evaluator that looks accuracies up in a table."""
+"""The evaluator that looks up accuracies in a table."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Trainings as trials of a search: learning curves, interruptions, keys that the search sets."""
+"""Training runs as trials of a search: learning curves, interruptions, keys that the search sets."""
 
 from types import SimpleNamespace
 

@@ -1,4 +1,4 @@
-"""Attempts of a space with one variable, and a loop that runs them on an executor."""
+"""Attempts at trials of a space with one variable, and a loop that runs them on an executor."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ def make_attempt(number, epochs=2, folder=None):
 
 
 def run_attempts(executor, *attempts):
-    """Return outcomes by attempt number; never run more attempts at a time than there are slots."""
+    """Return outcomes by trial number; never run more attempts at a time than there are slots."""
     waiting = list(attempts)
     outcomes = {}
     num_running = 0
@@ -29,6 +29,6 @@ def run_attempts(executor, *attempts):
 
 
 def open_for_tests(evaluator, folder, name="local", **options):
-    """Open an executor of two workers."""
+    """Open an executor with two workers."""
     options = {"workers": 2, "logs": folder / "logs", **options}
     return open_executor(name, SearchContext(SPACE, evaluator), ExecutorOptions(**options))

@@ -1,4 +1,4 @@
-"""Executors on this machine: outcomes, failures, and that no process is left behind."""
+"""Executors on this machine: outcomes, failures, and no leftover processes."""
 
 import os
 import subprocess
@@ -119,7 +119,7 @@ def test_subprocesses_of_evaluators_get_the_users_import_path(tmp_path, monkeypa
 
 
 def test_workers_import_the_users_modules(tmp_path, monkeypatch):
-    """What they register is there when a candidate is evaluated."""
+    """Their entries are registered when a candidate is evaluated."""
     (tmp_path / "extension_of_workers.py").write_text("import os\nos.environ['EXTENSION_OF_WORKERS'] = '1'\n")
     monkeypatch.syspath_prepend(tmp_path)
 

@@ -18,7 +18,7 @@ SMALL = {
     },
 }
 
-# Each field of a row is a variable somewhere, and a part of the candidates is invalid
+# Each field of a row is a variable somewhere, and some candidates are invalid
 IRREGULAR = {
     "name": "irregular",
     "variables": {

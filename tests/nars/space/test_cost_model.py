@@ -63,7 +63,7 @@ def test_a_table_too_large_for_memory_gives_the_same(space, monkeypatch):
 
 
 def test_speed(space):
-    """At least 100,000 candidates a second even on one busy core; benchmarks/pool_cost.py measures the real figure."""
+    """At least 100,000 candidates per second even on one busy core; benchmarks/pool_cost.py measures the rate."""
     model, candidates = CostModel(space), random_candidates(space, 20_000)
     model(candidates)
     start = time.perf_counter()

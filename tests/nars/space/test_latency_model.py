@@ -1,4 +1,4 @@
-"""Latencies of many candidates equal that of each network; a search within a latency."""
+"""Latencies of many candidates equal those of each network; a search within a latency budget."""
 
 import json
 

@@ -60,7 +60,7 @@ def test_a_pool_smaller_than_a_small_space():
 
 
 def test_narrow_constraints(space):
-    """A thousandth of the range of MACs, and nearly the least that a candidate can have."""
+    """A thousandth of the range of MACs, and nearly the minimum of all candidates."""
     least = Constraints(space).column_values(np.zeros((1, len(space)), int), "macs")["macs"][0]
     for low, high in ((600e6, 600.4e6), (0, 1.15 * least)):
         constraints = Constraints(space, [Constraint("macs", low, high)])
