@@ -57,7 +57,7 @@ class Registry(_FvcoreRegistry):
         if name in self._obj_map:
             raise UsageError(
                 f"{self._name} '{name}' from {origin} is already registered by {self._origins[name]}: "
-                "choose another name"
+                "choose a different name"
             )
         self._do_register(name, obj)
         self._origins[name] = origin

@@ -67,7 +67,7 @@ class BlockSpec:
     __dataclass_fields__: ClassVar[dict[str, Any]]
     build: ClassVar[Callable[..., Any]]
     pools: ClassVar[bool] = False
-    """Whether the block ends in a 1x1 map, so that it can only be the last block."""
+    """Whether the block ends in a 1x1 map, so it can only be the last block."""
 
     in_channels: int
     out_channels: int

@@ -227,7 +227,9 @@ class LatencyTableWriter:
         # Resume a table of the same device
         table_device = load_latency_table(self.path).device
         if table_device != device:
-            raise LatencyError(f"{self.path}: was measured on {table_device}, this is {device}: choose another file")
+            raise LatencyError(
+                f"{self.path}: was measured on {table_device}, this is {device}: choose a different file"
+            )
         drop_partial_line(self.path)
 
     def add_block(self, shape: BlockShape, ms: float) -> None:

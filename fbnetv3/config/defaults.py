@@ -125,7 +125,7 @@ declare("MODEL.CHANNELS_LAST", True, "NHWC memory format, which is faster on CPU
 declare(
     "MODEL.SYNC_BN",
     True,
-    "In distributed training, compute BatchNorm statistics over the images of all processes, so that results do not "
+    "In distributed training, compute BatchNorm statistics over the images of all processes, so results do not "
     "depend on the number of processes.",
 )
 declare(

@@ -21,7 +21,7 @@ from fbnetv3.training.classifier_training import train_classifier
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.checks import check_choice, check_int, check_keys, check_type, error_context
 from fbnetv3.utils.nested_keys import flatten, parse_pairs
-from fbnetv3.utils.yaml_files import read_mapping, resolve_beside
+from fbnetv3.utils.yaml_files import read_mapping, resolve_in_folder
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def _parse_overrides(overrides: Any, field: str, folder: Path) -> dict[str, Any]
     parsed = {}
     for key, value in flatten(overrides).items():
         if key in _PATH_KEYS and isinstance(value, str):
-            value = resolve_beside(value, folder)
+            value = resolve_in_folder(value, folder)
         parsed[key] = value
     return parsed
 

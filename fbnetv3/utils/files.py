@@ -99,7 +99,7 @@ def shipped_folder(checkout_name: str, installed_name: str | None = None) -> Pat
     """Return a folder of data that ships with the package.
 
     Args:
-        checkout_name: its name in a checkout, beside the package.
+        checkout_name: its name in a checkout, next to the package.
         installed_name: its name inside the installed package; default: the same.
     """
     package = Path(__file__).resolve().parent.parent
@@ -125,7 +125,7 @@ class FolderLock:
     Args:
         folder: created if it does not exist.
         user: what holds such a lock ("training", "search"), for error messages.
-        advice: how to choose another folder, for error messages.
+        advice: how to choose a different folder, for error messages.
         name: file name of the lock.
     """
 

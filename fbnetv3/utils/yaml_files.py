@@ -139,10 +139,10 @@ def _resolve_key(data: dict[str, Any], dotted_key: str, folder: Path) -> None:
     for name in sections:
         section = section.get(name) if isinstance(section, dict) else None
     if isinstance(section, dict) and isinstance(section.get(leaf), str):
-        section[leaf] = resolve_beside(section[leaf], folder)
+        section[leaf] = resolve_in_folder(section[leaf], folder)
 
 
-def resolve_beside(value: str, folder: str | os.PathLike) -> str:
+def resolve_in_folder(value: str, folder: str | os.PathLike) -> str:
     """Return the path of the file `value` in `folder` if it exists there, else `value` unchanged."""
     path = Path(folder, value)
     return str(path) if path.is_file() else value

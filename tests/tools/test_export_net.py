@@ -30,7 +30,7 @@ def test_export_and_classify(tool, tmp_path):
     assert exported == original and exported.code == 0
     lines = exported.out.splitlines()
     assert lines[0] == str(images[0]) and lines[6] == str(images[1]) and len(lines) == 12
-    assert lines[1].split()[0] == str(target) and lines[1].endswith(" %")
+    assert lines[1].split()[0] == str(target) and lines[1].endswith("%")
 
 
 def test_int8_prints_accuracy_before_and_after(tool, tmp_path):

@@ -1,4 +1,4 @@
-"""Files that configs name are found beside the config that names them, wherever it is."""
+"""Files that configs name are found next to the config that names them, wherever it is."""
 
 import shutil
 
@@ -14,7 +14,7 @@ SHORT = {"EPOCHS": 1, "WARMUP_EPOCHS": 0.0, "BATCH_SIZE": 256}
 
 @pytest.fixture
 def config(tmp_path):
-    """A config with an architecture and a recipe beside it, as a search writes them."""
+    """A config with an architecture and a recipe next to it, as a search writes them."""
     folder = tmp_path / "result"
     (folder / "archs").mkdir(parents=True)
     (folder / "archs" / "mine.yaml").write_text(dump_arch(get_arch("fbnetv3_digits")))

@@ -17,7 +17,7 @@ def test_one_row_per_cluster_and_mode_and_a_figure(tool, tmp_path):
     assert "12 trials of" in run.out and "10,700 GPU hours with one GPU per trial, calibrated:" in run.out
     assert "8 epochs in round 1, then 6" in run.out
     assert len(re.findall(r"^ +[28] +\d+ +(?:rounds|asynchronous) ", run.out, re.MULTILINE)) == 4
-    assert len(re.findall(r"^\d GPUs: -?[\d.]+ % less wall time asynchronously$", run.out, re.MULTILINE)) == 2
+    assert len(re.findall(r"^\d GPUs: -?[\d.]+% less wall time asynchronously$", run.out, re.MULTILINE)) == 2
     assert figure.exists()
 
 

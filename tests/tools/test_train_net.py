@@ -134,7 +134,7 @@ def test_all_parts_of_a_recipe_together(tool, config, tmp_path):
 
 
 def test_distillation_from_the_zoo(tool, tmp_path):
-    """The student has another resolution than its teacher."""
+    """The student has a different resolution from its teacher."""
     teacher = ["DISTILL.ARCH", "fbnetv3_digits", "DISTILL.WEIGHTS", "zoo://digits/fbnetv3_digits"]
     ran = tool(
         "train_net", "--config", DIGITS, *SHORT, *teacher, "INPUT.RESOLUTION", "24", "OUTPUT_DIR", tmp_path / "run"

@@ -1,4 +1,4 @@
-"""YAML files: strict parsing, inheritance, paths beside a file."""
+"""YAML files: strict parsing, inheritance, paths next to a file."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from fbnetv3.utils.yaml_files import (
     parse_yaml,
     read_mapping,
     read_with_bases,
-    resolve_beside,
+    resolve_in_folder,
 )
 
 
@@ -82,9 +82,9 @@ def test_invalid_bases(tmp_path, text, message):
 
 def test_resolve_beside(tmp_path):
     (tmp_path / "x.yaml").touch()
-    assert resolve_beside("x.yaml", tmp_path) == str(tmp_path / "x.yaml")
+    assert resolve_in_folder("x.yaml", tmp_path) == str(tmp_path / "x.yaml")
     for value in ("y.yaml", "fbnetv3_a", "", str(tmp_path / "x.yaml")):
-        assert resolve_beside(value, tmp_path) == value
+        assert resolve_in_folder(value, tmp_path) == value
 
 
 def test_parse_number():
