@@ -56,8 +56,8 @@ BENCHMARKS = {
         "Inference",
         "FBNetV3-B and G at 224 pixels, the same weights and images. *eager*: torch without an export, as "
         "`tools/classify.py` runs a network; *deployed*: `deploy.load` of an ONNX export. timm's networks run "
-        "unchanged; OpenVINO runs the same ONNX file. The goals against timm are for B; for G they would take nine tenths "
-        "of this machine's peak in matrix products at batch 1, and more than the peak at batch 16.",
+        "unchanged; OpenVINO runs the same ONNX file. The goals against timm are for B; for G they would take "
+        "nine tenths of this machine's peak in matrix products at batch 1, and more than the peak at batch 16.",
     ),
     "roofline": Benchmark(
         "roofline.py",

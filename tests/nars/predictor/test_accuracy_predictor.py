@@ -84,7 +84,7 @@ def test_pretraining_learns_macs_and_parameters_of_table_2(space, constraints, p
 
 
 def test_pretraining_helps_if_accuracy_is_a_function_of_the_labels(space, constraints, pool):
-    """Twenty trials suffice for an accuracy that is the logarithm of the MACs, if the encoder was pretrained on MACs."""
+    """Twenty trials suffice for an accuracy that is the logarithm of the MACs, if the encoder was pretrained on it."""
     accuracies = np.log(constraints.column_values(pool, "macs")["macs"])
     errors = []
     for labels in (None, pretraining_labels(constraints, pool)):
