@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from fbnetv3.errors import UnknownNameError, UserError
-from fbnetv3.utils.command_line import ArgumentParser, run_tool
+from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 from fbnetv3.utils.imports import user_modules
 
 
@@ -97,3 +97,15 @@ def test_invalid_arguments_are_one_line(capsys):
         ArgumentParser(prog="tool.py").parse_args(["--nothing"])
     assert exit.value.code == 2
     assert capsys.readouterr().err == "error: unrecognized arguments: --nothing; see tool.py --help\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("0", "--count: 0 must be at least 1"), ("x", "--count: 'x' must be an integer")]
+)
+def test_positive_int_names_the_option_and_its_bound(text, message, capsys):
+    parser = ArgumentParser(prog="tool")
+    parser.add_argument("--count", type=positive_int)
+    assert parser.parse_args(["--count", "3"]).count == 3
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--count", text])
+    assert message in capsys.readouterr().err
