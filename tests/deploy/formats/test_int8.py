@@ -160,7 +160,7 @@ def test_agreement_and_top1():
             {},
             99,
             88.9,
-            r"tiny: int8 reduces top-1 from 90.00 to 88.90 % on 4 images; at most 1 points may be lost. Nothing",
+            r"tiny: int8 reduces top-1 from 90.00 to 88.90% on 4 images; at most 1 points may be lost. Nothing",
         ),
         ({"max_drop": 2}, 99, 88.9, None),
         (
