@@ -199,7 +199,10 @@ def check(ran, code, message, config):
         (["MODEL.ARCH_DIRS", "[5]"], "MODEL.ARCH_DIRS [5] must be a list of text"),
         (["INPUT.STD", "[True, 1, 1]"], "INPUT.STD [True, 1, 1] must be a list of numbers"),
         (["INPUT.RESOLUTION", "4", "MODEL.ARCH", "fbnetv3_b"], "an input of 4x4 pixels is too small"),
-        (["INPUT.CROP", "padded", "INPUT.CROP_PADDING", "99"], "INPUT.CROP_PADDING 99 is larger than the 32-pixel input"),
+        (
+            ["INPUT.CROP", "padded", "INPUT.CROP_PADDING", "99"],
+            "INPUT.CROP_PADDING 99 is larger than the 32-pixel input",
+        ),
         (["SOLVER.ACCUMULATE", "5"], "SOLVER.ACCUMULATE 5 is too large for SOLVER.BATCH_SIZE 8"),
         (["SOLVER.PRECISION", "float8"], "SOLVER.PRECISION 'float8' must be one of float32, bfloat16, float16"),
         (
