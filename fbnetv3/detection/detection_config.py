@@ -186,9 +186,9 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
 
 def _require_known_keys(keys: Iterable[str], known_keys: Sequence[str], where: str = "") -> None:
     for key in keys:
-        is_key_or_section = any(f"{known}.".startswith(f"{key}.") for known in known_keys)
+        is_key_or_section = any(f"{known_key}.".startswith(f"{key}.") for known_key in known_keys)
         # A mapping as the value of a plain key has a wrong type, which yacs reports, rather than a wrong name
-        is_in_value = any(key.startswith(f"{known}.") for known in known_keys)
+        is_in_value = any(key.startswith(f"{known_key}.") for known_key in known_keys)
         if not is_key_or_section and not is_in_value:
             raise UsageError(f"{where}unknown key {key}: {suggest(key, known_keys)}")
 
