@@ -99,7 +99,7 @@ def test_pretrained_without_weights():
 
 def test_pretrained_needs_the_same_blocks():
     other = compound_scale(get_arch("fbnetv3_digits"), depth=2, name="fbnetv3_digits")
-    with pytest.raises(UsageError, match="are for other blocks"):
+    with pytest.raises(UsageError, match="belong to an architecture with different blocks"):
         fbnetv3.create_model(other, pretrained=True)
 
 

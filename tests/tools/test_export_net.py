@@ -39,10 +39,10 @@ def test_int8_prints_accuracy_before_and_after(tool, tmp_path):
     result = read_verification(tmp_path / "out")["int8"]
     _, title, before, after = ran.out.splitlines()
     assert title.split() == ["on", "360", "images", "top-1", "agreement", "size", "of", "float32"]
-    assert before.split()[:3] == ["float32", f"{result['top1_float32']:.2f}", "%"] and result["top1_float32"] > 99
-    agreement = f"{result['agreement']:.2f}"
-    assert after.split()[:5] == ["int8", f"{result['top1_int8']:.2f}", "%", agreement, "%"] and result["top1_int8"] > 98
-    assert after.split()[-2] == f"{100 * result['bytes_int8'] / result['bytes_float32']:.1f}"
+    assert before.split()[:2] == ["float32", f"{result['top1_float32']:.2f}%"] and result["top1_float32"] > 99
+    agreement = f"{result['agreement']:.2f}%"
+    assert after.split()[:3] == ["int8", f"{result['top1_int8']:.2f}%", agreement] and result["top1_int8"] > 98
+    assert after.split()[-1] == f"{100 * result['bytes_int8'] / result['bytes_float32']:.1f}%"
 
 
 @pytest.fixture

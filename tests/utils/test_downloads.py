@@ -97,7 +97,7 @@ def test_downloads_that_are_not_weights(server, cache, path, message):
 
 def test_a_download_that_would_run_code(server, tmp_path):
     for _ in range(2):
-        with pytest.raises(WeightsError, match="could run code: refused$"):
+        with pytest.raises(WeightsError, match="could run code"):
             load_weights(new_model(), f"{server}/code.pth")
     assert not (tmp_path / "trace").exists()
 

@@ -82,5 +82,5 @@ def test_a_wrong_image_in_a_list_is_named(predictor, held_out, tmp_path):
 
 def test_wrong_numbers(predictor, held_out):
     for arguments in ({"top": 0}, {"batch_size": 0}):
-        with pytest.raises(UsageError, match="less than 1"):
+        with pytest.raises(UsageError, match="must be at least 1"):
             predictor(held_out[0][0], **arguments)

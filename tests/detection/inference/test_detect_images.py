@@ -154,7 +154,9 @@ def test_annotations_give_ids_and_names(detect, tmp_path):
     assert {result["image_id"] for result in results.anns.values()} == {70, 8}
     assert {result["category_id"] for result in results.anns.values()} <= {9, 2, 4, 7, 30}
     assert not (tmp_path / "out" / "images.json").exists()
-    with pytest.raises(UsageError, match=r"have 2 categories \(cat, dog\), but the detector has 5 classes: pass the"):
+    with pytest.raises(
+        UsageError, match=r"have 2 categories \(cat, dog\), but the detector has 5 classes: pass annotations with"
+    ):
         detector_classes(small_config(), dataset()["categories"])
 
 
