@@ -24,6 +24,9 @@ from tests.pages import PAGES, ROOT, blocks, commands, text_of
 from tests.stand_ins import make_data, make_weights, save_detector
 from tests.tools.conftest import tool  # noqa: F401 - a fixture
 
+# A page runs all its commands in one test, exports and benchmarks among them
+pytestmark = pytest.mark.timeout(1800)
+
 EPOCH = "SOLVER.EPOCHS 1 SOLVER.WARMUP_EPOCHS 0 DATA.WORKERS 0 DISTILL.RESOLUTION 32"
 IMAGENET = f"{EPOCH} MODEL.NUM_CLASSES 0 SOLVER.BATCH_SIZE 8 INPUT.RESOLUTION 64"
 STEPS = "SOLVER.MAX_ITER 1 SOLVER.IMS_PER_BATCH 2 SOLVER.WARMUP_ITERS 0 DATALOADER.NUM_WORKERS 0 TEST.EVAL_PERIOD 0"
