@@ -78,10 +78,8 @@ def test_names_are_unknown_without_the_import(folder):
     assert "SOLVER.LOSS" in result.stderr and "'focal'" in result.stderr
 
 
-def test_imports_in_a_config(run, folder, trained):
-    config = yaml.safe_load((folder / "run" / "config.yaml").read_text())
-    (folder / "imports.yaml").write_text(yaml.safe_dump({**config, "IMPORTS": ["my_extensions"]}))
-    assert "top1" in run("train_net", "--config", "imports.yaml", "--eval-only")
+def test_the_config_of_a_run_names_the_imported_modules(run, trained):
+    assert "top1" in run("train_net", "--config", "run/config.yaml", "--eval-only")
 
 
 def test_the_format_is_verified_exported_and_read_again(run, folder, trained):

@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 from fbnetv3.config.defaults import KEYS, get_cfg
 from fbnetv3.config.recipe import load_recipe
 from fbnetv3.errors import UsageError, suggest
-from fbnetv3.utils.imports import import_modules
+from fbnetv3.utils.imports import import_modules, user_modules
 from fbnetv3.utils.nested_keys import parse_pairs
 from fbnetv3.utils.yaml_files import parse_number, read_with_bases
 
@@ -60,6 +60,8 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
     pairs = parse_pairs(overrides)
     _apply_pairs(cfg, pairs)
     import_modules(cfg.IMPORTS)
+    # With those of --import: a dump of the config is complete
+    cfg.IMPORTS = user_modules()
     if cfg.RECIPE:
         recipe = load_recipe(Path(cfg.RECIPE).expanduser())
         _merge(cfg, recipe.to_config(), f"{cfg.RECIPE}: ")

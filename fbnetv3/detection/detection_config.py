@@ -22,7 +22,7 @@ from fbnetv3.arch.detector_settings import list_detector_configs
 from fbnetv3.config.loading import read_config_file
 from fbnetv3.detection.data.detection_datasets import register_own_datasets
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
-from fbnetv3.utils.imports import import_modules
+from fbnetv3.utils.imports import import_modules, user_modules
 from fbnetv3.utils.nested_keys import flatten, parse_pairs
 from fbnetv3.utils.text import one_line
 
@@ -177,6 +177,8 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
         cfg.merge_from_list([item for pair in pairs.items() for item in pair])
 
     import_modules(cfg.IMPORTS)
+    # With those of --import: a dump of the config is complete
+    cfg.IMPORTS = user_modules()
     register_own_datasets(cfg)
     _choose_device(cfg)
     _check_values(cfg)

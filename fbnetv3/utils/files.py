@@ -21,6 +21,9 @@ from fbnetv3.errors import OutputError, UsageError
 PARTIAL_PREFIX = ".partial_"
 """Prefix of temporary files that `atomic_write` renames when they are complete."""
 
+# Lock files that this process holds
+_LOCKED_BY_THIS_PROCESS: set[str] = set()
+
 
 def output_error(path: str | os.PathLike, error: OSError, advice: str = "") -> OutputError:
     """Build the error for a path that cannot be written.
@@ -120,7 +123,8 @@ class FolderLock:
     """An exclusive lock on a folder, held by one process and released when that process ends, even by SIGKILL.
 
     The lock is `lockf`'s: unlike `flock`, forked DataLoader workers do not inherit it, so a worker that outlives its
-    parent by a few seconds does not block the next run.
+    parent by a few seconds does not block the next run. As `lockf` never excludes its own process, the folders that
+    this process has locked are remembered.
 
     Args:
         folder: created if it does not exist.
@@ -134,16 +138,21 @@ class FolderLock:
         self.user = user
         self.advice = advice
         self.name = name
+        self._path = ""
         self._file: BinaryIO | None = None
 
     def acquire(self) -> None:
         """Take the lock without waiting.
 
         Raises:
-            UsageError: another process holds it.
+            UsageError: it is already held, by another process or by this one.
             OutputError: the folder cannot be written.
         """
         make_folder(self.folder, self.advice)
+        # Check before opening the file: closing any handle of it would release the lock that this process holds
+        path = os.path.realpath(self.folder / self.name)
+        if path in _LOCKED_BY_THIS_PROCESS:
+            raise self._already_locked(str(os.getpid()))
         try:
             self._file = (self.folder / self.name).open("a+b")
         except OSError as error:
@@ -156,11 +165,10 @@ class FolderLock:
         except OSError:
             self._file.seek(0)
             owner = self._file.read(32).decode(errors="replace").strip()
-            process = f" (process {owner})" if owner else ""
             self.release()
-            raise UsageError(
-                f"{self.folder}: another {self.user} is running there{process}: wait for it, or {self.advice}"
-            ) from None
+            raise self._already_locked(owner) from None
+        self._path = path
+        _LOCKED_BY_THIS_PROCESS.add(path)
         self._file.truncate(0)
         self._file.write(f"{os.getpid()}\n".encode())
         self._file.flush()
@@ -170,6 +178,13 @@ class FolderLock:
         if self._file is not None:
             self._file.close()
             self._file = None
+            _LOCKED_BY_THIS_PROCESS.discard(self._path)
+
+    def _already_locked(self, owner: str) -> UsageError:
+        process = f" (process {owner})" if owner else ""
+        return UsageError(
+            f"{self.folder}: another {self.user} is running there{process}: wait for it, or {self.advice}"
+        )
 
     def __enter__(self) -> FolderLock:
         self.acquire()

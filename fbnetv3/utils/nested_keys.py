@@ -40,11 +40,12 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def merge(base: Mapping[str, Any], update: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+def merge(base: Mapping[str, Any], update: Mapping[str, Any], where: str = "", prefix: str = "") -> dict[str, Any]:
     """Return `base` with the values of `update` on top, section by section.
 
     Raises:
-        UsageError: a key is a value in `base` and a section in `update`. The message starts with `where`.
+        UsageError: a key is a value in `base` and a section in `update`. The message starts with `where` and the dotted
+            key, which begins with `prefix`.
     """
     merged = dict(base)
     for key, value in update.items():
@@ -52,10 +53,10 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any], where: str = "") -
             # A section in both
             if not isinstance(merged[key], Mapping):
                 raise UsageError(
-                    f"{where}{key} is a section in this file but a single value in its _BASE_ file: "
+                    f"{where}{prefix}{key} is a section in this file but a single value in its _BASE_ file: "
                     "make them the same kind"
                 )
-            merged[key] = merge(merged[key], value, where)
+            merged[key] = merge(merged[key], value, where, f"{prefix}{key}.")
         else:
             merged[key] = value
     return merged

@@ -1,5 +1,9 @@
 """Checks, nested keys, JSON lines, text, files."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from fbnetv3.errors import FieldError, OutputError, UsageError, suggest
@@ -49,6 +53,8 @@ def test_nested_keys():
     assert merge({"A": {"B": 1, "C": 2}}, {"A": {"B": 3}}) == {"A": {"B": 3, "C": 2}}
     with pytest.raises(UsageError, match="x.yaml: A is a section in this file"):
         merge({"A": 1}, {"A": {"B": 1}}, "x.yaml: ")
+    with pytest.raises(UsageError, match=r"^x\.yaml: A\.B\.C is a section"):
+        merge({"A": {"B": {"C": 1}}}, {"A": {"B": {"C": {"D": 1}}}}, "x.yaml: ")
 
 
 def test_overrides_are_pairs():
@@ -102,3 +108,15 @@ def test_a_lock_is_released_and_can_be_taken_again(tmp_path):
         assert (tmp_path / "run" / "lock").read_text().strip().isdigit()
     with lock:
         pass
+
+
+def test_a_folder_is_locked_once_within_a_process_too(tmp_path):
+    with FolderLock(tmp_path, "search", "choose another folder"):
+        for folder in (tmp_path, tmp_path / "x" / ".."):
+            with pytest.raises(UsageError, match=rf"another search is running there \(process {os.getpid()}\)"):
+                FolderLock(folder, "search", "choose another folder").acquire()
+        # The failed attempts have not released the lock for other processes
+        script = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        attempt = subprocess.run([sys.executable, "-c", script, tmp_path / "lock"], capture_output=True, text=True)
+        assert "BlockingIOError" in attempt.stderr
+    FolderLock(tmp_path, "search", "choose another folder").acquire()
