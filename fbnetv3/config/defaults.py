@@ -54,7 +54,8 @@ class ConfigKey:
             return "a list of text" if self.items is str else "a list of numbers"
         if self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
-        upper = "" if self.high is None and self.below is None else f"{self.high or self.below:g}"
+        limit = self.below if self.high is None else self.high
+        upper = "" if limit is None else f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
         if self.low is not None:
             if not upper:
                 return f"at least {self.low:g}"
@@ -79,7 +80,7 @@ def get_cfg() -> CfgNode:
 
 # The run
 
-declare("SEED", 0, "Random seed of weights, order of the images, augmentation and dropout.", low=0, high=2**63 - 1)
+declare("SEED", 0, "Random seed of weights, order of the images, augmentation and dropout.", low=0, high=2**32 - 1)
 declare(
     "RECIPE",
     "",

@@ -61,7 +61,7 @@ def test_values_take_the_type_of_the_default(write):
         ("SEED: 1", ["EMA.DECAY", "1.0"], r"EMA.DECAY 1.0 must be in \[0, 1\)"),
         ("SEED: 1", ["SOLVER.DECAY", "0.0"], r"SOLVER.DECAY 0.0 must be in \(0, 1\]"),
         ("SEED: 1", ["INPUT.INTERPOLATION", "cubic"], "INPUT.INTERPOLATION 'cubic' must be one of bilinear, bicubic"),
-        ("SEED: 1", ["INPUT.RESOLUTION", "100000"], r"INPUT.RESOLUTION 100000 must be in \[0, 8192\]"),
+        ("SEED: 1", ["INPUT.RESOLUTION", "100000"], r"INPUT.RESOLUTION 100000 must be in \[0, 8,192\]"),
         ("SEED: 1\nSEED: 2", [], "config.yaml: line 2: not YAML: duplicate key 'SEED'"),
         ("IMPORTS: [no_such_module]", [], "IMPORTS 'no_such_module' cannot be imported"),
         ("IMPORTS: no_such_module", [], "IMPORTS 'no_such_module' must be a list"),

@@ -124,7 +124,7 @@ def plot_sweep(points: Sequence[SweepPoint], file: Path) -> None:
     gpus = sorted({point.cluster.gpus for point in points})
     least_days = min(point.gpu_seconds.mean() for point in points) / _DAY
     time_axes.plot(
-        gpus, [least_days / count for count in gpus], ":", color="0.4", label="least GPU hours, all GPUs busy"
+        gpus, [least_days / count for count in gpus], ":", color="0.4", label="minimum GPU hours, all GPUs busy"
     )
     time_axes.legend(frameon=False)
     for point in points:
