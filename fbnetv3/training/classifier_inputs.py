@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -64,19 +65,17 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, group: Proce
         target = DistillationTarget(logits, cfg.DISTILL.ALPHA, cfg.SOLVER.LABEL_SMOOTHING)
         views = cfg.DISTILL.VIEWS
         side = preprocessing.resolution
-    train_loader = build_loader(
+    train_loader = loader_from_config(
+        cfg,
         train,
         train_transform_from_config(cfg, preprocessing, side),
+        preprocessing,
+        device,
+        group,
         batch_size=cfg.SOLVER.BATCH_SIZE,
         training=True,
-        workers=cfg.DATA.WORKERS,
-        seed=cfg.SEED,
-        normalize=preprocessing,
         views=views,
         target=target,
-        pin_memory=device.type == "cuda",
-        rank=group.rank,
-        world_size=group.size,
     )
     return Inputs(train, val, preprocessing, train_loader, build_val_loader(cfg, val, preprocessing, device, group))
 
@@ -143,14 +142,30 @@ def build_val_loader(
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> DataLoader:
     """Build the loader for evaluation, which divides the images among the processes."""
+    transform = preprocessing.transform(normalize=False)
+    return loader_from_config(
+        cfg, dataset, transform, preprocessing, device, group, batch_size=cfg.EVAL.BATCH_SIZE, training=False
+    )
+
+
+def loader_from_config(
+    cfg: CfgNode,
+    dataset: ImageDataset,
+    transform: Transform,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    group: ProcessGroup = SINGLE_PROCESS,
+    **options: Any,
+) -> DataLoader:
+    """Build a loader with the config's seed and workers, for a transform to uint8; `options` go to `build_loader`."""
     return build_loader(
         dataset,
-        preprocessing.transform(normalize=False),
-        batch_size=cfg.EVAL.BATCH_SIZE,
-        training=False,
+        transform,
         workers=cfg.DATA.WORKERS,
+        seed=cfg.SEED,
         normalize=preprocessing,
         pin_memory=device.type == "cuda",
         rank=group.rank,
         world_size=group.size,
+        **options,
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from fbnetv3.data import Batch, CorruptImageCounter, build_loader
+from fbnetv3.data import Batch, CorruptImageCounter
 from fbnetv3.data.samplers import ShardedSampler
 from fbnetv3.errors import UsageError
 from fbnetv3.training.builders import (
@@ -26,6 +26,7 @@ from fbnetv3.training.classifier_evaluation import evaluation_mode, memory_forma
 from fbnetv3.training.classifier_inputs import (
     check_cacheable_views,
     dataset_from_config,
+    loader_from_config,
     teacher_logit_files,
     train_transform_from_config,
 )
@@ -52,16 +53,15 @@ def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitFiles:
     teacher = build_teacher(cfg, len(dataset.classes), device)
     # Views have the higher of the two resolutions; the teacher's are resized
     side = max(preprocessing.resolution, teacher_resolution(cfg))
-    loader = build_loader(
+    loader = loader_from_config(
+        cfg,
         dataset,
         train_transform_from_config(cfg, preprocessing, side),
+        preprocessing,
+        device,
         batch_size=cfg.EVAL.BATCH_SIZE,
         training=False,
-        workers=cfg.DATA.WORKERS,
-        seed=cfg.SEED,
-        normalize=preprocessing,
         views=cfg.DISTILL.VIEWS,
-        pin_memory=device.type == "cuda",
     )
     completed = files.completed()
     views, images, _ = files.shape
