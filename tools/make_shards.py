@@ -11,6 +11,7 @@ from fbnetv3.data.samplers import EpochSampler
 from fbnetv3.data.shards import CLASSES_FILE, IMAGES_PER_SHARD, write_shards
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
+from fbnetv3.utils.files import write_text
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError(f"{old_shards[0]}: exists already; delete the old shards or choose a different folder")
 
     shards = write_shards(shuffled_images(dataset, args.seed), output, args.split, args.images_per_shard)
-    classes_file.write_text(classes)
+    write_text(classes_file, classes)
     print(f"{output}: {len(dataset)} images of {len(dataset.classes)} classes in {len(shards)} shards")
 
 

@@ -14,6 +14,7 @@ import yaml
 from fbnetv3.arch.compound_scaling import adapt_to_small_images, compound_scale, with_same_padding
 from fbnetv3.arch.definition import MAX_RESOLUTION, ArchDef, ArchError, Row, Stage
 from fbnetv3.utils.checks import check_int, check_keys, check_type, error_context
+from fbnetv3.utils.files import write_text
 from fbnetv3.utils.yaml_files import BASE_KEY, pop_bases, read_mapping
 
 DERIVE_KEY = "derive"
@@ -152,5 +153,9 @@ def _row_cells(row: Row) -> dict[str, str]:
 
 
 def save_arch(arch: ArchDef, path: str | os.PathLike) -> None:
-    """Write an architecture to a YAML file."""
-    Path(path).write_text(dump_arch(arch))
+    """Write an architecture to a YAML file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_text(Path(path), dump_arch(arch))

@@ -13,6 +13,7 @@ import yaml
 from fbnetv3.errors import FieldError, UnknownNameError
 from fbnetv3.registry import Registry
 from fbnetv3.utils.checks import check_keys, check_type, error_context, is_number
+from fbnetv3.utils.files import write_text
 from fbnetv3.utils.yaml_files import parse_number, read_mapping
 
 # Builders of optimizers, as lazy entries, so that recipes need no torch
@@ -127,5 +128,9 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def save_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
-    """Write a recipe to a YAML file."""
-    Path(path).write_text(dump_recipe(recipe))
+    """Write a recipe to a YAML file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    write_text(Path(path), dump_recipe(recipe))

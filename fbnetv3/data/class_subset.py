@@ -11,6 +11,7 @@ from pathlib import Path
 from fbnetv3.data.image_io import is_image_file
 from fbnetv3.errors import DataError
 from fbnetv3.utils.checks import check_int
+from fbnetv3.utils.files import write_json
 from fbnetv3.utils.text import describe_error, first_few
 
 SEARCH_CLASSES = 200
@@ -90,9 +91,13 @@ def draw_class_subset(
 
 
 def save_class_subset(subset: ClassSubset, path: str | os.PathLike) -> None:
-    """Write a subset to a JSON file."""
+    """Write a subset to a JSON file.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     content = {**asdict(subset), "root": str(subset.root)}
-    Path(path).write_text(json.dumps(content, indent=0))
+    write_json(Path(path), content, indent=0)
 
 
 def load_class_subset(path: str | os.PathLike) -> ClassSubset:
