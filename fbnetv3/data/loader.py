@@ -19,14 +19,12 @@ from fbnetv3.data.samplers import EpochSampler, ShardedSampler
 from fbnetv3.data.transforms import Preprocessing, Transform, normalize_pixels
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.utils.random_state import derive_seed, torch_seed
-from fbnetv3.utils.text import one_line
+from fbnetv3.utils.text import first_few, one_line
 
 logger = logging.getLogger(__name__)
 
 TargetFunction = Callable[[int, int, int], Tensor]
 """Maps view, index and class index of an image to its target."""
-
-_SHOWN = 3
 
 
 class Batch(NamedTuple):
@@ -238,8 +236,6 @@ class CorruptImageCounter:
                 self.messages[message] = None
                 if len(self.messages) <= self.limit:
                     logger.warning("skipped: %s", message)
-        count = len(self.messages)
-        if count > self.limit:
-            shown = "; ".join(list(self.messages)[:_SHOWN])
-            more = f" and {count - _SHOWN} more" if count > _SHOWN else ""
-            raise DataError(f"{shown}{more}: repair or remove them, or set DATA.MAX_CORRUPT to skip some")
+        if len(self.messages) > self.limit:
+            shown = first_few(list(self.messages), separator="; ")
+            raise DataError(f"{shown}: repair or remove them, or set DATA.MAX_CORRUPT to skip some")

@@ -29,9 +29,9 @@ def describe_error(error: BaseException, limit: int = 200) -> str:
     return f"{type(error).__name__}: {lines[0][:limit]}"
 
 
-def first_few(names: Sequence[object], count: int = 3) -> str:
+def first_few(names: Sequence[object], count: int = 3, separator: str = ", ") -> str:
     """Join names, shortened to "a, b, c and 4 more"."""
-    shown = ", ".join(map(str, names[:count]))
+    shown = separator.join(map(str, names[:count]))
     return f"{shown} and {len(names) - count} more" if len(names) > count else shown
 
 
