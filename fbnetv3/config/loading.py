@@ -14,7 +14,7 @@ from fbnetv3.config.defaults import KEYS, get_cfg
 from fbnetv3.config.recipe import load_recipe
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.utils.imports import import_modules, user_modules
-from fbnetv3.utils.nested_keys import parse_pairs
+from fbnetv3.utils.nested_keys import flatten, nest, parse_pairs
 from fbnetv3.utils.yaml_files import parse_number, read_with_bases
 
 # Keys whose values may be paths relative to the config file
@@ -104,7 +104,7 @@ def is_detection_config(file: str | os.PathLike) -> bool:
     return bool(detector_keys)
 
 
-def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str, prefix: str = "") -> None:
+def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str = "", prefix: str = "") -> None:
     """Set nested values; `where` begins error messages."""
     for key, value in values.items():
         name = f"{prefix}{key}"
@@ -120,15 +120,12 @@ def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str, prefix: str = ""
 
 def _apply_pairs(cfg: CfgNode, pairs: Mapping[str, str]) -> None:
     """Set values from the command line."""
+    values = {}
     for key, text in pairs.items():
         if key not in KEYS:
             raise UsageError(f"unknown key {key}: {suggest(key, KEYS)}")
-        value = text if isinstance(KEYS[key].default, str) else _parse_literal(text)
-        *sections, leaf = key.split(".")
-        section = cfg
-        for name in sections:
-            section = section[name]
-        section[leaf] = _coerce(key, value)
+        values[key] = text if isinstance(KEYS[key].default, str) else _parse_literal(text)
+    _merge(cfg, nest(values))
 
 
 def _parse_literal(text: str) -> Any:
@@ -139,7 +136,7 @@ def _parse_literal(text: str) -> Any:
         return text
 
 
-def _coerce(key: str, value: Any, where: str = "") -> Any:
+def _coerce(key: str, value: Any, where: str) -> Any:
     """Convert a value to the type of the key's default: an int to a float, a tuple to a list."""
     kind = type(KEYS[key].default)
     # YAML reads 1e-3 as text and 1 as an integer
@@ -160,12 +157,10 @@ def check_config(cfg: CfgNode) -> None:
     Raises:
         UsageError: names the key, its value, and what is allowed.
     """
+    values = flatten(cfg)
     for name, key in KEYS.items():
-        value: Any = cfg
-        for part in name.split("."):
-            value = value[part]
-        if not key.accepts(value):
-            raise UsageError(f"{name} {value!r} must be {key.describe()}")
+        if not key.accepts(values[name]):
+            raise UsageError(f"{name} {values[name]!r} must be {key.describe()}")
     if not cfg.OUTPUT_DIR:
         raise UsageError("OUTPUT_DIR is empty: set it to a folder")
     _check_input(cfg)
