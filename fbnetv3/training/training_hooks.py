@@ -131,12 +131,14 @@ class LearningCurve(Hook):
 
     Args:
         callbacks: functions to call with the results of an epoch, including "epoch".
-        results: results of the epochs before the run was resumed.
     """
 
-    def __init__(self, callbacks: Sequence[Callback], results: Sequence[dict[str, float]] = ()) -> None:
+    results: list[dict[str, float]]
+    """All evaluations; a resumed run sets those before its checkpoint."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
         self.callbacks = callbacks
-        self.results = list(results)
+        self.results = []
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Add the epoch's results and call the callbacks."""

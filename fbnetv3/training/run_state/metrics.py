@@ -21,6 +21,7 @@ def read_metrics(file: Path, key: str = "step") -> list[Entry]:
 
 
 def _is_number(value: object) -> bool:
+    # NaN counts, unlike in `checks.is_number`: float16 training continues after a loss that overflows
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
