@@ -15,7 +15,7 @@ from fbnetv3.modeling import build_network
 from tests.table2 import random_arch
 
 # The published networks, counted on the authors' modules: resolution, resize, BatchNorm parameters, convolution biases,
-# Convolution weights, MACs of convolutions, MACs of average pools
+# convolution weights, MACs of convolutions, MACs of average pools
 PUBLISHED = {
     "fbnetv3_a": (224, 242, 46400, 9856, 8542224, 355514328, 1083952),
     "fbnetv3_b": (248, 266, 46400, 9856, 8542224, 460150000, 1400136),
