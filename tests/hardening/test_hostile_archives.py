@@ -74,6 +74,6 @@ def test_cifar10_pickles_are_loaded_only_if_their_checksum_is_right(tmp_path):
     folder.mkdir()
     for name in [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]:
         (folder / name).write_bytes(pickle.dumps(CreatesFolder(tmp_path / "executed")))
-    with pytest.raises(DataError, match="damaged|corrupt"):
+    with pytest.raises(DataError, match="corrupt"):
         build_dataset("cifar10", str(tmp_path), "train")
     assert not (tmp_path / "executed").exists()

@@ -69,12 +69,14 @@ def test_failures_and_time_limits(cluster, tmp_path):
 
 
 def test_workers_import_the_users_modules_on_ray(cluster, tmp_path):
+    module = "tests.nars.simulation.workloads"  # no other test imports it on the cluster
+
     def evaluate_with_extension(candidate, epochs):
         import sys
 
-        return [float("tests.nars.toy" in sys.modules)] * epochs
+        return [float(module in sys.modules)] * epochs
 
-    context = SearchContext(ONE_VARIABLE, evaluate_with_extension, imports=["tests.nars.toy"])
+    context = SearchContext(ONE_VARIABLE, evaluate_with_extension, imports=[module])
     with open_executor("ray", context, ExecutorOptions()) as executor:
         assert run_attempts(executor, make_attempt(0))[0].curve == (1.0, 1.0)
 

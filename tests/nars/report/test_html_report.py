@@ -68,5 +68,5 @@ def test_a_corrupt_analysis_is_named(tmp_path):
 def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     result = run_search(tmp_path / "out")
     (tmp_path / "out/report").write_text("in the way")
-    with pytest.raises(OutputError, match="report: cannot be written.*File exists"):
+    with pytest.raises(OutputError, match="report: cannot be written: File exists"):
         write_report(result.folder)
