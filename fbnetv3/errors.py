@@ -73,9 +73,10 @@ class Terminated(BaseException):
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
-    """Build the end of an error message for an unknown name: similar names if there are any, else all of them."""
+    """Build the end of an error message for an unknown name: up to three similar names, or else up to twelve others."""
     choices = sorted(choices)
     similar = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
     if similar:
         return f"did you mean {' or '.join(similar)}?"
-    return f"available: {', '.join(choices)}" if choices else "nothing is registered"
+    more = f" and {len(choices) - 12} more" if len(choices) > 12 else ""
+    return f"available: {', '.join(choices[:12])}{more}" if choices else "nothing is registered"

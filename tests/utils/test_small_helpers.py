@@ -44,6 +44,8 @@ def test_suggestions():
     assert suggest("sgdd", ["sgd", "rmsprop"]) == "did you mean sgd?"
     assert suggest("zzz", ["b", "a"]) == "available: a, b"
     assert suggest("zzz", []) == "nothing is registered"
+    letters = [chr(97 + i) for i in range(20)]
+    assert suggest("zzz", letters) == f"available: {', '.join(letters[:12])} and 8 more"
 
 
 def test_nested_keys():
