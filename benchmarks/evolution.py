@@ -138,10 +138,10 @@ def compare_with_pymoo(num_seeds, num_trials=200):
         print(*rows[-1], file=sys.stderr, flush=True)
     differences = np.array(differences)
     print("\nTable 2, joint: the best predicted score\n")
-    headers = ["seed", "budget", "ours", "pymoo", "our calls", "its calls", "seconds, ours and its"]
+    headers = ["seed", "budget", "fbnetv3", "pymoo", "fbnetv3's calls", "pymoo's calls", "seconds, fbnetv3 and pymoo"]
     print(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
     print(
-        f"\nours is at least as good in {np.mean(differences >= -EPSILON):.0%} of {num_seeds} runs, better in "
+        f"\nfbnetv3 is at least as good in {np.mean(differences >= -EPSILON):.0%} of {num_seeds} runs, better in "
         f"{int((differences > EPSILON).sum())}; mean difference {differences.mean():.4f}; standard deviation of the "
         f"accuracies of {num_trials} trials {accuracies[:num_trials].std():.2f}\n"
         f"four budgets evolved in {seconds:.1f} s"
