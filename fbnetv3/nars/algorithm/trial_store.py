@@ -169,11 +169,9 @@ class TrialStore:
         with self._transaction():
             self._connection.executemany(f"INSERT INTO trials ({columns}) VALUES (?, ?, ?, ?, ?, ?)", rows)
 
-    def trials(self, round: int | None = None) -> list[Trial]:
-        """Return the trials of a round, or of all rounds, by number."""
-        if round is None:
-            return self._query_trials("")
-        return self._query_trials("WHERE round = ?", round)
+    def trials(self) -> list[Trial]:
+        """Return all trials, by number."""
+        return self._query_trials("")
 
     def trial(self, number: int) -> Trial:
         """Return one trial."""

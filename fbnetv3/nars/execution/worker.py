@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from multiprocessing.connection import Connection
 
 from fbnetv3.errors import UserError
@@ -51,12 +52,8 @@ def evaluate_attempt(context: SearchContext, attempt: TrialAttempt) -> Outcome:
 
 def _origin(error: BaseException) -> str:
     """Format file and line where an exception was raised."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    if trace is None:
-        return ""
-    return f" (in {os.path.basename(trace.tb_frame.f_code.co_filename)}, line {trace.tb_lineno})"
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f" (in {os.path.basename(frame.filename)}, line {frame.lineno})"
 
 
 def _write_log(log: int, line: str) -> None:

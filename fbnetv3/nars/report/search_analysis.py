@@ -40,7 +40,6 @@ def analyze_search(result: SearchResult) -> dict[str, Any]:
     Returns:
         A mapping that JSON can store. Entries are None if there are too few trials.
 
-        - "stopping_epoch"
         - "pretraining": architecture statistics of held-out candidates and the predictor's estimates (Fig. 4 a, b)
         - "cross_validation": measured accuracies, and predictions with and without pretraining (Fig. 4 c, d)
         - "sample_efficiency": mean squared errors by number of training trials (Fig. 4 e)
@@ -52,8 +51,7 @@ def analyze_search(result: SearchResult) -> dict[str, Any]:
     candidates = np.array([trial.candidate for trial in trials])
     accuracies = np.array([trial.accuracy(result.stopping_epoch) for trial in trials])
     return {
-        "stopping_epoch": result.stopping_epoch,
-        "pretraining": _pretraining(result),
+        "pretraining": _describe_pretraining(result),
         "cross_validation": _cross_validate(result, candidates, accuracies),
         "sample_efficiency": _measure_sample_efficiency(result, candidates, accuracies),
         **_cost_and_front(result, trials),
@@ -66,7 +64,7 @@ def analyze_search(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def _pretraining(result: SearchResult) -> dict[str, Any] | None:
+def _describe_pretraining(result: SearchResult) -> dict[str, Any] | None:
     report = result.pretraining
     if report is None:
         return None
@@ -78,8 +76,8 @@ def _pretraining(result: SearchResult) -> dict[str, Any] | None:
     }
 
 
-def _predictors(result: SearchResult) -> dict[str, AccuracyPredictor]:
-    """Return untrained predictors: one configured like the search's and one without pretraining."""
+def _build_predictors(result: SearchResult) -> dict[str, AccuracyPredictor]:
+    """Return predictors to fit: one configured like the search's and one without pretraining."""
     predictors = {"plain": AccuracyPredictor(result.space, result.settings.predictor, result.settings.seed)}
     if result.pretraining is not None:
         predictors["pretrained"] = copy.copy(result.predictor)
@@ -96,7 +94,7 @@ def _cross_validate(
     order = np.random.default_rng(result.settings.seed).permutation(len(candidates))
     folds = [order[start::_FOLDS] for start in range(min(_FOLDS, len(order)))]
     predictions = {"measured": accuracies.tolist()}
-    for name, predictor in _predictors(result).items():
+    for name, predictor in _build_predictors(result).items():
         predicted = np.empty(len(candidates))
         for fold in folds:
             train = np.setdiff1d(order, fold)
@@ -119,7 +117,7 @@ def _measure_sample_efficiency(
     train = order[num_test:]
     sizes = sorted({max(2, len(train) // divisor) for divisor in (8, 4, 2, 1)})
     errors: dict[str, list[float]] = {"sizes": [float(size) for size in sizes]}
-    for name, predictor in _predictors(result).items():
+    for name, predictor in _build_predictors(result).items():
         errors[name] = []
         for size in sizes:
             # More and more of the same random trials

@@ -171,7 +171,7 @@ class Space:
             return np.zeros((len(candidates), 0), np.float32)
         return np.concatenate(columns, 1, dtype=np.float32, casting="unsafe")
 
-    def make_arch(self, candidate: np.ndarray, name: str, source: str = "") -> ArchDef:
+    def make_arch(self, candidate: np.ndarray, name: str) -> ArchDef:
         """Build a candidate's architecture.
 
         Raises:
@@ -184,7 +184,7 @@ class Space:
         # With all values known, rows with two expansions become two rows
         data["stages"] = [{**stage, "rows": [*expand_rows(stage["rows"])]} for stage in data["stages"]]
         data.setdefault("resize", round(data["resolution"] * RESIZE))
-        return arch_from_dict({**data, "name": name, "source": source})
+        return arch_from_dict({**data, "name": name})
 
     def make_recipe(self, candidate: np.ndarray) -> Recipe:
         """Build a candidate's training recipe.

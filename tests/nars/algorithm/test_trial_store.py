@@ -47,8 +47,8 @@ def test_a_trial_from_proposal_to_end(store):
 
 def test_later_rounds_continue_the_numbers(store):
     store.add_round(1, CANDIDATES[:2], epochs=2, predicted=[0.5, 0.25])
-    assert [(t.number, t.round, t.predicted) for t in store.trials(1)] == [(3, 1, 0.5), (4, 1, 0.25)]
-    assert store.trials(0)[0].predicted is None
+    trials = [(t.number, t.round, t.predicted) for t in store.trials()]
+    assert trials == [(0, 0, None), (1, 0, None), (2, 0, None), (3, 1, 0.5), (4, 1, 0.25)]
 
 
 def test_reset_interrupted_trials(store):
