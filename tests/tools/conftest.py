@@ -1,4 +1,4 @@
-"""Run the tools as a user does, in this process for speed."""
+"""Run the tools as a user does, in this process for speed; a small dataset and a training config for it."""
 
 import contextlib
 import io
@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from PIL import Image
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 
@@ -33,3 +35,29 @@ def tool(monkeypatch):
         return ToolRun(exit.value.code, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return the folder of a dataset of two easy classes, in ImageNet's layout."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4)):
+        for name, base in (("dark", 0), ("light", 150)):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(base, base + 100, (36, 40, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "data" / split / name / f"{i}.jpg")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def config(tmp_path, folder):
+    """Return a short training config for the dataset in `folder`."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        f"MODEL: {{ARCH: fbnetv3_digits}}\n"
+        f"DATA: {{NAME: imagefolder, ROOT: {folder}, WORKERS: 0}}\n"
+        f"SOLVER: {{EPOCHS: 1, WARMUP_EPOCHS: 0.0, BATCH_SIZE: 8, LR: 0.01}}\n"
+        f"OUTPUT_DIR: {tmp_path / 'run'}\n"
+    )
+    return path
