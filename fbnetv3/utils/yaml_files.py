@@ -145,7 +145,8 @@ def _resolve_key(data: dict[str, Any], dotted_key: str, folder: Path) -> None:
 def resolve_in_folder(value: str, folder: str | os.PathLike) -> str:
     """Return the path of the file `value` in `folder` if it exists there, else `value` unchanged."""
     path = Path(folder, value)
-    return str(path) if path.is_file() else value
+    # os.path.isfile is False for text that cannot be a file name; Path.is_file would raise
+    return str(path) if os.path.isfile(path) else value
 
 
 def parse_number(value: Any) -> Any:

@@ -71,6 +71,10 @@ def test_an_error_in_a_callback_is_raised_and_random_state_restored(tmp_path):
 def test_a_name_that_is_too_long_for_a_file(tmp_path):
     with pytest.raises(UserError, match="unknown architecture"):
         train(make_config(tmp_path, "MODEL.ARCH", "x" * 600))
+    config = tmp_path / "config.yaml"
+    config.write_text(f"_BASE_: {DIGITS}\nMODEL: {{ARCH: {'x' * 600}}}\nOUTPUT_DIR: {tmp_path / 'run'}\n")
+    with pytest.raises(UserError, match="unknown architecture"):
+        train(load_config(config))
 
 
 @pytest.mark.parametrize(
