@@ -15,9 +15,9 @@ import numpy as np
 
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.genetic_operators import SurrogateRegression, breed, perturb, swap_neighbors
+from fbnetv3.nars.setting_fields import check_fields, integer_field
 from fbnetv3.nars.space.constraints import Constraint, ConstraintError, Constraints
 from fbnetv3.nars.space.sampling import sample_pool
-from fbnetv3.utils.checks import check_number
 
 Score = Callable[[np.ndarray], np.ndarray]
 """From candidates, integers (N, variables), to scores, (N,); higher is better."""
@@ -30,19 +30,6 @@ _NEIGHBORS_RANKED = 13
 # Perturbed candidates, and how many of the best of them evolve further
 _NUM_PERTURBED = 400
 _PERTURBED_SURVIVORS = 40
-
-_MINIMUMS = {
-    "inherited": 0,
-    "random": 1,
-    "top": 2,
-    "offspring": 1,
-    "scored": 1,
-    "patience": 1,
-    "elites": 1,
-    "swaps": 0,
-    "perturbations": 0,
-    "max_generations": 1,
-}
 
 
 @dataclass(frozen=True)
@@ -67,21 +54,20 @@ class EvolutionSettings:
         max_generations: limit on generations, steps of the local search included.
     """
 
-    inherited: int = 50
-    random: int = 1000
-    top: int = 50
-    offspring: int = 60
-    scored: int = 330
+    inherited: int = integer_field(50, 0)
+    random: int = integer_field(1000, 1)
+    top: int = integer_field(50, 2)
+    offspring: int = integer_field(60, 1)
+    scored: int = integer_field(330, 1)
     epsilon: float = 1e-6
-    patience: int = 2
-    elites: int = 2
-    swaps: int = 300
-    perturbations: int = 2
-    max_generations: int = 500
+    patience: int = integer_field(2, 1)
+    elites: int = integer_field(2, 1)
+    swaps: int = integer_field(300, 0)
+    perturbations: int = integer_field(2, 0)
+    max_generations: int = integer_field(500, 1)
 
     def __post_init__(self) -> None:
-        for name, minimum in _MINIMUMS.items():
-            check_number(getattr(self, name), f"evolution.{name}", minimum)
+        check_fields(self, "evolution.")
 
 
 @dataclass(frozen=True)

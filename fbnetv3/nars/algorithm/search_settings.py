@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from fbnetv3.errors import FieldError
@@ -12,9 +11,18 @@ from fbnetv3.nars.algorithm.early_stopping import MIN_RANK_CORRELATION
 from fbnetv3.nars.algorithm.evolution import EvolutionSettings
 from fbnetv3.nars.execution.executors import EXECUTORS
 from fbnetv3.nars.predictor.accuracy_predictor import PredictorSettings
+from fbnetv3.nars.setting_fields import (
+    check_fields,
+    integer_field,
+    mapping_field,
+    names_field,
+    number_field,
+    sequence_field,
+    text_field,
+)
 from fbnetv3.nars.space.constraints import Column
 from fbnetv3.nars.space.search_space import ARCHITECTURE, PARTS, Space
-from fbnetv3.utils.checks import check_choice, check_int, check_keys, check_number, check_type, error_context, is_number
+from fbnetv3.utils.checks import check_choice, check_keys, check_number, check_type, error_context, is_number
 from fbnetv3.utils.imports import import_modules
 from fbnetv3.utils.yaml_files import parse_number
 
@@ -37,34 +45,6 @@ Bounds = Mapping[str, Any]
 
 class SettingsError(FieldError):
     """An invalid setting of a search."""
-
-
-def _integer(default: int | None, low: int, high: float = math.inf) -> Any:
-    """Declare a setting: an integer in [low, high], or None if that is its default."""
-    return field(default=default, metadata={"check": check_int, "low": low, "high": high})
-
-
-def _number(default: float | None, low: float, high: float = math.inf) -> Any:
-    """Declare a setting: a number in [low, high], or None."""
-    return field(default=default, metadata={"check": check_number, "low": low, "high": high, "optional": True})
-
-
-def _text() -> Any:
-    """Declare a setting: text, or None."""
-    return field(default=None, metadata={"type": (str, type(None)), "noun": "text"})
-
-
-def _names(default: str) -> Any:
-    """Declare a setting: a name, or a list of names."""
-    return field(default=default, metadata={"type": (str, list, tuple), "noun": "a name or a list of names"})
-
-
-def _mapping() -> Any:
-    return field(default_factory=dict, metadata={"type": Mapping, "noun": "a mapping"})
-
-
-def _sequence() -> Any:
-    return field(default=(), metadata={"type": (list, tuple), "noun": "a list"})
 
 
 @dataclass(frozen=True)
@@ -108,36 +88,35 @@ class SearchSettings:
     """
 
     mode: str = JOINT
-    constraints: Bounds = _mapping()
-    columns: Mapping[str, str | Column] = _mapping()
-    latency: str | None = _text()
-    budgets: Sequence[Bounds] = _sequence()
-    epochs: int = _integer(150, 1)
-    pool: int = _integer(20_000, 10, 10**7)
-    rounds: int | None = _integer(None, 1)
-    batch: int = _integer(48, 2)
-    early_stopping_correlation: float | None = _number(MIN_RANK_CORRELATION, -1, 1)
-    pretraining_labels: str | Sequence[str] = _names("paper")
-    seed: int = _integer(0, 0, 2**32 - 1)
+    constraints: Bounds = mapping_field()
+    columns: Mapping[str, str | Column] = mapping_field()
+    latency: str | None = text_field()
+    budgets: Sequence[Bounds] = sequence_field()
+    epochs: int = integer_field(150, 1)
+    pool: int = integer_field(20_000, 10, 10**7)
+    rounds: int | None = integer_field(None, 1)
+    batch: int = integer_field(48, 2)
+    early_stopping_correlation: float | None = number_field(MIN_RANK_CORRELATION, -1, 1, optional=True)
+    pretraining_labels: str | Sequence[str] = names_field("paper")
+    seed: int = integer_field(0, 0, 2**32 - 1)
     predictor: PredictorSettings = PredictorSettings()
     evolution: EvolutionSettings = EvolutionSettings()
-    evaluator_args: Mapping[str, Any] = _mapping()
-    imports: Sequence[str] = _sequence()
+    evaluator_args: Mapping[str, Any] = mapping_field()
+    imports: Sequence[str] = sequence_field()
     executor: str = "local"
-    workers: int = _integer(1, 1)
-    address: str | None = _text()
-    resources: Mapping[str, float] = _mapping()
-    time_limit: float | None = _number(None, 1e-3)
-    retries: int = _integer(1, 0)
-    max_failures: int = _integer(10, 0)
-    num_classes: int = _integer(1000, 1, 10**6)
-    scaled_networks: Mapping[str, Mapping[str, Any]] = _mapping()
-    training_config: Mapping[str, Any] = _mapping()
-    reference_networks: Mapping[str, Mapping[str, float]] = _mapping()
+    workers: int = integer_field(1, 1)
+    address: str | None = text_field()
+    resources: Mapping[str, float] = mapping_field()
+    time_limit: float | None = number_field(None, 1e-3)
+    retries: int = integer_field(1, 0)
+    max_failures: int = integer_field(10, 0)
+    num_classes: int = integer_field(1000, 1, 10**6)
+    scaled_networks: Mapping[str, Mapping[str, Any]] = mapping_field()
+    training_config: Mapping[str, Any] = mapping_field()
+    reference_networks: Mapping[str, Mapping[str, float]] = mapping_field()
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            _check_field(each, getattr(self, each.name))
+        check_fields(self, error=SettingsError)
         import_modules(self.imports, "imports")  # they may register the executor
         check_choice(self.executor, "executor", EXECUTORS.names(), SettingsError)
         check_choice(self.mode, "mode", MODES, SettingsError)
@@ -154,17 +133,6 @@ class SearchSettings:
         if self.rounds is not None:
             return self.rounds
         return _JOINT_ROUNDS if len(space.variable_indices(ARCHITECTURE)) else _RECIPE_ROUNDS
-
-
-def _check_field(each: Field, value: Any) -> None:
-    """Check a setting against the type or bounds declared with its default."""
-    metadata = each.metadata
-    if "type" in metadata:
-        check_type(value, each.name, metadata["type"], metadata["noun"], SettingsError)
-    elif "check" in metadata:
-        is_optional = each.default is None or metadata.get("optional", False)
-        if value is not None or not is_optional:
-            metadata["check"](value, each.name, metadata["low"], metadata["high"], error=SettingsError)
 
 
 def _check_reference_network(network: Any) -> None:

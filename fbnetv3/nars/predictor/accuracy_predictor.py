@@ -22,28 +22,13 @@ from fbnetv3.errors import FieldError, UsageError
 from fbnetv3.nars.predictor.accuracy_transform import AccuracyTransform
 from fbnetv3.nars.predictor.ensemble import EnsembleNetwork, train_members
 from fbnetv3.nars.predictor.gaussian_process import FeatureGroups, GaussianProcess
+from fbnetv3.nars.setting_fields import check_fields, integer_field, number_field
 from fbnetv3.nars.space.search_space import ARCHITECTURE, RECIPE, Space
-from fbnetv3.utils.checks import check_number
 from fbnetv3.utils.random_state import torch_seed
 
 # Default weights of the parts, and the number of trials that would pull as strongly as these
 _DEFAULT_WEIGHTS = np.array([0.25, 0.25, 0.5])
 _DEFAULT_WEIGHTS_TRIALS = 4.0
-
-_MINIMUMS = {
-    "members": 4,
-    "width": 1,
-    "pretrain_epochs": 0,
-    "pretrain_batch": 1,
-    "pretrain_lr": 0,
-    "frozen_epochs": 0,
-    "finetune_epochs": 0,
-    "batch": 1,
-    "max_steps": 1,
-    "lr": 0,
-    "finetune_lr": 0,
-    "weight_decay": 0,
-}
 
 
 @dataclass(frozen=True)
@@ -65,22 +50,21 @@ class PredictorSettings:
         weight_decay: weight decay of training on trials.
     """
 
-    members: int = 8
-    width: int = 128
-    pretrain_epochs: int = 30
-    pretrain_batch: int = 256
-    pretrain_lr: float = 3e-3
-    frozen_epochs: int = 50
-    finetune_epochs: int = 50
-    batch: int = 4
-    max_steps: int = 8
-    lr: float = 3e-3
-    finetune_lr: float = 1e-3
-    weight_decay: float = 1e-4
+    members: int = integer_field(8, 4)
+    width: int = integer_field(128, 1)
+    pretrain_epochs: int = integer_field(30, 0)
+    pretrain_batch: int = integer_field(256, 1)
+    pretrain_lr: float = number_field(3e-3, 0)
+    frozen_epochs: int = integer_field(50, 0)
+    finetune_epochs: int = integer_field(50, 0)
+    batch: int = integer_field(4, 1)
+    max_steps: int = integer_field(8, 1)
+    lr: float = number_field(3e-3, 0)
+    finetune_lr: float = number_field(1e-3, 0)
+    weight_decay: float = number_field(1e-4, 0)
 
     def __post_init__(self) -> None:
-        for name, minimum in _MINIMUMS.items():
-            check_number(getattr(self, name), f"predictor.{name}", minimum)
+        check_fields(self, "predictor.")
         if self.members % 2:
             raise FieldError(f"{self.members} must be even", "predictor.members")
 
