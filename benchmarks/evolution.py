@@ -23,17 +23,21 @@ from fbnetv3.nars.space.constraints import Constraint, Constraints
 
 BUDGETS = (450e6, 550e6, 650e6, 750e6)
 SHARES_WITHIN = (0.2, 0.4, 0.6, 0.8)  # of the table's networks, one for each budget
+# Trials on which the predictor is trained
+TABLE_TRIALS = 100
+SYNTHETIC_TRIALS = 200
+PYMOO_POPULATION = 100
 EPSILON = 1e-6  # smallest difference that counts, as in `EvolutionSettings`
 
 
-def compare_with_enumeration(file, num_runs, num_trials=100):
+def compare_with_enumeration(file, num_runs):
     """Count how often the evolutionary search finds the predictor's best network of the table within a budget."""
     table = Table(file, naswot=False)
     predictors = []
     for seed in range(-(-num_runs // len(SHARES_WITHIN))):
         candidates, accuracies = table.draw(np.random.default_rng(seed))
         predictors.append(AccuracyPredictor(table.space, seed=seed))
-        predictors[-1].fit(candidates[:num_trials], accuracies[:num_trials])
+        predictors[-1].fit(candidates[:TABLE_TRIALS], accuracies[:TABLE_TRIALS])
     costs = table.constraints.column_values(table.candidates, "flops")["flops"]
     rows = []
     calls = []
@@ -57,7 +61,7 @@ def compare_with_enumeration(file, num_runs, num_trials=100):
     )
 
 
-def run_pymoo(predictor, constraints, max_calls, seed, population=100):
+def run_pymoo(predictor, constraints, max_calls, seed):
     """Run pymoo's genetic algorithm within constraints, and return its best score and number of predictor calls.
 
     As in this project's search, only feasible candidates are scored; the others have their constraint violation.
@@ -94,7 +98,7 @@ def run_pymoo(predictor, constraints, max_calls, seed, population=100):
 
     problem = SearchProblem()
     algorithm = GA(
-        pop_size=population,
+        pop_size=PYMOO_POPULATION,
         sampling=IntegerRandomSampling(),
         crossover=SBX(prob=0.9, eta=3, vtype=float, repair=RoundingRepair()),
         mutation=PM(eta=3, vtype=float, repair=RoundingRepair()),
@@ -109,13 +113,14 @@ def run_pymoo(predictor, constraints, max_calls, seed, population=100):
     return problem.best, problem.calls
 
 
-def compare_with_pymoo(num_seeds, num_trials=200):
+def compare_with_pymoo(num_seeds):
     """Print the best scores of both at equal predictor calls, and the time of four budgets."""
     task = Synthetic()
     predictor = AccuracyPredictor(task.space)
     predictor.pretrain(task.pool, task.labels["MACs and parameters"])
     candidates, accuracies = task.draw(np.random.default_rng(0))
-    predictor.fit(candidates[:num_trials], accuracies[:num_trials])
+    accuracies = accuracies[:SYNTHETIC_TRIALS]
+    predictor.fit(candidates[:SYNTHETIC_TRIALS], accuracies)
     bounded = [task.constraints.with_bounds(Constraint("macs", high=budget)) for budget in BUDGETS]
     start = time.perf_counter()
     for constraints in bounded:
@@ -143,7 +148,7 @@ def compare_with_pymoo(num_seeds, num_trials=200):
     print(
         f"\nfbnetv3 is at least as good in {np.mean(differences >= -EPSILON):.0%} of {num_seeds} runs, better in "
         f"{int((differences > EPSILON).sum())}; mean difference {differences.mean():.4f}; standard deviation of the "
-        f"accuracies of {num_trials} trials {accuracies[:num_trials].std():.2f}\n"
+        f"accuracies of {SYNTHETIC_TRIALS} trials {accuracies.std():.2f}\n"
         f"four budgets evolved in {seconds:.1f} s"
     )
 
