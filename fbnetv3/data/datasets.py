@@ -134,12 +134,17 @@ class ListDataset:
         return str(self.root / self.paths[index])
 
 
+def _expand_root(root: str, kind: str) -> Path:
+    if not root:
+        raise UsageError(f"DATA.ROOT is not set: set it to the {kind}")
+    return Path(root).expanduser()
+
+
 @DATASETS.register(name="imagefolder")
 def imagefolder(root: str, split: str) -> FolderDataset:
     """Open images in ImageNet's layout: `root/train/CLASS/*` and `root/val/CLASS/*` (or `test`)."""
-    if not root:
-        raise UsageError("DATA.ROOT is not set: set it to the folder that contains train/ and val/")
-    folders = [Path(root).expanduser() / name for name in _SPLIT_FOLDERS[split]]
+    parent = _expand_root(root, "folder that contains train/ and val/")
+    folders = [parent / name for name in _SPLIT_FOLDERS[split]]
     # If none exists, the error names the first
     existing = [folder for folder in folders if folder.is_dir()]
     return FolderDataset(existing[0] if existing else folders[0])
@@ -148,9 +153,7 @@ def imagefolder(root: str, split: str) -> FolderDataset:
 @DATASETS.register(name="imagelist")
 def imagelist(root: str, split: str) -> ListDataset:
     """Open the images listed in a subset file, which `root` names; see `fbnetv3.data.class_subset`."""
-    if not root:
-        raise UsageError("DATA.ROOT is not set: set it to the subset file")
-    subset = load_class_subset(Path(root).expanduser())
+    subset = load_class_subset(_expand_root(root, "subset file"))
     if not subset.root.is_dir():
         raise DataError(f"{root}: lists images in {subset.root}, which does not exist: draw the subset again")
     paths = subset.train if split == "train" else subset.val
@@ -160,7 +163,7 @@ def imagelist(root: str, split: str) -> ListDataset:
 @DATASETS.register(name="shards")
 def shards(root: str, split: str) -> ShardDataset:
     """Open tar files in webdataset's layout; see `fbnetv3.data.shards`."""
-    return open_shards(root, split)
+    return open_shards(_expand_root(root, "folder that contains the shards"), _SPLIT_FOLDERS[split])
 
 
 @DATASETS.register(name="cifar10")

@@ -13,7 +13,7 @@ import itertools
 import json
 import os
 import tarfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fbnetv3.data.image_io import IMAGE_SUFFIXES, CorruptImageError, EncodedImage
-from fbnetv3.errors import DataError, UsageError
+from fbnetv3.errors import DataError
 from fbnetv3.utils.checks import check_int
 from fbnetv3.utils.downloads import cache_dir
 from fbnetv3.utils.files import atomic_write, make_folder, write_json
@@ -126,20 +126,18 @@ class ShardDataset:
             self._close()
 
 
-def open_shards(root: str, split: str) -> ShardDataset:
-    """Open the shards of a split: `root/train/*.tar` or `root/*train*.tar`; for val with "val" or "test".
+def open_shards(folder: Path, names: Sequence[str]) -> ShardDataset:
+    """Open the shards of a split: `folder/NAME/*.tar` or `folder/*NAME*.tar` for the first name that has any.
 
-    `root/classes.txt` may name the classes, one per line.
+    `folder/classes.txt` may name the classes, one per line.
+
+    Args:
+        folder: folder of the shards.
+        names: names of the split, such as "val" and "test".
 
     Raises:
-        UsageError: `root` is empty.
         DataError: there are no shards, or they are corrupt.
     """
-    if not root:
-        raise UsageError("DATA.ROOT is not set: set it to the folder that contains the shards")
-    folder = Path(root).expanduser()
-    names = ("train",) if split == "train" else ("val", "test")
-    # Val is preferred to test
     candidates = ([*folder.glob(f"{name}/*.tar"), *folder.glob(f"*{name}*.tar")] for name in names)
     shards = sorted(next(filter(None, candidates), []))
     if not shards:
