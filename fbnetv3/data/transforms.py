@@ -25,7 +25,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 AnyImage = Image.Image | EncodedImage
 Transform = Callable[[AnyImage], Tensor]
-Box = tuple[int, int, int, int]
+CropBox = tuple[int, int, int, int]
 """Top, left, height and width in pixels."""
 
 CROPS = Registry("crop (INPUT.CROP)")
@@ -176,7 +176,7 @@ def randaugment(*, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
     return _OnPillowImages(v2.RandAugment(interpolation=interpolation))
 
 
-def crop_and_resize(image: AnyImage, box: Box, size: tuple[int, int], channels: int, interpolation: str) -> Tensor:
+def crop_and_resize(image: AnyImage, box: CropBox, size: tuple[int, int], channels: int, interpolation: str) -> Tensor:
     """Resize a part of an image with antialiasing; image files are decoded only as large as needed.
 
     Args:
@@ -211,7 +211,7 @@ def crop_and_resize(image: AnyImage, box: Box, size: tuple[int, int], channels: 
     return part[0]
 
 
-def _full_box(image: AnyImage) -> Box:
+def _full_box(image: AnyImage) -> CropBox:
     width, height = image.size
     return 0, 0, height, width
 
