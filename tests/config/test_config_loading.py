@@ -23,6 +23,7 @@ def write(tmp_path, monkeypatch):
 def test_the_defaults_are_valid():
     check_config(get_cfg())
     assert all(key.help for key in KEYS.values())
+    assert get_cfg().SOLVER.EPOCHS == 400
 
 
 def test_configs_do_not_share_lists():

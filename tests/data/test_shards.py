@@ -118,7 +118,7 @@ def test_an_image_without_class(tmp_path):
         info = tarfile.TarInfo("a.jpg")
         info.size = len(gray_image(0))
         tar.addfile(info, io.BytesIO(gray_image(0)))
-    with pytest.raises(DataError, match=r"train\.tar: a\.jpg has no class"):
+    with pytest.raises(DataError, match=r"train\.tar: a\.jpg has no class, which should be in a \.cls file"):
         build_dataset("shards", str(tmp_path), "train")
 
 
