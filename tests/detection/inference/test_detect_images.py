@@ -307,7 +307,7 @@ def test_errors_are_one_line(tool, detect, tmp_path):  # noqa: F811
         (
             detect("--input", tmp_path / "x.png", "--annotations", file),
             1,
-            "json: is not JSON: line 1, column 2",
+            "instances.json: is not JSON: line 1, column 2",
         ),
         (detect("--input", tmp_path / "x.png", "MODEL.NOTHING", "1"), 2, "unknown key MODEL.NOTHING"),
         (detect("MODEL.NOTHING", "1", "--input", tmp_path / "x.png"), 2, "unknown key MODEL.NOTHING"),

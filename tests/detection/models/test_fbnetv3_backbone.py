@@ -183,7 +183,7 @@ def test_weights_load_into_frozen_norms(classifier, tmp_path):
 
 def test_weights_of_a_different_network_are_refused(classifier, tmp_path):
     torch.save(classifier.state_dict(), tmp_path / "classifier.pth")
-    with pytest.raises(WeightsError, match="does not fit "):
+    with pytest.raises(WeightsError, match=r"classifier.pth does not fit fbnetv3_a: "):
         FBNetV3Backbone(arch="fbnetv3_a", weights=tmp_path / "classifier.pth")
 
 

@@ -47,8 +47,9 @@ def test_batchnorm_over_unequal_batches_is_that_of_one_process(results, case):
 
 
 def test_one_value_per_channel_is_refused_in_both(results):
-    messages = {process["one value per channel"] for process in results[0]}
-    assert len(messages) == 1 and "more than 1 value per channel" in messages.pop()
+    assert {process["one value per channel"] for process in results[0]} == {
+        "Expected more than 1 value per channel when training, in all processes together"
+    }
 
 
 def test_both_have_the_same_weights_and_rank_0_writes_them(results):
