@@ -33,7 +33,8 @@ def multiclass_nms(
     results = []
     for s in range(scores.shape[0]):
         for c in range(scores.shape[1]):
-            rows = _nms_above(boxes[s], scores[s, c], iou_threshold, score_threshold)
+            candidates = (scores[s, c] > score_threshold).nonzero().squeeze(1)
+            rows = candidates[nms(boxes[s, candidates], scores[s, c, candidates], iou_threshold)]
             results.append(torch.stack((torch.full_like(rows, s), torch.full_like(rows, c), rows), 1))
     # Sort over all sets and classes
     indices = torch.cat(results)
@@ -41,24 +42,8 @@ def multiclass_nms(
     return indices[order[:max_detections]]
 
 
-def _nms_above(
-    boxes: Tensor,
-    scores: Tensor,
-    iou_threshold: float,
-    score_threshold: float,
-) -> Tensor:
-    rows = (scores > score_threshold).nonzero().squeeze(1)
-    return rows[nms(boxes[rows], scores[rows], iou_threshold)]
-
-
 @multiclass_nms.register_fake
-def _(
-    boxes: Tensor,
-    scores: Tensor,
-    iou_threshold: float,
-    score_threshold: float,
-    max_detections: int,
-) -> Tensor:
+def _(boxes: Tensor, scores: Tensor, *_: object) -> Tensor:
     return scores.new_empty(torch.library.get_ctx().new_dynamic_size(), 3, dtype=torch.int64)
 
 
@@ -94,15 +79,7 @@ def multilevel_roi_align(
 
 
 @multilevel_roi_align.register_fake
-def _(
-    maps: list[Tensor],
-    boxes: Tensor,
-    levels: Tensor,
-    scales: list[float],
-    output_size: int,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
+def _(maps: list[Tensor], boxes: Tensor, levels: Tensor, scales: list[float], output_size: int, *_: object) -> Tensor:
     return boxes.new_empty(boxes.shape[0], maps[0].shape[1], output_size, output_size)
 
 

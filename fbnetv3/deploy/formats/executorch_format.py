@@ -34,8 +34,14 @@ class ExecuTorchFormat(ExportFormat):
         return prepare_for_export(model, decompose_hard_sigmoid=True)
 
     def write(self, program: torch.export.ExportedProgram, path: Path) -> None:
-        """Write the file with `write_executorch`."""
-        write_executorch(program, path)
+        """Write a file that uses XNNPACK wherever XNNPACK has the operator."""
+        with require_packages("executorch"), suppress_warnings():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+        with as_export_errors("ExecuTorch"):
+            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+        with path.open("wb") as f:
+            lowered.write_to_file(f)
 
     def open(self, path: Path) -> ExecuTorchRuntime:
         """Load the file in ExecuTorch's runtime for Python."""
@@ -51,18 +57,7 @@ class ExecuTorchFormat(ExportFormat):
         """Replace the file with the network that `quantize_executorch` returns."""
         with require_packages("executorch", "torchao"), suppress_warnings():
             from fbnetv3.deploy.formats.executorch_quantization import quantize_executorch
-        write_executorch(quantize_executorch(program, batches), path)
-
-
-def write_executorch(program: torch.export.ExportedProgram, path: Path) -> None:
-    """Write an ExecuTorch file that uses XNNPACK wherever XNNPACK has the operator."""
-    with require_packages("executorch"), suppress_warnings():
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-        from executorch.exir import to_edge_transform_and_lower
-    with as_export_errors("ExecuTorch"):
-        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
-    with path.open("wb") as f:
-        lowered.write_to_file(f)
+        self.write(quantize_executorch(program, batches), path)
 
 
 class ExecuTorchRuntime:

@@ -61,7 +61,7 @@ def prepare_for_export(model: nn.Module, decompose_hard_sigmoid: bool = False) -
                 setattr(module, name, GlobalMean())
             elif decompose_hard_sigmoid and isinstance(child, nn.Hardsigmoid):
                 setattr(module, name, DecomposedHardsigmoid())
-    return model.requires_grad_(False)
+    return model
 
 
 def _fold_batchnorms(layers: nn.Sequential) -> None:

@@ -84,11 +84,9 @@ class ClassifierPredictor:
         return predictions if is_batch(images) else predictions[0]
 
     def _top_classes(self, logits: np.ndarray, top: int) -> list[Prediction]:
-        # Softmax in float64; subtracting the maximum avoids overflow
-        exponentials = np.exp(logits.astype(np.float64) - logits.max())
-        probabilities = exponentials / exponentials.sum()
-        indices = np.argsort(-probabilities, kind="stable")[:top]
-        return [Prediction(self.classes[i], float(probabilities[i]), int(i)) for i in indices]
+        probabilities, indices = torch.from_numpy(logits).double().softmax(0).sort(descending=True, stable=True)
+        best = zip(probabilities[:top].tolist(), indices[:top].tolist(), strict=True)
+        return [Prediction(self.classes[index], probability, index) for probability, index in best]
 
     def logits(
         self,
