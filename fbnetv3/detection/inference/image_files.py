@@ -236,7 +236,7 @@ def detect_files(
             for start in range(0, len(files), batch_size):
                 batch = files[start : start + batch_size]
                 images = _read_images(batch, predictor.format, run)
-                detections = predictor([*images.values()]) if images else []
+                detections = predictor([*images.values()])
                 for (file, image), instances in zip(images.items(), detections, strict=True):
                     if draw_threshold is not None:
                         rgb = convert_image_to_rgb(image, predictor.format)

@@ -6,7 +6,6 @@ detectron2's Visualizer is not used: it needs OpenCV, cuts off labels at the ima
 from __future__ import annotations
 
 import colorsys
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,10 +104,5 @@ def save_picture(image: Image.Image, path: Path) -> None:
     """Write a picture atomically: as JPEG if the suffix says so and the image is not too large, else as PNG."""
     make_folder(path.parent)
     is_jpeg = path.suffix.lower() in _JPEG_SUFFIXES and max(image.size) <= _JPEG_MAX_SIDE
-    data = io.BytesIO()
-    if is_jpeg:
-        image.save(data, "JPEG", quality=90)
-    else:
-        image.save(data, "PNG")
     with atomic_write(path) as f:
-        f.write(data.getbuffer())
+        image.save(f, "JPEG" if is_jpeg else "PNG", quality=90)  # PNG has no quality and ignores it

@@ -84,14 +84,11 @@ class BlockRPNHead(nn.Module):
         Raises:
             UsageError: in training, a feature map so small that BatchNorm has one value per channel.
         """
-        hidden = [self._run_blocks(x) for x in features]
+        hidden = []
+        for x in features:
+            with explain_batchnorm_error(x):
+                hidden.append(self.blocks(x))
         return [self.objectness_logits(x) for x in hidden], [self.anchor_deltas(x) for x in hidden]
-
-    def _run_blocks(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return self.blocks(x)
-        with explain_batchnorm_error(x):
-            return self.blocks(x)
 
 
 @RPN_HEAD_REGISTRY.register()

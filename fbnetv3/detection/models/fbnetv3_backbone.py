@@ -129,18 +129,13 @@ class FBNetV3Backbone(Backbone):
         Raises:
             UsageError: in training, a single image so small that BatchNorm has one value per channel.
         """
-        if not self.training:
-            return self._compute_features(x)
-        with explain_batchnorm_error(x):
-            return self._compute_features(x)
-
-    def _compute_features(self, x: Tensor) -> dict[str, Tensor]:
         features = {}
-        for stage_index, stage in enumerate(self.stages):
-            for block_index, block in enumerate(stage):  # type: ignore[arg-type, var-annotated]
-                x = block(x)
-                if name := self._feature_names.get((stage_index, block_index)):
-                    features[name] = x
+        with explain_batchnorm_error(x):
+            for stage_index, stage in enumerate(self.stages):
+                for block_index, block in enumerate(stage):  # type: ignore[arg-type, var-annotated]
+                    x = block(x)
+                    if name := self._feature_names.get((stage_index, block_index)):
+                        features[name] = x
         return features
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:

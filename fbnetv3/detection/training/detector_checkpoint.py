@@ -138,10 +138,10 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         return _read_checkpoint(Path(f))
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
-        state = _strip_module_prefix(checkpoint["model"])
+        state = checkpoint["model"]
         # The average may lack BatchNorm statistics: the raw ones complete it
         if self._prefer_ema and checkpoint.get(EMA_KEY):
-            state = {**state, **_strip_module_prefix(checkpoint[EMA_KEY])}
+            state = {**state, **extract_state_dict(checkpoint[EMA_KEY], self._source)}
         state = {_convert_name(key): value for key, value in state.items()}
         if isinstance(getattr(self.model, "backbone", None), nn.Module):
             state = self._check_fit(state)
@@ -246,14 +246,6 @@ def _read_checkpoint(path: Path) -> State:
     if isinstance(contents, dict) and "model" in contents:
         return {**contents, "model": extract_state_dict(contents["model"], str(path))}
     return {"model": extract_state_dict(contents, str(path))}
-
-
-def _strip_module_prefix(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove the prefixes "module." that DistributedDataParallel adds."""
-    stripped = dict(state)
-    while stripped and all(key.startswith("module.") for key in stripped):
-        stripped = {key.removeprefix("module."): value for key, value in stripped.items()}
-    return stripped
 
 
 def _convert_name(key: str) -> str:
