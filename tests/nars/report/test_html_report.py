@@ -48,8 +48,9 @@ def test_the_page_has_recommendations_rounds_figures_and_settings(tmp_path):
 
 
 def test_texts_of_the_search_are_escaped(tmp_path):
-    result = run_search(tmp_path / "out", reference_networks={"<script>": {"accuracy": 90}})
-    assert "<script>" not in write_report(result.folder).read_text()
+    result = run_search(tmp_path / "out", columns={"<script>": spent})
+    page = write_report(result.folder).read_text()
+    assert "&lt;script&gt;" in page and "<script>" not in page
 
 
 def test_an_unfinished_search_has_a_report_of_its_trials(tmp_path):
