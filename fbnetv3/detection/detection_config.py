@@ -54,7 +54,7 @@ _AT_LEAST_ONE = (
 #   Type mismatch (<class 'int'> vs. <class 'str'>) with values (90000 vs. many) for config key: SOLVER.MAX_ITER
 # If a later yacs words it differently, the pattern does not match and users see yacs' own text.
 _TYPE_MISMATCH = re.compile(
-    r"Type mismatch \(<class '(?P<type>\w+)'> vs\. <class '[\w.]+'>\) with values \(.* vs\. (?P<value>.*)\) "
+    r"Type mismatch \(<class '(?:[\w.]+\.)?(?P<type>\w+)'> vs\. <class '[\w.]+'>\) with values \(.* vs\. (?P<value>.*)\) "
     r"for config key: (?P<key>\S+)"
 )
 _TYPE_NOUNS = {
@@ -64,6 +64,7 @@ _TYPE_NOUNS = {
     "str": "text",
     "tuple": "a list",
     "list": "a list",
+    "CfgNode": "a mapping",
 }
 
 
