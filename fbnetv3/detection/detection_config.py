@@ -54,8 +54,8 @@ _AT_LEAST_ONE = (
 #   Type mismatch (<class 'int'> vs. <class 'str'>) with values (90000 vs. many) for config key: SOLVER.MAX_ITER
 # If a later yacs words it differently, the pattern does not match and users see yacs' own text.
 _TYPE_MISMATCH = re.compile(
-    r"Type mismatch \(<class '(?:[\w.]+\.)?(?P<type>\w+)'> vs\. <class '[\w.]+'>\) with values \(.* vs\. (?P<value>.*)\) "
-    r"for config key: (?P<key>\S+)"
+    r"Type mismatch \(<class '(?:[\w.]+\.)?(?P<type>\w+)'> vs\. <class '[\w.]+'>\) "
+    r"with values \(.* vs\. (?P<value>.*)\) for config key: (?P<key>\S+)"
 )
 _TYPE_NOUNS = {
     "bool": "True or False",
