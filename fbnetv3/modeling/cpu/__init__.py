@@ -10,7 +10,7 @@
 
 Recorded on an AMD EPYC with torch 2.14.1: (a) minimum CPU time of several runs, one thread, AVX2, on a loaded machine;
 (b) docs/benchmarks.md, section Detection, wall time; (c) docs/detection.md, section Speed, CPU time. A complete training
-step of FBNetV3-B with `depthwise` and `malloc` takes 2.3 to 2.5 times less time than timm's in a plain loop
+step of FBNetV3-B with `depthwise` and `malloc` is 2.3 to 2.5 times as fast as timm's in a plain loop
 (docs/benchmarks.md, section Training step).
 
 `expanding_pooler` imports detectron2; the others need only torch and torchvision.
