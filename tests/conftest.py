@@ -4,8 +4,22 @@ import signal
 
 import pytest
 
-from fbnetv3.arch import ARCHS
+from fbnetv3.arch.arch_registry import ARCHS
+from fbnetv3.arch.block_specs import ACTIVATIONS, BLOCK_SPECS, SE_GATES
+from fbnetv3.config.recipe import OPTIMIZERS
+from fbnetv3.data.datasets import DATASETS
+from fbnetv3.data.transforms import AUGMENTATIONS, CROPS
+from fbnetv3.deploy.formats.export_format import FORMATS
+from fbnetv3.modeling.blocks import BLOCKS
+from fbnetv3.nars.evaluators.evaluator_registry import EVALUATORS
 from fbnetv3.nars.execution.executors import EXECUTORS
+from fbnetv3.training.losses import LOSSES
+from fbnetv3.training.schedules import SCHEDULES
+
+REGISTRIES = (
+    ARCHS, ACTIVATIONS, BLOCK_SPECS, SE_GATES, BLOCKS, OPTIMIZERS, SCHEDULES, LOSSES, DATASETS, CROPS, AUGMENTATIONS,
+    FORMATS, EVALUATORS, EXECUTORS,
+)  # fmt: skip
 
 # Processes started in the background ignore Ctrl-C, and so would everything that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -13,9 +27,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    """Undo a test's registrations of architectures and executors, and forget the user modules that it imported."""
+    """Undo a test's registrations, and forget the user modules that it imported."""
     monkeypatch.setattr("fbnetv3.utils.imports._user_modules", [])
-    before = {registry: set(registry.names()) for registry in (ARCHS, EXECUTORS)}
+    before = {registry: set(registry.names()) for registry in REGISTRIES}
     yield
     for registry, names in before.items():
         for name in set(registry.names()) - names:

@@ -1,9 +1,12 @@
 """Registries: lazy entries, taken names, suggestions."""
 
+import sys
+
 import pytest
 
 from fbnetv3.errors import UnknownNameError, UsageError
 from fbnetv3.registry import Registry
+from tests.conftest import REGISTRIES
 
 
 def test_register_as_a_decorator_or_a_call():
@@ -67,3 +70,15 @@ def test_a_taken_name_says_where_the_entry_comes_from():
     registry.remove("builtin")
     registry.add("builtin", 2, "here")
     assert dict(registry) == {"builtin": 2}
+
+
+def test_every_registry_is_restored_after_each_test():
+    known = {id(registry) for registry in REGISTRIES}
+    package = [
+        value
+        for name, module in sorted(sys.modules.items())
+        if name.startswith("fbnetv3")
+        for value in vars(module).values()
+        if isinstance(value, Registry)
+    ]
+    assert {id(registry) for registry in package} == known
