@@ -45,9 +45,8 @@ from fbnetv3.training.run_state.fingerprint import (
     config_fingerprint,
 )
 from fbnetv3.training.run_state.metrics import read_learning_curve
-from fbnetv3.training.run_state.run_folder import RunFolder
-from fbnetv3.training.run_state.run_lock import RunLock
-from fbnetv3.training.run_state.summary import log_summary
+from fbnetv3.training.run_state.run_description import log_summary
+from fbnetv3.training.run_state.run_folder import RunFolder, run_lock
 from fbnetv3.training.trainer import Hook, Trainer
 from fbnetv3.training.training_hooks import (
     Callback,
@@ -129,11 +128,11 @@ def train_classifier(
     run_folder = RunFolder(cfg.OUTPUT_DIR)
     with process_group(cfg.DEVICE) as group, torch.random.fork_rng(), log_on_rank_0(group.rank):
         torch.manual_seed(cfg.SEED)
-        with RunLock(run_folder, group, resume) as lock:
+        with run_lock(run_folder, group, resume) as acquire_lock:
             # Build and validate everything, resume, and only then write
             run = _ClassifierRun(cfg, group, run_folder, callbacks, progress and group.is_rank_0)
             run.resume_from_newest()
-            lock.acquire()
+            acquire_lock()
             return run.execute()
 
 

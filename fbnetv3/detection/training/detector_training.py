@@ -55,9 +55,8 @@ from fbnetv3.training.run_state.fingerprint import (
     config_fingerprint,
 )
 from fbnetv3.training.run_state.metrics import truncate_metrics
-from fbnetv3.training.run_state.run_folder import RunFolder
-from fbnetv3.training.run_state.run_lock import RunLock
-from fbnetv3.training.run_state.summary import log_summary
+from fbnetv3.training.run_state.run_description import log_summary
+from fbnetv3.training.run_state.run_folder import RunFolder, run_lock
 from fbnetv3.utils.json_lines import append_json_line
 from fbnetv3.utils.logging_setup import log_on_rank_0, log_to_file, quiet_detectron2
 from fbnetv3.utils.random_state import derive_seed
@@ -106,9 +105,9 @@ def train_detector(cfg: CfgNode, *, resume: bool = False) -> DetectorRunResult:
         quiet_detectron2(),
     ):
         cfg = scale_to_world_size(cfg, group)
-        with RunLock(run_folder, group, resume) as lock:
+        with run_lock(run_folder, group, resume) as acquire_lock:
             run = _DetectorRun(cfg, group, run_folder)
-            lock.acquire()
+            acquire_lock()
             return run.execute()
 
 

@@ -16,24 +16,8 @@ from fbnetv3.utils.files import atomic_write
 
 State = dict[str, Any]
 
-CLASSIFIER_KEYS = frozenset(
-    (
-        "model",
-        "model_ema",
-        "ema_steps",
-        "scaler",
-        "optimizer",
-        "epoch",
-        "step",
-        "metrics",
-        "best_top1",
-        "corrupt_images",
-        "rng",
-        "cuda_rng",
-        "metadata",
-    )
-)
-"""Keys of a classifier's checkpoint: those that `Trainer.state_dict` returns, and the run's metadata."""
+# Keys that distinguish a classifier's checkpoint from other files; resuming names any other key that is missing
+CLASSIFIER_KEYS = {"model", "optimizer", "epoch", "step", "metadata"}
 
 _NUMBERED = re.compile(r"(?P<prefix>\w*_)(?P<number>\d+)\.pth")
 
@@ -41,34 +25,24 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """The checkpoints of a classifier's run, named by step.
-
-    Args:
-        folder: folder of the checkpoints.
-        keep: number of newest checkpoints to keep.
-    """
+    """The checkpoints of a classifier's run, named by step; the newest `keep` are kept."""
 
     def __init__(self, folder: Path, keep: int = 3) -> None:
-        self.folder = Path(folder)
+        self.folder = folder
         self.keep = keep
 
     def paths(self) -> list[Path]:
         """List the checkpoints, oldest first."""
         return numbered_checkpoints(self.folder, "step_")
 
-    def save(self, step: int, state: State) -> Path:
+    def save(self, step: int, state: State) -> None:
         """Write the state after `step` steps, then prune older checkpoints."""
         path = self.folder / f"step_{step:08d}.pth"
         save_checkpoint(path, state)
         prune_checkpoints(path, self.keep)
-        return path
 
     def load_newest(self) -> tuple[Path, State] | None:
-        """Return the path and contents of the newest complete checkpoint; None if there are no checkpoints.
-
-        Raises:
-            WeightsError: all checkpoints are corrupt.
-        """
+        """Return the path and contents of the newest complete checkpoint; None if there are no checkpoints."""
         return load_newest(self.folder, reversed(self.paths()), self.load)
 
     def load(self, path: Path) -> State:
@@ -93,25 +67,16 @@ def save_checkpoint(path: Path, state: State) -> None:
 
 
 def numbered_checkpoints(folder: Path, prefix: str | None = None) -> list[Path]:
-    """List checkpoints with a number in their name, such as step_00000100.pth, by number.
-
-    Args:
-        folder: folder to search; need not exist.
-        prefix: prefix of the number in the name; by default, any.
-    """
-    numbered = []
-    for path in folder.glob("*.pth") if folder.is_dir() else ():
-        match = _NUMBERED.fullmatch(path.name)
-        if match and prefix in (None, match["prefix"]):
-            numbered.append((int(match["number"]), path))
+    """List checkpoints named by a prefix (default: any) and a number, such as step_00000100.pth, by number."""
+    matches = [(_NUMBERED.fullmatch(path.name), path) for path in folder.glob("*.pth")]
+    numbered = [(int(match["number"]), path) for match, path in matches if match and prefix in (None, match["prefix"])]
     return [path for _, path in sorted(numbered)]
 
 
 def prune_checkpoints(newest: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints with the prefix of `newest`.
+    """Delete all but the newest `keep` checkpoints with the prefix of `newest`; nothing if its name has no number.
 
-    Does nothing if `newest` has no number in its name. Checkpoints with a higher number are deleted too: they were
-    corrupt, so the run resumed from an earlier one.
+    Checkpoints with a higher number are deleted too: they were corrupt, so the run resumed from an earlier one.
     """
     match = _NUMBERED.fullmatch(newest.name)
     if match is None:
@@ -125,11 +90,6 @@ def prune_checkpoints(newest: Path, keep: int) -> None:
 
 def load_newest(folder: Path, newest_first: Iterable[Path], load: Callable[[Path], State]) -> tuple[Path, State] | None:
     """Return the path and contents of the first complete checkpoint; warn about corrupt ones and skip them.
-
-    Args:
-        folder: folder of the checkpoints, for the error message.
-        newest_first: checkpoints to try.
-        load: function that reads a checkpoint; raises a WeightsError if it is corrupt.
 
     Raises:
         WeightsError: there are checkpoints, and all are corrupt.

@@ -90,9 +90,7 @@ DETECTOR_IGNORED_KEYS = (
 def config_fingerprint(cfg: CfgNode, ignored: Collection[str]) -> dict[str, Any]:
     """Return the values of a config that determine a run's weights, by dotted key.
 
-    Args:
-        cfg: the run's config.
-        ignored: keys ("SOLVER.EPOCHS") and sections ("EVAL", "DATASETS.OWN") that do not affect the weights.
+    `ignored` has keys ("SOLVER.EPOCHS") and sections ("EVAL", "DATASETS.OWN") that do not affect the weights.
     """
     sections = tuple(f"{name}." for name in ignored)
     return {
@@ -107,36 +105,19 @@ def check_same_run(
 ) -> None:
     """Require that a checkpoint was written by a run with the same fingerprint.
 
-    Args:
-        saved: fingerprint in the checkpoint.
-        current: fingerprint of this run.
-        checkpoint: path of the checkpoint, for the error message.
-        long_values: keys whose values the error message omits.
-
-    Raises:
-        UsageError: names the key that differs.
+    The error names the key that differs, with its values unless it is one of `long_values`.
     """
-    difference = first_difference(saved, current)
-    if difference is None:
-        return
-    key = difference.key
-    values = "" if key in long_values else f": was {difference.saved}, is now {difference.current}"
-    raise UsageError(
-        f"{checkpoint}: cannot resume: {key} has changed{values}; "
-        "use that run's config.yaml, or choose another OUTPUT_DIR"
-    )
+    if difference := first_difference(saved, current):
+        key = difference.key
+        values = "" if key in long_values else f": was {difference.saved}, is now {difference.current}"
+        raise UsageError(
+            f"{checkpoint}: cannot resume: {key} has changed{values}; "
+            "use that run's config.yaml, or choose another OUTPUT_DIR"
+        )
 
 
 def check_not_longer(completed: int, limit: int, unit: str, key: str, checkpoint: Path) -> None:
-    """Require that a checkpoint has not been trained longer than this run will be.
-
-    Args:
-        completed: epochs or steps in the checkpoint.
-        limit: value of the config key `key`.
-        unit: "epochs" or "steps".
-        key: name of the config key, for the error message.
-        checkpoint: path of the checkpoint, for the error message.
-    """
+    """Require that a checkpoint has at most as many epochs or steps (`unit`) as the config key `key` allows."""
     if completed > limit:
         raise UsageError(
             f"{checkpoint}: cannot resume: it already has {completed} {unit}, more than {key} {limit}; "

@@ -11,18 +11,13 @@ Entry = dict[str, float]
 
 
 def read_metrics(file: Path, key: str = "step") -> list[Entry]:
-    """Read the entries of a metrics file. Invalid lines, such as the last one of a killed run, are skipped.
-
-    Args:
-        file: metrics file.
-        key: name of the step count in each entry.
-    """
-    return [entry for entry in read_json_lines(file) if key in entry and all(map(_is_number, entry.values()))]
-
-
-def _is_number(value: object) -> bool:
-    # NaN counts, unlike in `checks.is_number`: float16 training continues after a loss that overflows
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Read the entries that have the step count `key`; skip invalid lines, such as the last one of a killed run."""
+    # NaN is valid: float16 training continues after a loss that overflows
+    return [
+        entry
+        for entry in read_json_lines(file)
+        if key in entry and all(type(value) in (int, float) for value in entry.values())
+    ]
 
 
 def read_learning_curve(file: Path) -> list[Entry]:
@@ -34,13 +29,9 @@ def read_learning_curve(file: Path) -> list[Entry]:
 
 
 def truncate_metrics(file: Path, step: int, epoch: float = float("inf"), key: str = "step") -> None:
-    """Drop the entries that were written after the checkpoint from which a run resumes.
+    """Drop the entries that were written after the checkpoint from which a run resumes, if there is a file.
 
-    Args:
-        file: metrics file; need not exist.
-        step: last step to keep.
-        epoch: last epoch whose evaluation to keep.
-        key: name of the step count.
+    Entries with a step count `key` up to `step` stay, except evaluations of epochs after `epoch`.
     """
     if not file.exists():
         return

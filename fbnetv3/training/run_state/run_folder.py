@@ -1,47 +1,36 @@
-"""Output folder of a run: the paths of its files, and the files that describe the run."""
+"""Output folder of a run: the paths of its files, the files that describe the run, and the folder's lock."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fvcore.common.config import CfgNode
 
+from fbnetv3.errors import OutputError, UsageError
+from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.run_state.checkpoints import Checkpoints
-from fbnetv3.training.run_state.environment import describe_environment
-from fbnetv3.utils.files import make_folder, remove_partial_files, write_json, write_text
+from fbnetv3.training.run_state.run_description import describe_environment
+from fbnetv3.utils.files import FolderLock, make_folder, remove_partial_files, write_json, write_text
 
 
 class RunFolder:
-    """Paths in the output folder of a classifier's or detector's run.
-
-    Attributes:
-        path: the folder itself.
-        weights: weights after the last epoch.
-        best: weights with the best validation top-1.
-        checkpoints: folder of the checkpoints to resume from.
-        metrics: JSON lines, by step and by evaluation.
-        curve: figure of loss and accuracy.
-        log: copy of the log.
-        tensorboard: folder of TensorBoard events.
-        config: the complete config.
-        environment: versions, device, command line and git state of each start of the run, as JSON.
-        diverged: batch and weights of a step with a non-finite loss.
-    """
+    """Paths in the output folder of a classifier's or detector's run."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).expanduser()
-        self.weights = self.path / "model_final.pth"
-        self.best = self.path / "model_best.pth"
-        self.checkpoints = self.path / "checkpoints"
-        self.metrics = self.path / "metrics.jsonl"
-        self.curve = self.path / "curve.png"
+        self.weights = self.path / "model_final.pth"  # after the last epoch
+        self.best = self.path / "model_best.pth"  # with the best validation top-1
+        self.checkpoints = self.path / "checkpoints"  # a folder
+        self.metrics = self.path / "metrics.jsonl"  # by step and by evaluation
+        self.curve = self.path / "curve.png"  # loss and accuracy
         self.log = self.path / "log.txt"
-        self.tensorboard = self.path / "tensorboard"
-        self.config = self.path / "config.yaml"
-        self.environment = self.path / "environment.json"
-        self.diverged = self.path / "diverged.pth"
+        self.tensorboard = self.path / "tensorboard"  # a folder
+        self.config = self.path / "config.yaml"  # complete
+        self.environment = self.path / "environment.json"  # one entry for each start of the run
+        self.diverged = self.path / "diverged.pth"  # batch and weights of a step with a non-finite loss
 
     def has_run(self) -> bool:
         """Return whether the folder holds results that a new run would overwrite."""
@@ -60,7 +49,6 @@ class RunFolder:
         for folder in (self.path, self.checkpoints):
             remove_partial_files(folder)
         write_text(self.config, cfg.dump())
-        # One entry for each start of the run
         environments = []
         # Missing at the first start; corrupt if the file was not written by this class
         with contextlib.suppress(FileNotFoundError, ValueError):
@@ -68,3 +56,50 @@ class RunFolder:
         if not isinstance(environments, list):
             environments = []
         write_json(self.environment, [*environments, describe_environment()])
+
+
+@contextlib.contextmanager
+def run_lock(run_folder: RunFolder, group: ProcessGroup, resume: bool) -> Iterator[Callable[[], None]]:
+    """Reserve an output folder for one training run; rank 0 holds the lock.
+
+    A folder that already holds a run is locked on entry, so that the checkpoint to resume from does not change while it
+    is read. A new folder is created and locked by the function that the context manager returns, which the run calls
+    once its config, data and weights have been validated: a mistyped config leaves no folder behind.
+
+    Raises:
+        UsageError: the folder holds a run and `resume` is not set, or another process is training there.
+    """
+    lock = FolderLock(run_folder.path, "training", "set OUTPUT_DIR to another, writable folder")
+    path = run_folder.path
+    had_run = group.broadcast(run_folder.has_run())
+    if had_run and not resume:
+        raise UsageError(f"{path}: already holds a run; add --resume to continue it, or choose another OUTPUT_DIR")
+
+    def acquire() -> None:
+        if had_run:
+            return
+        _acquire_together(lock, group)
+        # Between entry and here the folder was not locked
+        if group.broadcast(run_folder.has_run()):
+            raise UsageError(
+                f"{path}: another run wrote to this folder in the meantime; choose another OUTPUT_DIR, or add --resume"
+            )
+
+    try:
+        if had_run:
+            _acquire_together(lock, group)
+        yield acquire
+    finally:
+        lock.release()
+
+
+def _acquire_together(lock: FolderLock, group: ProcessGroup) -> None:
+    """Acquire the lock in rank 0; all processes raise its error together."""
+    error = None
+    if group.is_rank_0:
+        try:
+            lock.acquire()
+        except (UsageError, OutputError) as lock_error:
+            error = lock_error
+    if error := group.broadcast(error):
+        raise error
