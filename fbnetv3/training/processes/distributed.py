@@ -21,8 +21,8 @@ from fbnetv3.utils.text import one_line
 
 T = TypeVar("T")
 
-# How long a process waits for the others before it gives up
 TIMEOUT = timedelta(minutes=10)
+"""How long a process waits for the others before it gives up."""
 
 
 class LostProcessError(UserError):
@@ -34,18 +34,12 @@ class ProcessGroup:
     """The processes that train one network together, seen from one of them; by default a single process.
 
     Everything but gradients is exchanged on the CPU, so that no GPU has to be synchronized for it.
-
-    Attributes:
-        rank: rank of this process; only rank 0 writes files.
-        size: number of processes (world size).
-        local_rank: rank on this machine, which is also the index of the GPU.
-        cpu_group: torch's process group for everything but gradients.
     """
 
     rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    cpu_group: Any = field(default=None, repr=False)
+    size: int = 1  # the world size
+    local_rank: int = 0  # rank on this machine, which is also the index of the GPU
+    cpu_group: Any = field(default=None, repr=False)  # torch's, for everything but gradients
 
     @property
     def is_rank_0(self) -> bool:
@@ -115,12 +109,8 @@ def is_multi_process() -> bool:
 def process_group(device: str) -> Iterator[ProcessGroup]:
     """Join the process group that the environment describes, and leave it at the end of the block.
 
-    Args:
-        device: value of the config key; GPUs exchange gradients through NCCL, CPUs through Gloo.
-
-    Raises:
-        UsageError: some of torchrun's variables are missing, or there are fewer GPUs than processes.
-        LostProcessError: another process has exited or stopped responding.
+    GPUs, selected by the config key `device`, exchange gradients through NCCL, CPUs through Gloo. A `LostProcessError`
+    ends the block if another process has exited or stopped responding.
     """
     # Three cases: the calling program's group, a single process, or torchrun's variables
     if dist.is_initialized():
@@ -138,7 +128,8 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         yield ProcessGroup(rank, size, local_rank, _cpu_group())
     except RuntimeError as error:
-        if not _is_communication_error(error):
+        # Gloo's errors do not have their own type
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
         raise LostProcessError(
             f"another training process exited or stopped responding ({one_line(error, 160)}): "
@@ -162,7 +153,6 @@ def _existing_group() -> Iterator[ProcessGroup]:
 
 
 def _read_environment() -> tuple[int, int, int]:
-    """Return rank, world size and local rank."""
     # torchrun sets all of these; a scheduler's script may omit one
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
@@ -177,7 +167,7 @@ def _select_backend(device: str, local_rank: int) -> str:
     if local_rank >= torch.cuda.device_count():
         raise UsageError(
             f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}; "
-            "start at most that many processes (--nproc-per-node)"
+            "start at most that many processes (--num-gpus, or torchrun's --nproc-per-node)"
         )
     torch.cuda.set_device(local_rank)
     return "nccl"
@@ -213,11 +203,5 @@ def _restart_store(store: dist.Store, rank: int, size: int) -> dist.Store:
     return dist.PrefixStore(prefix, store)
 
 
-def _is_communication_error(error: RuntimeError) -> bool:
-    """Return whether an error comes from the exchange between processes; Gloo's errors do not have their own type."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error).lower()
-
-
 def _cpu_group() -> Any:
-    """Return a process group for tensors and objects on the CPU."""
     return dist.new_group(backend="gloo", timeout=TIMEOUT) if dist.get_backend() != "gloo" else dist.group.WORLD

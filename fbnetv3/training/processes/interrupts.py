@@ -47,21 +47,21 @@ def deferred_interrupts() -> Iterator[None]:
 
 
 def has_pending_interrupt() -> bool:
-    """Return whether a signal has been deferred in this process."""
+    """Return whether this process has deferred a signal."""
     return bool(_pending)
 
 
 def agree_on_interrupt(group: ProcessGroup) -> bool:
-    """Return whether any process has deferred a signal; if so, the signal becomes pending in all of them.
+    """Return whether any process has deferred a signal; if so, it becomes pending in all, which stop at the same step.
 
-    All processes must call this together. They can then stop at the same step.
+    All processes must call this together.
     """
     if not group.any(has_pending_interrupt()):
         return False
     # Ranks without a signal take the first one of the others
-    received = [number for numbers in group.gather([int(number) for number in _pending]) for number in numbers]
+    received = [number for numbers in group.gather(_pending) for number in numbers]
     if not _pending:
-        _pending.append(signal.Signals(received[0]))
+        _pending.append(received[0])
     return True
 
 

@@ -9,7 +9,6 @@ import socket
 import sys
 from collections.abc import Callable
 
-import torch
 from torch import multiprocessing
 
 from fbnetv3.errors import UsageError
@@ -19,21 +18,10 @@ from fbnetv3.utils.imports import import_modules, user_modules
 
 
 def launch(run: Callable[[], None], num_processes: int, *, after_interrupt: str = "") -> None:
-    """Run a function in several processes that form a process group, as torchrun's do.
+    """Run a picklable function in several processes that form a process group, as torchrun's do; 1 is this process.
 
     Ctrl-C and SIGTERM reach all of them. If any fails, this process exits with the code of the first that did.
-
-    Args:
-        run: a picklable function.
-        num_processes: number of processes; on a machine with GPUs, at most one per GPU. 1 runs the function in this
-            process.
-        after_interrupt: see `run_tool`.
-
-    Raises:
-        UsageError: fewer than one process, more processes than GPUs, or torchrun has already started several processes.
     """
-    if num_processes < 1:
-        raise UsageError(f"--num-gpus {num_processes} must be at least 1")
     if num_processes == 1:
         run()
         return
@@ -41,16 +29,14 @@ def launch(run: Callable[[], None], num_processes: int, *, after_interrupt: str 
         raise UsageError(
             f"--num-gpus {num_processes}: torchrun has already started several processes; remove --num-gpus"
         )
-    if torch.cuda.is_available() and num_processes > torch.cuda.device_count():
-        raise UsageError(
-            f"--num-gpus {num_processes}: only {torch.cuda.device_count()} GPUs are available; "
-            "pass that number or fewer"
-        )
+    with socket.socket() as s:  # on a free port
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
     # Each process reports its own error; multiprocessing's report of the failed process would only repeat it
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     previous_handlers = {number: signal.signal(number, _forward_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        arguments = (run, num_processes, _free_port(), after_interrupt, user_modules())
+        arguments = (run, num_processes, port, after_interrupt, user_modules())
         context = multiprocessing.start_processes(
             _run_in_process, arguments, num_processes, join=False, start_method="spawn"
         )
@@ -89,9 +75,3 @@ def _forward_signal(number: int, frame: object) -> None:
     for process in multiprocessing.active_children():
         assert process.pid is not None  # it has been started
         os.kill(process.pid, signal.SIGTERM)
-
-
-def _free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
