@@ -16,7 +16,7 @@ try:
 except ImportError:  # Windows has no fcntl: folders are not locked there
     fcntl = None  # type: ignore[assignment]
 
-from fbnetv3.errors import OutputError, UsageError
+from fbnetv3.errors import OutputError, UsageError, UserError
 
 PARTIAL_PREFIX = ".partial_"
 """Prefix of temporary files that `atomic_write` renames when they are complete."""
@@ -26,69 +26,53 @@ _LOCKED_BY_THIS_PROCESS: set[str] = set()
 
 
 def output_error(path: str | os.PathLike, error: OSError, advice: str = "") -> OutputError:
-    """Build the error for a path that cannot be written.
-
-    Args:
-        path: the file or folder.
-        error: what the operating system reported.
-        advice: what the user can do about it, such as "set OUTPUT_DIR to a writable folder".
-    """
+    """Build the error for a path that cannot be written; `advice` says what the user can do about it."""
     return OutputError(f"{path}: cannot be written: {error.strerror or error}{f'; {advice}' if advice else ''}")
 
 
-def make_folder(path: Path, advice: str = "") -> Path:
-    """Create a folder and its parents unless they exist.
-
-    Raises:
-        OutputError: the folder cannot be created. `advice` is appended to the message.
-    """
+@contextlib.contextmanager
+def as_output_error(path: str | os.PathLike, advice: str = "") -> Iterator[None]:
+    """Turn errors of the operating system within the block into an `output_error`."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        yield
     except OSError as error:
-        raise output_error(path, error, advice) from None
+        if isinstance(error, UserError):  # an OutputError has its message already
+            raise
+        raise output_error(path, error, advice) from error
+
+
+def make_folder(path: Path, advice: str = "") -> Path:
+    """Create a folder and its parents unless they exist; `advice` is appended to the error if that fails."""
+    with as_output_error(path, advice):
+        path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Open a binary file that replaces `path` only when it is complete; a failure leaves `path` as it was.
-
-    Raises:
-        OutputError: the folder cannot be written or the disk is full.
-    """
-    temporary = None
-    try:
+    """Open a binary file that replaces `path` only when it is complete; a failure leaves `path` as it was."""
+    with as_output_error(path):
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL_PREFIX)
-        with os.fdopen(handle, "wb") as f:
-            yield f
-            f.flush()
-            os.fsync(f.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp creates files that only their owner can read
-        os.replace(temporary, path)
-    except OSError as error:
-        raise output_error(path, error) from error
-    finally:
-        if temporary is not None:
+        try:
+            with os.fdopen(handle, "wb") as f:
+                yield f
+                f.flush()
+                os.fsync(f.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp creates files that only their owner can read
+            os.replace(temporary, path)
+        finally:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Write a text file atomically."""
     with atomic_write(path) as f:
         f.write(text.encode())
 
 
 def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
-    """Write a JSON file atomically.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 
@@ -99,12 +83,7 @@ def remove_partial_files(folder: Path) -> None:
 
 
 def shipped_folder(checkout_name: str, installed_name: str | None = None) -> Path:
-    """Return a folder of data that ships with the package.
-
-    Args:
-        checkout_name: its name in a checkout, next to the package.
-        installed_name: its name inside the installed package; default: the same.
-    """
+    """Return a folder of data that ships with the package: next to it in a checkout, inside it when installed."""
     package = Path(__file__).resolve().parent.parent
     installed = package / (installed_name or checkout_name)
     return installed if installed.is_dir() else package.parent / checkout_name
@@ -130,15 +109,13 @@ class FolderLock:
         folder: created if it does not exist.
         user: what holds such a lock ("training", "search"), for error messages.
         advice: how to choose a different folder, for error messages.
-        name: file name of the lock.
     """
 
-    def __init__(self, folder: Path, user: str, advice: str, name: str = "lock") -> None:
+    def __init__(self, folder: Path, user: str, advice: str) -> None:
         self.folder = folder
         self.user = user
         self.advice = advice
-        self.name = name
-        self._path = ""
+        self._path = os.path.realpath(folder / "lock")
         self._file: BinaryIO | None = None
 
     def acquire(self) -> None:
@@ -146,17 +123,13 @@ class FolderLock:
 
         Raises:
             UsageError: it is already held, by another process or by this one.
-            OutputError: the folder cannot be written.
         """
         make_folder(self.folder, self.advice)
         # Check before opening the file: closing any handle of it would release the lock that this process holds
-        path = os.path.realpath(self.folder / self.name)
-        if path in _LOCKED_BY_THIS_PROCESS:
+        if self._path in _LOCKED_BY_THIS_PROCESS:
             raise self._already_locked(str(os.getpid()))
-        try:
-            self._file = (self.folder / self.name).open("a+b")
-        except OSError as error:
-            raise output_error(self.folder, error, self.advice) from None
+        with as_output_error(self.folder, self.advice):
+            self._file = Path(self._path).open("a+b")  # noqa: SIM115 (open as long as the lock is held)
         if fcntl is None:
             return
         # Do not wait: report the process that holds the lock
@@ -167,8 +140,7 @@ class FolderLock:
             owner = self._file.read(32).decode(errors="replace").strip()
             self.release()
             raise self._already_locked(owner) from None
-        self._path = path
-        _LOCKED_BY_THIS_PROCESS.add(path)
+        _LOCKED_BY_THIS_PROCESS.add(self._path)
         self._file.truncate(0)
         self._file.write(f"{os.getpid()}\n".encode())
         self._file.flush()

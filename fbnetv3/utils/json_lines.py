@@ -9,20 +9,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fbnetv3.utils.files import output_error, write_text
+from fbnetv3.utils.files import as_output_error, write_text
 
 
 def append_json_line(file: Path, entry: dict[str, Any]) -> None:
-    """Append one entry.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    try:
-        with file.open("a") as f:
-            f.write(json.dumps(entry) + "\n")
-    except OSError as error:
-        raise output_error(file, error) from error
+    """Append one entry."""
+    with as_output_error(file), file.open("a") as f:
+        f.write(json.dumps(entry) + "\n")
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
@@ -37,24 +30,14 @@ def read_json_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def write_json_lines(file: Path, entries: Iterable[dict[str, Any]]) -> None:
-    """Atomically replace the contents of the file with these entries.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Atomically replace the contents of the file with these entries."""
     write_text(file, "".join(json.dumps(entry) + "\n" for entry in entries))
 
 
 def drop_partial_line(file: Path) -> None:
-    """Truncate a file after its last complete line; a writer that was killed may leave part of a line.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Truncate a file after its last complete line; a writer that was killed may leave part of a line."""
     data = file.read_bytes()
     complete = data.rfind(b"\n") + 1
     if complete < len(data):
-        try:
+        with as_output_error(file):
             os.truncate(file, complete)
-        except OSError as error:
-            raise output_error(file, error) from error

@@ -31,10 +31,6 @@ def figure_png(figure: Any) -> bytes:
 
 
 def save_figure(figure: Any, path: Path) -> None:
-    """Write a figure as a PNG file.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Write a figure as a PNG file."""
     with atomic_write(path) as f:
         f.write(figure_png(figure))
