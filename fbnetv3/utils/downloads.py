@@ -1,4 +1,4 @@
-"""Downloads: the cache folder, and the PathManager that resolves URLs and `zoo://` addresses."""
+"""Downloads: the cache folder, and local paths of URLs and `zoo://` addresses."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from urllib.error import ContentTooShortError, HTTPError
 from urllib.parse import urlparse
 
 from iopath.common.download import download as _iopath_download
-from iopath.common.file_io import HTTPURLHandler, file_lock
 from iopath.common.file_io import PathManager as _PathManager
+from iopath.common.file_io import file_lock
 
 from fbnetv3.errors import UsageError, WeightsError
 from fbnetv3.utils.files import file_sha256
@@ -27,22 +27,8 @@ _URL_PREFIXES = ("http://", "https://", "ftp://")
 _TIMEOUT = 60.0  # seconds
 
 
-class _CachedURLHandler(HTTPURLHandler):
-    """iopath's downloads, with its progress bar and lock, into the cache folder."""
-
-    def _get_local_path(self, path: str, force: bool = False, cache_dir: str | None = None, **kwargs: object) -> str:
-        target = cached_path(path)
-        if force or not target.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with file_lock(str(target)):
-                # Another process may have downloaded it while this one waited for the lock
-                if force or not target.is_file():
-                    _iopath_download(path, str(target.parent), filename=target.name)
-        return str(target)
-
-
 PathManager = _PathManager()
-PathManager.register_handler(_CachedURLHandler())
+"""Opens `zoo://` addresses, once `fbnetv3.model_zoo` has registered its handler."""
 
 
 def cache_dir() -> Path:
@@ -59,11 +45,7 @@ def is_url(path: str) -> bool:
 
 
 def cached_path(url: str) -> Path:
-    """Return where the download of `url` is cached, whether or not it exists yet.
-
-    Raises:
-        UsageError: the URL names no file, or would leave the cache folder.
-    """
+    """Return where the download of `url` is cached, whether or not it exists yet."""
     parsed = urlparse(url)
     parts = parsed.path.strip("/").split("/")
     if not parsed.netloc or any(part in ("", ".", "..") for part in parts):
@@ -76,12 +58,7 @@ def cached_path(url: str) -> Path:
 
 
 def local_path(source: str | os.PathLike, sha256: str | None = None) -> Path:
-    """Return a local file for a path, a URL (downloaded unless cached) or a `zoo://` address.
-
-    Raises:
-        WeightsError: the download fails; see `download`.
-        UnknownNameError: the model zoo has no such entry.
-    """
+    """Return a local file for a path, a URL (downloaded unless cached) or a `zoo://` address."""
     source = os.fspath(source)
     if is_url(source):
         return download(source, sha256)
@@ -92,24 +69,21 @@ def local_path(source: str | os.PathLike, sha256: str | None = None) -> Path:
 
 
 def download(url: str, sha256: str | None = None) -> Path:
-    """Download `url` into the cache unless it is there, and return its path.
+    """Download `url` into the cache unless it is there, compare its checksum if given, and return its path.
 
     The file appears in the cache only when it is complete. If two processes ask for it, one downloads and the other
-    waits.
-
-    Args:
-        url: what to download.
-        sha256: expected checksum, if known.
-
-    Raises:
-        WeightsError: no network, a server error, a truncated file or a wrong checksum. The message names the URL and
-            the path where a copy can be placed by hand.
+    waits. The error about a failure names the URL and the path where a copy can be placed by hand.
     """
     target = cached_path(url)
     advice = f"check the network, or download it elsewhere and place it at {target}"
     if not target.is_file():
-        with quiet_logger("iopath"), _socket_timeout(), _as_weights_error(url, target, advice):
-            PathManager.get_local_path(url)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            # iopath returns at once if another process has downloaded the file while this one waited for the lock
+            with quiet_logger("iopath"), _socket_timeout(), file_lock(str(target)):
+                _iopath_download(url, str(target.parent), filename=target.name)
+        except (OSError, HTTPException) as error:
+            raise WeightsError(_describe_failure(error, url, target, advice)) from None
     if sha256 is not None and (actual := file_sha256(target)) != sha256:
         delete_from_cache(target)
         raise WeightsError(f"{url}: SHA-256 is {actual}, expected {sha256}; the file was deleted: {advice}")
@@ -126,23 +100,17 @@ def _socket_timeout() -> Iterator[None]:
         socket.setdefaulttimeout(previous)
 
 
-@contextlib.contextmanager
-def _as_weights_error(url: str, target: Path, advice: str) -> Iterator[None]:
-    """Turn download failures into a `WeightsError` that says what to do."""
-    try:
-        yield
-    except HTTPError as error:
-        raise WeightsError(f"{url}: the server returned {error.code} {error.reason}: {advice}") from None
-    except ContentTooShortError:
-        raise WeightsError(f"{url}: the download was truncated: {advice}") from None
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        reason = f"{error.filename}: cannot be written: {error.strerror}"
-        raise WeightsError(f"{reason}; set FBNETV3_CACHE to a writable folder") from None
-    except (OSError, HTTPException) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC:
-            raise WeightsError(f"{target}: no space left on the disk: free some, or set FBNETV3_CACHE") from None
-        cause = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise WeightsError(f"{url}: download failed ({cause}): {advice}") from None
+def _describe_failure(error: OSError | HTTPException, url: str, target: Path, advice: str) -> str:
+    if isinstance(error, HTTPError):
+        return f"{url}: the server returned {error.code} {error.reason}: {advice}"
+    if isinstance(error, ContentTooShortError):
+        return f"{url}: the download was truncated: {advice}"
+    if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
+        return f"{error.filename}: cannot be written: {error.strerror}; set FBNETV3_CACHE to a writable folder"
+    if getattr(error, "errno", None) == errno.ENOSPC:
+        return f"{target}: no space left on the disk: free some, or set FBNETV3_CACHE"
+    cause = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+    return f"{url}: download failed ({cause}): {advice}"
 
 
 def delete_from_cache(path: Path) -> bool:
