@@ -42,31 +42,24 @@ def suppress_warnings() -> Iterator[None]:
         logging.disable(previous)
 
 
-class _ForwardToRoot(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        logging.getLogger().handle(record)
-
-
 @contextlib.contextmanager
 def quiet_terminal(level: int = logging.WARNING) -> Iterator[None]:
     """Show only this package's records of `level` and above; log files added within the block still get all."""
-    logger = logging.getLogger("fbnetv3")
-    handlers = [(handler, handler.level) for handler in logger.handlers]
-    propagate = logger.propagate
-    forward = _ForwardToRoot(level)
-    # Raise the level of the present handlers rather than of the logger, so that later log files get everything
-    for handler, handler_level in handlers:
-        handler.setLevel(max(handler_level, level))
-    if propagate:
-        logger.addHandler(forward)
-    logger.propagate = False
+
+    def is_shown(record: logging.LogRecord) -> bool:
+        return record.levelno >= level or not record.name.startswith("fbnetv3")
+
+    # Filter in the present handlers rather than in the logger, so that later log files get everything
+    handlers = [*logging.getLogger("fbnetv3").handlers, *logging.root.handlers]
+    if logging.lastResort:  # prints warnings where there is no handler
+        handlers.append(logging.lastResort)
+    for handler in handlers:
+        handler.addFilter(is_shown)
     try:
         yield
     finally:
-        logger.removeHandler(forward)
-        logger.propagate = propagate
-        for handler, handler_level in handlers:
-            handler.setLevel(handler_level)
+        for handler in handlers:
+            handler.removeFilter(is_shown)
 
 
 def log_on_rank_0(rank: int) -> contextlib.AbstractContextManager:
