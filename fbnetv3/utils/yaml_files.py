@@ -42,11 +42,7 @@ class _StrictLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ign
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """Parse YAML text.
-
-    Raises:
-        NotYAMLError: invalid YAML, or a duplicate key.
-    """
+    """Parse YAML text; raise `NotYAMLError` if it is invalid or has a duplicate key."""
     try:
         return yaml.load(text, _StrictLoader)
     except yaml.MarkedYAMLError as error:
@@ -56,15 +52,9 @@ def parse_yaml(text: str | bytes) -> Any:
 
 
 def read_mapping(path: str | os.PathLike, error: type[FieldError], keys: Iterable[str] = ()) -> dict[str, Any]:
-    """Read the mapping that a YAML file holds.
+    """Read the mapping that a YAML file holds, or raise `error`.
 
-    Args:
-        path: the file.
-        error: exception class to raise.
-        keys: keys that the mapping may have, for the message about a file that holds something else.
-
-    Raises:
-        FieldError: `error`; the file is missing, is not YAML, has a duplicate key, or holds no mapping.
+    `keys` that the mapping may have are named in the message about a file that holds something else.
     """
     file = os.fspath(path)
     try:
@@ -88,10 +78,6 @@ def read_with_bases(
         file: the file.
         path_keys: dotted keys such as "MODEL.ARCH" whose values are resolved relative to the file that sets them.
         inherited_by: files that led here by `_BASE_`.
-
-    Raises:
-        FieldError: one of the files is missing, is not YAML or holds no mapping, or their `_BASE_` references form a
-            cycle.
     """
     file = os.fspath(file)
     data = read_mapping(file, FieldError)
@@ -107,24 +93,14 @@ def read_with_bases(
 def pop_bases(
     data: dict[str, Any], file: str, error: type[FieldError], inherited_by: tuple[str, ...] = ()
 ) -> list[str]:
-    """Remove `_BASE_` from what a file holds, and return the paths of the files that it names.
+    """Remove `_BASE_` from what a file holds, and return the paths that it names, relative to the file's folder.
 
-    Args:
-        data: the mapping that the file holds.
-        file: the file; its bases are relative to its folder.
-        error: exception class to raise.
-        inherited_by: files that led here by `_BASE_`.
-
-    Raises:
-        FieldError: `error`; a base is missing or leads back to the file.
+    Raise `error` if one does not exist or leads back to the file; `inherited_by` are the files that led here.
     """
     value = data.pop(BASE_KEY, [])
-    names = value if isinstance(value, list) else [value]
     bases = []
-    for name in names:
-        if not isinstance(name, str):
-            raise error(f"{name!r} must be a file name", BASE_KEY, file)
-        base = os.path.join(os.path.dirname(file), os.path.expanduser(name))
+    for name in value if isinstance(value, list) else [value]:
+        base = os.path.join(os.path.dirname(file), os.path.expanduser(str(name)))
         if not os.path.isfile(base):
             raise error(f"{base} does not exist", BASE_KEY, file)
         if any(os.path.samefile(base, path) for path in (*inherited_by, file)):

@@ -127,7 +127,7 @@ def test_a_file_can_inherit(write):
     [
         ("_BASE_: nowhere.yaml\nname: bar", "nowhere.yaml does not exist"),
         ("_BASE_: bar.yaml\nname: bar", "_BASE_: circular inheritance"),
-        ("_BASE_: 3\nname: bar", "_BASE_: 3 must be a file name"),
+        ("_BASE_: 3\nname: bar", "3 does not exist"),
         ("_BASE_: foo.yaml", "name: missing"),
         ("_BASE_: foo.yaml\nname: bar\nderive: 3", "derive: 3 must be a mapping"),
         ("_BASE_: foo.yaml\nname: bar\nderive: {scele: {}}", "derive.scele: unknown key: did you mean scale?"),

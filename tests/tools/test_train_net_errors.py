@@ -98,7 +98,7 @@ def test_wrong_calls(tool, config, overrides, message):
         ("SOLVER: 3", "config.yaml: SOLVER 3 must be a section with the keys OPTIMIZER"),
         ("_BASE_: nowhere.yaml", "_BASE_"),
         ("_BASE_: config.yaml", "_BASE_: circular inheritance"),
-        ("_BASE_: 5", "_BASE_: 5 must be a file name"),
+        ("_BASE_: 5", "5 does not exist"),
         ("SOLVER: {EPOCHS: 1", "not YAML"),
         ("- 1", "config.yaml: must be a mapping"),
         ("", "config.yaml: must be a mapping"),
