@@ -1,4 +1,4 @@
-"""Value checks for architectures, settings and configs. Each raises the caller's `FieldError` and names the field."""
+"""Value checks for architectures, settings and configs. Each raises its `error`, which names the field."""
 
 from __future__ import annotations
 
@@ -31,25 +31,16 @@ def error_context(field: str = "", file: str = "") -> Iterator[None]:
 
 
 def check_int(value: Any, field: str, low: int, high: float = math.inf, error: type[FieldError] = FieldError) -> None:
-    """Require an integer in [low, high].
-
-    Raises:
-        FieldError: of the class `error`, naming `field`.
-    """
+    """Require an integer in [low, high]."""
     if not is_int(value):
         raise error(f"{value!r} must be an integer", field)
-    if not low <= value <= high:
-        raise error(f"{value!r} must be {_range_text(low, high)}", field)
+    check_number(value, field, low, high, error)
 
 
 def check_number(
     value: Any, field: str, low: float = -math.inf, high: float = math.inf, error: type[FieldError] = FieldError
 ) -> None:
-    """Require an int or float in [low, high].
-
-    Raises:
-        FieldError: of the class `error`, naming `field`.
-    """
+    """Require an int or float in [low, high]."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         raise error(f"{value!r} must be a number", field)
     if not low <= value <= high:
@@ -57,11 +48,7 @@ def check_number(
 
 
 def check_choice(value: Any, field: str, choices: Iterable[Any], error: type[FieldError] = FieldError) -> None:
-    """Require one of `choices`.
-
-    Raises:
-        FieldError: of the class `error`, naming `field`.
-    """
+    """Require one of `choices`."""
     choices = list(choices)
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise error(f"{value!r} must be one of {', '.join(map(str, choices))}", field)
@@ -70,11 +57,7 @@ def check_choice(value: Any, field: str, choices: Iterable[Any], error: type[Fie
 def check_type(
     value: Any, field: str, kind: type | tuple[type, ...], noun: str, error: type[FieldError] = FieldError
 ) -> None:
-    """Require an instance of `kind`, which the message calls `noun` ("a mapping", "a list").
-
-    Raises:
-        FieldError: of the class `error`, naming `field`.
-    """
+    """Require an instance of `kind`, which the message calls `noun` ("a mapping", "a list")."""
     if not isinstance(value, kind):
         raise error(f"{value!r} must be {noun}", field)
 
@@ -82,11 +65,7 @@ def check_type(
 def check_keys(
     data: Mapping, error: type[FieldError], allowed: tuple[str, ...], required: tuple[str, ...] = ()
 ) -> None:
-    """Require a mapping to have all `required` keys and no keys outside `allowed`.
-
-    Raises:
-        FieldError: of the class `error`, naming the key, with suggestions for an unknown one.
-    """
+    """Require all `required` keys and none outside `allowed`, with suggestions for an unknown one."""
     for key in data:
         if key not in allowed:
             raise error(f"unknown key: {suggest(str(key), allowed)}", str(key))

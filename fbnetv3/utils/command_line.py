@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import os
 import signal
@@ -53,11 +52,6 @@ def positive_int(text: str) -> int:
     return value
 
 
-class _DiscardOutput(io.TextIOBase):
-    def write(self, text: str) -> int:
-        return len(text)
-
-
 def run_tool(
     main: Callable[[Sequence[str] | None], object],
     argv: Sequence[str] | None = None,
@@ -73,8 +67,8 @@ def run_tool(
     others print only their errors.
 
     Args:
-        main: the tool, which takes the arguments; None stands for those of the command line.
-        argv: arguments, for tests.
+        main: the tool.
+        argv: its arguments; default: those of the command line.
         after_interrupt: advice for the user after Ctrl-C or SIGTERM.
         sigterm: exit on SIGTERM as on Ctrl-C. For tools that do not handle it themselves, as training does.
     """
@@ -82,8 +76,7 @@ def run_tool(
     is_distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
     rank = int(os.environ.get("RANK", "0")) if is_distributed else 0
     if rank:
-        sys.stdout = _DiscardOutput()
-
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 (open until the process ends)
     # Log to the terminal while the tool runs
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
@@ -105,33 +98,30 @@ def _run(
 ) -> int:
     """Run a tool, print its error if it fails, and return the exit code."""
     prefix = f"[process {rank}] error: " if rank else "error: "
+    code = 1
     try:
         main(argv)
+        return 0
     except UserError as error:
-        _print_error(prefix + one_line(error, _MAX_MESSAGE_LENGTH))
-        return error.exit_code
+        code = error.exit_code
+        message = prefix + one_line(error, _MAX_MESSAGE_LENGTH)
     except MemoryError:
-        _print_error(f"{prefix}out of memory")
-        return 1
+        message = f"{prefix}out of memory"
     except BrokenPipeError:  # the reader of our output has exited, as in `tool | head`
         sys.stderr.close()
         return 1
     except OSError as error:
         file = f"{error.filename}: " if error.filename else ""
-        _print_error(prefix + file + one_line(error.strerror or error, _MAX_MESSAGE_LENGTH))
-        return 1
+        message = prefix + file + one_line(error.strerror or error, _MAX_MESSAGE_LENGTH)
     except (KeyboardInterrupt, Terminated) as error:
         code, word = (130, "interrupted") if isinstance(error, KeyboardInterrupt) else (143, "terminated")
-        if not rank:
-            _print_error("; ".join(filter(None, (word, after_interrupt))))
-        return code
-    return 0
-
-
-def _print_error(line: str) -> None:
-    """Write a line with a single call, so that lines of several processes do not mix."""
-    sys.stderr.write(f"{line}\n")
+        if rank:
+            return code
+        message = f"{word}; {after_interrupt}" if after_interrupt else word
+    # Write with a single call, so that lines of several processes do not mix
+    sys.stderr.write(f"{message}\n")
     sys.stderr.flush()
+    return code
 
 
 def _raise_terminated(number: int, frame: object) -> None:

@@ -18,10 +18,7 @@ _user_modules: list[str] = []
 def lazy_attributes(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
     """Build a package's module-level `__getattr__`, which imports attributes on first use.
 
-    Args:
-        package: the package's `__name__`.
-        home: the full name of the module that defines each attribute; an attribute that is itself a subpackage maps
-            to its own full name.
+    `home` has the full name of the module that defines each attribute; for a subpackage, its own full name.
     """
 
     def get_attribute(name: str) -> Any:
@@ -34,16 +31,9 @@ def lazy_attributes(package: str, home: Mapping[str, str]) -> Callable[[str], An
 
 
 def import_modules(names: Iterable[str], source: str = "IMPORTS") -> None:
-    """Import users' modules, so that what they register can be used by name.
+    """Import users' modules, also from the current folder, so that what they register can be used by name.
 
-    The current folder is searched as well.
-
-    Args:
-        names: full names of modules.
-        source: the config key or option that lists them; it begins error messages.
-
-    Raises:
-        UsageError: a module cannot be imported.
+    `source` is the config key or option that lists them; it begins error messages.
     """
     for name in names:
         import_module(name, source)
@@ -69,11 +59,7 @@ def import_module(name: str, source: str) -> Any:
 
 
 def find_callable(name: str, source: str) -> Any:
-    """Return the callable that `package.module:function` names.
-
-    Raises:
-        UsageError: it does not exist or is not callable; `source` begins the message.
-    """
+    """Return the callable that `package.module:function` names; `source` begins error messages."""
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise UsageError(f"{source} {name!r} must have the form package.module:function")
@@ -81,25 +67,16 @@ def find_callable(name: str, source: str) -> Any:
     target = import_module(module_name, source)
     for part in attribute.split("."):
         if not hasattr(target, part):
-            raise UsageError(
-                f"{source} {name!r}: {module_name} has no {attribute}: {suggest(part, public_names(target))}"
-            )
+            public_names = [public for public in dir(target) if not public.startswith("_")]
+            raise UsageError(f"{source} {name!r}: {module_name} has no {attribute}: {suggest(part, public_names)}")
         target = getattr(target, part)
     if not callable(target):
         raise UsageError(f"{source} {name!r} is not callable: name a function or class")
     return target
 
 
-def public_names(module: Any) -> list[str]:
-    """Return the names of a module or class that do not begin with an underscore."""
-    return [name for name in dir(module) if not name.startswith("_")]
-
-
 def accepted_settings(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those settings that the function accepts as keyword arguments.
-
-    Users' registered functions need not declare settings that they do not use.
-    """
+    """Return the settings that the function accepts: users' functions need not declare those that they do not use."""
     parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return dict(settings)

@@ -43,9 +43,7 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
 def merge(base: Mapping[str, Any], update: Mapping[str, Any], where: str = "", prefix: str = "") -> dict[str, Any]:
     """Return `base` with the values of `update` on top, section by section.
 
-    Raises:
-        UsageError: a key is a value in `base` and a section in `update`. The message starts with `where` and the dotted
-            key, which begins with `prefix`.
+    Error messages start with `where` and the dotted key, which begins with `prefix`.
     """
     merged = dict(base)
     for key, value in update.items():
@@ -63,24 +61,14 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any], where: str = "", p
 
 
 def parse_pairs(overrides: Sequence[str]) -> dict[str, str]:
-    """Split command-line overrides, KEY VALUE KEY VALUE ..., into a mapping of texts.
-
-    Raises:
-        UsageError: the last key has no value.
-    """
+    """Split command-line overrides, KEY VALUE KEY VALUE ..., into a mapping of texts."""
     if len(overrides) % 2:
         raise UsageError(f"{overrides[-1]} has no value: pass overrides as KEY VALUE pairs")
     return dict(zip(overrides[::2], overrides[1::2], strict=True))
 
 
 def first_difference(saved: Mapping[str, Any], current: Mapping[str, Any]) -> Difference | None:
-    """Compare two mappings with dotted keys, such as a saved config with the current one.
-
-    Only the keys of `current` are compared, in their order; a key missing from `saved` counts as None there.
-
-    Returns:
-        The first key whose values differ; None if there is no such key.
-    """
+    """Return the first key of `current` whose value differs in `saved`, where a missing key counts as None."""
     for key, value in current.items():
         if saved.get(key) != value:
             return Difference(key, saved.get(key), value)
