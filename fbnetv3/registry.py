@@ -8,7 +8,7 @@ from typing import Any
 
 from fvcore.common.registry import Registry as _FvcoreRegistry
 
-from fbnetv3.errors import UnknownNameError, UsageError, suggest
+from fbnetv3.errors import FieldError, UnknownNameError, UsageError, suggest
 from fbnetv3.utils.imports import find_callable
 
 
@@ -35,39 +35,26 @@ class Registry(_FvcoreRegistry):
                 self.add(name, obj, origin)
 
     def register(self, obj: Any = None, *, name: str | None = None) -> Any:
-        """Register `obj` under `name` (default: its `__name__`). Without `obj`, act as a decorator.
-
-        Raises:
-            UsageError: the name is taken; the message says where the existing entry comes from.
-        """
+        """Register `obj` under `name` (default: its `__name__`). Without `obj`, act as a decorator."""
         origin = caller_location()
-        if obj is not None:
-            self.add(name or obj.__name__, obj, origin)
-            return obj
 
-        def decorator(decorated: Callable) -> Callable:
-            self.add(name or decorated.__name__, decorated, origin)
-            return decorated
+        def add(entry: Any) -> Any:
+            self.add(name or entry.__name__, entry, origin)
+            return entry
 
-        return decorator
+        return add if obj is None else add(obj)
 
     def add(self, name: str, obj: Any, origin: str) -> None:
         """Register `obj` under `name`; `origin` says where it comes from (a file, or file:line)."""
-        self._ensure_loaded()
-        if name in self._obj_map:
+        if name in self:
             raise UsageError(
-                f"{self._name} '{name}' from {origin} is already registered by {self._origins[name]}: "
-                "choose a different name"
+                f"{self._name} '{name}' from {origin} is already registered by {self._origins[name]}; rename it"
             )
         self._do_register(name, obj)
         self._origins[name] = origin
 
     def entry(self, name: object) -> Any:
-        """Return the entry registered under `name`, without importing a lazy one.
-
-        Raises:
-            UnknownNameError: no such entry; the message suggests similar names.
-        """
+        """Return the entry registered under `name`, without importing a lazy one."""
         if not isinstance(name, str) or name not in self:
             raise UnknownNameError(f"unknown {self._name} {name!r}: {suggest(str(name), self.names())}")
         return self._obj_map[name]
@@ -81,6 +68,13 @@ class Registry(_FvcoreRegistry):
         """
         entry = self.entry(name)
         return find_callable(entry, self._name) if isinstance(entry, str) else entry
+
+    def check(self, name: object, field: str, error: type[FieldError]) -> None:
+        """Require `name` to be registered; otherwise raise `error`, naming `field`."""
+        try:
+            self.entry(name)
+        except UnknownNameError as unknown:
+            raise error(str(unknown), field) from None
 
     def __contains__(self, name: str) -> bool:
         self._ensure_loaded()
@@ -103,8 +97,7 @@ class Registry(_FvcoreRegistry):
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
-        self._ensure_loaded()
-        return sorted(self._obj_map)
+        return sorted(name for name, _ in self)
 
 
 def caller_location(depth: int = 2) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 from tabulate import tabulate
 
 from fbnetv3.arch import ArchDef, Cost, cost, get_arch, list_archs, register_arch_folder
+from fbnetv3.arch.definition import BlockCost
 from fbnetv3.arch.detector_cost import TABLE_5, is_detection_variant
 from fbnetv3.arch.detector_settings import (
     DetectorSettings,
@@ -21,7 +22,6 @@ from fbnetv3.arch.detector_settings import (
     list_detector_configs,
     read_detector_config,
 )
-from fbnetv3.arch.network_cost import BlockCost
 from fbnetv3.errors import UnknownNameError, suggest
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
@@ -93,7 +93,8 @@ def find_arch_or_detector(name: str, num_classes: int | None) -> ArchDef | Detec
         if not is_detection_variant(arch):
             return arch
         settings = DetectorSettings(arch.name, arch)
-    return replace(settings, num_classes=num_classes) if num_classes else settings
+    arguments = {**settings.arguments, "num_classes": num_classes}
+    return replace(settings, arguments=arguments) if num_classes else settings
 
 
 def network_table(networks: Sequence[ArchDef], resolution: Resolution, num_classes: int) -> str:

@@ -17,14 +17,10 @@ from fbnetv3.utils.checks import check_int, check_keys, check_type, error_contex
 from fbnetv3.utils.files import write_text
 from fbnetv3.utils.yaml_files import BASE_KEY, pop_bases, read_mapping
 
-DERIVE_KEY = "derive"
 _ARCH_FIELDS = tuple(f.name for f in fields(ArchDef))
-_ROW_FIELDS = tuple(f.name for f in fields(Row))
-_SCALE_FIELDS = ("depth", "width", "resolution", "fixed", "multiple")
-
 # Columns of a written row: those of Table 2 in its order, then the rest
 _TABLE_2_COLUMNS = ("block", "kernel", "expansion", "channels", "repeat", "stride", "se", "act")
-_ROW_COLUMNS = (*_TABLE_2_COLUMNS, *(name for name in _ROW_FIELDS if name not in _TABLE_2_COLUMNS))
+_ROW_COLUMNS = (*_TABLE_2_COLUMNS, "dw_padding", "dw_group_width")
 
 
 def load_arch(path: str | os.PathLike) -> ArchDef:
@@ -40,77 +36,68 @@ def load_arch(path: str | os.PathLike) -> ArchDef:
     return _load(os.fspath(path), ())
 
 
-def _load(path: str, inherited_by: tuple[str, ...]) -> ArchDef:
-    data = read_mapping(path, ArchError, _ARCH_FIELDS)
-    with error_context(file=path):
-        bases = pop_bases(data, path, ArchError, inherited_by)
+def _load(file: str, inherited_by: tuple[str, ...]) -> ArchDef:
+    data = read_mapping(file, ArchError, _ARCH_FIELDS)
+    with error_context(file=file):
+        bases = pop_bases(data, file, ArchError, inherited_by)
         if not bases:
             return arch_from_dict(data)
         if len(bases) > 1:
             raise ArchError(f"lists {len(bases)} files, but an architecture can have only one base", BASE_KEY)
-        return _derive(_load(bases[0], (*inherited_by, path)), data)
+        check_keys(data, ArchError, (*_ARCH_FIELDS, BASE_KEY, "derive"), required=("name",))
+        base = _load(bases[0], (*inherited_by, file))
+        with error_context("derive"):
+            base = _derive(base, data.pop("derive", {}))
+        # The fields that the file sets itself
+        if "stages" in data:
+            data["stages"] = _parse_stages(data["stages"])
+        return replace(base, **data)
 
 
 def arch_from_dict(data: Mapping[str, Any]) -> ArchDef:
     """Build an architecture from plain dicts and lists, as read from YAML.
 
     Raises:
-        ArchError: an invalid field, which the message names, as in "stages[3].rows[1].kernel: 4 is even; ...".
+        ArchError: names the invalid field, as in "stages[3].rows[1].kernel: 4 is even; ...".
     """
-    values = dict(data)
-    check_keys(values, ArchError, _ARCH_FIELDS, required=("name", "stages", "resolution"))
-    values["stages"] = _parse_stages(values["stages"])
-    values.setdefault("resize", values["resolution"])
-    return ArchDef(**values)
+    check_keys(data, ArchError, _ARCH_FIELDS, required=("name", "stages", "resolution"))
+    return ArchDef(**{"resize": data["resolution"], **data, "stages": _parse_stages(data["stages"])})
 
 
-def _derive(base: ArchDef, data: dict[str, Any]) -> ArchDef:
-    """Apply the steps of `derive` to the base, then replace the fields that the file sets itself."""
-    check_keys(data, ArchError, (*_ARCH_FIELDS, BASE_KEY, DERIVE_KEY), required=("name",))
-    steps = data.pop(DERIVE_KEY, {})
-    if "stages" in data:
-        data["stages"] = _parse_stages(data["stages"])
-    with error_context(DERIVE_KEY):
-        check_type(steps, "", dict, "a mapping with the keys scale, small_images, same_padding", ArchError)
-        check_keys(steps, ArchError, ("scale", "small_images", "same_padding"))
-        if "scale" in steps:
-            base = _scale(base, steps["scale"])
-        if "small_images" in steps:
-            check_int(steps["small_images"], "small_images", 1, MAX_RESOLUTION, ArchError)
-            base = adapt_to_small_images(base, steps["small_images"])
-        check_type(steps.get("same_padding", False), "same_padding", bool, "true or false", ArchError)
-        if steps.get("same_padding"):
-            base = with_same_padding(base)
-    return replace(base, **data)
-
-
-def _scale(base: ArchDef, arguments: Any) -> ArchDef:
-    with error_context("scale"):
-        check_type(arguments, "", dict, "a mapping with the keys depth, width, resolution", ArchError)
-        check_keys(arguments, ArchError, _SCALE_FIELDS)
-        if "fixed" in arguments:
-            check_type(arguments["fixed"], "fixed", list, "a list of names", ArchError)
-            arguments = {**arguments, "fixed": tuple(arguments["fixed"])}
-        return compound_scale(base, **arguments)
+def _derive(arch: ArchDef, steps: Any) -> ArchDef:
+    """Apply the steps of `derive`."""
+    check_type(steps, "", dict, "a mapping with the keys scale, small_images, same_padding", ArchError)
+    check_keys(steps, ArchError, ("scale", "small_images", "same_padding"))
+    if "scale" in steps:
+        arguments = steps["scale"]
+        with error_context("scale"):
+            check_type(arguments, "", dict, "a mapping with the keys depth, width, resolution", ArchError)
+            check_keys(arguments, ArchError, ("depth", "width", "resolution", "fixed", "multiple"))
+            check_type(arguments.get("fixed", []), "fixed", list, "a list of names", ArchError)
+            arch = compound_scale(arch, **arguments)
+    if "small_images" in steps:
+        check_int(steps["small_images"], "small_images", 1, MAX_RESOLUTION, ArchError)
+        arch = adapt_to_small_images(arch, steps["small_images"])
+    check_type(steps.get("same_padding", False), "same_padding", bool, "true or false", ArchError)
+    return with_same_padding(arch) if steps.get("same_padding") else arch
 
 
 def _parse_stages(stages: Any) -> tuple[Stage, ...]:
     check_type(stages, "stages", list, "a list", ArchError)
-    return tuple(_parse_stage(stage, f"stages[{s}]") for s, stage in enumerate(stages))
+    parsed = []
+    for s, stage in enumerate(stages):
+        with error_context(f"stages[{s}]"):
+            check_type(stage, "", dict, "a mapping with the key rows", ArchError)
+            check_keys(stage, ArchError, ("rows",), required=("rows",))
+            check_type(stage["rows"], "rows", list, "a list", ArchError)
+            parsed.append(Stage(tuple(_parse_row(row, r) for r, row in enumerate(stage["rows"]))))
+    return tuple(parsed)
 
 
-def _parse_stage(stage: Any, field: str) -> Stage:
-    with error_context(field):
-        check_type(stage, "", dict, "a mapping with the key rows", ArchError)
-        check_keys(stage, ArchError, ("rows",), required=("rows",))
-        check_type(stage["rows"], "rows", list, "a list", ArchError)
-        return Stage(tuple(_parse_row(row, f"rows[{r}]") for r, row in enumerate(stage["rows"])))
-
-
-def _parse_row(row: Any, field: str) -> Row:
-    with error_context(field):
+def _parse_row(row: Any, index: int) -> Row:
+    with error_context(f"rows[{index}]"):
         check_type(row, "", dict, "a mapping such as {block: mbconv, kernel: 3, ...}", ArchError)
-        check_keys(row, ArchError, _ROW_FIELDS, required=("block", "channels"))
+        check_keys(row, ArchError, _ROW_COLUMNS, required=("block", "channels"))
         return Row(**row)
 
 
@@ -141,14 +128,11 @@ def _quote(text: str) -> str:
 
 def _row_cells(row: Row) -> dict[str, str]:
     """Write each field of a row as "name: value, ", or as empty text where it has its default."""
-    block_fields = row.spec_class.row_fields()
-    read_by_block = block_fields.required | block_fields.optional
-    always_shown = {"block", "channels", "repeat", "stride"} | ({"se", "act"} & read_by_block)
-    cells = dict.fromkeys(_ROW_COLUMNS, "")
+    always_shown = {"block", "channels", "repeat", "stride"} | ({"se", "act"} & row.spec_class.row_fields().keys())
+    cells = {}
     for f in fields(row):
         value = getattr(row, f.name)
-        if f.name in always_shown or value != f.default:
-            cells[f.name] = f"{f.name}: {value}, "
+        cells[f.name] = f"{f.name}: {value}, " if f.name in always_shown or value != f.default else ""
     return cells
 
 

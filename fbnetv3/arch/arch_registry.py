@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from fbnetv3.arch.arch_files import load_arch
-from fbnetv3.arch.definition import ArchDef, ArchError
+from fbnetv3.arch.definition import ArchDef
 from fbnetv3.arch.network_cost import NetworkCost, compute_cost
 from fbnetv3.errors import UsageError
 from fbnetv3.registry import Registry, caller_location
@@ -19,22 +19,15 @@ def configs_folder() -> Path:
 
 
 def _load_builtin_archs() -> list[tuple[str, ArchDef, str]]:
-    entries = []
-    for file in sorted((configs_folder() / "archs").rglob("*.yaml")):
-        arch = load_arch(file)
-        if arch.name != file.stem:
-            raise ArchError(f"'{arch.name}' does not match the file name; rename one of them", "name", str(file))
-        entries.append((arch.name, arch, str(file)))
-    return entries
+    files = sorted((configs_folder() / "archs").rglob("*.yaml"))
+    return [(file.stem, load_arch(file), str(file)) for file in files]
 
 
 ARCHS = Registry("architecture", _load_builtin_archs)
 
 
 def register_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:
-    """Add an architecture, or the one in a YAML file, to the registry.
-
-    Registering the same file again has no effect.
+    """Add an architecture, or the one in a YAML file, to the registry. The same file may be added again.
 
     Raises:
         ArchError: the file holds no valid architecture.
@@ -45,29 +38,18 @@ def register_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:
         return arch
     loaded = load_arch(arch)
     origin = os.path.abspath(arch)
-    if loaded.name in ARCHS and ARCHS.origin(loaded.name) == origin and ARCHS.get(loaded.name) == loaded:
-        return loaded
-    ARCHS.add(loaded.name, loaded, origin)
+    if loaded.name not in ARCHS or ARCHS.origin(loaded.name) != origin or ARCHS.get(loaded.name) != loaded:
+        ARCHS.add(loaded.name, loaded, origin)
     return loaded
 
 
 def register_arch_folder(folder: str | os.PathLike) -> list[str]:
-    """Register all architectures in `*.yaml` files of a folder and its subfolders, and return their names.
-
-    Raises:
-        UsageError: there is no such folder, it has no YAML file, or a name is taken.
-        ArchError: a file holds no valid architecture.
-    """
+    """Register all architectures in `*.yaml` files of a folder and its subfolders, and return their names."""
     return [register_arch(file).name for file in _yaml_files(folder)]
 
 
 def load_arch_folder(folder: str | os.PathLike) -> list[ArchDef]:
-    """Load all architectures in `*.yaml` files of a folder and its subfolders, without registering them.
-
-    Raises:
-        UsageError: there is no such folder, or it has no YAML file.
-        ArchError: a file holds no valid architecture.
-    """
+    """Load all architectures in `*.yaml` files of a folder and its subfolders, without registering them."""
     return [load_arch(file) for file in _yaml_files(folder)]
 
 
@@ -88,9 +70,7 @@ def get_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:
     if isinstance(arch, ArchDef):
         return arch
     name = os.fspath(arch)
-    if name.endswith((".yaml", ".yml")):
-        return load_arch(name)
-    return ARCHS.get(name)
+    return load_arch(name) if name.endswith((".yaml", ".yml")) else ARCHS.get(name)
 
 
 def list_archs() -> list[str]:
@@ -113,8 +93,7 @@ def cost(
         num_classes: outputs of the classifier; 0 for the trunk alone.
         in_chans: channels of the input.
 
-    Returns:
-        The cost, with `.macs`, `.params` and `.activations`, `.macs_by_kind` and `.params_by_kind`, `.by_stage()` and
-        `.blocks`.
+    Raises:
+        UsageError: the input is too small for the network, or an argument is out of range.
     """
     return compute_cost(get_arch(arch), resolution, num_classes=num_classes, in_chans=in_chans)

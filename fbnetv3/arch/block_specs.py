@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from fbnetv3.arch.layer_cost import Cost, avg_pool_cost, batchnorm_cost, conv_cost, conv_output_size
 from fbnetv3.errors import FieldError
 from fbnetv3.registry import Registry
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from typing_extensions import Self
 
 BLOCK_SPECS = Registry("block")
 
@@ -48,26 +44,17 @@ def round8(value: float) -> int:
     return rounded + 8 if rounded < 0.95 * value else rounded
 
 
-class RowFields(NamedTuple):
-    """The row fields that a block reads, other than channels, repeat and stride."""
-
-    required: frozenset[str]
-    optional: frozenset[str]
-
-
 class BlockSpec:
     """What an architecture needs to know about a block. A new block registers a dataclass of this kind.
 
-    In addition to the attributes below, a spec has a classmethod `build(in_channels, channels, stride, *, ...)`. Its
-    keyword-only parameters are the row fields that the block reads, such as `kernel` or `se`: required ones have no
-    default, and a row that sets any other field is rejected. `build` raises `FieldError` for values that do not fit
-    together.
+    The keyword-only parameters of its classmethod `build(in_channels, channels, stride, *, ...)` are the row fields
+    that the block reads, such as `kernel` or `se`: required ones have no default, and a row that sets any other field
+    is rejected. `build` raises `FieldError` for values that do not fit together.
     """
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     build: ClassVar[Callable[..., Any]]
-    pools: ClassVar[bool] = False
-    """Whether the block ends in a 1x1 map, so it can only be the last block."""
+    pools: ClassVar[bool] = False  # whether the block ends in a 1x1 map, so it can only be the last block
 
     in_channels: int
     out_channels: int
@@ -75,12 +62,10 @@ class BlockSpec:
 
     @classmethod
     @cache
-    def row_fields(cls) -> RowFields:
-        """Read the row fields of the block off the signature of `build`."""
+    def row_fields(cls) -> dict[str, bool]:
+        """Return the row fields of the block, off the signature of `build`, and whether each is required."""
         parameters = inspect.signature(cls.build).parameters.values()
-        keywords = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-        required = frozenset(p.name for p in keywords if p.default is p.empty)
-        return RowFields(required, frozenset(p.name for p in keywords) - required)
+        return {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
 
     def cost(self, height: int, width: int) -> tuple[Cost, int, int]:
         """Return the cost for a `height` x `width` input, and the height and width of the output."""
@@ -99,7 +84,7 @@ class ConvSpec(BlockSpec):
     act: str
 
     @classmethod
-    def build(cls, in_channels: int, channels: int, stride: int, *, kernel: int, act: str = "hswish") -> Self:
+    def build(cls, in_channels: int, channels: int, stride: int, *, kernel: int, act: str = "hswish") -> BlockSpec:
         """Build the spec of one block from its input channels and its row."""
         return cls(in_channels, channels, kernel, stride, act)
 
@@ -110,8 +95,7 @@ class ConvSpec(BlockSpec):
 
     def cost(self, height: int, width: int) -> tuple[Cost, int, int]:
         """Return the cost of the block, and the height and width of its output."""
-        h = conv_output_size(height, self.kernel, self.stride, self.padding)
-        w = conv_output_size(width, self.kernel, self.stride, self.padding)
+        h, w = (conv_output_size(side, self.kernel, self.stride, self.padding) for side in (height, width))
         conv = conv_cost(h, w, self.in_channels, self.out_channels, self.kernel, bias=True)
         return conv + batchnorm_cost(self.out_channels), h, w
 
@@ -128,12 +112,10 @@ class MBConvSpec(BlockSpec):
     stride: int
     padding: int
     groups: int
-    se_channels: int
-    """Channels of the squeeze; 0 without squeeze-and-excite."""
+    se_channels: int  # of the squeeze; 0 without squeeze-and-excite
     se_gate: str
     act: str
-    dw_norm: bool = True
-    """Whether a BatchNorm and an activation follow the depthwise convolution."""
+    dw_norm: bool = True  # whether a BatchNorm and an activation follow the depthwise convolution
 
     @classmethod
     def build(
@@ -148,12 +130,8 @@ class MBConvSpec(BlockSpec):
         act: str = "hswish",
         dw_padding: int | None = None,
         dw_group_width: int | None = None,
-    ) -> Self:
-        """Build the spec of one block from its input channels and its row.
-
-        Raises:
-            FieldError: the group width does not divide the expanded channels.
-        """
+    ) -> BlockSpec:
+        """Build the spec of one block from its input channels and its row."""
         mid_channels = round8(in_channels * expansion)
         groups = mid_channels // (dw_group_width or 1)
         if groups < 1 or mid_channels % groups:
@@ -188,8 +166,7 @@ class MBConvSpec(BlockSpec):
 
     def cost(self, height: int, width: int) -> tuple[Cost, int, int]:
         """Return the cost of the block, and the height and width of its output."""
-        h = conv_output_size(height, self.kernel, self.stride, self.padding)
-        w = conv_output_size(width, self.kernel, self.stride, self.padding)
+        h, w = (conv_output_size(side, self.kernel, self.stride, self.padding) for side in (height, width))
         mid = self.mid_channels
         layers = Cost()
         # Expand, at the input's size
@@ -212,9 +189,8 @@ class MBConvSpec(BlockSpec):
 @BLOCK_SPECS.register(name="mbconv_det")
 @dataclass(frozen=True)
 class DetectorMBConvSpec(MBConvSpec):
-    """Inverted residual of the released detectors (Sec. 4.3): no BatchNorm or activation after the depthwise layer.
-
-    It squeezes to a quarter of the expanded channels.
+    """Inverted residual of the released detectors (Sec. 4.3): it has no BatchNorm or activation after the depthwise
+    convolution, and squeezes to a quarter of the *expanded* channels.
     """
 
     dw_norm: bool = False
@@ -233,7 +209,6 @@ class MBPoolSpec(BlockSpec):
     """
 
     pools = True
-
     in_channels: int
     out_channels: int
     mid_channels: int
@@ -241,7 +216,7 @@ class MBPoolSpec(BlockSpec):
     stride: int = 1
 
     @classmethod
-    def build(cls, in_channels: int, channels: int, stride: int, *, expansion: float, act: str = "hswish") -> Self:
+    def build(cls, in_channels: int, channels: int, stride: int, *, expansion: float, act: str = "hswish") -> BlockSpec:
         """Build the spec of one block from its input channels and its row."""
         return cls(in_channels, channels, round8(in_channels * expansion), act)
 

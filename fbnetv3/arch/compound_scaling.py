@@ -14,10 +14,6 @@ from fbnetv3.errors import UsageError
 from fbnetv3.utils.checks import check_choice, check_int, check_number
 
 FIXED_PARTS = ("stem", "last")
-IMAGENET_RESOLUTION = 224
-CIFAR_RESOLUTION = 32
-
-MULTIPLIER_RANGE = (1e-3, 1e3)
 
 
 def compound_scale(
@@ -51,21 +47,18 @@ def compound_scale(
         ArchError: a multiplier out of range, an unknown part, or a result beyond the bounds of a definition.
     """
     for field, multiplier in {"depth": depth, "width": width, "resolution": resolution}.items():
-        check_number(multiplier, field, *MULTIPLIER_RANGE, error=ArchError)
+        check_number(multiplier, field, 1e-3, 1e3, ArchError)
     for part in fixed:
         check_choice(part, "fixed", FIXED_PARTS, ArchError)
     check_int(multiple, "multiple", 1, MAX_RESOLUTION, ArchError)
-
     stages = []
     for s, stage in enumerate(arch.stages):
-        if _part_of(stage, s) in fixed:
-            stages.append(stage)
-            continue
-        rows = []
-        for group in _groups_of_equal_width(stage):
-            channels = round8(group[0].channels * width)
-            rows += [replace(row, channels=channels) for row in _scale_depth(group, depth)]
-        stages.append(Stage(tuple(rows)))
+        part = "last" if stage.rows[-1].spec_class.pools else "stem" if s == 0 else "trunk"
+        if part not in fixed:
+            groups = [_scale_depth(group, depth) for group in _groups_of_equal_width(stage)]
+            rows = [replace(row, channels=round8(row.channels * width)) for group in groups for row in group]
+            stage = Stage(tuple(rows))
+        stages.append(stage)
 
     # The nearest multiple; a resolution that is not scaled stays as it is
     pixels = arch.resolution
@@ -77,7 +70,7 @@ def compound_scale(
     return replace(arch, stages=tuple(stages), resolution=pixels, resize=resize, name=name)
 
 
-def adapt_to_small_images(arch: ArchDef, base: int = CIFAR_RESOLUTION, *, name: str | None = None) -> ArchDef:
+def adapt_to_small_images(arch: ArchDef, base: int = 32, *, name: str | None = None) -> ArchDef:
     """Adapt a network to small images (Sec. 4.3, CIFAR-10).
 
     The second stride-2 block is changed to stride 1. The resolution is `base` pixels times the network's resolution
@@ -94,7 +87,7 @@ def adapt_to_small_images(arch: ArchDef, base: int = CIFAR_RESOLUTION, *, name: 
     rows[r] = replace(rows[r], stride=1, dw_padding=None)
     stages = list(arch.stages)
     stages[s] = Stage(tuple(rows))
-    pixels = max(1, math.floor(base * arch.resolution / IMAGENET_RESOLUTION + 0.5))
+    pixels = max(1, math.floor(base * arch.resolution / 224 + 0.5))
     name = name or f"{arch.name}_small_images"
     return replace(arch, stages=tuple(stages), resolution=pixels, resize=pixels, name=name)
 
@@ -151,7 +144,9 @@ def scale_to_macs(
         UsageError: an invalid argument, or no network within the tolerance; the message then names the closest.
     """
     growth = {"depth": depth, "width": width, "resolution": resolution}
-    _check_targets(macs, growth)
+    check_number(macs, "macs target", 1, 1e15)
+    for field, base in growth.items():
+        check_number(base, field, 1, 1e3)
     compound_scale(arch, fixed=fixed)  # rejects unknown parts
 
     def scale(phi: float, multiple: int, deviations: tuple[float, ...] = (0.0, 0.0, 0.0)) -> ScaledArch:
@@ -168,18 +163,13 @@ def scale_to_macs(
 
     center = _bisect_phi(lambda phi: scale(phi, 1).macs, macs)
     closest = scale(center, 1)
-    if not 0.5 < closest.macs / macs < 2:
-        raise UsageError(
-            f"scaling these dimensions cannot bring {arch.name} near {macs / 1e6:.1f} M MACs: "
-            "let more of depth, width and resolution grow"
-        )
-
+    is_reachable = 0.5 < closest.macs / macs < 2
     # One phi for all dimensions, with finer and finer resolutions; then single deviating dimensions
     common = (
         min((scale(center + step, multiple) for step in _steps(0.15, 81)), key=distance) for multiple in (8, 4, 2, 1)
     )
     deviating = (scale(center, 1, deviations) for deviations in _deviations(growth))
-    for candidate in chain(common, deviating):
+    for candidate in chain(common, deviating) if is_reachable else ():
         if distance(candidate) <= tolerance:
             return candidate
         closest = min(closest, candidate, key=distance)
@@ -188,14 +178,6 @@ def scale_to_macs(
         f"the closest is {closest.macs / 1e6:.1f} M at {closest.multiplier:.3f}: "
         "let more of depth, width and resolution grow, or allow a larger tolerance"
     )
-
-
-def _check_targets(macs: float, growth: dict[str, float]) -> None:
-    check_number(macs, "macs target", 1, 1e15)
-    for field, base in growth.items():
-        check_number(base, field, 1, MULTIPLIER_RANGE[1])
-    if max(growth.values()) == 1:
-        raise UsageError("depth, width and resolution are all 1.0: at least one must grow")
 
 
 def _bisect_phi(macs_at: Callable[[float], float], target: float) -> float:
@@ -220,12 +202,6 @@ def _steps(reach: float, count: int) -> list[float]:
     return [reach * (2 * i / (count - 1) - 1) for i in range(count)]
 
 
-def _part_of(stage: Stage, index: int) -> str:
-    if stage.rows[-1].spec_class.pools:
-        return "last"
-    return "stem" if index == 0 else "trunk"
-
-
 def _groups_of_equal_width(stage: Stage) -> list[list[Row]]:
     """Group the rows that Table 2 writes as one: equal width, with the stride in the first."""
     groups: list[list[Row]] = []
@@ -240,7 +216,7 @@ def _scale_depth(rows: list[Row], depth: float) -> list[Row]:
     """Return rows of equal width with `depth` times as many blocks. The last row grows or shrinks; the first stays."""
     if rows[-1].spec_class.pools:  # a pooling block cannot be repeated
         return rows
-    # Blocks to add (or remove if negative), rounded half up, leaving at least one
+    # Blocks to add (negative: to remove), rounded half up, leaving at least one
     total = sum(row.repeat for row in rows)
     change = max(1, math.floor(total * depth + 0.5)) - total
     scaled = list(rows)

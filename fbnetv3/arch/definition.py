@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from typing import NamedTuple
 
 from fbnetv3.arch.block_specs import ACTIVATIONS, BLOCK_SPECS, SE_GATES, BlockSpec
-from fbnetv3.errors import FieldError, UnknownNameError
-from fbnetv3.registry import Registry
+from fbnetv3.arch.layer_cost import Cost
+from fbnetv3.errors import FieldError
 from fbnetv3.utils.checks import check_choice, check_int, check_number, check_type, error_context
 
 MAX_CHANNELS = 65_536
-MAX_KERNEL = 63
 MAX_REPEAT = 1_000
 MAX_RESOLUTION = 8_192
-EXPANSION_RANGE = (0.01, 64.0)
 
+# Smallest and largest values of a row's integers
+_ROW_BOUNDS = {
+    "channels": (1, MAX_CHANNELS),
+    "repeat": (1, MAX_REPEAT),
+    "kernel": (1, 63),
+    "dw_group_width": (1, MAX_CHANNELS),
+}
 # Fields that every block reads
-_COMMON_FIELDS = frozenset({"block", "channels", "repeat", "stride"})
+_COMMON_FIELDS = ("block", "channels", "repeat", "stride")
 
 
 class ArchError(FieldError):
@@ -53,37 +60,28 @@ class Row:
     dw_group_width: int | None = None
 
     def __post_init__(self) -> None:
-        _check_registered(BLOCK_SPECS, self.block, "block")
-        self._check_block_reads_fields()
-        check_int(self.channels, "channels", 1, MAX_CHANNELS, ArchError)
-        check_int(self.repeat, "repeat", 1, MAX_REPEAT, ArchError)
+        for name, registry in (("block", BLOCK_SPECS), ("se", SE_GATES), ("act", ACTIVATIONS)):
+            registry.check(getattr(self, name), name, ArchError)
+        # Fields that the block requires must be set, and those that it does not read must not
+        requires = self.spec_class.row_fields()
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if value is None and requires.get(f.name):
+                raise ArchError(f"missing: {self.block} needs it", f.name)
+            if value != f.default and f.name not in (*_COMMON_FIELDS, *requires):
+                raise ArchError(f"{value!r} has no effect: {self.block} does not use this field", f.name)
+            if f.name in _ROW_BOUNDS and (value is not None or f.default is not None):
+                check_int(value, f.name, *_ROW_BOUNDS[f.name], error=ArchError)
         check_choice(self.stride, "stride", (1, 2), ArchError)
-        if self.kernel is not None:
-            check_int(self.kernel, "kernel", 1, MAX_KERNEL, ArchError)
-            if self.kernel % 2 == 0:
-                raise ArchError(f"{self.kernel} is even; use an odd kernel size", "kernel")
         if self.expansion is not None:
-            check_number(self.expansion, "expansion", *EXPANSION_RANGE, error=ArchError)
-        _check_registered(SE_GATES, self.se, "se")
-        _check_registered(ACTIVATIONS, self.act, "act")
+            check_number(self.expansion, "expansion", 0.01, 64.0, ArchError)
+        if self.kernel is not None and self.kernel % 2 == 0:
+            raise ArchError(f"{self.kernel} is even; use an odd kernel size", "kernel")
         if self.dw_padding is not None:
             same_padding = (self.kernel or 1) // 2
             check_int(self.dw_padding, "dw_padding", 0, same_padding, ArchError)
-            if self.dw_padding != same_padding and (self.repeat > 1 or self.stride == 1):
+            if self.dw_padding < same_padding and (self.repeat > 1 or self.stride == 1):
                 raise ArchError("shrinks the map: only allowed for a single block of stride 2", "dw_padding")
-        if self.dw_group_width is not None:
-            check_int(self.dw_group_width, "dw_group_width", 1, MAX_CHANNELS, ArchError)
-
-    def _check_block_reads_fields(self) -> None:
-        """Require the fields that the block needs, and reject values for fields that it ignores."""
-        block_fields = self.spec_class.row_fields()
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name in block_fields.required and value is None:
-                raise ArchError(f"missing: {self.block} needs it", f.name)
-            ignored = f.name not in _COMMON_FIELDS | block_fields.required | block_fields.optional
-            if ignored and value != f.default:
-                raise ArchError(f"{value!r} has no effect: {self.block} does not use this field", f.name)
 
     @property
     def spec_class(self) -> type[BlockSpec]:
@@ -91,18 +89,12 @@ class Row:
         return BLOCK_SPECS.get(self.block)
 
     def spec(self, in_channels: int, first: bool) -> BlockSpec:
-        """Build the spec of the row's first block or of a later one.
-
-        Raises:
-            ArchError: fields of the row do not fit together.
-        """
-        required, optional = self.spec_class.row_fields()
+        """Build the spec of the row's first block or of a later one."""
         # Pass only the fields that are set: a user's block may have its own defaults
-        arguments = {name: getattr(self, name) for name in required}
-        arguments |= {name: value for name in optional if (value := getattr(self, name)) is not None}
-        stride = self.stride if first else 1
+        values = {name: getattr(self, name) for name in self.spec_class.row_fields()}
+        arguments = {name: value for name, value in values.items() if value is not None}
         try:
-            return self.spec_class.build(in_channels, self.channels, stride, **arguments)
+            return self.spec_class.build(in_channels, self.channels, self.stride if first else 1, **arguments)
         except FieldError as error:
             raise ArchError(error.message, error.field) from None
 
@@ -134,6 +126,15 @@ class Block:
         return f"{self.stage}.{self.index}"
 
 
+class BlockCost(NamedTuple):
+    """A block, its cost, and the height and width of its output."""
+
+    block: Block
+    cost: Cost
+    height: int
+    width: int
+
+
 @dataclass(frozen=True)
 class ArchDef:
     """A network up to the classifier, as data.
@@ -154,29 +155,17 @@ class ArchDef:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
-            raise ArchError(
-                f"{self.name!r} may contain only letters, digits, '_', '-' and '.', "
-                "and must start with a letter or digit",
-                "name",
-            )
+            raise ArchError(f"{self.name!r} may contain only letters, digits and, after the first, _.-", "name")
         check_type(self.source, "source", str, "text", ArchError)
         check_int(self.resolution, "resolution", 1, MAX_RESOLUTION, ArchError)
         check_int(self.resize, "resize", self.resolution, 2 * MAX_RESOLUTION, ArchError)
         if not self.stages:
             raise ArchError("empty: a network needs at least one stage", "stages")
-        self._check_maps()
-
-    def _check_maps(self) -> None:
-        """Check the feature-map size after every block."""
-        blocks = self.blocks()
-        size = self.resolution  # maps of the square native input are square
-        for block in blocks:
-            position = f"stages[{block.stage}].rows[{block.row}]"
-            if block.spec.pools and block is not blocks[-1]:
-                raise ArchError(f"{block.kind} ends in a 1x1 map: it must be the last block", f"{position}.block")
-            _, size, _ = block.spec.cost(size, size)
-            if size < 1:
-                raise ArchError(f"{self.resolution} is too small: the map of {position} would be empty", "resolution")
+        *inner_blocks, _ = (part.block for part in self.block_costs(self.resolution, self.resolution))
+        for block in inner_blocks:
+            if block.spec.pools:
+                field = f"stages[{block.stage}].rows[{block.row}].block"
+                raise ArchError(f"{block.kind} ends in a 1x1 map: it must be the last block", field)
 
     def blocks(self, in_chans: int = 3) -> tuple[Block, ...]:
         """Return all blocks in order, for an input of `in_chans` channels."""
@@ -193,6 +182,18 @@ class ArchDef:
                     index += 1
         return tuple(blocks)
 
+    def block_costs(self, height: int, width: int, in_chans: int = 3) -> Iterator[BlockCost]:
+        """Yield the blocks in order, with their costs and output sizes for an input of `height` x `width` pixels."""
+        pixels = f"{height}x{width}"
+        for block in self.blocks(in_chans):
+            cost, height, width = block.spec.cost(height, width)
+            if min(height, width) < 1:
+                raise ArchError(
+                    f"{self.name}: an input of {pixels} pixels is too small: "
+                    f"the map of stages[{block.stage}].rows[{block.row}] would be empty"
+                )
+            yield BlockCost(block, cost, height, width)
+
     @property
     def out_channels(self) -> int:
         """Channels of the last block."""
@@ -208,10 +209,3 @@ def feature_blocks(arch: ArchDef) -> list[tuple[Block, int]]:
             stride *= block.spec.stride
             last_blocks[stride] = block
     return [(block, stride) for stride, block in last_blocks.items()]
-
-
-def _check_registered(registry: Registry, name: object, field: str) -> None:
-    try:
-        registry.entry(name)  # without importing torch
-    except UnknownNameError as error:
-        raise ArchError(str(error), field) from None

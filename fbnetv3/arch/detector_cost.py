@@ -21,19 +21,12 @@ TABLE_5 = {
 
 @dataclass(frozen=True)
 class DetectorParts:
-    """The parts of a C4 detector (Sec. 4.3), each as a separate architecture.
+    """The parts of a C4 detector (Sec. 4.3), each as a separate architecture."""
 
-    Attributes:
-        trunk: all blocks before the last stride-2 block.
-        rpn_head: a second copy of the trunk's last row, with stride 1.
-        box_head: the last stride-2 block and all later ones, without the classifier's pooling block.
-        stride: stride of the trunk's map: 16, or 8 for small images.
-    """
-
-    trunk: ArchDef
-    rpn_head: ArchDef
-    box_head: ArchDef
-    stride: int
+    trunk: ArchDef  # all blocks before the last stride-2 block
+    rpn_head: ArchDef  # a second copy of the trunk's last row, with stride 1
+    box_head: ArchDef  # the last stride-2 block and all later ones, without the classifier's pooling block
+    stride: int  # of the trunk's map: 16, or 8 for small images
 
 
 def is_detection_variant(arch: ArchDef) -> bool:
@@ -42,62 +35,39 @@ def is_detection_variant(arch: ArchDef) -> bool:
 
 
 def detector_parts(arch: ArchDef, rpn_blocks: int | None = None) -> DetectorParts:
-    """Split an architecture into the parts of a detector.
-
-    Depthwise convolutions pad by kernel // 2 in all parts, which gives maps the sizes that detectors expect.
-
-    Args:
-        arch: a detection variant, a classifier's architecture or a searched one.
-        rpn_blocks: blocks of the RPN head; default: the number in the trunk's last row.
-
-    Raises:
-        UsageError: all blocks of the network have the same stride, or `rpn_blocks` is below 1.
+    """Split any architecture into the parts of a detector, whose RPN head has `rpn_blocks` blocks (default: the number
+    in the trunk's last row). In all parts, depthwise convolutions pad by kernel // 2, which gives maps the sizes that
+    detectors expect.
     """
     features = feature_blocks(arch)
     if len(features) < 2:
         raise UsageError(f"{arch.name} has blocks at only one stride: it cannot be split into trunk and box head")
-    if rpn_blocks is not None and rpn_blocks < 1:
-        raise UsageError(f"rpn_blocks {rpn_blocks} must be at least 1")
-
     # The trunk ends with the last block of the second-coarsest stride
     last_block, stride = features[-2]
     trunk, box_head = [], []
     for s, stage in enumerate(with_same_padding(arch).stages):
         rows = [row for row in stage.rows if not row.spec_class.pools]
-        positions = [(s, r) for r in range(len(rows))]
-        num_trunk_rows = sum(position <= (last_block.stage, last_block.row) for position in positions)
+        num_trunk_rows = sum((s, r) <= (last_block.stage, last_block.row) for r in range(len(rows)))
         trunk.append(rows[:num_trunk_rows])
         box_head.append(rows[num_trunk_rows:])
-
     last_row = trunk[last_block.stage][-1]
     rpn_row = replace(last_row, stride=1, repeat=last_row.repeat if rpn_blocks is None else rpn_blocks)
-    return DetectorParts(
-        trunk=_make_part(arch, "trunk", trunk),
-        rpn_head=_make_part(arch, "rpn_head", [[rpn_row]]),
-        box_head=_make_part(arch, "box_head", box_head),
-        stride=stride,
-    )
 
+    def part(label: str, stages: list[list[Row]]) -> ArchDef:
+        nonempty = tuple(Stage(tuple(rows)) for rows in stages if rows)
+        return replace(arch, name=f"{arch.name}.{label}", stages=nonempty)
 
-def _make_part(arch: ArchDef, part: str, stages: list[list[Row]]) -> ArchDef:
-    nonempty = tuple(Stage(tuple(rows)) for rows in stages if rows)
-    return ArchDef(f"{arch.name}.{part}", nonempty, arch.resolution, arch.resize, arch.source)
+    return DetectorParts(part("trunk", trunk), part("rpn_head", [[rpn_row]]), part("box_head", box_head), stride)
 
 
 @dataclass(frozen=True)
 class DetectorCost:
-    """Cost of a C4 detector for one image.
-
-    Attributes:
-        trunk, rpn_head: cost for the whole image.
-        box_head, predictor: cost for one proposal; the predictor is two linear layers.
-        proposals: number of proposals.
-    """
+    """Cost of a C4 detector for one image."""
 
     trunk: NetworkCost
     rpn_head: Cost
-    box_head: Cost
-    predictor: Cost
+    box_head: Cost  # for one proposal
+    predictor: Cost  # two linear layers, for one proposal
     proposals: int
 
     @property
@@ -132,7 +102,7 @@ def detector_cost(
         num_classes: classes, without the background.
         anchors: anchors per cell of the map.
         pooled: side of a proposal's pooled map, in cells.
-        rpn_blocks: see `detector_parts`.
+        rpn_blocks: blocks of the RPN head; default: the number in the trunk's last row.
 
     Raises:
         UsageError: the network cannot be split into a detector, or the image is too small.
@@ -141,13 +111,11 @@ def detector_cost(
     trunk = compute_cost(parts.trunk, (height, width), num_classes=0)
     end = trunk.blocks[-1]
     channels = end.block.spec.out_channels
-
     # The RPN head predicts objectness and four box deltas for each anchor
     rpn_head = compute_cost(parts.rpn_head, (end.height, end.width), num_classes=0, in_chans=channels)
     hidden = parts.rpn_head.out_channels
     objectness = conv_cost(end.height, end.width, hidden, anchors, bias=True)
     deltas = conv_cost(end.height, end.width, hidden, 4 * anchors, bias=True)
-
     # The box head pools its map; the predictor scores classes and background, and four box deltas for each class
     box_head = compute_cost(parts.box_head, (pooled, pooled), num_classes=0, in_chans=channels)
     box_end = box_head.blocks[-1]

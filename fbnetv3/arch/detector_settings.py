@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,40 +25,16 @@ _SUPPORTED_PARTS = {
 
 @dataclass(frozen=True)
 class DetectorSettings:
-    """Config values that determine the cost of a C4 detector.
-
-    Attributes:
-        name: name of the config.
-        arch: architecture of trunk, RPN head and box head.
-        proposals, num_classes, anchors, pooled, rpn_blocks: see `fbnetv3.arch.detector_cost.detector_cost`.
-        has_masks: whether there is also a mask head, whose cost is not included.
-    """
+    """A C4 detector: its architecture, and what else determines its cost."""
 
     name: str
     arch: ArchDef
-    proposals: int = 75
-    num_classes: int = 80
-    anchors: int = 15
-    pooled: int = 6
-    rpn_blocks: int | None = None
-    has_masks: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # of `detector_cost`
+    has_masks: bool = False  # whether there is also a mask head, whose cost is not included
 
     def cost(self, height: int = 384, width: int = 640) -> DetectorCost:
-        """Compute the cost for an image of this size in pixels.
-
-        Raises:
-            UsageError: the network cannot be split into a detector, or the image is too small.
-        """
-        return detector_cost(
-            self.arch,
-            height,
-            width,
-            proposals=self.proposals,
-            num_classes=self.num_classes,
-            anchors=self.anchors,
-            pooled=self.pooled,
-            rpn_blocks=self.rpn_blocks,
-        )
+        """Compute the cost for an image of this size in pixels."""
+        return detector_cost(self.arch, height, width, **self.arguments)
 
 
 def list_detector_configs() -> dict[str, Path]:
@@ -71,9 +47,6 @@ def find_detector_config(name: str | os.PathLike) -> Path | None:
 
     Args:
         name: a shipped config, with or without "coco/" and ".yaml", or the path of a file.
-
-    Raises:
-        FieldError: the file is not YAML or cannot be read.
     """
     name = os.fspath(name)
     stem = name.removeprefix("coco/").removesuffix(".yaml")
@@ -89,48 +62,40 @@ def find_detector_config(name: str | os.PathLike) -> Path | None:
 
 
 def read_detector_config(file: Path) -> DetectorSettings:
-    """Read the settings from a detection config; keys that it does not set have detectron2's defaults.
-
-    Raises:
-        UsageError: not a C4 detector with this package's parts, or an invalid value.
-        UnknownNameError: its architecture is not registered.
-        ArchError: its architecture's file is invalid.
-    """
+    """Read the settings of a C4 detector; keys that the config does not set have detectron2's defaults."""
     with error_context(file=str(file)):
-        settings = _parse_model(read_with_bases(file, ("MODEL.FBNETV3.ARCH",)).get("MODEL") or {})
-    return DetectorSettings(name=file.stem, **settings)
+        model = read_with_bases(file, ("MODEL.FBNETV3.ARCH",)).get("MODEL") or {}
+        check_type(model, "MODEL", dict, "a section", FieldError)
+        arch = _value(model, "FBNETV3", "ARCH", "fbnetv3_a_det")
+        check_type(arch, "MODEL.FBNETV3.ARCH", str, "the name of an architecture", FieldError)
+        return DetectorSettings(file.stem, get_arch(arch), _cost_arguments(model), bool(model.get("MASK_ON", False)))
 
 
-def _parse_model(model: Mapping[str, Any]) -> dict[str, Any]:
-    def get(section: str, key: str, default: Any) -> Any:
-        values = model.get(section, {})
-        check_type(values, f"MODEL.{section}", dict, "a section", FieldError)
-        value = values.get(key, default)
-        if isinstance(default, int):
-            check_int(value, f"MODEL.{section}.{key}", 0)
-        return value
+def _value(model: Mapping[str, Any], section: str, key: str, default: Any) -> Any:
+    values = model.get(section, {})
+    check_type(values, f"MODEL.{section}", dict, "a section", FieldError)
+    value = values.get(key, default)
+    if isinstance(default, int):
+        check_int(value, f"MODEL.{section}.{key}", 0)
+    return value
 
-    check_type(model, "MODEL", dict, "a section", FieldError)
+
+def _cost_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
     for (section, key), supported in _SUPPORTED_PARTS.items():
-        part = get(section, key, "detectron2's default")
+        part = _value(model, section, key, "detectron2's default")
         if part != supported:
-            raise FieldError(
-                "cost can only be computed for C4 detectors with FBNetV3 parts: "
-                f"MODEL.{section}.{key} is {part}, not {supported}"
-            )
-    sizes = get("ANCHOR_GENERATOR", "SIZES", [[32, 64, 128, 256, 512]])
-    ratios = get("ANCHOR_GENERATOR", "ASPECT_RATIOS", [[0.5, 1.0, 2.0]])
-    for key, lists in (("SIZES", sizes), ("ASPECT_RATIOS", ratios)):
-        if not isinstance(lists, list) or not lists or not isinstance(lists[0], list):
+            message = f"{part} must be {supported}: cost can only be computed for C4 detectors with FBNetV3 parts"
+            raise FieldError(message, f"MODEL.{section}.{key}")
+    anchors = 1
+    for key, default in (("SIZES", [[32, 64, 128, 256, 512]]), ("ASPECT_RATIOS", [[0.5, 1.0, 2.0]])):
+        lists = _value(model, "ANCHOR_GENERATOR", key, default)
+        if not (isinstance(lists, list) and lists and isinstance(lists[0], list)):
             raise FieldError(f"{lists!r} must be a list of lists", f"MODEL.ANCHOR_GENERATOR.{key}")
-    arch = get("FBNETV3", "ARCH", "fbnetv3_a_det")
-    check_type(arch, "MODEL.FBNETV3.ARCH", str, "the name of an architecture", FieldError)
+        anchors *= len(lists[0])
     return {
-        "arch": get_arch(arch),
-        "proposals": get("RPN", "POST_NMS_TOPK_TEST", 1000),
-        "num_classes": get("ROI_HEADS", "NUM_CLASSES", 80),
-        "anchors": len(sizes[0]) * len(ratios[0]),
-        "pooled": get("ROI_BOX_HEAD", "POOLER_RESOLUTION", 14),
-        "rpn_blocks": get("FBNETV3", "RPN_BLOCKS", 0) or None,
-        "has_masks": bool(model.get("MASK_ON", False)),
+        "proposals": _value(model, "RPN", "POST_NMS_TOPK_TEST", 1000),
+        "num_classes": _value(model, "ROI_HEADS", "NUM_CLASSES", 80),
+        "anchors": anchors,
+        "pooled": _value(model, "ROI_BOX_HEAD", "POOLER_RESOLUTION", 14),
+        "rpn_blocks": _value(model, "FBNETV3", "RPN_BLOCKS", 0) or None,
     }

@@ -45,34 +45,21 @@ class HeadSpec:
 
 
 class BlockShape(NamedTuple):
-    """A block at a given input size.
+    """A block at a given input size."""
 
-    Attributes:
-        kind: registered name of the block, or "head".
-        spec: spec of the block.
-        side: height and width of the input in pixels.
-    """
-
-    kind: str
+    kind: str  # registered name of the block, or "head"
     spec: BlockSpec | HeadSpec
-    side: int
+    side: int  # height and width of the input in pixels
 
 
 @dataclass(frozen=True)
 class MeasuredDevice:
-    """The setup of a measurement.
+    """The setup of a measurement."""
 
-    Attributes:
-        device: name of the processor, or a name chosen by its user.
-        runtime: name and version of what ran the blocks.
-        threads: number of threads.
-        batch: images per run.
-    """
-
-    device: str
-    runtime: str
+    device: str  # name of the processor, or a name chosen by its user
+    runtime: str  # name and version of what ran the blocks
     threads: int
-    batch: int
+    batch: int  # images per run
 
     def __str__(self) -> str:
         return f"{self.device}, {self.runtime}, {self.threads} thread{'s' * (self.threads > 1)}, batch {self.batch}"
@@ -82,9 +69,7 @@ class MeasuredDevice:
 class LatencyFit:
     """How block latencies add up to a network's, in ms: `scale` x their sum + `per_block` x their number.
 
-    Attributes:
-        scale, per_block: coefficients fitted to whole networks; 1 and 0 if there are too few of them.
-        num_networks: number of whole networks.
+    The coefficients are 1 and 0 if there are too few whole networks to fit them.
     """
 
     scale: float = 1.0
@@ -94,17 +79,11 @@ class LatencyFit:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Latencies on a device.
-
-    Attributes:
-        device: the setup of the measurement.
-        blocks: latency of each block in ms.
-        networks: whole networks: architecture, number of classes, latency in ms.
-    """
+    """Latencies on a device, in ms."""
 
     device: MeasuredDevice
     blocks: Mapping[BlockShape, float]
-    networks: tuple[tuple[ArchDef, int, float], ...] = ()
+    networks: tuple[tuple[ArchDef, int, float], ...] = ()  # architecture, number of classes, latency
 
     @cached_property
     def fit(self) -> LatencyFit:
@@ -118,11 +97,7 @@ class LatencyTable:
         return LatencyFit(float(scale), float(per_block), len(sums))
 
     def predict(self, arch: ArchDef, num_classes: int = 1000) -> float:
-        """Predict the latency of a network in ms.
-
-        Raises:
-            LatencyError: one of its blocks was not measured.
-        """
+        """Predict the latency of a network in ms."""
         total, num_blocks = self._sum_blocks(arch, num_classes)
         return float(self.combine(total, num_blocks))
 
@@ -131,18 +106,13 @@ class LatencyTable:
         return self.fit.scale * total + self.fit.per_block * num_blocks
 
     def block_ms(self, shape: BlockShape) -> float:
-        """Return the latency of a block in ms.
-
-        Raises:
-            LatencyError: it was not measured.
-        """
-        try:
-            return self.blocks[shape]
-        except KeyError:
+        """Return the latency of a block in ms."""
+        if shape not in self.blocks:
             raise LatencyError(
                 f"the latency table has no {shape.kind} at {shape.side} pixels with {shape.spec}: it is for a "
                 "different space, or incomplete; complete it with tools/measure_net.py --space"
-            ) from None
+            )
+        return self.blocks[shape]
 
     def _sum_blocks(self, arch: ArchDef, num_classes: int) -> tuple[float, int]:
         shapes = block_shapes(arch, num_classes)
@@ -153,9 +123,9 @@ def block_shapes(arch: ArchDef, num_classes: int = 1000) -> list[BlockShape]:
     """Return the blocks of a network at its resolution, in order, and its head unless `num_classes` is 0."""
     shapes = []
     side = arch.resolution
-    for block in arch.blocks():
-        shapes.append(BlockShape(block.kind, block.spec, side))
-        _, side, _ = block.spec.cost(side, side)
+    for part in arch.block_costs(side, side):
+        shapes.append(BlockShape(part.block.kind, part.block.spec, side))
+        side = part.height
     if num_classes:
         shapes.append(head_shape(arch.out_channels, num_classes, side))
     return shapes
@@ -174,23 +144,22 @@ def load_latency_table(path: str | os.PathLike) -> LatencyTable:
     """
     path = Path(path).expanduser()
     try:
-        lines = path.read_text().splitlines(keepends=True)
+        text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
-        raise LatencyError(
-            f"{path}: cannot be read ({reason}); create a table with tools/measure_net.py --space"
-        ) from None
-    if lines and not lines[-1].endswith("\n"):
-        del lines[-1]  # its writer was killed
-
-    # The first line describes the device, the others hold one measurement each
+        raise LatencyError(f"{path}: cannot be read ({reason}); create it with tools/measure_net.py --space") from None
+    # The first line describes the device, the others hold one measurement each; a killed writer's last line is partial
     blocks: dict[BlockShape, float] = {}
     networks = []
-    line_number = 1
+    number = 1
     try:
-        device = _parse_device(json.loads(lines[0]))
-        for line in lines[1:]:
-            line_number += 1
+        first_line, *lines = text[: text.rfind("\n") + 1].splitlines()
+        header = json.loads(first_line)
+        if header["layout"] > LAYOUT_VERSION:
+            raise UsageError("written by a newer version of fbnetv3")
+        device = MeasuredDevice(**{f.name: header[f.name] for f in fields(MeasuredDevice)})
+        for line in lines:
+            number += 1
             entry = json.loads(line)
             ms = float(entry["ms"])
             if not 0 < ms < math.inf:
@@ -200,36 +169,29 @@ def load_latency_table(path: str | os.PathLike) -> LatencyTable:
             else:
                 shape = _parse_shape(entry)
                 blocks[shape] = min(ms, blocks.get(shape, ms))
-    except (IndexError, KeyError, TypeError, ValueError, UserError) as error:
-        raise LatencyError(f"{path}: line {line_number} is not an entry of a latency table ({error!r})") from None
+    except (KeyError, TypeError, ValueError, UserError) as error:
+        raise LatencyError(f"{path}: line {number} is not an entry of a latency table ({error!r})") from None
     return LatencyTable(device, blocks, tuple(networks))
 
 
+def _parse_shape(entry: Mapping[str, Any]) -> BlockShape:
+    kind = entry["block"]
+    spec_class: Callable[..., Any] = HeadSpec if kind == HEAD else BLOCK_SPECS.get(kind)
+    return BlockShape(kind, spec_class(**entry["spec"]), int(entry["side"]))
+
+
 class LatencyTableWriter:
-    """Appends measurements to the file of a latency table.
-
-    Args:
-        path: the file; if it exists, it must have been measured on the same device.
-        device: the setup of the measurements.
-
-    Raises:
-        LatencyError: the file is not a latency table, or was measured on a different device.
-        OutputError: the file cannot be written.
-    """
+    """Appends measurements to the file of a latency table; if it exists, it must be of the same device."""
 
     def __init__(self, path: str | os.PathLike, device: MeasuredDevice) -> None:
         self.path = Path(path).expanduser()
-        # A new table
         if not self.path.exists() or not self.path.stat().st_size:
             make_folder(self.path.parent)
             append_json_line(self.path, {"layout": LAYOUT_VERSION, **asdict(device)})
-            return
-        # Resume a table of the same device
-        table_device = load_latency_table(self.path).device
-        if table_device != device:
-            raise LatencyError(
-                f"{self.path}: was measured on {table_device}, this is {device}: choose a different file"
-            )
+        # Resume only a table of the same device
+        measured = load_latency_table(self.path).device
+        if measured != device:
+            raise LatencyError(f"{self.path}: was measured on {measured}, this is {device}: choose a different file")
         drop_partial_line(self.path)
 
     def add_block(self, shape: BlockShape, ms: float) -> None:
@@ -241,15 +203,3 @@ class LatencyTableWriter:
         """Append the latency of a whole network."""
         entry = {"network": yaml.safe_load(dump_arch(arch)), "num_classes": num_classes, "ms": round(ms, 6)}
         append_json_line(self.path, entry)
-
-
-def _parse_device(entry: Mapping[str, Any]) -> MeasuredDevice:
-    if entry["layout"] > LAYOUT_VERSION:
-        raise UsageError("written by a newer version of fbnetv3")
-    return MeasuredDevice(**{f.name: entry[f.name] for f in fields(MeasuredDevice)})
-
-
-def _parse_shape(entry: Mapping[str, Any]) -> BlockShape:
-    kind = entry["block"]
-    spec_class: Callable[..., Any] = HeadSpec if kind == HEAD else BLOCK_SPECS.get(kind)
-    return BlockShape(kind, spec_class(**entry["spec"]), int(entry["side"]))

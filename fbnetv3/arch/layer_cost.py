@@ -1,7 +1,4 @@
-"""Cost of single layers: multiply-adds, parameters and activations, as plain arithmetic on shapes.
-
-`fbnetv3.arch.block_specs` adds them up to the cost of a block.
-"""
+"""Cost of single layers: multiply-adds, parameters and activations, as plain arithmetic on shapes."""
 
 from __future__ import annotations
 
@@ -13,8 +10,8 @@ class Cost:
     """The cost of a layer, a block or a network for one image; costs can be added.
 
     A MAC is one multiply-add. The paper's "FLOPs" are these MACs: those of all convolutions, including the classifier,
-    and one for each input of an average pool. Activations are the output elements of convolutions, as in pycls (and
-    in fvcore's `ActivationCountAnalysis`).
+    and one for each input of an average pool. Activations are the output elements of convolutions, as in pycls and
+    fvcore's `ActivationCountAnalysis`.
     """
 
     macs_conv: int = 0
@@ -51,18 +48,9 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
 
-    def __radd__(self, other: object) -> Cost:
-        return self if other == 0 else NotImplemented  # for sum()
-
 
 def conv_cost(
-    height: int,
-    width: int,
-    in_channels: int,
-    out_channels: int,
-    kernel: int = 1,
-    groups: int = 1,
-    bias: bool = False,
+    height: int, width: int, in_channels: int, out_channels: int, kernel: int = 1, groups: int = 1, bias: bool = False
 ) -> Cost:
     """Return the cost of a convolution whose *output* is `height` x `width`."""
     weight = kernel * kernel * (in_channels // groups) * out_channels

@@ -68,7 +68,7 @@ def test_row_names_the_invalid_field(changes, message):
         (lambda: arch(row(dw_group_width=7)), r"stages\[0\].rows\[1\].dw_group_width: 7 does not divide the 64"),
         (
             lambda: arch(*[row(kernel=5, stride=2, dw_padding=0)] * 2, resolution=8, resize=8),
-            r"resolution: 8 is too small: the map of stages\[0\].rows\[1\] would be empty",
+            r"x: an input of 8x8 pixels is too small: the map of stages\[0\].rows\[1\] would be empty",
         ),
     ],
 )
@@ -115,25 +115,13 @@ def test_features_end_each_stride_even_within_a_stage():
 
 
 def test_row_fields_come_from_the_signature_of_build():
-    assert ConvSpec.row_fields() == ({"kernel"}, {"act"})
-    assert MBConvSpec.row_fields() == ({"kernel", "expansion"}, {"se", "act", "dw_padding", "dw_group_width"})
+    assert ConvSpec.row_fields() == {"kernel": True, "act": False}
+    required = [name for name, is_required in MBConvSpec.row_fields().items() if is_required]
+    assert required == ["kernel", "expansion"]
+    assert MBConvSpec.row_fields().keys() == {*required, "se", "act", "dw_padding", "dw_group_width"}
 
 
-@pytest.fixture
-def register():
-    """Register entries for the duration of a test."""
-    names = []
-
-    def add(registry, name, entry):
-        registry.add(name, entry, "test")
-        names.append((registry, name))
-
-    yield add
-    for registry, name in names:
-        registry.remove(name)
-
-
-def test_values_that_a_users_block_rejects_are_named_with_their_row(register):
+def test_values_that_a_users_block_rejects_are_named_with_their_row():
     class Even(ConvSpec):
         @classmethod
         def build(cls, in_channels, channels, stride, *, kernel):
@@ -141,7 +129,7 @@ def test_values_that_a_users_block_rejects_are_named_with_their_row(register):
                 raise FieldError("is not a multiple of 16", "channels")
             return cls(in_channels, channels, kernel, stride, "relu")
 
-    register(BLOCK_SPECS, "even", Even)
+    BLOCK_SPECS.register(Even, name="even")
     ArchDef("users", (Stage((Row("even", 16, kernel=3),)),), resolution=32, resize=32)
     with pytest.raises(ArchError, match=r"stages\[0\].rows\[1\].channels: is not a multiple of 16"):
         arch(Row("even", 24, kernel=3))
@@ -149,15 +137,15 @@ def test_values_that_a_users_block_rejects_are_named_with_their_row(register):
         Row("even", 16, kernel=3, act="relu")
 
 
-def test_a_users_block_that_pools_can_only_be_the_last(register):
+def test_a_users_block_that_pools_can_only_be_the_last():
     class Pooling(ConvSpec):
         pools = True
 
-    register(BLOCK_SPECS, "pooling", Pooling)
+    BLOCK_SPECS.register(Pooling, name="pooling")
     with pytest.raises(ArchError, match=r"stages\[0\].rows\[1\].block: pooling ends in a 1x1 map"):
         arch(Row("pooling", 16, kernel=1), row())
 
 
-def test_a_users_activation(register):
-    register(ACTIVATIONS, "gelu", "torch.nn:GELU")
+def test_a_users_activation():
+    ACTIVATIONS.register("torch.nn:GELU", name="gelu")
     assert arch(row(act="gelu")).blocks()[-1].spec.act == "gelu"
