@@ -13,30 +13,21 @@ from fbnetv3.utils.nested_keys import nest
 
 @dataclass(frozen=True)
 class ConfigKey:
-    """A config key.
-
-    Attributes:
-        default: default value, which also determines the type.
-        help: description.
-        low, high: inclusive bounds.
-        above, below: exclusive bounds.
-        choices: allowed values, if there are only a few.
-        items: type of the items of a list.
-    """
+    """A config key with its default, which determines its type, its description and the values that it accepts."""
 
     default: Any
     help: str
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    below: float | None = None
+    low: int | None = None
+    high: int | None = None
+    above: int | None = None  # exclusive, in place of `low`
+    below: int | None = None  # exclusive, in place of `high`
     choices: tuple[Any, ...] = ()
-    items: type = float
+    items: str = "numbers"  # of a list; or "text"
 
     def accepts(self, value: Any) -> bool:
         """Return whether a value of the right type is allowed."""
         if isinstance(value, list):
-            kinds = (str,) if self.items is str else (int, float)
+            kinds = (str,) if self.items == "text" else (int, float)
             return all(type(item) in kinds for item in value)
         if self.choices:
             return value in self.choices
@@ -51,18 +42,14 @@ class ConfigKey:
     def describe(self) -> str:
         """Describe the allowed values, as in "at least 0", "in [0, 1)" or "one of 1, 3"."""
         if isinstance(self.default, list):
-            return "a list of text" if self.items is str else "a list of numbers"
+            return f"a list of {self.items}"
         if self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
-        limit = self.below if self.high is None else self.high
-        upper = "" if limit is None else f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
-        if self.low is not None:
-            if not upper:
-                return f"at least {self.low:g}"
-            return f"in [{self.low:g}, {upper}{']' if self.below is None else ')'}"
-        if self.above is not None:
-            return f"in ({self.above:g}, {upper}{']' if self.below is None else ')'}" if upper else "positive"
-        return ""
+        lower = f"[{self.low}" if self.above is None else f"({self.above}"
+        if self.high is not None or self.below is not None:
+            upper = f"{self.high:,}]" if self.below is None else f"{self.below:,})"
+            return f"in {lower}, {upper}"
+        return "" if self.low is None else f"at least {self.low}"
 
 
 KEYS: dict[str, ConfigKey] = {}
@@ -75,7 +62,7 @@ def declare(name: str, default: Any, help: str, **limits: Any) -> None:
 
 def get_cfg() -> CfgNode:
     """Return a config with all defaults, for `merge_from_file` and `merge_from_list`."""
-    return CfgNode(nest({name: copy.deepcopy(config_key.default) for name, config_key in KEYS.items()}))
+    return CfgNode(nest({name: copy.deepcopy(key.default) for name, key in KEYS.items()}))
 
 
 # The run
@@ -93,7 +80,7 @@ declare(
     [],
     "Python modules to import first, such as my_package.datasets, which register your own datasets, blocks, losses, "
     "optimizers and so on. The current folder is searched too.",
-    items=str,
+    items="text",
 )
 declare("DEVICE", "auto", 'A torch device such as "cpu" or "cuda:1"; "auto" uses a GPU if there is one, else the CPU.')
 
@@ -105,35 +92,23 @@ declare(
     "Registered name of an architecture (tools/analyze_net.py lists them), path of its YAML file, or one of "
     "torchvision's networks, such as torchvision/resnet50.",
 )
-declare("MODEL.ARCH_DIRS", [], "Folders of architecture files (*.yaml) that this run can use by name.", items=str)
+declare("MODEL.ARCH_DIRS", [], "Folders of architecture files (*.yaml) that this run can use by name.", items="text")
 declare("MODEL.NUM_CLASSES", 0, "Outputs of the classifier; 0 for the number of the dataset's classes.", low=0)
 declare("MODEL.IN_CHANS", 3, "Channels of the input: 3 for RGB, 1 for grayscale.", choices=(1, 3))
 declare("MODEL.DROP_RATE", 0.0, "Dropout before the classifier's last layer.", low=0, below=1)
-declare(
-    "MODEL.DROP_PATH_RATE",
-    0.0,
-    "Stochastic depth of the last block; it grows linearly from 0 at the first.",
-    low=0,
-    below=1,
-)
+declare("MODEL.DROP_PATH_RATE", 0.0, "Stochastic depth of the last block, rising from 0 at the first.", low=0, below=1)
 declare(
     "MODEL.WEIGHTS",
     "",
-    'Weights to start from or to evaluate: a file, a URL, or "zoo://" and a model zoo entry. Empty for random '
-    "initialization.",
+    'Weights to start from or to evaluate: a file, a URL, or "zoo://" and a model zoo entry; empty for random weights.',
 )
 declare("MODEL.CHANNELS_LAST", True, "NHWC memory format, which is faster on CPUs and on GPUs with tensor cores.")
 declare(
     "MODEL.SYNC_BN",
     True,
-    "In distributed training, compute BatchNorm statistics over the images of all processes, so results do not "
-    "depend on the number of processes.",
+    "Compute BatchNorm statistics over the images of all processes, so that results do not depend on their number.",
 )
-declare(
-    "MODEL.COMPILE",
-    False,
-    "Compile the network with torch.compile: a minute or two at the start, then faster steps.",
-)
+declare("MODEL.COMPILE", False, "Compile the network: a minute or two at the start, then faster steps.")
 
 # The dataset
 
@@ -144,30 +119,16 @@ declare(
     "Folder of the dataset. For imagefolder, it has train/ and val/ (or test/) with one folder per class; for "
     "imagelist, this is the subset file; for shards, the folder of the tar files.",
 )
-declare(
-    "DATA.WORKERS", 2, "Processes that load images, per training process; 0 to load in the training process.", low=0
-)
-declare(
-    "DATA.MAX_CORRUPT",
-    0,
-    "Maximum number of corrupt images to skip; one more ends the run with an error that names them.",
-    low=0,
-)
+declare("DATA.WORKERS", 2, "Worker processes per training process; 0 to load images in the training process.", low=0)
+declare("DATA.MAX_CORRUPT", 0, "Corrupt images to skip; one more ends the run with an error that names them.", low=0)
 
 # Preprocessing and augmentation
 
-declare(
-    "INPUT.RESOLUTION",
-    0,
-    "Side of the network's square input in pixels; 0 for the architecture's own.",
-    low=0,
-    high=8192,
-)
+declare("INPUT.RESOLUTION", 0, "Side of the square input in pixels; 0 for the architecture's own.", low=0, high=8192)
 declare(
     "INPUT.RESIZE",
     0,
-    "In evaluation, short side of the image in pixels before the center crop; 0 keeps the architecture's ratio to the "
-    "resolution.",
+    "In evaluation, short side before the center crop, in pixels; 0 keeps the architecture's ratio to the resolution.",
     low=0,
     high=16384,
 )
@@ -182,8 +143,7 @@ declare(
 declare(
     "INPUT.CROP",
     "random_resized",
-    'Crop in training, by registered name: "random_resized" (ImageNet), "padded" (pad, then crop at random), or "none" '
-    "(as in evaluation).",
+    'Registered crop for training: "random_resized" (ImageNet), "padded" (pad, crop at random), "none" (as in evaluation).',
 )
 declare("INPUT.CROP_SCALE", [0.08, 1.0], 'Smallest and largest fraction of the image\'s area for "random_resized".')
 declare("INPUT.CROP_PADDING", 4, 'Pixels that "padded" adds on each side.', low=0)
@@ -191,15 +151,9 @@ declare("INPUT.FLIP", True, "During training, flip half of the images horizontal
 declare(
     "INPUT.AUTO_AUGMENT",
     "none",
-    "Augmentation after the crop, by registered name: none, autoaugment (ImageNet's policy) or randaugment.",
+    "Registered augmentation after the crop: none, autoaugment (ImageNet's policy), randaugment.",
 )
-declare(
-    "INPUT.RANDOM_ERASING",
-    0.0,
-    "Fraction of the training images from which a random rectangle is erased.",
-    low=0,
-    high=1,
-)
+declare("INPUT.RANDOM_ERASING", 0.0, "Fraction of training images with a random rectangle erased.", low=0, high=1)
 declare("INPUT.MIXUP", 0.0, "Alpha of mixup's Beta distribution; 0 for no mixup.", low=0)
 
 # Optimization
@@ -208,10 +162,7 @@ declare("SOLVER.OPTIMIZER", "sgd", "Registered name of an optimizer: sgd, rmspro
 declare("SOLVER.LOSS", "cross_entropy", "Registered name of a loss.")
 declare("SOLVER.LR", 0.1, "Learning rate at the end of the warmup, for a batch of LR_BATCH_SIZE images.", low=0)
 declare(
-    "SOLVER.LR_BATCH_SIZE",
-    0,
-    "Scale the learning rate by BATCH_SIZE / LR_BATCH_SIZE; 0 to use LR as it is.",
-    low=0,
+    "SOLVER.LR_BATCH_SIZE", 0, "Scale the learning rate by BATCH_SIZE / LR_BATCH_SIZE; 0 to use LR as it is.", low=0
 )
 declare("SOLVER.MOMENTUM", 0.9, "Momentum of the optimizer.", low=0, below=1)
 declare("SOLVER.NESTEROV", True, "Nesterov momentum, for sgd.")
@@ -261,21 +212,14 @@ declare(
     above=0,
     high=1,
 )
-declare(
-    "SOLVER.WARMUP_EPOCHS",
-    5.0,
-    "Epochs over which the learning rate rises linearly from WARMUP_FACTOR * LR.",
-    low=0,
-)
+declare("SOLVER.WARMUP_EPOCHS", 5.0, "Epochs of the learning rate's linear rise from WARMUP_FACTOR * LR.", low=0)
 declare("SOLVER.WARMUP_FACTOR", 0.1, "Fraction of LR at the start of the warmup.", above=0, high=1)
-declare("SOLVER.LABEL_SMOOTHING", 0.0, "Fraction of the target that is spread evenly over all classes.", low=0, below=1)
+declare("SOLVER.LABEL_SMOOTHING", 0.0, "Fraction of the target spread evenly over all classes.", low=0, below=1)
 
 # Exponential moving average
 
 declare(
-    "EMA.ENABLED",
-    False,
-    "Average weights and BatchNorm statistics over training; evaluate and save both raw and averaged weights.",
+    "EMA.ENABLED", False, "Average weights and BatchNorm statistics; evaluate and save both raw and averaged weights."
 )
 declare("EMA.DECAY", 0.9998, "Weight of the previous average in each step.", low=0, below=1)
 
@@ -284,19 +228,9 @@ declare("EMA.DECAY", 0.9998, "Weight of the previous average in each step.", low
 declare("DISTILL.ARCH", "", "Architecture of the teacher, as in MODEL.ARCH; empty for no distillation.")
 declare("DISTILL.WEIGHTS", "", "Weights of the teacher, as in MODEL.WEIGHTS.")
 declare(
-    "DISTILL.RESOLUTION",
-    0,
-    "Side of the teacher's input in pixels; 0 for its architecture's own.",
-    low=0,
-    high=8192,
+    "DISTILL.RESOLUTION", 0, "Side of the teacher's input in pixels; 0 for its architecture's own.", low=0, high=8192
 )
-declare(
-    "DISTILL.ALPHA",
-    0.8,
-    "Weight of the teacher loss; the label loss has weight 1 - ALPHA (Sec. 4.2).",
-    above=0,
-    high=1,
-)
+declare("DISTILL.ALPHA", 0.8, "Weight of the teacher loss; the label loss has 1 - ALPHA (Sec. 4.2).", above=0, high=1)
 declare(
     "DISTILL.CACHE",
     "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from fbnetv3.config.defaults import KEYS, get_cfg
 from fbnetv3.config.recipe import load_recipe
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.utils.imports import import_modules, user_modules
-from fbnetv3.utils.nested_keys import flatten, nest, parse_pairs
+from fbnetv3.utils.nested_keys import flatten, parse_pairs
 from fbnetv3.utils.yaml_files import parse_number, read_with_bases
 
 # Keys whose values may be paths relative to the config file
@@ -38,7 +38,7 @@ _CLASSIFIER_SECTIONS = {"CHECKPOINT", "DATA", "DISTILL", "EMA", "EVAL", "RECIPE"
 
 
 def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNode:
-    """Load a training config.
+    """Load a training config and freeze it.
 
     The defaults are overridden by the file, this by its `RECIPE` if it has one, and all of them by KEY VALUE pairs.
     Modules named by `IMPORTS` are imported.
@@ -47,9 +47,6 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
         file: YAML file.
         overrides: KEY VALUE pairs, as on the command line.
 
-    Returns:
-        The config, frozen.
-
     Raises:
         UsageError: the file is missing or not YAML, a key is unknown (the message suggests similar ones), or a value
             has the wrong type or is out of range.
@@ -57,15 +54,15 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
     # The file, then the command line, which may name the recipe and the modules
     cfg = get_cfg()
     _merge(cfg, read_config_file(file), f"{file}: ")
-    pairs = parse_pairs(overrides)
-    _apply_pairs(cfg, pairs)
+    pairs = {key: _parse_override(key, text) for key, text in parse_pairs(overrides).items()}
+    _merge(cfg, pairs)
     import_modules(cfg.IMPORTS)
     # With those of --import: a dump of the config is complete
     cfg.IMPORTS = user_modules()
     if cfg.RECIPE:
         recipe = load_recipe(Path(cfg.RECIPE).expanduser())
         _merge(cfg, recipe.to_config(), f"{cfg.RECIPE}: ")
-        _apply_pairs(cfg, pairs)  # the command line also overrides the recipe
+        _merge(cfg, pairs)  # the command line also overrides the recipe
     # Its values are merged: a dump of the config reproduces the run without the recipe file
     cfg.RECIPE = ""
     check_config(cfg)
@@ -74,11 +71,7 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
 
 
 def read_config_file(file: str | os.PathLike) -> dict[str, Any]:
-    """Read the config file of a classifier or detector and its `_BASE_` files, as nested dicts.
-
-    Raises:
-        UsageError: a file is missing or not YAML.
-    """
+    """Read the config file of a classifier or detector and its `_BASE_` files, as nested dicts."""
     return read_with_bases(file, _PATH_KEYS)
 
 
@@ -86,7 +79,6 @@ def is_detection_config(file: str | os.PathLike) -> bool:
     """Return whether a config file, including its `_BASE_` files, describes a detector rather than a classifier.
 
     A detector's config has a section DATASETS, DATALOADER, TEST or MODEL_EMA, or a key such as MODEL.META_ARCHITECTURE.
-    Does not import detectron2.
 
     Raises:
         UsageError: a file is missing or not YAML, or has keys of both kinds.
@@ -104,51 +96,34 @@ def is_detection_config(file: str | os.PathLike) -> bool:
     return bool(detector_keys)
 
 
-def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str = "", prefix: str = "") -> None:
-    """Set nested values; `where` begins error messages."""
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if key not in cfg:
+def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str = "") -> None:
+    """Set the values of nested or dotted keys; `where` begins error messages."""
+    for name, value in flatten(values).items():
+        if value == {}:
+            continue
+        if name not in KEYS:
             raise UsageError(f"{where}unknown key {name}: {suggest(name, KEYS)}")
-        if not isinstance(cfg[key], CfgNode):
-            cfg[key] = _coerce(name, value, where)
-        elif isinstance(value, Mapping):
-            _merge(cfg[key], value, where, f"{name}.")
-        else:
-            raise UsageError(f"{where}{name} {value!r} must be a section with the keys {', '.join(cfg[key])}")
+        kind = type(KEYS[name].default)
+        # YAML reads 1e-3 as text and 1 as an integer; literals on the command line may be tuples
+        if kind is float and not isinstance(value, bool):
+            value = parse_number(value)
+            value = float(value) if isinstance(value, int) else value
+        if kind is list and isinstance(value, tuple):
+            value = list(value)
+        if type(value) is not kind:
+            raise UsageError(f"{where}{name} {value!r} must be {_TYPE_NAMES[kind]}")
+        section, _, key = name.rpartition(".")
+        (cfg[section] if section else cfg)[key] = value
 
 
-def _apply_pairs(cfg: CfgNode, pairs: Mapping[str, str]) -> None:
-    """Set values from the command line."""
-    values = {}
-    for key, text in pairs.items():
-        if key not in KEYS:
-            raise UsageError(f"unknown key {key}: {suggest(key, KEYS)}")
-        values[key] = text if isinstance(KEYS[key].default, str) else _parse_literal(text)
-    _merge(cfg, nest(values))
-
-
-def _parse_literal(text: str) -> Any:
-    """Parse text as a Python literal; anything else stays text."""
+def _parse_override(key: str, text: str) -> Any:
+    """Parse an override as a Python literal unless its key holds text; anything else stays text."""
+    if key in KEYS and isinstance(KEYS[key].default, str):
+        return text
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
-
-
-def _coerce(key: str, value: Any, where: str) -> Any:
-    """Convert a value to the type of the key's default: an int to a float, a tuple to a list."""
-    kind = type(KEYS[key].default)
-    # YAML reads 1e-3 as text and 1 as an integer
-    if kind is float and not isinstance(value, bool):
-        value = parse_number(value)
-        value = float(value) if isinstance(value, int) else value
-    # Literals on the command line may be tuples
-    if kind is list and isinstance(value, tuple):
-        value = list(value)
-    if type(value) is not kind:
-        raise UsageError(f"{where}{key} {value!r} must be {_TYPE_NAMES[kind]}")
-    return value
 
 
 def check_config(cfg: CfgNode) -> None:
@@ -161,42 +136,34 @@ def check_config(cfg: CfgNode) -> None:
     for name, key in KEYS.items():
         if not key.accepts(values[name]):
             raise UsageError(f"{name} {values[name]!r} must be {key.describe()}")
+    problem = next(_contradictions(cfg), None)
+    if problem:
+        raise UsageError(problem)
+
+
+def _contradictions(cfg: CfgNode) -> Iterator[str]:
+    """Yield what is wrong with values that depend on each other, and with lists."""
     if not cfg.OUTPUT_DIR:
-        raise UsageError("OUTPUT_DIR is empty: set it to a folder")
-    _check_input(cfg)
-    _check_solver(cfg.SOLVER)
-    _check_distillation(cfg)
-
-
-def _check_input(cfg: CfgNode) -> None:
+        yield "OUTPUT_DIR is empty: set it to a folder"
+    channels = cfg.MODEL.IN_CHANS
     for key in ("MEAN", "STD"):
-        values = list(cfg.INPUT[key])
-        if len(values) != cfg.MODEL.IN_CHANS:
-            raise UsageError(
-                f"INPUT.{key} {values} has {len(values)} values, but MODEL.IN_CHANS is {cfg.MODEL.IN_CHANS}: "
-                "give one value per channel"
-            )
+        values = cfg.INPUT[key]
+        if len(values) != channels:
+            yield f"INPUT.{key} {values} has {len(values)} values, but MODEL.IN_CHANS is {channels}"
     if min(cfg.INPUT.STD) <= 0:
-        raise UsageError(f"INPUT.STD {list(cfg.INPUT.STD)} must have only positive values")
-    scale = list(cfg.INPUT.CROP_SCALE)
+        yield f"INPUT.STD {cfg.INPUT.STD} must have only positive values"
+    scale = cfg.INPUT.CROP_SCALE
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
-        raise UsageError(f"INPUT.CROP_SCALE {scale} must be [smallest, largest] with 0 < smallest <= largest <= 1")
-
-
-def _check_solver(solver: CfgNode) -> None:
+        yield f"INPUT.CROP_SCALE {scale} must be [smallest, largest] with 0 < smallest <= largest <= 1"
+    solver = cfg.SOLVER
     if solver.BATCH_SIZE < 2 * solver.ACCUMULATE:
-        raise UsageError(
+        yield (
             f"SOLVER.ACCUMULATE {solver.ACCUMULATE} is too large for SOLVER.BATCH_SIZE {solver.BATCH_SIZE}: "
             "each part needs at least 2 images"
         )
     if solver.WARMUP_EPOCHS > solver.EPOCHS:
-        raise UsageError(f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} is longer than SOLVER.EPOCHS {solver.EPOCHS}")
-
-
-def _check_distillation(cfg: CfgNode) -> None:
-    if bool(cfg.DISTILL.ARCH) != bool(cfg.DISTILL.WEIGHTS):
-        raise UsageError("DISTILL.ARCH and DISTILL.WEIGHTS must be set together")
-    if cfg.DISTILL.CACHE and not cfg.DISTILL.ARCH:
-        raise UsageError("DISTILL.CACHE needs the teacher's DISTILL.ARCH and DISTILL.WEIGHTS")
+        yield f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} is longer than SOLVER.EPOCHS {solver.EPOCHS}"
+    if bool(cfg.DISTILL.ARCH) != bool(cfg.DISTILL.WEIGHTS) or (cfg.DISTILL.CACHE and not cfg.DISTILL.ARCH):
+        yield "DISTILL.ARCH and DISTILL.WEIGHTS must be set together, and also with DISTILL.CACHE"
     if cfg.DISTILL.CACHE and cfg.INPUT.MIXUP:
-        raise UsageError(f"INPUT.MIXUP {cfg.INPUT.MIXUP} does not work with cached logits (DISTILL.CACHE): set it to 0")
+        yield f"INPUT.MIXUP {cfg.INPUT.MIXUP} does not work with cached logits (DISTILL.CACHE): set it to 0"

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from fbnetv3.errors import FieldError, UnknownNameError
+from fbnetv3.errors import FieldError
 from fbnetv3.registry import Registry
 from fbnetv3.utils.checks import check_keys, check_type, error_context, is_number
 from fbnetv3.utils.files import write_text
@@ -21,8 +21,6 @@ OPTIMIZERS = Registry("optimizer")
 OPTIMIZERS.register("fbnetv3.training.optimizers:build_sgd", name="sgd")
 OPTIMIZERS.register("fbnetv3.training.optimizers:build_rmsprop", name="rmsprop")
 OPTIMIZERS.register("fbnetv3.training.optimizers:build_rmsprop_tf", name="rmsprop_tf")
-
-SGD_LR_FACTOR = 4.0
 
 # Smallest and largest values of Table 2. It lists d and m in tenths, which would exceed 1; they are read as hundredths,
 # like p, which agrees with the 0.2 that Sec. 4.2 gives as d of F and G.
@@ -65,10 +63,7 @@ class Recipe:
     ema: bool = True
 
     def __post_init__(self) -> None:
-        try:
-            OPTIMIZERS.entry(self.optimizer)
-        except UnknownNameError as error:
-            raise RecipeError(str(error), "optimizer") from None
+        OPTIMIZERS.check(self.optimizer, "optimizer", RecipeError)
         check_type(self.ema, "ema", bool, "true or false", RecipeError)
         for name, high in _UPPER_BOUNDS.items():
             value = getattr(self, name)
@@ -78,14 +73,10 @@ class Recipe:
     @property
     def initial_lr(self) -> float:
         """The learning rate to train with: that of Table 2, times 4 for SGD."""
-        return self.lr * SGD_LR_FACTOR if self.optimizer == "sgd" else self.lr
+        return self.lr * 4.0 if self.optimizer == "sgd" else self.lr
 
     def check_table_2(self) -> None:
-        """Require the recipe to be in the paper's search space.
-
-        Raises:
-            RecipeError: names the field, its value and its range.
-        """
+        """Require the recipe to be in the paper's search space."""
         for name, (low, high) in TABLE_2_RANGES.items():
             value = getattr(self, name)
             if not low * (1 - 1e-9) <= value <= high * (1 + 1e-9):
@@ -102,11 +93,7 @@ class Recipe:
 
 
 def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
-    """Build a recipe from a plain mapping.
-
-    Raises:
-        RecipeError: invalid; names the field.
-    """
+    """Build a recipe from a plain mapping."""
     check_keys(data, RecipeError, tuple(f.name for f in fields(Recipe)), required=("optimizer", "lr"))
     return Recipe(**{key: parse_number(value) if key in _UPPER_BOUNDS else value for key, value in data.items()})
 
@@ -128,9 +115,5 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def save_recipe(recipe: Recipe, path: str | os.PathLike) -> None:
-    """Write a recipe to a YAML file.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Write a recipe to a YAML file."""
     write_text(Path(path), dump_recipe(recipe))

@@ -56,7 +56,7 @@ def test_values_take_the_type_of_the_default(write):
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
-        ("SOLVR: {LR: 1}", [], "config.yaml: unknown key SOLVR: did you mean SOLVER"),
+        ("SOLVR: {LR: 1}", [], "config.yaml: unknown key SOLVR.LR: did you mean SOLVER.LR"),
         ("SOLVER: {LR: fast}", [], "config.yaml: SOLVER.LR 'fast' must be a number"),
         ("SEED: 1", ["SOLVER.LR", "-1"], "SOLVER.LR -1.0 must be at least 0"),
         ("SEED: 1", ["EMA.DECAY", "1.0"], r"EMA.DECAY 1.0 must be in \[0, 1\)"),

@@ -95,7 +95,7 @@ def test_wrong_calls(tool, config, overrides, message):
     [
         ("SOLVER: {LRR: 1}", "unknown key SOLVER.LRR: did you mean SOLVER.LR"),
         ("SOLVER: {EPOCHS: many}", "config.yaml: SOLVER.EPOCHS 'many' must be an integer"),
-        ("SOLVER: 3", "config.yaml: SOLVER 3 must be a section with the keys OPTIMIZER"),
+        ("SOLVER: 3", "config.yaml: unknown key SOLVER: did you mean SOLVER"),
         ("_BASE_: nowhere.yaml", "_BASE_"),
         ("_BASE_: config.yaml", "_BASE_: circular inheritance"),
         ("_BASE_: 5", "5 does not exist"),
