@@ -13,7 +13,8 @@ from fbnetv3.nars.algorithm.search_settings import Bounds, SearchSettings, Setti
 from fbnetv3.nars.space.constraints import Column, Constraint, Constraints
 from fbnetv3.nars.space.cost_model import COST_COLUMNS
 from fbnetv3.nars.space.latency_model import LATENCY_COLUMN, LatencyModel, possible_shapes
-from fbnetv3.nars.space.search_space import RECIPE, Space
+from fbnetv3.nars.space.search_space import Space
+from fbnetv3.nars.space.templates import RECIPE
 from fbnetv3.utils.checks import is_number
 from fbnetv3.utils.imports import find_callable
 

@@ -214,7 +214,7 @@ class SearchPlan:
         self.budgets = build_budgets(settings, self.constraints)
         self._check_scaled_networks()
         for constraints in self.budgets.values():
-            constraints.check_feasible(settings.seed)
+            constraints.find_feasible(settings.seed)
         self.pool = sample_pool(self.constraints, settings.pool, settings.seed)
         _check_decoding(self.space, self.pool)
 

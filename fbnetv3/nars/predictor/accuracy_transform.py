@@ -15,20 +15,13 @@ class AccuracyTransform:
     A failed training run shows that a candidate is bad, but how bad it is must not mask the differences between good
     ones. Accuracies below a floor count logarithmically. The floor is as far below the median as the 90th percentile
     is above it.
-
-    Attributes:
-        floor: accuracy below which the scale is logarithmic.
-        unit: scale of the logarithm, in units of accuracy.
-        lowest: lowest accuracy of the trials.
-        mean: mean of the trials before standardization.
-        scale: their standard deviation.
     """
 
-    floor: float
-    unit: float
-    lowest: float
-    mean: float = 0.0
-    scale: float = 1.0
+    floor: float  # accuracy below which the scale is logarithmic
+    unit: float  # scale of the logarithm, in units of accuracy
+    lowest: float  # accuracy of the trials
+    mean: float = 0.0  # of the trials before standardization
+    scale: float = 1.0  # their standard deviation
 
     @classmethod
     def fit(cls, accuracies: np.ndarray) -> AccuracyTransform:

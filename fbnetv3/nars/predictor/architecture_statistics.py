@@ -8,10 +8,10 @@ import numpy as np
 
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.nars.space.constraints import Constraints
-from fbnetv3.nars.space.cost_model import CostModel
+from fbnetv3.nars.space.cost_model import COST_COLUMNS, CostModel
 
-CHOICES = ("paper", "rich")
-_PAPER_COLUMNS = ("macs", "params")
+# Costs of networks by selection
+_CHOICES = {"paper": ("macs", "params"), "rich": COST_COLUMNS}
 
 
 def pretraining_labels(
@@ -28,42 +28,25 @@ def pretraining_labels(
 
     Returns:
         Floats by name, (N,) each, without those that are the same for all candidates; empty if there are no columns.
-
-    Raises:
-        UsageError: unknown selection or column.
     """
-    if isinstance(selection, str):
-        if selection not in CHOICES:
-            hint = suggest(selection, CHOICES)
-            raise UsageError(f"pretraining_labels: unknown choice {selection!r}: {hint}; or list column names")
-        has_networks = constraints.space.architecture is not None
-        names = _PAPER_COLUMNS if has_networks else tuple(constraints.columns)
-    else:
-        # Columns in the given order, without duplicates
+    has_networks = constraints.space.architecture is not None
+    if not isinstance(selection, str):
         names = tuple(dict.fromkeys(selection))
+    elif selection not in _CHOICES:
+        hint = suggest(selection, _CHOICES)
+        raise UsageError(f"pretraining_labels: unknown choice {selection!r}: {hint}; or list column names")
+    else:
+        names = _CHOICES[selection] if has_networks else tuple(constraints.columns)
     for name in names:
         if name not in constraints.column_names:
             hint = suggest(name, constraints.column_names)
             raise UsageError(f"pretraining_labels: unknown column {name}: {hint}")
 
-    labels = constraints.column_values(pool, *names) if names else {}
+    labels = constraints.column_values(pool, *names)
     if selection == "rich":
-        labels |= _rich_labels(constraints, pool, labels)
-    labels = {name: np.asarray(values, np.float64) for name, values in labels.items()}
+        labels |= {f"log {name}": np.log(values) for name, values in labels.items() if values.min() > 0}
+        stages = CostModel(constraints.space, constraints.num_classes).per_stage(pool) if has_networks else {}
+        for column, values in stages.items():
+            labels |= {f"stage {i + 1} {column}": values[:, i] for i in range(values.shape[1])}
     # A constant label teaches nothing
-    return {name: values for name, values in labels.items() if np.ptp(values) > 0}
-
-
-def _rich_labels(constraints: Constraints, pool: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return activations, logarithms of positive labels, and the costs of each stage."""
-    has_networks = constraints.space.architecture is not None
-    rich = constraints.column_values(pool, "activations") if has_networks else {}
-    for name, values in {**labels, **rich}.items():
-        if values.min() > 0:
-            rich[f"log {name}"] = np.log(values)
-    if has_networks:
-        costs = CostModel(constraints.space, constraints.num_classes).per_stage(pool)
-        for column, values in costs.items():
-            for stage in range(values.shape[1]):
-                rich[f"stage {stage + 1} {column}"] = values[:, stage]
-    return rich
+    return {name: values.astype(np.float64) for name, values in labels.items() if np.ptp(values) > 0}

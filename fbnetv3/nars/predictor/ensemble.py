@@ -30,14 +30,7 @@ class EnsembleNetwork(nn.Module):
     """Architecture encoder, proxy head and accuracy head of every member (Fig. 3).
 
     The second half of the members scales recipes up: next to the encoder's many units, the few numbers of a recipe
-    hardly count otherwise.
-
-    Args:
-        members: number of members, even.
-        width: units of a hidden layer.
-        arch_features: features of an architecture.
-        recipe_features: features of a recipe.
-        num_labels: outputs of the proxy head.
+    hardly count otherwise. Their number is even.
     """
 
     recipe_gains: Tensor
@@ -62,7 +55,7 @@ class EnsembleNetwork(nn.Module):
         self.register_buffer("recipe_gains", gains[:, None, None], persistent=False)
 
     def forward(self, arch: Tensor, recipe: Tensor) -> Tensor:
-        """Score candidates, (members, N), from their features, (members, N, features)."""
+        """Score candidates, (members, N), from their features."""
         return self.score(self.encoder(arch), recipe)
 
     def score(self, embedded: Tensor, recipe: Tensor) -> Tensor:
@@ -82,15 +75,8 @@ def train_members(
 ) -> None:
     """Train all members, each of which sees the examples in its own order.
 
-    Args:
-        parameters: parameters to train.
-        loss: from indices of examples, (members, batch), to the mean loss over both dimensions.
-        num_examples: number of examples.
-        members: number of members.
-        epochs: passes over the examples.
-        batch_size: examples per step.
-        lr: highest learning rate, of one cycle up and down.
-        weight_decay: decoupled weight decay.
+    `loss` maps indices of examples, (members, batch), to the mean loss over both dimensions; `lr` is the highest
+    learning rate, of one cycle up and down.
     """
     batch_size = min(batch_size, num_examples)
     steps = num_examples // batch_size

@@ -6,14 +6,13 @@ The equations are those of C. E. Rasmussen and C. K. I. Williams, "Gaussian Proc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Means of the normal priors on the logarithms of the kernel's parameters
-_LOG_VARIANCES = {
+# Means of the normal priors on the logarithms of the kernel's parameters: variances, length scales, noise
+_PRIOR_MEANS = {
     "linear arch": -2.0,
     "linear recipe": -2.0,
     "arch": -1.5,
@@ -21,9 +20,13 @@ _LOG_VARIANCES = {
     "joint": -2.0,
     "embedded": -1.5,
     "constant": -2.0,
+    "length arch": 0.0,
+    "length recipe": 0.0,
+    "length joint arch": 0.0,
+    "length joint recipe": 0.0,
+    "length embedded": 0.0,
+    "noise": -1.5,
 }
-_LOG_LENGTHS = {"arch": 0.0, "recipe": 0.0, "joint arch": 0.0, "joint recipe": 0.0, "embedded": 0.0}
-_LOG_NOISE = -1.5
 # Standard deviations of the priors
 _PRIOR_STD = 1.5
 _NOISE_PRIOR_STD = 2.0
@@ -58,7 +61,7 @@ class GaussianProcess:
         """Choose the kernel's parameters and condition on trials.
 
         Args:
-            features: features of the trials, of any float type.
+            features: features of the trials.
             targets: transformed accuracies, (N,), with mean 0 and deviation 1.
 
         Returns:
@@ -71,10 +74,9 @@ class GaussianProcess:
         products = self._products(self._trials)
         identity = torch.eye(len(targets), dtype=torch.float64)
 
-        prior: dict[Any, float] = {("variance", name): value for name, value in _LOG_VARIANCES.items()}
-        prior |= {("length", name): value for name, value in _LOG_LENGTHS.items()}
-        prior["noise"] = _LOG_NOISE
-        logs = {key: torch.tensor(mean, dtype=torch.float64, requires_grad=True) for key, mean in prior.items()}
+        logs = {
+            name: torch.tensor(mean, dtype=torch.float64, requires_grad=True) for name, mean in _PRIOR_MEANS.items()
+        }
 
         def covariance() -> Tensor:
             noise = logs["noise"].exp() + _MIN_NOISE
@@ -89,9 +91,9 @@ class GaussianProcess:
             factor = torch.linalg.cholesky(covariance())
             solved = torch.cholesky_solve(targets[:, None], factor)[:, 0]
             loss = 0.5 * targets @ solved + factor.diagonal().log().sum()
-            for key, mean in prior.items():
-                std = _NOISE_PRIOR_STD if key == "noise" else _PRIOR_STD
-                loss = loss + 0.5 * ((logs[key] - mean) / std) ** 2
+            for name, mean in _PRIOR_MEANS.items():
+                std = _NOISE_PRIOR_STD if name == "noise" else _PRIOR_STD
+                loss = loss + 0.5 * ((logs[name] - mean) / std) ** 2
             loss.backward()
             optimizer.step()
 
@@ -99,7 +101,7 @@ class GaussianProcess:
             inverse = torch.linalg.inv(covariance())
             # The mean at new candidates is k(x, trials) K^-1 y
             self._weights = inverse @ targets
-            self._logs = {key: value.detach() for key, value in logs.items()}
+            self._logs = {name: value.detach() for name, value in logs.items()}
             # Leave-one-out mean: y_i - [K^-1 y]_i / [K^-1]_ii
             return targets - self._weights / inverse.diagonal()
 
@@ -131,20 +133,19 @@ class GaussianProcess:
         return products
 
     @staticmethod
-    def _kernel(products: Mapping[str, tuple[Tensor, Tensor]], logs: Mapping) -> Tensor:
+    def _kernel(products: dict[str, tuple[Tensor, Tensor]], logs: dict[str, Tensor]) -> Tensor:
         """Return the kernel between candidates and trials, (N, trials)."""
-        variance = {name: logs["variance", name].exp() for name in _LOG_VARIANCES}
 
         def squared_exponential(group: str, length: str) -> Tensor:
             _, distances = products[group]
-            return torch.exp(-distances * torch.exp(-logs["length", length]))
+            return torch.exp(-distances * torch.exp(-logs[f"length {length}"]))
 
-        total = variance["constant"]
+        total = logs["constant"].exp()
         for group, (inner, _) in products.items():
-            total = total + variance[group] * squared_exponential(group, group)
+            total = total + logs[group].exp() * squared_exponential(group, group)
             if group != "embedded":
-                total = total + variance[f"linear {group}"] * inner
+                total = total + logs[f"linear {group}"].exp() * inner
         if "arch" in products and "recipe" in products:
-            joint = variance["joint"] * squared_exponential("arch", "joint arch")
+            joint = logs["joint"].exp() * squared_exponential("arch", "joint arch")
             total = total + joint * squared_exponential("recipe", "joint recipe")
         return total

@@ -9,41 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from fbnetv3.errors import UsageError
 from fbnetv3.nars.simulation.simulator import simulate
-from fbnetv3.nars.simulation.workload import Cluster, SimulationResult, Workload
+from fbnetv3.nars.simulation.workload import Cluster, Workload
 from fbnetv3.utils.plotting import new_figure, save_figure, style_axes
 
-# Limit of `fastest_gpus_per_trial`; speedups were not measured beyond it
-_MAX_GPUS_PER_TRIAL = 8
+# Choices of `fastest_gpus_per_trial`; speedups were not measured beyond them
+_GPUS_PER_TRIAL = (1, 2, 4, 8)
 _DAY = 86400
 
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """Simulations of a search on one cluster, with one seed each.
-
-    Attributes:
-        cluster: cluster on which the search ran.
-        asynchronous: whether trials were proposed one by one instead of in rounds.
-        wall_seconds: wall time of each simulation, (N,).
-        gpu_seconds: GPU time of each simulation, (N,).
-        utilization: mean fraction of the cluster's GPU time that was spent on attempts.
-        failures: mean number of failed attempts.
-        lost_trials: mean number of trials without an accuracy.
-        stopped: fraction of simulations in which the search would have stopped because of lost trials.
-        results_at_proposal: mean number of results behind a proposal after the first round.
-    """
+    """N simulations of a search on one cluster, with one seed each: times of each, and means of the rest."""
 
     cluster: Cluster
     asynchronous: bool
-    wall_seconds: np.ndarray
-    gpu_seconds: np.ndarray
+    wall_seconds: np.ndarray  # (N,)
+    gpu_seconds: np.ndarray  # (N,)
     utilization: float
     failures: float
     lost_trials: float
-    stopped: float
-    results_at_proposal: float
+    stopped: float  # fraction in which the search would have stopped because of lost trials
+    results_at_proposal: float  # number of results behind a proposal after the first round
 
 
 def simulate_seeds(
@@ -51,16 +38,9 @@ def simulate_seeds(
 ) -> SweepPoint:
     """Simulate a search with several seeds; with one if neither failures nor stragglers make a difference.
 
-    Args:
-        workload: the trials.
-        cluster: cluster on which they run.
-        seeds: seeds, one per simulation.
-        max_failures: lost trials that a search survives. A simulation with more continues; a search would stop.
-        options: additional arguments of `simulate`.
+    A simulation with more lost trials than `max_failures` continues, while a search would stop. `options` are
+    additional arguments of `simulate`.
     """
-    if not len(seeds):
-        raise UsageError("seeds is empty: at least one simulation is needed")
-    # Without randomness, all seeds give the same result
     if not cluster.failure_rate and not cluster.stragglers:
         seeds = seeds[:1]
     results = [simulate(workload, cluster, seed=seed, **options) for seed in seeds]
@@ -84,27 +64,18 @@ def simulate_seeds(
 def fastest_gpus_per_trial(workload: Workload, cluster: Cluster, predictor_seconds: float = 0.0) -> int:
     """Return the number of GPUs per trial (1, 2, 4 or 8) with which a search in rounds finishes first.
 
-    Ties go to the smallest number.
-
-    Failures and stragglers are ignored.
+    Failures and stragglers are ignored. Ties go to the smallest number.
     """
-    cluster = replace(cluster, failure_rate=0.0, stragglers=0.0)
 
-    def simulate_with(gpus_per_trial: int) -> SimulationResult:
-        return simulate(workload, replace(cluster, gpus_per_trial=gpus_per_trial), predictor_seconds=predictor_seconds)
+    def wall_seconds(gpus_per_trial: int) -> float:
+        reliable = replace(cluster, gpus_per_trial=gpus_per_trial, failure_rate=0.0, stragglers=0.0)
+        return simulate(workload, reliable, predictor_seconds=predictor_seconds).wall_seconds
 
-    powers = [2**i for i in range(_MAX_GPUS_PER_TRIAL.bit_length())]
-    choices = [count for count in powers if count <= min(cluster.gpus, _MAX_GPUS_PER_TRIAL)]
-    return min(choices, key=lambda count: simulate_with(count).wall_seconds)
+    return min((count for count in _GPUS_PER_TRIAL if count <= cluster.gpus), key=wall_seconds)
 
 
 def plot_sweep(points: Sequence[SweepPoint], file: Path) -> None:
-    """Plot wall time and utilization over the number of GPUs, with one line for rounds and one for asynchronous search.
-
-    Args:
-        points: clusters of several sizes.
-        file: the PNG file to write.
-    """
+    """Plot wall time and utilization over the number of GPUs, with lines for rounds and for asynchronous search."""
     figure = new_figure(10, 3.8, dpi=130)
     time_axes, utilization_axes = figure.subplots(1, 2)
     for asynchronous, color, label in ((False, "#1f5fa8", "rounds"), (True, "#d9731a", "asynchronous")):
@@ -123,9 +94,8 @@ def plot_sweep(points: Sequence[SweepPoint], file: Path) -> None:
     # Lower bound: the least work, spread over all GPUs
     gpus = sorted({point.cluster.gpus for point in points})
     least_days = min(point.gpu_seconds.mean() for point in points) / _DAY
-    time_axes.plot(
-        gpus, [least_days / count for count in gpus], ":", color="0.4", label="minimum GPU hours, all GPUs busy"
-    )
+    bound = [least_days / count for count in gpus]
+    time_axes.plot(gpus, bound, ":", color="0.4", label="minimum GPU hours, all GPUs busy")
     time_axes.legend(frameon=False)
     for point in points:
         utilization_axes.text(point.cluster.gpus, 3, f"{point.cluster.gpus_per_trial} per trial", ha="center", size=7)

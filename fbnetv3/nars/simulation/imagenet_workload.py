@@ -18,7 +18,6 @@ from fbnetv3.nars.simulation.workload import Workload
 from fbnetv3.nars.space.cost_model import CostModel
 from fbnetv3.nars.space.sampling import sample_pool
 from fbnetv3.nars.space.search_space import Space
-from fbnetv3.utils.checks import check_choice
 
 # Sec. 4: 200 of ImageNet's 1,000 classes, of whose training images 10,000 are held out for validation
 VALIDATION_IMAGES = 10_000
@@ -38,19 +37,12 @@ _FORWARD_AND_BACKWARD = 3
 
 @dataclass(frozen=True)
 class ImageNetWorkload:
-    """Trials of a search with their costs.
-
-    Attributes:
-        macs: multiply-adds of the candidates, (rounds, batch).
-        params: parameters of the candidates, (rounds, batch).
-        workload: GPU seconds of the trials.
-        macs_per_second: mean throughput of a GPU.
-    """
+    """Trials of a search with the costs of their candidates, (rounds, batch)."""
 
     macs: np.ndarray
     params: np.ndarray
     workload: Workload
-    macs_per_second: float
+    macs_per_second: float  # mean throughput of a GPU
 
     @property
     def images_per_second(self) -> float:
@@ -69,28 +61,21 @@ def draw_trials(
 ) -> np.ndarray:
     """Draw candidates from the pool in place of those that a search would choose, which depend on real accuracies.
 
-    Args:
-        pool_macs: cost of the pool's candidates, (N,).
-        rounds: rounds of trials.
-        batch: trials per round.
-        costly_fraction: candidates after the first round come from this costliest part of the pool; 1 is all of it.
-        seed: seed of the draw.
+    The first round is the beginning of the pool, as in a search. The others come from its costliest part, or, with a
+    `costly_fraction` of 1, from all of it.
 
     Returns:
-        Indices into the pool, (rounds, batch). The first round is the beginning of the pool, as in a search.
+        Indices into the pool, (rounds, batch).
     """
     if not 0 < costly_fraction <= 1:
         raise FieldError(f"{costly_fraction:g} must be in (0, 1]", "costly_fraction")
-    if len(pool_macs) < rounds * batch:
-        raise FieldError(f"{len(pool_macs)} candidates are fewer than {rounds} rounds of {batch} trials", "pool")
     by_cost = np.argsort(-pool_macs, kind="stable")
     costly = by_cost[: max(1, round(costly_fraction * len(pool_macs)))]
     costly = costly[costly >= batch]  # the others are in the first round
     num_later_trials = (rounds - 1) * batch
-    if len(costly) < num_later_trials:
-        raise FieldError(
-            f"{costly_fraction:g} leaves {len(costly)} candidates, but {num_later_trials} are needed", "costly_fraction"
-        )
+    if len(costly) < num_later_trials or len(pool_macs) < batch:
+        pool = f"{costly_fraction:g} of {len(pool_macs)} candidates"
+        raise FieldError(f"{pool} are too few for {rounds} rounds of {batch} trials", "costly_fraction")
     later_trials = np.random.default_rng(seed).permutation(costly)[:num_later_trials]
     return np.concatenate([np.arange(batch), later_trials]).reshape(rounds, batch)
 
@@ -115,10 +100,9 @@ def build_imagenet_workload(
         stopping_epoch: stopping epoch of trials after the first round.
         gpu_hours: total time of the trials with one GPU each, to which the throughput is calibrated.
         macs_per_second: throughput of a GPU; overrides the calibration.
-        time_column: the cost that the time of an epoch is proportional to: "macs" or "activations".
+        time_column: the cost that the time of an epoch is proportional to, one of `TIME_COLUMNS`.
         costly_fraction: see `draw_trials`.
     """
-    check_choice(time_column, "time_column", TIME_COLUMNS)
     for name, value in (("gpu_hours", gpu_hours), ("macs_per_second", macs_per_second)):
         if value is not None and not 0 < value < np.inf:
             raise FieldError(f"{value:g} must be a positive number", name)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.trial_store import DONE, TRIALS_FILE, Trial, TrialStore, TrialStoreError
 from fbnetv3.nars.simulation.simulator import simulate
 from fbnetv3.nars.simulation.workload import Cluster, Workload
@@ -25,12 +24,7 @@ _MIN_OVERLAP = 0.1
 
 @dataclass(frozen=True)
 class RecordedSearch:
-    """A search that was run.
-
-    Attributes:
-        trials: the trials that succeeded.
-        settings: the search's settings as stored.
-    """
+    """A search that was run: the trials that succeeded, and its settings as stored."""
 
     trials: tuple[Trial, ...]
     settings: Mapping[str, Any]
@@ -38,21 +32,13 @@ class RecordedSearch:
 
 @dataclass(frozen=True)
 class Segment:
-    """Trials of one round that ran without an interruption.
+    """Trials of one round that ran without an interruption."""
 
-    Attributes:
-        round: the round, from 0.
-        trials: in the order in which they started.
-        workers: maximum number of concurrent trials.
-        recorded_seconds: from the start of the first trial to the end of the last one.
-        simulated_seconds: the same in the simulation.
-    """
-
-    round: int
-    trials: tuple[Trial, ...]
-    workers: int
-    recorded_seconds: float
-    simulated_seconds: float
+    round: int  # from 0
+    trials: tuple[Trial, ...]  # in the order in which they started
+    workers: int  # maximum number of concurrent trials
+    recorded_seconds: float  # from the start of the first trial to the end of the last one
+    simulated_seconds: float  # the same in the simulation
 
     @property
     def error(self) -> float:
@@ -61,28 +47,19 @@ class Segment:
 
 
 def read_search(path: Path) -> RecordedSearch:
-    """Read the completed trials of a search.
-
-    Args:
-        path: a search's folder, or an SQLite file of trials, which is copied first and left unchanged.
-
-    Raises:
-        TrialStoreError: the file cannot be read or has no completed trials.
-    """
+    """Read the completed trials of a search from its folder, or from an SQLite file of trials."""
     path = Path(path).expanduser()
-    # A folder is read in place; a file is copied, because SQLite may write next to it
     if path.is_dir():
         return _read_store(path)
+    # A file is copied, because SQLite may write next to it
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / TRIALS_FILE
         try:
             shutil.copyfile(path, copy)
-        except OSError as error:
-            raise TrialStoreError(
-                f"{path}: cannot be read ({error.strerror}); pass a search's folder or SQLite file"
-            ) from None
-        try:
             return _read_store(copy.parent)
+        except OSError as error:
+            reason = f"cannot be read ({error.strerror}); pass a search's folder or SQLite file"
+            raise TrialStoreError(f"{path}: {reason}") from None
         except TrialStoreError as error:
             raise TrialStoreError(str(error).replace(str(copy), str(path))) from None
 
@@ -98,62 +75,36 @@ def _read_store(folder: Path) -> RecordedSearch:
 def replay(trials: Sequence[Trial], seconds: Sequence[float] | np.ndarray | None = None) -> list[Segment]:
     """Simulate recorded trials, each round separately, and in several segments where the search was interrupted.
 
-    Work that an interruption discarded is neither recorded nor simulated.
-
-    Args:
-        trials: completed trials, N.
-        seconds: time of each trial, (N,). Default: as recorded.
-
-    Returns:
-        The segments in the order in which they ran.
+    Work that an interruption discarded is neither recorded nor simulated. `seconds` are the times of the trials, by
+    default as recorded.
     """
     if seconds is None:
         seconds = [_seconds(trial) for trial in trials]
-    if len(seconds) != len(trials):
-        raise UsageError(f"{len(seconds)} times for {len(trials)} trials: pass one per trial")
     trial_seconds = {trial.number: float(value) for trial, value in zip(trials, seconds, strict=True)}
     segments = []
     for part in _split_at_interruptions(trials):
         # One round of one-epoch trials on as many slots as were busy
         workers = _max_concurrency(part)
         workload = Workload((tuple(trial_seconds[trial.number] for trial in part),), 1, 1)
-        segment = Segment(
-            part[0].round,
-            tuple(part),
-            workers,
-            recorded_seconds=max(_end(trial) for trial in part) - _start(part[0]),
-            simulated_seconds=simulate(workload, Cluster(workers)).wall_seconds,
-        )
-        segments.append(segment)
+        recorded_seconds = max(map(_end, part)) - _start(part[0])
+        simulated_seconds = simulate(workload, Cluster(workers)).wall_seconds
+        segments.append(Segment(part[0].round, tuple(part), workers, recorded_seconds, simulated_seconds))
     return segments
 
 
 def proportional_times(trials: Sequence[Trial], costs: np.ndarray) -> np.ndarray:
-    """Predict the time of each trial as its epochs times its cost, at one rate that preserves the total time.
+    """Predict the seconds of each trial as its epochs times its cost, at one rate that preserves the total time.
 
-    Args:
-        trials: completed trials, N.
-        costs: costs of their candidates, such as multiply-adds, (N,).
-
-    Returns:
-        Seconds, (N,).
+    `costs` are those of the trials' candidates, such as multiply-adds, (N,).
     """
-    # One rate for all trials
     work = np.asarray(costs, np.float64) * [trial.epochs for trial in trials]
-    return work * sum(_seconds(trial) for trial in trials) / work.sum()
+    return work * sum(map(_seconds, trials)) / work.sum()
 
 
 def residual_spread(trials: Sequence[Trial], costs: np.ndarray) -> list[float]:
-    """Measure how far recorded times deviate from proportional ones: the standard deviation of the log ratio.
+    """Measure how far recorded times deviate from proportional ones: the standard deviation of the log ratio, by round.
 
     Each round has its own rate, as the load of a machine changes. `Cluster.stragglers` models this deviation.
-
-    Args:
-        trials: completed trials, N.
-        costs: costs of their candidates, (N,).
-
-    Returns:
-        One value per round.
     """
     spreads = []
     for round in sorted({trial.round for trial in trials}):

@@ -8,7 +8,9 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -16,11 +18,6 @@ from fbnetv3.nars.simulation.workload import Attempt, Cluster, SimulationResult,
 from fbnetv3.utils.checks import check_int, check_number
 
 _HOUR = 3600.0
-
-# Kinds of events
-_ATTEMPT_ENDS = "attempt ends"
-_GPUS_REPAIRED = "GPUs repaired"
-_ROUND_STARTS = "round starts"
 
 
 def simulate(
@@ -64,90 +61,58 @@ def simulate(
     return SimulationResult(workload, cluster, tuple(simulation.attempts), tuple(simulation.results_at_proposal))
 
 
-def attempt_noise(seed: int, trial: int, attempt: int) -> tuple[float, float]:
-    """Draw an attempt's noise: a standard normal (its slowdown) and a standard exponential (its time to failure)."""
-    rng = np.random.default_rng((seed, trial, attempt))
-    return float(rng.standard_normal()), float(rng.standard_exponential())
-
-
 @dataclass
 class _RunningAttempt:
-    """An attempt in progress.
-
-    Attributes:
-        number: index of the attempt.
-        start: start time in seconds.
-        epoch_seconds: seconds per epoch.
-        first_epoch: epochs completed by earlier attempts.
-        last_epoch: epoch after which it ends.
-        failure_time: when it fails unless it has ended by then.
-        version: incremented when its end is rescheduled; events of earlier versions are stale.
-    """
+    """An attempt in progress."""
 
     number: int
     start: float
     epoch_seconds: float
-    first_epoch: int
-    last_epoch: int
-    failure_time: float
-    version: int = 0
+    first_epoch: int  # epochs completed by earlier attempts
+    last_epoch: int  # after which it ends
+    failure_time: float  # when it fails unless it has ended by then
+    version: int = 0  # incremented when its end is rescheduled
 
 
+@dataclass
 class _Simulation:
     """State of the simulated search, and the event loop."""
 
-    def __init__(
-        self,
-        workload: Workload,
-        cluster: Cluster,
-        asynchronous: bool,
-        max_in_flight: int,
-        retries: int,
-        predictor_seconds: float,
-        seed: int,
-    ) -> None:
-        self.workload = workload
-        self.cluster = cluster
-        self.asynchronous = asynchronous
-        self.max_in_flight = max_in_flight
-        self.retries = retries
-        self.predictor_seconds = predictor_seconds
-        self.seed = seed
+    workload: Workload
+    cluster: Cluster
+    asynchronous: bool
+    max_in_flight: int
+    retries: int
+    predictor_seconds: float
+    seed: int
 
-        self.epoch_seconds = workload.epoch_seconds
-        self.trial_rounds = workload.trial_rounds
-        self.now = 0.0
-        self.free_slots = cluster.slots
-        self.queue: deque[tuple[int, int, int]] = deque()  # trial, attempt, completed epochs
-        self.running: dict[int, _RunningAttempt] = {}
-        self.unfinished = [len(trials) for trials in workload.rounds]  # trials per round
-        self.num_ended = 0
-        self.num_succeeded = 0
-        self.results_at_proposal: list[int] = []
-        self.attempts: list[Attempt] = []
-        self._events: list[tuple[float, int, str, int, int]] = []  # a heap
-        self._num_scheduled = 0
+    now: float = 0.0
+    free_slots: int = 0
+    queue: deque[tuple[int, int, int]] = field(default_factory=deque)  # trial, attempt, completed epochs
+    running: dict[int, _RunningAttempt] = field(default_factory=dict)
+    unfinished: list[int] = field(default_factory=list)  # trials per round
+    num_ended: int = 0
+    num_succeeded: int = 0
+    results_at_proposal: list[int] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)
+    events: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)  # a heap
+    num_scheduled: int = 0
 
     def run(self) -> None:
         """Process events until the last trial has ended."""
+        self.free_slots = self.cluster.slots
+        self.unfinished = [len(trials) for trials in self.workload.rounds]
         self._start_round(0)
         self._fill_slots()
-        while self._events:
-            self.now, _, kind, index, version = heapq.heappop(self._events)
-            if kind == _ROUND_STARTS:
-                self._start_round(index)
-            elif kind == _GPUS_REPAIRED:
-                self.free_slots += 1
-            elif index in self.running and self.running[index].version == version:
-                self._end_attempt(index)
-            else:
-                continue  # the end of this attempt has been rescheduled
+        while self.events:
+            self.now, _, process = heapq.heappop(self.events)
+            process()
             self._fill_slots()
 
-    def _schedule(self, time: float, kind: str, index: int = 0, version: int = 0) -> None:
+    def _schedule(self, time: float, process: Callable[[], None]) -> None:
         """Add an event; of simultaneous events, the one scheduled first comes first."""
-        self._num_scheduled += 1
-        heapq.heappush(self._events, (time, self._num_scheduled, kind, index, version))
+        self.num_scheduled += 1
+        heapq.heappush(self.events, (time, self.num_scheduled, process))
 
     def _start_round(self, round: int) -> None:
         for _ in self.workload.rounds[round]:
@@ -161,32 +126,32 @@ class _Simulation:
     def _fill_slots(self) -> None:
         """Start queued trials while slots are free; asynchronously, also propose new ones."""
         while self.free_slots:
-            if not self.queue and self._may_propose():
-                self._propose()
             if not self.queue:
-                return
+                num_proposed = len(self.results_at_proposal)
+                in_flight = num_proposed - self.num_ended
+                all_proposed = num_proposed == len(self.workload.epoch_seconds)
+                if not self.asynchronous or all_proposed or in_flight >= self.max_in_flight:
+                    return
+                self._propose()
             self._start_attempt(*self.queue.popleft())
-
-    def _may_propose(self) -> bool:
-        num_proposed = len(self.results_at_proposal)
-        in_flight = num_proposed - self.num_ended
-        return self.asynchronous and num_proposed < len(self.epoch_seconds) and in_flight < self.max_in_flight
 
     def _start_attempt(self, trial: int, number: int, completed: int) -> None:
         cluster = self.cluster
-        epoch_seconds = self.epoch_seconds[trial] / cluster.speedup
+        epoch_seconds = self.workload.epoch_seconds[trial] / cluster.speedup
         failure_time = math.inf
         if cluster.stragglers or cluster.failure_rate:
-            slowdown, time_to_failure = attempt_noise(self.seed, trial, number)
             # Log-normal with mean 1
-            epoch_seconds *= math.exp(cluster.stragglers * slowdown - cluster.stragglers**2 / 2)
+            rng = np.random.default_rng((self.seed, trial, number))
+            slowdown = cluster.stragglers * rng.standard_normal() - cluster.stragglers**2 / 2
+            epoch_seconds *= math.exp(slowdown)
+            time_to_failure = rng.standard_exponential()
             if cluster.failure_rate:
                 failures_per_second = cluster.failure_rate * cluster.gpus_per_trial / _HOUR
                 failure_time = self.now + time_to_failure / failures_per_second
         # The stopping epoch is unknown while the first round runs
         last_epoch = self.workload.full_epochs
         if not self.unfinished[0]:
-            last_epoch = self.workload.epochs(self.trial_rounds[trial])
+            last_epoch = self.workload.epochs(self.workload.trial_rounds[trial])
         self.free_slots -= 1
         self.running[trial] = _RunningAttempt(
             number, self.now, epoch_seconds, completed, max(last_epoch, completed), failure_time
@@ -199,53 +164,56 @@ class _Simulation:
         return attempt.start + self.cluster.startup + epochs * attempt.epoch_seconds
 
     def _elapsed_epochs(self, attempt: _RunningAttempt) -> float:
-        """Return how many epochs of an attempt have passed, fractions included; negative during its startup."""
-        return (self.now - attempt.start - self.cluster.startup) / attempt.epoch_seconds
+        """Return how many epochs of an attempt have passed, fractions included; 0 during its startup."""
+        return max(0.0, (self.now - attempt.start - self.cluster.startup) / attempt.epoch_seconds)
 
     def _schedule_end(self, trial: int) -> None:
         attempt = self.running[trial]
         end = min(self._finish_time(attempt), attempt.failure_time)
-        self._schedule(end, _ATTEMPT_ENDS, trial, attempt.version)
+        self._schedule(end, partial(self._end_attempt, trial, attempt.version))
 
-    def _end_attempt(self, trial: int) -> None:
-        attempt = self.running.pop(trial)
+    def _end_attempt(self, trial: int, version: int) -> None:
+        attempt = self.running.get(trial)
+        if attempt is None or attempt.version != version:
+            return  # its end has been rescheduled
+        del self.running[trial]
         failed = attempt.failure_time < self._finish_time(attempt)
-        epochs = self._resumable_epochs(attempt) if failed else attempt.last_epoch
+        epochs = attempt.last_epoch
+        if failed:
+            # What a retry need not repeat
+            resumable = attempt.first_epoch + math.floor(self._elapsed_epochs(attempt))
+            epochs = resumable if self.cluster.checkpoints else 0
         self.attempts.append(Attempt(trial, attempt.number, attempt.start, self.now, epochs, failed))
         # Release the GPUs, at once or after their repair
         if failed and self.cluster.repair:
-            self._schedule(self.now + self.cluster.repair, _GPUS_REPAIRED)
+            self._schedule(self.now + self.cluster.repair, self._release_slot)
         else:
-            self.free_slots += 1
+            self._release_slot()
         if failed and attempt.number < self.retries:
             self.queue.append((trial, attempt.number + 1, epochs))
         else:
             self._end_trial(trial, failed)
 
-    def _resumable_epochs(self, attempt: _RunningAttempt) -> int:
-        """Return the epochs that a retry of a failed attempt need not repeat."""
-        if not self.cluster.checkpoints:
-            return 0
-        return attempt.first_epoch + max(0, math.floor(self._elapsed_epochs(attempt)))
+    def _release_slot(self) -> None:
+        self.free_slots += 1
 
     def _end_trial(self, trial: int, failed: bool) -> None:
-        round = self.trial_rounds[trial]
+        round = self.workload.trial_rounds[trial]
         self.num_ended += 1
         self.num_succeeded += not failed
         self.unfinished[round] -= 1
         if self.unfinished[round]:
             return
         # The round has ended
-        if not self.asynchronous:
-            if round + 1 < len(self.workload.rounds):
-                self._schedule(self.now + self.predictor_seconds, _ROUND_STARTS, round + 1)
-        elif round == 0:
+        if self.asynchronous and round == 0:
             self._apply_stopping_epoch()
+        elif not self.asynchronous and round + 1 < len(self.workload.rounds):
+            self._schedule(self.now + self.predictor_seconds, partial(self._start_round, round + 1))
 
     def _apply_stopping_epoch(self) -> None:
         """End running trials at the stopping epoch, which is now known, or after their current epoch."""
         for trial, attempt in self.running.items():
-            current_epoch = attempt.first_epoch + math.ceil(max(0.0, self._elapsed_epochs(attempt)))
+            current_epoch = attempt.first_epoch + math.ceil(self._elapsed_epochs(attempt))
             attempt.last_epoch = min(attempt.last_epoch, max(self.workload.stopping_epoch, current_epoch))
             attempt.version += 1
             self._schedule_end(trial)

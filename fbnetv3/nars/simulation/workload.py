@@ -14,39 +14,30 @@ from fbnetv3.utils.checks import check_int, check_number
 
 @dataclass(frozen=True)
 class Workload:
-    """The trials of a search, in the order in which they are proposed.
+    """The trials of a search, in the order in which they are proposed."""
 
-    Attributes:
-        rounds: GPU seconds per epoch of each trial, by round.
-        full_epochs: epochs of the trials in the first round.
-        stopping_epoch: stopping epoch of later trials (Sec. 3.3).
-    """
-
-    rounds: tuple[tuple[float, ...], ...]
-    full_epochs: int
-    stopping_epoch: int
+    rounds: tuple[tuple[float, ...], ...]  # GPU seconds per epoch of each trial, by round
+    full_epochs: int  # of the trials in the first round
+    stopping_epoch: int  # of later trials (Sec. 3.3)
 
     def __post_init__(self) -> None:
         # No empty rounds, no trials without work
-        if not self.rounds or not all(self.rounds):
-            raise FieldError("each round needs at least one trial", "rounds")
-        if not all(0 < seconds < math.inf for trials in self.rounds for seconds in trials):
-            raise FieldError("the seconds per epoch of each trial must be positive", "rounds")
+        if not self.rounds or not all(self.rounds) or not all(0 < s < math.inf for s in self.epoch_seconds):
+            raise FieldError("each round needs trials, and their seconds per epoch must be positive", "rounds")
         check_int(self.stopping_epoch, "stopping_epoch", 1, self.full_epochs)
 
-    @property
+    @cached_property
     def epoch_seconds(self) -> list[float]:
         """GPU seconds per epoch of each trial, over all rounds."""
         return [seconds for trials in self.rounds for seconds in trials]
 
-    @property
+    @cached_property
     def trial_rounds(self) -> list[int]:
         """Round of each trial, over all rounds."""
         return [index for index, trials in enumerate(self.rounds) for _ in trials]
 
     def epochs(self, round: int) -> int:
-        """Return the number of epochs of a round's trials."""
-        # Only trials of the first round train in full
+        """Return the number of epochs of a round's trials; only those of the first round train in full."""
         return self.stopping_epoch if round else self.full_epochs
 
     @property
@@ -59,26 +50,18 @@ class Workload:
 class Cluster:
     """GPUs that run trials, and how they fail and vary.
 
-    Attributes:
-        gpus: GPUs in total.
-        gpus_per_trial: GPUs that train one candidate together.
-        scaling: parallel efficiency per doubling of `gpus_per_trial`, in (0, 1].
-        failure_rate: failures per GPU hour of work. A failure ends the attempt that the GPU works on.
-        stragglers: standard deviation of the logarithm of an attempt's slowdown. The mean slowdown is 1, so it changes
-            who waits for whom, but not the expected work.
-        startup: seconds from the start of an attempt to its first epoch.
-        repair: seconds for which the GPUs of a failed attempt are unavailable.
-        checkpoints: whether a retry resumes after the last complete epoch instead of starting over.
+    A failure ends the attempt that the GPU works on. The mean slowdown of attempts is 1, so stragglers change who waits
+    for whom, but not the expected work.
     """
 
     gpus: int
-    gpus_per_trial: int = 1
-    scaling: float = 1.0
-    failure_rate: float = 0.0
-    stragglers: float = 0.0
-    startup: float = 0.0
-    repair: float = 0.0
-    checkpoints: bool = True
+    gpus_per_trial: int = 1  # that train one candidate together
+    scaling: float = 1.0  # parallel efficiency per doubling of `gpus_per_trial`, in (0, 1]
+    failure_rate: float = 0.0  # failures per GPU hour of work
+    stragglers: float = 0.0  # standard deviation of the logarithm of an attempt's slowdown
+    startup: float = 0.0  # seconds from the start of an attempt to its first epoch
+    repair: float = 0.0  # seconds for which the GPUs of a failed attempt are unavailable
+    checkpoints: bool = True  # a retry resumes after the last complete epoch instead of starting over
 
     def __post_init__(self) -> None:
         check_int(self.gpus, "gpus", 1)
@@ -102,40 +85,24 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt at a trial.
-
-    Attributes:
-        trial: index of the trial.
-        number: index of the attempt, 0 for the first.
-        start: seconds since the search began.
-        end: seconds since the search began.
-        epochs: epochs of the trial completed by the end of the attempt.
-        failed: whether a failure ended it.
-    """
+    """One attempt at a trial."""
 
     trial: int
-    number: int
-    start: float
+    number: int  # 0 for the first attempt
+    start: float  # in seconds since the search began, like `end`
     end: float
-    epochs: int
+    epochs: int  # of the trial completed by the end of the attempt
     failed: bool
 
 
 @dataclass(frozen=True)
 class SimulationResult:
-    """A simulated search.
-
-    Attributes:
-        workload: the simulated trials.
-        cluster: cluster on which they ran.
-        attempts: attempts in the order in which they ended.
-        results_at_proposal: for each trial, how many trials had succeeded when it was proposed.
-    """
+    """A simulated search."""
 
     workload: Workload
     cluster: Cluster
-    attempts: tuple[Attempt, ...]
-    results_at_proposal: tuple[int, ...]
+    attempts: tuple[Attempt, ...]  # in the order in which they ended
+    results_at_proposal: tuple[int, ...]  # for each trial, how many trials had succeeded when it was proposed
 
     @cached_property
     def wall_seconds(self) -> float:
@@ -150,7 +117,6 @@ class SimulationResult:
     @property
     def utilization(self) -> float:
         """Fraction of the cluster's GPU time that was spent on attempts."""
-        # GPU time of attempts over that of the whole cluster
         return self.gpu_seconds / (self.cluster.gpus * self.wall_seconds)
 
     @property

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fbnetv3.arch import ArchError, Row
 from fbnetv3.arch.block_specs import BLOCK_SPECS, BlockSpec
+from fbnetv3.arch.definition import MAX_RESOLUTION
 from fbnetv3.nars.space.search_space import Space
-from fbnetv3.nars.space.templates import SpaceError, is_variable, split_expansion
-
-BlockFunction = Callable[[str, BlockSpec, int], Sequence[float]]
-"""From a block's registered name, its spec and the side of its input to non-negative values, one per column."""
+from fbnetv3.nars.space.templates import ARCHITECTURE, SpaceError, is_variable, split_expansion
 
 # With more combinations than this, values are found by sorting the combinations that occur instead of in a table
 _MAX_TABLE_ROWS = 4_000_000
@@ -27,150 +25,105 @@ _UNKNOWN = -2
 _INVALID = -1
 
 
-@dataclass(frozen=True)
-class BlockTotals:
-    """Sums over the blocks of candidates. The values of invalid candidates are meaningless.
+class BlockFunction(NamedTuple):
+    """What is summed: from a block's registered name, its spec and the side of its input to non-negative values."""
 
-    Attributes:
-        sums: (N, columns).
-        num_blocks: (N,).
-        channels: output channels of the last block, (N,).
-        side: output side of the last block, (N,).
-        valid: which candidates form a network, bool (N,).
-    """
+    call: Callable[[str, BlockSpec, int], Sequence[float]]
+    num_columns: int  # number of values
+    dtype: type = np.int64
 
-    sums: np.ndarray
-    num_blocks: np.ndarray
-    channels: np.ndarray
-    side: np.ndarray
-    valid: np.ndarray
+
+class BlockTotals(NamedTuple):
+    """Sums over the blocks of N candidates. The values of invalid candidates are meaningless."""
+
+    sums: np.ndarray  # (N, stages, columns)
+    num_blocks: np.ndarray  # (N, stages)
+    channels: np.ndarray  # output channels of the last block, (N,)
+    side: np.ndarray  # output side of the last block, (N,)
+    valid: np.ndarray  # which candidates form a network, bool (N,)
+
+    def head_values(self, function: Callable[[int, int], Sequence[float]]) -> np.ndarray:
+        """Return the values of a head, (N, columns), a function of the last block's channels and side.
+
+        They are 0 for invalid candidates.
+        """
+        # One key per (channels, side), of which there are few
+        base = MAX_RESOLUTION + 1
+        keys, indices = np.unique((self.channels * base + self.side)[self.valid], return_inverse=True)
+        heads = [function(*divmod(key, base)) for key in keys.tolist()]
+        values = np.zeros_like(self.sums[:, 0])
+        values[self.valid] = np.array(heads, values.dtype).reshape(-1, values.shape[1])[indices]
+        return values
 
 
 class BlockSums:
-    """Sums over the blocks of candidates.
+    """Sums over the blocks of the candidates of a space with an architecture template."""
 
-    Args:
-        space: a space with an architecture template.
-        function: evaluated once for each block that occurs.
-        num_columns: number of values that `function` returns.
-        dtype: their type.
-        in_chans: input channels of the networks.
-
-    Raises:
-        SpaceError: the space has no architecture template.
-    """
-
-    def __init__(
-        self,
-        space: Space,
-        function: BlockFunction,
-        num_columns: int,
-        dtype: type = np.int64,
-        in_chans: int = 3,
-    ) -> None:
+    def __init__(self, space: Space, function: BlockFunction, in_chans: int = 3) -> None:
         if space.architecture is None:
-            raise SpaceError("missing: this space has no architecture template", "architecture")
+            raise SpaceError("missing: this space has no architecture template", ARCHITECTURE)
         self.space = space
         self.in_chans = in_chans
-        self._function = _BlockFunctionInfo(function, num_columns, dtype)
-        self._index = {variable.name: i for i, variable in enumerate(space.variables)}
+        self._function = function
         self._resolution = space.architecture["resolution"]
-        # Groups of identical blocks, by stage
+        stages = space.architecture["stages"]
+        # Groups of identical blocks, by stage; only the last row of the network may pool
         self._stages: list[list[_BlockGroup]] = []
-        last_row = space.architecture["stages"][-1]["rows"][-1]
-        for stage in space.architecture["stages"]:
-            groups = []
-            for template_row in stage["rows"]:
-                for row, blocks in split_expansion([template_row]):
-                    # Only the last row may pool, and only in its first block
-                    may_pool = template_row is last_row and blocks != "rest"
-                    groups += _block_groups(row, blocks, may_pool, self._function)
-            self._stages.append(groups)
+        for stage in stages:
+            groups = (_block_groups(row, row is stages[-1]["rows"][-1], function) for row in stage["rows"])
+            self._stages.append([*chain.from_iterable(groups)])
 
-    def total(self, candidates: np.ndarray) -> BlockTotals:
-        """Sum over all blocks of candidates, integers (N, variables)."""
+    def total(self, candidates: np.ndarray, by_stage: bool = False) -> BlockTotals:
+        """Sum over the blocks of candidates, integers (N, variables), by stage or as if all were in one stage."""
         candidates = self.space.check(candidates)
-        count = len(candidates)
-        sums: np.ndarray = np.zeros((count, self._function.num_columns), self._function.dtype)
-        num_blocks = np.zeros(count, np.int64)
-        valid = np.ones(count, bool)
-        channels = side = np.zeros(0, np.int64)
-        if count:
-            for step in self._walk(candidates):
-                # A candidate is invalid if any of its blocks is
-                valid &= step.valid
-                sums += step.values * step.num_blocks[:, None]
-                num_blocks += step.num_blocks
-            # The output of the last block is the input of the head
-            channels = np.broadcast_to(step.channels.per_candidate(), count)
-            side = np.broadcast_to(step.side.per_candidate(), count)
-        return BlockTotals(sums, num_blocks, channels, side, valid)
-
-    def per_stage(self, candidates: np.ndarray) -> np.ndarray:
-        """Sum over the blocks of each stage.
-
-        Returns:
-            (N, stages, columns + 1), with the number of blocks as the last column; -1 for invalid candidates.
-        """
-        candidates = self.space.check(candidates)
-        shape = (len(candidates), len(self._stages), self._function.num_columns + 1)
-        sums: np.ndarray = np.zeros(shape, self._function.dtype)
-        if not len(candidates):
-            return sums
-        valid = np.ones(len(candidates), bool)
-        for step in self._walk(candidates):
-            valid &= step.valid
-            sums[:, step.stage, :-1] += step.values * step.num_blocks[:, None]
-            sums[:, step.stage, -1] += step.num_blocks
-        sums[~valid] = _INVALID
-        return sums
-
-    def possible_blocks(self) -> list[tuple[str, BlockSpec, int]]:
-        """Return every block that a candidate can have: its registered name, its spec and the side of its input."""
-        blocks, _ = self._reachable()
-        return list(blocks)
-
-    def possible_outputs(self) -> list[tuple[int, int]]:
-        """Return all (channels, side) that the last block of a candidate can have as its output."""
-        _, outputs = self._reachable()
-        return sorted(outputs)
-
-    def _walk(self, candidates: np.ndarray) -> Iterator[_Step]:
-        """Follow channels and sides of all candidates through the groups of blocks, from input to output."""
-        variables = {}
-        for name, index in self._index.items():
-            variables[name] = _Quantity(self.space.variables[index].values, candidates[:, index])
+        num_candidates = len(candidates)
+        shape = (num_candidates, len(self._stages) if by_stage else 1)
+        sums: np.ndarray = np.zeros((*shape, self._function.num_columns), self._function.dtype)
+        num_blocks = np.zeros(shape, np.int64)
+        valid = np.ones(num_candidates, bool)
+        variables = {v.name: _Quantity(v.values, candidates[:, i]) for i, v in enumerate(self.space.variables)}
 
         def quantity(value: Any) -> _Quantity:
             return variables[value[1:]] if is_variable(value) else _Quantity((value,))
 
-        side = quantity(self._resolution)
+        # Follow channels and sides of all candidates through the groups of blocks, from input to output
         channels = _Quantity((self.in_chans,))
+        side = quantity(self._resolution)
         for stage, groups in enumerate(self._stages):
+            column = stage if by_stage else 0
             for group in groups:
                 fields = [variables[name] for name in group.variables.values()]
                 rows = group.look_up([*fields, channels, side])
                 values = rows[:, :-1]
-                num_blocks = np.maximum(quantity(group.repeat).per_candidate() - group.skipped, 0)
+                count = np.maximum(quantity(group.repeat).per_candidate() - group.skipped, 0)
+                sums[:, column] += values * count[:, None]
+                num_blocks[:, column] += count
+                # An invalid block does not matter for candidates that do not contain it
+                valid &= (values[:, 0] >= 0) | (count == 0)
                 channels = quantity(group.channels)
                 if group.resizes:
-                    output_sides = rows[:, -1].astype(np.int64)
                     # A candidate without blocks of the group keeps the side of its map
-                    output_sides = np.where(num_blocks > 0, output_sides, side.per_candidate())
+                    output_sides = np.where(count > 0, rows[:, -1].astype(np.int64), side.per_candidate())
                     sides, codes = np.unique(output_sides, return_inverse=True)
-                    side = _Quantity(tuple(sides.tolist()), np.broadcast_to(codes, len(candidates)))
-                # An invalid block does not matter for candidates that do not contain it
-                valid = (values[:, 0] >= 0) | (num_blocks == 0)
-                yield _Step(stage, num_blocks, values, valid, channels, side)
+                    side = _Quantity(tuple(sides.tolist()), np.broadcast_to(codes, num_candidates))
+        outputs = (np.broadcast_to(output.per_candidate(), num_candidates) for output in (channels, side))
+        return BlockTotals(sums, num_blocks, *outputs, valid)
 
-    def _reachable(self) -> tuple[dict[tuple[str, BlockSpec, int], None], set[tuple[int, int]]]:
-        """Return all blocks, as an ordered dictionary's keys, and all (channels, side) of the last block's output."""
+    def reachable(self) -> tuple[dict[tuple[str, BlockSpec, int], None], set[tuple[int, int]]]:
+        """Return what candidates can have.
+
+        Returns:
+            All blocks, as an ordered dictionary's keys: registered name, spec and side of the input; and all
+            (channels, side) of the last block's output.
+        """
+        possible = {variable.name: variable.values for variable in self.space.variables}
+        resolutions = possible[self._resolution[1:]] if is_variable(self._resolution) else (self._resolution,)
         blocks: dict[tuple[str, BlockSpec, int], None] = {}
-        inputs = {(self.in_chans, side) for side in self._values(self._resolution)}
-        for group in (group for groups in self._stages for group in groups):
+        inputs = {(self.in_chans, side) for side in resolutions}
+        for group in chain.from_iterable(self._stages):
             # Build the block with all values of its variables, for all inputs
             outputs: set[tuple[int, int]] = set()
-            for values in product(*(self._values(f"${name}") for name in group.variables.values())):
+            for values in product(*(possible[name] for name in group.variables.values())):
                 fields = {**group.fixed, **dict(zip(group.variables, values, strict=True))}
                 for channels, side in sorted(inputs):
                     # The input of a row's later blocks is the row's own output
@@ -184,19 +137,6 @@ class BlockSums:
             inputs = outputs | inputs if group.skipped else outputs
         return blocks, inputs
 
-    def _values(self, value: Any) -> tuple[Any, ...]:
-        """Return the possible values of a template's value."""
-        return self.space.variables[self._index[value[1:]]].values if is_variable(value) else (value,)
-
-
-@dataclass(frozen=True)
-class _BlockFunctionInfo:
-    """A block function, the number of values that it returns, and their type."""
-
-    call: BlockFunction
-    num_columns: int
-    dtype: type
-
 
 @dataclass(frozen=True)
 class _Quantity:
@@ -209,20 +149,6 @@ class _Quantity:
         """Return the values of the candidates, (N,), or (1,) if all have the same."""
         values = np.asarray(self.values)
         return values if self.codes is None else values[self.codes]
-
-
-class _Step(NamedTuple):
-    """A group of blocks in all candidates. Arrays are (N, ...), or (1, ...) if all candidates agree."""
-
-    stage: int
-    num_blocks: np.ndarray
-    values: np.ndarray
-    """The function's values for one block, (N, columns)."""
-    valid: np.ndarray
-    channels: _Quantity
-    """Output channels."""
-    side: _Quantity
-    """Output side."""
 
 
 class _BlockGroup:
@@ -242,7 +168,7 @@ class _BlockGroup:
         repeat: Any,
         skipped: int,
         may_pool: bool,
-        function: _BlockFunctionInfo,
+        function: BlockFunction,
     ) -> None:
         self.fixed = {field: value for field, value in fields.items() if not is_variable(value)}
         self.variables = {field: value[1:] for field, value in fields.items() if is_variable(value)}
@@ -250,7 +176,9 @@ class _BlockGroup:
         self.repeat = repeat
         self.skipped = skipped
         self.may_pool = may_pool
-        self.resizes = fields.get("stride", 1) != 1 or _may_pool(fields["block"])
+        block = fields["block"]
+        block_may_pool = is_variable(block) or (block in BLOCK_SPECS and BLOCK_SPECS.get(block).pools)
+        self.resizes = fields.get("stride", 1) != 1 or block_may_pool
         self._function = function
         self._rows: dict[tuple[Any, ...], tuple[float, ...]] = {}
         self._table: np.ndarray | None = None
@@ -329,21 +257,12 @@ class _BlockGroup:
         return spec, output_side
 
 
-def _block_groups(
-    row: Mapping[str, Any], blocks: str, may_pool: bool, function: _BlockFunctionInfo
-) -> list[_BlockGroup]:
-    """Split a row of `split_expansion` into its first block and the later ones, whose input is the row's output."""
-    fields = {key: value for key, value in row.items() if key != "repeat"}
-    repeat = row.get("repeat", 1)
-    groups = []
-    if blocks != "rest":
-        groups.append(_BlockGroup(fields, 1, 0, may_pool, function))
-    if blocks == "rest" or (blocks == "all" and repeat != 1):
-        later_fields = {**fields, "stride": 1}
-        groups.append(_BlockGroup(later_fields, repeat, 1, False, function))
-    return groups
-
-
-def _may_pool(block: Any) -> bool:
-    """Return whether a template's block, a name or `$variable`, can reduce the map to 1x1."""
-    return is_variable(block) or (block in BLOCK_SPECS and BLOCK_SPECS.get(block).pools)
+def _block_groups(template_row: Mapping[str, Any], may_pool: bool, function: BlockFunction) -> Iterator[_BlockGroup]:
+    """Split a template row into its first block, and the later ones, whose input is the row's output."""
+    for row, blocks in split_expansion(template_row):
+        fields = {key: value for key, value in row.items() if key != "repeat"}
+        repeat = row.get("repeat", 1)
+        if blocks != "rest":
+            yield _BlockGroup(fields, 1, 0, may_pool, function)
+        if blocks != "first" and repeat != 1:
+            yield _BlockGroup({**fields, "stride": 1}, repeat, 1, False, function)

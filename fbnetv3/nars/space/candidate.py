@@ -18,7 +18,6 @@ class Candidate(Mapping[str, Any]):
     """A candidate handed to an evaluator; `candidate["lr"]` is the value of the variable lr.
 
     Args:
-        space: space of the candidate.
         vector: integers of the candidate, (variables,).
         number: number of its trial, from 0.
         seed: random seed for its evaluation.
@@ -43,25 +42,24 @@ class Candidate(Mapping[str, Any]):
         self.seed = seed
         self.full_epochs = full_epochs
         self.attempt = attempt
-        self.values_by_name = space.decode(self.vector)
+        self._values = space.decode(self.vector)
         self._folder = folder
 
     def __getitem__(self, name: str) -> Any:
-        return self.values_by_name[name]
+        return self._values[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.values_by_name)
+        return iter(self._values)
 
     def __len__(self) -> int:
-        return len(self.values_by_name)
+        return len(self._values)
 
     def __repr__(self) -> str:
-        return f"Candidate({self.values_by_name})"
+        return f"Candidate({self._values})"
 
     @property
     def folder(self) -> Path | None:
         """Folder for the evaluation's files, including those of an interrupted attempt."""
-        # Created only if an evaluator uses it
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
@@ -73,18 +71,10 @@ class Candidate(Mapping[str, Any]):
 
     @cached_property
     def arch(self) -> ArchDef | None:
-        """Its network, or None if the space has no architecture template.
-
-        Raises:
-            ArchError: the values do not form a valid network.
-        """
+        """Its network, or None if the space has no architecture template; ArchError if it is invalid."""
         return self.space.make_arch(self.vector, self.name) if self.space.architecture is not None else None
 
     @cached_property
     def recipe(self) -> Recipe | None:
-        """Its recipe, or None if the space has no recipe template.
-
-        Raises:
-            RecipeError: the values do not form a valid recipe.
-        """
+        """Its recipe, or None if the space has no recipe template; RecipeError if it is invalid."""
         return self.space.make_recipe(self.vector) if self.space.recipe is not None else None

@@ -7,9 +7,9 @@ import warnings
 import numpy as np
 from scipy.stats import qmc
 
-from fbnetv3.errors import UsageError
 from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.search_space import Space
+from fbnetv3.utils.checks import check_int
 
 _BATCH = 2**14
 # Samples drawn before judging whether sampling the whole space is efficient enough, and at most for a full pool
@@ -21,27 +21,16 @@ _PATIENCE = 50
 
 
 def sample_sobol(space: Space, count: int, seed: int = 0) -> np.ndarray:
-    """Sample a space with a scrambled Sobol sequence.
-
-    Returns:
-        Integers (count, variables), possibly with duplicates.
-    """
-    return _SobolSampler(space, seed).draw(count)
+    """Sample a space with a scrambled Sobol sequence: integers (count, variables), possibly with duplicates."""
+    return _draw(space, qmc.Sobol(len(space), seed=seed), count)
 
 
-class _SobolSampler:
-    """A scrambled Sobol sequence of candidates."""
-
-    def __init__(self, space: Space, seed: int) -> None:
-        self._sizes = space.sizes
-        self._sequence = qmc.Sobol(len(space), seed=seed)
-
-    def draw(self, count: int) -> np.ndarray:
-        """Return the next candidates, integers (count, variables)."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # counts that are not a power of two lack perfect balance
-            points = self._sequence.random(count)
-        return np.minimum((points * self._sizes).astype(np.int64), self._sizes - 1)
+def _draw(space: Space, sequence: qmc.Sobol, count: int) -> np.ndarray:
+    """Return the next candidates of a sequence, integers (count, variables)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # counts that are not a power of two lack perfect balance
+        points = sequence.random(count)
+    return np.minimum((points * space.sizes).astype(np.int64), space.sizes - 1)
 
 
 def sample_pool(constraints: Constraints, count: int = 20_000, seed: int = 0) -> np.ndarray:
@@ -50,34 +39,31 @@ def sample_pool(constraints: Constraints, count: int = 20_000, seed: int = 0) ->
     If hardly any sample is feasible, random candidates moved into the feasible region and their feasible neighbors
     follow. The pool is smaller than `count` if the space has no more candidates that can be found.
 
-    Args:
-        constraints: constraints and the space.
-        count: size of the pool.
-        seed: seed of the sequence.
-
     Returns:
         Integers (N, variables).
 
     Raises:
         ConstraintError: no candidate is feasible; the message gives the nearest one.
     """
-    if count < 1:
-        raise UsageError(f"count {count} must be at least 1: the pool needs a candidate")
+    check_int(count, "count", 1)
     space = constraints.space
-    constraints.check_feasible(seed)
+    feasible = constraints.find_feasible(seed)
     if space.size() <= 4 * max(count, _BATCH):
-        return _enumerate_feasible(constraints, count, seed)
+        # All candidates of a small space, in random order
+        candidates = np.stack(np.unravel_index(np.arange(space.size()), space.sizes), 1)
+        candidates = np.random.default_rng(seed).permutation(candidates)
+        return candidates[constraints.feasible(candidates)][:count]
     # Candidates by their bytes, to find duplicates
     pool: dict[bytes, np.ndarray] = {}
-    sampler = _SobolSampler(space, seed)
+    sequence = qmc.Sobol(len(space), seed=seed)
     num_drawn = 0
     # Continue past the first samples only if the pool would be full before the limit at the present rate
     while len(pool) < count and (num_drawn < _FIRST_SAMPLES or num_drawn * count < len(pool) * _MAX_SAMPLES):
-        batch = sampler.draw(_BATCH)
+        batch = _draw(space, sequence, _BATCH)
         num_drawn += _BATCH
         _add(pool, batch[constraints.feasible(batch)])
     if len(pool) < count:
-        _add_neighbors(pool, constraints, count, seed)
+        _add_neighbors(pool, feasible, constraints, count, seed)
     return np.array(list(pool.values())[:count])
 
 
@@ -87,15 +73,16 @@ def _add(pool: dict[bytes, np.ndarray], candidates: np.ndarray) -> None:
         pool.setdefault(candidate.tobytes(), candidate)
 
 
-def _add_neighbors(pool: dict[bytes, np.ndarray], constraints: Constraints, count: int, seed: int) -> None:
-    """Fill a pool with repaired random candidates and with feasible neighbors of its candidates."""
+def _add_neighbors(
+    pool: dict[bytes, np.ndarray], feasible: np.ndarray, constraints: Constraints, count: int, seed: int
+) -> None:
+    """Fill a pool with repaired random candidates, or else a feasible one, and with neighbors of its candidates."""
     rng = np.random.default_rng(seed)
     sizes = constraints.space.sizes
     repaired, violation = constraints.repair(rng.integers(0, sizes, (_NUM_REPAIRED, len(sizes))), rng)
     _add(pool, repaired[violation == 0])
-    if not pool:  # the one that `check_feasible` has found
-        nearest, _ = constraints.nearest(seed)
-        _add(pool, nearest[None])
+    if not pool:
+        _add(pool, feasible[None])
     idle = 0
     while len(pool) < count and idle < _PATIENCE:
         size_before = len(pool)
@@ -108,11 +95,3 @@ def _add_neighbors(pool: dict[bytes, np.ndarray], constraints: Constraints, coun
             neighbors[rows, columns] = rng.integers(0, sizes[columns])
         _add(pool, neighbors[constraints.feasible(neighbors)])
         idle = 0 if len(pool) > size_before else idle + 1
-
-
-def _enumerate_feasible(constraints: Constraints, count: int, seed: int) -> np.ndarray:
-    """Return feasible candidates of a small space in random order."""
-    sizes = constraints.space.sizes
-    candidates = np.stack(np.unravel_index(np.arange(constraints.space.size()), sizes), 1)
-    candidates = candidates[np.random.default_rng(seed).permutation(len(candidates))]
-    return candidates[constraints.feasible(candidates)][:count]

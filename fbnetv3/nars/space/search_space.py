@@ -19,7 +19,6 @@ from fbnetv3.config.recipe import Recipe, recipe_from_dict
 from fbnetv3.nars.space.templates import (
     ARCHITECTURE,
     PARTS,
-    RECIPE,
     SpaceError,
     check_template,
     expand_rows,
@@ -33,7 +32,6 @@ RESIZE = 256 / 224
 """Short side before the center crop over the resolution, for templates without `resize`."""
 
 _KEYS = ("name", "source", "variables", "architecture", "recipe")
-_VARIABLE_KEYS = ("range", "choices", "scale", "part")
 # Bounds that catch a mistyped step or exponent before its values fill the memory
 _MAX_VALUES = 100_000
 _MAX_MAGNITUDE = 1e15
@@ -41,19 +39,12 @@ _MAX_MAGNITUDE = 1e15
 
 @dataclass(frozen=True)
 class Variable:
-    """A searched quantity.
-
-    Attributes:
-        name: name of the variable.
-        values: possible values, in order.
-        is_categorical: whether the order of the values carries no meaning; otherwise they are evenly spaced numbers.
-        part: "architecture" or "recipe".
-    """
+    """A searched quantity."""
 
     name: str
-    values: tuple[Any, ...]
-    is_categorical: bool
-    part: str = ARCHITECTURE
+    values: tuple[Any, ...]  # in order
+    is_categorical: bool  # the order of the values carries no meaning; otherwise they are evenly spaced numbers
+    part: str = ARCHITECTURE  # or RECIPE
 
     def __len__(self) -> int:
         return len(self.values)
@@ -64,7 +55,6 @@ class Space:
     """Variables of a search and the templates that give candidates their meaning.
 
     Attributes:
-        name: name of the space.
         variables: variables in the order in which candidates hold them.
         architecture: template of an `ArchDef` with `$variable` in place of values, or None if candidates have none.
         recipe: template of a `Recipe`, or None.
@@ -95,28 +85,17 @@ class Space:
         return np.array([i for i, v in enumerate(self.variables) if v.part == part], np.int64)
 
     def subspace(self, part: str) -> Space:
-        """Return the space of one part's variables and template, for a search that leaves the other part fixed.
-
-        Raises:
-            SpaceError: the part has no variables.
-        """
+        """Return the space of one part's variables and template, for a search that leaves the other part fixed."""
         variables = tuple(variable for variable in self.variables if variable.part == part)
         if not variables:
             raise SpaceError(f"{self.name} has no {part} variables", "variables")
-        if part == ARCHITECTURE:
-            return replace(self, variables=variables, recipe=None)
-        return replace(self, variables=variables, architecture=None)
+        return replace(self, variables=variables, **{other: None for other in PARTS if other != part})
 
     def check(self, candidates: np.ndarray) -> np.ndarray:
-        """Return candidates as int64 (N, variables).
-
-        Raises:
-            SpaceError: wrong shape or type, or an index out of range.
-        """
+        """Return candidates as int64 (N, variables); raise SpaceError for those outside the space."""
         array = np.asarray(candidates)
         if array.ndim != 2 or array.shape[1] != len(self) or not np.issubdtype(array.dtype, np.integer):
             raise SpaceError(f"candidates must be integers of shape (N, {len(self)}), not {array.dtype} {array.shape}")
-        # Report the first index out of range
         invalid = np.argwhere((array < 0) | (array >= self.sizes))
         if len(invalid):
             row, column = invalid[0]
@@ -130,71 +109,53 @@ class Space:
         return {variable.name: variable.values[index] for variable, index in zip(self.variables, row, strict=True)}
 
     def encode(self, values: Mapping[str, Any]) -> np.ndarray:
-        """Return the candidate with these values; the inverse of `decode`.
-
-        Raises:
-            SpaceError: a variable is missing or unknown, or has no such value.
-        """
+        """Return the candidate with these values; the inverse of `decode`."""
         names = tuple(variable.name for variable in self.variables)
         check_keys(values, SpaceError, names, names)
         candidate = []
         for variable in self.variables:
-            # The index of the value
             value = values[variable.name]
-            matches = (i for i, possible in enumerate(variable.values) if _equal(possible, value))
-            index = next(matches, None)
-            if index is None:
+            matches = [_equal(possible, value) for possible in variable.values]
+            if True not in matches:
                 raise SpaceError(f"{value!r} must be one of {first_few(variable.values)}", variable.name)
-            candidate.append(index)
+            candidate.append(matches.index(True))
         return np.array(candidate, np.int64)
 
     def features(self, candidates: np.ndarray, part: str | None = None) -> np.ndarray:
-        """Return candidates as a predictor's input (Sec. 3.1): categories one-hot, numbers scaled to [0, 1].
+        """Return the predictor's input (Sec. 3.1), float32 (N, features), of one part of the candidates or of both.
 
-        A variable with a single value is omitted.
-
-        Returns:
-            float32 (N, features), of one part or of both.
+        Categories are one-hot, numbers scaled to [0, 1]; a variable with a single value is omitted.
         """
         candidates = self.check(candidates)
-        columns = []
+        columns = [np.zeros((len(candidates), 0))]
         for index, variable in enumerate(self.variables):
             if len(variable) == 1 or part not in (None, variable.part):
                 continue
-            # One-hot categories, numbers scaled to [0, 1]
             column = candidates[:, [index]]
             if variable.is_categorical:
                 columns.append(column == np.arange(len(variable)))
             else:
                 columns.append(column / (len(variable) - 1))
-        if not columns:
-            return np.zeros((len(candidates), 0), np.float32)
         return np.concatenate(columns, 1, dtype=np.float32, casting="unsafe")
 
     def make_arch(self, candidate: np.ndarray, name: str) -> ArchDef:
-        """Build a candidate's architecture.
+        """Build a candidate's architecture; the space must have a template.
 
         Raises:
-            SpaceError: the space has no architecture template.
             ArchError: the candidate's values do not form a valid network.
         """
-        if self.architecture is None:
-            raise SpaceError("missing: this space has no architecture template", ARCHITECTURE)
         data = fill_template(self.architecture, self.decode(candidate))
         # With all values known, rows with two expansions become two rows
-        data["stages"] = [{**stage, "rows": [*expand_rows(stage["rows"])]} for stage in data["stages"]]
+        data["stages"] = [{"rows": [*expand_rows(stage["rows"])]} for stage in data["stages"]]
         data.setdefault("resize", round(data["resolution"] * RESIZE))
         return arch_from_dict({**data, "name": name})
 
     def make_recipe(self, candidate: np.ndarray) -> Recipe:
-        """Build a candidate's training recipe.
+        """Build a candidate's training recipe; the space must have a template.
 
         Raises:
-            SpaceError: the space has no recipe template.
             RecipeError: the candidate's values do not form a valid recipe.
         """
-        if self.recipe is None:
-            raise SpaceError("missing: this space has no recipe template", RECIPE)
         return recipe_from_dict(fill_template(self.recipe, self.decode(candidate)))
 
 
@@ -214,33 +175,24 @@ def load_space(path: str | os.PathLike) -> Space:
 
 
 def space_from_dict(data: Mapping[str, Any]) -> Space:
-    """Build a space from a plain mapping with the keys of a space file.
-
-    Raises:
-        SpaceError: a field is invalid; the message names it.
-    """
+    """Build a space from a plain mapping with the keys of a space file."""
     check_keys(data, SpaceError, _KEYS, required=("name", "variables"))
     check_type(data["name"], "name", str, "text", SpaceError)
     if not isinstance(data["variables"], Mapping) or not data["variables"]:
         raise SpaceError("must be a mapping from names to ranges or choices", "variables")
-    variables = {}
+    variables = []
     for name, entry in data["variables"].items():
         with error_context(f"variables.{name}"):
-            variables[str(name)] = _parse_variable(str(name), entry)
-    for part in PARTS:
-        check_template(data.get(part), part, variables)
-    return Space(
-        data["name"],
-        tuple(variables.values()),
-        architecture=data.get(ARCHITECTURE),
-        recipe=data.get(RECIPE),
-        source=str(data.get("source", "")),
-    )
+            variables.append(_parse_variable(str(name), entry))
+    templates = {part: data[part] for part in PARTS if data.get(part) is not None}
+    for part, template in templates.items():
+        check_template(template, part, {v.name: v.values for v in variables if v.part == part})
+    return Space(data["name"], tuple(variables), **templates, source=str(data.get("source", "")))
 
 
 def _parse_variable(name: str, entry: Any) -> Variable:
     check_type(entry, "", Mapping, "a mapping such as {range: [1, 4]} or {choices: [a, b]}", SpaceError)
-    check_keys(entry, SpaceError, _VARIABLE_KEYS)
+    check_keys(entry, SpaceError, ("range", "choices", "scale", "part"))
     if ("range" in entry) == ("choices" in entry):
         raise SpaceError("needs either a range or choices")
     part = entry.get("part", ARCHITECTURE)
@@ -248,16 +200,12 @@ def _parse_variable(name: str, entry: Any) -> Variable:
     if "range" in entry:
         return Variable(name, _parse_range(entry["range"], entry.get("scale", 1)), False, part)
     check_keys(entry, SpaceError, ("choices", "part"))  # a scale applies only to a range
-    return Variable(name, _parse_choices(entry["choices"]), True, part)
-
-
-def _parse_choices(choices: Any) -> tuple[Any, ...]:
-    is_list = isinstance(choices, list) and len(choices) > 0
-    if not is_list or not all(isinstance(choice, (str, bool)) or _is_finite(choice) for choice in choices):
+    choices = entry["choices"]
+    if not isinstance(choices, list) or not choices or not all(map(_is_choice, choices)):
         raise SpaceError(f"{choices!r} must be a list of texts, numbers or booleans", "choices")
     if any(_equal(a, b) for i, a in enumerate(choices) for b in choices[:i]):
         raise SpaceError(f"{choices!r} contains a value twice", "choices")
-    return tuple(choices)
+    return Variable(name, tuple(choices), True, part)
 
 
 def _parse_range(bounds: Any, scale: Any) -> tuple[int | float, ...]:
@@ -283,6 +231,10 @@ def _parse_range(bounds: Any, scale: Any) -> tuple[int | float, ...]:
 
 def _is_finite(value: Any) -> bool:
     return is_number(value, -_MAX_MAGNITUDE, _MAX_MAGNITUDE)
+
+
+def _is_choice(value: Any) -> bool:
+    return isinstance(value, (str, bool)) or _is_finite(value)
 
 
 def _equal(a: Any, b: Any) -> bool:

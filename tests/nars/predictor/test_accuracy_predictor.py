@@ -173,26 +173,14 @@ def test_scoring_before_training(space, pool):
         AccuracyPredictor(space, FEW)(pool[:3])
 
 
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ({}, "pretraining: labels is empty"),
-        ({"mine": np.zeros(3)}, r"label mine: must be 100 finite numbers, not float64 \(3,\)"),
-        ({"mine": np.full(100, np.nan)}, "label mine: must be 100 finite numbers"),
-        ({"mine": np.array(["a"] * 100)}, "label mine: must be 100 finite numbers, not <U1"),
-    ],
-)
-def test_invalid_labels(space, pool, labels, message):
-    with pytest.raises(UsageError, match=message):
-        AccuracyPredictor(space, FEW).pretrain(pool[:100], labels)
+@pytest.mark.parametrize("labels", [np.zeros(3), np.full(100, np.nan)])
+def test_invalid_labels(space, pool, labels):
+    with pytest.raises(UsageError, match="each label must have 100 finite values"):
+        AccuracyPredictor(space, FEW).pretrain(pool[:100], {"mine": labels})
 
 
-def test_pretraining_needs_architectures_and_enough_of_them(space, pool):
-    with pytest.raises(UsageError, match="has no architecture variables"):
-        AccuracyPredictor(space.subspace("recipe"), FEW).pretrain(
-            pool[:100, space.variable_indices("recipe")], {"x": np.arange(100)}
-        )
-    with pytest.raises(UsageError, match="a pool of 4 candidates with 20% held out is too small"):
+def test_pretraining_needs_enough_candidates(space, pool):
+    with pytest.raises(UsageError, match="4 candidates are too few to hold out some of them"):
         AccuracyPredictor(space, FEW).pretrain(pool[:4], {"x": np.arange(4)})
 
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.trial_store import TrialStore, TrialStoreError
 from fbnetv3.nars.simulation.replay import proportional_times, read_search, replay, residual_spread
 from fbnetv3.nars.space.cost_model import CostModel
@@ -46,8 +45,3 @@ def test_files_without_a_search_are_named(tmp_path):
     TrialStore(tmp_path, create=True).close()
     with pytest.raises(TrialStoreError, match="no completed trials"):
         read_search(tmp_path)
-
-
-def test_one_time_per_trial_is_required():
-    with pytest.raises(UsageError, match="pass one per trial"):
-        replay(read_search(RECORDED).trials, [1.0])

@@ -26,9 +26,9 @@ def test_a_users_column():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda c: c, r"column mine: its function returned int64 \(1, 4\)"),
-        (lambda c: np.full(len(c), np.nan), "column mine: its function returned NaN for 1 candidates"),
-        (lambda c: np.array(["x"] * len(c)), "column mine: its function returned <U1"),
+        (lambda c: c, r"column mine: its function must return a number for each, not int64 \(1, 4\)"),
+        (lambda c: np.full(len(c), np.nan), "column mine: its function must return a number for each, not NaN"),
+        (lambda c: np.array(["x"] * len(c)), "column mine: its function must return a number for each, not <U1"),
     ],
 )
 def test_a_column_that_returns_something_else(function, message):
@@ -40,8 +40,8 @@ def test_a_column_that_returns_something_else(function, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda space: Constraint("macs", 2, 1), "constraint on macs: 2 is above 1"),
-        (lambda space: Constraint("macs", float("nan")), "constraint on macs: nan must be a number"),
+        (lambda space: Constraint("macs", 2, 1), "constraint on macs: 2 must be at most 1"),
+        (lambda space: Constraint("macs", float("nan")), "constraint on macs: nan must be at most inf"),
         (lambda space: Constraints(space, [Constraint("mac")]), "unknown column mac: did you mean macs"),
     ],
 )
