@@ -40,7 +40,7 @@ HEAVY = {"detectron2", "ray", "onnx", "onnxscript", "onnxruntime", "executorch",
 # The only modules outside fbnetv3.detection that import an optional package, and which.
 OPTIONAL = {
     "deploy/detector_graph/box_ops.py": {"onnxscript"},
-    "model_zoo/detector_entries.py": {"detectron2"},
+    "model_zoo/zoo.py": {"detectron2"},
     "modeling/cpu/expanding_pooler.py": {"detectron2"},
     "nars/execution/ray_executor.py": {"ray"},
     "training/optimizers.py": {"timm"},

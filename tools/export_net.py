@@ -16,7 +16,6 @@ from fbnetv3.deploy.formats.export_format import get_format
 from fbnetv3.deploy.formats.int8 import split_image_folder
 from fbnetv3.deploy.input_images import list_image_files, read_image_folder
 from fbnetv3.errors import DataError, UsageError
-from fbnetv3.model_zoo.detector_entries import is_detector
 from fbnetv3.model_zoo.pretrained import (
     PretrainedClassifier,
     find_detector_weights,
@@ -25,6 +24,7 @@ from fbnetv3.model_zoo.pretrained import (
     load_classifier_from_name,
     read_class_names,
 )
+from fbnetv3.model_zoo.zoo import is_detector
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 MAX_CALIBRATION_IMAGES = 256

@@ -3,9 +3,9 @@
 `get("imagenet/fbnetv3_a.yaml", trained=True)` builds a network, `list()` and `detectors()` list what has weights.
 """
 
-from fbnetv3.model_zoo.detector_entries import DetectorEntry
 from fbnetv3.model_zoo.zoo import (
     ClassifierEntry,
+    DetectorEntry,
     entry,
     entry_for_arch,
     get,

@@ -16,9 +16,8 @@ from fbnetv3.arch import configs_folder
 from fbnetv3.config import get_cfg, load_config
 from fbnetv3.data import Preprocessing, build_dataset
 from fbnetv3.data.transforms import AnyImage
-from fbnetv3.errors import DataError, UsageError, suggest
+from fbnetv3.errors import DataError, UsageError
 from fbnetv3.model_zoo import zoo
-from fbnetv3.model_zoo.detector_entries import DETECTOR_PREFIX, DetectorEntry, is_detector
 from fbnetv3.training.builders import build_arch, build_model, preprocessing_from_config
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.text import evenly_spaced
@@ -27,28 +26,18 @@ PUBLISHED = "published"
 """Value of `weights` that selects the model zoo's weights."""
 RANDOM = "random"
 """Value of `weights` that selects random initialization, which suffices to measure latency."""
-_IMAGENET_CLASSES = 1000
 
 
 @dataclass(frozen=True)
 class PretrainedClassifier:
-    """A classifier with what is needed to use it.
+    """A classifier with what is needed to use it."""
 
-    Attributes:
-        name: name of its architecture.
-        model: the network in evaluation mode, on the CPU.
-        preprocessing: turns images into the network's input.
-        classes: names of the network's outputs.
-        dataset_name: DATA.NAME of its config.
-        dataset_root: DATA.ROOT of its config.
-    """
-
-    name: str
-    model: nn.Module
-    preprocessing: Preprocessing
-    classes: list[str]
-    dataset_name: str
-    dataset_root: str
+    name: str  # of its architecture
+    model: nn.Module  # in evaluation mode, on the CPU
+    preprocessing: Preprocessing  # turns images into the network's input
+    classes: list[str]  # names of the network's outputs
+    dataset_name: str  # DATA.NAME of its config
+    dataset_root: str  # DATA.ROOT of its config
 
     def labeled_images(self, split: str, max_images: int) -> tuple[list[AnyImage], list[int]]:
         """Load images of its dataset, evenly spaced, and their class indices.
@@ -106,17 +95,18 @@ def load_classifier_from_name(
         weights: a file, a URL, "published" for the model zoo's, or "random".
         classes: file with the class names, one per line or a JSON list; default: those of the dataset.
     """
-    # A config in the zoo
     if "/" in name and not Path(name).exists():
-        if is_detector(name):
+        # A config in the zoo
+        if zoo.is_detector(name):
             raise UsageError(f"{name} is a detector: pass the name of a classifier")
-        return _load_classifier(zoo.load_zoo_config(name), weights, classes)
-    # An architecture with published weights: its config has preprocessing and dataset
-    if zoo.has_weights(name):
-        return _load_classifier(zoo.load_zoo_config(zoo.entry_for_arch(name).name), weights, classes)
-    # Any other architecture, or its file
-    cfg = get_cfg()
-    cfg.MODEL.ARCH = name
+        cfg = zoo.load_zoo_config(name)
+    elif zoo.has_weights(name):
+        # An architecture with published weights: its config has preprocessing and dataset
+        cfg = zoo.load_zoo_config(zoo.entry_for_arch(name).name)
+    else:
+        # Any other architecture, or its file
+        cfg = get_cfg()
+        cfg.MODEL.ARCH = name
     return _load_classifier(cfg, weights, classes)
 
 
@@ -127,10 +117,8 @@ def find_zoo_detector(name: str, weights: str | None = None) -> tuple[Path, str 
         name: such as "coco/faster_rcnn_fbnetv3_a_C4_224"; "coco/" and ".yaml" are optional.
         weights: weights to use instead of the zoo's.
     """
-    entry = _detector_entry(name)
-    if weights in (None, PUBLISHED):
-        return configs_folder() / entry.name, entry.local_weights()
-    return configs_folder() / entry.name, weights
+    entry = zoo.entry(zoo.DETECTOR_PREFIX + name.removeprefix(zoo.DETECTOR_PREFIX))
+    return configs_folder() / entry.name, entry.local_weights() if weights in (None, PUBLISHED) else weights
 
 
 def find_detector_weights(file: str | os.PathLike, output_dir: str, weights: str | None) -> str | Path:
@@ -142,43 +130,27 @@ def find_detector_weights(file: str | os.PathLike, output_dir: str, weights: str
         weights: a file, a URL, or "published" for the model zoo's; None for those of the run in `output_dir`.
     """
     if weights == PUBLISHED:
-        return _detector_entry(Path(file).name).local_weights()
-    if weights == RANDOM:
-        raise UsageError("--weights random is for classifiers: a detector with random weights detects nothing")
-    if weights:
-        return weights
+        return find_zoo_detector(Path(file).name)[1]
     run_weights = RunFolder(output_dir).weights
-    if not run_weights.exists():
+    if not weights and not run_weights.exists():
         raise UsageError(
             f"{file}: no weights found: pass --weights FILE, or set OUTPUT_DIR to the folder of a finished run "
             f"({output_dir} has no weights)"
         )
-    return run_weights
-
-
-def _detector_entry(name: str) -> DetectorEntry:
-    entries = {entry.name: entry for entry in zoo.list_detectors()}
-    path = f"{DETECTOR_PREFIX}{name.removeprefix(DETECTOR_PREFIX).removesuffix('.yaml')}.yaml"
-    if path not in entries:
-        raise UsageError(f"no detector '{name}' with weights in the model zoo: {suggest(path, entries)}")
-    return entries[path]
+    return weights or run_weights
 
 
 def _load_classifier(cfg: CfgNode, weights: str, classes_file: str | os.PathLike | None) -> PretrainedClassifier:
-    # Choose the weights
     arch = build_arch(cfg, cfg.MODEL.ARCH)
     num_classes = cfg.MODEL.NUM_CLASSES
     if weights == PUBLISHED:
         entry = zoo.entry_for_arch(arch.name)
         weights = str(entry.local_weights())
         num_classes = num_classes or entry.num_classes
-    elif weights == RANDOM:
-        weights = ""
-    # Read the class names
     classes = read_class_names(classes_file) if classes_file else _dataset_classes(cfg, num_classes)
-    if num_classes and num_classes != len(classes):
-        raise UsageError(f"{classes_file or cfg.DATA.ROOT}: {len(classes)} class names for {num_classes} outputs")
-    # Build the network
+    if classes_file and num_classes not in (0, len(classes)):
+        raise UsageError(f"{classes_file}: {len(classes)} class names for {num_classes} outputs")
+    weights = "" if weights == RANDOM else weights
     model = build_model(cfg, arch, classes, torch.device("cpu"), weights, need_head=True).eval()
     preprocessing = preprocessing_from_config(cfg, arch)
     return PretrainedClassifier(arch.name, model, preprocessing, classes, cfg.DATA.NAME, cfg.DATA.ROOT)
@@ -189,12 +161,9 @@ def read_class_names(file: str | os.PathLike) -> list[str]:
     path = Path(file).expanduser()
     try:
         text = path.read_text()
-        lines = [line.strip() for line in text.strip().splitlines()]
-        names = json.loads(text) if path.suffix == ".json" else lines
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
-        raise DataError(f"{path} must be text or JSON") from None
+        names = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.strip().splitlines()]
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
         raise DataError(f"{path} is not a list of names: write one name per line, or a JSON list")
     return names
@@ -205,12 +174,8 @@ def _dataset_classes(cfg: CfgNode, num_classes: int) -> list[str]:
     try:
         return build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, "val").classes
     except (DataError, UsageError) as error:
-        if cfg.DATA.NAME == "imagefolder" and num_classes in (0, _IMAGENET_CLASSES):
-            return _imagenet_classes()
-        raise UsageError(f"the class names are unknown ({error}): pass --classes FILE") from None
-
-
-def _imagenet_classes() -> list[str]:
+        if cfg.DATA.NAME != "imagefolder" or num_classes not in (0, 1000):
+            raise UsageError(f"the class names are unknown ({error}): pass --classes FILE") from None
     from torchvision.models import ResNet50_Weights
 
     return list(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])

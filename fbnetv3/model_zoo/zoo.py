@@ -1,11 +1,11 @@
-"""Find configs and weights in the model zoo, and build its networks."""
+"""The entries of the model zoo: their configs, weights and networks. Only detectors need detectron2."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 import yaml
@@ -17,26 +17,55 @@ from fbnetv3.arch import ArchDef, NetworkCost, compute_cost, configs_folder, get
 from fbnetv3.config import load_config
 from fbnetv3.data import Preprocessing
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
-from fbnetv3.model_zoo.detector_entries import DetectorEntry, build_detector, detector_config, is_detector
-from fbnetv3.model_zoo.zoo_entry import ZooEntry
 from fbnetv3.modeling import build_network, load_weights
 from fbnetv3.training import preprocessing_from_config
-from fbnetv3.utils.downloads import ZOO_PREFIX, PathManager, is_url
+from fbnetv3.utils.downloads import ZOO_PREFIX, PathManager, is_url, local_path
 from fbnetv3.utils.files import shipped_folder
+from fbnetv3.utils.yaml_files import read_with_bases
 
+DETECTOR_PREFIX = "coco/"  # folder of the detection configs below `configs/`
 _FOLDER = shipped_folder("model_zoo", "model_zoo_data")
 
 
 @dataclass(frozen=True, kw_only=True)
+class ZooEntry:
+    """A config with pretrained weights."""
+
+    name: str  # path of the config below `configs/`
+    weights: str  # URL, or path of a file that ships with the package
+    num_classes: int  # without background
+    sha256: str | None = None  # checksum of the weights, if known
+    source: str = ""  # who trained the network
+
+    def __str__(self) -> str:
+        return self.name
+
+    def local_weights(self) -> Path:
+        """Return the path of the weights on this machine, downloading them if necessary.
+
+        Raises:
+            WeightsError: the download fails; the message says where to place a copy.
+        """
+        return local_path(self.weights, self.sha256)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorEntry(ZooEntry):
+    """A detection config with pretrained weights."""
+
+    ap: float | None = None  # box AP on COCO val2017 in percent, as given by the source
+
+    @property
+    def arch(self) -> ArchDef:
+        """The architecture of backbone, RPN head and box head."""
+        return get_arch(read_with_bases(configs_folder() / self.name)["MODEL"]["FBNETV3"]["ARCH"])
+
+
+@dataclass(frozen=True, kw_only=True)
 class ClassifierEntry(ZooEntry):
-    """A training config with pretrained weights.
+    """A training config with pretrained weights."""
 
-    Attributes:
-        top1: top-1 accuracy in percent, as given by the source; None if unknown.
-        top5: top-5 accuracy in percent, as given by the source; None if unknown.
-    """
-
-    top1: float | None = None
+    top1: float | None = None  # accuracy in percent, as given by the source
     top5: float | None = None
 
     @property
@@ -73,17 +102,20 @@ class ClassifierEntry(ZooEntry):
         return compute_cost(self.arch, self.resolution, num_classes=self.num_classes, in_chans=self.in_chans)
 
 
+def is_detector(name: str) -> bool:
+    """Return whether the path of a config, below `configs/`, is that of a detector."""
+    return name.startswith(DETECTOR_PREFIX)
+
+
 @cache
 def _entries() -> dict[str, ClassifierEntry | DetectorEntry]:
     """Return the entries of entries.yaml by name, sorted."""
-    # Paths of bundled weights are relative to the folder
-    data = yaml.safe_load((_FOLDER / "entries.yaml").read_text())
     entries = {}
-    for name, fields in sorted(data.items()):
-        weights = fields["weights"]
-        entry_type = DetectorEntry if is_detector(name) else ClassifierEntry
-        fields["weights"] = weights if is_url(weights) else str(_FOLDER / weights)
-        entries[name] = entry_type(name=name, **fields)
+    for name, fields in sorted(yaml.safe_load((_FOLDER / "entries.yaml").read_text()).items()):
+        # Paths of bundled weights are relative to the folder
+        if not is_url(fields["weights"]):
+            fields["weights"] = str(_FOLDER / fields["weights"])
+        entries[name] = (DetectorEntry if is_detector(name) else ClassifierEntry)(name=name, **fields)
     return entries
 
 
@@ -108,7 +140,8 @@ def entry(path: str | ZooEntry) -> ClassifierEntry | DetectorEntry:
     """
     name = _with_suffix(str(path))
     if name not in _entries():
-        raise UnknownNameError(f"no weights for '{path}' in the model zoo: {suggest(name, _entries())}")
+        alike = [other for other in _entries() if is_detector(other) == is_detector(name)]
+        raise UnknownNameError(f"no weights for '{path}' in the model zoo: {suggest(name, alike)}")
     return _entries()[name]
 
 
@@ -141,7 +174,9 @@ def load_zoo_config(path: str) -> CfgNode:
     """
     name = _with_suffix(path)
     if is_detector(name):
-        return detector_config(name)
+        from fbnetv3 import detection
+
+        return detection.get_config(name.removeprefix(DETECTOR_PREFIX))
     if name not in _config_files():
         raise UnknownNameError(f"no config '{path}' in the model zoo: {suggest(name, _config_files())}")
     # Configs are cached, because loading one takes milliseconds; callers get a copy that they may change
@@ -159,9 +194,8 @@ def _load_config(name: str) -> CfgNode:
 def _config_files() -> dict[str, Path]:
     """Return the files of all training configs by their path below `configs/`."""
     folder = configs_folder()
-    # Leave out architectures and detection configs
-    files = {file.relative_to(folder): file for file in folder.rglob("*.yaml")}
-    return {path.as_posix(): file for path, file in files.items() if path.parts[0] not in ("archs", "coco")}
+    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*.yaml")}
+    return {name: file for name, file in files.items() if not name.startswith(("archs/", DETECTOR_PREFIX))}
 
 
 def get_checkpoint_url(path: str) -> str:
@@ -183,18 +217,18 @@ def get(path: str | ZooEntry, trained: bool = False, device: str | None = None) 
         WeightsError: the weights cannot be downloaded; the message says where to place a copy.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    name = _with_suffix(str(path))
-    if is_detector(name):
-        return build_detector(name, entry(path).local_weights() if trained else None, device)
-    # Build a classifier
-    cfg = load_zoo_config(name)
-    if not (cfg.MODEL.NUM_CLASSES or trained):
+    path = str(path)
+    if is_detector(path):
+        return _build_detector(path, trained, device)
+    cfg = load_zoo_config(path)
+    num_classes = cfg.MODEL.NUM_CLASSES or (trained and entry(path).num_classes)
+    if not num_classes:
         raise UsageError(
             f"{path}: the number of classes depends on the dataset; use fbnetv3.create_model(..., num_classes=N)"
         )
     model = build_network(
         get_arch(cfg.MODEL.ARCH),
-        num_classes=cfg.MODEL.NUM_CLASSES or entry(path).num_classes,
+        num_classes=num_classes,
         in_chans=cfg.MODEL.IN_CHANS,
         drop_rate=cfg.MODEL.DROP_RATE,
         drop_path_rate=cfg.MODEL.DROP_PATH_RATE,
@@ -202,6 +236,20 @@ def get(path: str | ZooEntry, trained: bool = False, device: str | None = None) 
     if trained:
         load_weights(model, entry(path).local_weights())
     return model.to(device)
+
+
+def _build_detector(path: str, trained: bool, device: str) -> nn.Module:
+    from detectron2.modeling import build_model
+
+    from fbnetv3 import detection
+
+    cfg = load_zoo_config(path)
+    cfg.MODEL.DEVICE = device
+    if not trained:
+        return build_model(cfg)
+    weights = entry(path).local_weights()
+    cfg.MODEL.WEIGHTS = str(weights)  # otherwise building the model loads the weights of a classifier
+    return detection.load_detector(build_model(cfg), weights)
 
 
 def _with_suffix(path: str) -> str:
@@ -216,9 +264,6 @@ class ZooPathHandler(PathHandler):
 
     def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
         return str(entry(path.removeprefix(ZOO_PREFIX)).local_weights())
-
-    def _open(self, path: str, mode: str = "r", buffering: int = -1, **kwargs: Any) -> IO[Any]:
-        return Path(self._get_local_path(path)).open(mode)
 
 
 PathManager.register_handler(ZooPathHandler(), allow_override=True)

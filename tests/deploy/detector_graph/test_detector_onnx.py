@@ -289,9 +289,8 @@ def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
             ["--config", file, "--format", "onnx"],
             "no weights found: pass --weights FILE, or set OUTPUT_DIR",
         ),
-        ("export_net", ["--config", file, "--weights", "random", "--format", "onnx"], "random is for classifiers"),
-        ("export_net", ["--config", file, "--weights", "published", "--format", "onnx"], "no detector 'digits.yaml'"),
-        ("export_net", ["--model", "coco/faster", "--format", "onnx"], "no detector 'coco/faster' with weights"),
+        ("export_net", ["--config", file, "--weights", "published", "--format", "onnx"], "no weights for 'coco/digits"),
+        ("export_net", ["--model", "coco/faster", "--format", "onnx"], "no weights for 'coco/faster'"),
         ("detect", ["--model", folder, "--weights", weights, "--input", scenes], "omit --weights and config keys"),
         ("detect", ["--model", folder, "--input", scenes, "MODEL.DEVICE", "cpu"], "omit --weights and config keys"),
     ):
