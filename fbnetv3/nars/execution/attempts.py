@@ -16,40 +16,24 @@ from fbnetv3.utils.imports import user_modules
 
 @dataclass(frozen=True)
 class SearchContext:
-    """Data shared by all attempts of a search.
-
-    Attributes:
-        space: search space of the candidates.
-        evaluator: evaluates the candidates.
-        imports: users' modules, which a worker imports first (default: those imported in this process).
-    """
+    """Data shared by all attempts of a search."""
 
     space: Space
     evaluator: Evaluate
-    imports: Sequence[str] = field(default_factory=user_modules)
+    imports: Sequence[str] = field(default_factory=user_modules)  # users' modules, which a worker imports first
 
 
 @dataclass(frozen=True)
 class TrialAttempt:
-    """One attempt at evaluating a trial's candidate.
+    """One attempt at evaluating a trial's candidate."""
 
-    Attributes:
-        number: number of its trial.
-        vector: the candidate, integers (variables,).
-        epochs: epochs to evaluate it for.
-        full_epochs: length of a full evaluation.
-        seed: random seed of the evaluation.
-        folder: where the evaluation may write files.
-        index: number of earlier attempts at the trial.
-    """
-
-    number: int
-    vector: np.ndarray
-    epochs: int
-    full_epochs: int
+    number: int  # of the trial
+    vector: np.ndarray  # the candidate, integers (variables,)
+    epochs: int  # to evaluate it for
+    full_epochs: int  # length of a full evaluation
     seed: int
-    folder: Path | None
-    index: int = 0
+    folder: Path | None  # where the evaluation may write files
+    index: int = 0  # number of earlier attempts
 
 
 @dataclass(frozen=True)
@@ -63,11 +47,7 @@ class Outcome:
 
 
 class TimeLimit:
-    """The time that an attempt may take; shared by the executors that can kill one.
-
-    Args:
-        seconds: None for no limit.
-    """
+    """The seconds that an attempt may take, or None; shared by the executors that can kill one."""
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds
@@ -75,13 +55,10 @@ class TimeLimit:
     def cap(self, timeout: float, start_times: Iterable[float]) -> float:
         """Shorten a timeout so that waiting ends when the first running attempt reaches the limit.
 
-        Args:
-            timeout: seconds.
-            start_times: start times of the running attempts (at least one), on the monotonic clock.
+        `start_times` are those of the running attempts, at least one, on the monotonic clock.
         """
         if self.seconds is None:
             return timeout
-        # The attempt that started first reaches the limit first
         time_left = min(start_times) + self.seconds - time.monotonic()
         return max(0.0, min(timeout, time_left))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -20,31 +20,19 @@ EXECUTORS.add("ray", "fbnetv3.nars.execution.ray_executor:RayExecutor", __file__
 
 @dataclass(frozen=True)
 class ExecutorOptions:
-    """Options of an executor; each uses those that apply to it.
+    """Options of an executor; each uses those that apply to it."""
 
-    Attributes:
-        workers: evaluations to run at a time.
-        time_limit: seconds after which an evaluation is killed, including the start of its process; None for no limit.
-        logs: folder for the output of local workers.
-        address: address of a Ray cluster; None starts one on this machine.
-        resources: Ray resources per evaluation, such as {"num_cpus": 4, "num_gpus": 1}.
-    """
-
-    workers: int = 1
-    time_limit: float | None = None
-    logs: Path = Path("logs")
-    address: str | None = None
-    resources: Mapping[str, float] = field(default_factory=dict)
+    workers: int = 1  # evaluations to run at a time
+    time_limit: float | None = None  # seconds, with the start of its process, after which an evaluation is killed
+    logs: Path = Path("logs")  # folder for the output of local workers
+    address: str | None = None  # of a Ray cluster; None starts one on this machine
+    resources: Mapping[str, float] = field(default_factory=dict)  # Ray's, per evaluation: {"num_gpus": 1}
 
 
 class Executor(Protocol):
-    """Evaluates attempts in parallel.
+    """Evaluates attempts in parallel."""
 
-    Attributes:
-        slots: maximum number of attempts that run at a time.
-    """
-
-    slots: int
+    slots: int  # maximum number of attempts that run at a time
 
     def submit(self, attempt: TrialAttempt) -> None:
         """Start an attempt; the caller never has more than `slots` running."""
@@ -56,20 +44,6 @@ class Executor(Protocol):
         """Stop all running attempts and every process that they started."""
 
 
-@contextlib.contextmanager
-def open_executor(name: str, context: SearchContext, options: ExecutorOptions) -> Iterator[Executor]:
-    """Start an executor and close it at the end of the block.
-
-    Args:
-        name: registered name: "local", "serial", "ray" or your own.
-        context: space and evaluator.
-        options: workers, time limit and so on.
-
-    Raises:
-        UserError: unknown name, or options that the executor does not support.
-    """
-    executor: Executor = EXECUTORS.get(name)(context, options)
-    try:
-        yield executor
-    finally:
-        executor.close()
+def open_executor(name: str, context: SearchContext, options: ExecutorOptions) -> contextlib.closing[Executor]:
+    """Start the executor registered under `name`; it is closed at the end of a `with` block."""
+    return contextlib.closing(EXECUTORS.get(name)(context, options))

@@ -63,22 +63,19 @@ class LocalExecutor:
             self._context = cloudpickle.dumps(context)
         except Exception as error:  # pickling runs the user's code
             raise UsageError(
-                f"the evaluator cannot be sent to worker processes ({error}): "
-                "create open files, locks, and other unpicklable objects inside the function, "
-                "or use the serial executor"
+                f"the evaluator cannot be sent to worker processes ({error}): create open files, locks, and other "
+                "unpicklable objects inside the function, or use the serial executor"
             ) from None
 
     def submit(self, attempt: TrialAttempt) -> None:
         """Start an attempt."""
-        for slot in range(self.slots):
-            if slot not in self._workers:
-                num_threads = max(1, (os.cpu_count() or 1) // self.slots)
-                log = make_folder(self.logs) / f"worker_{slot}.txt"
-                self._workers[slot] = _Worker(self._context, log, num_threads)
-            if self._workers[slot].attempt is None:
-                self._workers[slot].start_attempt(attempt)
-                return
-        raise AssertionError("submitted more attempts than slots")
+        busy = {slot for slot, worker in self._workers.items() if worker.attempt is not None}
+        slot = min(set(range(self.slots)) - busy)
+        if slot not in self._workers:
+            num_threads = max(1, (os.cpu_count() or 1) // self.slots)
+            log = make_folder(self.logs) / f"worker_{slot}.txt"
+            self._workers[slot] = _Worker(self._context, log, num_threads)
+        self._workers[slot].start_attempt(attempt)
 
     def wait(self, timeout: float) -> list[Outcome]:
         """Return the outcomes of attempts that have ended; wait up to `timeout` seconds for the first."""
@@ -94,34 +91,27 @@ class LocalExecutor:
         return outcomes + self._kill_overdue_workers()
 
     def _receive_outcome(self, slot: int) -> Outcome:
+        """Return the outcome of a worker's attempt; if the worker has died, the next attempt starts a new one."""
         worker = self._workers[slot]
-        try:
-            if not worker.pipe.poll():
-                return self._record_worker_death(slot)
-            outcome = cloudpickle.loads(worker.pipe.recv_bytes())
-        except (EOFError, OSError):
-            return self._record_worker_death(slot)
-        worker.attempt = None
-        return outcome
-
-    def _record_worker_death(self, slot: int) -> Outcome:
-        """Turn the death of a worker into a failed outcome of its attempt; the next attempt starts a new worker."""
-        worker = self._workers.pop(slot)
-        worker.kill()
         assert worker.attempt is not None  # only busy workers are waited for
+        with contextlib.suppress(EOFError, OSError):
+            if worker.pipe.poll():
+                outcome = cloudpickle.loads(worker.pipe.recv_bytes())
+                worker.attempt = None
+                return outcome
+        del self._workers[slot]
+        worker.kill()
         elapsed = time.monotonic() - worker.start_time
-        return Outcome(worker.attempt.number, None, _describe_death(worker), elapsed)
+        return Outcome(worker.attempt.number, None, worker.describe_death(), elapsed)
 
     def _kill_overdue_workers(self) -> list[Outcome]:
         outcomes = []
         for slot, worker in list(self._workers.items()):
-            if worker.attempt is None:
-                continue
-            outcome = self._time_limit.outcome_if_overdue(worker.attempt, worker.start_time)
-            if outcome is not None:
+            overdue = worker.attempt and self._time_limit.outcome_if_overdue(worker.attempt, worker.start_time)
+            if overdue:
                 worker.kill()
                 del self._workers[slot]
-                outcomes.append(outcome)
+                outcomes.append(overdue)
         return outcomes
 
     def close(self) -> None:
@@ -139,26 +129,15 @@ class LocalExecutor:
 
 
 class _Worker:
-    """A worker process, the pipe to it, and its current attempt.
-
-    Args:
-        context: pickled `SearchContext`.
-        log: file for the worker's output.
-        num_threads: OpenMP threads of the worker, unless OMP_NUM_THREADS is set.
-    """
+    """A worker process, the pipe to it, and its current attempt; `context` is a pickled `SearchContext`."""
 
     def __init__(self, context: bytes, log: Path, num_threads: int) -> None:
         self.log = log
         self.attempt: TrialAttempt | None = None
         self.start_time = 0.0
-        parent_end, worker_end = Pipe()
-        self.pipe = parent_end
-        try:
+        self.pipe, worker_end = Pipe()
+        with worker_end:
             self.process = _start_process(worker_end, log, num_threads)
-        except OSError as error:
-            raise output_error(log, error) from None
-        finally:
-            worker_end.close()
         with contextlib.suppress(OSError):  # `wait` notices if the process has died already
             self.pipe.send_bytes(context)
 
@@ -175,15 +154,26 @@ class _Worker:
         self.process.wait()
         self.pipe.close()
 
+    def describe_death(self) -> str:
+        code = self.process.returncode
+        cause = f"exited with code {code}"
+        if code < 0:
+            hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+            cause = f"was killed by {signal.Signals(-code).name}{hint}"
+        return f"the worker process {cause}{_last_log_line(self.log)}"
+
 
 def _start_process(worker_end: Connection, log: Path, num_threads: int) -> subprocess.Popen:
-    environment = dict(os.environ)
-    environment.setdefault("OMP_NUM_THREADS", str(num_threads))
+    environment = {"OMP_NUM_THREADS": str(num_threads), **os.environ}
     # The worker gets this process's import path; the evaluator's own subprocesses get the user's PYTHONPATH
     user_path = [environment["PYTHONPATH"]] if "PYTHONPATH" in environment else []
     environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
     pipe_fd = worker_end.fileno()
-    with log.open("ab") as f:
+    try:
+        f = log.open("ab")
+    except OSError as error:
+        raise output_error(log, error) from None
+    with f:
         return subprocess.Popen(
             [sys.executable, "-m", "fbnetv3.nars.execution.worker", str(pipe_fd), *user_path],
             pass_fds=[pipe_fd],
@@ -193,16 +183,6 @@ def _start_process(worker_end: Connection, log: Path, num_threads: int) -> subpr
             env=environment,
             start_new_session=True,  # its process group can be killed as a whole
         )
-
-
-def _describe_death(worker: _Worker) -> str:
-    code = worker.process.returncode
-    if code >= 0:
-        cause = f"exited with code {code}"
-    else:
-        hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        cause = f"was killed by {signal.Signals(-code).name}{hint}"
-    return f"the worker process {cause}{_last_log_line(worker.log)}"
 
 
 def _last_log_line(log: Path) -> str:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from fbnetv3.errors import MissingPackageError, UsageError
 from fbnetv3.nars.execution.attempts import Outcome, SearchContext, TimeLimit, TrialAttempt
 from fbnetv3.nars.execution.executors import ExecutorOptions
 from fbnetv3.nars.execution.worker import evaluate_attempt
+from fbnetv3.utils.text import one_line
 
 try:
     import ray
@@ -31,9 +31,6 @@ class RayExecutor:
 
     A task whose worker or node dies is reported as a failed attempt; the search submits it again, as with local
     workers. Every node must be able to reach the folders of the trials.
-
-    Raises:
-        UsageError: the cluster does not answer, or lacks the requested resources.
     """
 
     def __init__(self, context: SearchContext, options: ExecutorOptions) -> None:
@@ -42,20 +39,19 @@ class RayExecutor:
         self._running: dict[Any, tuple[TrialAttempt, float]] = {}  # attempt and start time by Ray's object reference
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            with _sigterm_handler_kept():
-                _connect(options.address, options.workers)
+            _connect(options.address, options.workers)
         try:
             task_options: dict[str, Any] = {"num_cpus": 1, **options.resources, "max_retries": 0}
             self._task = ray.remote(**task_options)(evaluate_attempt)
         except (TypeError, ValueError) as error:
             self.close()
-            raise UsageError(f"resources {dict(options.resources)}: {_first_line(error)}") from None
+            raise UsageError(f"resources {dict(options.resources)}: {one_line(error)}") from None
         self._fit_slots(options.resources)
         try:
             self._context = ray.put(context)
         except Exception as error:  # pickling runs the user's code
             self.close()
-            raise UsageError(f"the evaluator cannot be sent to Ray workers ({_first_line(error)})") from None
+            raise UsageError(f"the evaluator cannot be sent to Ray workers ({one_line(error)})") from None
 
     def _fit_slots(self, resources: Mapping[str, float]) -> None:
         """Submit no more tasks than fit on the cluster: the time limit would run while others wait in its queue."""
@@ -88,14 +84,14 @@ class RayExecutor:
         try:
             return ray.get(reference)
         except ray.exceptions.RayError as error:
-            message = f"the Ray worker died ({_first_line(error)})"
+            message = f"the Ray worker died ({one_line(error)})"
             return Outcome(attempt.number, None, message, time.monotonic() - start_time)
 
     def _cancel_overdue_tasks(self) -> list[Outcome]:
         outcomes = []
         for reference, (attempt, start_time) in list(self._running.items()):
             outcome = self._time_limit.outcome_if_overdue(attempt, start_time)
-            if outcome is not None:
+            if outcome:
                 ray.cancel(reference, force=True)
                 del self._running[reference]
                 outcomes.append(outcome)
@@ -110,28 +106,22 @@ class RayExecutor:
             ray.shutdown()
 
 
-@contextlib.contextmanager
-def _sigterm_handler_kept() -> Iterator[None]:
-    """Restore the tool's SIGTERM handler, which `ray.init` replaces."""
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)
-
-
 def _connect(address: str | None, workers: int) -> None:
     """Connect to a cluster, or start one on this machine with a CPU per worker."""
     arguments: dict[str, Any] = {"address": "local", "num_cpus": workers}
     if address is not None:
         _check_address(address)
         arguments = {"address": address}
+    sigterm_handler = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **arguments)
     except Exception as error:  # many types
         where = f"at {address}" if address else "on this machine"
-        raise UsageError(f"address: no Ray cluster {where} ({_first_line(error)})") from None
+        raise UsageError(f"address: no Ray cluster {where} ({one_line(error)})") from None
+    finally:
+        # Restore the tool's handler, which `ray.init` replaces
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, sigterm_handler)
 
 
 def _check_address(address: str) -> None:
@@ -143,8 +133,3 @@ def _check_address(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT).close()
     except OSError as error:
         raise UsageError(f"address: no Ray cluster at {address} ({error.strerror or error})") from None
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -44,16 +44,13 @@ def evaluate_attempt(context: SearchContext, attempt: TrialAttempt) -> Outcome:
     except UserError as problem:
         error = str(problem)
     except (Exception, SystemExit) as problem:
-        error = f"{type(problem).__name__}: {problem}{_origin(problem)}"
+        # With the file and line where it was raised
+        frame = traceback.extract_tb(problem.__traceback__)[-1]
+        origin = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
+        error = f"{type(problem).__name__}: {problem} (in {origin})"
     if error is not None:
         error = error.encode("utf-8", "replace").decode()  # file names may hold invalid surrogates
     return Outcome(attempt.number, curve, error, time.monotonic() - start)
-
-
-def _origin(error: BaseException) -> str:
-    """Format file and line where an exception was raised."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return f" (in {os.path.basename(frame.filename)}, line {frame.lineno})"
 
 
 def _write_log(log: int, line: str) -> None:
