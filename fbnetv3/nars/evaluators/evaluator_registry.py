@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -24,12 +25,6 @@ EVALUATORS = Registry("evaluator")
 EVALUATORS.add("table", "fbnetv3.nars.evaluators.table_evaluator:TableEvaluator", __file__)
 EVALUATORS.add("training", "fbnetv3.nars.evaluators.training_evaluator:TrainingEvaluator", __file__)
 
-_MAX_REPR = 60  # characters of an invalid result in an error message
-
-
-class LearningCurveError(UsageError):
-    """An evaluator's result that is not a learning curve."""
-
 
 def build_evaluator(evaluator: str | Evaluate, arguments: Mapping[str, Any] | None = None) -> Evaluate:
     """Build an evaluator.
@@ -38,32 +33,24 @@ def build_evaluator(evaluator: str | Evaluate, arguments: Mapping[str, Any] | No
         evaluator: a registered name, `package.module:function`, or a callable. A name may refer to a function or to a
             class whose instances are callable.
         arguments: passed to the class, or to the function on every call, as keywords.
-
-    Raises:
-        UserError: unknown name, or arguments that the class or function does not take.
     """
     arguments = dict(arguments or {})
-    name = evaluator_name(evaluator)
     target: Any = evaluator
     if isinstance(evaluator, str):
         target = find_callable(evaluator, "evaluator") if ":" in evaluator else EVALUATORS.get(evaluator)
     if not callable(target):
-        raise UsageError(f"evaluator {name!r} is not callable: pass a function, or a class whose instances are")
+        raise UsageError(f"evaluator {target!r} is not callable: pass a function, or a class whose instances are")
     # A class gets the arguments when it is instantiated, a function on every call
     is_class = inspect.isclass(target)
-    _check_arguments(target, () if is_class else (None, None), arguments, name)
-    if is_class:
-        return cast("Evaluate", target(**arguments))
-    return _WithArguments(target, arguments) if arguments else target
-
-
-def _check_arguments(target: Callable, positional: Sequence[Any], arguments: Mapping[str, Any], name: str) -> None:
     try:
-        inspect.signature(target).bind(*positional, **arguments)
-    except ValueError:  # some callables written in C have no signature
-        return
+        inspect.signature(target).bind(*(() if is_class else (None, None)), **arguments)
     except TypeError as error:
-        raise UsageError(f"evaluator {name!r} with {dict(arguments)}: {error}") from None
+        raise UsageError(f"evaluator {evaluator_name(evaluator)!r} with {arguments}: {error}") from None
+    except ValueError:  # some callables written in C have no signature
+        pass
+    if is_class:
+        return target(**arguments)
+    return functools.partial(target, **arguments) if arguments else target
 
 
 def evaluator_name(evaluator: str | Evaluate) -> str:
@@ -75,33 +62,16 @@ def evaluator_name(evaluator: str | Evaluate) -> str:
     return f"{target.__module__}:{target.__qualname__}"
 
 
-class _WithArguments:
-    """A function with fixed keyword arguments; unlike a closure, it can be pickled."""
-
-    def __init__(self, function: Callable[..., Sequence[float]], arguments: Mapping[str, Any]) -> None:
-        self.function = function
-        self.arguments = arguments
-
-    def __call__(self, candidate: Candidate, epochs: int) -> Sequence[float]:
-        return self.function(candidate, epochs, **self.arguments)
-
-
 def check_learning_curve(curve: Any, epochs: int) -> tuple[float, ...]:
-    """Return an evaluator's result as a learning curve, (epochs,); a number is a curve of one epoch.
-
-    Raises:
-        LearningCurveError: it is not one finite accuracy per epoch.
-    """
+    """Return an evaluator's result as a learning curve, (epochs,); a number is a curve of one epoch."""
     try:
         values = np.atleast_1d(np.asarray(() if curve is None else curve, np.float64))
     except (TypeError, ValueError):
         values = np.empty(0)
     if values.shape != (epochs,):
-        returned = f"{len(values)} accuracies" if values.ndim == 1 and len(values) else repr(curve)[:_MAX_REPR]
-        raise LearningCurveError(
-            f"the evaluator returned {returned}; expected one accuracy for each of {epochs} epochs"
-        )
-    for epoch, accuracy in enumerate(values, 1):
-        if not np.isfinite(accuracy):
-            raise LearningCurveError(f"the accuracy after epoch {epoch} is {accuracy}; expected a finite number")
+        returned = f"{len(values)} accuracies" if values.ndim == 1 and len(values) else repr(curve)[:60]
+        raise UsageError(f"the evaluator returned {returned}; expected one accuracy for each of {epochs} epochs")
+    if not np.isfinite(values).all():
+        epoch = int(np.isfinite(values).argmin())
+        raise UsageError(f"the accuracy after epoch {epoch + 1} is {values[epoch]}; expected a finite number")
     return tuple(values.tolist())

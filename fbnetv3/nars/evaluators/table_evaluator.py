@@ -20,15 +20,8 @@ class TableEvaluator:
     """Looks up measurements of candidates in a JSON file.
 
     The file maps names of candidates to mappings of measurements. A candidate's name is the values of its variables,
-    in the order of the space, joined by `separator`.
-
-    Args:
-        file: the JSON file.
-        accuracy: the measurement to maximize: a number, or a list with one number per epoch.
-        separator: text between the values of a name.
-
-    Raises:
-        TableError: the file cannot be read or is not such a table.
+    in the order of the space, joined by `separator`. The measurement `accuracy` is a number, or a list with one number
+    per epoch.
     """
 
     def __init__(self, file: str | os.PathLike, accuracy: str = "accuracy", separator: str = "") -> None:
@@ -51,11 +44,7 @@ class TableEvaluator:
 
 
 def read_table(file: str | os.PathLike) -> dict[str, dict[str, Any]]:
-    """Read a JSON table of measurements: a mapping from names of candidates to their measurements.
-
-    Raises:
-        TableError: the file cannot be read or is not such a table.
-    """
+    """Read a JSON table of measurements: a mapping from names of candidates to their measurements."""
     try:
         rows = json.loads(Path(file).expanduser().read_text())
     except OSError as error:

@@ -20,9 +20,6 @@ from fbnetv3.training.run_state.metrics import read_metrics
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.nested_keys import flatten
 
-# Config keys that the search sets for each trial
-_RESERVED_KEYS = ("SOLVER.EPOCHS", "SEED", "OUTPUT_DIR", "EVAL.PERIOD", "CHECKPOINT.KEEP")
-
 
 class TrainingEvaluator:
     """Trains a candidate and returns its top-1 after each epoch, of the averaged weights if the recipe has EMA.
@@ -33,26 +30,16 @@ class TrainingEvaluator:
     Args:
         config: training config of all candidates; it names the network if candidates are recipes only.
         overrides: config keys and values that override it.
-
-    Raises:
-        UserError: the config is invalid.
     """
 
     def __init__(self, config: str, overrides: Mapping[str, Any] | None = None) -> None:
         self.config = config
         self.overrides = flatten(overrides or {})
-        for key in _RESERVED_KEYS:
-            if key in self.overrides:
-                raise UsageError(f"evaluator_args: overrides: {key} is set by the search for each trial")
         # Fail early on config errors; a one-epoch run cannot have a warmup
         load_config(config, _to_pairs({"SOLVER.WARMUP_EPOCHS": 0, "SOLVER.EPOCHS": 1, **self.overrides}))
 
     def check(self, candidate: Candidate) -> None:
-        """Raise the error that every trial would fail with, such as a missing dataset or conflicting overrides.
-
-        Args:
-            candidate: any candidate; its folder is not used.
-        """
+        """Raise the error that every trial would fail with, such as a missing dataset or conflicting overrides."""
         with tempfile.TemporaryDirectory() as folder:
             check_training_config(self._trial_config(candidate, Path(folder)))
 
@@ -86,7 +73,7 @@ class TrainingEvaluator:
             keys["MODEL.ARCH"] = folder / "arch.yaml"
         conflicts = sorted(set(keys) & set(self.overrides))
         if conflicts:
-            raise UsageError(f"evaluator_args: overrides: {conflicts[0]} is set by the candidates")
+            raise UsageError(f"evaluator_args: overrides: {conflicts[0]} is set by the search for each trial")
         # Written only once the keys are known to be valid
         if candidate.arch is not None:
             save_arch(candidate.arch, keys["MODEL.ARCH"])
@@ -94,7 +81,6 @@ class TrainingEvaluator:
 
 
 def _read_learning_curve(run: RunFolder) -> list[float]:
-    """Read the accuracies of all epochs that a run has finished."""
     if not run.metrics.exists():
         return []
     evaluations = [entry for entry in read_metrics(run.metrics) if "val_top1" in entry]
@@ -102,5 +88,4 @@ def _read_learning_curve(run: RunFolder) -> list[float]:
 
 
 def _to_pairs(keys: Mapping[str, Any]) -> list[str]:
-    """Format config keys as KEY VALUE overrides."""
     return [text for key, value in keys.items() for text in (key, str(value))]

@@ -6,7 +6,6 @@ import pytest
 from fbnetv3.errors import UnknownNameError, UsageError
 from fbnetv3.nars.evaluators.evaluator_registry import (
     EVALUATORS,
-    LearningCurveError,
     build_evaluator,
     check_learning_curve,
     evaluator_name,
@@ -107,5 +106,5 @@ def test_valid_learning_curves():
     ],
 )
 def test_invalid_learning_curves(curve, error):
-    with pytest.raises(LearningCurveError, match=error):
+    with pytest.raises(UsageError, match=error):
         check_learning_curve(curve, 2)
