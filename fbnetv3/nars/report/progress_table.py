@@ -15,16 +15,7 @@ from fbnetv3.nars.report.search_record import SearchRecord, read_search_record
 from fbnetv3.utils.text import format_duration
 
 # Columns of the live table and their widths
-_COLUMNS = {
-    "round": 7,
-    "epochs": 6,
-    "done": 9,
-    "failed": 6,
-    "running": 7,
-    "best": 9,
-    "error": 8,
-    "left": 8,
-}
+_COLUMNS = {"round": 7, "epochs": 6, "done": 9, "failed": 6, "running": 7, "best": 9, "error": 8, "left": 8}
 _STAGES = {"pretraining": "pretraining the predictor on architecture statistics"}
 _SECONDS_BETWEEN_LINES = 60.0  # between lines if the output is not a terminal
 _MAX_FAILURES_SHOWN = 10
@@ -36,9 +27,6 @@ class ProgressTable:
 
     On a terminal the last line is updated as trials end. Elsewhere a line is printed when a round ends, and once a
     minute.
-
-    Args:
-        stream: default: standard output.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
@@ -97,25 +85,19 @@ def _format_number(value: float | None) -> str:
 
 
 def describe_search(folder: Path) -> str:
-    """Describe the state of the search in a folder, with a table of its rounds.
-
-    Raises:
-        TrialStoreError: the folder contains no search.
-    """
+    """Describe the state of the search in a folder, with a table of its rounds."""
     record = read_search_record(folder)
+    state = "finished" if record.metadata.get(FINISHED) else "not finished"
     if record.metadata.get(STOPPED):
         state = "stopped by failures"
-    else:
-        state = "finished" if record.metadata.get(FINISHED) else "not finished"
     space = record.settings.get("space", "a search")
-    lines = [f"{folder}: {space}, evaluator {record.settings.get('evaluator')}, {state}", "", round_table(record)]
+    lines = [f"{folder}: {space}, evaluator {record.settings.get('evaluator')}, {state}", "", _round_table(record)]
     failed = [trial for trial in record.trials if trial.status == FAILED]
     lines += [f"trial {trial.number} failed: {trial.error}" for trial in failed[:_MAX_FAILURES_SHOWN]]
     return "\n".join(lines)
 
 
-def round_table(record: SearchRecord) -> str:
-    """Format one line per round: trials by status, best accuracy, error of the predictor, and evaluation time."""
+def _round_table(record: SearchRecord) -> str:
     epoch = record.comparison_epoch
     statuses = (DONE, FAILED, RUNNING, WAITING)
     headers = ["round", "epochs", *statuses, f"best after epoch {epoch}", "predictor's error", "hours"]
@@ -126,6 +108,5 @@ def round_table(record: SearchRecord) -> str:
         best = f"{ranked[0].accuracy(epoch):.4g} (trial {ranked[0].number})" if ranked else ""
         hours = sum(trial.seconds or 0 for trial in trials) / 3600
         error = _format_number(predictor_error(ranked, epoch))
-        # One cell per header
         rows.append([number, trials[0].epochs, *counts, best, error, f"{hours:.2f}"])
     return tabulate(rows, headers, disable_numparse=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,58 +18,27 @@ _MIN_CURVES = 3
 # Keys of the analysis for predictors with and without pretraining
 _PREDICTORS = {"plain": "not pretrained", "pretrained": "pretrained"}
 
-Values = Sequence[float | None] | np.ndarray
 
-
-@dataclass(frozen=True)
-class ReportFigure:
-    """A figure of the report.
-
-    Attributes:
-        name: name of the PNG file, without suffix.
-        title: heading of the section.
-        caption: text below the heading.
-        draw: draws into a matplotlib figure; returns False if the search has no data for it.
-    """
-
-    name: str
-    title: str
-    caption: str
-    draw: Callable[[SearchRecord, Any], bool]
-
-
-def _scatter_predictions(axes: Any, measured: Values, predicted: Values, title: str) -> None:
+def _scatter_predictions(axes: Any, measured: np.ndarray, predicted: np.ndarray, title: str) -> None:
     """Plot predicted over measured accuracies, with the diagonal."""
     style_axes(axes, xlabel="measured", ylabel="predicted", title=title)
-    # Trials without a prediction are not plotted
-    points = _finite_pairs(measured, predicted)
-    if not len(points):
-        return
-    axes.scatter(points[:, 0], points[:, 1], s=12, alpha=0.6, linewidths=0)
-    diagonal = [points.min(), points.max()]
+    axes.scatter(measured, predicted, s=12, alpha=0.6, linewidths=0)
+    diagonal = [min(measured.min(), predicted.min()), max(measured.max(), predicted.max())]
     axes.plot(diagonal, diagonal, color="0.5", linewidth=1)
 
 
-def _finite_pairs(first: Values, second: Values) -> np.ndarray:
-    """Return the pairs of finite values, (N, 2)."""
-    pairs = np.array([first, second], float).T
-    return pairs[np.isfinite(pairs).all(1)]
-
-
-def _describe_correlation(measured: Values, predicted: Values) -> str:
-    """Format Spearman's rank correlation; "" if it is undefined."""
-    pairs = _finite_pairs(measured, predicted)
-    is_constant = (pairs == pairs[:1]).all(0).any()
-    if len(pairs) < 3 or is_constant:
+def _describe_correlation(measured: np.ndarray, predicted: np.ndarray) -> str:
+    # Spearman's rank correlation, unless it is undefined
+    if len(measured) < 3 or np.ptp(measured) == 0 or np.ptp(predicted) == 0:
         return ""
-    return f", rank correlation {spearmanr(*pairs.T).statistic:.2f}"
+    return f", rank correlation {spearmanr(measured, predicted).statistic:.2f}"
 
 
 def _draw_rounds(record: SearchRecord, figure: Any) -> bool:
     """Fig. 6: accuracies by round, with medians and the best so far."""
     axes = figure.subplots()
     epoch = record.comparison_epoch
-    best_so_far: list[tuple[int, float]] = []
+    best: dict[int, float] = {}
     for number, trials in enumerate(record.completed_rounds, 1):
         accuracies = [trial.accuracy(epoch) for trial in trials]
         if not accuracies:
@@ -79,9 +47,9 @@ def _draw_rounds(record: SearchRecord, figure: Any) -> bool:
         offsets = np.linspace(-0.25, 0.25, len(accuracies)) if len(accuracies) > 1 else np.zeros(1)
         axes.scatter(number + offsets, accuracies, s=14, alpha=0.6, linewidths=0)
         axes.plot([number - 0.32, number + 0.32], [np.median(accuracies)] * 2, color="0.2", linewidth=2)
-        previous_best = [accuracy for _, accuracy in best_so_far[-1:]]
-        best_so_far.append((number, max(previous_best + accuracies)))
-    axes.plot(*zip(*best_so_far, strict=True), "k--", linewidth=1, label="best so far")
+        best[number] = max(accuracies)
+    best_so_far = np.maximum.accumulate(list(best.values()))
+    axes.plot(list(best), best_so_far, "k--", linewidth=1, label="best so far")
     axes.set_xticks(range(1, len(record.completed_rounds) + 1))
     axes.legend(frameon=False)
     style_axes(axes, xlabel="round (bar: median)", ylabel=f"accuracy after epoch {epoch}")
@@ -94,9 +62,12 @@ def _draw_accuracy_over_cost(record: SearchRecord, figure: Any) -> bool:
         return False
     axes = figure.subplots()
     column = cost["column"]
-    # Accuracies measured so far
-    scale, unit = _cost_unit(list(cost["trials"].values()))
-    _scatter_trials(axes, record, {number: value / scale for number, value in cost["trials"].items()})
+    scale, unit = _cost_unit(max(map(abs, cost["trials"].values())))
+    # Measured accuracies, in one color per round
+    for number, trials in enumerate(record.completed_rounds, 1):
+        costs = [cost["trials"][str(trial.number)] / scale for trial in trials]
+        accuracies = [trial.accuracy(record.comparison_epoch) for trial in trials]
+        axes.scatter(costs, accuracies, s=14, alpha=0.55, linewidths=0, label=f"round {number}")
     # What the predictor expects, and what it recommends
     front = record.analysis.get("front")
     if front:
@@ -120,22 +91,8 @@ def _draw_accuracy_over_cost(record: SearchRecord, figure: Any) -> bool:
     return True
 
 
-def _scatter_trials(axes: Any, record: SearchRecord, costs: dict[str, float]) -> None:
-    """Plot accuracy over cost of the trials in `costs`, in one color per round."""
-    for number, trials in enumerate(record.completed_rounds, 1):
-        points = [
-            (costs[str(trial.number)], trial.accuracy(record.comparison_epoch))
-            for trial in trials
-            if str(trial.number) in costs
-        ]
-        if points:
-            axes.scatter(*zip(*points, strict=True), s=14, alpha=0.55, linewidths=0, label=f"round {number}")
-
-
-def _cost_unit(values: Sequence[float]) -> tuple[float, str]:
-    """Choose a scale for an axis and its unit."""
-    # The unit that keeps the largest number short
-    largest = max(abs(value) for value in values)
+def _cost_unit(largest: float) -> tuple[float, str]:
+    """Choose the scale and unit of an axis that keep its largest number short."""
     for scale, unit in ((1e9, ", billions"), (1e6, ", millions"), (1e3, ", thousands")):
         if largest >= scale:
             return scale, unit
@@ -147,15 +104,14 @@ def _draw_last_round(record: SearchRecord, figure: Any) -> bool:
     epoch = record.comparison_epoch
     if len(trials) < 2 or trials[0].predicted is None:
         return False
-    measured = [trial.accuracy(epoch) for trial in trials]
-    predicted = [trial.predicted for trial in trials]
+    measured = np.array([trial.accuracy(epoch) for trial in trials])
+    predicted = np.array([trial.predicted for trial in trials], float)
     title = f"RMSE {predictor_error(trials, epoch):.3g}{_describe_correlation(measured, predicted)}"
     _scatter_predictions(figure.subplots(), measured, predicted, title)
     return True
 
 
 def _draw_cross_validation(record: SearchRecord, figure: Any) -> bool:
-    """Fig. 4 (c, d)."""
     cross_validation = record.analysis.get("cross_validation")
     if not cross_validation:
         return False
@@ -172,7 +128,6 @@ def _draw_cross_validation(record: SearchRecord, figure: Any) -> bool:
 
 
 def _draw_sample_efficiency(record: SearchRecord, figure: Any) -> bool:
-    """Fig. 4 (e)."""
     errors = record.analysis.get("sample_efficiency")
     if not errors:
         return False
@@ -187,7 +142,6 @@ def _draw_sample_efficiency(record: SearchRecord, figure: Any) -> bool:
 
 
 def _draw_pretraining(record: SearchRecord, figure: Any) -> bool:
-    """Fig. 4 (a, b)."""
     pretraining = record.analysis.get("pretraining")
     if not pretraining:
         return False
@@ -201,7 +155,6 @@ def _draw_pretraining(record: SearchRecord, figure: Any) -> bool:
 
 
 def _draw_early_stopping(record: SearchRecord, figure: Any) -> bool:
-    """Fig. 5."""
     curves = [trial.curve for trial in record.trials if trial.round == 0 and trial.curve is not None]
     if len(curves) < _MIN_CURVES or len(curves[0]) < 2:
         return False
@@ -219,42 +172,14 @@ def _draw_early_stopping(record: SearchRecord, figure: Any) -> bool:
     return True
 
 
-REPORT_FIGURES = (
-    ReportFigure("rounds", "Rounds", "Accuracies of the trials, by round (Fig. 6).", _draw_rounds),
-    ReportFigure(
-        "pareto",
-        "Accuracy and cost",
-        "The trials, the best accuracies that the predictor expects at each cost, and the recommendations.",
-        _draw_accuracy_over_cost,
-    ),
-    ReportFigure(
-        "last_round",
-        "Predictions for the last round",
-        "Made before the trials were run. The predictor chose these candidates as the best, so they differ little.",
-        _draw_last_round,
-    ),
-    ReportFigure(
-        "predictor",
-        "Cross-validation of the predictor",
-        "Five predictors, each trained on four fifths of the trials and evaluated on the others (Fig. 4 c, d).",
-        _draw_cross_validation,
-    ),
-    ReportFigure(
-        "samples",
-        "Error by number of training trials",
-        "On a held-out fifth of the trials (Fig. 4 e).",
-        _draw_sample_efficiency,
-    ),
-    ReportFigure(
-        "pretraining",
-        "Pretraining",
-        "Architecture statistics of held-out candidates, standardized, and the predictor's estimates (Fig. 4 a, b).",
-        _draw_pretraining,
-    ),
-    ReportFigure(
-        "stopping",
-        "Early stopping",
-        "Rank correlation of the accuracies after each epoch with those after the last, in the first round (Fig. 5).",
-        _draw_early_stopping,
-    ),
-)
+# By the name of the PNG file; titles and captions are in search_report.html. A function draws into a matplotlib figure,
+# and returns False if the search has no data for it.
+REPORT_FIGURES: dict[str, Callable[[SearchRecord, Any], bool]] = {
+    "rounds": _draw_rounds,
+    "pareto": _draw_accuracy_over_cost,
+    "last_round": _draw_last_round,
+    "predictor": _draw_cross_validation,
+    "samples": _draw_sample_efficiency,
+    "pretraining": _draw_pretraining,
+    "stopping": _draw_early_stopping,
+}

@@ -13,7 +13,6 @@ import numpy as np
 from fbnetv3.nars.algorithm.budgets import build_constraints
 from fbnetv3.nars.algorithm.evolution import pareto_front
 from fbnetv3.nars.algorithm.nars_search import SearchResult
-from fbnetv3.nars.algorithm.recommendations import Recommendation
 from fbnetv3.nars.algorithm.trial_store import ANALYSIS_FILE, DONE, Trial
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
 from fbnetv3.utils.files import write_json
@@ -24,39 +23,38 @@ _FRONT_SIZE = 12  # budgets along the Pareto front
 
 
 def save_analysis(result: SearchResult) -> Path:
-    """Analyze a search and write `analysis.json` into its folder.
+    """Analyze a search and write the data that the report shows in addition to the trials into its folder.
 
-    Raises:
-        OutputError: it cannot be written.
+    Returns:
+        The path of `analysis.json`. Entries are null if there are too few trials.
     """
     file = result.folder / ANALYSIS_FILE
-    write_json(file, analyze_search(result), indent=None)
+    write_json(file, _analyze_search(result), indent=None)
     return file
 
 
-def analyze_search(result: SearchResult) -> dict[str, Any]:
-    """Compute the data that the report shows in addition to the trials.
-
-    Returns:
-        A mapping that JSON can store. Entries are None if there are too few trials.
-
-        - "pretraining": architecture statistics of held-out candidates and the predictor's estimates (Fig. 4 a, b)
-        - "cross_validation": measured accuracies, and predictions with and without pretraining (Fig. 4 c, d)
-        - "sample_efficiency": mean squared errors by number of training trials (Fig. 4 e)
-        - "cost": a cost column and its values for all trials
-        - "front": the predictor's Pareto front over that column
-        - "recommendations", "scaled_networks", "reference_networks"
-    """
+def _analyze_search(result: SearchResult) -> dict[str, Any]:
     trials = [trial for trial in result.trials if trial.status == DONE]
     candidates = np.array([trial.candidate for trial in trials])
     accuracies = np.array([trial.accuracy(result.stopping_epoch) for trial in trials])
     return {
-        "pretraining": _describe_pretraining(result),
-        "cross_validation": _cross_validate(result, candidates, accuracies),
-        "sample_efficiency": _measure_sample_efficiency(result, candidates, accuracies),
+        "pretraining": _describe_pretraining(result),  # Fig. 4 (a, b)
+        "cross_validation": _cross_validate(result, candidates, accuracies),  # Fig. 4 (c, d)
+        "sample_efficiency": _measure_sample_efficiency(result, candidates, accuracies),  # Fig. 4 (e)
         **_cost_and_front(result, trials),
         "reference_networks": {name: dict(network) for name, network in result.settings.reference_networks.items()},
-        "recommendations": [_describe_recommendation(item, result.folder) for item in result.recommendations],
+        "recommendations": [
+            {
+                "name": recommendation.files.name,
+                "predicted": recommendation.predicted,
+                "columns": dict(recommendation.columns),
+                "values": dict(recommendation.candidate),
+                "arch": _relative_path(recommendation.files.arch, result.folder),
+                "config": _relative_path(recommendation.files.config, result.folder),
+                "provenance": _relative_path(recommendation.files.provenance, result.folder),
+            }
+            for recommendation in result.recommendations
+        ],
         "scaled_networks": [
             {"name": name, "config": _relative_path(files.config, result.folder)}
             for name, files in result.scaled_networks.items()
@@ -77,7 +75,7 @@ def _describe_pretraining(result: SearchResult) -> dict[str, Any] | None:
 
 
 def _build_predictors(result: SearchResult) -> dict[str, AccuracyPredictor]:
-    """Return predictors to fit: one configured like the search's and one without pretraining."""
+    """Build predictors to fit: one without pretraining, and one like the search's if that was pretrained."""
     predictors = {"plain": AccuracyPredictor(result.space, result.settings.predictor, result.settings.seed)}
     if result.pretraining is not None:
         predictors["pretrained"] = copy.copy(result.predictor)
@@ -157,19 +155,6 @@ def _cost_column(columns: Sequence[str], result: SearchResult) -> str | None:
         if any(column in text.split() for text in bounds):
             return column
     return columns[0] if columns else None
-
-
-def _describe_recommendation(recommendation: Recommendation, folder: Path) -> dict[str, Any]:
-    files = recommendation.files
-    return {
-        "name": files.name,
-        "predicted": recommendation.predicted,
-        "columns": dict(recommendation.columns),
-        "values": dict(recommendation.candidate),
-        "arch": _relative_path(files.arch, folder),
-        "config": _relative_path(files.config, folder),
-        "provenance": _relative_path(files.provenance, folder),
-    }
 
 
 def _relative_path(path: Path | None, folder: Path) -> str | None:

@@ -8,31 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fbnetv3.nars.algorithm.trial_store import (
-    ANALYSIS_FILE,
-    DONE,
-    STOPPING_EPOCH,
-    Trial,
-    TrialStore,
-    TrialStoreError,
-)
+from fbnetv3.nars.algorithm.trial_store import ANALYSIS_FILE, DONE, STOPPING_EPOCH, Trial, TrialStore, TrialStoreError
 
 
 @dataclass(frozen=True)
 class SearchRecord:
-    """A running or finished search.
-
-    Attributes:
-        folder: the search's folder.
-        trials: all trials proposed so far.
-        metadata: settings and state of the search.
-        analysis: see `analyze_search`; empty until the search has finished.
-    """
+    """A running or finished search."""
 
     folder: Path
-    trials: list[Trial]
-    metadata: dict[str, Any]
-    analysis: dict[str, Any]
+    trials: list[Trial]  # all that have been proposed
+    metadata: dict[str, Any]  # settings and state of the search
+    analysis: dict[str, Any]  # of `save_analysis`; empty until the search has finished
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -47,7 +33,6 @@ class SearchRecord:
     @property
     def rounds(self) -> list[list[Trial]]:
         """The trials of each round."""
-        # Rounds are proposed one by one
         num_rounds = max((trial.round for trial in self.trials), default=-1) + 1
         return [[trial for trial in self.trials if trial.round == round] for round in range(num_rounds)]
 
@@ -58,11 +43,7 @@ class SearchRecord:
 
 
 def read_search_record(folder: Path) -> SearchRecord:
-    """Read a search from its folder.
-
-    Raises:
-        TrialStoreError: the folder contains no search, or its analysis is corrupt.
-    """
+    """Read a search from its folder."""
     with contextlib.closing(TrialStore(folder)) as store:
         trials = store.trials()
         metadata = store.metadata()
@@ -71,7 +52,6 @@ def read_search_record(folder: Path) -> SearchRecord:
     try:
         analysis = json.loads(file.read_text()) if file.exists() else {}
     except ValueError as error:
-        raise TrialStoreError(
-            f"{file}: is corrupt ({error}); delete it and resume the search to write it again"
-        ) from None
+        advice = "delete it and resume the search to write it again"
+        raise TrialStoreError(f"{file}: is corrupt ({error}); {advice}") from None
     return SearchRecord(folder, trials, metadata, analysis)
