@@ -114,7 +114,8 @@ def build_network(network):
 
 
 def export(network, file):
-    from fbnetv3.deploy.formats.graph_preparation import export_program, prepare_for_export
+    from fbnetv3.deploy.formats.export_format import export_program
+    from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
     from fbnetv3.deploy.formats.onnx_format import write_onnx
 
     model = prepare_for_export(build_network(network))

@@ -14,7 +14,7 @@ import torch
 from measure import compare, report_comparison, report_value
 
 from fbnetv3.deploy import Int8, export_classifier, load
-from fbnetv3.deploy.formats.int8 import int8_formats
+from fbnetv3.deploy.formats.export_format import formats_supporting
 from fbnetv3.deploy.input_images import sample_images
 from fbnetv3.model_zoo.pretrained import load_classifier_from_name
 
@@ -23,7 +23,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="fbnetv3_b", help="architecture (default: %(default)s)")
     parser.add_argument("--resolution", type=int, default=224, help="side of the input (default: %(default)s)")
-    parser.add_argument("--formats", nargs="+", default=int8_formats(), choices=int8_formats())
+    formats = formats_supporting("int8")
+    parser.add_argument("--formats", nargs="+", default=formats, choices=formats)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=51)
     parser.add_argument("--folder", help="folder that keeps the exports for later runs")

@@ -14,7 +14,7 @@ from fbnetv3.config import is_detection_config
 from fbnetv3.deploy import FORMATS, Exported, Int8, export_classifier
 from fbnetv3.deploy.formats.export_format import get_format
 from fbnetv3.deploy.formats.int8 import split_image_folder
-from fbnetv3.deploy.input_images import list_image_files, read_image_folder
+from fbnetv3.deploy.input_images import list_image_files
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.model_zoo.pretrained import (
     PretrainedClassifier,
@@ -99,7 +99,7 @@ def add_int8_arguments(parser: ArgumentParser) -> None:
 
 
 def run_classifier_export(args: argparse.Namespace, command: str) -> None:
-    images = read_image_folder(args.images) if args.images else None
+    images = list_image_files(args.images) if args.images else None
     if args.config:
         net = load_classifier_from_config(args.config, args.overrides, weights=args.weights, classes=args.classes)
     else:
@@ -172,7 +172,7 @@ def int8_settings(net: PretrainedClassifier, args: argparse.Namespace) -> Int8:
         print(f"without labels, int8 is judged by agreement with float32 ({error})", file=sys.stderr)
         return Int8(*split_image_folder(args.calibration, MAX_CALIBRATION_IMAGES, args.val_images), **limits)
     if args.calibration:
-        return Int8(read_image_folder(args.calibration, MAX_CALIBRATION_IMAGES), images, targets, **limits)
+        return Int8(list_image_files(args.calibration, MAX_CALIBRATION_IMAGES), images, targets, **limits)
     calibration, _ = net.labeled_images("train", MAX_CALIBRATION_IMAGES)
     return Int8(calibration, images, targets, **limits)
 

@@ -23,6 +23,7 @@ from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, 
 from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor, resize_from_dict
 from fbnetv3.errors import ExportError, UsageError, UserError, suggest
 from fbnetv3.utils.files import PARTIAL_PREFIX, file_sha256, output_error, write_json
+from fbnetv3.utils.text import one_line
 
 T = TypeVar("T")
 
@@ -37,13 +38,7 @@ DETECTION = "detection"
 
 @dataclass(frozen=True)
 class Exported:
-    """An exported network.
-
-    Attributes:
-        folder: the exported folder.
-        model: the model file in it.
-        manifest: the folder's manifest.
-    """
+    """An exported network: its folder, the model file in it, and the manifest."""
 
     folder: Path
     model: Path
@@ -54,18 +49,9 @@ class Exported:
 class Manifest:
     """Content of manifest.json.
 
-    Attributes:
-        network: name of the architecture.
-        format: a name in `FORMATS`.
-        input: name, type and shape of the input; None in the shape for a dynamic size.
-        output: name, type and shape of the logits; a list of these for a detector's boxes, scores and classes.
-        files: "sha256" and size in "bytes" of each other file.
-        versions: versions of Python and of the packages that exported the network.
-        command: the command that exported it.
-        verification: result of the comparison with the original network: number of "images", largest difference,
-            "tolerance" and "runtime".
-        task: "classification" or "detection".
-        layout: version of the folder's layout.
+    `input` and `output` have name, type and shape, in which None is a dynamic size; detectors have a list of outputs.
+    `files` has "sha256" and size in "bytes" of each other file; `verification` is the result of the comparison with
+    the original network.
     """
 
     network: str
@@ -89,16 +75,12 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
     Args:
         folder: a folder written by `tools/export_net.py`, `export_classifier` or `export_detector`.
 
-    Returns:
-        A `ClassifierPredictor` or a `DetectorPredictor`.
-
     Raises:
         ExportError: it is not an exported folder, or a file is missing or corrupt; the message names it.
         MissingPackageError: the format's runtime is not installed; the message says what to install.
     """
     folder = Path(folder).expanduser()
     manifest = read_manifest(folder)
-    check_files(folder, manifest)
     # Files that match their checksums are still not trusted: each reader checks its file
     if manifest.task == DETECTION:
         return open_detector(folder, manifest.network)
@@ -119,35 +101,22 @@ def open_detector(folder: Path, name: str) -> DetectorPredictor:
     return DetectorPredictor(OnnxRuntime(folder / OnnxFormat().file_name), resize, classes, name)
 
 
-def write_preprocessing(
-    folder: Path,
-    preprocessing: Mapping[str, Any],
-    classes: Sequence[str],
-) -> None:
+def write_preprocessing(folder: Path, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> None:
     """Write preprocessing.json and classes.json."""
     write_json(folder / PREPROCESSING_FILE, preprocessing)
     write_json(folder / CLASSES_FILE, list(classes))
 
 
 def read_preprocessing(folder: Path, from_dict: Callable[[dict[str, Any]], T]) -> tuple[T, list[str]]:
-    """Read preprocessing.json and classes.json.
-
-    Args:
-        folder: the exported folder.
-        from_dict: builds the preprocessing; raises TypeError, KeyError, ValueError or OverflowError for wrong fields.
-
-    Returns:
-        The preprocessing and the class names.
-    """
-    fields = _read_json(folder / PREPROCESSING_FILE)
-    classes = _read_json(folder / CLASSES_FILE)
-    # Check the types and values
-    try:
-        preprocessing = from_dict(fields)
-    except (TypeError, KeyError, ValueError, OverflowError):
-        raise _corrupt(folder / PREPROCESSING_FILE, "unexpected content") from None
-    if not isinstance(classes, list) or not classes:
-        raise _corrupt(folder / CLASSES_FILE, "not a list of names")
+    """Read preprocessing.json, which `from_dict` checks, and the class names."""
+    path = folder / PREPROCESSING_FILE
+    with _file_errors(path):
+        preprocessing = from_dict(json.loads(path.read_text()))
+    path = folder / CLASSES_FILE
+    with _file_errors(path):
+        classes = json.loads(path.read_text())
+        if not isinstance(classes, list) or not classes:
+            raise ValueError("not a list of names")
     return preprocessing, [str(name) for name in classes]
 
 
@@ -159,73 +128,69 @@ def write_manifest(folder: Path, *, format: str, **fields: Any) -> Manifest:
         format: format of the model file.
         fields: the other fields of `Manifest`, except files and versions.
     """
-    file_names = (get_format(format).file_name, PREPROCESSING_FILE, CLASSES_FILE)
-    paths = [folder / name for name in file_names]
-    files = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in paths}
-    manifest = Manifest(format=format, files=files, versions=_package_versions(format), **fields)
+    files = {}
+    for name in _file_names(format):
+        path = folder / name
+        files[name] = {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+    versions = {"python": platform.python_version(), "fbnetv3": fbnetv3.__version__, "torch": torch.__version__}
+    for package in get_format(format).packages:
+        with contextlib.suppress(PackageNotFoundError):  # onnxruntime may be installed as onnxruntime-gpu
+            versions[package] = version(package)
+    manifest = Manifest(format=format, files=files, versions=versions, **fields)
     write_json(folder / MANIFEST_FILE, asdict(manifest))
     return manifest
 
 
-def _package_versions(format: str) -> dict[str, str]:
-    versions = {"python": platform.python_version(), "fbnetv3": fbnetv3.__version__, "torch": torch.__version__}
-    for name in get_format(format).packages:
-        with contextlib.suppress(PackageNotFoundError):  # onnxruntime may be installed as onnxruntime-gpu
-            versions[name] = version(name)
-    return versions
+def _file_names(format: str) -> tuple[str, ...]:
+    return get_format(format).file_name, PREPROCESSING_FILE, CLASSES_FILE
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of an exported folder."""
+    """Read the manifest of an exported folder, and compare size and checksum of every other file with it."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
         problem = "has no manifest.json: it is not an exported folder" if folder.is_dir() else "no such folder"
         raise ExportError(f"{folder}: {problem}; tools/export_net.py creates one")
-    # Read the layout first: a newer one may have fields that are unknown here
-    fields = _read_json(path)
-    layout = fields.get("layout") if isinstance(fields, dict) else None
-    if isinstance(layout, int) and layout > LAYOUT:
-        raise ExportError(f"{folder}: exported by a newer version of fbnetv3: update this one, or export it again")
-    # Check types
-    try:
+    with _file_errors(path):
+        fields = json.loads(path.read_text())
+        # Read the layout first: a newer one may have fields that are unknown here
+        if fields.get("layout", LAYOUT) > LAYOUT:
+            raise ExportError(f"{folder}: exported by a newer version of fbnetv3: update this one, or export it again")
         manifest = Manifest(**fields)
-        checksums = {name: (file["sha256"], file["bytes"]) for name, file in manifest.files.items()}
-        is_known_format = manifest.format in FORMATS
-    except (TypeError, KeyError, AttributeError):
-        raise _corrupt(path, "not a manifest of an exported network") from None
-    # Check values; the listed files must be exactly those of the format, so that no path leaves the folder
-    if manifest.task not in (CLASSIFICATION, DETECTION):
-        raise _corrupt(path, f"unknown task {manifest.task!r}")
-    if not is_known_format:
-        advice = f"{suggest(manifest.format, FORMATS.names())} Import the module that registers it (--import)"
-        raise ExportError(f"{path}: unknown export format '{manifest.format}': {advice}")
-    if set(checksums) != {get_format(manifest.format).file_name, PREPROCESSING_FILE, CLASSES_FILE}:
-        raise _corrupt(path, f"lists the files {', '.join(sorted(checksums)) or 'none'}")
+        if manifest.format not in FORMATS:
+            advice = f"{suggest(manifest.format, FORMATS.names())} Import the module that registers it (--import)"
+            raise ExportError(f"{path}: unknown export format '{manifest.format}': {advice}")
+        if manifest.task not in (CLASSIFICATION, DETECTION):
+            raise ValueError(f"unknown task {manifest.task!r}")
+        # The listed files must be exactly those of the format, so that no path leaves the folder
+        if manifest.files.keys() != set(_file_names(manifest.format)):
+            raise ValueError(f"lists the files {', '.join(manifest.files) or 'none'}")
+    for name, entry in manifest.files.items():
+        with _file_errors(folder / name):
+            size = (folder / name).stat().st_size
+            if size != entry["bytes"] or file_sha256(folder / name) != entry["sha256"]:
+                raise ValueError(f"{size} bytes; size or SHA-256 differs from {MANIFEST_FILE}")
     return manifest
 
 
-def check_files(folder: Path, manifest: Manifest) -> None:
-    """Compare size and checksum of every file with the manifest."""
-    for name, entry in manifest.files.items():
-        path = folder / name
-        try:
-            size = path.stat().st_size
-            is_unchanged = size == entry["bytes"] and file_sha256(path) == entry["sha256"]
-        except OSError as error:
-            raise _unreadable(path, error) from None
-        if not is_unchanged:
-            raise _corrupt(path, f"{size} bytes; size or SHA-256 differs from {MANIFEST_FILE}")
+@contextlib.contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    """Turn what reading and checking an untrusted file raises into an ExportError that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # corrupt content may raise almost anything
+        problem = f"corrupt ({one_line(error)})"
+        if isinstance(error, OSError):
+            problem = f"cannot be read ({error.strerror})"
+        raise ExportError(f"{path}: {problem}: copy the whole folder again, or export it again") from None
 
 
 @contextlib.contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """Create a temporary folder that is renamed to `output` if the block succeeds, and deleted if it fails.
-
-    Raises:
-        UsageError: `output` exists and is not an empty folder.
-        OutputError: it cannot be written.
-    """
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+    """Create a temporary folder that is renamed to `output` if the block succeeds, and deleted if it fails."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} already exists: choose a different folder, or delete it")
     temporary = None
     try:
@@ -242,20 +207,3 @@ def new_folder(output: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise _unreadable(path, error) from None
-    except (ValueError, RecursionError):
-        raise _corrupt(path, "not JSON") from None
-
-
-def _corrupt(path: Path, reason: str) -> ExportError:
-    return ExportError(f"{path}: corrupt ({reason}): copy the whole folder again, or export it again")
-
-
-def _unreadable(path: Path, error: OSError) -> ExportError:
-    return ExportError(f"{path}: cannot be read ({error.strerror}): copy the whole folder again, or export it again")

@@ -34,9 +34,9 @@ def test_a_corrupt_or_missing_file_is_named(name, folder):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("{", "not JSON"),
-        ("[]", "not a manifest"),
-        ("{}", "not a manifest"),
+        ("{", "manifest.json: corrupt .Expecting property name"),
+        ("[]", "manifest.json: corrupt"),
+        ("{}", "manifest.json: corrupt .*missing 8 required .* 'network', 'format'"),
         (None, "has no manifest.json: it is not an exported folder"),
     ],
 )

@@ -87,7 +87,7 @@ def test_int8_judged_by_agreement_without_labels(calibration, tool, tmp_path):
         ([*MODEL, "--format", "tflite"], 2, "unknown export format 'tflite'"),
         ([*MODEL, "--format", "onnx", "SEED", "1"], 2, "KEY VALUE pairs need --config"),
         ([*MODEL, "--format", "onnx", "--images", "/nowhere"], 1, "no such folder"),
-        ([*MODEL, "--format", "executorch", "--any-size"], 2, "inputs of one size"),
+        ([*MODEL, "--format", "executorch", "--any-size"], 2, "any_size is available for onnx and torch-export"),
         ([*MODEL, "--format", "torch-export", "--int8"], 2, "int8 is available for executorch and onnx"),
         ([*MODEL, "--format", "onnx", "--calibration", "x"], 2, "--calibration needs --int8"),
         ([*MODEL, "--format", "onnx", "--reduce-range"], 2, "--reduce-range needs --int8"),
@@ -110,7 +110,7 @@ def test_a_folder_that_cannot_be_written(tool):
     "model, image, code, message",
     [
         (".", "x.png", 1, "has no manifest.json: it is not an exported folder"),
-        ("digits/fbnetv3_digits", "/nowhere/x.png", 1, "x.png: no such image"),
+        ("digits/fbnetv3_digits", "/nowhere/x.png", 1, "x.png: no such file"),
         ("fbnetv3_aa", "x.png", 2, "did you mean fbnetv3_a"),
     ],
 )

@@ -1,7 +1,8 @@
 """Non-maximum suppression and multilevel ROIAlign as single operators, which exporters do not decompose.
 
-Their results have lengths that depend on the image. `onnx_translations` returns their translations for
-`torch.onnx.export`, into ONNX's own NonMaxSuppression, TopK and RoiAlign.
+Their results have lengths that depend on the image. `ONNX_TRANSLATIONS` has their translations for
+`torch.onnx.export`, into ONNX's own NonMaxSuppression, TopK and RoiAlign. These have no annotations: torch's exporter
+would turn annotated numbers into attributes.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def multiclass_nms(
         max_detections: number of boxes to keep over all sets and classes.
 
     Returns:
-        int64 (K, 3), best first: set, class and index of each remaining box.
+        Set, class and index of each remaining box, int64 (K, 3), best first.
     """
     results = []
     for s in range(scores.shape[0]):
@@ -57,7 +58,7 @@ def multilevel_roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """Apply ROIAlign to each box on the feature map of its level.
+    """Apply ROIAlign to each box on the feature map of its level; return (R, C, output_size, output_size).
 
     Args:
         maps: one feature map per level, (1, C, H, W).
@@ -67,9 +68,6 @@ def multilevel_roi_align(
         output_size: height and width of the result.
         sampling_ratio: samples along each side of an output bin; 0 chooses by the size of the box.
         aligned: whether pixel centers are at half-integers.
-
-    Returns:
-        (R, C, output_size, output_size).
     """
     pooled = boxes.new_zeros(len(boxes), maps[0].shape[1], output_size, output_size)
     for level, (x, scale) in enumerate(zip(maps, scales, strict=True)):
@@ -83,78 +81,63 @@ def _(maps: list[Tensor], boxes: Tensor, levels: Tensor, scales: list[float], ou
     return boxes.new_empty(boxes.shape[0], maps[0].shape[1], output_size, output_size)
 
 
-def onnx_translations() -> dict[Any, Callable]:
-    """Return the `custom_translation_table` of both operators. onnxscript must be installed.
-
-    The translations have no annotations: torch's exporter would turn annotated numbers into attributes.
-    """
+def _translate_nms(boxes, scores, iou_threshold, score_threshold, max_detections):  # type: ignore[no-untyped-def]
     from onnxscript import opset18 as op
 
-    return {
-        torch.ops.fbnetv3.multiclass_nms.default: _nms_translation(op),
-        torch.ops.fbnetv3.multilevel_roi_align.default: _roi_align_translation(op),
-    }
-
-
-def _nms_translation(op: Any) -> Callable:
-    def translate_nms(  # type: ignore[no-untyped-def]
+    indices = op.NonMaxSuppression(
         boxes,
         scores,
-        iou_threshold,
-        score_threshold,
-        max_detections,
-    ):
-        indices = op.NonMaxSuppression(
+        op.Constant(value_ints=[max_detections]),
+        op.Constant(value_floats=[iou_threshold]),
+        op.Constant(value_floats=[score_threshold]),
+    )
+    # ONNX limits the number of boxes per class: sort by score and limit the total
+    best_scores = op.GatherND(scores, indices)
+    count = op.Min(op.Shape(best_scores), op.Constant(value_ints=[max_detections]))
+    _, order = op.TopK(best_scores, count)
+    return op.Gather(indices, order)
+
+
+def _translate_roi_align(  # type: ignore[no-untyped-def]
+    maps,
+    boxes,
+    levels,
+    scales,
+    output_size,
+    sampling_ratio,
+    aligned,
+):
+    from onnxscript import opset18 as op
+
+    def align(x, boxes, scale):  # type: ignore[no-untyped-def]
+        batch_indices = op.ConstantOfShape(op.Slice(op.Shape(boxes), [0], [1]))
+        return op.RoiAlign(
+            x,
             boxes,
-            scores,
-            op.Constant(value_ints=[max_detections]),
-            op.Constant(value_floats=[iou_threshold]),
-            op.Constant(value_floats=[score_threshold]),
+            op.Cast(batch_indices, to=7),  # int64
+            coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
+            output_height=output_size,
+            output_width=output_size,
+            sampling_ratio=sampling_ratio,
+            spatial_scale=scale,
         )
-        # ONNX limits the number of boxes per class: sort by score and limit the total
-        best_scores = op.GatherND(scores, indices)
-        count = op.Min(op.Shape(best_scores), op.Constant(value_ints=[max_detections]))
-        _, order = op.TopK(best_scores, count)
-        return op.Gather(indices, order)
 
-    return translate_nms
+    if len(maps) == 1:
+        return align(maps[0], boxes, scales[0])
+    # Pool the boxes of each level
+    rows, parts = [], []
+    for level, (x, scale) in enumerate(zip(maps, scales, strict=True)):
+        is_on_level = op.Equal(levels, op.Constant(value_ints=[level]))
+        level_rows = op.Squeeze(op.NonZero(is_on_level), op.Constant(value_ints=[0]))
+        rows.append(level_rows)
+        parts.append(align(x, op.Gather(boxes, level_rows), scale))
+    # Restore the order of the boxes
+    all_rows = op.Concat(*rows, axis=0)
+    _, order = op.TopK(all_rows, op.Shape(all_rows), largest=0)
+    return op.Gather(op.Concat(*parts, axis=0), order)
 
 
-def _roi_align_translation(op: Any) -> Callable:
-    def translate_roi_align(  # type: ignore[no-untyped-def]
-        maps,
-        boxes,
-        levels,
-        scales,
-        output_size,
-        sampling_ratio,
-        aligned,
-    ):
-        def align(x, boxes, scale):  # type: ignore[no-untyped-def]
-            batch_indices = op.ConstantOfShape(op.Slice(op.Shape(boxes), [0], [1]))
-            return op.RoiAlign(
-                x,
-                boxes,
-                op.Cast(batch_indices, to=7),  # int64
-                coordinate_transformation_mode="half_pixel" if aligned else "output_half_pixel",
-                output_height=output_size,
-                output_width=output_size,
-                sampling_ratio=sampling_ratio,
-                spatial_scale=scale,
-            )
-
-        if len(maps) == 1:
-            return align(maps[0], boxes, scales[0])
-        # Pool the boxes of each level
-        rows, parts = [], []
-        for level, (x, scale) in enumerate(zip(maps, scales, strict=True)):
-            is_on_level = op.Equal(levels, op.Constant(value_ints=[level]))
-            level_rows = op.Squeeze(op.NonZero(is_on_level), op.Constant(value_ints=[0]))
-            rows.append(level_rows)
-            parts.append(align(x, op.Gather(boxes, level_rows), scale))
-        # Restore the order of the boxes
-        all_rows = op.Concat(*rows, axis=0)
-        _, order = op.TopK(all_rows, op.Shape(all_rows), largest=0)
-        return op.Gather(op.Concat(*parts, axis=0), order)
-
-    return translate_roi_align
+ONNX_TRANSLATIONS: dict[Any, Callable] = {
+    torch.ops.fbnetv3.multiclass_nms.default: _translate_nms,
+    torch.ops.fbnetv3.multilevel_roi_align.default: _translate_roi_align,
+}

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
-from fbnetv3.deploy.formats.export_errors import as_export_errors, require_packages, unreadable_model
-from fbnetv3.deploy.formats.export_format import ExportFormat
+from fbnetv3.deploy.formats.export_format import ExportFormat, as_export_errors, require_packages
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
-from fbnetv3.utils.logging_setup import suppress_warnings
 
 
 class ExecuTorchFormat(ExportFormat):
@@ -33,12 +32,12 @@ class ExecuTorchFormat(ExportFormat):
         """Prepare a network with hard sigmoids decomposed, since XNNPACK has none."""
         return prepare_for_export(model, decompose_hard_sigmoid=True)
 
-    def write(self, program: torch.export.ExportedProgram, path: Path) -> None:
+    def write(self, program: ExportedProgram, path: Path) -> None:
         """Write a file that uses XNNPACK wherever XNNPACK has the operator."""
-        with require_packages("executorch"), suppress_warnings():
+        with as_export_errors("ExecuTorch cannot export this network"):
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
-        with as_export_errors("ExecuTorch"):
+
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
         with path.open("wb") as f:
             lowered.write_to_file(f)
@@ -47,15 +46,9 @@ class ExecuTorchFormat(ExportFormat):
         """Load the file in ExecuTorch's runtime for Python."""
         return ExecuTorchRuntime(path)
 
-    def quantize(
-        self,
-        program: torch.export.ExportedProgram,
-        path: Path,
-        batches: Iterable[np.ndarray],
-        reduce_range: bool,
-    ) -> None:
+    def quantize(self, program: ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool) -> None:
         """Replace the file with the network that `quantize_executorch` returns."""
-        with require_packages("executorch", "torchao"), suppress_warnings():
+        with require_packages("executorch", "torchao"):
             from fbnetv3.deploy.formats.executorch_quantization import quantize_executorch
         self.write(quantize_executorch(program, batches), path)
 
@@ -64,17 +57,15 @@ class ExecuTorchRuntime:
     """ExecuTorch's runtime for Python, with as many threads as torch uses."""
 
     def __init__(self, path: Path) -> None:
-        with require_packages("executorch"), suppress_warnings():
+        with require_packages("executorch"):
             from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime
         self.name = f"executorch {version('executorch')}"
-        try:
-            with _silence_native_stderr():
-                portable_lib._unsafe_reset_threadpool(torch.get_num_threads())
+        with _silence_native_stderr():
+            portable_lib._unsafe_reset_threadpool(torch.get_num_threads())
+        with as_export_errors(f"{path}: {self.name} cannot read it; export it again"):
             self._program = Runtime.get().load_program(path)
             self._method = self._program.load_method("forward")
-        except Exception as error:
-            raise unreadable_model(path, self.name, error) from error
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run images, float32 (N, channels, H, W), one after another; return logits, float32 (N, classes)."""

@@ -9,39 +9,35 @@ import numpy as np
 import torch
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
 from torch import Tensor
+from torch.export import ExportedProgram
 from torchao.quantization.pt2e import HistogramObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-from fbnetv3.deploy.formats.export_errors import as_export_errors
-from fbnetv3.deploy.formats.quantization_rules import HARD_SIGMOID_RANGE, HARD_SWISH_RANGE, count_float_layers
+from fbnetv3.deploy.formats.export_format import as_export_errors
+from fbnetv3.deploy.formats.int8 import HARD_SIGMOID_RANGE, HARD_SWISH_RANGE, count_float_layers
 
 _ATEN = torch.ops.aten
 _LAYERS = (_ATEN.conv2d.default, _ATEN.linear.default)
-_FLOAT_SHARE = 0.0025  # share of the weights in float32 layers; less than for ONNX: XNNPACK gains from int8 there
+# Share of the weights in float32 layers; less than for ONNX, because XNNPACK gains from int8 there
+_FLOAT_SHARE = 0.0025
 _MIN_SCALE = 2**-12  # XNNPACK's
 
 Range = tuple[float | None, float | None]
 
 
-def quantize_executorch(
-    program: torch.export.ExportedProgram, batches: Iterable[np.ndarray]
-) -> torch.export.ExportedProgram:
+def quantize_executorch(program: ExportedProgram, batches: Iterable[np.ndarray]) -> ExportedProgram:
     """Quantize convolutions and additions for XNNPACK: int8 weights with a scale per output channel, int8 maps.
 
     The first layers stay float32, see `count_float_layers`. Hard swishes, pools and the gates' products stay float32
-    within the same graph.
-
-    Args:
-        program: the network for one image, with decomposed hard sigmoids.
-        batches: images to calibrate on, float32 (N, channels, H, W).
+    within the same graph. For the arguments, see `ExportFormat.quantize`.
     """
     # Choose which operators become integer
     config = get_symmetric_quantization_config(is_per_channel=True)
     quantizer = _Quantizer()
     for operator in (*_LAYERS, _ATEN.add.Tensor):
         quantizer.set_operator_type(operator, config)
-    with as_export_errors("PT2E quantization"), torch.no_grad():
+    with as_export_errors("PT2E cannot quantize this network"), torch.no_grad():
         model = prepare_pt2e(program.module(), quantizer)
         # Calibrate one image at a time: the program takes no batches
         for batch in batches:

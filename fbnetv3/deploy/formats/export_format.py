@@ -1,33 +1,33 @@
-"""The interface of export formats and their registry. Each format lives in its own file; users can register more."""
+"""What export formats share: interface, registry, tracing, errors. Each has its own file; users can register more."""
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.export import ExportedProgram
 
-from fbnetv3.deploy.formats.export_errors import require_packages
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
+from fbnetv3.errors import ExportError, MissingPackageError, UserError
 from fbnetv3.registry import Registry
+from fbnetv3.utils.logging_setup import suppress_warnings
+from fbnetv3.utils.text import one_line
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
 
 
 class Runtime(Protocol):
-    """Something that runs a classifier on arrays.
+    """Something that runs a classifier on arrays."""
 
-    Attributes:
-        name: the library and its version, for messages.
-    """
-
-    name: str
+    name: str  # the library and its version, for messages
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run images, float32 (N, channels, H, W), and return logits, float32 (N, classes)."""
@@ -71,28 +71,14 @@ class ExportFormat(ABC):
         return prepare_for_export(model)
 
     @abstractmethod
-    def write(self, program: torch.export.ExportedProgram, path: Path) -> None:
-        """Write the model file.
-
-        Raises:
-            ExportError: the format cannot represent the program.
-        """
+    def write(self, program: ExportedProgram, path: Path) -> None:
+        """Write the model file; raise an ExportError if the format cannot represent the program."""
 
     @abstractmethod
     def open(self, path: Path) -> Runtime:
-        """Load the model file.
+        """Load the model file; raise an ExportError if it cannot be read."""
 
-        Raises:
-            ExportError: the file cannot be read.
-        """
-
-    def quantize(
-        self,
-        program: torch.export.ExportedProgram,
-        path: Path,
-        batches: Iterable[np.ndarray],
-        reduce_range: bool,
-    ) -> None:
+    def quantize(self, program: ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool) -> None:
         """Replace the model file with its int8 version.
 
         Args:
@@ -104,23 +90,48 @@ class ExportFormat(ABC):
         raise NotImplementedError
 
 
-def _shipped_formats() -> Iterator[tuple[str, str, str]]:
-    for name, entry in {
-        "onnx": "onnx_format:OnnxFormat",
-        "executorch": "executorch_format:ExecuTorchFormat",
-        "torch-export": "torch_export_format:TorchExportFormat",
-    }.items():
-        yield name, f"fbnetv3.deploy.formats.{entry}", __file__
-
-
-FORMATS = Registry("export format", _shipped_formats)
+FORMATS = Registry("export format")
 """Subclasses of `ExportFormat` by the name that `tools/export_net.py --format` takes."""
+FORMATS.add("onnx", "fbnetv3.deploy.formats.onnx_format:OnnxFormat", __file__)
+FORMATS.add("executorch", "fbnetv3.deploy.formats.executorch_format:ExecuTorchFormat", __file__)
+FORMATS.add("torch-export", "fbnetv3.deploy.formats.torch_export_format:TorchExportFormat", __file__)
 
 
 def get_format(name: str) -> ExportFormat:
-    """Return the export format registered under `name`.
-
-    Raises:
-        UnknownNameError: no such format; the message suggests similar names.
-    """
+    """Return the export format registered under `name`."""
     return FORMATS.get(name)()
+
+
+def formats_supporting(option: str) -> list[str]:
+    """Return the names of the formats that support "any_size", "int8" or another option of `ExportFormat`."""
+    return [name for name in FORMATS.names() if getattr(get_format(name), f"supports_{option}")]
+
+
+def export_program(model: nn.Module, example: Tensor, dynamic_axes: Sequence[int] = ()) -> ExportedProgram:
+    """Trace a network in eval mode with an example of its one input, whose `dynamic_axes` may change at run time."""
+    dynamic_shapes = (dict.fromkeys(dynamic_axes, torch.export.Dim.DYNAMIC),)
+    with as_export_errors("torch.export cannot export this network"), torch.no_grad():
+        return torch.export.export(model, (example,), dynamic_shapes=dynamic_shapes)
+
+
+@contextlib.contextmanager
+def require_packages(*packages: str) -> Iterator[None]:
+    """Turn an ImportError within the block into an error that says what to install, and suppress warnings."""
+    try:
+        with suppress_warnings():
+            yield
+    except ImportError as error:
+        names = " ".join(packages)
+        raise MissingPackageError(f"{names} cannot be imported ({error}): run pip install {names}") from None
+
+
+@contextlib.contextmanager
+def as_export_errors(problem: str) -> Iterator[None]:
+    """Turn what exporters and runtimes raise, almost anything, into an ExportError, and suppress their warnings."""
+    try:
+        with suppress_warnings():
+            yield
+    except (MemoryError, OSError, UserError):
+        raise
+    except Exception as error:
+        raise ExportError(f"{problem}: {one_line(error) or type(error).__name__}") from error

@@ -1,16 +1,15 @@
-"""Prepare a network for export: fold BatchNorm, replace what exporters cannot represent, trace."""
+"""Prepare a network for export: fold BatchNorm, replace what exporters cannot represent."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fbnetv3.deploy.formats.export_errors import as_export_errors
 from fbnetv3.modeling.batchnorm_folding import fold_batchnorm
 
 
@@ -22,7 +21,7 @@ class GlobalMean(nn.Module):
         return x.mean((2, 3), keepdim=True)
 
 
-class DecomposedHardsigmoid(nn.Module):
+class _DecomposedHardsigmoid(nn.Module):
     """A hard sigmoid in operators that XNNPACK has, so that its graph is not split at each gate."""
 
     shift: Tensor
@@ -34,7 +33,6 @@ class DecomposedHardsigmoid(nn.Module):
         self.register_buffer("scale", torch.tensor([1 / 6]))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Apply the hard sigmoid to a tensor of any shape."""
         return F.hardtanh(x + self.shift, 0.0, 6.0) * self.scale
 
 
@@ -42,11 +40,7 @@ def prepare_for_export(model: nn.Module, decompose_hard_sigmoid: bool = False) -
     """Copy a network for inference only; its outputs stay the same up to rounding.
 
     Every BatchNorm directly after a convolution is folded into it, global average pools become means, and in-place
-    operators and gradients are switched off.
-
-    Args:
-        model: the network; it is not changed.
-        decompose_hard_sigmoid: replace hard sigmoids with an addition, a clamp and a product.
+    operators and gradients are switched off. Optionally, hard sigmoids become an addition, a clamp and a product.
     """
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     model = model.to(memory_format=torch.contiguous_format)  # ExecuTorch fails on some channels-last weights
@@ -60,35 +54,16 @@ def prepare_for_export(model: nn.Module, decompose_hard_sigmoid: bool = False) -
             if isinstance(child, nn.AdaptiveAvgPool2d) and child.output_size in (1, (1, 1)):
                 setattr(module, name, GlobalMean())
             elif decompose_hard_sigmoid and isinstance(child, nn.Hardsigmoid):
-                setattr(module, name, DecomposedHardsigmoid())
+                setattr(module, name, _DecomposedHardsigmoid())
     return model
 
 
 def _fold_batchnorms(layers: nn.Sequential) -> None:
     for index, (conv, norm) in enumerate(pairwise(layers)):
-        folded = None
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            folded = fold_batchnorm(conv, norm)
-        if folded is not None:
+        if not isinstance(conv, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+            continue
+        if folded := fold_batchnorm(conv, norm):
             weight, bias = folded
             conv.weight = nn.Parameter(weight, requires_grad=False)
-            if bias is not None:
-                conv.bias = nn.Parameter(bias, requires_grad=False)
+            conv.bias = nn.Parameter(cast("Tensor", bias), requires_grad=False)
             layers[index + 1] = nn.Identity()
-
-
-def export_program(
-    model: nn.Module,
-    example: Tensor,
-    dynamic_axes: Sequence[int] = (),
-) -> torch.export.ExportedProgram:
-    """Trace a network with torch.export.
-
-    Args:
-        model: in evaluation mode, with one input.
-        example: an input.
-        dynamic_axes: axes of the input whose size may change at run time.
-    """
-    dynamic_shapes = (dict.fromkeys(dynamic_axes, torch.export.Dim.DYNAMIC),)
-    with as_export_errors("torch.export"), torch.no_grad():
-        return torch.export.export(model, (example,), dynamic_shapes=dynamic_shapes)

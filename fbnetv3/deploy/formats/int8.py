@@ -1,24 +1,27 @@
-"""Post-training int8 quantization: what to calibrate on, and how much accuracy a quantized network may lose."""
+"""Post-training int8 quantization: how to calibrate, what stays float32, and how much accuracy may be lost."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from torch.export import ExportedProgram
 
-from fbnetv3.deploy.formats.export_format import FORMATS, ExportFormat, get_format
-from fbnetv3.deploy.input_images import ClassifierImage, read_image_folder
+from fbnetv3.deploy.formats.export_format import ExportFormat
+from fbnetv3.deploy.input_images import ClassifierImage, list_image_files
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.errors import DataError, ExportError, UsageError
 from fbnetv3.utils.text import evenly_spaced
 
-DEFAULT_MIN_AGREEMENT = 98.0
-"""Percentage of unlabeled images for which int8 must choose the same class as float32."""
+HARD_SWISH_RANGE = (-3.0, None)
+"""Inputs below the first value all give 0; above there is no limit."""
+HARD_SIGMOID_RANGE = (-3.0, 3.0)
+"""Inputs outside these values give 0 or 1."""
+_DEFAULT_MIN_AGREEMENT = 98.0  # percent of unlabeled images
 _CALIBRATION_BATCH = 8  # the feature maps of a whole batch are kept at once
 
 
@@ -44,24 +47,18 @@ class Int8:
     reduce_range: bool = False
 
     def __post_init__(self) -> None:
-        if not self.calibration or not self.images:
-            raise UsageError("int8 needs images to calibrate on, and others to compare on")
-        if self.targets is not None and len(self.images) != len(self.targets):
-            raise UsageError(f"int8: {len(self.targets)} targets for {len(self.images)} images")
+        if not self.images or len(self.images if self.targets is None else self.targets) != len(self.images):
+            raise UsageError("int8 needs images to compare on, and no targets or one for each of them")
 
     @property
     def required_agreement(self) -> float:
         """`min_agreement` or its default."""
         if self.min_agreement is not None:
             return self.min_agreement
-        return DEFAULT_MIN_AGREEMENT if self.targets is None else 0.0
+        return _DEFAULT_MIN_AGREEMENT if self.targets is None else 0.0
 
     def compare(self, float32_logits: np.ndarray, int8_logits: np.ndarray) -> dict[str, float]:
-        """Compare logits (N, classes) for `images`.
-
-        Returns:
-            "agreement" and, with targets, "top1_float32" and "top1_int8", as percentages.
-        """
+        """Return "agreement" and, with targets, "top1_float32" and "top1_int8" of logits (N, classes), in percent."""
         float32_classes = float32_logits.argmax(1)
         int8_classes = int8_logits.argmax(1)
         result = {"agreement": _percentage(float32_classes == int8_classes)}
@@ -71,74 +68,44 @@ class Int8:
             result["top1_int8"] = _percentage(int8_classes == targets)
         return result
 
-    def check(self, comparison: dict[str, float], name: str) -> None:
-        """Check the result of `compare` for the network `name`."""
+    def describe_loss(self, comparison: dict[str, float]) -> str:
+        """Describe which limit the result of `compare` exceeds; return an empty text if none."""
         # Labels decide if available; agreement decides without labels, or if a minimum was set
-        problem = ""
-        agreement = comparison["agreement"]
         if self.targets is not None and comparison["top1_float32"] - comparison["top1_int8"] > self.max_drop:
-            problem = (
+            return (
                 f"reduces top-1 from {comparison['top1_float32']:.2f} to {comparison['top1_int8']:.2f}% on "
                 f"{len(self.images)} images; at most {self.max_drop:g} points may be lost"
             )
-        elif agreement < self.required_agreement:
-            problem = (
-                f"chooses the same class as float32 for {agreement:.2f}% of {len(self.images)} images; "
+        if comparison["agreement"] < self.required_agreement:
+            return (
+                f"chooses the same class as float32 for {comparison['agreement']:.2f}% of {len(self.images)} images; "
                 f"{self.required_agreement:g}% are required"
             )
-        if problem:
-            raise ExportError(f"{name}: int8 {problem}. Nothing was exported; try other calibration images")
+        return ""
 
 
 def _percentage(correct: np.ndarray) -> float:
     return 100 * float(correct.mean())
 
 
-def int8_formats() -> list[str]:
-    """Return the names of the formats that support int8."""
-    return [name for name in FORMATS.names() if get_format(name).supports_int8]
-
-
-def check_int8_support(int8: Int8, format: str) -> None:
-    """Raise a UsageError if a format does not support int8, or not with `reduce_range`."""
-    export_format = get_format(format)
-    if not export_format.supports_int8:
-        raise UsageError(f"int8 is available for {' and '.join(int8_formats())}, not for {format}")
-    if int8.reduce_range and not export_format.supports_reduce_range:
-        raise UsageError(f"reduce_range is not available for {format}; omit it, or export to onnx")
-
-
 def quantize_model_file(
-    program: torch.export.ExportedProgram,
+    program: ExportedProgram,
     path: Path,
     export_format: ExportFormat,
     float32_predictor: ClassifierPredictor,
     int8: Int8,
 ) -> dict[str, Any]:
-    """Replace the model file with its int8 version, and compare both.
-
-    Args:
-        program: the network, traced for the format.
-        path: the model file in float32.
-        export_format: its format.
-        float32_predictor: runs that file.
-        int8: how to quantize and what to compare on.
-
-    Returns:
-        The result of `Int8.compare`, numbers of images, sizes of both files in bytes, and the limits that applied.
-    """
-    # 1. Compute float32 logits, before the file is replaced
-    name = float32_predictor.name
+    """Replace the model file with its int8 version, and return how both compare, for the manifest."""
+    # Compute float32 logits before the file is replaced
     float32_logits = float32_predictor.logits(int8.images)
     float32_bytes = path.stat().st_size
-    # 2. Quantize
     batches = float32_predictor.batches(int8.calibration, _CALIBRATION_BATCH)
     export_format.quantize(program, path, batches, int8.reduce_range)
-
-    # 3. Compare
-    int8_predictor = float32_predictor.with_runtime(export_format.open(path))
+    int8_predictor = replace(float32_predictor, runtime=export_format.open(path))
     comparison = int8.compare(float32_logits, int8_predictor.logits(int8.images))
-    int8.check(comparison, name)
+    if loss := int8.describe_loss(comparison):
+        name = float32_predictor.name
+        raise ExportError(f"{name}: int8 {loss}. Nothing was exported; try other calibration images")
     return {
         **comparison,
         "images": len(int8.images),
@@ -150,23 +117,26 @@ def quantize_model_file(
     }
 
 
+def count_float_layers(weight_counts: Sequence[int], max_share: float) -> int:
+    """Return how many of a network's first layers stay float32: those that hold at most a share of all weights.
+
+    They work on the largest feature maps with the fewest channels. Rounding does the most harm there, float32 weights
+    take little space, and where quantizing the maps costs more time than integer products save, float32 is faster too.
+    """
+    return int((np.cumsum(weight_counts) <= max_share * sum(weight_counts)).sum())
+
+
 def split_image_folder(
     folder: str | os.PathLike, max_calibration: int, max_comparison: int
-) -> tuple[list[ClassifierImage], list[ClassifierImage]]:
-    """Split a folder's images into some to calibrate on and others to compare on.
+) -> tuple[list[Path], list[Path]]:
+    """Split the image files in a folder and its subfolders into some to calibrate on and others to compare on.
 
     Both are evenly spaced over the sorted file names. If there are few images, each part gets half of them.
-
-    Args:
-        folder: searched recursively.
-        max_calibration: maximum number of images to calibrate on.
-        max_comparison: maximum number of images to compare on.
     """
-    images: list[ClassifierImage] = [*read_image_folder(folder, max_calibration + max_comparison)]
-    if len(images) < 2:
+    paths = list_image_files(folder, max_calibration + max_comparison)
+    if len(paths) < 2:
         raise DataError(f"{folder}: only one image; int8 needs some to calibrate on and others to compare on")
-    count = min(max_calibration, (len(images) + 1) // 2)
-    chosen = set(evenly_spaced(range(len(images)), count))
-    calibration = [image for i, image in enumerate(images) if i in chosen]
-    comparison = [image for i, image in enumerate(images) if i not in chosen]
+    calibration = evenly_spaced(paths, min(max_calibration, (len(paths) + 1) // 2))
+    chosen = set(calibration)
+    comparison = [path for path in paths if path not in chosen]
     return calibration, comparison[:max_comparison]

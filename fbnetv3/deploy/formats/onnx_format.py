@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -11,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.export import ExportedProgram
 
-from fbnetv3.deploy.formats.export_errors import as_export_errors, require_packages, unreadable_model
-from fbnetv3.deploy.formats.export_format import INPUT_NAME, OUTPUT_NAME, ExportFormat
-from fbnetv3.utils.logging_setup import suppress_warnings
+from fbnetv3.deploy.formats.export_format import (
+    INPUT_NAME,
+    OUTPUT_NAME,
+    ExportFormat,
+    as_export_errors,
+    require_packages,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -32,7 +36,7 @@ class OnnxFormat(ExportFormat):
     supports_int8 = True
     supports_reduce_range = True
 
-    def write(self, program: torch.export.ExportedProgram, path: Path) -> None:
+    def write(self, program: ExportedProgram, path: Path) -> None:
         """Write the file with `write_onnx`."""
         write_onnx(program, path)
 
@@ -40,56 +44,43 @@ class OnnxFormat(ExportFormat):
         """Open the file in ONNX Runtime."""
         return OnnxRuntime(path)
 
-    def quantize(
-        self,
-        program: torch.export.ExportedProgram,
-        path: Path,
-        batches: Iterable[np.ndarray],
-        reduce_range: bool,
-    ) -> None:
+    def quantize(self, program: ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool) -> None:
         """Quantize the file with `quantize_onnx`."""
-        with require_packages("onnx", "onnxruntime"), suppress_warnings():
-            from fbnetv3.deploy.formats.onnx_quantization import quantize_onnx
+        from fbnetv3.deploy.formats.onnx_quantization import quantize_onnx
+
         quantize_onnx(path, batches, reduce_range)
 
 
 def write_onnx(
-    program: torch.export.ExportedProgram,
+    program: ExportedProgram,
     path: Path,
     *,
     input_name: str = INPUT_NAME,
     output_names: Sequence[str] = (OUTPUT_NAME,),
     axis_names: Mapping[int, str] = AXIS_NAMES,
-    custom_operators: Callable[[], dict[Any, Callable]] = dict,
+    custom_operators: dict[Any, Callable] | None = None,
 ) -> None:
-    """Write an ONNX file.
+    """Write an ONNX file with `axis_names` for the input's dynamic axes.
 
-    Args:
-        program: the result of `export_program`.
-        path: the file.
-        input_name: name of the input.
-        output_names: names of the outputs.
-        axis_names: names for the dynamic axes of the input.
-        custom_operators: returns ONNX translations of custom operators; called once onnxscript is imported.
+    `custom_operators` has the ONNX translations of custom operators.
     """
-    with require_packages("onnx", "onnxscript"):
-        import onnx
-        import onnxscript  # noqa: F401 - torch's exporter imports it
-    # Translate the program
-    with as_export_errors("torch.onnx"):
+    import onnx
+    import onnxscript
+
+    with as_export_errors("torch.onnx cannot export this network"):
         exported = torch.onnx.export(
             program,
             dynamo=True,
             input_names=[input_name],
             output_names=list(output_names),
-            custom_translation_table=custom_operators(),
+            dynamic_shapes=(dict(axis_names),),
+            custom_translation_table=custom_operators,
             verbose=False,
         )
         assert exported is not None  # with dynamo=True
         model = exported.model_proto
-    # Clean up and check
     _replace_means_by_pools(model.graph)
-    _name_dynamic_axes(model.graph, axis_names)
+    onnxscript.optimizer.remove_unused_nodes(model)
     _remove_metadata(model.graph)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
@@ -108,29 +99,6 @@ def _replace_means_by_pools(graph: onnx.GraphProto) -> None:
         if node.op_type == "ReduceMean" and keeps_axes and axes_name in spatial_axes:
             node.op_type = "GlobalAveragePool"
             del node.attribute[:], node.input[1:]
-    # The axes are now unused unless another node reads them
-    names_read = set(_names_read(graph))
-    for tensor in pairs:
-        if tensor.name not in names_read:
-            graph.initializer.remove(tensor)
-
-
-def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
-    """Yield the names that the nodes of a graph, and of the graphs inside them, read."""
-    for node in graph.node:
-        yield from node.input
-        for attribute in node.attribute:
-            yield from _names_read(attribute.g)
-
-
-def _name_dynamic_axes(graph: onnx.GraphProto, axis_names: Mapping[int, str]) -> None:
-    """Replace the exporter's symbols for dynamic sizes, such as s77, with readable names."""
-    input_sizes = graph.input[0].type.tensor_type.shape.dim
-    names = {input_sizes[axis].dim_param: name for axis, name in axis_names.items() if input_sizes[axis].dim_param}
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        for size in value.type.tensor_type.shape.dim:
-            if size.dim_param:  # may be an expression, such as (s77 - 1)//2 + 1
-                size.dim_param = re.sub(r"\w+", lambda match: names.get(match[0], match[0]), size.dim_param)
 
 
 def _remove_metadata(graph: onnx.GraphProto) -> None:
@@ -141,13 +109,10 @@ def _remove_metadata(graph: onnx.GraphProto) -> None:
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU, with as many threads as torch uses.
+    """ONNX Runtime on the CPU, with as many threads as torch uses; takes path or content of an ONNX file.
 
     By default all threads share the work on each layer. A batch of at least as many images as threads is split
     instead: each thread takes some images through all layers, so that threads never wait for one another.
-
-    Args:
-        model: path or content of an ONNX file.
     """
 
     def __init__(self, model: Path | bytes) -> None:
@@ -182,8 +147,6 @@ class OnnxRuntime:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
-        try:
+        source = "the graph" if isinstance(self._model, bytes) else self._model
+        with as_export_errors(f"{source}: {self.name} cannot read it; export it again"):
             return onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # its exceptions have no other base class
-            source = "the graph" if isinstance(self._model, bytes) else self._model
-            raise unreadable_model(source, self.name, error) from error

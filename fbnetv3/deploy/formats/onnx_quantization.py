@@ -19,33 +19,28 @@ from onnxruntime.quantization import (
     create_calibrator,
 )
 
-from fbnetv3.deploy.formats.export_errors import as_export_errors
-from fbnetv3.deploy.formats.export_format import INPUT_NAME
-from fbnetv3.deploy.formats.quantization_rules import HARD_SIGMOID_RANGE, HARD_SWISH_RANGE, count_float_layers
+from fbnetv3.deploy.formats.export_format import INPUT_NAME, as_export_errors
+from fbnetv3.deploy.formats.int8 import HARD_SIGMOID_RANGE, HARD_SWISH_RANGE, count_float_layers
 
-_OPERATORS = ["Conv", "Gemm", "MatMul"]  # additions between them become integer too; pools and gates stay float32
+# Additions between these become integer too; pools and gates stay float32
+_OPERATORS = ["Conv", "Gemm", "MatMul"]
 _PERCENTILE = 99.999
 _FLOAT_SHARE = 0.01  # share of the weights in float32 layers
 _SATURATION = {"HardSwish": HARD_SWISH_RANGE, "HardSigmoid": HARD_SIGMOID_RANGE}
 
+# Smallest and largest value of each feature map, by name
 Ranges = dict[str, tuple[float, float]]
-"""Smallest and largest value of each feature map, by name."""
 
 
-def quantize_onnx(path: Path, batches: Iterable[np.ndarray], reduce_range: bool = False) -> None:
+def quantize_onnx(path: Path, batches: Iterable[np.ndarray], reduce_range: bool) -> None:
     """Replace a file with its quantized version, with QuantizeLinear and DequantizeLinear around each layer.
 
     Convolutions get int8 weights with a scale per output channel, and uint8 feature maps; the first layers stay
     float32, see `count_float_layers`. Maps are unsigned because on x86 ONNX Runtime has integer kernels only for
-    these; on ARM it has them for both.
-
-    Args:
-        path: the ONNX file.
-        batches: images to calibrate on, float32 (N, channels, H, W).
-        reduce_range: use 7-bit weights, for x86 without VNNI, where sums of two 8-bit products may saturate.
+    these; on ARM it has them for both. For the arguments, see `ExportFormat.quantize`.
     """
     # Discard what the calibrator prints
-    with as_export_errors("ONNX Runtime's quantization"), contextlib.redirect_stdout(io.StringIO()):
+    with as_export_errors("ONNX Runtime cannot quantize this network"), contextlib.redirect_stdout(io.StringIO()):
         model = onnx.load(path)
         ranges = clamp_saturated_ranges(model.graph, _calibrate(path, batches))
         limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
@@ -101,10 +96,7 @@ def _float_layers(graph: onnx.GraphProto) -> list[str]:
 
 
 def clamp_saturated_ranges(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:
-    """Clamp the ranges of maps that only a hard swish or a hard sigmoid reads to where these are not constant.
-
-    No quantization steps are then spent on values that make no difference.
-    """
+    """Clamp the ranges of maps that only a hard swish or a hard sigmoid reads to where these are not constant."""
     # Find the operators that read each feature map
     reader_types: dict[str, set[str]] = {}
     for node in graph.node:

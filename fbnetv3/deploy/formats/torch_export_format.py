@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
-from fbnetv3.deploy.formats.export_errors import as_export_errors, unreadable_model
-from fbnetv3.deploy.formats.export_format import ExportFormat
+from fbnetv3.deploy.formats.export_format import ExportFormat, as_export_errors
 from fbnetv3.modeling.cpu.inference_blocks import fuse_blocks
 
 
@@ -20,26 +20,24 @@ class TorchExportFormat(ExportFormat):
 
     suffix = ".pt2"
 
-    def write(self, program: torch.export.ExportedProgram, path: Path) -> None:
+    def write(self, program: ExportedProgram, path: Path) -> None:
         """Write the archive."""
         archive = io.BytesIO()  # torch's own file writer aborts the process when the disk is full
-        with as_export_errors("torch.export"):
+        with as_export_errors("torch.export cannot export this network"):
             torch.export.save(program, archive)
         path.write_bytes(archive.getbuffer())
 
     def open(self, path: Path) -> TorchRuntime:
         """Load the archive."""
-        try:
+        with as_export_errors(f"{path}: torch {torch.__version__} cannot read it; export it again"):
             return TorchRuntime(torch.export.load(path).module())
-        except Exception as error:
-            raise unreadable_model(path, f"torch {torch.__version__}", error) from error
 
 
 class TorchRuntime:
     """torch on the CPU.
 
     Args:
-        model: the network, in evaluation mode.
+        model: the network, in eval mode.
         optimize: run a faster copy with the same outputs up to rounding; see `fuse_blocks`.
     """
 

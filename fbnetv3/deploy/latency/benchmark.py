@@ -10,15 +10,16 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from fbnetv3.arch import ArchDef
-from fbnetv3.deploy.exported_folder import DETECTION, check_files, read_manifest, read_preprocessing
-from fbnetv3.deploy.formats.export_format import FORMATS, ExportFormat, Runtime, get_format
-from fbnetv3.deploy.formats.graph_preparation import export_program, prepare_for_export
+from fbnetv3.deploy.exported_folder import DETECTION, read_manifest, read_preprocessing
+from fbnetv3.deploy.formats.export_format import FORMATS, ExportFormat, Runtime, export_program, get_format
+from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
 from fbnetv3.deploy.latency.onnx_direct import build_onnx_model
@@ -27,10 +28,11 @@ from fbnetv3.deploy.predictors.classifier_predictor import preprocessing_from_di
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.modeling.network import build_network
 
+# The runtimes that do not have the name of a format: an optimized copy of the network, and that of the format "onnx"
 TORCH = "torch"
-"""The runtime that needs no file: an optimized copy of the network, run by torch itself."""
 ONNX_RUNTIME = "onnxruntime"
-"""The runtime of the format "onnx". All other runtimes have the name of their format."""
+
+OpenRuntime = Callable[[], Runtime]
 
 
 def runtime_names() -> list[str]:
@@ -40,47 +42,29 @@ def runtime_names() -> list[str]:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Latency and memory of a network.
+    """Latency and memory of a network."""
 
-    Attributes:
-        runtime: the library that ran it, and its version.
-        batch: images per call.
-        side: height and width of the input in pixels.
-        timing: in ms per batch.
-        memory: peak memory in bytes that loading and running it adds to a process.
-    """
-
-    runtime: str
-    batch: int
+    runtime: str  # the library that ran it, and its version
+    batch: int  # images per call
     side: int
-    timing: Timing
-    memory: int
+    timing: Timing  # per batch
+    memory: int  # peak memory in bytes that loading and running it adds to a process
 
 
-def check_runtime(name: str) -> None:
-    """Raise a UsageError unless the name is one of `runtime_names`."""
+def runtime_format(name: str) -> ExportFormat | None:
+    """Return the format whose files a runtime of `runtime_names` runs; None for torch, which needs no file."""
     if name not in runtime_names():
         raise UsageError(f"unknown runtime '{name}': {suggest(name, runtime_names())}")
-
-
-def runtime_package(name: str) -> str:
-    """Return the import name of the package that runs a runtime of `runtime_names`."""
-    return "torch" if name == TORCH else _runtime_format(name).runtime_package
-
-
-def _runtime_format(name: str) -> ExportFormat:
+    if name == TORCH:
+        return None
     return get_format("onnx" if name == ONNX_RUNTIME else name)
 
 
 def build_runtime(name: str, module: nn.Module, shape: Sequence[int]) -> Runtime:
-    """Prepare a module to run on this machine's CPU, with as many threads as torch uses.
+    """Prepare a module in evaluation mode to run on this machine's CPU, with as many threads as torch uses.
 
-    Args:
-        name: one of `runtime_names`.
-        module: in evaluation mode; maps (N, C, H, W) to a feature map or to (N, classes).
-        shape: shape of its input.
+    It maps (N, C, H, W), of the given shape, to a feature map or to (N, classes).
     """
-    check_runtime(name)
     if name == ONNX_RUNTIME:
         # From memory, because ONNX Runtime may open the model again later, to split a batch
         return OnnxRuntime(build_onnx_model(prepare_for_export(module), tuple(shape)))
@@ -88,16 +72,11 @@ def build_runtime(name: str, module: nn.Module, shape: Sequence[int]) -> Runtime
         return _runtime_opener(name, module, shape, Path(folder))()
 
 
-def _runtime_opener(
-    name: str,
-    module: nn.Module,
-    shape: Sequence[int],
-    folder: Path,
-) -> Callable[[], Runtime]:
+def _runtime_opener(name: str, module: nn.Module, shape: Sequence[int], folder: Path) -> OpenRuntime:
     """Write a module for a runtime, and return a function that opens it, which can be sent to another process."""
-    if name == TORCH:
+    export_format = runtime_format(name)
+    if export_format is None:
         return partial(TorchRuntime, module, optimize=True)
-    export_format = _runtime_format(name)
     path = folder / export_format.file_name
     if name == ONNX_RUNTIME:
         # Much faster than tracing; see `onnx_direct`
@@ -106,7 +85,8 @@ def _runtime_opener(
         if shape[0] != 1 and not export_format.supports_any_batch:
             raise UsageError(f"{name} runs one image at a time; use batch 1")
         export_format.import_packages()
-        export_format.write(export_program(export_format.prepare(module), torch.zeros(*shape)), path)
+        program = export_program(export_format.prepare(module), torch.zeros(*shape))
+        export_format.write(program, path)
     return partial(export_format.open, path)
 
 
@@ -121,30 +101,19 @@ def measure_network(
 ) -> Measurement:
     """Measure an architecture with random weights in a separate process, with as many threads as torch uses here.
 
-    Args:
-        runtime: one of `runtime_names`.
-        arch: the architecture; its resolution is used.
-        batch: images per call.
-        num_classes: outputs of the head.
-        timing_options: arguments of `time_calls`.
+    The images have its resolution; `timing_options` are those of `time_calls`.
     """
-    check_runtime(runtime)
     shape = (batch, 3, arch.resolution, arch.resolution)
     model = build_network(arch, num_classes=num_classes).eval()
     with tempfile.TemporaryDirectory() as folder:
-        return _measure_in_process(_runtime_opener(runtime, model, shape, Path(folder)), shape, timing_options)
+        open_runtime = _runtime_opener(runtime, model, shape, Path(folder))
+        return _measure_in_process(open_runtime, shape, timing_options)
 
 
 def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **timing_options: float) -> Measurement:
-    """Measure an exported classifier in a separate process; see `measure_network`.
-
-    Raises:
-        ExportError: it is not an exported folder, or it is corrupt.
-        UsageError: it contains a detector, or does not take batches of this size.
-    """
+    """Measure an exported classifier in a separate process; see `measure_network`."""
     folder = Path(folder).expanduser()
     manifest = read_manifest(folder)
-    check_files(folder, manifest)
     if manifest.task == DETECTION:
         raise UsageError(f"{folder} is a detector, whose latency depends on the image: pass an exported classifier")
     # None is a dynamic size
@@ -158,22 +127,14 @@ def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **timing_opti
     return _measure_in_process(open_runtime, (batch, channels, side, side), timing_options)
 
 
-def _measure_in_process(
-    open_runtime: Callable[[], Runtime], shape: tuple[int, ...], timing_options: Mapping[str, float]
-) -> Measurement:
-    """Measure in a new process, so that its memory is the network's."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        future = pool.submit(_measure_here, open_runtime, shape, dict(timing_options), torch.get_num_threads())
-        return future.result()
+def _measure_in_process(*arguments: Any) -> Measurement:
+    """Call `_measure` in a new process, so that its memory is the network's."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context, torch.set_num_threads, (torch.get_num_threads(),)) as pool:
+        return pool.submit(_measure, *arguments).result()
 
 
-def _measure_here(
-    open_runtime: Callable[[], Runtime],
-    shape: tuple[int, ...],
-    timing_options: Mapping[str, float],
-    num_threads: int,
-) -> Measurement:
-    torch.set_num_threads(num_threads)
+def _measure(open_runtime: OpenRuntime, shape: Sequence[int], timing_options: Mapping[str, float]) -> Measurement:
     memory = MemoryWatch()
     runtime = open_runtime()
     timing = measure_latency(runtime, shape, **timing_options)

@@ -22,8 +22,8 @@ from fbnetv3.arch.latency_table import (
     MeasuredDevice,
     load_latency_table,
 )
-from fbnetv3.deploy.formats.export_errors import require_packages
-from fbnetv3.deploy.latency.benchmark import build_runtime, check_runtime, measure_latency, runtime_package
+from fbnetv3.deploy.formats.export_format import require_packages
+from fbnetv3.deploy.latency.benchmark import build_runtime, measure_latency, runtime_format
 from fbnetv3.deploy.latency.timing import device_name
 from fbnetv3.errors import UsageError
 from fbnetv3.modeling.blocks import BLOCKS
@@ -31,9 +31,6 @@ from fbnetv3.modeling.network import build_network
 
 _BLOCK_SECONDS = 0.02
 _NETWORK_SECONDS = 1.0
-
-Progress = Callable[[str, int, int], None]
-"""Called with "blocks" or "networks", how many of them are measured, and how many there are."""
 
 
 def build_block(shape: BlockShape) -> nn.Module:
@@ -47,13 +44,10 @@ def build_block(shape: BlockShape) -> nn.Module:
 def describe_device(runtime: str, batch: int = 1, name: str = "") -> MeasuredDevice:
     """Describe this machine as the device of a latency table, with torch's current number of threads.
 
-    Args:
-        runtime: one of `runtime_names`.
-        batch: images per call.
-        name: name of the device; default: the processor's.
+    Its name is by default that of the processor.
     """
-    check_runtime(runtime)
-    package = runtime_package(runtime)
+    export_format = runtime_format(runtime)
+    package = "torch" if export_format is None else export_format.runtime_package
     with require_packages(package):
         module = import_module(package)
     try:
@@ -71,7 +65,7 @@ def fill_table(
     *,
     num_classes: int = 1000,
     again: bool = False,
-    progress: Progress = lambda kind, done, total: None,
+    progress: Callable[[str, int, int], None] = lambda kind, done, total: None,
 ) -> LatencyTable:
     """Measure what a latency table lacks, and append each measurement at once, so that it can be resumed.
 
@@ -82,7 +76,7 @@ def fill_table(
         networks: whole networks to measure, from which the table learns how latencies of blocks add up.
         num_classes: outputs of the networks' heads.
         again: also measure the blocks of the table again, and keep the shorter time.
-        progress: called after each measurement.
+        progress: called with "blocks" or "networks", how many are measured, and how many there are.
     """
     runtime = device.runtime.split()[0]
     writer = LatencyTableWriter(path, device)
@@ -90,7 +84,10 @@ def fill_table(
     # Blocks
     missing_shapes = [shape for shape in shapes if again or shape not in table.blocks]
     for done, shape in enumerate(missing_shapes, 1):
-        writer.add_block(shape, _block_latency(runtime, shape, device.batch))
+        inputs = (device.batch, shape.spec.in_channels, shape.side, shape.side)
+        block = build_runtime(runtime, build_block(shape), inputs)
+        timing = measure_latency(block, inputs, seconds=_BLOCK_SECONDS, warmup=_BLOCK_SECONDS / 5)
+        writer.add_block(shape, timing.median)
         progress("blocks", done, len(missing_shapes))
     # Whole networks
     measured_networks = {(arch, classes) for arch, classes, _ in table.networks}
@@ -103,18 +100,11 @@ def fill_table(
 
 @dataclass(frozen=True)
 class TableQuality:
-    """How well a table predicts the latency of networks.
+    """How well a table predicts the latency of networks."""
 
-    Attributes:
-        networks: number of networks.
-        rank_correlation: Spearman's, of predicted and measured latencies.
-        median_error: median of the errors relative to the measured latencies.
-        max_error: largest of these errors.
-    """
-
-    networks: int
-    rank_correlation: float
-    median_error: float
+    networks: int  # how many
+    rank_correlation: float  # Spearman's
+    median_error: float  # relative to the measured latency
     max_error: float
 
 
@@ -125,13 +115,9 @@ def evaluate_table(
     *,
     log: Callable[[str], None] = lambda line: None,
 ) -> TableQuality:
-    """Measure networks on this machine and compare the latencies with a table's predictions.
+    """Measure at least two networks and compare the latencies with the predictions of a table of this machine.
 
-    Args:
-        table: a latency table of this machine.
-        networks: at least two networks that are not in the table.
-        num_classes: outputs of their heads.
-        log: called with a line for each network.
+    `log` is called with a line for each network.
     """
     from scipy.stats import spearmanr
 
@@ -148,19 +134,8 @@ def evaluate_table(
         measured.append(_network_latency(runtime, arch, num_classes, table.device.batch))
         log(f"{arch.name}: predicted {prediction:.2f} ms, measured {measured[-1]:.2f} ms")
     errors = np.abs(predicted - measured) / measured
-    return TableQuality(
-        len(networks),
-        float(spearmanr(predicted, measured).statistic),
-        float(np.median(errors)),
-        float(errors.max()),
-    )
-
-
-def _block_latency(runtime: str, shape: BlockShape, batch: int) -> float:
-    """Measure a block; return milliseconds."""
-    inputs = (batch, shape.spec.in_channels, shape.side, shape.side)
-    block = build_runtime(runtime, build_block(shape), inputs)
-    return measure_latency(block, inputs, seconds=_BLOCK_SECONDS, warmup=_BLOCK_SECONDS / 5).median
+    correlation = float(spearmanr(predicted, measured).statistic)
+    return TableQuality(len(networks), correlation, float(np.median(errors)), float(errors.max()))
 
 
 def _network_latency(runtime: str, arch: ArchDef, num_classes: int, batch: int) -> float:

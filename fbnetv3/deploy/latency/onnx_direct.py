@@ -8,28 +8,33 @@ seconds for each. The blocks consist of few operators, so their graphs can be wr
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from fbnetv3.deploy.formats.export_errors import require_packages
-from fbnetv3.deploy.formats.export_format import INPUT_NAME, OUTPUT_NAME
+from fbnetv3.deploy.formats.export_format import INPUT_NAME, OUTPUT_NAME, require_packages
 from fbnetv3.deploy.formats.graph_preparation import GlobalMean
 from fbnetv3.deploy.formats.onnx_format import AXIS_NAMES
 from fbnetv3.errors import ExportError
 from fbnetv3.utils.text import one_line
 
 _OPSET = 18
-_LEAVES = (nn.Conv2d, nn.Hardswish, nn.ReLU, nn.Hardsigmoid, nn.Sigmoid, nn.Identity, nn.Dropout, GlobalMean)
-_ACTIVATIONS = {nn.Hardswish: "HardSwish", nn.ReLU: "Relu", nn.Sigmoid: "Sigmoid", nn.Hardsigmoid: "HardSigmoid"}
-_FUNCTIONS: dict[Callable[..., Any], str] = {
+_LAYER_OPERATORS: dict[type[nn.Module], str] = {
+    nn.Hardswish: "HardSwish",
+    nn.ReLU: "Relu",
+    nn.Sigmoid: "Sigmoid",
+    nn.Hardsigmoid: "HardSigmoid",
+    GlobalMean: "GlobalAveragePool",
+}
+_CALL_OPERATORS: dict[Any, str] = {
     operator.add: "Add",
     torch.add: "Add",
     operator.mul: "Mul",
     torch.mul: "Mul",
+    "flatten": "Flatten",
 }
+_LEAVES = (nn.Conv2d, nn.Identity, nn.Dropout, *_LAYER_OPERATORS)
 
 
 class _Tracer(fx.Tracer):
@@ -38,14 +43,11 @@ class _Tracer(fx.Tracer):
 
 
 def build_onnx_model(module: nn.Module, shape: tuple[int, ...]) -> bytes:
-    """Build the ONNX model of a module.
+    """Return the content of an ONNX file with the input `images` and the output `logits`.
 
     Args:
         module: a module that `prepare_for_export` returned; maps (N, C, H, W) to a feature map or to (N, classes).
         shape: shape of its input; the batch size is dynamic.
-
-    Returns:
-        Content of an ONNX file with the input `images` and the output `logits`.
     """
     with require_packages("onnx"):
         from onnx import TensorProto, helper, numpy_helper
@@ -77,45 +79,29 @@ def build_onnx_model(module: nn.Module, shape: tuple[int, ...]) -> bytes:
         op_type, attributes = _onnx_operator(node, layer, type(module).__name__)
         onnx_nodes.append(helper.make_node(op_type, inputs, [name], **attributes))
     # Assemble the model
-    onnx_graph = helper.make_graph(
-        onnx_nodes,
-        "graph",
-        [helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, (AXIS_NAMES[0], *shape[1:]))],
-        [helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, None)],
-        weights,
-    )
+    input_info = helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, (AXIS_NAMES[0], *shape[1:]))
+    output_info = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, None)
+    onnx_graph = helper.make_graph(onnx_nodes, "graph", [input_info], [output_info], weights)
     model = helper.make_model(onnx_graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)
     return model.SerializeToString()
 
 
-def _onnx_operator(
-    node: fx.Node,
-    layer: nn.Module | None,
-    module_name: str,
-) -> tuple[str, dict[str, Any]]:
+def _onnx_operator(node: fx.Node, layer: nn.Module | None, module_name: str) -> tuple[str, dict[str, Any]]:
     """Return the ONNX operator of a traced node, and its attributes."""
     if node.op == "output":
         return "Identity", {}
     if isinstance(layer, nn.Conv2d):
-        return "Conv", _conv_attributes(layer)
-    if isinstance(layer, GlobalMean):
-        return "GlobalAveragePool", {}
-    for activation, op_type in _ACTIVATIONS.items():
-        if isinstance(layer, activation):
+        return "Conv", {
+            "kernel_shape": layer.kernel_size,
+            "strides": layer.stride,
+            "pads": layer.padding * 2,
+            "dilations": layer.dilation,
+            "group": layer.groups,
+        }
+    for layer_class, op_type in _LAYER_OPERATORS.items():
+        if isinstance(layer, layer_class):
             return op_type, {"alpha": 1 / 6, "beta": 0.5} if op_type == "HardSigmoid" else {}
-    if node.op == "call_function" and node.target in _FUNCTIONS:
-        return _FUNCTIONS[node.target], {}  # type: ignore[index]
-    if node.op == "call_method" and node.target == "flatten":
-        return "Flatten", {}
+    if node.op in ("call_function", "call_method") and node.target in _CALL_OPERATORS:
+        return _CALL_OPERATORS[node.target], {}
     unsupported = node.target if layer is None else type(layer).__name__
     raise ExportError(f"{module_name}: {unsupported} is not supported when measuring with ONNX Runtime")
-
-
-def _conv_attributes(layer: nn.Conv2d) -> dict[str, Any]:
-    return {
-        "kernel_shape": layer.kernel_size,
-        "strides": layer.stride,
-        "pads": layer.padding * 2,
-        "dilations": layer.dilation,
-        "group": layer.groups,
-    }

@@ -18,18 +18,9 @@ _DISTURBED = 0.1  # median above the fastest call by this share
 
 @dataclass(frozen=True)
 class Timing:
-    """Latencies of repeated calls, in ms.
+    """Latencies of repeated calls, in ms."""
 
-    Attributes:
-        calls: number of calls.
-        min: fastest call.
-        median: 50th percentile.
-        mean: average.
-        p90: 90th percentile.
-        p99: 99th percentile.
-    """
-
-    calls: int
+    calls: int  # how many
     min: float
     median: float
     mean: float
@@ -43,30 +34,16 @@ class Timing:
 
 
 def time_calls(call: Callable[[], object], *, seconds: float = 2.0, warmup: float = 0.3, min_calls: int = 10) -> Timing:
-    """Call repeatedly and time each call.
-
-    Args:
-        call: the function to time.
-        seconds: how long to repeat it.
-        warmup: seconds of untimed calls before (at least two calls).
-        min_calls: minimum number of timed calls, even if they take longer than `seconds`.
-    """
+    """Time calls for some seconds, at least `min_calls`, after `warmup` seconds of at least two untimed calls."""
     _repeat(call, warmup, min_calls=2)
     milliseconds = 1e3 * np.array(_repeat(call, seconds, min_calls))
-    median, p90, p99 = np.percentile(milliseconds, (50, 90, 99))
-    return Timing(
-        len(milliseconds),
-        float(milliseconds.min()),
-        float(median),
-        float(milliseconds.mean()),
-        float(p90),
-        float(p99),
-    )
+    median, p90, p99 = map(float, np.percentile(milliseconds, (50, 90, 99)))
+    fastest = float(milliseconds.min())
+    return Timing(len(milliseconds), fastest, median, float(milliseconds.mean()), p90, p99)
 
 
 def _repeat(call: Callable[[], object], seconds: float, min_calls: int) -> list[float]:
-    """Return the seconds of each call."""
-    times: list[float] = []
+    times: list[float] = []  # seconds of each call
     begin = time.perf_counter()
     while len(times) < min_calls or time.perf_counter() - begin < seconds:
         start = time.perf_counter()
@@ -82,31 +59,30 @@ class MemoryWatch:
         # Linux can reset a process's peak; on other systems, memory below an earlier peak goes unnoticed
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
-        self._before = _process_status("VmRSS") or _peak_memory()
+        self._before = _process_memory("VmRSS")
 
     def peak(self) -> int:
         """Return the peak so far, in bytes."""
-        return max(0, (_process_status("VmHWM") or _peak_memory()) - self._before)
+        return max(0, _process_memory("VmHWM") - self._before)
 
 
-def _process_status(field: str) -> int:
-    """Return a field of /proc/self/status in bytes; 0 on systems without it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith(field):
-                return 1024 * int(line.split()[1])
-    return 0
-
-
-def _peak_memory() -> int:
+def _process_memory(field: str) -> int:
+    """Return a field of /proc/self/status in bytes; the peak on systems without it."""
+    if text := _proc_value("/proc/self/status", field):
+        return 1024 * int(text.split()[0])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def device_name() -> str:
     """Return the name of this machine's processor."""
+    return _proc_value("/proc/cpuinfo", "model name", "Hardware") or platform.processor() or platform.machine()
+
+
+def _proc_value(file: str, *fields: str) -> str:
+    """Return the value of the first line that begins with one of the fields; "" without such a line or file."""
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("model name", "Hardware")):
+        for line in Path(file).read_text().splitlines():
+            if line.startswith(fields):
                 return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return ""

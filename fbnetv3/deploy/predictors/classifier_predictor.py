@@ -21,41 +21,21 @@ _MAX_SIDE = 16_384  # pixels
 
 @dataclass(frozen=True)
 class Prediction:
-    """One class that an image may belong to.
-
-    Attributes:
-        label: class name.
-        probability: in [0, 1].
-        index: class index.
-    """
+    """One class that an image may belong to, with its probability in [0, 1]."""
 
     label: str
     probability: float
-    index: int
+    index: int  # class index
 
 
+@dataclass(frozen=True, eq=False)
 class ClassifierPredictor:
-    """A classifier with its preprocessing and class names.
+    """A classifier with its preprocessing and the class names of its outputs."""
 
-    Args:
-        runtime: runs the network.
-        preprocessing: turns images into the network's input.
-        classes: names of the network's outputs.
-        name: name of the network, for messages.
-    """
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        preprocessing: Preprocessing,
-        classes: Sequence[str],
-        name: str = "",
-    ) -> None:
-        self.runtime = runtime
-        self.preprocessing = preprocessing
-        self.classes = list(classes)
-        self.name = name
-        self._transform = preprocessing.transform()
+    runtime: Runtime
+    preprocessing: Preprocessing
+    classes: Sequence[str]
+    name: str = ""  # of the network, for messages
 
     def __call__(
         self,
@@ -67,16 +47,12 @@ class ClassifierPredictor:
 
         Args:
             images: one image or a list of images; each is a path, a Pillow image, or a uint8 array (H, W) or
-                (H, W, 3) in RGB.
+                (H, W, 3) in RGB. For a list, the result is a list of predictions for each image.
             top: number of classes to return for each image.
             batch_size: images per call of the network.
 
-        Returns:
-            The predictions for one image, or a list of them for a list of images.
-
         Raises:
             DataError: an image is missing or corrupt; the message names it.
-            UsageError: `top` or `batch_size` is less than 1.
         """
         if top < 1:
             raise UsageError(f"top {top} must be at least 1")
@@ -88,14 +64,8 @@ class ClassifierPredictor:
         best = zip(probabilities[:top].tolist(), indices[:top].tolist(), strict=True)
         return [Prediction(self.classes[index], probability, index) for probability, index in best]
 
-    def logits(
-        self,
-        images: ClassifierImage | Sequence[ClassifierImage],
-        batch_size: int = 32,
-    ) -> np.ndarray:
+    def logits(self, images: ClassifierImage | Sequence[ClassifierImage], batch_size: int = 32) -> np.ndarray:
         """Return the network's output, float32 (N, classes), with N = 1 for a single image; see `__call__`."""
-        if batch_size < 1:
-            raise UsageError(f"batch_size {batch_size} must be at least 1")
         image_list: list[Any] = list(images) if is_batch(images) else [images]
         outputs = [self.runtime.run(batch) for batch in self.batches(image_list, batch_size)]
         logits = np.concatenate(outputs) if outputs else np.empty((0, len(self.classes)), np.float32)
@@ -106,20 +76,13 @@ class ClassifierPredictor:
             )
         return logits
 
-    def batches(
-        self,
-        images: Sequence[ClassifierImage],
-        batch_size: int = 32,
-    ) -> Iterator[np.ndarray]:
+    def batches(self, images: Sequence[ClassifierImage], batch_size: int) -> Iterator[np.ndarray]:
         """Yield images as the network takes them, float32 (up to batch_size, channels, H, W)."""
+        transform = self.preprocessing.transform()
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
-            inputs = [self._transform(load_image(image, f"images[{start + i}]")) for i, image in enumerate(part)]
+            inputs = [transform(load_image(image, f"images[{start + i}]")) for i, image in enumerate(part)]
             yield torch.stack(inputs).numpy()
-
-    def with_runtime(self, runtime: Runtime) -> ClassifierPredictor:
-        """Return the same predictor with a different runtime."""
-        return ClassifierPredictor(runtime, self.preprocessing, self.classes, self.name)
 
 
 def preprocessing_to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
@@ -137,11 +100,7 @@ def preprocessing_to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def preprocessing_from_dict(fields: Mapping[str, Any]) -> Preprocessing:
-    """Build the preprocessing from what `preprocessing_to_dict` returns.
-
-    Raises:
-        TypeError, KeyError, ValueError, OverflowError: the fields are corrupt.
-    """
+    """Build the preprocessing from what `preprocessing_to_dict` returns, checking every value."""
     preprocessing = Preprocessing(
         int(fields["resolution"]),
         int(fields["resize"]),
@@ -149,7 +108,7 @@ def preprocessing_from_dict(fields: Mapping[str, Any]) -> Preprocessing:
         tuple(map(float, fields["std"])),
         str(fields["interpolation"]),
     )
-    # Exported folders may come from strangers: check every value
+    # Exported folders may come from strangers
     mean = preprocessing.mean
     std = preprocessing.std
     is_valid = (

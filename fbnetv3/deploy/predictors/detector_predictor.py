@@ -20,29 +20,19 @@ _MAX_SIDE = 100_000  # pixels
 
 @dataclass(frozen=True)
 class Detection:
-    """One detected object.
-
-    Attributes:
-        label: class name.
-        score: in [0, 1].
-        box: x0, y0, x1, y1, in pixels of the upright image.
-        index: class index.
-    """
+    """One detected object; its box is x0, y0, x1, y1 in pixels of the upright image, its score in [0, 1]."""
 
     label: str
     score: float
     box: tuple[float, float, float, float]
-    index: int
+    index: int  # class index
 
 
 @dataclass(frozen=True)
 class DetectionArrays:
     """The detections in one image, best first.
 
-    Attributes:
-        boxes: float32 (N, 4): x0, y0, x1, y1, in pixels of the image.
-        scores: float32 (N,).
-        classes: class indices, int64 (N,).
+    Boxes are float32 (N, 4), x0, y0, x1, y1 in pixels of the image; scores are float32 (N,), class indices int64 (N,).
     """
 
     boxes: np.ndarray
@@ -57,9 +47,8 @@ class DetectionArrays:
 class ShortSideResize:
     """How a detector's images are resized, as by detectron2's `ResizeShortestEdge`.
 
-    Attributes:
-        shortest: length of the short side in pixels, `INPUT.MIN_SIZE_TEST`; 0 leaves images unchanged.
-        longest: maximum length of the long side in pixels, `INPUT.MAX_SIZE_TEST`.
+    `shortest` is the length of the short side in pixels, `INPUT.MIN_SIZE_TEST`; 0 leaves images unchanged. `longest` is
+    the maximum length of the long side, `INPUT.MAX_SIZE_TEST`.
     """
 
     shortest: int
@@ -84,27 +73,14 @@ class ShortSideResize:
         return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
+@dataclass(frozen=True, eq=False)
 class DetectorPredictor:
-    """A detector with its resizing and class names.
+    """A detector with its resizing and class names."""
 
-    Args:
-        runtime: runs the detector.
-        resize: resizes images for the detector.
-        classes: class names.
-        name: name of the detector, for messages.
-    """
-
-    def __init__(
-        self,
-        runtime: OnnxRuntime,
-        resize: ShortSideResize,
-        classes: Sequence[str],
-        name: str = "",
-    ) -> None:
-        self.runtime = runtime
-        self.resize = resize
-        self.classes = list(classes)
-        self.name = name
+    runtime: OnnxRuntime
+    resize: ShortSideResize
+    classes: Sequence[str]
+    name: str = ""  # of the detector, for messages
 
     def __call__(
         self, images: ImageLike | Sequence[ImageLike], score_threshold: float = 0.0
@@ -113,16 +89,12 @@ class DetectorPredictor:
 
         Args:
             images: one image or a list of images; each is a path, a Pillow image, or a uint8 array (H, W) or
-                (H, W, 3) in RGB. Files and Pillow images are rotated as their EXIF orientation says.
-            score_threshold: leave out detections below this score; the detector's own threshold, from its config,
-                applies too.
-
-        Returns:
-            The detections in one image, or a list of them for a list of images.
+                (H, W, 3) in RGB. Files and Pillow images are rotated as their EXIF orientation says. For a list, the
+                result is a list of detections for each image.
+            score_threshold: minimum score, in addition to the detector's own threshold, from its config.
 
         Raises:
             DataError: an image is missing or corrupt; the message names it.
-            UsageError: `score_threshold` is not in [0, 1].
         """
         if not 0 <= score_threshold <= 1:
             raise UsageError(f"score_threshold {score_threshold} must be in [0, 1]")
@@ -178,11 +150,7 @@ def resize_to_dict(resize: ShortSideResize) -> dict[str, Any]:
 
 
 def resize_from_dict(fields: Mapping[str, Any]) -> ShortSideResize:
-    """Build the resizing from what `resize_to_dict` returns.
-
-    Raises:
-        TypeError, KeyError, ValueError, OverflowError: the fields are corrupt.
-    """
+    """Build the resizing from what `resize_to_dict` returns, checking every value."""
     resize = ShortSideResize(int(fields["shortest"]), int(fields["longest"]))
     if resize.shortest < 0 or not 1 <= resize.longest <= _MAX_SIDE:
         raise ValueError("not a valid resizing")

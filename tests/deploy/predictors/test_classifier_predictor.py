@@ -56,12 +56,12 @@ def test_large_logits_do_not_overflow(digits):
 @pytest.mark.parametrize(
     "image, message",
     [
-        ("nowhere.png", "nowhere.png: no such image"),
-        (".", "is a folder, not an image"),
-        (np.zeros((8, 8)), "an array of type float64 is not an image; expected uint8"),
-        (np.zeros((3, 8, 8), np.uint8), r"\(3, 8, 8\) is not an image.*channels come last"),
-        (np.zeros((2, 8, 8, 3), np.uint8), r"several images; pass list\(array\)"),
-        (np.zeros((0, 8), np.uint8), "not an image"),
+        ("nowhere.png", "nowhere.png: no such file"),
+        (".", "cannot be read .Is a directory"),
+        (np.zeros((8, 8)), "an array of type float64 .* is not an image; expected uint8"),
+        (np.zeros((3, 8, 8), np.uint8), r"shape \(3, 8, 8\) is not an image.*channels last"),
+        (np.zeros((2, 8, 8, 3), np.uint8), r"shape \(2, 8, 8, 3\) is not an image.*one array per image"),
+        (np.zeros((0, 8), np.uint8), "has no pixels"),
         (7, "is a int; an image is a path"),
         (Image.new("L", (0, 4)), "has no pixels"),
     ],
@@ -80,7 +80,6 @@ def test_a_wrong_image_in_a_list_is_named(predictor, held_out, tmp_path):
         predictor([held_out[0][0]] * 33 + [None])
 
 
-def test_wrong_numbers(predictor, held_out):
-    for arguments in ({"top": 0}, {"batch_size": 0}):
-        with pytest.raises(UsageError, match="must be at least 1"):
-            predictor(held_out[0][0], **arguments)
+def test_top_must_be_positive(predictor, held_out):
+    with pytest.raises(UsageError, match="top 0 must be at least 1"):
+        predictor(held_out[0][0], top=0)
