@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fbnetv3.nars.algorithm.nars_search import run_search
-from fbnetv3.nars.algorithm.search_config import load_search_config
+from fbnetv3.nars.algorithm.nars_search import search
+from fbnetv3.nars.algorithm.search_settings import load_search_config
 from fbnetv3.nars.report.html_report import write_report
 from fbnetv3.nars.report.progress_table import ProgressTable, describe_search
 from fbnetv3.nars.report.search_analysis import save_analysis
@@ -54,7 +54,7 @@ def start_search(argv: Sequence[str]) -> None:
             overrides += [key, getattr(args, key)]
     config = load_search_config(args.config, overrides)
     folder = Path(args.output or config.output)
-    result = run_search(
+    result = search(
         config.space,
         config.evaluator,
         folder,

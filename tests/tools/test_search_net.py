@@ -155,7 +155,7 @@ def test_recipes_for_a_network_of_torchvision(tmp_path):
         ({"spce": 1}, (), "search.yaml: spce: unknown key: did you mean space"),
         ("good", ("rouns", "3"), "unknown key rouns: did you mean rounds"),
         ("good", ("rounds",), "rounds has no value: pass overrides as KEY VALUE pairs"),
-        ("good", ("epochs.x", "3"), "epochs.x: epochs is 1, which has no nested settings"),
+        ("good", ("epochs.x", "3"), "epochs: 1 must be a mapping to have the key x"),
         ("good", ("rounds", "three"), "search.yaml: rounds: 'three' must be an integer"),
         ("good", ("evaluator", "tabel"), "unknown evaluator 'tabel': did you mean table"),
         ("good", ("evaluator", "training"), "evaluator 'training' with {}: missing a required argument: 'config'"),

@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fbnetv3.arch.latency_table import load_latency_table
-from fbnetv3.nars.algorithm.search_settings import Bounds, SearchSettings, SettingsError
-from fbnetv3.nars.space.constraints import Column, Constraint, Constraints
+from fbnetv3.nars.algorithm.search_settings import SearchSettings, SettingsError
+from fbnetv3.nars.space.constraints import Constraint, Constraints
 from fbnetv3.nars.space.cost_model import COST_COLUMNS
 from fbnetv3.nars.space.latency_model import LATENCY_COLUMN, LatencyModel, possible_shapes
 from fbnetv3.nars.space.search_space import Space
-from fbnetv3.nars.space.templates import RECIPE
-from fbnetv3.utils.checks import is_number
+from fbnetv3.utils.checks import check_type, is_number
 from fbnetv3.utils.imports import find_callable
 
 
 def build_constraints(settings: SearchSettings, space: Space) -> Constraints:
-    """Build the constraints that all candidates of a space must meet.
-
-    Raises:
-        UserError: invalid bounds, or a column that does not exist.
-    """
-    columns = {name: _build_column(column, name) for name, column in settings.columns.items()}
+    """Build the constraints that all candidates of a space must meet."""
+    columns = {
+        name: column if callable(column) else find_callable(str(column), f"columns.{name}")
+        for name, column in settings.columns.items()
+    }
     if settings.latency is not None:
         columns[LATENCY_COLUMN] = _build_latency_model(settings.latency, space, settings.num_classes)
     bounds = _parse_space_bounds(settings.constraints, "constraints", settings, space)
@@ -33,20 +31,12 @@ def build_constraints(settings: SearchSettings, space: Space) -> Constraints:
 
 
 def build_budgets(settings: SearchSettings, constraints: Constraints) -> dict[str, Constraints]:
-    """Build the constraints of each budget, by name; without budgets, there is one called "best".
-
-    Args:
-        settings: settings of the search.
-        constraints: constraints that all candidates must meet.
-
-    Raises:
-        UserError: invalid bounds, or two budgets with one name.
-    """
+    """Build the constraints of each budget, by name; without budgets, there is one called "best"."""
     budgets: dict[str, Constraints] = {}
     for index, budget in enumerate(settings.budgets or ({},)):
         field = f"budgets[{index}]"
         bounds = _parse_space_bounds(budget, field, settings, constraints.space)
-        name = budget_name(budget)
+        name = budget_name(bounds)
         check_file_name(name, field)
         if name in budgets:
             raise SettingsError(f"has the same name as another budget, {name}", field)
@@ -54,18 +44,16 @@ def build_budgets(settings: SearchSettings, constraints: Constraints) -> dict[st
     return budgets
 
 
-def budget_name(budget: Bounds) -> str:
+def budget_name(bounds: Sequence[Constraint]) -> str:
     """Name a budget for files: macs_450M, macs_from_400M, macs_400M_to_450M; "best" if it has no bounds."""
-    names = [_constraint_name(constraint) for constraint in parse_bounds(budget, "budgets")]
+    names = []
+    for bound in bounds:
+        low = _format_bound(bound.low)
+        high = _format_bound(bound.high)
+        if low:
+            high = f"{low}_to_{high}" if high else f"from_{low}"
+        names.append(f"{bound.column}_{high}")
     return "_".join(names) or "best"
-
-
-def _constraint_name(constraint: Constraint) -> str:
-    low = _format_bound(constraint.low)
-    high = _format_bound(constraint.high)
-    if low and high:
-        return f"{constraint.column}_{low}_to_{high}"
-    return f"{constraint.column}_{high}" if high else f"{constraint.column}_from_{low}"
 
 
 def _format_bound(value: float) -> str:
@@ -79,23 +67,14 @@ def _format_bound(value: float) -> str:
 
 
 def check_file_name(name: str, field: str) -> None:
-    """Require a name that files can have.
-
-    Raises:
-        SettingsError: it is too long or has other characters than letters, digits, _ + - and dots.
-    """
+    """Require a name that files can have."""
     if not re.fullmatch(r"\w[\w.+-]{,99}", name):
         raise SettingsError(f"{name!r} cannot name a file; use at most 100 letters, digits, _, - and dots", field)
 
 
 def parse_bounds(bounds: Any, field: str) -> list[Constraint]:
-    """Parse bounds by column, such as {"macs": [4e8, 8e8], "params": 5e6}.
-
-    Raises:
-        SettingsError: a bound is neither a pair nor a number. The message names `field` and the column.
-    """
-    if not isinstance(bounds, Mapping):
-        raise SettingsError("must be a mapping of bounds such as {macs: 4.5e+8}", field)
+    """Parse bounds by column, such as {"macs": [4e8, 8e8], "params": 5e6}; errors name `field` and the column."""
+    check_type(bounds, field, Mapping, "a mapping of bounds such as {macs: 4.5e+8}", SettingsError)
     return [_parse_constraint(str(column), value, f"{field}.{column}") for column, value in bounds.items()]
 
 
@@ -112,25 +91,15 @@ def _parse_constraint(column: str, value: Any, field: str) -> Constraint:
 def _parse_space_bounds(bounds: Any, field: str, settings: SearchSettings, space: Space) -> list[Constraint]:
     """Parse bounds, and require that candidates of the space have these costs."""
     constraints = parse_bounds(bounds, field)
+    network_columns = set(COST_COLUMNS) - set(settings.columns) if space.architecture is None else set()
     for constraint in constraints:
-        column = constraint.column
-        if space.architecture is None and column in COST_COLUMNS and column not in settings.columns:
-            recipes_only = settings.mode == RECIPE
-            reason = f"recipes have no {column}" if recipes_only else f"{space.name} has no architectures"
-            raise SettingsError(f"{reason}; remove the bound, or define the column in columns", f"{field}.{column}")
+        if constraint.column in network_columns:
+            reason = f"{space.name} has no architectures; remove the bound, or define the column in columns"
+            raise SettingsError(reason, f"{field}.{constraint.column}")
     return constraints
 
 
-def _build_column(column: str | Column, name: str) -> Column:
-    if isinstance(column, str):
-        return find_callable(column, f"columns.{name}")
-    if not callable(column):
-        raise SettingsError(f"{column!r} must be a function or the name of one", f"columns.{name}")
-    return column
-
-
 def _build_latency_model(file: str, space: Space, num_classes: int) -> LatencyModel:
-    """Build a latency model, and require that its table has every block that a candidate can have."""
     if space.architecture is None:
         raise SettingsError("the search has no architectures; remove this setting", "latency")
     table = load_latency_table(Path(file).expanduser())

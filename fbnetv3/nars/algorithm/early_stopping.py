@@ -12,15 +12,13 @@ _MIN_CURVES = 5  # a rank correlation of fewer is not informative
 def rank_correlations(curves: np.ndarray) -> np.ndarray:
     """Compute Spearman's rank correlation between the accuracies after each epoch and after the last.
 
-    Ties get their average rank.
-
     Args:
         curves: learning curves, (N, epochs).
 
     Returns:
         (epochs,); NaN where all accuracies are equal.
     """
-    ranks = rankdata(np.asarray(curves, np.float64), axis=0)
+    ranks = rankdata(curves, axis=0)
     # Pearson's correlation of the ranks
     centered = ranks - ranks.mean(axis=0)
     last = centered[:, -1:]
@@ -30,16 +28,10 @@ def rank_correlations(curves: np.ndarray) -> np.ndarray:
 
 
 def stopping_epoch(curves: np.ndarray, min_correlation: float = MIN_RANK_CORRELATION) -> int:
-    """Return the first epoch whose ranking of the candidates is close to the last epoch's.
+    """Return the first epoch, from 1, whose rank correlation with the last exceeds `min_correlation`.
 
-    Args:
-        curves: learning curves of the first round, (N, epochs).
-        min_correlation: rank correlation that the epoch must exceed.
-
-    Returns:
-        From 1; the last epoch if no earlier one qualifies or there are fewer than five curves.
+    It is the last epoch if no earlier one qualifies or there are fewer than five learning curves, (N, epochs).
     """
-    curves = np.asarray(curves, np.float64)
     num_epochs = curves.shape[1]
     if len(curves) < _MIN_CURVES:
         return num_epochs

@@ -15,7 +15,7 @@ import numpy as np
 
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.genetic_operators import SurrogateRegression, breed, perturb, swap_neighbors
-from fbnetv3.nars.setting_fields import check_fields, integer_field
+from fbnetv3.nars.setting_fields import check_fields, integer_field, number_field
 from fbnetv3.nars.space.constraints import Constraint, ConstraintError, Constraints
 from fbnetv3.nars.space.sampling import sample_pool
 
@@ -59,7 +59,7 @@ class EvolutionSettings:
     top: int = integer_field(50, 2)
     offspring: int = integer_field(60, 1)
     scored: int = integer_field(330, 1)
-    epsilon: float = 1e-6
+    epsilon: float = number_field(1e-6, 0)
     patience: int = integer_field(2, 1)
     elites: int = integer_field(2, 1)
     swaps: int = integer_field(300, 0)
@@ -72,19 +72,12 @@ class EvolutionSettings:
 
 @dataclass(frozen=True)
 class EvolutionResult:
-    """Result of an evolutionary search.
+    """Result of an evolutionary search: the survivors of the last generation, best first."""
 
-    Attributes:
-        candidates: survivors of the last generation, integers (K, variables), best first; all meet the constraints.
-        scores: their scores, (K,).
-        best_scores: the best score after each generation.
-        num_scored: number of candidates scored; none is scored twice.
-    """
-
-    candidates: np.ndarray
-    scores: np.ndarray
-    best_scores: tuple[float, ...]
-    num_scored: int
+    candidates: np.ndarray  # integers (K, variables); all meet the constraints
+    scores: np.ndarray  # (K,)
+    best_scores: tuple[float, ...]  # after each generation
+    num_scored: int  # no candidate is scored twice
 
 
 def evolve(
@@ -135,7 +128,7 @@ def pareto_front(
         seed: random seed.
 
     Returns:
-        The front, cheapest first.
+        The front, cheapest first; `best_scores` has one entry per budget.
     """
     pool = sample_pool(constraints, 1000, seed)
     pool_costs = constraints.column_values(pool, column)[column]
@@ -149,15 +142,13 @@ def pareto_front(
     for step, budget in enumerate(np.linspace(pool_costs.min(), pool_costs.max(), steps)):
         bounded = constraints.with_bounds(Constraint(column, high=float(budget)))
         evolution = _Evolution(score, bounded, settings, seed + step)
-        ranked = archive.best(len(archive.scores))
         try:
-            evolution.run(np.concatenate([ranked.candidates, inherited]))
+            evolution.run(np.concatenate([archive.best().candidates, inherited]))
         except ConstraintError:  # a budget so small that no candidate is found within it
             continue
         archive = archive.join(evolution.archive)
         num_scored += evolution.num_scored
         best_scores.append(evolution.best_scores[-1])
-
     # In order of cost, keep each candidate with a higher score than all cheaper ones
     costs = constraints.column_values(archive.candidates, column)[column]
     front = []
@@ -170,31 +161,22 @@ def pareto_front(
 
 
 class _ScoredCandidates(NamedTuple):
-    """Candidates, integers (N, variables), and their scores, (N,)."""
-
     candidates: np.ndarray
     scores: np.ndarray
 
     def join(self, other: _ScoredCandidates) -> _ScoredCandidates:
-        """Return the candidates of both."""
         return _ScoredCandidates(
             np.concatenate([self.candidates, other.candidates]), np.concatenate([self.scores, other.scores])
         )
 
-    def best(self, count: int) -> _ScoredCandidates:
-        """Return the best candidates, best first."""
+    def best(self, count: int | None = None) -> _ScoredCandidates:
+        """Return the best `count` candidates (default: all), best first."""
         order = np.argsort(-self.scores, kind="stable")[:count]
         return _ScoredCandidates(self.candidates[order], self.scores[order])
 
 
 class _Evolution:
-    """One evolutionary search, which scores only feasible candidates and none twice.
-
-    Attributes:
-        archive: the best scored candidates.
-        best_scores: the best score after each generation.
-        num_scored: number of candidates scored.
-    """
+    """One evolutionary search, which scores only feasible candidates and none twice."""
 
     def __init__(self, score: Score, constraints: Constraints, settings: EvolutionSettings, seed: int) -> None:
         self.score = score
@@ -203,10 +185,12 @@ class _Evolution:
         self.seed = seed
         self.rng = np.random.default_rng(seed)
         self.sizes = constraints.space.sizes
+        # The best scored candidates
         self.archive = _ScoredCandidates(np.zeros((0, len(self.sizes)), np.int64), np.zeros(0))
-        self.best_scores: list[float] = []
+        self.best_scores: list[float] = []  # after each generation
         self.num_scored = 0
         self._seen: set[bytes] = set()
+        self._searched: set[bytes] = set()  # candidates whose neighbors have been searched since the last perturbation
         self._regression: SurrogateRegression | None = None
         self._num_scored_at_fit = 0
 
@@ -223,39 +207,31 @@ class _Evolution:
         self.best_scores.append(float(scored.scores.max()))
         # Evolve, then perturb the survivors and evolve again
         survivors = self._improve(scored)
-        idle = 0
-        while idle < s.perturbations and not self._reached_max_generations:
-            best_before = survivors.scores[0]
-            improved = self._improve(self._perturb(survivors))
-            survivors = survivors.join(improved).best(s.top)
-            idle = 0 if survivors.scores[0] - best_before > s.epsilon else idle + 1
-        return survivors
-
-    @property
-    def _reached_max_generations(self) -> bool:
-        return len(self.best_scores) > self.settings.max_generations
+        return self._repeat(survivors, self._improve_perturbed, s.perturbations, is_generation=False)
 
     def _improve(self, start: _ScoredCandidates) -> _ScoredCandidates:
         """Breed generations until they no longer gain, then search neighbors until these no longer gain."""
-        if not len(start.candidates):
-            return start
-        survivors = self._repeat(start, self._breed, self.settings.patience)
+        survivors = self._repeat(start.best(self.settings.top), self._breed, self.settings.patience)
         if self.settings.swaps:
-            searched: set[bytes] = set()
-            survivors = self._repeat(survivors, lambda elite: self._search_neighbors(elite, searched), 1)
+            self._searched.clear()
+            survivors = self._repeat(survivors, self._search_neighbors, 1)
         return survivors
 
     def _repeat(
-        self, start: _ScoredCandidates, step: Callable[[_ScoredCandidates], _ScoredCandidates], patience: int
+        self,
+        survivors: _ScoredCandidates,
+        step: Callable[[_ScoredCandidates], _ScoredCandidates],
+        patience: int,
+        is_generation: bool = True,
     ) -> _ScoredCandidates:
         """Repeat a step, keeping the best candidates, until `patience` steps bring no gain."""
-        survivors = start.best(self.settings.top)
         idle = 0
-        while idle < patience and not self._reached_max_generations:
+        while idle < patience and len(self.best_scores) <= self.settings.max_generations:
             best_before = survivors.scores[0]
             survivors = survivors.join(step(survivors)).best(self.settings.top)
             idle = 0 if survivors.scores[0] - best_before > self.settings.epsilon else idle + 1
-            self.best_scores.append(max(float(survivors.scores[0]), self.best_scores[-1]))
+            if is_generation:
+                self.best_scores.append(max(float(survivors.scores[0]), self.best_scores[-1]))
         return survivors
 
     def _breed(self, survivors: _ScoredCandidates) -> _ScoredCandidates:
@@ -264,39 +240,34 @@ class _Evolution:
         offspring = breed(survivors.candidates, survivors.scores, self.sizes, s.offspring, self.rng)
         return self._evaluate(self._select_new(offspring, s.scored))
 
-    def _search_neighbors(self, survivors: _ScoredCandidates, searched: set[bytes]) -> _ScoredCandidates:
+    def _search_neighbors(self, survivors: _ScoredCandidates) -> _ScoredCandidates:
         """Score the most promising neighbors of the best survivors that have not been searched yet."""
         count = self.settings.swaps
-        elites = [row for row in survivors.candidates if row.tobytes() not in searched][: self.settings.elites]
+        elites = [row for row in survivors.candidates if row.tobytes() not in self._searched][: self.settings.elites]
         selected = [survivors.candidates[:0]]
         for elite in elites:
-            searched.add(elite.tobytes())
+            self._searched.add(elite.tobytes())
             effects = self._fitted_regression().effects
             neighbors = swap_neighbors(elite, effects, self.sizes, count * _NEIGHBORS_RANKED, self.rng)
             selected.append(self._select_new(neighbors, count))
         return self._evaluate(np.concatenate(selected))
 
-    def _perturb(self, survivors: _ScoredCandidates) -> _ScoredCandidates:
-        """Return the best of the survivors' perturbations, after moving these into the feasible region."""
+    def _improve_perturbed(self, survivors: _ScoredCandidates) -> _ScoredCandidates:
+        """Perturb the survivors, move them into the feasible region, and evolve from the best of them."""
         perturbed = perturb(survivors.candidates, self.sizes, _NUM_PERTURBED, self.rng)
         repaired, violation = self.constraints.repair(perturbed, self.rng)
-        return self._evaluate(self._select_new(repaired[violation == 0])).best(_PERTURBED_SURVIVORS)
+        scored = self._evaluate(self._select_new(repaired[violation == 0])).best(_PERTURBED_SURVIVORS)
+        return self._improve(scored) if len(scored.scores) else scored
 
     def _select_new(self, candidates: np.ndarray, limit: int | None = None) -> np.ndarray:
         """Return new, feasible candidates; if these are more than `limit`, those that the regression ranks best."""
-        # Leave out candidates that were seen before
-        rows = []
-        for row in candidates:
-            key = row.tobytes()
-            if key not in self._seen:
-                self._seen.add(key)
-                rows.append(row)
-        new = np.array(rows).reshape(-1, len(self.sizes)).astype(np.int64)
+        rows = {row.tobytes(): row for row in candidates if row.tobytes() not in self._seen}
+        self._seen.update(rows)
+        new = np.array(list(rows.values())).reshape(-1, len(self.sizes)).astype(np.int64)
         if len(new):
             new = new[self.constraints.feasible(new)]
         if limit is None or len(new) <= limit:
             return new
-        # Rank the others by their estimated scores
         order = np.argsort(-self._fitted_regression()(new), kind="stable")
         # Those left out now may be selected later
         self._seen.difference_update(row.tobytes() for row in new[order[limit:]])
@@ -311,19 +282,14 @@ class _Evolution:
 
     def _evaluate(self, candidates: np.ndarray) -> _ScoredCandidates:
         """Score candidates and add them to the archive."""
-        scores = _compute_scores(self.score, candidates) if len(candidates) else np.zeros(0)
+        scores = np.asarray(self.score(candidates) if len(candidates) else [], np.float64)
+        num_nan = int(np.isnan(scores).sum())
+        if scores.shape != (len(candidates),) or num_nan:
+            raise UsageError(
+                f"the score function returned shape {scores.shape} with {num_nan} NaNs for {len(candidates)} "
+                "candidates; it must return one number per candidate"
+            )
         scored = _ScoredCandidates(candidates, scores)
         self.num_scored += len(candidates)
         self.archive = self.archive.join(scored).best(_ARCHIVE_SIZE)
         return scored
-
-
-def _compute_scores(score: Score, candidates: np.ndarray) -> np.ndarray:
-    scores = np.asarray(score(candidates), np.float64)
-    num_nan = int(np.isnan(scores).sum())
-    if scores.shape != (len(candidates),) or num_nan:
-        raise UsageError(
-            f"the score function returned shape {scores.shape} with {num_nan} NaNs for {len(candidates)} candidates; "
-            "it must return one number per candidate"
-        )
-    return scores

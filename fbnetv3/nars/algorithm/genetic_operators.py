@@ -20,18 +20,7 @@ _RIDGE_PENALTY = 0.01
 def breed(
     parents: np.ndarray, scores: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Breed offspring by crossover and mutation at rates that adapt to the parents' fitness.
-
-    Args:
-        parents: integers (N, variables).
-        scores: score of each parent, (N,).
-        sizes: number of values of each variable.
-        count: offspring of each parent.
-        rng: source of randomness.
-
-    Returns:
-        Integers (N * count, variables).
-    """
+    """Breed `count` offspring of each parent by crossover and mutation, at rates that adapt to the parents' scores."""
     first = np.repeat(np.arange(len(parents)), count)
     second = rng.integers(len(parents), size=len(first))
     best = scores.max()
@@ -39,7 +28,7 @@ def breed(
     spread = max(best - mean, 1e-12)
 
     def adaptive_rate(fitness: np.ndarray, max_rate: float) -> np.ndarray:
-        """Return a rate that falls from `max_rate` at average fitness to 0 at the best."""
+        # Falls from `max_rate` at average fitness to 0 at the best
         return np.where(fitness >= mean, max_rate * (best - fitness) / spread, max_rate)
 
     # Uniform crossover
@@ -47,13 +36,11 @@ def breed(
     crossed = rng.random(len(first)) < adaptive_rate(pair_fitness, _CROSSOVER_RATE)
     from_second = (rng.random((len(first), len(sizes))) < 0.5) & crossed[:, None]
     offspring = np.where(from_second, parents[second], parents[first])
-
     # Mutation of at least one variable on average, so that the best candidates have neighbors too
     mutation_rate = np.maximum(adaptive_rate(scores[first], _MUTATION_RATE), 1 / len(sizes))
     mutated = rng.random(offspring.shape) < mutation_rate[:, None] * rng.random((len(first), 1))
     # Offspring without crossover differ from their parent in at least one variable
     mutated[np.arange(len(first)), rng.integers(len(sizes), size=len(first))] |= ~crossed
-
     # To an adjacent value or to any value
     adjacent = offspring + rng.choice([-1, 1], offspring.shape)
     uniform = rng.integers(0, sizes, offspring.shape)
@@ -72,25 +59,20 @@ def swap_neighbors(
         candidate: integers (variables,).
         effects: estimated effect of each value of each variable on the score, (sum of sizes,).
         sizes: number of values of each variable.
-        count: number of pairs, and number of combinations.
+        count: number of pairs, which are sorted by falling estimated gain, and number of combinations.
         rng: source of randomness.
-
-    Returns:
-        Integers (N, variables): single changes, then pairs by falling estimated gain, then combinations.
     """
     # All (variable, value) in sequence, and the gain of changing to each
     starts = np.cumsum(sizes) - sizes
     variables = np.repeat(np.arange(len(sizes)), sizes)
     values = np.arange(int(sizes.sum())) - starts[variables]
     gains = effects - effects[starts + candidate][variables]
-
     # Single changes
     changes = np.flatnonzero(values != candidate[variables])
     if not len(changes):
         return candidate[None][:0]
     single = np.repeat(candidate[None], len(changes), 0)
     single[np.arange(len(changes)), variables[changes]] = values[changes]
-
     # Pairs of changes of different variables
     promising = changes[np.argsort(-gains[changes], kind="stable")[:_MAX_PAIRED_CHANGES]]
     rows, columns = np.triu_indices(len(promising), 1)
@@ -103,7 +85,6 @@ def swap_neighbors(
     double = np.repeat(candidate[None], len(best), 0)
     for change in (first[best], second[best]):
         double[np.arange(len(best)), variables[change]] = values[change]
-
     # Both changes of two random neighbors at once
     neighbors = np.concatenate([single, double])
     one = neighbors[rng.integers(len(neighbors), size=count)]
@@ -125,30 +106,19 @@ class SurrogateRegression:
 
     A first ridge regression estimates the effect of each value of each variable. The estimate is quadratic in these
     effects.
-
-    Args:
-        candidates: integers (N, variables).
-        scores: score of each candidate, (N,).
-        sizes: number of values of each variable.
-
-    Attributes:
-        effects: estimated effect of each value of each variable on the score, (sum of sizes,).
     """
 
     def __init__(self, candidates: np.ndarray, scores: np.ndarray, sizes: np.ndarray) -> None:
         self._starts = np.cumsum(sizes) - sizes
         mean = scores.mean()
-
-        # Additive model on one-hot values
+        # Additive model on one-hot values: the effect of each value of each variable on the score, (sum of sizes,)
         one_hot = np.zeros((len(candidates), int(sizes.sum())), np.float32)
         np.put_along_axis(one_hot, candidates + self._starts, 1.0, 1)
         self.effects = _ridge(one_hot - one_hot.mean(0), scores - mean, 1.0)
-
         # Standardize the effects of each candidate's values
         effects = self.effects[candidates + self._starts]
         self._center = effects.mean(0)
         self._scale = effects.std(0) + 1e-9
-
         # Quadratic model; a large space has too many products, so only the variables with the largest effects have any
         self._product_variables = np.sort(np.argsort(-self._scale, kind="stable")[:_MAX_PRODUCT_VARIABLES])
         num_factors = len(self._product_variables)
@@ -172,13 +142,11 @@ class SurrogateRegression:
         return linear @ self._linear_weights + products + self._constant
 
     def _standardized_effects(self, candidates: np.ndarray) -> np.ndarray:
-        """Return the standardized effect of each variable's value, float32 (N, variables)."""
         effects = self.effects[candidates + self._starts]
         return ((effects - self._center) / self._scale).astype(np.float32)
 
 
 def _ridge(design: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:
-    """Return ridge regression weights."""
     gram = (design.T @ design).astype(np.float64)
     gram[np.diag_indices(len(gram))] += penalty
     return np.linalg.solve(gram, design.T @ targets)

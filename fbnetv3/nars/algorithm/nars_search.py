@@ -14,20 +14,12 @@ from typing import Any
 import numpy as np
 
 import fbnetv3
-from fbnetv3.errors import UsageError, suggest
+from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.budgets import build_budgets, build_constraints, check_file_name
-from fbnetv3.nars.algorithm.recommendations import Recommendation, Recommender, space_digest
+from fbnetv3.nars.algorithm.recommendations import OutputFiles, Recommendation, Recommender, space_digest
 from fbnetv3.nars.algorithm.rounds import ProgressCallback, RoundRunner, SearchProgress, rank_trials
-from fbnetv3.nars.algorithm.search_output import OutputFiles
 from fbnetv3.nars.algorithm.search_settings import JOINT, SearchSettings, SettingsError, parse_settings
-from fbnetv3.nars.algorithm.trial_store import (
-    ANALYSIS_FILE,
-    FINISHED,
-    STOPPED,
-    Trial,
-    TrialStore,
-    TrialStoreError,
-)
+from fbnetv3.nars.algorithm.trial_store import ANALYSIS_FILE, FINISHED, STOPPED, Trial, TrialStore, TrialStoreError
 from fbnetv3.nars.evaluators.evaluator_registry import Evaluate, build_evaluator, evaluator_name
 from fbnetv3.nars.execution.attempts import SearchContext
 from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
@@ -37,6 +29,7 @@ from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.latency_model import LATENCY_COLUMN
 from fbnetv3.nars.space.sampling import sample_pool
 from fbnetv3.nars.space.search_space import ARCHITECTURE, Space, load_space
+from fbnetv3.utils.checks import check_choice
 from fbnetv3.utils.files import FolderLock, file_sha256
 from fbnetv3.utils.nested_keys import first_difference
 
@@ -86,10 +79,11 @@ def search(
     space: Space | str | os.PathLike,
     evaluator: str | Evaluate,
     output: str | os.PathLike,
+    settings: SearchSettings | None = None,
     *,
     resume: bool = False,
     on_progress: ProgressCallback | None = None,
-    **settings: Any,
+    **keywords: Any,
 ) -> SearchResult:
     """Search a space for architectures, recipes, or both jointly (Algorithm 1).
 
@@ -101,76 +95,62 @@ def search(
         resume: resume the search in the folder. No finished trial is run again, and the result is that of an
             uninterrupted search. Settings that do not affect the choice of candidates, such as rounds and budgets, may
             differ.
+        settings: default: `SearchSettings` of the `keywords`.
         on_progress: called with a `SearchProgress` at every event.
-        settings: see `SearchSettings`.
-
-    Returns:
-        The trials, the predictor and a recommendation for each budget.
+        keywords: fields of `SearchSettings`; `predictor` and `evolution` may be mappings.
 
     Raises:
         UserError: invalid settings, constraints that no candidate meets, a folder in use, trials of a different search,
             or too many failures. Finished trials are kept.
     """
-    parsed = parse_settings(settings)  # first, because the space may use blocks of the `imports`
+    settings = settings or parse_settings(keywords)  # first, because the space may use blocks of the `imports`
     space = space if isinstance(space, Space) else load_space(space)
-    return run_search(space, evaluator, output, parsed, resume=resume, on_progress=on_progress)
-
-
-def run_search(
-    space: Space,
-    evaluator: str | Evaluate,
-    output: str | os.PathLike,
-    settings: SearchSettings,
-    *,
-    resume: bool = False,
-    on_progress: ProgressCallback | None = None,
-) -> SearchResult:
-    """Run `search` from a `Space` and `SearchSettings`."""
-    # Check as much as possible before anything is written
+    # Find as many errors as possible before anything is written
     plan = SearchPlan(space, settings)
     evaluate = build_evaluator(evaluator, settings.evaluator_args)
     # The data of a cluster need not be on this machine
     if settings.executor != "ray" and hasattr(evaluate, "check"):
         evaluate.check(Candidate(plan.space, plan.pool[0], full_epochs=settings.epochs))
-    fingerprint = search_fingerprint(plan.space, evaluator, settings)
+    fingerprint = _search_fingerprint(plan.space, evaluator, settings)
     folder = Path(output).expanduser().resolve()
     lock = FolderLock(folder, "search", "choose another folder")
+    on_progress = on_progress or (lambda progress: None)
     with lock, contextlib.closing(TrialStore(folder, create=True)) as store:
         _start_or_resume(store, fingerprint, resume)
-        return _run_stages(plan, evaluate, store, resume, on_progress or _ignore_progress)
+        return _run_stages(plan, evaluate, store, resume, on_progress)
 
 
 def _run_stages(
     plan: SearchPlan, evaluate: Evaluate, store: TrialStore, resume: bool, on_progress: ProgressCallback
 ) -> SearchResult:
-    """Run the three stages of Algorithm 1."""
     settings = plan.settings
     folder = store.folder
     num_rounds = max(settings.num_rounds(plan.space), store.num_rounds())
     if resume and not store.num_rounds():
         message = f"{folder} contains no trials yet: starting a new search"
         on_progress(SearchProgress("pretraining", message=message))
-
     # Stage 1: pretrain the predictor
     on_progress(SearchProgress("pretraining", rounds=num_rounds))
     predictor, pretraining = plan.pretrain_predictor()
-
     # Stage 2: rounds of trials
     runner = RoundRunner(settings, num_rounds, plan.pool, store, predictor, on_progress)
     context = SearchContext(plan.space, evaluate)
-    with open_executor(settings.executor, context, _executor_options(settings, folder)) as executor:
-        runner.run(executor)
-
-    # Stage 3: an evolutionary search for each budget
-    on_progress(runner.final_progress("evolution"))
-    recommender = Recommender(
-        settings, plan.space, predictor, runner.trials, runner.stopping_epoch, folder / "recommendations"
+    options = ExecutorOptions(
+        workers=settings.workers,
+        time_limit=settings.time_limit,
+        logs=folder / "logs",
+        address=settings.address,
+        resources=dict(settings.resources),
     )
+    with open_executor(settings.executor, context, options) as executor:
+        runner.run(executor)
+    # Stage 3: an evolutionary search for each budget
+    on_progress(runner.progress("evolution", num_rounds))
+    recommender = Recommender(plan.space, runner)
     recommendations = {name: recommender.recommend(name, constraints) for name, constraints in plan.budgets.items()}
     scaled_networks = recommender.scale_networks(recommendations)
-
     store.update_metadata({FINISHED: time.time()})
-    on_progress(runner.final_progress("done"))
+    on_progress(runner.progress("done", num_rounds))
     return SearchResult(
         space=plan.space,
         settings=settings,
@@ -185,25 +165,11 @@ def _run_stages(
     )
 
 
-def _ignore_progress(progress: SearchProgress) -> None:
-    pass
-
-
-def _executor_options(settings: SearchSettings, folder: Path) -> ExecutorOptions:
-    return ExecutorOptions(
-        workers=settings.workers,
-        time_limit=settings.time_limit,
-        logs=folder / "logs",
-        address=settings.address,
-        resources=dict(settings.resources),
-    )
-
-
 class SearchPlan:
     """Space, constraints, budgets and candidate pool of a search.
 
     Raises:
-        UserError: conflicting settings, or bounds that no candidate meets.
+        UserError: conflicting settings, bounds that no candidate meets, or an invalid network or recipe.
     """
 
     def __init__(self, space: Space, settings: SearchSettings) -> None:
@@ -212,18 +178,20 @@ class SearchPlan:
         check_file_name(self.space.name, "space.name")
         self.constraints = build_constraints(settings, self.space)
         self.budgets = build_budgets(settings, self.constraints)
-        self._check_scaled_networks()
+        for name, network in settings.scaled_networks.items():
+            check_file_name(name, "scaled_networks")
+            check_choice(network["from"], f"scaled_networks.{name}.from", self.budgets, SettingsError)
         for constraints in self.budgets.values():
             constraints.find_feasible(settings.seed)
         self.pool = sample_pool(self.constraints, settings.pool, settings.seed)
-        _check_decoding(self.space, self.pool)
+        self._decode_samples()
 
-    def _check_scaled_networks(self) -> None:
-        for name, network in self.settings.scaled_networks.items():
-            check_file_name(name, "scaled_networks")
-            if network["from"] not in self.budgets:
-                hint = suggest(network["from"], self.budgets)
-                raise SettingsError(f"{network['from']!r} is not a budget: {hint}", f"scaled_networks.{name}.from")
+    def _decode_samples(self) -> None:
+        """Decode candidates that together have every value of every variable, to find invalid values at once."""
+        rows = {row for column in self.pool.T for row in np.unique(column, return_index=True)[1]}
+        for row in sorted(rows)[:_MAX_DECODED]:
+            candidate = Candidate(self.space, self.pool[row])
+            _ = candidate.arch, candidate.recipe
 
     def pretrain_predictor(self) -> tuple[AccuracyPredictor, PretrainReport | None]:
         """Build a predictor; pretrain it on architecture statistics if the space has architectures (Sec. 3.2)."""
@@ -234,68 +202,37 @@ class SearchPlan:
         return predictor, predictor.pretrain(self.pool, labels) if labels else None
 
 
-def _check_decoding(space: Space, pool: np.ndarray) -> None:
-    """Decode candidates that together have every value of every variable, to find invalid values at once.
-
-    Raises:
-        UserError: a candidate has an invalid network or recipe.
-    """
-    vectors = {row.tobytes(): row for row in pool[:2]}
-    for column in range(len(space)):
-        _, first_rows = np.unique(pool[:, column], return_index=True)
-        for row in pool[first_rows]:
-            vectors.setdefault(row.tobytes(), row)
-    for vector in list(vectors.values())[:_MAX_DECODED]:
-        candidate = Candidate(space, vector)
-        _ = candidate.arch, candidate.recipe
-
-
-def search_fingerprint(space: Space, evaluator: str | Evaluate, settings: SearchSettings) -> dict[str, Any]:
+def _search_fingerprint(space: Space, evaluator: str | Evaluate, settings: SearchSettings) -> dict[str, Any]:
     """Return the settings that determine which candidates a search tries, as JSON data."""
     names = [each.name for each in fields(settings) if each.name not in _NOT_IN_FINGERPRINT]
     values = {name: getattr(settings, name) for name in names}
     values["predictor"] = asdict(settings.predictor)
     # A function may be redefined in each session, so it is compared by the name of its column
     values["columns"] = {name: column if isinstance(column, str) else name for name, column in settings.columns.items()}
-    values["latency"] = _latency_fingerprint(settings)
+    # The latency table counts only if candidates are chosen by it, not only budgets
+    labels = settings.pretraining_labels
+    columns = [*settings.constraints, *(() if isinstance(labels, str) else labels)]
+    if settings.latency is not None:
+        table = Path(settings.latency).expanduser()
+        values["latency"] = file_sha256(table)[:12] if LATENCY_COLUMN in columns else None
     values["space"] = f"{space.name} ({space_digest(space)[:12]})"
     values["evaluator"] = evaluator_name(evaluator)
     # Other objects are compared by type, because their text may contain an address
     return json.loads(json.dumps(values, default=lambda value: str(type(value))))
 
 
-def _latency_fingerprint(settings: SearchSettings) -> str | None:
-    """Return a digest of the latency table if candidates are chosen by it, not only budgets."""
-    labels = settings.pretraining_labels
-    label_columns = () if isinstance(labels, str) else labels
-    if settings.latency is None or LATENCY_COLUMN not in (*settings.constraints, *label_columns):
-        return None
-    return file_sha256(Path(settings.latency).expanduser())[:12]
-
-
 def _start_or_resume(store: TrialStore, fingerprint: Mapping[str, Any], resume: bool) -> None:
-    """Record what is searched in a new store; in one with trials, prepare the search for being resumed.
-
-    Raises:
-        UsageError: the folder contains a search, and `resume` is False.
-        TrialStoreError: the folder contains a different search.
-    """
+    """Record what is searched in a new store; in one with trials of the same search, prepare to resume it."""
     if not store.num_rounds():  # new, or interrupted before the first round
-        store.update_metadata(
-            {
-                "settings": fingerprint,
-                "fbnetv3": fbnetv3.__version__,
-                "started": time.time(),
-            }
-        )
+        values = {"settings": fingerprint, "fbnetv3": fbnetv3.__version__, "started": time.time()}
+        store.update_metadata(values)
         return
     if not resume:
         raise UsageError(
             f"{store.folder}: already contains a search; resume it (--resume, or resume=True), or choose another folder"
         )
     metadata = store.metadata()
-    stored = metadata.get("settings", {})
-    if difference := first_difference(stored, fingerprint):
+    if difference := first_difference(metadata.get("settings", {}), fingerprint):
         raise TrialStoreError(
             f"{store.file}: belongs to a search with a different {difference.key} ({json.dumps(difference.saved)}, now "
             f"{json.dumps(difference.current)}); use the settings of that search, or choose another folder"

@@ -1,98 +1,85 @@
-"""Stage 3 (Sec. 3.4): an evolutionary search over the predicted scores recommends a candidate for each budget."""
+"""Stage 3 (Sec. 3.4): an evolutionary search over the predicted scores recommends a candidate for each budget.
+
+A recommendation becomes files: an architecture, a recipe, a training config, and its provenance.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 import fbnetv3
+from fbnetv3.arch import ArchDef, dump_arch, register_arch, scale_to_macs
+from fbnetv3.config.recipe import Recipe, dump_recipe, recipe_from_dict
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.evolution import EvolutionResult, evolve
-from fbnetv3.nars.algorithm.rounds import rank_trials
-from fbnetv3.nars.algorithm.search_output import OutputFiles, OutputFolder
-from fbnetv3.nars.algorithm.search_settings import SearchSettings
+from fbnetv3.nars.algorithm.rounds import RoundRunner, rank_trials
+from fbnetv3.nars.algorithm.search_settings import SCALING_ARGUMENTS, SearchSettings
 from fbnetv3.nars.algorithm.trial_store import Trial
-from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.search_space import Space
+from fbnetv3.utils.files import make_folder, write_json, write_text
+from fbnetv3.utils.nested_keys import flatten, merge, nest
 from fbnetv3.utils.yaml_files import BASE_KEY
 
 logger = logging.getLogger(__name__)
 
+_SCALING_RESULTS = ("multiplier", "depth", "width", "resolution", "macs")
+
+
+@dataclass(frozen=True)
+class OutputFiles:
+    """Files of a recommendation, and the name under which its architecture is registered."""
+
+    name: str
+    provenance: Path  # JSON: the values of the candidate, its prediction and its origin
+    arch: Path | None = None  # None if the space has no architectures
+    recipe: Path | None = None  # None if the space has no recipes
+    config: Path | None = None  # training config that names both; None if the space has neither
+
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The candidate that a search recommends for a budget.
+    """The candidate that a search recommends for a budget."""
 
-    Attributes:
-        name: name of the budget, such as macs_450M.
-        candidate: its network and recipe.
-        predicted: its predicted accuracy.
-        columns: its cost by column, such as "macs".
-        best_trial: the best trial within the budget, the result of stage 2 alone (Table 7); None if there is none.
-        evolution: the evolutionary search that produced it.
-        files: paths of architecture, recipe, training config and provenance.
-        provenance: content of the provenance file.
-    """
-
-    name: str
+    name: str  # of the budget, such as macs_450M
     candidate: Candidate
-    predicted: float
-    columns: Mapping[str, float]
-    best_trial: Trial | None
-    evolution: EvolutionResult = field(repr=False)
+    predicted: float  # accuracy
+    columns: Mapping[str, float]  # costs, such as "macs"
+    best_trial: Trial | None  # within the budget: the result of stage 2 alone (Table 7)
+    evolution: EvolutionResult = field(repr=False)  # the search that produced it
     files: OutputFiles = field(repr=False)
-    provenance: Mapping[str, Any] = field(repr=False)
+    provenance: Mapping[str, Any] = field(repr=False)  # content of its file
 
 
 class Recommender:
-    """Recommends candidates after the trials, and writes their files.
+    """Recommends candidates after the rounds of a search, and writes their files."""
 
-    Args:
-        settings: settings of the search.
-        space: search space.
-        predictor: predictor trained on the trials.
-        trials: all trials.
-        stopping_epoch: epoch at which their accuracies are compared.
-        folder: folder to write the files to.
-    """
-
-    def __init__(
-        self,
-        settings: SearchSettings,
-        space: Space,
-        predictor: AccuracyPredictor,
-        trials: Sequence[Trial],
-        stopping_epoch: int,
-        folder: Path,
-    ) -> None:
-        self.settings = settings
+    def __init__(self, space: Space, rounds: RoundRunner) -> None:
         self.space = space
-        self.predictor = predictor
-        self.stopping_epoch = stopping_epoch
-        self._num_trials = len(trials)
-        self._ranked = rank_trials(trials, stopping_epoch)
+        self.rounds = rounds
+        self.settings = rounds.settings
+        self.folder = rounds.store.folder / "recommendations"
+        self._ranked = rank_trials(rounds.trials, rounds.stopping_epoch)
         self._ranked_candidates = np.array([trial.candidate for trial in self._ranked])
-        self._output = OutputFolder(folder, _default_training_config(settings))
+        self._training_config = _training_config(self.settings, self.folder)
 
     def recommend(self, name: str, constraints: Constraints) -> Recommendation:
-        """Evolve candidates within a budget, and write the files of the best.
-
-        Args:
-            name: name of the budget.
-            constraints: bounds of the budget.
-        """
+        """Evolve candidates within the budget `name`, and write the files of the best; register its architecture."""
         settings = self.settings
         # The best of the candidates that evolved from the best trials
-        evolution = evolve(self.predictor, constraints, self._ranked_candidates, settings.evolution, settings.seed)
+        predictor = self.rounds.predictor
+        evolution = evolve(predictor, constraints, self._ranked_candidates, settings.evolution, settings.seed)
         vector = evolution.candidates[0]
         candidate = Candidate(self.space, vector, seed=settings.seed, full_epochs=settings.epochs)
         values = constraints.column_values(vector[None], *constraints.column_names)
@@ -107,12 +94,14 @@ class Recommender:
             "seed": settings.seed,
             "constraints": [str(constraint) for constraint in constraints.constraints],
             "predicted": float(evolution.scores[0]),
-            "predicted_after_epoch": self.stopping_epoch,
+            "predicted_after_epoch": self.rounds.stopping_epoch,
             "columns": columns,
             "best_trial": self._describe_trial(trials[0]) if trials else None,
-            "trials": self._num_trials,
+            "trials": len(self.rounds.trials),
             "inherited_trials": [trial.number for trial in trials[: settings.evolution.inherited]],
         }
+        record = {"values": dict(candidate), "candidate": vector.tolist(), **provenance}
+        source = _describe_source(provenance)
         return Recommendation(
             name=name,
             candidate=candidate,
@@ -120,48 +109,102 @@ class Recommender:
             columns=columns,
             best_trial=trials[0] if trials else None,
             evolution=evolution,
-            files=self._output.write_recommendation(f"{self.space.name}_{name}", candidate, provenance),
+            files=self._write(f"{self.space.name}_{name}", candidate.arch, candidate.recipe, record, source),
             provenance=provenance,
         )
-
-    def scale_networks(self, recommendations: Mapping[str, Recommendation]) -> dict[str, OutputFiles]:
-        """Write the networks of `scaled_networks`; those that cannot be scaled are skipped with a warning.
-
-        Args:
-            recommendations: recommendations by the name of their budget.
-        """
-        scaled = {}
-        for name, network in self.settings.scaled_networks.items():
-            origin = recommendations[network["from"]]
-            try:
-                scaled[name] = self._output.write_scaled_network(
-                    name, origin.candidate, network, origin.provenance, self.settings.num_classes
-                )
-            except UsageError as error:  # must not lose the rest of the result
-                logger.warning("scaled_networks.%s is skipped: %s", name, error)
-        return scaled
 
     def _describe_trial(self, trial: Trial) -> dict[str, Any]:
         return {
             "number": trial.number,
-            "accuracy": trial.accuracy(self.stopping_epoch),
+            "accuracy": trial.accuracy(self.rounds.stopping_epoch),
             "values": self.space.decode(trial.candidate),
         }
+
+    def scale_networks(self, recommendations: Mapping[str, Recommendation]) -> dict[str, OutputFiles]:
+        """Write the networks of `scaled_networks` (Sec. 4.2: A from B, F and G from E) and register them.
+
+        Those that cannot be scaled are skipped with a warning. `recommendations` are by the name of their budget.
+        """
+        scaled = {}
+        for name, network in self.settings.scaled_networks.items():
+            try:
+                scaled[name] = self._write_scaled_network(name, network, recommendations[network["from"]])
+            except UsageError as error:  # must not lose the rest of the result
+                logger.warning("scaled_networks.%s is skipped: %s", name, error)
+        return scaled
+
+    def _write_scaled_network(self, name: str, network: Mapping[str, Any], origin: Recommendation) -> OutputFiles:
+        candidate = origin.candidate
+        if candidate.arch is None:
+            raise UsageError("the space has no architectures to scale")
+        arguments: dict[str, Any] = {key: network[key] for key in SCALING_ARGUMENTS if key in network}
+        num_classes = self.settings.num_classes
+        scaled = scale_to_macs(candidate.arch, network["macs"], name=name, num_classes=num_classes, **arguments)
+        source = f"scaled to {scaled.macs / 1e6:.1f} M MACs from a result of {_describe_source(origin.provenance)}"
+        # The candidate's recipe with some fields changed
+        recipe = candidate.recipe
+        if recipe is not None:
+            recipe = recipe_from_dict({**asdict(recipe), **network.get("recipe", {})})
+        record = {
+            "columns": {"macs": scaled.macs},
+            "scaled_by": {key: getattr(scaled, key) for key in _SCALING_RESULTS},
+            "scaled_from": dict(origin.provenance),
+        }
+        return self._write(name, scaled.arch, recipe, record, source)
+
+    def _write(
+        self, name: str, arch: ArchDef | None, recipe: Recipe | None, record: Mapping[str, Any], source: str
+    ) -> OutputFiles:
+        # The config refers to the other files by relative paths, so the folder can be moved
+        files = {"provenance": make_folder(self.folder) / f"{name}.json"}
+        config = self._training_config
+        write_json(files["provenance"], {"name": name, **record})
+        if recipe is not None:
+            files["recipe"] = make_folder(self.folder / "recipes") / f"{name}.yaml"
+            write_text(files["recipe"], dump_recipe(recipe))
+            config = merge(config, {"RECIPE": f"recipes/{name}.yaml"})
+        if arch is not None:
+            files["arch"] = make_folder(self.folder / "archs") / f"{name}.yaml"
+            write_text(files["arch"], dump_arch(replace(arch, name=name, source=source)))
+            config = merge(config, {"MODEL": {"ARCH": f"archs/{name}.yaml"}})
+            try:
+                register_arch(files["arch"])
+            except UsageError as error:  # an earlier search of this process has registered the name
+                logger.warning("%s; it is not registered", error)
+        if config:
+            files["config"] = self.folder / f"{name}.yaml"
+            config = {"OUTPUT_DIR": f"output/{name}", **config}
+            write_text(files["config"], f"# {source}\n{yaml.safe_dump(config, sort_keys=False)}")
+        return OutputFiles(name, **files)
+
+
+def _training_config(settings: SearchSettings, folder: Path) -> dict[str, Any]:
+    """Return what recommended training configs begin with; by default, the config and overrides of the trials.
+
+    `_BASE_` is relative to `folder`.
+    """
+    keys = dict(settings.training_config)
+    if not keys:
+        arguments = settings.evaluator_args
+        if isinstance(arguments.get("config"), str):
+            keys = {BASE_KEY: arguments["config"], "SOLVER.EPOCHS": settings.epochs}
+        if isinstance(arguments.get("overrides"), Mapping):
+            keys |= arguments["overrides"]
+    config = nest(flatten(keys))
+    base = config.pop(BASE_KEY, None)
+    if not base:
+        return config
+    return {BASE_KEY: os.path.relpath(Path(base).expanduser().resolve(), folder.resolve()), **config}
+
+
+def _describe_source(provenance: Mapping[str, Any]) -> str:
+    return (
+        f"NARS in {provenance['space']}, seed {provenance['seed']}, {provenance['trials']} trials: "
+        f"predicted {provenance['predicted']:.4g}"
+    )
 
 
 def space_digest(space: Space) -> str:
     """Return a SHA-256 of a space's definition in hex."""
     definition = json.dumps(asdict(space), sort_keys=True, default=str)
     return hashlib.sha256(definition.encode()).hexdigest()
-
-
-def _default_training_config(settings: SearchSettings) -> dict[str, Any]:
-    """Return the keys that recommended training configs begin with; by default, those of the trials."""
-    if settings.training_config:
-        return dict(settings.training_config)
-    config: dict[str, Any] = {}
-    # The evaluator's config and overrides, if it trains
-    if isinstance(settings.evaluator_args.get("config"), str):
-        config = {BASE_KEY: settings.evaluator_args["config"], "SOLVER.EPOCHS": settings.epochs}
-    overrides = settings.evaluator_args.get("overrides")
-    return {**config, **overrides} if isinstance(overrides, Mapping) else config

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -27,31 +28,17 @@ class SearchError(UserError):
 
 @dataclass(frozen=True)
 class SearchProgress:
-    """The state of a running search.
+    """The state of a running search."""
 
-    Attributes:
-        stage: "pretraining", "trials", "evolution" or "done".
-        round: current round, from 0.
-        rounds: number of rounds.
-        trials: trials of the current round.
-        epochs: epochs of each trial of the round.
-        best_accuracy: highest accuracy so far, at the stopping epoch.
-        predictor_error: root mean squared error of the predictor on the last complete round, before it was trained
-            on it.
-        seconds_left: estimated time to the end of the last round.
-        message: an event to show to the user, or "".
-        round_complete: whether the round has ended.
-    """
-
-    stage: str
-    round: int = 0
-    rounds: int = 0
-    trials: Sequence[Trial] = ()
-    epochs: int = 0
-    best_accuracy: float | None = None
-    predictor_error: float | None = None
-    seconds_left: float | None = None
-    message: str = ""
+    stage: str  # "pretraining", "trials", "evolution" or "done"
+    round: int = 0  # current round, from 0
+    rounds: int = 0  # number of rounds
+    trials: Sequence[Trial] = ()  # of the current round
+    epochs: int = 0  # of each trial of the round
+    best_accuracy: float | None = None  # so far, at the stopping epoch
+    predictor_error: float | None = None  # RMSE on the last complete round, before the predictor was trained on it
+    seconds_left: float | None = None  # estimated time to the end of the last round
+    message: str = ""  # an event to show to the user
     round_complete: bool = False
 
     def count(self, status: str) -> int:
@@ -69,11 +56,7 @@ def rank_trials(trials: Sequence[Trial], epoch: int) -> list[Trial]:
 
 
 def predictor_error(trials: Sequence[Trial], epoch: int) -> float | None:
-    """Compute the root mean squared error of the accuracies predicted when trials were proposed.
-
-    Returns:
-        None if there are no predictions.
-    """
+    """Compute the root mean squared error of the accuracies predicted when trials were proposed, if there are any."""
     pairs = [(trial.predicted, trial.accuracy(epoch)) for trial in trials if trial.predicted is not None]
     if not pairs:
         return None
@@ -83,13 +66,7 @@ def predictor_error(trials: Sequence[Trial], epoch: int) -> float | None:
 def propose(
     predictor: AccuracyPredictor, pool: np.ndarray, tried: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the untried candidates of the pool with the highest predicted accuracies.
-
-    Args:
-        predictor: predictor trained on the tried candidates.
-        pool: integers (N, variables).
-        tried: integers (M, variables).
-        count: number of candidates to choose.
+    """Choose the untried candidates of the pool, (N, variables), with the highest predicted accuracies.
 
     Returns:
         At most `count` candidates, best first, and their predicted accuracies.
@@ -104,15 +81,9 @@ def propose(
 
 
 class RoundRunner:
-    """Runs the rounds of a search. Trials that are done in the store are not run again.
+    """Runs the rounds of a search with a pretrained predictor and a pool, integers (N, variables).
 
-    Args:
-        settings: settings of the search.
-        rounds: number of rounds.
-        pool: candidates to choose from, integers (N, variables).
-        store: store of the trials.
-        predictor: pretrained predictor.
-        on_progress: called at every event.
+    Trials that are done in the store are not run again.
     """
 
     def __init__(
@@ -151,30 +122,37 @@ class RoundRunner:
             self._run_trials(number, executor)
             self._train_predictor(number)
 
-    def best_accuracy(self) -> float | None:
-        """Return the highest accuracy at the stopping epoch, or None before the first."""
-        best = rank_trials(self.trials, self.stopping_epoch)[:1]
-        return best[0].accuracy(self.stopping_epoch) if best else None
-
-    def final_progress(self, stage: str) -> SearchProgress:
-        """Return the progress after all rounds.
-
-        Args:
-            stage: "evolution" or "done".
-        """
+    def progress(self, stage: str, number: int, **values: Any) -> SearchProgress:
+        """Return the progress in round `number`."""
+        ranked = rank_trials(self.trials, self.stopping_epoch)
+        best_accuracy = ranked[0].accuracy(self.stopping_epoch) if ranked else None
         return SearchProgress(
-            stage,
-            self.rounds,
-            self.rounds,
-            best_accuracy=self.best_accuracy(),
-            predictor_error=self.predictor_error,
+            stage, number, self.rounds, best_accuracy=best_accuracy, predictor_error=self.predictor_error, **values
         )
+
+    def _report_progress(self, number: int, message: str = "", round_complete: bool = False) -> None:
+        trials = self._round_trials(number)
+        progress = self.progress(
+            "trials",
+            number,
+            trials=trials,
+            epochs=trials[0].epochs if trials else 0,
+            seconds_left=self._seconds_left(number, trials),
+            message=message,
+            round_complete=round_complete,
+        )
+        self.on_progress(progress)
+
+    def _seconds_left(self, number: int, trials: Sequence[Trial]) -> float | None:
+        """Estimate the time to the end of the last round, if later rounds run as many epochs as this one."""
+        if not self._seconds_per_epoch or not trials:
+            return None
+        epochs_now = sum(trial.epochs for trial in trials if trial.status not in (DONE, FAILED))
+        epochs_later = (self.rounds - number - 1) * self.settings.batch * trials[0].epochs
+        return float(np.mean(self._seconds_per_epoch)) * (epochs_now + epochs_later) / self._slots
 
     def _round_trials(self, number: int) -> list[Trial]:
         return [trial for trial in self.trials if trial.round == number]
-
-    def _reload_trial(self, number: int) -> None:
-        self.trials[number] = self.store.trial(number)
 
     def _propose_round(self, number: int) -> bool:
         """Add the trials of a round to the store; return False if no untried candidates are left."""
@@ -200,20 +178,21 @@ class RoundRunner:
         while waiting or num_running:
             # Keep all slots busy
             while waiting and num_running < executor.slots:
-                self._start_trial(waiting.popleft(), executor)
+                executor.submit(self._start_trial(waiting.popleft()))
                 num_running += 1
                 self._report_progress(number)
             for outcome in executor.wait(_POLL_SECONDS):
                 num_running -= 1
                 if self._record_outcome(number, outcome):
                     waiting.append(outcome.number)
-            self._check_failures()
+            num_failed = sum(trial.status == FAILED for trial in self.trials)
+            if num_failed > self.settings.max_failures:
+                self._stop(f"{num_failed} trials have failed, more than max_failures {self.settings.max_failures}")
 
-    def _start_trial(self, number: int, executor: Executor) -> None:
-        trial = self.trials[number]
+    def _start_trial(self, number: int) -> TrialAttempt:
         self.store.start(number)
-        self._reload_trial(number)
-        attempt = TrialAttempt(
+        trial = self.trials[number] = self.store.trial(number)
+        return TrialAttempt(
             number=number,
             vector=trial.candidate,
             epochs=trial.epochs,
@@ -222,12 +201,10 @@ class RoundRunner:
             folder=self.store.folder / "trials" / f"{number:05d}",
             index=trial.attempts,
         )
-        executor.submit(attempt)
 
     def _record_outcome(self, number: int, outcome: Outcome) -> bool:
         """Write an outcome to the store; return True if the trial should be retried."""
         trial = self.trials[outcome.number]
-        # A learning curve, or an error after which the trial is retried or given up
         retry = False
         message = ""
         if outcome.curve is not None:
@@ -237,9 +214,8 @@ class RoundRunner:
             assert outcome.error is not None
             retry = trial.attempts < self.settings.retries
             self.store.fail(trial.number, outcome.error, outcome.seconds, retry)
-            failed = "failed, retrying" if retry else "failed"
-            message = f"trial {trial.number} {failed}: {outcome.error}"
-        self._reload_trial(trial.number)
+            message = f"trial {trial.number} failed{', retrying' if retry else ''}: {outcome.error}"
+        self.trials[trial.number] = self.store.trial(trial.number)
         self._report_progress(number, message)
         return retry
 
@@ -249,7 +225,7 @@ class RoundRunner:
         if len(done) < _MIN_ACCURACIES:
             self._stop(f"only {len(done)} trials succeeded; the predictor needs at least {_MIN_ACCURACIES}")
         if number == 0:
-            self._choose_stopping_epoch()
+            self._choose_stopping_epoch(done)
         # The error on this round, whose accuracies the predictor has not seen yet
         new = [trial for trial in done if trial.round == number]
         self.predictor_error = predictor_error(new, self.stopping_epoch)
@@ -258,53 +234,20 @@ class RoundRunner:
         self.predictor.fit(candidates, accuracies)
         self._report_progress(number, round_complete=True)
 
-    def _choose_stopping_epoch(self) -> None:
+    def _choose_stopping_epoch(self, first_round: Sequence[Trial]) -> None:
         """Choose the stopping epoch once, by the learning curves of the first round, if more rounds follow."""
         min_correlation = self.settings.early_stopping_correlation
         if self.rounds == 1 or min_correlation is None or STOPPING_EPOCH in self.store.metadata():
             return
-        curves = [trial.curve for trial in self._round_trials(0) if trial.status == DONE]
-        self.stopping_epoch = stopping_epoch(np.array(curves), min_correlation)
+        self.stopping_epoch = stopping_epoch(np.array([trial.curve for trial in first_round]), min_correlation)
         self.store.update_metadata({STOPPING_EPOCH: self.stopping_epoch})
         num_epochs = self.settings.epochs
         self._report_progress(0, f"accuracies are compared after epoch {self.stopping_epoch} of {num_epochs}")
 
-    def _check_failures(self) -> None:
-        num_failed = sum(trial.status == FAILED for trial in self.trials)
-        if num_failed > self.settings.max_failures:
-            limit = self.settings.max_failures
-            self._stop(f"{num_failed} trials have failed, more than max_failures {limit}")
-
     def _stop(self, reason: str) -> None:
         self.store.update_metadata({STOPPED: True})
-        failed = [trial for trial in self.trials if trial.status == FAILED]
-        errors = [f"trial {trial.number}: {trial.error}" for trial in failed]
+        errors = [f"trial {trial.number}: {trial.error}" for trial in self.trials if trial.status == FAILED]
         raise SearchError(
             f"{reason}; {'; '.join(errors[:_SHOWN_ERRORS]) or 'no trial has failed'}. "
             "Fix the cause and resume: failed trials are retried, finished ones are kept"
         )
-
-    def _report_progress(self, number: int, message: str = "", round_complete: bool = False) -> None:
-        trials = self._round_trials(number)
-        self.on_progress(
-            SearchProgress(
-                stage="trials",
-                round=number,
-                rounds=self.rounds,
-                trials=trials,
-                epochs=trials[0].epochs if trials else 0,
-                best_accuracy=self.best_accuracy(),
-                predictor_error=self.predictor_error,
-                seconds_left=self._seconds_left(number, trials),
-                message=message,
-                round_complete=round_complete,
-            )
-        )
-
-    def _seconds_left(self, number: int, trials: Sequence[Trial]) -> float | None:
-        """Estimate the time to the end of the last round, if later rounds run as many epochs as this one."""
-        if not self._seconds_per_epoch or not trials:
-            return None
-        epochs_now = sum(trial.epochs for trial in trials if trial.status not in (DONE, FAILED))
-        epochs_later = (self.rounds - number - 1) * self.settings.batch * trials[0].epochs
-        return float(np.mean(self._seconds_per_epoch)) * (epochs_now + epochs_later) / self._slots

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from fbnetv3.errors import FieldError
+from fbnetv3.errors import FieldError, UsageError, suggest
 from fbnetv3.nars.algorithm.early_stopping import MIN_RANK_CORRELATION
 from fbnetv3.nars.algorithm.evolution import EvolutionSettings
 from fbnetv3.nars.execution.executors import EXECUTORS
@@ -21,10 +23,11 @@ from fbnetv3.nars.setting_fields import (
     text_field,
 )
 from fbnetv3.nars.space.constraints import Column
-from fbnetv3.nars.space.search_space import ARCHITECTURE, PARTS, Space
-from fbnetv3.utils.checks import check_choice, check_keys, check_number, check_type, error_context, is_number
+from fbnetv3.nars.space.search_space import ARCHITECTURE, PARTS, Space, load_space, space_from_dict
+from fbnetv3.utils.checks import check_choice, check_keys, check_number, check_type, error_context
 from fbnetv3.utils.imports import import_modules
-from fbnetv3.utils.yaml_files import parse_number
+from fbnetv3.utils.nested_keys import parse_pairs
+from fbnetv3.utils.yaml_files import NotYAMLError, parse_number, parse_yaml, read_mapping, resolve_in_folder
 
 JOINT = "joint"
 MODES = (JOINT, *PARTS)
@@ -122,11 +125,17 @@ class SearchSettings:
         check_choice(self.mode, "mode", MODES, SettingsError)
         # Fail before the trials on errors in what is needed only after them
         for name, network in self.reference_networks.items():
-            with error_context(f"reference_networks.{name}"):
-                _check_reference_network(network)
+            check_type(network, f"reference_networks.{name}", Mapping, "a mapping", SettingsError)
+            for key in ("accuracy", *network):
+                check_number(network.get(key), f"reference_networks.{name}.{key}", error=SettingsError)
         for name, network in self.scaled_networks.items():
             with error_context(f"scaled_networks.{name}"):
-                _check_scaled_network(network)
+                check_type(network, "", Mapping, "a mapping", SettingsError)
+                check_keys(network, SettingsError, ("from", "macs", "recipe", *SCALING_ARGUMENTS), ("from", "macs"))
+                check_type(network.get("recipe", {}), "recipe", Mapping, "a mapping of recipe fields", SettingsError)
+                check_number(network.get("tolerance", 0), "tolerance", 0, error=SettingsError)
+                for key in ("macs", "depth", "width", "resolution"):
+                    check_number(network.get(key, 1), key, 1, error=SettingsError)
 
     def num_rounds(self, space: Space) -> int:
         """Return the number of rounds of a search in `space`."""
@@ -135,40 +144,25 @@ class SearchSettings:
         return _JOINT_ROUNDS if len(space.variable_indices(ARCHITECTURE)) else _RECIPE_ROUNDS
 
 
-def _check_reference_network(network: Any) -> None:
-    check_type(network, "", Mapping, "a mapping", SettingsError)
-    if "accuracy" not in network:
-        raise SettingsError("missing: a reference network needs its accuracy", "accuracy")
-    for column, value in network.items():
-        check_number(value, column, error=SettingsError)
-
-
-def _check_scaled_network(network: Any) -> None:
-    """Validate the compound-scaling arguments before the trials start."""
-    check_type(network, "", Mapping, "a mapping", SettingsError)
-    check_keys(network, SettingsError, ("from", "macs", "recipe", *SCALING_ARGUMENTS), required=("from", "macs"))
-    check_type(network["from"], "from", str, "the name of a budget", SettingsError)
-    check_type(network.get("recipe", {}), "recipe", Mapping, "a mapping of recipe fields", SettingsError)
-    check_number(network.get("tolerance", 0), "tolerance", 0, error=SettingsError)
-    for key in ("macs", "depth", "width", "resolution"):
-        check_number(network.get(key, 1), key, 1, error=SettingsError)
+_SETTING_NAMES = tuple(each.name for each in fields(SearchSettings))
+_KEYS = ("space", "evaluator", "output", *_SETTING_NAMES)  # of a YAML file
 
 
 def parse_settings(data: Mapping[str, Any]) -> SearchSettings:
-    """Build settings from a mapping, such as a YAML file's; `predictor` and `evolution` are mappings in it.
-
-    Raises:
-        UserError: an invalid setting; the message names the field.
-    """
-    check_keys(data, SettingsError, tuple(each.name for each in fields(SearchSettings)))
+    """Build settings from a mapping, such as a YAML file's; `predictor` and `evolution` are mappings in it."""
+    check_keys(data, SettingsError, _SETTING_NAMES)
     values = dict(data)
     # Numbers that YAML reads as text, then the nested settings
     for name in _WITH_NUMBERS & set(values):
         values[name] = _parse_numbers(values[name])
     for name, settings_class in (("predictor", PredictorSettings), ("evolution", EvolutionSettings)):
-        section = values.pop(name, None)
-        if section is not None:
-            values[name] = _parse_section(section, settings_class, name)
+        section = values.get(name) or {}
+        if not isinstance(section, settings_class):
+            check_type(section, name, Mapping, "a mapping", SettingsError)
+            with error_context(name):
+                check_keys(section, SettingsError, tuple(each.name for each in fields(settings_class)))
+            section = settings_class(**_parse_numbers(section))
+        values[name] = section
     return SearchSettings(**values)
 
 
@@ -181,22 +175,69 @@ def _parse_numbers(value: Any) -> Any:
     return parse_number(value)
 
 
-def _parse_section(section: Any, settings_class: type, name: str) -> Any:
-    """Build the settings of the predictor or of the evolutionary search."""
-    if isinstance(section, settings_class):
-        return section
-    check_type(section, name, Mapping, "a mapping", SettingsError)
-    types = {each.name: type(each.default) for each in fields(settings_class)}
-    with error_context(name):
-        check_keys(section, SettingsError, tuple(types))
-        values = {key: _as_type(parse_number(value), types[key], key) for key, value in section.items()}
-    return settings_class(**values)
+@dataclass(frozen=True)
+class SearchConfig:
+    """A search as described by its YAML file."""
+
+    space: Space
+    evaluator: str
+    output: str
+    settings: SearchSettings
 
 
-def _as_type(value: Any, expected: type, key: str) -> Any:
-    """Require a value of the type of its default; an integer may stand for a float."""
-    if expected is float and is_number(value):
-        return float(value)
-    if type(value) is not expected:
-        raise SettingsError(f"{value!r} must be of type {expected.__name__}", key)
+def load_search_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> SearchConfig:
+    """Read a search from YAML.
+
+    Keys are `space` (a file, or its content), `evaluator`, `output` (default: "output/" and the name of the YAML file)
+    and the fields of `SearchSettings`. Files are looked for in the YAML file's folder first. `overrides` are KEY VALUE
+    pairs such as `rounds 3` or `predictor.members 4`.
+    """
+    path = Path(path)
+    folder = path.resolve().parent
+    data = _apply_overrides(read_mapping(path, SettingsError, _KEYS), overrides)
+    with error_context(file=str(path)):
+        check_keys(data, SettingsError, _KEYS, required=("space", "evaluator"))
+        # Paths are relative to the YAML file
+        for key in ("space", "latency"):
+            if isinstance(data.get(key), str):
+                data[key] = resolve_in_folder(data[key], folder)
+        for key in ("evaluator_args", "training_config"):
+            data[key] = _resolve_files(data.get(key) or {}, folder)
+        space = data.pop("space")
+        evaluator = data.pop("evaluator")
+        output = data.pop("output", None) or f"output/{path.stem}"
+        check_type(space, "space", (str, Mapping), "a file or a space", SettingsError)
+        check_type(evaluator, "evaluator", str, "a name", SettingsError)
+        check_type(output, "output", str, "a folder", SettingsError)
+        settings = parse_settings(data)  # first, because the space may use blocks of the `imports`
+        space = load_space(space) if isinstance(space, str) else space_from_dict(space)
+        return SearchConfig(space, evaluator, output, settings)
+
+
+def _apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the keys of a search with KEY VALUE pairs on top; values are parsed as YAML."""
+    updated = dict(data)
+    for key, text in parse_pairs(overrides).items():
+        # Everything after the first dot is one key, because keys of a training config have dots themselves
+        name, _, inner = key.partition(".")
+        if name not in _KEYS:
+            raise UsageError(f"unknown key {key}: {suggest(name, _KEYS)}")
+        try:
+            value = parse_yaml(text)
+        except NotYAMLError:
+            raise UsageError(f"{key} {text!r} must be a YAML value") from None
+        if inner:
+            section = updated.get(name) or {}
+            check_type(section, name, Mapping, f"a mapping to have the key {inner}", SettingsError)
+            value = {**section, inner: value}
+        updated[name] = value
+    return updated
+
+
+def _resolve_files(value: Any, folder: Path) -> Any:
+    """Replace names of YAML and JSON files that exist in `folder` with their paths, anywhere in a value."""
+    if isinstance(value, Mapping):
+        return {key: _resolve_files(each, folder) for key, each in value.items()}
+    if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
+        return resolve_in_folder(value, folder)
     return value

@@ -51,33 +51,19 @@ class TrialStoreError(UserError):
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate that a search evaluates.
+    """One candidate that a search evaluates."""
 
-    Attributes:
-        number: from 0, in the order of proposal.
-        round: from 0.
-        candidate: integers (variables,).
-        epochs: epochs to evaluate it for.
-        predicted: its accuracy as predicted when it was proposed; None in the first round.
-        status: WAITING, RUNNING, DONE or FAILED.
-        attempts: number of attempts that have ended.
-        curve: accuracy after each epoch, once it is done.
-        error: why the last attempt failed.
-        seconds: duration of the last attempt.
-        finished: when the last attempt ended, in seconds since 1970.
-    """
-
-    number: int
-    round: int
-    candidate: np.ndarray
-    epochs: int
-    predicted: float | None
+    number: int  # from 0, in the order of proposal
+    round: int  # from 0
+    candidate: np.ndarray  # integers (variables,)
+    epochs: int  # to evaluate it for
+    predicted: float | None  # accuracy as predicted when it was proposed; None in the first round
     status: str
-    attempts: int
-    curve: tuple[float, ...] | None
-    error: str | None
-    seconds: float | None
-    finished: float | None
+    attempts: int  # that have ended
+    curve: tuple[float, ...] | None  # accuracy after each epoch, once it is done
+    error: str | None  # why the last attempt failed
+    seconds: float | None  # duration of the last attempt
+    finished: float | None  # when the last attempt ended, in seconds since 1970
 
     def accuracy(self, epoch: int) -> float:
         """Return the accuracy after `epoch` epochs; the trial must be done."""
@@ -85,19 +71,14 @@ class Trial:
         return self.curve[epoch - 1]
 
 
-_COLUMNS = ", ".join(field.name for field in fields(Trial))
+_COLUMNS = [field.name for field in fields(Trial)]
 
 
 class TrialStore:
-    """The trials and the metadata of the search in a folder.
-
-    Args:
-        folder: output folder of the search.
-        create: create the file if it does not exist.
+    """The trials and the metadata of the search in a folder; `create` allows for a new file.
 
     Raises:
         TrialStoreError: the file is missing, corrupt, not a trial file, or from another version.
-        OutputError: it cannot be written.
     """
 
     def __init__(self, folder: Path, create: bool = False) -> None:
@@ -107,17 +88,12 @@ class TrialStore:
             raise TrialStoreError(f"{folder}: contains no search (no {TRIALS_FILE})")
         with self._as_user_errors():
             self._connection = sqlite3.connect(self.file, isolation_level=None, timeout=10)
-            is_empty = not self._query_value("SELECT count(*) FROM sqlite_master")
-            if is_empty and create:
-                self._create_schema()
-            else:
-                self._check_schema()
-
-    def _create_schema(self) -> None:
-        self._connection.executescript(
-            f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; "
-            f"PRAGMA application_id = {_APPLICATION_ID}; COMMIT"
-        )
+            if create and not self._query_value("SELECT count(*) FROM sqlite_master"):
+                self._connection.executescript(
+                    f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; "
+                    f"PRAGMA application_id = {_APPLICATION_ID}; COMMIT"
+                )
+            self._check_schema()
 
     def _check_schema(self) -> None:
         if self._query_value("PRAGMA application_id") != _APPLICATION_ID:
@@ -148,23 +124,14 @@ class TrialStore:
     def add_round(
         self, round: int, candidates: np.ndarray, epochs: int, predicted: Sequence[float] | np.ndarray | None = None
     ) -> None:
-        """Add the trials of a round in one transaction.
-
-        Args:
-            round: number of the round, from 0.
-            candidates: integers (N, variables).
-            epochs: epochs to evaluate each for.
-            predicted: predicted accuracies, (N,).
-        """
-        first = len(self.trials())
-        predictions: list[float | None] = [None] * len(candidates)
-        if predicted is not None:
-            predictions = [float(value) for value in predicted]
+        """Add the trials of a round: candidates, integers (N, variables), and their predicted accuracies, (N,)."""
+        predictions = [None] * len(candidates) if predicted is None else [float(value) for value in predicted]
         # Trials are numbered across rounds
-        rows = []
-        for i, candidate in enumerate(candidates):
-            vector = json.dumps(candidate.tolist())
-            rows.append((first + i, round, vector, epochs, predictions[i], WAITING))
+        first = len(self.trials())
+        rows = [
+            (first + i, round, json.dumps(candidate.tolist()), epochs, predictions[i], WAITING)
+            for i, candidate in enumerate(candidates)
+        ]
         columns = "number, round, candidate, epochs, predicted, status"
         with self._transaction():
             self._connection.executemany(f"INSERT INTO trials ({columns}) VALUES (?, ?, ?, ?, ?, ?)", rows)
@@ -196,15 +163,12 @@ class TrialStore:
         self._end_attempt(number, seconds, status=WAITING if retry else FAILED, error=error)
 
     def reset_interrupted(self, retry_failed: bool = False) -> None:
-        """Reset running trials to waiting.
+        """Reset running trials to waiting; with `retry_failed`, also failed ones of the last round.
 
-        Args:
-            retry_failed: also reset failed trials of the last round, with all their attempts. Failures of earlier
-                rounds stay, because later rounds were proposed without them.
+        Failures of earlier rounds stay, because later rounds were proposed without them.
         """
         with self._transaction():
-            statement = "UPDATE trials SET status = ? WHERE status = ?"
-            self._connection.execute(statement, (WAITING, RUNNING))
+            self._connection.execute("UPDATE trials SET status = ? WHERE status = ?", (WAITING, RUNNING))
             if retry_failed:
                 self._connection.execute(
                     "UPDATE trials SET status = ?, attempts = 0 "
@@ -218,15 +182,13 @@ class TrialStore:
 
     def _update(self, number: int, **values: Any) -> None:
         assignments = ", ".join(f"{column} = ?" for column in values)
-        statement = f"UPDATE trials SET {assignments} WHERE number = ?"
         with self._transaction():
-            self._connection.execute(statement, (*values.values(), number))
+            self._connection.execute(f"UPDATE trials SET {assignments} WHERE number = ?", (*values.values(), number))
 
     def _query_trials(self, condition: str, *parameters: int) -> list[Trial]:
         with self._as_user_errors():
-            rows = self._connection.execute(
-                f"SELECT {_COLUMNS} FROM trials {condition} ORDER BY number", parameters
-            ).fetchall()
+            statement = f"SELECT {', '.join(_COLUMNS)} FROM trials {condition} ORDER BY number"
+            rows = self._connection.execute(statement, parameters).fetchall()
             return [_trial_from_row(row) for row in rows]
 
     def _query_value(self, statement: str) -> Any:
@@ -265,7 +227,7 @@ class TrialStore:
 
 
 def _trial_from_row(row: tuple[Any, ...]) -> Trial:
-    values = dict(zip((field.name for field in fields(Trial)), row, strict=True))
+    values = dict(zip(_COLUMNS, row, strict=True))
     # Arrays are stored as JSON
     values["candidate"] = np.array(json.loads(values["candidate"]), np.int64)
     if values["curve"] is not None:
