@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +28,6 @@ logger = logging.getLogger(__name__)
 
 _REQUIRED_KEYS = ("title", "config", "rows", "columns", "output")
 _KEYS = (*_REQUIRED_KEYS, "overrides", "seeds", "x")
-# Row and column keys that are not config keys
-_TEACHER = "TEACHER"
-_LINE = "LINE"
 # Config keys whose values may be paths relative to the ablation's file
 _PATH_KEYS = ("RECIPE", "MODEL.ARCH", "DISTILL.ARCH", "DISTILL.WEIGHTS", "MODEL.WEIGHTS", "DATA.ROOT")
 
@@ -37,37 +35,23 @@ Overrides = Mapping[str, Any]
 """Config keys with dots and their values."""
 
 
-class AblationError(FieldError):
-    """An invalid ablation file."""
-
-
 @dataclass(frozen=True)
 class Ablation:
-    """A grid of training runs.
+    """A grid of training runs: each cell, a row and a column, is trained once per seed.
 
-    Attributes:
-        title: title of the table and the figure.
-        config: the training config that all cells share.
-        overrides: overrides for all cells.
-        rows: overrides of each row, by name.
-        columns: overrides of each column, by name.
-        teachers: columns trained with distillation, and the column that trains their teacher: a cell's teacher is the
-            network of the same row and seed in that column.
-        lines: for rows that are not on their column's line in a figure over MACs, the name of their line.
-        seeds: random seeds; each cell is trained once per seed.
-        x: "macs" for a figure of accuracy over MACs, "" for one with the cells side by side.
-        output: output folder of all runs.
+    `teachers` maps columns that train with distillation to the column that trains their teacher, which has the same row
+    and seed. `lines` maps rows that are not on their column's line in a figure over MACs to the name of their line.
     """
 
     title: str
-    config: Path
-    overrides: Overrides
+    config: Path  # of all cells
+    overrides: Overrides  # for all cells
     rows: Mapping[str, Overrides]
     columns: Mapping[str, Overrides]
     teachers: Mapping[str, str]
     lines: Mapping[str, str]
     seeds: tuple[int, ...]
-    x: str
+    x: str  # "macs" for a figure over MACs, "" for cells side by side
     output: Path
 
 
@@ -81,49 +65,36 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class CellResult:
-    """Result of one training run.
+class CellResult(Cell):
+    """Result of one training run."""
 
-    Attributes:
-        top1: top-1 accuracy in percent after the last epoch, of the averaged weights if EMA is enabled.
-        macs: number of multiply-adds of the network.
-    """
-
-    row: str
-    column: str
-    seed: int
-    top1: float
+    top1: float  # percent, of the averaged weights if there are any
     macs: int
 
 
 def load_ablation(path: str | os.PathLike) -> Ablation:
-    """Read an ablation from a YAML file.
-
-    Raises:
-        AblationError: names the file and the field.
-    """
-    data = read_mapping(path, AblationError, _KEYS)
+    """Read an ablation from a YAML file; errors name the file and the field."""
+    data = read_mapping(path, FieldError, _KEYS)
     with error_context(file=str(path)):
-        check_keys(data, AblationError, _KEYS, required=_REQUIRED_KEYS)
+        check_keys(data, FieldError, _KEYS, required=_REQUIRED_KEYS)
         return _parse_ablation(data, Path(path).resolve().parent)
 
 
 def _parse_ablation(data: Mapping[str, Any], folder: Path) -> Ablation:
     for key in ("title", "config", "output"):
-        check_type(data[key], key, str, "text", AblationError)
-    check_choice(data.get("x", ""), "x", ("", "macs"), AblationError)
+        check_type(data[key], key, str, "text")
+    check_choice(data.get("x", ""), "x", ("", "macs"))
     rows = _parse_layers(data["rows"], "rows", folder)
     columns = _parse_layers(data["columns"], "columns", folder)
-    # LINE and TEACHER are taken out: the remaining keys are config keys
-    lines = {name: str(row.pop(_LINE)) for name, row in rows.items() if _LINE in row}
     return Ablation(
         title=data["title"],
         config=folder / data["config"],
         overrides=_parse_overrides(data.get("overrides"), "overrides", folder),
+        # LINE and TEACHER are taken out: the remaining keys are config keys
+        lines={name: str(row.pop("LINE")) for name, row in rows.items() if "LINE" in row},
+        teachers=_pop_teachers(rows, columns),
         rows=rows,
         columns=columns,
-        teachers=_pop_teachers(rows, columns),
-        lines=lines,
         seeds=_parse_seeds(data.get("seeds", [0])),
         x=data.get("x", ""),
         output=Path(data["output"]).expanduser(),
@@ -131,45 +102,40 @@ def _parse_ablation(data: Mapping[str, Any], folder: Path) -> Ablation:
 
 
 def _parse_seeds(seeds: Any) -> tuple[int, ...]:
-    check_type(seeds, "seeds", list, "a list of integers", AblationError)
+    check_type(seeds, "seeds", list, "a list of integers")
     for i, seed in enumerate(seeds):
-        check_int(seed, f"seeds[{i}]", 0, error=AblationError)
+        check_int(seed, f"seeds[{i}]", 0)
     if not seeds or len(set(seeds)) < len(seeds):
-        raise AblationError(f"{seeds!r} is empty or repeats a seed", "seeds")
+        raise FieldError(f"{seeds!r} is empty or repeats a seed", "seeds")
     return tuple(seeds)
 
 
 def _parse_layers(layers: Any, field: str, folder: Path) -> dict[str, dict[str, Any]]:
     """Parse rows or columns: overrides by name."""
-    if not isinstance(layers, Mapping) or not layers:
-        raise AblationError("must be a mapping of names to config keys", field)
+    check_type(layers or None, field, Mapping, "a mapping of names to config keys")
     return {str(name): _parse_overrides(layer, f"{field}.{name}", folder) for name, layer in layers.items()}
 
 
 def _parse_overrides(overrides: Any, field: str, folder: Path) -> dict[str, Any]:
     """Parse config keys and values; paths relative to `folder` become absolute."""
     overrides = {} if overrides is None else overrides
-    check_type(overrides, field, Mapping, "a mapping of config keys such as SOLVER.LR: 0.1", AblationError)
-    parsed = {}
-    for key, value in flatten(overrides).items():
-        if key in _PATH_KEYS and isinstance(value, str):
-            value = resolve_in_folder(value, folder)
-        parsed[key] = value
-    return parsed
+    check_type(overrides, field, Mapping, "a mapping of config keys such as SOLVER.LR: 0.1")
+    return {
+        key: resolve_in_folder(value, folder) if key in _PATH_KEYS and isinstance(value, str) else value
+        for key, value in flatten(overrides).items()
+    }
 
 
 def _pop_teachers(rows: Mapping[str, dict[str, Any]], columns: Mapping[str, dict[str, Any]]) -> dict[str, str]:
     """Remove the key TEACHER from the columns, and return its values by column."""
     for name, row in rows.items():
-        if _TEACHER in row:
-            raise AblationError("only columns can have a teacher; move this key to a column", f"rows.{name}.{_TEACHER}")
-    teachers = {name: column.pop(_TEACHER) for name, column in columns.items() if _TEACHER in column}
+        if "TEACHER" in row:
+            raise FieldError("only columns can have a teacher; move this key to a column", f"rows.{name}.TEACHER")
+    teachers = {name: column.pop("TEACHER") for name, column in columns.items() if "TEACHER" in column}
+    # One level only, so that all teachers can be trained first
+    candidates = [name for name in columns if name not in teachers]
     for name, teacher in teachers.items():
-        field = f"columns.{name}.{_TEACHER}"
-        check_choice(teacher, field, columns, AblationError)
-        # One level only, so that all teachers can be trained first
-        if teacher in teachers:
-            raise AblationError(f"{teacher!r} itself has a teacher; name a column without TEACHER", field)
+        check_choice(teacher, f"columns.{name}.TEACHER", candidates)
     return teachers
 
 
@@ -182,59 +148,33 @@ def grid_cells(ablation: Ablation) -> list[Cell]:
 
 def cell_folder(ablation: Ablation, cell: Cell) -> Path:
     """Return the output folder of a cell's run."""
-
-    def file_name(text: str) -> str:
-        return "".join(c if c.isalnum() or c in "._-" else "_" for c in text)
-
-    return ablation.output / f"{file_name(cell.row)}--{file_name(cell.column)}--seed{cell.seed}"
+    row, column = (re.sub(r"[^\w.-]", "_", name) for name in (cell.row, cell.column))
+    return ablation.output / f"{row}--{column}--seed{cell.seed}"
 
 
 def cell_config(ablation: Ablation, cell: Cell, overrides: Sequence[str] = ()) -> CfgNode:
-    """Build the training config of a cell.
-
-    Args:
-        ablation: grid of the cell.
-        cell: cell of the grid.
-        overrides: KEY VALUE pairs for every cell. The keys that distinguish the cells take precedence.
-    """
+    """Build the training config of a cell. Keys that distinguish cells take precedence over the `overrides`."""
     # Keys of this cell alone: seed, folder, and the teacher trained in another column
     cell_keys: dict[str, Any] = {"SEED": cell.seed, "OUTPUT_DIR": cell_folder(ablation, cell)}
     if cell.column in ablation.teachers:
         teacher_cell = Cell(cell.row, ablation.teachers[cell.column], cell.seed)
         cell_keys["DISTILL.ARCH"] = cell_config(ablation, teacher_cell, overrides).MODEL.ARCH
         cell_keys["DISTILL.WEIGHTS"] = RunFolder(cell_folder(ablation, teacher_cell)).weights
-    # Later layers take precedence
-    layers = (
-        ablation.overrides,
-        parse_pairs(overrides),
-        ablation.rows[cell.row],
-        ablation.columns[cell.column],
-        cell_keys,
-    )
+    # Later layers take precedence; within a layer, its other keys over those of its recipe
+    pairs = parse_pairs(overrides)
     merged: dict[str, Any] = {}
-    for layer in layers:
-        merged.update(_expand_recipe(layer))
+    for layer in (ablation.overrides, pairs, ablation.rows[cell.row], ablation.columns[cell.column], cell_keys):
+        if layer.get("RECIPE"):
+            merged |= flatten(load_recipe(Path(layer["RECIPE"]).expanduser()).to_config())
+        merged |= {key: value for key, value in layer.items() if key != "RECIPE"}
     return load_config(ablation.config, [str(text) for pair in merged.items() for text in pair])
-
-
-def _expand_recipe(overrides: Overrides) -> dict[str, Any]:
-    """Replace the key RECIPE with the values in its file; the other keys take precedence over them."""
-    expanded = dict(overrides)
-    recipe_file = expanded.pop("RECIPE", "")
-    if not recipe_file:
-        return expanded
-    recipe = load_recipe(Path(recipe_file).expanduser())
-    return {**flatten(recipe.to_config()), **expanded}
 
 
 def run_ablation(ablation: Ablation, overrides: Sequence[str] = ()) -> Iterator[CellResult]:
     """Train all cells that have not been trained yet, and yield the results one by one.
 
-    A later call resumes an interrupted ablation. All configs are checked before the first run starts.
-
-    Args:
-        ablation: grid to train.
-        overrides: KEY VALUE pairs for every cell.
+    A later call resumes an interrupted ablation. All configs are checked before the first run starts. The KEY VALUE
+    pairs in `overrides` hold for every cell.
     """
     cells = grid_cells(ablation)
     configs = [cell_config(ablation, cell, overrides) for cell in cells]
@@ -247,7 +187,6 @@ def run_ablation(ablation: Ablation, overrides: Sequence[str] = ()) -> Iterator[
 
 
 def _count_macs(cfg: CfgNode, num_classes: int) -> int:
-    """Count the MACs of a config's network at its resolution."""
     arch = build_arch(cfg, cfg.MODEL.ARCH)
     resolution = preprocessing_from_config(cfg, arch).resolution
     if isinstance(arch, ArchDef):

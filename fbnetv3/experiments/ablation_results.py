@@ -27,8 +27,11 @@ class CellSummary:
         return f"{self.mean:.2f}%" + (f" ± {self.deviation:.2f}" if self.num_seeds > 1 else "")
 
 
-def summarize_results(results: Sequence[CellResult]) -> dict[tuple[str, str], CellSummary]:
-    """Compute mean and standard deviation over the seeds, by (row, column)."""
+Summaries = dict[tuple[str, str], CellSummary]  # by (row, column)
+
+
+def summarize_results(results: Sequence[CellResult]) -> Summaries:
+    """Compute mean and standard deviation over the seeds."""
     accuracies: dict[tuple[str, str], list[float]] = {}
     for result in results:
         accuracies.setdefault((result.row, result.column), []).append(result.top1)
@@ -55,71 +58,56 @@ def results_table(ablation: Ablation, results: Sequence[CellResult]) -> str:
 
 
 def save_results(ablation: Ablation, results: Sequence[CellResult]) -> list[Path]:
-    """Write `results.json`, `table.md` and `figure.png` into the output folder, and return their paths.
-
-    Raises:
-        OutputError: they cannot be written.
-    """
+    """Write `results.json`, `table.md` and `figure.png` into the output folder, and return their paths."""
     make_folder(ablation.output, "change `output`")
     files = [ablation.output / name for name in ("results.json", "table.md", "figure.png")]
     results_file, table_file, figure_file = files
     write_json(results_file, [asdict(result) for result in results], indent=1)
     write_text(table_file, results_table(ablation, results) + "\n")
-    save_figure(_draw_figure(ablation, results), figure_file)
+    # The figure, with error bars of one standard deviation
+    figure = new_figure(6.4, 4, dpi=110)
+    axes = figure.subplots()
+    summaries = summarize_results(results)
+    if ablation.x:
+        _draw_over_macs(axes, ablation, summaries, {result.row: result.macs / 1e6 for result in results})
+    else:
+        _draw_side_by_side(axes, ablation, summaries)
+    style_axes(axes, ylabel="top-1, %", title=ablation.title)
+    if len(axes.get_legend_handles_labels()[1]) > 1:
+        axes.legend(frameon=False)
+    save_figure(figure, figure_file)
     return files
 
 
-def _draw_figure(ablation: Ablation, results: Sequence[CellResult]) -> Any:
-    """Draw accuracy over MACs, or the cells side by side, with error bars of one standard deviation."""
-    figure = new_figure(6.4, 4, dpi=110)
-    axes = figure.subplots()
-    if ablation.x:
-        _draw_over_macs(axes, ablation, results)
-    else:
-        _draw_side_by_side(axes, ablation, results)
-    style_axes(axes, ylabel="top-1, %", title=ablation.title)
-    labels = axes.get_legend_handles_labels()[1]
-    if len(labels) > 1:
-        axes.legend(frameon=False)
-    return figure
-
-
-def _draw_over_macs(axes: Any, ablation: Ablation, results: Sequence[CellResult]) -> None:
-    """Draw one line per column, and one per line named by rows."""
+def _draw_over_macs(axes: Any, ablation: Ablation, summaries: Summaries, macs: dict[str, float]) -> None:
+    """Draw one line per column, and one per line named by rows; `macs` are in millions."""
     # Collect the points of each line
-    macs = {result.row: result.macs / 1e6 for result in results}
-    lines: dict[str, list[tuple[float, CellSummary, str]]] = {}
-    for (row, column), summary in summarize_results(results).items():
-        line = ablation.lines.get(row, column)
-        lines.setdefault(line, []).append((macs[row], summary, row))
+    lines: dict[str, list[tuple[float, str, CellSummary]]] = {}
+    for (row, column), summary in summaries.items():
+        lines.setdefault(ablation.lines.get(row, column), []).append((macs[row], row, summary))
     # Draw each line from left to right, with the rows' names at its points
     for line, points in lines.items():
         points.sort(key=lambda point: point[0])
-        x = [macs for macs, _, _ in points]
-        means = [summary.mean for _, summary, _ in points]
-        deviations = [summary.deviation for _, summary, _ in points]
-        axes.errorbar(x, means, deviations, fmt="o-", capsize=3, label=line)
-        for (_, _, row), *position in zip(points, x, means, strict=True):
-            axes.annotate(row, position, textcoords="offset points", xytext=(5, -11), fontsize=8)
+        _draw_cells(axes, [(x, summary) for x, _, summary in points], line, "o-")
+        for x, row, summary in points:
+            axes.annotate(row, (x, summary.mean), textcoords="offset points", xytext=(5, -11), fontsize=8)
     axes.set_xlabel("MACs, millions")
 
 
-def _draw_side_by_side(axes: Any, ablation: Ablation, results: Sequence[CellResult]) -> None:
+def _draw_side_by_side(axes: Any, ablation: Ablation, summaries: Summaries) -> None:
     """Draw the columns next to each other, row by row."""
-    summaries = summarize_results(results)
-    rows = list(ablation.rows)
     num_columns = len(ablation.columns)
     for index, column in enumerate(ablation.columns):
         # Spread the columns evenly around the row's tick
         offset = (index - (num_columns - 1) / 2) * 0.6 / num_columns
-        cells = [(i, summaries[row, column]) for i, row in enumerate(rows) if (row, column) in summaries]
-        axes.errorbar(
-            [i + offset for i, _ in cells],
-            [summary.mean for _, summary in cells],
-            [summary.deviation for _, summary in cells],
-            fmt="o",
-            capsize=3,
-            label=column,
-        )
-    axes.set_xticks(range(len(rows)), rows)
-    axes.set_xlim(-0.6, len(rows) - 0.4)
+        rows = [(i + offset, (row, column)) for i, row in enumerate(ablation.rows)]
+        _draw_cells(axes, [(x, summaries[cell]) for x, cell in rows if cell in summaries], column, "o")
+    axes.set_xticks(range(len(ablation.rows)), list(ablation.rows))
+    axes.set_xlim(-0.6, len(ablation.rows) - 0.4)
+
+
+def _draw_cells(axes: Any, points: Sequence[tuple[float, CellSummary]], label: str, style: str) -> None:
+    x = [position for position, _ in points]
+    means = [summary.mean for _, summary in points]
+    deviations = [summary.deviation for _, summary in points]
+    axes.errorbar(x, means, deviations, fmt=style, capsize=3, label=label)

@@ -5,9 +5,8 @@ This module and `classifier_inputs` read configs; the modules that implement the
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,8 +17,9 @@ from torch import nn
 from torchvision.transforms import v2
 
 from fbnetv3.arch import ARCHS, ArchDef, compute_cost, dump_arch, get_arch, load_arch_folder
+from fbnetv3.config.recipe import OPTIMIZERS
 from fbnetv3.data import Preprocessing
-from fbnetv3.errors import UnknownNameError, UsageError, suggest
+from fbnetv3.errors import FieldError, UnknownNameError, UsageError, suggest
 from fbnetv3.modeling import build_network, load_weights
 from fbnetv3.modeling.checkpoint_files import read_state_dict
 from fbnetv3.modeling.torchvision_models import (
@@ -30,23 +30,14 @@ from fbnetv3.modeling.torchvision_models import (
     load_torchvision_weights,
 )
 from fbnetv3.training.classifier_evaluation import memory_format
-from fbnetv3.training.losses import LOSSES, Distillation, Loss, Objective, SupervisedObjective
+from fbnetv3.training.losses import LOSSES, Distillation, Loss, Objective, supervised_objective
 from fbnetv3.training.optimizers import build_optimizer
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
-from fbnetv3.training.schedules import build_schedule
+from fbnetv3.training.schedules import SCHEDULES, build_schedule
 from fbnetv3.training.trainer import Mixup
 from fbnetv3.utils.imports import accepted_settings
 
 AnyArch = ArchDef | TorchvisionArch
-
-
-@contextlib.contextmanager
-def config_key(key: str) -> Iterator[None]:
-    """Prefix errors about unknown registered names with the config key that holds the name."""
-    try:
-        yield
-    except UnknownNameError as error:
-        raise UsageError(f"{key}: {error}") from None
 
 
 def select_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.device:
@@ -70,9 +61,8 @@ def build_arch(cfg: CfgNode, name: str) -> AnyArch:
     if name.startswith(TORCHVISION_PREFIX):
         return TorchvisionArch(name)
     # Files in MODEL.ARCH_DIRS come first, but must not redefine a registered name
-    own_archs = {}
-    for folder in cfg.MODEL.ARCH_DIRS:
-        own_archs.update({arch.name: arch for arch in load_arch_folder(Path(folder).expanduser())})
+    folders = [Path(folder).expanduser() for folder in cfg.MODEL.ARCH_DIRS]
+    own_archs = {arch.name: arch for folder in folders for arch in load_arch_folder(folder)}
     if name not in own_archs:
         is_file = name.endswith((".yaml", ".yml"))
         if own_archs and not is_file and name not in ARCHS:
@@ -92,7 +82,6 @@ def teacher_fingerprint(cfg: CfgNode) -> str:
     """Return name and digest of the teacher's architecture, independent of its file's path; "" without a teacher."""
     if not cfg.DISTILL.ARCH:
         return ""
-    # By content, since its file may have moved
     arch = build_arch(cfg, cfg.DISTILL.ARCH)
     return f"{arch.name} {hashlib.sha256(arch_identity(arch).encode()).hexdigest()[:12]}"
 
@@ -119,34 +108,25 @@ def teacher_resolution(cfg: CfgNode) -> int:
 def build_teacher(cfg: CfgNode, num_classes: int, device: torch.device) -> nn.Module:
     """Build the config's teacher with its weights."""
     arch = build_arch(cfg, cfg.DISTILL.ARCH)
-    teacher = _build_network(arch, num_classes, cfg.MODEL.IN_CHANS)
+    teacher = _build_network(cfg, arch, num_classes)
     if not _load_weights(teacher, arch, cfg.DISTILL.WEIGHTS):
-        raise UsageError(
-            f"DISTILL.WEIGHTS {cfg.DISTILL.WEIGHTS}: the teacher does not have the dataset's {num_classes} classes: "
-            "use a teacher trained on the same classes"
-        )
+        problem = f"DISTILL.WEIGHTS {cfg.DISTILL.WEIGHTS}: does not have the dataset's {num_classes} classes"
+        raise UsageError(f"{problem}: use a teacher trained on them")
     return _to_device(teacher, cfg, device)
 
 
 def build_model(
     cfg: CfgNode, arch: AnyArch, classes: list[str], device: torch.device, weights: str, need_head: bool = False
 ) -> nn.Module:
-    """Build the classifier on its device.
+    """Build the classifier on its device, with weights from a file, URL or `zoo://` entry; "" for random ones.
 
-    Args:
-        cfg: config with dropout, channels and memory format.
-        arch: architecture, from `build_arch`.
-        classes: class names of the dataset.
-        device: device of the classifier.
-        weights: file, URL or `zoo://` entry; "" for random weights.
-        need_head: refuse weights with a different number of classes instead of initializing the head randomly.
+    `need_head` refuses weights with a different number of classes instead of initializing the head randomly.
     """
     num_classes = cfg.MODEL.NUM_CLASSES or len(classes)
     if num_classes != len(classes):
-        raise UsageError(
-            f"MODEL.NUM_CLASSES {num_classes}: {cfg.DATA.NAME} has {len(classes)} classes; set it to 0 to use these"
-        )
-    model = _build_network(arch, num_classes, cfg.MODEL.IN_CHANS, cfg.MODEL.DROP_RATE, cfg.MODEL.DROP_PATH_RATE)
+        problem = f"MODEL.NUM_CLASSES {num_classes}: {cfg.DATA.NAME} has {len(classes)} classes"
+        raise UsageError(f"{problem}; set it to 0 to use these")
+    model = _build_network(cfg, arch, num_classes, cfg.MODEL.DROP_RATE, cfg.MODEL.DROP_PATH_RATE)
     # torchvision does not document the inputs that its networks accept
     if isinstance(arch, TorchvisionArch):
         check_torchvision_model(model, arch, preprocessing_from_config(cfg, arch).resolution)
@@ -156,10 +136,11 @@ def build_model(
 
 
 def _build_network(
-    arch: AnyArch, num_classes: int, in_chans: int, drop_rate: float = 0, drop_path_rate: float = 0
+    cfg: CfgNode, arch: AnyArch, num_classes: int, drop_rate: float = 0, drop_path_rate: float = 0
 ) -> nn.Module:
+    options = {"num_classes": num_classes, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
     build: Callable[..., nn.Module] = build_network if isinstance(arch, ArchDef) else build_torchvision_model
-    return build(arch, num_classes=num_classes, in_chans=in_chans, drop_rate=drop_rate, drop_path_rate=drop_path_rate)
+    return build(arch, in_chans=cfg.MODEL.IN_CHANS, **options)
 
 
 def _load_weights(model: nn.Module, arch: AnyArch, weights: str) -> bool:
@@ -175,8 +156,8 @@ def _to_device(model: nn.Module, cfg: CfgNode, device: torch.device) -> nn.Modul
 
 def loss_from_config(cfg: CfgNode) -> Loss:
     """Return the loss that SOLVER.LOSS names, with the config's label smoothing if it accepts one."""
-    with config_key("SOLVER.LOSS"):
-        loss = LOSSES.get(cfg.SOLVER.LOSS)
+    LOSSES.check(cfg.SOLVER.LOSS, "SOLVER.LOSS", FieldError)
+    loss = LOSSES.get(cfg.SOLVER.LOSS)
     if not cfg.DISTILL.CACHE:
         return partial(loss, **accepted_settings(loss, {"label_smoothing": cfg.SOLVER.LABEL_SMOOTHING}))
     # Teacher logits and smoothed labels are blended in the targets, which is exact only for cross-entropy
@@ -189,7 +170,7 @@ def build_objective(cfg: CfgNode, num_classes: int, resolution: int, device: tor
     """Build the objective: SOLVER.LOSS, alone or with distillation from the config's teacher."""
     loss = loss_from_config(cfg)
     if cfg.DISTILL.CACHE or not cfg.DISTILL.ARCH:
-        return SupervisedObjective(loss)
+        return partial(supervised_objective, loss=loss)
     teacher = build_teacher(cfg, num_classes, device)
     return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.ALPHA, loss)
 
@@ -201,36 +182,35 @@ def build_mixup(cfg: CfgNode, num_classes: int) -> Mixup | None:
 
 def base_lr(cfg: CfgNode) -> float:
     """Return the learning rate after the warmup, scaled to the batch size if SOLVER.LR_BATCH_SIZE is set."""
-    if not cfg.SOLVER.LR_BATCH_SIZE:
-        return cfg.SOLVER.LR
-    return cfg.SOLVER.LR * cfg.SOLVER.BATCH_SIZE / cfg.SOLVER.LR_BATCH_SIZE
+    solver = cfg.SOLVER
+    return solver.LR * solver.BATCH_SIZE / solver.LR_BATCH_SIZE if solver.LR_BATCH_SIZE else solver.LR
 
 
 def optimizer_from_config(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """Build the config's optimizer."""
     solver = cfg.SOLVER
-    with config_key("SOLVER.OPTIMIZER"):
-        return build_optimizer(
-            solver.OPTIMIZER,
-            model,
-            base_lr(cfg),
-            weight_decay=solver.WEIGHT_DECAY,
-            decay_norm_bias=solver.DECAY_NORM_BIAS,
-            momentum=solver.MOMENTUM,
-            nesterov=solver.NESTEROV,
-            alpha=solver.RMSPROP_ALPHA,
-            eps=solver.RMSPROP_EPS,
-        )
+    OPTIMIZERS.check(solver.OPTIMIZER, "SOLVER.OPTIMIZER", FieldError)
+    return build_optimizer(
+        solver.OPTIMIZER,
+        model,
+        base_lr(cfg),
+        weight_decay=solver.WEIGHT_DECAY,
+        decay_norm_bias=solver.DECAY_NORM_BIAS,
+        momentum=solver.MOMENTUM,
+        nesterov=solver.NESTEROV,
+        alpha=solver.RMSPROP_ALPHA,
+        eps=solver.RMSPROP_EPS,
+    )
 
 
 def schedule_from_config(cfg: CfgNode) -> ParamScheduler:
     """Build the config's learning-rate schedule."""
     solver = cfg.SOLVER
-    with config_key("SOLVER.SCHEDULE"):
-        return build_schedule(
-            solver.SCHEDULE,
-            solver.EPOCHS,
-            decay=solver.DECAY,
-            warmup_epochs=solver.WARMUP_EPOCHS,
-            warmup_factor=solver.WARMUP_FACTOR,
-        )
+    SCHEDULES.check(solver.SCHEDULE, "SOLVER.SCHEDULE", FieldError)
+    return build_schedule(
+        solver.SCHEDULE,
+        solver.EPOCHS,
+        decay=solver.DECAY,
+        warmup_epochs=solver.WARMUP_EPOCHS,
+        warmup_factor=solver.WARMUP_FACTOR,
+    )

@@ -7,19 +7,16 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
-from torch.utils.data import DataLoader
 
 from fbnetv3.data import CorruptImageCounter
 from fbnetv3.errors import UsageError, UserError, WeightsError
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
-    AnyArch,
     arch_identity,
     base_lr,
     build_arch,
@@ -34,10 +31,10 @@ from fbnetv3.training.builders import (
     teacher_fingerprint,
 )
 from fbnetv3.training.classifier_evaluation import evaluate
-from fbnetv3.training.classifier_inputs import Inputs, build_inputs, build_val_loader, dataset_from_config
+from fbnetv3.training.classifier_inputs import build_inputs, dataset_from_config, loader_from_config
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.processes.distributed import ProcessGroup, process_group
-from fbnetv3.training.run_state.checkpoints import Checkpoints, State
+from fbnetv3.training.run_state.checkpoints import Checkpoints
 from fbnetv3.training.run_state.fingerprint import (
     CLASSIFIER_IGNORED_KEYS,
     check_not_longer,
@@ -71,6 +68,7 @@ class RunResult:
     Attributes:
         metrics: last evaluation: "top1", "top5", "loss", "images", and "ema_top1" and so on for the averaged weights.
         curve: all evaluations, each with its "epoch".
+        run_folder: paths of the run's files.
         num_classes: number of outputs of the network.
     """
 
@@ -83,26 +81,20 @@ class RunResult:
 def train(cfg: CfgNode, callbacks: Sequence[Callback] = (), *, resume: bool = False) -> list[dict[str, float]]:
     """Train a classifier without terminal output and return its learning curve, as a search does for each trial.
 
-    Random state, loggers and signal handlers of the process are restored afterwards.
+    The evaluations have "epoch", "top1", "loss" and so on. Random state, loggers and signal handlers of the process are
+    restored afterwards.
 
     Args:
         cfg: from `load_config`.
         callbacks: called after each evaluation with its results; one that returns False ends the run.
         resume: resume from the newest checkpoint in `OUTPUT_DIR`, if there is one.
-
-    Returns:
-        The evaluations, each with "epoch", "top1", "loss" and so on.
     """
     with quiet_terminal():
         return train_classifier(cfg, resume=resume, callbacks=callbacks, progress=False).curve
 
 
 def check_training_config(cfg: CfgNode) -> None:
-    """Check that architecture, data and registered names of a config exist, without training or writing anything.
-
-    Raises:
-        UserError: what `train_classifier` would raise for this config.
-    """
+    """Check that architecture, data and registered names of a config exist, without training or writing anything."""
     build_inputs(cfg, build_arch(cfg, cfg.MODEL.ARCH), torch.device("cpu"))
     loss_from_config(cfg)
     optimizer_from_config(cfg, nn.Linear(1, 1))
@@ -112,18 +104,13 @@ def check_training_config(cfg: CfgNode) -> None:
 def train_classifier(
     cfg: CfgNode, *, resume: bool = False, callbacks: Sequence[Callback] = (), progress: bool = True
 ) -> RunResult:
-    """Train and evaluate the classifier that a config describes.
-
-    Nothing is written until the config has been validated.
+    """Train and evaluate the classifier that a config describes. Nothing is written until it has been validated.
 
     Args:
         cfg: from `load_config`.
         resume: resume from the newest checkpoint in `OUTPUT_DIR`, if there is one.
         callbacks: called after each evaluation with its results; one that returns False ends the run.
         progress: whether to show progress bars on a terminal.
-
-    Raises:
-        UserError: wrong config, missing data, or an output folder that is in use or cannot be written.
     """
     run_folder = RunFolder(cfg.OUTPUT_DIR)
     with process_group(cfg.DEVICE) as group, torch.random.fork_rng(), log_on_rank_0(group.rank):
@@ -160,9 +147,24 @@ class _ClassifierRun:
 
         # State of the run
         self.corrupt_images = CorruptImageCounter(cfg.DATA.MAX_CORRUPT)
-        self.metadata = _run_metadata(cfg, self.arch, self.num_classes, len(self.inputs.train_loader))
+        self.metadata = self._describe()
         self.curve = LearningCurve(callbacks)
         self.trainer = self._build_trainer()
+
+    def _describe(self) -> dict[str, Any]:
+        """Describe the run for its checkpoints; "config" and the other values together are its fingerprint."""
+        # The teacher by its content, the cache by its use: their paths do not matter
+        fingerprint = config_fingerprint(self.cfg, CLASSIFIER_IGNORED_KEYS)
+        fingerprint["DISTILL.ARCH"] = teacher_fingerprint(self.cfg)
+        fingerprint["DISTILL.CACHE"] = bool(self.cfg.DISTILL.CACHE)
+        return {
+            "arch": self.arch.name,
+            "definition": arch_identity(self.arch),
+            "num_classes": self.num_classes,
+            "in_chans": self.cfg.MODEL.IN_CHANS,
+            "steps_per_epoch": len(self.inputs.train_loader),
+            "config": fingerprint,
+        }
 
     def _build_trainer(self) -> Trainer:
         cfg = self.cfg
@@ -189,18 +191,16 @@ class _ClassifierRun:
         """Build the hooks in the order in which they depend on each other's results."""
         cfg = self.cfg
         # Not a method of this class: a reference cycle would let the loader's workers outlive the run
-        evaluate_weights = partial(
-            _evaluate_weights,
-            self.model,
-            self.ema and self.ema.module,
-            self.inputs.val_loader,
-            self.device,
+        evaluate_model = partial(
+            evaluate,
+            batches=self.inputs.val_loader,
+            device=self.device,
             channels_last=cfg.MODEL.CHANNELS_LAST,
             corrupt_images=self.corrupt_images,
             progress=self.progress,
             group=self.group,
         )
-        hooks: list[Hook] = [Evaluation(evaluate_weights, cfg.EVAL.PERIOD)]
+        hooks: list[Hook] = [Evaluation(evaluate_model, cfg.EVAL.PERIOD)]
         if self.group.is_rank_0:
             hooks.append(MetricsWriter(self.run_folder, cfg.LOG.PERIOD))
         checkpointing = Checkpointing(
@@ -221,26 +221,21 @@ class _ClassifierRun:
             return
         path, state = newest
         try:
-            self._restore(path, state)
+            # Compare network and data first, then the config keys
+            saved = {**state["metadata"], **state["metadata"]["config"]}
+            current = {**self.metadata, **self.metadata["config"]}
+            del current["config"]  # only the keys of `current` are compared
+            check_same_run(saved, current, path, long_values=("definition",))
+            check_not_longer(state["epoch"], self.cfg.SOLVER.EPOCHS, "epochs", "SOLVER.EPOCHS", path)
+            # Model, optimizer, random state; then the evaluations up to the checkpoint
+            self.trainer.load_state_dict(state)
+            results = self.group.broadcast(read_learning_curve(self.run_folder.metrics))
+            self.curve.results = [result for result in results if result["epoch"] <= state["epoch"]]
         except UserError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-            raise WeightsError(
-                f"cannot resume from {path}: {describe_error(error)}; delete it or choose another OUTPUT_DIR"
-            ) from None
-
-    def _restore(self, path: Path, state: State) -> None:
-        # Compare network and data first, then the config keys
-        saved = {**state["metadata"], **state["metadata"]["config"]}
-        current = {**self.metadata, **self.metadata["config"]}
-        for fingerprint in (saved, current):
-            del fingerprint["config"]
-        check_same_run(saved, current, path, long_values=("definition",))
-        check_not_longer(state["epoch"], self.cfg.SOLVER.EPOCHS, "epochs", "SOLVER.EPOCHS", path)
-        # Model, optimizer, random state; then the evaluations up to the checkpoint
-        self.trainer.load_state_dict(state)
-        results = self.group.broadcast(read_learning_curve(self.run_folder.metrics))
-        self.curve.results = [result for result in results if result["epoch"] <= state["epoch"]]
+            problem = f"cannot resume from {path}: {describe_error(error)}"
+            raise WeightsError(f"{problem}; delete it or choose another OUTPUT_DIR") from None
 
     def execute(self) -> RunResult:
         """Train to the end. Files are written from here on."""
@@ -248,7 +243,7 @@ class _ClassifierRun:
             self.run_folder.prepare(self.cfg)
         with log_to_file(self.run_folder.log) if self.group.is_rank_0 else contextlib.nullcontext():
             progress = self.trainer.progress
-            _log_summary(self.cfg, self.arch, self.model, self.inputs, self.device, self.group)
+            self._log_summary()
             if progress.step:
                 logger.info("resuming after %d epochs and %d steps", progress.epoch, progress.step)
             if progress.epoch < self.trainer.epochs and self.group.is_rank_0:
@@ -260,42 +255,31 @@ class _ClassifierRun:
         results = {key.removeprefix("val_"): value for key, value in metrics.items()}
         return RunResult(results, self.curve.results, self.run_folder, self.num_classes)
 
-
-def _evaluate_weights(
-    model: nn.Module,
-    averaged_model: nn.Module | None,
-    loader: DataLoader,
-    device: torch.device,
-    *,
-    group: ProcessGroup,
-    **options: Any,
-) -> dict[str, float]:
-    """Evaluate the raw weights and, with the prefix "ema_", the averaged ones."""
-    # BatchNorm statistics differ between processes: all evaluate those of rank 0
-    group.broadcast_buffers(model, averaged_model)
-    results = evaluate(model, loader, device, group=group, **options)
-    if averaged_model is not None:
-        ema_results = evaluate(averaged_model, loader, device, group=group, **options)
-        results |= {f"ema_{key}": value for key, value in ema_results.items() if key != "images"}
-    return results
+    def _log_summary(self) -> None:
+        cfg = self.cfg
+        inputs = self.inputs
+        images = f"{len(inputs.train)} training images, {len(inputs.val)} validation images"
+        details = [f"input {inputs.preprocessing.resolution} px", images, f"{cfg.SOLVER.EPOCHS} epochs"]
+        log_summary(self.arch.name, self.model, cfg.DATA.NAME, details, self.device, self.group)
+        if self.group.size > 1:
+            norm = "synchronized BatchNorm" if cfg.MODEL.SYNC_BN else "BatchNorm in each process"
+            logger.info("%d images per process and step, %s", inputs.train_loader.batch_size, norm)
+        if cfg.DISTILL.ARCH:
+            source = f", logits cached in {cfg.DISTILL.CACHE}" if cfg.DISTILL.CACHE else ""
+            logger.info("distilled from %s with weights %s%s", cfg.DISTILL.ARCH, cfg.DISTILL.WEIGHTS, source)
 
 
 def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
     """Evaluate `MODEL.WEIGHTS`, by default those in `OUTPUT_DIR`, on the validation images. Writes nothing.
 
     Averaged weights (EMA) are preferred if the file has both.
-
-    Raises:
-        UserError: wrong config, missing data or weights.
     """
     with process_group(cfg.DEVICE) as group, log_on_rank_0(group.rank):
         run_folder = RunFolder(cfg.OUTPUT_DIR)
         weights = cfg.MODEL.WEIGHTS or run_folder.trained_weights()
         if not weights:
-            raise UsageError(
-                "no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to the folder of a run "
-                f"({run_folder.path} has none)"
-            )
+            advice = f"set MODEL.WEIGHTS, or OUTPUT_DIR to the folder of a run ({run_folder.path} has none)"
+            raise UsageError(f"no weights to evaluate: {advice}")
         device = select_device(cfg.DEVICE, group)
         arch = build_arch(cfg, cfg.MODEL.ARCH)
         preprocessing = preprocessing_from_config(cfg, arch)
@@ -304,44 +288,10 @@ def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
         logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val))
         return evaluate(
             model,
-            build_val_loader(cfg, val, preprocessing, device, group),
+            loader_from_config(cfg, val, preprocessing, device, group),
             device,
             channels_last=cfg.MODEL.CHANNELS_LAST,
             corrupt_images=CorruptImageCounter(cfg.DATA.MAX_CORRUPT),
             progress=group.is_rank_0,
             group=group,
         )
-
-
-def _run_metadata(cfg: CfgNode, arch: AnyArch, num_classes: int, steps_per_epoch: int) -> dict[str, Any]:
-    """Describe a run in its checkpoints; "config" and the other values together are its fingerprint."""
-    # The teacher by its content, the cache by its use: their paths do not matter
-    fingerprint = config_fingerprint(cfg, CLASSIFIER_IGNORED_KEYS)
-    fingerprint["DISTILL.ARCH"] = teacher_fingerprint(cfg)
-    fingerprint["DISTILL.CACHE"] = bool(cfg.DISTILL.CACHE)
-    return {
-        "arch": arch.name,
-        "definition": arch_identity(arch),
-        "num_classes": num_classes,
-        "in_chans": cfg.MODEL.IN_CHANS,
-        "steps_per_epoch": steps_per_epoch,
-        "config": fingerprint,
-    }
-
-
-def _log_summary(
-    cfg: CfgNode, arch: AnyArch, model: nn.Module, inputs: Inputs, device: torch.device, group: ProcessGroup
-) -> None:
-    details = [
-        f"input {inputs.preprocessing.resolution} px",
-        f"{len(inputs.train)} training images",
-        f"{len(inputs.val)} validation images",
-        f"{cfg.SOLVER.EPOCHS} epochs",
-    ]
-    log_summary(arch.name, model, cfg.DATA.NAME, details, device, group)
-    if group.size > 1:
-        norm = "synchronized BatchNorm" if cfg.MODEL.SYNC_BN else "BatchNorm in each process"
-        logger.info("%d images per process and step, %s", inputs.train_loader.batch_size, norm)
-    if cfg.DISTILL.ARCH:
-        source = f", logits cached in {cfg.DISTILL.CACHE}" if cfg.DISTILL.CACHE else ""
-        logger.info("distilled from %s with weights %s%s", cfg.DISTILL.ARCH, cfg.DISTILL.WEIGHTS, source)

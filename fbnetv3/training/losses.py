@@ -22,29 +22,13 @@ LOSSES = Registry("loss")
 
 @LOSSES.register(name="cross_entropy")
 def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
-    """Return the mean cross-entropy.
-
-    Args:
-        logits: (N, classes).
-        targets: class indices (N,) or probabilities (N, classes).
-        label_smoothing: probability that is spread evenly over all classes.
-    """
+    """Return the mean cross-entropy; `label_smoothing` is the probability that is spread evenly over all classes."""
     return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
 
-class SupervisedObjective:
-    """Loss on the labels alone.
-
-    Args:
-        loss: loss function.
-    """
-
-    def __init__(self, loss: Loss = cross_entropy) -> None:
-        self.loss = loss
-
-    def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean loss of a batch."""
-        return self.loss(model(images).float(), targets)
+def supervised_objective(model: nn.Module, images: Tensor, targets: Tensor, loss: Loss = cross_entropy) -> Tensor:
+    """Return the mean loss of a batch on the labels alone."""
+    return loss(model(images).float(), targets)
 
 
 class Distillation:
@@ -76,7 +60,6 @@ class Distillation:
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch."""
-        # Both see the same images, each at its own resolution
         with torch.no_grad():
             teacher_logits = self.teacher(resize_images(images, self.teacher_resolution)).float()
         logits = model(resize_images(images, self.resolution)).float()

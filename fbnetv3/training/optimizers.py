@@ -13,25 +13,24 @@ from fbnetv3.utils.imports import accepted_settings
 ParameterGroups = list[dict[str, Any]]
 
 
-def build_sgd(groups: ParameterGroups, lr: float, *, momentum: float, nesterov: bool) -> optim.Optimizer:
+def build_sgd(groups: ParameterGroups, lr: float, *, momentum: float = 0.9, nesterov: bool = True) -> optim.Optimizer:
     """Build stochastic gradient descent with momentum."""
     return optim.SGD(groups, lr, momentum=momentum, nesterov=nesterov and momentum > 0)
 
 
-def build_rmsprop(groups: ParameterGroups, lr: float, *, momentum: float, alpha: float, eps: float) -> optim.Optimizer:
-    """Build torch's RMSProp, which adds `eps` to the root of the mean squared gradient."""
+def build_rmsprop(
+    groups: ParameterGroups, lr: float, *, momentum: float = 0.9, alpha: float = 0.9, eps: float = 0.25
+) -> optim.Optimizer:
+    """Build torch's RMSProp, which adds `eps` to the root of the mean squared gradient, smoothed by `alpha`."""
     return optim.RMSprop(groups, lr, alpha=alpha, eps=eps, momentum=momentum)
 
 
 def build_rmsprop_tf(
-    groups: ParameterGroups, lr: float, *, momentum: float, alpha: float, eps: float
+    groups: ParameterGroups, lr: float, *, momentum: float = 0.9, alpha: float = 0.9, eps: float = 0.25
 ) -> optim.Optimizer:
     """Build timm's RMSpropTF, which adds `eps` under the root, as TensorFlow does.
 
     EfficientNet's and MobileNetV3's published weights were trained this way, with eps = 0.001.
-
-    Raises:
-        MissingPackageError: timm is not installed.
     """
     try:
         from timm.optim import RMSpropTF
@@ -47,27 +46,15 @@ def build_optimizer(
     *,
     weight_decay: float = 0.0,
     decay_norm_bias: bool = True,
-    momentum: float = 0.9,
-    nesterov: bool = True,
-    alpha: float = 0.9,
-    eps: float = 0.25,
+    **settings: float,
 ) -> optim.Optimizer:
     """Build a registered optimizer.
 
-    Args:
-        name: name of a builder in `OPTIMIZERS`, which is called with parameter groups, the learning rate, and whichever
-            of the settings `momentum`, `nesterov`, `alpha` and `eps` its signature accepts.
-        model: model whose parameters are optimized.
-        lr: initial learning rate.
-        weight_decay: L2 penalty.
-        decay_norm_bias: whether the penalty also applies to biases and to the scales and shifts of norm layers.
-        momentum: momentum, for the built-in optimizers.
-        nesterov: Nesterov momentum, for SGD.
-        alpha: RMSProp's smoothing of the squared gradient.
-        eps: RMSProp's constant in the denominator.
+    Its builder gets parameter groups, the learning rate, and whichever `settings` its signature accepts: `momentum`,
+    `nesterov`, `alpha` and `eps`. `decay_norm_bias` applies the L2 penalty `weight_decay` also to biases and to the
+    scales and shifts of norm layers.
     """
     build = OPTIMIZERS.get(name)
-    settings = {"momentum": momentum, "nesterov": nesterov, "alpha": alpha, "eps": eps}
     return build(parameter_groups(model, weight_decay, decay_norm_bias), lr, **accepted_settings(build, settings))
 
 

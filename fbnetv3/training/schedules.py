@@ -28,24 +28,16 @@ def build_cosine() -> ParamScheduler:
 
 @SCHEDULES.register(name="exponential")
 def build_exponential(epochs: float, decay: float) -> ParamScheduler:
-    """Build an exponential schedule, multiplied by `decay` each epoch.
-
-    Sec. 4.1: 0.963 in the search, 0.9875 for final training.
-    """
+    """Build an exponential schedule, multiplied by `decay` each epoch (Sec. 4.1: 0.963 in the search, then 0.9875)."""
     return ExponentialParamScheduler(1.0, decay**epochs)
 
 
 def build_schedule(
     name: str, epochs: int, *, decay: float = 1.0, warmup_epochs: float = 0.0, warmup_factor: float = 0.1
 ) -> ParamScheduler:
-    """Build a registered schedule after a linear warmup.
+    """Build a registered schedule of `epochs`, which include a linear warmup from `warmup_factor` to 1.
 
-    Args:
-        name: name of a builder in `SCHEDULES`.
-        epochs: number of epochs, including warmup.
-        decay: factor per epoch, for an exponential schedule.
-        warmup_epochs: number of warmup epochs.
-        warmup_factor: factor at the start of the warmup, which ends at 1.
+    `decay` is the factor per epoch of an exponential schedule.
     """
     build = SCHEDULES.get(name)
     main_epochs = epochs - warmup_epochs

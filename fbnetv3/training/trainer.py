@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, cast
 
 import torch
@@ -29,8 +29,7 @@ from fbnetv3.training.processes.interrupts import (
 from fbnetv3.utils.random_state import derive_seed
 from fbnetv3.utils.text import first_few
 
-# Consecutive non-finite losses after which float16 training counts as diverged; its scaler skips such steps
-_MAX_OVERFLOWS = 100
+_MAX_OVERFLOWS = 100  # consecutive non-finite losses that float16's scaler may skip
 
 
 class DivergedError(UserError):
@@ -38,7 +37,7 @@ class DivergedError(UserError):
 
 
 class Hook:
-    """Base class of hooks around the training loop. Every method does nothing by default."""
+    """Base class of hooks around the training loop; its methods do nothing."""
 
     def before_train(self, trainer: Trainer) -> None:
         """Run before the first epoch."""
@@ -67,24 +66,18 @@ class Hook:
 
 @dataclass
 class TrainingProgress:
-    """Position of a run.
+    """Position of a run."""
 
-    Attributes:
-        epoch: number of completed epochs.
-        step: number of completed steps.
-        best_top1: best validation top-1 in percent so far; -1 before the first evaluation.
-        metrics: results of the current epoch's evaluation, with the prefix "val_".
-    """
-
-    epoch: int = 0
-    step: int = 0
-    best_top1: float = -1.0
-    metrics: dict[str, float] = field(default_factory=dict)
+    epoch: int = 0  # completed epochs
+    step: int = 0  # completed steps
+    best_top1: float = -1.0  # best validation top-1 in percent so far
+    metrics: dict[str, float] = field(default_factory=dict)  # of the current epoch's evaluation: "val_..."
 
 
 Mixup = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
+@dataclass(eq=False, repr=False)
 class Trainer:
     """Training loop of a classifier.
 
@@ -107,53 +100,35 @@ class Trainer:
         hooks: hooks, called in order in every process.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        objective: Objective,
-        optimizer: optim.Optimizer,
-        schedule: ParamScheduler,
-        loader: DataLoader,
-        *,
-        lr: float,
-        epochs: int,
-        device: torch.device,
-        channels_last: bool = True,
-        mixup: Mixup | None = None,
-        ema: ModelEMA | None = None,
-        precision: torch.dtype = torch.float32,
-        accumulate: int = 1,
-        corrupt_images: CorruptImageCounter | None = None,
-        group: ProcessGroup = SINGLE_PROCESS,
-        hooks: Sequence[Hook] = (),
-    ) -> None:
-        self.model = model
-        self.objective = objective
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.loader = loader
-        self.lr = lr
-        self.epochs = epochs
-        self.device = device
-        self.memory_format = memory_format(channels_last)
-        self.mixup = mixup
-        self.ema = ema
-        self.precision = precision
-        self.accumulate = accumulate
-        self.corrupt_images = corrupt_images or CorruptImageCounter(0)
-        self.group = group
-        self.hooks = list(hooks)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-        self.progress = TrainingProgress()
-        self.loss = torch.zeros((), device=device)
-        """Loss of the last step, the mean over all processes."""
-        self.stopped = False
-        """Hooks set it to end the run after the current epoch."""
-        self._parallel_model = group.data_parallel(model, device)
-        self._last_batch: Batch | None = None
-        self._last_loss = self.loss  # of this process
-        self._last_step = 0
-        self._overflows = 0
+    model: nn.Module
+    objective: Objective
+    optimizer: optim.Optimizer
+    schedule: ParamScheduler
+    loader: DataLoader
+    _: KW_ONLY
+    lr: float
+    epochs: int
+    device: torch.device
+    channels_last: bool = True
+    mixup: Mixup | None = None
+    ema: ModelEMA | None = None
+    precision: torch.dtype = torch.float32
+    accumulate: int = 1
+    corrupt_images: CorruptImageCounter = field(default_factory=lambda: CorruptImageCounter(0))
+    group: ProcessGroup = SINGLE_PROCESS
+    hooks: Sequence[Hook] = ()
+    progress: TrainingProgress = field(init=False, default_factory=TrainingProgress)
+    stopped: bool = field(init=False, default=False)  # hooks set it to end the run after the current epoch
+    loss: Tensor = field(init=False)  # of the last step, the mean over all processes
+    _last_loss: Tensor = field(init=False)  # of this process
+    _last_batch: Batch | None = field(init=False, default=None)
+    _last_step: int = field(init=False, default=0)
+    _overflows: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
+        self.loss = self._last_loss = torch.zeros((), device=self.device)
+        self._parallel_model: Any = self.group.data_parallel(self.model, self.device)
 
     @property
     def total_steps(self) -> int:
@@ -166,29 +141,24 @@ class Trainer:
         return self.optimizer.param_groups[0]["lr"]
 
     def run(self) -> dict[str, float]:
-        """Train from `progress` to the last epoch, or to the end of the epoch in which `stopped` is set.
+        """Train from `progress` to the last epoch, or the one in which `stopped` is set, and return its metrics.
 
-        Returns:
-            The metrics of the last epoch.
-
-        Raises:
-            DivergedError: the loss is not finite.
-            DataError: too many corrupt images.
-            KeyboardInterrupt, Terminated: after Ctrl-C or SIGTERM, between two steps, after the hooks' `on_interrupt`.
+        Ctrl-C and SIGTERM raise KeyboardInterrupt and Terminated between two steps, after the hooks' `on_interrupt`.
         """
         try:
             with deferred_interrupts():
-                for hook in self.hooks:
-                    hook.before_train(self)
+                self._call_hooks("before_train")
                 while self.progress.epoch < self.epochs and not self.stopped:
                     self._train_epoch()
                     self._finish_epoch()
-                for hook in self.hooks:
-                    hook.after_train(self)
+                self._call_hooks("after_train")
         finally:
-            for hook in self.hooks:
-                hook.close(self)
+            self._call_hooks("close")
         return self.progress.metrics
+
+    def _call_hooks(self, event: str) -> None:
+        for hook in self.hooks:
+            getattr(hook, event)(self)
 
     def _train_epoch(self) -> None:
         """Run the remaining steps of the current epoch."""
@@ -198,12 +168,10 @@ class Trainer:
         sampler.start = self.progress.step - self.progress.epoch * len(self.loader)
         self.progress.metrics = {}
         self.model.train()
-        for hook in self.hooks:
-            hook.before_epoch(self)
+        self._call_hooks("before_epoch")
         for batch in self.loader:
             self.step(batch)
-            for hook in self.hooks:
-                hook.after_step(self)
+            self._call_hooks("after_step")
         # A signal during the last step; those during other steps are seen by the next one
         if agree_on_interrupt(self.group):
             self._stop_for_interrupt()
@@ -212,13 +180,11 @@ class Trainer:
     def _finish_epoch(self) -> None:
         self.progress.epoch += 1
         try:
-            for hook in self.hooks:
-                hook.after_epoch(self)
+            self._call_hooks("after_epoch")
         except (KeyboardInterrupt, Terminated):
             # The evaluation is incomplete: the resumed run repeats it
             self.progress.epoch -= 1
-            for hook in self.hooks:
-                hook.on_interrupt(self)
+            self._call_hooks("on_interrupt")
             raise
 
     def step(self, batch: Batch) -> None:
@@ -242,21 +208,16 @@ class Trainer:
         self.progress.step += 1
 
     def _optimize(self, batch: Batch, mean_images: float, num_parts: int) -> None:
-        """Update the weights.
-
-        Args:
-            batch: this process's images.
-            mean_images: mean number of images per process.
-            num_parts: number of parts for gradient accumulation.
-        """
-        # Learning rate of this step
+        """Update the weights; `mean_images` is the mean number of images per process."""
+        lr = self.lr * self.schedule(min(self.progress.step / self.total_steps, 1 - 1e-9))
         for parameter_group in self.optimizer.param_groups:
-            parameter_group["lr"] = self._scheduled_lr()
+            parameter_group["lr"] = lr
         # Images to the device, normalized there, and mixed
-        images, targets = batch.to(self.device, self.memory_format)
+        layout = memory_format(self.channels_last)
+        images, targets = batch.to(self.device, layout)
         if self.mixup is not None:
             images, targets = self.mixup(images, targets)
-            images = images.contiguous(memory_format=self.memory_format)
+            images = images.contiguous(memory_format=layout)
         # Forward and backward
         self.optimizer.zero_grad(set_to_none=True)
         self._last_loss = self._backward(images, targets, mean_images, num_parts)
@@ -279,11 +240,12 @@ class Trainer:
         The loss is summed over the images and divided by `mean_images`: the mean over the processes, which
         DistributedDataParallel computes, is then the mean over all images, even where processes have unequal batches.
         """
-        # Only the last part's backward pass exchanges gradients
         total = torch.zeros((), device=self.device)
         parts = list(zip(images.tensor_split(num_parts), targets.tensor_split(num_parts), strict=True))
         for i, (part_images, part_targets) in enumerate(parts, 1):
-            with self._gradient_exchange(i == len(parts)):
+            # Only the last part's backward pass exchanges gradients
+            exchanges = i == len(parts) or self.group.size == 1
+            with contextlib.nullcontext() if exchanges else self._parallel_model.no_sync():
                 with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
                     loss = self.objective(self._parallel_model, part_images, part_targets)
                     loss = loss * (len(part_images) / mean_images)
@@ -291,28 +253,14 @@ class Trainer:
             total += loss.detach()
         return total
 
-    def _gradient_exchange(self, enabled: bool) -> contextlib.AbstractContextManager:
-        """Average gradients over the processes at the end of `backward`, or only accumulate them."""
-        if enabled or self.group.size == 1:
-            return contextlib.nullcontext()
-        return cast("nn.parallel.DistributedDataParallel", self._parallel_model).no_sync()
-
-    def _scheduled_lr(self) -> float:
-        return self.lr * self.schedule(min(self.progress.step / self.total_steps, 1 - 1e-9))
-
     def _stop_for_interrupt(self) -> None:
         """Call the hooks, then raise the exception of the signal that any process has received."""
         agree_on_interrupt(self.group)
-        for hook in self.hooks:
-            hook.on_interrupt(self)
+        self._call_hooks("on_interrupt")
         check_interrupt()
 
     def check_loss(self) -> None:
-        """Check the last step's loss. On a GPU, this waits for it.
-
-        Raises:
-            DivergedError: it is not finite; every hook's `on_divergence` has been called.
-        """
+        """Raise a DivergedError if the last step's loss is not finite. On a GPU, this waits for the step."""
         loss = self.loss.item()
         if math.isfinite(loss):
             self._overflows = 0
@@ -321,8 +269,7 @@ class Trainer:
         self._overflows += 1
         if self.scaler.is_enabled() and self._overflows < _MAX_OVERFLOWS:
             return
-        for hook in self.hooks:
-            hook.on_divergence(self)
+        self._call_hooks("on_divergence")
         step, batch = self.diverged_batch()
         raise DivergedError(
             f"the loss is {loss} at step {step} (epoch {self.progress.epoch + 1}, learning rate "
@@ -335,14 +282,13 @@ class Trainer:
         All processes must call this together.
         """
         # Ranks with a finite loss contribute None; if all losses are finite, only their mean overflowed
-        batch = None if math.isfinite(self._last_loss.item()) else self._last_batch
-        diverged = next((candidate for candidate in self.group.gather(batch) if candidate is not None), None)
-        batch = diverged or self.group.broadcast(self._last_batch)
-        assert batch is not None  # before the first step the loss is finite
-        return self._last_step, batch
+        batches = self.group.gather(None if math.isfinite(self._last_loss.item()) else self._last_batch)
+        batch = next(filter(None, batches), None) or self.group.broadcast(self._last_batch)
+        return self._last_step, cast("Batch", batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that is needed to resume here. All processes must call this together."""
+        is_on_gpu = self.device.type == "cuda"
         return {
             "model": self.model.state_dict(),
             "model_ema": self.ema.module.state_dict() if self.ema is not None else None,
@@ -355,7 +301,7 @@ class Trainer:
             "best_top1": self.progress.best_top1,
             "corrupt_images": list(self.corrupt_images.messages),
             "rng": self.group.gather(torch.get_rng_state()),
-            "cuda_rng": self.group.gather(torch.cuda.get_rng_state(self.device) if self._on_gpu else None),
+            "cuda_rng": self.group.gather(torch.cuda.get_rng_state(self.device) if is_on_gpu else None),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -373,9 +319,5 @@ class Trainer:
             torch.manual_seed(derive_seed(torch.initial_seed(), state["step"]))
             return
         torch.set_rng_state(state["rng"][rank])
-        if self._on_gpu and state["cuda_rng"][rank] is not None:
+        if self.device.type == "cuda" and state["cuda_rng"][rank] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"][rank], self.device)
-
-    @property
-    def _on_gpu(self) -> bool:
-        return self.device.type == "cuda"

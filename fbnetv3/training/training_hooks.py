@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from torch import nn
 from tqdm import tqdm
 
 from fbnetv3.training.run_state.checkpoints import Checkpoints, save_checkpoint
@@ -25,39 +27,45 @@ ACCURACY_LABELS = {"top1": "top1", "top5": "top5", "ema_top1": "EMA top1", "ema_
 """Keys of accuracies in metrics, with their labels in log lines."""
 
 
+@dataclass
 class Evaluation(Hook):
-    """Evaluates every `period` epochs and after the last one, and sets the metrics in `trainer.progress`."""
+    """Evaluates every `period` epochs and after the last one, and sets the metrics in `trainer.progress`.
 
-    def __init__(self, evaluate: Callable[[], dict[str, float]], period: int = 1) -> None:
-        self.evaluate = evaluate
-        self.period = period
+    Those of the raw weights have the prefix "val_", those of the averaged ones "val_ema_".
+    """
+
+    evaluate: Callable[[nn.Module], dict[str, float]]
+    period: int = 1
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Evaluate if an evaluation is due."""
-        epoch = trainer.progress.epoch
-        if epoch % self.period == 0 or epoch == trainer.epochs:
-            trainer.progress.metrics = {f"val_{key}": value for key, value in self.evaluate().items()}
+        progress = trainer.progress
+        if progress.epoch % self.period and progress.epoch != trainer.epochs:
+            return
+        averaged_model = trainer.ema and trainer.ema.module
+        # BatchNorm statistics differ between processes: all evaluate those of rank 0
+        trainer.group.broadcast_buffers(trainer.model, averaged_model)
+        results = self.evaluate(trainer.model)
+        if averaged_model is not None:
+            averaged_results = self.evaluate(averaged_model)
+            results |= {f"ema_{key}": value for key, value in averaged_results.items() if key != "images"}
+        progress.metrics = {f"val_{key}": value for key, value in results.items()}
 
 
+@dataclass
 class Checkpointing(Hook):
-    """Writes checkpoints, periodically, after the last epoch and on an interrupt, and the best and final weights.
+    """Writes checkpoints, periodically, after the last epoch and on an interrupt, and the best and final weights."""
 
-    Args:
-        run_folder: output folder.
-        keep: number of checkpoints to keep.
-        epochs: number of epochs between two checkpoints.
-        steps: number of steps between two additional checkpoints; 0 for none.
-        metadata: values to save with the weights, such as the architecture's name.
-    """
+    run_folder: RunFolder
+    metadata: dict[str, Any]  # saved with the weights
+    keep: int = 3
+    epochs: int = 1  # between two checkpoints
+    steps: int = 0  # between two additional checkpoints; 0 for none
 
-    def __init__(
-        self, run_folder: RunFolder, *, keep: int = 3, epochs: int = 1, steps: int = 0, metadata: dict[str, Any]
-    ) -> None:
-        self.run_folder = run_folder
-        self.checkpoints = Checkpoints(run_folder.checkpoints, keep)
-        self.epochs = epochs
-        self.steps = steps
-        self.metadata = metadata
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """The checkpoints that this hook writes."""
+        return Checkpoints(self.run_folder.checkpoints, self.keep)
 
     def after_step(self, trainer: Trainer) -> None:
         """Write a checkpoint if one is due."""
@@ -70,9 +78,9 @@ class Checkpointing(Hook):
         # Prefer the averaged weights' accuracy if EMA is enabled
         top1 = progress.metrics.get("val_ema_top1", progress.metrics.get("val_top1", -1.0))
         if top1 > progress.best_top1:
+            progress.best_top1 = top1
             if trainer.group.is_rank_0:
                 save_checkpoint(self.run_folder.best, {**self._weights(trainer), "metrics": progress.metrics})
-            progress.best_top1 = top1
         if progress.epoch % self.epochs == 0 or progress.epoch == trainer.epochs or trainer.stopped:
             self._save(trainer)
 
@@ -98,14 +106,14 @@ class Checkpointing(Hook):
         return weights
 
 
+@dataclass
 class DumpOnDivergence(Hook):
     """Saves the batch (before mixup), its image names and the weights when the loss is not finite.
 
     On a CPU these are the weights that gave the loss; on a GPU, those after the step.
     """
 
-    def __init__(self, run_folder: RunFolder) -> None:
-        self.file = run_folder.diverged
+    run_folder: RunFolder
 
     def on_divergence(self, trainer: Trainer) -> None:
         """Save batch and weights."""
@@ -122,23 +130,16 @@ class DumpOnDivergence(Hook):
             "names": batch.names,
             "model": trainer.model.state_dict(),
         }
-        save_checkpoint(self.file, dump)
-        logger.info("batch and weights of step %d are saved in %s", step, self.file)
+        save_checkpoint(self.run_folder.diverged, dump)
+        logger.info("batch and weights of step %d are saved in %s", step, self.run_folder.diverged)
 
 
+@dataclass
 class LearningCurve(Hook):
-    """Collects the evaluations of a run and passes each to callbacks; one that returns False ends the run.
+    """Collects the evaluations of a run and passes each to callbacks; one that returns False ends the run."""
 
-    Args:
-        callbacks: functions to call with the results of an epoch, including "epoch".
-    """
-
-    results: list[dict[str, float]]
-    """All evaluations; a resumed run sets those before its checkpoint."""
-
-    def __init__(self, callbacks: Sequence[Callback]) -> None:
-        self.callbacks = callbacks
-        self.results = []
+    callbacks: Sequence[Callback]
+    results: list[dict[str, float]] = field(default_factory=list)  # a resumed run sets earlier ones
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Add the epoch's results and call the callbacks."""
@@ -153,20 +154,16 @@ class LearningCurve(Hook):
         trainer.stopped = trainer.group.any(trainer.stopped)  # before another hook reads it
 
 
+@dataclass
 class MetricsWriter(Hook):
     """Writes the metrics file (JSON lines), TensorBoard events and the figure of the learning curve.
 
-    Entries have "step", "epoch", "loss" and "lr", or after an evaluation "step", "epoch" and "val_...".
-
-    Args:
-        run_folder: output folder.
-        period: number of steps between two entries.
+    Entries have "step", "epoch", and "loss" and "lr" every `period` steps, or "val_..." after an evaluation.
     """
 
-    def __init__(self, run_folder: RunFolder, period: int) -> None:
-        self.run_folder = run_folder
-        self.period = period
-        self.tensorboard: Any = None
+    run_folder: RunFolder
+    period: int
+    tensorboard: Any = None
 
     def before_train(self, trainer: Trainer) -> None:
         """Drop entries after the checkpoint from which the run resumes."""
@@ -203,16 +200,12 @@ class MetricsWriter(Hook):
             self.tensorboard.close()
 
 
+@dataclass
 class ProgressBar(Hook):
-    """Shows a progress bar for each epoch on a terminal, then logs a line with results and remaining time.
+    """Shows a progress bar for each epoch on a terminal if `enabled`, then logs results and remaining time."""
 
-    Args:
-        enabled: whether to show the bar.
-    """
-
-    def __init__(self, enabled: bool = True) -> None:
-        self.enabled = enabled
-        self.bar: tqdm | None = None
+    enabled: bool
+    bar: tqdm | None = None
 
     def before_train(self, trainer: Trainer) -> None:
         """Start the clock."""
@@ -235,10 +228,8 @@ class ProgressBar(Hook):
         assert self.bar is not None  # from `before_epoch`
         # Reading the loss waits for a GPU, so not at every step
         if not self.bar.disable and self.bar.n % 10 == 0:
-            text = (
-                f"loss {trainer.loss.item():.3f}, lr {trainer.current_lr:.3g}, {self._remaining(trainer)} left in run"
-            )
-            self.bar.set_postfix_str(text, refresh=False)
+            text = f"loss {trainer.loss.item():.3f}, lr {trainer.current_lr:.3g}"
+            self.bar.set_postfix_str(f"{text}, {self._remaining(trainer)} left in run", refresh=False)
         self.bar.update()
         if self.bar.n == self.bar.total:
             self.bar.close()
@@ -246,21 +237,13 @@ class ProgressBar(Hook):
     def after_epoch(self, trainer: Trainer) -> None:
         """Log the results."""
         progress = trainer.progress
-        accuracies = "".join(
-            f", {label} {progress.metrics['val_' + key]:.2f}%"
-            for key, label in ACCURACY_LABELS.items()
-            if "val_" + key in progress.metrics
-        )
-        logger.info(
-            "epoch %d/%d: loss %.4f, lr %.3g%s; %s elapsed, %s left",
-            progress.epoch,
-            trainer.epochs,
-            trainer.loss.item(),
-            trainer.current_lr,
-            accuracies,
-            format_duration(time.monotonic() - self.start_time),
-            self._remaining(trainer),
-        )
+        parts = [f"loss {trainer.loss.item():.4f}", f"lr {trainer.current_lr:.3g}"]
+        for key, label in ACCURACY_LABELS.items():
+            if f"val_{key}" in progress.metrics:
+                parts.append(f"{label} {progress.metrics[f'val_{key}']:.2f}%")
+        elapsed = format_duration(time.monotonic() - self.start_time)
+        times = f"{elapsed} elapsed, {self._remaining(trainer)} left"
+        logger.info("epoch %d/%d: %s; %s", progress.epoch, trainer.epochs, ", ".join(parts), times)
 
     def close(self, trainer: Trainer) -> None:
         """Remove the bar."""

@@ -8,7 +8,7 @@ from fbnetv3.data import Preprocessing, build_loader
 from fbnetv3.data.datasets import ArrayDataset
 from fbnetv3.training import Trainer
 from fbnetv3.training.ema import ModelEMA
-from fbnetv3.training.losses import SupervisedObjective
+from fbnetv3.training.losses import supervised_objective
 from fbnetv3.training.optimizers import build_optimizer
 from fbnetv3.training.run_state.checkpoints import CLASSIFIER_KEYS
 from fbnetv3.training.run_state.run_folder import RunFolder
@@ -31,7 +31,7 @@ def make_trainer(hooks=(), epochs=4, lr=0.5, seed=0, dropout=0.3, ema=None, **ar
     loader = build_loader(dataset, transform, batch_size=16, training=True, seed=seed)
     return Trainer(
         model,
-        SupervisedObjective(),
+        supervised_objective,
         build_optimizer("sgd", model, lr),
         build_schedule("cosine", epochs),
         loader,

@@ -7,7 +7,7 @@ from torch import nn
 from fbnetv3.config import get_cfg
 from fbnetv3.errors import UsageError
 from fbnetv3.training.builders import build_objective, loss_from_config
-from fbnetv3.training.losses import LOSSES, Distillation, SupervisedObjective, cross_entropy, resize_images
+from fbnetv3.training.losses import LOSSES, Distillation, cross_entropy, resize_images, supervised_objective
 
 CPU = torch.device("cpu")
 
@@ -71,7 +71,7 @@ def test_a_registered_loss_is_used_alone_and_with_distillation():
         cfg.SOLVER.LABEL_SMOOTHING = 0.1  # which it does not accept
         model, images, targets = Constant([1.0, 0.0]), torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])
         loss = build_objective(cfg, 2, 4, CPU)(model, images, targets)
-        assert loss.item() == pytest.approx(SupervisedObjective()(model, images, targets).item() / 2)
+        assert loss.item() == pytest.approx(supervised_objective(model, images, targets).item() / 2)
         distilled = Distillation(Constant([0.0, 1.0]), 4, 4, weight=0.0, loss=loss_from_config(cfg))
         assert distilled(model, images, targets).item() == pytest.approx(loss.item())
         cfg.DISTILL.CACHE = "somewhere"

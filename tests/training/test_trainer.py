@@ -15,7 +15,7 @@ from torchvision.transforms import v2
 from fbnetv3.data import build_loader
 from fbnetv3.errors import Terminated
 from fbnetv3.training import Hook, evaluate
-from fbnetv3.training.losses import SupervisedObjective
+from fbnetv3.training.losses import supervised_objective
 from fbnetv3.training.processes.interrupts import _pending, check_interrupt, deferred_interrupts
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.trainer import DivergedError
@@ -125,7 +125,7 @@ def test_a_second_ctrl_c_interrupts_at_once():
 def test_a_non_finite_loss_ends_the_run_and_dumps_the_batch(tmp_path, step):
     def objective(model, images, targets):
         images_seen.append(images)
-        return SupervisedObjective()(model, images, targets) * (float("nan") if len(images_seen) == step else 1)
+        return supervised_objective(model, images, targets) * (float("nan") if len(images_seen) == step else 1)
 
     images_seen = []
     trainer = make_trainer([DumpOnDivergence(RunFolder(tmp_path))], lr=0.5)
@@ -269,5 +269,5 @@ def test_epochs_without_evaluation_have_no_metrics(tmp_path):
         def after_epoch(self, trainer):
             top1_by_epoch.append(trainer.progress.metrics.get("val_top1"))
 
-    make_trainer([Evaluation(lambda: {"top1": 1.0}, period=3), Recorder()], epochs=4).run()
+    make_trainer([Evaluation(lambda model: {"top1": 1.0}, period=3), Recorder()], epochs=4).run()
     assert top1_by_epoch == [None, None, 1.0, 1.0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from fbnetv3.data import Batch, CorruptImageCounter
+from fbnetv3.data import CorruptImageCounter
 from fbnetv3.data.samplers import ShardedSampler
 from fbnetv3.errors import UsageError
 from fbnetv3.training.builders import (
@@ -22,14 +22,8 @@ from fbnetv3.training.builders import (
     select_device,
     teacher_resolution,
 )
-from fbnetv3.training.classifier_evaluation import evaluation_mode, memory_format
-from fbnetv3.training.classifier_inputs import (
-    check_cacheable_views,
-    dataset_from_config,
-    loader_from_config,
-    teacher_logit_files,
-    train_transform_from_config,
-)
+from fbnetv3.training.classifier_evaluation import memory_format
+from fbnetv3.training.classifier_inputs import dataset_from_config, loader_from_config, teacher_logit_files
 from fbnetv3.training.distillation.teacher_logits import TeacherLogitFiles
 from fbnetv3.training.losses import resize_images
 from fbnetv3.training.processes.interrupts import check_interrupt, deferred_interrupts
@@ -38,31 +32,17 @@ logger = logging.getLogger(__name__)
 
 
 def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitFiles:
-    """Cache the logits of the config's teacher in `DISTILL.CACHE`; an incomplete cache is resumed.
-
-    Raises:
-        UserError: wrong config, missing data or weights, or a folder that cannot be written.
-    """
+    """Cache the logits of the config's teacher in `DISTILL.CACHE`; an incomplete cache is resumed."""
     if not cfg.DISTILL.CACHE:
         raise UsageError("DISTILL.CACHE is empty: set it to a folder for the teacher's logits")
     device = select_device(cfg.DEVICE)
     dataset = dataset_from_config(cfg, "train")
     preprocessing = preprocessing_from_config(cfg, build_arch(cfg, cfg.MODEL.ARCH))
-    check_cacheable_views(cfg, preprocessing.resolution)
-    files = teacher_logit_files(cfg, dataset)
+    files = teacher_logit_files(cfg, dataset, preprocessing.resolution)
     teacher = build_teacher(cfg, len(dataset.classes), device)
     # Views have the higher of the two resolutions; the teacher's are resized
     side = max(preprocessing.resolution, teacher_resolution(cfg))
-    loader = loader_from_config(
-        cfg,
-        dataset,
-        train_transform_from_config(cfg, preprocessing, side),
-        preprocessing,
-        device,
-        batch_size=cfg.EVAL.BATCH_SIZE,
-        training=False,
-        views=cfg.DISTILL.VIEWS,
-    )
+    loader = loader_from_config(cfg, dataset, preprocessing, device, side=side, views=cfg.DISTILL.VIEWS)
     completed = files.completed()
     views, images, _ = files.shape
     logger.info(
@@ -73,36 +53,26 @@ def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitFiles:
     return files
 
 
+@torch.no_grad()
 def _logits_of_views(
     cfg: CfgNode, teacher: nn.Module, loader: DataLoader, num_images: int, completed: int, device: torch.device
 ) -> Iterator[tuple[Tensor, list[int]]]:
-    """Yield the logits that are not cached yet, and their positions in the order of views and images."""
+    """Yield logits (N, classes) that are not cached yet, and their positions in the order of views and images.
+
+    Corrupt images get none.
+    """
     corrupt_images = CorruptImageCounter(cfg.DATA.MAX_CORRUPT)
+    resolution = teacher_resolution(cfg)
     sampler = cast("ShardedSampler", loader.sampler)
+    teacher.eval()
     for view in range(completed // num_images, cfg.DISTILL.VIEWS):
         # The sampler's epoch selects the view, as in training
         sampler.epoch = view
         sampler.start = max(0, completed - view * num_images)
-        batches = tqdm(loader, desc=f"view {view + 1}/{cfg.DISTILL.VIEWS}", leave=False, disable=None)
-        for logits, indices in _infer(cfg, teacher, batches, corrupt_images, device):
-            yield logits, [view * num_images + index for index in indices]
-
-
-@torch.no_grad()
-def _infer(
-    cfg: CfgNode,
-    teacher: nn.Module,
-    batches: Iterable[Batch],
-    corrupt_images: CorruptImageCounter,
-    device: torch.device,
-) -> Iterator[tuple[Tensor, list[int]]]:
-    """Yield logits (N, classes) and the indices of their images. Corrupt images get none."""
-    resolution = teacher_resolution(cfg)
-    with evaluation_mode(teacher):
-        for batch in batches:
+        for batch in tqdm(loader, desc=f"view {view + 1}/{cfg.DISTILL.VIEWS}", leave=False, disable=None):
             check_interrupt()
             corrupt_images.add(batch.corrupt)
             if len(batch.targets):
                 images, _ = batch.to(device, memory_format(cfg.MODEL.CHANNELS_LAST))
-                logits = teacher(resize_images(images, resolution))
-                yield logits.float(), list(batch.indices)
+                logits = teacher(resize_images(images, resolution)).float()
+                yield logits, [view * num_images + index for index in batch.indices]

@@ -1,11 +1,8 @@
-"""Cached teacher logits, for distillation from a fixed number of views per image (Sec. 4.2).
-
-If each image appears in a few fixed views, rather than a new one in every epoch, the teacher needs to see each view
-only once.
-"""
+"""Cached teacher logits, for distillation from a few fixed views per image (Sec. 4.2), which the teacher sees once."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -20,27 +17,20 @@ from fbnetv3.errors import OutputError, UsageError
 from fbnetv3.utils.files import make_folder, output_error, write_json
 from fbnetv3.utils.nested_keys import first_difference
 
+# Number of batches between two updates of the metadata
+_SAVE_PERIOD = 100
+
 
 class TeacherLogitFiles:
-    """A folder with a teacher's logits, float16 (views, images, classes), and their metadata.
-
-    Args:
-        folder: folder that holds `logits.npy` and `metadata.json`.
-        fingerprint: values that determine the logits; a cache with different ones is refused.
-        shape: (views, images, classes).
-    """
+    """A folder with a teacher's logits, float16 (views, images, classes), and the fingerprint that determines them."""
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], shape: tuple[int, int, int]) -> None:
         self.folder = folder
         self.fingerprint = json.loads(json.dumps({**fingerprint, "shape": shape}))  # as read back from JSON
         self.shape = shape
+        self.total = shape[0] * shape[1]  # logit vectors of the complete cache
         self.logits = folder / "logits.npy"
         self.metadata = folder / "metadata.json"
-
-    @property
-    def total(self) -> int:
-        """Number of logit vectors of the complete cache: views times images."""
-        return self.shape[0] * self.shape[1]
 
     def completed(self) -> int:
         """Return how many logit vectors are cached, in the order of views and images; 0 without a cache."""
@@ -63,24 +53,17 @@ class TeacherLogitFiles:
         return completed
 
     def open(self) -> np.ndarray:
-        """Open the complete cache for reading.
-
-        Raises:
-            UsageError: it is missing, incomplete, or has a different fingerprint.
-        """
+        """Open the cache for reading; an error if it is missing, incomplete, or has a different fingerprint."""
         completed = self.completed()
         if completed < self.total:
             state = "is incomplete" if completed else "does not exist"
             raise UsageError(f"{self.folder}: {state}; create it with tools/cache_teacher.py and the same config")
         return self._open_memmap("r")
 
-    def write(self, batches: Iterable[tuple[Tensor, list[int]]], completed: int, save_every: int = 100) -> None:
-        """Append logits to those already cached. An interrupted write can be resumed.
+    def write(self, batches: Iterable[tuple[Tensor, list[int]]], completed: int) -> None:
+        """Append batches of logits (N, classes) and their positions to the `completed` logit vectors.
 
-        Args:
-            batches: logits (N, classes) and their positions in the order of views and images.
-            completed: number of logit vectors already cached, see `completed()`.
-            save_every: number of batches between two updates of the metadata.
+        An interrupted write can be resumed.
         """
         make_folder(self.folder)
         try:
@@ -93,7 +76,7 @@ class TeacherLogitFiles:
                 for number, (logits, positions) in enumerate(batches, 1):
                     rows[positions] = logits.half().cpu().numpy()
                     completed = positions[-1] + 1
-                    if number % save_every == 0:
+                    if number % _SAVE_PERIOD == 0:
                         self._save_metadata(file, completed)
                 completed = self.total
             finally:  # keep the logits of an interrupted cache
@@ -104,19 +87,17 @@ class TeacherLogitFiles:
             raise output_error(self.folder, error) from error
 
     def _allocate(self) -> None:
-        """Create the file at full size. On a full disk this fails here, rather than with SIGBUS in a memory map."""
+        # At full size: a full disk is an error here, rather than SIGBUS in a memory map
         np.lib.format.open_memmap(self.logits, "w+", np.float16, self.shape).flush()
         if hasattr(os, "posix_fallocate"):
             with self.logits.open("r+b") as f:
                 os.posix_fallocate(f.fileno(), 0, self.logits.stat().st_size)
 
     def _open_memmap(self, mode: Literal["r", "r+"]) -> np.memmap:
-        try:
+        with contextlib.suppress(OSError, ValueError, EOFError):
             file = np.load(self.logits, mmap_mode=mode)
             if file.shape == self.shape and file.dtype == np.float16:
                 return file
-        except (OSError, ValueError, EOFError):
-            pass
         raise UsageError(f"{self.logits}: is corrupt; delete the folder and run tools/cache_teacher.py again")
 
     def _save_metadata(self, file: np.memmap, completed: int) -> None:
@@ -126,12 +107,9 @@ class TeacherLogitFiles:
 
 
 class DistillationTarget:
-    """Makes the target of a view of an image from cached teacher logits. Each process opens the cache itself.
+    """Blends the target of a view of an image from cached teacher logits, weighted by `weight`, and smoothed labels.
 
-    Args:
-        files: files of the complete cache.
-        weight: weight of the teacher loss.
-        label_smoothing: label smoothing of the label loss.
+    Each process opens the cache itself.
     """
 
     def __init__(self, files: TeacherLogitFiles, weight: float, label_smoothing: float) -> None:

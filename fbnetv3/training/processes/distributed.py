@@ -120,7 +120,11 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     if not is_multi_process():
         yield SINGLE_PROCESS
         return
-    rank, size, local_rank = _read_environment()
+    # torchrun sets all variables; a scheduler's script may omit one
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UsageError(f"WORLD_SIZE is set, but {', '.join(missing)} is not: start several processes with torchrun")
+    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     backend = _select_backend(device, local_rank)
     try:
         store, *_ = next(rendezvous("env://", timeout=TIMEOUT))
@@ -131,10 +135,8 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         # Gloo's errors do not have their own type
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
-        raise LostProcessError(
-            f"another training process exited or stopped responding ({one_line(error, 160)}): "
-            "check that process's error message, then restart with --resume"
-        ) from None
+        problem = f"another training process exited or stopped responding ({one_line(error, 160)})"
+        raise LostProcessError(f"{problem}: check that process's error message, then restart with --resume") from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -142,7 +144,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
 
 @contextlib.contextmanager
 def _existing_group() -> Iterator[ProcessGroup]:
-    """Use the process group of a program that calls this package; that program also destroys it."""
+    """Use the process group of a calling program, which also destroys it."""
     cpu_group = _cpu_group()
     local_rank = torch.cuda.current_device() if torch.cuda.is_available() else 0
     try:
@@ -152,23 +154,13 @@ def _existing_group() -> Iterator[ProcessGroup]:
             dist.destroy_process_group(cpu_group)
 
 
-def _read_environment() -> tuple[int, int, int]:
-    # torchrun sets all of these; a scheduler's script may omit one
-    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise UsageError(f"WORLD_SIZE is set, but {', '.join(missing)} is not: start several processes with torchrun")
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
-
-
 def _select_backend(device: str, local_rank: int) -> str:
     """Return the backend for gradients, and make this process's GPU the current one."""
     if not (device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())):
         return "gloo"
     if local_rank >= torch.cuda.device_count():
-        raise UsageError(
-            f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}; "
-            "start at most that many processes (--num-gpus, or torchrun's --nproc-per-node)"
-        )
+        problem = f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}"
+        raise UsageError(f"{problem}; start at most that many processes (--num-gpus, torchrun's --nproc-per-node)")
     torch.cuda.set_device(local_rank)
     return "nccl"
 

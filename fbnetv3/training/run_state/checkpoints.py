@@ -46,11 +46,7 @@ class Checkpoints:
         return load_newest(self.folder, reversed(self.paths()), self.load)
 
     def load(self, path: Path) -> State:
-        """Read a checkpoint.
-
-        Raises:
-            WeightsError: the file is corrupt or not a checkpoint of a classifier's run.
-        """
+        """Read a checkpoint; a WeightsError if it is corrupt or not one of a classifier's run."""
         state = load_checkpoint_file(path)
         if not isinstance(state, dict) or not state.keys() >= CLASSIFIER_KEYS:
             raise WeightsError(f"{path}: is not a checkpoint of a training run")
@@ -89,11 +85,7 @@ def prune_checkpoints(newest: Path, keep: int) -> None:
 
 
 def load_newest(folder: Path, newest_first: Iterable[Path], load: Callable[[Path], State]) -> tuple[Path, State] | None:
-    """Return the path and contents of the first complete checkpoint; warn about corrupt ones and skip them.
-
-    Raises:
-        WeightsError: there are checkpoints, and all are corrupt.
-    """
+    """Return path and contents of the first complete checkpoint; warn about corrupt ones, an error if all are."""
     last_error = None
     for path in newest_first:
         try:

@@ -16,73 +16,46 @@ from fbnetv3.utils.nested_keys import first_difference, flatten
 
 CLASSIFIER_IGNORED_KEYS = (
     # Evaluation, output and logging
-    "EVAL",
-    "CHECKPOINT",
-    "LOG",
-    "OUTPUT_DIR",
+    *("EVAL", "CHECKPOINT", "LOG", "OUTPUT_DIR"),
     # Length: a run may be extended
     "SOLVER.EPOCHS",
     # Where and how fast to compute
-    "DEVICE",
-    "DATA.WORKERS",
-    "MODEL.CHANNELS_LAST",
-    "MODEL.COMPILE",
+    *("DEVICE", "DATA.WORKERS", "MODEL.CHANNELS_LAST", "MODEL.COMPILE"),
     # A limit on errors
     "DATA.MAX_CORRUPT",
     # Paths; the keys that a recipe sets are compared themselves
-    "IMPORTS",
-    "RECIPE",
-    "DATA.ROOT",
-    "MODEL.ARCH_DIRS",
-    "DISTILL.WEIGHTS",
+    *("IMPORTS", "RECIPE", "DATA.ROOT", "MODEL.ARCH_DIRS", "DISTILL.WEIGHTS"),
     # The checkpoint replaces the initial weights
     "MODEL.WEIGHTS",
     # Compared by content instead of path; of the cache, only whether there is one
-    "MODEL.ARCH",
-    "DISTILL.ARCH",
-    "DISTILL.CACHE",
+    *("MODEL.ARCH", "DISTILL.ARCH", "DISTILL.CACHE"),
 )
 """Keys and sections of a classifier's config that may change when its run is resumed."""
 
 DETECTOR_IGNORED_KEYS = (
     # Evaluation
-    "TEST",
-    "DATASETS.TEST",
-    "DATASETS.PROPOSAL_FILES_TEST",
-    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST",
-    "INPUT.MIN_SIZE_TEST",
-    "INPUT.MAX_SIZE_TEST",
-    "MODEL.RPN.PRE_NMS_TOPK_TEST",
-    "MODEL.RPN.POST_NMS_TOPK_TEST",
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
-    "MODEL.ROI_HEADS.NMS_THRESH_TEST",
+    *("TEST", "DATASETS.TEST", "DATASETS.PROPOSAL_FILES_TEST", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"),
+    *("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
+    *("MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST"),
+    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.NMS_THRESH_TEST"),
     "MODEL.RETINANET.SCORE_THRESH_TEST",
     "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
     "MODEL.RETINANET.NMS_THRESH_TEST",
     # Output and logging
-    "OUTPUT_DIR",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "SOLVER.CHECKPOINTS",
-    "VIS_PERIOD",
+    *("OUTPUT_DIR", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS", "VIS_PERIOD"),
     # Length: a run may be extended
     "SOLVER.MAX_ITER",
     # Where and how fast to compute; the solver's other keys are compared after scaling to the world size
-    "MODEL.DEVICE",
-    "MODEL.FBNETV3.CHANNELS_LAST",
+    *("MODEL.DEVICE", "MODEL.FBNETV3.CHANNELS_LAST", "DATALOADER.NUM_WORKERS", "CUDNN_BENCHMARK"),
     "SOLVER.REFERENCE_WORLD_SIZE",
-    "DATALOADER.NUM_WORKERS",
-    "CUDNN_BENCHMARK",
     # Paths
-    "IMPORTS",
-    "DATASETS.OWN",
+    *("IMPORTS", "DATASETS.OWN"),
     # The checkpoint replaces the initial weights
-    "MODEL.WEIGHTS",
-    "MODEL.FBNETV3.WEIGHTS",
+    *("MODEL.WEIGHTS", "MODEL.FBNETV3.WEIGHTS"),
     # May be negative, for a random seed that the checkpoint holds
     "SEED",
     # Unused by this package
-    "VERSION",
-    "GLOBAL",
+    *("VERSION", "GLOBAL"),
 )
 """Keys and sections of a detector's config that may change when its run is resumed."""
 

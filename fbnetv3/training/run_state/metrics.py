@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from fbnetv3.utils.json_lines import read_json_lines, write_json_lines
 from fbnetv3.utils.plotting import new_figure, save_figure, style_axes
@@ -54,29 +55,29 @@ def plot_curve(metrics: Path, figure_file: Path) -> None:
     loss_axes, accuracy_axes = figure.subplots(1, 2)
 
     # Left: training loss, raw and smoothed, and validation loss
-    epochs = _column(steps, "epoch")
-    loss_axes.plot(epochs, _column(steps, "loss"), color="0.75", lw=1, label="training, one batch")
-    loss_axes.plot(epochs, _smooth(_column(steps, "loss")), color="tab:blue", label="training, smoothed")
+    losses = [entry["loss"] for entry in steps]
+    _plot(loss_axes, steps, losses, color="0.75", lw=1, label="training, one batch")
+    _plot(loss_axes, steps, _smooth(losses), color="tab:blue", label="training, smoothed")
     markers = {"marker": "o", "markersize": 3}
-    validation = _column(evaluations, "epoch"), _column(evaluations, "val_loss")
-    loss_axes.plot(*validation, color="tab:orange", label="validation", **markers)
+    val_losses = [entry["val_loss"] for entry in evaluations]
+    _plot(loss_axes, evaluations, val_losses, color="tab:orange", label="validation", **markers)
     loss_axes.legend(frameon=False)
     style_axes(loss_axes, xlabel="epoch", ylabel="cross-entropy")
 
     # Right: validation accuracy of the raw and the averaged weights
-    top1 = _column(evaluations, "val_top1")
-    accuracy_axes.plot(_column(evaluations, "epoch"), top1, color="tab:orange", label="raw", **markers)
+    top1 = [entry["val_top1"] for entry in evaluations]
+    _plot(accuracy_axes, evaluations, top1, color="tab:orange", label="raw", **markers)
     if averaged:
-        ema_top1 = _column(averaged, "epoch"), _column(averaged, "val_ema_top1")
-        accuracy_axes.plot(*ema_top1, color="tab:green", label="EMA", **markers)
+        ema_top1 = [entry["val_ema_top1"] for entry in averaged]
+        _plot(accuracy_axes, averaged, ema_top1, color="tab:green", label="EMA", **markers)
         accuracy_axes.legend(frameon=False, loc="lower right")
     last = top1[-1] if top1 else float("nan")
     style_axes(accuracy_axes, xlabel="epoch", ylabel="top-1 on validation, %", title=f"last: {last:.2f}%")
     save_figure(figure, figure_file)
 
 
-def _column(entries: list[Entry], key: str) -> list[float]:
-    return [entry[key] for entry in entries]
+def _plot(axes: Any, entries: list[Entry], values: list[float], **style: Any) -> None:
+    axes.plot([entry["epoch"] for entry in entries], values, **style)
 
 
 def _smooth(values: list[float], weight: float = 0.9) -> list[float]:

@@ -151,8 +151,8 @@ def test_the_same_teacher_in_other_files(cache, tmp_path):
     (tmp_path / "teacher.yaml").write_text(dump_arch(arch))
     teacher = ["DISTILL.ARCH", str(tmp_path / "teacher.yaml"), "DISTILL.WEIGHTS", str(tmp_path / "teacher.pth")]
     dataset = build_dataset("digits", "", "train")
-    fingerprint = teacher_logit_files(make_config(cache[0], *teacher), dataset).fingerprint
-    assert fingerprint == teacher_logit_files(make_config(cache[0]), dataset).fingerprint
+    fingerprint = teacher_logit_files(make_config(cache[0], *teacher), dataset, 32).fingerprint
+    assert fingerprint == teacher_logit_files(make_config(cache[0]), dataset, 32).fingerprint
     (tmp_path / "teacher.yaml").write_text(dump_arch(replace(arch, resize=arch.resize + 1)))
     with pytest.raises(UsageError, match=r"for a different DISTILL\.ARCH: fbnetv3_digits"):
         train(make_config(cache[0], *teacher, "OUTPUT_DIR", str(tmp_path / "run")))

@@ -9,7 +9,7 @@ import torch
 from torchvision.transforms import v2
 
 from fbnetv3.errors import OutputError, WeightsError
-from fbnetv3.training.losses import SupervisedObjective
+from fbnetv3.training.losses import supervised_objective
 from fbnetv3.training.run_state.checkpoints import Checkpoints, numbered_checkpoints, prune_checkpoints
 from fbnetv3.training.trainer import DivergedError
 from fbnetv3.training.training_hooks import Evaluation
@@ -19,7 +19,7 @@ from tests.training.small_trainer import EMPTY_STATE, flat_weights, make_checkpo
 
 def test_diverged_weights_are_not_saved(tmp_path):
     def objective(model, images, targets):
-        return SupervisedObjective()(model, images, targets) * (float("inf") if trainer.progress.step == 4 else 1)
+        return supervised_objective(model, images, targets) * (float("inf") if trainer.progress.step == 4 else 1)
 
     checkpointing = make_checkpointing(tmp_path, steps=1)
     trainer = make_trainer([checkpointing])
@@ -77,7 +77,7 @@ def test_a_corrupt_newest_checkpoint_is_skipped(tmp_path, caplog):
 
 def test_the_best_weights_are_kept(tmp_path):
     top1 = iter([10.0, 30.0, 20.0, 25.0])
-    make_trainer([Evaluation(lambda: {"top1": next(top1)}), make_checkpointing(tmp_path)]).run()
+    make_trainer([Evaluation(lambda model: {"top1": next(top1)}), make_checkpointing(tmp_path)]).run()
     best = torch.load(tmp_path / "model_best.pth")
     final = torch.load(tmp_path / "model_final.pth")
     assert best["metrics"] == {"val_top1": 30.0}
