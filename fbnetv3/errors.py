@@ -33,14 +33,6 @@ class FieldError(UsageError):
     def __str__(self) -> str:
         return ": ".join(part for part in (self.file, self.field, self.message) if part)
 
-    def within(self, parent: str) -> FieldError:
-        """Return the same error with the field's path extended by its parent."""
-        return type(self)(self.message, f"{parent}.{self.field}" if self.field else parent, self.file)
-
-    def in_file(self, file: str) -> FieldError:
-        """Return the same error with the name of the file, unless it already names one."""
-        return self if self.file else type(self)(self.message, self.field, file)
-
 
 class UnknownNameError(UserError, KeyError):
     """A name that is not registered. The message suggests similar ones."""

@@ -31,8 +31,6 @@ SE_GATES.register("torch.nn:Identity", name="none")
 SE_GATES.register("torch.nn:Hardsigmoid", name="hsigmoid")
 SE_GATES.register("torch.nn:Sigmoid", name="sigmoid")
 
-SE_RATIO = 0.25
-
 
 def round8(value: float) -> int:
     """Round to a multiple of 8, half up, to at least 8 and never below 95% of `value`.
@@ -55,7 +53,6 @@ class BlockSpec:
     __dataclass_fields__: ClassVar[dict[str, Any]]
     build: ClassVar[Callable[..., Any]]
     pools: ClassVar[bool] = False  # whether the block ends in a 1x1 map, so it can only be the last block
-
     in_channels: int
     out_channels: int
     stride: int
@@ -105,6 +102,7 @@ class ConvSpec(BlockSpec):
 class MBConvSpec(BlockSpec):
     """Inverted residual (Table 2, "MBConv"): 1x1 expand, k x k depthwise, squeeze-and-excite, 1x1 project."""
 
+    squeezes_input: ClassVar[bool] = True  # to a quarter of the input channels; else of the expanded channels
     in_channels: int
     out_channels: int
     mid_channels: int
@@ -133,6 +131,8 @@ class MBConvSpec(BlockSpec):
     ) -> BlockSpec:
         """Build the spec of one block from its input channels and its row."""
         mid_channels = round8(in_channels * expansion)
+        # As rounded in the published networks
+        squeezed = round8(int(mid_channels * 0.25 / (expansion if cls.squeezes_input else 1)))
         groups = mid_channels // (dw_group_width or 1)
         if groups < 1 or mid_channels % groups:
             raise FieldError(f"{dw_group_width} does not divide the {mid_channels} expanded channels", "dw_group_width")
@@ -144,15 +144,10 @@ class MBConvSpec(BlockSpec):
             stride=stride,
             padding=kernel // 2 if dw_padding is None else dw_padding,
             groups=groups,
-            se_channels=0 if se == "none" else cls._squeeze_channels(mid_channels, expansion),
+            se_channels=0 if se == "none" else squeezed,
             se_gate=se,
             act=act,
         )
-
-    @staticmethod
-    def _squeeze_channels(mid_channels: int, expansion: float) -> int:
-        """Return a quarter of the block's input channels, as rounded in the published networks."""
-        return round8(int(mid_channels * SE_RATIO / expansion))
 
     @property
     def has_expand(self) -> bool:
@@ -189,15 +184,10 @@ class MBConvSpec(BlockSpec):
 @BLOCK_SPECS.register(name="mbconv_det")
 @dataclass(frozen=True)
 class DetectorMBConvSpec(MBConvSpec):
-    """Inverted residual of the released detectors (Sec. 4.3): it has no BatchNorm or activation after the depthwise
-    convolution, and squeezes to a quarter of the *expanded* channels.
-    """
+    """Inverted residual of the released detectors (Sec. 4.3), with a wider squeeze."""
 
+    squeezes_input = False
     dw_norm: bool = False
-
-    @staticmethod
-    def _squeeze_channels(mid_channels: int, expansion: float) -> int:
-        return round8(int(mid_channels * SE_RATIO))
 
 
 @BLOCK_SPECS.register(name="mbpool")

@@ -33,31 +33,18 @@ class ArchError(FieldError):
 
 @dataclass(frozen=True)
 class Row:
-    """`repeat` equal blocks in sequence: one row of Table 2.
+    """`repeat` equal blocks in sequence: one row of Table 2."""
 
-    Attributes:
-        block: registered name of the block.
-        channels: output channels of each block.
-        repeat: number of blocks.
-        stride: stride of the first block; the others have stride 1.
-        kernel: kernel size of the (depthwise) convolution, odd.
-        expansion: ratio of expanded to *input* channels of each block.
-        se: gate of squeeze-and-excite, or "none".
-        act: activation.
-        dw_padding: padding of the depthwise convolution; default kernel // 2.
-        dw_group_width: channels per group of the "depthwise" convolution; default 1.
-    """
-
-    block: str
-    channels: int
+    block: str  # registered name
+    channels: int  # output channels of each block
     repeat: int = 1
-    stride: int = 1
-    kernel: int | None = None
-    expansion: float | None = None
-    se: str = "none"
-    act: str = "hswish"
-    dw_padding: int | None = None
-    dw_group_width: int | None = None
+    stride: int = 1  # of the first block; the others have stride 1
+    kernel: int | None = None  # size of the (depthwise) convolution, odd
+    expansion: float | None = None  # ratio of expanded to *input* channels of each block
+    se: str = "none"  # registered gate of squeeze-and-excite
+    act: str = "hswish"  # registered activation
+    dw_padding: int | None = None  # of the depthwise convolution; default kernel // 2
+    dw_group_width: int | None = None  # channels per group of the "depthwise" convolution; default 1
 
     def __post_init__(self) -> None:
         for name, registry in (("block", BLOCK_SPECS), ("se", SE_GATES), ("act", ACTIVATIONS)):
@@ -105,18 +92,14 @@ class Stage:
 
     rows: tuple[Row, ...]
 
-    def __post_init__(self) -> None:
-        if not self.rows:
-            raise ArchError("empty: a stage needs at least one row", "rows")
-
 
 @dataclass(frozen=True)
 class Block:
-    """One block and its position; `index` counts the blocks of a stage across its rows."""
+    """One block and its position."""
 
     stage: int
     row: int
-    index: int
+    index: int  # within the stage, across its rows
     kind: str
     spec: BlockSpec
 
@@ -137,21 +120,13 @@ class BlockCost(NamedTuple):
 
 @dataclass(frozen=True)
 class ArchDef:
-    """A network up to the classifier, as data.
-
-    Attributes:
-        name: its name in the registry.
-        stages: its stages, from input to output.
-        resolution: native side of the square input, in pixels.
-        resize: side to which an image's short side is resized before the center crop of `resolution` pixels.
-        source: a note on its origin.
-    """
+    """A network up to the classifier, as data."""
 
     name: str
     stages: tuple[Stage, ...]
-    resolution: int
-    resize: int
-    source: str = ""
+    resolution: int  # native side of the square input, in pixels
+    resize: int  # short side of an image in pixels before the center crop of `resolution` pixels
+    source: str = ""  # a note on its origin
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
@@ -159,8 +134,8 @@ class ArchDef:
         check_type(self.source, "source", str, "text", ArchError)
         check_int(self.resolution, "resolution", 1, MAX_RESOLUTION, ArchError)
         check_int(self.resize, "resize", self.resolution, 2 * MAX_RESOLUTION, ArchError)
-        if not self.stages:
-            raise ArchError("empty: a network needs at least one stage", "stages")
+        if not self.stages or not all(stage.rows for stage in self.stages):
+            raise ArchError("empty: a network needs stages, and each stage needs rows", "stages")
         *inner_blocks, _ = (part.block for part in self.block_costs(self.resolution, self.resolution))
         for block in inner_blocks:
             if block.spec.pools:

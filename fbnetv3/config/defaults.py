@@ -143,7 +143,7 @@ declare(
 declare(
     "INPUT.CROP",
     "random_resized",
-    'Registered crop for training: "random_resized" (ImageNet), "padded" (pad, crop at random), "none" (as in evaluation).',
+    'Registered crop in training: "random_resized" (ImageNet), "padded" (pad, then crop), "none" (as in evaluation).',
 )
 declare("INPUT.CROP_SCALE", [0.08, 1.0], 'Smallest and largest fraction of the image\'s area for "random_resized".')
 declare("INPUT.CROP_PADDING", 4, 'Pixels that "padded" adds on each side.', low=0)

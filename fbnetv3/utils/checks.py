@@ -26,8 +26,9 @@ def error_context(field: str = "", file: str = "") -> Iterator[None]:
     try:
         yield
     except FieldError as error:
-        error = error.within(field) if field else error
-        raise error.in_file(file) if file else error from None
+        error.field = ".".join(part for part in (field, error.field) if part)
+        error.file = error.file or file
+        raise
 
 
 def check_int(value: Any, field: str, low: int, high: float = math.inf, error: type[FieldError] = FieldError) -> None:

@@ -62,7 +62,7 @@ def test_row_names_the_invalid_field(changes, message):
         (lambda: arch(resolution=0), "resolution: 0 must be in"),
         (lambda: arch(resize=32), r"resize: 32 must be in \[64"),
         (lambda: arch(stages=()), "stages: empty"),
-        (lambda: Stage(()), "rows: empty"),
+        (lambda: arch(stages=(Stage(()),)), "stages: empty"),
         (lambda: arch(source=3), "source: 3 must be text"),
         (lambda: arch(Row("mbpool", 32, expansion=6), row()), r"stages\[0\].rows\[1\].block: mbpool ends in a 1x1 map"),
         (lambda: arch(row(dw_group_width=7)), r"stages\[0\].rows\[1\].dw_group_width: 7 does not divide the 64"),

@@ -36,8 +36,10 @@ def test_checks(check, message):
 
 
 def test_field_errors_are_extended_outward():
-    error = FieldError("is even", "kernel").within("rows[0]").in_file("x.yaml").in_file("y.yaml")
-    assert str(error) == "x.yaml: rows[0].kernel: is even"
+    context = checks.error_context
+    with pytest.raises(FieldError) as error, context(file="y.yaml"), context(file="x.yaml"), context("rows[0]"):
+        raise FieldError("is even", "kernel")
+    assert str(error.value) == "x.yaml: rows[0].kernel: is even"
 
 
 def test_suggestions():
