@@ -159,7 +159,7 @@ class AccuracyPredictor:
         arch, recipe = self._features(candidates)
         with _single_thread():
             # The mean of each half of the members
-            halves = self._score(self._network, arch, recipe).unflatten(0, (2, -1)).mean(1).double()
+            halves = self._network(arch, recipe).unflatten(0, (2, -1)).mean(1).double()
             process = self._process(self._feature_groups(arch, recipe))
         parts = torch.cat([halves, process[None]])
         return self._transform.inverse(self._weights @ parts.numpy())
@@ -210,7 +210,7 @@ class AccuracyPredictor:
         parameters = [*network.encoder.parameters(), *head]
         train(parameters, lambda rows: network(arch[rows], recipe[rows]), epochs, lr)
         with torch.no_grad():
-            scores = self._score(network, arch, recipe)
+            scores = network(arch, recipe)
         return network.eval(), (scores * left_out).unflatten(0, (2, -1)).sum(1)
 
     def _features(self, candidates: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -232,14 +232,10 @@ class AccuracyPredictor:
         assert self._encoder is not None
         return self._encoder(arch.expand(self.settings.members, -1, -1))
 
-    def _score(self, network: EnsembleNetwork, arch: Tensor, recipe: Tensor) -> Tensor:
-        """Score candidates with all members, (members, N)."""
-        members = self.settings.members
-        return network(arch.expand(members, -1, -1), recipe.expand(members, -1, -1))
-
     def _new_network(self, arch: Tensor, recipe: Tensor, num_labels: int) -> EnsembleNetwork:
-        """Return a randomly initialized network for features such as these."""
-        return EnsembleNetwork(self.settings.members, self.settings.width, arch.shape[1], recipe.shape[1], num_labels)
+        """Return a randomly initialized network for these features."""
+        s = self.settings
+        return EnsembleNetwork(s.members, s.width, arch.shape[1], recipe.shape[1], num_labels)
 
 
 @contextlib.contextmanager

@@ -17,17 +17,11 @@ _CHOICES = {"paper": ("macs", "params"), "rich": COST_COLUMNS}
 def pretraining_labels(
     constraints: Constraints, pool: np.ndarray, selection: str | Sequence[str] = "paper"
 ) -> dict[str, np.ndarray]:
-    """Compute statistics of candidates' architectures.
+    """Compute statistics of the architectures of candidates, integers (N, variables): floats by name, (N,) each.
 
-    Args:
-        constraints: the space and its columns.
-        pool: candidates, integers (N, variables).
-        selection: "paper" for MACs and parameters; "rich" for these and activations, their logarithms, and MACs,
-            parameters, activations and blocks of each stage. For a space without networks, "paper" stands for all its
-            columns and "rich" adds the logarithms of positive ones. Or a list of column names.
-
-    Returns:
-        Floats by name, (N,) each, without those that are the same for all candidates; empty if there are no columns.
+    The selection is "paper" for MACs and parameters; "rich" for these and activations, their logarithms, and MACs,
+    parameters, activations and blocks of each stage; or a list of column names. For a space without networks, "paper"
+    stands for all its columns and "rich" adds the logarithms of positive ones.
     """
     has_networks = constraints.space.architecture is not None
     if not isinstance(selection, str):

@@ -55,8 +55,9 @@ class EnsembleNetwork(nn.Module):
         self.register_buffer("recipe_gains", gains[:, None, None], persistent=False)
 
     def forward(self, arch: Tensor, recipe: Tensor) -> Tensor:
-        """Score candidates, (members, N), from their features."""
-        return self.score(self.encoder(arch), recipe)
+        """Score candidates, (members, N), from their features, of each member or of all, (N, features)."""
+        members = len(self.recipe_gains)
+        return self.score(self.encoder(arch.expand(members, -1, -1)), recipe.expand(members, -1, -1))
 
     def score(self, embedded: Tensor, recipe: Tensor) -> Tensor:
         """Score candidates, (members, N), from embedded architectures, (members, N, width), and recipes."""

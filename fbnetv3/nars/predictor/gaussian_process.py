@@ -43,8 +43,7 @@ class FeatureGroups(NamedTuple):
 
     arch: Tensor
     recipe: Tensor
-    embedded: Tensor
-    """Outputs of pretrained encoders."""
+    embedded: Tensor  # outputs of pretrained encoders
 
     def rows(self, chosen: slice) -> FeatureGroups:
         """Return some of the candidates."""
@@ -58,14 +57,9 @@ class GaussianProcess:
     """
 
     def fit(self, features: FeatureGroups, targets: Tensor) -> Tensor:
-        """Choose the kernel's parameters and condition on trials.
+        """Choose the kernel's parameters and condition on trials, whose targets, (N,), have mean 0 and deviation 1.
 
-        Args:
-            features: features of the trials.
-            targets: transformed accuracies, (N,), with mean 0 and deviation 1.
-
-        Returns:
-            Leave-one-out predictions: that of each trial from all others, float64 (N,).
+        Return leave-one-out predictions: that of each trial from all others, float64 (N,).
         """
         self._center = features.embedded.mean(0)
         self._scale = (features.embedded - self._center).square().mean(0).sqrt().clamp_min(1e-6)

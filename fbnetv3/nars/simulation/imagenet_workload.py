@@ -62,10 +62,7 @@ def draw_trials(
     """Draw candidates from the pool in place of those that a search would choose, which depend on real accuracies.
 
     The first round is the beginning of the pool, as in a search. The others come from its costliest part, or, with a
-    `costly_fraction` of 1, from all of it.
-
-    Returns:
-        Indices into the pool, (rounds, batch).
+    `costly_fraction` of 1, from all of it. Return indices into the pool, (rounds, batch).
     """
     if not 0 < costly_fraction <= 1:
         raise FieldError(f"{costly_fraction:g} must be in (0, 1]", "costly_fraction")
@@ -91,17 +88,10 @@ def build_imagenet_workload(
     time_column: str = "macs",
     costly_fraction: float = 1.0,
 ) -> ImageNetWorkload:
-    """Build the workload of an ImageNet search.
+    """Build the workload of an ImageNet search from the costs of its pool and its batch, epochs and seed.
 
-    Args:
-        costs: costs of its pool, from `pool_costs`.
-        settings: `batch`, `epochs` and `seed` are used.
-        rounds: rounds of trials.
-        stopping_epoch: stopping epoch of trials after the first round.
-        gpu_hours: total time of the trials with one GPU each, to which the throughput is calibrated.
-        macs_per_second: throughput of a GPU; overrides the calibration.
-        time_column: the cost that the time of an epoch is proportional to, one of `TIME_COLUMNS`.
-        costly_fraction: see `draw_trials`.
+    The throughput is `macs_per_second`, or calibrated to `gpu_hours`, the total time of the trials with one GPU each.
+    The time of an epoch is proportional to the cost `time_column`. For `costly_fraction`, see `draw_trials`.
     """
     for name, value in (("gpu_hours", gpu_hours), ("macs_per_second", macs_per_second)):
         if value is not None and not 0 < value < np.inf:

@@ -32,29 +32,20 @@ def simulate(
 ) -> SimulationResult:
     """Simulate a search.
 
-    In rounds, as in `fbnetv3.nars.algorithm.rounds`, a round starts when all trials of the previous one have ended, and
-    a failed trial goes to the end of the round's queue.
+    In rounds, as in `fbnetv3.nars.algorithm.rounds`, a round starts `predictor_seconds` after the last trial of the
+    previous one has ended, and a failed trial goes to the end of the round's queue.
 
     Asynchronously, a trial is proposed from the results so far whenever a slot is free and no trial of the first round
-    and no retry is waiting. The stopping epoch is known when the first round has ended: later trials train on until
-    then, and those already past it end after their current epoch.
+    and no retry is waiting, and fewer than `max_in_flight` trials are proposed but not ended, which limits how outdated
+    a proposal can be (default: the size of the first round). The stopping epoch is known when the first round has
+    ended: later trials train on until then, and those already past it end after their current epoch.
 
-    Args:
-        workload: trials to simulate.
-        cluster: cluster on which they run.
-        asynchronous: propose trials one by one instead of in rounds.
-        max_in_flight: asynchronous only: maximum number of trials proposed but not ended, which limits how outdated a
-            proposal can be. Default: the size of the first round.
-        retries: additional attempts at a failed trial.
-        predictor_seconds: time between rounds, in which the predictor is trained. Asynchronous trials do not wait for
-            it.
-        seed: seed of failures and stragglers. An attempt draws the same noise in both modes.
+    A failed trial gets `retries` additional attempts. An attempt draws the same noise in both modes.
     """
     if max_in_flight is None:
         max_in_flight = len(workload.rounds[0])
     check_int(max_in_flight, "max_in_flight", 1)
     check_int(retries, "retries", 0)
-    check_int(seed, "seed", 0)
     check_number(predictor_seconds, "predictor_seconds", 0)
     simulation = _Simulation(workload, cluster, asynchronous, max_in_flight, retries, predictor_seconds, seed)
     simulation.run()

@@ -6,9 +6,9 @@ once and then looked up for all candidates that have it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,18 +66,25 @@ class BlockSums:
         self.in_chans = in_chans
         self._function = function
         self._resolution = space.architecture["resolution"]
-        stages = space.architecture["stages"]
-        # Groups of identical blocks, by stage; only the last row of the network may pool
-        self._stages: list[list[_BlockGroup]] = []
-        for stage in stages:
-            groups = (_block_groups(row, row is stages[-1]["rows"][-1], function) for row in stage["rows"])
-            self._stages.append([*chain.from_iterable(groups)])
+        # Groups of identical blocks, from input to output
+        self._groups: list[_BlockGroup] = []
+        rows = [(i, row) for i, stage in enumerate(space.architecture["stages"]) for row in stage["rows"]]
+        for stage, template_row in rows:
+            for row, blocks in split_expansion(template_row):
+                # The input of a row's later blocks is its output; only the first block of the last row may pool
+                if blocks != "rest":
+                    is_last = template_row is rows[-1][1]
+                    self._groups.append(_BlockGroup(stage, row, 1, 0, is_last, function))
+                repeat = row.get("repeat", 1)
+                if blocks != "first" and repeat != 1:
+                    later = {**row, "stride": 1}
+                    self._groups.append(_BlockGroup(stage, later, repeat, 1, False, function))
 
     def total(self, candidates: np.ndarray, by_stage: bool = False) -> BlockTotals:
         """Sum over the blocks of candidates, integers (N, variables), by stage or as if all were in one stage."""
         candidates = self.space.check(candidates)
         num_candidates = len(candidates)
-        shape = (num_candidates, len(self._stages) if by_stage else 1)
+        shape = (num_candidates, self._groups[-1].stage + 1 if by_stage else 1)
         sums: np.ndarray = np.zeros((*shape, self._function.num_columns), self._function.dtype)
         num_blocks = np.zeros(shape, np.int64)
         valid = np.ones(num_candidates, bool)
@@ -86,45 +93,42 @@ class BlockSums:
         def quantity(value: Any) -> _Quantity:
             return variables[value[1:]] if is_variable(value) else _Quantity((value,))
 
-        # Follow channels and sides of all candidates through the groups of blocks, from input to output
+        # Follow channels and sides of all candidates through the groups of blocks
         channels = _Quantity((self.in_chans,))
         side = quantity(self._resolution)
-        for stage, groups in enumerate(self._stages):
-            column = stage if by_stage else 0
-            for group in groups:
-                fields = [variables[name] for name in group.variables.values()]
-                rows = group.look_up([*fields, channels, side])
-                values = rows[:, :-1]
-                count = np.maximum(quantity(group.repeat).per_candidate() - group.skipped, 0)
-                sums[:, column] += values * count[:, None]
-                num_blocks[:, column] += count
-                # An invalid block does not matter for candidates that do not contain it
-                valid &= (values[:, 0] >= 0) | (count == 0)
-                channels = quantity(group.channels)
-                if group.resizes:
-                    # A candidate without blocks of the group keeps the side of its map
-                    output_sides = np.where(count > 0, rows[:, -1].astype(np.int64), side.per_candidate())
-                    sides, codes = np.unique(output_sides, return_inverse=True)
-                    side = _Quantity(tuple(sides.tolist()), np.broadcast_to(codes, num_candidates))
+        for group in self._groups:
+            fields = [variables[name] for name in group.variables.values()]
+            rows = group.look_up([*fields, channels, side])
+            values = rows[:, :-1]
+            count = np.maximum(quantity(group.repeat).per_candidate() - group.skipped, 0)
+            stage = group.stage if by_stage else 0
+            sums[:, stage] += values * count[:, None]
+            num_blocks[:, stage] += count
+            # An invalid block does not matter for candidates that do not contain it
+            valid &= (values[:, 0] >= 0) | (count == 0)
+            channels = quantity(group.fields["channels"])
+            if group.resizes:
+                # A candidate without blocks of the group keeps the side of its map
+                output_sides = np.where(count > 0, rows[:, -1].astype(np.int64), side.per_candidate())
+                sides, codes = np.unique(output_sides, return_inverse=True)
+                side = _Quantity(tuple(sides.tolist()), np.broadcast_to(codes, num_candidates))
         outputs = (np.broadcast_to(output.per_candidate(), num_candidates) for output in (channels, side))
         return BlockTotals(sums, num_blocks, *outputs, valid)
 
     def reachable(self) -> tuple[dict[tuple[str, BlockSpec, int], None], set[tuple[int, int]]]:
-        """Return what candidates can have.
+        """Return all blocks that candidates can have, and all (channels, side) of the last block's output.
 
-        Returns:
-            All blocks, as an ordered dictionary's keys: registered name, spec and side of the input; and all
-            (channels, side) of the last block's output.
+        A block is its registered name, its spec and the side of its input; they are the keys of an ordered dictionary.
         """
         possible = {variable.name: variable.values for variable in self.space.variables}
         resolutions = possible[self._resolution[1:]] if is_variable(self._resolution) else (self._resolution,)
         blocks: dict[tuple[str, BlockSpec, int], None] = {}
         inputs = {(self.in_chans, side) for side in resolutions}
-        for group in chain.from_iterable(self._stages):
+        for group in self._groups:
             # Build the block with all values of its variables, for all inputs
             outputs: set[tuple[int, int]] = set()
             for values in product(*(possible[name] for name in group.variables.values())):
-                fields = {**group.fixed, **dict(zip(group.variables, values, strict=True))}
+                fields = {**group.fields, **dict(zip(group.variables, values, strict=True))}
                 for channels, side in sorted(inputs):
                     # The input of a row's later blocks is the row's own output
                     if group.skipped and channels != fields["channels"]:
@@ -154,45 +158,31 @@ class _Quantity:
 class _BlockGroup:
     """Identical blocks of a row, and a table of one block's values, filled as combinations of inputs come up.
 
-    Args:
-        fields: fields of the row, values or `$variable`.
-        repeat: the row's number of blocks, a value or `$variable`.
-        skipped: how many of these are not in the group; 1 for the blocks after a row's first.
-        may_pool: whether the blocks may reduce the map to 1x1, as only the network's last block may.
-        function: what the table holds.
+    Of the row's `repeat` blocks, `skipped` are not in the group.
     """
 
     def __init__(
-        self,
-        fields: Mapping[str, Any],
-        repeat: Any,
-        skipped: int,
-        may_pool: bool,
-        function: BlockFunction,
+        self, stage: int, row: Mapping[str, Any], repeat: Any, skipped: int, may_pool: bool, function: BlockFunction
     ) -> None:
-        self.fixed = {field: value for field, value in fields.items() if not is_variable(value)}
-        self.variables = {field: value[1:] for field, value in fields.items() if is_variable(value)}
-        self.channels = fields["channels"]
+        self.stage = stage
+        self.fields = {field: value for field, value in row.items() if field != "repeat"}
+        self.variables = {field: value[1:] for field, value in self.fields.items() if is_variable(value)}
         self.repeat = repeat
         self.skipped = skipped
         self.may_pool = may_pool
-        block = fields["block"]
+        block = row["block"]
         block_may_pool = is_variable(block) or (block in BLOCK_SPECS and BLOCK_SPECS.get(block).pools)
-        self.resizes = fields.get("stride", 1) != 1 or block_may_pool
+        self.resizes = row.get("stride", 1) != 1 or block_may_pool
         self._function = function
         self._rows: dict[tuple[Any, ...], tuple[float, ...]] = {}
         self._table: np.ndarray | None = None
         self._table_sides: tuple[int, ...] = ()
 
     def look_up(self, inputs: Sequence[_Quantity]) -> np.ndarray:
-        """Return the values of one block and its output side.
+        """Return the values of one block and its output side, (N, columns + 1); -1 where there is no such block.
 
-        Args:
-            inputs: the variables of the group's fields, then channels and side of the input.
-
-        Returns:
-            (N, columns + 1), or (1, columns + 1) if all candidates have the same inputs; -1 where there is no such
-            block.
+        `inputs` are the variables of the group's fields, then channels and side of the input. If all candidates have
+        the same, there is a single row.
         """
         # Number the combination of input values that each candidate has
         keys = np.zeros(1, np.int64)
@@ -233,7 +223,7 @@ class _BlockGroup:
         combination = tuple(values)
         if combination not in self._rows:
             *own, channels, side = combination
-            fields = {**self.fixed, **dict(zip(self.variables, own, strict=True))}
+            fields = {**self.fields, **dict(zip(self.variables, own, strict=True))}
             spec, output_side = self.build(fields, channels, side)
             if spec is None:
                 block_values: Sequence[float] = (_INVALID,) * self._function.num_columns
@@ -255,14 +245,3 @@ class _BlockGroup:
         if output_side < 1 or (spec.pools and not self.may_pool):
             return None, _INVALID
         return spec, output_side
-
-
-def _block_groups(template_row: Mapping[str, Any], may_pool: bool, function: BlockFunction) -> Iterator[_BlockGroup]:
-    """Split a template row into its first block, and the later ones, whose input is the row's output."""
-    for row, blocks in split_expansion(template_row):
-        fields = {key: value for key, value in row.items() if key != "repeat"}
-        repeat = row.get("repeat", 1)
-        if blocks != "rest":
-            yield _BlockGroup(fields, 1, 0, may_pool, function)
-        if blocks != "first" and repeat != 1:
-            yield _BlockGroup({**fields, "stride": 1}, repeat, 1, False, function)

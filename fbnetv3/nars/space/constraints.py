@@ -42,11 +42,8 @@ class Constraint:
 class Constraints:
     """Constraints on the candidates of a space, and the columns that can be constrained.
 
-    Args:
-        constraints: constraints that candidates must meet.
-        columns: functions by column name, in addition to "macs", "params" and "activations" of spaces with
-            architectures.
-        num_classes: outputs of the networks whose costs are computed.
+    These are "macs", "params" and "activations" of networks with `num_classes` outputs, in spaces with architectures,
+    and the user's `columns`.
     """
 
     def __init__(
@@ -128,9 +125,7 @@ class Constraints:
         """Move candidates toward feasibility by coordinate descent, until `enough` of them, or all, are feasible.
 
         Variables take turns in random order; each is set to the value that reduces a candidate's violation most.
-
-        Returns:
-            The moved candidates, integers (N, variables), and their remaining violation, (N,).
+        Return the moved candidates, integers (N, variables), and their remaining violation, (N,).
         """
         moved = self.space.check(candidates).copy()
         violation = self.violation(moved)
@@ -157,12 +152,9 @@ class Constraints:
         return moved, violation
 
     def find_feasible(self, seed: int = 0) -> np.ndarray:
-        """Return a feasible candidate, (variables,).
+        """Return a feasible candidate, (variables,); if none is found, ConstraintError with the nearest one's columns.
 
         Random candidates, the smallest and the largest are moved by `repair` until one is feasible.
-
-        Raises:
-            ConstraintError: none was found; the message gives the columns of the nearest candidate.
         """
         rng = np.random.default_rng(seed)
         starts = rng.integers(0, self.space.sizes, (_NUM_STARTS, len(self.space)))

@@ -30,10 +30,9 @@ class CostModel:
         self._sums = BlockSums(space, BlockFunction(_block_cost, len(COST_COLUMNS)), in_chans)
 
     def __call__(self, candidates: np.ndarray) -> dict[str, np.ndarray]:
-        """Compute the costs of candidates, integers (N, variables).
+        """Compute "macs", "params" and "activations", int64 (N,), of candidates, integers (N, variables).
 
-        Returns:
-            "macs", "params" and "activations", int64 (N,); -1 for candidates that do not form a network.
+        They are -1 for candidates that do not form a network.
         """
         totals = self._sums.total(candidates)
         costs = totals.sums[:, 0]
@@ -43,12 +42,7 @@ class CostModel:
         return {column: costs[:, i] for i, column in enumerate(COST_COLUMNS)}
 
     def per_stage(self, candidates: np.ndarray) -> dict[str, np.ndarray]:
-        """Compute the costs of each stage of the template, without the head.
-
-        Returns:
-            "macs", "params", "activations" and "blocks", int64 (N, stages); -1 for candidates that do not form a
-            network.
-        """
+        """Compute these and "blocks" for each stage of the template, int64 (N, stages), without the head."""
         totals = self._sums.total(candidates, by_stage=True)
         costs = np.concatenate([totals.sums, totals.num_blocks[..., None]], -1)
         costs[~totals.valid] = -1

@@ -29,10 +29,7 @@ class LatencyModel:
     def __call__(self, candidates: np.ndarray) -> np.ndarray:
         """Predict the latencies of candidates, integers (N, variables), in ms, (N,).
 
-        They are infinite for candidates that do not form a network.
-
-        Raises:
-            LatencyError: a block was not measured.
+        They are infinite for candidates that do not form a network; LatencyError if a block was not measured.
         """
         totals = self._sums.total(candidates)
         latencies = totals.sums[:, 0, 0]

@@ -34,16 +34,11 @@ def _draw(space: Space, sequence: qmc.Sobol, count: int) -> np.ndarray:
 
 
 def sample_pool(constraints: Constraints, count: int = 20_000, seed: int = 0) -> np.ndarray:
-    """Sample distinct feasible candidates, in the order of a Sobol sequence.
+    """Sample distinct feasible candidates, integers (N, variables), in the order of a Sobol sequence.
 
     If hardly any sample is feasible, random candidates moved into the feasible region and their feasible neighbors
-    follow. The pool is smaller than `count` if the space has no more candidates that can be found.
-
-    Returns:
-        Integers (N, variables).
-
-    Raises:
-        ConstraintError: no candidate is feasible; the message gives the nearest one.
+    follow. The pool is smaller than `count` if the space has no more candidates that can be found; ConstraintError if
+    it has none.
     """
     check_int(count, "count", 1)
     space = constraints.space

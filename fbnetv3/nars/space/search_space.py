@@ -52,20 +52,13 @@ class Variable:
 
 @dataclass(frozen=True)
 class Space:
-    """Variables of a search and the templates that give candidates their meaning.
-
-    Attributes:
-        variables: variables in the order in which candidates hold them.
-        architecture: template of an `ArchDef` with `$variable` in place of values, or None if candidates have none.
-        recipe: template of a `Recipe`, or None.
-        source: where the space comes from; documentation only.
-    """
+    """Variables of a search and the templates that give candidates their meaning."""
 
     name: str
-    variables: tuple[Variable, ...]
-    architecture: Mapping[str, Any] | None = None
-    recipe: Mapping[str, Any] | None = None
-    source: str = ""
+    variables: tuple[Variable, ...]  # in the order in which candidates hold them
+    architecture: Mapping[str, Any] | None = None  # template of an `ArchDef`, if candidates have one
+    recipe: Mapping[str, Any] | None = None  # template of a `Recipe`
+    source: str = ""  # where the space comes from
 
     def __len__(self) -> int:
         """Return the number of variables."""
@@ -139,11 +132,7 @@ class Space:
         return np.concatenate(columns, 1, dtype=np.float32, casting="unsafe")
 
     def make_arch(self, candidate: np.ndarray, name: str) -> ArchDef:
-        """Build a candidate's architecture; the space must have a template.
-
-        Raises:
-            ArchError: the candidate's values do not form a valid network.
-        """
+        """Build a candidate's architecture from the template; ArchError if its values form no valid network."""
         data = fill_template(self.architecture, self.decode(candidate))
         # With all values known, rows with two expansions become two rows
         data["stages"] = [{"rows": [*expand_rows(stage["rows"])]} for stage in data["stages"]]
@@ -151,11 +140,7 @@ class Space:
         return arch_from_dict({**data, "name": name})
 
     def make_recipe(self, candidate: np.ndarray) -> Recipe:
-        """Build a candidate's training recipe; the space must have a template.
-
-        Raises:
-            RecipeError: the candidate's values do not form a valid recipe.
-        """
+        """Build a candidate's recipe from the template; RecipeError if its values form no valid recipe."""
         return recipe_from_dict(fill_template(self.recipe, self.decode(candidate)))
 
 
@@ -166,9 +151,6 @@ def load_space(path: str | os.PathLike) -> Space:
     architecture file's `resolution`, `resize` and `stages`) and `recipe` (a recipe file's fields), with `$variable` in
     place of values. A variable has either `range: [low, high, step]` (default step: 1), optionally multiplied by
     `scale`, or `choices`; and its `part`, architecture (the default) or recipe.
-
-    Raises:
-        SpaceError: the file is missing, not YAML, or invalid; the message names file and field.
     """
     with error_context(file=str(path)):
         return space_from_dict(read_mapping(path, SpaceError, _KEYS))

@@ -17,7 +17,13 @@ PARTS = (ARCHITECTURE, RECIPE)
 
 _ROW_KEYS = tuple(f.name for f in fields(Row))
 # Upper bounds of the fields that determine how many blocks there are and how large they get
-_ROW_LIMITS = {"repeat": MAX_REPEAT, "channels": MAX_CHANNELS, "stride": 2}
+_LIMITS = {
+    "resolution": MAX_RESOLUTION,
+    "resize": 2 * MAX_RESOLUTION,
+    "repeat": MAX_REPEAT,
+    "channels": MAX_CHANNELS,
+    "stride": 2,
+}
 
 
 class SpaceError(FieldError):
@@ -41,9 +47,7 @@ def fill_template(template: Any, values: Mapping[str, Any]) -> Any:
 def split_expansion(row: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
     """Split a row whose expansion is a pair, [of the first block, of the rest] (Table 2's slash), in two.
 
-    Returns:
-        Rows with a single expansion; and which of the given row's `repeat` blocks they describe: "all", "first" or
-        "rest".
+    Also return which of the row's `repeat` blocks each of them describes: "all", "first" or "rest".
     """
     expansion = row.get("expansion")
     if not isinstance(expansion, list):
@@ -84,15 +88,15 @@ def check_template(template: Any, part: str, values: Mapping[str, tuple[Any, ...
 
 def _check_architecture(template: Mapping[str, Any]) -> None:
     check_keys(template, SpaceError, ("resolution", "resize", "stages"), required=("resolution", "stages"))
-    _check_integers(template["resolution"], "resolution", MAX_RESOLUTION)
-    _check_integers(template.get("resize", 1), "resize", 2 * MAX_RESOLUTION)
+    _check_values({**template, "stages": None})
     _check_entries(template["stages"], "stages", ("rows",), required=("rows",))
     for s, stage in enumerate(template["stages"]):
         with error_context(f"stages[{s}]"):
             _check_entries(stage["rows"], "rows", _ROW_KEYS, required=("block", "channels"))
             for r, row in enumerate(stage["rows"]):
                 with error_context(f"rows[{r}]"):
-                    _check_values(row)
+                    for single, _ in split_expansion(row):
+                        _check_values(single)
 
 
 def _check_entries(entries: Any, field: str, allowed: tuple[str, ...], required: tuple[str, ...]) -> None:
@@ -104,15 +108,10 @@ def _check_entries(entries: Any, field: str, allowed: tuple[str, ...], required:
             check_keys(entry, SpaceError, allowed, required)
 
 
-def _check_values(row: Mapping[str, Any]) -> None:
-    for single, _ in split_expansion(row):
-        for key, value in single.items():
-            check_type(value, key, (str, int, float, tuple, type(None)), "a single value", SpaceError)
-    for key, limit in _ROW_LIMITS.items():
-        _check_integers(row.get(key, 1), key, limit)
-
-
-def _check_integers(value: Any, field: str, limit: int) -> None:
-    """Require that a value, or each possible value of a variable, is an integer in [1, limit]."""
-    for possible in value if isinstance(value, tuple) else (value,):
-        check_int(possible, field, 1, limit, SpaceError)
+def _check_values(fields: Mapping[str, Any]) -> None:
+    for field, value in fields.items():
+        for possible in value if isinstance(value, tuple) else (value,):
+            if field in _LIMITS:
+                check_int(possible, field, 1, _LIMITS[field], SpaceError)
+            elif isinstance(possible, (Mapping, list)):
+                raise SpaceError(f"{possible!r} must be a single value", field)

@@ -112,7 +112,7 @@ def test_a_pool_that_runs_out_ends_the_search(tmp_path):
     ("settings", "error"),
     [
         ({"constraints": {"nothing": 3}}, "unknown column nothing"),
-        ({"constraints": {"spent": [9, 3]}}, "constraint on spent: 9 is above 3"),
+        ({"constraints": {"spent": [9, 3]}}, "constraint on spent: 9 must be at most 3"),
         ({"constraints": {"spent": []}}, "constraints.spent: .* must be"),
         ({"constraints": {"spent": -1}}, "no candidate of toy meets .*; the nearest one has spent 0"),
         ({"budgets": [{"spent": -1}]}, "no candidate of toy meets .*; the nearest one has spent 0"),
@@ -164,7 +164,7 @@ def test_invalid_settings(settings, error, tmp_path):
 
 
 def test_invalid_values_of_a_column(tmp_path):
-    for column, error in ((lambda c: 3, "not numbers of shape"), (lambda c: c[:, 0] * np.nan, "returned NaN for")):
+    for column, error in ((lambda c: 3, "a number for each, not int64"), (lambda c: c[:, 0] * np.nan, "not NaN")):
         with pytest.raises(UserError, match=error):
             search(SPACE, evaluate, tmp_path / "out", **QUICK, columns={"odd": column}, constraints={"odd": 3})
 
