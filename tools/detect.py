@@ -85,7 +85,7 @@ def choose_predictor(args: Namespace, overrides: list[str]) -> Callable[[], Any]
     if args.model and Path(args.model).is_dir():
         if args.weights or overrides:
             raise UsageError(f"{args.model}: is exported with its weights and settings: omit --weights and config keys")
-        from fbnetv3.detection.inference.exported_predictor import ExportedPredictor
+        from fbnetv3.detection.inference.image_files import ExportedPredictor
 
         return partial(ExportedPredictor, args.model, args.score_threshold or 0.0)
     config, weights = (args.config, args.weights) if args.config else find_zoo_detector(args.model, args.weights)

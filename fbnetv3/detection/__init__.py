@@ -22,8 +22,8 @@ except ImportError as error:
 from fbnetv3.detection.detection_config import add_fbnetv3_config, config_file, get_config
 from fbnetv3.detection.inference.optimize_detector import optimize_for_inference
 from fbnetv3.detection.models.detector_heads import FBNetV3BoxHead, FBNetV3RPNHead
-from fbnetv3.detection.models.fbnetv3_backbone import FBNetV3Backbone
-from fbnetv3.detection.models.fpn import (
+from fbnetv3.detection.models.fbnetv3_backbone import (
+    FBNetV3Backbone,
     build_fbnetv3_fpn_backbone,
     build_retinanet_fbnetv3_fpn_backbone,
 )

@@ -10,12 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import (
-    BACKBONE_REGISTRY,
-    META_ARCH_REGISTRY,
-    ROI_BOX_HEAD_REGISTRY,
-    ROI_HEADS_REGISTRY,
-)
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
 from fbnetv3.arch.detector_settings import list_detector_configs
@@ -37,18 +32,9 @@ _REGISTRIES = {
 }
 _CHOICES = {
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
-    "SOLVER.LR_SCHEDULER_NAME": (
-        "WarmupMultiStepLR",
-        "WarmupCosineLR",
-        "WarmupStepWithFixedGammaLR",
-    ),
+    "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
 }
-_AT_LEAST_ONE = (
-    "SOLVER.IMS_PER_BATCH",
-    "SOLVER.MAX_ITER",
-    "SOLVER.CHECKPOINT_PERIOD",
-    "SOLVER.CHECKPOINTS",
-)
+_AT_LEAST_ONE = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS")
 
 # yacs reports a value whose type differs from the default's only in the text of a ValueError:
 #   Type mismatch (<class 'int'> vs. <class 'str'>) with values (90000 vs. many) for config key: SOLVER.MAX_ITER
@@ -113,14 +99,7 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
 
 
 def config_file(name: str) -> str:
-    """Return the path of a shipped config, for `cfg.merge_from_file`.
-
-    Args:
-        name: such as "faster_rcnn_fbnetv3_a_C4"; the suffix ".yaml" is optional.
-
-    Raises:
-        UnknownNameError: no such config; the message suggests similar names.
-    """
+    """Return the path of a shipped config, for `cfg.merge_from_file`: "faster_rcnn_fbnetv3_a_C4", ".yaml" optional."""
     files = list_detector_configs()
     stem = name.removesuffix(".yaml")
     if stem not in files:
@@ -136,42 +115,21 @@ def get_config(name: str) -> CfgNode:
     return cfg
 
 
-def fbnetv3_section(cfg: CfgNode) -> CfgNode:
-    """Return `MODEL.FBNETV3` of a config."""
-    if "FBNETV3" not in cfg.MODEL:
-        raise UsageError(
-            "the config has no MODEL.FBNETV3: call fbnetv3.detection.add_fbnetv3_config(cfg) before merging files"
-        )
-    return cfg.MODEL.FBNETV3
-
-
-def classifier_weights(cfg: CfgNode) -> str:
-    """Return the classifier weights that initialize a detector; "" if a detector's weights are loaded later."""
-    return "" if cfg.MODEL.WEIGHTS else fbnetv3_section(cfg).WEIGHTS
-
-
 def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNode:
     """Load a YAML config and its `_BASE_` files, with KEY VALUE pairs on top, and freeze it.
 
     Modules named by `IMPORTS` are imported and the datasets of `DATASETS.OWN` registered. A relative file name in
     `MODEL.FBNETV3.ARCH` is looked up next to the config file first. Without a GPU, `MODEL.DEVICE` becomes "cpu".
-    Files are read as plain YAML: tags that would run code are refused.
-
-    Raises:
-        UsageError: the file is missing or not YAML, a key is unknown (the message suggests similar ones), or a value
-            has the wrong type or is out of range.
+    Files are read as plain YAML: tags that would run code are refused. Errors name the file and the key.
     """
     cfg = get_cfg()
     add_fbnetv3_config(cfg)
     known_keys = list(flatten(cfg))
-
-    # Merge the file into the defaults
+    where = f"{file}: "
     values = {key: value for key, value in read_config_file(file).items() if key != "_BASE_"}
-    _require_known_keys(flatten(values), known_keys, f"{file}: ")
-    with _yacs_errors_as_usage_errors(f"{file}: "):
+    _require_known_keys(flatten(values), known_keys, where)
+    with _yacs_errors_as_usage_errors(where):
         cfg.merge_from_other_cfg(CfgNode(values))
-
-    # Merge the overrides
     pairs = parse_pairs(overrides)
     _require_known_keys(pairs, known_keys)
     with _yacs_errors_as_usage_errors():
@@ -181,7 +139,9 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
     # With those of --import: a dump of the config is complete
     cfg.IMPORTS = user_modules()
     register_own_datasets(cfg)
-    _choose_device(cfg)
+    if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
+        logger.info("no GPU available: setting MODEL.DEVICE to cpu")
+        cfg.MODEL.DEVICE = "cpu"
     _check_values(cfg)
     cfg.freeze()
     return cfg
@@ -189,10 +149,8 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
 
 def _require_known_keys(keys: Iterable[str], known_keys: Sequence[str], where: str = "") -> None:
     for key in keys:
-        is_key_or_section = any(f"{known_key}.".startswith(f"{key}.") for known_key in known_keys)
-        # A mapping as the value of a plain key has a wrong type, which yacs reports, rather than a wrong name
-        is_in_value = any(key.startswith(f"{known_key}.") for known_key in known_keys)
-        if not is_key_or_section and not is_in_value:
+        # Sections too, and mappings as values of plain keys, whose wrong type yacs reports
+        if not any(f"{known}.".startswith(f"{key}.") or key.startswith(f"{known}.") for known in known_keys):
             raise UsageError(f"{where}unknown key {key}: {suggest(key, known_keys)}")
 
 
@@ -209,21 +167,6 @@ def _yacs_errors_as_usage_errors(where: str = "") -> Iterator[None]:
         raise UsageError(f"{where}{message}") from None
 
 
-def _choose_device(cfg: CfgNode) -> None:
-    """Fall back to the CPU if there is no GPU, and check `MODEL.DEVICE`."""
-    device = cfg.MODEL.DEVICE
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        logger.info("no GPU available: setting MODEL.DEVICE to cpu")
-        device = "cpu"
-        cfg.merge_from_list(["MODEL.DEVICE", device])
-    try:
-        torch.device(device)
-    except RuntimeError:
-        raise UsageError(f"MODEL.DEVICE {device!r} must be a device, such as cpu, cuda or cuda:1") from None
-    if cfg.SOLVER.AMP.ENABLED and not device.startswith("cuda"):
-        raise UsageError("SOLVER.AMP.ENABLED needs a GPU: set it to False")
-
-
 def _check_values(cfg: CfgNode) -> None:
     values = flatten(cfg)
     for key in _AT_LEAST_ONE:
@@ -236,5 +179,11 @@ def _check_values(cfg: CfgNode) -> None:
     for key, choices in {**_CHOICES, **registered}.items():
         if values[key] not in choices:
             raise UsageError(f"{key} {values[key]!r} is unknown: {suggest(values[key], choices)}")
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError:
+        raise UsageError(f"MODEL.DEVICE {cfg.MODEL.DEVICE!r} must be a device, such as cpu, cuda or cuda:1") from None
+    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise UsageError("SOLVER.AMP.ENABLED needs a GPU: set it to False")
     if not cfg.OUTPUT_DIR:
         raise UsageError("OUTPUT_DIR is empty: set it to a folder")

@@ -1,8 +1,9 @@
-"""detectron2's mapper from dataset dicts to model inputs, made robust for unusual images."""
+"""detectron2's mapper from dataset dicts to model inputs, made robust for unusual images, in training and inference."""
 
 from __future__ import annotations
 
 import copy
+import os
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,34 @@ from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
-from fbnetv3.detection.data.detection_images import read_image_array, use_safe_resize
+from fbnetv3.data.image_io import read_oriented_image
+
+
+def read_image_array(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
+    """Read an image file as uint8 (height, width, channels), with its EXIF orientation applied.
+
+    Unlike detectron2's `read_image`, 16-bit gray images are scaled instead of clipped, and TIFFs are rotated only once.
+    `format` is `INPUT.FORMAT`: "BGR", "RGB", "L" and so on. A file that is missing, not an image, corrupt, or too large
+    to decode safely is a `CorruptImageError`.
+    """
+    return utils.convert_PIL_to_numpy(read_oriented_image(path), format)
+
+
+class SafeResizeShortestEdge(T.ResizeShortestEdge):
+    """detectron2's transform, but each side keeps at least one pixel, however extreme the aspect ratio."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        """Return the transform for an image (height, width, channels)."""
+        transform = super().get_transform(image)
+        if isinstance(transform, T.ResizeTransform):
+            transform.new_h = max(1, transform.new_h)
+            transform.new_w = max(1, transform.new_w)
+        return transform
+
+
+def inference_resize(cfg: CfgNode) -> SafeResizeShortestEdge:
+    """Return the resizing of inference: `INPUT.MIN_SIZE_TEST` and `INPUT.MAX_SIZE_TEST`."""
+    return SafeResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
 
 
 class FBNetV3DatasetMapper(DatasetMapper):
@@ -31,14 +59,15 @@ class FBNetV3DatasetMapper(DatasetMapper):
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """Return the arguments from a config."""
         arguments = super().from_config(cfg, is_train)
-        return {**arguments, "augmentations": use_safe_resize(arguments["augmentations"])}
+        for augmentation in arguments["augmentations"]:
+            if type(augmentation) is T.ResizeShortestEdge:
+                augmentation.__class__ = SafeResizeShortestEdge  # keeps its settings
+        return arguments
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Turn a dataset dict into a model's input: "image" (C, H, W), "instances" and so on.
 
-        Raises:
-            CorruptImageError: the image cannot be read.
-            SizeMismatchError: the image's size differs from the dataset dict's.
+        An image that cannot be read is a `CorruptImageError`; one of another size than stated a `SizeMismatchError`.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         image = read_image_array(dataset_dict["file_name"], self.image_format)

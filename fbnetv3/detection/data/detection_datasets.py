@@ -1,11 +1,12 @@
-"""Datasets for detectors: registration with detectron2, loading, and checks before training."""
+"""Datasets for detectors: registration with detectron2, loading, checks before training, and their classes."""
 
 from __future__ import annotations
 
 import contextlib
 import itertools
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,17 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
 from fbnetv3.data.digit_scenes import digit_scenes, digit_scenes_folder
-from fbnetv3.detection.data.coco_annotations import check_annotations
+from fbnetv3.detection.data.coco_annotations import check_annotations, read_annotations
 from fbnetv3.errors import DataError, UsageError, suggest
+from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.utils.text import describe_error, first_few
 
 OWN_DATASETS = {"own_train": "TRAIN", "own_test": "TEST"}
 _DIGIT_SCENES = "digit_scenes_"
+_COCO = "coco_2017_val"
+
+Categories = Sequence[Mapping[str, Any]]  # "categories" of a COCO-format file
+Classes = dict[int | str, str]  # category id -> class name, ordered by class index
 
 
 def register_own_datasets(cfg: CfgNode) -> None:
@@ -40,50 +46,36 @@ def register_own_datasets(cfg: CfgNode) -> None:
             with contextlib.suppress(KeyError):
                 catalog.remove(name)
         if json_file:
-            _register_coco_dataset(name, Path(json_file).expanduser(), Path(image_root).expanduser())
+            file, folder = (str(Path(path).expanduser()) for path in (json_file, image_root))
+            DatasetCatalog.register(name, partial(load_coco_json, file, folder, name))
+            _set_metadata(name, file, folder)
     # Select the registered datasets
     if own.TRAIN_JSON:
         cfg.DATASETS.TRAIN = ("own_train",)
     if own.TRAIN_JSON or own.TEST_JSON:
         requested = tuple(name for name in cfg.DATASETS.TEST if name in OWN_DATASETS)
-        default = ("own_test",) if own.TEST_JSON else ()
-        cfg.DATASETS.TEST = requested or default
+        cfg.DATASETS.TEST = requested or (("own_test",) if own.TEST_JSON else ())
 
 
-def _register_coco_dataset(name: str, json_file: Path, image_root: Path) -> None:
-    DatasetCatalog.register(name, lambda: load_coco_json(str(json_file), str(image_root), name))
-    _set_metadata(name, json_file, image_root)
-
-
-def _set_metadata(name: str, json_file: Path, image_root: Path) -> None:
-    metadata = MetadataCatalog.get(name)
-    metadata.set(json_file=str(json_file), image_root=str(image_root), evaluator_type="coco")
-
-
-def _register_digit_scenes() -> None:
-    """Register the scenes of handwritten digits, which are drawn on first use."""
-    for split in ("train", "test"):
-        name = f"{_DIGIT_SCENES}{split}"
-        if name not in DatasetCatalog.list():
-            DatasetCatalog.register(name, partial(_load_digit_scenes, name))
-            _set_digit_scenes_metadata(name)
-
-
-def _set_digit_scenes_metadata(name: str) -> None:
-    folder = digit_scenes_folder()
-    split = name.removeprefix(_DIGIT_SCENES)
-    json_file = folder / f"{split}.json"
-    # detectron2 refuses to change metadata, which is necessary if the cache folder has changed
-    if MetadataCatalog.get(name).get("json_file") != str(json_file):
-        MetadataCatalog.pop(name)
-        _set_metadata(name, json_file, folder / split)
+def _set_metadata(name: str, json_file: str, image_root: str) -> None:
+    MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco")
 
 
 def _load_digit_scenes(name: str) -> list[dict[str, Any]]:
+    """Load scenes of handwritten digits, which are drawn on first use."""
     digit_scenes()
-    _set_digit_scenes_metadata(name)
-    metadata = MetadataCatalog.get(name)
-    return load_coco_json(metadata.json_file, metadata.image_root, name)
+    json_file, image_root = _set_digit_scenes_metadata(name)
+    return load_coco_json(json_file, image_root, name)
+
+
+def _set_digit_scenes_metadata(name: str) -> tuple[str, str]:
+    """Set and return the annotation file and the image folder, which change with the cache folder."""
+    image_root = str(digit_scenes_folder() / name.removeprefix(_DIGIT_SCENES))
+    json_file = f"{image_root}.json"
+    if MetadataCatalog.get(name).get("json_file") != json_file:
+        MetadataCatalog.pop(name)  # detectron2 refuses to change metadata
+        _set_metadata(name, json_file, image_root)
+    return json_file, image_root
 
 
 def load_dataset_dicts(name: str) -> list[dict[str, Any]]:
@@ -95,8 +87,7 @@ def load_dataset_dicts(name: str) -> list[dict[str, Any]]:
     try:
         dicts = DatasetCatalog.get(name)
     except FileNotFoundError as error:
-        is_own = name in OWN_DATASETS
-        setting = "DATASETS.OWN" if is_own else "DETECTRON2_DATASETS to the folder that contains it"
+        setting = "DATASETS.OWN" if name in OWN_DATASETS else "DETECTRON2_DATASETS to the folder that contains it"
         raise DataError(f"{error.filename or json_file}: no such file ({name}): set {setting}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AssertionError) as error:
         raise DataError(f"{json_file}: is not in COCO's format ({describe_error(error)})") from None
@@ -105,28 +96,22 @@ def load_dataset_dicts(name: str) -> list[dict[str, Any]]:
     return dicts
 
 
-def check_datasets(cfg: CfgNode, names: Sequence[str], need_boxes: bool) -> None:
-    """Check the annotation files and images of datasets; see `check_annotations`.
+def prepare_datasets(cfg: CfgNode, group: ProcessGroup, *, training: bool = False) -> None:
+    """Check annotations and images on rank 0, and load the test datasets, which registers their class names.
 
     Missing files and formats other than COCO's are left to `load_dataset_dicts`.
-
-    Args:
-        cfg: the config, which says whether masks are needed, and in which format.
-        names: names of registered datasets.
-        need_boxes: whether each dataset must have a box to train on.
-
-    Raises:
-        AnnotationError: all problems of the first dataset that has any.
     """
+    training_names = cfg.DATASETS.TRAIN if training else ()
     mask_format = cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else None
-    for name in names:
-        if name not in DatasetCatalog.list() or name.startswith(_DIGIT_SCENES):
-            continue
+    for name in dict.fromkeys((*training_names, *cfg.DATASETS.TEST)) if group.is_rank_0 else ():
         metadata = MetadataCatalog.get(name)
         json_file = metadata.get("json_file", "")
-        is_coco = metadata.get("evaluator_type") == "coco"
-        if is_coco and json_file and Path(json_file).is_file():
+        is_users_coco = metadata.get("evaluator_type") == "coco" and not name.startswith(_DIGIT_SCENES)
+        if is_users_coco and os.path.isfile(json_file):
+            need_boxes = name in training_names
             check_annotations(json_file, metadata.image_root, mask_format=mask_format, need_boxes=need_boxes)
+    for name in cfg.DATASETS.TEST:
+        load_dataset_dicts(name)
 
 
 def num_classes_setting(cfg: CfgNode) -> tuple[str, int]:
@@ -139,20 +124,76 @@ def check_class_names(cfg: CfgNode, names: Sequence[str]) -> None:
     """Require that loaded datasets have the same classes, as many as the network."""
     key, num_classes = num_classes_setting(cfg)
     # Datasets without class names are skipped
-    class_lists = [list(MetadataCatalog.get(name).get("thing_classes", [])) for name in names]
-    named_classes = [(name, classes) for name, classes in zip(names, class_lists, strict=True) if classes]
-    for name, classes in named_classes:
-        count = len(classes)
+    classes = {name: list(MetadataCatalog.get(name).get("thing_classes", [])) for name in names}
+    classes = {name: class_names for name, class_names in classes.items() if class_names}
+    for name, class_names in classes.items():
+        count = len(class_names)
         if count != num_classes:
-            problem = f"{name} has {count} classes ({first_few(classes)}), but the network has {num_classes}"
+            problem = f"{name} has {count} classes ({first_few(class_names)}), but the network has {num_classes}"
             raise UsageError(f"{problem}: set {key} {count}")
-    for (first, first_classes), (second, second_classes) in itertools.pairwise(named_classes):
-        if first_classes != second_classes:
-            difference = sorted(set(first_classes) ^ set(second_classes))
-            problem = (
-                f"different classes: {first_few(difference)}" if difference else "their classes in different orders"
-            )
+    for first, second in itertools.pairwise(classes):
+        if classes[first] != classes[second]:
+            different = first_few(sorted(set(classes[first]) ^ set(classes[second])))
+            problem = f"different classes: {different}" if different else "their classes in different orders"
             raise UsageError(f"{first} and {second} have {problem}")
 
 
-_register_digit_scenes()
+def classes_from_categories(categories: Categories, num_classes: int | None = None) -> Classes:
+    """Return the classes of a COCO-format file, ordered by category id as in detectron2."""
+    ordered = sorted(categories, key=lambda category: category["id"])
+    classes = {category["id"]: category["name"] for category in ordered}
+    if num_classes not in (None, len(classes)):
+        names = first_few(list(classes.values()))
+        raise UsageError(
+            f"the annotations have {len(classes)} categories ({names}), but the detector has {num_classes} classes: "
+            "pass annotations with the categories that it was trained on"
+        )
+    return classes
+
+
+def detector_classes(cfg: CfgNode, categories: Categories | None = None) -> Classes:
+    """Return the classes of a config's detector: those of `categories`, the list of a COCO-format file, if given.
+
+    Otherwise they come from the datasets of the config, test datasets first: from detectron2's metadata, or from the
+    annotation file if it exists. Else a detector of 80 classes has COCO's names and ids, and any other "class 1" and so
+    on, with ids from 1.
+    """
+    _, num_classes = num_classes_setting(cfg)
+    if categories is not None:
+        return classes_from_categories(categories, num_classes)
+    for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN, _COCO):
+        classes = _classes_from_catalog(name)
+        if len(classes) == num_classes:
+            return classes
+    return {number: f"class {number}" for number in range(1, num_classes + 1)}
+
+
+def classes_from_names(names: Sequence[str], categories: Categories | None = None) -> Classes:
+    """Return the classes of a detector that stores only their names, such as an exported one.
+
+    The names and ids of `categories`, the list of a COCO-format file, are used instead if given. Otherwise COCO's names
+    have COCO's ids, and other names have ids from 1.
+    """
+    if categories is not None:
+        return classes_from_categories(categories, len(names))
+    coco = _classes_from_catalog(_COCO)
+    return coco if list(coco.values()) == list(names) else dict(enumerate(names, 1))
+
+
+def _classes_from_catalog(name: str) -> Classes:
+    """Return the classes of a registered dataset; an empty mapping if they are unknown until it is loaded."""
+    metadata = MetadataCatalog.get(name)
+    if names := metadata.get("thing_classes"):
+        # Category id -> class index; not every dataset has it
+        index_of_id = metadata.get("thing_dataset_id_to_contiguous_id")
+        ids = sorted(index_of_id, key=index_of_id.get) if index_of_id else range(len(names))
+        return dict(zip(ids, names, strict=True))
+    file = metadata.get("json_file", "")
+    return (
+        classes_from_categories(read_annotations(file, ("categories",))["categories"]) if os.path.isfile(file) else {}
+    )
+
+
+for _name in ("digit_scenes_train", "digit_scenes_test"):
+    DatasetCatalog.register(_name, partial(_load_digit_scenes, _name))
+    _set_digit_scenes_metadata(_name)

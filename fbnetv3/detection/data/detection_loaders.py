@@ -11,10 +11,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MapDataset
-from detectron2.data.build import (
-    filter_images_with_few_keypoints,
-    filter_images_with_only_crowd_annotations,
-)
+from detectron2.data.build import filter_images_with_few_keypoints, filter_images_with_only_crowd_annotations
 from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -29,20 +26,13 @@ _SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 
 
 class StepSampler(Sampler):
-    """Yields the (position, index) pairs of the images of each step, endlessly.
+    """Yields the (position, index) pairs of the images of each step from step `start` on, endlessly.
 
     Positions count the images of the whole training run. A step's images and their augmentation depend only on the
     index stream and the step. Several processes run the same steps as a single one; each takes its share of every step.
 
-    Args:
-        index_stream: returns the endless stream of image indices, the same at each call.
-        batch_size: images per step, over all processes.
-        groups: a group number for each image; all images of a step are of one group. None for no grouping.
-        rank: rank of this process.
-        world_size: number of processes.
-
-    Attributes:
-        start: number of steps to skip at the beginning.
+    `index_stream` returns the endless stream of image indices, the same at each call. `batch_size` is the number of
+    images per step over all processes. All images of a step have the same number in `groups`; None for no grouping.
     """
 
     def __init__(
@@ -56,14 +46,12 @@ class StepSampler(Sampler):
         self.index_stream = index_stream
         self.batch_size = batch_size
         self.groups = groups
-        self.rank = rank
-        self.images_per_process = batch_size // world_size
+        images_per_process = batch_size // world_size
+        self.share = slice(rank * images_per_process, (rank + 1) * images_per_process)
         self.start = 0
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        first = self.rank * self.images_per_process
-        share = slice(first, first + self.images_per_process)
-        return (step[share] for step in itertools.islice(self._steps(), self.start, None))
+        return (step[self.share] for step in itertools.islice(self._steps(), self.start, None))
 
     def _steps(self) -> Iterator[list[tuple[int, int]]]:
         incomplete: dict[int, list[tuple[int, int]]] = {}  # the growing step of each group
@@ -76,18 +64,15 @@ class StepSampler(Sampler):
 
 
 class SeededDataset(Dataset):
-    """Dataset dicts passed through a mapper whose randomness depends only on the seed and the image's position.
-
-    Args:
-        dicts: the dataset dicts.
-        mapper: turns a dataset dict into a model's input.
-        seed: seed of the training run.
-    """
+    """Dataset dicts passed through a mapper whose randomness depends only on the run's seed and the position."""
 
     def __init__(self, dicts: list[dict[str, Any]], mapper: Callable[[dict], dict], seed: int) -> None:
         self.dicts = DatasetFromList(dicts, copy=False)
         self.mapper = mapper
         self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dicts)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         position, index = key
@@ -95,29 +80,19 @@ class SeededDataset(Dataset):
             return self.mapper(copy.deepcopy(self.dicts[index]))
 
 
-class DetectionTrainLoader:
-    """Endless training batches; the last one is kept for error reports.
+class DetectionTrainLoader(DataLoader):
+    """Endless training batches; the last one is kept for error reports."""
 
-    Attributes:
-        sampler: the sampler; set its `start` to resume.
-        last: the last batch.
-        images: number of images in the datasets.
-    """
+    last: Sequence[dict[str, Any]] = ()
 
-    def __init__(self, loader: DataLoader, sampler: StepSampler, images: int) -> None:
-        self.loader = loader
-        self.sampler = sampler
-        self.images = images
-        self.last: list[dict[str, Any]] = []
-
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        for batch in self.loader:
+    def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
+        for batch in super().__iter__():
             self.last = batch
             yield batch
 
 
 def build_train_loader(cfg: CfgNode, seed: int, group: ProcessGroup) -> DetectionTrainLoader:
-    """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation."""
+    """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation; its `batch_sampler` is a `StepSampler`."""
     batch_size = cfg.SOLVER.IMS_PER_BATCH
     if batch_size % group.size:
         raise UsageError(f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of the {group.size} processes")
@@ -127,16 +102,12 @@ def build_train_loader(cfg: CfgNode, seed: int, group: ProcessGroup) -> Detectio
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         groups = [int(image["width"] <= image["height"]) for image in dicts]
     index_stream = _index_stream(cfg, dicts, seed)
-    sampler = StepSampler(index_stream, batch_size, groups, group.rank, group.size)
-    loader = DataLoader(
+    return DetectionTrainLoader(
         SeededDataset(dicts, FBNetV3DatasetMapper(cfg, is_train=True), seed),
-        batch_sampler=sampler,
-        num_workers=_num_workers(cfg),
-        collate_fn=list,
-        worker_init_fn=init_worker,
+        batch_sampler=StepSampler(index_stream, batch_size, groups, group.rank, group.size),
         generator=torch.Generator().manual_seed(seed % 2**63),
+        **_loader_options(cfg),
     )
-    return DetectionTrainLoader(loader, sampler, len(dicts))
 
 
 def _load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
@@ -148,8 +119,7 @@ def _load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and "annotations" in dicts[0]:
         dicts = filter_images_with_only_crowd_annotations(dicts)
     if cfg.MODEL.KEYPOINT_ON:
-        min_keypoints = cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE
-        dicts = filter_images_with_few_keypoints(dicts, min_keypoints)
+        dicts = filter_images_with_few_keypoints(dicts, cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE)
     names = ", ".join(cfg.DATASETS.TRAIN)
     if not dicts:
         raise DataError(f"{names}: no image has annotations to train on")
@@ -179,15 +149,10 @@ def _index_stream(cfg: CfgNode, dicts: list[dict[str, Any]], seed: int) -> Calla
 def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     """Build the loader of a test dataset, one image per batch; several processes share the images."""
     images = DatasetFromList(load_dataset_dicts(name), copy=False)
-    return DataLoader(
-        MapDataset(images, FBNetV3DatasetMapper(cfg, is_train=False)),
-        sampler=InferenceSampler(len(images)),
-        num_workers=_num_workers(cfg),
-        collate_fn=list,
-        worker_init_fn=init_worker,
-    )
+    dataset = MapDataset(images, FBNetV3DatasetMapper(cfg, is_train=False))
+    return DataLoader(dataset, sampler=InferenceSampler(len(images)), **_loader_options(cfg))
 
 
-def _num_workers(cfg: CfgNode) -> int:
-    """Return the number of worker processes, at most one per CPU."""
-    return min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+def _loader_options(cfg: CfgNode) -> dict[str, Any]:
+    num_workers = min(cfg.DATALOADER.NUM_WORKERS, os.cpu_count() or 1)
+    return {"num_workers": num_workers, "collate_fn": list, "worker_init_fn": init_worker}

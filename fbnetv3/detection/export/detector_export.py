@@ -18,8 +18,7 @@ from fbnetv3.deploy.exported_folder import Exported
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
 from fbnetv3.deploy.input_images import ImageLike
 from fbnetv3.deploy.predictors.detector_predictor import DetectionArrays, ShortSideResize
-from fbnetv3.detection.data.class_names import detector_classes
-from fbnetv3.detection.data.detection_datasets import load_dataset_dicts, num_classes_setting
+from fbnetv3.detection.data.detection_datasets import detector_classes, load_dataset_dicts, num_classes_setting
 from fbnetv3.detection.export.exportable_detector import make_exportable
 from fbnetv3.detection.inference.image_files import ConfigPredictor
 from fbnetv3.detection.inference.optimize_detector import FusedBoxHead, fold_conv_norms
@@ -52,24 +51,19 @@ def export_detector(
         classes: class names; default: those of `detector_classes`.
         name: name of the detector.
         command: command line to record as the origin in the manifest.
-
-    Raises:
-        UsageError: an unsupported kind of detector or a wrong argument.
-        UserError: the weights, the export or the folder fail; see `ConfigPredictor` and `write_detector`.
     """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
     if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
         raise UsageError(f"INPUT.FORMAT {cfg.INPUT.FORMAT} cannot be exported; supported: BGR, RGB")
-    names = detector_classes(cfg).names if classes is None else classes
+    names = list(detector_classes(cfg).values()) if classes is None else classes
     key, num_classes = num_classes_setting(cfg)
     if len(names) != num_classes:
         raise UsageError(f"got {len(names)} class names for a detector of {num_classes} classes ({key})")
     predictor = ConfigPredictor(cfg, weights, optimize=False)
-    simplified = simplify_for_export(predictor.model)
     return write_detector(
-        make_exportable(simplified, is_bgr=cfg.INPUT.FORMAT == "BGR"),
+        make_exportable(simplify_for_export(predictor.model), is_bgr=cfg.INPUT.FORMAT == "BGR"),
         ShortSideResize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
         names,
         output,
@@ -81,15 +75,11 @@ def export_detector(
 
 
 def simplify_for_export(model: nn.Module) -> nn.Module:
-    """Return a copy of a detector for exporters.
-
-    Norms are folded into convolutions, and `FBNetV3BoxHead` pools before its last convolution.
-    """
+    """Return a copy of a detector for exporters: with folded norms, and `FBNetV3BoxHead` pools before its last conv."""
     simplified = prepare_for_export(model)
     fold_conv_norms(simplified)
     heads: Any = getattr(model, "roi_heads", None)
     if isinstance(getattr(heads, "box_head", None), FBNetV3BoxHead):
-        # Pool before the last convolution
         box_head = FusedBoxHead(copy.deepcopy(heads.box_head)).requires_grad_(False)
         side = heads.box_pooler.output_size[0]
         channels = next(heads.box_head.parameters()).shape[1]
@@ -104,11 +94,8 @@ def detect_boxes(predictor: ConfigPredictor, image: np.ndarray) -> DetectionArra
     if predictor.format == "BGR":
         image = image[:, :, ::-1]
     (detections,) = predictor([image])
-    return DetectionArrays(
-        detections.pred_boxes.tensor.numpy(),
-        detections.scores.numpy(),
-        detections.pred_classes.numpy(),
-    )
+    boxes = detections.pred_boxes.tensor.numpy()
+    return DetectionArrays(boxes, detections.scores.numpy(), detections.pred_classes.numpy())
 
 
 def _test_images(cfg: CfgNode) -> list[str] | None:

@@ -29,12 +29,7 @@ Detections = tuple[Tensor, Tensor, Tensor]  # boxes (N, 4), scores (N,), classes
 
 
 class _ExportableDetector(nn.Module):
-    """Preprocessing and backbone, which all detectors share.
-
-    Args:
-        model: the detector, in eval mode, on the CPU.
-        is_bgr: whether it expects BGR.
-    """
+    """Preprocessing and backbone, which all detectors share; the model is in eval mode, on the CPU."""
 
     model: Any
 
@@ -43,7 +38,7 @@ class _ExportableDetector(nn.Module):
         self.model = model
         self.is_bgr = is_bgr
 
-    def compute_features(self, image: Tensor, names: Sequence[str]) -> list[Tensor]:
+    def compute_features(self, image: Tensor) -> dict[str, Tensor]:
         """Compute the backbone's feature maps (1, C, H, W) of an image, uint8 (H, W, 3) in RGB."""
         x = image.permute(2, 0, 1)[None].float()
         if self.is_bgr:
@@ -52,11 +47,8 @@ class _ExportableDetector(nn.Module):
         # Pad on the right and at the bottom, as detectron2 does
         divisor = self.model.backbone.size_divisibility
         if divisor > 1:
-            pad_right = -x.shape[3] % divisor
-            pad_bottom = -x.shape[2] % divisor
-            x = F.pad(x, (0, pad_right, 0, pad_bottom))
-        features = self.model.backbone(x)
-        return [features[name] for name in names]
+            x = F.pad(x, (0, -x.shape[3] % divisor, 0, -x.shape[2] % divisor))
+        return self.model.backbone(x)
 
 
 class ExportableRCNN(_ExportableDetector):
@@ -67,12 +59,9 @@ class ExportableRCNN(_ExportableDetector):
         rpn = self.model.proposal_generator
         heads = self.model.roi_heads
         size = (image.shape[0], image.shape[1])
-        names = list(dict.fromkeys((*rpn.in_features, *heads.box_in_features)))
-        features = dict(zip(names, self.compute_features(image, names), strict=True))
-        rpn_features = [features[name] for name in rpn.in_features]
-        box_features = [features[name] for name in heads.box_in_features]
-        proposals = self._propose(rpn_features, size)
-        return self._detect(box_features, proposals, size)
+        features = self.compute_features(image)
+        proposals = self._propose([features[name] for name in rpn.in_features], size)
+        return self._detect([features[name] for name in heads.box_in_features], proposals, size)
 
     def _propose(self, features: list[Tensor], size: Size) -> Tensor:
         """Return proposals (R, 4), best first, as detectron2's `find_top_rpn_proposals`."""
@@ -98,13 +87,8 @@ class ExportableRCNN(_ExportableDetector):
         levels = [torch.full_like(s, level, dtype=torch.int64) for level, s in enumerate(scores)]
         all_boxes = torch.cat(boxes)
         scores_by_level = mask_other_groups(torch.cat(scores), torch.cat(levels), len(features))
-        selected = multiclass_nms(
-            all_boxes[None],
-            scores_by_level[None],
-            rpn.nms_thresh,
-            _BELOW_ALL_SCORES,
-            rpn.post_nms_topk[False],
-        )
+        limit = rpn.post_nms_topk[False]
+        selected = multiclass_nms(all_boxes[None], scores_by_level[None], rpn.nms_thresh, _BELOW_ALL_SCORES, limit)
         return all_boxes[selected[:, 2]]
 
     def _detect(self, features: list[Tensor], proposals: Tensor, size: Size) -> Detections:
@@ -124,14 +108,8 @@ class ExportableRCNN(_ExportableDetector):
         boxes = clip_boxes(decoded.unflatten(1, (-1, 4)).transpose(0, 1), size)
         scores = scores[None] if len(boxes) == 1 else scores[:, None]
 
-        limit = predictor.test_topk_per_image
-        selected = multiclass_nms(
-            boxes,
-            scores,
-            predictor.test_nms_thresh,
-            predictor.test_score_thresh,
-            limit if limit >= 0 else _NO_LIMIT,
-        )
+        limit = predictor.test_topk_per_image if predictor.test_topk_per_image >= 0 else _NO_LIMIT
+        selected = multiclass_nms(boxes, scores, predictor.test_nms_thresh, predictor.test_score_thresh, limit)
         batches, classes, rows = selected.unbind(1)
         # Either the batch or the class index is always 0, so their sum is the class
         return boxes[batches, rows], scores[batches, classes, rows], batches + classes
@@ -143,7 +121,8 @@ class ExportableRetinaNet(_ExportableDetector):
     def forward(self, image: Tensor) -> Detections:
         """Detect objects in an image, uint8 (H, W, 3) in RGB; detections are sorted, best first."""
         model = self.model
-        features = self.compute_features(image, model.head_in_features)
+        maps = self.compute_features(image)
+        features = [maps[name] for name in model.head_in_features]
         scores = []
         boxes = []
         classes = []
@@ -173,23 +152,18 @@ class ExportableRetinaNet(_ExportableDetector):
 
 
 def make_exportable(model: nn.Module, is_bgr: bool) -> nn.Module:
-    """Wrap a detector as a function of one image.
+    """Wrap a detector, in eval mode and on the CPU, as a function of one image, uint8 (H, W, 3) in RGB.
 
-    Args:
-        model: the detector, in eval mode, on the CPU.
-        is_bgr: whether it expects BGR.
-
-    Returns:
-        A module that maps an image, uint8 (H, W, 3) in RGB, to boxes (N, 4) in its pixels, scores (N,) and classes
-        (N,), sorted, best first.
-
-    Raises:
-        UsageError: an unsupported kind of detector; the message names the supported ones.
+    It returns boxes (N, 4) in pixels of the image, scores (N,) and classes (N,), sorted, best first. `is_bgr` says
+    whether the detector expects BGR.
     """
     if type(model) is RetinaNet:
         _require_type("MODEL.ANCHOR_GENERATOR.NAME", model.anchor_generator, DefaultAnchorGenerator)
         return ExportableRetinaNet(model, is_bgr).eval()
-    _require_type("MODEL.META_ARCHITECTURE", model, GeneralizedRCNN, "GeneralizedRCNN or RetinaNet")
+    if type(model) is not GeneralizedRCNN:
+        raise UsageError(
+            f"MODEL.META_ARCHITECTURE {type(model).__name__} cannot be exported; supported: GeneralizedRCNN, RetinaNet"
+        )
     rpn: Any = model.proposal_generator
     heads: Any = model.roi_heads
     _require_type("MODEL.PROPOSAL_GENERATOR.NAME", rpn, RPN)
@@ -203,10 +177,9 @@ def make_exportable(model: nn.Module, is_bgr: bool) -> nn.Module:
     return ExportableRCNN(model, is_bgr).eval()
 
 
-def _require_type(part: str, module: object, supported: type, supported_names: str = "") -> None:
+def _require_type(part: str, module: object, supported: type) -> None:
     if type(module) is not supported:
-        names = supported_names or supported.__name__
-        raise UsageError(f"{part} {type(module).__name__} cannot be exported; supported: {names}")
+        raise UsageError(f"{part} {type(module).__name__} cannot be exported; supported: {supported.__name__}")
 
 
 def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -229,12 +202,8 @@ def mask_other_groups(scores: Tensor, groups: Tensor, num_groups: int) -> Tensor
 def clip_boxes(boxes: Tensor, size: Size) -> Tensor:
     """Clip boxes (..., 4) to an image of this height and width."""
     height, width = size
-    x0, y0, x1, y1 = boxes.unbind(-1)
-    x0 = x0.clamp(0, width)
-    y0 = y0.clamp(0, height)
-    x1 = x1.clamp(0, width)
-    y1 = y1.clamp(0, height)
-    return torch.stack((x0, y0, x1, y1), -1)
+    sides = zip(boxes.unbind(-1), (width, height, width, height), strict=True)
+    return torch.stack([values.clamp(0, limit) for values, limit in sides], -1)
 
 
 def grid_anchors(generator: DefaultAnchorGenerator, features: Sequence[Tensor]) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from detectron2.config import CfgNode
 from detectron2.data.detection_utils import convert_image_to_rgb
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling import build_model
-from detectron2.structures import Instances
+from detectron2.structures import Boxes, Instances
 from tqdm import tqdm
 
 from fbnetv3.data.image_io import IMAGE_SUFFIXES, CorruptImageError, find_image_files
-from fbnetv3.detection.data.class_names import DetectorClasses, detector_classes
+from fbnetv3.deploy import DetectorPredictor, load
 from fbnetv3.detection.data.coco_annotations import read_annotations
-from fbnetv3.detection.data.detection_images import inference_resize, read_image_array
-from fbnetv3.detection.inference.exported_predictor import ExportedPredictor
+from fbnetv3.detection.data.dataset_mapper import inference_resize, read_image_array
+from fbnetv3.detection.data.detection_datasets import Categories, Classes, classes_from_names, detector_classes
 from fbnetv3.detection.inference.optimize_detector import optimize_for_inference
 from fbnetv3.detection.inference.visualize import PICTURE_SUFFIXES, draw_detections, save_picture
 from fbnetv3.detection.training.detector_checkpoint import load_detector
@@ -42,10 +42,8 @@ DRAW_THRESHOLD = 0.5  # score
 class ConfigPredictor:
     """A detector built from a config that takes images of any size as arrays.
 
-    Args:
-        cfg: detectron2's config: architecture, image size, thresholds, `MODEL.DEVICE`.
-        weights: a checkpoint's path or URL, or a `zoo://` entry; averaged weights are preferred.
-        optimize: apply `optimize_for_inference`.
+    `weights` are a checkpoint's path or URL, or a `zoo://` entry; averaged weights are preferred. `optimize` applies
+    `optimize_for_inference`.
     """
 
     def __init__(self, cfg: CfgNode, weights: str | os.PathLike, *, optimize: bool = True) -> None:
@@ -58,23 +56,17 @@ class ConfigPredictor:
         self.format = self.cfg.INPUT.FORMAT
         self._resize = inference_resize(self.cfg)
 
-    def classes(self, categories: Sequence[Mapping[str, Any]] | None = None) -> DetectorClasses:
+    def classes(self, categories: Categories | None = None) -> Classes:
         """Return the detector's classes; see `detector_classes`."""
         return detector_classes(self.cfg, categories)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        """Detect objects in images.
+        """Detect objects in images, uint8 (height, width, channels) in `INPUT.FORMAT`; sizes may differ.
 
         Only images that have the same size after resizing form a batch: padding to a common size would change the
-        results, because squeeze-and-excite averages over the padding too.
-
-        Args:
-            images: uint8 (height, width, channels) in `INPUT.FORMAT`, see `read_image_array`; sizes may differ.
-
-        Returns:
-            For each image, on the CPU and in pixels of that image: `pred_boxes`, `scores`, `pred_classes`, and
-            `pred_masks` if the detector predicts masks.
+        results, because squeeze-and-excite averages over the padding too. Detections are on the CPU, in pixels of their
+        image: `pred_boxes`, `scores`, `pred_classes`, and `pred_masks` if the detector predicts masks.
         """
         # Resize the images and group them by size
         inputs: list[dict[str, Any]] = []
@@ -96,43 +88,53 @@ class ConfigPredictor:
         return [detections[i] for i in range(len(images))]
 
 
+class ExportedPredictor:
+    """An exported detector with the interface of `ConfigPredictor` and, besides its own, another score threshold."""
+
+    format = "RGB"
+
+    def __init__(self, folder: str | os.PathLike, score_threshold: float = 0.0) -> None:
+        predictor = load(folder)
+        if not isinstance(predictor, DetectorPredictor):
+            raise UsageError(f"{folder}: contains a classifier, not a detector: use tools/classify.py")
+        self._predictor = predictor
+        self._score_threshold = score_threshold
+
+    def classes(self, categories: Categories | None = None) -> Classes:
+        """Return the classes; see `classes_from_names`."""
+        return classes_from_names(self._predictor.classes, categories)
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
+        """Detect objects in images, uint8 (height, width, 3) in RGB. Boxes are in pixels of each image."""
+        results = []
+        for image in images:
+            detections = self._predictor.boxes(image)
+            selected = detections.scores >= self._score_threshold
+            # Convert to detectron2's structures
+            instances = Instances(image.shape[:2])
+            instances.pred_boxes = Boxes(torch.from_numpy(detections.boxes[selected]))
+            instances.scores = torch.from_numpy(detections.scores[selected])
+            instances.pred_classes = torch.from_numpy(detections.classes[selected])
+            results.append(instances)
+        return results
+
+
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file to run a detector on.
-
-    Attributes:
-        path: the file.
-        name: its path relative to the input folder, or its file name.
-        id: its id in the results.
-    """
+    """An image file to run a detector on."""
 
     path: Path
-    name: str
-    id: int | str
+    name: str  # path relative to the input folder, or the file name
+    id: int | str  # in the results
 
 
 @dataclass
 class DetectionRun:
-    """Detections in image files.
+    """Detections in image files."""
 
-    Attributes:
-        results: detections in the format of COCO results files.
-        images: the processed images, in the format of COCO annotation files.
-        corrupt: an error message for each image that could not be read.
-    """
-
-    results: list[dict[str, Any]] = field(default_factory=list)
-    images: list[dict[str, Any]] = field(default_factory=list)
-    corrupt: list[str] = field(default_factory=list)
-
-    def add(self, file: ImageFile, detections: Instances, classes: DetectorClasses) -> None:
-        """Add the detections in an image."""
-        height, width = detections.image_size
-        self.images.append({"id": file.id, "file_name": file.name, "width": width, "height": height})
-        results = instances_to_coco_json(detections, file.id)
-        for result in results:
-            result["category_id"] = classes.category_ids[result["category_id"]]
-        self.results.extend(results)
+    results: list[dict[str, Any]] = field(default_factory=list)  # as in COCO results files
+    images: list[dict[str, Any]] = field(default_factory=list)  # those processed, as in COCO annotation files
+    corrupt: list[str] = field(default_factory=list)  # an error message for each image that could not be read
 
 
 def set_score_threshold(cfg: CfgNode, score: float) -> None:
@@ -147,32 +149,23 @@ def find_input_images(
     *,
     exclude: Path | None = None,
 ) -> tuple[list[ImageFile], list[dict[str, Any]] | None]:
-    """Collect image files from files and folders, including subfolders.
+    """Collect image files from files and folders, including subfolders, except the folder `exclude`.
 
-    Args:
-        inputs: files and folders.
-        annotations: a COCO-format file with the ids of the images; images that it does not list are skipped.
-        exclude: a folder to skip, such as the output folder.
-
-    Returns:
-        The files, and the categories of the annotations.
+    `annotations` is a COCO-format file with the ids of the images; images that it does not list are skipped, and its
+    categories are returned too.
     """
     inputs = list(inputs)
     paths = list(_named_paths(inputs, exclude))
     if not paths:
-        suffixes = ", ".join(IMAGE_SUFFIXES)
-        raise DataError(f"{', '.join(map(str, inputs))}: contains no images ({suffixes})")
+        raise DataError(f"{', '.join(map(str, inputs))}: contains no images ({', '.join(IMAGE_SUFFIXES)})")
     if annotations is None:
         return [ImageFile(path, name, number) for number, (path, name) in enumerate(paths, 1)], None
 
     # Look up ids by the path in the folder, or by the file name only
     data = read_annotations(annotations, ("images", "categories"))
     ids = {image["file_name"]: image["id"] for image in data["images"]}
-    files = []
-    for path, name in paths:
-        listed_name = name if name in ids else path.name
-        if listed_name in ids:
-            files.append(ImageFile(path, name, ids[listed_name]))
+    named_ids = [(path, name, ids.get(name, ids.get(path.name))) for path, name in paths]
+    files = [ImageFile(path, name, id) for path, name, id in named_ids if id is not None]
     if not files:
         raise DataError(
             f"{annotations}: lists none of the {len(paths)} images, such as {paths[0][1]}; it lists "
@@ -209,7 +202,7 @@ def detect_files(
     files: Sequence[ImageFile],
     output: Path,
     *,
-    categories: Sequence[dict[str, Any]] | None = None,
+    categories: Categories | None = None,
     batch_size: int = 1,
     draw_threshold: float | None = DRAW_THRESHOLD,
 ) -> DetectionRun:
@@ -219,15 +212,12 @@ def detect_files(
     `coco_instances_results.json`, which pycocotools' `loadRes` reads, and, without `categories`, `images.json` with the
     ids of the images.
 
-    Args:
-        predictor: the detector.
-        files: image files; see `find_input_images`.
-        output: output folder; created if it does not exist.
-        categories: categories of the annotations, if there are annotations.
-        batch_size: images per batch.
-        draw_threshold: minimum score of the boxes that are drawn; None writes no pictures.
+    `categories` are those of the annotations, if there are any. Boxes with lower scores than `draw_threshold` are not
+    drawn; None writes no pictures.
     """
     classes = predictor.classes(categories)
+    category_ids = list(classes)
+    names = list(classes.values())
     run = DetectionRun()
     make_folder(output)
     pictures = dict(zip(files, picture_paths(files, output / PICTURES_FOLDER), strict=True))
@@ -241,15 +231,19 @@ def detect_files(
                     if draw_threshold is not None:
                         rgb = convert_image_to_rgb(image, predictor.format)
                         shown = instances[instances.scores >= draw_threshold]
-                        save_picture(draw_detections(rgb, shown, classes.names), pictures[file])
-                    run.add(file, instances, classes)
+                        save_picture(draw_detections(rgb, shown, names), pictures[file])
+                    height, width = instances.image_size
+                    run.images.append({"id": file.id, "file_name": file.name, "width": width, "height": height})
+                    for result in instances_to_coco_json(instances, file.id):
+                        run.results.append({**result, "category_id": category_ids[result["category_id"]]})
                 progress.update(len(batch))
     finally:
         # Also after an error or interrupt
         write_json(output / RESULTS_FILE, run.results, indent=None)
         if categories is None:
-            listing = {"images": run.images, "annotations": [], "categories": classes.categories}
-            write_json(output / IMAGES_FILE, listing, indent=None)
+            listed = [{"id": id, "name": name} for id, name in classes.items()]
+            content = {"images": run.images, "annotations": [], "categories": listed}
+            write_json(output / IMAGES_FILE, content, indent=None)
     return run
 
 

@@ -49,7 +49,7 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
             if type(child) is FBNetV3BoxHead:
                 setattr(parent, name, FusedBoxHead(cast("FBNetV3BoxHead", child)))
             elif type(child) in _LAZY_DECODE and type(child.box2box_transform) is Box2BoxTransform:
-                setattr(parent, name, _recast(child, _LAZY_DECODE[type(child)]))
+                child.__class__ = _LAZY_DECODE[type(child)]  # only overrides methods
         if isinstance(parent, StandardROIHeads) and isinstance(parent.box_head, FusedBoxHead):
             _move_expansion_before_pooler(parent)
         if isinstance(parent, BlockRPNHead):
@@ -61,16 +61,12 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
 
 
 def fold_conv_norms(model: nn.Module) -> None:
-    """Fold the norms inside detectron2's `Conv2d` layers in place, if they can be folded.
-
-    In eval mode the outputs stay the same up to rounding.
-    """
+    """Fold the norms inside detectron2's `Conv2d` layers in place, if they can be folded; for eval mode only."""
     for module in model.modules():
         if not isinstance(module, DetectronConv2d) or not isinstance(module.norm, nn.Module):
             continue
         conv: Any = module
-        folded_parameters = fold_batchnorm(conv, conv.norm)
-        if folded_parameters is not None:
+        if folded_parameters := fold_batchnorm(conv, conv.norm):
             weight, bias = folded_parameters
             conv.weight = nn.Parameter(weight, requires_grad=False)
             conv.bias = nn.Parameter(cast("Tensor", bias), requires_grad=False)
@@ -78,11 +74,7 @@ def fold_conv_norms(model: nn.Module) -> None:
 
 
 class FusedBoxHead(nn.Module):
-    """`FBNetV3BoxHead` for inference.
-
-    Args:
-        head: the box head, in eval mode.
-    """
+    """`FBNetV3BoxHead` in eval mode, for inference."""
 
     def __init__(self, head: FBNetV3BoxHead) -> None:
         super().__init__()
@@ -111,16 +103,6 @@ def _move_expansion_before_pooler(heads: StandardROIHeads) -> None:
         first.expand = None
 
 
-def _recast(module: nn.Module, subclass: type[nn.Module]) -> nn.Module:
-    """Return a module as an instance of a subclass of its class that only overrides methods.
-
-    `__new__` without `__init__` creates no layers; parameters, submodules and settings come from the shared `__dict__`.
-    """
-    recast = subclass.__new__(subclass)
-    recast.__dict__.update(module.__dict__)
-    return recast
-
-
 class LazyDecodeRPN(RPN):
     """detectron2's RPN that, at inference, decodes only the top-scoring anchors and stops NMS early.
 
@@ -140,25 +122,19 @@ class LazyDecodeRPN(RPN):
         scores = []
         boxes = []
         levels = []
-        for level, (level_anchors, logits, deltas) in enumerate(
-            zip(anchors, pred_objectness_logits, pred_anchor_deltas, strict=True)
-        ):
+        predictions = zip(anchors, pred_objectness_logits, pred_anchor_deltas, strict=True)
+        for level, (level_anchors, logits, deltas) in enumerate(predictions):
             # Select the best anchors of the level, then decode only those
             top_scores, index = logits.topk(min(logits.shape[1], self.pre_nms_topk[False]), dim=1)
             top_deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4)).reshape(-1, 4)
-            top_anchors = level_anchors.tensor[index.flatten()]
-            decoded = self.box2box_transform.apply_deltas(top_deltas, top_anchors)
+            decoded = self.box2box_transform.apply_deltas(top_deltas, level_anchors.tensor[index.flatten()])
             scores.append(top_scores)
             boxes.append(decoded.view(*index.shape, 4))
             levels.append(torch.full_like(index[0], level))
         # Run NMS image by image, on the boxes of all levels
+        images = zip(torch.cat(boxes, 1), torch.cat(scores, 1), image_sizes, strict=True)
         all_levels = torch.cat(levels)
-        all_boxes = torch.cat(boxes, 1)
-        all_scores = torch.cat(scores, 1)
-        return [
-            self._select_proposals(Boxes(image_boxes), image_scores, all_levels, size)
-            for image_boxes, image_scores, size in zip(all_boxes, all_scores, image_sizes, strict=True)
-        ]
+        return [self._select_proposals(Boxes(boxes), scores, all_levels, size) for boxes, scores, size in images]
 
     def _select_proposals(self, boxes: Boxes, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Instances:
         """Return the proposals of an image: valid boxes after NMS, best first."""

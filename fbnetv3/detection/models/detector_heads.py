@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from fbnetv3.arch import ArchDef, get_arch, with_same_padding
 from fbnetv3.arch.detector_cost import detector_parts
-from fbnetv3.detection.detection_config import classifier_weights, fbnetv3_section
+from fbnetv3.detection.models.fbnetv3_backbone import arch_arguments
 from fbnetv3.detection.models.norm_layers import Norm, explain_batchnorm_error, norm_layer
-from fbnetv3.detection.models.released_names import rename_released_tensors
+from fbnetv3.detection.models.released_names import ReleasedNames
 from fbnetv3.errors import UsageError
 from fbnetv3.modeling import Trunk
 from fbnetv3.modeling.weights import load_trunk
@@ -25,47 +25,8 @@ from fbnetv3.modeling.weights import load_trunk
 logger = logging.getLogger(__name__)
 
 
-def rpn_head_arguments(cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
-    """Return the arguments of an RPN head from `MODEL.FBNETV3`, the anchor generator and the feature maps' shapes."""
-    section = fbnetv3_section(cfg)
-    anchor_generator = build_anchor_generator(cfg, input_shape)
-    # One head is shared by all feature maps
-    channels = {shape.channels for shape in input_shape}
-    anchor_counts = set(anchor_generator.num_anchors)
-    if len(channels) > 1 or len(anchor_counts) > 1:
-        raise UsageError(
-            f"feature maps with {sorted(channels)} channels and {sorted(anchor_counts)} anchors per pixel: the RPN "
-            "head needs the same numbers for all of MODEL.RPN.IN_FEATURES"
-        )
-    return {
-        "arch": section.ARCH,
-        "in_channels": channels.pop(),
-        "num_anchors": anchor_counts.pop(),
-        "box_dim": anchor_generator.box_dim,
-        "num_blocks": section.RPN_BLOCKS or None,
-        "norm": norm_layer(section.NORM, cfg.MODEL.DEVICE),
-    }
-
-
-def arch_arguments(cfg: CfgNode) -> dict[str, Any]:
-    """Return the arguments "arch", "norm" and "weights" from `MODEL.FBNETV3`."""
-    section = fbnetv3_section(cfg)
-    return {
-        "arch": section.ARCH,
-        "norm": norm_layer(section.NORM, cfg.MODEL.DEVICE),
-        "weights": classifier_weights(cfg),
-    }
-
-
 class BlockRPNHead(nn.Module):
-    """Blocks, then 1x1 convolutions for objectness and box deltas; shared by all feature maps.
-
-    Args:
-        blocks: modules that map the feature map's channels to `channels`.
-        channels: input channels of the 1x1 convolutions.
-        num_anchors: anchors per pixel of a feature map.
-        box_dim: parameters of a box; 4 for axis-aligned boxes.
-    """
+    """Blocks, then 1x1 convolutions of `channels` for objectness and box deltas; shared by all feature maps."""
 
     def __init__(self, blocks: nn.Module, channels: int, num_anchors: int, box_dim: int) -> None:
         super().__init__()
@@ -78,12 +39,29 @@ class BlockRPNHead(nn.Module):
             assert layer.bias is not None
             nn.init.zeros_(layer.bias)
 
-    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Predict logits (N, num_anchors, H, W) and deltas (N, num_anchors * box_dim, H, W) for each feature map.
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments from `MODEL.FBNETV3`, the anchor generator and the feature maps' shapes."""
+        arguments = arch_arguments(cfg)
+        anchor_generator = build_anchor_generator(cfg, input_shape)
+        # One head is shared by all feature maps
+        channels = {shape.channels for shape in input_shape}
+        anchor_counts = set(anchor_generator.num_anchors)
+        if len(channels) > 1 or len(anchor_counts) > 1:
+            raise UsageError(
+                "MODEL.RPN.IN_FEATURES must all have the same numbers of channels and of anchors per pixel"
+            )
+        return {
+            "arch": arguments["arch"],
+            "in_channels": channels.pop(),
+            "num_anchors": anchor_counts.pop(),
+            "box_dim": anchor_generator.box_dim,
+            "num_blocks": cfg.MODEL.FBNETV3.RPN_BLOCKS or None,
+            "norm": arguments["norm"],
+        }
 
-        Raises:
-            UsageError: in training, a feature map so small that BatchNorm has one value per channel.
-        """
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Predict logits (N, num_anchors, H, W) and deltas (N, num_anchors * box_dim, H, W) for each feature map."""
         hidden = []
         for x in features:
             with explain_batchnorm_error(x):
@@ -92,16 +70,19 @@ class BlockRPNHead(nn.Module):
 
 
 @RPN_HEAD_REGISTRY.register()
-class FBNetV3RPNHead(BlockRPNHead):
+class FBNetV3RPNHead(ReleasedNames, BlockRPNHead):
     """An RPN head whose blocks are those of the last row of the C4 trunk.
 
     Args:
         arch: a registered name, the path of an architecture's YAML file, or an `ArchDef`.
         in_channels: channels of each feature map.
-        num_anchors, box_dim: see `BlockRPNHead`.
+        num_anchors: anchors per pixel of a feature map.
+        box_dim: parameters of a box; 4 for axis-aligned boxes.
         num_blocks: number of blocks; default: as many as in the trunk's last row.
         norm: name or constructor of the norm; see `FBNetV3Backbone`.
     """
+
+    released_part = "rpn_head"
 
     @configurable
     def __init__(
@@ -118,23 +99,9 @@ class FBNetV3RPNHead(BlockRPNHead):
         blocks = Trunk(rpn_arch, in_channels, norm_layer=norm_layer(norm))
         super().__init__(blocks, rpn_arch.out_channels, num_anchors, box_dim)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
-        """Return the arguments; see `rpn_head_arguments`."""
-        return rpn_head_arguments(cfg, input_shape)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        rename_released_tensors(state_dict, prefix, "rpn_head")
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
 
 class BlockBoxHead(nn.Module):
-    """Blocks, applied to each proposal, and global average pooling.
-
-    Args:
-        blocks: modules that map the channels of the pooled proposals to `channels`.
-        channels: channels of the features that the box predictor receives.
-    """
+    """Blocks, applied to each proposal, and global average pooling of the resulting `channels`."""
 
     def __init__(self, blocks: nn.Module, channels: int) -> None:
         super().__init__()
@@ -148,7 +115,7 @@ class BlockBoxHead(nn.Module):
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
-class FBNetV3BoxHead(BlockBoxHead):
+class FBNetV3BoxHead(ReleasedNames, BlockBoxHead):
     """A box head whose blocks are those of an architecture after its C4 trunk.
 
     Args:
@@ -158,6 +125,8 @@ class FBNetV3BoxHead(BlockBoxHead):
         weights: a classifier's weights to initialize from; "" initializes randomly. They fit only if proposals are
             pooled from the C4 trunk of the same architecture.
     """
+
+    released_part = "box_head"
 
     @configurable
     def __init__(
@@ -187,7 +156,3 @@ class FBNetV3BoxHead(BlockBoxHead):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """Return the arguments from `MODEL.FBNETV3`."""
         return {"input_shape": input_shape, **arch_arguments(cfg)}
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        rename_released_tensors(state_dict, prefix, "box_head")
-        super()._load_from_state_dict(state_dict, prefix, *args)

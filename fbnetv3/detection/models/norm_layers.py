@@ -18,12 +18,10 @@ NORMS = ("BN", "SyncBN", "naiveSyncBN", "naiveSyncBN_N", "FrozenBN", "GN", "LN")
 
 
 def norm_layer(norm: Norm, device: str = "cuda") -> Callable[[int], nn.Module]:
-    """Return a function that builds the norm layer of a number of channels.
+    """Return a function that builds the norm layer of a number of channels; a callable `norm` is returned as is.
 
-    Args:
-        norm: one of `NORMS`, or a callable, which is returned as is. "GN" has 32 groups, or the greatest common
-            divisor of 32 and the number of channels.
-        device: where the network runs. On CPUs, "SyncBN" is `CpuSyncBatchNorm2d`, because torch's works on GPUs only.
+    "GN" has 32 groups, or the greatest common divisor of 32 and the number of channels. On CPUs, "SyncBN" is
+    `CpuSyncBatchNorm2d`, because torch's works on GPUs only.
     """
     if callable(norm):
         return norm
@@ -38,14 +36,7 @@ def norm_layer(norm: Norm, device: str = "cuda") -> Callable[[int], nn.Module]:
 
 @contextlib.contextmanager
 def explain_batchnorm_error(x: Tensor) -> Iterator[None]:
-    """Say what to do if BatchNorm has only one value per channel: N is 1 and a feature map has one pixel.
-
-    Args:
-        x: the input (N, C, H, W) of the modules that run within the block.
-
-    Raises:
-        UsageError: instead of torch's ValueError.
-    """
+    """Say what to do if BatchNorm has only one value per channel: x (N, C, H, W) has N = 1 and leads to one pixel."""
     try:
         yield
     except ValueError as error:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import MutableMapping
+from typing import Any
 
-from torch import Tensor
+from torch import nn
 
 # Layers of a block: released name -> our name
 _LAYERS = {
@@ -26,33 +26,33 @@ _PATTERNS = {
     "rpn_head": (re.compile(rf"rpn_feature\.(?P<stage>\d+)\.{_BLOCK}"), "blocks.stages"),
     "box_head": (re.compile(rf"roi_box_conv\.(?P<stage>\d+)\.{_BLOCK}"), "blocks.stages"),
 }
-_RPN_PREDICTORS = {
-    "rpn_regressor.cls_logits.": "objectness_logits.",
-    "rpn_regressor.bbox_pred.": "anchor_deltas.",
-}
+_RPN_PREDICTORS = {"rpn_regressor.cls_logits.": "objectness_logits.", "rpn_regressor.bbox_pred.": "anchor_deltas."}
 
 
 def convert_released_name(part: str, name: str) -> str:
-    """Return our name of a tensor of the released detectors; any other name is returned unchanged.
-
-    Args:
-        part: "trunk", "rpn_head" or "box_head".
-        name: the tensor's name within that part.
-    """
+    """Return our name of a released tensor; `part` is a key of `_PATTERNS`. Any other name is returned unchanged."""
     pattern, prefix = _PATTERNS[part]
     match = pattern.fullmatch(name)
     if match and match["layer"] in _LAYERS:
         return f"{prefix}.{match['stage']}.{match['block']}.{_LAYERS[match['layer']]}.{match['leaf']}"
     if part == "rpn_head":
         for released_prefix, our_prefix in _RPN_PREDICTORS.items():
-            if name.startswith(released_prefix):
-                return our_prefix + name.removeprefix(released_prefix)
+            name = name.replace(released_prefix, our_prefix)
     return name
 
 
-def rename_released_tensors(state: MutableMapping[str, Tensor], prefix: str, part: str) -> None:
-    """Rename the tensors whose names begin with `prefix` in place; see `convert_released_name`."""
-    for key in [key for key in state if key.startswith(prefix)]:
-        new_key = prefix + convert_released_name(part, key.removeprefix(prefix))
-        if new_key != key:
-            state[new_key] = state.pop(key)
+class ReleasedNames(nn.Module):
+    """A part of a detector, by its name in `_PATTERNS`, whose weights load with the released names too."""
+
+    released_part: str
+
+    def rename_released_tensors(self, state: dict[str, Any], prefix: str) -> None:
+        """Rename the tensors whose names begin with the part's prefix in place."""
+        for key in [key for key in state if key.startswith(prefix)]:
+            new_key = prefix + convert_released_name(self.released_part, key.removeprefix(prefix))
+            if new_key != key:
+                state[new_key] = state.pop(key)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        self.rename_released_tensors(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torchvision
 from detectron2.config import CfgNode, configurable
@@ -14,14 +14,15 @@ from detectron2.modeling import BACKBONE_REGISTRY, ROI_BOX_HEAD_REGISTRY, Backbo
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 from torch import Tensor, nn
 
-from fbnetv3.detection.models.detector_heads import BlockBoxHead, BlockRPNHead, arch_arguments, rpn_head_arguments
+from fbnetv3.detection.models.detector_heads import BlockBoxHead, BlockRPNHead
+from fbnetv3.detection.models.fbnetv3_backbone import arch_arguments
 from fbnetv3.detection.models.norm_layers import Norm, norm_layer
 from fbnetv3.errors import UsageError, WeightsError, suggest
 from fbnetv3.modeling.blocks import init_weights
 from fbnetv3.modeling.checkpoint_files import read_state_dict
 from fbnetv3.utils.text import one_line
 
-_PREFIX = "torchvision/"
+_ARCHS = [f"torchvision/efficientnet_b{n}" for n in range(8)]
 # Indices into torchvision's `features`: 0 is the stem, 2, 3, 4 and 6 halve the resolution, 8 belongs to the classifier
 _LAST_TRUNK_STAGE = 5
 _LAST_BOX_HEAD_STAGE = 7
@@ -39,18 +40,15 @@ class EfficientNetBackbone(Backbone):
     @configurable
     def __init__(self, *, arch: str, norm: Norm = "BN", weights: str | os.PathLike = "") -> None:
         super().__init__()
-        self.stages = _build_stages(arch, norm)[: _LAST_TRUNK_STAGE + 1]
-        if weights:
-            _load_stages(self.stages, weights)
+        self.stages: Any = _build_stages(arch, norm)[: _LAST_TRUNK_STAGE + 1]
+        _load_stages(self.stages, weights)
         self._out_features = ["res4"]
-        self._out_feature_channels = {"res4": _out_channels(self.stages)}
+        self._out_feature_channels = {"res4": self.stages[-1][-1].out_channels}
         self._out_feature_strides = {"res4": 16}
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """Return the arguments from `MODEL.FBNETV3`."""
-        if input_shape.channels != 3:
-            raise UsageError(f"torchvision's EfficientNets need 3 input channels, not {input_shape.channels}")
         if cfg.MODEL.BACKBONE.FREEZE_AT:
             raise UsageError("torchvision's EfficientNets cannot be frozen: set MODEL.BACKBONE.FREEZE_AT to 0")
         return arch_arguments(cfg)
@@ -72,19 +70,13 @@ class EfficientNetRPNHead(BlockRPNHead):
 
     Args:
         arch, norm: see `EfficientNetBackbone`.
-        num_anchors, box_dim: see `BlockRPNHead`.
+        num_anchors, box_dim: see `FBNetV3RPNHead`.
         num_blocks: number of blocks; default: as many as in the trunk's last stage.
     """
 
     @configurable
     def __init__(
-        self,
-        *,
-        arch: str,
-        num_anchors: int,
-        box_dim: int = 4,
-        num_blocks: int | None = None,
-        norm: Norm = "BN",
+        self, *, arch: str, num_anchors: int, box_dim: int = 4, num_blocks: int | None = None, norm: Norm = "BN"
     ) -> None:
         stage: Any = _build_stages(arch, norm)[_LAST_TRUNK_STAGE]
         count = len(stage) if num_blocks is None else num_blocks
@@ -95,25 +87,20 @@ class EfficientNetRPNHead(BlockRPNHead):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
         """Return the arguments from `MODEL.FBNETV3` and the anchor generator."""
-        arguments = rpn_head_arguments(cfg, input_shape)
+        arguments = super().from_config(cfg, input_shape)
         del arguments["in_channels"]
         return arguments
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class EfficientNetBoxHead(BlockBoxHead):
-    """A box head whose blocks are the stages of stride 32.
-
-    Args:
-        arch, norm, weights: see `EfficientNetBackbone`.
-    """
+    """A box head whose blocks are the stages of stride 32; for the arguments see `EfficientNetBackbone`."""
 
     @configurable
     def __init__(self, *, arch: str, norm: Norm = "BN", weights: str | os.PathLike = "") -> None:
-        stages = _build_stages(arch, norm)[_LAST_TRUNK_STAGE + 1 : _LAST_BOX_HEAD_STAGE + 1]
-        if weights:
-            _load_stages(stages, weights)
-        super().__init__(stages, _out_channels(stages))
+        stages: Any = _build_stages(arch, norm)[_LAST_TRUNK_STAGE + 1 : _LAST_BOX_HEAD_STAGE + 1]
+        _load_stages(stages, weights)
+        super().__init__(stages, stages[-1][-1].out_channels)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
@@ -123,28 +110,22 @@ class EfficientNetBoxHead(BlockBoxHead):
 
 def _build_stages(arch: str, norm: Norm) -> nn.Sequential:
     """Build all stages of a network, randomly initialized."""
-    names = [f"{_PREFIX}efficientnet_b{n}" for n in range(8)]
-    if arch not in names:
+    if arch not in _ARCHS:
         raise UsageError(
-            f"MODEL.FBNETV3.ARCH {arch!r} must be one of torchvision's EfficientNets: {suggest(str(arch), names)}"
+            f"MODEL.FBNETV3.ARCH {arch!r} must be one of torchvision's EfficientNets: {suggest(str(arch), _ARCHS)}"
         )
-    name = arch.removeprefix(_PREFIX)
-    model = torchvision.models.get_model(name, weights=None, norm_layer=norm_layer(norm))
-    return model.features
-
-
-def _out_channels(stages: nn.Sequential) -> int:
-    return cast("Any", stages[-1])[-1].out_channels
+    name = arch.removeprefix("torchvision/")
+    return torchvision.models.get_model(name, weights=None, norm_layer=norm_layer(norm)).features
 
 
 def _load_stages(stages: nn.Sequential, source: str | os.PathLike) -> None:
-    """Load torchvision's weights into some of its stages; slices of `features` keep their indices."""
-    keys = list(stages.state_dict())
-    state = read_state_dict(source)
+    """Load torchvision's weights, unless `source` is "", into some stages, whose indices are those in `features`."""
+    if not source:
+        return
     # The file also has the other stages and the classifier
-    if missing := [key for key in keys if f"features.{key}" not in state]:
-        raise WeightsError(f"{source} does not fit the network: it lacks {len(missing)} tensors such as {missing[0]}")
+    weights = {key.removeprefix("features."): value for key, value in read_state_dict(source).items()}
+    expected = stages.state_dict().keys()
     try:
-        stages.load_state_dict({key: state[f"features.{key}"] for key in keys})
+        stages.load_state_dict({key: value for key, value in weights.items() if key in expected})
     except RuntimeError as error:
         raise WeightsError(f"{source} does not fit the network: {one_line(error)}") from None

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
-from torch import Tensor, nn
+from torch import nn
 
-from fbnetv3.detection.models.released_names import convert_released_name
+from fbnetv3.detection.models.released_names import ReleasedNames
 from fbnetv3.errors import WeightsError
 from fbnetv3.modeling.checkpoint_files import extract_state_dict, load_checkpoint_file
 from fbnetv3.training.run_state.checkpoints import (
@@ -29,19 +29,15 @@ from fbnetv3.utils.text import first_few, one_line
 
 logger = logging.getLogger(__name__)
 
-EMA_KEY = "ema_state"
-"""Key of the averaged weights, the same as in the released checkpoints."""
-
-_LAST_CHECKPOINT = "last_checkpoint"
-"""File in which detectron2 writes the name of the newest checkpoint."""
+EMA_KEY = "ema_state"  # key of the averaged weights, the same as in the released checkpoints
+_LAST_CHECKPOINT = "last_checkpoint"  # file in which detectron2 writes the name of the newest checkpoint
 
 # Prefixes of the last layers of detectron2's heads, whose shapes depend on the number of classes
 _CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.", "head.cls_score.")
 _BOX_SCORES = "roi_heads.box_predictor.cls_score.weight"
 # Prefixes in classifiers' checkpoints: released, timm's, torchvision's, this project's
-_CLASSIFIER_PREFIXES = ("backbone.stages.xif", "conv_stem.", "blocks.", "features.", "stages.")
-# Prefixes of a detector's parts, and the names of these parts in `convert_released_name`
-_PARTS = {"backbone.": "trunk", "proposal_generator.rpn_head.": "rpn_head", "roi_heads.box_head.": "box_head"}
+_CLASSIFIER_PREFIXES = ("backbone.stages.", "conv_stem.", "blocks.", "features.", "stages.", "head.")
+_PARTS = ("backbone.", "proposal_generator.rpn_head.", "roi_heads.box_head.")
 
 
 class FBNetV3Checkpointer(DetectionCheckpointer):
@@ -77,23 +73,12 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         # Written atomically, unlike by detectron2
         path = Path(self.save_dir) / f"{name}.pth"
         save_checkpoint(path, {"model": self.model.state_dict(), **states, **kwargs})
-        self.tag_last_checkpoint(path.name)
+        write_text(path.with_name(_LAST_CHECKPOINT), path.name)
         if self.keep:
             prune_checkpoints(path, self.keep)
 
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        """Write the name of the newest checkpoint, as detectron2 does."""
-        write_text(Path(self.save_dir) / _LAST_CHECKPOINT, last_filename_basename)
-
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore the raw weights and all checkpointables.
-
-        Args:
-            state: contents of a checkpoint, from `newest_checkpoint`.
-
-        Raises:
-            WeightsError: the checkpoint belongs to a different network or lacks a part.
-        """
+        """Restore the raw weights and all checkpointables from what `newest_checkpoint` returns."""
         try:
             self.model.load_state_dict(state["model"])
             for key, value in self.checkpointables.items():
@@ -110,19 +95,10 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         return self.load(str(newest[0])) if newest else self.load(path, checkpointables=[])
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load a file, a URL or a `zoo://` entry.
+        """Load a file, a URL or a `zoo://` entry, and return its other contents; "" loads nothing.
 
-        Args:
-            path: path of the checkpoint; "" loads nothing.
-            checkpointables: keys to load in addition to the weights; default: all. If there are none, averaged weights
-                are preferred.
-
-        Returns:
-            The other contents of the checkpoint.
-
-        Raises:
-            WeightsError: the file is missing or corrupt, is a classifier's, or has a different architecture or number
-                of classes.
+        `checkpointables` are keys to load in addition to the weights; default: all. If there are none, averaged weights
+        are preferred. A file that does not fit the detector is a `WeightsError`.
         """
         # Without optimizer state, no run resumes from the file: its averaged weights are better
         self._prefer_ema = not (self.checkpointables if checkpointables is None else checkpointables)
@@ -142,79 +118,77 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         # The average may lack BatchNorm statistics: the raw ones complete it
         if self._prefer_ema and checkpoint.get(EMA_KEY):
             state = {**state, **extract_state_dict(checkpoint[EMA_KEY], self._source)}
-        state = {_convert_name(key): value for key, value in state.items()}
+        state = dict(state)
+        for name, module in self.model.named_modules():
+            if isinstance(module, ReleasedNames):
+                module.rename_released_tensors(state, f"{name}.")
         if isinstance(getattr(self.model, "backbone", None), nn.Module):
-            state = self._check_fit(state)
+            state = self._select_fitting(state)
         checkpoint["model"] = state
         return super()._load_model(checkpoint)
 
-    def _check_fit(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Check a state dict against the model; return it without the class layers to be initialized randomly."""
+    def _select_fitting(self, state: State) -> State:
+        """Return a detector's state dict without the class layers to be initialized randomly; refuse any other."""
         model = self.model.state_dict()
-        if not any(key in model and not key.startswith("backbone.") for key in state):
-            raise WeightsError(self._not_a_detector_message(state))
         # Shapes may differ in the class layers only
         mismatched = {key for key in state if key in model and state[key].shape != model[key].shape}
         class_layers = {key for key in mismatched if key.startswith(_CLASS_LAYERS)}
-        if wrong := sorted(mismatched - class_layers):
-            shapes = [f"{key} {tuple(state[key].shape)} instead of {tuple(model[key].shape)}" for key in wrong]
-            raise WeightsError(
-                f"{self._source}: was trained with a different architecture: {first_few(shapes)}; "
-                "set MODEL.FBNETV3.ARCH and the MODEL.FPN and MODEL.ANCHOR_GENERATOR keys to its own"
-            )
-        self._check_parts(state, model)
+        problem = _find_mismatch(state, model, sorted(mismatched - class_layers))
         if class_layers and not self.new_classes:
-            raise WeightsError(self._other_classes_message(state, model))
+            problem = problem or _describe_classes(state, model)
+        if problem:
+            raise WeightsError(f"{self._source}: {problem}")
         if class_layers:
             logger.warning(
                 "%s: has a different number of classes; the last layers are randomly initialized", self._source
             )
         return {key: value for key, value in state.items() if key not in class_layers}
 
-    def _check_parts(self, state: Mapping[str, Any], model: Mapping[str, Tensor]) -> None:
-        """Require that backbone, RPN head and box head are complete in the checkpoint, or the heads absent."""
-        for prefix in _PARTS:
-            model_keys = _tensor_names(model, prefix)
-            checkpoint_keys = _tensor_names(state, prefix)
-            # Other kinds of detectors lack these heads, but all have a backbone
-            if model_keys == checkpoint_keys or not (checkpoint_keys or prefix == "backbone."):
-                continue
-            differences = []
-            if missing := sorted(model_keys - checkpoint_keys):
-                differences.append(f"lacks {len(missing)} tensors such as {missing[0]}")
-            if unexpected := sorted(checkpoint_keys - model_keys):
-                differences.append(f"has {len(unexpected)} unexpected tensors such as {unexpected[0]}")
-            raise WeightsError(
-                f"{self._source}: belongs to a different detector: it {' and '.join(differences)}; "
-                "set MODEL.BACKBONE.NAME and the MODEL.FBNETV3 keys to those it was trained with"
-            )
 
-    def _not_a_detector_message(self, state: Mapping[str, Any]) -> str:
-        if any(key.startswith((*_CLASSIFIER_PREFIXES, "backbone.stages.", "head.")) for key in state):
+def _find_mismatch(state: State, model: State, mismatched: Sequence[str]) -> str:
+    """Return why a checkpoint does not fit a model, or ""; `mismatched` tensors have the wrong shape."""
+    if not any(key in model and not key.startswith("backbone.") for key in state):
+        if any(key.startswith(_CLASSIFIER_PREFIXES) for key in state):
             return (
-                f"{self._source}: is a classifier's checkpoint, not a detector's; to initialize the backbone and box "
-                "head from it, set MODEL.FBNETV3.WEIGHTS and leave MODEL.WEIGHTS empty"
+                "is a classifier's checkpoint, not a detector's; to initialize the backbone and box head from it, "
+                "set MODEL.FBNETV3.WEIGHTS and leave MODEL.WEIGHTS empty"
             )
-        return f"{self._source}: has no tensors of this detector; its first tensors are {first_few(list(state))}"
-
-    def _other_classes_message(self, state: Mapping[str, Any], model: Mapping[str, Tensor]) -> str:
-        advice = "or initialize the last layers randomly with new_classes=True (load_detector, FBNetV3Checkpointer)"
-        if _BOX_SCORES not in state or _BOX_SCORES not in model:
-            return f"{self._source}: has a different number of classes: set MODEL.RETINANET.NUM_CLASSES to it, {advice}"
-        checkpoint_classes = len(state[_BOX_SCORES]) - 1  # the last class is the background
-        model_classes = len(model[_BOX_SCORES]) - 1
+        return f"has no tensors of this detector; its first tensors are {first_few(list(state))}"
+    if mismatched:
+        shapes = [f"{key} {tuple(state[key].shape)} instead of {tuple(model[key].shape)}" for key in mismatched]
         return (
-            f"{self._source}: has {checkpoint_classes} classes, the network {model_classes}: "
-            f"set MODEL.ROI_HEADS.NUM_CLASSES {checkpoint_classes}, {advice}"
+            f"was trained with a different architecture: {first_few(shapes)}; "
+            "set MODEL.FBNETV3.ARCH and the MODEL.FPN and MODEL.ANCHOR_GENERATOR keys to its own"
         )
+    # Parts must be complete or absent
+    for prefix in _PARTS:
+        expected = _tensor_names(model, prefix)
+        names = _tensor_names(state, prefix)
+        # Other kinds of detectors lack the heads, but all have a backbone
+        if expected == names or not (names or prefix == "backbone."):
+            continue
+        difference = ""
+        if missing := expected - names:
+            difference = f"lacks {len(missing)} tensors such as {min(missing)}"
+        elif unexpected := names - expected:
+            difference = f"has {len(unexpected)} unexpected tensors such as {min(unexpected)}"
+        return (
+            f"belongs to a different detector: it {difference}; "
+            "set MODEL.BACKBONE.NAME and the MODEL.FBNETV3 keys to those it was trained with"
+        )
+    return ""
+
+
+def _describe_classes(state: State, model: State) -> str:
+    advice = "or initialize the last layers randomly with new_classes=True (load_detector, FBNetV3Checkpointer)"
+    if _BOX_SCORES not in state or _BOX_SCORES not in model:
+        return f"has a different number of classes: set MODEL.RETINANET.NUM_CLASSES to it, {advice}"
+    count, model_count = (len(tensors[_BOX_SCORES]) - 1 for tensors in (state, model))  # without the background
+    return f"has {count} classes, the network {model_count}: set MODEL.ROI_HEADS.NUM_CLASSES {count}, {advice}"
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, State] | None:
-    """Return path and contents of the newest complete checkpoint in a folder; None if there are no checkpoints.
-
-    Raises:
-        WeightsError: all checkpoints are corrupt.
-    """
+    """Return path and contents of the newest complete checkpoint in a folder; None if there are no checkpoints."""
     paths = numbered_checkpoints(folder)[::-1]
     with contextlib.suppress(OSError):
         tagged = folder / (folder / _LAST_CHECKPOINT).read_text().strip()
@@ -233,9 +207,6 @@ def load_detector(model: nn.Module, source: str | os.PathLike, *, new_classes: b
 
     Returns:
         The model.
-
-    Raises:
-        WeightsError: see `FBNetV3Checkpointer.load`.
     """
     FBNetV3Checkpointer(model, new_classes=new_classes).load(os.fspath(source), checkpointables=[])
     return model
@@ -243,21 +214,11 @@ def load_detector(model: nn.Module, source: str | os.PathLike, *, new_classes: b
 
 def _read_checkpoint(path: Path) -> State:
     contents = load_checkpoint_file(path)
-    if isinstance(contents, dict) and "model" in contents:
-        return {**contents, "model": extract_state_dict(contents["model"], str(path))}
-    return {"model": extract_state_dict(contents, str(path))}
+    if not isinstance(contents, dict) or "model" not in contents:
+        contents = {"model": contents}
+    return {**contents, "model": extract_state_dict(contents["model"], str(path))}
 
 
-def _convert_name(key: str) -> str:
-    """Convert a released tensor name to this project's; any other name is returned unchanged."""
-    for prefix, part in _PARTS.items():
-        if key.startswith(prefix):
-            if key.startswith(f"{prefix}bottom_up."):  # the trunk of a feature pyramid
-                prefix = f"{prefix}bottom_up."
-            return prefix + convert_released_name(part, key.removeprefix(prefix))
-    return key
-
-
-def _tensor_names(state: Mapping[str, Any], prefix: str) -> set[str]:
+def _tensor_names(state: State, prefix: str) -> set[str]:
     """Return the names with a prefix, without BatchNorm's counters, which frozen norms lack."""
     return {key for key in state if key.startswith(prefix) and not key.endswith("num_batches_tracked")}

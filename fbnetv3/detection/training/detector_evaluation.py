@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,8 +24,7 @@ from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_inte
 
 logger = logging.getLogger(__name__)
 
-Results = dict[str, dict[str, dict[str, float]]]
-"""{dataset: {"bbox": {"AP": percent, "AP50": percent, ...}}}"""
+Results = dict[str, dict[str, dict[str, float]]]  # {dataset: {"bbox": {"AP": percent, "AP50": percent, ...}}}
 
 _COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _COCO_MAX_DETECTIONS = 100
@@ -34,23 +33,14 @@ _COCO_MAX_DETECTIONS = 100
 def evaluate_datasets(
     cfg: CfgNode, model: nn.Module, names: Sequence[str], group: ProcessGroup, folder: Path | None = None
 ) -> Results:
-    """Evaluate a detector. The model is put into evaluation mode and its mode is restored afterwards.
+    """Evaluate a detector, whose mode is restored, on registered datasets; the processes share their images.
 
-    Args:
-        cfg: image sizes, and detections per image.
-        model: from detectron2's `build_model`.
-        names: registered datasets; the images of each are divided among the processes.
-        group: the processes.
-        folder: where to write the detections, in a folder per dataset; None to write none.
+    The detections are written to a folder per dataset in `folder`.
 
     Returns:
         On rank 0: for each dataset and task ("bbox", "segm"), average precision in percent: "AP", "AP50", "AP75",
         "APs", "APm", "APl", and "AP-" with each class name; NaN where the dataset has no such objects. On other ranks:
         an empty mapping.
-
-    Raises:
-        UsageError: a dataset is of a type that cannot be evaluated.
-        DataError: annotations are missing or corrupt.
     """
     results: Results = {}
     for name in names:
@@ -58,28 +48,17 @@ def evaluate_datasets(
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its own table
             evaluator = _build_evaluator(cfg, name, str(folder / name) if folder else None)
             task_results = inference_on_dataset(model, _InterruptibleLoader(loader, group), evaluator)
-        # Only rank 0 gathers the detections; without any, pycocotools reports nothing at all
+        # Only rank 0 gathers the detections; without any, pycocotools reports NaN or nothing at all, which is 0
         if group.is_rank_0:
-            tasks = (task_results or {"bbox": {}}).items()
-            results[name] = {task: _zero_if_no_detections(values) for task, values in tasks}
-            logger.info("%s: %s", name, format_results(results[name]))
+            results[name] = dict(task_results or {"bbox": {}})
+            parts = []
+            for task, values in results[name].items():
+                if all(map(math.isnan, values.values())):
+                    results[name][task] = values = dict.fromkeys(_COLUMNS, 0.0)
+                prefix = "" if task == "bbox" else f"{task} "
+                parts += [f"{prefix}{column} {values[column]:.2f}" for column in _COLUMNS if column in values]
+            logger.info("%s: %s", name, ", ".join(parts))
     return results
-
-
-def _zero_if_no_detections(values: Mapping[str, float]) -> dict[str, float]:
-    """Return the results of a task, or zeros without any detections, for which pycocotools reports NaN or nothing."""
-    if all(math.isnan(value) for value in values.values()):
-        return dict.fromkeys(_COLUMNS, 0.0)
-    return dict(values)
-
-
-def format_results(tasks: dict[str, dict[str, float]]) -> str:
-    """Format the results on one dataset as a line."""
-    parts = []
-    for task, values in tasks.items():
-        prefix = "" if task == "bbox" else f"{task} "
-        parts += [f"{prefix}{column} {values[column]:.2f}" for column in _COLUMNS if column in values]
-    return ", ".join(parts)
 
 
 def detection_table(results: Results) -> str:

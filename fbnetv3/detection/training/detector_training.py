@@ -5,28 +5,27 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import hooks
+from detectron2.engine import DefaultTrainer, hooks
 from detectron2.evaluation.testing import flatten_results_dict
-from detectron2.solver import build_lr_scheduler
-from detectron2.utils.events import JSONWriter, TensorboardXWriter
-from torch import nn
+from detectron2.modeling import build_model
+from detectron2.solver import build_lr_scheduler, build_optimizer
+from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
+from detectron2.utils import comm
+from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
+from torch import nn, optim
 
-from fbnetv3.detection.data.detection_datasets import check_class_names
+from fbnetv3.detection.data.detection_datasets import check_class_names, prepare_datasets
 from fbnetv3.detection.data.detection_loaders import build_train_loader
-from fbnetv3.detection.training.detector_builders import (
-    build_detection_model,
-    build_detector_optimizer,
-    check_and_load_datasets,
-    choose_seed,
-    detectron2_process_group,
-    scale_to_world_size,
-)
+from fbnetv3.detection.training.checked_trainer import CheckedAMPTrainer, CheckedTrainer, ProgressWriter
 from fbnetv3.detection.training.detector_checkpoint import (
     EMA_KEY,
     FBNetV3Checkpointer,
@@ -35,18 +34,10 @@ from fbnetv3.detection.training.detector_checkpoint import (
 )
 from fbnetv3.detection.training.detector_evaluation import Results, evaluate_datasets
 from fbnetv3.detection.training.detector_figures import plot_detection_curves, plot_examples
-from fbnetv3.detection.training.detectron2_hooks import (
-    CheckpointHook,
-    EMAHook,
-    EvaluationHook,
-    ProgressWriter,
-    SeedingHook,
-    build_trainer,
-)
-from fbnetv3.errors import UsageError
+from fbnetv3.errors import Terminated, UsageError
 from fbnetv3.training.ema import ModelEMA
-from fbnetv3.training.processes.distributed import ProcessGroup
-from fbnetv3.training.processes.interrupts import check_interrupt, deferred_interrupts
+from fbnetv3.training.processes.distributed import ProcessGroup, process_group
+from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt, deferred_interrupts
 from fbnetv3.training.run_state.checkpoints import State, save_checkpoint
 from fbnetv3.training.run_state.fingerprint import (
     DETECTOR_IGNORED_KEYS,
@@ -63,48 +54,33 @@ from fbnetv3.utils.random_state import derive_seed
 
 logger = logging.getLogger(__name__)
 
-METRICS_PERIOD = 20
-"""Steps between two lines of progress and of metrics."""
+METRICS_PERIOD = 20  # steps between two lines of progress and of metrics
 
 
 @dataclass(frozen=True)
 class DetectorRunResult:
-    """Result of a detector's training run.
+    """Result of a detector's training run."""
 
-    Attributes:
-        results: last evaluation, see `evaluate_datasets`; empty without test datasets.
-        run_folder: the output folder.
-        detections: folder with the detections of the last evaluation, a subfolder per dataset.
-        examples: figure of detections next to annotations.
-    """
-
-    results: Results
+    results: Results  # last evaluation, see `evaluate_datasets`; empty without test datasets
     run_folder: RunFolder
-    detections: Path
-    examples: Path
+    detections: Path  # folder with the detections of the last evaluation, a subfolder per dataset
+    examples: Path  # figure of detections next to annotations
 
 
 def train_detector(cfg: CfgNode, *, resume: bool = False) -> DetectorRunResult:
-    """Train and evaluate the detector that a config describes.
+    """Train and evaluate the detector that a config from `load_detection_config` describes.
 
-    Nothing is written until the config has been validated.
-
-    Args:
-        cfg: from `load_detection_config`.
-        resume: resume from the newest checkpoint in `OUTPUT_DIR`, if there is one.
-
-    Raises:
-        UserError: wrong config, missing data, an output folder that is in use or cannot be written, or a non-finite
-            loss.
+    Nothing is written until the config has been validated. `resume` continues from the newest checkpoint in
+    `OUTPUT_DIR`, if there is one.
     """
     run_folder = RunFolder(cfg.OUTPUT_DIR)
     with (
-        detectron2_process_group(cfg) as group,
+        _process_group(cfg) as group,
         torch.random.fork_rng(),
         log_on_rank_0(group.rank),
         quiet_detectron2(),
     ):
-        cfg = scale_to_world_size(cfg, group)
+        cfg = _scale_to_world_size(cfg, group)
         with run_lock(run_folder, group, resume) as acquire_lock:
             run = _DetectorRun(cfg, group, run_folder)
             acquire_lock()
@@ -123,15 +99,18 @@ class _DetectorRun:
         self.examples = run_folder.path / "detections.png"
 
         # Data, in the order of the checkpoint's seed if there is one
-        check_and_load_datasets(cfg, group, training=True)
+        prepare_datasets(cfg, group, training=True)
         checkpoint = group.broadcast(newest_checkpoint(run_folder.checkpoints) if group.is_rank_0 else None)
-        self.seed = choose_seed(cfg, checkpoint, group)
+        self.seed = cfg.SEED
+        if cfg.SEED < 0:  # random, but a resumed run keeps its own
+            random_seed = group.broadcast(int.from_bytes(os.urandom(4), "little"))
+            self.seed = checkpoint[1].get("metadata", {}).get("seed", random_seed) if checkpoint else random_seed
         self.loader = build_train_loader(cfg, self.seed, group)
         check_class_names(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
 
         # Network and optimizer
         torch.manual_seed(derive_seed(self.seed))
-        self.model = build_detection_model(cfg)
+        self.model = _build_model(cfg)
         if cfg.MODEL.WEIGHTS:
             load_detector(self.model, cfg.MODEL.WEIGHTS, new_classes=True)
         self.ema = ModelEMA(self.model, cfg.MODEL_EMA.DECAY) if cfg.MODEL_EMA.ENABLED else None
@@ -140,10 +119,7 @@ class _DetectorRun:
         self.scaler = torch.amp.GradScaler(self.device.type) if cfg.SOLVER.AMP.ENABLED else None
 
         # State of the run
-        self.metadata: dict[str, Any] = {
-            "config": config_fingerprint(cfg, DETECTOR_IGNORED_KEYS),
-            "seed": self.seed,
-        }
+        self.metadata = {"config": config_fingerprint(cfg, DETECTOR_IGNORED_KEYS), "seed": self.seed}
         self.checkpointer = self._build_checkpointer()
         self.start = self._resume(checkpoint)
 
@@ -168,9 +144,7 @@ class _DetectorRun:
             return 0
         path, state = checkpoint
         if "metadata" not in state or "optimizer" not in state:
-            raise UsageError(
-                f"{path}: cannot resume: it was not written by this training run; choose another OUTPUT_DIR"
-            )
+            raise UsageError(f"{path}: cannot resume: it was not written by a training run; choose another OUTPUT_DIR")
         check_same_run(state["metadata"]["config"], self.metadata["config"], path)
         completed = state["iteration"] + 1
         check_not_longer(completed, self.cfg.SOLVER.MAX_ITER, "steps", "SOLVER.MAX_ITER", path)
@@ -182,52 +156,89 @@ class _DetectorRun:
 
     def execute(self) -> DetectorRunResult:
         """Train to the end and evaluate. Files are written from here on."""
+        solver = self.cfg.SOLVER
+        log: contextlib.AbstractContextManager = contextlib.nullcontext()
         if self.group.is_rank_0:
             self.run_folder.prepare(self.cfg)
-        with self._log_to_file():
-            self._log_summary()
+            log = log_to_file(self.run_folder.log, "fbnetv3", "detectron2", "fvcore")
+        with log:
+            details = [f"{len(self.loader.dataset)} images"]  # type: ignore[arg-type]
+            details += [f"{solver.IMS_PER_BATCH} per step", f"{solver.MAX_ITER} steps"]
+            datasets = ", ".join(self.cfg.DATASETS.TRAIN)
+            log_summary(self.cfg.MODEL.FBNETV3.ARCH, self.model, datasets, details, self.device, self.group)
+            if not self.cfg.DATASETS.TEST:
+                logger.info("DATASETS.TEST is empty: nothing will be evaluated")
             trainer = self._build_trainer()
             with deferred_interrupts():
-                if self.start < self.cfg.SOLVER.MAX_ITER:
+                if self.start < solver.MAX_ITER:
                     self._train(trainer)
                 # The final evaluation always runs, so that a complete run can be evaluated again
                 results = self._evaluate(self.detections)
                 check_interrupt()
             if self.group.is_rank_0 and results:
-                self._write_results(results)
+                append_json_line(self.run_folder.metrics, {"iteration": solver.MAX_ITER, **_to_scalars(results)})
+                plot_detection_curves(self.run_folder.metrics, self.run_folder.curve)
+                plot_examples(self.cfg, self.evaluated_model, self.cfg.DATASETS.TEST[0], self.examples)
         return DetectorRunResult(results, self.run_folder, self.detections, self.examples)
 
-    def _build_trainer(self) -> Any:
+    def _build_trainer(self) -> CheckedTrainer:
         """Build the trainer with its hooks, in the order in which they must run after a step."""
-        parallel_model = self.group.data_parallel(self.model, self.device)
-        trainer = build_trainer(
-            parallel_model, self.loader, self.optimizer, self.group, self.run_folder.diverged, self.scaler
-        )
+        model = self.group.data_parallel(self.model, self.device)
+        if self.scaler is None:
+            trainer = CheckedTrainer(model, self.loader, self.optimizer)
+        else:
+            trainer = CheckedAMPTrainer(model, self.loader, self.optimizer, grad_scaler=self.scaler)
+        trainer.group = self.group
+        trainer.diverged_file = self.run_folder.diverged
         # Continue the stream of images where the checkpoint left off
-        self.loader.sampler.start = self.start
+        self.loader.batch_sampler.start = self.start
+        evaluate = partial(self._evaluate_between_steps, trainer)
+        writers: list[EventWriter] = []
+        if self.group.is_rank_0:
+            # Drop what was written after the checkpoint
+            truncate_metrics(self.run_folder.metrics, self.start - 1, key="iteration")
+            writers = [
+                ProgressWriter(self.cfg.SOLVER.MAX_ITER, self.start),
+                JSONWriter(str(self.run_folder.metrics)),
+                TensorboardXWriter(str(self.run_folder.tensorboard), purge_step=self.start),
+            ]
         trainer.register_hooks(
             [
                 hooks.IterationTimer(),
-                SeedingHook(self.seed, self.group.rank),
+                # Every step samples proposals from a seed of its own, for an exact resume
+                hooks.CallbackHook(before_step=self._seed_step),
                 hooks.LRScheduler(self.optimizer, self.scheduler),
-                EMAHook(self.ema, self.model) if self.ema is not None else None,
-                CheckpointHook(self._save_checkpoint, self.cfg.SOLVER.CHECKPOINT_PERIOD, self.group),
-                EvaluationHook(self.cfg.TEST.EVAL_PERIOD, self._evaluate_to_scalars, self._save_checkpoint),
-                hooks.PeriodicWriter(self._build_writers(), METRICS_PERIOD) if self.group.is_rank_0 else None,
+                hooks.CallbackHook(after_step=self._after_step),
+                hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate, eval_after_train=False),
+                hooks.PeriodicWriter(writers, METRICS_PERIOD),
             ]
         )
         return trainer
 
-    def _build_writers(self) -> list[Any]:
-        """Build the writers of metrics, after dropping what was written after the checkpoint."""
-        truncate_metrics(self.run_folder.metrics, self.start - 1, key="iteration")
-        return [
-            ProgressWriter(self.cfg.SOLVER.MAX_ITER, self.start),
-            JSONWriter(str(self.run_folder.metrics)),
-            TensorboardXWriter(str(self.run_folder.tensorboard), purge_step=self.start),
-        ]
+    def _seed_step(self, trainer: CheckedTrainer) -> None:
+        torch.manual_seed(derive_seed(self.seed, trainer.iter, self.group.rank))
 
-    def _train(self, trainer: Any) -> None:
+    def _after_step(self, trainer: CheckedTrainer) -> None:
+        """Update the average, write a checkpoint if one is due, and stop after an interrupt."""
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        completed = trainer.iter + 1
+        # All processes see the signal after the same step
+        interrupted = agree_on_interrupt(self.group)
+        if interrupted or completed % self.cfg.SOLVER.CHECKPOINT_PERIOD == 0 or completed == trainer.max_iter:
+            self._save_checkpoint(completed)
+        if interrupted:
+            check_interrupt()
+
+    def _evaluate_between_steps(self, trainer: CheckedTrainer) -> dict[str, float]:
+        """Evaluate; if this is interrupted, write a checkpoint."""
+        try:
+            return _to_scalars(self._evaluate())
+        except (KeyboardInterrupt, Terminated):
+            self._save_checkpoint(trainer.iter + 1)
+            raise
+
+    def _train(self, trainer: CheckedTrainer) -> None:
         if self.start:
             logger.info("resuming after %d steps", self.start)
         if self.group.is_rank_0:
@@ -249,44 +260,19 @@ class _DetectorRun:
         self.group.broadcast_buffers(self.model, self.ema and self.ema.module)
         return evaluate_datasets(self.cfg, self.evaluated_model, self.cfg.DATASETS.TEST, self.group, folder)
 
-    def _evaluate_to_scalars(self) -> dict[str, float]:
-        return _to_scalars(self._evaluate())
-
-    def _write_results(self, results: Results) -> None:
-        entry = {"iteration": self.cfg.SOLVER.MAX_ITER, **_to_scalars(results)}
-        append_json_line(self.run_folder.metrics, entry)
-        plot_detection_curves(self.run_folder.metrics, self.run_folder.curve)
-        plot_examples(self.cfg, self.evaluated_model, self.cfg.DATASETS.TEST[0], self.examples)
-
-    def _log_to_file(self) -> contextlib.AbstractContextManager:
-        if not self.group.is_rank_0:
-            return contextlib.nullcontext()
-        return log_to_file(self.run_folder.log, "fbnetv3", "detectron2", "fvcore")
-
-    def _log_summary(self) -> None:
-        solver = self.cfg.SOLVER
-        details = [f"{self.loader.images} images", f"{solver.IMS_PER_BATCH} per step", f"{solver.MAX_ITER} steps"]
-        datasets = ", ".join(self.cfg.DATASETS.TRAIN)
-        log_summary(self.cfg.MODEL.FBNETV3.ARCH, self.model, datasets, details, self.device, self.group)
-        if not self.cfg.DATASETS.TEST:
-            logger.info("DATASETS.TEST is empty: nothing will be evaluated")
-
 
 def evaluate_detector(cfg: CfgNode) -> Results:
     """Evaluate `MODEL.WEIGHTS`, by default those in `OUTPUT_DIR`, on `DATASETS.TEST`. Writes nothing.
 
     Averaged weights (EMA) are preferred if the file has both.
-
-    Raises:
-        UserError: wrong config, missing data or weights.
     """
-    with detectron2_process_group(cfg) as group, log_on_rank_0(group.rank), quiet_detectron2():
+    with _process_group(cfg) as group, log_on_rank_0(group.rank), quiet_detectron2():
         if not cfg.DATASETS.TEST:
             raise UsageError("DATASETS.TEST is empty: name a dataset to evaluate on, or set DATASETS.OWN")
-        check_and_load_datasets(cfg, group)
+        prepare_datasets(cfg, group)
         check_class_names(cfg, cfg.DATASETS.TEST)
         weights = cfg.MODEL.WEIGHTS or _trained_weights(RunFolder(cfg.OUTPUT_DIR))
-        model = load_detector(build_detection_model(cfg), weights)
+        model = load_detector(_build_model(cfg), weights)
         logger.info("evaluating %s of %s on %s", cfg.MODEL.FBNETV3.ARCH, weights, ", ".join(cfg.DATASETS.TEST))
         with deferred_interrupts():
             return evaluate_datasets(cfg, model, cfg.DATASETS.TEST, group)
@@ -296,16 +282,58 @@ def _trained_weights(run_folder: RunFolder) -> Path:
     """Return the final weights of a run, else its newest complete checkpoint."""
     if run_folder.weights.exists():
         return run_folder.weights
-    newest = newest_checkpoint(run_folder.checkpoints)
-    if newest is None:
-        raise UsageError(
-            "no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to the folder of a run "
-            f"({run_folder.path} has none)"
-        )
-    return newest[0]
+    if newest := newest_checkpoint(run_folder.checkpoints):
+        return newest[0]
+    raise UsageError(
+        f"no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to the folder of a run ({run_folder.path} has none)"
+    )
 
 
 def _to_scalars(results: Results) -> dict[str, float]:
     """Flatten results to names such as "bbox/AP50", with the dataset in front if there are several."""
     nested: Any = next(iter(results.values())) if len(results) == 1 else results
     return {key: value for key, value in flatten_results_dict(nested).items() if math.isfinite(value)}
+
+
+def build_detector_optimizer(cfg: CfgNode, model: nn.Module) -> optim.Optimizer:
+    """Build `SOLVER.OPTIMIZER`, with detectron2's keys for weight decay, biases and gradient clipping."""
+    if cfg.SOLVER.OPTIMIZER == "SGD":
+        return build_optimizer(cfg, model)
+    # detectron2 builds SGD only; AdamW gets the same parameter groups
+    parameters = get_default_optimizer_params(
+        model,
+        base_lr=cfg.SOLVER.BASE_LR,
+        weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
+        bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
+        weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
+    )
+    adamw = optim.AdamW(parameters, cfg.SOLVER.BASE_LR, weight_decay=cfg.SOLVER.WEIGHT_DECAY)
+    return maybe_add_gradient_clipping(cfg, adamw)
+
+
+@contextlib.contextmanager
+def _process_group(cfg: CfgNode) -> Iterator[ProcessGroup]:
+    """Join the process group; make detectron2 forget the group of an earlier run in this process."""
+    with process_group(cfg.MODEL.DEVICE) as group:
+        # detectron2 caches the group for exchanges on the CPU
+        if hasattr(comm, "_get_global_gloo_group"):
+            comm._get_global_gloo_group.cache_clear()
+        yield group
+
+
+def _build_model(cfg: CfgNode) -> nn.Module:
+    """Build the model in the config's memory format, with weights only if MODEL.FBNETV3.WEIGHTS names a file."""
+    model = build_model(cfg)
+    return model.to(memory_format=torch.channels_last) if cfg.MODEL.FBNETV3.CHANNELS_LAST else model
+
+
+def _scale_to_world_size(cfg: CfgNode, group: ProcessGroup) -> CfgNode:
+    """Scale the solver to the number of processes, if `SOLVER.REFERENCE_WORLD_SIZE` is set."""
+    reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
+    if reference and cfg.SOLVER.IMS_PER_BATCH % reference:
+        raise UsageError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be a multiple of REFERENCE_WORLD_SIZE {reference}"
+        )
+    if reference not in (0, group.size):
+        logger.info("scaling SOLVER from %d processes to %d, as detectron2 does", reference, group.size)
+    return DefaultTrainer.auto_scale_workers(cfg, group.size)

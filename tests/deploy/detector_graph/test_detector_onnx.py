@@ -17,7 +17,7 @@ from fbnetv3.deploy.detector_graph import box_ops
 from fbnetv3.deploy.detector_graph.detector_onnx import compare_detections, write_detector
 from fbnetv3.deploy.input_images import sample_photographs
 from fbnetv3.deploy.predictors.detector_predictor import DetectionArrays, ShortSideResize
-from fbnetv3.detection.data.detection_images import inference_resize
+from fbnetv3.detection.data.dataset_mapper import inference_resize
 from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.detection.export.detector_export import detect_boxes, export_detector
 from fbnetv3.detection.export.exportable_detector import make_exportable

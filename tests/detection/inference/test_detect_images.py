@@ -14,8 +14,8 @@ from pycocotools.coco import COCO
 
 from fbnetv3 import model_zoo
 from fbnetv3.arch import configs_folder
-from fbnetv3.detection.data.class_names import detector_classes
-from fbnetv3.detection.data.detection_images import read_image_array
+from fbnetv3.detection.data.dataset_mapper import read_image_array
+from fbnetv3.detection.data.detection_datasets import detector_classes
 from fbnetv3.detection.inference import image_files
 from fbnetv3.detection.inference.visualize import class_color, draw_detections
 from fbnetv3.errors import UsageError
@@ -165,17 +165,12 @@ def test_category_ids_belong_to_names_by_class_index():
     classes = detector_classes(
         cfg, [{"id": id, "name": name} for id, name in zip((9, 2, 4, 7, 30), NAMES, strict=True)]
     )
-    assert (classes.names, classes.category_ids) == (("bee", "cow", "dog", "ant", "eel"), (2, 4, 7, 9, 30))
+    assert list(classes.items()) == [(2, "bee"), (4, "cow"), (7, "dog"), (9, "ant"), (30, "eel")]
     cfg.DATASETS.TEST = cfg.DATASETS.TRAIN = ()
-    assert detector_classes(cfg).names == ("class 1", "class 2", "class 3", "class 4", "class 5")
+    assert detector_classes(cfg) == {1: "class 1", 2: "class 2", 3: "class 3", 4: "class 4", 5: "class 5"}
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 80
-    coco = detector_classes(cfg)
-    assert (coco.names[0], coco.category_ids[0], coco.names[79], coco.category_ids[79]) == (
-        "person",
-        1,
-        "toothbrush",
-        90,
-    )
+    coco = list(detector_classes(cfg).items())
+    assert (coco[0], coco[79]) == ((1, "person"), (90, "toothbrush"))
     cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
     assert len(detector_classes(cfg)) == 5
 
@@ -188,9 +183,9 @@ def test_class_names_of_a_dataset_that_is_not_loaded(tmp_path):
     MetadataCatalog.get(name).set(json_file=str(file))
     cfg = small_config()
     cfg.DATASETS.TEST, cfg.DATASETS.TRAIN = (name,), ()
-    assert detector_classes(cfg).names == NAMES
+    assert tuple(detector_classes(cfg).values()) == NAMES
     file.unlink()
-    assert detector_classes(cfg).names[0] == "class 1"
+    assert detector_classes(cfg)[1] == "class 1"
 
 
 def test_an_interrupt_leaves_the_results_so_far(detect, tmp_path, monkeypatch):

@@ -13,8 +13,7 @@ from fbnetv3.detection import load_detector
 from fbnetv3.detection.data import detection_loaders
 from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.detection.training import detector_evaluation
-from fbnetv3.detection.training.detector_builders import build_detector_optimizer
-from fbnetv3.detection.training.detector_training import evaluate_detector, train_detector
+from fbnetv3.detection.training.detector_training import build_detector_optimizer, evaluate_detector, train_detector
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS
 from fbnetv3.training.run_state.fingerprint import DETECTOR_IGNORED_KEYS, config_fingerprint
 from fbnetv3.utils.nested_keys import flatten

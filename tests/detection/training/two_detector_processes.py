@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from fbnetv3.detection.detection_config import load_detection_config
+from fbnetv3.detection.training.checked_trainer import CheckedTrainer
 from fbnetv3.detection.training.detector_training import train_detector
-from fbnetv3.detection.training.detectron2_hooks import CheckedTrainer
 from fbnetv3.errors import UserError
 from fbnetv3.modeling.sync_batchnorm import CpuSyncBatchNorm2d
 from fbnetv3.training.processes.distributed import process_group

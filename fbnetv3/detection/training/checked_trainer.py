@@ -1,0 +1,113 @@
+"""detectron2's training loop with a check of the loss, and the log of its progress."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.engine import AMPTrainer, SimpleTrainer
+from detectron2.utils.events import EventWriter, get_event_storage
+from torch import Tensor
+
+from fbnetv3.training.processes.distributed import ProcessGroup
+from fbnetv3.training.run_state.checkpoints import save_checkpoint
+from fbnetv3.training.trainer import DivergedError
+from fbnetv3.utils.text import first_few, format_duration
+
+logger = logging.getLogger(__name__)
+
+_WINDOW = 20  # steps over which the median of the logged losses is taken
+
+
+class CheckedTrainer(SimpleTrainer):
+    """detectron2's trainer; a non-finite loss ends the run in all processes, before the optimizer step."""
+
+    group: ProcessGroup
+    diverged_file: Path  # where to save the weights that gave the loss, and the image names
+
+    def run_step(self) -> None:
+        """Run one step of detectron2's trainer."""
+        try:
+            super().run_step()
+        except FloatingPointError:  # raised by detectron2 for proposals, and in this process only
+            raise self._diverged("of the proposals", math.nan, self.data_loader.last) from None
+
+    def _write_metrics(
+        self, loss_dict: Mapping[str, Tensor], data_time: float, prefix: str = "", iter: int | None = None
+    ) -> None:
+        """Check the losses, then write them. detectron2 calls this between the backward pass and the optimizer."""
+        losses = {key: value.item() for key, value in loss_dict.items()}
+        is_finite = math.isfinite(sum(losses.values()))
+        if not self.group.any(not is_finite):
+            super()._write_metrics(loss_dict, data_time, prefix, iter)
+            return
+        # All processes report the losses and images of the first process that diverged
+        report = None if is_finite else (losses, self.data_loader.last)
+        losses, images = next(candidate for candidate in self.group.gather(report) if candidate is not None)
+        worst_key = next((key for key, value in losses.items() if not math.isfinite(value)), "total")
+        raise self._diverged(f"({worst_key})", losses.get(worst_key, math.nan), images)
+
+    def _diverged(self, loss_name: str, loss: float, images: Sequence[dict[str, Any]]) -> DivergedError:
+        """Save the weights and build the error."""
+        step = self.iter + 1
+        lr = self.optimizer.param_groups[0]["lr"]
+        names = [image["file_name"] for image in images]
+        # The weights before the optimizer step, the same in all processes
+        if self.group.is_rank_0:
+            model = self.model.module if self.group.size > 1 else self.model
+            dump = {"step": step, "lr": lr, "loss": loss, "names": names, "model": model.state_dict()}
+            save_checkpoint(self.diverged_file, dump)
+            logger.info("weights and image names of step %d are saved in %s", step, self.diverged_file)
+        return DivergedError(
+            f"the loss {loss_name} is {loss} at step {step} (learning rate {lr:.3g}, images {first_few(names)}): lower "
+            "SOLVER.BASE_LR, raise SOLVER.WARMUP_ITERS, or set SOLVER.CLIP_GRADIENTS.ENABLED True"
+        )
+
+
+class CheckedAMPTrainer(CheckedTrainer, AMPTrainer):
+    """The same in mixed precision."""
+
+
+class ProgressWriter(EventWriter):
+    """Logs losses, learning rate, time per step and remaining time.
+
+    Unlike detectron2's CommonMetricPrinter, it uses this package's logger and excludes a resumed run's earlier steps:
+    `start` is the number of steps completed before the run was resumed, `max_steps` that of the whole run.
+    """
+
+    def __init__(self, max_steps: int, start: int) -> None:
+        self.max_steps = max_steps
+        self.start = start
+        self.start_time = time.monotonic()
+
+    def write(self) -> None:
+        """Log a line."""
+        storage = get_event_storage()
+        completed = storage.iter + 1
+        latest = storage.latest()
+        # Nothing to log after the last step or before the first
+        if completed > self.max_steps or "total_loss" not in latest:
+            return
+        # Medians, as detectron2 logs them
+        medians = {
+            key: storage.history(key).median(storage.count_samples(key, _WINDOW))
+            for key in storage.histories()
+            if "loss" in key
+        }
+        total = medians.pop("total_loss")
+        parts = ", ".join(f"{key.removeprefix('loss_')} {value:.3g}" for key, value in medians.items())
+        step_time = (time.monotonic() - self.start_time) / max(1, completed - self.start)
+        logger.info(
+            "step %d/%d: loss %.4g%s, lr %.3g; %.2f s per step, %s left",
+            completed,
+            self.max_steps,
+            total,
+            f" ({parts})" if parts else "",
+            latest.get("lr", (0.0, 0))[0],
+            step_time,
+            format_duration(step_time * (self.max_steps - completed)),
+        )
