@@ -84,6 +84,12 @@ def _parse_ablation(data: Mapping[str, Any], folder: Path) -> Ablation:
     for key in ("title", "config", "output"):
         check_type(data[key], key, str, "text")
     check_choice(data.get("x", ""), "x", ("", "macs"))
+    seeds = data.get("seeds", [0])
+    check_type(seeds, "seeds", list, "a list of integers")
+    for i, seed in enumerate(seeds):
+        check_int(seed, f"seeds[{i}]", 0)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise FieldError(f"{seeds!r} is empty or repeats a seed", "seeds")
     rows = _parse_layers(data["rows"], "rows", folder)
     columns = _parse_layers(data["columns"], "columns", folder)
     return Ablation(
@@ -95,19 +101,10 @@ def _parse_ablation(data: Mapping[str, Any], folder: Path) -> Ablation:
         teachers=_pop_teachers(rows, columns),
         rows=rows,
         columns=columns,
-        seeds=_parse_seeds(data.get("seeds", [0])),
+        seeds=tuple(seeds),
         x=data.get("x", ""),
         output=Path(data["output"]).expanduser(),
     )
-
-
-def _parse_seeds(seeds: Any) -> tuple[int, ...]:
-    check_type(seeds, "seeds", list, "a list of integers")
-    for i, seed in enumerate(seeds):
-        check_int(seed, f"seeds[{i}]", 0)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise FieldError(f"{seeds!r} is empty or repeats a seed", "seeds")
-    return tuple(seeds)
 
 
 def _parse_layers(layers: Any, field: str, folder: Path) -> dict[str, dict[str, Any]]:
@@ -141,8 +138,7 @@ def _pop_teachers(rows: Mapping[str, dict[str, Any]], columns: Mapping[str, dict
 
 def grid_cells(ablation: Ablation) -> list[Cell]:
     """List the cells in training order: seed by seed, teachers before their students."""
-    # False sorts before True: columns without a teacher come first
-    columns = sorted(ablation.columns, key=lambda name: name in ablation.teachers)
+    columns = sorted(ablation.columns, key=lambda name: name in ablation.teachers)  # False sorts before True
     return [Cell(row, column, seed) for seed in ablation.seeds for row in ablation.rows for column in columns]
 
 
@@ -181,7 +177,6 @@ def run_ablation(ablation: Ablation, overrides: Sequence[str] = ()) -> Iterator[
     for number, (cell, cfg) in enumerate(zip(cells, configs, strict=True), 1):
         logger.info("%d/%d: %s, %s, seed %d", number, len(cells), cell.row, cell.column, cell.seed)
         run = train_classifier(cfg, resume=True)
-        # Prefer the averaged weights' accuracy if EMA is enabled
         top1 = run.metrics.get("ema_top1", run.metrics["top1"])
         yield CellResult(cell.row, cell.column, cell.seed, top1, _count_macs(cfg, run.num_classes))
 

@@ -20,9 +20,12 @@ from fbnetv3.training.builders import (
     arch_identity,
     base_lr,
     build_arch,
+    build_inputs,
     build_mixup,
     build_model,
     build_objective,
+    dataset_from_config,
+    loader_from_config,
     loss_from_config,
     optimizer_from_config,
     preprocessing_from_config,
@@ -31,7 +34,6 @@ from fbnetv3.training.builders import (
     teacher_fingerprint,
 )
 from fbnetv3.training.classifier_evaluation import evaluate
-from fbnetv3.training.classifier_inputs import build_inputs, dataset_from_config, loader_from_config
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.processes.distributed import ProcessGroup, process_group
 from fbnetv3.training.run_state.checkpoints import Checkpoints

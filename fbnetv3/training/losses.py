@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ def supervised_objective(model: nn.Module, images: Tensor, targets: Tensor, loss
     return loss(model(images).float(), targets)
 
 
+@dataclass(eq=False)
 class Distillation:
     """Weighted sum of the cross-entropy with a frozen teacher and the loss on the labels (Sec. 4.2: 0.8 and 0.2).
 
@@ -44,19 +46,14 @@ class Distillation:
         loss: loss on the labels.
     """
 
-    def __init__(
-        self,
-        teacher: nn.Module,
-        resolution: int,
-        teacher_resolution: int,
-        weight: float = 0.8,
-        loss: Loss = cross_entropy,
-    ) -> None:
-        self.teacher = teacher.eval().requires_grad_(False)
-        self.resolution = resolution
-        self.teacher_resolution = teacher_resolution
-        self.weight = weight
-        self.loss = loss
+    teacher: nn.Module
+    resolution: int
+    teacher_resolution: int
+    weight: float = 0.8
+    loss: Loss = cross_entropy
+
+    def __post_init__(self) -> None:
+        self.teacher.eval().requires_grad_(False)
 
     def __call__(self, model: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         """Return the mean loss of a batch."""

@@ -89,7 +89,6 @@ class Trainer:
         loader: loader of training batches, whose sampler is an `EpochSampler`.
         lr: learning rate at factor 1.
         epochs: number of passes over the loader.
-        device: device of the model.
         channels_last: memory format of the images.
         mixup: function that mixes images and targets of a batch, and returns targets (N, classes).
         ema: averaged weights, updated after each step.

@@ -175,9 +175,8 @@ class MetricsWriter(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         """Write loss and learning rate."""
-        # Also at the end of each epoch, for the curve
         step = trainer.progress.step
-        if step % self.period == 0 or step % len(trainer.loader) == 0:
+        if step % self.period == 0 or step % len(trainer.loader) == 0:  # each epoch's end is in the curve
             epoch = step / len(trainer.loader)
             self._write({"step": step, "epoch": epoch, "loss": trainer.loss.item(), "lr": trainer.current_lr})
 
@@ -205,7 +204,7 @@ class ProgressBar(Hook):
     """Shows a progress bar for each epoch on a terminal if `enabled`, then logs results and remaining time."""
 
     enabled: bool
-    bar: tqdm | None = None
+    bar: tqdm = field(default_factory=lambda: tqdm(disable=True))
 
     def before_train(self, trainer: Trainer) -> None:
         """Start the clock."""
@@ -225,7 +224,6 @@ class ProgressBar(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         """Advance the bar."""
-        assert self.bar is not None  # from `before_epoch`
         # Reading the loss waits for a GPU, so not at every step
         if not self.bar.disable and self.bar.n % 10 == 0:
             text = f"loss {trainer.loss.item():.3f}, lr {trainer.current_lr:.3g}"
@@ -247,8 +245,7 @@ class ProgressBar(Hook):
 
     def close(self, trainer: Trainer) -> None:
         """Remove the bar."""
-        if self.bar is not None:
-            self.bar.close()
+        self.bar.close()
 
     def _remaining(self, trainer: Trainer) -> str:
         """Estimate the time to the end of the run from the time per step so far, evaluations included."""

@@ -13,6 +13,7 @@ from fbnetv3.config.recipe import RecipeError, dump_recipe, load_recipe
 from fbnetv3.errors import UserError
 from fbnetv3.training.builders import (
     build_arch,
+    build_inputs,
     build_mixup,
     build_model,
     build_objective,
@@ -20,7 +21,6 @@ from fbnetv3.training.builders import (
     schedule_from_config,
     select_device,
 )
-from fbnetv3.training.classifier_inputs import build_inputs
 from fbnetv3.utils.nested_keys import flatten
 from tests.hardening.conftest import examples
 from tests.hardening.mutations import UNEXPECTED_VALUES, mutated_yaml, nudged

@@ -18,12 +18,14 @@ from fbnetv3.errors import UsageError
 from fbnetv3.training.builders import (
     build_arch,
     build_teacher,
+    dataset_from_config,
+    loader_from_config,
     preprocessing_from_config,
     select_device,
+    teacher_logit_files,
     teacher_resolution,
 )
 from fbnetv3.training.classifier_evaluation import memory_format
-from fbnetv3.training.classifier_inputs import dataset_from_config, loader_from_config, teacher_logit_files
 from fbnetv3.training.distillation.teacher_logits import TeacherLogitFiles
 from fbnetv3.training.losses import resize_images
 from fbnetv3.training.processes.interrupts import check_interrupt, deferred_interrupts

@@ -68,7 +68,11 @@ class TeacherLogitFiles:
         make_folder(self.folder)
         try:
             if not completed:
-                self._allocate()
+                # At full size: a full disk is an error here, rather than SIGBUS in a memory map
+                np.lib.format.open_memmap(self.logits, "w+", np.float16, self.shape).flush()
+                if hasattr(os, "posix_fallocate"):
+                    with self.logits.open("r+b") as f:
+                        os.posix_fallocate(f.fileno(), 0, self.logits.stat().st_size)
             # Logits are written through a memory map; the metadata is updated every few batches
             file = self._open_memmap("r+")
             rows = file.reshape(-1, self.shape[-1])
@@ -85,13 +89,6 @@ class TeacherLogitFiles:
             raise
         except OSError as error:
             raise output_error(self.folder, error) from error
-
-    def _allocate(self) -> None:
-        # At full size: a full disk is an error here, rather than SIGBUS in a memory map
-        np.lib.format.open_memmap(self.logits, "w+", np.float16, self.shape).flush()
-        if hasattr(os, "posix_fallocate"):
-            with self.logits.open("r+b") as f:
-                os.posix_fallocate(f.fileno(), 0, self.logits.stat().st_size)
 
     def _open_memmap(self, mode: Literal["r", "r+"]) -> np.memmap:
         with contextlib.suppress(OSError, ValueError, EOFError):

@@ -112,10 +112,10 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     GPUs, selected by the config key `device`, exchange gradients through NCCL, CPUs through Gloo. A `LostProcessError`
     ends the block if another process has exited or stopped responding.
     """
-    # Three cases: the calling program's group, a single process, or torchrun's variables
+    # Three cases: the group of a calling program, which also destroys it; a single process; torchrun's variables
     if dist.is_initialized():
-        with _existing_group() as group:
-            yield group
+        local_rank = torch.cuda.current_device() if torch.cuda.is_available() else 0
+        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), local_rank, _cpu_group())
         return
     if not is_multi_process():
         yield SINGLE_PROCESS
@@ -140,18 +140,6 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
-
-
-@contextlib.contextmanager
-def _existing_group() -> Iterator[ProcessGroup]:
-    """Use the process group of a calling program, which also destroys it."""
-    cpu_group = _cpu_group()
-    local_rank = torch.cuda.current_device() if torch.cuda.is_available() else 0
-    try:
-        yield ProcessGroup(dist.get_rank(), dist.get_world_size(), local_rank, cpu_group)
-    finally:
-        if cpu_group is not dist.group.WORLD:
-            dist.destroy_process_group(cpu_group)
 
 
 def _select_backend(device: str, local_rank: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ _NUMBERED = re.compile(r"(?P<prefix>\w*_)(?P<number>\d+)\.pth")
 logger = logging.getLogger(__name__)
 
 
+@dataclass
 class Checkpoints:
     """The checkpoints of a classifier's run, named by step; the newest `keep` are kept."""
 
-    def __init__(self, folder: Path, keep: int = 3) -> None:
-        self.folder = folder
-        self.keep = keep
+    folder: Path
+    keep: int = 3
 
     def paths(self) -> list[Path]:
         """List the checkpoints, oldest first."""

@@ -15,8 +15,7 @@ from fbnetv3.config import load_config
 from fbnetv3.data.datasets import ArrayDataset, build_dataset
 from fbnetv3.errors import OutputError, UsageError
 from fbnetv3.training import cache_teacher_logits, train
-from fbnetv3.training.builders import build_arch, loss_from_config
-from fbnetv3.training.classifier_inputs import build_inputs, teacher_logit_files
+from fbnetv3.training.builders import build_arch, build_inputs, loss_from_config, teacher_logit_files
 from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitFiles, blend_targets
 from fbnetv3.training.losses import Distillation
 from fbnetv3.utils.downloads import local_path
@@ -139,7 +138,7 @@ def test_logits_of_other_images_or_of_another_teacher(cache, tmp_path, monkeypat
     with pytest.raises(UsageError, match="for a different SHA-256 of the image names"):
         train(make_config(cache[0], "OUTPUT_DIR", str(tmp_path / "run")))
     monkeypatch.undo()
-    monkeypatch.setattr("fbnetv3.training.classifier_inputs.file_sha256", lambda path: "0")
+    monkeypatch.setattr("fbnetv3.training.builders.file_sha256", lambda path: "0")
     with pytest.raises(UsageError, match=r"for a different SHA-256 of DISTILL\.WEIGHTS"):
         train(make_config(cache[0], "OUTPUT_DIR", str(tmp_path / "run")))
 
