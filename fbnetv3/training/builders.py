@@ -34,7 +34,7 @@ from fbnetv3.modeling.torchvision_models import (
 from fbnetv3.training.classifier_evaluation import memory_format
 from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitFiles
 from fbnetv3.training.losses import LOSSES, Distillation, Loss, Objective, supervised_objective
-from fbnetv3.training.optimizers import build_optimizer
+from fbnetv3.training.optimizers import parameter_groups
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 from fbnetv3.training.schedules import SCHEDULES, build_schedule
 from fbnetv3.training.trainer import Mixup
@@ -194,20 +194,14 @@ def base_lr(cfg: CfgNode) -> float:
 
 
 def optimizer_from_config(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the config's optimizer."""
+    """Build the config's optimizer, with those settings that its builder accepts."""
     solver = cfg.SOLVER
     OPTIMIZERS.check(solver.OPTIMIZER, "SOLVER.OPTIMIZER", FieldError)
-    return build_optimizer(
-        solver.OPTIMIZER,
-        model,
-        base_lr(cfg),
-        weight_decay=solver.WEIGHT_DECAY,
-        decay_norm_bias=solver.DECAY_NORM_BIAS,
-        momentum=solver.MOMENTUM,
-        nesterov=solver.NESTEROV,
-        alpha=solver.RMSPROP_ALPHA,
-        eps=solver.RMSPROP_EPS,
-    )
+    build = OPTIMIZERS.get(solver.OPTIMIZER)
+    settings = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+    settings |= {"alpha": solver.RMSPROP_ALPHA, "eps": solver.RMSPROP_EPS}
+    groups = parameter_groups(model, solver.WEIGHT_DECAY, solver.DECAY_NORM_BIAS)
+    return build(groups, base_lr(cfg), **accepted_settings(build, settings))
 
 
 def schedule_from_config(cfg: CfgNode) -> ParamScheduler:

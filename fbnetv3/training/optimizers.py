@@ -1,4 +1,4 @@
-"""Optimizers by name. `fbnetv3.config.recipe.OPTIMIZERS` is the registry, readable without importing torch."""
+"""Builders of optimizers. Their registry, `fbnetv3.config.recipe.OPTIMIZERS`, is readable without importing torch."""
 
 from __future__ import annotations
 
@@ -6,27 +6,23 @@ from typing import Any
 
 from torch import nn, optim
 
-from fbnetv3.config.recipe import OPTIMIZERS
 from fbnetv3.errors import MissingPackageError
-from fbnetv3.utils.imports import accepted_settings
 
 ParameterGroups = list[dict[str, Any]]
 
 
-def build_sgd(groups: ParameterGroups, lr: float, *, momentum: float = 0.9, nesterov: bool = True) -> optim.Optimizer:
+def build_sgd(groups: ParameterGroups, lr: float, *, momentum: float, nesterov: bool) -> optim.Optimizer:
     """Build stochastic gradient descent with momentum."""
     return optim.SGD(groups, lr, momentum=momentum, nesterov=nesterov and momentum > 0)
 
 
-def build_rmsprop(
-    groups: ParameterGroups, lr: float, *, momentum: float = 0.9, alpha: float = 0.9, eps: float = 0.25
-) -> optim.Optimizer:
+def build_rmsprop(groups: ParameterGroups, lr: float, *, momentum: float, alpha: float, eps: float) -> optim.Optimizer:
     """Build torch's RMSProp, which adds `eps` to the root of the mean squared gradient, smoothed by `alpha`."""
     return optim.RMSprop(groups, lr, alpha=alpha, eps=eps, momentum=momentum)
 
 
 def build_rmsprop_tf(
-    groups: ParameterGroups, lr: float, *, momentum: float = 0.9, alpha: float = 0.9, eps: float = 0.25
+    groups: ParameterGroups, lr: float, *, momentum: float, alpha: float, eps: float
 ) -> optim.Optimizer:
     """Build timm's RMSpropTF, which adds `eps` under the root, as TensorFlow does.
 
@@ -37,25 +33,6 @@ def build_rmsprop_tf(
     except ImportError:
         raise MissingPackageError("SOLVER.OPTIMIZER rmsprop_tf needs timm: pip install timm") from None
     return RMSpropTF(groups, lr, alpha=alpha, eps=eps, momentum=momentum)
-
-
-def build_optimizer(
-    name: str,
-    model: nn.Module,
-    lr: float,
-    *,
-    weight_decay: float = 0.0,
-    decay_norm_bias: bool = True,
-    **settings: float,
-) -> optim.Optimizer:
-    """Build a registered optimizer.
-
-    Its builder gets parameter groups, the learning rate, and whichever `settings` its signature accepts: `momentum`,
-    `nesterov`, `alpha` and `eps`. `decay_norm_bias` applies the L2 penalty `weight_decay` also to biases and to the
-    scales and shifts of norm layers.
-    """
-    build = OPTIMIZERS.get(name)
-    return build(parameter_groups(model, weight_decay, decay_norm_bias), lr, **accepted_settings(build, settings))
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, decay_norm_bias: bool) -> ParameterGroups:

@@ -9,7 +9,7 @@ from fbnetv3.data.datasets import ArrayDataset
 from fbnetv3.training import Trainer
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.losses import supervised_objective
-from fbnetv3.training.optimizers import build_optimizer
+from fbnetv3.training.optimizers import build_sgd
 from fbnetv3.training.run_state.checkpoints import CLASSIFIER_KEYS
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.schedules import build_schedule
@@ -32,7 +32,7 @@ def make_trainer(hooks=(), epochs=4, lr=0.5, seed=0, dropout=0.3, ema=None, **ar
     return Trainer(
         model,
         supervised_objective,
-        build_optimizer("sgd", model, lr),
+        build_sgd(model.parameters(), lr, momentum=0.9, nesterov=True),
         build_schedule("cosine", epochs),
         loader,
         lr=lr,

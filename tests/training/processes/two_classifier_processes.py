@@ -13,7 +13,7 @@ from fbnetv3.data import CorruptImageCounter, CorruptImageError, Preprocessing, 
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training import Hook, Trainer, evaluate
 from fbnetv3.training.ema import ModelEMA
-from fbnetv3.training.optimizers import build_optimizer
+from fbnetv3.training.optimizers import build_sgd
 from fbnetv3.training.processes.distributed import process_group
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.schedules import build_schedule
@@ -62,7 +62,7 @@ def make_trainer(group, dataset, hooks=(), objective=double_objective, drop_rate
     return Trainer(
         model,
         objective,
-        build_optimizer("sgd", model, 0.02),
+        build_sgd(model.parameters(), 0.02, momentum=0.9, nesterov=True),
         build_schedule("cosine", 2),
         loader,
         lr=0.02,
