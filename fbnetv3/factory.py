@@ -49,14 +49,10 @@ def create_model(
 
         entry = model_zoo.entry_for_arch(arch.name)
         if arch.stages != entry.arch.stages:
-            raise UsageError(
-                f"{arch.name}: the published weights ({entry}) belong to an architecture with different blocks; "
-                "pass pretrained=False or the registered architecture"
-            )
+            raise UsageError(f"{arch.name}: the weights of {entry} belong to an architecture with different blocks")
         num_classes = entry.num_classes if num_classes is None else num_classes
         in_chans = entry.in_chans if in_chans is None else in_chans
         weights = entry.local_weights()
-
     model = build_network(
         arch,
         num_classes=1000 if num_classes is None else num_classes,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from fvcore.common.registry import Registry as _FvcoreRegistry
@@ -15,24 +14,13 @@ from fbnetv3.utils.imports import find_callable
 class Registry(_FvcoreRegistry):
     """Maps names to objects, to which users' packages can add their own.
 
-    An entry is an object, or the text "package.module:attribute" of one that `get` imports on demand.
-
-    Args:
-        kind: noun for an entry in error messages, such as "block" or "dataset".
-        load_builtins: returns name, object and origin of the built-in entries; called on first use of the registry.
+    An entry is an object, or the text "package.module:attribute" of one that `get` imports on demand. `kind` is the
+    noun for an entry in error messages, such as "block" or "dataset".
     """
 
-    def __init__(self, kind: str, load_builtins: Callable[[], Iterable[tuple[str, Any, str]]] | None = None) -> None:
+    def __init__(self, kind: str) -> None:
         super().__init__(kind)
         self._origins: dict[str, str] = {}
-        self._load_builtins = load_builtins
-
-    def _ensure_loaded(self) -> None:
-        if self._load_builtins is not None:
-            entries = list(self._load_builtins())
-            self._load_builtins = None
-            for name, obj, origin in entries:
-                self.add(name, obj, origin)
 
     def register(self, obj: Any = None, *, name: str | None = None) -> Any:
         """Register `obj` under `name` (default: its `__name__`). Without `obj`, act as a decorator."""
@@ -47,9 +35,7 @@ class Registry(_FvcoreRegistry):
     def add(self, name: str, obj: Any, origin: str) -> None:
         """Register `obj` under `name`; `origin` says where it comes from (a file, or file:line)."""
         if name in self:
-            raise UsageError(
-                f"{self._name} '{name}' from {origin} is already registered by {self._origins[name]}; rename it"
-            )
+            raise UsageError(f"{self._name} '{name}' from {origin} is already registered by {self._origins[name]}")
         self._do_register(name, obj)
         self._origins[name] = origin
 
@@ -76,31 +62,21 @@ class Registry(_FvcoreRegistry):
         except UnknownNameError as unknown:
             raise error(str(unknown), field) from None
 
-    def __contains__(self, name: str) -> bool:
-        self._ensure_loaded()
-        return super().__contains__(name)
-
-    def __iter__(self) -> Iterator[tuple[str, Any]]:
-        self._ensure_loaded()
-        return super().__iter__()
-
     def origin(self, name: str) -> str:
         """Return where the entry was registered, as a file or file:line."""
-        self.entry(name)
         return self._origins[name]
 
     def remove(self, name: str) -> None:
         """Remove an entry."""
-        self.entry(name)
         del self._obj_map[name]
         del self._origins[name]
 
     def names(self) -> list[str]:
         """Return all names, sorted."""
-        return sorted(name for name, _ in self)
+        return sorted(self._obj_map)
 
 
-def caller_location(depth: int = 2) -> str:
+def caller_location() -> str:
     """Return file and line of the code that called the calling function."""
-    frame = sys._getframe(depth)
+    frame = sys._getframe(2)
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -64,7 +64,8 @@ def test_unknown_names():
 
 
 def test_a_taken_name_says_where_the_entry_comes_from():
-    registry = Registry("thing", lambda: [("builtin", 1, "its file")])
+    registry = Registry("thing")
+    registry.add("builtin", 1, "its file")
     with pytest.raises(UsageError, match="thing 'builtin' from here is already registered by its file"):
         registry.add("builtin", 2, "here")
     registry.remove("builtin")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 from fbnetv3.arch.arch_files import load_arch
@@ -18,12 +19,18 @@ def configs_folder() -> Path:
     return shipped_folder("configs")
 
 
-def _load_builtin_archs() -> list[tuple[str, ArchDef, str]]:
-    files = sorted((configs_folder() / "archs").rglob("*.yaml"))
-    return [(file.stem, load_arch(file), str(file)) for file in files]
+class _ArchRegistry(Registry):
+    """Also has files as entries, which are read on first use."""
+
+    def get(self, name: object) -> ArchDef:
+        entry = self.entry(name)
+        return _read_once(entry) if isinstance(entry, Path) else entry
 
 
-ARCHS = Registry("architecture", _load_builtin_archs)
+_read_once = cache(load_arch)
+ARCHS = _ArchRegistry("architecture")
+for _file in (configs_folder() / "archs").rglob("*.yaml"):
+    ARCHS.add(_file.stem, _file, str(_file))
 
 
 def register_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:

@@ -66,7 +66,6 @@ def get_cfg() -> CfgNode:
 
 
 # The run
-
 declare("SEED", 0, "Random seed of weights, order of the images, augmentation and dropout.", low=0, high=2**32 - 1)
 declare(
     "RECIPE",
@@ -85,7 +84,6 @@ declare(
 declare("DEVICE", "auto", 'A torch device such as "cpu" or "cuda:1"; "auto" uses a GPU if there is one, else the CPU.')
 
 # The network
-
 declare(
     "MODEL.ARCH",
     "fbnetv3_a",
@@ -111,7 +109,6 @@ declare(
 declare("MODEL.COMPILE", False, "Compile the network: a minute or two at the start, then faster steps.")
 
 # The dataset
-
 declare("DATA.NAME", "imagefolder", "Registered name of a dataset: digits, cifar10, imagefolder, imagelist, shards.")
 declare(
     "DATA.ROOT",
@@ -123,7 +120,6 @@ declare("DATA.WORKERS", 2, "Worker processes per training process; 0 to load ima
 declare("DATA.MAX_CORRUPT", 0, "Corrupt images to skip; one more ends the run with an error that names them.", low=0)
 
 # Preprocessing and augmentation
-
 declare("INPUT.RESOLUTION", 0, "Side of the square input in pixels; 0 for the architecture's own.", low=0, high=8192)
 declare(
     "INPUT.RESIZE",
@@ -157,7 +153,6 @@ declare("INPUT.RANDOM_ERASING", 0.0, "Fraction of training images with a random 
 declare("INPUT.MIXUP", 0.0, "Alpha of mixup's Beta distribution; 0 for no mixup.", low=0)
 
 # Optimization
-
 declare("SOLVER.OPTIMIZER", "sgd", "Registered name of an optimizer: sgd, rmsprop (torch's), rmsprop_tf (timm's).")
 declare("SOLVER.LOSS", "cross_entropy", "Registered name of a loss.")
 declare("SOLVER.LR", 0.1, "Learning rate at the end of the warmup, for a batch of LR_BATCH_SIZE images.", low=0)
@@ -217,14 +212,12 @@ declare("SOLVER.WARMUP_FACTOR", 0.1, "Fraction of LR at the start of the warmup.
 declare("SOLVER.LABEL_SMOOTHING", 0.0, "Fraction of the target spread evenly over all classes.", low=0, below=1)
 
 # Exponential moving average
-
 declare(
     "EMA.ENABLED", False, "Average weights and BatchNorm statistics; evaluate and save both raw and averaged weights."
 )
 declare("EMA.DECAY", 0.9998, "Weight of the previous average in each step.", low=0, below=1)
 
 # Distillation
-
 declare("DISTILL.ARCH", "", "Architecture of the teacher, as in MODEL.ARCH; empty for no distillation.")
 declare("DISTILL.WEIGHTS", "", "Weights of the teacher, as in MODEL.WEIGHTS.")
 declare(
@@ -245,7 +238,6 @@ declare(
 )
 
 # Evaluation, checkpoints, logging
-
 declare("EVAL.PERIOD", 1, "Epochs between evaluations; the last epoch is always evaluated.", low=1)
 declare("EVAL.BATCH_SIZE", 256, "Images per step in evaluation, per process.", low=1)
 declare("CHECKPOINT.PERIOD", 1, "Epochs between checkpoints; the last epoch always has one.", low=1)

@@ -19,21 +19,10 @@ from fbnetv3.utils.yaml_files import parse_number, read_with_bases
 
 # Keys whose values may be paths relative to the config file
 _PATH_KEYS = ("RECIPE", "MODEL.ARCH", "DISTILL.ARCH", "MODEL.FBNETV3.ARCH")
-
 _TYPE_NAMES = {bool: "True or False", int: "an integer", float: "a number", str: "text", list: "a list"}
-
 # Sections and keys that occur only in a detector's config, which detectron2 reads, or only in a classifier's
 _DETECTOR_SECTIONS = {"DATASETS", "DATALOADER", "MODEL_EMA", "TEST"}
-_DETECTOR_MODEL_KEYS = {
-    "ANCHOR_GENERATOR",
-    "BACKBONE",
-    "FBNETV3",
-    "FPN",
-    "META_ARCHITECTURE",
-    "RETINANET",
-    "ROI_HEADS",
-    "RPN",
-}
+_MODEL_PARTS = {"ANCHOR_GENERATOR", "BACKBONE", "FBNETV3", "FPN", "META_ARCHITECTURE", "RETINANET", "ROI_HEADS", "RPN"}
 _CLASSIFIER_SECTIONS = {"CHECKPOINT", "DATA", "DISTILL", "EMA", "EVAL", "RECIPE"}
 
 
@@ -85,7 +74,7 @@ def is_detection_config(file: str | os.PathLike) -> bool:
     """
     values = read_config_file(file)
     model = values.get("MODEL")
-    model_keys = _DETECTOR_MODEL_KEYS & set(model if isinstance(model, dict) else ())
+    model_keys = _MODEL_PARTS & set(model if isinstance(model, dict) else ())
     detector_keys = sorted(_DETECTOR_SECTIONS & set(values)) + [f"MODEL.{key}" for key in sorted(model_keys)]
     classifier_keys = sorted(_CLASSIFIER_SECTIONS & set(values))
     if detector_keys and classifier_keys:

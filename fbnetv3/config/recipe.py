@@ -31,7 +31,6 @@ TABLE_2_RANGES = {
     "mixup": (0.0, 0.41),
     "weight_decay": (7e-6, 21e-6),
 }
-
 # Exclusive upper bounds; the lower bounds are 0
 _UPPER_BOUNDS = {"lr": 1e3, "weight_decay": 1e3, "mixup": 1e3, "drop_rate": 1.0, "drop_path_rate": 1.0}
 
@@ -42,25 +41,15 @@ class RecipeError(FieldError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train a network; the letters are those of Table 2.
+    """How to train a network: the lower half of Table 2."""
 
-    Attributes:
-        optimizer: registered name of an optimizer (optim).
-        lr: initial learning rate in the search space (lr); SGD uses four times the value, see `initial_lr`.
-        weight_decay: L2 penalty (wd).
-        mixup: alpha of mixup's Beta distribution; 0 for none (m).
-        drop_rate: dropout before the classifier (p).
-        drop_path_rate: stochastic depth of the last block (d).
-        ema: whether to evaluate an average of the weights over training (ema).
-    """
-
-    optimizer: str
-    lr: float
-    weight_decay: float = 0.0
-    mixup: float = 0.0
-    drop_rate: float = 0.0
-    drop_path_rate: float = 0.0
-    ema: bool = True
+    optimizer: str  # registered name ("optim" in Table 2)
+    lr: float  # initial learning rate in the search space; SGD uses four times the value, see `initial_lr`
+    weight_decay: float = 0.0  # L2 penalty ("wd")
+    mixup: float = 0.0  # alpha of mixup's Beta distribution; 0 for none ("m")
+    drop_rate: float = 0.0  # dropout before the classifier ("p")
+    drop_path_rate: float = 0.0  # stochastic depth of the last block ("d")
+    ema: bool = True  # whether to evaluate an average of the weights over training
 
     def __post_init__(self) -> None:
         OPTIMIZERS.check(self.optimizer, "optimizer", RecipeError)
@@ -99,11 +88,7 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
 
 
 def load_recipe(path: str | os.PathLike) -> Recipe:
-    """Read a recipe from YAML.
-
-    Raises:
-        RecipeError: the file is missing, not YAML, or not a valid recipe; names file and field.
-    """
+    """Read a recipe from YAML; a `RecipeError` names the file and the field."""
     data = read_mapping(path, RecipeError, (f.name for f in fields(Recipe)))
     with error_context(file=str(path)):
         return recipe_from_dict(data)

@@ -22,10 +22,9 @@ from fbnetv3.training.builders import build_arch, build_model, preprocessing_fro
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.text import evenly_spaced
 
+# Values of `weights`: the model zoo's, and random initialization, which suffices to measure latency
 PUBLISHED = "published"
-"""Value of `weights` that selects the model zoo's weights."""
 RANDOM = "random"
-"""Value of `weights` that selects random initialization, which suffices to measure latency."""
 
 
 @dataclass(frozen=True)
@@ -40,21 +39,11 @@ class PretrainedClassifier:
     dataset_root: str  # DATA.ROOT of its config
 
     def labeled_images(self, split: str, max_images: int) -> tuple[list[AnyImage], list[int]]:
-        """Load images of its dataset, evenly spaced, and their class indices.
-
-        Args:
-            split: "train" or "val".
-            max_images: maximum number of images.
-
-        Raises:
-            DataError: the dataset is missing, or an image is corrupt.
-            UsageError: the dataset and the network have different numbers of classes.
-        """
+        """Load at most `max_images` images of its dataset's "train" or "val" part, evenly spaced, and their targets."""
         dataset = build_dataset(self.dataset_name, self.dataset_root, split)
         if len(dataset.classes) != len(self.classes):
-            raise UsageError(
-                f"DATA.NAME {self.dataset_name} has {len(dataset.classes)} classes, {self.name} has {len(self.classes)}"
-            )
+            counts = f"{len(dataset.classes)} classes, not the {len(self.classes)} of {self.name}"
+            raise UsageError(f"DATA.NAME {self.dataset_name} has {counts}")
         pairs = [dataset[index] for index in evenly_spaced(range(len(dataset)), max_images)]
         return [image for image, _ in pairs], [target for _, target in pairs]
 
@@ -66,22 +55,13 @@ def load_classifier_from_config(
     weights: str | None = None,
     classes: str | os.PathLike | None = None,
 ) -> PretrainedClassifier:
-    """Load the classifier of a training config.
+    """Load the classifier of a training config with overrides, which are KEY VALUE pairs.
 
-    Args:
-        file: the config.
-        overrides: KEY VALUE pairs.
-        weights: a file, a URL, "published" for the model zoo's, or "random"; default: MODEL.WEIGHTS, or the weights
-            of the run in OUTPUT_DIR.
-        classes: file with the class names, one per line or a JSON list; default: those of the dataset.
+    The default weights are MODEL.WEIGHTS, or those of the run in OUTPUT_DIR. For other weights and for class names, see
+    `load_classifier_from_name`.
     """
     cfg = load_config(file, overrides)
-    source = weights or cfg.MODEL.WEIGHTS or RunFolder(cfg.OUTPUT_DIR).trained_weights()
-    if not source:
-        raise UsageError(
-            f"{file}: no weights found: pass --weights FILE or --weights published, or set OUTPUT_DIR to the folder of "
-            f"a finished run ({cfg.OUTPUT_DIR} has no weights)"
-        )
+    source = weights or cfg.MODEL.WEIGHTS or _run_weights(file, cfg.OUTPUT_DIR)
     return _load_classifier(cfg, str(source), classes)
 
 
@@ -93,7 +73,7 @@ def load_classifier_from_name(
     Args:
         name: such as "fbnetv3_b" or "digits/fbnetv3_digits".
         weights: a file, a URL, "published" for the model zoo's, or "random".
-        classes: file with the class names, one per line or a JSON list; default: those of the dataset.
+        classes: file with the class names, one per line or a JSON list; default: those of the config's dataset.
     """
     if "/" in name and not Path(name).exists():
         # A config in the zoo
@@ -111,33 +91,31 @@ def load_classifier_from_name(
 
 
 def find_zoo_detector(name: str, weights: str | None = None) -> tuple[Path, str | Path]:
-    """Return the config file and the weights of a detector in the model zoo.
+    """Return the config file and the weights of a detector in the model zoo, unless `weights` names others.
 
-    Args:
-        name: such as "coco/faster_rcnn_fbnetv3_a_C4_224"; "coco/" and ".yaml" are optional.
-        weights: weights to use instead of the zoo's.
+    In the name, such as "coco/faster_rcnn_fbnetv3_a_C4_224", "coco/" and ".yaml" are optional.
     """
     entry = zoo.entry(zoo.DETECTOR_PREFIX + name.removeprefix(zoo.DETECTOR_PREFIX))
     return configs_folder() / entry.name, entry.local_weights() if weights in (None, PUBLISHED) else weights
 
 
 def find_detector_weights(file: str | os.PathLike, output_dir: str, weights: str | None) -> str | Path:
-    """Return the weights to use with a detection config.
-
-    Args:
-        file: the config.
-        output_dir: its OUTPUT_DIR.
-        weights: a file, a URL, or "published" for the model zoo's; None for those of the run in `output_dir`.
+    """Return the weights to use with a detection config: the model zoo's for "published", those of the run in
+    `output_dir` if `weights` is empty, else `weights`, a file or URL.
     """
     if weights == PUBLISHED:
         return find_zoo_detector(Path(file).name)[1]
-    run_weights = RunFolder(output_dir).weights
-    if not weights and not run_weights.exists():
+    return weights or _run_weights(file, output_dir)
+
+
+def _run_weights(file: str | os.PathLike, output_dir: str) -> Path:
+    weights = RunFolder(output_dir).trained_weights()
+    if weights is None:
         raise UsageError(
-            f"{file}: no weights found: pass --weights FILE, or set OUTPUT_DIR to the folder of a finished run "
-            f"({output_dir} has no weights)"
+            f"{file}: no weights found: pass --weights FILE or --weights published, or set OUTPUT_DIR to the folder of "
+            f"a finished run ({output_dir} has no weights)"
         )
-    return weights or run_weights
+    return weights
 
 
 def _load_classifier(cfg: CfgNode, weights: str, classes_file: str | os.PathLike | None) -> PretrainedClassifier:

@@ -287,7 +287,7 @@ def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
         (
             "export_net",
             ["--config", file, "--format", "onnx"],
-            "no weights found: pass --weights FILE, or set OUTPUT_DIR",
+            "no weights found: pass --weights FILE or --weights published, or set OUTPUT_DIR",
         ),
         ("export_net", ["--config", file, "--weights", "published", "--format", "onnx"], "no weights for 'coco/digits"),
         ("export_net", ["--model", "coco/faster", "--format", "onnx"], "no weights for 'coco/faster'"),
