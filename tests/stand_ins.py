@@ -16,7 +16,7 @@ from fbnetv3.arch.latency_table import LatencyTableWriter, MeasuredDevice, block
 from fbnetv3.deploy.input_images import sample_photographs
 from fbnetv3.deploy.latency.latency_measurement import describe_device
 from fbnetv3.nars import load_space
-from fbnetv3.nars.space.latency_model import possible_shapes
+from fbnetv3.nars.space.cost_model import possible_shapes
 from fbnetv3.utils.downloads import cached_path
 from tests.detection.coco_files import annotation, dataset, save_dataset, save_image
 from tests.detection.detectors import calibrated_detector, image

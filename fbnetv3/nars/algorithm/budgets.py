@@ -11,8 +11,7 @@ from typing import Any
 from fbnetv3.arch.latency_table import load_latency_table
 from fbnetv3.nars.algorithm.search_settings import SearchSettings, SettingsError
 from fbnetv3.nars.space.constraints import Constraint, Constraints
-from fbnetv3.nars.space.cost_model import COST_COLUMNS
-from fbnetv3.nars.space.latency_model import LATENCY_COLUMN, LatencyModel, possible_shapes
+from fbnetv3.nars.space.cost_model import COST_COLUMNS, LATENCY_COLUMN, LatencyModel, possible_shapes
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.utils.checks import check_type, is_number
 from fbnetv3.utils.imports import find_callable

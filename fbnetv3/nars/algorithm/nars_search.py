@@ -26,7 +26,7 @@ from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PretrainReport
 from fbnetv3.nars.predictor.architecture_statistics import pretraining_labels
 from fbnetv3.nars.space.candidate import Candidate
-from fbnetv3.nars.space.latency_model import LATENCY_COLUMN
+from fbnetv3.nars.space.cost_model import LATENCY_COLUMN
 from fbnetv3.nars.space.sampling import sample_pool
 from fbnetv3.nars.space.search_space import ARCHITECTURE, Space, load_space
 from fbnetv3.utils.checks import check_choice

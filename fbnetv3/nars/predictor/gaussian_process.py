@@ -45,10 +45,6 @@ class FeatureGroups(NamedTuple):
     recipe: Tensor
     embedded: Tensor  # outputs of pretrained encoders
 
-    def rows(self, chosen: slice) -> FeatureGroups:
-        """Return some of the candidates."""
-        return FeatureGroups(*(group[chosen] for group in self))
-
 
 class GaussianProcess:
     """Regression with a sum of kernels: a linear and a smooth one for each group, and one of architecture and recipe.
@@ -102,11 +98,11 @@ class GaussianProcess:
     @torch.no_grad()
     def __call__(self, features: FeatureGroups) -> Tensor:
         """Predict the mean for candidates, float64 (N,)."""
-        chunks = []
-        for start in range(0, len(features.arch), _CHUNK_SIZE):
-            chunk = self._normalize(features.rows(slice(start, start + _CHUNK_SIZE)))
-            chunks.append(self._kernel(self._products(chunk), self._logs) @ self._weights)
-        return torch.cat(chunks) if chunks else torch.zeros(0, dtype=torch.float64)
+        means = []
+        for chunk in zip(*(group.split(_CHUNK_SIZE) for group in features), strict=True):
+            products = self._products(self._normalize(FeatureGroups(*chunk)))
+            means.append(self._kernel(products, self._logs) @ self._weights)
+        return torch.cat(means)
 
     def _normalize(self, features: FeatureGroups) -> FeatureGroups:
         """Standardize embeddings, and scale groups so that inner products do not grow with the number of features."""

@@ -18,6 +18,7 @@ from fbnetv3.nars.simulation.workload import Workload
 from fbnetv3.nars.space.cost_model import CostModel
 from fbnetv3.nars.space.sampling import sample_pool
 from fbnetv3.nars.space.search_space import Space
+from fbnetv3.utils.checks import check_number
 
 # Sec. 4: 200 of ImageNet's 1,000 classes, of whose training images 10,000 are held out for validation
 VALIDATION_IMAGES = 10_000
@@ -64,8 +65,7 @@ def draw_trials(
     The first round is the beginning of the pool, as in a search. The others come from its costliest part, or, with a
     `costly_fraction` of 1, from all of it. Return indices into the pool, (rounds, batch).
     """
-    if not 0 < costly_fraction <= 1:
-        raise FieldError(f"{costly_fraction:g} must be in (0, 1]", "costly_fraction")
+    check_number(costly_fraction, "costly_fraction", 0, 1)
     by_cost = np.argsort(-pool_macs, kind="stable")
     costly = by_cost[: max(1, round(costly_fraction * len(pool_macs)))]
     costly = costly[costly >= batch]  # the others are in the first round

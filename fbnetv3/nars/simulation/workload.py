@@ -56,7 +56,7 @@ class Cluster:
 
     gpus: int
     gpus_per_trial: int = 1  # that train one candidate together
-    scaling: float = 1.0  # parallel efficiency per doubling of `gpus_per_trial`, in (0, 1]
+    scaling: float = 1.0  # parallel efficiency per doubling of `gpus_per_trial`
     failure_rate: float = 0.0  # failures per GPU hour of work
     stragglers: float = 0.0  # standard deviation of the logarithm of an attempt's slowdown
     startup: float = 0.0  # seconds from the start of an attempt to its first epoch
@@ -66,8 +66,7 @@ class Cluster:
     def __post_init__(self) -> None:
         check_int(self.gpus, "gpus", 1)
         check_int(self.gpus_per_trial, "gpus_per_trial", 1, self.gpus)
-        if not 0 < self.scaling <= 1:
-            raise FieldError(f"{self.scaling} must be in (0, 1]", "scaling")
+        check_number(self.scaling, "scaling", 0.01, 1)
         for name in ("failure_rate", "stragglers", "startup", "repair"):
             check_number(getattr(self, name), name, 0)
 

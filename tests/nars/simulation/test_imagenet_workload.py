@@ -53,7 +53,7 @@ def test_later_rounds_can_be_drawn_from_the_costliest_candidates():
     [
         (lambda: draw_trials(COSTS["macs"], 5, 1000), "1 of 1000 candidates are too few for 5 rounds of 1000 trials"),
         (lambda: draw_trials(COSTS["macs"], 5, 10, costly_fraction=0.01), "0.01 of 1000 candidates are too few"),
-        (lambda: draw_trials(COSTS["macs"], 5, 10, costly_fraction=2.0), r"costly_fraction: 2 must be in \(0, 1\]"),
+        (lambda: draw_trials(COSTS["macs"], 5, 10, costly_fraction=2.0), r"costly_fraction: 2.0 must be in \[0, 1\]"),
         (
             lambda: build_imagenet_workload(COSTS, SETTINGS, 5, 15, gpu_hours=0),
             "gpu_hours: 0 must be a positive number",

@@ -225,7 +225,7 @@ def test_simulated_rounds_are_those_of_the_search(seed, tmp_path):
         (lambda: Workload(((1.0,),), 5, 6), r"stopping_epoch: 6 must be in \[1, 5\]"),
         (lambda: Cluster(0), "gpus: 0 must be at least 1"),
         (lambda: Cluster(4, 8), r"gpus_per_trial: 8 must be in \[1, 4\]"),
-        (lambda: Cluster(4, scaling=1.5), r"scaling: 1.5 must be in \(0, 1\]"),
+        (lambda: Cluster(4, scaling=1.5), r"scaling: 1.5 must be in \[0.01, 1\]"),
         (lambda: Cluster(4, failure_rate=-1.0), "failure_rate: -1.0 must be at least 0"),
         (lambda: Cluster(4, stragglers=float("nan")), "stragglers: nan must be"),
         (lambda: simulate(random_workload(), Cluster(4), retries=-1), "retries: -1 must be at least 0"),

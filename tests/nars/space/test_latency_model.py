@@ -18,7 +18,7 @@ from fbnetv3.nars import search
 from fbnetv3.nars.algorithm.budgets import build_constraints
 from fbnetv3.nars.algorithm.search_settings import SettingsError, parse_settings
 from fbnetv3.nars.algorithm.trial_store import TrialStoreError
-from fbnetv3.nars.space.latency_model import LatencyModel, possible_shapes
+from fbnetv3.nars.space.cost_model import LatencyModel, possible_shapes
 from fbnetv3.nars.space.search_space import load_space, space_from_dict
 from tests.nars.space.spaces import BLOCKS, CIFAR, FBNETV3, IRREGULAR, SMALL, random_candidates
 from tests.nars.toy import FAST
