@@ -19,7 +19,6 @@ from fbnetv3.deploy.exported_folder import Exported, new_folder, open_classifier
 from fbnetv3.deploy.formats.export_format import (
     INPUT_NAME,
     OUTPUT_NAME,
-    ExportFormat,
     export_program,
     formats_supporting,
     get_format,
@@ -30,8 +29,8 @@ from fbnetv3.deploy.input_images import ClassifierImage, load_image, sample_imag
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, preprocessing_to_dict
 from fbnetv3.errors import ExportError, UsageError
 
+# Largest difference between a logit of the export and of the network, relative to the image's largest logit
 TOLERANCE = 1e-4
-"""Largest difference between a logit of the export and of the network, relative to the image's largest logit."""
 
 
 def export_classifier(
@@ -79,13 +78,18 @@ def export_classifier(
     examples = [load_image(image, f"images[{i}]") for i, image in enumerate(images)]
     reference = copy.deepcopy(model).cpu().eval()
     original = ClassifierPredictor(TorchRuntime(reference), preprocessing, classes, name)
-    expected = original.logits(examples)  # first, so that wrong images and class names fail early
+    # Run the network before the export, so that wrong images and class names fail early
+    expected = original.logits(examples)
+    # The sizes of these axes of the input can change at run time
+    dynamic_axes = [0] if export_format.supports_any_batch else []
+    if any_size:
+        dynamic_axes += [2, 3]
     output = Path(output).expanduser()
 
     with new_folder(output) as folder:
         # 1. Write the model file
         path = folder / export_format.file_name
-        program = _trace(reference, export_format, preprocessing, any_size)
+        program = _trace(export_format.prepare(reference), preprocessing, dynamic_axes)
         export_format.write(program, path)
         write_preprocessing(folder, preprocessing_to_dict(preprocessing), classes)
 
@@ -93,7 +97,7 @@ def export_classifier(
         exported = open_classifier(folder, format, name)
         runtime = exported.runtime.name
         differences = [relative_difference(exported.logits(examples), expected)]
-        if export_format.supports_any_batch:
+        if 0 in dynamic_axes:
             # A single image may take other kernels
             differences.append(relative_difference(exported.logits(examples[0]), expected[:1]))
         if any_size:
@@ -101,9 +105,8 @@ def export_classifier(
         difference = float(np.max(differences))  # NaN if any is NaN
         if not difference <= tolerance:  # true for NaN too
             raise ExportError(
-                f"{name}: the logits of {runtime} differ from the network's by {difference:.1e} of the largest logit; "
-                f"at most {tolerance:.0e} is allowed. Nothing was exported; "
-                "please report this, or raise `tolerance`"
+                f"{name}: the logits of {runtime} differ from the network's by {difference:.1e} of the largest; "
+                f"`tolerance` allows {tolerance:.0e}. Nothing was exported"
             )
         verification: dict[str, Any] = {
             "images": len(examples),
@@ -115,45 +118,39 @@ def export_classifier(
         # 3. Quantize, compare again, and write the manifest
         if int8:
             verification["int8"] = quantize_model_file(program, path, export_format, exported, int8)
-        batch_size = None if export_format.supports_any_batch else 1
-        side = None if any_size else preprocessing.resolution
+        side = preprocessing.resolution
+        sizes = (1, preprocessing.channels, side, side)
+        shape = [None if axis in dynamic_axes else size for axis, size in enumerate(sizes)]
         manifest = write_manifest(
             folder,
             network=name,
             format=format,
-            input={"name": INPUT_NAME, "type": "float32", "shape": [batch_size, preprocessing.channels, side, side]},
-            output={"name": OUTPUT_NAME, "type": "float32", "shape": [batch_size, len(classes)]},
+            input={"name": INPUT_NAME, "type": "float32", "shape": shape},
+            output={"name": OUTPUT_NAME, "type": "float32", "shape": [shape[0], len(classes)]},
             command=command,
             verification=verification,
         )
     return Exported(output, output / export_format.file_name, manifest)
 
 
-def _trace(
-    model: nn.Module, export_format: ExportFormat, preprocessing: Preprocessing, any_size: bool
-) -> ExportedProgram:
-    """Trace a network with the dynamic axes that the format supports."""
-    # Choose example sizes that let the axes be dynamic
+def _trace(model: nn.Module, preprocessing: Preprocessing, dynamic_axes: Sequence[int]) -> ExportedProgram:
+    batch_size = 2 if 0 in dynamic_axes else 1  # axes of size 1 cannot be dynamic
     side = preprocessing.resolution
-    batch_size = 1
-    dynamic_axes = []
-    if export_format.supports_any_batch:
-        batch_size = 2  # axes of size 1 cannot be dynamic
-        dynamic_axes += [0]
-    if any_size:
+    if 2 in dynamic_axes:
         # For small inputs, several feature maps would share a size and be taken for equal
         side = round(1.5 * side)
-        dynamic_axes += [2, 3]
     example = torch.zeros(batch_size, preprocessing.channels, side, side)
-    return export_program(export_format.prepare(model), example, dynamic_axes)
+    return export_program(model, example, dynamic_axes)
 
 
 def _difference_at_larger_size(
     exported: ClassifierPredictor, original: ClassifierPredictor, examples: Sequence[ClassifierImage]
 ) -> float:
     """Return the relative difference for inputs that are larger by a third."""
-    sides = {key: round(getattr(original.preprocessing, key) * 4 / 3) for key in ("resolution", "resize")}
-    larger = replace(original.preprocessing, **sides)
+    preprocessing = original.preprocessing
+    resolution = round(preprocessing.resolution * 4 / 3)
+    resize = round(preprocessing.resize * 4 / 3)
+    larger = replace(preprocessing, resolution=resolution, resize=resize)
     logits = [replace(predictor, preprocessing=larger).logits(examples) for predictor in (exported, original)]
     return relative_difference(*logits)
 

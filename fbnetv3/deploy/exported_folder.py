@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import platform
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -30,8 +29,8 @@ T = TypeVar("T")
 MANIFEST_FILE = "manifest.json"
 PREPROCESSING_FILE = "preprocessing.json"
 CLASSES_FILE = "classes.json"
+# Version of the folder's layout; incremented when older versions of `load` can no longer read it
 LAYOUT = 2
-"""Version of the folder's layout; incremented when older versions of `load` can no longer read it."""
 CLASSIFICATION = "classification"
 DETECTION = "detection"
 
@@ -121,20 +120,15 @@ def read_preprocessing(folder: Path, from_dict: Callable[[dict[str, Any]], T]) -
 
 
 def write_manifest(folder: Path, *, format: str, **fields: Any) -> Manifest:
-    """Write the manifest, the last file of an exported folder.
-
-    Args:
-        folder: the exported folder, with all other files.
-        format: format of the model file.
-        fields: the other fields of `Manifest`, except files and versions.
-    """
+    """Write the manifest, the last file of a folder; `fields` are those of `Manifest` except files and versions."""
     files = {}
     for name in _file_names(format):
         path = folder / name
         files[name] = {"sha256": file_sha256(path), "bytes": path.stat().st_size}
     versions = {"python": platform.python_version(), "fbnetv3": fbnetv3.__version__, "torch": torch.__version__}
     for package in get_format(format).packages:
-        with contextlib.suppress(PackageNotFoundError):  # onnxruntime may be installed as onnxruntime-gpu
+        # onnxruntime may be installed as onnxruntime-gpu
+        with contextlib.suppress(PackageNotFoundError):
             versions[package] = version(package)
     manifest = Manifest(format=format, files=files, versions=versions, **fields)
     write_json(folder / MANIFEST_FILE, asdict(manifest))
@@ -192,18 +186,15 @@ def new_folder(output: Path) -> Iterator[Path]:
     """Create a temporary folder that is renamed to `output` if the block succeeds, and deleted if it fails."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} already exists: choose a different folder, or delete it")
-    temporary = None
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=output.parent, prefix=PARTIAL_PREFIX))
-        yield temporary
-        # Make the folder readable: mkdtemp's folders are private
-        temporary.chmod(0o755)
-        temporary.replace(output)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=PARTIAL_PREFIX) as temporary:
+            # A folder inside has the usual permissions; temporary folders are private
+            folder = Path(temporary) / "exported"
+            folder.mkdir()
+            yield folder
+            folder.replace(output)
     except UserError:
         raise
     except OSError as error:
         raise output_error(output, error) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)

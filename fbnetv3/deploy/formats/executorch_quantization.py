@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from itertools import takewhile
 
 import numpy as np
 import torch
@@ -78,10 +79,9 @@ def _build_layer_filter(graph: torch.fx.Graph) -> Callable[[torch.fx.Node], bool
     """Build a filter that rejects operators before the first quantized layer; see `count_float_layers`."""
     layers = [node for node in graph.nodes if node.target in _LAYERS]
     weight_counts = [node.args[1].meta["val"].numel() for node in layers]
-    quantized = layers[count_float_layers(weight_counts, _FLOAT_SHARE) :]
-    position = {node: i for i, node in enumerate(graph.nodes)}
-    start = position[quantized[0]] if quantized else len(position)
-    return lambda node: node.op != "call_function" or position[node] >= start
+    quantized = set(layers[count_float_layers(weight_counts, _FLOAT_SHARE) :])
+    float_nodes = set(takewhile(lambda node: node not in quantized, graph.nodes))
+    return lambda node: node.op != "call_function" or node not in float_nodes
 
 
 def _saturation_limits(node: torch.fx.Node) -> Range | None:

@@ -38,22 +38,24 @@ class ExportFormat(ABC):
     """A file format of exported networks.
 
     Subclass it, set what the format supports, and register the class with `@FORMATS.register(name="...")`.
+
+    Attributes:
+        suffix: suffix of the model file, such as ".onnx".
+        packages: import names of the packages, in addition to torch, that write and run the format.
+        runtime_package: import name of the package that runs the model file; latency tables record its version.
+        supports_any_batch: whether one file takes batches of any size; if not, it takes one image at a time.
+        supports_any_size: whether one file can take images of any height and width.
+        supports_int8: whether `quantize` is implemented.
+        supports_reduce_range: whether `quantize` can reduce weights to 7 bits.
     """
 
     suffix: ClassVar[str]
-    """Suffix of the model file, such as ".onnx"."""
     packages: ClassVar[tuple[str, ...]] = ()
-    """Import names of the packages, in addition to torch, that write and run the format."""
     runtime_package: ClassVar[str] = "torch"
-    """Import name of the package that runs the model file; latency measurements record its version."""
     supports_any_batch: ClassVar[bool] = True
-    """Whether one file takes batches of any size; if not, it takes one image at a time."""
     supports_any_size: ClassVar[bool] = True
-    """Whether one file can take images of any height and width."""
     supports_int8: ClassVar[bool] = False
-    """Whether `quantize` is implemented."""
     supports_reduce_range: ClassVar[bool] = False
-    """Whether `quantize` can reduce weights to 7 bits."""
 
     @property
     def file_name(self) -> str:
@@ -90,8 +92,8 @@ class ExportFormat(ABC):
         raise NotImplementedError
 
 
+# Subclasses of `ExportFormat` by the name that `tools/export_net.py --format` takes
 FORMATS = Registry("export format")
-"""Subclasses of `ExportFormat` by the name that `tools/export_net.py --format` takes."""
 FORMATS.add("onnx", "fbnetv3.deploy.formats.onnx_format:OnnxFormat", __file__)
 FORMATS.add("executorch", "fbnetv3.deploy.formats.executorch_format:ExecuTorchFormat", __file__)
 FORMATS.add("torch-export", "fbnetv3.deploy.formats.torch_export_format:TorchExportFormat", __file__)

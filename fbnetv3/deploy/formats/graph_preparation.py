@@ -43,7 +43,8 @@ def prepare_for_export(model: nn.Module, decompose_hard_sigmoid: bool = False) -
     operators and gradients are switched off. Optionally, hard sigmoids become an addition, a clamp and a product.
     """
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
-    model = model.to(memory_format=torch.contiguous_format)  # ExecuTorch fails on some channels-last weights
+    # ExecuTorch fails on some channels-last weights
+    model = model.to(memory_format=torch.contiguous_format)
     # Iterate over a list, because modules are replaced on the way
     for module in list(model.modules()):
         if isinstance(module, nn.Sequential):

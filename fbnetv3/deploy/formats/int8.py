@@ -17,10 +17,9 @@ from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.errors import DataError, ExportError, UsageError
 from fbnetv3.utils.text import evenly_spaced
 
+# A hard swish is 0 below -3 and has no limit above; a hard sigmoid is 0 below -3 and 1 above 3
 HARD_SWISH_RANGE = (-3.0, None)
-"""Inputs below the first value all give 0; above there is no limit."""
 HARD_SIGMOID_RANGE = (-3.0, 3.0)
-"""Inputs outside these values give 0 or 1."""
 _DEFAULT_MIN_AGREEMENT = 98.0  # percent of unlabeled images
 _CALIBRATION_BATCH = 8  # the feature maps of a whole batch are kept at once
 
@@ -47,8 +46,9 @@ class Int8:
     reduce_range: bool = False
 
     def __post_init__(self) -> None:
-        if not self.images or len(self.images if self.targets is None else self.targets) != len(self.images):
-            raise UsageError("int8 needs images to compare on, and no targets or one for each of them")
+        targets = self.images if self.targets is None else self.targets
+        if not self.images or len(targets) != len(self.images):
+            raise UsageError("int8 needs images to compare on, and none or all of their targets")
 
     @property
     def required_agreement(self) -> float:
@@ -61,31 +61,28 @@ class Int8:
         """Return "agreement" and, with targets, "top1_float32" and "top1_int8" of logits (N, classes), in percent."""
         float32_classes = float32_logits.argmax(1)
         int8_classes = int8_logits.argmax(1)
-        result = {"agreement": _percentage(float32_classes == int8_classes)}
+        equal = {"agreement": float32_classes == int8_classes}
         if self.targets is not None:
             targets = np.asarray(self.targets)
-            result["top1_float32"] = _percentage(float32_classes == targets)
-            result["top1_int8"] = _percentage(int8_classes == targets)
-        return result
+            equal["top1_float32"] = float32_classes == targets
+            equal["top1_int8"] = int8_classes == targets
+        return {key: 100 * float(is_equal.mean()) for key, is_equal in equal.items()}
 
     def describe_loss(self, comparison: dict[str, float]) -> str:
         """Describe which limit the result of `compare` exceeds; return an empty text if none."""
         # Labels decide if available; agreement decides without labels, or if a minimum was set
-        if self.targets is not None and comparison["top1_float32"] - comparison["top1_int8"] > self.max_drop:
-            return (
-                f"reduces top-1 from {comparison['top1_float32']:.2f} to {comparison['top1_int8']:.2f}% on "
-                f"{len(self.images)} images; at most {self.max_drop:g} points may be lost"
-            )
-        if comparison["agreement"] < self.required_agreement:
-            return (
-                f"chooses the same class as float32 for {comparison['agreement']:.2f}% of {len(self.images)} images; "
-                f"{self.required_agreement:g}% are required"
-            )
+        count = len(self.images)
+        if self.targets is not None:
+            before = comparison["top1_float32"]
+            after = comparison["top1_int8"]
+            if before - after > self.max_drop:
+                limit = f"at most {self.max_drop:g} points may be lost"
+                return f"reduces top-1 from {before:.2f} to {after:.2f}% on {count} images; {limit}"
+        agreement = comparison["agreement"]
+        if agreement < self.required_agreement:
+            limit = f"{self.required_agreement:g}% are required"
+            return f"chooses the same class as float32 for {agreement:.2f}% of {count} images; {limit}"
         return ""
-
-
-def _percentage(correct: np.ndarray) -> float:
-    return 100 * float(correct.mean())
 
 
 def quantize_model_file(

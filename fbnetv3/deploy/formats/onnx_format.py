@@ -95,8 +95,8 @@ def _replace_means_by_pools(graph: onnx.GraphProto) -> None:
     spatial_axes = {tensor.name for tensor in pairs if sorted(numpy_helper.to_array(tensor) % 4) == [2, 3]}
     for node in graph.node:
         keeps_axes = next((bool(a.i) for a in node.attribute if a.name == "keepdims"), True)
-        axes_name = node.input[1] if len(node.input) > 1 else ""  # a mean over all axes has no such input
-        if node.op_type == "ReduceMean" and keeps_axes and axes_name in spatial_axes:
+        # A mean over all axes has no second input
+        if node.op_type == "ReduceMean" and keeps_axes and spatial_axes.intersection(node.input[1:]):
             node.op_type = "GlobalAveragePool"
             del node.attribute[:], node.input[1:]
 

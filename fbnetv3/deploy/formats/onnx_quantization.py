@@ -80,7 +80,8 @@ def _calibrate(path: Path, batches: Iterable[np.ndarray]) -> Ranges:
             calibrate_method=CalibrationMethod.Percentile,
             extra_options={"percentile": _PERCENTILE, "symmetric": False},
         )
-        for batch in batches:  # one at a time: each call keeps the feature maps of all its batches
+        # One batch at a time: each call keeps the feature maps of all its batches
+        for batch in batches:
             calibrator.collect_data(_SingleBatchReader(batch))
         tensors = calibrator.compute_data().data
     ranges = {name: tensor.range_value for name, tensor in tensors.items()}

@@ -22,7 +22,8 @@ class TorchExportFormat(ExportFormat):
 
     def write(self, program: ExportedProgram, path: Path) -> None:
         """Write the archive."""
-        archive = io.BytesIO()  # torch's own file writer aborts the process when the disk is full
+        # torch's own file writer aborts the process when the disk is full
+        archive = io.BytesIO()
         with as_export_errors("torch.export cannot export this network"):
             torch.export.save(program, archive)
         path.write_bytes(archive.getbuffer())
@@ -34,11 +35,9 @@ class TorchExportFormat(ExportFormat):
 
 
 class TorchRuntime:
-    """torch on the CPU.
+    """torch on the CPU, for a network in eval mode.
 
-    Args:
-        model: the network, in eval mode.
-        optimize: run a faster copy with the same outputs up to rounding; see `fuse_blocks`.
+    `optimize` runs a faster copy with the same outputs up to rounding; see `fuse_blocks`.
     """
 
     def __init__(self, model: nn.Module, *, optimize: bool = False) -> None:

@@ -35,7 +35,7 @@ class ClassifierPredictor:
     runtime: Runtime
     preprocessing: Preprocessing
     classes: Sequence[str]
-    name: str = ""  # of the network, for messages
+    name: str = "the network"
 
     def __call__(
         self,
@@ -71,8 +71,8 @@ class ClassifierPredictor:
         logits = np.concatenate(outputs) if outputs else np.empty((0, len(self.classes)), np.float32)
         if logits.shape != (len(image_list), len(self.classes)):
             raise ExportError(
-                f"{self.name or 'the network'}: returns an output of shape {logits.shape} for {len(image_list)} "
-                f"images, but has {len(self.classes)} class names"
+                f"{self.name}: returns an output of shape {logits.shape} for {len(image_list)} images, "
+                f"but has {len(self.classes)} class names"
             )
         return logits
 
@@ -101,24 +101,19 @@ def preprocessing_to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
 
 def preprocessing_from_dict(fields: Mapping[str, Any]) -> Preprocessing:
     """Build the preprocessing from what `preprocessing_to_dict` returns, checking every value."""
-    preprocessing = Preprocessing(
-        int(fields["resolution"]),
-        int(fields["resize"]),
-        tuple(map(float, fields["mean"])),
-        tuple(map(float, fields["std"])),
-        str(fields["interpolation"]),
-    )
+    resolution = int(fields["resolution"])
+    resize = int(fields["resize"])
+    mean = tuple(map(float, fields["mean"]))
+    std = tuple(map(float, fields["std"]))
     # Exported folders may come from strangers
-    mean = preprocessing.mean
-    std = preprocessing.std
     is_valid = (
         len(mean) == len(std)
         and len(mean) in (1, 3)
         and all(map(math.isfinite, mean + std))
         and min(std) > 0
-        and 1 <= preprocessing.resolution <= preprocessing.resize <= _MAX_SIDE
-        and preprocessing.interpolation in INTERPOLATIONS
+        and 1 <= resolution <= resize <= _MAX_SIDE
+        and fields["interpolation"] in INTERPOLATIONS
     )
     if not is_valid:
         raise ValueError("not a valid preprocessing")
-    return preprocessing
+    return Preprocessing(resolution, resize, mean, std, fields["interpolation"])

@@ -80,7 +80,7 @@ class DetectorPredictor:
     runtime: OnnxRuntime
     resize: ShortSideResize
     classes: Sequence[str]
-    name: str = ""  # of the detector, for messages
+    name: str = "the detector"
 
     def __call__(
         self, images: ImageLike | Sequence[ImageLike], score_threshold: float = 0.0
@@ -114,8 +114,7 @@ class DetectorPredictor:
         boxes, scores, classes = self.runtime.run_outputs(DETECTOR_INPUT, resized)
         if len(classes) and not 0 <= classes.min() <= classes.max() < len(self.classes):
             raise ExportError(
-                f"{self.name or 'the detector'}: returns class index {classes.max()}, "
-                f"but has {len(self.classes)} class names"
+                f"{self.name}: returns class index {classes.max()}, but has {len(self.classes)} class names"
             )
         # Scale back to the original image, clip, and drop boxes that are then empty
         boxes = boxes * np.array([width / resized.shape[1], height / resized.shape[0]] * 2, np.float32)

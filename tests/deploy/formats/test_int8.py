@@ -181,7 +181,7 @@ def test_wrong_arguments(tiny, int8, export):
     with pytest.raises(UsageError, match="reduce_range is available for onnx, not for executorch"):
         export(tiny, replace(int8, reduce_range=True), "executorch")
     for changes in ({"targets": []}, {"images": []}):
-        with pytest.raises(UsageError, match="int8 needs images to compare on, and no targets or one for each"):
+        with pytest.raises(UsageError, match="int8 needs images to compare on, and none or all of their"):
             replace(int8, **changes)
 
 
