@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
-from torchvision.transforms.v2.functional import to_pil_image
 
 from fbnetv3.data.image_io import EncodedImage, to_pixels
 from fbnetv3.errors import UsageError
@@ -62,16 +62,28 @@ class Preprocessing:
         return len(self.mean)
 
     def transform(self, normalize: bool = True) -> Transform:
-        """Build the transform from an image to the network's input.
+        """Build the transform from an image to float32 (channels, resolution, resolution); uint8 if not normalized."""
+        return v2.Compose([self.crop_center, self.normalize]) if normalize else self.crop_center
 
-        Args:
-            normalize: whether to apply the last step.
+    def crop_center(self, image: AnyImage) -> Tensor:
+        """Resize the short side, then crop the center: uint8 (channels, resolution, resolution)."""
+        # Resize with the aspect ratio kept
+        width, height = image.size
+        short_side = min(width, height)
+        new_height = self.resize if height == short_side else int(self.resize * height / short_side)
+        new_width = self.resize if width == short_side else int(self.resize * width / short_side)
+        full_box = (0, 0, height, width)
+        pixels = crop_and_resize(image, full_box, (new_height, new_width), self.channels, self.interpolation)
+        # Crop the center
+        top = round((new_height - self.resolution) / 2)
+        left = round((new_width - self.resolution) / 2)
+        return pixels[:, top : top + self.resolution, left : left + self.resolution]
 
-        Returns:
-            A function from an image to float32 (channels, resolution, resolution), or uint8 without `normalize`.
-        """
-        crop = _CenterCrop(self)
-        return v2.Compose([crop, self.normalize]) if normalize else crop
+    def resize_to_square(self, image: AnyImage, box: CropBox | None = None) -> Tensor:
+        """Resize a part of the image, by default all of it, to uint8 (channels, resolution, resolution)."""
+        width, height = image.size
+        size = (self.resolution, self.resolution)
+        return crop_and_resize(image, box or (0, 0, height, width), size, self.channels, self.interpolation)
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Normalize an image or a batch: uint8 (..., channels, H, W) to float32."""
@@ -114,15 +126,10 @@ def train_transform(
 
     Returns:
         A function from an image to float32 (channels, resolution, resolution), or uint8 without `normalize`.
-
-    Raises:
-        UnknownNameError: no such crop or augmentation.
-        UsageError: the padding is larger than the image.
     """
     make_crop = CROPS.get(crop)
     make_augmentation = AUGMENTATIONS.get(auto_augment)
-    crop_step = make_crop(preprocessing=preprocessing, scale=tuple(crop_scale), padding=crop_padding)
-    steps: list[Callable] = [crop_step]
+    steps: list[Callable] = [make_crop(preprocessing=preprocessing, scale=tuple(crop_scale), padding=crop_padding)]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
     steps.append(make_augmentation(preprocessing=preprocessing))
@@ -138,7 +145,15 @@ def train_transform(
 @CROPS.register(name="random_resized")
 def random_resized_crop(*, preprocessing: Preprocessing, scale: Sequence[float], padding: int) -> Transform:
     """Crop a random part of the image and scale it to the resolution."""
-    return _RandomResizedPart(preprocessing, scale)
+    return partial(_crop_random_part, preprocessing, list(scale))
+
+
+def _crop_random_part(preprocessing: Preprocessing, scale: list[float], image: AnyImage) -> Tensor:
+    # torchvision reads only the shape of the image
+    width, height = image.size
+    shape_only = torch.empty(1).expand(1, height, width)
+    box = RandomResizedCrop.get_params(shape_only, scale, _ASPECT_RATIOS)
+    return preprocessing.resize_to_square(image, box)
 
 
 @CROPS.register(name="padded")
@@ -147,13 +162,13 @@ def padded_crop(*, preprocessing: Preprocessing, scale: Sequence[float], padding
     resolution = preprocessing.resolution
     if padding > resolution:
         raise UsageError(f"INPUT.CROP_PADDING {padding} is larger than the {resolution}-pixel input: lower it")
-    return v2.Compose([_SquareResize(preprocessing), v2.RandomCrop(resolution, padding=padding)])
+    return v2.Compose([preprocessing.resize_to_square, v2.RandomCrop(resolution, padding=padding)])
 
 
 @CROPS.register(name="none")
 def center_crop(*, preprocessing: Preprocessing, scale: Sequence[float], padding: int) -> Transform:
     """Crop the center, as in evaluation."""
-    return _CenterCrop(preprocessing)
+    return preprocessing.crop_center
 
 
 @AUGMENTATIONS.register(name="none")
@@ -165,15 +180,20 @@ def no_augmentation(*, preprocessing: Preprocessing) -> Callable[[Tensor], Tenso
 @AUGMENTATIONS.register(name="autoaugment")
 def autoaugment(*, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
     """Apply AutoAugment's policy for ImageNet."""
-    interpolation = InterpolationMode(preprocessing.interpolation)
-    return _OnPillowImages(v2.AutoAugment(interpolation=interpolation))
+    return _augment_with_pillow(v2.AutoAugment, preprocessing)
 
 
 @AUGMENTATIONS.register(name="randaugment")
 def randaugment(*, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
     """Apply RandAugment with torchvision's defaults."""
-    interpolation = InterpolationMode(preprocessing.interpolation)
-    return _OnPillowImages(v2.RandAugment(interpolation=interpolation))
+    return _augment_with_pillow(v2.RandAugment, preprocessing)
+
+
+def _augment_with_pillow(policy: Callable, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
+    """Apply an augmentation policy to Pillow images, for which the policies were designed."""
+    augment = policy(interpolation=InterpolationMode(preprocessing.interpolation))
+    back_to_pixels = partial(to_pixels, channels=preprocessing.channels)
+    return v2.Compose([v2.ToPILImage(), augment, back_to_pixels])
 
 
 def crop_and_resize(image: AnyImage, box: CropBox, size: tuple[int, int], channels: int, interpolation: str) -> Tensor:
@@ -209,65 +229,3 @@ def crop_and_resize(image: AnyImage, box: CropBox, size: tuple[int, int], channe
         mode = _TORCH_MODES[interpolation]
         part = F.interpolate(part, size=size, mode=mode, antialias=interpolation != "nearest")
     return part[0]
-
-
-def _full_box(image: AnyImage) -> CropBox:
-    width, height = image.size
-    return 0, 0, height, width
-
-
-class _CenterCrop:
-    """Resizes the short side, then crops the center."""
-
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        self.preprocessing = preprocessing
-
-    def __call__(self, image: AnyImage) -> Tensor:
-        p = self.preprocessing
-        # Resize to `p.resize` on the short side, with the aspect ratio kept
-        width, height = image.size
-        short_side = min(width, height)
-        new_height = p.resize if height == short_side else int(p.resize * height / short_side)
-        new_width = p.resize if width == short_side else int(p.resize * width / short_side)
-        pixels = crop_and_resize(image, _full_box(image), (new_height, new_width), p.channels, p.interpolation)
-        # Crop the center
-        top = round((new_height - p.resolution) / 2)
-        first_column = round((new_width - p.resolution) / 2)
-        return pixels[:, top : top + p.resolution, first_column : first_column + p.resolution]
-
-
-class _RandomResizedPart:
-    """Crops a random part of the image and scales it to the resolution."""
-
-    def __init__(self, preprocessing: Preprocessing, scale: Sequence[float]) -> None:
-        self.preprocessing = preprocessing
-        self.scale = list(scale)
-
-    def __call__(self, image: AnyImage) -> Tensor:
-        p = self.preprocessing
-        # torchvision reads only the shape of the image
-        width, height = image.size
-        shape_only = torch.empty(1).expand(1, height, width)
-        box = RandomResizedCrop.get_params(shape_only, self.scale, _ASPECT_RATIOS)
-        return crop_and_resize(image, box, (p.resolution, p.resolution), p.channels, p.interpolation)
-
-
-class _SquareResize:
-    """Resizes the whole image to the square resolution, ignoring its aspect ratio."""
-
-    def __init__(self, preprocessing: Preprocessing) -> None:
-        self.preprocessing = preprocessing
-
-    def __call__(self, image: AnyImage) -> Tensor:
-        p = self.preprocessing
-        return crop_and_resize(image, _full_box(image), (p.resolution, p.resolution), p.channels, p.interpolation)
-
-
-class _OnPillowImages:
-    """Applies a transform of Pillow images, which the augmentation policies were designed for, to pixels."""
-
-    def __init__(self, transform: Callable[[Image.Image], Image.Image]) -> None:
-        self.transform = transform
-
-    def __call__(self, pixels: Tensor) -> Tensor:
-        return to_pixels(self.transform(to_pil_image(pixels)), len(pixels))
