@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import simplejpeg
@@ -75,14 +76,14 @@ class EncodedImage:
         self.name = name
         self._data = data
         self._image: Image.Image | None = None  # opened by Pillow; None where simplejpeg decodes the file
-        with _as_corrupt_image_error(name):
+        with as_corrupt_image_error(name):
             if data.startswith(_JPEG_START):
                 height, width, color_space, _ = simplejpeg.decode_jpeg_header(data)
                 # Pillow warns above its limit and refuses above twice the limit
                 if color_space == "YCbCr" and height * width <= 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
                     self.size = width, height
                     return
-            self._image = self._open()
+            self._image = _open_image(io.BytesIO(data))
             self.size = self._image.size
 
     def decode(self, channels: int, downscale: float = 1.0) -> Tensor:
@@ -95,69 +96,53 @@ class EncodedImage:
 
         Returns:
             uint8 (channels, height, width).
-
-        Raises:
-            CorruptImageError: it cannot be decoded.
         """
         scale = next((s for s in _JPEG_SCALES if downscale >= _REDUCING_GAP * s), 1)
-        with _as_corrupt_image_error(self.name):
+        with as_corrupt_image_error(self.name):
+            width, height = self.size
             if self._image is None and channels == 3:
                 # simplejpeg rejects unusual but readable files; Pillow decides about those
                 with contextlib.suppress(ValueError):
-                    return self._decode_with_simplejpeg(scale)
-            image = self._image or self._open()
+                    limits = {"min_height": math.ceil(height / scale), "min_width": math.ceil(width / scale)}
+                    return torch.from_numpy(simplejpeg.decode_jpeg(self._data, **limits)).permute(2, 0, 1)
+            image = self._image or _open_image(io.BytesIO(self._data))
             if scale > 1:
-                width, height = image.size
                 image.draft(None, (max(1, width // scale), max(1, height // scale)))
             image.load()
             return to_pixels(image, channels)
 
-    def _open(self) -> Image.Image:
-        return refuse_postscript(Image.open(io.BytesIO(self._data)))
-
-    def _decode_with_simplejpeg(self, scale: int) -> Tensor:
-        limits = {}
-        if scale > 1:
-            width, height = self.size
-            limits = {"min_height": math.ceil(height / scale), "min_width": math.ceil(width / scale)}
-        return torch.from_numpy(simplejpeg.decode_jpeg(self._data, **limits)).permute(2, 0, 1)
-
 
 @contextlib.contextmanager
-def _as_corrupt_image_error(name: str) -> Iterator[None]:
+def as_corrupt_image_error(name: str) -> Iterator[None]:
     """Turn any error of reading and decoding into a `CorruptImageError` that names the image."""
     try:
         yield
-    except FileNotFoundError:
-        raise CorruptImageError(f"{name}: no such file") from None
-    except Image.DecompressionBombError:
-        raise CorruptImageError(f"{name}: has too many pixels to decode safely") from None
-    except UnidentifiedImageError:
-        raise CorruptImageError(f"{name}: corrupt image (not a format that Pillow can read)") from None
     except Exception as error:  # Pillow's readers raise almost anything on corrupt files
-        if isinstance(error, OSError) and error.strerror:
-            raise CorruptImageError(f"{name}: cannot be read ({error.strerror})") from None
-        raise CorruptImageError(f"{name}: corrupt image ({one_line(error, 120)})") from None
+        raise CorruptImageError(f"{name}: {_describe(error)}") from None
 
 
-def refuse_postscript(image: Image.Image) -> Image.Image:
-    """Return the image unless it is PostScript, a program that Pillow would have Ghostscript run.
+def _describe(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, Image.DecompressionBombError):
+        return "has too many pixels to decode safely"
+    if isinstance(error, UnidentifiedImageError):
+        return "corrupt image (not a format that Pillow can read)"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read ({error.strerror})"
+    return f"corrupt image ({one_line(error, 120)})"
 
-    Raises:
-        ValueError: it is PostScript.
-    """
-    if image.format == "EPS":
+
+def _open_image(file: BinaryIO) -> Image.Image:
+    image = Image.open(file)
+    if image.format == "EPS":  # Pillow would have Ghostscript run it
         raise ValueError("PostScript is a program, not an image")
     return image
 
 
 def read_encoded_image(path: str) -> EncodedImage:
-    """Read an image file without decoding it.
-
-    Raises:
-        CorruptImageError: the file is missing, cannot be read, or is not an image.
-    """
-    with _as_corrupt_image_error(path):
+    """Read an image file without decoding it."""
+    with as_corrupt_image_error(path):
         data = Path(path).read_bytes()
     return EncodedImage(data, path)
 
@@ -182,13 +167,9 @@ def to_pixels(image: Image.Image, channels: int) -> Tensor:
 
 
 def read_oriented_image(path: str | os.PathLike) -> Image.Image:
-    """Read and decode an image file and apply its EXIF orientation; see `apply_exif_orientation`.
-
-    Raises:
-        CorruptImageError: the file is missing, corrupt, not an image, or too large to decode safely.
-    """
-    with _as_corrupt_image_error(str(path)), Path(path).open("rb") as file, Image.open(file) as image:
-        return apply_exif_orientation(refuse_postscript(image))
+    """Read and decode an image file and apply its EXIF orientation; see `apply_exif_orientation`."""
+    with as_corrupt_image_error(str(path)), Path(path).open("rb") as file, _open_image(file) as image:
+        return apply_exif_orientation(image)
 
 
 def apply_exif_orientation(image: Image.Image) -> Image.Image:

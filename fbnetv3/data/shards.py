@@ -15,13 +15,13 @@ import os
 import tarfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fbnetv3.data.image_io import IMAGE_SUFFIXES, CorruptImageError, EncodedImage
+from fbnetv3.data.image_io import IMAGE_SUFFIXES, EncodedImage, as_corrupt_image_error
 from fbnetv3.errors import DataError
 from fbnetv3.utils.checks import check_int
 from fbnetv3.utils.downloads import cache_dir
@@ -48,15 +48,7 @@ class ShardIndex(NamedTuple):
 
 
 class ShardDataset:
-    """The images of several shards.
-
-    Args:
-        shards: the tar files.
-        classes: names of the classes; default: their indices.
-
-    Raises:
-        DataError: a shard is corrupt or has no images, or an image has no class, or a class without a name.
-    """
+    """The images of several shards. The names of the classes default to their indices."""
 
     def __init__(self, shards: Iterable[Path], classes: list[str] | None = None) -> None:
         self.shards = list(shards)
@@ -64,9 +56,9 @@ class ShardDataset:
         indexes = [_load_index(shard) for shard in self.shards]
         self._counts = [len(index.offsets) for index in indexes]
         self._ends = np.cumsum(self._counts)
-        self._offsets = np.concatenate([np.asarray(index.offsets, np.int64) for index in indexes])
-        self._lengths = np.concatenate([np.asarray(index.lengths, np.int64) for index in indexes])
-        self._targets = np.concatenate([np.asarray(index.targets, np.int64) for index in indexes])
+        self._offsets = np.concatenate([index.offsets for index in indexes])
+        self._lengths = np.concatenate([index.lengths for index in indexes])
+        self._targets = np.concatenate([index.targets for index in indexes])
         self._names = [name for index in indexes for name in index.names]
         # Names default to the indices; a list of names must cover all classes
         max_target = int(self._targets.max())
@@ -74,18 +66,16 @@ class ShardDataset:
         if max_target >= len(self.classes):
             name = self.image_name(int(self._targets.argmax()))
             raise DataError(f"{name}: is of class {max_target}, but {CLASSES_FILE} names only {len(self.classes)}")
-        self._open_files: dict[tuple[int, int], int] = {}
+        self._open_files: dict[int, io.FileIO] = {}
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getitem__(self, index: int) -> tuple[EncodedImage, int]:
         name = self.image_name(index)
-        try:
+        with as_corrupt_image_error(name):
             file = self._open(self._shard_of(index))
             data = os.pread(file, int(self._lengths[index]), int(self._offsets[index]))
-        except OSError as error:
-            raise CorruptImageError(f"{name}: cannot be read ({error.strerror})") from None
         return EncodedImage(data, name), int(self._targets[index])
 
     def image_name(self, index: int) -> str:
@@ -107,36 +97,22 @@ class ShardDataset:
         return int(np.searchsorted(self._ends, index, "right"))
 
     def _open(self, shard: int) -> int:
-        """Return a file descriptor of a shard, opened once in each process."""
-        key = os.getpid(), shard
-        if key not in self._open_files:
+        """Return the file descriptor of a shard, which stays open."""
+        if shard not in self._open_files:
             if len(self._open_files) > 4 * WINDOW:
-                self._close()  # keep the number of open files bounded
-            self._open_files[key] = os.open(self.shards[shard], os.O_RDONLY)
-        return self._open_files[key]
+                self._open_files.clear()  # keep the number of open files bounded
+            self._open_files[shard] = self.shards[shard].open("rb", buffering=0)
+        return self._open_files[shard].fileno()
 
-    def _close(self) -> None:
-        for (process, _), file in self._open_files.items():
-            if process == os.getpid():
-                os.close(file)
-        self._open_files.clear()
-
-    def __del__(self) -> None:
-        with contextlib.suppress(AttributeError, OSError):
-            self._close()
+    def __getstate__(self) -> dict[str, Any]:
+        # Open files cannot be passed to worker processes that do not inherit them
+        return {**self.__dict__, "_open_files": {}}
 
 
 def open_shards(folder: Path, names: Sequence[str]) -> ShardDataset:
     """Open the shards of a split: `folder/NAME/*.tar` or `folder/*NAME*.tar` for the first name that has any.
 
     `folder/classes.txt` may name the classes, one per line.
-
-    Args:
-        folder: folder of the shards.
-        names: names of the split, such as "val" and "test".
-
-    Raises:
-        DataError: there are no shards, or they are corrupt.
     """
     candidates = ([*folder.glob(f"{name}/*.tar"), *folder.glob(f"*{name}*.tar")] for name in names)
     shards = sorted(next(filter(None, candidates), []))
@@ -157,7 +133,7 @@ def write_shards(
         images: content, file suffix such as ".jpg", and class index of each image.
         folder: output folder; created if it does not exist.
         split: first part of the shards' names.
-        images_per_shard: number of images per file.
+        images_per_shard: maximum number of images per file.
 
     Returns:
         The paths of the shards.
@@ -169,26 +145,19 @@ def write_shards(
     while chunk := list(itertools.islice(numbered, images_per_shard)):
         shard = folder / f"{split}-{len(shards):06d}.tar"
         with atomic_write(shard) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for number, (content, suffix, target) in chunk:
-                _add_member(tar, f"{number:08d}{suffix}", content)
-                _add_member(tar, f"{number:08d}.cls", str(target).encode())
+            for number, (image, suffix, target) in chunk:
+                for ending, content in ((suffix, image), (".cls", str(target).encode())):
+                    member = tarfile.TarInfo(f"{number:08d}{ending}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
         shards.append(shard)
     return shards
 
 
-def _add_member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
-
-
 def _load_index(shard: Path) -> ShardIndex:
     """Return the index of a shard, from the cache if possible."""
-    try:
-        stat = shard.stat()
-    except OSError as error:
-        raise DataError(f"{shard}: cannot be read: {error.strerror}") from None
     # A shard that is replaced gets another key
+    stat = shard.stat()
     key = hashlib.sha256(f"{shard.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:32]
     cache_file = cache_dir() / "shards" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
@@ -201,11 +170,7 @@ def _load_index(shard: Path) -> ShardIndex:
 
 
 def _read_index(shard: Path) -> ShardIndex:
-    """Read the index of a shard.
-
-    Raises:
-        DataError: the shard is corrupt or has no images, or an image has no class.
-    """
+    """Read the index from the shard itself."""
     images: dict[str, tarfile.TarInfo] = {}
     targets: dict[str, int] = {}
     try:
@@ -220,14 +185,13 @@ def _read_index(shard: Path) -> ShardIndex:
         raise DataError(f"{shard}: has no images; expected webdataset's name.jpg and name.cls")
     # Every image needs a class
     for key, member in images.items():
-        if targets.get(key, -1) < 0:
+        if key not in targets:
             raise DataError(f"{shard}: {member.name} has no class, which should be in a .cls file of the same name")
-    members = images.values()
     return ShardIndex(
-        offsets=[member.offset_data for member in members],
-        lengths=[member.size for member in members],
+        offsets=[member.offset_data for member in images.values()],
+        lengths=[member.size for member in images.values()],
         targets=[targets[key] for key in images],
-        names=[member.name for member in members],
+        names=[member.name for member in images.values()],
     )
 
 
@@ -246,8 +210,8 @@ def _add_to_index(
         content = tar.extractfile(member)
         assert content is not None  # it is a regular file
         target = int(content.read(_MAX_CLASS_BYTES))
-        if target > _MAX_CLASS_INDEX:
-            raise tarfile.ReadError(f"the class {target} of {member.name} is above {_MAX_CLASS_INDEX}")
+        if not 0 <= target <= _MAX_CLASS_INDEX:
+            raise tarfile.ReadError(f"the class {target} of {member.name} is not in [0, {_MAX_CLASS_INDEX}]")
         targets[key] = target
     elif f".{suffix.lower()}" in IMAGE_SUFFIXES:
         images[key] = member
