@@ -10,7 +10,6 @@ from pathlib import Path
 
 from fbnetv3.data.image_io import is_image_file
 from fbnetv3.errors import DataError
-from fbnetv3.utils.checks import check_int
 from fbnetv3.utils.files import write_json
 from fbnetv3.utils.text import describe_error, first_few
 
@@ -23,14 +22,10 @@ class ClassSubset:
     """A subset of the classes of an image folder, split into training and validation images."""
 
     root: Path
-    """The image folder."""
-    classes: tuple[str, ...]
-    """Names of the class folders, sorted."""
-    train: tuple[str, ...]
-    """Paths of the training images relative to `root`, of the form CLASS/IMAGE."""
+    classes: tuple[str, ...]  # names of the class folders, sorted
+    train: tuple[str, ...]  # paths relative to root, of the form CLASS/IMAGE
     val: tuple[str, ...]
     seed: int
-    """The seed that the subset was drawn with."""
 
 
 def draw_class_subset(
@@ -48,21 +43,15 @@ def draw_class_subset(
         root: a folder with one subfolder per class, such as `imagenet/train`.
         num_classes: number of classes to draw.
         num_val: number of images to hold out, across all classes.
-        seed: random seed.
+        seed: seed of the draw.
         max_train: number of remaining images to draw for training; None for all.
-
-    Raises:
-        DataError: the folder is missing, or has too few classes or images.
     """
-    check_int(num_classes, "number of classes", 1)
-    check_int(num_val, "number of images to hold out", 1)
     root = Path(root).expanduser()
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     if len(folders) < num_classes:
         raise DataError(f"{root}: has {len(folders)} class folders, fewer than {num_classes}")
-
     # Sort names, so that the result does not depend on the file system
     rng = random.Random(seed)
     classes = sorted(rng.sample(folders, num_classes))
@@ -71,18 +60,14 @@ def draw_class_subset(
         files = filter(is_image_file, sorted(os.listdir(root / name)))
         images += [f"{name}/{file}" for file in files]
     if len(images) <= num_val:
-        problem = f"the {num_classes} classes drawn have {len(images)} images, too few to hold {num_val} out"
-        raise DataError(f"{root}: {problem}")
-
+        raise DataError(f"{root}: the classes drawn have {len(images)} images, too few to hold {num_val} out")
     # Hold out images across all classes, then subsample the rest
     val = set(rng.sample(images, num_val))
     train = [image for image in images if image not in val]
     if max_train is not None:
-        if not 1 <= max_train <= len(train):
-            problem = f"cannot draw {max_train} training images: {len(train)} are left"
-            raise DataError(f"{root}: {problem}; lower --train or --held-out")
+        if max_train > len(train):
+            raise DataError(f"{root}: only {len(train)} training images are left: lower --train or --held-out")
         train = sorted(rng.sample(train, max_train))
-
     # Each class needs a training image
     empty = sorted(set(classes) - {image.split("/")[0] for image in train})
     if empty:
@@ -91,40 +76,21 @@ def draw_class_subset(
 
 
 def save_class_subset(subset: ClassSubset, path: str | os.PathLike) -> None:
-    """Write a subset to a JSON file.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    content = {**asdict(subset), "root": str(subset.root)}
-    write_json(Path(path), content, indent=0)
+    """Write a subset to a JSON file."""
+    write_json(Path(path), {**asdict(subset), "root": str(subset.root)}, indent=0)
 
 
 def load_class_subset(path: str | os.PathLike) -> ClassSubset:
-    """Read a subset from a JSON file.
-
-    Raises:
-        DataError: the file is missing or is not a subset file.
-    """
+    """Read a subset from a JSON file."""
     try:
-        return _parse(json.loads(Path(path).read_text()))
+        data = json.loads(Path(path).read_text())
+        names = {key: tuple(map(str, data[key])) for key in ("classes", "train", "val")}
+        subset = ClassSubset(root=Path(data["root"]), **names, seed=int(data["seed"]))
     except FileNotFoundError:
         raise DataError(f"{path}: no such subset file; draw one with tools/make_split.py") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path}: cannot be read as a subset file ({describe_error(error)})") from None
-
-
-def _parse(data: dict) -> ClassSubset:
-    subset = ClassSubset(
-        root=Path(data["root"]),
-        classes=tuple(map(str, data["classes"])),
-        train=tuple(map(str, data["train"])),
-        val=tuple(map(str, data["val"])),
-        seed=int(data["seed"]),
-    )
-    if not subset.train or not subset.val:
-        raise ValueError("no images")
-    other_classes = {Path(image).parent.name for image in subset.train + subset.val} - set(subset.classes)
-    if other_classes:
-        raise ValueError(f"images of other classes: {first_few(sorted(other_classes))}")
+    image_classes = {Path(image).parent.name for image in subset.train + subset.val}
+    if not subset.train or not subset.val or not image_classes <= set(subset.classes):
+        raise DataError(f"{path}: cannot be read as a subset file (no images, or images of other classes)")
     return subset

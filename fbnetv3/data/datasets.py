@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import CIFAR10, ImageFolder
 
-from fbnetv3.data.class_subset import load_class_subset
+from fbnetv3.data.class_subset import ClassSubset, load_class_subset
 from fbnetv3.data.image_io import EncodedImage, find_image_files, is_image_file, read_encoded_image
 from fbnetv3.data.shards import ShardDataset, open_shards
 from fbnetv3.errors import DataError, UsageError
@@ -27,8 +27,7 @@ _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "test")}
 class ImageDataset(Protocol):
     """The interface of a dataset: images, class indices and names."""
 
-    classes: list[str]
-    """Names of the classes."""
+    classes: list[str]  # names of the classes
 
     def __len__(self) -> int: ...
 
@@ -48,7 +47,6 @@ def build_dataset(name: str, root: str, split: str) -> ImageDataset:
         split: "train" or "val".
 
     Raises:
-        UnknownNameError: no such dataset.
         DataError: a folder or file is missing, empty or corrupt.
     """
     if split not in _SPLIT_FOLDERS:
@@ -56,21 +54,14 @@ def build_dataset(name: str, root: str, split: str) -> ImageDataset:
     return DATASETS.get(name)(root, split)
 
 
+@dataclass(eq=False)
 class ArrayDataset:
-    """Images in memory.
+    """Images in memory."""
 
-    Args:
-        name: name of the dataset in messages.
-        images: uint8 (N, H, W) or (N, H, W, 3).
-        targets: class indices (N,).
-        classes: names of the classes.
-    """
-
-    def __init__(self, name: str, images: np.ndarray, targets: np.ndarray, classes: list[str]) -> None:
-        self.name = name
-        self.images = images
-        self.targets = targets
-        self.classes = classes
+    name: str
+    images: np.ndarray  # uint8 (N, H, W) or (N, H, W, 3)
+    targets: np.ndarray  # class indices (N,)
+    classes: list[str]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -84,11 +75,7 @@ class ArrayDataset:
 
 
 class FolderDataset(ImageFolder):
-    """A folder with one subfolder of images per class.
-
-    Raises:
-        DataError: the folder is missing, has no class folders, or one of them has no images.
-    """
+    """A folder with one subfolder of images per class."""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -108,18 +95,12 @@ class FolderDataset(ImageFolder):
 
 
 class ListDataset:
-    """Images listed by path; the folder of an image is its class.
+    """The training or validation images of a `ClassSubset`."""
 
-    Args:
-        root: the folder to which the paths are relative.
-        paths: paths of the form CLASS/IMAGE.
-        classes: names of the class folders.
-    """
-
-    def __init__(self, root: Path, paths: Sequence[str], classes: Sequence[str]) -> None:
-        self.root = root
-        self.paths = list(paths)
-        self.classes = list(classes)
+    def __init__(self, subset: ClassSubset, split: str) -> None:
+        self.root = subset.root
+        self.paths = subset.train if split == "train" else subset.val
+        self.classes = list(subset.classes)
         self._class_index = {name: index for index, name in enumerate(self.classes)}
 
     def __len__(self) -> int:
@@ -156,8 +137,7 @@ def imagelist(root: str, split: str) -> ListDataset:
     subset = load_class_subset(_expand_root(root, "subset file"))
     if not subset.root.is_dir():
         raise DataError(f"{root}: lists images in {subset.root}, which does not exist: draw the subset again")
-    paths = subset.train if split == "train" else subset.val
-    return ListDataset(subset.root, paths, subset.classes)
+    return ListDataset(subset, split)
 
 
 @DATASETS.register(name="shards")
@@ -185,8 +165,8 @@ def digits(root: str, split: str) -> ArrayDataset:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    # Scale gray levels from [0, 16] to [0, 255]
     data = load_digits()
+    # Scale gray levels from [0, 16] to [0, 255]
     images = np.round(data.images * (255 / 16)).astype(np.uint8)
     train_indices, val_indices = train_test_split(
         np.arange(len(images)), test_size=DIGITS_HELD_OUT, random_state=0, stratify=data.target

@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -23,8 +24,7 @@ from fbnetv3.utils.text import first_few, one_line
 
 logger = logging.getLogger(__name__)
 
-TargetFunction = Callable[[int, int, int], Tensor]
-"""Maps view, index and class index of an image to its target."""
+TargetFunction = Callable[[int, int, int], Tensor]  # see `build_loader`
 
 
 class Batch(NamedTuple):
@@ -43,11 +43,7 @@ class Batch(NamedTuple):
     """Positions of the images in the dataset."""
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> tuple[Tensor, Tensor]:
-        """Copy to a device and normalize there, so that bytes are copied rather than floats.
-
-        Returns:
-            Images, float32, and targets.
-        """
+        """Copy images and targets to a device and normalize there, so that bytes are copied rather than floats."""
         images = self.images.to(device, non_blocking=True)
         if images.dtype == torch.uint8:  # float images were normalized by the transform
             images = normalize_pixels(images, self.mean, self.std)
@@ -65,33 +61,18 @@ class Sample(NamedTuple):
     error: str | None = None
 
 
+@dataclass(eq=False)
 class TransformedDataset(Dataset):
     """A dataset and a transform whose randomness depends only on seed, epoch and index.
 
     It is indexed by the (epoch, index) pairs that the samplers yield.
-
-    Args:
-        dataset: the images.
-        transform: maps an image to a tensor.
-        seed: seed of the transform's randomness.
-        views: number of different augmentations of an image, which alternate from epoch to epoch; 0 for a new one
-            in each epoch.
-        target: makes the target; default: the class index.
     """
 
-    def __init__(
-        self,
-        dataset: ImageDataset,
-        transform: Transform,
-        seed: int = 0,
-        views: int = 0,
-        target: TargetFunction | None = None,
-    ) -> None:
-        self.dataset = dataset
-        self.transform = transform
-        self.seed = seed
-        self.views = views
-        self.target = target
+    dataset: ImageDataset
+    transform: Transform
+    seed: int = 0
+    views: int = 0  # see `build_loader`
+    target: TargetFunction | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -117,7 +98,6 @@ class TransformedDataset(Dataset):
 def _collate(mean: tuple[float, ...], std: tuple[float, ...], samples: list[Sample]) -> Batch:
     readable = [sample for sample in samples if sample.error is None]
     pixels = [sample.pixels for sample in readable if sample.pixels is not None]
-    images = torch.stack(pixels) if pixels else torch.empty(0)
     # Targets are probabilities of the classes, such as a teacher's, or class indices
     soft_targets = [sample.target for sample in readable if isinstance(sample.target, Tensor)]
     if soft_targets:
@@ -125,7 +105,7 @@ def _collate(mean: tuple[float, ...], std: tuple[float, ...], samples: list[Samp
     else:
         targets = torch.tensor([sample.target for sample in readable], dtype=torch.long)
     return Batch(
-        images,
+        torch.stack(pixels) if pixels else torch.empty(0),
         targets,
         names=[sample.name for sample in readable],
         corrupt=[sample.error for sample in samples if sample.error is not None],
@@ -172,15 +152,15 @@ def build_loader(
         workers: number of worker processes.
         seed: seed of order and augmentation.
         normalize: mean and standard deviation by which `Batch.to` normalizes uint8 images.
-        views: see `TransformedDataset`.
-        target: see `TransformedDataset`.
+        views: number of different augmentations of an image, which alternate from epoch to epoch; 0 for new ones in
+            each epoch.
+        target: maps view, index and class index of an image to its target; default: the class index.
         pin_memory: whether to use pinned memory, for copies to a GPU.
         rank: rank of this process.
         world_size: number of processes.
 
     Raises:
-        UsageError: in training, the processes cannot share the batch, or get fewer than the two images that
-            BatchNorm needs.
+        UsageError: in training, the processes cannot share the batch, or get fewer than two images.
         DataError: the dataset is smaller than one training batch.
     """
     if training:
@@ -205,32 +185,23 @@ def build_loader(
 
 
 def _check_batch_size(images: int, batch_size: int, world_size: int) -> None:
-    if batch_size < 2 * world_size:  # BatchNorm needs two values per channel even for 1x1 feature maps
-        shared = f" over {world_size} processes" if world_size > 1 else ""
-        raise UsageError(f"SOLVER.BATCH_SIZE {batch_size}{shared} is too small: BatchNorm needs two images per process")
-    if batch_size % world_size:
-        raise UsageError(f"SOLVER.BATCH_SIZE {batch_size} is not a multiple of the {world_size} processes")
+    if batch_size < 2 * world_size or batch_size % world_size:
+        # BatchNorm needs two values per channel even for 1x1 maps
+        multiple = f" and a multiple of the {world_size} processes" if world_size > 1 else ""
+        raise UsageError(f"SOLVER.BATCH_SIZE {batch_size} must be at least {2 * world_size}{multiple}")
     if images < batch_size:
         raise DataError(f"{images} training images are fewer than one batch of {batch_size} (SOLVER.BATCH_SIZE)")
 
 
 class CorruptImageCounter:
-    """Logs and counts corrupt images, each once, up to a limit.
-
-    Args:
-        limit: number of corrupt images to tolerate.
-    """
+    """Logs and counts corrupt images, each once, and raises `DataError` if there are more than `limit`."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.messages: dict[str, None] = {}  # an ordered set
 
     def add(self, corrupt: Iterable[str]) -> None:
-        """Add the error messages of a batch's corrupt images.
-
-        Raises:
-            DataError: there are more corrupt images than the limit. The message names the first ones.
-        """
+        """Add the error messages of a batch's corrupt images."""
         for message in corrupt:
             if message not in self.messages:
                 self.messages[message] = None

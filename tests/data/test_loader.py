@@ -60,17 +60,19 @@ def test_uint8_batches_are_normalized_on_the_device():
     assert torch.equal(targets, batch.targets)
 
 
-@pytest.mark.parametrize(("batch", "message"), [(5, "BATCH_SIZE 5 over 3 processes"), (8, "not a multiple of the 3")])
-def test_a_batch_that_processes_cannot_share(batch, message):
+@pytest.mark.parametrize(
+    ("batch", "processes", "message"),
+    [
+        (1, 1, "SOLVER.BATCH_SIZE 1 must be at least 2$"),
+        (3, 3, "SOLVER.BATCH_SIZE 3 must be at least 6 and a multiple of the 3 processes"),
+        (8, 3, "SOLVER.BATCH_SIZE 8 must be at least 6 and a multiple of the 3 processes"),
+    ],
+)
+def test_a_batch_that_processes_cannot_share(batch, processes, message):
+    """BatchNorm needs two images in each process."""
     dataset = build_dataset("digits", "", "val")
     with pytest.raises(UsageError, match=message):
-        build_loader(dataset, GRAY.transform(), batch_size=batch, training=True, world_size=3)
-
-
-def test_a_batch_of_one_image():
-    dataset = build_dataset("digits", "", "val")
-    with pytest.raises(UsageError, match="SOLVER.BATCH_SIZE 1 is too small: BatchNorm needs two images"):
-        build_loader(dataset, GRAY.transform(), batch_size=1, training=True)
+        build_loader(dataset, GRAY.transform(), batch_size=batch, training=True, world_size=processes)
 
 
 def test_fewer_images_than_one_batch():
