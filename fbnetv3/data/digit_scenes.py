@@ -15,12 +15,11 @@ from PIL import Image
 
 from fbnetv3.data.datasets import ArrayDataset, build_dataset
 from fbnetv3.utils.downloads import cache_dir
-from fbnetv3.utils.files import PARTIAL_PREFIX, output_error
+from fbnetv3.utils.files import PARTIAL_PREFIX, as_output_error
 
 logger = logging.getLogger(__name__)
 
-SCENES = {"train": 1500, "test": 300}
-"""Number of scenes in each split of the dataset that is drawn on first use."""
+SCENES = {"train": 1500, "test": 300}  # number in each split
 _SPLIT_SEEDS = {"train": 1, "test": 2}
 _FOLDER = "digit_scenes_1"  # change the number when the drawing changes
 
@@ -28,7 +27,6 @@ _FOLDER = "digit_scenes_1"  # change the number when the drawing changes
 _SHORT_SIDE = 160
 _MAX_LONG_SIDE = 224
 _LANDSCAPE_PROBABILITY = 0.7
-
 _MAX_DIGITS = 7
 _MIN_DIGIT_HEIGHT = 18
 _MAX_DIGIT_HEIGHT = 64
@@ -39,7 +37,6 @@ _INK_THRESHOLD = 0.25  # minimum fraction of the darkest ink at which a pixel be
 _MAX_OVERLAP = 0.05  # of two boxes, as a fraction of the smaller one
 _PLACEMENT_ATTEMPTS = 30
 _CONTRAST = (70, 150)  # between ink and background
-
 _MAX_LINES = 4
 _LINE_HALF_WIDTH = 1.2
 _NOISE = (2, 14)  # standard deviation
@@ -59,20 +56,14 @@ def digit_scenes() -> Path:
 
     It contains `train.json` and `test.json` in COCO's format, with the categories 1 ("0") to 10 ("9"), and PNG files in
     `train/` and `test/`. If two processes ask for it, one draws it and the other waits.
-
-    Raises:
-        OutputError: the cache cannot be written.
     """
     folder = digit_scenes_folder()
-    if folder.is_dir():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with file_lock(str(folder)):
-            if not folder.is_dir():
-                _draw_into_cache(folder)
-    except OSError as error:
-        raise output_error(folder, error, "set FBNETV3_CACHE to a writable folder") from None
+    if not folder.is_dir():
+        with as_output_error(folder, "set FBNETV3_CACHE to a writable folder"):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with file_lock(str(folder)):
+                if not folder.is_dir():
+                    _draw_into_cache(folder)
     return folder
 
 
@@ -100,15 +91,7 @@ def write_digit_scenes(folder: Path, train: int, test: int) -> None:
 
     A scene has up to seven of scikit-learn's digits, 18 to 64 pixels high, in ink that is lighter or darker than a
     noisy background of 160 x 160 to 160 x 224 pixels crossed by thin lines. The splits draw from different images of
-    digits: those that the classifier trains and validates on.
-
-    Args:
-        folder: the folder for train.json, test.json, train/ and test/.
-        train: number of training scenes.
-        test: number of test scenes.
-
-    Raises:
-        OSError: the folder cannot be written.
+    digits: those that the classifier trains and validates on. `train` and `test` are the numbers of scenes.
     """
     _write_split(folder, "train", build_dataset("digits", "", "train"), train)
     _write_split(folder, "test", build_dataset("digits", "", "val"), test)
@@ -127,36 +110,19 @@ def _write_split(folder: Path, split: str, digits: Any, count: int) -> None:
         height, width = scene.shape[:2]
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
         for digit, box in labeled_boxes:
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "category_id": digit + 1,
-                    "iscrowd": 0,
-                    "bbox": list(box),
-                    "area": box.width * box.height,
-                }
-            )
-    categories = [{"id": digit + 1, "name": name} for digit, name in enumerate(digits.classes)]
+            annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": digit + 1, "iscrowd": 0}
+            annotations.append({**annotation, "bbox": list(box), "area": box.width * box.height})
     content = {
         "info": {"description": "scenes of digits"},
         "images": images,
         "annotations": annotations,
-        "categories": categories,
+        "categories": [{"id": digit + 1, "name": name} for digit, name in enumerate(digits.classes)],
     }
     (folder / f"{split}.json").write_text(json.dumps(content))
 
 
 def draw_scene(digits: ArrayDataset, rng: np.random.Generator) -> tuple[np.ndarray, list[tuple[int, Box]]]:
-    """Draw one scene.
-
-    Args:
-        digits: images (8, 8) with their classes.
-        rng: generator of all random choices.
-
-    Returns:
-        The image, uint8 (H, W, 3), and the class index and box of each digit in it.
-    """
+    """Draw one scene: the image, uint8 (H, W, 3), and the class index and box of each digit in it."""
     long_side = int(rng.integers(_SHORT_SIDE, _MAX_LONG_SIDE + 1))
     is_landscape = rng.random() < _LANDSCAPE_PROBABILITY
     height, width = (_SHORT_SIDE, long_side) if is_landscape else (long_side, _SHORT_SIDE)
@@ -178,11 +144,7 @@ def draw_scene(digits: ArrayDataset, rng: np.random.Generator) -> tuple[np.ndarr
 
 
 def _draw_background(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, float]:
-    """Draw a slanted, tinted gradient with a few thin lines across.
-
-    Returns:
-        The image, float64 (H, W, 3), and its mean brightness.
-    """
+    """Draw a slanted, tinted gradient with a few thin lines, float64 (H, W, 3); return its mean brightness as well."""
     # Gradient between two brightnesses, in a random direction
     start = rng.uniform(20, 235)
     end = np.clip(start + rng.uniform(-50, 50), 10, 245)
@@ -215,7 +177,6 @@ def _draw_ink_color(rng: np.random.Generator, brightness: float) -> np.ndarray:
 
 def _draw_digit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Resize and rotate a digit at random and crop it to its visible ink; return the ink, (H, W) in [0, 1]."""
-    # Resize and rotate
     height = int(rng.integers(_MIN_DIGIT_HEIGHT, _MAX_DIGIT_HEIGHT + 1))
     width = max(_MIN_DIGIT_WIDTH, round(height * rng.uniform(*_DIGIT_ASPECT_RATIOS)))
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC)

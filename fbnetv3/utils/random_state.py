@@ -24,14 +24,10 @@ def torch_seed(seed: int) -> Iterator[None]:
     """Seed torch's CPU generator within the block and restore its state afterwards."""
     import torch
 
-    # torch.manual_seed also seeds every accelerator, which costs half a millisecond
-    generator = torch.default_generator
-    state = generator.get_state()
-    generator.manual_seed(seed)
-    try:
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed also seeds every accelerator, which costs half a millisecond
+        torch.default_generator.manual_seed(seed)
         yield
-    finally:
-        generator.set_state(state)
 
 
 @contextlib.contextmanager
