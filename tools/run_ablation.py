@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fbnetv3.experiments.ablation import CellResult, load_ablation, run_ablation
-from fbnetv3.experiments.ablation_results import results_table, save_results
+from fbnetv3.experiments.ablation import CellResult, load_ablation, results_table, run_ablation, save_results
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 

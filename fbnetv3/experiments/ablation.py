@@ -1,16 +1,18 @@
-"""Ablations: train a grid of rows, columns and seeds, as in Tables 6 and 8 and Fig. 7."""
+"""Ablations: train a grid of rows, columns and seeds, as in Tables 6 and 8 and Fig. 7, with a table and a figure."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fvcore.common.config import CfgNode
+from tabulate import tabulate
 
 from fbnetv3.arch import ArchDef, compute_cost
 from fbnetv3.config import load_config
@@ -21,7 +23,9 @@ from fbnetv3.training.builders import build_arch, preprocessing_from_config
 from fbnetv3.training.classifier_training import train_classifier
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.checks import check_choice, check_int, check_keys, check_type, error_context
+from fbnetv3.utils.files import make_folder, write_json, write_text
 from fbnetv3.utils.nested_keys import flatten, parse_pairs
+from fbnetv3.utils.plotting import new_figure, save_figure, style_axes
 from fbnetv3.utils.yaml_files import read_mapping, resolve_in_folder
 
 logger = logging.getLogger(__name__)
@@ -187,3 +191,92 @@ def _count_macs(cfg: CfgNode, num_classes: int) -> int:
     if isinstance(arch, ArchDef):
         return compute_cost(arch, resolution, num_classes=num_classes, in_chans=cfg.MODEL.IN_CHANS).macs
     return count_torchvision_macs(arch, resolution, num_classes)
+
+
+Accuracies = dict[tuple[str, str], list[float]]
+"""Top-1 of each seed in percent, by (row, column)."""
+
+
+def _group_by_cell(results: Sequence[CellResult]) -> Accuracies:
+    accuracies: Accuracies = {}
+    for result in results:
+        accuracies.setdefault((result.row, result.column), []).append(result.top1)
+    return accuracies
+
+
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def results_table(ablation: Ablation, results: Sequence[CellResult]) -> str:
+    """Format the results as a Markdown table."""
+    # Columns of the table; cells without a result stay empty
+    rows = list(ablation.rows)
+    table: dict[str, list[str]] = {"": rows}
+    if ablation.x:
+        macs = {result.row: f"{result.macs / 1e6:,.1f} M" for result in results}
+        table["MACs"] = [macs.get(row, "") for row in rows]
+    table |= {column: [""] * len(rows) for column in ablation.columns}
+    for (row, column), values in _group_by_cell(results).items():
+        deviation = f" ± {_deviation(values):.2f}" if len(values) > 1 else ""
+        table[column][rows.index(row)] = f"{statistics.fmean(values):.2f}%{deviation}"
+    num_seeds = len(ablation.seeds)
+    seeds = f"mean and standard deviation over {num_seeds} seeds" if num_seeds > 1 else "one seed"
+    text = tabulate(table, headers="keys", tablefmt="github", disable_numparse=True)
+    return f"{ablation.title}: top-1, {seeds}\n\n{text}"
+
+
+def save_results(ablation: Ablation, results: Sequence[CellResult]) -> list[Path]:
+    """Write `results.json`, `table.md` and `figure.png` into the output folder, and return their paths."""
+    make_folder(ablation.output, "change `output`")
+    files = [ablation.output / name for name in ("results.json", "table.md", "figure.png")]
+    results_file, table_file, figure_file = files
+    write_json(results_file, [asdict(result) for result in results], indent=1)
+    write_text(table_file, results_table(ablation, results) + "\n")
+    # The figure, with error bars of one standard deviation
+    figure = new_figure(6.4, 4, dpi=110)
+    axes = figure.subplots()
+    accuracies = _group_by_cell(results)
+    if ablation.x:
+        _draw_over_macs(axes, ablation, accuracies, {result.row: result.macs / 1e6 for result in results})
+    else:
+        _draw_side_by_side(axes, ablation, accuracies)
+    style_axes(axes, ylabel="top-1, %", title=ablation.title)
+    if len(axes.get_legend_handles_labels()[1]) > 1:
+        axes.legend(frameon=False)
+    save_figure(figure, figure_file)
+    return files
+
+
+def _draw_over_macs(axes: Any, ablation: Ablation, accuracies: Accuracies, macs: dict[str, float]) -> None:
+    """Draw one line per column, and one per line named by rows; `macs` are in millions."""
+    lines: dict[str, list[tuple[float, str, list[float]]]] = {}
+    for (row, column), values in accuracies.items():
+        lines.setdefault(ablation.lines.get(row, column), []).append((macs[row], row, values))
+    # Draw each line from left to right, with the rows' names at its points
+    for line, points in lines.items():
+        points.sort(key=lambda point: point[0])
+        _draw_cells(axes, [(x, values) for x, _, values in points], line, "o-")
+        for x, row, values in points:
+            position = (x, statistics.fmean(values))
+            axes.annotate(row, position, textcoords="offset points", xytext=(5, -11), fontsize=8)
+    axes.set_xlabel("MACs, millions")
+
+
+def _draw_side_by_side(axes: Any, ablation: Ablation, accuracies: Accuracies) -> None:
+    """Draw the columns next to each other, row by row."""
+    num_columns = len(ablation.columns)
+    for index, column in enumerate(ablation.columns):
+        # Spread the columns evenly around the row's tick
+        offset = (index - (num_columns - 1) / 2) * 0.6 / num_columns
+        cells = [(i + offset, (row, column)) for i, row in enumerate(ablation.rows)]
+        _draw_cells(axes, [(x, accuracies[cell]) for x, cell in cells if cell in accuracies], column, "o")
+    axes.set_xticks(range(len(ablation.rows)), list(ablation.rows))
+    axes.set_xlim(-0.6, len(ablation.rows) - 0.4)
+
+
+def _draw_cells(axes: Any, points: Sequence[tuple[float, list[float]]], label: str, style: str) -> None:
+    x = [position for position, _ in points]
+    means = [statistics.fmean(values) for _, values in points]
+    deviations = [_deviation(values) for _, values in points]
+    axes.errorbar(x, means, deviations, fmt=style, capsize=3, label=label)

@@ -40,9 +40,6 @@ def evaluate(
     Returns:
         "top1" and "top5" in percent (top5 for more than five classes), "loss" (cross-entropy) and "images", the
         number of images.
-
-    Raises:
-        DataError: no image could be read, or more are corrupt than `corrupt_images` allows.
     """
     corrupt_images = corrupt_images or CorruptImageCounter(0)
     corrupt: list[str] = []

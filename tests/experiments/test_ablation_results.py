@@ -2,8 +2,7 @@
 
 import pytest
 
-from fbnetv3.experiments.ablation import Ablation, CellResult
-from fbnetv3.experiments.ablation_results import results_table, save_results, summarize_results
+from fbnetv3.experiments.ablation import Ablation, CellResult, results_table, save_results
 
 RESULTS = [
     CellResult("small", "a", 0, 90.0, 2_000_000),
@@ -32,8 +31,6 @@ def make_ablation(tmp_path):
 
 
 def test_the_table_has_means_and_deviations(make_ablation):
-    summary = summarize_results(RESULTS)["small", "a"]
-    assert (summary.mean, summary.deviation, summary.num_seeds) == (91.0, pytest.approx(2**0.5), 2)
     lines = results_table(make_ablation(["small", "large"], ["a", "b"]), RESULTS).splitlines()
     assert lines[0] == "Two networks: top-1, mean and standard deviation over 2 seeds"
     assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[4:]] == [
