@@ -41,9 +41,11 @@ def page():
 def classifier_sections():
     """Return the keys of training configs by section, as (key, default, allowed values, meaning)."""
     by_section = {}
-    for name, key in KEYS.items():
-        default = f'"{key.default}"' if isinstance(key.default, str) else str(key.default)
-        by_section.setdefault(name.rpartition(".")[0], []).append((name, default, key.describe(), key.help))
+    for section, _, keys in sections(ROOT / "fbnetv3/config/defaults.py"):
+        for name, _, text in keys:
+            default = KEYS[name].default
+            shown = f'"{default}"' if isinstance(default, str) else str(default)
+            by_section.setdefault(section, []).append((name, shown, KEYS[name].describe(), text))
     return by_section
 
 
@@ -58,11 +60,11 @@ def sections(file):
     """
     by_name, comment = {}, []
     for number, line in enumerate(file.read_text().splitlines(), 1):
-        line = line.strip()
-        if line.startswith("# "):
-            comment.append(line[2:])
+        if line.lstrip().startswith("# "):
+            comment.append(line.strip()[2:])
             continue
-        if assignment := re.fullmatch(r"cfg\.([A-Z][\w.]*) = (.+)", line):
+        # Lines that are indented further, or assign to a key again, declare no key
+        if assignment := re.fullmatch(r" {0,4}(?:cfg\.|declare\(\")([A-Z][\w.]*)(?: = |\", )(.+)", line):
             key, default = assignment.groups()
             text = " ".join(comment)
             if re.fullmatch(r"(CN|CfgNode)\(\)", default):
@@ -70,7 +72,9 @@ def sections(file):
             elif not text:
                 raise ValueError(f"{file}:{number}: {key} has no comment")
             else:
-                by_name.setdefault(key.rpartition(".")[0], ("", []))[1].append((key, default, text))
+                keys = by_name.setdefault(key.rpartition(".")[0], ("", []))[1]
+                if key not in [other for other, *_ in keys]:
+                    keys.append((key, default, text))
         comment = []
     return [(section, introduction, keys) for section, (introduction, keys) in by_name.items() if keys]
 
