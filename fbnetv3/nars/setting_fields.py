@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import field, fields
 from typing import Any
 
-from fbnetv3.errors import FieldError
 from fbnetv3.utils.checks import check_int, check_number, check_type
 
 
@@ -42,22 +41,13 @@ def sequence_field() -> Any:
     return field(default=(), metadata={"type": (list, tuple), "noun": "a list"})
 
 
-def check_fields(settings: Any, section: str = "", error: type[FieldError] = FieldError) -> None:
-    """Check the declared fields of a settings dataclass.
-
-    Args:
-        settings: the settings.
-        section: what precedes a field's name in error messages, such as "predictor.".
-        error: class of the error.
-
-    Raises:
-        FieldError: of the class `error`, naming the first invalid field.
-    """
+def check_fields(settings: Any, section: str = "") -> None:
+    """Check the declared fields of a settings dataclass; `section`, such as "predictor.", precedes their names."""
     for each in fields(settings):
         value = getattr(settings, each.name)
         name = f"{section}{each.name}"
         metadata = each.metadata
         if "type" in metadata:
-            check_type(value, name, metadata["type"], metadata["noun"], error)
+            check_type(value, name, metadata["type"], metadata["noun"])
         elif "check" in metadata and not (value is None and metadata["optional"]):
-            metadata["check"](value, name, metadata["low"], metadata["high"], error=error)
+            metadata["check"](value, name, metadata["low"], metadata["high"])

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fbnetv3.arch.latency_table import load_latency_table
-from fbnetv3.nars.algorithm.search_settings import SearchSettings, SettingsError
+from fbnetv3.errors import FieldError
+from fbnetv3.nars.algorithm.search_settings import SearchSettings
 from fbnetv3.nars.space.constraints import Constraint, Constraints
 from fbnetv3.nars.space.cost_model import COST_COLUMNS, LATENCY_COLUMN, LatencyModel, possible_shapes
 from fbnetv3.nars.space.search_space import Space
@@ -38,7 +39,7 @@ def build_budgets(settings: SearchSettings, constraints: Constraints) -> dict[st
         name = budget_name(bounds)
         check_file_name(name, field)
         if name in budgets:
-            raise SettingsError(f"has the same name as another budget, {name}", field)
+            raise FieldError(f"has the same name as another budget, {name}", field)
         budgets[name] = constraints.with_bounds(*bounds)
     return budgets
 
@@ -68,12 +69,12 @@ def _format_bound(value: float) -> str:
 def check_file_name(name: str, field: str) -> None:
     """Require a name that files can have."""
     if not re.fullmatch(r"\w[\w.+-]{,99}", name):
-        raise SettingsError(f"{name!r} cannot name a file; use at most 100 letters, digits, _, - and dots", field)
+        raise FieldError(f"{name!r} cannot name a file; use at most 100 letters, digits, _, - and dots", field)
 
 
 def parse_bounds(bounds: Any, field: str) -> list[Constraint]:
     """Parse bounds by column, such as {"macs": [4e8, 8e8], "params": 5e6}; errors name `field` and the column."""
-    check_type(bounds, field, Mapping, "a mapping of bounds such as {macs: 4.5e+8}", SettingsError)
+    check_type(bounds, field, Mapping, "a mapping of bounds such as {macs: 4.5e+8}")
     return [_parse_constraint(str(column), value, f"{field}.{column}") for column, value in bounds.items()]
 
 
@@ -82,25 +83,24 @@ def _parse_constraint(column: str, value: Any, field: str) -> Constraint:
     pair = value if isinstance(value, (list, tuple)) else (None, value)
     numbers = [bound for bound in pair if bound is not None]
     if len(pair) != 2 or not numbers or not all(map(is_number, numbers)):
-        raise SettingsError(f"{value!r} must be [lowest, highest], or the highest value", field)
+        raise FieldError(f"{value!r} must be [lowest, highest], or the highest value", field)
     low, high = pair
     return Constraint(column, -math.inf if low is None else low, math.inf if high is None else high)
 
 
 def _parse_space_bounds(bounds: Any, field: str, settings: SearchSettings, space: Space) -> list[Constraint]:
-    """Parse bounds, and require that candidates of the space have these costs."""
     constraints = parse_bounds(bounds, field)
     network_columns = set(COST_COLUMNS) - set(settings.columns) if space.architecture is None else set()
     for constraint in constraints:
         if constraint.column in network_columns:
             reason = f"{space.name} has no architectures; remove the bound, or define the column in columns"
-            raise SettingsError(reason, f"{field}.{constraint.column}")
+            raise FieldError(reason, f"{field}.{constraint.column}")
     return constraints
 
 
 def _build_latency_model(file: str, space: Space, num_classes: int) -> LatencyModel:
     if space.architecture is None:
-        raise SettingsError("the search has no architectures; remove this setting", "latency")
+        raise FieldError("the search has no architectures; remove this setting", "latency")
     table = load_latency_table(Path(file).expanduser())
     # Fail before the search if a block was not measured
     for shape in possible_shapes(space, num_classes):

@@ -10,13 +10,9 @@ _MIN_CURVES = 5  # a rank correlation of fewer is not informative
 
 
 def rank_correlations(curves: np.ndarray) -> np.ndarray:
-    """Compute Spearman's rank correlation between the accuracies after each epoch and after the last.
+    """Compute Spearman's rank correlation between the accuracies after each epoch and after the last, (epochs,).
 
-    Args:
-        curves: learning curves, (N, epochs).
-
-    Returns:
-        (epochs,); NaN where all accuracies are equal.
+    It is NaN where the accuracies of all learning curves, (N, epochs), are equal.
     """
     ranks = rankdata(curves, axis=0)
     # Pearson's correlation of the ranks

@@ -235,7 +235,6 @@ class _Evolution:
         return survivors
 
     def _breed(self, survivors: _ScoredCandidates) -> _ScoredCandidates:
-        """Score the most promising offspring of the survivors."""
         s = self.settings
         offspring = breed(survivors.candidates, survivors.scores, self.sizes, s.offspring, self.rng)
         return self._evaluate(self._select_new(offspring, s.scored))
@@ -281,7 +280,6 @@ class _Evolution:
         return self._regression
 
     def _evaluate(self, candidates: np.ndarray) -> _ScoredCandidates:
-        """Score candidates and add them to the archive."""
         scores = np.asarray(self.score(candidates) if len(candidates) else [], np.float64)
         num_nan = int(np.isnan(scores).sum())
         if scores.shape != (len(candidates),) or num_nan:

@@ -53,14 +53,9 @@ def swap_neighbors(
 ) -> np.ndarray:
     """Return neighbors of a candidate: all single changes, the most promising pairs, and random combinations of these.
 
-    Within a budget, a variable can often gain only what another gives up, so a single change leads nowhere.
-
-    Args:
-        candidate: integers (variables,).
-        effects: estimated effect of each value of each variable on the score, (sum of sizes,).
-        sizes: number of values of each variable.
-        count: number of pairs, which are sorted by falling estimated gain, and number of combinations.
-        rng: source of randomness.
+    Within a budget, a variable can often gain only what another gives up, so a single change leads nowhere. `effects`
+    are those of each value of each variable on the score, (sum of sizes,). There are `count` pairs, by falling gain,
+    and `count` combinations.
     """
     # All (variable, value) in sequence, and the gain of changing to each
     starts = np.cumsum(sizes) - sizes

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.budgets import build_budgets, build_constraints, check_file_name
 from fbnetv3.nars.algorithm.recommendations import OutputFiles, Recommendation, Recommender, space_digest
 from fbnetv3.nars.algorithm.rounds import ProgressCallback, RoundRunner, SearchProgress, rank_trials
-from fbnetv3.nars.algorithm.search_settings import JOINT, SearchSettings, SettingsError, parse_settings
+from fbnetv3.nars.algorithm.search_settings import JOINT, SearchSettings, parse_settings
 from fbnetv3.nars.algorithm.trial_store import ANALYSIS_FILE, FINISHED, STOPPED, Trial, TrialStore, TrialStoreError
 from fbnetv3.nars.evaluators.evaluator_registry import Evaluate, build_evaluator, evaluator_name
 from fbnetv3.nars.execution.attempts import SearchContext
@@ -145,12 +145,12 @@ def _run_stages(
     with open_executor(settings.executor, context, options) as executor:
         runner.run(executor)
     # Stage 3: an evolutionary search for each budget
-    on_progress(runner.progress("evolution", num_rounds))
+    runner.report_progress(num_rounds, stage="evolution")
     recommender = Recommender(plan.space, runner)
     recommendations = {name: recommender.recommend(name, constraints) for name, constraints in plan.budgets.items()}
     scaled_networks = recommender.scale_networks(recommendations)
     store.update_metadata({FINISHED: time.time()})
-    on_progress(runner.progress("done", num_rounds))
+    runner.report_progress(num_rounds, stage="done")
     return SearchResult(
         space=plan.space,
         settings=settings,
@@ -166,11 +166,7 @@ def _run_stages(
 
 
 class SearchPlan:
-    """Space, constraints, budgets and candidate pool of a search.
-
-    Raises:
-        UserError: conflicting settings, bounds that no candidate meets, or an invalid network or recipe.
-    """
+    """Space, constraints, budgets and candidate pool of a search; conflicts among its settings are found here."""
 
     def __init__(self, space: Space, settings: SearchSettings) -> None:
         self.settings = settings
@@ -180,7 +176,7 @@ class SearchPlan:
         self.budgets = build_budgets(settings, self.constraints)
         for name, network in settings.scaled_networks.items():
             check_file_name(name, "scaled_networks")
-            check_choice(network["from"], f"scaled_networks.{name}.from", self.budgets, SettingsError)
+            check_choice(network["from"], f"scaled_networks.{name}.from", self.budgets)
         for constraints in self.budgets.values():
             constraints.find_feasible(settings.seed)
         self.pool = sample_pool(self.constraints, settings.pool, settings.seed)
@@ -204,8 +200,7 @@ class SearchPlan:
 
 def _search_fingerprint(space: Space, evaluator: str | Evaluate, settings: SearchSettings) -> dict[str, Any]:
     """Return the settings that determine which candidates a search tries, as JSON data."""
-    names = [each.name for each in fields(settings) if each.name not in _NOT_IN_FINGERPRINT]
-    values = {name: getattr(settings, name) for name in names}
+    values = {name: value for name, value in vars(settings).items() if name not in _NOT_IN_FINGERPRINT}
     values["predictor"] = asdict(settings.predictor)
     # A function may be redefined in each session, so it is compared by the name of its column
     values["columns"] = {name: column if isinstance(column, str) else name for name, column in settings.columns.items()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -66,11 +65,7 @@ def predictor_error(trials: Sequence[Trial], epoch: int) -> float | None:
 def propose(
     predictor: AccuracyPredictor, pool: np.ndarray, tried: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose the untried candidates of the pool, (N, variables), with the highest predicted accuracies.
-
-    Returns:
-        At most `count` candidates, best first, and their predicted accuracies.
-    """
+    """Choose up to `count` untried candidates of the pool with the highest predicted accuracies; return both."""
     tried_keys = {row.tobytes() for row in tried}
     untried = pool[[row.tobytes() not in tried_keys for row in pool]]
     if not len(untried):
@@ -109,34 +104,29 @@ class RoundRunner:
         self._slots = 1
 
     def run(self, executor: Executor) -> None:
-        """Run all rounds; afterwards the predictor is trained on all trials.
-
-        Raises:
-            SearchError: too many trials fail, or too few succeed.
-        """
+        """Run all rounds; afterwards the predictor is trained on all trials."""
         self._slots = executor.slots
         for number in range(self.rounds):
             if number >= self.store.num_rounds() and not self._propose_round(number):
-                self._report_progress(number, "every candidate of the pool has been tried")
+                self.report_progress(number, "every candidate of the pool has been tried")
                 return
             self._run_trials(number, executor)
             self._train_predictor(number)
 
-    def progress(self, stage: str, number: int, **values: Any) -> SearchProgress:
-        """Return the progress in round `number`."""
+    def report_progress(
+        self, number: int, message: str = "", round_complete: bool = False, stage: str = "trials"
+    ) -> None:
+        """Report the progress in round `number`."""
+        trials = [trial for trial in self.trials if trial.round == number]
         ranked = rank_trials(self.trials, self.stopping_epoch)
-        best_accuracy = ranked[0].accuracy(self.stopping_epoch) if ranked else None
-        return SearchProgress(
-            stage, number, self.rounds, best_accuracy=best_accuracy, predictor_error=self.predictor_error, **values
-        )
-
-    def _report_progress(self, number: int, message: str = "", round_complete: bool = False) -> None:
-        trials = self._round_trials(number)
-        progress = self.progress(
-            "trials",
-            number,
+        progress = SearchProgress(
+            stage=stage,
+            round=number,
+            rounds=self.rounds,
             trials=trials,
             epochs=trials[0].epochs if trials else 0,
+            best_accuracy=ranked[0].accuracy(self.stopping_epoch) if ranked else None,
+            predictor_error=self.predictor_error,
             seconds_left=self._seconds_left(number, trials),
             message=message,
             round_complete=round_complete,
@@ -150,9 +140,6 @@ class RoundRunner:
         epochs_now = sum(trial.epochs for trial in trials if trial.status not in (DONE, FAILED))
         epochs_later = (self.rounds - number - 1) * self.settings.batch * trials[0].epochs
         return float(np.mean(self._seconds_per_epoch)) * (epochs_now + epochs_later) / self._slots
-
-    def _round_trials(self, number: int) -> list[Trial]:
-        return [trial for trial in self.trials if trial.round == number]
 
     def _propose_round(self, number: int) -> bool:
         """Add the trials of a round to the store; return False if no untried candidates are left."""
@@ -170,17 +157,16 @@ class RoundRunner:
         return True
 
     def _run_trials(self, number: int, executor: Executor) -> None:
-        """Run the round's remaining trials to completion."""
-        remaining = [trial for trial in self._round_trials(number) if trial.status not in (DONE, FAILED)]
+        remaining = [trial for trial in self.trials if trial.round == number and trial.status not in (DONE, FAILED)]
         waiting = deque(trial.number for trial in remaining)
         num_running = 0
-        self._report_progress(number)
+        self.report_progress(number)
         while waiting or num_running:
             # Keep all slots busy
             while waiting and num_running < executor.slots:
                 executor.submit(self._start_trial(waiting.popleft()))
                 num_running += 1
-                self._report_progress(number)
+                self.report_progress(number)
             for outcome in executor.wait(_POLL_SECONDS):
                 num_running -= 1
                 if self._record_outcome(number, outcome):
@@ -190,8 +176,7 @@ class RoundRunner:
                 self._stop(f"{num_failed} trials have failed, more than max_failures {self.settings.max_failures}")
 
     def _start_trial(self, number: int) -> TrialAttempt:
-        self.store.start(number)
-        trial = self.trials[number] = self.store.trial(number)
+        trial = self.trials[number] = self.store.start(number)
         return TrialAttempt(
             number=number,
             vector=trial.candidate,
@@ -208,15 +193,15 @@ class RoundRunner:
         retry = False
         message = ""
         if outcome.curve is not None:
-            self.store.finish(trial.number, outcome.curve, outcome.seconds)
+            trial = self.store.finish(trial.number, outcome.curve, outcome.seconds)
             self._seconds_per_epoch.append(outcome.seconds / trial.epochs)
         else:
             assert outcome.error is not None
             retry = trial.attempts < self.settings.retries
-            self.store.fail(trial.number, outcome.error, outcome.seconds, retry)
+            trial = self.store.fail(trial.number, outcome.error, outcome.seconds, retry)
             message = f"trial {trial.number} failed{', retrying' if retry else ''}: {outcome.error}"
-        self.trials[trial.number] = self.store.trial(trial.number)
-        self._report_progress(number, message)
+        self.trials[trial.number] = trial
+        self.report_progress(number, message)
         return retry
 
     def _train_predictor(self, number: int) -> None:
@@ -232,7 +217,7 @@ class RoundRunner:
         candidates = np.array([trial.candidate for trial in done])
         accuracies = np.array([trial.accuracy(self.stopping_epoch) for trial in done])
         self.predictor.fit(candidates, accuracies)
-        self._report_progress(number, round_complete=True)
+        self.report_progress(number, round_complete=True)
 
     def _choose_stopping_epoch(self, first_round: Sequence[Trial]) -> None:
         """Choose the stopping epoch once, by the learning curves of the first round, if more rounds follow."""
@@ -242,7 +227,7 @@ class RoundRunner:
         self.stopping_epoch = stopping_epoch(np.array([trial.curve for trial in first_round]), min_correlation)
         self.store.update_metadata({STOPPING_EPOCH: self.stopping_epoch})
         num_epochs = self.settings.epochs
-        self._report_progress(0, f"accuracies are compared after epoch {self.stopping_epoch} of {num_epochs}")
+        self.report_progress(0, f"accuracies are compared after epoch {self.stopping_epoch} of {num_epochs}")
 
     def _stop(self, reason: str) -> None:
         self.store.update_metadata({STOPPED: True})

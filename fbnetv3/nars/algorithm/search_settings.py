@@ -30,7 +30,6 @@ from fbnetv3.utils.nested_keys import parse_pairs
 from fbnetv3.utils.yaml_files import NotYAMLError, parse_number, parse_yaml, read_mapping, resolve_in_folder
 
 JOINT = "joint"
-MODES = (JOINT, *PARTS)
 SCALING_ARGUMENTS = ("depth", "width", "resolution", "tolerance")
 """Keys of `scaled_networks` that are passed on to `scale_to_macs`."""
 # Settings in which numbers may be written as 450e6
@@ -38,16 +37,9 @@ _WITH_NUMBERS = {
     *("constraints", "budgets", "early_stopping_correlation", "time_limit"),
     *("reference_networks", "scaled_networks"),
 }
-# Rounds in the paper: of recipe-only search (Sec. 4.1) and of the others (Sec. 4.2)
-_RECIPE_ROUNDS = 4
-_JOINT_ROUNDS = 5
 
 Bounds = Mapping[str, Any]
 """Bounds by column: [lowest, highest], either of which may be None, or a number, the highest."""
-
-
-class SettingsError(FieldError):
-    """An invalid setting of a search."""
 
 
 @dataclass(frozen=True)
@@ -119,29 +111,28 @@ class SearchSettings:
     reference_networks: Mapping[str, Mapping[str, float]] = mapping_field()
 
     def __post_init__(self) -> None:
-        check_fields(self, error=SettingsError)
+        check_fields(self)
         import_modules(self.imports, "imports")  # they may register the executor
-        check_choice(self.executor, "executor", EXECUTORS.names(), SettingsError)
-        check_choice(self.mode, "mode", MODES, SettingsError)
+        check_choice(self.executor, "executor", EXECUTORS.names())
+        check_choice(self.mode, "mode", (JOINT, *PARTS))
         # Fail before the trials on errors in what is needed only after them
         for name, network in self.reference_networks.items():
-            check_type(network, f"reference_networks.{name}", Mapping, "a mapping", SettingsError)
+            check_type(network, f"reference_networks.{name}", Mapping, "a mapping")
             for key in ("accuracy", *network):
-                check_number(network.get(key), f"reference_networks.{name}.{key}", error=SettingsError)
+                check_number(network.get(key), f"reference_networks.{name}.{key}")
         for name, network in self.scaled_networks.items():
             with error_context(f"scaled_networks.{name}"):
-                check_type(network, "", Mapping, "a mapping", SettingsError)
-                check_keys(network, SettingsError, ("from", "macs", "recipe", *SCALING_ARGUMENTS), ("from", "macs"))
-                check_type(network.get("recipe", {}), "recipe", Mapping, "a mapping of recipe fields", SettingsError)
-                check_number(network.get("tolerance", 0), "tolerance", 0, error=SettingsError)
+                check_type(network, "", Mapping, "a mapping")
+                check_keys(network, FieldError, ("from", "macs", "recipe", *SCALING_ARGUMENTS), ("from", "macs"))
+                check_type(network.get("recipe", {}), "recipe", Mapping, "a mapping of recipe fields")
+                check_number(network.get("tolerance", 0), "tolerance", 0)
                 for key in ("macs", "depth", "width", "resolution"):
-                    check_number(network.get(key, 1), key, 1, error=SettingsError)
+                    check_number(network.get(key, 1), key, 1)
 
     def num_rounds(self, space: Space) -> int:
         """Return the number of rounds of a search in `space`."""
-        if self.rounds is not None:
-            return self.rounds
-        return _JOINT_ROUNDS if len(space.variable_indices(ARCHITECTURE)) else _RECIPE_ROUNDS
+        # In the paper, 5 rounds (Sec. 4.2), and 4 of recipe-only search (Sec. 4.1)
+        return self.rounds or (5 if len(space.variable_indices(ARCHITECTURE)) else 4)
 
 
 _SETTING_NAMES = tuple(each.name for each in fields(SearchSettings))
@@ -150,7 +141,7 @@ _KEYS = ("space", "evaluator", "output", *_SETTING_NAMES)  # of a YAML file
 
 def parse_settings(data: Mapping[str, Any]) -> SearchSettings:
     """Build settings from a mapping, such as a YAML file's; `predictor` and `evolution` are mappings in it."""
-    check_keys(data, SettingsError, _SETTING_NAMES)
+    check_keys(data, FieldError, _SETTING_NAMES)
     values = dict(data)
     # Numbers that YAML reads as text, then the nested settings
     for name in _WITH_NUMBERS & set(values):
@@ -158,9 +149,9 @@ def parse_settings(data: Mapping[str, Any]) -> SearchSettings:
     for name, settings_class in (("predictor", PredictorSettings), ("evolution", EvolutionSettings)):
         section = values.get(name) or {}
         if not isinstance(section, settings_class):
-            check_type(section, name, Mapping, "a mapping", SettingsError)
+            check_type(section, name, Mapping, "a mapping")
             with error_context(name):
-                check_keys(section, SettingsError, tuple(each.name for each in fields(settings_class)))
+                check_keys(section, FieldError, tuple(each.name for each in fields(settings_class)))
             section = settings_class(**_parse_numbers(section))
         values[name] = section
     return SearchSettings(**values)
@@ -194,9 +185,9 @@ def load_search_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -
     """
     path = Path(path)
     folder = path.resolve().parent
-    data = _apply_overrides(read_mapping(path, SettingsError, _KEYS), overrides)
+    data = _apply_overrides(read_mapping(path, FieldError, _KEYS), overrides)
     with error_context(file=str(path)):
-        check_keys(data, SettingsError, _KEYS, required=("space", "evaluator"))
+        check_keys(data, FieldError, _KEYS, required=("space", "evaluator"))
         # Paths are relative to the YAML file
         for key in ("space", "latency"):
             if isinstance(data.get(key), str):
@@ -206,9 +197,9 @@ def load_search_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -
         space = data.pop("space")
         evaluator = data.pop("evaluator")
         output = data.pop("output", None) or f"output/{path.stem}"
-        check_type(space, "space", (str, Mapping), "a file or a space", SettingsError)
-        check_type(evaluator, "evaluator", str, "a name", SettingsError)
-        check_type(output, "output", str, "a folder", SettingsError)
+        check_type(space, "space", (str, Mapping), "a file or a space")
+        check_type(evaluator, "evaluator", str, "a name")
+        check_type(output, "output", str, "a folder")
         settings = parse_settings(data)  # first, because the space may use blocks of the `imports`
         space = load_space(space) if isinstance(space, str) else space_from_dict(space)
         return SearchConfig(space, evaluator, output, settings)
@@ -228,7 +219,7 @@ def _apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[
             raise UsageError(f"{key} {text!r} must be a YAML value") from None
         if inner:
             section = updated.get(name) or {}
-            check_type(section, name, Mapping, f"a mapping to have the key {inner}", SettingsError)
+            check_type(section, name, Mapping, f"a mapping to have the key {inner}")
             value = {**section, inner: value}
         updated[name] = value
     return updated

@@ -75,11 +75,7 @@ _COLUMNS = [field.name for field in fields(Trial)]
 
 
 class TrialStore:
-    """The trials and the metadata of the search in a folder; `create` allows for a new file.
-
-    Raises:
-        TrialStoreError: the file is missing, corrupt, not a trial file, or from another version.
-    """
+    """The trials and the metadata of the search in a folder; `create` allows for a new file."""
 
     def __init__(self, folder: Path, create: bool = False) -> None:
         self.folder = folder
@@ -140,27 +136,23 @@ class TrialStore:
         """Return all trials, by number."""
         return self._query_trials("")
 
-    def trial(self, number: int) -> Trial:
-        """Return one trial."""
-        return self._query_trials("WHERE number = ?", number)[0]
-
     def num_rounds(self) -> int:
         """Return the number of rounds proposed so far."""
         with self._as_user_errors():
             return self._query_value("SELECT coalesce(max(round) + 1, 0) FROM trials")
 
-    def start(self, number: int) -> None:
+    def start(self, number: int) -> Trial:
         """Record that a trial is running."""
-        self._update(number, status=RUNNING)
+        return self._update(number, status=RUNNING)
 
-    def finish(self, number: int, curve: Sequence[float], seconds: float) -> None:
+    def finish(self, number: int, curve: Sequence[float], seconds: float) -> Trial:
         """Record that a trial is done."""
         accuracies = json.dumps([float(accuracy) for accuracy in curve])
-        self._end_attempt(number, seconds, status=DONE, error=None, curve=accuracies)
+        return self._end_attempt(number, seconds, status=DONE, error=None, curve=accuracies)
 
-    def fail(self, number: int, error: str, seconds: float, retry: bool) -> None:
+    def fail(self, number: int, error: str, seconds: float, retry: bool) -> Trial:
         """Record that an attempt failed, and whether the trial will be retried."""
-        self._end_attempt(number, seconds, status=WAITING if retry else FAILED, error=error)
+        return self._end_attempt(number, seconds, status=WAITING if retry else FAILED, error=error)
 
     def reset_interrupted(self, retry_failed: bool = False) -> None:
         """Reset running trials to waiting; with `retry_failed`, also failed ones of the last round.
@@ -176,14 +168,15 @@ class TrialStore:
                     (WAITING, FAILED),
                 )
 
-    def _end_attempt(self, number: int, seconds: float, **values: Any) -> None:
-        attempts = self.trial(number).attempts + 1
-        self._update(number, attempts=attempts, seconds=seconds, finished=time.time(), **values)
+    def _end_attempt(self, number: int, seconds: float, **values: Any) -> Trial:
+        [trial] = self._query_trials("WHERE number = ?", number)
+        return self._update(number, attempts=trial.attempts + 1, seconds=seconds, finished=time.time(), **values)
 
-    def _update(self, number: int, **values: Any) -> None:
+    def _update(self, number: int, **values: Any) -> Trial:
         assignments = ", ".join(f"{column} = ?" for column in values)
         with self._transaction():
             self._connection.execute(f"UPDATE trials SET {assignments} WHERE number = ?", (*values.values(), number))
+        return self._query_trials("WHERE number = ?", number)[0]
 
     def _query_trials(self, condition: str, *parameters: int) -> list[Trial]:
         with self._as_user_errors():
@@ -219,8 +212,6 @@ class TrialStore:
             else:
                 advice = f"cannot be read or written: {error}"
             raise OutputError(f"{self.file}: {advice}") from None
-        except UserError:
-            raise
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             reason = one_line(error, 200)  # SQLite quotes the statement that it cannot parse
             raise TrialStoreError(f"{self.file}: is corrupt, or not a file of search trials ({reason})") from None

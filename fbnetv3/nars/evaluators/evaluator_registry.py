@@ -27,12 +27,10 @@ EVALUATORS.add("training", "fbnetv3.nars.evaluators.training_evaluator:TrainingE
 
 
 def build_evaluator(evaluator: str | Evaluate, arguments: Mapping[str, Any] | None = None) -> Evaluate:
-    """Build an evaluator.
+    """Build an evaluator from a registered name, `package.module:function`, or a callable.
 
-    Args:
-        evaluator: a registered name, `package.module:function`, or a callable. A name may refer to a function or to a
-            class whose instances are callable.
-        arguments: passed to the class, or to the function on every call, as keywords.
+    A name may refer to a function or to a class whose instances are callable. The `arguments` are passed to the class,
+    or to the function on every call, as keywords.
     """
     arguments = dict(arguments or {})
     target: Any = evaluator

@@ -47,10 +47,8 @@ def read_table(file: str | os.PathLike) -> dict[str, dict[str, Any]]:
     """Read a JSON table of measurements: a mapping from names of candidates to their measurements."""
     try:
         rows = json.loads(Path(file).expanduser().read_text())
-    except OSError as error:
-        raise TableError(f"cannot be read: {error.strerror or error}", file=str(file)) from None
-    except ValueError as error:
-        raise TableError(f"is not JSON ({error})", file=str(file)) from None
+    except (OSError, ValueError) as error:
+        raise TableError(f"cannot be read as JSON ({error})", file=str(file)) from None
     if not isinstance(rows, dict) or not rows or not all(isinstance(row, dict) for row in rows.values()):
         raise TableError("must be a mapping from candidates to their measurements", file=str(file))
     return rows

@@ -160,7 +160,12 @@ class _Worker:
         if code < 0:
             hint = " (out of memory?)" if code == -signal.SIGKILL else ""
             cause = f"was killed by {signal.Signals(-code).name}{hint}"
-        return f"the worker process {cause}{_last_log_line(self.log)}"
+        # With the last line of its output
+        with contextlib.suppress(OSError):
+            lines = self.log.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip().splitlines()
+            if lines and not lines[-1].startswith("--- trial"):
+                cause += f": {lines[-1]}"
+        return f"the worker process {cause}"
 
 
 def _start_process(worker_end: Connection, log: Path, num_threads: int) -> subprocess.Popen:
@@ -183,11 +188,3 @@ def _start_process(worker_end: Connection, log: Path, num_threads: int) -> subpr
             env=environment,
             start_new_session=True,  # its process group can be killed as a whole
         )
-
-
-def _last_log_line(log: Path) -> str:
-    with contextlib.suppress(OSError):
-        lines = log.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip().splitlines()
-        if lines and not lines[-1].startswith("--- trial"):
-            return f": {lines[-1]}"
-    return ""

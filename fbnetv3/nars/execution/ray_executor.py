@@ -109,11 +109,14 @@ class RayExecutor:
 def _connect(address: str | None, workers: int) -> None:
     """Connect to a cluster, or start one on this machine with a CPU per worker."""
     arguments: dict[str, Any] = {"address": "local", "num_cpus": workers}
-    if address is not None:
-        _check_address(address)
-        arguments = {"address": address}
     sigterm_handler = signal.getsignal(signal.SIGTERM)
     try:
+        if address is not None:
+            arguments = {"address": address}
+            # Where nothing listens, Ray itself would retry for minutes
+            host, _, port = address.rpartition("://")[2].rpartition(":")
+            if port.isdigit():
+                socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT).close()
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **arguments)
     except Exception as error:  # many types
         where = f"at {address}" if address else "on this machine"
@@ -122,14 +125,3 @@ def _connect(address: str | None, workers: int) -> None:
         # Restore the tool's handler, which `ray.init` replaces
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, sigterm_handler)
-
-
-def _check_address(address: str) -> None:
-    """Require that something listens at host:port; Ray itself would retry for minutes."""
-    host, colon, port = address.rpartition("://")[2].rpartition(":")
-    if not colon or not port.isdigit():
-        return  # such as "auto"
-    try:
-        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT).close()
-    except OSError as error:
-        raise UsageError(f"address: no Ray cluster at {address} ({error.strerror or error})") from None

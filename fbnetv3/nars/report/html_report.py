@@ -45,31 +45,15 @@ def _render_page(record: SearchRecord, figures: dict[str, str]) -> str:
     from jinja2 import Template  # optional package
 
     epoch = record.comparison_epoch
-    ranked = rank_trials(record.trials, epoch)
-    recommendations = record.analysis.get("recommendations", [])
     # Values are escaped, because errors and settings may contain any text
     template = Template(_TEMPLATE.read_text(), autoescape=True)
     return template.render(
-        space=record.settings.get("space", record.folder.name),
-        num_completed=len(ranked),
+        record=record,
+        epoch=epoch,
+        ranked=rank_trials(record.trials, epoch),
         failed_trials=[trial for trial in record.trials if trial.status == FAILED],
         hours=sum(trial.seconds or 0 for trial in record.trials) / 3600,
-        epoch=epoch,
-        num_epochs=record.settings.get("epochs", "?"),
-        best=ranked[0],
-        recommendations=recommendations,
-        columns=list(recommendations[0]["columns"]) if recommendations else [],
-        scaled_networks=record.analysis.get("scaled_networks", []),
-        rounds=[
-            {
-                "num_trials": len(trials),
-                "epochs": trials[0].epochs if trials else None,
-                "best": max((trial.accuracy(epoch) for trial in trials), default=None),
-                "error": predictor_error(trials, epoch),
-            }
-            for trials in record.completed_rounds
-        ],
+        rounds=[(rank_trials(trials, epoch), predictor_error(trials, epoch)) for trials in record.completed_rounds],
         figures=figures,
         settings={name: json.dumps(value) for name, value in record.settings.items()},
-        version=record.metadata.get("fbnetv3", ""),
     )

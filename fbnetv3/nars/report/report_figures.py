@@ -35,7 +35,6 @@ def _describe_correlation(measured: np.ndarray, predicted: np.ndarray) -> str:
 
 
 def _draw_rounds(record: SearchRecord, figure: Any) -> bool:
-    """Fig. 6: accuracies by round, with medians and the best so far."""
     axes = figure.subplots()
     epoch = record.comparison_epoch
     best: dict[int, float] = {}
@@ -92,7 +91,6 @@ def _draw_accuracy_over_cost(record: SearchRecord, figure: Any) -> bool:
 
 
 def _cost_unit(largest: float) -> tuple[float, str]:
-    """Choose the scale and unit of an axis that keep its largest number short."""
     for scale, unit in ((1e9, ", billions"), (1e6, ", millions"), (1e3, ", thousands")):
         if largest >= scale:
             return scale, unit

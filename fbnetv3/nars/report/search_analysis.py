@@ -14,7 +14,7 @@ from fbnetv3.nars.algorithm.budgets import build_constraints
 from fbnetv3.nars.algorithm.evolution import pareto_front
 from fbnetv3.nars.algorithm.nars_search import SearchResult
 from fbnetv3.nars.algorithm.trial_store import ANALYSIS_FILE, DONE, Trial
-from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
+from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PretrainReport
 from fbnetv3.utils.files import write_json
 
 _FOLDS = 5
@@ -23,10 +23,9 @@ _FRONT_SIZE = 12  # budgets along the Pareto front
 
 
 def save_analysis(result: SearchResult) -> Path:
-    """Analyze a search and write the data that the report shows in addition to the trials into its folder.
+    """Analyze a search and write what the report shows in addition to the trials to `analysis.json`; return its path.
 
-    Returns:
-        The path of `analysis.json`. Entries are null if there are too few trials.
+    Entries are null if there are too few trials.
     """
     file = result.folder / ANALYSIS_FILE
     write_json(file, _analyze_search(result), indent=None)
@@ -38,7 +37,7 @@ def _analyze_search(result: SearchResult) -> dict[str, Any]:
     candidates = np.array([trial.candidate for trial in trials])
     accuracies = np.array([trial.accuracy(result.stopping_epoch) for trial in trials])
     return {
-        "pretraining": _describe_pretraining(result),  # Fig. 4 (a, b)
+        "pretraining": result.pretraining and _describe_pretraining(result.pretraining),  # Fig. 4 (a, b)
         "cross_validation": _cross_validate(result, candidates, accuracies),  # Fig. 4 (c, d)
         "sample_efficiency": _measure_sample_efficiency(result, candidates, accuracies),  # Fig. 4 (e)
         **_cost_and_front(result, trials),
@@ -62,10 +61,7 @@ def _analyze_search(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def _describe_pretraining(result: SearchResult) -> dict[str, Any] | None:
-    report = result.pretraining
-    if report is None:
-        return None
+def _describe_pretraining(report: PretrainReport) -> dict[str, Any]:
     return {
         "names": list(report.names),
         "r2": list(report.r2),
@@ -126,7 +122,6 @@ def _measure_sample_efficiency(
 
 
 def _cost_and_front(result: SearchResult, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Compute the cost of all trials, and the predictor's Pareto front over it."""
     settings = result.settings
     constraints = build_constraints(settings, result.space)
     column = _cost_column(constraints.column_names, result)
@@ -151,10 +146,8 @@ def _cost_and_front(result: SearchResult, trials: Sequence[Trial]) -> dict[str, 
 def _cost_column(columns: Sequence[str], result: SearchResult) -> str | None:
     """Choose the first column that a budget bounds, or else the first one."""
     bounds = [text for item in result.recommendations for text in item.provenance["constraints"]]
-    for column in columns:
-        if any(column in text.split() for text in bounds):
-            return column
-    return columns[0] if columns else None
+    bounded = [column for column in columns if any(column in text.split() for text in bounds)]
+    return next(iter([*bounded, *columns]), None)
 
 
 def _relative_path(path: Path | None, folder: Path) -> str | None:

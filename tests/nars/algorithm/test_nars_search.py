@@ -10,10 +10,10 @@ import yaml
 import fbnetv3
 from fbnetv3.arch import ARCHS, cost, load_arch
 from fbnetv3.config import load_config
-from fbnetv3.errors import UserError
+from fbnetv3.errors import FieldError, UserError
 from fbnetv3.nars.algorithm.budgets import budget_name, parse_bounds
 from fbnetv3.nars.algorithm.nars_search import search
-from fbnetv3.nars.algorithm.search_settings import SearchSettings, SettingsError
+from fbnetv3.nars.algorithm.search_settings import SearchSettings
 from fbnetv3.nars.algorithm.trial_store import TRIALS_FILE
 from fbnetv3.nars.space.search_space import SpaceError, load_space, space_from_dict
 from tests.nars.toy import QUICK, ROOT, SPACE, accuracy, evaluate, outcome, spent
@@ -299,7 +299,7 @@ def test_names_of_budgets(budget, name):
 
 
 def test_settings_are_checked_when_built():
-    with pytest.raises(SettingsError, match="batch: 1 must be at least 2"):
+    with pytest.raises(FieldError, match="batch: 1 must be at least 2"):
         SearchSettings(batch=1)
 
 

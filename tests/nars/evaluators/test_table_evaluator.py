@@ -31,7 +31,7 @@ def test_look_up(tmp_path):
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ("", "is not JSON"),
+        ("", "cannot be read as JSON"),
         ("[1, 2]", "must be a mapping"),
         ("{}", "must be a mapping"),
         ('{"a": 3}', "must be a mapping"),

@@ -14,9 +14,10 @@ from fbnetv3.arch.latency_table import (
     block_shapes,
     load_latency_table,
 )
+from fbnetv3.errors import FieldError
 from fbnetv3.nars import search
 from fbnetv3.nars.algorithm.budgets import build_constraints
-from fbnetv3.nars.algorithm.search_settings import SettingsError, parse_settings
+from fbnetv3.nars.algorithm.search_settings import parse_settings
 from fbnetv3.nars.algorithm.trial_store import TrialStoreError
 from fbnetv3.nars.space.cost_model import LatencyModel, possible_shapes
 from fbnetv3.nars.space.search_space import load_space, space_from_dict
@@ -118,9 +119,9 @@ def test_a_search_within_a_latency(table_file, tmp_path):
 @pytest.mark.parametrize(
     ("space", "latency", "error"),
     [
-        (CIFAR, 3, SettingsError),
+        (CIFAR, 3, FieldError),
         (CIFAR, "missing.jsonl", LatencyError),
-        (SMALL, "table.jsonl", SettingsError),
+        (SMALL, "table.jsonl", FieldError),
         (FBNETV3, "table.jsonl", LatencyError),
     ],
 )
