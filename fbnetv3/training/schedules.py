@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-from fvcore.common.param_scheduler import (
-    CompositeParamScheduler,
-    CosineParamScheduler,
-    ExponentialParamScheduler,
-    LinearParamScheduler,
-    ParamScheduler,
-)
+from fvcore.common import param_scheduler
 
 from fbnetv3.registry import Registry
 from fbnetv3.utils.imports import accepted_settings
@@ -21,20 +15,20 @@ Each builder receives whichever of `epochs` (excluding warmup) and `decay` (SOLV
 
 
 @SCHEDULES.register(name="cosine")
-def build_cosine() -> ParamScheduler:
+def build_cosine() -> param_scheduler.ParamScheduler:
     """Build half a cosine from 1 to 0."""
-    return CosineParamScheduler(1.0, 0.0)
+    return param_scheduler.CosineParamScheduler(1.0, 0.0)
 
 
 @SCHEDULES.register(name="exponential")
-def build_exponential(epochs: float, decay: float) -> ParamScheduler:
+def build_exponential(epochs: float, decay: float) -> param_scheduler.ParamScheduler:
     """Build an exponential schedule, multiplied by `decay` each epoch (Sec. 4.1: 0.963 in the search, then 0.9875)."""
-    return ExponentialParamScheduler(1.0, decay**epochs)
+    return param_scheduler.ExponentialParamScheduler(1.0, decay**epochs)
 
 
 def build_schedule(
     name: str, epochs: int, *, decay: float = 1.0, warmup_epochs: float = 0.0, warmup_factor: float = 0.1
-) -> ParamScheduler:
+) -> param_scheduler.ParamScheduler:
     """Build a registered schedule of `epochs`, which include a linear warmup from `warmup_factor` to 1.
 
     `decay` is the factor per epoch of an exponential schedule.
@@ -44,9 +38,9 @@ def build_schedule(
     main = build(**accepted_settings(build, {"epochs": main_epochs, "decay": decay}))
     if not warmup_epochs:
         return main
-    warmup = LinearParamScheduler(warmup_factor, 1.0)
+    warmup = param_scheduler.LinearParamScheduler(warmup_factor, 1.0)
     if not main_epochs:
         return warmup
     # "rescaled": each part sees its own progress from 0 to 1
     fraction = warmup_epochs / epochs
-    return CompositeParamScheduler([warmup, main], [fraction, 1 - fraction], ["rescaled", "rescaled"])
+    return param_scheduler.CompositeParamScheduler([warmup, main], [fraction, 1 - fraction], ["rescaled", "rescaled"])

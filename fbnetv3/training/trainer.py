@@ -88,8 +88,6 @@ class Trainer:
         schedule: factor on `lr` as a function of progress in [0, 1).
         loader: loader of training batches, whose sampler is an `EpochSampler`.
         lr: learning rate at factor 1.
-        epochs: number of passes over the loader.
-        channels_last: memory format of the images.
         mixup: function that mixes images and targets of a batch, and returns targets (N, classes).
         ema: averaged weights, updated after each step.
         precision: dtype of autocast; torch.float32 turns it off.

@@ -17,8 +17,8 @@ from fbnetv3.errors import OutputError, UsageError
 from fbnetv3.utils.files import make_folder, output_error, write_json
 from fbnetv3.utils.nested_keys import first_difference
 
-# Number of batches between two updates of the metadata
-_SAVE_PERIOD = 100
+_SAVE_PERIOD = 100  # batches between two updates of the metadata
+_START_AGAIN = "delete the folder and run tools/cache_teacher.py again"
 
 
 class TeacherLogitFiles:
@@ -41,15 +41,11 @@ class TeacherLogitFiles:
             fingerprint = metadata["fingerprint"]
             completed = int(metadata["completed"])
         except (OSError, ValueError, TypeError, KeyError):
-            raise UsageError(
-                f"{self.metadata}: is not valid teacher-logit metadata; "
-                "delete the folder and run tools/cache_teacher.py again"
-            ) from None
+            raise UsageError(f"{self.metadata}: is corrupt; {_START_AGAIN}") from None
         if difference := first_difference(fingerprint, self.fingerprint):
-            raise UsageError(
-                f"{self.folder}: holds teacher logits for a different {difference.key}: {difference.saved}, "
-                f"not {difference.current}; choose another DISTILL.CACHE"
-            )
+            values = f"{difference.key}: {difference.saved}, not {difference.current}"
+            problem = f"holds teacher logits for a different {values}"
+            raise UsageError(f"{self.folder}: {problem}; choose another DISTILL.CACHE")
         return completed
 
     def open(self) -> np.ndarray:
@@ -95,7 +91,7 @@ class TeacherLogitFiles:
             file = np.load(self.logits, mmap_mode=mode)
             if file.shape == self.shape and file.dtype == np.float16:
                 return file
-        raise UsageError(f"{self.logits}: is corrupt; delete the folder and run tools/cache_teacher.py again")
+        raise UsageError(f"{self.logits}: is corrupt; {_START_AGAIN}")
 
     def _save_metadata(self, file: np.memmap, completed: int) -> None:
         # Logits must be on disk before the metadata counts them

@@ -26,9 +26,7 @@ def launch(run: Callable[[], None], num_processes: int, *, after_interrupt: str 
         run()
         return
     if is_multi_process():
-        raise UsageError(
-            f"--num-gpus {num_processes}: torchrun has already started several processes; remove --num-gpus"
-        )
+        raise UsageError(f"--num-gpus {num_processes}: remove it, torchrun has already started several processes")
     with socket.socket() as s:  # on a free port
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]

@@ -81,9 +81,8 @@ def run_lock(run_folder: RunFolder, group: ProcessGroup, resume: bool) -> Iterat
         _acquire_together(lock, group)
         # Between entry and here the folder was not locked
         if group.broadcast(run_folder.has_run()):
-            raise UsageError(
-                f"{path}: another run wrote to this folder in the meantime; choose another OUTPUT_DIR, or add --resume"
-            )
+            advice = "choose another OUTPUT_DIR, or add --resume"
+            raise UsageError(f"{path}: another run wrote to this folder in the meantime; {advice}")
 
     try:
         if had_run:

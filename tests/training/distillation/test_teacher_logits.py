@@ -173,7 +173,7 @@ def test_targets_can_be_sent_to_worker_processes(cache):
 
 def test_a_folder_with_other_metadata(tmp_path):
     (tmp_path / "metadata.json").write_text("[]")
-    with pytest.raises(UsageError, match=r"metadata\.json: is not valid teacher-logit metadata"):
+    with pytest.raises(UsageError, match=r"metadata\.json: is corrupt; delete the folder"):
         TeacherLogitFiles(tmp_path, {}, (1, 2, 3)).completed()
 
 
