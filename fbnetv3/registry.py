@@ -46,12 +46,7 @@ class Registry(_FvcoreRegistry):
         return self._obj_map[name]
 
     def get(self, name: object) -> Any:
-        """Return the entry registered under `name`, importing it if it is lazy.
-
-        Raises:
-            UnknownNameError: no such entry; the message suggests similar names.
-            UsageError: a lazy entry cannot be imported.
-        """
+        """Return the entry registered under `name`, importing it if it is lazy."""
         entry = self.entry(name)
         return find_callable(entry, self._name) if isinstance(entry, str) else entry
 

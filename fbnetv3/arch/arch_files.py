@@ -31,7 +31,7 @@ def load_arch(path: str | os.PathLike) -> ArchDef:
     base resolution) and `same_padding: true`, applied in this order.
 
     Raises:
-        ArchError: the file is missing, not YAML, or not a valid architecture.
+        ArchError: names the file and the field, as in "my.yaml: stages[3].rows[1].kernel: 4 is even; ...".
     """
     return _load(os.fspath(path), ())
 
@@ -55,11 +55,7 @@ def _load(file: str, inherited_by: tuple[str, ...]) -> ArchDef:
 
 
 def arch_from_dict(data: Mapping[str, Any]) -> ArchDef:
-    """Build an architecture from plain dicts and lists, as read from YAML.
-
-    Raises:
-        ArchError: names the invalid field, as in "stages[3].rows[1].kernel: 4 is even; ...".
-    """
+    """Build an architecture from plain dicts and lists, as read from YAML."""
     check_keys(data, ArchError, _ARCH_FIELDS, required=("name", "stages", "resolution"))
     return ArchDef(**{"resize": data["resolution"], **data, "stages": _parse_stages(data["stages"])})
 
@@ -137,9 +133,5 @@ def _row_cells(row: Row) -> dict[str, str]:
 
 
 def save_arch(arch: ArchDef, path: str | os.PathLike) -> None:
-    """Write an architecture to a YAML file.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
+    """Write an architecture to a YAML file."""
     write_text(Path(path), dump_arch(arch))

@@ -68,12 +68,7 @@ def _yaml_files(folder: str | os.PathLike) -> list[Path]:
 
 
 def get_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:
-    """Return an architecture by its registered name or the path of its YAML file; return an `ArchDef` unchanged.
-
-    Raises:
-        UnknownNameError: no such name; the message suggests similar ones.
-        ArchError: the file is missing or holds no valid architecture.
-    """
+    """Return an architecture by its registered name or the path of its YAML file; return an `ArchDef` unchanged."""
     if isinstance(arch, ArchDef):
         return arch
     name = os.fspath(arch)

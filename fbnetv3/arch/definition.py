@@ -163,10 +163,7 @@ class ArchDef:
         for block in self.blocks(in_chans):
             cost, height, width = block.spec.cost(height, width)
             if min(height, width) < 1:
-                raise ArchError(
-                    f"{self.name}: an input of {pixels} pixels is too small: "
-                    f"the map of stages[{block.stage}].rows[{block.row}] would be empty"
-                )
+                raise ArchError(f"{self.name}: an input of {pixels} pixels is too small: block {block.name} is empty")
             yield BlockCost(block, cost, height, width)
 
     @property

@@ -108,10 +108,8 @@ class LatencyTable:
     def block_ms(self, shape: BlockShape) -> float:
         """Return the latency of a block in ms."""
         if shape not in self.blocks:
-            raise LatencyError(
-                f"the latency table has no {shape.kind} at {shape.side} pixels with {shape.spec}: it is for a "
-                "different space, or incomplete; complete it with tools/measure_net.py --space"
-            )
+            block = f"{shape.kind} at {shape.side} pixels with {shape.spec}"
+            raise LatencyError(f"the latency table has no {block}; complete it with tools/measure_net.py --space")
         return self.blocks[shape]
 
     def _sum_blocks(self, arch: ArchDef, num_classes: int) -> tuple[float, int]:

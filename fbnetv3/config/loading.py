@@ -27,14 +27,10 @@ _CLASSIFIER_SECTIONS = {"CHECKPOINT", "DATA", "DISTILL", "EMA", "EVAL", "RECIPE"
 
 
 def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNode:
-    """Load a training config and freeze it.
+    """Load a training config from YAML and freeze it.
 
-    The defaults are overridden by the file, this by its `RECIPE` if it has one, and all of them by KEY VALUE pairs.
-    Modules named by `IMPORTS` are imported.
-
-    Args:
-        file: YAML file.
-        overrides: KEY VALUE pairs, as on the command line.
+    The defaults are overridden by the file, this by its `RECIPE` if it has one, and all of them by the overrides, KEY
+    VALUE pairs as on the command line. Modules named by `IMPORTS` are imported.
 
     Raises:
         UsageError: the file is missing or not YAML, a key is unknown (the message suggests similar ones), or a value
@@ -68,21 +64,15 @@ def is_detection_config(file: str | os.PathLike) -> bool:
     """Return whether a config file, including its `_BASE_` files, describes a detector rather than a classifier.
 
     A detector's config has a section DATASETS, DATALOADER, TEST or MODEL_EMA, or a key such as MODEL.META_ARCHITECTURE.
-
-    Raises:
-        UsageError: a file is missing or not YAML, or has keys of both kinds.
     """
     values = read_config_file(file)
     model = values.get("MODEL")
-    model_keys = _MODEL_PARTS & set(model if isinstance(model, dict) else ())
-    detector_keys = sorted(_DETECTOR_SECTIONS & set(values)) + [f"MODEL.{key}" for key in sorted(model_keys)]
-    classifier_keys = sorted(_CLASSIFIER_SECTIONS & set(values))
-    if detector_keys and classifier_keys:
-        raise UsageError(
-            f"{file}: has keys of a detector ({', '.join(detector_keys[:3])}) and of a classifier "
-            f"({', '.join(classifier_keys)}): use separate configs"
-        )
-    return bool(detector_keys)
+    parts = _MODEL_PARTS & set(model if isinstance(model, dict) else ())
+    detector = sorted(_DETECTOR_SECTIONS & set(values)) + [f"MODEL.{key}" for key in sorted(parts)]
+    classifier = sorted(_CLASSIFIER_SECTIONS & set(values))
+    if detector and classifier:
+        raise UsageError(f"{file}: has keys of a detector ({detector[0]}) and of a classifier ({classifier[0]})")
+    return bool(detector)
 
 
 def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str = "") -> None:
@@ -116,11 +106,7 @@ def _parse_override(key: str, text: str) -> Any:
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Check the values of a config, one by one and together.
-
-    Raises:
-        UsageError: names the key, its value, and what is allowed.
-    """
+    """Check the values of a config, one by one and together; an error names the key and what is allowed."""
     values = flatten(cfg)
     for name, key in KEYS.items():
         if not key.accepts(values[name]):

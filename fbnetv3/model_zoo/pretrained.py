@@ -111,10 +111,7 @@ def find_detector_weights(file: str | os.PathLike, output_dir: str, weights: str
 def _run_weights(file: str | os.PathLike, output_dir: str) -> Path:
     weights = RunFolder(output_dir).trained_weights()
     if weights is None:
-        raise UsageError(
-            f"{file}: no weights found: pass --weights FILE or --weights published, or set OUTPUT_DIR to the folder of "
-            f"a finished run ({output_dir} has no weights)"
-        )
+        raise UsageError(f"{file}: no weights found: pass --weights FILE or --weights published, or set OUTPUT_DIR")
     return weights
 
 

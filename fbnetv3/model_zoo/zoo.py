@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
 from fvcore.common.config import CfgNode
-from iopath.common.file_io import PathHandler
 from torch import nn
 
 from fbnetv3.arch import ArchDef, NetworkCost, compute_cost, configs_folder, get_arch
@@ -19,7 +17,7 @@ from fbnetv3.data import Preprocessing
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
 from fbnetv3.modeling import build_network, load_weights
 from fbnetv3.training import preprocessing_from_config
-from fbnetv3.utils.downloads import ZOO_PREFIX, PathManager, is_url, local_path
+from fbnetv3.utils.downloads import is_url, local_path
 from fbnetv3.utils.files import shipped_folder
 from fbnetv3.utils.yaml_files import read_with_bases
 
@@ -41,11 +39,7 @@ class ZooEntry:
         return self.name
 
     def local_weights(self) -> Path:
-        """Return the path of the weights on this machine, downloading them if necessary.
-
-        Raises:
-            WeightsError: the download fails; the message says where to place a copy.
-        """
+        """Return the path of the weights on this machine, downloading them if necessary."""
         return local_path(self.weights, self.sha256)
 
 
@@ -130,10 +124,7 @@ def list_detectors() -> list[DetectorEntry]:
 
 
 def entry(path: str | ZooEntry) -> ClassifierEntry | DetectorEntry:
-    """Return the entry of a config.
-
-    Args:
-        path: path of the config below `configs/`, such as "imagenet/fbnetv3_a.yaml"; ".yaml" is optional.
+    """Return the entry of a config, by its path below `configs/`, such as "imagenet/fbnetv3_a.yaml" or without ".yaml".
 
     Raises:
         UnknownNameError: the zoo has no weights for that config; the message suggests similar names.
@@ -166,11 +157,7 @@ def _entries_by_arch() -> dict[str, ClassifierEntry]:
 def load_zoo_config(path: str) -> CfgNode:
     """Return a copy of the config at a path below `configs/`, with or without weights in the zoo.
 
-    Configs below `coco/` are detectron2 configs; all others are training configs.
-
-    Raises:
-        MissingPackageError: it is a detector's config and detectron2 is not installed; the message says what to run.
-        UnknownNameError: no such config; the message suggests similar names.
+    Configs below `coco/` are detectron2 configs, for which it must be installed; all others are training configs.
     """
     name = _with_suffix(path)
     if is_detector(name):
@@ -223,9 +210,7 @@ def get(path: str | ZooEntry, trained: bool = False, device: str | None = None) 
     cfg = load_zoo_config(path)
     num_classes = cfg.MODEL.NUM_CLASSES or (trained and entry(path).num_classes)
     if not num_classes:
-        raise UsageError(
-            f"{path}: the number of classes depends on the dataset; use fbnetv3.create_model(..., num_classes=N)"
-        )
+        raise UsageError(f"{path}: the number of classes is open; use fbnetv3.create_model(..., num_classes=N)")
     model = build_network(
         get_arch(cfg.MODEL.ARCH),
         num_classes=num_classes,
@@ -254,16 +239,3 @@ def _build_detector(path: str, trained: bool, device: str) -> nn.Module:
 
 def _with_suffix(path: str) -> str:
     return path if path.endswith(".yaml") else f"{path}.yaml"
-
-
-class ZooPathHandler(PathHandler):
-    """Lets the PathManager open `zoo://` followed by the name of an entry, which stands for its weights."""
-
-    def _get_supported_prefixes(self) -> list[str]:
-        return [ZOO_PREFIX]
-
-    def _get_local_path(self, path: str, force: bool = False, **kwargs: Any) -> str:
-        return str(entry(path.removeprefix(ZOO_PREFIX)).local_weights())
-
-
-PathManager.register_handler(ZooPathHandler(), allow_override=True)

@@ -68,7 +68,7 @@ def test_row_names_the_invalid_field(changes, message):
         (lambda: arch(row(dw_group_width=7)), r"stages\[0\].rows\[1\].dw_group_width: 7 does not divide the 64"),
         (
             lambda: arch(*[row(kernel=5, stride=2, dw_padding=0)] * 2, resolution=8, resize=8),
-            r"x: an input of 8x8 pixels is too small: the map of stages\[0\].rows\[1\] would be empty",
+            "x: an input of 8x8 pixels is too small: block 0.1 is empty",
         ),
     ],
 )
