@@ -15,7 +15,6 @@ from urllib.error import ContentTooShortError, HTTPError
 from urllib.parse import urlparse
 
 from iopath.common.download import download as _iopath_download
-from iopath.common.file_io import PathManager as _PathManager
 from iopath.common.file_io import file_lock
 
 from fbnetv3.errors import UsageError, WeightsError
@@ -25,10 +24,6 @@ from fbnetv3.utils.logging_setup import quiet_logger
 ZOO_PREFIX = "zoo://"
 _URL_PREFIXES = ("http://", "https://", "ftp://")
 _TIMEOUT = 60.0  # seconds
-
-
-PathManager = _PathManager()
-"""Opens `zoo://` addresses, once `fbnetv3.model_zoo` has registered its handler."""
 
 
 def cache_dir() -> Path:
@@ -63,8 +58,8 @@ def local_path(source: str | os.PathLike, sha256: str | None = None) -> Path:
     if is_url(source):
         return download(source, sha256)
     if source.startswith(ZOO_PREFIX):
-        import_module("fbnetv3.model_zoo")  # registers its handler; imported by name because it is a higher layer
-        return Path(PathManager.get_local_path(source))
+        model_zoo = import_module("fbnetv3.model_zoo")  # by name, because it is a higher layer
+        return model_zoo.entry(source.removeprefix(ZOO_PREFIX)).local_weights()
     return Path(source).expanduser()
 
 

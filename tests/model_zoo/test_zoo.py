@@ -12,7 +12,7 @@ from fbnetv3.arch import compound_scale, get_arch
 from fbnetv3.data import build_dataset, build_loader
 from fbnetv3.errors import UnknownNameError, UsageError
 from fbnetv3.training import evaluate
-from fbnetv3.utils.downloads import PathManager, cached_path
+from fbnetv3.utils.downloads import cached_path, local_path
 from tests.modeling.weight_files import mobile_vision
 
 A = "imagenet/fbnetv3_a.yaml"
@@ -116,8 +116,8 @@ def test_list_models():
 
 
 def test_zoo_paths():
-    assert PathManager.get_local_path(f"zoo://{DIGITS}") == model_zoo.get_checkpoint_url(DIGITS)
-    assert PathManager.get_local_path("zoo://digits/fbnetv3_digits").endswith(".pth")
+    assert str(local_path(f"zoo://{DIGITS}")) == model_zoo.get_checkpoint_url(DIGITS)
+    assert local_path("zoo://digits/fbnetv3_digits").suffix == ".pth"
 
 
 def test_torch_hub():
