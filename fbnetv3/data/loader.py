@@ -20,7 +20,7 @@ from fbnetv3.data.samplers import EpochSampler, ShardedSampler
 from fbnetv3.data.transforms import Preprocessing, Transform, normalize_pixels
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.utils.random_state import derive_seed, torch_seed
-from fbnetv3.utils.text import first_few, one_line
+from fbnetv3.utils.text import describe_error, first_few
 
 logger = logging.getLogger(__name__)
 
@@ -90,8 +90,7 @@ class TransformedDataset(Dataset):
         except CorruptImageError as error:
             return Sample(None, None, name, index, str(error))
         except Exception as error:  # no failure on a single image may end the run
-            reason = f"{type(error).__name__}: {one_line(error, 120)}"
-            return Sample(None, None, name, index, f"{name}: cannot be read ({reason})")
+            return Sample(None, None, name, index, f"{name}: cannot be read ({describe_error(error, 120)})")
         return Sample(pixels, target, name, index)
 
 

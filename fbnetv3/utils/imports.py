@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fbnetv3.errors import UsageError, UserError, suggest
+from fbnetv3.utils.text import describe_error
 
 # Modules of the user that this process has imported
 _user_modules: list[str] = []
@@ -55,7 +56,7 @@ def import_module(name: str, source: str) -> Any:
     except UserError:
         raise
     except Exception as error:  # a user's module may raise anything
-        raise UsageError(f"{source} {name!r} cannot be imported ({type(error).__name__}: {error})") from None
+        raise UsageError(f"{source} {name!r} cannot be imported ({describe_error(error)})") from None
 
 
 def find_callable(name: str, source: str) -> Any:

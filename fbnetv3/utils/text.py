@@ -24,9 +24,8 @@ def one_line(message: object, limit: int = 300) -> str:
 
 
 def describe_error(error: BaseException, limit: int = 200) -> str:
-    """Format an exception as "ValueError: first line of its message"."""
-    lines = str(error).splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:limit]}"
+    """Format an exception as "ValueError: its message" on one line."""
+    return f"{type(error).__name__}: {one_line(error, limit)}"
 
 
 def first_few(names: Sequence[object], count: int = 3, separator: str = ", ") -> str:

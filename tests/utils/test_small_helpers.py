@@ -86,7 +86,7 @@ def test_text():
     assert first_few(["a", "b"]) == "a, b"
     assert one_line("a\n  b") == "a b"
     assert one_line("a" * 50 + "b" * 50, 8) == "aaaa ... bb"
-    assert describe_error(ValueError("first\nsecond")) == "ValueError: first"
+    assert describe_error(ValueError("first\nsecond")) == "ValueError: first second"
     assert evenly_spaced(list(range(10)), 3) == [0, 3, 6]
     assert evenly_spaced([1, 2], 3) == [1, 2]
 
