@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from fbnetv3.errors import FieldError
-from fbnetv3.utils.nested_keys import merge
+from fbnetv3.utils.nested_keys import flatten, merge, nest
 from fbnetv3.utils.text import one_line
 
 BASE_KEY = "_BASE_"
@@ -45,10 +45,9 @@ def parse_yaml(text: str | bytes) -> Any:
     """Parse YAML text; raise `NotYAMLError` if it is invalid or has a duplicate key."""
     try:
         return yaml.load(text, _StrictLoader)
-    except yaml.MarkedYAMLError as error:
-        raise NotYAMLError(error.problem, error.problem_mark and error.problem_mark.line + 1) from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-01
-        raise NotYAMLError(error) from None
+        mark = getattr(error, "problem_mark", None)
+        raise NotYAMLError(getattr(error, "problem", error), mark and mark.line + 1) from None
 
 
 def read_mapping(path: str | os.PathLike, error: type[FieldError], keys: Iterable[str] = ()) -> dict[str, Any]:
@@ -86,7 +85,9 @@ def read_with_bases(
     for base in pop_bases(data, file, FieldError, inherited_by):
         merged = merge(merged, read_with_bases(base, path_keys, (*inherited_by, file)), f"{file}: ")
     for key in path_keys:
-        _resolve_key(data, key, Path(file).parent)
+        value = flatten(data).get(key)
+        if isinstance(value, str):
+            data = merge(data, nest({key: resolve_in_folder(value, Path(file).parent)}))
     return merge(merged, data, f"{file}: ")
 
 
@@ -107,15 +108,6 @@ def pop_bases(
             raise error(f"circular inheritance: {' -> '.join((*inherited_by, file, base))}", BASE_KEY, file)
         bases.append(base)
     return bases
-
-
-def _resolve_key(data: dict[str, Any], dotted_key: str, folder: Path) -> None:
-    *sections, leaf = dotted_key.split(".")
-    section: Any = data
-    for name in sections:
-        section = section.get(name) if isinstance(section, dict) else None
-    if isinstance(section, dict) and isinstance(section.get(leaf), str):
-        section[leaf] = resolve_in_folder(section[leaf], folder)
 
 
 def resolve_in_folder(value: str, folder: str | os.PathLike) -> str:
