@@ -47,8 +47,6 @@ def draw_class_subset(
         max_train: number of remaining images to draw for training; None for all.
     """
     root = Path(root).expanduser()
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     if len(folders) < num_classes:
         raise DataError(f"{root}: has {len(folders)} class folders, fewer than {num_classes}")
@@ -59,14 +57,13 @@ def draw_class_subset(
     for name in classes:
         files = filter(is_image_file, sorted(os.listdir(root / name)))
         images += [f"{name}/{file}" for file in files]
-    if len(images) <= num_val:
-        raise DataError(f"{root}: the classes drawn have {len(images)} images, too few to hold {num_val} out")
+    needed = num_val + (max_train or 1)
+    if len(images) < needed:
+        raise DataError(f"{root}: the classes drawn have {len(images)} images, fewer than {needed}; lower --held-out")
     # Hold out images across all classes, then subsample the rest
     val = set(rng.sample(images, num_val))
     train = [image for image in images if image not in val]
     if max_train is not None:
-        if max_train > len(train):
-            raise DataError(f"{root}: only {len(train)} training images are left: lower --train or --held-out")
         train = sorted(rng.sample(train, max_train))
     # Each class needs a training image
     empty = sorted(set(classes) - {image.split("/")[0] for image in train})
@@ -86,10 +83,9 @@ def load_class_subset(path: str | os.PathLike) -> ClassSubset:
         data = json.loads(Path(path).read_text())
         names = {key: tuple(map(str, data[key])) for key in ("classes", "train", "val")}
         subset = ClassSubset(root=Path(data["root"]), **names, seed=int(data["seed"]))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such subset file; draw one with tools/make_split.py") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: cannot be read as a subset file ({describe_error(error)})") from None
+        advice = "draw one with tools/make_split.py"
+        raise DataError(f"{path}: cannot be read as a subset file ({describe_error(error)}); {advice}") from None
     image_classes = {Path(image).parent.name for image in subset.train + subset.val}
     if not subset.train or not subset.val or not image_classes <= set(subset.classes):
         raise DataError(f"{path}: cannot be read as a subset file (no images, or images of other classes)")

@@ -78,20 +78,24 @@ class FolderDataset(ImageFolder):
     """A folder with one subfolder of images per class."""
 
     def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no such folder; set DATA.ROOT to its parent")
         try:
             super().__init__(str(folder), loader=read_encoded_image, is_valid_file=is_image_file)
-        except FileNotFoundError as error:
-            # Tell which class folders have no images
-            class_folders = sorted(path for path in folder.iterdir() if path.is_dir())
-            empty = [path.name for path in class_folders if not find_image_files(path)]
-            problem = f"no image in the class folder {first_few(empty)}" if empty else "no class folder in it"
-            raise DataError(f"{folder}: {problem}; each class needs a folder with images") from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataError(f"{folder}: {_missing_images(folder)}") from error
 
     def image_name(self, index: int) -> str:
         """Return the path of an image."""
         return self.samples[index][0]
+
+
+def _missing_images(folder: Path) -> str:
+    """Say what an image folder lacks."""
+    if not folder.is_dir():
+        return "no such folder; set DATA.ROOT to its parent"
+    class_folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    empty = [path.name for path in class_folders if not find_image_files(path)]
+    problem = f"no image in the class folder {first_few(empty)}" if empty else "no class folder in it"
+    return f"{problem}; each class needs a folder with images"
 
 
 class ListDataset:
@@ -127,8 +131,7 @@ def imagefolder(root: str, split: str) -> FolderDataset:
     parent = _expand_root(root, "folder that contains train/ and val/")
     folders = [parent / name for name in _SPLIT_FOLDERS[split]]
     # If none exists, the error names the first
-    existing = [folder for folder in folders if folder.is_dir()]
-    return FolderDataset(existing[0] if existing else folders[0])
+    return FolderDataset(next((folder for folder in folders if folder.is_dir()), folders[0]))
 
 
 @DATASETS.register(name="imagelist")
