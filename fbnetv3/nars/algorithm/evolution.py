@@ -136,7 +136,7 @@ def pareto_front(
     settings = replace(settings, perturbations=0)
     empty = np.zeros((0, len(constraints.space)), np.int64)
     inherited = empty if inherited is None else constraints.space.check(inherited)
-    archive = _ScoredCandidates(empty, np.zeros(0))
+    archive = _Population(empty, np.zeros(0))
     best_scores: list[float] = []
     num_scored = 0
     for step, budget in enumerate(np.linspace(pool_costs.min(), pool_costs.max(), steps)):
@@ -160,19 +160,19 @@ def pareto_front(
     return EvolutionResult(archive.candidates[front], archive.scores[front], tuple(best_scores), num_scored)
 
 
-class _ScoredCandidates(NamedTuple):
+class _Population(NamedTuple):
     candidates: np.ndarray
     scores: np.ndarray
 
-    def join(self, other: _ScoredCandidates) -> _ScoredCandidates:
-        return _ScoredCandidates(
+    def join(self, other: _Population) -> _Population:
+        return _Population(
             np.concatenate([self.candidates, other.candidates]), np.concatenate([self.scores, other.scores])
         )
 
-    def best(self, count: int | None = None) -> _ScoredCandidates:
+    def best(self, count: int | None = None) -> _Population:
         """Return the best `count` candidates (default: all), best first."""
         order = np.argsort(-self.scores, kind="stable")[:count]
-        return _ScoredCandidates(self.candidates[order], self.scores[order])
+        return _Population(self.candidates[order], self.scores[order])
 
 
 class _Evolution:
@@ -186,7 +186,7 @@ class _Evolution:
         self.rng = np.random.default_rng(seed)
         self.sizes = constraints.space.sizes
         # The best scored candidates
-        self.archive = _ScoredCandidates(np.zeros((0, len(self.sizes)), np.int64), np.zeros(0))
+        self.archive = _Population(np.zeros((0, len(self.sizes)), np.int64), np.zeros(0))
         self.best_scores: list[float] = []  # after each generation
         self.num_scored = 0
         self._seen: set[bytes] = set()
@@ -194,7 +194,7 @@ class _Evolution:
         self._regression: SurrogateRegression | None = None
         self._num_scored_at_fit = 0
 
-    def run(self, inherited: np.ndarray | None) -> _ScoredCandidates:
+    def run(self, inherited: np.ndarray | None) -> _Population:
         """Run to the end and return the last survivors, best first."""
         s = self.settings
         # The first generation: the best trials and random candidates
@@ -209,7 +209,7 @@ class _Evolution:
         survivors = self._improve(scored)
         return self._repeat(survivors, self._improve_perturbed, s.perturbations, is_generation=False)
 
-    def _improve(self, start: _ScoredCandidates) -> _ScoredCandidates:
+    def _improve(self, start: _Population) -> _Population:
         """Breed generations until they no longer gain, then search neighbors until these no longer gain."""
         survivors = self._repeat(start.best(self.settings.top), self._breed, self.settings.patience)
         if self.settings.swaps:
@@ -219,11 +219,11 @@ class _Evolution:
 
     def _repeat(
         self,
-        survivors: _ScoredCandidates,
-        step: Callable[[_ScoredCandidates], _ScoredCandidates],
+        survivors: _Population,
+        step: Callable[[_Population], _Population],
         patience: int,
         is_generation: bool = True,
-    ) -> _ScoredCandidates:
+    ) -> _Population:
         """Repeat a step, keeping the best candidates, until `patience` steps bring no gain."""
         idle = 0
         while idle < patience and len(self.best_scores) <= self.settings.max_generations:
@@ -234,12 +234,12 @@ class _Evolution:
                 self.best_scores.append(max(float(survivors.scores[0]), self.best_scores[-1]))
         return survivors
 
-    def _breed(self, survivors: _ScoredCandidates) -> _ScoredCandidates:
+    def _breed(self, survivors: _Population) -> _Population:
         s = self.settings
         offspring = breed(survivors.candidates, survivors.scores, self.sizes, s.offspring, self.rng)
         return self._evaluate(self._select_new(offspring, s.scored))
 
-    def _search_neighbors(self, survivors: _ScoredCandidates) -> _ScoredCandidates:
+    def _search_neighbors(self, survivors: _Population) -> _Population:
         """Score the most promising neighbors of the best survivors that have not been searched yet."""
         count = self.settings.swaps
         elites = [row for row in survivors.candidates if row.tobytes() not in self._searched][: self.settings.elites]
@@ -251,7 +251,7 @@ class _Evolution:
             selected.append(self._select_new(neighbors, count))
         return self._evaluate(np.concatenate(selected))
 
-    def _improve_perturbed(self, survivors: _ScoredCandidates) -> _ScoredCandidates:
+    def _improve_perturbed(self, survivors: _Population) -> _Population:
         """Perturb the survivors, move them into the feasible region, and evolve from the best of them."""
         perturbed = perturb(survivors.candidates, self.sizes, _NUM_PERTURBED, self.rng)
         repaired, violation = self.constraints.repair(perturbed, self.rng)
@@ -279,7 +279,7 @@ class _Evolution:
             self._num_scored_at_fit = self.num_scored
         return self._regression
 
-    def _evaluate(self, candidates: np.ndarray) -> _ScoredCandidates:
+    def _evaluate(self, candidates: np.ndarray) -> _Population:
         scores = np.asarray(self.score(candidates) if len(candidates) else [], np.float64)
         num_nan = int(np.isnan(scores).sum())
         if scores.shape != (len(candidates),) or num_nan:
@@ -287,7 +287,7 @@ class _Evolution:
                 f"the score function returned shape {scores.shape} with {num_nan} NaNs for {len(candidates)} "
                 "candidates; it must return one number per candidate"
             )
-        scored = _ScoredCandidates(candidates, scores)
+        scored = _Population(candidates, scores)
         self.num_scored += len(candidates)
         self.archive = self.archive.join(scored).best(_ARCHIVE_SIZE)
         return scored

@@ -107,11 +107,12 @@ class LocalExecutor:
     def _kill_overdue_workers(self) -> list[Outcome]:
         outcomes = []
         for slot, worker in list(self._workers.items()):
-            overdue = worker.attempt and self._time_limit.outcome_if_overdue(worker.attempt, worker.start_time)
-            if overdue:
+            attempt = worker.attempt
+            outcome = self._time_limit.outcome_if_overdue(attempt, worker.start_time) if attempt else None
+            if outcome:
                 worker.kill()
                 del self._workers[slot]
-                outcomes.append(overdue)
+                outcomes.append(outcome)
         return outcomes
 
     def close(self) -> None:

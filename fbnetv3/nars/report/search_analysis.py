@@ -44,15 +44,15 @@ def _analyze_search(result: SearchResult) -> dict[str, Any]:
         "reference_networks": {name: dict(network) for name, network in result.settings.reference_networks.items()},
         "recommendations": [
             {
-                "name": recommendation.files.name,
-                "predicted": recommendation.predicted,
-                "columns": dict(recommendation.columns),
-                "values": dict(recommendation.candidate),
-                "arch": _relative_path(recommendation.files.arch, result.folder),
-                "config": _relative_path(recommendation.files.config, result.folder),
-                "provenance": _relative_path(recommendation.files.provenance, result.folder),
+                "name": item.files.name,
+                "predicted": item.predicted,
+                "columns": dict(item.columns),
+                "values": dict(item.candidate),
+                "arch": _relative_path(item.files.arch, result.folder),
+                "config": _relative_path(item.files.config, result.folder),
+                "provenance": _relative_path(item.files.provenance, result.folder),
             }
-            for recommendation in result.recommendations
+            for item in result.recommendations
         ],
         "scaled_networks": [
             {"name": name, "config": _relative_path(files.config, result.folder)}
