@@ -18,13 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files to classify")
     parser.add_argument("--weights", metavar="FILE", help="weights of a MODEL that is not an exported folder")
     parser.add_argument("--classes", metavar="FILE", help="class names of a MODEL that is not an exported folder")
-    parser.add_argument(
-        "--top",
-        type=positive_int,
-        default=5,
-        metavar="N",
-        help="number of classes to print per image (default: %(default)s)",
-    )
+    parser.add_argument("--top", type=positive_int, default=5, metavar="N", help="number of classes to print per image")
     args = parser.parse_args(argv)
     predictor = load_predictor(args)
     width = max(map(len, predictor.classes))

@@ -61,9 +61,7 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
         metavar="SCORE",
         help="minimum score (default: 0.5 for pictures, the config's threshold for results)",
     )
-    add(
-        "--batch-size", type=positive_int, default=1, metavar="N", help="images per forward pass (default: %(default)s)"
-    )
+    add("--batch-size", type=positive_int, default=1, metavar="N", help="images per forward pass")
     add("--no-pictures", action="store_true", help="write results only")
     add("overrides", nargs="*", metavar="KEY VALUE", help="config keys to change, such as INPUT.MIN_SIZE_TEST 384")
     return parser.parse_intermixed_args(argv)

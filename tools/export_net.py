@@ -80,14 +80,10 @@ def add_int8_arguments(parser: ArgumentParser) -> None:
         type=positive_int,
         default=1000,
         metavar="N",
-        help="maximum number of images on which to compare with float32 (default: %(default)s)",
+        help="maximum number of images on which to compare with float32",
     )
     group.add_argument(
-        "--max-drop",
-        type=float,
-        default=1.0,
-        metavar="POINTS",
-        help="maximum drop in top-1, in percentage points (default: %(default)s)",
+        "--max-drop", type=float, default=1.0, metavar="POINTS", help="maximum drop in top-1, in percentage points"
     )
     group.add_argument(
         "--min-agreement",

@@ -19,21 +19,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("root", help="folder with one subfolder per class")
     parser.add_argument("output", help="folder for the shards")
     parser.add_argument(
-        "--split",
-        default="train",
-        choices=("train", "val"),
-        help="split name; shard names begin with it (default: %(default)s)",
+        "--split", default="train", choices=("train", "val"), help="split name; shard names begin with it"
     )
     parser.add_argument(
         "--images-per-shard",
         type=positive_int,
         default=IMAGES_PER_SHARD,
         metavar="N",
-        help="maximum number of images per tar file (default: %(default)s)",
+        help="maximum number of images per tar file",
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="random seed of the image order (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the image order")
     args = parser.parse_args(argv)
     dataset = FolderDataset(Path(args.root))
     output = Path(args.output)

@@ -14,25 +14,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("root", help="folder with one subfolder per class")
     parser.add_argument("output", help="the subset file to write (JSON)")
     parser.add_argument(
-        "--classes",
-        type=positive_int,
-        default=SEARCH_CLASSES,
-        metavar="N",
-        help="number of classes to draw (default: %(default)s)",
+        "--classes", type=positive_int, default=SEARCH_CLASSES, metavar="N", help="number of classes to draw"
     )
     parser.add_argument(
         "--held-out",
         type=positive_int,
         default=SEARCH_HELD_OUT,
         metavar="N",
-        help="number of validation images to hold out, over all classes (default: %(default)s)",
+        help="number of validation images to hold out, over all classes",
     )
     parser.add_argument(
         "--train", type=positive_int, metavar="N", help="number of remaining images to use for training (default: all)"
     )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="random seed of the draw (default: %(default)s)"
-    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the draw")
     args = parser.parse_args(argv)
 
     subset = draw_class_subset(args.root, args.classes, args.held_out, args.seed, args.train)

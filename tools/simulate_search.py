@@ -26,7 +26,7 @@ from fbnetv3.nars.simulation.imagenet_workload import (
     pool_costs,
 )
 from fbnetv3.nars.simulation.replay import Segment, proportional_times, read_search, replay, residual_spread
-from fbnetv3.nars.simulation.workload import Cluster, Workload
+from fbnetv3.nars.simulation.simulator import Cluster, Workload
 from fbnetv3.nars.space.cost_model import CostModel
 from fbnetv3.nars.space.search_space import load_space
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
@@ -64,31 +64,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="GPUs per trial; auto picks the fastest of 1, 2, 4, 8 (default: auto)",
     )
-    add(
-        "--scaling",
-        type=float,
-        default=V100_SCALING,
-        metavar="X",
-        help="efficiency per doubling of a trial's GPUs (default: %(default)s)",
-    )
-    add("--failure-rate", type=float, default=1e-3, metavar="X", help="failures per GPU hour (default: %(default)s)")
+    add("--scaling", type=float, default=V100_SCALING, metavar="X", help="efficiency per doubling of a trial's GPUs")
+    add("--failure-rate", type=float, default=1e-3, metavar="X", help="failures per GPU hour")
     add(
         "--stragglers",
         type=float,
         default=0.2,
         metavar="X",
-        help="standard deviation of the log slowdown of an attempt (default: %(default)s)",
+        help="standard deviation of the log slowdown of an attempt",
     )
-    add(
-        "--startup",
-        type=float,
-        default=120.0,
-        metavar="S",
-        help="seconds from an attempt's start to its first epoch (default: %(default)s)",
-    )
-    add(
-        "--repair", type=float, default=600.0, metavar="S", help="seconds to replace failed GPUs (default: %(default)s)"
-    )
+    add("--startup", type=float, default=120.0, metavar="S", help="seconds from an attempt's start to its first epoch")
+    add("--repair", type=float, default=600.0, metavar="S", help="seconds to replace failed GPUs")
     add("--no-checkpoints", action="store_true", help="retries start from the first epoch")
 
     search = parser.add_argument_group("search")
@@ -101,19 +87,15 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="limit of concurrent trials with --asynchronous (default: the batch)",
     )
     add(
-        "--retries",
-        type=int,
-        default=SearchSettings.retries,
-        metavar="N",
-        help="additional attempts at a failed trial (default: %(default)s)",
+        "--retries", type=int, default=SearchSettings.retries, metavar="N", help="additional attempts at a failed trial"
     )
     for name, help in {
-        "pool": "candidates in the pool (default: %(default)s)",
-        "batch": "trials per round (default: %(default)s)",
-        "epochs": "epochs of a trial in the first round (default: %(default)s)",
+        "pool": "candidates in the pool",
+        "batch": "trials per round",
+        "epochs": "epochs of a trial in the first round",
     }.items():
         add(f"--{name}", type=positive_int, default=getattr(SearchSettings, name), metavar="N", help=help)
-    add("--rounds", type=positive_int, default=5, metavar="N", help="rounds of the search (default: %(default)s)")
+    add("--rounds", type=positive_int, default=5, metavar="N", help="rounds of the search")
     add(
         "--stopping-epoch",
         type=int,
@@ -124,37 +106,25 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
     time = parser.add_argument_group("time of a trial")
     add = time.add_argument
-    add(
-        "--gpu-hours",
-        type=float,
-        default=PAPER_GPU_HOURS,
-        metavar="H",
-        help="total GPU hours to calibrate to (default: %(default)s)",
-    )
+    add("--gpu-hours", type=float, default=PAPER_GPU_HOURS, metavar="H", help="total GPU hours to calibrate to")
     help = f"throughput of a GPU instead of calibration; V100, float32: {V100_MACS_PER_SECOND:.3g}"
     add("--macs-per-second", type=float, metavar="X", help=help)
     add(
         "--time-column",
         choices=TIME_COLUMNS,
         default=TIME_COLUMNS[0],
-        help="cost that the time of an epoch is proportional to (default: %(default)s)",
+        help="cost that the time of an epoch is proportional to",
     )
     add(
         "--costly-fraction",
         type=float,
         default=1.0,
         metavar="X",
-        help="fraction of the pool, costliest first, that later rounds draw from (default: %(default)s)",
+        help="fraction of the pool, costliest first, that later rounds draw from",
     )
 
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="first random seed (default: %(default)s)")
-    parser.add_argument(
-        "--repeats",
-        type=positive_int,
-        default=20,
-        metavar="N",
-        help="seeds to simulate per cluster (default: %(default)s)",
-    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="first random seed")
+    parser.add_argument("--repeats", type=positive_int, default=20, metavar="N", help="seeds to simulate per cluster")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="PNG file to write")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="folder or SQLite file of a search that was run")
     return parser.parse_args(argv)

@@ -27,11 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--resume", action="store_true", help="resume from the newest checkpoint in OUTPUT_DIR")
     parser.add_argument(
-        "--num-gpus",
-        type=positive_int,
-        default=1,
-        metavar="N",
-        help="processes on this machine, one per GPU (default: %(default)s)",
+        "--num-gpus", type=positive_int, default=1, metavar="N", help="processes on this machine, one per GPU"
     )
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides, such as SOLVER.LR 0.1")
     args = parser.parse_intermixed_args(argv)

@@ -23,11 +23,19 @@ class _ImportModule(argparse.Action):
         import_modules([values], "--import")
 
 
-class ArgumentParser(argparse.ArgumentParser):
-    """argparse's parser with one-line errors, and `--import MODULE` for users' modules that register things."""
+class _HelpFormatter(argparse.HelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_default = action.nargs != 0 and action.default not in (None, "", [], argparse.SUPPRESS)
+        if not has_default or "(default:" in (action.help or ""):
+            return action.help
+        return f"{action.help} (default: %(default)s)"
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's parser with one-line errors, defaults in the help, and `--import MODULE` for users' modules."""
+
+    def __init__(self, formatter_class: Any = _HelpFormatter, **kwargs: Any) -> None:
+        super().__init__(formatter_class=formatter_class, **kwargs)
         self.add_argument(
             "--import",
             action=_ImportModule,
