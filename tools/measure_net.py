@@ -19,8 +19,7 @@ from fbnetv3.arch.latency_table import LatencyTable, load_latency_table
 from fbnetv3.deploy.latency.benchmark import check_runtime, measure_exported, measure_network, runtime_names
 from fbnetv3.deploy.latency.latency_measurement import describe_device, evaluate_table, fill_table
 from fbnetv3.nars.space.cost_model import possible_shapes
-from fbnetv3.nars.space.search_space import Space, load_space
-from fbnetv3.nars.space.templates import ARCHITECTURE
+from fbnetv3.nars.space.search_space import ARCHITECTURE, Space, load_space
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 PUBLISHED = [f"fbnetv3_{letter}" for letter in "abcdefg"]

@@ -23,8 +23,7 @@ from fbnetv3.nars.predictor.accuracy_transform import AccuracyTransform
 from fbnetv3.nars.predictor.ensemble import EnsembleNetwork, train_members
 from fbnetv3.nars.predictor.gaussian_process import FeatureGroups, GaussianProcess
 from fbnetv3.nars.setting_fields import check_fields, integer_field, number_field
-from fbnetv3.nars.space.search_space import Space
-from fbnetv3.nars.space.templates import ARCHITECTURE, RECIPE
+from fbnetv3.nars.space.search_space import ARCHITECTURE, RECIPE, Space
 from fbnetv3.utils.random_state import torch_seed
 
 # Default weights of the parts, and the number of trials that would pull as strongly as these

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fbnetv3.nars.simulation.simulator import simulate
-from fbnetv3.nars.simulation.workload import Cluster, Workload
+from fbnetv3.nars.simulation.simulator import Cluster, Workload, simulate
 from fbnetv3.utils.plotting import new_figure, save_figure, style_axes
 
 # Choices of `fastest_gpus_per_trial`; speedups were not measured beyond them

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.nars.algorithm.trial_store import DONE, TRIALS_FILE, Trial, TrialStore, TrialStoreError
-from fbnetv3.nars.simulation.simulator import simulate
-from fbnetv3.nars.simulation.workload import Cluster, Workload
+from fbnetv3.nars.simulation.simulator import Cluster, Workload, simulate
 
 # A gap of this many seconds without a trial is an interruption; training the predictor takes less
 _INTERRUPTION_SECONDS = 30.0

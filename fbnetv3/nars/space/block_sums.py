@@ -16,8 +16,7 @@ import numpy as np
 from fbnetv3.arch import ArchError, Row
 from fbnetv3.arch.block_specs import BLOCK_SPECS, BlockSpec
 from fbnetv3.arch.definition import MAX_RESOLUTION
-from fbnetv3.nars.space.search_space import Space
-from fbnetv3.nars.space.templates import ARCHITECTURE, SpaceError, is_variable, split_expansion
+from fbnetv3.nars.space.search_space import ARCHITECTURE, Space, SpaceError, is_variable, split_expansion
 
 # With more combinations than this, values are found by sorting the combinations that occur instead of in a table
 _MAX_TABLE_ROWS = 4_000_000
@@ -25,10 +24,11 @@ _UNKNOWN = -2
 _INVALID = -1
 
 
-class BlockFunction(NamedTuple):
-    """What is summed: from a block's registered name, its spec and the side of its input to non-negative values."""
+class BlockFunctions(NamedTuple):
+    """What is summed: non-negative values of a block and of a head."""
 
-    call: Callable[[str, BlockSpec, int], Sequence[float]]
+    block: Callable[[str, BlockSpec, int], Sequence[float]]  # of registered name, spec and side of the input
+    head: Callable[[int, int], Sequence[float]] | None  # of channels and side of the input
     num_columns: int  # number of values
     dtype: type = np.int64
 
@@ -38,33 +38,18 @@ class BlockTotals(NamedTuple):
 
     sums: np.ndarray  # (N, stages, columns)
     num_blocks: np.ndarray  # (N, stages)
-    channels: np.ndarray  # output channels of the last block, (N,)
-    side: np.ndarray  # output side of the last block, (N,)
     valid: np.ndarray  # which candidates form a network, bool (N,)
-
-    def head_values(self, function: Callable[[int, int], Sequence[float]]) -> np.ndarray:
-        """Return the values of a head, (N, columns), a function of the last block's channels and side.
-
-        They are 0 for invalid candidates.
-        """
-        # One key per (channels, side), of which there are few
-        base = MAX_RESOLUTION + 1
-        keys, indices = np.unique((self.channels * base + self.side)[self.valid], return_inverse=True)
-        heads = [function(*divmod(key, base)) for key in keys.tolist()]
-        values = np.zeros_like(self.sums[:, 0])
-        values[self.valid] = np.array(heads, values.dtype).reshape(-1, values.shape[1])[indices]
-        return values
 
 
 class BlockSums:
     """Sums over the blocks of the candidates of a space with an architecture template."""
 
-    def __init__(self, space: Space, function: BlockFunction, in_chans: int = 3) -> None:
+    def __init__(self, space: Space, functions: BlockFunctions, in_chans: int = 3) -> None:
         if space.architecture is None:
             raise SpaceError("missing: this space has no architecture template", ARCHITECTURE)
         self.space = space
         self.in_chans = in_chans
-        self._function = function
+        self._functions = functions
         self._resolution = space.architecture["resolution"]
         # Groups of identical blocks, from input to output
         self._groups: list[_BlockGroup] = []
@@ -74,18 +59,21 @@ class BlockSums:
                 # The input of a row's later blocks is its output; only the first block of the last row may pool
                 if blocks != "rest":
                     is_last = template_row is rows[-1][1]
-                    self._groups.append(_BlockGroup(stage, row, 1, 0, is_last, function))
+                    self._groups.append(_BlockGroup(stage, row, 1, 0, is_last, functions))
                 repeat = row.get("repeat", 1)
                 if blocks != "first" and repeat != 1:
                     later = {**row, "stride": 1}
-                    self._groups.append(_BlockGroup(stage, later, repeat, 1, False, function))
+                    self._groups.append(_BlockGroup(stage, later, repeat, 1, False, functions))
 
     def total(self, candidates: np.ndarray, by_stage: bool = False) -> BlockTotals:
-        """Sum over the blocks of candidates, integers (N, variables), by stage or as if all were in one stage."""
+        """Sum over the blocks of candidates, integers (N, variables).
+
+        By stage, the sums do not contain the head; otherwise, it counts as a block of the only stage.
+        """
         candidates = self.space.check(candidates)
         num_candidates = len(candidates)
         shape = (num_candidates, self._groups[-1].stage + 1 if by_stage else 1)
-        sums: np.ndarray = np.zeros((*shape, self._function.num_columns), self._function.dtype)
+        sums: np.ndarray = np.zeros((*shape, self._functions.num_columns), self._functions.dtype)
         num_blocks = np.zeros(shape, np.int64)
         valid = np.ones(num_candidates, bool)
         variables = {v.name: _Quantity(v.values, candidates[:, i]) for i, v in enumerate(self.space.variables)}
@@ -112,8 +100,19 @@ class BlockSums:
                 output_sides = np.where(count > 0, rows[:, -1].astype(np.int64), side.per_candidate())
                 sides, codes = np.unique(output_sides, return_inverse=True)
                 side = _Quantity(tuple(sides.tolist()), np.broadcast_to(codes, num_candidates))
-        outputs = (np.broadcast_to(output.per_candidate(), num_candidates) for output in (channels, side))
-        return BlockTotals(sums, num_blocks, *outputs, valid)
+        if self._functions.head is not None and not by_stage:
+            self._add_heads(sums[:, 0], channels, side, valid)
+            num_blocks += 1
+        return BlockTotals(sums, num_blocks, valid)
+
+    def _add_heads(self, sums: np.ndarray, channels: _Quantity, side: _Quantity, valid: np.ndarray) -> None:
+        """Add the values of the heads of valid candidates, whose input is the last block's output."""
+        # One key per (channels, side), of which there are few
+        base = MAX_RESOLUTION + 1
+        keys = channels.per_candidate() * base + side.per_candidate()
+        keys, indices = np.unique(np.broadcast_to(keys, len(valid))[valid], return_inverse=True)
+        heads = [self._functions.head(*divmod(key, base)) for key in keys.tolist()]
+        sums[valid] += np.array(heads, sums.dtype).reshape(-1, sums.shape[1])[indices]
 
     def reachable(self) -> tuple[dict[tuple[str, BlockSpec, int], None], set[tuple[int, int]]]:
         """Return all blocks that candidates can have, and all (channels, side) of the last block's output.
@@ -162,7 +161,7 @@ class _BlockGroup:
     """
 
     def __init__(
-        self, stage: int, row: Mapping[str, Any], repeat: Any, skipped: int, may_pool: bool, function: BlockFunction
+        self, stage: int, row: Mapping[str, Any], repeat: Any, skipped: int, may_pool: bool, functions: BlockFunctions
     ) -> None:
         self.stage = stage
         self.fields = {field: value for field, value in row.items() if field != "repeat"}
@@ -173,7 +172,7 @@ class _BlockGroup:
         block = row["block"]
         block_may_pool = is_variable(block) or (block in BLOCK_SPECS and BLOCK_SPECS.get(block).pools)
         self.resizes = row.get("stride", 1) != 1 or block_may_pool
-        self._function = function
+        self._functions = functions
         self._rows: dict[tuple[Any, ...], tuple[float, ...]] = {}
         self._table: np.ndarray | None = None
         self._table_sides: tuple[int, ...] = ()
@@ -195,13 +194,13 @@ class _BlockGroup:
         if num_combinations > _MAX_TABLE_ROWS:
             unique_keys, inverse = np.unique(keys, return_inverse=True)
             unique_rows = [self._row(key, inputs) for key in unique_keys.tolist()]
-            return np.array(unique_rows, self._function.dtype)[inverse]
+            return np.array(unique_rows, self._functions.dtype)[inverse]
 
         # Sides are renumbered for each batch of candidates, so a new batch can invalidate the table
         sides = inputs[-1].values
         if self._table is None or len(self._table) != num_combinations or self._table_sides != sides:
-            shape = (num_combinations, self._function.num_columns + 1)
-            self._table = np.full(shape, _UNKNOWN, self._function.dtype)
+            shape = (num_combinations, self._functions.num_columns + 1)
+            self._table = np.full(shape, _UNKNOWN, self._functions.dtype)
             self._table_sides = sides
 
         # Fill in combinations that occur for the first time
@@ -226,9 +225,9 @@ class _BlockGroup:
             fields = {**self.fields, **dict(zip(self.variables, own, strict=True))}
             spec, output_side = self.build(fields, channels, side)
             if spec is None:
-                block_values: Sequence[float] = (_INVALID,) * self._function.num_columns
+                block_values: Sequence[float] = (_INVALID,) * self._functions.num_columns
             else:
-                block_values = self._function.call(fields["block"], spec, side)
+                block_values = self._functions.block(fields["block"], spec, side)
             self._rows[combination] = (*block_values, output_side)
         return self._rows[combination]
 

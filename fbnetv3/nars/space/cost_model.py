@@ -11,7 +11,7 @@ from fbnetv3.arch import Cost
 from fbnetv3.arch.block_specs import BlockSpec
 from fbnetv3.arch.latency_table import BlockShape, LatencyTable, head_shape
 from fbnetv3.arch.layer_cost import avg_pool_cost, conv_cost
-from fbnetv3.nars.space.block_sums import BlockFunction, BlockSums
+from fbnetv3.nars.space.block_sums import BlockFunctions, BlockSums
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.utils.checks import check_int
 
@@ -31,31 +31,28 @@ class CostModel:
     def __init__(self, space: Space, num_classes: int = 1000, in_chans: int = 3) -> None:
         check_int(num_classes, "num_classes", 0)
         check_int(in_chans, "in_chans", 1)
-        self.num_classes = num_classes
-        self._sums = BlockSums(space, BlockFunction(_block_cost, len(COST_COLUMNS)), in_chans)
+
+        def head_cost(channels: int, side: int) -> tuple[int, ...]:
+            pool = avg_pool_cost(side, side, channels)
+            return _to_columns(pool + conv_cost(1, 1, channels, num_classes, bias=True))
+
+        functions = BlockFunctions(_block_cost, head_cost if num_classes else None, len(COST_COLUMNS))
+        self._sums = BlockSums(space, functions, in_chans)
 
     def __call__(self, candidates: np.ndarray) -> dict[str, np.ndarray]:
         """Compute "macs", "params" and "activations", int64 (N,), of candidates, integers (N, variables).
 
         They are -1 for candidates that do not form a network.
         """
-        totals = self._sums.total(candidates)
-        costs = totals.sums[:, 0]
-        if self.num_classes:
-            costs = costs + totals.head_values(self._head_cost)
-        costs[~totals.valid] = -1
+        sums, _, valid = self._sums.total(candidates)
+        costs = np.where(valid[:, None], sums[:, 0], -1)
         return {column: costs[:, i] for i, column in enumerate(COST_COLUMNS)}
 
     def per_stage(self, candidates: np.ndarray) -> dict[str, np.ndarray]:
         """Compute these and "blocks" for each stage of the template, int64 (N, stages), without the head."""
-        totals = self._sums.total(candidates, by_stage=True)
-        costs = np.concatenate([totals.sums, totals.num_blocks[..., None]], -1)
-        costs[~totals.valid] = -1
-        return {column: costs[..., i] for i, column in enumerate((*COST_COLUMNS, "blocks"))}
-
-    def _head_cost(self, channels: int, side: int) -> tuple[int, ...]:
-        pool = avg_pool_cost(side, side, channels)
-        return _to_columns(pool + conv_cost(1, 1, channels, self.num_classes, bias=True))
+        sums, num_blocks, valid = self._sums.total(candidates, by_stage=True)
+        costs = {column: sums[..., i] for i, column in enumerate(COST_COLUMNS)} | {"blocks": num_blocks}
+        return {column: np.where(valid[:, None], values, -1) for column, values in costs.items()}
 
 
 def _block_cost(kind: str, spec: BlockSpec, side: int) -> tuple[int, ...]:
@@ -77,34 +74,29 @@ class LatencyModel:
     """
 
     def __init__(self, space: Space, table: LatencyTable, num_classes: int = 1000) -> None:
+        def block_latency(kind: str, spec: BlockSpec, side: int) -> tuple[float]:
+            return (table.block_ms(BlockShape(kind, spec, side)),)
+
+        def head_latency(channels: int, side: int) -> tuple[float]:
+            return (table.block_ms(head_shape(channels, num_classes, side)),)
+
         self.table = table
-        self.num_classes = num_classes
-        self._sums = BlockSums(space, BlockFunction(self._block_latency, 1, np.float64))
+        functions = BlockFunctions(block_latency, head_latency if num_classes else None, 1, np.float64)
+        self._sums = BlockSums(space, functions)
 
     def __call__(self, candidates: np.ndarray) -> np.ndarray:
         """Predict the latencies of candidates, integers (N, variables), in ms, (N,).
 
         They are infinite for candidates that do not form a network; LatencyError if a block was not measured.
         """
-        totals = self._sums.total(candidates)
-        latencies = totals.sums[:, 0, 0]
-        num_blocks = totals.num_blocks[:, 0]
-        if self.num_classes:
-            latencies = latencies + totals.head_values(self._head_latency)[:, 0]
-            num_blocks = num_blocks + 1
-        return np.where(totals.valid, self.table.combine(latencies, num_blocks), np.inf)
-
-    def _block_latency(self, kind: str, spec: BlockSpec, side: int) -> tuple[float]:
-        return (self.table.block_ms(BlockShape(kind, spec, side)),)
-
-    def _head_latency(self, channels: int, side: int) -> tuple[float]:
-        return (self.table.block_ms(head_shape(channels, self.num_classes, side)),)
+        sums, num_blocks, valid = self._sums.total(candidates)
+        latencies = self.table.combine(sums[:, 0, 0], num_blocks[:, 0])
+        return np.where(valid, latencies, np.inf)
 
 
 def possible_shapes(space: Space, num_classes: int = 1000) -> list[BlockShape]:
     """Return every block and head that a candidate of the space can have, all of which a latency table needs."""
-    sums = BlockSums(space, BlockFunction(lambda *_: (0.0,), 1, np.float64))
-    blocks, outputs = sums.reachable()
+    blocks, outputs = BlockSums(space, BlockFunctions(lambda *_: (0,), None, 1)).reachable()
     shapes = [BlockShape(*block) for block in blocks]
     if num_classes:
         shapes += [head_shape(channels, num_classes, side) for channels, side in sorted(outputs)]

@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from fbnetv3.arch import ArchDef, arch_from_dict
+from fbnetv3.arch import ArchDef, Row, arch_from_dict
+from fbnetv3.arch.definition import MAX_CHANNELS, MAX_REPEAT, MAX_RESOLUTION
 from fbnetv3.config.recipe import Recipe, recipe_from_dict
-from fbnetv3.nars.space.templates import (
-    ARCHITECTURE,
-    PARTS,
-    SpaceError,
-    check_template,
-    expand_rows,
-    fill_template,
-)
-from fbnetv3.utils.checks import check_choice, check_keys, check_type, error_context, is_number
+from fbnetv3.errors import FieldError, suggest
+from fbnetv3.utils.checks import check_choice, check_int, check_keys, check_type, error_context, is_number
 from fbnetv3.utils.text import first_few
 from fbnetv3.utils.yaml_files import read_mapping
+
+ARCHITECTURE = "architecture"
+RECIPE = "recipe"
+PARTS = (ARCHITECTURE, RECIPE)
 
 RESIZE = 256 / 224
 """Short side before the center crop over the resolution, for templates without `resize`."""
@@ -35,6 +33,19 @@ _KEYS = ("name", "source", "variables", "architecture", "recipe")
 # Bounds that catch a mistyped step or exponent before its values fill the memory
 _MAX_VALUES = 100_000
 _MAX_MAGNITUDE = 1e15
+_ROW_KEYS = tuple(f.name for f in fields(Row))
+# Upper bounds of the fields that determine how many blocks there are and how large they get
+_LIMITS = {
+    "resolution": MAX_RESOLUTION,
+    "resize": 2 * MAX_RESOLUTION,
+    "repeat": MAX_REPEAT,
+    "channels": MAX_CHANNELS,
+    "stride": 2,
+}
+
+
+class SpaceError(FieldError):
+    """An invalid search space, or a candidate outside its space."""
 
 
 @dataclass(frozen=True)
@@ -224,3 +235,90 @@ def _equal(a: Any, b: Any) -> bool:
     if is_number(a) and is_number(b):
         return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-15)
     return type(a) is type(b) and a == b
+
+
+def is_variable(value: Any) -> bool:
+    """Return whether a template's value refers to a variable."""
+    return isinstance(value, str) and value.startswith("$")
+
+
+def fill_template(template: Any, values: Mapping[str, Any]) -> Any:
+    """Return a template with every `$variable` replaced with its value."""
+    if isinstance(template, Mapping):
+        return {key: fill_template(value, values) for key, value in template.items()}
+    if isinstance(template, list):
+        return [fill_template(value, values) for value in template]
+    return values[template[1:]] if is_variable(template) else template
+
+
+def split_expansion(row: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str]]:
+    """Split a row whose expansion is a pair, [of the first block, of the rest] (Table 2's slash), in two.
+
+    Also return which of the row's `repeat` blocks each of them describes: "all", "first" or "rest".
+    """
+    expansion = row.get("expansion")
+    if not isinstance(expansion, list):
+        return [(row, "all")]
+    if len(expansion) != 2:
+        raise SpaceError(f"{expansion!r} must be a value or a pair [first block, other blocks]", "expansion")
+    # The stride belongs to the first block
+    first, rest = expansion
+    return [({**row, "expansion": first}, "first"), ({**row, "expansion": rest, "stride": 1}, "rest")]
+
+
+def expand_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Turn the rows of a filled-in template into those of an architecture."""
+    for template_row in rows:
+        for row, blocks in split_expansion(template_row):
+            repeat = row.get("repeat", 1)
+            count = {"all": repeat, "first": 1, "rest": repeat - 1}[blocks]
+            if count:
+                yield {**row, "repeat": count}
+
+
+def check_template(template: Any, part: str, values: Mapping[str, tuple[Any, ...]]) -> None:
+    """Require a well-formed template, given the possible values of its part's variables.
+
+    The meaning of its rows is checked when a candidate's architecture is built.
+    """
+    check_type(template, part, Mapping, "a mapping", SpaceError)
+    # A tuple takes the place of each variable
+    try:
+        filled = fill_template(template, values)
+    except KeyError as error:
+        (name,) = error.args
+        raise SpaceError(f"${name} is not a variable of the {part}: {suggest(name, values)}", part) from None
+    if part == ARCHITECTURE:
+        with error_context(part):
+            _check_architecture(filled)
+
+
+def _check_architecture(template: Mapping[str, Any]) -> None:
+    check_keys(template, SpaceError, ("resolution", "resize", "stages"), required=("resolution", "stages"))
+    _check_values({**template, "stages": None})
+    _check_entries(template["stages"], "stages", ("rows",), required=("rows",))
+    for s, stage in enumerate(template["stages"]):
+        with error_context(f"stages[{s}]"):
+            _check_entries(stage["rows"], "rows", _ROW_KEYS, required=("block", "channels"))
+            for r, row in enumerate(stage["rows"]):
+                with error_context(f"rows[{r}]"):
+                    for single, _ in split_expansion(row):
+                        _check_values(single)
+
+
+def _check_entries(entries: Any, field: str, allowed: tuple[str, ...], required: tuple[str, ...]) -> None:
+    if not isinstance(entries, list) or not entries:
+        raise SpaceError(f"{entries!r} must be a list with at least one entry", field)
+    for index, entry in enumerate(entries):
+        with error_context(f"{field}[{index}]"):
+            check_type(entry, "", Mapping, f"a mapping with the keys {', '.join(required)}", SpaceError)
+            check_keys(entry, SpaceError, allowed, required)
+
+
+def _check_values(fields: Mapping[str, Any]) -> None:
+    for field, value in fields.items():
+        for possible in value if isinstance(value, tuple) else (value,):
+            if field in _LIMITS:
+                check_int(possible, field, 1, _LIMITS[field], SpaceError)
+            elif isinstance(possible, (Mapping, list)):
+                raise SpaceError(f"{possible!r} must be a single value", field)

@@ -4,7 +4,7 @@ import pytest
 
 from fbnetv3.errors import OutputError
 from fbnetv3.nars.simulation.cluster_sweep import fastest_gpus_per_trial, plot_sweep, simulate_seeds
-from fbnetv3.nars.simulation.workload import Cluster, Workload
+from fbnetv3.nars.simulation.simulator import Cluster, Workload
 from tests.nars.simulation.workloads import UNRELIABLE, random_workload
 
 

@@ -10,8 +10,7 @@ from fbnetv3.nars.algorithm.rounds import RoundRunner
 from fbnetv3.nars.algorithm.search_settings import SearchSettings
 from fbnetv3.nars.algorithm.trial_store import DONE, FAILED, TrialStore
 from fbnetv3.nars.execution.attempts import Outcome
-from fbnetv3.nars.simulation.simulator import simulate
-from fbnetv3.nars.simulation.workload import Cluster, Workload
+from fbnetv3.nars.simulation.simulator import Cluster, Workload, simulate
 from tests.nars.simulation.workloads import UNRELIABLE, random_workload
 
 # ---------------------------------------------------------------- closed forms

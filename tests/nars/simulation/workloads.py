@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fbnetv3.nars.simulation.workload import Workload
+from fbnetv3.nars.simulation.simulator import Workload
 
 # Failures and stragglers, frequent enough for searches that take minutes
 UNRELIABLE = {"failure_rate": 20.0, "stragglers": 0.4, "startup": 3.0}
