@@ -57,26 +57,22 @@ _MAX_COORDINATE = 1e9
 
 _Entries = list[dict[str, Any]]
 _PathLike = str | os.PathLike
-_Problems = dict[str, list[object]]  # names of the entries at fault, by kind of problem
-
-
-class AnnotationError(DataError):
-    """An annotation file that is corrupt, incomplete, or does not fit its images or the network."""
+_Problems = dict[str, list[object]]  # entries at fault, by kind
 
 
 @dataclass
 class AnnotationSummary:
     """Statistics of an annotation file."""
 
-    classes: list[str]  # names of the categories in the order of their ids, as for a network's outputs
+    classes: list[str]  # by category id, as in detectron2
     images: int
-    images_opened: int  # image files that were opened to compare their sizes
+    images_opened: int  # to compare their sizes
     empty_images: int = 0  # without a box to train on
-    boxes: int = 0  # annotations to train on: not crowds, with an area, and of a listed image
+    boxes: int = 0  # to train on: not crowds, with an area, of a listed image
     masks: int = 0  # boxes that have a segmentation
     crowds: int = 0  # annotations that detectron2 skips in training
     clipped: int = 0  # boxes that exceed their image; detectron2 clips them
-    dropped: int = 0  # annotations that detectron2 skips: without area inside their image, or of no listed image
+    dropped: int = 0  # annotations without area inside their image, or of no listed image
 
 
 def check_annotations(
@@ -87,7 +83,7 @@ def check_annotations(
     max_opened: int | None = MAX_IMAGES_OPENED,
     need_boxes: bool = True,
 ) -> AnnotationSummary:
-    """Check a COCO-format annotation file and its images, and report all problems at once in an `AnnotationError`.
+    """Check a COCO-format annotation file and its images, and report all problems at once in a `DataError`.
 
     What detectron2 fixes on its own is summarized in one warning: it clips boxes that exceed their image, and skips
     boxes without area, annotations of unlisted images, and segmentations with too few points.
@@ -104,30 +100,27 @@ def check_annotations(
     images = data["images"]
     # Collect all problems, so that they can be fixed at once
     problems: _Problems = {kind: [] for kind in _PROBLEMS}
-    for part in _KEYS:
-        counts = Counter(entry["id"] for entry in data[part])
-        # COCO's tools would use only one entry of an id
-        problems["repeated_id"] += [f"{id} of {part}" for id, count in counts.items() if count > 1]
-    unsized = [image for image in images if not (is_int(image["width"], 1) and is_int(image["height"], 1))]
-    problems["no_size"] += [image["file_name"] for image in unsized]
+    _find_repeated_ids_and_missing_sizes(data, problems)
     _find_box_and_mask_problems(data, mask_format, problems)
     messages = []
     num_opened = 0
     if not os.path.isdir(image_root):
         messages.append(f"no image folder {image_root}: name the folder that each file_name is relative to")
-    elif not unsized:
+    elif not problems["no_size"]:
         num_opened = _open_images(images, os.fspath(image_root), max_opened, problems)
 
-    entries_at_fault = {kind: f"({len(names)}): {first_few(names)}" for kind, names in problems.items() if names}
-    messages += [_PROBLEMS[kind].format(entries) for kind, entries in entries_at_fault.items()]
+    for kind, names in problems.items():
+        if names:
+            entries = f"({len(names)}): {first_few(names)}"
+            messages.append(_PROBLEMS[kind].format(entries))
     if messages:
         if 0 < num_opened < len(images):
             messages.append(f"{num_opened} of {len(images)} images were opened")
-        raise AnnotationError(f"{json_file}: {'; '.join(messages)}")
+        raise DataError(f"{json_file}: {'; '.join(messages)}")
     summary = _summarize(json_file, data, num_opened)
     if need_boxes and not summary.boxes:
-        num_annotations = len(data["annotations"])
-        raise AnnotationError(f"{json_file}: none of its {num_annotations} annotations has a box to train on")
+        count = len(data["annotations"])
+        raise DataError(f"{json_file}: none of its {count} annotations has a box to train on")
     return summary
 
 
@@ -144,7 +137,7 @@ def read_annotations(json_file: _PathLike, parts: Sequence[str] = tuple(_KEYS)) 
     except OSError as error:
         problem = f"cannot be read: {error.strerror or error}"
     if problem:
-        raise AnnotationError(f"{json_file}: {problem}")
+        raise DataError(f"{json_file}: {problem}")
     return data
 
 
@@ -170,6 +163,17 @@ def _format_problems(data: Any, parts: Sequence[str]) -> Iterator[str]:
         # Integers and text could not be sorted
         if len({isinstance(entry["id"], str) for entry in entries}) > 1:
             yield f'"id" of {part} must be all integers, or all text'
+
+
+def _find_repeated_ids_and_missing_sizes(data: Mapping[str, _Entries], problems: _Problems) -> None:
+    for part in _KEYS:
+        counts = Counter(entry["id"] for entry in data[part])
+        # COCO's tools would use only one entry of an id
+        repeated = [id for id, count in counts.items() if count > 1]
+        problems["repeated_id"] += [f"{id} of {part}" for id in repeated]
+    for image in data["images"]:
+        if not is_int(image["width"], 1) or not is_int(image["height"], 1):
+            problems["no_size"].append(image["file_name"])
 
 
 def _open_images(images: _Entries, root: str, max_opened: int | None, problems: _Problems) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -103,11 +102,12 @@ def prepare_datasets(cfg: CfgNode, group: ProcessGroup, *, training: bool = Fals
     """
     training_names = cfg.DATASETS.TRAIN if training else ()
     mask_format = cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else None
-    for name in dict.fromkeys((*training_names, *cfg.DATASETS.TEST)) if group.is_rank_0 else ():
+    names = dict.fromkeys((*training_names, *cfg.DATASETS.TEST))
+    for name in names if group.is_rank_0 else ():
         metadata = MetadataCatalog.get(name)
         json_file = metadata.get("json_file", "")
-        is_users_coco = metadata.get("evaluator_type") == "coco" and not name.startswith(_DIGIT_SCENES)
-        if is_users_coco and os.path.isfile(json_file):
+        is_coco = metadata.get("evaluator_type") == "coco"
+        if is_coco and os.path.isfile(json_file) and not name.startswith(_DIGIT_SCENES):
             need_boxes = name in training_names
             check_annotations(json_file, metadata.image_root, mask_format=mask_format, need_boxes=need_boxes)
     for name in cfg.DATASETS.TEST:
@@ -123,19 +123,20 @@ def num_classes_setting(cfg: CfgNode) -> tuple[str, int]:
 def check_class_names(cfg: CfgNode, names: Sequence[str]) -> None:
     """Require that loaded datasets have the same classes, as many as the network."""
     key, num_classes = num_classes_setting(cfg)
-    # Datasets without class names are skipped
-    classes = {name: list(MetadataCatalog.get(name).get("thing_classes", [])) for name in names}
-    classes = {name: class_names for name, class_names in classes.items() if class_names}
-    for name, class_names in classes.items():
-        count = len(class_names)
+    known_classes = {name: list(MetadataCatalog.get(name).get("thing_classes", [])) for name in names}
+    previous = ""
+    for name, classes in known_classes.items():
+        if not classes:  # the dataset does not name them
+            continue
+        count = len(classes)
         if count != num_classes:
-            problem = f"{name} has {count} classes ({first_few(class_names)}), but the network has {num_classes}"
-            raise UsageError(f"{problem}: set {key} {count}")
-    for first, second in itertools.pairwise(classes):
-        if classes[first] != classes[second]:
-            different = first_few(sorted(set(classes[first]) ^ set(classes[second])))
-            problem = f"different classes: {different}" if different else "their classes in different orders"
-            raise UsageError(f"{first} and {second} have {problem}")
+            problem = f"{name} has {count} classes ({first_few(classes)}), but the network has"
+            raise UsageError(f"{problem} {num_classes}: set {key} {count}")
+        if previous and classes != known_classes[previous]:
+            different = sorted(set(classes) ^ set(known_classes[previous]))
+            problem = f"different classes: {first_few(different)}" if different else "classes in different orders"
+            raise UsageError(f"{previous} and {name} have {problem}")
+        previous = name
 
 
 def classes_from_categories(categories: Categories, num_classes: int | None = None) -> Classes:
@@ -187,11 +188,11 @@ def _classes_from_catalog(name: str) -> Classes:
         # Category id -> class index; not every dataset has it
         index_of_id = metadata.get("thing_dataset_id_to_contiguous_id")
         ids = sorted(index_of_id, key=index_of_id.get) if index_of_id else range(len(names))
-        return dict(zip(ids, names, strict=True))
+        return dict(zip(ids, names, strict=False))
     file = metadata.get("json_file", "")
-    return (
-        classes_from_categories(read_annotations(file, ("categories",))["categories"]) if os.path.isfile(file) else {}
-    )
+    if not os.path.isfile(file):
+        return {}
+    return classes_from_categories(read_annotations(file, ("categories",))["categories"])
 
 
 for _name in ("digit_scenes_train", "digit_scenes_test"):

@@ -112,20 +112,17 @@ def build_train_loader(cfg: CfgNode, seed: int, group: ProcessGroup) -> Detectio
 
 def _load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     """Load the images of `DATASETS.TRAIN` that have annotations to train on."""
-    if not cfg.DATASETS.TRAIN:
-        raise UsageError("DATASETS.TRAIN is empty: name a dataset, or set DATASETS.OWN")
-    # Apply the filters of detectron2's get_detection_dataset_dicts
     dicts = [image for name in cfg.DATASETS.TRAIN for image in load_dataset_dicts(name)]
-    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and "annotations" in dicts[0]:
+    # Apply the filters of detectron2's get_detection_dataset_dicts
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and dicts and "annotations" in dicts[0]:
         dicts = filter_images_with_only_crowd_annotations(dicts)
     if cfg.MODEL.KEYPOINT_ON:
         dicts = filter_images_with_few_keypoints(dicts, cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE)
-    names = ", ".join(cfg.DATASETS.TRAIN)
     if not dicts:
-        raise DataError(f"{names}: no image has annotations to train on")
-    has_masks = any("segmentation" in a for image in dicts for a in image.get("annotations", ()))
-    if cfg.MODEL.MASK_ON and not has_masks:
-        raise UsageError(f"{names}: no annotation has a segmentation to learn masks from: set MODEL.MASK_ON False")
+        raise DataError(
+            f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: no image has annotations to train on: name a dataset, or set "
+            "DATASETS.OWN"
+        )
     return dicts
 
 

@@ -66,30 +66,25 @@ class ExportableRCNN(_ExportableDetector):
     def _propose(self, features: list[Tensor], size: Size) -> Tensor:
         """Return proposals (R, 4), best first, as detectron2's `find_top_rpn_proposals`."""
         rpn = self.model.proposal_generator
-        logits, deltas = rpn.rpn_head(features)
+        anchors = grid_anchors(rpn.anchor_generator, features)
         scores = []
         boxes = []
-        anchors = grid_anchors(rpn.anchor_generator, features)
-        for level_anchors, level_logits, level_deltas in zip(anchors, logits, deltas, strict=True):
+        for level_anchors, logits, deltas in zip(anchors, *rpn.rpn_head(features), strict=True):
             # Decode the best anchors of the level
-            level_scores = flatten_predictions(level_logits, 1).flatten()
-            top_scores, index = _topk(level_scores, rpn.pre_nms_topk[False])
-            top_deltas = flatten_predictions(level_deltas, 4)[index]
-            decoded = rpn.box2box_transform.apply_deltas(top_deltas, level_anchors[index])
+            best, index = _topk(flatten_predictions(logits, 1).flatten(), rpn.pre_nms_topk[False])
+            best_deltas = flatten_predictions(deltas, 4)[index]
+            decoded = rpn.box2box_transform.apply_deltas(best_deltas, level_anchors[index])
             box = clip_boxes(decoded, size)
             # Mask invalid boxes; dropping them would make shapes depend on the data
-            box_sizes = box[:, 2:] - box[:, :2]
-            is_large = (box_sizes > rpn.min_box_size).all(1)
-            is_valid = box.isfinite().all(1) & top_scores.isfinite() & is_large
-            scores.append(top_scores.masked_fill(~is_valid, -torch.inf))
+            is_large = (box[:, 2:] - box[:, :2] > rpn.min_box_size).all(1)
+            is_valid = box.isfinite().all(1) & best.isfinite() & is_large
+            scores.append(best.masked_fill(~is_valid, -torch.inf))
             boxes.append(box)
-        # One NMS call; boxes only suppress boxes of their own level
         levels = [torch.full_like(s, level, dtype=torch.int64) for level, s in enumerate(scores)]
+        limits = rpn.nms_thresh, _BELOW_ALL_SCORES, rpn.post_nms_topk[False]
         all_boxes = torch.cat(boxes)
-        scores_by_level = mask_other_groups(torch.cat(scores), torch.cat(levels), len(features))
-        limit = rpn.post_nms_topk[False]
-        selected = multiclass_nms(all_boxes[None], scores_by_level[None], rpn.nms_thresh, _BELOW_ALL_SCORES, limit)
-        return all_boxes[selected[:, 2]]
+        rows = _nms_within_groups(all_boxes, torch.cat(scores), torch.cat(levels), len(features), limits)
+        return all_boxes[rows]
 
     def _detect(self, features: list[Tensor], proposals: Tensor, size: Size) -> Detections:
         """Run the box head on proposals and post-process as detectron2's `fast_rcnn_inference`."""
@@ -130,25 +125,18 @@ class ExportableRetinaNet(_ExportableDetector):
         for level_anchors, logits, deltas in zip(anchors, *model.head(features), strict=True):
             # Select the best (anchor, class) pairs of the level, then decode only those
             level_scores = flatten_predictions(logits, model.num_classes).sigmoid().flatten()
-            top_scores, index = _topk(level_scores, model.test_topk_candidates)
+            best, index = _topk(level_scores, model.test_topk_candidates)
             rows = index // model.num_classes
-            top_deltas = flatten_predictions(deltas, 4)[rows]
-            boxes.append(model.box2box_transform.apply_deltas(top_deltas, level_anchors[rows]))
-            scores.append(top_scores)
+            best_deltas = flatten_predictions(deltas, 4)[rows]
+            boxes.append(model.box2box_transform.apply_deltas(best_deltas, level_anchors[rows]))
+            scores.append(best)
             classes.append(index % model.num_classes)
-        # One NMS call; boxes only suppress boxes of their own class
-        all_scores = torch.cat(scores)
         all_boxes = torch.cat(boxes)
+        all_scores = torch.cat(scores)
         all_classes = torch.cat(classes)
-        scores_by_class = mask_other_groups(all_scores, all_classes, model.num_classes)
-        selected = multiclass_nms(
-            all_boxes[None],
-            scores_by_class[None],
-            model.test_nms_thresh,
-            model.test_score_thresh,
-            model.max_detections_per_image,
-        )[:, 2]
-        return all_boxes[selected], all_scores[selected], all_classes[selected]
+        limits = model.test_nms_thresh, model.test_score_thresh, model.max_detections_per_image
+        rows = _nms_within_groups(all_boxes, all_scores, all_classes, model.num_classes, limits)
+        return all_boxes[rows], all_scores[rows], all_classes[rows]
 
 
 def make_exportable(model: nn.Module, is_bgr: bool) -> nn.Module:
@@ -160,10 +148,7 @@ def make_exportable(model: nn.Module, is_bgr: bool) -> nn.Module:
     if type(model) is RetinaNet:
         _require_type("MODEL.ANCHOR_GENERATOR.NAME", model.anchor_generator, DefaultAnchorGenerator)
         return ExportableRetinaNet(model, is_bgr).eval()
-    if type(model) is not GeneralizedRCNN:
-        raise UsageError(
-            f"MODEL.META_ARCHITECTURE {type(model).__name__} cannot be exported; supported: GeneralizedRCNN, RetinaNet"
-        )
+    _require_type("MODEL.META_ARCHITECTURE", model, GeneralizedRCNN, " or RetinaNet")
     rpn: Any = model.proposal_generator
     heads: Any = model.roi_heads
     _require_type("MODEL.PROPOSAL_GENERATOR.NAME", rpn, RPN)
@@ -173,13 +158,14 @@ def make_exportable(model: nn.Module, is_bgr: bool) -> nn.Module:
     _require_type("MODEL.ROI_BOX_HEAD.POOLER_TYPE", heads.box_pooler, ROIPooler)
     _require_type("MODEL.ROI_BOX_HEAD.POOLER_TYPE", heads.box_pooler.level_poolers[0], ROIAlign)
     if heads.mask_on or heads.keypoint_on:
-        raise UsageError("mask and keypoint heads cannot be exported: set MODEL.MASK_ON and MODEL.KEYPOINT_ON to False")
+        raise UsageError("mask and keypoint heads cannot be exported: set MODEL.MASK_ON or KEYPOINT_ON to False")
     return ExportableRCNN(model, is_bgr).eval()
 
 
-def _require_type(part: str, module: object, supported: type) -> None:
+def _require_type(part: str, module: object, supported: type, others: str = "") -> None:
     if type(module) is not supported:
-        raise UsageError(f"{part} {type(module).__name__} cannot be exported; supported: {supported.__name__}")
+        advice = f"supported: {supported.__name__}{others}"
+        raise UsageError(f"{part} {type(module).__name__} cannot be exported; {advice}")
 
 
 def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -192,11 +178,14 @@ def flatten_predictions(x: Tensor, num_values: int) -> Tensor:
     return x.unflatten(1, (-1, num_values)).permute(0, 3, 4, 1, 2).reshape(-1, num_values)
 
 
-def mask_other_groups(scores: Tensor, groups: Tensor, num_groups: int) -> Tensor:
-    """Spread scores (N,) of grouped boxes to (num_groups, N), with minus infinity outside a box's own group."""
-    if num_groups == 1:
-        return scores[None]
-    return scores.masked_fill(groups != torch.arange(num_groups)[:, None], -torch.inf)
+def _nms_within_groups(
+    boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, limits: tuple[float, float, int]
+) -> Tensor:
+    """Return the rows that one NMS call keeps, best first; boxes only suppress boxes of their own level or class."""
+    scores_by_group = scores[None]
+    if num_groups > 1:
+        scores_by_group = scores.masked_fill(groups != torch.arange(num_groups)[:, None], -torch.inf)
+    return multiclass_nms(boxes[None], scores_by_group[None], *limits)[:, 2]
 
 
 def clip_boxes(boxes: Tensor, size: Size) -> Tensor:

@@ -133,8 +133,8 @@ class DetectionRun:
     """Detections in image files."""
 
     results: list[dict[str, Any]] = field(default_factory=list)  # as in COCO results files
-    images: list[dict[str, Any]] = field(default_factory=list)  # those processed, as in COCO annotation files
-    corrupt: list[str] = field(default_factory=list)  # an error message for each image that could not be read
+    images: list[dict[str, Any]] = field(default_factory=list)  # as in COCO annotation files
+    corrupt: list[str] = field(default_factory=list)  # error messages
 
 
 def set_score_threshold(cfg: CfgNode, score: float) -> None:

@@ -36,12 +36,7 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
 
     Modules from neither this project nor detectron2 are left unchanged.
 
-    Args:
-        model: any detectron2 detector; it is not changed.
-
-    Returns:
-        The copy, in eval mode and without gradients. It takes the same inputs. It cannot be trained, and its
-        state dict does not fit the original.
+    The copy takes the same inputs. It is in eval mode, cannot be trained, and its state dict does not fit the original.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
     for parent in list(model.modules()):
@@ -140,10 +135,9 @@ class LazyDecodeRPN(RPN):
         """Return the proposals of an image: valid boxes after NMS, best first."""
         # Remove invalid boxes as detectron2 does
         is_finite = torch.isfinite(boxes.tensor).all(dim=1) & torch.isfinite(scores)
-        if not is_finite.all():
-            boxes = boxes[is_finite]
-            scores = scores[is_finite]
-            levels = levels[is_finite]
+        boxes = boxes[is_finite]
+        scores = scores[is_finite]
+        levels = levels[is_finite]
         boxes.clip(size)
         valid = boxes.nonempty(threshold=self.min_box_size).nonzero().squeeze(1)
         # NMS from the best box to the worst

@@ -82,8 +82,6 @@ class FBNetV3RPNHead(ReleasedNames, BlockRPNHead):
         norm: name or constructor of the norm; see `FBNetV3Backbone`.
     """
 
-    released_part = "rpn_head"
-
     @configurable
     def __init__(
         self,
@@ -125,8 +123,6 @@ class FBNetV3BoxHead(ReleasedNames, BlockBoxHead):
         weights: a classifier's weights to initialize from; "" initializes randomly. They fit only if proposals are
             pooled from the C4 trunk of the same architecture.
     """
-
-    released_part = "box_head"
 
     @configurable
     def __init__(

@@ -57,8 +57,6 @@ class FBNetV3Backbone(ReleasedNames, Backbone):
             `fbnetv3.load_weights`. "" initializes randomly.
     """
 
-    released_part = "trunk"
-
     @configurable
     def __init__(
         self,
@@ -81,15 +79,18 @@ class FBNetV3Backbone(ReleasedNames, Backbone):
             )
         # Attributes that detectron2's Backbone.output_shape reads
         self._out_features = sorted(out_features, key=lambda name: features[name][1])
-        self._out_feature_channels = {name: features[name][0].spec.out_channels for name in self._out_features}
-        self._out_feature_strides = {name: features[name][1] for name in self._out_features}
-
-        last_blocks = {name: features[name][0] for name in self._out_features}
-        self._feature_names = {(block.stage, block.index): name for name, block in last_blocks.items()}
+        self._out_feature_channels = {}
+        self._out_feature_strides = {}
+        # (stage, index) of the block -> name of the feature map that it computes
+        self._feature_names = {}
+        for name in self._out_features:
+            block, stride = features[name]
+            self._out_feature_channels[name] = block.spec.out_channels
+            self._out_feature_strides[name] = stride
+            self._feature_names[block.stage, block.index] = name
         # Blocks after the deepest requested feature map are not built
-        deepest = last_blocks[self._out_features[-1]]
         padded = with_same_padding(self.arch, name=self.arch.name)
-        trunk = Trunk(padded, in_channels, norm_layer=norm_layer(norm), last=deepest.name)
+        trunk = Trunk(padded, in_channels, norm_layer=norm_layer(norm), last=block.name)
         if weights:
             load_trunk(trunk, weights)
         self.stages = trunk.stages

@@ -19,40 +19,31 @@ _LAYERS = {
     "se.se.0.conv": "se.fc1",
     "se.se.1": "se.fc2",
 }
-_BLOCK = r"fbnetv2_\d+_(?P<block>\d+)\.(?P<layer>.+)\.(?P<leaf>\w+)"
-# Parts of a detector: pattern of the released names of their blocks, and prefix of ours
-_PATTERNS = {
-    "trunk": (re.compile(rf"(?:body\.)?trunk(?P<stage>\d+)\.{_BLOCK}"), "stages"),
-    "rpn_head": (re.compile(rf"rpn_feature\.(?P<stage>\d+)\.{_BLOCK}"), "blocks.stages"),
-    "box_head": (re.compile(rf"roi_box_conv\.(?P<stage>\d+)\.{_BLOCK}"), "blocks.stages"),
-}
-_RPN_PREDICTORS = {"rpn_regressor.cls_logits.": "objectness_logits.", "rpn_regressor.bbox_pred.": "anchor_deltas."}
+# Released names of the blocks of each part
+_BLOCK = re.compile(
+    r"(?P<part>(body\.)?trunk|rpn_feature\.|roi_box_conv\.)(?P<stage>\d+)\."
+    r"fbnetv2_\d+_(?P<block>\d+)\.(?P<layer>.+)\.(?P<leaf>\w+)"
+)
+_RPN_PREDICTORS = {"rpn_regressor.cls_logits": "objectness_logits", "rpn_regressor.bbox_pred": "anchor_deltas"}
 
 
-def convert_released_name(part: str, name: str) -> str:
-    """Return our name of a released tensor; `part` is a key of `_PATTERNS`. Any other name is returned unchanged."""
-    pattern, prefix = _PATTERNS[part]
-    match = pattern.fullmatch(name)
-    if match and match["layer"] in _LAYERS:
-        return f"{prefix}.{match['stage']}.{match['block']}.{_LAYERS[match['layer']]}.{match['leaf']}"
-    if part == "rpn_head":
-        for released_prefix, our_prefix in _RPN_PREDICTORS.items():
-            name = name.replace(released_prefix, our_prefix)
-    return name
+def rename_released_tensors(state: dict[str, Any], prefix: str) -> None:
+    """Rename the released tensors of a part of a detector, whose names begin with `prefix`, in place."""
+    for key in [key for key in state if key.startswith(prefix)]:
+        name = key.removeprefix(prefix)
+        match = _BLOCK.fullmatch(name)
+        if match and match["layer"] in _LAYERS:
+            stages = "stages" if match["part"].endswith("trunk") else "blocks.stages"
+            name = f"{stages}.{match['stage']}.{match['block']}.{_LAYERS[match['layer']]}.{match['leaf']}"
+        for released_name, our_name in _RPN_PREDICTORS.items():
+            name = name.replace(released_name, our_name)
+        if prefix + name != key:
+            state[prefix + name] = state.pop(key)
 
 
 class ReleasedNames(nn.Module):
-    """A part of a detector, by its name in `_PATTERNS`, whose weights load with the released names too."""
-
-    released_part: str
-
-    def rename_released_tensors(self, state: dict[str, Any], prefix: str) -> None:
-        """Rename the tensors whose names begin with the part's prefix in place."""
-        for key in [key for key in state if key.startswith(prefix)]:
-            new_key = prefix + convert_released_name(self.released_part, key.removeprefix(prefix))
-            if new_key != key:
-                state[new_key] = state.pop(key)
+    """A part of a detector whose weights load with the released names too."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        self.rename_released_tensors(state_dict, prefix)
+        rename_released_tensors(state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)

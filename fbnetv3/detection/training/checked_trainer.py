@@ -27,13 +27,13 @@ class CheckedTrainer(SimpleTrainer):
     """detectron2's trainer; a non-finite loss ends the run in all processes, before the optimizer step."""
 
     group: ProcessGroup
-    diverged_file: Path  # where to save the weights that gave the loss, and the image names
+    diverged_file: Path  # for the weights that gave the loss, and the image names
 
     def run_step(self) -> None:
         """Run one step of detectron2's trainer."""
         try:
             super().run_step()
-        except FloatingPointError:  # raised by detectron2 for proposals, and in this process only
+        except FloatingPointError:  # of detectron2, for proposals, in this process only
             raise self._diverged("of the proposals", math.nan, self.data_loader.last) from None
 
     def _write_metrics(

@@ -12,7 +12,7 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
-from fbnetv3.detection.models.released_names import ReleasedNames
+from fbnetv3.detection.models.released_names import rename_released_tensors
 from fbnetv3.errors import WeightsError
 from fbnetv3.modeling.checkpoint_files import extract_state_dict, load_checkpoint_file
 from fbnetv3.training.run_state.checkpoints import (
@@ -29,8 +29,8 @@ from fbnetv3.utils.text import first_few, one_line
 
 logger = logging.getLogger(__name__)
 
-EMA_KEY = "ema_state"  # key of the averaged weights, the same as in the released checkpoints
-_LAST_CHECKPOINT = "last_checkpoint"  # file in which detectron2 writes the name of the newest checkpoint
+EMA_KEY = "ema_state"  # the averaged weights, as in the released checkpoints
+_LAST_CHECKPOINT = "last_checkpoint"  # detectron2's file with the name of the newest
 
 # Prefixes of the last layers of detectron2's heads, whose shapes depend on the number of classes
 _CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.", "head.cls_score.")
@@ -119,9 +119,8 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         if self._prefer_ema and checkpoint.get(EMA_KEY):
             state = {**state, **extract_state_dict(checkpoint[EMA_KEY], self._source)}
         state = dict(state)
-        for name, module in self.model.named_modules():
-            if isinstance(module, ReleasedNames):
-                module.rename_released_tensors(state, f"{name}.")
+        for prefix in (*_PARTS, "backbone.bottom_up."):
+            rename_released_tensors(state, prefix)
         if isinstance(getattr(self.model, "backbone", None), nn.Module):
             state = self._select_fitting(state)
         checkpoint["model"] = state
@@ -180,11 +179,13 @@ def _find_mismatch(state: State, model: State, mismatched: Sequence[str]) -> str
 
 
 def _describe_classes(state: State, model: State) -> str:
-    advice = "or initialize the last layers randomly with new_classes=True (load_detector, FBNetV3Checkpointer)"
+    advice = "or initialize the last layers randomly with load_detector(..., new_classes=True)"
     if _BOX_SCORES not in state or _BOX_SCORES not in model:
         return f"has a different number of classes: set MODEL.RETINANET.NUM_CLASSES to it, {advice}"
-    count, model_count = (len(tensors[_BOX_SCORES]) - 1 for tensors in (state, model))  # without the background
-    return f"has {count} classes, the network {model_count}: set MODEL.ROI_HEADS.NUM_CLASSES {count}, {advice}"
+    # The last class is the background
+    count = len(state[_BOX_SCORES]) - 1
+    own_count = len(model[_BOX_SCORES]) - 1
+    return f"has {count} classes, the network {own_count}: set MODEL.ROI_HEADS.NUM_CLASSES {count}, {advice}"
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, State] | None:
@@ -198,15 +199,12 @@ def newest_checkpoint(folder: Path) -> tuple[Path, State] | None:
 
 
 def load_detector(model: nn.Module, source: str | os.PathLike, *, new_classes: bool = False) -> nn.Module:
-    """Load a detector's weights, averaged ones if the checkpoint has them.
+    """Load a detector's weights, averaged ones if the checkpoint has them, and return it.
 
     Args:
         model: from detectron2's `build_model`.
         source: a file, a URL or a `zoo://` entry: written by detectron2 or this project, or a released one.
         new_classes: initialize the last layers randomly if the checkpoint has a different number of classes.
-
-    Returns:
-        The model.
     """
     FBNetV3Checkpointer(model, new_classes=new_classes).load(os.fspath(source), checkpointables=[])
     return model

@@ -24,7 +24,7 @@ from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_inte
 
 logger = logging.getLogger(__name__)
 
-Results = dict[str, dict[str, dict[str, float]]]  # {dataset: {"bbox": {"AP": percent, "AP50": percent, ...}}}
+Results = dict[str, dict[str, dict[str, float]]]  # {dataset: {"bbox": {"AP": percent, ...}}}
 
 _COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _COCO_MAX_DETECTIONS = 100
@@ -35,12 +35,9 @@ def evaluate_datasets(
 ) -> Results:
     """Evaluate a detector, whose mode is restored, on registered datasets; the processes share their images.
 
-    The detections are written to a folder per dataset in `folder`.
-
-    Returns:
-        On rank 0: for each dataset and task ("bbox", "segm"), average precision in percent: "AP", "AP50", "AP75",
-        "APs", "APm", "APl", and "AP-" with each class name; NaN where the dataset has no such objects. On other ranks:
-        an empty mapping.
+    The detections are written to a folder per dataset in `folder`. Rank 0 returns for each dataset and task ("bbox",
+    "segm") the average precision in percent: "AP", "AP50", "AP75", "APs", "APm", "APl", and "AP-" with each class name;
+    NaN where the dataset has no such objects. Other ranks return an empty mapping.
     """
     results: Results = {}
     for name in names:
@@ -80,7 +77,7 @@ def _build_evaluator(cfg: CfgNode, name: str, folder: str | None) -> DatasetEval
     tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
     max_detections = cfg.TEST.DETECTIONS_PER_IMAGE
     if max_detections == _COCO_MAX_DETECTIONS:
-        max_detections = None  # the default, with which detectron2 reports COCO's AP of small and large objects too
+        max_detections = None  # the default: with AP of small and large objects
     return COCOEvaluator(name, tasks, True, folder, use_fast_impl=False, max_dets_per_image=max_detections)
 
 

@@ -61,9 +61,9 @@ METRICS_PERIOD = 20  # steps between two lines of progress and of metrics
 class DetectorRunResult:
     """Result of a detector's training run."""
 
-    results: Results  # last evaluation, see `evaluate_datasets`; empty without test datasets
+    results: Results  # see `evaluate_datasets`; empty without test datasets
     run_folder: RunFolder
-    detections: Path  # folder with the detections of the last evaluation, a subfolder per dataset
+    detections: Path  # folder of the last evaluation, with a subfolder per dataset
     examples: Path  # figure of detections next to annotations
 
 
@@ -103,8 +103,9 @@ class _DetectorRun:
         checkpoint = group.broadcast(newest_checkpoint(run_folder.checkpoints) if group.is_rank_0 else None)
         self.seed = cfg.SEED
         if cfg.SEED < 0:  # random, but a resumed run keeps its own
+            metadata = checkpoint[1].get("metadata", {}) if checkpoint else {}
             random_seed = group.broadcast(int.from_bytes(os.urandom(4), "little"))
-            self.seed = checkpoint[1].get("metadata", {}).get("seed", random_seed) if checkpoint else random_seed
+            self.seed = metadata.get("seed", random_seed)
         self.loader = build_train_loader(cfg, self.seed, group)
         check_class_names(cfg, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
 
@@ -143,9 +144,8 @@ class _DetectorRun:
         if checkpoint is None:
             return 0
         path, state = checkpoint
-        if "metadata" not in state or "optimizer" not in state:
-            raise UsageError(f"{path}: cannot resume: it was not written by a training run; choose another OUTPUT_DIR")
-        check_same_run(state["metadata"]["config"], self.metadata["config"], path)
+        saved_config = state.get("metadata", {}).get("config", {})
+        check_same_run(saved_config, self.metadata["config"], path)
         completed = state["iteration"] + 1
         check_not_longer(completed, self.cfg.SOLVER.MAX_ITER, "steps", "SOLVER.MAX_ITER", path)
         self.checkpointer.restore(state)

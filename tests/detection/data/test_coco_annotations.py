@@ -9,8 +9,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.detection_utils import SizeMismatchError
 
-from fbnetv3.detection.data.coco_annotations import AnnotationError, check_annotations, read_annotations
+from fbnetv3.detection.data.coco_annotations import check_annotations, read_annotations
 from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper
+from fbnetv3.errors import DataError
 from tests.detection.coco_files import annotation, dataset, exif_with_orientation, save_dataset, save_image
 from tests.detection.detectors import small_config
 
@@ -106,7 +107,7 @@ def test_problems_are_named(kind, tmp_path):
     data, message = PROBLEMS[kind]
     file, root = save_dataset(tmp_path)
     file.write_text(json.dumps(data))
-    with pytest.raises(AnnotationError) as error:
+    with pytest.raises(DataError) as error:
         check_annotations(file, root)
     text = str(error.value)
     assert text.startswith(f"{file}: ") and "\n" not in text
@@ -124,7 +125,7 @@ def test_all_problems_are_reported_at_once_and_counted(tmp_path):
     for entry in data["annotations"]:
         entry["category_id"] = 3
     file, root = save_dataset(tmp_path, data, images=False)
-    with pytest.raises(AnnotationError) as error:
+    with pytest.raises(DataError) as error:
         check_annotations(file, root)
     text = str(error.value)
     assert f"missing images (5): {root}/1.png, {root}/2.png, {root}/3.png and 2 more;" in text
@@ -134,21 +135,21 @@ def test_all_problems_are_reported_at_once_and_counted(tmp_path):
 def test_corrupt_json_is_named_with_line_and_column(tmp_path):
     file, root = save_dataset(tmp_path)
     file.write_text('{"images": [],\n "annotations": [1 2]}')
-    with pytest.raises(AnnotationError, match="instances.json: is not JSON: line 2, column 20: Expecting ',' delim"):
+    with pytest.raises(DataError, match="instances.json: is not JSON: line 2, column 20: Expecting ',' delim"):
         check_annotations(file, root)
     file.write_bytes(b'{"images": "\xff\xfe"}')
-    with pytest.raises(AnnotationError, match="byte 12 is not UTF-8"):
+    with pytest.raises(DataError, match="byte 12 is not UTF-8"):
         check_annotations(file, root)
-    with pytest.raises(AnnotationError, match="nowhere.json: cannot be read: No such file"):
+    with pytest.raises(DataError, match="nowhere.json: cannot be read: No such file"):
         check_annotations(tmp_path / "nowhere.json", root)
-    with pytest.raises(AnnotationError, match="no image folder .*nowhere: name the folder"):
+    with pytest.raises(DataError, match="no image folder .*nowhere: name the folder"):
         check_annotations(save_dataset(tmp_path)[0], tmp_path / "nowhere")
 
 
 def test_a_corrupt_image_is_named(tmp_path):
     file, root = save_dataset(tmp_path)
     (root / "2.png").write_bytes(b"no image")
-    with pytest.raises(AnnotationError, match=r"corrupt images \(1\): 2.png \(cannot identify.*replace them, or rem"):
+    with pytest.raises(DataError, match=r"corrupt images \(1\): 2.png \(cannot identify.*replace them, or rem"):
         check_annotations(file, root)
 
 
@@ -159,7 +160,7 @@ def test_the_size_of_an_image_rotated_by_exif_is_that_after_rotation(tmp_path):
     (record,) = load_coco_json(str(file), str(root), f"turned {tmp_path}")
     assert mapper()(record)["image"].shape[1:] == (48, 64)
     save_image(root / "1.png", 48, 64, exif=exif_with_orientation(6))
-    with pytest.raises(AnnotationError, match=r"1.png is 48 x 64 \(rotated by its EXIF orientation\), not 64 x 48"):
+    with pytest.raises(DataError, match=r"1.png is 48 x 64 \(rotated by its EXIF orientation\), not 64 x 48"):
         check_annotations(file, root)
     with pytest.raises(SizeMismatchError):
         mapper()(record)
@@ -210,13 +211,13 @@ def test_masks_are_required_where_they_are_needed(tmp_path):
     boxes = [annotation(1, segmentation=polygon), annotation(2, segmentation=run_length), annotation(3)]
     file, root = save_dataset(tmp_path, dataset(1, boxes))
     assert check_annotations(file, root).masks == 2
-    with pytest.raises(AnnotationError) as error:
+    with pytest.raises(DataError) as error:
         check_annotations(file, root, mask_format="polygon")
     assert "annotations with run-length masks instead of polygons (1): 2; set INPUT.MASK_FORMAT bitmask" in str(
         error.value
     )
     assert 'annotations without "segmentation" (1): 3; add it, or set MODEL.MASK_ON False' in str(error.value)
-    with pytest.raises(AnnotationError) as error:
+    with pytest.raises(DataError) as error:
         check_annotations(file, root, mask_format="bitmask")
     assert "run-length" not in str(error.value)
 
@@ -227,10 +228,10 @@ def test_only_some_images_are_opened(tmp_path):
     file, root = save_dataset(tmp_path, data)
     save_image(root / "6.png")
     assert check_annotations(file, root, max_opened=2).images_opened == 2  # the first and the fourth
-    with pytest.raises(AnnotationError, match=r"images whose size .width x height. differs from the file \(1\): 6.png"):
+    with pytest.raises(DataError, match=r"images whose size .width x height. differs from the file \(1\): 6.png"):
         check_annotations(file, root, max_opened=None)
     save_image(root / "4.png", 5, 5)
-    with pytest.raises(AnnotationError, match=r"differs from the file \(1\): 4.png .*; 2 of 6 images were opened"):
+    with pytest.raises(DataError, match=r"differs from the file \(1\): 4.png .*; 2 of 6 images were opened"):
         check_annotations(file, root, max_opened=2)
 
 
