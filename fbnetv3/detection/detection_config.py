@@ -150,7 +150,7 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
 def _require_known_keys(keys: Iterable[str], known_keys: Sequence[str], where: str = "") -> None:
     for key in keys:
         # Sections too, and mappings as values of plain keys, whose wrong type yacs reports
-        if not any(f"{known}.".startswith(f"{key}.") or key.startswith(f"{known}.") for known in known_keys):
+        if not any(f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.") for name in known_keys):
             raise UsageError(f"{where}unknown key {key}: {suggest(key, known_keys)}")
 
 
