@@ -255,10 +255,8 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, group: Proce
 
 
 def teacher_logit_files(cfg: CfgNode, dataset: ImageDataset, resolution: int) -> TeacherLogitFiles:
-    """Return the cache of the teacher's logits for a dataset, with the fingerprint that it must match.
-
-    Augmentations that differ between the teacher's resolution and the student's are refused.
-    """
+    """Return the cache of the teacher's logits for a dataset, with the fingerprint that it must match."""
+    # Augmentations must not differ between the resolutions of teacher and student
     if teacher_resolution(cfg) != resolution and (cfg.INPUT.CROP == "padded" or cfg.INPUT.RANDOM_ERASING):
         key = "INPUT.CROP padded" if cfg.INPUT.CROP == "padded" else "INPUT.RANDOM_ERASING"
         raise UsageError(

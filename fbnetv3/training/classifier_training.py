@@ -70,7 +70,6 @@ class RunResult:
     Attributes:
         metrics: last evaluation: "top1", "top5", "loss", "images", and "ema_top1" and so on for the averaged weights.
         curve: all evaluations, each with its "epoch".
-        run_folder: paths of the run's files.
         num_classes: number of outputs of the network.
     """
 

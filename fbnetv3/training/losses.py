@@ -43,7 +43,6 @@ class Distillation:
         resolution: side of the student's input in pixels; larger images are resized.
         teacher_resolution: side of the teacher's input in pixels.
         weight: weight of the teacher loss.
-        loss: loss on the labels.
     """
 
     teacher: nn.Module

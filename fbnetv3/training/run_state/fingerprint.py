@@ -76,10 +76,7 @@ def config_fingerprint(cfg: CfgNode, ignored: Collection[str]) -> dict[str, Any]
 def check_same_run(
     saved: Mapping[str, Any], current: Mapping[str, Any], checkpoint: Path, long_values: Collection[str] = ()
 ) -> None:
-    """Require that a checkpoint was written by a run with the same fingerprint.
-
-    The error names the key that differs, with its values unless it is one of `long_values`.
-    """
+    """Require that a checkpoint was written by a run with the same fingerprint; the error omits `long_values`."""
     if difference := first_difference(saved, current):
         key = difference.key
         values = "" if key in long_values else f": was {difference.saved}, is now {difference.current}"

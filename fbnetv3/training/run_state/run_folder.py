@@ -65,9 +65,6 @@ def run_lock(run_folder: RunFolder, group: ProcessGroup, resume: bool) -> Iterat
     A folder that already holds a run is locked on entry, so that the checkpoint to resume from does not change while it
     is read. A new folder is created and locked by the function that the context manager returns, which the run calls
     once its config, data and weights have been validated: a mistyped config leaves no folder behind.
-
-    Raises:
-        UsageError: the folder holds a run and `resume` is not set, or another process is training there.
     """
     lock = FolderLock(run_folder.path, "training", "set OUTPUT_DIR to another, writable folder")
     path = run_folder.path
