@@ -31,6 +31,7 @@ def evaluate(
     Args:
         model: classifier that returns logits (N, classes).
         batches: images and class indices.
+        device: device of the model.
         channels_last: memory format of the images.
         corrupt_images: counter of images that cannot be read; by default, none are allowed.
         progress: whether to show a progress bar on a terminal.
