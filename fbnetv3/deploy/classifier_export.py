@@ -16,13 +16,7 @@ from torch.export import ExportedProgram
 
 from fbnetv3.data import Preprocessing
 from fbnetv3.deploy.exported_folder import Exported, new_folder, open_classifier, write_manifest, write_preprocessing
-from fbnetv3.deploy.formats.export_format import (
-    INPUT_NAME,
-    OUTPUT_NAME,
-    export_program,
-    formats_supporting,
-    get_format,
-)
+from fbnetv3.deploy.formats.export_format import INPUT_NAME, OUTPUT_NAME, export_program, formats_supporting, get_format
 from fbnetv3.deploy.formats.int8 import Int8, quantize_model_file
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
 from fbnetv3.deploy.input_images import ClassifierImage, load_image, sample_images

@@ -29,6 +29,7 @@ T = TypeVar("T")
 MANIFEST_FILE = "manifest.json"
 PREPROCESSING_FILE = "preprocessing.json"
 CLASSES_FILE = "classes.json"
+_DATA_FILES = (PREPROCESSING_FILE, CLASSES_FILE)
 # Version of the folder's layout; incremented when older versions of `load` can no longer read it
 LAYOUT = 2
 CLASSIFICATION = "classification"
@@ -121,10 +122,8 @@ def read_preprocessing(folder: Path, from_dict: Callable[[dict[str, Any]], T]) -
 
 def write_manifest(folder: Path, *, format: str, **fields: Any) -> Manifest:
     """Write the manifest, the last file of a folder; `fields` are those of `Manifest` except files and versions."""
-    files = {}
-    for name in _file_names(format):
-        path = folder / name
-        files[name] = {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+    paths = [folder / name for name in (get_format(format).file_name, *_DATA_FILES)]
+    files = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in paths}
     versions = {"python": platform.python_version(), "fbnetv3": fbnetv3.__version__, "torch": torch.__version__}
     for package in get_format(format).packages:
         # onnxruntime may be installed as onnxruntime-gpu
@@ -133,10 +132,6 @@ def write_manifest(folder: Path, *, format: str, **fields: Any) -> Manifest:
     manifest = Manifest(format=format, files=files, versions=versions, **fields)
     write_json(folder / MANIFEST_FILE, asdict(manifest))
     return manifest
-
-
-def _file_names(format: str) -> tuple[str, ...]:
-    return get_format(format).file_name, PREPROCESSING_FILE, CLASSES_FILE
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -157,7 +152,7 @@ def read_manifest(folder: Path) -> Manifest:
         if manifest.task not in (CLASSIFICATION, DETECTION):
             raise ValueError(f"unknown task {manifest.task!r}")
         # The listed files must be exactly those of the format, so that no path leaves the folder
-        if manifest.files.keys() != set(_file_names(manifest.format)):
+        if manifest.files.keys() != {get_format(manifest.format).file_name, *_DATA_FILES}:
             raise ValueError(f"lists the files {', '.join(manifest.files) or 'none'}")
     for name, entry in manifest.files.items():
         with _file_errors(folder / name):

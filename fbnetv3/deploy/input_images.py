@@ -36,7 +36,8 @@ def load_image(image: ClassifierImage, name: str = "the image") -> Image.Image |
         return read_encoded_image(str(Path(image).expanduser()))
     if isinstance(image, np.ndarray):
         shape = image.shape
-        if image.dtype != np.uint8 or len(shape) not in (2, 3) or shape[2:] not in ((), (1,), (3,), (4,)):
+        has_image_shape = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
+        if image.dtype != np.uint8 or not has_image_shape:
             raise DataError(
                 f"{name}: an array of type {image.dtype} and shape {shape} is not an image; "
                 "expected uint8 (H, W) or (H, W, 3), channels last, one array per image"
@@ -68,7 +69,8 @@ def list_image_files(folder: str | os.PathLike, max_images: int = _DEFAULT_COUNT
     root = Path(folder).expanduser()
     paths = find_image_files(root)
     if not paths:
-        raise DataError(f"{root}: {'contains no images' if root.is_dir() else 'no such folder'}")
+        problem = "contains no images" if root.is_dir() else "no such folder"
+        raise DataError(f"{root}: {problem}")
     return evenly_spaced(paths, max_images)
 
 
@@ -78,7 +80,8 @@ def sample_images(channels: int) -> list[Image.Image]:
         from sklearn.datasets import load_digits
 
         digits = load_digits().images[:_DEFAULT_COUNT]
-        return [Image.fromarray((digit * (255 / 16)).round().astype(np.uint8)) for digit in digits]
+        pixels = (digits * (255 / 16)).round().astype(np.uint8)
+        return [Image.fromarray(digit) for digit in pixels]
     images = []
     for photo in _photographs():
         width, height = (side // 2 for side in photo.size)
@@ -91,10 +94,11 @@ def sample_photographs() -> list[Image.Image]:
     """Return scikit-learn's two photos, and of each the left and right half and the square in the middle."""
     images = []
     for photo in _photographs():
-        half = photo.width // 2
-        middle = (photo.width - photo.height) // 2
-        crops = ((0, half), (half, half), (middle, photo.height))  # left end and width of each
-        images += [photo, *(photo.crop((x, 0, x + width, photo.height)) for x, width in crops)]
+        width, height = photo.size
+        half = width // 2
+        start = (width - height) // 2
+        spans = [(0, half), (half, 2 * half), (start, start + height)]
+        images += [photo, *(photo.crop((left, 0, right, height)) for left, right in spans)]
     return images
 
 

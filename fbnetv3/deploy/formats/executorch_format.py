@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from fbnetv3.deploy.formats.export_format import ExportFormat, as_export_errors, require_packages
+from fbnetv3.deploy.formats.export_format import ExportFormat, export_errors, require_packages
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
 
 
@@ -34,7 +34,7 @@ class ExecuTorchFormat(ExportFormat):
 
     def write(self, program: ExportedProgram, path: Path) -> None:
         """Write a file that uses XNNPACK wherever XNNPACK has the operator."""
-        with as_export_errors("ExecuTorch cannot export this network"):
+        with export_errors("ExecuTorch cannot export this network"):
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
@@ -63,7 +63,7 @@ class ExecuTorchRuntime:
         self.name = f"executorch {version('executorch')}"
         with _silence_native_stderr():
             portable_lib._unsafe_reset_threadpool(torch.get_num_threads())
-        with as_export_errors(f"{path}: {self.name} cannot read it; export it again"):
+        with export_errors(f"{path}: {self.name} cannot read it; export it again"):
             self._program = Runtime.get().load_program(path)
             self._method = self._program.load_method("forward")
 

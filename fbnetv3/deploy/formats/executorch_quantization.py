@@ -15,7 +15,7 @@ from torchao.quantization.pt2e import HistogramObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-from fbnetv3.deploy.formats.export_format import as_export_errors
+from fbnetv3.deploy.formats.export_format import export_errors
 from fbnetv3.deploy.formats.int8 import HARD_SIGMOID_RANGE, HARD_SWISH_RANGE, count_float_layers
 
 _ATEN = torch.ops.aten
@@ -38,7 +38,7 @@ def quantize_executorch(program: ExportedProgram, batches: Iterable[np.ndarray])
     quantizer = _Quantizer()
     for operator in (*_LAYERS, _ATEN.add.Tensor):
         quantizer.set_operator_type(operator, config)
-    with as_export_errors("PT2E cannot quantize this network"), torch.no_grad():
+    with export_errors("PT2E cannot quantize this network"), torch.no_grad():
         model = prepare_pt2e(program.module(), quantizer)
         # Calibrate one image at a time: the program takes no batches
         for batch in batches:

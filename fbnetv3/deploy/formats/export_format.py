@@ -112,7 +112,7 @@ def formats_supporting(option: str) -> list[str]:
 def export_program(model: nn.Module, example: Tensor, dynamic_axes: Sequence[int] = ()) -> ExportedProgram:
     """Trace a network in eval mode with an example of its one input, whose `dynamic_axes` may change at run time."""
     dynamic_shapes = (dict.fromkeys(dynamic_axes, torch.export.Dim.DYNAMIC),)
-    with as_export_errors("torch.export cannot export this network"), torch.no_grad():
+    with export_errors("torch.export cannot export this network"), torch.no_grad():
         return torch.export.export(model, (example,), dynamic_shapes=dynamic_shapes)
 
 
@@ -128,7 +128,7 @@ def require_packages(*packages: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def as_export_errors(problem: str) -> Iterator[None]:
+def export_errors(problem: str) -> Iterator[None]:
     """Turn what exporters and runtimes raise, almost anything, into an ExportError, and suppress their warnings."""
     try:
         with suppress_warnings():

@@ -12,13 +12,7 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
-from fbnetv3.deploy.formats.export_format import (
-    INPUT_NAME,
-    OUTPUT_NAME,
-    ExportFormat,
-    as_export_errors,
-    require_packages,
-)
+from fbnetv3.deploy.formats.export_format import INPUT_NAME, OUTPUT_NAME, ExportFormat, export_errors, require_packages
 
 if TYPE_CHECKING:
     import onnx
@@ -65,9 +59,9 @@ def write_onnx(
     `custom_operators` has the ONNX translations of custom operators.
     """
     import onnx
-    import onnxscript
+    from onnxscript import optimizer
 
-    with as_export_errors("torch.onnx cannot export this network"):
+    with export_errors("torch.onnx cannot export this network"):
         exported = torch.onnx.export(
             program,
             dynamo=True,
@@ -80,7 +74,7 @@ def write_onnx(
         assert exported is not None  # with dynamo=True
         model = exported.model_proto
     _replace_means_by_pools(model.graph)
-    onnxscript.optimizer.remove_unused_nodes(model)
+    optimizer.remove_unused_nodes(model)
     _remove_metadata(model.graph)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
@@ -148,5 +142,5 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         source = "the graph" if isinstance(self._model, bytes) else self._model
-        with as_export_errors(f"{source}: {self.name} cannot read it; export it again"):
+        with export_errors(f"{source}: {self.name} cannot read it; export it again"):
             return onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])

@@ -19,7 +19,7 @@ from onnxruntime.quantization import (
     create_calibrator,
 )
 
-from fbnetv3.deploy.formats.export_format import INPUT_NAME, as_export_errors
+from fbnetv3.deploy.formats.export_format import INPUT_NAME, export_errors
 from fbnetv3.deploy.formats.int8 import HARD_SIGMOID_RANGE, HARD_SWISH_RANGE, count_float_layers
 
 # Additions between these become integer too; pools and gates stay float32
@@ -40,7 +40,7 @@ def quantize_onnx(path: Path, batches: Iterable[np.ndarray], reduce_range: bool)
     these; on ARM it has them for both. For the arguments, see `ExportFormat.quantize`.
     """
     # Discard what the calibrator prints
-    with as_export_errors("ONNX Runtime cannot quantize this network"), contextlib.redirect_stdout(io.StringIO()):
+    with export_errors("ONNX Runtime cannot quantize this network"), contextlib.redirect_stdout(io.StringIO()):
         model = onnx.load(path)
         ranges = clamp_saturated_ranges(model.graph, _calibrate(path, batches))
         limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from fbnetv3.deploy.formats.export_format import ExportFormat, as_export_errors
+from fbnetv3.deploy.formats.export_format import ExportFormat, export_errors
 from fbnetv3.modeling.cpu.inference_blocks import fuse_blocks
 
 
@@ -24,13 +24,13 @@ class TorchExportFormat(ExportFormat):
         """Write the archive."""
         # torch's own file writer aborts the process when the disk is full
         archive = io.BytesIO()
-        with as_export_errors("torch.export cannot export this network"):
+        with export_errors("torch.export cannot export this network"):
             torch.export.save(program, archive)
         path.write_bytes(archive.getbuffer())
 
     def open(self, path: Path) -> TorchRuntime:
         """Load the archive."""
-        with as_export_errors(f"{path}: torch {torch.__version__} cannot read it; export it again"):
+        with export_errors(f"{path}: torch {torch.__version__} cannot read it; export it again"):
             return TorchRuntime(torch.export.load(path).module())
 
 
