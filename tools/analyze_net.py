@@ -15,10 +15,11 @@ from tabulate import tabulate
 
 from fbnetv3.arch import ArchDef, Cost, cost, get_arch, list_archs, register_arch_folder
 from fbnetv3.arch.definition import BlockCost
-from fbnetv3.arch.detector_cost import TABLE_5, is_detection_variant
-from fbnetv3.arch.detector_settings import (
+from fbnetv3.arch.detector_cost import (
+    TABLE_5,
     DetectorSettings,
     find_detector_config,
+    is_detection_variant,
     list_detector_configs,
     read_detector_config,
 )

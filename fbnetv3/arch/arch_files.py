@@ -86,15 +86,14 @@ def _parse_stages(stages: Any) -> tuple[Stage, ...]:
             check_type(stage, "", dict, "a mapping with the key rows", ArchError)
             check_keys(stage, ArchError, ("rows",), required=("rows",))
             check_type(stage["rows"], "rows", list, "a list", ArchError)
-            parsed.append(Stage(tuple(_parse_row(row, r) for r, row in enumerate(stage["rows"]))))
+            rows = []
+            for r, row in enumerate(stage["rows"]):
+                with error_context(f"rows[{r}]"):
+                    check_type(row, "", dict, "a mapping such as {block: mbconv, kernel: 3, ...}", ArchError)
+                    check_keys(row, ArchError, _ROW_COLUMNS, required=("block", "channels"))
+                    rows.append(Row(**row))
+            parsed.append(Stage(tuple(rows)))
     return tuple(parsed)
-
-
-def _parse_row(row: Any, index: int) -> Row:
-    with error_context(f"rows[{index}]"):
-        check_type(row, "", dict, "a mapping such as {block: mbconv, kernel: 3, ...}", ArchError)
-        check_keys(row, ArchError, _ROW_COLUMNS, required=("block", "channels"))
-        return Row(**row)
 
 
 def dump_arch(arch: ArchDef) -> str:

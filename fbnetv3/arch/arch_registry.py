@@ -34,11 +34,9 @@ for _file in (configs_folder() / "archs").rglob("*.yaml"):
 
 
 def register_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:
-    """Add an architecture, or the one in a YAML file, to the registry. The same file may be added again.
+    """Add an architecture, or the one in a YAML file, to the registry; a name that is taken is a `UsageError`.
 
-    Raises:
-        ArchError: the file holds no valid architecture.
-        UsageError: the name is taken; the message says where it was registered.
+    Adding the same file again has no effect.
     """
     if isinstance(arch, ArchDef):
         ARCHS.add(arch.name, arch, caller_location())

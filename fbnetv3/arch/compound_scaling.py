@@ -174,9 +174,8 @@ def scale_to_macs(
             return candidate
         closest = min(closest, candidate, key=distance)
     raise UsageError(
-        f"no multiplier brings {arch.name} within {tolerance:.1%} of {macs / 1e6:.1f} M MACs; "
-        f"the closest is {closest.macs / 1e6:.1f} M at {closest.multiplier:.3f}: "
-        "let more of depth, width and resolution grow, or allow a larger tolerance"
+        f"no multiplier brings {arch.name} within {tolerance:.1%} of {macs / 1e6:.1f} M MACs; the closest is "
+        f"{closest.macs / 1e6:.1f} M at {closest.multiplier:.3f}: let more of depth, width and resolution grow"
     )
 
 

@@ -28,7 +28,6 @@ from fbnetv3.utils.json_lines import append_json_line, drop_partial_line
 
 LAYOUT_VERSION = 1
 HEAD = "head"
-
 _MIN_NETWORKS_TO_FIT = 8
 
 
@@ -67,12 +66,9 @@ class MeasuredDevice:
 
 @dataclass(frozen=True)
 class LatencyFit:
-    """How block latencies add up to a network's, in ms: `scale` x their sum + `per_block` x their number.
+    """How block latencies add up to a network's, in ms: `scale` x their sum + `per_block` x their number."""
 
-    The coefficients are 1 and 0 if there are too few whole networks to fit them.
-    """
-
-    scale: float = 1.0
+    scale: float = 1.0  # these are the coefficients if there are too few whole networks to fit them
     per_block: float = 0.0
     num_networks: int = 0
 

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
-from fbnetv3.arch.detector_settings import list_detector_configs
+from fbnetv3.arch.detector_cost import list_detector_configs
 from fbnetv3.config.loading import read_config_file
 from fbnetv3.detection.data.detection_datasets import register_own_datasets
 from fbnetv3.errors import UnknownNameError, UsageError, suggest

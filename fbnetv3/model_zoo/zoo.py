@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -130,18 +131,13 @@ def entry(path: str | ZooEntry) -> ClassifierEntry | DetectorEntry:
         UnknownNameError: the zoo has no weights for that config; the message suggests similar names.
     """
     name = _with_suffix(str(path))
-    if name not in _entries():
-        alike = [other for other in _entries() if is_detector(other) == is_detector(name)]
-        raise UnknownNameError(f"no weights for '{path}' in the model zoo: {suggest(name, alike)}")
-    return _entries()[name]
+    alike = {other: entry for other, entry in _entries().items() if is_detector(other) == is_detector(name)}
+    return _look_up(alike, name, f"no weights for '{path}' in the model zoo")
 
 
 def entry_for_arch(arch: str) -> ClassifierEntry:
     """Return the entry whose network has the architecture of that name."""
-    entries = _entries_by_arch()
-    if arch not in entries:
-        raise UnknownNameError(f"no pretrained weights for '{arch}': {suggest(arch, entries)}")
-    return entries[arch]
+    return _look_up(_entries_by_arch(), arch, f"no pretrained weights for '{arch}'")
 
 
 def has_weights(arch: str) -> bool:
@@ -164,17 +160,13 @@ def load_zoo_config(path: str) -> CfgNode:
         from fbnetv3 import detection
 
         return detection.get_config(name.removeprefix(DETECTOR_PREFIX))
-    if name not in _config_files():
-        raise UnknownNameError(f"no config '{path}' in the model zoo: {suggest(name, _config_files())}")
-    # Configs are cached, because loading one takes milliseconds; callers get a copy that they may change
-    cfg = _load_config(name).clone()
+    # Callers get a copy that they may change
+    cfg = _load_config(_look_up(_config_files(), name, f"no config '{path}' in the model zoo")).clone()
     cfg.defrost()
     return cfg
 
 
-@cache
-def _load_config(name: str) -> CfgNode:
-    return load_config(_config_files()[name])
+_load_config = cache(load_config)  # which takes milliseconds
 
 
 @cache
@@ -235,6 +227,13 @@ def _build_detector(path: str, trained: bool, device: str) -> nn.Module:
     weights = entry(path).local_weights()
     cfg.MODEL.WEIGHTS = str(weights)  # otherwise building the model loads the weights of a classifier
     return detection.load_detector(build_model(cfg), weights)
+
+
+def _look_up(items: dict[str, Any], name: str, problem: str) -> Any:
+    """Return the item of that name; an error begins with the problem and suggests similar names."""
+    if name not in items:
+        raise UnknownNameError(f"{problem}: {suggest(name, items)}")
+    return items[name]
 
 
 def _with_suffix(path: str) -> str:

@@ -3,7 +3,7 @@
 import pytest
 
 from fbnetv3.arch import load_arch
-from fbnetv3.arch.detector_settings import find_detector_config, read_detector_config
+from fbnetv3.arch.detector_cost import find_detector_config, read_detector_config
 from fbnetv3.config import is_detection_config, load_config
 from fbnetv3.config.recipe import load_recipe
 from fbnetv3.errors import UserError

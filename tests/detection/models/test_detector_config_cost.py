@@ -3,7 +3,7 @@
 import pytest
 from detectron2.modeling import build_model
 
-from fbnetv3.arch.detector_settings import find_detector_config, list_detector_configs, read_detector_config
+from fbnetv3.arch.detector_cost import find_detector_config, list_detector_configs, read_detector_config
 from fbnetv3.detection import get_config
 
 C4 = [name for name in list_detector_configs() if name.endswith(("C4", "C4_224")) and "torchvision" not in name]
