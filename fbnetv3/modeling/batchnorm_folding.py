@@ -9,27 +9,20 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def fold_batchnorm(conv: nn.Conv2d, norm: nn.Module | None) -> tuple[Tensor, Tensor | None] | None:
-    """Compute the weight and bias of one convolution that equals a convolution followed by a BatchNorm.
+def fold_batchnorm(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor | None] | None:
+    """Return the weight and bias of one convolution that equals a convolution and the norm in eval mode after it.
 
-    Args:
-        conv: the convolution.
-        norm: a norm in eval mode: torch's BatchNorm, detectron2's frozen one or any other with the same tensors; None
-            for no norm.
-
-    Returns:
-        The folded weight (out_channels, in_channels / groups, kH, kW) and bias (out_channels,); None if the norm
-        cannot be folded because it has no running statistics.
+    `norm` is torch's BatchNorm, detectron2's frozen one or any other with the same tensors, or None. A norm without
+    running statistics cannot be folded: None is returned.
     """
     if norm is None:
         return conv.weight, conv.bias
-    batchnorm: Any = norm
     if getattr(norm, "running_mean", None) is None:
         return None
     # y = gamma * (conv(x) + conv_bias - mean) / sqrt(var + eps) + beta
-    gamma = torch.ones_like(batchnorm.running_mean) if batchnorm.weight is None else batchnorm.weight
-    beta = torch.zeros_like(batchnorm.running_mean) if batchnorm.bias is None else batchnorm.bias
-    scale = gamma / (batchnorm.running_var + batchnorm.eps).sqrt()
-    shift = beta - batchnorm.running_mean * scale
+    gamma = torch.ones_like(norm.running_mean) if norm.weight is None else norm.weight
+    beta = torch.zeros_like(norm.running_mean) if norm.bias is None else norm.bias
+    scale = gamma / (norm.running_var + norm.eps).sqrt()
+    shift = beta - norm.running_mean * scale
     weight = conv.weight * scale.reshape(-1, 1, 1, 1)
     return weight, shift if conv.bias is None else conv.bias * scale + shift

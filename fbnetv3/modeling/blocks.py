@@ -40,41 +40,15 @@ def activation_layer(name: str) -> Callable[[], nn.Module]:
     return activation
 
 
-def conv_unit(
-    in_channels: int,
-    out_channels: int,
-    kernel: int = 1,
-    stride: int = 1,
-    padding: int = 0,
-    groups: int = 1,
-    norm_layer: NormLayer | None = BatchNorm,
-    act: str | None = None,
-) -> Conv2dNormActivation:
-    """Build a unit of convolution, norm and activation, without bias. `norm_layer` and `act` may be None."""
-    return Conv2dNormActivation(
-        in_channels,
-        out_channels,
-        kernel,
-        stride,
-        padding,
-        groups=groups,
-        norm_layer=norm_layer,
-        activation_layer=activation_layer(act) if act else None,
-        inplace=None,  # see `activation_layer`
-        bias=False,
-    )
+# A convolution without bias, norm and activation; `activation_layer` decides on `inplace`
+_conv_unit = partial(Conv2dNormActivation, bias=False, inplace=None)
 
 
 @BLOCKS.register(name="conv")
 class Conv(Conv2dNormActivation):
-    """k x k convolution with bias, BatchNorm, activation.
+    """k x k convolution with bias, BatchNorm, activation. The bias has no effect, but the published weights have it.
 
-    The bias has no effect before a BatchNorm, but the published weights have it.
-
-    Args:
-        spec: channels, kernel, stride and activation.
-        norm_layer: builds the norm for a number of channels.
-        drop_path: ignored; there is no shortcut.
+    `drop_path` is ignored here and in `MBPool`: there is no shortcut.
     """
 
     def __init__(self, spec: ConvSpec, norm_layer: NormLayer = BatchNorm, drop_path: float = 0.0) -> None:
@@ -87,7 +61,7 @@ class Conv(Conv2dNormActivation):
             bias=True,
             norm_layer=norm_layer,
             activation_layer=activation_layer(spec.act),
-            inplace=None,  # see `activation_layer`
+            inplace=None,
         )
 
 
@@ -95,45 +69,36 @@ class Conv(Conv2dNormActivation):
 class MBConv(nn.Module):
     """Inverted residual: 1x1 expand, k x k depthwise, squeeze-and-excite, 1x1 project, shortcut.
 
-    Args:
-        spec: channels, kernel, stride and so on.
-        norm_layer: builds the norm for a number of channels.
-        drop_path: probability of stochastic depth, per image, if there is a shortcut.
+    `drop_path` is the probability of stochastic depth, per image, if there is a shortcut.
     """
 
-    starts_as_identity = True
-    """Whether the scale of the last norm is initialized to zero if there is a shortcut."""
+    starts_as_identity = True  # by a zero scale in the last norm, if there is a shortcut
 
     def __init__(self, spec: MBConvSpec, norm_layer: NormLayer = BatchNorm, drop_path: float = 0.0) -> None:
         super().__init__()
-        # 1x1 expand
         mid = spec.mid_channels
+        act = activation_layer(spec.act)
+        # 1x1 expand
         self.expand: nn.Module = nn.Identity()
         if spec.has_expand:
-            self.expand = conv_unit(spec.in_channels, mid, norm_layer=norm_layer, act=spec.act)
-
-        # k x k depthwise
-        self.depthwise = conv_unit(
-            mid,
-            mid,
-            spec.kernel,
-            spec.stride,
-            spec.padding,
+            self.expand = _conv_unit(spec.in_channels, mid, 1, norm_layer=norm_layer, activation_layer=act)
+        # k x k depthwise, with a fast gradient on CPUs
+        geometry = (mid, mid, spec.kernel, spec.stride, spec.padding)
+        self.depthwise = _conv_unit(
+            *geometry,
             groups=spec.groups,
             norm_layer=norm_layer if spec.dw_norm else None,
-            act=spec.act if spec.dw_norm else None,
+            activation_layer=act if spec.dw_norm else None,
         )
-        if spec.groups == mid:  # with a fast gradient on CPUs
-            self.depthwise[0] = DepthwiseConv2d(
-                mid, mid, spec.kernel, spec.stride, spec.padding, groups=mid, bias=False
-            )
-
+        if spec.groups == mid:
+            self.depthwise[0] = DepthwiseConv2d(*geometry, groups=mid, bias=False)
+        # Squeeze-and-excite
         self.se: nn.Module = nn.Identity()
         if spec.se_channels:
             gate = SE_GATES.get(spec.se_gate)
-            self.se = SqueezeExcitation(mid, spec.se_channels, activation_layer(spec.act), gate)
-
-        self.project = conv_unit(mid, spec.out_channels, norm_layer=norm_layer)
+            self.se = SqueezeExcitation(mid, spec.se_channels, act, gate)
+        # 1x1 project and shortcut
+        self.project = _conv_unit(mid, spec.out_channels, 1, norm_layer=norm_layer, activation_layer=None)
         self.has_residual = spec.has_residual
         drops = drop_path and spec.has_residual
         self.drop_path = StochasticDepth(drop_path, "row") if drops else nn.Identity()
@@ -153,20 +118,16 @@ class DetectorMBConv(MBConv):
 
 @BLOCKS.register(name="mbpool")
 class MBPool(nn.Module):
-    """Efficient last stage: 1x1 expand, global average, 1x1 convolution without bias or BatchNorm, activation.
-
-    Args:
-        spec: channels and activation.
-        norm_layer: builds the norm for a number of channels.
-        drop_path: ignored; there is no shortcut.
-    """
+    """Efficient last stage: 1x1 expand, global average, 1x1 convolution without bias or BatchNorm, activation."""
 
     def __init__(self, spec: MBPoolSpec, norm_layer: NormLayer = BatchNorm, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.expand = conv_unit(spec.in_channels, spec.mid_channels, norm_layer=norm_layer, act=spec.act)
+        mid = spec.mid_channels
+        act = activation_layer(spec.act)
+        self.expand = _conv_unit(spec.in_channels, mid, 1, norm_layer=norm_layer, activation_layer=act)
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.project = nn.Conv2d(spec.mid_channels, spec.out_channels, 1, bias=False)
-        self.act = activation_layer(spec.act)()
+        self.project = nn.Conv2d(mid, spec.out_channels, 1, bias=False)
+        self.act = act()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, 1, 1)."""
@@ -187,7 +148,7 @@ def init_weights(module: nn.Module) -> None:
         elif isinstance(m, nn.modules.batchnorm._BatchNorm):
             nn.init.ones_(m.weight)
             nn.init.zeros_(m.bias)
-    # Residual blocks start as identity
+    # After the norms inside the blocks
     for m in module.modules():
         if isinstance(m, MBConv) and m.has_residual and m.starts_as_identity:
             scale = m.project[1].weight

@@ -22,42 +22,27 @@ StateDict = Mapping[str, Tensor]
 _STATE_DICT_KEYS = ("model_ema", "ema", "state_dict", "model", "module")
 _MAX_NESTING = 3
 
-_NUMPY_TYPES = ("bool", "int32", "int64", "float32", "float64")
 _WEB_PAGE_STARTS = (b"<!", b"<html", b"<HTML", b"<?xml")
 
-
-def _harmless_globals() -> list[Any]:
-    """List the classes of plain values that training scripts store with the weights; none runs code from the file."""
-    # The function that unpickles NumPy scalars, under its names in NumPy 1 and 2
-    make_scalar = np.asarray(0.0)[()].__reduce__()[0]
-    return [
-        argparse.Namespace,
-        np.dtype,
-        *(type(np.dtype(name)) for name in _NUMPY_TYPES),
-        (make_scalar, "numpy.core.multiarray.scalar"),
-        (make_scalar, "numpy._core.multiarray.scalar"),
-    ]
+# The function that unpickles NumPy scalars, under its names in NumPy 1 and 2
+_MAKE_SCALAR = np.asarray(0.0)[()].__reduce__()[0]
+# Classes of plain values that training scripts store with the weights; none runs code from the file
+_HARMLESS_GLOBALS: list[Any] = [
+    argparse.Namespace,
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("bool", "int32", "int64", "float32", "float64")),
+    (_MAKE_SCALAR, "numpy.core.multiarray.scalar"),
+    (_MAKE_SCALAR, "numpy._core.multiarray.scalar"),
+]
 
 
 def read_state_dict(source: str | os.PathLike, *, sha256: str | None = None) -> StateDict:
-    """Read the tensors of a file, URL or `zoo://` entry, in any layout.
-
-    Args:
-        source: the file, URL or entry.
-        sha256: expected checksum of a download.
-
-    Raises:
-        WeightsError: see `load_checkpoint_file` and `extract_state_dict`.
-    """
+    """Read the tensors of a file, URL or `zoo://` entry, in any layout; `sha256` is the checksum of a download."""
     return extract_state_dict(load_checkpoint_file(local_path(source, sha256)), str(source))
 
 
 def load_checkpoint_file(path: str | os.PathLike) -> object:
-    """Load a checkpoint of tensors and plain containers onto the CPU. A corrupt download is deleted from the cache.
-
-    Raises:
-        WeightsError: the file is missing, corrupt, a web page, or contains objects that could run code.
-    """
+    """Load a checkpoint of tensors and plain values onto the CPU. A corrupt download is deleted from the cache."""
     path = Path(path)
     start = b""
     try:
@@ -68,7 +53,7 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
 
             return load_file(path)
         _refuse_archive_bomb(path)
-        with torch.serialization.safe_globals(_harmless_globals()):
+        with torch.serialization.safe_globals(_HARMLESS_GLOBALS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsError(f"{path}: no such file") from None
@@ -80,51 +65,38 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
         if "Unsupported global" in str(error):
             advice = "save only the state dict, or convert the file to safetensors"
             raise WeightsError(f"{path}: contains objects other than tensors, which could run code; {advice}") from None
+        problem = f"is corrupt or not a checkpoint ({type(error).__name__})"
         if start.startswith(_WEB_PAGE_STARTS):
             problem = "is a web page, not weights"
-        else:
-            problem = f"is corrupt or not a checkpoint ({type(error).__name__})"
         # A corrupt download would otherwise stay in the cache
         deleted = "; it was deleted from the cache; try downloading it again" if delete_from_cache(path) else ""
         raise WeightsError(f"{path}: {problem}{deleted}") from None
 
 
 def _refuse_archive_bomb(path: Path) -> None:
-    """Refuse a zip archive that would grow when it is read. torch.save stores its entries without compression.
-
-    Raises:
-        ValueError: the archive would grow.
-        zipfile.BadZipFile: the archive is corrupt.
-    """
+    """Refuse a zip archive that would grow when it is read. torch.save stores its entries without compression."""
     if not zipfile.is_zipfile(path):
         return  # the format of torch before 1.6
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     is_compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    total_size = sum(entry.file_size for entry in entries)
-    if is_compressed or total_size > path.stat().st_size:
+    if is_compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise ValueError("its content is larger than the file")
 
 
 def extract_state_dict(checkpoint: object, name: str) -> StateDict:
-    """Extract the weights of a checkpoint, EMA weights if it has them, without `module.` prefixes.
-
-    Args:
-        checkpoint: a state dict, or a mapping that contains one.
-        name: name of the checkpoint in error messages.
-
-    Raises:
-        WeightsError: there are no weights.
-    """
+    """Extract the weights of a checkpoint, EMA weights if it has them; `name` is its name in error messages."""
     for _ in range(_MAX_NESTING):
         if not isinstance(checkpoint, Mapping):
             break
-        inner = [checkpoint[key] for key in _STATE_DICT_KEYS if isinstance(checkpoint.get(key), Mapping)]
-        inner = [mapping for mapping in inner if mapping]  # an EMA that was not used may be stored empty
+        # An EMA that was not used may be stored empty
+        inner = [value for key in _STATE_DICT_KEYS if isinstance(value := checkpoint.get(key), Mapping) and value]
         if not inner:
             break
         checkpoint = inner[0]
-    is_state_dict = isinstance(checkpoint, Mapping) and all(isinstance(v, Tensor) for v in checkpoint.values())
+    is_state_dict = isinstance(checkpoint, Mapping) and all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in checkpoint.items()
+    )
     if not is_state_dict or not checkpoint:
         raise WeightsError(f"{name}: has no state dict (a mapping of names to tensors)")
     state_dict: StateDict = checkpoint  # type: ignore[assignment]

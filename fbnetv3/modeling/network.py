@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 
 from fbnetv3.arch import ArchDef
 from fbnetv3.arch.definition import feature_blocks
 from fbnetv3.errors import UsageError
-from fbnetv3.modeling.blocks import BLOCKS, BatchNorm, init_weights
+from fbnetv3.modeling.blocks import BLOCKS, BatchNorm, NormLayer, init_weights
 from fbnetv3.utils.checks import check_int
 
 
@@ -29,7 +29,7 @@ class Trunk(nn.Module):
         arch: ArchDef,
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
-        norm_layer: Callable[..., nn.Module] = BatchNorm,
+        norm_layer: NormLayer = BatchNorm,
         last: str | None = None,
     ) -> None:
         super().__init__()
@@ -42,8 +42,7 @@ class Trunk(nn.Module):
                 self.stages.append(stage)
             # The deeper the block, the more often it is dropped
             rate = drop_path_rate * i / max(1, len(blocks) - 1)
-            block_class = BLOCKS.get(block.kind)
-            stage.append(block_class(block.spec, norm_layer=norm_layer, drop_path=rate))
+            stage.append(BLOCKS.get(block.kind)(block.spec, norm_layer=norm_layer, drop_path=rate))
             if block.name == last:
                 break
         init_weights(self)
@@ -58,25 +57,16 @@ class Features(Trunk):
 
     A map is (N, C, ceil(H / stride), ceil(W / stride)) if strided blocks pad by kernel // 2, as in D, G and the
     networks with `same_padding`. A, B, C, E and F pad some of them less, so maps can be a pixel or two smaller.
+    `feature_channels` and `feature_strides` list the channels and the stride of each map. The arguments are those of
+    `Trunk`, except `last`.
     """
 
-    feature_channels: tuple[int, ...]
-    """Number of channels of each map."""
-    feature_strides: tuple[int, ...]
-    """Stride of each map."""
-
-    def __init__(
-        self,
-        arch: ArchDef,
-        in_chans: int = 3,
-        drop_path_rate: float = 0.0,
-        norm_layer: Callable[..., nn.Module] = BatchNorm,
-    ) -> None:
+    def __init__(self, arch: ArchDef, *arguments: Any, **options: Any) -> None:
         # The last block and the stride of each map
         taps = feature_blocks(arch)
         if not taps:
             raise UsageError(f"{arch.name} has no blocks before its pooling block, so it has no feature maps to return")
-        super().__init__(arch, in_chans, drop_path_rate, norm_layer, last=taps[-1][0].name)
+        super().__init__(arch, *arguments, last=taps[-1][0].name, **options)
         self._taps = frozenset((block.stage, block.index) for block, _ in taps)
         self.feature_channels = tuple(block.spec.out_channels for block, _ in taps)
         self.feature_strides = tuple(stride for _, stride in taps)
@@ -96,12 +86,10 @@ class FBNetV3(nn.Module):
     """The classifier: trunk, average pool, dropout, 1x1 convolution to the classes.
 
     Args:
-        arch: the architecture.
         num_classes: number of classes; 0 for a network that returns the pooled features.
-        in_chans: channels of the input.
         drop_rate: dropout before the head.
-        drop_path_rate: stochastic depth; see `Trunk`.
-        norm_layer: builds the norm for a number of channels.
+
+    The other arguments are those of `Trunk`.
     """
 
     def __init__(
@@ -111,7 +99,7 @@ class FBNetV3(nn.Module):
         in_chans: int = 3,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        norm_layer: Callable[..., nn.Module] = BatchNorm,
+        norm_layer: NormLayer = BatchNorm,
     ) -> None:
         super().__init__()
         self.arch = arch
@@ -138,22 +126,9 @@ def build_network(
     features_only: bool = False,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
-    norm_layer: Callable[..., nn.Module] = BatchNorm,
+    norm_layer: NormLayer = BatchNorm,
 ) -> FBNetV3 | Features:
-    """Build a randomly initialized network.
-
-    Args:
-        arch: the architecture.
-        num_classes: number of classes of the classifier; see `FBNetV3`.
-        in_chans: channels of the input.
-        features_only: whether to build `Features` instead of the classifier.
-        drop_rate: dropout before the head.
-        drop_path_rate: stochastic depth; see `Trunk`.
-        norm_layer: builds the norm for a number of channels.
-
-    Raises:
-        UsageError: an argument is out of range.
-    """
+    """Build a randomly initialized `FBNetV3`, or `Features` if `features_only`, which explain the other arguments."""
     check_int(num_classes, "num_classes", 0)
     check_int(in_chans, "in_chans", 1)
     for argument, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):

@@ -12,14 +12,11 @@ _ALL_BUT_CHANNELS = (0, 2, 3)
 
 
 def sync_batchnorm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Make every BatchNorm of a model normalize over the batches of all processes.
+    """Make every BatchNorm of a model normalize over the batches of all processes; return the changed model.
 
     On GPUs the layers are replaced by torch's `SyncBatchNorm`, which does not support CPUs. On CPUs they become
     `CpuSyncBatchNorm2d` by assigning `__class__`: that class adds methods but no state, so the layers keep their
     parameters, buffers and hooks, and everything that refers to them stays valid.
-
-    Returns:
-        The model, changed in place except for the layers that torch replaces.
     """
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -36,30 +33,20 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) to the same shape.
-
-        Raises:
-            ValueError: in training, there is only one value per channel in all batches.
-        """
+        """Map (N, C, H, W) to the same shape."""
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
         y, mean, variance, count = _SyncBatchNormFunction.apply(x, self.weight, self.bias, self.eps)
         if count == 1:
             raise ValueError("Expected more than 1 value per channel when training, in all processes together")
         if self.track_running_stats and count:
+            stats: Any = self
+            stats.num_batches_tracked += 1
+            momentum = 1 / float(stats.num_batches_tracked) if self.momentum is None else self.momentum
             unbiased_variance = variance * count / (count - 1)
-            self._update_running_stats(mean, unbiased_variance)
+            stats.running_mean.lerp_(mean.to(stats.running_mean.dtype), momentum)
+            stats.running_var.lerp_(unbiased_variance.to(stats.running_var.dtype), momentum)
         return y
-
-    @torch.no_grad()
-    def _update_running_stats(self, mean: Tensor, unbiased_variance: Tensor) -> None:
-        assert self.num_batches_tracked is not None
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        self.num_batches_tracked += 1
-        momentum = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
-        self.running_var.lerp_(unbiased_variance.to(self.running_var.dtype), momentum)
 
 
 class _SyncBatchNormFunction(torch.autograd.Function):
@@ -74,7 +61,6 @@ class _SyncBatchNormFunction(torch.autograd.Function):
         else:
             local_variance, local_mean = x_float.new_zeros(2, x.shape[1])
         local_count = local_mean.new_tensor([x.numel() / x.shape[1]])
-
         # Gather them in one message and combine them
         message = torch.cat([local_mean, local_variance, local_count])
         messages = [torch.empty_like(message) for _ in range(dist.get_world_size())]
@@ -85,33 +71,25 @@ class _SyncBatchNormFunction(torch.autograd.Function):
         fractions = counts / count.clamp(min=1)
         mean = (fractions * means).sum(0)
         variance = (fractions * (variances + (means - mean).square())).sum(0)
-
         # y = weight * (x - mean) / std + bias, as one scale and shift
         inv_std = (variance + eps).rsqrt()
         ctx.save_for_backward(x, weight, mean, inv_std, count)
         ctx.mark_non_differentiable(mean, variance, count)
         scale = weight * inv_std
-        y = x * _per_channel(scale) + _per_channel(bias - mean * scale)
+        y = x * scale[:, None, None] + (bias - mean * scale)[:, None, None]
         return y.to(x.dtype), mean, variance, count
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         x, weight, mean, inv_std, count = ctx.saved_tensors
         dy = dy.to(torch.promote_types(dy.dtype, torch.float32))
-        normalized = (x - _per_channel(mean)) * _per_channel(inv_std)
-
+        normalized = (x - mean[:, None, None]) * inv_std[:, None, None]
         # Gradients of this process' parameters; their means over all processes' values enter the input's gradient
         d_bias = dy.sum(_ALL_BUT_CHANNELS)
         d_weight = (dy * normalized).sum(_ALL_BUT_CHANNELS)
         means = torch.cat([d_bias, d_weight]) / count.clamp(min=1)
         dist.all_reduce(means)
         mean_d_bias, mean_d_weight = means.chunk(2)
-
-        d_normalized = dy - _per_channel(mean_d_bias) - normalized * _per_channel(mean_d_weight)
-        dx = d_normalized * _per_channel(weight * inv_std)
+        d_normalized = dy - mean_d_bias[:, None, None] - normalized * mean_d_weight[:, None, None]
+        dx = d_normalized * (weight * inv_std)[:, None, None]
         return dx.to(x.dtype), d_weight, d_bias, None
-
-
-def _per_channel(values: Tensor) -> Tensor:
-    """Reshape (C,) to (C, 1, 1)."""
-    return values[:, None, None]

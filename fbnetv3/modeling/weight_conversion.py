@@ -16,16 +16,44 @@ from fbnetv3.utils.text import first_few
 
 Layout = Literal["fbnetv3", "mobile_vision", "timm"]
 
-_BATCHNORM_TENSORS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+# Layers of each kind of block: name in the other layout, name here
+_MOBILE_VISION = {
+    "conv": {"conv": "0", "bn": "1"},
+    "mbconv": {
+        "pw.conv": "expand.0",
+        "pw.bn": "expand.1",
+        "dw.conv": "depthwise.0",
+        "dw.bn": "depthwise.1",
+        "se.se.0.conv": "se.fc1",
+        "se.se.1": "se.fc2",
+        "pwl.conv": "project.0",
+        "pwl.bn": "project.1",
+    },
+    "mbpool": {"pw.conv": "expand.0", "pw.bn": "expand.1", "pwl.conv": "project"},
+}
+_TIMM_SQUEEZE = {"se.conv_reduce": "se.fc1", "se.conv_expand": "se.fc2"}
+_TIMM_MBCONV = {
+    "conv_pw": "expand.0",
+    "bn1": "expand.1",
+    "conv_dw": "depthwise.0",
+    "bn2": "depthwise.1",
+    "conv_pwl": "project.0",
+    "bn3": "project.1",
+    **_TIMM_SQUEEZE,
+}
+# Without an expansion, timm counts the layers from the depthwise one
+_TIMM_MBCONV_WITHOUT_EXPANSION = {
+    "conv_dw": "depthwise.0",
+    "bn1": "depthwise.1",
+    "conv_pw": "project.0",
+    "bn2": "project.1",
+    **_TIMM_SQUEEZE,
+}
 _TIMM_BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 
 
 def detect_layout(state_dict: StateDict, source: str) -> Layout:
-    """Return the layout of a state dict.
-
-    Raises:
-        WeightsError: the layout is unknown.
-    """
+    """Return the layout of a state dict; `source` is its name in error messages."""
     if any(key.startswith("backbone.stages.xif") for key in state_dict):
         return "mobile_vision"
     if "conv_stem.weight" in state_dict:
@@ -39,110 +67,64 @@ def detect_layout(state_dict: StateDict, source: str) -> Layout:
 
 
 def convert_state_dict(state_dict: StateDict, arch: ArchDef, layout: Layout, source: str) -> dict[str, Tensor]:
-    """Rename the tensors of a classifier to this project's layout. Unknown tensors keep their names.
-
-    Args:
-        state_dict: the classifier's weights.
-        arch: architecture of the classifier.
-        layout: layout of the weights.
-        source: name of the weights in error messages.
-
-    Raises:
-        WeightsError: timm's networks pad their depthwise convolutions differently from `arch`.
-    """
+    """Rename the tensors of a classifier to this project's layout. Those of unknown layers keep their names."""
+    weights = dict(state_dict)
     if layout == "fbnetv3":
-        return dict(state_dict)
-    if layout == "timm":
-        _check_padding(arch, source)
-        state_dict = _adapt_timm_shapes(state_dict)
-        new_names = timm_names(arch, state_dict)
+        return weights
+    if layout == "mobile_vision":
+        new_layers = mobile_vision_layers(arch)
     else:
-        new_names = mobile_vision_names(arch)
-    return {new_names.get(key, key): value for key, value in state_dict.items()}
+        rows = [row for stage in arch.stages for row in stage.rows]
+        if any(row.kernel and row.dw_padding not in (None, row.kernel // 2) for row in rows):
+            raise WeightsError(
+                f"{source}: timm's weights need depthwise padding kernel // 2, which {arch.name} does not have: "
+                "use the same network with that padding (fbnetv3_b_same_padding, or `derive: {same_padding: true}`)"
+            )
+        new_layers = timm_layers(arch, state_dict)
+        # timm has a linear classifier instead of a 1x1 convolution, and no bias in the stem
+        classifier = weights.get("classifier.weight")
+        if classifier is not None and classifier.ndim == 2:
+            weights["classifier.weight"] = classifier[:, :, None, None]
+        weights.setdefault("conv_stem.bias", torch.zeros(len(weights["conv_stem.weight"])))
+    renamed = {}
+    for key, value in weights.items():
+        layer, _, tensor = key.rpartition(".")
+        renamed[f"{new_layers[layer]}.{tensor}" if layer in new_layers else key] = value
+    return renamed
 
 
-def _check_padding(arch: ArchDef, source: str) -> None:
-    for stage in arch.stages:
-        for row in stage.rows:
-            if row.kernel and row.dw_padding not in (None, row.kernel // 2):
-                raise WeightsError(
-                    f"{source}: timm's weights need depthwise padding kernel // 2, which {arch.name} does not have: "
-                    "use the same network with that padding (fbnetv3_b_same_padding, or "
-                    "`derive: {same_padding: true}`)"
-                )
-
-
-def _adapt_timm_shapes(state_dict: StateDict) -> StateDict:
-    """Make timm's linear classifier a 1x1 convolution, and add the bias that timm's stem lacks."""
-    adapted = dict(state_dict)
-    classifier = adapted.get("classifier.weight")
-    if classifier is not None and classifier.ndim == 2:
-        adapted["classifier.weight"] = classifier[:, :, None, None]
-    adapted.setdefault("conv_stem.bias", torch.zeros(len(state_dict["conv_stem.weight"])))
-    return adapted
-
-
-def mobile_vision_names(arch: ArchDef) -> dict[str, str]:
-    """Map mobile-vision's names of a classifier's tensors to this project's."""
-    names = {"head.conv.weight": "head.weight", "head.conv.bias": "head.bias"}
+def mobile_vision_layers(arch: ArchDef) -> dict[str, str]:
+    """Map mobile-vision's names of a classifier's layers to this project's."""
+    names = {"head.conv": "head"}
     for block in arch.blocks():
-        old = f"backbone.stages.xif{block.stage}_{block.index}"
-        new = f"backbone.stages.{block.name}"
-        # The stem, inverted residuals, and the pooling block
-        if block.kind == "conv":
-            names |= _unit_names(f"{old}.conv", f"{old}.bn", new, bias=True)
-        elif block.kind == "mbconv":
-            for old_unit, new_unit in (("pw", "expand"), ("dw", "depthwise"), ("pwl", "project")):
-                unit = f"{old}.{old_unit}"
-                names |= _unit_names(f"{unit}.conv", f"{unit}.bn", f"{new}.{new_unit}")
-            names |= _conv_names(f"{old}.se.se.0.conv", f"{new}.se.fc1")
-            names |= _conv_names(f"{old}.se.se.1", f"{new}.se.fc2")
-        elif block.spec.pools:
-            names |= _unit_names(f"{old}.pw.conv", f"{old}.pw.bn", f"{new}.expand")
-            names[f"{old}.pwl.conv.weight"] = f"{new}.project.weight"
+        prefix = f"backbone.stages.xif{block.stage}_{block.index}"
+        for old, new in _MOBILE_VISION.get(block.kind, {}).items():
+            names[f"{prefix}.{old}"] = f"backbone.stages.{block.name}.{new}"
     return names
 
 
-def timm_names(arch: ArchDef, state_dict: StateDict) -> dict[str, str]:
-    """Map timm's names of a classifier's tensors to this project's.
+def timm_layers(arch: ArchDef, state_dict: StateDict) -> dict[str, str]:
+    """Map timm's names of a classifier's layers to this project's.
 
     timm keeps the stem apart and divides the stages differently, so blocks are matched by their order.
     """
-    names = {"classifier.weight": "head.weight", "classifier.bias": "head.bias"}
-    # Stage and index of each blocks.S.I; the stem is not among them
     matches = [match for match in map(_TIMM_BLOCK.match, state_dict) if match]
     positions = sorted({(int(match[1]), int(match[2])) for match in matches})
-    stem = ""
-    old_blocks = [stem, *(f"blocks.{stage}.{index}" for stage, index in positions)]
-    for block, old in zip(arch.blocks(), old_blocks, strict=False):
-        new = f"backbone.stages.{block.name}"
-        if block.kind == "conv":
-            names |= _unit_names("conv_stem", "bn1", new, bias=True)
-        elif block.kind == "mbconv":
-            # Without an expansion, timm counts its layers from the depthwise one
-            if cast("MBConvSpec", block.spec).has_expand:
-                names |= _unit_names(f"{old}.conv_pw", f"{old}.bn1", f"{new}.expand")
-                names |= _unit_names(f"{old}.conv_dw", f"{old}.bn2", f"{new}.depthwise")
-                names |= _unit_names(f"{old}.conv_pwl", f"{old}.bn3", f"{new}.project")
-            else:
-                names |= _unit_names(f"{old}.conv_dw", f"{old}.bn1", f"{new}.depthwise")
-                names |= _unit_names(f"{old}.conv_pw", f"{old}.bn2", f"{new}.project")
-            names |= _conv_names(f"{old}.se.conv_reduce", f"{new}.se.fc1")
-            names |= _conv_names(f"{old}.se.conv_expand", f"{new}.se.fc2")
+    stem, *blocks = arch.blocks()
+    names = {
+        "classifier": "head",
+        "conv_stem": f"backbone.stages.{stem.name}.0",
+        "bn1": f"backbone.stages.{stem.name}.1",
+    }
+    for block, (stage, index) in zip(blocks, positions, strict=False):
+        layers: dict[str, str] = {}
+        if block.kind == "mbconv":
+            has_expand = cast("MBConvSpec", block.spec).has_expand
+            layers = _TIMM_MBCONV if has_expand else _TIMM_MBCONV_WITHOUT_EXPANSION
         elif block.spec.pools:
-            names |= _unit_names(f"{old}.conv", f"{old}.bn1", f"{new}.expand")
+            layers = {"conv": "expand.0", "bn1": "expand.1"}
             # timm has the last 1x1 convolution outside its blocks
-            names["conv_head.weight"] = f"{new}.project.weight"
+            names["conv_head"] = f"backbone.stages.{block.name}.project"
+        for old, new in layers.items():
+            names[f"blocks.{stage}.{index}.{old}"] = f"backbone.stages.{block.name}.{new}"
     return names
-
-
-def _unit_names(old_conv: str, old_norm: str, new: str, bias: bool = False) -> dict[str, str]:
-    """Map the names of a convolution and its BatchNorm to those of a unit, whose items 0 and 1 they are."""
-    names = {f"{old_conv}.weight": f"{new}.0.weight"}
-    if bias:
-        names[f"{old_conv}.bias"] = f"{new}.0.bias"
-    return names | {f"{old_norm}.{tensor}": f"{new}.1.{tensor}" for tensor in _BATCHNORM_TENSORS}
-
-
-def _conv_names(old: str, new: str) -> dict[str, str]:
-    return {f"{old}.{tensor}": f"{new}.{tensor}" for tensor in ("weight", "bias")}

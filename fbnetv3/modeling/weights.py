@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 WeightsSource = str | os.PathLike | Mapping
 
 _BACKBONE = "backbone."
+_HEAD = ("head.weight", "head.bias")
 _SHOWN = 5
 
 
@@ -30,9 +31,7 @@ class LoadReport:
     """What `load_weights` did."""
 
     layout: Layout
-    """Layout of the weights."""
     head_loaded: bool
-    """Whether the classifier's head was loaded too."""
 
 
 def load_weights(model: nn.Module, source: WeightsSource, *, sha256: str | None = None) -> LoadReport:
@@ -50,120 +49,86 @@ def load_weights(model: nn.Module, source: WeightsSource, *, sha256: str | None 
         WeightsError: the file is missing, corrupt, not weights, unsafe to load, or made for a different network; in
             that case the message lists keys and shapes. The network keeps its weights.
     """
-    # Read the weights and rename them to this project's layout
-    name = _source_name(source)
-    state_dict = _read(source, sha256)
-    layout = detect_layout(state_dict, name)
     arch = cast("ArchDef", model.arch)
-    weights = convert_state_dict(state_dict, arch, layout, name)
-    # Match the names to the kind of network
+    name, layout, weights = _read(source, arch, sha256)
+    # Match the names to the kind of network, and drop what it lacks
     if isinstance(model, Features):
-        weights = _select_features(weights, model)
+        blocks = [f"stages.{block.name}" for block in arch.blocks()]
+        modules = dict(model.named_modules())
+        lacking = tuple(f"{block}." for block in blocks if block not in modules)
+        weights = {key.removeprefix(_BACKBONE): value for key, value in weights.items()}
+        weights = {key: value for key, value in weights.items() if not key.startswith(lacking)}
     elif not any(key.startswith(_BACKBONE) for key in weights):  # the source is a trunk
         weights = {f"{_BACKBONE}{key}": value for key, value in weights.items()}
-    # Nothing is loaded unless all of it fits
-    expected = model.state_dict()
-    head_loaded = _keep_own_head_if_classes_differ(weights, expected, name)
-    _check_fit(weights, expected, name, arch)
-    model.load_state_dict({**expected, **weights})
-    return LoadReport(layout, head_loaded)
+    has_head = "head.weight" in model.state_dict()
+    if not has_head:
+        weights = {key: value for key, value in weights.items() if key not in _HEAD}
+    head_loaded = load_if_it_fits(model, weights, name, arch.name)
+    return LoadReport(layout, has_head and head_loaded)
 
 
 def load_trunk(trunk: Trunk, source: WeightsSource, *, classifier: ArchDef | None = None, skip: int = 0) -> None:
     """Load a classifier's weights into some of its blocks, such as the trunk or the box head of a detector.
 
-    Args:
-        trunk: consecutive blocks of the classifier.
-        source: the classifier's weights; see `load_weights`.
-        classifier: the classifier's architecture; default: that of `trunk`.
-        skip: number of blocks of the classifier before those of `trunk`.
-
-    Raises:
-        WeightsError: see `load_weights`. The trunk keeps its weights.
+    `classifier` is its architecture, by default that of `trunk`, which lacks its first `skip` blocks.
     """
-    name = _source_name(source)
-    state_dict = _read(source)
     arch = trunk.arch if classifier is None else classifier
-    converted = convert_state_dict(state_dict, arch, detect_layout(state_dict, name), name)
-
+    name, _, classifier_weights = _read(source, arch)
     # Rename the classifier's blocks to the trunk's
     block_pairs = zip(arch.blocks()[skip:], trunk.arch.blocks(), strict=False)
     trunk_block_of = {f"stages.{block.name}": f"stages.{trunk_block.name}" for block, trunk_block in block_pairs}
-    expected = trunk.state_dict()
     weights = {}
-    for key, value in converted.items():
-        block, tensor = _split_block_name(key.removeprefix(_BACKBONE))
-        trunk_key = f"{trunk_block_of.get(block)}.{tensor}"
-        if trunk_key in expected:
-            weights[trunk_key] = value
-    _check_fit(weights, expected, name, arch)
-    trunk.load_state_dict({**expected, **weights})
+    for key, value in classifier_weights.items():
+        # "stages", "3", "0", "expand.0.weight"
+        *block_path, tensor = key.removeprefix(_BACKBONE).split(".", 3)
+        weights[f"{trunk_block_of.get('.'.join(block_path))}.{tensor}"] = value
+    own_keys = trunk.state_dict().keys()
+    weights = {key: value for key, value in weights.items() if key in own_keys}
+    load_if_it_fits(trunk, weights, name, arch.name)
 
 
-def _source_name(source: WeightsSource) -> str:
-    return os.fspath(source) if isinstance(source, (str, os.PathLike)) else "the state dict"
+def _read(source: WeightsSource, arch: ArchDef, sha256: str | None = None) -> tuple[str, Layout, dict[str, Tensor]]:
+    """Return the name of the source for messages, its layout, and its weights under this project's names."""
+    if isinstance(source, Mapping):
+        name = "the state dict"
+        state_dict = extract_state_dict(source, name)
+    else:
+        name = os.fspath(source)
+        state_dict = read_state_dict(source, sha256=sha256)
+    layout = detect_layout(state_dict, name)
+    return name, layout, convert_state_dict(state_dict, arch, layout, name)
 
 
-def _read(source: WeightsSource, sha256: str | None = None) -> StateDict:
-    if isinstance(source, (str, os.PathLike)):
-        return read_state_dict(source, sha256=sha256)
-    return extract_state_dict(source, _source_name(source))
+def load_if_it_fits(model: nn.Module, weights: StateDict, source: str, network: str) -> bool:
+    """Load weights if all of them fit, except a head of other classes; return whether all of them were loaded.
 
-
-def _split_block_name(key: str) -> tuple[str, str]:
-    """Split "stages.3.0.expand.0.weight" into "stages.3.0" and "expand.0.weight"."""
-    parts = key.split(".")
-    return ".".join(parts[:3]), ".".join(parts[3:])
-
-
-def _select_features(weights: dict[str, Tensor], model: Features) -> dict[str, Tensor]:
-    """Select a classifier's weights of the blocks that `model` has, under its names."""
-    dropped = ["head."]
-    for block in model.arch.blocks():
-        has_stage = block.stage < len(model.stages)
-        if not has_stage or block.index >= len(cast("nn.Sequential", model.stages[block.stage])):
-            dropped.append(f"stages.{block.name}.")
-    renamed = {key.removeprefix(_BACKBONE): value for key, value in weights.items()}
-    return {key: value for key, value in renamed.items() if not key.startswith(tuple(dropped))}
-
-
-def _keep_own_head_if_classes_differ(weights: dict[str, Tensor], expected: StateDict, name: str) -> bool:
-    """Replace the head in `weights` with the network's own if their numbers of classes differ.
-
-    Returns:
-        Whether the head in `weights` will be loaded.
+    Batch counts of BatchNorm may be missing. `source` and `network` are names for messages.
     """
-    if "head.weight" not in expected:  # a network without a head
-        weights.pop("head.weight", None)
-        weights.pop("head.bias", None)
-        return False
-    head = weights.get("head.weight")
-    own_head = expected["head.weight"]
-    if head is None or head.shape == own_head.shape:
-        return True
-    if head.ndim != own_head.ndim or head.shape[1:] != own_head.shape[1:]:
-        return True  # made for a different network, which `_check_fit` reports
-    logger.warning("%s has %d classes, the network %d: the head is not loaded", name, len(head), len(own_head))
-    weights["head.weight"] = own_head
-    weights["head.bias"] = expected["head.bias"]
-    return False
-
-
-def _check_fit(weights: StateDict, expected: StateDict, name: str, arch: ArchDef) -> None:
-    # Files without the batch counts of BatchNorm are complete enough
-    required = [key for key in expected if not key.endswith("num_batches_tracked")]
-    missing = [key for key in required if key not in weights]
-    unknown = [key for key in weights if key not in expected]
-    shapes = [
-        f"{key} {tuple(weights[key].shape)} instead of {tuple(value.shape)}"
-        for key, value in expected.items()
-        if key in weights and weights[key].shape != value.shape
-    ]
-    problems = [
-        f"{problem}: {first_few(keys, _SHOWN)}"
-        for problem, keys in (("missing", missing), ("unknown", unknown), ("shape", shapes))
-        if keys
-    ]
+    expected = model.state_dict()
+    shapes = {key: tuple(value.shape) for key, value in weights.items()}
+    own_shapes = {key: tuple(value.shape) for key, value in expected.items()}
+    different = [key for key in shapes if key in own_shapes and shapes[key] != own_shapes[key]]
+    # A last layer of other classes has a weight and bias that differ only in the first dimension
+    head = list(expected)[-2:] if getattr(model, "num_classes", 0) else []
+    keeps_head = bool(different) and all(
+        key in head and shapes[key][1:] == own_shapes[key][1:] and () not in (shapes[key], own_shapes[key])
+        for key in different
+    )
+    if keeps_head:
+        classes = shapes[different[0]][0]
+        own_classes = own_shapes[different[0]][0]
+        logger.warning("%s has %d classes, the network %d: the head is not loaded", source, classes, own_classes)
+        weights = {**weights, **{key: expected[key] for key in different}}
+        different = []
+    # Nothing is loaded unless all of it fits
+    mismatches = {
+        "missing": [key for key in expected if key not in weights and not key.endswith("num_batches_tracked")],
+        "unknown": [key for key in weights if key not in expected],
+        "shape": [f"{key} {shapes[key]} instead of {own_shapes[key]}" for key in different],
+    }
+    problems = [f"{problem}: {first_few(keys, _SHOWN)}" for problem, keys in mismatches.items() if keys]
     if problems:
         advice = "check the architecture and the number of classes"
-        raise WeightsError(f"{name} does not fit {arch.name}: {'; '.join(problems)}; {advice}")
+        raise WeightsError(f"{source} does not fit {network}: {'; '.join(problems)}; {advice}")
+    model.load_state_dict({**expected, **weights})
+    return not keeps_head

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fbnetv3.modeling.weight_conversion import mobile_vision_names
+from fbnetv3.modeling.weight_conversion import mobile_vision_layers
 
 
 def randomized(model, seed=0):
@@ -23,8 +23,12 @@ def randomized(model, seed=0):
 
 def mobile_vision(model):
     """Return a network's state dict in the layout in which the authors publish theirs."""
-    published_names = {new: old for old, new in mobile_vision_names(model.arch).items()}
-    return {published_names[key]: value.clone() for key, value in model.state_dict().items()}
+    published_layers = {new: old for old, new in mobile_vision_layers(model.arch).items()}
+    published = {}
+    for key, value in model.state_dict().items():
+        layer, _, tensor = key.rpartition(".")
+        published[f"{published_layers[layer]}.{tensor}"] = value.clone()
+    return published
 
 
 def weight_by_formula(key, shape):

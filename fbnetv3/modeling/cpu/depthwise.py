@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from torch.nn import functional as F
 # oneDNN's depthwise kernel computes the weight gradient of kernels up to this width with a padding of at most 1; its
 # kernel for grouped convolutions computes all others, which can take several times as long
 _MAX_FAST_WIDTH = 3
+
+# Stride and padding, vertical and horizontal
+Geometry = tuple[tuple[int, int], tuple[int, int]]
 
 
 class DepthwiseConv2d(nn.Conv2d):
@@ -23,14 +26,21 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H', W')."""
         if not torch.jit.is_scripting():  # noqa: SIM102 - scripting skips this branch only if it has a single condition
-            if isinstance(x, Tensor) and self._has_slow_gradient() and _is_supported(x):
-                return _DepthwiseFunction.apply(x, self.weight, self.stride, self.padding)
+            if isinstance(x, Tensor) and self._has_slow_gradient(x):
+                return _DepthwiseFunction.apply(x, self.weight, (self.stride, self.padding))
         return self._conv_forward(x, self.weight, self.bias)
 
-    def _has_slow_gradient(self) -> bool:
-        """Return whether torch computes the weight gradient slowly and the workaround applies."""
+    def _has_slow_gradient(self, x: Tensor) -> bool:
+        """Return whether eager autograd computes the weight gradient of a convolution that this module supports."""
         return (
-            self.weight.requires_grad
+            torch.is_grad_enabled()
+            and x.device.type == "cpu"
+            and x.dtype == torch.float32
+            and x.is_contiguous(memory_format=torch.channels_last)
+            and not torch.is_autocast_enabled("cpu")
+            and not torch.compiler.is_compiling()
+            and not torch.jit.is_tracing()
+            and self.weight.requires_grad
             and self.groups == self.in_channels == self.out_channels
             and self.kernel_size[1] > _MAX_FAST_WIDTH
             and self.stride[0] == self.stride[1]
@@ -42,106 +52,56 @@ class DepthwiseConv2d(nn.Conv2d):
         )
 
 
-def _is_supported(x: Tensor) -> bool:
-    """Return whether the input is float32 on a CPU, channels-last, and differentiated by eager autograd."""
-    return (
-        torch.is_grad_enabled()
-        and x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and x.is_contiguous(memory_format=torch.channels_last)
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-    )
-
-
 class _DepthwiseFunction(torch.autograd.Function):
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
-        return F.conv2d(x, weight, None, stride, padding, groups=len(weight))
+    def forward(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+        return F.conv2d(x, weight, None, *geometry, groups=len(weight))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, stride, padding = inputs
+        x, weight, ctx.geometry = inputs
         ctx.save_for_backward(x, weight)
-        ctx.stride = stride
-        ctx.padding = padding
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
-        need_x, need_weight = ctx.needs_input_grad[:2]
-        if torch.is_grad_enabled():  # for a second derivative, which torch's own operator supports
-            dx, dw = _torch_gradients(grad, x, weight, ctx.stride, ctx.padding, need_x, need_weight)
-            return dx, dw, None, None
+        needs = ctx.needs_input_grad[:2]
+        # Only torch's operator has a second derivative
+        if torch.is_grad_enabled():
+            dx, dw = _torch_gradients(grad, x, weight, ctx.geometry, needs)
+            return dx, dw, None
         grad = grad.contiguous(memory_format=torch.channels_last)
-        dx, _ = _torch_gradients(grad, x, weight, ctx.stride, ctx.padding, need_x, False)
-        dw = _weight_gradient(grad, x, weight, ctx.stride[0], ctx.padding) if need_weight else None
-        return dx, dw, None, None
+        dx, _ = _torch_gradients(grad, x, weight, ctx.geometry, (needs[0], False))
+        dw = _weight_gradient(grad, x, weight, ctx.geometry) if needs[1] else None
+        return dx, dw, None
 
 
-def _torch_gradients(
-    grad: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    need_x: bool,
-    need_weight: bool,
-) -> tuple[Tensor | None, Tensor | None]:
-    """Compute the gradients of a depthwise convolution by torch's operator, for the input and the weight."""
-    bias_sizes = None
+def _torch_gradients(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, needs: tuple[bool, bool]) -> Any:
+    """Compute the gradients for the input and the weight that are needed, by torch's operator."""
     dilation = (1, 1)
-    transposed = False
+    is_transposed = False
     output_padding = (0, 0)
-    groups = len(weight)
-    dx, dw, _ = torch.ops.aten.convolution_backward(
-        grad,
-        x,
-        weight,
-        bias_sizes,
-        stride,
-        padding,
-        dilation,
-        transposed,
-        output_padding,
-        groups,
-        [need_x, need_weight, False],
-    )
+    settings = (*geometry, dilation, is_transposed, output_padding, len(weight))
+    mask = [*needs, False]
+    dx, dw, _ = torch.ops.aten.convolution_backward(grad, x, weight, None, *settings, mask)
     return dx, dw
 
 
-class _Slice(NamedTuple):
-    """Input columns with which some columns of the kernel can be computed."""
-
-    columns: Tensor
-    """The input, or every stride-th column of it, (N, C, H, W')."""
-    stride: int
-    """Step between the columns that neighboring outputs read."""
-    positions: dict[int, int]
-    """For each kernel column, the position of the column that output o reads, relative to `stride * o`."""
-
-
-def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: tuple[int, int]) -> Tensor:
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """Compute the weight gradient (C, 1, K, K) by convolutions of width 3 and 1, which oneDNN computes fast.
 
-    Args:
-        grad: gradient of the output (N, C, H', W').
-        x: input (N, C, H, W).
-        weight: the weight (C, 1, K, K).
-        stride: stride of the convolution.
-        padding: vertical and horizontal padding of the convolution.
+    `grad` is the gradient of the output (N, C, H', W'), `x` the input (N, C, H, W).
     """
+    (stride, _), (padding, side_padding) = geometry
     dw = torch.empty_like(weight)
-    for columns, step, positions in _slice_input(x, weight.shape[-1], stride, padding[1]):
+    for columns, step, positions in _slice_input(x, weight.shape[-1], stride, side_padding):
         columns, padded_grad = _match_widths(columns, grad, step)
 
         def narrow_gradient(columns: Tensor, width: int, step: int = step, grad: Tensor = padded_grad) -> Tensor:
             """Compute the gradient of a kernel of this width, centered at position 0."""
             narrow_weight = weight[..., :width]
-            geometry = ((stride, step), (padding[0], width // 2))
-            _, narrow_dw = _torch_gradients(grad, columns, narrow_weight, *geometry, need_x=False, need_weight=True)
-            assert narrow_dw is not None
+            narrow_geometry = ((stride, step), (padding, width // 2))
+            _, narrow_dw = _torch_gradients(grad, columns, narrow_weight, narrow_geometry, (False, True))
             return narrow_dw
 
         # Compute positions -1, 0 and 1 together, and each of the others separately, with the input shifted
@@ -158,28 +118,27 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: int, paddi
     return dw
 
 
-def _slice_input(x: Tensor, width: int, stride: int, padding: int) -> Iterator[_Slice]:
+def _slice_input(x: Tensor, width: int, stride: int, padding: int) -> Iterator[tuple[Tensor, int, dict[int, int]]]:
     """Divide the columns of a kernel of this width between slices of the input, such that positions are small.
 
     For output column o, kernel column c reads input column `stride * o + c - padding`. If that is at most one column
     away from `stride * o`, it is read from the unchanged input. The others are read from every stride-th input column,
     where they are closer together.
+
+    Yield slices (N, C, H, W'), the step between the columns that neighboring outputs read, and for each kernel column
+    the position of the column that output o reads, relative to `step * o`.
     """
     # Distance from `stride * o` at which each kernel column reads
     offsets = {column: column - padding for column in range(width)}
-    yield _Slice(x, stride, {column: offset for column, offset in offsets.items() if abs(offset) <= 1})
+    near = {column: offset for column, offset in offsets.items() if abs(offset) <= 1}
+    yield x, stride, near
     # Input columns phase, phase + stride, ..., and the kernel columns that read them
+    far = {column: offset for column, offset in offsets.items() if abs(offset) > 1}
     for phase in range(stride):
-        positions = {
-            column: offset // stride
-            for column, offset in offsets.items()
-            if abs(offset) > 1 and offset % stride == phase
-        }
+        positions = {column: offset // stride for column, offset in far.items() if offset % stride == phase}
         if positions:
-            columns = x
-            if stride > 1:
-                columns = x[..., phase::stride].contiguous(memory_format=torch.channels_last)
-            yield _Slice(columns, 1, positions)
+            columns = x[..., phase::stride].contiguous(memory_format=torch.channels_last)
+            yield columns, 1, positions
 
 
 def _match_widths(columns: Tensor, grad: Tensor, step: int) -> tuple[Tensor, Tensor]:

@@ -22,11 +22,7 @@ class ExpandingPooler(nn.Module):
 
     ROIAlign is linear and treats all channels alike, so a 1x1 convolution can be applied to the map instead of the
     regions cut from it: 75 regions have more positions than the map of a small image. The bias is added at the end,
-    because samples outside the map count as zero.
-
-    Args:
-        pooler: a pooler of detectron2 for one map; see `can_expand`.
-        expand: the convolution, with its norm folded in, and its activation.
+    because samples outside the map count as zero. The pooler must be one that `can_expand` accepts.
     """
 
     def __init__(self, pooler: ROIPooler, expand: FusedConv) -> None:
@@ -39,27 +35,20 @@ class ExpandingPooler(nn.Module):
         self.linear = FusedConv(linear)
 
     def forward(self, features: list[Tensor], box_lists: list[Boxes]) -> Tensor:
-        """Pool and convolve.
-
-        Args:
-            features: one map (N, C, H, W).
-            box_lists: the boxes of each image, R in total.
-
-        Returns:
-            (R, C', side, side).
-        """
+        """Map one map (N, C, H, W) and the boxes of each image, R in total, to (R, C', side, side)."""
         x = features[0]
         rois = convert_boxes_to_pooler_format(box_lists)
         align = self.pooler.level_poolers[0]
         side = align.output_size[0]
-        samples = ((rois[:, 3:] - rois[:, 1:3]) * (align.spatial_scale / side)).ceil().amax(dim=1)
+        sizes = rois[:, 3:] - rois[:, 1:3]
+        samples = (sizes * (align.spatial_scale / side)).ceil().amax(dim=1)
         # Compare the two orders, and check that this implementation supports the input
         map_positions = x[:, 0].numel()
         region_positions = len(rois) * side * side
         if (
             map_positions >= region_positions
             or x.device.type != "cpu"
-            or x.dtype not in (torch.float32, torch.float64)
+            or x.dtype != rois.dtype
             or samples.max() > _MAX_SAMPLES
         ):
             return self.expand(self.pooler(features, box_lists))
@@ -73,12 +62,11 @@ class ExpandingPooler(nn.Module):
 
 def can_expand(pooler: nn.Module) -> bool:
     """Return whether `ExpandingPooler` supports a pooler: aligned, for one map, with square output."""
-    levels: Any = getattr(pooler, "level_poolers", ())
-    if type(pooler) is not ROIPooler or len(levels) != 1 or type(levels[0]) is not ROIAlign:
+    if type(pooler) is not ROIPooler or len(pooler.level_poolers) != 1:
         return False
-    align = levels[0]
-    is_square = align.output_size[0] == align.output_size[1]
-    return align.aligned and align.sampling_ratio == 0 and is_square
+    align: Any = pooler.level_poolers[0]
+    is_supported_kind = type(align) is ROIAlign and align.aligned and align.sampling_ratio == 0
+    return is_supported_kind and align.output_size[0] == align.output_size[1]
 
 
 def roi_align_channels_last(x: Tensor, rois: Tensor, samples: Tensor, side: int, scale: float) -> Tensor:
@@ -91,11 +79,8 @@ def roi_align_channels_last(x: Tensor, rois: Tensor, samples: Tensor, side: int,
         x: maps (N, C, H, W), float32 or float64, on a CPU.
         rois: regions (R, 5): index of the map, and x0, y0, x1, y1 in pixels of the image.
         samples: samples along a side of each region's bins (R,); more than needed do no harm.
-        side: bins along a region's side.
+        side: bins along a region's side: the result is (R, C, side, side), channels-last.
         scale: positions of the map per pixel.
-
-    Returns:
-        (R, C, side, side), channels-last.
     """
     channels, height, width = x.shape[1:]
     table = x.permute(0, 2, 3, 1).reshape(-1, channels)  # a row per position of all maps
@@ -108,7 +93,7 @@ def roi_align_channels_last(x: Tensor, rois: Tensor, samples: Tensor, side: int,
     line_start = (line + map_index.long()[:, None, None, None] * height) * width  # row of the table
 
     def pool(selection: Tensor | slice, count: int) -> Tensor:
-        """Pool the selected regions with this number of samples; returns (selected, side * side, channels)."""
+        """Pool the selected regions with this number of samples to (selected, side * side, channels)."""
         lines, columns, line_weights, column_weights = (
             part[selection][..., :count].flatten(2) for part in (line_start, column, line_weight, column_weight)
         )
@@ -116,7 +101,8 @@ def roi_align_channels_last(x: Tensor, rois: Tensor, samples: Tensor, side: int,
         index = lines[:, :, None, :, None] + columns[:, None, :, None, :]
         weight = line_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
         bags = (index.shape[0] * side * side, index.shape[3] * index.shape[4])
-        sums = F.embedding_bag(index.reshape(bags), table, per_sample_weights=weight.reshape(bags), mode="sum")
+        weight = weight.reshape(bags)
+        sums = F.embedding_bag(index.reshape(bags), table, per_sample_weights=weight, mode="sum")
         return sums.view(-1, side * side, channels)
 
     # Pool all regions with the most frequent number of samples, then again those that need a different number
@@ -130,17 +116,10 @@ def roi_align_channels_last(x: Tensor, rois: Tensor, samples: Tensor, side: int,
 
 
 def _interpolate(start: Tensor, end: Tensor, side: int, size: int, max_count: int) -> tuple[Tensor, Tensor]:
-    """Compute which positions along one axis of a map each bin reads, and with which weights.
+    """Compute which positions along one axis of a map of this size each bin reads, and with which weights.
 
-    Args:
-        start: start of the regions (R,), in positions of the map.
-        end: end of the regions (R,).
-        side: bins of a region.
-        size: positions of the map.
-        max_count: largest number of samples per bin.
-
-    Returns:
-        Positions and weights, both (R, side, 2, max_count): each sample is interpolated between two neighbors.
+    The regions extend from `start` to `end` (R,), in positions of the map. Positions and weights are
+    (R, side, 2, max_count): each sample is interpolated between two neighbors.
     """
     bin_size = ((end - start) / side)[:, None, None]
     samples = bin_size.ceil()
@@ -148,17 +127,12 @@ def _interpolate(start: Tensor, end: Tensor, side: int, size: int, max_count: in
     bins = torch.arange(side, dtype=bin_size.dtype)[:, None]
     bin_start = (start - 0.5)[:, None, None] + bin_size * bins
     position = bin_start + (number + 0.5) * bin_size / samples.clamp(min=1)
-
     # Samples outside the map count as zero
     is_counted = (position >= -1) & (position <= size) & (number < samples)
     weight = is_counted / samples.clamp(min=1)
-
     # Linear interpolation between the neighbors
     position = position.clamp(0, size - 1)
-    lower = position.floor()
+    lower = position.long()  # rounded down, because positions are not negative
     fraction = position - lower
-    lower = lower.long()
-    upper = (lower + 1).clamp(max=size - 1)
-    neighbors = torch.stack((lower, upper), dim=2)
-    weights = torch.stack(((1 - fraction) * weight, fraction * weight), dim=2)
-    return neighbors, weights
+    neighbors = torch.stack((lower, (lower + 1).clamp(max=size - 1)), dim=2)
+    return neighbors, torch.stack(((1 - fraction) * weight, fraction * weight), dim=2)

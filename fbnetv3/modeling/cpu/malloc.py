@@ -18,13 +18,12 @@ def keep_freed_memory() -> bool:
     training step of FBNetV3-B on a CPU. The setting lasts for the lifetime of the process, so programs should call
     this, but not libraries. The process never shrinks; at its end it holds up to 2 GB of unused memory.
 
-    Returns:
-        Whether the setting took effect; only glibc supports it.
+    Return whether the setting took effect; only glibc supports it.
     """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    mmap_threshold_set = mallopt(_M_MMAP_THRESHOLD, _MAX_INT) == 1  # older versions refuse values this large
-    return mmap_threshold_set and mallopt(_M_TRIM_THRESHOLD, _MAX_INT) == 1
+    # Older versions refuse values this large; mallopt returns 1 if it accepts
+    return mallopt is not None and all(
+        mallopt(option, _MAX_INT) == 1 for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)
+    )
