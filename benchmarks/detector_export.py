@@ -61,8 +61,8 @@ def report_agreement(exported, original, images):
         f"detections that agree, in {len(images)} images of {num_sizes} sizes",
         agreement.equal / agreement.detections,
         1.0,
-        f"{agreement.equal} of {agreement.detections}; boxes differ by at most {agreement.box_difference:.1e} pixels "
-        f"and scores by {agreement.score_difference:.1e}",
+        f"{agreement.equal} of {agreement.detections}; boxes differ by at most "
+        f"{agreement.largest_box_difference:.1e} pixels and scores by {agreement.largest_score_difference:.1e}",
     )
 
 

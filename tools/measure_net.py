@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from fbnetv3.arch import ArchDef, compute_cost, get_arch
 from fbnetv3.arch.latency_table import LatencyTable, load_latency_table
-from fbnetv3.deploy.latency.benchmark import check_runtime, measure_exported, measure_network, runtime_names
+from fbnetv3.deploy.latency.benchmark import measure_exported, measure_network, runtime_format, runtime_names
 from fbnetv3.deploy.latency.latency_measurement import describe_device, evaluate_table, fill_table
 from fbnetv3.nars.space.cost_model import possible_shapes
 from fbnetv3.nars.space.search_space import ARCHITECTURE, Space, load_space
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--check {args.check} must be at least 2, to rank networks")
     if args.check and not args.space:
         parser.error("--check needs --space FILE, from which the networks are drawn")
-    check_runtime(args.runtime)
+    runtime_format(args.runtime)  # raises for an unknown name
     torch.set_num_threads(args.threads)
     if args.check:
         check_latency_table(args)
@@ -63,28 +63,16 @@ def build_parser() -> ArgumentParser:
         "--runtime",
         default="onnxruntime",
         metavar="NAME",
-        help=f"{runtimes}, or a format that an imported module registers (default: %(default)s)",
+        help=f"{runtimes}, or a format that an imported module registers",
     )
-    parser.add_argument(
-        "--threads", type=positive_int, default=1, metavar="N", help="number of CPU threads (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--batch", type=positive_int, default=1, metavar="N", help="images per call (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--seconds", type=float, default=3.0, metavar="S", help="seconds to measure each network (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--num-classes", type=positive_int, default=1000, metavar="N", help="number of classes (default: %(default)s)"
-    )
+    parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="number of CPU threads")
+    parser.add_argument("--batch", type=positive_int, default=1, metavar="N", help="images per call")
+    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="seconds to measure each network")
+    parser.add_argument("--num-classes", type=positive_int, default=1000, metavar="N", help="number of classes")
     parser.add_argument("--table", metavar="FILE", help="latency table to fill, or to predict latencies from")
     parser.add_argument("--space", metavar="FILE", help="search space whose blocks are added to the table")
     parser.add_argument(
-        "--networks",
-        type=int,
-        default=24,
-        metavar="N",
-        help="whole networks to measure for the table's fit (default: %(default)s)",
+        "--networks", type=int, default=24, metavar="N", help="whole networks to measure for the table's fit"
     )
     parser.add_argument("--remeasure", action="store_true", help="measure all blocks again and keep the faster time")
     parser.add_argument("--check", type=int, metavar="N", help="compare the table with N random networks of the space")

@@ -1,9 +1,11 @@
 """Non-maximum suppression and multilevel ROIAlign as single operators, which exporters do not decompose.
 
 Their results have lengths that depend on the image. `ONNX_TRANSLATIONS` has their translations for
-`torch.onnx.export`, into ONNX's own NonMaxSuppression, TopK and RoiAlign. These have no annotations: torch's exporter
-would turn annotated numbers into attributes.
+`torch.onnx.export`, into ONNX's own NonMaxSuppression, TopK and RoiAlign.
 """
+
+# The translations have no annotations: torch's exporter would turn annotated numbers into attributes
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
@@ -21,15 +23,14 @@ def multiclass_nms(
 ) -> Tensor:
     """Apply non-maximum suppression to each set of boxes and each class separately.
 
+    Return set, class and index of each remaining box, int64 (K, 3), best first.
+
     Args:
         boxes: S sets of N boxes, (S, N, 4), as x0, y0, x1, y1.
         scores: score of each box for each class, (S, C, N).
         iou_threshold: a box is removed if its IoU with a better one exceeds this.
         score_threshold: boxes are considered if their score exceeds this.
         max_detections: number of boxes to keep over all sets and classes.
-
-    Returns:
-        Set, class and index of each remaining box, int64 (K, 3), best first.
     """
     results = []
     for s in range(scores.shape[0]):
@@ -81,7 +82,7 @@ def _(maps: list[Tensor], boxes: Tensor, levels: Tensor, scales: list[float], ou
     return boxes.new_empty(boxes.shape[0], maps[0].shape[1], output_size, output_size)
 
 
-def _translate_nms(boxes, scores, iou_threshold, score_threshold, max_detections):  # type: ignore[no-untyped-def]
+def _translate_nms(boxes, scores, iou_threshold, score_threshold, max_detections):
     from onnxscript import opset18 as op
 
     indices = op.NonMaxSuppression(
@@ -98,18 +99,10 @@ def _translate_nms(boxes, scores, iou_threshold, score_threshold, max_detections
     return op.Gather(indices, order)
 
 
-def _translate_roi_align(  # type: ignore[no-untyped-def]
-    maps,
-    boxes,
-    levels,
-    scales,
-    output_size,
-    sampling_ratio,
-    aligned,
-):
+def _translate_roi_align(maps, boxes, levels, scales, output_size, sampling_ratio, aligned):
     from onnxscript import opset18 as op
 
-    def align(x, boxes, scale):  # type: ignore[no-untyped-def]
+    def align(x, boxes, scale):
         batch_indices = op.ConstantOfShape(op.Slice(op.Shape(boxes), [0], [1]))
         return op.RoiAlign(
             x,

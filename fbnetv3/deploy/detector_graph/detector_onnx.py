@@ -34,12 +34,11 @@ from fbnetv3.deploy.predictors.detector_predictor import (
 )
 from fbnetv3.errors import ExportError
 
+# Largest differences from the original detector: of a box corner, in pixels of the image, and of a score
 BOX_TOLERANCE = 0.1
-"""Largest difference of a box corner from the original detector's, in pixels of the image."""
 SCORE_TOLERANCE = 1e-4
-"""Largest difference of a score from the original detector's."""
+# Share of the detections that must be equal; NMS ties may resolve differently across runtimes
 MIN_EQUAL_SHARE = 0.99
-"""Share of the detections that must be equal; NMS ties may resolve differently across runtimes."""
 _FORMAT = "onnx"
 _AXIS_NAMES = {0: "height", 1: "width"}
 _EXAMPLE_SIZE = (352, 480)  # gives every feature map its own size
@@ -53,12 +52,16 @@ _OUTPUT_TENSORS: list[dict[str, Any]] = [  # as in DETECTOR_OUTPUTS
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well detections match those of the original detector; part of the manifest."""
+    """How well detections match the original detector's; part of the manifest.
 
-    detections: int  # number of different detections of both
-    equal: int  # number of detections that both have: same class, box and score within the tolerances
-    largest_box_difference: float  # of a corner among the equal ones, in pixels
-    largest_score_difference: float  # among the equal ones
+    Of all different detections, `equal` are found by both, within the tolerances. The differences are among these;
+    that of a box is one of a corner, in pixels.
+    """
+
+    detections: int
+    equal: int
+    largest_box_difference: float
+    largest_score_difference: float
 
 
 def write_detector(
@@ -74,16 +77,9 @@ def write_detector(
 ) -> Exported:
     """Export a detector into a new folder. The folder appears only if the export detects what the original detects.
 
-    Args:
-        model: maps an image, uint8 (H, W, 3) in RGB, to boxes (N, 4) in its pixels, scores (N,) and classes (N,), by
-            operators that torch.export takes and those of `box_ops`.
-        resize: resizes images for the detector.
-        classes: class names.
-        output: the folder to create; an existing folder must be empty.
-        original: the original detector: returns the detections in an image, uint8 (H, W, 3) in RGB, of any size.
-        images: images to compare on; default: `sample_photographs`.
-        name: name of the detector.
-        command: the command that exports it, for the manifest.
+    `model` maps an image, uint8 (H, W, 3) in RGB, to boxes (N, 4) in its pixels, scores (N,) and classes (N,), by
+    operators that torch.export takes and those of `box_ops`. `original` returns the original's detections in an image
+    of any size. Both are compared on `images`, by default `sample_photographs`; the manifest records `command`.
     """
     onnx_format = get_format(_FORMAT)
     onnx_format.import_packages()
@@ -151,7 +147,6 @@ def compare_detections(detections: Sequence[DetectionArrays], expected: Sequence
     score_differences: list[float] = []
     for image_detections, image_expected in zip(detections, expected, strict=True):
         is_unmatched = np.ones(len(image_detections), bool)
-        num_matches = 0
         rows = zip(image_expected.boxes, image_expected.scores, image_expected.classes, strict=True)
         for box, score, class_index in rows:
             # Match the nearest detection of the same class within the tolerances that is not matched yet
@@ -164,9 +159,8 @@ def compare_detections(detections: Sequence[DetectionArrays], expected: Sequence
                 is_unmatched[nearest] = False
                 box_differences.append(float(box_errors[nearest]))
                 score_differences.append(float(score_errors[nearest]))
-                num_matches += 1
         # Count a matched pair once
-        total += len(image_detections) + len(image_expected) - num_matches
+        total += len(image_expected) + int(is_unmatched.sum())
     box_difference = max(box_differences, default=0.0)
     score_difference = max(score_differences, default=0.0)
     return Agreement(total, len(box_differences), box_difference, score_difference)

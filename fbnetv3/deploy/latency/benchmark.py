@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -42,13 +42,12 @@ def runtime_names() -> list[str]:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Latency and memory of a network."""
+    """Latency of a network per batch, and the peak memory in bytes that it adds to a process, with a runtime."""
 
-    runtime: str  # the library that ran it, and its version
-    batch: int  # images per call
+    runtime: str
     side: int
-    timing: Timing  # per batch
-    memory: int  # peak memory in bytes that loading and running it adds to a process
+    timing: Timing
+    memory: int
 
 
 def runtime_format(name: str) -> ExportFormat | None:
@@ -61,13 +60,10 @@ def runtime_format(name: str) -> ExportFormat | None:
 
 
 def build_runtime(name: str, module: nn.Module, shape: Sequence[int]) -> Runtime:
-    """Prepare a module in evaluation mode to run on this machine's CPU, with as many threads as torch uses.
-
-    It maps (N, C, H, W), of the given shape, to a feature map or to (N, classes).
-    """
+    """Prepare a module in evaluation mode for input of a shape (N, C, H, W), with as many threads as torch uses."""
     if name == ONNX_RUNTIME:
         # From memory, because ONNX Runtime may open the model again later, to split a batch
-        return OnnxRuntime(build_onnx_model(prepare_for_export(module), tuple(shape)))
+        return OnnxRuntime(build_onnx_model(prepare_for_export(module), shape))
     with tempfile.TemporaryDirectory() as folder:
         return _runtime_opener(name, module, shape, Path(folder))()
 
@@ -77,27 +73,27 @@ def _runtime_opener(name: str, module: nn.Module, shape: Sequence[int], folder: 
     export_format = runtime_format(name)
     if export_format is None:
         return partial(TorchRuntime, module, optimize=True)
+    if shape[0] != 1 and not export_format.supports_any_batch:
+        raise UsageError(f"{name} runs one image at a time; use batch 1")
     path = folder / export_format.file_name
+    prepared = export_format.prepare(module)
     if name == ONNX_RUNTIME:
         # Much faster than tracing; see `onnx_direct`
-        path.write_bytes(build_onnx_model(prepare_for_export(module), tuple(shape)))
+        path.write_bytes(build_onnx_model(prepared, shape))
     else:
-        if shape[0] != 1 and not export_format.supports_any_batch:
-            raise UsageError(f"{name} runs one image at a time; use batch 1")
         export_format.import_packages()
-        program = export_program(export_format.prepare(module), torch.zeros(*shape))
-        export_format.write(program, path)
+        export_format.write(export_program(prepared, torch.zeros(*shape)), path)
     return partial(export_format.open, path)
 
 
-def measure_latency(runtime: Runtime, shape: Sequence[int], **timing_options: float) -> Timing:
+def measure_latency(runtime: Runtime, shape: Sequence[int], **timing_options: Any) -> Timing:
     """Time a runtime on random input of a shape; the options are those of `time_calls`."""
     batch = np.random.default_rng(0).standard_normal(shape, np.float32)
-    return time_calls(lambda: runtime.run(batch), **timing_options)  # type: ignore[arg-type]
+    return time_calls(lambda: runtime.run(batch), **timing_options)
 
 
 def measure_network(
-    runtime: str, arch: ArchDef, *, batch: int = 1, num_classes: int = 1000, **timing_options: float
+    runtime: str, arch: ArchDef, *, batch: int = 1, num_classes: int = 1000, **timing_options: Any
 ) -> Measurement:
     """Measure an architecture with random weights in a separate process, with as many threads as torch uses here.
 
@@ -110,7 +106,7 @@ def measure_network(
         return _measure_in_process(open_runtime, shape, timing_options)
 
 
-def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **timing_options: float) -> Measurement:
+def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **timing_options: Any) -> Measurement:
     """Measure an exported classifier in a separate process; see `measure_network`."""
     folder = Path(folder).expanduser()
     manifest = read_manifest(folder)
@@ -134,8 +130,8 @@ def _measure_in_process(*arguments: Any) -> Measurement:
         return pool.submit(_measure, *arguments).result()
 
 
-def _measure(open_runtime: OpenRuntime, shape: Sequence[int], timing_options: Mapping[str, float]) -> Measurement:
+def _measure(open_runtime: OpenRuntime, shape: Sequence[int], timing_options: dict[str, Any]) -> Measurement:
     memory = MemoryWatch()
     runtime = open_runtime()
     timing = measure_latency(runtime, shape, **timing_options)
-    return Measurement(runtime.name, shape[0], shape[-1], timing, memory.peak())
+    return Measurement(runtime.name, shape[-1], timing, memory.peak())

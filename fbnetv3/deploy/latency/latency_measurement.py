@@ -25,7 +25,6 @@ from fbnetv3.arch.latency_table import (
 from fbnetv3.deploy.formats.export_format import require_packages
 from fbnetv3.deploy.latency.benchmark import build_runtime, measure_latency, runtime_format
 from fbnetv3.deploy.latency.timing import device_name
-from fbnetv3.errors import UsageError
 from fbnetv3.modeling.blocks import BLOCKS
 from fbnetv3.modeling.network import build_network
 
@@ -42,10 +41,7 @@ def build_block(shape: BlockShape) -> nn.Module:
 
 
 def describe_device(runtime: str, batch: int = 1, name: str = "") -> MeasuredDevice:
-    """Describe this machine as the device of a latency table, with torch's current number of threads.
-
-    Its name is by default that of the processor.
-    """
+    """Describe this machine, with torch's number of threads, as the device of a latency table."""
     export_format = runtime_format(runtime)
     package = "torch" if export_format is None else export_format.runtime_package
     with require_packages(package):
@@ -69,14 +65,9 @@ def fill_table(
 ) -> LatencyTable:
     """Measure what a latency table lacks, and append each measurement at once, so that it can be resumed.
 
-    Args:
-        path: file of the table; created if it does not exist.
-        device: this machine, as returned by `describe_device`.
-        shapes: blocks to measure.
-        networks: whole networks to measure, from which the table learns how latencies of blocks add up.
-        num_classes: outputs of the networks' heads.
-        again: also measure the blocks of the table again, and keep the shorter time.
-        progress: called with "blocks" or "networks", how many are measured, and how many there are.
+    `device` is this machine, from `describe_device`. From whole networks, the table learns how latencies of blocks add
+    up. With `again`, its blocks are measured again, and the shorter times are kept. `progress` is called with "blocks"
+    or "networks", how many are measured, and how many there are.
     """
     runtime = device.runtime.split()[0]
     writer = LatencyTableWriter(path, device)
@@ -93,18 +84,19 @@ def fill_table(
     measured_networks = {(arch, classes) for arch, classes, _ in table.networks}
     missing_networks = [arch for arch in networks if (arch, num_classes) not in measured_networks]
     for done, arch in enumerate(missing_networks, 1):
-        writer.add_network(arch, num_classes, _network_latency(runtime, arch, num_classes, device.batch))
+        latency = _network_latency(runtime, arch, num_classes, device.batch)
+        writer.add_network(arch, num_classes, latency)
         progress("networks", done, len(missing_networks))
     return load_latency_table(path)
 
 
 @dataclass(frozen=True)
 class TableQuality:
-    """How well a table predicts the latency of networks."""
+    """How well a table predicts the latency of a number of networks, with errors relative to measured latencies."""
 
-    networks: int  # how many
-    rank_correlation: float  # Spearman's
-    median_error: float  # relative to the measured latency
+    networks: int
+    rank_correlation: float
+    median_error: float
     max_error: float
 
 
@@ -115,14 +107,12 @@ def evaluate_table(
     *,
     log: Callable[[str], None] = lambda line: None,
 ) -> TableQuality:
-    """Measure at least two networks and compare the latencies with the predictions of a table of this machine.
+    """Measure two or more networks and compare the latencies with the predictions of a table of this machine.
 
     `log` is called with a line for each network.
     """
     from scipy.stats import spearmanr
 
-    if len(networks) < 2:
-        raise UsageError(f"{len(networks)} networks cannot be ranked: pass at least 2")
     runtime = table.device.runtime.split()[0]
     this_device = describe_device(runtime, table.device.batch, table.device.device)
     if this_device != table.device:
@@ -141,5 +131,6 @@ def evaluate_table(
 def _network_latency(runtime: str, arch: ArchDef, num_classes: int, batch: int) -> float:
     """Measure a network; return milliseconds."""
     inputs = (batch, 3, arch.resolution, arch.resolution)
-    network = build_runtime(runtime, build_network(arch, num_classes=num_classes).eval(), inputs)
-    return measure_latency(network, inputs, seconds=_NETWORK_SECONDS).median
+    network = build_network(arch, num_classes=num_classes).eval()
+    opened = build_runtime(runtime, network, inputs)
+    return measure_latency(opened, inputs, seconds=_NETWORK_SECONDS).median

@@ -8,6 +8,7 @@ seconds for each. The blocks consist of few operators, so their graphs can be wr
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,12 +43,10 @@ class _Tracer(fx.Tracer):
         return isinstance(m, _LEAVES) or super().is_leaf_module(m, module_qualified_name)
 
 
-def build_onnx_model(module: nn.Module, shape: tuple[int, ...]) -> bytes:
-    """Return the content of an ONNX file with the input `images` and the output `logits`.
+def build_onnx_model(module: nn.Module, shape: Sequence[int]) -> bytes:
+    """Return the content of an ONNX file for a module from `prepare_for_export`.
 
-    Args:
-        module: a module that `prepare_for_export` returned; maps (N, C, H, W) to a feature map or to (N, classes).
-        shape: shape of its input; the batch size is dynamic.
+    Its input has this shape (N, C, H, W), with a dynamic batch size; its output is a map or (N, classes).
     """
     with require_packages("onnx"):
         from onnx import TensorProto, helper, numpy_helper
@@ -74,7 +73,8 @@ def build_onnx_model(module: nn.Module, shape: tuple[int, ...]) -> bytes:
         value_names[node] = name
         if isinstance(layer, nn.Conv2d):
             for key, value in layer.named_parameters(recurse=False):
-                weights.append(numpy_helper.from_array(value.detach().contiguous().numpy(), f"{name}.{key}"))
+                array = value.detach().contiguous().numpy()
+                weights.append(numpy_helper.from_array(array, f"{name}.{key}"))
                 inputs.append(f"{name}.{key}")
         op_type, attributes = _onnx_operator(node, layer, type(module).__name__)
         onnx_nodes.append(helper.make_node(op_type, inputs, [name], **attributes))
@@ -82,7 +82,8 @@ def build_onnx_model(module: nn.Module, shape: tuple[int, ...]) -> bytes:
     input_info = helper.make_tensor_value_info(INPUT_NAME, TensorProto.FLOAT, (AXIS_NAMES[0], *shape[1:]))
     output_info = helper.make_tensor_value_info(OUTPUT_NAME, TensorProto.FLOAT, None)
     onnx_graph = helper.make_graph(onnx_nodes, "graph", [input_info], [output_info], weights)
-    model = helper.make_model(onnx_graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=10)
+    opset = helper.make_opsetid("", _OPSET)
+    model = helper.make_model(onnx_graph, opset_imports=[opset], ir_version=10)
     return model.SerializeToString()
 
 

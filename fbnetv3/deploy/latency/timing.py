@@ -20,10 +20,9 @@ _DISTURBED = 0.1  # median above the fastest call by this share
 class Timing:
     """Latencies of repeated calls, in ms."""
 
-    calls: int  # how many
+    calls: int
     min: float
     median: float
-    mean: float
     p90: float
     p99: float
 
@@ -38,12 +37,11 @@ def time_calls(call: Callable[[], object], *, seconds: float = 2.0, warmup: floa
     _repeat(call, warmup, min_calls=2)
     milliseconds = 1e3 * np.array(_repeat(call, seconds, min_calls))
     median, p90, p99 = map(float, np.percentile(milliseconds, (50, 90, 99)))
-    fastest = float(milliseconds.min())
-    return Timing(len(milliseconds), fastest, median, float(milliseconds.mean()), p90, p99)
+    return Timing(len(milliseconds), float(milliseconds.min()), median, p90, p99)
 
 
 def _repeat(call: Callable[[], object], seconds: float, min_calls: int) -> list[float]:
-    times: list[float] = []  # seconds of each call
+    times: list[float] = []
     begin = time.perf_counter()
     while len(times) < min_calls or time.perf_counter() - begin < seconds:
         start = time.perf_counter()

@@ -84,7 +84,7 @@ def test_torch_runs_an_optimized_copy(network, images):
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
 def test_a_network(runtime):
     measurement = measure_network(runtime, TINY, num_classes=10, batch=2, seconds=0.05, warmup=0.01)
-    assert measurement.batch == 2 and measurement.side == 32 and measurement.runtime.startswith(runtime)
+    assert measurement.side == 32 and measurement.runtime.startswith(runtime)
     assert measurement.timing.median > 0 and measurement.memory > 1e6
 
 

@@ -74,9 +74,7 @@ def test_networks_are_measured(table, networks):
     assert len(lines) == 2 and "measured" in lines[0]
 
 
-def test_a_table_that_cannot_be_evaluated(table, networks, tmp_path):
-    with pytest.raises(UsageError, match="cannot be ranked"):
-        evaluate_table(table, networks[:1], 10)
+def test_a_table_that_cannot_be_evaluated(networks, tmp_path):
     empty_table = fill_table(tmp_path / "other.jsonl", describe_device("onnxruntime", 2), [])
     with pytest.raises(LatencyError, match="no conv"):
         evaluate_table(empty_table, networks, 10)
