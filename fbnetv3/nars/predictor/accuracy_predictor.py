@@ -124,9 +124,9 @@ class AccuracyPredictor:
         test_targets = targets[test_rows]
         with torch.no_grad():
             predicted = network.proxy(self._encode(arch[test_rows])).mean(0)
-        unexplained = (predicted - test_targets).square().mean(0) / test_targets.var(0).clamp_min(1e-12)
-        r2 = tuple((1 - unexplained).tolist())
-        return PretrainReport(tuple(labels), r2, test_targets.numpy(), predicted.numpy())
+        errors = (predicted - test_targets).square().mean(0)
+        r2 = 1 - errors / test_targets.var(0).clamp_min(1e-12)
+        return PretrainReport(tuple(labels), tuple(r2.tolist()), test_targets.numpy(), predicted.numpy())
 
     def fit(self, candidates: np.ndarray, accuracies: np.ndarray) -> None:
         """Train on trials, from the pretrained encoder (Sec. 3.3).
@@ -136,8 +136,9 @@ class AccuracyPredictor:
             accuracies: (N,), higher is better; at least two.
         """
         accuracies = np.asarray(accuracies, np.float64)
-        if len(candidates) != len(accuracies) or len(accuracies) < 2 or not np.isfinite(accuracies).all():
-            counts = f"{len(accuracies)} accuracies for {len(candidates)} candidates"
+        num_trials = len(accuracies)
+        if len(candidates) != num_trials or num_trials < 2 or not np.isfinite(accuracies).all():
+            counts = f"{num_trials} accuracies for {len(candidates)} candidates"
             raise UsageError(f"got {counts}; pass one finite accuracy per candidate, at least 2")
         self._transform = AccuracyTransform.fit(accuracies)
         targets = torch.from_numpy(self._transform.transform(accuracies))
@@ -174,9 +175,9 @@ class AccuracyPredictor:
 
         # In each half of the members, every trial is left out by exactly one
         left_out = torch.zeros(s.members, num_trials, dtype=torch.bool)
-        parts = [part for _ in range(2) for part in torch.randperm(num_trials).tensor_split(s.members // 2)]
-        for member, part in enumerate(parts):
-            left_out[member, part] = True
+        for half in left_out.split(s.members // 2):
+            for row, trials in zip(half, torch.randperm(num_trials).tensor_split(len(half)), strict=True):
+                row[trials] = True
 
         # Members train on equally many trials, so that they fit into one tensor
         rows_by_member = [(~row).nonzero()[:, 0] for row in left_out]

@@ -30,7 +30,7 @@ class EnsembleNetwork(nn.Module):
     """Architecture encoder, proxy head and accuracy head of every member (Fig. 3).
 
     The second half of the members scales recipes up: next to the encoder's many units, the few numbers of a recipe
-    hardly count otherwise. Their number is even.
+    hardly count otherwise. The number of members is even.
     """
 
     recipe_gains: Tensor

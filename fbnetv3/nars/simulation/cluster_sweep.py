@@ -33,7 +33,12 @@ class SweepPoint:
 
 
 def simulate_seeds(
-    workload: Workload, cluster: Cluster, *, seeds: Sequence[int] = (0,), max_failures: int = 10, **options: Any
+    workload: Workload,
+    cluster: Cluster,
+    *,
+    seeds: Sequence[int] = (0,),
+    max_failures: int = 10,
+    **options: Any,
 ) -> SweepPoint:
     """Simulate a search with several seeds; with one if neither failures nor stragglers make a difference.
 
@@ -70,7 +75,8 @@ def fastest_gpus_per_trial(workload: Workload, cluster: Cluster, predictor_secon
         reliable = replace(cluster, gpus_per_trial=gpus_per_trial, failure_rate=0.0, stragglers=0.0)
         return simulate(workload, reliable, predictor_seconds=predictor_seconds).wall_seconds
 
-    return min((count for count in _GPUS_PER_TRIAL if count <= cluster.gpus), key=wall_seconds)
+    choices = [count for count in _GPUS_PER_TRIAL if count <= cluster.gpus]
+    return min(choices, key=wall_seconds)
 
 
 def plot_sweep(points: Sequence[SweepPoint], file: Path) -> None:
@@ -88,7 +94,8 @@ def plot_sweep(points: Sequence[SweepPoint], file: Path) -> None:
         lows = [values.min() for values in days]
         highs = [values.max() for values in days]
         time_axes.fill_between(gpus, lows, highs, color=color, alpha=0.2, lw=0)
-        utilization_axes.plot(gpus, [100 * point.utilization for point in line], "o-", color=color, label=label)
+        utilization = [100 * point.utilization for point in line]
+        utilization_axes.plot(gpus, utilization, "o-", color=color, label=label)
 
     # Lower bound: the least work, spread over all GPUs
     gpus = sorted({point.cluster.gpus for point in points})
@@ -97,7 +104,8 @@ def plot_sweep(points: Sequence[SweepPoint], file: Path) -> None:
     time_axes.plot(gpus, bound, ":", color="0.4", label="minimum GPU hours, all GPUs busy")
     time_axes.legend(frameon=False)
     for point in points:
-        utilization_axes.text(point.cluster.gpus, 3, f"{point.cluster.gpus_per_trial} per trial", ha="center", size=7)
+        label = f"{point.cluster.gpus_per_trial} per trial"
+        utilization_axes.text(point.cluster.gpus, 3, label, ha="center", size=7)
 
     style_axes(time_axes, xscale="log", yscale="log", xlabel="GPUs", ylabel="wall time, days")
     style_axes(utilization_axes, xscale="log", ylim=(0, 103), xlabel="GPUs", ylabel="utilization, %")

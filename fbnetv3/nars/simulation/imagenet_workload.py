@@ -105,8 +105,15 @@ def build_imagenet_workload(
     # Total work in multiply-adds, and the time that it takes
     passes = _FORWARD_AND_BACKWARD * TRAINING_IMAGES + VALIDATION_IMAGES
     total_macs = passes * workload(macs).gpu_seconds
-    total_seconds = gpu_hours * 3600 if macs_per_second is None else total_macs / macs_per_second
+    total_seconds = gpu_hours * 3600
+    if macs_per_second is not None:
+        total_seconds = total_macs / macs_per_second
     # Distribute the time in proportion to the cost column
     trial_costs = costs[time_column][trials].astype(np.float64)
     epoch_seconds = trial_costs * (total_seconds / workload(trial_costs).gpu_seconds)
-    return ImageNetWorkload(macs, costs["params"][trials], workload(epoch_seconds), total_macs / total_seconds)
+    return ImageNetWorkload(
+        macs,
+        params=costs["params"][trials],
+        workload=workload(epoch_seconds),
+        macs_per_second=total_macs / total_seconds,
+    )

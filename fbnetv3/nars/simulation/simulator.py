@@ -30,8 +30,9 @@ class Workload:
 
     def __post_init__(self) -> None:
         # No empty rounds, no trials without work
-        if not self.rounds or not all(self.rounds) or not all(0 < s < math.inf for s in self.epoch_seconds):
-            raise FieldError("each round needs trials, and their seconds per epoch must be positive", "rounds")
+        are_positive = all(0 < seconds < math.inf for seconds in self.epoch_seconds)
+        if not self.rounds or not all(self.rounds) or not are_positive:
+            raise FieldError("each round needs trials with positive seconds per epoch", "rounds")
         check_int(self.stopping_epoch, "stopping_epoch", 1, self.full_epochs)
 
     @cached_property
@@ -173,7 +174,8 @@ def simulate(
     check_number(predictor_seconds, "predictor_seconds", 0)
     simulation = _Simulation(workload, cluster, asynchronous, max_in_flight, retries, predictor_seconds, seed)
     simulation.run()
-    return SimulationResult(workload, cluster, tuple(simulation.attempts), tuple(simulation.results_at_proposal))
+    results_at_proposal = tuple(simulation.results_at_proposal)
+    return SimulationResult(workload, cluster, tuple(simulation.attempts), results_at_proposal)
 
 
 @dataclass

@@ -53,7 +53,8 @@ class BlockSums:
         self._resolution = space.architecture["resolution"]
         # Groups of identical blocks, from input to output
         self._groups: list[_BlockGroup] = []
-        rows = [(i, row) for i, stage in enumerate(space.architecture["stages"]) for row in stage["rows"]]
+        stages = space.architecture["stages"]
+        rows = [(index, row) for index, stage in enumerate(stages) for row in stage["rows"]]
         for stage, template_row in rows:
             for row, blocks in split_expansion(template_row):
                 # The input of a row's later blocks is its output; only the first block of the last row may pool
@@ -76,7 +77,9 @@ class BlockSums:
         sums: np.ndarray = np.zeros((*shape, self._functions.num_columns), self._functions.dtype)
         num_blocks = np.zeros(shape, np.int64)
         valid = np.ones(num_candidates, bool)
-        variables = {v.name: _Quantity(v.values, candidates[:, i]) for i, v in enumerate(self.space.variables)}
+        variables = {}
+        for variable, codes in zip(self.space.variables, candidates.T, strict=True):
+            variables[variable.name] = _Quantity(variable.values, codes)
 
         def quantity(value: Any) -> _Quantity:
             return variables[value[1:]] if is_variable(value) else _Quantity((value,))
@@ -120,7 +123,9 @@ class BlockSums:
         A block is its registered name, its spec and the side of its input; they are the keys of an ordered dictionary.
         """
         possible = {variable.name: variable.values for variable in self.space.variables}
-        resolutions = possible[self._resolution[1:]] if is_variable(self._resolution) else (self._resolution,)
+        resolutions: Sequence[int] = (self._resolution,)
+        if is_variable(self._resolution):
+            resolutions = possible[self._resolution[1:]]
         blocks: dict[tuple[str, BlockSpec, int], None] = {}
         inputs = {(self.in_chans, side) for side in resolutions}
         for group in self._groups:
@@ -161,17 +166,23 @@ class _BlockGroup:
     """
 
     def __init__(
-        self, stage: int, row: Mapping[str, Any], repeat: Any, skipped: int, may_pool: bool, functions: BlockFunctions
+        self,
+        stage: int,
+        row: Mapping[str, Any],
+        repeat: Any,
+        skipped: int,
+        may_pool: bool,
+        functions: BlockFunctions,
     ) -> None:
         self.stage = stage
-        self.fields = {field: value for field, value in row.items() if field != "repeat"}
-        self.variables = {field: value[1:] for field, value in self.fields.items() if is_variable(value)}
+        self.fields = {name: value for name, value in row.items() if name != "repeat"}
+        self.variables = {name: value[1:] for name, value in self.fields.items() if is_variable(value)}
         self.repeat = repeat
         self.skipped = skipped
         self.may_pool = may_pool
         block = row["block"]
-        block_may_pool = is_variable(block) or (block in BLOCK_SPECS and BLOCK_SPECS.get(block).pools)
-        self.resizes = row.get("stride", 1) != 1 or block_may_pool
+        pools = is_variable(block) or (block in BLOCK_SPECS and BLOCK_SPECS.get(block).pools)
+        self.resizes = pools or row.get("stride", 1) != 1
         self._functions = functions
         self._rows: dict[tuple[Any, ...], tuple[float, ...]] = {}
         self._table: np.ndarray | None = None
@@ -198,7 +209,8 @@ class _BlockGroup:
 
         # Sides are renumbered for each batch of candidates, so a new batch can invalidate the table
         sides = inputs[-1].values
-        if self._table is None or len(self._table) != num_combinations or self._table_sides != sides:
+        is_valid = self._table is not None and len(self._table) == num_combinations
+        if not is_valid or self._table_sides != sides:
             shape = (num_combinations, self._functions.num_columns + 1)
             self._table = np.full(shape, _UNKNOWN, self._functions.dtype)
             self._table_sides = sides

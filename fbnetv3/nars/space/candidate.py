@@ -72,9 +72,13 @@ class Candidate(Mapping[str, Any]):
     @cached_property
     def arch(self) -> ArchDef | None:
         """Its network, or None if the space has no architecture template; ArchError if it is invalid."""
-        return self.space.make_arch(self.vector, self.name) if self.space.architecture is not None else None
+        if self.space.architecture is None:
+            return None
+        return self.space.make_arch(self.vector, self.name)
 
     @cached_property
     def recipe(self) -> Recipe | None:
         """Its recipe, or None if the space has no recipe template; RecipeError if it is invalid."""
-        return self.space.make_recipe(self.vector) if self.space.recipe is not None else None
+        if self.space.recipe is None:
+            return None
+        return self.space.make_recipe(self.vector)

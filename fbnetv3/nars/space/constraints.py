@@ -55,19 +55,23 @@ class Constraints:
     ) -> None:
         self.space = space
         self.constraints = tuple(constraints)
-        self._constrained = tuple(dict.fromkeys(constraint.column for constraint in self.constraints))
+        self._constrained = tuple(dict.fromkeys(each.column for each in self.constraints))
         self.columns = dict(columns or {})
         self.num_classes = num_classes
-        self._cost_model = CostModel(space, num_classes) if space.architecture is not None else None
-        cost_columns = COST_COLUMNS if self._cost_model else ()
-        self.column_names = tuple(dict.fromkeys((*cost_columns, *self.columns)))
+        self._cost_model = None
+        self.column_names = tuple(self.columns)
+        if space.architecture is not None:
+            self._cost_model = CostModel(space, num_classes)
+            self.column_names = tuple(dict.fromkeys((*COST_COLUMNS, *self.columns)))
         for column in self._constrained:
             if column not in self.column_names:
-                raise ConstraintError(f"constraint on an unknown column {column}: {suggest(column, self.column_names)}")
+                hint = suggest(column, self.column_names)
+                raise ConstraintError(f"constraint on an unknown column {column}: {hint}")
 
     def with_bounds(self, *bounds: Constraint) -> Constraints:
         """Return these constraints and more, over the same columns and with the same table of block costs."""
-        extended = Constraints(self.space, [*self.constraints, *bounds], self.columns, self.num_classes)
+        constraints = [*self.constraints, *bounds]
+        extended = Constraints(self.space, constraints, self.columns, self.num_classes)
         extended._cost_model = self._cost_model
         return extended
 
@@ -85,7 +89,7 @@ class Constraints:
         columns = {}
         for name in [name for name in self.columns if name in names]:
             values = np.asarray(self.columns[name](candidates))
-            is_numeric = values.shape == (len(candidates),) and np.issubdtype(values.dtype, np.number)
+            is_numeric = values.shape == candidates.shape[:1] and np.issubdtype(values.dtype, np.number)
             if not is_numeric or np.isnan(values).any():
                 actual = "NaN" if is_numeric else f"{values.dtype} {values.shape}"
                 raise ConstraintError(f"column {name}: its function must return a number for each, not {actual}")
@@ -166,5 +170,6 @@ class Constraints:
             columns = self.column_values(nearest[None], *self._constrained)
             costs = ", ".join(f"{name} {values[0]:,.6g}" for name, values in columns.items())
             constraints = ", ".join(map(str, self.constraints))
-            raise ConstraintError(f"no candidate of {self.space.name} meets {constraints}; the nearest one has {costs}")
+            name = self.space.name
+            raise ConstraintError(f"no candidate of {name} meets {constraints}; the nearest one has {costs}")
         return nearest

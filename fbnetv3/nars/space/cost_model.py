@@ -1,7 +1,4 @@
-"""Costs and latencies of many candidates at once.
-
-They equal those that `fbnetv3.arch.compute_cost` and a latency table predict for each.
-"""
+"""Costs and latencies of many candidates at once, equal to those of each by `compute_cost` and a latency table."""
 
 from __future__ import annotations
 
@@ -20,12 +17,9 @@ LATENCY_COLUMN = "latency_ms"
 
 
 class CostModel:
-    """Costs of the candidates of a space.
+    """Costs of the candidates of a space with an architecture template.
 
-    Args:
-        space: a space with an architecture template.
-        num_classes: outputs of the head; 0 for networks without one.
-        in_chans: channels of the input.
+    With 0 for `num_classes`, networks have no head. Their input has `in_chans` channels.
     """
 
     def __init__(self, space: Space, num_classes: int = 1000, in_chans: int = 3) -> None:
@@ -36,7 +30,8 @@ class CostModel:
             pool = avg_pool_cost(side, side, channels)
             return _to_columns(pool + conv_cost(1, 1, channels, num_classes, bias=True))
 
-        functions = BlockFunctions(_block_cost, head_cost if num_classes else None, len(COST_COLUMNS))
+        head = head_cost if num_classes else None
+        functions = BlockFunctions(_block_cost, head, len(COST_COLUMNS))
         self._sums = BlockSums(space, functions, in_chans)
 
     def __call__(self, candidates: np.ndarray) -> dict[str, np.ndarray]:
@@ -46,12 +41,13 @@ class CostModel:
         """
         sums, _, valid = self._sums.total(candidates)
         costs = np.where(valid[:, None], sums[:, 0], -1)
-        return {column: costs[:, i] for i, column in enumerate(COST_COLUMNS)}
+        return dict(zip(COST_COLUMNS, costs.T, strict=True))
 
     def per_stage(self, candidates: np.ndarray) -> dict[str, np.ndarray]:
         """Compute these and "blocks" for each stage of the template, int64 (N, stages), without the head."""
         sums, num_blocks, valid = self._sums.total(candidates, by_stage=True)
-        costs = {column: sums[..., i] for i, column in enumerate(COST_COLUMNS)} | {"blocks": num_blocks}
+        costs = dict(zip(COST_COLUMNS, np.moveaxis(sums, -1, 0), strict=True))
+        costs["blocks"] = num_blocks
         return {column: np.where(valid[:, None], values, -1) for column, values in costs.items()}
 
 
@@ -65,12 +61,9 @@ def _to_columns(cost: Cost) -> tuple[int, ...]:
 
 
 class LatencyModel:
-    """Latencies of the candidates of a space on the device of a latency table.
+    """Latencies of the candidates of a space with an architecture template, on the device of a latency table.
 
-    Args:
-        space: a space with an architecture template.
-        table: latencies of all `possible_shapes` of the space, as measured by `tools/measure_net.py --space`.
-        num_classes: outputs of the head; 0 for networks without one.
+    The table has all `possible_shapes` of the space, as measured by `tools/measure_net.py --space`.
     """
 
     def __init__(self, space: Space, table: LatencyTable, num_classes: int = 1000) -> None:
@@ -81,7 +74,8 @@ class LatencyModel:
             return (table.block_ms(head_shape(channels, num_classes, side)),)
 
         self.table = table
-        functions = BlockFunctions(block_latency, head_latency if num_classes else None, 1, np.float64)
+        head = head_latency if num_classes else None
+        functions = BlockFunctions(block_latency, head, 1, np.float64)
         self._sums = BlockSums(space, functions)
 
     def __call__(self, candidates: np.ndarray) -> np.ndarray:
@@ -96,8 +90,10 @@ class LatencyModel:
 
 def possible_shapes(space: Space, num_classes: int = 1000) -> list[BlockShape]:
     """Return every block and head that a candidate of the space can have, all of which a latency table needs."""
-    blocks, outputs = BlockSums(space, BlockFunctions(lambda *_: (0,), None, 1)).reachable()
+    unused = BlockFunctions(lambda *_: (0,), None, 1)
+    blocks, outputs = BlockSums(space, unused).reachable()
     shapes = [BlockShape(*block) for block in blocks]
     if num_classes:
-        shapes += [head_shape(channels, num_classes, side) for channels, side in sorted(outputs)]
+        for channels, side in sorted(outputs):
+            shapes.append(head_shape(channels, num_classes, side))
     return shapes

@@ -53,7 +53,9 @@ def sample_pool(constraints: Constraints, count: int = 20_000, seed: int = 0) ->
     sequence = qmc.Sobol(len(space), seed=seed)
     num_drawn = 0
     # Continue past the first samples only if the pool would be full before the limit at the present rate
-    while len(pool) < count and (num_drawn < _FIRST_SAMPLES or num_drawn * count < len(pool) * _MAX_SAMPLES):
+    while len(pool) < count:
+        if num_drawn >= _FIRST_SAMPLES and num_drawn * count >= len(pool) * _MAX_SAMPLES:
+            break
         batch = _draw(space, sequence, _BATCH)
         num_drawn += _BATCH
         _add(pool, batch[constraints.feasible(batch)])
@@ -69,12 +71,17 @@ def _add(pool: dict[bytes, np.ndarray], candidates: np.ndarray) -> None:
 
 
 def _add_neighbors(
-    pool: dict[bytes, np.ndarray], feasible: np.ndarray, constraints: Constraints, count: int, seed: int
+    pool: dict[bytes, np.ndarray],
+    feasible: np.ndarray,
+    constraints: Constraints,
+    count: int,
+    seed: int,
 ) -> None:
     """Fill a pool with repaired random candidates, or else a feasible one, and with neighbors of its candidates."""
     rng = np.random.default_rng(seed)
     sizes = constraints.space.sizes
-    repaired, violation = constraints.repair(rng.integers(0, sizes, (_NUM_REPAIRED, len(sizes))), rng)
+    starts = rng.integers(0, sizes, (_NUM_REPAIRED, len(sizes)))
+    repaired, violation = constraints.repair(starts, rng)
     _add(pool, repaired[violation == 0])
     if not pool:
         _add(pool, feasible[None])

@@ -93,24 +93,26 @@ class Space:
         variables = tuple(variable for variable in self.variables if variable.part == part)
         if not variables:
             raise SpaceError(f"{self.name} has no {part} variables", "variables")
-        return replace(self, variables=variables, **{other: None for other in PARTS if other != part})
+        templates = {other: None for other in PARTS if other != part}
+        return replace(self, variables=variables, **templates)
 
     def check(self, candidates: np.ndarray) -> np.ndarray:
         """Return candidates as int64 (N, variables); raise SpaceError for those outside the space."""
         array = np.asarray(candidates)
-        if array.ndim != 2 or array.shape[1] != len(self) or not np.issubdtype(array.dtype, np.integer):
-            raise SpaceError(f"candidates must be integers of shape (N, {len(self)}), not {array.dtype} {array.shape}")
+        if array.dtype.kind not in "iu" or array.ndim != 2 or array.shape[1] != len(self):
+            shape = f"(N, {len(self)})"
+            raise SpaceError(f"candidates must be integers of shape {shape}, not {array.dtype} {array.shape}")
         invalid = np.argwhere((array < 0) | (array >= self.sizes))
         if len(invalid):
             row, column = invalid[0]
-            variable = self.variables[column]
-            raise SpaceError(f"index {array[row, column]} must be in [0, {len(variable) - 1}]", variable.name)
+            name = self.variables[column].name
+            raise SpaceError(f"index {array[row, column]} must be in [0, {self.sizes[column] - 1}]", name)
         return array.astype(np.int64, copy=False)
 
     def decode(self, candidate: np.ndarray) -> dict[str, Any]:
         """Return the value of each variable of one candidate."""
         (row,) = self.check(np.asarray(candidate)[None])
-        return {variable.name: variable.values[index] for variable, index in zip(self.variables, row, strict=True)}
+        return {v.name: v.values[index] for v, index in zip(self.variables, row, strict=True)}
 
     def encode(self, values: Mapping[str, Any]) -> np.ndarray:
         """Return the candidate with these values; the inverse of `decode`."""
@@ -180,7 +182,8 @@ def space_from_dict(data: Mapping[str, Any]) -> Space:
     templates = {part: data[part] for part in PARTS if data.get(part) is not None}
     for part, template in templates.items():
         check_template(template, part, {v.name: v.values for v in variables if v.part == part})
-    return Space(data["name"], tuple(variables), **templates, source=str(data.get("source", "")))
+    source = str(data.get("source", ""))
+    return Space(data["name"], tuple(variables), source=source, **templates)
 
 
 def _parse_variable(name: str, entry: Any) -> Variable:
@@ -191,10 +194,12 @@ def _parse_variable(name: str, entry: Any) -> Variable:
     part = entry.get("part", ARCHITECTURE)
     check_choice(part, "part", PARTS, SpaceError)
     if "range" in entry:
-        return Variable(name, _parse_range(entry["range"], entry.get("scale", 1)), False, part)
+        values = _parse_range(entry["range"], entry.get("scale", 1))
+        return Variable(name, values, False, part)
     check_keys(entry, SpaceError, ("choices", "part"))  # a scale applies only to a range
     choices = entry["choices"]
-    if not isinstance(choices, list) or not choices or not all(map(_is_choice, choices)):
+    is_list = isinstance(choices, list) and len(choices) > 0
+    if not is_list or not all(map(_is_choice, choices)):
         raise SpaceError(f"{choices!r} must be a list of texts, numbers or booleans", "choices")
     if any(_equal(a, b) for i, a in enumerate(choices) for b in choices[:i]):
         raise SpaceError(f"{choices!r} contains a value twice", "choices")
@@ -203,7 +208,8 @@ def _parse_variable(name: str, entry: Any) -> Variable:
 
 def _parse_range(bounds: Any, scale: Any) -> tuple[int | float, ...]:
     """Return the values low, low + step, ..., high, multiplied by a scale."""
-    if not isinstance(bounds, list) or len(bounds) not in (2, 3) or not all(map(_is_finite, bounds)):
+    is_list = isinstance(bounds, list) and len(bounds) in (2, 3)
+    if not is_list or not all(map(_is_finite, bounds)):
         raise SpaceError(f"{bounds!r} must be [low, high] or [low, high, step]", "range")
     if not _is_finite(scale) or scale == 0:
         raise SpaceError(f"{scale!r} must be a number other than 0", "scale")
@@ -263,7 +269,10 @@ def split_expansion(row: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str
         raise SpaceError(f"{expansion!r} must be a value or a pair [first block, other blocks]", "expansion")
     # The stride belongs to the first block
     first, rest = expansion
-    return [({**row, "expansion": first}, "first"), ({**row, "expansion": rest, "stride": 1}, "rest")]
+    return [
+        ({**row, "expansion": first}, "first"),
+        ({**row, "expansion": rest, "stride": 1}, "rest"),
+    ]
 
 
 def expand_rows(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
