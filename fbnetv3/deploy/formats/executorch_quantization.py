@@ -11,6 +11,7 @@ import torch
 from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import XNNPACKQuantizer, get_symmetric_quantization_config
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.fx import Graph, GraphModule, Node
 from torchao.quantization.pt2e import HistogramObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
@@ -62,7 +63,7 @@ class _ClampingObserver(HistogramObserver):
 class _Quantizer(XNNPACKQuantizer):
     """XNNPACK's quantizer with float32 first layers and ranges clamped to where hard activations saturate."""
 
-    def annotate(self, model: torch.fx.GraphModule) -> torch.fx.GraphModule:
+    def annotate(self, model: GraphModule) -> GraphModule:
         self.set_filter_function(_build_layer_filter(model.graph))
         model = super().annotate(model)
         for node in model.graph.nodes:
@@ -71,11 +72,12 @@ class _Quantizer(XNNPACKQuantizer):
                 continue
             if limits := _saturation_limits(node):
                 observer = _ClampingObserver.with_args(limits=limits, eps=_MIN_SCALE)
-                annotation.output_qspec = replace(annotation.output_qspec, observer_or_fake_quant_ctr=observer)
+                spec = replace(annotation.output_qspec, observer_or_fake_quant_ctr=observer)
+                annotation.output_qspec = spec
         return model
 
 
-def _build_layer_filter(graph: torch.fx.Graph) -> Callable[[torch.fx.Node], bool]:
+def _build_layer_filter(graph: Graph) -> Callable[[Node], bool]:
     """Build a filter that rejects operators before the first quantized layer; see `count_float_layers`."""
     layers = [node for node in graph.nodes if node.target in _LAYERS]
     weight_counts = [node.args[1].meta["val"].numel() for node in layers]
@@ -84,7 +86,7 @@ def _build_layer_filter(graph: torch.fx.Graph) -> Callable[[torch.fx.Node], bool
     return lambda node: node.op != "call_function" or node not in float_nodes
 
 
-def _saturation_limits(node: torch.fx.Node) -> Range | None:
+def _saturation_limits(node: Node) -> Range | None:
     """Return the range of a node's values that matter if its only reader is a hard swish or hard sigmoid."""
     if len(node.users) != 1:
         return None
