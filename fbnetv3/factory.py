@@ -67,11 +67,8 @@ def create_model(
 
 
 def list_models(filter: str = "*", pretrained: bool = False) -> list[str]:
-    """Return the names of the registered architectures, sorted.
-
-    Args:
-        filter: a shell-style pattern such as "*_cifar".
-        pretrained: only list architectures with weights in the model zoo.
+    """Return the names of the registered architectures that match a shell-style pattern such as "*_cifar", sorted; with
+    `pretrained`, only of those that have weights in the model zoo.
     """
     names = list_archs()
     if pretrained:

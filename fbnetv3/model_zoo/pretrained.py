@@ -90,13 +90,15 @@ def load_classifier_from_name(
     return _load_classifier(cfg, weights, classes)
 
 
-def find_zoo_detector(name: str, weights: str | None = None) -> tuple[Path, str | Path]:
+def find_zoo_detector(name: str, weights: str | None = None) -> tuple[Path, str]:
     """Return the config file and the weights of a detector in the model zoo, unless `weights` names others.
 
     In the name, such as "coco/faster_rcnn_fbnetv3_a_C4_224", "coco/" and ".yaml" are optional.
     """
     entry = zoo.entry(zoo.DETECTOR_PREFIX + name.removeprefix(zoo.DETECTOR_PREFIX))
-    return configs_folder() / entry.name, entry.local_weights() if weights in (None, PUBLISHED) else weights
+    if not weights or weights == PUBLISHED:
+        weights = str(entry.local_weights())
+    return configs_folder() / entry.name, weights
 
 
 def find_detector_weights(file: str | os.PathLike, output_dir: str, weights: str | None) -> str | Path:
