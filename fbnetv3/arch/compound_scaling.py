@@ -150,8 +150,7 @@ def scale_to_macs(
     compound_scale(arch, fixed=fixed)  # rejects unknown parts
 
     def scale(phi: float, multiple: int, deviations: tuple[float, ...] = (0.0, 0.0, 0.0)) -> ScaledArch:
-        exponents = dict(zip(growth, (phi + deviation for deviation in deviations), strict=True))
-        factors = {label: base ** exponents[label] for label, base in growth.items()}
+        factors = {field: growth[field] ** (phi + delta) for field, delta in zip(growth, deviations, strict=True)}
         try:
             scaled = compound_scale(arch, **factors, fixed=fixed, multiple=multiple, name=name)
         except ArchError:  # out of the bounds of a definition
@@ -165,9 +164,8 @@ def scale_to_macs(
     closest = scale(center, 1)
     is_reachable = 0.5 < closest.macs / macs < 2
     # One phi for all dimensions, with finer and finer resolutions; then single deviating dimensions
-    common = (
-        min((scale(center + step, multiple) for step in _steps(0.15, 81)), key=distance) for multiple in (8, 4, 2, 1)
-    )
+    phis = [center + step for step in _steps(0.15, 81)]
+    common = (min((scale(phi, multiple) for phi in phis), key=distance) for multiple in (8, 4, 2, 1))
     deviating = (scale(center, 1, deviations) for deviations in _deviations(growth))
     for candidate in chain(common, deviating) if is_reachable else ():
         if distance(candidate) <= tolerance:
