@@ -61,12 +61,12 @@ class Features(Trunk):
     `Trunk`, except `last`.
     """
 
-    def __init__(self, arch: ArchDef, *arguments: Any, **options: Any) -> None:
+    def __init__(self, arch: ArchDef, in_chans: int = 3, **options: Any) -> None:
         # The last block and the stride of each map
         taps = feature_blocks(arch)
         if not taps:
             raise UsageError(f"{arch.name} has no blocks before its pooling block, so it has no feature maps to return")
-        super().__init__(arch, *arguments, last=taps[-1][0].name, **options)
+        super().__init__(arch, in_chans, last=taps[-1][0].name, **options)
         self._taps = frozenset((block.stage, block.index) for block, _ in taps)
         self.feature_channels = tuple(block.spec.out_channels for block, _ in taps)
         self.feature_strides = tuple(stride for _, stride in taps)
@@ -135,5 +135,5 @@ def build_network(
         if not 0 <= rate < 1:
             raise UsageError(f"{argument}: {rate!r} is not in [0, 1)")
     if features_only:
-        return Features(arch, in_chans, drop_path_rate, norm_layer)
+        return Features(arch, in_chans, drop_path_rate=drop_path_rate, norm_layer=norm_layer)
     return FBNetV3(arch, num_classes, in_chans, drop_rate, drop_path_rate, norm_layer)

@@ -53,16 +53,18 @@ def build_torchvision_model(
     """Build a randomly initialized network with a recipe's dropout and stochastic depth."""
     if in_chans != 3:
         raise UsageError(f"{arch.name} needs RGB images, not MODEL.IN_CHANS {in_chans}")
-    model = torchvision.models.get_model(
-        arch.name.removeprefix(TORCHVISION_PREFIX), weights=None, num_classes=num_classes
-    )
+    name = arch.name.removeprefix(TORCHVISION_PREFIX)
+    model = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
     model.num_classes = num_classes
-    # Without dropout layers, there is dropout before the classifier
+    # A network without dropout gets one before its last linear layer
     dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
     for dropout in dropouts:
         dropout.p = drop_rate
-    if drop_rate and not dropouts:
-        _add_dropout(model, drop_rate)
+    linear_layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    if drop_rate and linear_layers and not dropouts:
+        linear_layers[-1].register_forward_pre_hook(
+            lambda module, inputs: F.dropout(inputs[0], drop_rate, module.training)
+        )
     # The deepest block takes the rate, the others keep their proportions
     layers = [m for m in model.modules() if isinstance(m, StochasticDepth)]
     max_rate = max((layer.p for layer in layers), default=0.0)
@@ -71,15 +73,6 @@ def build_torchvision_model(
     if drop_path_rate and not layers:
         logger.warning("%s has no stochastic depth: MODEL.DROP_PATH_RATE is ignored", arch.name)
     return model
-
-
-def _add_dropout(model: nn.Module, rate: float) -> None:
-    def drop(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        return F.dropout(inputs[0], rate, module.training)
-
-    linear_layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
-    if linear_layers:
-        linear_layers[-1].register_forward_pre_hook(drop)
 
 
 def check_torchvision_model(model: nn.Module, arch: TorchvisionArch, resolution: int) -> None:
