@@ -173,9 +173,7 @@ def simulate(
     check_int(retries, "retries", 0)
     check_number(predictor_seconds, "predictor_seconds", 0)
     simulation = _Simulation(workload, cluster, asynchronous, max_in_flight, retries, predictor_seconds, seed)
-    simulation.run()
-    results_at_proposal = tuple(simulation.results_at_proposal)
-    return SimulationResult(workload, cluster, tuple(simulation.attempts), results_at_proposal)
+    return simulation.run()
 
 
 @dataclass
@@ -215,7 +213,7 @@ class _Simulation:
     events: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)  # a heap
     num_scheduled: int = 0
 
-    def run(self) -> None:
+    def run(self) -> SimulationResult:
         """Process events until the last trial has ended."""
         self.free_slots = self.cluster.slots
         self.unfinished = [len(trials) for trials in self.workload.rounds]
@@ -225,6 +223,7 @@ class _Simulation:
             self.now, _, process = heapq.heappop(self.events)
             process()
             self._fill_slots()
+        return SimulationResult(self.workload, self.cluster, tuple(self.attempts), tuple(self.results_at_proposal))
 
     def _schedule(self, time: float, process: Callable[[], None]) -> None:
         """Add an event; of simultaneous events, the one scheduled first comes first."""

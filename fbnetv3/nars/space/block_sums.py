@@ -110,6 +110,7 @@ class BlockSums:
 
     def _add_heads(self, sums: np.ndarray, channels: _Quantity, side: _Quantity, valid: np.ndarray) -> None:
         """Add the values of the heads of valid candidates, whose input is the last block's output."""
+        assert self._functions.head is not None
         # One key per (channels, side), of which there are few
         base = MAX_RESOLUTION + 1
         keys = channels.per_candidate() * base + side.per_candidate()

@@ -58,7 +58,7 @@ class Constraints:
         self._constrained = tuple(dict.fromkeys(each.column for each in self.constraints))
         self.columns = dict(columns or {})
         self.num_classes = num_classes
-        self._cost_model = None
+        self._cost_model: CostModel | None = None
         self.column_names = tuple(self.columns)
         if space.architecture is not None:
             self._cost_model = CostModel(space, num_classes)

@@ -93,8 +93,8 @@ class Space:
         variables = tuple(variable for variable in self.variables if variable.part == part)
         if not variables:
             raise SpaceError(f"{self.name} has no {part} variables", "variables")
-        templates = {other: None for other in PARTS if other != part}
-        return replace(self, variables=variables, **templates)
+        other_templates: dict[str, Any] = {other: None for other in PARTS if other != part}
+        return replace(self, variables=variables, **other_templates)
 
     def check(self, candidates: np.ndarray) -> np.ndarray:
         """Return candidates as int64 (N, variables); raise SpaceError for those outside the space."""
@@ -133,7 +133,7 @@ class Space:
         Categories are one-hot, numbers scaled to [0, 1]; a variable with a single value is omitted.
         """
         candidates = self.check(candidates)
-        columns = [np.zeros((len(candidates), 0))]
+        columns: list[np.ndarray] = [np.zeros((len(candidates), 0))]
         for index, variable in enumerate(self.variables):
             if len(variable) == 1 or part not in (None, variable.part):
                 continue
