@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.data.image_io import CorruptImageError
 from fbnetv3.data.samplers import EpochSampler, ShardedSampler
-from fbnetv3.data.transforms import Preprocessing, Transform, normalize_pixels
+from fbnetv3.data.transforms import Preprocessing, Transform
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.utils.random_state import derive_seed, torch_seed
 from fbnetv3.utils.text import describe_error, first_few
@@ -28,25 +28,26 @@ TargetFunction = Callable[[int, int, int], Tensor]  # see `build_loader`
 
 
 class Batch(NamedTuple):
-    """A batch of images with their targets."""
+    """A batch of images with their targets.
+
+    Images are float32 (N, C, H, W), or uint8 that `to` normalizes; targets are class indices (N,) or probabilities
+    (N, classes). `corrupt` has the errors of images that could not be read, which the batch lacks. `indices` are the
+    positions of the images in the dataset.
+    """
 
     images: Tensor
-    """(N, C, H, W), float32, or uint8 that `to` normalizes."""
     targets: Tensor
-    """Class indices (N,), or class probabilities (N, classes)."""
     names: list[str]
     corrupt: list[str]
-    """Error messages of the images that could not be read, which the batch lacks."""
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    preprocessing: Preprocessing | None = None
     indices: Sequence[int] = ()
-    """Positions of the images in the dataset."""
 
     def to(self, device: torch.device, memory_format: torch.memory_format) -> tuple[Tensor, Tensor]:
         """Copy images and targets to a device and normalize there, so that bytes are copied rather than floats."""
         images = self.images.to(device, non_blocking=True)
         if images.dtype == torch.uint8:  # float images were normalized by the transform
-            images = normalize_pixels(images, self.mean, self.std)
+            assert self.preprocessing is not None
+            images = self.preprocessing.normalize(images)
         images = images.contiguous(memory_format=memory_format)
         return images, self.targets.to(device, non_blocking=True)
 
@@ -94,7 +95,7 @@ class TransformedDataset(Dataset):
         return Sample(pixels, target, name, index)
 
 
-def _collate(mean: tuple[float, ...], std: tuple[float, ...], samples: list[Sample]) -> Batch:
+def _collate(preprocessing: Preprocessing | None, samples: list[Sample]) -> Batch:
     readable = [sample for sample in samples if sample.error is None]
     pixels = [sample.pixels for sample in readable if sample.pixels is not None]
     # Targets are probabilities of the classes, such as a teacher's, or class indices
@@ -108,8 +109,7 @@ def _collate(mean: tuple[float, ...], std: tuple[float, ...], samples: list[Samp
         targets,
         names=[sample.name for sample in readable],
         corrupt=[sample.error for sample in samples if sample.error is not None],
-        mean=mean,
-        std=std,
+        preprocessing=preprocessing,
         indices=[sample.image_index for sample in readable],
     )
 
@@ -150,7 +150,7 @@ def build_loader(
         training: whether to shuffle.
         workers: number of worker processes.
         seed: seed of order and augmentation.
-        normalize: mean and standard deviation by which `Batch.to` normalizes uint8 images.
+        normalize: preprocessing by which `Batch.to` normalizes uint8 images.
         views: number of different augmentations of an image, which alternate from epoch to epoch; 0 for new ones in
             each epoch.
         target: maps view, index and class index of an image to its target; default: the class index.
@@ -168,14 +168,13 @@ def build_loader(
         sampler: Sampler = EpochSampler(len(dataset), batch_size, seed, rank, world_size, order)
     else:
         sampler = ShardedSampler(len(dataset), rank, world_size)
-    mean, std = (normalize.mean, normalize.std) if normalize else ((), ())
     return DataLoader(
         TransformedDataset(dataset, transform, seed, views, target),
         batch_size=batch_size // world_size if training else batch_size,
         sampler=sampler,
         num_workers=workers,
         persistent_workers=training and workers > 0,  # workers get the epoch with each index
-        collate_fn=partial(_collate, mean, std),
+        collate_fn=partial(_collate, normalize),
         drop_last=training,
         pin_memory=pin_memory,
         worker_init_fn=init_worker,

@@ -30,8 +30,7 @@ from fbnetv3.utils.text import one_line
 
 CLASSES_FILE = "classes.txt"
 IMAGES_PER_SHARD = 1000
-WINDOW = 16
-"""Number of shards whose images are shuffled with each other, so that few files are read at a time."""
+WINDOW = 16  # shards whose images are shuffled with each other, so that few files are read at a time
 
 # Limits on the contents of untrusted shards; memory is allocated for the names of all classes
 _MAX_CLASS_BYTES = 100
@@ -127,16 +126,9 @@ def open_shards(folder: Path, names: Sequence[str]) -> ShardDataset:
 def write_shards(
     images: Iterable[tuple[bytes, str, int]], folder: Path, split: str, images_per_shard: int = IMAGES_PER_SHARD
 ) -> list[Path]:
-    """Write images into shards `split-000000.tar`, `split-000001.tar` and so on, each complete or missing.
+    """Write images into shards `split-000000.tar` and so on, each complete or missing, and return their paths.
 
-    Args:
-        images: content, file suffix such as ".jpg", and class index of each image.
-        folder: output folder; created if it does not exist.
-        split: first part of the shards' names.
-        images_per_shard: maximum number of images per file.
-
-    Returns:
-        The paths of the shards.
+    An image is its content, file suffix such as ".jpg", and class index.
     """
     check_int(images_per_shard, "images_per_shard", 1)
     make_folder(folder)

@@ -25,8 +25,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 AnyImage = Image.Image | EncodedImage
 Transform = Callable[[AnyImage], Tensor]
-CropBox = tuple[int, int, int, int]
-"""Top, left, height and width in pixels."""
+CropBox = tuple[int, int, int, int]  # top, left, height and width in pixels
 
 CROPS = Registry("crop (INPUT.CROP)")
 """Factories of training crops, called with the keywords `preprocessing` (a `Preprocessing`), `scale` (INPUT.CROP_SCALE)
@@ -87,17 +86,11 @@ class Preprocessing:
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Normalize an image or a batch: uint8 (..., channels, H, W) to float32."""
-        return normalize_pixels(pixels, self.mean, self.std)
-
-
-def normalize_pixels(pixels: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Scale uint8 (..., channels, H, W) to [0, 1], subtract the mean and divide by the standard deviation."""
-    # (x / 255 - mean) / std as one multiplication and one subtraction, both in place
-    shape = (-1, 1, 1)
-    scale = torch.tensor([1 / (255 * s) for s in std], device=pixels.device).view(shape)
-    offsets = [m / s for m, s in zip(mean, std, strict=True)]
-    shift = torch.tensor(offsets, device=pixels.device).view(shape)
-    return pixels.to(torch.float32).mul_(scale).sub_(shift)
+        # (x / 255 - mean) / std as one multiplication and one subtraction, both in place
+        scale = [1 / (255 * s) for s in self.std]
+        shift = [m / s for m, s in zip(self.mean, self.std, strict=True)]
+        factors = torch.tensor([scale, shift], device=pixels.device)[..., None, None]
+        return pixels.to(torch.float32).mul_(factors[0]).sub_(factors[1])
 
 
 def train_transform(
@@ -197,17 +190,9 @@ def _augment_with_pillow(policy: Callable, preprocessing: Preprocessing) -> Call
 
 
 def crop_and_resize(image: AnyImage, box: CropBox, size: tuple[int, int], channels: int, interpolation: str) -> Tensor:
-    """Resize a part of an image with antialiasing; image files are decoded only as large as needed.
+    """Resize a part of an image with antialiasing to uint8 (channels, *size), where size is height and width.
 
-    Args:
-        image: the image.
-        box: the part.
-        size: height and width of the result.
-        channels: 3 for RGB, 1 for gray.
-        interpolation: one of `INTERPOLATIONS`.
-
-    Returns:
-        uint8 (channels, *size).
+    Image files are decoded only as large as needed.
     """
     top, first_column, height, width = box
     if isinstance(image, EncodedImage):
