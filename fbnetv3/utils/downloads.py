@@ -7,7 +7,6 @@ import errno
 import hashlib
 import os
 import socket
-from collections.abc import Iterator
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
@@ -72,27 +71,21 @@ def download(url: str, sha256: str | None = None) -> Path:
     target = cached_path(url)
     advice = f"check the network, or download it elsewhere and place it at {target}"
     if not target.is_file():
+        previous_timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(_TIMEOUT)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             # iopath returns at once if another process has downloaded the file while this one waited for the lock
-            with quiet_logger("iopath"), _socket_timeout(), file_lock(str(target)):
+            with quiet_logger("iopath"), file_lock(str(target)):
                 _iopath_download(url, str(target.parent), filename=target.name)
         except (OSError, HTTPException) as error:
             raise WeightsError(_describe_failure(error, url, target, advice)) from None
+        finally:
+            socket.setdefaulttimeout(previous_timeout)
     if sha256 is not None and (actual := file_sha256(target)) != sha256:
         delete_from_cache(target)
         raise WeightsError(f"{url}: SHA-256 is {actual}, expected {sha256}; the file was deleted: {advice}")
     return target
-
-
-@contextlib.contextmanager
-def _socket_timeout() -> Iterator[None]:
-    previous = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(_TIMEOUT)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(previous)
 
 
 def _describe_failure(error: OSError | HTTPException, url: str, target: Path, advice: str) -> str:

@@ -119,11 +119,7 @@ class FolderLock:
         self._file: BinaryIO | None = None
 
     def acquire(self) -> None:
-        """Take the lock without waiting.
-
-        Raises:
-            UsageError: it is already held, by another process or by this one.
-        """
+        """Take the lock without waiting; raise `UsageError` if another process holds it, or this one."""
         make_folder(self.folder, self.advice)
         # Check before opening the file: closing any handle of it would release the lock that this process holds
         if self._path in _LOCKED_BY_THIS_PROCESS:
@@ -153,10 +149,8 @@ class FolderLock:
             _LOCKED_BY_THIS_PROCESS.discard(self._path)
 
     def _already_locked(self, owner: str) -> UsageError:
-        process = f" (process {owner})" if owner else ""
-        return UsageError(
-            f"{self.folder}: another {self.user} is running there{process}: wait for it, or {self.advice}"
-        )
+        running = f"another {self.user} is running there{f' (process {owner})' if owner else ''}"
+        return UsageError(f"{self.folder}: {running}: wait for it, or {self.advice}")
 
     def __enter__(self) -> FolderLock:
         self.acquire()

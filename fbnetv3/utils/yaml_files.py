@@ -71,12 +71,9 @@ def read_mapping(path: str | os.PathLike, error: type[FieldError], keys: Iterabl
 def read_with_bases(
     file: str | os.PathLike, path_keys: Sequence[str] = (), inherited_by: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Read a config file on top of the files that it names as `_BASE_`.
+    """Read a config file on top of the files that it names as `_BASE_`; `inherited_by` are those that led here.
 
-    Args:
-        file: the file.
-        path_keys: dotted keys such as "MODEL.ARCH" whose values are resolved relative to the file that sets them.
-        inherited_by: files that led here by `_BASE_`.
+    The values of `path_keys` such as "MODEL.ARCH" are resolved relative to the file that sets them.
     """
     file = os.fspath(file)
     data = read_mapping(file, FieldError)
