@@ -87,15 +87,9 @@ class EncodedImage:
             self.size = self._image.size
 
     def decode(self, channels: int, downscale: float = 1.0) -> Tensor:
-        """Decode the image.
+        """Decode the image to uint8 (channels, height, width): RGB for 3 channels, gray for 1.
 
-        Args:
-            channels: 3 for RGB, 1 for gray.
-            downscale: factor by which the caller will shrink the image. From 4 on, JPEGs are decoded at 1/2, 1/4 or
-                1/8 of their size.
-
-        Returns:
-            uint8 (channels, height, width).
+        JPEGs that the caller will shrink by a factor of at least 4 are decoded at 1/2, 1/4 or 1/8 of their size.
         """
         scale = next((s for s in _JPEG_SCALES if downscale >= _REDUCING_GAP * s), 1)
         with as_corrupt_image_error(self.name):

@@ -170,23 +170,15 @@ def no_augmentation(*, preprocessing: Preprocessing) -> Callable[[Tensor], Tenso
     return nn.Identity()
 
 
-@AUGMENTATIONS.register(name="autoaugment")
-def autoaugment(*, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
-    """Apply AutoAugment's policy for ImageNet."""
-    return _augment_with_pillow(v2.AutoAugment, preprocessing)
-
-
-@AUGMENTATIONS.register(name="randaugment")
-def randaugment(*, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
-    """Apply RandAugment with torchvision's defaults."""
-    return _augment_with_pillow(v2.RandAugment, preprocessing)
-
-
-def _augment_with_pillow(policy: Callable, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
-    """Apply an augmentation policy to Pillow images, for which the policies were designed."""
+def _augment_with_pillow(policy: Callable, *, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
+    """Apply an augmentation policy with its defaults to Pillow images, for which the policies were designed."""
     augment = policy(interpolation=InterpolationMode(preprocessing.interpolation))
     back_to_pixels = partial(to_pixels, channels=preprocessing.channels)
     return v2.Compose([v2.ToPILImage(), augment, back_to_pixels])
+
+
+AUGMENTATIONS.register(partial(_augment_with_pillow, v2.AutoAugment), name="autoaugment")
+AUGMENTATIONS.register(partial(_augment_with_pillow, v2.RandAugment), name="randaugment")
 
 
 def crop_and_resize(image: AnyImage, box: CropBox, size: tuple[int, int], channels: int, interpolation: str) -> Tensor:

@@ -49,12 +49,10 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any], where: str = "", p
     for key, value in update.items():
         if isinstance(value, Mapping) and key in merged:
             # A section in both
+            dotted = f"{prefix}{key}"
             if not isinstance(merged[key], Mapping):
-                raise UsageError(
-                    f"{where}{prefix}{key} is a section in this file but a single value in its _BASE_ file: "
-                    "make them the same kind"
-                )
-            merged[key] = merge(merged[key], value, where, f"{prefix}{key}.")
+                raise UsageError(f"{where}{dotted} is a section in this file but a single value in its _BASE_ file")
+            merged[key] = merge(merged[key], value, where, f"{dotted}.")
         else:
             merged[key] = value
     return merged
