@@ -162,12 +162,18 @@ def build_loader(
         UsageError: in training, the processes cannot share the batch, or get fewer than two images.
         DataError: the dataset is smaller than one training batch.
     """
+    length = len(dataset)
     if training:
-        _check_batch_size(len(dataset), batch_size, world_size)
+        # BatchNorm needs two values per channel even for 1x1 maps
+        if batch_size < 2 * world_size or batch_size % world_size:
+            multiple = f" and a multiple of the {world_size} processes" if world_size > 1 else ""
+            raise UsageError(f"SOLVER.BATCH_SIZE {batch_size} must be at least {2 * world_size}{multiple}")
+        if length < batch_size:
+            raise DataError(f"{length} training images are fewer than one batch of {batch_size} (SOLVER.BATCH_SIZE)")
         order = getattr(dataset, "order", None)  # datasets such as shards know a random order that is faster to read
-        sampler: Sampler = EpochSampler(len(dataset), batch_size, seed, rank, world_size, order)
+        sampler: Sampler = EpochSampler(length, batch_size, seed, rank, world_size, order)
     else:
-        sampler = ShardedSampler(len(dataset), rank, world_size)
+        sampler = ShardedSampler(length, rank, world_size)
     return DataLoader(
         TransformedDataset(dataset, transform, seed, views, target),
         batch_size=batch_size // world_size if training else batch_size,
@@ -180,15 +186,6 @@ def build_loader(
         worker_init_fn=init_worker,
         generator=torch.Generator().manual_seed(seed),  # by default each epoch draws from the global generator
     )
-
-
-def _check_batch_size(images: int, batch_size: int, world_size: int) -> None:
-    if batch_size < 2 * world_size or batch_size % world_size:
-        # BatchNorm needs two values per channel even for 1x1 maps
-        multiple = f" and a multiple of the {world_size} processes" if world_size > 1 else ""
-        raise UsageError(f"SOLVER.BATCH_SIZE {batch_size} must be at least {2 * world_size}{multiple}")
-    if images < batch_size:
-        raise DataError(f"{images} training images are fewer than one batch of {batch_size} (SOLVER.BATCH_SIZE)")
 
 
 class CorruptImageCounter:
