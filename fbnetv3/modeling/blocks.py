@@ -40,7 +40,7 @@ def activation_layer(name: str) -> Callable[[], nn.Module]:
     return activation
 
 
-# A convolution without bias, norm and activation; `activation_layer` decides on `inplace`
+# Units of convolution without bias, norm and activation; `activation_layer` decides on `inplace`
 _conv_unit = partial(Conv2dNormActivation, bias=False, inplace=None)
 
 
@@ -52,17 +52,9 @@ class Conv(Conv2dNormActivation):
     """
 
     def __init__(self, spec: ConvSpec, norm_layer: NormLayer = BatchNorm, drop_path: float = 0.0) -> None:
-        super().__init__(
-            spec.in_channels,
-            spec.out_channels,
-            spec.kernel,
-            spec.stride,
-            spec.padding,
-            bias=True,
-            norm_layer=norm_layer,
-            activation_layer=activation_layer(spec.act),
-            inplace=None,
-        )
+        geometry = (spec.in_channels, spec.out_channels, spec.kernel, spec.stride, spec.padding)
+        act = activation_layer(spec.act)
+        super().__init__(*geometry, bias=True, norm_layer=norm_layer, activation_layer=act, inplace=None)
 
 
 @BLOCKS.register(name="mbconv")

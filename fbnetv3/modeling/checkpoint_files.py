@@ -89,8 +89,9 @@ def extract_state_dict(checkpoint: object, name: str) -> StateDict:
     for _ in range(_MAX_NESTING):
         if not isinstance(checkpoint, Mapping):
             break
+        inner = [checkpoint[key] for key in _STATE_DICT_KEYS if isinstance(checkpoint.get(key), Mapping)]
         # An EMA that was not used may be stored empty
-        inner = [value for key in _STATE_DICT_KEYS if isinstance(value := checkpoint.get(key), Mapping) and value]
+        inner = [mapping for mapping in inner if mapping]
         if not inner:
             break
         checkpoint = inner[0]

@@ -95,7 +95,9 @@ def count_torchvision_macs(arch: TorchvisionArch, resolution: int, num_classes: 
 
     model = build_torchvision_model(arch, num_classes=num_classes).eval()
     analysis = FlopCountAnalysis(model, torch.zeros(1, 3, resolution, resolution))
-    macs = analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
+    analysis.unsupported_ops_warnings(False)
+    analysis.uncalled_modules_warnings(False)
+    macs = analysis.by_operator()
     return int(sum(macs[operator] for operator in _COUNTED_OPERATORS))
 
 

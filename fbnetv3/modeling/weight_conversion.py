@@ -52,40 +52,36 @@ _TIMM_MBCONV_WITHOUT_EXPANSION = {
 _TIMM_BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 
 
-def detect_layout(state_dict: StateDict, source: str) -> Layout:
-    """Return the layout of a state dict; `source` is its name in error messages."""
-    if any(key.startswith("backbone.stages.xif") for key in state_dict):
-        return "mobile_vision"
-    if "conv_stem.weight" in state_dict:
-        return "timm"
-    if any(key.startswith(("backbone.stages.0.", "stages.0.")) for key in state_dict):
-        return "fbnetv3"
-    raise WeightsError(
-        f"{source}: unknown layout of weights, not this project's, mobile-vision's or timm's FBNetV3; its keys are "
-        f"{first_few(list(state_dict))}"
-    )
+def convert_state_dict(state_dict: StateDict, arch: ArchDef, source: str) -> tuple[Layout, dict[str, Tensor]]:
+    """Return the layout of a classifier's weights, called `source` in errors, and the weights in this project's layout.
 
-
-def convert_state_dict(state_dict: StateDict, arch: ArchDef, layout: Layout, source: str) -> dict[str, Tensor]:
-    """Rename the tensors of a classifier to this project's layout. Those of unknown layers keep their names."""
+    Tensors of unknown layers keep their names.
+    """
     weights = dict(state_dict)
-    if layout == "fbnetv3":
-        return weights
-    if layout == "mobile_vision":
-        new_layers = mobile_vision_layers(arch)
-    else:
+    if any(key.startswith("backbone.stages.xif") for key in weights):
+        return "mobile_vision", _rename(weights, mobile_vision_layers(arch))
+    if "conv_stem.weight" in weights:
         rows = [row for stage in arch.stages for row in stage.rows]
         if any(row.kernel and row.dw_padding not in (None, row.kernel // 2) for row in rows):
             raise WeightsError(
                 f"{source}: timm's weights need depthwise padding kernel // 2, which {arch.name} does not have: "
                 "use the same network with that padding (fbnetv3_b_same_padding, or `derive: {same_padding: true}`)"
             )
-        new_layers = timm_layers(arch, state_dict)
         # timm has a linear classifier instead of a 1x1 convolution, and no bias in the stem
         classifier = weights.get("classifier.weight")
         if classifier is not None and classifier.ndim == 2:
             weights["classifier.weight"] = classifier[:, :, None, None]
         weights.setdefault("conv_stem.bias", torch.zeros(len(weights["conv_stem.weight"])))
+        return "timm", _rename(weights, timm_layers(arch, weights))
+    if any(key.startswith(("backbone.stages.0.", "stages.0.")) for key in weights):
+        return "fbnetv3", weights
+    raise WeightsError(
+        f"{source}: unknown layout of weights, not this project's, mobile-vision's or timm's FBNetV3; its keys are "
+        f"{first_few(list(weights))}"
+    )
+
+
+def _rename(weights: StateDict, new_layers: dict[str, str]) -> dict[str, Tensor]:
     renamed = {}
     for key, value in weights.items():
         layer, _, tensor = key.rpartition(".")

@@ -14,7 +14,7 @@ from fbnetv3.arch import ArchDef
 from fbnetv3.errors import WeightsError
 from fbnetv3.modeling.checkpoint_files import StateDict, extract_state_dict, read_state_dict
 from fbnetv3.modeling.network import Features, Trunk
-from fbnetv3.modeling.weight_conversion import Layout, convert_state_dict, detect_layout
+from fbnetv3.modeling.weight_conversion import Layout, convert_state_dict
 from fbnetv3.utils.text import first_few
 
 logger = logging.getLogger(__name__)
@@ -95,8 +95,8 @@ def _read(source: WeightsSource, arch: ArchDef, sha256: str | None = None) -> tu
     else:
         name = os.fspath(source)
         state_dict = read_state_dict(source, sha256=sha256)
-    layout = detect_layout(state_dict, name)
-    return name, layout, convert_state_dict(state_dict, arch, layout, name)
+    layout, weights = convert_state_dict(state_dict, arch, name)
+    return name, layout, weights
 
 
 def load_if_it_fits(model: nn.Module, weights: StateDict, source: str, network: str) -> bool:
