@@ -128,6 +128,7 @@ def run_detector_export(args: argparse.Namespace, command: str) -> None:
     from fbnetv3.detection.detection_config import load_detection_config
     from fbnetv3.detection.export.detector_export import export_detector
 
+    weights: str | Path
     if args.model:
         config, weights = find_zoo_detector(args.model, args.weights)
         cfg = load_detection_config(config)
