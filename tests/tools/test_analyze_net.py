@@ -137,9 +137,9 @@ def test_config_values_determine_the_cost(tool, tmp_path):
 
 def test_unsupported_detectors_are_rejected(tool, tmp_path):
     for name, message in (
-        ("faster_rcnn_fbnetv3_g_FPN", "MODEL.BACKBONE.NAME is build_fbnetv3_fpn_backbone, not build_fbnetv3_backbone"),
-        ("retinanet_fbnetv3_a_FPN", "MODEL.BACKBONE.NAME is build_retinanet_fbnetv3_fpn_backbone"),
-        ("faster_rcnn_torchvision_efficientnet_b0_C4", "MODEL.BACKBONE.NAME is build_efficientnet_backbone"),
+        ("faster_rcnn_fbnetv3_g_FPN", "MODEL.BACKBONE.NAME: build_fbnetv3_fpn_backbone must be build_fbnetv3_backbone"),
+        ("retinanet_fbnetv3_a_FPN", "MODEL.BACKBONE.NAME: build_retinanet_fbnetv3_fpn_backbone"),
+        ("faster_rcnn_torchvision_efficientnet_b0_C4", "MODEL.BACKBONE.NAME: build_efficientnet_backbone"),
     ):
         ran = tool("analyze_net", name)
         assert ran.code == 2 and message in ran.err and ran.err.count("\n") == 1
