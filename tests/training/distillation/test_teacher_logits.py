@@ -111,7 +111,7 @@ def test_an_interrupted_cache_is_continued(cache, tmp_path, monkeypatch):
             r"INPUT\.CROP padded: differs between the teacher's 64 pixels and the student's 32",
         ),
         (["INPUT.MIXUP", "0.2"], r"INPUT\.MIXUP 0\.2 does not work with cached logits \(DISTILL\.CACHE\): set it to 0"),
-        (["DISTILL.ARCH", "", "DISTILL.WEIGHTS", ""], r"DISTILL\.CACHE needs the teacher's DISTILL\.ARCH"),
+        (["DISTILL.ARCH", "", "DISTILL.WEIGHTS", ""], r"DISTILL\.ARCH and DISTILL\.WEIGHTS must be set together"),
         (["DISTILL.CACHE", "nowhere"], "nowhere: does not exist"),
         (["SOLVER.LOSS", "focal"], r"SOLVER\.LOSS: unknown loss 'focal': available: cross_entropy"),
     ],
