@@ -186,8 +186,8 @@ class _BlockGroup:
         self.resizes = pools or row.get("stride", 1) != 1
         self._functions = functions
         self._rows: dict[tuple[Any, ...], tuple[float, ...]] = {}
-        self._table: np.ndarray | None = None
-        self._table_sides: tuple[int, ...] = ()
+        self._table: np.ndarray = np.zeros((0, 0))
+        self._table_sides: tuple[int, ...] | None = None
 
     def look_up(self, inputs: Sequence[_Quantity]) -> np.ndarray:
         """Return the values of one block and its output side, (N, columns + 1); -1 where there is no such block.
@@ -210,8 +210,7 @@ class _BlockGroup:
 
         # Sides are renumbered for each batch of candidates, so a new batch can invalidate the table
         sides = inputs[-1].values
-        is_valid = self._table is not None and len(self._table) == num_combinations
-        if not is_valid or self._table_sides != sides:
+        if self._table_sides != sides:
             shape = (num_combinations, self._functions.num_columns + 1)
             self._table = np.full(shape, _UNKNOWN, self._functions.dtype)
             self._table_sides = sides
