@@ -188,9 +188,10 @@ def read_detector_config(file: Path) -> DetectorSettings:
     with error_context(file=str(file)):
         model = read_with_bases(file, ("MODEL.FBNETV3.ARCH",)).get("MODEL") or {}
         check_type(model, "MODEL", dict, "a section", FieldError)
+        arguments = _cost_arguments(model)  # first, as it rejects detectors with other architectures
         arch = _value(model, "FBNETV3", "ARCH", "fbnetv3_a_det")
         check_type(arch, "MODEL.FBNETV3.ARCH", str, "the name of an architecture", FieldError)
-        return DetectorSettings(file.stem, get_arch(arch), _cost_arguments(model), bool(model.get("MASK_ON", False)))
+        return DetectorSettings(file.stem, get_arch(arch), arguments, bool(model.get("MASK_ON", False)))
 
 
 def _value(model: Mapping[str, Any], section: str, key: str, default: Any) -> Any:
