@@ -12,6 +12,7 @@ pytest.importorskip("detectron2", reason="detectron2 is optional: python tools/i
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is optional: pip install '.[export]'")
 
 from fbnetv3 import deploy
+from fbnetv3.arch import compound_scale, get_arch, save_arch
 from fbnetv3.data.digit_scenes import write_digit_scenes
 from fbnetv3.deploy.detector_graph import box_ops
 from fbnetv3.deploy.detector_graph.detector_onnx import compare_detections, write_detector
@@ -25,6 +26,8 @@ from fbnetv3.detection.inference.image_files import ConfigPredictor
 from fbnetv3.errors import ExportError, MissingPackageError, OutputError, UsageError
 from tests.detection.detectors import calibrated_detector, image, small_config, write_digits_config
 
+# The trunk of the feature pyramids has a single block of each width; that of the C4 detector is a published one.
+SHALLOW = compound_scale(get_arch("fbnetv3_a0"), depth=0.01, name="shallow")
 KINDS = ["faster_rcnn_fbnetv3_a_C4", "faster_rcnn_fbnetv3_g_FPN", "retinanet_fbnetv3_a_FPN"]
 NAMES = ["a", "b", "c", "d", "e"]
 
@@ -47,6 +50,9 @@ def exported(tmp_path_factory):
         if kind not in detectors:
             folder = tmp_path_factory.mktemp("detector")
             cfg = detection_config(kind)
+            if "FPN" in kind:
+                save_arch(SHALLOW, folder / "shallow.yaml")
+                cfg.MODEL.FBNETV3.ARCH = str(folder / "shallow.yaml")
             torch.save(
                 {"model": calibrated_detector(cfg, calibration_inputs(), 0.01).state_dict()}, folder / "model.pth"
             )
