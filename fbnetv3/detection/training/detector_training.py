@@ -191,7 +191,8 @@ class _DetectorRun:
         trainer.group = self.group
         trainer.diverged_file = self.run_folder.diverged
         # Continue the stream of images where the checkpoint left off
-        self.loader.batch_sampler.start = self.start
+        sampler: Any = self.loader.batch_sampler
+        sampler.start = self.start
         evaluate = partial(self._evaluate_between_steps, trainer)
         writers: list[EventWriter] = []
         if self.group.is_rank_0:
