@@ -93,7 +93,8 @@ class LocalExecutor:
     def _receive_outcome(self, slot: int) -> Outcome:
         """Return the outcome of a worker's attempt; if the worker has died, the next attempt starts a new one."""
         worker = self._workers[slot]
-        assert worker.attempt is not None  # only busy workers are waited for
+        attempt = worker.attempt
+        assert attempt is not None  # only busy workers are waited for
         with contextlib.suppress(EOFError, OSError):
             if worker.pipe.poll():
                 outcome = cloudpickle.loads(worker.pipe.recv_bytes())
@@ -102,7 +103,7 @@ class LocalExecutor:
         del self._workers[slot]
         worker.kill()
         elapsed = time.monotonic() - worker.start_time
-        return Outcome(worker.attempt.number, None, worker.describe_death(), elapsed)
+        return Outcome(attempt.number, None, worker.describe_death(), elapsed)
 
     def _kill_overdue_workers(self) -> list[Outcome]:
         outcomes = []
