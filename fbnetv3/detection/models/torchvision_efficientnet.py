@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from fbnetv3.detection.models.detector_heads import BlockBoxHead, BlockRPNHead
 from fbnetv3.detection.models.fbnetv3_backbone import arch_arguments
 from fbnetv3.detection.models.norm_layers import Norm, norm_layer
-from fbnetv3.errors import UsageError, WeightsError, suggest
+from fbnetv3.errors import UsageError, suggest
 from fbnetv3.modeling.blocks import init_weights
 from fbnetv3.modeling.checkpoint_files import read_state_dict
-from fbnetv3.utils.text import one_line
+from fbnetv3.modeling.weights import load_if_it_fits
 
 _ARCHS = [f"torchvision/efficientnet_b{n}" for n in range(8)]
 # Indices into torchvision's `features`: 0 is the stem, 2, 3, 4 and 6 halve the resolution, 8 belongs to the classifier
@@ -40,10 +40,11 @@ class EfficientNetBackbone(Backbone):
     @configurable
     def __init__(self, *, arch: str, norm: Norm = "BN", weights: str | os.PathLike = "") -> None:
         super().__init__()
-        self.stages: Any = _build_stages(arch, norm)[: _LAST_TRUNK_STAGE + 1]
-        _load_stages(self.stages, weights)
+        stages: Any = _build_stages(arch, norm)[: _LAST_TRUNK_STAGE + 1]
+        _load_stages(stages, weights)
+        self.stages = stages
         self._out_features = ["res4"]
-        self._out_feature_channels = {"res4": self.stages[-1][-1].out_channels}
+        self._out_feature_channels = {"res4": stages[-1][-1].out_channels}
         self._out_feature_strides = {"res4": 16}
 
     @classmethod
@@ -66,12 +67,9 @@ def build_efficientnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Efficie
 
 @RPN_HEAD_REGISTRY.register()
 class EfficientNetRPNHead(BlockRPNHead):
-    """An RPN head whose blocks are copies of the last block of the C4 trunk.
+    """An RPN head of copies of the C4 trunk's last block, by default as many as its last stage has blocks.
 
-    Args:
-        arch, norm: see `EfficientNetBackbone`.
-        num_anchors, box_dim: see `FBNetV3RPNHead`.
-        num_blocks: number of blocks; default: as many as in the trunk's last stage.
+    For the arguments see `EfficientNetBackbone` and `FBNetV3RPNHead`.
     """
 
     @configurable
@@ -124,8 +122,5 @@ def _load_stages(stages: nn.Sequential, source: str | os.PathLike) -> None:
         return
     # The file also has the other stages and the classifier
     weights = {key.removeprefix("features."): value for key, value in read_state_dict(source).items()}
-    expected = stages.state_dict().keys()
-    try:
-        stages.load_state_dict({key: value for key, value in weights.items() if key in expected})
-    except RuntimeError as error:
-        raise WeightsError(f"{source} does not fit the network: {one_line(error)}") from None
+    own_weights = {key: weights[key] for key in stages.state_dict() if key in weights}
+    load_if_it_fits(stages, own_weights, str(source), "the network")
