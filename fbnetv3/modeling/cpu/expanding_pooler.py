@@ -62,9 +62,10 @@ class ExpandingPooler(nn.Module):
 
 def can_expand(pooler: nn.Module) -> bool:
     """Return whether `ExpandingPooler` supports a pooler: aligned, for one map, with square output."""
-    if type(pooler) is not ROIPooler or len(pooler.level_poolers) != 1:
+    levels: Any = getattr(pooler, "level_poolers", ())
+    if type(pooler) is not ROIPooler or len(levels) != 1:
         return False
-    align: Any = pooler.level_poolers[0]
+    align = levels[0]
     is_supported_kind = type(align) is ROIAlign and align.aligned and align.sampling_ratio == 0
     return is_supported_kind and align.output_size[0] == align.output_size[1]
 

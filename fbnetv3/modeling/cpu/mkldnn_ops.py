@@ -32,8 +32,9 @@ def pack_conv(weight: Tensor, bias: Tensor | None, conv: nn.Conv2d, relu: bool) 
         return None
     geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
     packed_weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry)
-    activation = ("relu" if relu else "none", [], "")  # name, scalars, algorithm
-    return packed_weight, bias, *geometry, *activation
+    # The activation has scalars and an algorithm too
+    activation = "relu" if relu else "none"
+    return packed_weight, bias, *geometry, activation, [], ""
 
 
 def run_packed(x: Tensor, conv: PackedConv) -> Tensor | None:
