@@ -107,9 +107,9 @@ def uninitialized(monkeypatch):
 
 @pytest.mark.parametrize("seed", range(10))
 def test_equals_the_built_network_for_random_definitions(seed, uninitialized):
-    """A thousand in total, with inputs of various shapes and heads of various sizes."""
+    """300 in total, with inputs of various shapes and heads of various sizes."""
     rng = random.Random(seed)
-    for i in range(100):
+    for i in range(30):
         arch = random_arch(rng, f"random_{seed}_{i}")
         height, width = (arch.resolution,) * 2 if i % 2 else (rng.randint(33, 300), rng.randint(33, 300))
         classes, in_chans = rng.choice([2, 10, 1000]), rng.choice([1, 3])
