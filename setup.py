@@ -44,7 +44,11 @@ setup(
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
         "Typing :: Typed",
     ],
-    packages=[*find_packages(include=["fbnetv3", "fbnetv3.*"]), "fbnetv3.model_zoo_data", "fbnetv3.configs"],
+    packages=[
+        *find_packages(include=["fbnetv3", "fbnetv3.*"]),
+        "fbnetv3.model_zoo_data",
+        "fbnetv3.configs",
+    ],
     package_dir={"fbnetv3.model_zoo_data": "model_zoo", "fbnetv3.configs": "configs"},
     package_data={
         "fbnetv3": ["py.typed", "nars/report/*.html"],

@@ -77,7 +77,9 @@ def print_parts(side, measurements):
     """Print the median CPU time of each part of a detector."""
     last = measurements[-1]
     parts = {part: statistics.median(m["parts"][part] for m in measurements) for part in last["parts"]}
-    print(f"{side}: {last['proposals']} proposals through the box head, {last['detections']} detections; CPU time:")
+    print(
+        f"{side}: {last['proposals']} proposals through the box head, {last['detections']} detections; CPU time:"
+    )
     print("   ", ", ".join(f"{part} {1e3 * seconds:.1f} ms" for part, seconds in parts.items()))
 
 
@@ -109,7 +111,10 @@ def build_fbnetv3_detector(image, optimized):
     cfg = get_config("faster_rcnn_fbnetv3_a_C4")
     cfg.MODEL.DEVICE = "cpu"
     assert cfg.MODEL.RPN.POST_NMS_TOPK_TEST == PROPOSALS
-    assert (cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE) == (MIN_SCORE, MAX_DETECTIONS)
+    assert (cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST, cfg.TEST.DETECTIONS_PER_IMAGE) == (
+        MIN_SCORE,
+        MAX_DETECTIONS,
+    )
     inputs = [{"image": 255 * image, "height": PIXELS, "width": PIXELS}]
     model = build_model(cfg).eval()
     spread_scores(model.roi_heads.box_predictor, lambda: model(inputs))
@@ -158,7 +163,9 @@ def build_torchvision_detector(image):
 def spread_scores(predictor, run):
     """Scale the class weights of a box predictor so that the logits have the standard deviation LOGIT_DEVIATION."""
     outputs = []
-    handle = predictor.cls_score.register_forward_hook(lambda module, inputs, logits: outputs.append(logits))
+    handle = predictor.cls_score.register_forward_hook(
+        lambda module, inputs, logits: outputs.append(logits)
+    )
     predictor.cls_score.bias.zero_()
     run()
     handle.remove()
@@ -191,7 +198,9 @@ def timed(detect, parts):
         wall_seconds = time.perf_counter() - wall_start
         cpu_seconds = time.process_time() - cpu_start
         measured_parts = {**part_seconds, "rest": cpu_seconds - sum(part_seconds.values())}
-        return json.dumps({**counts, "wall time": wall_seconds, "CPU time": cpu_seconds, "parts": measured_parts})
+        return json.dumps(
+            {**counts, "wall time": wall_seconds, "CPU time": cpu_seconds, "parts": measured_parts}
+        )
 
     return measure
 

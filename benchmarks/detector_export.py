@@ -48,7 +48,9 @@ def main(argv=None):
     medians = {name: 1e3 * np.median(measured, axis=0) for name, measured in times.items()}
     for name, (wall_time, cpu_time) in medians.items():
         ratio = cpu_time / medians["ONNX Runtime"][1]
-        print(f"{name:24} {wall_time:7.1f} ms wall time {cpu_time:7.1f} ms CPU time {ratio:6.2f} x ONNX Runtime's")
+        print(
+            f"{name:24} {wall_time:7.1f} ms wall time {cpu_time:7.1f} ms CPU time {ratio:6.2f} x ONNX Runtime's"
+        )
 
 
 def report_agreement(exported, original, images):

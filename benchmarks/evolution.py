@@ -143,7 +143,15 @@ def compare_with_pymoo(num_seeds):
         print(*rows[-1], file=sys.stderr, flush=True)
     differences = np.array(differences)
     print("\nTable 2, joint: the best predicted score\n")
-    headers = ["seed", "budget", "fbnetv3", "pymoo", "fbnetv3's calls", "pymoo's calls", "seconds, fbnetv3 and pymoo"]
+    headers = [
+        "seed",
+        "budget",
+        "fbnetv3",
+        "pymoo",
+        "fbnetv3's calls",
+        "pymoo's calls",
+        "seconds, fbnetv3 and pymoo",
+    ]
     print(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
     print(
         f"\nfbnetv3 is at least as good in {np.mean(differences >= -EPSILON):.0%} of {num_seeds} runs, better in "
@@ -154,7 +162,9 @@ def compare_with_pymoo(num_seeds):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--table", metavar="FILE", help="NAS-Bench-Macro's JSON file")
     parser.add_argument("--runs", type=int, default=40, help="runs on the table (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=0, help="runs compared with pymoo")

@@ -18,7 +18,9 @@ def main():
     args = parser.parse_args()
     fbnetv3 = python_process("import fbnetv3; fbnetv3.create_model")
     peer = python_process("import torch, torchvision")
-    report_comparison("import", compare(fbnetv3, peer, rounds=args.rounds), GOAL, "torch and torchvision alone")
+    report_comparison(
+        "import", compare(fbnetv3, peer, rounds=args.rounds), GOAL, "torch and torchvision alone"
+    )
 
 
 def python_process(code):

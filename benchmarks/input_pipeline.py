@@ -36,7 +36,9 @@ def main():
         serve_calls(build_epoch(args.root, args.workers))
         return
     check_pixels(args.root)
-    sides = [SideProcess(args.root, "--workers", args.workers, "--side", side) for side in ("fbnetv3", "timm")]
+    sides = [
+        SideProcess(args.root, "--workers", args.workers, "--side", side) for side in ("fbnetv3", "timm")
+    ]
     num_images, num_peer_images = (int(side()) for side in sides)
     assert num_images == num_peer_images
     result = compare(*sides, rounds=args.rounds)
@@ -51,7 +53,12 @@ def fbnetv3_epoch(root, workers):
     """Return a function that loads an epoch and returns its number of images."""
     keep_freed_memory()
     transform = train_transform(
-        PREPROCESSING, crop="random_resized", crop_scale=(0.08, 1.0), crop_padding=0, flip=True, normalize=False
+        PREPROCESSING,
+        crop="random_resized",
+        crop_scale=(0.08, 1.0),
+        crop_padding=0,
+        flip=True,
+        normalize=False,
     )
     arguments = {"batch_size": BATCH, "training": True, "workers": workers, "normalize": PREPROCESSING}
     loader = build_loader(FolderDataset(Path(root)), transform, **arguments)
@@ -78,7 +85,9 @@ def check_pixels(root):
     dataset = FolderDataset(Path(root))
     transform = PREPROCESSING.transform(normalize=False)
     size = (3, RESOLUTION, RESOLUTION)
-    reference = create_transform(size, interpolation="bilinear", crop_pct=RESOLUTION / 256, use_prefetcher=True)
+    reference = create_transform(
+        size, interpolation="bilinear", crop_pct=RESOLUTION / 256, use_prefetcher=True
+    )
     peer_dataset = ImageDataset(root, transform=reference)
     differences = torch.stack(
         [
@@ -86,7 +95,9 @@ def check_pixels(root):
             for i in range(0, len(dataset), 10)
         ]
     )
-    print(f"pixels differ by {differences.mean():.3f} of 255 levels on average, {differences.max():.0f} at most")
+    print(
+        f"pixels differ by {differences.mean():.3f} of 255 levels on average, {differences.max():.0f} at most"
+    )
     assert differences.mean() < 0.5
 
 

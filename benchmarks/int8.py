@@ -22,7 +22,9 @@ from fbnetv3.model_zoo.pretrained import load_classifier_from_name
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="fbnetv3_b", help="architecture (default: %(default)s)")
-    parser.add_argument("--resolution", type=int, default=224, help="side of the input (default: %(default)s)")
+    parser.add_argument(
+        "--resolution", type=int, default=224, help="side of the input (default: %(default)s)"
+    )
     formats = formats_supporting("int8")
     parser.add_argument("--formats", nargs="+", default=formats, choices=formats)
     parser.add_argument("--threads", type=int, default=1)
@@ -30,7 +32,10 @@ def main():
     parser.add_argument("--folder", help="folder that keeps the exports for later runs")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f"{args.model} at {args.resolution} pixels, one image, {args.threads} threads; CPU {vnni()} VNNI", flush=True)
+    print(
+        f"{args.model} at {args.resolution} pixels, one image, {args.threads} threads; CPU {vnni()} VNNI",
+        flush=True,
+    )
     with tempfile.TemporaryDirectory() as temporary:
         for format in args.formats:
             compare_format(format, args, Path(args.folder or temporary))
@@ -44,11 +49,15 @@ def compare_format(format, args, folder):
             export(format, args, exported)
     predictors = [load(exported) for exported in folders]
     image = np.random.default_rng(0).standard_normal((1, 3, args.resolution, args.resolution), np.float32)
-    result = compare(*(partial(predictor.runtime.run, image) for predictor in predictors), rounds=args.rounds)
+    result = compare(
+        *(partial(predictor.runtime.run, image) for predictor in predictors), rounds=args.rounds
+    )
     int8_bytes, float_bytes = (next(exported.glob("model.*")).stat().st_size for exported in folders)
     name = f"{args.model} at {args.resolution}, one image, {predictors[0].runtime.name}, int8"
     report_comparison(name, result, peer_name="float32")
-    report_value(f"{name}: size over that of float32", int8_bytes / float_bytes, details=f"{int8_bytes / 1e6:.1f} MB")
+    report_value(
+        f"{name}: size over that of float32", int8_bytes / float_bytes, details=f"{int8_bytes / 1e6:.1f} MB"
+    )
 
 
 def export(format, args, folder):

@@ -24,7 +24,9 @@ from fbnetv3.nars import search
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--table", required=True, help="latency table of this machine")
     parser.add_argument("--budgets", type=float, nargs="+", default=(12, 16, 20, 24), metavar="MS")
     parser.add_argument("--rounds", type=int, default=3)
@@ -59,7 +61,9 @@ def main():
             f"{columns['macs'] / 1e6:.0f} M MACs, "
             f"true accuracy {task.true_accuracy(recommendation.candidate.vector):.2f}"
         )
-        report_value(f"budget {budget:g} ms over measured latency", budget / measured.median, 1 / 1.05, details)
+        report_value(
+            f"budget {budget:g} ms over measured latency", budget / measured.median, 1 / 1.05, details
+        )
 
 
 if __name__ == "__main__":

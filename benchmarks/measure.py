@@ -16,7 +16,11 @@ RESULTS_VARIABLE = "FBNETV3_BENCHMARK_RESULTS"
 
 
 def compare(
-    fbnetv3: Callable[[], object], peer: Callable[[], object], rounds: int, repeat: int = 1, pause: float = 0.0
+    fbnetv3: Callable[[], object],
+    peer: Callable[[], object],
+    rounds: int,
+    repeat: int = 1,
+    pause: float = 0.0,
 ) -> dict[str, float]:
     """Measure the seconds per call of both sides. See `summarize` for the result.
 
@@ -47,7 +51,9 @@ def summarize(seconds: Mapping[str, Sequence[float]]) -> dict[str, float]:
         of the peer over that of fbnetv3.
     """
     medians = {side: statistics.median(times) for side, times in seconds.items()}
-    spreads = {f"{side}_spread": (max(times) - min(times)) / medians[side] for side, times in seconds.items()}
+    spreads = {
+        f"{side}_spread": (max(times) - min(times)) / medians[side] for side, times in seconds.items()
+    }
     return {**medians, **spreads, "ratio": medians["peer"] / medians["fbnetv3"]}
 
 
@@ -60,7 +66,9 @@ class SideProcess:
 
     def __init__(self, *arguments: object) -> None:
         command = [sys.executable, sys.argv[0], *map(str, arguments)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        )
 
     def __call__(self) -> str:
         """Call the side's function and return its result as text."""
@@ -83,7 +91,9 @@ def serve_calls(function: Callable[[], object]) -> None:
         print(line, flush=True)
 
 
-def report_comparison(name: str, result: dict[str, float], goal: float | None = None, peer_name: str = "peer") -> None:
+def report_comparison(
+    name: str, result: dict[str, float], goal: float | None = None, peer_name: str = "peer"
+) -> None:
     """Print a comparison, and record it for `benchmarks/run.py`.
 
     Args:

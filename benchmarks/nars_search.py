@@ -89,7 +89,8 @@ class JointTask(Task):
         self.weights = self.rng.gamma(2.0, 0.5, len(space))
         self.shapes = self.rng.uniform(0.3, 2.0, len(space))
         self.pairs = [
-            (*self.rng.choice(self.arch_columns, 2, replace=False), self.rng.normal(0, 0.5)) for _ in range(12)
+            (*self.rng.choice(self.arch_columns, 2, replace=False), self.rng.normal(0, 0.5))
+            for _ in range(12)
         ]
         bounds = [Constraint("macs", 4e8, 8e8)]
         super().__init__(space, Constraints(space, bounds), {"macs": [4e8, 8e8]}, 30, {})
@@ -228,7 +229,11 @@ def compare_on_table(file, seeds, batch, marks):
             for name, rows in regrets.items()
         }
         seconds = time.time() - start
-        print(f"seed {seed}: optimum found after {found_after} trainings; {seconds:.0f} s", file=sys.stderr, flush=True)
+        print(
+            f"seed {seed}: optimum found after {found_after} trainings; {seconds:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
     rows = []
     for name, side_regrets in regrets.items():
         by_mark = [[regret[mark - 1] for regret in side_regrets] for mark in marks]
@@ -270,18 +275,29 @@ def compare_on_joint(seeds, batch, rounds):
         wins = np.mean(nars_accuracies > np.array(values))
         rows.append([name, f"{np.mean(values):.3f}", f"{np.std(values, ddof=1):.3f}", f"{wins:.0%}"])
     print(f"\n{seeds} tasks on Table 2's space; {np.mean(budgets):.0f} epochs for each side\n")
-    headers = ["", "true accuracy of its choice", "deviation", "tasks on which NARS's recommendation is better"]
+    headers = [
+        "",
+        "true accuracy of its choice",
+        "deviation",
+        "tasks on which NARS's recommendation is better",
+    ]
     print(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--table", metavar="FILE", help="NAS-Bench-Macro's JSON file")
     parser.add_argument("--joint", action="store_true", help="the joint task with learning curves")
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--batch", type=int, default=20, help="trials per round")
     parser.add_argument(
-        "--marks", type=int, nargs="+", default=[50, 100, 150, 200], help="numbers of training runs to compare at"
+        "--marks",
+        type=int,
+        nargs="+",
+        default=[50, 100, 150, 200],
+        help="numbers of training runs to compare at",
     )
     parser.add_argument("--rounds", type=int, default=5, help="rounds of the joint task")
     args = parser.parse_args()

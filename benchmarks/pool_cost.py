@@ -14,7 +14,15 @@ from fvcore.nn import FlopCountAnalysis
 
 from fbnetv3.arch import compute_cost, configs_folder
 from fbnetv3.modeling import build_network
-from fbnetv3.nars import AccuracyPredictor, Constraint, Constraints, CostModel, evolve, load_space, sample_pool
+from fbnetv3.nars import (
+    AccuracyPredictor,
+    Constraint,
+    Constraints,
+    CostModel,
+    evolve,
+    load_space,
+    sample_pool,
+)
 from fbnetv3.nars.predictor.architecture_statistics import pretraining_labels
 from fbnetv3.nars.space.sampling import sample_sobol
 
@@ -69,9 +77,15 @@ def benchmark_costs(space, batch_size):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pool", type=int, default=20_000, help="candidates in the pool (default: %(default)s)")
-    parser.add_argument("--candidates", type=int, default=2**17, help="costed at a time (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pool", type=int, default=20_000, help="candidates in the pool (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--candidates", type=int, default=2**17, help="costed at a time (default: %(default)s)"
+    )
     args = parser.parse_args()
     memory_before = peak_memory()
     space = load_space(configs_folder() / "nars" / "spaces" / "fbnetv3.yaml")

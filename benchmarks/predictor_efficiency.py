@@ -62,9 +62,13 @@ class Table:
 
         costs = {name: np.array([rows[key][name] for key in keys], float) for name in ("flops", "params")}
         self.pool = self.candidates
-        self.constraints = Constraints(self.space, columns={name: column(values) for name, values in costs.items()})
+        self.constraints = Constraints(
+            self.space, columns={name: column(values) for name, values in costs.items()}
+        )
         paper = pretraining_labels(self.constraints, self.pool)
-        rich = pretraining_labels(self.constraints, self.pool, "rich") | stage_labels(self.candidates, costs)
+        rich = pretraining_labels(self.constraints, self.pool, "rich") | stage_labels(
+            self.candidates, costs
+        )
         self.labels = {"MACs and parameters": paper, "rich": rich}
         if naswot:
             scores = naswot_scores()
@@ -135,7 +139,9 @@ def naswot_scores(seed=0):
 
         def inverted_residual(x):
             y = norm(F.conv2d(x, expand))
-            z = norm(F.conv2d(F.relu6(y), depthwise, stride=stride, padding=kernel // 2, groups=mid_channels))
+            z = norm(
+                F.conv2d(F.relu6(y), depthwise, stride=stride, padding=kernel // 2, groups=mid_channels)
+            )
             output = norm(F.conv2d(F.relu6(z), project))
             if in_channels == out_channels:
                 output = output + x
@@ -241,7 +247,10 @@ def compare(task, sizes, seeds, settings):
     for name, labels in task.labels.items():
         pretrained[name] = AccuracyPredictor(task.space, settings)
         report = pretrained[name].pretrain(task.pool, labels)
-        print(f"{name}: {len(labels)} labels, R2 on held-out candidates at least {min(report.r2):.3f}", flush=True)
+        print(
+            f"{name}: {len(labels)} labels, R2 on held-out candidates at least {min(report.r2):.3f}",
+            flush=True,
+        )
     for seed in range(seeds):
         candidates, accuracies = task.draw(np.random.default_rng(seed))
         for k, n in enumerate(sizes):
@@ -278,7 +287,9 @@ def table_rows(errors, errors_by_rate, sizes):
             for mean, standard_error, n in zip(values.mean(0), standard_errors, sizes, strict=True):
                 ratios = [] if values is baseline else [needed_ratio(mean, sizes, baseline.mean(0), n)]
                 ratios += [needed_ratio(mean, sizes, networks_alone, n)] if variant == 0 else []
-                cells.append(f"{mean:.3f} ± {standard_error:.3f}" + (f" ({', '.join(ratios)})" if ratios else ""))
+                cells.append(
+                    f"{mean:.3f} ± {standard_error:.3f}" + (f" ({', '.join(ratios)})" if ratios else "")
+                )
             rows.append([list(VARIANTS)[variant] + name, *cells])
     return rows
 
@@ -294,9 +305,13 @@ def needed_ratio(error, sizes, baseline, n):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--table", metavar="FILE", help="NAS-Bench-Macro's JSON file")
-    parser.add_argument("--naswot", action="store_true", help="add NASWOT scores to the labels of the table's networks")
+    parser.add_argument(
+        "--naswot", action="store_true", help="add NASWOT scores to the labels of the table's networks"
+    )
     parser.add_argument("--synthetic", action="store_true", help="Table 2's joint space")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 20, 40, 80, 160, 320])

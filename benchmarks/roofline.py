@@ -44,7 +44,9 @@ def main():
     torch.set_num_threads(args.threads)
     peak = measure_peak()
     bandwidth = measure_bandwidth()
-    print(f"limits with {args.threads} threads: {peak:.0f} GFLOP/s in a matrix product, {bandwidth:.1f} GB/s copying")
+    print(
+        f"limits with {args.threads} threads: {peak:.0f} GFLOP/s in a matrix product, {bandwidth:.1f} GB/s copying"
+    )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
         export(args.network, file)
@@ -93,7 +95,9 @@ def measure_network(network, file, batch, rounds):
     runtime = OnnxRuntime(file)
     images = random_images(batch)
     times = [call_seconds(lambda: runtime.run(images)) for _ in range(rounds + WARMUP_RUNS)]
-    return float(np.median(times[WARMUP_RUNS:])), 2 * batch * fbnetv3.cost(arch_name(network), PIXELS).macs_conv
+    return float(np.median(times[WARMUP_RUNS:])), 2 * batch * fbnetv3.cost(
+        arch_name(network), PIXELS
+    ).macs_conv
 
 
 def profile_layers(file, folder, rounds):
@@ -114,7 +118,9 @@ def profile_layers(file, folder, rounds):
         if event["name"].endswith("_kernel_time"):
             times[event["name"]].append(event["dur"] / 1e6)
             arguments[event["name"]] = event["args"]
-    return [Layer(*count_work(arguments[name]), float(np.median(seconds))) for name, seconds in times.items()]
+    return [
+        Layer(*count_work(arguments[name]), float(np.median(seconds))) for name, seconds in times.items()
+    ]
 
 
 def count_work(arguments):
@@ -141,7 +147,9 @@ def print_table(layers, peak, bandwidth):
         seconds = sum(layer.seconds for layer in group)
         limit = sum(max(layer.flops / peak, layer.traffic / bandwidth) / 1e9 for layer in group)
         rate = sum(layer.flops for layer in group) / seconds / 1e9
-        print(f"{kind:10} {len(group):7} {1e3 * seconds:7.2f} {rate:9.1f} {rate / peak:16.2f} {limit / seconds:20.2f}")
+        print(
+            f"{kind:10} {len(group):7} {1e3 * seconds:7.2f} {rate:9.1f} {rate / peak:16.2f} {limit / seconds:20.2f}"
+        )
 
 
 def draw_roofline(layers, peak, bandwidth, args):
@@ -159,11 +167,19 @@ def draw_roofline(layers, peak, bandwidth, args):
             flops, traffic, seconds = (np.array(column) for column in list(zip(*group, strict=True))[1:])
             area = 12 + 250 * seconds / total_seconds
             axes.scatter(
-                flops / traffic, flops / seconds / 1e9, area, color=f"tab:{color}", alpha=0.6, lw=0, label=kind
+                flops / traffic,
+                flops / seconds / 1e9,
+                area,
+                color=f"tab:{color}",
+                alpha=0.6,
+                lw=0,
+                label=kind,
             )
     axes.set_xlabel("floating-point operations per byte of input, weights and output")
     axes.set_ylabel("GFLOP/s")
-    axes.set_title(f"Layers of {args.network} at {PIXELS} pixels, one image, {args.threads} threads", fontsize=10)
+    axes.set_title(
+        f"Layers of {args.network} at {PIXELS} pixels, one image, {args.threads} threads", fontsize=10
+    )
     axes.grid(alpha=0.3, which="both", lw=0.4)
     axes.legend(loc="lower right", fontsize=9)
     save_figure(figure, args.figure)

@@ -26,7 +26,17 @@ from fbnetv3.deploy.latency.timing import device_name
 FOLDER = Path(__file__).resolve().parent
 RESULTS_FILE = FOLDER / "results.json"
 PAGE = FOLDER.parent / "docs" / "benchmarks.md"
-PACKAGES = ("torch", "torchvision", "timm", "onnxruntime", "openvino", "executorch", "pymoo", "optuna", "numpy")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "onnxruntime",
+    "openvino",
+    "executorch",
+    "pymoo",
+    "optuna",
+    "numpy",
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,9 @@ BENCHMARKS = {
         "for one image, each kind of layer.",
         ("--figure", str(FOLDER.parent / "docs" / "roofline.png")),
     ),
-    "int8": Benchmark("int8.py", "int8", "int8 against float32 of the same network, in both runtimes.", threads=1),
+    "int8": Benchmark(
+        "int8.py", "int8", "int8 against float32 of the same network, in both runtimes.", threads=1
+    ),
     "latency_search": Benchmark(
         "latency_search.py",
         "Networks searched for a latency budget",
@@ -104,7 +116,16 @@ BENCHMARKS = {
         "detector_export.py",
         "Exported detector",
         "Detections and time of a detector's ONNX export and of the original in torch, on the same images.",
-        ("--config", "{config}", "--weights", "{weights}", "--exported", "{exported}", "--images", "{photos}"),
+        (
+            "--config",
+            "{config}",
+            "--weights",
+            "{weights}",
+            "--exported",
+            "{exported}",
+            "--images",
+            "{photos}",
+        ),
         threads=1,
         inputs={
             "config": "config of a trained detector",
@@ -151,7 +172,9 @@ BENCHMARKS = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run; default: all")
     parser.add_argument("--list", action="store_true", help="list the benchmarks")
     parser.add_argument("--page", action="store_true", help="only write the page from the stored results")
@@ -200,7 +223,11 @@ def run_benchmark(benchmark, paths):
         rows_file = Path(folder) / "rows.jsonl"
         arguments = [argument.format(**paths) for argument in benchmark.arguments]
         command = [sys.executable, str(FOLDER / benchmark.script), *arguments]
-        environment = {**os.environ, RESULTS_VARIABLE: str(rows_file), "OMP_NUM_THREADS": str(benchmark.threads)}
+        environment = {
+            **os.environ,
+            RESULTS_VARIABLE: str(rows_file),
+            "OMP_NUM_THREADS": str(benchmark.threads),
+        }
         start = time.time()
         lines = []
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
@@ -309,7 +336,9 @@ def build_tables(rows):
         (["", "value", "goal", ""], values),
     )
     return "\n\n".join(
-        tabulate(table, headers, tablefmt="github", disable_numparse=True) for headers, table in tables if table
+        tabulate(table, headers, tablefmt="github", disable_numparse=True)
+        for headers, table in tables
+        if table
     )
 
 

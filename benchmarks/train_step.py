@@ -60,7 +60,9 @@ def build_model(side):
     from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 
     keep_freed_memory()
-    return fbnetv3.create_model("fbnetv3_b_same_padding").to(memory_format=torch.channels_last), torch.channels_last
+    return fbnetv3.create_model("fbnetv3_b_same_padding").to(
+        memory_format=torch.channels_last
+    ), torch.channels_last
 
 
 def check_gradients():

@@ -48,7 +48,9 @@ def draw_flow(axes):
 
 def box(axes, x, y, width, height, title, body, mono=False):
     axes.add_patch(
-        FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=2", fc="#f3f6fa", ec=BLUE, lw=1.2)
+        FancyBboxPatch(
+            (x, y), width, height, boxstyle="round,pad=0,rounding_size=2", fc="#f3f6fa", ec=BLUE, lw=1.2
+        )
     )
     axes.text(x + 2, y + height - 2.5, title, va="top", weight="bold", color=BLUE, size=9)
     family = {"family": "monospace"} if mono else {}
@@ -60,8 +62,12 @@ def draw_family(axes):
     macs, top1 = [entry.macs / 1e6 for entry in entries], [entry.top1 for entry in entries]
     axes.plot(macs, top1, "o-", color=BLUE, label="FBNetV3, published weights")
     for entry, x, y in zip(entries, macs, top1, strict=True):
-        axes.annotate(entry.arch.name[-1].upper(), (x, y), (-4, 6), textcoords="offset points", ha="right", color=BLUE)
-    axes.plot(*zip(*EFFICIENTNET.values(), strict=True), "s--", color=ORANGE, label="EfficientNet, from the paper")
+        axes.annotate(
+            entry.arch.name[-1].upper(), (x, y), (-4, 6), textcoords="offset points", ha="right", color=BLUE
+        )
+    axes.plot(
+        *zip(*EFFICIENTNET.values(), strict=True), "s--", color=ORANGE, label="EfficientNet, from the paper"
+    )
     for name, point in EFFICIENTNET.items():
         axes.annotate(name, point, (5, -11), textcoords="offset points", color=ORANGE)
     axes.set_xscale("log")

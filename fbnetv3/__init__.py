@@ -27,7 +27,17 @@ _ATTRIBUTES = {
     "register_arch_folder": "fbnetv3.arch",
     "load_weights": "fbnetv3.modeling.weights",
 }
-_SUBPACKAGES = ("arch", "config", "data", "deploy", "detection", "modeling", "model_zoo", "nars", "training")
+_SUBPACKAGES = (
+    "arch",
+    "config",
+    "data",
+    "deploy",
+    "detection",
+    "modeling",
+    "model_zoo",
+    "nars",
+    "training",
+)
 
 __all__ = ["__version__", *_ATTRIBUTES]
 

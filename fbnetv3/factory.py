@@ -49,7 +49,9 @@ def create_model(
 
         entry = model_zoo.entry_for_arch(arch.name)
         if arch.stages != entry.arch.stages:
-            raise UsageError(f"{arch.name}: the weights of {entry} belong to an architecture with different blocks")
+            raise UsageError(
+                f"{arch.name}: the weights of {entry} belong to an architecture with different blocks"
+            )
         num_classes = entry.num_classes if num_classes is None else num_classes
         in_chans = entry.in_chans if in_chans is None else in_chans
         weights = entry.local_weights()

@@ -35,7 +35,9 @@ class Registry(_FvcoreRegistry):
     def add(self, name: str, obj: Any, origin: str) -> None:
         """Register `obj` under `name`; `origin` says where it comes from (a file, or file:line)."""
         if name in self:
-            raise UsageError(f"{self._name} '{name}' from {origin} is already registered by {self._origins[name]}")
+            raise UsageError(
+                f"{self._name} '{name}' from {origin} is already registered by {self._origins[name]}"
+            )
         self._do_register(name, obj)
         self._origins[name] = origin
 

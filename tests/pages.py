@@ -27,5 +27,7 @@ def blocks(page, language):
 
 def commands(page):
     """The shell commands of a page, in order, each in one line."""
-    lines = [line.strip() for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    lines = [
+        line.strip() for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()
+    ]
     return [" ".join(line.split()) for line in lines if line]

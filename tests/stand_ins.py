@@ -111,7 +111,9 @@ def make_weights():
     """Write random weights into the download cache as published files; classifiers' with the released names."""
     for letter in "abg":
         model = randomized(fbnetv3.create_model(f"fbnetv3_{letter}"))
-        save_download(f"imagenet/fbnetv3_{letter}.yaml", {"state_dict": mobile_vision(model), "model_ema": None})
+        save_download(
+            f"imagenet/fbnetv3_{letter}.yaml", {"state_dict": mobile_vision(model), "model_ema": None}
+        )
     detector = "coco/faster_rcnn_fbnetv3_a_C4_224.yaml"
     save_detector(ROOT / "configs" / detector, cached_path(model_zoo.get_checkpoint_url(detector)))
 

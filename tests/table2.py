@@ -21,7 +21,11 @@ def random_arch(rng, name):
     first[3] = rest[3]
     stages = [Stage((Row("conv", rng.randrange(16, 25, 2), kernel=3, stride=2),))]
     for channels, layers, stride, se, group in BODY:
-        c, k, n = rng.randrange(channels[0], channels[1] + 1, channels[2]), rng.choice([3, 5]), rng.randint(*layers)
+        c, k, n = (
+            rng.randrange(channels[0], channels[1] + 1, channels[2]),
+            rng.choice([3, 5]),
+            rng.randint(*layers),
+        )
         if group is None:
             stages.append(Stage((Row("mbconv", c, n, stride, kernel=k, expansion=1, se=se),)))
             continue

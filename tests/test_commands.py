@@ -99,7 +99,9 @@ PREREQUISITES = {
         "python tools/export_net.py --config configs/coco/coco128_fbnetv3_a_C4.yaml --format onnx"
         " --weights output/coco128/model_final.pth --output exported/coco128",
     ],
-    "latency.md": ["python tools/export_net.py --model fbnetv3_b --format executorch --output exported/b_phone"],
+    "latency.md": [
+        "python tools/export_net.py --model fbnetv3_b --format executorch --output exported/b_phone"
+    ],
     "phone.md": [
         "python tools/train_net.py --config configs/imagenet/fbnetv3_a.yaml DATA.ROOT my_images MODEL.NUM_CLASSES 0"
         " OUTPUT_DIR output/mine"
@@ -107,7 +109,9 @@ PREREQUISITES = {
 }
 # Detectors that a page relies on, by config; trained for longer than these tests do
 TRAINED_DETECTORS = {
-    "benchmarks.md": {"configs/coco/faster_rcnn_fbnetv3_digits_C4.yaml": "output/digit_scenes/model_final.pth"},
+    "benchmarks.md": {
+        "configs/coco/faster_rcnn_fbnetv3_digits_C4.yaml": "output/digit_scenes/model_final.pth"
+    },
     "deploy.md": {
         "configs/coco/faster_rcnn_fbnetv3_digits_C4.yaml": "output/digit_scenes/model_final.pth",
         "configs/coco/coco128_fbnetv3_a_C4.yaml": "output/coco128/model_final.pth",
@@ -120,7 +124,9 @@ def checkout(tmp_path_factory):
     """Return a folder with links to the checkout's files and with data; commands run and write there."""
     folder = tmp_path_factory.mktemp("checkout")
     for path in ROOT.iterdir():
-        if path.name not in ("docs", "output", "build", "dist", ".git") and not path.name.endswith(".egg-info"):
+        if path.name not in ("docs", "output", "build", "dist", ".git") and not path.name.endswith(
+            ".egg-info"
+        ):
             (folder / path.name).symlink_to(path)
     shutil.copytree(ROOT / "docs", folder / "docs")
     make_data(folder)
@@ -218,7 +224,9 @@ class Reader:
 
     def make(self, words, environment):
         """Check the targets with a dry run, and run their trainings."""
-        for line in self.run(["make", "--dry-run", "--no-print-directory", *words], environment).splitlines():
+        for line in self.run(
+            ["make", "--dry-run", "--no-print-directory", *words], environment
+        ).splitlines():
             if "tools/train_net.py" in line:
                 self.run_line(line)
 
@@ -253,7 +261,9 @@ class Reader:
     def sbatch(self, words, environment):
         """Run a batch script as the job's only node; `srun` runs its command here, on the existing cluster."""
         at = next(i for i, word in enumerate(words) if word.endswith(".sbatch"))
-        assert all(word.split("=")[0] in ("--nodes", "--gpus-per-node", "--dependency") for word in words[:at:2])
+        assert all(
+            word.split("=")[0] in ("--nodes", "--gpus-per-node", "--dependency") for word in words[:at:2]
+        )
         script, arguments = words[at], words[at + 1 :]
         stand_ins = {"scontrol": 'echo "$3"', "srun": 'shift; exec "$@"'}
         port = free_port()
@@ -269,13 +279,23 @@ class Reader:
             (folder / name).chmod(0o755)
         job = {"JOB_ID": port - 20000, "JOB_NUM_NODES": 1, "CPUS_PER_TASK": 1, "JOB_NODELIST": "127.0.0.1"}
         environment = environment | {f"SLURM_{name}": str(value) for name, value in job.items()}
-        environment |= {"PATH": f"{folder}:{os.environ['PATH']}", "FBNETV3_BIN": str(Path(sys.executable).parent)}
-        short = shortening_options("search_net.py" if script.endswith("search.sbatch") else "train_net.py", arguments)
+        environment |= {
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "FBNETV3_BIN": str(Path(sys.executable).parent),
+        }
+        short = shortening_options(
+            "search_net.py" if script.endswith("search.sbatch") else "train_net.py", arguments
+        )
         self.run(["bash", script, *arguments, *short], environment)
 
     def run(self, words, environment):
         done = subprocess.run(
-            words, env={**os.environ, **environment}, capture_output=True, text=True, timeout=500, check=False
+            words,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
         )
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
@@ -287,7 +307,9 @@ def shortening_options(name, words):
         return shlex.split(SEARCH) if "--config" in words else []
     if name in ("train_net.py", "run_ablation.py", "cache_teacher.py"):
         config = words[words.index("--config") + 1]
-        short = TRAINING_OVERRIDES[max((start for start in TRAINING_OVERRIDES if config.startswith(start)), key=len)]
+        short = TRAINING_OVERRIDES[
+            max((start for start in TRAINING_OVERRIDES if config.startswith(start)), key=len)
+        ]
         published = "DISTILL.WEIGHTS zoo://imagenet" in " ".join(words)
         return f"{short} {PUBLISHED_TEACHER if published else ''}".split()
     keys = [key for key in (f"{name} {word}" for word in words) if key in SCRIPT_OPTIONS]

@@ -71,7 +71,9 @@ def defined(source):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             yield node.name
         if isinstance(node, ast.ClassDef):
-            yield from (f"{node.name}.{each.name}" for each in node.body if isinstance(each, ast.FunctionDef))
+            yield from (
+                f"{node.name}.{each.name}" for each in node.body if isinstance(each, ast.FunctionDef)
+            )
 
 
 def test_every_page_is_in_the_sites_navigation():
@@ -100,7 +102,11 @@ def test_the_api_reference_has_all_that_packages_offer(hook):
     api, claimed = hook("api_reference"), {}
     for package in api.PACKAGES:
         page = api.page(package, (), claimed)
-        offered = import_module(package).__all__ if package != "fbnetv3.detection" or find_spec("detectron2") else ()
+        offered = (
+            import_module(package).__all__
+            if package != "fbnetv3.detection" or find_spec("detectron2")
+            else ()
+        )
         for name in {*offered} - {"__version__"}:
             assert f"{package}.{name}" in page, f"{package}.{name}"
 

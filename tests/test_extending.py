@@ -93,7 +93,15 @@ def test_the_format_is_verified_exported_and_read_again(run, folder, trained):
 def test_the_network_is_exported_to_onnx(run, folder, trained):
     pytest.importorskip("onnxruntime", reason="pip install 'fbnetv3[export]'")
     run(
-        "export_net", "--config", "run/config.yaml", "--import", "my_extensions", "--format", "onnx", "--output", "onnx"
+        "export_net",
+        "--config",
+        "run/config.yaml",
+        "--import",
+        "my_extensions",
+        "--format",
+        "onnx",
+        "--output",
+        "onnx",
     )
     assert (folder / "onnx" / "model.onnx").is_file()
 

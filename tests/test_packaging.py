@@ -32,7 +32,9 @@ def installed(tmp_path_factory):
     ignore = shutil.ignore_patterns(".*", "output", "build", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT, source, ignore=ignore)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
-    done = subprocess.run([*command, "--target", str(folder / "site"), str(source)], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--target", str(folder / "site"), str(source)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     shutil.rmtree(source)
     return folder / "site"
@@ -41,7 +43,9 @@ def installed(tmp_path_factory):
 def test_installed_it_works_without_the_checkout(installed, tmp_path):
     """-P and -I keep the checkout and the editable install out; dependencies come from this environment."""
     script = f"import sys; sys.path[:0] = [{str(installed)!r}]\n" + SCRIPT.format(site=str(installed))
-    done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script], capture_output=True, text=True, cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.split("\n")
     assert lines[:2] == ["10", "10"]
@@ -50,4 +54,6 @@ def test_installed_it_works_without_the_checkout(installed, tmp_path):
 
 
 def test_only_what_belongs_is_installed(installed):
-    assert {path.name for path in installed.iterdir() if path.is_dir() and "dist-info" not in path.name} == {"fbnetv3"}
+    assert {
+        path.name for path in installed.iterdir() if path.is_dir() and "dist-info" not in path.name
+    } == {"fbnetv3"}

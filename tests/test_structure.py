@@ -36,7 +36,17 @@ ALLOWED = {
 # Modules that may import more than their part: the search trains candidates and draws networks only by these.
 EXCEPTIONS = {"nars/evaluators/training_evaluator.py": {"modeling", "training"}}
 WITHOUT_TORCH = {"errors", "registry", "utils", "arch", "config"}
-HEAVY = {"detectron2", "ray", "onnx", "onnxscript", "onnxruntime", "executorch", "torchao", "openvino", "timm"}
+HEAVY = {
+    "detectron2",
+    "ray",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "executorch",
+    "torchao",
+    "openvino",
+    "timm",
+}
 # The only modules outside fbnetv3.detection that import an optional package, and which.
 OPTIONAL = {
     "deploy/detector_graph/box_ops.py": {"onnxscript"},
@@ -46,7 +56,20 @@ OPTIONAL = {
     "training/optimizers.py": {"timm"},
 }
 # Local names that say nothing of what they hold.
-CATCH_ALL = {"found", "known", "kept", "given", "there", "here", "theirs", "ours", "what", "how", "thing", "stuff"}
+CATCH_ALL = {
+    "found",
+    "known",
+    "kept",
+    "given",
+    "there",
+    "here",
+    "theirs",
+    "ours",
+    "what",
+    "how",
+    "thing",
+    "stuff",
+}
 
 
 def relative(file):
@@ -156,7 +179,11 @@ def test_tests_mirror_the_package():
     tests = PACKAGE.parent / "tests"
     if not tests.is_dir():
         pytest.skip("the package is installed without its tests")
-    rooms = {relative(folder) for folder in PACKAGE.rglob("*") if folder.is_dir() and (folder / "__init__.py").exists()}
+    rooms = {
+        relative(folder)
+        for folder in PACKAGE.rglob("*")
+        if folder.is_dir() and (folder / "__init__.py").exists()
+    }
     others = {"hardening", "tools"}
     for file in tests.rglob("test_*.py"):
         folder = file.parent.relative_to(tests).as_posix()
@@ -168,7 +195,9 @@ def run(script):
 
 
 def test_importing_loads_nothing_optional():
-    loaded = run("import fbnetv3, sys; fbnetv3.create_model, fbnetv3.load_weights; print(*sys.modules)").split()
+    loaded = run(
+        "import fbnetv3, sys; fbnetv3.create_model, fbnetv3.load_weights; print(*sys.modules)"
+    ).split()
     optional = HEAVY | {"jinja2", "matplotlib", "scipy", "sklearn", "tensorboard"}
     # torch imports jinja2 by itself in some versions
     loaded_by_torch = run("import torch, torchvision, sys; print(*sys.modules)").split()
@@ -177,7 +206,9 @@ def test_importing_loads_nothing_optional():
 
 
 def test_cost_needs_no_torch():
-    script = "import sys; sys.modules['torch'] = None; import fbnetv3; print(fbnetv3.cost('fbnetv3_a').macs)"
+    script = (
+        "import sys; sys.modules['torch'] = None; import fbnetv3; print(fbnetv3.cost('fbnetv3_a').macs)"
+    )
     assert run(script) == "356598280\n"
 
 
@@ -194,7 +225,9 @@ def test_importing_takes_hardly_longer_than_torch_and_torchvision():
     rounds = [(seconds(baseline), seconds(package)) for _ in range(3)]
     torch_seconds, package_seconds = (min(times) for times in zip(*rounds, strict=True))
     ratio = package_seconds / torch_seconds
-    print(f"import torch, torchvision {torch_seconds:.2f} s; fbnetv3 {package_seconds:.2f} s; ratio {ratio:.2f}")
+    print(
+        f"import torch, torchvision {torch_seconds:.2f} s; fbnetv3 {package_seconds:.2f} s; ratio {ratio:.2f}"
+    )
     assert ratio <= 1.3
 
 
@@ -206,8 +239,13 @@ def test_unknown_attributes():
 
 def test_detectron2_is_installed_after_setup():
     """`make setup` installs it by whichever route works; its compiled operators are not needed."""
-    detectron2 = pytest.importorskip("detectron2", reason="detectron2 is optional: python tools/install_detectron2.py")
+    detectron2 = pytest.importorskip(
+        "detectron2", reason="detectron2 is optional: python tools/install_detectron2.py"
+    )
     assert detectron2.__version__
-    assert run("from detectron2.modeling import build_model; from detectron2 import model_zoo; print('ok')") == "ok\n"
+    assert (
+        run("from detectron2.modeling import build_model; from detectron2 import model_zoo; print('ok')")
+        == "ok\n"
+    )
     origin = run("import importlib.util as u; s = u.find_spec('tools'); print(s and s.origin)").strip()
     assert origin in ("None", "") or "site-packages" not in origin, "detectron2's `tools` shadows others"

@@ -34,10 +34,17 @@ COST_HEADERS = ("MACs (M)", "params (M)", "activations (M)")
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Print MACs and parameters of networks and detectors.")
     parser.add_argument(
-        "names", nargs="*", metavar="NAME|FILE", help="architectures or detection configs (default: all architectures)"
+        "names",
+        nargs="*",
+        metavar="NAME|FILE",
+        help="architectures or detection configs (default: all architectures)",
     )
-    parser.add_argument("--stages", action="store_true", help="list stages of networks and parts of detectors")
-    parser.add_argument("--detectors", action="store_true", help="print Table 5 next to the paper's figures")
+    parser.add_argument(
+        "--stages", action="store_true", help="list stages of networks and parts of detectors"
+    )
+    parser.add_argument(
+        "--detectors", action="store_true", help="print Table 5 next to the paper's figures"
+    )
     parser.add_argument(
         "--resolution",
         type=pixels,
@@ -45,7 +52,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="input size (default: each network's own; 384x640 for detectors)",
     )
     parser.add_argument(
-        "--num-classes", type=positive_int, metavar="N", help="number of classes (default: 1000; 80 for detectors)"
+        "--num-classes",
+        type=positive_int,
+        metavar="N",
+        help="number of classes (default: 1000; 80 for detectors)",
     )
     parser.add_argument(
         "--arch-dir",
@@ -112,7 +122,9 @@ def stage_table(arch: ArchDef, resolution: Resolution, num_classes: int) -> str:
     rows = []
     for s, (stage, stage_cost) in enumerate(zip(arch.stages, total.by_stage(), strict=True)):
         blocks = [part for part in total.blocks if part.block.stage == s]
-        rows.append([s, stage.rows[-1].block, len(blocks), output_shape(blocks[-1]), *cost_cells(stage_cost)])
+        rows.append(
+            [s, stage.rows[-1].block, len(blocks), output_shape(blocks[-1]), *cost_cells(stage_cost)]
+        )
     rows.append(["head", "linear", 1, f"{num_classes}", *cost_cells(total.head)])
     rows.append(["all", "", len(total.blocks) + 1, "", *cost_cells(total)])
     title = f"{arch.name} at {format_size(resolution or arch.resolution)} pixels"
@@ -120,7 +132,9 @@ def stage_table(arch: ArchDef, resolution: Resolution, num_classes: int) -> str:
 
 
 def detector_table(
-    detectors: Sequence[DetectorSettings], image_size: tuple[int, int], paper: Mapping[str, tuple[float, float]]
+    detectors: Sequence[DetectorSettings],
+    image_size: tuple[int, int],
+    paper: Mapping[str, tuple[float, float]],
 ) -> str:
     """Format one line per detector; MACs are those of convolutions, as in the paper."""
     headers = ["detector", "proposals", "trunk (G)", "RPN head (G)", "box head (G)", "MACs (G)", "params"]
@@ -138,7 +152,9 @@ def detector_table(
         else:
             row.append(f"{total.params:,}")
         rows.append(row)
-    notes = "".join(f"\n{settings.name}: without its mask head" for settings in detectors if settings.has_masks)
+    notes = "".join(
+        f"\n{settings.name}: without its mask head" for settings in detectors if settings.has_masks
+    )
     return f"detectors at {format_size(image_size)} pixels\n{format_table(headers, rows)}{notes}"
 
 

@@ -9,9 +9,13 @@ from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = ArgumentParser(description="Write a teacher's logits to DISTILL.CACHE. An incomplete cache is resumed.")
+    parser = ArgumentParser(
+        description="Write a teacher's logits to DISTILL.CACHE. An incomplete cache is resumed."
+    )
     parser.add_argument("--config", required=True, metavar="FILE", help="training config of the student")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides, the same as for training")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="config overrides, the same as for training"
+    )
     args = parser.parse_intermixed_args(argv)
     files = cache_teacher_logits(load_config(args.config, args.overrides))
     print(f"teacher logits: {files.folder}")

@@ -14,11 +14,19 @@ from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Print the most likely classes of each image.")
-    parser.add_argument("model", metavar="MODEL", help="exported folder, model zoo entry, architecture or config file")
+    parser.add_argument(
+        "model", metavar="MODEL", help="exported folder, model zoo entry, architecture or config file"
+    )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files to classify")
-    parser.add_argument("--weights", metavar="FILE", help="weights of a MODEL that is not an exported folder")
-    parser.add_argument("--classes", metavar="FILE", help="class names of a MODEL that is not an exported folder")
-    parser.add_argument("--top", type=positive_int, default=5, metavar="N", help="number of classes to print per image")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="weights of a MODEL that is not an exported folder"
+    )
+    parser.add_argument(
+        "--classes", metavar="FILE", help="class names of a MODEL that is not an exported folder"
+    )
+    parser.add_argument(
+        "--top", type=positive_int, default=5, metavar="N", help="number of classes to print per image"
+    )
     args = parser.parse_args(argv)
     predictor = load_predictor(args)
     width = max(map(len, predictor.classes))
@@ -38,8 +46,12 @@ def load_predictor(args: argparse.Namespace) -> ClassifierPredictor:
     if Path(args.model).is_file():
         net = load_classifier_from_config(args.model, weights=args.weights, classes=args.classes)
     else:
-        net = load_classifier_from_name(args.model, weights=args.weights or "published", classes=args.classes)
-    return ClassifierPredictor(TorchRuntime(net.model, optimize=True), net.preprocessing, net.classes, net.name)
+        net = load_classifier_from_name(
+            args.model, weights=args.weights or "published", classes=args.classes
+        )
+    return ClassifierPredictor(
+        TorchRuntime(net.model, optimize=True), net.preprocessing, net.classes, net.name
+    )
 
 
 if __name__ == "__main__":

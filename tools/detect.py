@@ -43,18 +43,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.no_pictures:
         print(f"{'pictures:':12} {output / image_files.PICTURES_FOLDER}")
     if run.corrupt:
-        raise DataError(f"{len(run.corrupt)} of {len(files)} images could not be read; they are named above")
+        raise DataError(
+            f"{len(run.corrupt)} of {len(files)} images could not be read; they are named above"
+        )
 
 
 def parse_args(argv: Sequence[str] | None) -> Namespace:
-    parser = ArgumentParser(description="Detect objects in images; write pictures with boxes and a COCO results file.")
+    parser = ArgumentParser(
+        description="Detect objects in images; write pictures with boxes and a COCO results file."
+    )
     add = parser.add_argument
     add("--model", metavar="NAME", help="detector of the model zoo, or exported folder")
     add("--config", "--config-file", metavar="FILE", help="detection config (use with --weights)")
     add("--weights", metavar="FILE", help="checkpoint (default: the config's MODEL.WEIGHTS)")
     add("--input", nargs="+", required=True, metavar="PATH", help="images, and folders of images")
     add("--output", required=True, metavar="DIR", help="folder for pictures and results")
-    add("--annotations", metavar="JSON", help="COCO-format file with the ids of the images and the categories")
+    add(
+        "--annotations",
+        metavar="JSON",
+        help="COCO-format file with the ids of the images and the categories",
+    )
     add(
         "--score-threshold",
         type=score,
@@ -63,7 +71,12 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
     )
     add("--batch-size", type=positive_int, default=1, metavar="N", help="images per forward pass")
     add("--no-pictures", action="store_true", help="write results only")
-    add("overrides", nargs="*", metavar="KEY VALUE", help="config keys to change, such as INPUT.MIN_SIZE_TEST 384")
+    add(
+        "overrides",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="config keys to change, such as INPUT.MIN_SIZE_TEST 384",
+    )
     return parser.parse_intermixed_args(argv)
 
 
@@ -82,11 +95,15 @@ def choose_predictor(args: Namespace, overrides: list[str]) -> Callable[[], Any]
         )
     if args.model and Path(args.model).is_dir():
         if args.weights or overrides:
-            raise UsageError(f"{args.model}: is exported with its weights and settings: omit --weights and config keys")
+            raise UsageError(
+                f"{args.model}: is exported with its weights and settings: omit --weights and config keys"
+            )
         from fbnetv3.detection.inference.image_files import ExportedPredictor
 
         return partial(ExportedPredictor, args.model, args.score_threshold or 0.0)
-    config, weights = (args.config, args.weights) if args.config else find_zoo_detector(args.model, args.weights)
+    config, weights = (
+        (args.config, args.weights) if args.config else find_zoo_detector(args.model, args.weights)
+    )
     from fbnetv3.detection.detection_config import load_detection_config
     from fbnetv3.detection.inference.image_files import ConfigPredictor, set_score_threshold
 

@@ -53,18 +53,29 @@ def build_parser() -> ArgumentParser:
     source.add_argument(
         "--model", metavar="NAME", help="architecture, or model zoo entry such as digits/fbnetv3_digits"
     )
-    parser.add_argument("--weights", metavar="FILE", help="file, URL, 'published' or 'random' (see docs/deploy.md)")
-    parser.add_argument("--classes", metavar="FILE", help="file of class names, one per line or a JSON list")
+    parser.add_argument(
+        "--weights", metavar="FILE", help="file, URL, 'published' or 'random' (see docs/deploy.md)"
+    )
+    parser.add_argument(
+        "--classes", metavar="FILE", help="file of class names, one per line or a JSON list"
+    )
     formats = ", ".join(FORMATS.names())
-    parser.add_argument("--format", required=True, help=f"{formats}, or a format that an imported module registers")
+    parser.add_argument(
+        "--format", required=True, help=f"{formats}, or a format that an imported module registers"
+    )
     parser.add_argument("--output", required=True, metavar="DIR", help="folder to create")
-    parser.add_argument("--any-size", action="store_true", help="make height and width dynamic, not only the batch")
+    parser.add_argument(
+        "--any-size", action="store_true", help="make height and width dynamic, not only the batch"
+    )
     parser.add_argument(
         "--images", metavar="DIR", help="folder of images on which to compare (default: scikit-learn's)"
     )
     add_int8_arguments(parser)
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="config keys to change, such as DATA.ROOT datasets/cifar10"
+        "overrides",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="config keys to change, such as DATA.ROOT datasets/cifar10",
     )
     return parser
 
@@ -73,7 +84,9 @@ def add_int8_arguments(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("int8")
     group.add_argument("--int8", action="store_true", help="quantize to int8 (onnx and executorch)")
     group.add_argument(
-        "--calibration", metavar="DIR", help="images to calibrate on (default: the config's training images)"
+        "--calibration",
+        metavar="DIR",
+        help="images to calibrate on (default: the config's training images)",
     )
     group.add_argument(
         "--val-images",
@@ -83,7 +96,11 @@ def add_int8_arguments(parser: ArgumentParser) -> None:
         help="maximum number of images on which to compare with float32",
     )
     group.add_argument(
-        "--max-drop", type=float, default=1.0, metavar="POINTS", help="maximum drop in top-1, in percentage points"
+        "--max-drop",
+        type=float,
+        default=1.0,
+        metavar="POINTS",
+        help="maximum drop in top-1, in percentage points",
     )
     group.add_argument(
         "--min-agreement",
@@ -91,15 +108,21 @@ def add_int8_arguments(parser: ArgumentParser) -> None:
         metavar="PERCENT",
         help="minimum percentage of images with an unchanged class (default: 98 without labels, no limit with labels)",
     )
-    group.add_argument("--reduce-range", action="store_true", help="7-bit weights, for x86 without VNNI (onnx)")
+    group.add_argument(
+        "--reduce-range", action="store_true", help="7-bit weights, for x86 without VNNI (onnx)"
+    )
 
 
 def run_classifier_export(args: argparse.Namespace, command: str) -> None:
     images = list_image_files(args.images) if args.images else None
     if args.config:
-        net = load_classifier_from_config(args.config, args.overrides, weights=args.weights, classes=args.classes)
+        net = load_classifier_from_config(
+            args.config, args.overrides, weights=args.weights, classes=args.classes
+        )
     else:
-        net = load_classifier_from_name(args.model, weights=args.weights or "published", classes=args.classes)
+        net = load_classifier_from_name(
+            args.model, weights=args.weights or "published", classes=args.classes
+        )
     exported = export_classifier(
         net.model,
         net.preprocessing,
@@ -160,14 +183,20 @@ def describe_export(exported: Exported) -> str:
 
 def int8_settings(net: PretrainedClassifier, args: argparse.Namespace) -> Int8:
     """Choose calibration and comparison images: the config's dataset, or, if it is missing, the calibration folder."""
-    limits = {"max_drop": args.max_drop, "min_agreement": args.min_agreement, "reduce_range": args.reduce_range}
+    limits = {
+        "max_drop": args.max_drop,
+        "min_agreement": args.min_agreement,
+        "reduce_range": args.reduce_range,
+    }
     try:
         images, targets = net.labeled_images("val", args.val_images)
     except (DataError, UsageError) as error:
         if not args.calibration:
             raise
         print(f"without labels, int8 is judged by agreement with float32 ({error})", file=sys.stderr)
-        return Int8(*split_image_folder(args.calibration, MAX_CALIBRATION_IMAGES, args.val_images), **limits)
+        return Int8(
+            *split_image_folder(args.calibration, MAX_CALIBRATION_IMAGES, args.val_images), **limits
+        )
     if args.calibration:
         return Int8(list_image_files(args.calibration, MAX_CALIBRATION_IMAGES), images, targets, **limits)
     calibration, _ = net.labeled_images("train", MAX_CALIBRATION_IMAGES)

@@ -43,7 +43,9 @@ def main() -> None:
             pip("install", "--no-build-isolation", f"git+{REPOSITORY}@{COMMIT}")
             return
         except subprocess.CalledProcessError:
-            print("the official source does not build here; installing the repackaged wheel", file=sys.stderr)
+            print(
+                "the official source does not build here; installing the repackaged wheel", file=sys.stderr
+            )
     install_wheel()
 
 
@@ -68,7 +70,11 @@ def install_wheel() -> None:
         only = ["--no-deps", "--only-binary=:all:", "--python-version", "3.10"]
         pip("install", *only, "--require-hashes", "--target", f"{folder}/wheel", "-r", str(requirement))
         for package in Path(folder, "wheel").iterdir():
-            if package.name in ("bin", "tools", "tests"):  # scripts; `tools` would shadow those of other projects
+            if package.name in (
+                "bin",
+                "tools",
+                "tests",
+            ):  # scripts; `tools` would shadow those of other projects
                 continue
             shutil.rmtree(site / package.name, ignore_errors=True)
             shutil.move(package, site / package.name)
@@ -76,7 +82,9 @@ def install_wheel() -> None:
 
 
 def pip(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments], check=True
+    )
 
 
 if __name__ == "__main__":

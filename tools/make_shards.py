@@ -37,9 +37,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     classes = "\n".join(dataset.classes) + "\n"
     classes_file = output / CLASSES_FILE
     if classes_file.exists() and classes_file.read_text() != classes:
-        raise DataError(f"{classes_file}: the classes differ from those of {args.root}; all splits need the same ones")
+        raise DataError(
+            f"{classes_file}: the classes differ from those of {args.root}; all splits need the same ones"
+        )
     if old_shards := sorted(output.glob(f"{args.split}-*.tar")):
-        raise UsageError(f"{old_shards[0]}: exists already; delete the old shards or choose a different folder")
+        raise UsageError(
+            f"{old_shards[0]}: exists already; delete the old shards or choose a different folder"
+        )
 
     shards = write_shards(shuffled_images(dataset, args.seed), output, args.split, args.images_per_shard)
     write_text(classes_file, classes)

@@ -14,7 +14,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("root", help="folder with one subfolder per class")
     parser.add_argument("output", help="the subset file to write (JSON)")
     parser.add_argument(
-        "--classes", type=positive_int, default=SEARCH_CLASSES, metavar="N", help="number of classes to draw"
+        "--classes",
+        type=positive_int,
+        default=SEARCH_CLASSES,
+        metavar="N",
+        help="number of classes to draw",
     )
     parser.add_argument(
         "--held-out",
@@ -24,7 +28,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="number of validation images to hold out, over all classes",
     )
     parser.add_argument(
-        "--train", type=positive_int, metavar="N", help="number of remaining images to use for training (default: all)"
+        "--train",
+        type=positive_int,
+        metavar="N",
+        help="number of remaining images to use for training (default: all)",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the draw")
     args = parser.parse_args(argv)

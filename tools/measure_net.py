@@ -16,7 +16,12 @@ from tqdm import tqdm
 
 from fbnetv3.arch import ArchDef, compute_cost, get_arch
 from fbnetv3.arch.latency_table import LatencyTable, load_latency_table
-from fbnetv3.deploy.latency.benchmark import measure_exported, measure_network, runtime_format, runtime_names
+from fbnetv3.deploy.latency.benchmark import (
+    measure_exported,
+    measure_network,
+    runtime_format,
+    runtime_names,
+)
 from fbnetv3.deploy.latency.latency_measurement import describe_device, evaluate_table, fill_table
 from fbnetv3.nars.space.cost_model import possible_shapes
 from fbnetv3.nars.space.search_space import ARCHITECTURE, Space, load_space
@@ -65,17 +70,33 @@ def build_parser() -> ArgumentParser:
         metavar="NAME",
         help=f"{runtimes}, or a format that an imported module registers",
     )
-    parser.add_argument("--threads", type=positive_int, default=1, metavar="N", help="number of CPU threads")
+    parser.add_argument(
+        "--threads", type=positive_int, default=1, metavar="N", help="number of CPU threads"
+    )
     parser.add_argument("--batch", type=positive_int, default=1, metavar="N", help="images per call")
-    parser.add_argument("--seconds", type=float, default=3.0, metavar="S", help="seconds to measure each network")
-    parser.add_argument("--num-classes", type=positive_int, default=1000, metavar="N", help="number of classes")
-    parser.add_argument("--table", metavar="FILE", help="latency table to fill, or to predict latencies from")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, metavar="S", help="seconds to measure each network"
+    )
+    parser.add_argument(
+        "--num-classes", type=positive_int, default=1000, metavar="N", help="number of classes"
+    )
+    parser.add_argument(
+        "--table", metavar="FILE", help="latency table to fill, or to predict latencies from"
+    )
     parser.add_argument("--space", metavar="FILE", help="search space whose blocks are added to the table")
     parser.add_argument(
-        "--networks", type=int, default=24, metavar="N", help="whole networks to measure for the table's fit"
+        "--networks",
+        type=int,
+        default=24,
+        metavar="N",
+        help="whole networks to measure for the table's fit",
     )
-    parser.add_argument("--remeasure", action="store_true", help="measure all blocks again and keep the faster time")
-    parser.add_argument("--check", type=int, metavar="N", help="compare the table with N random networks of the space")
+    parser.add_argument(
+        "--remeasure", action="store_true", help="measure all blocks again and keep the faster time"
+    )
+    parser.add_argument(
+        "--check", type=int, metavar="N", help="compare the table with N random networks of the space"
+    )
     parser.add_argument("--device", default="", metavar="NAME", help="name of this machine in the table")
     return parser
 
@@ -149,7 +170,9 @@ def fill_latency_table(args: argparse.Namespace) -> None:
     fit = table.fit
     print(f"{args.table}: {len(table.blocks):,} blocks, {len(table.networks)} networks")
     if fit.num_networks:
-        print(f"latency of a network = {fit.scale:.3f} x sum of its blocks {1e3 * fit.per_block:+.1f} us per block")
+        print(
+            f"latency of a network = {fit.scale:.3f} x sum of its blocks {1e3 * fit.per_block:+.1f} us per block"
+        )
 
 
 def check_latency_table(args: argparse.Namespace) -> None:
@@ -168,8 +191,15 @@ def draw_networks(space: Space, count: int, seed: int) -> list[ArchDef]:
     """Draw random architectures from a search space."""
     subspace = space.subspace(ARCHITECTURE)
     candidates = np.random.default_rng(seed).integers(0, subspace.sizes, (count, len(subspace)))
-    return [subspace.make_arch(candidate, f"{subspace.name}_{seed}_{i}") for i, candidate in enumerate(candidates)]
+    return [
+        subspace.make_arch(candidate, f"{subspace.name}_{seed}_{i}")
+        for i, candidate in enumerate(candidates)
+    ]
 
 
 if __name__ == "__main__":
-    run_tool(main, after_interrupt="the table keeps what was measured; run the same command to resume", sigterm=True)
+    run_tool(
+        main,
+        after_interrupt="the table keeps what was measured; run the same command to resume",
+        sigterm=True,
+    )

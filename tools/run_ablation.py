@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fbnetv3.experiments.ablation import CellResult, load_ablation, results_table, run_ablation, save_results
+from fbnetv3.experiments.ablation import (
+    CellResult,
+    load_ablation,
+    results_table,
+    run_ablation,
+    save_results,
+)
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
@@ -14,7 +20,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Run an ablation, or resume an interrupted one.")
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see configs/ablations/")
     parser.add_argument("--output", metavar="DIR", help="output folder (default: the one in the file)")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config keys to change in every run")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="config keys to change in every run"
+    )
     args = parser.parse_intermixed_args(argv)
 
     ablation = load_ablation(args.config)

@@ -40,12 +40,18 @@ def start_search(argv: Sequence[str]) -> None:
     parser.add_argument("--resume", action="store_true", help="resume the search in the output folder")
     parser.add_argument("--output", metavar="DIR", help="output folder (default: the config's)")
     parser.add_argument(
-        "--executor", metavar="NAME", help="local, serial, ray, or a registered name (default: the config's)"
+        "--executor",
+        metavar="NAME",
+        help="local, serial, ray, or a registered name (default: the config's)",
     )
     parser.add_argument(
-        "--address", metavar="HOST:PORT", help="address of a Ray cluster (default: start Ray on this machine)"
+        "--address",
+        metavar="HOST:PORT",
+        help="address of a Ray cluster (default: start Ray on this machine)",
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="settings to change, such as rounds 3")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="settings to change, such as rounds 3"
+    )
     args = parser.parse_intermixed_args(argv)
     # The options are short forms of settings
     overrides = list(args.overrides)
@@ -72,7 +78,10 @@ def start_search(argv: Sequence[str]) -> None:
 
 
 def show_search(command: str, *argv: str) -> None:
-    descriptions = {"status": "Show the progress of a search.", "report": "Write the HTML report of a search again."}
+    descriptions = {
+        "status": "Show the progress of a search.",
+        "report": "Write the HTML report of a search again.",
+    }
     parser = ArgumentParser(prog=f"search_net.py {command}", description=descriptions[command])
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of a search")
     folder = parser.parse_args(argv).folder

@@ -14,7 +14,12 @@ from tabulate import tabulate
 from fbnetv3.arch import configs_folder
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.search_settings import SearchSettings
-from fbnetv3.nars.simulation.cluster_sweep import SweepPoint, fastest_gpus_per_trial, plot_sweep, simulate_seeds
+from fbnetv3.nars.simulation.cluster_sweep import (
+    SweepPoint,
+    fastest_gpus_per_trial,
+    plot_sweep,
+    simulate_seeds,
+)
 from fbnetv3.nars.simulation.imagenet_workload import (
     PAPER_GPU_HOURS,
     PAPER_MACS,
@@ -47,7 +52,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = ArgumentParser(description="Simulate a search on many GPUs, or compare the simulation with a real search.")
+    parser = ArgumentParser(
+        description="Simulate a search on many GPUs, or compare the simulation with a real search."
+    )
     cluster = parser.add_argument_group("cluster")
     add = cluster.add_argument
     add(
@@ -64,7 +71,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="GPUs per trial; auto picks the fastest of 1, 2, 4, 8 (default: auto)",
     )
-    add("--scaling", type=float, default=V100_SCALING, metavar="X", help="efficiency per doubling of a trial's GPUs")
+    add(
+        "--scaling",
+        type=float,
+        default=V100_SCALING,
+        metavar="X",
+        help="efficiency per doubling of a trial's GPUs",
+    )
     add("--failure-rate", type=float, default=1e-3, metavar="X", help="failures per GPU hour")
     add(
         "--stragglers",
@@ -73,13 +86,21 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="X",
         help="standard deviation of the log slowdown of an attempt",
     )
-    add("--startup", type=float, default=120.0, metavar="S", help="seconds from an attempt's start to its first epoch")
+    add(
+        "--startup",
+        type=float,
+        default=120.0,
+        metavar="S",
+        help="seconds from an attempt's start to its first epoch",
+    )
     add("--repair", type=float, default=600.0, metavar="S", help="seconds to replace failed GPUs")
     add("--no-checkpoints", action="store_true", help="retries start from the first epoch")
 
     search = parser.add_argument_group("search")
     add = search.add_argument
-    add("--asynchronous", action="store_true", help="also simulate a search that proposes trials one by one")
+    add(
+        "--asynchronous", action="store_true", help="also simulate a search that proposes trials one by one"
+    )
     add(
         "--max-in-flight",
         type=positive_int,
@@ -87,7 +108,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="limit of concurrent trials with --asynchronous (default: the batch)",
     )
     add(
-        "--retries", type=int, default=SearchSettings.retries, metavar="N", help="additional attempts at a failed trial"
+        "--retries",
+        type=int,
+        default=SearchSettings.retries,
+        metavar="N",
+        help="additional attempts at a failed trial",
     )
     for name, help in {
         "pool": "candidates in the pool",
@@ -106,7 +131,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
     time = parser.add_argument_group("time of a trial")
     add = time.add_argument
-    add("--gpu-hours", type=float, default=PAPER_GPU_HOURS, metavar="H", help="total GPU hours to calibrate to")
+    add(
+        "--gpu-hours",
+        type=float,
+        default=PAPER_GPU_HOURS,
+        metavar="H",
+        help="total GPU hours to calibrate to",
+    )
     help = f"throughput of a GPU instead of calibration; V100, float32: {V100_MACS_PER_SECOND:.3g}"
     add("--macs-per-second", type=float, metavar="X", help=help)
     add(
@@ -124,9 +155,13 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
 
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="first random seed")
-    parser.add_argument("--repeats", type=positive_int, default=20, metavar="N", help="seeds to simulate per cluster")
+    parser.add_argument(
+        "--repeats", type=positive_int, default=20, metavar="N", help="seeds to simulate per cluster"
+    )
     parser.add_argument("--figure", type=Path, metavar="FILE", help="PNG file to write")
-    parser.add_argument("--replay", type=Path, metavar="FILE", help="folder or SQLite file of a search that was run")
+    parser.add_argument(
+        "--replay", type=Path, metavar="FILE", help="folder or SQLite file of a search that was run"
+    )
     return parser.parse_args(argv)
 
 
@@ -141,7 +176,9 @@ def simulate_sweep(args: argparse.Namespace) -> None:
         constraints={"macs": list(PAPER_MACS)},
     )
     space = load_space(args.space)
-    stopping_epoch = round(STOP_FRACTION * args.epochs) if args.stopping_epoch is None else args.stopping_epoch
+    stopping_epoch = (
+        round(STOP_FRACTION * args.epochs) if args.stopping_epoch is None else args.stopping_epoch
+    )
     trials = build_imagenet_workload(
         pool_costs(space, settings),
         settings,
@@ -154,14 +191,20 @@ def simulate_sweep(args: argparse.Namespace) -> None:
     )
     print(describe_trials(trials, is_calibrated=args.macs_per_second is None))
     points = sweep_points(args, settings, trials.workload)
-    print(tabulate([table_row(point) for point in points], headers="keys", disable_numparse=True, stralign="right"))
+    print(
+        tabulate(
+            [table_row(point) for point in points], headers="keys", disable_numparse=True, stralign="right"
+        )
+    )
     if args.asynchronous:
         for in_rounds, asynchronous in zip(points[::2], points[1::2], strict=True):
             saved = 1 - asynchronous.wall_seconds.mean() / in_rounds.wall_seconds.mean()
             print(f"{in_rounds.cluster.gpus} GPUs: {100 * saved:.1f}% less wall time asynchronously")
     max_stopped = max(point.stopped for point in points)
     if max_stopped > 0:
-        print(f"up to {100 * max_stopped:.0f}% of the searches would stop after max_failures and have to be resumed")
+        print(
+            f"up to {100 * max_stopped:.0f}% of the searches would stop after max_failures and have to be resumed"
+        )
     if args.figure:
         plot_sweep(points, args.figure)
 
@@ -180,7 +223,9 @@ def describe_trials(trials: ImageNetWorkload, is_calibrated: bool) -> str:
     )
 
 
-def sweep_points(args: argparse.Namespace, settings: SearchSettings, workload: Workload) -> list[SweepPoint]:
+def sweep_points(
+    args: argparse.Namespace, settings: SearchSettings, workload: Workload
+) -> list[SweepPoint]:
     points = []
     for gpus in args.gpus:
         cluster = Cluster(
@@ -243,7 +288,9 @@ def compare_with_recorded(args: argparse.Namespace) -> None:
             seconds = proportional_times(search.trials, costs[column])
             simulated[f"times from {column}"] = replay(search.trials, seconds)
             spreads = ", ".join(f"{value:.2f}" for value in residual_spread(search.trials, costs[column]))
-            print(f"times from {column}, one rate per round: deviation of log(recorded / predicted) {spreads}")
+            print(
+                f"times from {column}, one rate per round: deviation of log(recorded / predicted) {spreads}"
+            )
     print(tabulate(segment_rows(simulated), headers="keys", disable_numparse=True, stralign="right"))
     for title, segments in simulated.items():
         recorded = sum(segment.recorded_seconds for segment in segments)

@@ -21,15 +21,27 @@ AFTER_INTERRUPT = "add --resume to continue from the newest checkpoint"
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Train or evaluate a classifier or a detector.")
-    parser.add_argument("--config", "--config-file", required=True, metavar="FILE", help="YAML file, see configs/")
     parser.add_argument(
-        "--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS (default: the weights in OUTPUT_DIR)"
+        "--config", "--config-file", required=True, metavar="FILE", help="YAML file, see configs/"
     )
-    parser.add_argument("--resume", action="store_true", help="resume from the newest checkpoint in OUTPUT_DIR")
     parser.add_argument(
-        "--num-gpus", type=positive_int, default=1, metavar="N", help="processes on this machine, one per GPU"
+        "--eval-only",
+        action="store_true",
+        help="evaluate MODEL.WEIGHTS (default: the weights in OUTPUT_DIR)",
     )
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides, such as SOLVER.LR 0.1")
+    parser.add_argument(
+        "--resume", action="store_true", help="resume from the newest checkpoint in OUTPUT_DIR"
+    )
+    parser.add_argument(
+        "--num-gpus",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="processes on this machine, one per GPU",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="config overrides, such as SOLVER.LR 0.1"
+    )
     args = parser.parse_intermixed_args(argv)
     run = partial(run_detector if is_detection_config(args.config) else run_classifier, args)
     launch(run, args.num_gpus, after_interrupt=AFTER_INTERRUPT)
@@ -43,7 +55,9 @@ def run_classifier(args: argparse.Namespace) -> None:
     keep_freed_memory()
     result = train_classifier(cfg, resume=args.resume)
     print_metrics(result.metrics)
-    print_paths(result.run_folder, "weights", "best", "checkpoints", "metrics", "curve", "log", "tensorboard")
+    print_paths(
+        result.run_folder, "weights", "best", "checkpoints", "metrics", "curve", "log", "tensorboard"
+    )
 
 
 def run_detector(args: argparse.Namespace) -> None:
@@ -65,7 +79,9 @@ def run_detector(args: argparse.Namespace) -> None:
 
 
 def print_metrics(metrics: Mapping[str, float]) -> None:
-    accuracies = [f"{label} {metrics[key]:.2f}%" for key, label in ACCURACY_LABELS.items() if key in metrics]
+    accuracies = [
+        f"{label} {metrics[key]:.2f}%" for key, label in ACCURACY_LABELS.items() if key in metrics
+    ]
     print(f"{', '.join(accuracies)}, loss {metrics['loss']:.4f} on {metrics['images']} images")
 
 

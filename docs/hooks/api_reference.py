@@ -39,7 +39,9 @@ PACKAGES = {
 def on_files(files, config):
     claimed = {}
     for package, more in PACKAGES.items():
-        files.append(File.generated(config, f"reference/{package}.md", content=page(package, more, claimed)))
+        files.append(
+            File.generated(config, f"reference/{package}.md", content=page(package, more, claimed))
+        )
     return files
 
 

@@ -27,7 +27,9 @@ def on_files(files, config):
                 linked[path] = None
     for path in sorted(linked):
         files.append(
-            File.generated(config, f"source/{path}.md", content=source_page(path), inclusion=InclusionLevel.NOT_IN_NAV)
+            File.generated(
+                config, f"source/{path}.md", content=source_page(path), inclusion=InclusionLevel.NOT_IN_NAV
+            )
         )
     return files
 
@@ -77,7 +79,9 @@ def definitions(path):
         for name in names_of(node):
             lines[name] = node.lineno
         if isinstance(node, ast.ClassDef):
-            lines |= {f"{node.name}.{name}": inner.lineno for inner in node.body for name in names_of(inner)}
+            lines |= {
+                f"{node.name}.{name}": inner.lineno for inner in node.body for name in names_of(inner)
+            }
     return lines
 
 

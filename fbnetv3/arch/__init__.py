@@ -12,7 +12,12 @@ from fbnetv3.arch.arch_registry import (
     register_arch_folder,
 )
 from fbnetv3.arch.block_specs import BLOCK_SPECS, round8
-from fbnetv3.arch.compound_scaling import adapt_to_small_images, compound_scale, scale_to_macs, with_same_padding
+from fbnetv3.arch.compound_scaling import (
+    adapt_to_small_images,
+    compound_scale,
+    scale_to_macs,
+    with_same_padding,
+)
 from fbnetv3.arch.definition import ArchDef, ArchError, Block, Row, Stage
 from fbnetv3.arch.layer_cost import Cost
 from fbnetv3.arch.network_cost import NetworkCost, compute_cost

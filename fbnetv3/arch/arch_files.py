@@ -43,7 +43,9 @@ def _load(file: str, inherited_by: tuple[str, ...]) -> ArchDef:
         if not bases:
             return arch_from_dict(data)
         if len(bases) > 1:
-            raise ArchError(f"lists {len(bases)} files, but an architecture can have only one base", BASE_KEY)
+            raise ArchError(
+                f"lists {len(bases)} files, but an architecture can have only one base", BASE_KEY
+            )
         check_keys(data, ArchError, (*_ARCH_FIELDS, BASE_KEY, "derive"), required=("name",))
         base = _load(bases[0], (*inherited_by, file))
         with error_context("derive"):
@@ -89,7 +91,9 @@ def _parse_stages(stages: Any) -> tuple[Stage, ...]:
             rows = []
             for r, row in enumerate(stage["rows"]):
                 with error_context(f"rows[{r}]"):
-                    check_type(row, "", dict, "a mapping such as {block: mbconv, kernel: 3, ...}", ArchError)
+                    check_type(
+                        row, "", dict, "a mapping such as {block: mbconv, kernel: 3, ...}", ArchError
+                    )
                     check_keys(row, ArchError, _ROW_COLUMNS, required=("block", "channels"))
                     rows.append(Row(**row))
             parsed.append(Stage(tuple(rows)))
@@ -123,7 +127,9 @@ def _quote(text: str) -> str:
 
 def _row_cells(row: Row) -> dict[str, str]:
     """Write each field of a row as "name: value, ", or as empty text where it has its default."""
-    always_shown = {"block", "channels", "repeat", "stride"} | ({"se", "act"} & row.spec_class.row_fields().keys())
+    always_shown = {"block", "channels", "repeat", "stride"} | (
+        {"se", "act"} & row.spec_class.row_fields().keys()
+    )
     cells = {}
     for f in fields(row):
         value = getattr(row, f.name)

@@ -81,7 +81,9 @@ class ConvSpec(BlockSpec):
     act: str
 
     @classmethod
-    def build(cls, in_channels: int, channels: int, stride: int, *, kernel: int, act: str = "hswish") -> BlockSpec:
+    def build(
+        cls, in_channels: int, channels: int, stride: int, *, kernel: int, act: str = "hswish"
+    ) -> BlockSpec:
         """Build the spec of one block from its input channels and its row."""
         return cls(in_channels, channels, kernel, stride, act)
 
@@ -102,7 +104,9 @@ class ConvSpec(BlockSpec):
 class MBConvSpec(BlockSpec):
     """Inverted residual (Table 2, "MBConv"): 1x1 expand, k x k depthwise, squeeze-and-excite, 1x1 project."""
 
-    squeezes_input: ClassVar[bool] = True  # to a quarter of the input channels; else of the expanded channels
+    squeezes_input: ClassVar[bool] = (
+        True  # to a quarter of the input channels; else of the expanded channels
+    )
     in_channels: int
     out_channels: int
     mid_channels: int
@@ -135,7 +139,9 @@ class MBConvSpec(BlockSpec):
         squeezed = round8(int(mid_channels * 0.25 / (expansion if cls.squeezes_input else 1)))
         groups = mid_channels // (dw_group_width or 1)
         if groups < 1 or mid_channels % groups:
-            raise FieldError(f"{dw_group_width} does not divide the {mid_channels} expanded channels", "dw_group_width")
+            raise FieldError(
+                f"{dw_group_width} does not divide the {mid_channels} expanded channels", "dw_group_width"
+            )
         return cls(
             in_channels=in_channels,
             out_channels=channels,
@@ -206,7 +212,9 @@ class MBPoolSpec(BlockSpec):
     stride: int = 1
 
     @classmethod
-    def build(cls, in_channels: int, channels: int, stride: int, *, expansion: float, act: str = "hswish") -> BlockSpec:
+    def build(
+        cls, in_channels: int, channels: int, stride: int, *, expansion: float, act: str = "hswish"
+    ) -> BlockSpec:
         """Build the spec of one block from its input channels and its row."""
         return cls(in_channels, channels, round8(in_channels * expansion), act)
 

@@ -56,7 +56,9 @@ def compound_scale(
         part = "last" if stage.rows[-1].spec_class.pools else "stem" if s == 0 else "trunk"
         if part not in fixed:
             groups = [_scale_depth(group, depth) for group in _groups_of_equal_width(stage)]
-            rows = [replace(row, channels=round8(row.channels * width)) for group in groups for row in group]
+            rows = [
+                replace(row, channels=round8(row.channels * width)) for group in groups for row in group
+            ]
             stage = Stage(tuple(rows))
         stages.append(stage)
 
@@ -79,9 +81,13 @@ def adapt_to_small_images(arch: ArchDef, base: int = 32, *, name: str | None = N
     Raises:
         ArchError: the network has no second stride-2 block.
     """
-    strided = [(s, r) for s, stage in enumerate(arch.stages) for r, row in enumerate(stage.rows) if row.stride == 2]
+    strided = [
+        (s, r) for s, stage in enumerate(arch.stages) for r, row in enumerate(stage.rows) if row.stride == 2
+    ]
     if len(strided) < 2:
-        raise ArchError(f"{arch.name} has no second stride-2 block, which adapting to small images changes to stride 1")
+        raise ArchError(
+            f"{arch.name} has no second stride-2 block, which adapting to small images changes to stride 1"
+        )
     s, r = strided[1]
     rows = list(arch.stages[s].rows)
     rows[r] = replace(rows[r], stride=1, dw_padding=None)
@@ -94,7 +100,9 @@ def adapt_to_small_images(arch: ArchDef, base: int = 32, *, name: str | None = N
 
 def with_same_padding(arch: ArchDef, *, name: str | None = None) -> ArchDef:
     """Return the network with depthwise padding kernel // 2 everywhere, as in timm's networks."""
-    stages = tuple(Stage(tuple(replace(row, dw_padding=None) for row in stage.rows)) for stage in arch.stages)
+    stages = tuple(
+        Stage(tuple(replace(row, dw_padding=None) for row in stage.rows)) for stage in arch.stages
+    )
     return replace(arch, stages=stages, name=name or f"{arch.name}_same_padding")
 
 
@@ -150,7 +158,9 @@ def scale_to_macs(
     compound_scale(arch, fixed=fixed)  # rejects unknown parts
 
     def scale(phi: float, multiple: int, deviations: tuple[float, ...] = (0.0, 0.0, 0.0)) -> ScaledArch:
-        factors = {field: growth[field] ** (phi + delta) for field, delta in zip(growth, deviations, strict=True)}
+        factors = {
+            field: growth[field] ** (phi + delta) for field, delta in zip(growth, deviations, strict=True)
+        }
         try:
             scaled = compound_scale(arch, **factors, fixed=fixed, multiple=multiple, name=name)
         except ArchError:  # out of the bounds of a definition

@@ -68,7 +68,9 @@ class Row:
             same_padding = (self.kernel or 1) // 2
             check_int(self.dw_padding, "dw_padding", 0, same_padding, ArchError)
             if self.dw_padding < same_padding and (self.repeat > 1 or self.stride == 1):
-                raise ArchError("shrinks the map: only allowed for a single block of stride 2", "dw_padding")
+                raise ArchError(
+                    "shrinks the map: only allowed for a single block of stride 2", "dw_padding"
+                )
 
     @property
     def spec_class(self) -> type[BlockSpec]:
@@ -81,7 +83,9 @@ class Row:
         values = {name: getattr(self, name) for name in self.spec_class.row_fields()}
         arguments = {name: value for name, value in values.items() if value is not None}
         try:
-            return self.spec_class.build(in_channels, self.channels, self.stride if first else 1, **arguments)
+            return self.spec_class.build(
+                in_channels, self.channels, self.stride if first else 1, **arguments
+            )
         except FieldError as error:
             raise ArchError(error.message, error.field) from None
 
@@ -130,7 +134,9 @@ class ArchDef:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
-            raise ArchError(f"{self.name!r} may contain only letters, digits and, after the first, _.-", "name")
+            raise ArchError(
+                f"{self.name!r} may contain only letters, digits and, after the first, _.-", "name"
+            )
         check_type(self.source, "source", str, "text", ArchError)
         check_int(self.resolution, "resolution", 1, MAX_RESOLUTION, ArchError)
         check_int(self.resize, "resize", self.resolution, 2 * MAX_RESOLUTION, ArchError)
@@ -163,7 +169,9 @@ class ArchDef:
         for block in self.blocks(in_chans):
             cost, height, width = block.spec.cost(height, width)
             if min(height, width) < 1:
-                raise ArchError(f"{self.name}: an input of {pixels} pixels is too small: block {block.name} is empty")
+                raise ArchError(
+                    f"{self.name}: an input of {pixels} pixels is too small: block {block.name} is empty"
+                )
             yield BlockCost(block, cost, height, width)
 
     @property

@@ -56,7 +56,9 @@ def detector_parts(arch: ArchDef, rpn_blocks: int | None = None) -> DetectorPart
     """
     features = feature_blocks(arch)
     if len(features) < 2:
-        raise UsageError(f"{arch.name} has blocks at only one stride: it cannot be split into trunk and box head")
+        raise UsageError(
+            f"{arch.name} has blocks at only one stride: it cannot be split into trunk and box head"
+        )
     # The trunk ends with the last block of the second-coarsest stride
     last_block, stride = features[-2]
     trunk, box_head = [], []
@@ -72,7 +74,9 @@ def detector_parts(arch: ArchDef, rpn_blocks: int | None = None) -> DetectorPart
         nonempty = tuple(Stage(tuple(rows)) for rows in stages if rows)
         return replace(arch, name=f"{arch.name}.{label}", stages=nonempty)
 
-    return DetectorParts(part("trunk", trunk), part("rpn_head", [[rpn_row]]), part("box_head", box_head), stride)
+    return DetectorParts(
+        part("trunk", trunk), part("rpn_head", [[rpn_row]]), part("box_head", box_head), stride
+    )
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,9 @@ def _cost_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
     for (section, key), supported in _SUPPORTED_PARTS.items():
         part = _value(model, section, key, "detectron2's default")
         if part != supported:
-            message = f"{part} must be {supported}: cost can only be computed for C4 detectors with FBNetV3 parts"
+            message = (
+                f"{part} must be {supported}: cost can only be computed for C4 detectors with FBNetV3 parts"
+            )
             raise FieldError(message, f"MODEL.{section}.{key}")
     anchors = 1
     for key, default in (("SIZES", [[32, 64, 128, 256, 512]]), ("ASPECT_RATIOS", [[0.5, 1.0, 2.0]])):

@@ -105,7 +105,9 @@ class LatencyTable:
         """Return the latency of a block in ms."""
         if shape not in self.blocks:
             block = f"{shape.kind} at {shape.side} pixels with {shape.spec}"
-            raise LatencyError(f"the latency table has no {block}; complete it with tools/measure_net.py --space")
+            raise LatencyError(
+                f"the latency table has no {block}; complete it with tools/measure_net.py --space"
+            )
         return self.blocks[shape]
 
     def _sum_blocks(self, arch: ArchDef, num_classes: int) -> tuple[float, int]:
@@ -141,7 +143,9 @@ def load_latency_table(path: str | os.PathLike) -> LatencyTable:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not text"
-        raise LatencyError(f"{path}: cannot be read ({reason}); create it with tools/measure_net.py --space") from None
+        raise LatencyError(
+            f"{path}: cannot be read ({reason}); create it with tools/measure_net.py --space"
+        ) from None
     # The first line describes the device, the others hold one measurement each; a killed writer's last line is partial
     blocks: dict[BlockShape, float] = {}
     networks = []
@@ -164,7 +168,9 @@ def load_latency_table(path: str | os.PathLike) -> LatencyTable:
                 shape = _parse_shape(entry)
                 blocks[shape] = min(ms, blocks.get(shape, ms))
     except (KeyError, TypeError, ValueError, UserError) as error:
-        raise LatencyError(f"{path}: line {number} is not an entry of a latency table ({error!r})") from None
+        raise LatencyError(
+            f"{path}: line {number} is not an entry of a latency table ({error!r})"
+        ) from None
     return LatencyTable(device, blocks, tuple(networks))
 
 
@@ -185,7 +191,9 @@ class LatencyTableWriter:
         # Resume only a table of the same device
         measured = load_latency_table(self.path).device
         if measured != device:
-            raise LatencyError(f"{self.path}: was measured on {measured}, this is {device}: choose a different file")
+            raise LatencyError(
+                f"{self.path}: was measured on {measured}, this is {device}: choose a different file"
+            )
         drop_partial_line(self.path)
 
     def add_block(self, shape: BlockShape, ms: float) -> None:

@@ -58,7 +58,13 @@ class Cost:
 
 
 def conv_cost(
-    height: int, width: int, in_channels: int, out_channels: int, kernel: int = 1, groups: int = 1, bias: bool = False
+    height: int,
+    width: int,
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    groups: int = 1,
+    bias: bool = False,
 ) -> Cost:
     """Return the cost of a convolution whose *output* is `height` x `width`."""
     weight = kernel * kernel * (in_channels // groups) * out_channels

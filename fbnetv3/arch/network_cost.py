@@ -25,7 +25,11 @@ class NetworkCost(Cost):
 
 
 def compute_cost(
-    arch: ArchDef, resolution: int | tuple[int, int] | None = None, *, num_classes: int = 1000, in_chans: int = 3
+    arch: ArchDef,
+    resolution: int | tuple[int, int] | None = None,
+    *,
+    num_classes: int = 1000,
+    in_chans: int = 3,
 ) -> NetworkCost:
     """Compute the cost of a classifier; see `fbnetv3.cost`, which also takes names and files."""
     check_int(num_classes, "num_classes", 0)

@@ -22,7 +22,16 @@ _PATH_KEYS = ("RECIPE", "MODEL.ARCH", "DISTILL.ARCH", "MODEL.FBNETV3.ARCH")
 _TYPE_NAMES = {bool: "True or False", int: "an integer", float: "a number", str: "text", list: "a list"}
 # Sections and keys that occur only in a detector's config, which detectron2 reads, or only in a classifier's
 _DETECTOR_SECTIONS = {"DATASETS", "DATALOADER", "MODEL_EMA", "TEST"}
-_MODEL_PARTS = {"ANCHOR_GENERATOR", "BACKBONE", "FBNETV3", "FPN", "META_ARCHITECTURE", "RETINANET", "ROI_HEADS", "RPN"}
+_MODEL_PARTS = {
+    "ANCHOR_GENERATOR",
+    "BACKBONE",
+    "FBNETV3",
+    "FPN",
+    "META_ARCHITECTURE",
+    "RETINANET",
+    "ROI_HEADS",
+    "RPN",
+}
 _CLASSIFIER_SECTIONS = {"CHECKPOINT", "DATA", "DISTILL", "EMA", "EVAL", "RECIPE"}
 
 
@@ -71,7 +80,9 @@ def is_detection_config(file: str | os.PathLike) -> bool:
     detector = sorted(_DETECTOR_SECTIONS & set(values)) + [f"MODEL.{key}" for key in sorted(parts)]
     classifier = sorted(_CLASSIFIER_SECTIONS & set(values))
     if detector and classifier:
-        raise UsageError(f"{file}: has keys of a detector ({detector[0]}) and of a classifier ({classifier[0]})")
+        raise UsageError(
+            f"{file}: has keys of a detector ({detector[0]}) and of a classifier ({classifier[0]})"
+        )
     return bool(detector)
 
 

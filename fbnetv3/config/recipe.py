@@ -74,7 +74,11 @@ class Recipe:
     def to_config(self) -> dict[str, Any]:
         """Return the recipe as nested keys of a training config."""
         return {
-            "SOLVER": {"OPTIMIZER": self.optimizer, "LR": self.initial_lr, "WEIGHT_DECAY": self.weight_decay},
+            "SOLVER": {
+                "OPTIMIZER": self.optimizer,
+                "LR": self.initial_lr,
+                "WEIGHT_DECAY": self.weight_decay,
+            },
             "MODEL": {"DROP_RATE": self.drop_rate, "DROP_PATH_RATE": self.drop_path_rate},
             "INPUT": {"MIXUP": self.mixup},
             "EMA": {"ENABLED": self.ema},
@@ -84,7 +88,9 @@ class Recipe:
 def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     """Build a recipe from a plain mapping."""
     check_keys(data, RecipeError, tuple(f.name for f in fields(Recipe)), required=("optimizer", "lr"))
-    return Recipe(**{key: parse_number(value) if key in _UPPER_BOUNDS else value for key, value in data.items()})
+    return Recipe(
+        **{key: parse_number(value) if key in _UPPER_BOUNDS else value for key, value in data.items()}
+    )
 
 
 def load_recipe(path: str | os.PathLike) -> Recipe:

@@ -59,7 +59,9 @@ def draw_class_subset(
         images += [f"{name}/{file}" for file in files]
     needed = num_val + (max_train or 1)
     if len(images) < needed:
-        raise DataError(f"{root}: the classes drawn have {len(images)} images, fewer than {needed}; lower --held-out")
+        raise DataError(
+            f"{root}: the classes drawn have {len(images)} images, fewer than {needed}; lower --held-out"
+        )
     # Hold out images across all classes, then subsample the rest
     val = set(rng.sample(images, num_val))
     train = [image for image in images if image not in val]
@@ -85,7 +87,9 @@ def load_class_subset(path: str | os.PathLike) -> ClassSubset:
         subset = ClassSubset(root=Path(data["root"]), **names, seed=int(data["seed"]))
     except (OSError, ValueError, TypeError, KeyError) as error:
         advice = "draw one with tools/make_split.py"
-        raise DataError(f"{path}: cannot be read as a subset file ({describe_error(error)}); {advice}") from None
+        raise DataError(
+            f"{path}: cannot be read as a subset file ({describe_error(error)}); {advice}"
+        ) from None
     image_classes = {Path(image).parent.name for image in subset.train + subset.val}
     if not subset.train or not subset.val or not image_classes <= set(subset.classes):
         raise DataError(f"{path}: cannot be read as a subset file (no images, or images of other classes)")

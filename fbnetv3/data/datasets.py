@@ -139,7 +139,9 @@ def imagelist(root: str, split: str) -> ListDataset:
     """Open the images listed in a subset file, which `root` names; see `fbnetv3.data.class_subset`."""
     subset = load_class_subset(_expand_root(root, "subset file"))
     if not subset.root.is_dir():
-        raise DataError(f"{root}: lists images in {subset.root}, which does not exist: draw the subset again")
+        raise DataError(
+            f"{root}: lists images in {subset.root}, which does not exist: draw the subset again"
+        )
     return ListDataset(subset, split)
 
 

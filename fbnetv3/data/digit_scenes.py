@@ -110,7 +110,12 @@ def _write_split(folder: Path, split: str, digits: Any, count: int) -> None:
         height, width = scene.shape[:2]
         images.append({"id": image_id, "file_name": file_name, "height": height, "width": width})
         for digit, box in labeled_boxes:
-            annotation = {"id": len(annotations) + 1, "image_id": image_id, "category_id": digit + 1, "iscrowd": 0}
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": image_id,
+                "category_id": digit + 1,
+                "iscrowd": 0,
+            }
             annotations.append({**annotation, "bbox": list(box), "area": box.width * box.height})
     content = {
         "info": {"description": "scenes of digits"},

@@ -97,7 +97,10 @@ class EncodedImage:
             if self._image is None and channels == 3:
                 # simplejpeg rejects unusual but readable files; Pillow decides about those
                 with contextlib.suppress(ValueError):
-                    limits = {"min_height": math.ceil(height / scale), "min_width": math.ceil(width / scale)}
+                    limits = {
+                        "min_height": math.ceil(height / scale),
+                        "min_width": math.ceil(width / scale),
+                    }
                     return torch.from_numpy(simplejpeg.decode_jpeg(self._data, **limits)).permute(2, 0, 1)
             image = self._image or _open_image(io.BytesIO(self._data))
             if scale > 1:

@@ -169,8 +169,12 @@ def build_loader(
             multiple = f" and a multiple of the {world_size} processes" if world_size > 1 else ""
             raise UsageError(f"SOLVER.BATCH_SIZE {batch_size} must be at least {2 * world_size}{multiple}")
         if length < batch_size:
-            raise DataError(f"{length} training images are fewer than one batch of {batch_size} (SOLVER.BATCH_SIZE)")
-        order = getattr(dataset, "order", None)  # datasets such as shards know a random order that is faster to read
+            raise DataError(
+                f"{length} training images are fewer than one batch of {batch_size} (SOLVER.BATCH_SIZE)"
+            )
+        order = getattr(
+            dataset, "order", None
+        )  # datasets such as shards know a random order that is faster to read
         sampler: Sampler = EpochSampler(length, batch_size, seed, rank, world_size, order)
     else:
         sampler = ShardedSampler(length, rank, world_size)
@@ -184,7 +188,9 @@ def build_loader(
         drop_last=training,
         pin_memory=pin_memory,
         worker_init_fn=init_worker,
-        generator=torch.Generator().manual_seed(seed),  # by default each epoch draws from the global generator
+        generator=torch.Generator().manual_seed(
+            seed
+        ),  # by default each epoch draws from the global generator
     )
 
 

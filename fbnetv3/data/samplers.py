@@ -24,7 +24,9 @@ class EpochSampler(Sampler):
     seed: int = 0
     rank: int = 0
     world_size: int = 1
-    order: Callable[[torch.Generator], Tensor] | None = None  # draws a permutation of all images; default: uniformly
+    order: Callable[[torch.Generator], Tensor] | None = (
+        None  # draws a permutation of all images; default: uniformly
+    )
     epoch: int = 0  # set it before each epoch
     start: int = 0  # number of batches to skip, to resume in the middle of the epoch
 

@@ -64,7 +64,9 @@ class ShardDataset:
         self.classes = [str(number) for number in range(max_target + 1)] if classes is None else classes
         if max_target >= len(self.classes):
             name = self.image_name(int(self._targets.argmax()))
-            raise DataError(f"{name}: is of class {max_target}, but {CLASSES_FILE} names only {len(self.classes)}")
+            raise DataError(
+                f"{name}: is of class {max_target}, but {CLASSES_FILE} names only {len(self.classes)}"
+            )
         self._open_files: dict[int, io.FileIO] = {}
 
     def __len__(self) -> int:
@@ -117,14 +119,19 @@ def open_shards(folder: Path, names: Sequence[str]) -> ShardDataset:
     shards = sorted(next(filter(None, candidates), []))
     if not shards:
         patterns = f"{names[0]}/*.tar or *{names[0]}*.tar"
-        raise DataError(f"{folder}: has no shards {patterns}; set DATA.ROOT to the folder that contains them")
+        raise DataError(
+            f"{folder}: has no shards {patterns}; set DATA.ROOT to the folder that contains them"
+        )
     classes_file = folder / CLASSES_FILE
     classes = classes_file.read_text().splitlines() if classes_file.exists() else None
     return ShardDataset(shards, classes)
 
 
 def write_shards(
-    images: Iterable[tuple[bytes, str, int]], folder: Path, split: str, images_per_shard: int = IMAGES_PER_SHARD
+    images: Iterable[tuple[bytes, str, int]],
+    folder: Path,
+    split: str,
+    images_per_shard: int = IMAGES_PER_SHARD,
 ) -> list[Path]:
     """Write images into shards `split-000000.tar` and so on, each complete or missing, and return their paths.
 
@@ -136,7 +143,10 @@ def write_shards(
     numbered = enumerate(images)
     while chunk := list(itertools.islice(numbered, images_per_shard)):
         shard = folder / f"{split}-{len(shards):06d}.tar"
-        with atomic_write(shard) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        with (
+            atomic_write(shard) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
             for number, (image, suffix, target) in chunk:
                 for ending, content in ((suffix, image), (".cls", str(target).encode())):
                     member = tarfile.TarInfo(f"{number:08d}{ending}")
@@ -178,7 +188,9 @@ def _read_index(shard: Path) -> ShardIndex:
     # Every image needs a class
     for key, member in images.items():
         if key not in targets:
-            raise DataError(f"{shard}: {member.name} has no class, which should be in a .cls file of the same name")
+            raise DataError(
+                f"{shard}: {member.name} has no class, which should be in a .cls file of the same name"
+            )
     return ShardIndex(
         offsets=[member.offset_data for member in images.values()],
         lengths=[member.size for member in images.values()],
@@ -188,7 +200,10 @@ def _read_index(shard: Path) -> ShardIndex:
 
 
 def _add_to_index(
-    tar: tarfile.TarFile, member: tarfile.TarInfo, images: dict[str, tarfile.TarInfo], targets: dict[str, int]
+    tar: tarfile.TarFile,
+    member: tarfile.TarInfo,
+    images: dict[str, tarfile.TarInfo],
+    targets: dict[str, int],
 ) -> None:
     """Add one member of a shard to the images or targets by their common key, the name up to its first dot."""
     if not member.isfile():
@@ -203,7 +218,9 @@ def _add_to_index(
         assert content is not None  # it is a regular file
         target = int(content.read(_MAX_CLASS_BYTES))
         if not 0 <= target <= _MAX_CLASS_INDEX:
-            raise tarfile.ReadError(f"the class {target} of {member.name} is not in [0, {_MAX_CLASS_INDEX}]")
+            raise tarfile.ReadError(
+                f"the class {target} of {member.name} is not in [0, {_MAX_CLASS_INDEX}]"
+            )
         targets[key] = target
     elif f".{suffix.lower()}" in IMAGE_SUFFIXES:
         images[key] = member

@@ -72,7 +72,9 @@ class Preprocessing:
         new_height = self.resize if height == short_side else int(self.resize * height / short_side)
         new_width = self.resize if width == short_side else int(self.resize * width / short_side)
         full_box = (0, 0, height, width)
-        pixels = crop_and_resize(image, full_box, (new_height, new_width), self.channels, self.interpolation)
+        pixels = crop_and_resize(
+            image, full_box, (new_height, new_width), self.channels, self.interpolation
+        )
         # Crop the center
         top = round((new_height - self.resolution) / 2)
         left = round((new_width - self.resolution) / 2)
@@ -122,7 +124,9 @@ def train_transform(
     """
     make_crop = CROPS.get(crop)
     make_augmentation = AUGMENTATIONS.get(auto_augment)
-    steps: list[Callable] = [make_crop(preprocessing=preprocessing, scale=tuple(crop_scale), padding=crop_padding)]
+    steps: list[Callable] = [
+        make_crop(preprocessing=preprocessing, scale=tuple(crop_scale), padding=crop_padding)
+    ]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
     steps.append(make_augmentation(preprocessing=preprocessing))
@@ -154,7 +158,9 @@ def padded_crop(*, preprocessing: Preprocessing, scale: Sequence[float], padding
     """Scale the image to the resolution, pad it, and crop a random square of the resolution."""
     resolution = preprocessing.resolution
     if padding > resolution:
-        raise UsageError(f"INPUT.CROP_PADDING {padding} is larger than the {resolution}-pixel input: lower it")
+        raise UsageError(
+            f"INPUT.CROP_PADDING {padding} is larger than the {resolution}-pixel input: lower it"
+        )
     return v2.Compose([preprocessing.resize_to_square, v2.RandomCrop(resolution, padding=padding)])
 
 
@@ -181,7 +187,9 @@ AUGMENTATIONS.register(partial(_augment_with_pillow, v2.AutoAugment), name="auto
 AUGMENTATIONS.register(partial(_augment_with_pillow, v2.RandAugment), name="randaugment")
 
 
-def crop_and_resize(image: AnyImage, box: CropBox, size: tuple[int, int], channels: int, interpolation: str) -> Tensor:
+def crop_and_resize(
+    image: AnyImage, box: CropBox, size: tuple[int, int], channels: int, interpolation: str
+) -> Tensor:
     """Resize a part of an image with antialiasing to uint8 (channels, *size), where size is height and width.
 
     Image files are decoded only as large as needed.

@@ -15,8 +15,20 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fbnetv3.data import Preprocessing
-from fbnetv3.deploy.exported_folder import Exported, new_folder, open_classifier, write_manifest, write_preprocessing
-from fbnetv3.deploy.formats.export_format import INPUT_NAME, OUTPUT_NAME, export_program, formats_supporting, get_format
+from fbnetv3.deploy.exported_folder import (
+    Exported,
+    new_folder,
+    open_classifier,
+    write_manifest,
+    write_preprocessing,
+)
+from fbnetv3.deploy.formats.export_format import (
+    INPUT_NAME,
+    OUTPUT_NAME,
+    export_program,
+    formats_supporting,
+    get_format,
+)
 from fbnetv3.deploy.formats.int8 import Int8, quantize_model_file
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
 from fbnetv3.deploy.input_images import ClassifierImage, load_image, sample_images
@@ -145,7 +157,9 @@ def _difference_at_larger_size(
     resolution = round(preprocessing.resolution * 4 / 3)
     resize = round(preprocessing.resize * 4 / 3)
     larger = replace(preprocessing, resolution=resolution, resize=resize)
-    logits = [replace(predictor, preprocessing=larger).logits(examples) for predictor in (exported, original)]
+    logits = [
+        replace(predictor, preprocessing=larger).logits(examples) for predictor in (exported, original)
+    ]
     return relative_difference(*logits)
 
 

@@ -124,7 +124,11 @@ def write_manifest(folder: Path, *, format: str, **fields: Any) -> Manifest:
     """Write the manifest, the last file of a folder; `fields` are those of `Manifest` except files and versions."""
     paths = [folder / name for name in (get_format(format).file_name, *_DATA_FILES)]
     files = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in paths}
-    versions = {"python": platform.python_version(), "fbnetv3": fbnetv3.__version__, "torch": torch.__version__}
+    versions = {
+        "python": platform.python_version(),
+        "fbnetv3": fbnetv3.__version__,
+        "torch": torch.__version__,
+    }
     for package in get_format(format).packages:
         # onnxruntime may be installed as onnxruntime-gpu
         with contextlib.suppress(PackageNotFoundError):
@@ -138,13 +142,17 @@ def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of an exported folder, and compare size and checksum of every other file with it."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        problem = "has no manifest.json: it is not an exported folder" if folder.is_dir() else "no such folder"
+        problem = (
+            "has no manifest.json: it is not an exported folder" if folder.is_dir() else "no such folder"
+        )
         raise ExportError(f"{folder}: {problem}; tools/export_net.py creates one")
     with _file_errors(path):
         fields = json.loads(path.read_text())
         # Read the layout first: a newer one may have fields that are unknown here
         if fields.get("layout", LAYOUT) > LAYOUT:
-            raise ExportError(f"{folder}: exported by a newer version of fbnetv3: update this one, or export it again")
+            raise ExportError(
+                f"{folder}: exported by a newer version of fbnetv3: update this one, or export it again"
+            )
         manifest = Manifest(**fields)
         if manifest.format not in FORMATS:
             advice = f"{suggest(manifest.format, FORMATS.names())} Import the module that registers it (--import)"

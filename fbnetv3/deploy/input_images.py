@@ -44,7 +44,9 @@ def load_image(image: ClassifierImage, name: str = "the image") -> Image.Image |
             )
         image = Image.fromarray(image[:, :, 0] if shape[2:] == (1,) else image)
     if not isinstance(image, (Image.Image, EncodedImage)):
-        raise DataError(f"{name}: is a {type(image).__name__}; an image is a path, a uint8 array or a Pillow image")
+        raise DataError(
+            f"{name}: is a {type(image).__name__}; an image is a path, a uint8 array or a Pillow image"
+        )
     if not all(image.size):
         raise DataError(f"{name}: has no pixels")
     return image

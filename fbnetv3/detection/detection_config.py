@@ -10,7 +10,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY, ROI_BOX_HEAD_REGISTRY, ROI_HEADS_REGISTRY
+from detectron2.modeling import (
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+)
 from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
 from fbnetv3.arch.detector_cost import list_detector_configs
@@ -34,7 +39,12 @@ _CHOICES = {
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
 }
-_AT_LEAST_ONE = ("SOLVER.IMS_PER_BATCH", "SOLVER.MAX_ITER", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS")
+_AT_LEAST_ONE = (
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.MAX_ITER",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.CHECKPOINTS",
+)
 
 # yacs reports a value whose type differs from the default's only in the text of a ValueError:
 #   Type mismatch (<class 'int'> vs. <class 'str'>) with values (90000 vs. many) for config key: SOLVER.MAX_ITER
@@ -175,14 +185,18 @@ def _check_values(cfg: CfgNode) -> None:
     if not 0 <= cfg.MODEL_EMA.DECAY < 1:
         raise UsageError(f"MODEL_EMA.DECAY {cfg.MODEL_EMA.DECAY} must be in [0, 1)")
     # Names that are registered with detectron2, or fixed
-    registered = {key: [name for name, _ in registry] for key, registry in _REGISTRIES.items() if values[key]}
+    registered = {
+        key: [name for name, _ in registry] for key, registry in _REGISTRIES.items() if values[key]
+    }
     for key, choices in {**_CHOICES, **registered}.items():
         if values[key] not in choices:
             raise UsageError(f"{key} {values[key]!r} is unknown: {suggest(values[key], choices)}")
     try:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError:
-        raise UsageError(f"MODEL.DEVICE {cfg.MODEL.DEVICE!r} must be a device, such as cpu, cuda or cuda:1") from None
+        raise UsageError(
+            f"MODEL.DEVICE {cfg.MODEL.DEVICE!r} must be a device, such as cpu, cuda or cuda:1"
+        ) from None
     if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
         raise UsageError("SOLVER.AMP.ENABLED needs a GPU: set it to False")
     if not cfg.OUTPUT_DIR:

@@ -127,11 +127,15 @@ def _parse_overrides(overrides: Any, field: str, folder: Path) -> dict[str, Any]
     }
 
 
-def _pop_teachers(rows: Mapping[str, dict[str, Any]], columns: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+def _pop_teachers(
+    rows: Mapping[str, dict[str, Any]], columns: Mapping[str, dict[str, Any]]
+) -> dict[str, str]:
     """Remove the key TEACHER from the columns, and return its values by column."""
     for name, row in rows.items():
         if "TEACHER" in row:
-            raise FieldError("only columns can have a teacher; move this key to a column", f"rows.{name}.TEACHER")
+            raise FieldError(
+                "only columns can have a teacher; move this key to a column", f"rows.{name}.TEACHER"
+            )
     teachers = {name: column.pop("TEACHER") for name, column in columns.items() if "TEACHER" in column}
     # One level only, so that all teachers can be trained first
     candidates = [name for name in columns if name not in teachers]
@@ -142,8 +146,12 @@ def _pop_teachers(rows: Mapping[str, dict[str, Any]], columns: Mapping[str, dict
 
 def grid_cells(ablation: Ablation) -> list[Cell]:
     """List the cells in training order: seed by seed, teachers before their students."""
-    columns = sorted(ablation.columns, key=lambda name: name in ablation.teachers)  # False sorts before True
-    return [Cell(row, column, seed) for seed in ablation.seeds for row in ablation.rows for column in columns]
+    columns = sorted(
+        ablation.columns, key=lambda name: name in ablation.teachers
+    )  # False sorts before True
+    return [
+        Cell(row, column, seed) for seed in ablation.seeds for row in ablation.rows for column in columns
+    ]
 
 
 def cell_folder(ablation: Ablation, cell: Cell) -> Path:
@@ -163,7 +171,13 @@ def cell_config(ablation: Ablation, cell: Cell, overrides: Sequence[str] = ()) -
     # Later layers take precedence; within a layer, its other keys over those of its recipe
     pairs = parse_pairs(overrides)
     merged: dict[str, Any] = {}
-    for layer in (ablation.overrides, pairs, ablation.rows[cell.row], ablation.columns[cell.column], cell_keys):
+    for layer in (
+        ablation.overrides,
+        pairs,
+        ablation.rows[cell.row],
+        ablation.columns[cell.column],
+        cell_keys,
+    ):
         if layer.get("RECIPE"):
             merged |= flatten(load_recipe(Path(layer["RECIPE"]).expanduser()).to_config())
         merged |= {key: value for key, value in layer.items() if key != "RECIPE"}

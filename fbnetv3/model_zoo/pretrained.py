@@ -113,11 +113,15 @@ def find_detector_weights(file: str | os.PathLike, output_dir: str, weights: str
 def _run_weights(file: str | os.PathLike, output_dir: str) -> Path:
     weights = RunFolder(output_dir).trained_weights()
     if weights is None:
-        raise UsageError(f"{file}: no weights found: pass --weights FILE or --weights published, or set OUTPUT_DIR")
+        raise UsageError(
+            f"{file}: no weights found: pass --weights FILE or --weights published, or set OUTPUT_DIR"
+        )
     return weights
 
 
-def _load_classifier(cfg: CfgNode, weights: str, classes_file: str | os.PathLike | None) -> PretrainedClassifier:
+def _load_classifier(
+    cfg: CfgNode, weights: str, classes_file: str | os.PathLike | None
+) -> PretrainedClassifier:
     arch = build_arch(cfg, cfg.MODEL.ARCH)
     num_classes = cfg.MODEL.NUM_CLASSES
     if weights == PUBLISHED:
@@ -138,10 +142,18 @@ def read_class_names(file: str | os.PathLike) -> list[str]:
     path = Path(file).expanduser()
     try:
         text = path.read_text()
-        names = json.loads(text) if path.suffix == ".json" else [line.strip() for line in text.strip().splitlines()]
+        names = (
+            json.loads(text)
+            if path.suffix == ".json"
+            else [line.strip() for line in text.strip().splitlines()]
+        )
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
+    if (
+        not isinstance(names, list)
+        or not names
+        or not all(isinstance(name, str) and name for name in names)
+    ):
         raise DataError(f"{path} is not a list of names: write one name per line, or a JSON list")
     return names
 

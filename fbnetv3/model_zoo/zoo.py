@@ -94,7 +94,9 @@ class ClassifierEntry(ZooEntry):
         return self._cost().macs
 
     def _cost(self) -> NetworkCost:
-        return compute_cost(self.arch, self.resolution, num_classes=self.num_classes, in_chans=self.in_chans)
+        return compute_cost(
+            self.arch, self.resolution, num_classes=self.num_classes, in_chans=self.in_chans
+        )
 
 
 def is_detector(name: str) -> bool:
@@ -202,7 +204,9 @@ def get(path: str | ZooEntry, trained: bool = False, device: str | None = None) 
     cfg = load_zoo_config(path)
     num_classes = cfg.MODEL.NUM_CLASSES or (trained and entry(path).num_classes)
     if not num_classes:
-        raise UsageError(f"{path}: the number of classes is open; use fbnetv3.create_model(..., num_classes=N)")
+        raise UsageError(
+            f"{path}: the number of classes is open; use fbnetv3.create_model(..., num_classes=N)"
+        )
     model = build_network(
         get_arch(cfg.MODEL.ARCH),
         num_classes=num_classes,

@@ -64,12 +64,16 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
     except Exception as error:  # torch and pickle raise almost anything on corrupt files
         if "Unsupported global" in str(error):
             advice = "save only the state dict, or convert the file to safetensors"
-            raise WeightsError(f"{path}: contains objects other than tensors, which could run code; {advice}") from None
+            raise WeightsError(
+                f"{path}: contains objects other than tensors, which could run code; {advice}"
+            ) from None
         problem = f"is corrupt or not a checkpoint ({type(error).__name__})"
         if start.startswith(_WEB_PAGE_STARTS):
             problem = "is a web page, not weights"
         # A corrupt download would otherwise stay in the cache
-        deleted = "; it was deleted from the cache; try downloading it again" if delete_from_cache(path) else ""
+        deleted = (
+            "; it was deleted from the cache; try downloading it again" if delete_from_cache(path) else ""
+        )
         raise WeightsError(f"{path}: {problem}{deleted}") from None
 
 

@@ -65,7 +65,9 @@ class Features(Trunk):
         # The last block and the stride of each map
         taps = feature_blocks(arch)
         if not taps:
-            raise UsageError(f"{arch.name} has no blocks before its pooling block, so it has no feature maps to return")
+            raise UsageError(
+                f"{arch.name} has no blocks before its pooling block, so it has no feature maps to return"
+            )
         super().__init__(arch, in_chans, last=taps[-1][0].name, **options)
         self._taps = frozenset((block.stage, block.index) for block, _ in taps)
         self.feature_channels = tuple(block.spec.out_channels for block, _ in taps)

@@ -38,7 +38,9 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         y, mean, variance, count = _SyncBatchNormFunction.apply(x, self.weight, self.bias, self.eps)
         if count == 1:
-            raise ValueError("Expected more than 1 value per channel when training, in all processes together")
+            raise ValueError(
+                "Expected more than 1 value per channel when training, in all processes together"
+            )
         if self.track_running_stats and count:
             stats: Any = self
             stats.num_batches_tracked += 1

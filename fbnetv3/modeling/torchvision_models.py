@@ -48,7 +48,12 @@ class TorchvisionArch:
 
 
 def build_torchvision_model(
-    arch: TorchvisionArch, *, num_classes: int, in_chans: int = 3, drop_rate: float = 0.0, drop_path_rate: float = 0.0
+    arch: TorchvisionArch,
+    *,
+    num_classes: int,
+    in_chans: int = 3,
+    drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
 ) -> nn.Module:
     """Build a randomly initialized network with a recipe's dropout and stochastic depth."""
     if in_chans != 3:
@@ -86,7 +91,9 @@ def check_torchvision_model(model: nn.Module, arch: TorchvisionArch, resolution:
         problem = f"{arch.name} does not accept {resolution} pixels ({one_line(error, 200)})"
         raise UsageError(f"{problem}: set INPUT.RESOLUTION") from None
     if not all(isinstance(logits, Tensor) for logits in outputs):
-        raise UsageError(f"{arch.name} returns auxiliary outputs in addition to logits, which no loss supports")
+        raise UsageError(
+            f"{arch.name} returns auxiliary outputs in addition to logits, which no loss supports"
+        )
 
 
 def count_torchvision_macs(arch: TorchvisionArch, resolution: int, num_classes: int) -> int:

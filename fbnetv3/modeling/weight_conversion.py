@@ -52,7 +52,9 @@ _TIMM_MBCONV_WITHOUT_EXPANSION = {
 _TIMM_BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 
 
-def convert_state_dict(state_dict: StateDict, arch: ArchDef, source: str) -> tuple[Layout, dict[str, Tensor]]:
+def convert_state_dict(
+    state_dict: StateDict, arch: ArchDef, source: str
+) -> tuple[Layout, dict[str, Tensor]]:
     """Return the layout of a classifier's weights, called `source` in errors, and the weights in this project's layout.
 
     Tensors of unknown layers keep their names.

@@ -67,7 +67,9 @@ def load_weights(model: nn.Module, source: WeightsSource, *, sha256: str | None 
     return LoadReport(layout, has_head and head_loaded)
 
 
-def load_trunk(trunk: Trunk, source: WeightsSource, *, classifier: ArchDef | None = None, skip: int = 0) -> None:
+def load_trunk(
+    trunk: Trunk, source: WeightsSource, *, classifier: ArchDef | None = None, skip: int = 0
+) -> None:
     """Load a classifier's weights into some of its blocks, such as the trunk or the box head of a detector.
 
     `classifier` is its architecture, by default that of `trunk`, which lacks its first `skip` blocks.
@@ -76,7 +78,9 @@ def load_trunk(trunk: Trunk, source: WeightsSource, *, classifier: ArchDef | Non
     name, _, classifier_weights = _read(source, arch)
     # Rename the classifier's blocks to the trunk's
     block_pairs = zip(arch.blocks()[skip:], trunk.arch.blocks(), strict=False)
-    trunk_block_of = {f"stages.{block.name}": f"stages.{trunk_block.name}" for block, trunk_block in block_pairs}
+    trunk_block_of = {
+        f"stages.{block.name}": f"stages.{trunk_block.name}" for block, trunk_block in block_pairs
+    }
     weights = {}
     for key, value in classifier_weights.items():
         # "stages", "3", "0", "expand.0.weight"
@@ -87,7 +91,9 @@ def load_trunk(trunk: Trunk, source: WeightsSource, *, classifier: ArchDef | Non
     load_if_it_fits(trunk, weights, name, arch.name)
 
 
-def _read(source: WeightsSource, arch: ArchDef, sha256: str | None = None) -> tuple[str, Layout, dict[str, Tensor]]:
+def _read(
+    source: WeightsSource, arch: ArchDef, sha256: str | None = None
+) -> tuple[str, Layout, dict[str, Tensor]]:
     """Return the name of the source for messages, its layout, and its weights under this project's names."""
     if isinstance(source, Mapping):
         name = "the state dict"
@@ -117,12 +123,16 @@ def load_if_it_fits(model: nn.Module, weights: StateDict, source: str, network: 
     if keeps_head:
         classes = shapes[different[0]][0]
         own_classes = own_shapes[different[0]][0]
-        logger.warning("%s has %d classes, the network %d: the head is not loaded", source, classes, own_classes)
+        logger.warning(
+            "%s has %d classes, the network %d: the head is not loaded", source, classes, own_classes
+        )
         weights = {**weights, **{key: expected[key] for key in different}}
         different = []
     # Nothing is loaded unless all of it fits
     mismatches = {
-        "missing": [key for key in expected if key not in weights and not key.endswith("num_batches_tracked")],
+        "missing": [
+            key for key in expected if key not in weights and not key.endswith("num_batches_tracked")
+        ],
         "unknown": [key for key in weights if key not in expected],
         "shape": [f"{key} {shapes[key]} instead of {own_shapes[key]}" for key in different],
     }

@@ -12,13 +12,18 @@ from fbnetv3.utils.checks import check_int, check_number, check_type
 
 def integer_field(default: int | None, low: int, high: float = math.inf) -> Any:
     """Declare a setting: an integer in [low, high], or None if that is its default."""
-    return field(default=default, metadata={"check": check_int, "low": low, "high": high, "optional": default is None})
+    return field(
+        default=default,
+        metadata={"check": check_int, "low": low, "high": high, "optional": default is None},
+    )
 
 
 def number_field(default: float | None, low: float, high: float = math.inf, optional: bool = False) -> Any:
     """Declare a setting: a number in [low, high], or None if that is its default or it is optional."""
     optional = optional or default is None
-    return field(default=default, metadata={"check": check_number, "low": low, "high": high, "optional": optional})
+    return field(
+        default=default, metadata={"check": check_number, "low": low, "high": high, "optional": optional}
+    )
 
 
 def text_field() -> Any:
@@ -28,7 +33,9 @@ def text_field() -> Any:
 
 def names_field(default: str) -> Any:
     """Declare a setting: a name, or a list of names."""
-    return field(default=default, metadata={"type": (str, list, tuple), "noun": "a name or a list of names"})
+    return field(
+        default=default, metadata={"type": (str, list, tuple), "noun": "a name or a list of names"}
+    )
 
 
 def mapping_field() -> Any:

@@ -73,10 +73,14 @@ def build_arch(cfg: CfgNode, name: str) -> AnyArch:
     if name not in own_archs:
         is_file = name.endswith((".yaml", ".yml"))
         if own_archs and not is_file and name not in ARCHS:
-            raise UnknownNameError(f"unknown architecture '{name}': {suggest(name, [*own_archs, *ARCHS.names()])}")
+            raise UnknownNameError(
+                f"unknown architecture '{name}': {suggest(name, [*own_archs, *ARCHS.names()])}"
+            )
         return get_arch(name)
     if name in ARCHS and get_arch(name) != own_archs[name]:
-        raise UsageError(f"MODEL.ARCH_DIRS: a different network is already named '{name}', in {ARCHS.origin(name)}")
+        raise UsageError(
+            f"MODEL.ARCH_DIRS: a different network is already named '{name}', in {ARCHS.origin(name)}"
+        )
     return own_archs[name]
 
 
@@ -102,7 +106,9 @@ def preprocessing_from_config(cfg: CfgNode, arch: AnyArch) -> Preprocessing:
     resize = cfg.INPUT.RESIZE or round(resolution * arch.resize / arch.resolution)
     if resize < resolution:
         raise UsageError(f"INPUT.RESIZE {resize} must be at least the crop size of {resolution} pixels")
-    return Preprocessing(resolution, resize, tuple(cfg.INPUT.MEAN), tuple(cfg.INPUT.STD), cfg.INPUT.INTERPOLATION)
+    return Preprocessing(
+        resolution, resize, tuple(cfg.INPUT.MEAN), tuple(cfg.INPUT.STD), cfg.INPUT.INTERPOLATION
+    )
 
 
 def teacher_resolution(cfg: CfgNode) -> int:
@@ -117,13 +123,20 @@ def build_teacher(cfg: CfgNode, num_classes: int, device: torch.device) -> nn.Mo
     arch = build_arch(cfg, cfg.DISTILL.ARCH)
     teacher = _build_network(cfg, arch, num_classes)
     if not _load_weights(teacher, arch, cfg.DISTILL.WEIGHTS):
-        problem = f"DISTILL.WEIGHTS {cfg.DISTILL.WEIGHTS}: does not have the dataset's {num_classes} classes"
+        problem = (
+            f"DISTILL.WEIGHTS {cfg.DISTILL.WEIGHTS}: does not have the dataset's {num_classes} classes"
+        )
         raise UsageError(f"{problem}: use a teacher trained on them")
     return _to_device(teacher, cfg, device)
 
 
 def build_model(
-    cfg: CfgNode, arch: AnyArch, classes: list[str], device: torch.device, weights: str, need_head: bool = False
+    cfg: CfgNode,
+    arch: AnyArch,
+    classes: list[str],
+    device: torch.device,
+    weights: str,
+    need_head: bool = False,
 ) -> nn.Module:
     """Build the classifier on its device, with weights from a file, URL or `zoo://` entry; "" for random ones.
 
@@ -146,7 +159,9 @@ def _build_network(
     cfg: CfgNode, arch: AnyArch, num_classes: int, drop_rate: float = 0, drop_path_rate: float = 0
 ) -> nn.Module:
     options = {"num_classes": num_classes, "drop_rate": drop_rate, "drop_path_rate": drop_path_rate}
-    build: Callable[..., nn.Module] = build_network if isinstance(arch, ArchDef) else build_torchvision_model
+    build: Callable[..., nn.Module] = (
+        build_network if isinstance(arch, ArchDef) else build_torchvision_model
+    )
     return build(arch, in_chans=cfg.MODEL.IN_CHANS, **options)
 
 
@@ -234,12 +249,16 @@ def dataset_from_config(cfg: CfgNode, split: str) -> ImageDataset:
     return build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, split)
 
 
-def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, group: ProcessGroup = SINGLE_PROCESS) -> Inputs:
+def build_inputs(
+    cfg: CfgNode, arch: AnyArch, device: torch.device, group: ProcessGroup = SINGLE_PROCESS
+) -> Inputs:
     """Build datasets and loaders of a run. Training images have the teacher's resolution if that is higher."""
     train, val = dataset_from_config(cfg, "train"), dataset_from_config(cfg, "val")
     if train.classes != val.classes:
         differing = first_few(sorted(set(train.classes) ^ set(val.classes)), 5)
-        raise UsageError(f"DATA.ROOT {cfg.DATA.ROOT}: training and validation have different classes: {differing}")
+        raise UsageError(
+            f"DATA.ROOT {cfg.DATA.ROOT}: training and validation have different classes: {differing}"
+        )
     preprocessing = preprocessing_from_config(cfg, arch)
     # The student resizes larger images itself, unless the teacher's logits are cached
     side = max(preprocessing.resolution, teacher_resolution(cfg))
@@ -249,7 +268,9 @@ def build_inputs(cfg: CfgNode, arch: AnyArch, device: torch.device, group: Proce
         files = teacher_logit_files(cfg, train, side)
         options["views"] = cfg.DISTILL.VIEWS
         options["target"] = DistillationTarget(files, cfg.DISTILL.ALPHA, cfg.SOLVER.LABEL_SMOOTHING)
-    train_loader = loader_from_config(cfg, train, preprocessing, device, group, side=side, training=True, **options)
+    train_loader = loader_from_config(
+        cfg, train, preprocessing, device, group, side=side, training=True, **options
+    )
     val_loader = loader_from_config(cfg, val, preprocessing, device, group)
     return Inputs(train, val, preprocessing, train_loader, val_loader)
 

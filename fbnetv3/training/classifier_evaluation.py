@@ -69,7 +69,11 @@ def evaluate(
     correct1, correct5, loss, total_images = group.sum(*sums.tolist(), num_images)
     if not total_images:
         raise DataError("no validation image could be read: check DATA.ROOT")
-    results = {"top1": 100 * correct1 / total_images, "loss": loss / total_images, "images": int(total_images)}
+    results = {
+        "top1": 100 * correct1 / total_images,
+        "loss": loss / total_images,
+        "images": int(total_images),
+    }
     if max(group.gather(num_classes)) > 5:  # a process may have seen no images
         results["top5"] = 100 * correct5 / total_images
     return results

@@ -79,7 +79,9 @@ class RunResult:
     num_classes: int
 
 
-def train(cfg: CfgNode, callbacks: Sequence[Callback] = (), *, resume: bool = False) -> list[dict[str, float]]:
+def train(
+    cfg: CfgNode, callbacks: Sequence[Callback] = (), *, resume: bool = False
+) -> list[dict[str, float]]:
     """Train a classifier without terminal output and return its learning curve, as a search does for each trial.
 
     The evaluations have "epoch", "top1", "loss" and so on. Random state, loggers and signal handlers of the process are
@@ -128,7 +130,12 @@ class _ClassifierRun:
     """All parts of a training run, built from its config without writing anything."""
 
     def __init__(
-        self, cfg: CfgNode, group: ProcessGroup, run_folder: RunFolder, callbacks: Sequence[Callback], progress: bool
+        self,
+        cfg: CfgNode,
+        group: ProcessGroup,
+        run_folder: RunFolder,
+        callbacks: Sequence[Callback],
+        progress: bool,
     ) -> None:
         self.cfg = cfg
         self.group = group
@@ -143,7 +150,9 @@ class _ClassifierRun:
         self.num_classes = cast("int", model.num_classes)
         self.model = sync_batchnorm(model, self.device) if cfg.MODEL.SYNC_BN and group.size > 1 else model
         self.ema = ModelEMA(self.model, cfg.EMA.DECAY) if cfg.EMA.ENABLED else None
-        if group.rank:  # all ranks start from the same weights, but draw their own dropout, drop path and mixup
+        if (
+            group.rank
+        ):  # all ranks start from the same weights, but draw their own dropout, drop path and mixup
             torch.manual_seed(derive_seed(cfg.SEED, group.rank))
 
         # State of the run
@@ -211,7 +220,13 @@ class _ClassifierRun:
             steps=cfg.CHECKPOINT.STEPS,
             metadata=self.metadata,
         )
-        return [*hooks, ProgressBar(self.progress), self.curve, checkpointing, DumpOnDivergence(self.run_folder)]
+        return [
+            *hooks,
+            ProgressBar(self.progress),
+            self.curve,
+            checkpointing,
+            DumpOnDivergence(self.run_folder),
+        ]
 
     def resume_from_newest(self) -> None:
         """Restore the newest complete checkpoint and the learning curve up to it, if there is a checkpoint."""
@@ -267,7 +282,9 @@ class _ClassifierRun:
             logger.info("%d images per process and step, %s", inputs.train_loader.batch_size, norm)
         if cfg.DISTILL.ARCH:
             source = f", logits cached in {cfg.DISTILL.CACHE}" if cfg.DISTILL.CACHE else ""
-            logger.info("distilled from %s with weights %s%s", cfg.DISTILL.ARCH, cfg.DISTILL.WEIGHTS, source)
+            logger.info(
+                "distilled from %s with weights %s%s", cfg.DISTILL.ARCH, cfg.DISTILL.WEIGHTS, source
+            )
 
 
 def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:

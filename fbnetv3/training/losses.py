@@ -27,7 +27,9 @@ def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0)
     return F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
 
 
-def supervised_objective(model: nn.Module, images: Tensor, targets: Tensor, loss: Loss = cross_entropy) -> Tensor:
+def supervised_objective(
+    model: nn.Module, images: Tensor, targets: Tensor, loss: Loss = cross_entropy
+) -> Tensor:
     """Return the mean loss of a batch on the labels alone."""
     return loss(model(images).float(), targets)
 

@@ -16,7 +16,9 @@ def build_sgd(groups: ParameterGroups, lr: float, *, momentum: float, nesterov: 
     return optim.SGD(groups, lr, momentum=momentum, nesterov=nesterov and momentum > 0)
 
 
-def build_rmsprop(groups: ParameterGroups, lr: float, *, momentum: float, alpha: float, eps: float) -> optim.Optimizer:
+def build_rmsprop(
+    groups: ParameterGroups, lr: float, *, momentum: float, alpha: float, eps: float
+) -> optim.Optimizer:
     """Build torch's RMSProp, which adds `eps` to the root of the mean squared gradient, smoothed by `alpha`."""
     return optim.RMSprop(groups, lr, alpha=alpha, eps=eps, momentum=momentum)
 

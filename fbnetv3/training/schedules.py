@@ -43,4 +43,6 @@ def build_schedule(
         return warmup
     # "rescaled": each part sees its own progress from 0 to 1
     fraction = warmup_epochs / epochs
-    return param_scheduler.CompositeParamScheduler([warmup, main], [fraction, 1 - fraction], ["rescaled", "rescaled"])
+    return param_scheduler.CompositeParamScheduler(
+        [warmup, main], [fraction, 1 - fraction], ["rescaled", "rescaled"]
+    )

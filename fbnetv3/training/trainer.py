@@ -188,13 +188,17 @@ class Trainer:
         """Run one optimizer step on the images of a batch that could be read."""
         # The only blocking exchange between processes: batch sizes, corrupt images, and signals since the last step
         num_images = len(batch.targets)
-        total_images, num_corrupt, interrupts = self.group.sum(num_images, len(batch.corrupt), has_pending_interrupt())
+        total_images, num_corrupt, interrupts = self.group.sum(
+            num_images, len(batch.corrupt), has_pending_interrupt()
+        )
         if interrupts:
             self._stop_for_interrupt()
         # Rare: all processes report corrupt images, which make batches unequal
         min_images = num_images
         if num_corrupt:
-            self.corrupt_images.add([message for messages in self.group.gather(batch.corrupt) for message in messages])
+            self.corrupt_images.add(
+                [message for messages in self.group.gather(batch.corrupt) for message in messages]
+            )
             min_images = min(self.group.gather(num_images))
         # The previous step's loss; a GPU has computed it by now
         self.check_loss()
@@ -243,7 +247,9 @@ class Trainer:
             # Only the last part's backward pass exchanges gradients
             exchanges = i == len(parts) or self.group.size == 1
             with contextlib.nullcontext() if exchanges else self._parallel_model.no_sync():
-                with torch.autocast(self.device.type, self.precision, enabled=self.precision != torch.float32):
+                with torch.autocast(
+                    self.device.type, self.precision, enabled=self.precision != torch.float32
+                ):
                     loss = self.objective(self._parallel_model, part_images, part_targets)
                     loss = loss * (len(part_images) / mean_images)
                 self.scaler.scale(loss).backward()
@@ -309,7 +315,9 @@ class Trainer:
             self.ema.n_averaged.fill_(state["ema_steps"])
         self.scaler.load_state_dict(state["scaler"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = TrainingProgress(state["epoch"], state["step"], state["best_top1"], dict(state["metrics"]))
+        self.progress = TrainingProgress(
+            state["epoch"], state["step"], state["best_top1"], dict(state["metrics"])
+        )
         self.corrupt_images.messages.update(dict.fromkeys(state["corrupt_images"]))
         rank = self.group.rank
         if rank >= len(state["rng"]):  # the run has more processes than before

@@ -80,7 +80,9 @@ class Checkpointing(Hook):
         if top1 > progress.best_top1:
             progress.best_top1 = top1
             if trainer.group.is_rank_0:
-                save_checkpoint(self.run_folder.best, {**self._weights(trainer), "metrics": progress.metrics})
+                save_checkpoint(
+                    self.run_folder.best, {**self._weights(trainer), "metrics": progress.metrics}
+                )
         if progress.epoch % self.epochs == 0 or progress.epoch == trainer.epochs or trainer.stopped:
             self._save(trainer)
 
@@ -178,7 +180,9 @@ class MetricsWriter(Hook):
         step = trainer.progress.step
         if step % self.period == 0 or step % len(trainer.loader) == 0:  # each epoch's end is in the curve
             epoch = step / len(trainer.loader)
-            self._write({"step": step, "epoch": epoch, "loss": trainer.loss.item(), "lr": trainer.current_lr})
+            self._write(
+                {"step": step, "epoch": epoch, "loss": trainer.loss.item(), "lr": trainer.current_lr}
+            )
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Write the evaluation and draw the curve."""

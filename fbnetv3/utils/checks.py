@@ -31,7 +31,9 @@ def error_context(field: str = "", file: str = "") -> Iterator[None]:
         raise
 
 
-def check_int(value: Any, field: str, low: int, high: float = math.inf, error: type[FieldError] = FieldError) -> None:
+def check_int(
+    value: Any, field: str, low: int, high: float = math.inf, error: type[FieldError] = FieldError
+) -> None:
     """Require an integer in [low, high]."""
     if not is_int(value):
         raise error(f"{value!r} must be an integer", field)
@@ -39,7 +41,11 @@ def check_int(value: Any, field: str, low: int, high: float = math.inf, error: t
 
 
 def check_number(
-    value: Any, field: str, low: float = -math.inf, high: float = math.inf, error: type[FieldError] = FieldError
+    value: Any,
+    field: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    error: type[FieldError] = FieldError,
 ) -> None:
     """Require an int or float in [low, high]."""
     if not isinstance(value, (int, float)) or isinstance(value, bool):
@@ -48,7 +54,9 @@ def check_number(
         raise error(f"{value!r} must be {_range_text(low, high)}", field)
 
 
-def check_choice(value: Any, field: str, choices: Iterable[Any], error: type[FieldError] = FieldError) -> None:
+def check_choice(
+    value: Any, field: str, choices: Iterable[Any], error: type[FieldError] = FieldError
+) -> None:
     """Require one of `choices`."""
     choices = list(choices)
     if not any(type(value) is type(choice) and value == choice for choice in choices):
@@ -76,7 +84,9 @@ def check_keys(
 
 
 def _range_text(low: float, high: float) -> str:
-    low_text, high_text = (f"{bound:,g}" if isinstance(bound, float) else f"{bound:,}" for bound in (low, high))
+    low_text, high_text = (
+        f"{bound:,g}" if isinstance(bound, float) else f"{bound:,}" for bound in (low, high)
+    )
     if high == math.inf:
         return f"at least {low_text}"
     return f"at most {high_text}" if low == -math.inf else f"in [{low_text}, {high_text}]"

@@ -19,7 +19,9 @@ _MAX_MESSAGE_LENGTH = 4000
 
 
 class _ImportModule(argparse.Action):
-    def __call__(self, parser: object, namespace: object, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: object, namespace: object, values: Any, option_string: str | None = None
+    ) -> None:
         import_modules([values], "--import")
 
 
@@ -102,7 +104,10 @@ def run_tool(
 
 
 def _run(
-    main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None, rank: int, after_interrupt: str
+    main: Callable[[Sequence[str] | None], object],
+    argv: Sequence[str] | None,
+    rank: int,
+    after_interrupt: str,
 ) -> int:
     """Run a tool, print its error if it fails, and return the exit code."""
     prefix = f"[process {rank}] error: " if rank else "error: "

@@ -94,7 +94,9 @@ def _describe_failure(error: OSError | HTTPException, url: str, target: Path, ad
     if isinstance(error, ContentTooShortError):
         return f"{url}: the download was truncated: {advice}"
     if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
-        return f"{error.filename}: cannot be written: {error.strerror}; set FBNETV3_CACHE to a writable folder"
+        return (
+            f"{error.filename}: cannot be written: {error.strerror}; set FBNETV3_CACHE to a writable folder"
+        )
     if getattr(error, "errno", None) == errno.ENOSPC:
         return f"{target}: no space left on the disk: free some, or set FBNETV3_CACHE"
     cause = getattr(error, "reason", None) or getattr(error, "strerror", None) or error

@@ -27,7 +27,9 @@ _LOCKED_BY_THIS_PROCESS: set[str] = set()
 
 def output_error(path: str | os.PathLike, error: OSError, advice: str = "") -> OutputError:
     """Build the error for a path that cannot be written; `advice` says what the user can do about it."""
-    return OutputError(f"{path}: cannot be written: {error.strerror or error}{f'; {advice}' if advice else ''}")
+    return OutputError(
+        f"{path}: cannot be written: {error.strerror or error}{f'; {advice}' if advice else ''}"
+    )
 
 
 @contextlib.contextmanager

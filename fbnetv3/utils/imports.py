@@ -69,7 +69,9 @@ def find_callable(name: str, source: str) -> Any:
     for part in attribute.split("."):
         if not hasattr(target, part):
             public_names = [public for public in dir(target) if not public.startswith("_")]
-            raise UsageError(f"{source} {name!r}: {module_name} has no {attribute}: {suggest(part, public_names)}")
+            raise UsageError(
+                f"{source} {name!r}: {module_name} has no {attribute}: {suggest(part, public_names)}"
+            )
         target = getattr(target, part)
     if not callable(target):
         raise UsageError(f"{source} {name!r} is not callable: name a function or class")

@@ -40,7 +40,9 @@ def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     return nested
 
 
-def merge(base: Mapping[str, Any], update: Mapping[str, Any], where: str = "", prefix: str = "") -> dict[str, Any]:
+def merge(
+    base: Mapping[str, Any], update: Mapping[str, Any], where: str = "", prefix: str = ""
+) -> dict[str, Any]:
     """Return `base` with the values of `update` on top, section by section.
 
     Error messages start with `where` and the dotted key, which begins with `prefix`.
@@ -51,7 +53,9 @@ def merge(base: Mapping[str, Any], update: Mapping[str, Any], where: str = "", p
             # A section in both
             dotted = f"{prefix}{key}"
             if not isinstance(merged[key], Mapping):
-                raise UsageError(f"{where}{dotted} is a section in this file but a single value in its _BASE_ file")
+                raise UsageError(
+                    f"{where}{dotted} is a section in this file but a single value in its _BASE_ file"
+                )
             merged[key] = merge(merged[key], value, where, f"{dotted}.")
         else:
             merged[key] = value

@@ -50,7 +50,9 @@ def parse_yaml(text: str | bytes) -> Any:
         raise NotYAMLError(getattr(error, "problem", error), mark and mark.line + 1) from None
 
 
-def read_mapping(path: str | os.PathLike, error: type[FieldError], keys: Iterable[str] = ()) -> dict[str, Any]:
+def read_mapping(
+    path: str | os.PathLike, error: type[FieldError], keys: Iterable[str] = ()
+) -> dict[str, Any]:
     """Read the mapping that a YAML file holds, or raise `error`.
 
     `keys` that the mapping may have are named in the message about a file that holds something else.

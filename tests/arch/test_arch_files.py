@@ -57,7 +57,16 @@ def test_a_plain_file(write):
 
 def test_rows_are_written_in_the_order_of_table_2():
     row = dump_arch(get_arch("fbnetv3_c")).splitlines()[-3]
-    assert list(yaml.safe_load(row)[0]) == ["block", "kernel", "expansion", "channels", "repeat", "stride", "se", "act"]
+    assert list(yaml.safe_load(row)[0]) == [
+        "block",
+        "kernel",
+        "expansion",
+        "channels",
+        "repeat",
+        "stride",
+        "se",
+        "act",
+    ]
 
 
 def test_nesting_without_end_is_an_error_of_one_line(write):
@@ -76,14 +85,30 @@ def test_nesting_without_end_is_an_error_of_one_line(write):
         ("name: foo", "nome: foo", "nome: unknown key: did you mean name?"),
         ("name: foo\n", "", "name: missing"),
         ("resolution: 64", "resolution: big", "resolution: 'big' must be an integer"),
-        ("resolution: 64", "resolution: 64\nresolution: 32", "line 3: not YAML: duplicate key 'resolution'"),
+        (
+            "resolution: 64",
+            "resolution: 64\nresolution: 32",
+            "line 3: not YAML: duplicate key 'resolution'",
+        ),
         ("stages:", "stages: 3\nsteges:", "steges: unknown key: did you mean stages?"),
-        ("- rows:\n  - {block: conv,", "- row:\n  - {block: conv,", "stages[0].row: unknown key: did you mean rows?"),
+        (
+            "- rows:\n  - {block: conv,",
+            "- row:\n  - {block: conv,",
+            "stages[0].row: unknown key: did you mean rows?",
+        ),
         ("name: foo", "name: foo: bar", "line 1: not YAML: mapping values are not allowed in this context"),
         (PLAIN, "", "must be a mapping with the keys name, stages, resolution, resize, source"),
         (PLAIN, "name: foo\nresolution: 8\nstages: 3", "stages: 3 must be a list"),
-        (PLAIN, "name: foo\nresolution: 8\nstages: [3]", "stages[0]: 3 must be a mapping with the key rows"),
-        (PLAIN, "name: foo\nresolution: 8\nstages: [{rows: [3]}]", "stages[0].rows[0]: 3 must be a mapping such as"),
+        (
+            PLAIN,
+            "name: foo\nresolution: 8\nstages: [3]",
+            "stages[0]: 3 must be a mapping with the key rows",
+        ),
+        (
+            PLAIN,
+            "name: foo\nresolution: 8\nstages: [{rows: [3]}]",
+            "stages[0].rows[0]: 3 must be a mapping such as",
+        ),
     ],
 )
 def test_errors_name_file_and_field(write, old, new, message):
@@ -95,7 +120,9 @@ def test_errors_name_file_and_field(write, old, new, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("source", ["\U00010000", "\x85 \u2028 \x7f", "a: #'\" \t é", "long " * 100, "two\nlines"])
+@pytest.mark.parametrize(
+    "source", ["\U00010000", "\x85 \u2028 \x7f", "a: #'\" \t é", "long " * 100, "two\nlines"]
+)
 def test_any_source_text_survives_a_round_trip(source, tmp_path):
     arch = replace(get_arch("fbnetv3_a"), source=source)
     path = tmp_path / "foo.yaml"
@@ -130,13 +157,22 @@ def test_a_file_can_inherit(write):
         ("_BASE_: 3\nname: bar", "3 does not exist"),
         ("_BASE_: foo.yaml", "name: missing"),
         ("_BASE_: foo.yaml\nname: bar\nderive: 3", "derive: 3 must be a mapping"),
-        ("_BASE_: foo.yaml\nname: bar\nderive: {scele: {}}", "derive.scele: unknown key: did you mean scale?"),
+        (
+            "_BASE_: foo.yaml\nname: bar\nderive: {scele: {}}",
+            "derive.scele: unknown key: did you mean scale?",
+        ),
         (
             "_BASE_: foo.yaml\nname: bar\nderive: {scale: {width: -1}}",
             "derive.scale.width: -1 must be in [0.001, ",
         ),
-        ("_BASE_: foo.yaml\nname: bar\nderive: {scale: {fixed: [head]}}", "derive.scale.fixed: 'head' must be one of"),
-        ("_BASE_: foo.yaml\nname: bar\nderive: {small_images: 1.5}", "derive.small_images: 1.5 must be an integer"),
+        (
+            "_BASE_: foo.yaml\nname: bar\nderive: {scale: {fixed: [head]}}",
+            "derive.scale.fixed: 'head' must be one of",
+        ),
+        (
+            "_BASE_: foo.yaml\nname: bar\nderive: {small_images: 1.5}",
+            "derive.small_images: 1.5 must be an integer",
+        ),
         (
             "_BASE_: foo.yaml\nname: bar\nderive: {same_padding: maybe}",
             "derive.same_padding: 'maybe' must be true or false",
@@ -165,8 +201,12 @@ def test_from_dict_without_a_file():
         arch_from_dict(yaml.safe_load(PLAIN.replace("kernel: 3", "kernel: 2")))
 
 
-NUMBERS = st.integers(-2, 9) | st.sampled_from([16, 24, 64, 2**40, 0.5, 6.0, float("nan"), float("inf"), True])
-WORDS = st.sampled_from(["conv", "mbconv", "mbpool", "none", "hsigmoid", "sigmoid", "hswish", "relu", "", "a/b"])
+NUMBERS = st.integers(-2, 9) | st.sampled_from(
+    [16, 24, 64, 2**40, 0.5, 6.0, float("nan"), float("inf"), True]
+)
+WORDS = st.sampled_from(
+    ["conv", "mbconv", "mbpool", "none", "hsigmoid", "sigmoid", "hswish", "relu", "", "a/b"]
+)
 VALUES = st.none() | NUMBERS | WORDS | st.lists(NUMBERS, max_size=2)
 VALID = {"block": WORDS, "channels": st.just(16), "kernel": st.just(3), "expansion": st.just(4)}
 ROWS = st.dictionaries(st.sampled_from([f.name for f in fields(Row)]), VALUES) | st.fixed_dictionaries(

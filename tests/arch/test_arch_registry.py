@@ -3,7 +3,15 @@
 import pytest
 
 import fbnetv3
-from fbnetv3.arch import ArchError, adapt_to_small_images, configs_folder, dump_arch, get_arch, list_archs, save_arch
+from fbnetv3.arch import (
+    ArchError,
+    adapt_to_small_images,
+    configs_folder,
+    dump_arch,
+    get_arch,
+    list_archs,
+    save_arch,
+)
 from fbnetv3.errors import UnknownNameError, UsageError
 
 

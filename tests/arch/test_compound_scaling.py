@@ -79,7 +79,9 @@ def test_resize_keeps_its_ratio():
     assert compound_scale(E, resolution=0.5).resize == round(291 * 136 / 264)
 
 
-@pytest.mark.parametrize("changes", [{"depth": 0}, {"width": -1}, {"resolution": float("inf")}, {"depth": "2"}])
+@pytest.mark.parametrize(
+    "changes", [{"depth": 0}, {"width": -1}, {"resolution": float("inf")}, {"depth": "2"}]
+)
 def test_rejects_invalid_multipliers(changes):
     with pytest.raises(UsageError, match=f"^{next(iter(changes))}: .* must be (a number|in)"):
         compound_scale(E, **changes)
@@ -145,7 +147,12 @@ def test_small_images_keep_the_ratio_of_the_resolution(letter, pixels):
 
 def test_small_images_have_stride_one_in_the_second_strided_block():
     def strides(arch):
-        return [row.stride for stage in arch.stages for row in stage.rows if row.stride == 2 or row is second(arch)]
+        return [
+            row.stride
+            for stage in arch.stages
+            for row in stage.rows
+            if row.stride == 2 or row is second(arch)
+        ]
 
     def second(arch):
         return arch.stages[2].rows[0]
@@ -166,5 +173,7 @@ def test_small_images_need_two_strided_blocks():
 def test_same_padding_changes_only_padding():
     b, same = get_arch("fbnetv3_b"), with_same_padding(get_arch("fbnetv3_b"))
     assert compute_cost(b).params == compute_cost(same).params
-    assert all(block.spec.padding == block.spec.kernel // 2 for block in same.blocks() if block.kind == "mbconv")
+    assert all(
+        block.spec.padding == block.spec.kernel // 2 for block in same.blocks() if block.kind == "mbconv"
+    )
     assert same.stages == get_arch("fbnetv3_b_same_padding").stages

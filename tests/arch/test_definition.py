@@ -38,7 +38,10 @@ def arch(*rows, **changes):
         ({"expansion": 0}, "expansion: 0 must be in"),
         ({"expansion": float("nan")}, "expansion: nan must be in"),
         ({"expansion": "6"}, "expansion: '6' must be a number"),
-        ({"se": "softmax"}, "se: unknown squeeze-and-excite gate 'softmax': available: hsigmoid, none, sigmoid"),
+        (
+            {"se": "softmax"},
+            "se: unknown squeeze-and-excite gate 'softmax': available: hsigmoid, none, sigmoid",
+        ),
         ({"act": "gelu"}, "act: unknown activation 'gelu': did you mean relu?"),
         ({"act": []}, r"act: unknown activation \[\]: available: hswish, relu"),
         ({"dw_padding": 2}, r"dw_padding: 2 must be in \[0, 1\]"),
@@ -64,8 +67,14 @@ def test_row_names_the_invalid_field(changes, message):
         (lambda: arch(stages=()), "stages: empty"),
         (lambda: arch(stages=(Stage(()),)), "stages: empty"),
         (lambda: arch(source=3), "source: 3 must be text"),
-        (lambda: arch(Row("mbpool", 32, expansion=6), row()), r"stages\[0\].rows\[1\].block: mbpool ends in a 1x1 map"),
-        (lambda: arch(row(dw_group_width=7)), r"stages\[0\].rows\[1\].dw_group_width: 7 does not divide the 64"),
+        (
+            lambda: arch(Row("mbpool", 32, expansion=6), row()),
+            r"stages\[0\].rows\[1\].block: mbpool ends in a 1x1 map",
+        ),
+        (
+            lambda: arch(row(dw_group_width=7)),
+            r"stages\[0\].rows\[1\].dw_group_width: 7 does not divide the 64",
+        ),
         (
             lambda: arch(*[row(kernel=5, stride=2, dw_padding=0)] * 2, resolution=8, resize=8),
             "x: an input of 8x8 pixels is too small: block 0.1 is empty",
@@ -104,14 +113,20 @@ def test_the_first_block_of_a_row_has_the_stride():
 
 
 def test_features_end_each_stride():
-    features = [(b.name, b.spec.out_channels, stride) for b, stride in feature_blocks(get_arch("fbnetv3_a"))]
+    features = [
+        (b.name, b.spec.out_channels, stride) for b, stride in feature_blocks(get_arch("fbnetv3_a"))
+    ]
     assert features == [("1.1", 16, 2), ("2.3", 24, 4), ("3.4", 40, 8), ("4.10", 120, 16), ("5.6", 224, 32)]
     assert [stride for _, stride in feature_blocks(get_arch("fbnetv3_a_cifar"))] == [2, 4, 8, 16]
 
 
 def test_features_end_each_stride_even_within_a_stage():
     definition = arch(row(stride=2), row(stride=2), Row("mbpool", 32, expansion=2))
-    assert [(b.name, stride) for b, stride in feature_blocks(definition)] == [("0.0", 2), ("0.1", 4), ("0.2", 8)]
+    assert [(b.name, stride) for b, stride in feature_blocks(definition)] == [
+        ("0.0", 2),
+        ("0.1", 4),
+        ("0.2", 8),
+    ]
 
 
 def test_row_fields_come_from_the_signature_of_build():

@@ -91,7 +91,8 @@ def test_tables_of_two_devices_are_not_mixed(tmp_path):
     path = tmp_path / "t.jsonl"
     written(path, block_shapes(B)[:1])
     with pytest.raises(
-        LatencyError, match=r"was measured on a phone, onnxruntime 1.0, 2 threads, batch 1, this is .*1 thread"
+        LatencyError,
+        match=r"was measured on a phone, onnxruntime 1.0, 2 threads, batch 1, this is .*1 thread",
     ):
         LatencyTableWriter(path, MeasuredDevice("a phone", "onnxruntime 1.0", 1, 1))
     assert len(load_latency_table(path).blocks) == 1

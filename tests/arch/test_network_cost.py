@@ -59,7 +59,9 @@ def test_equals_fvcore(name):
     x = torch.zeros(1, 3, *[get_arch(name).resolution] * 2)
     flops = FlopCountAnalysis(model, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     counted = flops.by_operator()
-    activations = ActivationCountAnalysis(model, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    activations = (
+        ActivationCountAnalysis(model, x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+    )
     cost = fbnetv3.cost(name)
     assert cost.macs_by_kind == {"conv": counted["conv"], "avg_pool": counted["adaptive_avg_pool2d"]}
     assert cost.activations == activations.total()
@@ -142,7 +144,9 @@ def test_rejects_an_invalid_resolution(resolution):
         fbnetv3.cost("fbnetv3_d", resolution)
 
 
-@pytest.mark.parametrize("arguments", [{"num_classes": -5}, {"num_classes": "10"}, {"in_chans": 0}, {"in_chans": True}])
+@pytest.mark.parametrize(
+    "arguments", [{"num_classes": -5}, {"num_classes": "10"}, {"in_chans": 0}, {"in_chans": True}]
+)
 def test_rejects_invalid_counts(arguments):
     with pytest.raises(UsageError, match=r"(num_classes|in_chans): .* must be (at least|an integer)"):
         fbnetv3.cost("fbnetv3_d", **arguments)

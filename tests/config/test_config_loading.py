@@ -44,7 +44,9 @@ def test_a_base_is_relative_to_the_file_that_names_it(write):
 
 
 def test_values_take_the_type_of_the_default(write):
-    cfg = load_config(write("SOLVER: {LR: 1e-3, WEIGHT_DECAY: 0}"), ["INPUT.CROP_SCALE", "(0.5, 1)", "DATA.ROOT", "7"])
+    cfg = load_config(
+        write("SOLVER: {LR: 1e-3, WEIGHT_DECAY: 0}"), ["INPUT.CROP_SCALE", "(0.5, 1)", "DATA.ROOT", "7"]
+    )
     assert (cfg.SOLVER.LR, cfg.SOLVER.WEIGHT_DECAY) == (0.001, 0.0)
     assert isinstance(cfg.SOLVER.WEIGHT_DECAY, float)
     assert cfg.INPUT.CROP_SCALE == [0.5, 1]
@@ -59,7 +61,11 @@ def test_values_take_the_type_of_the_default(write):
         ("SEED: 1", ["SOLVER.LR", "-1"], "SOLVER.LR -1.0 must be at least 0"),
         ("SEED: 1", ["EMA.DECAY", "1.0"], r"EMA.DECAY 1.0 must be in \[0, 1\)"),
         ("SEED: 1", ["SOLVER.DECAY", "0.0"], r"SOLVER.DECAY 0.0 must be in \(0, 1\]"),
-        ("SEED: 1", ["INPUT.INTERPOLATION", "cubic"], "INPUT.INTERPOLATION 'cubic' must be one of bilinear, bicubic"),
+        (
+            "SEED: 1",
+            ["INPUT.INTERPOLATION", "cubic"],
+            "INPUT.INTERPOLATION 'cubic' must be one of bilinear, bicubic",
+        ),
         ("SEED: 1", ["INPUT.RESOLUTION", "100000"], r"INPUT.RESOLUTION 100000 must be in \[0, 8,192\]"),
         ("SEED: 1\nSEED: 2", [], "config.yaml: line 2: not YAML: duplicate key 'SEED'"),
         ("IMPORTS: [no_such_module]", [], "IMPORTS 'no_such_module' cannot be imported"),
@@ -75,7 +81,8 @@ def test_imports_run_before_a_recipe_is_read(write, monkeypatch):
     """A recipe can use an optimizer that an imported module registers."""
     monkeypatch.syspath_prepend(".")
     write(
-        "from fbnetv3.config.recipe import OPTIMIZERS\nOPTIMIZERS.add('imported', 'x:y', 'test')\n", "my_optimizer.py"
+        "from fbnetv3.config.recipe import OPTIMIZERS\nOPTIMIZERS.add('imported', 'x:y', 'test')\n",
+        "my_optimizer.py",
     )
     write("{optimizer: imported, lr: 0.1}", "recipe.yaml")
     try:
@@ -91,5 +98,7 @@ def test_detection_configs_are_recognized_by_their_keys(write):
     assert is_detection_config(write("DATASETS: {TRAIN: [x]}"))
     assert is_detection_config(write("MODEL: {META_ARCHITECTURE: RetinaNet}"))
     assert not is_detection_config(write("MODEL: {ARCH: fbnetv3_a}"))
-    with pytest.raises(UsageError, match=r"has keys of a detector \(DATASETS\) and of a classifier \(DATA\)"):
+    with pytest.raises(
+        UsageError, match=r"has keys of a detector \(DATASETS\) and of a classifier \(DATA\)"
+    ):
         is_detection_config(write("DATASETS: {}\nDATA: {}"))

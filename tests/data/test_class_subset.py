@@ -37,7 +37,9 @@ def test_a_subset_file_and_its_dataset(root, tmp_path):
     subset = draw_class_subset(root, 2, 3)
     save_class_subset(subset, tmp_path / "subset.json")
     assert load_class_subset(tmp_path / "subset.json") == subset
-    train, val = (build_dataset("imagelist", str(tmp_path / "subset.json"), part) for part in ("train", "val"))
+    train, val = (
+        build_dataset("imagelist", str(tmp_path / "subset.json"), part) for part in ("train", "val")
+    )
     assert (len(train), len(val)) == (7, 3)
     assert train.classes == val.classes == list(subset.classes)
     image, target = val[0]
@@ -58,12 +60,16 @@ def test_too_few_classes_or_images(root, arguments, message):
         draw_class_subset(root, *arguments)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"root": "x", "classes": 3, "train": [], "val": []})])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", json.dumps({"root": "x", "classes": 3, "train": [], "val": []})]
+)
 def test_files_that_are_not_subsets(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(DataError, match="x.json: cannot be read as a subset file"):
         load_class_subset(tmp_path / "x.json")
-    with pytest.raises(DataError, match="nowhere.json: cannot be read .*; draw one with tools/make_split.py"):
+    with pytest.raises(
+        DataError, match="nowhere.json: cannot be read .*; draw one with tools/make_split.py"
+    ):
         load_class_subset(tmp_path / "nowhere.json")
 
 

@@ -44,7 +44,9 @@ def test_annotations_have_cocos_format(tmp_path):
 def test_boxes_enclose_the_digits(monkeypatch):
     """Without noise and lines, all ink is inside the boxes and reaches their edges."""
     digits = build_dataset("digits", "", "train")
-    monkeypatch.setattr(digit_scenes, "_draw_background", lambda rng, h, w: (np.full((h, w, 3), 100.0), 100.0))
+    monkeypatch.setattr(
+        digit_scenes, "_draw_background", lambda rng, h, w: (np.full((h, w, 3), 100.0), 100.0)
+    )
     monkeypatch.setattr(digit_scenes, "_draw_ink_color", lambda rng, brightness: np.full(3, 250.0))
 
     class NoiselessGenerator:
@@ -112,7 +114,10 @@ def test_an_incomplete_folder_is_removed(monkeypatch, cache):
         (folder / "train").mkdir()
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OutputError, match=r"No space left on device.*FBNETV3_CACHE"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(OutputError, match=r"No space left on device.*FBNETV3_CACHE"),
+    ):
         patch.setattr(digit_scenes, "write_digit_scenes", fail)
         digit_scenes.digit_scenes()
     assert not digit_scenes_folder().exists() and not leftover.exists()

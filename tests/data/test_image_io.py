@@ -45,7 +45,9 @@ def test_all_kinds_of_jpeg(mode, arguments):
     assert torch.equal(EncodedImage(data, "x").decode(3), expected)
 
 
-@pytest.mark.parametrize(("downscale", "width"), [(1, 1601), (3.9, 1601), (4, 801), (8, 401), (15.9, 401), (16, 201)])
+@pytest.mark.parametrize(
+    ("downscale", "width"), [(1, 1601), (3.9, 1601), (4, 801), (8, 401), (15.9, 401), (16, 201)]
+)
 def test_strongly_downscaled_images_are_decoded_smaller(downscale, width):
     data = encoded(photo(1601, 1203))
     assert EncodedImage(data, "x").decode(3, downscale).shape[-1] == width

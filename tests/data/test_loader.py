@@ -87,7 +87,9 @@ def test_a_corrupt_image_is_skipped_and_named(image_folder, content, workers):
     path = image_folder / "train" / "cat" / "1.png"
     path.write_bytes(path.read_bytes()[:200] if content is None else content)
     dataset = build_dataset("imagefolder", str(image_folder), "train")
-    loader = build_loader(dataset, Preprocessing(16, 16).transform(), batch_size=6, training=False, workers=workers)
+    loader = build_loader(
+        dataset, Preprocessing(16, 16).transform(), batch_size=6, training=False, workers=workers
+    )
     (batch,) = loader
     assert batch.images.shape == (5, 3, 16, 16)
     assert len(batch.corrupt) == 1

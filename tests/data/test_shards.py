@@ -52,7 +52,11 @@ def test_shards_of_other_programs(tmp_path):
     (tmp_path / "val").mkdir()
     with tarfile.open(tmp_path / "val" / "a.tar", "w") as tar:
         for number in range(3):
-            for ending, content in (("cls", b"%d\n" % number), ("json", b"{}"), ("jpeg", gray_image(number))):
+            for ending, content in (
+                ("cls", b"%d\n" % number),
+                ("json", b"{}"),
+                ("jpeg", gray_image(number)),
+            ):
                 info = tarfile.TarInfo(f"n01/img{number}.{ending}")
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
@@ -83,7 +87,9 @@ def test_a_cache_that_cannot_be_written(folder, monkeypatch, tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_reads_every_image_once(folder, workers):
     data = build_dataset("shards", str(folder), "train")
-    loader = build_loader(data, Preprocessing(16, 16).transform(), batch_size=5, training=True, workers=workers)
+    loader = build_loader(
+        data, Preprocessing(16, 16).transform(), batch_size=5, training=True, workers=workers
+    )
     names = []
     for epoch in range(2):
         loader.sampler.epoch = epoch
@@ -118,7 +124,9 @@ def test_an_image_without_class(tmp_path):
         info = tarfile.TarInfo("a.jpg")
         info.size = len(gray_image(0))
         tar.addfile(info, io.BytesIO(gray_image(0)))
-    with pytest.raises(DataError, match=r"train\.tar: a\.jpg has no class, which should be in a \.cls file"):
+    with pytest.raises(
+        DataError, match=r"train\.tar: a\.jpg has no class, which should be in a \.cls file"
+    ):
         build_dataset("shards", str(tmp_path), "train")
 
 

@@ -15,7 +15,9 @@ PLAIN = {"crop": "none", "crop_scale": (1, 1), "crop_padding": 0, "flip": False}
 
 @pytest.mark.parametrize("mode", ["L", "LA", "La", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "1", "F"])
 def test_images_of_all_modes_become_rgb_or_gray(mode):
-    image = Image.new("RGBA", (50, 40), (200, 100, 50)).convert("LA" if mode == "La" else "RGB").convert(mode)
+    image = (
+        Image.new("RGBA", (50, 40), (200, 100, 50)).convert("LA" if mode == "La" else "RGB").convert(mode)
+    )
     assert Preprocessing(32, 36).transform()(image).shape == (3, 32, 32)
     assert Preprocessing(32, 36, (0.0,), (1.0,)).transform()(image).shape == (1, 32, 32)
 
@@ -50,7 +52,12 @@ def test_normalization_may_follow_later():
 def test_training_transforms(crop):
     for policy in ("none", "autoaugment", "randaugment"):
         transform = train_transform(
-            Preprocessing(24, 28), crop=crop, crop_scale=(0.5, 1), crop_padding=2, flip=True, auto_augment=policy
+            Preprocessing(24, 28),
+            crop=crop,
+            crop_scale=(0.5, 1),
+            crop_padding=2,
+            flip=True,
+            auto_augment=policy,
         )
         pixels = transform(Image.new("RGB", (50, 40), (255, 0, 0)))
         assert (pixels.shape, pixels.dtype) == ((3, 24, 24), torch.float32)
@@ -63,7 +70,9 @@ def test_random_erasing():
 
 
 def test_more_padding_than_image():
-    with pytest.raises(UsageError, match="INPUT.CROP_PADDING 33 is larger than the 32-pixel input: lower it"):
+    with pytest.raises(
+        UsageError, match="INPUT.CROP_PADDING 33 is larger than the 32-pixel input: lower it"
+    ):
         train_transform(GRAY, crop="padded", crop_scale=(1, 1), crop_padding=33, flip=False)
 
 
@@ -91,7 +100,9 @@ def test_custom_crop_and_augmentation():
     try:
         image = Image.new("L", (80, 80), 255)
         image.paste(0, (0, 0, 40, 40))  # black in the corner
-        transform = train_transform(GRAY, **{**PLAIN, "crop": "corner"}, auto_augment="invert", normalize=False)
+        transform = train_transform(
+            GRAY, **{**PLAIN, "crop": "corner"}, auto_augment="invert", normalize=False
+        )
         assert torch.equal(transform(image), torch.full((1, 32, 32), 255, dtype=torch.uint8))
     finally:
         CROPS.remove("corner")

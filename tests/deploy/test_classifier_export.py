@@ -46,7 +46,9 @@ class DifferentWhenExported(Mean):
 def test_it_gives_the_logits_of_the_network(format, exported, digits, held_out):
     images, targets = held_out
     with torch.no_grad():
-        expected = digits.model(torch.stack([digits.preprocessing.transform()(image) for image in images])).numpy()
+        expected = digits.model(
+            torch.stack([digits.preprocessing.transform()(image) for image in images])
+        ).numpy()
     logits = load(exported(format)).logits(images, batch_size=16)  # 16, 16 and 8
     assert relative_difference(logits, expected) < 1e-4
     assert np.mean(logits.argmax(1) == targets) > 0.9
@@ -57,13 +59,21 @@ def test_the_manifest_describes_the_folder(format, exported):
     folder = exported(format)
     manifest = json.loads((folder / "manifest.json").read_text())
     files = {path.name for path in folder.iterdir()} - {"manifest.json"}
-    assert files == set(manifest["files"]) == {get_format(format).file_name, "preprocessing.json", "classes.json"}
+    assert (
+        files
+        == set(manifest["files"])
+        == {get_format(format).file_name, "preprocessing.json", "classes.json"}
+    )
     for name, entry in manifest["files"].items():
         content = (folder / name).read_bytes()
         assert entry == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     assert manifest["input"]["shape"] == [None, 1, 32, 32] and manifest["output"]["shape"] == [None, 10]
     assert manifest["verification"]["images"] == 32
-    assert manifest["verification"]["largest_relative_difference"] <= manifest["verification"]["tolerance"] == 1e-4
+    assert (
+        manifest["verification"]["largest_relative_difference"]
+        <= manifest["verification"]["tolerance"]
+        == 1e-4
+    )
     assert manifest["versions"]["torch"] == torch.__version__
     assert json.loads((folder / "classes.json").read_text()) == [str(d) for d in range(10)]
     assert json.loads((folder / "preprocessing.json").read_text())["mean"] == [0.5]
@@ -77,7 +87,12 @@ def test_onnx_has_one_operator_per_activation_and_no_norm(exported, digits):
     assert (count["HardSwish"], count["HardSigmoid"]) == (modules["Hardswish"], modules["Hardsigmoid"])
     assert count["Conv"] == sum(isinstance(module, nn.Conv2d) for module in digits.model.modules())
     assert not {"BatchNormalization", "Clip", "Div", "Relu"} & set(count)
-    assert [size.dim_param for size in model.graph.input[0].type.tensor_type.shape.dim] == ["batch", "", "", ""]
+    assert [size.dim_param for size in model.graph.input[0].type.tensor_type.shape.dim] == [
+        "batch",
+        "",
+        "",
+        "",
+    ]
     assert str(ROOT).encode() not in (exported("onnx") / "model.onnx").read_bytes()
 
 
@@ -111,12 +126,16 @@ def test_prepared_networks_have_no_norm_and_the_same_outputs():
     model.eval().to(memory_format=torch.channels_last)
     for prepared in (prepare_for_export(model), prepare_for_export(model, decompose_hard_sigmoid=True)):
         assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules())
-        assert all(value.is_contiguous() for value in prepared.state_dict().values())  # ExecuTorch may fail otherwise
+        assert all(
+            value.is_contiguous() for value in prepared.state_dict().values()
+        )  # ExecuTorch may fail otherwise
         with torch.no_grad():
             torch.testing.assert_close(prepared(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", [DifferentWhenExported(), Mean(float("nan"))], ids=["other logits", "NaN"])
+@pytest.mark.parametrize(
+    "model", [DifferentWhenExported(), Mean(float("nan"))], ids=["other logits", "NaN"]
+)
 def test_an_export_with_other_logits_is_not_kept(model, tmp_path):
     with pytest.raises(
         ExportError, match=r"mine: the logits of torch .* differ from the network's by .* Nothing was exp"

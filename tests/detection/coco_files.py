@@ -40,8 +40,12 @@ def annotation(id=1, image_id=1, category_id=1, bbox=(8, 8, 24, 16), **more):
 def dataset(images=2, annotations=None, classes=("cat", "dog")):
     """Return the content of an annotation file for images of 64 x 48 pixels."""
     return {
-        "images": [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 48} for i in range(1, images + 1)],
-        "annotations": [annotation(i, i) for i in range(1, images + 1)] if annotations is None else annotations,
+        "images": [
+            {"id": i, "file_name": f"{i}.png", "width": 64, "height": 48} for i in range(1, images + 1)
+        ],
+        "annotations": [annotation(i, i) for i in range(1, images + 1)]
+        if annotations is None
+        else annotations,
         "categories": [{"id": i, "name": name} for i, name in enumerate(classes, 1)],
     }
 

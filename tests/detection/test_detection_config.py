@@ -40,7 +40,15 @@ def test_imports_make_users_backbones_available(users_module, tmp_path):
 
 def test_imports_on_the_command_line(users_module):
     cfg = load_detection_config(
-        BASE, ["IMPORTS", f"['{users_module}']", "MODEL.BACKBONE.NAME", "build_users_backbone", "MODEL.DEVICE", "cpu"]
+        BASE,
+        [
+            "IMPORTS",
+            f"['{users_module}']",
+            "MODEL.BACKBONE.NAME",
+            "build_users_backbone",
+            "MODEL.DEVICE",
+            "cpu",
+        ],
     )
     assert [users_module] == cfg.IMPORTS and cfg.is_frozen()
 

@@ -19,7 +19,10 @@ def test_published_ap_and_urls(name):
     entry = model_zoo.entry(name)
     ap, file = RELEASED[name]
     assert (entry.ap, entry.num_classes) == (ap, 80)
-    assert model_zoo.get_checkpoint_url(name) == f"https://mobile-cv.s3-us-west-2.amazonaws.com/d2go/models/{file}"
+    assert (
+        model_zoo.get_checkpoint_url(name)
+        == f"https://mobile-cv.s3-us-west-2.amazonaws.com/d2go/models/{file}"
+    )
     assert entry.arch.name == model_zoo.get_config(name).MODEL.FBNETV3.ARCH
 
 

@@ -63,7 +63,9 @@ def test_shipped_recipes_are_within_the_ranges_of_table_2():
 
 def test_teachers_are_trained_before_their_students(file, tmp_path):
     ablation = load_ablation(file)
-    assert grid_cells(ablation) == [Cell("digits", column, seed) for seed in (0, 1) for column in ("EMA", "student")]
+    assert grid_cells(ablation) == [
+        Cell("digits", column, seed) for seed in (0, 1) for column in ("EMA", "student")
+    ]
     cfg = cell_config(ablation, Cell("digits", "student", 1), ["SOLVER.LR", "0.3"])
     assert cfg.DISTILL.ARCH == "fbnetv3_digits" and cfg.SOLVER.LR == 0.3 and cfg.SEED == 1
     assert str(tmp_path / "out" / "digits--EMA--seed1" / "model_final.pth") == cfg.DISTILL.WEIGHTS
@@ -80,7 +82,9 @@ def test_rows_and_columns_take_precedence_over_overrides_for_all_cells(file, tmp
     """This includes the values of a column's recipe."""
     (tmp_path / "recipe.yaml").write_text("{optimizer: sgd, lr: 0.02, ema: true}")
     change(file, "  EMA: {EMA.ENABLED: true}", "  EMA: {RECIPE: recipe.yaml, SOLVER.WEIGHT_DECAY: 0.5}")
-    cfg = cell_config(load_ablation(file), Cell("digits", "EMA", 0), ["SOLVER.LR", "9", "EMA.ENABLED", "False"])
+    cfg = cell_config(
+        load_ablation(file), Cell("digits", "EMA", 0), ["SOLVER.LR", "9", "EMA.ENABLED", "False"]
+    )
     assert (cfg.SOLVER.LR, cfg.EMA.ENABLED, cfg.SOLVER.WEIGHT_DECAY) == (0.08, True, 0.5)
 
 

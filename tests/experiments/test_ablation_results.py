@@ -41,8 +41,14 @@ def test_the_table_has_means_and_deviations(make_ablation):
 
 def test_the_table_of_a_figure_over_macs_has_macs(make_ablation):
     ablation = make_ablation(["small", "large"], ["a", "b"], x="macs")
-    assert "| small | 2.0 M" in results_table(ablation, RESULTS) and "7.1 M" in results_table(ablation, RESULTS)
-    assert [path.name for path in save_results(ablation, RESULTS)] == ["results.json", "table.md", "figure.png"]
+    assert "| small | 2.0 M" in results_table(ablation, RESULTS) and "7.1 M" in results_table(
+        ablation, RESULTS
+    )
+    assert [path.name for path in save_results(ablation, RESULTS)] == [
+        "results.json",
+        "table.md",
+        "figure.png",
+    ]
     assert (ablation.output / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -50,7 +56,9 @@ def test_the_figure_has_a_line_per_column_and_per_line_that_rows_name(make_ablat
     from matplotlib.axes import Axes
 
     drawn = {}
-    monkeypatch.setattr(Axes, "errorbar", lambda self, x, y, *a, label, **k: drawn.update({label: (list(x), list(y))}))
+    monkeypatch.setattr(
+        Axes, "errorbar", lambda self, x, y, *a, label, **k: drawn.update({label: (list(x), list(y))})
+    )
     rows = ["small", "large", "baseline"]
     results = [*RESULTS, CellResult("baseline", "a", 0, 80.0, 5_000_000)]
     save_results(make_ablation(rows, ["a"], lines={"baseline": "peers"}), results)

@@ -32,7 +32,18 @@ def nudged(value):
     if isinstance(value, float):
         return st.sampled_from([value * 2, value / 2, value * 0.999, value + 1, -value, 0.0])
     if isinstance(value, str):
-        words = ["sgd", "relu", "none", "conv", "mbconv", "cosine", "$kernel", "$lr", value.upper(), f"{value}2"]
+        words = [
+            "sgd",
+            "relu",
+            "none",
+            "conv",
+            "mbconv",
+            "cosine",
+            "$kernel",
+            "$lr",
+            value.upper(),
+            f"{value}2",
+        ]
         return st.sampled_from(words)
     return st.just(value)
 
@@ -74,12 +85,18 @@ def mutated_data(draw, valid):
         elif mutation == "move":
             parent[last] = copy.deepcopy(_value_at(data, draw(st.sampled_from(paths))))
         elif isinstance(parent, list):
-            parent.insert(last, copy.deepcopy(parent[last]) if mutation == "duplicate" else draw(UNEXPECTED_VALUES))
+            parent.insert(
+                last, copy.deepcopy(parent[last]) if mutation == "duplicate" else draw(UNEXPECTED_VALUES)
+            )
         elif mutation == "rename":
-            new_name = draw(st.one_of(st.text("abcXYZ_", max_size=6), st.just(f"{last}s"), st.integers(0, 3)))
+            new_name = draw(
+                st.one_of(st.text("abcXYZ_", max_size=6), st.just(f"{last}s"), st.integers(0, 3))
+            )
             parent[new_name] = parent.pop(last)
         else:
-            new_name = draw(st.one_of(st.text("abcXYZ_", max_size=6), st.sampled_from([None, 1, True, "_BASE_"])))
+            new_name = draw(
+                st.one_of(st.text("abcXYZ_", max_size=6), st.sampled_from([None, 1, True, "_BASE_"]))
+            )
             parent[new_name] = draw(UNEXPECTED_VALUES)
     return data
 
@@ -89,7 +106,9 @@ def mutated_yaml(draw, valid):
     """Draw YAML text of mutated data, sometimes with a mistake in the text too."""
     data = draw(st.one_of(mutated_data(valid), st.just(valid)))
     flow = draw(st.sampled_from([None, True, False]))
-    text = yaml.dump(data, Dumper=_NoAliasDumper, sort_keys=False, allow_unicode=True, default_flow_style=flow)
+    text = yaml.dump(
+        data, Dumper=_NoAliasDumper, sort_keys=False, allow_unicode=True, default_flow_style=flow
+    )
     if data is not valid and draw(st.integers(0, 3)):
         return text
     lines = text.split("\n")

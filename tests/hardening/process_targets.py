@@ -83,7 +83,11 @@ def run_training(folder, resume=True):
 def run_search(folder, resume=True, executor="serial"):
     with exit_code():
         search(
-            SPACE, RecordingEvaluator(folder), Path(folder) / "out", **{**QUICK, "executor": executor}, resume=resume
+            SPACE,
+            RecordingEvaluator(folder),
+            Path(folder) / "out",
+            **{**QUICK, "executor": executor},
+            resume=resume,
         )
 
 

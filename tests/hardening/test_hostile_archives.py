@@ -43,7 +43,10 @@ SHARDS = {
     "class of a million digits": [("a.jpg", JPEG, {}), ("a.cls", b"1" * 1_000_000, {})],
     "class is no number": [("a.jpg", JPEG, {}), ("a.cls", b"cat", {})],
     "negative class": [("a.jpg", JPEG, {}), ("a.cls", b"-3", {})],
-    "image is a link": [("a.jpg", b"", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}), ("a.cls", b"0", {})],
+    "image is a link": [
+        ("a.jpg", b"", {"type": tarfile.SYMTYPE, "linkname": "/etc/passwd"}),
+        ("a.cls", b"0", {}),
+    ],
     "image is a device": [("a.jpg", b"", {"type": tarfile.CHRTYPE}), ("a.cls", b"0", {})],
     "empty": [],
 }

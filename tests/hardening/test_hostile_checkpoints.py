@@ -51,9 +51,13 @@ def test_checkpoints_never_run_code(tmp_path, kind, weights):
         with zipfile.ZipFile(io.BytesIO(weights)) as original, zipfile.ZipFile(path, "w") as rewritten:
             for entry in original.infolist():
                 is_pickle = entry.filename.endswith("data.pkl")
-                rewritten.writestr(entry.filename, pickle.dumps(malicious) if is_pickle else original.read(entry))
+                rewritten.writestr(
+                    entry.filename, pickle.dumps(malicious) if is_pickle else original.read(entry)
+                )
     else:
-        content = {"head.weight": torch.zeros(1), "x": malicious} if kind == "in a state dict" else malicious
+        content = (
+            {"head.weight": torch.zeros(1), "x": malicious} if kind == "in a state dict" else malicious
+        )
         torch.save(content, path, _use_new_zipfile_serialization=kind != "legacy")
     assert_weights_error(path)
     with pytest.raises(WeightsError):
@@ -96,7 +100,9 @@ def test_decompression_bombs_are_refused(tmp_path, weights):
 
 
 @pytest.mark.parametrize("name", ["a.pth", "a.jpg", "a.safetensors", "a"])
-@pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04" + bytes(100), b"PK\x05\x06" + bytes(18), b"\x80\x02."])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK", b"PK\x03\x04" + bytes(100), b"PK\x05\x06" + bytes(18), b"\x80\x02."]
+)
 def test_other_files_are_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     assert_weights_error(tmp_path / name)

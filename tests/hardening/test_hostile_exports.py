@@ -15,19 +15,35 @@ def write_folder(tmp_path):
     """Return a function that writes an exported folder with correct checksums and any content."""
     folder = tmp_path / "exported"
     folder.mkdir()
-    default_preprocessing = {"resolution": 8, "resize": 8, "mean": [0.5], "std": [0.5], "interpolation": "bilinear"}
+    default_preprocessing = {
+        "resolution": 8,
+        "resize": 8,
+        "mean": [0.5],
+        "std": [0.5],
+        "interpolation": "bilinear",
+    }
 
     def write(format="onnx", model=b"x", preprocessing=None, classes=("a", "b"), **changes):
         name = {"onnx": "model.onnx", "executorch": "model.pte", "torch-export": "model.pt2"}[format]
         (folder / name).write_bytes(model)
-        texts = {"preprocessing.json": preprocessing or default_preprocessing, "classes.json": list(classes)}
+        texts = {
+            "preprocessing.json": preprocessing or default_preprocessing,
+            "classes.json": list(classes),
+        }
         for file, value in texts.items():
             (folder / file).write_text(value if isinstance(value, str) else json.dumps(value))
         files = {
             path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size}
             for path in (folder / name, *(folder / file for file in texts))
         }
-        manifest = {"network": "x", "format": format, "input": {}, "output": {}, "files": files, "versions": {}}
+        manifest = {
+            "network": "x",
+            "format": format,
+            "input": {},
+            "output": {},
+            "files": files,
+            "versions": {},
+        }
         manifest |= {"command": "", "verification": {}, **changes}
         (folder / "manifest.json").write_text(json.dumps(manifest))
         return folder
@@ -62,7 +78,10 @@ def test_invalid_manifests_are_refused(write_folder, changes):
 @pytest.mark.parametrize(
     "changes",
     [
-        *({"resolution": value} for value in (0, -1, 10**9, float("inf"), float("nan"), "x", None, [], 1e308)),
+        *(
+            {"resolution": value}
+            for value in (0, -1, 10**9, float("inf"), float("nan"), "x", None, [], 1e308)
+        ),
         *({"resize": value} for value in (0, 10**12, 4)),
         *({"mean": value} for value in ([], [0.1, 0.2], ["x"], [float("nan")], 3, None)),
         *({"std": value} for value in ([0], [-1], [float("inf")], [])),

@@ -24,7 +24,12 @@ def forge_png(width, height, text=b""):
 
     parts = [chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))]
     parts += [chunk(b"zTXt", b"x\0\0" + text)] if text else []
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(parts)
+        + chunk(b"IDAT", zlib.compress(bytes(100)))
+        + chunk(b"IEND", b"")
+    )
 
 
 def encode_noise(format, size=(40, 30), mode="RGB"):
@@ -35,7 +40,8 @@ def encode_noise(format, size=(40, 30), mode="RGB"):
 
 
 EPS = (
-    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(/tmp/x) (w) file closefile\nshowpage\n%%EOF\n"
+    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n"
+    b"(/tmp/x) (w) file closefile\nshowpage\n%%EOF\n"
 )
 IMAGES = {
     "four billion pixels": forge_png(65_535, 65_535),
@@ -44,7 +50,9 @@ IMAGES = {
     "a gigabyte of text": forge_png(1, 1, zlib.compress(bytes(10**9), 1)),
     "JPEG of 65,500 pixels": encode_noise("JPEG").replace(struct.pack(">HH", 30, 40), b"\xff\xdc\xff\xdc"),
     "PostScript": EPS,
-    "BMP of 2^31": encode_noise("BMP")[:18] + struct.pack("<ii", 2**31 - 1, 2**31 - 1) + encode_noise("BMP")[26:],
+    "BMP of 2^31": encode_noise("BMP")[:18]
+    + struct.pack("<ii", 2**31 - 1, 2**31 - 1)
+    + encode_noise("BMP")[26:],
     "truncated GIF": b"GIF89a\xff\xff\xff\xff\x00\x00\x00",
     "empty file": b"",
     "text": b"hello",
@@ -89,7 +97,9 @@ def test_truncated_and_corrupt_images_are_decoded_or_named(tmp_path, format, rng
             assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F", "LAB", "YCbCr"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F", "LAB", "YCbCr"]
+)
 def test_every_color_mode_is_converted(tmp_path, mode):
     gray = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
     image = gray.convert("RGB").convert(mode) if mode != "LAB" else Image.new("LAB", (8, 8))
@@ -97,5 +107,9 @@ def test_every_color_mode_is_converted(tmp_path, mode):
         image = Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8))
     image.save(tmp_path / "x.tif")
     for channels in (1, 3):
-        assert EncodedImage((tmp_path / "x.tif").read_bytes(), "x").decode(channels).shape == (channels, 8, 8)
+        assert EncodedImage((tmp_path / "x.tif").read_bytes(), "x").decode(channels).shape == (
+            channels,
+            8,
+            8,
+        )
     assert load_rgb_array(tmp_path / "x.tif").shape == (8, 8, 3)

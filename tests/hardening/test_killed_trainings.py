@@ -31,7 +31,9 @@ def uninterrupted(forkserver, tmp_path_factory):
 def final_weights(folder):
     """Return raw and averaged weights."""
     content = torch.load(folder / "model_final.pth", weights_only=True)
-    return {f"{part}.{key}": value for part in ("model", "model_ema") for key, value in content[part].items()}
+    return {
+        f"{part}.{key}": value for part in ("model", "model_ema") for key, value in content[part].items()
+    }
 
 
 def evaluations(folder):

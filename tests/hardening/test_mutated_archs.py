@@ -20,11 +20,29 @@ SMALL = {
         {"rows": [{"block": "conv", "kernel": 3, "channels": 8, "stride": 2, "act": "hswish"}]},
         {
             "rows": [
-                {"block": "mbconv", "kernel": 3, "expansion": 2, "channels": 8, "repeat": 2, "se": "hsigmoid"},
-                {"block": "mbconv", "kernel": 5, "expansion": 1.5, "channels": 16, "stride": 2, "dw_padding": 1},
+                {
+                    "block": "mbconv",
+                    "kernel": 3,
+                    "expansion": 2,
+                    "channels": 8,
+                    "repeat": 2,
+                    "se": "hsigmoid",
+                },
+                {
+                    "block": "mbconv",
+                    "kernel": 5,
+                    "expansion": 1.5,
+                    "channels": 16,
+                    "stride": 2,
+                    "dw_padding": 1,
+                },
             ]
         },
-        {"rows": [{"block": "mbconv_det", "kernel": 3, "expansion": 1, "channels": 16, "dw_group_width": 8}]},
+        {
+            "rows": [
+                {"block": "mbconv_det", "kernel": 3, "expansion": 1, "channels": 16, "dw_group_width": 8}
+            ]
+        },
         {"rows": [{"block": "mbpool", "expansion": 2, "channels": 24, "act": "relu"}]},
     ],
 }

@@ -41,7 +41,13 @@ CONFIG = {
     "MODEL": {"ARCH": "tiny.yaml", "IN_CHANS": 1, "NUM_CLASSES": 10, "DROP_RATE": 0.1},
     "DATA": {"NAME": "digits", "WORKERS": 0},
     "INPUT": {"MEAN": [0.5], "STD": [0.5], "CROP": "padded", "CROP_PADDING": 2, "MIXUP": 0.1, "RESIZE": 9},
-    "SOLVER": {"OPTIMIZER": "rmsprop", "LR": "1e-2", "BATCH_SIZE": 32, "SCHEDULE": "cosine", "LABEL_SMOOTHING": 0.1},
+    "SOLVER": {
+        "OPTIMIZER": "rmsprop",
+        "LR": "1e-2",
+        "BATCH_SIZE": 32,
+        "SCHEDULE": "cosine",
+        "LABEL_SMOOTHING": 0.1,
+    },
     "EMA": {"ENABLED": True, "DECAY": 0.99},
     "EVAL": {"PERIOD": 2},
     "OUTPUT_DIR": "out",
@@ -78,7 +84,12 @@ def start_training(cfg):
     assert all(math.isfinite(schedule(i / 10)) and schedule(i / 10) >= 0 for i in range(10))
     assert len(inputs.train_loader) >= 1
     mixup = build_mixup(cfg, model.num_classes)
-    if inputs.preprocessing.resize > 64 or cfg.SOLVER.BATCH_SIZE > 64 or cfg.DATA.WORKERS or device.type != "cpu":
+    if (
+        inputs.preprocessing.resize > 64
+        or cfg.SOLVER.BATCH_SIZE > 64
+        or cfg.DATA.WORKERS
+        or device.type != "cpu"
+    ):
         return
     batch = next(iter(inputs.train_loader))
     images, targets = batch.to(device, torch.channels_last)
@@ -118,7 +129,9 @@ def test_mutated_config_files(folder, text):
 
 @st.composite
 def override_pairs(draw):
-    key = draw(st.one_of(st.sampled_from([*DEFAULTS]), st.sampled_from([*CHOICES]), st.text("ABC._", max_size=8)))
+    key = draw(
+        st.one_of(st.sampled_from([*DEFAULTS]), st.sampled_from([*CHOICES]), st.text("ABC._", max_size=8))
+    )
     values = [st.sampled_from(CHOICES.get(key, ["1", "2", "0.5"])), UNEXPECTED_VALUES.map(str)]
     if key in DEFAULTS:
         values += [nudged(DEFAULTS[key]).map(str)] * 2
@@ -126,7 +139,10 @@ def override_pairs(draw):
 
 
 @examples(100)
-@given(pairs=st.lists(override_pairs(), min_size=1, max_size=2), omit_last=st.integers(0, 9).map(lambda n: n == 0))
+@given(
+    pairs=st.lists(override_pairs(), min_size=1, max_size=2),
+    omit_last=st.integers(0, 9).map(lambda n: n == 0),
+)
 def test_mutated_overrides(folder, pairs, omit_last):
     path = folder / "valid.yaml"
     path.write_text(yaml.safe_dump(CONFIG))

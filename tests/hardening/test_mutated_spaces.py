@@ -83,7 +83,9 @@ def check_space(space, seed):
     """Check that candidates round-trip, and that their networks and recipes are valid or refused with a reason."""
     assert min(space.sizes) >= 1 and space.size() >= 1
     rng = np.random.default_rng(seed)
-    candidates = np.concatenate([np.zeros((1, len(space)), int), rng.integers(0, space.sizes, (5, len(space)))])
+    candidates = np.concatenate(
+        [np.zeros((1, len(space)), int), rng.integers(0, space.sizes, (5, len(space)))]
+    )
     assert np.isfinite(space.features(candidates)).all()
     macs = CostModel(space)(candidates)["macs"] if space.architecture is not None else None
     for i, candidate in enumerate(candidates):
@@ -135,11 +137,15 @@ def test_mutated_searches(file, text):
     assert plan.constraints.feasible(plan.pool).all()
 
 
-KEYS = st.sampled_from([*SEARCH, "predictor.members", "evolution.top", "space.name", "x", "", ".", "constraints.macs"])
+KEYS = st.sampled_from(
+    [*SEARCH, "predictor.members", "evolution.top", "space.name", "x", "", ".", "constraints.macs"]
+)
 VALUES = st.one_of(
     st.integers(1, 60).map(str),
     st.floats(0, 1).map(str),
-    st.sampled_from(["null", "[macs]", "paper", "rich", "serial", "joint", "recipe", "{macs: 1e9}", "{", "1:2"]),
+    st.sampled_from(
+        ["null", "[macs]", "paper", "rich", "serial", "joint", "recipe", "{macs: 1e9}", "{", "1:2"]
+    ),
     UNEXPECTED_VALUES.map(str),
 )
 

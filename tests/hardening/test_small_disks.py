@@ -19,17 +19,30 @@ from tests.hardening.test_killed_searches import completed_trials
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
-DISK_FULL_MESSAGES = ("No space left", "the disk may be full", "no space left", "disk is full", "disk I/O error")
+DISK_FULL_MESSAGES = (
+    "No space left",
+    "the disk may be full",
+    "no space left",
+    "disk is full",
+    "disk I/O error",
+)
 
 
 def can_mount():
     try:
-        return subprocess.run([*NAMESPACE, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode == 0
+        return (
+            subprocess.run(
+                [*NAMESPACE, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True
+            ).returncode
+            == 0
+        )
     except FileNotFoundError:
         return False
 
 
-pytestmark = pytest.mark.skipif(not can_mount(), reason="needs user namespaces to mount a small file system")
+pytestmark = pytest.mark.skipif(
+    not can_mount(), reason="needs user namespaces to mount a small file system"
+)
 
 
 def disk_sizes(default, largest):
@@ -54,7 +67,12 @@ def run_on_small_disk(disk, kilobytes, command):
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment |= {"FBNETV3_CACHE": str(disk / "cache"), "MPLCONFIGDIR": str(disk.parent)}
     process = subprocess.run(
-        [*NAMESPACE, "sh", "-c", script], capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment
+        [*NAMESPACE, "sh", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env=environment,
     )
     return process, copy
 
@@ -69,10 +87,18 @@ def assert_one_line_about_the_full_disk(process):
 @pytest.mark.parametrize("kilobytes", disk_sizes(66, largest=150))
 def test_training_on_a_full_disk(tmp_path, kilobytes):
     arch = tmp_path / "tiny.yaml"
-    arch.write_text("name: tiny\nresolution: 8\nstages:\n- rows:\n  - {block: conv, kernel: 3, channels: 64}\n")
+    arch.write_text(
+        "name: tiny\nresolution: 8\nstages:\n- rows:\n  - {block: conv, kernel: 3, channels: 64}\n"
+    )
     keys = ["MODEL.ARCH", arch, "SOLVER.EPOCHS", 9, "SOLVER.BATCH_SIZE", 512, "CHECKPOINT.KEEP", 9]
     keys += ["OUTPUT_DIR", tmp_path / "disk" / "run", "EMA.ENABLED", True]
-    command = [sys.executable, "tools/train_net.py", "--config", "configs/digits/fbnetv3_digits.yaml", *keys]
+    command = [
+        sys.executable,
+        "tools/train_net.py",
+        "--config",
+        "configs/digits/fbnetv3_digits.yaml",
+        *keys,
+    ]
     process, copy = run_on_small_disk(tmp_path / "disk", kilobytes, command)
     assert_one_line_about_the_full_disk(process)
     if (copy / "run" / "checkpoints").exists():
@@ -105,7 +131,14 @@ def test_search_on_a_full_disk(tmp_path, kilobytes):
 @pytest.mark.parametrize("kilobytes", disk_sizes(390, largest=400))
 def test_export_on_a_full_disk(tmp_path, kilobytes):
     output = tmp_path / "disk" / "exported"
-    command = [sys.executable, "tools/export_net.py", "--model", "digits/fbnetv3_digits", "--format", "torch-export"]
+    command = [
+        sys.executable,
+        "tools/export_net.py",
+        "--model",
+        "digits/fbnetv3_digits",
+        "--format",
+        "torch-export",
+    ]
     process, copy = run_on_small_disk(tmp_path / "disk", kilobytes, [*command, "--output", output])
     assert_one_line_about_the_full_disk(process)
     assert not list(copy.glob("exported/*")) and not list(copy.glob(f"{PARTIAL_PREFIX}*"))
@@ -131,7 +164,9 @@ def test_download_on_a_full_disk(tmp_path, kilobytes):
     instance = http.server.ThreadingHTTPServer(("127.0.0.1", 0), LargeFileHandler)
     threading.Thread(target=instance.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{instance.server_port}/large.pth"
-    call = f"run_tool(lambda _: download('{url}', '{hashlib.sha256(LargeFileHandler.content).hexdigest()}'))"
+    call = (
+        f"run_tool(lambda _: download('{url}', '{hashlib.sha256(LargeFileHandler.content).hexdigest()}'))"
+    )
     script = tmp_path / "fetch.py"
     script.write_text(
         f"from fbnetv3.utils.command_line import run_tool\nfrom fbnetv3.utils.downloads import download\n\n{call}\n"

@@ -7,7 +7,11 @@ import torch
 
 from fbnetv3 import model_zoo
 from fbnetv3.errors import DataError, UnknownNameError, UsageError, WeightsError
-from fbnetv3.model_zoo.pretrained import load_classifier_from_config, load_classifier_from_name, read_class_names
+from fbnetv3.model_zoo.pretrained import (
+    load_classifier_from_config,
+    load_classifier_from_name,
+    read_class_names,
+)
 from tests.pages import ROOT
 
 DIGITS = ROOT / "configs/digits/fbnetv3_digits.yaml"
@@ -49,7 +53,11 @@ def test_imagenet_classes_have_names():
 def test_a_file_of_class_names(tmp_path):
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     (tmp_path / "names.json").write_text(json.dumps(["cat", "dog"]))
-    assert read_class_names(tmp_path / "names.txt") == read_class_names(tmp_path / "names.json") == ["cat", "dog"]
+    assert (
+        read_class_names(tmp_path / "names.txt")
+        == read_class_names(tmp_path / "names.json")
+        == ["cat", "dog"]
+    )
     net = load_classifier_from_name("fbnetv3_a_cifar", weights="random", classes=tmp_path / "names.txt")
     assert net.classes == ["cat", "dog"] and net.model.num_classes == 2
     with pytest.raises(UsageError, match="2 class names for 10 outputs"):

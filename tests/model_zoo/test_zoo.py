@@ -89,11 +89,18 @@ def test_pretrained_by_name():
     x = torch.randn(2, 1, 32, 32)
     assert torch.equal(model.eval()(x), other.eval()(x))
     assert fbnetv3.create_model("fbnetv3_digits", pretrained=True, num_classes=3).num_classes == 3
-    assert fbnetv3.create_model("fbnetv3_digits", pretrained=True, features_only=True).feature_strides == (2, 4, 8, 16)
+    assert fbnetv3.create_model("fbnetv3_digits", pretrained=True, features_only=True).feature_strides == (
+        2,
+        4,
+        8,
+        16,
+    )
 
 
 def test_pretrained_without_weights():
-    with pytest.raises(UnknownNameError, match="no pretrained weights for 'fbnetv3_a0': did you mean fbnetv3_a"):
+    with pytest.raises(
+        UnknownNameError, match="no pretrained weights for 'fbnetv3_a0': did you mean fbnetv3_a"
+    ):
         fbnetv3.create_model("fbnetv3_a0", pretrained=True)
 
 

@@ -33,7 +33,9 @@ def test_a_checkpoint_without_tensors(checkpoint):
 def test_nested_ema_weights_without_prefixes():
     raw = {"a": torch.zeros(1)}
     ema = {"module.a": torch.ones(1)}
-    assert extract_state_dict({"model_ema": {"state_dict": ema}, "state_dict": raw}, "x.pth") == {"a": torch.ones(1)}
+    assert extract_state_dict({"model_ema": {"state_dict": ema}, "state_dict": raw}, "x.pth") == {
+        "a": torch.ones(1)
+    }
     assert extract_state_dict({"model_ema": {}, "state_dict": raw}, "x.pth") == raw
 
 

@@ -76,7 +76,8 @@ def test_features_at_strides_2_to_32():
     maps = backbone(image(256, 1))
     assert backbone.feature_strides == (2, 4, 8, 16, 32)
     assert [
-        (1, c, 256 // s, 256 // s) for c, s in zip(backbone.feature_channels, backbone.feature_strides, strict=True)
+        (1, c, 256 // s, 256 // s)
+        for c, s in zip(backbone.feature_channels, backbone.feature_strides, strict=True)
     ] == [tuple(m.shape) for m in maps]
 
 
@@ -110,7 +111,9 @@ def test_stochastic_depth_grows_linearly_to_its_rate():
     trunk = Trunk(get_arch("fbnetv3_a"), drop_path_rate=0.2)
     blocks = [block for stage in trunk.stages for block in stage]
     rates = {
-        i: b.drop_path.p for i, b in enumerate(blocks) if isinstance(getattr(b, "drop_path", None), StochasticDepth)
+        i: b.drop_path.p
+        for i, b in enumerate(blocks)
+        if isinstance(getattr(b, "drop_path", None), StochasticDepth)
     }
     assert rates
     assert all(rate == pytest.approx(0.2 * i / 30) for i, rate in rates.items())

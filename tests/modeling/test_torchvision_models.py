@@ -8,11 +8,17 @@ from torch import nn
 from torchvision.ops import StochasticDepth
 
 from fbnetv3.errors import UnknownNameError, UsageError, WeightsError
-from fbnetv3.modeling.torchvision_models import TorchvisionArch, build_torchvision_model, load_torchvision_weights
+from fbnetv3.modeling.torchvision_models import (
+    TorchvisionArch,
+    build_torchvision_model,
+    load_torchvision_weights,
+)
 
 
 def build(name, **arguments):
-    return build_torchvision_model(TorchvisionArch(f"torchvision/{name}"), **{"num_classes": 5, **arguments})
+    return build_torchvision_model(
+        TorchvisionArch(f"torchvision/{name}"), **{"num_classes": 5, **arguments}
+    )
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet34", "resnet50", "densenet201", "resnext101_32x8d"])
@@ -50,7 +56,11 @@ def test_a_network_without_dropout_gets_one_before_its_last_layer():
 
 
 def test_stochastic_depth_keeps_its_proportions(caplog):
-    rates = [m.p for m in build("efficientnet_b0", drop_path_rate=0.4).modules() if isinstance(m, StochasticDepth)]
+    rates = [
+        m.p
+        for m in build("efficientnet_b0", drop_path_rate=0.4).modules()
+        if isinstance(m, StochasticDepth)
+    ]
     assert max(rates) == pytest.approx(0.4) and rates == sorted(rates)
     assert not caplog.records
     build("resnet18", drop_path_rate=0.4)

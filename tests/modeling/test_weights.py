@@ -31,7 +31,9 @@ def published():
     """Load keys and outputs of the published FBNetV3-A, with the weights and images that they were computed with."""
     recorded = json.loads(Path(__file__).with_name("published_classifier_a.json").read_text())
     weights = {key: weight_by_formula(key, shape) for key, shape in recorded["shapes"].items()}
-    images = np.random.default_rng(1000).normal(0, 1, (2, 3, recorded["resolution"], recorded["resolution"]))
+    images = np.random.default_rng(1000).normal(
+        0, 1, (2, 3, recorded["resolution"], recorded["resolution"])
+    )
     return recorded, weights, torch.from_numpy(images.astype(np.float32))
 
 
@@ -65,12 +67,17 @@ def test_every_tensor_of_every_published_classifier_is_loaded(letter):
     assert "backbone.stages.xif6_0.pwl.conv.weight" in published_weights
     copy = fbnetv3.create_model(f"fbnetv3_{letter}")
     assert fbnetv3.load_weights(copy, published_weights).head_loaded
-    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), copy.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(model.state_dict().values(), copy.state_dict().values(), strict=True)
+    )
 
 
 def test_published_names_and_shapes(published):
     recorded, _, _ = published
-    shapes = {key: list(value.shape) for key, value in mobile_vision(fbnetv3.create_model("fbnetv3_a")).items()}
+    shapes = {
+        key: list(value.shape) for key, value in mobile_vision(fbnetv3.create_model("fbnetv3_a")).items()
+    }
     assert shapes == recorded["shapes"]
 
 
@@ -133,7 +140,9 @@ def test_a_different_number_of_classes_keeps_the_head_and_warns(model, caplog):
         assert not fbnetv3.load_weights(copy, model.state_dict()).head_loaded
     assert "has 10 classes, the network 3: the head is not loaded" in caplog.text
     assert torch.equal(copy.head.weight, head)
-    assert torch.equal(copy.backbone.stages[3][0].expand[0].weight, model.backbone.stages[3][0].expand[0].weight)
+    assert torch.equal(
+        copy.backbone.stages[3][0].expand[0].weight, model.backbone.stages[3][0].expand[0].weight
+    )
 
 
 def test_a_classifier_without_head_takes_the_trunk(model):

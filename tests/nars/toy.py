@@ -43,7 +43,11 @@ def spent(candidates):
 def outcome(folder):
     """Return the trials and recommendations in a search's folder, without times."""
     store = TrialStore(Path(folder))
-    trials = [(t.number, t.round, t.candidate.tolist(), t.epochs, t.status, t.curve) for t in store.trials()]
+    trials = [
+        (t.number, t.round, t.candidate.tolist(), t.epochs, t.status, t.curve) for t in store.trials()
+    ]
     store.close()
-    recommendations = [json.loads(path.read_text()) for path in sorted(Path(folder).glob("recommendations/*.json"))]
+    recommendations = [
+        json.loads(path.read_text()) for path in sorted(Path(folder).glob("recommendations/*.json"))
+    ]
     return trials, recommendations

@@ -30,7 +30,11 @@ def tool(monkeypatch):
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         out = io.StringIO()
         err = io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as exit:
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as exit,
+        ):
             runpy.run_path(str(TOOLS / f"{name}.py"), run_name="__main__")
         return ToolRun(exit.value.code, out.getvalue(), err.getvalue())
 

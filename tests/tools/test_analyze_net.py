@@ -54,11 +54,17 @@ def test_import_registers_a_users_architecture(tool, tmp_path, monkeypatch):
 
 def test_invalid_usage_is_one_line_and_exit_code_2(tool, tmp_path):
     for arguments, message in (
-        (["fbnetv3_aa"], "error: unknown architecture or detection config 'fbnetv3_aa': did you mean fbnetv3_a"),
+        (
+            ["fbnetv3_aa"],
+            "error: unknown architecture or detection config 'fbnetv3_aa': did you mean fbnetv3_a",
+        ),
         (["faster_rcnn_fbnetv3_a_C5"], "did you mean faster_rcnn_fbnetv3_"),
         (["nowhere.yaml"], "error: nowhere.yaml: cannot be read: No such file or directory"),
         (["--resolution", "0"], "error: argument --resolution: 0 must be at least 1"),
-        (["--resolution", "1x2x3"], "error: argument --resolution: '1x2x3' must be a number of pixels or HxW"),
+        (
+            ["--resolution", "1x2x3"],
+            "error: argument --resolution: '1x2x3' must be a number of pixels or HxW",
+        ),
         (["fbnetv3_a", "--detectors"], "error: --detectors takes no names"),
         (["fbnetv3_b", "--resolution", "8"], "error: fbnetv3_b: an input of 8x8 pixels is too small"),
         (["--arch-dir", tmp_path], "no architecture files"),
@@ -71,7 +77,9 @@ def test_invalid_usage_is_one_line_and_exit_code_2(tool, tmp_path):
 def test_needs_no_torch():
     without_torch = "import sys, runpy; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; "
     script = without_torch + "runpy.run_path(sys.argv[0], run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", script, str(TOOLS / "analyze_net.py")], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(TOOLS / "analyze_net.py")], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     assert "fbnetv3_g" in done.stdout
 
@@ -99,7 +107,12 @@ def test_table_5_next_to_the_papers_figures(tool):
 
 
 def test_detection_variants_and_configs_are_costed_as_detectors(tool):
-    names = ["fbnetv3_b_det", "fbnetv3_d_det", "faster_rcnn_fbnetv3_a_C4", "coco/faster_rcnn_fbnetv3_e_C4.yaml"]
+    names = [
+        "fbnetv3_b_det",
+        "fbnetv3_d_det",
+        "faster_rcnn_fbnetv3_a_C4",
+        "coco/faster_rcnn_fbnetv3_e_C4.yaml",
+    ]
     ran = tool("analyze_net", *names, "fbnetv3_a")
     rows = rows_of(ran.out)
     assert [rows[name][-1] for name in names[:3]] == ["6,526,636", "9,706,572", "5,306,708"]
@@ -132,12 +145,18 @@ def test_config_values_determine_the_cost(tool, tmp_path):
     ran = tool("analyze_net", config)
     assert int(rows_of(ran.out)["mine"][-1].replace(",", "")) == 5_306_708 - 73 * 5 * (200 + 1)
     assert "mine: without its mask head" in ran.out
-    assert rows_of(tool("analyze_net", "fbnetv3_a_det", "--num-classes", "7").out)["fbnetv3_a_det"][-1] == "5,233,343"
+    assert (
+        rows_of(tool("analyze_net", "fbnetv3_a_det", "--num-classes", "7").out)["fbnetv3_a_det"][-1]
+        == "5,233,343"
+    )
 
 
 def test_unsupported_detectors_are_rejected(tool, tmp_path):
     for name, message in (
-        ("faster_rcnn_fbnetv3_g_FPN", "MODEL.BACKBONE.NAME: build_fbnetv3_fpn_backbone must be build_fbnetv3_backbone"),
+        (
+            "faster_rcnn_fbnetv3_g_FPN",
+            "MODEL.BACKBONE.NAME: build_fbnetv3_fpn_backbone must be build_fbnetv3_backbone",
+        ),
         ("retinanet_fbnetv3_a_FPN", "MODEL.BACKBONE.NAME: build_retinanet_fbnetv3_fpn_backbone"),
         ("faster_rcnn_torchvision_efficientnet_b0_C4", "MODEL.BACKBONE.NAME: build_efficientnet_backbone"),
     ):

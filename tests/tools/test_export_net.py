@@ -24,9 +24,14 @@ def test_export_and_classify(tool, tmp_path):
     assert ran.code == 0, ran.err
     assert ran.out.startswith(f"{tmp_path}/out/model.pt2: fbnetv3_digits, ") and "on 32 images" in ran.out
     command = json.loads((tmp_path / "out" / "manifest.json").read_text())["command"]
-    assert command == f"export_net.py --model digits/fbnetv3_digits --format torch-export --output {tmp_path}/out"
+    assert (
+        command
+        == f"export_net.py --model digits/fbnetv3_digits --format torch-export --output {tmp_path}/out"
+    )
     images = (tmp_path / "digit.png", tmp_path / "black.png")
-    exported, original = (tool("classify", model, *images) for model in (tmp_path / "out", "digits/fbnetv3_digits"))
+    exported, original = (
+        tool("classify", model, *images) for model in (tmp_path / "out", "digits/fbnetv3_digits")
+    )
     assert exported == original and exported.code == 0
     lines = exported.out.splitlines()
     assert lines[0] == str(images[0]) and lines[6] == str(images[1]) and len(lines) == 12
@@ -39,9 +44,13 @@ def test_int8_prints_accuracy_before_and_after(tool, tmp_path):
     result = read_verification(tmp_path / "out")["int8"]
     _, title, before, after = ran.out.splitlines()
     assert title.split() == ["on", "360", "images", "top-1", "agreement", "size", "of", "float32"]
-    assert before.split()[:2] == ["float32", f"{result['top1_float32']:.2f}%"] and result["top1_float32"] > 99
+    assert (
+        before.split()[:2] == ["float32", f"{result['top1_float32']:.2f}%"] and result["top1_float32"] > 99
+    )
     agreement = f"{result['agreement']:.2f}%"
-    assert after.split()[:3] == ["int8", f"{result['top1_int8']:.2f}%", agreement] and result["top1_int8"] > 98
+    assert (
+        after.split()[:3] == ["int8", f"{result['top1_int8']:.2f}%", agreement] and result["top1_int8"] > 98
+    )
     assert after.split()[-1] == f"{100 * result['bytes_int8'] / result['bytes_float32']:.1f}%"
 
 
@@ -72,7 +81,10 @@ def test_int8_judged_by_agreement_without_labels(calibration, tool, tmp_path):
     options = ("--format", "onnx", "--int8", "--calibration", calibration, "--output", tmp_path / "out")
     ran = tool("export_net", "--config", config, "--classes", names, "--weights", "published", *options)
     assert ran.code == 0, ran.err
-    assert ran.err.startswith("without labels, int8 is judged by agreement with float32 (") and "nowhere" in ran.err
+    assert (
+        ran.err.startswith("without labels, int8 is judged by agreement with float32 (")
+        and "nowhere" in ran.err
+    )
     title, before, after = ran.out.splitlines()[1:]
     assert title.split() == ["on", "30", "images", "agreement", "size", "of", "float32"] and "MB" in before
     assert after.startswith("int8") and "100.00%" in after
@@ -87,11 +99,19 @@ def test_int8_judged_by_agreement_without_labels(calibration, tool, tmp_path):
         ([*MODEL, "--format", "tflite"], 2, "unknown export format 'tflite'"),
         ([*MODEL, "--format", "onnx", "SEED", "1"], 2, "KEY VALUE pairs need --config"),
         ([*MODEL, "--format", "onnx", "--images", "/nowhere"], 1, "no such folder"),
-        ([*MODEL, "--format", "executorch", "--any-size"], 2, "any_size is available for onnx and torch-export"),
+        (
+            [*MODEL, "--format", "executorch", "--any-size"],
+            2,
+            "any_size is available for onnx and torch-export",
+        ),
         ([*MODEL, "--format", "torch-export", "--int8"], 2, "int8 is available for executorch and onnx"),
         ([*MODEL, "--format", "onnx", "--calibration", "x"], 2, "--calibration needs --int8"),
         ([*MODEL, "--format", "onnx", "--reduce-range"], 2, "--reduce-range needs --int8"),
-        ([*MODEL, "--format", "onnx", "--int8", "--val-images", "0"], 2, "--val-images: 0 must be at least 1"),
+        (
+            [*MODEL, "--format", "onnx", "--int8", "--val-images", "0"],
+            2,
+            "--val-images: 0 must be at least 1",
+        ),
     ],
 )
 def test_wrong_calls_are_one_line(arguments, code, message, tool, tmp_path):

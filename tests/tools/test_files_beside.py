@@ -19,7 +19,12 @@ def config(tmp_path):
     (folder / "archs").mkdir(parents=True)
     (folder / "archs" / "mine.yaml").write_text(dump_arch(get_arch("fbnetv3_digits")))
     (folder / "recipe.yaml").write_text("{optimizer: sgd, lr: 0.01}")
-    content = {"_BASE_": str(DIGITS), "MODEL": {"ARCH": "archs/mine.yaml"}, "RECIPE": "recipe.yaml", "SOLVER": SHORT}
+    content = {
+        "_BASE_": str(DIGITS),
+        "MODEL": {"ARCH": "archs/mine.yaml"},
+        "RECIPE": "recipe.yaml",
+        "SOLVER": SHORT,
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
     return folder / "config.yaml"
 
@@ -38,7 +43,15 @@ def test_a_run_can_be_resumed_from_another_folder(tool, config, tmp_path, monkey
     moved = tmp_path / "moved"
     shutil.move(config.parent, moved)
     monkeypatch.chdir(tmp_path)
-    arguments = ("--config", moved / "config.yaml", "OUTPUT_DIR", moved / "run", "SOLVER.EPOCHS", "2", "--resume")
+    arguments = (
+        "--config",
+        moved / "config.yaml",
+        "OUTPUT_DIR",
+        moved / "run",
+        "SOLVER.EPOCHS",
+        "2",
+        "--resume",
+    )
     ran = tool("train_net", *arguments)
     assert (ran.code, ran.err) == (0, "")
     assert "after 1 epochs" in ran.out

@@ -19,12 +19,19 @@ SHORT = ["SOLVER.EPOCHS", "4", "SOLVER.WARMUP_EPOCHS", "0", "SOLVER.BATCH_SIZE",
 
 def can_mount():
     try:
-        return subprocess.run([*NAMESPACE, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True).returncode == 0
+        return (
+            subprocess.run(
+                [*NAMESPACE, "mount", "-t", "tmpfs", "none", "/mnt"], capture_output=True
+            ).returncode
+            == 0
+        )
     except FileNotFoundError:
         return False
 
 
-small_disks = pytest.mark.skipif(not can_mount(), reason="needs user namespaces to mount a small file system")
+small_disks = pytest.mark.skipif(
+    not can_mount(), reason="needs user namespaces to mount a small file system"
+)
 
 
 @small_disks
@@ -64,6 +71,15 @@ def test_a_full_disk_ends_a_run_and_keeps_older_checkpoints(tmp_path, megabytes)
         return
     assert checkpoints.load_newest()[1]["epoch"] == (1 if megabytes == 4 else 2)
     shutil.rmtree(small)
-    more = [sys.executable, TOOLS / "train_net.py", "--config", DIGITS, *SHORT, "OUTPUT_DIR", copy / "run", "--resume"]
+    more = [
+        sys.executable,
+        TOOLS / "train_net.py",
+        "--config",
+        DIGITS,
+        *SHORT,
+        "OUTPUT_DIR",
+        copy / "run",
+        "--resume",
+    ]
     subprocess.run([str(part) for part in more], check=True, capture_output=True, timeout=300)
     assert torch.load(copy / "run" / "model_final.pth")["arch"] == "fbnetv3_digits"

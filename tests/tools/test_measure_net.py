@@ -10,7 +10,17 @@ SPACE = {
         "resolution": 32,
         "stages": [
             {"rows": [{"block": "conv", "kernel": 3, "channels": 8, "stride": 2}]},
-            {"rows": [{"block": "mbconv", "kernel": "$kernel", "expansion": 4, "channels": "$width", "repeat": "$n"}]},
+            {
+                "rows": [
+                    {
+                        "block": "mbconv",
+                        "kernel": "$kernel",
+                        "expansion": 4,
+                        "channels": "$width",
+                        "repeat": "$n",
+                    }
+                ]
+            },
             {"rows": [{"block": "mbpool", "expansion": 2, "channels": 64}]},
         ],
     },
@@ -25,7 +35,9 @@ def space(tmp_path):
 
 
 def test_networks_are_measured(tool):
-    done = tool("measure_net", "fbnetv3_a0_cifar", "--seconds", 0.05, "--num-classes", 10, "--runtime", "torch")
+    done = tool(
+        "measure_net", "fbnetv3_a0_cifar", "--seconds", 0.05, "--num-classes", 10, "--runtime", "torch"
+    )
     assert done.code == 0, done.err
     header, row = done.out.splitlines()[1], done.out.splitlines()[3]
     assert "median ms" in header and "p99" in header and "memory MB" in header

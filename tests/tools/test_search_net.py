@@ -19,7 +19,12 @@ FAST = {"members": 4, "width": 32, "pretrain_epochs": 3, "frozen_epochs": 10, "f
 
 def run(*arguments, cwd):
     return subprocess.run(
-        [sys.executable, TOOL, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, check=False, timeout=400
+        [sys.executable, TOOL, *map(str, arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=400,
     )
 
 
@@ -39,7 +44,12 @@ def finished_search(tmp_path_factory):
         evaluator="training",
         evaluator_args={
             "config": str(ROOT / "configs/digits/fbnetv3_digits.yaml"),
-            "overrides": {"SOLVER.WARMUP_EPOCHS": 0, "SOLVER.BATCH_SIZE": 256, "DATA.WORKERS": 0, "EMA.DECAY": 0.5},
+            "overrides": {
+                "SOLVER.WARMUP_EPOCHS": 0,
+                "SOLVER.BATCH_SIZE": 256,
+                "DATA.WORKERS": 0,
+                "EMA.DECAY": 0.5,
+            },
         },
         constraints={"macs": 1.0e6},
         budgets=[{"macs": 0.8e6}],
@@ -158,9 +168,17 @@ def test_recipes_for_a_network_of_torchvision(tmp_path):
         ("good", ("epochs.x", "3"), "epochs: 1 must be a mapping to have the key x"),
         ("good", ("rounds", "three"), "search.yaml: rounds: 'three' must be an integer"),
         ("good", ("evaluator", "tabel"), "unknown evaluator 'tabel': did you mean table"),
-        ("good", ("evaluator", "training"), "evaluator 'training' with {}: missing a required argument: 'config'"),
+        (
+            "good",
+            ("evaluator", "training"),
+            "evaluator 'training' with {}: missing a required argument: 'config'",
+        ),
         ("good", ("executor", "cloud"), "executor: 'cloud' must be one of local, ray, serial"),
-        ("good", ("constraints", "{macs: 3}"), "constraints.macs: s has no architectures; remove the bound"),
+        (
+            "good",
+            ("constraints", "{macs: 3}"),
+            "constraints.macs: s has no architectures; remove the bound",
+        ),
     ],
 )
 def test_errors_are_one_line(settings, arguments, error, tmp_path):

@@ -12,12 +12,16 @@ RECORDED = ROOT / "docs" / "searches" / "cifar10_small.sqlite"
 
 def test_one_row_per_cluster_and_mode_and_a_figure(tool, tmp_path):
     figure = tmp_path / "scaling.png"
-    run = tool("simulate_search", *SMALL, "--gpus", 2, 8, "--asynchronous", "--repeats", 2, "--figure", figure)
+    run = tool(
+        "simulate_search", *SMALL, "--gpus", 2, 8, "--asynchronous", "--repeats", 2, "--figure", figure
+    )
     assert run.code == 0, run.err
     assert "12 trials of" in run.out and "10,700 GPU hours with one GPU per trial, calibrated:" in run.out
     assert "8 epochs in round 1, then 6" in run.out
     assert len(re.findall(r"^ +[28] +\d+ +(?:rounds|asynchronous) ", run.out, re.MULTILINE)) == 4
-    assert len(re.findall(r"^\d GPUs: -?[\d.]+% less wall time asynchronously$", run.out, re.MULTILINE)) == 2
+    assert (
+        len(re.findall(r"^\d GPUs: -?[\d.]+% less wall time asynchronously$", run.out, re.MULTILINE)) == 2
+    )
     assert figure.exists()
 
 

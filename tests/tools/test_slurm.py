@@ -61,8 +61,14 @@ def test_processes_share_the_cores_of_a_node(slurm):
 def test_training_runs(slurm, tmp_path):
     config = str(ROOT / "configs/digits/fbnetv3_digits.yaml")
     short = ("SOLVER.EPOCHS", "1", "SOLVER.WARMUP_EPOCHS", "0", "OUTPUT_DIR", str(tmp_path / "run"))
-    variables = {"FBNETV3_BIN": Path(sys.executable).parent, "FBNETV3_PROCESSES": 1, "SLURM_CPUS_PER_TASK": 1}
-    process = slurm("train.sbatch", "--config", config, *short, srun='shift; exec "$@"', nodes=1, **variables)
+    variables = {
+        "FBNETV3_BIN": Path(sys.executable).parent,
+        "FBNETV3_PROCESSES": 1,
+        "SLURM_CPUS_PER_TASK": 1,
+    }
+    process = slurm(
+        "train.sbatch", "--config", config, *short, srun='shift; exec "$@"', nodes=1, **variables
+    )
     assert process.returncode == 0, process.stderr
     assert (tmp_path / "run" / "model_final.pth").exists()
 
@@ -70,7 +76,15 @@ def test_training_runs(slurm, tmp_path):
 def test_search_starts_ray_on_every_node(slurm):
     process = slurm("search.sbatch", "--config", "a.yaml", "workers", "8", SLURM_GPUS_ON_NODE=4)
     assert process.stdout.split() == [
-        *("--kill-on-bad-exit=1", ".venv/bin/ray", "symmetric-run", "--address", "localhost:20123", "--min-nodes", "2"),
+        *(
+            "--kill-on-bad-exit=1",
+            ".venv/bin/ray",
+            "symmetric-run",
+            "--address",
+            "localhost:20123",
+            "--min-nodes",
+            "2",
+        ),
         *("--num-cpus", "16", "--num-gpus", "4", "--", ".venv/bin/python", "tools/search_net.py"),
         *("--executor", "ray", "--address", "localhost:20123", "--config", "a.yaml", "workers", "8"),
     ]

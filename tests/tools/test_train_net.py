@@ -23,7 +23,14 @@ def test_a_complete_run(tool, tmp_path):
     ran = tool("train_net", "--config", DIGITS, "OUTPUT_DIR", out, *SHORT)
     assert (ran.code, ran.err) == (0, "")
     assert "epoch 2/2" in ran.out and "left" in ran.out
-    for file in ("model_final.pth", "model_best.pth", "metrics.jsonl", "curve.png", "log.txt", "tensorboard"):
+    for file in (
+        "model_final.pth",
+        "model_best.pth",
+        "metrics.jsonl",
+        "curve.png",
+        "log.txt",
+        "tensorboard",
+    ):
         assert f"{out / file}" in ran.out and (out / file).exists()
     assert f"{out / 'checkpoints'}" in ran.out
     metrics = read_metrics(out / "metrics.jsonl")
@@ -49,7 +56,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tool, config, tmp_path):
         (tmp_path / "cut" / later).unlink()
     ran = tool("train_net", "--config", config, *three, "OUTPUT_DIR", tmp_path / "cut", "--resume")
     assert "resuming after 1 epochs" in ran.out
-    whole, cut = (torch.load(tmp_path / run / "model_final.pth")["model"] for run in ("uninterrupted", "cut"))
+    whole, cut = (
+        torch.load(tmp_path / run / "model_final.pth")["model"] for run in ("uninterrupted", "cut")
+    )
     assert all(torch.equal(value, cut[key]) for key, value in whole.items())
     assert read_metrics(tmp_path / "uninterrupted" / "metrics.jsonl") == read_metrics(
         tmp_path / "cut" / "metrics.jsonl"
@@ -90,7 +99,14 @@ def test_all_parts_of_a_recipe_together(tool, config, tmp_path):
     (tmp_path / "recipe.yaml").write_text(
         "optimizer: rmsprop\nlr: 0.001\nmixup: 0.2\ndrop_rate: 0.1\ndrop_path_rate: 0.1\n"
     )
-    options = ["RECIPE", tmp_path / "recipe.yaml", "INPUT.AUTO_AUGMENT", "randaugment", "INPUT.RANDOM_ERASING", "0.5"]
+    options = [
+        "RECIPE",
+        tmp_path / "recipe.yaml",
+        "INPUT.AUTO_AUGMENT",
+        "randaugment",
+        "INPUT.RANDOM_ERASING",
+        "0.5",
+    ]
     options += ["SOLVER.ACCUMULATE", "2", "SOLVER.PRECISION", "bfloat16", "SOLVER.LR_BATCH_SIZE", "16"]
     options += ["SOLVER.DECAY_NORM_BIAS", "False", "EMA.DECAY", "0.9", "SOLVER.EPOCHS", "2"]
     ran = tool("train_net", "--config", config, *options)
@@ -109,7 +125,15 @@ def test_distillation_from_the_zoo(tool, tmp_path):
     """The student has a different resolution from its teacher."""
     teacher = ["DISTILL.ARCH", "fbnetv3_digits", "DISTILL.WEIGHTS", "zoo://digits/fbnetv3_digits"]
     ran = tool(
-        "train_net", "--config", DIGITS, *SHORT, *teacher, "INPUT.RESOLUTION", "24", "OUTPUT_DIR", tmp_path / "run"
+        "train_net",
+        "--config",
+        DIGITS,
+        *SHORT,
+        *teacher,
+        "INPUT.RESOLUTION",
+        "24",
+        "OUTPUT_DIR",
+        tmp_path / "run",
     )
     assert (ran.code, ran.err) == (0, "")
     assert "input 24 px" in ran.out and "distilled from fbnetv3_digits" in ran.out
@@ -129,20 +153,35 @@ def test_a_users_architecture(tool, config, tmp_path):
         "name: mine\nresolution: 32\nstages:\n- rows:\n  - {block: conv, kernel: 3, channels: 8, stride: 2}\n"
         "  - {block: mbpool, expansion: 2, channels: 16}\n"
     )
-    ran = tool("train_net", "--config", config, "MODEL.ARCH_DIRS", f"['{tmp_path / 'archs'}']", "MODEL.ARCH", "mine")
+    ran = tool(
+        "train_net",
+        "--config",
+        config,
+        "MODEL.ARCH_DIRS",
+        f"['{tmp_path / 'archs'}']",
+        "MODEL.ARCH",
+        "mine",
+    )
     assert ran.code == 0 and "mine (0.00 M parameters" in ran.out
     assert "mine" not in list_archs()
-    (tmp_path / "archs" / "mine.yaml").write_text((tmp_path / "archs" / "mine.yaml").read_text().replace("16", "24"))
+    (tmp_path / "archs" / "mine.yaml").write_text(
+        (tmp_path / "archs" / "mine.yaml").read_text().replace("16", "24")
+    )
     again = ["MODEL.ARCH_DIRS", f"['{tmp_path / 'archs'}']", "OUTPUT_DIR", tmp_path / "again"]
     assert tool("train_net", "--config", config, *again, "MODEL.ARCH", "mine").code == 0
-    ran = tool("train_net", "--config", config, *again[:2], "OUTPUT_DIR", tmp_path / "x", "MODEL.ARCH", "mone")
+    ran = tool(
+        "train_net", "--config", config, *again[:2], "OUTPUT_DIR", tmp_path / "x", "MODEL.ARCH", "mone"
+    )
     assert ran.code == 2 and "unknown architecture 'mone': did you mean mine?" in ran.err
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["MODEL.ARCH", "fbnetv3_a0_cifar"], "arch has changed: was fbnetv3_digits, is now fbnetv3_a0_cifar"),
+        (
+            ["MODEL.ARCH", "fbnetv3_a0_cifar"],
+            "arch has changed: was fbnetv3_digits, is now fbnetv3_a0_cifar",
+        ),
         (["SOLVER.BATCH_SIZE", "4"], "steps_per_epoch has changed: was 3, is now 6"),
         (["SOLVER.EPOCHS", "1"], "it already has 2 epochs, more than SOLVER.EPOCHS 1"),
         (["SOLVER.LR", "0.02"], "SOLVER.LR has changed: was 0.01, is now 0.02"),
@@ -163,7 +202,9 @@ def test_another_run_is_not_resumed(tool, config, overrides, message):
 
 def modification_times(folder):
     """Return the modification times of a run's files; the lock file holds the id of the last process."""
-    return {path: path.stat().st_mtime for path in folder.rglob("*") if path.is_file() and path.name != "lock"}
+    return {
+        path: path.stat().st_mtime for path in folder.rglob("*") if path.is_file() and path.name != "lock"
+    }
 
 
 def test_a_complete_run_can_be_extended(tool, config, tmp_path):
@@ -172,7 +213,10 @@ def test_a_complete_run_can_be_extended(tool, config, tmp_path):
     assert tool("train_net", "--config", config, "SOLVER.EPOCHS", "2", "--resume").code == 0
     long = torch.load(tmp_path / "run" / "model_final.pth")["model"]
     assert not torch.equal(short["head.weight"], long["head.weight"])
-    assert [m["epoch"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl") if "val_top1" in m] == [1, 2]
+    assert [m["epoch"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl") if "val_top1" in m] == [
+        1,
+        2,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -201,4 +245,6 @@ def test_a_run_can_be_resumed_after_a_signal(config, tmp_path, number, code, wor
     done = subprocess.run(resumed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"after {epoch} epochs and {state['step']} steps" in done.stdout
-    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == epoch + 1
+    assert (
+        json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == epoch + 1
+    )

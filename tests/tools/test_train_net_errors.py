@@ -19,7 +19,12 @@ def check(ran, code, message, config):
 @pytest.mark.parametrize("missing", ["train", "val"])
 def test_a_missing_folder(tool, config, folder, missing):
     shutil.rmtree(folder / missing)
-    check(tool("train_net", "--config", config), 1, f"{folder / missing}: no such folder; set DATA.ROOT", config)
+    check(
+        tool("train_net", "--config", config),
+        1,
+        f"{folder / missing}: no such folder; set DATA.ROOT",
+        config,
+    )
 
 
 @pytest.mark.parametrize(
@@ -42,14 +47,20 @@ def test_a_missing_folder(tool, config, folder, missing):
             "INPUT.CROP_PADDING 99 is larger than the 32-pixel input",
         ),
         (["SOLVER.ACCUMULATE", "5"], "SOLVER.ACCUMULATE 5 is too large for SOLVER.BATCH_SIZE 8"),
-        (["SOLVER.PRECISION", "float8"], "SOLVER.PRECISION 'float8' must be one of float32, bfloat16, float16"),
+        (
+            ["SOLVER.PRECISION", "float8"],
+            "SOLVER.PRECISION 'float8' must be one of float32, bfloat16, float16",
+        ),
         (
             ["INPUT.AUTO_AUGMENT", "yes"],
             "unknown augmentation (INPUT.AUTO_AUGMENT) 'yes': available: autoaugment, none, ",
         ),
         (["INPUT.RANDOM_ERASING", "1.5"], "INPUT.RANDOM_ERASING 1.5 must be in [0, 1]"),
         (["DISTILL.ARCH", "fbnetv3_g"], "DISTILL.ARCH and DISTILL.WEIGHTS must be set together"),
-        (["DISTILL.ARCH", "fbnetv3_q", "DISTILL.WEIGHTS", "x.pth"], "unknown architecture 'fbnetv3_q': did you mean"),
+        (
+            ["DISTILL.ARCH", "fbnetv3_q", "DISTILL.WEIGHTS", "x.pth"],
+            "unknown architecture 'fbnetv3_q': did you mean",
+        ),
         (
             ["MODEL.ARCH", "torchvision/resnet5"],
             "unknown network 'torchvision/resnet5': did you mean torchvision/resnet50",
@@ -72,8 +83,14 @@ def test_a_missing_folder(tool, config, folder, missing):
         (["INPUT.STD", "[1, 1, 0]"], "INPUT.STD [1, 1, 0] must have only positive values"),
         (["INPUT.CROP_SCALE", "[0.5]"], "INPUT.CROP_SCALE [0.5] must be [smallest, largest]"),
         (["INPUT.RESIZE", "16"], "INPUT.RESIZE 16 must be at least the crop size of 32 pixels"),
-        (["MODEL.IN_CHANS", "2", "INPUT.MEAN", "[0,0]", "INPUT.STD", "[1,1]"], "MODEL.IN_CHANS 2 must be one of 1, 3"),
-        (["MODEL.ARCH", "fbnetv3_digit"], "unknown architecture 'fbnetv3_digit': did you mean fbnetv3_digits"),
+        (
+            ["MODEL.IN_CHANS", "2", "INPUT.MEAN", "[0,0]", "INPUT.STD", "[1,1]"],
+            "MODEL.IN_CHANS 2 must be one of 1, 3",
+        ),
+        (
+            ["MODEL.ARCH", "fbnetv3_digit"],
+            "unknown architecture 'fbnetv3_digit': did you mean fbnetv3_digits",
+        ),
         (["MODEL.ARCH", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
         (["MODEL.ARCH_DIRS", "['nowhere']"], "nowhere: no such folder, or no architecture files"),
         (["MODEL.NUM_CLASSES", "7"], "MODEL.NUM_CLASSES 7: imagefolder has 2 classes; set it to 0"),
@@ -113,7 +130,12 @@ def test_wrong_config_files(tool, config, text, message):
 
 
 def test_a_missing_config_file(tool, config):
-    check(tool("train_net", "--config", "nowhere.yaml"), 2, "nowhere.yaml: cannot be read: No such file", config)
+    check(
+        tool("train_net", "--config", "nowhere.yaml"),
+        2,
+        "nowhere.yaml: cannot be read: No such file",
+        config,
+    )
     check(tool("train_net"), 2, "the following arguments are required: --config", config)
 
 
@@ -125,7 +147,10 @@ def test_an_empty_class_folder(tool, config, folder):
 def test_different_classes_in_validation(tool, config, folder):
     (folder / "val" / "dark").rename(folder / "val" / "dusk")
     check(
-        tool("train_net", "--config", config), 2, "training and validation have different classes: dark, dusk", config
+        tool("train_net", "--config", config),
+        2,
+        "training and validation have different classes: dark, dusk",
+        config,
     )
 
 
@@ -145,24 +170,46 @@ def test_a_corrupt_image(tool, config, folder):
 @pytest.mark.parametrize("content", [b"", b"nonsense", b"<html>"])
 def test_corrupt_weights(tool, config, tmp_path, content):
     (tmp_path / "x.pth").write_bytes(content)
-    check(tool("train_net", "--config", config, "MODEL.WEIGHTS", tmp_path / "x.pth"), 1, "x.pth: is ", config)
+    check(
+        tool("train_net", "--config", config, "MODEL.WEIGHTS", tmp_path / "x.pth"), 1, "x.pth: is ", config
+    )
 
 
 def test_missing_and_foreign_weights(tool, config, tmp_path):
     weights = tmp_path / "x.pth"
     check(tool("train_net", "--config", config, "MODEL.WEIGHTS", weights), 1, "x.pth: no such file", config)
     torch.save(resnet18().state_dict(), weights)
-    check(tool("train_net", "--config", config, "MODEL.WEIGHTS", weights), 1, "unknown layout of weights", config)
+    check(
+        tool("train_net", "--config", config, "MODEL.WEIGHTS", weights),
+        1,
+        "unknown layout of weights",
+        config,
+    )
 
 
 def test_evaluation_with_another_class_count(tool, config):
     weights = ["MODEL.WEIGHTS", "zoo://digits/fbnetv3_digits", "MODEL.IN_CHANS", "1"]
-    ran = tool("train_net", "--config", config, "--eval-only", *weights, "INPUT.MEAN", "[0.5]", "INPUT.STD", "[0.5]")
+    ran = tool(
+        "train_net",
+        "--config",
+        config,
+        "--eval-only",
+        *weights,
+        "INPUT.MEAN",
+        "[0.5]",
+        "INPUT.STD",
+        "[0.5]",
+    )
     check(ran, 2, "does not have the 2 classes of imagefolder", config)
 
 
 def test_evaluation_without_weights(tool, config):
-    check(tool("train_net", "--config", config, "--eval-only"), 2, "no weights to evaluate: set MODEL.WEIGHTS", config)
+    check(
+        tool("train_net", "--config", config, "--eval-only"),
+        2,
+        "no weights to evaluate: set MODEL.WEIGHTS",
+        config,
+    )
 
 
 def test_an_output_folder_with_a_run(tool, config):

@@ -39,7 +39,9 @@ def test_few_classes_have_no_top5():
 
 def test_the_model_is_in_evaluation_mode_and_its_mode_is_restored():
     model = nn.Sequential(nn.Dropout(0.99), Identity())
-    assert evaluate(model, [make_batch([[1.0, 0.0]] * 50, [0] * 50)], CPU, channels_last=False)["top1"] == 100
+    assert (
+        evaluate(model, [make_batch([[1.0, 0.0]] * 50, [0] * 50)], CPU, channels_last=False)["top1"] == 100
+    )
     assert model.training
 
 

@@ -15,7 +15,16 @@ DIGITS = configs_folder() / "digits" / "fbnetv3_digits.yaml"
 
 
 def make_config(folder, *overrides):
-    short = ["SOLVER.EPOCHS", "3", "SOLVER.WARMUP_EPOCHS", "0", "SOLVER.BATCH_SIZE", "256", "EVAL.BATCH_SIZE", "360"]
+    short = [
+        "SOLVER.EPOCHS",
+        "3",
+        "SOLVER.WARMUP_EPOCHS",
+        "0",
+        "SOLVER.BATCH_SIZE",
+        "256",
+        "EVAL.BATCH_SIZE",
+        "360",
+    ]
     return load_config(DIGITS, [*short, "OUTPUT_DIR", str(folder), *overrides])
 
 

@@ -75,7 +75,9 @@ def test_a_registered_loss_is_used_alone_and_with_distillation():
         distilled = Distillation(Constant([0.0, 1.0]), 4, 4, weight=0.0, loss=loss_from_config(cfg))
         assert distilled(model, images, targets).item() == pytest.approx(loss.item())
         cfg.DISTILL.CACHE = "somewhere"
-        with pytest.raises(UsageError, match="SOLVER.LOSS half: DISTILL.CACHE works only with cross_entropy"):
+        with pytest.raises(
+            UsageError, match="SOLVER.LOSS half: DISTILL.CACHE works only with cross_entropy"
+        ):
             loss_from_config(cfg)
     finally:
         LOSSES.remove("half")
@@ -84,5 +86,7 @@ def test_a_registered_loss_is_used_alone_and_with_distillation():
 def test_an_unknown_loss():
     cfg = get_cfg()
     cfg.SOLVER.LOSS = "cross_entrop"
-    with pytest.raises(UsageError, match="SOLVER.LOSS: unknown loss 'cross_entrop': did you mean cross_entropy?"):
+    with pytest.raises(
+        UsageError, match="SOLVER.LOSS: unknown loss 'cross_entrop': did you mean cross_entropy?"
+    ):
         loss_from_config(cfg)

@@ -22,7 +22,12 @@ def build(name, model=None, **solver):
 def test_sgd():
     optimizer = build("sgd", LR=0.1, MOMENTUM=0.8, NESTEROV=True, WEIGHT_DECAY=0.01)
     (group,) = optimizer.param_groups
-    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (0.1, 0.8, True, 0.01)
+    assert (group["lr"], group["momentum"], group["nesterov"], group["weight_decay"]) == (
+        0.1,
+        0.8,
+        True,
+        0.01,
+    )
 
 
 RMSPROP = {"LR": 0.02, "MOMENTUM": 0.8, "RMSPROP_ALPHA": 0.7}
@@ -32,7 +37,13 @@ def test_rmsprop():
     optimizer = build("rmsprop", **RMSPROP, WEIGHT_DECAY=0.01, RMSPROP_EPS=0.1)
     (group,) = optimizer.param_groups
     assert isinstance(optimizer, torch.optim.RMSprop)
-    assert [group[key] for key in ("lr", "momentum", "alpha", "eps", "weight_decay")] == [0.02, 0.8, 0.7, 0.1, 0.01]
+    assert [group[key] for key in ("lr", "momentum", "alpha", "eps", "weight_decay")] == [
+        0.02,
+        0.8,
+        0.7,
+        0.1,
+        0.01,
+    ]
 
 
 def test_rmsprop_tf_is_timms(monkeypatch):
@@ -42,7 +53,9 @@ def test_rmsprop_tf_is_timms(monkeypatch):
     assert isinstance(optimizer, timm_optim.RMSpropTF)
     assert [group[key] for key in ("lr", "momentum", "alpha", "eps")] == [0.02, 0.8, 0.7, 1e-3]
     monkeypatch.setitem(sys.modules, "timm.optim", None)
-    with pytest.raises(MissingPackageError, match="SOLVER.OPTIMIZER rmsprop_tf needs timm: pip install timm"):
+    with pytest.raises(
+        MissingPackageError, match="SOLVER.OPTIMIZER rmsprop_tf needs timm: pip install timm"
+    ):
         build("rmsprop_tf")
 
 

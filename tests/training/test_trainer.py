@@ -125,7 +125,9 @@ def test_a_second_ctrl_c_interrupts_at_once():
 def test_a_non_finite_loss_ends_the_run_and_dumps_the_batch(tmp_path, step):
     def objective(model, images, targets):
         images_seen.append(images)
-        return supervised_objective(model, images, targets) * (float("nan") if len(images_seen) == step else 1)
+        return supervised_objective(model, images, targets) * (
+            float("nan") if len(images_seen) == step else 1
+        )
 
     images_seen = []
     trainer = make_trainer([DumpOnDivergence(RunFolder(tmp_path))], lr=0.5)
@@ -134,7 +136,11 @@ def test_a_non_finite_loss_ends_the_run_and_dumps_the_batch(tmp_path, step):
     with pytest.raises(DivergedError, match=message):
         trainer.run()
     dump = torch.load(tmp_path / "diverged.pth")
-    assert torch.equal(dump["images"], images_seen[step - 1]) and len(dump["names"]) == 16 and dump["step"] == step
+    assert (
+        torch.equal(dump["images"], images_seen[step - 1])
+        and len(dump["names"]) == 16
+        and dump["step"] == step
+    )
     assert all(value.isfinite().all() for value in dump["model"].values())
 
 
@@ -224,12 +230,16 @@ LONG = {"mixup": v2.MixUp(alpha=0.2, num_classes=2), "ema": 0.9, "epochs": 300}
 
 def test_a_run_killed_at_random_moments_ends_with_the_same_weights(tmp_path):
     """The run is killed 50 times."""
-    script = "import sys; from pathlib import Path; from tests.training.test_trainer import run_with_kills; "
+    script = (
+        "import sys; from pathlib import Path; from tests.training.test_trainer import run_with_kills; "
+    )
     script += "print(run_with_kills(Path(sys.argv[1])))"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     root = Path(__file__).resolve().parents[2]
     command = [sys.executable, "-c", script, str(tmp_path)]
-    process = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, timeout=300)
+    process = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=root, timeout=300
+    )
     assert process.returncode == 0, process.stderr
     assert int(process.stdout) >= 20
     threads = torch.get_num_threads()
@@ -249,7 +259,9 @@ def test_accumulation_gives_the_gradients_of_the_whole_batch():
     whole_batches, accumulating = make_trainer(dropout=0.0), make_trainer(dropout=0.0, accumulate=3)
     for trainer in (whole_batches, accumulating):
         trainer.run()
-    torch.testing.assert_close(flat_weights(whole_batches), flat_weights(accumulating), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        flat_weights(whole_batches), flat_weights(accumulating), rtol=1e-4, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])

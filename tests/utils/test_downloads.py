@@ -33,7 +33,9 @@ class Server(http.server.BaseHTTPRequestHandler):
         if not self.path.startswith("/endless"):
             self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content[: len(content) // 2] if self.path.startswith(("/short", "/endless")) else content)
+        self.wfile.write(
+            content[: len(content) // 2] if self.path.startswith(("/short", "/endless")) else content
+        )
 
     def log_message(self, *args):
         pass
@@ -102,14 +104,19 @@ def test_a_download_that_would_run_code(server, tmp_path):
     assert not (tmp_path / "trace").exists()
 
 
-@pytest.mark.parametrize("url", ["http://h/../../etc/x.pth", "http://h/", "http:///x.pth", "http://h/a//x.pth"])
+@pytest.mark.parametrize(
+    "url", ["http://h/../../etc/x.pth", "http://h/", "http:///x.pth", "http://h/a//x.pth"]
+)
 def test_urls_that_name_no_file(url):
     with pytest.raises(UsageError, match="is not the URL of a file"):
         download(url)
 
 
 def test_every_url_has_its_own_path():
-    urls = [f"http://{rest}" for rest in ("h/a/x.pth", "h/b/x.pth", "g/a/x.pth", "h/a/x.pth?s=1/b", "h/a/x.pth?s=2/b")]
+    urls = [
+        f"http://{rest}"
+        for rest in ("h/a/x.pth", "h/b/x.pth", "g/a/x.pth", "h/a/x.pth?s=1/b", "h/a/x.pth?s=2/b")
+    ]
     assert len({cached_path(url) for url in urls}) == 5
     assert len(cached_path("http://h/x.pth?sig=" + "0" * 500).name) < 40
 
@@ -139,10 +146,14 @@ def test_two_processes_download_a_file_once(server, cache):
     script = "import sys; from fbnetv3.utils.downloads import download; print(download(sys.argv[1]).stat().st_size)"
     command = [sys.executable, "-c", script, f"{server}/good.pth"]
     processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ})
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ}
+        )
         for _ in range(2)
     ]
-    assert [int(process.communicate(timeout=120)[0]) for process in processes] == [len(Server.files["good.pth"])] * 2
+    assert [int(process.communicate(timeout=120)[0]) for process in processes] == [
+        len(Server.files["good.pth"])
+    ] * 2
     assert Server.hits == ["/good.pth"]
 
 

@@ -37,7 +37,12 @@ def test_checks(check, message):
 
 def test_field_errors_are_extended_outward():
     context = checks.error_context
-    with pytest.raises(FieldError) as error, context(file="y.yaml"), context(file="x.yaml"), context("rows[0]"):
+    with (
+        pytest.raises(FieldError) as error,
+        context(file="y.yaml"),
+        context(file="x.yaml"),
+        context("rows[0]"),
+    ):
         raise FieldError("is even", "kernel")
     assert str(error.value) == "x.yaml: rows[0].kernel: is even"
 
@@ -117,10 +122,14 @@ def test_a_lock_is_released_and_can_be_taken_again(tmp_path):
 def test_a_folder_is_locked_once_within_a_process_too(tmp_path):
     with FolderLock(tmp_path, "search", "choose another folder"):
         for folder in (tmp_path, tmp_path / "x" / ".."):
-            with pytest.raises(UsageError, match=rf"another search is running there \(process {os.getpid()}\)"):
+            with pytest.raises(
+                UsageError, match=rf"another search is running there \(process {os.getpid()}\)"
+            ):
                 FolderLock(folder, "search", "choose another folder").acquire()
         # The failed attempts have not released the lock for other processes
         script = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
-        attempt = subprocess.run([sys.executable, "-c", script, tmp_path / "lock"], capture_output=True, text=True)
+        attempt = subprocess.run(
+            [sys.executable, "-c", script, tmp_path / "lock"], capture_output=True, text=True
+        )
         assert "BlockingIOError" in attempt.stderr
     FolderLock(tmp_path, "search", "choose another folder").acquire()

@@ -70,7 +70,10 @@ def test_paths_are_resolved_beside_the_file_that_sets_them(tmp_path):
         ("_BASE_: gone.yaml", "x.yaml: _BASE_: .*gone.yaml does not exist"),
         ("_BASE_: [x.yaml]", "x.yaml: _BASE_: circular inheritance: .*x.yaml -> .*x.yaml"),
         ("_BASE_: 3", "x.yaml: _BASE_: .*3 does not exist"),
-        ("_BASE_: base.yaml\na: {x: 1}", "x.yaml: a is a section in this file but a single value in its _BASE_ file"),
+        (
+            "_BASE_: base.yaml\na: {x: 1}",
+            "x.yaml: a is a section in this file but a single value in its _BASE_ file",
+        ),
     ],
 )
 def test_invalid_bases(tmp_path, text, message):
@@ -88,4 +91,10 @@ def test_resolve_beside(tmp_path):
 
 
 def test_parse_number():
-    assert [parse_number(value) for value in ("1e-5", "400e6", 3, "text", None)] == [1e-5, 4e8, 3, "text", None]
+    assert [parse_number(value) for value in ("1e-5", "400e6", 3, "text", None)] == [
+        1e-5,
+        4e8,
+        3,
+        "text",
+        None,
+    ]

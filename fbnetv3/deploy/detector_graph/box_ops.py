@@ -78,7 +78,9 @@ def multilevel_roi_align(
 
 
 @multilevel_roi_align.register_fake
-def _(maps: list[Tensor], boxes: Tensor, levels: Tensor, scales: list[float], output_size: int, *_: object) -> Tensor:
+def _(
+    maps: list[Tensor], boxes: Tensor, levels: Tensor, scales: list[float], output_size: int, *_: object
+) -> Tensor:
     return boxes.new_empty(boxes.shape[0], maps[0].shape[1], output_size, output_size)
 
 

@@ -140,7 +140,9 @@ def _verify(
     }
 
 
-def compare_detections(detections: Sequence[DetectionArrays], expected: Sequence[DetectionArrays]) -> Agreement:
+def compare_detections(
+    detections: Sequence[DetectionArrays], expected: Sequence[DetectionArrays]
+) -> Agreement:
     """Match the detections in each image with the expected ones, each at most once."""
     total = 0
     box_differences: list[float] = []

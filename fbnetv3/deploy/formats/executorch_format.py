@@ -38,7 +38,9 @@ class ExecuTorchFormat(ExportFormat):
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
-            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+            lowered = to_edge_transform_and_lower(
+                program, partitioner=[XnnpackPartitioner()]
+            ).to_executorch()
         with path.open("wb") as f:
             lowered.write_to_file(f)
 
@@ -46,7 +48,9 @@ class ExecuTorchFormat(ExportFormat):
         """Load the file in ExecuTorch's runtime for Python."""
         return ExecuTorchRuntime(path)
 
-    def quantize(self, program: ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool) -> None:
+    def quantize(
+        self, program: ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool
+    ) -> None:
         """Replace the file with the network that `quantize_executorch` returns."""
         with require_packages("executorch", "torchao"):
             from fbnetv3.deploy.formats.executorch_quantization import quantize_executorch

@@ -80,7 +80,9 @@ class ExportFormat(ABC):
     def open(self, path: Path) -> Runtime:
         """Load the model file; raise an ExportError if it cannot be read."""
 
-    def quantize(self, program: ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool) -> None:
+    def quantize(
+        self, program: ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool
+    ) -> None:
         """Replace the model file with its int8 version.
 
         Args:
@@ -124,7 +126,9 @@ def require_packages(*packages: str) -> Iterator[None]:
             yield
     except ImportError as error:
         names = " ".join(packages)
-        raise MissingPackageError(f"{names} cannot be imported ({error}): run pip install {names}") from None
+        raise MissingPackageError(
+            f"{names} cannot be imported ({error}): run pip install {names}"
+        ) from None
 
 
 @contextlib.contextmanager

@@ -132,7 +132,9 @@ def split_image_folder(
     """
     paths = list_image_files(folder, max_calibration + max_comparison)
     if len(paths) < 2:
-        raise DataError(f"{folder}: only one image; int8 needs some to calibrate on and others to compare on")
+        raise DataError(
+            f"{folder}: only one image; int8 needs some to calibrate on and others to compare on"
+        )
     calibration = evenly_spaced(paths, min(max_calibration, (len(paths) + 1) // 2))
     chosen = set(calibration)
     comparison = [path for path in paths if path not in chosen]

@@ -12,7 +12,13 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
-from fbnetv3.deploy.formats.export_format import INPUT_NAME, OUTPUT_NAME, ExportFormat, export_errors, require_packages
+from fbnetv3.deploy.formats.export_format import (
+    INPUT_NAME,
+    OUTPUT_NAME,
+    ExportFormat,
+    export_errors,
+    require_packages,
+)
 
 if TYPE_CHECKING:
     import onnx
@@ -38,7 +44,9 @@ class OnnxFormat(ExportFormat):
         """Open the file in ONNX Runtime."""
         return OnnxRuntime(path)
 
-    def quantize(self, program: ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool) -> None:
+    def quantize(
+        self, program: ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool
+    ) -> None:
         """Quantize the file with `quantize_onnx`."""
         from fbnetv3.deploy.formats.onnx_quantization import quantize_onnx
 

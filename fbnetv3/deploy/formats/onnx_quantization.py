@@ -40,7 +40,10 @@ def quantize_onnx(path: Path, batches: Iterable[np.ndarray], reduce_range: bool)
     these; on ARM it has them for both. For the arguments, see `ExportFormat.quantize`.
     """
     # Discard what the calibrator prints
-    with export_errors("ONNX Runtime cannot quantize this network"), contextlib.redirect_stdout(io.StringIO()):
+    with (
+        export_errors("ONNX Runtime cannot quantize this network"),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
         model = onnx.load(path)
         ranges = clamp_saturated_ranges(model.graph, _calibrate(path, batches))
         limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}

@@ -111,7 +111,9 @@ def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **timing_opti
     folder = Path(folder).expanduser()
     manifest = read_manifest(folder)
     if manifest.task == DETECTION:
-        raise UsageError(f"{folder} is a detector, whose latency depends on the image: pass an exported classifier")
+        raise UsageError(
+            f"{folder} is a detector, whose latency depends on the image: pass an exported classifier"
+        )
     # None is a dynamic size
     fixed_batch, channels, *sides = manifest.input["shape"]
     if fixed_batch not in (None, batch):
@@ -130,7 +132,9 @@ def _measure_in_process(*arguments: Any) -> Measurement:
         return pool.submit(_measure, *arguments).result()
 
 
-def _measure(open_runtime: OpenRuntime, shape: Sequence[int], timing_options: dict[str, Any]) -> Measurement:
+def _measure(
+    open_runtime: OpenRuntime, shape: Sequence[int], timing_options: dict[str, Any]
+) -> Measurement:
     memory = MemoryWatch()
     runtime = open_runtime()
     timing = measure_latency(runtime, shape, **timing_options)

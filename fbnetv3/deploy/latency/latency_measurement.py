@@ -50,7 +50,9 @@ def describe_device(runtime: str, batch: int = 1, name: str = "") -> MeasuredDev
         runtime_version = version(package)
     except PackageNotFoundError:  # onnxruntime may be installed as onnxruntime-gpu
         runtime_version = module.__version__
-    return MeasuredDevice(name or device_name(), f"{runtime} {runtime_version}", torch.get_num_threads(), batch)
+    return MeasuredDevice(
+        name or device_name(), f"{runtime} {runtime_version}", torch.get_num_threads(), batch
+    )
 
 
 def fill_table(

@@ -32,7 +32,9 @@ class Timing:
         return self.median > (1 + _DISTURBED) * self.min
 
 
-def time_calls(call: Callable[[], object], *, seconds: float = 2.0, warmup: float = 0.3, min_calls: int = 10) -> Timing:
+def time_calls(
+    call: Callable[[], object], *, seconds: float = 2.0, warmup: float = 0.3, min_calls: int = 10
+) -> Timing:
     """Time calls for some seconds, at least `min_calls`, after `warmup` seconds of at least two untimed calls."""
     _repeat(call, warmup, min_calls=2)
     milliseconds = 1e3 * np.array(_repeat(call, seconds, min_calls))
@@ -74,7 +76,9 @@ def _process_memory(field: str) -> int:
 
 def device_name() -> str:
     """Return the name of this machine's processor."""
-    return _proc_value("/proc/cpuinfo", "model name", "Hardware") or platform.processor() or platform.machine()
+    return (
+        _proc_value("/proc/cpuinfo", "model name", "Hardware") or platform.processor() or platform.machine()
+    )
 
 
 def _proc_value(file: str, *fields: str) -> str:

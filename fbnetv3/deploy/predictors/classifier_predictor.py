@@ -60,11 +60,15 @@ class ClassifierPredictor:
         return predictions if is_batch(images) else predictions[0]
 
     def _top_classes(self, logits: np.ndarray, top: int) -> list[Prediction]:
-        probabilities, indices = torch.from_numpy(logits).double().softmax(0).sort(descending=True, stable=True)
+        probabilities, indices = (
+            torch.from_numpy(logits).double().softmax(0).sort(descending=True, stable=True)
+        )
         best = zip(probabilities[:top].tolist(), indices[:top].tolist(), strict=True)
         return [Prediction(self.classes[index], probability, index) for probability, index in best]
 
-    def logits(self, images: ClassifierImage | Sequence[ClassifierImage], batch_size: int = 32) -> np.ndarray:
+    def logits(
+        self, images: ClassifierImage | Sequence[ClassifierImage], batch_size: int = 32
+    ) -> np.ndarray:
         """Return the network's output, float32 (N, classes), with N = 1 for a single image; see `__call__`."""
         image_list: list[Any] = list(images) if is_batch(images) else [images]
         outputs = [self.runtime.run(batch) for batch in self.batches(image_list, batch_size)]

@@ -131,7 +131,9 @@ def read_annotations(json_file: _PathLike, parts: Sequence[str] = tuple(_KEYS)) 
         data = json.loads(Path(path).read_text(encoding="utf-8"))
         problem = next(_format_problems(data, parts), "")
     except json.JSONDecodeError as error:
-        problem = f"is not JSON: line {error.lineno}, column {error.colno}: {error.msg}; is the file complete?"
+        problem = (
+            f"is not JSON: line {error.lineno}, column {error.colno}: {error.msg}; is the file complete?"
+        )
     except UnicodeDecodeError as error:
         problem = f"is not JSON: byte {error.start} is not UTF-8; is the file compressed?"
     except OSError as error:
@@ -205,7 +207,9 @@ def _open_images(images: _Entries, root: str, max_opened: int | None, problems: 
     return len(opened)
 
 
-def _find_box_and_mask_problems(data: Mapping[str, _Entries], mask_format: str | None, problems: _Problems) -> None:
+def _find_box_and_mask_problems(
+    data: Mapping[str, _Entries], mask_format: str | None, problems: _Problems
+) -> None:
     """Find what detectron2 would not fix."""
     category_ids = {category["id"] for category in data["categories"]}
     for annotation in data["annotations"]:
@@ -284,4 +288,6 @@ def _has_only_degenerate_polygons(annotation: Mapping[str, Any]) -> bool:
     polygons = annotation.get("segmentation")
     if not isinstance(polygons, list) or not polygons:
         return False
-    return not any(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons)
+    return not any(
+        isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in polygons
+    )

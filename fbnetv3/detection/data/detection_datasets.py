@@ -39,7 +39,9 @@ def register_own_datasets(cfg: CfgNode) -> None:
         json_file = own[f"{part}_JSON"]
         image_root = own[f"{part}_IMAGES"]
         if bool(json_file) != bool(image_root):
-            raise UsageError(f"DATASETS.OWN.{part}_JSON and DATASETS.OWN.{part}_IMAGES go together: set both")
+            raise UsageError(
+                f"DATASETS.OWN.{part}_JSON and DATASETS.OWN.{part}_IMAGES go together: set both"
+            )
         # An earlier config in the same process may have registered different files
         for catalog in (DatasetCatalog, MetadataCatalog):
             with contextlib.suppress(KeyError):
@@ -86,7 +88,9 @@ def load_dataset_dicts(name: str) -> list[dict[str, Any]]:
     try:
         dicts = DatasetCatalog.get(name)
     except FileNotFoundError as error:
-        setting = "DATASETS.OWN" if name in OWN_DATASETS else "DETECTRON2_DATASETS to the folder that contains it"
+        setting = (
+            "DATASETS.OWN" if name in OWN_DATASETS else "DETECTRON2_DATASETS to the folder that contains it"
+        )
         raise DataError(f"{error.filename or json_file}: no such file ({name}): set {setting}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AssertionError) as error:
         raise DataError(f"{json_file}: is not in COCO's format ({describe_error(error)})") from None
@@ -109,7 +113,9 @@ def prepare_datasets(cfg: CfgNode, group: ProcessGroup, *, training: bool = Fals
         is_coco = metadata.get("evaluator_type") == "coco"
         if is_coco and os.path.isfile(json_file) and not name.startswith(_DIGIT_SCENES):
             need_boxes = name in training_names
-            check_annotations(json_file, metadata.image_root, mask_format=mask_format, need_boxes=need_boxes)
+            check_annotations(
+                json_file, metadata.image_root, mask_format=mask_format, need_boxes=need_boxes
+            )
     for name in cfg.DATASETS.TEST:
         load_dataset_dicts(name)
 
@@ -134,7 +140,9 @@ def check_class_names(cfg: CfgNode, names: Sequence[str]) -> None:
             raise UsageError(f"{problem} {num_classes}: set {key} {count}")
         if previous and classes != known_classes[previous]:
             different = sorted(set(classes) ^ set(known_classes[previous]))
-            problem = f"different classes: {first_few(different)}" if different else "classes in different orders"
+            problem = (
+                f"different classes: {first_few(different)}" if different else "classes in different orders"
+            )
             raise UsageError(f"{previous} and {name} have {problem}")
         previous = name
 

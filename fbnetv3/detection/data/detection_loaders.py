@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetFromList, MapDataset
-from detectron2.data.build import filter_images_with_few_keypoints, filter_images_with_only_crowd_annotations
+from detectron2.data.build import (
+    filter_images_with_few_keypoints,
+    filter_images_with_only_crowd_annotations,
+)
 from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -95,7 +98,9 @@ def build_train_loader(cfg: CfgNode, seed: int, group: ProcessGroup) -> Detectio
     """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation; its `batch_sampler` is a `StepSampler`."""
     batch_size = cfg.SOLVER.IMS_PER_BATCH
     if batch_size % group.size:
-        raise UsageError(f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of the {group.size} processes")
+        raise UsageError(
+            f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of the {group.size} processes"
+        )
     dicts = _load_training_dicts(cfg)
     # Landscape and portrait images form separate steps, which need less padding
     groups = None
@@ -140,7 +145,9 @@ def _index_stream(cfg: CfgNode, dicts: list[dict[str, Any]], seed: int) -> Calla
             dicts, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
         )
         return RepeatFactorTrainingSampler(repeats, seed=seed)._infinite_indices
-    raise UsageError(f"DATALOADER.SAMPLER_TRAIN {name!r} is not a resumable sampler: {suggest(name, _SAMPLERS)}")
+    raise UsageError(
+        f"DATALOADER.SAMPLER_TRAIN {name!r} is not a resumable sampler: {suggest(name, _SAMPLERS)}"
+    )
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:

@@ -18,7 +18,11 @@ from fbnetv3.deploy.exported_folder import Exported
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
 from fbnetv3.deploy.input_images import ImageLike
 from fbnetv3.deploy.predictors.detector_predictor import DetectionArrays, ShortSideResize
-from fbnetv3.detection.data.detection_datasets import detector_classes, load_dataset_dicts, num_classes_setting
+from fbnetv3.detection.data.detection_datasets import (
+    detector_classes,
+    load_dataset_dicts,
+    num_classes_setting,
+)
 from fbnetv3.detection.export.exportable_detector import make_exportable
 from fbnetv3.detection.inference.image_files import ConfigPredictor
 from fbnetv3.detection.inference.optimize_detector import FusedBoxHead, fold_conv_norms
@@ -84,7 +88,9 @@ def simplify_for_export(model: nn.Module) -> nn.Module:
         side = heads.box_pooler.output_size[0]
         channels = next(heads.box_head.parameters()).shape[1]
         with torch.no_grad():
-            box_head(torch.zeros(1, channels, side, side))  # caches what depends only on the size of the regions
+            box_head(
+                torch.zeros(1, channels, side, side)
+            )  # caches what depends only on the size of the regions
         cast("nn.Module", simplified.roi_heads).box_head = box_head
     return simplified
 

@@ -104,7 +104,9 @@ class ExportableRCNN(_ExportableDetector):
         scores = scores[None] if len(boxes) == 1 else scores[:, None]
 
         limit = predictor.test_topk_per_image if predictor.test_topk_per_image >= 0 else _NO_LIMIT
-        selected = multiclass_nms(boxes, scores, predictor.test_nms_thresh, predictor.test_score_thresh, limit)
+        selected = multiclass_nms(
+            boxes, scores, predictor.test_nms_thresh, predictor.test_score_thresh, limit
+        )
         batches, classes, rows = selected.unbind(1)
         # Either the batch or the class index is always 0, so their sum is the class
         return boxes[batches, rows], scores[batches, classes, rows], batches + classes
@@ -158,7 +160,9 @@ def make_exportable(model: nn.Module, is_bgr: bool) -> nn.Module:
     _require_type("MODEL.ROI_BOX_HEAD.POOLER_TYPE", heads.box_pooler, ROIPooler)
     _require_type("MODEL.ROI_BOX_HEAD.POOLER_TYPE", heads.box_pooler.level_poolers[0], ROIAlign)
     if heads.mask_on or heads.keypoint_on:
-        raise UsageError("mask and keypoint heads cannot be exported: set MODEL.MASK_ON or KEYPOINT_ON to False")
+        raise UsageError(
+            "mask and keypoint heads cannot be exported: set MODEL.MASK_ON or KEYPOINT_ON to False"
+        )
     return ExportableRCNN(model, is_bgr).eval()
 
 
@@ -217,4 +221,6 @@ def pool_regions(pooler: ROIPooler, features: Sequence[Tensor], boxes: Tensor) -
     scales = [align.spatial_scale for align in pooler.level_poolers]
     align = pooler.level_poolers[0]
     side = align.output_size[0]
-    return multilevel_roi_align(list(features), boxes, level, scales, side, align.sampling_ratio, align.aligned)
+    return multilevel_roi_align(
+        list(features), boxes, level, scales, side, align.sampling_ratio, align.aligned
+    )

@@ -23,7 +23,12 @@ from fbnetv3.data.image_io import IMAGE_SUFFIXES, CorruptImageError, find_image_
 from fbnetv3.deploy import DetectorPredictor, load
 from fbnetv3.detection.data.coco_annotations import read_annotations
 from fbnetv3.detection.data.dataset_mapper import inference_resize, read_image_array
-from fbnetv3.detection.data.detection_datasets import Categories, Classes, classes_from_names, detector_classes
+from fbnetv3.detection.data.detection_datasets import (
+    Categories,
+    Classes,
+    classes_from_names,
+    detector_classes,
+)
 from fbnetv3.detection.inference.optimize_detector import optimize_for_inference
 from fbnetv3.detection.inference.visualize import PICTURE_SUFFIXES, draw_detections, save_picture
 from fbnetv3.detection.training.detector_checkpoint import load_detector
@@ -49,7 +54,9 @@ class ConfigPredictor:
     def __init__(self, cfg: CfgNode, weights: str | os.PathLike, *, optimize: bool = True) -> None:
         self.cfg = cfg.clone()
         self.cfg.defrost()
-        self.cfg.MODEL.WEIGHTS = os.fspath(weights)  # so that build_model does not load a classifier's weights
+        self.cfg.MODEL.WEIGHTS = os.fspath(
+            weights
+        )  # so that build_model does not load a classifier's weights
         with quiet_detectron2():
             model = load_detector(build_model(self.cfg), weights).eval()
             self.model = optimize_for_inference(model) if optimize else model
@@ -174,7 +181,9 @@ def find_input_images(
     if num_unlisted := len(paths) - len(files):
         logger.warning("%d images are skipped: %s does not list them", num_unlisted, annotations)
     if num_missing := len(ids) - len({file.id for file in files}):
-        logger.warning("%s: %d of its %d images are not among the inputs", annotations, num_missing, len(ids))
+        logger.warning(
+            "%s: %d of its %d images are not among the inputs", annotations, num_missing, len(ids)
+        )
     return files, data["categories"]
 
 
@@ -233,7 +242,9 @@ def detect_files(
                         shown = instances[instances.scores >= draw_threshold]
                         save_picture(draw_detections(rgb, shown, names), pictures[file])
                     height, width = instances.image_size
-                    run.images.append({"id": file.id, "file_name": file.name, "width": width, "height": height})
+                    run.images.append(
+                        {"id": file.id, "file_name": file.name, "width": width, "height": height}
+                    )
                     for result in instances_to_coco_json(instances, file.id):
                         run.results.append({**result, "category_id": category_ids[result["category_id"]]})
                 progress.update(len(batch))

@@ -113,7 +113,9 @@ class LazyDecodeRPN(RPN):
     ) -> list[Instances]:
         """Return the proposals of each image; see detectron2's method."""
         if self.training:
-            return super().predict_proposals(anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes)
+            return super().predict_proposals(
+                anchors, pred_objectness_logits, pred_anchor_deltas, image_sizes
+            )
         scores = []
         boxes = []
         levels = []
@@ -129,9 +131,13 @@ class LazyDecodeRPN(RPN):
         # Run NMS image by image, on the boxes of all levels
         images = zip(torch.cat(boxes, 1), torch.cat(scores, 1), image_sizes, strict=True)
         all_levels = torch.cat(levels)
-        return [self._select_proposals(Boxes(boxes), scores, all_levels, size) for boxes, scores, size in images]
+        return [
+            self._select_proposals(Boxes(boxes), scores, all_levels, size) for boxes, scores, size in images
+        ]
 
-    def _select_proposals(self, boxes: Boxes, scores: Tensor, levels: Tensor, size: tuple[int, int]) -> Instances:
+    def _select_proposals(
+        self, boxes: Boxes, scores: Tensor, levels: Tensor, size: tuple[int, int]
+    ) -> Instances:
         """Return the proposals of an image: valid boxes after NMS, best first."""
         # Remove invalid boxes as detectron2 does
         is_finite = torch.isfinite(boxes.tensor).all(dim=1) & torch.isfinite(scores)

@@ -71,7 +71,9 @@ class FBNetV3Backbone(ReleasedNames, Backbone):
         super().__init__()
         self.arch = get_arch(arch)
         # Name -> last block and stride of each feature map
-        features = {f"res{stride.bit_length() - 1}": (block, stride) for block, stride in feature_blocks(self.arch)}
+        features = {
+            f"res{stride.bit_length() - 1}": (block, stride) for block, stride in feature_blocks(self.arch)
+        }
         if not out_features or not features.keys() >= set(out_features):
             raise UsageError(
                 f"{self.arch.name} has the feature maps {', '.join(features)}, not {list(out_features)}: set "

@@ -24,7 +24,10 @@ _BLOCK = re.compile(
     r"(?P<part>(body\.)?trunk|rpn_feature\.|roi_box_conv\.)(?P<stage>\d+)\."
     r"fbnetv2_\d+_(?P<block>\d+)\.(?P<layer>.+)\.(?P<leaf>\w+)"
 )
-_RPN_PREDICTORS = {"rpn_regressor.cls_logits": "objectness_logits", "rpn_regressor.bbox_pred": "anchor_deltas"}
+_RPN_PREDICTORS = {
+    "rpn_regressor.cls_logits": "objectness_logits",
+    "rpn_regressor.bbox_pred": "anchor_deltas",
+}
 
 
 def rename_released_tensors(state: dict[str, Any], prefix: str) -> None:

@@ -51,7 +51,9 @@ class EfficientNetBackbone(Backbone):
     def from_config(cls, cfg: CfgNode, input_shape: ShapeSpec) -> dict[str, Any]:
         """Return the arguments from `MODEL.FBNETV3`."""
         if cfg.MODEL.BACKBONE.FREEZE_AT:
-            raise UsageError("torchvision's EfficientNets cannot be frozen: set MODEL.BACKBONE.FREEZE_AT to 0")
+            raise UsageError(
+                "torchvision's EfficientNets cannot be frozen: set MODEL.BACKBONE.FREEZE_AT to 0"
+            )
         return arch_arguments(cfg)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -74,7 +76,13 @@ class EfficientNetRPNHead(BlockRPNHead):
 
     @configurable
     def __init__(
-        self, *, arch: str, num_anchors: int, box_dim: int = 4, num_blocks: int | None = None, norm: Norm = "BN"
+        self,
+        *,
+        arch: str,
+        num_anchors: int,
+        box_dim: int = 4,
+        num_blocks: int | None = None,
+        norm: Norm = "BN",
     ) -> None:
         stage: Any = _build_stages(arch, norm)[_LAST_TRUNK_STAGE]
         count = len(stage) if num_blocks is None else num_blocks

@@ -57,7 +57,13 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
     """
 
     def __init__(
-        self, model: nn.Module, save_dir: str = "", *, new_classes: bool = False, keep: int = 0, **checkpointables: Any
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        new_classes: bool = False,
+        keep: int = 0,
+        **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.new_classes = new_classes
@@ -139,7 +145,8 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
             raise WeightsError(f"{self._source}: {problem}")
         if class_layers:
             logger.warning(
-                "%s: has a different number of classes; the last layers are randomly initialized", self._source
+                "%s: has a different number of classes; the last layers are randomly initialized",
+                self._source,
             )
         return {key: value for key, value in state.items() if key not in class_layers}
 
@@ -154,7 +161,9 @@ def _find_mismatch(state: State, model: State, mismatched: Sequence[str]) -> str
             )
         return f"has no tensors of this detector; its first tensors are {first_few(list(state))}"
     if mismatched:
-        shapes = [f"{key} {tuple(state[key].shape)} instead of {tuple(model[key].shape)}" for key in mismatched]
+        shapes = [
+            f"{key} {tuple(state[key].shape)} instead of {tuple(model[key].shape)}" for key in mismatched
+        ]
         return (
             f"was trained with a different architecture: {first_few(shapes)}; "
             "set MODEL.FBNETV3.ARCH and the MODEL.FPN and MODEL.ANCHOR_GENERATOR keys to its own"
@@ -185,7 +194,9 @@ def _describe_classes(state: State, model: State) -> str:
     # The last class is the background
     count = len(state[_BOX_SCORES]) - 1
     own_count = len(model[_BOX_SCORES]) - 1
-    return f"has {count} classes, the network {own_count}: set MODEL.ROI_HEADS.NUM_CLASSES {count}, {advice}"
+    return (
+        f"has {count} classes, the network {own_count}: set MODEL.ROI_HEADS.NUM_CLASSES {count}, {advice}"
+    )
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, State] | None:

@@ -12,7 +12,12 @@ from typing import Any, cast
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, PascalVOCDetectionEvaluator, inference_on_dataset
+from detectron2.evaluation import (
+    COCOEvaluator,
+    DatasetEvaluator,
+    PascalVOCDetectionEvaluator,
+    inference_on_dataset,
+)
 from tabulate import tabulate
 from torch import nn
 from torch.utils.data import DataLoader
@@ -53,7 +58,9 @@ def evaluate_datasets(
                 if all(map(math.isnan, values.values())):
                     results[name][task] = values = dict.fromkeys(_COLUMNS, 0.0)
                 prefix = "" if task == "bbox" else f"{task} "
-                parts += [f"{prefix}{column} {values[column]:.2f}" for column in _COLUMNS if column in values]
+                parts += [
+                    f"{prefix}{column} {values[column]:.2f}" for column in _COLUMNS if column in values
+                ]
             logger.info("%s: %s", name, ", ".join(parts))
     return results
 
@@ -73,7 +80,9 @@ def _build_evaluator(cfg: CfgNode, name: str, folder: str | None) -> DatasetEval
     if evaluator_type == "pascal_voc":
         return PascalVOCDetectionEvaluator(name)
     if evaluator_type not in ("coco", "coco_panoptic_seg"):
-        raise UsageError(f"{name}: cannot evaluate datasets of type '{evaluator_type}', only coco and pascal_voc")
+        raise UsageError(
+            f"{name}: cannot evaluate datasets of type '{evaluator_type}', only coco and pascal_voc"
+        )
     tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
     max_detections = cfg.TEST.DETECTIONS_PER_IMAGE
     if max_detections == _COCO_MAX_DETECTIONS:
@@ -87,7 +96,9 @@ class _InterruptibleLoader:
     def __init__(self, loader: DataLoader, group: ProcessGroup) -> None:
         self.loader = loader
         self.group = group
-        self.common_batches = len(cast("Sized", loader.dataset)) // group.size  # number that every process has
+        self.common_batches = (
+            len(cast("Sized", loader.dataset)) // group.size
+        )  # number that every process has
 
     def __len__(self) -> int:
         return len(self.loader)

@@ -28,7 +28,9 @@ def plot_examples(
     """Draw detections of at least a score next to annotations, for evenly spaced images of a dataset, into a PNG."""
     dicts = load_dataset_dicts(name)
     indices = np.linspace(0, len(dicts) - 1, min(count, len(dicts))).astype(int)
-    names = MetadataCatalog.get(name).get("thing_classes") or list(map(str, range(num_classes_setting(cfg)[1])))
+    names = MetadataCatalog.get(name).get("thing_classes") or list(
+        map(str, range(num_classes_setting(cfg)[1]))
+    )
     mapper = FBNetV3DatasetMapper(cfg, is_train=False)
 
     # A grid of pairs: annotated, detected
@@ -65,7 +67,9 @@ def plot_detection_curves(metrics: Path, figure_file: Path) -> None:
             loss_axes.plot(*zip(*points, strict=True), lw=1, label=key)
     loss_axes.legend(frameon=False, fontsize="small")
     style_axes(loss_axes, xlabel="step", ylabel="loss, median of 20 steps")
-    precisions = sorted({key for entry in entries for key in entry if key.endswith(("bbox/AP", "bbox/AP50"))})
+    precisions = sorted(
+        {key for entry in entries for key in entry if key.endswith(("bbox/AP", "bbox/AP50"))}
+    )
     for key in precisions:
         points = [(entry["iteration"], entry[key]) for entry in entries if key in entry]
         precision_axes.plot(*zip(*points, strict=True), "o-", ms=3, label=key.replace("bbox/", ""))

@@ -176,7 +176,9 @@ class _DetectorRun:
                 results = self._evaluate(self.detections)
                 check_interrupt()
             if self.group.is_rank_0 and results:
-                append_json_line(self.run_folder.metrics, {"iteration": solver.MAX_ITER, **_to_scalars(results)})
+                append_json_line(
+                    self.run_folder.metrics, {"iteration": solver.MAX_ITER, **_to_scalars(results)}
+                )
                 plot_detection_curves(self.run_folder.metrics, self.run_folder.curve)
                 plot_examples(self.cfg, self.evaluated_model, self.cfg.DATASETS.TEST[0], self.examples)
         return DetectorRunResult(results, self.run_folder, self.detections, self.examples)
@@ -226,7 +228,11 @@ class _DetectorRun:
         completed = trainer.iter + 1
         # All processes see the signal after the same step
         interrupted = agree_on_interrupt(self.group)
-        if interrupted or completed % self.cfg.SOLVER.CHECKPOINT_PERIOD == 0 or completed == trainer.max_iter:
+        if (
+            interrupted
+            or completed % self.cfg.SOLVER.CHECKPOINT_PERIOD == 0
+            or completed == trainer.max_iter
+        ):
             self._save_checkpoint(completed)
         if interrupted:
             check_interrupt()
@@ -274,7 +280,9 @@ def evaluate_detector(cfg: CfgNode) -> Results:
         check_class_names(cfg, cfg.DATASETS.TEST)
         weights = cfg.MODEL.WEIGHTS or _trained_weights(RunFolder(cfg.OUTPUT_DIR))
         model = load_detector(_build_model(cfg), weights)
-        logger.info("evaluating %s of %s on %s", cfg.MODEL.FBNETV3.ARCH, weights, ", ".join(cfg.DATASETS.TEST))
+        logger.info(
+            "evaluating %s of %s on %s", cfg.MODEL.FBNETV3.ARCH, weights, ", ".join(cfg.DATASETS.TEST)
+        )
         with deferred_interrupts():
             return evaluate_datasets(cfg, model, cfg.DATASETS.TEST, group)
 

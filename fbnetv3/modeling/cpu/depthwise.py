@@ -76,7 +76,9 @@ class _DepthwiseFunction(torch.autograd.Function):
         return dx, dw, None
 
 
-def _torch_gradients(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, needs: tuple[bool, bool]) -> Any:
+def _torch_gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, needs: tuple[bool, bool]
+) -> Any:
     """Compute the gradients for the input and the weight that are needed, by torch's operator."""
     dilation = (1, 1)
     is_transposed = False
@@ -97,7 +99,9 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry
     for columns, step, positions in _slice_input(x, weight.shape[-1], stride, side_padding):
         columns, padded_grad = _match_widths(columns, grad, step)
 
-        def narrow_gradient(columns: Tensor, width: int, step: int = step, grad: Tensor = padded_grad) -> Tensor:
+        def narrow_gradient(
+            columns: Tensor, width: int, step: int = step, grad: Tensor = padded_grad
+        ) -> Tensor:
             """Compute the gradient of a kernel of this width, centered at position 0."""
             narrow_weight = weight[..., :width]
             narrow_geometry = ((stride, step), (padding, width // 2))
@@ -118,7 +122,9 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry
     return dw
 
 
-def _slice_input(x: Tensor, width: int, stride: int, padding: int) -> Iterator[tuple[Tensor, int, dict[int, int]]]:
+def _slice_input(
+    x: Tensor, width: int, stride: int, padding: int
+) -> Iterator[tuple[Tensor, int, dict[int, int]]]:
     """Divide the columns of a kernel of this width between slices of the input, such that positions are small.
 
     For output column o, kernel column c reads input column `stride * o + c - padding`. If that is at most one column

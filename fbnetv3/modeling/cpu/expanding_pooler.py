@@ -96,7 +96,8 @@ def roi_align_channels_last(x: Tensor, rois: Tensor, samples: Tensor, side: int,
     def pool(selection: Tensor | slice, count: int) -> Tensor:
         """Pool the selected regions with this number of samples to (selected, side * side, channels)."""
         lines, columns, line_weights, column_weights = (
-            part[selection][..., :count].flatten(2) for part in (line_start, column, line_weight, column_weight)
+            part[selection][..., :count].flatten(2)
+            for part in (line_start, column, line_weight, column_weight)
         )
         # All combinations of bin rows and bin columns, and of samples and neighbors in both directions
         index = lines[:, :, None, :, None] + columns[:, None, :, None, :]

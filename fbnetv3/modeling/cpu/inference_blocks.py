@@ -35,7 +35,11 @@ def fuse_blocks(module: nn.Module) -> nn.Module:
         return FusedMBConv(module)
     if isinstance(module, Conv2dNormActivation) and type(module).forward is nn.Sequential.forward:
         conv = module[0]
-        if isinstance(conv, nn.Conv2d) and conv.padding_mode == "zeros" and not isinstance(conv.padding, str):
+        if (
+            isinstance(conv, nn.Conv2d)
+            and conv.padding_mode == "zeros"
+            and not isinstance(conv.padding, str)
+        ):
             return FusedConv(*module)
     for name, child in module.named_children():
         setattr(module, name, fuse_blocks(child))
@@ -103,7 +107,9 @@ class FusedConv(nn.Module):
         # Size of the output
         stride, padding, dilation, _ = self.geometry
         axes = zip(size, padding, dilation, self.weight.shape[2:], stride, strict=True)
-        output_size = [(n + 2 * pad - dil * (kernel - 1) - 1) // step + 1 for n, pad, dil, kernel, step in axes]
+        output_size = [
+            (n + 2 * pad - dil * (kernel - 1) - 1) // step + 1 for n, pad, dil, kernel, step in axes
+        ]
         # The gradient of a sum: all outputs have gradient 1
         ones = x.new_ones(1, len(self.weight), *output_size)
         input_shape = (1, x.shape[1], *size)

@@ -69,7 +69,9 @@ def _format_bound(value: float) -> str:
 def check_file_name(name: str, field: str) -> None:
     """Require a name that files can have."""
     if not re.fullmatch(r"\w[\w.+-]{,99}", name):
-        raise FieldError(f"{name!r} cannot name a file; use at most 100 letters, digits, _, - and dots", field)
+        raise FieldError(
+            f"{name!r} cannot name a file; use at most 100 letters, digits, _, - and dots", field
+        )
 
 
 def parse_bounds(bounds: Any, field: str) -> list[Constraint]:
@@ -88,7 +90,9 @@ def _parse_constraint(column: str, value: Any, field: str) -> Constraint:
     return Constraint(column, -math.inf if low is None else low, math.inf if high is None else high)
 
 
-def _parse_space_bounds(bounds: Any, field: str, settings: SearchSettings, space: Space) -> list[Constraint]:
+def _parse_space_bounds(
+    bounds: Any, field: str, settings: SearchSettings, space: Space
+) -> list[Constraint]:
     constraints = parse_bounds(bounds, field)
     network_columns = set(COST_COLUMNS) - set(settings.columns) if space.architecture is None else set()
     for constraint in constraints:

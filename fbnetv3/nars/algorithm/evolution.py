@@ -101,7 +101,9 @@ def evolve(
     """
     evolution = _Evolution(score, constraints, settings, seed)
     survivors = evolution.run(inherited)
-    return EvolutionResult(survivors.candidates, survivors.scores, tuple(evolution.best_scores), evolution.num_scored)
+    return EvolutionResult(
+        survivors.candidates, survivors.scores, tuple(evolution.best_scores), evolution.num_scored
+    )
 
 
 def pareto_front(
@@ -178,7 +180,9 @@ class _Population(NamedTuple):
 class _Evolution:
     """One evolutionary search, which scores only feasible candidates and none twice."""
 
-    def __init__(self, score: Score, constraints: Constraints, settings: EvolutionSettings, seed: int) -> None:
+    def __init__(
+        self, score: Score, constraints: Constraints, settings: EvolutionSettings, seed: int
+    ) -> None:
         self.score = score
         self.constraints = constraints
         self.settings = settings
@@ -190,7 +194,9 @@ class _Evolution:
         self.best_scores: list[float] = []  # after each generation
         self.num_scored = 0
         self._seen: set[bytes] = set()
-        self._searched: set[bytes] = set()  # candidates whose neighbors have been searched since the last perturbation
+        self._searched: set[bytes] = (
+            set()
+        )  # candidates whose neighbors have been searched since the last perturbation
         self._regression: SurrogateRegression | None = None
         self._num_scored_at_fit = 0
 
@@ -242,7 +248,9 @@ class _Evolution:
     def _search_neighbors(self, survivors: _Population) -> _Population:
         """Score the most promising neighbors of the best survivors that have not been searched yet."""
         count = self.settings.swaps
-        elites = [row for row in survivors.candidates if row.tobytes() not in self._searched][: self.settings.elites]
+        elites = [row for row in survivors.candidates if row.tobytes() not in self._searched][
+            : self.settings.elites
+        ]
         selected = [survivors.candidates[:0]]
         for elite in elites:
             self._searched.add(elite.tobytes())

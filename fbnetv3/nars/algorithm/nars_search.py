@@ -19,7 +19,14 @@ from fbnetv3.nars.algorithm.budgets import build_budgets, build_constraints, che
 from fbnetv3.nars.algorithm.recommendations import OutputFiles, Recommendation, Recommender, space_digest
 from fbnetv3.nars.algorithm.rounds import ProgressCallback, RoundRunner, SearchProgress, rank_trials
 from fbnetv3.nars.algorithm.search_settings import JOINT, SearchSettings, parse_settings
-from fbnetv3.nars.algorithm.trial_store import ANALYSIS_FILE, FINISHED, STOPPED, Trial, TrialStore, TrialStoreError
+from fbnetv3.nars.algorithm.trial_store import (
+    ANALYSIS_FILE,
+    FINISHED,
+    STOPPED,
+    Trial,
+    TrialStore,
+    TrialStoreError,
+)
 from fbnetv3.nars.evaluators.evaluator_registry import Evaluate, build_evaluator, evaluator_name
 from fbnetv3.nars.execution.attempts import SearchContext
 from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
@@ -103,7 +110,9 @@ def search(
         UserError: invalid settings, constraints that no candidate meets, a folder in use, trials of a different search,
             or too many failures. Finished trials are kept.
     """
-    settings = settings or parse_settings(keywords)  # first, because the space may use blocks of the `imports`
+    settings = settings or parse_settings(
+        keywords
+    )  # first, because the space may use blocks of the `imports`
     space = space if isinstance(space, Space) else load_space(space)
     # Find as many errors as possible before anything is written
     plan = SearchPlan(space, settings)
@@ -147,7 +156,9 @@ def _run_stages(
     # Stage 3: an evolutionary search for each budget
     runner.report_progress(num_rounds, stage="evolution")
     recommender = Recommender(plan.space, runner)
-    recommendations = {name: recommender.recommend(name, constraints) for name, constraints in plan.budgets.items()}
+    recommendations = {
+        name: recommender.recommend(name, constraints) for name, constraints in plan.budgets.items()
+    }
     scaled_networks = recommender.scale_networks(recommendations)
     store.update_metadata({FINISHED: time.time()})
     runner.report_progress(num_rounds, stage="done")
@@ -198,12 +209,16 @@ class SearchPlan:
         return predictor, predictor.pretrain(self.pool, labels) if labels else None
 
 
-def _search_fingerprint(space: Space, evaluator: str | Evaluate, settings: SearchSettings) -> dict[str, Any]:
+def _search_fingerprint(
+    space: Space, evaluator: str | Evaluate, settings: SearchSettings
+) -> dict[str, Any]:
     """Return the settings that determine which candidates a search tries, as JSON data."""
     values = {name: value for name, value in vars(settings).items() if name not in _NOT_IN_FINGERPRINT}
     values["predictor"] = asdict(settings.predictor)
     # A function may be redefined in each session, so it is compared by the name of its column
-    values["columns"] = {name: column if isinstance(column, str) else name for name, column in settings.columns.items()}
+    values["columns"] = {
+        name: column if isinstance(column, str) else name for name, column in settings.columns.items()
+    }
     # The latency table counts only if candidates are chosen by it, not only budgets
     labels = settings.pretraining_labels
     columns = [*settings.constraints, *(() if isinstance(labels, str) else labels)]

@@ -79,7 +79,9 @@ class Recommender:
         settings = self.settings
         # The best of the candidates that evolved from the best trials
         predictor = self.rounds.predictor
-        evolution = evolve(predictor, constraints, self._ranked_candidates, settings.evolution, settings.seed)
+        evolution = evolve(
+            predictor, constraints, self._ranked_candidates, settings.evolution, settings.seed
+        )
         vector = evolution.candidates[0]
         candidate = Candidate(self.space, vector, seed=settings.seed, full_epochs=settings.epochs)
         values = constraints.column_values(vector[None], *constraints.column_names)
@@ -109,7 +111,9 @@ class Recommender:
             columns=columns,
             best_trial=trials[0] if trials else None,
             evolution=evolution,
-            files=self._write(f"{self.space.name}_{name}", candidate.arch, candidate.recipe, record, source),
+            files=self._write(
+                f"{self.space.name}_{name}", candidate.arch, candidate.recipe, record, source
+            ),
             provenance=provenance,
         )
 
@@ -133,13 +137,17 @@ class Recommender:
                 logger.warning("scaled_networks.%s is skipped: %s", name, error)
         return scaled
 
-    def _write_scaled_network(self, name: str, network: Mapping[str, Any], origin: Recommendation) -> OutputFiles:
+    def _write_scaled_network(
+        self, name: str, network: Mapping[str, Any], origin: Recommendation
+    ) -> OutputFiles:
         candidate = origin.candidate
         if candidate.arch is None:
             raise UsageError("the space has no architectures to scale")
         arguments: dict[str, Any] = {key: network[key] for key in SCALING_ARGUMENTS if key in network}
         num_classes = self.settings.num_classes
-        scaled = scale_to_macs(candidate.arch, network["macs"], name=name, num_classes=num_classes, **arguments)
+        scaled = scale_to_macs(
+            candidate.arch, network["macs"], name=name, num_classes=num_classes, **arguments
+        )
         source = f"scaled to {scaled.macs / 1e6:.1f} M MACs from a result of {_describe_source(origin.provenance)}"
         # The candidate's recipe with some fields changed
         recipe = candidate.recipe

@@ -35,7 +35,9 @@ class SearchProgress:
     trials: Sequence[Trial] = ()  # of the current round
     epochs: int = 0  # of each trial of the round
     best_accuracy: float | None = None  # so far, at the stopping epoch
-    predictor_error: float | None = None  # RMSE on the last complete round, before the predictor was trained on it
+    predictor_error: float | None = (
+        None  # RMSE on the last complete round, before the predictor was trained on it
+    )
     seconds_left: float | None = None  # estimated time to the end of the last round
     message: str = ""  # an event to show to the user
     round_complete: bool = False
@@ -157,7 +159,9 @@ class RoundRunner:
         return True
 
     def _run_trials(self, number: int, executor: Executor) -> None:
-        remaining = [trial for trial in self.trials if trial.round == number and trial.status not in (DONE, FAILED)]
+        remaining = [
+            trial for trial in self.trials if trial.round == number and trial.status not in (DONE, FAILED)
+        ]
         waiting = deque(trial.number for trial in remaining)
         num_running = 0
         self.report_progress(number)
@@ -173,7 +177,9 @@ class RoundRunner:
                     waiting.append(outcome.number)
             num_failed = sum(trial.status == FAILED for trial in self.trials)
             if num_failed > self.settings.max_failures:
-                self._stop(f"{num_failed} trials have failed, more than max_failures {self.settings.max_failures}")
+                self._stop(
+                    f"{num_failed} trials have failed, more than max_failures {self.settings.max_failures}"
+                )
 
     def _start_trial(self, number: int) -> TrialAttempt:
         trial = self.trials[number] = self.store.start(number)
@@ -224,10 +230,14 @@ class RoundRunner:
         min_correlation = self.settings.early_stopping_correlation
         if self.rounds == 1 or min_correlation is None or STOPPING_EPOCH in self.store.metadata():
             return
-        self.stopping_epoch = stopping_epoch(np.array([trial.curve for trial in first_round]), min_correlation)
+        self.stopping_epoch = stopping_epoch(
+            np.array([trial.curve for trial in first_round]), min_correlation
+        )
         self.store.update_metadata({STOPPING_EPOCH: self.stopping_epoch})
         num_epochs = self.settings.epochs
-        self.report_progress(0, f"accuracies are compared after epoch {self.stopping_epoch} of {num_epochs}")
+        self.report_progress(
+            0, f"accuracies are compared after epoch {self.stopping_epoch} of {num_epochs}"
+        )
 
     def _stop(self, reason: str) -> None:
         self.store.update_metadata({STOPPED: True})

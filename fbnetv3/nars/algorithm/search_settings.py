@@ -123,7 +123,9 @@ class SearchSettings:
         for name, network in self.scaled_networks.items():
             with error_context(f"scaled_networks.{name}"):
                 check_type(network, "", Mapping, "a mapping")
-                check_keys(network, FieldError, ("from", "macs", "recipe", *SCALING_ARGUMENTS), ("from", "macs"))
+                check_keys(
+                    network, FieldError, ("from", "macs", "recipe", *SCALING_ARGUMENTS), ("from", "macs")
+                )
                 check_type(network.get("recipe", {}), "recipe", Mapping, "a mapping of recipe fields")
                 check_number(network.get("tolerance", 0), "tolerance", 0)
                 for key in ("macs", "depth", "width", "resolution"):

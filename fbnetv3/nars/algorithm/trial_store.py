@@ -118,10 +118,16 @@ class TrialStore:
             self._connection.executemany("INSERT OR REPLACE INTO metadata VALUES (?, ?)", rows)
 
     def add_round(
-        self, round: int, candidates: np.ndarray, epochs: int, predicted: Sequence[float] | np.ndarray | None = None
+        self,
+        round: int,
+        candidates: np.ndarray,
+        epochs: int,
+        predicted: Sequence[float] | np.ndarray | None = None,
     ) -> None:
         """Add the trials of a round: candidates, integers (N, variables), and their predicted accuracies, (N,)."""
-        predictions = [None] * len(candidates) if predicted is None else [float(value) for value in predicted]
+        predictions = (
+            [None] * len(candidates) if predicted is None else [float(value) for value in predicted]
+        )
         # Trials are numbered across rounds
         first = len(self.trials())
         rows = [
@@ -170,12 +176,16 @@ class TrialStore:
 
     def _end_attempt(self, number: int, seconds: float, **values: Any) -> Trial:
         [trial] = self._query_trials("WHERE number = ?", number)
-        return self._update(number, attempts=trial.attempts + 1, seconds=seconds, finished=time.time(), **values)
+        return self._update(
+            number, attempts=trial.attempts + 1, seconds=seconds, finished=time.time(), **values
+        )
 
     def _update(self, number: int, **values: Any) -> Trial:
         assignments = ", ".join(f"{column} = ?" for column in values)
         with self._transaction():
-            self._connection.execute(f"UPDATE trials SET {assignments} WHERE number = ?", (*values.values(), number))
+            self._connection.execute(
+                f"UPDATE trials SET {assignments} WHERE number = ?", (*values.values(), number)
+            )
         return self._query_trials("WHERE number = ?", number)[0]
 
     def _query_trials(self, condition: str, *parameters: int) -> list[Trial]:
@@ -214,7 +224,9 @@ class TrialStore:
             raise OutputError(f"{self.file}: {advice}") from None
         except (sqlite3.DatabaseError, ValueError, TypeError) as error:
             reason = one_line(error, 200)  # SQLite quotes the statement that it cannot parse
-            raise TrialStoreError(f"{self.file}: is corrupt, or not a file of search trials ({reason})") from None
+            raise TrialStoreError(
+                f"{self.file}: is corrupt, or not a file of search trials ({reason})"
+            ) from None
 
 
 def _trial_from_row(row: tuple[Any, ...]) -> Trial:

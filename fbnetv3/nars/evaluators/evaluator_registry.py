@@ -37,7 +37,9 @@ def build_evaluator(evaluator: str | Evaluate, arguments: Mapping[str, Any] | No
     if isinstance(evaluator, str):
         target = find_callable(evaluator, "evaluator") if ":" in evaluator else EVALUATORS.get(evaluator)
     if not callable(target):
-        raise UsageError(f"evaluator {target!r} is not callable: pass a function, or a class whose instances are")
+        raise UsageError(
+            f"evaluator {target!r} is not callable: pass a function, or a class whose instances are"
+        )
     # A class gets the arguments when it is instantiated, a function on every call
     is_class = inspect.isclass(target)
     try:
@@ -68,8 +70,12 @@ def check_learning_curve(curve: Any, epochs: int) -> tuple[float, ...]:
         values = np.empty(0)
     if values.shape != (epochs,):
         returned = f"{len(values)} accuracies" if values.ndim == 1 and len(values) else repr(curve)[:60]
-        raise UsageError(f"the evaluator returned {returned}; expected one accuracy for each of {epochs} epochs")
+        raise UsageError(
+            f"the evaluator returned {returned}; expected one accuracy for each of {epochs} epochs"
+        )
     if not np.isfinite(values).all():
         epoch = int(np.isfinite(values).argmin())
-        raise UsageError(f"the accuracy after epoch {epoch + 1} is {values[epoch]}; expected a finite number")
+        raise UsageError(
+            f"the accuracy after epoch {epoch + 1} is {values[epoch]}; expected a finite number"
+        )
     return tuple(values.tolist())

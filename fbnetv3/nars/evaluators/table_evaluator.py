@@ -37,7 +37,9 @@ class TableEvaluator:
             raise TableError(f"has no candidate {name}", file=self.file)
         row = self.rows[name]
         if self.accuracy not in row:
-            raise TableError(f"no measurement '{self.accuracy}': {suggest(self.accuracy, row)}", name, self.file)
+            raise TableError(
+                f"no measurement '{self.accuracy}': {suggest(self.accuracy, row)}", name, self.file
+            )
         # A single number counts for every epoch
         measured = row[self.accuracy]
         return measured[:epochs] if isinstance(measured, list) else [measured] * epochs

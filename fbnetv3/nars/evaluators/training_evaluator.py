@@ -73,7 +73,9 @@ class TrainingEvaluator:
             keys["MODEL.ARCH"] = folder / "arch.yaml"
         conflicts = sorted(set(keys) & set(self.overrides))
         if conflicts:
-            raise UsageError(f"evaluator_args: overrides: {conflicts[0]} is set by the search for each trial")
+            raise UsageError(
+                f"evaluator_args: overrides: {conflicts[0]} is set by the search for each trial"
+            )
         # Written only once the keys are known to be valid
         if candidate.arch is not None:
             save_arch(candidate.arch, keys["MODEL.ARCH"])

@@ -20,7 +20,9 @@ class SearchContext:
 
     space: Space
     evaluator: Evaluate
-    imports: Sequence[str] = field(default_factory=user_modules)  # users' modules, which a worker imports first
+    imports: Sequence[str] = field(
+        default_factory=user_modules
+    )  # users' modules, which a worker imports first
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,9 @@ class ExecutorOptions:
     """Options of an executor; each uses those that apply to it."""
 
     workers: int = 1  # evaluations to run at a time
-    time_limit: float | None = None  # seconds, with the start of its process, after which an evaluation is killed
+    time_limit: float | None = (
+        None  # seconds, with the start of its process, after which an evaluation is killed
+    )
     logs: Path = Path("logs")  # folder for the output of local workers
     address: str | None = None  # of a Ray cluster; None starts one on this machine
     resources: Mapping[str, float] = field(default_factory=dict)  # Ray's, per evaluation: {"num_gpus": 1}
@@ -44,6 +46,8 @@ class Executor(Protocol):
         """Stop all running attempts and every process that they started."""
 
 
-def open_executor(name: str, context: SearchContext, options: ExecutorOptions) -> contextlib.closing[Executor]:
+def open_executor(
+    name: str, context: SearchContext, options: ExecutorOptions
+) -> contextlib.closing[Executor]:
     """Start the executor registered under `name`; it is closed at the end of a `with` block."""
     return contextlib.closing(EXECUTORS.get(name)(context, options))

@@ -31,7 +31,9 @@ class SerialExecutor:
 
     def __init__(self, context: SearchContext, options: ExecutorOptions) -> None:
         if options.time_limit is not None:
-            raise UsageError("time_limit: the serial executor cannot kill an evaluation; use the local executor")
+            raise UsageError(
+                "time_limit: the serial executor cannot kill an evaluation; use the local executor"
+            )
         self._context = context
         self._attempts: deque[TrialAttempt] = deque()
 

@@ -36,7 +36,9 @@ class RayExecutor:
     def __init__(self, context: SearchContext, options: ExecutorOptions) -> None:
         self.slots = options.workers
         self._time_limit = TimeLimit(options.time_limit)
-        self._running: dict[Any, tuple[TrialAttempt, float]] = {}  # attempt and start time by Ray's object reference
+        self._running: dict[
+            Any, tuple[TrialAttempt, float]
+        ] = {}  # attempt and start time by Ray's object reference
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             _connect(options.address, options.workers)
@@ -57,12 +59,16 @@ class RayExecutor:
         """Submit no more tasks than fit on the cluster: the time limit would run while others wait in its queue."""
         available = ray.cluster_resources()
         needed = {"CPU": 1.0}
-        needed |= {_RESOURCE_NAMES[name]: count for name, count in resources.items() if name in _RESOURCE_NAMES}
+        needed |= {
+            _RESOURCE_NAMES[name]: count for name, count in resources.items() if name in _RESOURCE_NAMES
+        }
         for name, count in needed.items():
             total = available.get(name, 0)
             if count > total:
                 self.close()
-                raise UsageError(f"resources: a trial needs {count:g} {name}, but the cluster has {total:g}")
+                raise UsageError(
+                    f"resources: a trial needs {count:g} {name}, but the cluster has {total:g}"
+                )
             if count:
                 self.slots = min(self.slots, int(total // count))
 

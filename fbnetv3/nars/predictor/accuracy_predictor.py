@@ -84,7 +84,9 @@ class PretrainReport:
 class AccuracyPredictor:
     """Predicts the accuracy of candidates. The seed determines initial weights and the order of examples."""
 
-    def __init__(self, space: Space, settings: PredictorSettings = PredictorSettings(), seed: int = 0) -> None:
+    def __init__(
+        self, space: Space, settings: PredictorSettings = PredictorSettings(), seed: int = 0
+    ) -> None:
         self.space = space
         self.settings = settings
         self.seed = seed
@@ -116,7 +118,14 @@ class AccuracyPredictor:
 
             parameters = [*network.encoder.parameters(), *network.proxy.parameters()]
             train_members(
-                parameters, loss, num_train, s.members, s.pretrain_epochs, s.pretrain_batch, s.pretrain_lr, 0.0
+                parameters,
+                loss,
+                num_train,
+                s.members,
+                s.pretrain_epochs,
+                s.pretrain_batch,
+                s.pretrain_lr,
+                0.0,
             )
         self._encoder = network.encoder.requires_grad_(False)
 
@@ -186,7 +195,9 @@ class AccuracyPredictor:
         batch_size = max(s.batch, math.ceil(num_train / s.max_steps))
         members = torch.arange(s.members)[:, None]
 
-        def train(parameters: list[nn.Parameter], score: Callable[[Tensor], Tensor], epochs: int, lr: float) -> None:
+        def train(
+            parameters: list[nn.Parameter], score: Callable[[Tensor], Tensor], epochs: int, lr: float
+        ) -> None:
             def loss(rows: Tensor) -> Tensor:
                 trials = train_rows[members, rows]
                 return F.huber_loss(score(trials), targets[trials])
@@ -205,7 +216,12 @@ class AccuracyPredictor:
             # First, the accuracy head on top of the frozen encoder
             network.encoder.load_state_dict(self._encoder.state_dict())
             embedded = self._encode(arch)
-            train(head, lambda rows: network.score(embedded[members, rows], recipe[rows]), s.frozen_epochs, s.lr)
+            train(
+                head,
+                lambda rows: network.score(embedded[members, rows], recipe[rows]),
+                s.frozen_epochs,
+                s.lr,
+            )
         # Then the whole network
         parameters = [*network.encoder.parameters(), *head]
         train(parameters, lambda rows: network(arch[rows], recipe[rows]), epochs, lr)

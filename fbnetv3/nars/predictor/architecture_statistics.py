@@ -39,7 +39,9 @@ def pretraining_labels(
     labels = constraints.column_values(pool, *names)
     if selection == "rich":
         labels |= {f"log {name}": np.log(values) for name, values in labels.items() if values.min() > 0}
-        stages = CostModel(constraints.space, constraints.num_classes).per_stage(pool) if has_networks else {}
+        stages = (
+            CostModel(constraints.space, constraints.num_classes).per_stage(pool) if has_networks else {}
+        )
         for column, values in stages.items():
             labels |= {f"stage {i + 1} {column}": values[:, i] for i in range(values.shape[1])}
     # A constant label teaches nothing

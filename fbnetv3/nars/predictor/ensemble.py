@@ -35,7 +35,9 @@ class EnsembleNetwork(nn.Module):
 
     recipe_gains: Tensor
 
-    def __init__(self, members: int, width: int, arch_features: int, recipe_features: int, num_labels: int) -> None:
+    def __init__(
+        self, members: int, width: int, arch_features: int, recipe_features: int, num_labels: int
+    ) -> None:
         super().__init__()
         self.encoder = nn.Sequential(
             EnsembleLinear(members, arch_features, width),

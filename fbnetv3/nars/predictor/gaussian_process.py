@@ -65,7 +65,8 @@ class GaussianProcess:
         identity = torch.eye(len(targets), dtype=torch.float64)
 
         logs = {
-            name: torch.tensor(mean, dtype=torch.float64, requires_grad=True) for name, mean in _PRIOR_MEANS.items()
+            name: torch.tensor(mean, dtype=torch.float64, requires_grad=True)
+            for name, mean in _PRIOR_MEANS.items()
         }
 
         def covariance() -> Tensor:

@@ -53,7 +53,10 @@ def _render_page(record: SearchRecord, figures: dict[str, str]) -> str:
         ranked=rank_trials(record.trials, epoch),
         failed_trials=[trial for trial in record.trials if trial.status == FAILED],
         hours=sum(trial.seconds or 0 for trial in record.trials) / 3600,
-        rounds=[(rank_trials(trials, epoch), predictor_error(trials, epoch)) for trials in record.completed_rounds],
+        rounds=[
+            (rank_trials(trials, epoch), predictor_error(trials, epoch))
+            for trials in record.completed_rounds
+        ],
         figures=figures,
         settings={name: json.dumps(value) for name, value in record.settings.items()},
     )

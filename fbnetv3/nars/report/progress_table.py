@@ -91,7 +91,11 @@ def describe_search(folder: Path) -> str:
     if record.metadata.get(STOPPED):
         state = "stopped by failures"
     space = record.settings.get("space", "a search")
-    lines = [f"{folder}: {space}, evaluator {record.settings.get('evaluator')}, {state}", "", _round_table(record)]
+    lines = [
+        f"{folder}: {space}, evaluator {record.settings.get('evaluator')}, {state}",
+        "",
+        _round_table(record),
+    ]
     failed = [trial for trial in record.trials if trial.status == FAILED]
     lines += [f"trial {trial.number} failed: {trial.error}" for trial in failed[:_MAX_FAILURES_SHOWN]]
     return "\n".join(lines)

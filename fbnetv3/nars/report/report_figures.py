@@ -70,7 +70,13 @@ def _draw_accuracy_over_cost(record: SearchRecord, figure: Any) -> bool:
     # What the predictor expects, and what it recommends
     front = record.analysis.get("front")
     if front:
-        axes.plot(np.array(front["costs"]) / scale, front["scores"], color="0.3", linewidth=1, label="predicted front")
+        axes.plot(
+            np.array(front["costs"]) / scale,
+            front["scores"],
+            color="0.3",
+            linewidth=1,
+            label="predicted front",
+        )
     recommended = [
         (item["columns"][column] / scale, item["predicted"])
         for item in record.analysis["recommendations"]

@@ -41,7 +41,9 @@ def _analyze_search(result: SearchResult) -> dict[str, Any]:
         "cross_validation": _cross_validate(result, candidates, accuracies),  # Fig. 4 (c, d)
         "sample_efficiency": _measure_sample_efficiency(result, candidates, accuracies),  # Fig. 4 (e)
         **_cost_and_front(result, trials),
-        "reference_networks": {name: dict(network) for name, network in result.settings.reference_networks.items()},
+        "reference_networks": {
+            name: dict(network) for name, network in result.settings.reference_networks.items()
+        },
         "recommendations": [
             {
                 "name": item.files.name,
@@ -133,7 +135,9 @@ def _cost_and_front(result: SearchResult, trials: Sequence[Trial]) -> dict[str, 
 
     # Keys of a JSON mapping are texts
     candidates = np.array([trial.candidate for trial in trials])
-    trial_costs = {str(trial.number): float(cost) for trial, cost in zip(trials, costs_of(candidates), strict=True)}
+    trial_costs = {
+        str(trial.number): float(cost) for trial, cost in zip(trials, costs_of(candidates), strict=True)
+    }
     front = pareto_front(
         result.predictor, constraints, column, candidates, _FRONT_SIZE, settings.evolution, settings.seed
     )

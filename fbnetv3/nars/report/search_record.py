@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fbnetv3.nars.algorithm.trial_store import ANALYSIS_FILE, DONE, STOPPING_EPOCH, Trial, TrialStore, TrialStoreError
+from fbnetv3.nars.algorithm.trial_store import (
+    ANALYSIS_FILE,
+    DONE,
+    STOPPING_EPOCH,
+    Trial,
+    TrialStore,
+    TrialStoreError,
+)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,9 @@ class SimulationResult:
     workload: Workload
     cluster: Cluster
     attempts: tuple[Attempt, ...]  # in the order in which they ended
-    results_at_proposal: tuple[int, ...]  # for each trial, how many trials had succeeded when it was proposed
+    results_at_proposal: tuple[
+        int, ...
+    ]  # for each trial, how many trials had succeeded when it was proposed
 
     @cached_property
     def wall_seconds(self) -> float:
@@ -172,7 +174,9 @@ def simulate(
     check_int(max_in_flight, "max_in_flight", 1)
     check_int(retries, "retries", 0)
     check_number(predictor_seconds, "predictor_seconds", 0)
-    simulation = _Simulation(workload, cluster, asynchronous, max_in_flight, retries, predictor_seconds, seed)
+    simulation = _Simulation(
+        workload, cluster, asynchronous, max_in_flight, retries, predictor_seconds, seed
+    )
     return simulation.run()
 
 
@@ -223,7 +227,9 @@ class _Simulation:
             self.now, _, process = heapq.heappop(self.events)
             process()
             self._fill_slots()
-        return SimulationResult(self.workload, self.cluster, tuple(self.attempts), tuple(self.results_at_proposal))
+        return SimulationResult(
+            self.workload, self.cluster, tuple(self.attempts), tuple(self.results_at_proposal)
+        )
 
     def _schedule(self, time: float, process: Callable[[], None]) -> None:
         """Add an event; of simultaneous events, the one scheduled first comes first."""

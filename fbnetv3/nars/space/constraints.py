@@ -33,7 +33,9 @@ class Constraint:
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:  # nor if one is NaN
-            raise ConstraintError(f"constraint on {self.column}: {self.low:g} must be at most {self.high:g}")
+            raise ConstraintError(
+                f"constraint on {self.column}: {self.low:g} must be at most {self.high:g}"
+            )
 
     def __str__(self) -> str:
         return f"{self.low:g} <= {self.column} <= {self.high:g}"
@@ -92,7 +94,9 @@ class Constraints:
             is_numeric = values.shape == candidates.shape[:1] and np.issubdtype(values.dtype, np.number)
             if not is_numeric or np.isnan(values).any():
                 actual = "NaN" if is_numeric else f"{values.dtype} {values.shape}"
-                raise ConstraintError(f"column {name}: its function must return a number for each, not {actual}")
+                raise ConstraintError(
+                    f"column {name}: its function must return a number for each, not {actual}"
+                )
             columns[name] = values
         return columns
 
@@ -171,5 +175,7 @@ class Constraints:
             costs = ", ".join(f"{name} {values[0]:,.6g}" for name, values in columns.items())
             constraints = ", ".join(map(str, self.constraints))
             name = self.space.name
-            raise ConstraintError(f"no candidate of {name} meets {constraints}; the nearest one has {costs}")
+            raise ConstraintError(
+                f"no candidate of {name} meets {constraints}; the nearest one has {costs}"
+            )
         return nearest

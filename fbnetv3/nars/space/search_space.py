@@ -54,7 +54,9 @@ class Variable:
 
     name: str
     values: tuple[Any, ...]  # in order
-    is_categorical: bool  # the order of the values carries no meaning; otherwise they are evenly spaced numbers
+    is_categorical: (
+        bool  # the order of the values carries no meaning; otherwise they are evenly spaced numbers
+    )
     part: str = ARCHITECTURE  # or RECIPE
 
     def __len__(self) -> int:
@@ -101,7 +103,9 @@ class Space:
         array = np.asarray(candidates)
         if array.dtype.kind not in "iu" or array.ndim != 2 or array.shape[1] != len(self):
             shape = f"(N, {len(self)})"
-            raise SpaceError(f"candidates must be integers of shape {shape}, not {array.dtype} {array.shape}")
+            raise SpaceError(
+                f"candidates must be integers of shape {shape}, not {array.dtype} {array.shape}"
+            )
         invalid = np.argwhere((array < 0) | (array >= self.sizes))
         if len(invalid):
             row, column = invalid[0]
@@ -215,7 +219,9 @@ def _parse_range(bounds: Any, scale: Any) -> tuple[int | float, ...]:
         raise SpaceError(f"{scale!r} must be a number other than 0", "scale")
     low, high, step = (*bounds, 1)[:3]
     if low > high or step <= 0 or (high - low) / step >= _MAX_VALUES:
-        raise SpaceError(f"{bounds!r} must have low <= high, step > 0 and at most {_MAX_VALUES:,} values", "range")
+        raise SpaceError(
+            f"{bounds!r} must have low <= high, step > 0 and at most {_MAX_VALUES:,} values", "range"
+        )
     # The range must end exactly at its upper bound
     num_steps = round((high - low) / step)
     if not math.isclose(low + num_steps * step, high, rel_tol=1e-9, abs_tol=1e-12):
@@ -266,7 +272,9 @@ def split_expansion(row: Mapping[str, Any]) -> list[tuple[Mapping[str, Any], str
     if not isinstance(expansion, list):
         return [(row, "all")]
     if len(expansion) != 2:
-        raise SpaceError(f"{expansion!r} must be a value or a pair [first block, other blocks]", "expansion")
+        raise SpaceError(
+            f"{expansion!r} must be a value or a pair [first block, other blocks]", "expansion"
+        )
     # The stride belongs to the first block
     first, rest = expansion
     return [
@@ -296,7 +304,9 @@ def check_template(template: Any, part: str, values: Mapping[str, tuple[Any, ...
         filled = fill_template(template, values)
     except KeyError as error:
         (name,) = error.args
-        raise SpaceError(f"${name} is not a variable of the {part}: {suggest(name, values)}", part) from None
+        raise SpaceError(
+            f"${name} is not a variable of the {part}: {suggest(name, values)}", part
+        ) from None
     if part == ARCHITECTURE:
         with error_context(part):
             _check_architecture(filled)

@@ -48,7 +48,11 @@ def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitFiles:
     completed = files.completed()
     views, images, _ = files.shape
     logger.info(
-        "caching %s's logits for %d views of %d images; %d are cached", cfg.DISTILL.ARCH, views, images, completed
+        "caching %s's logits for %d views of %d images; %d are cached",
+        cfg.DISTILL.ARCH,
+        views,
+        images,
+        completed,
     )
     with deferred_interrupts():
         files.write(_logits_of_views(cfg, teacher, loader, images, completed, device), completed)
@@ -57,7 +61,12 @@ def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitFiles:
 
 @torch.no_grad()
 def _logits_of_views(
-    cfg: CfgNode, teacher: nn.Module, loader: DataLoader, num_images: int, completed: int, device: torch.device
+    cfg: CfgNode,
+    teacher: nn.Module,
+    loader: DataLoader,
+    num_images: int,
+    completed: int,
+    device: torch.device,
 ) -> Iterator[tuple[Tensor, list[int]]]:
     """Yield logits (N, classes) that are not cached yet, and their positions in the order of views and images.
 

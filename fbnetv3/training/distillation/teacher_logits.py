@@ -53,7 +53,9 @@ class TeacherLogitFiles:
         completed = self.completed()
         if completed < self.total:
             state = "is incomplete" if completed else "does not exist"
-            raise UsageError(f"{self.folder}: {state}; create it with tools/cache_teacher.py and the same config")
+            raise UsageError(
+                f"{self.folder}: {state}; create it with tools/cache_teacher.py and the same config"
+            )
         return self._open_memmap("r")
 
     def write(self, batches: Iterable[tuple[Tensor, list[int]]], completed: int) -> None:
@@ -121,7 +123,9 @@ class DistillationTarget:
         return {**self.__dict__, "_logits": None}
 
 
-def blend_targets(teacher_logits: np.ndarray, class_index: int, weight: float, label_smoothing: float) -> Tensor:
+def blend_targets(
+    teacher_logits: np.ndarray, class_index: int, weight: float, label_smoothing: float
+) -> Tensor:
     """Return the weighted sum of the teacher's probabilities and the smoothed label, (classes,).
 
     Cross-entropy is linear in its target, so this gives the loss of `losses.Distillation`.

@@ -94,7 +94,9 @@ class ProcessGroup:
         if self.size == 1:
             return model
         device_ids = [device] if device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=device_ids, gradient_as_bucket_view=True
+        )
 
 
 SINGLE_PROCESS = ProcessGroup()
@@ -121,9 +123,13 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         yield SINGLE_PROCESS
         return
     # torchrun sets all variables; a scheduler's script may omit one
-    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    missing = [
+        name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
+    ]
     if missing:
-        raise UsageError(f"WORLD_SIZE is set, but {', '.join(missing)} is not: start several processes with torchrun")
+        raise UsageError(
+            f"WORLD_SIZE is set, but {', '.join(missing)} is not: start several processes with torchrun"
+        )
     rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     backend = _select_backend(device, local_rank)
     try:
@@ -136,7 +142,9 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error).lower():
             raise
         problem = f"another training process exited or stopped responding ({one_line(error, 160)})"
-        raise LostProcessError(f"{problem}: check that process's error message, then restart with --resume") from None
+        raise LostProcessError(
+            f"{problem}: check that process's error message, then restart with --resume"
+        ) from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -148,7 +156,9 @@ def _select_backend(device: str, local_rank: int) -> str:
         return "gloo"
     if local_rank >= torch.cuda.device_count():
         problem = f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}"
-        raise UsageError(f"{problem}; start at most that many processes (--num-gpus, torchrun's --nproc-per-node)")
+        raise UsageError(
+            f"{problem}; start at most that many processes (--num-gpus, torchrun's --nproc-per-node)"
+        )
     torch.cuda.set_device(local_rank)
     return "nccl"
 
@@ -178,10 +188,16 @@ def _restart_store(store: dist.Store, rank: int, size: int) -> dist.Store:
         for other_rank in sorted(missing):
             if store.check([f"hello/{other_rank}"]):
                 store.set(f"welcome/{store.get(f'hello/{other_rank}').decode()}", prefix)
-        missing = {other_rank for other_rank in missing if not store.check([f"confirmed/{prefix}/{other_rank}"])}
+        missing = {
+            other_rank for other_rank in missing if not store.check([f"confirmed/{prefix}/{other_rank}"])
+        }
         time.sleep(0.02)
     return dist.PrefixStore(prefix, store)
 
 
 def _cpu_group() -> Any:
-    return dist.new_group(backend="gloo", timeout=TIMEOUT) if dist.get_backend() != "gloo" else dist.group.WORLD
+    return (
+        dist.new_group(backend="gloo", timeout=TIMEOUT)
+        if dist.get_backend() != "gloo"
+        else dist.group.WORLD
+    )

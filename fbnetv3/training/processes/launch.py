@@ -26,13 +26,17 @@ def launch(run: Callable[[], None], num_processes: int, *, after_interrupt: str 
         run()
         return
     if is_multi_process():
-        raise UsageError(f"--num-gpus {num_processes}: remove it, torchrun has already started several processes")
+        raise UsageError(
+            f"--num-gpus {num_processes}: remove it, torchrun has already started several processes"
+        )
     with socket.socket() as s:  # on a free port
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     # Each process reports its own error; multiprocessing's report of the failed process would only repeat it
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-    previous_handlers = {number: signal.signal(number, _forward_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous_handlers = {
+        number: signal.signal(number, _forward_signal) for number in (signal.SIGINT, signal.SIGTERM)
+    }
     try:
         arguments = (run, num_processes, port, after_interrupt, user_modules())
         context = multiprocessing.start_processes(
@@ -49,7 +53,12 @@ def launch(run: Callable[[], None], num_processes: int, *, after_interrupt: str 
 
 
 def _run_in_process(
-    rank: int, run: Callable[[], None], num_processes: int, port: int, after_interrupt: str, modules: list[str]
+    rank: int,
+    run: Callable[[], None],
+    num_processes: int,
+    port: int,
+    after_interrupt: str,
+    modules: list[str],
 ) -> None:
     """Set torchrun's variables, import the user's modules, and run the function as a tool."""
     os.environ.update(

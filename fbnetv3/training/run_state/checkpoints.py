@@ -66,7 +66,11 @@ def save_checkpoint(path: Path, state: State) -> None:
 def numbered_checkpoints(folder: Path, prefix: str | None = None) -> list[Path]:
     """List checkpoints named by a prefix (default: any) and a number, such as step_00000100.pth, by number."""
     matches = [(_NUMBERED.fullmatch(path.name), path) for path in folder.glob("*.pth")]
-    numbered = [(int(match["number"]), path) for match, path in matches if match and prefix in (None, match["prefix"])]
+    numbered = [
+        (int(match["number"]), path)
+        for match, path in matches
+        if match and prefix in (None, match["prefix"])
+    ]
     return [path for _, path in sorted(numbered)]
 
 
@@ -85,7 +89,9 @@ def prune_checkpoints(newest: Path, keep: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def load_newest(folder: Path, newest_first: Iterable[Path], load: Callable[[Path], State]) -> tuple[Path, State] | None:
+def load_newest(
+    folder: Path, newest_first: Iterable[Path], load: Callable[[Path], State]
+) -> tuple[Path, State] | None:
     """Return path and contents of the first complete checkpoint; warn about corrupt ones, an error if all are."""
     last_error = None
     for path in newest_first:

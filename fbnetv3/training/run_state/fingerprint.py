@@ -74,7 +74,10 @@ def config_fingerprint(cfg: CfgNode, ignored: Collection[str]) -> dict[str, Any]
 
 
 def check_same_run(
-    saved: Mapping[str, Any], current: Mapping[str, Any], checkpoint: Path, long_values: Collection[str] = ()
+    saved: Mapping[str, Any],
+    current: Mapping[str, Any],
+    checkpoint: Path,
+    long_values: Collection[str] = (),
 ) -> None:
     """Require that a checkpoint was written by a run with the same fingerprint; the error omits `long_values`."""
     if difference := first_difference(saved, current):

@@ -26,7 +26,10 @@ def read_learning_curve(file: Path) -> list[Entry]:
     if not file.exists():
         return []
     evaluations = [entry for entry in read_metrics(file) if {"epoch", "val_top1"} <= entry.keys()]
-    return [{key.removeprefix("val_"): value for key, value in entry.items() if key != "step"} for entry in evaluations]
+    return [
+        {key.removeprefix("val_"): value for key, value in entry.items() if key != "step"}
+        for entry in evaluations
+    ]
 
 
 def truncate_metrics(file: Path, step: int, epoch: float = float("inf"), key: str = "step") -> None:

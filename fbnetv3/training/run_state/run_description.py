@@ -61,6 +61,9 @@ def _git_state() -> dict[str, Any] | None:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
 
     try:
-        return {"commit": git("rev-parse", "HEAD").strip(), "changed": git("status", "--porcelain").splitlines()}
+        return {
+            "commit": git("rev-parse", "HEAD").strip(),
+            "changed": git("status", "--porcelain").splitlines(),
+        }
     except (OSError, subprocess.SubprocessError):  # git may be missing
         return None

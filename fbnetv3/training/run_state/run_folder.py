@@ -70,7 +70,9 @@ def run_lock(run_folder: RunFolder, group: ProcessGroup, resume: bool) -> Iterat
     path = run_folder.path
     had_run = group.broadcast(run_folder.has_run())
     if had_run and not resume:
-        raise UsageError(f"{path}: already holds a run; add --resume to continue it, or choose another OUTPUT_DIR")
+        raise UsageError(
+            f"{path}: already holds a run; add --resume to continue it, or choose another OUTPUT_DIR"
+        )
 
     def acquire() -> None:
         if had_run:

@@ -54,9 +54,12 @@ def exported(tmp_path_factory):
                 save_arch(SHALLOW, folder / "shallow.yaml")
                 cfg.MODEL.FBNETV3.ARCH = str(folder / "shallow.yaml")
             torch.save(
-                {"model": calibrated_detector(cfg, calibration_inputs(), 0.01).state_dict()}, folder / "model.pth"
+                {"model": calibrated_detector(cfg, calibration_inputs(), 0.01).state_dict()},
+                folder / "model.pth",
             )
-            done = export_detector(cfg, folder / "model.pth", folder / "out", classes=NAMES, name=kind, command="mine")
+            done = export_detector(
+                cfg, folder / "model.pth", folder / "out", classes=NAMES, name=kind, command="mine"
+            )
             detectors[kind] = ConfigPredictor(cfg, folder / "model.pth", optimize=False), done
         return detectors[kind]
 
@@ -82,7 +85,8 @@ def photographs():
     """A photo in several sizes, one of them narrower than the stride of any feature map when resized."""
     flower = sample_photographs()[4]
     return [
-        np.asarray(flower.resize(size)) for size in ((640, 427), (97, 96), (160, 90), (61, 200), (33, 31), (300, 7))
+        np.asarray(flower.resize(size))
+        for size in ((640, 427), (97, 96), (160, 90), (61, 200), (33, 31), (300, 7))
     ]
 
 
@@ -125,7 +129,9 @@ def test_the_manifest_describes_the_folder(folder):
     assert manifest["input"] == {"name": "image", "type": "uint8", "shape": [None, None, 3]}
     assert [output["name"] for output in manifest["output"]] == ["boxes", "scores", "classes"]
     check = manifest["verification"]
-    assert check["images"] == len(sample_photographs()) and 0.99 * check["detections"] <= check["equal"] > 20
+    assert (
+        check["images"] == len(sample_photographs()) and 0.99 * check["detections"] <= check["equal"] > 20
+    )
     fields = json.loads((folder / "preprocessing.json").read_text())
     assert (fields["shortest"], fields["longest"], fields["channels"]) == (96, 160, "RGB")
     assert json.loads((folder / "classes.json").read_text()) == NAMES
@@ -137,7 +143,11 @@ def test_the_graph_has_only_onnx_operators_and_named_dynamic_axes(folder):
     operators = {node.op_type for node in model.graph.node}
     assert {"RoiAlign", "NonMaxSuppression", "TopK"} <= operators and "BatchNormalization" not in operators
     assert {node.domain for node in model.graph.node} == {""}
-    assert [size.dim_param for size in model.graph.input[0].type.tensor_type.shape.dim] == ["height", "width", ""]
+    assert [size.dim_param for size in model.graph.input[0].type.tensor_type.shape.dim] == [
+        "height",
+        "width",
+        "",
+    ]
 
 
 @pytest.mark.parametrize("size", [(480, 640), (640, 480), (100, 100), (1, 1000), (37, 4000), (224, 225)])
@@ -156,7 +166,9 @@ class ConstantDetector(torch.nn.Module):
 
     def __init__(self, offset=0.0):
         super().__init__()
-        self.register_buffer("boxes", torch.tensor([[1.0, 2.0, 30.0, 40.0], [50.0, 10.0, 90.0, 60.0]]) + offset)
+        self.register_buffer(
+            "boxes", torch.tensor([[1.0, 2.0, 30.0, 40.0], [50.0, 10.0, 90.0, 60.0]]) + offset
+        )
 
     def forward(self, image):
         scores = torch.tensor([0.9, 0.8]) * (image[0, 0].sum() > 0)
@@ -174,7 +186,9 @@ WHITE, BLACK = (np.full((120, 100, 3), value, np.uint8) for value in (255, 0))
 
 def write(output, model=None, images=(WHITE,), **changes):
     arguments = {"classes": ["x", "y"], "original": constant_detections, "name": "mine", **changes}
-    return write_detector(model or ConstantDetector(), ShortSideResize(0, 1), output=output, images=images, **arguments)
+    return write_detector(
+        model or ConstantDetector(), ShortSideResize(0, 1), output=output, images=images, **arguments
+    )
 
 
 def test_images_without_detections(tmp_path):
@@ -197,7 +211,9 @@ def test_an_export_with_other_detections_is_not_kept(offset, tmp_path):
 
 def test_nothing_to_compare(tmp_path):
     for images in ([BLACK], []):
-        with pytest.raises(ExportError, match=rf"mine: detects nothing in the {len(images)} images .* \(--images\)"):
+        with pytest.raises(
+            ExportError, match=rf"mine: detects nothing in the {len(images)} images .* \(--images\)"
+        ):
             write(tmp_path / "out", images=images)
     assert not list(tmp_path.iterdir())
 
@@ -223,9 +239,15 @@ def test_an_existing_folder_is_not_replaced():
     "keys, message",
     [
         (("INPUT.FORMAT", "L"), "INPUT.FORMAT L cannot be exported; supported: BGR, RGB"),
-        (("MODEL.ROI_HEADS.NUM_CLASSES", 4), r"5 class names for a detector of 4 classes \(MODEL.ROI_HEADS.NUM"),
+        (
+            ("MODEL.ROI_HEADS.NUM_CLASSES", 4),
+            r"5 class names for a detector of 4 classes \(MODEL.ROI_HEADS.NUM",
+        ),
         (("MODEL.MASK_ON", True), "mask and keypoint heads cannot be exported"),
-        (("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"), "MODEL.ROI_BOX_HEAD.POOLER_TYPE RoIPool cannot be exported"),
+        (
+            ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"),
+            "MODEL.ROI_BOX_HEAD.POOLER_TYPE RoIPool cannot be exported",
+        ),
     ],
 )
 def test_detectors_that_cannot_be_exported(keys, message, tmp_path):
@@ -260,13 +282,18 @@ def test_export_and_detect(digits, tool, tmp_path):
     check = json.loads((tmp_path / "out" / "manifest.json").read_text())["verification"]
     shown = f"of {check['detections']} detections in 3 images, {check['equal']} of onnxruntime"
     assert f"{tmp_path}/out/model.onnx: digits, " in ran.out and shown in ran.out
-    assert json.loads((tmp_path / "out" / "classes.json").read_text()) == [str(digit) for digit in range(10)]
+    assert json.loads((tmp_path / "out" / "classes.json").read_text()) == [
+        str(digit) for digit in range(10)
+    ]
     options = ("--input", scenes, "--no-pictures", "--score-threshold", 0.15)
     original = tool("detect", *source, *options, "--output", tmp_path / "original", *overrides)
     exported = tool("detect", "--model", tmp_path / "out", *options, "--output", tmp_path / "exported")
     assert exported.code == original.code == 0, exported.err + original.err
     results, expected = (
-        [json.loads((tmp_path / folder / name).read_text()) for name in ("coco_instances_results.json", "images.json")]
+        [
+            json.loads((tmp_path / folder / name).read_text())
+            for name in ("coco_instances_results.json", "images.json")
+        ]
         for folder in ("exported", "original")
     )
     assert results[1] == expected[1] and len(results[0]) == len(expected[0]) > 5
@@ -281,23 +308,46 @@ def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
     config = ("--config", file, "--weights", weights)
     out = ("--output", tmp_path / "out")
     for name, arguments, message in (
-        ("export_net", [*config, "--format", "executorch"], "detectors are exported to onnx, not to executorch"),
-        ("export_net", [*config, "--format", "onnx", "--int8"], "detectors are exported to onnx, not to int8"),
+        (
+            "export_net",
+            [*config, "--format", "executorch"],
+            "detectors are exported to onnx, not to executorch",
+        ),
+        (
+            "export_net",
+            [*config, "--format", "onnx", "--int8"],
+            "detectors are exported to onnx, not to int8",
+        ),
         (
             "export_net",
             ["--config", file, "--format", "onnx"],
             "no weights found: pass --weights FILE or --weights published, or set OUTPUT_DIR",
         ),
-        ("export_net", ["--config", file, "--weights", "published", "--format", "onnx"], "no weights for 'coco/digits"),
+        (
+            "export_net",
+            ["--config", file, "--weights", "published", "--format", "onnx"],
+            "no weights for 'coco/digits",
+        ),
         ("export_net", ["--model", "coco/faster", "--format", "onnx"], "no weights for 'coco/faster'"),
-        ("detect", ["--model", folder, "--weights", weights, "--input", scenes], "omit --weights and config keys"),
-        ("detect", ["--model", folder, "--input", scenes, "MODEL.DEVICE", "cpu"], "omit --weights and config keys"),
+        (
+            "detect",
+            ["--model", folder, "--weights", weights, "--input", scenes],
+            "omit --weights and config keys",
+        ),
+        (
+            "detect",
+            ["--model", folder, "--input", scenes, "MODEL.DEVICE", "cpu"],
+            "omit --weights and config keys",
+        ),
     ):
         ran = tool(name, *arguments, *out)
         assert (ran.code, ran.err.count("\n")) == (2, 1), ran.err
         assert message in ran.err
     ran = tool("classify", folder, "x.png")
-    assert (ran.code, ran.err.count("\n")) == (2, 1) and "contains a detector; use tools/detect.py" in ran.err
+    assert (ran.code, ran.err.count("\n")) == (
+        2,
+        1,
+    ) and "contains a detector; use tools/detect.py" in ran.err
     assert not (tmp_path / "out").exists()
 
 
@@ -308,7 +358,8 @@ def test_each_detection_is_matched_once():
     every = DetectionArrays(box, score, classes)
     assert compare_detections([every], [every]).equal == 3
     twice = compare_detections(
-        [DetectionArrays(box[:1], score[:1], classes[:1])], [DetectionArrays(box[:2], score[:2], classes[:2])]
+        [DetectionArrays(box[:1], score[:1], classes[:1])],
+        [DetectionArrays(box[:2], score[:2], classes[:2])],
     )
     assert (twice.equal, twice.detections) == (1, 2)
     for other in (
@@ -316,7 +367,10 @@ def test_each_detection_is_matched_once():
         DetectionArrays(box, score + 2e-4, classes),
         DetectionArrays(box, score, classes + 1),
     ):
-        assert compare_detections([other], [every]).equal < 3 and compare_detections([other], [every]).detections > 3
+        assert (
+            compare_detections([other], [every]).equal < 3
+            and compare_detections([other], [every]).detections > 3
+        )
 
 
 def test_multiclass_nms_equals_torchvisions():

@@ -45,7 +45,9 @@ def tiny(digits, held_out):
 def export(digits, tmp_path):
     def export(model, int8, format="onnx", name="out"):
         folder = tmp_path / name
-        return export_classifier(model, digits.preprocessing, CLASSES, folder, format=format, name="tiny", int8=int8)
+        return export_classifier(
+            model, digits.preprocessing, CLASSES, folder, format=format, name="tiny", int8=int8
+        )
 
     return export
 
@@ -80,7 +82,13 @@ def test_onnx_runtime_computes_all_layers_but_the_first_in_integers(digits, int8
 
 
 def test_float_layers_hold_at_most_a_share_of_the_weights():
-    assert [count_float_layers([1, 2, 3, 94], share) for share in (0, 0.01, 0.05, 0.06, 1)] == [0, 1, 2, 3, 4]
+    assert [count_float_layers([1, 2, 3, 94], share) for share in (0, 0.01, 0.05, 0.06, 1)] == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
 
 
 def test_executorch_is_one_graph_of_integer_convolutions(tiny, digits, int8, export):
@@ -107,7 +115,9 @@ def test_onnx_logits_are_close(reduce_range, tiny, digits, int8, export):
 def test_reduce_range_gives_7_bit_weights(tiny, int8, export):
     onnx = pytest.importorskip("onnx")
     done = export(tiny, replace(int8, targets=None, min_agreement=0, reduce_range=True))
-    weights = [onnx.numpy_helper.to_array(x) for x in onnx.load(done.model).graph.initializer if len(x.dims) == 4]
+    weights = [
+        onnx.numpy_helper.to_array(x) for x in onnx.load(done.model).graph.initializer if len(x.dims) == 4
+    ]
     assert max(np.abs(weight.astype(int)).max() for weight in weights) == 64
 
 
@@ -127,10 +137,19 @@ def test_ranges_are_clamped_to_where_activations_are_not_constant():
         ("Conv", "g", "h"),
         ("HardSwish", "h", "i"),
     ]
-    graph = onnx.helper.make_graph([onnx.helper.make_node(op, [x], [y]) for op, x, y in nodes], "graph", [], [])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(op, [x], [y]) for op, x, y in nodes], "graph", [], []
+    )
     ranges = clamp_saturated_ranges(
         graph,
-        {"a": (-9.0, 5.0), "b": (-0.4, 5.0), "c": (-2.0, 9.0), "e": (-9.0, 9.0), "h": (-9.0, -5.0), "i": (-9.0, 9.0)},
+        {
+            "a": (-9.0, 5.0),
+            "b": (-0.4, 5.0),
+            "c": (-2.0, 9.0),
+            "e": (-9.0, 9.0),
+            "h": (-9.0, -5.0),
+            "i": (-9.0, 9.0),
+        },
     )
     assert ranges == {
         "a": (-3.0, 5.0),
@@ -163,14 +182,18 @@ def test_agreement_and_top1():
 )
 def test_lost_accuracy(changes, agreement, top1_int8, message):
     int8 = replace(Int8([0], [0] * 4, [0] * 4), **changes)
-    comparison = {"agreement": agreement} | ({"top1_float32": 90.0, "top1_int8": top1_int8} if top1_int8 else {})
+    comparison = {"agreement": agreement} | (
+        {"top1_float32": 90.0, "top1_int8": top1_int8} if top1_int8 else {}
+    )
     assert int8.describe_loss(comparison) == message
 
 
 def test_an_inaccurate_network_is_not_exported(tiny, int8, export, tmp_path):
     result = export(tiny, replace(int8, max_drop=100), name="in").manifest.verification["int8"]
     assert (result["images"], result["calibration_images"], result["max_drop"]) == (40, 64, 100)
-    with pytest.raises(ExportError, match=r"tiny: int8 reduces top-1 .*; at most -100 points may be lost. Nothing was"):
+    with pytest.raises(
+        ExportError, match=r"tiny: int8 reduces top-1 .*; at most -100 points may be lost. Nothing was"
+    ):
         export(tiny, replace(int8, max_drop=-100))
     assert not (tmp_path / "out").exists()
 

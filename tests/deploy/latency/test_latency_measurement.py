@@ -30,7 +30,9 @@ def test_a_table_is_filled_and_resumed(tmp_path):
         fill_table(path, device, shapes, [TINY], num_classes=10, progress=interrupt)
     assert len(load_latency_table(path).blocks) == 3
     steps.clear()
-    table = fill_table(path, device, shapes, [TINY], num_classes=10, progress=lambda *step: steps.append(step))
+    table = fill_table(
+        path, device, shapes, [TINY], num_classes=10, progress=lambda *step: steps.append(step)
+    )
     assert steps[0] == ("blocks", 1, len(shapes) - 3) and steps[-1] == ("networks", 1, 1)
     assert set(table.blocks) == set(shapes) and table.predict(TINY, 10) > 0
     num_lines = path.read_text().count("\n")

@@ -17,11 +17,20 @@ def test_paths_arrays_and_pillow_images_give_the_same(predictor, held_out, tmp_p
     image = held_out[0][0]
     image.save(tmp_path / "digit.png")
     array = np.asarray(image)
-    same = [image, array, array[:, :, None], np.stack([array] * 3, 2), tmp_path / "digit.png", f"{tmp_path}/digit.png"]
+    same = [
+        image,
+        array,
+        array[:, :, None],
+        np.stack([array] * 3, 2),
+        tmp_path / "digit.png",
+        f"{tmp_path}/digit.png",
+    ]
     results = predictor(same)
     assert [p.index for p in results[0]] == [p.index for p in results[1]]
     for predictions in results[1:]:
-        assert [p.probability for p in predictions] == pytest.approx([p.probability for p in results[0]], abs=1e-5)
+        assert [p.probability for p in predictions] == pytest.approx(
+            [p.probability for p in results[0]], abs=1e-5
+        )
     assert results[0][0].label == str(held_out[1][0])
 
 
@@ -49,7 +58,9 @@ def test_large_logits_do_not_overflow(digits):
         def run(self, batch):
             return np.eye(10, dtype=np.float32)[:1] * 1e5
 
-    (best, *_) = ClassifierPredictor(LargeLogits(), digits.preprocessing, digits.classes)(np.zeros((8, 8), np.uint8))
+    (best, *_) = ClassifierPredictor(LargeLogits(), digits.preprocessing, digits.classes)(
+        np.zeros((8, 8), np.uint8)
+    )
     assert (best.label, best.probability) == ("0", 1.0)
 
 

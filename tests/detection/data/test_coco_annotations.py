@@ -30,7 +30,9 @@ def without(part, key):
 
 
 def test_a_correct_file_is_summarized(tmp_path, caplog):
-    data = dataset(3, [annotation(1), annotation(2, category_id=2), annotation(3, 2, iscrowd=1)], ("dog", "cat"))
+    data = dataset(
+        3, [annotation(1), annotation(2, category_id=2), annotation(3, 2, iscrowd=1)], ("dog", "cat")
+    )
     data["categories"].reverse()
     summary = check_annotations(*save_dataset(tmp_path, data))
     assert (summary.images, summary.boxes, summary.crowds, summary.empty_images) == (3, 2, 1, 2)
@@ -44,7 +46,10 @@ def test_classes_are_in_detectron2s_order(tmp_path):
     data["categories"] = [{"id": 90, "name": "z"}, {"id": 3, "name": "b"}, {"id": 7, "name": "a"}]
     file, root = save_dataset(tmp_path, data)
     load_coco_json(str(file), str(root), f"order of classes {tmp_path}")
-    assert check_annotations(file, root).classes == MetadataCatalog.get(f"order of classes {tmp_path}").thing_classes
+    assert (
+        check_annotations(file, root).classes
+        == MetadataCatalog.get(f"order of classes {tmp_path}").thing_classes
+    )
 
 
 PROBLEMS = {
@@ -56,8 +61,14 @@ PROBLEMS = {
         changed("annotations", bbox=[1, 2, 3]),
         "not a list of four finite numbers (1): 2; it is [x, y, width",
     ),
-    "not a number": (changed("annotations", bbox=[1, 2, float("nan"), 3]), "not a list of four finite numbers (1): 2"),
-    "infinite": (changed("annotations", bbox=[1, 2, float("inf"), 3]), "not a list of four finite numbers (1): 2"),
+    "not a number": (
+        changed("annotations", bbox=[1, 2, float("nan"), 3]),
+        "not a list of four finite numbers (1): 2",
+    ),
+    "infinite": (
+        changed("annotations", bbox=[1, 2, float("inf"), 3]),
+        "not a list of four finite numbers (1): 2",
+    ),
     "text": (changed("annotations", bbox="1 2 3 4"), "not a list of four finite numbers (1): 2"),
     "corners": (
         changed("annotations", bbox=[50, 40, -10, 5]),
@@ -67,7 +78,10 @@ PROBLEMS = {
         changed("annotations", ignore=1),
         'annotations with "ignore", which detectron2 does not know (1): 2; remove them',
     ),
-    "repeated annotation": (changed("annotations", id=1), "repeated ids (1): 1 of annotations; renumber them"),
+    "repeated annotation": (
+        changed("annotations", id=1),
+        "repeated ids (1): 1 of annotations; renumber them",
+    ),
     "repeated image": (changed("images", id=1), "repeated ids (1): 1 of images"),
     "repeated category": (changed("categories", id=1), "repeated ids (1): 1 of categories"),
     "size": (
@@ -82,7 +96,10 @@ PROBLEMS = {
         changed("images", file_name="x/3.png"),
         "missing images (1): {root}/x/3.png; name the folder that each file_name is relative to",
     ),
-    "no box to train on": (dataset(1, [annotation(iscrowd=1)]), "none of its 1 annotations has a box to train on"),
+    "no box to train on": (
+        dataset(1, [annotation(iscrowd=1)]),
+        "none of its 1 annotations has a box to train on",
+    ),
     "no bbox": (without("annotations", "bbox"), 'annotations[1] has no "bbox"; it needs id, im'),
     "no file_name": (without("images", "file_name"), 'images[1] has no "file_name"'),
     "no category name": (without("categories", "name"), 'categories[1] has no "name"'),
@@ -91,8 +108,14 @@ PROBLEMS = {
         {k: v for k, v in dataset().items() if k != "annotations"},
         'has no list "annotations": COCO\'s format has images, annotations, categories',
     ),
-    "results": ([{"image_id": 1}], "is a list, as in a results file: annotations are a mapping with the keys images"),
-    "number": (5, "is not a mapping: annotations are a mapping with the keys images, annotations, categories"),
+    "results": (
+        [{"image_id": 1}],
+        "is a list, as in a results file: annotations are a mapping with the keys images",
+    ),
+    "number": (
+        5,
+        "is not a mapping: annotations are a mapping with the keys images, annotations, categories",
+    ),
     "id that is a list": (
         changed("annotations", image_id=[1]),
         'annotations[1]: "image_id" [1] must be an integer or text',
@@ -129,13 +152,18 @@ def test_all_problems_are_reported_at_once_and_counted(tmp_path):
         check_annotations(file, root)
     text = str(error.value)
     assert f"missing images (5): {root}/1.png, {root}/2.png, {root}/3.png and 2 more;" in text
-    assert 'annotations of categories that are not in "categories" (5): 1 (category 3), 2 (category 3), ' in text
+    assert (
+        'annotations of categories that are not in "categories" (5): 1 (category 3), 2 (category 3), '
+        in text
+    )
 
 
 def test_corrupt_json_is_named_with_line_and_column(tmp_path):
     file, root = save_dataset(tmp_path)
     file.write_text('{"images": [],\n "annotations": [1 2]}')
-    with pytest.raises(DataError, match="instances.json: is not JSON: line 2, column 20: Expecting ',' delim"):
+    with pytest.raises(
+        DataError, match="instances.json: is not JSON: line 2, column 20: Expecting ',' delim"
+    ):
         check_annotations(file, root)
     file.write_bytes(b'{"images": "\xff\xfe"}')
     with pytest.raises(DataError, match="byte 12 is not UTF-8"):
@@ -149,7 +177,9 @@ def test_corrupt_json_is_named_with_line_and_column(tmp_path):
 def test_a_corrupt_image_is_named(tmp_path):
     file, root = save_dataset(tmp_path)
     (root / "2.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"corrupt images \(1\): 2.png \(cannot identify.*replace them, or rem"):
+    with pytest.raises(
+        DataError, match=r"corrupt images \(1\): 2.png \(cannot identify.*replace them, or rem"
+    ):
         check_annotations(file, root)
 
 
@@ -160,7 +190,9 @@ def test_the_size_of_an_image_rotated_by_exif_is_that_after_rotation(tmp_path):
     (record,) = load_coco_json(str(file), str(root), f"turned {tmp_path}")
     assert mapper()(record)["image"].shape[1:] == (48, 64)
     save_image(root / "1.png", 48, 64, exif=exif_with_orientation(6))
-    with pytest.raises(DataError, match=r"1.png is 48 x 64 \(rotated by its EXIF orientation\), not 64 x 48"):
+    with pytest.raises(
+        DataError, match=r"1.png is 48 x 64 \(rotated by its EXIF orientation\), not 64 x 48"
+    ):
         check_annotations(file, root)
     with pytest.raises(SizeMismatchError):
         mapper()(record)
@@ -198,7 +230,13 @@ def test_one_warning_counts_what_detectron2_fixes(tmp_path, caplog):
         "skipped: 1 annotations of images that are not listed; boxes that exceed their image may be two corners "
         "instead of [x, y, width, height]"
     )
-    assert (summary.boxes, summary.clipped, summary.dropped, summary.crowds, summary.masks) == (6, 2, 5, 1, 1)
+    assert (summary.boxes, summary.clipped, summary.dropped, summary.crowds, summary.masks) == (
+        6,
+        2,
+        5,
+        1,
+        1,
+    )
     (image,) = load_coco_json(str(file), str(root), f"corrected {tmp_path}")
     boxes_of_mapper = mapper()(image)["instances"].gt_boxes.tensor.numpy()
     assert len(boxes_of_mapper) == summary.boxes
@@ -213,10 +251,13 @@ def test_masks_are_required_where_they_are_needed(tmp_path):
     assert check_annotations(file, root).masks == 2
     with pytest.raises(DataError) as error:
         check_annotations(file, root, mask_format="polygon")
-    assert "annotations with run-length masks instead of polygons (1): 2; set INPUT.MASK_FORMAT bitmask" in str(
+    assert (
+        "annotations with run-length masks instead of polygons (1): 2; set INPUT.MASK_FORMAT bitmask"
+        in str(error.value)
+    )
+    assert 'annotations without "segmentation" (1): 3; add it, or set MODEL.MASK_ON False' in str(
         error.value
     )
-    assert 'annotations without "segmentation" (1): 3; add it, or set MODEL.MASK_ON False' in str(error.value)
     with pytest.raises(DataError) as error:
         check_annotations(file, root, mask_format="bitmask")
     assert "run-length" not in str(error.value)
@@ -228,10 +269,14 @@ def test_only_some_images_are_opened(tmp_path):
     file, root = save_dataset(tmp_path, data)
     save_image(root / "6.png")
     assert check_annotations(file, root, max_opened=2).images_opened == 2  # the first and the fourth
-    with pytest.raises(DataError, match=r"images whose size .width x height. differs from the file \(1\): 6.png"):
+    with pytest.raises(
+        DataError, match=r"images whose size .width x height. differs from the file \(1\): 6.png"
+    ):
         check_annotations(file, root, max_opened=None)
     save_image(root / "4.png", 5, 5)
-    with pytest.raises(DataError, match=r"differs from the file \(1\): 4.png .*; 2 of 6 images were opened"):
+    with pytest.raises(
+        DataError, match=r"differs from the file \(1\): 4.png .*; 2 of 6 images were opened"
+    ):
         check_annotations(file, root, max_opened=2)
 
 

@@ -11,7 +11,11 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from fbnetv3.data.image_io import CorruptImageError, oriented_size
-from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper, SafeResizeShortestEdge, read_image_array
+from fbnetv3.detection.data.dataset_mapper import (
+    FBNetV3DatasetMapper,
+    SafeResizeShortestEdge,
+    read_image_array,
+)
 from tests.detection.coco_files import annotation, dataset, exif_with_orientation, save_dataset, save_image
 from tests.detection.detectors import small_config, train_step
 
@@ -55,8 +59,18 @@ def test_pixels_are_those_of_detectron2(mode, format, tmp_path):
 def test_16_bits_are_scaled(tmp_path):
     """detectron2 clips them: everything brighter than 1/256 becomes white."""
     Image.fromarray(np.array([[0, 255, 32_768, 65_535]], np.uint16)).save(tmp_path / "x.png")
-    assert read_image_array(tmp_path / "x.png", "BGR")[0].tolist() == [[0] * 3, [0] * 3, [128] * 3, [255] * 3]
-    assert detection_utils.read_image(str(tmp_path / "x.png"), "L")[0].tolist() == [[0], [255], [255], [255]]
+    assert read_image_array(tmp_path / "x.png", "BGR")[0].tolist() == [
+        [0] * 3,
+        [0] * 3,
+        [128] * 3,
+        [255] * 3,
+    ]
+    assert detection_utils.read_image(str(tmp_path / "x.png"), "L")[0].tolist() == [
+        [0],
+        [255],
+        [255],
+        [255],
+    ]
 
 
 def test_unreadable_files_are_named(tmp_path, monkeypatch):

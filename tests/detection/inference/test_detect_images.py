@@ -109,7 +109,12 @@ def test_images_of_all_kinds(detect, tmp_path, batch):
     for result in results.anns.values():
         image = results.imgs[result["image_id"]]
         x, y, width, height = result["bbox"]
-        assert x >= 0 and y >= 0 and x + width <= image["width"] + 0.01 and y + height <= image["height"] + 0.01
+        assert (
+            x >= 0
+            and y >= 0
+            and x + width <= image["width"] + 0.01
+            and y + height <= image["height"] + 0.01
+        )
         assert 0.2 < result["score"] <= 1 and 1 <= result["category_id"] <= 5
 
 
@@ -155,7 +160,8 @@ def test_annotations_give_ids_and_names(detect, tmp_path):
     assert {result["category_id"] for result in results.anns.values()} <= {9, 2, 4, 7, 30}
     assert not (tmp_path / "out" / "images.json").exists()
     with pytest.raises(
-        UsageError, match=r"have 2 categories \(cat, dog\), but the detector has 5 classes: pass annotations with"
+        UsageError,
+        match=r"have 2 categories \(cat, dog\), but the detector has 5 classes: pass annotations with",
     ):
         detector_classes(small_config(), dataset()["categories"])
 
@@ -221,7 +227,8 @@ def test_other_images_in_a_batch_change_nothing(weights):
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 200
     predictor = image_files.ConfigPredictor(cfg, weights)
     images = [
-        np.random.default_rng(n).integers(0, 256, (*size, 3), np.uint8) for n, size in enumerate(((50, 70), (40, 400)))
+        np.random.default_rng(n).integers(0, 256, (*size, 3), np.uint8)
+        for n, size in enumerate(((50, 70), (40, 400)))
     ]
     for together, alone in zip(predictor(images), (predictor([x])[0] for x in images), strict=True):
         assert len(alone) and torch.equal(together.scores, alone.scores)
@@ -244,7 +251,9 @@ def test_the_optimized_predictor_has_the_same_detections(weights, tmp_path):
     )
     model = load_detector(build_model(cfg), weights).eval()
     image = detection_utils.read_image(str(tmp_path / "x.jpg"), "BGR")
-    resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST).get_transform(image)
+    resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST).get_transform(
+        image
+    )
     pixels = torch.from_numpy(resize.apply_image(image).astype("float32").transpose(2, 0, 1))
     with torch.no_grad():
         (expected,) = model([{"image": pixels, "height": 90, "width": 130}])
@@ -259,14 +268,25 @@ def test_masks_are_in_the_results(tmp_path, tool):  # noqa: F811
     torch.save({"model": calibrated_detector(cfg).state_dict()}, tmp_path / "masks.pth")
     (tmp_path / "config.yaml").write_text(CONFIG)
     save_image(tmp_path / "x.png")
-    keys = ("MODEL.MASK_ON", "True", "MODEL.ROI_MASK_HEAD.NUM_CONV", "1", "MODEL.ROI_MASK_HEAD.CONV_DIM", "16")
+    keys = (
+        "MODEL.MASK_ON",
+        "True",
+        "MODEL.ROI_MASK_HEAD.NUM_CONV",
+        "1",
+        "MODEL.ROI_MASK_HEAD.CONV_DIM",
+        "16",
+    )
     ran = tool(
         *("detect", "--config", tmp_path / "config.yaml", "--weights", tmp_path / "masks.pth"),
         *("--input", tmp_path / "x.png", "--output", tmp_path / "out", *keys),
     )
     assert (ran.code, ran.err) == (0, "")
-    results = load_results(tmp_path / "out" / "images.json", tmp_path / "out" / "coco_instances_results.json")
-    assert results.anns and all(results.annToMask(result).shape == (48, 64) for result in results.anns.values())
+    results = load_results(
+        tmp_path / "out" / "images.json", tmp_path / "out" / "coco_instances_results.json"
+    )
+    assert results.anns and all(
+        results.annToMask(result).shape == (48, 64) for result in results.anns.values()
+    )
 
 
 def test_a_model_zoo_detector(tool, released, tmp_path):  # noqa: F811
@@ -277,7 +297,16 @@ def test_a_model_zoo_detector(tool, released, tmp_path):  # noqa: F811
     save_image(tmp_path / "x.png")
     arguments = ("--input", tmp_path / "x.png", "--output", tmp_path / "out", "--no-pictures")
     for name in ("faster_rcnn_fbnetv3_a_C4_224", "coco/faster_rcnn_fbnetv3_a_C4_224.yaml"):
-        ran = tool("detect", "--model", name, *arguments, "--score-threshold", "0", "TEST.DETECTIONS_PER_IMAGE", "7")
+        ran = tool(
+            "detect",
+            "--model",
+            name,
+            *arguments,
+            "--score-threshold",
+            "0",
+            "TEST.DETECTIONS_PER_IMAGE",
+            "7",
+        )
         assert (ran.code, ran.err) == (0, "")
         assert "7 objects in 1 images" in ran.out and not (tmp_path / "out" / "pictures").exists()
         categories = read(tmp_path / "out" / "images.json")["categories"]
@@ -297,8 +326,16 @@ def test_errors_are_one_line(tool, detect, tmp_path):  # noqa: F811
         (detect("--input", tmp_path / "nowhere"), 2, "nowhere: no such file or folder"),
         (detect("--input", "IMG_1234.JPG"), 2, "error: IMG_1234.JPG: no such file or folder"),
         (detect("--input", tmp_path / "empty"), 1, "empty: contains no images (.jpg, .jpeg"),
-        (detect("--input", tmp_path / "x.png", "--score-threshold", "2"), 2, "--score-threshold: 2 must be in [0, 1]"),
-        (detect("--input", tmp_path / "x.png", "--batch-size", "0"), 2, "--batch-size: 0 must be at least 1"),
+        (
+            detect("--input", tmp_path / "x.png", "--score-threshold", "2"),
+            2,
+            "--score-threshold: 2 must be in [0, 1]",
+        ),
+        (
+            detect("--input", tmp_path / "x.png", "--batch-size", "0"),
+            2,
+            "--batch-size: 0 must be at least 1",
+        ),
         (
             detect("--input", tmp_path / "x.png", "--annotations", file),
             1,
@@ -306,7 +343,11 @@ def test_errors_are_one_line(tool, detect, tmp_path):  # noqa: F811
         ),
         (detect("--input", tmp_path / "x.png", "MODEL.NOTHING", "1"), 2, "unknown key MODEL.NOTHING"),
         (detect("MODEL.NOTHING", "1", "--input", tmp_path / "x.png"), 2, "unknown key MODEL.NOTHING"),
-        (detect("--input", tmp_path / "x.png", "--output", tmp_path / "x.png"), 1, "x.png: cannot be written: File"),
+        (
+            detect("--input", tmp_path / "x.png", "--output", tmp_path / "x.png"),
+            1,
+            "x.png: cannot be written: File",
+        ),
         (
             tool("detect", "--input", "x", *output),
             2,
@@ -322,7 +363,10 @@ def test_errors_are_one_line(tool, detect, tmp_path):  # noqa: F811
         assert message in ran.err and ran.err.startswith("error: ") and ran.err.count("\n") == 1
     file.write_text(json.dumps(dataset(1, classes=NAMES)))
     ran = detect("--input", tmp_path / "x.png", "--annotations", file)
-    assert ran.code == 1 and "lists none of the 1 images, such as x.png; it lists 1.png: name the folder" in ran.err
+    assert (
+        ran.code == 1
+        and "lists none of the 1 images, such as x.png; it lists 1.png: name the folder" in ran.err
+    )
 
 
 def test_input_images_are_collected_from_folders(tmp_path):

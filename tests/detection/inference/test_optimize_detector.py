@@ -10,9 +10,19 @@ from torch import nn
 from torchvision.ops import roi_align
 
 from fbnetv3.detection import optimize_for_inference
-from fbnetv3.detection.inference.optimize_detector import FusedBoxHead, LazyDecodeOutputLayers, LazyDecodeRPN
+from fbnetv3.detection.inference.optimize_detector import (
+    FusedBoxHead,
+    LazyDecodeOutputLayers,
+    LazyDecodeRPN,
+)
 from fbnetv3.modeling.cpu.expanding_pooler import ExpandingPooler, roi_align_channels_last
-from tests.detection.detectors import assert_same_detections, calibrated_detector, detect, sample_inputs, small_config
+from tests.detection.detectors import (
+    assert_same_detections,
+    calibrated_detector,
+    detect,
+    sample_inputs,
+    small_config,
+)
 from tests.modeling.cpu.test_inference_blocks import assert_close
 
 CONFIGS = [
@@ -87,7 +97,9 @@ def test_proposals_are_bitwise_those_of_detectron2(levels):
         rpn.post_nms_topk = {False: count, True: count}
         lazy.post_nms_topk = rpn.post_nms_topk
         arguments = (anchors, logits, deltas, [(320, 400), (300, 333)])
-        for actual, expected in zip(lazy.predict_proposals(*arguments), rpn.predict_proposals(*arguments), strict=True):
+        for actual, expected in zip(
+            lazy.predict_proposals(*arguments), rpn.predict_proposals(*arguments), strict=True
+        ):
             assert len(expected) == count or count == 5000
             assert torch.equal(actual.proposal_boxes.tensor, expected.proposal_boxes.tensor)
             assert torch.equal(actual.objectness_logits, expected.objectness_logits)

@@ -23,7 +23,9 @@ from fbnetv3.detection import FBNetV3Backbone, FBNetV3BoxHead, FBNetV3RPNHead, g
 from fbnetv3.errors import UnknownNameError, UsageError
 from tests.detection.detectors import detect, image, small_config, train_step
 
-CONFIGS = sorted(file.stem for file in (configs_folder() / "coco").glob("*.yaml") if not file.stem.startswith("base_"))
+CONFIGS = sorted(
+    file.stem for file in (configs_folder() / "coco").glob("*.yaml") if not file.stem.startswith("base_")
+)
 
 
 def finite(losses):
@@ -80,7 +82,9 @@ def test_lazy_configs():
             anchor_generator=LazyCall(DefaultAnchorGenerator)(
                 sizes=[[32]], aspect_ratios=[0.5, 1.0, 2.0], strides=[16], offset=0.0
             ),
-            anchor_matcher=LazyCall(Matcher)(thresholds=[0.3, 0.7], labels=[0, -1, 1], allow_low_quality_matches=True),
+            anchor_matcher=LazyCall(Matcher)(
+                thresholds=[0.3, 0.7], labels=[0, -1, 1], allow_low_quality_matches=True
+            ),
             box2box_transform=LazyCall(Box2BoxTransform)(weights=[1.0, 1.0, 1.0, 1.0]),
             batch_size_per_image=64,
             positive_fraction=0.5,
@@ -92,10 +96,16 @@ def test_lazy_configs():
             num_classes=5,
             batch_size_per_image=16,
             positive_fraction=0.25,
-            proposal_matcher=LazyCall(Matcher)(thresholds=[0.5], labels=[0, 1], allow_low_quality_matches=False),
+            proposal_matcher=LazyCall(Matcher)(
+                thresholds=[0.5], labels=[0, 1], allow_low_quality_matches=False
+            ),
             box_in_features=["res4"],
-            box_pooler=LazyCall(ROIPooler)(output_size=6, scales=[1 / 16], sampling_ratio=0, pooler_type="ROIAlignV2"),
-            box_head=LazyCall(FBNetV3BoxHead)(input_shape=LazyCall(ShapeSpec)(channels=channels), arch=arch),
+            box_pooler=LazyCall(ROIPooler)(
+                output_size=6, scales=[1 / 16], sampling_ratio=0, pooler_type="ROIAlignV2"
+            ),
+            box_head=LazyCall(FBNetV3BoxHead)(
+                input_shape=LazyCall(ShapeSpec)(channels=channels), arch=arch
+            ),
             box_predictor=LazyCall(FastRCNNOutputLayers)(
                 input_shape=LazyCall(ShapeSpec)(channels=208),
                 box2box_transform=LazyCall(Box2BoxTransform)(weights=[10.0, 10.0, 5.0, 5.0]),
@@ -120,7 +130,11 @@ def test_every_config_has_the_papers_training_settings(name):
     assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.LR_SCHEDULER_NAME) == (270_000, "WarmupCosineLR")
     rate = 0.02 if name.startswith("retinanet") else 0.16
     assert rate == cfg.SOLVER.BASE_LR
-    assert (cfg.MODEL.FBNETV3.NORM, cfg.MODEL_EMA.ENABLED, cfg.MODEL.BACKBONE.FREEZE_AT) == ("SyncBN", True, 0)
+    assert (cfg.MODEL.FBNETV3.NORM, cfg.MODEL_EMA.ENABLED, cfg.MODEL.BACKBONE.FREEZE_AT) == (
+        "SyncBN",
+        True,
+        0,
+    )
     assert cfg.MODEL.FBNETV3.ARCH.startswith("torchvision/") or get_arch(cfg.MODEL.FBNETV3.ARCH)
     if name.endswith("_C4"):
         assert cfg.MODEL.RPN.POST_NMS_TOPK_TEST == 75
@@ -151,7 +165,9 @@ def test_masks(name):
 
 
 def test_a_searched_architecture_from_its_file(tmp_path, small_cfg):
-    save_arch(compound_scale(get_arch("fbnetv3_a0"), depth=0.5, name="searched"), tmp_path / "searched.yaml")
+    save_arch(
+        compound_scale(get_arch("fbnetv3_a0"), depth=0.5, name="searched"), tmp_path / "searched.yaml"
+    )
     small_cfg.MODEL.FBNETV3.ARCH = str(tmp_path / "searched.yaml")
     assert finite(train_step(build_model(small_cfg), [image()]))
 
@@ -194,10 +210,20 @@ def test_an_image_of_one_pixel_in_networks_that_pad_less_as_classifiers(arch, sm
 
 @pytest.mark.parametrize("name", ["faster_rcnn_fbnetv3_a_C4", "retinanet_fbnetv3_a_FPN"])
 def test_a_batch_of_mixed_sizes(name):
-    inputs = [image(), image(200, 1, boxes=((0.0, 10.0, 1.0, 150.0),)), image(33, 257, seed=2), image(boxes=())]
+    inputs = [
+        image(),
+        image(200, 1, boxes=((0.0, 10.0, 1.0, 150.0),)),
+        image(33, 257, seed=2),
+        image(boxes=()),
+    ]
     model = build_model(small_config(name))
     assert finite(train_step(model, inputs))
-    assert [instances.image_size for instances in detect(model, inputs)] == [(64, 96), (200, 1), (33, 257), (64, 96)]
+    assert [instances.image_size for instances in detect(model, inputs)] == [
+        (64, 96),
+        (200, 1),
+        (33, 257),
+        (64, 96),
+    ]
 
 
 def test_a_detector_learns_one_image(small_cfg):

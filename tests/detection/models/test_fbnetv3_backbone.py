@@ -23,11 +23,19 @@ SMALL = "fbnetv3_a0"
 
 
 def norms(model):
-    return {type(m) for m in model.modules() if "Norm" in type(m).__name__ and "Activation" not in type(m).__name__}
+    return {
+        type(m)
+        for m in model.modules()
+        if "Norm" in type(m).__name__ and "Activation" not in type(m).__name__
+    }
 
 
 def test_importing_registers_everything():
-    for name in ("build_fbnetv3_backbone", "build_fbnetv3_fpn_backbone", "build_retinanet_fbnetv3_fpn_backbone"):
+    for name in (
+        "build_fbnetv3_backbone",
+        "build_fbnetv3_fpn_backbone",
+        "build_retinanet_fbnetv3_fpn_backbone",
+    ):
         assert name in BACKBONE_REGISTRY
     assert RPN_HEAD_REGISTRY.get("FBNetV3RPNHead") is FBNetV3RPNHead
     assert ROI_BOX_HEAD_REGISTRY.get("FBNetV3BoxHead") is FBNetV3BoxHead
@@ -133,7 +141,9 @@ def test_frozen_stages(freeze_at, stages):
         assert norms(stage) == {FrozenBatchNorm2d if s < stages else nn.BatchNorm2d}
     before = {key: value.clone() for key, value in backbone.stages[:stages].state_dict().items()}
     backbone.train()(torch.randn(2, 3, 64, 64))["res4"].sum().backward()
-    assert all(torch.equal(before[key], value) for key, value in backbone.stages[:stages].state_dict().items())
+    assert all(
+        torch.equal(before[key], value) for key, value in backbone.stages[:stages].state_dict().items()
+    )
 
 
 def test_freezing_random_weights_gives_a_warning(small_cfg, caplog):
@@ -159,7 +169,9 @@ def test_a_classifiers_weights_initialize_trunk_and_box_head(layout, classifier,
         features = model.backbone(x)["res4"]
         expected = classifier.backbone.stages[:5](x)
         assert torch.equal(features, expected)
-        assert torch.equal(model.roi_heads.box_head.blocks(features), classifier.backbone.stages[5](expected))
+        assert torch.equal(
+            model.roi_heads.box_head.blocks(features), classifier.backbone.stages[5](expected)
+        )
 
 
 def test_timms_weights_initialize_a_trunk(tmp_path):
@@ -231,7 +243,9 @@ def test_one_proposal_or_none(count, training):
 def test_an_image_too_small_for_batchnorm_says_what_to_do(small_cfg):
     model = build_model(small_cfg)
     tiny = image(16, 16, boxes=((2.0, 2.0, 12.0, 12.0),))
-    with pytest.raises(UsageError, match=r"a batch of 1 of size 16 x 16 .*INPUT.MIN_SIZE_TRAIN.*SOLVER.IMS_PER_BATCH"):
+    with pytest.raises(
+        UsageError, match=r"a batch of 1 of size 16 x 16 .*INPUT.MIN_SIZE_TRAIN.*SOLVER.IMS_PER_BATCH"
+    ):
         train_step(model, [tiny])
     assert all(loss == loss for loss in train_step(model, [tiny, tiny]).values())
     assert len(detect(model, [tiny])) == 1
@@ -239,7 +253,9 @@ def test_an_image_too_small_for_batchnorm_says_what_to_do(small_cfg):
 
 def test_an_image_too_small_for_batchnorm_in_an_fpn():
     cfg = small_config("faster_rcnn_fbnetv3_g_FPN")
-    with pytest.raises(UsageError, match=r"a batch of 1 of size 1 x 1 leaves BatchNorm one value per channel"):
+    with pytest.raises(
+        UsageError, match=r"a batch of 1 of size 1 x 1 leaves BatchNorm one value per channel"
+    ):
         train_step(build_model(cfg), [image(64, 64)])
     cfg.MODEL.FBNETV3.NORM = "GN"
     assert all(loss == loss for loss in train_step(build_model(cfg), [image(64, 64)]).values())

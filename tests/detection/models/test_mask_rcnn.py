@@ -24,7 +24,10 @@ def run_length(low, high):
 
 
 TRIANGLE = [8.0, 8.0, 40.0, 8.0, 40.0, 32.0]
-SQUARES = [[10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0], [30.0, 10.0, 40.0, 10.0, 40.0, 20.0, 30.0, 20.0]]
+SQUARES = [
+    [10.0, 10.0, 20.0, 10.0, 20.0, 20.0, 10.0, 20.0],
+    [30.0, 10.0, 40.0, 10.0, 40.0, 20.0, 30.0, 20.0],
+]
 CROWD = annotation(9, 1, iscrowd=1, segmentation={"size": [48, 64], "counts": [0, 3072]})
 
 
@@ -56,7 +59,9 @@ def test_a_training_step(mask_format, tmp_path):
         instances = x["instances"]
         assert x["image"].shape[1:] == (96, 128)
         mask_boxes = instances.gt_masks.get_bounding_boxes().tensor
-        assert (mask_boxes - instances.gt_boxes.tensor).abs().max() <= (0.001 if mask_format == "polygon" else 1)
+        assert (mask_boxes - instances.gt_boxes.tensor).abs().max() <= (
+            0.001 if mask_format == "polygon" else 1
+        )
     model = build_model(cfg)
     losses = train_step(model, inputs)
     assert losses.keys() == {"loss_cls", "loss_box_reg", "loss_mask", "loss_rpn_cls", "loss_rpn_loc"}
@@ -71,7 +76,8 @@ def test_a_mask_is_learned(tmp_path):
     """Steps on one image reduce its mask loss: mask targets are cropped from the right boxes."""
     torch.manual_seed(0)
     file, root = save_dataset(
-        tmp_path, dataset(1, [annotation(bbox=(8.0, 8.0, 32.0, 24.0), segmentation=[TRIANGLE])], classes="abcde")
+        tmp_path,
+        dataset(1, [annotation(bbox=(8.0, 8.0, 32.0, 24.0), segmentation=[TRIANGLE])], classes="abcde"),
     )
     cfg = config("polygon")
     cfg.INPUT.RANDOM_FLIP = "none"

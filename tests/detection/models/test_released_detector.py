@@ -113,10 +113,13 @@ def test_detectron2s_own_checkpointer_loads_it_too(detector):
     """Every tensor is loaded; none is missing or unexpected."""
     expected, path = detector
     model = build("faster_rcnn_fbnetv3_a_C4")
-    incompatible = DetectionCheckpointer(model)._load_model({"model": torch.load(path, weights_only=True)["model"]})
+    incompatible = DetectionCheckpointer(model)._load_model(
+        {"model": torch.load(path, weights_only=True)["model"]}
+    )
     assert not (incompatible.missing_keys or incompatible.unexpected_keys or incompatible.incorrect_shapes)
     assert all(
-        torch.equal(a, b) for a, b in zip(expected.state_dict().values(), model.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(expected.state_dict().values(), model.state_dict().values(), strict=True)
     )
 
 
@@ -126,7 +129,9 @@ def test_anchors_and_pooling_are_those_of_the_released_detector(detector):
     areas = anchors.area().sqrt().reshape(5, 3)
     assert torch.allclose(areas, torch.tensor([32.0, 64, 96, 128, 160])[:, None].expand(5, 3))
     sides = anchors.tensor[:, 2:] - anchors.tensor[:, :2]
-    assert torch.allclose((sides[:, 1] / sides[:, 0]).reshape(5, 3), torch.tensor([0.5, 1.0, 2.0]).expand(5, 3))
+    assert torch.allclose(
+        (sides[:, 1] / sides[:, 0]).reshape(5, 3), torch.tensor([0.5, 1.0, 2.0]).expand(5, 3)
+    )
     assert tuple(model.roi_heads.box_pooler.output_size) == (6, 6)
     assert model.proposal_generator.post_nms_topk[False] == 75
 

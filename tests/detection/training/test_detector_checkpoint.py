@@ -20,7 +20,10 @@ def model(small_cfg):
 
 def shifted(model, offset):
     """Return the model's state with a constant added to all floating-point tensors."""
-    return {key: value + offset if value.is_floating_point() else value for key, value in model.state_dict().items()}
+    return {
+        key: value + offset if value.is_floating_point() else value
+        for key, value in model.state_dict().items()
+    }
 
 
 def equal(model, state):
@@ -151,13 +154,16 @@ def test_a_detector_of_another_architecture(model, tmp_path, small_cfg):
     small_cfg.MODEL.FBNETV3.ARCH = "fbnetv3_b"
     torch.save({"model": build_model(small_cfg).state_dict()}, tmp_path / "x.pth")
     with pytest.raises(
-        WeightsError, match=r"was trained with a different architecture: .* instead of .*set MODEL.FBNETV3.ARCH"
+        WeightsError,
+        match=r"was trained with a different architecture: .* instead of .*set MODEL.FBNETV3.ARCH",
     ):
         load_detector(model, tmp_path / "x.pth")
 
 
 def test_a_detector_on_another_backbone(model, tmp_path):
-    state = {f"x{key}" if key.startswith("backbone") else key: value for key, value in model.state_dict().items()}
+    state = {
+        f"x{key}" if key.startswith("backbone") else key: value for key, value in model.state_dict().items()
+    }
     torch.save({"model": state}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match=r"lacks \d+ tensors such as backbone.*set MODEL.BACKBONE.NAME"):
         load_detector(model, tmp_path / "x.pth")
@@ -200,7 +206,9 @@ def test_weights_of_something_else(model, tmp_path):
     from torchvision.models import resnet18
 
     torch.save({"model": resnet18().state_dict()}, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match=r"has no tensors of this detector; its first tensors are conv1.weight"):
+    with pytest.raises(
+        WeightsError, match=r"has no tensors of this detector; its first tensors are conv1.weight"
+    ):
         load_detector(model, tmp_path / "x.pth")
 
 

@@ -13,15 +13,35 @@ from fbnetv3.detection import load_detector
 from fbnetv3.detection.data import detection_loaders
 from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.detection.training import detector_evaluation
-from fbnetv3.detection.training.detector_training import build_detector_optimizer, evaluate_detector, train_detector
+from fbnetv3.detection.training.detector_training import (
+    build_detector_optimizer,
+    evaluate_detector,
+    train_detector,
+)
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS
 from fbnetv3.training.run_state.fingerprint import DETECTOR_IGNORED_KEYS, config_fingerprint
 from fbnetv3.utils.nested_keys import flatten
 
 # Long enough to detect something on the training images
 LONGER = ["SOLVER.IMS_PER_BATCH", "4", "INPUT.MIN_SIZE_TRAIN", "(80,)", "INPUT.RANDOM_FLIP", "none"]
-LONGER += ["SOLVER.MAX_ITER", "50", "SOLVER.WARMUP_ITERS", "5", "SOLVER.BASE_LR", "0.005", "MODEL_EMA.DECAY", "0.8"]
-LONGER += ["SOLVER.CHECKPOINT_PERIOD", "1000", "INPUT.MIN_SIZE_TEST", "80", "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+LONGER += [
+    "SOLVER.MAX_ITER",
+    "50",
+    "SOLVER.WARMUP_ITERS",
+    "5",
+    "SOLVER.BASE_LR",
+    "0.005",
+    "MODEL_EMA.DECAY",
+    "0.8",
+]
+LONGER += [
+    "SOLVER.CHECKPOINT_PERIOD",
+    "1000",
+    "INPUT.MIN_SIZE_TEST",
+    "80",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+    "0.0",
+]
 LONGER += ["DATASETS.TEST", "('own_train',)"]
 NO_TEST = ["DATASETS.OWN.TEST_JSON", "", "DATASETS.OWN.TEST_IMAGES", ""]
 
@@ -51,7 +71,9 @@ def longer_run(digits_config, tmp_path_factory):
 @pytest.fixture
 def train(tool, digits_config, tmp_path):
     """Run the tool by `train(KEY, VALUE, ...)`, with output in the folder `run`."""
-    return lambda *arguments: tool("train_net", "--config", digits_config, "OUTPUT_DIR", tmp_path / "run", *arguments)
+    return lambda *arguments: tool(
+        "train_net", "--config", digits_config, "OUTPUT_DIR", tmp_path / "run", *arguments
+    )
 
 
 def checkpoint(run, step):
@@ -87,11 +109,22 @@ def test_own_images_need_only_a_config(train, tool, tmp_path):
     assert "on own_train: 8 images, 2 per step, 4 steps" in ran.out
     assert "step 4/4: loss" in ran.out
     assert [line.split()[0] for line in ran.out.splitlines() if " bbox " in line] == ["own_test"]
-    for file in ("model_final.pth", "metrics.jsonl", "curve.png", "detections.png", "log.txt", "tensorboard"):
+    for file in (
+        "model_final.pth",
+        "metrics.jsonl",
+        "curve.png",
+        "detections.png",
+        "log.txt",
+        "tensorboard",
+    ):
         assert str(out / file) in ran.out and (out / file).exists()
     assert "step 4/4: loss" in (out / "log.txt").read_text()
     assert (out / "inference" / "own_test" / "coco_instances_results.json").exists()
-    assert sorted(os.listdir(out / "checkpoints")) == ["last_checkpoint", "step_00000002.pth", "step_00000004.pth"]
+    assert sorted(os.listdir(out / "checkpoints")) == [
+        "last_checkpoint",
+        "step_00000002.pth",
+        "step_00000004.pth",
+    ]
     entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert {"total_loss", "loss_cls", "lr"} <= entries[0].keys()
     assert (entries[-1]["iteration"], "bbox/AP50" in entries[-1]) == (4, True)
@@ -113,7 +146,9 @@ def test_the_average_is_evaluated(longer_run):
     saved = torch.load(result.run_folder.weights, weights_only=True)
     model = build_model(cfg)
     model.load_state_dict(saved["model"])
-    raw = detector_evaluation.evaluate_datasets(cfg, model, ["own_train"], SINGLE_PROCESS)["own_train"]["bbox"]
+    raw = detector_evaluation.evaluate_datasets(cfg, model, ["own_train"], SINGLE_PROCESS)["own_train"][
+        "bbox"
+    ]
     load_detector(model, result.run_folder.weights)
     for key, value in model.state_dict().items():
         assert torch.equal(value, saved["ema_state"][key])
@@ -123,7 +158,10 @@ def test_the_average_is_evaluated(longer_run):
 def test_the_average_includes_every_step(train, tmp_path):
     train(*NO_TEST, "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.CHECKPOINTS", "9", "MODEL_EMA.DECAY", "0.2")
     states = [checkpoint(tmp_path / "run", step) for step in (1, 2, 3, 4)]
-    for key in ("backbone.stages.1.0.project.1.running_mean", "proposal_generator.rpn_head.anchor_deltas.weight"):
+    for key in (
+        "backbone.stages.1.0.project.1.running_mean",
+        "proposal_generator.rpn_head.anchor_deltas.weight",
+    ):
         assert states[0]["model"][key].any()
         average = states[0]["model"][key]
         for n, state in enumerate(states[1:], 1):
@@ -158,7 +196,9 @@ def test_a_random_seed_is_kept_when_resuming(train, tmp_path):
 @pytest.mark.parametrize(
     ("number", "code", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
 )
-def test_a_run_can_be_resumed_after_a_signal(train, uninterrupted, tmp_path, monkeypatch, number, code, word):
+def test_a_run_can_be_resumed_after_a_signal(
+    train, uninterrupted, tmp_path, monkeypatch, number, code, word
+):
     read_image = detection_loaders.SeededDataset.__getitem__
     keys_read = []
 

@@ -38,7 +38,11 @@ def test_another_number_of_classes(fails):
 
 
 def test_retinanet_has_its_own_key_for_the_number_of_classes(digits_config, scenes):
-    from fbnetv3.detection.data.detection_datasets import check_class_names, load_dataset_dicts, register_own_datasets
+    from fbnetv3.detection.data.detection_datasets import (
+        check_class_names,
+        load_dataset_dicts,
+        register_own_datasets,
+    )
 
     cfg = load_detection_config(digits_config).clone()
     cfg.defrost()
@@ -89,7 +93,12 @@ def test_problems_of_annotations_and_images_are_listed(fails, scenes, tmp_path):
 
 def test_errors_about_coco_say_where_it_is_expected(fails):
     message = fails(
-        "DATASETS.OWN.TRAIN_JSON", "", "DATASETS.OWN.TRAIN_IMAGES", "", "DATASETS.TRAIN", "('coco_2017_train',)"
+        "DATASETS.OWN.TRAIN_JSON",
+        "",
+        "DATASETS.OWN.TRAIN_IMAGES",
+        "",
+        "DATASETS.TRAIN",
+        "('coco_2017_train',)",
     )
     assert "instances_train2017.json: no such file (coco_2017_train): set DETECTRON2_DATASETS" in message
 
@@ -128,18 +137,24 @@ def test_wrong_keys_and_values(fails, arguments, message):
 
 
 def test_an_unknown_key_in_a_file(fails, digits_config, tmp_path):
-    (tmp_path / "mine.yaml").write_text(f"_BASE_: {digits_config}\nMODEL: {{FBNETV3: {{ARCHITECTURE: fbnetv3_a}}}}\n")
+    (tmp_path / "mine.yaml").write_text(
+        f"_BASE_: {digits_config}\nMODEL: {{FBNETV3: {{ARCHITECTURE: fbnetv3_a}}}}\n"
+    )
     message = fails(config=tmp_path / "mine.yaml")
     assert "mine.yaml: unknown key MODEL.FBNETV3.ARCHITECTURE: did you mean" in message
 
 
 def test_yaml_that_would_run_code_is_refused(fails, digits_config, tmp_path):
-    (tmp_path / "mine.yaml").write_text(f"_BASE_: {digits_config}\nSEED: !!python/object/apply:os.getpid []\n")
+    (tmp_path / "mine.yaml").write_text(
+        f"_BASE_: {digits_config}\nSEED: !!python/object/apply:os.getpid []\n"
+    )
     assert "mine.yaml: line 2: not YAML" in fails(config=tmp_path / "mine.yaml")
 
 
 def test_an_architecture_file_next_to_the_config(digits_config, tmp_path, monkeypatch):
-    arch = {"_BASE_": str(Path(config_file("coco128_fbnetv3_a_C4")).parents[1] / "archs" / "fbnetv3_a0.yaml")}
+    arch = {
+        "_BASE_": str(Path(config_file("coco128_fbnetv3_a_C4")).parents[1] / "archs" / "fbnetv3_a0.yaml")
+    }
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**arch, "name": "mine"}))
     config = tmp_path / "config.yaml"
     config.write_text(f"_BASE_: {digits_config}\nMODEL: {{FBNETV3: {{ARCH: mine.yaml}}}}\n")

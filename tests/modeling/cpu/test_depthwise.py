@@ -20,8 +20,12 @@ SHAPES = [
 def pair(kernel, stride, padding, channels=16, **arguments):
     """Build our layer and torch's with the same weights."""
     torch.manual_seed(0)
-    reference = nn.Conv2d(channels, channels, kernel, stride, padding, groups=channels, bias=False, **arguments)
-    conv = DepthwiseConv2d(channels, channels, kernel, stride, padding, groups=channels, bias=False, **arguments)
+    reference = nn.Conv2d(
+        channels, channels, kernel, stride, padding, groups=channels, bias=False, **arguments
+    )
+    conv = DepthwiseConv2d(
+        channels, channels, kernel, stride, padding, groups=channels, bias=False, **arguments
+    )
     conv.load_state_dict(reference.state_dict())
     return conv, reference
 
@@ -75,7 +79,9 @@ def test_only_requested_gradients_are_computed():
     assert frozen.weight.grad is None and x.grad is not None
 
 
-@pytest.mark.parametrize("case", ["contiguous", "double", "autocast", "narrow", "no grad", "dilated", "reflect"])
+@pytest.mark.parametrize(
+    "case", ["contiguous", "double", "autocast", "narrow", "no grad", "dilated", "reflect"]
+)
 def test_other_cases_are_left_to_torch(workaround_calls, case):
     extra = {"dilated": {"dilation": 2}, "reflect": {"padding_mode": "reflect"}}.get(case, {})
     conv, reference = pair(3 if case == "narrow" else 5, 1, 2, **extra)
@@ -84,7 +90,10 @@ def test_other_cases_are_left_to_torch(workaround_calls, case):
         x = x.contiguous()
     if case == "double":
         conv, reference, x = conv.double(), reference.double(), x.double()
-    with torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"), torch.set_grad_enabled(case != "no grad"):
+    with (
+        torch.autocast("cpu", torch.bfloat16, enabled=case == "autocast"),
+        torch.set_grad_enabled(case != "no grad"),
+    ):
         y = conv(x)
         expected = reference(x)
     assert torch.equal(y, expected)

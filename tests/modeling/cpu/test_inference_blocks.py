@@ -52,7 +52,9 @@ def test_trunks_keep_their_outputs(arch, dtype, tolerance):
 def test_norms_that_cannot_be_folded_stay(norm):
     unit = randomize_statistics(Conv2dNormActivation(4, 8, 3, 2, norm_layer=norm, activation_layer=nn.ReLU))
     fused, x = fuse_blocks(copy.deepcopy(unit)), torch.randn(2, 4, 9, 7)
-    assert isinstance(fused, FusedConv) and isinstance(fused.norm, nn.GroupNorm) == isinstance(unit[1], nn.GroupNorm)
+    assert isinstance(fused, FusedConv) and isinstance(fused.norm, nn.GroupNorm) == isinstance(
+        unit[1], nn.GroupNorm
+    )
     assert_close(fused(x), unit(x), 1e-5)
 
 

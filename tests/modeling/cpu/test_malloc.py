@@ -22,7 +22,9 @@ print(min(faults() for _ in range(8)))
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 def test_memory_is_mapped_once():
     faults = {
-        how: int(subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, check=True).stdout)
+        how: int(
+            subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, check=True).stdout
+        )
         for how in ("keep", "leave")
     }
     assert faults["keep"] < 100 < 1000 < faults["leave"]

@@ -33,7 +33,9 @@ def rugged(seed):
     triples = rng.normal(size=(6, 3, 3, 3))
 
     def score(c):
-        total = sum(single[i, c[:, i]] for i in range(8)) + sum(pairs[i, c[:, i], c[:, i + 1]] for i in range(7))
+        total = sum(single[i, c[:, i]] for i in range(8)) + sum(
+            pairs[i, c[:, i], c[:, i + 1]] for i in range(7)
+        )
         return total + sum(triples[i, c[:, i], c[:, i + 1], c[:, i + 2]] for i in range(6))
 
     return score
@@ -58,7 +60,9 @@ def test_scored_candidates_are_feasible_and_scored_once():
     result = evolve(recorded_score, constraints, ALL[::50], QUICK)
     assert constraints.feasible(np.array(scored)).all()
     assert len(scored) == len(set(scored)) == result.num_scored
-    assert constraints.feasible(result.candidates).all() and (result.scores == score(result.candidates)).all()
+    assert (
+        constraints.feasible(result.candidates).all() and (result.scores == score(result.candidates)).all()
+    )
     assert (np.diff(result.scores) <= 0).all() and (np.diff(result.best_scores) >= 0).all()
     assert result.scores[0] == result.best_scores[-1]
 
@@ -71,7 +75,9 @@ def test_two_budgets_on_table_2():
     costs = constraints.column_values(result.candidates, "macs", "params")
     assert costs["macs"].max() <= 500e6 and costs["params"].max() <= 8e6
     recipe = space.variable_indices("recipe")
-    assert (result.candidates[0, recipe] == goal[recipe]).all(), "variables without cost have their best values"
+    assert (result.candidates[0, recipe] == goal[recipe]).all(), (
+        "variables without cost have their best values"
+    )
 
 
 def test_results_depend_on_the_seed_only():
@@ -101,7 +107,9 @@ def test_a_budget_that_no_candidate_meets_is_an_error_at_once_that_gives_the_nea
     space = load_space(FBNETV3)
     least = Constraints(space).column_values(np.zeros((1, len(space)), int), "macs")["macs"][0]
     start = time.perf_counter()
-    with pytest.raises(ConstraintError, match="no candidate of fbnetv3 meets .*; the nearest one has macs ") as error:
+    with pytest.raises(
+        ConstraintError, match="no candidate of fbnetv3 meets .*; the nearest one has macs "
+    ) as error:
         evolve(lambda c: np.zeros(len(c)), Constraints(space, [Constraint("macs", high=100e6)]))
     assert time.perf_counter() - start < 5
     nearest = float(str(error.value).rpartition("macs ")[2].replace(",", ""))
@@ -131,11 +139,15 @@ def test_ends_when_the_gain_is_less_than_epsilon():
 
     def generations(**changes):
         calls[0] = 0
-        settings = EvolutionSettings(random=20, top=5, offspring=4, max_generations=12, patience=3, **changes)
+        settings = EvolutionSettings(
+            random=20, top=5, offspring=4, max_generations=12, patience=3, **changes
+        )
         return len(evolve(creeping, within(0, 40), settings=settings).best_scores) - 1
 
     assert generations(epsilon=0.02, swaps=0, perturbations=0) == 3
-    assert generations(epsilon=0.02, swaps=10, perturbations=0) == 4  # the local search follows the last generation
+    assert (
+        generations(epsilon=0.02, swaps=10, perturbations=0) == 4
+    )  # the local search follows the last generation
     assert generations(epsilon=0.2, swaps=10, perturbations=1) == 8  # both again after a perturbation
     assert generations(epsilon=0.001) == 12
 
@@ -148,7 +160,9 @@ def test_the_local_search_leaves_a_local_optimum():
 
     settings = EvolutionSettings(random=1, top=2, offspring=1, patience=1, perturbations=0)
     start = np.zeros((1, 8), int)
-    best = [evolve(pit, within(0, 40), start, replace(settings, swaps=n), seed=3).scores[0] for n in (0, 300)]
+    best = [
+        evolve(pit, within(0, 40), start, replace(settings, swaps=n), seed=3).scores[0] for n in (0, 300)
+    ]
     assert best == [0.0, 10.0]
 
 
@@ -158,11 +172,17 @@ def test_perturbations_reach_what_the_local_search_does_not():
     table = np.random.default_rng(0).normal(size=(10, 6, 6, 6))
 
     def score(candidates):
-        return sum(table[i, candidates[:, i], candidates[:, i + 1], candidates[:, i + 2]] for i in range(10))
+        return sum(
+            table[i, candidates[:, i], candidates[:, i + 1], candidates[:, i + 2]] for i in range(10)
+        )
 
     def best_scores(perturbations):
-        settings = EvolutionSettings(random=20, top=10, offspring=5, patience=1, swaps=30, perturbations=perturbations)
-        return np.array([evolve(score, Constraints(space), settings=settings, seed=s).scores[0] for s in range(5)])
+        settings = EvolutionSettings(
+            random=20, top=10, offspring=5, patience=1, swaps=30, perturbations=perturbations
+        )
+        return np.array(
+            [evolve(score, Constraints(space), settings=settings, seed=s).scores[0] for s in range(5)]
+        )
 
     without, perturbed = best_scores(0), best_scores(3)
     assert (without <= perturbed).all()
@@ -179,7 +199,9 @@ def test_the_front_equals_that_of_all_candidates(seed):
     score = rugged(seed)
     front = pareto_front(score, within(0, 40), "cost", steps=41, seed=seed)
     scores, costs = score(ALL), cost(ALL)
-    expected = [(c, s) for c, s in zip(costs, scores, strict=True) if not ((costs <= c) & (scores > s)).any()]
+    expected = [
+        (c, s) for c, s in zip(costs, scores, strict=True) if not ((costs <= c) & (scores > s)).any()
+    ]
     expected = sorted({(c, s) for c, s in expected if not ((costs < c) & (scores >= s)).any()})
     points = list(zip(cost(front.candidates), front.scores, strict=True))
     assert points == sorted(points) and set(points) <= set(expected)

@@ -13,7 +13,9 @@ def test_neighbors_are_all_single_changes_the_most_promising_pairs_and_combinati
     num_changes = (neighbors != candidate).sum(1)
     assert (num_changes[:6] == 1).all() and len(np.unique(neighbors[:6], axis=0)) == 6
     assert (num_changes[6:11] == 2).all() and len(neighbors) == 6 + 5 + 5
-    assert neighbors[6].tolist() == [2, 0, 0], "5 - 0 and 9 - 0 are the two largest gains of different variables"
+    assert neighbors[6].tolist() == [2, 0, 0], (
+        "5 - 0 and 9 - 0 are the two largest gains of different variables"
+    )
     assert (num_changes[11:] > 0).all() and (num_changes[11:] == 3).any()
 
 

@@ -44,7 +44,13 @@ def test_the_time_left_depends_on_the_slots_of_the_executor(tmp_path):
         return [accuracy(candidate)] * epochs
 
     events = []
-    search(SPACE, slow, tmp_path / "out", on_progress=events.append, **{**QUICK, "rounds": 2, "batch": 4, "workers": 8})
+    search(
+        SPACE,
+        slow,
+        tmp_path / "out",
+        on_progress=events.append,
+        **{**QUICK, "rounds": 2, "batch": 4, "workers": 8},
+    )
     first_round = [progress for progress in events if progress.stage == "trials" and progress.round == 0]
     assert first_round[-1].seconds_left >= 4 * 6 * 0.01
 
@@ -117,7 +123,10 @@ def test_a_pool_that_runs_out_ends_the_search(tmp_path):
         ({"constraints": {"spent": -1}}, "no candidate of toy meets .*; the nearest one has spent 0"),
         ({"budgets": [{"spent": -1}]}, "no candidate of toy meets .*; the nearest one has spent 0"),
         ({"budgets": {"spent": 3}}, "budgets: {.spent.: 3} must be a list"),
-        ({"budgets": [{"spent": 3}, {"spent": 3.0}]}, r"budgets\[1\]: has the same name as another budget, spent_3"),
+        (
+            {"budgets": [{"spent": 3}, {"spent": 3.0}]},
+            r"budgets\[1\]: has the same name as another budget, spent_3",
+        ),
         (
             {"reference_networks": {"B": {"macs": "many", "accuracy": 3}}},
             "reference_networks.B.macs: 'many' must be a number",
@@ -164,9 +173,14 @@ def test_invalid_settings(settings, error, tmp_path):
 
 
 def test_invalid_values_of_a_column(tmp_path):
-    for column, error in ((lambda c: 3, "a number for each, not int64"), (lambda c: c[:, 0] * np.nan, "not NaN")):
+    for column, error in (
+        (lambda c: 3, "a number for each, not int64"),
+        (lambda c: c[:, 0] * np.nan, "not NaN"),
+    ):
         with pytest.raises(UserError, match=error):
-            search(SPACE, evaluate, tmp_path / "out", **QUICK, columns={"odd": column}, constraints={"odd": 3})
+            search(
+                SPACE, evaluate, tmp_path / "out", **QUICK, columns={"odd": column}, constraints={"odd": 3}
+            )
 
 
 NETWORKS = yaml.safe_load((ROOT / "configs/nars/spaces/cifar10_small.yaml").read_text())
@@ -195,7 +209,12 @@ def networks(tmp_path_factory):
         **settings,
         budgets=[{"macs": 1e6}, {"macs": "2e6"}],
         scaled_networks={
-            "family_g": {"from": "macs_2M", "macs": 4e6, "tolerance": 0.1, "recipe": {"drop_path_rate": 0.2}},
+            "family_g": {
+                "from": "macs_2M",
+                "macs": 4e6,
+                "tolerance": 0.1,
+                "recipe": {"drop_path_rate": 0.2},
+            },
             "family_z": {"from": "macs_1M", "macs": 1e12},
         },
         training_config={"_BASE_": str(ROOT / "configs/digits/fbnetv3_digits.yaml"), "SOLVER.EPOCHS": 3},
@@ -231,14 +250,18 @@ def test_recommendations_scale_to_a_family(networks):
     assert macs == pytest.approx(4e6, rel=0.1)
     assert load_config(files.config).MODEL.DROP_PATH_RATE == 0.2
     assert json.loads(files.provenance.read_text())["columns"]["macs"] == macs
-    assert set(networks.scaled_networks) == {"family_g"}  # a target that cannot be met is skipped with a warning
+    assert set(networks.scaled_networks) == {
+        "family_g"
+    }  # a target that cannot be met is skipped with a warning
 
 
 def test_architectures_alone_and_recipes_alone(tmp_path):
     space = space_from_dict(NETWORKS)
     settings = {**QUICK, "rounds": 2, "num_classes": 10}
     constraints = {"macs": 2e6}
-    result = search(space, by_size, tmp_path / "a", **settings, mode="architecture", constraints=constraints)
+    result = search(
+        space, by_size, tmp_path / "a", **settings, mode="architecture", constraints=constraints
+    )
     (recommendation,) = result.recommendations
     assert recommendation.candidate.recipe is None
     assert "RECIPE" not in recommendation.files.config.read_text()

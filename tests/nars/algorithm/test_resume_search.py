@@ -85,7 +85,9 @@ def test_an_interrupted_search_says_how_to_resume(tmp_path, number, code, word):
         )
     )
     tool = [sys.executable, str(ROOT / "tools" / "search_net.py"), "--config", str(config)]
-    process = subprocess.Popen(tool, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        tool, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     while not any(log.read_text() for log in tmp_path.glob("out/logs/*")):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
@@ -159,12 +161,25 @@ def test_a_resumed_search_is_not_finished(tmp_path):
     save_analysis(result)
     with pytest.raises(SearchError):
         search(
-            SPACE, returns_nothing_late, tmp_path / "out", **{**settings, "rounds": 2, "max_failures": 0}, resume=True
+            SPACE,
+            returns_nothing_late,
+            tmp_path / "out",
+            **{**settings, "rounds": 2, "max_failures": 0},
+            resume=True,
         )
     assert "stopped by failures" in describe_search(tmp_path / "out")
     assert "The search has not finished" in write_report(tmp_path / "out").read_text()
-    fewer = search(SPACE, returns_nothing_late, tmp_path / "again", **{**QUICK, "max_failures": 30, "rounds": 2})
-    assert len(search(SPACE, returns_nothing_late, fewer.folder, **settings, max_failures=30, resume=True).trials) == 20
+    fewer = search(
+        SPACE, returns_nothing_late, tmp_path / "again", **{**QUICK, "max_failures": 30, "rounds": 2}
+    )
+    assert (
+        len(
+            search(
+                SPACE, returns_nothing_late, fewer.folder, **settings, max_failures=30, resume=True
+            ).trials
+        )
+        == 20
+    )
 
 
 def returns_nothing_late(candidate, epochs):
@@ -178,7 +193,9 @@ def test_a_failed_start_does_not_block_the_folder(tmp_path):
 
 
 def test_a_folder_with_a_search_is_not_overwritten(plain_search):
-    with pytest.raises(UsageError, match="already contains a search; resume it .*, or choose another folder"):
+    with pytest.raises(
+        UsageError, match="already contains a search; resume it .*, or choose another folder"
+    ):
         search(SPACE, evaluate, plain_search.folder, **QUICK)
 
 

@@ -13,7 +13,9 @@ from fbnetv3.nars.evaluators.evaluator_registry import (
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.search_space import space_from_dict
 
-SPACE = space_from_dict({"name": "two", "variables": {"a": {"range": [0, 2]}, "b": {"choices": ["x", "y"]}}})
+SPACE = space_from_dict(
+    {"name": "two", "variables": {"a": {"range": [0, 2]}, "b": {"choices": ["x", "y"]}}}
+)
 
 
 def constant(candidate, epochs, value=0.5):

@@ -9,7 +9,9 @@ from fbnetv3.nars.evaluators.table_evaluator import TableError, TableEvaluator
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.search_space import space_from_dict
 
-SPACE = space_from_dict({"name": "two", "variables": {"a": {"range": [0, 2]}, "b": {"choices": ["x", "y"]}}})
+SPACE = space_from_dict(
+    {"name": "two", "variables": {"a": {"range": [0, 2]}, "b": {"choices": ["x", "y"]}}}
+)
 
 
 def make_candidate(*vector):

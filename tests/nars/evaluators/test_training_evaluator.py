@@ -15,7 +15,13 @@ QUICK = {"SOLVER.WARMUP_EPOCHS": 0, "SOLVER.BATCH_SIZE": 256, "DATA.WORKERS": 0}
 
 def candidate(folder, **changes):
     folder.mkdir(exist_ok=True)
-    values = {"arch": get_arch("fbnetv3_digits"), "recipe": None, "seed": 0, "full_epochs": 3, "folder": folder}
+    values = {
+        "arch": get_arch("fbnetv3_digits"),
+        "recipe": None,
+        "seed": 0,
+        "full_epochs": 3,
+        "folder": folder,
+    }
     return SimpleNamespace(**values | changes)
 
 

@@ -46,7 +46,9 @@ def test_a_function_of_a_script_needs_no_main_guard(tmp_path):
         "with open_for_tests(evaluate, Path('.'), workers=1) as executor:\n"
         "    print(run_attempts(executor, make_attempt(3))[3].curve)\n"
     )
-    done = subprocess.run([sys.executable, script, ROOT], capture_output=True, text=True, cwd=tmp_path, check=True)
+    done = subprocess.run(
+        [sys.executable, script, ROOT], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
     assert done.stdout == "(13.0, 13.0)\n"
 
 
@@ -120,7 +122,9 @@ def test_subprocesses_of_evaluators_get_the_users_import_path(tmp_path, monkeypa
 
 def test_workers_import_the_users_modules(tmp_path, monkeypatch):
     """Their entries are registered when a candidate is evaluated."""
-    (tmp_path / "extension_of_workers.py").write_text("import os\nos.environ['EXTENSION_OF_WORKERS'] = '1'\n")
+    (tmp_path / "extension_of_workers.py").write_text(
+        "import os\nos.environ['EXTENSION_OF_WORKERS'] = '1'\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
 
     def evaluate(candidate, epochs):

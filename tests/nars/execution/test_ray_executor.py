@@ -102,6 +102,8 @@ def test_an_address_without_a_cluster(tmp_path, monkeypatch):
 
 def test_a_cluster_that_does_not_answer(tmp_path, monkeypatch):
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("no answer\nfrom it")))
+    monkeypatch.setattr(
+        ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("no answer\nfrom it"))
+    )
     with pytest.raises(UsageError, match=r"address: no Ray cluster at auto \(no answer from it\)"):
         open_for_tests(evaluate, tmp_path, "ray", address="auto").__enter__()

@@ -96,7 +96,9 @@ def test_pretraining_helps_if_accuracy_is_a_function_of_the_labels(space, constr
     assert errors[1] < errors[0] / 2
 
 
-@pytest.mark.parametrize(("part", "names"), [(None, ARCH + RECIPE), ("architecture", ARCH), ("recipe", RECIPE)])
+@pytest.mark.parametrize(
+    ("part", "names"), [(None, ARCH + RECIPE), ("architecture", ARCH), ("recipe", RECIPE)]
+)
 def test_ranks_unseen_candidates(space, part, names):
     """In the joint space, of architectures only, and of recipes only."""
     space = space.subspace(part) if part else space
@@ -120,7 +122,9 @@ def test_pure_noise_is_predicted_by_its_mean(space, pool):
 def test_failed_trainings_do_not_hide_differences_between_good_ones(space):
     """A third of the training runs diverge; the accuracies of the others differ by a few points."""
     candidates = np.random.default_rng(0).integers(0, space.sizes, (600, len(space)))
-    value = dict(zip([v.name for v in space.variables], (candidates / np.maximum(space.sizes - 1, 1)).T, strict=True))
+    value = dict(
+        zip([v.name for v in space.variables], (candidates / np.maximum(space.sizes - 1, 1)).T, strict=True)
+    )
     good = 70 + 4 * (value["mixup"] + value["drop_rate"])
     diverged = value["lr"] > 0.65
     accuracies = np.where(diverged, 10 + np.random.default_rng(1).uniform(0, 20, 600), good)

@@ -34,7 +34,11 @@ def test_labels_of_networks(constraints, pool):
 def test_labels_of_a_space_without_networks_are_its_columns():
     space = space_from_dict(SMALL)
     pool = np.array([[0, 0, 0, 0], [1, 1, 0, 2], [2, 0, 0, 1]])
-    columns = {"sum": lambda c: c.sum(1), "constant": lambda c: np.ones(len(c)), "positive": lambda c: 1 + c[:, 0]}
+    columns = {
+        "sum": lambda c: c.sum(1),
+        "constant": lambda c: np.ones(len(c)),
+        "positive": lambda c: 1 + c[:, 0],
+    }
     constraints = Constraints(space, columns=columns)
     assert list(pretraining_labels(constraints, pool)) == ["sum", "positive"]
     assert list(pretraining_labels(constraints, pool, "rich")) == ["sum", "positive", "log positive"]
@@ -43,7 +47,10 @@ def test_labels_of_a_space_without_networks_are_its_columns():
 
 @pytest.mark.parametrize(
     ("selection", "message"),
-    [("rish", "unknown choice 'rish': did you mean rich"), (["mac"], "unknown column mac: did you mean macs")],
+    [
+        ("rish", "unknown choice 'rish': did you mean rich"),
+        (["mac"], "unknown column mac: did you mean macs"),
+    ],
 )
 def test_unknown_labels(constraints, pool, selection, message):
     with pytest.raises(UsageError, match=message):

@@ -62,7 +62,9 @@ def test_an_unfinished_search_has_a_report_of_its_trials(tmp_path):
 def test_a_corrupt_analysis_is_named(tmp_path):
     result = run_search(tmp_path / "out")
     (tmp_path / "out/analysis.json").write_text('{"recommendations": [')
-    with pytest.raises(TrialStoreError, match=r"analysis\.json: is corrupt .*; delete it and resume the search"):
+    with pytest.raises(
+        TrialStoreError, match=r"analysis\.json: is corrupt .*; delete it and resume the search"
+    ):
         write_report(result.folder)
 
 

@@ -18,7 +18,9 @@ def test_large_clusters_use_several_gpus_per_trial():
 def test_only_unreliable_clusters_are_simulated_with_every_seed():
     reliable = simulate_seeds(random_workload(), Cluster(4), seeds=range(5))
     assert len(reliable.wall_seconds) == 1 and reliable.failures == reliable.stopped == 0
-    unreliable = simulate_seeds(random_workload(), Cluster(4, **UNRELIABLE), retries=0, max_failures=0, seeds=range(5))
+    unreliable = simulate_seeds(
+        random_workload(), Cluster(4, **UNRELIABLE), retries=0, max_failures=0, seeds=range(5)
+    )
     assert len(unreliable.wall_seconds) == 5 and unreliable.failures > 0 and unreliable.stopped == 1
     assert unreliable.lost_trials == unreliable.failures
 

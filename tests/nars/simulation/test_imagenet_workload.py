@@ -33,7 +33,9 @@ def test_calibration_reproduces_the_papers_gpu_hours(column):
 def test_a_given_throughput_sets_the_time_of_an_epoch():
     trials = build_imagenet_workload(COSTS, SETTINGS, 1, 20, macs_per_second=V100_MACS_PER_SECOND)
     passes = 3 * TRAINING_IMAGES + 10_000
-    np.testing.assert_allclose(trials.workload.rounds[0], passes * COSTS["macs"][:10] / V100_MACS_PER_SECOND)
+    np.testing.assert_allclose(
+        trials.workload.rounds[0], passes * COSTS["macs"][:10] / V100_MACS_PER_SECOND
+    )
     assert trials.images_per_second == pytest.approx(655 * 390e6 / COSTS["macs"][:10].mean())
 
 
@@ -51,9 +53,18 @@ def test_later_rounds_can_be_drawn_from_the_costliest_candidates():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: draw_trials(COSTS["macs"], 5, 1000), "1 of 1000 candidates are too few for 5 rounds of 1000 trials"),
-        (lambda: draw_trials(COSTS["macs"], 5, 10, costly_fraction=0.01), "0.01 of 1000 candidates are too few"),
-        (lambda: draw_trials(COSTS["macs"], 5, 10, costly_fraction=2.0), r"costly_fraction: 2.0 must be in \[0, 1\]"),
+        (
+            lambda: draw_trials(COSTS["macs"], 5, 1000),
+            "1 of 1000 candidates are too few for 5 rounds of 1000 trials",
+        ),
+        (
+            lambda: draw_trials(COSTS["macs"], 5, 10, costly_fraction=0.01),
+            "0.01 of 1000 candidates are too few",
+        ),
+        (
+            lambda: draw_trials(COSTS["macs"], 5, 10, costly_fraction=2.0),
+            r"costly_fraction: 2.0 must be in \[0, 1\]",
+        ),
         (
             lambda: build_imagenet_workload(COSTS, SETTINGS, 5, 15, gpu_hours=0),
             "gpu_hours: 0 must be a positive number",

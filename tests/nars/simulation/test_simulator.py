@@ -81,7 +81,9 @@ def test_asynchronous_trials_learn_the_stopping_epoch_when_the_first_round_has_e
 def test_every_trial_ends_once_and_slots_are_never_exceeded(seed, asynchronous):
     workload = random_workload(seed=seed)
     cluster = Cluster(10, 2, **UNRELIABLE, repair=30.0)
-    result = simulate(workload, cluster, asynchronous=asynchronous, retries=3, predictor_seconds=2.0, seed=seed)
+    result = simulate(
+        workload, cluster, asynchronous=asynchronous, retries=3, predictor_seconds=2.0, seed=seed
+    )
     assert result.failures > 0
     assert len([a for a in result.attempts if not a.failed]) + result.lost_trials == 36
     starts = [a.start for a in result.attempts]
@@ -95,7 +97,9 @@ def test_every_trial_ends_once_and_slots_are_never_exceeded(seed, asynchronous):
 def test_more_gpus_are_never_slower(seed):
     workload = random_workload(batch=20, seed=seed)
     for asynchronous in (False, True):
-        times = [simulate(workload, Cluster(n), asynchronous=asynchronous).wall_seconds for n in range(1, 30)]
+        times = [
+            simulate(workload, Cluster(n), asynchronous=asynchronous).wall_seconds for n in range(1, 30)
+        ]
         assert all(later <= earlier + 1e-9 for earlier, later in pairwise(times))
 
 
@@ -104,7 +108,9 @@ def test_more_gpus_are_never_slower(seed):
 def test_asynchronous_search_is_never_slower(gpus, seed):
     workload = random_workload(seed=seed)
     cluster = Cluster(gpus, startup=1.0)
-    in_rounds, asynchronous = (simulate(workload, cluster, asynchronous=mode).wall_seconds for mode in (False, True))
+    in_rounds, asynchronous = (
+        simulate(workload, cluster, asynchronous=mode).wall_seconds for mode in (False, True)
+    )
     assert asynchronous <= in_rounds + 1e-9
 
 
@@ -135,7 +141,9 @@ def test_the_seed_determines_the_simulation():
 def test_stragglers_do_not_change_the_expected_work():
     """Within three standard errors over 200 seeds."""
     workload = random_workload()
-    work = np.array([simulate(workload, Cluster(4, stragglers=0.5), seed=seed).gpu_seconds for seed in range(200)])
+    work = np.array(
+        [simulate(workload, Cluster(4, stragglers=0.5), seed=seed).gpu_seconds for seed in range(200)]
+    )
     assert abs(work.mean() - workload.gpu_seconds) < 3 * work.std() / 200**0.5
 
 
@@ -228,7 +236,10 @@ def test_simulated_rounds_are_those_of_the_search(seed, tmp_path):
         (lambda: Cluster(4, failure_rate=-1.0), "failure_rate: -1.0 must be at least 0"),
         (lambda: Cluster(4, stragglers=float("nan")), "stragglers: nan must be"),
         (lambda: simulate(random_workload(), Cluster(4), retries=-1), "retries: -1 must be at least 0"),
-        (lambda: simulate(random_workload(), Cluster(4), max_in_flight=0), "max_in_flight: 0 must be at least 1"),
+        (
+            lambda: simulate(random_workload(), Cluster(4), max_in_flight=0),
+            "max_in_flight: 0 must be at least 1",
+        ),
     ],
 )
 def test_invalid_arguments_are_named(call, message):

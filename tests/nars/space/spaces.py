@@ -39,7 +39,14 @@ IRREGULAR = {
             {"rows": [{"block": "conv", "kernel": "$k", "channels": "$c0", "stride": "$stride"}]},
             {
                 "rows": [
-                    {"block": "mbconv", "kernel": 3, "expansion": "$e", "channels": "$c1", "repeat": "$n", "stride": 2}
+                    {
+                        "block": "mbconv",
+                        "kernel": 3,
+                        "expansion": "$e",
+                        "channels": "$c1",
+                        "repeat": "$n",
+                        "stride": 2,
+                    }
                 ]
             },
             {
@@ -56,10 +63,27 @@ IRREGULAR = {
             },
             {
                 "rows": [
-                    {"block": "mbconv", "kernel": 3, "expansion": 2, "channels": 8, "stride": 2, "dw_padding": "$pad"}
+                    {
+                        "block": "mbconv",
+                        "kernel": 3,
+                        "expansion": 2,
+                        "channels": 8,
+                        "stride": 2,
+                        "dw_padding": "$pad",
+                    }
                 ]
             },
-            {"rows": [{"block": "mbconv", "kernel": 3, "expansion": 3, "channels": 24, "dw_group_width": "$group"}]},
+            {
+                "rows": [
+                    {
+                        "block": "mbconv",
+                        "kernel": 3,
+                        "expansion": 3,
+                        "channels": 24,
+                        "dw_group_width": "$group",
+                    }
+                ]
+            },
             {"rows": [{"block": "mbpool", "expansion": "$e", "channels": 32}]},
         ],
     },

@@ -27,8 +27,14 @@ def test_a_users_column():
     ("function", "message"),
     [
         (lambda c: c, r"column mine: its function must return a number for each, not int64 \(1, 4\)"),
-        (lambda c: np.full(len(c), np.nan), "column mine: its function must return a number for each, not NaN"),
-        (lambda c: np.array(["x"] * len(c)), "column mine: its function must return a number for each, not <U1"),
+        (
+            lambda c: np.full(len(c), np.nan),
+            "column mine: its function must return a number for each, not NaN",
+        ),
+        (
+            lambda c: np.array(["x"] * len(c)),
+            "column mine: its function must return a number for each, not <U1",
+        ),
     ],
 )
 def test_a_column_that_returns_something_else(function, message):

@@ -32,7 +32,9 @@ def made_up_latency(shape):
 
 
 def table_for(space, num_classes=1000):
-    return LatencyTable(DEVICE, {shape: made_up_latency(shape) for shape in possible_shapes(space, num_classes)})
+    return LatencyTable(
+        DEVICE, {shape: made_up_latency(shape) for shape in possible_shapes(space, num_classes)}
+    )
 
 
 @pytest.mark.parametrize("num_classes", [10, 0])
@@ -78,7 +80,10 @@ def test_a_table_without_a_block():
 
 def depth(candidate, epochs):
     """Prefer deep networks, no matter their cost."""
-    return [sum(candidate[f"s{i}_repeat"] for i in range(2, 6)) * epoch / epochs for epoch in range(1, epochs + 1)]
+    return [
+        sum(candidate[f"s{i}_repeat"] for i in range(2, 6)) * epoch / epochs
+        for epoch in range(1, epochs + 1)
+    ]
 
 
 @pytest.fixture
@@ -93,7 +98,14 @@ def test_a_search_within_a_latency(table_file, tmp_path):
     space = load_space(CIFAR)
     latencies = LatencyModel(space, load_latency_table(table_file), 10)(random_candidates(space, 2000))
     fast, slow = (round(float(ms), 4) for ms in np.quantile(latencies, [0.02, 0.5]))
-    settings = {"executor": "serial", "predictor": FAST, "num_classes": 10, "epochs": 2, "rounds": 2, "batch": 8}
+    settings = {
+        "executor": "serial",
+        "predictor": FAST,
+        "num_classes": 10,
+        "epochs": 2,
+        "rounds": 2,
+        "batch": 8,
+    }
     trained = search(space, depth, tmp_path / "out", pool=300, **settings)
     result = search(  # trains nothing
         space,
@@ -133,7 +145,14 @@ def test_invalid_latency_settings(space, latency, error, table_file):
 
 
 def test_the_table_of_a_constraint_must_not_change(table_file, tmp_path):
-    settings = {"executor": "serial", "predictor": FAST, "num_classes": 10, "epochs": 2, "rounds": 1, "batch": 4}
+    settings = {
+        "executor": "serial",
+        "predictor": FAST,
+        "num_classes": 10,
+        "epochs": 2,
+        "rounds": 1,
+        "batch": 4,
+    }
     settings |= {"pool": 50, "constraints": {"latency_ms": 5}, "latency": str(table_file)}
     search(CIFAR, depth, tmp_path / "out", **settings)
     with table_file.open("a") as f:

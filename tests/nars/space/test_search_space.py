@@ -32,7 +32,13 @@ def test_the_published_b_is_a_candidate_except_for_kernels_and_padding(space):
     values |= {"s2_kernel": 5, "s2_expansion": 4, "s2_expansion_rest": 2, "s2_channels": 24, "s2_repeat": 4}
     values |= {"s3_kernel": 5, "s3_expansion": 5, "s3_expansion_rest": 3, "s3_channels": 40, "s3_repeat": 5}
     values |= {"s4_expansion": 5, "s4_expansion_rest": 3, "s4a_channels": 72, "s4a_repeat": 5}
-    values |= {"s4b_channels": 120, "s4b_repeat": 6, "s5a_channels": 184, "s5a_repeat": 6, "s5b_channels": 224}
+    values |= {
+        "s4b_channels": 120,
+        "s4b_repeat": 6,
+        "s5a_channels": 184,
+        "s5a_repeat": 6,
+        "s5b_channels": 224,
+    }
     arch = space.make_arch(space.encode(values), "like_b")
     published = get_arch("fbnetv3_b")
     channels, published_channels = ([b.spec.out_channels for b in a.blocks()] for a in (arch, published))
@@ -99,7 +105,10 @@ def test_invalid_candidates(candidates, message):
 def test_values_outside_the_space():
     space, values = small(), {"width": 8, "kernel": 3, "fixed": "only", "lr": 0.1}
     assert space.encode({**values, "lr": 0.1 + 1e-12}).tolist() == [0, 0, 0, 0]
-    for change, message in (({"width": 9}, "width: 9 must be one of 8, 12, 16"), ({"depth": 1}, "depth: unknown key")):
+    for change, message in (
+        ({"width": 9}, "width: 9 must be one of 8, 12, 16"),
+        ({"depth": 1}, "depth: unknown key"),
+    ):
         with pytest.raises(SpaceError, match=message):
             space.encode({**values, **change})
     with pytest.raises(SpaceError, match="lr: missing"):
@@ -127,26 +136,47 @@ def architecture(**row):
         ({"variables": {}}, "variables: must be a mapping"),
         ({"variables": {"x": [1]}}, r"variables\.x: \[1\] must be a mapping"),
         ({"variables": {"x": {}}}, r"variables\.x: needs either a range or choices"),
-        ({"variables": {"x": {"range": [1, 2], "choices": [1]}}}, r"variables\.x: needs either a range or choices"),
+        (
+            {"variables": {"x": {"range": [1, 2], "choices": [1]}}},
+            r"variables\.x: needs either a range or choices",
+        ),
         ({"variables": {"x": {"rnage": [1, 2]}}}, r"variables\.x\.rnage: unknown key: did you mean range"),
         ({"variables": {"x": {"range": [2, 1]}}}, r"variables\.x\.range: \[2, 1\] must have low <= high"),
-        ({"variables": {"x": {"range": [1, 2, 0]}}}, r"variables\.x\.range: .* must have low <= high, step > 0"),
-        ({"variables": {"x": {"range": [1, 4, 2]}}}, r"variables\.x\.range: .* 4 is not reached in steps of 2"),
+        (
+            {"variables": {"x": {"range": [1, 2, 0]}}},
+            r"variables\.x\.range: .* must have low <= high, step > 0",
+        ),
+        (
+            {"variables": {"x": {"range": [1, 4, 2]}}},
+            r"variables\.x\.range: .* 4 is not reached in steps of 2",
+        ),
         ({"variables": {"x": {"range": [1, 1e9]}}}, r"variables\.x\.range: .* at most 100,000 values"),
-        ({"variables": {"x": {"range": [1, float("nan")]}}}, r"variables\.x\.range: .* must be \[low, high\]"),
+        (
+            {"variables": {"x": {"range": [1, float("nan")]}}},
+            r"variables\.x\.range: .* must be \[low, high\]",
+        ),
         ({"variables": {"x": {"range": [1, 2], "scale": 0}}}, r"variables\.x\.scale"),
         ({"variables": {"x": {"choices": [1], "scale": 2}}}, r"variables\.x\.scale: unknown key"),
         ({"variables": {"x": {"choices": []}}}, r"variables\.x\.choices: \[\] must be a list of"),
-        ({"variables": {"x": {"choices": [[1]]}}}, r"variables\.x\.choices: .* must be a list of texts, numbers"),
+        (
+            {"variables": {"x": {"choices": [[1]]}}},
+            r"variables\.x\.choices: .* must be a list of texts, numbers",
+        ),
         ({"variables": {"x": {"choices": [3, 3.0]}}}, r"variables\.x\.choices: .* contains a value twice"),
-        ({"variables": {"x": {"choices": [1], "part": "other"}}}, r"variables\.x\.part: 'other' must be one of"),
+        (
+            {"variables": {"x": {"choices": [1], "part": "other"}}},
+            r"variables\.x\.part: 'other' must be one of",
+        ),
         ({"name": 3}, "name: 3 must be text"),
         ({"architecture": []}, r"architecture: \[\] must be a mapping"),
         ({"architecture": {"resolution": 32, "stages": 3}}, r"architecture\.stages: 3 must be a list"),
         ({"recipe": {"lr": "$rate"}}, r"recipe: \$rate is not a variable of the recipe: available: lr"),
         ({"recipe": {"lr": "$width"}}, r"recipe: \$width is not a variable of the recipe"),
         (architecture(channels="$lr"), r"architecture: \$lr is not a variable of the architecture"),
-        (architecture(chnnels=8), r"architecture\.stages\[0\]\.rows\[0\]\.chnnels: unknown key: did you mean channels"),
+        (
+            architecture(chnnels=8),
+            r"architecture\.stages\[0\]\.rows\[0\]\.chnnels: unknown key: did you mean channels",
+        ),
         (architecture(repeat=0), r"architecture\.stages\[0\]\.rows\[0\]\.repeat: 0 must be in"),
         (architecture(expansion=[1, 2, 3]), r"rows\[0\]\.expansion: \[1, 2, 3\] must be a value or a pair"),
         (architecture(kernel=[3, 5]), r"rows\[0\]\.kernel: \[3, 5\] must be a single value"),

@@ -16,13 +16,26 @@ from fbnetv3.data.datasets import ArrayDataset, build_dataset
 from fbnetv3.errors import OutputError, UsageError
 from fbnetv3.training import cache_teacher_logits, train
 from fbnetv3.training.builders import build_arch, build_inputs, loss_from_config, teacher_logit_files
-from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitFiles, blend_targets
+from fbnetv3.training.distillation.teacher_logits import (
+    DistillationTarget,
+    TeacherLogitFiles,
+    blend_targets,
+)
 from fbnetv3.training.losses import Distillation
 from fbnetv3.utils.downloads import local_path
 
 CPU = torch.device("cpu")
 TEACHER = ["DISTILL.ARCH", "fbnetv3_digits", "DISTILL.WEIGHTS", "zoo://digits/fbnetv3_digits"]
-SHORT = ["SOLVER.EPOCHS", "1", "SOLVER.WARMUP_EPOCHS", "0", "SOLVER.BATCH_SIZE", "128", "EVAL.BATCH_SIZE", "360"]
+SHORT = [
+    "SOLVER.EPOCHS",
+    "1",
+    "SOLVER.WARMUP_EPOCHS",
+    "0",
+    "SOLVER.BATCH_SIZE",
+    "128",
+    "EVAL.BATCH_SIZE",
+    "360",
+]
 
 
 def make_config(folder, *overrides):
@@ -103,15 +116,24 @@ def test_an_interrupted_cache_is_continued(cache, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["SEED", "1"], r"logits: holds teacher logits for a different SEED: 0, not 1; choose another DISTILL\.CACHE"),
+        (
+            ["SEED", "1"],
+            r"logits: holds teacher logits for a different SEED: 0, not 1; choose another DISTILL\.CACHE",
+        ),
         (["INPUT.FLIP", "True"], r"for a different INPUT\.FLIP"),
         (["DISTILL.VIEWS", "3"], "for a different shape"),
         (
             ["DISTILL.RESOLUTION", "64"],
             r"INPUT\.CROP padded: differs between the teacher's 64 pixels and the student's 32",
         ),
-        (["INPUT.MIXUP", "0.2"], r"INPUT\.MIXUP 0\.2 does not work with cached logits \(DISTILL\.CACHE\): set it to 0"),
-        (["DISTILL.ARCH", "", "DISTILL.WEIGHTS", ""], r"DISTILL\.ARCH and DISTILL\.WEIGHTS must be set together"),
+        (
+            ["INPUT.MIXUP", "0.2"],
+            r"INPUT\.MIXUP 0\.2 does not work with cached logits \(DISTILL\.CACHE\): set it to 0",
+        ),
+        (
+            ["DISTILL.ARCH", "", "DISTILL.WEIGHTS", ""],
+            r"DISTILL\.ARCH and DISTILL\.WEIGHTS must be set together",
+        ),
         (["DISTILL.CACHE", "nowhere"], "nowhere: does not exist"),
         (["SOLVER.LOSS", "focal"], r"SOLVER\.LOSS: unknown loss 'focal': available: cross_entropy"),
     ],
@@ -148,7 +170,12 @@ def test_the_same_teacher_in_other_files(cache, tmp_path):
     shutil.copy(local_path("zoo://digits/fbnetv3_digits"), tmp_path / "teacher.pth")
     arch = get_arch("fbnetv3_digits")
     (tmp_path / "teacher.yaml").write_text(dump_arch(arch))
-    teacher = ["DISTILL.ARCH", str(tmp_path / "teacher.yaml"), "DISTILL.WEIGHTS", str(tmp_path / "teacher.pth")]
+    teacher = [
+        "DISTILL.ARCH",
+        str(tmp_path / "teacher.yaml"),
+        "DISTILL.WEIGHTS",
+        str(tmp_path / "teacher.pth"),
+    ]
     dataset = build_dataset("digits", "", "train")
     fingerprint = teacher_logit_files(make_config(cache[0], *teacher), dataset, 32).fingerprint
     assert fingerprint == teacher_logit_files(make_config(cache[0]), dataset, 32).fingerprint

@@ -134,13 +134,24 @@ def test_an_elastic_job_resumes_after_a_process_was_killed(tmp_path):
     output, _ = job.communicate(timeout=240)
     assert job.returncode == 0, output
     assert len(re.findall("resuming after", output)) == 1
-    assert [m["epoch"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl") if "val_top1" in m] == [1, 2, 3, 4]
+    assert [m["epoch"] for m in read_metrics(tmp_path / "run" / "metrics.jsonl") if "val_top1" in m] == [
+        1,
+        2,
+        3,
+        4,
+    ]
     assert len(re.findall(r"epoch 4/4: ", output)) == 1, "only rank 0 logs"
 
 
 def start_rank(rank, port, *arguments):
     """Start one of two processes without torchrun, as a scheduler would."""
-    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    variables = {
+        "RANK": rank,
+        "LOCAL_RANK": rank,
+        "WORLD_SIZE": 2,
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
     environment = {**ENVIRONMENT, **{name: str(value) for name, value in variables.items()}}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, env=environment, **pipes)
@@ -177,7 +188,10 @@ def test_errors_are_prefixed_with_the_rank(tmp_path):
     processes = [start_rank(rank, port, *run) for rank in (0, 1)]
     errors = [process.communicate(timeout=120)[1] for process in processes]
     assert "error: SOLVER.BATCH_SIZE 7 must be at least 4 and a multiple of the 2 processes" in errors[0]
-    assert "[process 1] error: SOLVER.BATCH_SIZE 7 must be at least 4 and a multiple of the 2 processes" in errors[1]
+    assert (
+        "[process 1] error: SOLVER.BATCH_SIZE 7 must be at least 4 and a multiple of the 2 processes"
+        in errors[1]
+    )
     assert not (tmp_path / "run").exists()
 
 

@@ -47,10 +47,15 @@ if __name__ == "__main__":
 def start(tmp_path):
     """Start two processes by `start(action)`: "fail" or "wait"."""
     (tmp_path / "script.py").write_text(SCRIPT)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([os.environ.get("PYTHONPATH", ""), str(ROOT)]),
+    }
     environment |= {"OMP_NUM_THREADS": "1"}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
-    return lambda action: subprocess.Popen([sys.executable, tmp_path / "script.py", tmp_path, action], **pipes)
+    return lambda action: subprocess.Popen(
+        [sys.executable, tmp_path / "script.py", tmp_path, action], **pipes
+    )
 
 
 def test_each_process_reports_its_error_and_the_exit_code_is_kept(start):

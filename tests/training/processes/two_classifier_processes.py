@@ -49,16 +49,22 @@ def double_objective(model, images, targets):
     return F.cross_entropy(model(images.double()), targets)
 
 
-def make_trainer(group, dataset, hooks=(), objective=double_objective, drop_rate=0.0, linear=False, **arguments):
+def make_trainer(
+    group, dataset, hooks=(), objective=double_objective, drop_rate=0.0, linear=False, **arguments
+):
     """Build a trainer in double precision, so that the order of a sum makes no difference."""
     torch.manual_seed(0)
     if linear:
         model = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 10)).double()
     else:
-        model = fbnetv3.create_model("fbnetv3_digits", num_classes=10, in_chans=1, drop_rate=drop_rate).double()
+        model = fbnetv3.create_model(
+            "fbnetv3_digits", num_classes=10, in_chans=1, drop_rate=drop_rate
+        ).double()
     sync_batchnorm(model, CPU)
     torch.manual_seed(group.rank)
-    loader = build_loader(dataset, TRANSFORM, batch_size=16, training=True, rank=group.rank, world_size=group.size)
+    loader = build_loader(
+        dataset, TRANSFORM, batch_size=16, training=True, rank=group.rank, world_size=group.size
+    )
     return Trainer(
         model,
         objective,
@@ -96,7 +102,9 @@ def train(group, folder):
     metrics = {}
     for length in (1, 7, 60):
         val = DigitsWithCorruptImages("val", length)
-        loader = build_loader(val, TRANSFORM, batch_size=5, training=False, rank=group.rank, world_size=group.size)
+        loader = build_loader(
+            val, TRANSFORM, batch_size=5, training=False, rank=group.rank, world_size=group.size
+        )
         model = trainer.ema.module.float()
         metrics[length] = evaluate(model, loader, CPU, channels_last=False, progress=False, group=group)
     return {
@@ -159,7 +167,9 @@ def interrupt(group, folder):
         exception = type(error).__name__
     resumed = make_trainer(group, dataset, drop_rate=0.5)
     torch.manual_seed(99)
-    resumed.load_state_dict(group.broadcast(checkpointing.checkpoints.load_newest()[1] if group.is_rank_0 else None))
+    resumed.load_state_dict(
+        group.broadcast(checkpointing.checkpoints.load_newest()[1] if group.is_rank_0 else None)
+    )
     resumed.run()
     return {
         "exception": exception,
@@ -172,5 +182,8 @@ def interrupt(group, folder):
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     with process_group("cpu") as group:
-        results = {scenario.__name__: scenario(group, folder) for scenario in (train, accumulate, diverge, interrupt)}
+        results = {
+            scenario.__name__: scenario(group, folder)
+            for scenario in (train, accumulate, diverge, interrupt)
+        }
         torch.save(results, folder / f"process{group.rank}.pth")

@@ -19,7 +19,9 @@ from tests.training.small_trainer import EMPTY_STATE, flat_weights, make_checkpo
 
 def test_diverged_weights_are_not_saved(tmp_path):
     def objective(model, images, targets):
-        return supervised_objective(model, images, targets) * (float("inf") if trainer.progress.step == 4 else 1)
+        return supervised_objective(model, images, targets) * (
+            float("inf") if trainer.progress.step == 4 else 1
+        )
 
     checkpointing = make_checkpointing(tmp_path, steps=1)
     trainer = make_trainer([checkpointing])
@@ -49,7 +51,10 @@ def test_pruning_keeps_other_prefixes_and_names_without_a_number(tmp_path):
     prune_checkpoints(tmp_path / "model_0000002.pth", keep=1)
     prune_checkpoints(tmp_path / "model_final.pth", keep=1)
     assert sorted(os.listdir(tmp_path)) == names[1:]
-    assert [path.name for path in numbered_checkpoints(tmp_path)] == ["step_00000001.pth", "model_0000002.pth"]
+    assert [path.name for path in numbered_checkpoints(tmp_path)] == [
+        "step_00000001.pth",
+        "model_0000002.pth",
+    ]
 
 
 def test_checkpoints_between_epochs(tmp_path):
@@ -67,7 +72,9 @@ def test_a_corrupt_newest_checkpoint_is_skipped(tmp_path, caplog):
     (tmp_path / "step_00000003.pth").write_bytes(content[: len(content) // 2])
     path, state = checkpoints.load_newest()
     assert (path.name, state["step"]) == ("step_00000002.pth", 2)
-    assert "step_00000003.pth: is corrupt" in caplog.text and "trying the previous checkpoint" in caplog.text
+    assert (
+        "step_00000003.pth: is corrupt" in caplog.text and "trying the previous checkpoint" in caplog.text
+    )
     for path in checkpoints.paths():
         path.write_bytes(b"")
     with pytest.raises(WeightsError, match="all checkpoints are corrupt"):
@@ -131,7 +138,10 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_partial_one(tmp_path):
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
-    with pytest.raises(OutputError, match="cannot be written: No such file"), atomic_write(tmp_path / "nowhere" / "x"):
+    with (
+        pytest.raises(OutputError, match="cannot be written: No such file"),
+        atomic_write(tmp_path / "nowhere" / "x"),
+    ):
         pass
 
 

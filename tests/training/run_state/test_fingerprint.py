@@ -26,7 +26,10 @@ def test_sections_and_keys_are_ignored():
 
 def test_a_nested_section_is_ignored():
     cfg = CfgNode({"DATASETS": {"OWN": {"JSON": "a"}, "OWNER": "b", "TRAIN": ("c",)}})
-    assert config_fingerprint(cfg, ignored=("DATASETS.OWN",)) == {"DATASETS.OWNER": "b", "DATASETS.TRAIN": ["c"]}
+    assert config_fingerprint(cfg, ignored=("DATASETS.OWN",)) == {
+        "DATASETS.OWNER": "b",
+        "DATASETS.TRAIN": ["c"],
+    }
 
 
 def test_ignored_keys_of_classifiers_exist_and_new_keys_are_compared():
@@ -43,10 +46,14 @@ def test_the_key_that_differs_is_named():
     with pytest.raises(UsageError, match=message):
         check_same_run({"SEED": 1}, {"SEED": 2}, CHECKPOINT)
     with pytest.raises(UsageError, match=r"definition has changed; use that run's config.yaml"):
-        check_same_run({"definition": "long"}, {"definition": "other"}, CHECKPOINT, long_values=("definition",))
+        check_same_run(
+            {"definition": "long"}, {"definition": "other"}, CHECKPOINT, long_values=("definition",)
+        )
 
 
 def test_a_run_cannot_be_shorter_than_its_checkpoint():
     check_not_longer(3, 3, "epochs", "SOLVER.EPOCHS", CHECKPOINT)
-    with pytest.raises(UsageError, match="it already has 4 epochs, more than SOLVER.EPOCHS 3; raise SOLVER.EPOCHS"):
+    with pytest.raises(
+        UsageError, match="it already has 4 epochs, more than SOLVER.EPOCHS 3; raise SOLVER.EPOCHS"
+    ):
         check_not_longer(4, 3, "epochs", "SOLVER.EPOCHS", CHECKPOINT)

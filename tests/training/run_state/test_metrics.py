@@ -21,7 +21,12 @@ def test_entries_after_a_checkpoint_are_dropped(tmp_path):
     append_json_line(file, {"step": 2, "epoch": 1, "val_top1": 1.0})
     append_json_line(file, {"step": 2, "epoch": 2, "val_top1": 1.0})
     truncate_metrics(file, step=2, epoch=1)
-    assert read_metrics(file) == [{"step": 0}, {"step": 1}, {"step": 2}, {"step": 2, "epoch": 1, "val_top1": 1.0}]
+    assert read_metrics(file) == [
+        {"step": 0},
+        {"step": 1},
+        {"step": 2},
+        {"step": 2, "epoch": 1, "val_top1": 1.0},
+    ]
     with pytest.raises(OutputError, match="metrics.jsonl: cannot be written: No such file"):
         append_json_line(tmp_path / "nowhere" / "metrics.jsonl", {"step": 0})
 
