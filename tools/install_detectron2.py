@@ -70,11 +70,8 @@ def install_wheel() -> None:
         only = ["--no-deps", "--only-binary=:all:", "--python-version", "3.10"]
         pip("install", *only, "--require-hashes", "--target", f"{folder}/wheel", "-r", str(requirement))
         for package in Path(folder, "wheel").iterdir():
-            if package.name in (
-                "bin",
-                "tools",
-                "tests",
-            ):  # scripts; `tools` would shadow those of other projects
+            # Scripts; `tools` would shadow those of other projects
+            if package.name in ("bin", "tools", "tests"):
                 continue
             shutil.rmtree(site / package.name, ignore_errors=True)
             shutil.move(package, site / package.name)

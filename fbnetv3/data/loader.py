@@ -172,9 +172,8 @@ def build_loader(
             raise DataError(
                 f"{length} training images are fewer than one batch of {batch_size} (SOLVER.BATCH_SIZE)"
             )
-        order = getattr(
-            dataset, "order", None
-        )  # datasets such as shards know a random order that is faster to read
+        # Datasets such as shards know a random order that is faster to read
+        order = getattr(dataset, "order", None)
         sampler: Sampler = EpochSampler(length, batch_size, seed, rank, world_size, order)
     else:
         sampler = ShardedSampler(length, rank, world_size)
@@ -188,9 +187,8 @@ def build_loader(
         drop_last=training,
         pin_memory=pin_memory,
         worker_init_fn=init_worker,
-        generator=torch.Generator().manual_seed(
-            seed
-        ),  # by default each epoch draws from the global generator
+        # By default each epoch draws from the global generator
+        generator=torch.Generator().manual_seed(seed),
     )
 
 

@@ -101,25 +101,7 @@ def export_classifier(
 
         # 2. Load it again and compare
         exported = open_classifier(folder, format, name)
-        runtime = exported.runtime.name
-        differences = [relative_difference(exported.logits(examples), expected)]
-        if 0 in dynamic_axes:
-            # A single image may take other kernels
-            differences.append(relative_difference(exported.logits(examples[0]), expected[:1]))
-        if any_size:
-            differences.append(_difference_at_larger_size(exported, original, examples))
-        difference = float(np.max(differences))  # NaN if any is NaN
-        if not difference <= tolerance:  # true for NaN too
-            raise ExportError(
-                f"{name}: the logits of {runtime} differ from the network's by {difference:.1e} of the largest; "
-                f"`tolerance` allows {tolerance:.0e}. Nothing was exported"
-            )
-        verification: dict[str, Any] = {
-            "images": len(examples),
-            "largest_relative_difference": difference,
-            "tolerance": tolerance,
-            "runtime": runtime,
-        }
+        verification = _compare(exported, original, examples, expected, dynamic_axes, tolerance)
 
         # 3. Quantize, compare again, and write the manifest
         if int8:
@@ -147,6 +129,36 @@ def _trace(model: nn.Module, preprocessing: Preprocessing, dynamic_axes: Sequenc
         side = round(1.5 * side)
     example = torch.zeros(batch_size, preprocessing.channels, side, side)
     return export_program(model, example, dynamic_axes)
+
+
+def _compare(
+    exported: ClassifierPredictor,
+    original: ClassifierPredictor,
+    examples: Sequence[ClassifierImage],
+    expected: np.ndarray,
+    dynamic_axes: Sequence[int],
+    tolerance: float,
+) -> dict[str, Any]:
+    """Compare the export's logits with the `expected` ones of the network, and return the manifest's entry."""
+    runtime = exported.runtime.name
+    differences = [relative_difference(exported.logits(examples), expected)]
+    if 0 in dynamic_axes:
+        # A single image may take other kernels
+        differences.append(relative_difference(exported.logits(examples[0]), expected[:1]))
+    if 2 in dynamic_axes:
+        differences.append(_difference_at_larger_size(exported, original, examples))
+    difference = float(np.max(differences))  # NaN if any is NaN
+    if not difference <= tolerance:  # true for NaN too
+        raise ExportError(
+            f"{original.name}: the logits of {runtime} differ from the network's by {difference:.1e} of the largest; "
+            f"`tolerance` allows {tolerance:.0e}. Nothing was exported"
+        )
+    return {
+        "images": len(examples),
+        "largest_relative_difference": difference,
+        "tolerance": tolerance,
+        "runtime": runtime,
+    }
 
 
 def _difference_at_larger_size(

@@ -146,9 +146,8 @@ def _pop_teachers(
 
 def grid_cells(ablation: Ablation) -> list[Cell]:
     """List the cells in training order: seed by seed, teachers before their students."""
-    columns = sorted(
-        ablation.columns, key=lambda name: name in ablation.teachers
-    )  # False sorts before True
+    # False sorts before True
+    columns = sorted(ablation.columns, key=lambda name: name in ablation.teachers)
     return [
         Cell(row, column, seed) for seed in ablation.seeds for row in ablation.rows for column in columns
     ]

@@ -150,9 +150,8 @@ class _ClassifierRun:
         self.num_classes = cast("int", model.num_classes)
         self.model = sync_batchnorm(model, self.device) if cfg.MODEL.SYNC_BN and group.size > 1 else model
         self.ema = ModelEMA(self.model, cfg.EMA.DECAY) if cfg.EMA.ENABLED else None
-        if (
-            group.rank
-        ):  # all ranks start from the same weights, but draw their own dropout, drop path and mixup
+        # All ranks start from the same weights, but draw their own dropout, drop path and mixup
+        if group.rank:
             torch.manual_seed(derive_seed(cfg.SEED, group.rank))
 
         # State of the run

@@ -72,9 +72,8 @@ def log_to_file(file: Path, *packages: str) -> Iterator[None]:
     """Copy the log records of packages (default: this one) to a file within the block."""
     handler = logging.FileHandler(file)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    handler.addFilter(
-        lambda record: not record.exc_info
-    )  # tracebacks are printed by the process that fails
+    # Tracebacks are printed by the process that fails
+    handler.addFilter(lambda record: not record.exc_info)
     loggers = [logging.getLogger(name) for name in packages or ("fbnetv3",)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

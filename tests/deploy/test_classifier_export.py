@@ -126,9 +126,8 @@ def test_prepared_networks_have_no_norm_and_the_same_outputs():
     model.eval().to(memory_format=torch.channels_last)
     for prepared in (prepare_for_export(model), prepare_for_export(model, decompose_hard_sigmoid=True)):
         assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules())
-        assert all(
-            value.is_contiguous() for value in prepared.state_dict().values()
-        )  # ExecuTorch may fail otherwise
+        # ExecuTorch may fail otherwise
+        assert all(value.is_contiguous() for value in prepared.state_dict().values())
         with torch.no_grad():
             torch.testing.assert_close(prepared(x), model(x), rtol=1e-4, atol=1e-5)
 

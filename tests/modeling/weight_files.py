@@ -39,9 +39,8 @@ def weight_by_formula(key, shape):
         return torch.zeros(shape, dtype=torch.int64)
     if kind == "running_var":
         values = rng.uniform(0.5, 1.5, shape)
-    elif (
-        kind == "weight" and len(shape) == 1
-    ):  # BatchNorm; small after projections, so that deep sums stay in range
+    # BatchNorm; small after projections, so that deep sums stay in range
+    elif kind == "weight" and len(shape) == 1:
         values = rng.uniform(*((0.1, 0.4) if ".pwl." in key else (0.5, 1.2)), shape)
     elif len(shape) <= 1:
         values = rng.normal(0, 0.1, shape)

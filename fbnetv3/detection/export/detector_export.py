@@ -88,9 +88,8 @@ def simplify_for_export(model: nn.Module) -> nn.Module:
         side = heads.box_pooler.output_size[0]
         channels = next(heads.box_head.parameters()).shape[1]
         with torch.no_grad():
-            box_head(
-                torch.zeros(1, channels, side, side)
-            )  # caches what depends only on the size of the regions
+            # Caches what depends only on the size of the regions
+            box_head(torch.zeros(1, channels, side, side))
         cast("nn.Module", simplified.roi_heads).box_head = box_head
     return simplified
 

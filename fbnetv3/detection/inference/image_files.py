@@ -54,9 +54,8 @@ class ConfigPredictor:
     def __init__(self, cfg: CfgNode, weights: str | os.PathLike, *, optimize: bool = True) -> None:
         self.cfg = cfg.clone()
         self.cfg.defrost()
-        self.cfg.MODEL.WEIGHTS = os.fspath(
-            weights
-        )  # so that build_model does not load a classifier's weights
+        # So that build_model does not load a classifier's weights
+        self.cfg.MODEL.WEIGHTS = os.fspath(weights)
         with quiet_detectron2():
             model = load_detector(build_model(self.cfg), weights).eval()
             self.model = optimize_for_inference(model) if optimize else model

@@ -96,9 +96,8 @@ class _InterruptibleLoader:
     def __init__(self, loader: DataLoader, group: ProcessGroup) -> None:
         self.loader = loader
         self.group = group
-        self.common_batches = (
-            len(cast("Sized", loader.dataset)) // group.size
-        )  # number that every process has
+        # Number that every process has
+        self.common_batches = len(cast("Sized", loader.dataset)) // group.size
 
     def __len__(self) -> int:
         return len(self.loader)

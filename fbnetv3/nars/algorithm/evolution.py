@@ -194,9 +194,8 @@ class _Evolution:
         self.best_scores: list[float] = []  # after each generation
         self.num_scored = 0
         self._seen: set[bytes] = set()
-        self._searched: set[bytes] = (
-            set()
-        )  # candidates whose neighbors have been searched since the last perturbation
+        # Candidates whose neighbors have been searched since the last perturbation
+        self._searched: set[bytes] = set()
         self._regression: SurrogateRegression | None = None
         self._num_scored_at_fit = 0
 

@@ -110,9 +110,8 @@ def search(
         UserError: invalid settings, constraints that no candidate meets, a folder in use, trials of a different search,
             or too many failures. Finished trials are kept.
     """
-    settings = settings or parse_settings(
-        keywords
-    )  # first, because the space may use blocks of the `imports`
+    # First, because the space may use blocks of the `imports`
+    settings = settings or parse_settings(keywords)
     space = space if isinstance(space, Space) else load_space(space)
     # Find as many errors as possible before anything is written
     plan = SearchPlan(space, settings)

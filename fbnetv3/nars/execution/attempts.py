@@ -20,9 +20,8 @@ class SearchContext:
 
     space: Space
     evaluator: Evaluate
-    imports: Sequence[str] = field(
-        default_factory=user_modules
-    )  # users' modules, which a worker imports first
+    # Users' modules, which a worker imports first
+    imports: Sequence[str] = field(default_factory=user_modules)
 
 
 @dataclass(frozen=True)

@@ -110,9 +110,8 @@ class SimulationResult:
     workload: Workload
     cluster: Cluster
     attempts: tuple[Attempt, ...]  # in the order in which they ended
-    results_at_proposal: tuple[
-        int, ...
-    ]  # for each trial, how many trials had succeeded when it was proposed
+    # For each trial, how many trials had succeeded when it was proposed
+    results_at_proposal: tuple[int, ...]
 
     @cached_property
     def wall_seconds(self) -> float:

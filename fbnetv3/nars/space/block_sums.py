@@ -27,9 +27,8 @@ _INVALID = -1
 class BlockFunctions(NamedTuple):
     """What is summed: non-negative values of a block and of a head."""
 
-    block: Callable[
-        [str, BlockSpec, int], Sequence[float]
-    ]  # of registered name, spec and side of the input
+    # Of registered name, spec and side of the input
+    block: Callable[[str, BlockSpec, int], Sequence[float]]
     head: Callable[[int, int], Sequence[float]] | None  # of channels and side of the input
     num_columns: int  # number of values
     dtype: type = np.int64

@@ -28,9 +28,8 @@ def sample_sobol(space: Space, count: int, seed: int = 0) -> np.ndarray:
 def _draw(space: Space, sequence: qmc.Sobol, count: int) -> np.ndarray:
     """Return the next candidates of a sequence, integers (count, variables)."""
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", UserWarning
-        )  # counts that are not a power of two lack perfect balance
+        # Counts that are not a power of two lack perfect balance
+        warnings.simplefilter("ignore", UserWarning)
         points = sequence.random(count)
     return np.minimum((points * space.sizes).astype(np.int64), space.sizes - 1)
 

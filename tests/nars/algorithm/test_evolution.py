@@ -145,9 +145,8 @@ def test_ends_when_the_gain_is_less_than_epsilon():
         return len(evolve(creeping, within(0, 40), settings=settings).best_scores) - 1
 
     assert generations(epsilon=0.02, swaps=0, perturbations=0) == 3
-    assert (
-        generations(epsilon=0.02, swaps=10, perturbations=0) == 4
-    )  # the local search follows the last generation
+    # The local search follows the last generation
+    assert generations(epsilon=0.02, swaps=10, perturbations=0) == 4
     assert generations(epsilon=0.2, swaps=10, perturbations=1) == 8  # both again after a perturbation
     assert generations(epsilon=0.001) == 12
 

@@ -250,9 +250,8 @@ def test_recommendations_scale_to_a_family(networks):
     assert macs == pytest.approx(4e6, rel=0.1)
     assert load_config(files.config).MODEL.DROP_PATH_RATE == 0.2
     assert json.loads(files.provenance.read_text())["columns"]["macs"] == macs
-    assert set(networks.scaled_networks) == {
-        "family_g"
-    }  # a target that cannot be met is skipped with a warning
+    # A target that cannot be met is skipped with a warning
+    assert set(networks.scaled_networks) == {"family_g"}
 
 
 def test_architectures_alone_and_recipes_alone(tmp_path):
