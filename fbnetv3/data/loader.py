@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -115,13 +117,25 @@ def _collate(preprocessing: Preprocessing | None, samples: list[Sample]) -> Batc
 
 
 def init_worker(_: int) -> None:
-    """Initialize a DataLoader's worker process: ignore SIGINT and SIGTERM, hide tracebacks, use one thread."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the main process handles them and ends its workers
-        signal.signal(number, signal.SIG_IGN)
+    """Initialize a DataLoader's worker process: let only the main process end it, hide tracebacks, use one thread."""
+    # Ctrl-C and a scheduler's SIGTERM reach all processes; the main process handles them and ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_exit_on_sigterm_of_main_process, daemon=True).start()
+    else:  # macOS
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Image errors are passed to the main process. The remaining tracebacks are about tensors that an interrupted main
     # process no longer receives.
     sys.excepthook = lambda *error: None
     torch.set_num_threads(1)
+
+
+def _exit_on_sigterm_of_main_process() -> None:
+    # multiprocessing sends it when the interpreter exits while the loader exists, and waits for the worker to end
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def build_loader(

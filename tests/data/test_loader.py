@@ -1,5 +1,9 @@
 """Loaders: reproducible batches, and corrupt images that are skipped and named."""
 
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -128,3 +132,23 @@ def test_views_repeat():
     dataset = TransformedDataset(build_dataset("digits", "", "val"), transform, views=2)
     first, second, third = (dataset[epoch, 3].pixels for epoch in range(3))
     assert torch.equal(first, third) and not torch.equal(first, second)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="macOS cannot tell who sent a signal")
+def test_workers_ignore_sigterm_but_not_of_the_main_process_at_exit():
+    """A script that keeps its loader in a global variable ends; a scheduler's SIGTERM does not end workers."""
+    script = """
+import os, signal
+from multiprocessing import active_children
+from fbnetv3.data import build_loader, build_dataset
+from torchvision.transforms.functional import pil_to_tensor
+
+loader = build_loader(build_dataset("digits", "", "val"), pil_to_tensor, batch_size=8, training=True, workers=2)
+batches = iter(loader)
+next(batches)
+pids = " ".join(str(child.pid) for child in active_children())
+os.system(f"kill -TERM {pids}; kill -INT {pids}")
+print(sum(len(batch.targets) for batch in batches) + 8)
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "360\n", "")
