@@ -29,7 +29,7 @@ def create_model(
             weights. With a different number, the pretrained trunk is kept and the head is randomly initialized.
         in_chans: channels of the input. Default: 3, or the number of the pretrained weights.
         features_only: return feature maps at strides 2 to 32 instead of logits; the attributes `feature_channels` and
-            `feature_strides` describe them.
+            `feature_strides` describe them. `num_classes` and `drop_rate` have no effect then.
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
 

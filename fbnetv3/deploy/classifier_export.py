@@ -69,8 +69,13 @@ def export_classifier(
         int8: how to quantize the verified export; for onnx and executorch.
 
     Raises:
+        UnknownNameError: the format is not registered.
+        UsageError: the format does not support an option, or the output folder is not empty.
         MissingPackageError: the format's packages are not installed; the message says what to install.
-        ExportError: the network cannot be exported, or the export differs from it, or int8 loses too much accuracy.
+        DataError: one of `images` is missing, corrupt or not an image.
+        ExportError: the network cannot be exported, the export differs from it, int8 loses too much accuracy, or the
+            number of class names is wrong.
+        OutputError: the folder cannot be written.
     """
     # Check the arguments before the slow steps
     export_format = get_format(format)
@@ -80,7 +85,11 @@ def export_classifier(
         if is_wanted and not getattr(export_format, f"supports_{option}"):
             formats = " and ".join(formats_supporting(option))
             raise UsageError(f"{option} is available for {formats}, not for {format}")
-    images = images or sample_images(preprocessing.channels)
+    images = sample_images(preprocessing.channels) if images is None else images
+    if not len(images):
+        raise UsageError(
+            "images is empty: pass images to compare the export on, or None for the sample images"
+        )
     examples = [load_image(image, f"images[{i}]") for i, image in enumerate(images)]
     reference = copy.deepcopy(model).cpu().eval()
     original = ClassifierPredictor(TorchRuntime(reference), preprocessing, classes, name)

@@ -21,7 +21,7 @@ from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, preprocessing_from_dict
 from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor, resize_from_dict
 from fbnetv3.errors import ExportError, UsageError, UserError, suggest
-from fbnetv3.utils.files import PARTIAL_PREFIX, file_sha256, output_error, write_json
+from fbnetv3.utils.files import PARTIAL_PREFIX, file_sha256, build_output_error, write_json
 from fbnetv3.utils.text import one_line
 
 T = TypeVar("T")
@@ -155,8 +155,11 @@ def read_manifest(folder: Path) -> Manifest:
             )
         manifest = Manifest(**fields)
         if manifest.format not in FORMATS:
-            advice = f"{suggest(manifest.format, FORMATS.names())} Import the module that registers it (--import)"
-            raise ExportError(f"{path}: unknown export format '{manifest.format}': {advice}")
+            choices = suggest(manifest.format, FORMATS.names())
+            raise ExportError(
+                f"{path}: unknown export format '{manifest.format}': {choices}; or import the module that registers it "
+                "(--import)"
+            )
         if manifest.task not in (CLASSIFICATION, DETECTION):
             raise ValueError(f"unknown task {manifest.task!r}")
         # The listed files must be exactly those of the format, so that no path leaves the folder
@@ -200,4 +203,4 @@ def new_folder(output: Path) -> Iterator[Path]:
     except UserError:
         raise
     except OSError as error:
-        raise output_error(output, error) from error
+        raise build_output_error(output, error) from error

@@ -68,7 +68,9 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
                 f"{path}: contains objects other than tensors, which could run code; {advice}"
             ) from None
         problem = f"is corrupt or not a checkpoint ({type(error).__name__})"
-        if start.startswith(_WEB_PAGE_STARTS):
+        if isinstance(error, WeightsError):
+            problem = str(error)
+        elif start.startswith(_WEB_PAGE_STARTS):
             problem = "is a web page, not weights"
         # A corrupt download would otherwise stay in the cache
         deleted = (
@@ -78,14 +80,14 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
 
 
 def _refuse_archive_bomb(path: Path) -> None:
-    """Refuse a zip archive that would grow when it is read. torch.save stores its entries without compression."""
+    """Reject a zip archive that would expand when read. torch.save stores its entries without compression."""
     if not zipfile.is_zipfile(path):
         return  # the format of torch before 1.6
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     is_compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
     if is_compressed or sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise ValueError("its content is larger than the file")
+        raise WeightsError("is compressed, or unpacks to more than its size: save it again with torch.save")
 
 
 def extract_state_dict(checkpoint: object, name: str) -> StateDict:

@@ -130,7 +130,10 @@ def build_network(
     drop_path_rate: float = 0.0,
     norm_layer: NormLayer = BatchNorm,
 ) -> FBNetV3 | Features:
-    """Build a randomly initialized `FBNetV3`, or `Features` if `features_only`, which explain the other arguments."""
+    """Build a randomly initialized `FBNetV3`, or `Features` with `features_only`.
+
+    See these classes for the other arguments. `features_only` ignores `num_classes` and `drop_rate`: it has no head.
+    """
     check_int(num_classes, "num_classes", 0)
     check_int(in_chans, "in_chans", 1)
     for argument, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):

@@ -61,7 +61,7 @@ def build_torchvision_model(
     name = arch.name.removeprefix(TORCHVISION_PREFIX)
     model = torchvision.models.get_model(name, weights=None, num_classes=num_classes)
     model.num_classes = num_classes
-    # A network without dropout gets one before its last linear layer
+    # Set the dropout; a network without one gets it before its last linear layer
     dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
     for dropout in dropouts:
         dropout.p = drop_rate
@@ -70,6 +70,8 @@ def build_torchvision_model(
         linear_layers[-1].register_forward_pre_hook(
             lambda module, inputs: F.dropout(inputs[0], drop_rate, module.training)
         )
+    if drop_rate and not linear_layers and not dropouts:
+        logger.warning("%s has neither dropout nor a linear layer: MODEL.DROP_RATE is ignored", arch.name)
     # The deepest block takes the rate, the others keep their proportions
     layers = [m for m in model.modules() if isinstance(m, StochasticDepth)]
     max_rate = max((layer.p for layer in layers), default=0.0)

@@ -119,7 +119,7 @@ def timm_layers(arch: ArchDef, state_dict: StateDict) -> dict[str, str]:
         if block.kind == "mbconv":
             has_expand = cast("MBConvSpec", block.spec).has_expand
             layers = _TIMM_MBCONV if has_expand else _TIMM_MBCONV_WITHOUT_EXPANSION
-        elif block.spec.pools:
+        elif block.spec.ends_in_pool:
             layers = {"conv": "expand.0", "bn1": "expand.1"}
             # timm has the last 1x1 convolution outside its blocks
             names["conv_head"] = f"backbone.stages.{block.name}.project"

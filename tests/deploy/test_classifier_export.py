@@ -179,6 +179,23 @@ def test_an_empty_folder_can_be_used(tmp_path):
     assert len(load(tmp_path / "out")(np.zeros((8, 8), np.uint8))) == 2
 
 
+def test_images_may_be_an_array(tmp_path):
+    images = np.zeros((3, 8, 8), np.uint8)
+    done = export_classifier(
+        Mean(), SMALL, ["a", "b"], tmp_path / "out", format="torch-export", images=images
+    )
+    assert done.manifest.verification["images"] == 3
+
+
+def test_an_error_after_the_onnx_export_is_an_export_error(tmp_path, monkeypatch):
+    def reject(*_, **__):
+        raise ValueError("invalid graph")
+
+    monkeypatch.setattr(pytest.importorskip("onnx").checker, "check_model", reject)
+    with pytest.raises(ExportError, match="torch.onnx cannot export this network: invalid graph"):
+        export_classifier(Mean(), SMALL, ["a", "b"], tmp_path / "out")
+
+
 def test_the_network_is_not_changed(tmp_path):
     model = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(inplace=True), nn.Flatten())
     model.append(nn.Linear(128, 2)).train()
@@ -193,6 +210,7 @@ def test_the_network_is_not_changed(tmp_path):
     [
         ({"format": "onxx"}, "unknown export format 'onxx': did you mean onnx?"),
         ({"format": "executorch", "any_size": True}, "any_size is available for onnx and torch-export"),
+        ({"images": []}, "images is empty: pass images to compare the export on"),
         ({"classes": ["a", "b", "c"]}, r"shape \(32, 2\) for 32 images, but has 3 class names"),
     ],
 )

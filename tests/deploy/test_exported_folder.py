@@ -52,7 +52,7 @@ def test_a_corrupt_manifest(text, message, folder):
     "changes, message",
     [
         ({"layout": 3}, "newer version of fbnetv3: update"),
-        ({"format": "onxx"}, r"unknown export format 'onxx': did you mean onnx\? .*--import"),
+        ({"format": "onxx"}, r"unknown export format 'onxx': did you mean onnx\?; or import .*--import"),
         ({"task": "segmentation"}, "unknown task 'segmentation'"),
         ({"files": {}}, "corrupt .lists the files none"),
         ({"files": {"../model.pt2": {"sha256": "", "bytes": 1}}}, "corrupt .lists the files"),

@@ -1,6 +1,7 @@
 """Checkpoint files: what is read, and files that are corrupt or would run code."""
 
 import pickle
+import zipfile
 
 import pytest
 import torch
@@ -68,6 +69,13 @@ def test_a_plain_pickle_that_runs_code_is_refused(tmp_path):
 def test_files_that_are_not_checkpoints(tmp_path, content, message):
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(WeightsError, match=message):
+        load_checkpoint_file(tmp_path / "x.pth")
+
+
+def test_a_compressed_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data.pkl", bytes(1000))
+    with pytest.raises(WeightsError, match=r"x.pth: is compressed, .*: save it again with torch.save$"):
         load_checkpoint_file(tmp_path / "x.pth")
 
 

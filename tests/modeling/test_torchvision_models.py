@@ -55,6 +55,14 @@ def test_a_network_without_dropout_gets_one_before_its_last_layer():
     assert not torch.equal(model(x), model(x))
 
 
+def test_a_network_that_cannot_take_dropout(caplog, monkeypatch):
+    monkeypatch.setattr("torchvision.models.get_model", lambda name, **options: nn.Conv2d(3, 5, 1))
+    build("resnet18")
+    assert not caplog.records
+    build("resnet18", drop_rate=0.3)
+    assert "torchvision/resnet18 has neither dropout nor a linear layer: MODEL.DROP_RATE is" in caplog.text
+
+
 def test_stochastic_depth_keeps_its_proportions(caplog):
     rates = [
         m.p

@@ -54,8 +54,9 @@ _OUTPUT_TENSORS: list[dict[str, Any]] = [  # as in DETECTOR_OUTPUTS
 class Agreement:
     """How well detections match the original detector's; part of the manifest.
 
-    Of all different detections, `equal` are found by both, within the tolerances. The differences are among these;
-    that of a box is one of a corner, in pixels.
+    `detections` counts the distinct detections of both, and `equal` those that both found within the tolerances. The
+    largest differences are over these pairs, so they never exceed the tolerances: of a box coordinate in pixels, and
+    of a score.
     """
 
     detections: int

@@ -65,8 +65,10 @@ class ExecuTorchRuntime:
             from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime
         self.name = f"executorch {version('executorch')}"
-        with _silence_native_stderr():
-            portable_lib._unsafe_reset_threadpool(torch.get_num_threads())
+        # A private function of executorch 1.5; without it, ExecuTorch chooses the number of threads
+        if hasattr(portable_lib, "_unsafe_reset_threadpool"):
+            with _silence_native_stderr():
+                portable_lib._unsafe_reset_threadpool(torch.get_num_threads())
         with export_errors(f"{path}: {self.name} cannot read it; export it again"):
             self._program = Runtime.get().load_program(path)
             self._method = self._program.load_method("forward")

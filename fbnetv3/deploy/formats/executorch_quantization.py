@@ -48,7 +48,7 @@ def quantize_executorch(program: ExportedProgram, batches: Iterable[np.ndarray])
         for batch in batches:
             for image in torch.from_numpy(batch).split(1):
                 model(image)
-        return torch.export.export(convert_pt2e(model), *program.example_inputs[:1])
+        return torch.export.export(convert_pt2e(model), program.example_inputs[0])
 
 
 class _ClampingObserver(HistogramObserver):

@@ -46,6 +46,8 @@ class Int8:
     reduce_range: bool = False
 
     def __post_init__(self) -> None:
+        if not self.calibration:
+            raise UsageError("int8 needs images to calibrate on")
         targets = self.images if self.targets is None else self.targets
         if not self.images or len(targets) != len(self.images):
             raise UsageError("int8 needs images to compare on, and none or all of their targets")

@@ -81,14 +81,14 @@ def write_onnx(
         )
         assert exported is not None  # with dynamo=True
         model = exported.model_proto
-    _replace_means_by_pools(model.graph)
-    optimizer.remove_unused_nodes(model)
-    _remove_metadata(model.graph)
-    onnx.checker.check_model(model, full_check=True)
-    onnx.save(model, str(path))
+        _replace_means_with_pools(model.graph)
+        optimizer.remove_unused_nodes(model)
+        _remove_metadata(model.graph)
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, str(path))
 
 
-def _replace_means_by_pools(graph: onnx.GraphProto) -> None:
+def _replace_means_with_pools(graph: onnx.GraphProto) -> None:
     """Turn means over height and width into pools, which ONNX Runtime computes in the memory layout of convolutions."""
     from onnx import numpy_helper
 

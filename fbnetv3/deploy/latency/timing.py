@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import platform
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -12,6 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+try:
+    import resource
+except ImportError:  # Windows has no resource: memory is not measured there
+    resource = None  # type: ignore[assignment]
 
 _DISTURBED = 0.1  # median above the fastest call by this share
 
@@ -67,9 +71,11 @@ class MemoryWatch:
 
 
 def _process_memory(field: str) -> int:
-    """Return a field of /proc/self/status in bytes; the peak on systems without it."""
+    """Return a field of /proc/self/status in bytes; the peak on systems without it, 0 on Windows."""
     if text := _proc_value("/proc/self/status", field):
         return 1024 * int(text.split()[0])
+    if resource is None:
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
 

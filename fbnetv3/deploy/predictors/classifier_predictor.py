@@ -14,7 +14,8 @@ from fbnetv3.data import Preprocessing
 from fbnetv3.data.transforms import INTERPOLATIONS
 from fbnetv3.deploy.formats.export_format import Runtime
 from fbnetv3.deploy.input_images import ClassifierImage, is_batch, load_image
-from fbnetv3.errors import ExportError, UsageError
+from fbnetv3.errors import ExportError
+from fbnetv3.utils.checks import check_int
 
 _MAX_SIDE = 16_384  # pixels
 
@@ -47,15 +48,17 @@ class ClassifierPredictor:
 
         Args:
             images: one image or a list of images; each is a path, a Pillow image, or a uint8 array (H, W) or
-                (H, W, 3) in RGB. For a list, the result is a list of predictions for each image.
+                (H, W, 3) in RGB. EXIF orientation is ignored, as in training. For a list, the result is a list of
+                predictions for each image.
             top: number of classes to return for each image.
             batch_size: images per call of the network.
 
         Raises:
             DataError: an image is missing or corrupt; the message names it.
+            UsageError: `top` or `batch_size` is less than 1.
+            ExportError: the number of class names is wrong.
         """
-        if top < 1:
-            raise UsageError(f"top {top} must be at least 1")
+        check_int(top, "top", 1)
         predictions = [self._top_classes(logits, top) for logits in self.logits(images, batch_size)]
         return predictions if is_batch(images) else predictions[0]
 
@@ -70,6 +73,7 @@ class ClassifierPredictor:
         self, images: ClassifierImage | Sequence[ClassifierImage], batch_size: int = 32
     ) -> np.ndarray:
         """Return the network's output, float32 (N, classes), with N = 1 for a single image; see `__call__`."""
+        check_int(batch_size, "batch_size", 1)
         image_list: list[Any] = list(images) if is_batch(images) else [images]
         outputs = [self.runtime.run(batch) for batch in self.batches(image_list, batch_size)]
         logits = np.concatenate(outputs) if outputs else np.empty((0, len(self.classes)), np.float32)

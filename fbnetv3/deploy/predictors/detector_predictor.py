@@ -114,7 +114,8 @@ class DetectorPredictor:
         boxes, scores, classes = self.runtime.run_outputs(DETECTOR_INPUT, resized)
         if len(classes) and not 0 <= classes.min() <= classes.max() < len(self.classes):
             raise ExportError(
-                f"{self.name}: returns class index {classes.max()}, but has {len(self.classes)} class names"
+                f"{self.name}: returns class indices {classes.min()} to {classes.max()}, "
+                f"but has {len(self.classes)} class names"
             )
         # Scale back to the original image, clip, and drop boxes that are then empty
         boxes = boxes * np.array([width / resized.shape[1], height / resized.shape[0]] * 2, np.float32)

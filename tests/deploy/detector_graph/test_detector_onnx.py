@@ -22,7 +22,7 @@ from fbnetv3.detection.data.dataset_mapper import inference_resize
 from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.detection.export.detector_export import detect_boxes, export_detector
 from fbnetv3.detection.export.exportable_detector import make_exportable
-from fbnetv3.detection.inference.image_files import ConfigPredictor
+from fbnetv3.detection.inference.detect_images import ConfigPredictor
 from fbnetv3.errors import ExportError, MissingPackageError, OutputError, UsageError
 from tests.detection.detectors import calibrated_detector, image, small_config, write_digits_config
 
@@ -199,6 +199,18 @@ def test_images_without_detections(tmp_path):
     assert done.manifest.verification["detections"] == 2
 
 
+@pytest.mark.parametrize("classes", [[-1, 0], [0, 2]])
+def test_a_class_index_without_a_name(classes):
+    class WrongClasses:
+        def run_outputs(self, input_name, value):
+            return np.zeros((2, 4), np.float32), np.ones(2, np.float32), np.array(classes)
+
+    predictor = deploy.DetectorPredictor(WrongClasses(), ShortSideResize(0, 1), ["x", "y"])
+    message = f"returns class indices {classes[0]} to {classes[1]}, but has 2 class names"
+    with pytest.raises(ExportError, match=message):
+        predictor(WHITE)
+
+
 @pytest.mark.parametrize("offset", [0.2, float("nan")])
 def test_an_export_with_other_detections_is_not_kept(offset, tmp_path):
     with pytest.raises(
@@ -266,7 +278,7 @@ def test_detectors_that_cannot_be_exported(keys, message, tmp_path):
 def digits(tmp_path_factory):
     """Config and weights of a detector of digits, and the folder of its test images."""
     folder = tmp_path_factory.mktemp("digits")
-    write_digit_scenes(folder, train=2, test=3)
+    write_digit_scenes(folder, num_train=2, num_test=3)
     file = write_digits_config(folder / "digits.yaml", folder)
     images = [Image.open(path) for path in sorted((folder / "train").iterdir())]
     detector = calibrated_detector(load_detection_config(file), calibration_inputs(images), 0.01)

@@ -55,4 +55,4 @@ def test_a_users_format(tmp_path):
 
     classify = run(ROOT / "tools/classify.py", "out", "x.png")
     assert classify.returncode == 1 and "unknown export format 'torchscript'" in classify.stderr
-    assert "Import the module that registers it (--import)" in classify.stderr
+    assert "; or import the module that registers it (--import)" in classify.stderr

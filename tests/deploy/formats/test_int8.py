@@ -161,6 +161,19 @@ def test_ranges_are_clamped_to_where_activations_are_not_constant():
     }
 
 
+@pytest.mark.parametrize(
+    "calibration, images, targets, message",
+    [
+        ([], [0], None, "needs images to calibrate on"),
+        ([0], [], None, "needs images to compare on"),
+        ([0], [0, 0], [1], "none or all of their targets"),
+    ],
+)
+def test_missing_images(calibration, images, targets, message):
+    with pytest.raises(UsageError, match=message):
+        Int8(calibration, images, targets)
+
+
 def test_agreement_and_top1():
     int8 = Int8([0], [0] * 4, [0, 1, 1, 0])
     before, after = np.eye(2)[[0, 1, 0, 1]], np.eye(2)[[0, 1, 1, 0]]

@@ -26,5 +26,11 @@ def test_memory_is_counted_from_the_start_of_the_watch():
         assert 30e6 < watch.peak() < 300e6
 
 
+def test_memory_is_zero_on_windows(monkeypatch):
+    monkeypatch.setattr("fbnetv3.deploy.latency.timing.resource", None)
+    monkeypatch.setattr("fbnetv3.deploy.latency.timing._proc_value", lambda file, *fields: "")
+    assert MemoryWatch().peak() == 0
+
+
 def test_the_device_has_a_name():
     assert device_name()

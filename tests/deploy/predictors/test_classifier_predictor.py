@@ -91,6 +91,17 @@ def test_a_wrong_image_in_a_list_is_named(predictor, held_out, tmp_path):
         predictor([held_out[0][0]] * 33 + [None])
 
 
-def test_top_must_be_positive(predictor, held_out):
-    with pytest.raises(UsageError, match="top 0 must be at least 1"):
-        predictor(held_out[0][0], top=0)
+@pytest.mark.parametrize("argument", ["top", "batch_size"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_numbers_must_be_positive(argument, value, predictor, held_out):
+    with pytest.raises(UsageError, match=f"{argument}: {value} must be at least 1"):
+        predictor(held_out[0][0], **{argument: value})
+
+
+def test_exif_orientation_is_ignored(predictor, held_out, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # rotated by 180 degrees
+    held_out[0][0].save(tmp_path / "plain.png")
+    held_out[0][0].save(tmp_path / "rotated.png", exif=exif)
+    plain, rotated = predictor([tmp_path / "plain.png", tmp_path / "rotated.png"])
+    assert plain == rotated
