@@ -42,6 +42,7 @@ TRAINING_OVERRIDES = {
     "configs/imagenet/": IMAGENET,
     "configs/coco/": STEPS,
     "output/other/": EPOCH,
+    "output/mine/": IMAGENET,
     "configs/ablations/": f"{EPOCH} SOLVER.BATCH_SIZE 10",
     "configs/ablations/table8_imagenet.yaml": f"{IMAGENET} MODEL.ARCH fbnetv3_a0",
 }
