@@ -54,7 +54,8 @@ def main():
     if args.side:
         serve_calls(timed(*build_detector(args.side)))
         return
-    print(f"one image of {PIXELS} x {PIXELS} pixels, {args.threads} threads, torch {torch.__version__}")
+    threads = f"{args.threads} thread{'s' * (args.threads > 1)}"
+    print(f"one image of {PIXELS} x {PIXELS} pixels, {threads}, torch {torch.__version__}")
     sides = {name: SideProcess("--side", name, "--threads", args.threads) for name in SIDES}
     for side in sides.values():
         side()  # warm up

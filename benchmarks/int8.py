@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from measure import compare, report_comparison, report_value
 
-from fbnetv3.deploy import Int8, export_classifier, load
+from fbnetv3.deploy import Int8Settings, export_classifier, load
 from fbnetv3.deploy.formats.export_format import formats_supporting
-from fbnetv3.deploy.input_images import sample_images
+from fbnetv3.deploy.input_images import sample_classifier_images
 from fbnetv3.model_zoo.pretrained import load_classifier_from_name
 
 
@@ -33,7 +33,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     print(
-        f"{args.model} at {args.resolution} pixels, one image, {args.threads} threads; CPU {vnni()} VNNI",
+        f"{args.model} at {args.resolution} pixels, one image, {args.threads} thread{'s' * (args.threads > 1)}; CPU {vnni()} VNNI",
         flush=True,
     )
     with tempfile.TemporaryDirectory() as temporary:
@@ -64,8 +64,8 @@ def export(format, args, folder):
     torch.manual_seed(0)
     network = load_classifier_from_name(args.model, weights="random")
     preprocessing = replace(network.preprocessing, resolution=args.resolution, resize=args.resolution)
-    images = sample_images(3)
-    int8 = Int8(images[:4], images[4:], min_agreement=0) if folder.name.endswith("int8") else None
+    images = sample_classifier_images(3)
+    int8 = Int8Settings(images[:4], images[4:], min_agreement=0) if folder.name.endswith("int8") else None
     export_classifier(
         network.model, preprocessing, network.classes, folder, format=format, name=network.name, int8=int8
     )

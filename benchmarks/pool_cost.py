@@ -45,7 +45,7 @@ def timed(call):
 
 def trace_macs(space, vector):
     """Count a candidate's MACs by building and tracing its network."""
-    arch = space.make_arch(vector, "traced")
+    arch = space.build_arch(vector, "traced")
     image = torch.zeros(1, 3, arch.resolution, arch.resolution)
     analysis = FlopCountAnalysis(build_network(arch).eval(), image)
     return analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total()
@@ -63,7 +63,7 @@ def benchmark_costs(space, batch_size):
     new_model = CostModel(space)
     _, seconds_with_empty_tables = timed(lambda: new_model(candidates))
     for i in range(NUM_COMPARED):
-        cost = compute_cost(space.make_arch(candidates[i], "compared"))
+        cost = compute_cost(space.build_arch(candidates[i], "compared"))
         assert (cost.macs, cost.params) == (costs["macs"][i], costs["params"][i]), i
     print(
         f"costs: {np.median(rates):,.0f} candidates per second (from {min(rates):,.0f} to {max(rates):,.0f}; "
@@ -89,7 +89,8 @@ def main():
     args = parser.parse_args()
     memory_before = peak_memory()
     space = load_space(configs_folder() / "nars" / "spaces" / "fbnetv3.yaml")
-    print(f"{torch.get_num_threads()} threads; {memory_before:.0f} MB after imports")
+    threads = torch.get_num_threads()
+    print(f"{threads} thread{'s' * (threads > 1)}; {memory_before:.0f} MB after imports")
 
     benchmark_costs(space, args.candidates)
 

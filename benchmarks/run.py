@@ -66,8 +66,8 @@ BENCHMARKS = {
         "Inference",
         "FBNetV3-B and G at 224 pixels, the same weights and images. *eager*: torch without an export, as "
         "`tools/classify.py` runs a network; *deployed*: `deploy.load` of an ONNX export. timm's networks run "
-        "unchanged; OpenVINO runs the same ONNX file. The goals against timm are for B; for G they would take "
-        "nine tenths of this machine's peak in matrix products at batch 1, and more than the peak at batch 16.",
+        "unchanged; OpenVINO runs the same ONNX file. The goals against timm are for B; for G, they would need "
+        "90% of the machine's peak matrix-multiplication throughput at batch 1, and more than the peak at batch 16.",
     ),
     "roofline": Benchmark(
         "roofline.py",
@@ -166,7 +166,8 @@ BENCHMARKS = {
     "import_time": Benchmark(
         "import_time.py",
         "Import",
-        "`import fbnetv3` with everything that builds networks, against torch and torchvision.",
+        "`import fbnetv3` with everything that builds networks, against torch and torchvision alone. A ratio of 0.77 "
+        "means at most 30% slower.",
     ),
 }
 
@@ -264,8 +265,8 @@ def build_page(results):
     usual_environment = max(environments, key=environments.count, default="")
     parts = [
         "# Benchmarks\n",
-        "Written by `python benchmarks/run.py`. Both sides of a comparison are measured in the same run and take\n"
-        "turns. Times are medians; ± is the range over all rounds relative to the median. A ratio above 1 means that\n"
+        "Written by `python benchmarks/run.py`. Both sides of a comparison are measured alternately, in the same run.\n"
+        "Times are medians; ± is the range over all rounds relative to the median. A ratio above 1 means that\n"
         "fbnetv3 is faster.\n",
     ]
     if usual_environment:
