@@ -58,7 +58,7 @@ def test_comparison_with_a_recorded_search(tool):
         (["--stopping-epoch", 0], "stopping_epoch: 0 must be in [1, 8]"),
         (["--repeats", 0], "--repeats: 0 must be at least 1"),
         (["--retries", -1], "retries: -1 must be at least 0"),
-        (["--costly-fraction", 0.001], "costly_fraction: 0.001 leaves"),
+        (["--costly-fraction", 0.001], "costly_fraction: 0.001 must be larger"),
         (["--time-column", "time"], "argument --time-column: invalid choice"),
         (["--replay", "none.sqlite"], "none.sqlite: cannot be read"),
         (["--space", "none.yaml"], "none.yaml"),
