@@ -8,14 +8,14 @@ STAMP := $(VENV)/setup.stamp
 # For CPU-only wheels of torch: make setup PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu"
 PIP_ARGS ?=
 DEMO := output/demo
-# Parallel test processes, with one thread each.
+# Parallel test processes, with one thread each
 TEST_WORKERS ?= 2
 
 .PHONY: setup demo demo-detection test commands harden lint format docs notebook clean
 
 setup: $(STAMP)
 
-# Recreated only when one of these files changes.
+# Recreated only when one of these files changes
 $(STAMP): setup.py tools/install_detectron2.py
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("error: Python 3.10 or newer is required: make PYTHON=python3.11 ...")'
 	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot create a virtual environment; on Debian: apt-get install python3-venv"; exit 1; }
@@ -33,16 +33,16 @@ demo-detection: $(STAMP)
 	@rm -rf $(DEMO)-detection
 	$(BIN)/python tools/train_net.py --config configs/coco/faster_rcnn_fbnetv3_digits_C4.yaml OUTPUT_DIR $(DEMO)-detection
 
-# Ends with the coverage of each file in fbnetv3/ that is not fully covered.
+# Ends with the coverage of each file in fbnetv3/ that is not fully covered
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) --dist loadfile --ignore tests/test_commands.py \
 	    --cov=fbnetv3 --cov-report=term:skip-covered --cov-fail-under=90
 
-# Every command in the README and docs, shortened.
+# Every command in the README and docs, shortened
 commands: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS) tests/test_commands.py
 
-# tests/hardening with 25 times as many cases, for example 75 kills of each kind: half an hour.
+# tests/hardening with 25 times as many cases, for example 75 kills of each kind: half an hour
 HARDEN ?= 25
 harden: $(STAMP)
 	FBNETV3_HARDENING=$(HARDEN) $(BIN)/python -m pytest tests/hardening --timeout 7200 -rA -q
@@ -61,7 +61,7 @@ docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --clean
 	@echo "the site: output/site/index.html"
 
-# Execute the tour and save its outputs.
+# Execute the tour and save its outputs
 notebook: $(STAMP)
 	$(BIN)/python docs/run_notebook.py
 

@@ -32,10 +32,8 @@ def main():
     parser.add_argument("--folder", help="folder that keeps the exports for later runs")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(
-        f"{args.model} at {args.resolution} pixels, one image, {args.threads} thread{'s' * (args.threads > 1)}; CPU {vnni()} VNNI",
-        flush=True,
-    )
+    threads = f"{args.threads} thread{'s' * (args.threads > 1)}"
+    print(f"{args.model} at {args.resolution} pixels, one image, {threads}; CPU {vnni()} VNNI", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         for format in args.formats:
             compare_format(format, args, Path(args.folder or temporary))

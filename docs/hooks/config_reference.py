@@ -1,4 +1,4 @@
-"""Generates the page of all config keys, from the declarations of the keys in the package."""
+"""Generate the page of all config keys, from the declarations of the keys in the package."""
 
 import re
 from pathlib import Path

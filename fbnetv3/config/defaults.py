@@ -1,6 +1,6 @@
 """All keys of a training config: default, meaning and range of each.
 
-docs/hooks/config_reference.py makes the config reference of these declarations and the comments above them.
+docs/hooks/config_reference.py generates the config reference from these declarations and the comments above them.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ class ConfigKey:
     """A config key: its default, which also determines the type, and the values that it accepts."""
 
     default: Any
-    low: int | None = None
-    high: int | None = None
-    above: int | None = None  # exclusive, in place of `low`
-    below: int | None = None  # exclusive, in place of `high`
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None  # exclusive alternative to `low`
+    below: float | None = None  # exclusive alternative to `high`
     choices: tuple[Any, ...] = ()
-    items: str = "numbers"  # of a list; or "text"
+    item_type: type = float  # of a list: float, which also accepts integers, or str
 
     def accepts(self, value: Any) -> bool:
         """Return whether a value of the right type is allowed."""
         if isinstance(value, list):
-            kinds = (str,) if self.items == "text" else (int, float)
-            return all(type(item) in kinds for item in value)
+            types = (str,) if self.item_type is str else (int, float)
+            return all(type(item) in types for item in value)
         if self.choices:
             return value in self.choices
         # These comparisons are False for NaN
@@ -44,14 +44,16 @@ class ConfigKey:
     def describe(self) -> str:
         """Describe the allowed values, as in "at least 0", "in [0, 1)" or "one of 1, 3"."""
         if isinstance(self.default, list):
-            return f"a list of {self.items}"
+            return f"a list of {'text' if self.item_type is str else 'numbers'}"
         if self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
-        lower = f"[{self.low}" if self.above is None else f"({self.above}"
-        if self.high is not None or self.below is not None:
-            upper = f"{self.high:,}]" if self.below is None else f"{self.below:,})"
-            return f"in {lower}, {upper}"
-        return "" if self.low is None else f"at least {self.low}"
+        bounds = {"at least": self.low, "above": self.above, "at most": self.high, "below": self.below}
+        texts = [f"{words} {bound:,}" for words, bound in bounds.items() if bound is not None]
+        if len(texts) < 2:
+            return "".join(texts)
+        lower = f"[{self.low:,}" if self.above is None else f"({self.above:,}"
+        upper = f"{self.high:,}]" if self.below is None else f"{self.below:,})"
+        return f"in {lower}, {upper}"
 
 
 KEYS: dict[str, ConfigKey] = {}
@@ -67,16 +69,16 @@ def get_cfg() -> CfgNode:
     return CfgNode(nest({name: copy.deepcopy(key.default) for name, key in KEYS.items()}))
 
 
-# Random seed of weights, order of the images, augmentation and dropout
+# Random seed for initial weights, image order, augmentation and dropout
 declare("SEED", 0, low=0, high=2**32 - 1)
-# A recipe file (docs/training.md), whose values replace those of the keys that it covers; empty for none. A relative
-# path is first looked up next to the config file that sets it, as with MODEL.ARCH.
+# Recipe file (docs/training.md); its values replace those of the corresponding keys. Empty for none. A relative path is
+# first looked up next to the config file that sets it, as with MODEL.ARCH.
 declare("RECIPE", "")
 # Folder for checkpoints, logs, metrics and figures
 declare("OUTPUT_DIR", "output/run")
 # Python modules to import first, such as my_package.datasets, which register your own datasets, blocks, losses,
 # optimizers and so on. The current folder is searched too.
-declare("IMPORTS", [], items="text")
+declare("IMPORTS", [], item_type=str)
 # A torch device such as "cpu" or "cuda:1"; "auto" uses a GPU if there is one, else the CPU
 declare("DEVICE", "auto")
 
@@ -84,8 +86,8 @@ declare("DEVICE", "auto")
 # networks, such as torchvision/resnet50
 declare("MODEL.ARCH", "fbnetv3_a")
 # Folders of architecture files (*.yaml) that this run can use by name
-declare("MODEL.ARCH_DIRS", [], items="text")
-# Outputs of the classifier; 0 for the number of the dataset's classes
+declare("MODEL.ARCH_DIRS", [], item_type=str)
+# Number of classes; 0 to use the dataset's
 declare("MODEL.NUM_CLASSES", 0, low=0)
 # Channels of the input: 3 for RGB, 1 for grayscale
 declare("MODEL.IN_CHANS", 3, choices=(1, 3))
@@ -93,7 +95,7 @@ declare("MODEL.IN_CHANS", 3, choices=(1, 3))
 declare("MODEL.DROP_RATE", 0.0, low=0, below=1)
 # Stochastic depth of the last block; it grows linearly from 0 at the first
 declare("MODEL.DROP_PATH_RATE", 0.0, low=0, below=1)
-# Weights to start from or to evaluate: a file, a URL, or "zoo://" and a model zoo entry. Empty for random
+# Weights to start from or to evaluate: a file, a URL, or "zoo://" followed by a model zoo entry. Empty for random
 # initialization.
 declare("MODEL.WEIGHTS", "")
 # NHWC memory format, which is faster on CPUs and on GPUs with tensor cores
@@ -125,43 +127,41 @@ declare("INPUT.MEAN", [0.485, 0.456, 0.406])
 declare("INPUT.STD", [0.229, 0.224, 0.225])
 # Interpolation used for all resizing
 declare("INPUT.INTERPOLATION", "bilinear", choices=("bilinear", "bicubic", "nearest"))
-# Crop in training, by registered name: "random_resized" (ImageNet), "padded" (pad, then crop at random), or "none" (as
-# in evaluation)
+# Crop in training, by registered name: random_resized (ImageNet), padded (pad, then crop at random), or none (resize
+# and center crop, as in evaluation)
 declare("INPUT.CROP", "random_resized")
-# Smallest and largest fraction of the image's area for "random_resized"
+# Smallest and largest fraction of the image's area for random_resized
 declare("INPUT.CROP_SCALE", [0.08, 1.0])
-# Pixels that "padded" adds on each side
+# Pixels that padded adds on each side
 declare("INPUT.CROP_PADDING", 4, low=0)
 # During training, flip half of the images horizontally
 declare("INPUT.FLIP", True)
 # Augmentation after the crop, by registered name: none, autoaugment (ImageNet's policy) or randaugment
 declare("INPUT.AUTO_AUGMENT", "none")
-# Fraction of the training images from which a random rectangle is erased
+# Probability of erasing a random rectangle of a training image
 declare("INPUT.RANDOM_ERASING", 0.0, low=0, high=1)
 # Alpha of mixup's Beta distribution; 0 for no mixup
 declare("INPUT.MIXUP", 0.0, low=0)
 
 # Registered name of an optimizer: sgd, rmsprop (torch's), rmsprop_tf (timm's)
 declare("SOLVER.OPTIMIZER", "sgd")
-# Registered name of a loss
+# Registered name of a loss: cross_entropy, or your own
 declare("SOLVER.LOSS", "cross_entropy")
-# Learning rate at the end of the warmup, for a batch of LR_BATCH_SIZE images
+# Learning rate after the warmup; see LR_BATCH_SIZE
 declare("SOLVER.LR", 0.1, low=0)
-# Scale the learning rate by BATCH_SIZE / LR_BATCH_SIZE; 0 to use LR as it is
+# Batch size that LR is meant for: LR is multiplied by BATCH_SIZE / LR_BATCH_SIZE; 0 for no scaling
 declare("SOLVER.LR_BATCH_SIZE", 0, low=0)
 # Momentum of the optimizer
 declare("SOLVER.MOMENTUM", 0.9, low=0, below=1)
 # Nesterov momentum, for sgd
 declare("SOLVER.NESTEROV", True)
-# Smoothing of RMSProp's mean squared gradient. The paper does not state it.
+# Decay of RMSProp's moving average of squared gradients. The paper does not list it.
 declare("SOLVER.RMSPROP_ALPHA", 0.9, low=0, below=1)
-# Constant in RMSProp's denominator: rmsprop (torch) adds it to the root of the mean squared gradient, rmsprop_tf
-# (timm's RMSpropTF) adds it inside the root. The paper does not state it. EfficientNet and MobileNetV3 were trained
-# with 0.001 inside the root. 0.25 outside the root makes steps for small gradients equal to those of SGD at four times
-# the learning rate, which is the factor between the two in Table 2; with 0.001 outside the root, no recipe of Table 2
-# trained a small FBNetV3 on CIFAR-10.
+# Constant in RMSProp's denominator, which the paper does not state: rmsprop (torch) adds it to the root of the mean
+# squared gradient, rmsprop_tf (timm's RMSpropTF) adds it inside the root. Set it
+# to 0.001 with rmsprop_tf; docs/training.md gives the reason for 0.25.
 declare("SOLVER.RMSPROP_EPS", 0.25, above=0, high=1)
-# L2 penalty on the weights
+# Weight decay: an L2 penalty with sgd and rmsprop
 declare("SOLVER.WEIGHT_DECAY", 1e-5, low=0)
 # Apply weight decay also to biases, and to scales and shifts of norm layers
 declare("SOLVER.DECAY_NORM_BIAS", True)
@@ -169,17 +169,18 @@ declare("SOLVER.DECAY_NORM_BIAS", True)
 declare("SOLVER.EPOCHS", 400, low=1)
 # Images per step over all processes; at least 2, for BatchNorm
 declare("SOLVER.BATCH_SIZE", 256, low=2)
-# Split each step's batch into this many parts, processed in sequence, to save memory. BatchNorm sees one part.
+# Split each step's batch into this many parts, processed in sequence, to save memory. BatchNorm computes its
+# statistics over one part at a time.
 declare("SOLVER.ACCUMULATE", 1, low=1)
 # Arithmetic of forward and backward pass: float32, or autocast to bfloat16 or float16 (with loss scaling)
 declare("SOLVER.PRECISION", "float32", choices=("float32", "bfloat16", "float16"))
-# Learning-rate schedule, by registered name: "cosine" (down to 0) or "exponential" (times DECAY each epoch)
+# Learning-rate schedule, by registered name: cosine (down to 0) or exponential (times DECAY each epoch)
 declare("SOLVER.SCHEDULE", "exponential")
 # Factor per epoch of the exponential schedule: 0.9875 in the paper's final training runs, 0.963 in its search
 declare("SOLVER.DECAY", 0.9875, above=0, high=1)
-# Epochs over which the learning rate rises linearly from WARMUP_FACTOR * LR
+# Epochs over which the learning rate rises linearly from WARMUP_FACTOR * LR to LR
 declare("SOLVER.WARMUP_EPOCHS", 5.0, low=0)
-# Fraction of LR at the start of the warmup
+# Learning rate at the start of the warmup, as a fraction of LR
 declare("SOLVER.WARMUP_FACTOR", 0.1, above=0, high=1)
 # Fraction of the target that is spread evenly over all classes
 declare("SOLVER.LABEL_SMOOTHING", 0.0, low=0, below=1)
@@ -197,8 +198,8 @@ declare("DISTILL.WEIGHTS", "")
 declare("DISTILL.RESOLUTION", 0, low=0, high=8192)
 # Weight of the teacher loss; the label loss has weight 1 - ALPHA (Sec. 4.2)
 declare("DISTILL.ALPHA", 0.8, above=0, high=1)
-# Folder of cached teacher logits, written once by tools/cache_teacher.py, so that training does not have to run the
-# teacher. Cannot be combined with mixup.
+# Folder of cached teacher logits, written by tools/cache_teacher.py; training then does not run the teacher, but ARCH
+# and WEIGHTS must still be set. Cannot be combined with mixup.
 declare("DISTILL.CACHE", "")
 # With cached logits: number of fixed augmented views per image, used in turn instead of a new one each epoch
 declare("DISTILL.VIEWS", 1, low=1)
@@ -212,7 +213,7 @@ declare("EVAL.BATCH_SIZE", 256, low=1)
 declare("CHECKPOINT.PERIOD", 1, low=1)
 # Steps between additional checkpoints, for long epochs; 0 for none
 declare("CHECKPOINT.STEPS", 0, low=0)
-# Number of newest checkpoints to keep
+# Number of checkpoints to keep; older ones are deleted
 declare("CHECKPOINT.KEEP", 3, low=1)
 
 # Steps between entries of the metrics file

@@ -39,7 +39,7 @@ _CHOICES = {
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
 }
-_AT_LEAST_ONE = (
+_POSITIVE_KEYS = (
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.MAX_ITER",
     "SOLVER.CHECKPOINT_PERIOD",
@@ -48,7 +48,7 @@ _AT_LEAST_ONE = (
 
 # yacs reports a value whose type differs from the default's only in the text of a ValueError:
 #   Type mismatch (<class 'int'> vs. <class 'str'>) with values (90000 vs. many) for config key: SOLVER.MAX_ITER
-# If a later yacs words it differently, the pattern does not match and users see yacs' own text.
+# If a later version of yacs changes the wording, the pattern does not match and users see yacs' own text.
 _TYPE_MISMATCH = re.compile(
     r"Type mismatch \(<class '(?:[\w.]+\.)?(?P<type>\w+)'> vs\. <class '[\w.]+'>\) "
     r"with values \(.* vs\. (?P<value>.*)\) for config key: (?P<key>\S+)"
@@ -57,7 +57,7 @@ _TYPE_NOUNS = {
     "bool": "True or False",
     "int": "an integer",
     "float": "a number",
-    "str": "text",
+    "str": "a string",
     "tuple": "a list",
     "list": "a list",
     "CfgNode": "a mapping",
@@ -66,11 +66,12 @@ _TYPE_NOUNS = {
 
 def add_fbnetv3_config(cfg: CfgNode) -> None:
     """Add this project's keys, with their defaults, to a detectron2 config. Call this before merging config files."""
-    # Modules of your own to import, which register backbones, heads or datasets to use by name
+    # Python modules to import first, which register your own backbones, heads or datasets
     cfg.IMPORTS = []
 
     cfg.MODEL.FBNETV3 = CfgNode()
-    # Architecture of trunk, RPN head and box head: a registered name or the path of a YAML file. Classifiers' work too.
+    # Architecture of trunk, RPN head and box head: a registered name or the path of a YAML file. Architectures of
+    # classifiers work too.
     cfg.MODEL.FBNETV3.ARCH = "fbnetv3_a_det"
     # Feature maps that build_fbnetv3_backbone returns: "res4" for C4. FPNs read MODEL.FPN.IN_FEATURES instead.
     cfg.MODEL.FBNETV3.OUT_FEATURES = ["res4"]
@@ -78,8 +79,8 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     cfg.MODEL.FBNETV3.NORM = "BN"
     # Number of blocks in the RPN head; 0 copies the last row of the C4 trunk
     cfg.MODEL.FBNETV3.RPN_BLOCKS = 0
-    # A classifier's weights that initialize trunk and box head: a file, a URL or "zoo://" and a model zoo entry. The
-    # classifier must have the same architecture. "" initializes randomly. Ignored if MODEL.WEIGHTS is set.
+    # A classifier's weights that initialize trunk and box head: a file, a URL, or "zoo://" followed by a model zoo
+    # entry. The classifier must have the same architecture. "" initializes randomly. Ignored if MODEL.WEIGHTS is set.
     cfg.MODEL.FBNETV3.WEIGHTS = ""
     # Use channels-last (NHWC) memory format, which is faster on CPUs and on GPUs with tensor cores
     cfg.MODEL.FBNETV3.CHANNELS_LAST = True
@@ -87,7 +88,7 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     cfg.MODEL_EMA = CfgNode()
     # Keep an exponential moving average (EMA) of weights and BatchNorm statistics, and evaluate the averaged weights
     cfg.MODEL_EMA.ENABLED = False
-    # Decay of the average per step
+    # Weight of the previous average in each step
     cfg.MODEL_EMA.DECAY = 0.9998
 
     # Your own dataset: COCO-format annotation files and the folders that hold the images. It is registered as
@@ -97,14 +98,14 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     cfg.DATASETS.OWN.TRAIN_JSON = ""
     # Folder of the training images
     cfg.DATASETS.OWN.TRAIN_IMAGES = ""
-    # Annotations to evaluate on; "" skips evaluation
+    # Annotations to evaluate on; "" for no evaluation
     cfg.DATASETS.OWN.TEST_JSON = ""
     # Folder of the test images
     cfg.DATASETS.OWN.TEST_IMAGES = ""
 
     # "SGD", or "AdamW", which ignores SOLVER.MOMENTUM and SOLVER.NESTEROV
     cfg.SOLVER.OPTIMIZER = "SGD"
-    # Number of newest checkpoints to keep
+    # Number of checkpoints to keep; older ones are deleted
     cfg.SOLVER.CHECKPOINTS = 2
 
 
@@ -146,7 +147,7 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
         cfg.merge_from_list([item for pair in pairs.items() for item in pair])
 
     import_modules(cfg.IMPORTS)
-    # With those of --import: a dump of the config is complete
+    # Include modules from --import, so that a dump of the config is complete
     cfg.IMPORTS = user_modules()
     register_own_datasets(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
@@ -159,7 +160,7 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
 
 def _require_known_keys(keys: Iterable[str], known_keys: Sequence[str], where: str = "") -> None:
     for key in keys:
-        # Sections too, and mappings as values of plain keys, whose wrong type yacs reports
+        # Sections pass too, and so do mappings under plain keys, whose wrong type yacs reports
         if not any(f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.") for name in known_keys):
             raise UsageError(f"{where}unknown key {key}: {suggest(key, known_keys)}")
 
@@ -179,7 +180,7 @@ def _yacs_errors_as_usage_errors(where: str = "") -> Iterator[None]:
 
 def _check_values(cfg: CfgNode) -> None:
     values = flatten(cfg)
-    for key in _AT_LEAST_ONE:
+    for key in _POSITIVE_KEYS:
         if values[key] < 1:
             raise UsageError(f"{key} {values[key]!r} must be at least 1")
     if not 0 <= cfg.MODEL_EMA.DECAY < 1:
