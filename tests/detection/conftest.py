@@ -34,7 +34,7 @@ def scenes(tmp_path_factory):
     from fbnetv3.data.digit_scenes import write_digit_scenes
 
     folder = tmp_path_factory.mktemp("scenes")
-    write_digit_scenes(folder, train=8, test=3)
+    write_digit_scenes(folder, num_train=8, num_test=3)
     return folder
 
 

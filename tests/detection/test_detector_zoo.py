@@ -27,8 +27,8 @@ def test_published_ap_and_urls(name):
 
 
 def test_detectors_and_classifiers_are_listed_separately():
-    assert [entry.name for entry in model_zoo.detectors()] == [A, G]
-    assert not {A, G} & {entry.name for entry in model_zoo.list()}
+    assert [entry.name for entry in model_zoo.list_detectors()] == [A, G]
+    assert not {A, G} & {entry.name for entry in model_zoo.list_classifiers()}
 
 
 def test_configs_with_and_without_weights():

@@ -1,4 +1,4 @@
-"""COCO-format annotation files: reading them, and checking them and their images before training."""
+"""Read COCO-format annotation files, and check them and their images before training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -39,7 +39,7 @@ _PROBLEMS = {
     "category": 'annotations of categories that are not in "categories" {}; add them, or remove the annotations',
     "bbox": 'annotations whose "bbox" is not a list of four finite numbers {}; it is [x, y, width, height] in pixels',
     "negative": "boxes of negative width or height {}; a box is [x, y, width, height], not two corners",
-    "ignore": 'annotations with "ignore", which detectron2 does not know {}; remove them, or set iscrowd to 1',
+    "ignore": 'annotations with "ignore", which detectron2 does not support {}; remove them, or set iscrowd to 1',
     "run_length": "annotations with run-length masks instead of polygons {}; set INPUT.MASK_FORMAT bitmask",
     "no_mask": 'annotations without "segmentation" {}; add it, or set MODEL.MASK_ON False to train on boxes only',
 }
@@ -72,7 +72,7 @@ class AnnotationSummary:
     masks: int = 0  # boxes that have a segmentation
     crowds: int = 0  # annotations that detectron2 skips in training
     clipped: int = 0  # boxes that exceed their image; detectron2 clips them
-    dropped: int = 0  # annotations without area inside their image, or of no listed image
+    skipped: int = 0  # annotations without area inside their image, or of no listed image
 
 
 def check_annotations(
@@ -83,7 +83,7 @@ def check_annotations(
     max_opened: int | None = MAX_IMAGES_OPENED,
     need_boxes: bool = True,
 ) -> AnnotationSummary:
-    """Check a COCO-format annotation file and its images, and report all problems at once in a `DataError`.
+    """Check a COCO-format annotation file and its images, and report all problems in one error.
 
     What detectron2 fixes on its own is summarized in one warning: it clips boxes that exceed their image, and skips
     boxes without area, annotations of unlisted images, and segmentations with too few points.
@@ -95,6 +95,9 @@ def check_annotations(
         max_opened: number of images, evenly spaced, to open in order to compare their sizes and find corrupt files;
             None opens all. (detectron2 reports a wrong size only when training reaches the image.)
         need_boxes: whether there must be a box to train on; False for images to evaluate on.
+
+    Raises:
+        DataError: the file or the images have problems; the message lists all of them.
     """
     data = read_annotations(json_file)
     images = data["images"]
@@ -125,11 +128,11 @@ def check_annotations(
 
 
 def read_annotations(json_file: _PathLike, parts: Sequence[str] = tuple(_KEYS)) -> dict[str, _Entries]:
-    """Read a COCO-format file; it must have the lists `parts`, whose entries must have COCO's keys."""
+    """Read a COCO-format file, and require the lists in `parts`, with COCO's keys in their entries."""
     try:
         path = PathManager.get_local_path(os.fspath(json_file))
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-        problem = next(_format_problems(data, parts), "")
+        problem = _first_format_problem(data, parts)
     except json.JSONDecodeError as error:
         problem = (
             f"is not JSON: line {error.lineno}, column {error.colno}: {error.msg}; is the file complete?"
@@ -143,36 +146,36 @@ def read_annotations(json_file: _PathLike, parts: Sequence[str] = tuple(_KEYS)) 
     return data
 
 
-def _format_problems(data: Any, parts: Sequence[str]) -> Iterator[str]:
-    """Yield deviations from COCO's format, to be read only up to the first."""
+def _first_format_problem(data: Any, parts: Sequence[str]) -> str:
+    """Return the first deviation from COCO's format, or ""."""
     keys = ", ".join(_KEYS)
     if not isinstance(data, dict):
         kind = "is a list, as in a results file" if isinstance(data, list) else "is not a mapping"
-        yield f"{kind}: annotations are a mapping with the keys {keys}"
+        return f"{kind}: annotations are a mapping with the keys {keys}"
     for part in parts:
         entries = data.get(part)
         if not isinstance(entries, list):
-            yield f'has no list "{part}": COCO\'s format has {keys}'
+            return f'has no list "{part}": COCO\'s format has {keys}'
         if part != "annotations" and not entries:
-            yield f'the list "{part}" is empty'
+            return f'the list "{part}" is empty'
         for i, entry in enumerate(entries):
             for key, kind in _KEYS[part].items():
                 if not isinstance(entry, dict) or key not in entry:
-                    yield f'{part}[{i}] has no "{key}"; it needs {", ".join(_KEYS[part])}'
+                    return f'{part}[{i}] has no "{key}"; it needs {", ".join(_KEYS[part])}'
                 if not isinstance(entry[key], kind):
-                    noun = "text" if kind is str else "an integer or text"
-                    yield f'{part}[{i}]: "{key}" {one_line(entry[key], 40)} must be {noun}'
-        # Integers and text could not be sorted
+                    noun = "a string" if kind is str else "an integer or a string"
+                    return f'{part}[{i}]: "{key}" {one_line(entry[key], 40)} must be {noun}'
+        # Integers and strings could not be sorted together
         if len({isinstance(entry["id"], str) for entry in entries}) > 1:
-            yield f'"id" of {part} must be all integers, or all text'
+            return f'"id" of {part} must be all integers or all strings'
+    return ""
 
 
 def _find_repeated_ids_and_missing_sizes(data: Mapping[str, _Entries], problems: _Problems) -> None:
     for part in _KEYS:
         counts = Counter(entry["id"] for entry in data[part])
-        # COCO's tools would use only one entry of an id
-        repeated = [id for id, count in counts.items() if count > 1]
-        problems["repeated_id"] += [f"{id} of {part}" for id in repeated]
+        # pycocotools would keep only the last entry with each id
+        problems["repeated_id"] += [f"{key} of {part}" for key, count in counts.items() if count > 1]
     for image in data["images"]:
         if not is_int(image["width"], 1) or not is_int(image["height"], 1):
             problems["no_size"].append(image["file_name"])
@@ -210,27 +213,27 @@ def _open_images(images: _Entries, root: str, max_opened: int | None, problems: 
 def _find_box_and_mask_problems(
     data: Mapping[str, _Entries], mask_format: str | None, problems: _Problems
 ) -> None:
-    """Find what detectron2 would not fix."""
+    """Find problems that detectron2 would not fix."""
     category_ids = {category["id"] for category in data["categories"]}
     for annotation in data["annotations"]:
-        id = annotation["id"]
+        annotation_id = annotation["id"]
         box = annotation["bbox"]
         category = annotation["category_id"]
         if category not in category_ids:
-            problems["category"].append(f"{id} (category {category})")
+            problems["category"].append(f"{annotation_id} (category {category})")
         if not _is_box(box):
-            problems["bbox"].append(id)
+            problems["bbox"].append(annotation_id)
         elif box[2] < 0 or box[3] < 0:
-            problems["negative"].append(id)
+            problems["negative"].append(annotation_id)
         if annotation.get("ignore"):
-            problems["ignore"].append(id)
+            problems["ignore"].append(annotation_id)
         # Crowds need no mask, because training skips them
         if mask_format and not annotation.get("iscrowd"):
             segmentation = annotation.get("segmentation")
             if not segmentation:
-                problems["no_mask"].append(id)
+                problems["no_mask"].append(annotation_id)
             elif mask_format == "polygon" and isinstance(segmentation, dict):
-                problems["run_length"].append(id)
+                problems["run_length"].append(annotation_id)
 
 
 def _is_box(box: object) -> bool:
@@ -241,7 +244,7 @@ def _is_box(box: object) -> bool:
 
 
 def _summarize(json_file: _PathLike, data: Mapping[str, _Entries], num_opened: int) -> AnnotationSummary:
-    """Count what detectron2 will use, and warn of what it will clip and skip."""
+    """Count what detectron2 will use, and warn about what it will clip or skip."""
     images = {image["id"]: image for image in data["images"]}
     categories = sorted(data["categories"], key=lambda category: category["id"])
     summary = AnnotationSummary([category["name"] for category in categories], len(images), num_opened)
@@ -269,7 +272,7 @@ def _summarize(json_file: _PathLike, data: Mapping[str, _Entries], num_opened: i
             exceeds = x1 > image["width"] + _BORDER or y1 > image["height"] + _BORDER
             summary.clipped += exceeds or min(x0, y0) < -_BORDER
     summary.empty_images = len(images) - len(used_images)
-    summary.dropped = skipped.total()
+    summary.skipped = skipped.total()
 
     # Warn
     parts = []

@@ -1,4 +1,4 @@
-"""detectron2's mapper from dataset dicts to model inputs, made robust for unusual images, in training and inference."""
+"""detectron2's mapper from dataset dicts to model inputs, made robust to unusual images, for training and inference."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ def read_image_array(path: str | os.PathLike, format: str = "BGR") -> np.ndarray
     """Read an image file as uint8 (height, width, channels), with its EXIF orientation applied.
 
     Unlike detectron2's `read_image`, 16-bit gray images are scaled instead of clipped, and TIFFs are rotated only once.
-    `format` is `INPUT.FORMAT`: "BGR", "RGB", "L" and so on. A file that is missing, not an image, corrupt, or too large
-    to decode safely is a `CorruptImageError`.
+    `format` is `INPUT.FORMAT`: "BGR", "RGB", "L" and so on.
+
+    Raises:
+        CorruptImageError: the file is missing, corrupt, not an image, or too large to decode safely.
     """
     return utils.convert_PIL_to_numpy(read_oriented_image(path), format)
 
@@ -61,13 +63,15 @@ class FBNetV3DatasetMapper(DatasetMapper):
         arguments = super().from_config(cfg, is_train)
         for augmentation in arguments["augmentations"]:
             if type(augmentation) is T.ResizeShortestEdge:
-                augmentation.__class__ = SafeResizeShortestEdge  # keeps its settings
+                augmentation.__class__ = SafeResizeShortestEdge  # overrides one method; the settings remain
         return arguments
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Turn a dataset dict into a model's input: "image" (C, H, W), "instances" and so on.
 
-        An image that cannot be read is a `CorruptImageError`; one of another size than stated a `SizeMismatchError`.
+        Raises:
+            CorruptImageError: the image cannot be read.
+            SizeMismatchError: its size differs from the one in the dataset dict.
         """
         dataset_dict = copy.deepcopy(dataset_dict)
         image = read_image_array(dataset_dict["file_name"], self.image_format)

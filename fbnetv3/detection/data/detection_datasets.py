@@ -1,9 +1,10 @@
-"""Datasets for detectors: registration with detectron2, loading, checks before training, and their classes."""
+"""Datasets for detectors: register them with detectron2, load and check them, and look up their classes."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -14,11 +15,13 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 
-from fbnetv3.data.digit_scenes import digit_scenes, digit_scenes_folder
+from fbnetv3.data.digit_scenes import digit_scenes_folder, ensure_digit_scenes
 from fbnetv3.detection.data.coco_annotations import check_annotations, read_annotations
 from fbnetv3.errors import DataError, UsageError, suggest
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.utils.text import describe_error, first_few
+
+logger = logging.getLogger(__name__)
 
 OWN_DATASETS = {"own_train": "TRAIN", "own_test": "TEST"}
 _DIGIT_SCENES = "digit_scenes_"
@@ -40,7 +43,7 @@ def register_own_datasets(cfg: CfgNode) -> None:
         image_root = own[f"{part}_IMAGES"]
         if bool(json_file) != bool(image_root):
             raise UsageError(
-                f"DATASETS.OWN.{part}_JSON and DATASETS.OWN.{part}_IMAGES go together: set both"
+                f"DATASETS.OWN.{part}_JSON and DATASETS.OWN.{part}_IMAGES must be set together"
             )
         # An earlier config in the same process may have registered different files
         for catalog in (DatasetCatalog, MetadataCatalog):
@@ -64,7 +67,7 @@ def _set_metadata(name: str, json_file: str, image_root: str) -> None:
 
 def _load_digit_scenes(name: str) -> list[dict[str, Any]]:
     """Load scenes of handwritten digits, which are drawn on first use."""
-    digit_scenes()
+    ensure_digit_scenes()
     json_file, image_root = _set_digit_scenes_metadata(name)
     return load_coco_json(json_file, image_root, name)
 
@@ -102,7 +105,7 @@ def load_dataset_dicts(name: str) -> list[dict[str, Any]]:
 def prepare_datasets(cfg: CfgNode, group: ProcessGroup, *, training: bool = False) -> None:
     """Check annotations and images on rank 0, and load the test datasets, which registers their class names.
 
-    Missing files and formats other than COCO's are left to `load_dataset_dicts`.
+    `load_dataset_dicts` reports missing files and handles formats other than COCO's.
     """
     training_names = cfg.DATASETS.TRAIN if training else ()
     mask_format = cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else None
@@ -113,8 +116,15 @@ def prepare_datasets(cfg: CfgNode, group: ProcessGroup, *, training: bool = Fals
         is_coco = metadata.get("evaluator_type") == "coco"
         if is_coco and os.path.isfile(json_file) and not name.startswith(_DIGIT_SCENES):
             need_boxes = name in training_names
-            check_annotations(
+            summary = check_annotations(
                 json_file, metadata.image_root, mask_format=mask_format, need_boxes=need_boxes
+            )
+            logger.info(
+                "%s: %d images, %d boxes, %d images without boxes",
+                name,
+                summary.images,
+                summary.boxes,
+                summary.empty_images,
             )
     for name in cfg.DATASETS.TEST:
         load_dataset_dicts(name)
@@ -151,7 +161,7 @@ def classes_from_categories(categories: Categories, num_classes: int | None = No
     """Return the classes of a COCO-format file, ordered by category id as in detectron2."""
     ordered = sorted(categories, key=lambda category: category["id"])
     classes = {category["id"]: category["name"] for category in ordered}
-    if num_classes not in (None, len(classes)):
+    if num_classes is not None and num_classes != len(classes):
         names = first_few(list(classes.values()))
         raise UsageError(
             f"the annotations have {len(classes)} categories ({names}), but the detector has {num_classes} classes: "
@@ -164,8 +174,8 @@ def detector_classes(cfg: CfgNode, categories: Categories | None = None) -> Clas
     """Return the classes of a config's detector: those of `categories`, the list of a COCO-format file, if given.
 
     Otherwise they come from the datasets of the config, test datasets first: from detectron2's metadata, or from the
-    annotation file if it exists. Else a detector of 80 classes has COCO's names and ids, and any other "class 1" and so
-    on, with ids from 1.
+    annotation file if it exists. If none has the network's number of classes, a detector with 80 classes gets COCO's
+    names and ids, and any other gets "class 1", "class 2" and so on, with ids from 1.
     """
     _, num_classes = num_classes_setting(cfg)
     if categories is not None:
@@ -196,7 +206,10 @@ def _classes_from_catalog(name: str) -> Classes:
         # Category id -> class index; not every dataset has it
         index_of_id = metadata.get("thing_dataset_id_to_contiguous_id")
         ids = sorted(index_of_id, key=index_of_id.get) if index_of_id else range(len(names))
-        return dict(zip(ids, names, strict=False))
+        if len(ids) != len(names):
+            problem = f"{len(names)} thing_classes but {len(ids)} ids in thing_dataset_id_to_contiguous_id"
+            raise DataError(f"{name}: its metadata has {problem}; register one id per class")
+        return dict(zip(ids, names, strict=True))
     file = metadata.get("json_file", "")
     if not os.path.isfile(file):
         return {}

@@ -23,13 +23,13 @@ from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper
 from fbnetv3.detection.data.detection_datasets import load_dataset_dicts
 from fbnetv3.errors import DataError, UsageError, suggest
 from fbnetv3.training.processes.distributed import ProcessGroup
-from fbnetv3.utils.random_state import all_seeds, derive_seed
+from fbnetv3.utils.random_state import derive_seed, seeded
 
 _SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 
 
-class StepSampler(Sampler):
-    """Yields the (position, index) pairs of the images of each step from step `start` on, endlessly.
+class StepBatchSampler(Sampler):
+    """Yields, for each training step from `start` on, the (position, index) pairs of its images; never ends.
 
     Positions count the images of the whole training run. A step's images and their augmentation depend only on the
     index stream and the step. Several processes run the same steps as a single one; each takes its share of every step.
@@ -79,23 +79,23 @@ class SeededDataset(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         position, index = key
-        with all_seeds(derive_seed(self.seed, position)):
+        with seeded(derive_seed(self.seed, position)):
             return self.mapper(copy.deepcopy(self.dicts[index]))
 
 
 class DetectionTrainLoader(DataLoader):
-    """Endless training batches; the last one is kept for error reports."""
+    """Yields training batches endlessly, and keeps the last one for error reports."""
 
-    last: Sequence[dict[str, Any]] = ()
+    last_batch: Sequence[dict[str, Any]] = ()
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:  # type: ignore[override]
         for batch in super().__iter__():
-            self.last = batch
+            self.last_batch = batch
             yield batch
 
 
 def build_train_loader(cfg: CfgNode, seed: int, group: ProcessGroup) -> DetectionTrainLoader:
-    """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation; its `batch_sampler` is a `StepSampler`."""
+    """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation and a `StepBatchSampler`."""
     batch_size = cfg.SOLVER.IMS_PER_BATCH
     if batch_size % group.size:
         raise UsageError(
@@ -109,7 +109,7 @@ def build_train_loader(cfg: CfgNode, seed: int, group: ProcessGroup) -> Detectio
     index_stream = _index_stream(cfg, dicts, seed)
     return DetectionTrainLoader(
         SeededDataset(dicts, FBNetV3DatasetMapper(cfg, is_train=True), seed),
-        batch_sampler=StepSampler(index_stream, batch_size, groups, group.rank, group.size),
+        batch_sampler=StepBatchSampler(index_stream, batch_size, groups, group.rank, group.size),
         generator=torch.Generator().manual_seed(seed % 2**63),
         **_loader_options(cfg),
     )
@@ -145,9 +145,7 @@ def _index_stream(cfg: CfgNode, dicts: list[dict[str, Any]], seed: int) -> Calla
             dicts, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
         )
         return RepeatFactorTrainingSampler(repeats, seed=seed)._infinite_indices
-    raise UsageError(
-        f"DATALOADER.SAMPLER_TRAIN {name!r} is not a resumable sampler: {suggest(name, _SAMPLERS)}"
-    )
+    raise UsageError(f"DATALOADER.SAMPLER_TRAIN {name!r} cannot be resumed: {suggest(name, _SAMPLERS)}")
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:

@@ -13,8 +13,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from fbnetv3.deploy.detector_graph.detector_onnx import write_detector
-from fbnetv3.deploy.exported_folder import Exported
+from fbnetv3.deploy.detector_graph.detector_onnx import export_detector_to_onnx
+from fbnetv3.deploy.exported_folder import ExportedNetwork
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
 from fbnetv3.deploy.input_images import ImageLike
 from fbnetv3.deploy.predictors.detector_predictor import DetectionArrays, ShortSideResize
@@ -24,7 +24,7 @@ from fbnetv3.detection.data.detection_datasets import (
     num_classes_setting,
 )
 from fbnetv3.detection.export.exportable_detector import make_exportable
-from fbnetv3.detection.inference.image_files import ConfigPredictor
+from fbnetv3.detection.inference.detect_images import ConfigPredictor
 from fbnetv3.detection.inference.optimize_detector import FusedBoxHead, fold_conv_norms
 from fbnetv3.detection.models.detector_heads import FBNetV3BoxHead
 from fbnetv3.errors import DataError, UsageError
@@ -42,16 +42,17 @@ def export_detector(
     classes: Sequence[str] | None = None,
     name: str = "detector",
     command: str = "",
-) -> Exported:
+) -> ExportedNetwork:
     """Export a detector to ONNX in a new folder, for `fbnetv3.deploy.load`: from an image of any size to boxes.
 
-    The folder is created only if ONNX Runtime finds the same boxes as detectron2; see `write_detector`.
+    The folder is created only if ONNX Runtime finds the same boxes as detectron2; see `export_detector_to_onnx`.
 
     Args:
         cfg: detectron2's config: architecture, image size, thresholds.
         weights: a checkpoint's path or URL, or a `zoo://` entry; averaged weights are preferred.
         output: the folder to create; an existing one must be empty.
-        images: images to compare on; default: those of `DATASETS.TEST` if they exist, else photographs.
+        images: images to compare on; default: 16 images of `DATASETS.TEST` if they exist, otherwise
+            scikit-learn's photographs.
         classes: class names; default: those of `detector_classes`.
         name: name of the detector.
         command: command line to record as the origin in the manifest.
@@ -66,7 +67,7 @@ def export_detector(
     if len(names) != num_classes:
         raise UsageError(f"got {len(names)} class names for a detector of {num_classes} classes ({key})")
     predictor = ConfigPredictor(cfg, weights, optimize=False)
-    return write_detector(
+    return export_detector_to_onnx(
         make_exportable(simplify_for_export(predictor.model), is_bgr=cfg.INPUT.FORMAT == "BGR"),
         ShortSideResize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
         names,
@@ -79,7 +80,10 @@ def export_detector(
 
 
 def simplify_for_export(model: nn.Module) -> nn.Module:
-    """Return a copy of a detector for exporters: with folded norms, and `FBNetV3BoxHead` pools before its last conv."""
+    """Return a copy of a detector that exporters accept.
+
+    Norms are folded, and `FBNetV3BoxHead` pools before its last convolution.
+    """
     simplified = prepare_for_export(model)
     fold_conv_norms(simplified)
     heads: Any = getattr(model, "roi_heads", None)
@@ -88,7 +92,7 @@ def simplify_for_export(model: nn.Module) -> nn.Module:
         side = heads.box_pooler.output_size[0]
         channels = next(heads.box_head.parameters()).shape[1]
         with torch.no_grad():
-            # Caches what depends only on the size of the regions
+            # Cache what depends only on the size of the regions
             box_head(torch.zeros(1, channels, side, side))
         cast("nn.Module", simplified.roi_heads).box_head = box_head
     return simplified
@@ -96,7 +100,7 @@ def simplify_for_export(model: nn.Module) -> nn.Module:
 
 def detect_boxes(predictor: ConfigPredictor, image: np.ndarray) -> DetectionArrays:
     """Detect objects in an image, uint8 (H, W, 3) in RGB."""
-    if predictor.format == "BGR":
+    if predictor.input_format == "BGR":
         image = image[:, :, ::-1]
     (detections,) = predictor([image])
     boxes = detections.pred_boxes.tensor.numpy()
@@ -104,7 +108,7 @@ def detect_boxes(predictor: ConfigPredictor, image: np.ndarray) -> DetectionArra
 
 
 def _test_images(cfg: CfgNode) -> list[str] | None:
-    """Return some images of the first test dataset that has any on disk."""
+    """Return images of the first test dataset that has any on disk."""
     for name in cfg.DATASETS.TEST:
         try:
             files = [image["file_name"] for image in load_dataset_dicts(name)]

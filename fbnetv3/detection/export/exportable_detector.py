@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from fbnetv3.deploy.detector_graph.box_ops import multiclass_nms, multilevel_roi_align
 from fbnetv3.errors import UsageError
 
-_BELOW_ALL_SCORES = -3e38  # drops only boxes masked with minus infinity
+_BELOW_ALL_SCORES = -3e38  # score threshold that excludes only boxes masked with minus infinity
 _NO_LIMIT = 2**31 - 1
 
 Size = tuple[int, int]  # height, width
@@ -29,7 +29,7 @@ Detections = tuple[Tensor, Tensor, Tensor]  # boxes (N, 4), scores (N,), classes
 
 
 class _ExportableDetector(nn.Module):
-    """Preprocessing and backbone, which all detectors share; the model is in eval mode, on the CPU."""
+    """The preprocessing and backbone that all detectors share. The model is in eval mode and on the CPU."""
 
     model: Any
 
@@ -55,7 +55,7 @@ class ExportableRCNN(_ExportableDetector):
     """A Faster R-CNN as a function of one image."""
 
     def forward(self, image: Tensor) -> Detections:
-        """Detect objects in an image, uint8 (H, W, 3) in RGB; detections are sorted, best first."""
+        """Detect objects in an image, uint8 (H, W, 3) in RGB; the detections are sorted by score, best first."""
         rpn = self.model.proposal_generator
         heads = self.model.roi_heads
         size = (image.shape[0], image.shape[1])
@@ -64,7 +64,7 @@ class ExportableRCNN(_ExportableDetector):
         return self._detect([features[name] for name in heads.box_in_features], proposals, size)
 
     def _propose(self, features: list[Tensor], size: Size) -> Tensor:
-        """Return proposals (R, 4), best first, as detectron2's `find_top_rpn_proposals`."""
+        """Return proposals (R, 4), best first, as detectron2's `find_top_rpn_proposals` does."""
         rpn = self.model.proposal_generator
         anchors = grid_anchors(rpn.anchor_generator, features)
         scores = []
@@ -87,7 +87,7 @@ class ExportableRCNN(_ExportableDetector):
         return all_boxes[rows]
 
     def _detect(self, features: list[Tensor], proposals: Tensor, size: Size) -> Detections:
-        """Run the box head on proposals and post-process as detectron2's `fast_rcnn_inference`."""
+        """Run the box head on proposals and post-process as detectron2's `fast_rcnn_inference` does."""
         heads = self.model.roi_heads
         predictor = heads.box_predictor
         pooled = pool_regions(heads.box_pooler, features, proposals)
@@ -116,7 +116,7 @@ class ExportableRetinaNet(_ExportableDetector):
     """A RetinaNet as a function of one image."""
 
     def forward(self, image: Tensor) -> Detections:
-        """Detect objects in an image, uint8 (H, W, 3) in RGB; detections are sorted, best first."""
+        """Detect objects in an image, uint8 (H, W, 3) in RGB; the detections are sorted by score, best first."""
         model = self.model
         maps = self.compute_features(image)
         features = [maps[name] for name in model.head_in_features]
@@ -144,7 +144,7 @@ class ExportableRetinaNet(_ExportableDetector):
 def make_exportable(model: nn.Module, is_bgr: bool) -> nn.Module:
     """Wrap a detector, in eval mode and on the CPU, as a function of one image, uint8 (H, W, 3) in RGB.
 
-    It returns boxes (N, 4) in pixels of the image, scores (N,) and classes (N,), sorted, best first. `is_bgr` says
+    It returns boxes (N, 4) in pixels of the image, scores (N,) and classes (N,), best first. `is_bgr` says
     whether the detector expects BGR.
     """
     if type(model) is RetinaNet:
@@ -173,7 +173,7 @@ def _require_type(part: str, module: object, supported: type, others: str = "") 
 
 
 def _topk(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the k highest scores and their indices; all, sorted, if there are fewer."""
+    """Return the k highest scores, or all if there are fewer, and their indices; highest first."""
     return scores.topk(torch.sym_min(scores.shape[0], k))
 
 
@@ -185,7 +185,10 @@ def flatten_predictions(x: Tensor, num_values: int) -> Tensor:
 def _nms_within_groups(
     boxes: Tensor, scores: Tensor, groups: Tensor, num_groups: int, limits: tuple[float, float, int]
 ) -> Tensor:
-    """Return the rows that one NMS call keeps, best first; boxes only suppress boxes of their own level or class."""
+    """Run one NMS in which boxes suppress only boxes of their own group: level or class.
+
+    Return the rows that it keeps, best first.
+    """
     scores_by_group = scores[None]
     if num_groups > 1:
         scores_by_group = scores.masked_fill(groups != torch.arange(num_groups)[:, None], -torch.inf)
@@ -213,7 +216,7 @@ def grid_anchors(generator: DefaultAnchorGenerator, features: Sequence[Tensor]) 
 
 
 def pool_regions(pooler: ROIPooler, features: Sequence[Tensor], boxes: Tensor) -> Tensor:
-    """Pool boxes (R, 4) from feature maps (1, C, H, W) to (R, C, side, side), as detectron2's `ROIPooler`."""
+    """Pool boxes (R, 4) from feature maps (1, C, H, W) to (R, C, side, side), as detectron2's `ROIPooler` does."""
     # Assign boxes to levels by their size, eqn. (1) of the FPN paper
     box_size = (boxes[:, 2:] - boxes[:, :2]).prod(1).sqrt()
     level = torch.floor(pooler.canonical_level + torch.log2(box_size / pooler.canonical_box_size + 1e-8))

@@ -1,4 +1,4 @@
-"""Optimize a detector for inference, with the same detections."""
+"""Make a detector faster at inference, with the same detections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fbnetv3.modeling.batchnorm_folding import fold_batchnorm
 from fbnetv3.modeling.cpu.expanding_pooler import ExpandingPooler, can_expand
 from fbnetv3.modeling.cpu.inference_blocks import FusedConv, FusedMBConv, fuse_blocks
 
-# NMS of proposals first looks at this multiple of the number of proposals to keep
+# NMS of proposals starts with this multiple of the number of proposals to keep
 _NMS_LOOKAHEAD = 2
 
 
@@ -43,8 +43,8 @@ def optimize_for_inference(model: nn.Module) -> nn.Module:
         for name, child in parent.named_children():
             if type(child) is FBNetV3BoxHead:
                 setattr(parent, name, FusedBoxHead(cast("FBNetV3BoxHead", child)))
-            elif type(child) in _LAZY_DECODE and type(child.box2box_transform) is Box2BoxTransform:
-                child.__class__ = _LAZY_DECODE[type(child)]  # only overrides methods
+            elif type(child) in _LAZY_CLASSES and type(child.box2box_transform) is Box2BoxTransform:
+                child.__class__ = _LAZY_CLASSES[type(child)]  # overrides methods, shares all attributes
         if isinstance(parent, StandardROIHeads) and isinstance(parent.box_head, FusedBoxHead):
             _move_expansion_before_pooler(parent)
         if isinstance(parent, BlockRPNHead):
@@ -88,7 +88,10 @@ class FusedBoxHead(nn.Module):
 
 
 def _move_expansion_before_pooler(heads: StandardROIHeads) -> None:
-    """Apply the box head's first 1x1 convolution before the ROI pooler, if its first block has one and no residual."""
+    """Apply the box head's first 1x1 convolution before the ROI pooler instead of after it.
+
+    This needs a first block with such a convolution and without a residual connection.
+    """
     box_head = heads.box_head
     first = box_head.blocks[0] if len(box_head.blocks) else box_head.last
     if not isinstance(first, FusedMBConv) or first.has_residual or not can_expand(heads.box_pooler):
@@ -179,7 +182,7 @@ def _nms_per_level(boxes: Tensor, scores: Tensor, levels: Tensor, threshold: flo
 
 
 class LazyDecodeOutputLayers(FastRCNNOutputLayers):
-    """detectron2's box predictor that decodes only boxes with high enough scores; the detections are identical."""
+    """detectron2's box predictor that decodes only boxes above the score threshold; the detections are identical."""
 
     def inference(
         self, predictions: tuple[Tensor, Tensor], proposals: list[Instances]
@@ -217,7 +220,7 @@ class LazyDecodeOutputLayers(FastRCNNOutputLayers):
         return instances, rows[selected]
 
 
-_LAZY_DECODE: dict[type[nn.Module], type[nn.Module]] = {
+_LAZY_CLASSES: dict[type[nn.Module], type[nn.Module]] = {
     RPN: LazyDecodeRPN,
     FastRCNNOutputLayers: LazyDecodeOutputLayers,
 }

@@ -22,10 +22,10 @@ _LABEL_PADDING = 2  # pixels on each side of the text
 
 
 def draw_detections(picture: np.ndarray, instances: Instances, names: Sequence[str]) -> Image.Image:
-    """Return a copy of a picture, uint8 (height, width, 3) in RGB, with boxes labeled with class name and percent.
+    """Return a copy of a picture, uint8 (height, width, 3) in RGB, with boxes labeled with class names and percentages.
 
-    `instances` has `pred_boxes` in pixels, `pred_classes` and, except for annotations, `scores`; the best are drawn
-    last, on top.
+    `instances` has `pred_boxes` in pixels, `pred_classes` and, except for annotations, `scores`. The boxes with the
+    highest scores are drawn last, on top.
     """
     image = Image.fromarray(picture)
     draw = ImageDraw.Draw(image)
@@ -38,7 +38,7 @@ def draw_detections(picture: np.ndarray, instances: Instances, names: Sequence[s
         color = class_color(class_index)
         x0, y0, x1, y1 = instances.pred_boxes.tensor[i].tolist()
         draw.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=color, width=line_width)
-        # The label is above the box, below it or inside it, where it fits into the image
+        # Put the label above, below or inside the box, the first of which that fits into the image
         label = names[class_index]
         if has_scores:
             label = f"{label} {100 * float(instances.scores[i]):.0f}%"

@@ -17,7 +17,7 @@ from fbnetv3.arch import ArchDef, get_arch, with_same_padding
 from fbnetv3.arch.detector_cost import detector_parts
 from fbnetv3.detection.models.fbnetv3_backbone import arch_arguments
 from fbnetv3.detection.models.norm_layers import Norm, explain_batchnorm_error, norm_layer
-from fbnetv3.detection.models.released_names import ReleasedNames
+from fbnetv3.detection.models.released_names import ReleasedNamesMixin
 from fbnetv3.errors import UsageError
 from fbnetv3.modeling import Trunk
 from fbnetv3.modeling.weights import load_trunk
@@ -49,7 +49,8 @@ class BlockRPNHead(nn.Module):
         anchor_counts = set(anchor_generator.num_anchors)
         if len(channels) > 1 or len(anchor_counts) > 1:
             raise UsageError(
-                "MODEL.RPN.IN_FEATURES must all have the same numbers of channels and of anchors per pixel"
+                "MODEL.RPN.IN_FEATURES must all have the same number of channels and the same number of anchors per "
+                "pixel"
             )
         return {
             "arch": arguments["arch"],
@@ -70,7 +71,7 @@ class BlockRPNHead(nn.Module):
 
 
 @RPN_HEAD_REGISTRY.register()
-class FBNetV3RPNHead(ReleasedNames, BlockRPNHead):
+class FBNetV3RPNHead(ReleasedNamesMixin, BlockRPNHead):
     """An RPN head whose blocks are those of the last row of the C4 trunk.
 
     Args:
@@ -113,7 +114,7 @@ class BlockBoxHead(nn.Module):
 
 
 @ROI_BOX_HEAD_REGISTRY.register()
-class FBNetV3BoxHead(ReleasedNames, BlockBoxHead):
+class FBNetV3BoxHead(ReleasedNamesMixin, BlockBoxHead):
     """A box head whose blocks are those of an architecture after its C4 trunk.
 
     Args:

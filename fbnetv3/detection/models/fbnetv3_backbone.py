@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from fbnetv3.arch import ArchDef, get_arch, with_same_padding
 from fbnetv3.arch.definition import feature_blocks
 from fbnetv3.detection.models.norm_layers import Norm, explain_batchnorm_error, norm_layer
-from fbnetv3.detection.models.released_names import ReleasedNames
+from fbnetv3.detection.models.released_names import ReleasedNamesMixin
 from fbnetv3.errors import UsageError
 from fbnetv3.modeling import Trunk
 from fbnetv3.modeling.weights import load_trunk
@@ -39,7 +39,7 @@ def arch_arguments(cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-class FBNetV3Backbone(ReleasedNames, Backbone):
+class FBNetV3Backbone(ReleasedNamesMixin, Backbone):
     """The blocks of an architecture up to the deepest requested feature map (Sec. 4.3).
 
     Feature maps are named as in detectron2's ResNets: "res2" to "res5" have strides 4 to 32, and "res1" has stride 2.
@@ -91,8 +91,9 @@ class FBNetV3Backbone(ReleasedNames, Backbone):
             self._out_feature_strides[name] = stride
             self._feature_names[block.stage, block.index] = name
         # Blocks after the deepest requested feature map are not built
+        last, _ = features[self._out_features[-1]]
         padded = with_same_padding(self.arch, name=self.arch.name)
-        trunk = Trunk(padded, in_channels, norm_layer=norm_layer(norm), last=block.name)
+        trunk = Trunk(padded, in_channels, norm_layer=norm_layer(norm), last=last.name)
         if weights:
             load_trunk(trunk, weights)
         self.stages = trunk.stages

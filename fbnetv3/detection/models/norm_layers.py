@@ -36,7 +36,7 @@ def norm_layer(norm: Norm, device: str = "cuda") -> Callable[[int], nn.Module]:
 
 @contextlib.contextmanager
 def explain_batchnorm_error(x: Tensor) -> Iterator[None]:
-    """Say what to do if BatchNorm has only one value per channel: x (N, C, H, W) has N = 1 and leads to one pixel."""
+    """Replace torch's error about a single value per channel with advice; `x` (N, C, H, W) is the input."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Tensor names of the released detectors, converted to this project's, so any checkpointer loads both."""
+"""Convert the tensor names of the released detectors to this project's, so that any checkpointer loads both."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def rename_released_tensors(state: dict[str, Any], prefix: str) -> None:
             state[prefix + name] = state.pop(key)
 
 
-class ReleasedNames(nn.Module):
-    """A part of a detector whose weights load with the released names too."""
+class ReleasedNamesMixin(nn.Module):
+    """A part of a detector that also loads weights under their released names."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         rename_released_tensors(state_dict, prefix)

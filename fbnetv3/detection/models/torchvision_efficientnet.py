@@ -19,8 +19,8 @@ from fbnetv3.detection.models.fbnetv3_backbone import arch_arguments
 from fbnetv3.detection.models.norm_layers import Norm, norm_layer
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.modeling.blocks import init_weights
-from fbnetv3.modeling.checkpoint_files import read_state_dict
-from fbnetv3.modeling.weights import load_if_it_fits
+from fbnetv3.modeling.safe_loading import read_state_dict
+from fbnetv3.modeling.weights import load_checked_weights
 
 _ARCHS = [f"torchvision/efficientnet_b{n}" for n in range(8)]
 # Indices into torchvision's `features`: 0 is the stem, 2, 3, 4 and 6 halve the resolution, 8 belongs to the classifier
@@ -71,7 +71,12 @@ def build_efficientnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Efficie
 class EfficientNetRPNHead(BlockRPNHead):
     """An RPN head of copies of the C4 trunk's last block, by default as many as its last stage has blocks.
 
-    For the arguments see `EfficientNetBackbone` and `FBNetV3RPNHead`.
+    Args:
+        arch: "torchvision/efficientnet_b0" to "torchvision/efficientnet_b7".
+        num_anchors: anchors per pixel of the feature map.
+        box_dim: parameters of a box; 4 for axis-aligned boxes.
+        num_blocks: number of blocks; default: as many as in the trunk's last stage.
+        norm: name or constructor of the norm; see `FBNetV3Backbone`.
     """
 
     @configurable
@@ -100,7 +105,13 @@ class EfficientNetRPNHead(BlockRPNHead):
 
 @ROI_BOX_HEAD_REGISTRY.register()
 class EfficientNetBoxHead(BlockBoxHead):
-    """A box head whose blocks are the stages of stride 32; for the arguments see `EfficientNetBackbone`."""
+    """A box head whose blocks are the stages of stride 32.
+
+    Args:
+        arch: "torchvision/efficientnet_b0" to "torchvision/efficientnet_b7".
+        norm: name or constructor of the norm; see `FBNetV3Backbone`.
+        weights: a file or URL of torchvision's weights to initialize from; "" initializes randomly.
+    """
 
     @configurable
     def __init__(self, *, arch: str, norm: Norm = "BN", weights: str | os.PathLike = "") -> None:
@@ -125,10 +136,10 @@ def _build_stages(arch: str, norm: Norm) -> nn.Sequential:
 
 
 def _load_stages(stages: nn.Sequential, source: str | os.PathLike) -> None:
-    """Load torchvision's weights, unless `source` is "", into some stages, whose indices are those in `features`."""
+    """Load torchvision's weights into some stages, which keep their indices in `features`; "" loads nothing."""
     if not source:
         return
     # The file also has the other stages and the classifier
     weights = {key.removeprefix("features."): value for key, value in read_state_dict(source).items()}
     own_weights = {key: weights[key] for key in stages.state_dict() if key in weights}
-    load_if_it_fits(stages, own_weights, str(source), "the network")
+    load_checked_weights(stages, own_weights, str(source), "the network")

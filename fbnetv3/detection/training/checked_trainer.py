@@ -1,4 +1,4 @@
-"""detectron2's training loop with a check of the loss, and the log of its progress."""
+"""detectron2's training loop, with a check for non-finite losses and a progress log."""
 
 from __future__ import annotations
 
@@ -20,21 +20,26 @@ from fbnetv3.utils.text import first_few, format_duration
 
 logger = logging.getLogger(__name__)
 
-_WINDOW = 20  # steps over which the median of the logged losses is taken
+LOG_PERIOD = (
+    20  # steps between two lines of progress and of metrics, which have the median losses of these steps
+)
 
 
 class CheckedTrainer(SimpleTrainer):
     """detectron2's trainer; a non-finite loss ends the run in all processes, before the optimizer step."""
 
     group: ProcessGroup
-    diverged_file: Path  # for the weights that gave the loss, and the image names
+    diverged_file: Path  # where the weights and image names of a step with a non-finite loss are saved
 
     def run_step(self) -> None:
         """Run one step of detectron2's trainer."""
         try:
             super().run_step()
-        except FloatingPointError:  # of detectron2, for proposals, in this process only
-            raise self._diverged("of the proposals", math.nan, self.data_loader.last) from None
+        except FloatingPointError:
+            # detectron2 found non-finite proposals. Only this process knows; the launcher ends the others.
+            raise self._save_and_build_error(
+                "of the proposals", math.nan, self.data_loader.last_batch
+            ) from None
 
     def _write_metrics(
         self, loss_dict: Mapping[str, Tensor], data_time: float, prefix: str = "", iter: int | None = None
@@ -46,13 +51,15 @@ class CheckedTrainer(SimpleTrainer):
             super()._write_metrics(loss_dict, data_time, prefix, iter)
             return
         # All processes report the losses and images of the first process that diverged
-        report = None if is_finite else (losses, self.data_loader.last)
+        report = None if is_finite else (losses, self.data_loader.last_batch)
         losses, images = next(candidate for candidate in self.group.gather(report) if candidate is not None)
         worst_key = next((key for key, value in losses.items() if not math.isfinite(value)), "total")
-        raise self._diverged(f"({worst_key})", losses.get(worst_key, math.nan), images)
+        raise self._save_and_build_error(f"({worst_key})", losses.get(worst_key, math.nan), images)
 
-    def _diverged(self, loss_name: str, loss: float, images: Sequence[dict[str, Any]]) -> DivergedError:
-        """Save the weights and build the error."""
+    def _save_and_build_error(
+        self, loss_name: str, loss: float, images: Sequence[dict[str, Any]]
+    ) -> DivergedError:
+        """Save the weights and image names on rank 0, and build the error."""
         step = self.iter + 1
         lr = self.optimizer.param_groups[0]["lr"]
         names = [image["file_name"] for image in images]
@@ -69,14 +76,14 @@ class CheckedTrainer(SimpleTrainer):
 
 
 class CheckedAMPTrainer(CheckedTrainer, AMPTrainer):
-    """The same in mixed precision."""
+    """`CheckedTrainer` in mixed precision."""
 
 
 class ProgressWriter(EventWriter):
     """Logs losses, learning rate, time per step and remaining time.
 
-    Unlike detectron2's CommonMetricPrinter, it uses this package's logger and excludes a resumed run's earlier steps:
-    `start` is the number of steps completed before the run was resumed, `max_steps` that of the whole run.
+    Unlike detectron2's CommonMetricPrinter, it uses this package's logger, and times only the steps since the run was
+    resumed: `start` is the number of steps completed before, `max_steps` the number of steps of the whole run.
     """
 
     def __init__(self, max_steps: int, start: int) -> None:
@@ -94,7 +101,7 @@ class ProgressWriter(EventWriter):
             return
         # Medians, as detectron2 logs them
         medians = {
-            key: storage.history(key).median(storage.count_samples(key, _WINDOW))
+            key: storage.history(key).median(storage.count_samples(key, LOG_PERIOD))
             for key in storage.histories()
             if "loss" in key
         }

@@ -14,7 +14,7 @@ from torch import nn
 
 from fbnetv3.detection.models.released_names import rename_released_tensors
 from fbnetv3.errors import WeightsError
-from fbnetv3.modeling.checkpoint_files import extract_state_dict, load_checkpoint_file
+from fbnetv3.modeling.safe_loading import extract_state_dict, load_checkpoint_file
 from fbnetv3.training.run_state.checkpoints import (
     State,
     has_numbered_name,
@@ -30,7 +30,7 @@ from fbnetv3.utils.text import first_few, one_line
 logger = logging.getLogger(__name__)
 
 EMA_KEY = "ema_state"  # the averaged weights, as in the released checkpoints
-_LAST_CHECKPOINT = "last_checkpoint"  # detectron2's file with the name of the newest
+_LAST_CHECKPOINT = "last_checkpoint"  # detectron2's file with the name of the newest checkpoint
 
 # Prefixes of the last layers of detectron2's heads, whose shapes depend on the number of classes
 _CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.", "head.cls_score.")
@@ -84,7 +84,7 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
             prune_checkpoints(path, self.keep)
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Restore the raw weights and all checkpointables from what `newest_checkpoint` returns."""
+        """Restore the raw weights and all checkpointables from the state that `newest_checkpoint` returns."""
         try:
             self.model.load_state_dict(state["model"])
             for key, value in self.checkpointables.items():
@@ -96,7 +96,10 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
             ) from None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Load the newest complete checkpoint in `save_dir` with all checkpointables, else the weights in `path`."""
+        """Load the newest complete checkpoint in `save_dir` with all checkpointables, else the weights in `path`.
+
+        detectron2's trainers call this; `train_detector` uses `newest_checkpoint` and `restore`.
+        """
         newest = newest_checkpoint(Path(self.save_dir)) if resume else None
         return self.load(str(newest[0])) if newest else self.load(path, checkpointables=[])
 
@@ -104,7 +107,10 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         """Load a file, a URL or a `zoo://` entry, and return its other contents; "" loads nothing.
 
         `checkpointables` are keys to load in addition to the weights; default: all. If there are none, averaged weights
-        are preferred. A file that does not fit the detector is a `WeightsError`.
+        are preferred.
+
+        Raises:
+            WeightsError: the file is missing, corrupt, or does not fit the detector.
         """
         # Without optimizer state, no run resumes from the file: its averaged weights are better
         self._prefer_ema = not (self.checkpointables if checkpointables is None else checkpointables)
@@ -188,9 +194,11 @@ def _find_mismatch(state: State, model: State, mismatched: Sequence[str]) -> str
 
 
 def _describe_classes(state: State, model: State) -> str:
-    advice = "or initialize the last layers randomly with load_detector(..., new_classes=True)"
+    advice = "or, in Python, load it with new_classes=True, which initializes the last layers randomly"
     if _BOX_SCORES not in state or _BOX_SCORES not in model:
-        return f"has a different number of classes: set MODEL.RETINANET.NUM_CLASSES to it, {advice}"
+        return (
+            f"has a different number of classes: set MODEL.RETINANET.NUM_CLASSES to that number, {advice}"
+        )
     # The last class is the background
     count = len(state[_BOX_SCORES]) - 1
     own_count = len(model[_BOX_SCORES]) - 1
@@ -200,7 +208,7 @@ def _describe_classes(state: State, model: State) -> str:
 
 
 def newest_checkpoint(folder: Path) -> tuple[Path, State] | None:
-    """Return path and contents of the newest complete checkpoint in a folder; None if there are no checkpoints."""
+    """Return the path and state of the newest complete checkpoint in a folder; None if there are no checkpoints."""
     paths = numbered_checkpoints(folder)[::-1]
     with contextlib.suppress(OSError):
         tagged = folder / (folder / _LAST_CHECKPOINT).read_text().strip()
@@ -210,7 +218,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path, State] | None:
 
 
 def load_detector(model: nn.Module, source: str | os.PathLike, *, new_classes: bool = False) -> nn.Module:
-    """Load a detector's weights, averaged ones if the checkpoint has them, and return it.
+    """Load weights into a detector, the averaged ones if the checkpoint has them, and return the detector.
 
     Args:
         model: from detectron2's `build_model`.

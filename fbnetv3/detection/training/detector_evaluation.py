@@ -22,6 +22,7 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.data import DataLoader
 
+from fbnetv3.detection.data.detection_datasets import load_dataset_dicts
 from fbnetv3.detection.data.detection_loaders import build_test_loader
 from fbnetv3.errors import UsageError
 from fbnetv3.training.processes.distributed import ProcessGroup
@@ -38,11 +39,12 @@ _COCO_MAX_DETECTIONS = 100
 def evaluate_datasets(
     cfg: CfgNode, model: nn.Module, names: Sequence[str], group: ProcessGroup, folder: Path | None = None
 ) -> Results:
-    """Evaluate a detector, whose mode is restored, on registered datasets; the processes share their images.
+    """Evaluate a detector on registered datasets, whose images are divided among the processes.
 
-    The detections are written to a folder per dataset in `folder`. Rank 0 returns for each dataset and task ("bbox",
-    "segm") the average precision in percent: "AP", "AP50", "AP75", "APs", "APm", "APl", and "AP-" with each class name;
-    NaN where the dataset has no such objects. Other ranks return an empty mapping.
+    The model's training mode is restored. The detections are written to a folder per dataset in `folder`. Rank 0
+    returns for each dataset and task ("bbox", "segm") the average precision in percent: "AP", "AP50", "AP75", "APs",
+    "APm", "APl", and "AP-" with each class name; NaN if the dataset has no such objects. Other ranks return an empty
+    mapping.
     """
     results: Results = {}
     for name in names:
@@ -50,12 +52,13 @@ def evaluate_datasets(
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its own table
             evaluator = _build_evaluator(cfg, name, str(folder / name) if folder else None)
             task_results = inference_on_dataset(model, _InterruptibleLoader(loader, group), evaluator)
-        # Only rank 0 gathers the detections; without any, pycocotools reports NaN or nothing at all, which is 0
+        # Only rank 0 gathers the detections
         if group.is_rank_0:
-            results[name] = dict(task_results or {"bbox": {}})
+            results[name] = dict(task_results)
             parts = []
             for task, values in results[name].items():
-                if all(map(math.isnan, values.values())):
+                # Without detections, detectron2 reports NaN even if there are objects to detect
+                if all(map(math.isnan, values.values())) and _has_objects(name):
                     results[name][task] = values = dict.fromkeys(_COLUMNS, 0.0)
                 prefix = "" if task == "bbox" else f"{task} "
                 parts += [
@@ -63,6 +66,12 @@ def evaluate_datasets(
                 ]
             logger.info("%s: %s", name, ", ".join(parts))
     return results
+
+
+def _has_objects(name: str) -> bool:
+    """Return whether a dataset has an object to detect; crowds do not count."""
+    annotations = (a for image in load_dataset_dicts(name) for a in image.get("annotations", ()))
+    return any(not annotation.get("iscrowd") for annotation in annotations)
 
 
 def detection_table(results: Results) -> str:
@@ -81,22 +90,22 @@ def _build_evaluator(cfg: CfgNode, name: str, folder: str | None) -> DatasetEval
         return PascalVOCDetectionEvaluator(name)
     if evaluator_type not in ("coco", "coco_panoptic_seg"):
         raise UsageError(
-            f"{name}: cannot evaluate datasets of type '{evaluator_type}', only coco and pascal_voc"
+            f"{name}: datasets of type '{evaluator_type}' cannot be evaluated; supported: coco, pascal_voc"
         )
     tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
     max_detections = cfg.TEST.DETECTIONS_PER_IMAGE
     if max_detections == _COCO_MAX_DETECTIONS:
-        max_detections = None  # the default: with AP of small and large objects
+        max_detections = None  # the default, which includes AP of small, medium and large objects
     return COCOEvaluator(name, tasks, True, folder, use_fast_impl=False, max_dets_per_image=max_detections)
 
 
 class _InterruptibleLoader:
-    """A loader at which all processes stop between the same two batches after an interrupt."""
+    """A loader that, after an interrupt, stops all processes between the same two batches."""
 
     def __init__(self, loader: DataLoader, group: ProcessGroup) -> None:
         self.loader = loader
         self.group = group
-        # Number that every process has
+        # Number of batches that every process has
         self.common_batches = len(cast("Sized", loader.dataset)) // group.size
 
     def __len__(self) -> int:

@@ -15,6 +15,7 @@ from torch import nn
 from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper, read_image_array
 from fbnetv3.detection.data.detection_datasets import load_dataset_dicts, num_classes_setting
 from fbnetv3.detection.inference.visualize import draw_detections
+from fbnetv3.detection.training.checked_trainer import LOG_PERIOD
 from fbnetv3.training.run_state.metrics import read_metrics
 from fbnetv3.utils.plotting import new_figure, save_figure, style_axes
 
@@ -25,7 +26,10 @@ _LOSSES = ("total_loss", "loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_l
 def plot_examples(
     cfg: CfgNode, model: nn.Module, name: str, figure_file: Path, *, count: int = 8, min_score: float = 0.5
 ) -> None:
-    """Draw detections of at least a score next to annotations, for evenly spaced images of a dataset, into a PNG."""
+    """Save a figure of evenly spaced images of a dataset: their annotations next to the detections.
+
+    Detections with lower scores than `min_score` are not drawn.
+    """
     dicts = load_dataset_dicts(name)
     indices = np.linspace(0, len(dicts) - 1, min(count, len(dicts))).astype(int)
     names = MetadataCatalog.get(name).get("thing_classes") or list(
@@ -57,16 +61,16 @@ def plot_examples(
 
 
 def plot_detection_curves(metrics: Path, figure_file: Path) -> None:
-    """Draw loss and average precision by step, from a run's metrics file, into a PNG."""
+    """Save a figure of loss and average precision by step, from a run's metrics file."""
     entries = read_metrics(metrics, "iteration")
     figure = new_figure(9, 3.4, dpi=110)
     loss_axes, precision_axes = figure.subplots(1, 2)
-    # detectron2 numbers steps from 0 with the losses; evaluations follow complete steps
+    # detectron2 numbers the steps of losses from 0, and those of evaluations from 1
     for key in _LOSSES:
         if points := [(entry["iteration"] + 1, entry[key]) for entry in entries if key in entry]:
             loss_axes.plot(*zip(*points, strict=True), lw=1, label=key)
     loss_axes.legend(frameon=False, fontsize="small")
-    style_axes(loss_axes, xlabel="step", ylabel="loss, median of 20 steps")
+    style_axes(loss_axes, xlabel="step", ylabel=f"loss, median of {LOG_PERIOD} steps")
     precisions = sorted(
         {key for entry in entries for key in entry if key.endswith(("bbox/AP", "bbox/AP50"))}
     )

@@ -25,7 +25,12 @@ from torch import nn, optim
 
 from fbnetv3.detection.data.detection_datasets import check_class_names, prepare_datasets
 from fbnetv3.detection.data.detection_loaders import build_train_loader
-from fbnetv3.detection.training.checked_trainer import CheckedAMPTrainer, CheckedTrainer, ProgressWriter
+from fbnetv3.detection.training.checked_trainer import (
+    LOG_PERIOD,
+    CheckedAMPTrainer,
+    CheckedTrainer,
+    ProgressWriter,
+)
 from fbnetv3.detection.training.detector_checkpoint import (
     EMA_KEY,
     FBNetV3Checkpointer,
@@ -41,7 +46,7 @@ from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_inte
 from fbnetv3.training.run_state.checkpoints import State, save_checkpoint
 from fbnetv3.training.run_state.fingerprint import (
     DETECTOR_IGNORED_KEYS,
-    check_not_longer,
+    check_length,
     check_same_run,
     config_fingerprint,
 )
@@ -49,12 +54,10 @@ from fbnetv3.training.run_state.metrics import truncate_metrics
 from fbnetv3.training.run_state.run_description import log_summary
 from fbnetv3.training.run_state.run_folder import RunFolder, run_lock
 from fbnetv3.utils.json_lines import append_json_line
-from fbnetv3.utils.logging_setup import log_on_rank_0, log_to_file, quiet_detectron2
+from fbnetv3.utils.logging_setup import log_to_file, quiet_detectron2, quiet_other_ranks
 from fbnetv3.utils.random_state import derive_seed
 
 logger = logging.getLogger(__name__)
-
-METRICS_PERIOD = 20  # steps between two lines of progress and of metrics
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ def train_detector(cfg: CfgNode, *, resume: bool = False) -> DetectorRunResult:
     with (
         _process_group(cfg) as group,
         torch.random.fork_rng(),
-        log_on_rank_0(group.rank),
+        quiet_other_ranks(group.rank),
         quiet_detectron2(),
     ):
         cfg = _scale_to_world_size(cfg, group)
@@ -126,7 +129,7 @@ class _DetectorRun:
 
     @property
     def evaluated_model(self) -> nn.Module:
-        """The averaged model, or the raw one without EMA."""
+        """The averaged model, or the raw one if the run has no EMA."""
         return self.model if self.ema is None else self.ema.module
 
     def _build_checkpointer(self) -> FBNetV3Checkpointer:
@@ -147,7 +150,7 @@ class _DetectorRun:
         saved_config = state.get("metadata", {}).get("config", {})
         check_same_run(saved_config, self.metadata["config"], path)
         completed = state["iteration"] + 1
-        check_not_longer(completed, self.cfg.SOLVER.MAX_ITER, "steps", "SOLVER.MAX_ITER", path)
+        check_length(completed, self.cfg.SOLVER.MAX_ITER, "steps", "SOLVER.MAX_ITER", path)
         self.checkpointer.restore(state)
         # ModelEMA counts updates, which determine its decay, outside the state dict
         if self.ema is not None:
@@ -202,7 +205,7 @@ class _DetectorRun:
             truncate_metrics(self.run_folder.metrics, self.start - 1, key="iteration")
             writers = [
                 ProgressWriter(self.cfg.SOLVER.MAX_ITER, self.start),
-                JSONWriter(str(self.run_folder.metrics)),
+                JSONWriter(str(self.run_folder.metrics), window_size=LOG_PERIOD),
                 TensorboardXWriter(str(self.run_folder.tensorboard), purge_step=self.start),
             ]
         trainer.register_hooks(
@@ -213,7 +216,7 @@ class _DetectorRun:
                 hooks.LRScheduler(self.optimizer, self.scheduler),
                 hooks.CallbackHook(after_step=self._after_step),
                 hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate, eval_after_train=False),
-                hooks.PeriodicWriter(writers, METRICS_PERIOD),
+                hooks.PeriodicWriter(writers, LOG_PERIOD),
             ]
         )
         return trainer
@@ -249,7 +252,9 @@ class _DetectorRun:
         if self.start:
             logger.info("resuming after %d steps", self.start)
         if self.group.is_rank_0:
-            self.run_folder.weights.unlink(missing_ok=True)  # of a shorter run that is being extended
+            self.run_folder.weights.unlink(
+                missing_ok=True
+            )  # final only for a shorter run, which is being extended
         trainer.train(self.start, self.cfg.SOLVER.MAX_ITER)
         if self.group.is_rank_0:
             # The final weights have no optimizer state
@@ -273,29 +278,22 @@ def evaluate_detector(cfg: CfgNode) -> Results:
 
     Averaged weights (EMA) are preferred if the file has both.
     """
-    with _process_group(cfg) as group, log_on_rank_0(group.rank), quiet_detectron2():
+    with _process_group(cfg) as group, quiet_other_ranks(group.rank), quiet_detectron2():
         if not cfg.DATASETS.TEST:
             raise UsageError("DATASETS.TEST is empty: name a dataset to evaluate on, or set DATASETS.OWN")
         prepare_datasets(cfg, group)
         check_class_names(cfg, cfg.DATASETS.TEST)
-        weights = cfg.MODEL.WEIGHTS or _trained_weights(RunFolder(cfg.OUTPUT_DIR))
+        weights = cfg.MODEL.WEIGHTS or RunFolder(cfg.OUTPUT_DIR).trained_weights()
+        if not weights:
+            raise UsageError(
+                f"{cfg.OUTPUT_DIR}: has no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to the folder of a run"
+            )
         model = load_detector(_build_model(cfg), weights)
         logger.info(
             "evaluating %s of %s on %s", cfg.MODEL.FBNETV3.ARCH, weights, ", ".join(cfg.DATASETS.TEST)
         )
         with deferred_interrupts():
             return evaluate_datasets(cfg, model, cfg.DATASETS.TEST, group)
-
-
-def _trained_weights(run_folder: RunFolder) -> Path:
-    """Return the final weights of a run, else its newest complete checkpoint."""
-    if run_folder.weights.exists():
-        return run_folder.weights
-    if newest := newest_checkpoint(run_folder.checkpoints):
-        return newest[0]
-    raise UsageError(
-        f"no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to the folder of a run ({run_folder.path} has none)"
-    )
 
 
 def _to_scalars(results: Results) -> dict[str, float]:
@@ -331,7 +329,7 @@ def _process_group(cfg: CfgNode) -> Iterator[ProcessGroup]:
 
 
 def _build_model(cfg: CfgNode) -> nn.Module:
-    """Build the model in the config's memory format, with weights only if MODEL.FBNETV3.WEIGHTS names a file."""
+    """Build the model in the config's memory format; only weights of MODEL.FBNETV3.WEIGHTS are loaded."""
     model = build_model(cfg)
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.FBNETV3.CHANNELS_LAST else model
 
@@ -341,7 +339,8 @@ def _scale_to_world_size(cfg: CfgNode, group: ProcessGroup) -> CfgNode:
     reference = cfg.SOLVER.REFERENCE_WORLD_SIZE
     if reference and cfg.SOLVER.IMS_PER_BATCH % reference:
         raise UsageError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be a multiple of REFERENCE_WORLD_SIZE {reference}"
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be a multiple of SOLVER.REFERENCE_WORLD_SIZE "
+            f"{reference}"
         )
     if reference not in (0, group.size):
         logger.info("scaling SOLVER from %d processes to %d, as detectron2 does", reference, group.size)

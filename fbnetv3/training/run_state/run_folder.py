@@ -10,8 +10,9 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from fbnetv3.errors import OutputError, UsageError
+from fbnetv3.modeling.safe_loading import load_checkpoint_file
 from fbnetv3.training.processes.distributed import ProcessGroup
-from fbnetv3.training.run_state.checkpoints import Checkpoints
+from fbnetv3.training.run_state.checkpoints import Checkpoints, load_newest, numbered_checkpoints
 from fbnetv3.training.run_state.run_description import describe_environment
 from fbnetv3.utils.files import FolderLock, make_folder, remove_partial_files, write_json, write_text
 
@@ -24,11 +25,11 @@ class RunFolder:
         self.weights = self.path / "model_final.pth"  # after the last epoch
         self.best = self.path / "model_best.pth"  # with the best validation top-1
         self.checkpoints = self.path / "checkpoints"  # a folder
-        self.metrics = self.path / "metrics.jsonl"  # by step and by evaluation
+        self.metrics = self.path / "metrics.jsonl"  # of steps and of evaluations
         self.curve = self.path / "curve.png"  # loss and accuracy
         self.log = self.path / "log.txt"
         self.tensorboard = self.path / "tensorboard"  # a folder
-        self.config = self.path / "config.yaml"  # complete
+        self.config = self.path / "config.yaml"  # all keys, including defaults
         self.environment = self.path / "environment.json"  # one entry for each start of the run
         self.diverged = self.path / "diverged.pth"  # batch and weights of a step with a non-finite loss
 
@@ -40,7 +41,8 @@ class RunFolder:
         """Return the final weights, else the newest complete checkpoint; None if there is neither."""
         if self.weights.exists():
             return self.weights
-        newest = Checkpoints(self.checkpoints).load_newest()
+        paths = numbered_checkpoints(self.checkpoints)
+        newest = load_newest(self.checkpoints, reversed(paths), load_checkpoint_file)
         return newest[0] if newest else None
 
     def prepare(self, cfg: CfgNode) -> None:
@@ -63,15 +65,15 @@ def run_lock(run_folder: RunFolder, group: ProcessGroup, resume: bool) -> Iterat
     """Reserve an output folder for one training run; rank 0 holds the lock.
 
     A folder that already holds a run is locked on entry, so that the checkpoint to resume from does not change while it
-    is read. A new folder is created and locked by the function that the context manager returns, which the run calls
-    once its config, data and weights have been validated: a mistyped config leaves no folder behind.
+    is read. A new folder is created and locked by the function that the context manager yields, which the run calls once
+    its config, data and weights have been validated: a mistyped config leaves no folder behind.
     """
-    lock = FolderLock(run_folder.path, "training", "set OUTPUT_DIR to another, writable folder")
+    lock = FolderLock(run_folder.path, "training run", "set OUTPUT_DIR to a different folder")
     path = run_folder.path
     had_run = group.broadcast(run_folder.has_run())
     if had_run and not resume:
         raise UsageError(
-            f"{path}: already holds a run; add --resume to continue it, or choose another OUTPUT_DIR"
+            f"{path}: already holds a run; resume it (--resume), or set OUTPUT_DIR to a different folder"
         )
 
     def acquire() -> None:
@@ -80,8 +82,8 @@ def run_lock(run_folder: RunFolder, group: ProcessGroup, resume: bool) -> Iterat
         _acquire_together(lock, group)
         # Between entry and here the folder was not locked
         if group.broadcast(run_folder.has_run()):
-            advice = "choose another OUTPUT_DIR, or add --resume"
-            raise UsageError(f"{path}: another run wrote to this folder in the meantime; {advice}")
+            advice = "set OUTPUT_DIR to a different folder, or resume that run (--resume)"
+            raise UsageError(f"{path}: another run has just written to this folder; {advice}")
 
     try:
         if had_run:

@@ -36,7 +36,7 @@ def test_a_correct_file_is_summarized(tmp_path, caplog):
     data["categories"].reverse()
     summary = check_annotations(*save_dataset(tmp_path, data))
     assert (summary.images, summary.boxes, summary.crowds, summary.empty_images) == (3, 2, 1, 2)
-    assert (summary.clipped, summary.dropped, summary.masks, summary.images_opened) == (0, 0, 0, 3)
+    assert (summary.clipped, summary.skipped, summary.masks, summary.images_opened) == (0, 0, 0, 3)
     assert summary.classes == ["dog", "cat"]
     assert not caplog.records
 
@@ -76,7 +76,7 @@ PROBLEMS = {
     ),
     "ignore": (
         changed("annotations", ignore=1),
-        'annotations with "ignore", which detectron2 does not know (1): 2; remove them',
+        'annotations with "ignore", which detectron2 does not support (1): 2; remove them',
     ),
     "repeated annotation": (
         changed("annotations", id=1),
@@ -118,10 +118,10 @@ PROBLEMS = {
     ),
     "id that is a list": (
         changed("annotations", image_id=[1]),
-        'annotations[1]: "image_id" [1] must be an integer or text',
+        'annotations[1]: "image_id" [1] must be an integer or a string',
     ),
-    "mixed ids": (changed("images", id="x"), '"id" of images must be all integers, or all text'),
-    "name that is a number": (changed("images", file_name=7), 'images[1]: "file_name" 7 must be text'),
+    "mixed ids": (changed("images", id="x"), '"id" of images must be all integers or all strings'),
+    "name that is a number": (changed("images", file_name=7), 'images[1]: "file_name" 7 must be a string'),
 }
 
 
@@ -230,7 +230,7 @@ def test_one_warning_counts_what_detectron2_fixes(tmp_path, caplog):
         "skipped: 1 annotations of images that are not listed; boxes that exceed their image may be two corners "
         "instead of [x, y, width, height]"
     )
-    assert (summary.boxes, summary.clipped, summary.dropped, summary.crowds, summary.masks) == (
+    assert (summary.boxes, summary.clipped, summary.skipped, summary.crowds, summary.masks) == (
         6,
         2,
         5,

@@ -172,7 +172,7 @@ def test_training_on_a_batch_of_all_kinds(name, tmp_path, caplog):
     file, root, entries = hostile_dataset(tmp_path)
     with caplog.at_level(logging.WARNING, "fbnetv3"):
         summary = check_annotations(file, root)
-    assert (summary.images, summary.empty_images, summary.clipped, summary.dropped) == (13, 3, 1, 2)
+    assert (summary.images, summary.empty_images, summary.clipped, summary.skipped) == (13, 3, 1, 2)
     cfg = small_config(name)
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (64,), 128
     mapper = FBNetV3DatasetMapper(cfg, is_train=True)

@@ -16,7 +16,7 @@ from fbnetv3 import model_zoo
 from fbnetv3.arch import configs_folder
 from fbnetv3.detection.data.dataset_mapper import read_image_array
 from fbnetv3.detection.data.detection_datasets import detector_classes
-from fbnetv3.detection.inference import image_files
+from fbnetv3.detection.inference import detect_images
 from fbnetv3.detection.inference.visualize import class_color, draw_detections
 from fbnetv3.errors import UsageError
 from fbnetv3.utils.downloads import cached_path
@@ -197,7 +197,7 @@ def test_class_names_of_a_dataset_that_is_not_loaded(tmp_path):
 def test_an_interrupt_leaves_the_results_so_far(detect, tmp_path, monkeypatch):
     for n in range(4):
         save_image(tmp_path / "in" / f"{n}.png", seed=n)
-    calls, real = [], image_files.ConfigPredictor.__call__
+    calls, real = [], detect_images.ConfigPredictor.__call__
 
     def interrupted(self, images):
         calls.append(images)
@@ -205,7 +205,7 @@ def test_an_interrupt_leaves_the_results_so_far(detect, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(self, images)
 
-    monkeypatch.setattr(image_files.ConfigPredictor, "__call__", interrupted)
+    monkeypatch.setattr(detect_images.ConfigPredictor, "__call__", interrupted)
     ran = detect("--input", tmp_path / "in")
     assert ran.code == 130
     assert ran.err == "interrupted; the output folder has the results so far\n"
@@ -225,7 +225,7 @@ def test_other_images_in_a_batch_change_nothing(weights):
     """Not even one that is much larger, to whose size the image would be padded."""
     cfg = small_config()
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 200
-    predictor = image_files.ConfigPredictor(cfg, weights)
+    predictor = detect_images.ConfigPredictor(cfg, weights)
     images = [
         np.random.default_rng(n).integers(0, 256, (*size, 3), np.uint8)
         for n, size in enumerate(((50, 70), (40, 400)))
@@ -246,7 +246,7 @@ def test_the_optimized_predictor_has_the_same_detections(weights, tmp_path):
     save_image(tmp_path / "x.jpg", 90, 130)
     cfg = small_config()
     fast, plain = (
-        image_files.ConfigPredictor(cfg, weights, optimize=o)([read_image_array(tmp_path / "x.jpg")])[0]
+        detect_images.ConfigPredictor(cfg, weights, optimize=o)([read_image_array(tmp_path / "x.jpg")])[0]
         for o in (True, False)
     )
     model = load_detector(build_model(cfg), weights).eval()
@@ -374,17 +374,17 @@ def test_input_images_are_collected_from_folders(tmp_path):
         save_image(tmp_path / name)
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "folder.png").mkdir()
-    files, categories = image_files.find_input_images(
+    files, categories = detect_images.find_input_images(
         [tmp_path, tmp_path / "b.PNG", tmp_path / "a" / "c.png"], exclude=tmp_path / "out" / "pictures"
     )
-    assert [(file.name, file.id) for file in files] == [("a/c.png", 1), ("a/d.jpeg", 2), ("b.PNG", 3)]
+    assert [(file.name, file.image_id) for file in files] == [("a/c.png", 1), ("a/d.jpeg", 2), ("b.PNG", 3)]
     assert categories is None
 
 
 def test_pictures_have_different_paths(tmp_path):
     names = ("x.png", "x.png", "x.gif", "x.gif.png", "a/x.png")
-    files = [image_files.ImageFile(tmp_path / name, name, 1) for name in names]
-    paths = [path.relative_to(tmp_path).as_posix() for path in image_files.picture_paths(files, tmp_path)]
+    files = [detect_images.ImageFile(tmp_path / name, name, 1) for name in names]
+    paths = [path.relative_to(tmp_path).as_posix() for path in detect_images.picture_paths(files, tmp_path)]
     assert paths == ["x.png", "x_2.png", "x.gif.png", "x.gif_2.png", "a/x.png"]
 
 

@@ -20,10 +20,10 @@ def test_parameters_are_those_of_the_model(name):
     settings, cfg = read_detector_config(find_detector_config(name)), get_config(name)
     cfg.MODEL.DEVICE = "cpu"
     assert settings.cost().params == sum(p.numel() for p in build_model(cfg).parameters())
-    assert settings.arguments["proposals"] == cfg.MODEL.RPN.POST_NMS_TOPK_TEST
+    assert settings.arguments["num_proposals"] == cfg.MODEL.RPN.POST_NMS_TOPK_TEST
     assert settings.arguments["num_classes"] == cfg.MODEL.ROI_HEADS.NUM_CLASSES
     assert (
-        settings.arguments["pooled"] == cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION and not settings.has_masks
+        settings.arguments["pooler_resolution"] == cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION and not settings.has_masks
     )
 
 

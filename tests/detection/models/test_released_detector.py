@@ -64,7 +64,7 @@ def test_macs_at_table_5s_setting():
 def test_macs_equal_fvcores(detector):
     model, _ = detector
     image, regions = torch.zeros(1, 3, 192, 320), torch.zeros(3, 112, 6, 6)
-    cost = detector_cost(get_arch("fbnetv3_a_det"), 192, 320, proposals=3)
+    cost = detector_cost(get_arch("fbnetv3_a_det"), 192, 320, num_proposals=3)
 
     def macs(module, *inputs):
         return FlopCountAnalysis(module, *inputs).unsupported_ops_warnings(False).by_operator()

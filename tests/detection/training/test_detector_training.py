@@ -1,9 +1,11 @@
 """tools/train_net.py for detectors: training on a user's own images, and every kind of interruption."""
 
 import json
+import math
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,9 +20,12 @@ from fbnetv3.detection.training.detector_training import (
     evaluate_detector,
     train_detector,
 )
+from fbnetv3.model_zoo.pretrained import find_detector_weights
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS
 from fbnetv3.training.run_state.fingerprint import DETECTOR_IGNORED_KEYS, config_fingerprint
+from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.nested_keys import flatten
+from tests.detection.coco_files import dataset, save_dataset
 
 # Long enough to detect something on the training images
 LONGER = ["SOLVER.IMS_PER_BATCH", "4", "INPUT.MIN_SIZE_TRAIN", "(80,)", "INPUT.RANDOM_FLIP", "none"]
@@ -139,6 +144,41 @@ def test_evaluation_gives_the_results_of_the_training(longer_run):
     assert evaluate_detector(cfg)["own_train"]["bbox"] == pytest.approx(
         result.results["own_train"]["bbox"], nan_ok=True
     )
+
+
+def test_a_run_without_final_weights_is_evaluated_at_its_newest_checkpoint(copied_run):
+    (copied_run / "model_final.pth").unlink()
+    newest = copied_run / "checkpoints" / "step_00000004.pth"
+    assert RunFolder(copied_run).trained_weights() == newest
+    assert find_detector_weights("digits.yaml", str(copied_run), "") == newest
+
+
+@pytest.mark.parametrize("objects", [True, False])
+def test_average_precision_of_a_detector_that_detects_nothing(digits_config, tmp_path, objects):
+    data = dataset(classes=[str(digit) for digit in range(10)], annotations=None if objects else [])
+    file, folder = save_dataset(tmp_path, data)
+    own = ["DATASETS.OWN.TEST_JSON", str(file), "DATASETS.OWN.TEST_IMAGES", str(folder)]
+    overrides = [*own, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0", "MODEL.MASK_ON", "True"]
+    cfg = load_detection_config(digits_config, overrides)
+    results = detector_evaluation.evaluate_datasets(cfg, build_model(cfg), ["own_test"], SINGLE_PROCESS)
+    expected = 0.0 if objects else math.nan
+    columns = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl"), expected)
+    assert list(results["own_test"]) == ["bbox", "segm"]
+    for values in results["own_test"].values():
+        assert values == pytest.approx(columns, nan_ok=True)
+
+
+def test_without_objects_average_precision_is_nan_despite_detections(longer_run, digits_config, tmp_path):
+    trained, result = longer_run
+    data = json.loads(Path(trained.DATASETS.OWN.TRAIN_JSON).read_text())
+    file = tmp_path / "no_objects.json"
+    file.write_text(json.dumps({**data, "annotations": []}))
+    weights = ["MODEL.WEIGHTS", str(result.run_folder.weights)]
+    own = ["DATASETS.OWN.TEST_JSON", str(file)]
+    own += ["DATASETS.OWN.TEST_IMAGES", trained.DATASETS.OWN.TRAIN_IMAGES]
+    overrides = [*weights, *own, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+    cfg = load_detection_config(digits_config, overrides)
+    assert math.isnan(evaluate_detector(cfg)["own_test"]["bbox"]["AP"])
 
 
 def test_the_average_is_evaluated(longer_run):

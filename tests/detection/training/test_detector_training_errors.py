@@ -121,7 +121,10 @@ def test_classifier_weights_belong_in_another_key(fails, tmp_path):
         (["MODEL_EMA.DECAY", "1.5"], "MODEL_EMA.DECAY 1.5 must be in [0, 1)"),
         (["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"], "SOLVER.AMP.ENABLED needs a GPU"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE 'gpu' must be a device"),
-        (["DATASETS.OWN.TEST_JSON", ""], "DATASETS.OWN.TEST_JSON and DATASETS.OWN.TEST_IMAGES go together"),
+        (
+            ["DATASETS.OWN.TEST_JSON", ""],
+            "DATASETS.OWN.TEST_JSON and DATASETS.OWN.TEST_IMAGES must be set together",
+        ),
         (["DATALOADER.SAMPLER_TRAIN", "TrainingSample"], "did you mean TrainingSampler"),
         (["MODEL.FBNETV3.ARCH", "fbnetv3_digit"], "did you mean fbnetv3_digits"),
         (["MODEL.MASK_ON", "True"], 'annotations without "segmentation" '),
@@ -129,7 +132,7 @@ def test_classifier_weights_belong_in_another_key(fails, tmp_path):
         (["MODEL.BACKBONE.NAME", "build_fbnetv3"], "did you mean build_fbnetv3_backbone"),
         (["SOLVER.LR_SCHEDULER_NAME", "WarmupCosine"], "did you mean WarmupCosineLR"),
         (["--num-gpus", "0"], "--num-gpus: 0 must be at least 1"),
-        (["--eval-only"], "no weights to evaluate"),
+        (["--eval-only"], "has no weights to evaluate: set MODEL.WEIGHTS"),
     ],
 )
 def test_wrong_keys_and_values(fails, arguments, message):

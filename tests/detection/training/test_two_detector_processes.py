@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fbnetv3.detection.data.detection_loaders import StepSampler
+from fbnetv3.detection.data.detection_loaders import StepBatchSampler
 from tests.detection.training.two_detector_processes import make_batches
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -48,7 +48,7 @@ def test_batchnorm_over_unequal_batches_is_that_of_one_process(results, case):
 
 def test_one_value_per_channel_is_refused_in_both(results):
     assert {process["one value per channel"] for process in results[0]} == {
-        "Expected more than 1 value per channel when training, in all processes together"
+        "expected more than 1 value per channel across all processes when training"
     }
 
 
@@ -86,7 +86,7 @@ def test_steps_are_the_same_for_any_number_of_processes(groups):
             yield from torch.randperm(7, generator=torch.Generator().manual_seed(3)).tolist()
 
     def steps(start=0, **place):
-        sampler = StepSampler(stream, 4, groups, **place)
+        sampler = StepBatchSampler(stream, 4, groups, **place)
         sampler.start = start
         return [step for step, _ in zip(sampler, range(12 - start), strict=False)]
 

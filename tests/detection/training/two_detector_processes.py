@@ -62,7 +62,7 @@ def training(folder, config):
 
     def recording_run_step(self):
         run_step(self)
-        image_names.append([image["file_name"] for image in self.data_loader.last])
+        image_names.append([image["file_name"] for image in self.data_loader.last_batch])
 
     CheckedTrainer.before_train = recording_before_train
     CheckedTrainer.run_step = recording_run_step

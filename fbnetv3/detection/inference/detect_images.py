@@ -1,4 +1,4 @@
-"""Run a detector on image files: detections as a COCO results file, and pictures with boxes."""
+"""Detect objects in image files, and write a COCO results file and pictures with boxes."""
 
 from __future__ import annotations
 
@@ -41,25 +41,25 @@ logger = logging.getLogger(__name__)
 RESULTS_FILE = "coco_instances_results.json"
 IMAGES_FILE = "images.json"
 PICTURES_FOLDER = "pictures"
-DRAW_THRESHOLD = 0.5  # score
+DRAW_THRESHOLD = 0.5  # default minimum score of the detections in pictures
 
 
 class ConfigPredictor:
     """A detector built from a config that takes images of any size as arrays.
 
-    `weights` are a checkpoint's path or URL, or a `zoo://` entry; averaged weights are preferred. `optimize` applies
-    `optimize_for_inference`.
+    `weights` is a checkpoint's path or URL, or a `zoo://` entry; averaged weights are preferred. If `optimize` is true,
+    `optimize_for_inference` is applied.
     """
 
     def __init__(self, cfg: CfgNode, weights: str | os.PathLike, *, optimize: bool = True) -> None:
         self.cfg = cfg.clone()
         self.cfg.defrost()
-        # So that build_model does not load a classifier's weights
+        # Keep build_model from loading a classifier's weights
         self.cfg.MODEL.WEIGHTS = os.fspath(weights)
         with quiet_detectron2():
             model = load_detector(build_model(self.cfg), weights).eval()
             self.model = optimize_for_inference(model) if optimize else model
-        self.format = self.cfg.INPUT.FORMAT
+        self.input_format = self.cfg.INPUT.FORMAT
         self._resize = inference_resize(self.cfg)
 
     def classes(self, categories: Categories | None = None) -> Classes:
@@ -95,9 +95,12 @@ class ConfigPredictor:
 
 
 class ExportedPredictor:
-    """An exported detector with the interface of `ConfigPredictor` and, besides its own, another score threshold."""
+    """An exported detector with the interface of `ConfigPredictor`.
 
-    format = "RGB"
+    `score_threshold` applies in addition to the detector's own.
+    """
+
+    input_format = "RGB"
 
     def __init__(self, folder: str | os.PathLike, score_threshold: float = 0.0) -> None:
         predictor = load(folder)
@@ -114,7 +117,7 @@ class ExportedPredictor:
         """Detect objects in images, uint8 (height, width, 3) in RGB. Boxes are in pixels of each image."""
         results = []
         for image in images:
-            detections = self._predictor.boxes(image)
+            detections = self._predictor.detect(image)
             selected = detections.scores >= self._score_threshold
             # Convert to detectron2's structures
             instances = Instances(image.shape[:2])
@@ -131,7 +134,7 @@ class ImageFile:
 
     path: Path
     name: str  # path relative to the input folder, or the file name
-    id: int | str  # in the results
+    image_id: int | str  # in the results and annotations
 
 
 @dataclass
@@ -157,8 +160,8 @@ def find_input_images(
 ) -> tuple[list[ImageFile], list[dict[str, Any]] | None]:
     """Collect image files from files and folders, including subfolders, except the folder `exclude`.
 
-    `annotations` is a COCO-format file with the ids of the images; images that it does not list are skipped, and its
-    categories are returned too.
+    `annotations` is a COCO-format file with the ids of the images; images that it does not list are skipped. Its
+    categories are returned with the files; None without annotations.
     """
     inputs = list(inputs)
     paths = list(_named_paths(inputs, exclude))
@@ -171,7 +174,7 @@ def find_input_images(
     data = read_annotations(annotations, ("images", "categories"))
     ids = {image["file_name"]: image["id"] for image in data["images"]}
     named_ids = [(path, name, ids.get(name, ids.get(path.name))) for path, name in paths]
-    files = [ImageFile(path, name, id) for path, name, id in named_ids if id is not None]
+    files = [ImageFile(path, name, image_id) for path, name, image_id in named_ids if image_id is not None]
     if not files:
         raise DataError(
             f"{annotations}: lists none of the {len(paths)} images, such as {paths[0][1]}; it lists "
@@ -179,7 +182,7 @@ def find_input_images(
         )
     if num_unlisted := len(paths) - len(files):
         logger.warning("%d images are skipped: %s does not list them", num_unlisted, annotations)
-    if num_missing := len(ids) - len({file.id for file in files}):
+    if num_missing := len(ids) - len({file.image_id for file in files}):
         logger.warning(
             "%s: %d of its %d images are not among the inputs", annotations, num_missing, len(ids)
         )
@@ -220,8 +223,8 @@ def detect_files(
     `coco_instances_results.json`, which pycocotools' `loadRes` reads, and, without `categories`, `images.json` with the
     ids of the images.
 
-    `categories` are those of the annotations, if there are any. Boxes with lower scores than `draw_threshold` are not
-    drawn; None writes no pictures.
+    `categories` is the list of the annotation file, if there is one. Boxes with lower scores than `draw_threshold` are
+    not drawn; None writes no pictures.
     """
     classes = predictor.classes(categories)
     category_ids = list(classes)
@@ -233,36 +236,38 @@ def detect_files(
         with tqdm(total=len(files), unit="image", leave=False, disable=None) as progress:
             for start in range(0, len(files), batch_size):
                 batch = files[start : start + batch_size]
-                images = _read_images(batch, predictor.format, run)
+                images = _read_images(batch, predictor.input_format, run)
                 detections = predictor([*images.values()])
                 for (file, image), instances in zip(images.items(), detections, strict=True):
                     if draw_threshold is not None:
-                        rgb = convert_image_to_rgb(image, predictor.format)
+                        rgb = convert_image_to_rgb(image, predictor.input_format)
                         shown = instances[instances.scores >= draw_threshold]
                         save_picture(draw_detections(rgb, shown, names), pictures[file])
                     height, width = instances.image_size
                     run.images.append(
-                        {"id": file.id, "file_name": file.name, "width": width, "height": height}
+                        {"id": file.image_id, "file_name": file.name, "width": width, "height": height}
                     )
-                    for result in instances_to_coco_json(instances, file.id):
+                    for result in instances_to_coco_json(instances, file.image_id):
                         run.results.append({**result, "category_id": category_ids[result["category_id"]]})
                 progress.update(len(batch))
     finally:
         # Also after an error or interrupt
         write_json(output / RESULTS_FILE, run.results, indent=None)
         if categories is None:
-            listed = [{"id": id, "name": name} for id, name in classes.items()]
+            listed = [{"id": category_id, "name": name} for category_id, name in classes.items()]
             content = {"images": run.images, "annotations": [], "categories": listed}
             write_json(output / IMAGES_FILE, content, indent=None)
     return run
 
 
-def _read_images(files: Sequence[ImageFile], format: str, run: DetectionRun) -> dict[ImageFile, np.ndarray]:
-    """Read the images of a batch; corrupt ones are reported and skipped."""
+def _read_images(
+    files: Sequence[ImageFile], input_format: str, run: DetectionRun
+) -> dict[ImageFile, np.ndarray]:
+    """Read the images of a batch; report corrupt ones and skip them."""
     images = {}
     for file in files:
         try:
-            images[file] = read_image_array(file.path, format)
+            images[file] = read_image_array(file.path, input_format)
         except CorruptImageError as error:
             run.corrupt.append(str(error))
             logger.warning("%s", error)
@@ -272,7 +277,7 @@ def _read_images(files: Sequence[ImageFile], format: str, run: DetectionRun) -> 
 def picture_paths(files: Sequence[ImageFile], folder: Path) -> list[Path]:
     """Return the path of each file's picture: the file's name inside the folder.
 
-    Names of neither JPEG nor PNG files get the suffix ".png" appended, and repeated names a number.
+    ".png" is appended to names that are neither JPEG nor PNG, and a number to repeated names.
     """
     paths: dict[Path, None] = {}  # an ordered set
     for file in files:
