@@ -20,7 +20,7 @@ from fbnetv3.data import Batch
 from fbnetv3.data.samplers import EpochSampler
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.training import Trainer, train_classifier
-from fbnetv3.training.training_hooks import Checkpointing
+from fbnetv3.training.training_hooks import CheckpointHook
 
 seconds = Counter()  # by part
 
@@ -29,7 +29,7 @@ PARTS = (
     (Trainer, "_backward", "forward and backward"),
     (torch.optim.SGD, "step", "optimizer step"),
     (Batch, "to", "data"),
-    (Checkpointing, "_save", "checkpoints"),
+    (CheckpointHook, "_save", "checkpoints"),
 )
 WORK = ("forward and backward", "optimizer step", "data")
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Draw the search's subset of an image folder (Sec. 4): `make_split.py imagenet/train imagenet200.json`."""
+"""Draw classes and validation images of an image folder (Sec. 4): `make_split.py imagenet/train imagenet200.json`."""
 
 from collections.abc import Sequence
 
-from fbnetv3.data.class_subset import SEARCH_CLASSES, SEARCH_HELD_OUT, draw_class_subset, save_class_subset
+from fbnetv3.data.class_subset import SEARCH_CLASSES, SEARCH_NUM_VAL, draw_class_subset, save_class_subset
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--held-out",
         type=positive_int,
-        default=SEARCH_HELD_OUT,
+        default=SEARCH_NUM_VAL,
         metavar="N",
         help="number of validation images to hold out, over all classes",
     )

@@ -1,4 +1,4 @@
-"""Subsets of an image folder, drawn by a seed and listed in a file: the search's 200 classes of ImageNet (Sec. 4)."""
+"""Subsets of an image folder, drawn at random and listed in a file: the search's 200 classes of ImageNet (Sec. 4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fbnetv3.utils.files import write_json
 from fbnetv3.utils.text import describe_error, first_few
 
 SEARCH_CLASSES = 200
-SEARCH_HELD_OUT = 10_000
+SEARCH_NUM_VAL = 10_000
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ClassSubset:
 def draw_class_subset(
     root: str | os.PathLike,
     num_classes: int = SEARCH_CLASSES,
-    num_val: int = SEARCH_HELD_OUT,
+    num_val: int = SEARCH_NUM_VAL,
     seed: int = 0,
     max_train: int | None = None,
 ) -> ClassSubset:
@@ -45,22 +45,28 @@ def draw_class_subset(
         num_val: number of images to hold out, across all classes.
         seed: seed of the draw.
         max_train: number of remaining images to draw for training; None for all.
+
+    Raises:
+        DataError: the folder does not exist, or has too few classes or images.
     """
     root = Path(root).expanduser()
+    if not root.is_dir():
+        raise DataError(f"{root}: no such folder")
+    # Sort names, so that the result does not depend on the file system
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     if len(folders) < num_classes:
         raise DataError(f"{root}: has {len(folders)} class folders, fewer than {num_classes}")
-    # Sort names, so that the result does not depend on the file system
     rng = random.Random(seed)
     classes = sorted(rng.sample(folders, num_classes))
     images = []
     for name in classes:
         files = filter(is_image_file, sorted(os.listdir(root / name)))
         images += [f"{name}/{file}" for file in files]
-    needed = num_val + (max_train or 1)
-    if len(images) < needed:
+    num_train = max_train or 1
+    if len(images) < num_val + num_train:
         raise DataError(
-            f"{root}: the classes drawn have {len(images)} images, fewer than {needed}; lower --held-out"
+            f"{root}: the classes drawn have only {len(images)} images, too few to hold out {num_val} and train on "
+            f"{num_train}; lower these numbers"
         )
     # Hold out images across all classes, then subsample the rest
     val = set(rng.sample(images, num_val))
@@ -70,7 +76,7 @@ def draw_class_subset(
     # Each class needs a training image
     empty = sorted(set(classes) - {image.split("/")[0] for image in train})
     if empty:
-        raise DataError(f"{root}: no training images are left in {first_few(empty)}: lower --held-out")
+        raise DataError(f"{root}: no training images are left in {first_few(empty)}; hold out fewer images")
     return ClassSubset(root.resolve(), tuple(classes), tuple(train), tuple(sorted(val)), seed)
 
 

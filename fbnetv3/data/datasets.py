@@ -18,14 +18,18 @@ from fbnetv3.registry import Registry
 from fbnetv3.utils.text import first_few
 
 DATASETS = Registry("dataset")
-"""Builders of datasets, called with root (DATA.ROOT) and split ("train" or "val"). Each returns an `ImageDataset`."""
+"""Builders of datasets, called with the root (DATA.ROOT) and the split ("train" or "val"). They return an
+`ImageDataset`."""
 
 DIGITS_HELD_OUT = 0.2
 _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "test")}
 
 
 class ImageDataset(Protocol):
-    """The interface of a dataset: images, class indices and names."""
+    """The interface of a dataset: images, class indices and names.
+
+    A method `order(generator)`, which draws the order of an epoch, is optional: shards have one that is faster to read.
+    """
 
     classes: list[str]  # names of the classes
 
@@ -43,10 +47,12 @@ def build_dataset(name: str, root: str, split: str) -> ImageDataset:
 
     Args:
         name: digits, cifar10, imagefolder, imagelist, shards, or a name that a user has registered in `DATASETS`.
-        root: its folder or file.
+        root: folder or file of the dataset.
         split: "train" or "val".
 
     Raises:
+        UsageError: `root` is not set, or there is no such split.
+        UnknownNameError: no dataset of this name is registered.
         DataError: a folder or file is missing, empty or corrupt.
     """
     if split not in _SPLIT_FOLDERS:
@@ -89,7 +95,7 @@ class FolderDataset(ImageFolder):
 
 
 def _missing_images(folder: Path) -> str:
-    """Say what an image folder lacks."""
+    """Say why no images were found in a folder."""
     if not folder.is_dir():
         return "no such folder; set DATA.ROOT to its parent"
     class_folders = sorted(path for path in folder.iterdir() if path.is_dir())
@@ -126,51 +132,53 @@ def _expand_root(root: str, kind: str) -> Path:
 
 
 @DATASETS.register(name="imagefolder")
-def imagefolder(root: str, split: str) -> FolderDataset:
+def open_imagefolder(root: str, split: str) -> FolderDataset:
     """Open images in ImageNet's layout: `root/train/CLASS/*` and `root/val/CLASS/*` (or `test`)."""
     parent = _expand_root(root, "folder that contains train/ and val/")
     folders = [parent / name for name in _SPLIT_FOLDERS[split]]
-    # If none exists, the error names the first
+    # If neither exists, the error names the first
     return FolderDataset(next((folder for folder in folders if folder.is_dir()), folders[0]))
 
 
 @DATASETS.register(name="imagelist")
-def imagelist(root: str, split: str) -> ListDataset:
+def open_imagelist(root: str, split: str) -> ListDataset:
     """Open the images listed in a subset file, which `root` names; see `fbnetv3.data.class_subset`."""
     subset = load_class_subset(_expand_root(root, "subset file"))
     if not subset.root.is_dir():
         raise DataError(
-            f"{root}: lists images in {subset.root}, which does not exist: draw the subset again"
+            f"{root}: lists images in {subset.root}, which does not exist; draw the subset again"
         )
     return ListDataset(subset, split)
 
 
 @DATASETS.register(name="shards")
-def shards(root: str, split: str) -> ShardDataset:
+def open_shard_folder(root: str, split: str) -> ShardDataset:
     """Open tar files in webdataset's layout; see `fbnetv3.data.shards`."""
     return open_shards(_expand_root(root, "folder that contains the shards"), _SPLIT_FOLDERS[split])
 
 
 @DATASETS.register(name="cifar10")
-def cifar10(root: str, split: str) -> ImageDataset:
+def open_cifar10(root: str, split: str) -> ImageDataset:
     """Open CIFAR-10: torchvision's files in `root/cifar-10-batches-py`, or images in `root/train` and `root/test`."""
-    folder = Path(root).expanduser() / CIFAR10.base_folder
+    folder = _expand_root(root, f"folder that contains {CIFAR10.base_folder}") / CIFAR10.base_folder
     if not folder.is_dir():
-        return imagefolder(root, split)
+        return open_imagefolder(root, split)
     try:
         data = CIFAR10(folder.parent, train=split == "train")
     except RuntimeError:
-        raise DataError(f"{folder}: incomplete or corrupt: unpack the archive of CIFAR-10 again") from None
+        raise DataError(
+            f"{folder}: is incomplete or corrupt; unpack the archive of CIFAR-10 again"
+        ) from None
     return ArrayDataset(f"cifar10/{split}", data.data, np.asarray(data.targets), data.classes)
 
 
 @DATASETS.register(name="digits")
-def digits(root: str, split: str) -> ArrayDataset:
+def load_digits(root: str, split: str) -> ArrayDataset:
     """Load scikit-learn's 1,797 handwritten digits, 8 x 8 gray; a fifth of each class is held out."""
-    from sklearn.datasets import load_digits
+    from sklearn import datasets
     from sklearn.model_selection import train_test_split
 
-    data = load_digits()
+    data = datasets.load_digits()
     # Scale gray levels from [0, 16] to [0, 255]
     images = np.round(data.images * (255 / 16)).astype(np.uint8)
     train_indices, val_indices = train_test_split(

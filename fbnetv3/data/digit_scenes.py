@@ -19,7 +19,7 @@ from fbnetv3.utils.files import PARTIAL_PREFIX, as_output_error
 
 logger = logging.getLogger(__name__)
 
-SCENES = {"train": 1500, "test": 300}  # number in each split
+SCENES = {"num_train": 1500, "num_test": 300}
 _SPLIT_SEEDS = {"train": 1, "test": 2}
 _FOLDER = "digit_scenes_1"  # change the number when the drawing changes
 
@@ -33,7 +33,7 @@ _MAX_DIGIT_HEIGHT = 64
 _MIN_DIGIT_WIDTH = 8
 _DIGIT_ASPECT_RATIOS = (0.85, 1.15)
 _MAX_ROTATION = 12  # degrees
-_INK_THRESHOLD = 0.25  # minimum fraction of the darkest ink at which a pixel belongs to the digit's box
+_INK_THRESHOLD = 0.25  # fraction of the darkest ink from which a pixel belongs to the digit's box
 _MAX_OVERLAP = 0.05  # of two boxes, as a fraction of the smaller one
 _PLACEMENT_ATTEMPTS = 30
 _CONTRAST = (70, 150)  # between ink and background
@@ -51,7 +51,7 @@ class Box(NamedTuple):
     height: int
 
 
-def digit_scenes() -> Path:
+def ensure_digit_scenes() -> Path:
     """Return the folder of the dataset in the cache, after drawing it in a few seconds on first use.
 
     It contains `train.json` and `test.json` in COCO's format, with the categories 1 ("0") to 10 ("9"), and PNG files in
@@ -68,7 +68,7 @@ def digit_scenes() -> Path:
 
 
 def digit_scenes_folder() -> Path:
-    """Return the folder that `digit_scenes` fills, whether or not it exists yet."""
+    """Return the folder that `ensure_digit_scenes` fills, whether or not it exists yet."""
     return cache_dir() / _FOLDER
 
 
@@ -86,15 +86,15 @@ def _draw_into_cache(folder: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_digit_scenes(folder: Path, train: int, test: int) -> None:
+def write_digit_scenes(folder: Path, num_train: int, num_test: int) -> None:
     """Draw the scenes of both splits into a folder; the result is always the same.
 
     A scene has up to seven of scikit-learn's digits, 18 to 64 pixels high, in ink that is lighter or darker than a
     noisy background of 160 x 160 to 160 x 224 pixels crossed by thin lines. The splits draw from different images of
-    digits: those that the classifier trains and validates on. `train` and `test` are the numbers of scenes.
+    digits: those that the classifier trains and validates on.
     """
-    _write_split(folder, "train", build_dataset("digits", "", "train"), train)
-    _write_split(folder, "test", build_dataset("digits", "", "val"), test)
+    _write_split(folder, "train", build_dataset("digits", "", "train"), num_train)
+    _write_split(folder, "test", build_dataset("digits", "", "val"), num_test)
 
 
 def _write_split(folder: Path, split: str, digits: Any, count: int) -> None:
@@ -170,7 +170,7 @@ def _draw_background(rng: np.random.Generator, height: int, width: int) -> tuple
 
 
 def _draw_ink_color(rng: np.random.Generator, brightness: float) -> np.ndarray:
-    """Draw a color that is lighter or darker than the background by `_CONTRAST`."""
+    """Draw a color that is lighter or darker than the background by `_CONTRAST`, as far as [0, 255] allows."""
     contrast = rng.uniform(*_CONTRAST)
     can_be_lighter = brightness + contrast <= 255
     can_be_darker = brightness - contrast >= 0
@@ -198,7 +198,7 @@ def _draw_digit(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _place_box(
     rng: np.random.Generator, size: tuple[int, ...], scene_size: tuple[int, int], placed: list[Box]
 ) -> Box | None:
-    """Draw a position at which a box of this height and width hardly overlaps any other; None if there is none."""
+    """Draw a position at which a box of this size hardly overlaps any other; None if no attempt finds one."""
     height, width = size
     for _ in range(_PLACEMENT_ATTEMPTS):
         y = int(rng.integers(0, scene_size[0] - height + 1))

@@ -63,28 +63,28 @@ class EncodedImage:
 
     Args:
         data: content of the file.
-        name: name of the image in error messages.
+        name: name of the image for error messages.
 
     Raises:
         CorruptImageError: the data is not an image, or has too many pixels to decode safely.
     """
 
     size: tuple[int, int]
-    """Width and height in pixels."""
+    """Width and height in pixels, in this order, as in Pillow."""
 
     def __init__(self, data: bytes, name: str) -> None:
         self.name = name
         self._data = data
-        self._image: Image.Image | None = None  # opened by Pillow; None where simplejpeg decodes the file
+        self._is_color_jpeg = False  # which simplejpeg decodes
         with as_corrupt_image_error(name):
             if data.startswith(_JPEG_START):
                 height, width, color_space, _ = simplejpeg.decode_jpeg_header(data)
                 # Pillow warns above its limit and refuses above twice the limit
                 if color_space == "YCbCr" and height * width <= 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
                     self.size = width, height
+                    self._is_color_jpeg = True
                     return
-            self._image = _open_image(io.BytesIO(data))
-            self.size = self._image.size
+            self.size = _open_image(io.BytesIO(data)).size
 
     def decode(self, channels: int, downscale: float = 1.0) -> Tensor:
         """Decode the image to uint8 (channels, height, width): RGB for 3 channels, gray for 1.
@@ -94,7 +94,7 @@ class EncodedImage:
         scale = next((s for s in _JPEG_SCALES if downscale >= _REDUCING_GAP * s), 1)
         with as_corrupt_image_error(self.name):
             width, height = self.size
-            if self._image is None and channels == 3:
+            if self._is_color_jpeg and channels == 3:
                 # simplejpeg rejects unusual but readable files; Pillow decides about those
                 with contextlib.suppress(ValueError):
                     limits = {
@@ -102,11 +102,11 @@ class EncodedImage:
                         "min_width": math.ceil(width / scale),
                     }
                     return torch.from_numpy(simplejpeg.decode_jpeg(self._data, **limits)).permute(2, 0, 1)
-            image = self._image or _open_image(io.BytesIO(self._data))
+            image = _open_image(io.BytesIO(self._data))
             if scale > 1:
                 image.draft(None, (max(1, width // scale), max(1, height // scale)))
             image.load()
-            return to_pixels(image, channels)
+            return pillow_to_tensor(image, channels)
 
 
 @contextlib.contextmanager
@@ -144,10 +144,10 @@ def read_encoded_image(path: str) -> EncodedImage:
     return EncodedImage(data, path)
 
 
-def to_pixels(image: Image.Image, channels: int) -> Tensor:
+def pillow_to_tensor(image: Image.Image, channels: int) -> Tensor:
     """Convert a Pillow image of any mode to uint8 (channels, height, width): RGB for 3 channels, gray for 1.
 
-    Pillow resolves palettes and alpha; gray of more than 8 bits is scaled down from 16.
+    Palettes are resolved and alpha is dropped. Gray of more than 8 bits is assumed to have 16, and scaled to 8.
     """
     mode = {1: "L", 3: "RGB"}[channels]
     if image.mode.startswith("I"):
@@ -170,11 +170,11 @@ def read_oriented_image(path: str | os.PathLike) -> Image.Image:
 
 
 def apply_exif_orientation(image: Image.Image) -> Image.Image:
-    """Decode an image, apply its EXIF orientation, and convert modes that Pillow cannot convert losslessly."""
+    """Decode an image, apply its EXIF orientation, and convert modes that Pillow cannot convert to RGB losslessly."""
     image.load()
     orientation = exif_orientation(image)
     if image.mode.startswith("I") or image.mode in ("La", "LAB"):
-        image = Image.fromarray(to_pixels(image, 3).permute(1, 2, 0).numpy())
+        image = Image.fromarray(pillow_to_tensor(image, 3).permute(1, 2, 0).numpy())
     elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
         image = image.convert("RGBA")
     if orientation == 1:
@@ -197,6 +197,6 @@ def exif_orientation(image: Image.Image) -> int:
 
 
 def oriented_size(image: Image.Image) -> tuple[int, int]:
-    """Return width and height of an image after its EXIF orientation is applied, without decoding it."""
+    """Return the width and height of an image after its EXIF orientation is applied, without decoding it."""
     width, height = image.size
     return (height, width) if exif_orientation(image) >= 5 else (width, height)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -18,29 +17,28 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.data.image_io import CorruptImageError
-from fbnetv3.data.samplers import EpochSampler, ShardedSampler
+from fbnetv3.data.samplers import DistributedSequentialSampler, EpochSampler
 from fbnetv3.data.transforms import Preprocessing, Transform
 from fbnetv3.errors import DataError, UsageError
-from fbnetv3.utils.random_state import derive_seed, torch_seed
-from fbnetv3.utils.text import describe_error, first_few
+from fbnetv3.utils.random_state import derive_seed, seeded_torch
+from fbnetv3.utils.text import describe_error
 
-logger = logging.getLogger(__name__)
-
-TargetFunction = Callable[[int, int, int], Tensor]  # see `build_loader`
+TargetFunction = Callable[[int, int, int], Tensor]
+"""Maps the view, index and class index of an image to its target."""
 
 
 class Batch(NamedTuple):
     """A batch of images with their targets.
 
     Images are float32 (N, C, H, W), or uint8 that `to` normalizes; targets are class indices (N,) or probabilities
-    (N, classes). `corrupt` has the errors of images that could not be read, which the batch lacks. `indices` are the
-    positions of the images in the dataset.
+    (N, classes). `names` are the images' names for messages, `indices` their positions in the dataset. `errors` are the
+    messages about images that could not be read, which the batch does not contain. `preprocessing` normalizes uint8.
     """
 
     images: Tensor
     targets: Tensor
     names: list[str]
-    corrupt: list[str]
+    errors: list[str]
     preprocessing: Preprocessing | None = None
     indices: Sequence[int] = ()
 
@@ -87,7 +85,7 @@ class TransformedDataset(Dataset):
         name = self.dataset.image_name(index)
         try:
             image, class_index = self.dataset[index]
-            with torch_seed(derive_seed(self.seed, view, index)):
+            with seeded_torch(derive_seed(self.seed, view, index)):
                 pixels = self.transform(image)
             target = self.target(view, index, class_index) if self.target else class_index
         except CorruptImageError as error:
@@ -110,7 +108,7 @@ def _collate(preprocessing: Preprocessing | None, samples: list[Sample]) -> Batc
         torch.stack(pixels) if pixels else torch.empty(0),
         targets,
         names=[sample.name for sample in readable],
-        corrupt=[sample.error for sample in samples if sample.error is not None],
+        errors=[sample.error for sample in samples if sample.error is not None],
         preprocessing=preprocessing,
         indices=[sample.image_index for sample in readable],
     )
@@ -125,8 +123,8 @@ def init_worker(_: int) -> None:
         threading.Thread(target=_exit_on_sigterm_of_main_process, daemon=True).start()
     else:  # macOS
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    # Image errors are passed to the main process. The remaining tracebacks are about tensors that an interrupted main
-    # process no longer receives.
+    # Errors about images are passed to the main process. All that is left are tracebacks about tensors that an
+    # interrupted main process no longer receives.
     sys.excepthook = lambda *error: None
     torch.set_num_threads(1)
 
@@ -146,28 +144,27 @@ def build_loader(
     training: bool,
     workers: int = 0,
     seed: int = 0,
-    normalize: Preprocessing | None = None,
+    preprocessing: Preprocessing | None = None,
     views: int = 0,
     target: TargetFunction | None = None,
     pin_memory: bool = False,
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader:
-    """Build a loader of `Batch`es. In training it shuffles, and drops the last batch if that is incomplete.
+    """Build a loader of `Batch`es. In training it shuffles, and drops an incomplete last batch.
 
     Set `loader.sampler.epoch` before each epoch of training.
 
     Args:
         dataset: the images.
-        transform: maps an image to a tensor: float32, or uint8 together with `normalize`.
+        transform: function from an image to a tensor: float32, or uint8 together with `preprocessing`.
         batch_size: images per batch: over all processes in training, of each process in evaluation.
-        training: whether to shuffle.
+        training: whether to shuffle, drop an incomplete last batch, and keep workers between epochs.
         workers: number of worker processes.
         seed: seed of order and augmentation.
-        normalize: preprocessing by which `Batch.to` normalizes uint8 images.
-        views: number of different augmentations of an image, which alternate from epoch to epoch; 0 for new ones in
-            each epoch.
-        target: maps view, index and class index of an image to its target; default: the class index.
+        preprocessing: preprocessing with which `Batch.to` normalizes uint8 images.
+        views: number of fixed augmentations per image, used in turn; 0 for a new one in every epoch.
+        target: function that returns an image's target; default: the class index.
         pin_memory: whether to use pinned memory, for copies to a GPU.
         rank: rank of this process.
         world_size: number of processes.
@@ -186,18 +183,18 @@ def build_loader(
             raise DataError(
                 f"{length} training images are fewer than one batch of {batch_size} (SOLVER.BATCH_SIZE)"
             )
-        # Datasets such as shards know a random order that is faster to read
-        order = getattr(dataset, "order", None)
+        order = getattr(dataset, "order", None)  # see `ImageDataset`
         sampler: Sampler = EpochSampler(length, batch_size, seed, rank, world_size, order)
     else:
-        sampler = ShardedSampler(length, rank, world_size)
+        sampler = DistributedSequentialSampler(length, rank, world_size)
     return DataLoader(
         TransformedDataset(dataset, transform, seed, views, target),
         batch_size=batch_size // world_size if training else batch_size,
         sampler=sampler,
         num_workers=workers,
-        persistent_workers=training and workers > 0,  # workers get the epoch with each index
-        collate_fn=partial(_collate, normalize),
+        # Workers get the epoch with each index
+        persistent_workers=training and workers > 0,
+        collate_fn=partial(_collate, preprocessing),
         drop_last=training,
         pin_memory=pin_memory,
         worker_init_fn=init_worker,
@@ -206,20 +203,6 @@ def build_loader(
     )
 
 
-class CorruptImageCounter:
-    """Logs and counts corrupt images, each once, and raises `DataError` if there are more than `limit`."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.messages: dict[str, None] = {}  # an ordered set
-
-    def add(self, corrupt: Iterable[str]) -> None:
-        """Add the error messages of a batch's corrupt images."""
-        for message in corrupt:
-            if message not in self.messages:
-                self.messages[message] = None
-                if len(self.messages) <= self.limit:
-                    logger.warning("skipped: %s", message)
-        if len(self.messages) > self.limit:
-            shown = first_few(list(self.messages), separator="; ")
-            raise DataError(f"{shown}: repair or remove them, or set DATA.MAX_CORRUPT to skip some")
+def memory_format(channels_last: bool) -> torch.memory_format:
+    """Return torch's memory format for images."""
+    return torch.channels_last if channels_last else torch.contiguous_format

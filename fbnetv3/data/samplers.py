@@ -14,7 +14,7 @@ from fbnetv3.utils.random_state import derive_seed
 
 @dataclass(eq=False)
 class EpochSampler(Sampler):
-    """Yields every image once per epoch, in an order that depends only on seed and epoch.
+    """Yields every image once per epoch, in an order that depends only on the seed and the epoch.
 
     The batches do not depend on the world size: each process gets its part of every batch.
     """
@@ -24,11 +24,10 @@ class EpochSampler(Sampler):
     seed: int = 0
     rank: int = 0
     world_size: int = 1
-    order: Callable[[torch.Generator], Tensor] | None = (
-        None  # draws a permutation of all images; default: uniformly
-    )
+    # Draws a permutation of all images; default: uniformly
+    order: Callable[[torch.Generator], Tensor] | None = None
     epoch: int = 0  # set it before each epoch
-    start: int = 0  # number of batches to skip, to resume in the middle of the epoch
+    first_batch: int = 0  # number of batches to skip, to resume in the middle of the epoch
 
     def __len__(self) -> int:
         return self.length // self.batch_size * (self.batch_size // self.world_size)
@@ -40,20 +39,20 @@ class EpochSampler(Sampler):
         # (batch, rank, image): each process takes its part of every batch
         batches = self.length // self.batch_size
         by_rank = order[: batches * self.batch_size].view(batches, -1, self.batch_size // self.world_size)
-        indices = by_rank[self.start :, self.rank].flatten().tolist()
+        indices = by_rank[self.first_batch :, self.rank].flatten().tolist()
         return ((self.epoch, index) for index in indices)
 
 
-class ShardedSampler(Sampler):
-    """Yields every `world_size`-th image in the dataset's order, so that the processes share the dataset."""
+class DistributedSequentialSampler(Sampler):
+    """Yields every `world_size`-th image in the dataset's order, so that the processes divide the dataset."""
 
     def __init__(self, length: int, rank: int = 0, world_size: int = 1) -> None:
         self.indices = range(rank, length, world_size)
         self.epoch = 0  # only random transforms depend on it
-        self.start = 0  # number of images to skip
+        self.first_image = 0  # number of images to skip
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((self.epoch, index) for index in self.indices[self.start :])
+        return ((self.epoch, index) for index in self.indices[self.first_image :])

@@ -65,7 +65,7 @@ class ShardDataset:
         if max_target >= len(self.classes):
             name = self.image_name(int(self._targets.argmax()))
             raise DataError(
-                f"{name}: is of class {max_target}, but {CLASSES_FILE} names only {len(self.classes)}"
+                f"{name}: has class {max_target}, but {CLASSES_FILE} lists only {len(self.classes)} classes"
             )
         self._open_files: dict[int, io.FileIO] = {}
 
@@ -133,9 +133,9 @@ def write_shards(
     split: str,
     images_per_shard: int = IMAGES_PER_SHARD,
 ) -> list[Path]:
-    """Write images into shards `split-000000.tar` and so on, each complete or missing, and return their paths.
+    """Write images into shards `split-000000.tar` and so on, and return their paths. Each is written atomically.
 
-    An image is its content, file suffix such as ".jpg", and class index.
+    Each item of `images` has the content of a file, its suffix such as ".jpg", and the class index.
     """
     check_int(images_per_shard, "images_per_shard", 1)
     make_folder(folder)
@@ -179,10 +179,11 @@ def _read_index(shard: Path) -> ShardIndex:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 _add_to_index(tar, member, images, targets)
-            if tar.offset >= shard.stat().st_size:  # the end marker is missing
-                raise tarfile.ReadError("it is truncated")
+            has_end_marker = tar.offset < shard.stat().st_size
     except (tarfile.TarError, ValueError, OSError, EOFError) as error:
-        raise DataError(f"{shard}: is not a complete shard of images ({one_line(error, 120)})") from None
+        raise DataError(f"{shard}: is not a readable tar file of images ({one_line(error, 120)})") from None
+    if not has_end_marker:
+        raise DataError(f"{shard}: is truncated; copy it again")
     if not images:
         raise DataError(f"{shard}: has no images; expected webdataset's name.jpg and name.cls")
     # Every image needs a class
@@ -205,7 +206,7 @@ def _add_to_index(
     images: dict[str, tarfile.TarInfo],
     targets: dict[str, int],
 ) -> None:
-    """Add one member of a shard to the images or targets by their common key, the name up to its first dot."""
+    """Add a member of a shard to `images` or `targets`, under its name up to the first dot."""
     if not member.isfile():
         return
     if member.issparse():

@@ -1,7 +1,7 @@
 """Preprocessing and augmentation: from an image to the network's input.
 
-All steps work on 8-bit tensors, which torch resizes with vector instructions; torchvision's transforms v2 draw the
-random crops and augment. Only the last step, normalization, makes floats, and takes single images and batches alike.
+All steps but the last work on uint8 tensors, which torch resizes quickly. torchvision's transforms v2 draw the random
+crops and augment. The last step, normalization, returns floats, for a single image or a batch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 
-from fbnetv3.data.image_io import EncodedImage, to_pixels
+from fbnetv3.data.image_io import EncodedImage, pillow_to_tensor
 from fbnetv3.errors import UsageError
 from fbnetv3.registry import Registry
 
@@ -28,12 +28,12 @@ Transform = Callable[[AnyImage], Tensor]
 CropBox = tuple[int, int, int, int]  # top, left, height and width in pixels
 
 CROPS = Registry("crop (INPUT.CROP)")
-"""Factories of training crops, called with the keywords `preprocessing` (a `Preprocessing`), `scale` (INPUT.CROP_SCALE)
+"""Builders of training crops, called with the keywords `preprocessing` (a `Preprocessing`), `scale` (INPUT.CROP_SCALE)
 and `padding` (INPUT.CROP_PADDING in pixels). Each returns a transform from an image to uint8 (channels, resolution,
 resolution)."""
 
 AUGMENTATIONS = Registry("augmentation (INPUT.AUTO_AUGMENT)")
-"""Factories of augmentations, called with the keyword `preprocessing`. Each returns a transform of uint8 pixels
+"""Builders of augmentations, called with the keyword `preprocessing`. Each returns a transform of uint8 pixels
 (channels, resolution, resolution)."""
 
 _TORCH_MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact"}
@@ -121,6 +121,10 @@ def train_transform(
 
     Returns:
         A function from an image to float32 (channels, resolution, resolution), or uint8 without `normalize`.
+
+    Raises:
+        UnknownNameError: no crop or augmentation of this name is registered.
+        UsageError: the padding is larger than the resolution.
     """
     make_crop = CROPS.get(crop)
     make_augmentation = AUGMENTATIONS.get(auto_augment)
@@ -159,7 +163,7 @@ def padded_crop(*, preprocessing: Preprocessing, scale: Sequence[float], padding
     resolution = preprocessing.resolution
     if padding > resolution:
         raise UsageError(
-            f"INPUT.CROP_PADDING {padding} is larger than the {resolution}-pixel input: lower it"
+            f"INPUT.CROP_PADDING {padding} is larger than the {resolution}-pixel input; lower it"
         )
     return v2.Compose([preprocessing.resize_to_square, v2.RandomCrop(resolution, padding=padding)])
 
@@ -179,8 +183,8 @@ def no_augmentation(*, preprocessing: Preprocessing) -> Callable[[Tensor], Tenso
 def _augment_with_pillow(policy: Callable, *, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
     """Apply an augmentation policy with its defaults to Pillow images, for which the policies were designed."""
     augment = policy(interpolation=InterpolationMode(preprocessing.interpolation))
-    back_to_pixels = partial(to_pixels, channels=preprocessing.channels)
-    return v2.Compose([v2.ToPILImage(), augment, back_to_pixels])
+    to_tensor = partial(pillow_to_tensor, channels=preprocessing.channels)
+    return v2.Compose([v2.ToPILImage(), augment, to_tensor])
 
 
 AUGMENTATIONS.register(partial(_augment_with_pillow, v2.AutoAugment), name="autoaugment")
@@ -194,7 +198,7 @@ def crop_and_resize(
 
     Image files are decoded only as large as needed.
     """
-    top, first_column, height, width = box
+    top, left, height, width = box
     if isinstance(image, EncodedImage):
         full_width, full_height = image.size
         pixels = image.decode(channels, downscale=min(height / size[0], width / size[1]))
@@ -202,14 +206,14 @@ def crop_and_resize(
         if pixels.shape[-1] != full_width:
             scale_x = pixels.shape[-1] / full_width
             scale_y = pixels.shape[-2] / full_height
-            first_column = round(first_column * scale_x)
+            left = round(left * scale_x)
             width = max(1, round(width * scale_x))
             top = round(top * scale_y)
             height = max(1, round(height * scale_y))
     else:
-        pixels = to_pixels(image, channels)
+        pixels = pillow_to_tensor(image, channels)
     # `interpolate` expects a batch; a part of the right size is not resized
-    part = pixels[None, :, top : top + height, first_column : first_column + width]
+    part = pixels[None, :, top : top + height, left : left + width]
     if part.shape[-2:] != size:
         mode = _TORCH_MODES[interpolation]
         part = F.interpolate(part, size=size, mode=mode, antialias=interpolation != "nearest")

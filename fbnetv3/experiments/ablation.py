@@ -1,4 +1,4 @@
-"""Ablations: train a grid of rows, columns and seeds, as in Tables 6 and 8 and Fig. 7, with a table and a figure."""
+"""Ablations, as in Tables 6 and 8 and Fig. 7: train a grid of networks for several seeds; draw a table and a figure."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ Overrides = Mapping[str, Any]
 class Ablation:
     """A grid of training runs: each cell, a row and a column, is trained once per seed.
 
-    `teachers` maps columns that train with distillation to the column that trains their teacher, which has the same row
-    and seed. `lines` maps rows that are not on their column's line in a figure over MACs to the name of their line.
+    `teacher_of_column` maps columns that train with distillation to the column that trains their teacher, in the same
+    row and with the same seed. In a figure over MACs, each column has a line; `line_of_row` maps rows that belong on a
+    different one to its name.
     """
 
     title: str
@@ -52,10 +53,10 @@ class Ablation:
     overrides: Overrides  # for all cells
     rows: Mapping[str, Overrides]
     columns: Mapping[str, Overrides]
-    teachers: Mapping[str, str]
-    lines: Mapping[str, str]
+    teacher_of_column: Mapping[str, str]
+    line_of_row: Mapping[str, str]
     seeds: tuple[int, ...]
-    x: str  # "macs" for a figure over MACs, "" for cells side by side
+    x_axis: str  # "macs" for a figure over MACs, "" for cells side by side
     output: Path
 
 
@@ -77,7 +78,10 @@ class CellResult(Cell):
 
 
 def load_ablation(path: str | os.PathLike) -> Ablation:
-    """Read an ablation from a YAML file; errors name the file and the field."""
+    """Read an ablation from a YAML file; errors name the file and the field.
+
+    `config` and the paths in config keys are relative to the file, `output` to the current folder.
+    """
     data = read_mapping(path, FieldError, _KEYS)
     with error_context(file=str(path)):
         check_keys(data, FieldError, _KEYS, required=_REQUIRED_KEYS)
@@ -92,29 +96,40 @@ def _parse_ablation(data: Mapping[str, Any], folder: Path) -> Ablation:
     check_type(seeds, "seeds", list, "a list of integers")
     for i, seed in enumerate(seeds):
         check_int(seed, f"seeds[{i}]", 0)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise FieldError(f"{seeds!r} is empty or repeats a seed", "seeds")
-    rows = _parse_layers(data["rows"], "rows", folder)
-    columns = _parse_layers(data["columns"], "columns", folder)
+    if not seeds:
+        raise FieldError("is empty; list at least one seed", "seeds")
+    if len(set(seeds)) < len(seeds):
+        raise FieldError(f"{seeds!r} repeats a seed", "seeds")
+    rows = _parse_overrides_by_name(data["rows"], "rows", folder)
+    columns = _parse_overrides_by_name(data["columns"], "columns", folder)
     return Ablation(
         title=data["title"],
-        config=folder / data["config"],
+        config=folder / Path(data["config"]).expanduser(),
         overrides=_parse_overrides(data.get("overrides"), "overrides", folder),
         # LINE and TEACHER are taken out: the remaining keys are config keys
-        lines={name: str(row.pop("LINE")) for name, row in rows.items() if "LINE" in row},
-        teachers=_pop_teachers(rows, columns),
+        line_of_row={name: str(row.pop("LINE")) for name, row in rows.items() if "LINE" in row},
+        teacher_of_column=_pop_teachers(rows, columns),
         rows=rows,
         columns=columns,
         seeds=tuple(seeds),
-        x=data.get("x", ""),
+        x_axis=data.get("x", ""),
         output=Path(data["output"]).expanduser(),
     )
 
 
-def _parse_layers(layers: Any, field: str, folder: Path) -> dict[str, dict[str, Any]]:
-    """Parse rows or columns: overrides by name."""
-    check_type(layers or None, field, Mapping, "a mapping of names to config keys")
-    return {str(name): _parse_overrides(layer, f"{field}.{name}", folder) for name, layer in layers.items()}
+def _parse_overrides_by_name(value: Any, field: str, folder: Path) -> dict[str, dict[str, Any]]:
+    """Parse the rows or columns."""
+    check_type(value or None, field, Mapping, "a mapping of names to config keys")
+    by_name = {}
+    for name, overrides in value.items():
+        by_name[str(name)] = _parse_overrides(overrides, f"{field}.{name}", folder)
+    # Folders of runs must differ
+    name_of_folder: dict[str, str] = {}
+    for name in by_name:
+        other = name_of_folder.setdefault(_folder_name(name), name)
+        if other != name:
+            raise FieldError(f"{other!r} and {name!r} have the same folder name; rename one of them", field)
+    return by_name
 
 
 def _parse_overrides(overrides: Any, field: str, folder: Path) -> dict[str, Any]:
@@ -147,7 +162,7 @@ def _pop_teachers(
 def grid_cells(ablation: Ablation) -> list[Cell]:
     """List the cells in training order: seed by seed, teachers before their students."""
     # False sorts before True
-    columns = sorted(ablation.columns, key=lambda name: name in ablation.teachers)
+    columns = sorted(ablation.columns, key=lambda name: name in ablation.teacher_of_column)
     return [
         Cell(row, column, seed) for seed in ablation.seeds for row in ablation.rows for column in columns
     ]
@@ -155,31 +170,35 @@ def grid_cells(ablation: Ablation) -> list[Cell]:
 
 def cell_folder(ablation: Ablation, cell: Cell) -> Path:
     """Return the output folder of a cell's run."""
-    row, column = (re.sub(r"[^\w.-]", "_", name) for name in (cell.row, cell.column))
-    return ablation.output / f"{row}--{column}--seed{cell.seed}"
+    name = f"{_folder_name(cell.row)}--{_folder_name(cell.column)}--seed{cell.seed}"
+    return ablation.output / name
+
+
+def _folder_name(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)
 
 
 def cell_config(ablation: Ablation, cell: Cell, overrides: Sequence[str] = ()) -> CfgNode:
     """Build the training config of a cell. Keys that distinguish cells take precedence over the `overrides`."""
     # Keys of this cell alone: seed, folder, and the teacher trained in another column
     cell_keys: dict[str, Any] = {"SEED": cell.seed, "OUTPUT_DIR": cell_folder(ablation, cell)}
-    if cell.column in ablation.teachers:
-        teacher_cell = Cell(cell.row, ablation.teachers[cell.column], cell.seed)
+    if cell.column in ablation.teacher_of_column:
+        teacher_cell = Cell(cell.row, ablation.teacher_of_column[cell.column], cell.seed)
         cell_keys["DISTILL.ARCH"] = cell_config(ablation, teacher_cell, overrides).MODEL.ARCH
         cell_keys["DISTILL.WEIGHTS"] = RunFolder(cell_folder(ablation, teacher_cell)).weights
-    # Later layers take precedence; within a layer, its other keys over those of its recipe
+    # Later overrides take precedence, and in each of them, explicit keys over those of its recipe
     pairs = parse_pairs(overrides)
     merged: dict[str, Any] = {}
-    for layer in (
+    for source in (
         ablation.overrides,
         pairs,
         ablation.rows[cell.row],
         ablation.columns[cell.column],
         cell_keys,
     ):
-        if layer.get("RECIPE"):
-            merged |= flatten(load_recipe(Path(layer["RECIPE"]).expanduser()).to_config())
-        merged |= {key: value for key, value in layer.items() if key != "RECIPE"}
+        if source.get("RECIPE"):
+            merged |= flatten(load_recipe(Path(source["RECIPE"]).expanduser()).to_config())
+        merged |= {key: value for key, value in source.items() if key != "RECIPE"}
     return load_config(ablation.config, [str(text) for pair in merged.items() for text in pair])
 
 
@@ -187,7 +206,7 @@ def run_ablation(ablation: Ablation, overrides: Sequence[str] = ()) -> Iterator[
     """Train all cells that have not been trained yet, and yield the results one by one.
 
     A later call resumes an interrupted ablation. All configs are checked before the first run starts. The KEY VALUE
-    pairs in `overrides` hold for every cell.
+    pairs in `overrides` apply to every cell, except to keys that its row or column sets.
     """
     cells = grid_cells(ablation)
     configs = [cell_config(ablation, cell, overrides) for cell in cells]
@@ -217,7 +236,7 @@ def _group_by_cell(results: Sequence[CellResult]) -> Accuracies:
     return accuracies
 
 
-def _deviation(values: Sequence[float]) -> float:
+def _standard_deviation(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
@@ -226,12 +245,12 @@ def results_table(ablation: Ablation, results: Sequence[CellResult]) -> str:
     # Columns of the table; cells without a result stay empty
     rows = list(ablation.rows)
     table: dict[str, list[str]] = {"": rows}
-    if ablation.x:
+    if ablation.x_axis:
         macs = {result.row: f"{result.macs / 1e6:,.1f} M" for result in results}
         table["MACs"] = [macs.get(row, "") for row in rows]
     table |= {column: [""] * len(rows) for column in ablation.columns}
     for (row, column), values in _group_by_cell(results).items():
-        deviation = f" ± {_deviation(values):.2f}" if len(values) > 1 else ""
+        deviation = f" ± {_standard_deviation(values):.2f}" if len(values) > 1 else ""
         table[column][rows.index(row)] = f"{statistics.fmean(values):.2f}%{deviation}"
     num_seeds = len(ablation.seeds)
     seeds = f"mean and standard deviation over {num_seeds} seeds" if num_seeds > 1 else "one seed"
@@ -250,11 +269,11 @@ def save_results(ablation: Ablation, results: Sequence[CellResult]) -> list[Path
     figure = new_figure(6.4, 4, dpi=110)
     axes = figure.subplots()
     accuracies = _group_by_cell(results)
-    if ablation.x:
+    if ablation.x_axis:
         _draw_over_macs(axes, ablation, accuracies, {result.row: result.macs / 1e6 for result in results})
     else:
         _draw_side_by_side(axes, ablation, accuracies)
-    style_axes(axes, ylabel="top-1, %", title=ablation.title)
+    style_axes(axes, ylabel="top-1 (%)", title=ablation.title)
     if len(axes.get_legend_handles_labels()[1]) > 1:
         axes.legend(frameon=False)
     save_figure(figure, figure_file)
@@ -265,7 +284,7 @@ def _draw_over_macs(axes: Any, ablation: Ablation, accuracies: Accuracies, macs:
     """Draw one line per column, and one per line named by rows; `macs` are in millions."""
     lines: dict[str, list[tuple[float, str, list[float]]]] = {}
     for (row, column), values in accuracies.items():
-        lines.setdefault(ablation.lines.get(row, column), []).append((macs[row], row, values))
+        lines.setdefault(ablation.line_of_row.get(row, column), []).append((macs[row], row, values))
     # Draw each line from left to right, with the rows' names at its points
     for line, points in lines.items():
         points.sort(key=lambda point: point[0])
@@ -273,7 +292,7 @@ def _draw_over_macs(axes: Any, ablation: Ablation, accuracies: Accuracies, macs:
         for x, row, values in points:
             position = (x, statistics.fmean(values))
             axes.annotate(row, position, textcoords="offset points", xytext=(5, -11), fontsize=8)
-    axes.set_xlabel("MACs, millions")
+    axes.set_xlabel("MACs (millions)")
 
 
 def _draw_side_by_side(axes: Any, ablation: Ablation, accuracies: Accuracies) -> None:
@@ -291,5 +310,5 @@ def _draw_side_by_side(axes: Any, ablation: Ablation, accuracies: Accuracies) ->
 def _draw_cells(axes: Any, points: Sequence[tuple[float, list[float]]], label: str, style: str) -> None:
     x = [position for position, _ in points]
     means = [statistics.fmean(values) for _, values in points]
-    deviations = [_deviation(values) for _, values in points]
+    deviations = [_standard_deviation(values) for _, values in points]
     axes.errorbar(x, means, deviations, fmt=style, capsize=3, label=label)

@@ -1,4 +1,4 @@
-"""Build the parts of a classifier's run from its config; the modules that implement them take plain arguments."""
+"""Build the parts of a classifier's run from its config, so that the modules that implement them need no config."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from fbnetv3.arch import ARCHS, ArchDef, compute_cost, dump_arch, get_arch, load
 from fbnetv3.config.recipe import OPTIMIZERS
 from fbnetv3.data import DATASETS, Preprocessing, build_dataset, build_loader, train_transform
 from fbnetv3.data.datasets import ImageDataset
+from fbnetv3.data.loader import memory_format
 from fbnetv3.data.transforms import Transform
 from fbnetv3.errors import FieldError, UnknownNameError, UsageError, suggest
 from fbnetv3.modeling import build_network, load_weights
-from fbnetv3.modeling.checkpoint_files import read_state_dict
+from fbnetv3.modeling.safe_loading import read_state_dict
 from fbnetv3.modeling.torchvision_models import (
     TORCHVISION_PREFIX,
     TorchvisionArch,
@@ -31,9 +32,9 @@ from fbnetv3.modeling.torchvision_models import (
     check_torchvision_model,
     load_torchvision_weights,
 )
-from fbnetv3.training.classifier_evaluation import memory_format
-from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitFiles
-from fbnetv3.training.losses import LOSSES, Distillation, Loss, Objective, supervised_objective
+from fbnetv3.training.distillation.distillation_loss import Distillation
+from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitCache
+from fbnetv3.training.losses import LOSSES, Loss, Objective, supervised_objective
 from fbnetv3.training.optimizers import parameter_groups
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 from fbnetv3.training.schedules import SCHEDULES, build_schedule
@@ -48,7 +49,7 @@ AnyArch = ArchDef | TorchvisionArch
 
 
 def select_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.device:
-    """Return the device that DEVICE names; "auto" is a GPU if there is one. Each process gets its own GPU."""
+    """Return the device that DEVICE names; "auto" is a GPU if there is one. Each process uses a GPU of its own."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -90,7 +91,7 @@ def arch_identity(arch: AnyArch) -> str:
 
 
 def teacher_fingerprint(cfg: CfgNode) -> str:
-    """Return name and digest of the teacher's architecture, independent of its file's path; "" without a teacher."""
+    """Return the name and a digest of the teacher's architecture, whatever its file's path; "" without a teacher."""
     if not cfg.DISTILL.ARCH:
         return ""
     arch = build_arch(cfg, cfg.DISTILL.ARCH)
@@ -136,11 +137,12 @@ def build_model(
     classes: list[str],
     device: torch.device,
     weights: str,
-    need_head: bool = False,
+    require_head: bool = False,
 ) -> nn.Module:
     """Build the classifier on its device, with weights from a file, URL or `zoo://` entry; "" for random ones.
 
-    `need_head` refuses weights with a different number of classes instead of initializing the head randomly.
+    With `require_head`, weights with a different number of classes raise a UsageError, rather than leaving the head
+    random.
     """
     num_classes = cfg.MODEL.NUM_CLASSES or len(classes)
     if num_classes != len(classes):
@@ -150,7 +152,7 @@ def build_model(
     # torchvision does not document the inputs that its networks accept
     if isinstance(arch, TorchvisionArch):
         check_torchvision_model(model, arch, preprocessing_from_config(cfg, arch).resolution)
-    if weights and not _load_weights(model, arch, weights) and need_head:
+    if weights and not _load_weights(model, arch, weights) and require_head:
         raise UsageError(f"{weights}: does not have the {num_classes} classes of {cfg.DATA.NAME}")
     return _to_device(model, cfg, device)
 
@@ -203,7 +205,7 @@ def build_mixup(cfg: CfgNode, num_classes: int) -> Mixup | None:
 
 
 def base_lr(cfg: CfgNode) -> float:
-    """Return the learning rate after the warmup, scaled to the batch size if SOLVER.LR_BATCH_SIZE is set."""
+    """Return the learning rate after warmup, scaled to the batch size if SOLVER.LR_BATCH_SIZE is set."""
     solver = cfg.SOLVER
     return solver.LR * solver.BATCH_SIZE / solver.LR_BATCH_SIZE if solver.LR_BATCH_SIZE else solver.LR
 
@@ -252,7 +254,7 @@ def dataset_from_config(cfg: CfgNode, split: str) -> ImageDataset:
 def build_inputs(
     cfg: CfgNode, arch: AnyArch, device: torch.device, group: ProcessGroup = SINGLE_PROCESS
 ) -> Inputs:
-    """Build datasets and loaders of a run. Training images have the teacher's resolution if that is higher."""
+    """Build the datasets and loaders of a run. Training images have the teacher's resolution if that is higher."""
     train, val = dataset_from_config(cfg, "train"), dataset_from_config(cfg, "val")
     if train.classes != val.classes:
         differing = first_few(sorted(set(train.classes) ^ set(val.classes)), 5)
@@ -265,9 +267,9 @@ def build_inputs(
     options: dict[str, Any] = {}
     if cfg.DISTILL.CACHE:
         side = preprocessing.resolution
-        files = teacher_logit_files(cfg, train, side)
+        cache = teacher_logit_cache(cfg, train, side)
         options["views"] = cfg.DISTILL.VIEWS
-        options["target"] = DistillationTarget(files, cfg.DISTILL.ALPHA, cfg.SOLVER.LABEL_SMOOTHING)
+        options["target"] = DistillationTarget(cache, cfg.DISTILL.ALPHA, cfg.SOLVER.LABEL_SMOOTHING)
     train_loader = loader_from_config(
         cfg, train, preprocessing, device, group, side=side, training=True, **options
     )
@@ -275,7 +277,7 @@ def build_inputs(
     return Inputs(train, val, preprocessing, train_loader, val_loader)
 
 
-def teacher_logit_files(cfg: CfgNode, dataset: ImageDataset, resolution: int) -> TeacherLogitFiles:
+def teacher_logit_cache(cfg: CfgNode, dataset: ImageDataset, resolution: int) -> TeacherLogitCache:
     """Return the cache of the teacher's logits for a dataset, with the fingerprint that it must match."""
     # Augmentations must not differ between the resolutions of teacher and student
     if teacher_resolution(cfg) != resolution and (cfg.INPUT.CROP == "padded" or cfg.INPUT.RANDOM_ERASING):
@@ -299,7 +301,7 @@ def teacher_logit_files(cfg: CfgNode, dataset: ImageDataset, resolution: int) ->
         "SHA-256 of the image names": names.hexdigest(),
     }
     shape = (cfg.DISTILL.VIEWS, len(dataset), len(dataset.classes))
-    return TeacherLogitFiles(Path(cfg.DISTILL.CACHE).expanduser(), fingerprint, shape)
+    return TeacherLogitCache(Path(cfg.DISTILL.CACHE).expanduser(), fingerprint, shape)
 
 
 def loader_from_config(
@@ -321,7 +323,7 @@ def loader_from_config(
         training=training,
         workers=cfg.DATA.WORKERS,
         seed=cfg.SEED,
-        normalize=preprocessing,
+        preprocessing=preprocessing,
         pin_memory=device.type == "cuda",
         rank=group.rank,
         world_size=group.size,

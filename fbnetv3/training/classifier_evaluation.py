@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from fbnetv3.data import Batch, CorruptImageCounter
+from fbnetv3.data.loader import memory_format
 from fbnetv3.errors import DataError
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt
@@ -26,7 +27,7 @@ def evaluate(
     progress: bool = True,
     group: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, float]:
-    """Evaluate a classifier, in evaluation mode; its mode is restored afterwards.
+    """Evaluate a classifier in evaluation mode, and restore its mode afterwards.
 
     Args:
         model: classifier that returns logits (N, classes).
@@ -40,20 +41,23 @@ def evaluate(
     Returns:
         "top1" and "top5" in percent (top5 for more than five classes), "loss" (cross-entropy) and "images", the
         number of images.
+
+    Raises:
+        DataError: more images than allowed are corrupt, or no image could be read.
     """
     corrupt_images = corrupt_images or CorruptImageCounter(0)
-    corrupt: list[str] = []
+    errors: list[str] = []
     num_images = num_classes = 0
     sums = torch.zeros(3, device=device)  # on the device until the end
     was_training = model.training
     model.eval()
     try:
         for batch in tqdm(batches, desc="evaluation", leave=False, disable=None if progress else True):
-            corrupt += batch.corrupt
+            errors += batch.errors
             # With several processes, one that stopped here would leave the others waiting
             if group.size == 1:
                 check_interrupt()
-                corrupt_images.add(batch.corrupt)
+                corrupt_images.add(batch.errors)
             if len(batch.targets):
                 images, targets = batch.to(device, memory_format(channels_last))
                 logits = model(images)
@@ -65,10 +69,10 @@ def evaluate(
     # Several processes stop here together
     if agree_on_interrupt(group):
         check_interrupt()
-    corrupt_images.add([message for messages in group.gather(corrupt) for message in messages])
+    corrupt_images.add([message for messages in group.gather(errors) for message in messages])
     correct1, correct5, loss, total_images = group.sum(*sums.tolist(), num_images)
     if not total_images:
-        raise DataError("no validation image could be read: check DATA.ROOT")
+        raise DataError("no validation image could be read; check DATA.ROOT")
     results = {
         "top1": 100 * correct1 / total_images,
         "loss": loss / total_images,
@@ -80,12 +84,7 @@ def evaluate(
 
 
 def _top1_top5_and_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the sums of a batch: images whose class is the highest or among the five highest logits, and loss."""
+    """Return a batch's numbers of top-1 and top-5 hits, and its total loss."""
     correct = logits.topk(min(5, logits.shape[1])).indices == targets[:, None]
     loss = F.cross_entropy(logits.float(), targets, reduction="sum")
     return torch.stack([correct[:, 0].sum(), correct.any(1).sum(), loss])
-
-
-def memory_format(channels_last: bool) -> torch.memory_format:
-    """Return torch's memory format for images."""
-    return torch.channels_last if channels_last else torch.contiguous_format

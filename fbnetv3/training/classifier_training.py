@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +40,7 @@ from fbnetv3.training.processes.distributed import ProcessGroup, process_group
 from fbnetv3.training.run_state.checkpoints import Checkpoints
 from fbnetv3.training.run_state.fingerprint import (
     CLASSIFIER_IGNORED_KEYS,
-    check_not_longer,
+    check_length,
     check_same_run,
     config_fingerprint,
 )
@@ -49,14 +50,14 @@ from fbnetv3.training.run_state.run_folder import RunFolder, run_lock
 from fbnetv3.training.trainer import Hook, Trainer
 from fbnetv3.training.training_hooks import (
     Callback,
-    Checkpointing,
-    DumpOnDivergence,
-    Evaluation,
-    LearningCurve,
-    MetricsWriter,
-    ProgressBar,
+    CheckpointHook,
+    DivergenceHook,
+    EvaluationHook,
+    LearningCurveHook,
+    MetricsHook,
+    ProgressHook,
 )
-from fbnetv3.utils.logging_setup import log_on_rank_0, log_to_file, quiet_terminal
+from fbnetv3.utils.logging_setup import log_to_file, quiet_other_ranks, quiet_terminal
 from fbnetv3.utils.random_state import derive_seed
 from fbnetv3.utils.text import describe_error
 
@@ -70,7 +71,8 @@ class RunResult:
     Attributes:
         metrics: last evaluation: "top1", "top5", "loss", "images", and "ema_top1" and so on for the averaged weights.
         curve: all evaluations, each with its "epoch".
-        num_classes: number of outputs of the network.
+        run_folder: paths of the run's files.
+        num_classes: number of the network's outputs.
     """
 
     metrics: dict[str, float]
@@ -82,22 +84,17 @@ class RunResult:
 def train(
     cfg: CfgNode, callbacks: Sequence[Callback] = (), *, resume: bool = False
 ) -> list[dict[str, float]]:
-    """Train a classifier without terminal output and return its learning curve, as a search does for each trial.
+    """Train a classifier without terminal output, as a search does for each trial, and return its learning curve.
 
-    The evaluations have "epoch", "top1", "loss" and so on. Random state, loggers and signal handlers of the process are
-    restored afterwards.
-
-    Args:
-        cfg: from `load_config`.
-        callbacks: called after each evaluation with its results; one that returns False ends the run.
-        resume: resume from the newest checkpoint in `OUTPUT_DIR`, if there is one.
+    Each evaluation has "epoch", "top1", "loss" and so on. The random state, loggers and signal handlers of the process
+    are restored afterwards. The arguments and errors are those of `train_classifier`.
     """
     with quiet_terminal():
         return train_classifier(cfg, resume=resume, callbacks=callbacks, progress=False).curve
 
 
 def check_training_config(cfg: CfgNode) -> None:
-    """Check that architecture, data and registered names of a config exist, without training or writing anything."""
+    """Check that the architecture, data and registered names in a config exist, without writing anything."""
     build_inputs(cfg, build_arch(cfg, cfg.MODEL.ARCH), torch.device("cpu"))
     loss_from_config(cfg)
     optimizer_from_config(cfg, nn.Linear(1, 1))
@@ -107,23 +104,32 @@ def check_training_config(cfg: CfgNode) -> None:
 def train_classifier(
     cfg: CfgNode, *, resume: bool = False, callbacks: Sequence[Callback] = (), progress: bool = True
 ) -> RunResult:
-    """Train and evaluate the classifier that a config describes. Nothing is written until it has been validated.
+    """Train and evaluate the classifier that a config describes.
+
+    Nothing is written until the config, data and weights have been validated.
 
     Args:
-        cfg: from `load_config`.
-        resume: resume from the newest checkpoint in `OUTPUT_DIR`, if there is one.
-        callbacks: called after each evaluation with its results; one that returns False ends the run.
+        cfg: config from `load_config`.
+        resume: whether to resume from the newest checkpoint in `OUTPUT_DIR`, if there is one.
+        callbacks: functions called after each evaluation with its results; one that returns False ends the run.
         progress: whether to show progress bars on a terminal.
+
+    Raises:
+        UsageError: the config is invalid, `OUTPUT_DIR` already holds a run, or that run cannot be resumed.
+        DataError: the dataset cannot be read, or has too many corrupt images.
+        WeightsError: initial weights or a checkpoint cannot be loaded.
+        DivergedError: the loss is not finite.
+        KeyboardInterrupt, Terminated: Ctrl-C or SIGTERM, after a checkpoint was saved.
     """
     run_folder = RunFolder(cfg.OUTPUT_DIR)
-    with process_group(cfg.DEVICE) as group, torch.random.fork_rng(), log_on_rank_0(group.rank):
+    with process_group(cfg.DEVICE) as group, torch.random.fork_rng(), quiet_other_ranks(group.rank):
         torch.manual_seed(cfg.SEED)
         with run_lock(run_folder, group, resume) as acquire_lock:
             # Build and validate everything, resume, and only then write
             run = _ClassifierRun(cfg, group, run_folder, callbacks, progress and group.is_rank_0)
             run.resume_from_newest()
             acquire_lock()
-            return run.execute()
+            return run.run()
 
 
 class _ClassifierRun:
@@ -157,11 +163,11 @@ class _ClassifierRun:
         # State of the run
         self.corrupt_images = CorruptImageCounter(cfg.DATA.MAX_CORRUPT)
         self.metadata = self._describe()
-        self.curve = LearningCurve(callbacks)
+        self.curve = LearningCurveHook(callbacks)
         self.trainer = self._build_trainer()
 
     def _describe(self) -> dict[str, Any]:
-        """Describe the run for its checkpoints; "config" and the other values together are its fingerprint."""
+        """Return what checkpoints record about the run. All of it is its fingerprint, not only "config"."""
         # The teacher by its content, the cache by its use: their paths do not matter
         fingerprint = config_fingerprint(self.cfg, CLASSIFIER_IGNORED_KEYS)
         fingerprint["DISTILL.ARCH"] = teacher_fingerprint(self.cfg)
@@ -209,22 +215,22 @@ class _ClassifierRun:
             progress=self.progress,
             group=self.group,
         )
-        hooks: list[Hook] = [Evaluation(evaluate_model, cfg.EVAL.PERIOD)]
+        hooks: list[Hook] = [EvaluationHook(evaluate_model, cfg.EVAL.PERIOD)]
         if self.group.is_rank_0:
-            hooks.append(MetricsWriter(self.run_folder, cfg.LOG.PERIOD))
-        checkpointing = Checkpointing(
+            hooks.append(MetricsHook(self.run_folder, cfg.LOG.PERIOD))
+        checkpointing = CheckpointHook(
             self.run_folder,
             keep=cfg.CHECKPOINT.KEEP,
-            epochs=cfg.CHECKPOINT.PERIOD,
-            steps=cfg.CHECKPOINT.STEPS,
+            epoch_period=cfg.CHECKPOINT.PERIOD,
+            step_period=cfg.CHECKPOINT.STEPS,
             metadata=self.metadata,
         )
         return [
             *hooks,
-            ProgressBar(self.progress),
+            ProgressHook(self.progress),
             self.curve,
             checkpointing,
-            DumpOnDivergence(self.run_folder),
+            DivergenceHook(self.run_folder),
         ]
 
     def resume_from_newest(self) -> None:
@@ -235,24 +241,24 @@ class _ClassifierRun:
         if newest is None:
             return
         path, state = newest
+        results = self.group.broadcast(read_learning_curve(self.run_folder.metrics))
         try:
             # Compare network and data first, then the config keys
             saved = {**state["metadata"], **state["metadata"]["config"]}
             current = {**self.metadata, **self.metadata["config"]}
             del current["config"]  # only the keys of `current` are compared
             check_same_run(saved, current, path, long_values=("definition",))
-            check_not_longer(state["epoch"], self.cfg.SOLVER.EPOCHS, "epochs", "SOLVER.EPOCHS", path)
+            check_length(state["epoch"], self.cfg.SOLVER.EPOCHS, "epochs", "SOLVER.EPOCHS", path)
             # Model, optimizer, random state; then the evaluations up to the checkpoint
             self.trainer.load_state_dict(state)
-            results = self.group.broadcast(read_learning_curve(self.run_folder.metrics))
             self.curve.results = [result for result in results if result["epoch"] <= state["epoch"]]
-        except UserError:
+        except (UserError, torch.cuda.OutOfMemoryError):
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
             problem = f"cannot resume from {path}: {describe_error(error)}"
             raise WeightsError(f"{problem}; delete it or choose another OUTPUT_DIR") from None
 
-    def execute(self) -> RunResult:
+    def run(self) -> RunResult:
         """Train to the end. Files are written from here on."""
         if self.group.is_rank_0:
             self.run_folder.prepare(self.cfg)
@@ -261,6 +267,7 @@ class _ClassifierRun:
             self._log_summary()
             if progress.step:
                 logger.info("resuming after %d epochs and %d steps", progress.epoch, progress.step)
+                self._warn_if_lr_changes()
             if progress.epoch < self.trainer.epochs and self.group.is_rank_0:
                 self.run_folder.weights.unlink(missing_ok=True)  # of a shorter run that is being extended
             # In place, so that the names in state dicts stay the same
@@ -269,6 +276,15 @@ class _ClassifierRun:
             metrics = self.trainer.run()
         results = {key.removeprefix("val_"): value for key, value in metrics.items()}
         return RunResult(results, self.curve.results, self.run_folder, self.num_classes)
+
+    def _warn_if_lr_changes(self) -> None:
+        """Warn if SOLVER.EPOCHS, which may be raised, has changed the learning rate at which a run resumes."""
+        last_lr = self.trainer.current_lr
+        lr = self.trainer.scheduled_lr(self.trainer.progress.step - 1)
+        if not math.isclose(lr, last_lr, rel_tol=1e-6):
+            logger.warning(
+                "the learning rate changes from %.3g to %.3g: it depends on SOLVER.EPOCHS", last_lr, lr
+            )
 
     def _log_summary(self) -> None:
         cfg = self.cfg
@@ -287,11 +303,11 @@ class _ClassifierRun:
 
 
 def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
-    """Evaluate `MODEL.WEIGHTS`, by default those in `OUTPUT_DIR`, on the validation images. Writes nothing.
+    """Evaluate `MODEL.WEIGHTS`, by default those in `OUTPUT_DIR`, on the validation images, without writing anything.
 
     Averaged weights (EMA) are preferred if the file has both.
     """
-    with process_group(cfg.DEVICE) as group, log_on_rank_0(group.rank):
+    with process_group(cfg.DEVICE) as group, quiet_other_ranks(group.rank):
         run_folder = RunFolder(cfg.OUTPUT_DIR)
         weights = cfg.MODEL.WEIGHTS or run_folder.trained_weights()
         if not weights:
@@ -301,7 +317,7 @@ def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
         arch = build_arch(cfg, cfg.MODEL.ARCH)
         preprocessing = preprocessing_from_config(cfg, arch)
         val = dataset_from_config(cfg, "val")
-        model = build_model(cfg, arch, val.classes, device, str(weights), need_head=True)
+        model = build_model(cfg, arch, val.classes, device, str(weights), require_head=True)
         logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val))
         return evaluate(
             model,

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 class ModelEMA(AveragedModel):
     """Exponential moving average of a model, including its floating-point buffers; it starts as a copy of the model.
 
-    `decay`, the weight of the previous average, is warmed up, min(decay, (1 + n) / (10 + n)) after n steps, so that the
+    `decay` is the weight of the previous average. After n steps, min(decay, (1 + n) / (10 + n)) is used, so that the
     average soon forgets the random initial weights.
     """
 

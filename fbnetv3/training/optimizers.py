@@ -38,10 +38,13 @@ def build_rmsprop_tf(
 
 
 def parameter_groups(model: nn.Module, weight_decay: float, decay_norm_bias: bool) -> ParameterGroups:
-    """Group a model's parameters by weight decay: one group, or a second one without decay for vectors."""
+    """Group a model's parameters by weight decay. Without `decay_norm_bias`, a second group has none."""
     if decay_norm_bias:
         return [{"params": list(model.parameters()), "weight_decay": weight_decay}]
-    # Vectors are biases, and the scales and shifts of norm layers
-    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    # Biases, and the scales and shifts of norm layers, are vectors
+    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    norms_and_biases = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    return [
+        {"params": weights, "weight_decay": weight_decay},
+        {"params": norms_and_biases, "weight_decay": 0.0},
+    ]

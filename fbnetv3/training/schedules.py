@@ -8,7 +8,7 @@ from fbnetv3.registry import Registry
 from fbnetv3.utils.imports import accepted_settings
 
 SCHEDULES = Registry("schedule")
-"""Builders of the factor on the learning rate as a function of progress in [0, 1).
+"""Builders of schedules: functions from progress in [0, 1) to a factor of the learning rate.
 
 Each builder receives whichever of `epochs` (excluding warmup) and `decay` (SOLVER.DECAY) its signature accepts.
 """
@@ -22,16 +22,19 @@ def build_cosine() -> param_scheduler.ParamScheduler:
 
 @SCHEDULES.register(name="exponential")
 def build_exponential(epochs: float, decay: float) -> param_scheduler.ParamScheduler:
-    """Build an exponential schedule, multiplied by `decay` each epoch (Sec. 4.1: 0.963 in the search, then 0.9875)."""
+    """Build an exponential schedule that decays by `decay` each epoch (Sec. 4.1: 0.963 in the search, then 0.9875)."""
     return param_scheduler.ExponentialParamScheduler(1.0, decay**epochs)
 
 
 def build_schedule(
     name: str, epochs: int, *, decay: float = 1.0, warmup_epochs: float = 0.0, warmup_factor: float = 0.1
 ) -> param_scheduler.ParamScheduler:
-    """Build a registered schedule of `epochs`, which include a linear warmup from `warmup_factor` to 1.
+    """Build a registered schedule over `epochs`, including `warmup_epochs` of linear warmup from `warmup_factor` to 1.
 
     `decay` is the factor per epoch of an exponential schedule.
+
+    Raises:
+        UnknownNameError: no schedule of this name is registered.
     """
     build = SCHEDULES.get(name)
     main_epochs = epochs - warmup_epochs

@@ -14,9 +14,9 @@ from torch import Tensor, nn, optim
 from torch.utils.data import DataLoader
 
 from fbnetv3.data import Batch, CorruptImageCounter
+from fbnetv3.data.loader import memory_format
 from fbnetv3.data.samplers import EpochSampler
 from fbnetv3.errors import Terminated, UserError
-from fbnetv3.training.classifier_evaluation import memory_format
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.losses import Objective
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
@@ -49,7 +49,7 @@ class Hook:
         """Run after each step."""
 
     def after_epoch(self, trainer: Trainer) -> None:
-        """Run after the steps of an epoch, when `progress.epoch` counts it."""
+        """Run after the steps of an epoch; `progress.epoch` already counts it."""
 
     def after_train(self, trainer: Trainer) -> None:
         """Run after the last epoch."""
@@ -82,19 +82,22 @@ class Trainer:
     """Training loop of a classifier.
 
     Args:
-        model: classifier on its device, in the memory format that `channels_last` selects.
+        model: classifier on `device`, in the memory format that `channels_last` selects.
         objective: objective to minimize, see `fbnetv3.training.losses`.
-        optimizer: optimizer, whose learning rate follows `schedule`.
-        schedule: factor on `lr` as a function of progress in [0, 1).
-        loader: loader of training batches, whose sampler is an `EpochSampler`.
+        optimizer: optimizer; its learning rate follows `schedule`.
+        schedule: function from progress in [0, 1) to a factor of `lr`.
+        loader: loader of training batches; its sampler is an `EpochSampler`.
         lr: learning rate at factor 1.
+        epochs: length of the run.
+        device: device of the model.
+        channels_last: memory format of the images.
         mixup: function that mixes images and targets of a batch, and returns targets (N, classes).
         ema: averaged weights, updated after each step.
         precision: dtype of autocast; torch.float32 turns it off.
         accumulate: number of parts into which a batch is split for gradient accumulation.
         corrupt_images: counter of images that cannot be read; by default, none are allowed.
-        group: processes that train together. Each has its part of every batch; the loss is the mean over all.
-        hooks: hooks, called in order in every process.
+        group: processes that train together. Each gets its part of every batch; the loss is the mean over all.
+        hooks: hooks, called in this order in every process.
     """
 
     model: nn.Module
@@ -121,6 +124,7 @@ class Trainer:
     _last_batch: Batch | None = field(init=False, default=None)
     _last_step: int = field(init=False, default=0)
     _overflows: int = field(init=False, default=0)
+    _last_overflow: int = field(init=False, default=0)  # its step
 
     def __post_init__(self) -> None:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == torch.float16)
@@ -137,20 +141,25 @@ class Trainer:
         """Learning rate of the last step."""
         return self.optimizer.param_groups[0]["lr"]
 
+    def scheduled_lr(self, step: int) -> float:
+        """Return the learning rate after `step` steps."""
+        return self.lr * self.schedule(min(step / self.total_steps, 1 - 1e-9))
+
     def run(self) -> dict[str, float]:
         """Train from `progress` to the last epoch, or the one in which `stopped` is set, and return its metrics.
 
         Ctrl-C and SIGTERM raise KeyboardInterrupt and Terminated between two steps, after the hooks' `on_interrupt`.
         """
-        try:
+        with contextlib.ExitStack() as stack:
+            # Close all hooks in order, even if one of them fails to close
+            for hook in reversed(self.hooks):
+                stack.callback(hook.close, self)
             with deferred_interrupts():
                 self._call_hooks("before_train")
                 while self.progress.epoch < self.epochs and not self.stopped:
                     self._train_epoch()
                     self._finish_epoch()
                 self._call_hooks("after_train")
-        finally:
-            self._call_hooks("close")
         return self.progress.metrics
 
     def _call_hooks(self, event: str) -> None:
@@ -159,17 +168,17 @@ class Trainer:
 
     def _train_epoch(self) -> None:
         """Run the remaining steps of the current epoch."""
-        # A resumed epoch skips the batches that were used before
+        # A resumed epoch skips the batches that have been used
         sampler = cast("EpochSampler", self.loader.sampler)
         sampler.epoch = self.progress.epoch
-        sampler.start = self.progress.step - self.progress.epoch * len(self.loader)
+        sampler.first_batch = self.progress.step - self.progress.epoch * len(self.loader)
         self.progress.metrics = {}
         self.model.train()
         self._call_hooks("before_epoch")
         for batch in self.loader:
             self.step(batch)
             self._call_hooks("after_step")
-        # A signal during the last step; those during other steps are seen by the next one
+        # A signal during the last step; the next step looks for signals during the others
         if agree_on_interrupt(self.group):
             self._stop_for_interrupt()
         self.check_loss()
@@ -179,7 +188,7 @@ class Trainer:
         try:
             self._call_hooks("after_epoch")
         except (KeyboardInterrupt, Terminated):
-            # The evaluation is incomplete: the resumed run repeats it
+            # The evaluation is incomplete, so the resumed run repeats it
             self.progress.epoch -= 1
             self._call_hooks("on_interrupt")
             raise
@@ -189,15 +198,15 @@ class Trainer:
         # The only blocking exchange between processes: batch sizes, corrupt images, and signals since the last step
         num_images = len(batch.targets)
         total_images, num_corrupt, interrupts = self.group.sum(
-            num_images, len(batch.corrupt), has_pending_interrupt()
+            num_images, len(batch.errors), has_pending_interrupt()
         )
         if interrupts:
             self._stop_for_interrupt()
-        # Rare: all processes report corrupt images, which make batches unequal
+        # Rarely needed: exchange the corrupt images, which make the batches unequal
         min_images = num_images
         if num_corrupt:
             self.corrupt_images.add(
-                [message for messages in self.group.gather(batch.corrupt) for message in messages]
+                [message for messages in self.group.gather(batch.errors) for message in messages]
             )
             min_images = min(self.group.gather(num_images))
         # The previous step's loss; a GPU has computed it by now
@@ -210,9 +219,8 @@ class Trainer:
 
     def _optimize(self, batch: Batch, mean_images: float, num_parts: int) -> None:
         """Update the weights; `mean_images` is the mean number of images per process."""
-        lr = self.lr * self.schedule(min(self.progress.step / self.total_steps, 1 - 1e-9))
         for parameter_group in self.optimizer.param_groups:
-            parameter_group["lr"] = lr
+            parameter_group["lr"] = self.scheduled_lr(self.progress.step)
         # Images to the device, normalized there, and mixed
         layout = memory_format(self.channels_last)
         images, targets = batch.to(self.device, layout)
@@ -268,15 +276,16 @@ class Trainer:
         if math.isfinite(loss):
             self._overflows = 0
             return
-        # float16's scaler skips steps that overflow, and reduces its scale
-        self._overflows += 1
+        # float16's scaler skips steps that overflow, and reduces its scale; a step may be checked several times
+        self._overflows += self._last_step != self._last_overflow
+        self._last_overflow = self._last_step
         if self.scaler.is_enabled() and self._overflows < _MAX_OVERFLOWS:
             return
         self._call_hooks("on_divergence")
         step, batch = self.diverged_batch()
         raise DivergedError(
             f"the loss is {loss} at step {step} (epoch {self.progress.epoch + 1}, learning rate "
-            f"{self.current_lr:.3g}, images {first_few(batch.names)}): lower SOLVER.LR or raise SOLVER.WARMUP_EPOCHS"
+            f"{self.current_lr:.3g}, images {first_few(batch.names)}); lower SOLVER.LR or raise SOLVER.WARMUP_EPOCHS"
         )
 
     def diverged_batch(self) -> tuple[int, Batch]:

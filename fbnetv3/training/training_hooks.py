@@ -28,10 +28,10 @@ ACCURACY_LABELS = {"top1": "top1", "top5": "top5", "ema_top1": "EMA top1", "ema_
 
 
 @dataclass
-class Evaluation(Hook):
+class EvaluationHook(Hook):
     """Evaluates every `period` epochs and after the last one, and sets the metrics in `trainer.progress`.
 
-    Those of the raw weights have the prefix "val_", those of the averaged ones "val_ema_".
+    The prefix is "val_" for the raw weights and "val_ema_" for the averaged ones.
     """
 
     evaluate: Callable[[nn.Module], dict[str, float]]
@@ -53,14 +53,14 @@ class Evaluation(Hook):
 
 
 @dataclass
-class Checkpointing(Hook):
-    """Writes checkpoints, periodically, after the last epoch and on an interrupt, and the best and final weights."""
+class CheckpointHook(Hook):
+    """Writes checkpoints periodically, after the last epoch and on an interrupt, and the best and final weights."""
 
     run_folder: RunFolder
     metadata: dict[str, Any]  # saved with the weights
     keep: int = 3
-    epochs: int = 1  # between two checkpoints
-    steps: int = 0  # between two additional checkpoints; 0 for none
+    epoch_period: int = 1  # epochs between two checkpoints
+    step_period: int = 0  # steps between two additional checkpoints; 0 for none
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -69,7 +69,7 @@ class Checkpointing(Hook):
 
     def after_step(self, trainer: Trainer) -> None:
         """Write a checkpoint if one is due."""
-        if self.steps and trainer.progress.step % self.steps == 0:
+        if self.step_period and trainer.progress.step % self.step_period == 0:
             self._save(trainer)
 
     def after_epoch(self, trainer: Trainer) -> None:
@@ -83,7 +83,8 @@ class Checkpointing(Hook):
                 save_checkpoint(
                     self.run_folder.best, {**self._weights(trainer), "metrics": progress.metrics}
                 )
-        if progress.epoch % self.epochs == 0 or progress.epoch == trainer.epochs or trainer.stopped:
+        is_last = progress.epoch == trainer.epochs or trainer.stopped
+        if is_last or progress.epoch % self.epoch_period == 0:
             self._save(trainer)
 
     def on_interrupt(self, trainer: Trainer) -> None:
@@ -109,7 +110,7 @@ class Checkpointing(Hook):
 
 
 @dataclass
-class DumpOnDivergence(Hook):
+class DivergenceHook(Hook):
     """Saves the batch (before mixup), its image names and the weights when the loss is not finite.
 
     On a CPU these are the weights that gave the loss; on a GPU, those after the step.
@@ -118,7 +119,7 @@ class DumpOnDivergence(Hook):
     run_folder: RunFolder
 
     def on_divergence(self, trainer: Trainer) -> None:
-        """Save batch and weights."""
+        """Save the batch and the weights."""
         # All processes exchange the batch; one writes it
         step, batch = trainer.diverged_batch()
         if not trainer.group.is_rank_0:
@@ -133,11 +134,11 @@ class DumpOnDivergence(Hook):
             "model": trainer.model.state_dict(),
         }
         save_checkpoint(self.run_folder.diverged, dump)
-        logger.info("batch and weights of step %d are saved in %s", step, self.run_folder.diverged)
+        logger.info("the batch and weights of step %d are saved in %s", step, self.run_folder.diverged)
 
 
 @dataclass
-class LearningCurve(Hook):
+class LearningCurveHook(Hook):
     """Collects the evaluations of a run and passes each to callbacks; one that returns False ends the run."""
 
     callbacks: Sequence[Callback]
@@ -157,10 +158,11 @@ class LearningCurve(Hook):
 
 
 @dataclass
-class MetricsWriter(Hook):
+class MetricsHook(Hook):
     """Writes the metrics file (JSON lines), TensorBoard events and the figure of the learning curve.
 
-    Entries have "step", "epoch", and "loss" and "lr" every `period` steps, or "val_..." after an evaluation.
+    Entries have "step" and "epoch". Every `period` steps and at the end of an epoch they also have "loss" and "lr",
+    after an evaluation "val_...".
     """
 
     run_folder: RunFolder
@@ -204,11 +206,13 @@ class MetricsWriter(Hook):
 
 
 @dataclass
-class ProgressBar(Hook):
-    """Shows a progress bar for each epoch on a terminal if `enabled`, then logs results and remaining time."""
+class ProgressHook(Hook):
+    """Shows a progress bar on a terminal if `enabled`, and always logs each epoch's results and the remaining time."""
 
     enabled: bool
-    bar: tqdm = field(default_factory=lambda: tqdm(disable=True))
+    bar: tqdm = field(init=False, default_factory=lambda: tqdm(disable=True))
+    start_time: float = field(init=False, default=0.0)
+    start_step: int = field(init=False, default=0)
 
     def before_train(self, trainer: Trainer) -> None:
         """Start the clock."""
@@ -239,7 +243,7 @@ class ProgressBar(Hook):
     def after_epoch(self, trainer: Trainer) -> None:
         """Log the results."""
         progress = trainer.progress
-        parts = [f"loss {trainer.loss.item():.4f}", f"lr {trainer.current_lr:.3g}"]
+        parts = [f"last batch's loss {trainer.loss.item():.4f}", f"lr {trainer.current_lr:.3g}"]
         for key, label in ACCURACY_LABELS.items():
             if f"val_{key}" in progress.metrics:
                 parts.append(f"{label} {progress.metrics[f'val_{key}']:.2f}%")

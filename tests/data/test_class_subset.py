@@ -51,13 +51,16 @@ def test_a_subset_file_and_its_dataset(root, tmp_path):
     ("arguments", "message"),
     [
         ((7, 1), "has 6 class folders, fewer than 7"),
-        ((2, 10), "have 10 images, fewer than 11; lower --held-out"),
-        ((2, 9), "no training images are left in"),
+        ((2, 10), "have only 10 images, too few to hold out 10 and train on 1; lower"),
+        ((2, 9), "no training images are left in .*; hold out fewer images"),
+        ((2, 5, 0, 6), "have only 10 images, too few to hold out 5 and train on 6; lower"),
     ],
 )
 def test_too_few_classes_or_images(root, arguments, message):
     with pytest.raises(DataError, match=message):
         draw_class_subset(root, *arguments)
+    with pytest.raises(DataError, match="nowhere: no such folder"):
+        draw_class_subset(root / "nowhere")
 
 
 @pytest.mark.parametrize(

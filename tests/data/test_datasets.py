@@ -38,7 +38,7 @@ def test_the_validation_folder_may_be_named_test(image_folder):
 
 def test_incomplete_files_of_cifar10(tmp_path):
     (tmp_path / "cifar-10-batches-py").mkdir()
-    with pytest.raises(DataError, match="cifar-10-batches-py: incomplete or corrupt: unpack"):
+    with pytest.raises(DataError, match="cifar-10-batches-py: is incomplete or corrupt; unpack"):
         build_dataset("cifar10", str(tmp_path), "train")
 
 
@@ -47,6 +47,10 @@ def test_missing_folder(tmp_path):
         build_dataset("imagefolder", str(tmp_path / "nowhere"), "train")
     with pytest.raises(UsageError, match="DATA.ROOT is not set"):
         build_dataset("imagefolder", "", "train")
+    with pytest.raises(
+        UsageError, match="DATA.ROOT is not set: set it to the folder that contains cifar-10"
+    ):
+        build_dataset("cifar10", "", "train")
 
 
 def test_empty_class_folder(image_folder):

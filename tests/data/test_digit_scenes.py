@@ -18,14 +18,14 @@ def file_contents(folder):
 
 def test_the_same_scenes_each_time(tmp_path):
     for name in ("once", "again"):
-        write_digit_scenes(tmp_path / name, train=5, test=2)
+        write_digit_scenes(tmp_path / name, num_train=5, num_test=2)
     contents = file_contents(tmp_path / "once")
     assert len(contents) == 5 + 2 + 2
     assert contents == file_contents(tmp_path / "again")
 
 
 def test_annotations_have_cocos_format(tmp_path):
-    write_digit_scenes(tmp_path, train=12, test=1)
+    write_digit_scenes(tmp_path, num_train=12, num_test=1)
     content = json.loads((tmp_path / "train.json").read_text())
     assert [(c["id"], c["name"]) for c in content["categories"]] == [(d + 1, str(d)) for d in range(10)]
     sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
@@ -81,18 +81,18 @@ def test_training_and_test_have_no_digit_in_common(tmp_path, monkeypatch):
         return draw_scene(digits, rng)
 
     monkeypatch.setattr(digit_scenes, "draw_scene", record_digits)
-    write_digit_scenes(tmp_path, train=1, test=1)
+    write_digit_scenes(tmp_path, num_train=1, num_test=1)
     train, test = ({image.tobytes() for image in digits.images} for digits in used.values())
     assert len(train) > 1000 and len(test) > 300
     assert not train & test
 
 
 def put_folder(results):
-    results.put(str(digit_scenes.digit_scenes()))
+    results.put(str(digit_scenes.ensure_digit_scenes()))
 
 
 def test_two_processes_share_one_folder(monkeypatch, cache):
-    monkeypatch.setattr(digit_scenes, "SCENES", {"train": 20, "test": 2})
+    monkeypatch.setattr(digit_scenes, "SCENES", {"num_train": 20, "num_test": 2})
     context = multiprocessing.get_context("fork")
     results = context.Queue()
     both = [context.Process(target=put_folder, args=(results,)) for _ in range(2)]
@@ -107,10 +107,10 @@ def test_two_processes_share_one_folder(monkeypatch, cache):
 
 
 def test_an_incomplete_folder_is_removed(monkeypatch, cache):
-    monkeypatch.setattr(digit_scenes, "SCENES", {"train": 2, "test": 2})
+    monkeypatch.setattr(digit_scenes, "SCENES", {"num_train": 2, "num_test": 2})
     (leftover := cache / f".partial_{digit_scenes_folder().name}_killed").mkdir(parents=True)
 
-    def fail(folder, train, test):
+    def fail(folder, num_train, num_test):
         (folder / "train").mkdir()
         raise OSError(28, "No space left on device")
 
@@ -119,9 +119,9 @@ def test_an_incomplete_folder_is_removed(monkeypatch, cache):
         pytest.raises(OutputError, match=r"No space left on device.*FBNETV3_CACHE"),
     ):
         patch.setattr(digit_scenes, "write_digit_scenes", fail)
-        digit_scenes.digit_scenes()
+        digit_scenes.ensure_digit_scenes()
     assert not digit_scenes_folder().exists() and not leftover.exists()
-    assert sorted(path.name for path in digit_scenes.digit_scenes().iterdir()) == [
+    assert sorted(path.name for path in digit_scenes.ensure_digit_scenes().iterdir()) == [
         "test",
         "test.json",
         "train",

@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageFilter
 
 from fbnetv3.data import CorruptImageError, EncodedImage, Preprocessing
-from fbnetv3.data.image_io import read_encoded_image, to_pixels
+from fbnetv3.data.image_io import pillow_to_tensor, read_encoded_image
 from fbnetv3.data.transforms import crop_and_resize
 
 
@@ -34,14 +34,14 @@ def test_pixels_equal_pillows(format, channels):
     data = encoded(photo(150, 90), format)
     pixels = EncodedImage(data, "x").decode(channels)
     assert (pixels.shape, pixels.dtype) == ((channels, 90, 150), torch.uint8)
-    assert torch.equal(pixels, to_pixels(Image.open(io.BytesIO(data)), channels))
+    assert torch.equal(pixels, pillow_to_tensor(Image.open(io.BytesIO(data)), channels))
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
 @pytest.mark.parametrize("arguments", [{}, {"progressive": True}, {"subsampling": 0}])
 def test_all_kinds_of_jpeg(mode, arguments):
     data = encoded(photo(150, 90).convert(mode), **arguments)
-    expected = to_pixels(Image.open(io.BytesIO(data)), 3)
+    expected = pillow_to_tensor(Image.open(io.BytesIO(data)), 3)
     assert torch.equal(EncodedImage(data, "x").decode(3), expected)
 
 
@@ -52,6 +52,12 @@ def test_strongly_downscaled_images_are_decoded_smaller(downscale, width):
     data = encoded(photo(1601, 1203))
     assert EncodedImage(data, "x").decode(3, downscale).shape[-1] == width
     assert EncodedImage(encoded(photo(160, 120), "PNG"), "x").decode(3, downscale).shape[-1] == 160
+
+
+def test_decoding_at_one_scale_does_not_affect_the_next():
+    image = EncodedImage(encoded(Image.new("L", (512, 512))), "gray")
+    assert image.decode(1, 8.0).shape == (1, 128, 128)
+    assert image.decode(1).shape == (1, 512, 512)
 
 
 @pytest.mark.parametrize("quality", [75, 95])
@@ -81,7 +87,7 @@ def test_a_part_is_at_the_same_position_at_any_scale():
 def test_resizing_equals_pillows_up_to_two_levels(interpolation, side):
     image = photo(150, 90)
     method = getattr(Image.Resampling, interpolation.upper())
-    expected = to_pixels(image.resize((side, side), method), 3).int()
+    expected = pillow_to_tensor(image.resize((side, side), method), 3).int()
     resized = crop_and_resize(image, (0, 0, 90, 150), (side, side), 3, interpolation).int()
     assert (resized - expected).abs().max() <= (2 if interpolation == "bicubic" else 1)
 

@@ -55,7 +55,7 @@ def test_evaluation_takes_every_image_in_order():
 def test_uint8_batches_are_normalized_on_the_device():
     dataset = build_dataset("digits", "", "val")
     transform = GRAY.transform(normalize=False)
-    loader = build_loader(dataset, transform, batch_size=360, training=False, normalize=GRAY)
+    loader = build_loader(dataset, transform, batch_size=360, training=False, preprocessing=GRAY)
     (batch,) = loader
     assert batch.images.dtype == torch.uint8 and list(batch.indices) == list(range(360))
     images, targets = batch.to(torch.device("cpu"), torch.channels_last)
@@ -96,8 +96,8 @@ def test_a_corrupt_image_is_skipped_and_named(image_folder, content, workers):
     )
     (batch,) = loader
     assert batch.images.shape == (5, 3, 16, 16)
-    assert len(batch.corrupt) == 1
-    assert "cat/1.png: corrupt image" in batch.corrupt[0]
+    assert len(batch.errors) == 1
+    assert "cat/1.png: corrupt image" in batch.errors[0]
 
 
 def test_corrupt_images_are_counted_once_each_up_to_a_limit():

@@ -71,7 +71,7 @@ def test_random_erasing():
 
 def test_more_padding_than_image():
     with pytest.raises(
-        UsageError, match="INPUT.CROP_PADDING 33 is larger than the 32-pixel input: lower it"
+        UsageError, match="INPUT.CROP_PADDING 33 is larger than the 32-pixel input; lower it"
     ):
         train_transform(GRAY, crop="padded", crop_scale=(1, 1), crop_padding=33, flip=False)
 

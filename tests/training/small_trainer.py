@@ -13,7 +13,7 @@ from fbnetv3.training.optimizers import build_sgd
 from fbnetv3.training.run_state.checkpoints import CLASSIFIER_KEYS
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.schedules import build_schedule
-from fbnetv3.training.training_hooks import Checkpointing
+from fbnetv3.training.training_hooks import CheckpointHook
 
 CPU = torch.device("cpu")
 EMPTY_STATE = dict.fromkeys(CLASSIFIER_KEYS)
@@ -49,7 +49,7 @@ def make_checkpointing(folder, keep=3, epochs=1, steps=0):
     """Create the run folder `folder` and build the hook that writes checkpoints to it."""
     run_folder = RunFolder(folder)
     run_folder.checkpoints.mkdir(parents=True, exist_ok=True)
-    return Checkpointing(run_folder, keep=keep, epochs=epochs, steps=steps, metadata={})
+    return CheckpointHook(run_folder, {}, keep, epochs, steps)
 
 
 def flat_weights(trainer):

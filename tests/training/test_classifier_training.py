@@ -4,11 +4,13 @@ import logging
 
 import pytest
 import torch
+from torch import distributed
 
 from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
 from fbnetv3.errors import UserError
-from fbnetv3.training import train
+from fbnetv3.training import Trainer, train
+from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.run_state.metrics import read_metrics
 
 DIGITS = configs_folder() / "digits" / "fbnetv3_digits.yaml"
@@ -65,6 +67,34 @@ def test_a_run_that_a_callback_stopped_can_be_resumed(tmp_path):
 def test_resuming_a_complete_run_returns_its_curve(tmp_path):
     curve = train(make_config(tmp_path, "SOLVER.EPOCHS", "1"))
     assert train(make_config(tmp_path, "SOLVER.EPOCHS", "1"), resume=True) == curve
+
+
+def test_errors_while_resuming_that_are_not_the_checkpoints(tmp_path, monkeypatch):
+    """The user is not told to delete it."""
+    train(make_config(tmp_path, "SOLVER.EPOCHS", "1"))
+
+    def run_out_of_memory(trainer, state):
+        raise torch.cuda.OutOfMemoryError
+
+    def lose_process(group, value):
+        if isinstance(value, list):
+            raise distributed.DistError
+        return value
+
+    with monkeypatch.context() as patch, pytest.raises(torch.cuda.OutOfMemoryError):
+        patch.setattr(Trainer, "load_state_dict", run_out_of_memory)
+        train(make_config(tmp_path), resume=True)
+    with monkeypatch.context() as patch, pytest.raises(distributed.DistError):
+        patch.setattr(ProcessGroup, "broadcast", lose_process)
+        train(make_config(tmp_path), resume=True)
+
+
+@pytest.mark.parametrize(("schedule", "changes"), [("cosine", True), ("exponential", False)])
+def test_a_longer_run_warns_if_its_learning_rate_changes(tmp_path, caplog, schedule, changes):
+    train(make_config(tmp_path, "SOLVER.EPOCHS", "1", "SOLVER.SCHEDULE", schedule))
+    caplog.clear()
+    train(make_config(tmp_path, "SOLVER.EPOCHS", "2", "SOLVER.SCHEDULE", schedule), resume=True)
+    assert ("the learning rate changes from" in caplog.text) == changes
 
 
 def test_an_error_in_a_callback_is_raised_and_random_state_restored(tmp_path):

@@ -7,7 +7,8 @@ from torch import nn
 from fbnetv3.config import get_cfg
 from fbnetv3.errors import UsageError
 from fbnetv3.training.builders import build_objective, loss_from_config
-from fbnetv3.training.losses import LOSSES, Distillation, cross_entropy, resize_images, supervised_objective
+from fbnetv3.training.distillation.distillation_loss import Distillation, resize_images
+from fbnetv3.training.losses import LOSSES, cross_entropy, supervised_objective
 
 CPU = torch.device("cpu")
 
@@ -41,7 +42,7 @@ def test_distillation_is_08_of_the_teacher_and_02_of_the_labels():
 
 def test_a_student_equal_to_its_teacher_has_no_gradient():
     student = Constant([2.0, 0.0])
-    objective = Distillation(Constant([2.0, 0.0]), 4, 4, weight=1.0)
+    objective = Distillation(Constant([2.0, 0.0]), 4, 4, alpha=1.0)
     objective(student, torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])).backward()
     assert student.logits.grad.abs().max() < 1e-6
 
@@ -72,7 +73,7 @@ def test_a_registered_loss_is_used_alone_and_with_distillation():
         model, images, targets = Constant([1.0, 0.0]), torch.zeros(2, 3, 4, 4), torch.tensor([0, 1])
         loss = build_objective(cfg, 2, 4, CPU)(model, images, targets)
         assert loss.item() == pytest.approx(supervised_objective(model, images, targets).item() / 2)
-        distilled = Distillation(Constant([0.0, 1.0]), 4, 4, weight=0.0, loss=loss_from_config(cfg))
+        distilled = Distillation(Constant([0.0, 1.0]), 4, 4, alpha=0.0, loss=loss_from_config(cfg))
         assert distilled(model, images, targets).item() == pytest.approx(loss.item())
         cfg.DISTILL.CACHE = "somewhere"
         with pytest.raises(

@@ -19,7 +19,7 @@ from fbnetv3.training.losses import supervised_objective
 from fbnetv3.training.processes.interrupts import _pending, check_interrupt, deferred_interrupts
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.trainer import DivergedError
-from fbnetv3.training.training_hooks import DumpOnDivergence, Evaluation
+from fbnetv3.training.training_hooks import DivergenceHook, EvaluationHook
 from fbnetv3.utils.files import remove_partial_files
 from tests.training.small_trainer import CPU, flat_weights, make_checkpointing, make_trainer
 
@@ -130,7 +130,7 @@ def test_a_non_finite_loss_ends_the_run_and_dumps_the_batch(tmp_path, step):
         )
 
     images_seen = []
-    trainer = make_trainer([DumpOnDivergence(RunFolder(tmp_path))], lr=0.5)
+    trainer = make_trainer([DivergenceHook(RunFolder(tmp_path))], lr=0.5)
     trainer.objective = objective
     message = rf"the loss is nan at step {step} \(epoch 1, learning rate 0.4\d*, images bright\[\d+\], .* and 13 more\)"
     with pytest.raises(DivergedError, match=message):
@@ -142,6 +142,32 @@ def test_a_non_finite_loss_ends_the_run_and_dumps_the_batch(tmp_path, step):
         and dump["step"] == step
     )
     assert all(value.isfinite().all() for value in dump["model"].values())
+
+
+def test_float16_may_skip_100_consecutive_steps():
+    """On a CPU, the loss of each step is checked more than once."""
+
+    def objective(model, images, targets):
+        return supervised_objective(model, images, targets) * float("inf")
+
+    trainer = make_trainer(epochs=50, precision=torch.float16)
+    trainer.objective = objective
+    with pytest.raises(DivergedError, match="the loss is inf at step 100"):
+        trainer.run()
+
+
+def test_a_hook_that_fails_to_close_does_not_prevent_others_from_closing():
+    closed = []
+
+    class Failing(Hook):
+        def close(self, trainer):
+            closed.append(self)
+            raise ZeroDivisionError
+
+    hooks = [Failing(), Failing()]
+    with pytest.raises(ZeroDivisionError):
+        make_trainer(hooks, epochs=1).run()
+    assert closed == hooks
 
 
 def test_hooks_are_closed_if_the_run_fails():
@@ -281,5 +307,5 @@ def test_epochs_without_evaluation_have_no_metrics(tmp_path):
         def after_epoch(self, trainer):
             top1_by_epoch.append(trainer.progress.metrics.get("val_top1"))
 
-    make_trainer([Evaluation(lambda model: {"top1": 1.0}, period=3), Recorder()], epochs=4).run()
+    make_trainer([EvaluationHook(lambda model: {"top1": 1.0}, period=3), Recorder()], epochs=4).run()
     assert top1_by_epoch == [None, None, 1.0, 1.0]

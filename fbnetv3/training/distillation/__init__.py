@@ -1,1 +1,1 @@
-"""Distillation from cached teacher logits."""
+"""Distillation from a teacher or from its cached logits."""

@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from fbnetv3.data import CorruptImageCounter
-from fbnetv3.data.samplers import ShardedSampler
+from fbnetv3.data.loader import memory_format
+from fbnetv3.data.samplers import DistributedSequentialSampler
 from fbnetv3.errors import UsageError
 from fbnetv3.training.builders import (
     build_arch,
@@ -22,31 +23,30 @@ from fbnetv3.training.builders import (
     loader_from_config,
     preprocessing_from_config,
     select_device,
-    teacher_logit_files,
+    teacher_logit_cache,
     teacher_resolution,
 )
-from fbnetv3.training.classifier_evaluation import memory_format
-from fbnetv3.training.distillation.teacher_logits import TeacherLogitFiles
-from fbnetv3.training.losses import resize_images
+from fbnetv3.training.distillation.distillation_loss import resize_images
+from fbnetv3.training.distillation.teacher_logits import TeacherLogitCache
 from fbnetv3.training.processes.interrupts import check_interrupt, deferred_interrupts
 
 logger = logging.getLogger(__name__)
 
 
-def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitFiles:
+def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitCache:
     """Cache the logits of the config's teacher in `DISTILL.CACHE`; an incomplete cache is resumed."""
     if not cfg.DISTILL.CACHE:
         raise UsageError("DISTILL.CACHE is empty: set it to a folder for the teacher's logits")
     device = select_device(cfg.DEVICE)
     dataset = dataset_from_config(cfg, "train")
     preprocessing = preprocessing_from_config(cfg, build_arch(cfg, cfg.MODEL.ARCH))
-    files = teacher_logit_files(cfg, dataset, preprocessing.resolution)
+    cache = teacher_logit_cache(cfg, dataset, preprocessing.resolution)
     teacher = build_teacher(cfg, len(dataset.classes), device)
-    # Views have the higher of the two resolutions; the teacher's are resized
+    # Draw views at the higher of the two resolutions, and resize them for the teacher
     side = max(preprocessing.resolution, teacher_resolution(cfg))
     loader = loader_from_config(cfg, dataset, preprocessing, device, side=side, views=cfg.DISTILL.VIEWS)
-    completed = files.completed()
-    views, images, _ = files.shape
+    completed = cache.completed()
+    views, images, _ = cache.shape
     logger.info(
         "caching %s's logits for %d views of %d images; %d are cached",
         cfg.DISTILL.ARCH,
@@ -55,8 +55,8 @@ def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitFiles:
         completed,
     )
     with deferred_interrupts():
-        files.write(_logits_of_views(cfg, teacher, loader, images, completed, device), completed)
-    return files
+        cache.write(_logits_of_views(cfg, teacher, loader, images, completed, device), completed)
+    return cache
 
 
 @torch.no_grad()
@@ -70,19 +70,19 @@ def _logits_of_views(
 ) -> Iterator[tuple[Tensor, list[int]]]:
     """Yield logits (N, classes) that are not cached yet, and their positions in the order of views and images.
 
-    Corrupt images get none.
+    Corrupt images are skipped.
     """
     corrupt_images = CorruptImageCounter(cfg.DATA.MAX_CORRUPT)
     resolution = teacher_resolution(cfg)
-    sampler = cast("ShardedSampler", loader.sampler)
+    sampler = cast("DistributedSequentialSampler", loader.sampler)
     teacher.eval()
     for view in range(completed // num_images, cfg.DISTILL.VIEWS):
         # The sampler's epoch selects the view, as in training
         sampler.epoch = view
-        sampler.start = max(0, completed - view * num_images)
+        sampler.first_image = max(0, completed - view * num_images)
         for batch in tqdm(loader, desc=f"view {view + 1}/{cfg.DISTILL.VIEWS}", leave=False, disable=None):
             check_interrupt()
-            corrupt_images.add(batch.corrupt)
+            corrupt_images.add(batch.errors)
             if len(batch.targets):
                 images, _ = batch.to(device, memory_format(cfg.MODEL.CHANNELS_LAST))
                 logits = teacher(resize_images(images, resolution)).float()

@@ -1,4 +1,4 @@
-"""Cached teacher logits, for distillation from a few fixed views per image (Sec. 4.2), which the teacher sees once."""
+"""Cached teacher logits: the teacher sees each of a few fixed views per image only once (Sec. 4.2)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from fbnetv3.errors import OutputError, UsageError
-from fbnetv3.utils.files import make_folder, output_error, write_json
+from fbnetv3.utils.files import build_output_error, make_folder, write_json
 from fbnetv3.utils.nested_keys import first_difference
 
 _SAVE_PERIOD = 100  # batches between two updates of the metadata
 _START_AGAIN = "delete the folder and run tools/cache_teacher.py again"
 
 
-class TeacherLogitFiles:
+class TeacherLogitCache:
     """A folder with a teacher's logits, float16 (views, images, classes), and the fingerprint that determines them."""
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], shape: tuple[int, int, int]) -> None:
@@ -40,16 +40,18 @@ class TeacherLogitFiles:
             metadata = json.loads(self.metadata.read_text())
             fingerprint = metadata["fingerprint"]
             completed = int(metadata["completed"])
-        except (OSError, ValueError, TypeError, KeyError):
+            difference = first_difference(fingerprint, self.fingerprint)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             raise UsageError(f"{self.metadata}: is corrupt; {_START_AGAIN}") from None
-        if difference := first_difference(fingerprint, self.fingerprint):
-            values = f"{difference.key}: {difference.saved}, not {difference.current}"
-            problem = f"holds teacher logits for a different {values}"
+        if difference:
+            problem = (
+                f"holds logits made with {difference.key} {difference.saved}, not {difference.current}"
+            )
             raise UsageError(f"{self.folder}: {problem}; choose another DISTILL.CACHE")
         return completed
 
     def open(self) -> np.ndarray:
-        """Open the cache for reading; an error if it is missing, incomplete, or has a different fingerprint."""
+        """Open the cache for reading. Raise a UsageError if it is incomplete or has a different fingerprint."""
         completed = self.completed()
         if completed < self.total:
             state = "is incomplete" if completed else "does not exist"
@@ -66,7 +68,7 @@ class TeacherLogitFiles:
         make_folder(self.folder)
         try:
             if not completed:
-                # At full size: a full disk is an error here, rather than SIGBUS in a memory map
+                # Allocate the full size: a full disk is an error here, but SIGBUS in a memory map
                 np.lib.format.open_memmap(self.logits, "w+", np.float16, self.shape).flush()
                 if hasattr(os, "posix_fallocate"):
                     with self.logits.open("r+b") as f:
@@ -86,7 +88,7 @@ class TeacherLogitFiles:
         except OutputError:
             raise
         except OSError as error:
-            raise output_error(self.folder, error) from error
+            raise build_output_error(self.folder, error) from error
 
     def _open_memmap(self, mode: Literal["r", "r+"]) -> np.memmap:
         with contextlib.suppress(OSError, ValueError, EOFError):
@@ -102,35 +104,35 @@ class TeacherLogitFiles:
 
 
 class DistillationTarget:
-    """Blends the target of a view of an image from cached teacher logits, weighted by `weight`, and smoothed labels.
+    """Computes training targets: the teacher's cached probabilities, weighted by `alpha`, plus the smoothed label.
 
     Each process opens the cache itself.
     """
 
-    def __init__(self, files: TeacherLogitFiles, weight: float, label_smoothing: float) -> None:
-        self.files = files
-        self.weight = weight
+    def __init__(self, cache: TeacherLogitCache, alpha: float, label_smoothing: float) -> None:
+        self.cache = cache
+        self.alpha = alpha
         self.label_smoothing = label_smoothing
-        self._logits: np.ndarray | None = files.open()
+        self._logits: np.ndarray | None = cache.open()
 
     def __call__(self, view: int, index: int, class_index: int) -> Tensor:
         """Return class probabilities (classes,)."""
         if self._logits is None:
-            self._logits = self.files.open()
-        return blend_targets(self._logits[view, index], class_index, self.weight, self.label_smoothing)
+            self._logits = self.cache.open()
+        return blend_targets(self._logits[view, index], class_index, self.alpha, self.label_smoothing)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_logits": None}
 
 
 def blend_targets(
-    teacher_logits: np.ndarray, class_index: int, weight: float, label_smoothing: float
+    teacher_logits: np.ndarray, class_index: int, alpha: float, label_smoothing: float
 ) -> Tensor:
-    """Return the weighted sum of the teacher's probabilities and the smoothed label, (classes,).
+    """Return `alpha` times the teacher's probabilities plus (1 - `alpha`) times the smoothed label, (classes,).
 
-    Cross-entropy is linear in its target, so this gives the loss of `losses.Distillation`.
+    Cross-entropy is linear in its target, so this gives the loss of `Distillation`.
     """
     probabilities = torch.from_numpy(teacher_logits.astype(np.float32)).softmax(0)
     label = torch.full_like(probabilities, label_smoothing / len(probabilities))
     label[class_index] += 1 - label_smoothing
-    return weight * probabilities + (1 - weight) * label
+    return alpha * probabilities + (1 - alpha) * label

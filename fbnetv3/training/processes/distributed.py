@@ -17,6 +17,7 @@ from torch import distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from fbnetv3.errors import UsageError, UserError
+from fbnetv3.utils.command_line import is_multi_process
 from fbnetv3.utils.text import one_line
 
 T = TypeVar("T")
@@ -33,7 +34,8 @@ class LostProcessError(UserError):
 class ProcessGroup:
     """The processes that train one network together, seen from one of them; by default a single process.
 
-    Everything but gradients is exchanged on the CPU, so that no GPU has to be synchronized for it.
+    It is not torch's class of this name, of which `cpu_group` is an instance. Everything but gradients and buffers is
+    exchanged on the CPU, so that exchanging it never waits for a GPU.
     """
 
     rank: int = 0
@@ -102,11 +104,6 @@ class ProcessGroup:
 SINGLE_PROCESS = ProcessGroup()
 
 
-def is_multi_process() -> bool:
-    """Return whether torchrun's variables say that this is one of several processes."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
-
-
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[ProcessGroup]:
     """Join the process group that the environment describes, and leave it at the end of the block.
@@ -114,7 +111,7 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
     GPUs, selected by the config key `device`, exchange gradients through NCCL, CPUs through Gloo. A `LostProcessError`
     ends the block if another process has exited or stopped responding.
     """
-    # Three cases: the group of a calling program, which also destroys it; a single process; torchrun's variables
+    # Three cases: a group that the calling program created and will destroy, a single process, torchrun's variables
     if dist.is_initialized():
         local_rank = torch.cuda.current_device() if torch.cuda.is_available() else 0
         yield ProcessGroup(dist.get_rank(), dist.get_world_size(), local_rank, _cpu_group())
@@ -130,11 +127,11 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
         raise UsageError(
             f"WORLD_SIZE is set, but {', '.join(missing)} is not: start several processes with torchrun"
         )
-    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    rank, size, local_rank = map(_read_integer_variable, ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
     backend = _select_backend(device, local_rank)
     try:
         store, *_ = next(rendezvous("env://", timeout=TIMEOUT))
-        store = _restart_store(store, rank, size)
+        store = _store_of_this_launch(store, rank, size)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         yield ProcessGroup(rank, size, local_rank, _cpu_group())
     except RuntimeError as error:
@@ -143,11 +140,20 @@ def process_group(device: str) -> Iterator[ProcessGroup]:
             raise
         problem = f"another training process exited or stopped responding ({one_line(error, 160)})"
         raise LostProcessError(
-            f"{problem}: check that process's error message, then restart with --resume"
+            f"{problem}: see its error message, then resume the run (--resume)"
         ) from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+def _read_integer_variable(name: str) -> int:
+    """Return the value of an environment variable of torchrun."""
+    try:
+        return int(os.environ[name])
+    except ValueError:
+        problem = f"the environment variable {name} must be an integer, not {os.environ[name]!r}"
+        raise UsageError(f"{problem}; start several processes with torchrun") from None
 
 
 def _select_backend(device: str, local_rank: int) -> str:
@@ -157,13 +163,13 @@ def _select_backend(device: str, local_rank: int) -> str:
     if local_rank >= torch.cuda.device_count():
         problem = f"local rank {local_rank} has no GPU: this machine has {torch.cuda.device_count()}"
         raise UsageError(
-            f"{problem}; start at most that many processes (--num-gpus, torchrun's --nproc-per-node)"
+            f"{problem}; start at most one process per GPU (--num-gpus, torchrun's --nproc-per-node)"
         )
     torch.cuda.set_device(local_rank)
     return "nccl"
 
 
-def _restart_store(store: dist.Store, rank: int, size: int) -> dist.Store:
+def _store_of_this_launch(store: dist.Store, rank: int, size: int) -> dist.Store:
     """Return a part of the store that only this launch of the processes uses.
 
     Needed as of torch 2.4 to 2.14: torchrun keeps one store when it restarts its processes, and Gloo would read the

@@ -52,7 +52,7 @@ def has_pending_interrupt() -> bool:
 
 
 def agree_on_interrupt(group: ProcessGroup) -> bool:
-    """Return whether any process has deferred a signal; if so, it becomes pending in all, which must call together."""
+    """Return whether any process has deferred a signal, and make it pending in all. All must call this together."""
     if not group.any(has_pending_interrupt()):
         return False
     # Ranks without a signal take the first one of the others

@@ -12,27 +12,28 @@ from collections.abc import Callable
 from torch import multiprocessing
 
 from fbnetv3.errors import UsageError
-from fbnetv3.training.processes.distributed import is_multi_process
-from fbnetv3.utils.command_line import run_tool
+from fbnetv3.utils.command_line import is_multi_process, run_tool
 from fbnetv3.utils.imports import import_modules, user_modules
 
 
 def launch(run: Callable[[], None], num_processes: int, *, after_interrupt: str = "") -> None:
-    """Run a picklable function in several processes that form a process group, as torchrun's do; 1 is this process.
+    """Run a picklable function in `num_processes` processes that form a process group, as under torchrun.
 
-    Ctrl-C and SIGTERM reach all of them. If any fails, this process exits with the code of the first that did.
+    With one process, the function runs in this one. Ctrl-C and SIGTERM reach all processes. If any fails, this one
+    exits with the code of the first that did.
     """
     if num_processes == 1:
         run()
         return
     if is_multi_process():
         raise UsageError(
-            f"--num-gpus {num_processes}: remove it, torchrun has already started several processes"
+            f"remove --num-gpus {num_processes}: torchrun has already started several processes"
         )
-    with socket.socket() as s:  # on a free port
+    # Find a free port; another program could still take it before it is used
+    with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    # Each process reports its own error; multiprocessing's report of the failed process would only repeat it
+    # Each process reports its own error, which multiprocessing's report would only repeat
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     previous_handlers = {
         number: signal.signal(number, _forward_signal) for number in (signal.SIGINT, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Numbered checkpoints of a run, of classifiers and of detectors: write, prune, find the newest complete one."""
+"""Write the numbered checkpoints of a classifier's or detector's run, prune them, and find the newest complete one."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 
 from fbnetv3.errors import WeightsError
-from fbnetv3.modeling.checkpoint_files import load_checkpoint_file
+from fbnetv3.modeling.safe_loading import load_checkpoint_file
 from fbnetv3.utils.files import atomic_write
 
 State = dict[str, Any]
 
-# Keys that distinguish a classifier's checkpoint from other files; resuming names any other key that is missing
+# Keys that distinguish a classifier's checkpoint from other files; if other keys are missing, resuming names them
 CLASSIFIER_KEYS = {"model", "optimizer", "epoch", "step", "metadata"}
 
 _NUMBERED = re.compile(r"(?P<prefix>\w*_)(?P<number>\d+)\.pth")
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Checkpoints:
-    """The checkpoints of a classifier's run, named by step; the newest `keep` are kept."""
+    """The checkpoints of a classifier's run, named by step, of which the newest `keep` are kept."""
 
     folder: Path
     keep: int = 3
@@ -47,7 +47,7 @@ class Checkpoints:
         return load_newest(self.folder, reversed(self.paths()), self.load)
 
     def load(self, path: Path) -> State:
-        """Read a checkpoint; a WeightsError if it is corrupt or not one of a classifier's run."""
+        """Read a checkpoint. Raise a WeightsError if it is corrupt or not a checkpoint of a classifier's run."""
         state = load_checkpoint_file(path)
         if not isinstance(state, dict) or not state.keys() >= CLASSIFIER_KEYS:
             raise WeightsError(f"{path}: is not a checkpoint of a training run")
@@ -75,7 +75,7 @@ def numbered_checkpoints(folder: Path, prefix: str | None = None) -> list[Path]:
 
 
 def prune_checkpoints(newest: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints with the prefix of `newest`; nothing if its name has no number.
+    """Delete all but the newest `keep` checkpoints with the prefix of `newest`, or none if its name has no number.
 
     Checkpoints with a higher number are deleted too: they were corrupt, so the run resumed from an earlier one.
     """
@@ -92,7 +92,10 @@ def prune_checkpoints(newest: Path, keep: int) -> None:
 def load_newest(
     folder: Path, newest_first: Iterable[Path], load: Callable[[Path], State]
 ) -> tuple[Path, State] | None:
-    """Return path and contents of the first complete checkpoint; warn about corrupt ones, an error if all are."""
+    """Return the path and contents of the first complete checkpoint, and warn about corrupt ones before it.
+
+    Return None without checkpoints. Raise a WeightsError if all are corrupt.
+    """
     last_error = None
     for path in newest_first:
         try:

@@ -16,46 +16,73 @@ from fbnetv3.utils.nested_keys import first_difference, flatten
 
 CLASSIFIER_IGNORED_KEYS = (
     # Evaluation, output and logging
-    *("EVAL", "CHECKPOINT", "LOG", "OUTPUT_DIR"),
-    # Length: a run may be extended
+    "EVAL",
+    "CHECKPOINT",
+    "LOG",
+    "OUTPUT_DIR",
+    # Length: a run may be extended, with a warning if this changes the learning rate
     "SOLVER.EPOCHS",
     # Where and how fast to compute
-    *("DEVICE", "DATA.WORKERS", "MODEL.CHANNELS_LAST", "MODEL.COMPILE"),
+    "DEVICE",
+    "DATA.WORKERS",
+    "MODEL.CHANNELS_LAST",
+    "MODEL.COMPILE",
     # A limit on errors
     "DATA.MAX_CORRUPT",
     # Paths; the keys that a recipe sets are compared themselves
-    *("IMPORTS", "RECIPE", "DATA.ROOT", "MODEL.ARCH_DIRS", "DISTILL.WEIGHTS"),
+    "IMPORTS",
+    "RECIPE",
+    "DATA.ROOT",
+    "MODEL.ARCH_DIRS",
+    "DISTILL.WEIGHTS",
     # The checkpoint replaces the initial weights
     "MODEL.WEIGHTS",
     # Compared by content instead of path; of the cache, only whether there is one
-    *("MODEL.ARCH", "DISTILL.ARCH", "DISTILL.CACHE"),
+    "MODEL.ARCH",
+    "DISTILL.ARCH",
+    "DISTILL.CACHE",
 )
 """Keys and sections of a classifier's config that may change when its run is resumed."""
 
 DETECTOR_IGNORED_KEYS = (
     # Evaluation
-    *("TEST", "DATASETS.TEST", "DATASETS.PROPOSAL_FILES_TEST", "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST"),
-    *("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"),
-    *("MODEL.RPN.PRE_NMS_TOPK_TEST", "MODEL.RPN.POST_NMS_TOPK_TEST"),
-    *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.NMS_THRESH_TEST"),
+    "TEST",
+    "DATASETS.TEST",
+    "DATASETS.PROPOSAL_FILES_TEST",
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST",
+    "INPUT.MIN_SIZE_TEST",
+    "INPUT.MAX_SIZE_TEST",
+    "MODEL.RPN.PRE_NMS_TOPK_TEST",
+    "MODEL.RPN.POST_NMS_TOPK_TEST",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
+    "MODEL.ROI_HEADS.NMS_THRESH_TEST",
     "MODEL.RETINANET.SCORE_THRESH_TEST",
     "MODEL.RETINANET.TOPK_CANDIDATES_TEST",
     "MODEL.RETINANET.NMS_THRESH_TEST",
     # Output and logging
-    *("OUTPUT_DIR", "SOLVER.CHECKPOINT_PERIOD", "SOLVER.CHECKPOINTS", "VIS_PERIOD"),
+    "OUTPUT_DIR",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "SOLVER.CHECKPOINTS",
+    "VIS_PERIOD",
     # Length: a run may be extended
     "SOLVER.MAX_ITER",
     # Where and how fast to compute; the solver's other keys are compared after scaling to the world size
-    *("MODEL.DEVICE", "MODEL.FBNETV3.CHANNELS_LAST", "DATALOADER.NUM_WORKERS", "CUDNN_BENCHMARK"),
+    "MODEL.DEVICE",
+    "MODEL.FBNETV3.CHANNELS_LAST",
+    "DATALOADER.NUM_WORKERS",
+    "CUDNN_BENCHMARK",
     "SOLVER.REFERENCE_WORLD_SIZE",
     # Paths
-    *("IMPORTS", "DATASETS.OWN"),
+    "IMPORTS",
+    "DATASETS.OWN",
     # The checkpoint replaces the initial weights
-    *("MODEL.WEIGHTS", "MODEL.FBNETV3.WEIGHTS"),
+    "MODEL.WEIGHTS",
+    "MODEL.FBNETV3.WEIGHTS",
     # May be negative, for a random seed that the checkpoint holds
     "SEED",
     # Unused by this package
-    *("VERSION", "GLOBAL"),
+    "VERSION",
+    "GLOBAL",
 )
 """Keys and sections of a detector's config that may change when its run is resumed."""
 
@@ -63,7 +90,7 @@ DETECTOR_IGNORED_KEYS = (
 def config_fingerprint(cfg: CfgNode, ignored: Collection[str]) -> dict[str, Any]:
     """Return the values of a config that determine a run's weights, by dotted key.
 
-    `ignored` has keys ("SOLVER.EPOCHS") and sections ("EVAL", "DATASETS.OWN") that do not affect the weights.
+    `ignored` lists keys ("SOLVER.EPOCHS") and sections ("EVAL", "DATASETS.OWN") to leave out.
     """
     sections = tuple(f"{name}." for name in ignored)
     return {
@@ -79,7 +106,7 @@ def check_same_run(
     checkpoint: Path,
     long_values: Collection[str] = (),
 ) -> None:
-    """Require that a checkpoint was written by a run with the same fingerprint; the error omits `long_values`."""
+    """Require that a checkpoint has the same fingerprint. The message omits the values of keys in `long_values`."""
     if difference := first_difference(saved, current):
         key = difference.key
         values = "" if key in long_values else f": was {difference.saved}, is now {difference.current}"
@@ -89,8 +116,8 @@ def check_same_run(
         )
 
 
-def check_not_longer(completed: int, limit: int, unit: str, key: str, checkpoint: Path) -> None:
-    """Require that a checkpoint has at most as many epochs or steps (`unit`) as the config key `key` allows."""
+def check_length(completed: int, limit: int, unit: str, key: str, checkpoint: Path) -> None:
+    """Require that a checkpoint is not past the end of the run: `key` limits its epochs or steps (`unit`)."""
     if completed > limit:
         raise UsageError(
             f"{checkpoint}: cannot resume: it already has {completed} {unit}, more than {key} {limit}; "

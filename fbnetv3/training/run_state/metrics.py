@@ -12,7 +12,7 @@ Entry = dict[str, float]
 
 
 def read_metrics(file: Path, key: str = "step") -> list[Entry]:
-    """Read the entries that have the step count `key`; skip invalid lines, such as the last one of a killed run."""
+    """Read the entries that have a step count, under `key`. Skip invalid lines, such as a killed run's last one."""
     # NaN is valid: float16 training continues after a loss that overflows
     return [
         entry
@@ -35,7 +35,7 @@ def read_learning_curve(file: Path) -> list[Entry]:
 def truncate_metrics(file: Path, step: int, epoch: float = float("inf"), key: str = "step") -> None:
     """Drop the entries that were written after the checkpoint from which a run resumes, if there is a file.
 
-    Entries with a step count `key` up to `step` stay, except evaluations of epochs after `epoch`.
+    Entries stay if their step count, under `key`, is at most `step`, except evaluations of epochs after `epoch`.
     """
     if not file.exists():
         return
@@ -44,12 +44,12 @@ def truncate_metrics(file: Path, step: int, epoch: float = float("inf"), key: st
         for entry in read_metrics(file, key)
         if entry[key] <= step and not ("val_top1" in entry and entry.get("epoch", 0) > epoch)
     ]
-    # Atomically, so that a killed process loses no older entries
+    # Replace the file atomically, so that no older entries are lost if the process is killed
     write_json_lines(file, entries)
 
 
 def plot_curve(metrics: Path, figure_file: Path) -> None:
-    """Draw loss and accuracy by epoch, from a metrics file that `MetricsWriter` has written, into a PNG."""
+    """Draw loss and accuracy by epoch, from a metrics file that `MetricsHook` has written, into a PNG."""
     entries = read_metrics(metrics)
     steps = [entry for entry in entries if {"epoch", "loss"} <= entry.keys()]
     evaluations = [entry for entry in entries if {"epoch", "val_top1", "val_loss"} <= entry.keys()]
@@ -74,8 +74,8 @@ def plot_curve(metrics: Path, figure_file: Path) -> None:
         ema_top1 = [entry["val_ema_top1"] for entry in averaged]
         _plot(accuracy_axes, averaged, ema_top1, color="tab:green", label="EMA", **markers)
         accuracy_axes.legend(frameon=False, loc="lower right")
-    last = top1[-1] if top1 else float("nan")
-    style_axes(accuracy_axes, xlabel="epoch", ylabel="top-1 on validation, %", title=f"last: {last:.2f}%")
+    title = f"last: {top1[-1]:.2f}%" if top1 else ""
+    style_axes(accuracy_axes, xlabel="epoch", ylabel="validation top-1 (%)", title=title)
     save_figure(figure, figure_file)
 
 

@@ -15,8 +15,8 @@ from fbnetv3 import deploy
 from fbnetv3.arch import compound_scale, get_arch, save_arch
 from fbnetv3.data.digit_scenes import write_digit_scenes
 from fbnetv3.deploy.detector_graph import box_ops
-from fbnetv3.deploy.detector_graph.detector_onnx import compare_detections, write_detector
-from fbnetv3.deploy.input_images import sample_photographs
+from fbnetv3.deploy.detector_graph.detector_onnx import compare_detections, export_detector_to_onnx
+from fbnetv3.deploy.input_images import sample_detector_images
 from fbnetv3.deploy.predictors.detector_predictor import DetectionArrays, ShortSideResize
 from fbnetv3.detection.data.dataset_mapper import inference_resize
 from fbnetv3.detection.detection_config import load_detection_config
@@ -69,7 +69,7 @@ def exported(tmp_path_factory):
 def calibration_inputs(images=None):
     """Images with boxes, as detectron2's mapper returns them, on which BatchNorm statistics are computed."""
     inputs = []
-    for photo in images or sample_photographs()[1:6:4]:
+    for photo in images or sample_detector_images()[1:6:4]:
         pixels = np.array(photo.convert("RGB").resize((128, 96)))[:, :, ::-1]
         annotated = image(96, 128, boxes=((8.0, 8.0, 72.0, 56.0), (70.0, 30.0, 120.0, 90.0)))
         inputs.append({**annotated, "image": torch.tensor(pixels.copy()).permute(2, 0, 1).float()})
@@ -83,7 +83,7 @@ def folder(exported):
 
 def photographs():
     """A photo in several sizes, one of them narrower than the stride of any feature map when resized."""
-    flower = sample_photographs()[4]
+    flower = sample_detector_images()[4]
     return [
         np.asarray(flower.resize(size))
         for size in ((640, 427), (97, 96), (160, 90), (61, 200), (33, 31), (300, 7))
@@ -96,7 +96,7 @@ def test_it_gives_detectron2s_detections(kind, exported):
     predictor = deploy.load(done.folder)
     images = photographs()
     agreement = compare_detections(
-        [predictor.boxes(image) for image in images], [detect_boxes(original, image) for image in images]
+        [predictor.detect(image) for image in images], [detect_boxes(original, image) for image in images]
     )
     assert agreement.equal == agreement.detections > 50
     assert agreement.largest_box_difference < 0.05 and agreement.largest_score_difference < 1e-5
@@ -104,7 +104,7 @@ def test_it_gives_detectron2s_detections(kind, exported):
 
 def test_paths_arrays_and_pillow_images_give_the_same_detections(folder, tmp_path):
     predictor = deploy.load(folder)
-    photo = sample_photographs()[0]
+    photo = sample_detector_images()[0]
     photo.save(tmp_path / "photo.png")
     exif = Image.Exif()
     exif[274] = 6
@@ -113,7 +113,7 @@ def test_paths_arrays_and_pillow_images_give_the_same_detections(folder, tmp_pat
     same = [photo, np.asarray(photo), tmp_path / "photo.png", str(tmp_path / "rotated.png")]
     assert detections and predictor(same) == [detections] * 4
     best = detections[0]
-    assert best.label == NAMES[best.index] and 0 < best.score <= 1
+    assert best.label == NAMES[best.class_index] and 0 < best.score <= 1
     assert 0 <= best.box[0] < best.box[2] <= photo.width and 0 <= best.box[1] < best.box[3] <= photo.height
     assert [d.score for d in detections] == sorted((d.score for d in detections), reverse=True)
     assert predictor(photo, score_threshold=best.score) == [d for d in detections if d.score == best.score]
@@ -130,7 +130,8 @@ def test_the_manifest_describes_the_folder(folder):
     assert [output["name"] for output in manifest["output"]] == ["boxes", "scores", "classes"]
     check = manifest["verification"]
     assert (
-        check["images"] == len(sample_photographs()) and 0.99 * check["detections"] <= check["equal"] > 20
+        check["images"] == len(sample_detector_images())
+        and 0.99 * check["detections"] <= check["equal"] > 20
     )
     fields = json.loads((folder / "preprocessing.json").read_text())
     assert (fields["shortest"], fields["longest"], fields["channels"]) == (96, 160, "RGB")
@@ -186,7 +187,7 @@ WHITE, BLACK = (np.full((120, 100, 3), value, np.uint8) for value in (255, 0))
 
 def write(output, model=None, images=(WHITE,), **changes):
     arguments = {"classes": ["x", "y"], "original": constant_detections, "name": "mine", **changes}
-    return write_detector(
+    return export_detector_to_onnx(
         model or ConstantDetector(), ShortSideResize(0, 1), output=output, images=images, **arguments
     )
 
@@ -195,7 +196,7 @@ def test_images_without_detections(tmp_path):
     done = write(tmp_path / "out", images=[WHITE, BLACK])
     predictor = deploy.load(done.folder)
     assert predictor([BLACK, WHITE])[0] == [] and len(predictor(WHITE)) == 2
-    assert predictor.boxes(BLACK).boxes.shape == (0, 4)
+    assert predictor.detect(BLACK).boxes.shape == (0, 4)
     assert done.manifest.verification["detections"] == 2
 
 

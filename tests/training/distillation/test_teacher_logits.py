@@ -15,13 +15,13 @@ from fbnetv3.config import load_config
 from fbnetv3.data.datasets import ArrayDataset, build_dataset
 from fbnetv3.errors import OutputError, UsageError
 from fbnetv3.training import cache_teacher_logits, train
-from fbnetv3.training.builders import build_arch, build_inputs, loss_from_config, teacher_logit_files
+from fbnetv3.training.builders import build_arch, build_inputs, loss_from_config, teacher_logit_cache
+from fbnetv3.training.distillation.distillation_loss import Distillation
 from fbnetv3.training.distillation.teacher_logits import (
     DistillationTarget,
-    TeacherLogitFiles,
+    TeacherLogitCache,
     blend_targets,
 )
-from fbnetv3.training.losses import Distillation
 from fbnetv3.utils.downloads import local_path
 
 CPU = torch.device("cpu")
@@ -50,7 +50,7 @@ def make_train_loader(cfg):
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """Return the folder of a complete cache, `logits` in it, and its files."""
+    """Return a folder with the complete cache `logits`, and the cache."""
     folder = tmp_path_factory.mktemp("cache")
     return folder, cache_teacher_logits(make_config(folder))
 
@@ -90,7 +90,7 @@ def test_an_interrupted_cache_is_continued(cache, tmp_path, monkeypatch):
     """The teacher sees only the missing images, and the cache is the same in the end."""
     cfg = make_config(tmp_path)
     positions_seen = []
-    write = TeacherLogitFiles.write
+    write = TeacherLogitCache.write
 
     def interrupted_write(self, batches, completed, save_every=100):
         def first_batches():
@@ -102,15 +102,15 @@ def test_an_interrupted_cache_is_continued(cache, tmp_path, monkeypatch):
 
         return write(self, first_batches(), completed)
 
-    monkeypatch.setattr(TeacherLogitFiles, "write", interrupted_write)
+    monkeypatch.setattr(TeacherLogitCache, "write", interrupted_write)
     with pytest.raises(KeyboardInterrupt):
         cache_teacher_logits(cfg)
     with pytest.raises(UsageError, match=r"logits: is incomplete; create it with tools/cache_teacher\.py"):
         train(cfg)
     num_seen_first = len(positions_seen)
-    files = cache_teacher_logits(cfg)
+    completed = cache_teacher_logits(cfg)
     assert 0 < num_seen_first < len(positions_seen) <= 2 * 1437 + 360
-    np.testing.assert_allclose(files.open(), cache[1].open(), rtol=1e-2, atol=1e-2)
+    np.testing.assert_allclose(completed.open(), cache[1].open(), rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,10 @@ def test_an_interrupted_cache_is_continued(cache, tmp_path, monkeypatch):
     [
         (
             ["SEED", "1"],
-            r"logits: holds teacher logits for a different SEED: 0, not 1; choose another DISTILL\.CACHE",
+            r"logits: holds logits made with SEED 0, not 1; choose another DISTILL\.CACHE",
         ),
-        (["INPUT.FLIP", "True"], r"for a different INPUT\.FLIP"),
-        (["DISTILL.VIEWS", "3"], "for a different shape"),
+        (["INPUT.FLIP", "True"], r"made with INPUT\.FLIP False, not True"),
+        (["DISTILL.VIEWS", "3"], "made with shape"),
         (
             ["DISTILL.RESOLUTION", "64"],
             r"INPUT\.CROP padded: differs between the teacher's 64 pixels and the student's 32",
@@ -157,11 +157,11 @@ def test_logits_of_other_images_or_of_another_teacher(cache, tmp_path, monkeypat
     """The number of images and the path of the weights stay the same; the contents differ."""
     image_name = ArrayDataset.image_name
     monkeypatch.setattr(ArrayDataset, "image_name", lambda s, i: "other" if i == 7 else image_name(s, i))
-    with pytest.raises(UsageError, match="for a different SHA-256 of the image names"):
+    with pytest.raises(UsageError, match="made with SHA-256 of the image names"):
         train(make_config(cache[0], "OUTPUT_DIR", str(tmp_path / "run")))
     monkeypatch.undo()
     monkeypatch.setattr("fbnetv3.training.builders.file_sha256", lambda path: "0")
-    with pytest.raises(UsageError, match=r"for a different SHA-256 of DISTILL\.WEIGHTS"):
+    with pytest.raises(UsageError, match=r"made with SHA-256 of DISTILL\.WEIGHTS"):
         train(make_config(cache[0], "OUTPUT_DIR", str(tmp_path / "run")))
 
 
@@ -177,10 +177,10 @@ def test_the_same_teacher_in_other_files(cache, tmp_path):
         str(tmp_path / "teacher.pth"),
     ]
     dataset = build_dataset("digits", "", "train")
-    fingerprint = teacher_logit_files(make_config(cache[0], *teacher), dataset, 32).fingerprint
-    assert fingerprint == teacher_logit_files(make_config(cache[0]), dataset, 32).fingerprint
+    fingerprint = teacher_logit_cache(make_config(cache[0], *teacher), dataset, 32).fingerprint
+    assert fingerprint == teacher_logit_cache(make_config(cache[0]), dataset, 32).fingerprint
     (tmp_path / "teacher.yaml").write_text(dump_arch(replace(arch, resize=arch.resize + 1)))
-    with pytest.raises(UsageError, match=r"for a different DISTILL\.ARCH: fbnetv3_digits"):
+    with pytest.raises(UsageError, match=r"made with DISTILL\.ARCH fbnetv3_digits"):
         train(make_config(cache[0], *teacher, "OUTPUT_DIR", str(tmp_path / "run")))
 
 
@@ -198,18 +198,19 @@ def test_targets_can_be_sent_to_worker_processes(cache):
     assert torch.equal(pickle.loads(pickled)(1, 5, 3), target(1, 5, 3))
 
 
-def test_a_folder_with_other_metadata(tmp_path):
-    (tmp_path / "metadata.json").write_text("[]")
+@pytest.mark.parametrize("content", ["[]", '{"fingerprint": [], "completed": 0}'])
+def test_a_folder_with_other_metadata(tmp_path, content):
+    (tmp_path / "metadata.json").write_text(content)
     with pytest.raises(UsageError, match=r"metadata\.json: is corrupt; delete the folder"):
-        TeacherLogitFiles(tmp_path, {}, (1, 2, 3)).completed()
+        TeacherLogitCache(tmp_path, {}, (1, 2, 3)).completed()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot be written"):
-        TeacherLogitFiles(tmp_path / "file" / "logits", {}, (1, 2, 3)).write([], 0)
+        TeacherLogitCache(tmp_path / "file" / "logits", {}, (1, 2, 3)).write([], 0)
 
 
 def test_blending():
-    target = blend_targets(np.zeros(4, np.float16), 1, weight=0.8, label_smoothing=0.2)
+    target = blend_targets(np.zeros(4, np.float16), 1, alpha=0.8, label_smoothing=0.2)
     torch.testing.assert_close(target, torch.tensor([0.21, 0.2 + 0.2 * 0.85, 0.21, 0.21]))

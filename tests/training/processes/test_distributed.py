@@ -203,6 +203,18 @@ def test_incomplete_variables(monkeypatch):
         pass
 
 
+@pytest.mark.parametrize(("name", "value"), [("RANK", ""), ("WORLD_SIZE", "two")])
+def test_variables_that_are_not_integers(monkeypatch, name, value):
+    variables = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "", "MASTER_PORT": "1"}
+    for variable, text in {**variables, name: value}.items():
+        monkeypatch.setenv(variable, text)
+    with (
+        pytest.raises(UsageError, match=f"variable {name} must be an integer, not '{value}'"),
+        process_group("cpu"),
+    ):
+        pass
+
+
 def test_one_process(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     with process_group("cpu") as group:

@@ -18,7 +18,7 @@ from fbnetv3.training.processes.distributed import process_group
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.schedules import build_schedule
 from fbnetv3.training.trainer import DivergedError
-from fbnetv3.training.training_hooks import Checkpointing, DumpOnDivergence
+from fbnetv3.training.training_hooks import CheckpointHook, DivergenceHook
 
 CPU = torch.device("cpu")
 TRANSFORM = Preprocessing(32, 32, (0.5,), (0.5,)).transform()
@@ -138,7 +138,7 @@ def diverge(group, folder):
         def on_divergence(self, trainer):
             names.extend(trainer._last_batch.names)
 
-    hooks = [NameRecorder(), DumpOnDivergence(RunFolder(folder))]
+    hooks = [NameRecorder(), DivergenceHook(RunFolder(folder))]
     trainer = make_trainer(group, DigitsWithCorruptImages("train", 64), hooks, objective)
     try:
         trainer.run()
@@ -159,7 +159,7 @@ def interrupt(group, folder):
     run_folder.checkpoints.mkdir(exist_ok=True)
     uninterrupted = make_trainer(group, dataset, drop_rate=0.5)
     uninterrupted.run()
-    checkpointing = Checkpointing(run_folder, epochs=99, metadata={})
+    checkpointing = CheckpointHook(run_folder, epoch_period=99, metadata={})
     interrupted = make_trainer(group, dataset, [Interrupting(), checkpointing], drop_rate=0.5)
     try:
         interrupted.run()

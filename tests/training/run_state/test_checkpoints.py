@@ -12,7 +12,7 @@ from fbnetv3.errors import OutputError, WeightsError
 from fbnetv3.training.losses import supervised_objective
 from fbnetv3.training.run_state.checkpoints import Checkpoints, numbered_checkpoints, prune_checkpoints
 from fbnetv3.training.trainer import DivergedError
-from fbnetv3.training.training_hooks import Evaluation
+from fbnetv3.training.training_hooks import EvaluationHook
 from fbnetv3.utils.files import atomic_write
 from tests.training.small_trainer import EMPTY_STATE, flat_weights, make_checkpointing, make_trainer
 
@@ -84,7 +84,7 @@ def test_a_corrupt_newest_checkpoint_is_skipped(tmp_path, caplog):
 
 def test_the_best_weights_are_kept(tmp_path):
     top1 = iter([10.0, 30.0, 20.0, 25.0])
-    make_trainer([Evaluation(lambda model: {"top1": next(top1)}), make_checkpointing(tmp_path)]).run()
+    make_trainer([EvaluationHook(lambda model: {"top1": next(top1)}), make_checkpointing(tmp_path)]).run()
     best = torch.load(tmp_path / "model_best.pth")
     final = torch.load(tmp_path / "model_final.pth")
     assert best["metrics"] == {"val_top1": 30.0}

@@ -9,7 +9,7 @@ from fbnetv3.config import get_cfg
 from fbnetv3.errors import UsageError
 from fbnetv3.training.run_state.fingerprint import (
     CLASSIFIER_IGNORED_KEYS,
-    check_not_longer,
+    check_length,
     check_same_run,
     config_fingerprint,
 )
@@ -52,8 +52,8 @@ def test_the_key_that_differs_is_named():
 
 
 def test_a_run_cannot_be_shorter_than_its_checkpoint():
-    check_not_longer(3, 3, "epochs", "SOLVER.EPOCHS", CHECKPOINT)
+    check_length(3, 3, "epochs", "SOLVER.EPOCHS", CHECKPOINT)
     with pytest.raises(
         UsageError, match="it already has 4 epochs, more than SOLVER.EPOCHS 3; raise SOLVER.EPOCHS"
     ):
-        check_not_longer(4, 3, "epochs", "SOLVER.EPOCHS", CHECKPOINT)
+        check_length(4, 3, "epochs", "SOLVER.EPOCHS", CHECKPOINT)

@@ -50,3 +50,14 @@ def test_the_curve_is_an_image(tmp_path):
     plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
     with Image.open(tmp_path / "curve.png") as image:
         assert image.width > 600
+
+
+def test_a_curve_without_evaluations_has_no_title(tmp_path, monkeypatch):
+    def save(figure, path):
+        titles.append(figure.axes[1].get_title())
+
+    titles = []
+    monkeypatch.setattr("fbnetv3.training.run_state.metrics.save_figure", save)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "epoch": 0.5, "loss": 2.0}\n')
+    plot_curve(tmp_path / "metrics.jsonl", tmp_path / "curve.png")
+    assert titles == [""]
