@@ -40,7 +40,7 @@ def draw_class_subset(
     The defaults are the paper's: 200 classes of ImageNet, with 10,000 of their images held out.
 
     Args:
-        root: a folder with one subfolder per class, such as `imagenet/train`.
+        root: folder with one subfolder per class, such as `imagenet/train`.
         num_classes: number of classes to draw.
         num_val: number of images to hold out, across all classes.
         seed: seed of the draw.

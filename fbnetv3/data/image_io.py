@@ -111,7 +111,7 @@ class EncodedImage:
 
 @contextlib.contextmanager
 def as_corrupt_image_error(name: str) -> Iterator[None]:
-    """Turn any error of reading and decoding into a `CorruptImageError` that names the image."""
+    """Turn any error in reading or decoding an image into a `CorruptImageError` that names it."""
     try:
         yield
     except Exception as error:  # Pillow's readers raise almost anything on corrupt files

@@ -286,7 +286,7 @@ def teacher_logit_cache(cfg: CfgNode, dataset: ImageDataset, resolution: int) ->
             f"{key}: differs between the teacher's {teacher_resolution(cfg)} pixels and the student's {resolution}, so "
             f"DISTILL.CACHE cannot hold the teacher's logits; set DISTILL.RESOLUTION {resolution}"
         )
-    # Class folders and names of the images, which may have moved; hashing their contents would take too long
+    # Hash the folders and names of the images, which may have moved; hashing their contents would take too long
     names = hashlib.sha256()
     for index in range(len(dataset)):
         names.update("/".join(Path(dataset.image_name(index)).parts[-2:]).encode() + b"\n")

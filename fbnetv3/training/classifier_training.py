@@ -168,7 +168,7 @@ class _ClassifierRun:
 
     def _describe(self) -> dict[str, Any]:
         """Return what checkpoints record about the run. All of it is its fingerprint, not only "config"."""
-        # The teacher by its content, the cache by its use: their paths do not matter
+        # Compare the teacher by its content, and whether there is a cache: their paths do not matter
         fingerprint = config_fingerprint(self.cfg, CLASSIFIER_IGNORED_KEYS)
         fingerprint["DISTILL.ARCH"] = teacher_fingerprint(self.cfg)
         fingerprint["DISTILL.CACHE"] = bool(self.cfg.DISTILL.CACHE)
@@ -249,7 +249,7 @@ class _ClassifierRun:
             del current["config"]  # only the keys of `current` are compared
             check_same_run(saved, current, path, long_values=("definition",))
             check_length(state["epoch"], self.cfg.SOLVER.EPOCHS, "epochs", "SOLVER.EPOCHS", path)
-            # Model, optimizer, random state; then the evaluations up to the checkpoint
+            # Restore model, optimizer and random state, then the evaluations up to the checkpoint
             self.trainer.load_state_dict(state)
             self.curve.results = [result for result in results if result["epoch"] <= state["epoch"]]
         except (UserError, torch.cuda.OutOfMemoryError):
@@ -270,7 +270,7 @@ class _ClassifierRun:
                 self._warn_if_lr_changes()
             if progress.epoch < self.trainer.epochs and self.group.is_rank_0:
                 self.run_folder.weights.unlink(missing_ok=True)  # of a shorter run that is being extended
-            # In place, so that the names in state dicts stay the same
+            # Compile in place, so that the names in state dicts stay the same
             if self.cfg.MODEL.COMPILE:
                 self.model.compile()
             metrics = self.trainer.run()

@@ -209,7 +209,7 @@ class Trainer:
                 [message for messages in self.group.gather(batch.errors) for message in messages]
             )
             min_images = min(self.group.gather(num_images))
-        # The previous step's loss; a GPU has computed it by now
+        # Check the previous step's loss, which a GPU has computed by now
         self.check_loss()
         # BatchNorm needs two images in every process and part
         if min_images > 1:
@@ -221,7 +221,7 @@ class Trainer:
         """Update the weights; `mean_images` is the mean number of images per process."""
         for parameter_group in self.optimizer.param_groups:
             parameter_group["lr"] = self.scheduled_lr(self.progress.step)
-        # Images to the device, normalized there, and mixed
+        # Copy the images to the device, normalize them there, and mix them
         layout = memory_format(self.channels_last)
         images, targets = batch.to(self.device, layout)
         if self.mixup is not None:
@@ -236,7 +236,7 @@ class Trainer:
         # On a CPU, check the loss before it ruins the weights; on a GPU this would wait for the step
         if self.device.type == "cpu":
             self.check_loss()
-        # Weights, and their average unless float16's scaler has skipped the step
+        # Update the weights, and their average unless float16's scaler has skipped the step
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()

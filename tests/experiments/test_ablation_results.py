@@ -13,17 +13,17 @@ RESULTS = [
 
 @pytest.fixture
 def make_ablation(tmp_path):
-    def make(rows, columns, x="", lines=None):
+    def make(rows, columns, x_axis="", line_of_row=None):
         return Ablation(
             title="Two networks",
             config=tmp_path / "base.yaml",
             overrides={},
             rows={row: {} for row in rows},
             columns={column: {} for column in columns},
-            teachers={},
-            lines=lines or {},
+            teacher_of_column={},
+            line_of_row=line_of_row or {},
             seeds=(0, 1),
-            x=x,
+            x_axis=x_axis,
             output=tmp_path / "out",
         )
 
@@ -40,7 +40,7 @@ def test_the_table_has_means_and_deviations(make_ablation):
 
 
 def test_the_table_of_a_figure_over_macs_has_macs(make_ablation):
-    ablation = make_ablation(["small", "large"], ["a", "b"], x="macs")
+    ablation = make_ablation(["small", "large"], ["a", "b"], x_axis="macs")
     assert "| small | 2.0 M" in results_table(ablation, RESULTS) and "7.1 M" in results_table(
         ablation, RESULTS
     )
@@ -61,8 +61,8 @@ def test_the_figure_has_a_line_per_column_and_per_line_that_rows_name(make_ablat
     )
     rows = ["small", "large", "baseline"]
     results = [*RESULTS, CellResult("baseline", "a", 0, 80.0, 5_000_000)]
-    save_results(make_ablation(rows, ["a"], lines={"baseline": "peers"}), results)
+    save_results(make_ablation(rows, ["a"], line_of_row={"baseline": "peers"}), results)
     assert {label: sorted(y) for label, (_, y) in drawn.items()} == {"a": [80.0, 91.0, 95.0]}
     drawn.clear()
-    save_results(make_ablation(rows, ["a"], x="macs", lines={"baseline": "peers"}), results)
+    save_results(make_ablation(rows, ["a"], x_axis="macs", line_of_row={"baseline": "peers"}), results)
     assert drawn == {"a": ([2.0, 7.1], [91.0, 95.0]), "peers": ([5.0], [80.0])}

@@ -82,7 +82,7 @@ def prune_checkpoints(newest: Path, keep: int) -> None:
     match = _NUMBERED.fullmatch(newest.name)
     if match is None:
         return
-    # Everything after the newest, and all but `keep` up to it
+    # Delete everything after the newest, and all but `keep` up to it
     paths = numbered_checkpoints(newest.parent, match["prefix"])
     end = paths.index(newest) + 1
     for path in paths[: max(0, end - keep)] + paths[end:]:
@@ -90,8 +90,8 @@ def prune_checkpoints(newest: Path, keep: int) -> None:
 
 
 def load_newest(
-    folder: Path, newest_first: Iterable[Path], load: Callable[[Path], State]
-) -> tuple[Path, State] | None:
+    folder: Path, newest_first: Iterable[Path], load: Callable[[Path], Any]
+) -> tuple[Path, Any] | None:
     """Return the path and contents of the first complete checkpoint, and warn about corrupt ones before it.
 
     Return None without checkpoints. Raise a WeightsError if all are corrupt.
