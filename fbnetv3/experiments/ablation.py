@@ -19,7 +19,7 @@ from fbnetv3.config import load_config
 from fbnetv3.config.recipe import load_recipe
 from fbnetv3.errors import FieldError
 from fbnetv3.modeling.torchvision_models import count_torchvision_macs
-from fbnetv3.training.builders import build_arch, preprocessing_from_config
+from fbnetv3.training.builders import preprocessing_from_config, resolve_arch
 from fbnetv3.training.classifier_training import train_classifier
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.checks import check_choice, check_int, check_keys, check_type, error_context
@@ -120,16 +120,12 @@ def _parse_ablation(data: Mapping[str, Any], folder: Path) -> Ablation:
 def _parse_overrides_by_name(value: Any, field: str, folder: Path) -> dict[str, dict[str, Any]]:
     """Parse the rows or columns."""
     check_type(value or None, field, Mapping, "a mapping of names to config keys")
-    by_name = {}
-    for name, overrides in value.items():
-        by_name[str(name)] = _parse_overrides(overrides, f"{field}.{name}", folder)
-    # Folders of runs must differ
-    name_of_folder: dict[str, str] = {}
-    for name in by_name:
-        other = name_of_folder.setdefault(_folder_name(name), name)
-        if other != name:
-            raise FieldError(f"{other!r} and {name!r} have the same folder name; rename one of them", field)
-    return by_name
+    names = [str(name) for name in value]
+    if len(set(map(_folder_name, names))) < len(names):
+        raise FieldError(
+            f"{names} must differ in letters or digits, as folders of runs are named by them", field
+        )
+    return {str(name): _parse_overrides(keys, f"{field}.{name}", folder) for name, keys in value.items()}
 
 
 def _parse_overrides(overrides: Any, field: str, folder: Path) -> dict[str, Any]:
@@ -218,7 +214,7 @@ def run_ablation(ablation: Ablation, overrides: Sequence[str] = ()) -> Iterator[
 
 
 def _count_macs(cfg: CfgNode, num_classes: int) -> int:
-    arch = build_arch(cfg, cfg.MODEL.ARCH)
+    arch = resolve_arch(cfg, cfg.MODEL.ARCH)
     resolution = preprocessing_from_config(cfg, arch).resolution
     if isinstance(arch, ArchDef):
         return compute_cost(arch, resolution, num_classes=num_classes, in_chans=cfg.MODEL.IN_CHANS).macs

@@ -64,7 +64,7 @@ def select_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.devi
     return device
 
 
-def build_arch(cfg: CfgNode, name: str) -> AnyArch:
+def resolve_arch(cfg: CfgNode, name: str) -> AnyArch:
     """Return an architecture, of this project or of torchvision, by the name in a config."""
     if name.startswith(TORCHVISION_PREFIX):
         return TorchvisionArch(name)
@@ -94,7 +94,7 @@ def teacher_fingerprint(cfg: CfgNode) -> str:
     """Return the name and a digest of the teacher's architecture, whatever its file's path; "" without a teacher."""
     if not cfg.DISTILL.ARCH:
         return ""
-    arch = build_arch(cfg, cfg.DISTILL.ARCH)
+    arch = resolve_arch(cfg, cfg.DISTILL.ARCH)
     return f"{arch.name} {hashlib.sha256(arch_identity(arch).encode()).hexdigest()[:12]}"
 
 
@@ -116,12 +116,12 @@ def teacher_resolution(cfg: CfgNode) -> int:
     """Return the side of the teacher's input in pixels; 0 without a teacher."""
     if not cfg.DISTILL.ARCH:
         return 0
-    return cfg.DISTILL.RESOLUTION or build_arch(cfg, cfg.DISTILL.ARCH).resolution
+    return cfg.DISTILL.RESOLUTION or resolve_arch(cfg, cfg.DISTILL.ARCH).resolution
 
 
 def build_teacher(cfg: CfgNode, num_classes: int, device: torch.device) -> nn.Module:
     """Build the config's teacher with its weights."""
-    arch = build_arch(cfg, cfg.DISTILL.ARCH)
+    arch = resolve_arch(cfg, cfg.DISTILL.ARCH)
     teacher = _build_network(cfg, arch, num_classes)
     if not _load_weights(teacher, arch, cfg.DISTILL.WEIGHTS):
         problem = (

@@ -20,7 +20,6 @@ from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
     arch_identity,
     base_lr,
-    build_arch,
     build_inputs,
     build_mixup,
     build_model,
@@ -30,6 +29,7 @@ from fbnetv3.training.builders import (
     loss_from_config,
     optimizer_from_config,
     preprocessing_from_config,
+    resolve_arch,
     schedule_from_config,
     select_device,
     teacher_fingerprint,
@@ -95,7 +95,7 @@ def train(
 
 def check_training_config(cfg: CfgNode) -> None:
     """Check that the architecture, data and registered names in a config exist, without writing anything."""
-    build_inputs(cfg, build_arch(cfg, cfg.MODEL.ARCH), torch.device("cpu"))
+    build_inputs(cfg, resolve_arch(cfg, cfg.MODEL.ARCH), torch.device("cpu"))
     loss_from_config(cfg)
     optimizer_from_config(cfg, nn.Linear(1, 1))
     schedule_from_config(cfg)
@@ -150,7 +150,7 @@ class _ClassifierRun:
         self.device = select_device(cfg.DEVICE, group)
 
         # Data and network
-        self.arch = build_arch(cfg, cfg.MODEL.ARCH)
+        self.arch = resolve_arch(cfg, cfg.MODEL.ARCH)
         self.inputs = build_inputs(cfg, self.arch, self.device, group)
         model = build_model(cfg, self.arch, self.inputs.train.classes, self.device, cfg.MODEL.WEIGHTS)
         self.num_classes = cast("int", model.num_classes)
@@ -314,7 +314,7 @@ def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
             advice = f"set MODEL.WEIGHTS, or OUTPUT_DIR to the folder of a run ({run_folder.path} has none)"
             raise UsageError(f"no weights to evaluate: {advice}")
         device = select_device(cfg.DEVICE, group)
-        arch = build_arch(cfg, cfg.MODEL.ARCH)
+        arch = resolve_arch(cfg, cfg.MODEL.ARCH)
         preprocessing = preprocessing_from_config(cfg, arch)
         val = dataset_from_config(cfg, "val")
         model = build_model(cfg, arch, val.classes, device, str(weights), require_head=True)

@@ -101,7 +101,7 @@ def test_rows_and_columns_take_precedence_over_overrides_for_all_cells(file, tmp
         (
             "  digits: {}",
             "  a b: {}\n  a_b: {}",
-            "rows: 'a b' and 'a_b' have the same folder name; rename one",
+            r"rows: \['a b', 'a_b'\] must differ in letters or digits",
         ),
         ("  digits: {}", "  digits: [1]", r"rows\.digits: .* must be a mapping of config keys"),
         ("TEACHER: EMA", "TEACHER: ema", r"columns\.student\.TEACHER: 'ema' must be one of EMA"),

@@ -17,11 +17,11 @@ from fbnetv3.data.loader import memory_format
 from fbnetv3.data.samplers import DistributedSequentialSampler
 from fbnetv3.errors import UsageError
 from fbnetv3.training.builders import (
-    build_arch,
     build_teacher,
     dataset_from_config,
     loader_from_config,
     preprocessing_from_config,
+    resolve_arch,
     select_device,
     teacher_logit_cache,
     teacher_resolution,
@@ -39,7 +39,7 @@ def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitCache:
         raise UsageError("DISTILL.CACHE is empty: set it to a folder for the teacher's logits")
     device = select_device(cfg.DEVICE)
     dataset = dataset_from_config(cfg, "train")
-    preprocessing = preprocessing_from_config(cfg, build_arch(cfg, cfg.MODEL.ARCH))
+    preprocessing = preprocessing_from_config(cfg, resolve_arch(cfg, cfg.MODEL.ARCH))
     cache = teacher_logit_cache(cfg, dataset, preprocessing.resolution)
     teacher = build_teacher(cfg, len(dataset.classes), device)
     # Draw views at the higher of the two resolutions, and resize them for the teacher

@@ -15,7 +15,7 @@ from fbnetv3.config import load_config
 from fbnetv3.data.datasets import ArrayDataset, build_dataset
 from fbnetv3.errors import OutputError, UsageError
 from fbnetv3.training import cache_teacher_logits, train
-from fbnetv3.training.builders import build_arch, build_inputs, loss_from_config, teacher_logit_cache
+from fbnetv3.training.builders import build_inputs, loss_from_config, resolve_arch, teacher_logit_cache
 from fbnetv3.training.distillation.distillation_loss import Distillation
 from fbnetv3.training.distillation.teacher_logits import (
     DistillationTarget,
@@ -45,7 +45,7 @@ def make_config(folder, *overrides):
 
 
 def make_train_loader(cfg):
-    return build_inputs(cfg, build_arch(cfg, "fbnetv3_digits"), CPU).train_loader
+    return build_inputs(cfg, resolve_arch(cfg, "fbnetv3_digits"), CPU).train_loader
 
 
 @pytest.fixture(scope="module")
