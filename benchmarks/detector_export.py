@@ -11,10 +11,10 @@ from measure import report_value
 
 from fbnetv3 import deploy
 from fbnetv3.deploy.detector_graph.detector_onnx import compare_detections
-from fbnetv3.deploy.input_images import list_image_files, load_rgb_array
+from fbnetv3.deploy.input_images import load_rgb_array, sample_image_files
 from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.detection.export.detector_export import detect_boxes
-from fbnetv3.detection.inference.image_files import ConfigPredictor
+from fbnetv3.detection.inference.detect_images import ConfigPredictor
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
@@ -34,7 +34,7 @@ def main(argv=None):
     original = ConfigPredictor(cfg, args.weights, optimize=False)
     optimized = ConfigPredictor(cfg, args.weights, optimize=True)
     exported = deploy.load(args.exported)
-    images = [load_rgb_array(path) for path in list_image_files(args.images, args.max_images)]
+    images = [load_rgb_array(path) for path in sample_image_files(args.images, args.max_images)]
     report_agreement(exported, original, images)
     detectors = {
         "ONNX Runtime": exported.boxes,
@@ -56,7 +56,7 @@ def main(argv=None):
 def report_agreement(exported, original, images):
     """Report the share of the original's detections that the exported detector reproduces."""
     agreement = compare_detections(
-        [exported.boxes(image) for image in images], [detect_boxes(original, image) for image in images]
+        [exported.detect(image) for image in images], [detect_boxes(original, image) for image in images]
     )
     num_sizes = len({image.shape for image in images})
     report_value(

@@ -19,7 +19,7 @@ from nars_search import JointTask
 from fbnetv3.arch import load_arch
 from fbnetv3.arch.latency_table import load_latency_table
 from fbnetv3.deploy.latency.benchmark import measure_network
-from fbnetv3.deploy.latency.latency_measurement import describe_device
+from fbnetv3.deploy.latency.table_measurement import describe_device
 from fbnetv3.nars import search
 
 

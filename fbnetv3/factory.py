@@ -6,8 +6,9 @@ import fnmatch
 import os
 
 from fbnetv3.arch import ArchDef, get_arch, list_archs
+from fbnetv3.arch.detector_cost import is_detection_variant
 from fbnetv3.errors import UsageError
-from fbnetv3.modeling.network import FBNetV3, Features, build_network
+from fbnetv3.modeling.network import FBNetV3, FeatureExtractor, build_network
 from fbnetv3.modeling.weights import load_weights
 
 
@@ -19,27 +20,28 @@ def create_model(
     features_only: bool = False,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
-) -> FBNetV3 | Features:
+) -> FBNetV3 | FeatureExtractor:
     """Create a network.
 
     Args:
         arch: a registered name (`list_models()`), the path of an architecture's YAML file, or an architecture.
         pretrained: load the model zoo's weights, which are downloaded on first use.
-        num_classes: outputs of the classifier; 0 for pooled features. Default: 1000, or the number of the pretrained
-            weights. With a different number, the pretrained trunk is kept and the head is randomly initialized.
-        in_chans: channels of the input. Default: 3, or the number of the pretrained weights.
+        num_classes: outputs of the classifier; 0 for pooled features. Default: 1000, or as many as the pretrained
+            weights have. With a different number, the pretrained trunk is kept and the head is randomly initialized.
+        in_chans: channels of the input. Default: 3, or as many as the pretrained weights have.
         features_only: return feature maps at strides 2 to 32 instead of logits; the attributes `feature_channels` and
             `feature_strides` describe them. `num_classes` and `drop_rate` have no effect then.
         drop_rate: dropout before the head.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
 
     Returns:
-        A module in training mode, in torch's default memory format. Input: (N, in_chans, H, W), for the pretrained
-        weights RGB normalized by ImageNet's mean and standard deviation. Output: (N, num_classes).
+        A module in training mode, in torch's default memory format. Input: (N, in_chans, H, W). Output:
+        (N, num_classes). Pretrained weights expect normalized images: see `preprocessing` of their model zoo entry.
 
     Raises:
         UnknownNameError: no architecture or no weights of that name; the message suggests similar ones.
-        ArchError, UsageError: an invalid architecture or argument.
+        ArchError: the architecture's file is missing or invalid.
+        UsageError: an argument is invalid, or the pretrained weights are those of different blocks.
         WeightsError: the weights cannot be downloaded or do not fit.
     """
     arch = get_arch(arch)
@@ -69,10 +71,11 @@ def create_model(
 
 
 def list_models(filter: str = "*", pretrained: bool = False) -> list[str]:
-    """Return the names of the registered architectures that match a shell-style pattern such as "*_cifar", sorted; with
-    `pretrained`, only of those that have weights in the model zoo.
+    """Return the sorted names of the registered classifiers that match a shell-style pattern such as "*_cifar".
+
+    With `pretrained`, return only those that have weights in the model zoo. The arguments have timm's names.
     """
-    names = list_archs()
+    names = [name for name in list_archs() if not is_detection_variant(get_arch(name))]
     if pretrained:
         from fbnetv3 import model_zoo
 

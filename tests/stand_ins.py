@@ -13,10 +13,10 @@ import fbnetv3
 from fbnetv3 import model_zoo
 from fbnetv3.arch import get_arch
 from fbnetv3.arch.latency_table import LatencyTableWriter, MeasuredDevice, block_shapes
-from fbnetv3.deploy.input_images import sample_photographs
-from fbnetv3.deploy.latency.latency_measurement import describe_device
+from fbnetv3.deploy.input_images import sample_detector_images
+from fbnetv3.deploy.latency.table_measurement import describe_device
 from fbnetv3.nars import load_space
-from fbnetv3.nars.space.cost_model import possible_shapes
+from fbnetv3.nars.space.latency_model import possible_shapes
 from fbnetv3.utils.downloads import cached_path
 from tests.detection.coco_files import annotation, dataset, save_dataset, save_image
 from tests.detection.detectors import calibrated_detector, image
@@ -129,7 +129,7 @@ def save_detector(config, file):
     from fbnetv3.detection.detection_config import load_detection_config
 
     cfg = load_detection_config(config, ["MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", ""])
-    pixels = np.array(sample_photographs()[1].convert("RGB").resize((160, 128)))[:, :, ::-1]
+    pixels = np.array(sample_detector_images()[1].convert("RGB").resize((160, 128)))[:, :, ::-1]
     seen = {**image(128, 160), "image": torch.tensor(pixels.copy()).permute(2, 0, 1).float()}
     file.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"model": calibrated_detector(cfg, [seen, seen], 0.01).state_dict()}, file)

@@ -11,10 +11,10 @@ from typing import Any
 from tabulate import tabulate
 
 from fbnetv3.config import is_detection_config
-from fbnetv3.deploy import FORMATS, Exported, Int8, export_classifier
+from fbnetv3.deploy import FORMATS, ExportedNetwork, Int8Settings, export_classifier
 from fbnetv3.deploy.formats.export_format import get_format
-from fbnetv3.deploy.formats.int8 import split_image_folder
-from fbnetv3.deploy.input_images import list_image_files
+from fbnetv3.deploy.formats.quantization import split_image_folder
+from fbnetv3.deploy.input_images import sample_image_files
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.model_zoo.pretrained import (
     PretrainedClassifier,
@@ -28,6 +28,7 @@ from fbnetv3.model_zoo.zoo import is_detector
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 MAX_CALIBRATION_IMAGES = 256
+INT8_OPTIONS = ("calibration", "val_images", "max_drop", "min_agreement", "reduce_range")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,8 +36,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)
     if args.model and args.overrides:
         parser.error("KEY VALUE pairs need --config")
-    if (args.calibration or args.reduce_range) and not args.int8:
-        parser.error(f"--{'calibration' if args.calibration else 'reduce-range'} needs --int8")
+    for option in () if args.int8 else INT8_OPTIONS:
+        if getattr(args, option) != parser.get_default(option):
+            parser.error(f"--{option.replace('_', '-')} needs --int8")
     if args.model:
         get_format(args.format)  # fail early; with --config, the config's IMPORTS may register it later
     command = shlex.join(["export_net.py", *(sys.argv[1:] if argv is None else argv)])
@@ -54,7 +56,9 @@ def build_parser() -> ArgumentParser:
         "--model", metavar="NAME", help="architecture, or model zoo entry such as digits/fbnetv3_digits"
     )
     parser.add_argument(
-        "--weights", metavar="FILE", help="file, URL, 'published' or 'random' (see docs/deploy.md)"
+        "--weights",
+        metavar="FILE",
+        help="file, URL, 'published' or 'random'; see docs/deploy.md for the defaults",
     )
     parser.add_argument(
         "--classes", metavar="FILE", help="file of class names, one per line or a JSON list"
@@ -68,7 +72,9 @@ def build_parser() -> ArgumentParser:
         "--any-size", action="store_true", help="make height and width dynamic, not only the batch"
     )
     parser.add_argument(
-        "--images", metavar="DIR", help="folder of images on which to compare (default: scikit-learn's)"
+        "--images",
+        metavar="DIR",
+        help="folder of images to verify the export on (default: scikit-learn's sample images)",
     )
     add_int8_arguments(parser)
     parser.add_argument(
@@ -114,7 +120,7 @@ def add_int8_arguments(parser: ArgumentParser) -> None:
 
 
 def run_classifier_export(args: argparse.Namespace, command: str) -> None:
-    images = list_image_files(args.images) if args.images else None
+    images = sample_image_files(args.images) if args.images else None
     if args.config:
         net = load_classifier_from_config(
             args.config, args.overrides, weights=args.weights, classes=args.classes
@@ -147,7 +153,9 @@ def run_classifier_export(args: argparse.Namespace, command: str) -> None:
 
 def run_detector_export(args: argparse.Namespace, command: str) -> None:
     if args.format != "onnx" or args.int8:
-        raise UsageError(f"detectors are exported to onnx, not to {'int8' if args.int8 else args.format}")
+        raise UsageError("detectors can only be exported with --format onnx and without --int8")
+    if args.any_size:
+        raise UsageError("detectors take images of any size: omit --any-size")
     from fbnetv3.detection.detection_config import load_detection_config
     from fbnetv3.detection.export.detector_export import export_detector
 
@@ -163,7 +171,7 @@ def run_detector_export(args: argparse.Namespace, command: str) -> None:
         cfg,
         weights,
         args.output,
-        images=list_image_files(args.images) if args.images else None,
+        images=sample_image_files(args.images) if args.images else None,
         classes=read_class_names(args.classes) if args.classes else None,
         name=Path(config).stem,
         command=command,
@@ -176,12 +184,12 @@ def run_detector_export(args: argparse.Namespace, command: str) -> None:
     )
 
 
-def describe_export(exported: Exported) -> str:
+def describe_export(exported: ExportedNetwork) -> str:
     size = exported.manifest.files[exported.model.name]["bytes"]
     return f"{exported.model}: {exported.manifest.network}, {size / 1e6:.1f} MB"
 
 
-def int8_settings(net: PretrainedClassifier, args: argparse.Namespace) -> Int8:
+def int8_settings(net: PretrainedClassifier, args: argparse.Namespace) -> Int8Settings:
     """Choose calibration and comparison images: the config's dataset, or, if it is missing, the calibration folder."""
     limits = {
         "max_drop": args.max_drop,
@@ -194,13 +202,15 @@ def int8_settings(net: PretrainedClassifier, args: argparse.Namespace) -> Int8:
         if not args.calibration:
             raise
         print(f"without labels, int8 is judged by agreement with float32 ({error})", file=sys.stderr)
-        return Int8(
+        return Int8Settings(
             *split_image_folder(args.calibration, MAX_CALIBRATION_IMAGES, args.val_images), **limits
         )
     if args.calibration:
-        return Int8(list_image_files(args.calibration, MAX_CALIBRATION_IMAGES), images, targets, **limits)
+        return Int8Settings(
+            sample_image_files(args.calibration, MAX_CALIBRATION_IMAGES), images, targets, **limits
+        )
     calibration, _ = net.labeled_images("train", MAX_CALIBRATION_IMAGES)
-    return Int8(calibration, images, targets, **limits)
+    return Int8Settings(calibration, images, targets, **limits)
 
 
 def format_int8_table(result: dict[str, Any]) -> str:

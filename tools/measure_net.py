@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure networks on this machine: `measure_net.py [NAME|FILE|EXPORTED_FOLDER ...]`.
+"""Measure networks on this machine: `measure_net.py [NAME|FILE|DIR ...]`.
 
 `measure_net.py --space FILE --table FILE` measures every block of a search space, for searches with a latency budget.
 """
@@ -22,8 +22,8 @@ from fbnetv3.deploy.latency.benchmark import (
     runtime_format,
     runtime_names,
 )
-from fbnetv3.deploy.latency.latency_measurement import describe_device, evaluate_table, fill_table
-from fbnetv3.nars.space.cost_model import possible_shapes
+from fbnetv3.deploy.latency.table_measurement import describe_device, evaluate_table, fill_table
+from fbnetv3.nars.space.latency_model import possible_shapes
 from fbnetv3.nars.space.search_space import ARCHITECTURE, Space, load_space
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
@@ -33,18 +33,7 @@ CHECK_SEED = 1  # of those that it is checked with
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.seconds <= 0:
-        parser.error(f"--seconds {args.seconds} must be greater than 0")
-    if args.space and not args.table:
-        parser.error("--space needs --table FILE, the file to write")
-    if args.networks < 0:
-        parser.error(f"--networks {args.networks} must be at least 0")
-    if args.check is not None and args.check < 2:
-        parser.error(f"--check {args.check} must be at least 2, to rank networks")
-    if args.check and not args.space:
-        parser.error("--check needs --space FILE, from which the networks are drawn")
+    args = parse_args(argv)
     runtime_format(args.runtime)  # raises for an unknown name
     torch.set_num_threads(args.threads)
     if args.check:
@@ -55,12 +44,33 @@ def main(argv: Sequence[str] | None = None) -> None:
         run_comparison(args)
 
 
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.seconds <= 0:
+        parser.error(f"--seconds {args.seconds} must be greater than 0")
+    if args.space and not args.table:
+        parser.error("--space needs --table FILE, the file to write")
+    if args.space and args.names:
+        parser.error("--space takes no names")
+    if args.networks < 0:
+        parser.error(f"--networks {args.networks} must be at least 0")
+    if args.check is not None and args.check < 2:
+        parser.error(f"--check {args.check} must be at least 2, to rank networks")
+    if args.check and not args.space:
+        parser.error("--check needs --space FILE, from which the networks are drawn")
+    for option in () if args.space and not args.check else ("networks", "remeasure"):
+        if getattr(args, option) != parser.get_default(option):
+            parser.error(f"--{option} is for filling a table: it needs --space, without --check")
+    return args
+
+
 def build_parser() -> ArgumentParser:
     parser = ArgumentParser(description="Measure latency and memory of networks, or fill a latency table.")
     parser.add_argument(
         "names",
         nargs="*",
-        metavar="NAME",
+        metavar="NAME|FILE|DIR",
         help="architecture, its YAML file, or an exported folder (default: the published networks)",
     )
     runtimes = ", ".join(runtime_names())
@@ -83,16 +93,18 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--table", metavar="FILE", help="latency table to fill, or to predict latencies from"
     )
-    parser.add_argument("--space", metavar="FILE", help="search space whose blocks are added to the table")
+    parser.add_argument("--space", metavar="FILE", help="search space whose blocks to measure for --table")
     parser.add_argument(
         "--networks",
         type=int,
         default=24,
         metavar="N",
-        help="whole networks to measure for the table's fit",
+        help="random networks to measure end to end, to fit the table's predictions",
     )
     parser.add_argument(
-        "--remeasure", action="store_true", help="measure all blocks again and keep the faster time"
+        "--remeasure",
+        action="store_true",
+        help="measure all blocks again and keep the shorter time of each",
     )
     parser.add_argument(
         "--check", type=int, metavar="N", help="compare the table with N random networks of the space"
@@ -113,7 +125,9 @@ def run_comparison(args: argparse.Namespace) -> None:
     print(f"{args.threads} thread{plural}, batch {args.batch}, float32 unless exported otherwise")
     print(tabulate(rows, headers="keys", floatfmt=".2f"))
     if is_disturbed:
-        print("the machine was busy: half of the calls took much longer than the fastest")
+        print(
+            "the machine was busy: half of the calls took much longer than the fastest; rerun when it is idle"
+        )
 
 
 def measure_row(name: str, args: argparse.Namespace, table: LatencyTable | None) -> dict[str, Any]:
@@ -132,14 +146,14 @@ def measure_row(name: str, args: argparse.Namespace, table: LatencyTable | None)
     return {
         "network": name,
         "runtime": measurement.runtime,
-        "pixels": measurement.side,
+        "pixels": measurement.resolution,
         **predictions,
         "median ms": timing.median,
         "min": timing.min,
         "p90": timing.p90,
         "p99": timing.p99,
         "images/s": 1e3 * args.batch / timing.median,
-        "memory MB": measurement.memory / 1e6,
+        "memory MB": measurement.peak_memory_bytes / 1e6,
         "disturbed": timing.is_disturbed,
     }
 
@@ -164,7 +178,7 @@ def fill_latency_table(args: argparse.Namespace) -> None:
             shapes,
             networks,
             num_classes=args.num_classes,
-            again=args.remeasure,
+            remeasure=args.remeasure,
             progress=show_progress,
         )
     fit = table.fit
@@ -181,7 +195,7 @@ def check_latency_table(args: argparse.Namespace) -> None:
     networks = draw_networks(space, args.check, CHECK_SEED)
     quality = evaluate_table(table, networks, args.num_classes, log=print)
     print(
-        f"{quality.networks} networks that are not in the table, on {table.device}: "
+        f"{quality.num_networks} networks that are not in the table, on {table.device}: "
         f"rank correlation {quality.rank_correlation:.3f}, median error {100 * quality.median_error:.1f}%, "
         f"largest error {100 * quality.max_error:.1f}%"
     )
@@ -192,7 +206,7 @@ def draw_networks(space: Space, count: int, seed: int) -> list[ArchDef]:
     subspace = space.subspace(ARCHITECTURE)
     candidates = np.random.default_rng(seed).integers(0, subspace.sizes, (count, len(subspace)))
     return [
-        subspace.make_arch(candidate, f"{subspace.name}_{seed}_{i}")
+        subspace.build_arch(candidate, f"{subspace.name}_{seed}_{i}")
         for i, candidate in enumerate(candidates)
     ]
 

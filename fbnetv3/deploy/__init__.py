@@ -1,12 +1,12 @@
-"""Export networks for servers and phones, compare exports with the originals, and load them again.
+"""Export networks for servers and phones, verify the exports against the originals, and load them.
 
 ONNX Runtime and ExecuTorch are imported only when they are used.
 """
 
 from fbnetv3.deploy.classifier_export import export_classifier
-from fbnetv3.deploy.exported_folder import Exported, Manifest, load
+from fbnetv3.deploy.exported_folder import ExportedNetwork, Manifest, load
 from fbnetv3.deploy.formats.export_format import FORMATS, ExportFormat, Runtime
-from fbnetv3.deploy.formats.int8 import Int8
+from fbnetv3.deploy.formats.quantization import Int8Settings
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, Prediction
 from fbnetv3.deploy.predictors.detector_predictor import Detection, DetectorPredictor
@@ -17,8 +17,8 @@ __all__ = [
     "Detection",
     "DetectorPredictor",
     "ExportFormat",
-    "Exported",
-    "Int8",
+    "ExportedNetwork",
+    "Int8Settings",
     "Manifest",
     "Prediction",
     "Runtime",

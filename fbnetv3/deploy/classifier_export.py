@@ -16,8 +16,8 @@ from torch.export import ExportedProgram
 
 from fbnetv3.data import Preprocessing
 from fbnetv3.deploy.exported_folder import (
-    Exported,
-    new_folder,
+    ExportedNetwork,
+    atomic_folder,
     open_classifier,
     write_manifest,
     write_preprocessing,
@@ -29,9 +29,9 @@ from fbnetv3.deploy.formats.export_format import (
     formats_supporting,
     get_format,
 )
-from fbnetv3.deploy.formats.int8 import Int8, quantize_model_file
+from fbnetv3.deploy.formats.quantization import Int8Settings, quantize_model_file
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
-from fbnetv3.deploy.input_images import ClassifierImage, load_image, sample_images
+from fbnetv3.deploy.input_images import ClassifierImage, load_image, sample_classifier_images
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, preprocessing_to_dict
 from fbnetv3.errors import ExportError, UsageError
 
@@ -51,22 +51,22 @@ def export_classifier(
     name: str = "network",
     command: str = "",
     tolerance: float = TOLERANCE,
-    int8: Int8 | None = None,
-) -> Exported:
-    """Export a classifier into a new folder, which appears only if the export gives the network's logits.
+    int8: Int8Settings | None = None,
+) -> ExportedNetwork:
+    """Export a classifier into a new folder, which is created only if the export gives the same logits as the network.
 
     Args:
-        model: maps (N, channels, H, W) to logits (N, classes); it is not changed.
-        preprocessing: turns images into the network's input.
+        model: the network, which maps (N, channels, H, W) to logits (N, classes); it is not changed.
+        preprocessing: the steps from an image to the network's input.
         classes: names of the network's outputs.
         output: the folder to create; an existing folder must be empty.
         format: "onnx", "executorch", "torch-export" or a name registered in `FORMATS`.
-        any_size: make the input's height and width dynamic; not for executorch.
-        images: images to compare on; default: `sample_images`.
-        name: name of the network.
-        command: the command that exports it, for the manifest.
+        any_size: whether the export takes images of any height and width; not with executorch.
+        images: images to compare the export on; default: `sample_classifier_images`.
+        name: name of the network, for messages and the manifest.
+        command: the command that exports the network, for the manifest.
         tolerance: maximum difference of a logit, relative to the largest logit of its image.
-        int8: how to quantize the verified export; for onnx and executorch.
+        int8: settings to quantize the verified export with; only with onnx and executorch.
 
     Raises:
         UnknownNameError: the format is not registered.
@@ -85,7 +85,7 @@ def export_classifier(
         if is_wanted and not getattr(export_format, f"supports_{option}"):
             formats = " and ".join(formats_supporting(option))
             raise UsageError(f"{option} is available for {formats}, not for {format}")
-    images = sample_images(preprocessing.channels) if images is None else images
+    images = sample_classifier_images(preprocessing.channels) if images is None else images
     if not len(images):
         raise UsageError(
             "images is empty: pass images to compare the export on, or None for the sample images"
@@ -101,7 +101,7 @@ def export_classifier(
         dynamic_axes += [2, 3]
     output = Path(output).expanduser()
 
-    with new_folder(output) as folder:
+    with atomic_folder(output) as folder:
         # 1. Write the model file
         path = folder / export_format.file_name
         program = _trace(export_format.prepare(reference), preprocessing, dynamic_axes)
@@ -127,14 +127,14 @@ def export_classifier(
             command=command,
             verification=verification,
         )
-    return Exported(output, output / export_format.file_name, manifest)
+    return ExportedNetwork(output, output / export_format.file_name, manifest)
 
 
 def _trace(model: nn.Module, preprocessing: Preprocessing, dynamic_axes: Sequence[int]) -> ExportedProgram:
     batch_size = 2 if 0 in dynamic_axes else 1  # axes of size 1 cannot be dynamic
     side = preprocessing.resolution
     if 2 in dynamic_axes:
-        # For small inputs, several feature maps would share a size and be taken for equal
+        # With a small input, feature maps that happen to have the same size would be assumed to be always equal
         side = round(1.5 * side)
     example = torch.zeros(batch_size, preprocessing.channels, side, side)
     return export_program(model, example, dynamic_axes)
@@ -148,19 +148,19 @@ def _compare(
     dynamic_axes: Sequence[int],
     tolerance: float,
 ) -> dict[str, Any]:
-    """Compare the export's logits with the `expected` ones of the network, and return the manifest's entry."""
+    """Compare the export's logits with the network's, `expected`, and return the manifest's "verification"."""
     runtime = exported.runtime.name
     differences = [relative_difference(exported.logits(examples), expected)]
     if 0 in dynamic_axes:
-        # A single image may take other kernels
+        # A single image may run through different kernels
         differences.append(relative_difference(exported.logits(examples[0]), expected[:1]))
     if 2 in dynamic_axes:
         differences.append(_difference_at_larger_size(exported, original, examples))
     difference = float(np.max(differences))  # NaN if any is NaN
     if not difference <= tolerance:  # true for NaN too
         raise ExportError(
-            f"{original.name}: the logits of {runtime} differ from the network's by {difference:.1e} of the largest; "
-            f"`tolerance` allows {tolerance:.0e}. Nothing was exported"
+            f"{original.name}: the logits of {runtime} differ from the network's by up to {difference:.1e}, relative "
+            f"to the image's largest logit; the tolerance is {tolerance:.0e}. Nothing was exported"
         )
     return {
         "images": len(examples),
@@ -173,7 +173,7 @@ def _compare(
 def _difference_at_larger_size(
     exported: ClassifierPredictor, original: ClassifierPredictor, examples: Sequence[ClassifierImage]
 ) -> float:
-    """Return the relative difference for inputs that are larger by a third."""
+    """Return the relative difference of the logits for inputs that are larger by a third."""
     preprocessing = original.preprocessing
     resolution = round(preprocessing.resolution * 4 / 3)
     resize = round(preprocessing.resize * 4 / 3)
@@ -185,7 +185,10 @@ def _difference_at_larger_size(
 
 
 def relative_difference(logits: np.ndarray, expected: np.ndarray) -> float:
-    """Return the largest difference of logits (N, classes), relative to the image's largest expected; NaN if any is."""
+    """Return the largest difference of logits (N, classes), relative to the image's largest expected logit.
+
+    It is NaN if any logit is NaN.
+    """
     # Images whose logits are all 0 are compared absolutely
     scale = np.abs(expected).max(axis=1, keepdims=True)
     return float((np.abs(logits - expected) / np.where(scale == 0, 1, scale)).max())

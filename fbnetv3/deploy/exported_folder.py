@@ -20,24 +20,24 @@ from fbnetv3.deploy.formats.export_format import FORMATS, get_format
 from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, preprocessing_from_dict
 from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor, resize_from_dict
-from fbnetv3.errors import ExportError, UsageError, UserError, suggest
-from fbnetv3.utils.files import PARTIAL_PREFIX, file_sha256, build_output_error, write_json
+from fbnetv3.errors import ExportError, MissingPackageError, UsageError, suggest
+from fbnetv3.utils.files import PARTIAL_PREFIX, as_output_error, file_sha256, write_json
 from fbnetv3.utils.text import one_line
 
 T = TypeVar("T")
 
 MANIFEST_FILE = "manifest.json"
 PREPROCESSING_FILE = "preprocessing.json"
-CLASSES_FILE = "classes.json"
-_DATA_FILES = (PREPROCESSING_FILE, CLASSES_FILE)
+CLASS_NAMES_FILE = "classes.json"
+_DATA_FILES = (PREPROCESSING_FILE, CLASS_NAMES_FILE)
 # Version of the folder's layout; incremented when older versions of `load` can no longer read it
-LAYOUT = 2
+MANIFEST_VERSION = 2
 CLASSIFICATION = "classification"
 DETECTION = "detection"
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedNetwork:
     """An exported network: its folder, the model file in it, and the manifest."""
 
     folder: Path
@@ -47,11 +47,11 @@ class Exported:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Content of manifest.json.
+    """The content of manifest.json.
 
-    `input` and `output` have name, type and shape, in which None is a dynamic size; detectors have a list of outputs.
-    `files` has "sha256" and size in "bytes" of each other file; `verification` is the result of the comparison with
-    the original network.
+    `input` and `output` have "name", "type" and "shape", where None means any size; detectors have a list of outputs.
+    `files` has the "sha256" and the size in "bytes" of every other file. `verification` is the result of the
+    comparison with the original network.
     """
 
     network: str
@@ -63,20 +63,21 @@ class Manifest:
     command: str
     verification: dict[str, Any]
     task: str = CLASSIFICATION
-    layout: int = LAYOUT
+    layout: int = MANIFEST_VERSION
 
 
 def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
     """Load an exported folder of any format, after comparing every file with its checksum.
 
-    Checksums detect corruption, not malice: like any torch.export archive, a .pt2 file may run code when it is loaded.
-    Load such files only from people you trust. ONNX and ExecuTorch files contain no code.
+    Checksums detect corruption, not tampering: like any torch.export archive, a .pt2 file may run code when it is
+    loaded. Load such files only from people you trust. ONNX and ExecuTorch files contain no code.
 
     Args:
         folder: a folder written by `tools/export_net.py`, `export_classifier` or `export_detector`.
 
     Raises:
-        ExportError: it is not an exported folder, or a file is missing or corrupt; the message names it.
+        ExportError: the folder is not an exported folder, or one of its files is missing or corrupt; the message names
+            the file.
         MissingPackageError: the format's runtime is not installed; the message says what to install.
     """
     folder = Path(folder).expanduser()
@@ -104,16 +105,16 @@ def open_detector(folder: Path, name: str) -> DetectorPredictor:
 def write_preprocessing(folder: Path, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> None:
     """Write preprocessing.json and classes.json."""
     write_json(folder / PREPROCESSING_FILE, preprocessing)
-    write_json(folder / CLASSES_FILE, list(classes))
+    write_json(folder / CLASS_NAMES_FILE, list(classes))
 
 
 def read_preprocessing(folder: Path, from_dict: Callable[[dict[str, Any]], T]) -> tuple[T, list[str]]:
-    """Read preprocessing.json, which `from_dict` checks, and the class names."""
+    """Read the class names, and preprocessing.json, which `from_dict` checks and converts."""
     path = folder / PREPROCESSING_FILE
-    with _file_errors(path):
+    with _as_file_error(path):
         preprocessing = from_dict(json.loads(path.read_text()))
-    path = folder / CLASSES_FILE
-    with _file_errors(path):
+    path = folder / CLASS_NAMES_FILE
+    with _as_file_error(path):
         classes = json.loads(path.read_text())
         if not isinstance(classes, list) or not classes:
             raise ValueError("not a list of names")
@@ -121,7 +122,7 @@ def read_preprocessing(folder: Path, from_dict: Callable[[dict[str, Any]], T]) -
 
 
 def write_manifest(folder: Path, *, format: str, **fields: Any) -> Manifest:
-    """Write the manifest, the last file of a folder; `fields` are those of `Manifest` except files and versions."""
+    """Write the manifest, the last file of a folder. `fields` are the other fields of `Manifest`."""
     paths = [folder / name for name in (get_format(format).file_name, *_DATA_FILES)]
     files = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in paths}
     versions = {
@@ -139,17 +140,15 @@ def write_manifest(folder: Path, *, format: str, **fields: Any) -> Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Read the manifest of an exported folder, and compare size and checksum of every other file with it."""
+    """Read the manifest of an exported folder, and compare the size and checksum of every other file with it."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        problem = (
-            "has no manifest.json: it is not an exported folder" if folder.is_dir() else "no such folder"
-        )
-        raise ExportError(f"{folder}: {problem}; tools/export_net.py creates one")
-    with _file_errors(path):
+        problem = f"is not an exported folder (no {MANIFEST_FILE})" if folder.is_dir() else "no such folder"
+        raise ExportError(f"{folder}: {problem}; create one with tools/export_net.py")
+    with _as_file_error(path):
         fields = json.loads(path.read_text())
         # Read the layout first: a newer one may have fields that are unknown here
-        if fields.get("layout", LAYOUT) > LAYOUT:
+        if fields.get("layout", MANIFEST_VERSION) > MANIFEST_VERSION:
             raise ExportError(
                 f"{folder}: exported by a newer version of fbnetv3: update this one, or export it again"
             )
@@ -166,19 +165,19 @@ def read_manifest(folder: Path) -> Manifest:
         if manifest.files.keys() != {get_format(manifest.format).file_name, *_DATA_FILES}:
             raise ValueError(f"lists the files {', '.join(manifest.files) or 'none'}")
     for name, entry in manifest.files.items():
-        with _file_errors(folder / name):
+        with _as_file_error(folder / name):
             size = (folder / name).stat().st_size
             if size != entry["bytes"] or file_sha256(folder / name) != entry["sha256"]:
-                raise ValueError(f"{size} bytes; size or SHA-256 differs from {MANIFEST_FILE}")
+                raise ValueError(f"has {size} bytes, and its size or SHA-256 differs from {MANIFEST_FILE}")
     return manifest
 
 
 @contextlib.contextmanager
-def _file_errors(path: Path) -> Iterator[None]:
-    """Turn what reading and checking an untrusted file raises into an ExportError that names it."""
+def _as_file_error(path: Path) -> Iterator[None]:
+    """Turn the errors of reading and checking an untrusted file into an ExportError that names the file."""
     try:
         yield
-    except UserError:
+    except (ExportError, MissingPackageError):
         raise
     except Exception as error:  # corrupt content may raise almost anything
         problem = f"corrupt ({one_line(error)})"
@@ -188,11 +187,11 @@ def _file_errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def new_folder(output: Path) -> Iterator[Path]:
+def atomic_folder(output: Path) -> Iterator[Path]:
     """Create a temporary folder that is renamed to `output` if the block succeeds, and deleted if it fails."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} already exists: choose a different folder, or delete it")
-    try:
+    with as_output_error(output):
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=PARTIAL_PREFIX) as temporary:
             # A folder inside has the usual permissions; temporary folders are private
@@ -200,7 +199,3 @@ def new_folder(output: Path) -> Iterator[Path]:
             folder.mkdir()
             yield folder
             folder.replace(output)
-    except UserError:
-        raise
-    except OSError as error:
-        raise build_output_error(output, error) from error

@@ -1,4 +1,4 @@
-"""Images as callers pass them: paths, arrays or Pillow images; and sample images that need no download."""
+"""Load images that callers pass as paths, arrays or Pillow images, and provide samples that need no download."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fbnetv3.utils.text import evenly_spaced
 
 ImageLike = str | os.PathLike | np.ndarray | Image.Image
 ClassifierImage = ImageLike | EncodedImage
-_DEFAULT_COUNT = 32  # images to compare an export on
+_NUM_SAMPLE_IMAGES = 32  # images to compare an export on
 
 
 def load_image(image: ClassifierImage, name: str = "the image") -> Image.Image | EncodedImage:
@@ -30,7 +30,10 @@ def load_image(image: ClassifierImage, name: str = "the image") -> Image.Image |
 
     Args:
         image: a path; a Pillow image; or a uint8 array (H, W), (H, W, 1), (H, W, 3) in RGB, or (H, W, 4) with alpha.
-        name: name for error messages unless it is a path.
+        name: what to call the image in error messages, unless it is a path.
+
+    Raises:
+        DataError: the file cannot be read, or the argument is not an image.
     """
     if isinstance(image, (str, os.PathLike)):
         return read_encoded_image(str(Path(image).expanduser()))
@@ -53,7 +56,7 @@ def load_image(image: ClassifierImage, name: str = "the image") -> Image.Image |
 
 
 def load_rgb_array(image: ImageLike, name: str = "the image") -> np.ndarray:
-    """Load an image, see `load_image`, as uint8 (H, W, 3) in RGB, rotated as its EXIF orientation says."""
+    """Load an image as uint8 (H, W, 3) in RGB, with its EXIF orientation applied; see `load_image`."""
     if isinstance(image, (str, os.PathLike)):
         oriented = read_oriented_image(Path(image).expanduser())
     else:
@@ -66,8 +69,8 @@ def is_batch(images: Any) -> TypeGuard[Sequence[Any]]:
     return isinstance(images, (list, tuple))
 
 
-def list_image_files(folder: str | os.PathLike, max_images: int = _DEFAULT_COUNT) -> list[Path]:
-    """List image files in a folder and its subfolders, evenly spaced over the sorted names."""
+def sample_image_files(folder: str | os.PathLike, max_images: int = _NUM_SAMPLE_IMAGES) -> list[Path]:
+    """List up to `max_images` image files of a folder and its subfolders, evenly spaced over the sorted paths."""
     root = Path(folder).expanduser()
     paths = find_image_files(root)
     if not paths:
@@ -76,12 +79,12 @@ def list_image_files(folder: str | os.PathLike, max_images: int = _DEFAULT_COUNT
     return evenly_spaced(paths, max_images)
 
 
-def sample_images(channels: int) -> list[Image.Image]:
-    """Return scikit-learn's images: for one channel 32 handwritten digits, for three 2 photos and their quarters."""
+def sample_classifier_images(channels: int) -> list[Image.Image]:
+    """Return scikit-learn's images: 32 handwritten digits for one channel; two photos and their quarters for three."""
     if channels == 1:
         from sklearn.datasets import load_digits
 
-        digits = load_digits().images[:_DEFAULT_COUNT]
+        digits = load_digits().images[:_NUM_SAMPLE_IMAGES]
         pixels = (digits * (255 / 16)).round().astype(np.uint8)
         return [Image.fromarray(digit) for digit in pixels]
     images = []
@@ -92,8 +95,8 @@ def sample_images(channels: int) -> list[Image.Image]:
     return images
 
 
-def sample_photographs() -> list[Image.Image]:
-    """Return scikit-learn's two photos, and of each the left and right half and the square in the middle."""
+def sample_detector_images() -> list[Image.Image]:
+    """Return scikit-learn's two photos, with the left half, the right half and the central square of each."""
     images = []
     for photo in _photographs():
         width, height = photo.size

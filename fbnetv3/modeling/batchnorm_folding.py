@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def fold_batchnorm(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor | None] | None:
-    """Return the weight and bias of one convolution that equals a convolution and the norm in eval mode after it.
+    """Return the weight and bias of a convolution equivalent to `conv` followed by `norm` in eval mode.
 
-    `norm` is torch's BatchNorm, detectron2's frozen one or any other with the same tensors, or None. A norm without
-    running statistics cannot be folded: None is returned.
+    `norm` is torch's BatchNorm, detectron2's frozen one, any other norm with the same tensors, or None for no norm.
+    Return None if the norm has no running statistics, so that it cannot be folded.
     """
     if norm is None:
         return conv.weight, conv.bias

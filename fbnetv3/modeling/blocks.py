@@ -18,14 +18,14 @@ from fbnetv3.registry import Registry
 BLOCKS = Registry("block module")
 """nn.Module classes, called with a spec and the keywords `norm_layer` and `drop_path`."""
 
-BatchNorm = partial(nn.BatchNorm2d, eps=1e-5, momentum=0.1)
+DEFAULT_NORM = partial(nn.BatchNorm2d, eps=1e-5, momentum=0.1)
 
 NormLayer = Callable[..., nn.Module]
-"""Builds the norm for a number of channels."""
+"""Builds a norm layer, given the number of channels."""
 
 
 class Hardswish(nn.Hardswish):
-    """Hard swish, in place only without gradients: autograd would have to copy what is overwritten."""
+    """Hard swish that runs in place only when gradients are off; otherwise autograd would have to copy its input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a tensor of any shape to the same shape."""
@@ -40,7 +40,7 @@ def activation_layer(name: str) -> Callable[[], nn.Module]:
     return activation
 
 
-# Units of convolution without bias, norm and activation; `activation_layer` decides on `inplace`
+# A bias-free convolution followed by norm and activation; `activation_layer` decides on `inplace`
 _conv_unit = partial(Conv2dNormActivation, bias=False, inplace=None)
 
 
@@ -48,13 +48,15 @@ _conv_unit = partial(Conv2dNormActivation, bias=False, inplace=None)
 class Conv(Conv2dNormActivation):
     """k x k convolution with bias, BatchNorm, activation. The bias has no effect, but the published weights have it.
 
-    `drop_path` is ignored here and in `MBPool`: there is no shortcut.
+    `drop_path` is ignored here and in `MBPool`, which have no shortcut.
     """
 
-    def __init__(self, spec: ConvSpec, norm_layer: NormLayer = BatchNorm, drop_path: float = 0.0) -> None:
-        geometry = (spec.in_channels, spec.out_channels, spec.kernel, spec.stride, spec.padding)
+    def __init__(
+        self, spec: ConvSpec, norm_layer: NormLayer = DEFAULT_NORM, drop_path: float = 0.0
+    ) -> None:
+        conv_args = (spec.in_channels, spec.out_channels, spec.kernel, spec.stride, spec.padding)
         act = activation_layer(spec.act)
-        super().__init__(*geometry, bias=True, norm_layer=norm_layer, activation_layer=act, inplace=None)
+        super().__init__(*conv_args, bias=True, norm_layer=norm_layer, activation_layer=act, inplace=None)
 
 
 @BLOCKS.register(name="mbconv")
@@ -66,7 +68,9 @@ class MBConv(nn.Module):
 
     starts_as_identity = True  # by a zero scale in the last norm, if there is a shortcut
 
-    def __init__(self, spec: MBConvSpec, norm_layer: NormLayer = BatchNorm, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, spec: MBConvSpec, norm_layer: NormLayer = DEFAULT_NORM, drop_path: float = 0.0
+    ) -> None:
         super().__init__()
         mid = spec.mid_channels
         act = activation_layer(spec.act)
@@ -75,15 +79,15 @@ class MBConv(nn.Module):
         if spec.has_expand:
             self.expand = _conv_unit(spec.in_channels, mid, 1, norm_layer=norm_layer, activation_layer=act)
         # k x k depthwise, with a fast gradient on CPUs
-        geometry = (mid, mid, spec.kernel, spec.stride, spec.padding)
+        conv_args = (mid, mid, spec.kernel, spec.stride, spec.padding)
         self.depthwise = _conv_unit(
-            *geometry,
+            *conv_args,
             groups=spec.groups,
             norm_layer=norm_layer if spec.dw_norm else None,
             activation_layer=act if spec.dw_norm else None,
         )
         if spec.groups == mid:
-            self.depthwise[0] = DepthwiseConv2d(*geometry, groups=mid, bias=False)
+            self.depthwise[0] = DepthwiseConv2d(*conv_args, groups=mid, bias=False)
         # Squeeze-and-excite
         self.se: nn.Module = nn.Identity()
         if spec.se_channels:
@@ -92,8 +96,8 @@ class MBConv(nn.Module):
         # 1x1 project and shortcut
         self.project = _conv_unit(mid, spec.out_channels, 1, norm_layer=norm_layer, activation_layer=None)
         self.has_residual = spec.has_residual
-        drops = drop_path and spec.has_residual
-        self.drop_path = StochasticDepth(drop_path, "row") if drops else nn.Identity()
+        has_drop_path = drop_path and spec.has_residual
+        self.drop_path = StochasticDepth(drop_path, "row") if has_drop_path else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W')."""
@@ -112,7 +116,9 @@ class DetectorMBConv(MBConv):
 class MBPool(nn.Module):
     """Efficient last stage: 1x1 expand, global average, 1x1 convolution without bias or BatchNorm, activation."""
 
-    def __init__(self, spec: MBPoolSpec, norm_layer: NormLayer = BatchNorm, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, spec: MBPoolSpec, norm_layer: NormLayer = DEFAULT_NORM, drop_path: float = 0.0
+    ) -> None:
         super().__init__()
         mid = spec.mid_channels
         act = activation_layer(spec.act)
@@ -128,9 +134,10 @@ class MBPool(nn.Module):
 
 @torch.no_grad()
 def init_weights(module: nn.Module) -> None:
-    """Initialize convolutions as He et al. do, and residual blocks as identity, by a zero scale in their last norm.
+    """Initialize convolutions as He et al. do, and make residual blocks start as the identity.
 
-    The scale is not zeroed in blocks of detectors, nor in frozen norms, which could never leave zero.
+    They do so by a zero scale in their last norm. The scale is not zeroed in blocks of detectors, nor in frozen norms,
+    which could never leave zero.
     """
     for m in module.modules():
         if isinstance(m, nn.Conv2d):

@@ -1,4 +1,4 @@
-"""Networks built from architectures: the trunk, the classifier, and the feature maps of a backbone."""
+"""Networks built from architectures: the trunk, the classifier, and the extractor of feature maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from fbnetv3.arch import ArchDef
 from fbnetv3.arch.definition import feature_blocks
 from fbnetv3.errors import UsageError
-from fbnetv3.modeling.blocks import BLOCKS, BatchNorm, NormLayer, init_weights
+from fbnetv3.modeling.blocks import BLOCKS, DEFAULT_NORM, NormLayer, init_weights
 from fbnetv3.utils.checks import check_int
 
 
@@ -19,8 +19,8 @@ class Trunk(nn.Module):
     Args:
         arch: the architecture.
         in_chans: channels of the input.
-        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
-        norm_layer: builds the norm for a number of channels.
+        drop_path_rate: drop rate of the last block's stochastic depth; it grows linearly from 0 at the first block.
+        norm_layer: builds a norm layer, given the number of channels.
         last: name of the last block to build; default: all.
     """
 
@@ -29,7 +29,7 @@ class Trunk(nn.Module):
         arch: ArchDef,
         in_chans: int = 3,
         drop_path_rate: float = 0.0,
-        norm_layer: NormLayer = BatchNorm,
+        norm_layer: NormLayer = DEFAULT_NORM,
         last: str | None = None,
     ) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class Trunk(nn.Module):
             if block.stage == len(self.stages):
                 stage = nn.Sequential()
                 self.stages.append(stage)
-            # The deeper the block, the more often it is dropped
+            # The drop rate grows linearly with depth
             rate = drop_path_rate * i / max(1, len(blocks) - 1)
             stage.append(BLOCKS.get(block.kind)(block.spec, norm_layer=norm_layer, drop_path=rate))
             if block.name == last:
@@ -52,7 +52,7 @@ class Trunk(nn.Module):
         return self.stages(x)
 
 
-class Features(Trunk):
+class FeatureExtractor(Trunk):
     """A trunk that returns its last map at every stride: 2, 4, 8, 16 and 32; networks for small images end at 16.
 
     A map is (N, C, ceil(H / stride), ceil(W / stride)) if strided blocks pad by kernel // 2, as in D, G and the
@@ -101,7 +101,7 @@ class FBNetV3(nn.Module):
         in_chans: int = 3,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
-        norm_layer: NormLayer = BatchNorm,
+        norm_layer: NormLayer = DEFAULT_NORM,
     ) -> None:
         super().__init__()
         self.arch = arch
@@ -128,9 +128,9 @@ def build_network(
     features_only: bool = False,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
-    norm_layer: NormLayer = BatchNorm,
-) -> FBNetV3 | Features:
-    """Build a randomly initialized `FBNetV3`, or `Features` with `features_only`.
+    norm_layer: NormLayer = DEFAULT_NORM,
+) -> FBNetV3 | FeatureExtractor:
+    """Build a randomly initialized `FBNetV3`, or `FeatureExtractor` with `features_only`.
 
     See these classes for the other arguments. `features_only` ignores `num_classes` and `drop_rate`: it has no head.
     """
@@ -140,5 +140,5 @@ def build_network(
         if not 0 <= rate < 1:
             raise UsageError(f"{argument}: {rate!r} is not in [0, 1)")
     if features_only:
-        return Features(arch, in_chans, drop_path_rate=drop_path_rate, norm_layer=norm_layer)
+        return FeatureExtractor(arch, in_chans, drop_path_rate=drop_path_rate, norm_layer=norm_layer)
     return FBNetV3(arch, num_classes, in_chans, drop_rate, drop_path_rate, norm_layer)

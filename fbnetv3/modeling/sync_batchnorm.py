@@ -38,9 +38,7 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         y, mean, variance, count = _SyncBatchNormFunction.apply(x, self.weight, self.bias, self.eps)
         if count == 1:
-            raise ValueError(
-                "Expected more than 1 value per channel when training, in all processes together"
-            )
+            raise ValueError("expected more than 1 value per channel across all processes when training")
         if self.track_running_stats and count:
             stats: Any = self
             stats.num_batches_tracked += 1
@@ -86,7 +84,7 @@ class _SyncBatchNormFunction(torch.autograd.Function):
         x, weight, mean, inv_std, count = ctx.saved_tensors
         dy = dy.to(torch.promote_types(dy.dtype, torch.float32))
         normalized = (x - mean[:, None, None]) * inv_std[:, None, None]
-        # Gradients of this process' parameters; their means over all processes' values enter the input's gradient
+        # Gradients of this process's parameters; the input's gradient needs their means over all processes' values
         d_bias = dy.sum(_ALL_BUT_CHANNELS)
         d_weight = (dy * normalized).sum(_ALL_BUT_CHANNELS)
         means = torch.cat([d_bias, d_weight]) / count.clamp(min=1)

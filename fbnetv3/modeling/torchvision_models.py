@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
-from fbnetv3.modeling.weights import load_if_it_fits
+from fbnetv3.modeling.weights import load_checked_weights
 from fbnetv3.utils.text import one_line
 
 logger = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def build_torchvision_model(
         )
     if drop_rate and not linear_layers and not dropouts:
         logger.warning("%s has neither dropout nor a linear layer: MODEL.DROP_RATE is ignored", arch.name)
-    # The deepest block takes the rate, the others keep their proportions
+    # Give the deepest block the full rate and scale the others in proportion
     layers = [m for m in model.modules() if isinstance(m, StochasticDepth)]
     max_rate = max((layer.p for layer in layers), default=0.0)
     for layer in layers:
@@ -83,7 +83,7 @@ def build_torchvision_model(
 
 
 def check_torchvision_model(model: nn.Module, arch: TorchvisionArch, resolution: int) -> None:
-    """Run a network on blank images in both modes: it must accept the resolution and return plain logits."""
+    """Run a network on blank images in both modes. Raise UsageError unless it takes them and returns plain logits."""
     model = copy.deepcopy(model)
     images = torch.zeros(2, 3, resolution, resolution)
     try:
@@ -116,4 +116,4 @@ def load_torchvision_weights(model: nn.Module, state_dict: Mapping[str, Tensor],
     If the number of classes differs, all weights but the last layer's are loaded, with a warning.
     """
     weights = {_DENSENET_NAME.sub(r"\1\2", key): value for key, value in state_dict.items()}
-    return load_if_it_fits(model, weights, name, "the network")
+    return load_checked_weights(model, weights, name, "the network")

@@ -1,4 +1,4 @@
-"""Convert state dicts from the layouts of mobile-vision (the authors) and timm to this project's."""
+"""Convert state dicts from the names of mobile-vision (the authors) and timm to this project's."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import Tensor
 from fbnetv3.arch import ArchDef
 from fbnetv3.arch.block_specs import MBConvSpec
 from fbnetv3.errors import WeightsError
-from fbnetv3.modeling.checkpoint_files import StateDict
+from fbnetv3.modeling.safe_loading import StateDict
 from fbnetv3.utils.text import first_few
 
-Layout = Literal["fbnetv3", "mobile_vision", "timm"]
+Naming = Literal["fbnetv3", "mobile_vision", "timm"]
 
-# Layers of each kind of block: name in the other layout, name here
-_MOBILE_VISION = {
+# Layer names of each kind of block: mobile-vision's -> this project's
+_MOBILE_VISION_NAMES = {
     "conv": {"conv": "0", "bn": "1"},
     "mbconv": {
         "pw.conv": "expand.0",
@@ -54,14 +54,14 @@ _TIMM_BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 
 def convert_state_dict(
     state_dict: StateDict, arch: ArchDef, source: str
-) -> tuple[Layout, dict[str, Tensor]]:
-    """Return the layout of a classifier's weights, called `source` in errors, and the weights in this project's layout.
+) -> tuple[Naming, dict[str, Tensor]]:
+    """Return the naming of a classifier's weights, and the weights under this project's names.
 
-    Tensors of unknown layers keep their names.
+    Tensors of unknown layers keep their names. `source` is what errors call the weights.
     """
     weights = dict(state_dict)
     if any(key.startswith("backbone.stages.xif") for key in weights):
-        return "mobile_vision", _rename(weights, mobile_vision_layers(arch))
+        return "mobile_vision", _rename(weights, mobile_vision_names(arch))
     if "conv_stem.weight" in weights:
         rows = [row for stage in arch.stages for row in stage.rows]
         if any(row.kernel and row.dw_padding not in (None, row.kernel // 2) for row in rows):
@@ -74,11 +74,11 @@ def convert_state_dict(
         if classifier is not None and classifier.ndim == 2:
             weights["classifier.weight"] = classifier[:, :, None, None]
         weights.setdefault("conv_stem.bias", torch.zeros(len(weights["conv_stem.weight"])))
-        return "timm", _rename(weights, timm_layers(arch, weights))
+        return "timm", _rename(weights, timm_names(arch, weights))
     if any(key.startswith(("backbone.stages.0.", "stages.0.")) for key in weights):
         return "fbnetv3", weights
     raise WeightsError(
-        f"{source}: unknown layout of weights, not this project's, mobile-vision's or timm's FBNetV3; its keys are "
+        f"{source}: the keys match no known naming (this project's, mobile-vision's, or timm's for FBNetV3): "
         f"{first_few(list(weights))}"
     )
 
@@ -91,20 +91,20 @@ def _rename(weights: StateDict, new_layers: dict[str, str]) -> dict[str, Tensor]
     return renamed
 
 
-def mobile_vision_layers(arch: ArchDef) -> dict[str, str]:
+def mobile_vision_names(arch: ArchDef) -> dict[str, str]:
     """Map mobile-vision's names of a classifier's layers to this project's."""
     names = {"head.conv": "head"}
     for block in arch.blocks():
         prefix = f"backbone.stages.xif{block.stage}_{block.index}"
-        for old, new in _MOBILE_VISION.get(block.kind, {}).items():
+        for old, new in _MOBILE_VISION_NAMES.get(block.kind, {}).items():
             names[f"{prefix}.{old}"] = f"backbone.stages.{block.name}.{new}"
     return names
 
 
-def timm_layers(arch: ArchDef, state_dict: StateDict) -> dict[str, str]:
+def timm_names(arch: ArchDef, state_dict: StateDict) -> dict[str, str]:
     """Map timm's names of a classifier's layers to this project's.
 
-    timm keeps the stem apart and divides the stages differently, so blocks are matched by their order.
+    timm keeps the stem separate and divides the stages differently, so blocks are matched by their order.
     """
     matches = [match for match in map(_TIMM_BLOCK.match, state_dict) if match]
     positions = sorted({(int(match[1]), int(match[2])) for match in matches})

@@ -1,4 +1,4 @@
-"""Load weights into networks, from files, URLs and state dicts in any known layout."""
+"""Load weights into networks, from files, URLs and state dicts in any known naming."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fbnetv3.arch import ArchDef
 from fbnetv3.errors import WeightsError
-from fbnetv3.modeling.checkpoint_files import StateDict, extract_state_dict, read_state_dict
-from fbnetv3.modeling.network import Features, Trunk
-from fbnetv3.modeling.weight_conversion import Layout, convert_state_dict
+from fbnetv3.modeling.network import FeatureExtractor, Trunk
+from fbnetv3.modeling.safe_loading import StateDict, extract_state_dict, read_state_dict
+from fbnetv3.modeling.weight_conversion import Naming, convert_state_dict
 from fbnetv3.utils.text import first_few
 
 logger = logging.getLogger(__name__)
@@ -23,36 +23,36 @@ WeightsSource = str | os.PathLike | Mapping
 
 _BACKBONE = "backbone."
 _HEAD = ("head.weight", "head.bias")
-_SHOWN = 5
+_MAX_LISTED_KEYS = 5
 
 
 @dataclass(frozen=True)
 class LoadReport:
     """What `load_weights` did."""
 
-    layout: Layout
+    naming: Naming
     head_loaded: bool
 
 
 def load_weights(model: nn.Module, source: WeightsSource, *, sha256: str | None = None) -> LoadReport:
-    """Load weights into a network; the source must have all weights of the network.
+    """Load weights into a network; the source must have all weights that the network has.
 
     If the number of classes differs, all weights but the head's are loaded, with a warning.
 
     Args:
         model: a classifier or a `features_only` network from `create_model`.
-        source: a file, a URL, a `zoo://` entry, or a state dict, in the layout of this project, mobile-vision (the
+        source: a file, a URL, a `zoo://` entry, or a state dict, with the names of this project, mobile-vision (the
             authors' classifiers; EMA weights are preferred) or timm.
         sha256: expected checksum of a download.
 
     Raises:
-        WeightsError: the file is missing, corrupt, not weights, unsafe to load, or made for a different network; in
-            that case the message lists keys and shapes. The network keeps its weights.
+        WeightsError: the file is missing, corrupt, not weights, unsafe to load, or made for a different network (the
+            message lists keys and shapes). On any error the network keeps its weights.
     """
     arch = cast("ArchDef", model.arch)
-    name, layout, weights = _read(source, arch, sha256)
+    name, naming, weights = _read(source, arch, sha256)
     # Match the names to the kind of network, and drop what it lacks
-    if isinstance(model, Features):
+    if isinstance(model, FeatureExtractor):
         blocks = [f"stages.{block.name}" for block in arch.blocks()]
         modules = dict(model.named_modules())
         lacking = tuple(f"{block}." for block in blocks if block not in modules)
@@ -63,8 +63,8 @@ def load_weights(model: nn.Module, source: WeightsSource, *, sha256: str | None 
     has_head = "head.weight" in model.state_dict()
     if not has_head:
         weights = {key: value for key, value in weights.items() if key not in _HEAD}
-    head_loaded = load_if_it_fits(model, weights, name, arch.name)
-    return LoadReport(layout, has_head and head_loaded)
+    head_loaded = load_checked_weights(model, weights, name, arch.name)
+    return LoadReport(naming, has_head and head_loaded)
 
 
 def load_trunk(
@@ -72,7 +72,14 @@ def load_trunk(
 ) -> None:
     """Load a classifier's weights into some of its blocks, such as the trunk or the box head of a detector.
 
-    `classifier` is its architecture, by default that of `trunk`, which lacks its first `skip` blocks.
+    Args:
+        trunk: the blocks to load into.
+        source: the classifier's weights; see `load_weights`.
+        classifier: architecture of the weights; default: that of `trunk`.
+        skip: number of the classifier's blocks before the first block of `trunk`.
+
+    Raises:
+        WeightsError: as for `load_weights`.
     """
     arch = trunk.arch if classifier is None else classifier
     name, _, classifier_weights = _read(source, arch)
@@ -85,37 +92,42 @@ def load_trunk(
     for key, value in classifier_weights.items():
         # "stages", "3", "0", "expand.0.weight"
         *block_path, tensor = key.removeprefix(_BACKBONE).split(".", 3)
-        weights[f"{trunk_block_of.get('.'.join(block_path))}.{tensor}"] = value
+        block = ".".join(block_path)
+        if block in trunk_block_of:
+            weights[f"{trunk_block_of[block]}.{tensor}"] = value
+    # A trunk may end before the last block of its architecture
     own_keys = trunk.state_dict().keys()
     weights = {key: value for key, value in weights.items() if key in own_keys}
-    load_if_it_fits(trunk, weights, name, arch.name)
+    load_checked_weights(trunk, weights, name, arch.name)
 
 
 def _read(
     source: WeightsSource, arch: ArchDef, sha256: str | None = None
-) -> tuple[str, Layout, dict[str, Tensor]]:
-    """Return the name of the source for messages, its layout, and its weights under this project's names."""
+) -> tuple[str, Naming, dict[str, Tensor]]:
+    """Return the name of the source for messages, its naming, and its weights under this project's names."""
     if isinstance(source, Mapping):
         name = "the state dict"
         state_dict = extract_state_dict(source, name)
     else:
         name = os.fspath(source)
         state_dict = read_state_dict(source, sha256=sha256)
-    layout, weights = convert_state_dict(state_dict, arch, name)
-    return name, layout, weights
+    naming, weights = convert_state_dict(state_dict, arch, name)
+    return name, naming, weights
 
 
-def load_if_it_fits(model: nn.Module, weights: StateDict, source: str, network: str) -> bool:
-    """Load weights if all of them fit, except a head of other classes; return whether all of them were loaded.
+def load_checked_weights(model: nn.Module, weights: StateDict, source: str, network: str) -> bool:
+    """Load weights into a network that has the same keys and shapes; return whether all of them were loaded.
 
-    Batch counts of BatchNorm may be missing. `source` and `network` are names for messages.
+    A head with a different number of classes is not loaded, and batch counts of BatchNorm may be missing. For any other
+    difference, raise WeightsError. `source` and `network` are names for messages.
     """
     expected = model.state_dict()
     shapes = {key: tuple(value.shape) for key, value in weights.items()}
     own_shapes = {key: tuple(value.shape) for key, value in expected.items()}
     different = [key for key in shapes if key in own_shapes and shapes[key] != own_shapes[key]]
-    # A last layer of other classes has a weight and bias that differ only in the first dimension
-    head = list(expected)[-2:] if getattr(model, "num_classes", 0) else []
+    # A last layer with a different number of classes has a weight and bias that differ only in the first dimension
+    layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    head = (f"{layers[-1]}.weight", f"{layers[-1]}.bias") if getattr(model, "num_classes", 0) else ()
     keeps_head = bool(different) and all(
         key in head and shapes[key][1:] == own_shapes[key][1:] and () not in (shapes[key], own_shapes[key])
         for key in different
@@ -128,7 +140,7 @@ def load_if_it_fits(model: nn.Module, weights: StateDict, source: str, network: 
         )
         weights = {**weights, **{key: expected[key] for key in different}}
         different = []
-    # Nothing is loaded unless all of it fits
+    # Load nothing unless everything fits
     mismatches = {
         "missing": [
             key for key in expected if key not in weights and not key.endswith("num_batches_tracked")
@@ -136,7 +148,9 @@ def load_if_it_fits(model: nn.Module, weights: StateDict, source: str, network: 
         "unknown": [key for key in weights if key not in expected],
         "shape": [f"{key} {shapes[key]} instead of {own_shapes[key]}" for key in different],
     }
-    problems = [f"{problem}: {first_few(keys, _SHOWN)}" for problem, keys in mismatches.items() if keys]
+    problems = [
+        f"{problem}: {first_few(keys, _MAX_LISTED_KEYS)}" for problem, keys in mismatches.items() if keys
+    ]
     if problems:
         advice = "check the architecture and the number of classes"
         raise WeightsError(f"{source} does not fit {network}: {'; '.join(problems)}; {advice}")

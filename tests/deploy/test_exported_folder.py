@@ -37,7 +37,7 @@ def test_a_corrupt_or_missing_file_is_named(name, folder):
         ("{", "manifest.json: corrupt .Expecting property name"),
         ("[]", "manifest.json: corrupt"),
         ("{}", "manifest.json: corrupt .*missing 8 required .* 'network', 'format'"),
-        (None, "has no manifest.json: it is not an exported folder"),
+        (None, r"is not an exported folder \(no manifest.json\)"),
     ],
 )
 def test_a_corrupt_manifest(text, message, folder):

@@ -82,6 +82,19 @@ def test_weights():
     assert torch.equal(model.fc.weight, other.fc.weight)
 
 
+def test_a_last_layer_without_bias_may_have_different_classes():
+    def network(classes):
+        layers = nn.Sequential(
+            nn.Linear(4, 4), nn.Linear(4, classes, bias=False), nn.BatchNorm1d(3, affine=False)
+        )
+        layers.num_classes = classes
+        return layers
+
+    source, target = network(5), network(3)
+    assert not load_torchvision_weights(target, source.state_dict(), "x.pth")
+    assert torch.equal(source[0].weight, target[0].weight)
+
+
 def test_weights_with_different_classes_load_the_trunk(caplog):
     model = build("resnet18", num_classes=7)
     other = build("resnet18")

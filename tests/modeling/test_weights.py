@@ -41,7 +41,7 @@ def test_the_published_outputs_are_reproduced(published):
     recorded, weights, images = published
     model = fbnetv3.create_model("fbnetv3_a").eval()
     report = fbnetv3.load_weights(model, {"state_dict": weights, "model_ema": None})
-    assert (report.layout, report.head_loaded) == ("mobile_vision", True)
+    assert (report.naming, report.head_loaded) == ("mobile_vision", True)
     stats = {}
     for s, stage in enumerate(model.backbone.stages):
         for b, block in enumerate(stage):
@@ -89,7 +89,7 @@ def test_timms_networks_give_equal_outputs(timm_name, name):
     torch.manual_seed(0)
     timm_model = randomized(timm.create_model(timm_name))
     model = fbnetv3.create_model(name).eval()
-    assert fbnetv3.load_weights(model, timm_model.state_dict()).layout == "timm"
+    assert fbnetv3.load_weights(model, timm_model.state_dict()).naming == "timm"
     x = torch.randn(2, 3, 224, 224)
     with torch.no_grad():
         expected = timm_model(x)
@@ -106,7 +106,7 @@ def test_timms_b_is_refused_if_the_padding_differs():
 def test_a_file_in_this_projects_layout(model, tmp_path):
     torch.save({"model": model.state_dict(), "arch": SMALL}, tmp_path / "x.pth")
     copy = fbnetv3.create_model(SMALL, num_classes=10)
-    assert fbnetv3.load_weights(copy, tmp_path / "x.pth").layout == "fbnetv3"
+    assert fbnetv3.load_weights(copy, tmp_path / "x.pth").naming == "fbnetv3"
     assert outputs_equal(model, copy)
 
 
@@ -178,7 +178,7 @@ def test_a_mismatch_lists_keys_and_changes_nothing(model, change, message):
 def test_weights_of_a_different_family():
     from torchvision.models import resnet18
 
-    with pytest.raises(WeightsError, match=r"unknown layout of weights, .*; its keys are conv1.weight"):
+    with pytest.raises(WeightsError, match="the keys match no known naming .*: conv1.weight"):
         fbnetv3.load_weights(fbnetv3.create_model(SMALL), resnet18().state_dict())
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fbnetv3.modeling.weight_conversion import mobile_vision_layers
+from fbnetv3.modeling.weight_conversion import mobile_vision_names
 
 
 def randomized(model, seed=0):
@@ -23,7 +23,7 @@ def randomized(model, seed=0):
 
 def mobile_vision(model):
     """Return a network's state dict in the layout in which the authors publish theirs."""
-    published_layers = {new: old for old, new in mobile_vision_layers(model.arch).items()}
+    published_layers = {new: old for old, new in mobile_vision_names(model.arch).items()}
     published = {}
     for key, value in model.state_dict().items():
         layer, _, tensor = key.rpartition(".")

@@ -33,6 +33,8 @@ def test_export_and_classify(tool, tmp_path):
         tool("classify", model, *images) for model in (tmp_path / "out", "digits/fbnetv3_digits")
     )
     assert exported == original and exported.code == 0
+    refused = tool("classify", tmp_path / "out", images[0], "--weights", "x.pth")
+    assert refused.code == 2 and "already contains its weights and class names" in refused.err
     lines = exported.out.splitlines()
     assert lines[0] == str(images[0]) and lines[6] == str(images[1]) and len(lines) == 12
     assert lines[1].split()[0] == str(target) and lines[1].endswith("%")
@@ -107,6 +109,9 @@ def test_int8_judged_by_agreement_without_labels(calibration, tool, tmp_path):
         ([*MODEL, "--format", "torch-export", "--int8"], 2, "int8 is available for executorch and onnx"),
         ([*MODEL, "--format", "onnx", "--calibration", "x"], 2, "--calibration needs --int8"),
         ([*MODEL, "--format", "onnx", "--reduce-range"], 2, "--reduce-range needs --int8"),
+        ([*MODEL, "--format", "onnx", "--val-images", "5"], 2, "--val-images needs --int8"),
+        ([*MODEL, "--format", "onnx", "--max-drop", "0.5"], 2, "--max-drop needs --int8"),
+        ([*MODEL, "--format", "onnx", "--min-agreement", "90"], 2, "--min-agreement needs --int8"),
         (
             [*MODEL, "--format", "onnx", "--int8", "--val-images", "0"],
             2,
@@ -129,7 +134,7 @@ def test_a_folder_that_cannot_be_written(tool):
 @pytest.mark.parametrize(
     "model, image, code, message",
     [
-        (".", "x.png", 1, "has no manifest.json: it is not an exported folder"),
+        (".", "x.png", 1, "is not an exported folder (no manifest.json)"),
         ("digits/fbnetv3_digits", "/nowhere/x.png", 1, "x.png: no such file"),
         ("fbnetv3_aa", "x.png", 2, "did you mean fbnetv3_a"),
     ],

@@ -203,6 +203,10 @@ def test_evaluation_with_another_class_count(tool, config):
     check(ran, 2, "does not have the 2 classes of imagefolder", config)
 
 
+def test_evaluation_is_not_resumed(tool, config):
+    check(tool("train_net", "--config", config, "--eval-only", "--resume"), 2, "omit --resume", config)
+
+
 def test_evaluation_without_weights(tool, config):
     check(
         tool("train_net", "--config", config, "--eval-only"),

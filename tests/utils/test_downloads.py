@@ -68,7 +68,7 @@ def cached_files(cache):
 def test_a_download_is_cached(server, cache):
     model = new_model()
     for _ in range(2):
-        assert load_weights(model, f"{server}/a/good.pth").layout == "mobile_vision"
+        assert load_weights(model, f"{server}/a/good.pth").naming == "mobile_vision"
     assert Server.hits == ["/a/good.pth"]
     assert cached_files(cache) == [cached_path(f"{server}/a/good.pth")]
 
@@ -79,6 +79,12 @@ def test_checksums(server, cache):
     with pytest.raises(WeightsError, match=f"SHA-256 is {checksum}, expected 000; the file was deleted"):
         download(f"{server}/good.pth", "000")
     assert cached_files(cache) == []
+
+
+def test_a_file_that_cannot_be_deleted(server, cache, monkeypatch):
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    with pytest.raises(WeightsError, match=r"expected 000; delete .*good\.pth: check"):
+        download(f"{server}/good.pth", "000")
 
 
 @pytest.mark.parametrize(

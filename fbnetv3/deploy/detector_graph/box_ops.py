@@ -1,7 +1,7 @@
 """Non-maximum suppression and multilevel ROIAlign as single operators, which exporters do not decompose.
 
-Their results have lengths that depend on the image. `ONNX_TRANSLATIONS` has their translations for
-`torch.onnx.export`, into ONNX's own NonMaxSuppression, TopK and RoiAlign.
+The number of their results depends on the image. `ONNX_TRANSLATIONS` translates them for `torch.onnx.export` into
+ONNX's own NonMaxSuppression, TopK and RoiAlign.
 """
 
 # The translations have no annotations: torch's exporter would turn annotated numbers into attributes
@@ -23,14 +23,14 @@ def multiclass_nms(
 ) -> Tensor:
     """Apply non-maximum suppression to each set of boxes and each class separately.
 
-    Return set, class and index of each remaining box, int64 (K, 3), best first.
+    Return the set, class and index of each remaining box, int64 (K, 3), best first.
 
     Args:
         boxes: S sets of N boxes, (S, N, 4), as x0, y0, x1, y1.
         scores: score of each box for each class, (S, C, N).
-        iou_threshold: a box is removed if its IoU with a better one exceeds this.
-        score_threshold: boxes are considered if their score exceeds this.
-        max_detections: number of boxes to keep over all sets and classes.
+        iou_threshold: IoU with a better box above which a box is removed.
+        score_threshold: score above which a box is considered.
+        max_detections: maximum number of boxes to keep across all sets and classes.
     """
     results = []
     for s in range(scores.shape[0]):
@@ -38,7 +38,7 @@ def multiclass_nms(
             candidates = (scores[s, c] > score_threshold).nonzero().squeeze(1)
             rows = candidates[nms(boxes[s, candidates], scores[s, c, candidates], iou_threshold)]
             results.append(torch.stack((torch.full_like(rows, s), torch.full_like(rows, c), rows), 1))
-    # Sort over all sets and classes
+    # Sort across all sets and classes
     indices = torch.cat(results)
     order = scores[tuple(indices.unbind(1))].argsort(descending=True, stable=True)
     return indices[order[:max_detections]]
@@ -67,7 +67,7 @@ def multilevel_roi_align(
         levels: level of each box, int64 (R,).
         scales: size of each map relative to the image, such as 1/16.
         output_size: height and width of the result.
-        sampling_ratio: samples along each side of an output bin; 0 chooses by the size of the box.
+        sampling_ratio: samples along each side of an output bin; 0 chooses it by the size of the box.
         aligned: whether pixel centers are at half-integers.
     """
     pooled = boxes.new_zeros(len(boxes), maps[0].shape[1], output_size, output_size)

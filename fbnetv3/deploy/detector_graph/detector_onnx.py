@@ -15,15 +15,15 @@ from torch import nn
 from fbnetv3.deploy.detector_graph.box_ops import ONNX_TRANSLATIONS
 from fbnetv3.deploy.exported_folder import (
     DETECTION,
-    Exported,
-    new_folder,
+    ExportedNetwork,
+    atomic_folder,
     open_detector,
     write_manifest,
     write_preprocessing,
 )
 from fbnetv3.deploy.formats.export_format import export_program, get_format
 from fbnetv3.deploy.formats.onnx_format import write_onnx
-from fbnetv3.deploy.input_images import ImageLike, load_rgb_array, sample_photographs
+from fbnetv3.deploy.input_images import ImageLike, load_rgb_array, sample_detector_images
 from fbnetv3.deploy.predictors.detector_predictor import (
     DETECTOR_INPUT,
     DETECTOR_OUTPUTS,
@@ -65,7 +65,7 @@ class Agreement:
     largest_score_difference: float
 
 
-def write_detector(
+def export_detector_to_onnx(
     model: nn.Module,
     resize: ShortSideResize,
     classes: Sequence[str],
@@ -75,18 +75,32 @@ def write_detector(
     images: Sequence[ImageLike] | None = None,
     name: str = "detector",
     command: str = "",
-) -> Exported:
-    """Export a detector into a new folder. The folder appears only if the export detects what the original detects.
+) -> ExportedNetwork:
+    """Export a detector into a new folder, which is created only if the export detects what the original detects.
 
-    `model` maps an image, uint8 (H, W, 3) in RGB, to boxes (N, 4) in its pixels, scores (N,) and classes (N,), by
-    operators that torch.export takes and those of `box_ops`. `original` returns the original's detections in an image
-    of any size. Both are compared on `images`, by default `sample_photographs`; the manifest records `command`.
+    Args:
+        model: maps an image, uint8 (H, W, 3) in RGB, to boxes (N, 4) in its pixels, scores (N,) and class indices (N,),
+            with operators that torch.export supports and those of `box_ops`.
+        resize: the resizing of images before the network.
+        classes: class names.
+        output: the folder to create; an existing folder must be empty.
+        original: returns the original detector's detections in an image of any size.
+        images: images to compare on; default: `sample_detector_images`.
+        name: name of the detector, for messages and the manifest.
+        command: the command that exports the detector, for the manifest.
+
+    Raises:
+        MissingPackageError: the packages for ONNX are not installed.
+        UsageError: the output folder is not empty.
+        DataError: one of `images` is missing, corrupt or not an image.
+        ExportError: the detector cannot be exported, the export differs from it, or it detects nothing in the images.
+        OutputError: the folder cannot be written.
     """
     onnx_format = get_format(_FORMAT)
     onnx_format.import_packages()
-    images = sample_photographs() if images is None else images
+    images = sample_detector_images() if images is None else images
     output = Path(output).expanduser()
-    with new_folder(output) as folder:
+    with atomic_folder(output) as folder:
         # 1. Compute what the export must reproduce
         pixels = [load_rgb_array(image, f"images[{i}]") for i, image in enumerate(images)]
         expected = [original(image) for image in pixels]
@@ -119,19 +133,19 @@ def write_detector(
             command=command,
             verification=verification,
         )
-    return Exported(output, output / onnx_format.file_name, manifest)
+    return ExportedNetwork(output, output / onnx_format.file_name, manifest)
 
 
 def _verify(
     exported: DetectorPredictor, images: Sequence[np.ndarray], expected: Sequence[DetectionArrays]
 ) -> dict[str, Any]:
     """Compare the export's detections with the expected ones; return the manifest's "verification"."""
-    agreement = compare_detections([exported.boxes(image) for image in images], expected)
+    agreement = compare_detections([exported.detect(image) for image in images], expected)
     runtime = exported.runtime.name
     if agreement.equal < MIN_EQUAL_SHARE * agreement.detections:
         raise ExportError(
             f"{exported.name}: {runtime} gives different detections than the original: {agreement.equal} of "
-            f"{agreement.detections} are equal, {MIN_EQUAL_SHARE:.0%} are required. Nothing was exported"
+            f"{agreement.detections} are equal, but {MIN_EQUAL_SHARE:.0%} are required. Nothing was exported"
         )
     return {
         "images": len(images),

@@ -1,4 +1,4 @@
-"""ExecuTorch files for phones, with XNNPACK's kernels. executorch and torchao are imported when they are used."""
+"""ExecuTorch files for phones, with XNNPACK's kernels. The packages executorch and torchao are imported when used."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from fbnetv3.deploy.formats.export_format import ExportFormat, export_errors, require_packages
+from fbnetv3.deploy.formats.export_format import ExportFormat, as_export_error, require_packages
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
 
 
 class ExecuTorchFormat(ExportFormat):
-    """`model.pte`: one image of one size at a time, the whole network in one XNNPACK graph."""
+    """`model.pte`: takes one image of a fixed size, and has the whole network in one XNNPACK graph."""
 
     suffix = ".pte"
     packages = ("executorch",)
@@ -34,7 +34,7 @@ class ExecuTorchFormat(ExportFormat):
 
     def write(self, program: ExportedProgram, path: Path) -> None:
         """Write a file that uses XNNPACK wherever XNNPACK has the operator."""
-        with export_errors("ExecuTorch cannot export this network"):
+        with as_export_error("ExecuTorch cannot export this network"):
             from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
             from executorch.exir import to_edge_transform_and_lower
 
@@ -69,7 +69,7 @@ class ExecuTorchRuntime:
         if hasattr(portable_lib, "_unsafe_reset_threadpool"):
             with _silence_native_stderr():
                 portable_lib._unsafe_reset_threadpool(torch.get_num_threads())
-        with export_errors(f"{path}: {self.name} cannot read it; export it again"):
+        with as_export_error(f"{path}: {self.name} cannot read it; export it again"):
             self._program = Runtime.get().load_program(path)
             self._method = self._program.load_method("forward")
 

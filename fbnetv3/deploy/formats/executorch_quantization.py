@@ -19,12 +19,12 @@ from torchao.quantization.pt2e import HistogramObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer.quantizer import Q_ANNOTATION_KEY
 
-from fbnetv3.deploy.formats.export_format import export_errors
-from fbnetv3.deploy.formats.int8 import HARD_SIGMOID_RANGE, HARD_SWISH_RANGE, count_float_layers
+from fbnetv3.deploy.formats.export_format import as_export_error
+from fbnetv3.deploy.formats.quantization import HARD_SIGMOID_RANGE, HARD_SWISH_RANGE, count_float_layers
 
 _ATEN = torch.ops.aten
 _LAYERS = (_ATEN.conv2d.default, _ATEN.linear.default)
-# Share of the weights in float32 layers; less than for ONNX, because XNNPACK gains from int8 there
+# Share of weights in float32 layers; smaller than for ONNX, because XNNPACK also runs the first layers faster in int8
 _FLOAT_SHARE = 0.0025
 _MIN_SCALE = 2**-12  # XNNPACK's
 
@@ -34,15 +34,15 @@ Range = tuple[float | None, float | None]
 def quantize_executorch(program: ExportedProgram, batches: Iterable[np.ndarray]) -> ExportedProgram:
     """Quantize convolutions and additions for XNNPACK: int8 weights with a scale per output channel, int8 maps.
 
-    The first layers stay float32, see `count_float_layers`. Hard swishes, pools and the gates' products stay float32
-    within the same graph. For the arguments, see `ExportFormat.quantize`.
+    The first layers stay float32 (see `count_float_layers`), and so do hard swishes, pools and the products with gates,
+    all within the same graph. For the arguments, see `ExportFormat.quantize`.
     """
     # Choose which operators become integer
     config = get_symmetric_quantization_config(is_per_channel=True)
     quantizer = _Quantizer()
     for operator in (*_LAYERS, _ATEN.add.Tensor):
         quantizer.set_operator_type(operator, config)
-    with export_errors("PT2E cannot quantize this network"), torch.no_grad():
+    with as_export_error("PT2E cannot quantize this network"), torch.no_grad():
         model = prepare_pt2e(program.module(), quantizer)
         # Calibrate one image at a time: the program takes no batches
         for batch in batches:
@@ -52,7 +52,7 @@ def quantize_executorch(program: ExportedProgram, batches: Iterable[np.ndarray])
 
 
 class _ClampingObserver(HistogramObserver):
-    """Observes the range of a feature map, ignoring values beyond which its reader saturates."""
+    """Observes the range of a feature map, clamped to where the operator that reads the map does not saturate."""
 
     def __init__(self, limits: Range, **kwargs: object) -> None:
         super().__init__(**kwargs)

@@ -1,4 +1,7 @@
-"""What export formats share: interface, registry, tracing, errors. Each has its own file; users can register more."""
+"""The base class and the registry of export formats, and what all formats share: tracing and errors.
+
+Each format has its own file; users can register more.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ OUTPUT_NAME = "logits"
 
 
 class Runtime(Protocol):
-    """Something that runs a classifier on arrays."""
+    """An object that runs a classifier on arrays."""
 
     name: str  # the library and its version, for messages
 
@@ -41,7 +44,7 @@ class ExportFormat(ABC):
 
     Attributes:
         suffix: suffix of the model file, such as ".onnx".
-        packages: import names of the packages, in addition to torch, that write and run the format.
+        packages: import names of the packages that write and run the format, in addition to torch.
         runtime_package: import name of the package that runs the model file; latency tables record its version.
         supports_any_batch: whether one file takes batches of any size; if not, it takes one image at a time.
         supports_any_size: whether one file can take images of any height and width.
@@ -89,7 +92,7 @@ class ExportFormat(ABC):
             program: the network, as it was passed to `write`.
             path: the file that `write` has written.
             batches: images to calibrate on, float32 (N, channels, H, W).
-            reduce_range: use 7-bit weights, for x86 without VNNI, where sums of two 8-bit products may saturate.
+            reduce_range: whether to use 7-bit weights; see `Int8Settings`.
         """
         raise NotImplementedError
 
@@ -112,9 +115,9 @@ def formats_supporting(option: str) -> list[str]:
 
 
 def export_program(model: nn.Module, example: Tensor, dynamic_axes: Sequence[int] = ()) -> ExportedProgram:
-    """Trace a network in eval mode with an example of its one input, whose `dynamic_axes` may change at run time."""
+    """Trace a network in eval mode with an example of its only input, whose `dynamic_axes` may vary at run time."""
     dynamic_shapes = (dict.fromkeys(dynamic_axes, torch.export.Dim.DYNAMIC),)
-    with export_errors("torch.export cannot export this network"), torch.no_grad():
+    with as_export_error("torch.export cannot export this network"), torch.no_grad():
         return torch.export.export(model, (example,), dynamic_shapes=dynamic_shapes)
 
 
@@ -132,8 +135,8 @@ def require_packages(*packages: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def export_errors(problem: str) -> Iterator[None]:
-    """Turn what exporters and runtimes raise, almost anything, into an ExportError, and suppress their warnings."""
+def as_export_error(problem: str) -> Iterator[None]:
+    """Turn errors of exporters and runtimes, of almost any type, into an ExportError, and suppress their warnings."""
     try:
         with suppress_warnings():
             yield

@@ -1,4 +1,4 @@
-"""Prepare a network for export: fold BatchNorm, replace what exporters cannot represent."""
+"""Prepare a network for export: fold BatchNorm and replace what exporters cannot represent."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def prepare_for_export(model: nn.Module, decompose_hard_sigmoid: bool = False) -
     """Copy a network for inference only; its outputs stay the same up to rounding.
 
     Every BatchNorm directly after a convolution is folded into it, global average pools become means, and in-place
-    operators and gradients are switched off. Optionally, hard sigmoids become an addition, a clamp and a product.
+    operators and gradients are disabled. Optionally, each hard sigmoid becomes an addition, a clamp and a product.
     """
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     # ExecuTorch fails on some channels-last weights
     model = model.to(memory_format=torch.contiguous_format)
-    # Iterate over a list, because modules are replaced on the way
+    # Iterate over a list, because the loop replaces modules
     for module in list(model.modules()):
         if isinstance(module, nn.Sequential):
             _fold_batchnorms(module)

@@ -1,4 +1,4 @@
-"""ONNX files, run by ONNX Runtime on the CPU. onnx, onnxscript and onnxruntime are imported when they are used."""
+"""ONNX files, run by ONNX Runtime on the CPU. The packages onnx, onnxscript and onnxruntime are imported when used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fbnetv3.deploy.formats.export_format import (
     INPUT_NAME,
     OUTPUT_NAME,
     ExportFormat,
-    export_errors,
+    as_export_error,
     require_packages,
 )
 
@@ -28,7 +28,7 @@ AXIS_NAMES = {0: "batch", 2: "height", 3: "width"}
 
 
 class OnnxFormat(ExportFormat):
-    """`model.onnx`: one operator for each hard swish and hard sigmoid, for ONNX Runtime and other ONNX runtimes."""
+    """`model.onnx`, with hard swish and hard sigmoid as single operators, for ONNX Runtime and other runtimes."""
 
     suffix = ".onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
@@ -62,14 +62,20 @@ def write_onnx(
     axis_names: Mapping[int, str] = AXIS_NAMES,
     custom_operators: dict[Any, Callable] | None = None,
 ) -> None:
-    """Write an ONNX file with `axis_names` for the input's dynamic axes.
+    """Write an ONNX file.
 
-    `custom_operators` has the ONNX translations of custom operators.
+    Args:
+        program: the traced network.
+        path: the file to write.
+        input_name: name of the input.
+        output_names: names of the outputs.
+        axis_names: names of the input's dynamic axes.
+        custom_operators: ONNX translations of custom operators.
     """
     import onnx
     from onnxscript import optimizer
 
-    with export_errors("torch.onnx cannot export this network"):
+    with as_export_error("torch.onnx cannot export this network"):
         exported = torch.onnx.export(
             program,
             dynamo=True,
@@ -89,10 +95,10 @@ def write_onnx(
 
 
 def _replace_means_with_pools(graph: onnx.GraphProto) -> None:
-    """Turn means over height and width into pools, which ONNX Runtime computes in the memory layout of convolutions."""
+    """Replace means over height and width with pools, which ONNX Runtime computes in the layout of convolutions."""
     from onnx import numpy_helper
 
-    # Initializers with two elements may hold the axes of a mean; -1 and 3 are the same axis
+    # The axes of a mean are an initializer with two elements; -1 and 3 are the same axis
     pairs = [tensor for tensor in graph.initializer if list(tensor.dims) == [2]]
     spatial_axes = {tensor.name for tensor in pairs if sorted(numpy_helper.to_array(tensor) % 4) == [2, 3]}
     for node in graph.node:
@@ -104,14 +110,14 @@ def _replace_means_with_pools(graph: onnx.GraphProto) -> None:
 
 
 def _remove_metadata(graph: onnx.GraphProto) -> None:
-    """Remove stack traces, which hold paths of the machine that exported the network."""
+    """Remove stack traces, which contain paths of the machine that exported the network."""
     for part in (graph, *graph.input, *graph.output, *graph.value_info, *graph.node, *graph.initializer):
         part.doc_string = ""
         del part.metadata_props[:]
 
 
 class OnnxRuntime:
-    """ONNX Runtime on the CPU, with as many threads as torch uses; takes path or content of an ONNX file.
+    """ONNX Runtime on the CPU, with as many threads as torch uses; takes the path or the content of an ONNX file.
 
     By default all threads share the work on each layer. A batch of at least as many images as threads is split
     instead: each thread takes some images through all layers, so that threads never wait for one another.
@@ -150,5 +156,5 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         source = "the graph" if isinstance(self._model, bytes) else self._model
-        with export_errors(f"{source}: {self.name} cannot read it; export it again"):
+        with as_export_error(f"{source}: {self.name} cannot read it; export it again"):
             return onnxruntime.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])

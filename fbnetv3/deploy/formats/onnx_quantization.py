@@ -19,10 +19,10 @@ from onnxruntime.quantization import (
     create_calibrator,
 )
 
-from fbnetv3.deploy.formats.export_format import INPUT_NAME, export_errors
-from fbnetv3.deploy.formats.int8 import HARD_SIGMOID_RANGE, HARD_SWISH_RANGE, count_float_layers
+from fbnetv3.deploy.formats.export_format import INPUT_NAME, as_export_error
+from fbnetv3.deploy.formats.quantization import HARD_SIGMOID_RANGE, HARD_SWISH_RANGE, count_float_layers
 
-# Additions between these become integer too; pools and gates stay float32
+# ONNX Runtime fuses additions between these into integer ones; pools and gates stay float32
 _OPERATORS = ["Conv", "Gemm", "MatMul"]
 _PERCENTILE = 99.999
 _FLOAT_SHARE = 0.01  # share of the weights in float32 layers
@@ -41,7 +41,7 @@ def quantize_onnx(path: Path, batches: Iterable[np.ndarray], reduce_range: bool)
     """
     # Discard what the calibrator prints
     with (
-        export_errors("ONNX Runtime cannot quantize this network"),
+        as_export_error("ONNX Runtime cannot quantize this network"),
         contextlib.redirect_stdout(io.StringIO()),
     ):
         model = onnx.load(path)
@@ -100,7 +100,7 @@ def _float_layers(graph: onnx.GraphProto) -> list[str]:
 
 
 def clamp_saturated_ranges(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:
-    """Clamp the ranges of maps that only a hard swish or a hard sigmoid reads to where these are not constant."""
+    """Clamp the ranges of maps that only a hard swish or hard sigmoid reads to where the activation is not constant."""
     # Find the operators that read each feature map
     reader_types: dict[str, set[str]] = {}
     for node in graph.node:
@@ -119,7 +119,7 @@ def clamp_saturated_ranges(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:
 
 
 def _shorten_names(graph: onnx.GraphProto) -> None:
-    """Replace all names except those of input and output with numbers; names can be a tenth of a small file."""
+    """Replace all names except the input's and the output's with numbers; names can take up a tenth of a small file."""
     fixed = {"", *(value.name for value in (*graph.input, *graph.output))}
     numbers: dict[str, str] = {}
 

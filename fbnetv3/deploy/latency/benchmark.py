@@ -22,13 +22,13 @@ from fbnetv3.deploy.formats.export_format import FORMATS, ExportFormat, Runtime,
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
-from fbnetv3.deploy.latency.onnx_direct import build_onnx_model
-from fbnetv3.deploy.latency.timing import MemoryWatch, Timing, time_calls
+from fbnetv3.deploy.latency.onnx_writer import build_onnx_model
+from fbnetv3.deploy.latency.timing import PeakMemoryMeter, Timing, time_calls
 from fbnetv3.deploy.predictors.classifier_predictor import preprocessing_from_dict
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.modeling.network import build_network
 
-# The runtimes that do not have the name of a format: an optimized copy of the network, and that of the format "onnx"
+# Runtimes that are not named after a format: torch runs an optimized copy of the network, onnxruntime the format "onnx"
 TORCH = "torch"
 ONNX_RUNTIME = "onnxruntime"
 
@@ -36,22 +36,22 @@ OpenRuntime = Callable[[], Runtime]
 
 
 def runtime_names() -> list[str]:
-    """Return the runtimes to measure with: torch, and one for each format in `FORMATS`."""
+    """Return the names of the runtimes to measure with: torch, and one for each format in `FORMATS`."""
     return sorted([TORCH, *(ONNX_RUNTIME if name == "onnx" else name for name in FORMATS.names())])
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Latency of a network per batch, and the peak memory in bytes that it adds to a process, with a runtime."""
+    """The latency of a network per batch, and its peak memory: what loading and running it adds to a process."""
 
     runtime: str
-    side: int
+    resolution: int
     timing: Timing
-    memory: int
+    peak_memory_bytes: int
 
 
 def runtime_format(name: str) -> ExportFormat | None:
-    """Return the format whose files a runtime of `runtime_names` runs; None for torch, which needs no file."""
+    """Return the format of the files that a runtime runs; None for torch, which needs no file."""
     if name not in runtime_names():
         raise UsageError(f"unknown runtime '{name}': {suggest(name, runtime_names())}")
     if name == TORCH:
@@ -60,7 +60,7 @@ def runtime_format(name: str) -> ExportFormat | None:
 
 
 def build_runtime(name: str, module: nn.Module, shape: Sequence[int]) -> Runtime:
-    """Prepare a module in evaluation mode for input of a shape (N, C, H, W), with as many threads as torch uses."""
+    """Prepare a module in evaluation mode for inputs of shape (N, C, H, W), with as many threads as torch uses."""
     if name == ONNX_RUNTIME:
         # From memory, because ONNX Runtime may open the model again later, to split a batch
         return OnnxRuntime(build_onnx_model(prepare_for_export(module), shape))
@@ -78,7 +78,7 @@ def _runtime_opener(name: str, module: nn.Module, shape: Sequence[int], folder: 
     path = folder / export_format.file_name
     prepared = export_format.prepare(module)
     if name == ONNX_RUNTIME:
-        # Much faster than tracing; see `onnx_direct`
+        # Much faster than tracing; see `onnx_writer`
         path.write_bytes(build_onnx_model(prepared, shape))
     else:
         export_format.import_packages()
@@ -87,7 +87,7 @@ def _runtime_opener(name: str, module: nn.Module, shape: Sequence[int], folder: 
 
 
 def measure_latency(runtime: Runtime, shape: Sequence[int], **timing_options: Any) -> Timing:
-    """Time a runtime on random input of a shape; the options are those of `time_calls`."""
+    """Time a runtime on random input of this shape; the options are those of `time_calls`."""
     batch = np.random.default_rng(0).standard_normal(shape, np.float32)
     return time_calls(lambda: runtime.run(batch), **timing_options)
 
@@ -97,7 +97,7 @@ def measure_network(
 ) -> Measurement:
     """Measure an architecture with random weights in a separate process, with as many threads as torch uses here.
 
-    The images have its resolution; `timing_options` are those of `time_calls`.
+    The images have the architecture's resolution. `timing_options` are those of `time_calls`.
     """
     shape = (batch, 3, arch.resolution, arch.resolution)
     model = build_network(arch, num_classes=num_classes).eval()
@@ -112,12 +112,12 @@ def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **timing_opti
     manifest = read_manifest(folder)
     if manifest.task == DETECTION:
         raise UsageError(
-            f"{folder} is a detector, whose latency depends on the image: pass an exported classifier"
+            f"{folder} is a detector, whose latency depends on the image; pass an exported classifier"
         )
     # None is a dynamic size
     fixed_batch, channels, *sides = manifest.input["shape"]
     if fixed_batch not in (None, batch):
-        raise UsageError(f"{folder} takes {fixed_batch} image at a time, not {batch}")
+        raise UsageError(f"{folder} takes batches of {fixed_batch}, not {batch}")
     side = sides[0] or read_preprocessing(folder, preprocessing_from_dict)[0].resolution
     # Open the file in the new process only
     export_format = get_format(manifest.format)
@@ -126,7 +126,7 @@ def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **timing_opti
 
 
 def _measure_in_process(*arguments: Any) -> Measurement:
-    """Call `_measure` in a new process, so that its memory is the network's."""
+    """Call `_measure` in a new process, whose memory is then only the network's."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, torch.set_num_threads, (torch.get_num_threads(),)) as pool:
         return pool.submit(_measure, *arguments).result()
@@ -135,7 +135,7 @@ def _measure_in_process(*arguments: Any) -> Measurement:
 def _measure(
     open_runtime: OpenRuntime, shape: Sequence[int], timing_options: dict[str, Any]
 ) -> Measurement:
-    memory = MemoryWatch()
+    memory = PeakMemoryMeter()
     runtime = open_runtime()
     timing = measure_latency(runtime, shape, **timing_options)
     return Measurement(runtime.name, shape[-1], timing, memory.peak())

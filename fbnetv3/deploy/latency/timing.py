@@ -17,12 +17,12 @@ try:
 except ImportError:  # Windows has no resource: memory is not measured there
     resource = None  # type: ignore[assignment]
 
-_DISTURBED = 0.1  # median above the fastest call by this share
+_MAX_MEDIAN_EXCESS = 0.1  # of the median over the fastest call, on an idle machine
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Latencies of repeated calls, in ms."""
+    """The latencies of repeated calls, in ms."""
 
     calls: int
     min: float
@@ -32,14 +32,14 @@ class Timing:
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether half of the calls were much slower than the fastest, as when other processes use the machine."""
-        return self.median > (1 + _DISTURBED) * self.min
+        """Whether half of the calls were much slower than the fastest, as if other programs were running."""
+        return self.median > (1 + _MAX_MEDIAN_EXCESS) * self.min
 
 
 def time_calls(
     call: Callable[[], object], *, seconds: float = 2.0, warmup: float = 0.3, min_calls: int = 10
 ) -> Timing:
-    """Time calls for some seconds, at least `min_calls`, after `warmup` seconds of at least two untimed calls."""
+    """Time calls for `seconds`, and at least `min_calls` of them, after a warmup of `warmup` seconds and two calls."""
     _repeat(call, warmup, min_calls=2)
     milliseconds = 1e3 * np.array(_repeat(call, seconds, min_calls))
     median, p90, p99 = map(float, np.percentile(milliseconds, (50, 90, 99)))
@@ -56,8 +56,8 @@ def _repeat(call: Callable[[], object], seconds: float, min_calls: int) -> list[
     return times
 
 
-class MemoryWatch:
-    """Measures this process's peak memory relative to its memory when the watch was created."""
+class PeakMemoryMeter:
+    """Measures this process's peak memory relative to its memory when the meter was created."""
 
     def __init__(self) -> None:
         # Linux can reset a process's peak; on other systems, memory below an earlier peak goes unnoticed

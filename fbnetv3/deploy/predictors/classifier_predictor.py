@@ -1,4 +1,4 @@
-"""Classify images with a network in any runtime: images in, labels with probabilities out."""
+"""Classify images with a network in any runtime; the results are labels with probabilities."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fbnetv3.data.transforms import INTERPOLATIONS
 from fbnetv3.deploy.formats.export_format import Runtime
 from fbnetv3.deploy.input_images import ClassifierImage, is_batch, load_image
 from fbnetv3.errors import ExportError
-from fbnetv3.utils.checks import check_int
+from fbnetv3.utils.checks import check_choice, check_int
 
 _MAX_SIDE = 16_384  # pixels
 
@@ -26,7 +26,7 @@ class Prediction:
 
     label: str
     probability: float
-    index: int  # class index
+    class_index: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ class ClassifierPredictor:
     def logits(
         self, images: ClassifierImage | Sequence[ClassifierImage], batch_size: int = 32
     ) -> np.ndarray:
-        """Return the network's output, float32 (N, classes), with N = 1 for a single image; see `__call__`."""
+        """Return the network's logits, float32 (N, classes), with N = 1 for a single image; see `__call__`."""
         check_int(batch_size, "batch_size", 1)
         image_list: list[Any] = list(images) if is_batch(images) else [images]
         outputs = [self.runtime.run(batch) for batch in self.batches(image_list, batch_size)]
@@ -85,7 +85,7 @@ class ClassifierPredictor:
         return logits
 
     def batches(self, images: Sequence[ClassifierImage], batch_size: int) -> Iterator[np.ndarray]:
-        """Yield images as the network takes them, float32 (up to batch_size, channels, H, W)."""
+        """Yield batches of preprocessed images, float32 (up to batch_size, channels, H, W)."""
         transform = self.preprocessing.transform()
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
@@ -108,20 +108,17 @@ def preprocessing_to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def preprocessing_from_dict(fields: Mapping[str, Any]) -> Preprocessing:
-    """Build the preprocessing from what `preprocessing_to_dict` returns, checking every value."""
+    """Build the preprocessing from the result of `preprocessing_to_dict`. Raise ValueError for an invalid value."""
     resolution = int(fields["resolution"])
     resize = int(fields["resize"])
     mean = tuple(map(float, fields["mean"]))
     std = tuple(map(float, fields["std"]))
     # Exported folders may come from strangers
-    is_valid = (
-        len(mean) == len(std)
-        and len(mean) in (1, 3)
-        and all(map(math.isfinite, mean + std))
-        and min(std) > 0
-        and 1 <= resolution <= resize <= _MAX_SIDE
-        and fields["interpolation"] in INTERPOLATIONS
-    )
-    if not is_valid:
-        raise ValueError("not a valid preprocessing")
+    if len(mean) not in (1, 3) or not all(map(math.isfinite, mean)):
+        raise ValueError(f"mean: {mean} must be one or three finite numbers")
+    if len(std) != len(mean) or not all(0 < value < math.inf for value in std):
+        raise ValueError(f"std: {std} must be positive, one number per channel")
+    check_int(resize, "resize", 1, _MAX_SIDE)
+    check_int(resolution, "resolution", 1, resize)
+    check_choice(fields["interpolation"], "interpolation", INTERPOLATIONS)
     return Preprocessing(resolution, resize, mean, std, fields["interpolation"])

@@ -1,4 +1,4 @@
-"""Detect objects with an exported detector: images in, boxes with labels and scores out."""
+"""Detect objects with an exported detector; the results are boxes with labels and scores."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.input_images import ImageLike, is_batch, load_rgb_array
 from fbnetv3.errors import ExportError, UsageError
+from fbnetv3.utils.checks import check_int
 
 DETECTOR_INPUT = "image"
 DETECTOR_OUTPUTS = ("boxes", "scores", "classes")
@@ -25,7 +26,7 @@ class Detection:
     label: str
     score: float
     box: tuple[float, float, float, float]
-    index: int  # class index
+    class_index: int
 
 
 @dataclass(frozen=True)
@@ -89,21 +90,23 @@ class DetectorPredictor:
 
         Args:
             images: one image or a list of images; each is a path, a Pillow image, or a uint8 array (H, W) or
-                (H, W, 3) in RGB. Files and Pillow images are rotated as their EXIF orientation says. For a list, the
-                result is a list of detections for each image.
+                (H, W, 3) in RGB. Files and Pillow images are rotated according to their EXIF orientation. For a list,
+                the result is a list of detections for each image.
             score_threshold: minimum score, in addition to the detector's own threshold, from its config.
 
         Raises:
             DataError: an image is missing or corrupt; the message names it.
+            UsageError: `score_threshold` is not in [0, 1].
+            ExportError: the detector returns a class index without a name.
         """
         if not 0 <= score_threshold <= 1:
             raise UsageError(f"score_threshold {score_threshold} must be in [0, 1]")
         image_list: list[Any] = list(images) if is_batch(images) else [images]
         arrays = (load_rgb_array(image, f"images[{i}]") for i, image in enumerate(image_list))
-        detections = [self._to_detections(self.boxes(pixels), score_threshold) for pixels in arrays]
+        detections = [self._to_detections(self.detect(pixels), score_threshold) for pixels in arrays]
         return detections if is_batch(images) else detections[0]
 
-    def boxes(self, pixels: np.ndarray) -> DetectionArrays:
+    def detect(self, pixels: np.ndarray) -> DetectionArrays:
         """Return the objects in one image, uint8 (height, width, 3) in RGB, as arrays.
 
         Boxes are scaled from the resized to the original image and clipped to it, as detectron2 does.
@@ -150,8 +153,8 @@ def resize_to_dict(resize: ShortSideResize) -> dict[str, Any]:
 
 
 def resize_from_dict(fields: Mapping[str, Any]) -> ShortSideResize:
-    """Build the resizing from what `resize_to_dict` returns, checking every value."""
+    """Build the resizing from the result of `resize_to_dict`. Raise ValueError for an invalid value."""
     resize = ShortSideResize(int(fields["shortest"]), int(fields["longest"]))
-    if resize.shortest < 0 or not 1 <= resize.longest <= _MAX_SIDE:
-        raise ValueError("not a valid resizing")
+    check_int(resize.shortest, "shortest", 0)
+    check_int(resize.longest, "longest", 1, _MAX_SIDE)
     return resize

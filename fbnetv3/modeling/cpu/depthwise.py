@@ -18,7 +18,7 @@ Geometry = tuple[tuple[int, int], tuple[int, int]]
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """`nn.Conv2d` that trains faster on CPUs if it is depthwise, wider than three, float32 and channels-last.
+    """`nn.Conv2d` that trains faster on CPUs for depthwise float32 kernels wider than 3 and channels-last input.
 
     Outputs and state are the same; the weight gradient is summed in a different order.
     """
@@ -26,12 +26,15 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) to (N, C, H', W')."""
         if not torch.jit.is_scripting():  # noqa: SIM102 - scripting skips this branch only if it has a single condition
-            if isinstance(x, Tensor) and self._has_slow_gradient(x):
+            if isinstance(x, Tensor) and self._uses_fast_gradient(x):
                 return _DepthwiseFunction.apply(x, self.weight, (self.stride, self.padding))
         return self._conv_forward(x, self.weight, self.bias)
 
-    def _has_slow_gradient(self, x: Tensor) -> bool:
-        """Return whether eager autograd computes the weight gradient of a convolution that this module supports."""
+    def _uses_fast_gradient(self, x: Tensor) -> bool:
+        """Return whether to compute the weight gradient here rather than in torch.
+
+        That is in eager training on a CPU, for the layers that `_weight_gradient` supports.
+        """
         return (
             torch.is_grad_enabled()
             and x.device.type == "cpu"
@@ -79,7 +82,7 @@ class _DepthwiseFunction(torch.autograd.Function):
 def _torch_gradients(
     grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, needs: tuple[bool, bool]
 ) -> Any:
-    """Compute the gradients for the input and the weight that are needed, by torch's operator."""
+    """Compute the needed gradients, of the input and the weight, with torch's operator."""
     dilation = (1, 1)
     is_transposed = False
     output_padding = (0, 0)
@@ -90,7 +93,7 @@ def _torch_gradients(
 
 
 def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
-    """Compute the weight gradient (C, 1, K, K) by convolutions of width 3 and 1, which oneDNN computes fast.
+    """Compute the weight gradient (C, 1, K, K) with convolutions of width 3 and 1, which oneDNN computes fast.
 
     `grad` is the gradient of the output (N, C, H', W'), `x` the input (N, C, H, W).
     """
@@ -125,7 +128,7 @@ def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, geometry: Geometry
 def _slice_input(
     x: Tensor, width: int, stride: int, padding: int
 ) -> Iterator[tuple[Tensor, int, dict[int, int]]]:
-    """Divide the columns of a kernel of this width between slices of the input, such that positions are small.
+    """Divide the columns of a kernel of this width between slices of the input, so that positions are small.
 
     For output column o, kernel column c reads input column `stride * o + c - padding`. If that is at most one column
     away from `stride * o`, it is read from the unchanged input. The others are read from every stride-th input column,

@@ -73,7 +73,7 @@ def can_expand(pooler: nn.Module) -> bool:
 def roi_align_channels_last(x: Tensor, rois: Tensor, samples: Tensor, side: int, scale: float) -> Tensor:
     """Apply aligned ROIAlign with an adaptive number of samples to channels-last maps.
 
-    torchvision's operator walks over the map channel by channel; this one reads all channels of a position at once, by
+    torchvision's operator traverses the map channel by channel; this one reads all channels of a position at once, by
     summing rows of the map with `embedding_bag`.
 
     Args:

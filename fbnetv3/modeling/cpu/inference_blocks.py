@@ -29,7 +29,7 @@ _INPLACE_FUNCTIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
 def fuse_blocks(module: nn.Module) -> nn.Module:
     """Replace units and inverted residuals in eval mode with inference versions, in place; return the new module.
 
-    Outputs stay the same up to rounding; modules that override the forward pass of these blocks are left unchanged.
+    Outputs stay the same up to rounding. Subclasses that override `forward` are left unchanged.
     """
     if isinstance(module, MBConv) and type(module).forward is MBConv.forward:
         return FusedMBConv(module)
@@ -47,7 +47,7 @@ def fuse_blocks(module: nn.Module) -> nn.Module:
 
 
 class FusedConv(nn.Module):
-    """A convolution with zero padding; `others` may be its norm, folded in if possible, and its activation."""
+    """A convolution with zero padding. `others` may be its norm, which is folded if possible, and its activation."""
 
     weight: Tensor
     bias: Tensor | None
@@ -62,7 +62,7 @@ class FusedConv(nn.Module):
         weight, bias = folded or (conv.weight, conv.bias)
         self.register_buffer("weight", weight.detach().contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", None if bias is None else bias.detach())
-        self.geometry: Any = (conv.stride, conv.padding, conv.dilation, conv.groups)
+        self.conv_args: Any = (conv.stride, conv.padding, conv.dilation, conv.groups)
         self.act = _inplace_function(layers[0]) if layers else None
         self._has_relu = self.act is torch.relu_
         self._packed = None
@@ -77,7 +77,7 @@ class FusedConv(nn.Module):
             if y is not None:
                 return y if self.act is None or self._has_relu else self.act(y)
         # Without packed weights
-        y = F.conv2d(x, self.weight, self.bias, *self.geometry)
+        y = F.conv2d(x, self.weight, self.bias, *self.conv_args)
         if self.norm is not None:
             y = self.norm(y)
         return y if self.act is None else self.act(y)
@@ -87,7 +87,7 @@ class FusedConv(nn.Module):
 
         For a depthwise convolution with nothing after it, it is computed as a weighted sum of the input.
         """
-        is_depthwise = self.geometry[-1] == x.shape[1]
+        is_depthwise = self.conv_args[-1] == x.shape[1]
         if is_depthwise and self.norm is None and self.act is None and self.bias is None:
             weights, positions = self._output_sum_weights(x)
             return (x * weights).sum((2, 3)), positions
@@ -95,9 +95,9 @@ class FusedConv(nn.Module):
         return y.sum((2, 3)), y.shape[2] * y.shape[3]
 
     def _output_sum_weights(self, x: Tensor) -> tuple[Tensor, int]:
-        """Return the weights (1, C, H, W) by which the input enters the output's sum, and the output's positions.
+        """Return the weight (1, C, H, W) of each input in the sum of the output, and the number of output positions.
 
-        They are the gradient of the sum with respect to the input, and cached for inputs of the same size.
+        The weights are the gradient of the sum with respect to the input. They are cached for inputs of the same size.
         """
         size = x.shape[2:]
         if self._output_sum is not None:
@@ -105,7 +105,7 @@ class FusedConv(nn.Module):
             if (cached.shape[2:], cached.dtype, cached.device) == (size, x.dtype, x.device):
                 return self._output_sum
         # Size of the output
-        stride, padding, dilation, _ = self.geometry
+        stride, padding, dilation, _ = self.conv_args
         axes = zip(size, padding, dilation, self.weight.shape[2:], stride, strict=True)
         output_size = [
             (n + 2 * pad - dil * (kernel - 1) - 1) // step + 1 for n, pad, dil, kernel, step in axes
@@ -113,7 +113,7 @@ class FusedConv(nn.Module):
         # The gradient of a sum: all outputs have gradient 1
         ones = x.new_ones(1, len(self.weight), *output_size)
         input_shape = (1, x.shape[1], *size)
-        weights = conv2d_input(input_shape, self.weight.contiguous(), ones, *self.geometry)
+        weights = conv2d_input(input_shape, self.weight.contiguous(), ones, *self.conv_args)
         weights = weights.contiguous(memory_format=torch.channels_last)
         self._output_sum = weights, output_size[0] * output_size[1]
         return self._output_sum

@@ -12,18 +12,18 @@ _MAX_INT = 2**31 - 1
 
 
 def keep_freed_memory() -> bool:
-    """Keep freed memory in this process for the tensors of the next step, instead of returning it each time.
+    """Keep freed memory for the tensors of the next step, instead of returning it to the system after each step.
 
     By default glibc maps every large tensor anew, and the kernel clears its pages one by one, which takes a fifth of a
     training step of FBNetV3-B on a CPU. The setting lasts for the lifetime of the process, so programs should call
-    this, but not libraries. The process never shrinks; at its end it holds up to 2 GB of unused memory.
+    this; libraries should not. The process never shrinks; at its end it holds up to 2 GB of unused memory.
 
     Return whether the setting took effect; only glibc supports it.
     """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    # Older versions refuse values this large; mallopt returns 1 if it accepts
+    # Older versions reject values this large; mallopt returns 1 on success
     return mallopt is not None and all(
         mallopt(option, _MAX_INT) == 1 for option in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD)
     )

@@ -1,4 +1,4 @@
-"""oneDNN's packed convolutions, by the private operators with which torch.compile runs convolutions on CPUs.
+"""oneDNN's packed convolutions, through the private operators that torch.compile uses on CPUs.
 
 Nothing else here uses private operators of torch. Without them, or for inputs other than float32 on CPUs, callers use
 `F.conv2d`.
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 PackedConv = tuple[Any, ...]
-"""The arguments of oneDNN's convolution after the input; the first is the weight in oneDNN's own layout."""
+"""The arguments of oneDNN's convolution after the input; the first is the weight in oneDNN's own memory layout."""
 
 # Private operators of torch 2.14; later versions may lack them
 _OPERATORS = ("_convolution_pointwise", "_reorder_convolution_weight")
@@ -27,14 +27,14 @@ PACKS_WEIGHTS = (
 
 
 def pack_conv(weight: Tensor, bias: Tensor | None, conv: nn.Conv2d, relu: bool) -> PackedConv | None:
-    """Pack a convolution with the geometry of `conv`, optionally with a ReLU; return None if it cannot be packed."""
+    """Pack a convolution with the settings of `conv`, optionally with a ReLU; return None if it cannot be packed."""
     if not PACKS_WEIGHTS or weight.device.type != "cpu" or weight.dtype != torch.float32:
         return None
-    geometry = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-    packed_weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *geometry)
-    # The activation has scalars and an algorithm too
+    conv_args = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
+    packed_weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *conv_args)
+    # The operator also takes the activation's scalars and algorithm, which ReLU does not need
     activation = "relu" if relu else "none"
-    return packed_weight, bias, *geometry, activation, [], ""
+    return packed_weight, bias, *conv_args, activation, [], ""
 
 
 def run_packed(x: Tensor, conv: PackedConv) -> Tensor | None:

@@ -324,13 +324,14 @@ def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
         (
             "export_net",
             [*config, "--format", "executorch"],
-            "detectors are exported to onnx, not to executorch",
+            "detectors can only be exported with --format onnx",
         ),
         (
             "export_net",
             [*config, "--format", "onnx", "--int8"],
-            "detectors are exported to onnx, not to int8",
+            "with --format onnx and without --int8",
         ),
+        ("export_net", [*config, "--format", "onnx", "--any-size"], "omit --any-size"),
         (
             "export_net",
             ["--config", file, "--format", "onnx"],
@@ -345,12 +346,12 @@ def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
         (
             "detect",
             ["--model", folder, "--weights", weights, "--input", scenes],
-            "omit --weights and config keys",
+            "omit --weights and KEY VALUE pairs",
         ),
         (
             "detect",
             ["--model", folder, "--input", scenes, "MODEL.DEVICE", "cpu"],
-            "omit --weights and config keys",
+            "omit --weights and KEY VALUE pairs",
         ),
     ):
         ran = tool(name, *arguments, *out)

@@ -15,7 +15,7 @@ from fbnetv3.deploy import FORMATS
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
 from fbnetv3.deploy.latency.benchmark import build_runtime, measure_exported, measure_network, runtime_names
-from fbnetv3.deploy.latency.latency_measurement import describe_device
+from fbnetv3.deploy.latency.table_measurement import describe_device
 from fbnetv3.errors import ExportError, UsageError
 from fbnetv3.modeling import build_network
 
@@ -84,14 +84,14 @@ def test_torch_runs_an_optimized_copy(network, images):
 @pytest.mark.parametrize("runtime", ["onnxruntime", "torch"])
 def test_a_network(runtime):
     measurement = measure_network(runtime, TINY, num_classes=10, batch=2, seconds=0.05, warmup=0.01)
-    assert measurement.side == 32 and measurement.runtime.startswith(runtime)
-    assert measurement.timing.median > 0 and measurement.memory > 1e6
+    assert measurement.resolution == 32 and measurement.runtime.startswith(runtime)
+    assert measurement.timing.median > 0 and measurement.peak_memory_bytes > 1e6
 
 
 def test_an_exported_folder(exported):
     measurement = measure_exported(exported("onnx"), batch=3, seconds=0.05, warmup=0.01)
-    assert measurement.side == 32 and measurement.timing.calls >= 10
-    with pytest.raises(UsageError, match="takes 1 image at a time"):
+    assert measurement.resolution == 32 and measurement.timing.calls >= 10
+    with pytest.raises(UsageError, match="takes batches of 1, not 3"):
         measure_exported(exported("executorch"), batch=3)
     with pytest.raises(ExportError, match="no such folder"):
         measure_exported("nothing/there")
@@ -102,7 +102,7 @@ def test_an_exported_folder_of_any_size(exported, tmp_path):
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["input"]["shape"] = [None, 1, None, None]
     (folder / "manifest.json").write_text(json.dumps(manifest))
-    assert measure_exported(folder, seconds=0.05, warmup=0.01).side == 32
+    assert measure_exported(folder, seconds=0.05, warmup=0.01).resolution == 32
 
 
 def test_an_exported_detector(exported, tmp_path):

@@ -3,7 +3,7 @@
 import mmap
 import time
 
-from fbnetv3.deploy.latency.timing import MemoryWatch, Timing, device_name, time_calls
+from fbnetv3.deploy.latency.timing import PeakMemoryMeter, Timing, device_name, time_calls
 
 
 def test_timing():
@@ -19,17 +19,17 @@ def test_a_disturbed_timing():
     assert not Timing(10, min=1, median=1.05, p90=2, p99=2).is_disturbed
 
 
-def test_memory_is_counted_from_the_start_of_the_watch():
-    watch = MemoryWatch()
+def test_memory_is_counted_from_the_start_of_the_meter():
+    meter = PeakMemoryMeter()
     with mmap.mmap(-1, 40_000_000) as data:  # pages that the process has not used before
         data.write(bytes(40_000_000))
-        assert 30e6 < watch.peak() < 300e6
+        assert 30e6 < meter.peak() < 300e6
 
 
 def test_memory_is_zero_on_windows(monkeypatch):
     monkeypatch.setattr("fbnetv3.deploy.latency.timing.resource", None)
     monkeypatch.setattr("fbnetv3.deploy.latency.timing._proc_value", lambda file, *fields: "")
-    assert MemoryWatch().peak() == 0
+    assert PeakMemoryMeter().peak() == 0
 
 
 def test_the_device_has_a_name():

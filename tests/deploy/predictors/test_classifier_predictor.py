@@ -26,7 +26,7 @@ def test_paths_arrays_and_pillow_images_give_the_same(predictor, held_out, tmp_p
         f"{tmp_path}/digit.png",
     ]
     results = predictor(same)
-    assert [p.index for p in results[0]] == [p.index for p in results[1]]
+    assert [p.class_index for p in results[0]] == [p.class_index for p in results[1]]
     for predictions in results[1:]:
         assert [p.probability for p in predictions] == pytest.approx(
             [p.probability for p in results[0]], abs=1e-5
@@ -48,7 +48,7 @@ def test_probabilities(predictor, held_out):
     assert sum(p.probability for p in predictions) == pytest.approx(1)
     assert predictions == sorted(predictions, key=lambda p: -p.probability)
     assert predictor(held_out[0][0], top=2) == predictions[:2]
-    assert all(p.label == predictor.classes[p.index] for p in predictions)
+    assert all(p.label == predictor.classes[p.class_index] for p in predictions)
 
 
 def test_large_logits_do_not_overflow(digits):

@@ -1,4 +1,4 @@
-"""Read checkpoint files safely: no code from the file is executed, and decompression bombs are refused."""
+"""Load checkpoint files safely: no code from the file is executed, and decompression bombs are rejected."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _HARMLESS_GLOBALS: list[Any] = [
 
 
 def read_state_dict(source: str | os.PathLike, *, sha256: str | None = None) -> StateDict:
-    """Read the tensors of a file, URL or `zoo://` entry, in any layout; `sha256` is the checksum of a download."""
+    """Read a state dict from a file, URL or `zoo://` entry. `sha256` is the expected checksum of a download."""
     return extract_state_dict(load_checkpoint_file(local_path(source, sha256)), str(source))
 
 
@@ -52,7 +52,7 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
             from safetensors.torch import load_file
 
             return load_file(path)
-        _refuse_archive_bomb(path)
+        _reject_archive_bomb(path)
         with torch.serialization.safe_globals(_HARMLESS_GLOBALS):
             return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -79,7 +79,7 @@ def load_checkpoint_file(path: str | os.PathLike) -> object:
         raise WeightsError(f"{path}: {problem}{deleted}") from None
 
 
-def _refuse_archive_bomb(path: Path) -> None:
+def _reject_archive_bomb(path: Path) -> None:
     """Reject a zip archive that would expand when read. torch.save stores its entries without compression."""
     if not zipfile.is_zipfile(path):
         return  # the format of torch before 1.6
@@ -91,7 +91,7 @@ def _refuse_archive_bomb(path: Path) -> None:
 
 
 def extract_state_dict(checkpoint: object, name: str) -> StateDict:
-    """Extract the weights of a checkpoint, EMA weights if it has them; `name` is its name in error messages."""
+    """Return the weights of a checkpoint, averaged (EMA) ones if it has them. `name` is its name in error messages."""
     for _ in range(_MAX_NESTING):
         if not isinstance(checkpoint, Mapping):
             break

@@ -55,6 +55,10 @@ def describe_device(runtime: str, batch: int = 1, name: str = "") -> MeasuredDev
     )
 
 
+def _runtime_name(device: MeasuredDevice) -> str:
+    return device.runtime.split()[0]  # without the version that `describe_device` appends
+
+
 def fill_table(
     path: Path,
     device: MeasuredDevice,
@@ -62,20 +66,30 @@ def fill_table(
     networks: Iterable[ArchDef] = (),
     *,
     num_classes: int = 1000,
-    again: bool = False,
+    remeasure: bool = False,
     progress: Callable[[str, int, int], None] = lambda kind, done, total: None,
 ) -> LatencyTable:
-    """Measure what a latency table lacks, and append each measurement at once, so that it can be resumed.
+    """Measure what a latency table lacks.
 
-    `device` is this machine, from `describe_device`. From whole networks, the table learns how latencies of blocks add
-    up. With `again`, its blocks are measured again, and the shorter times are kept. `progress` is called with "blocks"
-    or "networks", how many are measured, and how many there are.
+    Each measurement is appended immediately, so that an interrupted run can be resumed.
+
+    Args:
+        path: the table's file; created if it does not exist.
+        device: this machine, from `describe_device`.
+        shapes: the blocks to measure.
+        networks: whole networks to measure; from them, the table learns how the latencies of blocks add up.
+        num_classes: number of classes of the networks.
+        remeasure: whether to measure the table's blocks again; the shorter times are kept.
+        progress: called with "blocks" or "networks", how many are measured, and how many there are.
+
+    Raises:
+        LatencyError: the table was measured on a different device, or is not a latency table.
     """
-    runtime = device.runtime.split()[0]
+    runtime = _runtime_name(device)
     writer = LatencyTableWriter(path, device)
     table = load_latency_table(path)
     # Blocks
-    missing_shapes = [shape for shape in shapes if again or shape not in table.blocks]
+    missing_shapes = [shape for shape in shapes if remeasure or shape not in table.blocks]
     for done, shape in enumerate(missing_shapes, 1):
         inputs = (device.batch, shape.spec.in_channels, shape.side, shape.side)
         block = build_runtime(runtime, build_block(shape), inputs)
@@ -94,9 +108,9 @@ def fill_table(
 
 @dataclass(frozen=True)
 class TableQuality:
-    """How well a table predicts the latency of a number of networks, with errors relative to measured latencies."""
+    """How well a table predicts the latency of networks; errors are relative to the measured latencies."""
 
-    networks: int
+    num_networks: int
     rank_correlation: float
     median_error: float
     max_error: float
@@ -109,16 +123,16 @@ def evaluate_table(
     *,
     log: Callable[[str], None] = lambda line: None,
 ) -> TableQuality:
-    """Measure two or more networks and compare the latencies with the predictions of a table of this machine.
+    """Measure two or more networks, and compare the latencies with the predictions of this machine's table.
 
-    `log` is called with a line for each network.
+    `log` is called with a line of text for each network. Raise LatencyError if the table belongs to another device.
     """
     from scipy.stats import spearmanr
 
-    runtime = table.device.runtime.split()[0]
+    runtime = _runtime_name(table.device)
     this_device = describe_device(runtime, table.device.batch, table.device.device)
     if this_device != table.device:
-        raise LatencyError(f"the table belongs to {table.device}; this is {this_device}")
+        raise LatencyError(f"the table was measured on {table.device}, but this is {this_device}")
     # Predict, measure, and compare
     predicted = np.array([table.predict(arch, num_classes) for arch in networks])
     measured = []
@@ -131,7 +145,7 @@ def evaluate_table(
 
 
 def _network_latency(runtime: str, arch: ArchDef, num_classes: int, batch: int) -> float:
-    """Measure a network; return milliseconds."""
+    """Return the measured latency of a network in milliseconds."""
     inputs = (batch, 3, arch.resolution, arch.resolution)
     network = build_network(arch, num_classes=num_classes).eval()
     opened = build_runtime(runtime, network, inputs)

@@ -5,7 +5,7 @@ from scipy.stats import spearmanr
 
 from fbnetv3.arch import get_arch
 from fbnetv3.arch.latency_table import LatencyError, LatencyTable, block_shapes, load_latency_table
-from fbnetv3.deploy.latency.latency_measurement import describe_device, evaluate_table, fill_table
+from fbnetv3.deploy.latency.table_measurement import describe_device, evaluate_table, fill_table
 from fbnetv3.errors import UsageError
 
 TINY = get_arch("fbnetv3_a0_cifar")
@@ -38,7 +38,7 @@ def test_a_table_is_filled_and_resumed(tmp_path):
     num_lines = path.read_text().count("\n")
     assert fill_table(path, device, shapes, [TINY], num_classes=10) == table
     assert path.read_text().count("\n") == num_lines
-    fill_table(path, device, shapes[:2], num_classes=10, again=True)
+    fill_table(path, device, shapes[:2], num_classes=10, remeasure=True)
     assert path.read_text().count("\n") == num_lines + 2
 
 
@@ -57,13 +57,13 @@ def table(networks):
 def test_predictions_are_compared_with_measurements(table, networks, monkeypatch):
     factors = dict(zip([arch.name for arch in networks], (1.0, 2.0, 0.8, 1.0), strict=True))
     monkeypatch.setattr(
-        "fbnetv3.deploy.latency.latency_measurement._network_latency",
+        "fbnetv3.deploy.latency.table_measurement._network_latency",
         lambda runtime, arch, num_classes, batch: factors[arch.name] * table.predict(arch, num_classes),
     )
     quality = evaluate_table(table, networks, 10)
     predicted = [table.predict(arch, 10) for arch in networks]
     measured = [ms * factor for ms, factor in zip(predicted, factors.values(), strict=True)]
-    assert quality.networks == 4
+    assert quality.num_networks == 4
     assert quality.rank_correlation == pytest.approx(spearmanr(predicted, measured)[0])
     assert 0.1 < quality.rank_correlation < 0.99
     assert quality.median_error == pytest.approx((0 + 0.25) / 2)

@@ -1,8 +1,8 @@
 """Write ONNX models of inference modules directly, in milliseconds instead of seconds.
 
 A latency table needs an ONNX model for each of the thousands of blocks in a search space, and `torch.onnx` takes
-seconds for each. The blocks consist of few operators, so their graphs can be written directly. They equal those of
-`write_onnx`; the tests compare both.
+seconds for each. The blocks consist of few operators, so their graphs can be written directly. They match those of
+`write_onnx`; a test compares them.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def build_onnx_model(module: nn.Module, shape: Sequence[int]) -> bytes:
     onnx_nodes, weights = [], []
     value_names: dict[fx.Node, str] = {}  # ONNX name of each node's result
     for node in graph.nodes:
-        # Inputs, identities and dropout only pass a value on
+        # Inputs, identities and dropout pass their value through
         inputs = [value_names[argument] for argument in node.all_input_nodes]
         layer = layers[node.target] if node.op == "call_module" else None
         if node.op == "placeholder":
@@ -68,7 +68,7 @@ def build_onnx_model(module: nn.Module, shape: Sequence[int]) -> bytes:
         if isinstance(layer, (nn.Identity, nn.Dropout)):
             value_names[node] = inputs[0]
             continue
-        # All others become an ONNX node, convolutions with weights
+        # Every other node becomes an ONNX node; convolutions have weights
         name = OUTPUT_NAME if node.op == "output" else node.name
         value_names[node] = name
         if isinstance(layer, nn.Conv2d):

@@ -12,7 +12,7 @@ import numpy as np
 from torch.export import ExportedProgram
 
 from fbnetv3.deploy.formats.export_format import ExportFormat
-from fbnetv3.deploy.input_images import ClassifierImage, list_image_files
+from fbnetv3.deploy.input_images import ClassifierImage, sample_image_files
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.errors import DataError, ExportError, UsageError
 from fbnetv3.utils.text import evenly_spaced
@@ -21,21 +21,22 @@ from fbnetv3.utils.text import evenly_spaced
 HARD_SWISH_RANGE = (-3.0, None)
 HARD_SIGMOID_RANGE = (-3.0, 3.0)
 _DEFAULT_MIN_AGREEMENT = 98.0  # percent of unlabeled images
-_CALIBRATION_BATCH = 8  # the feature maps of a whole batch are kept at once
+_CALIBRATION_BATCH = 8  # small, because calibration keeps the feature maps of a whole batch
 
 
 @dataclass(frozen=True)
-class Int8:
+class Int8Settings:
     """How to quantize a network and how to judge the result.
 
     Attributes:
-        calibration: a few hundred images, from which the range of each feature map is taken.
-        images: other images, to compare int8 with float32 on.
+        calibration: a few hundred images, on which the range of each feature map is measured.
+        images: other images, on which int8 is compared with float32.
         targets: class index of each of `images`, to measure top-1; None if unknown.
         max_drop: maximum drop in top-1, in percentage points.
         min_agreement: minimum percentage of images for which both choose the same class; default: 98 without
             targets, no limit with targets.
-        reduce_range: use 7-bit weights in ONNX, for x86 without VNNI, where sums of two 8-bit products may saturate.
+        reduce_range: whether to use 7-bit weights, only with ONNX: on x86 without VNNI, sums of two 8-bit products may
+            saturate.
     """
 
     calibration: Sequence[ClassifierImage]
@@ -50,7 +51,7 @@ class Int8:
             raise UsageError("int8 needs images to calibrate on")
         targets = self.images if self.targets is None else self.targets
         if not self.images or len(targets) != len(self.images):
-            raise UsageError("int8 needs images to compare on, and none or all of their targets")
+            raise UsageError("int8 needs images to compare on, and the targets of all of them or of none")
 
     @property
     def required_agreement(self) -> float:
@@ -70,7 +71,7 @@ class Int8:
             equal["top1_int8"] = int8_classes == targets
         return {key: 100 * float(is_equal.mean()) for key, is_equal in equal.items()}
 
-    def describe_loss(self, comparison: dict[str, float]) -> str:
+    def describe_violation(self, comparison: dict[str, float]) -> str:
         """Describe which limit the result of `compare` exceeds; return an empty text if none."""
         # Labels decide if available; agreement decides without labels, or if a minimum was set
         count = len(self.images)
@@ -92,9 +93,9 @@ def quantize_model_file(
     path: Path,
     export_format: ExportFormat,
     float32_predictor: ClassifierPredictor,
-    int8: Int8,
+    int8: Int8Settings,
 ) -> dict[str, Any]:
-    """Replace the model file with its int8 version, and return how both compare, for the manifest."""
+    """Replace the model file with its int8 version, and return the comparison, for the manifest."""
     # Compute float32 logits before the file is replaced
     float32_logits = float32_predictor.logits(int8.images)
     float32_bytes = path.stat().st_size
@@ -102,7 +103,7 @@ def quantize_model_file(
     export_format.quantize(program, path, batches, int8.reduce_range)
     int8_predictor = replace(float32_predictor, runtime=export_format.open(path))
     comparison = int8.compare(float32_logits, int8_predictor.logits(int8.images))
-    if loss := int8.describe_loss(comparison):
+    if loss := int8.describe_violation(comparison):
         name = float32_predictor.name
         raise ExportError(f"{name}: int8 {loss}. Nothing was exported; try other calibration images")
     return {
@@ -117,10 +118,11 @@ def quantize_model_file(
 
 
 def count_float_layers(weight_counts: Sequence[int], max_share: float) -> int:
-    """Return how many of a network's first layers stay float32: those that hold at most a share of all weights.
+    """Return how many of a network's first layers stay float32: those that together hold `max_share` of all weights.
 
-    They work on the largest feature maps with the fewest channels. Rounding does the most harm there, float32 weights
-    take little space, and where quantizing the maps costs more time than integer products save, float32 is faster too.
+    The first layers have the largest feature maps with the fewest channels. Rounding does the most harm there, and
+    float32 weights take little space. Where quantizing the maps takes longer than integer products save, float32 is
+    also faster.
     """
     return int((np.cumsum(weight_counts) <= max_share * sum(weight_counts)).sum())
 
@@ -128,14 +130,14 @@ def count_float_layers(weight_counts: Sequence[int], max_share: float) -> int:
 def split_image_folder(
     folder: str | os.PathLike, max_calibration: int, max_comparison: int
 ) -> tuple[list[Path], list[Path]]:
-    """Split the image files in a folder and its subfolders into some to calibrate on and others to compare on.
+    """Divide the image files of a folder and its subfolders into images to calibrate on and images to compare on.
 
     Both are evenly spaced over the sorted file names. If there are few images, each part gets half of them.
     """
-    paths = list_image_files(folder, max_calibration + max_comparison)
+    paths = sample_image_files(folder, max_calibration + max_comparison)
     if len(paths) < 2:
         raise DataError(
-            f"{folder}: only one image; int8 needs some to calibrate on and others to compare on"
+            f"{folder}: has only one image; int8 needs images to calibrate on and others to compare on"
         )
     calibration = evenly_spaced(paths, min(max_calibration, (len(paths) + 1) // 2))
     chosen = set(calibration)

@@ -8,7 +8,7 @@ import torch
 
 import fbnetv3
 from fbnetv3.errors import WeightsError
-from fbnetv3.modeling.checkpoint_files import extract_state_dict, load_checkpoint_file
+from fbnetv3.modeling.safe_loading import extract_state_dict, load_checkpoint_file
 from tests.modeling.weight_files import RunsCode
 
 SMALL = "fbnetv3_digits"

@@ -11,8 +11,8 @@ from fbnetv3.arch.latency_table import block_shapes
 from fbnetv3.deploy.formats.export_format import export_program
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime, write_onnx
-from fbnetv3.deploy.latency.latency_measurement import build_block
-from fbnetv3.deploy.latency.onnx_direct import build_onnx_model
+from fbnetv3.deploy.latency.onnx_writer import build_onnx_model
+from fbnetv3.deploy.latency.table_measurement import build_block
 from fbnetv3.errors import ExportError
 from fbnetv3.modeling import build_network
 

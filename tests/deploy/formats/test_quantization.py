@@ -9,8 +9,8 @@ from torch import nn
 
 import fbnetv3
 from fbnetv3.arch import get_arch
-from fbnetv3.deploy import ClassifierPredictor, Int8, TorchRuntime, export_classifier, load
-from fbnetv3.deploy.formats.int8 import count_float_layers, split_image_folder
+from fbnetv3.deploy import ClassifierPredictor, Int8Settings, TorchRuntime, export_classifier, load
+from fbnetv3.deploy.formats.quantization import count_float_layers, split_image_folder
 from fbnetv3.errors import DataError, ExportError, UsageError
 
 CLASSES = [str(d) for d in range(10)]
@@ -19,7 +19,7 @@ SAME_CLASS = "chooses the same class as float32 for {}% of 4 images; 98% are req
 
 @pytest.fixture(scope="module")
 def int8(digits, held_out):
-    return Int8(digits.labeled_images("train", 64)[0], *held_out)
+    return Int8Settings(digits.labeled_images("train", 64)[0], *held_out)
 
 
 @pytest.fixture(scope="module")
@@ -171,11 +171,11 @@ def test_ranges_are_clamped_to_where_activations_are_not_constant():
 )
 def test_missing_images(calibration, images, targets, message):
     with pytest.raises(UsageError, match=message):
-        Int8(calibration, images, targets)
+        Int8Settings(calibration, images, targets)
 
 
 def test_agreement_and_top1():
-    int8 = Int8([0], [0] * 4, [0, 1, 1, 0])
+    int8 = Int8Settings([0], [0] * 4, [0, 1, 1, 0])
     before, after = np.eye(2)[[0, 1, 0, 1]], np.eye(2)[[0, 1, 1, 0]]
     assert int8.compare(before, after) == {"agreement": 50, "top1_float32": 50, "top1_int8": 100}
     assert replace(int8, targets=None).compare(before, after) == {"agreement": 50}
@@ -194,11 +194,11 @@ def test_agreement_and_top1():
     ],
 )
 def test_lost_accuracy(changes, agreement, top1_int8, message):
-    int8 = replace(Int8([0], [0] * 4, [0] * 4), **changes)
+    int8 = replace(Int8Settings([0], [0] * 4, [0] * 4), **changes)
     comparison = {"agreement": agreement} | (
         {"top1_float32": 90.0, "top1_int8": top1_int8} if top1_int8 else {}
     )
-    assert int8.describe_loss(comparison) == message
+    assert int8.describe_violation(comparison) == message
 
 
 def test_an_inaccurate_network_is_not_exported(tiny, int8, export, tmp_path):
@@ -236,5 +236,5 @@ def test_a_folder_is_split(tmp_path):
     assert [len(part) for part in split_image_folder(tmp_path, 256, 1000)] == [5, 5]
     for i in range(1, 10):
         (tmp_path / f"{i}.png").unlink()
-    with pytest.raises(DataError, match="only one image; int8 needs some to calibrate on and others"):
+    with pytest.raises(DataError, match="only one image; int8 needs images to calibrate on and others"):
         split_image_folder(tmp_path, 256, 1000)
