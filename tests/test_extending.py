@@ -24,7 +24,7 @@ ARCH = {
     ],
 }
 TRAINING = (
-    "MODEL.ARCH extended.yaml DATA.NAME half_digits INPUT.CROP as_in_evaluation INPUT.AUTO_AUGMENT noise "
+    "MODEL.ARCH extended.yaml DATA.NAME half_digits INPUT.CROP central INPUT.AUTO_AUGMENT noise "
     "SOLVER.LOSS focal SOLVER.OPTIMIZER adamw SOLVER.LR 0.002 SOLVER.SCHEDULE linear "
     "SOLVER.EPOCHS 1 SOLVER.WARMUP_EPOCHS 0 DATA.WORKERS 0 OUTPUT_DIR run"
 )
