@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fbnetv3.nars.algorithm.nars_search import search
-from fbnetv3.nars.algorithm.search_settings import load_search_config
+from fbnetv3.nars.algorithm.search_config import load_search_config
 from fbnetv3.nars.report.html_report import write_report
 from fbnetv3.nars.report.progress_table import ProgressTable, describe_search
 from fbnetv3.nars.report.search_analysis import save_analysis
@@ -18,7 +18,7 @@ from fbnetv3.utils.command_line import ArgumentParser, run_tool
 OTHER_COMMANDS = """
 other commands:
   search_net.py status FOLDER   show the progress of a running or finished search
-  search_net.py report FOLDER   write the HTML report of a search again
+  search_net.py report FOLDER   rewrite the HTML report of a search
 """
 
 
@@ -53,7 +53,7 @@ def start_search(argv: Sequence[str]) -> None:
         "overrides", nargs="*", metavar="KEY VALUE", help="settings to change, such as rounds 3"
     )
     args = parser.parse_intermixed_args(argv)
-    # The options are short forms of settings
+    # --executor and --address set the settings of the same names
     overrides = list(args.overrides)
     for key in ("executor", "address"):
         if getattr(args, key):
@@ -80,7 +80,7 @@ def start_search(argv: Sequence[str]) -> None:
 def show_search(command: str, *argv: str) -> None:
     descriptions = {
         "status": "Show the progress of a search.",
-        "report": "Write the HTML report of a search again.",
+        "report": "Rewrite the HTML report of a search.",
     }
     parser = ArgumentParser(prog=f"search_net.py {command}", description=descriptions[command])
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of a search")

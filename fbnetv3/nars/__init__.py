@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from fbnetv3.utils.imports import lazy_attributes
 
 if TYPE_CHECKING:
-    from fbnetv3.nars.algorithm.evolution import evolve, pareto_front
+    from fbnetv3.nars.algorithm.evolution import EvolutionSettings, evolve, pareto_front
     from fbnetv3.nars.algorithm.nars_search import SearchResult, search
+    from fbnetv3.nars.algorithm.search_settings import SearchSettings
     from fbnetv3.nars.evaluators.evaluator_registry import EVALUATORS
-    from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
+    from fbnetv3.nars.execution.executors import EXECUTORS
+    from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PredictorSettings
     from fbnetv3.nars.report.html_report import write_report
     from fbnetv3.nars.report.search_analysis import save_analysis
     from fbnetv3.nars.space.candidate import Candidate
@@ -28,8 +30,12 @@ _ATTRIBUTES = {
     "Constraints": "fbnetv3.nars.space.constraints",
     "CostModel": "fbnetv3.nars.space.cost_model",
     "EVALUATORS": "fbnetv3.nars.evaluators.evaluator_registry",
+    "EXECUTORS": "fbnetv3.nars.execution.executors",
     "AccuracyPredictor": "fbnetv3.nars.predictor.accuracy_predictor",
+    "EvolutionSettings": "fbnetv3.nars.algorithm.evolution",
+    "PredictorSettings": "fbnetv3.nars.predictor.accuracy_predictor",
     "SearchResult": "fbnetv3.nars.algorithm.nars_search",
+    "SearchSettings": "fbnetv3.nars.algorithm.search_settings",
     "Space": "fbnetv3.nars.space.search_space",
     "evolve": "fbnetv3.nars.algorithm.evolution",
     "load_space": "fbnetv3.nars.space.search_space",

@@ -26,9 +26,9 @@ def number_field(default: float | None, low: float, high: float = math.inf, opti
     )
 
 
-def text_field() -> Any:
-    """Declare a setting: text, or None."""
-    return field(default=None, metadata={"type": (str, type(None)), "noun": "text"})
+def string_field() -> Any:
+    """Declare a setting: a string, or None."""
+    return field(default=None, metadata={"type": (str, type(None)), "noun": "a string"})
 
 
 def names_field(default: str) -> Any:
@@ -50,10 +50,10 @@ def sequence_field() -> Any:
 
 def check_fields(settings: Any, section: str = "") -> None:
     """Check the declared fields of a settings dataclass; `section`, such as "predictor.", precedes their names."""
-    for each in fields(settings):
-        value = getattr(settings, each.name)
-        name = f"{section}{each.name}"
-        metadata = each.metadata
+    for setting in fields(settings):
+        value = getattr(settings, setting.name)
+        name = f"{section}{setting.name}"
+        metadata = setting.metadata
         if "type" in metadata:
             check_type(value, name, metadata["type"], metadata["noun"])
         elif "check" in metadata and not (value is None and metadata["optional"]):

@@ -10,7 +10,7 @@ from fbnetv3.arch import ArchDef, ArchError, compute_cost
 from fbnetv3.config.recipe import Recipe, RecipeError
 from fbnetv3.errors import UserError
 from fbnetv3.nars.algorithm.nars_search import SearchPlan
-from fbnetv3.nars.algorithm.search_settings import load_search_config
+from fbnetv3.nars.algorithm.search_config import load_search_config
 from fbnetv3.nars.evaluators.evaluator_registry import build_evaluator
 from fbnetv3.nars.space.cost_model import CostModel
 from fbnetv3.nars.space.search_space import SpaceError, load_space
@@ -81,18 +81,18 @@ def file(tmp_path_factory):
 
 def check_space(space, seed):
     """Check that candidates round-trip, and that their networks and recipes are valid or refused with a reason."""
-    assert min(space.sizes) >= 1 and space.size() >= 1
+    assert min(space.sizes) >= 1 and space.num_candidates() >= 1
     rng = np.random.default_rng(seed)
     candidates = np.concatenate(
         [np.zeros((1, len(space)), int), rng.integers(0, space.sizes, (5, len(space)))]
     )
-    assert np.isfinite(space.features(candidates)).all()
+    assert np.isfinite(space.encode_features(candidates)).all()
     macs = CostModel(space)(candidates)["macs"] if space.architecture is not None else None
     for i, candidate in enumerate(candidates):
         assert (space.encode(space.decode(candidate)) == candidate).all()
         if space.architecture is not None:
             try:
-                arch = space.make_arch(candidate, "x")
+                arch = space.build_arch(candidate, "x")
             except ArchError:
                 assert space.name is not None
             else:
@@ -100,7 +100,7 @@ def check_space(space, seed):
                 assert macs[i] in (-1, compute_cost(arch).macs)
         if space.recipe is not None:
             try:
-                assert isinstance(space.make_recipe(candidate), Recipe)
+                assert isinstance(space.build_recipe(candidate), Recipe)
             except RecipeError as error:
                 assert str(error)
 

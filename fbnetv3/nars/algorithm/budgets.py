@@ -1,4 +1,4 @@
-"""Constraints of a search: from the bounds in its settings to `Constraints`, and names for its budgets."""
+"""Build a search's constraints and budgets from its settings, and name the budgets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from fbnetv3.arch.latency_table import load_latency_table
 from fbnetv3.errors import FieldError
 from fbnetv3.nars.algorithm.search_settings import SearchSettings
 from fbnetv3.nars.space.constraints import Constraint, Constraints
-from fbnetv3.nars.space.cost_model import COST_COLUMNS, LATENCY_COLUMN, LatencyModel, possible_shapes
+from fbnetv3.nars.space.cost_model import COST_COLUMNS
+from fbnetv3.nars.space.latency_model import LATENCY_COLUMN, LatencyModel, possible_shapes
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.utils.checks import check_type, is_number
 from fbnetv3.utils.imports import find_callable
@@ -70,7 +71,8 @@ def check_file_name(name: str, field: str) -> None:
     """Require a name that files can have."""
     if not re.fullmatch(r"\w[\w.+-]{,99}", name):
         raise FieldError(
-            f"{name!r} cannot name a file; use at most 100 letters, digits, _, - and dots", field
+            f"{name!r} cannot name a file; use at most 100 letters, digits and _ . + -, not . + - first",
+            field,
         )
 
 
@@ -85,7 +87,10 @@ def _parse_constraint(column: str, value: Any, field: str) -> Constraint:
     pair = value if isinstance(value, (list, tuple)) else (None, value)
     numbers = [bound for bound in pair if bound is not None]
     if len(pair) != 2 or not numbers or not all(map(is_number, numbers)):
-        raise FieldError(f"{value!r} must be [lowest, highest], or the highest value", field)
+        raise FieldError(
+            f"{value!r} must be [lowest, highest], either of which may be null, or a number, the highest",
+            field,
+        )
     low, high = pair
     return Constraint(column, -math.inf if low is None else low, math.inf if high is None else high)
 

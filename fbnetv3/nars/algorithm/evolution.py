@@ -1,8 +1,8 @@
 """Evolution over a predictor's scores: an adaptive genetic algorithm within constraints (Sec. 3.4).
 
 The rates of crossover and mutation follow M. Srinivas and L. M. Patnaik, "Adaptive probabilities of crossover and
-mutation in genetic algorithms", IEEE Transactions on Systems, Man and Cybernetics 24(4), 1994: good candidates are
-changed little, others much.
+mutation in genetic algorithms", IEEE Transactions on Systems, Man and Cybernetics 24(4), 1994: good candidates
+change little, poor ones a lot.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.algorithm.genetic_operators import SurrogateRegression, breed, perturb, swap_neighbors
+from fbnetv3.nars.algorithm.genetic_operators import SurrogateRegression, breed, list_neighbors, perturb
 from fbnetv3.nars.setting_fields import check_fields, integer_field, number_field
 from fbnetv3.nars.space.constraints import Constraint, ConstraintError, Constraints
 from fbnetv3.nars.space.sampling import sample_pool
 
-Score = Callable[[np.ndarray], np.ndarray]
-"""From candidates, integers (N, variables), to scores, (N,); higher is better."""
+ScoreFunction = Callable[[np.ndarray], np.ndarray]
+"""Maps candidates, integers (N, variables), to scores (N,); higher is better."""
 
 # The regression is fitted to this many of the best candidates, and again whenever the number scored grows by a tenth
 _ARCHIVE_SIZE = 4000
@@ -30,28 +30,30 @@ _NEIGHBORS_RANKED = 13
 # Perturbed candidates, and how many of the best of them evolve further
 _NUM_PERTURBED = 400
 _PERTURBED_SURVIVORS = 40
+# Candidates whose costs determine the budgets along a Pareto front
+_FRONT_POOL_SIZE = 1000
 
 
 @dataclass(frozen=True)
 class EvolutionSettings:
     """Settings of an evolutionary search. Only `epsilon` comes from the paper.
 
-    Generations are bred until they no longer gain; then a local search over neighbors of the best candidates runs
-    until it no longer gains; then the survivors are perturbed and evolve again, a few times. A surrogate regression on
-    the scores so far chooses which offspring and neighbors are scored.
+    The search breeds generations until the best score stops improving, then searches the neighbors of the best
+    candidates, then perturbs the survivors and repeats. A surrogate regression on the scores so far chooses which
+    offspring and neighbors are scored.
 
     Attributes:
-        inherited: best trials in the first generation (p).
-        random: random candidates in the first generation (q).
-        top: survivors of a generation (K).
-        offspring: offspring of each survivor.
-        scored: offspring scored in each generation.
+        inherited: number of best trials in the first generation (p).
+        random: number of random candidates in the first generation (q).
+        top: number of survivors of a generation (K).
+        offspring: number of offspring of each survivor.
+        scored: number of offspring scored in each generation.
         epsilon: smallest gain of the best score that counts.
-        patience: generations without gain before the local search.
-        elites: best candidates whose neighbors are searched.
-        swaps: neighbors scored of each; 0 for no local search.
-        perturbations: perturbations without gain before the end; 0 for none.
-        max_generations: limit on generations, steps of the local search included.
+        patience: generations without gain before the neighbors are searched.
+        elites: number of best candidates whose neighbors are searched.
+        swaps: number of neighbors scored for each elite; 0 skips this step.
+        perturbations: perturbations without gain before the search ends; 0 for none.
+        max_generations: limit on generations, steps of the search over neighbors included.
     """
 
     inherited: int = integer_field(50, 0)
@@ -72,16 +74,16 @@ class EvolutionSettings:
 
 @dataclass(frozen=True)
 class EvolutionResult:
-    """Result of an evolutionary search: the survivors of the last generation, best first."""
+    """Result of an evolutionary search: the survivors, best first, or a Pareto front, cheapest first."""
 
     candidates: np.ndarray  # integers (K, variables); all meet the constraints
     scores: np.ndarray  # (K,)
-    best_scores: tuple[float, ...]  # after each generation
-    num_scored: int  # no candidate is scored twice
+    best_scores: tuple[float, ...]  # after each generation; of a Pareto front, for each budget
+    num_scored: int  # number of candidates scored
 
 
 def evolve(
-    score: Score,
+    score: ScoreFunction,
     constraints: Constraints,
     inherited: np.ndarray | None = None,
     settings: EvolutionSettings = EvolutionSettings(),
@@ -91,7 +93,7 @@ def evolve(
 
     Args:
         score: score function, such as an `AccuracyPredictor`.
-        constraints: constraints and the space.
+        constraints: constraints on the candidates of a space.
         inherited: candidates of the first generation, best first; infeasible ones are skipped.
         settings: sizes and stopping criteria.
         seed: random seed.
@@ -107,41 +109,42 @@ def evolve(
 
 
 def pareto_front(
-    score: Score,
+    score: ScoreFunction,
     constraints: Constraints,
     column: str,
     inherited: np.ndarray | None = None,
-    steps: int = 16,
+    num_budgets: int = 16,
     settings: EvolutionSettings = EvolutionSettings(),
     seed: int = 0,
 ) -> EvolutionResult:
-    """Search for the candidates that no other beats in both score and a column.
+    """Search for the Pareto front of score and one cost: the candidates that no cheaper one outscores.
 
-    One evolutionary search runs for each of `steps` budgets across the column's range, starting from the results of
-    the earlier ones.
+    One evolutionary search runs for each of `num_budgets` budgets across the column's range, and starts from the
+    results of the earlier ones.
 
     Args:
         score: score function, such as an `AccuracyPredictor`.
-        constraints: additional constraints, and the space.
+        constraints: additional constraints on the candidates of a space.
         column: column to minimize, such as "macs".
         inherited: candidates of the first generations.
-        steps: number of budgets.
+        num_budgets: number of budgets.
         settings: settings of each evolutionary search.
         seed: random seed.
 
     Returns:
-        The front, cheapest first; `best_scores` has one entry per budget.
+        The front, cheapest first; `best_scores` has one entry per budget within which a candidate was found.
     """
-    pool = sample_pool(constraints, 1000, seed)
+    pool = sample_pool(constraints, _FRONT_POOL_SIZE, seed)
     pool_costs = constraints.column_values(pool, column)[column]
     # Each search starts from the results of the earlier ones, so none needs perturbations
     settings = replace(settings, perturbations=0)
     empty = np.zeros((0, len(constraints.space)), np.int64)
-    inherited = empty if inherited is None else constraints.space.check(inherited)
+    inherited = empty if inherited is None else constraints.space.validate(inherited)
     archive = _Population(empty, np.zeros(0))
     best_scores: list[float] = []
     num_scored = 0
-    for step, budget in enumerate(np.linspace(pool_costs.min(), pool_costs.max(), steps)):
+    budgets = np.linspace(pool_costs.min(), pool_costs.max(), num_budgets)
+    for step, budget in enumerate(budgets):
         bounded = constraints.with_bounds(Constraint(column, high=float(budget)))
         evolution = _Evolution(score, bounded, settings, seed + step)
         try:
@@ -181,7 +184,7 @@ class _Evolution:
     """One evolutionary search, which scores only feasible candidates and none twice."""
 
     def __init__(
-        self, score: Score, constraints: Constraints, settings: EvolutionSettings, seed: int
+        self, score: ScoreFunction, constraints: Constraints, settings: EvolutionSettings, seed: int
     ) -> None:
         self.score = score
         self.constraints = constraints
@@ -201,28 +204,30 @@ class _Evolution:
 
     def run(self, inherited: np.ndarray | None) -> _Population:
         """Run to the end and return the last survivors, best first."""
-        s = self.settings
+        settings = self.settings
         # The first generation: the best trials and random candidates
-        first_generation = sample_pool(self.constraints, s.random, self.seed)
+        first_generation = sample_pool(self.constraints, settings.random, self.seed)
         if inherited is not None and len(inherited):
-            inherited = self.constraints.space.check(inherited)
-            inherited = inherited[self.constraints.feasible(inherited)][: s.inherited]
+            inherited = self.constraints.space.validate(inherited)
+            inherited = inherited[self.constraints.feasible(inherited)][: settings.inherited]
             first_generation = np.concatenate([inherited, first_generation])
         scored = self._evaluate(self._select_new(first_generation))
         self.best_scores.append(float(scored.scores.max()))
         # Evolve, then perturb the survivors and evolve again
-        survivors = self._improve(scored)
-        return self._repeat(survivors, self._improve_perturbed, s.perturbations, is_generation=False)
+        survivors = self._breed_then_search_neighbors(scored)
+        patience = settings.perturbations
+        return self._repeat_while_gaining(survivors, self._perturb, patience, is_generation=False)
 
-    def _improve(self, start: _Population) -> _Population:
+    def _breed_then_search_neighbors(self, start: _Population) -> _Population:
         """Breed generations until they no longer gain, then search neighbors until these no longer gain."""
-        survivors = self._repeat(start.best(self.settings.top), self._breed, self.settings.patience)
+        survivors = start.best(self.settings.top)
+        survivors = self._repeat_while_gaining(survivors, self._breed, self.settings.patience)
         if self.settings.swaps:
             self._searched.clear()
-            survivors = self._repeat(survivors, self._search_neighbors, 1)
+            survivors = self._repeat_while_gaining(survivors, self._search_neighbors, 1)
         return survivors
 
-    def _repeat(
+    def _repeat_while_gaining(
         self,
         survivors: _Population,
         step: Callable[[_Population], _Population],
@@ -240,9 +245,9 @@ class _Evolution:
         return survivors
 
     def _breed(self, survivors: _Population) -> _Population:
-        s = self.settings
-        offspring = breed(survivors.candidates, survivors.scores, self.sizes, s.offspring, self.rng)
-        return self._evaluate(self._select_new(offspring, s.scored))
+        settings = self.settings
+        offspring = breed(survivors.candidates, survivors.scores, self.sizes, settings.offspring, self.rng)
+        return self._evaluate(self._select_new(offspring, settings.scored))
 
     def _search_neighbors(self, survivors: _Population) -> _Population:
         """Score the most promising neighbors of the best survivors that have not been searched yet."""
@@ -254,16 +259,16 @@ class _Evolution:
         for elite in elites:
             self._searched.add(elite.tobytes())
             effects = self._fitted_regression().effects
-            neighbors = swap_neighbors(elite, effects, self.sizes, count * _NEIGHBORS_RANKED, self.rng)
+            neighbors = list_neighbors(elite, effects, self.sizes, count * _NEIGHBORS_RANKED, self.rng)
             selected.append(self._select_new(neighbors, count))
         return self._evaluate(np.concatenate(selected))
 
-    def _improve_perturbed(self, survivors: _Population) -> _Population:
+    def _perturb(self, survivors: _Population) -> _Population:
         """Perturb the survivors, move them into the feasible region, and evolve from the best of them."""
         perturbed = perturb(survivors.candidates, self.sizes, _NUM_PERTURBED, self.rng)
         repaired, violation = self.constraints.repair(perturbed, self.rng)
         scored = self._evaluate(self._select_new(repaired[violation == 0])).best(_PERTURBED_SURVIVORS)
-        return self._improve(scored) if len(scored.scores) else scored
+        return self._breed_then_search_neighbors(scored) if len(scored.scores) else scored
 
     def _select_new(self, candidates: np.ndarray, limit: int | None = None) -> np.ndarray:
         """Return new, feasible candidates; if these are more than `limit`, those that the regression ranks best."""

@@ -36,26 +36,26 @@ def breed(
     crossed = rng.random(len(first)) < adaptive_rate(pair_fitness, _CROSSOVER_RATE)
     from_second = (rng.random((len(first), len(sizes))) < 0.5) & crossed[:, None]
     offspring = np.where(from_second, parents[second], parents[first])
-    # Mutation of at least one variable on average, so that the best candidates have neighbors too
+    # The rate is at least one variable per candidate, so that the best ones mutate too, times a random factor
     mutation_rate = np.maximum(adaptive_rate(scores[first], _MUTATION_RATE), 1 / len(sizes))
     mutated = rng.random(offspring.shape) < mutation_rate[:, None] * rng.random((len(first), 1))
-    # Offspring without crossover differ from their parent in at least one variable
+    # Offspring without crossover mutate in at least one variable, though possibly to the same value
     mutated[np.arange(len(first)), rng.integers(len(sizes), size=len(first))] |= ~crossed
-    # To an adjacent value or to any value
+    # To an adjacent value, where the last and the first are adjacent, or to any value
     adjacent = offspring + rng.choice([-1, 1], offspring.shape)
     uniform = rng.integers(0, sizes, offspring.shape)
     new_values = np.where(rng.random(offspring.shape) < 0.5, adjacent, uniform) % sizes
     return np.where(mutated, new_values, offspring)
 
 
-def swap_neighbors(
+def list_neighbors(
     candidate: np.ndarray, effects: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Return neighbors of a candidate: all single changes, the most promising pairs, and random combinations of these.
 
-    Within a budget, a variable can often gain only what another gives up, so a single change leads nowhere. `effects`
-    are those of each value of each variable on the score, (sum of sizes,). There are `count` pairs, by falling gain,
-    and `count` combinations.
+    Within a budget, a variable can often gain only what another gives up, so single changes rarely help. `effects`,
+    (sum of sizes,), are the estimated effects of each variable's values on the score. The result has up to `count`
+    pairs, in order of decreasing gain, and `count` combinations.
     """
     # All (variable, value) in sequence, and the gain of changing to each
     starts = np.cumsum(sizes) - sizes
@@ -82,9 +82,10 @@ def swap_neighbors(
         double[np.arange(len(best)), variables[change]] = values[change]
     # Both changes of two random neighbors at once
     neighbors = np.concatenate([single, double])
-    one = neighbors[rng.integers(len(neighbors), size=count)]
-    other = neighbors[rng.integers(len(neighbors), size=count)]
-    return np.concatenate([neighbors, np.where(one != candidate, one, other)])
+    neighbors_a = neighbors[rng.integers(len(neighbors), size=count)]
+    neighbors_b = neighbors[rng.integers(len(neighbors), size=count)]
+    combined = np.where(neighbors_a != candidate, neighbors_a, neighbors_b)
+    return np.concatenate([neighbors, combined])
 
 
 def perturb(candidates: np.ndarray, sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -99,7 +100,7 @@ def perturb(candidates: np.ndarray, sizes: np.ndarray, count: int, rng: np.rando
 class SurrogateRegression:
     """A cheap estimate of scores that tells which candidates are worth scoring.
 
-    A first ridge regression estimates the effect of each value of each variable. The estimate is quadratic in these
+    A ridge regression estimates the effect of each value of each variable; a second one is quadratic in these
     effects.
     """
 
@@ -114,7 +115,7 @@ class SurrogateRegression:
         effects = self.effects[candidates + self._starts]
         self._center = effects.mean(0)
         self._scale = effects.std(0) + 1e-9
-        # Quadratic model; a large space has too many products, so only the variables with the largest effects have any
+        # Quadratic model; a large space has too many products, so only variables with large effects have any
         self._product_variables = np.sort(np.argsort(-self._scale, kind="stable")[:_MAX_PRODUCT_VARIABLES])
         num_factors = len(self._product_variables)
         linear = self._standardized_effects(candidates)

@@ -22,18 +22,18 @@ from fbnetv3.nars.algorithm.search_settings import JOINT, SearchSettings, parse_
 from fbnetv3.nars.algorithm.trial_store import (
     ANALYSIS_FILE,
     FINISHED,
-    STOPPED,
+    STOPPED_BY_FAILURES,
     Trial,
     TrialStore,
     TrialStoreError,
 )
-from fbnetv3.nars.evaluators.evaluator_registry import Evaluate, build_evaluator, evaluator_name
+from fbnetv3.nars.evaluators.evaluator_registry import Evaluator, build_evaluator, evaluator_name
 from fbnetv3.nars.execution.attempts import SearchContext
 from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
-from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PretrainReport
+from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PretrainingReport
 from fbnetv3.nars.predictor.architecture_statistics import pretraining_labels
 from fbnetv3.nars.space.candidate import Candidate
-from fbnetv3.nars.space.cost_model import LATENCY_COLUMN
+from fbnetv3.nars.space.latency_model import LATENCY_COLUMN
 from fbnetv3.nars.space.sampling import sample_pool
 from fbnetv3.nars.space.search_space import ARCHITECTURE, Space, load_space
 from fbnetv3.utils.checks import check_choice
@@ -45,7 +45,7 @@ _NOT_IN_FINGERPRINT = {
     *("rounds", "budgets", "evolution", "scaled_networks", "training_config", "reference_networks"),
     *("imports", "executor", "workers", "address", "resources", "time_limit", "retries", "max_failures"),
 }
-_MAX_DECODED = 200  # candidates of the pool that are decoded as a check before the search starts
+_MAX_DECODED = 200  # candidates of the pool that are built as a check before the search starts
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class SearchResult:
         space: the searched space; in the modes "architecture" and "recipe", only that part.
         settings: settings of the search.
         folder: output folder.
-        pool: candidates that the search chose from, integers (N, variables).
+        pool: candidates that the search chooses from, integers (N, variables).
         trials: all trials.
         stopping_epoch: epochs of the trials after the first round; accuracies are compared at this epoch.
         pretraining: how well the predictor learned the pretraining labels; None without pretraining.
@@ -71,7 +71,7 @@ class SearchResult:
     pool: np.ndarray
     trials: tuple[Trial, ...]
     stopping_epoch: int
-    pretraining: PretrainReport | None
+    pretraining: PretrainingReport | None
     predictor: AccuracyPredictor
     recommendations: tuple[Recommendation, ...] = ()
     scaled_networks: Mapping[str, OutputFiles] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class SearchResult:
 
 def search(
     space: Space | str | os.PathLike,
-    evaluator: str | Evaluate,
+    evaluator: str | Evaluator,
     output: str | os.PathLike,
     settings: SearchSettings | None = None,
     *,
@@ -99,24 +99,28 @@ def search(
         evaluator: measures a candidate's accuracy after each epoch: a callable `evaluate(candidate, epochs)`, a
             registered name, or `package.module:function`.
         output: folder for trials, recommendations and report.
-        resume: resume the search in the folder. No finished trial is run again, and the result is that of an
+        settings: settings of the search; if omitted, they are built from `keywords`.
+        resume: whether to resume the search in the folder. No finished trial is run again, and the result is that of an
             uninterrupted search. Settings that do not affect the choice of candidates, such as rounds and budgets, may
             differ.
-        settings: default: `SearchSettings` of the `keywords`.
-        on_progress: called with a `SearchProgress` at every event.
-        keywords: fields of `SearchSettings`; `predictor` and `evolution` may be mappings.
+        on_progress: function called with a `SearchProgress` at every event.
+        keywords: fields of `SearchSettings`, instead of `settings`; `predictor` and `evolution` may be mappings.
 
     Raises:
         UserError: invalid settings, constraints that no candidate meets, a folder in use, trials of a different search,
             or too many failures. Finished trials are kept.
     """
-    # First, because the space may use blocks of the `imports`
+    if settings is not None and keywords:
+        raise UsageError(
+            f"{', '.join(keywords)}: has no effect next to settings; pass settings or keywords"
+        )
+    # Before the space is loaded, which may use blocks that the imports register
     settings = settings or parse_settings(keywords)
     space = space if isinstance(space, Space) else load_space(space)
     # Find as many errors as possible before anything is written
     plan = SearchPlan(space, settings)
     evaluate = build_evaluator(evaluator, settings.evaluator_args)
-    # The data of a cluster need not be on this machine
+    # With Ray, the datasets may not be on this machine
     if settings.executor != "ray" and hasattr(evaluate, "check"):
         evaluate.check(Candidate(plan.space, plan.pool[0], full_epochs=settings.epochs))
     fingerprint = _search_fingerprint(plan.space, evaluator, settings)
@@ -129,7 +133,7 @@ def search(
 
 
 def _run_stages(
-    plan: SearchPlan, evaluate: Evaluate, store: TrialStore, resume: bool, on_progress: ProgressCallback
+    plan: SearchPlan, evaluate: Evaluator, store: TrialStore, resume: bool, on_progress: ProgressCallback
 ) -> SearchResult:
     settings = plan.settings
     folder = store.folder
@@ -138,7 +142,7 @@ def _run_stages(
         message = f"{folder} contains no trials yet: starting a new search"
         on_progress(SearchProgress("pretraining", message=message))
     # Stage 1: pretrain the predictor
-    on_progress(SearchProgress("pretraining", rounds=num_rounds))
+    on_progress(SearchProgress("pretraining", num_rounds=num_rounds))
     predictor, pretraining = plan.pretrain_predictor()
     # Stage 2: rounds of trials
     runner = RoundRunner(settings, num_rounds, plan.pool, store, predictor, on_progress)
@@ -190,16 +194,15 @@ class SearchPlan:
         for constraints in self.budgets.values():
             constraints.find_feasible(settings.seed)
         self.pool = sample_pool(self.constraints, settings.pool, settings.seed)
-        self._decode_samples()
+        self._check_samples()
 
-    def _decode_samples(self) -> None:
-        """Decode candidates that together have every value of every variable, to find invalid values at once."""
+    def _check_samples(self) -> None:
+        """Build candidates that together have most values of the variables in the pool, to find errors early."""
         rows = {row for column in self.pool.T for row in np.unique(column, return_index=True)[1]}
         for row in sorted(rows)[:_MAX_DECODED]:
-            candidate = Candidate(self.space, self.pool[row])
-            _ = candidate.arch, candidate.recipe
+            Candidate(self.space, self.pool[row]).build()
 
-    def pretrain_predictor(self) -> tuple[AccuracyPredictor, PretrainReport | None]:
+    def pretrain_predictor(self) -> tuple[AccuracyPredictor, PretrainingReport | None]:
         """Build a predictor; pretrain it on architecture statistics if the space has architectures (Sec. 3.2)."""
         predictor = AccuracyPredictor(self.space, self.settings.predictor, self.settings.seed)
         if not len(self.space.variable_indices(ARCHITECTURE)):
@@ -209,12 +212,12 @@ class SearchPlan:
 
 
 def _search_fingerprint(
-    space: Space, evaluator: str | Evaluate, settings: SearchSettings
+    space: Space, evaluator: str | Evaluator, settings: SearchSettings
 ) -> dict[str, Any]:
     """Return the settings that determine which candidates a search tries, as JSON data."""
     values = {name: value for name, value in vars(settings).items() if name not in _NOT_IN_FINGERPRINT}
     values["predictor"] = asdict(settings.predictor)
-    # A function may be redefined in each session, so it is compared by the name of its column
+    # Functions cannot be compared across sessions, so only the names of their columns are
     values["columns"] = {
         name: column if isinstance(column, str) else name for name, column in settings.columns.items()
     }
@@ -246,6 +249,6 @@ def _start_or_resume(store: TrialStore, fingerprint: Mapping[str, Any], resume: 
             f"{store.file}: belongs to a search with a different {difference.key} ({json.dumps(difference.saved)}, now "
             f"{json.dumps(difference.current)}); use the settings of that search, or choose another folder"
         )
-    store.reset_interrupted(retry_failed=bool(metadata.get(STOPPED)))
-    store.update_metadata({STOPPED: False, FINISHED: None})
+    store.requeue(include_failed=bool(metadata.get(STOPPED_BY_FAILURES)))
+    store.update_metadata({STOPPED_BY_FAILURES: False, FINISHED: None})
     (store.folder / ANALYSIS_FILE).unlink(missing_ok=True)  # outdated by the trials to come

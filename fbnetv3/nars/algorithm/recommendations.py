@@ -34,7 +34,7 @@ from fbnetv3.utils.yaml_files import BASE_KEY
 
 logger = logging.getLogger(__name__)
 
-_SCALING_RESULTS = ("multiplier", "depth", "width", "resolution", "macs")
+_SCALING_RESULTS = ("depth", "width", "resolution", "macs")
 
 
 @dataclass(frozen=True)
@@ -65,20 +65,20 @@ class Recommendation:
 class Recommender:
     """Recommends candidates after the rounds of a search, and writes their files."""
 
-    def __init__(self, space: Space, rounds: RoundRunner) -> None:
+    def __init__(self, space: Space, runner: RoundRunner) -> None:
         self.space = space
-        self.rounds = rounds
-        self.settings = rounds.settings
-        self.folder = rounds.store.folder / "recommendations"
-        self._ranked = rank_trials(rounds.trials, rounds.stopping_epoch)
+        self.runner = runner
+        self.settings = runner.settings
+        self.folder = runner.store.folder / "recommendations"
+        self._ranked = rank_trials(runner.trials, runner.stopping_epoch)
         self._ranked_candidates = np.array([trial.candidate for trial in self._ranked])
         self._training_config = _training_config(self.settings, self.folder)
 
     def recommend(self, name: str, constraints: Constraints) -> Recommendation:
         """Evolve candidates within the budget `name`, and write the files of the best; register its architecture."""
         settings = self.settings
-        # The best of the candidates that evolved from the best trials
-        predictor = self.rounds.predictor
+        # Evolve from the best trials, and recommend the best result
+        predictor = self.runner.predictor
         evolution = evolve(
             predictor, constraints, self._ranked_candidates, settings.evolution, settings.seed
         )
@@ -96,10 +96,10 @@ class Recommender:
             "seed": settings.seed,
             "constraints": [str(constraint) for constraint in constraints.constraints],
             "predicted": float(evolution.scores[0]),
-            "predicted_after_epoch": self.rounds.stopping_epoch,
+            "predicted_after_epoch": self.runner.stopping_epoch,
             "columns": columns,
             "best_trial": self._describe_trial(trials[0]) if trials else None,
-            "trials": len(self.rounds.trials),
+            "trials": len(self.runner.trials),
             "inherited_trials": [trial.number for trial in trials[: settings.evolution.inherited]],
         }
         record = {"values": dict(candidate), "candidate": vector.tolist(), **provenance}
@@ -120,20 +120,20 @@ class Recommender:
     def _describe_trial(self, trial: Trial) -> dict[str, Any]:
         return {
             "number": trial.number,
-            "accuracy": trial.accuracy(self.rounds.stopping_epoch),
+            "accuracy": trial.accuracy(self.runner.stopping_epoch),
             "values": self.space.decode(trial.candidate),
         }
 
     def scale_networks(self, recommendations: Mapping[str, Recommendation]) -> dict[str, OutputFiles]:
         """Write the networks of `scaled_networks` (Sec. 4.2: A from B, F and G from E) and register them.
 
-        Those that cannot be scaled are skipped with a warning. `recommendations` are by the name of their budget.
+        Networks that cannot be scaled are skipped with a warning. The keys of `recommendations` are names of budgets.
         """
         scaled = {}
         for name, network in self.settings.scaled_networks.items():
             try:
                 scaled[name] = self._write_scaled_network(name, network, recommendations[network["from"]])
-            except UsageError as error:  # must not lose the rest of the result
+            except UsageError as error:  # one network must not cost the rest of the result
                 logger.warning("scaled_networks.%s is skipped: %s", name, error)
         return scaled
 
@@ -155,7 +155,10 @@ class Recommender:
             recipe = recipe_from_dict({**asdict(recipe), **network.get("recipe", {})})
         record = {
             "columns": {"macs": scaled.macs},
-            "scaled_by": {key: getattr(scaled, key) for key in _SCALING_RESULTS},
+            "scaled_by": {
+                "multiplier": scaled.phi,
+                **{key: getattr(scaled, key) for key in _SCALING_RESULTS},
+            },
             "scaled_from": dict(origin.provenance),
         }
         return self._write(name, scaled.arch, recipe, record, source)
@@ -187,9 +190,9 @@ class Recommender:
 
 
 def _training_config(settings: SearchSettings, folder: Path) -> dict[str, Any]:
-    """Return what recommended training configs begin with; by default, the config and overrides of the trials.
+    """Return the keys that all recommended training configs share: by default, those of the trials.
 
-    `_BASE_` is relative to `folder`.
+    The path `_BASE_` is relative to `folder`.
     """
     keys = dict(settings.training_config)
     if not keys:

@@ -1,17 +1,25 @@
-"""Stage 2, constrained iterative optimization (Sec. 3.3): rounds of trials, each of which retrains the predictor."""
+"""Stage 2, constrained iterative optimization (Sec. 3.3): the predictor is refitted after each round of trials."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from fbnetv3.errors import UserError
 from fbnetv3.nars.algorithm.early_stopping import stopping_epoch
 from fbnetv3.nars.algorithm.search_settings import SearchSettings
-from fbnetv3.nars.algorithm.trial_store import DONE, FAILED, STOPPED, STOPPING_EPOCH, Trial, TrialStore
+from fbnetv3.nars.algorithm.trial_store import (
+    DONE,
+    FAILED,
+    STOPPED_BY_FAILURES,
+    STOPPING_EPOCH,
+    Trial,
+    TrialStore,
+)
 from fbnetv3.nars.execution.attempts import Outcome, TrialAttempt
 from fbnetv3.nars.execution.executors import Executor
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
@@ -22,22 +30,23 @@ _SHOWN_ERRORS = 3
 
 
 class SearchError(UserError):
-    """A search that cannot continue; its finished trials are kept."""
+    """A search that cannot continue. Its finished trials are kept."""
+
+
+SearchStage = Literal["pretraining", "trials", "evolution", "done"]
 
 
 @dataclass(frozen=True)
 class SearchProgress:
     """The state of a running search."""
 
-    stage: str  # "pretraining", "trials", "evolution" or "done"
+    stage: SearchStage
     round: int = 0  # current round, from 0
-    rounds: int = 0  # number of rounds
-    trials: Sequence[Trial] = ()  # of the current round
-    epochs: int = 0  # of each trial of the round
-    best_accuracy: float | None = None  # so far, at the stopping epoch
-    predictor_error: float | None = (
-        None  # RMSE on the last complete round, before the predictor was trained on it
-    )
+    num_rounds: int = 0
+    trials: Sequence[Trial] = ()  # trials of the current round
+    epochs: int = 0  # epochs for which each of these is evaluated
+    best_accuracy: float | None = None  # highest accuracy so far, at the stopping epoch
+    predictor_error: float | None = None  # RMSE on the last complete round, before training on it
     seconds_left: float | None = None  # estimated time to the end of the last round
     message: str = ""  # an event to show to the user
     round_complete: bool = False
@@ -64,10 +73,10 @@ def predictor_error(trials: Sequence[Trial], epoch: int) -> float | None:
     return float(np.sqrt(np.mean([(predicted - accuracy) ** 2 for predicted, accuracy in pairs])))
 
 
-def propose(
+def propose_candidates(
     predictor: AccuracyPredictor, pool: np.ndarray, tried: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose up to `count` untried candidates of the pool with the highest predicted accuracies; return both."""
+    """Return up to `count` untried candidates of the pool with the highest predicted accuracies, and these."""
     tried_keys = {row.tobytes() for row in tried}
     untried = pool[[row.tobytes() not in tried_keys for row in pool]]
     if not len(untried):
@@ -86,14 +95,14 @@ class RoundRunner:
     def __init__(
         self,
         settings: SearchSettings,
-        rounds: int,
+        num_rounds: int,
         pool: np.ndarray,
         store: TrialStore,
         predictor: AccuracyPredictor,
         on_progress: ProgressCallback,
     ) -> None:
         self.settings = settings
-        self.rounds = rounds
+        self.num_rounds = num_rounds
         self.pool = pool
         self.store = store
         self.predictor = predictor
@@ -108,77 +117,79 @@ class RoundRunner:
     def run(self, executor: Executor) -> None:
         """Run all rounds; afterwards the predictor is trained on all trials."""
         self._slots = executor.slots
-        for number in range(self.rounds):
-            if number >= self.store.num_rounds() and not self._propose_round(number):
-                self.report_progress(number, "every candidate of the pool has been tried")
+        for round_index in range(self.num_rounds):
+            if round_index >= self.store.num_rounds() and not self._propose_round(round_index):
+                self.report_progress(round_index, "every candidate of the pool has been tried")
                 return
-            self._run_trials(number, executor)
-            self._train_predictor(number)
+            self._run_trials(round_index, executor)
+            self._train_predictor(round_index)
 
     def report_progress(
-        self, number: int, message: str = "", round_complete: bool = False, stage: str = "trials"
+        self,
+        round_index: int,
+        message: str = "",
+        round_complete: bool = False,
+        stage: SearchStage = "trials",
     ) -> None:
-        """Report the progress in round `number`."""
-        trials = [trial for trial in self.trials if trial.round == number]
+        """Report the progress in a round."""
+        trials = [trial for trial in self.trials if trial.round == round_index]
         ranked = rank_trials(self.trials, self.stopping_epoch)
         progress = SearchProgress(
             stage=stage,
-            round=number,
-            rounds=self.rounds,
+            round=round_index,
+            num_rounds=self.num_rounds,
             trials=trials,
             epochs=trials[0].epochs if trials else 0,
             best_accuracy=ranked[0].accuracy(self.stopping_epoch) if ranked else None,
             predictor_error=self.predictor_error,
-            seconds_left=self._seconds_left(number, trials),
+            seconds_left=self._seconds_left(round_index, trials),
             message=message,
             round_complete=round_complete,
         )
         self.on_progress(progress)
 
-    def _seconds_left(self, number: int, trials: Sequence[Trial]) -> float | None:
+    def _seconds_left(self, round_index: int, trials: Sequence[Trial]) -> float | None:
         """Estimate the time to the end of the last round, if later rounds run as many epochs as this one."""
         if not self._seconds_per_epoch or not trials:
             return None
         epochs_now = sum(trial.epochs for trial in trials if trial.status not in (DONE, FAILED))
-        epochs_later = (self.rounds - number - 1) * self.settings.batch * trials[0].epochs
+        epochs_later = (self.num_rounds - round_index - 1) * self.settings.batch * trials[0].epochs
         return float(np.mean(self._seconds_per_epoch)) * (epochs_now + epochs_later) / self._slots
 
-    def _propose_round(self, number: int) -> bool:
+    def _propose_round(self, round_index: int) -> bool:
         """Add the trials of a round to the store; return False if no untried candidates are left."""
         batch = self.settings.batch
-        if number == 0:
-            # The pool is a quasi-random sequence, and so is its beginning
+        if round_index == 0:
+            # The pool is in quasi-random or random order, so its beginning is a sample of it
             self.store.add_round(0, self.pool[:batch], self.settings.epochs)
         else:
             tried = np.array([trial.candidate for trial in self.trials])
-            candidates, predicted = propose(self.predictor, self.pool, tried, batch)
+            candidates, predicted = propose_candidates(self.predictor, self.pool, tried, batch)
             if not len(candidates):
                 return False
-            self.store.add_round(number, candidates, self.stopping_epoch, predicted)
+            self.store.add_round(round_index, candidates, self.stopping_epoch, predicted)
         self.trials = self.store.trials()
         return True
 
-    def _run_trials(self, number: int, executor: Executor) -> None:
-        remaining = [
-            trial for trial in self.trials if trial.round == number and trial.status not in (DONE, FAILED)
-        ]
-        waiting = deque(trial.number for trial in remaining)
+    def _run_trials(self, round_index: int, executor: Executor) -> None:
+        trials = [trial for trial in self.trials if trial.round == round_index]
+        waiting = deque(trial.number for trial in trials if trial.status not in (DONE, FAILED))
         num_running = 0
-        self.report_progress(number)
+        self.report_progress(round_index)
         while waiting or num_running:
             # Keep all slots busy
             while waiting and num_running < executor.slots:
                 executor.submit(self._start_trial(waiting.popleft()))
                 num_running += 1
-                self.report_progress(number)
+                self.report_progress(round_index)
             for outcome in executor.wait(_POLL_SECONDS):
                 num_running -= 1
-                if self._record_outcome(number, outcome):
+                if self._record_outcome(round_index, outcome):
                     waiting.append(outcome.number)
             num_failed = sum(trial.status == FAILED for trial in self.trials)
             if num_failed > self.settings.max_failures:
                 self._stop(
-                    f"{num_failed} trials have failed, more than max_failures {self.settings.max_failures}"
+                    f"failed trials: {num_failed}, more than max_failures ({self.settings.max_failures})"
                 )
 
     def _start_trial(self, number: int) -> TrialAttempt:
@@ -190,10 +201,10 @@ class RoundRunner:
             full_epochs=self.settings.epochs,
             seed=self.settings.seed,
             folder=self.store.folder / "trials" / f"{number:05d}",
-            index=trial.attempts,
+            attempt=trial.attempts,
         )
 
-    def _record_outcome(self, number: int, outcome: Outcome) -> bool:
+    def _record_outcome(self, round_index: int, outcome: Outcome) -> bool:
         """Write an outcome to the store; return True if the trial should be retried."""
         trial = self.trials[outcome.number]
         retry = False
@@ -207,28 +218,28 @@ class RoundRunner:
             trial = self.store.fail(trial.number, outcome.error, outcome.seconds, retry)
             message = f"trial {trial.number} failed{', retrying' if retry else ''}: {outcome.error}"
         self.trials[trial.number] = trial
-        self.report_progress(number, message)
+        self.report_progress(round_index, message)
         return retry
 
-    def _train_predictor(self, number: int) -> None:
+    def _train_predictor(self, round_index: int) -> None:
         """Train the predictor on the trials up to this round, and choose the stopping epoch after the first round."""
-        done = [trial for trial in self.trials if trial.status == DONE and trial.round <= number]
+        done = [trial for trial in self.trials if trial.status == DONE and trial.round <= round_index]
         if len(done) < _MIN_ACCURACIES:
-            self._stop(f"only {len(done)} trials succeeded; the predictor needs at least {_MIN_ACCURACIES}")
-        if number == 0:
+            self._stop(f"successful trials: {len(done)}; the predictor needs at least {_MIN_ACCURACIES}")
+        if round_index == 0:
             self._choose_stopping_epoch(done)
         # The error on this round, whose accuracies the predictor has not seen yet
-        new = [trial for trial in done if trial.round == number]
+        new = [trial for trial in done if trial.round == round_index]
         self.predictor_error = predictor_error(new, self.stopping_epoch)
         candidates = np.array([trial.candidate for trial in done])
         accuracies = np.array([trial.accuracy(self.stopping_epoch) for trial in done])
         self.predictor.fit(candidates, accuracies)
-        self.report_progress(number, round_complete=True)
+        self.report_progress(round_index, round_complete=True)
 
     def _choose_stopping_epoch(self, first_round: Sequence[Trial]) -> None:
         """Choose the stopping epoch once, by the learning curves of the first round, if more rounds follow."""
         min_correlation = self.settings.early_stopping_correlation
-        if self.rounds == 1 or min_correlation is None or STOPPING_EPOCH in self.store.metadata():
+        if self.num_rounds == 1 or min_correlation is None or STOPPING_EPOCH in self.store.metadata():
             return
         self.stopping_epoch = stopping_epoch(
             np.array([trial.curve for trial in first_round]), min_correlation
@@ -240,7 +251,7 @@ class RoundRunner:
         )
 
     def _stop(self, reason: str) -> None:
-        self.store.update_metadata({STOPPED: True})
+        self.store.update_metadata({STOPPED_BY_FAILURES: True})
         errors = [f"trial {trial.number}: {trial.error}" for trial in self.trials if trial.status == FAILED]
         raise SearchError(
             f"{reason}; {'; '.join(errors[:_SHOWN_ERRORS]) or 'no trial has failed'}. "

@@ -1,14 +1,12 @@
-"""Settings of a search: the keyword arguments of `search`, and the keys of a search's YAML file."""
+"""Settings of a search: the keyword arguments of `search`, and keys of a search's YAML file."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
-from fbnetv3.errors import FieldError, UsageError, suggest
+from fbnetv3.errors import FieldError
 from fbnetv3.nars.algorithm.early_stopping import MIN_RANK_CORRELATION
 from fbnetv3.nars.algorithm.evolution import EvolutionSettings
 from fbnetv3.nars.execution.executors import EXECUTORS
@@ -20,14 +18,13 @@ from fbnetv3.nars.setting_fields import (
     names_field,
     number_field,
     sequence_field,
-    text_field,
+    string_field,
 )
 from fbnetv3.nars.space.constraints import Column
-from fbnetv3.nars.space.search_space import ARCHITECTURE, PARTS, Space, load_space, space_from_dict
+from fbnetv3.nars.space.search_space import ARCHITECTURE, PARTS, Space
 from fbnetv3.utils.checks import check_choice, check_keys, check_number, check_type, error_context
 from fbnetv3.utils.imports import import_modules
-from fbnetv3.utils.nested_keys import parse_pairs
-from fbnetv3.utils.yaml_files import NotYAMLError, parse_number, parse_yaml, read_mapping, resolve_in_folder
+from fbnetv3.utils.yaml_files import parse_number
 
 JOINT = "joint"
 SCALING_ARGUMENTS = ("depth", "width", "resolution", "tolerance")
@@ -52,27 +49,27 @@ class SearchSettings:
         columns: additional columns by name: a function from candidates (N, variables) to (N,), or its name,
             `package.module:function`.
         latency: file of a latency table, written by `tools/measure_net.py --space`; adds the column `latency_ms`.
-        budgets: additional bounds, each for a separate recommendation; without any there is one recommendation.
+        budgets: additional bounds, one mapping for each recommendation; if empty, there is one recommendation.
         epochs: length of a full evaluation, in epochs (150 in the paper).
         pool: number of candidates to choose from (20,000).
-        rounds: rounds of trials (T); None: 5, or 4 if only recipes are searched.
-        batch: trials per round (m).
-        early_stopping_correlation: after the first round, trials end at the epoch whose rank correlation with the
-            last exceeds this; None disables early stopping.
+        rounds: number of rounds of trials (T); None for 5, or 4 if only recipes are searched.
+        batch: number of trials per round (m).
+        early_stopping_correlation: after the first round, trials end at the first epoch whose ranking of the candidates
+            correlates with the final one by more than this; None disables early stopping.
         pretraining_labels: "paper" or "rich", see `fbnetv3.nars.predictor.architecture_statistics`, or a list of
             columns.
         seed: random seed.
         predictor: settings of the accuracy predictor.
         evolution: settings of the evolutionary search.
-        evaluator_args: arguments of the evaluator if it is given by name.
-        imports: your modules that register evaluators, blocks and so on; workers import them too.
-        executor: "local" (processes on this machine), "serial" (the calling process), "ray", or your own.
-        workers: evaluations to run at a time.
+        evaluator_args: keyword arguments of the evaluator, see `build_evaluator`.
+        imports: modules of yours that register evaluators, blocks and so on; workers import them too.
+        executor: "local" (processes on this machine), "serial" (the calling process), "ray", or a name of yours.
+        workers: number of evaluations to run at a time.
         address: address of a Ray cluster; None starts one on this machine.
         resources: Ray resources per evaluation, such as `{"num_cpus": 4, "num_gpus": 1}`.
         time_limit: seconds after which an evaluation is killed; None for no limit.
-        retries: additional attempts at a failed trial.
-        max_failures: the search stops when more than this many trials have failed.
+        retries: number of additional attempts at a failed trial.
+        max_failures: number of failed trials that a search tolerates; one more stops it.
         num_classes: number of classes of the networks whose cost is counted.
         scaled_networks: networks made from recommendations by compound scaling, by name:
             `{"from": "macs_450M", "macs": 357e6}`, and optionally `recipe` (fields to change), `depth`, `width`,
@@ -85,7 +82,7 @@ class SearchSettings:
     mode: str = JOINT
     constraints: Bounds = mapping_field()
     columns: Mapping[str, str | Column] = mapping_field()
-    latency: str | None = text_field()
+    latency: str | None = string_field()
     budgets: Sequence[Bounds] = sequence_field()
     epochs: int = integer_field(150, 1)
     pool: int = integer_field(20_000, 10, 10**7)
@@ -100,7 +97,7 @@ class SearchSettings:
     imports: Sequence[str] = sequence_field()
     executor: str = "local"
     workers: int = integer_field(1, 1)
-    address: str | None = text_field()
+    address: str | None = string_field()
     resources: Mapping[str, float] = mapping_field()
     time_limit: float | None = number_field(None, 1e-3)
     retries: int = integer_field(1, 0)
@@ -115,11 +112,13 @@ class SearchSettings:
         import_modules(self.imports, "imports")  # they may register the executor
         check_choice(self.executor, "executor", EXECUTORS.names())
         check_choice(self.mode, "mode", (JOINT, *PARTS))
-        # Fail before the trials on errors in what is needed only after them
+        # Check now what is used only after the trials, so that errors surface early
         for name, network in self.reference_networks.items():
             check_type(network, f"reference_networks.{name}", Mapping, "a mapping")
-            for key in ("accuracy", *network):
-                check_number(network.get(key), f"reference_networks.{name}.{key}")
+            if "accuracy" not in network:
+                raise FieldError("missing; each needs its accuracy", f"reference_networks.{name}.accuracy")
+            for key, value in network.items():
+                check_number(value, f"reference_networks.{name}.{key}")
         for name, network in self.scaled_networks.items():
             with error_context(f"scaled_networks.{name}"):
                 check_type(network, "", Mapping, "a mapping")
@@ -137,13 +136,12 @@ class SearchSettings:
         return self.rounds or (5 if len(space.variable_indices(ARCHITECTURE)) else 4)
 
 
-_SETTING_NAMES = tuple(each.name for each in fields(SearchSettings))
-_KEYS = ("space", "evaluator", "output", *_SETTING_NAMES)  # of a YAML file
+SETTING_NAMES = tuple(setting.name for setting in fields(SearchSettings))
 
 
 def parse_settings(data: Mapping[str, Any]) -> SearchSettings:
     """Build settings from a mapping, such as a YAML file's; `predictor` and `evolution` are mappings in it."""
-    check_keys(data, FieldError, _SETTING_NAMES)
+    check_keys(data, FieldError, SETTING_NAMES)
     values = dict(data)
     # Numbers that YAML reads as text, then the nested settings
     for name in _WITH_NUMBERS & set(values):
@@ -153,7 +151,8 @@ def parse_settings(data: Mapping[str, Any]) -> SearchSettings:
         if not isinstance(section, settings_class):
             check_type(section, name, Mapping, "a mapping")
             with error_context(name):
-                check_keys(section, FieldError, tuple(each.name for each in fields(settings_class)))
+                names = tuple(setting.name for setting in fields(settings_class))
+                check_keys(section, FieldError, names)
             section = settings_class(**_parse_numbers(section))
         values[name] = section
     return SearchSettings(**values)
@@ -166,71 +165,3 @@ def _parse_numbers(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_parse_numbers(each) for each in value]
     return parse_number(value)
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """A search as described by its YAML file."""
-
-    space: Space
-    evaluator: str
-    output: str
-    settings: SearchSettings
-
-
-def load_search_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> SearchConfig:
-    """Read a search from YAML.
-
-    Keys are `space` (a file, or its content), `evaluator`, `output` (default: "output/" and the name of the YAML file)
-    and the fields of `SearchSettings`. Files are looked for in the YAML file's folder first. `overrides` are KEY VALUE
-    pairs such as `rounds 3` or `predictor.members 4`.
-    """
-    path = Path(path)
-    folder = path.resolve().parent
-    data = _apply_overrides(read_mapping(path, FieldError, _KEYS), overrides)
-    with error_context(file=str(path)):
-        check_keys(data, FieldError, _KEYS, required=("space", "evaluator"))
-        # Paths are relative to the YAML file
-        for key in ("space", "latency"):
-            if isinstance(data.get(key), str):
-                data[key] = resolve_in_folder(data[key], folder)
-        for key in ("evaluator_args", "training_config"):
-            data[key] = _resolve_files(data.get(key) or {}, folder)
-        space = data.pop("space")
-        evaluator = data.pop("evaluator")
-        output = data.pop("output", None) or f"output/{path.stem}"
-        check_type(space, "space", (str, Mapping), "a file or a space")
-        check_type(evaluator, "evaluator", str, "a name")
-        check_type(output, "output", str, "a folder")
-        settings = parse_settings(data)  # first, because the space may use blocks of the `imports`
-        space = load_space(space) if isinstance(space, str) else space_from_dict(space)
-        return SearchConfig(space, evaluator, output, settings)
-
-
-def _apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the keys of a search with KEY VALUE pairs on top; values are parsed as YAML."""
-    updated = dict(data)
-    for key, text in parse_pairs(overrides).items():
-        # Everything after the first dot is one key, because keys of a training config have dots themselves
-        name, _, inner = key.partition(".")
-        if name not in _KEYS:
-            raise UsageError(f"unknown key {key}: {suggest(name, _KEYS)}")
-        try:
-            value = parse_yaml(text)
-        except NotYAMLError:
-            raise UsageError(f"{key} {text!r} must be a YAML value") from None
-        if inner:
-            section = updated.get(name) or {}
-            check_type(section, name, Mapping, f"a mapping to have the key {inner}")
-            value = {**section, inner: value}
-        updated[name] = value
-    return updated
-
-
-def _resolve_files(value: Any, folder: Path) -> Any:
-    """Replace names of YAML and JSON files that exist in `folder` with their paths, anywhere in a value."""
-    if isinstance(value, Mapping):
-        return {key: _resolve_files(each, folder) for key, each in value.items()}
-    if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
-        return resolve_in_folder(value, folder)
-    return value

@@ -1,4 +1,4 @@
-"""The trials of a search in an SQLite file, written when they are proposed and again when each ends.
+"""The trials of a search in an SQLite file, written when they are proposed and whenever one starts or ends.
 
 If a search is killed, finished trials are kept and interrupted ones are rerun.
 """
@@ -29,7 +29,7 @@ DONE = "done"
 FAILED = "failed"
 
 # Keys of a search's metadata
-STOPPED = "stopped"  # whether too many failures ended it
+STOPPED_BY_FAILURES = "stopped"  # whether too many failures ended it
 STOPPING_EPOCH = "stop_epoch"  # number of epochs of the trials after the first round
 FINISHED = "finished"  # when it finished, in seconds since 1970
 
@@ -56,10 +56,10 @@ class Trial:
     number: int  # from 0, in the order of proposal
     round: int  # from 0
     candidate: np.ndarray  # integers (variables,)
-    epochs: int  # to evaluate it for
+    epochs: int  # epochs for which it is evaluated
     predicted: float | None  # accuracy as predicted when it was proposed; None in the first round
     status: str
-    attempts: int  # that have ended
+    attempts: int  # number of attempts that have ended
     curve: tuple[float, ...] | None  # accuracy after each epoch, once it is done
     error: str | None  # why the last attempt failed
     seconds: float | None  # duration of the last attempt
@@ -75,23 +75,26 @@ _COLUMNS = [field.name for field in fields(Trial)]
 
 
 class TrialStore:
-    """The trials and the metadata of the search in a folder; `create` allows for a new file."""
+    """The trials and the metadata of the search in a folder; with `create`, a missing file is created."""
 
     def __init__(self, folder: Path, create: bool = False) -> None:
         self.folder = folder
         self.file = folder / TRIALS_FILE
         if not self.file.exists() and not create:
             raise TrialStoreError(f"{folder}: contains no search (no {TRIALS_FILE})")
-        with self._as_user_errors():
+        with self._as_user_errors(), contextlib.ExitStack() as on_error:
             self._connection = sqlite3.connect(self.file, isolation_level=None, timeout=10)
-            if create and not self._query_value("SELECT count(*) FROM sqlite_master"):
-                self._connection.executescript(
-                    f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; "
-                    f"PRAGMA application_id = {_APPLICATION_ID}; COMMIT"
-                )
-            self._check_schema()
+            on_error.callback(self._connection.close)
+            self._open_schema(create)
+            on_error.pop_all()
 
-    def _check_schema(self) -> None:
+    def _open_schema(self, create: bool) -> None:
+        """Write the schema into a new file, or check that of an existing one."""
+        if create and not self._query_value("SELECT count(*) FROM sqlite_master"):
+            self._connection.executescript(
+                f"BEGIN; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; "
+                f"PRAGMA application_id = {_APPLICATION_ID}; COMMIT"
+            )
         if self._query_value("PRAGMA application_id") != _APPLICATION_ID:
             raise TrialStoreError(f"{self.file}: is not a file of search trials")
         version = self._query_value("PRAGMA user_version")
@@ -119,7 +122,7 @@ class TrialStore:
 
     def add_round(
         self,
-        round: int,
+        round_index: int,
         candidates: np.ndarray,
         epochs: int,
         predicted: Sequence[float] | np.ndarray | None = None,
@@ -131,7 +134,7 @@ class TrialStore:
         # Trials are numbered across rounds
         first = len(self.trials())
         rows = [
-            (first + i, round, json.dumps(candidate.tolist()), epochs, predictions[i], WAITING)
+            (first + i, round_index, json.dumps(candidate.tolist()), epochs, predictions[i], WAITING)
             for i, candidate in enumerate(candidates)
         ]
         columns = "number, round, candidate, epochs, predicted, status"
@@ -160,14 +163,14 @@ class TrialStore:
         """Record that an attempt failed, and whether the trial will be retried."""
         return self._end_attempt(number, seconds, status=WAITING if retry else FAILED, error=error)
 
-    def reset_interrupted(self, retry_failed: bool = False) -> None:
-        """Reset running trials to waiting; with `retry_failed`, also failed ones of the last round.
+    def requeue(self, include_failed: bool = False) -> None:
+        """Reset running trials to waiting; with `include_failed`, also failed ones of the last round.
 
         Failures of earlier rounds stay, because later rounds were proposed without them.
         """
         with self._transaction():
             self._connection.execute("UPDATE trials SET status = ? WHERE status = ?", (WAITING, RUNNING))
-            if retry_failed:
+            if include_failed:
                 self._connection.execute(
                     "UPDATE trials SET status = ?, attempts = 0 "
                     "WHERE status = ? AND round = (SELECT max(round) FROM trials)",

@@ -1,4 +1,7 @@
-"""Evaluators measure candidates: by registered name, by `package.module:function`, or any callable."""
+"""Registry of evaluators, which measure the accuracy of candidates.
+
+An evaluator is given by its registered name, as `package.module:function`, or as a callable.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.registry import Registry
 from fbnetv3.utils.imports import find_callable
 
-Evaluate = Callable[[Candidate, int], Sequence[float]]
+Evaluator = Callable[[Candidate, int], Sequence[float]]
 """`evaluate(candidate, epochs)` returns the candidate's accuracy after each epoch; higher is better.
 
 It may have a method `check(candidate)`, called once before the first trial, that raises a UserError if every trial
@@ -26,7 +29,7 @@ EVALUATORS.add("table", "fbnetv3.nars.evaluators.table_evaluator:TableEvaluator"
 EVALUATORS.add("training", "fbnetv3.nars.evaluators.training_evaluator:TrainingEvaluator", __file__)
 
 
-def build_evaluator(evaluator: str | Evaluate, arguments: Mapping[str, Any] | None = None) -> Evaluate:
+def build_evaluator(evaluator: str | Evaluator, arguments: Mapping[str, Any] | None = None) -> Evaluator:
     """Build an evaluator from a registered name, `package.module:function`, or a callable.
 
     A name may refer to a function or to a class whose instances are callable. The `arguments` are passed to the class,
@@ -38,7 +41,7 @@ def build_evaluator(evaluator: str | Evaluate, arguments: Mapping[str, Any] | No
         target = find_callable(evaluator, "evaluator") if ":" in evaluator else EVALUATORS.get(evaluator)
     if not callable(target):
         raise UsageError(
-            f"evaluator {target!r} is not callable: pass a function, or a class whose instances are"
+            f"evaluator {target!r} is not callable: pass a function, or a class whose instances are callable"
         )
     # A class gets the arguments when it is instantiated, a function on every call
     is_class = inspect.isclass(target)
@@ -50,10 +53,15 @@ def build_evaluator(evaluator: str | Evaluate, arguments: Mapping[str, Any] | No
         pass
     if is_class:
         return target(**arguments)
-    return functools.partial(target, **arguments) if arguments else target
+    if not arguments:
+        return target
+    bound: Any = functools.partial(target, **arguments)
+    if hasattr(target, "check"):
+        bound.check = target.check
+    return bound
 
 
-def evaluator_name(evaluator: str | Evaluate) -> str:
+def evaluator_name(evaluator: str | Evaluator) -> str:
     """Return the name of an evaluator for files and messages: its registered name, or `module:qualified.name`."""
     if isinstance(evaluator, str):
         return evaluator
@@ -62,8 +70,8 @@ def evaluator_name(evaluator: str | Evaluate) -> str:
     return f"{target.__module__}:{target.__qualname__}"
 
 
-def check_learning_curve(curve: Any, epochs: int) -> tuple[float, ...]:
-    """Return an evaluator's result as a learning curve, (epochs,); a number is a curve of one epoch."""
+def parse_learning_curve(curve: Any, epochs: int) -> tuple[float, ...]:
+    """Parse an evaluator's result as a learning curve, (epochs,); a number is a curve of one epoch."""
     try:
         values = np.atleast_1d(np.asarray(() if curve is None else curve, np.float64))
     except (TypeError, ValueError):
@@ -76,6 +84,6 @@ def check_learning_curve(curve: Any, epochs: int) -> tuple[float, ...]:
     if not np.isfinite(values).all():
         epoch = int(np.isfinite(values).argmin())
         raise UsageError(
-            f"the accuracy after epoch {epoch + 1} is {values[epoch]}; expected a finite number"
+            f"the accuracy after epoch {epoch + 1} is {values[epoch]}; return a finite number, or raise an error"
         )
     return tuple(values.tolist())

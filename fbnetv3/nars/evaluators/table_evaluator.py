@@ -13,7 +13,7 @@ from fbnetv3.nars.space.candidate import Candidate
 
 
 class TableError(FieldError):
-    """A table of measurements that cannot be read, or that lacks a candidate."""
+    """A table of measurements that cannot be read, or that has no entry for a candidate."""
 
 
 class TableEvaluator:

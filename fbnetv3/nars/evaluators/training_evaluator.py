@@ -22,14 +22,16 @@ from fbnetv3.utils.nested_keys import flatten
 
 
 class TrainingEvaluator:
-    """Trains a candidate and returns its top-1 after each epoch, of the averaged weights if the recipe has EMA.
+    """Trains a candidate and returns its top-1 accuracy after each epoch, in percent.
+
+    If the recipe uses EMA, the averaged weights are evaluated.
 
     The learning rate schedule spans a full training run; a shorter evaluation is its beginning. An interrupted
     evaluation resumes from its newest checkpoint, and checkpoints are deleted at the end.
 
     Args:
-        config: training config of all candidates; it names the network if candidates are recipes only.
-        overrides: config keys and values that override it.
+        config: training config of all candidates; it must name the network if only recipes are searched.
+        overrides: config keys and values that override the config's.
     """
 
     def __init__(self, config: str, overrides: Mapping[str, Any] | None = None) -> None:
@@ -44,7 +46,7 @@ class TrainingEvaluator:
             check_training_config(self._trial_config(candidate, Path(folder)))
 
     def __call__(self, candidate: Candidate, epochs: int) -> Sequence[float]:
-        """Train a candidate and return its top-1 after each epoch, in percent."""
+        """Train a candidate and return its top-1 accuracy after each epoch, in percent."""
         assert candidate.folder is not None  # executors give every trial a folder
         keep_freed_memory()
         run = RunFolder(candidate.folder)

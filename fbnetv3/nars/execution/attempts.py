@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fbnetv3.nars.evaluators.evaluator_registry import Evaluate
+from fbnetv3.nars.evaluators.evaluator_registry import Evaluator
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.utils.imports import user_modules
 
@@ -19,36 +19,35 @@ class SearchContext:
     """Data shared by all attempts of a search."""
 
     space: Space
-    evaluator: Evaluate
-    # Users' modules, which a worker imports first
-    imports: Sequence[str] = field(default_factory=user_modules)
+    evaluator: Evaluator
+    imports: Sequence[str] = field(default_factory=user_modules)  # users' modules, imported first
 
 
 @dataclass(frozen=True)
 class TrialAttempt:
     """One attempt at evaluating a trial's candidate."""
 
-    number: int  # of the trial
+    number: int  # number of the trial, from 0
     vector: np.ndarray  # the candidate, integers (variables,)
-    epochs: int  # to evaluate it for
+    epochs: int  # epochs for which it is evaluated
     full_epochs: int  # length of a full evaluation
     seed: int
-    folder: Path | None  # where the evaluation may write files
-    index: int = 0  # number of earlier attempts
+    folder: Path | None  # folder for the evaluation's files
+    attempt: int = 0  # number of earlier attempts, all of which failed
 
 
 @dataclass(frozen=True)
 class Outcome:
     """Result of an attempt: a learning curve or an error, and how many seconds it took."""
 
-    number: int
-    curve: tuple[float, ...] | None
+    number: int  # number of the trial
+    curve: tuple[float, ...] | None  # accuracy after each epoch
     error: str | None
     seconds: float
 
 
 class TimeLimit:
-    """The seconds that an attempt may take, or None; shared by the executors that can kill one."""
+    """Time limit of an attempt in seconds, or None, for executors that can kill an attempt."""
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds

@@ -22,13 +22,11 @@ EXECUTORS.add("ray", "fbnetv3.nars.execution.ray_executor:RayExecutor", __file__
 class ExecutorOptions:
     """Options of an executor; each uses those that apply to it."""
 
-    workers: int = 1  # evaluations to run at a time
-    time_limit: float | None = (
-        None  # seconds, with the start of its process, after which an evaluation is killed
-    )
+    workers: int = 1  # number of evaluations to run at a time
+    time_limit: float | None = None  # seconds after which an evaluation is killed, startup included
     logs: Path = Path("logs")  # folder for the output of local workers
-    address: str | None = None  # of a Ray cluster; None starts one on this machine
-    resources: Mapping[str, float] = field(default_factory=dict)  # Ray's, per evaluation: {"num_gpus": 1}
+    address: str | None = None  # address of a Ray cluster; None starts one on this machine
+    resources: Mapping[str, float] = field(default_factory=dict)  # Ray's, per evaluation
 
 
 class Executor(Protocol):

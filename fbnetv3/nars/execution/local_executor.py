@@ -15,12 +15,13 @@ from pathlib import Path
 import cloudpickle
 
 from fbnetv3.errors import UsageError
+from fbnetv3.nars.execution.attempt_evaluation import evaluate_attempt
 from fbnetv3.nars.execution.attempts import Outcome, SearchContext, TimeLimit, TrialAttempt
 from fbnetv3.nars.execution.executors import ExecutorOptions
-from fbnetv3.nars.execution.worker import evaluate_attempt
-from fbnetv3.utils.files import make_folder, output_error
+from fbnetv3.utils.files import build_output_error, make_folder
 
-_GRACE_PERIOD = 20.0  # seconds that an interrupted evaluation has to save its state
+_GRACE_PERIOD = 20.0  # seconds for an interrupted evaluation to save its state
+_EXIT_SECONDS = 1.0  # time for a process that has closed its pipe to end
 _LOG_TAIL = 300  # bytes read from the end of a dead worker's log
 
 
@@ -103,9 +104,13 @@ class LocalExecutor:
                 worker.attempt = None
                 return outcome
         del self._workers[slot]
+        # The pipe of a dying process closes a moment before its end
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            worker.process.wait(_EXIT_SECONDS)
+        exit_code = worker.process.returncode
         worker.kill()
         elapsed = time.monotonic() - worker.start_time
-        return Outcome(attempt.number, None, worker.describe_death(), elapsed)
+        return Outcome(attempt.number, None, worker.describe_failure(exit_code), elapsed)
 
     def _kill_overdue_workers(self) -> list[Outcome]:
         outcomes = []
@@ -158,12 +163,14 @@ class _Worker:
         self.process.wait()
         self.pipe.close()
 
-    def describe_death(self) -> str:
-        code = self.process.returncode
-        cause = f"exited with code {code}"
-        if code < 0:
-            hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-            cause = f"was killed by {signal.Signals(-code).name}{hint}"
+    def describe_failure(self, exit_code: int | None) -> str:
+        """Say why the worker stopped, given the exit code of its process; None if it was still alive."""
+        cause = f"exited with code {exit_code}"
+        if exit_code is None:
+            cause = "closed its connection and was killed"
+        elif exit_code < 0:
+            hint = " (out of memory?)" if exit_code == -signal.SIGKILL else ""
+            cause = f"was killed by {signal.Signals(-exit_code).name}{hint}"
         # With the last line of its output
         with contextlib.suppress(OSError):
             lines = self.log.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip().splitlines()
@@ -181,7 +188,7 @@ def _start_process(worker_end: Connection, log: Path, num_threads: int) -> subpr
     try:
         f = log.open("ab")
     except OSError as error:
-        raise output_error(log, error) from None
+        raise build_output_error(log, error) from None
     with f:
         return subprocess.Popen(
             [sys.executable, "-m", "fbnetv3.nars.execution.worker", str(pipe_fd), *user_path],

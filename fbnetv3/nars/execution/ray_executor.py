@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from fbnetv3.errors import MissingPackageError, UsageError
+from fbnetv3.nars.execution.attempt_evaluation import evaluate_attempt
 from fbnetv3.nars.execution.attempts import Outcome, SearchContext, TimeLimit, TrialAttempt
 from fbnetv3.nars.execution.executors import ExecutorOptions
-from fbnetv3.nars.execution.worker import evaluate_attempt
 from fbnetv3.utils.text import one_line
 
 try:
@@ -36,9 +36,8 @@ class RayExecutor:
     def __init__(self, context: SearchContext, options: ExecutorOptions) -> None:
         self.slots = options.workers
         self._time_limit = TimeLimit(options.time_limit)
-        self._running: dict[
-            Any, tuple[TrialAttempt, float]
-        ] = {}  # attempt and start time by Ray's object reference
+        # Attempt and start time by Ray's object reference
+        self._running: dict[Any, tuple[TrialAttempt, float]] = {}
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             _connect(options.address, options.workers)
@@ -56,7 +55,7 @@ class RayExecutor:
             raise UsageError(f"the evaluator cannot be sent to Ray workers ({one_line(error)})") from None
 
     def _fit_slots(self, resources: Mapping[str, float]) -> None:
-        """Submit no more tasks than fit on the cluster: the time limit would run while others wait in its queue."""
+        """Submit no more tasks than fit on the cluster: those in its queue would use up their time limit."""
         available = ray.cluster_resources()
         needed = {"CPU": 1.0}
         needed |= {
@@ -90,7 +89,10 @@ class RayExecutor:
         try:
             return ray.get(reference)
         except ray.exceptions.RayError as error:
+            # A task that raises an error leaves its worker alive
             message = f"the Ray worker died ({one_line(error)})"
+            if isinstance(error, ray.exceptions.RayTaskError):
+                message = f"the Ray task failed ({one_line(error.cause)})"
             return Outcome(attempt.number, None, message, time.monotonic() - start_time)
 
     def _cancel_overdue_tasks(self) -> list[Outcome]:

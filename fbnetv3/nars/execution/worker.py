@@ -1,7 +1,7 @@
-"""Worker process that evaluates one candidate after another; `LocalExecutor` starts it with
-`python -m fbnetv3.nars.execution.worker`.
+"""Worker process that evaluates one candidate after another.
 
-It talks to its parent over a pipe. When the parent exits, it kills itself and every process that it started.
+`LocalExecutor` starts it with `python -m fbnetv3.nars.execution.worker` and talks to it over a pipe. When its parent
+exits, it kills itself and every process that it started.
 """
 
 from __future__ import annotations
@@ -13,44 +13,10 @@ import queue
 import signal
 import sys
 import threading
-import time
-import traceback
 from multiprocessing.connection import Connection
 
-from fbnetv3.errors import UserError
-from fbnetv3.nars.evaluators.evaluator_registry import check_learning_curve
-from fbnetv3.nars.execution.attempts import Outcome, SearchContext, TrialAttempt
-from fbnetv3.nars.space.candidate import Candidate
-from fbnetv3.utils.imports import import_modules
-
-
-def evaluate_attempt(context: SearchContext, attempt: TrialAttempt) -> Outcome:
-    """Evaluate a candidate. Exceptions of the evaluator become the outcome's error."""
-    start = time.monotonic()
-    curve = None
-    error = None
-    try:
-        import_modules(context.imports, "imports")
-        candidate = Candidate(
-            context.space,
-            attempt.vector,
-            number=attempt.number,
-            seed=attempt.seed,
-            full_epochs=attempt.full_epochs,
-            folder=attempt.folder,
-            attempt=attempt.index,
-        )
-        curve = check_learning_curve(context.evaluator(candidate, attempt.epochs), attempt.epochs)
-    except UserError as problem:
-        error = str(problem)
-    except (Exception, SystemExit) as problem:
-        # With the file and line where it was raised
-        frame = traceback.extract_tb(problem.__traceback__)[-1]
-        origin = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
-        error = f"{type(problem).__name__}: {problem} (in {origin})"
-    if error is not None:
-        error = error.encode("utf-8", "replace").decode()  # file names may hold invalid surrogates
-    return Outcome(attempt.number, curve, error, time.monotonic() - start)
+from fbnetv3.nars.execution.attempt_evaluation import evaluate_attempt
+from fbnetv3.nars.execution.attempts import SearchContext, TrialAttempt
 
 
 def _write_log(log: int, line: str) -> None:

@@ -1,8 +1,8 @@
 """The accuracy predictor (Sec. 3.1 to 3.3): an ensemble of pretrained networks (Fig. 3) and a Gaussian process.
 
-Each network leaves out some of the trials. The prediction is a weighted sum of three parts: the networks that see
+Each network leaves out some of the trials. The prediction is a weighted sum of three components: the networks that see
 recipes as the paper's does, those that see them scaled up, and the Gaussian process on the candidates' features and
-their embeddings. The weights are fitted to predictions of trials that a part was not trained on.
+their embeddings. The weights are fitted to predictions of trials on which a component was not trained.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from fbnetv3.nars.predictor.ensemble import EnsembleNetwork, train_members
 from fbnetv3.nars.predictor.gaussian_process import FeatureGroups, GaussianProcess
 from fbnetv3.nars.setting_fields import check_fields, integer_field, number_field
 from fbnetv3.nars.space.search_space import ARCHITECTURE, RECIPE, Space
-from fbnetv3.utils.random_state import torch_seed
+from fbnetv3.utils.random_state import seeded_torch
 
-# Default weights of the parts, and the number of trials that would pull as strongly as these
+# Default weights of the three components; they count as much as this many trials
 _DEFAULT_WEIGHTS = np.array([0.25, 0.25, 0.5])
 _DEFAULT_WEIGHTS_TRIALS = 4.0
 # Share of the pool that validates pretraining
@@ -35,20 +35,20 @@ _HELD_OUT = 0.2
 
 @dataclass(frozen=True)
 class PredictorSettings:
-    """Size and training of a predictor. Epochs of training on trials and the loss are the paper's.
+    """Size and training of a predictor. The loss and the number of epochs on trials follow the paper.
 
     Attributes:
-        members: networks of the ensemble, an even number of at least 4; each leaves out some of the trials.
-        width: units of a hidden layer.
-        pretrain_epochs: passes over the pool.
-        pretrain_batch: candidates per step of pretraining.
+        members: number of networks in the ensemble, even and at least 4; each leaves out some of the trials.
+        width: number of units in a hidden layer.
+        pretrain_epochs: number of passes over the pool.
+        pretrain_batch: number of candidates per step of pretraining.
         pretrain_lr: highest learning rate of pretraining.
-        frozen_epochs: passes over the trials with the encoder frozen.
-        finetune_epochs: passes over the trials that train the whole network.
-        batch: trials per step, at least.
-        max_steps: steps of a pass over the trials, at most; more trials make larger batches.
+        frozen_epochs: number of passes over the trials with the encoder frozen.
+        finetune_epochs: number of passes over the trials that then train the whole network.
+        batch: minimum number of trials per step.
+        max_steps: maximum number of steps per pass over the trials; with more trials, the batches grow.
         lr: learning rate with the encoder frozen.
-        finetune_lr: lower learning rate of the whole network.
+        finetune_lr: learning rate of the whole network, lower.
         weight_decay: weight decay of training on trials.
     """
 
@@ -72,7 +72,7 @@ class PredictorSettings:
 
 
 @dataclass(frozen=True)
-class PretrainReport:
+class PretrainingReport:
     """How well the proxy head predicts pretraining labels of held-out candidates."""
 
     names: tuple[str, ...]
@@ -93,21 +93,24 @@ class AccuracyPredictor:
         self._encoder: nn.Module | None = None
         self._network: EnsembleNetwork | None = None
 
-    def pretrain(self, pool: np.ndarray, labels: Mapping[str, np.ndarray]) -> PretrainReport:
+    def pretrain(self, pool: np.ndarray, labels: Mapping[str, np.ndarray]) -> PretrainingReport:
         """Train encoder and proxy head on labels that need no training, such as MACs and parameters (Sec. 3.2).
 
         Args:
             pool: candidates, integers (N, variables). A fifth of them is held out for validation.
-            labels: labels by name, (N,) each.
+            labels: an array (N,) of labels for each name.
+
+        Raises:
+            UsageError: the pool is too small, or a label is not finite.
         """
-        s = self.settings
+        settings = self.settings
         arch, recipe = self._features(pool)
         targets = _standardize(labels, len(pool))
         num_held_out = round(_HELD_OUT * len(pool))
         num_train = len(pool) - num_held_out
         if num_held_out < 2:
             raise UsageError(f"pretraining: {len(pool)} candidates are too few to hold out some of them")
-        with torch_seed(self.seed * 2), _single_thread():
+        with seeded_torch(self.seed * 2), _single_thread():
             train_rows, test_rows = torch.randperm(len(pool)).split([num_train, num_held_out])
             train_arch = arch[train_rows]
             train_targets = targets[train_rows]
@@ -121,10 +124,10 @@ class AccuracyPredictor:
                 parameters,
                 loss,
                 num_train,
-                s.members,
-                s.pretrain_epochs,
-                s.pretrain_batch,
-                s.pretrain_lr,
+                settings.members,
+                settings.pretrain_epochs,
+                settings.pretrain_batch,
+                settings.pretrain_lr,
                 0.0,
             )
         self._encoder = network.encoder.requires_grad_(False)
@@ -135,14 +138,17 @@ class AccuracyPredictor:
             predicted = network.proxy(self._encode(arch[test_rows])).mean(0)
         errors = (predicted - test_targets).square().mean(0)
         r2 = 1 - errors / test_targets.var(0).clamp_min(1e-12)
-        return PretrainReport(tuple(labels), tuple(r2.tolist()), test_targets.numpy(), predicted.numpy())
+        return PretrainingReport(tuple(labels), tuple(r2.tolist()), test_targets.numpy(), predicted.numpy())
 
     def fit(self, candidates: np.ndarray, accuracies: np.ndarray) -> None:
         """Train on trials, from the pretrained encoder (Sec. 3.3).
 
         Args:
-            candidates: integers (N, variables).
-            accuracies: (N,), higher is better; at least two.
+            candidates: candidates, integers (N, variables); at least two.
+            accuracies: their accuracies, (N,); higher is better.
+
+        Raises:
+            UsageError: the numbers of candidates and accuracies differ or are too small, or an accuracy is not finite.
         """
         accuracies = np.asarray(accuracies, np.float64)
         num_trials = len(accuracies)
@@ -151,14 +157,16 @@ class AccuracyPredictor:
             raise UsageError(f"got {counts}; pass one finite accuracy per candidate, at least 2")
         self._transform = AccuracyTransform.fit(accuracies)
         targets = torch.from_numpy(self._transform.transform(accuracies))
-        with torch_seed(self.seed * 2 + 1), _single_thread():
+        with seeded_torch(self.seed * 2 + 1), _single_thread():
             arch, recipe = self._features(candidates)
             self._network, network_predictions = self._fit_network(arch, recipe, targets.float())
             self._process = GaussianProcess()
             process_predictions = self._process.fit(self._feature_groups(arch, recipe), targets)
-        # Weight the parts by predictions of trials that they were not trained on
-        parts = np.concatenate([network_predictions.double().numpy(), process_predictions.numpy()[None]])
-        self._weights = _fit_weights(parts, targets.numpy())
+        # Weight the components by predictions of trials on which they were not trained
+        components = np.concatenate(
+            [network_predictions.double().numpy(), process_predictions.numpy()[None]]
+        )
+        self._weights = _fit_weights(components, targets.numpy())
 
     @torch.no_grad()
     def __call__(self, candidates: np.ndarray) -> np.ndarray:
@@ -170,21 +178,21 @@ class AccuracyPredictor:
             # The mean of each half of the members
             halves = self._network(arch, recipe).unflatten(0, (2, -1)).mean(1).double()
             process = self._process(self._feature_groups(arch, recipe))
-        parts = torch.cat([halves, process[None]])
-        return self._transform.inverse(self._weights @ parts.numpy())
+        components = torch.cat([halves, process[None]])
+        return self._transform.inverse(self._weights @ components.numpy())
 
     def _fit_network(self, arch: Tensor, recipe: Tensor, targets: Tensor) -> tuple[EnsembleNetwork, Tensor]:
         """Train every member on all trials but those that it leaves out.
 
-        Also return, for each half of the members, the prediction of each trial by the member that has left it out,
-        (2, trials).
+        Return the network and, for each half of the members, the prediction of each trial by the member that has left
+        it out, (2, trials).
         """
-        s = self.settings
+        settings = self.settings
         num_trials = len(targets)
 
         # In each half of the members, every trial is left out by exactly one
-        left_out = torch.zeros(s.members, num_trials, dtype=torch.bool)
-        for half in left_out.split(s.members // 2):
+        left_out = torch.zeros(settings.members, num_trials, dtype=torch.bool)
+        for half in left_out.split(settings.members // 2):
             for row, trials in zip(half, torch.randperm(num_trials).tensor_split(len(half)), strict=True):
                 row[trials] = True
 
@@ -192,8 +200,8 @@ class AccuracyPredictor:
         rows_by_member = [(~row).nonzero()[:, 0] for row in left_out]
         num_train = min(map(len, rows_by_member))
         train_rows = torch.stack([rows[:num_train] for rows in rows_by_member])
-        batch_size = max(s.batch, math.ceil(num_train / s.max_steps))
-        members = torch.arange(s.members)[:, None]
+        batch_size = max(settings.batch, math.ceil(num_train / settings.max_steps))
+        members = torch.arange(settings.members)[:, None]
 
         def train(
             parameters: list[nn.Parameter], score: Callable[[Tensor], Tensor], epochs: int, lr: float
@@ -202,16 +210,25 @@ class AccuracyPredictor:
                 trials = train_rows[members, rows]
                 return F.huber_loss(score(trials), targets[trials])
 
-            train_members(parameters, loss, num_train, s.members, epochs, batch_size, lr, s.weight_decay)
+            train_members(
+                parameters,
+                loss,
+                num_train,
+                settings.members,
+                epochs,
+                batch_size,
+                lr,
+                settings.weight_decay,
+            )
 
         network = self._new_network(arch, recipe, 1)
         head = list(network.accuracy.parameters())
-        epochs = s.finetune_epochs
-        lr = s.finetune_lr
+        epochs = settings.finetune_epochs
+        lr = settings.finetune_lr
         if self._encoder is None:
             # Without pretraining, the whole network trains for as many epochs in all
-            epochs += s.frozen_epochs
-            lr = s.lr
+            epochs += settings.frozen_epochs
+            lr = settings.lr
         else:
             # First, the accuracy head on top of the frozen encoder
             network.encoder.load_state_dict(self._encoder.state_dict())
@@ -219,8 +236,8 @@ class AccuracyPredictor:
             train(
                 head,
                 lambda rows: network.score(embedded[members, rows], recipe[rows]),
-                s.frozen_epochs,
-                s.lr,
+                settings.frozen_epochs,
+                settings.lr,
             )
         # Then the whole network
         parameters = [*network.encoder.parameters(), *head]
@@ -230,9 +247,9 @@ class AccuracyPredictor:
         return network.eval(), (scores * left_out).unflatten(0, (2, -1)).sum(1)
 
     def _features(self, candidates: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return features of architectures and recipes in [-1, 1], float32 (N, features) each."""
-        arch = self.space.features(candidates, ARCHITECTURE)
-        recipe = self.space.features(candidates, RECIPE)
+        """Return features of architectures and of recipes in [-1, 1], both float32 (N, features)."""
+        arch = self.space.encode_features(candidates, ARCHITECTURE)
+        recipe = self.space.encode_features(candidates, RECIPE)
         return torch.from_numpy(2 * arch - 1), torch.from_numpy(2 * recipe - 1)
 
     def _feature_groups(self, arch: Tensor, recipe: Tensor) -> FeatureGroups:
@@ -250,8 +267,8 @@ class AccuracyPredictor:
 
     def _new_network(self, arch: Tensor, recipe: Tensor, num_labels: int) -> EnsembleNetwork:
         """Return a randomly initialized network for these features."""
-        s = self.settings
-        return EnsembleNetwork(s.members, s.width, arch.shape[1], recipe.shape[1], num_labels)
+        members, width = self.settings.members, self.settings.width
+        return EnsembleNetwork(members, width, arch.shape[1], recipe.shape[1], num_labels)
 
 
 @contextlib.contextmanager
@@ -269,20 +286,21 @@ def _single_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _fit_weights(parts: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Fit the weights of the parts: none negative, with a sum of at most 1, and close to the defaults for few trials.
+def _fit_weights(components: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Fit weights of the components that are not negative, sum to at most 1, and are near the defaults for few trials.
 
-    `parts` are predictions, (parts, N), of trials that a part was not trained on; targets, (N,), have mean 0.
+    `components` are predictions, (components, N), of trials on which a component was not trained; `targets`, (N,), have
+    mean 0.
     """
     # Least squares with pseudo-trials that pull the weights toward the defaults
-    pull = math.sqrt(_DEFAULT_WEIGHTS_TRIALS * parts.var(1).mean() + 1e-12)
-    design = np.concatenate([parts.T, pull * np.eye(len(parts))])
+    pull = math.sqrt(_DEFAULT_WEIGHTS_TRIALS * components.var(1).mean() + 1e-12)
+    design = np.concatenate([components.T, pull * np.eye(len(components))])
     outputs = np.concatenate([targets, pull * _DEFAULT_WEIGHTS])
     weights, _ = nnls(design, outputs)
     if weights.sum() > 1:
         # One more row with a high weight holds the sum at 1
         high = 1e3 * math.sqrt(len(targets))
-        design = np.concatenate([design, np.full((1, len(parts)), high)])
+        design = np.concatenate([design, np.full((1, len(components)), high)])
         weights, _ = nnls(design, np.append(outputs, high))
     return weights
 

@@ -19,9 +19,9 @@ class AccuracyTransform:
 
     floor: float  # accuracy below which the scale is logarithmic
     unit: float  # scale of the logarithm, in units of accuracy
-    lowest: float  # accuracy of the trials
-    mean: float = 0.0  # of the trials before standardization
-    scale: float = 1.0  # their standard deviation
+    lowest: float  # lowest accuracy of the trials
+    mean: float = 0.0  # mean of the shortened accuracies
+    scale: float = 1.0  # standard deviation of the shortened accuracies
 
     @classmethod
     def fit(cls, accuracies: np.ndarray) -> AccuracyTransform:
@@ -44,7 +44,7 @@ class AccuracyTransform:
         return (shortened - self.mean) / self.scale
 
     def inverse(self, values: np.ndarray) -> np.ndarray:
-        """Map transformed values to accuracies, limited below to the lowest accuracy of the trials or the floor."""
+        """Map transformed values to accuracies, at least the lowest accuracy of the trials or the floor."""
         shortened = values * self.scale + self.mean
         below = np.minimum(np.maximum(self.floor - shortened, 0) / self.unit, 50.0)
         accuracies = np.where(below > 0, self.floor - self.unit * np.expm1(below), shortened)

@@ -11,13 +11,13 @@ from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.cost_model import COST_COLUMNS, CostModel
 
 # Costs of networks by selection
-_CHOICES = {"paper": ("macs", "params"), "rich": COST_COLUMNS}
+_COLUMN_SETS = {"paper": ("macs", "params"), "rich": COST_COLUMNS}
 
 
 def pretraining_labels(
     constraints: Constraints, pool: np.ndarray, selection: str | Sequence[str] = "paper"
 ) -> dict[str, np.ndarray]:
-    """Compute statistics of the architectures of candidates, integers (N, variables): floats by name, (N,) each.
+    """Compute statistics of the architectures of candidates, integers (N, variables): floats (N,) by name.
 
     The selection is "paper" for MACs and parameters; "rich" for these and activations, their logarithms, and MACs,
     parameters, activations and blocks of each stage; or a list of column names. For a space without networks, "paper"
@@ -26,11 +26,11 @@ def pretraining_labels(
     has_networks = constraints.space.architecture is not None
     if not isinstance(selection, str):
         names = tuple(dict.fromkeys(selection))
-    elif selection not in _CHOICES:
-        hint = suggest(selection, _CHOICES)
+    elif selection not in _COLUMN_SETS:
+        hint = suggest(selection, _COLUMN_SETS)
         raise UsageError(f"pretraining_labels: unknown choice {selection!r}: {hint}; or list column names")
     else:
-        names = _CHOICES[selection] if has_networks else tuple(constraints.columns)
+        names = _COLUMN_SETS[selection] if has_networks else tuple(constraints.columns)
     for name in names:
         if name not in constraints.column_names:
             hint = suggest(name, constraints.column_names)

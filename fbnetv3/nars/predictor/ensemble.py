@@ -29,8 +29,8 @@ class EnsembleLinear(nn.Module):
 class EnsembleNetwork(nn.Module):
     """Architecture encoder, proxy head and accuracy head of every member (Fig. 3).
 
-    The second half of the members scales recipes up: next to the encoder's many units, the few numbers of a recipe
-    hardly count otherwise. The number of members is even.
+    The second half of the members scales recipes up: otherwise the few numbers of a recipe would hardly matter next to
+    the encoder's many units. The number of members is even.
     """
 
     recipe_gains: Tensor
@@ -57,7 +57,7 @@ class EnsembleNetwork(nn.Module):
         self.register_buffer("recipe_gains", gains[:, None, None], persistent=False)
 
     def forward(self, arch: Tensor, recipe: Tensor) -> Tensor:
-        """Score candidates, (members, N), from their features, of each member or of all, (N, features)."""
+        """Score candidates, (members, N), from features of shape (N, features) or (members, N, features)."""
         members = len(self.recipe_gains)
         return self.score(self.encoder(arch.expand(members, -1, -1)), recipe.expand(members, -1, -1))
 
@@ -68,7 +68,7 @@ class EnsembleNetwork(nn.Module):
 
 def train_members(
     parameters: list[nn.Parameter],
-    loss: Callable[[Tensor], Tensor],
+    loss_function: Callable[[Tensor], Tensor],
     num_examples: int,
     members: int,
     epochs: int,
@@ -78,8 +78,8 @@ def train_members(
 ) -> None:
     """Train all members, each of which sees the examples in its own order.
 
-    `loss` maps indices of examples, (members, batch), to the mean loss over both dimensions; `lr` is the highest
-    learning rate, of one cycle up and down.
+    `loss_function` maps indices of examples, (members, batch), to the mean loss over both dimensions. The learning rate
+    rises to `lr` and falls again in one cycle.
     """
     batch_size = min(batch_size, num_examples)
     steps = num_examples // batch_size
@@ -91,6 +91,6 @@ def train_members(
         for rows in orders[:, : steps * batch_size].split(batch_size, 1):
             optimizer.zero_grad(set_to_none=True)
             # The sum over members, so that each has the gradient of its own mean loss
-            (loss(rows) * members).backward()
+            (loss_function(rows) * members).backward()
             optimizer.step()
             schedule.step()

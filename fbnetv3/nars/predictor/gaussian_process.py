@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Means of the normal priors on the logarithms of the kernel's parameters: variances, length scales, noise
+# Means of the normal priors on the logarithms of the kernel's parameters: variances, squared length scales
+# (times two) and noise
 _PRIOR_MEANS = {
     "linear arch": -2.0,
     "linear recipe": -2.0,
@@ -20,11 +21,11 @@ _PRIOR_MEANS = {
     "joint": -2.0,
     "embedded": -1.5,
     "constant": -2.0,
-    "length arch": 0.0,
-    "length recipe": 0.0,
-    "length joint arch": 0.0,
-    "length joint recipe": 0.0,
-    "length embedded": 0.0,
+    "squared length arch": 0.0,
+    "squared length recipe": 0.0,
+    "squared length joint arch": 0.0,
+    "squared length joint recipe": 0.0,
+    "squared length embedded": 0.0,
     "noise": -1.5,
 }
 # Standard deviations of the priors
@@ -39,7 +40,7 @@ _CHUNK_SIZE = 2048
 
 
 class FeatureGroups(NamedTuple):
-    """Features of candidates by group, (N, features) each; a group without features does not enter the kernel."""
+    """Features of candidates, (N, features) for each group; a group without features does not enter the kernel."""
 
     arch: Tensor
     recipe: Tensor
@@ -49,13 +50,13 @@ class FeatureGroups(NamedTuple):
 class GaussianProcess:
     """Regression with a sum of kernels: a linear and a smooth one for each group, and one of architecture and recipe.
 
-    The trials determine the weight of each kernel, its length scale, and the noise.
+    The trials determine the weight and the length scale of each kernel, and the noise.
     """
 
     def fit(self, features: FeatureGroups, targets: Tensor) -> Tensor:
         """Choose the kernel's parameters and condition on trials, whose targets, (N,), have mean 0 and deviation 1.
 
-        Return leave-one-out predictions: that of each trial from all others, float64 (N,).
+        Return leave-one-out predictions, of each trial from all others, float64 (N,).
         """
         self._center = features.embedded.mean(0)
         self._scale = (features.embedded - self._center).square().mean(0).sqrt().clamp_min(1e-6)
@@ -64,17 +65,17 @@ class GaussianProcess:
         products = self._products(self._trials)
         identity = torch.eye(len(targets), dtype=torch.float64)
 
-        logs = {
+        log_parameters = {
             name: torch.tensor(mean, dtype=torch.float64, requires_grad=True)
             for name, mean in _PRIOR_MEANS.items()
         }
 
         def covariance() -> Tensor:
-            noise = logs["noise"].exp() + _MIN_NOISE
-            return self._kernel(products, logs) + noise * identity
+            noise = log_parameters["noise"].exp() + _MIN_NOISE
+            return self._kernel(products, log_parameters) + noise * identity
 
         # Maximize the posterior of the kernel's parameters
-        optimizer = torch.optim.Adam(logs.values(), _LR)
+        optimizer = torch.optim.Adam(log_parameters.values(), _LR)
         for _ in range(_STEPS):
             optimizer.zero_grad()
             # Negative log marginal likelihood without its constant: y' K^-1 y / 2 + log det(K) / 2, with K = L L' and
@@ -84,7 +85,7 @@ class GaussianProcess:
             loss = 0.5 * targets @ solved + factor.diagonal().log().sum()
             for name, mean in _PRIOR_MEANS.items():
                 std = _NOISE_PRIOR_STD if name == "noise" else _PRIOR_STD
-                loss = loss + 0.5 * ((logs[name] - mean) / std) ** 2
+                loss = loss + 0.5 * ((log_parameters[name] - mean) / std) ** 2
             loss.backward()
             optimizer.step()
 
@@ -92,7 +93,7 @@ class GaussianProcess:
             inverse = torch.linalg.inv(covariance())
             # The mean at new candidates is k(x, trials) K^-1 y
             self._weights = inverse @ targets
-            self._logs = {name: value.detach() for name, value in logs.items()}
+            self._log_parameters = {name: value.detach() for name, value in log_parameters.items()}
             # Leave-one-out mean: y_i - [K^-1 y]_i / [K^-1]_ii
             return targets - self._weights / inverse.diagonal()
 
@@ -102,7 +103,7 @@ class GaussianProcess:
         means = []
         for chunk in zip(*(group.split(_CHUNK_SIZE) for group in features), strict=True):
             products = self._products(self._normalize(FeatureGroups(*chunk)))
-            means.append(self._kernel(products, self._logs) @ self._weights)
+            means.append(self._kernel(products, self._log_parameters) @ self._weights)
         return torch.cat(means)
 
     def _normalize(self, features: FeatureGroups) -> FeatureGroups:
@@ -112,31 +113,31 @@ class GaussianProcess:
         return FeatureGroups(*(group / max(1, group.shape[1]) ** 0.5 for group in groups))
 
     def _products(self, features: FeatureGroups) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return inner products and squared distances to the trials, (N, trials) each, of each group with features."""
+        """Return inner products and squared distances to the trials, both (N, trials), for each group with features."""
         products = {}
         for name, group, trials in zip(FeatureGroups._fields, features, self._trials, strict=True):
             if group.shape[1]:
                 inner = group @ trials.T
                 # |a - b|^2 = |a|^2 + |b|^2 - 2 a b
                 square_norms = group.square().sum(1)[:, None] + trials.square().sum(1)
-                distances = (square_norms - 2 * inner).clamp_min(0)
-                products[name] = inner.double(), distances.double()
+                squared_distances = (square_norms - 2 * inner).clamp_min(0)
+                products[name] = inner.double(), squared_distances.double()
         return products
 
     @staticmethod
-    def _kernel(products: dict[str, tuple[Tensor, Tensor]], logs: dict[str, Tensor]) -> Tensor:
+    def _kernel(products: dict[str, tuple[Tensor, Tensor]], log_parameters: dict[str, Tensor]) -> Tensor:
         """Return the kernel between candidates and trials, (N, trials)."""
 
         def squared_exponential(group: str, length: str) -> Tensor:
-            _, distances = products[group]
-            return torch.exp(-distances * torch.exp(-logs[f"length {length}"]))
+            _, squared_distances = products[group]
+            return torch.exp(-squared_distances * torch.exp(-log_parameters[f"squared length {length}"]))
 
-        total = logs["constant"].exp()
+        total = log_parameters["constant"].exp()
         for group, (inner, _) in products.items():
-            total = total + logs[group].exp() * squared_exponential(group, group)
+            total = total + log_parameters[group].exp() * squared_exponential(group, group)
             if group != "embedded":
-                total = total + logs[f"linear {group}"].exp() * inner
+                total = total + log_parameters[f"linear {group}"].exp() * inner
         if "arch" in products and "recipe" in products:
-            joint = logs["joint"].exp() * squared_exponential("arch", "joint arch")
+            joint = log_parameters["joint"].exp() * squared_exponential("arch", "joint arch")
             total = total + joint * squared_exponential("recipe", "joint recipe")
         return total

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.rounds import predictor_error, rank_trials
-from fbnetv3.nars.algorithm.trial_store import FAILED
+from fbnetv3.nars.algorithm.trial_store import FAILED, FINISHED
 from fbnetv3.nars.report.report_figures import REPORT_FIGURES
 from fbnetv3.nars.report.search_record import SearchRecord, read_search_record
 from fbnetv3.utils.files import make_folder, write_text
@@ -20,13 +20,13 @@ _TEMPLATE = Path(__file__).with_name("search_report.html")
 def write_report(folder: Path) -> Path:
     """Write `report.html`, and its figures to `report/`, in a search's folder; return the path of the page.
 
-    Before the search has finished, the report shows only the trials.
+    Without `analysis.json` (see `save_analysis`), the report shows only the trials.
 
     Raises:
         UsageError: no trial has finished yet.
     """
     record = read_search_record(folder)
-    if not any(record.completed_rounds):
+    if not any(record.completed_trials_by_round):
         raise UsageError(f"{folder}: no trials have finished yet; wait for the first one")
     figures = {}
     for name, draw in REPORT_FIGURES.items():
@@ -49,13 +49,14 @@ def _render_page(record: SearchRecord, figures: dict[str, str]) -> str:
     template = Template(_TEMPLATE.read_text(), autoescape=True)
     return template.render(
         record=record,
+        is_finished=bool(record.metadata.get(FINISHED)),
         epoch=epoch,
         ranked=rank_trials(record.trials, epoch),
         failed_trials=[trial for trial in record.trials if trial.status == FAILED],
         hours=sum(trial.seconds or 0 for trial in record.trials) / 3600,
         rounds=[
             (rank_trials(trials, epoch), predictor_error(trials, epoch))
-            for trials in record.completed_rounds
+            for trials in record.completed_trials_by_round
         ],
         figures=figures,
         settings={name: json.dumps(value) for name, value in record.settings.items()},

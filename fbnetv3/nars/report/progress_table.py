@@ -10,13 +10,26 @@ from typing import TextIO
 from tabulate import tabulate
 
 from fbnetv3.nars.algorithm.rounds import SearchProgress, predictor_error, rank_trials
-from fbnetv3.nars.algorithm.trial_store import DONE, FAILED, FINISHED, RUNNING, STOPPED, WAITING
+from fbnetv3.nars.algorithm.trial_store import DONE, FAILED, FINISHED, RUNNING, STOPPED_BY_FAILURES, WAITING
 from fbnetv3.nars.report.search_record import SearchRecord, read_search_record
 from fbnetv3.utils.text import format_duration
 
 # Columns of the live table and their widths
-_COLUMNS = {"round": 7, "epochs": 6, "done": 9, "failed": 6, "running": 7, "best": 9, "error": 8, "left": 8}
-_STAGES = {"pretraining": "pretraining the predictor on architecture statistics"}
+_COLUMNS = {
+    "round": 7,
+    "epochs": 6,
+    "done": 9,
+    "failed": 6,
+    "running": 7,
+    "best": 9,
+    "error": 8,
+    "time left": 9,
+}
+_STAGES = {
+    "pretraining": "pretraining the predictor on architecture statistics",
+    "evolution": "searching for the best candidate within each budget",
+    "done": "search finished",
+}
 _SECONDS_BETWEEN_LINES = 60.0  # between lines if the output is not a terminal
 _MAX_FAILURES_SHOWN = 10
 _CLEAR_LINE = "\x1b[K"
@@ -43,7 +56,7 @@ class ProgressTable:
         if progress.stage == "trials":
             self._show_trials(progress)
         elif progress.stage != self._stage:
-            self._print_line(_STAGES.get(progress.stage, progress.stage))
+            self._print_line(_STAGES[progress.stage])
         self._stage = progress.stage
 
     def _show_trials(self, progress: SearchProgress) -> None:
@@ -68,7 +81,7 @@ class ProgressTable:
 
 def _format_row(progress: SearchProgress) -> str:
     cells = (
-        f"{progress.round + 1}/{progress.rounds}",
+        f"{progress.round + 1}/{progress.num_rounds}",
         f"{progress.epochs}",
         f"{progress.count(DONE)}/{len(progress.trials)}",
         f"{progress.count(FAILED)}",
@@ -88,7 +101,7 @@ def describe_search(folder: Path) -> str:
     """Describe the state of the search in a folder, with a table of its rounds."""
     record = read_search_record(folder)
     state = "finished" if record.metadata.get(FINISHED) else "not finished"
-    if record.metadata.get(STOPPED):
+    if record.metadata.get(STOPPED_BY_FAILURES):
         state = "stopped by failures"
     space = record.settings.get("space", "a search")
     lines = [
@@ -98,6 +111,8 @@ def describe_search(folder: Path) -> str:
     ]
     failed = [trial for trial in record.trials if trial.status == FAILED]
     lines += [f"trial {trial.number} failed: {trial.error}" for trial in failed[:_MAX_FAILURES_SHOWN]]
+    if len(failed) > _MAX_FAILURES_SHOWN:
+        lines.append(f"... and {len(failed) - _MAX_FAILURES_SHOWN} more failed trials")
     return "\n".join(lines)
 
 

@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from fbnetv3.nars.algorithm.early_stopping import rank_correlations
+from fbnetv3.nars.algorithm.early_stopping import MIN_CURVES, rank_correlations
 from fbnetv3.nars.algorithm.rounds import predictor_error
 from fbnetv3.nars.report.search_record import SearchRecord
 from fbnetv3.utils.plotting import style_axes
 
 _MAX_LABELS = 3  # statistics shown in the pretraining figure
-_MIN_CURVES = 3
 # Keys of the analysis for predictors with and without pretraining
 _PREDICTORS = {"plain": "not pretrained", "pretrained": "pretrained"}
 
@@ -38,7 +37,7 @@ def _draw_rounds(record: SearchRecord, figure: Any) -> bool:
     axes = figure.subplots()
     epoch = record.comparison_epoch
     best: dict[int, float] = {}
-    for number, trials in enumerate(record.completed_rounds, 1):
+    for number, trials in enumerate(record.completed_trials_by_round, 1):
         accuracies = [trial.accuracy(epoch) for trial in trials]
         if not accuracies:
             continue
@@ -49,7 +48,7 @@ def _draw_rounds(record: SearchRecord, figure: Any) -> bool:
         best[number] = max(accuracies)
     best_so_far = np.maximum.accumulate(list(best.values()))
     axes.plot(list(best), best_so_far, "k--", linewidth=1, label="best so far")
-    axes.set_xticks(range(1, len(record.completed_rounds) + 1))
+    axes.set_xticks(range(1, len(record.rounds) + 1))
     axes.legend(frameon=False)
     style_axes(axes, xlabel="round (bar: median)", ylabel=f"accuracy after epoch {epoch}")
     return True
@@ -63,7 +62,7 @@ def _draw_accuracy_over_cost(record: SearchRecord, figure: Any) -> bool:
     column = cost["column"]
     scale, unit = _cost_unit(max(map(abs, cost["trials"].values())))
     # Measured accuracies, in one color per round
-    for number, trials in enumerate(record.completed_rounds, 1):
+    for number, trials in enumerate(record.completed_trials_by_round, 1):
         costs = [cost["trials"][str(trial.number)] / scale for trial in trials]
         accuracies = [trial.accuracy(record.comparison_epoch) for trial in trials]
         axes.scatter(costs, accuracies, s=14, alpha=0.55, linewidths=0, label=f"round {number}")
@@ -104,7 +103,7 @@ def _cost_unit(largest: float) -> tuple[float, str]:
 
 
 def _draw_last_round(record: SearchRecord, figure: Any) -> bool:
-    trials = record.completed_rounds[-1]
+    trials = record.completed_trials_by_round[-1]
     epoch = record.comparison_epoch
     if len(trials) < 2 or trials[0].predicted is None:
         return False
@@ -160,7 +159,7 @@ def _draw_pretraining(record: SearchRecord, figure: Any) -> bool:
 
 def _draw_early_stopping(record: SearchRecord, figure: Any) -> bool:
     curves = [trial.curve for trial in record.trials if trial.round == 0 and trial.curve is not None]
-    if len(curves) < _MIN_CURVES or len(curves[0]) < 2:
+    if len(curves) < MIN_CURVES or len(curves[0]) < 2:
         return False
     axes = figure.subplots()
     correlations = rank_correlations(np.array(curves))

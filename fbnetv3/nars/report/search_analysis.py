@@ -14,12 +14,12 @@ from fbnetv3.nars.algorithm.budgets import build_constraints
 from fbnetv3.nars.algorithm.evolution import pareto_front
 from fbnetv3.nars.algorithm.nars_search import SearchResult
 from fbnetv3.nars.algorithm.trial_store import ANALYSIS_FILE, DONE, Trial
-from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PretrainReport
+from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PretrainingReport
 from fbnetv3.utils.files import write_json
 
 _FOLDS = 5
 _MAX_POINTS = 500  # points per scatter plot
-_FRONT_SIZE = 12  # budgets along the Pareto front
+_FRONT_BUDGETS = 12  # number of budgets along the Pareto front
 
 
 def save_analysis(result: SearchResult) -> Path:
@@ -63,7 +63,7 @@ def _analyze_search(result: SearchResult) -> dict[str, Any]:
     }
 
 
-def _describe_pretraining(report: PretrainReport) -> dict[str, Any]:
+def _describe_pretraining(report: PretrainingReport) -> dict[str, Any]:
     return {
         "names": list(report.names),
         "r2": list(report.r2),
@@ -73,7 +73,7 @@ def _describe_pretraining(report: PretrainReport) -> dict[str, Any]:
 
 
 def _build_predictors(result: SearchResult) -> dict[str, AccuracyPredictor]:
-    """Build predictors to fit: one without pretraining, and one like the search's if that was pretrained."""
+    """Build predictors to fit: one without pretraining, and one pretrained like the search's if that was pretrained."""
     predictors = {"plain": AccuracyPredictor(result.space, result.settings.predictor, result.settings.seed)}
     if result.pretraining is not None:
         predictors["pretrained"] = copy.copy(result.predictor)
@@ -133,13 +133,13 @@ def _cost_and_front(result: SearchResult, trials: Sequence[Trial]) -> dict[str, 
     def costs_of(candidates: np.ndarray) -> np.ndarray:
         return constraints.column_values(candidates, column)[column].astype(float)
 
-    # Keys of a JSON mapping are texts
+    # JSON keys are strings
     candidates = np.array([trial.candidate for trial in trials])
     trial_costs = {
         str(trial.number): float(cost) for trial, cost in zip(trials, costs_of(candidates), strict=True)
     }
     front = pareto_front(
-        result.predictor, constraints, column, candidates, _FRONT_SIZE, settings.evolution, settings.seed
+        result.predictor, constraints, column, candidates, _FRONT_BUDGETS, settings.evolution, settings.seed
     )
     return {
         "cost": {"column": column, "trials": trial_costs},

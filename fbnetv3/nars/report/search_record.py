@@ -25,7 +25,7 @@ class SearchRecord:
     folder: Path
     trials: list[Trial]  # all that have been proposed
     metadata: dict[str, Any]  # settings and state of the search
-    analysis: dict[str, Any]  # of `save_analysis`; empty until the search has finished
+    analysis: dict[str, Any]  # what `save_analysis` has written; empty before
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -41,11 +41,11 @@ class SearchRecord:
     def rounds(self) -> list[list[Trial]]:
         """The trials of each round."""
         num_rounds = max((trial.round for trial in self.trials), default=-1) + 1
-        return [[trial for trial in self.trials if trial.round == round] for round in range(num_rounds)]
+        return [[trial for trial in self.trials if trial.round == i] for i in range(num_rounds)]
 
     @property
-    def completed_rounds(self) -> list[list[Trial]]:
-        """The trials of each round that have an accuracy."""
+    def completed_trials_by_round(self) -> list[list[Trial]]:
+        """The completed trials of each round."""
         return [[trial for trial in trials if trial.status == DONE] for trials in self.rounds]
 
 
@@ -54,7 +54,7 @@ def read_search_record(folder: Path) -> SearchRecord:
     with contextlib.closing(TrialStore(folder)) as store:
         trials = store.trials()
         metadata = store.metadata()
-    # The analysis is written at the end of the search
+    # The analysis is written after the search has finished
     file = folder / ANALYSIS_FILE
     try:
         analysis = json.loads(file.read_text()) if file.exists() else {}

@@ -19,7 +19,7 @@ _DAY = 86400
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """N simulations of a search on one cluster, with one seed each: times of each, and means of the rest."""
+    """Results of N simulations on one cluster, each with its own seed: times of each, and means of everything else."""
 
     cluster: Cluster
     asynchronous: bool

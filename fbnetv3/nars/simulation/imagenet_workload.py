@@ -52,7 +52,7 @@ class ImageNetWorkload:
 
 
 def pool_costs(space: Space, settings: SearchSettings) -> dict[str, np.ndarray]:
-    """Compute "macs", "params" and "activations" of a search's pool, (N,) each, in the order of the pool."""
+    """Compute "macs", "params" and "activations" of a search's pool: arrays (N,), in the order of the pool."""
     pool = sample_pool(build_constraints(settings, space), settings.pool, settings.seed)
     return CostModel(space, settings.num_classes)(pool)
 
@@ -71,8 +71,8 @@ def draw_trials(
     costly = costly[costly >= batch]  # the others are in the first round
     num_later_trials = (rounds - 1) * batch
     if len(costly) < num_later_trials or len(pool_macs) < batch:
-        pool = f"{costly_fraction:g} of {len(pool_macs)} candidates"
-        raise FieldError(f"{pool} are too few for {rounds} rounds of {batch} trials", "costly_fraction")
+        counts = f"{len(costly)} candidates for {num_later_trials} trials after the first round"
+        raise FieldError(f"{costly_fraction:g} leaves {counts}; raise it, or the pool", "costly_fraction")
     later_trials = np.random.default_rng(seed).permutation(costly)[:num_later_trials]
     return np.concatenate([np.arange(batch), later_trials]).reshape(rounds, batch)
 

@@ -74,8 +74,8 @@ def _read_store(folder: Path) -> RecordedSearch:
 def replay(trials: Sequence[Trial], seconds: Sequence[float] | np.ndarray | None = None) -> list[Segment]:
     """Simulate recorded trials, each round separately, and in several segments where the search was interrupted.
 
-    Work that an interruption discarded is neither recorded nor simulated. `seconds` are the times of the trials, by
-    default as recorded.
+    Work that an interruption discarded is neither recorded nor simulated. `seconds` are the durations of the trials
+    (default: as recorded).
     """
     if seconds is None:
         seconds = [_seconds(trial) for trial in trials]
@@ -94,7 +94,7 @@ def replay(trials: Sequence[Trial], seconds: Sequence[float] | np.ndarray | None
 def proportional_times(trials: Sequence[Trial], costs: np.ndarray) -> np.ndarray:
     """Predict the seconds of each trial as its epochs times its cost, at one rate that preserves the total time.
 
-    `costs` are those of the trials' candidates, such as multiply-adds, (N,).
+    `costs`, (N,), are the costs of the trials' candidates, such as multiply-adds.
     """
     work = np.asarray(costs, np.float64) * [trial.epochs for trial in trials]
     return work * sum(map(_seconds, trials)) / work.sum()
@@ -106,8 +106,8 @@ def residual_spread(trials: Sequence[Trial], costs: np.ndarray) -> list[float]:
     Each round has its own rate, as the load of a machine changes. `Cluster.stragglers` models this deviation.
     """
     spreads = []
-    for round in sorted({trial.round for trial in trials}):
-        indices = [i for i, trial in enumerate(trials) if trial.round == round]
+    for round_index in sorted({trial.round for trial in trials}):
+        indices = [i for i, trial in enumerate(trials) if trial.round == round_index]
         round_trials = [trials[i] for i in indices]
         predicted = proportional_times(round_trials, np.asarray(costs)[indices])
         recorded = [_seconds(trial) for trial in round_trials]

@@ -25,8 +25,8 @@ class Workload:
     """The trials of a search, in the order in which they are proposed."""
 
     rounds: tuple[tuple[float, ...], ...]  # GPU seconds per epoch of each trial, by round
-    full_epochs: int  # of the trials in the first round
-    stopping_epoch: int  # of later trials (Sec. 3.3)
+    full_epochs: int  # epochs of the trials in the first round
+    stopping_epoch: int  # epochs of later trials (Sec. 3.3)
 
     def __post_init__(self) -> None:
         # No empty rounds, no trials without work
@@ -45,9 +45,9 @@ class Workload:
         """Round of each trial, over all rounds."""
         return [index for index, trials in enumerate(self.rounds) for _ in trials]
 
-    def epochs(self, round: int) -> int:
+    def epochs(self, round_index: int) -> int:
         """Return the number of epochs of a round's trials; only those of the first round train in full."""
-        return self.stopping_epoch if round else self.full_epochs
+        return self.stopping_epoch if round_index else self.full_epochs
 
     @property
     def gpu_seconds(self) -> float:
@@ -64,7 +64,7 @@ class Cluster:
     """
 
     gpus: int
-    gpus_per_trial: int = 1  # that train one candidate together
+    gpus_per_trial: int = 1  # number of GPUs that train one candidate together
     scaling: float = 1.0  # parallel efficiency per doubling of `gpus_per_trial`
     failure_rate: float = 0.0  # failures per GPU hour of work
     stragglers: float = 0.0  # standard deviation of the logarithm of an attempt's slowdown
@@ -92,11 +92,11 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class SimulatedAttempt:
     """One attempt at a trial."""
 
-    trial: int
-    number: int  # 0 for the first attempt
+    trial: int  # number of the trial
+    attempt_number: int  # 0 for the first attempt
     start: float  # in seconds since the search began, like `end`
     end: float
     epochs: int  # of the trial completed by the end of the attempt
@@ -109,9 +109,8 @@ class SimulationResult:
 
     workload: Workload
     cluster: Cluster
-    attempts: tuple[Attempt, ...]  # in the order in which they ended
-    # For each trial, how many trials had succeeded when it was proposed
-    results_at_proposal: tuple[int, ...]
+    attempts: tuple[SimulatedAttempt, ...]  # in the order in which they ended
+    results_at_proposal: tuple[int, ...]  # how many trials had succeeded when each was proposed
 
     @cached_property
     def wall_seconds(self) -> float:
@@ -183,7 +182,7 @@ def simulate(
 class _RunningAttempt:
     """An attempt in progress."""
 
-    number: int
+    attempt_number: int
     start: float
     epoch_seconds: float
     first_epoch: int  # epochs completed by earlier attempts
@@ -212,7 +211,7 @@ class _Simulation:
     num_ended: int = 0
     num_succeeded: int = 0
     results_at_proposal: list[int] = field(default_factory=list)
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[SimulatedAttempt] = field(default_factory=list)
     events: list[tuple[float, int, Callable[[], None]]] = field(default_factory=list)  # a heap
     num_scheduled: int = 0
 
@@ -235,8 +234,8 @@ class _Simulation:
         self.num_scheduled += 1
         heapq.heappush(self.events, (time, self.num_scheduled, process))
 
-    def _start_round(self, round: int) -> None:
-        for _ in self.workload.rounds[round]:
+    def _start_round(self, round_index: int) -> None:
+        for _ in self.workload.rounds[round_index]:
             self._propose()
 
     def _propose(self) -> None:
@@ -256,13 +255,13 @@ class _Simulation:
                 self._propose()
             self._start_attempt(*self.queue.popleft())
 
-    def _start_attempt(self, trial: int, number: int, completed: int) -> None:
+    def _start_attempt(self, trial: int, attempt_number: int, completed: int) -> None:
         cluster = self.cluster
         epoch_seconds = self.workload.epoch_seconds[trial] / cluster.speedup
         failure_time = math.inf
         if cluster.stragglers or cluster.failure_rate:
             # Log-normal with mean 1
-            rng = np.random.default_rng((self.seed, trial, number))
+            rng = np.random.default_rng((self.seed, trial, attempt_number))
             slowdown = cluster.stragglers * rng.standard_normal() - cluster.stragglers**2 / 2
             epoch_seconds *= math.exp(slowdown)
             time_to_failure = rng.standard_exponential()
@@ -275,7 +274,7 @@ class _Simulation:
             last_epoch = self.workload.epochs(self.workload.trial_rounds[trial])
         self.free_slots -= 1
         self.running[trial] = _RunningAttempt(
-            number, self.now, epoch_seconds, completed, max(last_epoch, completed), failure_time
+            attempt_number, self.now, epoch_seconds, completed, max(last_epoch, completed), failure_time
         )
         self._schedule_end(trial)
 
@@ -304,14 +303,15 @@ class _Simulation:
             # What a retry need not repeat
             resumable = attempt.first_epoch + math.floor(self._elapsed_epochs(attempt))
             epochs = resumable if self.cluster.checkpoints else 0
-        self.attempts.append(Attempt(trial, attempt.number, attempt.start, self.now, epochs, failed))
+        number = attempt.attempt_number
+        self.attempts.append(SimulatedAttempt(trial, number, attempt.start, self.now, epochs, failed))
         # Release the GPUs, at once or after their repair
         if failed and self.cluster.repair:
             self._schedule(self.now + self.cluster.repair, self._release_slot)
         else:
             self._release_slot()
-        if failed and attempt.number < self.retries:
-            self.queue.append((trial, attempt.number + 1, epochs))
+        if failed and number < self.retries:
+            self.queue.append((trial, number + 1, epochs))
         else:
             self._end_trial(trial, failed)
 
@@ -319,17 +319,18 @@ class _Simulation:
         self.free_slots += 1
 
     def _end_trial(self, trial: int, failed: bool) -> None:
-        round = self.workload.trial_rounds[trial]
+        round_index = self.workload.trial_rounds[trial]
         self.num_ended += 1
         self.num_succeeded += not failed
-        self.unfinished[round] -= 1
-        if self.unfinished[round]:
+        self.unfinished[round_index] -= 1
+        if self.unfinished[round_index]:
             return
         # The round has ended
-        if self.asynchronous and round == 0:
+        if self.asynchronous and round_index == 0:
             self._apply_stopping_epoch()
-        elif not self.asynchronous and round + 1 < len(self.workload.rounds):
-            self._schedule(self.now + self.predictor_seconds, partial(self._start_round, round + 1))
+        elif not self.asynchronous and round_index + 1 < len(self.workload.rounds):
+            start = partial(self._start_round, round_index + 1)
+            self._schedule(self.now + self.predictor_seconds, start)
 
     def _apply_stopping_epoch(self) -> None:
         """End running trials at the stopping epoch, which is now known, or after their current epoch."""

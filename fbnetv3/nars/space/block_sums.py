@@ -1,4 +1,4 @@
-"""Sums over the blocks of many candidates at once, of any values that a block determines.
+"""Sum any values that a block determines over the blocks of many candidates at once.
 
 The values of a block depend only on its row and on the channels and side of its input. Each combination is evaluated
 once and then looked up for all candidates that have it.
@@ -25,11 +25,11 @@ _INVALID = -1
 
 
 class BlockFunctions(NamedTuple):
-    """What is summed: non-negative values of a block and of a head."""
+    """Functions that return what is summed: non-negative values of a block, and of a head."""
 
-    # Of registered name, spec and side of the input
+    # Called with the block's registered name, its spec and the side of its input
     block: Callable[[str, BlockSpec, int], Sequence[float]]
-    head: Callable[[int, int], Sequence[float]] | None  # of channels and side of the input
+    head: Callable[[int, int], Sequence[float]] | None  # called with channels and side of its input
     num_columns: int  # number of values
     dtype: type = np.int64
 
@@ -47,7 +47,7 @@ class BlockSums:
 
     def __init__(self, space: Space, functions: BlockFunctions, in_chans: int = 3) -> None:
         if space.architecture is None:
-            raise SpaceError("missing: this space has no architecture template", ARCHITECTURE)
+            raise SpaceError(f"{space.name} has no architecture template", ARCHITECTURE)
         self.space = space
         self.in_chans = in_chans
         self._functions = functions
@@ -72,7 +72,7 @@ class BlockSums:
 
         By stage, the sums do not contain the head; otherwise, it counts as a block of the only stage.
         """
-        candidates = self.space.check(candidates)
+        candidates = self.space.validate(candidates)
         num_candidates = len(candidates)
         shape = (num_candidates, self._groups[-1].stage + 1 if by_stage else 1)
         sums: np.ndarray = np.zeros((*shape, self._functions.num_columns), self._functions.dtype)
@@ -80,13 +80,13 @@ class BlockSums:
         valid = np.ones(num_candidates, bool)
         variables = {}
         for variable, codes in zip(self.space.variables, candidates.T, strict=True):
-            variables[variable.name] = _Quantity(variable.values, codes)
+            variables[variable.name] = _CodedValues(variable.values, codes)
 
-        def quantity(value: Any) -> _Quantity:
-            return variables[value[1:]] if is_variable(value) else _Quantity((value,))
+        def quantity(value: Any) -> _CodedValues:
+            return variables[value[1:]] if is_variable(value) else _CodedValues((value,))
 
         # Follow channels and sides of all candidates through the groups of blocks
-        channels = _Quantity((self.in_chans,))
+        channels = _CodedValues((self.in_chans,))
         side = quantity(self._resolution)
         for group in self._groups:
             fields = [variables[name] for name in group.variables.values()]
@@ -103,13 +103,15 @@ class BlockSums:
                 # A candidate without blocks of the group keeps the side of its map
                 output_sides = np.where(count > 0, rows[:, -1].astype(np.int64), side.per_candidate())
                 sides, codes = np.unique(output_sides, return_inverse=True)
-                side = _Quantity(tuple(sides.tolist()), np.broadcast_to(codes, num_candidates))
+                side = _CodedValues(tuple(sides.tolist()), np.broadcast_to(codes, num_candidates))
         if self._functions.head is not None and not by_stage:
             self._add_heads(sums[:, 0], channels, side, valid)
             num_blocks += 1
         return BlockTotals(sums, num_blocks, valid)
 
-    def _add_heads(self, sums: np.ndarray, channels: _Quantity, side: _Quantity, valid: np.ndarray) -> None:
+    def _add_heads(
+        self, sums: np.ndarray, channels: _CodedValues, side: _CodedValues, valid: np.ndarray
+    ) -> None:
         """Add the values of the heads of valid candidates, whose input is the last block's output."""
         assert self._functions.head is not None
         # One key per (channels, side), of which there are few
@@ -119,16 +121,16 @@ class BlockSums:
         heads = [self._functions.head(*divmod(key, base)) for key in keys.tolist()]
         sums[valid] += np.array(heads, sums.dtype).reshape(-1, sums.shape[1])[indices]
 
-    def reachable(self) -> tuple[dict[tuple[str, BlockSpec, int], None], set[tuple[int, int]]]:
-        """Return all blocks that candidates can have, and all (channels, side) of the last block's output.
+    def list_reachable(self) -> tuple[list[tuple[str, BlockSpec, int]], list[tuple[int, int]]]:
+        """List all blocks that candidates can have, and all (channels, side) of the last block's output.
 
-        A block is its registered name, its spec and the side of its input; they are the keys of an ordered dictionary.
+        A block is its registered name, its spec and the side of its input.
         """
         possible = {variable.name: variable.values for variable in self.space.variables}
         resolutions: Sequence[int] = (self._resolution,)
         if is_variable(self._resolution):
             resolutions = possible[self._resolution[1:]]
-        blocks: dict[tuple[str, BlockSpec, int], None] = {}
+        blocks: dict[tuple[str, BlockSpec, int], None] = {}  # an ordered set
         inputs = {(self.in_chans, side) for side in resolutions}
         for group in self._groups:
             # Build the block with all values of its variables, for all inputs
@@ -145,18 +147,18 @@ class BlockSums:
                         outputs.add((fields["channels"], output_side))
             # A row may have no later blocks, in which case the next row follows the first one
             inputs = outputs | inputs if group.skipped else outputs
-        return blocks, inputs
+        return list(blocks), sorted(inputs)
 
 
 @dataclass(frozen=True)
-class _Quantity:
-    """A quantity with few values, and the index of each candidate's value; without codes, all have the only one."""
+class _CodedValues:
+    """A quantity with few distinct values, and the index of each candidate's value; None if all share the only one."""
 
     values: tuple[Any, ...]
     codes: np.ndarray | None = None
 
     def per_candidate(self) -> np.ndarray:
-        """Return the values of the candidates, (N,), or (1,) if all have the same."""
+        """Return the value of each candidate, (N,), or (1,) if all share it."""
         values = np.asarray(self.values)
         return values if self.codes is None else values[self.codes]
 
@@ -183,18 +185,18 @@ class _BlockGroup:
         self.skipped = skipped
         self.may_pool = may_pool
         block = row["block"]
-        pools = is_variable(block) or (block in BLOCK_SPECS and BLOCK_SPECS.get(block).pools)
+        pools = is_variable(block) or (block in BLOCK_SPECS and BLOCK_SPECS.get(block).ends_in_pool)
         self.resizes = pools or row.get("stride", 1) != 1
         self._functions = functions
         self._rows: dict[tuple[Any, ...], tuple[float, ...]] = {}
         self._table: np.ndarray = np.zeros((0, 0))
         self._table_sides: tuple[int, ...] | None = None
 
-    def look_up(self, inputs: Sequence[_Quantity]) -> np.ndarray:
+    def look_up(self, inputs: Sequence[_CodedValues]) -> np.ndarray:
         """Return the values of one block and its output side, (N, columns + 1); -1 where there is no such block.
 
-        `inputs` are the variables of the group's fields, then channels and side of the input. If all candidates have
-        the same, there is a single row.
+        `inputs` are the variables of the group's fields, then channels and side of the input. If all candidates share
+        all inputs, the result has one row.
         """
         # Number the combination of input values that each candidate has
         keys = np.zeros(1, np.int64)
@@ -225,7 +227,7 @@ class _BlockGroup:
             rows = self._table[keys]
         return rows
 
-    def _row(self, key: int, inputs: Sequence[_Quantity]) -> tuple[float, ...]:
+    def _row(self, key: int, inputs: Sequence[_CodedValues]) -> tuple[float, ...]:
         """Return the values and the output side for one combination of inputs, evaluated at most once."""
         # The values that the key stands for, in mixed-radix notation
         values = []
@@ -248,12 +250,12 @@ class _BlockGroup:
         """Build one block for an input of `channels` and `side`; return its spec and output side, or None and -1."""
         if side < 1:
             return None, _INVALID
-        # Fields whose values do not fit together make candidates with this block invalid
+        # A candidate whose fields do not fit together is invalid
         try:
             spec = Row(**fields).spec(channels, first=True)
         except ArchError:
             return None, _INVALID
         _, output_side, _ = spec.cost(side, side)
-        if output_side < 1 or (spec.pools and not self.may_pool):
+        if output_side < 1 or (spec.ends_in_pool and not self.may_pool):
             return None, _INVALID
         return spec, output_side

@@ -18,7 +18,8 @@ class Candidate(Mapping[str, Any]):
     """A candidate handed to an evaluator; `candidate["lr"]` is the value of the variable lr.
 
     Args:
-        vector: integers of the candidate, (variables,).
+        space: the search space.
+        vector: the candidate, integers (variables,).
         number: number of its trial, from 0.
         seed: random seed for its evaluation.
         full_epochs: epochs of a full evaluation; a trial that is stopped early is asked for fewer.
@@ -66,19 +67,31 @@ class Candidate(Mapping[str, Any]):
 
     @property
     def name(self) -> str:
-        """Default name of its network in files."""
+        """Name of the candidate's network."""
         return f"{self.space.name}_{self.number:05d}"
 
     @cached_property
     def arch(self) -> ArchDef | None:
-        """Its network, or None if the space has no architecture template; ArchError if it is invalid."""
+        """The candidate's network, or None if the space has no architecture template.
+
+        Raises:
+            ArchError: the values form no valid network.
+        """
         if self.space.architecture is None:
             return None
-        return self.space.make_arch(self.vector, self.name)
+        return self.space.build_arch(self.vector, self.name)
 
     @cached_property
     def recipe(self) -> Recipe | None:
-        """Its recipe, or None if the space has no recipe template; RecipeError if it is invalid."""
+        """The candidate's recipe, or None if the space has no recipe template.
+
+        Raises:
+            RecipeError: the values form no valid recipe.
+        """
         if self.space.recipe is None:
             return None
-        return self.space.make_recipe(self.vector)
+        return self.space.build_recipe(self.vector)
+
+    def build(self) -> tuple[ArchDef | None, Recipe | None]:
+        """Build network and recipe, and raise the errors of `arch` and `recipe`."""
+        return self.arch, self.recipe

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fbnetv3.arch import ArchError
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.nars.space.cost_model import COST_COLUMNS, CostModel
 from fbnetv3.nars.space.search_space import Space
 
 Column = Callable[[np.ndarray], np.ndarray]
-"""From candidates, integers (N, variables), to one number for each, (N,)."""
+"""Maps candidates, integers (N, variables), to one number per candidate, (N,)."""
 
 # Random candidates from which the nearest feasible one is searched
 _NUM_STARTS = 32
@@ -44,8 +45,8 @@ class Constraint:
 class Constraints:
     """Constraints on the candidates of a space, and the columns that can be constrained.
 
-    These are "macs", "params" and "activations" of networks with `num_classes` outputs, in spaces with architectures,
-    and the user's `columns`.
+    The columns are "macs", "params" and "activations" in spaces with architectures, whose networks have `num_classes`
+    outputs, and the user's `columns`.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Constraints:
     ) -> None:
         self.space = space
         self.constraints = tuple(constraints)
-        self._constrained = tuple(dict.fromkeys(each.column for each in self.constraints))
+        self._constrained = tuple(dict.fromkeys(constraint.column for constraint in self.constraints))
         self.columns = dict(columns or {})
         self.num_classes = num_classes
         self._cost_model: CostModel | None = None
@@ -78,15 +79,15 @@ class Constraints:
         return extended
 
     def column_values(self, candidates: np.ndarray, *names: str) -> dict[str, np.ndarray]:
-        """Compute columns of candidates, integers (N, variables): floats or integers by column name, (N,) each."""
-        candidates = self.space.check(candidates)
-        columns = self._users_columns(candidates, names)
+        """Compute columns of candidates, integers (N, variables): an array of numbers (N,) by column name."""
+        candidates = self.space.validate(candidates)
+        columns = self._user_columns(candidates, names)
         # Costs of networks, all at once, unless only the user's columns are needed
         if self._cost_model is not None and set(names) - set(columns):
             columns = self._cost_model(candidates) | columns
         return {name: columns[name] for name in names}
 
-    def _users_columns(self, candidates: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
+    def _user_columns(self, candidates: np.ndarray, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Call the functions of the user's columns among `names`."""
         columns = {}
         for name in [name for name in self.columns if name in names]:
@@ -95,7 +96,7 @@ class Constraints:
             if not is_numeric or np.isnan(values).any():
                 actual = "NaN" if is_numeric else f"{values.dtype} {values.shape}"
                 raise ConstraintError(
-                    f"column {name}: its function must return a number for each, not {actual}"
+                    f"column {name}: its function must return a number for each candidate, not {actual}"
                 )
             columns[name] = values
         return columns
@@ -110,13 +111,13 @@ class Constraints:
         It is the sum of the distances to the bounds, each relative to its bound; 0 for feasible candidates, infinite
         for those that do not form a network.
         """
-        candidates = self.space.check(candidates)
+        candidates = self.space.validate(candidates)
         costs = self._cost_model(candidates) if self._cost_model is not None else {}
         total = np.zeros(len(candidates))
         if costs:
             # Candidates that do not form a network have negative costs
             total[costs["macs"] < 0] = np.inf
-        columns = costs | self._users_columns(candidates, self._constrained)
+        columns = costs | self._user_columns(candidates, self._constrained)
         for constraint in self.constraints:
             values = columns[constraint.column]
             for excess, bound in (
@@ -128,18 +129,18 @@ class Constraints:
         return total
 
     def repair(
-        self, candidates: np.ndarray, rng: np.random.Generator, enough: int | None = None
+        self, candidates: np.ndarray, rng: np.random.Generator, num_needed: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Move candidates toward feasibility by coordinate descent, until `enough` of them, or all, are feasible.
+        """Move candidates toward feasibility by coordinate descent, until `num_needed` (default: all) are.
 
         Variables take turns in random order; each is set to the value that reduces a candidate's violation most.
         Return the moved candidates, integers (N, variables), and their remaining violation, (N,).
         """
-        moved = self.space.check(candidates).copy()
+        moved = self.space.validate(candidates).copy()
         violation = self.violation(moved)
-        enough = enough or len(moved)
+        num_needed = num_needed or len(moved)
         improved = True
-        while improved and (violation == 0).sum() < enough:
+        while improved and (violation == 0).sum() < num_needed:
             improved = False
             for column in rng.permutation(len(self.space)):
                 infeasible = np.flatnonzero(violation > 0)
@@ -147,11 +148,11 @@ class Constraints:
                     break
                 # Try every value of the variable
                 size = self.space.sizes[column]
-                trials = np.repeat(moved[infeasible], size, 0)
-                trials[:, column] = np.tile(np.arange(size), len(infeasible))
-                trial_violation = self.violation(trials).reshape(len(infeasible), size)
-                best_value = trial_violation.argmin(1)
-                best_violation = trial_violation.min(1)
+                variants = np.repeat(moved[infeasible], size, 0)
+                variants[:, column] = np.tile(np.arange(size), len(infeasible))
+                variant_violation = self.violation(variants).reshape(len(infeasible), size)
+                best_value = variant_violation.argmin(1)
+                best_violation = variant_violation.min(1)
                 # Keep the best value where it helps
                 better = best_violation < violation[infeasible]
                 moved[infeasible[better], column] = best_value[better]
@@ -160,22 +161,32 @@ class Constraints:
         return moved, violation
 
     def find_feasible(self, seed: int = 0) -> np.ndarray:
-        """Return a feasible candidate, (variables,); if none is found, ConstraintError with the nearest one's columns.
+        """Return a feasible candidate, (variables,).
 
         Random candidates, the smallest and the largest are moved by `repair` until one is feasible.
+
+        Raises:
+            ConstraintError: no feasible candidate was found; the message describes the nearest one.
         """
         rng = np.random.default_rng(seed)
         starts = rng.integers(0, self.space.sizes, (_NUM_STARTS, len(self.space)))
         starts[0] = 0
         starts[1] = self.space.sizes - 1
-        candidates, violation = self.repair(starts, rng, enough=1)
+        candidates, violation = self.repair(starts, rng, num_needed=1)
         nearest = candidates[violation.argmin()]
         if violation.min() > 0:
-            columns = self.column_values(nearest[None], *self._constrained)
-            costs = ", ".join(f"{name} {values[0]:,.6g}" for name, values in columns.items())
-            constraints = ", ".join(map(str, self.constraints))
-            name = self.space.name
-            raise ConstraintError(
-                f"no candidate of {name} meets {constraints}; the nearest one has {costs}"
-            )
+            raise ConstraintError(self._describe_infeasible(nearest))
         return nearest
+
+    def _describe_infeasible(self, nearest: np.ndarray) -> str:
+        """Say why no candidate was found, given the nearest one."""
+        name = self.space.name
+        if self.space.architecture is not None:
+            try:
+                self.space.build_arch(nearest, name)
+            except ArchError as error:
+                return f"no candidate of {name} was found that forms a valid network; of the nearest one, {error}"
+        columns = self.column_values(nearest[None], *self._constrained)
+        costs = ", ".join(f"{column} {values[0]:,.6g}" for column, values in columns.items())
+        constraints = ", ".join(map(str, self.constraints))
+        return f"no candidate of {name} was found that meets {constraints}; the nearest one has {costs}"

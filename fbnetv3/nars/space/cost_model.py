@@ -1,4 +1,4 @@
-"""Costs and latencies of many candidates at once, equal to those of each by `compute_cost` and a latency table."""
+"""Costs of many candidates at once, each equal to that of `compute_cost`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import numpy as np
 
 from fbnetv3.arch import Cost
 from fbnetv3.arch.block_specs import BlockSpec
-from fbnetv3.arch.latency_table import BlockShape, LatencyTable, head_shape
 from fbnetv3.arch.layer_cost import avg_pool_cost, conv_cost
 from fbnetv3.nars.space.block_sums import BlockFunctions, BlockSums
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.utils.checks import check_int
 
 COST_COLUMNS = ("macs", "params", "activations")
-LATENCY_COLUMN = "latency_ms"
 
 
 class CostModel:
@@ -51,49 +49,10 @@ class CostModel:
         return {column: np.where(valid[:, None], values, -1) for column, values in costs.items()}
 
 
-def _block_cost(kind: str, spec: BlockSpec, side: int) -> tuple[int, ...]:
+def _block_cost(block_name: str, spec: BlockSpec, side: int) -> tuple[int, ...]:
     cost, _, _ = spec.cost(side, side)
     return _to_columns(cost)
 
 
 def _to_columns(cost: Cost) -> tuple[int, ...]:
     return tuple(getattr(cost, column) for column in COST_COLUMNS)
-
-
-class LatencyModel:
-    """Latencies of the candidates of a space with an architecture template, on the device of a latency table.
-
-    The table has all `possible_shapes` of the space, as measured by `tools/measure_net.py --space`.
-    """
-
-    def __init__(self, space: Space, table: LatencyTable, num_classes: int = 1000) -> None:
-        def block_latency(kind: str, spec: BlockSpec, side: int) -> tuple[float]:
-            return (table.block_ms(BlockShape(kind, spec, side)),)
-
-        def head_latency(channels: int, side: int) -> tuple[float]:
-            return (table.block_ms(head_shape(channels, num_classes, side)),)
-
-        self.table = table
-        head = head_latency if num_classes else None
-        functions = BlockFunctions(block_latency, head, 1, np.float64)
-        self._sums = BlockSums(space, functions)
-
-    def __call__(self, candidates: np.ndarray) -> np.ndarray:
-        """Predict the latencies of candidates, integers (N, variables), in ms, (N,).
-
-        They are infinite for candidates that do not form a network; LatencyError if a block was not measured.
-        """
-        sums, num_blocks, valid = self._sums.total(candidates)
-        latencies = self.table.combine(sums[:, 0, 0], num_blocks[:, 0])
-        return np.where(valid, latencies, np.inf)
-
-
-def possible_shapes(space: Space, num_classes: int = 1000) -> list[BlockShape]:
-    """Return every block and head that a candidate of the space can have, all of which a latency table needs."""
-    unused = BlockFunctions(lambda *_: (0,), None, 1)
-    blocks, outputs = BlockSums(space, unused).reachable()
-    shapes = [BlockShape(*block) for block in blocks]
-    if num_classes:
-        for channels, side in sorted(outputs):
-            shapes.append(head_shape(channels, num_classes, side))
-    return shapes

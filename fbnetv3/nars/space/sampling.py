@@ -11,13 +11,13 @@ from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.utils.checks import check_int
 
-_BATCH = 2**14
-# Samples drawn before judging whether sampling the whole space is efficient enough, and at most for a full pool
+_SOBOL_BATCH = 2**14
+# Samples after which the fraction of feasible ones is judged, and the maximum number of samples
 _FIRST_SAMPLES = 2**17
 _MAX_SAMPLES = 2**21
-# If it is not: random candidates moved into the feasible region, and steps without a new candidate before giving up
+# If too few are feasible: random candidates to repair, and steps without a new candidate before giving up
 _NUM_REPAIRED = 256
-_PATIENCE = 50
+_MAX_IDLE_STEPS = 50
 
 
 def sample_sobol(space: Space, count: int, seed: int = 0) -> np.ndarray:
@@ -35,18 +35,21 @@ def _draw(space: Space, sequence: qmc.Sobol, count: int) -> np.ndarray:
 
 
 def sample_pool(constraints: Constraints, count: int = 20_000, seed: int = 0) -> np.ndarray:
-    """Sample distinct feasible candidates, integers (N, variables), in the order of a Sobol sequence.
+    """Sample distinct feasible candidates, integers (N, variables).
 
-    If hardly any sample is feasible, random candidates moved into the feasible region and their feasible neighbors
-    follow. The pool is smaller than `count` if the space has no more candidates that can be found; ConstraintError if
-    it has none.
+    They are in quasi-random order, or in random order if the space is small enough to list all of it. If hardly any
+    sample is feasible, random candidates moved into the feasible region and their feasible neighbors follow. The pool
+    is smaller than `count` if no more candidates are found.
+
+    Raises:
+        ConstraintError: no feasible candidate was found.
     """
     check_int(count, "count", 1)
     space = constraints.space
     feasible = constraints.find_feasible(seed)
-    if space.size() <= 4 * max(count, _BATCH):
+    if space.num_candidates() <= 4 * max(count, _SOBOL_BATCH):
         # All candidates of a small space, in random order
-        candidates = np.stack(np.unravel_index(np.arange(space.size()), space.sizes), 1)
+        candidates = np.stack(np.unravel_index(np.arange(space.num_candidates()), space.sizes), 1)
         candidates = np.random.default_rng(seed).permutation(candidates)
         return candidates[constraints.feasible(candidates)][:count]
     # Candidates by their bytes, to find duplicates
@@ -57,8 +60,8 @@ def sample_pool(constraints: Constraints, count: int = 20_000, seed: int = 0) ->
     while len(pool) < count:
         if num_drawn >= _FIRST_SAMPLES and num_drawn * count >= len(pool) * _MAX_SAMPLES:
             break
-        batch = _draw(space, sequence, _BATCH)
-        num_drawn += _BATCH
+        batch = _draw(space, sequence, _SOBOL_BATCH)
+        num_drawn += _SOBOL_BATCH
         _add(pool, batch[constraints.feasible(batch)])
     if len(pool) < count:
         _add_neighbors(pool, feasible, constraints, count, seed)
@@ -87,7 +90,7 @@ def _add_neighbors(
     if not pool:
         _add(pool, feasible[None])
     idle = 0
-    while len(pool) < count and idle < _PATIENCE:
+    while len(pool) < count and idle < _MAX_IDLE_STEPS:
         size_before = len(pool)
         members = np.array(list(pool.values()))
         neighbors = members[rng.integers(len(members), size=1024)]

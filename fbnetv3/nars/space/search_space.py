@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.arch import ArchDef, Row, arch_from_dict
+from fbnetv3.arch.block_specs import ACTIVATIONS, BLOCK_SPECS, SE_GATES
 from fbnetv3.arch.definition import MAX_CHANNELS, MAX_REPEAT, MAX_RESOLUTION
 from fbnetv3.config.recipe import Recipe, recipe_from_dict
 from fbnetv3.errors import FieldError, suggest
@@ -26,7 +27,7 @@ ARCHITECTURE = "architecture"
 RECIPE = "recipe"
 PARTS = (ARCHITECTURE, RECIPE)
 
-RESIZE = 256 / 224
+DEFAULT_RESIZE_RATIO = 256 / 224
 """Short side before the center crop over the resolution, for templates without `resize`."""
 
 _KEYS = ("name", "source", "variables", "architecture", "recipe")
@@ -44,19 +45,21 @@ _LIMITS = {
 }
 
 
+# Fields with registered names
+_REGISTRIES = {"block": BLOCK_SPECS, "se": SE_GATES, "act": ACTIVATIONS}
+
+
 class SpaceError(FieldError):
     """An invalid search space, or a candidate outside its space."""
 
 
 @dataclass(frozen=True)
 class Variable:
-    """A searched quantity."""
+    """A variable of a search space and its possible values."""
 
     name: str
     values: tuple[Any, ...]  # in order
-    is_categorical: (
-        bool  # the order of the values carries no meaning; otherwise they are evenly spaced numbers
-    )
+    is_categorical: bool  # whether the order means nothing; otherwise, values are evenly spaced numbers
     part: str = ARCHITECTURE  # or RECIPE
 
     def __len__(self) -> int:
@@ -65,12 +68,12 @@ class Variable:
 
 @dataclass(frozen=True)
 class Space:
-    """Variables of a search and the templates that give candidates their meaning."""
+    """Variables of a search, and templates that turn a candidate's values into an architecture and a recipe."""
 
     name: str
     variables: tuple[Variable, ...]  # in the order in which candidates hold them
-    architecture: Mapping[str, Any] | None = None  # template of an `ArchDef`, if candidates have one
-    recipe: Mapping[str, Any] | None = None  # template of a `Recipe`
+    architecture: Mapping[str, Any] | None = None  # template of an `ArchDef`; None if there is none
+    recipe: Mapping[str, Any] | None = None  # template of a `Recipe`; None if there is none
     source: str = ""  # where the space comes from
 
     def __len__(self) -> int:
@@ -82,7 +85,7 @@ class Space:
         """Number of values of each variable, (variables,)."""
         return np.array([len(variable) for variable in self.variables], np.int64)
 
-    def size(self, part: str | None = None) -> int:
+    def num_candidates(self, part: str | None = None) -> int:
         """Return the number of distinct candidates, of one part or of both."""
         return math.prod(len(v) for v in self.variables if part in (None, v.part))
 
@@ -98,8 +101,12 @@ class Space:
         other_templates: dict[str, Any] = {other: None for other in PARTS if other != part}
         return replace(self, variables=variables, **other_templates)
 
-    def check(self, candidates: np.ndarray) -> np.ndarray:
-        """Return candidates as int64 (N, variables); raise SpaceError for those outside the space."""
+    def validate(self, candidates: np.ndarray) -> np.ndarray:
+        """Return candidates as int64 (N, variables).
+
+        Raises:
+            SpaceError: a candidate is outside the space, or the array has another shape or type.
+        """
         array = np.asarray(candidates)
         if array.dtype.kind not in "iu" or array.ndim != 2 or array.shape[1] != len(self):
             shape = f"(N, {len(self)})"
@@ -115,7 +122,7 @@ class Space:
 
     def decode(self, candidate: np.ndarray) -> dict[str, Any]:
         """Return the value of each variable of one candidate."""
-        (row,) = self.check(np.asarray(candidate)[None])
+        (row,) = self.validate(np.asarray(candidate)[None])
         return {v.name: v.values[index] for v, index in zip(self.variables, row, strict=True)}
 
     def encode(self, values: Mapping[str, Any]) -> np.ndarray:
@@ -131,12 +138,12 @@ class Space:
             candidate.append(matches.index(True))
         return np.array(candidate, np.int64)
 
-    def features(self, candidates: np.ndarray, part: str | None = None) -> np.ndarray:
+    def encode_features(self, candidates: np.ndarray, part: str | None = None) -> np.ndarray:
         """Return the predictor's input (Sec. 3.1), float32 (N, features), of one part of the candidates or of both.
 
         Categories are one-hot, numbers scaled to [0, 1]; a variable with a single value is omitted.
         """
-        candidates = self.check(candidates)
+        candidates = self.validate(candidates)
         columns: list[np.ndarray] = [np.zeros((len(candidates), 0))]
         for index, variable in enumerate(self.variables):
             if len(variable) == 1 or part not in (None, variable.part):
@@ -148,17 +155,33 @@ class Space:
                 columns.append(column / (len(variable) - 1))
         return np.concatenate(columns, 1, dtype=np.float32, casting="unsafe")
 
-    def make_arch(self, candidate: np.ndarray, name: str) -> ArchDef:
-        """Build a candidate's architecture from the template; ArchError if its values form no valid network."""
-        data = fill_template(self.architecture, self.decode(candidate))
+    def build_arch(self, candidate: np.ndarray, name: str) -> ArchDef:
+        """Build a candidate's architecture from the template.
+
+        Raises:
+            SpaceError: the space has no architecture template.
+            ArchError: the values form no valid network.
+        """
+        data = self._fill_template(ARCHITECTURE, candidate)
         # With all values known, rows with two expansions become two rows
         data["stages"] = [{"rows": [*expand_rows(stage["rows"])]} for stage in data["stages"]]
-        data.setdefault("resize", round(data["resolution"] * RESIZE))
+        data.setdefault("resize", round(data["resolution"] * DEFAULT_RESIZE_RATIO))
         return arch_from_dict({**data, "name": name})
 
-    def make_recipe(self, candidate: np.ndarray) -> Recipe:
-        """Build a candidate's recipe from the template; RecipeError if its values form no valid recipe."""
-        return recipe_from_dict(fill_template(self.recipe, self.decode(candidate)))
+    def build_recipe(self, candidate: np.ndarray) -> Recipe:
+        """Build a candidate's recipe from the template.
+
+        Raises:
+            SpaceError: the space has no recipe template.
+            RecipeError: the values form no valid recipe.
+        """
+        return recipe_from_dict(self._fill_template(RECIPE, candidate))
+
+    def _fill_template(self, part: str, candidate: np.ndarray) -> dict[str, Any]:
+        template = self.architecture if part == ARCHITECTURE else self.recipe
+        if template is None:
+            raise SpaceError(f"{self.name} has no {part} template", part)
+        return fill_template(template, self.decode(candidate))
 
 
 def load_space(path: str | os.PathLike) -> Space:
@@ -176,9 +199,9 @@ def load_space(path: str | os.PathLike) -> Space:
 def space_from_dict(data: Mapping[str, Any]) -> Space:
     """Build a space from a plain mapping with the keys of a space file."""
     check_keys(data, SpaceError, _KEYS, required=("name", "variables"))
-    check_type(data["name"], "name", str, "text", SpaceError)
+    check_type(data["name"], "name", str, "a string", SpaceError)
     if not isinstance(data["variables"], Mapping) or not data["variables"]:
-        raise SpaceError("must be a mapping from names to ranges or choices", "variables")
+        raise SpaceError("must be a mapping with at least one variable", "variables")
     variables = []
     for name, entry in data["variables"].items():
         with error_context(f"variables.{name}"):
@@ -204,9 +227,9 @@ def _parse_variable(name: str, entry: Any) -> Variable:
     choices = entry["choices"]
     is_list = isinstance(choices, list) and len(choices) > 0
     if not is_list or not all(map(_is_choice, choices)):
-        raise SpaceError(f"{choices!r} must be a list of texts, numbers or booleans", "choices")
+        raise SpaceError(f"{choices!r} must be a list of strings, numbers or booleans", "choices")
     if any(_equal(a, b) for i, a in enumerate(choices) for b in choices[:i]):
-        raise SpaceError(f"{choices!r} contains a value twice", "choices")
+        raise SpaceError(f"{choices!r} contains duplicate values", "choices")
     return Variable(name, tuple(choices), True, part)
 
 
@@ -339,5 +362,7 @@ def _check_values(fields: Mapping[str, Any]) -> None:
         for possible in value if isinstance(value, tuple) else (value,):
             if field in _LIMITS:
                 check_int(possible, field, 1, _LIMITS[field], SpaceError)
+            elif field in _REGISTRIES:
+                _REGISTRIES[field].check(possible, field, SpaceError)
             elif isinstance(possible, (Mapping, list)):
                 raise SpaceError(f"{possible!r} must be a single value", field)

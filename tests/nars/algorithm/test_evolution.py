@@ -108,7 +108,7 @@ def test_a_budget_that_no_candidate_meets_is_an_error_at_once_that_gives_the_nea
     least = Constraints(space).column_values(np.zeros((1, len(space)), int), "macs")["macs"][0]
     start = time.perf_counter()
     with pytest.raises(
-        ConstraintError, match="no candidate of fbnetv3 meets .*; the nearest one has macs "
+        ConstraintError, match="no candidate of fbnetv3 was found that meets .*; the nearest one has macs "
     ) as error:
         evolve(lambda c: np.zeros(len(c)), Constraints(space, [Constraint("macs", high=100e6)]))
     assert time.perf_counter() - start < 5
@@ -196,7 +196,7 @@ def test_a_single_feasible_candidate():
 @pytest.mark.parametrize("seed", range(3))
 def test_the_front_equals_that_of_all_candidates(seed):
     score = rugged(seed)
-    front = pareto_front(score, within(0, 40), "cost", steps=41, seed=seed)
+    front = pareto_front(score, within(0, 40), "cost", num_budgets=41, seed=seed)
     scores, costs = score(ALL), cost(ALL)
     expected = [
         (c, s) for c, s in zip(costs, scores, strict=True) if not ((costs <= c) & (scores > s)).any()
@@ -211,7 +211,7 @@ def test_no_candidate_of_a_front_beats_another():
     space = load_space(FBNETV3)
     constraints = Constraints(space, [Constraint("macs", 400e6, 700e6)])
     settings = EvolutionSettings(random=30, top=10, offspring=5, max_generations=8)
-    front = pareto_front(lambda c: c[:, :30].sum(1), constraints, "macs", steps=3, settings=settings)
+    front = pareto_front(lambda c: c[:, :30].sum(1), constraints, "macs", num_budgets=3, settings=settings)
     macs = constraints.column_values(front.candidates, "macs")["macs"]
     assert (np.diff(macs) > 0).all() and (np.diff(front.scores) > 0).all() and len(macs) > 3
     assert macs.min() >= 400e6 and macs.max() <= 700e6

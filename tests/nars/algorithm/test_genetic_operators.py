@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from fbnetv3.nars.algorithm.genetic_operators import SurrogateRegression, breed, perturb, swap_neighbors
+from fbnetv3.nars.algorithm.genetic_operators import SurrogateRegression, breed, list_neighbors, perturb
 
 
 def test_neighbors_are_all_single_changes_the_most_promising_pairs_and_combinations():
     sizes, candidate = np.array([3, 4, 2]), np.array([1, 0, 1])
     effects = np.array([0.0, 0, 5, 0, 1, 2, 3, 9, 0])
-    neighbors = swap_neighbors(candidate, effects, sizes, 5, np.random.default_rng(0))
+    neighbors = list_neighbors(candidate, effects, sizes, 5, np.random.default_rng(0))
     num_changes = (neighbors != candidate).sum(1)
     assert (num_changes[:6] == 1).all() and len(np.unique(neighbors[:6], axis=0)) == 6
     assert (num_changes[6:11] == 2).all() and len(neighbors) == 6 + 5 + 5
@@ -20,7 +20,7 @@ def test_neighbors_are_all_single_changes_the_most_promising_pairs_and_combinati
 
 
 def test_a_candidate_without_alternatives_has_no_neighbors():
-    neighbors = swap_neighbors(np.array([0, 0]), np.zeros(2), np.array([1, 1]), 5, np.random.default_rng(0))
+    neighbors = list_neighbors(np.array([0, 0]), np.zeros(2), np.array([1, 1]), 5, np.random.default_rng(0))
     assert neighbors.shape == (0, 2)
 
 

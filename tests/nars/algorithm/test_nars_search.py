@@ -120,8 +120,14 @@ def test_a_pool_that_runs_out_ends_the_search(tmp_path):
         ({"constraints": {"nothing": 3}}, "unknown column nothing"),
         ({"constraints": {"spent": [9, 3]}}, "constraint on spent: 9 must be at most 3"),
         ({"constraints": {"spent": []}}, "constraints.spent: .* must be"),
-        ({"constraints": {"spent": -1}}, "no candidate of toy meets .*; the nearest one has spent 0"),
-        ({"budgets": [{"spent": -1}]}, "no candidate of toy meets .*; the nearest one has spent 0"),
+        (
+            {"constraints": {"spent": -1}},
+            "no candidate of toy was found that meets .*; the nearest one has spent 0",
+        ),
+        (
+            {"budgets": [{"spent": -1}]},
+            "no candidate of toy was found that meets .*; the nearest one has spent 0",
+        ),
         ({"budgets": {"spent": 3}}, "budgets: {.spent.: 3} must be a list"),
         (
             {"budgets": [{"spent": 3}, {"spent": 3.0}]},
@@ -131,6 +137,7 @@ def test_a_pool_that_runs_out_ends_the_search(tmp_path):
             {"reference_networks": {"B": {"macs": "many", "accuracy": 3}}},
             "reference_networks.B.macs: 'many' must be a number",
         ),
+        ({"reference_networks": {"B": {"macs": 3e8}}}, "reference_networks.B.accuracy: missing"),
         (
             {"scaled_networks": {"../big": {"from": "best", "macs": 1e6}}},
             "scaled_networks: '../big' cannot name a file",
@@ -174,7 +181,7 @@ def test_invalid_settings(settings, error, tmp_path):
 
 def test_invalid_values_of_a_column(tmp_path):
     for column, error in (
-        (lambda c: 3, "a number for each, not int64"),
+        (lambda c: 3, "a number for each candidate, not int64"),
         (lambda c: c[:, 0] * np.nan, "not NaN"),
     ):
         with pytest.raises(UserError, match=error):
@@ -231,7 +238,7 @@ def test_recommendations_become_files_that_train_as_they_are(networks):
         assert cfg.SOLVER.EPOCHS == 3
         assert cfg.DATA.NAME == "digits"
         recipe = recommendation.candidate.recipe
-        assert (recipe.optimizer, recipe.initial_lr) == (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.LR)
+        assert (recipe.optimizer, recipe.training_lr) == (cfg.SOLVER.OPTIMIZER, cfg.SOLVER.LR)
         assert (recipe.mixup, recipe.ema) == (cfg.INPUT.MIXUP, cfg.EMA.ENABLED)
         assert f"output/{arch.name}" == cfg.OUTPUT_DIR
 
@@ -269,7 +276,7 @@ def test_architectures_alone_and_recipes_alone(tmp_path):
     (recommendation,) = result.recommendations
     assert recommendation.candidate.arch is None
     assert recommendation.files.arch is None
-    assert recommendation.candidate.recipe.initial_lr == load_config(recommendation.files.config).SOLVER.LR
+    assert recommendation.candidate.recipe.training_lr == load_config(recommendation.files.config).SOLVER.LR
     assert recommendation.candidate["lr"] > 0.03  # by_size likes it high
     assert result.pretraining is None
     with pytest.raises(UserError, match="constraints.macs: .* has no architectures; remove the bound"):
@@ -318,6 +325,11 @@ def test_rounds_of_the_paper():
 )
 def test_names_of_budgets(budget, name):
     assert budget_name(parse_bounds(budget, "budgets")) == name
+
+
+def test_settings_and_keywords_exclude_each_other(tmp_path):
+    with pytest.raises(UserError, match="rounds: has no effect next to settings"):
+        search(SPACE, evaluate, tmp_path / "out", SearchSettings(), rounds=3)
 
 
 def test_settings_are_checked_when_built():

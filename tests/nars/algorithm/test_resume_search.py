@@ -124,7 +124,7 @@ def test_too_many_failures_stop_a_search_until_fixed(tmp_path):
         search(SPACE, fails_until_fixed, tmp_path / "out", **settings)
     text = str(caught.value)
     assert text.startswith(
-        "3 trials have failed, more than max_failures 2; trial 0: the evaluator returned 1 accuracies"
+        "failed trials: 3, more than max_failures (2); trial 0: the evaluator returned 1 accuracies"
     )
     assert "trial 1: the accuracy after epoch 1 is nan" in text
     assert "resume" in text
@@ -146,7 +146,7 @@ def fails_late(candidate, epochs):
 def test_early_failures_stay_when_later_ones_are_fixed(tmp_path):
     """Later rounds and the stopping epoch were chosen without them."""
     settings = {**QUICK, "max_failures": 3, "retries": 0}
-    with pytest.raises(SearchError, match="4 trials have failed"):
+    with pytest.raises(SearchError, match="failed trials: 4, more than max_failures"):
         search(SPACE, fails_late, tmp_path / "out", **settings)
     (tmp_path / "out" / "fixed").touch()
     result = search(SPACE, fails_late, tmp_path / "out", **settings, resume=True)
@@ -218,7 +218,7 @@ def test_two_searches_in_one_folder(tmp_path):
     other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "locked\n"
-        with pytest.raises(UsageError, match=rf"another search is running there \(process {other.pid}\)"):
+        with pytest.raises(UsageError, match=rf"another search is using it \(process {other.pid}\)"):
             search(SPACE, evaluate, tmp_path / "out", **QUICK)
     finally:
         other.kill()

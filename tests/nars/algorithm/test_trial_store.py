@@ -51,12 +51,12 @@ def test_later_rounds_continue_the_numbers(store):
     assert trials == [(0, 0, None), (1, 0, None), (2, 0, None), (3, 1, 0.5), (4, 1, 0.25)]
 
 
-def test_reset_interrupted_trials(store):
+def test_interrupted_trials_are_requeued(store):
     store.start(0)
     store.fail(1, "boom", 0, retry=False)
-    store.reset_interrupted()
+    store.requeue()
     assert [t.status for t in store.trials()] == [WAITING, FAILED, WAITING]
-    store.reset_interrupted(retry_failed=True)
+    store.requeue(include_failed=True)
     assert [(t.status, t.attempts) for t in store.trials()] == [(WAITING, 0)] * 3
 
 
@@ -105,6 +105,19 @@ def test_another_versions_database(store, tmp_path):
     connection.close()
     with pytest.raises(TrialStoreError, match="has schema version 99, but this fbnetv3 reads version 2"):
         TrialStore(tmp_path)
+
+
+def test_a_file_that_is_refused_is_closed(store, tmp_path, monkeypatch):
+    store._connection.execute("PRAGMA user_version = 99")
+    connections = []
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda *a, **k: connections.append(connect(*a, **k)) or connections[-1]
+    )
+    with pytest.raises(TrialStoreError, match="has schema version 99"):
+        TrialStore(tmp_path)
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connections[0].execute("SELECT 1")
 
 
 def test_a_full_disk_loses_no_finished_trial(store, tmp_path):

@@ -7,8 +7,8 @@ from fbnetv3.errors import UnknownNameError, UsageError
 from fbnetv3.nars.evaluators.evaluator_registry import (
     EVALUATORS,
     build_evaluator,
-    check_learning_curve,
     evaluator_name,
+    parse_learning_curve,
 )
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.search_space import space_from_dict
@@ -56,6 +56,21 @@ def test_build_evaluator(evaluator, arguments, value):
     assert build_evaluator(evaluator, arguments)(candidate(2, 0), 2) == [value] * 2
 
 
+class Checked:
+    def check(self, candidate):
+        raise UsageError("no data")
+
+    def __call__(self, candidate, epochs, value=0.5):
+        return [value] * epochs
+
+
+def test_arguments_keep_the_check_of_an_evaluator():
+    evaluator = build_evaluator(Checked(), {"value": 2.0})
+    assert evaluator(candidate(0, 0), 1) == [2.0]
+    with pytest.raises(UsageError, match="no data"):
+        evaluator.check(candidate(0, 0))
+
+
 def test_a_registered_evaluator():
     EVALUATORS.register(constant, name="mine")
     try:
@@ -89,9 +104,9 @@ def test_names():
 
 
 def test_valid_learning_curves():
-    assert check_learning_curve([1, 2.5], 2) == (1.0, 2.5)
-    assert check_learning_curve(np.array([3]), 1) == (3.0,)
-    assert check_learning_curve(0.75, 1) == (0.75,)
+    assert parse_learning_curve([1, 2.5], 2) == (1.0, 2.5)
+    assert parse_learning_curve(np.array([3]), 1) == (3.0,)
+    assert parse_learning_curve(0.75, 1) == (0.75,)
 
 
 @pytest.mark.parametrize(
@@ -109,4 +124,4 @@ def test_valid_learning_curves():
 )
 def test_invalid_learning_curves(curve, error):
     with pytest.raises(UsageError, match=error):
-        check_learning_curve(curve, 2)
+        parse_learning_curve(curve, 2)

@@ -1,6 +1,7 @@
 """Executors on this machine: outcomes, failures, and no leftover processes."""
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -102,6 +103,17 @@ def test_a_dead_worker_is_noticed_although_its_child_lives(tmp_path):
     assert "killed by SIGKILL" in outcomes[0].error
     assert outcomes[1].error.startswith("SystemExit: enough")
     assert outcomes[2].curve == (1.0, 1.0)
+
+
+def closes_its_connection(candidate, epochs):
+    socket.socket(fileno=os.dup(int(sys.argv[1]))).shutdown(socket.SHUT_WR)
+    time.sleep(100)
+
+
+def test_a_worker_without_connection_is_not_reported_as_out_of_memory(tmp_path):
+    with open_for_tests(closes_its_connection, tmp_path, workers=1) as executor:
+        outcomes = run_attempts(executor, make_attempt(0))
+    assert outcomes[0].error == "the worker process closed its connection and was killed"
 
 
 def writes_its_import_path(candidate, epochs):

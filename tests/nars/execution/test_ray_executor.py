@@ -68,6 +68,20 @@ def test_failures_and_time_limits(cluster, tmp_path):
     assert outcomes[2].curve == (1.0, 1.0)
 
 
+def test_a_task_that_fails_is_not_reported_as_a_dead_worker(cluster, tmp_path):
+    class CannotBeLoaded:
+        def __reduce__(self):
+            return exec, ("raise ImportError('not on this node')",)
+
+        def __call__(self, candidate, epochs):
+            raise AssertionError("no task should get here")
+
+    with open_for_tests(CannotBeLoaded(), tmp_path, "ray") as executor:
+        outcomes = run_attempts(executor, make_attempt(0))
+    assert outcomes[0].error.startswith("the Ray task failed")
+    assert "not on this node" in outcomes[0].error
+
+
 def test_workers_import_the_users_modules_on_ray(cluster, tmp_path):
     module = "tests.nars.simulation.workloads"  # no other test imports it on the cluster
 

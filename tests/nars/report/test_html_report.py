@@ -1,5 +1,6 @@
 """Contents of a search's report, and what it omits."""
 
+import contextlib
 import json
 import warnings
 
@@ -7,7 +8,7 @@ import pytest
 
 from fbnetv3.errors import OutputError
 from fbnetv3.nars import save_analysis, search, write_report
-from fbnetv3.nars.algorithm.trial_store import TrialStoreError
+from fbnetv3.nars.algorithm.trial_store import FINISHED, TrialStore, TrialStoreError
 from tests.nars.toy import QUICK, SPACE, evaluate, spent
 
 
@@ -53,10 +54,21 @@ def test_texts_of_the_search_are_escaped(tmp_path):
     assert "&lt;script&gt;" in page and "<script>" not in page
 
 
-def test_an_unfinished_search_has_a_report_of_its_trials(tmp_path):
+def test_without_an_analysis_the_report_shows_the_trials(tmp_path):
     result = run_search(tmp_path / "out")
     page = write_report(result.folder).read_text()
-    assert "The search has not finished" in page and "<h2>Recommended</h2>" not in page
+    assert "The search has finished, but its analysis is missing" in page
+    assert "<h2>Recommended</h2>" not in page and "3 trials completed" in page
+    with contextlib.closing(TrialStore(result.folder)) as store:
+        store.update_metadata({FINISHED: None})  # as while it runs
+    assert "The search has not finished" in write_report(result.folder).read_text()
+
+
+def test_early_stopping_has_a_figure_if_it_was_possible(tmp_path):
+    for num_trials in (4, 5):
+        result = run_search(tmp_path / f"{num_trials}", batch=num_trials)
+        write_report(result.folder)
+        assert (result.folder / "report" / "stopping.png").exists() == (num_trials == 5)
 
 
 def test_a_corrupt_analysis_is_named(tmp_path):

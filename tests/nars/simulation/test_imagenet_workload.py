@@ -55,11 +55,11 @@ def test_later_rounds_can_be_drawn_from_the_costliest_candidates():
     [
         (
             lambda: draw_trials(COSTS["macs"], 5, 1000),
-            "1 of 1000 candidates are too few for 5 rounds of 1000 trials",
+            "costly_fraction: 1 leaves 0 candidates for 4000 trials after the first round",
         ),
         (
             lambda: draw_trials(COSTS["macs"], 5, 10, costly_fraction=0.01),
-            "0.01 of 1000 candidates are too few",
+            "costly_fraction: 0.01 leaves 0 candidates for 40 trials",
         ),
         (
             lambda: draw_trials(COSTS["macs"], 5, 10, costly_fraction=2.0),

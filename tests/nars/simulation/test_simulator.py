@@ -164,15 +164,17 @@ class VirtualTimeExecutor:
     def __init__(self, slots, attempts, curve):
         self.slots = slots
         self.curve = curve
-        self.durations = {(a.trial, a.number): (a.end - a.start, a.failed) for a in attempts}
+        self.durations = {(a.trial, a.attempt_number): (a.end - a.start, a.failed) for a in attempts}
         self.now = 0.0
         self.running = []
         self.submitted = []
 
     def submit(self, attempt):
-        seconds, failed = self.durations[attempt.number, attempt.index]
+        seconds, failed = self.durations[attempt.number, attempt.attempt]
         self.running.append((self.now + seconds, len(self.submitted), attempt, failed))
-        self.submitted.append((attempt.number, attempt.index, self.now, self.now + seconds, attempt.epochs))
+        self.submitted.append(
+            (attempt.number, attempt.attempt, self.now, self.now + seconds, attempt.epochs)
+        )
 
     def wait(self, seconds):
         self.running.sort(key=lambda entry: entry[:2])
@@ -211,7 +213,7 @@ def test_simulated_rounds_are_those_of_the_search(seed, tmp_path):
     executor = VirtualTimeExecutor(5, result.attempts, curve)
     pool = np.arange(40)[:, None]
     RoundRunner(settings, 3, pool, store, PoolOrderPredictor(), lambda progress: None).run(executor)
-    simulated = sorted((a.trial, a.number, a.start, a.end) for a in result.attempts)
+    simulated = sorted((a.trial, a.attempt_number, a.start, a.end) for a in result.attempts)
     executed = sorted(entry[:4] for entry in executor.submitted)
     np.testing.assert_allclose(executed, simulated)
     assert {entry[4] for entry in executor.submitted if entry[0] >= 12} == {6}

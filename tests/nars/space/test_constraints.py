@@ -26,14 +26,17 @@ def test_a_users_column():
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda c: c, r"column mine: its function must return a number for each, not int64 \(1, 4\)"),
+        (
+            lambda c: c,
+            r"column mine: its function must return a number for each candidate, not int64 \(1, 4\)",
+        ),
         (
             lambda c: np.full(len(c), np.nan),
-            "column mine: its function must return a number for each, not NaN",
+            "column mine: its function must return a number for each candidate, not NaN",
         ),
         (
             lambda c: np.array(["x"] * len(c)),
-            "column mine: its function must return a number for each, not <U1",
+            "column mine: its function must return a number for each candidate, not <U1",
         ),
     ],
 )
@@ -67,3 +70,14 @@ def test_violation_is_relative_to_the_bound():
     candidates = np.array([[0, 0, 0, 0], [2, 1, 0, 1], [2, 1, 0, 2]])
     assert constraints.violation(candidates).tolist() == [1, 0, 0]
     assert constraints.feasible(candidates).tolist() == [False, True, True]
+
+
+def test_a_space_without_valid_networks_says_why():
+    """Conv blocks have no expansion."""
+    row = {"block": "conv", "kernel": 3, "channels": 8, "expansion": 2}
+    template = {"resolution": 32, "stages": [{"rows": [row]}]}
+    space = space_from_dict({**SMALL, "architecture": template})
+    with pytest.raises(
+        ConstraintError, match="forms a valid network; of the nearest one, .*expansion: 2 has no effect"
+    ):
+        Constraints(space).find_feasible()

@@ -20,7 +20,7 @@ def assert_equal_to_each(space, candidates, **arguments):
     costs = CostModel(space, **arguments)(candidates)
     for index, candidate in enumerate(candidates):
         try:
-            cost = compute_cost(space.make_arch(candidate, "x"), **arguments)
+            cost = compute_cost(space.build_arch(candidate, "x"), **arguments)
             expected = tuple(getattr(cost, column) for column in COST_COLUMNS)
         except ArchError:
             expected = (-1, -1, -1)
@@ -42,9 +42,9 @@ def test_equal_on_a_space_with_every_kind_of_variable_and_with_invalid_candidate
 
 def test_equal_on_a_space_whose_blocks_are_variables():
     space = space_from_dict(BLOCKS)
-    candidates = np.stack(np.unravel_index(np.arange(space.size()), space.sizes), 1)
+    candidates = np.stack(np.unravel_index(np.arange(space.num_candidates()), space.sizes), 1)
     costs = assert_equal_to_each(space, candidates)
-    assert 0 < (costs["macs"] > 0).sum() < space.size()
+    assert 0 < (costs["macs"] > 0).sum() < space.num_candidates()
 
 
 def test_no_network_has_a_pooling_block_before_the_last():
@@ -72,7 +72,7 @@ def test_speed(space):
 
 
 def test_a_space_without_networks():
-    with pytest.raises(SpaceError, match="architecture: missing: this space has no architecture template"):
+    with pytest.raises(SpaceError, match="architecture: .* has no architecture template"):
         CostModel(space_from_dict(SMALL))
 
 
@@ -103,13 +103,13 @@ def test_stages_cost_as_much_as_the_network_without_its_head(space):
         for column in COST_COLUMNS:
             assert stages[column].shape == (50, 7)
             assert (network[column] - stages[column].sum(1) == head.get(column, 0)).all()
-    num_blocks = [len(space.make_arch(candidate, "x").blocks()) for candidate in candidates]
+    num_blocks = [len(space.build_arch(candidate, "x").blocks()) for candidate in candidates]
     assert (stages["blocks"].sum(1) == num_blocks).all()
 
 
 def test_costs_of_stages_equal_those_of_the_architecture(space):
     candidate = random_candidates(space, 1)
-    arch = space.make_arch(candidate[0], "x")
+    arch = space.build_arch(candidate[0], "x")
     stages = CostModel(space, 0).per_stage(candidate)
     by_stage = compute_cost(arch, num_classes=0).by_stage()
     assert stages["macs"][0].tolist() == [stage.macs for stage in by_stage]
@@ -121,4 +121,4 @@ def test_costs_do_not_depend_on_earlier_candidates(space):
     model = CostModel(space)
     expected = model(candidates)["macs"]
     single = [int(model(candidate[None])["macs"][0]) for candidate in candidates]
-    assert single == expected.tolist() == [compute_cost(space.make_arch(c, "x")).macs for c in candidates]
+    assert single == expected.tolist() == [compute_cost(space.build_arch(c, "x")).macs for c in candidates]

@@ -19,7 +19,7 @@ from fbnetv3.nars import search
 from fbnetv3.nars.algorithm.budgets import build_constraints
 from fbnetv3.nars.algorithm.search_settings import parse_settings
 from fbnetv3.nars.algorithm.trial_store import TrialStoreError
-from fbnetv3.nars.space.cost_model import LatencyModel, possible_shapes
+from fbnetv3.nars.space.latency_model import LatencyModel, possible_shapes
 from fbnetv3.nars.space.search_space import load_space, space_from_dict
 from tests.nars.space.spaces import BLOCKS, CIFAR, FBNETV3, IRREGULAR, SMALL, random_candidates
 from tests.nars.toy import FAST
@@ -49,7 +49,7 @@ def test_equal_to_the_latency_of_each(space, num_classes):
     num_networks = 0
     for candidate, ms in zip(candidates, LatencyModel(space, table, num_classes)(candidates), strict=True):
         try:
-            expected = table.predict(space.make_arch(candidate, "x"), num_classes)
+            expected = table.predict(space.build_arch(candidate, "x"), num_classes)
         except ArchError:
             assert ms == np.inf
         else:
@@ -63,7 +63,7 @@ def test_possible_shapes_contain_every_block_of_table_2():
     shapes = set(possible_shapes(space))
     assert len(shapes) == 16_934
     for candidate in random_candidates(space, 60):
-        assert shapes.issuperset(block_shapes(space.make_arch(candidate, "x")))
+        assert shapes.issuperset(block_shapes(space.build_arch(candidate, "x")))
 
 
 def test_no_candidates():

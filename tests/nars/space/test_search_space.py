@@ -19,10 +19,10 @@ def small(**changes):
 
 
 def test_table_2_has_the_papers_size(space):
-    by_hand = space.size("architecture") // len(range(224, 273, 8)) // 2
+    by_hand = space.num_candidates("architecture") // len(range(224, 273, 8)) // 2
     assert by_hand == 175_878_910_771_200_000
-    assert space.size("recipe") == 18_905_040
-    assert space.size() == 175_878_910_771_200_000 * 7 * 2 * 18_905_040
+    assert space.num_candidates("recipe") == 18_905_040
+    assert space.num_candidates() == 175_878_910_771_200_000 * 7 * 2 * 18_905_040
 
 
 def test_the_published_b_is_a_candidate_except_for_kernels_and_padding(space):
@@ -39,7 +39,7 @@ def test_the_published_b_is_a_candidate_except_for_kernels_and_padding(space):
         "s5a_repeat": 6,
         "s5b_channels": 224,
     }
-    arch = space.make_arch(space.encode(values), "like_b")
+    arch = space.build_arch(space.encode(values), "like_b")
     published = get_arch("fbnetv3_b")
     channels, published_channels = ([b.spec.out_channels for b in a.blocks()] for a in (arch, published))
     assert channels == published_channels
@@ -49,16 +49,16 @@ def test_the_published_b_is_a_candidate_except_for_kernels_and_padding(space):
 def test_every_candidate_forms_a_network_and_a_recipe_of_table_2(space):
     rng = np.random.default_rng(0)
     for candidate in [np.zeros(37, int), space.sizes - 1, *rng.integers(0, space.sizes, (30, 37))]:
-        arch = space.make_arch(candidate, "x")
+        arch = space.build_arch(candidate, "x")
         assert compute_cost(arch).macs > 0 and arch.resize == round(arch.resolution * 256 / 224)
-        space.make_recipe(candidate).check_table_2()
+        space.build_recipe(candidate).check_table_2_ranges()
 
 
 def test_rows_that_share_a_variable_share_its_value(space):
     for index in (0, 3):
         candidate = np.zeros(37, int)
         candidate[[v.name for v in space.variables].index("s4_expansion")] = index
-        rows = space.make_arch(candidate, "x").stages[4].rows
+        rows = space.build_arch(candidate, "x").stages[4].rows
         assert [row.expansion for row in rows] == [4 + index, 2, 4 + index, 2]
 
 
@@ -71,11 +71,11 @@ def test_encode_inverts_decode(space):
 
 def test_features():
     space = small()
-    features = space.features(np.array([[0, 0, 0, 0], [1, 1, 0, 2]]))
+    features = space.encode_features(np.array([[0, 0, 0, 0], [1, 1, 0, 2]]))
     assert features.dtype == np.float32
     assert features.tolist() == [[0, 1, 0, 0], [0.5, 0, 1, 1]]
-    assert space.features(np.array([[1, 1, 0, 2]]), "recipe").tolist() == [[1]]
-    assert space.features(np.zeros((0, 4), int), "architecture").shape == (0, 3)
+    assert space.encode_features(np.array([[1, 1, 0, 2]]), "recipe").tolist() == [[1]]
+    assert space.encode_features(np.zeros((0, 4), int), "architecture").shape == (0, 3)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -85,7 +85,7 @@ def test_distinct_candidates_have_distinct_features(space, seed):
     b = a.copy()
     column = rng.integers(37)
     b[0, column] = (b[0, column] + 1) % space.sizes[column]
-    assert not np.array_equal(space.features(a), space.features(b))
+    assert not np.array_equal(space.encode_features(a), space.encode_features(b))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_distinct_candidates_have_distinct_features(space, seed):
 )
 def test_invalid_candidates(candidates, message):
     with pytest.raises(SpaceError, match=message):
-        small().features(candidates)
+        small().encode_features(candidates)
 
 
 def test_values_outside_the_space():
@@ -117,7 +117,7 @@ def test_values_outside_the_space():
 
 def test_a_subspace_has_the_variables_and_template_of_its_part(space):
     recipes = space.subspace("recipe")
-    assert recipes.size() == space.size("recipe")
+    assert recipes.num_candidates() == space.num_candidates("recipe")
     assert recipes.architecture is None and recipes.recipe == space.recipe
     with pytest.raises(SpaceError, match="fbnetv3 has no architecture variables"):
         recipes.subspace("architecture")
@@ -133,7 +133,7 @@ def architecture(**row):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"variables": {}}, "variables: must be a mapping"),
+        ({"variables": {}}, "variables: must be a mapping with at least one variable"),
         ({"variables": {"x": [1]}}, r"variables\.x: \[1\] must be a mapping"),
         ({"variables": {"x": {}}}, r"variables\.x: needs either a range or choices"),
         (
@@ -160,14 +160,17 @@ def architecture(**row):
         ({"variables": {"x": {"choices": []}}}, r"variables\.x\.choices: \[\] must be a list of"),
         (
             {"variables": {"x": {"choices": [[1]]}}},
-            r"variables\.x\.choices: .* must be a list of texts, numbers",
+            r"variables\.x\.choices: .* must be a list of strings, numbers",
         ),
-        ({"variables": {"x": {"choices": [3, 3.0]}}}, r"variables\.x\.choices: .* contains a value twice"),
+        (
+            {"variables": {"x": {"choices": [3, 3.0]}}},
+            r"variables\.x\.choices: .* contains duplicate values",
+        ),
         (
             {"variables": {"x": {"choices": [1], "part": "other"}}},
             r"variables\.x\.part: 'other' must be one of",
         ),
-        ({"name": 3}, "name: 3 must be text"),
+        ({"name": 3}, "name: 3 must be a string"),
         ({"architecture": []}, r"architecture: \[\] must be a mapping"),
         ({"architecture": {"resolution": 32, "stages": 3}}, r"architecture\.stages: 3 must be a list"),
         ({"recipe": {"lr": "$rate"}}, r"recipe: \$rate is not a variable of the recipe: available: lr"),
@@ -180,6 +183,13 @@ def architecture(**row):
         (architecture(repeat=0), r"architecture\.stages\[0\]\.rows\[0\]\.repeat: 0 must be in"),
         (architecture(expansion=[1, 2, 3]), r"rows\[0\]\.expansion: \[1, 2, 3\] must be a value or a pair"),
         (architecture(kernel=[3, 5]), r"rows\[0\]\.kernel: \[3, 5\] must be a single value"),
+        (architecture(block="covn"), r"rows\[0\]\.block: unknown block 'covn': did you mean conv"),
+        (architecture(act="hswsh"), r"rows\[0\]\.act: unknown activation 'hswsh': did you mean hswish"),
+        (
+            {"variables": {**SMALL["variables"], "act": {"choices": ["relu", "rleu"]}}}
+            | architecture(act="$act"),
+            r"rows\[0\]\.act: unknown activation 'rleu': did you mean relu",
+        ),
     ],
 )
 def test_invalid_spaces(changes, message):
@@ -194,3 +204,11 @@ def test_errors_name_the_file(tmp_path):
         load_space(path)
     with pytest.raises(SpaceError, match=r"nowhere\.yaml: cannot be read"):
         load_space(tmp_path / "nowhere.yaml")
+
+
+def test_a_space_without_templates_builds_nothing():
+    space = small()
+    with pytest.raises(SpaceError, match=f"architecture: {space.name} has no architecture template"):
+        space.build_arch(np.zeros(4, int), "x")
+    with pytest.raises(SpaceError, match=f"recipe: {space.name} has no recipe template"):
+        space.build_recipe(np.zeros(4, int))
