@@ -22,7 +22,10 @@ class UsageError(UserError, ValueError):
 
 
 class FieldError(UsageError):
-    """An invalid value in a file or an object. The message names the field and, if known, the file."""
+    """An invalid value in a file or an object. The message names the field and, if known, the file.
+
+    `field` is a dotted path, such as "stages[0].rows[1].kernel".
+    """
 
     def __init__(self, message: str, field: str = "", file: str = "") -> None:
         super().__init__(message)
@@ -34,10 +37,8 @@ class FieldError(UsageError):
         return ": ".join(part for part in (self.file, self.field, self.message) if part)
 
 
-class UnknownNameError(UserError, KeyError):
+class UnknownNameError(UsageError, KeyError):
     """A name that is not registered. The message suggests similar ones."""
-
-    exit_code = 2
 
 
 class DataError(UserError, ValueError):
@@ -69,6 +70,7 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     choices = sorted(choices)
     similar = difflib.get_close_matches(name, choices, n=3, cutoff=0.6)
     if similar:
-        return f"did you mean {' or '.join(similar)}?"
+        *others, last = similar
+        return f"did you mean {', '.join(others)} or {last}?" if others else f"did you mean {last}?"
     more = f" and {len(choices) - 12} more" if len(choices) > 12 else ""
-    return f"available: {', '.join(choices[:12])}{more}" if choices else "nothing is registered"
+    return f"available: {', '.join(choices[:12])}{more}" if choices else "there are none"

@@ -35,6 +35,14 @@ def test_a_lazy_entry_is_imported_by_resolve():
     assert registry.get("direct") is len
 
 
+def test_looking_up_a_lazy_entry_leaves_the_search_path_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    registry = Registry("thing")
+    registry.register("collections:OrderedDict", name="lazy")
+    registry.get("lazy")
+    assert str(tmp_path) not in sys.path
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -53,7 +61,7 @@ def test_a_lazy_entry_that_does_not_exist(entry, message):
 
 def test_unknown_names():
     registry = Registry("thing")
-    with pytest.raises(UnknownNameError, match="^unknown thing 'x': nothing is registered"):
+    with pytest.raises(UnknownNameError, match="^unknown thing 'x': there are none"):
         registry.get("x")
     registry.add("first", 1, "here")
     registry.add("second", 2, "here")

@@ -54,9 +54,11 @@ class Row:
         for f in fields(self):
             value = getattr(self, f.name)
             if value is None and requires.get(f.name):
-                raise ArchError(f"missing: {self.block} needs it", f.name)
+                raise ArchError(f"missing; {self.block} blocks require it", f.name)
             if value != f.default and f.name not in (*_COMMON_FIELDS, *requires):
-                raise ArchError(f"{value!r} has no effect: {self.block} does not use this field", f.name)
+                raise ArchError(
+                    f"{value!r} has no effect: {self.block} blocks do not use this field", f.name
+                )
             if f.name in _ROW_BOUNDS and (value is not None or f.default is not None):
                 check_int(value, f.name, *_ROW_BOUNDS[f.name], error=ArchError)
         check_choice(self.stride, "stride", (1, 2), ArchError)
@@ -69,7 +71,7 @@ class Row:
             check_int(self.dw_padding, "dw_padding", 0, same_padding, ArchError)
             if self.dw_padding < same_padding and (self.repeat > 1 or self.stride == 1):
                 raise ArchError(
-                    "shrinks the map: only allowed for a single block of stride 2", "dw_padding"
+                    "shrinks the map, which is only allowed with repeat 1 and stride 2", "dw_padding"
                 )
 
     @property
@@ -135,18 +137,20 @@ class ArchDef:
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", self.name):
             raise ArchError(
-                f"{self.name!r} may contain only letters, digits and, after the first, _.-", "name"
+                f"{self.name!r} must start with a letter or digit and contain only letters, digits, _, . and -",
+                "name",
             )
         check_type(self.source, "source", str, "text", ArchError)
         check_int(self.resolution, "resolution", 1, MAX_RESOLUTION, ArchError)
         check_int(self.resize, "resize", self.resolution, 2 * MAX_RESOLUTION, ArchError)
         if not self.stages or not all(stage.rows for stage in self.stages):
-            raise ArchError("empty: a network needs stages, and each stage needs rows", "stages")
-        *inner_blocks, _ = (part.block for part in self.block_costs(self.resolution, self.resolution))
+            raise ArchError("must have at least one stage, and each stage at least one row", "stages")
+        costs = self.block_costs(self.resolution, self.resolution)
+        *inner_blocks, _ = (block_cost.block for block_cost in costs)
         for block in inner_blocks:
-            if block.spec.pools:
+            if block.spec.ends_in_pool:
                 field = f"stages[{block.stage}].rows[{block.row}].block"
-                raise ArchError(f"{block.kind} ends in a 1x1 map: it must be the last block", field)
+                raise ArchError(f"{block.kind} ends in a 1x1 map, so it must be the last block", field)
 
     def blocks(self, in_chans: int = 3) -> tuple[Block, ...]:
         """Return all blocks in order, for an input of `in_chans` channels."""
@@ -185,7 +189,7 @@ def feature_blocks(arch: ArchDef) -> list[tuple[Block, int]]:
     last_blocks: dict[int, Block] = {}
     stride = 1
     for block in arch.blocks():
-        if not block.spec.pools:
+        if not block.spec.ends_in_pool:
             stride *= block.spec.stride
             last_blocks[stride] = block
     return [(block, stride) for stride, block in last_blocks.items()]

@@ -38,8 +38,8 @@ _CLASSIFIER_SECTIONS = {"CHECKPOINT", "DATA", "DISTILL", "EMA", "EVAL", "RECIPE"
 def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNode:
     """Load a training config from YAML and freeze it.
 
-    The defaults are overridden by the file, this by its `RECIPE` if it has one, and all of them by the overrides, KEY
-    VALUE pairs as on the command line. Modules named by `IMPORTS` are imported.
+    In increasing precedence: the defaults, the file, its `RECIPE`, and `overrides`, which are KEY VALUE pairs as on the
+    command line. Modules named by `IMPORTS` are imported.
 
     Raises:
         UsageError: the file is missing or not YAML, a key is unknown (the message suggests similar ones), or a value
@@ -51,13 +51,13 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
     pairs = {key: _parse_override(key, text) for key, text in parse_pairs(overrides).items()}
     _merge(cfg, pairs)
     import_modules(cfg.IMPORTS)
-    # With those of --import: a dump of the config is complete
+    # Include the modules of --import, so that a dump of the config is complete
     cfg.IMPORTS = user_modules()
     if cfg.RECIPE:
         recipe = load_recipe(Path(cfg.RECIPE).expanduser())
         _merge(cfg, recipe.to_config(), f"{cfg.RECIPE}: ")
         _merge(cfg, pairs)  # the command line also overrides the recipe
-    # Its values are merged: a dump of the config reproduces the run without the recipe file
+    # The recipe's values are now part of the config, so a dump of it does not need the file
     cfg.RECIPE = ""
     check_config(cfg)
     cfg.freeze()
@@ -81,7 +81,7 @@ def is_detection_config(file: str | os.PathLike) -> bool:
     classifier = sorted(_CLASSIFIER_SECTIONS & set(values))
     if detector and classifier:
         raise UsageError(
-            f"{file}: has keys of a detector ({detector[0]}) and of a classifier ({classifier[0]})"
+            f"{file}: has keys of a detector ({detector[0]}) and of a classifier ({classifier[0]}): remove one of them"
         )
     return bool(detector)
 
@@ -89,19 +89,24 @@ def is_detection_config(file: str | os.PathLike) -> bool:
 def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str = "") -> None:
     """Set the values of nested or dotted keys; `where` begins error messages."""
     for name, value in flatten(values).items():
-        if value == {}:
+        section_keys = [key for key in KEYS if key.startswith(f"{name}.")]
+        if section_keys and value == {}:
             continue
+        if section_keys:
+            raise UsageError(
+                f"{where}{name} {value!r} must be a section, with keys such as {section_keys[0]}"
+            )
         if name not in KEYS:
             raise UsageError(f"{where}unknown key {name}: {suggest(name, KEYS)}")
-        kind = type(KEYS[name].default)
+        expected_type = type(KEYS[name].default)
         # YAML reads 1e-3 as text and 1 as an integer; literals on the command line may be tuples
-        if kind is float and not isinstance(value, bool):
+        if expected_type is float and not isinstance(value, bool):
             value = parse_number(value)
             value = float(value) if isinstance(value, int) else value
-        if kind is list and isinstance(value, tuple):
+        if expected_type is list and isinstance(value, tuple):
             value = list(value)
-        if type(value) is not kind:
-            raise UsageError(f"{where}{name} {value!r} must be {_TYPE_NAMES[kind]}")
+        if type(value) is not expected_type:
+            raise UsageError(f"{where}{name} {value!r} must be {_TYPE_NAMES[expected_type]}")
         section, _, key = name.rpartition(".")
         (cfg[section] if section else cfg)[key] = value
 
@@ -117,7 +122,11 @@ def _parse_override(key: str, text: str) -> Any:
 
 
 def check_config(cfg: CfgNode) -> None:
-    """Check the values of a config, one by one and together; an error names the key and what is allowed."""
+    """Check each value of a config, and values that depend on each other.
+
+    Raises:
+        UsageError: names the key and the allowed values.
+    """
     values = flatten(cfg)
     for name, key in KEYS.items():
         if not key.accepts(values[name]):
@@ -150,6 +159,6 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
     if solver.WARMUP_EPOCHS > solver.EPOCHS:
         yield f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} is longer than SOLVER.EPOCHS {solver.EPOCHS}"
     if bool(cfg.DISTILL.ARCH) != bool(cfg.DISTILL.WEIGHTS) or (cfg.DISTILL.CACHE and not cfg.DISTILL.ARCH):
-        yield "DISTILL.ARCH and DISTILL.WEIGHTS must be set together, and also with DISTILL.CACHE"
+        yield "DISTILL.ARCH and DISTILL.WEIGHTS must be set together; DISTILL.CACHE needs both"
     if cfg.DISTILL.CACHE and cfg.INPUT.MIXUP:
         yield f"INPUT.MIXUP {cfg.INPUT.MIXUP} does not work with cached logits (DISTILL.CACHE): set it to 0"

@@ -55,7 +55,9 @@ def draw_class_subset(
     # Sort names, so that the result does not depend on the file system
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     if len(folders) < num_classes:
-        raise DataError(f"{root}: has {len(folders)} class folders, fewer than {num_classes}")
+        raise DataError(
+            f"{root}: has only {len(folders)} class folders: choose at most as many classes, not {num_classes}"
+        )
     rng = random.Random(seed)
     classes = sorted(rng.sample(folders, num_classes))
     images = []

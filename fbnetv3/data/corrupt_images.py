@@ -27,4 +27,4 @@ class CorruptImageCounter:
                     logger.warning("skipped: %s", message)
         if len(self.messages) > self.limit:
             shown = first_few(list(self.messages), separator="; ")
-            raise DataError(f"{shown}: repair or remove them, or set DATA.MAX_CORRUPT to skip some")
+            raise DataError(f"{shown}: repair or remove them, or raise DATA.MAX_CORRUPT (now {self.limit})")

@@ -146,7 +146,8 @@ def open_imagelist(root: str, split: str) -> ListDataset:
     subset = load_class_subset(_expand_root(root, "subset file"))
     if not subset.root.is_dir():
         raise DataError(
-            f"{root}: lists images in {subset.root}, which does not exist; draw the subset again"
+            f"{root}: lists images in {subset.root}, which does not exist: draw the subset again with "
+            "tools/make_split.py"
         )
     return ListDataset(subset, split)
 

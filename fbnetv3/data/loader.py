@@ -181,7 +181,7 @@ def build_loader(
             raise UsageError(f"SOLVER.BATCH_SIZE {batch_size} must be at least {2 * world_size}{multiple}")
         if length < batch_size:
             raise DataError(
-                f"{length} training images are fewer than one batch of {batch_size} (SOLVER.BATCH_SIZE)"
+                f"SOLVER.BATCH_SIZE {batch_size} must be at most {length}, the number of training images"
             )
         order = getattr(dataset, "order", None)  # see `ImageDataset`
         sampler: Sampler = EpochSampler(length, batch_size, seed, rank, world_size, order)

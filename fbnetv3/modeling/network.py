@@ -138,7 +138,7 @@ def build_network(
     check_int(in_chans, "in_chans", 1)
     for argument, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
         if not 0 <= rate < 1:
-            raise UsageError(f"{argument}: {rate!r} is not in [0, 1)")
+            raise UsageError(f"{argument} {rate!r} must be in [0, 1)")
     if features_only:
         return FeatureExtractor(arch, in_chans, drop_path_rate=drop_path_rate, norm_layer=norm_layer)
     return FBNetV3(arch, num_classes, in_chans, drop_rate, drop_path_rate, norm_layer)

@@ -152,7 +152,7 @@ def load_checked_weights(model: nn.Module, weights: StateDict, source: str, netw
         f"{problem}: {first_few(keys, _MAX_LISTED_KEYS)}" for problem, keys in mismatches.items() if keys
     ]
     if problems:
-        advice = "check the architecture and the number of classes"
+        advice = "check the architecture and the number of input channels and classes"
         raise WeightsError(f"{source} does not fit {network}: {'; '.join(problems)}; {advice}")
     model.load_state_dict({**expected, **weights})
     return not keeps_head

@@ -115,7 +115,7 @@ def train_classifier(
         progress: whether to show progress bars on a terminal.
 
     Raises:
-        UsageError: the config is invalid, `OUTPUT_DIR` already holds a run, or that run cannot be resumed.
+        UsageError: the config is invalid, `OUTPUT_DIR` already contains a run, or that run cannot be resumed.
         DataError: the dataset cannot be read, or has too many corrupt images.
         WeightsError: initial weights or a checkpoint cannot be loaded.
         DivergedError: the loss is not finite.
@@ -256,7 +256,7 @@ class _ClassifierRun:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
             problem = f"cannot resume from {path}: {describe_error(error)}"
-            raise WeightsError(f"{problem}; delete it or choose another OUTPUT_DIR") from None
+            raise WeightsError(f"{problem}; delete it or choose a different OUTPUT_DIR") from None
 
     def run(self) -> RunResult:
         """Train to the end. Files are written from here on."""

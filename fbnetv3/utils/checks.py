@@ -1,4 +1,4 @@
-"""Value checks for architectures, settings and configs. Each raises its `error`, which names the field."""
+"""Value checks for architectures, settings and configs. Each function raises `error`, whose message names the field."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> boo
 
 @contextlib.contextmanager
 def error_context(field: str = "", file: str = "") -> Iterator[None]:
-    """Prefix the field, and add the file's name, of any `FieldError` raised within the block."""
+    """Add context to any `FieldError` raised within the block: prefix its field with `field`, and set its file."""
     try:
         yield
     except FieldError as error:
@@ -64,10 +64,14 @@ def check_choice(
 
 
 def check_type(
-    value: Any, field: str, kind: type | tuple[type, ...], noun: str, error: type[FieldError] = FieldError
+    value: Any,
+    field: str,
+    expected_type: type | tuple[type, ...],
+    noun: str,
+    error: type[FieldError] = FieldError,
 ) -> None:
-    """Require an instance of `kind`, which the message calls `noun` ("a mapping", "a list")."""
-    if not isinstance(value, kind):
+    """Require an instance of `expected_type`, which the message calls `noun` ("a mapping", "a list")."""
+    if not isinstance(value, expected_type):
         raise error(f"{value!r} must be {noun}", field)
 
 
@@ -80,7 +84,7 @@ def check_keys(
             raise error(f"unknown key: {suggest(str(key), allowed)}", str(key))
     for key in required:
         if key not in data:
-            raise error(f"missing; required keys: {', '.join(required)}", key)
+            raise error(f"is missing; required keys: {', '.join(required)}", key)
 
 
 def _range_text(low: float, high: float) -> str:

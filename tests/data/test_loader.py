@@ -81,7 +81,9 @@ def test_a_batch_that_processes_cannot_share(batch, processes, message):
 
 def test_fewer_images_than_one_batch():
     dataset = build_dataset("digits", "", "val")
-    with pytest.raises(DataError, match="360 training images are fewer than one batch of 500"):
+    with pytest.raises(
+        DataError, match="SOLVER.BATCH_SIZE 500 must be at most 360, the number of training images"
+    ):
         build_loader(dataset, GRAY.transform(), batch_size=500, training=True)
 
 

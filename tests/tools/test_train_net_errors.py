@@ -155,7 +155,7 @@ def test_different_classes_in_validation(tool, config, folder):
 
 
 def test_too_few_images(tool, config):
-    message = "24 training images are fewer than one batch of 64 (SOLVER.BATCH_SIZE)"
+    message = "SOLVER.BATCH_SIZE 64 must be at most 24, the number of training images"
     check(tool("train_net", "--config", config, "SOLVER.BATCH_SIZE", "64"), 1, message, config)
 
 
@@ -220,7 +220,7 @@ def test_an_output_folder_with_a_run(tool, config):
     assert tool("train_net", "--config", config).code == 0
     ran = tool("train_net", "--config", config)
     assert ran.code == 2
-    assert "already holds a run; resume it (--resume)" in ran.err
+    assert "already contains a run; resume it (--resume)" in ran.err
 
 
 def test_an_unwritable_output_folder(tool, config, tmp_path):

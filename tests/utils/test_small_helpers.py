@@ -1,5 +1,7 @@
 """Checks, nested keys, JSON lines, text, files."""
 
+import errno
+import logging
 import os
 import subprocess
 import sys
@@ -8,8 +10,9 @@ import pytest
 
 from fbnetv3.errors import FieldError, OutputError, UsageError, suggest
 from fbnetv3.utils import checks
-from fbnetv3.utils.files import FolderLock, atomic_write, make_folder
+from fbnetv3.utils.files import FolderLock, atomic_write, make_folder, write_text
 from fbnetv3.utils.json_lines import append_json_line, drop_partial_line, read_json_lines, write_json_lines
+from fbnetv3.utils.logging_setup import log_to_file
 from fbnetv3.utils.nested_keys import flatten, merge, nest, parse_pairs
 from fbnetv3.utils.text import describe_error, evenly_spaced, first_few, format_duration, one_line
 
@@ -50,7 +53,7 @@ def test_field_errors_are_extended_outward():
 def test_suggestions():
     assert suggest("sgdd", ["sgd", "rmsprop"]) == "did you mean sgd?"
     assert suggest("zzz", ["b", "a"]) == "available: a, b"
-    assert suggest("zzz", []) == "nothing is registered"
+    assert suggest("zzz", []) == "there are none"
     letters = [chr(97 + i) for i in range(20)]
     assert suggest("zzz", letters) == f"available: {', '.join(letters[:12])} and 8 more"
 
@@ -64,6 +67,8 @@ def test_nested_keys():
         merge({"A": 1}, {"A": {"B": 1}}, "x.yaml: ")
     with pytest.raises(UsageError, match=r"^x\.yaml: A\.B\.C is a section"):
         merge({"A": {"B": {"C": 1}}}, {"A": {"B": {"C": {"D": 1}}}}, "x.yaml: ")
+    with pytest.raises(UsageError, match="x.yaml: A is a single value in this file but a section in its"):
+        merge({"A": {"B": 1}}, {"A": 3}, "x.yaml: ")
 
 
 def test_overrides_are_pairs():
@@ -105,6 +110,16 @@ def test_a_failed_write_leaves_the_file_as_it_was(tmp_path):
     assert (tmp_path / "x").read_bytes() == b"old"
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_the_umask_decides_who_can_read_a_file(umask, mode, tmp_path):
+    previous = os.umask(umask)
+    try:
+        write_text(tmp_path / "x", "text")
+    finally:
+        os.umask(previous)
+    assert (tmp_path / "x").stat().st_mode & 0o777 == mode
+
+
 def test_folders_that_cannot_be_created(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file/x: cannot be written: .*; choose another"):
@@ -112,19 +127,36 @@ def test_folders_that_cannot_be_created(tmp_path):
 
 
 def test_a_lock_is_released_and_can_be_taken_again(tmp_path):
-    lock = FolderLock(tmp_path / "run", "training", "choose another folder")
+    lock = FolderLock(tmp_path / "run", "training run", "choose another folder")
     with lock:
         assert (tmp_path / "run" / "lock").read_text().strip().isdigit()
     with lock:
         pass
 
 
+def test_a_file_system_without_locks_is_not_a_running_search(tmp_path, monkeypatch):
+    def lockf(file, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    with pytest.raises(OutputError, match="lock: cannot be written: No locks available; choose another"):
+        FolderLock(tmp_path, "search", "choose another folder").acquire()
+
+
+def test_a_log_file_shortens_tracebacks(tmp_path, caplog):
+    with log_to_file(tmp_path / "log.txt"):
+        try:
+            raise ValueError("no number")
+        except ValueError:
+            logging.getLogger("fbnetv3").exception("it failed:")
+    assert (tmp_path / "log.txt").read_text().endswith(" it failed: ValueError: no number\n")
+    assert "Traceback" in caplog.text  # other handlers get all of it
+
+
 def test_a_folder_is_locked_once_within_a_process_too(tmp_path):
     with FolderLock(tmp_path, "search", "choose another folder"):
         for folder in (tmp_path, tmp_path / "x" / ".."):
-            with pytest.raises(
-                UsageError, match=rf"another search is running there \(process {os.getpid()}\)"
-            ):
+            with pytest.raises(UsageError, match=rf"another search is using it \(process {os.getpid()}\)"):
                 FolderLock(folder, "search", "choose another folder").acquire()
         # The failed attempts have not released the lock for other processes
         script = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"

@@ -79,7 +79,7 @@ class Int8Settings:
             before = comparison["top1_float32"]
             after = comparison["top1_int8"]
             if before - after > self.max_drop:
-                limit = f"at most {self.max_drop:g} points may be lost"
+                limit = f"the limit is a loss of {self.max_drop:g} points (max_drop)"
                 return f"reduces top-1 from {before:.2f} to {after:.2f}% on {count} images; {limit}"
         agreement = comparison["agreement"]
         if agreement < self.required_agreement:

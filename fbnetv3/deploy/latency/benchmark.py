@@ -74,7 +74,7 @@ def _runtime_opener(name: str, module: nn.Module, shape: Sequence[int], folder: 
     if export_format is None:
         return partial(TorchRuntime, module, optimize=True)
     if shape[0] != 1 and not export_format.supports_any_batch:
-        raise UsageError(f"{name} runs one image at a time; use batch 1")
+        raise UsageError(f"{name} runs one image at a time: use batch 1 (--batch)")
     path = folder / export_format.file_name
     prepared = export_format.prepare(module)
     if name == ONNX_RUNTIME:

@@ -65,7 +65,8 @@ def export_detector(
     names = list(detector_classes(cfg).values()) if classes is None else classes
     key, num_classes = num_classes_setting(cfg)
     if len(names) != num_classes:
-        raise UsageError(f"got {len(names)} class names for a detector of {num_classes} classes ({key})")
+        advice = f"pass {num_classes} names, or set {key} {len(names)}"
+        raise UsageError(f"{len(names)} class names for a detector of {num_classes} classes: {advice}")
     predictor = ConfigPredictor(cfg, weights, optimize=False)
     return export_detector_to_onnx(
         make_exportable(simplify_for_export(predictor.model), is_bgr=cfg.INPUT.FORMAT == "BGR"),

@@ -161,7 +161,7 @@ def make_exportable(model: nn.Module, is_bgr: bool) -> nn.Module:
     _require_type("MODEL.ROI_BOX_HEAD.POOLER_TYPE", heads.box_pooler.level_poolers[0], ROIAlign)
     if heads.mask_on or heads.keypoint_on:
         raise UsageError(
-            "mask and keypoint heads cannot be exported: set MODEL.MASK_ON or KEYPOINT_ON to False"
+            "mask and keypoint heads cannot be exported: set MODEL.MASK_ON and MODEL.KEYPOINT_ON to False"
         )
     return ExportableRCNN(model, is_bgr).eval()
 

@@ -92,7 +92,7 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         except (KeyError, RuntimeError, ValueError) as error:
             raise WeightsError(
                 f"{self.save_dir}: cannot resume: the checkpoint comes from a different network or run "
-                f"({one_line(error)}); choose another OUTPUT_DIR"
+                f"({one_line(error)}); choose a different OUTPUT_DIR"
             ) from None
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:

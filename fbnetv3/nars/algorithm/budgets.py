@@ -40,7 +40,9 @@ def build_budgets(settings: SearchSettings, constraints: Constraints) -> dict[st
         name = budget_name(bounds)
         check_file_name(name, field)
         if name in budgets:
-            raise FieldError(f"has the same name as another budget, {name}", field)
+            raise FieldError(
+                f"has the same name as another budget, {name}: change its bounds or remove it", field
+            )
         budgets[name] = constraints.with_bounds(*bounds)
     return budgets
 
@@ -70,10 +72,8 @@ def _format_bound(value: float) -> str:
 def check_file_name(name: str, field: str) -> None:
     """Require a name that files can have."""
     if not re.fullmatch(r"\w[\w.+-]{,99}", name):
-        raise FieldError(
-            f"{name!r} cannot name a file; use at most 100 letters, digits and _ . + -, not . + - first",
-            field,
-        )
+        advice = "use at most 100 letters, digits and _.+-, a letter or digit first"
+        raise FieldError(f"{name!r} cannot name a file; {advice}", field)
 
 
 def parse_bounds(bounds: Any, field: str) -> list[Constraint]:

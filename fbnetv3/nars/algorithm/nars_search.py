@@ -125,7 +125,7 @@ def search(
         evaluate.check(Candidate(plan.space, plan.pool[0], full_epochs=settings.epochs))
     fingerprint = _search_fingerprint(plan.space, evaluator, settings)
     folder = Path(output).expanduser().resolve()
-    lock = FolderLock(folder, "search", "choose another folder")
+    lock = FolderLock(folder, "search", "choose a different folder")
     on_progress = on_progress or (lambda progress: None)
     with lock, contextlib.closing(TrialStore(folder, create=True)) as store:
         _start_or_resume(store, fingerprint, resume)
@@ -241,13 +241,14 @@ def _start_or_resume(store: TrialStore, fingerprint: Mapping[str, Any], resume: 
         return
     if not resume:
         raise UsageError(
-            f"{store.folder}: already contains a search; resume it (--resume, or resume=True), or choose another folder"
+            f"{store.folder}: already contains a search; resume it (--resume, or resume=True), "
+            "or choose a different folder"
         )
     metadata = store.metadata()
     if difference := first_difference(metadata.get("settings", {}), fingerprint):
         raise TrialStoreError(
             f"{store.file}: belongs to a search with a different {difference.key} ({json.dumps(difference.saved)}, now "
-            f"{json.dumps(difference.current)}); use the settings of that search, or choose another folder"
+            f"{json.dumps(difference.current)}); use the settings of that search, or choose a different folder"
         )
     store.requeue(include_failed=bool(metadata.get(STOPPED_BY_FAILURES)))
     store.update_metadata({STOPPED_BY_FAILURES: False, FINISHED: None})

@@ -101,7 +101,7 @@ class TrialStore:
         if version != _SCHEMA_VERSION:
             raise TrialStoreError(
                 f"{self.file}: has schema version {version}, but this fbnetv3 reads version {_SCHEMA_VERSION}: "
-                "use the fbnetv3 that wrote it, or choose another folder"
+                "use the fbnetv3 that wrote it, or choose a different folder"
             )
 
     def close(self) -> None:
@@ -221,7 +221,7 @@ class TrialStore:
             if "full" in str(error) or "disk I/O" in str(error):
                 advice = f"{error}: free some disk space, then resume; finished trials are kept"
             elif "locked" in str(error):
-                advice = "is locked by another program: stop it, then resume"
+                advice = "is locked by another program: stop that program, then resume"
             else:
                 advice = f"cannot be read or written: {error}"
             raise OutputError(f"{self.file}: {advice}") from None

@@ -76,7 +76,7 @@ class TrainingEvaluator:
         conflicts = sorted(set(keys) & set(self.overrides))
         if conflicts:
             raise UsageError(
-                f"evaluator_args: overrides: {conflicts[0]} is set by the search for each trial"
+                f"evaluator_args: overrides: {conflicts[0]} is set by the search for each trial: remove it"
             )
         # Written only once the keys are known to be valid
         if candidate.arch is not None:

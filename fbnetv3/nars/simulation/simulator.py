@@ -32,7 +32,9 @@ class Workload:
         # No empty rounds, no trials without work
         are_positive = all(0 < seconds < math.inf for seconds in self.epoch_seconds)
         if not self.rounds or not all(self.rounds) or not are_positive:
-            raise FieldError("each round needs trials with positive seconds per epoch", "rounds")
+            raise FieldError(
+                "each round must have trials, and each trial a positive, finite time per epoch", "rounds"
+            )
         check_int(self.stopping_epoch, "stopping_epoch", 1, self.full_epochs)
 
     @cached_property

@@ -189,4 +189,5 @@ class Constraints:
         columns = self.column_values(nearest[None], *self._constrained)
         costs = ", ".join(f"{column} {values[0]:,.6g}" for column, values in columns.items())
         constraints = ", ".join(map(str, self.constraints))
-        return f"no candidate of {name} was found that meets {constraints}; the nearest one has {costs}"
+        problem = f"no candidate of {name} was found that meets {constraints}; the nearest one has {costs}"
+        return f"{problem}: widen the constraints or the space"

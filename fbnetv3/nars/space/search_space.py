@@ -248,7 +248,9 @@ def _parse_range(bounds: Any, scale: Any) -> tuple[int | float, ...]:
     # The range must end exactly at its upper bound
     num_steps = round((high - low) / step)
     if not math.isclose(low + num_steps * step, high, rel_tol=1e-9, abs_tol=1e-12):
-        raise SpaceError(f"{bounds!r}: {high} is not reached in steps of {step}", "range")
+        raise SpaceError(
+            f"{bounds!r}: {high} is not reached in steps of {step}; change one of them", "range"
+        )
     # Multiples of the step, so that rounding errors do not add up
     values = tuple(low + i * step for i in range(num_steps + 1))
     if scale == 1:

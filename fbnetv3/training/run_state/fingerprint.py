@@ -112,7 +112,7 @@ def check_same_run(
         values = "" if key in long_values else f": was {difference.saved}, is now {difference.current}"
         raise UsageError(
             f"{checkpoint}: cannot resume: {key} has changed{values}; "
-            "use that run's config.yaml, or choose another OUTPUT_DIR"
+            "use that run's config.yaml, or choose a different OUTPUT_DIR"
         )
 
 
@@ -121,5 +121,5 @@ def check_length(completed: int, limit: int, unit: str, key: str, checkpoint: Pa
     if completed > limit:
         raise UsageError(
             f"{checkpoint}: cannot resume: it already has {completed} {unit}, more than {key} {limit}; "
-            f"raise {key}, or choose another OUTPUT_DIR"
+            f"raise {key}, or choose a different OUTPUT_DIR"
         )

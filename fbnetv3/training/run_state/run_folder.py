@@ -64,8 +64,8 @@ class RunFolder:
 def run_lock(run_folder: RunFolder, group: ProcessGroup, resume: bool) -> Iterator[Callable[[], None]]:
     """Reserve an output folder for one training run; rank 0 holds the lock.
 
-    A folder that already holds a run is locked on entry, so that the checkpoint to resume from does not change while it
-    is read. A new folder is created and locked by the function that the context manager yields. The run calls it once
+    A folder that already contains a run is locked on entry, so that the checkpoint to resume from does not change while
+    it is read. A new folder is created and locked by the function that the context manager yields. The run calls it once
     its config, data and weights have been validated, so a mistyped config leaves no folder behind.
     """
     lock = FolderLock(run_folder.path, "training run", "set OUTPUT_DIR to a different folder")
@@ -73,7 +73,7 @@ def run_lock(run_folder: RunFolder, group: ProcessGroup, resume: bool) -> Iterat
     had_run = group.broadcast(run_folder.has_run())
     if had_run and not resume:
         raise UsageError(
-            f"{path}: already holds a run; resume it (--resume), or set OUTPUT_DIR to a different folder"
+            f"{path}: already contains a run; resume it (--resume), or set OUTPUT_DIR to a different folder"
         )
 
     def acquire() -> None:

@@ -254,7 +254,7 @@ def test_an_existing_folder_is_not_replaced():
         (("INPUT.FORMAT", "L"), "INPUT.FORMAT L cannot be exported; supported: BGR, RGB"),
         (
             ("MODEL.ROI_HEADS.NUM_CLASSES", 4),
-            r"5 class names for a detector of 4 classes \(MODEL.ROI_HEADS.NUM",
+            r"5 class names for a detector of 4 classes: pass 4 names, or set MODEL.ROI_HEADS.NUM_CLASSES 5",
         ),
         (("MODEL.MASK_ON", True), "mask and keypoint heads cannot be exported"),
         (

@@ -185,7 +185,7 @@ def test_agreement_and_top1():
     "changes, agreement, top1_int8, message",
     [
         ({}, 50, 89.0, ""),  # one point of top-1 may be lost, classes may change
-        ({}, 99, 88.9, "reduces top-1 from 90.00 to 88.90% on 4 images; at most 1 points may be lost"),
+        ({}, 99, 88.9, "reduces top-1 from 90.00 to 88.90% on 4 images; the limit is a loss of 1 points"),
         ({"max_drop": 2}, 99, 88.9, ""),
         ({"min_agreement": 98}, 97, 90, SAME_CLASS.format("97.00")),
         ({"targets": None}, 98, None, ""),
@@ -205,7 +205,8 @@ def test_an_inaccurate_network_is_not_exported(tiny, int8, export, tmp_path):
     result = export(tiny, replace(int8, max_drop=100), name="in").manifest.verification["int8"]
     assert (result["images"], result["calibration_images"], result["max_drop"]) == (40, 64, 100)
     with pytest.raises(
-        ExportError, match=r"tiny: int8 reduces top-1 .*; at most -100 points may be lost. Nothing was"
+        ExportError,
+        match=r"tiny: int8 reduces top-1 .*; the limit is a loss of -100 points .max_drop.. Nothing was",
     ):
         export(tiny, replace(int8, max_drop=-100))
     assert not (tmp_path / "out").exists()

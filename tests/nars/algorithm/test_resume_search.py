@@ -194,7 +194,7 @@ def test_a_failed_start_does_not_block_the_folder(tmp_path):
 
 def test_a_folder_with_a_search_is_not_overwritten(plain_search):
     with pytest.raises(
-        UsageError, match="already contains a search; resume it .*, or choose another folder"
+        UsageError, match="already contains a search; resume it .*, or choose a different folder"
     ):
         search(SPACE, evaluate, plain_search.folder, **QUICK)
 

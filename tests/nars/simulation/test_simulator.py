@@ -229,8 +229,11 @@ def test_simulated_rounds_are_those_of_the_search(seed, tmp_path):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Workload((), 1, 1), "rounds: each round needs trials with positive seconds"),
-        (lambda: Workload(((0.0,),), 1, 1), "rounds: each round needs trials with positive seconds"),
+        (lambda: Workload((), 1, 1), "rounds: each round must have trials, and each trial a positive"),
+        (
+            lambda: Workload(((0.0,),), 1, 1),
+            "rounds: each round must have trials, and each trial a positive",
+        ),
         (lambda: Workload(((1.0,),), 5, 6), r"stopping_epoch: 6 must be in \[1, 5\]"),
         (lambda: Cluster(0), "gpus: 0 must be at least 1"),
         (lambda: Cluster(4, 8), r"gpus_per_trial: 8 must be in \[1, 4\]"),
