@@ -65,8 +65,8 @@ def run_lock(run_folder: RunFolder, group: ProcessGroup, resume: bool) -> Iterat
     """Reserve an output folder for one training run; rank 0 holds the lock.
 
     A folder that already contains a run is locked on entry, so that the checkpoint to resume from does not change while
-    it is read. A new folder is created and locked by the function that the context manager yields. The run calls it once
-    its config, data and weights have been validated, so a mistyped config leaves no folder behind.
+    it is read. A new folder is created and locked by the function that the context manager yields. The run calls it
+    once its config, data and weights have been validated, so a mistyped config leaves no folder behind.
     """
     lock = FolderLock(run_folder.path, "training run", "set OUTPUT_DIR to a different folder")
     path = run_folder.path
