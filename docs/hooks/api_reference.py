@@ -13,11 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = {
     "fbnetv3.arch": (),
     "fbnetv3.modeling": (),
-    "fbnetv3.nars": (
-        "fbnetv3.nars.algorithm.search_settings.SearchSettings",
-        "fbnetv3.nars.predictor.accuracy_predictor.PredictorSettings",
-        "fbnetv3.nars.algorithm.evolution.EvolutionSettings",
-    ),
+    "fbnetv3.nars": (),
     "fbnetv3.data": (),
     "fbnetv3.config": (),
     "fbnetv3.training": (

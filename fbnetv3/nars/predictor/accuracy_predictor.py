@@ -163,10 +163,8 @@ class AccuracyPredictor:
             self._process = GaussianProcess()
             process_predictions = self._process.fit(self._feature_groups(arch, recipe), targets)
         # Weight the components by predictions of trials on which they were not trained
-        components = np.concatenate(
-            [network_predictions.double().numpy(), process_predictions.numpy()[None]]
-        )
-        self._weights = _fit_weights(components, targets.numpy())
+        components = torch.cat([network_predictions.double(), process_predictions[None]])
+        self._weights = _fit_weights(components.numpy(), targets.numpy())
 
     @torch.no_grad()
     def __call__(self, candidates: np.ndarray) -> np.ndarray:
@@ -188,11 +186,13 @@ class AccuracyPredictor:
         it out, (2, trials).
         """
         settings = self.settings
+        num_members = settings.members
+        weight_decay = settings.weight_decay
         num_trials = len(targets)
 
         # In each half of the members, every trial is left out by exactly one
-        left_out = torch.zeros(settings.members, num_trials, dtype=torch.bool)
-        for half in left_out.split(settings.members // 2):
+        left_out = torch.zeros(num_members, num_trials, dtype=torch.bool)
+        for half in left_out.split(num_members // 2):
             for row, trials in zip(half, torch.randperm(num_trials).tensor_split(len(half)), strict=True):
                 row[trials] = True
 
@@ -201,7 +201,7 @@ class AccuracyPredictor:
         num_train = min(map(len, rows_by_member))
         train_rows = torch.stack([rows[:num_train] for rows in rows_by_member])
         batch_size = max(settings.batch, math.ceil(num_train / settings.max_steps))
-        members = torch.arange(settings.members)[:, None]
+        members = torch.arange(num_members)[:, None]
 
         def train(
             parameters: list[nn.Parameter], score: Callable[[Tensor], Tensor], epochs: int, lr: float
@@ -210,16 +210,7 @@ class AccuracyPredictor:
                 trials = train_rows[members, rows]
                 return F.huber_loss(score(trials), targets[trials])
 
-            train_members(
-                parameters,
-                loss,
-                num_train,
-                settings.members,
-                epochs,
-                batch_size,
-                lr,
-                settings.weight_decay,
-            )
+            train_members(parameters, loss, num_train, num_members, epochs, batch_size, lr, weight_decay)
 
         network = self._new_network(arch, recipe, 1)
         head = list(network.accuracy.parameters())
@@ -267,8 +258,8 @@ class AccuracyPredictor:
 
     def _new_network(self, arch: Tensor, recipe: Tensor, num_labels: int) -> EnsembleNetwork:
         """Return a randomly initialized network for these features."""
-        members, width = self.settings.members, self.settings.width
-        return EnsembleNetwork(members, width, arch.shape[1], recipe.shape[1], num_labels)
+        sizes = (self.settings.members, self.settings.width, arch.shape[1], recipe.shape[1])
+        return EnsembleNetwork(*sizes, num_labels)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from fbnetv3.nars.report.search_record import SearchRecord, read_search_record
 from fbnetv3.utils.text import format_duration
 
 # Columns of the live table and their widths
-_COLUMNS = {
+_WIDTHS = {
     "round": 7,
     "epochs": 6,
     "done": 9,
@@ -61,7 +61,7 @@ class ProgressTable:
 
     def _show_trials(self, progress: SearchProgress) -> None:
         if not self._has_header:
-            self._print_line("  ".join(f"{name:>{width}}" for name, width in _COLUMNS.items()))
+            self._print_line("  ".join(f"{name:>{width}}" for name, width in _WIDTHS.items()))
             self._has_header = True
         row = _format_row(progress)
         # On a terminal, the row of a running round is overwritten
@@ -90,7 +90,7 @@ def _format_row(progress: SearchProgress) -> str:
         _format_number(progress.predictor_error),
         "" if progress.seconds_left is None else format_duration(progress.seconds_left),
     )
-    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _COLUMNS.values(), strict=True))
+    return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS.values(), strict=True))
 
 
 def _format_number(value: float | None) -> str:

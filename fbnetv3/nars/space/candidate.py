@@ -72,22 +72,14 @@ class Candidate(Mapping[str, Any]):
 
     @cached_property
     def arch(self) -> ArchDef | None:
-        """The candidate's network, or None if the space has no architecture template.
-
-        Raises:
-            ArchError: the values form no valid network.
-        """
+        """The candidate's network (see `Space.build_arch`), or None if the space has no architecture template."""
         if self.space.architecture is None:
             return None
         return self.space.build_arch(self.vector, self.name)
 
     @cached_property
     def recipe(self) -> Recipe | None:
-        """The candidate's recipe, or None if the space has no recipe template.
-
-        Raises:
-            RecipeError: the values form no valid recipe.
-        """
+        """The candidate's recipe (see `Space.build_recipe`), or None if the space has no recipe template."""
         if self.space.recipe is None:
             return None
         return self.space.build_recipe(self.vector)
