@@ -30,7 +30,7 @@ _NEIGHBORS_RANKED = 13
 # Perturbed candidates, and how many of the best of them evolve further
 _NUM_PERTURBED = 400
 _PERTURBED_SURVIVORS = 40
-# Candidates whose costs determine the budgets along a Pareto front
+# Number of candidates whose costs determine the budgets along a Pareto front
 _FRONT_POOL_SIZE = 1000
 
 

@@ -10,9 +10,9 @@ import numpy as np
 # Rates of candidates below average (k3 and k4 of Srinivas and Patnaik); better ones have lower rates
 _CROSSOVER_RATE = 1.0
 _MUTATION_RATE = 0.5
-# Single changes that are combined into pairs: those with the largest gain
+# Number of single changes, those with the largest gain, that are combined into pairs
 _MAX_PAIRED_CHANGES = 600
-# Variables whose products the regression has as features, and its ridge penalty per candidate
+# Number of variables whose products are features of the regression, and its ridge penalty per candidate
 _MAX_PRODUCT_VARIABLES = 40
 _RIDGE_PENALTY = 0.01
 

@@ -45,7 +45,7 @@ _NOT_IN_FINGERPRINT = {
     *("rounds", "budgets", "evolution", "scaled_networks", "training_config", "reference_networks"),
     *("imports", "executor", "workers", "address", "resources", "time_limit", "retries", "max_failures"),
 }
-_MAX_DECODED = 200  # candidates of the pool that are built as a check before the search starts
+_MAX_CHECKED = 200  # maximum number of candidates that are built as a check before the search starts
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,7 @@ def search(
             or too many failures. Finished trials are kept.
     """
     if settings is not None and keywords:
-        raise UsageError(
-            f"{', '.join(keywords)}: has no effect next to settings; pass settings or keywords"
-        )
+        raise UsageError(f"pass either settings or keywords, not both: {', '.join(keywords)}")
     # Before the space is loaded, which may use blocks that the imports register
     settings = settings or parse_settings(keywords)
     space = space if isinstance(space, Space) else load_space(space)
@@ -199,7 +197,7 @@ class SearchPlan:
     def _check_samples(self) -> None:
         """Build candidates that together have most values of the variables in the pool, to find errors early."""
         rows = {row for column in self.pool.T for row in np.unique(column, return_index=True)[1]}
-        for row in sorted(rows)[:_MAX_DECODED]:
+        for row in sorted(rows)[:_MAX_CHECKED]:
             Candidate(self.space, self.pool[row]).build()
 
     def pretrain_predictor(self) -> tuple[AccuracyPredictor, PretrainingReport | None]:

@@ -42,7 +42,7 @@ class OutputFiles:
     """Files of a recommendation, and the name under which its architecture is registered."""
 
     name: str
-    provenance: Path  # JSON: the values of the candidate, its prediction and its origin
+    provenance: Path  # JSON with the candidate's values, prediction and origin
     arch: Path | None = None  # None if the space has no architectures
     recipe: Path | None = None  # None if the space has no recipes
     config: Path | None = None  # training config that names both; None if the space has neither
@@ -52,12 +52,12 @@ class OutputFiles:
 class Recommendation:
     """The candidate that a search recommends for a budget."""
 
-    name: str  # of the budget, such as macs_450M
+    name: str  # name of the budget, such as macs_450M
     candidate: Candidate
-    predicted: float  # accuracy
+    predicted: float  # predicted accuracy
     columns: Mapping[str, float]  # costs, such as "macs"
-    best_trial: Trial | None  # within the budget: the result of stage 2 alone (Table 7)
-    evolution: EvolutionResult = field(repr=False)  # the search that produced it
+    best_trial: Trial | None  # best trial within the budget, the result of stage 2 alone (Table 7)
+    evolution: EvolutionResult = field(repr=False)  # the evolutionary search that produced it
     files: OutputFiles = field(repr=False)
     provenance: Mapping[str, Any] = field(repr=False)  # content of its file
 
@@ -155,10 +155,8 @@ class Recommender:
             recipe = recipe_from_dict({**asdict(recipe), **network.get("recipe", {})})
         record = {
             "columns": {"macs": scaled.macs},
-            "scaled_by": {
-                "multiplier": scaled.phi,
-                **{key: getattr(scaled, key) for key in _SCALING_RESULTS},
-            },
+            "scaled_by": {"multiplier": scaled.phi}
+            | {key: getattr(scaled, key) for key in _SCALING_RESULTS},
             "scaled_from": dict(origin.provenance),
         }
         return self._write(name, scaled.arch, recipe, record, source)

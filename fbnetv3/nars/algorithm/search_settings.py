@@ -63,7 +63,7 @@ class SearchSettings:
         evolution: settings of the evolutionary search.
         evaluator_args: keyword arguments of the evaluator, see `build_evaluator`.
         imports: modules of yours that register evaluators, blocks and so on; workers import them too.
-        executor: "local" (processes on this machine), "serial" (the calling process), "ray", or a name of yours.
+        executor: "local" (processes on this machine), "serial" (this process), "ray", or another registered name.
         workers: number of evaluations to run at a time.
         address: address of a Ray cluster; None starts one on this machine.
         resources: Ray resources per evaluation, such as `{"num_cpus": 4, "num_gpus": 1}`.
@@ -74,8 +74,8 @@ class SearchSettings:
         scaled_networks: networks made from recommendations by compound scaling, by name:
             `{"from": "macs_450M", "macs": 357e6}`, and optionally `recipe` (fields to change), `depth`, `width`,
             `resolution` and `tolerance` (see `scale_to_macs`).
-        training_config: config keys, such as `_BASE_`, to begin the recommended training configs with; default: those
-            of the trials.
+        training_config: keys, such as `_BASE_`, that all recommended training configs share; default: those of the
+            trials.
         reference_networks: networks to compare with in the report, by name: `{"macs": ..., "accuracy": ...}`.
     """
 

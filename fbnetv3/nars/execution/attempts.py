@@ -33,7 +33,7 @@ class TrialAttempt:
     full_epochs: int  # length of a full evaluation
     seed: int
     folder: Path | None  # folder for the evaluation's files
-    attempt: int = 0  # number of earlier attempts, all of which failed
+    attempt: int = 0  # number of earlier attempts that failed
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class TimeLimit:
     def cap(self, timeout: float, start_times: Iterable[float]) -> float:
         """Shorten a timeout so that waiting ends when the first running attempt reaches the limit.
 
-        `start_times` are those of the running attempts, at least one, on the monotonic clock.
+        `start_times` are the start times of the running attempts, at least one, on the monotonic clock.
         """
         if self.seconds is None:
             return timeout

@@ -20,7 +20,7 @@ EXECUTORS.add("ray", "fbnetv3.nars.execution.ray_executor:RayExecutor", __file__
 
 @dataclass(frozen=True)
 class ExecutorOptions:
-    """Options of an executor; each uses those that apply to it."""
+    """Options of an executor, which ignores those that do not apply to it."""
 
     workers: int = 1  # number of evaluations to run at a time
     time_limit: float | None = None  # seconds after which an evaluation is killed, startup included

@@ -217,7 +217,7 @@ class AccuracyPredictor:
         epochs = settings.finetune_epochs
         lr = settings.finetune_lr
         if self._encoder is None:
-            # Without pretraining, the whole network trains for as many epochs in all
+            # Without pretraining, the whole network trains for the same total number of epochs
             epochs += settings.frozen_epochs
             lr = settings.lr
         else:

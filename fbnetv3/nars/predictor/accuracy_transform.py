@@ -32,7 +32,7 @@ class AccuracyTransform:
         if unit <= 1e-9 * max(1.0, abs(high)):  # most accuracies are equal and do not show a tail
             unit = 1.0
             floor = -math.inf
-        # Mean and deviation are those of the shortened accuracies
+        # Measure mean and deviation of the shortened accuracies
         unscaled = cls(floor, unit, float(accuracies.min()))
         values = unscaled.transform(accuracies)
         return replace(unscaled, mean=float(values.mean()), scale=max(float(values.std()), 1e-12))

@@ -35,7 +35,7 @@ _NOISE_PRIOR_STD = 2.0
 _STEPS = 80
 _LR = 0.1
 _MIN_NOISE = 1e-4
-# Candidates scored at a time, which limits the memory of their kernel
+# Number of candidates scored at a time, which limits the size of the kernel
 _CHUNK_SIZE = 2048
 
 
@@ -44,7 +44,7 @@ class FeatureGroups(NamedTuple):
 
     arch: Tensor
     recipe: Tensor
-    embedded: Tensor  # outputs of pretrained encoders
+    embedded: Tensor  # embeddings by the pretrained encoders
 
 
 class GaussianProcess:

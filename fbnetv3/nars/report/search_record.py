@@ -23,7 +23,7 @@ class SearchRecord:
     """A running or finished search."""
 
     folder: Path
-    trials: list[Trial]  # all that have been proposed
+    trials: list[Trial]  # all proposed trials
     metadata: dict[str, Any]  # settings and state of the search
     analysis: dict[str, Any]  # what `save_analysis` has written; empty before
 

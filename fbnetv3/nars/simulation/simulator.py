@@ -99,9 +99,9 @@ class SimulatedAttempt:
 
     trial: int  # number of the trial
     attempt_number: int  # 0 for the first attempt
-    start: float  # in seconds since the search began, like `end`
-    end: float
-    epochs: int  # of the trial completed by the end of the attempt
+    start: float  # seconds since the start of the search
+    end: float  # seconds since the start of the search
+    epochs: int  # epochs of the trial that were complete when the attempt ended
     failed: bool
 
 
@@ -188,8 +188,8 @@ class _RunningAttempt:
     start: float
     epoch_seconds: float
     first_epoch: int  # epochs completed by earlier attempts
-    last_epoch: int  # after which it ends
-    failure_time: float  # when it fails unless it has ended by then
+    last_epoch: int  # epoch after which it ends
+    failure_time: float  # time at which it fails unless it has ended by then
     version: int = 0  # incremented when its end is rescheduled
 
 
@@ -209,7 +209,7 @@ class _Simulation:
     free_slots: int = 0
     queue: deque[tuple[int, int, int]] = field(default_factory=deque)  # trial, attempt, completed epochs
     running: dict[int, _RunningAttempt] = field(default_factory=dict)
-    unfinished: list[int] = field(default_factory=list)  # trials per round
+    unfinished: list[int] = field(default_factory=list)  # number of unfinished trials per round
     num_ended: int = 0
     num_succeeded: int = 0
     results_at_proposal: list[int] = field(default_factory=list)

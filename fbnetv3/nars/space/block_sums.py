@@ -185,7 +185,7 @@ class _BlockGroup:
         self.skipped = skipped
         self.may_pool = may_pool
         block = row["block"]
-        pools = is_variable(block) or (block in BLOCK_SPECS and BLOCK_SPECS.get(block).ends_in_pool)
+        pools = is_variable(block) or BLOCK_SPECS.get(block).ends_in_pool
         self.resizes = pools or row.get("stride", 1) != 1
         self._functions = functions
         self._rows: dict[tuple[Any, ...], tuple[float, ...]] = {}

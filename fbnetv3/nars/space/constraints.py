@@ -16,7 +16,7 @@ from fbnetv3.nars.space.search_space import Space
 Column = Callable[[np.ndarray], np.ndarray]
 """Maps candidates, integers (N, variables), to one number per candidate, (N,)."""
 
-# Random candidates from which the nearest feasible one is searched
+# Number of random candidates from which the search for a feasible one starts
 _NUM_STARTS = 32
 
 

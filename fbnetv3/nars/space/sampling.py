@@ -12,7 +12,7 @@ from fbnetv3.nars.space.search_space import Space
 from fbnetv3.utils.checks import check_int
 
 _SOBOL_BATCH = 2**14
-# Samples after which the fraction of feasible ones is judged, and the maximum number of samples
+# Number of samples after which the share of feasible ones decides whether to continue, and the maximum
 _FIRST_SAMPLES = 2**17
 _MAX_SAMPLES = 2**21
 # If too few are feasible: random candidates to repair, and steps without a new candidate before giving up

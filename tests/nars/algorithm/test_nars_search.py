@@ -328,7 +328,7 @@ def test_names_of_budgets(budget, name):
 
 
 def test_settings_and_keywords_exclude_each_other(tmp_path):
-    with pytest.raises(UserError, match="rounds: has no effect next to settings"):
+    with pytest.raises(UserError, match="pass either settings or keywords, not both: rounds"):
         search(SPACE, evaluate, tmp_path / "out", SearchSettings(), rounds=3)
 
 
