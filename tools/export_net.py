@@ -179,7 +179,7 @@ def run_detector_export(args: argparse.Namespace, command: str) -> None:
     check = exported.manifest.verification
     print(
         f"{describe_export(exported)}; of {check['detections']} detections in {check['images']} images, "
-        f"{check['equal']} of {check['runtime']} equal detectron2's; boxes differ by at most "
+        f"{check['equal']} of {check['runtime']} equal detectron2's; their boxes differ by at most "
         f"{check['largest_box_difference']:.1e} pixels, scores by {check['largest_score_difference']:.1e}"
     )
 

@@ -109,12 +109,12 @@ def export_classifier(
         write_preprocessing(folder, preprocessing_to_dict(preprocessing), classes)
 
         # 2. Load it again and compare
-        exported = open_classifier(folder, format, name)
-        verification = _compare(exported, original, examples, expected, dynamic_axes, tolerance)
+        predictor = open_classifier(folder, format, name)
+        verification = _compare(predictor, original, examples, expected, dynamic_axes, tolerance)
 
         # 3. Quantize, compare again, and write the manifest
         if int8:
-            verification["int8"] = quantize_model_file(program, path, export_format, exported, int8)
+            verification["int8"] = quantize_model_file(program, path, export_format, predictor, int8)
         side = preprocessing.resolution
         sizes = (1, preprocessing.channels, side, side)
         shape = [None if axis in dynamic_axes else size for axis, size in enumerate(sizes)]
@@ -141,7 +141,7 @@ def _trace(model: nn.Module, preprocessing: Preprocessing, dynamic_axes: Sequenc
 
 
 def _compare(
-    exported: ClassifierPredictor,
+    predictor: ClassifierPredictor,
     original: ClassifierPredictor,
     examples: Sequence[ClassifierImage],
     expected: np.ndarray,
@@ -149,13 +149,13 @@ def _compare(
     tolerance: float,
 ) -> dict[str, Any]:
     """Compare the export's logits with the network's, `expected`, and return the manifest's "verification"."""
-    runtime = exported.runtime.name
-    differences = [relative_difference(exported.logits(examples), expected)]
+    runtime = predictor.runtime.name
+    differences = [relative_difference(predictor.logits(examples), expected)]
     if 0 in dynamic_axes:
         # A single image may run through different kernels
-        differences.append(relative_difference(exported.logits(examples[0]), expected[:1]))
+        differences.append(relative_difference(predictor.logits(examples[0]), expected[:1]))
     if 2 in dynamic_axes:
-        differences.append(_difference_at_larger_size(exported, original, examples))
+        differences.append(_difference_at_larger_size(predictor, original, examples))
     difference = float(np.max(differences))  # NaN if any is NaN
     if not difference <= tolerance:  # true for NaN too
         raise ExportError(
@@ -171,16 +171,14 @@ def _compare(
 
 
 def _difference_at_larger_size(
-    exported: ClassifierPredictor, original: ClassifierPredictor, examples: Sequence[ClassifierImage]
+    predictor: ClassifierPredictor, original: ClassifierPredictor, examples: Sequence[ClassifierImage]
 ) -> float:
     """Return the relative difference of the logits for inputs that are larger by a third."""
     preprocessing = original.preprocessing
     resolution = round(preprocessing.resolution * 4 / 3)
     resize = round(preprocessing.resize * 4 / 3)
     larger = replace(preprocessing, resolution=resolution, resize=resize)
-    logits = [
-        replace(predictor, preprocessing=larger).logits(examples) for predictor in (exported, original)
-    ]
+    logits = [replace(network, preprocessing=larger).logits(examples) for network in (predictor, original)]
     return relative_difference(*logits)
 
 

@@ -52,7 +52,7 @@ _OUTPUT_TENSORS: list[dict[str, Any]] = [  # as in DETECTOR_OUTPUTS
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well detections match the original detector's; part of the manifest.
+    """How well the export's detections match the original detector's; part of the manifest.
 
     `detections` counts the distinct detections of both, and `equal` those that both found within the tolerances. The
     largest differences are over these pairs, so they never exceed the tolerances: of a box coordinate in pixels, and
@@ -121,8 +121,8 @@ def export_detector_to_onnx(
         )
         write_preprocessing(folder, resize_to_dict(resize), classes)
         # 3. Load it again and compare
-        exported = open_detector(folder, name)
-        verification = _verify(exported, pixels, expected)
+        predictor = open_detector(folder, name)
+        verification = _verify(predictor, pixels, expected)
         manifest = write_manifest(
             folder,
             network=name,
@@ -137,14 +137,14 @@ def export_detector_to_onnx(
 
 
 def _verify(
-    exported: DetectorPredictor, images: Sequence[np.ndarray], expected: Sequence[DetectionArrays]
+    predictor: DetectorPredictor, images: Sequence[np.ndarray], expected: Sequence[DetectionArrays]
 ) -> dict[str, Any]:
     """Compare the export's detections with the expected ones; return the manifest's "verification"."""
-    agreement = compare_detections([exported.detect(image) for image in images], expected)
-    runtime = exported.runtime.name
+    agreement = compare_detections([predictor.detect(image) for image in images], expected)
+    runtime = predictor.runtime.name
     if agreement.equal < MIN_EQUAL_SHARE * agreement.detections:
         raise ExportError(
-            f"{exported.name}: {runtime} gives different detections than the original: {agreement.equal} of "
+            f"{predictor.name}: {runtime} gives different detections than the original: {agreement.equal} of "
             f"{agreement.detections} are equal, but {MIN_EQUAL_SHARE:.0%} are required. Nothing was exported"
         )
     return {

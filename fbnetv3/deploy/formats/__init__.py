@@ -1,1 +1,1 @@
-"""Export formats: one file each, their registry, and int8 quantization."""
+"""Export formats, one file each, with their registry and int8 quantization."""

@@ -62,16 +62,7 @@ def write_onnx(
     axis_names: Mapping[int, str] = AXIS_NAMES,
     custom_operators: dict[Any, Callable] | None = None,
 ) -> None:
-    """Write an ONNX file.
-
-    Args:
-        program: the traced network.
-        path: the file to write.
-        input_name: name of the input.
-        output_names: names of the outputs.
-        axis_names: names of the input's dynamic axes.
-        custom_operators: ONNX translations of custom operators.
-    """
+    """Write an ONNX file; `axis_names` are for the input's dynamic axes, `custom_operators` has ONNX translations."""
     import onnx
     from onnxscript import optimizer
 

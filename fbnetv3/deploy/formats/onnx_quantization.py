@@ -112,7 +112,7 @@ def clamp_saturated_ranges(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:
         limits = _SATURATION.get(next(iter(types))) if len(types) == 1 else None
         if limits:
             lower_limit, upper_limit = limits
-            # Sort the limits: those of an entirely saturated range are reversed
+            # Sort the limits, which are reversed if the whole range is saturated
             ends = (max(low, lower_limit), high if upper_limit is None else min(high, upper_limit))
             clamped[name] = (min(ends), max(ends))
     return clamped

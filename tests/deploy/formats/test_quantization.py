@@ -166,7 +166,7 @@ def test_ranges_are_clamped_to_where_activations_are_not_constant():
     [
         ([], [0], None, "needs images to calibrate on"),
         ([0], [], None, "needs images to compare on"),
-        ([0], [0, 0], [1], "none or all of their targets"),
+        ([0], [0, 0], [1], "the targets of all of them or of none"),
     ],
 )
 def test_missing_images(calibration, images, targets, message):
