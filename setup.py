@@ -29,7 +29,7 @@ DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.2
 setup(
     name="fbnetv3",
     version=VERSION,
-    description="The FBNetV3 family of compact image networks, and the search behind it",
+    description="The FBNetV3 family of compact image networks, and the architecture search that found it",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

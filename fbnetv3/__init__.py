@@ -1,6 +1,6 @@
 """FBNetV3: architecture definitions, exact cost, networks, training, pretrained weights, and architecture search.
 
-Attributes are imported on first use, so `import fbnetv3` is fast and `fbnetv3.cost` needs no torch.
+Attributes are imported on first use, so `import fbnetv3` is fast. `fbnetv3.cost` needs only fvcore and PyYAML.
 """
 
 from __future__ import annotations

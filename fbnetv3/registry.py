@@ -12,7 +12,7 @@ from fbnetv3.utils.imports import find_callable
 
 
 class Registry(_FvcoreRegistry):
-    """Maps names to objects, to which users' packages can add their own.
+    """Maps names to objects. Users' packages can register their own.
 
     An entry is an object, or the text "package.module:attribute" of one that `get` imports on demand. `kind` is the
     noun for an entry in error messages, such as "block" or "dataset".
@@ -50,10 +50,10 @@ class Registry(_FvcoreRegistry):
     def get(self, name: object) -> Any:
         """Return the entry registered under `name`, importing it if it is lazy."""
         entry = self.entry(name)
-        return find_callable(entry, self._name) if isinstance(entry, str) else entry
+        return find_callable(entry, self._name, current_folder=False) if isinstance(entry, str) else entry
 
     def check(self, name: object, field: str, error: type[FieldError]) -> None:
-        """Require `name` to be registered; otherwise raise `error`, naming `field`."""
+        """Raise `error`, naming `field`, unless `name` is registered."""
         try:
             self.entry(name)
         except UnknownNameError as unknown:
@@ -74,6 +74,6 @@ class Registry(_FvcoreRegistry):
 
 
 def caller_location() -> str:
-    """Return file and line of the code that called the calling function."""
+    """Return the file and line of the code that called the calling function."""
     frame = sys._getframe(2)
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"

@@ -43,11 +43,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--stages", action="store_true", help="list stages of networks and parts of detectors"
     )
     parser.add_argument(
-        "--detectors", action="store_true", help="print Table 5 next to the paper's figures"
+        "--detectors",
+        action="store_true",
+        help="print the costs of Table 5's detectors next to the paper's",
     )
     parser.add_argument(
         "--resolution",
-        type=pixels,
+        type=parse_size,
         metavar="PIXELS|HxW",
         help="input size (default: each network's own; 384x640 for detectors)",
     )
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for folder in args.arch_dir:
         register_arch_folder(folder)
 
-    # Names may be of classifiers and of detectors
+    # Classifiers and detectors may be mixed
     names = args.names or (TABLE_5 if args.detectors else list_archs())
     items = [find_arch_or_detector(name, args.num_classes) for name in names]
     detectors = [item for item in items if isinstance(item, DetectorSettings)]
@@ -143,9 +145,9 @@ def detector_table(
     rows = []
     for settings in detectors:
         total = settings.cost(*image_size)
-        box_heads = total.proposals * total.box_head.macs_conv
+        box_heads = total.num_proposals * total.box_head.macs_conv
         macs = (total.trunk.macs_conv, total.rpn_head.macs_conv, box_heads, total.macs_conv)
-        row = [settings.name, total.proposals, *(f"{m / 1e9:.2f}" for m in macs)]
+        row = [settings.name, total.num_proposals, *(f"{m / 1e9:.2f}" for m in macs)]
         if paper:
             paper_params, paper_macs = paper[settings.name]
             row += [f"{paper_macs:.1f}", f"{total.params:,}", f"{paper_params:.1f} M"]
@@ -160,23 +162,23 @@ def detector_table(
 
 def part_table(settings: DetectorSettings, image_size: tuple[int, int]) -> str:
     total = settings.cost(*image_size)
-    per_proposal = f"for each of {total.proposals} proposals"
+    per_proposal = f"for each of {total.num_proposals} proposals"
     rows = [
         ["trunk", output_shape(total.trunk.blocks[-1]), *macs_and_params(total.trunk)],
         ["RPN head", "", *macs_and_params(total.rpn_head)],
-        ["box head", per_proposal, *macs_and_params(total.box_head, total.proposals)],
+        ["box head", per_proposal, *macs_and_params(total.box_head, total.num_proposals)],
         ["predictor", f"two linear layers, {per_proposal}", "-", f"{total.predictor.params / 1e6:,.3f}"],
         ["all", "", f"{total.macs_conv / 1e6:,.2f}", f"{total.params / 1e6:,.3f}"],
     ]
-    linear_macs = total.proposals * total.predictor.macs / 1e6
+    linear_macs = total.num_proposals * total.predictor.macs / 1e6
     note = f"\nTable 5 does not count linear layers, which add {linear_macs:,.2f} M MACs"
     note += "\nthe mask head is not included" if settings.has_masks else ""
     title = f"{settings.name} at {format_size(image_size)} pixels"
     return f"{title}\n{format_table(['part', 'output', 'MACs (M)', 'params (M)'], rows)}{note}"
 
 
-def macs_and_params(part: Cost, times: int = 1) -> list[str]:
-    return [f"{times * part.macs_conv / 1e6:,.2f}", f"{part.params / 1e6:,.3f}"]
+def macs_and_params(part: Cost, count: int = 1) -> list[str]:
+    return [f"{count * part.macs_conv / 1e6:,.2f}", f"{part.params / 1e6:,.3f}"]
 
 
 def output_shape(block_cost: BlockCost) -> str:
@@ -196,7 +198,7 @@ def format_size(resolution: int | tuple[int, int]) -> str:
     return "x".join(map(str, resolution)) if isinstance(resolution, tuple) else str(resolution)
 
 
-def pixels(text: str) -> int | tuple[int, int]:
+def parse_size(text: str) -> int | tuple[int, int]:
     """Parse a number of pixels, or height and width as HxW."""
     match [positive_int(side) for side in text.split("x")]:
         case [side]:

@@ -26,9 +26,9 @@ _ROW_COLUMNS = (*_TABLE_2_COLUMNS, "dw_padding", "dw_group_width")
 def load_arch(path: str | os.PathLike) -> ArchDef:
     """Read an architecture from YAML.
 
-    A file holds `name`, `resolution`, `resize`, `source` and `stages` with their `rows`. It may instead inherit these
-    from another file, `_BASE_`, and `derive` from it: `scale` (the arguments of `compound_scale`), `small_images` (the
-    base resolution) and `same_padding: true`, applied in this order.
+    A file holds `name`, `resolution`, `resize`, `source` and `stages` with their `rows`. Instead, it may name
+    another file in `_BASE_`, inherit these fields from it, and transform it with `derive`: `scale` (the arguments of
+    `compound_scale`), `small_images` (the base resolution) and `same_padding: true`, applied in this order.
 
     Raises:
         ArchError: names the file and the field, as in "my.yaml: stages[3].rows[1].kernel: 4 is even; ...".

@@ -20,7 +20,7 @@ def configs_folder() -> Path:
 
 
 class _ArchRegistry(Registry):
-    """Also has files as entries, which are read on first use."""
+    """A registry whose entries may also be files, which are read on first use."""
 
     def get(self, name: object) -> ArchDef:
         entry = self.entry(name)
@@ -34,17 +34,23 @@ for _file in (configs_folder() / "archs").rglob("*.yaml"):
 
 
 def register_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:
-    """Add an architecture, or the one in a YAML file, to the registry; a name that is taken is a `UsageError`.
+    """Add an architecture, or the one in a YAML file, to the registry. Adding the same file again has no effect.
 
-    Adding the same file again has no effect.
+    Raises:
+        ArchError: the file is missing or invalid.
+        UsageError: the name is taken.
     """
     if isinstance(arch, ArchDef):
         ARCHS.add(arch.name, arch, caller_location())
         return arch
     loaded = load_arch(arch)
     origin = os.path.abspath(arch)
-    if loaded.name not in ARCHS or ARCHS.origin(loaded.name) != origin or ARCHS.get(loaded.name) != loaded:
+    if loaded.name not in ARCHS or ARCHS.origin(loaded.name) != origin:
         ARCHS.add(loaded.name, loaded, origin)
+    elif ARCHS.get(loaded.name) != loaded:
+        raise UsageError(
+            f"{origin} has changed since architecture '{loaded.name}' was registered: restart, or rename it"
+        )
     return loaded
 
 
@@ -61,12 +67,18 @@ def load_arch_folder(folder: str | os.PathLike) -> list[ArchDef]:
 def _yaml_files(folder: str | os.PathLike) -> list[Path]:
     files = sorted(Path(folder).rglob("*.yaml"))
     if not files:
-        raise UsageError(f"{folder}: no such folder, or no architecture files (*.yaml) in it")
+        problem = "contains no architecture files (*.yaml)" if Path(folder).is_dir() else "no such folder"
+        raise UsageError(f"{folder}: {problem}")
     return files
 
 
 def get_arch(arch: ArchDef | str | os.PathLike) -> ArchDef:
-    """Return an architecture by its registered name or the path of its YAML file; return an `ArchDef` unchanged."""
+    """Return an architecture by its registered name or the path of its YAML file; return an `ArchDef` unchanged.
+
+    Raises:
+        UnknownNameError: no architecture has that name; the message suggests similar ones.
+        ArchError: the file is missing or invalid.
+    """
     if isinstance(arch, ArchDef):
         return arch
     name = os.fspath(arch)
@@ -94,6 +106,7 @@ def cost(
         in_chans: channels of the input.
 
     Raises:
+        UnknownNameError: no architecture has that name; the message suggests similar ones.
         UsageError: the input is too small for the network, or an argument is out of range.
     """
     return compute_cost(get_arch(arch), resolution, num_classes=num_classes, in_chans=in_chans)

@@ -43,7 +43,7 @@ def round8(value: float) -> int:
 
 
 class BlockSpec:
-    """What an architecture needs to know about a block. A new block registers a dataclass of this kind.
+    """Base class of block specs. To add a block, register a frozen dataclass that derives from it.
 
     The keyword-only parameters of its classmethod `build(in_channels, channels, stride, *, ...)` are the row fields
     that the block reads, such as `kernel` or `se`: required ones have no default, and a row that sets any other field
@@ -52,7 +52,7 @@ class BlockSpec:
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
     build: ClassVar[Callable[..., Any]]
-    pools: ClassVar[bool] = False  # whether the block ends in a 1x1 map, so it can only be the last block
+    ends_in_pool: ClassVar[bool] = False  # whether the output is a 1x1 map: the block can only be the last
     in_channels: int
     out_channels: int
     stride: int
@@ -60,7 +60,7 @@ class BlockSpec:
     @classmethod
     @cache
     def row_fields(cls) -> dict[str, bool]:
-        """Return the row fields of the block, off the signature of `build`, and whether each is required."""
+        """Return the row fields that `build` accepts, each with whether it is required."""
         parameters = inspect.signature(cls.build).parameters.values()
         return {p.name: p.default is p.empty for p in parameters if p.kind is p.KEYWORD_ONLY}
 
@@ -104,9 +104,8 @@ class ConvSpec(BlockSpec):
 class MBConvSpec(BlockSpec):
     """Inverted residual (Table 2, "MBConv"): 1x1 expand, k x k depthwise, squeeze-and-excite, 1x1 project."""
 
-    squeezes_input: ClassVar[bool] = (
-        True  # to a quarter of the input channels; else of the expanded channels
-    )
+    # Whether the squeeze has a quarter of the input channels rather than of the expanded channels
+    se_from_input: ClassVar[bool] = True
     in_channels: int
     out_channels: int
     mid_channels: int
@@ -135,8 +134,8 @@ class MBConvSpec(BlockSpec):
     ) -> BlockSpec:
         """Build the spec of one block from its input channels and its row."""
         mid_channels = round8(in_channels * expansion)
-        # As rounded in the published networks
-        squeezed = round8(int(mid_channels * 0.25 / (expansion if cls.squeezes_input else 1)))
+        # The published networks truncate before they round
+        squeezed = round8(int(mid_channels * 0.25 / (expansion if cls.se_from_input else 1)))
         groups = mid_channels // (dw_group_width or 1)
         if groups < 1 or mid_channels % groups:
             raise FieldError(
@@ -192,7 +191,7 @@ class MBConvSpec(BlockSpec):
 class DetectorMBConvSpec(MBConvSpec):
     """Inverted residual of the released detectors (Sec. 4.3), with a wider squeeze."""
 
-    squeezes_input = False
+    se_from_input = False
     dw_norm: bool = False
 
 
@@ -204,7 +203,7 @@ class MBPoolSpec(BlockSpec):
     Table 2 lists a kernel for it, but the released networks have no depthwise convolution here.
     """
 
-    pools = True
+    ends_in_pool = True
     in_channels: int
     out_channels: int
     mid_channels: int
@@ -216,6 +215,8 @@ class MBPoolSpec(BlockSpec):
         cls, in_channels: int, channels: int, stride: int, *, expansion: float, act: str = "hswish"
     ) -> BlockSpec:
         """Build the spec of one block from its input channels and its row."""
+        if stride != 1:
+            raise FieldError(f"{stride} must be 1: this block ends in a 1x1 map", "stride")
         return cls(in_channels, channels, round8(in_channels * expansion), act)
 
     def cost(self, height: int, width: int) -> tuple[Cost, int, int]:

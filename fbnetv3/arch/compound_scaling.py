@@ -28,10 +28,10 @@ def compound_scale(
 ) -> ArchDef:
     """Scale depth, width and resolution of a network (Sec. 4.2, after EfficientNet).
 
-    Channels are rounded as in the published networks (`round8`). Depth counts the blocks of equal width in a stage, as
-    n does in Table 2, and rounds half up; the block that changes width or stride stays first. FBNetV3-E scaled by depth
-    1.09, width 1.13 and resolution 272 / 264, with the default `fixed` parts, has the channels and depths of the
-    published F.
+    Channels are rounded as in the published networks (`round8`). Depth multiplies the number of
+    blocks of equal width in a stage (n in Table 2), rounded half up; the block that changes width or stride stays
+    first. FBNetV3-E scaled by depth 1.09, width 1.13 and resolution 272 / 264, with the default `fixed` parts, has the
+    channels and depths of the published F.
 
     Args:
         arch: the network to scale.
@@ -53,7 +53,7 @@ def compound_scale(
     check_int(multiple, "multiple", 1, MAX_RESOLUTION, ArchError)
     stages = []
     for s, stage in enumerate(arch.stages):
-        part = "last" if stage.rows[-1].spec_class.pools else "stem" if s == 0 else "trunk"
+        part = "last" if stage.rows[-1].spec_class.ends_in_pool else "stem" if s == 0 else "trunk"
         if part not in fixed:
             groups = [_scale_depth(group, depth) for group in _groups_of_equal_width(stage)]
             rows = [
@@ -66,7 +66,7 @@ def compound_scale(
     pixels = arch.resolution
     if resolution != 1.0:
         pixels = max(multiple, multiple * math.floor(arch.resolution * resolution / multiple + 0.5))
-    # The ratio of resize to crop stays
+    # Keep the ratio of resize to crop
     resize = max(pixels, round(arch.resize * pixels / arch.resolution))
     name = name or f"{arch.name}_scaled"
     return replace(arch, stages=tuple(stages), resolution=pixels, resize=resize, name=name)
@@ -111,7 +111,7 @@ class ScaledArch:
     """Result of `scale_to_macs`: a network, its MACs, and the multipliers that derive it from the original."""
 
     arch: ArchDef
-    multiplier: float
+    phi: float  # common exponent of the growth rates
     depth: float
     width: float
     resolution: float
@@ -141,8 +141,8 @@ def scale_to_macs(
         arch: the network to scale.
         macs: target in multiply-adds, counted as in Table 4.
         depth: growth of the depth per unit of phi, at least 1.
-        width: growth of the width.
-        resolution: growth of the resolution.
+        width: growth of the width per unit of phi, at least 1.
+        resolution: growth of the resolution per unit of phi, at least 1.
         tolerance: largest relative distance to the target.
         num_classes: outputs of the networks whose MACs are counted.
         fixed: see `compound_scale`.
@@ -174,7 +174,7 @@ def scale_to_macs(
     closest = scale(center, 1)
     is_reachable = 0.5 < closest.macs / macs < 2
     # One phi for all dimensions, with finer and finer resolutions; then single deviating dimensions
-    phis = [center + step for step in _steps(0.15, 81)]
+    phis = [center + step for step in _symmetric_range(0.15, 81)]
     common = (min((scale(phi, multiple) for phi in phis), key=distance) for multiple in (8, 4, 2, 1))
     deviating = (scale(center, 1, deviations) for deviations in _deviations(growth))
     for candidate in chain(common, deviating) if is_reachable else ():
@@ -182,8 +182,9 @@ def scale_to_macs(
             return candidate
         closest = min(closest, candidate, key=distance)
     raise UsageError(
-        f"no multiplier brings {arch.name} within {tolerance:.1%} of {macs / 1e6:.1f} M MACs; the closest is "
-        f"{closest.macs / 1e6:.1f} M at {closest.multiplier:.3f}: let more of depth, width and resolution grow"
+        f"no phi brings {arch.name} within {tolerance:.1%} of {macs / 1e6:.1f} M MACs; the closest has "
+        f"{closest.macs / 1e6:.1f} M at phi {closest.phi:.3f}: raise the tolerance, or let more of depth, width and "
+        "resolution grow"
     )
 
 
@@ -198,15 +199,20 @@ def _bisect_phi(macs_at: Callable[[float], float], target: float) -> float:
 
 
 def _deviations(growth: dict[str, float]) -> Iterator[tuple[float, ...]]:
-    """Yield deviations from the common phi for each dimension that grows, by their largest component."""
+    """Yield deviations from the common phi, one for each dimension, ordered by the largest of them.
+
+    Dimensions that do not grow do not deviate.
+    """
     counts = {"depth": 5, "width": 25, "resolution": 25}
-    steps = [_steps(0.5, counts[label]) if base != 1.0 else [0.0] for label, base in growth.items()]
+    steps = [
+        _symmetric_range(0.5, counts[label]) if base != 1.0 else [0.0] for label, base in growth.items()
+    ]
     yield from sorted(product(*steps), key=lambda deviations: max(map(abs, deviations)))
 
 
-def _steps(reach: float, count: int) -> list[float]:
-    """Return `count` evenly spaced numbers in [-reach, reach]."""
-    return [reach * (2 * i / (count - 1) - 1) for i in range(count)]
+def _symmetric_range(limit: float, count: int) -> list[float]:
+    """Return `count` evenly spaced numbers in [-limit, limit]."""
+    return [limit * (2 * i / (count - 1) - 1) for i in range(count)]
 
 
 def _groups_of_equal_width(stage: Stage) -> list[list[Row]]:
@@ -221,7 +227,7 @@ def _groups_of_equal_width(stage: Stage) -> list[list[Row]]:
 
 def _scale_depth(rows: list[Row], depth: float) -> list[Row]:
     """Return rows of equal width with `depth` times as many blocks. The last row grows or shrinks; the first stays."""
-    if rows[-1].spec_class.pools:  # a pooling block cannot be repeated
+    if rows[-1].spec_class.ends_in_pool:  # a pooling block cannot be repeated
         return rows
     # Blocks to add (negative: to remove), rounded half up, leaving at least one
     total = sum(row.repeat for row in rows)

@@ -54,7 +54,7 @@ class Row:
         for f in fields(self):
             value = getattr(self, f.name)
             if value is None and requires.get(f.name):
-                raise ArchError(f"missing; {self.block} blocks require it", f.name)
+                raise ArchError(f"is missing; {self.block} blocks require it", f.name)
             if value != f.default and f.name not in (*_COMMON_FIELDS, *requires):
                 raise ArchError(
                     f"{value!r} has no effect: {self.block} blocks do not use this field", f.name

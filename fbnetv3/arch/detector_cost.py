@@ -63,7 +63,7 @@ def detector_parts(arch: ArchDef, rpn_blocks: int | None = None) -> DetectorPart
     last_block, stride = features[-2]
     trunk, box_head = [], []
     for s, stage in enumerate(with_same_padding(arch).stages):
-        rows = [row for row in stage.rows if not row.spec_class.pools]
+        rows = [row for row in stage.rows if not row.spec_class.ends_in_pool]
         num_trunk_rows = sum((s, r) <= (last_block.stage, last_block.row) for r in range(len(rows)))
         trunk.append(rows[:num_trunk_rows])
         box_head.append(rows[num_trunk_rows:])
@@ -85,14 +85,14 @@ class DetectorCost:
 
     trunk: NetworkCost
     rpn_head: Cost
-    box_head: Cost  # for one proposal
-    predictor: Cost  # two linear layers, for one proposal
-    proposals: int
+    box_head: Cost  # MACs and activations are those for one proposal
+    predictor: Cost  # two linear layers; also for one proposal
+    num_proposals: int
 
     @property
     def macs_conv(self) -> int:
         """Multiply-adds of all convolutions, as in Table 5. The predictor's linear layers are not included."""
-        return self.trunk.macs_conv + self.rpn_head.macs_conv + self.proposals * self.box_head.macs_conv
+        return self.trunk.macs_conv + self.rpn_head.macs_conv + self.num_proposals * self.box_head.macs_conv
 
     @property
     def params(self) -> int:
@@ -105,10 +105,10 @@ def detector_cost(
     height: int = 384,
     width: int = 640,
     *,
-    proposals: int = 75,
+    num_proposals: int = 75,
     num_classes: int = 80,
-    anchors: int = 15,
-    pooled: int = 6,
+    num_anchors: int = 15,
+    pooler_resolution: int = 6,
     rpn_blocks: int | None = None,
 ) -> DetectorCost:
     """Compute the cost of an architecture's Faster R-CNN C4 detector; the defaults are those of Table 5.
@@ -117,10 +117,10 @@ def detector_cost(
         arch: the architecture.
         height: height of the image in pixels.
         width: width of the image in pixels.
-        proposals: regions of an image that the box head processes.
+        num_proposals: regions of an image that the box head processes.
         num_classes: classes, without the background.
-        anchors: anchors per cell of the map.
-        pooled: side of a proposal's pooled map, in cells.
+        num_anchors: anchors per cell of the map.
+        pooler_resolution: side of a proposal's pooled map, in cells.
         rpn_blocks: blocks of the RPN head; default: the number in the trunk's last row.
 
     Raises:
@@ -133,10 +133,12 @@ def detector_cost(
     # The RPN head predicts objectness and four box deltas for each anchor
     rpn_head = compute_cost(parts.rpn_head, (end.height, end.width), num_classes=0, in_chans=channels)
     hidden = parts.rpn_head.out_channels
-    objectness = conv_cost(end.height, end.width, hidden, anchors, bias=True)
-    deltas = conv_cost(end.height, end.width, hidden, 4 * anchors, bias=True)
+    objectness = conv_cost(end.height, end.width, hidden, num_anchors, bias=True)
+    deltas = conv_cost(end.height, end.width, hidden, 4 * num_anchors, bias=True)
     # The box head pools its map; the predictor scores classes and background, and four box deltas for each class
-    box_head = compute_cost(parts.box_head, (pooled, pooled), num_classes=0, in_chans=channels)
+    box_head = compute_cost(
+        parts.box_head, (pooler_resolution, pooler_resolution), num_classes=0, in_chans=channels
+    )
     box_end = box_head.blocks[-1]
     features = parts.box_head.out_channels
     scores = conv_cost(1, 1, features, num_classes + 1, bias=True)
@@ -146,7 +148,7 @@ def detector_cost(
         rpn_head=rpn_head + objectness + deltas,
         box_head=box_head + avg_pool_cost(box_end.height, box_end.width, features),
         predictor=scores + boxes,
-        proposals=proposals,
+        num_proposals=num_proposals,
     )
 
 
@@ -165,8 +167,9 @@ class DetectorSettings:
 
 
 def list_detector_configs() -> dict[str, Path]:
-    """Return the detection configs that ship with the package: files by name."""
-    return {file.stem: file for file in sorted((configs_folder() / "coco").glob("*.yaml"))}
+    """Return the files of the detection configs that ship with the package by name, without mere `_BASE_` files."""
+    files = sorted((configs_folder() / "coco").glob("*.yaml"))
+    return {file.stem: file for file in files if not file.stem.startswith("base_")}
 
 
 def find_detector_config(name: str | os.PathLike) -> Path | None:
@@ -193,12 +196,12 @@ def read_detector_config(file: Path) -> DetectorSettings:
         model = read_with_bases(file, ("MODEL.FBNETV3.ARCH",)).get("MODEL") or {}
         check_type(model, "MODEL", dict, "a section", FieldError)
         arguments = _cost_arguments(model)  # first, as it rejects detectors with other architectures
-        arch = _value(model, "FBNETV3", "ARCH", "fbnetv3_a_det")
+        arch = _config_value(model, "FBNETV3", "ARCH", "fbnetv3_a_det")
         check_type(arch, "MODEL.FBNETV3.ARCH", str, "the name of an architecture", FieldError)
         return DetectorSettings(file.stem, get_arch(arch), arguments, bool(model.get("MASK_ON", False)))
 
 
-def _value(model: Mapping[str, Any], section: str, key: str, default: Any) -> Any:
+def _config_value(model: Mapping[str, Any], section: str, key: str, default: Any) -> Any:
     values = model.get(section, {})
     check_type(values, f"MODEL.{section}", dict, "a section", FieldError)
     value = values.get(key, default)
@@ -209,22 +212,22 @@ def _value(model: Mapping[str, Any], section: str, key: str, default: Any) -> An
 
 def _cost_arguments(model: Mapping[str, Any]) -> dict[str, Any]:
     for (section, key), supported in _SUPPORTED_PARTS.items():
-        part = _value(model, section, key, "detectron2's default")
+        part = _config_value(model, section, key, "(detectron2's default)")
         if part != supported:
             message = (
-                f"{part} must be {supported}: cost can only be computed for C4 detectors with FBNetV3 parts"
+                f"{part} must be {supported}: only the cost of C4 detectors with FBNetV3 parts is known"
             )
             raise FieldError(message, f"MODEL.{section}.{key}")
     anchors = 1
     for key, default in (("SIZES", [[32, 64, 128, 256, 512]]), ("ASPECT_RATIOS", [[0.5, 1.0, 2.0]])):
-        lists = _value(model, "ANCHOR_GENERATOR", key, default)
+        lists = _config_value(model, "ANCHOR_GENERATOR", key, default)
         if not (isinstance(lists, list) and lists and isinstance(lists[0], list)):
             raise FieldError(f"{lists!r} must be a list of lists", f"MODEL.ANCHOR_GENERATOR.{key}")
         anchors *= len(lists[0])
     return {
-        "proposals": _value(model, "RPN", "POST_NMS_TOPK_TEST", 1000),
-        "num_classes": _value(model, "ROI_HEADS", "NUM_CLASSES", 80),
-        "anchors": anchors,
-        "pooled": _value(model, "ROI_BOX_HEAD", "POOLER_RESOLUTION", 14),
-        "rpn_blocks": _value(model, "FBNETV3", "RPN_BLOCKS", 0) or None,
+        "num_proposals": _config_value(model, "RPN", "POST_NMS_TOPK_TEST", 1000),
+        "num_classes": _config_value(model, "ROI_HEADS", "NUM_CLASSES", 80),
+        "num_anchors": anchors,
+        "pooler_resolution": _config_value(model, "ROI_BOX_HEAD", "POOLER_RESOLUTION", 14),
+        "rpn_blocks": _config_value(model, "FBNETV3", "RPN_BLOCKS", 0) or None,
     }

@@ -22,9 +22,10 @@ import yaml
 from fbnetv3.arch.arch_files import arch_from_dict, dump_arch
 from fbnetv3.arch.block_specs import BLOCK_SPECS, BlockSpec
 from fbnetv3.arch.definition import ArchDef
-from fbnetv3.errors import UsageError, UserError
+from fbnetv3.errors import UserError
 from fbnetv3.utils.files import make_folder
 from fbnetv3.utils.json_lines import append_json_line, drop_partial_line
+from fbnetv3.utils.text import describe_error
 
 LAYOUT_VERSION = 1
 HEAD = "head"
@@ -66,7 +67,7 @@ class MeasuredDevice:
 
 @dataclass(frozen=True)
 class LatencyFit:
-    """How block latencies add up to a network's, in ms: `scale` x their sum + `per_block` x their number."""
+    """How block latencies add up to a network's, in ms: `scale` * their sum + `per_block` * their number."""
 
     scale: float = 1.0  # these are the coefficients if there are too few whole networks to fit them
     per_block: float = 0.0
@@ -95,10 +96,10 @@ class LatencyTable:
     def predict(self, arch: ArchDef, num_classes: int = 1000) -> float:
         """Predict the latency of a network in ms."""
         total, num_blocks = self._sum_blocks(arch, num_classes)
-        return float(self.combine(total, num_blocks))
+        return float(self.predict_from_sum(total, num_blocks))
 
-    def combine(self, total: Any, num_blocks: Any) -> Any:
-        """Predict the latency of networks in ms from their blocks' total latency and number; for numbers or arrays."""
+    def predict_from_sum(self, total: Any, num_blocks: Any) -> Any:
+        """Predict the latency of networks in ms from their blocks' total latency and number, for numbers or arrays."""
         return self.fit.scale * total + self.fit.per_block * num_blocks
 
     def block_ms(self, shape: BlockShape) -> float:
@@ -119,9 +120,9 @@ def block_shapes(arch: ArchDef, num_classes: int = 1000) -> list[BlockShape]:
     """Return the blocks of a network at its resolution, in order, and its head unless `num_classes` is 0."""
     shapes = []
     side = arch.resolution
-    for part in arch.block_costs(side, side):
-        shapes.append(BlockShape(part.block.kind, part.block.spec, side))
-        side = part.height
+    for block_cost in arch.block_costs(side, side):
+        shapes.append(BlockShape(block_cost.block.kind, block_cost.block.spec, side))
+        side = block_cost.height
     if num_classes:
         shapes.append(head_shape(arch.out_channels, num_classes, side))
     return shapes
@@ -133,7 +134,7 @@ def head_shape(in_channels: int, num_classes: int, side: int) -> BlockShape:
 
 
 def load_latency_table(path: str | os.PathLike) -> LatencyTable:
-    """Read a table. For a block that was measured several times, the shortest time counts, as noise only adds to it.
+    """Read a table. Of several measurements of a block, keep the shortest, because noise only adds to it.
 
     Raises:
         LatencyError: the file is missing, corrupt, or not a latency table.
@@ -147,14 +148,19 @@ def load_latency_table(path: str | os.PathLike) -> LatencyTable:
             f"{path}: cannot be read ({reason}); create it with tools/measure_net.py --space"
         ) from None
     # The first line describes the device, the others hold one measurement each; a killed writer's last line is partial
+    complete_lines = text[: text.rfind("\n") + 1].splitlines()
+    if not complete_lines:
+        raise LatencyError(f"{path}: is empty; delete it and measure again")
     blocks: dict[BlockShape, float] = {}
     networks = []
     number = 1
     try:
-        first_line, *lines = text[: text.rfind("\n") + 1].splitlines()
+        first_line, *lines = complete_lines
         header = json.loads(first_line)
         if header["layout"] > LAYOUT_VERSION:
-            raise UsageError("written by a newer version of fbnetv3")
+            raise LatencyError(
+                f"{path}: was written by a newer version of fbnetv3; update this one, or measure again"
+            )
         device = MeasuredDevice(**{f.name: header[f.name] for f in fields(MeasuredDevice)})
         for line in lines:
             number += 1
@@ -167,10 +173,11 @@ def load_latency_table(path: str | os.PathLike) -> LatencyTable:
             else:
                 shape = _parse_shape(entry)
                 blocks[shape] = min(ms, blocks.get(shape, ms))
+    except LatencyError:
+        raise
     except (KeyError, TypeError, ValueError, UserError) as error:
-        raise LatencyError(
-            f"{path}: line {number} is not an entry of a latency table ({error!r})"
-        ) from None
+        reason = describe_error(error)
+        raise LatencyError(f"{path}: line {number} is not an entry of a latency table ({reason})") from None
     return LatencyTable(device, blocks, tuple(networks))
 
 
@@ -185,14 +192,18 @@ class LatencyTableWriter:
 
     def __init__(self, path: str | os.PathLike, device: MeasuredDevice) -> None:
         self.path = Path(path).expanduser()
+        header = {"layout": LAYOUT_VERSION, **asdict(device)}
+        make_folder(self.path.parent)
+        # A writer may have been killed during its first line
+        if self.path.exists() and json.dumps(header).encode().startswith(self.path.read_bytes()):
+            drop_partial_line(self.path)
         if not self.path.exists() or not self.path.stat().st_size:
-            make_folder(self.path.parent)
-            append_json_line(self.path, {"layout": LAYOUT_VERSION, **asdict(device)})
+            append_json_line(self.path, header)
         # Resume only a table of the same device
         measured = load_latency_table(self.path).device
         if measured != device:
             raise LatencyError(
-                f"{self.path}: was measured on {measured}, this is {device}: choose a different file"
+                f"{self.path}: was measured on {measured}, but this is {device}; choose a different file"
             )
         drop_partial_line(self.path)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fbnetv3.arch.definition import ArchDef, BlockCost
 from fbnetv3.arch.layer_cost import Cost, avg_pool_cost, conv_cost
+from fbnetv3.errors import UsageError
 from fbnetv3.utils.checks import check_int
 
 
@@ -35,8 +36,11 @@ def compute_cost(
     check_int(num_classes, "num_classes", 0)
     check_int(in_chans, "in_chans", 1)
     resolution = arch.resolution if resolution is None else resolution
-    height, width = resolution if isinstance(resolution, (tuple, list)) else (resolution, resolution)
-    for side in (height, width):
+    sides = tuple(resolution) if isinstance(resolution, (tuple, list)) else (resolution, resolution)
+    if len(sides) != 2:
+        raise UsageError(f"resolution: {resolution} must be an integer or (height, width)")
+    height, width = sides
+    for side in sides:
         check_int(side, "resolution", 1)
     blocks = tuple(arch.block_costs(height, width, in_chans))
     # The head pools the last map and is a 1x1 convolution on one pixel

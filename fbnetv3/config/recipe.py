@@ -22,8 +22,8 @@ OPTIMIZERS.register("fbnetv3.training.optimizers:build_sgd", name="sgd")
 OPTIMIZERS.register("fbnetv3.training.optimizers:build_rmsprop", name="rmsprop")
 OPTIMIZERS.register("fbnetv3.training.optimizers:build_rmsprop_tf", name="rmsprop_tf")
 
-# Smallest and largest values of Table 2. It lists d and m in tenths, which would exceed 1; they are read as hundredths,
-# like p, which agrees with the 0.2 that Sec. 4.2 gives as d of F and G.
+# Smallest and largest values of Table 2. The table gives d and m in tenths, which would exceed 1. They are read as
+# hundredths, like p; Sec. 4.2 confirms this with d = 0.2 for F and G.
 TABLE_2_RANGES = {
     "lr": (0.020, 0.030),
     "drop_rate": (0.01, 0.31),
@@ -31,8 +31,8 @@ TABLE_2_RANGES = {
     "mixup": (0.0, 0.41),
     "weight_decay": (7e-6, 21e-6),
 }
-# Exclusive upper bounds; the lower bounds are 0
-_UPPER_BOUNDS = {"lr": 1e3, "weight_decay": 1e3, "mixup": 1e3, "drop_rate": 1.0, "drop_path_rate": 1.0}
+# The fields that are numbers, with their exclusive upper bounds; the lower bounds are 0
+_NUMBERS = {"lr": 1e3, "weight_decay": 1e3, "mixup": 1e3, "drop_rate": 1.0, "drop_path_rate": 1.0}
 
 
 class RecipeError(FieldError):
@@ -44,7 +44,7 @@ class Recipe:
     """How to train a network: the lower half of Table 2."""
 
     optimizer: str  # registered name ("optim" in Table 2)
-    lr: float  # initial learning rate in the search space; SGD uses four times the value, see `initial_lr`
+    lr: float  # learning rate of the search space; SGD uses four times the value, see `training_lr`
     weight_decay: float = 0.0  # L2 penalty ("wd")
     mixup: float = 0.0  # alpha of mixup's Beta distribution; 0 for none ("m")
     drop_rate: float = 0.0  # dropout before the classifier ("p")
@@ -54,17 +54,17 @@ class Recipe:
     def __post_init__(self) -> None:
         OPTIMIZERS.check(self.optimizer, "optimizer", RecipeError)
         check_type(self.ema, "ema", bool, "true or false", RecipeError)
-        for name, high in _UPPER_BOUNDS.items():
+        for name, high in _NUMBERS.items():
             value = getattr(self, name)
             if not is_number(value, 0) or value >= high:
                 raise RecipeError(f"{value!r} must be a number in [0, {high:g})", name)
 
     @property
-    def initial_lr(self) -> float:
-        """The learning rate to train with: that of Table 2, times 4 for SGD."""
+    def training_lr(self) -> float:
+        """The learning rate after the warmup, SOLVER.LR: that of Table 2, times 4 for SGD."""
         return self.lr * 4.0 if self.optimizer == "sgd" else self.lr
 
-    def check_table_2(self) -> None:
+    def check_table_2_ranges(self) -> None:
         """Require the recipe to be in the paper's search space."""
         for name, (low, high) in TABLE_2_RANGES.items():
             value = getattr(self, name)
@@ -76,7 +76,7 @@ class Recipe:
         return {
             "SOLVER": {
                 "OPTIMIZER": self.optimizer,
-                "LR": self.initial_lr,
+                "LR": self.training_lr,
                 "WEIGHT_DECAY": self.weight_decay,
             },
             "MODEL": {"DROP_RATE": self.drop_rate, "DROP_PATH_RATE": self.drop_path_rate},
@@ -88,9 +88,7 @@ class Recipe:
 def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     """Build a recipe from a plain mapping."""
     check_keys(data, RecipeError, tuple(f.name for f in fields(Recipe)), required=("optimizer", "lr"))
-    return Recipe(
-        **{key: parse_number(value) if key in _UPPER_BOUNDS else value for key, value in data.items()}
-    )
+    return Recipe(**{key: parse_number(value) if key in _NUMBERS else value for key, value in data.items()})
 
 
 def load_recipe(path: str | os.PathLike) -> Recipe:

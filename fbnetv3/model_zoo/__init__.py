@@ -1,6 +1,7 @@
 """The model zoo: configs with published or trained weights, modeled on detectron2's model zoo.
 
-`get("imagenet/fbnetv3_a.yaml", trained=True)` builds a network, `list()` and `detectors()` list what has weights.
+`get("imagenet/fbnetv3_a.yaml", trained=True)` builds a network, `list_classifiers()` and `list_detectors()` return the
+entries that have weights.
 """
 
 from fbnetv3.model_zoo.zoo import (
@@ -11,20 +12,20 @@ from fbnetv3.model_zoo.zoo import (
     get,
     get_checkpoint_url,
     has_weights,
+    list_classifiers,
+    list_detectors,
 )
-from fbnetv3.model_zoo.zoo import list_classifiers as list
-from fbnetv3.model_zoo.zoo import list_detectors as detectors
 from fbnetv3.model_zoo.zoo import load_zoo_config as get_config
 
 __all__ = [
     "ClassifierEntry",
     "DetectorEntry",
-    "detectors",
     "entry",
     "entry_for_arch",
     "get",
     "get_checkpoint_url",
     "get_config",
     "has_weights",
-    "list",
+    "list_classifiers",
+    "list_detectors",
 ]

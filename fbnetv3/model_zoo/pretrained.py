@@ -16,9 +16,10 @@ from fbnetv3.arch import configs_folder
 from fbnetv3.config import get_cfg, load_config
 from fbnetv3.data import Preprocessing, build_dataset
 from fbnetv3.data.transforms import AnyImage
-from fbnetv3.errors import DataError, UsageError
+from fbnetv3.errors import DataError, UnknownNameError, UsageError
 from fbnetv3.model_zoo import zoo
-from fbnetv3.training.builders import build_arch, build_model, preprocessing_from_config
+from fbnetv3.modeling.torchvision_models import TORCHVISION_PREFIX
+from fbnetv3.training.builders import build_model, preprocessing_from_config, resolve_arch
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.text import evenly_spaced
 
@@ -39,7 +40,7 @@ class PretrainedClassifier:
     dataset_root: str  # DATA.ROOT of its config
 
     def labeled_images(self, split: str, max_images: int) -> tuple[list[AnyImage], list[int]]:
-        """Load at most `max_images` images of its dataset's "train" or "val" part, evenly spaced, and their targets."""
+        """Load up to `max_images` evenly spaced images of the dataset's "train" or "val" split, and their targets."""
         dataset = build_dataset(self.dataset_name, self.dataset_root, split)
         if len(dataset.classes) != len(self.classes):
             counts = f"{len(dataset.classes)} classes, not the {len(self.classes)} of {self.name}"
@@ -71,15 +72,24 @@ def load_classifier_from_name(
     """Load the classifier of an architecture or a model zoo entry.
 
     Args:
-        name: such as "fbnetv3_b" or "digits/fbnetv3_digits".
+        name: such as "fbnetv3_b", "digits/fbnetv3_digits" or "torchvision/resnet50", or the path of an architecture's
+            YAML file.
         weights: a file, a URL, "published" for the model zoo's, or "random".
         classes: file with the class names, one per line or a JSON list; default: those of the config's dataset.
+
+    Raises:
+        UnknownNameError: no architecture, config or weights of that name; the message suggests similar ones.
+        UsageError: `name` is a detector, or the class names are unknown.
+        WeightsError: the weights cannot be downloaded or do not fit.
     """
-    if "/" in name and not Path(name).exists():
+    if "/" in name and not Path(name).exists() and not name.startswith(TORCHVISION_PREFIX):
         # A config in the zoo
         if zoo.is_detector(name):
             raise UsageError(f"{name} is a detector: pass the name of a classifier")
-        cfg = zoo.load_zoo_config(name)
+        try:
+            cfg = zoo.load_zoo_config(name)
+        except UnknownNameError as error:
+            raise UnknownNameError(f"{name}: no such file, and {error}") from None
     elif zoo.has_weights(name):
         # An architecture with published weights: its config has preprocessing and dataset
         cfg = zoo.load_zoo_config(zoo.entry_for_arch(name).name)
@@ -91,7 +101,7 @@ def load_classifier_from_name(
 
 
 def find_zoo_detector(name: str, weights: str | None = None) -> tuple[Path, str]:
-    """Return the config file and the weights of a detector in the model zoo, unless `weights` names others.
+    """Return the config file of a detector in the model zoo, and `weights`, by default the zoo's.
 
     In the name, such as "coco/faster_rcnn_fbnetv3_a_C4_224", "coco/" and ".yaml" are optional.
     """
@@ -122,7 +132,7 @@ def _run_weights(file: str | os.PathLike, output_dir: str) -> Path:
 def _load_classifier(
     cfg: CfgNode, weights: str, classes_file: str | os.PathLike | None
 ) -> PretrainedClassifier:
-    arch = build_arch(cfg, cfg.MODEL.ARCH)
+    arch = resolve_arch(cfg, cfg.MODEL.ARCH)
     num_classes = cfg.MODEL.NUM_CLASSES
     if weights == PUBLISHED:
         entry = zoo.entry_for_arch(arch.name)
@@ -132,7 +142,7 @@ def _load_classifier(
     if classes_file and num_classes not in (0, len(classes)):
         raise UsageError(f"{classes_file}: {len(classes)} class names for {num_classes} outputs")
     weights = "" if weights == RANDOM else weights
-    model = build_model(cfg, arch, classes, torch.device("cpu"), weights, need_head=True).eval()
+    model = build_model(cfg, arch, classes, torch.device("cpu"), weights, require_head=True).eval()
     preprocessing = preprocessing_from_config(cfg, arch)
     return PretrainedClassifier(arch.name, model, preprocessing, classes, cfg.DATA.NAME, cfg.DATA.ROOT)
 

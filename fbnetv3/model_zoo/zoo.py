@@ -23,6 +23,7 @@ from fbnetv3.utils.files import shipped_folder
 from fbnetv3.utils.yaml_files import read_with_bases
 
 DETECTOR_PREFIX = "coco/"  # folder of the detection configs below `configs/`
+_CLASSIFIER_FOLDERS = ("cifar10", "digits", "imagenet")
 _FOLDER = shipped_folder("model_zoo", "model_zoo_data")
 
 
@@ -90,7 +91,7 @@ class ClassifierEntry(ZooEntry):
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates for an image, counted as in the paper's Table 4."""
+        """Multiply-adds (MACs) for one image, counted as in the paper's Table 4."""
         return self._cost().macs
 
     def _cost(self) -> NetworkCost:
@@ -133,8 +134,10 @@ def entry(path: str | ZooEntry) -> ClassifierEntry | DetectorEntry:
         UnknownNameError: the zoo has no weights for that config; the message suggests similar names.
     """
     name = _with_suffix(str(path))
-    alike = {other: entry for other, entry in _entries().items() if is_detector(other) == is_detector(name)}
-    return _look_up(alike, name, f"no weights for '{path}' in the model zoo")
+    same_task = {
+        other: entry for other, entry in _entries().items() if is_detector(other) == is_detector(name)
+    }
+    return _look_up(same_task, name, f"no weights for '{path}' in the model zoo")
 
 
 def entry_for_arch(arch: str) -> ClassifierEntry:
@@ -155,7 +158,8 @@ def _entries_by_arch() -> dict[str, ClassifierEntry]:
 def load_zoo_config(path: str) -> CfgNode:
     """Return a copy of the config at a path below `configs/`, with or without weights in the zoo.
 
-    Configs below `coco/` are detectron2 configs, for which it must be installed; all others are training configs.
+    Configs below `coco/` are detectron2 configs, for which it must be installed; those below `cifar10/`, `digits/` and
+    `imagenet/` are training configs.
     """
     name = _with_suffix(path)
     if is_detector(name):
@@ -173,14 +177,16 @@ _load_config = cache(load_config)  # which takes milliseconds
 
 @cache
 def _config_files() -> dict[str, Path]:
-    """Return the files of all training configs by their path below `configs/`."""
-    folder = configs_folder()
-    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*.yaml")}
-    return {name: file for name, file in files.items() if not name.startswith(("archs/", DETECTOR_PREFIX))}
+    """Return the files of the classifiers' training configs by their path below `configs/`."""
+    files = [file for name in _CLASSIFIER_FOLDERS for file in (configs_folder() / name).glob("*.yaml")]
+    return {file.relative_to(configs_folder()).as_posix(): file for file in files}
 
 
 def get_checkpoint_url(path: str) -> str:
-    """Return the URL of an entry's weights, or the path of weights that ship with the package."""
+    """Return the URL of an entry's weights, or the path of weights that ship with the package.
+
+    The name is that of detectron2's function.
+    """
     return entry(path).weights
 
 
@@ -202,10 +208,12 @@ def get(path: str | ZooEntry, trained: bool = False, device: str | None = None) 
     if is_detector(path):
         return _build_detector(path, trained, device)
     cfg = load_zoo_config(path)
-    num_classes = cfg.MODEL.NUM_CLASSES or (trained and entry(path).num_classes)
+    num_classes = cfg.MODEL.NUM_CLASSES
+    if not num_classes and trained:
+        num_classes = entry(path).num_classes
     if not num_classes:
         raise UsageError(
-            f"{path}: the number of classes is open; use fbnetv3.create_model(..., num_classes=N)"
+            f"{path}: the config does not set the number of classes; use fbnetv3.create_model(..., num_classes=N)"
         )
     model = build_network(
         get_arch(cfg.MODEL.ARCH),

@@ -51,6 +51,11 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
+def is_multi_process() -> bool:
+    """Return whether torchrun's variables say that this is one of several processes."""
+    return os.environ.get("WORLD_SIZE", "") not in ("", "0", "1")
+
+
 def positive_int(text: str) -> int:
     """Parse an integer that is at least 1, as the `type` of an argparse argument."""
     try:
@@ -73,18 +78,17 @@ def run_tool(
 
     The code is 0 for success, 2 for invalid usage, 1 for other errors, 130 for Ctrl-C and 143 for SIGTERM (128 plus the
     signal's number, as shells and schedulers expect). `UserError`s and errors of the operating system are printed on
-    one line, without a traceback. Of several processes started by torchrun, only rank 0 prints to the terminal; the
-    others print only their errors.
+    one line, without a traceback. Under torchrun, ranks other than 0 print only their errors.
 
     Args:
         main: the tool.
         argv: its arguments; default: those of the command line.
         after_interrupt: advice for the user after Ctrl-C or SIGTERM.
-        sigterm: exit on SIGTERM as on Ctrl-C. For tools that do not handle it themselves, as training does.
+        sigterm: exit on SIGTERM as on Ctrl-C. Leave it False for tools that handle SIGTERM themselves, such as
+            training.
     """
-    # torchrun sets these; without it this is the only process
-    is_distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    rank = int(os.environ.get("RANK", "0")) if is_distributed else 0
+    rank_text = os.environ.get("RANK", "")
+    rank = int(rank_text) if is_multi_process() and rank_text.isdecimal() else 0
     if rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 (open until the process ends)
     # Log to the terminal while the tool runs

@@ -63,10 +63,14 @@ def local_path(source: str | os.PathLike, sha256: str | None = None) -> Path:
 
 
 def download(url: str, sha256: str | None = None) -> Path:
-    """Download `url` into the cache unless it is there, compare its checksum if given, and return its path.
+    """Download `url` into the cache unless it is there, verify its checksum if one is given, and return its path.
 
-    The file appears in the cache only when it is complete. If two processes ask for it, one downloads and the other
-    waits. The error about a failure names the URL and the path where a copy can be placed by hand.
+    The file appears in the cache only when it is complete. If two processes ask for it, one downloads it and the
+    other waits.
+
+    Raises:
+        WeightsError: the download failed, or its checksum is different. The message names the URL and the path where a
+            copy can be placed by hand.
     """
     target = cached_path(url)
     advice = f"check the network, or download it elsewhere and place it at {target}"
@@ -83,8 +87,8 @@ def download(url: str, sha256: str | None = None) -> Path:
         finally:
             socket.setdefaulttimeout(previous_timeout)
     if sha256 is not None and (actual := file_sha256(target)) != sha256:
-        delete_from_cache(target)
-        raise WeightsError(f"{url}: SHA-256 is {actual}, expected {sha256}; the file was deleted: {advice}")
+        deleted = "the file was deleted" if delete_from_cache(target) else f"delete {target}"
+        raise WeightsError(f"{url}: SHA-256 is {actual}, expected {sha256}; {deleted}: {advice}")
     return target
 
 

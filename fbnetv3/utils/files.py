@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,7 +25,7 @@ PARTIAL_PREFIX = ".partial_"
 _LOCKED_BY_THIS_PROCESS: set[str] = set()
 
 
-def output_error(path: str | os.PathLike, error: OSError, advice: str = "") -> OutputError:
+def build_output_error(path: str | os.PathLike, error: OSError, advice: str = "") -> OutputError:
     """Build the error for a path that cannot be written; `advice` says what the user can do about it."""
     return OutputError(
         f"{path}: cannot be written: {error.strerror or error}{f'; {advice}' if advice else ''}"
@@ -34,13 +34,13 @@ def output_error(path: str | os.PathLike, error: OSError, advice: str = "") -> O
 
 @contextlib.contextmanager
 def as_output_error(path: str | os.PathLike, advice: str = "") -> Iterator[None]:
-    """Turn errors of the operating system within the block into an `output_error`."""
+    """Turn errors of the operating system within the block into an `OutputError`."""
     try:
         yield
     except OSError as error:
         if isinstance(error, UserError):  # an OutputError has its message already
             raise
-        raise output_error(path, error, advice) from error
+        raise build_output_error(path, error, advice) from error
 
 
 def make_folder(path: Path, advice: str = "") -> Path:
@@ -54,17 +54,17 @@ def make_folder(path: Path, advice: str = "") -> Path:
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a binary file that replaces `path` only when it is complete; a failure leaves `path` as it was."""
     with as_output_error(path):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=PARTIAL_PREFIX)
+        # Opened as any file, so that the umask decides who can read it; a file of tempfile would be private
+        temporary = path.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}"
         try:
-            with os.fdopen(handle, "wb") as f:
+            with temporary.open("xb") as f:
                 yield f
                 f.flush()
                 os.fsync(f.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp creates files that only their owner can read
-            os.replace(temporary, path)
+            temporary.replace(path)
         finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -85,7 +85,7 @@ def remove_partial_files(folder: Path) -> None:
 
 
 def shipped_folder(checkout_name: str, installed_name: str | None = None) -> Path:
-    """Return a folder of data that ships with the package: next to it in a checkout, inside it when installed."""
+    """Return a data folder that ships with the package: next to it in a checkout, inside it once installed."""
     package = Path(__file__).resolve().parent.parent
     installed = package / (installed_name or checkout_name)
     return installed if installed.is_dir() else package.parent / checkout_name
@@ -109,13 +109,13 @@ class FolderLock:
 
     Args:
         folder: created if it does not exist.
-        user: what holds such a lock ("training", "search"), for error messages.
+        holder: what holds such a lock ("training run", "search"), for error messages.
         advice: how to choose a different folder, for error messages.
     """
 
-    def __init__(self, folder: Path, user: str, advice: str) -> None:
+    def __init__(self, folder: Path, holder: str, advice: str) -> None:
         self.folder = folder
-        self.user = user
+        self.holder = holder
         self.advice = advice
         self._path = os.path.realpath(folder / "lock")
         self._file: BinaryIO | None = None
@@ -133,7 +133,12 @@ class FolderLock:
         # Do not wait: report the process that holds the lock
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if not isinstance(
+                error, (BlockingIOError, PermissionError)
+            ):  # such as ENOLCK on a network file system
+                self.release()
+                raise build_output_error(self._path, error, self.advice) from error
             self._file.seek(0)
             owner = self._file.read(32).decode(errors="replace").strip()
             self.release()
@@ -151,8 +156,10 @@ class FolderLock:
             _LOCKED_BY_THIS_PROCESS.discard(self._path)
 
     def _already_locked(self, owner: str) -> UsageError:
-        running = f"another {self.user} is running there{f' (process {owner})' if owner else ''}"
-        return UsageError(f"{self.folder}: {running}: wait for it, or {self.advice}")
+        process = f" (process {owner})" if owner else ""
+        return UsageError(
+            f"{self.folder}: another {self.holder} is using it{process}: wait for it, or {self.advice}"
+        )
 
     def __enter__(self) -> FolderLock:
         self.acquire()

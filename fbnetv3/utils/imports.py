@@ -6,6 +6,7 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -16,17 +17,17 @@ from fbnetv3.utils.text import describe_error
 _user_modules: list[str] = []
 
 
-def lazy_attributes(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
+def lazy_attributes(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
     """Build a package's module-level `__getattr__`, which imports attributes on first use.
 
-    `home` has the full name of the module that defines each attribute; for a subpackage, its own full name.
+    `modules` has the full name of the module that defines each attribute; for a subpackage, its own full name.
     """
 
     def get_attribute(name: str) -> Any:
-        if name not in home:
+        if name not in modules:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
-        module = importlib.import_module(home[name])
-        return module if home[name] == f"{package}.{name}" else getattr(module, name)
+        module = importlib.import_module(modules[name])
+        return module if modules[name] == f"{package}.{name}" else getattr(module, name)
 
     return get_attribute
 
@@ -37,7 +38,7 @@ def import_modules(names: Iterable[str], source: str = "IMPORTS") -> None:
     `source` is the config key or option that lists them; it begins error messages.
     """
     for name in names:
-        import_module(name, source)
+        import_user_module(name, source)
         if name not in _user_modules:
             _user_modules.append(name)
 
@@ -47,25 +48,37 @@ def user_modules() -> list[str]:
     return list(_user_modules)
 
 
-def import_module(name: str, source: str) -> Any:
-    """Import one module of the user; `source` begins the error message."""
-    if os.getcwd() not in sys.path:
+def import_user_module(name: str, source: str, current_folder: bool = True) -> Any:
+    """Import one module; with `current_folder`, also from there: it is added to `sys.path`.
+
+    `source` begins the error message, which ends with the line that failed.
+    """
+    if current_folder and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         return importlib.import_module(name)
     except UserError:
         raise
     except Exception as error:  # a user's module may raise anything
-        raise UsageError(f"{source} {name!r} cannot be imported ({describe_error(error)})") from None
+        # Only the frames of the user's code
+        lines = [
+            f"{frame.filename}:{frame.lineno}"
+            for frame in traceback.extract_tb(error.__traceback__)[1:]
+            if "importlib" not in frame.filename
+        ]
+        where = f" at {lines[-1]}" if lines else ""
+        raise UsageError(
+            f"{source} {name!r} cannot be imported ({describe_error(error)}{where})"
+        ) from error
 
 
-def find_callable(name: str, source: str) -> Any:
-    """Return the callable that `package.module:function` names; `source` begins error messages."""
+def find_callable(name: str, source: str, current_folder: bool = True) -> Any:
+    """Return the callable that `package.module:function` names. See `import_user_module` for the other arguments."""
     module_name, _, attribute = name.partition(":")
     if not module_name or not attribute:
         raise UsageError(f"{source} {name!r} must have the form package.module:function")
     # Follow the attributes from the module to the callable
-    target = import_module(module_name, source)
+    target = import_user_module(module_name, source, current_folder)
     for part in attribute.split("."):
         if not hasattr(target, part):
             public_names = [public for public in dir(target) if not public.startswith("_")]
@@ -79,7 +92,7 @@ def find_callable(name: str, source: str) -> Any:
 
 
 def accepted_settings(function: Callable[..., Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that the function accepts: users' functions need not declare those that they do not use."""
+    """Return the settings that a function's signature accepts; a user's function may leave out some."""
     parameters = inspect.signature(function).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return dict(settings)

@@ -19,7 +19,7 @@ def append_json_line(file: Path, entry: dict[str, Any]) -> None:
 
 
 def read_json_lines(file: Path) -> list[dict[str, Any]]:
-    """Read all entries. Skip lines that are not a JSON object, such as the last one of a killed writer."""
+    """Read all entries. Skip lines that are not a JSON object, such as a last line cut off by a kill."""
     entries = []
     for line in file.read_bytes().splitlines():
         with contextlib.suppress(ValueError, RecursionError):

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+
+from fbnetv3.utils.text import describe_error
 
 
 @contextlib.contextmanager
@@ -62,18 +65,27 @@ def quiet_terminal(level: int = logging.WARNING) -> Iterator[None]:
             handler.removeFilter(is_shown)
 
 
-def log_on_rank_0(rank: int) -> contextlib.AbstractContextManager:
+def quiet_other_ranks(rank: int) -> contextlib.AbstractContextManager:
     """Show only errors on ranks other than 0 within the block."""
     return quiet_terminal(logging.ERROR) if rank else contextlib.nullcontext()
+
+
+class _FileFormatter(logging.Formatter):
+    """Shortens a traceback to its last line; the process that fails prints all of it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        # A copy, because other handlers share the record
+        record = copy.copy(record)
+        error = record.exc_info[1] if record.exc_info else None
+        record.exc_info = record.exc_text = None
+        return f"{super().format(record)} {describe_error(error)}" if error else super().format(record)
 
 
 @contextlib.contextmanager
 def log_to_file(file: Path, *packages: str) -> Iterator[None]:
     """Copy the log records of packages (default: this one) to a file within the block."""
     handler = logging.FileHandler(file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
-    # Tracebacks are printed by the process that fails
-    handler.addFilter(lambda record: not record.exc_info)
+    handler.setFormatter(_FileFormatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     loggers = [logging.getLogger(name) for name in packages or ("fbnetv3",)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -49,16 +49,14 @@ def merge(
     """
     merged = dict(base)
     for key, value in update.items():
-        if isinstance(value, Mapping) and key in merged:
-            # A section in both
-            dotted = f"{prefix}{key}"
-            if not isinstance(merged[key], Mapping):
-                raise UsageError(
-                    f"{where}{dotted} is a section in this file but a single value in its _BASE_ file"
-                )
-            merged[key] = merge(merged[key], value, where, f"{dotted}.")
-        else:
-            merged[key] = value
+        dotted = f"{prefix}{key}"
+        is_section = isinstance(value, Mapping)
+        if key in merged and is_section != isinstance(merged[key], Mapping):
+            new, old = ("a section", "a single value") if is_section else ("a single value", "a section")
+            raise UsageError(f"{where}{dotted} is {new} in this file but {old} in its _BASE_ file")
+        merged[key] = (
+            merge(merged[key], value, where, f"{dotted}.") if is_section and key in merged else value
+        )
     return merged
 
 

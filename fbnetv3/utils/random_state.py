@@ -20,7 +20,7 @@ def derive_seed(*numbers: int) -> int:
 
 
 @contextlib.contextmanager
-def torch_seed(seed: int) -> Iterator[None]:
+def seeded_torch(seed: int) -> Iterator[None]:
     """Seed torch's CPU generator within the block and restore its state afterwards."""
     import torch
 
@@ -31,14 +31,14 @@ def torch_seed(seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def all_seeds(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed Python's, NumPy's and torch's CPU generator within the block and restore their states afterwards."""
     python_state = random.getstate()
     numpy_state = np.random.get_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)
     try:
-        with torch_seed(seed):
+        with seeded_torch(seed):
             yield
     finally:
         random.setstate(python_state)

@@ -1,4 +1,4 @@
-"""YAML files that hold one mapping, and inherit from others by `_BASE_`. Errors name the file and the line or key."""
+"""YAML files that hold one mapping and inherit through `_BASE_`. Errors name the file and the line or key."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from fbnetv3.errors import FieldError
+from fbnetv3.utils.checks import check_type, error_context
 from fbnetv3.utils.nested_keys import flatten, merge, nest
 from fbnetv3.utils.text import one_line
 
@@ -73,9 +74,10 @@ def read_mapping(
 def read_with_bases(
     file: str | os.PathLike, path_keys: Sequence[str] = (), inherited_by: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """Read a config file on top of the files that it names as `_BASE_`; `inherited_by` are those that led here.
+    """Read a config file on top of the files that it names as `_BASE_`.
 
     The values of `path_keys` such as "MODEL.ARCH" are resolved relative to the file that sets them.
+    `inherited_by` lists the files that inherit from this one, to detect cycles.
     """
     file = os.fspath(file)
     data = read_mapping(file, FieldError)
@@ -95,12 +97,15 @@ def pop_bases(
 ) -> list[str]:
     """Remove `_BASE_` from what a file holds, and return the paths that it names, relative to the file's folder.
 
-    Raise `error` if one does not exist or leads back to the file; `inherited_by` are the files that led here.
+    Raise `error` if one does not exist or leads back to the file; `inherited_by` lists the files that inherit from this
+    one.
     """
     value = data.pop(BASE_KEY, [])
     bases = []
     for name in value if isinstance(value, list) else [value]:
-        base = os.path.join(os.path.dirname(file), os.path.expanduser(str(name)))
+        with error_context(file=file):
+            check_type(name, BASE_KEY, str, "a path or a list of paths", error)
+        base = os.path.join(os.path.dirname(file), os.path.expanduser(name))
         if not os.path.isfile(base):
             raise error(f"{base} does not exist", BASE_KEY, file)
         if any(os.path.samefile(base, path) for path in (*inherited_by, file)):

@@ -1,5 +1,7 @@
 """Architectures by name: built-in ones and those that users add."""
 
+from dataclasses import replace
+
 import pytest
 
 import fbnetv3
@@ -53,6 +55,16 @@ def test_register_a_folder(mine, tmp_path):
 def test_an_empty_folder(tmp_path):
     with pytest.raises(UsageError, match="no architecture files"):
         fbnetv3.register_arch_folder(tmp_path)
+    with pytest.raises(UsageError, match="gone: no such folder"):
+        fbnetv3.register_arch_folder(tmp_path / "gone")
+
+
+def test_a_file_that_changed_since_it_was_registered(mine, tmp_path):
+    save_arch(mine, tmp_path / "x.yaml")
+    fbnetv3.register_arch(tmp_path / "x.yaml")
+    save_arch(replace(mine, source="changed"), tmp_path / "x.yaml")
+    with pytest.raises(UsageError, match=r"x.yaml has changed since architecture 'mine' was registered"):
+        fbnetv3.register_arch(tmp_path / "x.yaml")
 
 
 def test_a_taken_name_says_where_the_first_entry_comes_from(mine, tmp_path):

@@ -35,7 +35,7 @@ def test_the_published_a_is_b_scaled_by_resolution_to_its_macs():
     assert result.arch.stages == get_arch("fbnetv3_a").stages
     assert result.arch.resolution == 224
     assert result.macs == compute_cost(get_arch("fbnetv3_a")).macs
-    assert result.resolution == pytest.approx(1.15**result.multiplier)
+    assert result.resolution == pytest.approx(1.15**result.phi)
 
 
 def test_multipliers_of_one_change_nothing():
@@ -99,7 +99,7 @@ def test_the_solver_meets_any_target_within_one_per_cent(letter):
 
 
 def test_the_solver_names_the_closest_network_if_none_is_within_tolerance():
-    with pytest.raises(UsageError, match=r"within 0.1% of 1000.0 M MACs; the closest is \d+"):
+    with pytest.raises(UsageError, match=r"within 0.1% of 1000.0 M MACs; the closest has \d+"):
         scale_to_macs(E, 1e9, depth=1, resolution=1, tolerance=0.001)
 
 
@@ -111,7 +111,7 @@ def test_the_solver_rejects_invalid_targets(target):
 
 @pytest.mark.parametrize("target", [1, 1e14])
 def test_the_solver_rejects_unreachable_targets_at_once(target):
-    with pytest.raises(UsageError, match="no multiplier brings fbnetv3_e within"):
+    with pytest.raises(UsageError, match="no phi brings fbnetv3_e within"):
         scale_to_macs(E, target)
 
 
@@ -124,7 +124,7 @@ def test_a_strided_row_is_never_dropped():
 @pytest.mark.parametrize(
     ("growth", "message"),
     [
-        ((1, 1, 1), "let more of depth, width and resolution grow"),
+        ((1, 1, 1), "raise the tolerance, or let more of depth, width and resolution grow"),
         ((0.9, 1.1, 1.1), r"depth: 0.9 must be in \[1, 1,000\]"),
     ],
 )

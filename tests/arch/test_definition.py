@@ -29,7 +29,7 @@ def arch(*rows, **changes):
         ({"block": 3}, "block: unknown block 3"),
         ({"kernel": 4}, "kernel: 4 is even"),
         ({"kernel": 3.0}, "kernel: 3.0 must be an integer"),
-        ({"kernel": None}, "kernel: missing: mbconv needs it"),
+        ({"kernel": None}, "kernel: is missing; mbconv blocks require it"),
         ({"channels": 0}, r"channels: 0 must be in \[1, 65,536\]"),
         ({"channels": True}, "channels: True must be an integer"),
         ({"channels": "24"}, "channels: '24' must be an integer"),
@@ -48,7 +48,7 @@ def arch(*rows, **changes):
         ({"dw_padding": 0}, "dw_padding: shrinks the map"),
         ({"dw_padding": 0, "stride": 2, "repeat": 2}, "dw_padding: shrinks the map"),
         ({"dw_group_width": 0}, "dw_group_width: 0 must be in"),
-        ({"block": "conv"}, "expansion: 4 has no effect: conv does not use this field"),
+        ({"block": "conv"}, "expansion: 4 has no effect: conv blocks do not use this field"),
         ({"block": "mbpool"}, "kernel: 3 has no effect: mbpool"),
         ({"block": "mbpool", "kernel": None, "se": "sigmoid"}, "se: 'sigmoid' has no effect: mbpool"),
     ],
@@ -61,15 +61,19 @@ def test_row_names_the_invalid_field(changes, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: arch(name="a/b"), "name: 'a/b' may contain only letters"),
+        (lambda: arch(name="a/b"), "name: 'a/b' must start with a letter or digit"),
         (lambda: arch(resolution=0), "resolution: 0 must be in"),
         (lambda: arch(resize=32), r"resize: 32 must be in \[64"),
-        (lambda: arch(stages=()), "stages: empty"),
-        (lambda: arch(stages=(Stage(()),)), "stages: empty"),
+        (lambda: arch(stages=()), "stages: must have at least one stage"),
+        (lambda: arch(stages=(Stage(()),)), "stages: must have at least one stage"),
         (lambda: arch(source=3), "source: 3 must be text"),
         (
             lambda: arch(Row("mbpool", 32, expansion=6), row()),
             r"stages\[0\].rows\[1\].block: mbpool ends in a 1x1 map",
+        ),
+        (
+            lambda: arch(row(), Row("mbpool", 32, expansion=6, stride=2)),
+            r"stages\[0\].rows\[2\].stride: 2 must be 1",
         ),
         (
             lambda: arch(row(dw_group_width=7)),
@@ -148,13 +152,13 @@ def test_values_that_a_users_block_rejects_are_named_with_their_row():
     ArchDef("users", (Stage((Row("even", 16, kernel=3),)),), resolution=32, resize=32)
     with pytest.raises(ArchError, match=r"stages\[0\].rows\[1\].channels: is not a multiple of 16"):
         arch(Row("even", 24, kernel=3))
-    with pytest.raises(ArchError, match="act: 'relu' has no effect: even does not use this field"):
+    with pytest.raises(ArchError, match="act: 'relu' has no effect: even blocks do not use this field"):
         Row("even", 16, kernel=3, act="relu")
 
 
 def test_a_users_block_that_pools_can_only_be_the_last():
     class Pooling(ConvSpec):
-        pools = True
+        ends_in_pool = True
 
     BLOCK_SPECS.register(Pooling, name="pooling")
     with pytest.raises(ArchError, match=r"stages\[0\].rows\[1\].block: pooling ends in a 1x1 map"):

@@ -87,12 +87,35 @@ def test_a_killed_writers_table_is_read_and_resumed(tmp_path):
     assert set(written(path, [third]).blocks) == {first, third}
 
 
+def test_a_writer_killed_during_the_first_line(tmp_path):
+    path = tmp_path / "t.jsonl"
+    LatencyTableWriter(path, DEVICE)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(LatencyError, match="is empty"):
+        load_latency_table(path)
+    first = block_shapes(B)[0]
+    assert set(written(path, [first]).blocks) == {first}
+
+
+def test_another_file_is_not_overwritten(tmp_path):
+    (tmp_path / "notes").write_text("no newline at the end")
+    with pytest.raises(LatencyError, match="is empty"):
+        LatencyTableWriter(tmp_path / "notes", DEVICE)
+    assert (tmp_path / "notes").read_text() == "no newline at the end"
+
+
+def test_a_table_of_a_newer_version(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"layout": 2}\n')
+    with pytest.raises(LatencyError, match=r"t\.jsonl: was written by a newer version of fbnetv3; update"):
+        load_latency_table(tmp_path / "t.jsonl")
+
+
 def test_tables_of_two_devices_are_not_mixed(tmp_path):
     path = tmp_path / "t.jsonl"
     written(path, block_shapes(B)[:1])
     with pytest.raises(
         LatencyError,
-        match=r"was measured on a phone, onnxruntime 1.0, 2 threads, batch 1, this is .*1 thread",
+        match=r"was measured on a phone, onnxruntime 1.0, 2 threads, batch 1, but this is .*1 thread",
     ):
         LatencyTableWriter(path, MeasuredDevice("a phone", "onnxruntime 1.0", 1, 1))
     assert len(load_latency_table(path).blocks) == 1
@@ -109,9 +132,7 @@ GOOD = {"layout": 1, "device": "x", "runtime": "y 1", "threads": 1, "batch": 1}
 @pytest.mark.parametrize(
     "lines",
     [
-        [],
         ["no JSON"],
-        [{"layout": 2}],
         [{"layout": 1, "device": "x"}],
         [GOOD, {"ms": 1}],
         [GOOD, {"block": "conv", "side": 8, "spec": {}, "ms": 1}],

@@ -138,7 +138,7 @@ def test_resolution_as_height_and_width():
     assert fbnetv3.cost("fbnetv3_d", (384, 640)).macs == fbnetv3.cost("fbnetv3_d", (640, 384)).macs
 
 
-@pytest.mark.parametrize("resolution", [0, -1, 2.5, "224", (0, 224), True])
+@pytest.mark.parametrize("resolution", [0, -1, 2.5, "224", (0, 224), (1, 2, 3), (224,), True])
 def test_rejects_an_invalid_resolution(resolution):
     with pytest.raises(UsageError, match="resolution"):
         fbnetv3.cost("fbnetv3_d", resolution)

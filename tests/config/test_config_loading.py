@@ -3,6 +3,7 @@
 import pytest
 
 from fbnetv3.config import check_config, get_cfg, is_detection_config, load_config
+from fbnetv3.config.defaults import ConfigKey
 from fbnetv3.errors import UsageError
 
 
@@ -22,6 +23,25 @@ def write(tmp_path, monkeypatch):
 def test_the_defaults_are_valid():
     check_config(get_cfg())
     assert get_cfg().SOLVER.EPOCHS == 400
+
+
+@pytest.mark.parametrize(
+    ("limits", "text"),
+    [
+        ({"low": 0}, "at least 0"),
+        ({"above": 0}, "above 0"),
+        ({"below": 1}, "below 1"),
+        ({"high": 9000}, "at most 9,000"),
+        ({"above": 0, "high": 1}, "in (0, 1]"),
+        ({}, ""),
+    ],
+)
+def test_bounds_are_described(limits, text):
+    assert ConfigKey(0.5, **limits).describe() == text
+
+
+def test_an_empty_section_changes_nothing(write):
+    assert load_config(write("SOLVER: {}")).SOLVER == get_cfg().SOLVER
 
 
 def test_configs_do_not_share_lists():
@@ -58,6 +78,9 @@ def test_values_take_the_type_of_the_default(write):
     [
         ("SOLVR: {LR: 1}", [], "config.yaml: unknown key SOLVR.LR: did you mean SOLVER.LR"),
         ("SOLVER: {LR: fast}", [], "config.yaml: SOLVER.LR 'fast' must be a number"),
+        ("SOVLER: {}", [], "config.yaml: unknown key SOVLER: "),
+        ("SOLVER: 3", [], "config.yaml: SOLVER 3 must be a section, with keys such as SOLVER.OPTIMIZER"),
+        ("SOLVER: {LR: {}}", [], "config.yaml: SOLVER.LR {} must be a number"),
         ("SEED: 1", ["SOLVER.LR", "-1"], "SOLVER.LR -1.0 must be at least 0"),
         ("SEED: 1", ["EMA.DECAY", "1.0"], r"EMA.DECAY 1.0 must be in \[0, 1\)"),
         ("SEED: 1", ["SOLVER.DECAY", "0.0"], r"SOLVER.DECAY 0.0 must be in \(0, 1\]"),

@@ -17,14 +17,14 @@ def test_round_trip(tmp_path):
 
 
 def test_sgd_uses_four_times_the_learning_rate():
-    assert GOOD.initial_lr == 0.026
-    assert Recipe("sgd", 0.026).initial_lr == pytest.approx(0.104)
+    assert GOOD.training_lr == 0.026
+    assert Recipe("sgd", 0.026).training_lr == pytest.approx(0.104)
 
 
 @pytest.mark.parametrize("edge", [0, 1])
 def test_table_2_is_inclusive(edge):
     lr, drop, path, mixup, decay = ((0.02, 0.03), (0.01, 0.31), (0.1, 0.31), (0, 0.41), (7e-6, 21e-6))
-    Recipe("sgd", lr[edge], decay[edge], mixup[edge], drop[edge], path[edge]).check_table_2()
+    Recipe("sgd", lr[edge], decay[edge], mixup[edge], drop[edge], path[edge]).check_table_2_ranges()
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_outside_table_2(field, value):
     from dataclasses import replace
 
     with pytest.raises(RecipeError, match=f"^{field}: {value} must be in Table 2's"):
-        replace(GOOD, **{field: value}).check_table_2()
+        replace(GOOD, **{field: value}).check_table_2_ranges()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_outside_table_2(field, value):
         ("lr: 0.026", "lr: fast", r"lr: 'fast' must be a number in \[0, 1000\)"),
         ("lr: 0.026", "lr: -1", "lr: -1 must be a number"),
         ("lr: 0.026", "lr: .nan", "lr: nan must be a number"),
-        ("lr: 0.026\n", "", "lr: missing"),
+        ("lr: 0.026\n", "", "lr: is missing"),
         ("ema: true", "ema: 1", "ema: 1 must be true or false"),
         ("drop_rate: 0.2", "drop_rate: 1.0", r"drop_rate: 1.0 must be a number in \[0, 1\)"),
         ("lr: 0.026", "lr: 2020-13-45", "not YAML: month must be in"),

@@ -92,7 +92,7 @@ def test_rows_and_columns_take_precedence_over_overrides_for_all_cells(file, tmp
     ("old", "new", "message"),
     [
         ("title: Two networks", "titel: x", "titel: unknown key: did you mean title"),
-        ("title: Two networks\n", "", "title: missing"),
+        ("title: Two networks\n", "", "title: is missing"),
         ("title: Two networks", "title: [x]", "title: .* must be text"),
         ("seeds: [0, 1]", "seeds: []", "seeds: is empty; list at least one seed"),
         ("seeds: [0, 1]", "seeds: [0, true]", r"seeds\[1\]: True must be an integer"),

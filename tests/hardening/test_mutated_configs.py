@@ -12,12 +12,12 @@ from fbnetv3.config import get_cfg, is_detection_config, load_config
 from fbnetv3.config.recipe import RecipeError, dump_recipe, load_recipe
 from fbnetv3.errors import UserError
 from fbnetv3.training.builders import (
-    build_arch,
     build_inputs,
     build_mixup,
     build_model,
     build_objective,
     optimizer_from_config,
+    resolve_arch,
     schedule_from_config,
     select_device,
 )
@@ -75,7 +75,7 @@ def folder(tmp_path_factory):
 def start_training(cfg):
     """Build everything that a training run needs, and run its first step if that is cheap."""
     device = select_device(cfg.DEVICE)
-    arch = build_arch(cfg, cfg.MODEL.ARCH)
+    arch = resolve_arch(cfg, cfg.MODEL.ARCH)
     inputs = build_inputs(cfg, arch, device)
     model = build_model(cfg, arch, inputs.train.classes, device, cfg.MODEL.WEIGHTS)
     objective = build_objective(cfg, model.num_classes, inputs.preprocessing.resolution, device)
@@ -163,7 +163,7 @@ def test_mutated_recipes(folder, text):
     event("accepted")
     path.write_text(dump_recipe(recipe))
     assert load_recipe(path) == recipe
-    assert 0 <= recipe.initial_lr < math.inf
+    assert 0 <= recipe.training_lr < math.inf
 
 
 def test_the_unmutated_config_is_accepted(folder):

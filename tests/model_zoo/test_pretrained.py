@@ -50,6 +50,11 @@ def test_imagenet_classes_have_names():
     assert (net.preprocessing.resolution, net.preprocessing.channels) == (224, 3)
 
 
+def test_a_network_of_torchvision():
+    net = load_classifier_from_name("torchvision/squeezenet1_1", weights="random")
+    assert (net.name, len(net.classes)) == ("torchvision/squeezenet1_1", 1000)
+
+
 def test_a_file_of_class_names(tmp_path):
     (tmp_path / "names.txt").write_text("cat\ndog\n")
     (tmp_path / "names.json").write_text(json.dumps(["cat", "dog"]))
@@ -77,6 +82,8 @@ def test_a_file_without_names(text, tmp_path):
         ("fbnetv3_aa", {"weights": "random"}, UnknownNameError, "did you mean fbnetv3_a"),
         ("fbnetv3_a0", {}, UnknownNameError, "no pretrained weights for 'fbnetv3_a0'"),
         ("coco/faster_rcnn_fbnetv3_a_C4", {}, UsageError, "is a detector"),
+        ("my/net.yaml", {}, UnknownNameError, "my/net.yaml: no such file, and no config 'my/net.yaml'"),
+        ("torchvision/resnet18", {}, UnknownNameError, "no pretrained weights for 'torchvision/resnet18'"),
         ("digits/fbnetv3_digits", {"weights": "/nowhere/no.pth"}, WeightsError, "no such file"),
         ("fbnetv3_a", {"classes": "/nowhere/no.txt", "weights": "random"}, DataError, "cannot be read"),
     ],

@@ -30,7 +30,7 @@ PUBLISHED = {
 
 
 def test_every_entry_is_complete():
-    for entry in model_zoo.list():
+    for entry in model_zoo.list_classifiers():
         assert entry.weights and entry.source and entry.params and entry.macs
         assert entry.preprocessing.resolution == entry.resolution <= entry.preprocessing.resize
         assert entry.num_classes in (10, 1000)
@@ -57,6 +57,13 @@ def test_the_authors_preprocessing():
 def test_unknown_paths_suggest_similar_ones(function):
     with pytest.raises(UnknownNameError, match="did you mean imagenet/fbnetv3_a.yaml"):
         function("imagenet/fbnet_v3_a.yaml")
+
+
+@pytest.mark.parametrize("path", ["ablations/recipes/recipe_0", "nars/spaces/fbnetv3", "archs/fbnetv3_a"])
+def test_other_files_are_not_configs(path):
+    with pytest.raises(UnknownNameError, match=f"no config '{path}' in the model zoo") as error:
+        model_zoo.get_config(path)
+    assert "recipe_" not in str(error.value).removeprefix(f"no config '{path}'")
 
 
 def test_a_config_without_weights():
@@ -119,6 +126,7 @@ def test_a_config_is_a_copy():
 def test_list_models():
     names = [f"fbnetv3_{letter}" for letter in "abcdefg"]
     assert fbnetv3.list_models(pretrained=True) == sorted(["fbnetv3_digits", *names])
+    assert fbnetv3.list_models("*_det") == []  # only for detectors
     assert fbnetv3.list_models("*_a*_cifar") == ["fbnetv3_a0_cifar", "fbnetv3_a_cifar"]
 
 

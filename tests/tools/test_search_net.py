@@ -152,7 +152,7 @@ def test_recipes_for_a_network_of_torchvision(tmp_path):
     (recommendation,) = result.recommendations
     cfg = load_config(recommendation.files.config)
     assert cfg.MODEL.ARCH == "torchvision/squeezenet1_1"
-    assert recommendation.candidate.recipe.initial_lr == cfg.SOLVER.LR
+    assert recommendation.candidate.recipe.training_lr == cfg.SOLVER.LR
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from fbnetv3.errors import UnknownNameError, UserError
+from fbnetv3.errors import UnknownNameError, UsageError, UserError
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
-from fbnetv3.utils.imports import user_modules
+from fbnetv3.utils.imports import import_modules, user_modules
 
 
 @pytest.mark.parametrize(
@@ -90,6 +90,14 @@ def test_import(method, tmp_path, monkeypatch):
     assert vars(args) == {"rest": ["x"]}
     assert {"first_plugin", "second_plugin"} <= set(sys.modules)
     assert {"first_plugin", "second_plugin"} <= set(user_modules())
+
+
+def test_an_error_in_a_users_module_names_the_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "faulty_plugin.py").write_text("x = 1\ny = x / 0\n")
+    with pytest.raises(UsageError, match=r"ZeroDivisionError: .* at .*faulty_plugin\.py:2\)"):
+        import_modules(["faulty_plugin"])
 
 
 def test_invalid_arguments_are_one_line(capsys):

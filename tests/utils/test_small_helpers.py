@@ -30,7 +30,7 @@ from fbnetv3.utils.text import describe_error, evenly_spaced, first_few, format_
         (lambda: checks.check_choice(True, "f", (1, 2)), "f: True must be one of 1, 2"),
         (lambda: checks.check_type("x", "f", list, "a list"), "f: 'x' must be a list"),
         (lambda: checks.check_keys({"lrr": 1}, FieldError, ("lr",)), "lrr: unknown key: did you mean lr?"),
-        (lambda: checks.check_keys({}, FieldError, ("lr",), required=("lr",)), "lr: missing"),
+        (lambda: checks.check_keys({}, FieldError, ("lr",), required=("lr",)), "lr: is missing"),
     ],
 )
 def test_checks(check, message):

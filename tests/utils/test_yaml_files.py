@@ -69,7 +69,8 @@ def test_paths_are_resolved_beside_the_file_that_sets_them(tmp_path):
     [
         ("_BASE_: gone.yaml", "x.yaml: _BASE_: .*gone.yaml does not exist"),
         ("_BASE_: [x.yaml]", "x.yaml: _BASE_: circular inheritance: .*x.yaml -> .*x.yaml"),
-        ("_BASE_: 3", "x.yaml: _BASE_: .*3 does not exist"),
+        ("_BASE_: 3", "x.yaml: _BASE_: 3 must be a path or a list of paths"),
+        ("_BASE_:", "x.yaml: _BASE_: None must be a path or a list of paths"),
         (
             "_BASE_: base.yaml\na: {x: 1}",
             "x.yaml: a is a section in this file but a single value in its _BASE_ file",

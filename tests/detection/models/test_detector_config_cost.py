@@ -23,7 +23,8 @@ def test_parameters_are_those_of_the_model(name):
     assert settings.arguments["num_proposals"] == cfg.MODEL.RPN.POST_NMS_TOPK_TEST
     assert settings.arguments["num_classes"] == cfg.MODEL.ROI_HEADS.NUM_CLASSES
     assert (
-        settings.arguments["pooler_resolution"] == cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION and not settings.has_masks
+        settings.arguments["pooler_resolution"] == cfg.MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION
+        and not settings.has_masks
     )
 
 

@@ -111,7 +111,7 @@ def test_values_outside_the_space():
     ):
         with pytest.raises(SpaceError, match=message):
             space.encode({**values, **change})
-    with pytest.raises(SpaceError, match="lr: missing"):
+    with pytest.raises(SpaceError, match="lr: is missing"):
         space.encode({"width": 8, "kernel": 3, "fixed": "only"})
 
 
