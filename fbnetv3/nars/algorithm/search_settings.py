@@ -116,7 +116,9 @@ class SearchSettings:
         for name, network in self.reference_networks.items():
             check_type(network, f"reference_networks.{name}", Mapping, "a mapping")
             if "accuracy" not in network:
-                raise FieldError("missing; each needs its accuracy", f"reference_networks.{name}.accuracy")
+                raise FieldError(
+                    "is missing; each reference network needs one", f"reference_networks.{name}.accuracy"
+                )
             for key, value in network.items():
                 check_number(value, f"reference_networks.{name}.{key}")
         for name, network in self.scaled_networks.items():

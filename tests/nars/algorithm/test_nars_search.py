@@ -137,7 +137,7 @@ def test_a_pool_that_runs_out_ends_the_search(tmp_path):
             {"reference_networks": {"B": {"macs": "many", "accuracy": 3}}},
             "reference_networks.B.macs: 'many' must be a number",
         ),
-        ({"reference_networks": {"B": {"macs": 3e8}}}, "reference_networks.B.accuracy: missing"),
+        ({"reference_networks": {"B": {"macs": 3e8}}}, "reference_networks.B.accuracy: is missing"),
         (
             {"scaled_networks": {"../big": {"from": "best", "macs": 1e6}}},
             "scaled_networks: '../big' cannot name a file",

@@ -25,8 +25,8 @@ def test_leave_one_out_predictions_equal_those_of_a_process_without_the_trial():
     y = standardize(x.arch[:, 0] * x.recipe[:, 0] + x.recipe[:, 1])
     process = GaussianProcess()
     predictions = process.fit(x, y)
-    noise = process._logs["noise"].exp() + 1e-4
-    kernel = process._kernel(process._products(process._trials), process._logs)
+    noise = process._log_parameters["noise"].exp() + 1e-4
+    kernel = process._kernel(process._products(process._trials), process._log_parameters)
     for row in (0, 7, 19):
         rest = [i for i in range(20) if i != row]
         covariance = kernel[rest][:, rest] + noise * torch.eye(19, dtype=torch.float64)
