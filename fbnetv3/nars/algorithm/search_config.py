@@ -80,9 +80,9 @@ def _apply_overrides(data: Mapping[str, Any], overrides: Sequence[str]) -> dict[
 def _resolve_files(value: Any, folder: Path) -> Any:
     """Replace names of YAML and JSON files that exist in `folder` with their paths, anywhere in a value."""
     if isinstance(value, Mapping):
-        return {key: _resolve_files(each, folder) for key, each in value.items()}
+        return {key: _resolve_files(item, folder) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_resolve_files(each, folder) for each in value]
+        return [_resolve_files(item, folder) for item in value]
     if isinstance(value, str) and value.endswith((".yaml", ".yml", ".json")):
         return resolve_in_folder(value, folder)
     return value

@@ -163,7 +163,7 @@ def parse_settings(data: Mapping[str, Any]) -> SearchSettings:
 def _parse_numbers(value: Any) -> Any:
     """Parse numbers that YAML reads as text, such as 450e6, anywhere in a value."""
     if isinstance(value, Mapping):
-        return {key: _parse_numbers(each) for key, each in value.items()}
+        return {key: _parse_numbers(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_parse_numbers(each) for each in value]
+        return [_parse_numbers(item) for item in value]
     return parse_number(value)
