@@ -10,7 +10,7 @@ from fbnetv3.utils.command_line import ArgumentParser, run_tool
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(
-        description="Write a teacher's logits to DISTILL.CACHE. An incomplete cache is resumed."
+        description="Write a teacher's logits to DISTILL.CACHE. An incomplete cache is completed."
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="training config of the student")
     parser.add_argument(

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Classify images: `classify.py MODEL_OR_EXPORTED_FOLDER IMAGE ...`."""
+"""Classify images: `classify.py MODEL IMAGE ...`."""
 
 import argparse
 from collections.abc import Sequence
@@ -42,6 +42,10 @@ def load_predictor(args: argparse.Namespace) -> ClassifierPredictor:
         predictor = load(args.model)
         if not isinstance(predictor, ClassifierPredictor):
             raise UsageError(f"{args.model}: contains a detector; use tools/detect.py")
+        if args.weights or args.classes:
+            raise UsageError(
+                f"{args.model}: already contains its weights and class names: omit --weights and --classes"
+            )
         return predictor
     if Path(args.model).is_file():
         net = load_classifier_from_config(args.model, weights=args.weights, classes=args.classes)

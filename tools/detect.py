@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Detect objects in images: `detect.py (--model NAME | --config FILE --weights FILE) --input PATH ... --output DIR`."""
+"""Detect objects in images: `detect.py (--model NAME | --config FILE) --input PATH ... --output DIR`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from fbnetv3.errors import DataError, UsageError
-from fbnetv3.model_zoo.pretrained import find_zoo_detector
+from fbnetv3.model_zoo.pretrained import find_detector_weights, find_zoo_detector
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
-CONFIG_KEY = re.compile(r"(DATASETS|INPUT|MODEL|TEST)(\.[A-Z0-9_]+)+")
+CONFIG_KEY = re.compile(r"(DATASETS|INPUT|MODEL|TEST)(\.[A-Z0-9_]+)+|OUTPUT_DIR")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -23,14 +23,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     inputs, overrides = split_overrides(args.input)
     build_predictor = choose_predictor(args, overrides + args.overrides)
-    from fbnetv3.detection.inference import image_files
+    from fbnetv3.detection.inference import detect_images
 
     output = Path(args.output)
-    draw_threshold = image_files.DRAW_THRESHOLD if args.score_threshold is None else args.score_threshold
-    files, categories = image_files.find_input_images(
-        inputs, args.annotations, exclude=output / image_files.PICTURES_FOLDER
+    draw_threshold = detect_images.DRAW_THRESHOLD if args.score_threshold is None else args.score_threshold
+    files, categories = detect_images.find_input_images(
+        inputs, args.annotations, exclude=output / detect_images.PICTURES_FOLDER
     )
-    run = image_files.detect_files(
+    run = detect_images.detect_files(
         build_predictor(),
         files,
         output,
@@ -39,9 +39,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         draw_threshold=None if args.no_pictures else draw_threshold,
     )
     print(f"{len(run.results)} objects in {len(run.images)} images")
-    print(f"{'results:':12} {output / image_files.RESULTS_FILE}")
+    print(f"{'results:':12} {output / detect_images.RESULTS_FILE}")
     if not args.no_pictures:
-        print(f"{'pictures:':12} {output / image_files.PICTURES_FOLDER}")
+        print(f"{'pictures:':12} {output / detect_images.PICTURES_FOLDER}")
     if run.corrupt:
         raise DataError(
             f"{len(run.corrupt)} of {len(files)} images could not be read; they are named above"
@@ -54,18 +54,22 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
     )
     add = parser.add_argument
     add("--model", metavar="NAME", help="detector of the model zoo, or exported folder")
-    add("--config", "--config-file", metavar="FILE", help="detection config (use with --weights)")
-    add("--weights", metavar="FILE", help="checkpoint (default: the config's MODEL.WEIGHTS)")
+    add("--config", "--config-file", metavar="FILE", help="detection config")
+    add(
+        "--weights",
+        metavar="FILE",
+        help="file, URL or 'published' (default: the config's MODEL.WEIGHTS, or those of the run in OUTPUT_DIR)",
+    )
     add("--input", nargs="+", required=True, metavar="PATH", help="images, and folders of images")
     add("--output", required=True, metavar="DIR", help="folder for pictures and results")
     add(
         "--annotations",
         metavar="JSON",
-        help="COCO-format file with the ids of the images and the categories",
+        help="COCO-format file with image ids and categories; images that it does not list are skipped",
     )
     add(
         "--score-threshold",
-        type=score,
+        type=parse_score,
         metavar="SCORE",
         help="minimum score (default: 0.5 for pictures, the config's threshold for results)",
     )
@@ -91,33 +95,31 @@ def choose_predictor(args: Namespace, overrides: list[str]) -> Callable[[], Any]
     """Return a function that builds the requested detector, so that inputs are checked before weights are loaded."""
     if bool(args.model) == bool(args.config):
         raise UsageError(
-            "give either --model, a detector of the model zoo or an exported folder, or --config with --weights"
+            "pass either --model, a detector of the model zoo or an exported folder, or --config"
         )
     if args.model and Path(args.model).is_dir():
         if args.weights or overrides:
             raise UsageError(
-                f"{args.model}: is exported with its weights and settings: omit --weights and config keys"
+                f"{args.model}: already contains its weights and settings: omit --weights and KEY VALUE pairs"
             )
-        from fbnetv3.detection.inference.image_files import ExportedPredictor
+        from fbnetv3.detection.inference.detect_images import ExportedPredictor
 
         return partial(ExportedPredictor, args.model, args.score_threshold or 0.0)
-    config, weights = (
-        (args.config, args.weights) if args.config else find_zoo_detector(args.model, args.weights)
-    )
+    config, weights = args.config, args.weights
+    if args.model:
+        config, weights = find_zoo_detector(args.model, weights)
     from fbnetv3.detection.detection_config import load_detection_config
-    from fbnetv3.detection.inference.image_files import ConfigPredictor, set_score_threshold
+    from fbnetv3.detection.inference.detect_images import ConfigPredictor, set_score_threshold
 
     cfg = load_detection_config(config, overrides).clone()
     cfg.defrost()
-    weights = weights or cfg.MODEL.WEIGHTS
-    if not weights:
-        raise UsageError(f"{config} names no weights: add --weights and a checkpoint")
+    weights = find_detector_weights(config, cfg.OUTPUT_DIR, weights or cfg.MODEL.WEIGHTS)
     if args.score_threshold is not None:
         set_score_threshold(cfg, args.score_threshold)
     return partial(ConfigPredictor, cfg, weights)
 
 
-def score(text: str) -> float:
+def parse_score(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise ArgumentTypeError(f"{text} must be in [0, 1]")

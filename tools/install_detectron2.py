@@ -5,6 +5,7 @@ The wheel is a repackaged detectron2 on PyPI, verified by its SHA-256. Its compi
 versions of torch; this project needs none of them.
 """
 
+import argparse
 import importlib.util
 import os
 import shutil
@@ -32,8 +33,9 @@ REQUIREMENTS = [
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     if importlib.util.find_spec("torch") is None:
-        sys.exit("error: detectron2 needs torch: pip install torch torchvision first")
+        sys.exit("error: detectron2 needs torch: run `pip install torch torchvision` first")
     if importlib.util.find_spec("detectron2") is not None:
         print("detectron2 is already installed")
         return
@@ -44,7 +46,8 @@ def main() -> None:
             return
         except subprocess.CalledProcessError:
             print(
-                "the official source does not build here; installing the repackaged wheel", file=sys.stderr
+                "building detectron2 from source failed; installing the repackaged wheel instead",
+                file=sys.stderr,
             )
     install_wheel()
 
@@ -70,7 +73,7 @@ def install_wheel() -> None:
         only = ["--no-deps", "--only-binary=:all:", "--python-version", "3.10"]
         pip("install", *only, "--require-hashes", "--target", f"{folder}/wheel", "-r", str(requirement))
         for package in Path(folder, "wheel").iterdir():
-            # Scripts; `tools` would shadow those of other projects
+            # Skip scripts and tests; `tools` would also shadow other projects' folders
             if package.name in ("bin", "tools", "tests"):
                 continue
             shutil.rmtree(site / package.name, ignore_errors=True)

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("root", help="folder with one subfolder per class")
     parser.add_argument("output", help="folder for the shards")
     parser.add_argument(
-        "--split", default="train", choices=("train", "val"), help="split name; shard names begin with it"
+        "--split", default="train", choices=("train", "val"), help="split; shard names begin with it"
     )
     parser.add_argument(
         "--images-per-shard",

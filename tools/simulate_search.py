@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Simulate a search on clusters of several sizes: `simulate_search.py [--asynchronous] [--figure FILE]`; or compare the
-simulation with a search that was run: `simulate_search.py --replay FILE [--space FILE]`.
+"""Simulate a search on clusters of several sizes: `simulate_search.py [--asynchronous] [--figure FILE]`.
+
+`simulate_search.py --replay FILE [--space FILE]` compares the simulation with a search that was run.
 """
 
 import argparse
@@ -44,29 +45,52 @@ PREDICTOR_SECONDS = 4.0
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_arguments(argv)
+    args = parse_args(argv)
     if args.replay:
         compare_with_recorded(args)
     else:
         simulate_sweep(args)
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(
         description="Simulate a search on many GPUs, or compare the simulation with a real search."
     )
-    cluster = parser.add_argument_group("cluster")
-    add = cluster.add_argument
+    add_cluster_arguments(parser)
+    add_search_arguments(parser)
+    add_time_arguments(parser)
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="first random seed")
+    parser.add_argument(
+        "--repeats", type=positive_int, default=20, metavar="N", help="seeds to simulate per cluster"
+    )
+    parser.add_argument("--figure", type=Path, metavar="FILE", help="PNG file to write")
+    parser.add_argument(
+        "--replay", type=Path, metavar="FILE", help="folder or SQLite file of a search that was run"
+    )
+    args = parser.parse_args(argv)
+    if args.max_in_flight and not args.asynchronous:
+        parser.error("--max-in-flight needs --asynchronous")
+    # A replay takes its trials from the recorded search
+    used_by_replay = ("replay", "space")
+    for name, value in vars(args).items() if args.replay else ():
+        if name not in used_by_replay and value != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} has no effect with --replay: omit it")
+    return args
+
+
+def add_cluster_arguments(parser: ArgumentParser) -> None:
+    add = parser.add_argument_group("cluster").add_argument
     add(
         "--gpus",
         type=positive_int,
         nargs="+",
         default=[8, 16, 32, 64, 128, 256, 512],
         metavar="N",
-        help="numbers of GPUs of the clusters (default: 8 to 512)",
+        help="cluster sizes, in GPUs (default: 8 to 512)",
     )
     add(
         "--gpus-per-trial",
+        type=parse_gpus_per_trial,
         default="auto",
         metavar="N",
         help="GPUs per trial; auto picks the fastest of 1, 2, 4, 8 (default: auto)",
@@ -76,7 +100,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         default=V100_SCALING,
         metavar="X",
-        help="efficiency per doubling of a trial's GPUs",
+        help="parallel efficiency per doubling of a trial's GPUs",
     )
     add("--failure-rate", type=float, default=1e-3, metavar="X", help="failures per GPU hour")
     add(
@@ -84,7 +108,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         type=float,
         default=0.2,
         metavar="X",
-        help="standard deviation of the log slowdown of an attempt",
+        help="standard deviation of the logarithm of an attempt's slowdown",
     )
     add(
         "--startup",
@@ -94,10 +118,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="seconds from an attempt's start to its first epoch",
     )
     add("--repair", type=float, default=600.0, metavar="S", help="seconds to replace failed GPUs")
-    add("--no-checkpoints", action="store_true", help="retries start from the first epoch")
+    add("--no-checkpoints", action="store_true", help="restart failed trials from the first epoch")
 
-    search = parser.add_argument_group("search")
-    add = search.add_argument
+
+def add_search_arguments(parser: ArgumentParser) -> None:
+    add = parser.add_argument_group("search").add_argument
     add(
         "--asynchronous", action="store_true", help="also simulate a search that proposes trials one by one"
     )
@@ -114,12 +139,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="additional attempts at a failed trial",
     )
-    for name, help in {
+    for name, meaning in {
         "pool": "candidates in the pool",
         "batch": "trials per round",
         "epochs": "epochs of a trial in the first round",
     }.items():
-        add(f"--{name}", type=positive_int, default=getattr(SearchSettings, name), metavar="N", help=help)
+        add(
+            f"--{name}", type=positive_int, default=getattr(SearchSettings, name), metavar="N", help=meaning
+        )
     add("--rounds", type=positive_int, default=5, metavar="N", help="rounds of the search")
     add(
         "--stopping-epoch",
@@ -127,10 +154,24 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="N",
         help="epochs of trials after the first round (default: 3/4 of the epochs)",
     )
-    add("--space", default=str(PAPER_SPACE), metavar="FILE", help="search space (default: the paper's)")
+    add(
+        "--space",
+        metavar="FILE",
+        help="search space (default: the paper's); with --replay, also predict times from the costs in that space",
+    )
+    low, high = (macs / 1e6 for macs in PAPER_MACS)
+    add(
+        "--macs",
+        type=float,
+        nargs=2,
+        default=PAPER_MACS,
+        metavar=("LOW", "HIGH"),
+        help=f"bounds for the MACs of candidates (default: the paper's {low:.0f} to {high:.0f} million)",
+    )
 
-    time = parser.add_argument_group("time of a trial")
-    add = time.add_argument
+
+def add_time_arguments(parser: ArgumentParser) -> None:
+    add = parser.add_argument_group("time of a trial").add_argument
     add(
         "--gpu-hours",
         type=float,
@@ -138,13 +179,17 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="H",
         help="total GPU hours to calibrate to",
     )
-    help = f"throughput of a GPU instead of calibration; V100, float32: {V100_MACS_PER_SECOND:.3g}"
-    add("--macs-per-second", type=float, metavar="X", help=help)
+    add(
+        "--macs-per-second",
+        type=float,
+        metavar="X",
+        help=f"throughput of a GPU instead of calibration; V100, float32: {V100_MACS_PER_SECOND:.3g}",
+    )
     add(
         "--time-column",
         choices=TIME_COLUMNS,
         default=TIME_COLUMNS[0],
-        help="cost that the time of an epoch is proportional to",
+        help="column that the time of an epoch is proportional to",
     )
     add(
         "--costly-fraction",
@@ -154,15 +199,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         help="fraction of the pool, costliest first, that later rounds draw from",
     )
 
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="first random seed")
-    parser.add_argument(
-        "--repeats", type=positive_int, default=20, metavar="N", help="seeds to simulate per cluster"
-    )
-    parser.add_argument("--figure", type=Path, metavar="FILE", help="PNG file to write")
-    parser.add_argument(
-        "--replay", type=Path, metavar="FILE", help="folder or SQLite file of a search that was run"
-    )
-    return parser.parse_args(argv)
+
+def parse_gpus_per_trial(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return positive_int(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} must be auto or a positive integer") from None
 
 
 def simulate_sweep(args: argparse.Namespace) -> None:
@@ -173,9 +217,9 @@ def simulate_sweep(args: argparse.Namespace) -> None:
         rounds=args.rounds,
         seed=args.seed,
         retries=args.retries,
-        constraints={"macs": list(PAPER_MACS)},
+        constraints={"macs": list(args.macs)},
     )
-    space = load_space(args.space)
+    space = load_space(args.space or PAPER_SPACE)
     stopping_epoch = (
         round(STOP_FRACTION * args.epochs) if args.stopping_epoch is None else args.stopping_epoch
     )
@@ -237,7 +281,10 @@ def sweep_points(
             repair=args.repair,
             checkpoints=not args.no_checkpoints,
         )
-        cluster = replace(cluster, gpus_per_trial=gpus_per_trial(args.gpus_per_trial, workload, cluster))
+        gpus_per_trial = args.gpus_per_trial
+        if gpus_per_trial == "auto":
+            gpus_per_trial = fastest_gpus_per_trial(workload, cluster, PREDICTOR_SECONDS)
+        cluster = replace(cluster, gpus_per_trial=gpus_per_trial)
         for asynchronous in (False, True) if args.asynchronous else (False,):
             point = simulate_seeds(
                 workload,
@@ -253,15 +300,6 @@ def sweep_points(
     return points
 
 
-def gpus_per_trial(text: str, workload: Workload, cluster: Cluster) -> int:
-    if text == "auto":
-        return fastest_gpus_per_trial(workload, cluster, PREDICTOR_SECONDS)
-    try:
-        return int(text)
-    except ValueError:
-        raise UsageError(f"--gpus-per-trial {text}: must be auto or an integer") from None
-
-
 def table_row(point: SweepPoint) -> dict[str, object]:
     days = point.wall_seconds / 86400
     return {
@@ -274,16 +312,22 @@ def table_row(point: SweepPoint) -> dict[str, object]:
         "utilization": f"{100 * point.utilization:.0f}%",
         "failures": f"{point.failures:.1f}",
         "trials lost": f"{point.lost_trials:.2f}",
-        "results known": f"{point.results_at_proposal:.0f}",
+        "results at proposal": f"{point.results_at_proposal:.0f}",
     }
 
 
 def compare_with_recorded(args: argparse.Namespace) -> None:
     search = read_search(args.replay)
     simulated = {"recorded times": replay(search.trials)}
-    if args.space != str(PAPER_SPACE):
-        model = CostModel(load_space(args.space), search.settings.get("num_classes", 1000))
-        costs = model(np.array([trial.candidate for trial in search.trials]))
+    if args.space:
+        space = load_space(args.space)
+        candidates = np.array([trial.candidate for trial in search.trials])
+        if candidates.shape[1] != len(space):
+            raise UsageError(
+                f"{args.space}: has {len(space)} variables, but the recorded candidates {candidates.shape[1]}: pass "
+                "the space of the recorded search"
+            )
+        costs = CostModel(space, search.settings.get("num_classes", 1000))(candidates)
         for column in TIME_COLUMNS:
             seconds = proportional_times(search.trials, costs[column])
             simulated[f"times from {column}"] = replay(search.trials, seconds)

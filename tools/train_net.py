@@ -22,7 +22,11 @@ AFTER_INTERRUPT = "add --resume to continue from the newest checkpoint"
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Train or evaluate a classifier or a detector.")
     parser.add_argument(
-        "--config", "--config-file", required=True, metavar="FILE", help="YAML file, see configs/"
+        "--config",
+        "--config-file",
+        required=True,
+        metavar="FILE",
+        help="training or detection config, see configs/",
     )
     parser.add_argument(
         "--eval-only",
@@ -37,12 +41,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         type=positive_int,
         default=1,
         metavar="N",
-        help="processes on this machine, one per GPU",
+        help="number of processes to start on this machine, one per GPU",
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY VALUE", help="config overrides, such as SOLVER.LR 0.1"
     )
     args = parser.parse_intermixed_args(argv)
+    if args.eval_only and args.resume:
+        parser.error("--eval-only does not train: omit --resume")
     run = partial(run_detector if is_detection_config(args.config) else run_classifier, args)
     launch(run, args.num_gpus, after_interrupt=AFTER_INTERRUPT)
 

@@ -158,10 +158,10 @@ def test_recipes_for_a_network_of_torchvision(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "arguments", "error"),
     [
-        ({}, (), "search.yaml: space: missing"),
+        ({}, (), "search.yaml: space: is missing"),
         ({"space": "nowhere.yaml", "evaluator": "table"}, (), "nowhere.yaml: cannot be read"),
         ({"space": 3, "evaluator": "table"}, (), "search.yaml: space: 3 must be a file or a space"),
-        ({"space": {"name": "s"}, "evaluator": "table"}, (), "search.yaml: variables: missing"),
+        ({"space": {"name": "s"}, "evaluator": "table"}, (), "search.yaml: variables: is missing"),
         ({"spce": 1}, (), "search.yaml: spce: unknown key: did you mean space"),
         ("good", ("rouns", "3"), "unknown key rouns: did you mean rounds"),
         ("good", ("rounds",), "rounds has no value: pass overrides as KEY VALUE pairs"),

@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--pool", 300, "--batch", 6, "--rounds", 2, "--epochs", 8)
+PAPER_SPACE = ROOT / "configs" / "nars" / "spaces" / "fbnetv3.yaml"
 RECORDED = ROOT / "docs" / "searches" / "cifar10_small.sqlite"
 
 
@@ -47,20 +48,46 @@ def test_comparison_with_a_recorded_search(tool):
     assert "recorded times: " in run.out
 
 
+def test_the_papers_space_is_not_that_of_the_recorded_search(tool):
+    run = tool("simulate_search", "--replay", RECORDED, "--space", PAPER_SPACE)
+    assert run.code == 2
+    assert "fbnetv3.yaml: has 37 variables, but the recorded candidates 26: pass the space" in run.err
+
+
+def test_bounds_for_another_space(tool):
+    space = (
+        "--space",
+        ROOT / "configs" / "nars" / "spaces" / "cifar10_small.yaml",
+        "--macs",
+        "8e5",
+        "2.5e6",
+    )
+    run = tool("simulate_search", *SMALL, "--gpus", 2, "--repeats", 1, *space)
+    assert run.code == 0, run.err
+    assert "12 trials of 2 to 2 M MACs" in run.out
+
+
+def test_a_missing_search(tool):
+    run = tool("simulate_search", "--replay", "none.sqlite")
+    assert run.code in (1, 2) and run.err.count("\n") == 1
+    assert "none.sqlite: cannot be read" in run.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--gpus", 0], "gpus: 0 must be at least 1"),
         (["--gpus", 4, "--gpus-per-trial", 8], "gpus_per_trial: 8 must be in [1, 4]"),
-        (["--gpus-per-trial", "some"], "--gpus-per-trial some: must be auto or an integer"),
+        (["--gpus-per-trial", "some"], "--gpus-per-trial: 'some' must be auto or a positive integer"),
         (["--failure-rate", -1], "failure_rate: -1.0 must be at least 0"),
         (["--stopping-epoch", 9], "stopping_epoch: 9 must be in [1, 8]"),
         (["--stopping-epoch", 0], "stopping_epoch: 0 must be in [1, 8]"),
         (["--repeats", 0], "--repeats: 0 must be at least 1"),
         (["--retries", -1], "retries: -1 must be at least 0"),
-        (["--costly-fraction", 0.001], "costly_fraction: 0.001 must be larger"),
+        (["--costly-fraction", 0.001], "costly_fraction: 0.001 leaves 1 candidates"),
         (["--time-column", "time"], "argument --time-column: invalid choice"),
-        (["--replay", "none.sqlite"], "none.sqlite: cannot be read"),
+        (["--max-in-flight", 3], "--max-in-flight needs --asynchronous"),
+        (["--replay", RECORDED], "--pool has no effect with --replay"),
         (["--space", "none.yaml"], "none.yaml"),
     ],
 )
