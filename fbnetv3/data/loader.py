@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -136,6 +136,17 @@ def _exit_on_sigterm_of_main_process() -> None:
     os._exit(0)
 
 
+class _InterruptibleLoader(DataLoader):
+    """Starts worker processes with SIGTERM blocked, so that it cannot end one that `init_worker` has not reached."""
+
+    def __iter__(self) -> Any:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        try:
+            return super().__iter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def build_loader(
     dataset: ImageDataset,
     transform: Transform,
@@ -187,7 +198,7 @@ def build_loader(
         sampler: Sampler = EpochSampler(length, batch_size, seed, rank, world_size, order)
     else:
         sampler = DistributedSequentialSampler(length, rank, world_size)
-    return DataLoader(
+    return _InterruptibleLoader(
         TransformedDataset(dataset, transform, seed, views, target),
         batch_size=batch_size // world_size if training else batch_size,
         sampler=sampler,

@@ -3,12 +3,14 @@
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
 from fbnetv3.data import CorruptImageCounter, Preprocessing, build_dataset, build_loader, train_transform
-from fbnetv3.data.loader import TransformedDataset
+from fbnetv3.data import loader as loader_module
+from fbnetv3.data.loader import TransformedDataset, init_worker
 from fbnetv3.errors import DataError, UsageError
 
 GRAY = Preprocessing(32, 32, (0.5,), (0.5,))
@@ -137,6 +139,20 @@ def test_views_repeat():
 
 
 @pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="macOS cannot tell who sent a signal")
+def start_slowly(number):
+    time.sleep(0.5)
+    init_worker(number)
+
+
+def test_sigterm_does_not_end_workers_that_are_starting(monkeypatch):
+    monkeypatch.setattr(loader_module, "init_worker", start_slowly)
+    dataset = build_dataset("digits", "", "val")
+    loader = build_loader(dataset, GRAY.transform(), batch_size=90, training=False, workers=1)
+    iterator = iter(loader)
+    subprocess.run(["kill", str(iterator._workers[0].pid)], check=True)
+    assert len(list(iterator)) == 4
+
+
 def test_workers_ignore_sigterm_but_not_of_the_main_process_at_exit():
     """A script that keeps its loader in a global variable ends; a scheduler's SIGTERM does not end workers."""
     script = """

@@ -112,10 +112,10 @@ def test_wrong_calls(tool, config, overrides, message):
     [
         ("SOLVER: {LRR: 1}", "unknown key SOLVER.LRR: did you mean SOLVER.LR"),
         ("SOLVER: {EPOCHS: many}", "config.yaml: SOLVER.EPOCHS 'many' must be an integer"),
-        ("SOLVER: 3", "config.yaml: unknown key SOLVER: did you mean SOLVER"),
+        ("SOLVER: 3", "config.yaml: SOLVER 3 must be a section, with keys such as SOLVER."),
         ("_BASE_: nowhere.yaml", "_BASE_"),
         ("_BASE_: config.yaml", "_BASE_: circular inheritance"),
-        ("_BASE_: 5", "5 does not exist"),
+        ("_BASE_: 5", "config.yaml: _BASE_: 5 must be a path"),
         ("SOLVER: {EPOCHS: 1", "not YAML"),
         ("- 1", "config.yaml: must be a mapping"),
         ("", "config.yaml: must be a mapping"),
