@@ -142,9 +142,8 @@ class LearningCurveHook(Hook):
     """Collects the evaluations of a run and passes each to callbacks; one that returns False ends the run."""
 
     callbacks: Sequence[Callback]
-    results: list[dict[str, float]] = field(
-        default_factory=list
-    )  # a resumed run starts with the earlier ones
+    # A resumed run starts with the earlier evaluations
+    results: list[dict[str, float]] = field(default_factory=list)
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Add the epoch's results and call the callbacks."""
