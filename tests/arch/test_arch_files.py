@@ -81,9 +81,9 @@ def test_nesting_without_end_is_an_error_of_one_line(write):
         ("kernel: 5", "kernel: 4", "stages[1].rows[1].kernel: 4 is even"),
         ("kernel: 5", "kernal: 5", "stages[1].rows[1].kernal: unknown key: did you mean kernel?"),
         ("kernel: 5, ", "", "stages[1].rows[1].kernel: is missing; mbconv blocks require it"),
-        ("channels: 16, ", "", "stages[0].rows[0].channels: missing"),
+        ("channels: 16, ", "", "stages[0].rows[0].channels: is missing"),
         ("name: foo", "nome: foo", "nome: unknown key: did you mean name?"),
-        ("name: foo\n", "", "name: missing"),
+        ("name: foo\n", "", "name: is missing"),
         ("resolution: 64", "resolution: big", "resolution: 'big' must be an integer"),
         (
             "resolution: 64",
@@ -155,7 +155,7 @@ def test_a_file_can_inherit(write):
         ("_BASE_: nowhere.yaml\nname: bar", "nowhere.yaml does not exist"),
         ("_BASE_: bar.yaml\nname: bar", "_BASE_: circular inheritance"),
         ("_BASE_: 3\nname: bar", "_BASE_: 3 must be a path or a list of paths"),
-        ("_BASE_: foo.yaml", "name: missing"),
+        ("_BASE_: foo.yaml", "name: is missing"),
         ("_BASE_: foo.yaml\nname: bar\nderive: 3", "derive: 3 must be a mapping"),
         (
             "_BASE_: foo.yaml\nname: bar\nderive: {scele: {}}",
