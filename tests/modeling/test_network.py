@@ -57,8 +57,8 @@ def test_a_network_from_an_architecture():
         ({"num_classes": -1}, "num_classes: -1"),
         ({"num_classes": 2.5}, "num_classes: 2.5"),
         ({"in_chans": 0}, "in_chans: 0"),
-        ({"drop_rate": 1.0}, "drop_rate: 1.0"),
-        ({"drop_path_rate": -0.1}, "drop_path_rate: -0.1"),
+        ({"drop_rate": 1.0}, "drop_rate 1.0 must be in"),
+        ({"drop_path_rate": -0.1}, "drop_path_rate -0.1 must be in"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments, message):
