@@ -158,8 +158,8 @@ declare("SOLVER.NESTEROV", True)
 # Decay of RMSProp's moving average of squared gradients. The paper does not list it.
 declare("SOLVER.RMSPROP_ALPHA", 0.9, low=0, below=1)
 # Constant in RMSProp's denominator, which the paper does not state: rmsprop (torch) adds it to the root of the mean
-# squared gradient, rmsprop_tf (timm's RMSpropTF) adds it inside the root. Set it
-# to 0.001 with rmsprop_tf; docs/training.md gives the reason for 0.25.
+# squared gradient, rmsprop_tf (timm's RMSpropTF) adds it inside the root. Set it to 0.001 with rmsprop_tf;
+# docs/training.md gives the reason for 0.25.
 declare("SOLVER.RMSPROP_EPS", 0.25, above=0, high=1)
 # Weight decay: an L2 penalty with sgd and rmsprop
 declare("SOLVER.WEIGHT_DECAY", 1e-5, low=0)

@@ -97,8 +97,7 @@ def pop_bases(
 ) -> list[str]:
     """Remove `_BASE_` from what a file holds, and return the paths that it names, relative to the file's folder.
 
-    Raise `error` if one does not exist or leads back to the file; `inherited_by` lists the files that inherit from this
-    one.
+    Raise `error` if one does not exist, or leads back to the file or to `inherited_by`, the files that inherit from it.
     """
     value = data.pop(BASE_KEY, [])
     bases = []
