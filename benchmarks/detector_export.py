@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Compare an exported detector with its original: `detector_export.py --config FILE --weights FILE --exported FOLDER
---images FOLDER`. Prints how many detections agree, and the time per image of each.
+"""Compare an exported detector with its original: how many detections agree, and the time per image of each.
+
+benchmarks/detector_export.py --config FILE --weights FILE --exported FOLDER --images FOLDER
 """
 
 import time

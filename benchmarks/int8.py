@@ -35,16 +35,18 @@ def main():
     threads = f"{args.threads} thread{'s' * (args.threads > 1)}"
     print(f"{args.model} at {args.resolution} pixels, one image, {threads}; CPU {vnni()} VNNI", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        for format in args.formats:
-            compare_format(format, args, Path(args.folder or temporary))
+        for export_format in args.formats:
+            compare_format(export_format, args, Path(args.folder or temporary))
 
 
-def compare_format(format, args, folder):
+def compare_format(export_format, args, folder):
     """Export a network in int8 and float32 unless the exports exist, and compare their time and size."""
-    folders = [folder / f"{args.model}_{args.resolution}_{format}_{kind}" for kind in ("int8", "float32")]
-    for exported in folders:
+    folders = [
+        folder / f"{args.model}_{args.resolution}_{export_format}_{kind}" for kind in ("int8", "float32")
+    ]
+    for exported, quantize in zip(folders, (True, False), strict=True):
         if not exported.exists():
-            export(format, args, exported)
+            export(export_format, args, exported, quantize)
     predictors = [load(exported) for exported in folders]
     image = np.random.default_rng(0).standard_normal((1, 3, args.resolution, args.resolution), np.float32)
     result = compare(
@@ -58,14 +60,20 @@ def compare_format(format, args, folder):
     )
 
 
-def export(format, args, folder):
+def export(export_format, args, folder, quantize):
     torch.manual_seed(0)
     network = load_classifier_from_name(args.model, weights="random")
     preprocessing = replace(network.preprocessing, resolution=args.resolution, resize=args.resolution)
-    images = sample_classifier_images(3)
-    int8 = Int8Settings(images[:4], images[4:], min_agreement=0) if folder.name.endswith("int8") else None
+    images = sample_classifier_images(3)  # in color
+    int8 = Int8Settings(images[:4], images[4:], min_agreement=0) if quantize else None
     export_classifier(
-        network.model, preprocessing, network.classes, folder, format=format, name=network.name, int8=int8
+        network.model,
+        preprocessing,
+        network.classes,
+        folder,
+        format=export_format,
+        name=network.name,
+        int8=int8,
     )
 
 

@@ -12,6 +12,7 @@ from functools import wraps
 from pathlib import Path
 
 import torch
+from measure import report_value
 from torch.utils.data import DataLoader
 
 from fbnetv3.arch import configs_folder
@@ -50,7 +51,8 @@ def main():
     for part, total in seconds.most_common():
         print(f"{part:22} {total:8.2f} s")
     overhead = seconds["all steps"] - sum(seconds[part] for part in WORK)
-    print(f"loop overhead          {overhead:8.2f} s, {overhead / seconds['all steps']:.2%} of all steps")
+    fraction = overhead / seconds["all steps"]
+    report_value("loop overhead, of all steps", fraction, 0.02, f"{overhead:.2f} s", lower_is_better=True)
 
 
 def timed(part, function):

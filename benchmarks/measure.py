@@ -1,4 +1,4 @@
-"""Measure two sides in the same run, in turns, so that other load on the machine affects both."""
+"""Compare two implementations in alternating turns, so that background load affects both alike."""
 
 from __future__ import annotations
 
@@ -110,21 +110,32 @@ def report_comparison(
     _record({"name": name, "peer_name": peer_name, "goal": goal, **result})
 
 
-def report_value(name: str, value: float, goal: float | None = None, details: str = "") -> None:
+def report_value(
+    name: str,
+    value: float,
+    goal: float | None = None,
+    details: str = "",
+    *,
+    lower_is_better: bool = False,
+) -> None:
     """Print a single value, and record it for `benchmarks/run.py`.
 
     Args:
         name: name of the value.
         value: the value.
-        goal: the minimum to reach.
+        goal: the minimum to reach, or the maximum if `lower_is_better`.
         details: additional text.
+        lower_is_better: whether the value should be at most `goal`.
     """
-    print(f"{name}: {value:.3g}{_format_goal(goal)}" + (f"; {details}" if details else ""), flush=True)
-    _record({"name": name, "value": value, "goal": goal, "details": details})
+    bound = "at most " if lower_is_better else ""
+    details_text = f"; {details}" if details else ""
+    print(f"{name}: {value:.3g}{_format_goal(goal, bound)}{details_text}", flush=True)
+    row = {"name": name, "value": value, "goal": goal, "details": details}
+    _record({**row, "lower_is_better": True} if lower_is_better else row)
 
 
-def _format_goal(goal: float | None) -> str:
-    return f" (goal: {goal:.3g})" if goal else ""
+def _format_goal(goal: float | None, bound: str = "") -> str:
+    return f" (goal: {bound}{goal:.3g})" if goal else ""
 
 
 def _record(row: Mapping[str, object]) -> None:

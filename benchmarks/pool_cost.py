@@ -10,6 +10,7 @@ import time
 
 import numpy as np
 import torch
+from evolution import BUDGETS
 from fvcore.nn import FlopCountAnalysis
 
 from fbnetv3.arch import compute_cost, configs_folder
@@ -28,7 +29,6 @@ from fbnetv3.nars.space.sampling import sample_sobol
 
 NUM_COMPARED = 300  # with the cost of the architecture
 NUM_TRACED = 3  # by fvcore
-BUDGETS = (450e6, 550e6, 650e6, 750e6)
 
 
 def peak_memory():

@@ -1,9 +1,10 @@
-"""Number of measured accuracies that pretraining on architecture statistics saves (Sec. 3.2, Fig. 4 e).
+"""How many measured accuracies pretraining on architecture statistics saves (Sec. 3.2, Fig. 4 e).
 
 The accuracy predictor is trained on n random candidates with and without pretraining, many times; the metric is the
 mean squared error on all other candidates. Without pretraining, the network and the number of epochs are the same, and
-at each n the best of three learning rates is chosen on those very candidates. The ratio in the table is the number of
-accuracies needed without pretraining, by interpolating its mean error over log n, to reach the error with it.
+at each n the best of three learning rates is chosen on those other candidates, which favors the baseline. The ratio in
+the table is the number of accuracies needed without pretraining, by interpolating its mean error over log n, to reach
+the error with it.
 
 The predictor combines networks with a Gaussian process, which needs few accuracies even without pretraining, so the
 same is reported for the networks alone, which are the paper's predictor, and for the whole predictor relative to them.

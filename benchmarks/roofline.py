@@ -95,9 +95,8 @@ def measure_network(network, file, batch, rounds):
     runtime = OnnxRuntime(file)
     images = random_images(batch)
     times = [call_seconds(lambda: runtime.run(images)) for _ in range(rounds + WARMUP_RUNS)]
-    return float(np.median(times[WARMUP_RUNS:])), 2 * batch * fbnetv3.cost(
-        arch_name(network), PIXELS
-    ).macs_conv
+    macs = fbnetv3.cost(arch_name(network), PIXELS).macs_conv
+    return float(np.median(times[WARMUP_RUNS:])), 2 * batch * macs
 
 
 def profile_layers(file, folder, rounds):

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Run benchmarks and write docs/benchmarks.md: `run.py [NAME ...]`, by default all; `--list` lists them.
+"""Run benchmarks and write docs/benchmarks.md: `run.py [NAME ...]`, by default all that `--list` lists.
+
+`predictor_efficiency.py` and `nars_search.py --joint` take longer and are run by hand; see docs/results.md.
 
 Each benchmark is a script in this folder and runs in its own process, one after the other. Its results are stored
 in benchmarks/results.json with machine, versions and date, so the page can combine runs from several days; benchmarks
@@ -48,6 +50,7 @@ class Benchmark:
         title: title of the section.
         description: description of the comparison.
         arguments: arguments of the script; "{name}" stands for the path of an input.
+        figure: Markdown of the figure that it writes.
         threads: OMP_NUM_THREADS of its process.
         inputs: required files and folders by name, with a description; each is an option of this tool.
     """
@@ -56,6 +59,7 @@ class Benchmark:
     title: str
     description: str
     arguments: tuple[str, ...] = ()
+    figure: str = ""
     threads: int = 2
     inputs: dict[str, str] = field(default_factory=dict)
 
@@ -75,6 +79,7 @@ BENCHMARKS = {
         "GFLOP/s of the deployed FBNetV3-B over the machine's peak in matrix products, measured in the same run; and "
         "for one image, each kind of layer.",
         ("--figure", str(FOLDER.parent / "docs" / "roofline.png")),
+        figure="![Roofline of one image](roofline.png)",
     ),
     "int8": Benchmark(
         "int8.py", "int8", "int8 against float32 of the same network, in both runtimes.", threads=1
@@ -287,8 +292,8 @@ def build_section(name, benchmark, result, usual_environment):
     parts = [f"## {benchmark.title}\n", f"{benchmark.description}\n", f"```sh\n{command}\n```\n"]
     if result["rows"]:
         parts.append(f"{build_tables(result['rows'])}\n")
-    if name == "roofline":
-        parts.append("![Roofline of one image](roofline.png)\n")
+    if benchmark.figure:
+        parts.append(f"{benchmark.figure}\n")
     # Lines that are not rows of the tables
     row_names = tuple(row["name"] for row in result["rows"])
     lines = [line for line in result["printed"] if not (row_names and line.startswith(row_names))]
@@ -328,7 +333,7 @@ def build_tables(rows):
         if "ratio" in row
     ]
     values = [
-        [row["name"], f"**{row['value']:.3g}**", describe_goal(row["value"], row["goal"]), row["details"]]
+        [row["name"], f"**{row['value']:.3g}**", describe_value_goal(row), row["details"]]
         for row in rows
         if "value" in row
     ]
@@ -345,6 +350,12 @@ def build_tables(rows):
 
 def describe_goal(value, goal):
     return "" if goal is None else f"{goal:.2g}, {'reached' if value >= goal else 'missed'}"
+
+
+def describe_value_goal(row):
+    if not row.get("lower_is_better"):
+        return describe_goal(row["value"], row["goal"])
+    return f"at most {row['goal']:.2g}, {'reached' if row['value'] <= row['goal'] else 'missed'}"
 
 
 if __name__ == "__main__":

@@ -60,9 +60,8 @@ def build_model(side):
     from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 
     keep_freed_memory()
-    return fbnetv3.create_model("fbnetv3_b_same_padding").to(
-        memory_format=torch.channels_last
-    ), torch.channels_last
+    model = fbnetv3.create_model("fbnetv3_b_same_padding")
+    return model.to(memory_format=torch.channels_last), torch.channels_last
 
 
 def check_gradients():
