@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from PIL import Image
@@ -18,7 +19,7 @@ from fbnetv3.detection.data.dataset_mapper import read_image_array
 from fbnetv3.detection.data.detection_datasets import detector_classes
 from fbnetv3.detection.inference import detect_images
 from fbnetv3.detection.inference.visualize import class_color, draw_detections
-from fbnetv3.errors import UsageError
+from fbnetv3.errors import DataError, UsageError
 from fbnetv3.utils.downloads import cached_path
 from tests.detection.coco_files import annotation, dataset, exif_with_orientation, save_dataset, save_image
 from tests.detection.detectors import assert_same_detections, calibrated_detector, small_config
@@ -182,8 +183,6 @@ def test_category_ids_belong_to_names_by_class_index():
 
 
 def test_class_names_of_a_dataset_that_is_not_loaded(tmp_path):
-    from detectron2.data import MetadataCatalog
-
     file, _ = save_dataset(tmp_path, dataset(1, classes=NAMES))
     name = f"not loaded {tmp_path}"
     MetadataCatalog.get(name).set(json_file=str(file))
@@ -367,6 +366,18 @@ def test_errors_are_one_line(tool, detect, tmp_path):  # noqa: F811
         ran.code == 1
         and "lists none of the 1 images, such as x.png; it lists 1.png: name the folder" in ran.err
     )
+
+
+def test_registered_classes_need_one_id_each():
+    cfg = small_config()
+    cfg.DATASETS.TEST = ("own_ids",)
+    metadata = MetadataCatalog.get("own_ids")
+    metadata.set(thing_classes=["a", "b"], thing_dataset_id_to_contiguous_id={7: 0})
+    try:
+        with pytest.raises(DataError, match="own_ids: its metadata has 2 thing_classes but 1 ids"):
+            detector_classes(cfg)
+    finally:
+        MetadataCatalog.remove("own_ids")
 
 
 def test_input_images_are_collected_from_folders(tmp_path):
