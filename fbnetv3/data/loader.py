@@ -121,7 +121,7 @@ def init_worker(_: int) -> None:
     if hasattr(signal, "sigwaitinfo"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         threading.Thread(target=_exit_on_sigterm_of_main_process, daemon=True).start()
-    else:  # macOS
+    else:  # macOS and Windows cannot tell who sent it
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # Errors about images are passed to the main process. All that is left are tracebacks about tensors that an
     # interrupted main process no longer receives.
@@ -136,10 +136,12 @@ def _exit_on_sigterm_of_main_process() -> None:
     os._exit(0)
 
 
-class _InterruptibleLoader(DataLoader):
-    """Starts worker processes with SIGTERM blocked, so that it cannot end one that `init_worker` has not reached."""
+class SignalSafeLoader(DataLoader):
+    """A DataLoader whose workers start with SIGTERM blocked, which could end them before `init_worker` handles it."""
 
     def __iter__(self) -> Any:
+        if not hasattr(signal, "pthread_sigmask"):  # Windows
+            return super().__iter__()
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         try:
             return super().__iter__()
@@ -198,7 +200,7 @@ def build_loader(
         sampler: Sampler = EpochSampler(length, batch_size, seed, rank, world_size, order)
     else:
         sampler = DistributedSequentialSampler(length, rank, world_size)
-    return _InterruptibleLoader(
+    return SignalSafeLoader(
         TransformedDataset(dataset, transform, seed, views, target),
         batch_size=batch_size // world_size if training else batch_size,
         sampler=sampler,

@@ -18,7 +18,7 @@ from detectron2.data.build import (
 from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fbnetv3.data.loader import init_worker
+from fbnetv3.data.loader import SignalSafeLoader, init_worker
 from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper
 from fbnetv3.detection.data.detection_datasets import load_dataset_dicts
 from fbnetv3.errors import DataError, UsageError, suggest
@@ -83,7 +83,7 @@ class SeededDataset(Dataset):
             return self.mapper(copy.deepcopy(self.dicts[index]))
 
 
-class DetectionTrainLoader(DataLoader):
+class DetectionTrainLoader(SignalSafeLoader):
     """Yields training batches endlessly, and keeps the last one for error reports."""
 
     last_batch: Sequence[dict[str, Any]] = ()
@@ -152,7 +152,7 @@ def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:
     """Build the loader of a test dataset, one image per batch; several processes share the images."""
     images = DatasetFromList(load_dataset_dicts(name), copy=False)
     dataset = MapDataset(images, FBNetV3DatasetMapper(cfg, is_train=False))
-    return DataLoader(dataset, sampler=InferenceSampler(len(images)), **_loader_options(cfg))
+    return SignalSafeLoader(dataset, sampler=InferenceSampler(len(images)), **_loader_options(cfg))
 
 
 def _loader_options(cfg: CfgNode) -> dict[str, Any]:
