@@ -61,7 +61,10 @@ def test_imports_on_the_command_line(users_module):
         ("SOLVER: {CHECKPOINTS: {A: 1}}", "config.yaml: SOLVER.CHECKPOINTS .* must be an integer"),
         ("SOLVER: {BASE_LR: fast}", "config.yaml: SOLVER.BASE_LR fast must be a number"),
         ("MODEL: {MASK_ON: 5}", "config.yaml: MODEL.MASK_ON 5 must be True or False"),
-        ("SOLVER: 3", "config.yaml: SOLVER 3 must be a mapping"),
+        (
+            "SOLVER: 3",
+            "config.yaml: SOLVER is a single value in this file but a section in its _BASE_ file",
+        ),
         ("SOLVER: {MAX_ITR: 3}", "config.yaml: unknown key SOLVER.MAX_ITR: did you mean SOLVER.MAX_ITER"),
     ],
 )
