@@ -55,7 +55,7 @@ SCRIPT_OPTIONS = {
     "make_split.py all_images": "--held-out 4 --train 8",
     "simulate_search.py": "--pool 200 --batch 6 --rounds 2 --epochs 8 --gpus 2 8 --repeats 1",
     "measure_net.py": "--seconds 0.02 --threads 1",
-    "measure_net.py --space": "--space tiny.yaml --networks 3 --num-classes 10",
+    "measure_net.py --space": "--space tiny.yaml --num-classes 10",
     "measure_net.py --check": "--check 3 --num-classes 10 --space tiny.yaml",
     "inference.py": "--rounds 1 --batches 1 --networks fbnetv3_b --threads 1",
     "roofline.py": "--rounds 1 --threads 1",
@@ -314,7 +314,9 @@ def shortening_options(name, words):
         published = "DISTILL.WEIGHTS zoo://imagenet" in " ".join(words)
         return f"{short} {PUBLISHED_TEACHER if published else ''}".split()
     keys = [key for key in (f"{name} {word}" for word in words) if key in SCRIPT_OPTIONS]
-    return [word for key in (name, *keys) for word in SCRIPT_OPTIONS.get(key, "").split()]
+    short = [word for key in (name, *keys) for word in SCRIPT_OPTIONS.get(key, "").split()]
+    fills_table = name == "measure_net.py" and "--space" in words and "--check" not in words
+    return [*short, "--networks", "3"] if fills_table else short
 
 
 def free_port():
