@@ -51,7 +51,7 @@ class EvolutionSettings:
         epsilon: smallest gain of the best score that counts.
         patience: generations without gain before the neighbors are searched.
         elites: number of best candidates whose neighbors are searched.
-        swaps: number of neighbors scored for each elite; 0 skips this step.
+        swaps: number of neighbors scored for each elite; 0 skips this search.
         perturbations: perturbations without gain before the search ends; 0 for none.
         max_generations: limit on generations, steps of the search over neighbors included.
     """
@@ -117,7 +117,7 @@ def pareto_front(
     settings: EvolutionSettings = EvolutionSettings(),
     seed: int = 0,
 ) -> EvolutionResult:
-    """Search for the Pareto front of score and one cost: the candidates that no cheaper one outscores.
+    """Search for the Pareto front of score and one cost: the candidates that score higher than every cheaper one.
 
     One evolutionary search runs for each of `num_budgets` budgets across the column's range, and starts from the
     results of the earlier ones.
@@ -216,18 +216,18 @@ class _Evolution:
         # Evolve, then perturb the survivors and evolve again
         survivors = self._breed_then_search_neighbors(scored)
         patience = settings.perturbations
-        return self._repeat_while_gaining(survivors, self._perturb, patience, is_generation=False)
+        return self._repeat_until_stalled(survivors, self._perturb, patience, is_generation=False)
 
     def _breed_then_search_neighbors(self, start: _Population) -> _Population:
-        """Breed generations until they no longer gain, then search neighbors until these no longer gain."""
+        """Breed generations until the best score stalls, then search neighbors until it stalls again."""
         survivors = start.best(self.settings.top)
-        survivors = self._repeat_while_gaining(survivors, self._breed, self.settings.patience)
+        survivors = self._repeat_until_stalled(survivors, self._breed, self.settings.patience)
         if self.settings.swaps:
             self._searched.clear()
-            survivors = self._repeat_while_gaining(survivors, self._search_neighbors, 1)
+            survivors = self._repeat_until_stalled(survivors, self._search_neighbors, 1)
         return survivors
 
-    def _repeat_while_gaining(
+    def _repeat_until_stalled(
         self,
         survivors: _Population,
         step: Callable[[_Population], _Population],

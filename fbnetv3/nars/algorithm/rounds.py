@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 
@@ -76,7 +76,7 @@ def predictor_error(trials: Sequence[Trial], epoch: int) -> float | None:
 def propose_candidates(
     predictor: AccuracyPredictor, pool: np.ndarray, tried: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return up to `count` untried candidates of the pool with the highest predicted accuracies, and these."""
+    """Return up to `count` untried candidates of the pool, those predicted to be best, and their predictions."""
     tried_keys = {row.tobytes() for row in tried}
     untried = pool[[row.tobytes() not in tried_keys for row in pool]]
     if not len(untried):
@@ -188,7 +188,7 @@ class RoundRunner:
                     waiting.append(outcome.number)
             num_failed = sum(trial.status == FAILED for trial in self.trials)
             if num_failed > self.settings.max_failures:
-                self._stop(
+                self._fail(
                     f"failed trials: {num_failed}, more than max_failures ({self.settings.max_failures})"
                 )
 
@@ -201,7 +201,7 @@ class RoundRunner:
             full_epochs=self.settings.epochs,
             seed=self.settings.seed,
             folder=self.store.folder / "trials" / f"{number:05d}",
-            attempt=trial.attempts,
+            failed_attempts=trial.attempts,
         )
 
     def _record_outcome(self, round_index: int, outcome: Outcome) -> bool:
@@ -225,7 +225,7 @@ class RoundRunner:
         """Train the predictor on the trials up to this round, and choose the stopping epoch after the first round."""
         done = [trial for trial in self.trials if trial.status == DONE and trial.round <= round_index]
         if len(done) < _MIN_ACCURACIES:
-            self._stop(f"successful trials: {len(done)}; the predictor needs at least {_MIN_ACCURACIES}")
+            self._fail(f"successful trials: {len(done)}; the predictor needs at least {_MIN_ACCURACIES}")
         if round_index == 0:
             self._choose_stopping_epoch(done)
         # The error on this round, whose accuracies the predictor has not seen yet
@@ -250,10 +250,10 @@ class RoundRunner:
             0, f"accuracies are compared after epoch {self.stopping_epoch} of {num_epochs}"
         )
 
-    def _stop(self, reason: str) -> None:
+    def _fail(self, reason: str) -> NoReturn:
         self.store.update_metadata({STOPPED_BY_FAILURES: True})
         errors = [f"trial {trial.number}: {trial.error}" for trial in self.trials if trial.status == FAILED]
         raise SearchError(
             f"{reason}; {'; '.join(errors[:_SHOWN_ERRORS]) or 'no trial has failed'}. "
-            "Fix the cause and resume: failed trials are retried, finished ones are kept"
+            "Fix the cause and resume: failed trials of the last round are retried, finished ones are kept"
         )

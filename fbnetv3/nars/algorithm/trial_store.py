@@ -59,7 +59,7 @@ class Trial:
     epochs: int  # epochs for which it is evaluated
     predicted: float | None  # accuracy as predicted when it was proposed; None in the first round
     status: str
-    attempts: int  # number of attempts that have ended
+    attempts: int  # number of attempts that have ended; 0 again when a failed trial is requeued
     curve: tuple[float, ...] | None  # accuracy after each epoch, once it is done
     error: str | None  # why the last attempt failed
     seconds: float | None  # duration of the last attempt

@@ -21,7 +21,8 @@ Evaluator = Callable[[Candidate, int], Sequence[float]]
 """`evaluate(candidate, epochs)` returns the candidate's accuracy after each epoch; higher is better.
 
 It may have a method `check(candidate)`, called once before the first trial, that raises a UserError if every trial
-would fail.
+would fail. A method `prepare_worker()` is called before each trial, but only in worker processes, whose settings it
+may change.
 """
 
 EVALUATORS = Registry("evaluator")
@@ -56,8 +57,9 @@ def build_evaluator(evaluator: str | Evaluator, arguments: Mapping[str, Any] | N
     if not arguments:
         return target
     bound: Any = functools.partial(target, **arguments)
-    if hasattr(target, "check"):
-        bound.check = target.check
+    for method in ("check", "prepare_worker"):
+        if hasattr(target, method):
+            setattr(bound, method, getattr(target, method))
     return bound
 
 

@@ -45,10 +45,13 @@ class TrainingEvaluator:
         with tempfile.TemporaryDirectory() as folder:
             check_training_config(self._trial_config(candidate, Path(folder)))
 
+    def prepare_worker(self) -> None:
+        """Change the allocator's settings, which last as long as the process."""
+        keep_freed_memory()
+
     def __call__(self, candidate: Candidate, epochs: int) -> Sequence[float]:
         """Train a candidate and return its top-1 accuracy after each epoch, in percent."""
         assert candidate.folder is not None  # executors give every trial a folder
-        keep_freed_memory()
         run = RunFolder(candidate.folder)
         # An interrupted attempt may already have trained to the end
         if len(_read_learning_curve(run)) < epochs:

@@ -13,6 +13,13 @@ from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.utils.imports import import_modules
 
 
+def evaluate_in_worker(context: SearchContext, attempt: TrialAttempt) -> Outcome:
+    """Evaluate a candidate in a worker process, which the evaluator may change to suit itself."""
+    if hasattr(context.evaluator, "prepare_worker"):
+        context.evaluator.prepare_worker()
+    return evaluate_attempt(context, attempt)
+
+
 def evaluate_attempt(context: SearchContext, attempt: TrialAttempt) -> Outcome:
     """Evaluate a candidate. An exception of the evaluator becomes the outcome's error."""
     start = time.monotonic()
@@ -27,7 +34,7 @@ def evaluate_attempt(context: SearchContext, attempt: TrialAttempt) -> Outcome:
             seed=attempt.seed,
             full_epochs=attempt.full_epochs,
             folder=attempt.folder,
-            attempt=attempt.attempt,
+            attempt=attempt.failed_attempts,
         )
         curve = parse_learning_curve(context.evaluator(candidate, attempt.epochs), attempt.epochs)
     except UserError as error:

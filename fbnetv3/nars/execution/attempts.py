@@ -33,7 +33,7 @@ class TrialAttempt:
     full_epochs: int  # length of a full evaluation
     seed: int
     folder: Path | None  # folder for the evaluation's files
-    attempt: int = 0  # number of earlier attempts that failed
+    failed_attempts: int = 0  # number of earlier attempts that failed
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Outcome:
 
 
 class TimeLimit:
-    """Time limit of an attempt in seconds, or None, for executors that can kill an attempt."""
+    """The time limit for attempts, in seconds; None for no limit. For executors that can kill an attempt."""
 
     def __init__(self, seconds: float | None) -> None:
         self.seconds = seconds

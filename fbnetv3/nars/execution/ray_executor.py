@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from fbnetv3.errors import MissingPackageError, UsageError
-from fbnetv3.nars.execution.attempt_evaluation import evaluate_attempt
+from fbnetv3.nars.execution.attempt_evaluation import evaluate_in_worker
 from fbnetv3.nars.execution.attempts import Outcome, SearchContext, TimeLimit, TrialAttempt
 from fbnetv3.nars.execution.executors import ExecutorOptions
 from fbnetv3.utils.text import one_line
@@ -43,7 +43,7 @@ class RayExecutor:
             _connect(options.address, options.workers)
         try:
             task_options: dict[str, Any] = {"num_cpus": 1, **options.resources, "max_retries": 0}
-            self._task = ray.remote(**task_options)(evaluate_attempt)
+            self._task = ray.remote(**task_options)(evaluate_in_worker)
         except (TypeError, ValueError) as error:
             self.close()
             raise UsageError(f"resources {dict(options.resources)}: {one_line(error)}") from None

@@ -15,7 +15,7 @@ import sys
 import threading
 from multiprocessing.connection import Connection
 
-from fbnetv3.nars.execution.attempt_evaluation import evaluate_attempt
+from fbnetv3.nars.execution.attempt_evaluation import evaluate_in_worker
 from fbnetv3.nars.execution.attempts import SearchContext, TrialAttempt
 
 
@@ -55,7 +55,7 @@ def main() -> None:
     while True:
         attempt: TrialAttempt = pickle.loads(attempts.get())
         _write_log(log, f"--- trial {attempt.number}")
-        outcome = evaluate_attempt(context, attempt)
+        outcome = evaluate_in_worker(context, attempt)
         if outcome.error:
             _write_log(log, f"--- trial {attempt.number}: {outcome.error}")
         pipe.send_bytes(pickle.dumps(outcome))

@@ -162,10 +162,10 @@ def simulate(
     In rounds, as in `fbnetv3.nars.algorithm.rounds`, a round starts `predictor_seconds` after the last trial of the
     previous one has ended, and a failed trial goes to the end of the round's queue.
 
-    Asynchronously, a trial is proposed from the results so far whenever a slot is free and no trial of the first round
-    and no retry is waiting, and fewer than `max_in_flight` trials are proposed but not ended, which limits how outdated
-    a proposal can be (default: the size of the first round). The stopping epoch is known when the first round has
-    ended: later trials train on until then, and those already past it end after their current epoch.
+    Asynchronously, there are no rounds after the first. When a slot is free and no trial is queued, the next one is
+    proposed from the results so far. At most `max_in_flight` proposed trials may be unfinished (default: the size of
+    the first round), so that proposals are not based on outdated results. The stopping epoch is known when the first
+    round has ended: later trials train on until then, and those already past it end after their current epoch.
 
     A failed trial gets `retries` additional attempts. An attempt draws the same noise in both modes.
     """

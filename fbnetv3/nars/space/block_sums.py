@@ -70,7 +70,8 @@ class BlockSums:
     def total(self, candidates: np.ndarray, by_stage: bool = False) -> BlockTotals:
         """Sum over the blocks of candidates, integers (N, variables).
 
-        By stage, the sums do not contain the head; otherwise, it counts as a block of the only stage.
+        With `by_stage`, there is one sum per stage, and the head is left out. Without it, there is a single sum, which
+        includes the head as one more block.
         """
         candidates = self.space.validate(candidates)
         num_candidates = len(candidates)

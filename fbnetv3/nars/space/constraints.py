@@ -34,9 +34,8 @@ class Constraint:
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:  # nor if one is NaN
-            raise ConstraintError(
-                f"constraint on {self.column}: {self.low:g} must be at most {self.high:g}"
-            )
+            bounds = f"the lower bound {self.low:g} must be at most the upper bound {self.high:g}"
+            raise ConstraintError(f"constraint on {self.column}: {bounds}")
 
     def __str__(self) -> str:
         return f"{self.low:g} <= {self.column} <= {self.high:g}"
@@ -185,7 +184,8 @@ class Constraints:
             try:
                 self.space.build_arch(nearest, name)
             except ArchError as error:
-                return f"no candidate of {name} was found that forms a valid network; of the nearest one, {error}"
+                problem = f"no candidate of {name} was found that forms a valid network"
+                return f"{problem}: correct the space; for the nearest one, {error}"
         columns = self.column_values(nearest[None], *self._constrained)
         costs = ", ".join(f"{column} {values[0]:,.6g}" for column, values in columns.items())
         constraints = ", ".join(map(str, self.constraints))

@@ -37,9 +37,9 @@ def _draw(space: Space, sequence: qmc.Sobol, count: int) -> np.ndarray:
 def sample_pool(constraints: Constraints, count: int = 20_000, seed: int = 0) -> np.ndarray:
     """Sample distinct feasible candidates, integers (N, variables).
 
-    They are in quasi-random order, or in random order if the space is small enough to list all of it. If hardly any
-    sample is feasible, random candidates moved into the feasible region and their feasible neighbors follow. The pool
-    is smaller than `count` if no more candidates are found.
+    They are in quasi-random order, or in random order if the space is small enough to list all of it. If too few
+    samples are feasible, the pool is filled with random candidates that were repaired, and with their feasible
+    neighbors. It is smaller than `count` if no more candidates are found.
 
     Raises:
         ConstraintError: no feasible candidate was found.

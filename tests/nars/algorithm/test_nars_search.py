@@ -118,7 +118,10 @@ def test_a_pool_that_runs_out_ends_the_search(tmp_path):
     ("settings", "error"),
     [
         ({"constraints": {"nothing": 3}}, "unknown column nothing"),
-        ({"constraints": {"spent": [9, 3]}}, "constraint on spent: 9 must be at most 3"),
+        (
+            {"constraints": {"spent": [9, 3]}},
+            "constraint on spent: the lower bound 9 must be at most the upper",
+        ),
         ({"constraints": {"spent": []}}, "constraints.spent: .* must be"),
         (
             {"constraints": {"spent": -1}},

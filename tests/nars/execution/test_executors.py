@@ -35,6 +35,21 @@ def test_every_attempt_has_an_outcome(name, tmp_path):
         assert all(f"hello from {number}" in logs for number in range(5))
 
 
+class PreparesWorkers:
+    def prepare_worker(self):
+        os.environ["PREPARED"] = "yes"
+
+    def __call__(self, candidate, epochs):
+        return [float("PREPARED" in os.environ)] * epochs
+
+
+@pytest.mark.parametrize(("name", "prepared"), [("local", 1.0), ("serial", 0.0)])
+def test_evaluators_prepare_only_worker_processes(name, prepared, tmp_path):
+    with open_for_tests(PreparesWorkers(), tmp_path, name) as executor:
+        outcomes = run_attempts(executor, make_attempt(0))
+    assert outcomes[0].curve == (prepared, prepared)
+
+
 def test_a_function_of_a_script_needs_no_main_guard(tmp_path):
     """Closures and lambdas work too."""
     script = tmp_path / "script.py"

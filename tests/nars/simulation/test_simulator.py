@@ -170,10 +170,10 @@ class VirtualTimeExecutor:
         self.submitted = []
 
     def submit(self, attempt):
-        seconds, failed = self.durations[attempt.number, attempt.attempt]
+        seconds, failed = self.durations[attempt.number, attempt.failed_attempts]
         self.running.append((self.now + seconds, len(self.submitted), attempt, failed))
         self.submitted.append(
-            (attempt.number, attempt.attempt, self.now, self.now + seconds, attempt.epochs)
+            (attempt.number, attempt.failed_attempts, self.now, self.now + seconds, attempt.epochs)
         )
 
     def wait(self, seconds):

@@ -49,8 +49,11 @@ def test_a_column_that_returns_something_else(function, message):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda space: Constraint("macs", 2, 1), "constraint on macs: 2 must be at most 1"),
-        (lambda space: Constraint("macs", float("nan")), "constraint on macs: nan must be at most inf"),
+        (
+            lambda space: Constraint("macs", 2, 1),
+            "constraint on macs: the lower bound 2 must be at most the upper bound 1",
+        ),
+        (lambda space: Constraint("macs", float("nan")), "constraint on macs: the lower bound nan must be"),
         (lambda space: Constraints(space, [Constraint("mac")]), "unknown column mac: did you mean macs"),
     ],
 )
@@ -78,6 +81,7 @@ def test_a_space_without_valid_networks_says_why():
     template = {"resolution": 32, "stages": [{"rows": [row]}]}
     space = space_from_dict({**SMALL, "architecture": template})
     with pytest.raises(
-        ConstraintError, match="forms a valid network; of the nearest one, .*expansion: 2 has no effect"
+        ConstraintError,
+        match="valid network: correct the space; for the nearest one, .*expansion: 2 has no effect",
     ):
         Constraints(space).find_feasible()
