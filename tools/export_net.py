@@ -28,7 +28,13 @@ from fbnetv3.model_zoo.zoo import is_detector
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 MAX_CALIBRATION_IMAGES = 256
-INT8_OPTIONS = ("calibration", "val_images", "max_drop", "min_agreement", "reduce_range")
+INT8_DEFAULTS = {
+    "calibration": None,
+    "val_images": 1000,
+    "max_drop": 1.0,
+    "min_agreement": None,
+    "reduce_range": False,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -36,8 +42,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)
     if args.model and args.overrides:
         parser.error("KEY VALUE pairs need --config")
-    for option in () if args.int8 else INT8_OPTIONS:
-        if getattr(args, option) != parser.get_default(option):
+    for option, default in INT8_DEFAULTS.items():
+        if getattr(args, option) is None:
+            setattr(args, option, default)
+        elif not args.int8:
             parser.error(f"--{option.replace('_', '-')} needs --int8")
     if args.model:
         get_format(args.format)  # fail early; with --config, the config's IMPORTS may register it later
@@ -97,16 +105,14 @@ def add_int8_arguments(parser: ArgumentParser) -> None:
     group.add_argument(
         "--val-images",
         type=positive_int,
-        default=1000,
         metavar="N",
-        help="maximum number of images on which to compare with float32",
+        help="maximum number of images on which to compare with float32 (default: 1000)",
     )
     group.add_argument(
         "--max-drop",
         type=float,
-        default=1.0,
         metavar="POINTS",
-        help="maximum drop in top-1, in percentage points",
+        help="maximum drop in top-1, in percentage points (default: 1)",
     )
     group.add_argument(
         "--min-agreement",
@@ -115,7 +121,10 @@ def add_int8_arguments(parser: ArgumentParser) -> None:
         help="minimum percentage of images with an unchanged class (default: 98 without labels, no limit with labels)",
     )
     group.add_argument(
-        "--reduce-range", action="store_true", help="7-bit weights, for x86 without VNNI (onnx)"
+        "--reduce-range",
+        action="store_true",
+        default=None,
+        help="7-bit weights, for x86 without VNNI (onnx)",
     )
 
 

@@ -28,6 +28,7 @@ from fbnetv3.nars.space.search_space import ARCHITECTURE, Space, load_space
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 PUBLISHED = [f"fbnetv3_{letter}" for letter in "abcdefg"]
+DEFAULT_NETWORKS = 24
 TABLE_SEED = 0  # of the random networks that a table learns from
 CHECK_SEED = 1  # of those that it is checked with
 
@@ -53,15 +54,17 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error("--space needs --table FILE, the file to write")
     if args.space and args.names:
         parser.error("--space takes no names")
-    if args.networks < 0:
-        parser.error(f"--networks {args.networks} must be at least 0")
     if args.check is not None and args.check < 2:
         parser.error(f"--check {args.check} must be at least 2, to rank networks")
     if args.check and not args.space:
         parser.error("--check needs --space FILE, from which the networks are drawn")
     for option in () if args.space and not args.check else ("networks", "remeasure"):
-        if getattr(args, option) != parser.get_default(option):
+        if getattr(args, option) is not None:
             parser.error(f"--{option} is for filling a table: it needs --space, without --check")
+    if args.networks is None:
+        args.networks = DEFAULT_NETWORKS
+    if args.networks < 0:
+        parser.error(f"--networks {args.networks} must be at least 0")
     return args
 
 
@@ -97,13 +100,13 @@ def build_parser() -> ArgumentParser:
     parser.add_argument(
         "--networks",
         type=int,
-        default=24,
         metavar="N",
-        help="random networks to measure end to end, to fit the table's predictions",
+        help=f"random networks to measure end to end, to fit the table's predictions (default: {DEFAULT_NETWORKS})",
     )
     parser.add_argument(
         "--remeasure",
         action="store_true",
+        default=None,
         help="measure all blocks again and keep the shorter time of each",
     )
     parser.add_argument(
@@ -178,7 +181,7 @@ def fill_latency_table(args: argparse.Namespace) -> None:
             shapes,
             networks,
             num_classes=args.num_classes,
-            remeasure=args.remeasure,
+            remeasure=bool(args.remeasure),
             progress=show_progress,
         )
     fit = table.fit

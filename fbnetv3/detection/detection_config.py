@@ -20,7 +20,7 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
 from fbnetv3.arch.detector_cost import list_detector_configs
 from fbnetv3.config.loading import read_config_file
-from fbnetv3.detection.data.detection_datasets import register_own_datasets
+from fbnetv3.detection.data.detection_datasets import register_custom_datasets
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
 from fbnetv3.utils.imports import import_modules, user_modules
 from fbnetv3.utils.nested_keys import flatten, parse_pairs
@@ -43,7 +43,7 @@ _POSITIVE_KEYS = (
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.MAX_ITER",
     "SOLVER.CHECKPOINT_PERIOD",
-    "SOLVER.CHECKPOINTS",
+    "SOLVER.CHECKPOINTS_TO_KEEP",
 )
 
 # yacs reports a value whose type differs from the default's only in the text of a ValueError:
@@ -92,21 +92,21 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     cfg.MODEL_EMA.DECAY = 0.9998
 
     # Your own dataset: COCO-format annotation files and the folders that hold the images. It is registered as
-    # "own_train" and "own_test", which replace DATASETS.TRAIN and DATASETS.TEST.
-    cfg.DATASETS.OWN = CfgNode()
+    # "custom_train" and "custom_test", which replace DATASETS.TRAIN and DATASETS.TEST.
+    cfg.DATASETS.CUSTOM = CfgNode()
     # Annotations to train on; "" keeps DATASETS.TRAIN and DATASETS.TEST
-    cfg.DATASETS.OWN.TRAIN_JSON = ""
+    cfg.DATASETS.CUSTOM.TRAIN_JSON = ""
     # Folder of the training images
-    cfg.DATASETS.OWN.TRAIN_IMAGES = ""
+    cfg.DATASETS.CUSTOM.TRAIN_IMAGES = ""
     # Annotations to evaluate on; "" for no evaluation
-    cfg.DATASETS.OWN.TEST_JSON = ""
+    cfg.DATASETS.CUSTOM.TEST_JSON = ""
     # Folder of the test images
-    cfg.DATASETS.OWN.TEST_IMAGES = ""
+    cfg.DATASETS.CUSTOM.TEST_IMAGES = ""
 
     # "SGD", or "AdamW", which ignores SOLVER.MOMENTUM and SOLVER.NESTEROV
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Number of checkpoints to keep; older ones are deleted
-    cfg.SOLVER.CHECKPOINTS = 2
+    cfg.SOLVER.CHECKPOINTS_TO_KEEP = 2
 
 
 def config_file(name: str) -> str:
@@ -129,7 +129,7 @@ def get_config(name: str) -> CfgNode:
 def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNode:
     """Load a YAML config and its `_BASE_` files, with KEY VALUE pairs on top, and freeze it.
 
-    Modules named by `IMPORTS` are imported and the datasets of `DATASETS.OWN` registered. A relative file name in
+    Modules named by `IMPORTS` are imported and the datasets of `DATASETS.CUSTOM` registered. A relative file name in
     `MODEL.FBNETV3.ARCH` is looked up next to the config file first. Without a GPU, `MODEL.DEVICE` becomes "cpu".
     Files are read as plain YAML: tags that would run code are refused. Errors name the file and the key.
     """
@@ -149,7 +149,7 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
     import_modules(cfg.IMPORTS)
     # Include modules from --import, so that a dump of the config is complete
     cfg.IMPORTS = user_modules()
-    register_own_datasets(cfg)
+    register_custom_datasets(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.info("no GPU available: setting MODEL.DEVICE to cpu")
         cfg.MODEL.DEVICE = "cpu"

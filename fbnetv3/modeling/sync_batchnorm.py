@@ -36,7 +36,9 @@ class CpuSyncBatchNorm2d(nn.BatchNorm2d):
         """Map (N, C, H, W) to the same shape."""
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
-        y, mean, variance, count = _SyncBatchNormFunction.apply(x, self.weight, self.bias, self.eps)
+        weight = self.weight if self.affine else x.new_ones(self.num_features)
+        bias = self.bias if self.affine else x.new_zeros(self.num_features)
+        y, mean, variance, count = _SyncBatchNormFunction.apply(x, weight, bias, self.eps)
         if count == 1:
             raise ValueError("expected more than 1 value per channel across all processes when training")
         if self.track_running_stats and count:

@@ -107,7 +107,7 @@ def write_digits_config(file, scenes):
     values = {
         "_BASE_": config_file("faster_rcnn_fbnetv3_digits_C4"),
         "DATASETS": {
-            "OWN": {
+            "CUSTOM": {
                 "TRAIN_JSON": str(scenes / "train.json"),
                 "TRAIN_IMAGES": str(scenes / "train"),
                 "TEST_JSON": str(scenes / "test.json"),

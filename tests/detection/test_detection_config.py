@@ -58,7 +58,10 @@ def test_imports_on_the_command_line(users_module):
     [
         ("IMPORTS: [no_such_module]", "IMPORTS 'no_such_module' cannot be imported .ModuleNotFoundError"),
         ("IMPORTS: my_module", "config.yaml: IMPORTS my_module must be a list"),
-        ("SOLVER: {CHECKPOINTS: {A: 1}}", "config.yaml: SOLVER.CHECKPOINTS .* must be an integer"),
+        (
+            "SOLVER: {CHECKPOINTS_TO_KEEP: {A: 1}}",
+            "config.yaml: SOLVER.CHECKPOINTS_TO_KEEP .* must be an integer",
+        ),
         ("SOLVER: {BASE_LR: fast}", "config.yaml: SOLVER.BASE_LR fast must be a number"),
         ("MODEL: {MASK_ON: 5}", "config.yaml: MODEL.MASK_ON 5 must be True or False"),
         (

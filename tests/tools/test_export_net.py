@@ -109,8 +109,8 @@ def test_int8_judged_by_agreement_without_labels(calibration, tool, tmp_path):
         ([*MODEL, "--format", "torch-export", "--int8"], 2, "int8 is available for executorch and onnx"),
         ([*MODEL, "--format", "onnx", "--calibration", "x"], 2, "--calibration needs --int8"),
         ([*MODEL, "--format", "onnx", "--reduce-range"], 2, "--reduce-range needs --int8"),
-        ([*MODEL, "--format", "onnx", "--val-images", "5"], 2, "--val-images needs --int8"),
-        ([*MODEL, "--format", "onnx", "--max-drop", "0.5"], 2, "--max-drop needs --int8"),
+        ([*MODEL, "--format", "onnx", "--val-images", "1000"], 2, "--val-images needs --int8"),
+        ([*MODEL, "--format", "onnx", "--max-drop", "1"], 2, "--max-drop needs --int8"),
         ([*MODEL, "--format", "onnx", "--min-agreement", "90"], 2, "--min-agreement needs --int8"),
         (
             [*MODEL, "--format", "onnx", "--int8", "--val-images", "0"],

@@ -64,7 +64,7 @@ def test_a_table_is_filled_checked_and_used_for_predictions(tool, space, tmp_pat
         (["--check", 3], "--check needs --space"),
         (["fbnetv3_b", "--space", "x.yaml", "--table", "x.jsonl"], "--space takes no names"),
         (["fbnetv3_b", "--remeasure"], "--remeasure is for filling a table"),
-        (["--networks", 3], "--networks is for filling a table"),
+        (["--networks", 24], "--networks is for filling a table"),
         (["--space", "x.yaml", "--table", "x.jsonl", "--check", 0], "--check 0 must be at least 2"),
         (["--space", "x.yaml", "--table", "x.jsonl", "--networks", -1], "--networks -1 must be at least 0"),
         (["--threads", 0], "--threads: 0 must be at least 1"),

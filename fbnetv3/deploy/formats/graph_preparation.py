@@ -39,8 +39,9 @@ class _DecomposedHardsigmoid(nn.Module):
 def prepare_for_export(model: nn.Module, decompose_hard_sigmoid: bool = False) -> nn.Module:
     """Copy a network for inference only; its outputs stay the same up to rounding.
 
-    Every BatchNorm directly after a convolution is folded into it, global average pools become means, and in-place
-    operators and gradients are disabled. Optionally, each hard sigmoid becomes an addition, a clamp and a product.
+    Every BatchNorm that follows a convolution in the same `nn.Sequential` is folded into it, global average pools
+    become means, and in-place operators and gradients are disabled. Optionally, each hard sigmoid becomes an addition,
+    a clamp and a product.
     """
     model = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     # ExecuTorch fails on some channels-last weights

@@ -103,9 +103,9 @@ def quantize_model_file(
     export_format.quantize(program, path, batches, int8.reduce_range)
     int8_predictor = replace(float32_predictor, runtime=export_format.open(path))
     comparison = int8.compare(float32_logits, int8_predictor.logits(int8.images))
-    if loss := int8.describe_violation(comparison):
+    if violation := int8.describe_violation(comparison):
         name = float32_predictor.name
-        raise ExportError(f"{name}: int8 {loss}. Nothing was exported; try other calibration images")
+        raise ExportError(f"{name}: int8 {violation}. Nothing was exported; try other calibration images")
     return {
         **comparison,
         "images": len(int8.images),

@@ -85,22 +85,22 @@ def fill_table(
     Raises:
         LatencyError: the table was measured on a different device, or is not a latency table.
     """
-    runtime = _runtime_name(device)
+    runtime_name = _runtime_name(device)
     writer = LatencyTableWriter(path, device)
     table = load_latency_table(path)
     # Blocks
     missing_shapes = [shape for shape in shapes if remeasure or shape not in table.blocks]
     for done, shape in enumerate(missing_shapes, 1):
         inputs = (device.batch, shape.spec.in_channels, shape.side, shape.side)
-        block = build_runtime(runtime, build_block(shape), inputs)
-        timing = measure_latency(block, inputs, seconds=_BLOCK_SECONDS, warmup=_BLOCK_SECONDS / 5)
+        runtime = build_runtime(runtime_name, build_block(shape), inputs)
+        timing = measure_latency(runtime, inputs, seconds=_BLOCK_SECONDS, warmup=_BLOCK_SECONDS / 5)
         writer.add_block(shape, timing.median)
         progress("blocks", done, len(missing_shapes))
     # Whole networks
     measured_networks = {(arch, classes) for arch, classes, _ in table.networks}
     missing_networks = [arch for arch in networks if (arch, num_classes) not in measured_networks]
     for done, arch in enumerate(missing_networks, 1):
-        latency = _network_latency(runtime, arch, num_classes, device.batch)
+        latency = _network_latency(runtime_name, arch, num_classes, device.batch)
         writer.add_network(arch, num_classes, latency)
         progress("networks", done, len(missing_networks))
     return load_latency_table(path)
@@ -129,24 +129,24 @@ def evaluate_table(
     """
     from scipy.stats import spearmanr
 
-    runtime = _runtime_name(table.device)
-    this_device = describe_device(runtime, table.device.batch, table.device.device)
+    runtime_name = _runtime_name(table.device)
+    this_device = describe_device(runtime_name, table.device.batch, table.device.device)
     if this_device != table.device:
         raise LatencyError(f"the table was measured on {table.device}, but this is {this_device}")
     # Predict, measure, and compare
     predicted = np.array([table.predict(arch, num_classes) for arch in networks])
     measured = []
     for arch, prediction in zip(networks, predicted, strict=True):
-        measured.append(_network_latency(runtime, arch, num_classes, table.device.batch))
+        measured.append(_network_latency(runtime_name, arch, num_classes, table.device.batch))
         log(f"{arch.name}: predicted {prediction:.2f} ms, measured {measured[-1]:.2f} ms")
     errors = np.abs(predicted - measured) / measured
     correlation = float(spearmanr(predicted, measured).statistic)
     return TableQuality(len(networks), correlation, float(np.median(errors)), float(errors.max()))
 
 
-def _network_latency(runtime: str, arch: ArchDef, num_classes: int, batch: int) -> float:
+def _network_latency(runtime_name: str, arch: ArchDef, num_classes: int, batch: int) -> float:
     """Return the measured latency of a network in milliseconds."""
     inputs = (batch, 3, arch.resolution, arch.resolution)
     network = build_network(arch, num_classes=num_classes).eval()
-    opened = build_runtime(runtime, network, inputs)
-    return measure_latency(opened, inputs, seconds=_NETWORK_SECONDS).median
+    runtime = build_runtime(runtime_name, network, inputs)
+    return measure_latency(runtime, inputs, seconds=_NETWORK_SECONDS).median

@@ -23,7 +23,7 @@ from fbnetv3.utils.text import describe_error, first_few
 
 logger = logging.getLogger(__name__)
 
-OWN_DATASETS = {"own_train": "TRAIN", "own_test": "TEST"}
+CUSTOM_DATASETS = {"custom_train": "TRAIN", "custom_test": "TEST"}
 _DIGIT_SCENES = "digit_scenes_"
 _COCO = "coco_2017_val"
 
@@ -31,19 +31,19 @@ Categories = Sequence[Mapping[str, Any]]  # "categories" of a COCO-format file
 Classes = dict[int | str, str]  # category id -> class name, ordered by class index
 
 
-def register_own_datasets(cfg: CfgNode) -> None:
-    """Register the datasets of `DATASETS.OWN` as "own_train" and "own_test", and select them.
+def register_custom_datasets(cfg: CfgNode) -> None:
+    """Register the datasets of `DATASETS.CUSTOM` as "custom_train" and "custom_test", and select them.
 
-    `DATASETS.TRAIN` becomes "own_train". `DATASETS.TEST` may name both, to evaluate on the training images too;
-    otherwise it becomes "own_test", or empty if there is none.
+    `DATASETS.TRAIN` becomes "custom_train". `DATASETS.TEST` may name both, to evaluate on the training images too;
+    otherwise it becomes "custom_test", or empty if there is none.
     """
-    own = cfg.DATASETS.OWN
-    for name, part in OWN_DATASETS.items():
-        json_file = own[f"{part}_JSON"]
-        image_root = own[f"{part}_IMAGES"]
+    custom = cfg.DATASETS.CUSTOM
+    for name, part in CUSTOM_DATASETS.items():
+        json_file = custom[f"{part}_JSON"]
+        image_root = custom[f"{part}_IMAGES"]
         if bool(json_file) != bool(image_root):
             raise UsageError(
-                f"DATASETS.OWN.{part}_JSON and DATASETS.OWN.{part}_IMAGES must be set together"
+                f"DATASETS.CUSTOM.{part}_JSON and DATASETS.CUSTOM.{part}_IMAGES must be set together"
             )
         # An earlier config in the same process may have registered different files
         for catalog in (DatasetCatalog, MetadataCatalog):
@@ -54,11 +54,11 @@ def register_own_datasets(cfg: CfgNode) -> None:
             DatasetCatalog.register(name, partial(load_coco_json, file, folder, name))
             _set_metadata(name, file, folder)
     # Select the registered datasets
-    if own.TRAIN_JSON:
-        cfg.DATASETS.TRAIN = ("own_train",)
-    if own.TRAIN_JSON or own.TEST_JSON:
-        requested = tuple(name for name in cfg.DATASETS.TEST if name in OWN_DATASETS)
-        cfg.DATASETS.TEST = requested or (("own_test",) if own.TEST_JSON else ())
+    if custom.TRAIN_JSON:
+        cfg.DATASETS.TRAIN = ("custom_train",)
+    if custom.TRAIN_JSON or custom.TEST_JSON:
+        requested = tuple(name for name in cfg.DATASETS.TEST if name in CUSTOM_DATASETS)
+        cfg.DATASETS.TEST = requested or (("custom_test",) if custom.TEST_JSON else ())
 
 
 def _set_metadata(name: str, json_file: str, image_root: str) -> None:
@@ -92,7 +92,9 @@ def load_dataset_dicts(name: str) -> list[dict[str, Any]]:
         dicts = DatasetCatalog.get(name)
     except FileNotFoundError as error:
         setting = (
-            "DATASETS.OWN" if name in OWN_DATASETS else "DETECTRON2_DATASETS to the folder that contains it"
+            "DATASETS.CUSTOM"
+            if name in CUSTOM_DATASETS
+            else "DETECTRON2_DATASETS to the folder that contains it"
         )
         raise DataError(f"{error.filename or json_file}: no such file ({name}): set {setting}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AssertionError) as error:

@@ -126,7 +126,7 @@ def _load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     if not dicts:
         raise DataError(
             f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: no image has annotations to train on: name a dataset, or set "
-            "DATASETS.OWN"
+            "DATASETS.CUSTOM"
         )
     return dicts
 

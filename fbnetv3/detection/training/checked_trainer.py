@@ -20,9 +20,8 @@ from fbnetv3.utils.text import first_few, format_duration
 
 logger = logging.getLogger(__name__)
 
-LOG_PERIOD = (
-    20  # steps between two lines of progress and of metrics, which have the median losses of these steps
-)
+# Steps between two lines of progress and of metrics, each of which has the median losses of these steps
+LOG_PERIOD = 20
 
 
 class CheckedTrainer(SimpleTrainer):

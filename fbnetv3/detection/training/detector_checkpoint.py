@@ -172,7 +172,7 @@ def _find_mismatch(state: State, model: State, mismatched: Sequence[str]) -> str
         ]
         return (
             f"was trained with a different architecture: {first_few(shapes)}; "
-            "set MODEL.FBNETV3.ARCH and the MODEL.FPN and MODEL.ANCHOR_GENERATOR keys to its own"
+            "set MODEL.FBNETV3.ARCH and the MODEL.FPN and MODEL.ANCHOR_GENERATOR keys to the values it was trained with"
         )
     # Parts must be complete or absent
     for prefix in _PARTS:
@@ -197,7 +197,8 @@ def _describe_classes(state: State, model: State) -> str:
     advice = "or, in Python, load it with new_classes=True, which initializes the last layers randomly"
     if _BOX_SCORES not in state or _BOX_SCORES not in model:
         return (
-            f"has a different number of classes: set MODEL.RETINANET.NUM_CLASSES to that number, {advice}"
+            "has a different number of classes than MODEL.RETINANET.NUM_CLASSES: set it to the number that the "
+            f"detector was trained with, {advice}"
         )
     # The last class is the background
     count = len(state[_BOX_SCORES]) - 1

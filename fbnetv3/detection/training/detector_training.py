@@ -138,7 +138,7 @@ class _DetectorRun:
         return FBNetV3Checkpointer(
             self.model,
             str(self.run_folder.checkpoints),
-            keep=self.cfg.SOLVER.CHECKPOINTS,
+            keep=self.cfg.SOLVER.CHECKPOINTS_TO_KEEP,
             **{key: value for key, value in checkpointables.items() if value is not None},
         )
 
@@ -252,9 +252,8 @@ class _DetectorRun:
         if self.start:
             logger.info("resuming after %d steps", self.start)
         if self.group.is_rank_0:
-            self.run_folder.weights.unlink(
-                missing_ok=True
-            )  # final only for a shorter run, which is being extended
+            # Existing weights are final only for a shorter run, which is being extended
+            self.run_folder.weights.unlink(missing_ok=True)
         trainer.train(self.start, self.cfg.SOLVER.MAX_ITER)
         if self.group.is_rank_0:
             # The final weights have no optimizer state
@@ -280,7 +279,9 @@ def evaluate_detector(cfg: CfgNode) -> Results:
     """
     with _process_group(cfg) as group, quiet_other_ranks(group.rank), quiet_detectron2():
         if not cfg.DATASETS.TEST:
-            raise UsageError("DATASETS.TEST is empty: name a dataset to evaluate on, or set DATASETS.OWN")
+            raise UsageError(
+                "DATASETS.TEST is empty: name a dataset to evaluate on, or set DATASETS.CUSTOM"
+            )
         prepare_datasets(cfg, group)
         check_class_names(cfg, cfg.DATASETS.TEST)
         weights = cfg.MODEL.WEIGHTS or RunFolder(cfg.OUTPUT_DIR).trained_weights()

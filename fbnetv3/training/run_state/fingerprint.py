@@ -62,7 +62,7 @@ DETECTOR_IGNORED_KEYS = (
     # Output and logging
     "OUTPUT_DIR",
     "SOLVER.CHECKPOINT_PERIOD",
-    "SOLVER.CHECKPOINTS",
+    "SOLVER.CHECKPOINTS_TO_KEEP",
     "VIS_PERIOD",
     # Length: a run may be extended
     "SOLVER.MAX_ITER",
@@ -74,7 +74,7 @@ DETECTOR_IGNORED_KEYS = (
     "SOLVER.REFERENCE_WORLD_SIZE",
     # Paths
     "IMPORTS",
-    "DATASETS.OWN",
+    "DATASETS.CUSTOM",
     # The checkpoint replaces the initial weights
     "MODEL.WEIGHTS",
     "MODEL.FBNETV3.WEIGHTS",
@@ -90,7 +90,7 @@ DETECTOR_IGNORED_KEYS = (
 def config_fingerprint(cfg: CfgNode, ignored: Collection[str]) -> dict[str, Any]:
     """Return the values of a config that determine a run's weights, by dotted key.
 
-    `ignored` lists keys ("SOLVER.EPOCHS") and sections ("EVAL", "DATASETS.OWN") to leave out.
+    `ignored` lists keys ("SOLVER.EPOCHS") and sections ("EVAL", "DATASETS.CUSTOM") to leave out.
     """
     sections = tuple(f"{name}." for name in ignored)
     return {

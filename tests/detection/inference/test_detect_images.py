@@ -370,14 +370,14 @@ def test_errors_are_one_line(tool, detect, tmp_path):  # noqa: F811
 
 def test_registered_classes_need_one_id_each():
     cfg = small_config()
-    cfg.DATASETS.TEST = ("own_ids",)
-    metadata = MetadataCatalog.get("own_ids")
+    cfg.DATASETS.TEST = ("custom_ids",)
+    metadata = MetadataCatalog.get("custom_ids")
     metadata.set(thing_classes=["a", "b"], thing_dataset_id_to_contiguous_id={7: 0})
     try:
-        with pytest.raises(DataError, match="own_ids: its metadata has 2 thing_classes but 1 ids"):
+        with pytest.raises(DataError, match="custom_ids: its metadata has 2 thing_classes but 1 ids"):
             detector_classes(cfg)
     finally:
-        MetadataCatalog.remove("own_ids")
+        MetadataCatalog.remove("custom_ids")
 
 
 def test_input_images_are_collected_from_folders(tmp_path):

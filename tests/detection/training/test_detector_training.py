@@ -47,8 +47,8 @@ LONGER += [
     "MODEL.ROI_HEADS.SCORE_THRESH_TEST",
     "0.0",
 ]
-LONGER += ["DATASETS.TEST", "('own_train',)"]
-NO_TEST = ["DATASETS.OWN.TEST_JSON", "", "DATASETS.OWN.TEST_IMAGES", ""]
+LONGER += ["DATASETS.TEST", "('custom_train',)"]
+NO_TEST = ["DATASETS.CUSTOM.TEST_JSON", "", "DATASETS.CUSTOM.TEST_IMAGES", ""]
 
 
 @pytest.fixture(scope="module")
@@ -111,9 +111,9 @@ def test_own_images_need_only_a_config(train, tool, tmp_path):
     ran = train()
     out = tmp_path / "run"
     assert (ran.code, ran.err) == (0, "")
-    assert "on own_train: 8 images, 2 per step, 4 steps" in ran.out
+    assert "on custom_train: 8 images, 2 per step, 4 steps" in ran.out
     assert "step 4/4: loss" in ran.out
-    assert [line.split()[0] for line in ran.out.splitlines() if " bbox " in line] == ["own_test"]
+    assert [line.split()[0] for line in ran.out.splitlines() if " bbox " in line] == ["custom_test"]
     for file in (
         "model_final.pth",
         "metrics.jsonl",
@@ -124,7 +124,7 @@ def test_own_images_need_only_a_config(train, tool, tmp_path):
     ):
         assert str(out / file) in ran.out and (out / file).exists()
     assert "step 4/4: loss" in (out / "log.txt").read_text()
-    assert (out / "inference" / "own_test" / "coco_instances_results.json").exists()
+    assert (out / "inference" / "custom_test" / "coco_instances_results.json").exists()
     assert sorted(os.listdir(out / "checkpoints")) == [
         "last_checkpoint",
         "step_00000002.pth",
@@ -140,9 +140,9 @@ def test_own_images_need_only_a_config(train, tool, tmp_path):
 
 def test_evaluation_gives_the_results_of_the_training(longer_run):
     cfg, result = longer_run
-    assert result.results["own_train"]["bbox"]["AP50"] > 0
-    assert evaluate_detector(cfg)["own_train"]["bbox"] == pytest.approx(
-        result.results["own_train"]["bbox"], nan_ok=True
+    assert result.results["custom_train"]["bbox"]["AP50"] > 0
+    assert evaluate_detector(cfg)["custom_train"]["bbox"] == pytest.approx(
+        result.results["custom_train"]["bbox"], nan_ok=True
     )
 
 
@@ -157,28 +157,28 @@ def test_a_run_without_final_weights_is_evaluated_at_its_newest_checkpoint(copie
 def test_average_precision_of_a_detector_that_detects_nothing(digits_config, tmp_path, objects):
     data = dataset(classes=[str(digit) for digit in range(10)], annotations=None if objects else [])
     file, folder = save_dataset(tmp_path, data)
-    own = ["DATASETS.OWN.TEST_JSON", str(file), "DATASETS.OWN.TEST_IMAGES", str(folder)]
-    overrides = [*own, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0", "MODEL.MASK_ON", "True"]
+    custom = ["DATASETS.CUSTOM.TEST_JSON", str(file), "DATASETS.CUSTOM.TEST_IMAGES", str(folder)]
+    overrides = [*custom, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0", "MODEL.MASK_ON", "True"]
     cfg = load_detection_config(digits_config, overrides)
-    results = detector_evaluation.evaluate_datasets(cfg, build_model(cfg), ["own_test"], SINGLE_PROCESS)
+    results = detector_evaluation.evaluate_datasets(cfg, build_model(cfg), ["custom_test"], SINGLE_PROCESS)
     expected = 0.0 if objects else math.nan
     columns = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl"), expected)
-    assert list(results["own_test"]) == ["bbox", "segm"]
-    for values in results["own_test"].values():
+    assert list(results["custom_test"]) == ["bbox", "segm"]
+    for values in results["custom_test"].values():
         assert values == pytest.approx(columns, nan_ok=True)
 
 
 def test_without_objects_average_precision_is_nan_despite_detections(longer_run, digits_config, tmp_path):
     trained, result = longer_run
-    data = json.loads(Path(trained.DATASETS.OWN.TRAIN_JSON).read_text())
+    data = json.loads(Path(trained.DATASETS.CUSTOM.TRAIN_JSON).read_text())
     file = tmp_path / "no_objects.json"
     file.write_text(json.dumps({**data, "annotations": []}))
     weights = ["MODEL.WEIGHTS", str(result.run_folder.weights)]
-    own = ["DATASETS.OWN.TEST_JSON", str(file)]
-    own += ["DATASETS.OWN.TEST_IMAGES", trained.DATASETS.OWN.TRAIN_IMAGES]
-    overrides = [*weights, *own, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
+    custom = ["DATASETS.CUSTOM.TEST_JSON", str(file)]
+    custom += ["DATASETS.CUSTOM.TEST_IMAGES", trained.DATASETS.CUSTOM.TRAIN_IMAGES]
+    overrides = [*weights, *custom, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
     cfg = load_detection_config(digits_config, overrides)
-    assert math.isnan(evaluate_detector(cfg)["own_test"]["bbox"]["AP"])
+    assert math.isnan(evaluate_detector(cfg)["custom_test"]["bbox"]["AP"])
 
 
 def test_the_average_is_evaluated(longer_run):
@@ -186,17 +186,25 @@ def test_the_average_is_evaluated(longer_run):
     saved = torch.load(result.run_folder.weights, weights_only=True)
     model = build_model(cfg)
     model.load_state_dict(saved["model"])
-    raw = detector_evaluation.evaluate_datasets(cfg, model, ["own_train"], SINGLE_PROCESS)["own_train"][
-        "bbox"
-    ]
+    raw = detector_evaluation.evaluate_datasets(cfg, model, ["custom_train"], SINGLE_PROCESS)[
+        "custom_train"
+    ]["bbox"]
     load_detector(model, result.run_folder.weights)
     for key, value in model.state_dict().items():
         assert torch.equal(value, saved["ema_state"][key])
-    assert raw["AP"] != result.results["own_train"]["bbox"]["AP"]
+    assert raw["AP"] != result.results["custom_train"]["bbox"]["AP"]
 
 
 def test_the_average_includes_every_step(train, tmp_path):
-    train(*NO_TEST, "SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.CHECKPOINTS", "9", "MODEL_EMA.DECAY", "0.2")
+    train(
+        *NO_TEST,
+        "SOLVER.CHECKPOINT_PERIOD",
+        "1",
+        "SOLVER.CHECKPOINTS_TO_KEEP",
+        "9",
+        "MODEL_EMA.DECAY",
+        "0.2",
+    )
     states = [checkpoint(tmp_path / "run", step) for step in (1, 2, 3, 4)]
     for key in (
         "backbone.stages.1.0.project.1.running_mean",

@@ -33,7 +33,7 @@ def fails(tool, digits_config, tmp_path):
 
 def test_another_number_of_classes(fails):
     message = fails("MODEL.ROI_HEADS.NUM_CLASSES", "80")
-    assert "own_train has 10 classes (0, 1, 2 and 7 more), but the network has 80" in message
+    assert "custom_train has 10 classes (0, 1, 2 and 7 more), but the network has 80" in message
     assert "set MODEL.ROI_HEADS.NUM_CLASSES 10" in message
 
 
@@ -41,31 +41,31 @@ def test_retinanet_has_its_own_key_for_the_number_of_classes(digits_config, scen
     from fbnetv3.detection.data.detection_datasets import (
         check_class_names,
         load_dataset_dicts,
-        register_own_datasets,
+        register_custom_datasets,
     )
 
     cfg = load_detection_config(digits_config).clone()
     cfg.defrost()
-    register_own_datasets(cfg)
-    load_dataset_dicts("own_train")
+    register_custom_datasets(cfg)
+    load_dataset_dicts("custom_train")
     cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
     with pytest.raises(UsageError, match=r"the network has 80: set MODEL.RETINANET.NUM_CLASSES 10"):
-        check_class_names(cfg, ["own_train"])
+        check_class_names(cfg, ["custom_train"])
 
 
 def test_training_and_test_with_different_classes(fails, scenes, tmp_path):
     content = json.loads((scenes / "test.json").read_text())
     content["categories"][3]["name"] = "three"
     (tmp_path / "test.json").write_text(json.dumps(content))
-    assert "own_train and own_test have different classes: 3, three" in fails(
-        "DATASETS.OWN.TEST_JSON", tmp_path / "test.json"
+    assert "custom_train and custom_test have different classes: 3, three" in fails(
+        "DATASETS.CUSTOM.TEST_JSON", tmp_path / "test.json"
     )
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file (own_train): set DATASETS.OWN"),
+        (None, "no such file (custom_train): set DATASETS.CUSTOM"),
         ('{"images": [', "is not JSON: line 1, column 13"),
         ("[1, 2]", "is a list, as in a results file"),
         ('{"images": []}', 'the list "images" is empty'),
@@ -76,7 +76,7 @@ def test_errors_name_a_missing_or_corrupt_annotation_file(fails, tmp_path, conte
     file = tmp_path / "mine.json"
     if content is not None:
         file.write_text(content)
-    error = fails("DATASETS.OWN.TRAIN_JSON", file)
+    error = fails("DATASETS.CUSTOM.TRAIN_JSON", file)
     assert str(file) in error and message in error
 
 
@@ -86,16 +86,16 @@ def test_problems_of_annotations_and_images_are_listed(fails, scenes, tmp_path):
     content["annotations"][0]["category_id"] = 77
     content["annotations"][1]["bbox"] = [5, 5, -3, 4]
     (tmp_path / "mine.json").write_text(json.dumps(content))
-    message = fails("DATASETS.OWN.TRAIN_JSON", tmp_path / "mine.json")
+    message = fails("DATASETS.CUSTOM.TRAIN_JSON", tmp_path / "mine.json")
     for text in ("nowhere.png", "category 77", "negative width or height"):
         assert text in message
 
 
 def test_errors_about_coco_say_where_it_is_expected(fails):
     message = fails(
-        "DATASETS.OWN.TRAIN_JSON",
+        "DATASETS.CUSTOM.TRAIN_JSON",
         "",
-        "DATASETS.OWN.TRAIN_IMAGES",
+        "DATASETS.CUSTOM.TRAIN_IMAGES",
         "",
         "DATASETS.TRAIN",
         "('coco_2017_train',)",
@@ -122,8 +122,8 @@ def test_classifier_weights_belong_in_another_key(fails, tmp_path):
         (["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"], "SOLVER.AMP.ENABLED needs a GPU"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE 'gpu' must be a device"),
         (
-            ["DATASETS.OWN.TEST_JSON", ""],
-            "DATASETS.OWN.TEST_JSON and DATASETS.OWN.TEST_IMAGES must be set together",
+            ["DATASETS.CUSTOM.TEST_JSON", ""],
+            "DATASETS.CUSTOM.TEST_JSON and DATASETS.CUSTOM.TEST_IMAGES must be set together",
         ),
         (["DATALOADER.SAMPLER_TRAIN", "TrainingSample"], "did you mean TrainingSampler"),
         (["MODEL.FBNETV3.ARCH", "fbnetv3_digit"], "did you mean fbnetv3_digits"),

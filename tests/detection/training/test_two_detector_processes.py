@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fbnetv3.detection.data.detection_loaders import StepBatchSampler
-from tests.detection.training.two_detector_processes import make_batches
+from tests.detection.training.two_detector_processes import make_batches, make_norm
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -27,13 +27,11 @@ def results(digits_config, tmp_path_factory):
     return [torch.load(folder / f"process{rank}.pth", weights_only=False) for rank in (0, 1)], folder
 
 
-@pytest.mark.parametrize("case", ["empty", "uneven"])
+@pytest.mark.parametrize("case", ["empty", "uneven", "no weights"])
 def test_batchnorm_over_unequal_batches_is_that_of_one_process(results, case):
     """A process may have no proposals."""
-    sizes = {"empty": (5, 0), "uneven": (2, 3)}[case]
-    norm = nn.BatchNorm2d(3).train()
-    nn.init.normal_(norm.weight, generator=torch.Generator().manual_seed(1))
-    x = torch.cat(make_batches(*sizes)).requires_grad_()
+    norm = make_norm(nn.BatchNorm2d, affine=case != "no weights")
+    x = torch.cat(make_batches(5, 0) if case == "empty" else make_batches(2, 3)).requires_grad_()
     y = norm(x)
     (y**3).sum().backward()
     both = [process[case] for process in results[0]]
@@ -59,7 +57,7 @@ def test_both_have_the_same_weights_and_rank_0_writes_them(results):
     for key, value in weights[0].items():
         assert torch.equal(value, weights[1][key]), key
         assert torch.equal(value, saved["model"][key]), key
-    assert both[0]["training"]["results"]["own_test"]["bbox"].keys() >= {"AP", "AP50"}
+    assert both[0]["training"]["results"]["custom_test"]["bbox"].keys() >= {"AP", "AP50"}
     assert both[1]["training"]["results"] == {}
 
 

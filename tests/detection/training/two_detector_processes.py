@@ -15,10 +15,17 @@ from fbnetv3.modeling.sync_batchnorm import CpuSyncBatchNorm2d
 from fbnetv3.training.processes.distributed import process_group
 
 
-def sync_norm(batches_by_rank):
+def make_norm(norm, affine=True):
+    """Return a BatchNorm of three channels in training mode, with random weights if it has any."""
+    module = norm(3, affine=affine).train()
+    if affine:
+        nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(1))
+    return module
+
+
+def sync_norm(batches_by_rank, affine=True):
     """Return BatchNorm's outputs, gradients and statistics over the batches of both processes."""
-    module = CpuSyncBatchNorm2d(3).train()
-    nn.init.normal_(module.weight, generator=torch.Generator().manual_seed(1))
+    module = make_norm(CpuSyncBatchNorm2d, affine)
     with process_group("cpu") as group:
         x = batches_by_rank[group.rank].clone().requires_grad_()
         y = module(x)
@@ -93,6 +100,7 @@ def main(folder, config):
     results = {
         "empty": sync_norm(make_batches(5, 0)),
         "uneven": sync_norm(make_batches(2, 3)),
+        "no weights": sync_norm(make_batches(2, 3), affine=False),
         "one value per channel": one_value_per_channel(),
         "training": training(folder, config),
         "diverging": diverging(folder, config),

@@ -25,9 +25,9 @@ def test_sections_and_keys_are_ignored():
 
 
 def test_a_nested_section_is_ignored():
-    cfg = CfgNode({"DATASETS": {"OWN": {"JSON": "a"}, "OWNER": "b", "TRAIN": ("c",)}})
-    assert config_fingerprint(cfg, ignored=("DATASETS.OWN",)) == {
-        "DATASETS.OWNER": "b",
+    cfg = CfgNode({"DATASETS": {"CUSTOM": {"JSON": "a"}, "CUSTOMER": "b", "TRAIN": ("c",)}})
+    assert config_fingerprint(cfg, ignored=("DATASETS.CUSTOM",)) == {
+        "DATASETS.CUSTOMER": "b",
         "DATASETS.TRAIN": ["c"],
     }
 
