@@ -127,7 +127,7 @@ def test_too_many_failures_stop_a_search_until_fixed(tmp_path):
         "failed trials: 3, more than max_failures (2); trial 0: the evaluator returned 1 accuracies"
     )
     assert "trial 1: the accuracy after epoch 1 is nan" in text
-    assert "resume" in text
+    assert "resume: failed trials of the last round are retried" in text
     with pytest.raises(TrialStoreError, match="a different evaluator"):
         search(SPACE, evaluate, tmp_path / "out", **settings, resume=True)
     (tmp_path / "out" / "fixed").touch()

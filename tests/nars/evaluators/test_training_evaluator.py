@@ -37,6 +37,17 @@ def test_a_shorter_trial_is_the_beginning_of_a_full_one(tmp_path):
     assert not (tmp_path / "short" / "checkpoints").exists()
 
 
+def test_only_worker_processes_keep_freed_memory(tmp_path, monkeypatch):
+    calls = []
+    module = "fbnetv3.nars.evaluators.training_evaluator"
+    monkeypatch.setattr(f"{module}.keep_freed_memory", lambda: calls.append(1))
+    evaluate = TrainingEvaluator(CONFIG, QUICK)
+    evaluate(candidate(tmp_path / "trial"), 1)
+    assert not calls
+    evaluate.prepare_worker()
+    assert calls
+
+
 def test_a_killed_trial_resumes(tmp_path, monkeypatch):
     evaluate = TrainingEvaluator(CONFIG, QUICK)
     full = evaluate(candidate(tmp_path / "full"), 3)
