@@ -23,8 +23,13 @@ class Registry(_FvcoreRegistry):
         self._origins: dict[str, str] = {}
 
     def register(self, obj: Any = None, *, name: str | None = None) -> Any:
-        """Register `obj` under `name` (default: its `__name__`). Without `obj`, act as a decorator."""
+        """Register `obj` under `name` (default: its `__name__`, which a lazy entry lacks).
+
+        Without `obj`, act as a decorator.
+        """
         origin = caller_location()
+        if isinstance(obj, str) and name is None:
+            raise UsageError(f"{self._name} {obj!r} from {origin} has no name: register it with name=...")
 
         def add(entry: Any) -> Any:
             self.add(name or entry.__name__, entry, origin)

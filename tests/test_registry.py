@@ -43,6 +43,13 @@ def test_looking_up_a_lazy_entry_leaves_the_search_path_alone(tmp_path, monkeypa
     assert str(tmp_path) not in sys.path
 
 
+def test_a_lazy_entry_without_a_name():
+    with pytest.raises(
+        UsageError, match=r"thing 'collections:OrderedDict' from .*test_registry.py:\d+ has no name"
+    ):
+        Registry("thing").register("collections:OrderedDict")
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

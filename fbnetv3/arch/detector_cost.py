@@ -1,5 +1,6 @@
-"""Two-stage detectors: the split of an architecture into trunk, RPN head and box head, and the cost of these parts,
-also for a detection config, which is read without detectron2.
+"""Split architectures into the parts of two-stage detectors, and compute the cost of detectors.
+
+A detection config is read without detectron2.
 """
 
 from __future__ import annotations
@@ -50,9 +51,13 @@ def is_detection_variant(arch: ArchDef) -> bool:
 
 
 def detector_parts(arch: ArchDef, rpn_blocks: int | None = None) -> DetectorParts:
-    """Split any architecture into the parts of a detector, whose RPN head has `rpn_blocks` blocks (default: the number
-    in the trunk's last row). In all parts, depthwise convolutions pad by kernel // 2, which gives maps the sizes that
-    detectors expect.
+    """Split an architecture into the parts of a detector.
+
+    In all parts, depthwise convolutions pad by kernel // 2, which gives maps the sizes that detectors expect.
+
+    Args:
+        arch: any architecture with blocks at two strides or more.
+        rpn_blocks: number of blocks of the RPN head; default: that of the trunk's last row.
     """
     features = feature_blocks(arch)
     if len(features) < 2:

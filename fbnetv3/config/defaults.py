@@ -6,6 +6,7 @@ docs/hooks/config_reference.py generates the config reference from these declara
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,8 +30,9 @@ class ConfigKey:
     def accepts(self, value: Any) -> bool:
         """Return whether a value of the right type is allowed."""
         if isinstance(value, list):
-            types = (str,) if self.item_type is str else (int, float)
-            return all(type(item) in types for item in value)
+            if self.item_type is str:
+                return all(type(item) is str for item in value)
+            return all(type(item) in (int, float) and abs(item) < math.inf for item in value)
         if self.choices:
             return value in self.choices
         # These comparisons are False for NaN
@@ -44,7 +46,7 @@ class ConfigKey:
     def describe(self) -> str:
         """Describe the allowed values, as in "at least 0", "in [0, 1)" or "one of 1, 3"."""
         if isinstance(self.default, list):
-            return f"a list of {'text' if self.item_type is str else 'numbers'}"
+            return f"a list of {'text' if self.item_type is str else 'finite numbers'}"
         if self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
         bounds = {"at least": self.low, "above": self.above, "at most": self.high, "below": self.below}

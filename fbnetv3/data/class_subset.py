@@ -56,7 +56,7 @@ def draw_class_subset(
     folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
     if len(folders) < num_classes:
         raise DataError(
-            f"{root}: has only {len(folders)} class folders: choose at most as many classes, not {num_classes}"
+            f"{root}: has {len(folders)} class folders, fewer than the {num_classes} requested; lower --classes"
         )
     rng = random.Random(seed)
     classes = sorted(rng.sample(folders, num_classes))

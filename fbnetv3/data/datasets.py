@@ -97,7 +97,7 @@ class FolderDataset(ImageFolder):
 def _missing_images(folder: Path) -> str:
     """Say why no images were found in a folder."""
     if not folder.is_dir():
-        return "no such folder; set DATA.ROOT to its parent"
+        return "no such folder"
     class_folders = sorted(path for path in folder.iterdir() if path.is_dir())
     empty = [path.name for path in class_folders if not find_image_files(path)]
     problem = f"no image in the class folder {first_few(empty)}" if empty else "no class folder in it"
@@ -136,8 +136,12 @@ def open_imagefolder(root: str, split: str) -> FolderDataset:
     """Open images in ImageNet's layout: `root/train/CLASS/*` and `root/val/CLASS/*` (or `test`)."""
     parent = _expand_root(root, "folder that contains train/ and val/")
     folders = [parent / name for name in _SPLIT_FOLDERS[split]]
-    # If neither exists, the error names the first
-    return FolderDataset(next((folder for folder in folders if folder.is_dir()), folders[0]))
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    if folder is None:
+        raise DataError(
+            f"{folders[0]}: no such folder; DATA.ROOT must be the folder that contains train/ and val/"
+        )
+    return FolderDataset(folder)
 
 
 @DATASETS.register(name="imagelist")

@@ -90,7 +90,10 @@ class TransformedDataset(Dataset):
             target = self.target(view, index, class_index) if self.target else class_index
         except CorruptImageError as error:
             return Sample(None, None, name, index, str(error))
-        except Exception as error:  # no failure on a single image may end the run
+        except DataError as error:  # of the target
+            return Sample(None, None, name, index, f"{name}: {error}")
+        # The main process decides whether too many images have failed; an exception here would end the worker
+        except Exception as error:
             return Sample(None, None, name, index, f"{name}: cannot be read ({describe_error(error, 120)})")
         return Sample(pixels, target, name, index)
 

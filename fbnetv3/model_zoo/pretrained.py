@@ -112,8 +112,10 @@ def find_zoo_detector(name: str, weights: str | None = None) -> tuple[Path, str]
 
 
 def find_detector_weights(file: str | os.PathLike, output_dir: str, weights: str | None) -> str | Path:
-    """Return the weights to use with a detection config: the model zoo's for "published", those of the run in
-    `output_dir` if `weights` is empty, else `weights`, a file or URL.
+    """Return the weights to use with a detection config, a path or a URL.
+
+    `weights` is a file, a URL, or "published" for the model zoo's; if it is empty, the weights of the run in
+    `output_dir` are used.
     """
     if weights == PUBLISHED:
         return find_zoo_detector(Path(file).name)[1]
@@ -140,7 +142,10 @@ def _load_classifier(
         num_classes = num_classes or entry.num_classes
     classes = read_class_names(classes_file) if classes_file else _dataset_classes(cfg, num_classes)
     if classes_file and num_classes not in (0, len(classes)):
-        raise UsageError(f"{classes_file}: {len(classes)} class names for {num_classes} outputs")
+        raise UsageError(
+            f"{classes_file}: has {len(classes)} class names, but the network has {num_classes} outputs; "
+            "list one name per output"
+        )
     weights = "" if weights == RANDOM else weights
     model = build_model(cfg, arch, classes, torch.device("cpu"), weights, require_head=True).eval()
     preprocessing = preprocessing_from_config(cfg, arch)

@@ -128,7 +128,9 @@ def list_detectors() -> list[DetectorEntry]:
 
 
 def entry(path: str | ZooEntry) -> ClassifierEntry | DetectorEntry:
-    """Return the entry of a config, by its path below `configs/`, such as "imagenet/fbnetv3_a.yaml" or without ".yaml".
+    """Return a config's entry.
+
+    `path` is relative to `configs/`, such as "imagenet/fbnetv3_a.yaml"; the suffix is optional.
 
     Raises:
         UnknownNameError: the zoo has no weights for that config; the message suggests similar names.

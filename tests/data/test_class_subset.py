@@ -50,7 +50,7 @@ def test_a_subset_file_and_its_dataset(root, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((7, 1), "has only 6 class folders: choose at most as many classes, not 7"),
+        ((7, 1), "has 6 class folders, fewer than the 7 requested; lower --classes"),
         ((2, 10), "have only 10 images, too few to hold out 10 and train on 1; lower"),
         ((2, 9), "no training images are left in .*; hold out fewer images"),
         ((2, 5, 0, 6), "have only 10 images, too few to hold out 5 and train on 6; lower"),

@@ -43,7 +43,7 @@ def test_incomplete_files_of_cifar10(tmp_path):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(DataError, match="nowhere/train: no such folder; set DATA.ROOT"):
+    with pytest.raises(DataError, match="nowhere/train: no such folder; DATA.ROOT must be the folder"):
         build_dataset("imagefolder", str(tmp_path / "nowhere"), "train")
     with pytest.raises(UsageError, match="DATA.ROOT is not set"):
         build_dataset("imagefolder", "", "train")

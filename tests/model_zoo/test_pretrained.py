@@ -65,7 +65,7 @@ def test_a_file_of_class_names(tmp_path):
     )
     net = load_classifier_from_name("fbnetv3_a_cifar", weights="random", classes=tmp_path / "names.txt")
     assert net.classes == ["cat", "dog"] and net.model.num_classes == 2
-    with pytest.raises(UsageError, match="2 class names for 10 outputs"):
+    with pytest.raises(UsageError, match="has 2 class names, but the network has 10 outputs"):
         load_classifier_from_config(DIGITS, weights="published", classes=tmp_path / "names.txt")
 
 

@@ -22,7 +22,7 @@ def test_a_missing_folder(tool, config, folder, missing):
     check(
         tool("train_net", "--config", config),
         1,
-        f"{folder / missing}: no such folder; set DATA.ROOT",
+        f"{folder / missing}: no such folder; DATA.ROOT must be the folder",
         config,
     )
 
@@ -40,7 +40,7 @@ def test_a_missing_folder(tool, config, folder, missing):
         (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty"),
         (["SEED", "99999999999999999999999"], "SEED 99999999999999999999999 must be in [0, "),
         (["MODEL.ARCH_DIRS", "[5]"], "MODEL.ARCH_DIRS [5] must be a list of text"),
-        (["INPUT.STD", "[True, 1, 1]"], "INPUT.STD [True, 1, 1] must be a list of numbers"),
+        (["INPUT.STD", "[True, 1, 1]"], "INPUT.STD [True, 1, 1] must be a list of finite numbers"),
         (["INPUT.RESOLUTION", "4", "MODEL.ARCH", "fbnetv3_b"], "an input of 4x4 pixels is too small"),
         (
             ["INPUT.CROP", "padded", "INPUT.CROP_PADDING", "99"],
@@ -80,6 +80,8 @@ def test_a_missing_folder(tool, config, folder, missing):
         (["SOLVER.OPTIMIZER", "sgdd"], "unknown optimizer 'sgdd': did you mean sgd?"),
         (["SOLVER.WARMUP_EPOCHS", "3.0"], "SOLVER.WARMUP_EPOCHS 3.0 is longer than SOLVER.EPOCHS 1"),
         (["INPUT.MEAN", "[0.5]"], "INPUT.MEAN [0.5] has 1 values, but MODEL.IN_CHANS is 3"),
+        (["INPUT.STD", "[1, 1, 1e999]"], "INPUT.STD [1, 1, inf] must be a list of finite numbers"),
+        (["INPUT.MEAN", "[1, 1, 1e999]"], "INPUT.MEAN [1, 1, inf] must be a list of finite numbers"),
         (["INPUT.STD", "[1, 1, 0]"], "INPUT.STD [1, 1, 0] must have only positive values"),
         (["INPUT.CROP_SCALE", "[0.5]"], "INPUT.CROP_SCALE [0.5] must be [smallest, largest]"),
         (["INPUT.RESIZE", "16"], "INPUT.RESIZE 16 must be at least the crop size of 32 pixels"),

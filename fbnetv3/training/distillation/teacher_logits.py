@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fbnetv3.errors import OutputError, UsageError
+from fbnetv3.errors import DataError, OutputError, UsageError
 from fbnetv3.utils.files import build_output_error, make_folder, write_json
 from fbnetv3.utils.nested_keys import first_difference
 
@@ -22,7 +22,10 @@ _START_AGAIN = "delete the folder and run tools/cache_teacher.py again"
 
 
 class TeacherLogitCache:
-    """A folder with a teacher's logits, float16 (views, images, classes), and the fingerprint that determines them."""
+    """A folder with a teacher's logits, float16 (views, images, classes), and the fingerprint that determines them.
+
+    The logits of images that the teacher could not read are NaN.
+    """
 
     def __init__(self, folder: Path, fingerprint: Mapping[str, Any], shape: tuple[int, int, int]) -> None:
         self.folder = folder
@@ -63,7 +66,7 @@ class TeacherLogitCache:
     def write(self, batches: Iterable[tuple[Tensor, list[int]]], completed: int) -> None:
         """Append batches of logits (N, classes) and their positions to the `completed` logit vectors.
 
-        An interrupted write can be resumed.
+        Positions ascend; those left out are set to NaN. An interrupted write can be resumed.
         """
         make_folder(self.folder)
         try:
@@ -78,10 +81,12 @@ class TeacherLogitCache:
             rows = file.reshape(-1, self.shape[-1])
             try:
                 for number, (logits, positions) in enumerate(batches, 1):
+                    rows[completed : positions[-1]] = np.nan
                     rows[positions] = logits.half().cpu().numpy()
                     completed = positions[-1] + 1
                     if number % _SAVE_PERIOD == 0:
                         self._save_metadata(file, completed)
+                rows[completed:] = np.nan
                 completed = self.total
             finally:  # keep the logits of an interrupted cache
                 self._save_metadata(file, completed)
@@ -116,10 +121,16 @@ class DistillationTarget:
         self._logits: np.ndarray | None = cache.open()
 
     def __call__(self, view: int, index: int, class_index: int) -> Tensor:
-        """Return class probabilities (classes,)."""
+        """Return class probabilities (classes,). Raise a DataError if the teacher could not read the image."""
         if self._logits is None:
             self._logits = self.cache.open()
-        return blend_targets(self._logits[view, index], class_index, self.alpha, self.label_smoothing)
+        logits = self._logits[view, index]
+        if np.isnan(logits).any():
+            raise DataError(
+                f"has no logits in {self.cache.folder}, because it could not be read when they were cached; "
+                f"{_START_AGAIN}"
+            )
+        return blend_targets(logits, class_index, self.alpha, self.label_smoothing)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_logits": None}

@@ -16,7 +16,7 @@ from fbnetv3.training.processes.distributed import ProcessGroup
 _EXCEPTIONS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
 # Signals received since `deferred_interrupts` was entered, in order. Signal handlers belong to the process, so this
-# is global too; runs in other threads receive no signals and never see it filled.
+# is global too: a run in another thread sees the main thread's signals and stops as well.
 _pending: list[signal.Signals] = []
 
 
@@ -25,7 +25,7 @@ def deferred_interrupts() -> Iterator[None]:
     """Defer Ctrl-C and SIGTERM until `check_interrupt`, or to the end of the block.
 
     A second Ctrl-C interrupts at once; SIGTERM does not, since some schedulers send it repeatedly. Outside the main
-    thread, which alone receives signals, this does nothing.
+    thread, which alone receives signals, this changes no handlers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -13,6 +13,7 @@ from fbnetv3 import model_zoo
 from fbnetv3.arch import configs_folder, dump_arch, get_arch
 from fbnetv3.config import load_config
 from fbnetv3.data.datasets import ArrayDataset, build_dataset
+from fbnetv3.data.loader import build_loader
 from fbnetv3.errors import OutputError, UsageError
 from fbnetv3.training import cache_teacher_logits, train
 from fbnetv3.training.builders import build_inputs, loss_from_config, resolve_arch, teacher_logit_cache
@@ -196,6 +197,34 @@ def test_targets_can_be_sent_to_worker_processes(cache):
     pickled = pickle.dumps(target)
     assert len(pickled) < 10_000
     assert torch.equal(pickle.loads(pickled)(1, 5, 3), target(1, 5, 3))
+
+
+def test_images_that_the_teacher_could_not_read(tmp_path):
+    """They have no target, even in a cache that was interrupted just after one of them."""
+    cache = TeacherLogitCache(tmp_path / "logits", {}, (1, 6, 10))
+
+    def interrupted():
+        yield torch.ones(2, 10), [0, 2]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.write(interrupted(), 0)
+    cache.write([(torch.ones(1, 10), [4])], cache.completed())
+    target = DistillationTarget(cache, 0.8, 0.1)
+    loader = build_loader(
+        build_dataset("digits", "", "val"),
+        lambda image: torch.zeros(1),
+        batch_size=6,
+        training=False,
+        target=target,
+    )
+    batch = next(iter(loader))
+    assert list(batch.indices) == [0, 2, 4]
+    assert len(batch.errors) == 3
+    assert batch.errors[0].endswith(
+        f"[1]: has no logits in {cache.folder}, because it could not be read when they were cached; "
+        "delete the folder and run tools/cache_teacher.py again"
+    )
 
 
 @pytest.mark.parametrize("content", ["[]", '{"fingerprint": [], "completed": 0}'])
