@@ -296,7 +296,7 @@ def test_resuming_a_complete_run_evaluates_it_again(train, copied_run):
 def test_a_run_is_not_overwritten(train, copied_run):
     weights = (copied_run / "model_final.pth").read_bytes()
     for arguments, message in (
-        ([], r"already contains a run; resume it \(--resume\)"),
+        ([], "already contains a run; resume it (--resume)"),
         (["--resume", "SOLVER.BASE_LR", "0.1"], "SOLVER.BASE_LR has changed: was 0.003, is now 0.1"),
         (["--resume", "SOLVER.MAX_ITER", "3"], "it already has 4 steps, more than SOLVER.MAX_ITER 3"),
     ):
