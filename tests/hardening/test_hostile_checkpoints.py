@@ -93,7 +93,7 @@ def test_decompression_bombs_are_refused(tmp_path, weights):
             is_weight = entry.filename.endswith("data/0")
             bomb.writestr(entry.filename, bytes(200_000_000) if is_weight else original.read(entry))
     assert path.stat().st_size < 3_000_000
-    assert_weights_error(path, "corrupt")
+    assert_weights_error(path, "unpacks to more than its size")
     huge = torch.zeros(1).as_strided((100_000, 100_000), (0, 0))  # 40 GB in 4 bytes
     torch.save({**build_network().state_dict(), "head.weight": huge, "backbone.x": huge}, path)
     assert_weights_error(path, "does not fit")
