@@ -118,7 +118,7 @@ def test_another_number_of_classes_is_refused_with_advice(model, small_cfg, tmp_
 def test_another_number_of_classes_of_a_retinanet(tmp_path):
     model = build_model(small_config("retinanet_fbnetv3_a_FPN"))
     save_with_7_classes(small_config("retinanet_fbnetv3_a_FPN"), tmp_path)
-    with pytest.raises(WeightsError, match="set MODEL.RETINANET.NUM_CLASSES"):
+    with pytest.raises(WeightsError, match="classes than MODEL.RETINANET.NUM_CLASSES: set it"):
         load_detector(model, tmp_path / "x.pth")
 
 
