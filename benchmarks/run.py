@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Run benchmarks and write docs/benchmarks.md: `run.py [NAME ...]`, by default all that `--list` lists.
 
-`predictor_efficiency.py` and `nars_search.py --joint` take longer and are run by hand; see docs/results.md.
+Run by hand: `predictor_efficiency.py` and `nars_search.py --joint`, which take longer (see docs/results.md), and
+`cpu_pieces.py`, which justifies each module of `fbnetv3.modeling.cpu`.
 
 Each benchmark is a script in this folder and runs in its own process, one after the other. Its results are stored
 in benchmarks/results.json with machine, versions and date, so the page can combine runs from several days; benchmarks
