@@ -26,7 +26,7 @@ def test_register_as_a_decorator_or_a_call():
     assert registry.origin("number").rpartition(":")[0].endswith("test_registry.py")
 
 
-def test_a_lazy_entry_is_imported_by_resolve():
+def test_get_imports_a_lazy_entry():
     registry = Registry("thing")
     registry.register("collections:OrderedDict", name="lazy")
     registry.register(len, name="direct")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable, Sequence
@@ -120,9 +121,12 @@ def choose_predictor(args: Namespace, overrides: list[str]) -> Callable[[], Any]
 
 
 def parse_score(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
     if not 0 <= value <= 1:
-        raise ArgumentTypeError(f"{text} must be in [0, 1]")
+        raise ArgumentTypeError(f"{text} must be a number in [0, 1]")
     return value
 
 

@@ -193,7 +193,7 @@ def build_loader(
     if training:
         # BatchNorm needs two values per channel even for 1x1 maps
         if batch_size < 2 * world_size or batch_size % world_size:
-            multiple = f" and a multiple of the {world_size} processes" if world_size > 1 else ""
+            multiple = f" and a multiple of {world_size}, the number of processes" if world_size > 1 else ""
             raise UsageError(f"SOLVER.BATCH_SIZE {batch_size} must be at least {2 * world_size}{multiple}")
         if length < batch_size:
             raise DataError(

@@ -123,7 +123,7 @@ def _parse_overrides_by_name(value: Any, field: str, folder: Path) -> dict[str, 
     names = [str(name) for name in value]
     if len(set(map(_folder_name, names))) < len(names):
         raise FieldError(
-            f"{names} must differ in letters or digits, as folders of runs are named by them", field
+            f"{names} must differ in letters or digits, because run folders are named after them", field
         )
     return {str(name): _parse_overrides(keys, f"{field}.{name}", folder) for name, keys in value.items()}
 

@@ -12,8 +12,8 @@ from torch.optim.swa_utils import AveragedModel
 class ModelEMA(AveragedModel):
     """Exponential moving average of a model, including its floating-point buffers; it starts as a copy of the model.
 
-    `decay` is the weight of the previous average. After n steps, min(decay, (1 + n) / (10 + n)) is used, so that the
-    average soon forgets the random initial weights.
+    `decay` is the weight of the previous average. The first update copies the model; after n updates, min(decay,
+    (1 + n) / (10 + n)) is used, so that the average soon forgets early weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -70,8 +70,8 @@ def test_uint8_batches_are_normalized_on_the_device():
     ("batch", "processes", "message"),
     [
         (1, 1, "SOLVER.BATCH_SIZE 1 must be at least 2$"),
-        (3, 3, "SOLVER.BATCH_SIZE 3 must be at least 6 and a multiple of the 3 processes"),
-        (8, 3, "SOLVER.BATCH_SIZE 8 must be at least 6 and a multiple of the 3 processes"),
+        (3, 3, "SOLVER.BATCH_SIZE 3 must be at least 6 and a multiple of 3, the number of processes"),
+        (8, 3, "SOLVER.BATCH_SIZE 8 must be at least 6 and a multiple of 3, the number of processes"),
     ],
 )
 def test_a_batch_that_processes_cannot_share(batch, processes, message):

@@ -1,4 +1,4 @@
-"""detectron2's mapper from dataset dicts to model inputs, made robust to unusual images, for training and inference."""
+"""detectron2's mapper from dataset dicts to model inputs, which reads unusual images correctly."""
 
 from __future__ import annotations
 

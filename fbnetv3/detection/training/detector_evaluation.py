@@ -90,7 +90,8 @@ def _build_evaluator(cfg: CfgNode, name: str, folder: str | None) -> DatasetEval
         return PascalVOCDetectionEvaluator(name)
     if evaluator_type not in ("coco", "coco_panoptic_seg"):
         raise UsageError(
-            f"{name}: datasets of type '{evaluator_type}' cannot be evaluated; supported: coco, pascal_voc"
+            f"{name}: datasets of type '{evaluator_type}' cannot be evaluated; supported: coco, coco_panoptic_seg, "
+            "pascal_voc"
         )
     tasks = ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",)
     max_detections = cfg.TEST.DETECTIONS_PER_IMAGE

@@ -170,13 +170,22 @@ class _Worker:
             cause = "closed its connection and was killed"
         elif exit_code < 0:
             hint = " (out of memory?)" if exit_code == -signal.SIGKILL else ""
-            cause = f"was killed by {signal.Signals(-exit_code).name}{hint}"
+            cause = f"was killed by {_signal_name(-exit_code)}{hint}"
         # With the last line of its output
         with contextlib.suppress(OSError):
-            lines = self.log.read_bytes()[-_LOG_TAIL:].decode(errors="replace").strip().splitlines()
+            with self.log.open("rb") as log:
+                log.seek(max(0, self.log.stat().st_size - _LOG_TAIL))
+                lines = log.read().decode(errors="replace").strip().splitlines()
             if lines and not lines[-1].startswith("--- trial"):
                 cause += f": {lines[-1]}"
         return f"the worker process {cause}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # real-time signals have no names
+        return f"signal {number}"
 
 
 def _start_process(worker_end: Connection, log: Path, num_threads: int) -> subprocess.Popen:

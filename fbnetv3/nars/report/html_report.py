@@ -42,7 +42,7 @@ def write_report(folder: Path) -> Path:
 
 
 def _render_page(record: SearchRecord, figures: dict[str, str]) -> str:
-    from jinja2 import Template  # optional package
+    from jinja2 import Template  # slow to import
 
     epoch = record.comparison_epoch
     # Values are escaped, because errors and settings may contain any text

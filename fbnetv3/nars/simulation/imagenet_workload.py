@@ -47,7 +47,7 @@ class ImageNetWorkload:
 
     @property
     def images_per_second(self) -> float:
-        """Training images per second and GPU for a candidate of mean cost."""
+        """Training images per second per GPU for a candidate of mean cost."""
         return self.macs_per_second / (_FORWARD_AND_BACKWARD * float(self.macs.mean()))
 
 

@@ -160,7 +160,7 @@ class Space:
 
         Raises:
             SpaceError: the space has no architecture template.
-            ArchError: the values form no valid network.
+            ArchError: the values do not form a valid network.
         """
         data = self._fill_template(ARCHITECTURE, candidate)
         # With all values known, rows with two expansions become two rows
@@ -173,7 +173,7 @@ class Space:
 
         Raises:
             SpaceError: the space has no recipe template.
-            RecipeError: the values form no valid recipe.
+            RecipeError: the values do not form a valid recipe.
         """
         return recipe_from_dict(self._fill_template(RECIPE, candidate))
 

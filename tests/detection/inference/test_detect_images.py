@@ -328,7 +328,7 @@ def test_errors_are_one_line(tool, detect, tmp_path):  # noqa: F811
         (
             detect("--input", tmp_path / "x.png", "--score-threshold", "2"),
             2,
-            "--score-threshold: 2 must be in [0, 1]",
+            "--score-threshold: 2 must be a number in [0, 1]",
         ),
         (
             detect("--input", tmp_path / "x.png", "--batch-size", "0"),

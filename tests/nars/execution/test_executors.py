@@ -88,17 +88,20 @@ def fails_in_several_ways(candidate, epochs):
         os._exit(3)
     if candidate["a"] == 2:
         os.kill(os.getpid(), 9)
+    if candidate["a"] == 4:
+        os.kill(os.getpid(), 36)  # a real-time signal, which has no name
     return [0.5] * (epochs - 1 if candidate["a"] == 3 else epochs)
 
 
 def test_errors_say_how_an_evaluation_failed(tmp_path):
     with open_for_tests(fails_in_several_ways, tmp_path) as executor:
-        outcomes = run_attempts(executor, *map(make_attempt, range(5)))
+        outcomes = run_attempts(executor, *map(make_attempt, range(6)))
     assert outcomes[0].error.startswith("ZeroDivisionError: what now (in test_executors.py, line ")
     assert "the worker process exited with code 3" in outcomes[1].error
     assert "the worker process was killed by SIGKILL (out of memory?)" in outcomes[2].error
     assert "returned 1 accuracies; expected one accuracy for each of 2 epochs" in outcomes[3].error
-    assert outcomes[4].curve == (0.5, 0.5)
+    assert "the worker process was killed by signal 36" in outcomes[4].error
+    assert outcomes[5].curve == (0.5, 0.5)
 
 
 def dies_and_leaves_a_child(candidate, epochs):

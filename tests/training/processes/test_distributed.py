@@ -187,9 +187,12 @@ def test_errors_are_prefixed_with_the_rank(tmp_path):
     run = [*TRAIN, "SOLVER.BATCH_SIZE", "7", "OUTPUT_DIR", tmp_path / "run"]
     processes = [start_rank(rank, port, *run) for rank in (0, 1)]
     errors = [process.communicate(timeout=120)[1] for process in processes]
-    assert "error: SOLVER.BATCH_SIZE 7 must be at least 4 and a multiple of the 2 processes" in errors[0]
     assert (
-        "[process 1] error: SOLVER.BATCH_SIZE 7 must be at least 4 and a multiple of the 2 processes"
+        "error: SOLVER.BATCH_SIZE 7 must be at least 4 and a multiple of 2, the number of processes"
+        in errors[0]
+    )
+    assert (
+        "[process 1] error: SOLVER.BATCH_SIZE 7 must be at least 4 and a multiple of 2, the number of processes"
         in errors[1]
     )
     assert not (tmp_path / "run").exists()
