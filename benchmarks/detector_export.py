@@ -38,7 +38,7 @@ def main(argv=None):
     images = [load_rgb_array(path) for path in sample_image_files(args.images, args.max_images)]
     report_agreement(exported, original, images)
     detectors = {
-        "ONNX Runtime": exported.boxes,
+        "ONNX Runtime": exported.detect,
         "optimize_for_inference": lambda image: detect_boxes(optimized, image),
         "detectron2's default": lambda image: detect_boxes(original, image),
     }

@@ -60,7 +60,7 @@ def fbnetv3_epoch(root, workers):
         flip=True,
         normalize=False,
     )
-    arguments = {"batch_size": BATCH, "training": True, "workers": workers, "normalize": PREPROCESSING}
+    arguments = {"batch_size": BATCH, "training": True, "workers": workers, "preprocessing": PREPROCESSING}
     loader = build_loader(FolderDataset(Path(root)), transform, **arguments)
     return lambda: sum(len(batch.to(CPU, torch.contiguous_format)[0]) for batch in loader)
 

@@ -48,12 +48,14 @@ TRAINING_OVERRIDES = {
 }
 # Published teachers have ImageNet's 1,000 classes.
 PUBLISHED_TEACHER = "MODEL.NUM_CLASSES 1000 DATA.ROOT datasets/thousand SOLVER.BATCH_SIZE 250"
+SIMULATION = "--pool 200 --batch 6 --rounds 2 --epochs 8 --gpus 2 8 --repeats 1"
 # Options appended to other scripts, by script and one of its arguments
 SCRIPT_OPTIONS = {
     "make_split.py": "--held-out 10 --train 40",
     "make_split.py datasets/imagenet/train": "--classes 4 --held-out 4 --train 8",
     "make_split.py all_images": "--held-out 4 --train 8",
-    "simulate_search.py": "--pool 200 --batch 6 --rounds 2 --epochs 8 --gpus 2 8 --repeats 1",
+    "simulate_search.py --asynchronous": SIMULATION,
+    "simulate_search.py --failure-rate": SIMULATION,
     "measure_net.py": "--seconds 0.02 --threads 1",
     "measure_net.py --space": "--space tiny.yaml --num-classes 10",
     "measure_net.py --check": "--check 3 --num-classes 10 --space tiny.yaml",
