@@ -134,9 +134,8 @@ class FolderLock:
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if not isinstance(
-                error, (BlockingIOError, PermissionError)
-            ):  # such as ENOLCK on a network file system
+            # Such as ENOLCK on a network file system
+            if not isinstance(error, (BlockingIOError, PermissionError)):
                 self.release()
                 raise build_output_error(self._path, error, self.advice) from error
             self._file.seek(0)

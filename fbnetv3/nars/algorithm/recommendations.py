@@ -190,7 +190,7 @@ class Recommender:
 def _training_config(settings: SearchSettings, folder: Path) -> dict[str, Any]:
     """Return the keys that all recommended training configs share: by default, those of the trials.
 
-    The path `_BASE_` is relative to `folder`.
+    The paths in `_BASE_`, one or a list, are relative to `folder`.
     """
     keys = dict(settings.training_config)
     if not keys:
@@ -203,7 +203,11 @@ def _training_config(settings: SearchSettings, folder: Path) -> dict[str, Any]:
     base = config.pop(BASE_KEY, None)
     if not base:
         return config
-    return {BASE_KEY: os.path.relpath(Path(base).expanduser().resolve(), folder.resolve()), **config}
+    paths = [
+        os.path.relpath(Path(path).expanduser().resolve(), folder.resolve())
+        for path in (base if isinstance(base, list) else [base])
+    ]
+    return {BASE_KEY: paths if isinstance(base, list) else paths[0], **config}
 
 
 def _describe_source(provenance: Mapping[str, Any]) -> str:

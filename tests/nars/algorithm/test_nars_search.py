@@ -227,7 +227,7 @@ def networks(tmp_path_factory):
             },
             "family_z": {"from": "macs_1M", "macs": 1e12},
         },
-        training_config={"_BASE_": str(ROOT / "configs/digits/fbnetv3_digits.yaml"), "SOLVER.EPOCHS": 3},
+        training_config={"_BASE_": [str(ROOT / "configs/digits/fbnetv3_digits.yaml")], "SOLVER.EPOCHS": 3},
     )
 
 
