@@ -1,0 +1,130 @@
+"""Tables and figures of the search benchmark's results."""
+
+import math
+import statistics
+
+import numpy as np
+from tabulate import tabulate
+
+from fbnetv3.utils.plotting import new_figure, save_figure, style_axes
+
+FLOOR = 0.001
+"""Smaller regrets count as this much in ratios, geometric means and figures, so that a regret of 0 is possible."""
+COLUMNS = 3  # of panels in a figure
+
+
+def print_report(results, trainings):
+    """Print the regrets of each task, and over tasks the geometric means and the ratios to the best peer."""
+    if not results:
+        return
+    marks = sorted({max(1, trainings // 4), max(1, trainings // 2), trainings})
+    cells = group_regrets(results)
+    for task in unique(results, "task"):
+        rows = [
+            [
+                searcher,
+                len(curves),
+                *(describe_regrets([curve[mark - 1] for curve in curves]) for mark in marks),
+            ]
+            for (name, searcher), curves in cells.items()
+            if name == task
+        ]
+        print(f"\n{task}: regret in points, mean / median / worst of the seeds\n")
+        print_table(rows, ["", "seeds", *(f"at {mark} trainings" for mark in marks)])
+    print_summary(cells, marks)
+
+
+def group_regrets(results):
+    """Return the trajectories of regrets by (task, searcher)."""
+    cells = {}
+    for result in results:
+        cells.setdefault((result["task"], result["searcher"]), []).append(result["regrets"])
+    return cells
+
+
+def unique(results, key):
+    return list(dict.fromkeys(result[key] for result in results))
+
+
+def describe_regrets(values):
+    return " / ".join(
+        f"{value:.3f}" for value in (statistics.fmean(values), statistics.median(values), max(values))
+    )
+
+
+def print_summary(cells, marks):
+    """Print a row for each searcher, over the tasks on which all searchers have results."""
+    searchers = list(dict.fromkeys(searcher for _, searcher in cells))
+    tasks = list(dict.fromkeys(task for task, _ in cells))
+    tasks = [task for task in tasks if all((task, searcher) in cells for searcher in searchers)]
+    if not tasks:
+        return
+    means = {
+        key: [max(FLOOR, statistics.fmean(curve[mark - 1] for curve in curves)) for mark in marks]
+        for key, curves in cells.items()
+    }
+    rows = []
+    for searcher in searchers:
+        peers = [name for name in searchers if name != searcher and not name.startswith("nars")]
+        row = [
+            searcher,
+            *(
+                f"{geometric_mean([means[task, searcher][i] for task in tasks]):.4f}"
+                for i in range(len(marks))
+            ),
+        ]
+        for i in range(len(marks) if peers else 0):
+            ratios = [
+                means[task, searcher][i] / min(means[task, peer][i] for peer in peers) for task in tasks
+            ]
+            row.append(f"{geometric_mean(ratios):.2f}")
+        rows.append(row)
+    print(
+        f"\nGeometric means over {len(tasks)} tasks of the mean regret, and of its ratio to the best other peer on "
+        f"each task; regrets below {FLOOR} count as {FLOOR}\n"
+    )
+    headers = ["", *(f"regret at {mark}" for mark in marks), *(f"ratio at {mark}" for mark in marks)]
+    print_table(rows, headers)
+
+
+def geometric_mean(values):
+    return math.exp(statistics.fmean(math.log(value) for value in values))
+
+
+def print_table(rows, headers):
+    print(tabulate(rows, headers, tablefmt="github", disable_numparse=True))
+
+
+def plot_regrets(results, path):
+    """Draw the median and the quartiles of the regret over the epochs, a panel for each task."""
+    tasks, searchers = unique(results, "task"), unique(results, "searcher")
+    cells = group_regrets(results)
+    epochs = {result["task"]: result["epochs"] for result in results}
+    num_columns = min(COLUMNS, len(tasks))
+    num_rows = -(-len(tasks) // num_columns)
+    figure = new_figure(4.0 * num_columns, 2.8 * num_rows + 0.5)
+    panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+    for axes, task in zip(panels, tasks, strict=False):
+        for number, searcher in enumerate(searchers):
+            if (task, searcher) in cells:
+                plot_trajectories(axes, cells[task, searcher], epochs[task], searcher, f"C{number}")
+        style_axes(axes, title=task, yscale="log")
+    for axes in panels[len(tasks) :]:
+        axes.remove()
+    figure.supxlabel("epochs")
+    figure.supylabel("regret in points: median, quartiles")
+    handles = {
+        label: handle
+        for axes in panels[: len(tasks)]
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=6, frameon=False)
+    save_figure(figure, path)
+
+
+def plot_trajectories(axes, curves, epochs, label, color):
+    curves = np.maximum(np.array(curves), FLOOR)
+    x = np.arange(1, curves.shape[1] + 1) * epochs
+    low, median, high = np.quantile(curves, (0.25, 0.5, 0.75), axis=0)
+    axes.step(x, median, where="post", color=color, label=label)
+    axes.fill_between(x, low, high, step="post", color=color, alpha=0.15, linewidth=0)
