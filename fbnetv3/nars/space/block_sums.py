@@ -16,7 +16,9 @@ import numpy as np
 from fbnetv3.arch import ArchError, Row
 from fbnetv3.arch.block_specs import BLOCK_SPECS, BlockSpec
 from fbnetv3.arch.definition import MAX_RESOLUTION
-from fbnetv3.nars.space.search_space import ARCHITECTURE, Space, SpaceError, is_variable, split_expansion
+from fbnetv3.nars.space.search_space import Space
+from fbnetv3.nars.space.templates import is_variable, split_expansion
+from fbnetv3.nars.space.variables import ARCHITECTURE, SpaceError
 
 # With more combinations than this, values are found by sorting the combinations that occur instead of in a table
 _MAX_TABLE_ROWS = 4_000_000
@@ -155,7 +157,7 @@ class BlockSums:
 class _CodedValues:
     """A quantity with few distinct values, and the index of each candidate's value; None if all share the only one."""
 
-    values: tuple[Any, ...]
+    values: Sequence[Any]
     codes: np.ndarray | None = None
 
     def per_candidate(self) -> np.ndarray:
@@ -191,7 +193,7 @@ class _BlockGroup:
         self._functions = functions
         self._rows: dict[tuple[Any, ...], tuple[float, ...]] = {}
         self._table: np.ndarray = np.zeros((0, 0))
-        self._table_sides: tuple[int, ...] | None = None
+        self._table_sides: Sequence[int] | None = None
 
     def look_up(self, inputs: Sequence[_CodedValues]) -> np.ndarray:
         """Return the values of one block and its output side, (N, columns + 1); -1 where there is no such block.

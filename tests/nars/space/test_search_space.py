@@ -150,7 +150,7 @@ def architecture(**row):
             {"variables": {"x": {"range": [1, 4, 2]}}},
             r"variables\.x\.range: .* 4 is not reached in steps of 2",
         ),
-        ({"variables": {"x": {"range": [1, 1e9]}}}, r"variables\.x\.range: .* at most 100,000 values"),
+        ({"variables": {"x": {"range": [1, 10**9]}}}, r"variables\.x\.range: .* at most 100,000 values"),
         (
             {"variables": {"x": {"range": [1, float("nan")]}}},
             r"variables\.x\.range: .* must be \[low, high\]",
@@ -159,7 +159,7 @@ def architecture(**row):
         ({"variables": {"x": {"choices": [1], "scale": 2}}}, r"variables\.x\.scale: unknown key"),
         ({"variables": {"x": {"choices": []}}}, r"variables\.x\.choices: \[\] must be a list of"),
         (
-            {"variables": {"x": {"choices": [[1]]}}},
+            {"variables": {"x": {"choices": [{"a": 1}]}}},
             r"variables\.x\.choices: .* must be a list of strings, numbers",
         ),
         (
