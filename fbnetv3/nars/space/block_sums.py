@@ -18,12 +18,16 @@ from fbnetv3.arch.block_specs import BLOCK_SPECS, BlockSpec
 from fbnetv3.arch.definition import MAX_RESOLUTION
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.nars.space.templates import is_variable, split_expansion
-from fbnetv3.nars.space.variables import ARCHITECTURE, SpaceError
+from fbnetv3.nars.space.variables import ARCHITECTURE, SpaceError, Variable
 
 # With more combinations than this, values are found by sorting the combinations that occur instead of in a table
 _MAX_TABLE_ROWS = 4_000_000
+# Number of combinations that a group of blocks remembers
+_MAX_REMEMBERED = 1_000_000
 _UNKNOWN = -2
 _INVALID = -1
+# In place of the value of an inactive variable; a singleton in other processes, too
+_ABSENT = Ellipsis
 
 
 class BlockFunctions(NamedTuple):
@@ -76,14 +80,12 @@ class BlockSums:
         includes the head as one more block.
         """
         candidates = self.space.validate(candidates)
+        variables = self._encode_variables(candidates)
         num_candidates = len(candidates)
         shape = (num_candidates, self._groups[-1].stage + 1 if by_stage else 1)
         sums: np.ndarray = np.zeros((*shape, self._functions.num_columns), self._functions.dtype)
         num_blocks = np.zeros(shape, np.int64)
         valid = np.ones(num_candidates, bool)
-        variables = {}
-        for variable, codes in zip(self.space.variables, candidates.T, strict=True):
-            variables[variable.name] = _CodedValues(variable.values, codes)
 
         def quantity(value: Any) -> _CodedValues:
             return variables[value[1:]] if is_variable(value) else _CodedValues((value,))
@@ -112,6 +114,16 @@ class BlockSums:
             num_blocks += 1
         return BlockTotals(sums, num_blocks, valid)
 
+    def _encode_variables(self, candidates: np.ndarray) -> dict[str, _CodedValues]:
+        """Return the variables of candidates by name; inactive ones are absent."""
+        active = self.space.active(candidates).T
+        variables = {}
+        for variable, codes, is_active in zip(self.space.variables, candidates.T, active, strict=True):
+            if variable.when:
+                codes = np.where(is_active, codes, len(variable))
+            variables[variable.name] = _CodedValues(variable.values, codes, bool(variable.when))
+        return variables
+
     def _add_heads(
         self, sums: np.ndarray, channels: _CodedValues, side: _CodedValues, valid: np.ndarray
     ) -> None:
@@ -127,18 +139,22 @@ class BlockSums:
     def list_reachable(self) -> tuple[list[tuple[str, BlockSpec, int]], list[tuple[int, int]]]:
         """List all blocks that candidates can have, and all (channels, side) of the last block's output.
 
-        A block is its registered name, its spec and the side of its input.
+        A block is its registered name, its spec and the side of its input. Blocks that only conditions among the
+        variables of a row exclude are listed, too.
+
+        Raises:
+            SpaceError: a block has a continuous variable.
         """
-        possible = {variable.name: variable.values for variable in self.space.variables}
+        by_name = {variable.name: variable for variable in self.space.variables}
         resolutions: Sequence[int] = (self._resolution,)
         if is_variable(self._resolution):
-            resolutions = possible[self._resolution[1:]]
+            resolutions = by_name[self._resolution[1:]].values
         blocks: dict[tuple[str, BlockSpec, int], None] = {}  # an ordered set
         inputs = {(self.in_chans, side) for side in resolutions}
         for group in self._groups:
             # Build the block with all values of its variables, for all inputs
             outputs: set[tuple[int, int]] = set()
-            for values in product(*(possible[name] for name in group.variables.values())):
+            for values in product(*(_list_values(by_name[name]) for name in group.variables.values())):
                 fields = {**group.fields, **dict(zip(group.variables, values, strict=True))}
                 for channels, side in sorted(inputs):
                     # The input of a row's later blocks is the row's own output
@@ -153,16 +169,34 @@ class BlockSums:
         return list(blocks), sorted(inputs)
 
 
+def _list_values(variable: Variable) -> tuple[Any, ...]:
+    """Return all values of a variable, and that it may be absent."""
+    if variable.is_continuous:
+        raise SpaceError("is continuous, so blocks cannot be listed: give its range a step", variable.name)
+    return (*variable.values, _ABSENT) if variable.when else tuple(variable.values)
+
+
 @dataclass(frozen=True)
 class _CodedValues:
-    """A quantity with few distinct values, and the index of each candidate's value; None if all share the only one."""
+    """A quantity with few distinct values, and the index of each candidate's value; None if all share the only one.
+
+    The index after the last is that of an optional quantity that is absent.
+    """
 
     values: Sequence[Any]
     codes: np.ndarray | None = None
+    is_optional: bool = False
+
+    def __len__(self) -> int:
+        """Return the number of codes."""
+        return len(self.values) + self.is_optional
+
+    def __getitem__(self, code: int) -> Any:
+        return self.values[code] if code < len(self.values) else _ABSENT
 
     def per_candidate(self) -> np.ndarray:
-        """Return the value of each candidate, (N,), or (1,) if all share it."""
-        values = np.asarray(self.values)
+        """Return the value of each candidate, (N,), or (1,) if all share it; 1 where it is absent, like `repeat`."""
+        values = np.asarray([*self.values, 1] if self.is_optional else self.values)
         return values if self.codes is None else values[self.codes]
 
 
@@ -207,7 +241,7 @@ class _BlockGroup:
         for quantity in inputs:
             if quantity.codes is not None:
                 keys = keys + num_combinations * quantity.codes
-            num_combinations *= len(quantity.values)
+            num_combinations *= len(quantity)
 
         if num_combinations > _MAX_TABLE_ROWS:
             unique_keys, inverse = np.unique(keys, return_inverse=True)
@@ -235,10 +269,12 @@ class _BlockGroup:
         # The values that the key stands for, in mixed-radix notation
         values = []
         for quantity in inputs:
-            key, code = divmod(key, len(quantity.values))
-            values.append(quantity.values[code])
+            key, code = divmod(key, len(quantity))
+            values.append(quantity[code])
         combination = tuple(values)
         if combination not in self._rows:
+            if len(self._rows) == _MAX_REMEMBERED:
+                self._rows.clear()
             *own, channels, side = combination
             fields = {**self.fields, **dict(zip(self.variables, own, strict=True))}
             spec, output_side = self.build(fields, channels, side)
@@ -255,7 +291,8 @@ class _BlockGroup:
             return None, _INVALID
         # A candidate whose fields do not fit together is invalid
         try:
-            spec = Row(**fields).spec(channels, first=True)
+            row = Row(**{name: value for name, value in fields.items() if value is not _ABSENT})
+            spec = row.spec(channels, first=True)
         except ArchError:
             return None, _INVALID
         _, output_side, _ = spec.cost(side, side)

@@ -1,4 +1,4 @@
-"""Constraints on candidates: bounds on named columns, which functions compute from arrays of candidates."""
+"""Constraints on candidates: bounds on named columns, and functions of the values of several variables."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from fbnetv3.arch import ArchError
-from fbnetv3.errors import UsageError, suggest
+from fbnetv3.errors import suggest
 from fbnetv3.nars.space.cost_model import COST_COLUMNS, CostModel
+from fbnetv3.nars.space.feasibility import (
+    ConstraintError,
+    FeasibilityFunction,
+    evaluate_feasibility,
+    function_name,
+)
 from fbnetv3.nars.space.search_space import Space
 
 Column = Callable[[np.ndarray], np.ndarray]
@@ -18,10 +24,9 @@ Column = Callable[[np.ndarray], np.ndarray]
 
 # Number of random candidates from which the search for a feasible one starts
 _NUM_STARTS = 32
-
-
-class ConstraintError(UsageError):
-    """Invalid constraints, or constraints that no candidate meets."""
+# Number of values of a variable with more that `repair` tries, and of turns that each variable has at most
+_MAX_TRIED_VALUES = 256
+_MAX_TURNS = 100
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,8 @@ class Constraints:
     """Constraints on the candidates of a space, and the columns that can be constrained.
 
     The columns are "macs", "params" and "activations" in spaces with architectures, whose networks have `num_classes`
-    outputs, and the user's `columns`.
+    outputs, and the user's `columns`. Candidates must also fulfill the functions `feasible` of their values, such as
+    `lambda values: values["min_depth"] <= values["max_depth"]`; see `FeasibilityFunction`.
     """
 
     def __init__(
@@ -54,8 +60,10 @@ class Constraints:
         constraints: Sequence[Constraint] = (),
         columns: Mapping[str, Column] | None = None,
         num_classes: int = 1000,
+        feasible: Sequence[FeasibilityFunction] = (),
     ) -> None:
         self.space = space
+        self.feasibility_functions = tuple(feasible)
         self.constraints = tuple(constraints)
         self._constrained = tuple(dict.fromkeys(constraint.column for constraint in self.constraints))
         self.columns = dict(columns or {})
@@ -73,13 +81,14 @@ class Constraints:
     def with_bounds(self, *bounds: Constraint) -> Constraints:
         """Return these constraints and more, over the same columns and with the same table of block costs."""
         constraints = [*self.constraints, *bounds]
-        extended = Constraints(self.space, constraints, self.columns, self.num_classes)
+        functions = self.feasibility_functions
+        extended = Constraints(self.space, constraints, self.columns, self.num_classes, functions)
         extended._cost_model = self._cost_model
         return extended
 
     def column_values(self, candidates: np.ndarray, *names: str) -> dict[str, np.ndarray]:
         """Compute columns of candidates, integers (N, variables): an array of numbers (N,) by column name."""
-        candidates = self.space.validate(candidates)
+        candidates = self.space.canonicalize(candidates)
         columns = self._user_columns(candidates, names)
         # Costs of networks, all at once, unless only the user's columns are needed
         if self._cost_model is not None and set(names) - set(columns):
@@ -107,10 +116,10 @@ class Constraints:
     def violation(self, candidates: np.ndarray) -> np.ndarray:
         """Return by how much candidates violate the constraints, (N,).
 
-        It is the sum of the distances to the bounds, each relative to its bound; 0 for feasible candidates, infinite
-        for those that do not form a network.
+        It is the sum of the distances to the bounds, each relative to its bound, and of 1 for each feasibility function
+        that the candidate does not fulfill; 0 for feasible candidates, infinite for those that do not form a network.
         """
-        candidates = self.space.validate(candidates)
+        candidates = self.space.canonicalize(candidates)
         costs = self._cost_model(candidates) if self._cost_model is not None else {}
         total = np.zeros(len(candidates))
         if costs:
@@ -125,6 +134,8 @@ class Constraints:
             ):
                 if math.isfinite(bound):
                     total += np.maximum(excess, 0) / max(abs(bound), 1e-12)
+        for function in self.feasibility_functions:
+            total += ~evaluate_feasibility(function, self.space, candidates)
         return total
 
     def repair(
@@ -132,35 +143,46 @@ class Constraints:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Move candidates toward feasibility by coordinate descent, until `num_needed` (default: all) are.
 
-        Variables take turns in random order; each is set to the value that reduces a candidate's violation most.
-        Return the moved candidates, integers (N, variables), and their remaining violation, (N,).
+        Variables take turns in random order; each is set to the value that reduces a candidate's violation most. Of a
+        variable with many values, some are tried. Return the moved candidates, canonical, int64 (N, variables), and
+        their remaining violation, (N,).
         """
-        moved = self.space.validate(candidates).copy()
+        moved = self.space.canonicalize(candidates)
         violation = self.violation(moved)
         num_needed = num_needed or len(moved)
-        improved = True
-        while improved and (violation == 0).sum() < num_needed:
+        for _ in range(_MAX_TURNS):
             improved = False
+            if (violation == 0).sum() >= num_needed:
+                break
             for column in rng.permutation(len(self.space)):
-                infeasible = np.flatnonzero(violation > 0)
-                if not len(infeasible):
-                    break
-                # Try every value of the variable
-                size = self.space.sizes[column]
-                variants = np.repeat(moved[infeasible], size, 0)
-                variants[:, column] = np.tile(np.arange(size), len(infeasible))
-                variant_violation = self.violation(variants).reshape(len(infeasible), size)
-                best_value = variant_violation.argmin(1)
-                best_violation = variant_violation.min(1)
-                # Keep the best value where it helps
-                better = best_violation < violation[infeasible]
-                moved[infeasible[better], column] = best_value[better]
-                violation[infeasible[better]] = best_violation[better]
-                improved |= bool(better.any())
+                improved |= self._repair_variable(moved, violation, int(column), rng)
+            if not improved:
+                break
         return moved, violation
 
+    def _repair_variable(
+        self, moved: np.ndarray, violation: np.ndarray, column: int, rng: np.random.Generator
+    ) -> bool:
+        """Set a variable of infeasible candidates, in place, to its best value; return whether one improved."""
+        rows = np.flatnonzero((violation > 0) & self.space.active(moved)[:, column])
+        if not len(rows):
+            return False
+        values = self.space.variables[column].variations(moved[rows, column], _MAX_TRIED_VALUES, rng)
+        variants = np.repeat(moved[rows], values.shape[1], 0)
+        variants[:, column] = values.reshape(-1)
+        variant_violation = self.violation(variants).reshape(values.shape)
+        # Keep the best value where it helps
+        best = variant_violation.argmin(1)
+        best_violation = variant_violation.min(1)
+        better = best_violation < violation[rows]
+        improved = rows[better]
+        moved[improved, column] = values[better, best[better]]
+        moved[improved] = self.space.canonicalize(moved[improved])
+        violation[improved] = best_violation[better]
+        return bool(better.any())
+
     def find_feasible(self, seed: int = 0) -> np.ndarray:
-        """Return a feasible candidate, (variables,).
+        """Return a feasible candidate, canonical, (variables,).
 
         Random candidates, the smallest and the largest are moved by `repair` until one is feasible.
 
@@ -168,7 +190,7 @@ class Constraints:
             ConstraintError: no feasible candidate was found; the message describes the nearest one.
         """
         rng = np.random.default_rng(seed)
-        starts = rng.integers(0, self.space.sizes, (_NUM_STARTS, len(self.space)))
+        starts = self.space.from_unit(rng.random((_NUM_STARTS, len(self.space))))
         starts[0] = 0
         starts[1] = self.space.sizes - 1
         candidates, violation = self.repair(starts, rng, num_needed=1)
@@ -186,8 +208,13 @@ class Constraints:
             except ArchError as error:
                 problem = f"no candidate of {name} was found that forms a valid network"
                 return f"{problem}: correct the space; for the nearest one, {error}"
+        functions = self.feasibility_functions
+        constraints = ", ".join([*map(str, self.constraints), *map(function_name, functions)])
+        # What the nearest one has
         columns = self.column_values(nearest[None], *self._constrained)
-        costs = ", ".join(f"{column} {values[0]:,.6g}" for column, values in columns.items())
-        constraints = ", ".join(map(str, self.constraints))
-        problem = f"no candidate of {name} was found that meets {constraints}; the nearest one has {costs}"
-        return f"{problem}: widen the constraints or the space"
+        facts = [f"{column} {values[0]:,.6g}" for column, values in columns.items()]
+        if functions:
+            facts.append(f"the values {self.space.decode(nearest)}")
+        repaired = f"among {_NUM_STARTS} that were repaired"
+        problem = f"no candidate of {name} was found that meets {constraints} {repaired}"
+        return f"{problem}; the nearest one has {', '.join(facts)}: widen the constraints or the space"

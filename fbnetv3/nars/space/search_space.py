@@ -171,16 +171,37 @@ class Space:
             values = np.setdiff1d(values, present)
             changed = np.repeat(candidate[None], len(values), 0)
             changed[:, index] = values
-            activated = self.active(changed) & ~active
-            random = self.from_unit(rng.random(changed.shape))
-            neighbors.append(self.canonicalize(np.where(activated, random, changed)))
+            neighbors.append(self.complete_changes(candidate[None], changed, rng))
         return np.concatenate(neighbors)
 
+    def complete_changes(
+        self, before: np.ndarray, changed: np.ndarray, rng: np.random.Generator
+    ) -> np.ndarray:
+        """Return changed candidates, integers (N, variables), in canonical form, int64 (N, variables).
+
+        Variables that are active in them, but not in the candidates `before`, (N or 1, variables), get random values.
+        """
+        activated = self.active(changed) & ~self.active(before)
+        if not activated.any():
+            return self.canonicalize(changed)
+        return self.canonicalize(np.where(activated, self.from_unit(rng.random(changed.shape)), changed))
+
     def decode(self, candidate: np.ndarray) -> dict[str, Any]:
-        """Return the value of each active variable of one candidate."""
-        row = np.asarray(candidate)[None]
-        (active,) = self.active(row)
-        return {self.variables[i].name: self.variables[i].values[row[0, i]] for i in np.flatnonzero(active)}
+        """Return the value of each active variable of one candidate, integers (variables,)."""
+        (values,) = self.decode_all(np.asarray(candidate)[None])
+        return values
+
+    def decode_all(self, candidates: np.ndarray) -> list[dict[str, Any]]:
+        """Return the values of active variables of each of the candidates, integers (N, variables)."""
+        rows = self.validate(candidates).tolist()
+        return [
+            {
+                v.name: v.values[i]
+                for v, i, has_value in zip(self.variables, *pair, strict=True)
+                if has_value
+            }
+            for pair in zip(rows, self.active(candidates).tolist(), strict=True)
+        ]
 
     def encode(self, values: Mapping[str, Any]) -> np.ndarray:
         """Return the canonical candidate with these values of its active variables; the inverse of `decode`.
