@@ -23,7 +23,8 @@ from fbnetv3.arch import configs_folder
 from fbnetv3.nars.algorithm.nars_search import search
 from fbnetv3.nars.evaluators.table_evaluator import read_table
 from fbnetv3.nars.space.constraints import Constraint, Constraints
-from fbnetv3.nars.space.search_space import Space, Variable, load_space
+from fbnetv3.nars.space.search_space import Space, load_space
+from fbnetv3.nars.space.variables import Variable
 
 # Settings of regularized evolution
 POPULATION_SIZE = 20

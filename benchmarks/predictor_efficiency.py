@@ -34,7 +34,8 @@ from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, Predict
 from fbnetv3.nars.predictor.architecture_statistics import pretraining_labels
 from fbnetv3.nars.space.constraints import Constraint, Constraints
 from fbnetv3.nars.space.sampling import sample_pool
-from fbnetv3.nars.space.search_space import Space, Variable, load_space
+from fbnetv3.nars.space.search_space import Space, load_space
+from fbnetv3.nars.space.variables import Variable
 
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)  # without pretraining
 # NAS-Bench-Macro's layers: channels between them, strides; and its stages, by output resolution

@@ -20,7 +20,8 @@ from search_task_base import Task
 
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.evaluators.table_evaluator import read_table
-from fbnetv3.nars.space.search_space import RECIPE, Space, Variable
+from fbnetv3.nars.space.search_space import Space
+from fbnetv3.nars.space.variables import RECIPE, Variable
 from fbnetv3.utils.downloads import cache_dir
 from fbnetv3.utils.files import atomic_write, file_sha256, make_folder
 

@@ -24,7 +24,8 @@ from fbnetv3.deploy.latency.benchmark import (
 )
 from fbnetv3.deploy.latency.table_measurement import describe_device, evaluate_table, fill_table
 from fbnetv3.nars.space.latency_model import possible_shapes
-from fbnetv3.nars.space.search_space import ARCHITECTURE, Space, load_space
+from fbnetv3.nars.space.search_space import Space, load_space
+from fbnetv3.nars.space.variables import ARCHITECTURE
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 PUBLISHED = [f"fbnetv3_{letter}" for letter in "abcdefg"]

@@ -13,7 +13,8 @@ from fbnetv3.nars.algorithm.nars_search import SearchPlan
 from fbnetv3.nars.algorithm.search_config import load_search_config
 from fbnetv3.nars.evaluators.evaluator_registry import build_evaluator
 from fbnetv3.nars.space.cost_model import CostModel
-from fbnetv3.nars.space.search_space import SpaceError, load_space
+from fbnetv3.nars.space.search_space import load_space
+from fbnetv3.nars.space.variables import SpaceError
 from tests.hardening.conftest import examples
 from tests.hardening.mutations import UNEXPECTED_VALUES, mutated_yaml
 

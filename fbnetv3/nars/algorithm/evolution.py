@@ -16,7 +16,8 @@ import numpy as np
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.genetic_operators import SurrogateRegression, breed, list_neighbors, perturb
 from fbnetv3.nars.setting_fields import check_fields, integer_field, number_field
-from fbnetv3.nars.space.constraints import Constraint, ConstraintError, Constraints
+from fbnetv3.nars.space.constraints import Constraint, Constraints
+from fbnetv3.nars.space.feasibility import ConstraintError
 from fbnetv3.nars.space.sampling import sample_pool
 
 ScoreFunction = Callable[[np.ndarray], np.ndarray]

@@ -35,7 +35,8 @@ from fbnetv3.nars.predictor.architecture_statistics import pretraining_labels
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.latency_model import LATENCY_COLUMN
 from fbnetv3.nars.space.sampling import sample_pool
-from fbnetv3.nars.space.search_space import ARCHITECTURE, Space, load_space
+from fbnetv3.nars.space.search_space import Space, load_space
+from fbnetv3.nars.space.variables import ARCHITECTURE
 from fbnetv3.utils.checks import check_choice
 from fbnetv3.utils.files import FolderLock, file_sha256
 from fbnetv3.utils.nested_keys import first_difference

@@ -21,7 +21,8 @@ from fbnetv3.nars.setting_fields import (
     string_field,
 )
 from fbnetv3.nars.space.constraints import Column
-from fbnetv3.nars.space.search_space import ARCHITECTURE, PARTS, Space
+from fbnetv3.nars.space.search_space import Space
+from fbnetv3.nars.space.variables import ARCHITECTURE, PARTS
 from fbnetv3.utils.checks import check_choice, check_keys, check_number, check_type, error_context
 from fbnetv3.utils.imports import import_modules
 from fbnetv3.utils.yaml_files import parse_number

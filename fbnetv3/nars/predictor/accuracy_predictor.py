@@ -23,7 +23,8 @@ from fbnetv3.nars.predictor.accuracy_transform import AccuracyTransform
 from fbnetv3.nars.predictor.ensemble import EnsembleNetwork, train_members
 from fbnetv3.nars.predictor.gaussian_process import FeatureGroups, GaussianProcess
 from fbnetv3.nars.setting_fields import check_fields, integer_field, number_field
-from fbnetv3.nars.space.search_space import ARCHITECTURE, RECIPE, Space
+from fbnetv3.nars.space.search_space import Space
+from fbnetv3.nars.space.variables import ARCHITECTURE, RECIPE
 from fbnetv3.utils.random_state import seeded_torch
 
 # Default weights of the three components; they count as much as this many trials

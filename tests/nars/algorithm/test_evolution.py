@@ -9,8 +9,10 @@ import pytest
 
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.evolution import EvolutionSettings, evolve, pareto_front
-from fbnetv3.nars.space.constraints import Constraint, ConstraintError, Constraints
-from fbnetv3.nars.space.search_space import Space, Variable, load_space
+from fbnetv3.nars.space.constraints import Constraint, Constraints
+from fbnetv3.nars.space.feasibility import ConstraintError
+from fbnetv3.nars.space.search_space import Space, load_space
+from fbnetv3.nars.space.variables import Variable
 from tests.nars.space.spaces import FBNETV3
 
 # 6561 candidates, few enough to enumerate

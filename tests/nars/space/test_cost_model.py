@@ -7,7 +7,8 @@ import pytest
 
 from fbnetv3.arch import ArchError, compute_cost
 from fbnetv3.nars.space.cost_model import COST_COLUMNS, CostModel
-from fbnetv3.nars.space.search_space import SpaceError, load_space, space_from_dict
+from fbnetv3.nars.space.search_space import load_space, space_from_dict
+from fbnetv3.nars.space.variables import SpaceError
 from tests.nars.space.spaces import BLOCKS, FBNETV3, IRREGULAR, SMALL, random_candidates
 
 

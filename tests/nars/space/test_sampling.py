@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.space.constraints import Constraint, ConstraintError, Constraints
+from fbnetv3.nars.space.constraints import Constraint, Constraints
+from fbnetv3.nars.space.feasibility import ConstraintError
 from fbnetv3.nars.space.sampling import sample_pool, sample_sobol
 from fbnetv3.nars.space.search_space import load_space, space_from_dict
 from tests.nars.space.spaces import FBNETV3, SMALL

@@ -5,7 +5,8 @@ import pytest
 import yaml
 
 from fbnetv3.arch import compute_cost, get_arch
-from fbnetv3.nars.space.search_space import SpaceError, load_space, space_from_dict
+from fbnetv3.nars.space.search_space import load_space, space_from_dict
+from fbnetv3.nars.space.variables import SpaceError
 from tests.nars.space.spaces import FBNETV3, SMALL
 
 
