@@ -19,14 +19,16 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 from search_nars import VARIANTS, run_nars
-from search_peers import PEERS, is_installed, regrets
+from search_peers import BASIC_PEERS, NotApplicableError, is_installed, regrets
+from search_peers_automl import AUTOML_PEERS
 from search_report import plot_regrets, print_report
 from search_tasks import build_task
 
 from fbnetv3.errors import UserError
 from fbnetv3.utils.json_lines import append_json_line, drop_partial_line, read_json_lines
 
-SEARCHERS = {name: functools.partial(run_nars, **settings) for name, settings in VARIANTS.items()} | PEERS
+NARS = {name: functools.partial(run_nars, **settings) for name, settings in VARIANTS.items()}
+SEARCHERS = NARS | BASIC_PEERS | AUTOML_PEERS
 # What determines a result
 KEYS = ("task", "searcher", "seed", "trainings", "noise")
 
@@ -116,6 +118,9 @@ def run_jobs(jobs, args, results):
             job = futures[future]
             try:
                 result = future.result()
+            except NotApplicableError as error:
+                print(f"{describe(job)}: skipped; {error}", file=sys.stderr, flush=True)
+                continue
             except Exception as error:
                 failed += 1
                 print(f"{describe(job)}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fbnetv3.errors import UserError
+
 # Settings of regularized evolution
 POPULATION_SIZE = 20
 SAMPLE_SIZE = 5
 # Infeasible proposals in a row after which a random feasible candidate is trained
 MAX_INFEASIBLE = 100
-
-PEERS = {}
-"""Searchers by name, in the order in which `peer` registers them."""
 
 
 @dataclass(frozen=True)
@@ -71,22 +70,24 @@ class Trainer:
         return value
 
 
-def peer(name, package=None):
-    """Register a searcher: a function of a `Trainer` and a seed that trains candidates until `BudgetSpentError`."""
+class NotApplicableError(UserError):
+    """A searcher cannot run on a task."""
 
-    def register(function):
-        @functools.wraps(function)
-        def run(task, trainings, seed):
-            trainer = Trainer(task, trainings, seed)
-            with contextlib.suppress(BudgetSpentError):
-                function(trainer, seed)
-            return trainer.evaluations
 
-        run.package = package
-        PEERS[name] = run
-        return function
+def peer(function=None, *, package=None):
+    """Make a searcher of a function of a `Trainer` and a seed that trains candidates until `BudgetSpentError`."""
+    if function is None:
+        return functools.partial(peer, package=package)
 
-    return register
+    @functools.wraps(function)
+    def run(task, trainings, seed):
+        trainer = Trainer(task, trainings, seed)
+        with contextlib.suppress(BudgetSpentError):
+            function(trainer, seed)
+        return trainer.evaluations
+
+    run.package = package
+    return run
 
 
 def is_installed(searcher):
@@ -130,14 +131,14 @@ def is_feasible(task, vector):
     return bool(task.constraints.feasible(np.asarray(vector)[None])[0])
 
 
-@peer("random")
+@peer
 def random_search(trainer, seed):
     rng = np.random.default_rng(seed)
     while True:
         trainer.train(random_candidate(trainer.task, rng))
 
 
-@peer("evolution")
+@peer
 def regularized_evolution(trainer, seed):
     """Regularized evolution (Real et al. 2019): mutate the best of a sample; the oldest candidate dies."""
     rng = np.random.default_rng(seed)
@@ -161,7 +162,7 @@ def mutate(task, parent, rng):
             return child
 
 
-@peer("tpe", package="optuna")
+@peer(package="optuna")
 def tpe(trainer, seed):
     """Optuna's TPE with its defaults, which since version 5 are multivariate."""
     import optuna
@@ -169,14 +170,14 @@ def tpe(trainer, seed):
     run_optuna(trainer, seed, optuna.samplers.TPESampler(seed=seed))
 
 
-@peer("tpe_univariate", package="optuna")
+@peer(package="optuna")
 def tpe_univariate(trainer, seed):
     import optuna
 
     run_optuna(trainer, seed, optuna.samplers.TPESampler(seed=seed, multivariate=False))
 
 
-@peer("gp", package="optuna")
+@peer(package="optuna")
 def gp(trainer, seed):
     import optuna
 
@@ -215,3 +216,12 @@ def suggest(trial, space):
         else:
             vector.append(trial.suggest_int(variable.name, 0, len(variable) - 1))
     return np.array(vector)
+
+
+BASIC_PEERS = {
+    "random": random_search,
+    "evolution": regularized_evolution,
+    "tpe": tpe,
+    "tpe_univariate": tpe_univariate,
+    "gp": gp,
+}

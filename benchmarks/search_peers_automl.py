@@ -1,0 +1,173 @@
+"""Searchers of the AutoML groups that NARS is compared with: SMAC3, DEHB and NePS, with and without Hyperband.
+
+DEHB needs an older NumPy than NePS, so each may need an environment of its own: `pip install smac`, `dehb`,
+`neural-pipeline-search`. All three minimize the error in percent. Infeasible proposals count as an error of 100 and
+cost nothing. Hyperband's shortest trainings have 1/27 of the epochs, and longer ones continue them.
+"""
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+from search_peers import NotApplicableError, is_feasible, peer
+
+from fbnetv3.utils.random_state import seeded
+
+ETA = 3  # of Hyperband
+SHORTEST_TRAINING = 1 / 27  # of a full one's epochs
+INFEASIBLE_ERROR = 100.0
+
+
+def measure_error(trainer, vector, fidelity=None):
+    """Return the error in percent after a training of `fidelity` (default: all) epochs."""
+    if not is_feasible(trainer.task, vector):
+        return INFEASIBLE_ERROR
+    epochs = trainer.task.epochs if fidelity is None else max(1, round(fidelity))
+    return 100 - trainer.train(vector, epochs)
+
+
+def shortest_training(task):
+    """Return the smallest number of epochs.
+
+    Raises:
+        NotApplicableError: the task has no learning curves.
+    """
+    if task.epochs < ETA:
+        raise NotApplicableError("trainings of one epoch cannot be shortened")
+    return max(1, round(task.epochs * SHORTEST_TRAINING))
+
+
+def build_configspace(space, seed):
+    """Return the space as a `ConfigSpace.ConfigurationSpace` of integers and categories, the values' indices."""
+    from ConfigSpace import CategoricalHyperparameter, ConfigurationSpace, UniformIntegerHyperparameter
+
+    configspace = ConfigurationSpace(seed=seed)
+    for variable in space.variables:
+        if variable.is_categorical:
+            parameter = CategoricalHyperparameter(variable.name, list(range(len(variable))))
+        else:
+            parameter = UniformIntegerHyperparameter(variable.name, 0, len(variable) - 1)
+        configspace.add(parameter)
+    return configspace
+
+
+def encode_indices(space, values):
+    """Return the candidate with these indices by variable name."""
+    return np.array([int(values[variable.name]) for variable in space.variables])
+
+
+@peer(package="smac")
+def smac(trainer, seed):
+    """SMAC3 with its defaults for hyperparameters: a random forest, log EI, Sobol points at first."""
+    from smac import HyperparameterOptimizationFacade
+
+    run_smac(trainer, seed, HyperparameterOptimizationFacade)
+
+
+@peer(package="smac")
+def smac_hyperband(trainer, seed):
+    """SMAC3's multi-fidelity search: Hyperband with candidates from a random forest."""
+    from smac import MultiFidelityFacade
+
+    shortest = shortest_training(trainer.task)
+    run_smac(trainer, seed, MultiFidelityFacade, min_budget=shortest, max_budget=trainer.task.epochs)
+
+
+def run_smac(trainer, seed, facade, **budgets):
+    from smac import Scenario
+    from smac.runhistory import TrialValue
+
+    space = trainer.task.space
+    with tempfile.TemporaryDirectory() as folder:
+        scenario = Scenario(
+            build_configspace(space, seed),
+            output_directory=Path(folder),
+            deterministic=True,
+            n_trials=trainer.budget // trainer.task.epochs,
+            seed=seed,
+            **budgets,
+        )
+        optimizer = facade(scenario, _no_target, logging_level=False, overwrite=True)
+        while True:
+            trial = optimizer.ask()
+            error = measure_error(trainer, encode_indices(space, dict(trial.config)), trial.budget)
+            optimizer.tell(trial, TrialValue(cost=error), save=False)
+
+
+def _no_target(config, seed=0, budget=None):
+    """Stand for the target function, which SMAC requires although candidates are trained outside of it."""
+    raise NotImplementedError
+
+
+@peer(package="dehb")
+def dehb(trainer, seed):
+    """DEHB: Hyperband with candidates from differential evolution."""
+    from dehb import DEHB
+
+    space = trainer.task.space
+    with tempfile.TemporaryDirectory() as folder:
+        optimizer = DEHB(
+            cs=build_configspace(space, seed),
+            min_fidelity=shortest_training(trainer.task),
+            max_fidelity=trainer.task.epochs,
+            eta=ETA,
+            n_workers=1,
+            seed=seed,
+            output_path=folder,
+            save_freq="end",
+            log_level="ERROR",
+        )
+        while True:
+            job = optimizer.ask()
+            error = measure_error(trainer, encode_indices(space, dict(job["config"])), job["fidelity"])
+            optimizer.tell(job, {"fitness": error, "cost": job["fidelity"]})
+
+
+@peer(package="neps")
+def neps_bo(trainer, seed):
+    """NePS's Bayesian optimization."""
+    from neps.optimizers.algorithms import bayesian_optimization
+
+    run_neps(trainer, seed, bayesian_optimization)
+
+
+@peer(package="neps")
+def neps_hyperband(trainer, seed):
+    """NePS's Hyperband; its PriorBand needs a prior, which the tasks do not have."""
+    from neps.optimizers.algorithms import hyperband
+
+    run_neps(trainer, seed, hyperband, shortest_training(trainer.task))
+
+
+def run_neps(trainer, seed, algorithm, shortest=None):
+    import neps
+
+    space, epochs = trainer.task.space, trainer.task.epochs
+    parameters = {variable.name: neps_parameter(variable) for variable in space.variables}
+    if shortest is not None:
+        parameters["epochs"] = neps.HPOInteger(shortest, epochs, is_fidelity=True)
+    with seeded(seed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optimizer = neps.AskAndTell(algorithm(neps.SearchSpace(parameters)))
+        while True:
+            trial = optimizer.ask()
+            vector = encode_indices(space, trial.config)
+            optimizer.tell(trial, measure_error(trainer, vector, trial.config.get("epochs")))
+
+
+def neps_parameter(variable):
+    import neps
+
+    if variable.is_categorical:
+        return neps.HPOCategorical(list(range(len(variable))))
+    return neps.HPOInteger(0, len(variable) - 1)
+
+
+AUTOML_PEERS = {
+    "smac": smac,
+    "smac_hyperband": smac_hyperband,
+    "dehb": dehb,
+    "neps_bo": neps_bo,
+    "neps_hyperband": neps_hyperband,
+}
