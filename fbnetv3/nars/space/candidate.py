@@ -17,6 +17,8 @@ from fbnetv3.nars.space.search_space import Space
 class Candidate(Mapping[str, Any]):
     """A candidate handed to an evaluator; `candidate["lr"]` is the value of the variable lr.
 
+    Inactive variables are not among the keys; `candidate.get("momentum")` returns None for them.
+
     Args:
         space: the search space.
         vector: the candidate, integers (variables,).

@@ -125,7 +125,7 @@ def _add_neighbors(
         members = np.array(list(samples.values()))
         members = members[rng.integers(len(members), size=1024)]
         neighbors = members.copy()
-        random = random_candidates(space, len(members), rng)
+        random = space.indices_from_unit(rng.random(members.shape))
         # Change one or two variables: one can pay for the other
         for probability in (1.0, 0.7):
             rows = np.flatnonzero(rng.random(len(neighbors)) < probability)

@@ -145,13 +145,17 @@ class Space:
 
         Uniform points give values that are uniform in the coordinates of `positions`.
         """
+        return self.canonicalize(self.indices_from_unit(points))
+
+    def indices_from_unit(self, points: np.ndarray) -> np.ndarray:
+        """Map points like `from_unit`, but give inactive variables a value as well."""
         points = np.asarray(points, np.float64)
         if points.ndim != 2 or points.shape[1] != len(self):
             raise SpaceError(f"points must have the shape (N, {len(self)}), not {points.shape}")
-        candidates = np.zeros(points.shape, np.int64)
-        for index, variable in enumerate(self.variables):
-            candidates[:, index] = variable.from_unit(points[:, index])
-        return self.canonicalize(candidates)
+        indices = np.zeros(points.shape, np.int64)
+        for column, variable in enumerate(self.variables):
+            indices[:, column] = variable.from_unit(points[:, column])
+        return indices
 
     def neighbors(
         self, candidate: np.ndarray, rng: np.random.Generator, count_per_variable: int = 32
@@ -171,8 +175,8 @@ class Space:
             values = np.setdiff1d(values, present)
             changed = np.repeat(candidate[None], len(values), 0)
             changed[:, index] = values
-            neighbors.append(self.complete_changes(candidate[None], changed, rng))
-        return np.concatenate(neighbors)
+            neighbors.append(changed)
+        return self.complete_changes(candidate[None], np.concatenate(neighbors), rng)
 
     def complete_changes(
         self, before: np.ndarray, changed: np.ndarray, rng: np.random.Generator
@@ -182,9 +186,9 @@ class Space:
         Variables that are active in them, but not in the candidates `before`, (N or 1, variables), get random values.
         """
         activated = self.active(changed) & ~self.active(before)
-        if not activated.any():
-            return self.canonicalize(changed)
-        return self.canonicalize(np.where(activated, self.from_unit(rng.random(changed.shape)), changed))
+        if activated.any():
+            changed = np.where(activated, self.indices_from_unit(rng.random(changed.shape)), changed)
+        return self.canonicalize(changed)
 
     def decode(self, candidate: np.ndarray) -> dict[str, Any]:
         """Return the value of each active variable of one candidate, integers (variables,)."""

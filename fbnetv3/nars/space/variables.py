@@ -72,15 +72,15 @@ class ContinuousValues(Sequence[float]):
         return self._coordinate(self.high) - self._coordinate(self.low)
 
     def _value(self, level: int) -> float:
+        if level in (0, NUM_LEVELS - 1):
+            return self.high if level else self.low
         width = self._width
         value = self._coordinate(self.low) + width * level / (NUM_LEVELS - 1)
         # Keep ten digits, of the range or of the value; more where the range is narrow
         magnitude = math.floor(math.log10(width))
         if self.log:
-            value = float(f"{math.exp(value):.{_DIGITS + max(0, -magnitude)}g}")
-        else:
-            value = round(value, _DIGITS - magnitude)
-        return min(max(value, self.low), self.high)
+            return float(f"{math.exp(value):.{_DIGITS + max(0, -magnitude)}g}")
+        return round(value, _DIGITS - magnitude) + 0.0  # not -0.0
 
 
 @dataclass(frozen=True)

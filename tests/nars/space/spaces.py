@@ -1,8 +1,11 @@
 """Spaces for the tests."""
 
 import numpy as np
+from hypothesis import strategies as st
 
 from fbnetv3.arch import configs_folder
+from fbnetv3.nars.space import sampling
+from fbnetv3.nars.space.search_space import space_from_dict
 
 FBNETV3 = configs_folder() / "nars" / "spaces" / "fbnetv3.yaml"
 CIFAR = FBNETV3.parent / "cifar10_small.yaml"
@@ -108,5 +111,49 @@ BLOCKS = {
 }
 
 
+# As in Optuna's or ConfigSpace's examples: a pipeline whose parameters depend on earlier choices
+CONDITIONAL = {
+    "name": "conditional",
+    "variables": {
+        "optimizer": {"choices": ["adam", "rmsprop", "sgd"], "part": "recipe"},
+        "lr": {"range": [1e-5, 1e-1], "log": True, "part": "recipe"},
+        "momentum": {"range": [0.0, 1.0], "when": {"optimizer": ["rmsprop", "sgd"]}, "part": "recipe"},
+        "nesterov": {"choices": [True, False], "when": {"optimizer": "sgd"}, "part": "recipe"},
+        "depth": {"range": [1, 3]},
+        "width": {"range": [16, 1024], "log": True},
+        "width_2": {"range": [16, 1024], "log": True, "when": {"depth": [2, 3]}},
+        "width_3": {"range": [16, 1024], "log": True, "when": {"depth": 3}},
+        "dropout_3": {"choices": [None, 0.1, 0.5], "ordered": True, "when": {"width_3": [16, 17]}},
+    },
+}
+
+
 def random_candidates(space, count, seed=0):
-    return np.random.default_rng(seed).integers(0, space.sizes, (count, len(space)))
+    return sampling.random_candidates(space, count, np.random.default_rng(seed))
+
+
+@st.composite
+def conditional_spaces(draw):
+    """Draw a space with up to six variables of all kinds, most of which depend on one or two others."""
+    kinds = [
+        {"range": [1, 5]},
+        {"range": [1, 40], "log": True},
+        {"range": [0.5, 2.0]},
+        {"range": [1e-6, 1.0], "log": True},
+        {"range": [-0.3, 0.3, 0.1]},
+        {"choices": ["a", "b", "c"]},
+        {"choices": [None, (1, 2), (1, 3), True]},
+        {"choices": [1, 2, 8], "ordered": True},
+    ]
+    entries = draw(st.lists(st.sampled_from(kinds), min_size=2, max_size=6))
+    variables = {}
+    for number, entry in enumerate(entries):
+        parents = draw(st.lists(st.integers(0, number - 1), max_size=2, unique=True)) if number else []
+        when = {}
+        for parent in parents:
+            values = space_from_dict({"name": "x", "variables": {"x": entries[parent]}}).variables[0].values
+            indices = draw(st.lists(st.integers(0, min(len(values), 5) - 1), min_size=1, max_size=3))
+            when[f"v{parent}"] = [values[index] for index in indices]
+        part = draw(st.sampled_from(["architecture", "recipe"]))
+        variables[f"v{number}"] = {**entry, "when": when, "part": part}
+    return space_from_dict({"name": "drawn", "variables": variables})

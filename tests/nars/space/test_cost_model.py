@@ -48,6 +48,31 @@ def test_equal_on_a_space_whose_blocks_are_variables():
     assert 0 < (costs["macs"] > 0).sum() < space.num_candidates()
 
 
+def test_equal_on_a_space_with_inactive_and_continuous_variables():
+    variables = {
+        "deep": {"choices": [False, True]},
+        "repeat": {"range": [2, 3], "when": {"deep": True}},
+        "gate": {"choices": ["none", "hsigmoid"]},
+        "act": {"choices": ["relu", "hswish"], "when": {"gate": "hsigmoid"}},
+        "expansion": {"range": [1.0, 6.0]},
+        "last": {"range": [1.0, 4.0], "log": True, "when": {"deep": False}},
+    }
+    row = {"block": "mbconv", "kernel": 3, "expansion": "$expansion", "channels": 24, "repeat": "$repeat"}
+    rows = [
+        {"block": "conv", "kernel": 3, "channels": 8, "stride": 2},
+        {**row, "se": "$gate", "act": "$act"},
+        {"block": "mbconv", "kernel": 5, "expansion": "$last", "channels": 16},
+    ]
+    template = {"resolution": 24, "stages": [{"rows": rows}]}
+    space = space_from_dict({"name": "s", "variables": variables, "architecture": template})
+    costs = assert_equal_to_each(space, random_candidates(space, 200))
+    # Without `last`, the last block has no expansion and there is no network
+    assert 0.3 < (costs["macs"] > 0).mean() < 0.7
+    # Indices of inactive variables do not matter
+    raw = np.random.default_rng(0).integers(0, space.sizes, (50, 6))
+    assert (CostModel(space)(raw)["macs"] == CostModel(space)(space.canonicalize(raw))["macs"]).all()
+
+
 def test_no_network_has_a_pooling_block_before_the_last():
     template = BLOCKS["architecture"]
     stages = [*template["stages"], {"rows": [{"block": "conv", "kernel": 1, "channels": 8}]}]

@@ -20,7 +20,9 @@ from fbnetv3.nars.algorithm.budgets import build_constraints
 from fbnetv3.nars.algorithm.search_settings import parse_settings
 from fbnetv3.nars.algorithm.trial_store import TrialStoreError
 from fbnetv3.nars.space.latency_model import LatencyModel, possible_shapes
+from fbnetv3.nars.space.sampling import list_candidates
 from fbnetv3.nars.space.search_space import load_space, space_from_dict
+from fbnetv3.nars.space.variables import SpaceError
 from tests.nars.space.spaces import BLOCKS, CIFAR, FBNETV3, IRREGULAR, SMALL, random_candidates
 from tests.nars.toy import FAST
 
@@ -64,6 +66,31 @@ def test_possible_shapes_contain_every_block_of_table_2():
     assert len(shapes) == 16_934
     for candidate in random_candidates(space, 60):
         assert shapes.issuperset(block_shapes(space.build_arch(candidate, "x")))
+
+
+def test_possible_shapes_contain_those_with_and_without_an_inactive_variable():
+    variables = {
+        "gate": {"choices": ["none", "hsigmoid"]},
+        "act": {"choices": ["relu", "hswish"], "when": {"gate": "hsigmoid"}},
+    }
+    row = {"block": "mbconv", "kernel": 3, "expansion": 2, "channels": 8, "se": "$gate", "act": "$act"}
+    template = {"resolution": 32, "stages": [{"rows": [row]}]}
+    space = space_from_dict({"name": "s", "variables": variables, "architecture": template})
+    shapes = set(possible_shapes(space))
+    for candidate in list_candidates(space):
+        assert shapes.issuperset(block_shapes(space.build_arch(candidate, "x")))
+
+
+def test_blocks_with_a_continuous_variable_cannot_be_listed():
+    row = {"block": "mbconv", "kernel": 3, "expansion": "$e", "channels": 8}
+    template = {"resolution": 32, "stages": [{"rows": [row]}]}
+    space = space_from_dict(
+        {"name": "s", "variables": {"e": {"range": [1.0, 2.0]}}, "architecture": template}
+    )
+    with pytest.raises(
+        SpaceError, match="e: is continuous, so blocks cannot be listed: give its range a step"
+    ):
+        possible_shapes(space)
 
 
 def test_no_candidates():

@@ -8,9 +8,9 @@ import pytest
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.space.constraints import Constraint, Constraints
 from fbnetv3.nars.space.feasibility import ConstraintError
-from fbnetv3.nars.space.sampling import sample_pool, sample_sobol
+from fbnetv3.nars.space.sampling import random_candidates, sample_pool, sample_quasi_random, sample_sobol
 from fbnetv3.nars.space.search_space import load_space, space_from_dict
-from tests.nars.space.spaces import FBNETV3, SMALL
+from tests.nars.space.spaces import CONDITIONAL, FBNETV3, SMALL
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +83,64 @@ def test_samples_depend_on_the_seed_and_are_inside_the_space(space):
     first, second, third = (sample_sobol(space, 100, seed) for seed in (0, 0, 1))
     assert (first == second).all() and not (first == third).all()
     assert (space.validate(first) == first).all()
+
+
+def test_the_first_trials_are_the_beginning_of_the_sobol_sequence(space):
+    constraints = Constraints(space, [Constraint("macs", 400e6, 800e6)])
+    first = sample_quasi_random(constraints, 50, seed=3)
+    sobol = sample_sobol(space, 1024, seed=3)
+    assert (first == sobol[constraints.feasible(sobol)][:50]).all()
+    assert (first == sample_pool(constraints, 300, seed=3)[:50]).all()
+    assert (first[:20] == sample_quasi_random(constraints, 20, seed=3)).all()
+
+
+def test_quasi_random_candidates_of_a_small_space_are_distinct():
+    small = space_from_dict(SMALL)
+    samples = sample_quasi_random(Constraints(small), 100)
+    assert len(samples) == len(np.unique(samples, axis=0)) == small.num_candidates() == 18
+
+
+def test_a_pool_of_a_space_with_continuous_variables_and_conditions():
+    """Of the optimizers, a third each; those without momentum do not differ in it."""
+    space = space_from_dict(CONDITIONAL)
+    pool = sample_pool(Constraints(space), 3000)
+    assert len(np.unique(pool, axis=0)) == 3000 and (space.canonicalize(pool) == pool).all()
+    assert 0.3 < (pool[:, 0] == 0).mean() < 0.37
+    assert 0.49 < space.positions(pool)[:, 1].mean() < 0.51
+    momentum = space.positions(pool)[space.active(pool)[:, 2], 2]
+    assert len(momentum) > 1800 and 0.48 < momentum.mean() < 0.52
+
+
+def test_a_continuous_space_is_not_listed_for_a_large_pool():
+    one = space_from_dict({"name": "one", "variables": {"x": {"range": [0.0, 1.0]}}})
+    pool = sample_pool(Constraints(one), 300_000)
+    assert len(np.unique(pool)) == 300_000 and (pool == sample_pool(Constraints(one), 300_000)).all()
+    assert len(np.unique(pool[:64] // 15_626)) == 64  # one in each of 64 equal parts
+
+
+def test_a_pool_of_all_candidates_of_a_space_with_conditions():
+    when = {"kind": "b"}
+    variables = {
+        "kind": {"choices": ["a", "b"]},
+        **{f"x{i}": {"range": [1, 2], "when": when} for i in range(10)},
+    }
+    space = space_from_dict({"name": "s", "variables": variables})
+    pool = sample_pool(Constraints(space), 5000)
+    assert len(pool) == len(np.unique(pool, axis=0)) == 1 + 2**10
+
+
+def test_narrow_constraints_on_continuous_variables():
+    """A millionth of the space: the samples are repaired, not drawn."""
+    space = space_from_dict({"name": "s", "variables": {f"x{i}": {"range": [0.0, 1.0]} for i in range(3)}})
+    columns = {"sum": lambda candidates: space.positions(candidates).sum(1)}
+    constraints = Constraints(space, [Constraint("sum", low=2.98)], columns)
+    pool = sample_pool(constraints, 100)
+    assert len(np.unique(pool, axis=0)) == 100 and constraints.feasible(pool).all()
+
+
+def test_random_candidates_are_uniform():
+    space = space_from_dict(CONDITIONAL)
+    candidates = random_candidates(space, 6000, np.random.default_rng(0))
+    assert (space.canonicalize(candidates) == candidates).all()
+    assert np.bincount(candidates[:, 4]) == pytest.approx([2000] * 3, rel=0.1)
+    assert space.positions(candidates)[:, 5].mean() == pytest.approx(0.5, abs=0.02)

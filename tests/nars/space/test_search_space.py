@@ -198,6 +198,81 @@ def test_invalid_spaces(changes, message):
         small(**changes)
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"channels": "$x"}, r"rows\[0\]\.channels: \$x is continuous: give its range integers, or a step"),
+        ({"kernel": "$x"}, r"rows\[0\]\.kernel: \$x is continuous"),
+        ({"act": "$x"}, r"rows\[0\]\.act: \$x is continuous"),
+        ({"channels": "$deep"}, r"architecture: \$deep has conditions, but channels cannot be left out"),
+        ({"expansion": ["$deep", 2]}, r"architecture: \$deep has conditions, so it cannot be in a list"),
+        ({"expansion": "$pair"}, r"rows\[0\]\.expansion: \(1, 2\) must be a single value"),
+    ],
+)
+def test_variables_that_do_not_fit_their_fields(row, message):
+    variables = {
+        **SMALL["variables"],
+        "x": {"range": [1.0, 4.0]},
+        "deep": {"range": [8, 16, 8], "when": {"kernel": 3}},
+        "pair": {"choices": [[1, 2], [3, 4]]},
+    }
+    with pytest.raises(SpaceError, match=message):
+        small(variables=variables, **architecture(**row))
+    # In a recipe, all but required fields may have conditions
+    recipe = {"optimizer": "sgd", "lr": "$rate"}
+    variables["rate"] = {"range": [0.0, 1.0], "part": "recipe", "when": {"kernel": 3}}
+    with pytest.raises(SpaceError, match=r"recipe: \$rate has conditions, but lr cannot be left out"):
+        small(variables=variables, recipe=recipe)
+
+
+def test_fields_whose_variables_are_inactive_have_their_defaults():
+    variables = {
+        "gate": {"choices": ["none", "hsigmoid"]},
+        "act": {"choices": ["relu", "hswish"], "when": {"gate": "hsigmoid"}},
+        "mix": {"choices": [False, True], "part": "recipe"},
+        "mixup": {"range": [0.1, 0.4], "part": "recipe", "when": {"mix": True}},
+    }
+    row = {"block": "mbconv", "kernel": 3, "expansion": 2, "channels": 8, "se": "$gate", "act": "$act"}
+    space = space_from_dict(
+        {
+            "name": "s",
+            "variables": variables,
+            "architecture": {"resolution": 32, "stages": [{"rows": [row]}]},
+            "recipe": {"optimizer": "sgd", "lr": 0.1, "mixup": "$mixup"},
+        }
+    )
+    for values, act, mixup in (
+        ({"gate": "none", "mix": False}, "hswish", 0),
+        ({"gate": "hsigmoid", "act": "relu", "mix": True, "mixup": 0.25}, "relu", 0.25),
+    ):
+        candidate = space.encode(values)
+        assert space.build_arch(candidate, "x").stages[0].rows[0].act == act
+        assert space.build_recipe(candidate).mixup == mixup
+
+
+def test_a_space_as_optuna_would_draw_it():
+    """Continuous values, a log scale, and categories, in a plain dictionary."""
+    space = space_from_dict(
+        {
+            "name": "svm",
+            "variables": {
+                "C": {"range": [1e-10, 1e10], "log": True},
+                "kernel": {"choices": ("linear", "rbf", None)},
+                "gamma": {"range": [1e-3, 1e3], "log": True, "when": {"kernel": "rbf"}},
+                "tolerance": {"range": [0.0, 0.1]},
+            },
+        }
+    )
+    values = {"C": 1.0, "kernel": "rbf", "gamma": 1e-3, "tolerance": 0.05}
+    candidate = space.encode(values)
+    assert space.decode(candidate) == values
+    assert space.positions(candidate[None])[0].tolist() == [0.5, 0.5, 0, 0.5]
+    assert space.encode_features(candidate[None]).tolist() == [[0.5, 0, 1, 0, 0, 0.5]]
+    assert space.num_candidates() == 1_000_001**2 * (2 + 1_000_001)
+    uniform = space.decode(space.from_unit(np.array([[0.5, 0.99, 0.3, 0.25]]))[0])
+    assert uniform == {"C": 1.0, "kernel": None, "tolerance": pytest.approx(0.025, abs=1e-6)}
+
+
 def test_errors_name_the_file(tmp_path):
     path = tmp_path / "space.yaml"
     path.write_text(yaml.safe_dump({**SMALL, "variables": {"x": {"range": [2, 1]}}}))
