@@ -143,7 +143,7 @@ def test_a_space_made_of_variables():
 @pytest.mark.parametrize(
     ("when", "message"),
     [
-        ({"optimzer": "sgd"}, r"\.optimzer: optimzer is not a variable: did you mean optimizer\?"),
+        ({"optim": "sgd"}, r"\.optim: optim is not a variable: did you mean optimizer\?"),
         ({"optimizer": "sdg"}, r"\.optimizer: 'sdg' is not a value of optimizer: did you mean sgd\?"),
         (
             {"optimizer": ["sgd", "x"]},
