@@ -7,11 +7,13 @@ returns its `Evaluation`s. Its proposals come one after the other.
 import contextlib
 import functools
 import importlib.util
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from fbnetv3.errors import UserError
+from fbnetv3.nars.space.sampling import random_candidates
 
 # Settings of regularized evolution
 POPULATION_SIZE = 20
@@ -58,7 +60,8 @@ class Trainer:
             BudgetSpentError: too few epochs are left.
         """
         epochs = epochs or self.task.epochs
-        key = tuple(int(index) for index in vector)
+        (vector,) = self.task.space.canonicalize(np.asarray(vector)[None])
+        key = tuple(vector.tolist())
         earlier = self._trained.get(key, 0)
         cost = epochs - earlier if epochs > earlier else epochs
         if self.spent + cost > self.budget:
@@ -66,7 +69,7 @@ class Trainer:
         self.spent += cost
         self._trained[key] = max(earlier, epochs)
         value = self.task.curve(vector, self.seed)[epochs - 1]
-        self.evaluations.append(Evaluation(self.spent, np.array(vector), value, epochs))
+        self.evaluations.append(Evaluation(self.spent, vector, value, epochs))
         return value
 
 
@@ -121,7 +124,7 @@ def regrets(task, evaluations, trainings):
 
 def random_candidate(task, rng):
     while True:
-        candidates = rng.integers(0, task.space.sizes, (64, len(task.space)))
+        candidates = random_candidates(task.space, 64, rng)
         candidates = candidates[task.constraints.feasible(candidates)]
         if len(candidates):
             return candidates[0]
@@ -154,20 +157,25 @@ def regularized_evolution(trainer, seed):
 
 
 def mutate(task, parent, rng):
+    """Return a feasible candidate with another value of one active variable."""
     while True:
-        child = parent.copy()
-        column = rng.integers(len(parent))
-        child[column] = rng.integers(task.space.sizes[column])
+        column = rng.choice(np.flatnonzero(task.space.active(parent[None])[0]))
+        child = parent[None].copy()
+        child[:, column] = random_candidates(task.space, 1, rng)[:, column]
+        (child,) = task.space.complete_changes(parent[None], child, rng)
         if (child != parent).any() and is_feasible(task, child):
             return child
 
 
 @peer(package="optuna")
 def tpe(trainer, seed):
-    """Optuna's TPE with its defaults, which since version 5 are multivariate."""
+    """Optuna's TPE: multivariate, the default since version 5, and over groups of conditional variables."""
     import optuna
 
-    run_optuna(trainer, seed, optuna.samplers.TPESampler(seed=seed))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # for `group`
+        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+    run_optuna(trainer, seed, sampler)
 
 
 @peer(package="optuna")
@@ -208,14 +216,16 @@ def run_optuna(trainer, seed, sampler):
 
 
 def suggest(trial, space):
-    """Return a trial's candidate: integers for numbers, choices for categories."""
-    vector = []
-    for variable in space.variables:
-        if variable.is_categorical:
-            vector.append(trial.suggest_categorical(variable.name, list(range(len(variable)))))
-        else:
-            vector.append(trial.suggest_int(variable.name, 0, len(variable) - 1))
-    return np.array(vector)
+    """Return a trial's candidate: integers for numbers, choices for categories; only of active variables."""
+    candidates = np.zeros((1, len(space)), int)
+    for column, variable in enumerate(space.variables):
+        if space.active(candidates)[0, column]:
+            last = len(variable) - 1
+            if variable.is_categorical:
+                candidates[0, column] = trial.suggest_categorical(variable.name, list(range(last + 1)))
+            else:
+                candidates[0, column] = trial.suggest_int(variable.name, 0, last)
+    return candidates[0]
 
 
 BASIC_PEERS = {

@@ -5,6 +5,7 @@ from search_task_base import Task
 
 from fbnetv3.arch import configs_folder
 from fbnetv3.nars.space.search_space import load_space, space_from_dict
+from fbnetv3.nars.space.variables import RECIPE
 
 JOINT_MACS = (4e8, 8e8)
 MIXED_VARIABLES = {
@@ -13,15 +14,19 @@ MIXED_VARIABLES = {
     "expansion": {"range": [1, 6]},
     "kernel": {"choices": [3, 5, 7]},
     "attention": {"choices": ["none", "se", "eca"]},
-    "reduction": {"range": [2, 10, 2]},
-    "optimizer": {"choices": ["sgd", "adam", "rmsprop"], "part": "recipe"},
-    "lr": {"range": [0, 13], "part": "recipe"},
-    "momentum": {"range": [0, 5], "part": "recipe"},
-    "beta2": {"range": [0, 4], "part": "recipe"},
-    "weight_decay": {"range": [0, 6], "part": "recipe"},
-    "augmentation": {"choices": ["none", "mixup", "cutmix", "randaugment"], "part": "recipe"},
-    "strength": {"range": [0, 7], "part": "recipe"},
-    "warmup": {"range": [0, 4], "part": "recipe"},
+    "reduction": {"choices": [2, 4, 8, 16, 32], "ordered": True, "when": {"attention": "se"}},
+    "optimizer": {"choices": ["sgd", "adam", "rmsprop"], "part": RECIPE},
+    "lr": {"choices": np.geomspace(1e-4, 1e-1, 14).tolist(), "ordered": True, "part": RECIPE},
+    "momentum": {"range": [0.7, 0.95, 0.05], "when": {"optimizer": ["sgd", "rmsprop"]}, "part": RECIPE},
+    "beta2": {"range": [0.95, 0.99, 0.01], "when": {"optimizer": "adam"}, "part": RECIPE},
+    "weight_decay": {"choices": np.geomspace(1e-6, 1e-3, 7).tolist(), "ordered": True, "part": RECIPE},
+    "augmentation": {"choices": ["none", "mixup", "cutmix", "randaugment"], "part": RECIPE},
+    "strength": {
+        "range": [1, 8],
+        "when": {"augmentation": ["mixup", "cutmix", "randaugment"]},
+        "part": RECIPE,
+    },
+    "warmup": {"range": [0, 4], "part": RECIPE},
 }
 
 
@@ -73,11 +78,10 @@ class JointTask(Task):
 class MixedTask(Task):
     """A small joint space of integers, categories and conditional variables, with a synthetic accuracy.
 
-    `reduction` only matters with squeeze-and-excitation, `momentum` not with Adam, `beta2` only with Adam, `strength`
-    only with an augmentation. Larger networks are better if their depth and width agree. The best learning rate
-    depends on optimizer, depth and momentum; the best weight decay and augmentation on the network's size. Far above
-    the best learning rate, trainings diverge, unless a warmup prevents it. High learning rates make learning curves
-    rise faster, strong augmentation slower.
+    Larger networks are better if their depth and width agree. The best learning rate depends on optimizer, depth and
+    momentum; the best weight decay and augmentation on the network's size. Far above the best learning rate,
+    trainings diverge, unless a warmup prevents it. High learning rates make learning curves rise faster, strong
+    augmentation slower.
 
     Args:
         seed: seed of the effects.
@@ -142,7 +146,7 @@ class MixedTask(Task):
         return value - 1.5 * (x["warmup"] - 0.2 - 0.5 * x["lr"]) ** 2
 
     def noiseless_curve(self, vector):
-        index, x = self._split(vector[None])
+        index, x = self._split(np.asarray(vector)[None])
         strength = x["strength"][0] * (index["augmentation"][0] > 0)
         rate = 3.5 + 5 * x["lr"][0] - 2 * strength
         time = np.arange(1, self.epochs + 1) / self.epochs

@@ -70,6 +70,7 @@ class LCBenchTask(Task):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.log_severity_level = 3  # errors only
+        options.enable_cpu_mem_arena = False  # which would keep the memory of the largest batch
         self.session = onnxruntime.InferenceSession(str(model), options)
         variables = [
             Variable(name, tuple(values), False, *([] if name in LCBENCH_ARCHITECTURE else [RECIPE]))
