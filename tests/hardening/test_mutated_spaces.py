@@ -31,6 +31,13 @@ SPACE = {
         "lr": {"range": [2, 40, 2], "scale": 0.001, "part": "recipe"},
         "optimizer": {"choices": ["rmsprop", "sgd"], "part": "recipe"},
         "ema": {"choices": [True, False], "part": "recipe"},
+        "weight_decay": {
+            "range": [1e-6, 1e-4],
+            "log": True,
+            "part": "recipe",
+            "when": {"optimizer": "sgd"},
+        },
+        "mixup": {"choices": [0.0, 0.2], "ordered": True, "part": "recipe", "when": {"ema": [True]}},
     },
     "architecture": {
         "resolution": "$side",
@@ -51,7 +58,13 @@ SPACE = {
             {"rows": [{"block": "mbpool", "expansion": 2, "channels": 16}]},
         ],
     },
-    "recipe": {"optimizer": "$optimizer", "lr": "$lr", "weight_decay": "1e-5", "ema": "$ema"},
+    "recipe": {
+        "optimizer": "$optimizer",
+        "lr": "$lr",
+        "weight_decay": "$weight_decay",
+        "ema": "$ema",
+        "mixup": "$mixup",
+    },
 }
 SEARCH = {
     "space": SPACE,
@@ -90,7 +103,7 @@ def check_space(space, seed):
     assert np.isfinite(space.encode_features(candidates)).all()
     macs = CostModel(space)(candidates)["macs"] if space.architecture is not None else None
     for i, candidate in enumerate(candidates):
-        assert (space.encode(space.decode(candidate)) == candidate).all()
+        assert (space.encode(space.decode(candidate)) == space.canonicalize(candidate[None])).all()
         if space.architecture is not None:
             try:
                 arch = space.build_arch(candidate, "x")
