@@ -10,7 +10,8 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").
 
 SEARCH = ["ray>=2"]
 EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript"]
-BENCHMARKS = ["openvino", "optuna", "pymoo", "timm"]
+BENCHMARKS = ["openvino", "optuna", "pymoo", "smac", "timm"]
+PEERS = ["neural-pipeline-search"]
 TEST = [
     "hypothesis",
     "ipykernel",
@@ -81,6 +82,9 @@ setup(
         "search": SEARCH,
         "export": EXPORT,
         "benchmarks": BENCHMARKS,  # peers in the comparisons
+        # A peer of the search that changes versions of other packages. DEHB cannot be installed beside it: it requires
+        # numpy<2, NePS numpy>=2
+        "peers": PEERS,
         "test": TEST,
         "lint": LINT,
         "docs": DOCS,

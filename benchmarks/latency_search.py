@@ -2,8 +2,8 @@
 """Search for latency budgets and measure whether the recommended networks meet them.
 
 NARS on Table 2's joint space with `latency_ms` as the budget; each recommended network is then measured on the machine
-of the latency table. Goal: at most 5% above its budget. The accuracy is synthetic, as in nars_search.py: only
-the latency is of interest here. The table comes from
+of the latency table. Goal: at most 5% above its budget. The accuracy is synthetic, that of search_synthetic_tasks.py:
+only the latency is of interest here. The table comes from
 
     tools/measure_net.py --space configs/nars/spaces/fbnetv3.yaml --table table.jsonl
     benchmarks/latency_search.py --table table.jsonl --budgets 12 16 20 24
@@ -14,7 +14,7 @@ import tempfile
 
 import torch
 from measure import report_value
-from nars_search import JointTask
+from search_synthetic_tasks import JointTask
 
 from fbnetv3.arch import load_arch
 from fbnetv3.arch.latency_table import load_latency_table

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Run benchmarks and write docs/benchmarks.md: `run.py [NAME ...]`, by default all that `--list` lists.
 
-Run by hand: `predictor_efficiency.py` and `nars_search.py --joint`, which take longer (see docs/results.md), and
-`cpu_pieces.py`, which justifies each module of `fbnetv3.modeling.cpu`.
+Run by hand: `predictor_efficiency.py` and other tasks and searchers of `search_benchmark.py`, which take longer (see
+docs/results.md), and `cpu_pieces.py`, which justifies each module of `fbnetv3.modeling.cpu`.
 
 Each benchmark is a script in this folder and runs in its own process, one after the other. Its results are stored
 in benchmarks/results.json with machine, versions and date, so the page can combine runs from several days; benchmarks
@@ -162,10 +162,24 @@ BENCHMARKS = {
         inputs={"table": "NAS-Bench-Macro's JSON file, nas-bench-macro_cifar10.json"},
     ),
     "nars_table": Benchmark(
-        "nars_search.py",
+        "search_benchmark.py",
         "Search: complete searches",
         "NARS against random search, regularized evolution and Optuna's TPE at equal cost, on measured networks.",
-        ("--table", "{table}", "--seeds", "5"),
+        (
+            "--tasks",
+            "macro",
+            "--table",
+            "{table}",
+            "--searchers",
+            "nars",
+            "random",
+            "evolution",
+            "tpe",
+            "--trainings",
+            "200",
+            "--seeds",
+            "0-4",
+        ),
         threads=1,
         inputs={"table": "NAS-Bench-Macro's JSON file, nas-bench-macro_cifar10.json"},
     ),

@@ -1,17 +1,18 @@
 """Searchers of the AutoML groups that NARS is compared with: SMAC3, DEHB and NePS, with and without Hyperband.
 
-DEHB needs an older NumPy than NePS, so each may need an environment of its own: `pip install smac`, `dehb`,
-`neural-pipeline-search`. All three minimize the error in percent. Infeasible proposals count as an error of 100 and
-cost nothing. Hyperband's shortest trainings have 1/27 of the epochs, and longer ones continue them.
+SMAC3 comes with `pip install '.[benchmarks]'`, NePS with `'.[peers]'`, which changes versions of other packages; DEHB
+(`pip install dehb`) requires an older NumPy than NePS. All three minimize the error in percent. Infeasible proposals
+count as an error of 100 and cost nothing. NePS does not know which variables are active. Hyperband's shortest trainings
+have 1/27 of the epochs, and longer ones continue them.
 """
 
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
 from search_peers import NotApplicableError, is_feasible, peer
 
+from fbnetv3.utils.logging_setup import quiet_logger, suppress_warnings
 from fbnetv3.utils.random_state import seeded
 
 ETA = 3  # of Hyperband
@@ -40,21 +41,32 @@ def shortest_training(task):
 
 def build_configspace(space, seed):
     """Return the space as a `ConfigSpace.ConfigurationSpace` of integers and categories, the values' indices."""
-    from ConfigSpace import CategoricalHyperparameter, ConfigurationSpace, UniformIntegerHyperparameter
+    import ConfigSpace
 
-    configspace = ConfigurationSpace(seed=seed)
-    for variable in space.variables:
+    configspace = ConfigSpace.ConfigurationSpace(seed=seed)
+    variables = {variable.name: variable for variable in space.variables}
+    for name, variable in variables.items():
+        last = len(variable) - 1
         if variable.is_categorical:
-            parameter = CategoricalHyperparameter(variable.name, list(range(len(variable))))
+            configspace.add(ConfigSpace.CategoricalHyperparameter(name, list(range(last + 1))))
         else:
-            parameter = UniformIntegerHyperparameter(variable.name, 0, len(variable) - 1)
-        configspace.add(parameter)
+            configspace.add(ConfigSpace.UniformIntegerHyperparameter(name, 0, last))
+        conditions = []
+        for condition in variable.when:
+            indices = [variables[condition.parent].index(value) for value in condition.values]
+            conditions.append(
+                ConfigSpace.InCondition(configspace[name], configspace[condition.parent], indices)
+            )
+        if conditions:
+            configspace.add(
+                conditions[0] if len(conditions) == 1 else ConfigSpace.AndConjunction(*conditions)
+            )
     return configspace
 
 
 def encode_indices(space, values):
-    """Return the candidate with these indices by variable name."""
-    return np.array([int(values[variable.name]) for variable in space.variables])
+    """Return the candidate with these indices by variable name; inactive variables may be missing."""
+    return np.array([int(values.get(variable.name, 0)) for variable in space.variables])
 
 
 @peer(package="smac")
@@ -79,7 +91,8 @@ def run_smac(trainer, seed, facade, **budgets):
     from smac.runhistory import TrialValue
 
     space = trainer.task.space
-    with tempfile.TemporaryDirectory() as folder:
+    # It warns of empty means, which users cannot change
+    with tempfile.TemporaryDirectory() as folder, suppress_warnings(), quiet_logger("smac"):
         scenario = Scenario(
             build_configspace(space, seed),
             output_directory=Path(folder),
@@ -147,8 +160,7 @@ def run_neps(trainer, seed, algorithm, shortest=None):
     parameters = {variable.name: neps_parameter(variable) for variable in space.variables}
     if shortest is not None:
         parameters["epochs"] = neps.HPOInteger(shortest, epochs, is_fidelity=True)
-    with seeded(seed), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with seeded(seed), suppress_warnings():
         optimizer = neps.AskAndTell(algorithm(neps.SearchSpace(parameters)))
         while True:
             trial = optimizer.ask()

@@ -80,7 +80,7 @@ def print_summary(cells, marks):
             row.append(f"{geometric_mean(ratios):.2f}")
         rows.append(row)
     print(
-        f"\nGeometric means over {len(tasks)} tasks of the mean regret, and of its ratio to the best other peer on "
+        f"\nGeometric means over {', '.join(tasks)}: of the mean regret, and of its ratio to the best other peer on "
         f"each task; regrets below {FLOOR} count as {FLOOR}\n"
     )
     headers = ["", *(f"regret at {mark}" for mark in marks), *(f"ratio at {mark}" for mark in marks)]
@@ -102,13 +102,20 @@ def plot_regrets(results, path):
     epochs = {result["task"]: result["epochs"] for result in results}
     num_columns = min(COLUMNS, len(tasks))
     num_rows = -(-len(tasks) // num_columns)
-    figure = new_figure(4.0 * num_columns, 2.8 * num_rows + 0.5)
+    figure = new_figure(4.0 * num_columns, 3.0 * num_rows + 0.5)
+    figure.get_layout_engine().set(hspace=0.06, wspace=0.04)
     panels = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
     for axes, task in zip(panels, tasks, strict=False):
         for number, searcher in enumerate(searchers):
             if (task, searcher) in cells:
-                plot_trajectories(axes, cells[task, searcher], epochs[task], searcher, f"C{number}")
-        style_axes(axes, title=task, yscale="log")
+                style = {
+                    "label": searcher,
+                    "color": f"C{number % 10}",
+                    "linestyle": "-" if number < 10 else "--",
+                }
+                plot_trajectories(axes, cells[task, searcher], epochs[task], style)
+        style_axes(axes, title=task, yscale="log", ylim=decades(axes))
+        axes.yaxis.set_major_formatter("{x:g}")
     for axes in panels[len(tasks) :]:
         axes.remove()
     figure.supxlabel("epochs")
@@ -122,9 +129,16 @@ def plot_regrets(results, path):
     save_figure(figure, path)
 
 
-def plot_trajectories(axes, curves, epochs, label, color):
+def decades(axes):
+    """Return the powers of ten that enclose the data of a panel."""
+    low, high = axes.dataLim.intervaly
+    exponent = np.floor(np.log10(low))
+    return 10**exponent, 10 ** max(exponent + 1, np.ceil(np.log10(high)))
+
+
+def plot_trajectories(axes, curves, epochs, style):
     curves = np.maximum(np.array(curves), FLOOR)
     x = np.arange(1, curves.shape[1] + 1) * epochs
     low, median, high = np.quantile(curves, (0.25, 0.5, 0.75), axis=0)
-    axes.step(x, median, where="post", color=color, label=label)
-    axes.fill_between(x, low, high, step="post", color=color, alpha=0.15, linewidth=0)
+    axes.step(x, median, where="post", **style)
+    axes.fill_between(x, low, high, step="post", color=style["color"], alpha=0.15, linewidth=0)

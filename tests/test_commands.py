@@ -72,8 +72,8 @@ SCRIPT_OPTIONS = {
     "pool_cost.py": "--pool 500 --candidates 2048",
     "evolution.py --seeds": "--seeds 1",
     "evolution.py --table": "--runs 2",
-    "nars_search.py --table": "--seeds 1 --batch 5 --marks 10",
-    "nars_search.py --joint": "--seeds 1 --batch 5 --rounds 2",
+    "search_benchmark.py": "--seeds 0 --trainings 10 --searchers random evolution tpe",
+    "search_benchmark.py joint0": "--tasks mixed0",
     "predictor_efficiency.py": "--seeds 1 --sizes 10",
 }
 # Placeholders for files of the reader's own
