@@ -27,8 +27,12 @@ def build_constraints(settings: SearchSettings, space: Space) -> Constraints:
     }
     if settings.latency is not None:
         columns[LATENCY_COLUMN] = _build_latency_model(settings.latency, space, settings.num_classes)
+    feasible = [
+        function if callable(function) else find_callable(str(function), f"feasible[{index}]")
+        for index, function in enumerate(settings.feasible)
+    ]
     bounds = _parse_space_bounds(settings.constraints, "constraints", settings, space)
-    return Constraints(space, bounds, columns, settings.num_classes)
+    return Constraints(space, bounds, columns, settings.num_classes, feasible)
 
 
 def build_budgets(settings: SearchSettings, constraints: Constraints) -> dict[str, Constraints]:

@@ -1,15 +1,13 @@
-"""Stage 3 (Sec. 3.4): an evolutionary search over the predicted scores recommends a candidate for each budget.
+"""Recommendations: the candidate for each budget, and its files (stage 3, Sec. 3.4).
 
-A recommendation becomes files: an architecture, a recipe, a training config, and its provenance.
+The files are an architecture, a recipe, a training config, and the provenance.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,10 +19,13 @@ import fbnetv3
 from fbnetv3.arch import ArchDef, dump_arch, register_arch, scale_to_macs
 from fbnetv3.config.recipe import Recipe, dump_recipe, recipe_from_dict
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.algorithm.evolution import EvolutionResult, evolve
-from fbnetv3.nars.algorithm.rounds import RoundRunner, rank_trials
+from fbnetv3.nars.algorithm.evolution import evolve
+from fbnetv3.nars.algorithm.history import stack_candidates
+from fbnetv3.nars.algorithm.progress import comparison_epoch, rank_trials
 from fbnetv3.nars.algorithm.search_settings import SCALING_ARGUMENTS, SearchSettings
-from fbnetv3.nars.algorithm.trial_store import Trial
+from fbnetv3.nars.algorithm.space_digest import space_digest
+from fbnetv3.nars.algorithm.trial_store import FINAL, Trial
+from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.search_space import Space
@@ -50,77 +51,122 @@ class OutputFiles:
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The candidate that a search recommends for a budget."""
+    """The candidate that a search recommends for a budget.
+
+    Unless no trial is within the budget, it is a trial that ran to the last epoch: the one with the best value, after
+    correction for noise. Algorithm 1 recommends the candidate that is predicted to be best, without a trial.
+    """
 
     name: str  # name of the budget, such as macs_450M
     candidate: Candidate
-    predicted: float  # predicted accuracy
     columns: Mapping[str, float]  # costs, such as "macs"
-    best_trial: Trial | None  # best trial within the budget, the result of stage 2 alone (Table 7)
-    evolution: EvolutionResult = field(repr=False)  # the evolutionary search that produced it
+    epoch: int  # epoch to which all values refer
+    measured: float | None  # measured value; None if it was not tried
+    predicted: float  # predicted value
+    predicted_std: float  # standard deviation of the prediction
+    trial: Trial | None  # the trial that tried the candidate
+    best_measured: (
+        Trial | None
+    )  # trial with the best measured value within the budget, stage 2 alone (Table 7)
+    best_predicted: (
+        Trial | None
+    )  # best of the trials that were proposed last, as predicted to be best for the budget
     files: OutputFiles = field(repr=False)
     provenance: Mapping[str, Any] = field(repr=False)  # content of its file
 
 
 class Recommender:
-    """Recommends candidates after the rounds of a search, and writes their files."""
+    """Recommends candidates after the trials of a search, and writes their files."""
 
-    def __init__(self, space: Space, runner: RoundRunner) -> None:
+    def __init__(
+        self,
+        space: Space,
+        settings: SearchSettings,
+        folder: Path,
+        trials: Sequence[Trial],
+        predictor: AccuracyPredictor,
+    ) -> None:
         self.space = space
-        self.runner = runner
-        self.settings = runner.settings
-        self.folder = runner.store.folder / "recommendations"
-        self._ranked = rank_trials(runner.trials, runner.stopping_epoch)
-        self._ranked_candidates = np.array([trial.candidate for trial in self._ranked])
-        self._training_config = _training_config(self.settings, self.folder)
+        self.settings = settings
+        self.folder = folder / "recommendations"
+        self.predictor = predictor
+        self.epoch = comparison_epoch(trials, settings.epochs)
+        self._num_trials = len(trials)
+        self._ranked = rank_trials(trials, self.epoch, settings.sign)
+        self._training_config = _training_config(settings, self.folder)
 
     def recommend(self, name: str, constraints: Constraints) -> Recommendation:
-        """Evolve candidates within the budget `name`, and write the files of the best; register its architecture."""
-        settings = self.settings
-        # Evolve from the best trials, and recommend the best result
-        predictor = self.runner.predictor
-        evolution = evolve(
-            predictor, constraints, self._ranked_candidates, settings.evolution, settings.seed
-        )
-        vector = evolution.candidates[0]
-        candidate = Candidate(self.space, vector, seed=settings.seed, full_epochs=settings.epochs)
+        """Choose the candidate for the budget `name`, and write its files; register its architecture."""
+        is_feasible = constraints.feasible(stack_candidates(self._ranked))
+        trials = [trial for trial, feasible in zip(self._ranked, is_feasible, strict=True) if feasible]
+        trial = None if self.settings.paper or not trials else self._best_trial(trials)
+        vector = self._evolve(constraints) if trial is None else trial.candidate
+        final_trials = [item for item in trials if item.phase == FINAL and item.budget == name]
+        prediction = self.predictor.predict(vector[None])
+        candidate = Candidate(self.space, vector, seed=self.settings.seed, full_epochs=self.settings.epochs)
         values = constraints.column_values(vector[None], *constraints.column_names)
-        columns = {column: float(value[0]) for column, value in values.items()}
-        # Trials within the budget, best first; the first of them are in the first generation
-        within_budget = np.flatnonzero(constraints.feasible(self._ranked_candidates))
-        trials = [self._ranked[index] for index in within_budget]
+        figures: dict[str, Any] = {
+            "columns": {column: float(value[0]) for column, value in values.items()},
+            "epoch": self.epoch,
+            "measured": None if trial is None else trial.value(self.epoch),
+            "predicted": float(prediction.mean[0]),
+            "predicted_std": float(prediction.std[0]),
+        }
+        related: dict[str, Trial | None] = {
+            "trial": trial,
+            "best_measured": trials[0] if trials else None,
+            "best_predicted": final_trials[0] if final_trials else None,
+        }
         provenance = {
             "space": self.space.name,
             "space_sha256": space_digest(self.space),
             "fbnetv3": fbnetv3.__version__,
-            "seed": settings.seed,
+            "seed": self.settings.seed,
             "constraints": [str(constraint) for constraint in constraints.constraints],
-            "predicted": float(evolution.scores[0]),
-            "predicted_after_epoch": self.runner.stopping_epoch,
-            "columns": columns,
-            "best_trial": self._describe_trial(trials[0]) if trials else None,
-            "trials": len(self.runner.trials),
-            "inherited_trials": [trial.number for trial in trials[: settings.evolution.inherited]],
+            **figures,
+            **{key: item and self._describe_trial(item) for key, item in related.items()},
+            "trials": self._num_trials,
         }
         record = {"values": dict(candidate), "candidate": vector.tolist(), **provenance}
-        source = _describe_source(provenance)
+        files = self._write(
+            f"{self.space.name}_{name}",
+            candidate.arch,
+            candidate.recipe,
+            record,
+            _describe_source(provenance),
+        )
         return Recommendation(
             name=name,
             candidate=candidate,
-            predicted=float(evolution.scores[0]),
-            columns=columns,
-            best_trial=trials[0] if trials else None,
-            evolution=evolution,
-            files=self._write(
-                f"{self.space.name}_{name}", candidate.arch, candidate.recipe, record, source
-            ),
+            **figures,
+            trial=trial,
+            best_measured=related["best_measured"],
+            best_predicted=related["best_predicted"],
+            files=files,
             provenance=provenance,
         )
+
+    def _best_trial(self, trials: Sequence[Trial]) -> Trial:
+        """Return the trial with the best posterior mean: a measured value with its noise averaged out."""
+        means = self.predictor.posterior_means(stack_candidates(trials))
+        return trials[int(np.argmax(self.settings.sign * means))]
+
+    def _evolve(self, constraints: Constraints) -> np.ndarray:
+        """Return the candidate within the budget that is predicted to be best (Sec. 3.4)."""
+        evolution = evolve(
+            lambda candidates: self.settings.sign * self.predictor(candidates),
+            constraints,
+            stack_candidates(self._ranked),
+            self.settings.evolution,
+            self.settings.seed,
+        )
+        return evolution.candidates[0]
 
     def _describe_trial(self, trial: Trial) -> dict[str, Any]:
         return {
             "number": trial.number,
-            "accuracy": trial.accuracy(self.runner.stopping_epoch),
+            "value": trial.value(self.epoch),
+            "predicted": trial.predicted,
             "values": self.space.decode(trial.candidate),
         }
 
@@ -211,13 +257,10 @@ def _training_config(settings: SearchSettings, folder: Path) -> dict[str, Any]:
 
 
 def _describe_source(provenance: Mapping[str, Any]) -> str:
+    measured = provenance["measured"]
+    value = f"predicted {provenance['predicted']:.4g}"
+    if measured is not None:
+        value = f"measured {measured:.4g} after epoch {provenance['epoch']}, {value}"
     return (
-        f"NARS in {provenance['space']}, seed {provenance['seed']}, {provenance['trials']} trials: "
-        f"predicted {provenance['predicted']:.4g}"
+        f"NARS in {provenance['space']}, seed {provenance['seed']}, {provenance['trials']} trials: {value}"
     )
-
-
-def space_digest(space: Space) -> str:
-    """Return a SHA-256 of a space's definition in hex."""
-    definition = json.dumps(asdict(space), sort_keys=True, default=str)
-    return hashlib.sha256(definition.encode()).hexdigest()

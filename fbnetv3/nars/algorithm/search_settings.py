@@ -21,6 +21,7 @@ from fbnetv3.nars.setting_fields import (
     string_field,
 )
 from fbnetv3.nars.space.constraints import Column
+from fbnetv3.nars.space.feasibility import FeasibilityFunction
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.nars.space.variables import ARCHITECTURE, PARTS
 from fbnetv3.utils.checks import check_choice, check_keys, check_number, check_type, error_context
@@ -28,6 +29,8 @@ from fbnetv3.utils.imports import import_modules
 from fbnetv3.utils.yaml_files import parse_number
 
 JOINT = "joint"
+MAXIMIZE = "maximize"
+MINIMIZE = "minimize"
 SCALING_ARGUMENTS = ("depth", "width", "resolution", "tolerance")
 """Keys of `scaled_networks` that are passed on to `scale_to_macs`."""
 # Settings in which numbers may be written as 450e6
@@ -42,23 +45,39 @@ Bounds = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """Settings of a search. Defaults are the paper's (Sec. 4.1 and 4.2) where it gives them.
+    """Settings of a search.
+
+    By default, trials are proposed one after another; `paper=True` runs Algorithm 1 instead, whose settings have the
+    paper's defaults (Sec. 4.1 and 4.2).
 
     Attributes:
         mode: "joint", or "architecture" or "recipe" to search only that part of the space.
+        direction: "maximize", or "minimize" if lower values are better.
         constraints: bounds of all candidates by column: `{"macs": [400e6, 800e6]}`.
+        feasible: functions of several variables that all candidates must fulfill, or their names,
+            `package.module:function`; see `fbnetv3.nars.space.feasibility`.
         columns: additional columns by name: a function from candidates (N, variables) to (N,), or its name,
             `package.module:function`.
         latency: file of a latency table, written by `tools/measure_net.py --space`; adds the column `latency_ms`.
         budgets: additional bounds, one mapping for each recommendation; if empty, there is one recommendation.
         epochs: length of a full evaluation, in epochs (150 in the paper).
-        pool: number of candidates to choose from (20,000).
-        rounds: number of rounds of trials (T); None for 5, or 4 if only recipes are searched.
-        batch: number of trials per round (m).
-        early_stopping_correlation: after the first round, trials end at the first epoch whose ranking of the candidates
-            correlates with the final one by more than this; None disables early stopping.
+        evaluations: number of full evaluations; the epochs of all trials, of which some are stopped early, are at most
+            this times `epochs`.
+        initial_trials: number of quasi-random trials at the start.
+        first_candidates: candidates to try first, each a mapping from variables to values.
+        window: number of trials that may run at a time; a proposal is based on the results of all trials before those.
+        final_share: share of the evaluations, at the end, that train the candidates predicted to be best for the
+            budgets; at least one for each budget.
+        time_limit: seconds after which an evaluation is killed; None for no limit.
         pretraining_labels: "paper" or "rich", see `fbnetv3.nars.predictor.architecture_statistics`, or a list of
             columns.
+        pool_size: number of candidates for pretraining, and of those from which Algorithm 1 chooses (20,000).
+        paper: whether to run Algorithm 1: rounds of trials that are chosen from a fixed pool, and recommendations that
+            are predicted only.
+        rounds: with `paper`, number of rounds of trials (T); None for 5, or 4 if only recipes are searched.
+        round_size: with `paper`, number of trials per round (m).
+        early_stopping_correlation: with `paper`, the rank correlation with the final ranking of the candidates above
+            which trials after the first round are stopped; None disables early stopping.
         seed: random seed.
         predictor: settings of the accuracy predictor.
         evolution: settings of the evolutionary search.
@@ -68,7 +87,6 @@ class SearchSettings:
         workers: number of evaluations to run at a time.
         address: address of a Ray cluster; None starts one on this machine.
         resources: Ray resources per evaluation, such as `{"num_cpus": 4, "num_gpus": 1}`.
-        time_limit: seconds after which an evaluation is killed; None for no limit.
         retries: number of additional attempts at a failed trial.
         max_failures: number of failed trials that a search tolerates; one more stops it.
         num_classes: number of classes of the networks whose cost is counted.
@@ -81,16 +99,25 @@ class SearchSettings:
     """
 
     mode: str = JOINT
+    direction: str = MAXIMIZE
     constraints: Bounds = mapping_field()
+    feasible: Sequence[str | FeasibilityFunction] = sequence_field()
     columns: Mapping[str, str | Column] = mapping_field()
     latency: str | None = string_field()
     budgets: Sequence[Bounds] = sequence_field()
     epochs: int = integer_field(150, 1)
-    pool: int = integer_field(20_000, 10, 10**7)
-    rounds: int | None = integer_field(None, 1)
-    batch: int = integer_field(48, 2)
-    early_stopping_correlation: float | None = number_field(MIN_RANK_CORRELATION, -1, 1, optional=True)
+    evaluations: int = integer_field(100, 1)
+    initial_trials: int = integer_field(8, 1)
+    first_candidates: Sequence[Mapping[str, Any]] = sequence_field()
+    window: int = integer_field(4, 1)
+    final_share: float = number_field(0.08, 0, 1)
+    time_limit: float | None = number_field(None, 1e-3)
     pretraining_labels: str | Sequence[str] = names_field("paper")
+    pool_size: int = integer_field(20_000, 10, 10**7)
+    paper: bool = False
+    rounds: int | None = integer_field(None, 1)
+    round_size: int = integer_field(48, 2)
+    early_stopping_correlation: float | None = number_field(MIN_RANK_CORRELATION, -1, 1, optional=True)
     seed: int = integer_field(0, 0, 2**32 - 1)
     predictor: PredictorSettings = PredictorSettings()
     evolution: EvolutionSettings = EvolutionSettings()
@@ -100,7 +127,6 @@ class SearchSettings:
     workers: int = integer_field(1, 1)
     address: str | None = string_field()
     resources: Mapping[str, float] = mapping_field()
-    time_limit: float | None = number_field(None, 1e-3)
     retries: int = integer_field(1, 0)
     max_failures: int = integer_field(10, 0)
     num_classes: int = integer_field(1000, 1, 10**6)
@@ -113,6 +139,8 @@ class SearchSettings:
         import_modules(self.imports, "imports")  # they may register the executor
         check_choice(self.executor, "executor", EXECUTORS.names())
         check_choice(self.mode, "mode", (JOINT, *PARTS))
+        check_choice(self.direction, "direction", (MAXIMIZE, MINIMIZE))
+        check_type(self.paper, "paper", bool, "true or false")
         # Check now what is used only after the trials, so that errors surface early
         for name, network in self.reference_networks.items():
             check_type(network, f"reference_networks.{name}", Mapping, "a mapping")
@@ -133,8 +161,13 @@ class SearchSettings:
                 for key in ("macs", "depth", "width", "resolution"):
                     check_number(network.get(key, 1), key, 1)
 
+    @property
+    def sign(self) -> float:
+        """Factor that makes higher values better."""
+        return 1.0 if self.direction == MAXIMIZE else -1.0
+
     def num_rounds(self, space: Space) -> int:
-        """Return the number of rounds of a search in `space`."""
+        """Return the number of rounds of Algorithm 1 in `space`."""
         # In the paper, 5 rounds (Sec. 4.2), and 4 of recipe-only search (Sec. 4.1)
         return self.rounds or (5 if len(space.variable_indices(ARCHITECTURE)) else 4)
 

@@ -1,6 +1,7 @@
-"""The trials of a search in an SQLite file, written when they are proposed and whenever one starts or ends.
+"""The trials of a search in an SQLite file, written when they are proposed and whenever a part of one starts or ends.
 
-If a search is killed, finished trials are kept and interrupted ones are rerun.
+A trial trains a candidate in one or more segments: a segment continues the training to a number of epochs. If a search
+is killed, the results of segments that have ended are kept, and interrupted segments are rerun.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +23,40 @@ from fbnetv3.utils.text import one_line
 TRIALS_FILE = "trials.sqlite"
 ANALYSIS_FILE = "analysis.json"
 
-# Status of a trial
+# Status of a segment, and of a trial, which is that of its last segment
 WAITING = "waiting"
 RUNNING = "running"
-DONE = "done"
+COMPLETED = "completed"
 FAILED = "failed"
 
+# Why a trial was proposed
+GIVEN = "given"  # by the user
+INITIAL = "initial"  # quasi-random
+PROPOSED = "proposed"  # by the predictor
+FINAL = "final"  # the best predicted for a budget, to verify it
+
 # Keys of a search's metadata
-STOPPED_BY_FAILURES = "stopped"  # whether too many failures ended it
-STOPPING_EPOCH = "stop_epoch"  # number of epochs of the trials after the first round
+STOPPED_BY_FAILURES = "stopped_by_failures"
 FINISHED = "finished"  # when it finished, in seconds since 1970
 
 _APPLICATION_ID = 0x4E415253  # "NARS"
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE trials (
-    number INTEGER PRIMARY KEY, round INTEGER NOT NULL, candidate TEXT NOT NULL, epochs INTEGER NOT NULL,
-    predicted REAL, status TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, curve TEXT, error TEXT,
-    seconds REAL, finished REAL
+    number INTEGER PRIMARY KEY, phase TEXT NOT NULL, round INTEGER NOT NULL, budget TEXT, candidate TEXT NOT NULL,
+    "values" TEXT NOT NULL, predicted REAL, predicted_std REAL, curve TEXT
+);
+CREATE TABLE segments (
+    number INTEGER PRIMARY KEY, trial INTEGER NOT NULL REFERENCES trials(number), epochs INTEGER NOT NULL,
+    status TEXT NOT NULL, attempts INTEGER NOT NULL DEFAULT 0, error TEXT, seconds REAL, ended REAL, state TEXT
 );
 """
+_SEGMENT_COLUMNS = ("number", "trial", "epochs", "status", "attempts", "error", "seconds", "ended", "state")
+
+
+Decoder = Callable[[np.ndarray], Mapping[str, Any]]
+"""Maps a candidate, integers (variables,), to values by variable name."""
 
 
 class TrialStoreError(UserError):
@@ -50,28 +64,78 @@ class TrialStoreError(UserError):
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One candidate that a search evaluates."""
+class Segment:
+    """A part of a trial: training from where the trial is to a number of epochs."""
 
     number: int  # from 0, in the order of proposal
-    round: int  # from 0
-    candidate: np.ndarray  # integers (variables,)
-    epochs: int  # epochs for which it is evaluated
-    predicted: float | None  # accuracy as predicted when it was proposed; None in the first round
+    trial: int  # number of the trial
+    epochs: int  # epochs of the trial at the end of the segment
     status: str
-    attempts: int  # number of attempts that have ended; 0 again when a failed trial is requeued
-    curve: tuple[float, ...] | None  # accuracy after each epoch, once it is done
+    attempts: int  # number of attempts that have ended; 0 again when a failed segment is requeued
     error: str | None  # why the last attempt failed
     seconds: float | None  # duration of the last attempt
-    finished: float | None  # when the last attempt ended, in seconds since 1970
+    ended: float | None  # when the last attempt ended, in seconds since 1970
+    state: tuple[float, ...]  # what the next proposal starts from
 
-    def accuracy(self, epoch: int) -> float:
-        """Return the accuracy after `epoch` epochs; the trial must be done."""
-        assert self.curve is not None
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was completed or has failed in all attempts."""
+        return self.status in (COMPLETED, FAILED)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate that a search evaluates."""
+
+    number: int  # from 0, in the order of proposal
+    phase: str  # why it was proposed: GIVEN, INITIAL, PROPOSED or FINAL
+    round: int  # round of Algorithm 1, from 0; 0 for the sequential search
+    budget: str | None  # in the phase FINAL, the name of the budget for which it is predicted to be best
+    candidate: np.ndarray  # integers (variables,)
+    values: Mapping[str, Any]  # values of the active variables
+    predicted: float | None  # value after the last epoch as predicted when it was proposed
+    predicted_std: float | None  # standard deviation of the prediction
+    curve: tuple[float, ...]  # value after each epoch so far
+    segments: tuple[Segment, ...]  # in the order of proposal, at least one
+
+    @property
+    def epochs(self) -> int:
+        """Epochs for which it was trained or is being trained."""
+        return self.segments[-1].epochs
+
+    @property
+    def status(self) -> str:
+        """Status of the last segment."""
+        return self.segments[-1].status
+
+    @property
+    def error(self) -> str | None:
+        """Why the last attempt failed, if it did."""
+        return self.segments[-1].error
+
+    @property
+    def seconds(self) -> float:
+        """Duration of the last attempts at its segments, in all."""
+        return sum(segment.seconds or 0.0 for segment in self.segments)
+
+    def value(self, epoch: int) -> float:
+        """Return the value after an epoch that the trial has reached."""
         return self.curve[epoch - 1]
 
 
-_COLUMNS = [field.name for field in fields(Trial)]
+@dataclass(frozen=True)
+class Proposal:
+    """What to run next: a new candidate, or more epochs of an earlier trial."""
+
+    epochs: int  # epochs of the trial at the end of the segment
+    candidate: np.ndarray | None = None  # integers (variables,); None to continue a trial
+    trial: int | None = None  # number of the trial to continue
+    phase: str = PROPOSED
+    round: int = 0
+    budget: str | None = None
+    predicted: float | None = None
+    predicted_std: float | None = None
+    state: tuple[float, ...] = ()  # what the next proposal starts from
 
 
 class TrialStore:
@@ -120,82 +184,100 @@ class TrialStore:
         with self._transaction():
             self._connection.executemany("INSERT OR REPLACE INTO metadata VALUES (?, ?)", rows)
 
-    def add_round(
-        self,
-        round_index: int,
-        candidates: np.ndarray,
-        epochs: int,
-        predicted: Sequence[float] | np.ndarray | None = None,
-    ) -> None:
-        """Add the trials of a round: candidates, integers (N, variables), and their predicted accuracies, (N,)."""
-        predictions = (
-            [None] * len(candidates) if predicted is None else [float(value) for value in predicted]
-        )
-        # Trials are numbered across rounds
-        first = len(self.trials())
-        rows = [
-            (first + i, round_index, json.dumps(candidate.tolist()), epochs, predictions[i], WAITING)
-            for i, candidate in enumerate(candidates)
-        ]
-        columns = "number, round, candidate, epochs, predicted, status"
+    def add(self, proposals: Sequence[Proposal], decode: Decoder) -> list[Segment]:
+        """Add proposals as segments that wait, and new candidates as trials; `decode` returns their values by name."""
+        added = []
         with self._transaction():
-            self._connection.executemany(f"INSERT INTO trials ({columns}) VALUES (?, ?, ?, ?, ?, ?)", rows)
+            for proposal in proposals:
+                trial = proposal.trial
+                if proposal.candidate is not None:
+                    trial = self._query_value("SELECT count(*) FROM trials")
+                    values = json.dumps(decode(proposal.candidate), default=str)
+                    candidate = json.dumps(proposal.candidate.tolist())
+                    prediction = (proposal.predicted, proposal.predicted_std)
+                    reason = (proposal.phase, proposal.round, proposal.budget)
+                    self._insert("trials", trial, *reason, candidate, values, *prediction, None)
+                number = self._query_value("SELECT count(*) FROM segments")
+                state = json.dumps(proposal.state)
+                self._insert(
+                    "segments", number, trial, proposal.epochs, WAITING, 0, None, None, None, state
+                )
+                added.append(number)
+        return [self._read_segment(number) for number in added]
 
     def trials(self) -> list[Trial]:
         """Return all trials, by number."""
-        return self._query_trials("")
-
-    def num_rounds(self) -> int:
-        """Return the number of rounds proposed so far."""
         with self._as_user_errors():
-            return self._query_value("SELECT coalesce(max(round) + 1, 0) FROM trials")
+            rows = self._connection.execute("SELECT * FROM trials ORDER BY number").fetchall()
+            segments: dict[int, list[Segment]] = {}
+            for segment in self.segments():
+                segments.setdefault(segment.trial, []).append(segment)
+            return [_trial_from_row(row, segments[row[0]]) for row in rows]
 
-    def start(self, number: int) -> Trial:
-        """Record that a trial is running."""
+    def trial(self, number: int) -> Trial:
+        """Return one trial."""
+        with self._as_user_errors():
+            statement = "SELECT * FROM trials WHERE number = ?"
+            (row,) = self._connection.execute(statement, (number,)).fetchall()
+            return _trial_from_row(row, self._query_segments("WHERE trial = ?", number))
+
+    def segments(self) -> list[Segment]:
+        """Return all segments, by number."""
+        return self._query_segments("")
+
+    def start(self, number: int) -> Segment:
+        """Record that a segment is running."""
         return self._update(number, status=RUNNING)
 
-    def finish(self, number: int, curve: Sequence[float], seconds: float) -> Trial:
-        """Record that a trial is done."""
-        accuracies = json.dumps([float(accuracy) for accuracy in curve])
-        return self._end_attempt(number, seconds, status=DONE, error=None, curve=accuracies)
+    def complete(self, number: int, curve: Sequence[float], seconds: float) -> Segment:
+        """Record that a segment is completed, and the trial's values after each epoch so far."""
+        values = json.dumps([float(value) for value in curve])
+        trial = self._read_segment(number).trial
+        with self._transaction():
+            self._connection.execute("UPDATE trials SET curve = ? WHERE number = ?", (values, trial))
+            self._end_attempt(number, seconds, status=COMPLETED, error=None)
+        return self._read_segment(number)
 
-    def fail(self, number: int, error: str, seconds: float, retry: bool) -> Trial:
-        """Record that an attempt failed, and whether the trial will be retried."""
-        return self._end_attempt(number, seconds, status=WAITING if retry else FAILED, error=error)
+    def fail(self, number: int, error: str, seconds: float, retry: bool) -> Segment:
+        """Record that an attempt failed, and whether the segment will be retried."""
+        with self._transaction():
+            self._end_attempt(number, seconds, status=WAITING if retry else FAILED, error=error)
+        return self._read_segment(number)
 
     def requeue(self, include_failed: bool = False) -> None:
-        """Reset running trials to waiting; with `include_failed`, also failed ones of the last round.
-
-        Failures of earlier rounds stay, because later rounds were proposed without them.
-        """
+        """Reset running segments to waiting, and with `include_failed` also those that failed."""
         with self._transaction():
-            self._connection.execute("UPDATE trials SET status = ? WHERE status = ?", (WAITING, RUNNING))
+            self._connection.execute("UPDATE segments SET status = ? WHERE status = ?", (WAITING, RUNNING))
             if include_failed:
                 self._connection.execute(
-                    "UPDATE trials SET status = ?, attempts = 0 "
-                    "WHERE status = ? AND round = (SELECT max(round) FROM trials)",
-                    (WAITING, FAILED),
+                    "UPDATE segments SET status = ?, attempts = 0 WHERE status = ?", (WAITING, FAILED)
                 )
 
-    def _end_attempt(self, number: int, seconds: float, **values: Any) -> Trial:
-        [trial] = self._query_trials("WHERE number = ?", number)
-        return self._update(
-            number, attempts=trial.attempts + 1, seconds=seconds, finished=time.time(), **values
+    def _insert(self, table: str, *values: Any) -> None:
+        marks = ", ".join("?" * len(values))
+        self._connection.execute(f"INSERT INTO {table} VALUES ({marks})", values)
+
+    def _end_attempt(self, number: int, seconds: float, status: str, error: str | None) -> None:
+        self._connection.execute(
+            "UPDATE segments SET status = ?, error = ?, seconds = ?, ended = ?, attempts = attempts + 1 "
+            "WHERE number = ?",
+            (status, error, seconds, time.time(), number),
         )
 
-    def _update(self, number: int, **values: Any) -> Trial:
-        assignments = ", ".join(f"{column} = ?" for column in values)
+    def _update(self, number: int, status: str) -> Segment:
         with self._transaction():
-            self._connection.execute(
-                f"UPDATE trials SET {assignments} WHERE number = ?", (*values.values(), number)
-            )
-        return self._query_trials("WHERE number = ?", number)[0]
+            self._connection.execute("UPDATE segments SET status = ? WHERE number = ?", (status, number))
+        return self._read_segment(number)
 
-    def _query_trials(self, condition: str, *parameters: int) -> list[Trial]:
+    def _read_segment(self, number: int) -> Segment:
+        (segment,) = self._query_segments("WHERE number = ?", number)
+        return segment
+
+    def _query_segments(self, condition: str, *parameters: int) -> list[Segment]:
         with self._as_user_errors():
-            statement = f"SELECT {', '.join(_COLUMNS)} FROM trials {condition} ORDER BY number"
+            statement = f"SELECT {', '.join(_SEGMENT_COLUMNS)} FROM segments {condition} ORDER BY number"
             rows = self._connection.execute(statement, parameters).fetchall()
-            return [_trial_from_row(row) for row in rows]
+            return [Segment(*fields, tuple(json.loads(state))) for *fields, state in rows]
 
     def _query_value(self, statement: str) -> Any:
         return self._connection.execute(statement).fetchone()[0]
@@ -232,10 +314,18 @@ class TrialStore:
             ) from None
 
 
-def _trial_from_row(row: tuple[Any, ...]) -> Trial:
-    values = dict(zip(_COLUMNS, row, strict=True))
-    # Arrays are stored as JSON
-    values["candidate"] = np.array(json.loads(values["candidate"]), np.int64)
-    if values["curve"] is not None:
-        values["curve"] = tuple(json.loads(values["curve"]))
-    return Trial(**values)
+def _trial_from_row(row: tuple[Any, ...], segments: Sequence[Segment]) -> Trial:
+    number, phase, round_, budget, candidate, values, predicted, predicted_std, curve = row
+    return Trial(
+        number,
+        phase,
+        round_,
+        budget,
+        # Arrays are stored as JSON
+        np.array(json.loads(candidate), np.int64),
+        json.loads(values),
+        predicted,
+        predicted_std,
+        tuple(json.loads(curve or "[]")),
+        tuple(segments),
+    )

@@ -30,7 +30,7 @@ def evaluate_attempt(context: SearchContext, attempt: TrialAttempt) -> Outcome:
         candidate = Candidate(
             context.space,
             attempt.vector,
-            number=attempt.number,
+            number=attempt.trial,
             seed=attempt.seed,
             full_epochs=attempt.full_epochs,
             folder=attempt.folder,

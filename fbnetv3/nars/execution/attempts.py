@@ -25,11 +25,12 @@ class SearchContext:
 
 @dataclass(frozen=True)
 class TrialAttempt:
-    """One attempt at evaluating a trial's candidate."""
+    """One attempt at a segment of a trial."""
 
-    number: int  # number of the trial, from 0
+    number: int  # number of the segment, from 0
+    trial: int  # number of the trial, from 0
     vector: np.ndarray  # the candidate, integers (variables,)
-    epochs: int  # epochs for which it is evaluated
+    epochs: int  # epochs of the trial at the end of the segment
     full_epochs: int  # length of a full evaluation
     seed: int
     folder: Path | None  # folder for the evaluation's files
@@ -38,9 +39,9 @@ class TrialAttempt:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of an attempt: a learning curve or an error, and how many seconds it took."""
+    """Result of an attempt: a learning curve from the first epoch or an error, and how many seconds it took."""
 
-    number: int  # number of the trial
+    number: int  # number of the segment
     curve: tuple[float, ...] | None  # accuracy after each epoch
     error: str | None
     seconds: float

@@ -54,10 +54,10 @@ def main() -> None:
     threading.Thread(target=_receive_attempts, args=(pipe, attempts), daemon=True).start()
     while True:
         attempt: TrialAttempt = pickle.loads(attempts.get())
-        _write_log(log, f"--- trial {attempt.number}")
+        _write_log(log, f"--- trial {attempt.trial}")
         outcome = evaluate_in_worker(context, attempt)
         if outcome.error:
-            _write_log(log, f"--- trial {attempt.number}: {outcome.error}")
+            _write_log(log, f"--- trial {attempt.trial}: {outcome.error}")
         pipe.send_bytes(pickle.dumps(outcome))
 
 

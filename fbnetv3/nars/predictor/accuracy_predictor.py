@@ -1,8 +1,8 @@
 """The accuracy predictor (Sec. 3.1 to 3.3): an ensemble of pretrained networks (Fig. 3) and a Gaussian process.
 
-Each network leaves out some of the trials. The prediction is a weighted sum of three components: the networks that see
-recipes as the paper's does, those that see them scaled up, and the Gaussian process on the candidates' features and
-their embeddings. The weights are fitted to predictions of trials on which a component was not trained.
+Each network leaves out some of the trials. The prediction is a weighted sum of components: the networks that see
+recipes as the paper's does, those that see them scaled up, and the Gaussian process. The weights are fitted to
+predictions of trials on which a component was not trained.
 """
 
 from __future__ import annotations
@@ -21,13 +21,15 @@ from torch.nn import functional as F
 from fbnetv3.errors import FieldError, UsageError
 from fbnetv3.nars.predictor.accuracy_transform import AccuracyTransform
 from fbnetv3.nars.predictor.ensemble import EnsembleNetwork, train_members
-from fbnetv3.nars.predictor.gaussian_process import FeatureGroups, GaussianProcess
+from fbnetv3.nars.predictor.gaussian_process import GaussianProcess, Prediction
 from fbnetv3.nars.setting_fields import check_fields, integer_field, number_field
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.nars.space.variables import ARCHITECTURE, RECIPE
+from fbnetv3.utils.checks import check_type
 from fbnetv3.utils.random_state import seeded_torch
 
-# Default weights of the three components; they count as much as this many trials
+# Default weights of the components, without and with the Gaussian process; they count as much as this many trials
+_NETWORK_WEIGHTS = np.array([0.5, 0.5])
 _DEFAULT_WEIGHTS = np.array([0.25, 0.25, 0.5])
 _DEFAULT_WEIGHTS_TRIALS = 4.0
 # Share of the pool that validates pretraining
@@ -42,32 +44,35 @@ class PredictorSettings:
         members: number of networks in the ensemble, even and at least 4; each leaves out some of the trials.
         width: number of units in a hidden layer.
         pretrain_epochs: number of passes over the pool.
-        pretrain_batch: number of candidates per step of pretraining.
+        pretrain_batch_size: number of candidates per step of pretraining.
         pretrain_lr: highest learning rate of pretraining.
         frozen_epochs: number of passes over the trials with the encoder frozen.
         finetune_epochs: number of passes over the trials that then train the whole network.
-        batch: minimum number of trials per step.
-        max_steps: maximum number of steps per pass over the trials; with more trials, the batches grow.
+        min_batch_size: minimum number of trials per step.
+        max_steps_per_epoch: maximum number of steps per pass over the trials; with more trials, the batches grow.
         lr: learning rate with the encoder frozen.
         finetune_lr: learning rate of the whole network, lower.
         weight_decay: weight decay of training on trials.
+        gaussian_process: whether a Gaussian process is a component beside the networks.
     """
 
     members: int = integer_field(8, 4)
     width: int = integer_field(128, 1)
     pretrain_epochs: int = integer_field(30, 0)
-    pretrain_batch: int = integer_field(256, 1)
+    pretrain_batch_size: int = integer_field(256, 1)
     pretrain_lr: float = number_field(3e-3, 0)
     frozen_epochs: int = integer_field(50, 0)
     finetune_epochs: int = integer_field(50, 0)
-    batch: int = integer_field(4, 1)
-    max_steps: int = integer_field(8, 1)
+    min_batch_size: int = integer_field(4, 1)
+    max_steps_per_epoch: int = integer_field(8, 1)
     lr: float = number_field(3e-3, 0)
     finetune_lr: float = number_field(1e-3, 0)
     weight_decay: float = number_field(1e-4, 0)
+    gaussian_process: bool = True
 
     def __post_init__(self) -> None:
         check_fields(self, "predictor.")
+        check_type(self.gaussian_process, "predictor.gaussian_process", bool, "true or false")
         if self.members % 2:
             raise FieldError(f"{self.members} must be even", "predictor.members")
 
@@ -83,14 +88,27 @@ class PretrainingReport:
 
 
 class AccuracyPredictor:
-    """Predicts the accuracy of candidates. The seed determines initial weights and the order of examples."""
+    """Predicts the accuracy of candidates, or any other value.
+
+    Args:
+        space: the space of the candidates.
+        settings: size and training.
+        seed: random seed of initial weights and the order of examples.
+        sign: -1 if lower values are better; large errors matter less among bad values.
+    """
 
     def __init__(
-        self, space: Space, settings: PredictorSettings = PredictorSettings(), seed: int = 0
+        self,
+        space: Space,
+        settings: PredictorSettings = PredictorSettings(),
+        seed: int = 0,
+        sign: float = 1.0,
     ) -> None:
         self.space = space
         self.settings = settings
         self.seed = seed
+        self.sign = sign
+        self._process = GaussianProcess(space) if settings.gaussian_process else None
         self._encoder: nn.Module | None = None
         self._network: EnsembleNetwork | None = None
 
@@ -127,7 +145,7 @@ class AccuracyPredictor:
                 num_train,
                 settings.members,
                 settings.pretrain_epochs,
-                settings.pretrain_batch,
+                settings.pretrain_batch_size,
                 settings.pretrain_lr,
                 0.0,
             )
@@ -146,7 +164,7 @@ class AccuracyPredictor:
 
         Args:
             candidates: candidates, integers (N, variables); at least two.
-            accuracies: their accuracies, (N,); higher is better.
+            accuracies: their accuracies, (N,).
 
         Raises:
             UsageError: the numbers of candidates and accuracies differ or are too small, or an accuracy is not finite.
@@ -156,29 +174,53 @@ class AccuracyPredictor:
         if len(candidates) != num_trials or num_trials < 2 or not np.isfinite(accuracies).all():
             counts = f"{num_trials} accuracies for {len(candidates)} candidates"
             raise UsageError(f"got {counts}; pass one finite accuracy per candidate, at least 2")
-        self._transform = AccuracyTransform.fit(accuracies)
-        targets = torch.from_numpy(self._transform.transform(accuracies))
+        self._transform = AccuracyTransform.fit(self.sign * accuracies)
+        targets = self._transform.transform(self.sign * accuracies)
         with seeded_torch(self.seed * 2 + 1), _single_thread():
             arch, recipe = self._features(candidates)
-            self._network, network_predictions = self._fit_network(arch, recipe, targets.float())
-            self._process = GaussianProcess()
-            process_predictions = self._process.fit(self._feature_groups(arch, recipe), targets)
+            self._network, left_out = self._fit_network(arch, recipe, torch.from_numpy(targets).float())
+        components = left_out.double().numpy()
+        if self._process is not None:
+            self._process.fit(candidates, targets)
+            components = np.concatenate([components, self._process.leave_one_out().mean[None]])
         # Weight the components by predictions of trials on which they were not trained
-        components = torch.cat([network_predictions.double(), process_predictions[None]])
-        self._weights = _fit_weights(components.numpy(), targets.numpy())
+        default = _NETWORK_WEIGHTS if self._process is None else _DEFAULT_WEIGHTS
+        self._weights = _fit_weights(components, targets, default)
+        self._residual_std = float(np.std(targets - self._weights @ components))
 
-    @torch.no_grad()
     def __call__(self, candidates: np.ndarray) -> np.ndarray:
         """Predict the accuracies of candidates, (N,)."""
+        return self.predict(candidates).mean
+
+    @torch.no_grad()
+    def predict(self, candidates: np.ndarray) -> Prediction:
+        """Predict accuracies of candidates and their standard deviations, (N,) each.
+
+        Without a Gaussian process, the deviation is that of trials on which a network was not trained.
+        """
         if self._network is None:
             raise UsageError("the predictor has not been trained yet: call fit first")
         arch, recipe = self._features(candidates)
         with _single_thread():
             # The mean of each half of the members
-            halves = self._network(arch, recipe).unflatten(0, (2, -1)).mean(1).double()
-            process = self._process(self._feature_groups(arch, recipe))
-        components = torch.cat([halves, process[None]])
-        return self._transform.inverse(self._weights @ components.numpy())
+            components = self._network(arch, recipe).unflatten(0, (2, -1)).mean(1).double().numpy()
+        std = np.full(len(candidates), self._residual_std)
+        if self._process is not None:
+            prediction = self._process.predict(candidates)
+            components = np.concatenate([components, prediction.mean[None]])
+            std = prediction.std
+        mean = self._weights @ components
+        values = self._transform.inverse(mean)
+        return Prediction(self.sign * values, self._transform.inverse(mean + std) - values)
+
+    def posterior_means(self, candidates: np.ndarray) -> np.ndarray:
+        """Return the values of candidates among the trials, with the noise of their measurement averaged out, (N,).
+
+        Unlike predictions, they differ from the measured values only by as much noise as the trials show.
+        """
+        if self._process is None:
+            return self(candidates)
+        return self.sign * self._transform.inverse(self._process.predict(candidates).mean)
 
     def _fit_network(self, arch: Tensor, recipe: Tensor, targets: Tensor) -> tuple[EnsembleNetwork, Tensor]:
         """Train every member on all trials but those that it leaves out.
@@ -201,7 +243,7 @@ class AccuracyPredictor:
         rows_by_member = [(~row).nonzero()[:, 0] for row in left_out]
         num_train = min(map(len, rows_by_member))
         train_rows = torch.stack([rows[:num_train] for rows in rows_by_member])
-        batch_size = max(settings.batch, math.ceil(num_train / settings.max_steps))
+        batch_size = max(settings.min_batch_size, math.ceil(num_train / settings.max_steps_per_epoch))
         members = torch.arange(num_members)[:, None]
 
         def train(
@@ -244,13 +286,6 @@ class AccuracyPredictor:
         recipe = self.space.encode_features(candidates, RECIPE)
         return torch.from_numpy(2 * arch - 1), torch.from_numpy(2 * recipe - 1)
 
-    def _feature_groups(self, arch: Tensor, recipe: Tensor) -> FeatureGroups:
-        """Return the Gaussian process's input: features, and the embeddings of all members side by side, if any."""
-        embedded = arch[:, :0]
-        if self._encoder is not None:
-            embedded = self._encode(arch).transpose(0, 1).flatten(1)
-        return FeatureGroups(arch, recipe, embedded)
-
     @torch.no_grad()
     def _encode(self, arch: Tensor) -> Tensor:
         """Embed architectures with the pretrained encoders, (members, N, width)."""
@@ -278,7 +313,7 @@ def _single_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _fit_weights(components: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def _fit_weights(components: np.ndarray, targets: np.ndarray, default: np.ndarray) -> np.ndarray:
     """Fit weights of the components that are not negative, sum to at most 1, and are near the defaults for few trials.
 
     `components` are predictions, (components, N), of trials on which a component was not trained; `targets`, (N,), have
@@ -287,7 +322,7 @@ def _fit_weights(components: np.ndarray, targets: np.ndarray) -> np.ndarray:
     # Least squares with pseudo-trials that pull the weights toward the defaults
     pull = math.sqrt(_DEFAULT_WEIGHTS_TRIALS * components.var(1).mean() + 1e-12)
     design = np.concatenate([components.T, pull * np.eye(len(components))])
-    outputs = np.concatenate([targets, pull * _DEFAULT_WEIGHTS])
+    outputs = np.concatenate([targets, pull * default])
     weights, _ = nnls(design, outputs)
     if weights.sum() > 1:
         # One more row with a high weight holds the sum at 1

@@ -1,143 +1,270 @@
-"""Gaussian process regression on candidates, suited to a few dozen noisy trials.
+"""Gaussian process regression on candidates: all variables of a joint space, refitted whenever a trial ends.
 
 The equations are those of C. E. Rasmussen and C. K. I. Williams, "Gaussian Processes for Machine Learning", 2006:
-(2.25) for the mean, (5.8) for the likelihood that chooses the kernel, (5.12) for leave-one-out predictions.
+(2.25) and (2.26) for mean and variance, (5.8) and (5.9) for the likelihood and its gradient, (5.12) for leave-one-out
+predictions.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from scipy.linalg import solve_triangular
+from scipy.optimize import minimize
 
-# Means of the normal priors on the logarithms of the kernel's parameters: variances, squared length scales
-# (times two) and noise
-_PRIOR_MEANS = {
-    "linear arch": -2.0,
-    "linear recipe": -2.0,
-    "arch": -1.5,
-    "recipe": -1.5,
-    "joint": -2.0,
-    "embedded": -1.5,
-    "constant": -2.0,
-    "squared length arch": 0.0,
-    "squared length recipe": 0.0,
-    "squared length joint arch": 0.0,
-    "squared length joint recipe": 0.0,
-    "squared length embedded": 0.0,
-    "noise": -1.5,
-}
-# Standard deviations of the priors
-_PRIOR_STD = 1.5
-_NOISE_PRIOR_STD = 2.0
-# Adam on the log posterior
-_STEPS = 80
-_LR = 0.1
-_MIN_NOISE = 1e-4
-# Number of candidates scored at a time, which limits the size of the kernel
-_CHUNK_SIZE = 2048
+from fbnetv3.nars.predictor.kernels import (
+    NUM_TERMS,
+    KernelInputs,
+    combine_kernels,
+    kernel_inputs,
+    length_scale_gradients,
+    level_derivatives,
+    level_distances,
+    level_kernels,
+    look_up,
+)
+from fbnetv3.nars.space.search_space import Space
+
+# Means and standard deviations of the normal priors on the logarithms of length scales, variances and noise variance,
+# and on the constant and the weights of the mean. With more variables, each matters less: length scales grow with the
+# square root of their number.
+_VARIANCE_PRIOR = (-1.0, 1.5)
+_NOISE_PRIOR = (-5.0, 2.0)
+_CONSTANT_PRIOR = (0.0, 1.0)
+_WEIGHT_PRIOR = (0.0, 1.0)
+_LENGTH_SCALE_STD = 1.0
+_FEW_VARIABLES = 4  # with so many, length scales of 1 are expected
+_MAX_DEVIATIONS = 4  # bounds of the parameters, in standard deviations of their priors
+_MIN_NOISE = 1e-6
+# Iterations of the optimizer: of the first fit, and of those that start from the fit of a trial before
+_FIRST_STEPS = 40
+_LATER_STEPS = 12
+_CHUNK_SIZE = 512  # candidates predicted at a time
+_MIN_VARIANCE = 1e-9
 
 
-class FeatureGroups(NamedTuple):
-    """Features of candidates, (N, features) for each group; a group without features does not enter the kernel."""
+class Prediction(NamedTuple):
+    """Posterior of candidates' values, without the noise of a measurement."""
 
-    arch: Tensor
-    recipe: Tensor
-    embedded: Tensor  # embeddings by the pretrained encoders
+    mean: np.ndarray  # (N,)
+    std: np.ndarray  # (N,)
 
 
 class GaussianProcess:
-    """Regression with a sum of kernels: a linear and a smooth one for each group, and one of architecture and recipe.
+    """Regression with the kernel of `fbnetv3.nars.predictor.kernels` and a linear mean of `num_covariates` covariates.
 
-    The trials determine the weight and the length scale of each kernel, and the noise.
+    Attributes:
+        parameters: logarithms of the length scales, variances and noise variance, then the constant and the weights of
+            the covariates; the next fit starts from them.
     """
 
-    def fit(self, features: FeatureGroups, targets: Tensor) -> Tensor:
-        """Choose the kernel's parameters and condition on trials, whose targets, (N,), have mean 0 and deviation 1.
+    def __init__(
+        self, space: Space, num_covariates: int = 0, parameters: Sequence[float] | np.ndarray | None = None
+    ) -> None:
+        self.space = space
+        self.num_covariates = num_covariates
+        num_variables = len(space)
+        length_scale_mean = 0.5 * math.log(num_variables / _FEW_VARIABLES)
+        priors = [
+            *[(length_scale_mean, _LENGTH_SCALE_STD)] * num_variables,
+            *[_VARIANCE_PRIOR] * NUM_TERMS,
+            _NOISE_PRIOR,
+            _CONSTANT_PRIOR,
+            *[_WEIGHT_PRIOR] * num_covariates,
+        ]
+        self._prior_mean, self._prior_std = np.array(priors).T
+        self._is_first_fit = parameters is None
+        self.parameters = (
+            self._prior_mean.copy() if parameters is None else np.asarray(parameters, np.float64)
+        )
 
-        Return leave-one-out predictions, of each trial from all others, float64 (N,).
+    def fit(
+        self,
+        candidates: np.ndarray,
+        targets: np.ndarray,
+        noise: np.ndarray | None = None,
+        covariates: np.ndarray | None = None,
+    ) -> None:
+        """Choose the parameters with the highest posterior density, and condition on the targets.
+
+        Args:
+            candidates: integers (N, variables).
+            targets: their values, (N,), with about mean 0 and deviation 1.
+            noise: additional noise variance of each target, (N,); default: none.
+            covariates: (N, num_covariates).
         """
-        self._center = features.embedded.mean(0)
-        self._scale = (features.embedded - self._center).square().mean(0).sqrt().clamp_min(1e-6)
-        self._trials = self._normalize(features)
-        targets = targets.double()
-        products = self._products(self._trials)
-        identity = torch.eye(len(targets), dtype=torch.float64)
+        self._set_data(candidates, targets, noise, covariates)
+        limit = _MAX_DEVIATIONS * self._prior_std
+        result = minimize(
+            self._negative_log_posterior,
+            self.parameters,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=list(zip(self._prior_mean - limit, self._prior_mean + limit, strict=True)),
+            options={"maxiter": _FIRST_STEPS if self._is_first_fit else _LATER_STEPS, "maxls": 10},
+        )
+        self.parameters = result.x
+        self._is_first_fit = False
+        self._condition()
 
-        log_parameters = {
-            name: torch.tensor(mean, dtype=torch.float64, requires_grad=True)
-            for name, mean in _PRIOR_MEANS.items()
-        }
+    def condition(
+        self,
+        candidates: np.ndarray,
+        targets: np.ndarray,
+        noise: np.ndarray | None = None,
+        covariates: np.ndarray | None = None,
+    ) -> None:
+        """Condition on targets with the present parameters; for the arguments, see `fit`."""
+        self._set_data(candidates, targets, noise, covariates)
+        self._condition()
 
-        def covariance() -> Tensor:
-            noise = log_parameters["noise"].exp() + _MIN_NOISE
-            return self._kernel(products, log_parameters) + noise * identity
+    def perturbed(self, deviation: float, rng: np.random.Generator) -> GaussianProcess:
+        """Return a process on the same targets whose log length scales differ by normal noise: another hypothesis."""
+        other = GaussianProcess(self.space, self.num_covariates, self.parameters)
+        other.parameters = self.parameters.copy()
+        other.parameters[: len(self.space)] += rng.normal(0, deviation, len(self.space))
+        other._data = self._data
+        other._distances = self._distances
+        other._condition()
+        return other
 
-        # Maximize the posterior of the kernel's parameters
-        optimizer = torch.optim.Adam(log_parameters.values(), _LR)
-        for _ in range(_STEPS):
-            optimizer.zero_grad()
-            # Negative log marginal likelihood without its constant: y' K^-1 y / 2 + log det(K) / 2, with K = L L' and
-            # log det(K) / 2 = sum of log diag(L)
-            factor = torch.linalg.cholesky(covariance())
-            solved = torch.cholesky_solve(targets[:, None], factor)[:, 0]
-            loss = 0.5 * targets @ solved + factor.diagonal().log().sum()
-            for name, mean in _PRIOR_MEANS.items():
-                std = _NOISE_PRIOR_STD if name == "noise" else _PRIOR_STD
-                loss = loss + 0.5 * ((log_parameters[name] - mean) / std) ** 2
-            loss.backward()
-            optimizer.step()
+    def predict(self, candidates: np.ndarray, covariates: np.ndarray | None = None) -> Prediction:
+        """Predict the values of candidates, integers (N, variables), given their covariates, (N, num_covariates)."""
+        parameters = self._split(self.parameters)
+        inputs = kernel_inputs(self.space, candidates)
+        trials = self._data.inputs
+        is_categorical = self.space.is_categorical
+        distances = level_distances(inputs, trials, is_categorical)
+        tables = level_kernels(distances, np.exp(parameters.log_length_scales), is_categorical)
+        variances = np.exp(parameters.log_variances).astype(np.float32)
+        means = [np.zeros(0)]
+        squares = [np.zeros(0)]
+        for chunk in inputs.split(_CHUNK_SIZE):
+            terms = combine_kernels(look_up(tables, chunk, trials, np.float32)).combinations
+            kernel = sum(variance * term for variance, term in zip(variances, terms, strict=True))
+            means.append(kernel @ self._weights)
+            squares.append(np.square(kernel @ self._inverse_factor).sum(1).astype(np.float64))
+        mean = np.concatenate(means) + parameters.constant
+        if covariates is not None:
+            mean = mean + covariates @ parameters.weights
+        total = np.exp(parameters.log_variances) @ self._term_scales
+        return Prediction(mean, np.sqrt(np.maximum(total - np.concatenate(squares), _MIN_VARIANCE)))
 
-        with torch.no_grad():
-            inverse = torch.linalg.inv(covariance())
-            # The mean at new candidates is k(x, trials) K^-1 y
-            self._weights = inverse @ targets
-            self._log_parameters = {name: value.detach() for name, value in log_parameters.items()}
-            # Leave-one-out mean: y_i - [K^-1 y]_i / [K^-1]_ii
-            return targets - self._weights / inverse.diagonal()
+    def leave_one_out(self) -> Prediction:
+        """Predict every target from all others; the deviations include the noise."""
+        variances = 1 / np.diag(self._inverse)
+        return Prediction(self._data.targets - self._weights * variances, np.sqrt(variances))
 
-    @torch.no_grad()
-    def __call__(self, features: FeatureGroups) -> Tensor:
-        """Predict the mean for candidates, float64 (N,)."""
-        means = []
-        for chunk in zip(*(group.split(_CHUNK_SIZE) for group in features), strict=True):
-            products = self._products(self._normalize(FeatureGroups(*chunk)))
-            means.append(self._kernel(products, self._log_parameters) @ self._weights)
-        return torch.cat(means)
+    @property
+    def noise_std(self) -> float:
+        """Standard deviation of the noise of a measurement."""
+        return math.exp(0.5 * self._split(self.parameters).log_noise)
 
-    def _normalize(self, features: FeatureGroups) -> FeatureGroups:
-        """Standardize embeddings, and scale groups so that inner products do not grow with the number of features."""
-        embedded = (features.embedded - self._center) / self._scale  # in float32: there are many
-        groups = (features.arch.double(), features.recipe.double(), embedded)
-        return FeatureGroups(*(group / max(1, group.shape[1]) ** 0.5 for group in groups))
+    @property
+    def _term_scales(self) -> np.ndarray:
+        """The terms of the kernel between a candidate and itself: there are no pairs of a single variable."""
+        return np.array([1.0, float(len(self.space) > 1), 1.0])
 
-    def _products(self, features: FeatureGroups) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return inner products and squared distances to the trials, both (N, trials), for each group with features."""
-        products = {}
-        for name, group, trials in zip(FeatureGroups._fields, features, self._trials, strict=True):
-            if group.shape[1]:
-                inner = group @ trials.T
-                # |a - b|^2 = |a|^2 + |b|^2 - 2 a b
-                square_norms = group.square().sum(1)[:, None] + trials.square().sum(1)
-                squared_distances = (square_norms - 2 * inner).clamp_min(0)
-                products[name] = inner.double(), squared_distances.double()
-        return products
+    def _set_data(
+        self,
+        candidates: np.ndarray,
+        targets: np.ndarray,
+        noise: np.ndarray | None,
+        covariates: np.ndarray | None,
+    ) -> None:
+        count = len(targets)
+        inputs = kernel_inputs(self.space, candidates)
+        self._data = _Data(
+            inputs,
+            np.asarray(targets, np.float64),
+            np.zeros(count) if noise is None else noise,
+            np.zeros((count, 0)) if covariates is None else covariates,
+        )
+        self._distances = level_distances(inputs, inputs, self.space.is_categorical)
 
-    @staticmethod
-    def _kernel(products: dict[str, tuple[Tensor, Tensor]], log_parameters: dict[str, Tensor]) -> Tensor:
-        """Return the kernel between candidates and trials, (N, trials)."""
+    def _condition(self) -> None:
+        parameters = self._split(self.parameters)
+        terms = combine_kernels(self._variable_kernels(parameters)).combinations
+        factor = np.linalg.cholesky(self._covariance(terms, parameters))
+        inverse_factor = solve_triangular(factor, np.eye(len(factor)), lower=True)
+        self._inverse = inverse_factor.T @ inverse_factor
+        self._weights = self._inverse @ self._residuals(parameters)
+        self._inverse_factor = inverse_factor.T.astype(np.float32)
 
-        def squared_exponential(group: str, length: str) -> Tensor:
-            _, squared_distances = products[group]
-            return torch.exp(-squared_distances * torch.exp(-log_parameters[f"squared length {length}"]))
+    def _variable_kernels(self, parameters: _Parameters) -> np.ndarray:
+        """Return the kernel of each variable between the trials, (variables, N, N)."""
+        length_scales = np.exp(parameters.log_length_scales)
+        tables = level_kernels(self._distances, length_scales, self.space.is_categorical)
+        return look_up(tables, self._data.inputs, self._data.inputs)
 
-        total = log_parameters["constant"].exp()
-        for group, (inner, _) in products.items():
-            total = total + log_parameters[group].exp() * squared_exponential(group, group)
-            if group != "embedded":
-                total = total + log_parameters[f"linear {group}"].exp() * inner
-        if "arch" in products and "recipe" in products:
-            joint = log_parameters["joint"].exp() * squared_exponential("arch", "joint arch")
-            total = total + joint * squared_exponential("recipe", "joint recipe")
-        return total
+    def _kernel_derivatives(self, parameters: _Parameters) -> np.ndarray:
+        """Return the derivatives of these kernels by the logarithms of the length scales, (variables, N, N)."""
+        length_scales = np.exp(parameters.log_length_scales)
+        tables = level_derivatives(self._distances, length_scales, self.space.is_categorical)
+        return look_up(tables, self._data.inputs, self._data.inputs)
+
+    def _covariance(self, terms: Sequence[np.ndarray], parameters: _Parameters) -> np.ndarray:
+        variances = np.exp(parameters.log_variances)
+        covariance = sum(variance * term for variance, term in zip(variances, terms, strict=True))
+        covariance[np.diag_indices(len(covariance))] += (
+            math.exp(parameters.log_noise) + _MIN_NOISE + self._data.noise
+        )
+        return covariance
+
+    def _residuals(self, parameters: _Parameters) -> np.ndarray:
+        return self._data.targets - parameters.constant - self._data.covariates @ parameters.weights
+
+    def _negative_log_posterior(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
+        """Return the negative log posterior density of the parameters, up to a constant, and its gradient."""
+        parameters = self._split(vector)
+        variances = np.exp(parameters.log_variances)
+        kernels = self._variable_kernels(parameters)
+        terms = combine_kernels(kernels)
+        try:
+            factor = np.linalg.cholesky(self._covariance(terms.combinations, parameters))
+        except np.linalg.LinAlgError:  # the line search retreats from an infinite value
+            return math.inf, np.zeros_like(vector)
+        inverse_factor = solve_triangular(factor, np.eye(len(factor)), lower=True, check_finite=False)
+        inverse = inverse_factor.T @ inverse_factor
+        residuals = self._residuals(parameters)
+        solved = inverse @ residuals
+        deviations = (vector - self._prior_mean) / self._prior_std
+        value = 0.5 * (residuals @ solved + deviations @ deviations) + np.log(np.diag(factor)).sum()
+        # Eq. 5.9 without its factor: the trace of `outer` times the derivative of the covariance
+        outer = inverse - np.outer(solved, solved)
+        gradient = deviations / self._prior_std
+        traces = [
+            *length_scale_gradients(outer, kernels, terms, variances, self._kernel_derivatives(parameters)),
+            *(
+                variance * np.vdot(outer, term)
+                for variance, term in zip(variances, terms.combinations, strict=True)
+            ),
+            math.exp(parameters.log_noise) * np.trace(outer),
+        ]
+        gradient[: len(traces)] += 0.5 * np.array(traces)
+        gradient[len(traces)] -= solved.sum()
+        gradient[len(traces) + 1 :] -= self._data.covariates.T @ solved
+        return float(value), gradient
+
+    def _split(self, vector: np.ndarray) -> _Parameters:
+        ends = np.cumsum([len(self.space), NUM_TERMS, 1, 1])
+        length_scales, variances, noise, constant, weights = np.split(vector, ends)
+        return _Parameters(length_scales, variances, float(noise[0]), float(constant[0]), weights)
+
+
+class _Parameters(NamedTuple):
+    log_length_scales: np.ndarray  # (variables,)
+    log_variances: np.ndarray  # (NUM_TERMS,)
+    log_noise: float  # of the variance
+    constant: float
+    weights: np.ndarray  # (num_covariates,)
+
+
+class _Data(NamedTuple):
+    inputs: KernelInputs
+    targets: np.ndarray  # (N,)
+    noise: np.ndarray  # variances (N,)
+    covariates: np.ndarray  # (N, num_covariates)
