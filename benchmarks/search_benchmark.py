@@ -35,8 +35,6 @@ KEYS = ("task", "searcher", "seed", "trainings", "noise")
 
 def main():
     args = parse_arguments()
-    if args.plot and not args.output:
-        raise UserError("--plot needs --output, the file of the results")
     jobs = list_jobs(args)
     results = read_results(args.output)
     missing = [job for job in jobs if key_of(job) not in results]

@@ -130,6 +130,15 @@ def random_candidate(task, rng):
             return candidates[0]
 
 
+def has_positions(variable):
+    """Return whether peers choose the position of a variable's value in [0, 1] rather than its index."""
+    return variable.is_continuous or variable.log
+
+
+def index_at(variable, position):
+    return int(variable.from_unit(np.array([position]))[0])
+
+
 def is_feasible(task, vector):
     return bool(task.constraints.feasible(np.asarray(vector)[None])[0])
 
@@ -211,21 +220,34 @@ def run_optuna(trainer, seed, sampler):
         num_infeasible += 1
         if num_infeasible == MAX_INFEASIBLE:
             vector = random_candidate(trainer.task, rng)
-            names = (variable.name for variable in trainer.task.space.variables)
-            study.enqueue_trial({name: int(i) for name, i in zip(names, vector, strict=True)})
+            study.enqueue_trial(to_parameters(trainer.task.space, vector))
+
+
+def to_parameters(space, vector):
+    """Return the parameters with which a trial suggests a candidate."""
+    (positions,) = space.positions(vector[None]).tolist()
+    return {
+        variable.name: positions[column] if has_positions(variable) else int(vector[column])
+        for column, variable in enumerate(space.variables)
+    }
 
 
 def suggest(trial, space):
-    """Return a trial's candidate: integers for numbers, choices for categories; only of active variables."""
+    """Return a trial's candidate; only active variables are suggested."""
     candidates = np.zeros((1, len(space)), int)
     for column, variable in enumerate(space.variables):
         if space.active(candidates)[0, column]:
-            last = len(variable) - 1
-            if variable.is_categorical:
-                candidates[0, column] = trial.suggest_categorical(variable.name, list(range(last + 1)))
-            else:
-                candidates[0, column] = trial.suggest_int(variable.name, 0, last)
+            candidates[0, column] = suggest_index(trial, variable)
     return candidates[0]
+
+
+def suggest_index(trial, variable):
+    last = len(variable) - 1
+    if variable.is_categorical:
+        return trial.suggest_categorical(variable.name, list(range(last + 1)))
+    if has_positions(variable):
+        return index_at(variable, trial.suggest_float(variable.name, 0, 1))
+    return trial.suggest_int(variable.name, 0, last)
 
 
 BASIC_PEERS = {

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from search_peers import NotApplicableError, is_feasible, peer
+from search_peers import NotApplicableError, has_positions, index_at, is_feasible, peer
 
 from fbnetv3.utils.logging_setup import quiet_logger, suppress_warnings
 from fbnetv3.utils.random_state import seeded
@@ -40,7 +40,7 @@ def shortest_training(task):
 
 
 def build_configspace(space, seed):
-    """Return the space as a `ConfigSpace.ConfigurationSpace` of integers and categories, the values' indices."""
+    """Return the space as a `ConfigSpace.ConfigurationSpace` of the values' indices or positions."""
     import ConfigSpace
 
     configspace = ConfigSpace.ConfigurationSpace(seed=seed)
@@ -49,6 +49,8 @@ def build_configspace(space, seed):
         last = len(variable) - 1
         if variable.is_categorical:
             configspace.add(ConfigSpace.CategoricalHyperparameter(name, list(range(last + 1))))
+        elif has_positions(variable):
+            configspace.add(ConfigSpace.UniformFloatHyperparameter(name, 0.0, 1.0))
         else:
             configspace.add(ConfigSpace.UniformIntegerHyperparameter(name, 0, last))
         conditions = []
@@ -64,9 +66,17 @@ def build_configspace(space, seed):
     return configspace
 
 
-def encode_indices(space, values):
-    """Return the candidate with these indices by variable name; inactive variables may be missing."""
-    return np.array([int(values.get(variable.name, 0)) for variable in space.variables])
+def encode_values(space, values):
+    """Return the candidate with these indices or positions by variable name; inactive variables may be missing."""
+    values = {variable.name: values.get(variable.name, 0) for variable in space.variables}
+    return np.array(
+        [
+            index_at(variable, values[variable.name])
+            if has_positions(variable)
+            else int(values[variable.name])
+            for variable in space.variables
+        ]
+    )
 
 
 @peer(package="smac")
@@ -104,7 +114,7 @@ def run_smac(trainer, seed, facade, **budgets):
         optimizer = facade(scenario, _no_target, logging_level=False, overwrite=True)
         while True:
             trial = optimizer.ask()
-            error = measure_error(trainer, encode_indices(space, dict(trial.config)), trial.budget)
+            error = measure_error(trainer, encode_values(space, dict(trial.config)), trial.budget)
             optimizer.tell(trial, TrialValue(cost=error), save=False)
 
 
@@ -133,7 +143,7 @@ def dehb(trainer, seed):
         )
         while True:
             job = optimizer.ask()
-            error = measure_error(trainer, encode_indices(space, dict(job["config"])), job["fidelity"])
+            error = measure_error(trainer, encode_values(space, dict(job["config"])), job["fidelity"])
             optimizer.tell(job, {"fitness": error, "cost": job["fidelity"]})
 
 
@@ -164,7 +174,7 @@ def run_neps(trainer, seed, algorithm, shortest=None):
         optimizer = neps.AskAndTell(algorithm(neps.SearchSpace(parameters)))
         while True:
             trial = optimizer.ask()
-            vector = encode_indices(space, trial.config)
+            vector = encode_values(space, trial.config)
             optimizer.tell(trial, measure_error(trainer, vector, trial.config.get("epochs")))
 
 
@@ -173,6 +183,8 @@ def neps_parameter(variable):
 
     if variable.is_categorical:
         return neps.HPOCategorical(list(range(len(variable))))
+    if has_positions(variable):
+        return neps.HPOFloat(0, 1)
     return neps.HPOInteger(0, len(variable) - 1)
 
 

@@ -28,6 +28,15 @@ MIXED_VARIABLES = {
     },
     "warmup": {"range": [0, 4], "part": RECIPE},
 }
+# Continuous and log-scale variables in place of grids
+CONTINUOUS_RANGES = {
+    "width": {"range": [16, 256], "log": True},
+    "lr": {"range": [1e-4, 1e-1], "log": True},
+    "momentum": {"range": [0.5, 0.99]},
+    "beta2": {"range": [0.9, 0.999]},
+    "weight_decay": {"range": [1e-6, 1e-3], "log": True},
+    "strength": {"range": [0.0, 1.0]},
+}
 
 
 class JointTask(Task):
@@ -88,10 +97,12 @@ class MixedTask(Task):
         noise: see `Task`.
     """
 
+    kind = "mixed"
+    variables = MIXED_VARIABLES
+
     def __init__(self, seed=0, noise=0.2):
-        super().__init__(
-            f"mixed{seed}", space_from_dict({"name": "mixed", "variables": MIXED_VARIABLES}), 40, noise
-        )
+        space = space_from_dict({"name": self.kind, "variables": self.variables})
+        super().__init__(f"{self.kind}{seed}", space, 40, noise)
         rng = np.random.default_rng([14, seed])
         self.kernel_gain = rng.uniform(-0.8, 0.8, 3)
         self.attention_gain = np.array([0, *rng.uniform(0, 1, 2)])
@@ -102,11 +113,11 @@ class MixedTask(Task):
         self.best_reduction, self.best_momentum, self.best_beta2, self.imbalance = rng.uniform(0.2, 0.8, 4)
 
     def _split(self, vectors):
-        """Return the variables' indices and their values scaled to [0, 1], each by name."""
+        """Return the indices of the variables' values and their positions in [0, 1], each by name."""
         names = [variable.name for variable in self.space.variables]
         vectors = np.asarray(vectors)
-        scaled = vectors / (self.space.sizes - 1)
-        return dict(zip(names, vectors.T, strict=True)), dict(zip(names, scaled.T, strict=True))
+        positions = self.space.positions(vectors)
+        return dict(zip(names, vectors.T, strict=True)), dict(zip(names, positions.T, strict=True))
 
     def true_values(self, vectors):
         index, x = self._split(vectors)
@@ -152,3 +163,15 @@ class MixedTask(Task):
         time = np.arange(1, self.epochs + 1) / self.epochs
         final = self.true_value(vector)
         return final - 0.9 * (final - 10) * (np.exp(-rate * time) - np.exp(-rate))
+
+
+class ContinuousTask(MixedTask):
+    """The mixed task with continuous variables, and some on a log scale."""
+
+    kind = "continuous"
+    variables = {
+        name: {key: entry[key] for key in ("part", "when") if key in entry} | CONTINUOUS_RANGES[name]
+        if name in CONTINUOUS_RANGES
+        else entry
+        for name, entry in MIXED_VARIABLES.items()
+    }

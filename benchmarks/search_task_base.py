@@ -6,10 +6,13 @@ import itertools
 import numpy as np
 
 from fbnetv3.nars.space.constraints import Constraint, Constraints
+from fbnetv3.nars.space.sampling import random_candidates
 
 # Random candidates, and the best of them from which local searches start
 NUM_RANDOM = 100_000
 NUM_STARTS = 30
+MAX_VALUES = 64  # of a variable that are tried at once
+MIN_GAIN = 1e-5  # of a step, in points
 
 
 class Task:
@@ -72,23 +75,26 @@ def find_best_value(values, constraints, seed=0):
         constraints: the space's `Constraints`.
         seed: seed of the random candidates.
     """
-    sizes = constraints.space.sizes
-    candidates = np.random.default_rng(seed).integers(0, sizes, (NUM_RANDOM, len(sizes)))
+    rng = np.random.default_rng(seed)
+    candidates = random_candidates(constraints.space, NUM_RANDOM, rng)
     candidates = candidates[constraints.feasible(candidates)]
     starts = candidates[np.argsort(-values(candidates))[:NUM_STARTS]]
-    return max(climb(values, constraints, start) for start in starts)
+    return max(climb(values, constraints, start, rng) for start in starts)
 
 
-def climb(values, constraints, vector):
+def climb(values, constraints, vector, rng):
     """Return the value of the local optimum that a candidate leads to."""
-    sizes = constraints.space.sizes
     best = values(vector[None])[0]
     while True:
+        options = [
+            variable.variations(vector[[column]], MAX_VALUES, rng)[0]
+            for column, variable in enumerate(constraints.space.variables)
+        ]
         for list_changes in (change_one, change_two):
-            candidates = list_changes(vector, sizes)
+            candidates = list_changes(vector, options)
             candidates = candidates[constraints.feasible(candidates)]
             candidate_values = values(candidates)
-            if len(candidates) and candidate_values.max() > best + 1e-9:
+            if len(candidates) and candidate_values.max() > best + MIN_GAIN:
                 best = candidate_values.max()
                 vector = candidates[candidate_values.argmax()]
                 break
@@ -96,19 +102,20 @@ def climb(values, constraints, vector):
             return float(best)
 
 
-def change_one(vector, sizes):
-    """Return the candidates that differ in at most one variable."""
-    columns = np.repeat(np.arange(len(sizes)), sizes)
+def change_one(vector, options):
+    """Return candidates that differ in at most one variable, given the values to try of each."""
+    columns = np.repeat(np.arange(len(options)), [len(values) for values in options])
     changed = np.repeat(vector[None], len(columns), 0)
-    changed[np.arange(len(columns)), columns] = np.concatenate([np.arange(size) for size in sizes])
+    changed[np.arange(len(columns)), columns] = np.concatenate(options)
     return changed
 
 
-def change_two(vector, sizes):
-    """Return the candidates that differ in at most two variables."""
+def change_two(vector, options):
+    """Return candidates that differ in at most two variables, given the values to try of each."""
     changed = []
-    for first, second in itertools.combinations(range(len(sizes)), 2):
-        pairs = np.repeat(vector[None], sizes[first] * sizes[second], 0)
-        pairs[:, [first, second]] = np.stack(np.indices((sizes[first], sizes[second])), -1).reshape(-1, 2)
+    for first, second in itertools.combinations(range(len(options)), 2):
+        values = np.stack(np.meshgrid(options[first], options[second]), -1).reshape(-1, 2)
+        pairs = np.repeat(vector[None], len(values), 0)
+        pairs[:, [first, second]] = values
         changed.append(pairs)
     return np.concatenate(changed)

@@ -7,6 +7,7 @@ A task's values are accuracies in percent; larger is better. `build_task` makes 
 - macro: measured networks (NAS-Bench-Macro's JSON file, https://github.com/xiusu/NAS-Bench-Macro).
 - joint0, joint1, ...: Table 2's joint space within bounds on MACs, with a synthetic accuracy.
 - mixed0, mixed1, ...: integers, categories and conditional variables, with a synthetic accuracy.
+- continuous0, continuous1, ...: the same with continuous variables, and some on a log scale.
 """
 
 import functools
@@ -15,7 +16,7 @@ import re
 from pathlib import Path
 
 import numpy as np
-from search_synthetic_tasks import JointTask, MixedTask
+from search_synthetic_tasks import ContinuousTask, JointTask, MixedTask
 from search_task_base import Task
 
 from fbnetv3.errors import UsageError
@@ -165,7 +166,7 @@ def build_task(name, lcbench=None, table=None, cache=None, noise=None):
         cache: folder for computed true accuracies; default: the cache folder of fbnetv3.
         noise: standard deviation of a measured accuracy; default: the task's.
     """
-    match = re.fullmatch(r"(lcbench|macro|joint|mixed)(\d*)", name)
+    match = re.fullmatch(r"(lcbench|macro|joint|mixed|continuous)(\d*)", name)
     if not match or (match[1] == "macro") != (match[2] == ""):
         raise UsageError(
             f"unknown task {name}: must be lcbench3945, macro, joint0 or mixed0, or another number"
@@ -178,7 +179,8 @@ def build_task(name, lcbench=None, table=None, cache=None, noise=None):
     if kind == "macro":
         require(table, name, "--table, NAS-Bench-Macro's JSON file")
         return TableTask(table, **options)
-    return (JointTask if kind == "joint" else MixedTask)(int(number), **options)
+    synthetic = {"joint": JointTask, "mixed": MixedTask, "continuous": ContinuousTask}
+    return synthetic[kind](int(number), **options)
 
 
 def require(path, name, description):
