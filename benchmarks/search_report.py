@@ -1,6 +1,5 @@
 """Tables and figures of the search benchmark's results."""
 
-import math
 import statistics
 
 import numpy as np
@@ -21,11 +20,7 @@ def print_report(results, trainings):
     cells = group_regrets(results)
     for task in unique(results, "task"):
         rows = [
-            [
-                searcher,
-                len(curves),
-                *(describe_regrets([curve[mark - 1] for curve in curves]) for mark in marks),
-            ]
+            [searcher, len(curves), *map(describe_regrets, regrets_at(curves.values(), marks))]
             for (name, searcher), curves in cells.items()
             if name == task
         ]
@@ -35,15 +30,20 @@ def print_report(results, trainings):
 
 
 def group_regrets(results):
-    """Return the trajectories of regrets by (task, searcher)."""
+    """Return the trajectories of regrets by seed, by (task, searcher)."""
     cells = {}
     for result in results:
-        cells.setdefault((result["task"], result["searcher"]), []).append(result["regrets"])
+        cells.setdefault((result["task"], result["searcher"]), {})[result["seed"]] = result["regrets"]
     return cells
 
 
 def unique(results, key):
     return list(dict.fromkeys(result[key] for result in results))
+
+
+def regrets_at(curves, marks):
+    """Return the regrets of all seeds after each number of trainings."""
+    return [[curve[mark - 1] for curve in curves] for mark in marks]
 
 
 def describe_regrets(values):
@@ -53,42 +53,49 @@ def describe_regrets(values):
 
 
 def print_summary(cells, marks):
-    """Print a row for each searcher, over the tasks on which all searchers have results."""
+    """Print a row for each searcher, over the tasks and seeds on which all searchers have results."""
     searchers = list(dict.fromkeys(searcher for _, searcher in cells))
-    tasks = list(dict.fromkeys(task for task, _ in cells))
-    tasks = [task for task in tasks if all((task, searcher) in cells for searcher in searchers)]
-    if not tasks:
+    peers = [name for name in searchers if not name.startswith("nars")]
+    means, num_seeds = mean_regrets(cells, searchers, marks)
+    if not num_seeds:
         return
-    means = {
-        key: [max(FLOOR, statistics.fmean(curve[mark - 1] for curve in curves)) for mark in marks]
-        for key, curves in cells.items()
-    }
     rows = []
     for searcher in searchers:
-        peers = [name for name in searchers if name != searcher and not name.startswith("nars")]
-        row = [
-            searcher,
-            *(
-                f"{geometric_mean([means[task, searcher][i] for task in tasks]):.4f}"
-                for i in range(len(marks))
-            ),
-        ]
-        for i in range(len(marks) if peers else 0):
-            ratios = [
-                means[task, searcher][i] / min(means[task, peer][i] for peer in peers) for task in tasks
-            ]
-            row.append(f"{geometric_mean(ratios):.2f}")
+        others = [name for name in peers if name != searcher]
+        row = [searcher, *(f"{geometric_mean(values):.4f}" for values in means[searcher].T)]
+        if others:
+            best = np.min([means[name] for name in others], axis=0)
+            row += [f"{geometric_mean(ratios):.2f}" for ratios in (means[searcher] / best).T]
         rows.append(row)
+    seeds = ", ".join(f"{task} ({number})" for task, number in num_seeds.items())
     print(
-        f"\nGeometric means over {', '.join(tasks)}: of the mean regret, and of its ratio to the best other peer on "
-        f"each task; regrets below {FLOOR} count as {FLOOR}\n"
+        "\nGeometric means of the mean regret, and of its ratio to the best other peer on each task; regrets below "
+        f"{FLOOR} count as {FLOOR}.\nTasks, and seeds that all searchers have finished: {seeds}\n"
     )
     headers = ["", *(f"regret at {mark}" for mark in marks), *(f"ratio at {mark}" for mark in marks)]
     print_table(rows, headers)
 
 
+def mean_regrets(cells, searchers, marks):
+    """Return the mean regrets by searcher, (tasks, marks), and the number of seeds by task.
+
+    They are those of the tasks and seeds on which all searchers have results.
+    """
+    means = {searcher: [] for searcher in searchers}
+    num_seeds = {}
+    for task in dict.fromkeys(task for task, _ in cells):
+        curves = {searcher: cells.get((task, searcher), {}) for searcher in searchers}
+        seeds = set.intersection(*map(set, curves.values()))
+        if seeds:
+            num_seeds[task] = len(seeds)
+            for searcher in searchers:
+                values = regrets_at([curves[searcher][seed] for seed in seeds], marks)
+                means[searcher].append(np.maximum(np.mean(values, 1), FLOOR))
+    return {searcher: np.array(rows) for searcher, rows in means.items()}, num_seeds
+
+
 def geometric_mean(values):
-    return math.exp(statistics.fmean(math.log(value) for value in values))
+    return float(np.exp(np.mean(np.log(values))))
 
 
 def print_table(rows, headers):
@@ -137,7 +144,7 @@ def decades(axes):
 
 
 def plot_trajectories(axes, curves, epochs, style):
-    curves = np.maximum(np.array(curves), FLOOR)
+    curves = np.maximum(np.array(list(curves.values())), FLOOR)
     x = np.arange(1, curves.shape[1] + 1) * epochs
     low, median, high = np.quantile(curves, (0.25, 0.5, 0.75), axis=0)
     axes.step(x, median, where="post", **style)
