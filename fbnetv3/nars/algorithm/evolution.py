@@ -192,9 +192,9 @@ class _Evolution:
         self.settings = settings
         self.seed = seed
         self.rng = np.random.default_rng(seed)
-        self.sizes = constraints.space.sizes
+        self.space = constraints.space
         # The best scored candidates
-        self.archive = _Population(np.zeros((0, len(self.sizes)), np.int64), np.zeros(0))
+        self.archive = _Population(np.zeros((0, len(self.space)), np.int64), np.zeros(0))
         self.best_scores: list[float] = []  # after each generation
         self.num_scored = 0
         self._seen: set[bytes] = set()
@@ -209,7 +209,7 @@ class _Evolution:
         # The first generation: the best trials and random candidates
         first_generation = sample_pool(self.constraints, settings.random, self.seed)
         if inherited is not None and len(inherited):
-            inherited = self.constraints.space.validate(inherited)
+            inherited = self.space.canonicalize(inherited)
             inherited = inherited[self.constraints.feasible(inherited)][: settings.inherited]
             first_generation = np.concatenate([inherited, first_generation])
         scored = self._evaluate(self._select_new(first_generation))
@@ -247,7 +247,7 @@ class _Evolution:
 
     def _breed(self, survivors: _Population) -> _Population:
         settings = self.settings
-        offspring = breed(survivors.candidates, survivors.scores, self.sizes, settings.offspring, self.rng)
+        offspring = breed(survivors.candidates, survivors.scores, self.space, settings.offspring, self.rng)
         return self._evaluate(self._select_new(offspring, settings.scored))
 
     def _search_neighbors(self, survivors: _Population) -> _Population:
@@ -260,13 +260,13 @@ class _Evolution:
         for elite in elites:
             self._searched.add(elite.tobytes())
             effects = self._fitted_regression().effects
-            neighbors = list_neighbors(elite, effects, self.sizes, count * _NEIGHBORS_RANKED, self.rng)
+            neighbors = list_neighbors(elite, effects, self.space, count * _NEIGHBORS_RANKED, self.rng)
             selected.append(self._select_new(neighbors, count))
         return self._evaluate(np.concatenate(selected))
 
     def _perturb(self, survivors: _Population) -> _Population:
         """Perturb the survivors, move them into the feasible region, and evolve from the best of them."""
-        perturbed = perturb(survivors.candidates, self.sizes, _NUM_PERTURBED, self.rng)
+        perturbed = perturb(survivors.candidates, self.space, _NUM_PERTURBED, self.rng)
         repaired, violation = self.constraints.repair(perturbed, self.rng)
         scored = self._evaluate(self._select_new(repaired[violation == 0])).best(_PERTURBED_SURVIVORS)
         return self._breed_then_search_neighbors(scored) if len(scored.scores) else scored
@@ -275,7 +275,7 @@ class _Evolution:
         """Return new, feasible candidates; if these are more than `limit`, those that the regression ranks best."""
         rows = {row.tobytes(): row for row in candidates if row.tobytes() not in self._seen}
         self._seen.update(rows)
-        new = np.array(list(rows.values())).reshape(-1, len(self.sizes)).astype(np.int64)
+        new = np.array(list(rows.values())).reshape(-1, len(self.space)).astype(np.int64)
         if len(new):
             new = new[self.constraints.feasible(new)]
         if limit is None or len(new) <= limit:
@@ -288,7 +288,7 @@ class _Evolution:
     def _fitted_regression(self) -> SurrogateRegression:
         """Return the surrogate regression, refitted if the archive has grown enough."""
         if self._regression is None or self.num_scored > self._num_scored_at_fit * _REFIT_GROWTH:
-            self._regression = SurrogateRegression(self.archive.candidates, self.archive.scores, self.sizes)
+            self._regression = SurrogateRegression(self.archive.candidates, self.archive.scores, self.space)
             self._num_scored_at_fit = self.num_scored
         return self._regression
 

@@ -11,9 +11,9 @@ from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.evolution import EvolutionSettings, evolve, pareto_front
 from fbnetv3.nars.space.constraints import Constraint, Constraints
 from fbnetv3.nars.space.feasibility import ConstraintError
-from fbnetv3.nars.space.search_space import Space, load_space
+from fbnetv3.nars.space.search_space import Space, load_space, space_from_dict
 from fbnetv3.nars.space.variables import Variable
-from tests.nars.space.spaces import FBNETV3
+from tests.nars.space.spaces import CONDITIONAL, FBNETV3
 
 # 6561 candidates, few enough to enumerate
 SMALL = Space("macro", tuple(Variable(f"layer{i}", (0, 1, 2), True) for i in range(8)))
@@ -226,3 +226,23 @@ def test_no_candidate_of_a_front_beats_another():
 def test_invalid_settings(name, value):
     with pytest.raises(UsageError, match=rf"evolution\.{name}: {value} must be at least"):
         EvolutionSettings(**{name: value})
+
+
+def test_finds_the_best_values_of_conditional_and_continuous_variables():
+    space = space_from_dict(CONDITIONAL)
+    index = {variable.name: i for i, variable in enumerate(space.variables)}
+
+    def score(candidates):
+        """Return 0 for sgd without Nesterov momentum, lr 1e-3, momentum 0.9 and 64 units in each of three layers."""
+        assert (space.canonicalize(candidates) == candidates).all()
+        positions = space.positions(candidates)
+        errors = [np.abs(positions[:, index["lr"]] - 0.5), np.abs(positions[:, index["momentum"]] - 0.9)]
+        errors += [np.abs(positions[:, index[name]] - 1 / 3) for name in ("width", "width_2", "width_3")]
+        wrong = (candidates[:, [index["optimizer"], index["depth"]]] != 2).sum(1)
+        return -wrong - (candidates[:, index["nesterov"]] != 1) - sum(errors)
+
+    result = evolve(score, Constraints(space), settings=QUICK)
+    best = space.decode(result.candidates[0])
+    assert (best["optimizer"], best["nesterov"], best["depth"]) == ("sgd", False, 3)
+    assert best["lr"] == pytest.approx(1e-3, rel=0.05) and best["momentum"] == pytest.approx(0.9, abs=0.01)
+    assert [best[name] for name in ("width", "width_2", "width_3")] == pytest.approx([64] * 3, abs=3)
