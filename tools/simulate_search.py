@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Simulate a search on clusters of several sizes: `simulate_search.py [--asynchronous] [--figure FILE]`.
+"""Simulate Algorithm 1 on clusters of several sizes: `simulate_search.py [--asynchronous] [--figure FILE]`.
 
 `simulate_search.py --replay FILE [--space FILE]` compares the simulation with a search that was run.
 """
@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 from tabulate import tabulate
 
 from fbnetv3.arch import configs_folder
@@ -31,7 +30,13 @@ from fbnetv3.nars.simulation.imagenet_workload import (
     build_imagenet_workload,
     pool_costs,
 )
-from fbnetv3.nars.simulation.replay import Segment, proportional_times, read_search, replay, residual_spread
+from fbnetv3.nars.simulation.replay import (
+    ReplayedPeriod,
+    proportional_times,
+    read_search,
+    replay,
+    residual_spread,
+)
 from fbnetv3.nars.simulation.simulator import Cluster, Workload
 from fbnetv3.nars.space.cost_model import CostModel
 from fbnetv3.nars.space.search_space import load_space
@@ -130,7 +135,7 @@ def add_search_arguments(parser: ArgumentParser) -> None:
         "--max-in-flight",
         type=positive_int,
         metavar="N",
-        help="limit of concurrent trials with --asynchronous (default: the batch)",
+        help="limit of concurrent trials with --asynchronous (default: the round size)",
     )
     add(
         "--retries",
@@ -140,12 +145,16 @@ def add_search_arguments(parser: ArgumentParser) -> None:
         help="additional attempts at a failed trial",
     )
     for name, meaning in {
-        "pool": "candidates in the pool",
-        "batch": "trials per round",
+        "pool_size": "candidates in the pool",
+        "round_size": "trials per round",
         "epochs": "epochs of a trial in the first round",
     }.items():
         add(
-            f"--{name}", type=positive_int, default=getattr(SearchSettings, name), metavar="N", help=meaning
+            f"--{name.replace('_', '-')}",
+            type=positive_int,
+            default=getattr(SearchSettings, name),
+            metavar="N",
+            help=meaning,
         )
     add("--rounds", type=positive_int, default=5, metavar="N", help="rounds of the search")
     add(
@@ -211,8 +220,9 @@ def parse_gpus_per_trial(text: str) -> int | str:
 
 def simulate_sweep(args: argparse.Namespace) -> None:
     settings = SearchSettings(
-        pool=args.pool,
-        batch=args.batch,
+        paper=True,
+        pool_size=args.pool_size,
+        round_size=args.round_size,
         epochs=args.epochs,
         rounds=args.rounds,
         seed=args.seed,
@@ -318,10 +328,10 @@ def table_row(point: SweepPoint) -> dict[str, object]:
 
 def compare_with_recorded(args: argparse.Namespace) -> None:
     search = read_search(args.replay)
-    simulated = {"recorded times": replay(search.trials)}
+    simulated = {"recorded times": replay(search.segments)}
     if args.space:
         space = load_space(args.space)
-        candidates = np.array([trial.candidate for trial in search.trials])
+        candidates = search.candidates
         if candidates.shape[1] != len(space):
             raise UsageError(
                 f"{args.space}: has {len(space)} variables, but the recorded candidates {candidates.shape[1]}: pass "
@@ -329,32 +339,32 @@ def compare_with_recorded(args: argparse.Namespace) -> None:
             )
         costs = CostModel(space, search.settings.get("num_classes", 1000))(candidates)
         for column in TIME_COLUMNS:
-            seconds = proportional_times(search.trials, costs[column])
-            simulated[f"times from {column}"] = replay(search.trials, seconds)
-            spreads = ", ".join(f"{value:.2f}" for value in residual_spread(search.trials, costs[column]))
+            seconds = proportional_times(search.segments, costs[column])
+            simulated[f"times from {column}"] = replay(search.segments, seconds)
+            spreads = ", ".join(f"{value:.2f}" for value in residual_spread(search.segments, costs[column]))
             print(
                 f"times from {column}, one rate per round: deviation of log(recorded / predicted) {spreads}"
             )
-    print(tabulate(segment_rows(simulated), headers="keys", disable_numparse=True, stralign="right"))
-    for title, segments in simulated.items():
-        recorded = sum(segment.recorded_seconds for segment in segments)
-        total = sum(segment.simulated_seconds for segment in segments)
+    print(tabulate(period_rows(simulated), headers="keys", disable_numparse=True, stralign="right"))
+    for title, periods in simulated.items():
+        recorded = sum(period.recorded_seconds for period in periods)
+        total = sum(period.simulated_seconds for period in periods)
         error = 100 * (total / recorded - 1)
         print(f"{title}: {format_duration(total)} for {format_duration(recorded)} in total, {error:+.2f}%")
 
 
-def segment_rows(simulated: Mapping[str, list[Segment]]) -> list[dict[str, object]]:
-    """Build one table row per segment, with a column for each way to predict the trials' times."""
+def period_rows(simulated: Mapping[str, list[ReplayedPeriod]]) -> list[dict[str, object]]:
+    """Build one table row per period, with a column for each way to predict the trials' times."""
     rows = []
-    for segments in zip(*simulated.values(), strict=True):
-        segment = segments[0]
+    for periods in zip(*simulated.values(), strict=True):
+        period = periods[0]
         row: dict[str, object] = {
-            "round": segment.round + 1,
-            "trials": len(segment.trials),
-            "concurrent": segment.workers,
-            "recorded": format_duration(segment.recorded_seconds),
+            "round": period.round + 1,
+            "segments": len(period.segments),
+            "concurrent": period.workers,
+            "recorded": format_duration(period.recorded_seconds),
         }
-        for title, replayed in zip(simulated, segments, strict=True):
+        for title, replayed in zip(simulated, periods, strict=True):
             row[title] = f"{format_duration(replayed.simulated_seconds)} ({100 * replayed.error:+.1f}%)"
         rows.append(row)
     return rows

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ("--pool", 300, "--batch", 6, "--rounds", 2, "--epochs", 8)
+SMALL = ("--pool-size", 300, "--round-size", 6, "--rounds", 2, "--epochs", 8)
 PAPER_SPACE = ROOT / "configs" / "nars" / "spaces" / "fbnetv3.yaml"
 RECORDED = ROOT / "docs" / "searches" / "cifar10_small.sqlite"
 
@@ -87,7 +87,7 @@ def test_a_missing_search(tool):
         (["--costly-fraction", 0.001], "costly_fraction: 0.001 leaves 1 candidates"),
         (["--time-column", "time"], "argument --time-column: invalid choice"),
         (["--max-in-flight", 3], "--max-in-flight needs --asynchronous"),
-        (["--replay", RECORDED], "--pool has no effect with --replay"),
+        (["--replay", RECORDED], "--pool-size has no effect with --replay"),
         (["--space", "none.yaml"], "none.yaml"),
     ],
 )

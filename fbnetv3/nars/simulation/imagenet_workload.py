@@ -38,7 +38,7 @@ _FORWARD_AND_BACKWARD = 3
 
 @dataclass(frozen=True)
 class ImageNetWorkload:
-    """Trials of a search with the costs of their candidates, (rounds, batch)."""
+    """Trials of a search with the costs of their candidates, (rounds, round size)."""
 
     macs: np.ndarray
     params: np.ndarray
@@ -53,28 +53,30 @@ class ImageNetWorkload:
 
 def pool_costs(space: Space, settings: SearchSettings) -> dict[str, np.ndarray]:
     """Compute "macs", "params" and "activations" of a search's pool: arrays (N,), in the order of the pool."""
-    pool = sample_pool(build_constraints(settings, space), settings.pool, settings.seed)
+    pool = sample_pool(build_constraints(settings, space), settings.pool_size, settings.seed)
     return CostModel(space, settings.num_classes)(pool)
 
 
 def draw_trials(
-    pool_macs: np.ndarray, rounds: int, batch: int, costly_fraction: float = 1.0, seed: int = 0
+    pool_macs: np.ndarray, rounds: int, round_size: int, costly_fraction: float = 1.0, seed: int = 0
 ) -> np.ndarray:
     """Draw candidates from the pool in place of those that a search would choose, which depend on real accuracies.
 
     The first round is the beginning of the pool, as in a search. The others come from its costliest part, or, with a
-    `costly_fraction` of 1, from all of it. Return indices into the pool, (rounds, batch).
+    `costly_fraction` of 1, from all of it. Return indices into the pool, (rounds, round_size).
     """
     check_number(costly_fraction, "costly_fraction", 0, 1)
     by_cost = np.argsort(-pool_macs, kind="stable")
     costly = by_cost[: max(1, round(costly_fraction * len(pool_macs)))]
-    costly = costly[costly >= batch]  # the others are in the first round
-    num_later_trials = (rounds - 1) * batch
-    if len(costly) < num_later_trials or len(pool_macs) < batch:
+    costly = costly[costly >= round_size]  # the others are in the first round
+    num_later_trials = (rounds - 1) * round_size
+    if len(costly) < num_later_trials or len(pool_macs) < round_size:
         counts = f"{len(costly)} candidates for {num_later_trials} trials after the first round"
-        raise FieldError(f"{costly_fraction:g} leaves {counts}; raise it, or the pool", "costly_fraction")
+        raise FieldError(
+            f"{costly_fraction:g} leaves {counts}; raise it, or the size of the pool", "costly_fraction"
+        )
     later_trials = np.random.default_rng(seed).permutation(costly)[:num_later_trials]
-    return np.concatenate([np.arange(batch), later_trials]).reshape(rounds, batch)
+    return np.concatenate([np.arange(round_size), later_trials]).reshape(rounds, round_size)
 
 
 def build_imagenet_workload(
@@ -88,7 +90,7 @@ def build_imagenet_workload(
     time_column: str = "macs",
     costly_fraction: float = 1.0,
 ) -> ImageNetWorkload:
-    """Build the workload of an ImageNet search from the costs of its pool and its batch, epochs and seed.
+    """Build the workload of an ImageNet search from the costs of its pool and its round size, epochs and seed.
 
     The throughput is `macs_per_second`, or calibrated to `gpu_hours`, the total time of the trials with one GPU each.
     The time of an epoch is proportional to the cost `time_column`. For `costly_fraction`, see `draw_trials`.
@@ -96,7 +98,7 @@ def build_imagenet_workload(
     for name, value in (("gpu_hours", gpu_hours), ("macs_per_second", macs_per_second)):
         if value is not None and not 0 < value < np.inf:
             raise FieldError(f"{value:g} must be a positive number", name)
-    trials = draw_trials(costs["macs"], rounds, settings.batch, costly_fraction, settings.seed)
+    trials = draw_trials(costs["macs"], rounds, settings.round_size, costly_fraction, settings.seed)
     macs = costs["macs"][trials].astype(np.float64)
 
     def workload(epoch_seconds: np.ndarray) -> Workload:

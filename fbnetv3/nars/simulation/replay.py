@@ -12,31 +12,52 @@ from typing import Any
 
 import numpy as np
 
-from fbnetv3.nars.algorithm.trial_store import DONE, TRIALS_FILE, Trial, TrialStore, TrialStoreError
+from fbnetv3.nars.algorithm.trial_store import COMPLETED, TRIALS_FILE, Trial, TrialStore, TrialStoreError
 from fbnetv3.nars.simulation.simulator import Cluster, Workload, simulate
 
 # A gap of this many seconds without a trial is an interruption; training the predictor takes less
 _INTERRUPTION_SECONDS = 30.0
-# The end of a trial is recorded a moment late, so overlaps shorter than this fraction of its time do not count
+# The end of a segment is recorded a moment late, so overlaps shorter than this fraction of its time do not count
 _MIN_OVERLAP = 0.1
 
 
 @dataclass(frozen=True)
-class RecordedSearch:
-    """A search that was run: the trials that succeeded, and its settings as stored."""
+class RecordedSegment:
+    """A completed segment of a trial, and when it ran."""
 
-    trials: tuple[Trial, ...]
-    settings: Mapping[str, Any]
+    number: int
+    trial: Trial
+    epochs: int  # number of epochs that it trained
+    seconds: float  # duration
+    end: float  # seconds since 1970
+
+    @property
+    def start(self) -> float:
+        """When it started, in seconds since 1970."""
+        return self.end - self.seconds
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Trials of one round that ran without an interruption."""
+class RecordedSearch:
+    """A search that was run: the segments that were completed, and its settings as stored."""
+
+    segments: tuple[RecordedSegment, ...]  # by number
+    settings: Mapping[str, Any]
+
+    @property
+    def candidates(self) -> np.ndarray:
+        """The candidate of each segment, integers (segments, variables)."""
+        return np.array([segment.trial.candidate for segment in self.segments])
+
+
+@dataclass(frozen=True)
+class ReplayedPeriod:
+    """Segments of one round that ran without an interruption."""
 
     round: int  # from 0
-    trials: tuple[Trial, ...]  # in the order in which they started
-    workers: int  # maximum number of concurrent trials
-    recorded_seconds: float  # from the start of the first trial to the end of the last one
+    segments: tuple[RecordedSegment, ...]  # in the order in which they started
+    workers: int  # maximum number of concurrent segments
+    recorded_seconds: float  # from the start of the first segment to the end of the last one
     simulated_seconds: float  # the same in the simulation
 
     @property
@@ -46,7 +67,7 @@ class Segment:
 
 
 def read_search(path: Path) -> RecordedSearch:
-    """Read the completed trials of a search from its folder, or from an SQLite file of trials."""
+    """Read the completed segments of a search from its folder, or from an SQLite file of trials."""
     path = Path(path).expanduser()
     if path.is_dir():
         return _read_store(path)
@@ -65,87 +86,94 @@ def read_search(path: Path) -> RecordedSearch:
 
 def _read_store(folder: Path) -> RecordedSearch:
     with contextlib.closing(TrialStore(folder)) as store:
-        trials = tuple(trial for trial in store.trials() if trial.status == DONE and trial.seconds)
-        if not trials:
+        segments = [segment for trial in store.trials() for segment in _completed_segments(trial)]
+        if not segments:
             raise TrialStoreError(f"{store.file}: has no completed trials")
-        return RecordedSearch(trials, store.metadata().get("settings", {}))
+        segments.sort(key=lambda segment: segment.number)
+        return RecordedSearch(tuple(segments), store.metadata().get("settings", {}))
 
 
-def replay(trials: Sequence[Trial], seconds: Sequence[float] | np.ndarray | None = None) -> list[Segment]:
-    """Simulate recorded trials, each round separately, and in several segments where the search was interrupted.
+def _completed_segments(trial: Trial) -> list[RecordedSegment]:
+    recorded = []
+    first_epoch = 0
+    for segment in trial.segments:
+        if segment.status == COMPLETED and segment.seconds and segment.ended:
+            epochs = segment.epochs - first_epoch
+            recorded.append(RecordedSegment(segment.number, trial, epochs, segment.seconds, segment.ended))
+            first_epoch = segment.epochs
+    return recorded
 
-    Work that an interruption discarded is neither recorded nor simulated. `seconds` are the durations of the trials
+
+def replay(
+    segments: Sequence[RecordedSegment], seconds: Sequence[float] | np.ndarray | None = None
+) -> list[ReplayedPeriod]:
+    """Simulate recorded segments, each round separately, and in several periods where the search was interrupted.
+
+    Work that an interruption discarded is neither recorded nor simulated. `seconds` are the durations of the segments
     (default: as recorded).
     """
     if seconds is None:
-        seconds = [_seconds(trial) for trial in trials]
-    trial_seconds = {trial.number: float(value) for trial, value in zip(trials, seconds, strict=True)}
-    segments = []
-    for part in _split_at_interruptions(trials):
+        seconds = [segment.seconds for segment in segments]
+    seconds_by_number = {
+        segment.number: float(value) for segment, value in zip(segments, seconds, strict=True)
+    }
+    periods = []
+    for period in _split_at_interruptions(segments):
         # One round of one-epoch trials on as many slots as were busy
-        workers = _max_concurrency(part)
-        workload = Workload((tuple(trial_seconds[trial.number] for trial in part),), 1, 1)
-        recorded_seconds = max(map(_end, part)) - _start(part[0])
+        workers = _max_concurrency(period)
+        workload = Workload((tuple(seconds_by_number[segment.number] for segment in period),), 1, 1)
+        recorded_seconds = max(segment.end for segment in period) - period[0].start
         simulated_seconds = simulate(workload, Cluster(workers)).wall_seconds
-        segments.append(Segment(part[0].round, tuple(part), workers, recorded_seconds, simulated_seconds))
-    return segments
+        periods.append(
+            ReplayedPeriod(
+                period[0].trial.round, tuple(period), workers, recorded_seconds, simulated_seconds
+            )
+        )
+    return periods
 
 
-def proportional_times(trials: Sequence[Trial], costs: np.ndarray) -> np.ndarray:
-    """Predict the seconds of each trial as its epochs times its cost, at one rate that preserves the total time.
+def proportional_times(segments: Sequence[RecordedSegment], costs: np.ndarray) -> np.ndarray:
+    """Predict the seconds of each segment as its epochs times its cost, at one rate that preserves the total time.
 
-    `costs`, (N,), are the costs of the trials' candidates, such as multiply-adds.
+    `costs`, (N,), are the costs of the segments' candidates, such as multiply-adds.
     """
-    work = np.asarray(costs, np.float64) * [trial.epochs for trial in trials]
-    return work * sum(map(_seconds, trials)) / work.sum()
+    work = np.asarray(costs, np.float64) * [segment.epochs for segment in segments]
+    return work * sum(segment.seconds for segment in segments) / work.sum()
 
 
-def residual_spread(trials: Sequence[Trial], costs: np.ndarray) -> list[float]:
+def residual_spread(segments: Sequence[RecordedSegment], costs: np.ndarray) -> list[float]:
     """Measure how far recorded times deviate from proportional ones: the standard deviation of the log ratio, by round.
 
     Each round has its own rate, as the load of a machine changes. `Cluster.stragglers` models this deviation.
     """
     spreads = []
-    for round_index in sorted({trial.round for trial in trials}):
-        indices = [i for i, trial in enumerate(trials) if trial.round == round_index]
-        round_trials = [trials[i] for i in indices]
-        predicted = proportional_times(round_trials, np.asarray(costs)[indices])
-        recorded = [_seconds(trial) for trial in round_trials]
+    rounds = np.array([segment.trial.round for segment in segments])
+    for round_index in np.unique(rounds):
+        indices = np.flatnonzero(rounds == round_index).tolist()
+        in_round = [segments[index] for index in indices]
+        predicted = proportional_times(in_round, np.asarray(costs)[indices])
+        recorded = [segment.seconds for segment in in_round]
         spreads.append(float(np.std(np.log(recorded) - np.log(predicted))))
     return spreads
 
 
-def _seconds(trial: Trial) -> float:
-    assert trial.seconds is not None  # completed trials have a time
-    return trial.seconds
-
-
-def _end(trial: Trial) -> float:
-    assert trial.finished is not None  # completed trials have an end
-    return trial.finished
-
-
-def _start(trial: Trial) -> float:
-    return _end(trial) - _seconds(trial)
-
-
-def _split_at_interruptions(trials: Sequence[Trial]) -> list[list[Trial]]:
-    """Split trials by round and at interruptions; each part is sorted by start."""
-    parts: list[list[Trial]] = []
+def _split_at_interruptions(segments: Sequence[RecordedSegment]) -> list[list[RecordedSegment]]:
+    """Split segments by round and at interruptions; each part is sorted by start."""
+    parts: list[list[RecordedSegment]] = []
     latest_end = 0.0
-    for trial in sorted(trials, key=lambda trial: (_start(trial), trial.number)):
-        is_interrupted = _start(trial) - latest_end > _INTERRUPTION_SECONDS
-        if not parts or parts[-1][0].round != trial.round or is_interrupted:
+    for segment in sorted(segments, key=lambda segment: (segment.start, segment.number)):
+        is_interrupted = segment.start - latest_end > _INTERRUPTION_SECONDS
+        if not parts or parts[-1][0].trial.round != segment.trial.round or is_interrupted:
             parts.append([])
-        parts[-1].append(trial)
-        latest_end = max(latest_end, _end(trial))
+        parts[-1].append(segment)
+        latest_end = max(latest_end, segment.end)
     return parts
 
 
-def _max_concurrency(trials: Sequence[Trial]) -> int:
-    """Return the maximum number of trials that overlapped."""
+def _max_concurrency(segments: Sequence[RecordedSegment]) -> int:
+    """Return the maximum number of segments that overlapped."""
 
-    def runs_at(trial: Trial, time: float) -> bool:
-        return _start(trial) <= time < _end(trial) - _MIN_OVERLAP * _seconds(trial)
+    def runs_at(segment: RecordedSegment, time: float) -> bool:
+        return segment.start <= time < segment.end - _MIN_OVERLAP * segment.seconds
 
-    return max(sum(runs_at(other, _start(trial)) for other in trials) for trial in trials)
+    return max(sum(runs_at(other, segment.start) for other in segments) for segment in segments)

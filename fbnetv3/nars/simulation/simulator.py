@@ -1,4 +1,4 @@
-"""Discrete-event simulation of a search on a cluster with failures and stragglers (Sec. 3.3).
+"""Discrete-event simulation of Algorithm 1 on a cluster with failures and stragglers (Sec. 3.3).
 
 Only time is simulated: the candidates and the length of their epochs are inputs.
 """
@@ -159,8 +159,8 @@ def simulate(
 ) -> SimulationResult:
     """Simulate a search.
 
-    In rounds, as in `fbnetv3.nars.algorithm.rounds`, a round starts `predictor_seconds` after the last trial of the
-    previous one has ended, and a failed trial goes to the end of the round's queue.
+    In rounds, as in `PaperSearch`, a round starts `predictor_seconds` after the last trial of the previous one has
+    ended, and a failed trial goes to the end of the round's queue.
 
     Asynchronously, there are no rounds after the first. When a slot is free and no trial is queued, the next one is
     proposed from the results so far. At most `max_in_flight` proposed trials may be unfinished (default: the size of

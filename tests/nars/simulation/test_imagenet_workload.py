@@ -18,7 +18,7 @@ COSTS = {
     "params": np.full(1000, 10_000_000),
     "activations": np.linspace(1e6, 9e6, 1000),
 }
-SETTINGS = SearchSettings(batch=10, epochs=20)
+SETTINGS = SearchSettings(paper=True, round_size=10, epochs=20)
 
 
 @pytest.mark.parametrize("column", ["macs", "activations"])

@@ -1,4 +1,4 @@
-"""The simulator agrees with closed forms and with the search's own rounds."""
+"""The simulator agrees with closed forms and with the trials of the search itself."""
 
 from itertools import pairwise
 
@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.algorithm.rounds import RoundRunner
+from fbnetv3.nars.algorithm.paper_search import PaperSearch
 from fbnetv3.nars.algorithm.search_settings import SearchSettings
-from fbnetv3.nars.algorithm.trial_store import DONE, FAILED, TrialStore
+from fbnetv3.nars.algorithm.trial_runner import TrialRunner
+from fbnetv3.nars.algorithm.trial_store import COMPLETED, FAILED, TrialStore
 from fbnetv3.nars.execution.attempts import Outcome
+from fbnetv3.nars.predictor.gaussian_process import Prediction
 from fbnetv3.nars.simulation.simulator import Cluster, Workload, simulate
+from fbnetv3.nars.space.search_space import Space
+from fbnetv3.nars.space.variables import Variable
 from tests.nars.simulation.workloads import UNRELIABLE, random_workload
-
-# ---------------------------------------------------------------- closed forms
 
 
 def test_equal_trials_run_in_waves():
@@ -73,9 +75,6 @@ def test_asynchronous_trials_learn_the_stopping_epoch_when_the_first_round_has_e
     ]
 
 
-# ---------------------------------------------------------------- invariants
-
-
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("seed", range(5))
 def test_every_trial_ends_once_and_slots_are_never_exceeded(seed, asynchronous):
@@ -95,7 +94,7 @@ def test_every_trial_ends_once_and_slots_are_never_exceeded(seed, asynchronous):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_more_gpus_are_never_slower(seed):
-    workload = random_workload(batch=20, seed=seed)
+    workload = random_workload(round_size=20, seed=seed)
     for asynchronous in (False, True):
         times = [
             simulate(workload, Cluster(n), asynchronous=asynchronous).wall_seconds for n in range(1, 30)
@@ -116,7 +115,7 @@ def test_asynchronous_search_is_never_slower(gpus, seed):
 
 def test_results_behind_each_proposal():
     """In rounds, the results of all previous rounds; asynchronously, of all trials except those in flight."""
-    workload = random_workload(batch=12)
+    workload = random_workload(round_size=12)
     assert simulate(workload, Cluster(12)).results_at_proposal == (0,) * 12 + (12,) * 12 + (24,) * 12
     asynchronous = simulate(workload, Cluster(12), asynchronous=True)
     assert asynchronous.results_at_proposal[12:] == tuple(range(1, 25))
@@ -149,17 +148,14 @@ def test_stragglers_do_not_change_the_expected_work():
 
 def test_failures_occur_at_the_given_rate():
     """The number of failures is GPU hours times rate, within four standard errors."""
-    workload = random_workload(batch=200)
+    workload = random_workload(round_size=200)
     result = simulate(workload, Cluster(8, 2, failure_rate=5.0), retries=1000)
     expected = 5.0 * result.gpu_seconds / 3600
     assert abs(result.failures - expected) < 4 * expected**0.5
 
 
-# ---------------------------------------------------------------- agreement with the search itself
-
-
 class VirtualTimeExecutor:
-    """Executor for `RoundRunner` in virtual time, with the durations and failures that a simulation drew."""
+    """Executor for `TrialRunner` in virtual time, with the durations and failures that a simulation drew."""
 
     def __init__(self, slots, attempts, curve):
         self.slots = slots
@@ -170,16 +166,16 @@ class VirtualTimeExecutor:
         self.submitted = []
 
     def submit(self, attempt):
-        seconds, failed = self.durations[attempt.number, attempt.failed_attempts]
+        seconds, failed = self.durations[attempt.trial, attempt.failed_attempts]
         self.running.append((self.now + seconds, len(self.submitted), attempt, failed))
         self.submitted.append(
-            (attempt.number, attempt.failed_attempts, self.now, self.now + seconds, attempt.epochs)
+            (attempt.trial, attempt.failed_attempts, self.now, self.now + seconds, attempt.epochs)
         )
 
     def wait(self, seconds):
         self.running.sort(key=lambda entry: entry[:2])
         self.now, _, attempt, failed = self.running.pop(0)
-        curve = None if failed else self.curve(attempt.number)[: attempt.epochs]
+        curve = None if failed else self.curve(attempt.trial)[: attempt.epochs]
         return [Outcome(attempt.number, curve, "a GPU failed" if failed else None, 0.0)]
 
     def close(self):
@@ -189,8 +185,10 @@ class VirtualTimeExecutor:
 class PoolOrderPredictor:
     """Stands in for the accuracy predictor; prefers candidates in the order of the pool."""
 
-    def __call__(self, candidates):
-        return -candidates[:, 0].astype(float)
+    sign = 1.0
+
+    def predict(self, candidates):
+        return Prediction(-candidates[:, 0].astype(float), np.ones(len(candidates)))
 
     def fit(self, candidates, accuracies):
         pass
@@ -208,11 +206,12 @@ def test_simulated_rounds_are_those_of_the_search(seed, tmp_path):
         # Noise before epoch 6; from then on the ranking is that of the last epoch
         return (*noise[number], *(float(number + epoch) for epoch in range(5)))
 
-    settings = SearchSettings(epochs=10, rounds=3, batch=12, pool=40, retries=1, max_failures=36)
+    settings = SearchSettings(epochs=10, retries=1, max_failures=36)
+    space = Space("pool", (Variable("number", range(40), False),))
+    proposer = PaperSearch(np.arange(40)[:, None], PoolOrderPredictor, 10, 3, 12, 0.92)
     store = TrialStore(tmp_path, create=True)
     executor = VirtualTimeExecutor(5, result.attempts, curve)
-    pool = np.arange(40)[:, None]
-    RoundRunner(settings, 3, pool, store, PoolOrderPredictor(), lambda progress: None).run(executor)
+    TrialRunner(settings, space, proposer, store, 360, lambda progress: None).run(executor)
     simulated = sorted((a.trial, a.attempt_number, a.start, a.end) for a in result.attempts)
     executed = sorted(entry[:4] for entry in executor.submitted)
     np.testing.assert_allclose(executed, simulated)
@@ -220,10 +219,7 @@ def test_simulated_rounds_are_those_of_the_search(seed, tmp_path):
     trials = store.trials()
     store.close()
     assert sum(t.status == FAILED for t in trials) == result.lost_trials
-    assert sum(t.status == DONE for t in trials) == 36 - result.lost_trials
-
-
-# ---------------------------------------------------------------- errors
+    assert sum(t.status == COMPLETED for t in trials) == 36 - result.lost_trials
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,6 @@ from fbnetv3.nars.simulation.simulator import Workload
 UNRELIABLE = {"failure_rate": 20.0, "stragglers": 0.4, "startup": 3.0}
 
 
-def random_workload(rounds=3, batch=12, full_epochs=10, stopping_epoch=6, seed=0):
-    seconds = np.random.default_rng(seed).uniform(5, 15, (rounds, batch))
+def random_workload(rounds=3, round_size=12, full_epochs=10, stopping_epoch=6, seed=0):
+    seconds = np.random.default_rng(seed).uniform(5, 15, (rounds, round_size))
     return Workload(tuple(map(tuple, seconds.tolist())), full_epochs, stopping_epoch)
