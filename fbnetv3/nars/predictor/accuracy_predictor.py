@@ -108,7 +108,7 @@ class AccuracyPredictor:
         self.settings = settings
         self.seed = seed
         self.sign = sign
-        self._process = GaussianProcess(space) if settings.gaussian_process else None
+        self._process: GaussianProcess | None = None
         self._encoder: nn.Module | None = None
         self._network: EnsembleNetwork | None = None
 
@@ -180,7 +180,8 @@ class AccuracyPredictor:
             arch, recipe = self._features(candidates)
             self._network, left_out = self._fit_network(arch, recipe, torch.from_numpy(targets).float())
         components = left_out.double().numpy()
-        if self._process is not None:
+        if self.settings.gaussian_process:
+            self._process = GaussianProcess(self.space)
             self._process.fit(candidates, targets)
             components = np.concatenate([components, self._process.leave_one_out().mean[None]])
         # Weight the components by predictions of trials on which they were not trained

@@ -1,5 +1,7 @@
 """The accuracy predictor: its errors with and without pretraining, and results that its seed determines."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from fbnetv3.nars.space.search_space import load_space
 from tests.nars.space.spaces import FBNETV3
 
 FEW = PredictorSettings(members=4, width=32, pretrain_epochs=2, frozen_epochs=3, finetune_epochs=3)
+NETWORKS = replace(FEW, gaussian_process=False)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +59,8 @@ def test_scores_depend_on_the_seed_only(space, constraints, pool, pretrained):
     first = train_and_score(space, pool, 0, labels)
     torch.manual_seed(123)
     assert (first == train_and_score(space, pool, 0, labels)).all()
-    assert not (first == train_and_score(space, pool, 1, labels)).any()
+    seeds = [train_and_score(space, pool, seed, labels, NETWORKS) for seed in (0, 1)]
+    assert not (seeds[0] == seeds[1]).any()
 
 
 def test_torchs_random_state_is_restored(space, constraints, pool):
@@ -107,6 +111,75 @@ def test_ranks_unseen_candidates(space, part, names):
     predictor = AccuracyPredictor(space, PredictorSettings(members=4, width=64))
     predictor.fit(candidates[:200], accuracies[:200])
     assert spearmanr(predictor(candidates[200:]), accuracies[200:])[0] > 0.85
+
+
+def test_standard_deviations_are_those_of_the_errors(space):
+    """For candidates with 40 noisy trials, errors of the noise-free value are within one deviation, mostly."""
+    rng = np.random.default_rng(0)
+    candidates = rng.integers(0, space.sizes, (640, len(space)))
+    values = smooth(space, candidates, ARCH + RECIPE)
+    predictor = AccuracyPredictor(space, PredictorSettings(members=4, width=64))
+    predictor.fit(candidates[:40], values[:40] + rng.normal(0, 0.05, 40))
+    prediction = predictor.predict(candidates[40:])
+    deviations = np.abs(prediction.mean - values[40:]) / prediction.std
+    assert 0.45 < (deviations < 1).mean() < 0.9 and (deviations < 3).mean() > 0.95
+    assert (predictor(candidates[40:]) == prediction.mean).all()
+
+
+def test_deviations_grow_with_the_distance_to_the_trials(space):
+    candidates = np.random.default_rng(0).integers(0, space.sizes, (40, len(space)))
+    predictor = AccuracyPredictor(space, FEW)
+    predictor.fit(candidates, smooth(space, candidates, ARCH + RECIPE))
+    unseen = np.random.default_rng(1).integers(0, space.sizes, (40, len(space)))
+    assert predictor.predict(candidates).std.max() < predictor.predict(unseen).std.min()
+
+
+def test_without_a_gaussian_process_the_deviation_is_that_of_trials_left_out(space, pool):
+    values = smooth(space, pool, ARCH + RECIPE)
+    predictor = AccuracyPredictor(space, PredictorSettings(members=4, gaussian_process=False))
+    predictor.fit(pool[:60], values[:60])
+    mean, std = predictor.predict(pool[100:400])
+    assert np.ptp(std) < 1e-6
+    assert std[0] == pytest.approx(np.std(mean - values[100:400]), rel=0.3)
+    assert (predictor.posterior_means(pool[:60]) == predictor(pool[:60])).all()
+
+
+def test_the_gaussian_process_helps_where_few_variables_matter(space, pool):
+    values = smooth(space, pool, RECIPE)
+    errors = []
+    for gaussian_process in (False, True):
+        settings = PredictorSettings(members=4, width=64, gaussian_process=gaussian_process)
+        predictor = AccuracyPredictor(space, settings)
+        predictor.fit(pool[:60], values[:60])
+        errors.append(np.mean((predictor(pool[100:]) - values[100:]) ** 2))
+    assert errors[1] < errors[0]
+
+
+def test_posterior_means_average_out_the_noise_of_measurements(space, pool):
+    values = smooth(space, pool[:80], RECIPE)
+    measured = values + np.random.default_rng(0).normal(0, 0.3, 80)
+    predictor = AccuracyPredictor(space, FEW)
+    predictor.fit(pool[:80], measured)
+    means = predictor.posterior_means(pool[:80])
+    assert np.mean((means - values) ** 2) < np.mean((measured - values) ** 2)
+    assert np.corrcoef(means, measured)[0, 1] > 0.5
+
+
+def test_lower_values_are_better_with_the_sign_minus_one(space, pool):
+    """Predictions of negated values are the negated predictions."""
+    values = smooth(space, pool[:40], ("lr", "mixup"))
+    accuracy, loss = (AccuracyPredictor(space, FEW, sign=sign) for sign in (1.0, -1.0))
+    accuracy.fit(pool[:40], values)
+    loss.fit(pool[:40], -values)
+    for method in ("predict", "posterior_means"):
+        for first, second in zip(
+            np.atleast_2d(getattr(accuracy, method)(pool[:50])),
+            np.atleast_2d(getattr(loss, method)(pool[:50])),
+            strict=True,
+        ):
+            np.testing.assert_allclose(np.abs(first), np.abs(second))
+    assert (loss(pool[:50]) < 0).all()
+    assert (loss.predict(pool[:50]).std > 0).all()
 
 
 def test_pure_noise_is_predicted_by_its_mean(space, pool):
@@ -192,9 +265,10 @@ def test_pretraining_needs_enough_candidates(space, pool):
     ("settings", "message"),
     [
         ({"width": 0}, "width: 0 must be at least 1"),
-        ({"pretrain_batch": 0}, "pretrain_batch: 0 must be at least 1"),
-        ({"batch": 0}, "batch: 0 must be at least 1"),
-        ({"max_steps": 0}, "max_steps: 0 must be at least 1"),
+        ({"pretrain_batch_size": 0}, "pretrain_batch_size: 0 must be at least 1"),
+        ({"min_batch_size": 0}, "min_batch_size: 0 must be at least 1"),
+        ({"max_steps_per_epoch": 0}, "max_steps_per_epoch: 0 must be at least 1"),
+        ({"gaussian_process": 1}, "gaussian_process: 1 must be true or false"),
         ({"pretrain_epochs": -1}, "pretrain_epochs: -1 must be at least 0"),
         ({"lr": -1.0}, "lr: -1.0 must be at least 0"),
         ({"finetune_lr": float("nan")}, "finetune_lr: nan must be at least 0"),
