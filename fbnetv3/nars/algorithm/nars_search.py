@@ -27,6 +27,7 @@ from fbnetv3.nars.algorithm.trial_runner import TrialRunner
 from fbnetv3.nars.algorithm.trial_store import (
     ANALYSIS_FILE,
     FINISHED,
+    OUTPUTS,
     STOPPED_BY_FAILURES,
     Trial,
     TrialStore,
@@ -124,6 +125,7 @@ def search(
     on_progress = on_progress or (lambda progress: None)
     with lock, contextlib.closing(TrialStore(folder, create=True)) as store:
         _start_or_resume(store, plan.fingerprint(evaluator), resume)
+        store.update_metadata(plan.describe(evaluator))
         return _run_stages(plan, evaluate, store, resume, on_progress)
 
 
@@ -168,7 +170,8 @@ def _conclude(plan: SearchPlan, store: TrialStore, trials: Sequence[Trial]) -> S
         name: recommender.recommend(name, constraints) for name, constraints in plan.budgets.items()
     }
     scaled_networks = recommender.scale_networks(recommendations)
-    store.update_metadata({FINISHED: time.time()})
+    outputs = [*(item.files.name for item in recommendations.values()), *scaled_networks]
+    store.update_metadata({FINISHED: time.time(), OUTPUTS: outputs})
     return SearchResult(
         space=plan.space,
         settings=settings,

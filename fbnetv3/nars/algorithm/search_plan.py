@@ -14,10 +14,11 @@ import numpy as np
 from fbnetv3.errors import FieldError
 from fbnetv3.nars.algorithm.budgets import build_budgets, build_constraints, check_file_name
 from fbnetv3.nars.algorithm.paper_search import PaperSearch
-from fbnetv3.nars.algorithm.search_settings import JOINT, SearchSettings
+from fbnetv3.nars.algorithm.search_settings import JOINT, SearchSettings, settings_as_data
 from fbnetv3.nars.algorithm.sequential_search import SequentialSearch
 from fbnetv3.nars.algorithm.space_digest import space_digest
 from fbnetv3.nars.algorithm.trial_runner import Proposer
+from fbnetv3.nars.algorithm.trial_store import CONFIGURATION, EPOCHS_PLANNED, SPACE
 from fbnetv3.nars.evaluators.evaluator_registry import Evaluator, evaluator_name
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PretrainingReport
 from fbnetv3.nars.predictor.architecture_statistics import pretraining_labels
@@ -25,6 +26,7 @@ from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.latency_model import LATENCY_COLUMN
 from fbnetv3.nars.space.sampling import sample_pool, sample_quasi_random
 from fbnetv3.nars.space.search_space import Space
+from fbnetv3.nars.space.space_definition import space_definition
 from fbnetv3.nars.space.variables import ARCHITECTURE
 from fbnetv3.utils.checks import check_choice, error_context
 from fbnetv3.utils.files import file_sha256
@@ -109,6 +111,15 @@ class SearchPlan:
             return predictor, None
         labels = pretraining_labels(self.constraints, self.pool, settings.pretraining_labels)
         return predictor, predictor.pretrain(self.pool, labels) if labels else None
+
+    def describe(self, evaluator: str | Evaluator | None) -> dict[str, Any]:
+        """Return what `fbnetv3.nars.load` needs to read the search, as JSON data: space, settings, length."""
+        name = None if evaluator is None else evaluator_name(evaluator)
+        return {
+            SPACE: space_definition(self.space),
+            CONFIGURATION: {"evaluator": name, **settings_as_data(self.settings)},
+            EPOCHS_PLANNED: self.epochs_planned,
+        }
 
     def fingerprint(self, evaluator: str | Evaluator | None) -> dict[str, Any]:
         """Return the settings that determine which candidates the search tries, as JSON data."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from fbnetv3.errors import FieldError
 from fbnetv3.nars.algorithm.early_stopping import MIN_RANK_CORRELATION
 from fbnetv3.nars.algorithm.evolution import EvolutionSettings
+from fbnetv3.nars.evaluators.evaluator_registry import evaluator_name
 from fbnetv3.nars.execution.executors import EXECUTORS
 from fbnetv3.nars.predictor.accuracy_predictor import PredictorSettings
 from fbnetv3.nars.setting_fields import (
@@ -192,6 +194,18 @@ def parse_settings(data: Mapping[str, Any]) -> SearchSettings:
             section = settings_class(**_parse_numbers(section))
         values[name] = section
     return SearchSettings(**values)
+
+
+def settings_as_data(settings: SearchSettings) -> dict[str, Any]:
+    """Return settings as JSON data that `parse_settings` reads; functions are written as `package.module:function`."""
+    values = dict(vars(settings))
+    for name in ("predictor", "evolution"):
+        values[name] = asdict(values[name])
+    return json.loads(json.dumps(values, default=_as_data))
+
+
+def _as_data(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else evaluator_name(value)
 
 
 def _parse_numbers(value: Any) -> Any:

@@ -36,6 +36,10 @@ PROPOSED = "proposed"  # by the predictor
 FINAL = "final"  # the best predicted for a budget, to verify it
 
 # Keys of a search's metadata
+SPACE = "space"  # definition of the space
+CONFIGURATION = "configuration"  # all settings, and the evaluator
+EPOCHS_PLANNED = "epochs_planned"
+OUTPUTS = "outputs"  # names of recommendations and of scaled networks
 STOPPED_BY_FAILURES = "stopped_by_failures"
 FINISHED = "finished"  # when it finished, in seconds since 1970
 
