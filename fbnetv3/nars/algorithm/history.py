@@ -6,9 +6,10 @@ meantime. Therefore the number of workers, their speed and interruptions do not 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ class History:
         return sum(len(trial.segments) for trial in self.trials)
 
     @cached_property
-    def state(self) -> tuple[float, ...]:
+    def state(self) -> Mapping[str, Any]:
         """State that the last proposal left for the next one."""
         last = max((segment for trial in self.trials for segment in trial.segments), key=lambda s: s.number)
         return last.state

@@ -2,46 +2,122 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy.stats import norm
 
 from fbnetv3.nars.algorithm.history import History, stack_candidates
 from fbnetv3.nars.algorithm.trial_store import Trial
 from fbnetv3.nars.predictor.accuracy_transform import AccuracyTransform
+from fbnetv3.nars.predictor.curve_forecast import CurveForecaster
 from fbnetv3.nars.predictor.gaussian_process import GaussianProcess, Prediction
 from fbnetv3.nars.space.search_space import Space
+
+State = Mapping[str, Sequence[float]]
+"""Parameters of the Gaussian processes, by the epoch from which they predict; those of the next fit start from them."""
+
+_FROM_CANDIDATE = "0"
 
 
 class SearchModel:
     """A Gaussian process on all trials, in transformed values: higher is better, mean 0, deviation 1.
 
-    Trials that are running are believed to end as predicted, so that proposals made in the meantime differ.
+    Paused trials count with a forecast from their curves, as uncertain as it is. Trials that are running are believed
+    to end as predicted, so that proposals made in the meantime differ.
+
+    Args:
+        space: the space of the candidates.
+        history: trials, of which at least two are completed.
+        sign: -1 if lower values are better.
     """
 
     def __init__(self, space: Space, history: History, sign: float = 1.0) -> None:
-        """Fit to the trials of a history, at least two of them completed; `sign` is -1 if lower values are better."""
         self.space = space
         self.history = history
         self.sign = sign
+        self._state = dict(history.state)
         completed = history.completed
-        values = sign * np.array([trial.curve[-1] for trial in completed])
-        self.transform = AccuracyTransform.fit(values)
-        self.process = GaussianProcess(space, parameters=history.state or None)
-        self.process.fit(stack_candidates(completed), self.transform.transform(values))
-        self.parameters = tuple(self.process.parameters.tolist())
-        self.completed_means = self.process.predict(stack_candidates(completed)).mean
-        self._believe([trial for trial in history.trials if trial.number in history.pending])
+        self._curves = sign * np.array([trial.curve for trial in completed])
+        self._candidates = stack_candidates(completed)
+        self.transform = AccuracyTransform.fit(self._curves[:, -1])
+        self._targets = self.transform.transform(self._curves[:, -1])
+        self._forecasters: dict[int, CurveForecaster] = {}
+        self.forecasts = self._forecast_paused()
+        self.process = self._fit()
+        self.completed_means = self.process.predict(self._candidates).mean
 
-    def _believe(self, pending: Sequence[Trial]) -> None:
-        """Condition on the predicted values of pending trials too."""
-        if not pending:
-            return
-        completed = self.history.completed
-        candidates = stack_candidates(pending)
-        values = self.sign * np.array([trial.curve[-1] for trial in completed])
-        targets = np.concatenate([self.transform.transform(values), self.process.predict(candidates).mean])
-        self.process.condition(np.concatenate([stack_candidates(completed), candidates]), targets)
+    def _fit(self) -> GaussianProcess:
+        """Fit a process to completed and paused trials, and condition it on what is believed of pending ones."""
+        paused = self.history.paused
+        candidates = [self._candidates]
+        targets = [self._targets]
+        noise = [np.zeros(len(self._targets))]
+        if paused:
+            means, stds = np.array([self.forecasts[trial.number] for trial in paused]).T
+            candidates.append(stack_candidates(paused))
+            targets.append(means)
+            noise.append(stds**2)
+        process = GaussianProcess(self.space, parameters=self._state.get(_FROM_CANDIDATE))
+        process.fit(np.concatenate(candidates), np.concatenate(targets), np.concatenate(noise))
+        self._state[_FROM_CANDIDATE] = process.parameters.tolist()
+        pending = [trial for trial in self.history.trials if trial.number in self.history.pending]
+        if pending:
+            believed = stack_candidates(pending)
+            targets.append(process.predict(believed).mean)
+            noise.append(np.zeros(len(believed)))
+            process.condition(
+                np.concatenate([*candidates, believed]), np.concatenate(targets), np.concatenate(noise)
+            )
+        return process
+
+    def forecaster(self, epoch: int) -> CurveForecaster:
+        """Return a forecaster from the first `epoch` epochs of curves."""
+        if epoch not in self._forecasters:
+            others = [trial for trial in self.history.paused if len(trial.curve) >= epoch]
+            values = self.sign * np.array([trial.value(epoch) for trial in others])
+            # Fitted again only when there are more trials to learn from
+            num_completed, *parameters = self._state.get(str(epoch), (0,))
+            self._forecasters[epoch] = CurveForecaster(
+                self.space,
+                epoch,
+                self._candidates,
+                self._curves,
+                self._targets,
+                values,
+                parameters or None,
+                refit=len(self._targets) != num_completed,
+            )
+            fitted = self._forecasters[epoch].process.parameters.tolist()
+            self._state[str(epoch)] = [len(self._targets), *fitted]
+        return self._forecasters[epoch]
+
+    def _forecast_paused(self) -> dict[int, tuple[float, float]]:
+        """Forecast paused trials: transformed value after the last epoch, and its standard deviation, by number."""
+        forecasts = {}
+        for epoch in sorted({len(trial.curve) for trial in self.history.paused}):
+            trials = [trial for trial in self.history.paused if len(trial.curve) == epoch]
+            curves = self.sign * np.array([trial.curve for trial in trials])
+            mean, std = self.forecaster(epoch).forecast(stack_candidates(trials), curves)
+            for trial, pair in zip(trials, zip(mean.tolist(), std.tolist(), strict=True), strict=True):
+                forecasts[trial.number] = pair
+        return forecasts
+
+    def chance_to_win(self, trial: Trial) -> float:
+        """Return the probability that a paused trial ends better than the best completed one."""
+        mean, std = self.forecasts[trial.number]
+        return float(norm.sf(self.best, mean, std))
+
+    def hopeless_share(self, epoch: int, min_chance: float) -> float:
+        """Return the share of completed trials that would have been stopped after `epoch` epochs."""
+        forecast = self.forecaster(epoch).leave_one_out()
+        chances = norm.sf(self.best, forecast.mean, forecast.std)
+        return float(np.mean(chances < min_chance))
+
+    @property
+    def state(self) -> State:
+        """State for the next proposal."""
+        return self._state
 
     @property
     def best(self) -> float:

@@ -5,6 +5,7 @@ This takes the place of stage 2 of Algorithm 1, whose rounds of many trials lear
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,9 +13,9 @@ import numpy as np
 
 from fbnetv3.nars.algorithm.acquisition import log_expected_improvement, upper_confidence_bound
 from fbnetv3.nars.algorithm.candidate_search import CandidateSearch, ScoreFunction
-from fbnetv3.nars.algorithm.history import History
+from fbnetv3.nars.algorithm.history import History, stack_candidates
 from fbnetv3.nars.algorithm.search_model import SearchModel
-from fbnetv3.nars.algorithm.trial_store import FINAL, GIVEN, INITIAL, PROPOSED, Proposal
+from fbnetv3.nars.algorithm.trial_store import FINAL, GIVEN, INITIAL, PROPOSED, Proposal, Trial
 from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.sampling import sample_quasi_random
 
@@ -25,6 +26,15 @@ _KAPPA = 2.0
 _LARGE_KAPPA = 4.0
 # Standard deviation of the log length scales under other hypotheses
 _HYPOTHESIS_DEVIATION = 0.7
+# Early stopping: shares of a full evaluation after which trials may be paused, and the chance to become the best below
+# which they are; trials that ran to the end before it starts; share of later ones that do, so that forecasts stay
+# honest
+_STOPS = (0.25, 0.5)
+_MIN_CHANCE = 0.01
+_MIN_CURVES = 12
+_UNSTOPPED_SHARE = 0.1
+# Epochs that are expected to be saved for each that is expected to be wasted, where trials cannot be continued
+_MIN_RETURN = 1.5
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,7 @@ class SequentialSearch:
     seed: int
     sign: float = 1.0  # -1 if lower values are better
     continues: bool = True  # whether evaluators continue trials from where they stopped
+    early_stopping: bool = True  # whether trials may be paused
     first_candidates: np.ndarray | None = None  # tried before all others, integers (N, variables)
 
     def num_required(self, number: int) -> int:
@@ -55,20 +66,24 @@ class SequentialSearch:
     def propose(self, history: History) -> list[Proposal]:
         """Return what to run next; nothing if the budget is spent or no candidate is left."""
         left = self.evaluations * self.epochs - history.spent_epochs(self.continues)
-        if left < self.epochs:
-            return []
         number = history.num_segments
-        rng = np.random.default_rng([self.seed, number])
         if number < self._num_first or len(history.completed) < _MIN_COMPLETED:
-            return self._propose_initial(history)
+            return self._propose_initial(history) if left >= self.epochs else []
+        rng = np.random.default_rng([self.seed, number])
         model = SearchModel(self.constraints.space, history, self.sign)
         num_final = max(len(self.budgets), round(self.final_share * self.evaluations))
         if left <= num_final * self.epochs:
-            return self._propose_final(history, model, rng)
+            return self._propose_final(history, model, left, rng)
+        for trial in history.paused:
+            if model.chance_to_win(trial) >= _MIN_CHANCE and self._cost(trial) <= left:
+                return [self._continue(trial, model)]
         found = self._search(history, self.constraints, rng).maximize(
             self._acquisition(number, model, rng), model.rank_trials()
         )
-        return self._describe(PROPOSED, model, found)
+        if found is None:
+            return self._propose_final(history, model, left, rng)
+        epochs = self._first_stop(model) if rng.random() >= _UNSTOPPED_SHARE else self.epochs
+        return [self._propose_new(PROPOSED, model, found[0], epochs)]
 
     def _propose_initial(self, history: History) -> list[Proposal]:
         """Propose a candidate of the user's, or the next of a quasi-random sequence."""
@@ -82,18 +97,57 @@ class SequentialSearch:
         return []
 
     def _propose_final(
-        self, history: History, model: SearchModel, rng: np.random.Generator
+        self, history: History, model: SearchModel, left: int, rng: np.random.Generator
     ) -> list[Proposal]:
-        """Propose the candidate that is predicted to be best for the next of the budgets."""
-        num_before = sum(trial.phase == FINAL for trial in history.trials)
+        """Propose to run what is predicted to be best for one of the budgets, in turn, to the end."""
         names = list(self.budgets)
-        for offset in range(len(names)):
-            name = names[(num_before + offset) % len(names)]
-            search = self._search(history, self.budgets[name], rng)
-            found = search.maximize(lambda candidates: model.predict(candidates).mean, model.rank_trials())
+        first = history.num_segments % len(names)
+        for name in names[first:] + names[:first]:
+            constraints = self.budgets[name]
+            # A new candidate, or one that was paused
+            found = None
+            if left >= self.epochs:
+                found = self._search(history, constraints, rng).maximize(
+                    lambda candidates: model.predict(candidates).mean, model.rank_trials()
+                )
+            paused = [trial for trial in history.paused if self._cost(trial) <= left]
+            paused = [trial for trial in paused if constraints.feasible(trial.candidate[None])[0]]
+            if paused:
+                means = model.predict(stack_candidates(paused)).mean
+                if found is None or means.max() > found[1]:
+                    return [self._continue(paused[int(np.argmax(means))], model, self.epochs)]
             if found is not None:
-                return self._describe(FINAL, model, found, name)
+                return [self._propose_new(FINAL, model, found[0], self.epochs, name)]
         return []
+
+    def _continue(self, trial: Trial, model: SearchModel, epochs: int | None = None) -> Proposal:
+        """Propose to continue a paused trial, by default to its next stop."""
+        if epochs is None:
+            epochs = next((stop for stop in self._stops if stop > len(trial.curve)), self.epochs)
+        return Proposal(epochs, trial=trial.number, state=model.state)
+
+    @property
+    def _stops(self) -> list[int]:
+        """Epochs after which trials may be paused."""
+        shares = _STOPS if self.continues else _STOPS[:1]
+        stops = {math.ceil(share * self.epochs) for share in shares}
+        return sorted(stop for stop in stops if stop < self.epochs) if self.early_stopping else []
+
+    def _first_stop(self, model: SearchModel) -> int:
+        """Return the epoch to which a new trial runs first: the last one, unless stopping before is expected to pay."""
+        if not self._stops or len(model.history.completed) < _MIN_CURVES:
+            return self.epochs
+        stop = self._stops[0]
+        if not self.continues:
+            # A trial that is not stopped is run again from the start
+            share = model.hopeless_share(stop, _MIN_CHANCE)
+            if share * (self.epochs - stop) <= _MIN_RETURN * (1 - share) * stop:
+                return self.epochs
+        return stop
+
+    def _cost(self, trial: Trial) -> int:
+        """Return the epochs that it takes to run a paused trial to the end."""
+        return self.epochs - len(trial.curve) if self.continues else self.epochs
 
     def _search(
         self, history: History, constraints: Constraints, rng: np.random.Generator
@@ -111,25 +165,16 @@ class SequentialSearch:
             return lambda candidates: upper_confidence_bound(process.predict(candidates), _KAPPA)
         return lambda candidates: upper_confidence_bound(model.predict(candidates), _LARGE_KAPPA)
 
-    def _describe(
-        self,
-        phase: str,
-        model: SearchModel,
-        found: tuple[np.ndarray, float] | None,
-        budget: str | None = None,
-    ) -> list[Proposal]:
-        if found is None:
-            return []
-        candidate, _ = found
+    def _propose_new(
+        self, phase: str, model: SearchModel, candidate: np.ndarray, epochs: int, budget: str | None = None
+    ) -> Proposal:
         mean, std = model.predict_value(candidate)
-        return [
-            Proposal(
-                self.epochs,
-                candidate,
-                phase=phase,
-                budget=budget,
-                predicted=mean,
-                predicted_std=std,
-                state=model.parameters,
-            )
-        ]
+        return Proposal(
+            epochs,
+            candidate,
+            phase=phase,
+            budget=budget,
+            predicted=mean,
+            predicted_std=std,
+            state=model.state,
+        )

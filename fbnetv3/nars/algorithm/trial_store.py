@@ -11,7 +11,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ class Segment:
     error: str | None  # why the last attempt failed
     seconds: float | None  # duration of the last attempt
     ended: float | None  # when the last attempt ended, in seconds since 1970
-    state: tuple[float, ...]  # what the next proposal starts from
+    state: Mapping[str, Any]  # what the next proposal starts from
 
     @property
     def has_ended(self) -> bool:
@@ -139,7 +139,7 @@ class Proposal:
     budget: str | None = None
     predicted: float | None = None
     predicted_std: float | None = None
-    state: tuple[float, ...] = ()  # what the next proposal starts from
+    state: Mapping[str, Any] = field(default_factory=dict)  # what the next proposal starts from
 
 
 class TrialStore:
@@ -281,7 +281,7 @@ class TrialStore:
         with self._as_user_errors():
             statement = f"SELECT {', '.join(_SEGMENT_COLUMNS)} FROM segments {condition} ORDER BY number"
             rows = self._connection.execute(statement, parameters).fetchall()
-            return [Segment(*fields, tuple(json.loads(state))) for *fields, state in rows]
+            return [_segment_from_row(row) for row in rows]
 
     def _query_value(self, statement: str) -> Any:
         return self._connection.execute(statement).fetchone()[0]
@@ -316,6 +316,11 @@ class TrialStore:
             raise TrialStoreError(
                 f"{self.file}: is corrupt, or not a file of search trials ({reason})"
             ) from None
+
+
+def _segment_from_row(row: tuple[Any, ...]) -> Segment:
+    values = dict(zip(_SEGMENT_COLUMNS, row, strict=True))
+    return Segment(**{**values, "state": json.loads(values["state"])})
 
 
 def _trial_from_row(row: tuple[Any, ...], segments: Sequence[Segment]) -> Trial:

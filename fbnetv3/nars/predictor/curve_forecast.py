@@ -30,6 +30,7 @@ class CurveForecaster:
         targets: their transformed values after the last epoch, (N,).
         other_values: values of other trials after `epoch` epochs, (M,), for the scale of the values at that epoch.
         parameters: parameters of the Gaussian process from which the fit starts.
+        refit: whether to fit the process at all, and not only to condition it on the trials.
     """
 
     def __init__(
@@ -41,12 +42,14 @@ class CurveForecaster:
         targets: np.ndarray,
         other_values: np.ndarray,
         parameters: Sequence[float] | None = None,
+        refit: bool = True,
     ) -> None:
         self.epoch = epoch
         self._transform = AccuracyTransform.fit(np.concatenate([curves[:, epoch - 1], other_values]))
         covariates = self._covariates(curves)
         self.process = GaussianProcess(space, covariates.shape[1], parameters)
-        self.process.fit(candidates, targets, covariates=covariates)
+        fit = self.process.fit if refit else self.process.condition
+        fit(candidates, targets, covariates=covariates)
         self.left_out = self.process.leave_one_out()
         errors = (targets - self.left_out.mean) / self.left_out.std
         self._scale = _SAFETY_FACTOR * math.sqrt(max(1.0, float(np.mean(errors**2))))

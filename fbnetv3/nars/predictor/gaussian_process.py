@@ -42,6 +42,7 @@ _MIN_NOISE = 1e-6
 # Iterations of the optimizer: of the first fit, and of those that start from the fit of a trial before
 _FIRST_STEPS = 40
 _LATER_STEPS = 12
+_TOLERANCE = 1e-4  # relative gain of the log posterior below which a fit ends
 _CHUNK_SIZE = 512  # candidates predicted at a time
 _MIN_VARIANCE = 1e-9
 
@@ -104,7 +105,11 @@ class GaussianProcess:
             jac=True,
             method="L-BFGS-B",
             bounds=list(zip(self._prior_mean - limit, self._prior_mean + limit, strict=True)),
-            options={"maxiter": _FIRST_STEPS if self._is_first_fit else _LATER_STEPS, "maxls": 10},
+            options={
+                "maxiter": _FIRST_STEPS if self._is_first_fit else _LATER_STEPS,
+                "maxls": 10,
+                "ftol": _TOLERANCE,
+            },
         )
         self.parameters = result.x
         self._is_first_fit = False
