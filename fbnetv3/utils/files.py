@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,6 +24,7 @@ PARTIAL_PREFIX = ".partial_"
 
 # Lock files that this process holds
 _LOCKED_BY_THIS_PROCESS: set[str] = set()
+_LOCK_POLL_SECONDS = 0.02
 
 
 def build_output_error(path: str | os.PathLike, error: OSError, advice: str = "") -> OutputError:
@@ -100,6 +102,10 @@ def file_sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+class FolderLockedError(UsageError):
+    """A folder that another process has locked."""
+
+
 class FolderLock:
     """An exclusive lock on a folder, held by one process and released when that process ends, even by SIGKILL.
 
@@ -111,17 +117,29 @@ class FolderLock:
         folder: created if it does not exist.
         holder: what holds such a lock ("training run", "search"), for error messages.
         advice: how to choose a different folder, for error messages.
+        wait_seconds: how long to wait for others to release it.
     """
 
-    def __init__(self, folder: Path, holder: str, advice: str) -> None:
+    def __init__(self, folder: Path, holder: str, advice: str, wait_seconds: float = 0.0) -> None:
         self.folder = folder
         self.holder = holder
         self.advice = advice
         self._path = os.path.realpath(folder / "lock")
+        self.wait_seconds = wait_seconds
         self._file: BinaryIO | None = None
 
     def acquire(self) -> None:
-        """Take the lock without waiting; raise `UsageError` if another process holds it, or this one."""
+        """Take the lock; raise `UsageError` if another process still holds it after `wait_seconds`, or this one."""
+        deadline = time.monotonic() + self.wait_seconds
+        while True:
+            try:
+                return self._try_acquire()
+            except FolderLockedError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(_LOCK_POLL_SECONDS)
+
+    def _try_acquire(self) -> None:
         make_folder(self.folder, self.advice)
         # Check before opening the file: closing any handle of it would release the lock that this process holds
         if self._path in _LOCKED_BY_THIS_PROCESS:
@@ -154,9 +172,9 @@ class FolderLock:
             self._file = None
             _LOCKED_BY_THIS_PROCESS.discard(self._path)
 
-    def _already_locked(self, owner: str) -> UsageError:
+    def _already_locked(self, owner: str) -> FolderLockedError:
         process = f" (process {owner})" if owner else ""
-        return UsageError(
+        return FolderLockedError(
             f"{self.folder}: another {self.holder} is using it{process}: wait for it, or {self.advice}"
         )
 

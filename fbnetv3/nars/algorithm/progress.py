@@ -32,7 +32,8 @@ class SearchProgress:
         return sum(trial.status == status for trial in self.trials)
 
 
-ProgressCallback = Callable[[SearchProgress], None]
+ProgressCallback = Callable[[SearchProgress], object]
+"""Called at every event; the search ends if it returns False."""
 
 
 def comparison_epoch(trials: Sequence[Trial], full_epochs: int) -> int:

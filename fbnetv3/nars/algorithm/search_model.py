@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from scipy.stats import norm
 
+from fbnetv3.nars.algorithm.acquisition import log_expected_improvement
 from fbnetv3.nars.algorithm.history import History, stack_candidates
 from fbnetv3.nars.algorithm.trial_store import Trial
 from fbnetv3.nars.predictor.accuracy_transform import AccuracyTransform
@@ -15,9 +17,12 @@ from fbnetv3.nars.predictor.gaussian_process import GaussianProcess, Prediction
 from fbnetv3.nars.space.search_space import Space
 
 State = Mapping[str, Sequence[float]]
-"""Parameters of the Gaussian processes, by the epoch from which they predict; those of the next fit start from them."""
+"""Parameters of the Gaussian processes, by the epoch from which they predict, from which the next fit starts; gains."""
 
 _FROM_CANDIDATE = "0"
+_GAINS = "gains"
+FINALS = "finals"
+"""Key of the state: how many final proposals there were for each budget."""
 
 
 class SearchModel:
@@ -103,16 +108,40 @@ class SearchModel:
                 forecasts[trial.number] = pair
         return forecasts
 
-    def chance_to_win(self, trial: Trial) -> float:
-        """Return the probability that a paused trial ends better than the best completed one."""
+    def chance_to_exceed(self, trial: Trial, value: float) -> float:
+        """Return the probability that a paused trial ends above a transformed value."""
         mean, std = self.forecasts[trial.number]
-        return float(norm.sf(self.best, mean, std))
+        return float(norm.sf(value, mean, std))
 
     def hopeless_share(self, epoch: int, min_chance: float) -> float:
         """Return the share of completed trials that would have been stopped after `epoch` epochs."""
         forecast = self.forecaster(epoch).leave_one_out()
         chances = norm.sf(self.best, forecast.mean, forecast.std)
         return float(np.mean(chances < min_chance))
+
+    @property
+    def gains(self) -> Sequence[float]:
+        """Expected gains of the last proposals."""
+        return self._state.get(_GAINS, ())
+
+    def record_gain(self, candidate: np.ndarray, best: float, count: int) -> None:
+        """Record by how much a candidate is expected to exceed the value `best`; the last `count` gains are kept."""
+        gain = math.exp(log_expected_improvement(self.predict(candidate[None]), best)[0])
+        self._state[_GAINS] = [*self.gains, gain * self.transform.scale][-count:]
+
+    @property
+    def final_counts(self) -> Sequence[float]:
+        """Number of final proposals for each budget; empty before the first."""
+        return self._state.get(FINALS, ())
+
+    def record_final(self, counts: Sequence[float]) -> None:
+        """Record the number of final proposals for each budget."""
+        self._state[FINALS] = counts
+
+    @property
+    def completed_candidates(self) -> np.ndarray:
+        """Candidates of the completed trials, integers (N, variables)."""
+        return self._candidates
 
     @property
     def state(self) -> State:

@@ -35,11 +35,11 @@ from fbnetv3.utils.files import file_sha256
 _NOT_IN_FINGERPRINT = {
     *("budgets", "evolution", "scaled_networks", "training_config", "reference_networks"),
     *("imports", "executor", "workers", "address", "resources", "time_limit", "retries", "max_failures"),
-    *("evaluations", "final_share", "rounds", "first_candidates"),
+    *("evaluations", "final_share", "rounds", "max_trials", "max_seconds", "min_gain"),
 }
 # Settings that matter only for Algorithm 1, or only without it
 _ONLY_PAPER = {"pool_size", "round_size", "early_stopping_correlation", "predictor", "pretraining_labels"}
-_ONLY_SEQUENTIAL = {"initial_trials", "window"}
+_ONLY_SEQUENTIAL = {"initial_trials", "first_candidates", "window", "early_stopping"}
 _MAX_CHECKED = 200  # maximum number of candidates that are built as a check before the search starts
 _CHECK_POOL = 1000  # candidates that together have most values of the variables
 
@@ -97,6 +97,9 @@ class SearchPlan:
             seed=settings.seed,
             sign=settings.sign,
             continues=continues,
+            early_stopping=settings.early_stopping,
+            max_trials=settings.max_trials,
+            min_gain=settings.min_gain,
             first_candidates=self.first_candidates,
         )
 

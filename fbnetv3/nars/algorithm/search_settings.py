@@ -70,6 +70,13 @@ class SearchSettings:
         window: number of trials that may run at a time; a proposal is based on the results of all trials before those.
         final_share: share of the evaluations, at the end, that train the candidates predicted to be best for the
             budgets; at least one for each budget.
+        early_stopping: whether trials that have no chance to become the best are paused, and others tried in the epochs
+            that this saves.
+        max_trials: number of candidates after which the search ends; None for no limit.
+        max_seconds: seconds after which the search ends; trials that run at that time are interrupted. None for no
+            limit.
+        min_gain: the search ends when the expected gain of the best value by any candidate has been less than this for
+            several proposals; None to use all evaluations.
         time_limit: seconds after which an evaluation is killed; None for no limit.
         pretraining_labels: "paper" or "rich", see `fbnetv3.nars.predictor.architecture_statistics`, or a list of
             columns.
@@ -113,6 +120,10 @@ class SearchSettings:
     first_candidates: Sequence[Mapping[str, Any]] = sequence_field()
     window: int = integer_field(4, 1)
     final_share: float = number_field(0.08, 0, 1)
+    early_stopping: bool = True
+    max_trials: int | None = integer_field(None, 2)
+    max_seconds: float | None = number_field(None, 1e-3)
+    min_gain: float | None = number_field(None, 0)
     time_limit: float | None = number_field(None, 1e-3)
     pretraining_labels: str | Sequence[str] = names_field("paper")
     pool_size: int = integer_field(20_000, 10, 10**7)
@@ -142,7 +153,8 @@ class SearchSettings:
         check_choice(self.executor, "executor", EXECUTORS.names())
         check_choice(self.mode, "mode", (JOINT, *PARTS))
         check_choice(self.direction, "direction", (MAXIMIZE, MINIMIZE))
-        check_type(self.paper, "paper", bool, "true or false")
+        for name in ("paper", "early_stopping"):
+            check_type(getattr(self, name), name, bool, "true or false")
         # Check now what is used only after the trials, so that errors surface early
         for name, network in self.reference_networks.items():
             check_type(network, f"reference_networks.{name}", Mapping, "a mapping")

@@ -14,11 +14,12 @@ import numpy as np
 from fbnetv3.nars.algorithm.acquisition import log_expected_improvement, upper_confidence_bound
 from fbnetv3.nars.algorithm.candidate_search import CandidateSearch, ScoreFunction
 from fbnetv3.nars.algorithm.history import History, stack_candidates
-from fbnetv3.nars.algorithm.search_model import SearchModel
+from fbnetv3.nars.algorithm.search_model import FINALS, SearchModel
 from fbnetv3.nars.algorithm.trial_store import FINAL, GIVEN, INITIAL, PROPOSED, Proposal, Trial
 from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.sampling import sample_quasi_random
 
+_NUM_TURNS = 4  # acquisition functions
 _MIN_COMPLETED = 2  # trials needed to fit the model
 # Deviations that the two upper confidence bounds add to the mean. The larger one keeps a search from staying at a peak
 # that is not the highest.
@@ -33,6 +34,8 @@ _STOPS = (0.25, 0.5)
 _MIN_CHANCE = 0.01
 _MIN_CURVES = 12
 _UNSTOPPED_SHARE = 0.1
+# Number of proposals whose expected gain ends a search
+_GAINS = 5
 # Epochs that are expected to be saved for each that is expected to be wasted, where trials cannot be continued
 _MIN_RETURN = 1.5
 
@@ -52,6 +55,8 @@ class SequentialSearch:
     sign: float = 1.0  # -1 if lower values are better
     continues: bool = True  # whether evaluators continue trials from where they stopped
     early_stopping: bool = True  # whether trials may be paused
+    max_trials: int | None = None  # number of candidates after which the search ends
+    min_gain: float | None = None  # expected gain below which the search ends
     first_candidates: np.ndarray | None = None  # tried before all others, integers (N, variables)
 
     def num_required(self, number: int) -> int:
@@ -65,25 +70,59 @@ class SequentialSearch:
 
     def propose(self, history: History) -> list[Proposal]:
         """Return what to run next; nothing if the budget is spent or no candidate is left."""
-        left = self.evaluations * self.epochs - history.spent_epochs(self.continues)
+        left = self._epochs_left(history)
         number = history.num_segments
         if number < self._num_first or len(history.completed) < _MIN_COMPLETED:
             return self._propose_initial(history) if left >= self.epochs else []
         rng = np.random.default_rng([self.seed, number])
         model = SearchModel(self.constraints.space, history, self.sign)
         num_final = max(len(self.budgets), round(self.final_share * self.evaluations))
-        if left <= num_final * self.epochs:
+        if left < (num_final + 1) * self.epochs or self._expects_no_gain(model):
             return self._propose_final(history, model, left, rng)
         for trial in history.paused:
-            if model.chance_to_win(trial) >= _MIN_CHANCE and self._cost(trial) <= left:
+            if self._chance_to_win(trial, model) >= _MIN_CHANCE and self._cost(trial) <= left:
                 return [self._continue(trial, model)]
-        found = self._search(history, self.constraints, rng).maximize(
-            self._acquisition(number, model, rng), model.rank_trials()
+        # Each acquisition function has its turn in each of the budgets
+        turn, cycle = (number - self._num_first) % _NUM_TURNS, (number - self._num_first) // _NUM_TURNS
+        constraints = list(self.budgets.values())[cycle % len(self.budgets)]
+        best = self._best_within(constraints, model)
+        found = self._search(history, constraints, rng).maximize(
+            self._acquisition(turn, model, best, rng), model.rank_trials()
         )
         if found is None:
             return self._propose_final(history, model, left, rng)
+        candidate, _ = found
+        model.record_gain(candidate, best, _GAINS)
         epochs = self._first_stop(model) if rng.random() >= _UNSTOPPED_SHARE else self.epochs
-        return [self._propose_new(PROPOSED, model, found[0], epochs)]
+        return [self._propose_new(PROPOSED, model, candidate, epochs)]
+
+    def _best_within(self, constraints: Constraints, model: SearchModel) -> float:
+        """Return the best posterior mean of completed trials within a budget; the worst of all if there are none."""
+        within = constraints.feasible(model.completed_candidates)
+        means = model.completed_means
+        return float(means[within].max() if within.any() else means.min())
+
+    def _chance_to_win(self, trial: Trial, model: SearchModel) -> float:
+        """Return the probability that a paused trial ends as the best within one of its budgets."""
+        bests = [
+            self._best_within(constraints, model)
+            for constraints in self.budgets.values()
+            if constraints.feasible(trial.candidate[None])[0]
+        ]
+        return model.chance_to_exceed(trial, min(bests, default=model.best))
+
+    def _epochs_left(self, history: History) -> int:
+        left = self.evaluations * self.epochs - history.spent_epochs(self.continues)
+        if self.max_trials is not None:
+            left = min(left, (self.max_trials - len(history.trials)) * self.epochs)
+        if self.min_gain is not None and history.trials and min(history.state.get(FINALS, [0])) > 0:
+            return 0
+        return left
+
+    def _expects_no_gain(self, model: SearchModel) -> bool:
+        """Return whether the last proposals were expected to gain less than wanted."""
+        gains = model.gains
+        return self.min_gain is not None and len(gains) == _GAINS and max(gains) < self.min_gain
 
     def _propose_initial(self, history: History) -> list[Proposal]:
         """Propose a candidate of the user's, or the next of a quasi-random sequence."""
@@ -100,9 +139,11 @@ class SequentialSearch:
         self, history: History, model: SearchModel, left: int, rng: np.random.Generator
     ) -> list[Proposal]:
         """Propose to run what is predicted to be best for one of the budgets, in turn, to the end."""
-        names = list(self.budgets)
-        first = history.num_segments % len(names)
-        for name in names[first:] + names[:first]:
+        counts = model.final_counts or [0] * len(self.budgets)
+        # Budgets with the fewest proposals of this kind first
+        order = np.argsort(counts, kind="stable")
+        for index in order:
+            name = list(self.budgets)[index]
             constraints = self.budgets[name]
             # A new candidate, or one that was paused
             found = None
@@ -112,11 +153,14 @@ class SequentialSearch:
                 )
             paused = [trial for trial in history.paused if self._cost(trial) <= left]
             paused = [trial for trial in paused if constraints.feasible(trial.candidate[None])[0]]
+            counted = [count + int(position == index) for position, count in enumerate(counts)]
             if paused:
                 means = model.predict(stack_candidates(paused)).mean
                 if found is None or means.max() > found[1]:
+                    model.record_final(counted)
                     return [self._continue(paused[int(np.argmax(means))], model, self.epochs)]
             if found is not None:
+                model.record_final(counted)
                 return [self._propose_new(FINAL, model, found[0], self.epochs, name)]
         return []
 
@@ -155,11 +199,12 @@ class SequentialSearch:
         tried = frozenset(trial.candidate.tobytes() for trial in history.trials)
         return CandidateSearch(constraints, tried, rng)
 
-    def _acquisition(self, number: int, model: SearchModel, rng: np.random.Generator) -> ScoreFunction:
+    def _acquisition(
+        self, turn: int, model: SearchModel, best: float, rng: np.random.Generator
+    ) -> ScoreFunction:
         """Return the acquisition function whose turn it is."""
-        turn = (number - self._num_first) % 4
         if turn in (0, 2):
-            return lambda candidates: log_expected_improvement(model.predict(candidates), model.best)
+            return lambda candidates: log_expected_improvement(model.predict(candidates), best)
         if turn == 1:
             process = model.process.perturbed(_HYPOTHESIS_DEVIATION, rng)
             return lambda candidates: upper_confidence_bound(process.predict(candidates), _KAPPA)

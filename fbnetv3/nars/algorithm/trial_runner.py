@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import NoReturn, Protocol
 
@@ -71,15 +72,17 @@ class TrialRunner:
         self._seconds_per_epoch: deque[float] = deque(maxlen=50)
         self._slots = 1
         self._is_complete = False  # whether there is nothing more to propose
+        self._is_stopped = False  # whether the callback has ended the search
 
     def run(self, executor: Executor) -> None:
-        """Run all trials."""
+        """Run all trials, or until the time is over or the progress callback returns False."""
         self._slots = executor.slots
         segments = self.store.segments()
         waiting = deque(segment.number for segment in segments if not segment.has_ended)
         num_running = 0
+        start = time.monotonic()
         self.report_progress()
-        while True:
+        while not self._is_stopped:
             # Keep all slots busy
             while num_running < executor.slots:
                 if not waiting:
@@ -95,6 +98,12 @@ class TrialRunner:
                 if self._record_outcome(outcome):
                     waiting.append(outcome.number)
             self._check_failures()
+            limit = self.settings.max_seconds
+            if limit is not None and time.monotonic() - start > limit:
+                self.report_progress(
+                    f"max_seconds: {limit:g} s have passed; running trials are interrupted"
+                )
+                return
 
     def report_progress(
         self, message: str = "", stage: SearchStage = "trials", ended: Trial | None = None
@@ -117,7 +126,8 @@ class TrialRunner:
             seconds_left=seconds_left,
             message=message,
         )
-        self.on_progress(progress)
+        # Other falsy values, such as None, are no request to stop
+        self._is_stopped |= self.on_progress(progress) is False
 
     def _propose(self) -> list[Segment]:
         """Add what runs next to the store, if enough of the segments before it have ended."""

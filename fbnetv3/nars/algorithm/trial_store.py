@@ -102,6 +102,10 @@ class Trial:
     curve: tuple[float, ...]  # value after each epoch so far
     segments: tuple[Segment, ...]  # in the order of proposal, at least one
 
+    def __repr__(self) -> str:
+        value = f", value {self.curve[-1]:.6g} after epoch {len(self.curve)}" if self.curve else ""
+        return f"Trial({self.number}, {self.phase}, {self.status}{value})"
+
     @property
     def epochs(self) -> int:
         """Epochs for which it was trained or is being trained."""

@@ -1,0 +1,184 @@
+"""Ask a search for candidates, evaluate them anywhere, and tell the results."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fbnetv3.errors import UsageError
+from fbnetv3.nars.algorithm.history import visible_history
+from fbnetv3.nars.algorithm.progress import rank_trials
+from fbnetv3.nars.algorithm.resume import start_or_resume
+from fbnetv3.nars.algorithm.search_plan import SearchPlan
+from fbnetv3.nars.algorithm.search_result import MIN_TRIALS, SearchResult, conclude_search
+from fbnetv3.nars.algorithm.search_settings import SearchSettings, parse_settings
+from fbnetv3.nars.algorithm.trial_runner import trial_seed
+from fbnetv3.nars.algorithm.trial_store import GIVEN, RUNNING, WAITING, Proposal, Segment, Trial, TrialStore
+from fbnetv3.nars.evaluators.evaluator_registry import parse_learning_curve
+from fbnetv3.nars.space.candidate import Candidate
+from fbnetv3.nars.space.search_space import Space, load_space
+from fbnetv3.utils.files import FolderLock
+
+_LOCK_SECONDS = 120.0  # how long to wait for other processes that ask or tell
+
+
+class Search:
+    """A search that proposes candidates and is told their values; `search` uses the same engine.
+
+    Several processes may ask and tell in one folder at the same time. Unlike those of `search`, proposals depend on
+    which results are known when they are made.
+
+    Args:
+        space: a `Space`, or its YAML file.
+        folder: folder for trials, recommendations and report. A search that it contains is continued.
+        settings: settings of the search; if omitted, they are built from `keywords`. Those of executors are ignored.
+        continues: whether trials are continued from where they stopped when more epochs are asked for; otherwise, they
+            are counted from the first epoch again.
+        keywords: fields of `SearchSettings`, instead of `settings`.
+
+    Raises:
+        UserError: invalid settings, constraints that no candidate meets, or trials of a different search.
+    """
+
+    def __init__(
+        self,
+        space: Space | str | os.PathLike,
+        folder: str | os.PathLike,
+        settings: SearchSettings | None = None,
+        *,
+        continues: bool = False,
+        **keywords: Any,
+    ) -> None:
+        if settings is not None and keywords:
+            raise UsageError(f"pass either settings or keywords, not both: {', '.join(keywords)}")
+        settings = settings or parse_settings(keywords)
+        self._plan = SearchPlan(space if isinstance(space, Space) else load_space(space), settings)
+        self._proposer = self._plan.build_proposer(continues)
+        self.folder = Path(folder).expanduser().resolve()
+        with self._open_store() as store:
+            # Trials that other processes were asked for stay theirs
+            start_or_resume(self._plan, store, None, requeue=False)
+
+    @property
+    def space(self) -> Space:
+        """The searched space."""
+        return self._plan.space
+
+    @property
+    def trials(self) -> list[Trial]:
+        """All trials, by number."""
+        with self._open_store() as store:
+            return store.trials()
+
+    @property
+    def best(self) -> Trial:
+        """The trial with the best measured value after the last epoch."""
+        ranked = rank_trials(self.trials, self._plan.settings.epochs, self._plan.settings.sign)
+        if not ranked:
+            raise UsageError(f"{self.folder}: no trial has reached the last epoch yet")
+        return ranked[0]
+
+    def ask(self, count: int = 1) -> list[Candidate]:
+        """Return up to `count` candidates to evaluate, each to its `epochs`; none if the search is over.
+
+        With `paper=True`, there are also none while the trials of a round are being evaluated.
+        """
+        with self._open_store() as store:
+            segments = [segment for segment in store.segments() if segment.status == WAITING]
+            while len(segments) < count and (added := self._propose(store)):
+                segments += added
+            return [self._hand_out(store, segment) for segment in segments[:count]]
+
+    def tell(self, candidate: Candidate | Mapping[str, Any], curve: Sequence[float] | float) -> Trial:
+        """Record the value of a candidate after each epoch, and return its trial.
+
+        Args:
+            candidate: a candidate from `ask`, or values of your own, by variable.
+            curve: one value for each epoch up to the candidate's `epochs`, or up to any epoch of an own candidate; or a
+                number, if there is only one epoch.
+        """
+        with self._open_store() as store:
+            if isinstance(candidate, Candidate):
+                segment = self._asked_segment(store, candidate)
+            else:
+                segment = self._add_given(store, candidate, len(np.atleast_1d(curve)))
+            values = parse_learning_curve(curve, segment.epochs)
+            store.complete(segment.number, values, 0.0)
+            return store.trial(segment.trial)
+
+    def tell_failure(self, candidate: Candidate, error: str) -> Trial:
+        """Record that the evaluation of a candidate from `ask` failed; it is not proposed again."""
+        with self._open_store() as store:
+            segment = self._asked_segment(store, candidate)
+            store.fail(segment.number, error, 0.0, retry=False)
+            return store.trial(segment.trial)
+
+    def reclaim(self) -> int:
+        """Have `ask` return candidates again whose values were never told; return their number."""
+        with self._open_store() as store:
+            count = sum(segment.status == RUNNING for segment in store.segments())
+            store.requeue()
+            return count
+
+    def result(self) -> SearchResult:
+        """Train the predictor on all trials, and recommend a candidate for each budget."""
+        with self._open_store() as store:
+            trials = store.trials()
+            epochs = self._plan.settings.epochs
+            if len(rank_trials(trials, epochs)) < MIN_TRIALS:
+                raise UsageError(
+                    f"{self.folder}: fewer than {MIN_TRIALS} trials have reached epoch {epochs}"
+                )
+            return conclude_search(self._plan, store, trials)
+
+    def _propose(self, store: TrialStore) -> list[Segment]:
+        trials = store.trials()
+        history = visible_history(trials, self._plan.settings.epochs)
+        if self._plan.settings.paper and history.pending:
+            return []
+        return store.add(self._proposer.propose(history), self.space.decode)
+
+    def _hand_out(self, store: TrialStore, segment: Segment) -> Candidate:
+        store.start(segment.number)
+        trial = store.trial(segment.trial)
+        settings = self._plan.settings
+        return Candidate(
+            self.space,
+            trial.candidate,
+            number=trial.number,
+            seed=trial_seed(settings.seed, trial.number),
+            epochs=segment.epochs,
+            full_epochs=settings.epochs,
+            folder=self.folder / "trials" / f"{trial.number:05d}",
+        )
+
+    def _asked_segment(self, store: TrialStore, candidate: Candidate) -> Segment:
+        """Return the segment that a candidate was asked for."""
+        trials = store.trials()
+        if candidate.number < len(trials):
+            trial = trials[candidate.number]
+            segment = trial.segments[-1]
+            is_same = np.array_equal(trial.candidate, self.space.canonicalize(candidate.vector[None])[0])
+            if is_same and segment.status == RUNNING and segment.epochs == candidate.epochs:
+                return segment
+        raise UsageError(
+            f"candidate {candidate.number} is not being evaluated to epoch {candidate.epochs}: it is not "
+            "from `ask`, or its value was told before"
+        )
+
+    def _add_given(self, store: TrialStore, values: Mapping[str, Any], epochs: int) -> Segment:
+        proposal = Proposal(epochs, self.space.encode(values), phase=GIVEN)
+        (segment,) = store.add([proposal], self.space.decode)
+        return segment
+
+    @contextlib.contextmanager
+    def _open_store(self) -> Iterator[TrialStore]:
+        """Open the store for this process alone, after waiting for others that ask or tell."""
+        lock = FolderLock(self.folder, "search", "choose a different folder", wait_seconds=_LOCK_SECONDS)
+        with lock, contextlib.closing(TrialStore(self.folder, create=True)) as store:
+            yield store
