@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import UserError
-from fbnetv3.nars.algorithm.trial_store import TRIALS_FILE, TrialStore, TrialStoreError
+from fbnetv3.nars.algorithm.trial_store import TRIALS_FILE, Proposal, TrialStore, TrialStoreError
 from fbnetv3.training.run_state.metrics import plot_curve, read_metrics, truncate_metrics
 from tests.hardening.conftest import SCALE
 
@@ -28,10 +28,11 @@ def test_corrupt_and_foreign_databases_are_refused(tmp_path, rng):
         TrialStore(tmp_path, create=True)
     file.unlink()
     store = TrialStore(tmp_path, create=True)
-    store.add_round(0, np.zeros((40, 6), int), 3)
+    proposals = [Proposal(3, np.zeros(6, int)) for _ in range(40)]
+    store.add(proposals, decode=lambda candidate: {"x": candidate.tolist()})
     for number in range(20):
         store.start(number)
-        store.finish(number, [1.0, 2.0, 3.0], 1.0)
+        store.complete(number, [1.0, 2.0, 3.0], 1.0)
     store.close()
     complete = file.read_bytes()
     for _ in range(40 * SCALE):
@@ -41,7 +42,7 @@ def test_corrupt_and_foreign_databases_are_refused(tmp_path, rng):
         file.write_bytes(corrupt[: rng.integers(len(corrupt))] if rng.random() < 0.3 else corrupt)
         try:
             store = TrialStore(tmp_path)
-            store.trials(), store.metadata(), store.num_rounds()
+            store.trials(), store.metadata(), store.segments()
             store.close()
         except UserError as error:
             assert "\n" not in str(error)

@@ -1,18 +1,17 @@
-"""A search that is killed repeatedly has the result of an uninterrupted one, and reruns no completed trial."""
+"""A search that is killed repeatedly has the result of an uninterrupted one, and reruns no completed segment."""
 
 import contextlib
 import sqlite3
 
 import pytest
 
-from fbnetv3.nars.algorithm.trial_store import DONE, TRIALS_FILE, TrialStore
+from fbnetv3.nars.algorithm.trial_store import COMPLETED, TRIALS_FILE, TrialStore
 from tests.hardening import process_targets
 from tests.hardening.conftest import SCALE
 from tests.hardening.killing import kill_randomly, wait_for_exit
 from tests.nars.toy import outcome
 
 KILLS = 3 * SCALE
-TRIALS = 30
 
 
 def start_search(forkserver, folder, resume=True):
@@ -29,8 +28,8 @@ def uninterrupted(forkserver, tmp_path_factory):
     return outcome(folder / "out")
 
 
-def completed_trials(folder):
-    """Return the numbers of the completed trials, after an integrity check of the database by SQLite itself."""
+def completed_segments(folder):
+    """Return the numbers of the completed segments of trials, after an integrity check of the database by SQLite itself."""
     file = folder / "out" / TRIALS_FILE
     if not file.exists():
         return set()
@@ -39,7 +38,7 @@ def completed_trials(folder):
         if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
             return set()
     with contextlib.closing(TrialStore(folder / "out")) as store:
-        return {trial.number for trial in store.trials() if trial.status == DONE}
+        return {segment.number for segment in store.segments() if segment.status == COMPLETED}
 
 
 def test_a_killed_search_resumes_to_the_same_result(forkserver, uninterrupted, tmp_path, rng):
@@ -62,12 +61,15 @@ def test_a_killed_search_resumes_to_the_same_result(forkserver, uninterrupted, t
             kills += 1
             kills_during_write += (folder / "out" / f"{TRIALS_FILE}-journal").exists()
             previously_completed = completed
-            completed = completed_trials(folder)
+            completed = completed_segments(folder)
             assert previously_completed <= completed
         assert outcome(folder / "out") == uninterrupted
         calls = (folder / "calls").read_text().split()
-        assert set(map(int, calls)) == set(range(TRIALS))
-        assert len(calls) <= TRIALS + kills - kills_before  # only the trial running at a kill is repeated
+        trials, _ = uninterrupted
+        num_segments = sum(len(trial["segments"]) for trial in trials)
+        assert set(map(int, calls)) == set(range(len(trials)))
+        # Only the segment running at a kill is repeated
+        assert len(calls) <= num_segments + kills - kills_before
         searches += 1
     print(f"searches: {kills} kills, {kills_during_write} of them during a write, {searches} searches")
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fbnetv3.arch import ArchDef, ArchError, compute_cost
 from fbnetv3.config.recipe import Recipe, RecipeError
 from fbnetv3.errors import UserError
-from fbnetv3.nars.algorithm.nars_search import SearchPlan
+from fbnetv3.nars.algorithm.search_plan import SearchPlan
 from fbnetv3.nars.algorithm.search_config import load_search_config
 from fbnetv3.nars.evaluators.evaluator_registry import build_evaluator
 from fbnetv3.nars.space.cost_model import CostModel
@@ -71,11 +71,17 @@ SEARCH = {
     "evaluator": "tests.nars.toy:evaluate",
     "output": "out",
     "epochs": 3,
-    "pool": 50,
+    "pool_size": 50,
+    "evaluations": 9,
+    "initial_trials": 4,
+    "window": 2,
+    "final_share": 0.2,
+    "paper": False,
     "rounds": 2,
-    "batch": 4,
+    "round_size": 4,
     "constraints": {"macs": [0, "4e9"]},
     "columns": {"spent": "tests.nars.toy:spent"},
+    "first_candidates": [],
     "budgets": [{"macs": 3e9}, {"params": [None, 1e9]}],
     "early_stopping_correlation": 0.9,
     "pretraining_labels": ["macs"],
@@ -140,7 +146,7 @@ def test_mutated_spaces(file, text, seed):
 def test_mutated_searches(file, text):
     file.write_text(text)
     try:
-        config = load_search_config(file, ["pool", "20"])
+        config = load_search_config(file, ["pool_size", "20"])
         plan = SearchPlan(config.space, config.settings)
         build_evaluator(config.evaluator, config.settings.evaluator_args)
     except UserError as error:
@@ -176,7 +182,7 @@ def test_mutated_overrides_of_searches(file, pairs, omit_last):
         assert str(error)
     else:
         event("accepted")
-        assert config.settings.batch >= 2
+        assert config.settings.round_size >= 2
 
 
 def test_the_unmutated_search_is_accepted(file):

@@ -15,7 +15,7 @@ from fbnetv3.errors import ExportError
 from fbnetv3.training.run_state.checkpoints import Checkpoints
 from fbnetv3.utils.files import PARTIAL_PREFIX
 from tests.hardening.conftest import SCALE
-from tests.hardening.test_killed_searches import completed_trials
+from tests.hardening.test_killed_searches import completed_segments
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
@@ -113,7 +113,7 @@ from fbnetv3.utils.command_line import run_tool
 from fbnetv3.nars.algorithm.nars_search import search
 from tests.nars.toy import QUICK, SPACE, evaluate
 
-run_tool(lambda _: search(SPACE, evaluate, "{folder}/out", **{{**QUICK, "rounds": 5}}))
+run_tool(lambda _: search(SPACE, evaluate, "{folder}/out", **{{**QUICK, "evaluations": 60}}))
 """
 
 
@@ -125,7 +125,7 @@ def test_search_on_a_full_disk(tmp_path, kilobytes):
     if process.returncode:
         assert_one_line_about_the_full_disk(process)
     if (copy / "out").exists():
-        completed_trials(copy)
+        completed_segments(copy)
 
 
 @pytest.mark.parametrize("kilobytes", disk_sizes(390, largest=400))

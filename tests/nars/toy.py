@@ -1,5 +1,6 @@
-"""A small space, learning curves, and settings with which a search takes a second."""
+"""A small space, learning curves, and settings with which a search takes seconds."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -17,7 +18,10 @@ SPACE = space_from_dict(
     }
 )
 FAST = {"members": 4, "width": 32, "pretrain_epochs": 5, "frozen_epochs": 20, "finetune_epochs": 20}
-QUICK = {"epochs": 6, "rounds": 3, "batch": 10, "pool": 400, "predictor": FAST, "executor": "serial"}
+# 30 full evaluations each: one after another, and in the rounds of Algorithm 1
+_SHARED = {"epochs": 6, "pool_size": 400, "predictor": FAST, "executor": "serial"}
+QUICK = {**_SHARED, "evaluations": 30, "window": 1}
+PAPER_QUICK = {**_SHARED, "paper": True, "rounds": 3, "round_size": 10}
 
 
 def accuracy(candidate):
@@ -41,12 +45,18 @@ def spent(candidates):
 
 
 def outcome(folder):
-    """Return the trials and recommendations in a search's folder, without times."""
-    store = TrialStore(Path(folder))
-    trials = [
-        (t.number, t.round, t.candidate.tolist(), t.epochs, t.status, t.curve) for t in store.trials()
-    ]
-    store.close()
+    """Return the trials, with their segments, and recommendations in a search's folder, without times."""
+    with contextlib.closing(TrialStore(Path(folder))) as store:
+        trials = [
+            {
+                **vars(trial),
+                "candidate": trial.candidate.tolist(),
+                "segments": [
+                    (segment.number, segment.epochs, segment.status) for segment in trial.segments
+                ],
+            }
+            for trial in store.trials()
+        ]
     recommendations = [
         json.loads(path.read_text()) for path in sorted(Path(folder).glob("recommendations/*.json"))
     ]

@@ -10,11 +10,11 @@ SPACE = space_from_dict({"name": "one", "variables": {"a": {"range": [0, 99]}}})
 
 
 def make_attempt(number, epochs=2, folder=None):
-    return TrialAttempt(number, np.array([number]), epochs, epochs, seed=7, folder=folder)
+    return TrialAttempt(number, number, np.array([number]), epochs, epochs, seed=7, folder=folder)
 
 
 def run_attempts(executor, *attempts):
-    """Return outcomes by trial number; never run more attempts at a time than there are slots."""
+    """Return outcomes by number; never run more attempts at a time than there are slots."""
     waiting = list(attempts)
     outcomes = {}
     num_running = 0

@@ -130,15 +130,16 @@ def test_a_search_within_a_latency(table_file, tmp_path):
         "predictor": FAST,
         "num_classes": 10,
         "epochs": 2,
+        "paper": True,
         "rounds": 2,
-        "batch": 8,
+        "round_size": 8,
+        "pool_size": 300,
     }
-    trained = search(space, depth, tmp_path / "out", pool=300, **settings)
+    trained = search(space, depth, tmp_path / "out", **settings)
     result = search(  # trains nothing
         space,
         depth,
         tmp_path / "out",
-        pool=300,
         resume=True,
         latency=str(table_file),
         budgets=[{"latency_ms": fast}, {"latency_ms": slow}],
@@ -177,10 +178,9 @@ def test_the_table_of_a_constraint_must_not_change(table_file, tmp_path):
         "predictor": FAST,
         "num_classes": 10,
         "epochs": 2,
-        "rounds": 1,
-        "batch": 4,
+        "evaluations": 4,
     }
-    settings |= {"pool": 50, "constraints": {"latency_ms": 5}, "latency": str(table_file)}
+    settings |= {"pool_size": 50, "constraints": {"latency_ms": 5}, "latency": str(table_file)}
     search(CIFAR, depth, tmp_path / "out", **settings)
     with table_file.open("a") as f:
         f.write(table_file.read_text().splitlines()[-1] + "\n")
