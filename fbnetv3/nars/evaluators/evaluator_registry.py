@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,13 +17,25 @@ from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.registry import Registry
 from fbnetv3.utils.imports import find_callable
 
-Evaluator = Callable[[Candidate, int], Sequence[float]]
-"""`evaluate(candidate, epochs)` returns the candidate's accuracy after each epoch; higher is better.
+Evaluator = Callable[[Candidate, int], Any]
+"""`evaluate(candidate, epochs)` returns the candidate's accuracy after each epoch from the first; higher is better.
 
-It may have a method `check(candidate)`, called once before the first trial, that raises a UserError if every trial
-would fail. A method `prepare_worker()` is called before each trial, but only in worker processes, whose settings it
-may change.
+The accuracies are a sequence of numbers, a NumPy array or a tensor; a number is enough for one epoch. A trial may be
+paused, and then be asked for again with more epochs. An evaluator that depends on nothing but the candidate and
+`candidate.seed` returns the same accuracies for the epochs before the pause.
+
+An evaluator may have these attributes:
+
+- `continues`: whether it continues a paused trial from where that stopped, with what it has kept in
+  `candidate.folder`. A search then counts only the additional epochs; otherwise it counts all epochs again.
+- `check(candidate)`: called once before the first trial; it raises a UserError if every trial would fail.
+- `prepare_worker()`: called before each trial, but only in worker processes, whose settings it may change.
+- `clean_up(folders)`: called once at the end of a search with the folders of its trials, to delete what was kept there
+  to continue them.
 """
+
+_OPTIONAL_ATTRIBUTES = ("continues", "check", "prepare_worker", "clean_up")
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 EVALUATORS = Registry("evaluator")
 EVALUATORS.add("table", "fbnetv3.nars.evaluators.table_evaluator:TableEvaluator", __file__)
@@ -57,10 +69,16 @@ def build_evaluator(evaluator: str | Evaluator, arguments: Mapping[str, Any] | N
     if not arguments:
         return target
     bound: Any = functools.partial(target, **arguments)
-    for method in ("check", "prepare_worker"):
-        if hasattr(target, method):
-            setattr(bound, method, getattr(target, method))
+    for name in _OPTIONAL_ATTRIBUTES:
+        if hasattr(target, name):
+            setattr(bound, name, getattr(target, name))
     return bound
+
+
+def continues_trials(function: _Function) -> _Function:
+    """Mark an evaluator function, as a decorator, as one that continues paused trials: set its `continues`."""
+    function.continues = True  # type: ignore[attr-defined]
+    return function
 
 
 def evaluator_name(evaluator: str | Evaluator) -> str:
@@ -74,6 +92,7 @@ def evaluator_name(evaluator: str | Evaluator) -> str:
 
 def parse_learning_curve(curve: Any, epochs: int) -> tuple[float, ...]:
     """Parse an evaluator's result as a learning curve, (epochs,); a number is a curve of one epoch."""
+    curve = _to_python(curve)
     try:
         values = np.atleast_1d(np.asarray(() if curve is None else curve, np.float64))
     except (TypeError, ValueError):
@@ -89,3 +108,10 @@ def parse_learning_curve(curve: Any, epochs: int) -> tuple[float, ...]:
             f"the accuracy after epoch {epoch + 1} is {values[epoch]}; return a finite number, or raise an error"
         )
     return tuple(values.tolist())
+
+
+def _to_python(values: Any) -> Any:
+    """Convert arrays and tensors, on any device and with or without gradients, to lists and numbers."""
+    if hasattr(values, "tolist"):
+        return values.tolist()
+    return [_to_python(value) for value in values] if isinstance(values, (list, tuple)) else values

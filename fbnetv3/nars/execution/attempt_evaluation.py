@@ -32,6 +32,7 @@ def evaluate_attempt(context: SearchContext, attempt: TrialAttempt) -> Outcome:
             attempt.vector,
             number=attempt.trial,
             seed=attempt.seed,
+            epochs=attempt.epochs,
             full_epochs=attempt.full_epochs,
             folder=attempt.folder,
             attempt=attempt.failed_attempts,

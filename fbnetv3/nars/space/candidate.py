@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,11 @@ import numpy as np
 from fbnetv3.arch import ArchDef
 from fbnetv3.config.recipe import Recipe
 from fbnetv3.nars.space.search_space import Space
+
+_SHOWN_VALUES = 6  # at most, by `repr`
+_VALUE_REPR = reprlib.Repr()
+_VALUE_REPR.maxstring = _VALUE_REPR.maxother = 20
+_VALUE_REPR.maxlist = _VALUE_REPR.maxtuple = _VALUE_REPR.maxdict = 3
 
 
 class Candidate(Mapping[str, Any]):
@@ -24,7 +30,9 @@ class Candidate(Mapping[str, Any]):
         vector: the candidate, integers (variables,).
         number: number of its trial, from 0.
         seed: random seed for its evaluation.
-        full_epochs: epochs of a full evaluation; a trial that is stopped early is asked for fewer.
+        epochs: epochs to which the trial is trained now, counted from its start; default: `full_epochs`.
+        full_epochs: epochs of a full evaluation. A trial that is paused is asked for fewer, and may be asked for more
+            later.
         folder: folder for the evaluation's files, created on first use.
         attempt: number of earlier attempts that failed.
     """
@@ -35,6 +43,7 @@ class Candidate(Mapping[str, Any]):
         vector: np.ndarray,
         number: int = 0,
         seed: int = 0,
+        epochs: int | None = None,
         full_epochs: int = 1,
         folder: Path | None = None,
         attempt: int = 0,
@@ -43,6 +52,7 @@ class Candidate(Mapping[str, Any]):
         self.vector = np.asarray(vector)
         self.number = number
         self.seed = seed
+        self.epochs = full_epochs if epochs is None else epochs
         self.full_epochs = full_epochs
         self.attempt = attempt
         self._values = space.decode(self.vector)
@@ -58,11 +68,14 @@ class Candidate(Mapping[str, Any]):
         return len(self._values)
 
     def __repr__(self) -> str:
-        return f"Candidate({self._values})"
+        shown = [f"{name}={_format_value(value)}" for name, value in self._values.items()]
+        if len(shown) > _SHOWN_VALUES:
+            shown[_SHOWN_VALUES:] = ["..."]
+        return f"Candidate({self.space.name} {self.number}: {', '.join(shown)})"
 
     @property
     def folder(self) -> Path | None:
-        """Folder for the evaluation's files, including those of an interrupted attempt."""
+        """Folder for the evaluation's files, including those of interrupted attempts and of earlier segments."""
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
         return self._folder
@@ -89,3 +102,7 @@ class Candidate(Mapping[str, Any]):
     def build(self) -> tuple[ArchDef | None, Recipe | None]:
         """Build network and recipe, and raise the errors of `arch` and `recipe`."""
         return self.arch, self.recipe
+
+
+def _format_value(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else _VALUE_REPR.repr(value)

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 
 from fbnetv3.errors import UnknownNameError, UsageError
 from fbnetv3.nars.evaluators.evaluator_registry import (
     EVALUATORS,
     build_evaluator,
+    continues_trials,
     evaluator_name,
     parse_learning_curve,
 )
@@ -42,6 +44,21 @@ def test_a_candidate_is_a_mapping_of_its_values():
     assert values.recipe is None
 
 
+def test_a_candidate_is_trained_in_full_by_default():
+    assert Candidate(SPACE, np.array([2, 1]), full_epochs=9).epochs == 9
+    assert Candidate(SPACE, np.array([2, 1]), full_epochs=9, epochs=3).epochs == 3
+
+
+def test_the_repr_of_a_candidate_is_one_short_line():
+    assert repr(Candidate(SPACE, np.array([2, 1]), number=4)) == "Candidate(two 4: a=2, b='y')"
+    variables = {f"x{i}": {"choices": [0.1 + 0.2, "long" * 20]} for i in range(8)}
+    space = space_from_dict({"name": "wide", "variables": variables})
+    shown = repr(Candidate(space, np.array([0, 1] + [0] * 6)))
+    assert shown == (
+        "Candidate(wide 0: x0=0.3, x1='longlon...longlong', x2=0.3, x3=0.3, x4=0.3, x5=0.3, ...)"
+    )
+
+
 @pytest.mark.parametrize(
     ("evaluator", "arguments", "value"),
     [
@@ -57,18 +74,35 @@ def test_build_evaluator(evaluator, arguments, value):
 
 
 class Checked:
+    continues = True
+
     def check(self, candidate):
         raise UsageError("no data")
+
+    def clean_up(self, folders):
+        return [folder.upper() for folder in folders]
 
     def __call__(self, candidate, epochs, value=0.5):
         return [value] * epochs
 
 
-def test_arguments_keep_the_check_of_an_evaluator():
+def test_arguments_keep_the_optional_parts_of_an_evaluator():
     evaluator = build_evaluator(Checked(), {"value": 2.0})
     assert evaluator(candidate(0, 0), 1) == [2.0]
+    assert evaluator.continues
+    assert evaluator.clean_up(["a"]) == ["A"]
     with pytest.raises(UsageError, match="no data"):
         evaluator.check(candidate(0, 0))
+    assert not hasattr(build_evaluator(constant, {"value": 2.0}), "continues")
+
+
+def test_a_function_can_be_marked_as_continuing_trials():
+    @continues_trials
+    def evaluate(candidate, epochs, value=0.5):
+        return [value] * epochs
+
+    assert build_evaluator(evaluate).continues
+    assert build_evaluator(evaluate, {"value": 2.0}).continues
 
 
 def test_a_registered_evaluator():
@@ -110,6 +144,25 @@ def test_valid_learning_curves():
 
 
 @pytest.mark.parametrize(
+    "curve",
+    [
+        np.array([1.0, 2.5], np.float16),
+        (np.float32(1), np.array(2.5)),
+        torch.tensor([1.0, 2.5], requires_grad=True),
+        torch.tensor([1.0, 2.5], dtype=torch.bfloat16),
+        [torch.tensor(1.0, requires_grad=True), torch.tensor(2.5, dtype=torch.bfloat16)],
+    ],
+)
+def test_learning_curves_may_be_arrays_and_tensors(curve):
+    assert parse_learning_curve(curve, 2) == (1.0, 2.5)
+
+
+@pytest.mark.parametrize("curve", [3, 3.0, np.float64(3), np.array(3.0), torch.tensor(3.0)])
+def test_a_number_is_a_learning_curve_of_one_epoch(curve):
+    assert parse_learning_curve(curve, 1) == (3.0,)
+
+
+@pytest.mark.parametrize(
     ("curve", "error"),
     [
         ([1.0], "returned 1 accuracies; expected one accuracy for each of 2 epochs"),
@@ -118,6 +171,8 @@ def test_valid_learning_curves():
         (None, "returned None; expected one accuracy for each of 2"),
         ("good", "returned 'good'; expected one accuracy"),
         ([1.0, float("nan")], "the accuracy after epoch 2 is nan"),
+        (torch.tensor([1.0, float("nan")]), "the accuracy after epoch 2 is nan"),
+        (torch.ones(1, 2), r"returned \[\[1.0, 1.0\]\]; expected one accuracy"),
         ([float("-inf"), 1.0], "the accuracy after epoch 1 is -inf"),
         ({"top1": 3}, "expected one accuracy for each of 2 epochs"),
     ],
