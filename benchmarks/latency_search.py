@@ -29,8 +29,7 @@ def main():
     )
     parser.add_argument("--table", required=True, help="latency table of this machine")
     parser.add_argument("--budgets", type=float, nargs="+", default=(12, 16, 20, 24), metavar="MS")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=20, help="evaluations per round")
+    parser.add_argument("--evaluations", type=int, default=60, help="full evaluations (default: 60)")
     parser.add_argument("--seconds", type=float, default=3.0, help="duration of each measurement")
     args = parser.parse_args()
     device = load_latency_table(args.table).device
@@ -47,19 +46,18 @@ def main():
             latency=args.table,
             budgets=[{"latency_ms": budget} for budget in args.budgets],
             epochs=task.epochs,
-            rounds=args.rounds,
-            batch=args.batch,
+            evaluations=args.evaluations,
             executor="serial",
         ).recommendations
         archs = [load_arch(recommendation.files.arch) for recommendation in recommendations]
-    print(f"{device}; {args.rounds * args.batch} evaluations, then a network for each budget")
+    print(f"{device}; {args.evaluations} evaluations, and a network for each budget")
     for budget, recommendation, arch in zip(args.budgets, recommendations, archs, strict=True):
         measured = measure_network(runtime, arch, batch=device.batch, seconds=args.seconds).timing
         columns = recommendation.columns
         details = (
             f"predicted {columns['latency_ms']:.2f} ms, measured {measured.median:.2f} ms, "
             f"{columns['macs'] / 1e6:.0f} M MACs, "
-            f"true accuracy {task.true_accuracy(recommendation.candidate.vector):.2f}"
+            f"true accuracy {task.true_value(recommendation.candidate.vector):.2f}"
         )
         report_value(
             f"budget {budget:g} ms over measured latency", budget / measured.median, 1 / 1.05, details

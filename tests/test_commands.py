@@ -48,7 +48,7 @@ TRAINING_OVERRIDES = {
 }
 # Published teachers have ImageNet's 1,000 classes.
 PUBLISHED_TEACHER = "MODEL.NUM_CLASSES 1000 DATA.ROOT datasets/thousand SOLVER.BATCH_SIZE 250"
-SIMULATION = "--pool 200 --batch 6 --rounds 2 --epochs 8 --gpus 2 8 --repeats 1"
+SIMULATION = "--pool-size 200 --round-size 6 --rounds 2 --epochs 8 --gpus 2 8 --repeats 1"
 # Options appended to other scripts, by script and one of its arguments
 SCRIPT_OPTIONS = {
     "make_split.py": "--held-out 10 --train 40",
@@ -62,7 +62,7 @@ SCRIPT_OPTIONS = {
     "inference.py": "--rounds 1 --batches 1 --networks fbnetv3_b --threads 1",
     "roofline.py": "--rounds 1 --threads 1",
     "int8.py": "--rounds 1 --resolution 64 --formats onnx",
-    "latency_search.py": "--table table2.jsonl --budgets 8 --batch 4 --rounds 2 --seconds 0.1",
+    "latency_search.py": "--table table2.jsonl --budgets 8 --evaluations 8 --seconds 0.1",
     "train_step.py": "--rounds 1 --threads 1",
     "import_time.py": "--rounds 1",
     "input_pipeline.py": "--rounds 1 --workers 0",
