@@ -29,7 +29,7 @@ def uninterrupted(forkserver, tmp_path_factory):
 
 
 def completed_segments(folder):
-    """Return the numbers of the completed segments of trials, after an integrity check of the database by SQLite itself."""
+    """Return the numbers of the completed segments, after an integrity check of the database by SQLite itself."""
     file = folder / "out" / TRIALS_FILE
     if not file.exists():
         return set()
