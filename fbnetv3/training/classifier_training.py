@@ -18,6 +18,7 @@ from fbnetv3.data import CorruptImageCounter
 from fbnetv3.errors import UsageError, UserError, WeightsError
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
+    Inputs,
     arch_identity,
     base_lr,
     build_inputs,
@@ -93,12 +94,16 @@ def train(
         return train_classifier(cfg, resume=resume, callbacks=callbacks, progress=False).curve
 
 
-def check_training_config(cfg: CfgNode) -> None:
-    """Check that the architecture, data and registered names in a config exist, without writing anything."""
-    build_inputs(cfg, resolve_arch(cfg, cfg.MODEL.ARCH), torch.device("cpu"))
+def check_training_config(cfg: CfgNode) -> Inputs:
+    """Check that the architecture, data and registered names in a config exist, and return the run's inputs.
+
+    Nothing is written.
+    """
+    inputs = build_inputs(cfg, resolve_arch(cfg, cfg.MODEL.ARCH), torch.device("cpu"))
     loss_from_config(cfg)
     optimizer_from_config(cfg, nn.Linear(1, 1))
     schedule_from_config(cfg)
+    return inputs
 
 
 def train_classifier(

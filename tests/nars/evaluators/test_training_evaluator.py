@@ -1,10 +1,14 @@
 """Training runs as trials of a search: learning curves, interruptions, keys that the search sets."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
-from fbnetv3.arch import configs_folder, get_arch
+from fbnetv3.arch import ArchDef, Row, Stage, configs_folder
+from fbnetv3.arch.block_specs import ACTIVATIONS
 from fbnetv3.config.recipe import Recipe
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.nars.evaluators.training_evaluator import TrainingEvaluator
@@ -12,11 +16,15 @@ from fbnetv3.nars.evaluators.training_evaluator import TrainingEvaluator
 CONFIG = str(configs_folder() / "digits" / "fbnetv3_digits.yaml")
 QUICK = {"SOLVER.WARMUP_EPOCHS": 0, "SOLVER.BATCH_SIZE": 256, "DATA.WORKERS": 0}
 
+TINY = ArchDef(
+    "tiny", (Stage((Row("conv", 8, kernel=3, stride=2), Row("mbpool", 16, expansion=2))),), 16, 16
+)
+
 
 def candidate(folder, **changes):
     folder.mkdir(exist_ok=True)
     values = {
-        "arch": get_arch("fbnetv3_digits"),
+        "arch": TINY,
         "recipe": None,
         "seed": 0,
         "full_epochs": 3,
@@ -32,9 +40,40 @@ def test_a_shorter_trial_is_the_beginning_of_a_full_one(tmp_path):
     assert len(full) == 3
     assert short == full[:2]
     for name in ("checkpoints", "tensorboard"):  # as if killed after the last epoch
-        (tmp_path / "short" / name).mkdir()
-    assert evaluate(candidate(tmp_path / "short"), 2) == short
-    assert not (tmp_path / "short" / "checkpoints").exists()
+        (tmp_path / "full" / name).mkdir()
+    assert evaluate(candidate(tmp_path / "full"), 3) == full
+    assert not (tmp_path / "full" / "checkpoints").exists()
+    assert not (tmp_path / "full" / "tensorboard").exists()
+
+
+def checkpoints(folder):
+    return sorted(path.name for path in (folder / "checkpoints").glob("*"))
+
+
+def test_a_paused_trial_continues_from_its_checkpoint(tmp_path):
+    """Its curve is bit-equal to that of an uninterrupted trial, and no epoch is trained twice."""
+    evaluate = TrainingEvaluator(CONFIG, QUICK)
+    assert evaluate.continues
+    full = evaluate(candidate(tmp_path / "full"), 3)
+    trial = tmp_path / "paused"
+    for epochs in (1, 2):
+        assert evaluate(candidate(trial), epochs) == full[:epochs]
+        assert len(checkpoints(trial)) == 1
+    steps = [entry["step"] for entry in map(json.loads, (trial / "metrics.jsonl").open())]
+    assert evaluate(candidate(trial), 3) == full
+    continued = [entry["step"] for entry in map(json.loads, (trial / "metrics.jsonl").open())]
+    assert continued[: len(steps)] == steps
+    assert "resuming after 2 epochs" in (trial / "log.txt").read_text()
+    assert not checkpoints(trial)
+
+
+def test_checkpoints_of_paused_trials_are_deleted_at_the_end(tmp_path):
+    evaluate = TrainingEvaluator(CONFIG, QUICK)
+    paused = evaluate(candidate(tmp_path / "paused"), 1)
+    evaluate.clean_up([tmp_path / "paused", tmp_path / "never started"])
+    assert not checkpoints(tmp_path / "paused")
+    # A search with a larger budget may still continue it, from the start
+    assert evaluate(candidate(tmp_path / "paused"), 2)[:1] == paused
 
 
 def test_only_worker_processes_keep_freed_memory(tmp_path, monkeypatch):
@@ -80,3 +119,48 @@ def test_check_raises_what_every_trial_would_fail_with(tmp_path):
     nowhere = {**QUICK, "DATA.NAME": "imagefolder", "DATA.ROOT": str(tmp_path / "nowhere")}
     with pytest.raises(DataError, match="nowhere"):
         TrainingEvaluator(CONFIG, nowhere).check(candidate(tmp_path / "x"))
+
+
+def test_check_finds_networks_that_do_not_accept_the_images(tmp_path):
+    """Before the first trial, in one line."""
+    gray = {**QUICK, "MODEL.ARCH": "torchvision/resnet18", "INPUT.RESOLUTION": 32}
+    recipe = candidate(tmp_path / "x", arch=None)
+    with pytest.raises(UsageError, match=r"^torchvision/resnet18 needs RGB images, not MODEL.IN_CHANS 1$"):
+        TrainingEvaluator(CONFIG, gray).check(recipe)
+    color = {"MODEL.IN_CHANS": 3, "INPUT.MEAN": [0.5] * 3, "INPUT.STD": [0.5] * 3}
+    TrainingEvaluator(CONFIG, gray | color).check(recipe)
+
+
+class TwiceTheChannels(nn.Module):
+    def forward(self, x):
+        return torch.cat([x, x], 1)
+
+
+def test_check_finds_blocks_that_do_not_fit_together(tmp_path):
+    ACTIVATIONS.register(TwiceTheChannels, name="twice")
+    try:
+        rows = (Row("conv", 8, kernel=3, stride=2, act="twice"), Row("mbpool", 16, expansion=2))
+        own = candidate(tmp_path / "x", arch=ArchDef("mine", (Stage(rows),), 32, 32))
+        error = "^mine does not accept images of 1 channels and 32 pixels .RuntimeError: .* 16 channels"
+        with pytest.raises(UsageError, match=error):
+            TrainingEvaluator(CONFIG, QUICK).check(own)
+    finally:
+        ACTIVATIONS.remove("twice")
+
+
+def test_check_does_not_change_the_random_state(tmp_path):
+    state = torch.get_rng_state()
+    TrainingEvaluator(CONFIG, QUICK).check(candidate(tmp_path / "x"))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("resolution", "channels"), [(288, 8), (128, 512)])
+def test_check_does_not_run_large_networks(tmp_path, resolution, channels):
+    ACTIVATIONS.register(TwiceTheChannels, name="twice")
+    try:
+        stem = Row("conv", channels, kernel=3, stride=1, act="twice")
+        rows = (stem, Row("conv", channels, kernel=5), Row("mbpool", 16, expansion=2))
+        own = candidate(tmp_path / "x", arch=ArchDef("mine", (Stage(rows),), resolution, resolution))
+        TrainingEvaluator(CONFIG, QUICK).check(own)  # no error, as its blocks are not run
+    finally:
+        ACTIVATIONS.remove("twice")
