@@ -154,7 +154,7 @@ class Search:
             seed=trial_seed(settings.seed, trial.number),
             epochs=segment.epochs,
             full_epochs=settings.epochs,
-            folder=self.folder / "trials" / f"{trial.number:05d}",
+            folder=store.trial_folder(trial.number),
         )
 
     def _asked_segment(self, store: TrialStore, candidate: Candidate) -> Segment:

@@ -101,6 +101,8 @@ def _run_stages(
     )
     with open_executor(settings.executor, SearchContext(plan.space, evaluate), options) as executor:
         runner.run(executor)
+    if runner.is_complete and hasattr(evaluate, "clean_up"):
+        evaluate.clean_up([store.trial_folder(trial.number) for trial in runner.trials])
     epoch = comparison_epoch(runner.trials, settings.epochs)
     if sum(len(trial.curve) >= epoch for trial in runner.trials) < MIN_TRIALS:
         runner.fail(f"fewer than {MIN_TRIALS} trials were successful")

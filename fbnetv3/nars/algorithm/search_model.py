@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import t as student_t
 
 from fbnetv3.nars.algorithm.acquisition import log_expected_improvement
 from fbnetv3.nars.algorithm.history import History, stack_candidates
@@ -21,6 +21,7 @@ State = Mapping[str, Sequence[float]]
 
 _FROM_CANDIDATE = "0"
 _GAINS = "gains"
+_DEGREES_OF_FREEDOM = 4
 FINALS = "finals"
 """Key of the state: how many final proposals there were for each budget."""
 
@@ -111,12 +112,12 @@ class SearchModel:
     def chance_to_exceed(self, trial: Trial, value: float) -> float:
         """Return the probability that a paused trial ends above a transformed value."""
         mean, std = self.forecasts[trial.number]
-        return float(norm.sf(value, mean, std))
+        return float(_chance(mean, std, value))
 
     def hopeless_share(self, epoch: int, min_chance: float) -> float:
         """Return the share of completed trials that would have been stopped after `epoch` epochs."""
         forecast = self.forecaster(epoch).leave_one_out()
-        chances = norm.sf(self.best, forecast.mean, forecast.std)
+        chances = _chance(forecast.mean, forecast.std, self.best)
         return float(np.mean(chances < min_chance))
 
     @property
@@ -167,3 +168,8 @@ class SearchModel:
         """Return the candidates of all trials with a result, best posterior mean first, integers (N, variables)."""
         candidates = stack_candidates([trial for trial in self.history.trials if trial.curve])
         return candidates[np.argsort(-self.process.predict(candidates).mean, kind="stable")]
+
+
+def _chance(mean: float | np.ndarray, std: float | np.ndarray, value: float) -> np.ndarray:
+    """Return the probability of exceeding a value; its heavy tails allow for trials unlike those before."""
+    return student_t.sf((value - mean) / std, _DEGREES_OF_FREEDOM)

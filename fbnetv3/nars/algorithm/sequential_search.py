@@ -30,7 +30,7 @@ _HYPOTHESIS_DEVIATION = 0.7
 # Early stopping: shares of a full evaluation after which trials may be paused, and the chance to become the best below
 # which they are; trials that ran to the end before it starts; share of later ones that do, so that forecasts stay
 # honest
-_STOPS = (0.25, 0.5)
+_STOPS = (0.25, 0.375, 0.5, 0.7)
 _MIN_CHANCE = 0.01
 _MIN_CURVES = 12
 _UNSTOPPED_SHARE = 0.1

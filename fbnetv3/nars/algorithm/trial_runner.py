@@ -28,6 +28,7 @@ from fbnetv3.nars.space.search_space import Space
 _POLL_SECONDS = 1.0
 _SHOWN_ERRORS = 3
 _SEEDS = 2**31
+_ROUNDING = 1e-5
 
 
 class SearchError(UserError):
@@ -71,7 +72,8 @@ class TrialRunner:
         self.trials = store.trials()
         self._seconds_per_epoch: deque[float] = deque(maxlen=50)
         self._slots = 1
-        self._is_complete = False  # whether there is nothing more to propose
+        self.is_complete = False  # whether there is nothing more to propose
+        self._has_warned = False  # whether the user knows that values of earlier epochs have changed
         self._is_stopped = False  # whether the callback has ended the search
 
     def run(self, executor: Executor) -> None:
@@ -134,10 +136,10 @@ class TrialRunner:
         number = sum(len(trial.segments) for trial in self.trials)
         required = self.proposer.num_required(number)
         ended = {segment.number for trial in self.trials for segment in trial.segments if segment.has_ended}
-        if self._is_complete or not ended.issuperset(range(required)):
+        if self.is_complete or not ended.issuperset(range(required)):
             return []
         proposals = self.proposer.propose(visible_history(self.trials, self.settings.epochs, required))
-        self._is_complete = not proposals
+        self.is_complete = not proposals
         segments = self.store.add(proposals, self.space.decode)
         if segments:
             self.trials = self.store.trials()
@@ -154,7 +156,7 @@ class TrialRunner:
             epochs=segment.epochs,
             full_epochs=self.settings.epochs,
             seed=trial_seed(self.settings.seed, trial.number),
-            folder=self.store.folder / "trials" / f"{trial.number:05d}",
+            folder=self.store.trial_folder(trial.number),
             failed_attempts=segment.attempts,
         )
 
@@ -163,6 +165,7 @@ class TrialRunner:
         retry = False
         message = ""
         if outcome.curve is not None:
+            message = self._compare_curves(self._find_trial(outcome.number), outcome.curve)
             segment = self.store.complete(outcome.number, outcome.curve, outcome.seconds)
         else:
             assert outcome.error is not None
@@ -176,6 +179,19 @@ class TrialRunner:
             self._seconds_per_epoch.append(outcome.seconds / (segment.epochs - max(ends, default=0)))
         self.report_progress(message, ended=None if retry else trial)
         return retry
+
+    def _compare_curves(self, trial: Trial, curve: tuple[float, ...]) -> str:
+        """Return a warning if the values before a trial was paused have changed, unless there was one before."""
+        earlier = np.array(trial.curve)
+        repeated = np.array(curve[: len(earlier)])
+        if self._has_warned or np.allclose(repeated, earlier, rtol=_ROUNDING, atol=_ROUNDING):
+            return ""
+        self._has_warned = True
+        difference = np.abs(repeated - earlier).max()
+        return (
+            f"trial {trial.number}: the values up to epoch {len(earlier)}, where it was paused, now differ by up to "
+            f"{difference:.3g} and are replaced. An evaluator should depend only on the candidate and its seed"
+        )
 
     def _find_trial(self, segment_number: int) -> Trial:
         return next(

@@ -176,6 +176,10 @@ class TrialStore:
                 "use the fbnetv3 that wrote it, or choose a different folder"
             )
 
+    def trial_folder(self, number: int) -> Path:
+        """Return the folder for the files of a trial's evaluation."""
+        return self.folder / "trials" / f"{number:05d}"
+
     def close(self) -> None:
         """Close the file."""
         self._connection.close()

@@ -16,7 +16,7 @@ from fbnetv3.nars.predictor.gaussian_process import GaussianProcess, Prediction
 from fbnetv3.nars.space.search_space import Space
 
 # Forecasts of trials unlike those before miss by more than leave-one-out forecasts do
-_SAFETY_FACTOR = 1.5
+_SAFETY_FACTOR = 1.25
 
 
 class CurveForecaster:
