@@ -14,6 +14,7 @@ from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.history import visible_history
 from fbnetv3.nars.algorithm.progress import rank_trials
 from fbnetv3.nars.algorithm.resume import start_or_resume
+from fbnetv3.nars.algorithm.search_model import SearchModel
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
 from fbnetv3.nars.algorithm.search_result import MIN_TRIALS, SearchResult, conclude_search
 from fbnetv3.nars.algorithm.search_settings import SearchSettings, parse_settings
@@ -82,6 +83,15 @@ class Search:
         if not ranked:
             raise UsageError(f"{self.folder}: no trial has reached the last epoch yet")
         return ranked[0]
+
+    @property
+    def incumbent(self) -> Trial:
+        """The completed trial with the best posterior mean: its measured value with the noise averaged out."""
+        history = visible_history(self.trials, self._plan.settings.epochs)
+        if len(history.completed) < MIN_TRIALS:
+            return self.best
+        model = SearchModel(self.space, history, self._plan.settings.sign)
+        return history.completed[int(np.argmax(model.completed_means))]
 
     def ask(self, count: int = 1) -> list[Candidate]:
         """Return up to `count` candidates to evaluate, each to its `epochs`; none if the search is over.
