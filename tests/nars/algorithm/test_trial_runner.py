@@ -1,0 +1,104 @@
+"""Trials in segments: what evaluators continue, what they repeat, and what they delete at the end."""
+
+import contextlib
+
+import pytest
+
+from fbnetv3.nars.algorithm.nars_search import search
+from fbnetv3.nars.algorithm.search_settings import SearchSettings
+from fbnetv3.nars.algorithm.trial_runner import TrialRunner
+from fbnetv3.nars.algorithm.trial_store import Proposal, TrialStore
+from fbnetv3.nars.execution.attempts import SearchContext
+from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
+from tests.nars.toy import QUICK, SPACE, evaluate
+
+
+class Continues:
+    """Keeps the epoch that a trial has reached in its folder."""
+
+    continues = True
+
+    def __init__(self):
+        self.trained_epochs = 0
+        self.cleaned_up = []
+
+    def __call__(self, candidate, epochs):
+        state = candidate.folder / "epoch"
+        start = int(state.read_text()) if state.exists() else 0
+        self.trained_epochs += epochs - start
+        state.write_text(str(epochs))
+        return evaluate(candidate, epochs)
+
+    def clean_up(self, folders):
+        self.cleaned_up += [*folders]
+
+
+def test_a_continued_trial_costs_only_the_epochs_that_are_left(tmp_path):
+    evaluator = Continues()
+    result = search(SPACE, evaluator, tmp_path, **QUICK)
+    assert any(trial.epochs < QUICK["epochs"] for trial in result.trials)
+    assert evaluator.trained_epochs == sum(trial.epochs for trial in result.trials)
+    assert evaluator.trained_epochs <= QUICK["epochs"] * QUICK["evaluations"]
+    # Each trial's files once, when no trial is continued anymore
+    assert evaluator.cleaned_up == [tmp_path / "trials" / f"{n:05d}" for n in range(len(result.trials))]
+
+
+def test_trials_of_a_search_that_was_stopped_can_still_be_continued(tmp_path):
+    evaluator = Continues()
+    search(SPACE, evaluator, tmp_path, on_progress=lambda progress: len(progress.trials) < 5, **QUICK)
+    assert evaluator.trained_epochs and not evaluator.cleaned_up
+
+
+class TwoSegments:
+    """Trains two candidates to the second epoch, then both to the third."""
+
+    proposals = (
+        Proposal(2, SPACE.encode(dict.fromkeys(("x0", "x1", "x2", "x3"), 0) | {"kind": "a", "lr": 1})),
+        Proposal(2, SPACE.encode(dict.fromkeys(("x0", "x1", "x2", "x3"), 1) | {"kind": "a", "lr": 1})),
+        Proposal(3, trial=0),
+        Proposal(3, trial=1),
+    )
+
+    def num_required(self, number):
+        return number
+
+    def propose(self, history):
+        return list(self.proposals[history.num_segments : history.num_segments + 1])
+
+
+def run_two_segments(evaluator, folder):
+    """Return the messages and the trials."""
+    messages = []
+    settings = SearchSettings(epochs=3)
+    with contextlib.closing(TrialStore(folder, create=True)) as store:
+        runner = TrialRunner(
+            settings, SPACE, TwoSegments(), store, 6, lambda progress: messages.append(progress.message)
+        )
+        with open_executor("serial", SearchContext(SPACE, evaluator), ExecutorOptions()) as executor:
+            runner.run(executor)
+    return [message for message in messages if message], runner.trials
+
+
+def test_values_that_change_when_a_trial_is_run_again_replace_the_old_with_one_warning(tmp_path):
+    calls = []
+
+    def noisy(candidate, epochs):
+        calls.append(candidate.number)
+        return [10.0 + 0.25 * len(calls)] * epochs
+
+    messages, trials = run_two_segments(noisy, tmp_path)
+    assert calls == [0, 1, 0, 1]
+    assert [trial.curve for trial in trials] == [(10.75,) * 3, (11.0,) * 3]
+    (message,) = messages
+    assert message.startswith(
+        "trial 0: the values up to epoch 2, where it was paused, now differ by up to 0.5"
+    )
+
+
+@pytest.mark.parametrize("rounding", [0, 1e-7])
+def test_equal_values_of_a_repeated_trial_are_no_reason_for_a_warning(tmp_path, rounding):
+    def nearly_equal(candidate, epochs):
+        return [10.0 * (1 + rounding * epochs)] * epochs
+
+    messages, _ = run_two_segments(nearly_equal, tmp_path)
+    assert not messages
