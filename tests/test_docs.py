@@ -124,7 +124,7 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     source = NOTEBOOK.read_text()
-    shorter = {"batch=8": "batch=4", "epochs=5": "epochs=2"}
+    shorter = {"evaluations=16": "evaluations=8", "epochs=5": "epochs=2"}
     shorter |= {f'EPOCHS\\", \\"{epochs}': 'EPOCHS\\", \\"2' for epochs in (6, 8)}
     for long, short in shorter.items():
         assert long in source
