@@ -28,6 +28,7 @@ class PaperSearch:
     num_rounds: int
     round_size: int
     early_stopping_correlation: float | None
+    early_stopping_confidence: float | None
     _predictors: list[AccuracyPredictor] = field(default_factory=list)
 
     def num_required(self, number: int) -> int:
@@ -69,7 +70,11 @@ class PaperSearch:
         if self.early_stopping_correlation is None or self.num_rounds == 1:
             return self.epochs
         curves = [trial.curve for trial in trials if trial.round == 0 and len(trial.curve) == self.epochs]
-        return stopping_epoch(np.array(curves).reshape(-1, self.epochs), self.early_stopping_correlation)
+        return stopping_epoch(
+            np.array(curves).reshape(-1, self.epochs),
+            self.early_stopping_correlation,
+            self.early_stopping_confidence,
+        )
 
     def _predictor(self) -> AccuracyPredictor:
         """Return the pretrained predictor."""

@@ -38,7 +38,14 @@ _NOT_IN_FINGERPRINT = {
     *("evaluations", "final_share", "rounds", "max_trials", "max_seconds", "min_gain"),
 }
 # Settings that matter only for Algorithm 1, or only without it
-_ONLY_PAPER = {"pool_size", "round_size", "early_stopping_correlation", "predictor", "pretraining_labels"}
+_ONLY_PAPER = {
+    "pool_size",
+    "round_size",
+    "early_stopping_correlation",
+    "early_stopping_confidence",
+    "predictor",
+    "pretraining_labels",
+}
 _ONLY_SEQUENTIAL = {"initial_trials", "first_candidates", "window", "early_stopping"}
 _MAX_CHECKED = 200  # maximum number of candidates that are built as a check before the search starts
 _CHECK_POOL = 1000  # candidates that together have most values of the variables
@@ -85,6 +92,7 @@ class SearchPlan:
                 settings.num_rounds(self.space),
                 settings.round_size,
                 settings.early_stopping_correlation,
+                settings.early_stopping_confidence,
             )
         return SequentialSearch(
             constraints=self.constraints,

@@ -131,6 +131,7 @@ class SearchSettings:
     rounds: int | None = integer_field(None, 1)
     round_size: int = integer_field(48, 2)
     early_stopping_correlation: float | None = number_field(MIN_RANK_CORRELATION, -1, 1, optional=True)
+    early_stopping_confidence: float | None = number_field(0.95, 0.5, 0.9999, optional=True)
     seed: int = integer_field(0, 0, 2**32 - 1)
     predictor: PredictorSettings = PredictorSettings()
     evolution: EvolutionSettings = EvolutionSettings()

@@ -208,7 +208,7 @@ def test_simulated_rounds_are_those_of_the_search(seed, tmp_path):
 
     settings = SearchSettings(epochs=10, retries=1, max_failures=36)
     space = Space("pool", (Variable("number", range(40), False),))
-    proposer = PaperSearch(np.arange(40)[:, None], PoolOrderPredictor, 10, 3, 12, 0.92)
+    proposer = PaperSearch(np.arange(40)[:, None], PoolOrderPredictor, 10, 3, 12, 0.92, None)
     store = TrialStore(tmp_path, create=True)
     executor = VirtualTimeExecutor(5, result.attempts, curve)
     TrialRunner(settings, space, proposer, store, 360, lambda progress: None).run(executor)
