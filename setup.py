@@ -8,7 +8,7 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").read_text())[1]
 
-SEARCH = ["ray>=2"]
+SEARCH = ["plotly", "ray>=2"]
 EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript"]
 BENCHMARKS = ["openvino", "optuna", "pymoo", "smac", "timm"]
 PEERS = ["neural-pipeline-search"]
@@ -52,7 +52,7 @@ setup(
     ],
     package_dir={"fbnetv3.model_zoo_data": "model_zoo", "fbnetv3.configs": "configs"},
     package_data={
-        "fbnetv3": ["py.typed", "nars/report/*.html"],
+        "fbnetv3": ["py.typed", "nars/report/page/*"],
         "fbnetv3.model_zoo_data": ["entries.yaml", "weights/*.pth"],
         "fbnetv3.configs": ["**/*.yaml"],
     },

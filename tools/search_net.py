@@ -11,21 +11,26 @@ from pathlib import Path
 from fbnetv3.nars.algorithm.nars_search import search
 from fbnetv3.nars.algorithm.search_config import load_search_config
 from fbnetv3.nars.report.html_report import write_report
-from fbnetv3.nars.report.progress_table import ProgressTable, describe_search
+from fbnetv3.nars.report.progress_table import ProgressTable, format_prediction
+from fbnetv3.nars.report.report_watcher import watch_search
+from fbnetv3.nars.report.saved_search import load
 from fbnetv3.nars.report.search_analysis import save_analysis
-from fbnetv3.utils.command_line import ArgumentParser, run_tool
+from fbnetv3.nars.report.search_status import describe_search
+from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 OTHER_COMMANDS = """
 other commands:
   search_net.py status FOLDER   show the progress of a running or finished search
-  search_net.py report FOLDER   rewrite the HTML report of a search
+  search_net.py report FOLDER   rewrite the HTML report of a search; with --csv FILE, write its trials as a table
+  search_net.py watch FOLDER    rewrite the HTML report of a running search until it finishes
 """
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
-    if argv and argv[0] in ("status", "report"):
-        show_search(*argv)
+    command, *rest = argv or [""]
+    if command in COMMANDS:
+        COMMANDS[command](rest)
     else:
         start_search(argv)
 
@@ -50,7 +55,7 @@ def start_search(argv: Sequence[str]) -> None:
         help="address of a Ray cluster (default: start Ray on this machine)",
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="KEY VALUE", help="settings to change, such as rounds 3"
+        "overrides", nargs="*", metavar="KEY VALUE", help="settings to change, such as evaluations 50"
     )
     args = parser.parse_intermixed_args(argv)
     # --executor and --address set the settings of the same names
@@ -71,21 +76,46 @@ def start_search(argv: Sequence[str]) -> None:
     for recommendation in result.recommendations:
         files = recommendation.files
         columns = ", ".join(f"{name} {value:,.6g}" for name, value in recommendation.columns.items())
-        print(f"{files.name}: predicted {recommendation.predicted:.4g}; {columns}")
+        prediction = format_prediction(recommendation.predicted, recommendation.predicted_std)
+        value = f"predicted {prediction}"
+        if recommendation.measured is not None:
+            value = f"measured {recommendation.measured:.5g}, {value}"
+        print(f"{files.name}: {value}; {columns}")
         print(f"  {files.config or files.provenance}")
     save_analysis(result)
     print(f"report: {write_report(folder)}")
 
 
-def show_search(command: str, *argv: str) -> None:
-    descriptions = {
-        "status": "Show the progress of a search.",
-        "report": "Rewrite the HTML report of a search.",
-    }
-    parser = ArgumentParser(prog=f"search_net.py {command}", description=descriptions[command])
+def show_status(argv: Sequence[str]) -> None:
+    parser = build_parser("status", "Show the progress of a search.")
+    print(describe_search(parser.parse_args(argv).folder))
+
+
+def rewrite_report(argv: Sequence[str]) -> None:
+    parser = build_parser("report", "Rewrite the HTML report of a search.")
+    parser.add_argument("--csv", metavar="FILE", help="also write a table of all trials to this file")
+    args = parser.parse_args(argv)
+    print(write_report(args.folder))
+    if args.csv:
+        print(load(args.folder).write_csv(args.csv))
+
+
+def watch(argv: Sequence[str]) -> None:
+    parser = build_parser("watch", "Rewrite the HTML report of a running search until it finishes.")
+    parser.add_argument(
+        "--seconds", type=positive_int, default=10, metavar="N", help="time between two versions"
+    )
+    args = parser.parse_args(argv)
+    watch_search(args.folder, args.seconds)
+
+
+def build_parser(command: str, description: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=f"search_net.py {command}", description=description)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of a search")
-    folder = parser.parse_args(argv).folder
-    print(describe_search(folder) if command == "status" else write_report(folder))
+    return parser
+
+
+COMMANDS = {"status": show_status, "report": rewrite_report, "watch": watch}
 
 
 if __name__ == "__main__":

@@ -1,131 +1,119 @@
-"""Progress of a search as a table: live on the terminal, and from a search's folder."""
+"""Progress of a running search: one line for each trial that ends and, on a terminal, a bar below them."""
 
 from __future__ import annotations
 
+import math
 import sys
-import time
-from pathlib import Path
 from typing import TextIO
 
-from tabulate import tabulate
+from tqdm import tqdm
 
-from fbnetv3.nars.algorithm.rounds import SearchProgress, predictor_error, rank_trials
-from fbnetv3.nars.algorithm.trial_store import DONE, FAILED, FINISHED, RUNNING, STOPPED_BY_FAILURES, WAITING
-from fbnetv3.nars.report.search_record import SearchRecord, read_search_record
+from fbnetv3.nars.algorithm.progress import SearchProgress
+from fbnetv3.nars.algorithm.trial_store import FAILED, RUNNING, Trial
 from fbnetv3.utils.text import format_duration
 
-# Columns of the live table and their widths
+# Columns and their widths
 _WIDTHS = {
-    "round": 7,
-    "epochs": 6,
-    "done": 9,
-    "failed": 6,
-    "running": 7,
-    "best": 9,
-    "error": 8,
-    "time left": 9,
+    "trial": 5,
+    "phase": 8,
+    "epochs": 7,
+    "value": 9,
+    "predicted": 18,
+    "best so far": 17,
+    "seconds": 8,
 }
 _STAGES = {
     "pretraining": "pretraining the predictor on architecture statistics",
-    "evolution": "searching for the best candidate within each budget",
+    "evolution": "choosing a candidate for each budget",
     "done": "search finished",
 }
-_SECONDS_BETWEEN_LINES = 60.0  # between lines if the output is not a terminal
-_MAX_FAILURES_SHOWN = 10
-_CLEAR_LINE = "\x1b[K"
+_MAX_DECIMALS = 6
+_BAR_FORMAT = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} epochs{postfix}"
 
 
 class ProgressTable:
     """Prints the progress of a search; call it with each `SearchProgress`.
 
-    On a terminal the last line is updated as trials end. Elsewhere a line is printed when a round ends, and once a
-    minute.
+    A trial has a line when it ends, and another one if it is continued later. Its value is that after its last epoch,
+    its prediction is the one made when it was proposed. On a terminal, a bar shows the epochs of all trials.
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stdout
-        self.is_terminal = self.stream.isatty()
+        self._bar: tqdm | None = None
         self._has_header = False
-        self._last_line_time = 0.0
         self._stage = ""
 
     def __call__(self, progress: SearchProgress) -> None:
-        """Print the progress."""
+        """Print what has happened."""
+        if progress.stage == "trials" and not self._has_header:
+            self._print_header(progress)
         if progress.message:
             self._print_line(progress.message)
-        if progress.stage == "trials":
-            self._show_trials(progress)
-        elif progress.stage != self._stage:
+        if progress.stage != self._stage and progress.stage in _STAGES:
+            self._close_bar()
             self._print_line(_STAGES[progress.stage])
+        elif progress.ended is not None and progress.ended.status != FAILED:
+            self._print_line(_format_trial(progress.ended, progress))
+        if progress.stage == "trials":
+            self._update_bar(progress)
         self._stage = progress.stage
 
-    def _show_trials(self, progress: SearchProgress) -> None:
-        if not self._has_header:
-            self._print_line("  ".join(f"{name:>{width}}" for name, width in _WIDTHS.items()))
-            self._has_header = True
-        row = _format_row(progress)
-        # On a terminal, the row of a running round is overwritten
-        if progress.round_complete:
-            self._print_line(row)
-        elif self.is_terminal:
-            self.stream.write(f"\r{row}{_CLEAR_LINE}")
-            self.stream.flush()
-        elif time.monotonic() - self._last_line_time > _SECONDS_BETWEEN_LINES:
-            self._print_line(row)
+    def _print_header(self, progress: SearchProgress) -> None:
+        if progress.epochs_done:
+            epochs = f"{progress.epochs_done} of {progress.epochs_planned} epochs"
+            self._print_line(f"resuming a search with {len(progress.trials)} trials, {epochs}")
+        self._print_line(_format_row(tuple(_WIDTHS)))
+        self._has_header = True
 
     def _print_line(self, text: str) -> None:
-        self.stream.write(f"\r{text}{_CLEAR_LINE}\n" if self.is_terminal else f"{text}\n")
+        tqdm.write(text, file=self.stream)
         self.stream.flush()
-        self._last_line_time = time.monotonic()
+
+    def _update_bar(self, progress: SearchProgress) -> None:
+        if not self.stream.isatty():
+            return
+        if self._bar is None:
+            self._bar = tqdm(file=self.stream, bar_format=_BAR_FORMAT, dynamic_ncols=True, leave=False)
+        self._bar.total = max(progress.epochs_planned, progress.epochs_done)
+        self._bar.n = progress.epochs_done
+        counts = [f"{count} {status}" for status in (RUNNING, FAILED) if (count := progress.count(status))]
+        if progress.seconds_left is not None:
+            counts.append(f"{format_duration(progress.seconds_left)} left")
+        self._bar.set_postfix_str(", ".join(counts))
+
+    def _close_bar(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
 
 
-def _format_row(progress: SearchProgress) -> str:
-    cells = (
-        f"{progress.round + 1}/{progress.num_rounds}",
-        f"{progress.epochs}",
-        f"{progress.count(DONE)}/{len(progress.trials)}",
-        f"{progress.count(FAILED)}",
-        f"{progress.count(RUNNING)}",
-        _format_number(progress.best_accuracy),
-        _format_number(progress.predictor_error),
-        "" if progress.seconds_left is None else format_duration(progress.seconds_left),
-    )
+def _format_row(cells: tuple[str, ...]) -> str:
     return "  ".join(f"{cell:>{width}}" for cell, width in zip(cells, _WIDTHS.values(), strict=True))
 
 
-def _format_number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
+def _format_trial(trial: Trial, progress: SearchProgress) -> str:
+    best = progress.best
+    return _format_row(
+        (
+            str(trial.number),
+            trial.phase,
+            f"{len(trial.curve)}/{progress.full_epochs}",
+            f"{trial.curve[-1]:.5g}",
+            format_prediction(trial.predicted, trial.predicted_std),
+            "" if best is None else f"{best.value(progress.full_epochs):.5g} (trial {best.number})",
+            f"{trial.segments[-1].seconds or 0:.1f}",
+        )
+    )
 
 
-def describe_search(folder: Path) -> str:
-    """Describe the state of the search in a folder, with a table of its rounds."""
-    record = read_search_record(folder)
-    state = "finished" if record.metadata.get(FINISHED) else "not finished"
-    if record.metadata.get(STOPPED_BY_FAILURES):
-        state = "stopped by failures"
-    space = record.settings.get("space", "a search")
-    lines = [
-        f"{folder}: {space}, evaluator {record.settings.get('evaluator')}, {state}",
-        "",
-        _round_table(record),
-    ]
-    failed = [trial for trial in record.trials if trial.status == FAILED]
-    lines += [f"trial {trial.number} failed: {trial.error}" for trial in failed[:_MAX_FAILURES_SHOWN]]
-    if len(failed) > _MAX_FAILURES_SHOWN:
-        lines.append(f"... and {len(failed) - _MAX_FAILURES_SHOWN} more failed trials")
-    return "\n".join(lines)
-
-
-def _round_table(record: SearchRecord) -> str:
-    epoch = record.comparison_epoch
-    statuses = (DONE, FAILED, RUNNING, WAITING)
-    headers = ["round", "epochs", *statuses, f"best after epoch {epoch}", "predictor's error", "hours"]
-    rows = []
-    for number, trials in enumerate(record.rounds, 1):
-        counts = [sum(trial.status == status for trial in trials) for status in statuses]
-        ranked = rank_trials(trials, epoch)
-        best = f"{ranked[0].accuracy(epoch):.4g} (trial {ranked[0].number})" if ranked else ""
-        hours = sum(trial.seconds or 0 for trial in trials) / 3600
-        error = _format_number(predictor_error(ranked, epoch))
-        rows.append([number, trials[0].epochs, *counts, best, error, f"{hours:.2f}"])
-    return tabulate(rows, headers, disable_numparse=True)
+def format_prediction(mean: float | None, std: float | None) -> str:
+    """Format a prediction as "77.1 ± 0.4": two digits of the deviation, and as many decimals of the mean."""
+    if mean is None:
+        return ""
+    if not std:
+        return f"{mean:.5g}"
+    decimals = max(0, 1 - math.floor(math.log10(std)))
+    if decimals > _MAX_DECIMALS:
+        return f"{mean:.4g} ± {std:.2g}"
+    return f"{mean:.{decimals}f} ± {std:.{decimals}f}"

@@ -1,0 +1,1 @@
+"""Charts of a search: static figures, and data for plotly.js."""

@@ -1,0 +1,56 @@
+"""Data that several figures and charts of a search's report show."""
+
+from __future__ import annotations
+
+from fbnetv3.nars.algorithm.trial_store import Trial
+from fbnetv3.nars.report.saved_search import SavedSearch
+
+
+def shown_value(search: SavedSearch, trial: Trial) -> float:
+    """Return a trial's value after the epoch at which trials are compared, or after its last one if that is earlier."""
+    return trial.value(min(search.comparison_epoch, len(trial.curve)))
+
+
+def best_so_far(search: SavedSearch) -> tuple[list[int], list[float]]:
+    """Return the numbers of the trials that were better than all before, and of the last one, and the best values."""
+    epoch = search.comparison_epoch
+    numbers: list[int] = []
+    values: list[float] = []
+    for trial in sorted(search.ranked, key=lambda trial: trial.number):
+        value = trial.value(epoch)
+        if not values or search.sign * (value - values[-1]) > 0:
+            numbers.append(trial.number)
+            values.append(value)
+    if numbers:
+        numbers.append(search.trials[-1].number)
+        values.append(values[-1])
+    return numbers, values
+
+
+def predicted_trials(search: SavedSearch) -> list[Trial]:
+    """Return the trials with both a prediction and the value that it predicted."""
+    return [trial for trial in search.ranked if trial.predicted is not None]
+
+
+def trial_costs(search: SavedSearch) -> tuple[str | None, dict[int, float]]:
+    """Return the cost column that the report shows, and each trial's cost by its number; None without columns."""
+    columns = search.columns
+    column = search.analysis.get("cost_column")
+    if column not in columns:
+        bounded = [name for budget in search.settings.get("budgets", ()) for name in budget]
+        column = next((name for name in [*bounded, *columns] if name in columns), None)
+    if column is None:
+        return None, {}
+    return column, {
+        trial.number: float(cost) for trial, cost in zip(search.trials, columns[column], strict=True)
+    }
+
+
+def reference_points(search: SavedSearch, column: str) -> list[tuple[str, float, float]]:
+    """Return name, cost and value of each reference network for which the cost is known."""
+    networks = search.settings.get("reference_networks", {})
+    return [
+        (name, network[column], network["accuracy"])
+        for name, network in networks.items()
+        if column in network
+    ]
