@@ -46,6 +46,11 @@ def load_search_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -
                 data[key] = resolve_in_folder(data[key], folder)
         for key in ("evaluator_args", "training_config"):
             data[key] = _resolve_files(data.get(key) or {}, folder)
+        if isinstance(data.get("warm_start"), list):
+            data["warm_start"] = [
+                resolve_in_folder(source, folder) if isinstance(source, str) else source
+                for source in data["warm_start"]
+            ]
         space = data.pop("space")
         evaluator = data.pop("evaluator")
         output = data.pop("output", None) or f"output/{path.stem}"

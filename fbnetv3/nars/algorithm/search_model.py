@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from scipy.stats import t as student_t
@@ -11,10 +11,14 @@ from scipy.stats import t as student_t
 from fbnetv3.nars.algorithm.acquisition import log_expected_improvement
 from fbnetv3.nars.algorithm.history import History, stack_candidates
 from fbnetv3.nars.algorithm.trial_store import Trial
+from fbnetv3.nars.algorithm.warm_start import WarmStart
 from fbnetv3.nars.predictor.accuracy_transform import AccuracyTransform
 from fbnetv3.nars.predictor.curve_forecast import CurveForecaster
 from fbnetv3.nars.predictor.gaussian_process import GaussianProcess, Prediction
 from fbnetv3.nars.space.search_space import Space
+
+PredictFunction = Callable[[np.ndarray], Prediction]
+"""Predicts transformed values of candidates, integers (N, variables)."""
 
 State = Mapping[str, Sequence[float]]
 """Parameters of the Gaussian processes, by the epoch from which they predict, from which the next fit starts; gains."""
@@ -36,13 +40,17 @@ class SearchModel:
         space: the space of the candidates.
         history: trials, of which at least two are completed.
         sign: -1 if lower values are better.
+        warm_start: earlier measurements.
     """
 
-    def __init__(self, space: Space, history: History, sign: float = 1.0) -> None:
+    def __init__(
+        self, space: Space, history: History, sign: float = 1.0, warm_start: WarmStart | None = None
+    ) -> None:
         self.space = space
         self.history = history
         self.sign = sign
         self._state = dict(history.state)
+        self._warm_start = warm_start
         completed = history.completed
         self._curves = sign * np.array([trial.curve for trial in completed])
         self._candidates = stack_candidates(completed)
@@ -51,7 +59,7 @@ class SearchModel:
         self._forecasters: dict[int, CurveForecaster] = {}
         self.forecasts = self._forecast_paused()
         self.process = self._fit()
-        self.completed_means = self.process.predict(self._candidates).mean
+        self.completed_means = self.predict(self._candidates).mean
 
     def _fit(self) -> GaussianProcess:
         """Fit a process to completed and paused trials, and condition it on what is believed of pending ones."""
@@ -64,16 +72,20 @@ class SearchModel:
             candidates.append(stack_candidates(paused))
             targets.append(means)
             noise.append(stds**2)
-        process = GaussianProcess(self.space, parameters=self._state.get(_FROM_CANDIDATE))
-        process.fit(np.concatenate(candidates), np.concatenate(targets), np.concatenate(noise))
+        stacked = np.concatenate(candidates)
+        covariates = self._covariates(stacked)
+        num_covariates = 0 if covariates is None else covariates.shape[1]
+        process = GaussianProcess(self.space, num_covariates, self._state.get(_FROM_CANDIDATE))
+        process.fit(stacked, np.concatenate(targets), np.concatenate(noise), covariates)
         self._state[_FROM_CANDIDATE] = process.parameters.tolist()
         pending = [trial for trial in self.history.trials if trial.number in self.history.pending]
         if pending:
             believed = stack_candidates(pending)
-            targets.append(process.predict(believed).mean)
+            targets.append(process.predict(believed, self._covariates(believed)).mean)
             noise.append(np.zeros(len(believed)))
+            stacked = np.concatenate([stacked, believed])
             process.condition(
-                np.concatenate([*candidates, believed]), np.concatenate(targets), np.concatenate(noise)
+                stacked, np.concatenate(targets), np.concatenate(noise), self._covariates(stacked)
             )
         return process
 
@@ -156,18 +168,26 @@ class SearchModel:
 
     def predict(self, candidates: np.ndarray) -> Prediction:
         """Predict transformed values of candidates, integers (N, variables)."""
-        return self.process.predict(candidates)
+        return self.process.predict(candidates, self._covariates(candidates))
+
+    def perturbed(self, deviation: float, rng: np.random.Generator) -> PredictFunction:
+        """Return predictions under another hypothesis of the length scales, see `GaussianProcess.perturbed`."""
+        process = self.process.perturbed(deviation, rng)
+        return lambda candidates: process.predict(candidates, self._covariates(candidates))
+
+    def _covariates(self, candidates: np.ndarray) -> np.ndarray | None:
+        return None if self._warm_start is None else self._warm_start.covariates(candidates)
 
     def predict_value(self, candidate: np.ndarray) -> tuple[float, float]:
         """Predict a candidate's value and its standard deviation, in the units of the trials."""
-        prediction = self.process.predict(candidate[None])
+        prediction = self.predict(candidate[None])
         mean, upper = self.transform.inverse(prediction.mean + np.array([0, prediction.std[0]]))
         return float(self.sign * mean), float(upper - mean)
 
     def rank_trials(self) -> np.ndarray:
         """Return the candidates of all trials with a result, best posterior mean first, integers (N, variables)."""
         candidates = stack_candidates([trial for trial in self.history.trials if trial.curve])
-        return candidates[np.argsort(-self.process.predict(candidates).mean, kind="stable")]
+        return candidates[np.argsort(-self.predict(candidates).mean, kind="stable")]
 
 
 def _chance(mean: float | np.ndarray, std: float | np.ndarray, value: float) -> np.ndarray:

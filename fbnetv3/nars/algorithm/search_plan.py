@@ -19,6 +19,7 @@ from fbnetv3.nars.algorithm.sequential_search import SequentialSearch
 from fbnetv3.nars.algorithm.space_digest import space_digest
 from fbnetv3.nars.algorithm.trial_runner import Proposer
 from fbnetv3.nars.algorithm.trial_store import CONFIGURATION, EPOCHS_PLANNED, SPACE
+from fbnetv3.nars.algorithm.warm_start import build_warm_start
 from fbnetv3.nars.evaluators.evaluator_registry import Evaluator, evaluator_name
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PretrainingReport
 from fbnetv3.nars.predictor.architecture_statistics import pretraining_labels
@@ -46,7 +47,7 @@ _ONLY_PAPER = {
     "predictor",
     "pretraining_labels",
 }
-_ONLY_SEQUENTIAL = {"initial_trials", "first_candidates", "window", "early_stopping"}
+_ONLY_SEQUENTIAL = {"initial_trials", "first_candidates", "warm_start", "window", "early_stopping"}
 _MAX_CHECKED = 200  # maximum number of candidates that are built as a check before the search starts
 _CHECK_POOL = 1000  # candidates that together have most values of the variables
 
@@ -65,6 +66,9 @@ class SearchPlan:
             check_choice(network["from"], f"scaled_networks.{name}.from", self.budgets)
         for constraints in self.budgets.values():
             constraints.find_feasible(settings.seed)
+        self.warm_start = None
+        if settings.warm_start:
+            self.warm_start = build_warm_start(settings.warm_start, self.space, settings.sign)
         self.first_candidates = self._encode_first_candidates()
         self._check_samples()
 
@@ -108,6 +112,7 @@ class SearchPlan:
             early_stopping=settings.early_stopping,
             max_trials=settings.max_trials,
             min_gain=settings.min_gain,
+            warm_start=self.warm_start,
             first_candidates=self.first_candidates,
         )
 
@@ -151,6 +156,7 @@ class SearchPlan:
             table = Path(settings.latency).expanduser()
             values["latency"] = file_sha256(table)[:12] if LATENCY_COLUMN in columns else None
         values["space"] = f"{self.space.name} ({space_digest(self.space)[:12]})"
+        values["warm_start"] = None if self.warm_start is None else self.warm_start.digest[:12]
         values["evaluator"] = None if evaluator is None else evaluator_name(evaluator)
         # Other objects are compared by type, because their text may contain an address
         return json.loads(json.dumps(values, default=lambda value: str(type(value))))
@@ -162,6 +168,9 @@ class SearchPlan:
                 candidates.append(self.space.encode(values)[None])
                 if not self.constraints.feasible(candidates[-1])[0]:
                     raise FieldError(f"{dict(values)} does not meet the constraints")
+        if self.warm_start is not None:
+            best = self.warm_start.best
+            candidates.append(best[self.constraints.feasible(best)])
         return np.concatenate(candidates)
 
     def _check_samples(self) -> None:

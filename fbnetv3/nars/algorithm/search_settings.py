@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -67,6 +68,9 @@ class SearchSettings:
             this times `epochs`.
         initial_trials: number of quasi-random trials at the start.
         first_candidates: candidates to try first, each a mapping from variables to values.
+        warm_start: earlier measurements that tell where to look: folders of searches, CSV files, data frames or lists
+            of mappings, with a column for each variable and "value". They may be of other spaces with some variables in
+            common.
         window: number of trials that may run at a time; a proposal is based on the results of all trials before those.
         final_share: share of the evaluations, at the end, that train the candidates predicted to be best for the
             budgets; at least one for each budget.
@@ -118,6 +122,7 @@ class SearchSettings:
     evaluations: int = integer_field(100, 1)
     initial_trials: int = integer_field(8, 1)
     first_candidates: Sequence[Mapping[str, Any]] = sequence_field()
+    warm_start: Sequence[Any] = sequence_field()
     window: int = integer_field(4, 1)
     final_share: float = number_field(0.08, 0, 1)
     early_stopping: bool = True
@@ -214,6 +219,10 @@ def settings_as_data(settings: SearchSettings) -> dict[str, Any]:
     values = dict(vars(settings))
     for name in ("predictor", "evolution"):
         values[name] = asdict(values[name])
+    # Only the names of files can be written
+    values["warm_start"] = [
+        str(item) for item in settings.warm_start if isinstance(item, (str, os.PathLike))
+    ]
     return json.loads(json.dumps(values, default=_as_data))
 
 

@@ -16,6 +16,7 @@ from fbnetv3.nars.algorithm.candidate_search import CandidateSearch, ScoreFuncti
 from fbnetv3.nars.algorithm.history import History, stack_candidates
 from fbnetv3.nars.algorithm.search_model import FINALS, SearchModel
 from fbnetv3.nars.algorithm.trial_store import FINAL, GIVEN, INITIAL, PROPOSED, Proposal, Trial
+from fbnetv3.nars.algorithm.warm_start import WarmStart
 from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.sampling import sample_quasi_random
 
@@ -57,6 +58,7 @@ class SequentialSearch:
     early_stopping: bool = True  # whether trials may be paused
     max_trials: int | None = None  # number of candidates after which the search ends
     min_gain: float | None = None  # expected gain below which the search ends
+    warm_start: WarmStart | None = None  # earlier measurements
     first_candidates: np.ndarray | None = None  # tried before all others, integers (N, variables)
 
     def num_required(self, number: int) -> int:
@@ -75,7 +77,7 @@ class SequentialSearch:
         if number < self._num_first or len(history.completed) < _MIN_COMPLETED:
             return self._propose_initial(history) if left >= self.epochs else []
         rng = np.random.default_rng([self.seed, number])
-        model = SearchModel(self.constraints.space, history, self.sign)
+        model = SearchModel(self.constraints.space, history, self.sign, self.warm_start)
         num_final = max(len(self.budgets), round(self.final_share * self.evaluations))
         if left < (num_final + 1) * self.epochs or self._expects_no_gain(model):
             return self._propose_final(history, model, left, rng)
@@ -206,8 +208,8 @@ class SequentialSearch:
         if turn in (0, 2):
             return lambda candidates: log_expected_improvement(model.predict(candidates), best)
         if turn == 1:
-            process = model.process.perturbed(_HYPOTHESIS_DEVIATION, rng)
-            return lambda candidates: upper_confidence_bound(process.predict(candidates), _KAPPA)
+            predict = model.perturbed(_HYPOTHESIS_DEVIATION, rng)
+            return lambda candidates: upper_confidence_bound(predict(candidates), _KAPPA)
         return lambda candidates: upper_confidence_bound(model.predict(candidates), _LARGE_KAPPA)
 
     def _propose_new(
