@@ -18,6 +18,7 @@ from fbnetv3.nars.algorithm.search_model import SearchModel
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
 from fbnetv3.nars.algorithm.search_result import MIN_TRIALS, SearchResult, conclude_search
 from fbnetv3.nars.algorithm.search_settings import SearchSettings, parse_settings
+from fbnetv3.nars.algorithm.trial_csv import read_values, write_candidates
 from fbnetv3.nars.algorithm.trial_runner import trial_seed
 from fbnetv3.nars.algorithm.trial_store import GIVEN, RUNNING, WAITING, Proposal, Segment, Trial, TrialStore
 from fbnetv3.nars.evaluators.evaluator_registry import parse_learning_curve
@@ -127,6 +128,32 @@ class Search:
             segment = self._asked_segment(store, candidate)
             store.fail(segment.number, error, 0.0, retry=False)
             return store.trial(segment.trial)
+
+    def ask_csv(self, file: str | os.PathLike, count: int) -> int:
+        """Write up to `count` candidates to a CSV file with an empty column "value"; return their number."""
+        candidates = self.ask(count)
+        write_candidates(file, self.space, candidates)
+        return len(candidates)
+
+    def tell_csv(self, file: str | os.PathLike) -> int:
+        """Record the values in a file that `ask_csv` has written; return the number of trials that are new.
+
+        The column "value" holds a number if candidates have one epoch, else one number for each epoch, separated by
+        spaces. Rows without a value, and those told before, are skipped.
+        """
+        values = read_values(file)
+        with self._open_store() as store:
+            running = {segment.trial: segment for segment in store.segments() if segment.status == RUNNING}
+            known = values.keys() & running.keys()
+            for number in sorted(known):
+                curve = parse_learning_curve(values[number], running[number].epochs)
+                store.complete(running[number].number, curve, 0.0)
+            unknown = [number for number in values if number >= len(store.trials())]
+        if unknown:
+            raise UsageError(
+                f"{file}: trial {unknown[0]} is not a trial of {self.folder}; other values are recorded"
+            )
+        return len(known)
 
     def reclaim(self) -> int:
         """Have `ask` return candidates again whose values were never told; return their number."""
