@@ -12,6 +12,7 @@ from fbnetv3.nars.report.charts.report_data import (
     best_so_far,
     predicted_trials,
     reference_points,
+    shown_value,
     trial_costs,
 )
 from fbnetv3.nars.report.saved_search import SavedSearch
