@@ -21,7 +21,7 @@ from fbnetv3.nars.algorithm.search_settings import SearchSettings, parse_setting
 from fbnetv3.nars.algorithm.trial_csv import read_values, write_candidates
 from fbnetv3.nars.algorithm.trial_runner import trial_seed
 from fbnetv3.nars.algorithm.trial_store import GIVEN, RUNNING, WAITING, Proposal, Segment, Trial, TrialStore
-from fbnetv3.nars.evaluators.evaluator_registry import parse_learning_curve
+from fbnetv3.nars.evaluators.evaluator_registry import parse_learning_curve, parse_measurements
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.search_space import Space, load_space
 from fbnetv3.utils.files import FolderLock
@@ -105,21 +105,27 @@ class Search:
                 segments += added
             return [self._hand_out(store, segment) for segment in segments[:count]]
 
-    def tell(self, candidate: Candidate | Mapping[str, Any], curve: Sequence[float] | float) -> Trial:
+    def tell(
+        self,
+        candidate: Candidate | Mapping[str, Any],
+        curve: Sequence[float] | float | Mapping[str, Any],
+    ) -> Trial:
         """Record the value of a candidate after each epoch, and return its trial.
 
         Args:
             candidate: a candidate from `ask`, or values of your own, by variable.
             curve: one value for each epoch up to the candidate's `epochs`, or up to any epoch of an own candidate; or a
-                number, if there is only one epoch.
+                number, if there is only one epoch. With several objectives, a mapping from the name of each to its
+                values.
         """
         with self._open_store() as store:
             if isinstance(candidate, Candidate):
                 segment = self._asked_segment(store, candidate)
             else:
-                segment = self._add_given(store, candidate, len(np.atleast_1d(curve)))
-            values = parse_learning_curve(curve, segment.epochs)
-            store.complete(segment.number, values, 0.0)
+                first = next(iter(curve.values())) if isinstance(curve, Mapping) else curve
+                segment = self._add_given(store, candidate, len(np.atleast_1d(first)))
+            measured = parse_measurements(curve, segment.epochs, tuple(self._plan.settings.objectives))
+            store.complete(segment.number, measured.curve, 0.0, measured.objectives)
             return store.trial(segment.trial)
 
     def tell_failure(self, candidate: Candidate, error: str) -> Trial:

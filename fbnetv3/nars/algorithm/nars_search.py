@@ -99,7 +99,8 @@ def _run_stages(
         address=settings.address,
         resources=dict(settings.resources),
     )
-    with open_executor(settings.executor, SearchContext(plan.space, evaluate), options) as executor:
+    context = SearchContext(plan.space, evaluate, tuple(settings.objectives))
+    with open_executor(settings.executor, context, options) as executor:
         runner.run(executor)
     if runner.is_complete and hasattr(evaluate, "clean_up"):
         evaluate.clean_up([store.trial_folder(trial.number) for trial in runner.trials])

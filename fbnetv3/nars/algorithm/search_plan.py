@@ -13,6 +13,7 @@ import numpy as np
 
 from fbnetv3.errors import FieldError
 from fbnetv3.nars.algorithm.budgets import build_budgets, build_constraints, check_file_name
+from fbnetv3.nars.algorithm.multi_objective import MultiObjectiveSearch
 from fbnetv3.nars.algorithm.paper_search import PaperSearch
 from fbnetv3.nars.algorithm.search_settings import JOINT, SearchSettings, settings_as_data
 from fbnetv3.nars.algorithm.sequential_search import SequentialSearch
@@ -98,7 +99,7 @@ class SearchPlan:
                 settings.early_stopping_correlation,
                 settings.early_stopping_confidence,
             )
-        return SequentialSearch(
+        search = SequentialSearch(
             constraints=self.constraints,
             budgets=self.budgets,
             epochs=settings.epochs,
@@ -107,14 +108,15 @@ class SearchPlan:
             window=settings.window,
             final_share=settings.final_share,
             seed=settings.seed,
-            sign=settings.sign,
+            sign=1.0 if settings.objectives else settings.sign,
             continues=continues,
-            early_stopping=settings.early_stopping,
+            early_stopping=settings.early_stopping and not settings.objectives,
             max_trials=settings.max_trials,
             min_gain=settings.min_gain,
             warm_start=self.warm_start,
             first_candidates=self.first_candidates,
         )
+        return MultiObjectiveSearch(search, settings.signs) if settings.objectives else search
 
     def pretrain_predictor(self) -> tuple[AccuracyPredictor, PretrainingReport | None]:
         """Build a predictor; pretrain it on architecture statistics if the space has architectures (Sec. 3.2)."""

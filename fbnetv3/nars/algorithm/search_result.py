@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from fbnetv3.nars.algorithm.history import stack_candidates
+from fbnetv3.nars.algorithm.multi_objective import hypervolume, objective_values, pareto_indices
 from fbnetv3.nars.algorithm.progress import comparison_epoch, rank_trials
 from fbnetv3.nars.algorithm.recommendations import OutputFiles, Recommendation, Recommender
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
@@ -55,6 +56,23 @@ class SearchResult:
     def best(self) -> Trial:
         """The trial with the best measured value."""
         return rank_trials(self.trials, self.comparison_epoch, self.settings.sign)[0]
+
+    @property
+    def pareto_front(self) -> list[Trial]:
+        """The completed trials that no other exceeds in all objectives, best in the first objective first."""
+        trials, values = self._completed()
+        return [trials[index] for index in pareto_indices(values)]
+
+    def hypervolume(self, reference: Mapping[str, float]) -> float:
+        """Return the volume of objectives between the Pareto front and a reference point, which it should exceed."""
+        signs = self.settings.signs
+        point = np.array([reference[name] for name in self.settings.objectives]) * signs
+        return hypervolume(self._completed()[1], point)
+
+    def _completed(self) -> tuple[list[Trial], np.ndarray]:
+        """Return the completed trials and their objectives, higher is better."""
+        trials = [trial for trial in self.trials if len(trial.curve) == self.settings.epochs]
+        return trials, objective_values(trials, self.settings.signs)
 
 
 def conclude_search(plan: SearchPlan, store: TrialStore, trials: Sequence[Trial]) -> SearchResult:

@@ -56,6 +56,9 @@ class SearchSettings:
     Attributes:
         mode: "joint", or "architecture" or "recipe" to search only that part of the space.
         direction: "maximize", or "minimize" if lower values are better.
+        objectives: several objectives and the direction of each: `{"accuracy": "maximize", "latency": "minimize"}`.
+            Evaluators then return a mapping with these names. The search spreads over the Pareto set; recommendations
+            are the best in the first objective.
         constraints: bounds of all candidates by column: `{"macs": [400e6, 800e6]}`.
         feasible: functions of several variables that all candidates must fulfill, or their names,
             `package.module:function`; see `fbnetv3.nars.space.feasibility`.
@@ -113,6 +116,7 @@ class SearchSettings:
 
     mode: str = JOINT
     direction: str = MAXIMIZE
+    objectives: Mapping[str, str] = mapping_field()
     constraints: Bounds = mapping_field()
     feasible: Sequence[str | FeasibilityFunction] = sequence_field()
     columns: Mapping[str, str | Column] = mapping_field()
@@ -158,7 +162,7 @@ class SearchSettings:
         import_modules(self.imports, "imports")  # they may register the executor
         check_choice(self.executor, "executor", EXECUTORS.names())
         check_choice(self.mode, "mode", (JOINT, *PARTS))
-        check_choice(self.direction, "direction", (MAXIMIZE, MINIMIZE))
+        self._check_directions()
         for name in ("paper", "early_stopping"):
             check_type(getattr(self, name), name, bool, "true or false")
         # Check now what is used only after the trials, so that errors surface early
@@ -181,10 +185,31 @@ class SearchSettings:
                 for key in ("macs", "depth", "width", "resolution"):
                     check_number(network.get(key, 1), key, 1)
 
+    def _check_directions(self) -> None:
+        check_choice(self.direction, "direction", (MAXIMIZE, MINIMIZE))
+        for name, direction in self.objectives.items():
+            check_choice(direction, f"objectives.{name}", (MAXIMIZE, MINIMIZE))
+        if len(self.objectives) == 1:
+            raise FieldError(
+                "must have at least two objectives; for a single one, use direction", "objectives"
+            )
+        if self.objectives and self.paper:
+            raise FieldError(
+                "Algorithm 1 has a single objective; remove this setting, or paper", "objectives"
+            )
+        if self.objectives and self.direction != MAXIMIZE:
+            raise FieldError("each objective has its own direction; remove this setting", "direction")
+
+    @property
+    def signs(self) -> tuple[float, ...]:
+        """Factors that make higher values of each objective better."""
+        directions = self.objectives.values() or (self.direction,)
+        return tuple(1.0 if direction == MAXIMIZE else -1.0 for direction in directions)
+
     @property
     def sign(self) -> float:
-        """Factor that makes higher values better."""
-        return 1.0 if self.direction == MAXIMIZE else -1.0
+        """Factor that makes higher values better, of the first objective if there are several."""
+        return self.signs[0]
 
     def num_rounds(self, space: Space) -> int:
         """Return the number of rounds of Algorithm 1 in `space`."""

@@ -166,7 +166,9 @@ class TrialRunner:
         message = ""
         if outcome.curve is not None:
             message = self._compare_curves(self._find_trial(outcome.number), outcome.curve)
-            segment = self.store.complete(outcome.number, outcome.curve, outcome.seconds)
+            segment = self.store.complete(
+                outcome.number, outcome.curve, outcome.seconds, outcome.objectives
+            )
         else:
             assert outcome.error is not None
             attempts = self._find_trial(outcome.number).segments[-1].attempts

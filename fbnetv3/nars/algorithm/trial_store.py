@@ -49,7 +49,7 @@ _SCHEMA = """
 CREATE TABLE metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE trials (
     number INTEGER PRIMARY KEY, phase TEXT NOT NULL, round INTEGER NOT NULL, budget TEXT, candidate TEXT NOT NULL,
-    "values" TEXT NOT NULL, predicted REAL, predicted_std REAL, curve TEXT
+    "values" TEXT NOT NULL, predicted REAL, predicted_std REAL, curve TEXT, objectives TEXT
 );
 CREATE TABLE segments (
     number INTEGER PRIMARY KEY, trial INTEGER NOT NULL REFERENCES trials(number), epochs INTEGER NOT NULL,
@@ -101,6 +101,7 @@ class Trial:
     predicted_std: float | None  # standard deviation of the prediction
     curve: tuple[float, ...]  # value after each epoch so far
     segments: tuple[Segment, ...]  # in the order of proposal, at least one
+    objectives: Mapping[str, float] = field(default_factory=dict)  # those after the first, by name
 
     def __repr__(self) -> str:
         value = f", value {self.curve[-1]:.6g} after epoch {len(self.curve)}" if self.curve else ""
@@ -208,7 +209,7 @@ class TrialStore:
                     candidate = json.dumps(proposal.candidate.tolist())
                     prediction = (proposal.predicted, proposal.predicted_std)
                     reason = (proposal.phase, proposal.round, proposal.budget)
-                    self._insert("trials", trial, *reason, candidate, values, *prediction, None)
+                    self._insert("trials", trial, *reason, candidate, values, *prediction, None, None)
                 number = self._query_value("SELECT count(*) FROM segments")
                 state = json.dumps(proposal.state)
                 self._insert(
@@ -241,12 +242,21 @@ class TrialStore:
         """Record that a segment is running."""
         return self._update(number, status=RUNNING)
 
-    def complete(self, number: int, curve: Sequence[float], seconds: float) -> Segment:
-        """Record that a segment is completed, and the trial's values after each epoch so far."""
+    def complete(
+        self,
+        number: int,
+        curve: Sequence[float],
+        seconds: float,
+        objectives: Mapping[str, float] | None = None,
+    ) -> Segment:
+        """Record that a segment is completed: the values after each epoch so far, and of objectives after the first."""
         values = json.dumps([float(value) for value in curve])
         trial = self._read_segment(number).trial
         with self._transaction():
-            self._connection.execute("UPDATE trials SET curve = ? WHERE number = ?", (values, trial))
+            self._connection.execute(
+                "UPDATE trials SET curve = ?, objectives = ? WHERE number = ?",
+                (values, json.dumps(dict(objectives or {})), trial),
+            )
             self._end_attempt(number, seconds, status=COMPLETED, error=None)
         return self._read_segment(number)
 
@@ -332,7 +342,7 @@ def _segment_from_row(row: tuple[Any, ...]) -> Segment:
 
 
 def _trial_from_row(row: tuple[Any, ...], segments: Sequence[Segment]) -> Trial:
-    number, phase, round_, budget, candidate, values, predicted, predicted_std, curve = row
+    number, phase, round_, budget, candidate, values, predicted, predicted_std, curve, objectives = row
     return Trial(
         number,
         phase,
@@ -345,4 +355,5 @@ def _trial_from_row(row: tuple[Any, ...], segments: Sequence[Segment]) -> Trial:
         predicted_std,
         tuple(json.loads(curve or "[]")),
         tuple(segments),
+        json.loads(objectives or "{}"),
     )

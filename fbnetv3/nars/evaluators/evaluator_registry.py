@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -88,6 +88,46 @@ def evaluator_name(evaluator: str | Evaluator) -> str:
     # An object is named after its class
     target = evaluator if hasattr(evaluator, "__qualname__") else type(evaluator)
     return f"{target.__module__}:{target.__qualname__}"
+
+
+class Measurements(NamedTuple):
+    """What an evaluator has measured."""
+
+    curve: tuple[float, ...]  # the value, or the first objective, after each epoch
+    objectives: dict[str, float]  # the other objectives after the last epoch, by name
+
+
+def parse_measurements(result: Any, epochs: int, objectives: Sequence[str] = ()) -> Measurements:
+    """Parse an evaluator's result: a learning curve, or a mapping of several objectives to values.
+
+    The first of the objectives has a learning curve, (epochs,); of the others, a curve's last value counts.
+    """
+    if not objectives:
+        return Measurements(parse_learning_curve(result, epochs), {})
+    if not isinstance(result, Mapping) or set(result) != set(objectives):
+        returned = (
+            f"the objectives {', '.join(map(str, result))}"
+            if isinstance(result, Mapping)
+            else repr(result)[:60]
+        )
+        raise UsageError(
+            f"the evaluator returned {returned}; expected a mapping with {', '.join(objectives)}"
+        )
+    first, *others = objectives
+    curve = parse_learning_curve(_repeat_number(result[first], epochs), epochs)
+    values = {name: np.atleast_1d(np.asarray(_to_python(result[name]), np.float64)) for name in others}
+    for name, value in values.items():
+        if not len(value) or not np.isfinite(value[-1]):
+            raise UsageError(
+                f"the objective {name} is {result[name]}; return a finite number, or raise an error"
+            )
+    return Measurements(curve, {name: float(value[-1]) for name, value in values.items()})
+
+
+def _repeat_number(value: Any, epochs: int) -> Any:
+    """Return a curve, or a number for every epoch: with several objectives, trials are not stopped early."""
+    value = _to_python(value)
+    return [value] * epochs if isinstance(value, (int, float)) else value
 
 
 def parse_learning_curve(curve: Any, epochs: int) -> tuple[float, ...]:
