@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fbnetv3.nars.algorithm.ask_tell import Search
 from fbnetv3.nars.algorithm.nars_search import search
 from fbnetv3.nars.algorithm.search_config import load_search_config
 from fbnetv3.nars.report.html_report import write_report
@@ -22,6 +23,8 @@ OTHER_COMMANDS = """
 other commands:
   search_net.py status FOLDER   show the progress of a running or finished search
   search_net.py report FOLDER   rewrite the HTML report of a search; with --csv FILE, write its trials as a table
+  search_net.py ask --config FILE --csv FILE N   write N candidates that you evaluate yourself to a CSV file
+  search_net.py tell --config FILE --csv FILE    record their values
   search_net.py watch FOLDER    rewrite the HTML report of a running search until it finishes
 """
 
@@ -43,6 +46,9 @@ def start_search(argv: Sequence[str]) -> None:
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see configs/nars/")
     parser.add_argument("--resume", action="store_true", help="resume the search in the output folder")
+    parser.add_argument(
+        "--accept", action="store_true", help="resume although the evaluator's source code has changed"
+    )
     parser.add_argument("--output", metavar="DIR", help="output folder (default: the config's)")
     parser.add_argument(
         "--executor",
@@ -71,6 +77,7 @@ def start_search(argv: Sequence[str]) -> None:
         folder,
         config.settings,
         resume=args.resume,
+        accept_changes=args.accept,
         on_progress=ProgressTable(),
     )
     for recommendation in result.recommendations:
@@ -109,13 +116,42 @@ def watch(argv: Sequence[str]) -> None:
     watch_search(args.folder, args.seconds)
 
 
+def ask(argv: Sequence[str]) -> None:
+    parser = build_csv_parser("ask", "Write candidates that you evaluate yourself to a CSV file.")
+    parser.add_argument(
+        "count", type=positive_int, nargs="?", default=1, metavar="N", help="number (default: 1)"
+    )
+    args = parser.parse_args(argv)
+    count = open_search(args).ask_csv(args.csv, args.count)
+    print(f"{args.csv}: {count} candidates; fill in the column value, then: search_net.py tell")
+
+
+def tell(argv: Sequence[str]) -> None:
+    args = build_csv_parser("tell", "Record the values in a file that ask has written.").parse_args(argv)
+    search = open_search(args)
+    print(f"{search.folder}: {search.tell_csv(args.csv)} new values")
+
+
+def build_csv_parser(command: str, description: str) -> ArgumentParser:
+    parser = ArgumentParser(prog=f"search_net.py {command}", description=description)
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see configs/nars/")
+    parser.add_argument("--output", metavar="DIR", help="output folder (default: the config's)")
+    parser.add_argument("--csv", required=True, metavar="FILE", help="file of candidates and values")
+    return parser
+
+
+def open_search(args: argparse.Namespace) -> Search:
+    config = load_search_config(args.config)
+    return Search(config.space, args.output or config.output, config.settings)
+
+
 def build_parser(command: str, description: str) -> ArgumentParser:
     parser = ArgumentParser(prog=f"search_net.py {command}", description=description)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="output folder of a search")
     return parser
 
 
-COMMANDS = {"status": show_status, "report": rewrite_report, "watch": watch}
+COMMANDS = {"status": show_status, "report": rewrite_report, "watch": watch, "ask": ask, "tell": tell}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from fbnetv3.utils.imports import lazy_attributes
 
 if TYPE_CHECKING:
+    from fbnetv3.nars.algorithm.ask_tell import Search
     from fbnetv3.nars.algorithm.evolution import EvolutionSettings, evolve, pareto_front
     from fbnetv3.nars.algorithm.nars_search import search
     from fbnetv3.nars.algorithm.search_result import SearchResult
@@ -37,6 +38,7 @@ _ATTRIBUTES = {
     "EvolutionSettings": "fbnetv3.nars.algorithm.evolution",
     "PredictorSettings": "fbnetv3.nars.predictor.accuracy_predictor",
     "SavedSearch": "fbnetv3.nars.report.saved_search",
+    "Search": "fbnetv3.nars.algorithm.ask_tell",
     "SearchResult": "fbnetv3.nars.algorithm.search_result",
     "SearchSettings": "fbnetv3.nars.algorithm.search_settings",
     "Space": "fbnetv3.nars.space.search_space",
