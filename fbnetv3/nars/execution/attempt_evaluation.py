@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 import traceback
 
 from fbnetv3.errors import UserError
-from fbnetv3.nars.evaluators.evaluator_registry import parse_learning_curve
+from fbnetv3.nars.evaluators.evaluator_registry import parse_measurements
 from fbnetv3.nars.execution.attempts import Outcome, SearchContext, TrialAttempt
+from fbnetv3.nars.execution.evaluator_errors import describe_evaluator_error
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.utils.imports import import_modules
 
@@ -23,8 +23,8 @@ def evaluate_in_worker(context: SearchContext, attempt: TrialAttempt) -> Outcome
 def evaluate_attempt(context: SearchContext, attempt: TrialAttempt) -> Outcome:
     """Evaluate a candidate. An exception of the evaluator becomes the outcome's error."""
     start = time.monotonic()
-    curve = None
-    message = None
+    measured = None
+    message = trace = None
     try:
         import_modules(context.imports, "imports")
         candidate = Candidate(
@@ -37,14 +37,16 @@ def evaluate_attempt(context: SearchContext, attempt: TrialAttempt) -> Outcome:
             folder=attempt.folder,
             attempt=attempt.failed_attempts,
         )
-        curve = parse_learning_curve(context.evaluator(candidate, attempt.epochs), attempt.epochs)
+        result = context.evaluator(candidate, attempt.epochs)
+        measured = parse_measurements(result, attempt.epochs, context.objectives)
     except UserError as error:
         message = str(error)
     except (Exception, SystemExit) as error:
-        # Name the file and line that raised it
-        frame = traceback.extract_tb(error.__traceback__)[-1]
-        origin = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
-        message = f"{type(error).__name__}: {error} (in {origin})"
+        message = describe_evaluator_error(error)
+        trace = traceback.format_exc()
     if message is not None:
         message = message.encode("utf-8", "replace").decode()  # file names may hold invalid surrogates
-    return Outcome(attempt.number, curve, message, time.monotonic() - start)
+    seconds = time.monotonic() - start
+    if measured is None:
+        return Outcome(attempt.number, None, message, seconds, trace)
+    return Outcome(attempt.number, measured.curve, None, seconds, objectives=measured.objectives)

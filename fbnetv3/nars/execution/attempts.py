@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ class SearchContext:
 
     space: Space
     evaluator: Evaluator
+    objectives: tuple[str, ...] = ()  # names of what it measures, if it is more than one value
     imports: Sequence[str] = field(default_factory=user_modules)  # users' modules, imported first
 
 
@@ -45,6 +46,8 @@ class Outcome:
     curve: tuple[float, ...] | None  # accuracy after each epoch
     error: str | None
     seconds: float
+    traceback: str | None = None  # of an error that is no UserError; executors move it to a log
+    objectives: Mapping[str, float] = field(default_factory=dict)  # those after the first, by name
 
 
 class TimeLimit:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +26,11 @@ class ExecutorOptions:
 
     workers: int = 1  # number of evaluations to run at a time
     time_limit: float | None = None  # seconds after which an evaluation is killed, startup included
-    logs: Path = Path("logs")  # folder for the output of local workers
+    logs: Path = Path("logs")  # folder for the output of local workers, and for tracebacks
     address: str | None = None  # address of a Ray cluster; None starts one on this machine
-    resources: Mapping[str, float] = field(default_factory=dict)  # Ray's, per evaluation
+    resources: Mapping[str, float] = field(
+        default_factory=dict
+    )  # per evaluation: Ray's; of local workers, num_gpus
 
 
 class Executor(Protocol):
@@ -49,3 +53,8 @@ def open_executor(
 ) -> contextlib.closing[Executor]:
     """Start the executor registered under `name`; it is closed at the end of a `with` block."""
     return contextlib.closing(EXECUTORS.get(name)(context, options))
+
+
+def import_path() -> list[str]:
+    """Return the folders from which this process imports modules, so that workers can import from them too."""
+    return [path or os.getcwd() for path in sys.path]

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
-
-import cloudpickle
 
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.execution.attempt_evaluation import evaluate_attempt
 from fbnetv3.nars.execution.attempts import Outcome, SearchContext, TimeLimit, TrialAttempt
-from fbnetv3.nars.execution.executors import ExecutorOptions
+from fbnetv3.nars.execution.evaluator_errors import TRACEBACKS_FILE, log_traceback
+from fbnetv3.nars.execution.executors import ExecutorOptions, import_path
+from fbnetv3.nars.execution.gpu_assignment import VISIBLE_GPUS, assign_gpus, visible_gpus
+from fbnetv3.nars.execution.pickling import pickle_with_file_names
+from fbnetv3.utils.checks import check_number
 from fbnetv3.utils.files import build_output_error, make_folder
 
 _GRACE_PERIOD = 20.0  # seconds for an interrupted evaluation to save its state
@@ -36,6 +40,7 @@ class SerialExecutor:
                 "time_limit: the serial executor cannot kill an evaluation; use the local executor"
             )
         self._context = context
+        self._log = options.logs / TRACEBACKS_FILE
         self._attempts: deque[TrialAttempt] = deque()
 
     def submit(self, attempt: TrialAttempt) -> None:
@@ -44,7 +49,10 @@ class SerialExecutor:
 
     def wait(self, timeout: float) -> list[Outcome]:
         """Evaluate the next attempt."""
-        return [evaluate_attempt(self._context, self._attempts.popleft())] if self._attempts else []
+        if not self._attempts:
+            return []
+        attempt = self._attempts.popleft()
+        return [log_traceback(evaluate_attempt(self._context, attempt), attempt.trial, self._log)]
 
     def close(self) -> None:
         """Drop all queued attempts."""
@@ -54,7 +62,8 @@ class SerialExecutor:
 class LocalExecutor:
     """Evaluates in worker processes of this machine, each with a log file for what it prints.
 
-    The evaluator is sent by cloudpickle, so functions defined in a script or notebook work.
+    With the resource `num_gpus`, each worker sees only its own GPUs, or the one that it shares. The evaluator is sent
+    by cloudpickle, so functions defined in a script or notebook work.
     """
 
     def __init__(self, context: SearchContext, options: ExecutorOptions) -> None:
@@ -62,8 +71,12 @@ class LocalExecutor:
         self.logs = options.logs
         self._time_limit = TimeLimit(options.time_limit)
         self._workers: dict[int, _Worker] = {}
+        num_gpus = options.resources.get("num_gpus", 0)
+        check_number(num_gpus, "resources.num_gpus", 0)
+        # Without GPUs of their own, workers see all that this process does
+        self._gpus = assign_gpus(self.slots, num_gpus, visible_gpus()) if num_gpus else []
         try:
-            self._context = cloudpickle.dumps(context)
+            self._context = pickle_with_file_names(context)
         except Exception as error:  # pickling runs the user's code
             raise UsageError(
                 f"the evaluator cannot be sent to worker processes ({error}): create open files, locks, and other "
@@ -75,10 +88,17 @@ class LocalExecutor:
         busy = {slot for slot, worker in self._workers.items() if worker.attempt is not None}
         slot = min(set(range(self.slots)) - busy)
         if slot not in self._workers:
-            num_threads = max(1, (os.cpu_count() or 1) // self.slots)
             log = make_folder(self.logs) / f"worker_{slot}.txt"
-            self._workers[slot] = _Worker(self._context, log, num_threads)
+            self._workers[slot] = _Worker(self._context, log, self._environment(slot))
         self._workers[slot].start_attempt(attempt)
+
+    def _environment(self, slot: int) -> dict[str, str]:
+        """Return the environment variables of a worker, in addition to those of this process."""
+        num_threads = max(1, (os.cpu_count() or 1) // self.slots)
+        environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(num_threads))}
+        if self._gpus:
+            environment[VISIBLE_GPUS] = self._gpus[slot]
+        return environment
 
     def wait(self, timeout: float) -> list[Outcome]:
         """Return the outcomes of attempts that have ended; wait up to `timeout` seconds for the first."""
@@ -100,9 +120,9 @@ class LocalExecutor:
         assert attempt is not None  # only busy workers are waited for
         with contextlib.suppress(EOFError, OSError):
             if worker.pipe.poll():
-                outcome = cloudpickle.loads(worker.pipe.recv_bytes())
+                outcome = pickle.loads(worker.pipe.recv_bytes())
                 worker.attempt = None
-                return outcome
+                return log_traceback(outcome, attempt.trial, worker.log)
         del self._workers[slot]
         # The pipe of a dying process closes a moment before its end
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -140,13 +160,14 @@ class LocalExecutor:
 class _Worker:
     """A worker process, the pipe to it, and its current attempt; `context` is a pickled `SearchContext`."""
 
-    def __init__(self, context: bytes, log: Path, num_threads: int) -> None:
+    def __init__(self, context: bytes, log: Path, environment: Mapping[str, str]) -> None:
         self.log = log
+        self.log_start = 0  # size of the log when the attempt started
         self.attempt: TrialAttempt | None = None
         self.start_time = 0.0
         self.pipe, worker_end = Pipe()
         with worker_end:
-            self.process = _start_process(worker_end, log, num_threads)
+            self.process = _start_process(worker_end, log, environment)
         with contextlib.suppress(OSError):  # `wait` notices if the process has died already
             self.pipe.send_bytes(context)
 
@@ -154,7 +175,9 @@ class _Worker:
         self.attempt = attempt
         self.start_time = time.monotonic()
         with contextlib.suppress(OSError):
-            self.pipe.send_bytes(cloudpickle.dumps(attempt))
+            self.log_start = self.log.stat().st_size
+        with contextlib.suppress(OSError):
+            self.pipe.send_bytes(pickle.dumps(attempt))
 
     def kill(self) -> None:
         """Kill the process and every process that it started."""
@@ -174,7 +197,7 @@ class _Worker:
         # With the last line of its output
         with contextlib.suppress(OSError):
             with self.log.open("rb") as log:
-                log.seek(max(0, self.log.stat().st_size - _LOG_TAIL))
+                log.seek(max(self.log_start, self.log.stat().st_size - _LOG_TAIL))
                 lines = log.read().decode(errors="replace").strip().splitlines()
             if lines and not lines[-1].startswith("--- trial"):
                 cause += f": {lines[-1]}"
@@ -188,11 +211,11 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _start_process(worker_end: Connection, log: Path, num_threads: int) -> subprocess.Popen:
-    environment = {"OMP_NUM_THREADS": str(num_threads), **os.environ}
+def _start_process(worker_end: Connection, log: Path, variables: Mapping[str, str]) -> subprocess.Popen:
+    environment = {**os.environ, **variables}
     # The worker gets this process's import path; the evaluator's own subprocesses get the user's PYTHONPATH
     user_path = [environment["PYTHONPATH"]] if "PYTHONPATH" in environment else []
-    environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+    environment["PYTHONPATH"] = os.pathsep.join(import_path())
     pipe_fd = worker_end.fileno()
     try:
         f = log.open("ab")

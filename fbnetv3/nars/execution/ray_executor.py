@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import pickle
 import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fbnetv3.errors import MissingPackageError, UsageError
-from fbnetv3.nars.execution.attempt_evaluation import evaluate_in_worker
 from fbnetv3.nars.execution.attempts import Outcome, SearchContext, TimeLimit, TrialAttempt
-from fbnetv3.nars.execution.executors import ExecutorOptions
+from fbnetv3.nars.execution.evaluator_errors import TRACEBACKS_FILE, log_traceback
+from fbnetv3.nars.execution.executors import ExecutorOptions, import_path
+from fbnetv3.nars.execution.pickling import pickle_with_file_names
 from fbnetv3.utils.text import one_line
 
 try:
@@ -30,11 +32,12 @@ class RayExecutor:
     """Evaluates as Ray tasks.
 
     A task whose worker or node dies is reported as a failed attempt; the search submits it again, as with local
-    workers. Every node must be able to reach the folders of the trials.
+    workers. Every node must be able to reach the folders of the trials, and modules under the same paths.
     """
 
     def __init__(self, context: SearchContext, options: ExecutorOptions) -> None:
         self.slots = options.workers
+        self._log = options.logs / TRACEBACKS_FILE
         self._time_limit = TimeLimit(options.time_limit)
         # Attempt and start time by Ray's object reference
         self._running: dict[Any, tuple[TrialAttempt, float]] = {}
@@ -43,13 +46,13 @@ class RayExecutor:
             _connect(options.address, options.workers)
         try:
             task_options: dict[str, Any] = {"num_cpus": 1, **options.resources, "max_retries": 0}
-            self._task = ray.remote(**task_options)(evaluate_in_worker)
+            self._task = ray.remote(**task_options)(_build_task(import_path()))
         except (TypeError, ValueError) as error:
             self.close()
             raise UsageError(f"resources {dict(options.resources)}: {one_line(error)}") from None
         self._fit_slots(options.resources)
         try:
-            self._context = ray.put(context)
+            self._context = ray.put(pickle_with_file_names(context))
         except Exception as error:  # pickling runs the user's code
             self.close()
             raise UsageError(f"the evaluator cannot be sent to Ray workers ({one_line(error)})") from None
@@ -73,7 +76,7 @@ class RayExecutor:
 
     def submit(self, attempt: TrialAttempt) -> None:
         """Start an attempt."""
-        reference = self._task.remote(self._context, attempt)
+        reference = self._task.remote(self._context, pickle.dumps(attempt))
         self._running[reference] = (attempt, time.monotonic())
 
     def wait(self, timeout: float) -> list[Outcome]:
@@ -87,10 +90,11 @@ class RayExecutor:
     def _receive_outcome(self, reference: Any) -> Outcome:
         attempt, start_time = self._running.pop(reference)
         try:
-            return ray.get(reference)
+            return log_traceback(ray.get(reference), attempt.trial, self._log)
         except ray.exceptions.RayError as error:
-            # A task that raises an error leaves its worker alive
-            message = f"the Ray worker died ({one_line(error)})"
+            # A task that raises an error leaves its worker alive. Otherwise, process and node ids follow the first
+            # sentence.
+            message = f"the Ray worker died ({one_line(error).partition('. ')[0]})"
             if isinstance(error, ray.exceptions.RayTaskError):
                 message = f"the Ray task failed ({one_line(error.cause)})"
             return Outcome(attempt.number, None, message, time.monotonic() - start_time)
@@ -112,6 +116,25 @@ class RayExecutor:
         self._running.clear()
         if self._owns_ray:
             ray.shutdown()
+
+
+def _build_task(folders: Sequence[str]) -> Callable[[bytes, bytes], Outcome]:
+    """Build the function that evaluates a pickled attempt, given the pickled context.
+
+    It makes the modules in `folders` importable before it loads the two. As a nested function, it is itself sent by
+    value, so this package is imported from these folders too.
+    """
+
+    def evaluate(context: bytes, attempt: bytes) -> Outcome:
+        import pickle
+        import sys
+
+        sys.path.extend(folder for folder in folders if folder not in sys.path)
+        from fbnetv3.nars.execution.attempt_evaluation import evaluate_in_worker
+
+        return evaluate_in_worker(pickle.loads(context), pickle.loads(attempt))
+
+    return evaluate
 
 
 def _connect(address: str | None, workers: int) -> None:

@@ -1,5 +1,6 @@
 """Executors on this machine: outcomes, failures, and no leftover processes."""
 
+import json
 import os
 import socket
 import subprocess
@@ -8,10 +9,11 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fbnetv3.errors import UnknownNameError, UsageError
-from fbnetv3.nars.execution.attempts import SearchContext
+from fbnetv3.nars.execution.attempts import SearchContext, TrialAttempt
 from fbnetv3.nars.execution.executors import EXECUTORS, ExecutorOptions, open_executor
 from fbnetv3.nars.execution.local_executor import SerialExecutor
 from tests.nars.execution.execution_helpers import SPACE, make_attempt, open_for_tests, run_attempts
@@ -35,6 +37,17 @@ def test_every_attempt_has_an_outcome(name, tmp_path):
         assert all(f"hello from {number}" in logs for number in range(5))
 
 
+def test_a_candidate_knows_its_trial(tmp_path):
+    def evaluate(candidate, epochs):
+        assert (candidate.number, candidate.epochs, candidate.full_epochs) == (3, epochs, 9)
+        return [float(candidate.attempt)] * epochs
+
+    attempt = TrialAttempt(5, 3, np.array([0]), 2, 9, seed=7, folder=None, failed_attempts=1)
+    with open_for_tests(evaluate, tmp_path, "serial") as executor:
+        outcomes = run_attempts(executor, attempt)
+    assert outcomes[5].curve == (1.0, 1.0)
+
+
 class PreparesWorkers:
     def prepare_worker(self):
         os.environ["PREPARED"] = "yes"
@@ -51,21 +64,29 @@ def test_evaluators_prepare_only_worker_processes(name, prepared, tmp_path):
 
 
 def test_a_function_of_a_script_needs_no_main_guard(tmp_path):
-    """Closures and lambdas work too."""
-    script = tmp_path / "script.py"
+    """Closures, lambdas, and modules in the script's folder work too."""
+    script = tmp_path / "scripts" / "script.py"
+    script.parent.mkdir()
+    (script.parent / "beside_the_script.py").write_text("offset = 10\n")
     script.write_text(
         "import sys; sys.path.append(sys.argv[1])\n"
         "from pathlib import Path\n"
         "from tests.nars.execution.execution_helpers import make_attempt, open_for_tests, run_attempts\n"
-        "offset = 10\n"
-        "evaluate = lambda candidate, epochs: [candidate['a'] + offset] * epochs\n"
+        "import beside_the_script\n"
+        "evaluate = lambda candidate, epochs: [candidate['a'] + beside_the_script.offset] * epochs\n"
         "with open_for_tests(evaluate, Path('.'), workers=1) as executor:\n"
         "    print(run_attempts(executor, make_attempt(3))[3].curve)\n"
+        "def fail(candidate, epochs):\n"
+        "    raise KeyError(*(name for name in ['missing']))\n"
+        "with open_for_tests(fail, Path('.'), workers=1) as executor:\n"
+        "    print(run_attempts(executor, make_attempt(0))[0].error)\n"
     )
     done = subprocess.run(
         [sys.executable, script, ROOT], capture_output=True, text=True, cwd=tmp_path, check=True
     )
-    assert done.stdout == "(13.0, 13.0)\n"
+    error = "KeyError: 'missing' (in script.py, line 9); traceback in logs/worker_0.txt"
+    assert done.stdout.splitlines() == ["(13.0, 13.0)", error]
+    assert "raise KeyError" in (tmp_path / "logs" / "worker_0.txt").read_text()
 
 
 def closes_its_output(candidate, epochs):
@@ -102,6 +123,83 @@ def test_errors_say_how_an_evaluation_failed(tmp_path):
     assert "returned 1 accuracies; expected one accuracy for each of 2 epochs" in outcomes[3].error
     assert "the worker process was killed by signal 36" in outcomes[4].error
     assert outcomes[5].curve == (0.5, 0.5)
+
+
+def fails_in_a_library(candidate, epochs):
+    if candidate["a"] == 0:
+        json.loads("{")
+    np.linalg.inv(np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize(("name", "log"), [("local", "worker_0.txt"), ("serial", "tracebacks.txt")])
+def test_errors_name_the_users_line_and_where_the_traceback_is(name, log, tmp_path):
+    first_line = fails_in_a_library.__code__.co_firstlineno
+    with open_for_tests(fails_in_a_library, tmp_path, name, workers=1) as executor:
+        outcomes = run_attempts(executor, *map(make_attempt, range(2)))
+    for number, error in enumerate(
+        ("JSONDecodeError: Expecting property name", "LinAlgError: Singular matrix")
+    ):
+        assert outcomes[number].error.startswith(error)
+        assert outcomes[number].error.endswith(
+            f"(in test_executors.py, line {first_line + 2 + number}); traceback in logs/{log}"
+        )
+    text = (tmp_path / "logs" / log).read_text()
+    assert text.count("Traceback (most recent call last)") == 2
+    assert "decoder.py" in text
+
+
+def test_errors_of_users_have_no_traceback(tmp_path):
+    def evaluate(candidate, epochs):
+        raise UsageError("no such file")
+
+    with open_for_tests(evaluate, tmp_path, "serial") as executor:
+        assert run_attempts(executor, make_attempt(0))[0].error == "no such file"
+    assert not (tmp_path / "logs").exists()
+
+
+def fails_then_dies_silently(candidate, epochs):
+    if candidate["a"] == 0:
+        raise ValueError("of the first trial")
+    if candidate["a"] == 2:
+        print("dying")
+        sys.stdout.flush()
+    os.kill(os.getpid(), 9)
+
+
+def test_a_dead_worker_is_described_by_what_it_wrote_in_this_trial(tmp_path):
+    with open_for_tests(fails_then_dies_silently, tmp_path, workers=1) as executor:
+        outcomes = run_attempts(executor, *map(make_attempt, range(3)))
+    killed = "the worker process was killed by SIGKILL (out of memory?)"
+    assert [outcomes[number].error for number in (1, 2)] == [killed, f"{killed}: dying"]
+
+
+def shows_its_gpus(candidate, epochs):
+    (candidate.folder / f"gpus_{os.getpid()}").write_text(os.environ["CUDA_VISIBLE_DEVICES"])
+    return [1.0] * epochs
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "visible", "expected"),
+    [(1, None, ["0", "1"]), (1, "5,GPU-7", ["5", "GPU-7"]), (0.5, "3", ["3", "3"])],
+)
+def test_each_local_worker_has_gpus_of_its_own(num_gpus, visible, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: len(visible.split(",")) if visible else 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with open_for_tests(shows_its_gpus, tmp_path, resources={"num_gpus": num_gpus}) as executor:
+        outcomes = run_attempts(executor, *(make_attempt(number, folder=tmp_path) for number in range(4)))
+    assert all(outcome.error is None for outcome in outcomes.values())
+    assert sorted(file.read_text() for file in tmp_path.glob("gpus_*")) == expected
+
+
+def test_more_workers_than_gpus_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    with pytest.raises(UsageError, match=r"2 workers with num_gpus 1 do not fit on 1 visible GPUs \(0\)"):
+        open_for_tests(shows_its_gpus, tmp_path, resources={"num_gpus": 1}).__enter__()
+    with pytest.raises(UsageError, match="resources.num_gpus: 'all' must be a number"):
+        open_for_tests(shows_its_gpus, tmp_path, resources={"num_gpus": "all"}).__enter__()
 
 
 def dies_and_leaves_a_child(candidate, epochs):

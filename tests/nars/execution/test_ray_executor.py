@@ -64,7 +64,9 @@ def test_failures_and_time_limits(cluster, tmp_path):
 
     with open_for_tests(fails_or_hangs, tmp_path, "ray", time_limit=8.0) as executor:
         outcomes = run_attempts(executor, make_attempt(0), make_attempt(1), make_attempt(2))
-    assert outcomes[0].error.startswith("ZeroDivisionError: what now")
+    assert outcomes[0].error.startswith("ZeroDivisionError: what now (in test_ray_executor.py, line ")
+    assert outcomes[0].error.endswith("; traceback in logs/tracebacks.txt")
+    assert "ZeroDivisionError: what now\n" in (tmp_path / "logs" / "tracebacks.txt").read_text()
     assert "killed after 8 s: time_limit is 8 s" in outcomes[1].error
     assert outcomes[2].curve == (1.0, 1.0)
 
@@ -94,6 +96,18 @@ def test_workers_import_the_users_modules_on_ray(cluster, tmp_path):
     context = SearchContext(ONE_VARIABLE, evaluate_with_extension, imports=[module])
     with open_executor("ray", context, ExecutorOptions()) as executor:
         assert run_attempts(executor, make_attempt(0))[0].curve == (1.0, 1.0)
+
+
+def test_modules_of_the_search_can_be_imported_on_ray(cluster, tmp_path, monkeypatch):
+    """Those in folders that only the import path of the searching process contains."""
+    (tmp_path / "beside_the_search.py").write_text(
+        "def evaluate(candidate, epochs):\n    return [4.0] * epochs\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    import beside_the_search
+
+    with open_for_tests(beside_the_search.evaluate, tmp_path, "ray") as executor:
+        assert run_attempts(executor, make_attempt(0))[0].curve == (4.0, 4.0)
 
 
 def test_unknown_resources(cluster, tmp_path):
