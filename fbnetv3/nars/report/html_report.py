@@ -124,6 +124,7 @@ def _hover_text(trial: Trial, search: SavedSearch) -> str:
     lines = [f"<b>trial {trial.number}</b> ({origin}, {len(trial.curve)} epochs)"]
     if trial.curve:
         lines.append(f"value {shown_value(search, trial):.5g}")
+    lines += [html.escape(f"{name} {value:.5g}") for name, value in trial.objectives.items()]
     if trial.predicted is not None:
         lines.append(f"predicted {format_prediction(trial.predicted, trial.predicted_std)}")
     lines += [html.escape(f"{name}: {format_value(value)}") for name, value in trial.values.items()]

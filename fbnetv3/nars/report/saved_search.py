@@ -20,7 +20,7 @@ from fbnetv3.nars.algorithm.budgets import build_constraints
 from fbnetv3.nars.algorithm.history import stack_candidates
 from fbnetv3.nars.algorithm.progress import comparison_epoch, rank_trials
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
-from fbnetv3.nars.algorithm.search_settings import MINIMIZE, SearchSettings, parse_settings
+from fbnetv3.nars.algorithm.search_settings import MAXIMIZE, MINIMIZE, SearchSettings, parse_settings
 from fbnetv3.nars.algorithm.trial_store import (
     ANALYSIS_FILE,
     CONFIGURATION,
@@ -107,9 +107,14 @@ class SavedSearch:
         return bool(self.settings.get("paper"))
 
     @property
+    def objectives(self) -> Mapping[str, str]:
+        """Direction of each objective by its name, "value" if there is only one."""
+        return self.settings.get("objectives") or {"value": self.settings.get("direction", MAXIMIZE)}
+
+    @property
     def sign(self) -> float:
-        """Factor that makes higher values better."""
-        return -1.0 if self.settings.get("direction") == MINIMIZE else 1.0
+        """Factor that makes higher values of the first objective better."""
+        return -1.0 if next(iter(self.objectives.values())) == MINIMIZE else 1.0
 
     @property
     def epochs(self) -> int:
@@ -224,8 +229,10 @@ class SavedSearch:
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each trial: what is known of it, its costs, and the values of its variables, by name.
 
-        The value is that after its last epoch. Variables with the name of another column get the suffix "_variable".
+        The value is that after the epoch after which trials are compared; "last_value" is that after the trial's last
+        epoch. Variables with the name of another column get the suffix "_variable".
         """
+        epoch = self.comparison_epoch
         costs = self.columns
         names = [variable.name for variable in self.space.variables] if SPACE in self.metadata else []
         rows = []
@@ -237,12 +244,14 @@ class SavedSearch:
                 "budget": trial.budget,
                 "status": trial.status,
                 "epochs": len(trial.curve),
-                "value": trial.curve[-1] if trial.curve else None,
+                "value": trial.value(epoch) if len(trial.curve) >= epoch else None,
+                "last_value": trial.curve[-1] if trial.curve else None,
                 "predicted": trial.predicted,
                 "predicted_std": trial.predicted_std,
                 "seconds": trial.seconds,
                 "error": trial.error,
             }
+            row |= trial.objectives
             row |= {name: float(values[index]) for name, values in costs.items()}
             row |= {
                 f"{name}_variable" if name in row else name: trial.values.get(name)
@@ -278,7 +287,7 @@ class SavedSearch:
     def _importable_settings(self) -> SearchSettings:
         """The settings that matter to the predictor, without what needs functions that cannot be imported."""
         settings = dict(self.settings)
-        for name in ("evaluator", "budgets", "scaled_networks", "first_candidates"):
+        for name in ("evaluator", "budgets", "scaled_networks", "first_candidates", "warm_start"):
             settings.pop(name, None)
         columns = settings.get("columns", {})
         missing = {name for name, function in columns.items() if not _is_importable(function)}

@@ -19,10 +19,20 @@ class Terminal(io.StringIO):
 
 def trial(number, status=COMPLETED, curve=(70.0, 75.0), epochs=2, **fields):
     error = "ValueError: no" if status == FAILED else None
-    segment = Segment(number, number, epochs, status, 1, error, 12.34, 0.0, {})
+    segment = Segment(
+        number=number,
+        trial=number,
+        epochs=epochs,
+        status=status,
+        attempts=1,
+        error=error,
+        seconds=12.34,
+        ended=0.0,
+        state={},
+    )
     values = {"phase": "proposed", "predicted": None, "predicted_std": None, **fields}
     return Trial(
-        number,
+        number=number,
         candidate=np.zeros(1, int),
         values={},
         round=0,

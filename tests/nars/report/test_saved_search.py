@@ -10,6 +10,7 @@ import pytest
 from fbnetv3.errors import MissingPackageError, UsageError
 from fbnetv3.nars import load, search
 from fbnetv3.nars.algorithm.trial_store import TrialStoreError
+from fbnetv3.nars.report.charts.report_data import measured_front, trial_costs
 from tests.nars.toy import FAST, QUICK, SPACE, evaluate, spent
 
 
@@ -68,7 +69,8 @@ def test_a_table_has_a_row_for_each_trial(budgeted_search, tmp_path):
         rows = list(csv.DictReader(file))
     assert [int(row["number"]) for row in rows] == [trial.number for trial in saved.trials]
     for row, trial in zip(rows, saved.trials, strict=True):
-        assert float(row["value"]) == trial.curve[-1]
+        assert float(row["last_value"]) == trial.curve[-1]
+        assert row["value"] == (row["last_value"] if len(trial.curve) == 6 else "")
         assert row["kind"] == trial.values["kind"]
         assert float(row["spent"]) == sum(trial.values[f"x{i}"] for i in range(4))
         assert row["predicted"] == ("" if trial.predicted is None else str(trial.predicted))
@@ -83,6 +85,27 @@ def test_a_data_frame_has_the_same_rows(budgeted_search, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(MissingPackageError, match="pip install pandas"):
         saved.to_dataframe()
+
+
+def test_several_objectives(tmp_path):
+    def measure(candidate, epochs):
+        return {
+            "accuracy": evaluate(candidate, epochs),
+            "latency": sum(candidate[f"x{i}"] for i in range(4)),
+        }
+
+    objectives = {"accuracy": "maximize", "latency": "minimize"}
+    settings = {**QUICK, "evaluations": 12, "objectives": objectives}
+    result = search(SPACE, measure, tmp_path / "out", **settings)
+    saved = load(result.folder)
+    assert saved.objectives == objectives and saved.sign == 1
+    assert [row["latency"] for row in saved.rows()] == [
+        sum(trial.values[f"x{i}"] for i in range(4)) for trial in saved.trials
+    ]
+    column, latencies = trial_costs(saved)
+    front = measured_front(saved, column, latencies)
+    assert column == "latency"
+    assert {trial.number for trial in front} == {trial.number for trial in result.pareto_front}
 
 
 def test_a_search_that_has_just_begun_has_no_best_trial(tmp_path):

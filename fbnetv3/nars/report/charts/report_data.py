@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from fbnetv3.nars.algorithm.search_settings import MAXIMIZE
 from fbnetv3.nars.algorithm.trial_store import Trial
 from fbnetv3.nars.report.saved_search import SavedSearch
 
@@ -33,7 +36,15 @@ def predicted_trials(search: SavedSearch) -> list[Trial]:
 
 
 def trial_costs(search: SavedSearch) -> tuple[str | None, dict[int, float]]:
-    """Return the cost column that the report shows, and each trial's cost by its number; None without columns."""
+    """Return what the report shows values over, and it for each trial by number; None if there is nothing.
+
+    This is the second objective if there are several, else a column.
+    """
+    _, *others = search.objectives
+    if others:
+        return others[0], {
+            trial.number: trial.objectives[others[0]] for trial in search.trials if trial.objectives
+        }
     columns = search.columns
     column = search.analysis.get("cost_column")
     if column not in columns:
@@ -44,6 +55,22 @@ def trial_costs(search: SavedSearch) -> tuple[str | None, dict[int, float]]:
     return column, {
         trial.number: float(cost) for trial, cost in zip(search.trials, columns[column], strict=True)
     }
+
+
+def measured_front(search: SavedSearch, column: str, costs: dict[int, float]) -> list[Trial]:
+    """Return the trials that are better than all with lower costs, lowest cost first.
+
+    Where the column is an objective to maximize, higher costs take the place of lower ones.
+    """
+    cost_sign = -1 if search.objectives.get(column) == MAXIMIZE else 1
+    front = []
+    best = -np.inf
+    for trial in sorted(search.ranked, key=lambda trial: cost_sign * costs[trial.number]):
+        value = search.sign * trial.value(search.comparison_epoch)
+        if value > best:
+            front.append(trial)
+            best = value
+    return front
 
 
 def reference_points(search: SavedSearch, column: str) -> list[tuple[str, float, float]]:

@@ -80,7 +80,8 @@ def _draw_value_over_cost(search: SavedSearch, figure: Any) -> bool:
         if points:
             axes.scatter(*zip(*points, strict=True), s=14, alpha=0.55, linewidths=0, label=name)
     # What the predictor expects, and what is recommended
-    if front := search.analysis.get("front"):
+    front = search.analysis.get("front")
+    if front and search.analysis.get("cost_column") == column:
         axes.plot(
             np.array(front["costs"]) / scale,
             front["values"],

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from fbnetv3.nars.algorithm.search_settings import MAXIMIZE
 from fbnetv3.nars.algorithm.trial_store import FINAL, GIVEN, INITIAL, PROPOSED, Trial
 from fbnetv3.nars.report.charts.report_data import (
     best_so_far,
+    measured_front,
     predicted_trials,
     reference_points,
     shown_value,
@@ -157,12 +159,12 @@ def cost_chart(search: SavedSearch) -> Chart | None:
         x = [costs[trial.number] for trial in trials]
         marker = {"color": colors[name], "size": 7}
         traces.append(_scatter(name, trials, x, [t.value(epoch) for t in trials], marker))
-    front = _measured_front(search, costs)
+    front = measured_front(search, column, costs)
     x = [costs[trial.number] for trial in front]
     line = line_trace("measured front", x, [trial.value(epoch) for trial in front], color=BEST_COLOR)
-    line["line"]["shape"] = "hv"
+    line["line"]["shape"] = "vh" if search.objectives.get(column) == MAXIMIZE else "hv"
     traces.append(line)
-    if predicted := search.analysis.get("front"):
+    if (predicted := search.analysis.get("front")) and search.analysis.get("cost_column") == column:
         traces.append(line_trace("predicted front", predicted["costs"], predicted["values"], dash="dot"))
     traces += _cost_markers(search, column)
     return {
@@ -170,22 +172,10 @@ def cost_chart(search: SavedSearch) -> Chart | None:
         "caption": "The fronts join what is best at each cost, as measured and as the predictor expects.",
         "data": traces,
         "layout": {
-            "xaxis": {"title": column},
+            "xaxis": {"title": column, "exponentformat": "SI"},
             "yaxis": {"title": "value", "range": typical_range(search)},
         },
     }
-
-
-def _measured_front(search: SavedSearch, costs: dict[int, float]) -> list[Trial]:
-    """Return the trials that are better than all cheaper ones, cheapest first."""
-    front = []
-    best = -np.inf
-    for trial in sorted(search.ranked, key=lambda trial: costs[trial.number]):
-        value = search.sign * trial.value(search.comparison_epoch)
-        if value > best:
-            front.append(trial)
-            best = value
-    return front
 
 
 def _cost_markers(search: SavedSearch, column: str) -> list[dict[str, Any]]:

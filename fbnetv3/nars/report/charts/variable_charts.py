@@ -18,7 +18,7 @@ _MAX_SLICES = 12
 _MAX_LINES = 200  # best trials in parallel coordinates
 _NUM_SHADES = 8
 _FEW_VALUES = 6  # values that are all labeled on an axis
-_COLOR_SCALE = ("#3b4a8f", "#3a6ea5", "#3590a5", "#3fae93", "#6cc474", "#a9d35a", "#e3d84f", "#f7c548")
+_COLOR_SCALE = ("#5468c0", "#4379b8", "#3590a5", "#3fae93", "#6cc474", "#a9d35a", "#e3d84f", "#f7c548")
 
 
 def importance_chart(search: SavedSearch) -> Chart | None:
@@ -175,7 +175,12 @@ def _slice_chart(search: SavedSearch, index: int, marginal: dict[str, list[Any]]
         "mode": "markers",
         "x": _axis_positions(variable, candidates[rows, index]),
         "y": [trial.value(search.comparison_epoch) for trial in trials],
-        "marker": {"size": 6, "opacity": 0.75, "color": numbers, "colorscale": "Viridis"},
+        "marker": {
+            "size": 6,
+            "opacity": 0.75,
+            "color": numbers,
+            "colorscale": [[0, "#5b7fd6"], [1, "#f2a93b"]],
+        },
         "trials": numbers,
     }
     traces = [points]

@@ -45,7 +45,7 @@ function traceOf(trace) {
 }
 
 function draw() {
-  const config = { responsive: true, displayModeBar: false };
+  const config = { displayModeBar: false };
   for (const [name, chart] of Object.entries(report.charts)) {
     const element = document.getElementById(`chart-${name}`);
     if (chart.min_width) element.style.minWidth = `${chart.min_width}px`;
@@ -55,3 +55,8 @@ function draw() {
 
 draw();
 dark.addEventListener("change", draw);
+// Charts follow the width of their sections, which may change without a resize of the window
+const observer = new ResizeObserver((entries) => {
+  for (const { target } of entries) Plotly.Plots.resize(target);
+});
+for (const name of Object.keys(report.charts)) observer.observe(document.getElementById(`chart-${name}`));
