@@ -90,6 +90,11 @@ def _run_stages(
         on_progress(SearchProgress("trials", message=message))
     if settings.paper:
         on_progress(SearchProgress("pretraining"))
+    elif settings.workers > settings.window:
+        message = (
+            f"{settings.window} trials run at a time: raise window to use all {settings.workers} workers"
+        )
+        on_progress(SearchProgress("trials", message=message))
     proposer = plan.build_proposer(continues=getattr(evaluate, "continues", False))
     runner = TrialRunner(settings, plan.space, proposer, store, plan.epochs_planned, on_progress)
     options = ExecutorOptions(

@@ -26,6 +26,9 @@ State = Mapping[str, Sequence[float]]
 _FROM_CANDIDATE = "0"
 _GAINS = "gains"
 _DEGREES_OF_FREEDOM = 4
+_MAX_TRIALS = (
+    1000  # that the process is fitted to; its time grows with the square of their number, and more
+)
 FINALS = "finals"
 """Key of the state: how many final proposals there were for each budget."""
 
@@ -64,14 +67,16 @@ class SearchModel:
     def _fit(self) -> GaussianProcess:
         """Fit a process to completed and paused trials, and condition it on what is believed of pending ones."""
         paused = self.history.paused
-        candidates = [self._candidates]
-        targets = [self._targets]
-        noise = [np.zeros(len(self._targets))]
+        kept = _select_trials(self._targets)
+        candidates = [self._candidates[kept]]
+        targets = [self._targets[kept]]
+        noise = [np.zeros(len(kept))]
         if paused:
             means, stds = np.array([self.forecasts[trial.number] for trial in paused]).T
-            candidates.append(stack_candidates(paused))
-            targets.append(means)
-            noise.append(stds**2)
+            kept = _select_trials(means)
+            candidates.append(stack_candidates(paused)[kept])
+            targets.append(means[kept])
+            noise.append(stds[kept] ** 2)
         stacked = np.concatenate(candidates)
         covariates = self._covariates(stacked)
         num_covariates = 0 if covariates is None else covariates.shape[1]
@@ -193,3 +198,13 @@ class SearchModel:
 def _chance(mean: float | np.ndarray, std: float | np.ndarray, value: float) -> np.ndarray:
     """Return the probability of exceeding a value; its heavy tails allow for trials unlike those before."""
     return student_t.sf((value - mean) / std, _DEGREES_OF_FREEDOM)
+
+
+def _select_trials(targets: np.ndarray) -> np.ndarray:
+    """Return indices of at most `_MAX_TRIALS` trials: the best half, and others evenly over the search."""
+    if len(targets) <= _MAX_TRIALS:
+        return np.arange(len(targets))
+    best = np.argsort(-targets, kind="stable")[: _MAX_TRIALS // 2]
+    others = np.setdiff1d(np.arange(len(targets)), best)
+    spread = others[np.linspace(0, len(others) - 1, _MAX_TRIALS - len(best)).astype(int)]
+    return np.sort(np.concatenate([best, spread]))
