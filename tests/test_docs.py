@@ -12,7 +12,7 @@ import torch
 import fbnetv3
 from fbnetv3 import model_zoo
 from fbnetv3.config import get_cfg
-from fbnetv3.nars.algorithm.search_settings import SearchSettings
+from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.utils.downloads import cached_path
 from fbnetv3.utils.nested_keys import flatten
 from tests.modeling.weight_files import mobile_vision

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from fbnetv3.nars.algorithm.ask_tell import Search
 from fbnetv3.nars.algorithm.nars_search import search
-from fbnetv3.nars.algorithm.search_config import load_search_config
 from fbnetv3.nars.report.html_report import write_report
 from fbnetv3.nars.report.progress_table import ProgressTable, format_prediction
 from fbnetv3.nars.report.report_watcher import watch_search
 from fbnetv3.nars.report.saved_search import load
 from fbnetv3.nars.report.search_analysis import save_analysis
 from fbnetv3.nars.report.search_status import describe_search
+from fbnetv3.nars.settings.search_config import load_search_config
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 OTHER_COMMANDS = """

@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from fbnetv3.arch import configs_folder
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.algorithm.search_settings import SearchSettings
+from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.simulation.cluster_sweep import (
     SweepPoint,
     fastest_gpus_per_trial,

@@ -11,16 +11,16 @@ from fbnetv3.utils.imports import lazy_attributes
 
 if TYPE_CHECKING:
     from fbnetv3.nars.algorithm.ask_tell import Search
-    from fbnetv3.nars.algorithm.evolution import EvolutionSettings, evolve, pareto_front
     from fbnetv3.nars.algorithm.nars_search import search
     from fbnetv3.nars.algorithm.search_result import SearchResult
-    from fbnetv3.nars.algorithm.search_settings import SearchSettings
     from fbnetv3.nars.evaluators.evaluator_registry import EVALUATORS
     from fbnetv3.nars.execution.executors import EXECUTORS
     from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PredictorSettings
+    from fbnetv3.nars.recommendation.evolution import EvolutionSettings, evolve, pareto_front
     from fbnetv3.nars.report.html_report import write_report
     from fbnetv3.nars.report.saved_search import SavedSearch, load
     from fbnetv3.nars.report.search_analysis import save_analysis
+    from fbnetv3.nars.settings.search_settings import SearchSettings
     from fbnetv3.nars.space.candidate import Candidate
     from fbnetv3.nars.space.constraints import Constraint, Constraints
     from fbnetv3.nars.space.cost_model import CostModel
@@ -35,17 +35,17 @@ _ATTRIBUTES = {
     "EVALUATORS": "fbnetv3.nars.evaluators.evaluator_registry",
     "EXECUTORS": "fbnetv3.nars.execution.executors",
     "AccuracyPredictor": "fbnetv3.nars.predictor.accuracy_predictor",
-    "EvolutionSettings": "fbnetv3.nars.algorithm.evolution",
+    "EvolutionSettings": "fbnetv3.nars.recommendation.evolution",
     "PredictorSettings": "fbnetv3.nars.predictor.accuracy_predictor",
     "SavedSearch": "fbnetv3.nars.report.saved_search",
     "Search": "fbnetv3.nars.algorithm.ask_tell",
     "SearchResult": "fbnetv3.nars.algorithm.search_result",
-    "SearchSettings": "fbnetv3.nars.algorithm.search_settings",
+    "SearchSettings": "fbnetv3.nars.settings.search_settings",
     "Space": "fbnetv3.nars.space.search_space",
-    "evolve": "fbnetv3.nars.algorithm.evolution",
+    "evolve": "fbnetv3.nars.recommendation.evolution",
     "load": "fbnetv3.nars.report.saved_search",
     "load_space": "fbnetv3.nars.space.search_space",
-    "pareto_front": "fbnetv3.nars.algorithm.evolution",
+    "pareto_front": "fbnetv3.nars.recommendation.evolution",
     "sample_pool": "fbnetv3.nars.space.sampling",
     "save_analysis": "fbnetv3.nars.report.search_analysis",
     "search": "fbnetv3.nars.algorithm.nars_search",

@@ -8,7 +8,7 @@ from fbnetv3.config import is_detection_config, load_config
 from fbnetv3.config.recipe import load_recipe
 from fbnetv3.errors import UserError
 from fbnetv3.experiments.ablation import load_ablation
-from fbnetv3.nars.algorithm.search_config import load_search_config
+from fbnetv3.nars.settings.search_config import load_search_config
 from fbnetv3.nars.space.search_space import load_space
 
 INVALID = {

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from fbnetv3.arch import ArchDef, ArchError, compute_cost
 from fbnetv3.config.recipe import Recipe, RecipeError
 from fbnetv3.errors import UserError
-from fbnetv3.nars.algorithm.search_config import load_search_config
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
 from fbnetv3.nars.evaluators.evaluator_registry import build_evaluator
+from fbnetv3.nars.settings.search_config import load_search_config
 from fbnetv3.nars.space.cost_model import CostModel
 from fbnetv3.nars.space.search_space import load_space
 from fbnetv3.nars.space.variables import SpaceError

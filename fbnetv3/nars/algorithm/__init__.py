@@ -1,1 +1,1 @@
-"""The search algorithm: settings, rounds of trials, early stopping, evolution, recommendations."""
+"""The search itself: the plan, the trials and their store, and the result."""

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.algorithm.history import visible_history
 from fbnetv3.nars.algorithm.progress import rank_trials
 from fbnetv3.nars.algorithm.resume import start_or_resume
-from fbnetv3.nars.algorithm.search_model import SearchModel
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
 from fbnetv3.nars.algorithm.search_result import MIN_TRIALS, SearchResult, conclude_search
-from fbnetv3.nars.algorithm.search_settings import SearchSettings, parse_settings
 from fbnetv3.nars.algorithm.trial_csv import read_values, write_candidates
 from fbnetv3.nars.algorithm.trial_runner import trial_seed
 from fbnetv3.nars.algorithm.trial_store import GIVEN, RUNNING, WAITING, Proposal, Segment, Trial, TrialStore
 from fbnetv3.nars.evaluators.evaluator_registry import parse_learning_curve, parse_measurements
+from fbnetv3.nars.proposals.history import visible_history
+from fbnetv3.nars.proposals.search_model import SearchModel
+from fbnetv3.nars.settings.search_settings import SearchSettings, parse_settings
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.search_space import Space, load_space
 from fbnetv3.utils.files import FolderLock
@@ -150,8 +150,8 @@ class Search:
         values = read_values(file)
         with self._open_store() as store:
             running = {segment.trial: segment for segment in store.segments() if segment.status == RUNNING}
-            known = values.keys() & running.keys()
-            for number in sorted(known):
+            told = values.keys() & running.keys()
+            for number in sorted(told):
                 curve = parse_learning_curve(values[number], running[number].epochs)
                 store.complete(running[number].number, curve, 0.0)
             unknown = [number for number in values if number >= len(store.trials())]
@@ -159,7 +159,7 @@ class Search:
             raise UsageError(
                 f"{file}: trial {unknown[0]} is not a trial of {self.folder}; other values are recorded"
             )
-        return len(known)
+        return len(told)
 
     def reclaim(self) -> int:
         """Have `ask` return candidates again whose values were never told; return their number."""

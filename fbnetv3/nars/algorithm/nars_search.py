@@ -12,7 +12,6 @@ from fbnetv3.nars.algorithm.progress import ProgressCallback, SearchProgress, co
 from fbnetv3.nars.algorithm.resume import start_or_resume
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
 from fbnetv3.nars.algorithm.search_result import MIN_TRIALS, SearchResult, conclude_search
-from fbnetv3.nars.algorithm.search_settings import SearchSettings, parse_settings
 from fbnetv3.nars.algorithm.trial_runner import TrialRunner
 from fbnetv3.nars.algorithm.trial_store import (
     TrialStore,
@@ -20,6 +19,7 @@ from fbnetv3.nars.algorithm.trial_store import (
 from fbnetv3.nars.evaluators.evaluator_registry import Evaluator, build_evaluator
 from fbnetv3.nars.execution.attempts import SearchContext
 from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
+from fbnetv3.nars.settings.search_settings import SearchSettings, parse_settings
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.search_space import Space, load_space
 from fbnetv3.utils.files import FolderLock

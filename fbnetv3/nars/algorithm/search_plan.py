@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.errors import FieldError
-from fbnetv3.nars.algorithm.budgets import build_budgets, build_constraints, check_file_name
-from fbnetv3.nars.algorithm.multi_objective import MultiObjectiveSearch
-from fbnetv3.nars.algorithm.paper_search import PaperSearch
-from fbnetv3.nars.algorithm.search_settings import JOINT, SearchSettings, settings_as_data
-from fbnetv3.nars.algorithm.sequential_search import SequentialSearch
 from fbnetv3.nars.algorithm.space_digest import space_digest
 from fbnetv3.nars.algorithm.trial_runner import Proposer
 from fbnetv3.nars.algorithm.trial_store import CONFIGURATION, EPOCHS_PLANNED, SPACE
-from fbnetv3.nars.algorithm.warm_start import build_warm_start
 from fbnetv3.nars.evaluators.evaluator_registry import Evaluator, evaluator_name
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PretrainingReport
 from fbnetv3.nars.predictor.architecture_statistics import pretraining_labels
+from fbnetv3.nars.proposals.multi_objective import MultiObjectiveSearch
+from fbnetv3.nars.proposals.paper_search import PaperSearch
+from fbnetv3.nars.proposals.sequential_search import SequentialSearch
+from fbnetv3.nars.proposals.warm_start import build_warm_start
+from fbnetv3.nars.settings.budgets import build_budgets, build_constraints, check_file_name
+from fbnetv3.nars.settings.search_settings import JOINT, SearchSettings, settings_as_data
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.latency_model import LATENCY_COLUMN
 from fbnetv3.nars.space.sampling import sample_pool, sample_quasi_random

@@ -9,9 +9,7 @@ from typing import NoReturn, Protocol
 import numpy as np
 
 from fbnetv3.errors import UserError
-from fbnetv3.nars.algorithm.history import History, visible_history
 from fbnetv3.nars.algorithm.progress import ProgressCallback, SearchProgress, SearchStage, rank_trials
-from fbnetv3.nars.algorithm.search_settings import SearchSettings
 from fbnetv3.nars.algorithm.trial_store import (
     COMPLETED,
     FAILED,
@@ -23,6 +21,8 @@ from fbnetv3.nars.algorithm.trial_store import (
 )
 from fbnetv3.nars.execution.attempts import Outcome, TrialAttempt
 from fbnetv3.nars.execution.executors import Executor
+from fbnetv3.nars.proposals.history import History, visible_history
+from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.space.search_space import Space
 
 _POLL_SECONDS = 1.0

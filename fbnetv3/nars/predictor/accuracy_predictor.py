@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from fbnetv3.errors import FieldError, UsageError
 from fbnetv3.nars.predictor.accuracy_transform import AccuracyTransform
 from fbnetv3.nars.predictor.ensemble import EnsembleNetwork, train_members
-from fbnetv3.nars.predictor.gaussian_process import GaussianProcess, Prediction
+from fbnetv3.nars.predictor.gaussian_process import GaussianProcess, ValuePrediction
 from fbnetv3.nars.setting_fields import check_fields, integer_field, number_field
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.nars.space.variables import ARCHITECTURE, RECIPE
@@ -194,7 +194,7 @@ class AccuracyPredictor:
         return self.predict(candidates).mean
 
     @torch.no_grad()
-    def predict(self, candidates: np.ndarray) -> Prediction:
+    def predict(self, candidates: np.ndarray) -> ValuePrediction:
         """Predict accuracies of candidates and their standard deviations, (N,) each.
 
         Without a Gaussian process, the deviation is that of trials on which a network was not trained.
@@ -212,7 +212,7 @@ class AccuracyPredictor:
             std = prediction.std
         mean = self._weights @ components
         values = self._transform.inverse(mean)
-        return Prediction(self.sign * values, self._transform.inverse(mean + std) - values)
+        return ValuePrediction(self.sign * values, self._transform.inverse(mean + std) - values)
 
     def posterior_means(self, candidates: np.ndarray) -> np.ndarray:
         """Return the values of candidates among the trials, with the noise of their measurement averaged out, (N,).

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fbnetv3.nars.predictor.accuracy_transform import AccuracyTransform
-from fbnetv3.nars.predictor.gaussian_process import GaussianProcess, Prediction
+from fbnetv3.nars.predictor.gaussian_process import GaussianProcess, ValuePrediction
 from fbnetv3.nars.space.search_space import Space
 
 # Forecasts of trials unlike those before miss by more than leave-one-out forecasts do
@@ -54,18 +54,18 @@ class CurveForecaster:
         errors = (targets - self.left_out.mean) / self.left_out.std
         self._scale = _SAFETY_FACTOR * math.sqrt(max(1.0, float(np.mean(errors**2))))
 
-    def forecast(self, candidates: np.ndarray, curves: np.ndarray) -> Prediction:
+    def forecast(self, candidates: np.ndarray, curves: np.ndarray) -> ValuePrediction:
         """Forecast transformed values after the last epoch, (N,); deviations include the noise of a measurement.
 
         `curves` are the values after the first epochs, (N, epochs), at least those of this forecaster.
         """
         prediction = self.process.predict(candidates, self._covariates(curves))
         std = np.hypot(prediction.std, self.process.noise_std)
-        return Prediction(prediction.mean, self._scale * std)
+        return ValuePrediction(prediction.mean, self._scale * std)
 
-    def leave_one_out(self) -> Prediction:
+    def leave_one_out(self) -> ValuePrediction:
         """Forecast each of the trials that ran to the end from all others."""
-        return Prediction(self.left_out.mean, self._scale * self.left_out.std)
+        return ValuePrediction(self.left_out.mean, self._scale * self.left_out.std)
 
     def _covariates(self, curves: np.ndarray) -> np.ndarray:
         """Return the value now, and how much it has grown since half the epochs, (N, 2)."""

@@ -47,7 +47,7 @@ _CHUNK_SIZE = 512  # candidates predicted at a time
 _MIN_VARIANCE = 1e-9
 
 
-class Prediction(NamedTuple):
+class ValuePrediction(NamedTuple):
     """Posterior of candidates' values, without the noise of a measurement."""
 
     mean: np.ndarray  # (N,)
@@ -136,7 +136,7 @@ class GaussianProcess:
         other._condition()
         return other
 
-    def predict(self, candidates: np.ndarray, covariates: np.ndarray | None = None) -> Prediction:
+    def predict(self, candidates: np.ndarray, covariates: np.ndarray | None = None) -> ValuePrediction:
         """Predict the values of candidates, integers (N, variables), given their covariates, (N, num_covariates)."""
         parameters = self._split(self.parameters)
         inputs = kernel_inputs(self.space, candidates)
@@ -156,12 +156,12 @@ class GaussianProcess:
         if covariates is not None:
             mean = mean + covariates @ parameters.weights
         total = np.exp(parameters.log_variances) @ self._term_scales
-        return Prediction(mean, np.sqrt(np.maximum(total - np.concatenate(squares), _MIN_VARIANCE)))
+        return ValuePrediction(mean, np.sqrt(np.maximum(total - np.concatenate(squares), _MIN_VARIANCE)))
 
-    def leave_one_out(self) -> Prediction:
+    def leave_one_out(self) -> ValuePrediction:
         """Predict every target from all others; the deviations include the noise."""
         variances = 1 / np.diag(self._inverse)
-        return Prediction(self._data.targets - self._weights * variances, np.sqrt(variances))
+        return ValuePrediction(self._data.targets - self._weights * variances, np.sqrt(variances))
 
     @property
     def noise_std(self) -> float:

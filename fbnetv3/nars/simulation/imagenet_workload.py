@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fbnetv3.errors import FieldError
-from fbnetv3.nars.algorithm.budgets import build_constraints
-from fbnetv3.nars.algorithm.search_settings import SearchSettings
+from fbnetv3.nars.settings.budgets import build_constraints
+from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.simulation.simulator import Workload
 from fbnetv3.nars.space.cost_model import CostModel
 from fbnetv3.nars.space.sampling import sample_pool

@@ -11,10 +11,10 @@ import fbnetv3
 from fbnetv3.arch import ARCHS, cost, load_arch
 from fbnetv3.config import load_config
 from fbnetv3.errors import FieldError, UserError
-from fbnetv3.nars.algorithm.budgets import budget_name, parse_bounds
 from fbnetv3.nars.algorithm.nars_search import search
-from fbnetv3.nars.algorithm.search_settings import SearchSettings
 from fbnetv3.nars.algorithm.trial_store import TRIALS_FILE
+from fbnetv3.nars.settings.budgets import budget_name, parse_bounds
+from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.space.search_space import load_space, space_from_dict
 from fbnetv3.nars.space.variables import SpaceError
 from tests.nars.toy import QUICK, ROOT, SPACE, accuracy, evaluate, outcome, spent

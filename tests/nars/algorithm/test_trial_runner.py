@@ -5,11 +5,11 @@ import contextlib
 import pytest
 
 from fbnetv3.nars.algorithm.nars_search import search
-from fbnetv3.nars.algorithm.search_settings import SearchSettings
 from fbnetv3.nars.algorithm.trial_runner import TrialRunner
 from fbnetv3.nars.algorithm.trial_store import Proposal, TrialStore
 from fbnetv3.nars.execution.attempts import SearchContext
 from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
+from fbnetv3.nars.settings.search_settings import SearchSettings
 from tests.nars.toy import QUICK, SPACE, evaluate
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.algorithm.search_settings import SearchSettings
+from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.simulation.imagenet_workload import (
     PAPER_GPU_HOURS,
     TRAINING_IMAGES,

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.algorithm.paper_search import PaperSearch
-from fbnetv3.nars.algorithm.search_settings import SearchSettings
 from fbnetv3.nars.algorithm.trial_runner import TrialRunner
 from fbnetv3.nars.algorithm.trial_store import COMPLETED, FAILED, TrialStore
 from fbnetv3.nars.execution.attempts import Outcome
-from fbnetv3.nars.predictor.gaussian_process import Prediction
+from fbnetv3.nars.predictor.gaussian_process import ValuePrediction
+from fbnetv3.nars.proposals.paper_search import PaperSearch
+from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.simulation.simulator import Cluster, Workload, simulate
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.nars.space.variables import Variable
@@ -188,7 +188,7 @@ class PoolOrderPredictor:
     sign = 1.0
 
     def predict(self, candidates):
-        return Prediction(-candidates[:, 0].astype(float), np.ones(len(candidates)))
+        return ValuePrediction(-candidates[:, 0].astype(float), np.ones(len(candidates)))
 
     def fit(self, candidates, accuracies):
         pass

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from fbnetv3.nars.algorithm.early_stopping import MIN_CURVES, rank_correlations
 from fbnetv3.nars.algorithm.progress import prediction_error
+from fbnetv3.nars.proposals.early_stopping import MIN_CURVES, rank_correlations
 from fbnetv3.nars.report.charts.report_data import (
     best_so_far,
     predicted_trials,

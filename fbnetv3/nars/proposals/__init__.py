@@ -1,0 +1,1 @@
+"""How a search chooses what to try next: models, acquisition functions, and Algorithm 1's rounds."""
