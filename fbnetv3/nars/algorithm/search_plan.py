@@ -23,7 +23,7 @@ from fbnetv3.nars.proposals.paper_search import PaperSearch
 from fbnetv3.nars.proposals.sequential_search import SequentialSearch
 from fbnetv3.nars.proposals.warm_start import build_warm_start
 from fbnetv3.nars.settings.budgets import build_budgets, build_constraints, check_file_name
-from fbnetv3.nars.settings.search_settings import JOINT, SearchSettings, settings_as_data
+from fbnetv3.nars.settings.search_settings import DEFAULT_LABELS, JOINT, SearchSettings, settings_as_data
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.latency_model import LATENCY_COLUMN
 from fbnetv3.nars.space.sampling import sample_pool, sample_quasi_random
@@ -119,13 +119,18 @@ class SearchPlan:
         return MultiObjectiveSearch(search, settings.signs) if settings.objectives else search
 
     def pretrain_predictor(self) -> tuple[AccuracyPredictor, PretrainingReport | None]:
-        """Build a predictor; pretrain it on architecture statistics if the space has architectures (Sec. 3.2)."""
+        """Build a predictor; pretrain it on architecture statistics if the space has networks (Sec. 3.2).
+
+        With Algorithm 1, or if labels are chosen, other columns of architectures are labels too.
+        """
         settings = self.settings
         predictor_settings = settings.predictor
         if settings.paper:
             predictor_settings = replace(predictor_settings, gaussian_process=False)
         predictor = AccuracyPredictor(self.space, predictor_settings, settings.seed, settings.sign)
-        if not len(self.space.variable_indices(ARCHITECTURE)):
+        has_labels = self.space.architecture is not None or settings.paper
+        has_labels |= settings.pretraining_labels != DEFAULT_LABELS
+        if not has_labels or not len(self.space.variable_indices(ARCHITECTURE)):
             return predictor, None
         labels = pretraining_labels(self.constraints, self.pool, settings.pretraining_labels)
         return predictor, predictor.pretrain(self.pool, labels) if labels else None

@@ -32,6 +32,7 @@ from fbnetv3.utils.imports import import_modules
 from fbnetv3.utils.yaml_files import parse_number
 
 JOINT = "joint"
+DEFAULT_LABELS = "paper"
 MAXIMIZE = "maximize"
 MINIMIZE = "minimize"
 SCALING_ARGUMENTS = ("depth", "width", "resolution", "tolerance")
@@ -134,7 +135,7 @@ class SearchSettings:
     max_seconds: float | None = number_field(None, 1e-3)
     min_gain: float | None = number_field(None, 0)
     time_limit: float | None = number_field(None, 1e-3)
-    pretraining_labels: str | Sequence[str] = names_field("paper")
+    pretraining_labels: str | Sequence[str] = names_field(DEFAULT_LABELS)
     pool_size: int = integer_field(20_000, 10, 10**7)
     paper: bool = False
     rounds: int | None = integer_field(None, 1)
