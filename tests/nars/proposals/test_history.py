@@ -5,7 +5,7 @@ import pytest
 
 from fbnetv3.nars.algorithm.trial_store import COMPLETED, FAILED, RUNNING, WAITING, Trial
 from fbnetv3.nars.proposals.history import stack_candidates, visible_history
-from tests.nars.algorithm.proposal_loop import make_segment
+from tests.nars.proposals.proposal_loop import make_segment
 
 EPOCHS = 4
 

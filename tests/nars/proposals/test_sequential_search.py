@@ -12,7 +12,7 @@ from fbnetv3.nars.proposals.history import visible_history
 from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.space.sampling import random_candidates
 from fbnetv3.nars.space.search_space import space_from_dict
-from tests.nars.algorithm.proposal_loop import candidates_of, run_proposals, spent_epochs
+from tests.nars.proposals.proposal_loop import candidates_of, run_proposals, spent_epochs
 from tests.nars.space.spaces import CONDITIONAL
 
 SPACE = space_from_dict(

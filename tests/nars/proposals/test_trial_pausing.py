@@ -5,7 +5,7 @@ import pytest
 
 from fbnetv3.nars.proposals.history import visible_history
 from fbnetv3.nars.space.search_space import space_from_dict
-from tests.nars.algorithm.proposal_loop import run_proposals, spent_epochs
+from tests.nars.proposals.proposal_loop import run_proposals, spent_epochs
 
 SPACE = space_from_dict(
     {
@@ -48,7 +48,7 @@ def continued():
     return {
         (curves.__name__, seed): run_proposals(SPACE, curves, True, seed=seed, **SETTINGS)
         for curves in (telling, misleading)
-        for seed in range(4)
+        for seed in range(3)
     }
 
 
@@ -82,11 +82,11 @@ def test_hopeless_trials_are_paused_and_others_tried_instead(continued):
 
 
 def test_the_best_is_still_found_where_curves_tell(continued):
-    assert [best_of(trials) for trials in select(continued, "telling")].count(BEST) >= 3
+    assert [best_of(trials) for trials in select(continued, "telling")].count(BEST) >= 2
 
 
 def test_the_best_is_still_found_where_slow_learners_end_best(continued):
-    assert [best_of(trials) for trials in select(continued, "misleading")].count(BEST) >= 3
+    assert [best_of(trials) for trials in select(continued, "misleading")].count(BEST) >= 2
 
 
 def test_paused_trials_are_worse_than_the_best_when_run_to_the_end(continued):
