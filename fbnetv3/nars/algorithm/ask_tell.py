@@ -18,7 +18,11 @@ from fbnetv3.nars.algorithm.search_result import MIN_TRIALS, SearchResult, concl
 from fbnetv3.nars.algorithm.trial_csv import read_values, write_candidates
 from fbnetv3.nars.algorithm.trial_runner import trial_seed
 from fbnetv3.nars.algorithm.trial_store import GIVEN, RUNNING, WAITING, Proposal, Segment, Trial, TrialStore
-from fbnetv3.nars.evaluators.evaluator_registry import parse_learning_curve, parse_measurements
+from fbnetv3.nars.evaluators.evaluator_registry import (
+    Measurements,
+    parse_learning_curve,
+    parse_measurements,
+)
 from fbnetv3.nars.proposals.history import visible_history
 from fbnetv3.nars.proposals.search_model import SearchModel
 from fbnetv3.nars.settings.search_settings import SearchSettings, parse_settings
@@ -121,10 +125,11 @@ class Search:
         with self._open_store() as store:
             if isinstance(candidate, Candidate):
                 segment = self._asked_segment(store, candidate)
+                measured = self._parse(curve, segment.epochs)
             else:
-                first = next(iter(curve.values())) if isinstance(curve, Mapping) else curve
-                segment = self._add_given(store, candidate, len(np.atleast_1d(first)))
-            measured = parse_measurements(curve, segment.epochs, tuple(self._plan.settings.objectives))
+                # Before the trial is added, which would wait to be evaluated otherwise
+                measured = self._parse(curve, self._count_epochs(curve))
+                segment = self._add_given(store, candidate, len(measured.curve))
             store.complete(segment.number, measured.curve, 0.0, measured.objectives)
             return store.trial(segment.trial)
 
@@ -206,13 +211,25 @@ class Search:
         if candidate.number < len(trials):
             trial = trials[candidate.number]
             segment = trial.segments[-1]
-            is_same = np.array_equal(trial.candidate, self.space.canonicalize(candidate.vector[None])[0])
+            is_same = np.array_equal(trial.candidate, candidate.vector)
             if is_same and segment.status == RUNNING and segment.epochs == candidate.epochs:
                 return segment
         raise UsageError(
             f"candidate {candidate.number} is not being evaluated to epoch {candidate.epochs}: it is not "
             "from `ask`, or its value was told before"
         )
+
+    def _count_epochs(self, curve: Any) -> int:
+        """Return the number of epochs that an own candidate was trained, from its values."""
+        values = next(iter(curve.values()), ()) if isinstance(curve, Mapping) else curve
+        count = len(np.atleast_1d(values))
+        epochs = self._plan.settings.epochs
+        if not 1 <= count <= epochs:
+            raise UsageError(f"the curve has {count} values; expected one for each of 1 to {epochs} epochs")
+        return count
+
+    def _parse(self, curve: Any, epochs: int) -> Measurements:
+        return parse_measurements(curve, epochs, tuple(self._plan.settings.objectives))
 
     def _add_given(self, store: TrialStore, values: Mapping[str, Any], epochs: int) -> Segment:
         proposal = Proposal(epochs, self.space.encode(values), phase=GIVEN)
