@@ -9,11 +9,13 @@ import pytest
 
 from fbnetv3.errors import OutputError
 from fbnetv3.nars.algorithm.trial_store import (
-    DONE,
+    COMPLETED,
     FAILED,
+    INITIAL,
     RUNNING,
     TRIALS_FILE,
     WAITING,
+    Proposal,
     TrialStore,
     TrialStoreError,
 )
@@ -21,34 +23,59 @@ from fbnetv3.nars.algorithm.trial_store import (
 CANDIDATES = np.array([[0, 1], [1, 0], [2, 2]])
 
 
+def decode(candidate):
+    return {"a": int(candidate[0]), "b": int(candidate[1])}
+
+
+def add(store, candidates, **fields):
+    return store.add([Proposal(4, candidate, phase=INITIAL, **fields) for candidate in candidates], decode)
+
+
 @pytest.fixture
 def store(tmp_path):
     store = TrialStore(tmp_path, create=True)
-    store.add_round(0, CANDIDATES, epochs=4)
+    add(store, CANDIDATES)
     yield store
     store.close()
 
 
 def test_a_trial_from_proposal_to_end(store):
-    assert [t.status for t in store.trials()] == [WAITING] * 3
-    assert store.num_rounds() == 1
+    assert [trial.status for trial in store.trials()] == [WAITING] * 3
     store.start(0)
-    store.finish(0, [1, 2, 3, 4], 1.5)
-    trial = store.trials()[0]
-    assert (trial.status, trial.attempts, trial.curve, trial.seconds) == (DONE, 1, (1, 2, 3, 4), 1.5)
-    assert trial.accuracy(4) == 4
+    assert store.trial(0).status == RUNNING
+    store.complete(0, [1, 2, 3, 4], 1.5)
+    trial = store.trial(0)
+    assert (trial.status, trial.curve, trial.seconds) == (COMPLETED, (1, 2, 3, 4), 1.5)
+    assert (trial.phase, trial.epochs, trial.value(4), trial.values) == (INITIAL, 4, 4, {"a": 0, "b": 1})
     np.testing.assert_array_equal(trial.candidate, CANDIDATES[0])
     store.start(1)
     store.fail(1, "boom", 0.1, retry=True)
-    assert (store.trials()[1].status, store.trials()[1].error) == (WAITING, "boom")
+    assert (store.trial(1).status, store.trial(1).error) == (WAITING, "boom")
     store.fail(1, "boom again", 0.1, retry=False)
-    assert (store.trials()[1].status, store.trials()[1].attempts) == (FAILED, 2)
+    assert (store.trial(1).status, store.trial(1).segments[0].attempts) == (FAILED, 2)
 
 
-def test_later_rounds_continue_the_numbers(store):
-    store.add_round(1, CANDIDATES[:2], epochs=2, predicted=[0.5, 0.25])
-    trials = [(t.number, t.round, t.predicted) for t in store.trials()]
-    assert trials == [(0, 0, None), (1, 0, None), (2, 0, None), (3, 1, 0.5), (4, 1, 0.25)]
+def test_a_continued_trial_has_one_curve_and_several_segments(store):
+    store.complete(0, [1, 2], 1.5)
+    (segment,) = store.add([Proposal(6, trial=0, state={"length": [0.5]})], decode)
+    assert (segment.number, segment.trial, segment.epochs, segment.status) == (3, 0, 6, WAITING)
+    assert store.trial(0).curve == (1, 2) and store.trial(0).status == WAITING
+    store.start(3)
+    store.complete(3, [1, 2, 3, 4, 5, 6], 2.0)
+    trial = store.trial(0)
+    assert (trial.curve, trial.epochs, trial.seconds) == ((1, 2, 3, 4, 5, 6), 6, 3.5)
+    assert [part.number for part in trial.segments] == [0, 3]
+    assert [part.has_ended for part in trial.segments] == [True, True]
+    assert trial.segments[1].state == {"length": [0.5]}
+    assert len(store.trials()) == 3 and len(store.segments()) == 4
+
+
+def test_numbers_continue_and_predictions_are_kept(store):
+    segments = add(store, CANDIDATES[:2] + 3, round=1, predicted=0.5, predicted_std=0.25, budget="best")
+    assert [(segment.number, segment.trial) for segment in segments] == [(3, 3), (4, 4)]
+    trial = store.trials()[4]
+    assert (trial.round, trial.predicted, trial.predicted_std, trial.budget) == (1, 0.5, 0.25, "best")
+    assert store.trials()[0].predicted is None
 
 
 def test_interrupted_trials_are_requeued(store):
@@ -57,20 +84,21 @@ def test_interrupted_trials_are_requeued(store):
     store.requeue()
     assert [t.status for t in store.trials()] == [WAITING, FAILED, WAITING]
     store.requeue(include_failed=True)
-    assert [(t.status, t.attempts) for t in store.trials()] == [(WAITING, 0)] * 3
+    assert [(part.status, part.attempts) for part in store.segments()] == [(WAITING, 0)] * 3
 
 
 def test_trials_survive_sigkill(tmp_path):
     script = (
         "import os, signal, sys, numpy as np; from pathlib import Path\n"
-        "from fbnetv3.nars.algorithm.trial_store import TrialStore\n"
+        "from fbnetv3.nars.algorithm.trial_store import Proposal, TrialStore\n"
         "store = TrialStore(Path(sys.argv[1]), create=True)\n"
-        "store.add_round(0, np.zeros((2, 3), int), 1); store.start(0); store.finish(0, [0.5], 1.0); store.start(1)\n"
+        "store.add([Proposal(1, np.zeros(3, int))] * 2, lambda candidate: {})\n"
+        "store.start(0); store.complete(0, [0.5], 1.0); store.start(1)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False).returncode == -9
     store = TrialStore(tmp_path)
-    assert [t.status for t in store.trials()] == [DONE, RUNNING]
+    assert [t.status for t in store.trials()] == [COMPLETED, RUNNING]
     store.close()
 
 
@@ -103,7 +131,7 @@ def test_another_versions_database(store, tmp_path):
     connection = sqlite3.connect(tmp_path / TRIALS_FILE)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    with pytest.raises(TrialStoreError, match="has schema version 99, but this fbnetv3 reads version 2"):
+    with pytest.raises(TrialStoreError, match="has schema version 99, but this fbnetv3 reads version 3"):
         TrialStore(tmp_path)
 
 
@@ -121,12 +149,12 @@ def test_a_file_that_is_refused_is_closed(store, tmp_path, monkeypatch):
 
 
 def test_a_full_disk_loses_no_finished_trial(store, tmp_path):
-    store.finish(0, [1.0] * 4, 1.0)
+    store.complete(0, [1.0] * 4, 1.0)
     pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
     store._connection.execute(f"PRAGMA max_page_count = {pages}")  # what SQLite calls a full disk
     with pytest.raises(OutputError, match="full: free some disk space, then resume"):
-        store.add_round(1, np.zeros((5000, 2), int), 4)
-    assert [t.status for t in store.trials()] == [DONE, WAITING, WAITING]
+        add(store, np.zeros((5000, 2), int))
+    assert [t.status for t in store.trials()] == [COMPLETED, WAITING, WAITING]
     again = TrialStore(tmp_path)
     assert len(again.trials()) == 3
     again.close()
