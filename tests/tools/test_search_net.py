@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from fbnetv3.config import load_config
-from fbnetv3.nars.algorithm.trial_store import TrialStore
+from fbnetv3.nars import load
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "search_net.py"
@@ -36,7 +36,7 @@ def write_config(folder, **settings):
 
 @pytest.fixture(scope="module")
 def finished_search(tmp_path_factory):
-    """Train six networks on digits and make a recommendation."""
+    """Train about six networks on digits and make a recommendation."""
     folder = tmp_path_factory.mktemp("search")
     config = write_config(
         folder,
@@ -54,9 +54,9 @@ def finished_search(tmp_path_factory):
         constraints={"macs": 1.0e6},
         budgets=[{"macs": 0.8e6}],
         epochs=2,
-        rounds=2,
-        batch=3,
-        pool=200,
+        evaluations=6,
+        initial_trials=3,
+        pool_size=200,
         num_classes=10,
         predictor=FAST,
         output="out",
@@ -68,17 +68,19 @@ def test_a_search_with_training_runs(finished_search):
     folder, _, done = finished_search
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    rows = re.findall(r"^ +(\d)/2 +(\d) +3/3 +0 +0 +[\d.]+", done.stdout, re.MULTILINE)
-    assert rows[-1][0] == "2"
-    store = TrialStore(folder / "out")
-    trials = store.trials()
-    store.close()
-    assert len(trials) == 6
+    trials = load(folder / "out").trials
+    rows = re.findall(r"^ +(\d+) +(initial|proposed|final) +\d/2 +[\d.]+ ", done.stdout, re.MULTILINE)
+    assert sorted({int(number) for number, _ in rows}) == [trial.number for trial in trials]
+    assert [trial.phase for trial in trials][:3] == ["initial"] * 3
+    assert trials[-1].phase == "final"
     assert all(0 <= accuracy <= 100 for trial in trials for accuracy in trial.curve)
-    assert {len(trial.curve) for trial in trials if trial.round == 0} == {2}
-    for trial in trials:  # no weights or checkpoints are left
+    assert 10 <= sum(len(trial.curve) for trial in trials) <= 12
+    for trial in trials:
+        if len(trial.curve) < 2:  # it could be continued
+            continue
         files = {path.name for path in (folder / "out/trials" / f"{trial.number:05d}").iterdir()}
         assert {"arch.yaml", "metrics.jsonl", "config.yaml"} <= files
+        # No weights or checkpoints are left
         assert not files & {"checkpoints", "model_final.pth", "tensorboard"}
 
 
@@ -92,22 +94,37 @@ def test_its_recommendation_trains(finished_search):
     assert f"{config.stem} (" in training.stdout
 
 
-def test_status_and_report(finished_search):
-    folder, _, done = finished_search
+def test_status(finished_search):
+    folder, _, _ = finished_search
     status = run("status", "out", cwd=folder)
     assert "evaluator training, finished" in status.stdout
-    assert re.search(r"^2 .*\(trial \d\)", status.stdout, re.MULTILINE)
+    assert re.search(r"^initial +(\d) +\1 .*\(trial \d\)", status.stdout, re.MULTILINE)
+    assert re.search(r"^best: trial \d+, [\d.]+", status.stdout, re.MULTILINE)
+
+
+def test_report(finished_search):
+    folder, _, done = finished_search
     report = (folder / "out/report.html").read_text()
     assert f"report: {Path('out/report.html')}" in done.stdout
-    assert report.count("data:image/png;base64,") >= 5
     names = {path.stem for path in (folder / "out/report").glob("*.png")}
-    assert {"rounds", "pareto", "last_round", "predictor", "pretraining", "samples"} <= names
-    for link in re.findall(r'href="([^"]+)"', report):
-        assert (folder / "out" / link).exists()
+    assert {"trials", "pareto", "predictor", "pretraining", "samples"} <= names
+    links = re.findall(r'href="(recommendations/[^"]+)"', report)
+    assert {Path(link).parent.name for link in links} == {"recommendations", "archs", "recipes"}
+    assert all((folder / "out" / link).exists() for link in links)
+    assert "MODEL:\n  ARCH: archs/" in report  # the config's text, to copy
     (folder / "out/report.html").unlink()
-    again = run("report", "out", cwd=folder)
-    assert (again.returncode, again.stdout) == (0, "out/report.html\n")
+    again = run("report", "out", "--csv", "trials.csv", cwd=folder)
+    assert (again.returncode, again.stdout) == (0, "out/report.html\ntrials.csv\n")
     assert (folder / "out/report.html").read_text() == report
+    header, *rows = (folder / "trials.csv").read_text().splitlines()
+    assert "macs" in header.split(",") and len(rows) == len(load(folder / "out").trials)
+
+
+def test_watching_a_finished_search(finished_search):
+    folder, _, _ = finished_search
+    watched = run("watch", "out", "--seconds", "1", cwd=folder)
+    assert watched.returncode == 0, watched.stderr
+    assert re.match(r"finished: 1[0-2] of 12 epochs; best [\d.]+ \(trial \d+\)\nreport: ", watched.stdout)
 
 
 def test_resuming_a_finished_search_trains_nothing(finished_search):
@@ -143,9 +160,9 @@ def test_recipes_for_a_network_of_torchvision(tmp_path):
         mode="recipe",
         evaluator_args=arguments,
         epochs=1,
-        rounds=1,
-        batch=2,
-        pool=50,
+        evaluations=3,
+        initial_trials=2,
+        pool_size=50,
         predictor=FAST,
         executor="serial",
     )
@@ -163,7 +180,7 @@ def test_recipes_for_a_network_of_torchvision(tmp_path):
         ({"space": 3, "evaluator": "table"}, (), "search.yaml: space: 3 must be a file or a space"),
         ({"space": {"name": "s"}, "evaluator": "table"}, (), "search.yaml: variables: is missing"),
         ({"spce": 1}, (), "search.yaml: spce: unknown key: did you mean space"),
-        ("good", ("rouns", "3"), "unknown key rouns: did you mean rounds"),
+        ("good", ("windo", "3"), "unknown key windo: did you mean window"),
         ("good", ("rounds",), "rounds has no value: pass overrides as KEY VALUE pairs"),
         ("good", ("epochs.x", "3"), "epochs: 1 must be a mapping to have the key x"),
         ("good", ("rounds", "three"), "search.yaml: rounds: 'three' must be an integer"),
@@ -195,7 +212,7 @@ def test_errors_are_one_line(settings, arguments, error, tmp_path):
 
 
 def test_a_folder_without_a_search(tmp_path):
-    for command in ("status", "report"):
+    for command in ("status", "report", "watch"):
         done = run(command, tmp_path, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr == f"error: {tmp_path}: contains no search (no trials.sqlite)\n"

@@ -33,7 +33,7 @@ _FRONT_EVOLUTION = {"random": 300, "offspring": 20, "scored": 100, "swaps": 100,
 def save_analysis(result: SearchResult, max_seconds: float | None = 20.0) -> Path:
     """Analyze a search and write what the report shows in addition to the trials to `analysis.json`; return its path.
 
-    Parts that would begin after `max_seconds` are null, as are those for which there are too few trials.
+    Parts that take longer than `max_seconds` in all are null, as are those for which there are too few trials.
     """
     file = result.folder / ANALYSIS_FILE
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
@@ -117,14 +117,15 @@ class _Analysis:
         folds = [order[start::_FOLDS] for start in range(min(_FOLDS, len(order)))]
         predictions = {}
         for name, predictor in predictors.items():
-            if self._is_late:
-                break
             predicted = np.empty(len(self.values))
             for fold in folds:
+                if self._is_late:
+                    break
                 train = np.setdiff1d(order, fold)
                 predictor.fit(self.candidates[train], self.values[train])
                 predicted[fold] = predictor(self.candidates[fold])
-            predictions[name] = predicted.tolist()
+            else:
+                predictions[name] = predicted.tolist()
         return {"measured": self.values.tolist(), **predictions} if predictions else None
 
     def _measure_sample_efficiency(
@@ -139,14 +140,16 @@ class _Analysis:
         sizes = sorted({max(2, len(train) // divisor) for divisor in (8, 4, 2, 1)})
         errors: dict[str, list[float]] = {}
         for name, predictor in predictors.items():
-            if self._is_late:
-                break
-            errors[name] = []
+            squares = []
             for size in sizes:
+                if self._is_late:
+                    break
                 # More and more of the same random trials
                 predictor.fit(self.candidates[train[:size]], self.values[train[:size]])
                 residuals = predictor(self.candidates[test]) - self.values[test]
-                errors[name].append(float(np.mean(residuals**2)))
+                squares.append(float(np.mean(residuals**2)))
+            else:
+                errors[name] = squares
         return {"sizes": [float(size) for size in sizes], **errors} if errors else None
 
 
