@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fbnetv3.nars.algorithm.ask_tell import Search
     from fbnetv3.nars.algorithm.nars_search import search
     from fbnetv3.nars.algorithm.search_result import SearchResult
-    from fbnetv3.nars.evaluators.evaluator_registry import EVALUATORS
+    from fbnetv3.nars.evaluators.evaluator_registry import EVALUATORS, continues_trials
     from fbnetv3.nars.execution.executors import EXECUTORS
     from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PredictorSettings
     from fbnetv3.nars.recommendation.evolution import EvolutionSettings, evolve, pareto_front
@@ -42,6 +42,7 @@ _ATTRIBUTES = {
     "SearchResult": "fbnetv3.nars.algorithm.search_result",
     "SearchSettings": "fbnetv3.nars.settings.search_settings",
     "Space": "fbnetv3.nars.space.search_space",
+    "continues_trials": "fbnetv3.nars.evaluators.evaluator_registry",
     "evolve": "fbnetv3.nars.recommendation.evolution",
     "load": "fbnetv3.nars.report.saved_search",
     "load_space": "fbnetv3.nars.space.search_space",

@@ -103,7 +103,8 @@ class SearchSettings:
         executor: "local" (processes on this machine), "serial" (this process), "ray", or another registered name.
         workers: number of evaluations to run at a time.
         address: address of a Ray cluster; None starts one on this machine.
-        resources: Ray resources per evaluation, such as `{"num_cpus": 4, "num_gpus": 1}`.
+        resources: resources per evaluation, such as `{"num_cpus": 4, "num_gpus": 1}`: those of Ray, or `num_gpus` of
+            local workers.
         retries: number of additional attempts at a failed trial.
         max_failures: number of failed trials that a search tolerates; one more stops it.
         num_classes: number of classes of the networks whose cost is counted.
