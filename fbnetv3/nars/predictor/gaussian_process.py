@@ -144,14 +144,14 @@ class GaussianProcess:
         is_categorical = self.space.is_categorical
         distances = level_distances(inputs, trials, is_categorical)
         tables = level_kernels(distances, np.exp(parameters.log_length_scales), is_categorical)
-        variances = np.exp(parameters.log_variances).astype(np.float32)
+        variances = np.exp(parameters.log_variances)
         means = [np.zeros(0)]
         squares = [np.zeros(0)]
         for chunk in inputs.split(_CHUNK_SIZE):
-            terms = combine_kernels(look_up(tables, chunk, trials, np.float32)).combinations
+            terms = combine_kernels(look_up(tables, chunk, trials)).combinations
             kernel = sum(variance * term for variance, term in zip(variances, terms, strict=True))
             means.append(kernel @ self._weights)
-            squares.append(np.square(kernel @ self._inverse_factor).sum(1).astype(np.float64))
+            squares.append(np.square(kernel @ self._inverse_factor).sum(1))
         mean = np.concatenate(means) + parameters.constant
         if covariates is not None:
             mean = mean + covariates @ parameters.weights
@@ -197,7 +197,7 @@ class GaussianProcess:
         inverse_factor = solve_triangular(factor, np.eye(len(factor)), lower=True)
         self._inverse = inverse_factor.T @ inverse_factor
         self._weights = self._inverse @ self._residuals(parameters)
-        self._inverse_factor = inverse_factor.T.astype(np.float32)
+        self._inverse_factor = inverse_factor.T
 
     def _variable_kernels(self, parameters: _Parameters) -> np.ndarray:
         """Return the kernel of each variable between the trials, (variables, N, N)."""

@@ -99,13 +99,11 @@ def level_derivatives(
     return [_level_derivative(table / scale, is_category) for table, scale, is_category in tables]
 
 
-def look_up(
-    tables: Sequence[np.ndarray], a: KernelInputs, b: KernelInputs, dtype: type = np.float64
-) -> np.ndarray:
+def look_up(tables: Sequence[np.ndarray], a: KernelInputs, b: KernelInputs) -> np.ndarray:
     """Return the entries of each variable's table for pairs of candidates of `a` and `b`, (variables, N, M)."""
-    entries: np.ndarray = np.empty((len(tables), a.codes.shape[1], b.codes.shape[1]), dtype)
+    entries = np.empty((len(tables), a.codes.shape[1], b.codes.shape[1]))
     for variable, table in enumerate(tables):
-        entries[variable] = table.astype(dtype)[a.codes[variable]][:, b.codes[variable]]
+        entries[variable] = table[a.codes[variable]][:, b.codes[variable]]
     return entries
 
 
