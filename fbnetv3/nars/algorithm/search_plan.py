@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.errors import FieldError
-from fbnetv3.nars.algorithm.space_digest import space_digest
 from fbnetv3.nars.algorithm.trial_runner import Proposer
-from fbnetv3.nars.algorithm.trial_store import CONFIGURATION, EPOCHS_PLANNED, SPACE
 from fbnetv3.nars.evaluators.evaluator_registry import Evaluator, evaluator_name
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PretrainingReport
 from fbnetv3.nars.predictor.architecture_statistics import pretraining_labels
@@ -28,8 +26,9 @@ from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.latency_model import LATENCY_COLUMN
 from fbnetv3.nars.space.sampling import sample_pool, sample_quasi_random
 from fbnetv3.nars.space.search_space import Space
-from fbnetv3.nars.space.space_definition import space_definition
+from fbnetv3.nars.space.space_definition import space_definition, space_digest
 from fbnetv3.nars.space.variables import ARCHITECTURE
+from fbnetv3.nars.trials.trial_store import CONFIGURATION, EPOCHS_PLANNED, SPACE
 from fbnetv3.utils.checks import check_choice, error_context
 from fbnetv3.utils.files import file_sha256
 
@@ -128,12 +127,17 @@ class SearchPlan:
         if settings.paper:
             predictor_settings = replace(predictor_settings, gaussian_process=False)
         predictor = AccuracyPredictor(self.space, predictor_settings, settings.seed, settings.sign)
-        has_labels = self.space.architecture is not None or settings.paper
-        has_labels |= settings.pretraining_labels != DEFAULT_LABELS
-        if not has_labels or not len(self.space.variable_indices(ARCHITECTURE)):
+        if not self._is_pretrained:
             return predictor, None
         labels = pretraining_labels(self.constraints, self.pool, settings.pretraining_labels)
         return predictor, predictor.pretrain(self.pool, labels) if labels else None
+
+    @property
+    def _is_pretrained(self) -> bool:
+        settings = self.settings
+        has_labels = self.space.architecture is not None or settings.paper
+        has_labels |= settings.pretraining_labels != DEFAULT_LABELS
+        return has_labels and len(self.space.variable_indices(ARCHITECTURE)) > 0
 
     def describe(self, evaluator: str | Evaluator | None) -> dict[str, Any]:
         """Return what `fbnetv3.nars.load` needs to read the search, as JSON data: space, settings, length."""
@@ -181,11 +185,13 @@ class SearchPlan:
         return np.concatenate(candidates)
 
     def _check_samples(self) -> None:
-        """Build candidates that together have most values of the variables, to find errors early."""
+        """Build candidates that together have most values of the variables, and their labels, to find errors early."""
         samples = sample_quasi_random(self.constraints, _CHECK_POOL, self.settings.seed)
         rows = {row for column in samples.T for row in np.unique(column, return_index=True)[1]}
         for row in sorted(rows)[:_MAX_CHECKED]:
             Candidate(self.space, samples[row]).build()
+        if self._is_pretrained:
+            pretraining_labels(self.constraints, samples, self.settings.pretraining_labels)
 
 
 def _function_name(function: str | Callable[..., Any]) -> str:
