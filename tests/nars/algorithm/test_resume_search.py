@@ -1,5 +1,9 @@
 """Searches resume after kills, signals and failures, and refuse the folder of a different search."""
 
+import importlib
+import linecache
+import multiprocessing
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,57 +16,112 @@ import yaml
 
 from fbnetv3.errors import OutputError, UsageError, UserError
 from fbnetv3.nars.algorithm.nars_search import search
-from fbnetv3.nars.algorithm.rounds import SearchError
-from fbnetv3.nars.algorithm.trial_store import DONE, FAILED, TrialStoreError
+from fbnetv3.nars.algorithm.trial_runner import SearchError
 from fbnetv3.nars.report.html_report import write_report
-from fbnetv3.nars.report.progress_table import describe_search
 from fbnetv3.nars.report.search_analysis import save_analysis
+from fbnetv3.nars.report.search_status import describe_search
 from fbnetv3.nars.space.search_space import space_from_dict
-from tests.nars.toy import FAST, QUICK, ROOT, SPACE, evaluate, outcome
+from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, TrialStoreError
+from fbnetv3.utils.files import write_text
+from tests.nars.toy import FAST, PAPER_QUICK, QUICK, ROOT, SPACE, evaluate, outcome
 
-SCRIPT = """
-import json, os, sys, time
-from pathlib import Path
-from fbnetv3.nars.algorithm.nars_search import search
-from tests.nars.toy import QUICK, SPACE, evaluate
-
-folder = sys.argv[1]
-
-def counted(candidate, epochs):
-    with open(folder + "/calls", "a") as f:
-        f.write(f"{candidate.number}\\n")
-    time.sleep(0.03)
-    return evaluate(candidate, epochs)
-
-search(SPACE, counted, folder + "/out", **{**QUICK, "executor": "local"}, workers=2, resume="--resume" in sys.argv)
-print("finished")
-"""
+# Enough evaluations that some trials are paused and continued
+SETTINGS = {**QUICK, "window": 4, "evaluations": 24}
 
 
-def test_a_search_killed_again_and_again_ends_like_an_uninterrupted_one(plain_search, tmp_path):
-    """Killed at random moments; no finished trial is rerun."""
+class Continues:
+    """Continues trials from their folder, and writes down what it trains."""
+
+    continues = True
+
+    def __init__(self, log):
+        self.log = log
+
+    def __call__(self, candidate, epochs):
+        file = candidate.folder / "epochs"
+        reached = int(file.read_text()) if file.exists() else 0
+        with open(self.log, "a") as log:  # noqa: PTH123 (in a worker)
+            log.write(f"{candidate.number} {reached} {epochs}\n")
+        time.sleep(0.005 * (1 + candidate.number % 4) * (epochs - reached))
+        write_text(file, str(epochs))
+        return evaluate(candidate, epochs)
+
+
+def run_search(folder, resume):
+    search(SPACE, Continues(str(folder / "log")), folder / "out", **SETTINGS, resume=resume)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    run_search(folder, resume=False)
+    return folder
+
+
+def test_a_search_killed_again_and_again_ends_like_an_uninterrupted_one(uninterrupted, tmp_path):
+    """Killed at random moments, from the first trial to the recommendations; no finished segment is rerun."""
     rng = np.random.default_rng(0)
+    context = multiprocessing.get_context("fork")
     kills = 0
-    resume = []
-    while True:
-        command = [sys.executable, "-c", SCRIPT, str(tmp_path), *resume]
-        environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PATH": ""}
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        resume = ["--resume"]
-        try:
-            # From the middle of the imports to the last round; after five kills it runs to the end
-            assert process.wait(rng.uniform(1.0, 8.0) if kills < 5 else None) == 0
-        except subprocess.TimeoutExpired:
+    for seconds in (*rng.uniform(0.3, 2.5, 6), None):
+        process = context.Process(target=run_search, args=(tmp_path, True))
+        process.start()
+        process.join(seconds)
+        if process.is_alive():
             process.kill()
-            process.wait()
             kills += 1
-            continue
-        assert process.stdout.read() == "finished\n"
-        break
+        process.join()
+    assert process.exitcode == 0 and kills >= 3
+    assert outcome(tmp_path / "out") == outcome(uninterrupted / "out")
+    trials, _ = outcome(tmp_path / "out")
+    num_segments = sum(len(trial["segments"]) for trial in trials)
+    assert num_segments > len(trials), "some trials were continued"
+    runs = (tmp_path / "log").read_text().splitlines()
+    assert len(runs) <= num_segments + 2 * kills, "only what was running when it was killed"
+    spent = sum(trial["segments"][-1][1] for trial in trials)
+    assert spent <= SETTINGS["evaluations"] * SETTINGS["epochs"]
+
+
+def test_three_workers_that_end_in_any_order_do_not_change_the_result(uninterrupted, tmp_path):
+    search(
+        SPACE,
+        Continues(str(tmp_path / "log")),
+        tmp_path / "out",
+        **{**SETTINGS, "executor": "local", "workers": 3},
+    )
+    assert outcome(tmp_path / "out") == outcome(uninterrupted / "out")
+
+
+def test_a_search_that_the_callback_ends_has_a_result_and_can_be_resumed(plain_search, tmp_path):
+    def until_ten(progress):
+        return sum(trial.status == COMPLETED for trial in progress.trials) < 10
+
+    partial = search(SPACE, evaluate, tmp_path / "out", **QUICK, on_progress=until_ten)
+    assert 10 <= len(partial.trials) <= 11
+    assert partial.recommendations[0].trial.number == partial.best.number
+    search(SPACE, evaluate, tmp_path / "out", **QUICK, resume=True)
     assert outcome(tmp_path / "out") == outcome(plain_search.folder)
-    calls = (tmp_path / "calls").read_text().split()
-    assert len(calls) <= 30 + 2 * kills  # only what was running when it was killed
-    assert {int(call) for call in calls} == set(range(30))
+
+
+def test_a_search_ends_after_max_seconds_with_a_result_and_can_be_resumed(plain_search, tmp_path):
+    messages = []
+
+    def slow(candidate, epochs):
+        time.sleep(0.1)
+        return evaluate(candidate, epochs)
+
+    settings = {**QUICK, "evaluations": 200}
+    partial = search(
+        SPACE,
+        slow,
+        tmp_path / "out",
+        **settings,
+        max_seconds=1.5,
+        on_progress=lambda progress: messages.append(progress.message),
+    )
+    assert 2 <= len(partial.trials) < 20
+    assert "max_seconds: 1.5 s have passed; running trials are interrupted" in messages
+    assert partial.recommendations[0].measured is not None
 
 
 @pytest.mark.parametrize(
@@ -105,11 +164,11 @@ def fails_sometimes(candidate, epochs):
 
 def test_failed_trials_are_tried_again_then_recorded(tmp_path):
     result = search(SPACE, fails_sometimes, tmp_path / "out", **QUICK)
-    by_number = {t.number: t for t in result.trials}
-    assert (by_number[4].status, by_number[4].attempts) == (FAILED, 2)
-    assert by_number[4].error.startswith("RuntimeError: unlucky")
-    assert (by_number[7].status, by_number[7].attempts) == (DONE, 2)
-    assert len(result.trials) == 30
+    failed, retried = result.trials[4], result.trials[7]
+    assert (failed.status, failed.segments[-1].attempts) == (FAILED, 2)
+    assert failed.error.startswith("RuntimeError: unlucky")
+    assert (retried.status, retried.segments[0].attempts) == (COMPLETED, 2)
+    assert len({trial.candidate.tobytes() for trial in result.trials}) == len(result.trials)
 
 
 def fails_until_fixed(candidate, epochs):
@@ -127,69 +186,32 @@ def test_too_many_failures_stop_a_search_until_fixed(tmp_path):
         "failed trials: 3, more than max_failures (2); trial 0: the evaluator returned 1 accuracies"
     )
     assert "trial 1: the accuracy after epoch 1 is nan" in text
-    assert "resume: failed trials of the last round are retried" in text
+    assert "resume: failed trials are retried, finished ones are kept" in text
     with pytest.raises(TrialStoreError, match="a different evaluator"):
         search(SPACE, evaluate, tmp_path / "out", **settings, resume=True)
     (tmp_path / "out" / "fixed").touch()
     result = search(SPACE, fails_until_fixed, tmp_path / "out", **settings, resume=True)
-    assert {t.status for t in result.trials} == {DONE}
-
-
-def fails_late(candidate, epochs):
-    if Path(f"{candidate.folder}/../../fixed").exists():
-        return evaluate(candidate, epochs)
-    if candidate.number in (2, 5) or candidate.number >= 10:
-        raise RuntimeError("not fixed")
-    return evaluate(candidate, epochs)
-
-
-def test_early_failures_stay_when_later_ones_are_fixed(tmp_path):
-    """Later rounds and the stopping epoch were chosen without them."""
-    settings = {**QUICK, "max_failures": 3, "retries": 0}
-    with pytest.raises(SearchError, match="failed trials: 4, more than max_failures"):
-        search(SPACE, fails_late, tmp_path / "out", **settings)
-    (tmp_path / "out" / "fixed").touch()
-    result = search(SPACE, fails_late, tmp_path / "out", **settings, resume=True)
-    assert [t.number for t in result.trials if t.status == FAILED] == [2, 5]
-    assert {t.epochs for t in result.trials if t.round} == {result.stopping_epoch}
-
-
-def test_a_resumed_search_is_not_finished(tmp_path):
-    settings = {**QUICK, "rounds": 1}
-    result = search(SPACE, returns_nothing_late, tmp_path / "out", **settings)
-    assert result.stopping_epoch == 6  # nothing stopped early, so full evaluations are compared
-    save_analysis(result)
-    with pytest.raises(SearchError):
-        search(
-            SPACE,
-            returns_nothing_late,
-            tmp_path / "out",
-            **{**settings, "rounds": 2, "max_failures": 0},
-            resume=True,
-        )
-    assert "stopped by failures" in describe_search(tmp_path / "out")
-    assert "The search has not finished" in write_report(tmp_path / "out").read_text()
-    fewer = search(
-        SPACE, returns_nothing_late, tmp_path / "again", **{**QUICK, "max_failures": 30, "rounds": 2}
-    )
-    assert (
-        len(
-            search(
-                SPACE, returns_nothing_late, fewer.folder, **settings, max_failures=30, resume=True
-            ).trials
-        )
-        == 20
-    )
+    assert {t.status for t in result.trials} == {COMPLETED}
 
 
 def returns_nothing_late(candidate, epochs):
     return evaluate(candidate, epochs if candidate.number < 12 else 0)
 
 
+def test_a_resumed_search_is_not_finished(tmp_path):
+    settings = {**QUICK, "evaluations": 12}
+    save_analysis(search(SPACE, returns_nothing_late, tmp_path / "out", **settings))
+    more = {**settings, "evaluations": 20, "max_failures": 0}
+    with pytest.raises(SearchError, match="failed trials: 1, more than max_failures"):
+        search(SPACE, returns_nothing_late, tmp_path / "out", **more, resume=True)
+    assert "stopped by failures" in describe_search(tmp_path / "out")
+    assert "The search has not finished" in write_report(tmp_path / "out").read_text()
+
+
 def test_a_failed_start_does_not_block_the_folder(tmp_path):
     with pytest.raises(UserError, match="pretraining_labels: unknown choice 'papper'"):
-        search(SPACE, evaluate, tmp_path / "out", **QUICK, pretraining_labels="papper")
-    search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "rounds": 1})
+        search(SPACE, evaluate, tmp_path / "out", **PAPER_QUICK, pretraining_labels="papper")
+    search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "evaluations": 9})
 
 
 def test_a_folder_with_a_search_is_not_overwritten(plain_search):
@@ -200,12 +222,41 @@ def test_a_folder_with_a_search_is_not_overwritten(plain_search):
 
 
 def test_trials_of_another_search_are_refused(tmp_path):
-    search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "rounds": 1})
+    search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "evaluations": 9})
     with pytest.raises(TrialStoreError, match=r"a different epochs \(6, now 9\)"):
         search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "epochs": 9}, resume=True)
+    with pytest.raises(TrialStoreError, match=r"a different window \(1, now 2\)"):
+        search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "window": 2}, resume=True)
     other = space_from_dict({"name": "toy", "variables": {"x0": {"range": [0, 7]}}})
     with pytest.raises(TrialStoreError, match=r"a different space .*toy"):
         search(other, evaluate, tmp_path / "out", **QUICK, resume=True)
+
+
+def test_an_evaluator_whose_source_has_changed_is_refused_unless_accepted(tmp_path, monkeypatch):
+    module = tmp_path / "changing_evaluator.py"
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = {**QUICK, "evaluations": 9}
+
+    def load(offset):
+        module.write_text(
+            f"def measure(candidate, epochs):\n    return [candidate['x0'] + {offset:g}] * epochs\n"
+        )
+        sys.modules.pop("changing_evaluator", None)
+        linecache.clearcache()
+        importlib.invalidate_caches()
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)
+        return importlib.import_module("changing_evaluator").measure
+
+    search(SPACE, load(0), tmp_path / "out", **settings)
+    search(SPACE, load(0), tmp_path / "out", **settings, resume=True)
+    with pytest.raises(
+        TrialStoreError, match="source code of the evaluator has changed .*accept_changes=True"
+    ):
+        search(SPACE, load(1), tmp_path / "out", **settings, resume=True)
+    more = {**settings, "evaluations": 10}
+    result = search(SPACE, load(1), tmp_path / "out", **more, resume=True, accept_changes=True)
+    assert len(result.trials) == 10
+    search(SPACE, load(1), tmp_path / "out", **more, resume=True)  # accepted from now on
 
 
 def test_two_searches_in_one_folder(tmp_path):
@@ -223,7 +274,9 @@ def test_two_searches_in_one_folder(tmp_path):
     finally:
         other.kill()
         other.wait()
-    search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "rounds": 1})  # the lock ends with its process
+    search(
+        SPACE, evaluate, tmp_path / "out", **{**QUICK, "evaluations": 9}
+    )  # the lock ends with its process
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
