@@ -18,8 +18,8 @@ from measure import report_value
 from predictor_efficiency import Synthetic, Table
 from tabulate import tabulate
 
+from fbnetv3.nars.evolution.evolution import EvolutionSettings, evolve
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
-from fbnetv3.nars.recommendation.evolution import EvolutionSettings, evolve
 from fbnetv3.nars.space.constraints import Constraint, Constraints
 
 BUDGETS = (450e6, 550e6, 650e6, 750e6)

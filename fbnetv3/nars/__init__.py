@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from fbnetv3.nars.algorithm.nars_search import search
     from fbnetv3.nars.algorithm.search_result import SearchResult
     from fbnetv3.nars.evaluators.evaluator_registry import EVALUATORS, continues_trials
+    from fbnetv3.nars.evolution.evolution import EvolutionSettings, evolve, pareto_front
     from fbnetv3.nars.execution.executors import EXECUTORS
     from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PredictorSettings
-    from fbnetv3.nars.recommendation.evolution import EvolutionSettings, evolve, pareto_front
     from fbnetv3.nars.report.html_report import write_report
     from fbnetv3.nars.report.saved_search import SavedSearch, load
     from fbnetv3.nars.report.search_analysis import save_analysis
@@ -35,7 +35,7 @@ _ATTRIBUTES = {
     "EVALUATORS": "fbnetv3.nars.evaluators.evaluator_registry",
     "EXECUTORS": "fbnetv3.nars.execution.executors",
     "AccuracyPredictor": "fbnetv3.nars.predictor.accuracy_predictor",
-    "EvolutionSettings": "fbnetv3.nars.recommendation.evolution",
+    "EvolutionSettings": "fbnetv3.nars.evolution.evolution",
     "PredictorSettings": "fbnetv3.nars.predictor.accuracy_predictor",
     "SavedSearch": "fbnetv3.nars.report.saved_search",
     "Search": "fbnetv3.nars.algorithm.ask_tell",
@@ -43,10 +43,10 @@ _ATTRIBUTES = {
     "SearchSettings": "fbnetv3.nars.settings.search_settings",
     "Space": "fbnetv3.nars.space.search_space",
     "continues_trials": "fbnetv3.nars.evaluators.evaluator_registry",
-    "evolve": "fbnetv3.nars.recommendation.evolution",
+    "evolve": "fbnetv3.nars.evolution.evolution",
     "load": "fbnetv3.nars.report.saved_search",
     "load_space": "fbnetv3.nars.space.search_space",
-    "pareto_front": "fbnetv3.nars.recommendation.evolution",
+    "pareto_front": "fbnetv3.nars.evolution.evolution",
     "sample_pool": "fbnetv3.nars.space.sampling",
     "save_analysis": "fbnetv3.nars.report.search_analysis",
     "search": "fbnetv3.nars.algorithm.nars_search",

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fbnetv3.nars.algorithm.trial_store import TrialStore
 from fbnetv3.nars.space.search_space import space_from_dict
+from fbnetv3.nars.trials.trial_store import TrialStore
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = space_from_dict(

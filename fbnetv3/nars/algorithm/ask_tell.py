@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.algorithm.progress import rank_trials
 from fbnetv3.nars.algorithm.resume import start_or_resume
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
 from fbnetv3.nars.algorithm.search_result import MIN_TRIALS, SearchResult, conclude_search
-from fbnetv3.nars.algorithm.trial_csv import read_values, write_candidates
 from fbnetv3.nars.algorithm.trial_runner import trial_seed
-from fbnetv3.nars.algorithm.trial_store import GIVEN, RUNNING, WAITING, Proposal, Segment, Trial, TrialStore
 from fbnetv3.nars.evaluators.evaluator_registry import (
     Measurements,
     parse_learning_curve,
     parse_measurements,
 )
-from fbnetv3.nars.proposals.history import visible_history
 from fbnetv3.nars.proposals.search_model import SearchModel
 from fbnetv3.nars.settings.search_settings import SearchSettings, parse_settings
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.search_space import Space, load_space
+from fbnetv3.nars.trials.history import visible_history
+from fbnetv3.nars.trials.progress import rank_trials
+from fbnetv3.nars.trials.trial_csv import read_values, write_candidates
+from fbnetv3.nars.trials.trial_store import GIVEN, RUNNING, WAITING, Proposal, Segment, Trial, TrialStore
 from fbnetv3.utils.files import FolderLock
 
 _LOCK_SECONDS = 120.0  # how long to wait for other processes that ask or tell

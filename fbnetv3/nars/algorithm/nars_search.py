@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.algorithm.progress import ProgressCallback, SearchProgress, comparison_epoch
 from fbnetv3.nars.algorithm.resume import start_or_resume
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
 from fbnetv3.nars.algorithm.search_result import MIN_TRIALS, SearchResult, conclude_search
 from fbnetv3.nars.algorithm.trial_runner import TrialRunner
-from fbnetv3.nars.algorithm.trial_store import (
-    TrialStore,
-)
 from fbnetv3.nars.evaluators.evaluator_registry import Evaluator, build_evaluator
 from fbnetv3.nars.execution.attempts import SearchContext
 from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
 from fbnetv3.nars.settings.search_settings import SearchSettings, parse_settings
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.search_space import Space, load_space
+from fbnetv3.nars.trials.progress import ProgressCallback, SearchProgress, comparison_epoch
+from fbnetv3.nars.trials.trial_store import (
+    TrialStore,
+)
 from fbnetv3.utils.files import FolderLock
 
 

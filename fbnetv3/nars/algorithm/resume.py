@@ -14,14 +14,14 @@ from typing import Any
 
 import fbnetv3
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
-from fbnetv3.nars.algorithm.trial_store import (
+from fbnetv3.nars.evaluators.evaluator_registry import Evaluator
+from fbnetv3.nars.trials.trial_store import (
     ANALYSIS_FILE,
     FINISHED,
     STOPPED_BY_FAILURES,
     TrialStore,
     TrialStoreError,
 )
-from fbnetv3.nars.evaluators.evaluator_registry import Evaluator
 from fbnetv3.utils.nested_keys import first_difference
 
 _SOURCE = "evaluator_source"  # key of the metadata

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from fbnetv3.nars.algorithm.progress import comparison_epoch, rank_trials
+from fbnetv3.nars.algorithm.recommendations import OutputFiles, Recommendation, Recommender
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
-from fbnetv3.nars.algorithm.trial_store import FINISHED, OUTPUTS, Trial, TrialStore
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PretrainingReport
-from fbnetv3.nars.proposals.history import stack_candidates
 from fbnetv3.nars.proposals.multi_objective import hypervolume, objective_values, pareto_indices
-from fbnetv3.nars.recommendation.recommendations import OutputFiles, Recommendation, Recommender
 from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.search_space import Space
+from fbnetv3.nars.trials.history import stack_candidates
+from fbnetv3.nars.trials.progress import comparison_epoch, rank_trials
+from fbnetv3.nars.trials.trial_store import FINISHED, OUTPUTS, Trial, TrialStore
 
 MIN_TRIALS = 2
 """Number of trials needed to train the predictor."""

@@ -9,8 +9,13 @@ from typing import NoReturn, Protocol
 import numpy as np
 
 from fbnetv3.errors import UserError
-from fbnetv3.nars.algorithm.progress import ProgressCallback, SearchProgress, SearchStage, rank_trials
-from fbnetv3.nars.algorithm.trial_store import (
+from fbnetv3.nars.execution.attempts import Outcome, TrialAttempt
+from fbnetv3.nars.execution.executors import Executor
+from fbnetv3.nars.settings.search_settings import SearchSettings
+from fbnetv3.nars.space.search_space import Space
+from fbnetv3.nars.trials.history import History, visible_history
+from fbnetv3.nars.trials.progress import ProgressCallback, SearchProgress, SearchStage, rank_trials
+from fbnetv3.nars.trials.trial_store import (
     COMPLETED,
     FAILED,
     STOPPED_BY_FAILURES,
@@ -19,11 +24,6 @@ from fbnetv3.nars.algorithm.trial_store import (
     Trial,
     TrialStore,
 )
-from fbnetv3.nars.execution.attempts import Outcome, TrialAttempt
-from fbnetv3.nars.execution.executors import Executor
-from fbnetv3.nars.proposals.history import History, visible_history
-from fbnetv3.nars.settings.search_settings import SearchSettings
-from fbnetv3.nars.space.search_space import Space
 
 _POLL_SECONDS = 1.0
 _SHOWN_ERRORS = 3

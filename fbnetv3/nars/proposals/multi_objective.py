@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fbnetv3.nars.algorithm.trial_store import Proposal, Trial
-from fbnetv3.nars.proposals.history import History
 from fbnetv3.nars.proposals.sequential_search import SequentialSearch
+from fbnetv3.nars.trials.history import History
+from fbnetv3.nars.trials.trial_store import Proposal, Trial
 
 # Weight of the sum beside the worst of the weighted objectives, so that gains of any objective count
 _SUM_WEIGHT = 0.05

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fbnetv3.nars.algorithm.trial_store import INITIAL, PROPOSED, Proposal, Trial
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
 from fbnetv3.nars.proposals.early_stopping import stopping_epoch
-from fbnetv3.nars.proposals.history import History, stack_candidates
+from fbnetv3.nars.trials.history import History, stack_candidates
+from fbnetv3.nars.trials.trial_store import INITIAL, PROPOSED, Proposal, Trial
 
 _MIN_VALUES = 2  # needed to train the predictor
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from scipy.stats import t as student_t
 
-from fbnetv3.nars.algorithm.trial_store import Trial
 from fbnetv3.nars.predictor.accuracy_transform import AccuracyTransform
 from fbnetv3.nars.predictor.curve_forecast import CurveForecaster
 from fbnetv3.nars.predictor.gaussian_process import GaussianProcess, ValuePrediction
 from fbnetv3.nars.proposals.acquisition import log_expected_improvement
-from fbnetv3.nars.proposals.history import History, stack_candidates
 from fbnetv3.nars.proposals.warm_start import WarmStart
 from fbnetv3.nars.space.search_space import Space
+from fbnetv3.nars.trials.history import History, stack_candidates
+from fbnetv3.nars.trials.trial_store import Trial
 
 PredictFunction = Callable[[np.ndarray], ValuePrediction]
 """Predicts transformed values of candidates, integers (N, variables)."""

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fbnetv3.nars.algorithm.trial_store import FINAL, GIVEN, INITIAL, PROPOSED, Proposal, Trial
 from fbnetv3.nars.proposals.acquisition import log_expected_improvement, upper_confidence_bound
 from fbnetv3.nars.proposals.candidate_search import CandidateSearch, ScoreFunction
-from fbnetv3.nars.proposals.history import History, stack_candidates
 from fbnetv3.nars.proposals.search_model import FINALS, SearchModel
 from fbnetv3.nars.proposals.warm_start import WarmStart
 from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.sampling import sample_quasi_random
+from fbnetv3.nars.trials.history import History, stack_candidates
+from fbnetv3.nars.trials.trial_store import FINAL, GIVEN, INITIAL, PROPOSED, Proposal, Trial
 
 _NUM_TURNS = 4  # acquisition functions
 _MIN_COMPLETED = 2  # trials needed to fit the model

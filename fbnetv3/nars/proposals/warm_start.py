@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.errors import FieldError
-from fbnetv3.nars.algorithm.trial_store import TRIALS_FILE, TrialStore
 from fbnetv3.nars.predictor.accuracy_transform import AccuracyTransform
 from fbnetv3.nars.predictor.gaussian_process import GaussianProcess
 from fbnetv3.nars.space.search_space import Space
+from fbnetv3.nars.trials.trial_store import TRIALS_FILE, TrialStore
 from fbnetv3.utils.yaml_files import parse_number
 
 VALUE = "value"

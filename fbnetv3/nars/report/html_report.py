@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.algorithm.progress import prediction_error, rank_trials
-from fbnetv3.nars.algorithm.trial_store import COMPLETED, FAILED, RUNNING, Trial
 from fbnetv3.nars.report.charts.report_data import shown_value
 from fbnetv3.nars.report.charts.report_figures import REPORT_FIGURES
 from fbnetv3.nars.report.charts.trial_charts import cost_chart, curve_chart, prediction_chart, value_chart
@@ -27,6 +25,8 @@ from fbnetv3.nars.report.progress_table import format_prediction
 from fbnetv3.nars.report.recommendation_rows import recommendation_rows
 from fbnetv3.nars.report.saved_search import SavedSearch, load
 from fbnetv3.nars.report.search_status import summarize_epochs
+from fbnetv3.nars.trials.progress import prediction_error, rank_trials
+from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, RUNNING, Trial
 from fbnetv3.utils.files import make_folder, write_text
 from fbnetv3.utils.plotting import new_figure, save_figure
 

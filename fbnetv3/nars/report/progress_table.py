@@ -8,8 +8,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from fbnetv3.nars.algorithm.progress import SearchProgress
-from fbnetv3.nars.algorithm.trial_store import FAILED, RUNNING, Trial
+from fbnetv3.nars.trials.progress import SearchProgress
+from fbnetv3.nars.trials.trial_store import FAILED, RUNNING, Trial
 from fbnetv3.utils.text import format_duration
 
 # Columns and their widths

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fbnetv3.nars.algorithm.trial_store import FAILED, FINISHED, STOPPED_BY_FAILURES
 from fbnetv3.nars.report.html_report import write_report
 from fbnetv3.nars.report.saved_search import SavedSearch, load
 from fbnetv3.nars.report.search_status import summarize_epochs
+from fbnetv3.nars.trials.trial_store import FAILED, FINISHED, STOPPED_BY_FAILURES
 
 _ANALYSIS_SECONDS = 60.0  # to wait for the analysis of a search that has finished
 

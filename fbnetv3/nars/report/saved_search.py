@@ -16,9 +16,15 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.errors import MissingPackageError, UsageError
-from fbnetv3.nars.algorithm.progress import comparison_epoch, rank_trials
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
-from fbnetv3.nars.algorithm.trial_store import (
+from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
+from fbnetv3.nars.settings.budgets import build_constraints
+from fbnetv3.nars.settings.search_settings import MAXIMIZE, MINIMIZE, SearchSettings, parse_settings
+from fbnetv3.nars.space.constraints import Constraints
+from fbnetv3.nars.space.search_space import Space, space_from_dict
+from fbnetv3.nars.trials.history import stack_candidates
+from fbnetv3.nars.trials.progress import comparison_epoch, rank_trials
+from fbnetv3.nars.trials.trial_store import (
     ANALYSIS_FILE,
     CONFIGURATION,
     EPOCHS_PLANNED,
@@ -34,12 +40,6 @@ from fbnetv3.nars.algorithm.trial_store import (
     TrialStore,
     TrialStoreError,
 )
-from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
-from fbnetv3.nars.proposals.history import stack_candidates
-from fbnetv3.nars.settings.budgets import build_constraints
-from fbnetv3.nars.settings.search_settings import MAXIMIZE, MINIMIZE, SearchSettings, parse_settings
-from fbnetv3.nars.space.constraints import Constraints
-from fbnetv3.nars.space.search_space import Space, space_from_dict
 from fbnetv3.utils.files import write_text
 from fbnetv3.utils.imports import find_callable, import_modules
 

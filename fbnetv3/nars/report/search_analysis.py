@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from fbnetv3.nars.algorithm.progress import rank_trials
 from fbnetv3.nars.algorithm.search_result import SearchResult
-from fbnetv3.nars.algorithm.trial_store import ANALYSIS_FILE, Trial
+from fbnetv3.nars.evolution.evolution import pareto_front
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PretrainingReport
-from fbnetv3.nars.proposals.history import stack_candidates
-from fbnetv3.nars.recommendation.evolution import pareto_front
 from fbnetv3.nars.report.variable_importance import measure_importance
 from fbnetv3.nars.settings.budgets import build_budgets, build_constraints
 from fbnetv3.nars.space.constraints import Constraints
+from fbnetv3.nars.trials.history import stack_candidates
+from fbnetv3.nars.trials.progress import rank_trials
+from fbnetv3.nars.trials.trial_store import ANALYSIS_FILE, Trial
 from fbnetv3.utils.files import write_json
 
 _FOLDS = 5

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 from tabulate import tabulate
 
-from fbnetv3.nars.algorithm.progress import prediction_error, rank_trials
-from fbnetv3.nars.algorithm.trial_store import COMPLETED, FAILED, RUNNING, WAITING, Trial
 from fbnetv3.nars.report.progress_table import format_prediction
 from fbnetv3.nars.report.saved_search import SavedSearch, load
+from fbnetv3.nars.trials.progress import prediction_error, rank_trials
+from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, RUNNING, WAITING, Trial
 from fbnetv3.utils.text import format_duration
 
 _MAX_FAILURES_SHOWN = 10

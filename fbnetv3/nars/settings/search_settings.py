@@ -10,10 +10,10 @@ from typing import Any
 
 from fbnetv3.errors import FieldError
 from fbnetv3.nars.evaluators.evaluator_registry import evaluator_name
+from fbnetv3.nars.evolution.evolution import EvolutionSettings
 from fbnetv3.nars.execution.executors import EXECUTORS
 from fbnetv3.nars.predictor.accuracy_predictor import PredictorSettings
 from fbnetv3.nars.proposals.early_stopping import MIN_RANK_CORRELATION
-from fbnetv3.nars.recommendation.evolution import EvolutionSettings
 from fbnetv3.nars.setting_fields import (
     check_fields,
     integer_field,

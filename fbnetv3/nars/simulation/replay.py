@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fbnetv3.nars.algorithm.trial_store import COMPLETED, TRIALS_FILE, Trial, TrialStore, TrialStoreError
 from fbnetv3.nars.simulation.simulator import Cluster, Workload, simulate
+from fbnetv3.nars.trials.trial_store import COMPLETED, TRIALS_FILE, Trial, TrialStore, TrialStoreError
 
 # A gap of this many seconds without a trial is an interruption; training the predictor takes less
 _INTERRUPTION_SECONDS = 30.0

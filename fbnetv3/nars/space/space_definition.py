@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from dataclasses import asdict
 from typing import Any
 
 from fbnetv3.nars.space.search_space import Space
@@ -48,3 +51,9 @@ def _find_range(variable: Variable) -> list[float] | None:
     except (TypeError, SpaceError):  # choices in an order that is not that of numbers in even steps
         return None
     return bounds if repr(parsed.values) == repr(values) else None
+
+
+def space_digest(space: Space) -> str:
+    """Return a SHA-256 of a space's definition in hex."""
+    definition = json.dumps(asdict(space), sort_keys=True, default=str)
+    return hashlib.sha256(definition.encode()).hexdigest()

@@ -9,7 +9,7 @@ import pytest
 
 from fbnetv3.errors import FieldError, UsageError
 from fbnetv3.nars import Search, search, space_from_dict
-from fbnetv3.nars.algorithm.trial_store import COMPLETED, FAILED, GIVEN, RUNNING, TrialStoreError
+from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, GIVEN, RUNNING, TrialStoreError
 from tests.nars.toy import QUICK, SPACE, evaluate, outcome
 
 SETTINGS = {**QUICK, "evaluations": 14, "initial_trials": 6}

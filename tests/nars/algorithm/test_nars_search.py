@@ -12,29 +12,23 @@ from fbnetv3.arch import ARCHS, cost, load_arch
 from fbnetv3.config import load_config
 from fbnetv3.errors import FieldError, UserError
 from fbnetv3.nars.algorithm.nars_search import search
-from fbnetv3.nars.algorithm.trial_store import TRIALS_FILE
 from fbnetv3.nars.settings.budgets import budget_name, parse_bounds
 from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.space.search_space import load_space, space_from_dict
 from fbnetv3.nars.space.variables import SpaceError
+from fbnetv3.nars.trials.trial_store import TRIALS_FILE
 from tests.nars.toy import QUICK, ROOT, SPACE, accuracy, evaluate, outcome, spent
 
 
-def test_a_search_finds_good_candidates(budgeted_search):
+def test_a_search_finds_good_candidates(plain_search):
     rng = np.random.default_rng(0)
-    random_accuracies = [accuracy(SPACE.decode(v)) for v in rng.integers(0, SPACE.sizes, (30, len(SPACE)))]
-    assert accuracy(SPACE.decode(budgeted_search.best.candidate)) > max(random_accuracies) - 0.5
-    last = [t for t in budgeted_search.trials if t.round == 2]
-    assert np.median([t.accuracy(budgeted_search.stopping_epoch) for t in last]) > np.median(
-        [t.accuracy(budgeted_search.stopping_epoch) for t in budgeted_search.trials if t.round == 0]
+    random_accuracies = [
+        accuracy(SPACE.decode(v)) for v in rng.integers(0, SPACE.sizes, (3000, len(SPACE)))
+    ]
+    assert accuracy(plain_search.best.values) > max(random_accuracies) - 0.5
+    assert max(random_accuracies) < accuracy(
+        dict.fromkeys(("x0", "x1", "x2", "x3"), 5) | {"kind": "b", "lr": 3}
     )
-
-
-def test_later_rounds_stop_early(budgeted_search):
-    assert 1 < budgeted_search.stopping_epoch < 6
-    assert {t.epochs for t in budgeted_search.trials if t.round} == {budgeted_search.stopping_epoch}
-    assert {t.epochs for t in budgeted_search.trials if t.round == 0} == {6}
-    assert all(len(t.curve) == t.epochs for t in budgeted_search.trials)
 
 
 def test_the_time_left_depends_on_the_slots_of_the_executor(tmp_path):
@@ -45,72 +39,64 @@ def test_the_time_left_depends_on_the_slots_of_the_executor(tmp_path):
         return [accuracy(candidate)] * epochs
 
     events = []
-    search(
-        SPACE,
-        slow,
-        tmp_path / "out",
-        on_progress=events.append,
-        **{**QUICK, "rounds": 2, "batch": 4, "workers": 8},
-    )
-    first_round = [progress for progress in events if progress.stage == "trials" and progress.round == 0]
-    assert first_round[-1].seconds_left >= 4 * 6 * 0.01
+    settings = {**QUICK, "evaluations": 8, "workers": 8}
+    search(SPACE, slow, tmp_path / "out", on_progress=events.append, **settings)
+    after_four = next(progress for progress in events if progress.count("completed") == 4)
+    assert after_four.seconds_left >= 4 * 6 * 0.01
+
+
+def test_progress_tells_what_ended_and_what_is_best(tmp_path):
+    events = []
+    settings = {**QUICK, "evaluations": 9}
+    result = search(SPACE, evaluate, tmp_path / "out", on_progress=events.append, **settings)
+    assert [progress.ended.number for progress in events if progress.ended] == list(range(9))
+    assert events[-1].stage == "done" and events[-1].best.number == result.best.number
+    assert (events[-1].epochs_done, events[-1].epochs_planned) == (54, 54)
+    assert list(dict.fromkeys(progress.stage for progress in events)) == ["trials", "evolution", "done"]
 
 
 def test_no_candidate_is_tried_twice(budgeted_search):
-    assert len({t.candidate.tobytes() for t in budgeted_search.trials}) == len(budgeted_search.trials) == 30
-
-
-def test_a_recommendation_for_each_budget(budgeted_search):
-    recommendations = budgeted_search.recommendations
-    assert [recommendation.name for recommendation in recommendations] == ["spent_12", "spent_18"]
-    for recommendation, limit in zip(recommendations, (12, 18), strict=True):
-        assert sum(recommendation.candidate[f"x{i}"] for i in range(4)) <= limit
-        assert recommendation.columns == {"spent": spent(recommendation.candidate.vector[None])[0]}
-        provenance = json.loads(recommendation.files.provenance.read_text())
-        assert spent(recommendation.best_trial.candidate[None])[0] <= limit
-        assert provenance["best_trial"]["number"] == recommendation.best_trial.number
-        assert provenance["values"] == dict(recommendation.candidate)
-        assert provenance["predicted"] == recommendation.predicted
-        assert provenance["trials"] == 30
-        assert provenance["inherited_trials"][0] == recommendation.best_trial.number
-    assert recommendations[1].predicted >= recommendations[0].predicted
-
-
-def test_workers_do_not_change_the_result(budgeted_search, tmp_path):
-    settings = {**QUICK, "columns": {"spent": spent}, "budgets": [{"spent": 12}, {"spent": [None, 18]}]}
-    search(SPACE, evaluate, tmp_path / "out", **{**settings, "executor": "local"}, workers=3)
-    assert outcome(tmp_path / "out") == outcome(budgeted_search.folder)
+    assert len({t.candidate.tobytes() for t in budgeted_search.trials}) == len(budgeted_search.trials) >= 30
 
 
 def test_another_seed_tries_other_candidates(plain_search, tmp_path):
-    other = search(SPACE, evaluate, tmp_path / "out", **QUICK, seed=1)
-    assert {t.candidate.tobytes() for t in other.trials if t.round == 0} != {
-        t.candidate.tobytes() for t in plain_search.trials if t.round == 0
+    other = search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "evaluations": 9}, seed=1)
+    assert not {t.candidate.tobytes() for t in other.trials} & {
+        t.candidate.tobytes() for t in plain_search.trials[:9]
     }
 
 
-def test_a_finished_search_takes_more_rounds_and_other_budgets(tmp_path):
-    first = search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "rounds": 2})
-    more = search(SPACE, evaluate, tmp_path / "out", **QUICK, resume=True)
-    assert outcome(tmp_path / "out")[0][:20] == [
-        (t.number, t.round, t.candidate.tolist(), t.epochs, t.status, t.curve) for t in first.trials
-    ]
-    assert len(more.trials) == 30
+def test_minimizing_finds_the_lowest(tmp_path):
+    def loss(candidate, epochs):
+        return [100 - value for value in evaluate(candidate, epochs)]
+
+    result = search(SPACE, loss, tmp_path / "out", **QUICK, direction="minimize")
+    values = [trial.value(6) for trial in result.trials if len(trial.curve) == 6]
+    assert result.best.value(6) == min(values) < 12
+    (recommendation,) = result.recommendations
+    assert recommendation.measured == min(values)
 
 
-def test_other_budgets_run_no_trials(budgeted_search, tmp_path):
-    settings = {**QUICK, "columns": {"spent": spent}}
+def test_a_finished_search_takes_more_evaluations(tmp_path):
+    first = search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "evaluations": 10})
+    more = search(SPACE, evaluate, tmp_path / "out", **{**QUICK, "evaluations": 16}, resume=True)
+    assert [t.curve for t in more.trials[:10]] == [t.curve for t in first.trials]
+    assert sum(t.epochs for t in more.trials) == 16 * 6
+
+
+def test_other_budgets_run_no_trials(tmp_path):
+    settings = {**QUICK, "evaluations": 12, "columns": {"spent": spent}}
     search(SPACE, evaluate, tmp_path / "out", **settings)
     before = outcome(tmp_path / "out")[0]
-    result = search(SPACE, evaluate, tmp_path / "out", **settings, budgets=[{"spent": 9}], resume=True)
+    result = search(SPACE, evaluate, tmp_path / "out", **settings, budgets=[{"spent": 16}], resume=True)
     (recommendation,) = result.recommendations
-    assert recommendation.columns["spent"] <= 9
+    assert recommendation.columns["spent"] <= 16
     assert outcome(tmp_path / "out")[0] == before
 
 
-def test_a_pool_that_runs_out_ends_the_search(tmp_path):
+def test_a_space_that_runs_out_ends_the_search(tmp_path):
     small = space_from_dict({"name": "small", "variables": {"a": {"range": [0, 11]}}})
-    result = search(small, lambda c, epochs: [c["a"]] * epochs, tmp_path / "out", **{**QUICK, "rounds": 9})
+    result = search(small, lambda c, epochs: [c["a"]] * epochs, tmp_path / "out", **QUICK)
     assert len(result.trials) == 12
     assert result.best.candidate.tolist() == [11]
 
@@ -160,9 +146,18 @@ def test_a_pool_that_runs_out_ends_the_search(tmp_path):
         ),
         ({"columns": {"spent": 3}}, "columns.spent '3' must have the form package.module:function"),
         ({"pretraining_labels": 3}, "pretraining_labels: 3 must be a name or a list"),
-        ({"rouns": 3}, "rouns: unknown key: did you mean rounds"),
+        ({"evalutions": 3}, "evalutions: unknown key: did you mean evaluations"),
         ({"epochs": 0}, "epochs: 0 must be at least 1"),
         ({"epochs": True}, "epochs: True must be an integer"),
+        ({"evaluations": 0}, "evaluations: 0 must be at least 1"),
+        ({"window": 0}, "window: 0 must be at least 1"),
+        ({"final_share": 1.5}, r"final_share: 1.5 must be in \[0, 1\]"),
+        ({"early_stopping": 1}, "early_stopping: 1 must be true or false"),
+        ({"max_trials": 1}, "max_trials: 1 must be at least 2"),
+        ({"max_seconds": 0}, "max_seconds: 0 must be at least 0.001"),
+        ({"direction": "up"}, "direction: 'up' must be one of maximize, minimize"),
+        ({"first_candidates": [{"x0": 1}]}, r"first_candidates\[0\]"),
+        ({"pretraining_labels": "papper"}, "pretraining_labels: unknown choice 'papper'"),
         ({"mode": "fast"}, "mode: 'fast' must be one of joint, architecture, recipe"),
         ({"executor": "cloud"}, "executor: 'cloud' must be one of local, ray, serial"),
         ({"predictor": {"wide": 3}}, "predictor.wide: unknown key"),
@@ -212,7 +207,7 @@ def by_size(candidate, epochs):
 
 @pytest.fixture(scope="module")
 def networks(tmp_path_factory):
-    settings = {**QUICK, "constraints": {"macs": [0.8e6, 3e6]}, "num_classes": 10}
+    settings = {**QUICK, "evaluations": 20, "constraints": {"macs": [0.8e6, 3e6]}, "num_classes": 10}
     return search(
         space_from_dict(NETWORKS),
         by_size,
@@ -236,7 +231,7 @@ def test_recommendations_become_files_that_train_as_they_are(networks):
     for recommendation, limit in zip(networks.recommendations, (1e6, 2e6), strict=True):
         arch = load_arch(recommendation.files.arch)
         assert cost(arch, num_classes=10).macs == recommendation.columns["macs"] <= limit
-        assert "seed 0, 30 trials: predicted" in arch.source
+        assert f"seed 0, {len(networks.trials)} trials: measured" in arch.source
         cfg = load_config(recommendation.files.config)
         assert load_arch(cfg.MODEL.ARCH) == arch
         assert cfg.SOLVER.EPOCHS == 3
@@ -267,7 +262,7 @@ def test_recommendations_scale_to_a_family(networks):
 
 def test_architectures_alone_and_recipes_alone(tmp_path):
     space = space_from_dict(NETWORKS)
-    settings = {**QUICK, "rounds": 2, "num_classes": 10}
+    settings = {**QUICK, "evaluations": 14, "num_classes": 10}
     constraints = {"macs": 2e6}
     result = search(
         space, by_size, tmp_path / "a", **settings, mode="architecture", constraints=constraints
@@ -308,7 +303,12 @@ def test_an_evaluator_may_refuse_before_the_first_trial(tmp_path):
 def test_rounds_of_the_paper():
     space = load_space(ROOT / "configs/nars/spaces/fbnetv3.yaml")
     settings = SearchSettings()
-    assert (settings.pool, settings.batch, settings.epochs, settings.early_stopping_correlation) == (
+    assert (
+        settings.pool_size,
+        settings.round_size,
+        settings.epochs,
+        settings.early_stopping_correlation,
+    ) == (
         20_000,
         48,
         150,
@@ -332,13 +332,13 @@ def test_names_of_budgets(budget, name):
 
 
 def test_settings_and_keywords_exclude_each_other(tmp_path):
-    with pytest.raises(UserError, match="pass either settings or keywords, not both: rounds"):
-        search(SPACE, evaluate, tmp_path / "out", SearchSettings(), rounds=3)
+    with pytest.raises(UserError, match="pass either settings or keywords, not both: seed"):
+        search(SPACE, evaluate, tmp_path / "out", SearchSettings(), seed=3)
 
 
 def test_settings_are_checked_when_built():
-    with pytest.raises(FieldError, match="batch: 1 must be at least 2"):
-        SearchSettings(batch=1)
+    with pytest.raises(FieldError, match="round_size: 1 must be at least 2"):
+        SearchSettings(round_size=1)
 
 
 def test_imports_register_what_settings_name(tmp_path, monkeypatch):
@@ -352,6 +352,6 @@ def test_imports_register_what_settings_name(tmp_path, monkeypatch):
         "    return [candidate['x0']] * epochs\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    settings = {**QUICK, "rounds": 1, "imports": ["extension_of_searches"], "executor": "one_by_one"}
+    settings = {**QUICK, "evaluations": 12, "imports": ["extension_of_searches"], "executor": "one_by_one"}
     result = search(SPACE, "first_variable", tmp_path / "out", **settings)
-    assert result.best.accuracy(6) == 7
+    assert result.best.value(6) == 7

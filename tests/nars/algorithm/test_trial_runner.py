@@ -6,10 +6,10 @@ import pytest
 
 from fbnetv3.nars.algorithm.nars_search import search
 from fbnetv3.nars.algorithm.trial_runner import TrialRunner
-from fbnetv3.nars.algorithm.trial_store import Proposal, TrialStore
 from fbnetv3.nars.execution.attempts import SearchContext
 from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
 from fbnetv3.nars.settings.search_settings import SearchSettings
+from fbnetv3.nars.trials.trial_store import Proposal, TrialStore
 from tests.nars.toy import QUICK, SPACE, evaluate
 
 

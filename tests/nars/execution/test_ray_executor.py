@@ -9,9 +9,9 @@ import pytest
 
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.nars_search import search
-from fbnetv3.nars.algorithm.trial_store import COMPLETED
 from fbnetv3.nars.execution.attempts import SearchContext
 from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
+from fbnetv3.nars.trials.trial_store import COMPLETED
 from tests.nars.execution.execution_helpers import SPACE as ONE_VARIABLE
 from tests.nars.execution.execution_helpers import make_attempt, open_for_tests, run_attempts
 from tests.nars.toy import QUICK, SPACE, evaluate, outcome

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
-from fbnetv3.nars.algorithm.trial_store import COMPLETED, FAILED, WAITING, Segment, Trial
-from fbnetv3.nars.proposals.history import visible_history
 from fbnetv3.nars.settings.search_settings import parse_settings
+from fbnetv3.nars.trials.history import visible_history
+from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, WAITING, Segment, Trial
 
 
 def run_proposals(space, measure, continues=False, max_segments=1000, **keywords):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
-from fbnetv3.nars.algorithm.trial_store import COMPLETED, FAILED, FINAL, GIVEN, INITIAL, PROPOSED, RUNNING
-from fbnetv3.nars.proposals.history import visible_history
 from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.space.sampling import random_candidates
 from fbnetv3.nars.space.search_space import space_from_dict
+from fbnetv3.nars.trials.history import visible_history
+from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, FINAL, GIVEN, INITIAL, PROPOSED, RUNNING
 from tests.nars.proposals.proposal_loop import candidates_of, run_proposals, spent_epochs
 from tests.nars.space.spaces import CONDITIONAL
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fbnetv3.nars.proposals.history import visible_history
 from fbnetv3.nars.space.search_space import space_from_dict
+from fbnetv3.nars.trials.history import visible_history
 from tests.nars.proposals.proposal_loop import run_proposals, spent_epochs
 
 SPACE = space_from_dict(

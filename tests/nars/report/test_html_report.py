@@ -10,7 +10,7 @@ import pytest
 
 from fbnetv3.errors import OutputError, UsageError
 from fbnetv3.nars import load, save_analysis, search, write_report
-from fbnetv3.nars.algorithm.trial_store import FINISHED, Proposal, TrialStore, TrialStoreError
+from fbnetv3.nars.trials.trial_store import FINISHED, Proposal, TrialStore, TrialStoreError
 from tests.nars.toy import PAPER_QUICK, QUICK, SPACE, evaluate, spent
 
 PAPER = {**PAPER_QUICK, "rounds": 1, "round_size": 3}

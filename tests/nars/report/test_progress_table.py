@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from fbnetv3.nars import search
-from fbnetv3.nars.algorithm.progress import SearchProgress
-from fbnetv3.nars.algorithm.trial_store import COMPLETED, FAILED, Segment, Trial
 from fbnetv3.nars.report.progress_table import ProgressTable, format_prediction
+from fbnetv3.nars.trials.progress import SearchProgress
+from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, Segment, Trial
 from tests.nars.toy import QUICK, SPACE, evaluate
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from fbnetv3.errors import UsageError
 from fbnetv3.nars import save_analysis, search
-from fbnetv3.nars.algorithm.trial_store import FINISHED, STOPPED_BY_FAILURES, TrialStore
 from fbnetv3.nars.report.report_watcher import watch_search
+from fbnetv3.nars.trials.trial_store import FINISHED, STOPPED_BY_FAILURES, TrialStore
 from tests.nars.toy import PAPER_QUICK, SPACE, evaluate
 
 

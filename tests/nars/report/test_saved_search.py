@@ -9,8 +9,8 @@ import pytest
 
 from fbnetv3.errors import MissingPackageError, UsageError
 from fbnetv3.nars import load, search
-from fbnetv3.nars.algorithm.trial_store import TrialStoreError
 from fbnetv3.nars.report.charts.report_data import measured_front, trial_costs
+from fbnetv3.nars.trials.trial_store import TrialStoreError
 from tests.nars.toy import FAST, QUICK, SPACE, evaluate, spent
 
 

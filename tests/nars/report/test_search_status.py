@@ -4,9 +4,9 @@ import contextlib
 
 import numpy as np
 
-from fbnetv3.nars.algorithm.trial_store import EPOCHS_PLANNED, Proposal, TrialStore
 from fbnetv3.nars.report.saved_search import load
 from fbnetv3.nars.report.search_status import describe_search, estimate_seconds_left
+from fbnetv3.nars.trials.trial_store import EPOCHS_PLANNED, Proposal, TrialStore
 
 
 def write_search(folder, num_failed=0):

@@ -5,10 +5,10 @@ import contextlib
 import numpy as np
 import pytest
 
-from fbnetv3.nars.algorithm.trial_store import Proposal, TrialStore, TrialStoreError
 from fbnetv3.nars.simulation.replay import proportional_times, read_search, replay, residual_spread
 from fbnetv3.nars.space.cost_model import CostModel
 from fbnetv3.nars.space.search_space import load_space
+from fbnetv3.nars.trials.trial_store import Proposal, TrialStore, TrialStoreError
 from tests.nars.toy import ROOT
 
 RECORDED = ROOT / "docs" / "searches" / "cifar10_small.sqlite"

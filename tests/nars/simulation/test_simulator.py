@@ -7,7 +7,6 @@ import pytest
 
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.trial_runner import TrialRunner
-from fbnetv3.nars.algorithm.trial_store import COMPLETED, FAILED, TrialStore
 from fbnetv3.nars.execution.attempts import Outcome
 from fbnetv3.nars.predictor.gaussian_process import ValuePrediction
 from fbnetv3.nars.proposals.paper_search import PaperSearch
@@ -15,6 +14,7 @@ from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.simulation.simulator import Cluster, Workload, simulate
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.nars.space.variables import Variable
+from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, TrialStore
 from tests.nars.simulation.workloads import UNRELIABLE, random_workload
 
 

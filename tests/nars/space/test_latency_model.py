@@ -16,13 +16,13 @@ from fbnetv3.arch.latency_table import (
 )
 from fbnetv3.errors import FieldError
 from fbnetv3.nars import search
-from fbnetv3.nars.algorithm.trial_store import TrialStoreError
 from fbnetv3.nars.settings.budgets import build_constraints
 from fbnetv3.nars.settings.search_settings import parse_settings
 from fbnetv3.nars.space.latency_model import LatencyModel, possible_shapes
 from fbnetv3.nars.space.sampling import list_candidates
 from fbnetv3.nars.space.search_space import load_space, space_from_dict
 from fbnetv3.nars.space.variables import SpaceError
+from fbnetv3.nars.trials.trial_store import TrialStoreError
 from tests.nars.space.spaces import BLOCKS, CIFAR, FBNETV3, IRREGULAR, SMALL, random_candidates
 from tests.nars.toy import FAST
 

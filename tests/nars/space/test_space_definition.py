@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from fbnetv3.nars.algorithm.space_digest import space_digest
 from fbnetv3.nars.space.search_space import load_space, space_from_dict
-from fbnetv3.nars.space.space_definition import space_definition
+from fbnetv3.nars.space.space_definition import space_definition, space_digest
 from tests.nars.space.spaces import CIFAR, FBNETV3, IRREGULAR, SMALL
 
 VARIABLES = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from fbnetv3.nars.algorithm.trial_store import Trial
 from fbnetv3.nars.report.saved_search import SavedSearch
 from fbnetv3.nars.settings.search_settings import MAXIMIZE
+from fbnetv3.nars.trials.trial_store import Trial
 
 
 def shown_value(search: SavedSearch, trial: Trial) -> float:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from fbnetv3.nars.algorithm.progress import prediction_error
 from fbnetv3.nars.proposals.early_stopping import MIN_CURVES, rank_correlations
 from fbnetv3.nars.report.charts.report_data import (
     best_so_far,
@@ -17,6 +16,7 @@ from fbnetv3.nars.report.charts.report_data import (
     trial_costs,
 )
 from fbnetv3.nars.report.saved_search import SavedSearch
+from fbnetv3.nars.trials.progress import prediction_error
 from fbnetv3.utils.plotting import style_axes
 
 _MAX_LABELS = 3  # statistics shown in the pretraining figure

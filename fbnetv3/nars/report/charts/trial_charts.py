@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from fbnetv3.nars.algorithm.trial_store import FINAL, GIVEN, INITIAL, PROPOSED, Trial
 from fbnetv3.nars.report.charts.report_data import (
     best_so_far,
     measured_front,
@@ -18,6 +17,7 @@ from fbnetv3.nars.report.charts.report_data import (
 )
 from fbnetv3.nars.report.saved_search import SavedSearch
 from fbnetv3.nars.settings.search_settings import MAXIMIZE
+from fbnetv3.nars.trials.trial_store import FINAL, GIVEN, INITIAL, PROPOSED, Trial
 
 Chart = dict[str, Any]
 """`data` and `layout` of plotly.js, `title` and `caption`. A trace's `trials` are the numbers of the trials shown."""

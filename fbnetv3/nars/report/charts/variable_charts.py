@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from fbnetv3.nars.proposals.history import stack_candidates
 from fbnetv3.nars.report.charts.trial_charts import BEST_COLOR, LINE_COLOR, Chart, line_trace, typical_range
 from fbnetv3.nars.report.saved_search import SavedSearch
 from fbnetv3.nars.space.variables import Variable
+from fbnetv3.nars.trials.history import stack_candidates
 
 _MAX_BARS = 15
 _MAX_AXES = 12  # of parallel coordinates

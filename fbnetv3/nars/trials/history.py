@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fbnetv3.nars.algorithm.trial_store import COMPLETED, FAILED, Trial
+from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, Trial
 
 
 @dataclass(frozen=True)

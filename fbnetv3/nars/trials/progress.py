@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from fbnetv3.nars.algorithm.trial_store import Trial
+from fbnetv3.nars.trials.trial_store import Trial
 
 SearchStage = Literal["pretraining", "trials", "evolution", "done"]
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import OutputError
-from fbnetv3.nars.algorithm.trial_store import (
+from fbnetv3.nars.trials.trial_store import (
     COMPLETED,
     FAILED,
     INITIAL,
@@ -90,7 +90,7 @@ def test_interrupted_trials_are_requeued(store):
 def test_trials_survive_sigkill(tmp_path):
     script = (
         "import os, signal, sys, numpy as np; from pathlib import Path\n"
-        "from fbnetv3.nars.algorithm.trial_store import Proposal, TrialStore\n"
+        "from fbnetv3.nars.trials.trial_store import Proposal, TrialStore\n"
         "store = TrialStore(Path(sys.argv[1]), create=True)\n"
         "store.add([Proposal(1, np.zeros(3, int))] * 2, lambda candidate: {})\n"
         "store.start(0); store.complete(0, [0.5], 1.0); store.start(1)\n"

@@ -19,16 +19,16 @@ import fbnetv3
 from fbnetv3.arch import ArchDef, dump_arch, register_arch, scale_to_macs
 from fbnetv3.config.recipe import Recipe, dump_recipe, recipe_from_dict
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.algorithm.progress import comparison_epoch, rank_trials
-from fbnetv3.nars.algorithm.space_digest import space_digest
-from fbnetv3.nars.algorithm.trial_store import FINAL, Trial
+from fbnetv3.nars.evolution.evolution import evolve
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
-from fbnetv3.nars.proposals.history import stack_candidates
-from fbnetv3.nars.recommendation.evolution import evolve
 from fbnetv3.nars.settings.search_settings import SCALING_ARGUMENTS, SearchSettings
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.search_space import Space
+from fbnetv3.nars.space.space_definition import space_digest
+from fbnetv3.nars.trials.history import stack_candidates
+from fbnetv3.nars.trials.progress import comparison_epoch, rank_trials
+from fbnetv3.nars.trials.trial_store import FINAL, Trial
 from fbnetv3.utils.files import make_folder, write_json, write_text
 from fbnetv3.utils.nested_keys import flatten, merge, nest
 from fbnetv3.utils.yaml_files import BASE_KEY

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fbnetv3.nars.recommendation.genetic_operators import (
+from fbnetv3.nars.evolution.genetic_operators import (
     SurrogateRegression,
     breed,
     list_neighbors,

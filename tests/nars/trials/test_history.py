@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from fbnetv3.nars.algorithm.trial_store import COMPLETED, FAILED, RUNNING, WAITING, Trial
-from fbnetv3.nars.proposals.history import stack_candidates, visible_history
+from fbnetv3.nars.trials.history import stack_candidates, visible_history
+from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, RUNNING, WAITING, Trial
 from tests.nars.proposals.proposal_loop import make_segment
 
 EPOCHS = 4

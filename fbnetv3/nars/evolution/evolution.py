@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.recommendation.genetic_operators import (
+from fbnetv3.nars.evolution.genetic_operators import (
     SurrogateRegression,
     breed,
     list_neighbors,

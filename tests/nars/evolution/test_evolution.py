@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import UsageError
-from fbnetv3.nars.recommendation.evolution import EvolutionSettings, evolve, pareto_front
+from fbnetv3.nars.evolution.evolution import EvolutionSettings, evolve, pareto_front
 from fbnetv3.nars.space.constraints import Constraint, Constraints
 from fbnetv3.nars.space.feasibility import ConstraintError
 from fbnetv3.nars.space.search_space import Space, load_space, space_from_dict

@@ -1,0 +1,1 @@
+"""Evolutionary search over the scores of a predictor."""

@@ -1,1 +1,0 @@
-"""The candidates that a search recommends: evolution over predicted scores, and files for training."""
