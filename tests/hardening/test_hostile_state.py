@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import UserError
-from fbnetv3.nars.algorithm.trial_store import TRIALS_FILE, Proposal, TrialStore, TrialStoreError
+from fbnetv3.nars.trials.trial_store import TRIALS_FILE, Proposal, TrialStore, TrialStoreError
 from fbnetv3.training.run_state.metrics import plot_curve, read_metrics, truncate_metrics
 from tests.hardening.conftest import SCALE
 

@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from fbnetv3.nars.algorithm.trial_store import COMPLETED, TRIALS_FILE, TrialStore
+from fbnetv3.nars.trials.trial_store import COMPLETED, TRIALS_FILE, TrialStore
 from tests.hardening import process_targets
 from tests.hardening.conftest import SCALE
 from tests.hardening.killing import kill_randomly, wait_for_exit

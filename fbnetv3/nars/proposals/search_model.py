@@ -67,16 +67,16 @@ class SearchModel:
     def _fit(self) -> GaussianProcess:
         """Fit a process to completed and paused trials, and condition it on what is believed of pending ones."""
         paused = self.history.paused
-        kept = _select_trials(self._targets)
-        candidates = [self._candidates[kept]]
-        targets = [self._targets[kept]]
-        noise = [np.zeros(len(kept))]
+        selected = _select_trials(self._targets)
+        candidates = [self._candidates[selected]]
+        targets = [self._targets[selected]]
+        noise = [np.zeros(len(selected))]
         if paused:
             means, stds = np.array([self.forecasts[trial.number] for trial in paused]).T
-            kept = _select_trials(means)
-            candidates.append(stack_candidates(paused)[kept])
-            targets.append(means[kept])
-            noise.append(stds[kept] ** 2)
+            selected = _select_trials(means)
+            candidates.append(stack_candidates(paused)[selected])
+            targets.append(means[selected])
+            noise.append(stds[selected] ** 2)
         stacked = np.concatenate(candidates)
         covariates = self._covariates(stacked)
         num_covariates = 0 if covariates is None else covariates.shape[1]
