@@ -146,7 +146,7 @@ def test_a_space_that_runs_out_ends_the_search(tmp_path):
         ),
         ({"columns": {"spent": 3}}, "columns.spent '3' must have the form package.module:function"),
         ({"pretraining_labels": 3}, "pretraining_labels: 3 must be a name or a list"),
-        ({"evalutions": 3}, "evalutions: unknown key: did you mean evaluations"),
+        ({"evaluationz": 3}, "evaluationz: unknown key: did you mean evaluations"),
         ({"epochs": 0}, "epochs: 0 must be at least 1"),
         ({"epochs": True}, "epochs: True must be an integer"),
         ({"evaluations": 0}, "evaluations: 0 must be at least 1"),
