@@ -15,8 +15,9 @@ from fbnetv3.nars.predictor.accuracy_transform import AccuracyTransform
 from fbnetv3.nars.predictor.gaussian_process import GaussianProcess, ValuePrediction
 from fbnetv3.nars.space.search_space import Space
 
-# Forecasts of trials unlike those before miss by more than leave-one-out forecasts do
-_SAFETY_FACTOR = 1.25
+# Forecasts of trials unlike those before miss by more than leave-one-out forecasts do, and the more, the fewer curves
+# are known: the deviations grow by this number over the number of curves
+_CAUTION = 10.0
 
 
 class CurveForecaster:
@@ -52,7 +53,7 @@ class CurveForecaster:
         fit(candidates, targets, covariates=covariates)
         self.left_out = self.process.leave_one_out()
         errors = (targets - self.left_out.mean) / self.left_out.std
-        self._scale = _SAFETY_FACTOR * math.sqrt(max(1.0, float(np.mean(errors**2))))
+        self._scale = (1 + _CAUTION / len(targets)) * math.sqrt(max(1.0, float(np.mean(errors**2))))
 
     def forecast(self, candidates: np.ndarray, curves: np.ndarray) -> ValuePrediction:
         """Forecast transformed values after the last epoch, (N,); deviations include the noise of a measurement.

@@ -68,7 +68,6 @@ def test_forecasts_are_calibrated(epoch):
     assert np.mean(np.abs(errors) < 0.5) < 0.6, "nor are they useless"
 
 
-@pytest.mark.xfail(strict=True, reason="too certain where part of the values is explained by no variable")
 def test_with_few_curves_hardly_any_winner_would_be_missed():
     """A search pauses trials with a chance below 1%, by Student's distribution with 4 degrees of freedom."""
     errors = standard_errors(16, num_known=12)
