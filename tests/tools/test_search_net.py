@@ -180,7 +180,7 @@ def test_recipes_for_a_network_of_torchvision(tmp_path):
         ({"space": 3, "evaluator": "table"}, (), "search.yaml: space: 3 must be a file or a space"),
         ({"space": {"name": "s"}, "evaluator": "table"}, (), "search.yaml: variables: is missing"),
         ({"spce": 1}, (), "search.yaml: spce: unknown key: did you mean space"),
-        ("good", ("windo", "3"), "unknown key windo: did you mean window"),
+        ("good", ("budget", "3"), "unknown key budget: did you mean budgets"),
         ("good", ("rounds",), "rounds has no value: pass overrides as KEY VALUE pairs"),
         ("good", ("epochs.x", "3"), "epochs: 1 must be a mapping to have the key x"),
         ("good", ("rounds", "three"), "search.yaml: rounds: 'three' must be an integer"),
