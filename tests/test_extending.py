@@ -113,9 +113,8 @@ def test_a_search_uses_the_evaluator_and_the_executor(run, folder):
         "evaluator": "width_matters",
         "executor": "verbose",
         "epochs": 2,
-        "rounds": 2,
-        "batch": 3,
-        "pool": 30,
+        "evaluations": 6,
+        "initial_trials": 4,
         "predictor": {"members": 4, "width": 16, "frozen_epochs": 5, "finetune_epochs": 5},
         "budgets": [],
     }
