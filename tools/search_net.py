@@ -23,7 +23,7 @@ OTHER_COMMANDS = """
 other commands:
   search_net.py status FOLDER   show the progress of a running or finished search
   search_net.py report FOLDER   rewrite the HTML report of a search; with --csv FILE, write its trials as a table
-  search_net.py ask --config FILE --csv FILE N   write N candidates that you evaluate yourself to a CSV file
+  search_net.py ask --config FILE --csv FILE     write candidates that you evaluate yourself to a CSV file
   search_net.py tell --config FILE --csv FILE    record their values
   search_net.py watch FOLDER    rewrite the HTML report of a running search until it finishes
 """
@@ -118,16 +118,15 @@ def watch(argv: Sequence[str]) -> None:
 
 def ask(argv: Sequence[str]) -> None:
     parser = build_csv_parser("ask", "Write candidates that you evaluate yourself to a CSV file.")
-    parser.add_argument(
-        "count", type=positive_int, nargs="?", default=1, metavar="N", help="number (default: 1)"
-    )
-    args = parser.parse_args(argv)
+    parser.add_argument("--count", type=positive_int, default=1, metavar="N", help="number (default: 1)")
+    args = parser.parse_intermixed_args(argv)
     count = open_search(args).ask_csv(args.csv, args.count)
     print(f"{args.csv}: {count} candidates; fill in the column value, then: search_net.py tell")
 
 
 def tell(argv: Sequence[str]) -> None:
-    args = build_csv_parser("tell", "Record the values in a file that ask has written.").parse_args(argv)
+    parser = build_csv_parser("tell", "Record the values in a file that ask has written.")
+    args = parser.parse_intermixed_args(argv)
     search = open_search(args)
     print(f"{search.folder}: {search.tell_csv(args.csv)} new values")
 
@@ -137,11 +136,12 @@ def build_csv_parser(command: str, description: str) -> ArgumentParser:
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML file, see configs/nars/")
     parser.add_argument("--output", metavar="DIR", help="output folder (default: the config's)")
     parser.add_argument("--csv", required=True, metavar="FILE", help="file of candidates and values")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="settings to change")
     return parser
 
 
 def open_search(args: argparse.Namespace) -> Search:
-    config = load_search_config(args.config)
+    config = load_search_config(args.config, args.overrides)
     return Search(config.space, args.output or config.output, config.settings)
 
 
