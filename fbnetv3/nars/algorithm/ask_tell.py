@@ -12,18 +12,15 @@ import numpy as np
 
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.resume import start_or_resume
-from fbnetv3.nars.algorithm.search_plan import SearchPlan
-from fbnetv3.nars.algorithm.search_result import MIN_TRIALS, SearchResult, conclude_search
+from fbnetv3.nars.algorithm.search_plan import build_plan
+from fbnetv3.nars.algorithm.search_result import SearchResult, conclude_search
 from fbnetv3.nars.algorithm.trial_runner import trial_seed
-from fbnetv3.nars.evaluators.evaluator_registry import (
-    Measurements,
-    parse_learning_curve,
-    parse_measurements,
-)
+from fbnetv3.nars.evaluators.evaluator_registry import Measurements, parse_measurements
+from fbnetv3.nars.predictor.accuracy_predictor import MIN_TRIALS
 from fbnetv3.nars.proposals.search_model import SearchModel
-from fbnetv3.nars.settings.search_settings import SearchSettings, parse_settings
+from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.space.candidate import Candidate
-from fbnetv3.nars.space.search_space import Space, load_space
+from fbnetv3.nars.space.search_space import Space
 from fbnetv3.nars.trials.history import visible_history
 from fbnetv3.nars.trials.progress import rank_trials
 from fbnetv3.nars.trials.trial_csv import read_values, write_candidates
@@ -60,10 +57,7 @@ class Search:
         continues: bool = False,
         **keywords: Any,
     ) -> None:
-        if settings is not None and keywords:
-            raise UsageError(f"pass either settings or keywords, not both: {', '.join(keywords)}")
-        settings = settings or parse_settings(keywords)
-        self._plan = SearchPlan(space if isinstance(space, Space) else load_space(space), settings)
+        self._plan = build_plan(space, settings, keywords)
         self._proposer = self._plan.build_proposer(continues)
         self.folder = Path(folder).expanduser().resolve()
         with self._open_store() as store:
@@ -74,6 +68,10 @@ class Search:
     def space(self) -> Space:
         """The searched space."""
         return self._plan.space
+
+    @property
+    def _objectives(self) -> tuple[str, ...]:
+        return tuple(self._plan.settings.objectives)
 
     @property
     def trials(self) -> list[Trial]:
@@ -95,7 +93,7 @@ class Search:
         history = visible_history(self.trials, self._plan.settings.epochs)
         if len(history.completed) < MIN_TRIALS:
             return self.best
-        model = SearchModel(self.space, history, self._plan.settings.sign)
+        model = SearchModel(self.space, history, self._plan.settings.sign, self._plan.warm_start)
         return history.completed[int(np.argmax(model.completed_means))]
 
     def ask(self, count: int = 1) -> list[Candidate]:
@@ -141,24 +139,27 @@ class Search:
             return store.trial(segment.trial)
 
     def ask_csv(self, file: str | os.PathLike, count: int) -> int:
-        """Write up to `count` candidates to a CSV file with an empty column "value"; return their number."""
+        """Write up to `count` candidates to a CSV file with an empty column "value"; return their number.
+
+        With several objectives, there is an empty column for each.
+        """
         candidates = self.ask(count)
-        write_candidates(file, self.space, candidates)
+        write_candidates(file, self.space, candidates, self._objectives)
         return len(candidates)
 
     def tell_csv(self, file: str | os.PathLike) -> int:
         """Record the values in a file that `ask_csv` has written; return the number of trials that are new.
 
-        The column "value" holds a number if candidates have one epoch, else one number for each epoch, separated by
-        spaces. Rows without a value, and those told before, are skipped.
+        A value is a number if candidates have one epoch, else one number for each epoch, separated by spaces. Rows
+        without a value, and those told before, are skipped.
         """
-        values = read_values(file)
+        values = read_values(file, self._objectives)
         with self._open_store() as store:
             running = {segment.trial: segment for segment in store.segments() if segment.status == RUNNING}
             told = values.keys() & running.keys()
             for number in sorted(told):
-                curve = parse_learning_curve(values[number], running[number].epochs)
-                store.complete(running[number].number, curve, 0.0)
+                measured = self._parse(values[number], running[number].epochs)
+                store.complete(running[number].number, measured.curve, 0.0, measured.objectives)
             unknown = [number for number in values if number >= len(store.trials())]
         if unknown:
             raise UsageError(
@@ -221,15 +222,20 @@ class Search:
 
     def _count_epochs(self, curve: Any) -> int:
         """Return the number of epochs that an own candidate was trained, from its values."""
-        values = next(iter(curve.values()), ()) if isinstance(curve, Mapping) else curve
-        count = len(np.atleast_1d(values))
         epochs = self._plan.settings.epochs
+        values = curve
+        if isinstance(curve, Mapping):
+            # A number stands for all epochs
+            values = curve.get(next(iter(self._objectives), ""), ())
+            if np.ndim(values) == 0:
+                return epochs
+        count = len(np.atleast_1d(values))
         if not 1 <= count <= epochs:
             raise UsageError(f"the curve has {count} values; expected one for each of 1 to {epochs} epochs")
         return count
 
     def _parse(self, curve: Any, epochs: int) -> Measurements:
-        return parse_measurements(curve, epochs, tuple(self._plan.settings.objectives))
+        return parse_measurements(curve, epochs, self._objectives)
 
     def _add_given(self, store: TrialStore, values: Mapping[str, Any], epochs: int) -> Segment:
         proposal = Proposal(epochs, self.space.encode(values), phase=GIVEN)

@@ -9,19 +9,18 @@ from typing import Any
 
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.resume import start_or_resume
-from fbnetv3.nars.algorithm.search_plan import SearchPlan
-from fbnetv3.nars.algorithm.search_result import MIN_TRIALS, SearchResult, conclude_search
+from fbnetv3.nars.algorithm.search_plan import SearchPlan, build_plan
+from fbnetv3.nars.algorithm.search_result import SearchResult, conclude_search
 from fbnetv3.nars.algorithm.trial_runner import TrialRunner
 from fbnetv3.nars.evaluators.evaluator_registry import Evaluator, build_evaluator
 from fbnetv3.nars.execution.attempts import SearchContext
 from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
-from fbnetv3.nars.settings.search_settings import SearchSettings, parse_settings
+from fbnetv3.nars.predictor.accuracy_predictor import MIN_TRIALS
+from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.space.candidate import Candidate
-from fbnetv3.nars.space.search_space import Space, load_space
+from fbnetv3.nars.space.search_space import Space
 from fbnetv3.nars.trials.progress import ProgressCallback, SearchProgress, comparison_epoch
-from fbnetv3.nars.trials.trial_store import (
-    TrialStore,
-)
+from fbnetv3.nars.trials.trial_store import TrialStore
 from fbnetv3.utils.files import FolderLock
 
 
@@ -56,13 +55,9 @@ def search(
         UserError: invalid settings, constraints that no candidate meets, a folder in use, trials of a different search,
             or too many failures. Finished trials are kept.
     """
-    if settings is not None and keywords:
-        raise UsageError(f"pass either settings or keywords, not both: {', '.join(keywords)}")
-    # Before the space is loaded, which may use blocks that the imports register
-    settings = settings or parse_settings(keywords)
-    space = space if isinstance(space, Space) else load_space(space)
     # Find as many errors as possible before anything is written
-    plan = SearchPlan(space, settings)
+    plan = build_plan(space, settings, keywords)
+    settings = plan.settings
     evaluate = build_evaluator(evaluator, settings.evaluator_args)
     # With Ray, the datasets may not be on this machine
     if settings.executor != "ray" and hasattr(evaluate, "check"):

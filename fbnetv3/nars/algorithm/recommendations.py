@@ -67,10 +67,8 @@ class Recommendation:
     trial: Trial | None  # the trial that tried the candidate
     best_measured: (
         Trial | None
-    )  # trial with the best measured value within the budget, stage 2 alone (Table 7)
-    best_predicted: (
-        Trial | None
-    )  # best of the trials that were proposed last, as predicted to be best for the budget
+    )  # trial with the best measured value within the budget (stage 2 alone, Table 7)
+    best_predicted: Trial | None  # best of the final trials, which were predicted to be best for the budget
     files: OutputFiles = field(repr=False)
     provenance: Mapping[str, Any] = field(repr=False)  # content of its file
 

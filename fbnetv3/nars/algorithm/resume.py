@@ -8,13 +8,12 @@ import json
 import platform
 import time
 from collections.abc import Mapping
-from functools import partial
 from importlib.metadata import version
 from typing import Any
 
 import fbnetv3
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
-from fbnetv3.nars.evaluators.evaluator_registry import Evaluator
+from fbnetv3.nars.evaluators.evaluator_registry import Evaluator, unwrap_partial
 from fbnetv3.nars.trials.trial_store import (
     ANALYSIS_FILE,
     FINISHED,
@@ -75,8 +74,7 @@ def _check_same_search(store: TrialStore, fingerprint: Mapping[str, Any], source
 
 def source_digest(evaluator: str | Evaluator | None) -> str | None:
     """Return a SHA-256 of an evaluator's source code in hex; None for names, and if there is no source."""
-    while isinstance(evaluator, partial):
-        evaluator = evaluator.func
+    evaluator = unwrap_partial(evaluator)
     if evaluator is None or isinstance(evaluator, str):
         return None
     is_object = not (inspect.isroutine(evaluator) or inspect.isclass(evaluator))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fbnetv3.errors import FieldError
+from fbnetv3.errors import FieldError, UsageError
 from fbnetv3.nars.algorithm.trial_runner import Proposer
 from fbnetv3.nars.evaluators.evaluator_registry import Evaluator, evaluator_name
 from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor, PretrainingReport
@@ -21,18 +22,24 @@ from fbnetv3.nars.proposals.paper_search import PaperSearch
 from fbnetv3.nars.proposals.sequential_search import SequentialSearch
 from fbnetv3.nars.proposals.warm_start import build_warm_start
 from fbnetv3.nars.settings.budgets import build_budgets, build_constraints, check_file_name
-from fbnetv3.nars.settings.search_settings import DEFAULT_LABELS, JOINT, SearchSettings, settings_as_data
+from fbnetv3.nars.settings.search_settings import (
+    DEFAULT_LABELS,
+    JOINT,
+    SearchSettings,
+    parse_settings,
+    settings_as_data,
+)
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.latency_model import LATENCY_COLUMN
 from fbnetv3.nars.space.sampling import sample_pool, sample_quasi_random
-from fbnetv3.nars.space.search_space import Space
+from fbnetv3.nars.space.search_space import Space, load_space
 from fbnetv3.nars.space.space_definition import space_definition, space_digest
 from fbnetv3.nars.space.variables import ARCHITECTURE
 from fbnetv3.nars.trials.trial_store import CONFIGURATION, EPOCHS_PLANNED, SPACE
 from fbnetv3.utils.checks import check_choice, error_context
 from fbnetv3.utils.files import file_sha256
 
-# Settings that may change when a search is resumed, because they do not determine which candidates are tried
+# Settings that may change when a search is resumed: at most, they affect what is proposed afterward
 _NOT_IN_FINGERPRINT = {
     *("budgets", "evolution", "scaled_networks", "training_config", "reference_networks"),
     *("imports", "executor", "workers", "address", "resources", "time_limit", "retries", "max_failures"),
@@ -192,6 +199,17 @@ class SearchPlan:
             Candidate(self.space, samples[row]).build()
         if self._is_pretrained:
             pretraining_labels(self.constraints, samples, self.settings.pretraining_labels)
+
+
+def build_plan(
+    space: Space | str | os.PathLike, settings: SearchSettings | None, keywords: Mapping[str, Any]
+) -> SearchPlan:
+    """Build a plan from a space or its file, and from settings or, in their place, their fields as keywords."""
+    if settings is not None and keywords:
+        raise UsageError(f"pass either settings or keywords, not both: {', '.join(keywords)}")
+    # Before the space is loaded, which may use blocks that the imports register
+    settings = settings or parse_settings(keywords)
+    return SearchPlan(space if isinstance(space, Space) else load_space(space), settings)
 
 
 def _function_name(function: str | Callable[..., Any]) -> str:

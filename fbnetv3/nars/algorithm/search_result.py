@@ -20,9 +20,6 @@ from fbnetv3.nars.trials.history import stack_candidates
 from fbnetv3.nars.trials.progress import comparison_epoch, rank_trials
 from fbnetv3.nars.trials.trial_store import FINISHED, OUTPUTS, Trial, TrialStore
 
-MIN_TRIALS = 2
-"""Number of trials needed to train the predictor."""
-
 
 @dataclass(frozen=True)
 class SearchResult:

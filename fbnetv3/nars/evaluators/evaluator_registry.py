@@ -66,13 +66,23 @@ def build_evaluator(evaluator: str | Evaluator, arguments: Mapping[str, Any] | N
         pass
     if is_class:
         return target(**arguments)
-    if not arguments:
+    if not arguments and not isinstance(target, functools.partial):
         return target
+    # Python does not pass the attributes of a function on to its partial, nor to a user's own
     bound: Any = functools.partial(target, **arguments)
     for name in _OPTIONAL_ATTRIBUTES:
-        if hasattr(target, name):
-            setattr(bound, name, getattr(target, name))
+        for function in (target, unwrap_partial(target)):
+            if hasattr(function, name):
+                setattr(bound, name, getattr(function, name))
+                break
     return bound
+
+
+def unwrap_partial(function: Any) -> Any:
+    """Return the function that a `functools.partial` calls in the end; other objects are returned as they are."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    return function
 
 
 def continues_trials(function: _Function) -> _Function:
@@ -86,6 +96,7 @@ def evaluator_name(evaluator: str | Evaluator) -> str:
     if isinstance(evaluator, str):
         return evaluator
     # An object is named after its class
+    evaluator = unwrap_partial(evaluator)
     target = evaluator if hasattr(evaluator, "__qualname__") else type(evaluator)
     return f"{target.__module__}:{target.__qualname__}"
 

@@ -32,6 +32,9 @@ from fbnetv3.utils.random_state import seeded_torch
 _NETWORK_WEIGHTS = np.array([0.5, 0.5])
 _DEFAULT_WEIGHTS = np.array([0.25, 0.25, 0.5])
 _DEFAULT_WEIGHTS_TRIALS = 4.0
+MIN_TRIALS = 2
+"""Number of trials that a predictor needs."""
+
 # Share of the pool that validates pretraining
 _HELD_OUT = 0.2
 
@@ -171,9 +174,9 @@ class AccuracyPredictor:
         """
         accuracies = np.asarray(accuracies, np.float64)
         num_trials = len(accuracies)
-        if len(candidates) != num_trials or num_trials < 2 or not np.isfinite(accuracies).all():
+        if len(candidates) != num_trials or num_trials < MIN_TRIALS or not np.isfinite(accuracies).all():
             counts = f"{num_trials} accuracies for {len(candidates)} candidates"
-            raise UsageError(f"got {counts}; pass one finite accuracy per candidate, at least 2")
+            raise UsageError(f"got {counts}; pass one finite accuracy per candidate, at least {MIN_TRIALS}")
         self._transform = AccuracyTransform.fit(self.sign * accuracies)
         targets = self._transform.transform(self.sign * accuracies)
         with seeded_torch(self.seed * 2 + 1), _single_thread():

@@ -49,8 +49,7 @@ class CurveForecaster:
         self._transform = AccuracyTransform.fit(np.concatenate([curves[:, epoch - 1], other_values]))
         covariates = self._covariates(curves)
         self.process = GaussianProcess(space, covariates.shape[1], parameters)
-        fit = self.process.fit if refit else self.process.condition
-        fit(candidates, targets, covariates=covariates)
+        self.process.fit(candidates, targets, covariates=covariates, optimize=refit)
         self.left_out = self.process.leave_one_out()
         errors = (targets - self.left_out.mean) / self.left_out.std
         self._scale = (1 + _CAUTION / len(targets)) * math.sqrt(max(1.0, float(np.mean(errors**2))))

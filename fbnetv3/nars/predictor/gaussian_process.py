@@ -88,6 +88,7 @@ class GaussianProcess:
         targets: np.ndarray,
         noise: np.ndarray | None = None,
         covariates: np.ndarray | None = None,
+        optimize: bool = True,
     ) -> None:
         """Choose the parameters with the highest posterior density, and condition on the targets.
 
@@ -96,8 +97,14 @@ class GaussianProcess:
             targets: their values, (N,), with about mean 0 and deviation 1.
             noise: additional noise variance of each target, (N,); default: none.
             covariates: (N, num_covariates).
+            optimize: whether to choose parameters; otherwise, the present ones stay.
         """
         self._set_data(candidates, targets, noise, covariates)
+        if optimize:
+            self._optimize()
+        self._condition()
+
+    def _optimize(self) -> None:
         limit = _MAX_DEVIATIONS * self._prior_std
         result = minimize(
             self._negative_log_posterior,
@@ -113,18 +120,6 @@ class GaussianProcess:
         )
         self.parameters = result.x
         self._is_first_fit = False
-        self._condition()
-
-    def condition(
-        self,
-        candidates: np.ndarray,
-        targets: np.ndarray,
-        noise: np.ndarray | None = None,
-        covariates: np.ndarray | None = None,
-    ) -> None:
-        """Condition on targets with the present parameters; for the arguments, see `fit`."""
-        self._set_data(candidates, targets, noise, covariates)
-        self._condition()
 
     def perturbed(self, deviation: float, rng: np.random.Generator) -> GaussianProcess:
         """Return a process on the same targets whose log length scales differ by normal noise: another hypothesis."""

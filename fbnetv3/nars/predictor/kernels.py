@@ -21,7 +21,7 @@ _INACTIVE_DISTANCE = 0.5
 _CENTER = 0.5
 _INACTIVE_CATEGORY = -1.0
 _SQRT5 = 5**0.5
-_MAX_LEVELS = 64
+_MAX_LEVELS = 64  # variables with more values have only those levels that occur
 
 NUM_TERMS = 3
 """Number of combinations of the variables' kernels: sum, products of pairs, product of all."""
@@ -30,9 +30,8 @@ NUM_TERMS = 3
 class KernelInputs(NamedTuple):
     """What kernels compare: the distinct values of each variable, and which of them each candidate has."""
 
-    levels: tuple[
-        np.ndarray, ...
-    ]  # positions, or indices of categories, for each variable; NaN for "inactive"
+    # For each variable, positions, or indices of categories; NaN is for "inactive"
+    levels: tuple[np.ndarray, ...]
     codes: np.ndarray  # index of each candidate's level, integers (variables, N)
 
     def split(self, size: int) -> list[KernelInputs]:

@@ -6,17 +6,14 @@ then the neighbors of the best are searched until none is better.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from fbnetv3.nars.evolution.evolution import ScoreFunction
 from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.sampling import random_candidates, sample_quasi_random
 from fbnetv3.nars.space.search_space import Space
-
-ScoreFunction = Callable[[np.ndarray], np.ndarray]
-"""Maps candidates, integers (N, variables), to scores (N,); higher is better."""
 
 # Sizes of the evolution
 _NUM_RANDOM = 200

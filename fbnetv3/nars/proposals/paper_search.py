@@ -10,12 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
+from fbnetv3.nars.predictor.accuracy_predictor import MIN_TRIALS, AccuracyPredictor
 from fbnetv3.nars.proposals.early_stopping import stopping_epoch
 from fbnetv3.nars.trials.history import History, stack_candidates
 from fbnetv3.nars.trials.trial_store import INITIAL, PROPOSED, Proposal, Trial
-
-_MIN_VALUES = 2  # needed to train the predictor
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class PaperSearch:
         epoch = self.stopping_epoch(history.trials)
         reached = [trial for trial in history.trials if len(trial.curve) >= epoch]
         untried = self._untried(history)
-        if len(reached) < _MIN_VALUES or not len(untried):
+        if len(reached) < MIN_TRIALS or not len(untried):
             return []
         predictor = self._predictor()
         predictor.fit(stack_candidates(reached), np.array([trial.value(epoch) for trial in reached]))

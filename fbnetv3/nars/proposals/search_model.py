@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from scipy.stats import t as student_t
@@ -20,17 +21,20 @@ from fbnetv3.nars.trials.trial_store import Trial
 PredictFunction = Callable[[np.ndarray], ValuePrediction]
 """Predicts transformed values of candidates, integers (N, variables)."""
 
-State = Mapping[str, Sequence[float]]
-"""Parameters of the Gaussian processes, by the epoch from which they predict, from which the next fit starts; gains."""
+State = Mapping[str, Any]
+"""What a proposal leaves for the next one, as JSON data.
 
+It holds the parameters of the Gaussian processes, from which the next fit starts, by the epoch from which they predict;
+the expected gains of the last proposals; and the number of final proposals, by the name of the budget.
+"""
+
+# Keys of the state
 _FROM_CANDIDATE = "0"
 _GAINS = "gains"
+_FINALS = "finals"
 _DEGREES_OF_FREEDOM = 4
-_MAX_TRIALS = (
-    1000  # that the process is fitted to; its time grows with the square of their number, and more
-)
-FINALS = "finals"
-"""Key of the state: how many final proposals there were for each budget."""
+# Limit on the trials that the process is fitted to: its time grows with the square of their number, and more
+_MAX_TRIALS = 1000
 
 
 class SearchModel:
@@ -89,9 +93,8 @@ class SearchModel:
             targets.append(process.predict(believed, self._covariates(believed)).mean)
             noise.append(np.zeros(len(believed)))
             stacked = np.concatenate([stacked, believed])
-            process.condition(
-                stacked, np.concatenate(targets), np.concatenate(noise), self._covariates(stacked)
-            )
+            covariates = self._covariates(stacked)
+            process.fit(stacked, np.concatenate(targets), np.concatenate(noise), covariates, optimize=False)
         return process
 
     def forecaster(self, epoch: int) -> CurveForecaster:
@@ -147,14 +150,13 @@ class SearchModel:
         gain = math.exp(log_expected_improvement(self.predict(candidate[None]), best)[0])
         self._state[_GAINS] = [*self.gains, gain * self.transform.scale][-count:]
 
-    @property
-    def final_counts(self) -> Sequence[float]:
-        """Number of final proposals for each budget; empty before the first."""
-        return self._state.get(FINALS, ())
+    def count_finals(self, budget: str) -> int:
+        """Return the number of final proposals for a budget so far."""
+        return self._state.get(_FINALS, {}).get(budget, 0)
 
-    def record_final(self, counts: Sequence[float]) -> None:
-        """Record the number of final proposals for each budget."""
-        self._state[FINALS] = counts
+    def record_final(self, budget: str) -> None:
+        """Record a final proposal for a budget."""
+        self._state[_FINALS] = {**self._state.get(_FINALS, {}), budget: self.count_finals(budget) + 1}
 
     @property
     def completed_candidates(self) -> np.ndarray:

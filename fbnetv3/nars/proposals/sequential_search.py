@@ -6,14 +6,16 @@ This takes the place of stage 2 of Algorithm 1, whose rounds of many trials lear
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from fbnetv3.nars.evolution.evolution import ScoreFunction
+from fbnetv3.nars.predictor.accuracy_predictor import MIN_TRIALS
 from fbnetv3.nars.proposals.acquisition import log_expected_improvement, upper_confidence_bound
-from fbnetv3.nars.proposals.candidate_search import CandidateSearch, ScoreFunction
-from fbnetv3.nars.proposals.search_model import FINALS, SearchModel
+from fbnetv3.nars.proposals.candidate_search import CandidateSearch
+from fbnetv3.nars.proposals.search_model import SearchModel
 from fbnetv3.nars.proposals.warm_start import WarmStart
 from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.sampling import sample_quasi_random
@@ -21,7 +23,6 @@ from fbnetv3.nars.trials.history import History, stack_candidates
 from fbnetv3.nars.trials.trial_store import FINAL, GIVEN, INITIAL, PROPOSED, Proposal, Trial
 
 _NUM_TURNS = 4  # acquisition functions
-_MIN_COMPLETED = 2  # trials needed to fit the model
 # Deviations that the two upper confidence bounds add to the mean. The larger one keeps a search from staying at a peak
 # that is not the highest.
 _KAPPA = 2.0
@@ -74,13 +75,18 @@ class SequentialSearch:
         """Return what to run next; nothing if the budget is spent or no candidate is left."""
         left = self._epochs_left(history)
         number = history.num_segments
-        if number < self._num_first or len(history.completed) < _MIN_COMPLETED:
+        if number < self._num_first or len(history.completed) < MIN_TRIALS:
             return self._propose_initial(history) if left >= self.epochs else []
         rng = np.random.default_rng([self.seed, number])
         model = SearchModel(self.constraints.space, history, self.sign, self.warm_start)
         num_final = max(len(self.budgets), round(self.final_share * self.evaluations))
-        if left < (num_final + 1) * self.epochs or self._expects_no_gain(model):
-            return self._propose_final(history, model, left, rng)
+        if self._expects_no_gain(model):
+            budgets = [name for name in self.budgets if not model.count_finals(name)]
+            return self._propose_final(history, model, left, budgets, rng)
+        # Budgets with the fewest final proposals first
+        budgets = sorted(self.budgets, key=model.count_finals)
+        if left < (num_final + 1) * self.epochs:
+            return self._propose_final(history, model, left, budgets, rng)
         for trial in history.paused:
             if self._chance_to_win(trial, model) >= _MIN_CHANCE and self._cost(trial) <= left:
                 return [self._continue(trial, model)]
@@ -92,7 +98,7 @@ class SequentialSearch:
             self._acquisition(turn, model, best, rng), model.rank_trials()
         )
         if optimum is None:
-            return self._propose_final(history, model, left, rng)
+            return self._propose_final(history, model, left, budgets, rng)
         candidate, _ = optimum
         model.record_gain(candidate, best, _GAINS)
         epochs = self._first_stop(model) if rng.random() >= _UNSTOPPED_SHARE else self.epochs
@@ -117,8 +123,6 @@ class SequentialSearch:
         left = self.evaluations * self.epochs - history.spent_epochs(self.continues)
         if self.max_trials is not None:
             left = min(left, (self.max_trials - len(history.trials)) * self.epochs)
-        if self.min_gain is not None and history.trials and min(history.state.get(FINALS, [0])) > 0:
-            return 0
         return left
 
     def _expects_no_gain(self, model: SearchModel) -> bool:
@@ -138,15 +142,16 @@ class SequentialSearch:
         return []
 
     def _propose_final(
-        self, history: History, model: SearchModel, left: int, rng: np.random.Generator
+        self,
+        history: History,
+        model: SearchModel,
+        left: int,
+        budgets: Sequence[str],
+        rng: np.random.Generator,
     ) -> list[Proposal]:
-        """Propose to run what is predicted to be best for one of the budgets, in turn, to the end."""
-        counts = model.final_counts or [0] * len(self.budgets)
-        # Budgets with the fewest proposals of this kind first
-        order = np.argsort(counts, kind="stable")
-        for index in order:
-            name = list(self.budgets)[index]
-            constraints = self.budgets[name]
+        """Propose to run what is predicted to be best for the first of some budgets that has anything, to the end."""
+        for budget in budgets:
+            constraints = self.budgets[budget]
             # A new candidate, or one that was paused
             optimum = None
             if left >= self.epochs:
@@ -155,15 +160,15 @@ class SequentialSearch:
                 )
             paused = [trial for trial in history.paused if self._cost(trial) <= left]
             paused = [trial for trial in paused if constraints.feasible(trial.candidate[None])[0]]
-            counted = [count + int(position == index) for position, count in enumerate(counts)]
+            if not paused and optimum is None:
+                continue
+            model.record_final(budget)
             if paused:
                 means = model.predict(stack_candidates(paused)).mean
                 if optimum is None or means.max() > optimum[1]:
-                    model.record_final(counted)
                     return [self._continue(paused[int(np.argmax(means))], model, self.epochs)]
-            if optimum is not None:
-                model.record_final(counted)
-                return [self._propose_new(FINAL, model, optimum[0], self.epochs, name)]
+            assert optimum is not None
+            return [self._propose_new(FINAL, model, optimum[0], self.epochs, budget)]
         return []
 
     def _continue(self, trial: Trial, model: SearchModel, epochs: int | None = None) -> Proposal:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +71,15 @@ def build_warm_start(sources: Sequence[Source], space: Space, sign: float) -> Wa
         common = [
             i for i, variable in enumerate(space.variables) if any(variable.name in row for row in rows)
         ]
-        part = _subspace(space, common)
+        if not common:
+            names = ", ".join(variable.name for variable in space.variables)
+            raise FieldError(f"has no variable of the space ({names}); name its columns after them", field)
+        part = Space(space.name, space.select_variables([space.variables[i].name for i in common]))
         candidates, values = _encode_rows(rows, part, sign)
         if len(values) < _MIN_ROWS:
-            names = ", ".join(variable.name for variable in space.variables)
             raise FieldError(
-                f"has {len(values)} measurements of values that the space has, but needs at least {_MIN_ROWS}: it must "
-                f'have a column "{VALUE}", and columns named after variables ({names})',
+                f"has {len(values)} measurements of values that the space has, but needs at least {_MIN_ROWS}; "
+                f'the measured values are the column "{VALUE}"',
                 field,
             )
         process = GaussianProcess(part)
@@ -131,16 +133,6 @@ def _parse_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key: words.get(text, parse_number(text)) for key, text in row.items() if key is not None and text
     }
-
-
-def _subspace(space: Space, positions: Sequence[int]) -> Space:
-    """Return the space of some of the variables; conditions on others are dropped."""
-    names = {space.variables[i].name for i in positions}
-    variables = tuple(
-        replace(variable, when=tuple(condition for condition in variable.when if condition.parent in names))
-        for variable in (space.variables[i] for i in positions)
-    )
-    return Space(space.name, variables)
 
 
 def _encode_rows(

@@ -24,8 +24,8 @@ from fbnetv3.nars.report.charts.variable_charts import (
 from fbnetv3.nars.report.progress_table import format_prediction
 from fbnetv3.nars.report.recommendation_rows import recommendation_rows
 from fbnetv3.nars.report.saved_search import SavedSearch, load
-from fbnetv3.nars.report.search_status import summarize_epochs
-from fbnetv3.nars.trials.progress import prediction_error, rank_trials
+from fbnetv3.nars.report.search_status import describe_best_value, summarize_epochs
+from fbnetv3.nars.trials.progress import prediction_error
 from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, RUNNING, Trial
 from fbnetv3.utils.files import make_folder, write_text
 from fbnetv3.utils.plotting import new_figure, save_figure
@@ -136,14 +136,13 @@ def _describe_groups(search: SavedSearch) -> list[list[Any]]:
     epoch = search.comparison_epoch
     rows = []
     for name, trials in search.groups.items():
-        ranked = rank_trials(trials, epoch, search.sign)
         error = prediction_error(trials, epoch)
         rows.append(
             [
                 name,
                 sum(trial.status == COMPLETED for trial in trials),
                 sum(len(trial.curve) for trial in trials),
-                f"{ranked[0].value(epoch):.5g} (trial {ranked[0].number})" if ranked else "",
+                describe_best_value(trials, epoch, search.sign),
                 "" if error is None else f"{error:.3g}",
                 f"{sum(trial.seconds for trial in trials) / 3600:.2f}",
             ]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import io
 import json
 import os
 from collections.abc import Mapping
@@ -17,13 +15,14 @@ import numpy as np
 
 from fbnetv3.errors import MissingPackageError, UsageError
 from fbnetv3.nars.algorithm.search_plan import SearchPlan
-from fbnetv3.nars.predictor.accuracy_predictor import AccuracyPredictor
+from fbnetv3.nars.predictor.accuracy_predictor import MIN_TRIALS, AccuracyPredictor
 from fbnetv3.nars.settings.budgets import build_constraints
 from fbnetv3.nars.settings.search_settings import MAXIMIZE, MINIMIZE, SearchSettings, parse_settings
 from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.search_space import Space, space_from_dict
 from fbnetv3.nars.trials.history import stack_candidates
 from fbnetv3.nars.trials.progress import comparison_epoch, rank_trials
+from fbnetv3.nars.trials.trial_csv import write_rows
 from fbnetv3.nars.trials.trial_store import (
     ANALYSIS_FILE,
     CONFIGURATION,
@@ -40,10 +39,8 @@ from fbnetv3.nars.trials.trial_store import (
     TrialStore,
     TrialStoreError,
 )
-from fbnetv3.utils.files import write_text
 from fbnetv3.utils.imports import find_callable, import_modules
 
-_MIN_TRIALS = 2  # needed to train the predictor
 _PHASES = (GIVEN, INITIAL, PROPOSED, FINAL)
 
 
@@ -219,8 +216,8 @@ class SavedSearch:
         Raises:
             UserError: too few trials have reached the comparison epoch.
         """
-        if len(self.ranked) < _MIN_TRIALS:
-            raise UsageError(f"{self.folder}: the predictor needs {_MIN_TRIALS} finished trials")
+        if len(self.ranked) < MIN_TRIALS:
+            raise UsageError(f"{self.folder}: the predictor needs {MIN_TRIALS} finished trials")
         predictor, _ = SearchPlan(self.space, self._importable_settings).pretrain_predictor()
         values = [trial.value(self.comparison_epoch) for trial in self.ranked]
         predictor.fit(stack_candidates(self.ranked), np.array(values))
@@ -275,13 +272,7 @@ class SavedSearch:
     def write_csv(self, file: str | os.PathLike) -> Path:
         """Write the `rows` as a CSV file; return its path."""
         rows = self.rows()
-        text = io.StringIO(newline="")
-        writer = csv.DictWriter(text, list(rows[0]) if rows else [])
-        writer.writeheader()
-        writer.writerows(rows)
-        path = Path(file).expanduser()
-        write_text(path, text.getvalue())
-        return path
+        return write_rows(file, list(rows[0]) if rows else [], rows)
 
     @cached_property
     def _importable_settings(self) -> SearchSettings:

@@ -81,7 +81,7 @@ def _group_table(search: SavedSearch) -> str:
                 len(trials),
                 *counts,
                 sum(len(trial.curve) for trial in trials),
-                _describe_best_value(trials, epoch, search.sign),
+                describe_best_value(trials, epoch, search.sign),
                 _format_number(prediction_error(trials, epoch)),
                 f"{sum(trial.seconds for trial in trials) / 3600:.2f}",
             ]
@@ -89,7 +89,8 @@ def _group_table(search: SavedSearch) -> str:
     return tabulate(rows, headers, disable_numparse=True)
 
 
-def _describe_best_value(trials: Sequence[Trial], epoch: int, sign: float) -> str:
+def describe_best_value(trials: Sequence[Trial], epoch: int, sign: float) -> str:
+    """Return the best value after an epoch and its trial, or an empty string if no trial has reached it."""
     ranked = rank_trials(trials, epoch, sign)
     return f"{ranked[0].value(epoch):.5g} (trial {ranked[0].number})" if ranked else ""
 

@@ -6,7 +6,7 @@ A candidate is a row of integers, the index of each variable's value. Functions 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -70,7 +70,9 @@ class Space:
 
     def num_candidates(self, part: str | None = None) -> int:
         """Return the number of distinct candidates, of one part or of both; see `subspace`."""
-        variables = self.variables if part is None else self._part_variables(part)
+        variables = self.variables
+        if part is not None:
+            variables = self.select_variables([v.name for v in self.variables if v.part == part])
         return count_candidates([len(v) for v in variables], resolve_conditions(variables))
 
     def variable_indices(self, part: str) -> np.ndarray:
@@ -82,19 +84,18 @@ class Space:
 
         A condition on a variable of the other part is dropped: without other conditions, the variable is always active.
         """
-        variables = self._part_variables(part)
+        variables = self.select_variables([v.name for v in self.variables if v.part == part])
         if not variables:
             raise SpaceError(f"{self.name} has no {part} variables", "variables")
         other_templates: dict[str, Any] = {other: None for other in PARTS if other != part}
         return replace(self, variables=variables, **other_templates)
 
-    def _part_variables(self, part: str) -> tuple[Variable, ...]:
-        """Return the variables of a part, with those of their conditions that are within the part."""
-        variables = [variable for variable in self.variables if variable.part == part]
-        names = {variable.name for variable in variables}
+    def select_variables(self, names: Collection[str]) -> tuple[Variable, ...]:
+        """Return some of the variables, without conditions on the others."""
         return tuple(
             replace(variable, when=tuple(c for c in variable.when if c.parent in names))
-            for variable in variables
+            for variable in self.variables
+            if variable.name in names
         )
 
     def validate(self, candidates: np.ndarray) -> np.ndarray:

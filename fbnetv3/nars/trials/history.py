@@ -47,9 +47,9 @@ class History:
 
     @cached_property
     def state(self) -> Mapping[str, Any]:
-        """State that the last proposal left for the next one."""
-        last = max((segment for trial in self.trials for segment in trial.segments), key=lambda s: s.number)
-        return last.state
+        """State that the last proposal left for the next one; trials that no model proposed leave none."""
+        segments = [segment for trial in self.trials for segment in trial.segments if segment.state]
+        return max(segments, key=lambda segment: segment.number).state if segments else {}
 
     def spent_epochs(self, continues: bool) -> int:
         """Return the epochs of all segments proposed so far.

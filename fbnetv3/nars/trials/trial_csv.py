@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.space.candidate import Candidate
@@ -17,26 +19,35 @@ _EPOCHS = "epochs"
 _VALUE = "value"
 
 
-def write_candidates(file: str | os.PathLike, space: Space, candidates: Sequence[Candidate]) -> None:
-    """Write candidates to a CSV file: trial, epochs, a column for each variable, and an empty column for the value."""
-    names = [variable.name for variable in space.variables]
-    lines = [[_TRIAL, _EPOCHS, *names, _VALUE]]
-    for candidate in candidates:
-        values = [str(candidate.get(name, "")) for name in names]
-        lines.append([str(candidate.number), str(candidate.epochs), *values, ""])
+def write_rows(file: str | os.PathLike, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write rows as a CSV file with a header; return its path. What a row lacks is left empty."""
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
     path = Path(file).expanduser()
-    write_text(path, "".join(_format_line(line) for line in lines))
+    write_text(path, text.getvalue())
+    return path
 
 
-def _format_line(cells: Sequence[str]) -> str:
-    quoted = ['"' + cell.replace('"', '""') + '"' if set(cell) & set(',"\n') else cell for cell in cells]
-    return ",".join(quoted) + "\n"
+def write_candidates(
+    file: str | os.PathLike, space: Space, candidates: Sequence[Candidate], objectives: Sequence[str] = ()
+) -> None:
+    """Write candidates to a CSV file: trial, epochs, the variables, and an empty column for each value to fill in.
+
+    This is "value", or one column for each of the objectives.
+    """
+    variables = [variable.name for variable in space.variables]
+    columns = [_TRIAL, _EPOCHS, *variables, *(objectives or [_VALUE])]
+    rows = [{_TRIAL: item.number, _EPOCHS: item.epochs, **item} for item in candidates]
+    write_rows(file, columns, rows)
 
 
-def read_values(file: str | os.PathLike) -> dict[int, tuple[float, ...]]:
-    """Read the values in a CSV file by the number of their trial; rows without a value are left out.
+def read_values(file: str | os.PathLike, objectives: Sequence[str] = ()) -> dict[int, Any]:
+    """Read the values in such a file by the number of their trial, as `Search.tell` takes them.
 
-    A value is a number, or several numbers separated by spaces: the value after each epoch.
+    A value is a number, or several numbers separated by spaces: the value after each epoch. Rows without values are
+    left out.
 
     Raises:
         UsageError: the file cannot be read, lacks a column, or has a value that is no number.
@@ -47,18 +58,26 @@ def read_values(file: str | os.PathLike) -> dict[int, tuple[float, ...]]:
             rows = list(csv.DictReader(stream))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as CSV ({error})") from None
-    values = {}
+    columns = [*(objectives or [_VALUE])]
+    values: dict[int, Any] = {}
     for line, row in enumerate(rows, 2):
-        if _TRIAL not in row or _VALUE not in row:
-            raise UsageError(
-                f'{path}: must have the columns "{_TRIAL}" and "{_VALUE}"; keep those of the file'
-            )
-        cells = (row[_VALUE] or "").split()
-        if not cells:
+        missing = [column for column in (_TRIAL, *columns) if column not in row]
+        if missing:
+            raise UsageError(f'{path}: lacks the column "{missing[0]}"; keep the columns that the file had')
+        if not any(row[column] for column in columns):
             continue
         try:
-            values[int(row[_TRIAL])] = tuple(map(float, cells))
+            number = int(row[_TRIAL])
+            curves = {column: _parse_curve(row[column]) for column in columns}
         except ValueError:
-            problem = f"trial {row[_TRIAL]!r} has the value {row[_VALUE]!r}"
-            raise UsageError(f"{path}, line {line}: {problem}; both must be numbers") from None
+            cells = ", ".join(f"{column} {row[column]!r}" for column in (_TRIAL, *columns))
+            raise UsageError(f"{path}, line {line}: {cells} must be numbers") from None
+        values[number] = curves if objectives else curves[_VALUE]
     return values
+
+
+def _parse_curve(cell: str) -> list[float] | float:
+    numbers = [float(text) for text in cell.split()]
+    if not numbers:
+        raise ValueError
+    return numbers[0] if len(numbers) == 1 else numbers

@@ -1,5 +1,6 @@
 """Asking for candidates and telling their values: alone, from several processes, and after kills."""
 
+import csv
 import multiprocessing
 import re
 import time
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from fbnetv3.errors import FieldError, UsageError
-from fbnetv3.nars import Search, search, space_from_dict
+from fbnetv3.nars import Candidate, Search, search, space_from_dict
+from fbnetv3.nars.trials.history import visible_history
 from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, GIVEN, RUNNING, TrialStoreError
 from tests.nars.toy import QUICK, SPACE, evaluate, outcome
 
@@ -277,3 +279,91 @@ def test_processes_killed_again_and_again_lose_only_what_was_not_told(tmp_path):
     told = logged(log, "told")
     assert len(told) == len(set(told)), "no value is told twice"
     assert len(logged(log, "asked")) <= 14 + 12, "only what was being evaluated is asked for again"
+
+
+def fill_in(file, value):
+    """Fill in the values of a file of candidates as a user would, in a text editor or another program."""
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows({**row, **value(row)} for row in rows)
+    return rows
+
+
+def test_candidates_leave_and_values_return_by_csv(tmp_path):
+    """The trials are those of the same values told one by one."""
+    by_csv = Search(SPACE, tmp_path / "csv", **SETTINGS)
+    by_hand = Search(SPACE, tmp_path / "hand", **SETTINGS)
+    file = tmp_path / "candidates.csv"
+    for count in (6, 1, 1):
+        candidates = by_hand.ask(count)
+        assert by_csv.ask_csv(file, count) == count
+        curves = {str(item.number): evaluate(item, item.epochs) for item in candidates}
+        rows = fill_in(file, lambda row, curves=curves: {"value": " ".join(map(str, curves[row["trial"]]))})
+        assert [row["kind"] for row in rows] == [item["kind"] for item in candidates]
+        assert by_csv.tell_csv(file) == count
+        assert by_csv.tell_csv(file) == 0, "values are recorded once"
+        for item in candidates:
+            by_hand.tell(item, curves[str(item.number)])
+    assert [trial.curve for trial in by_csv.trials] == [trial.curve for trial in by_hand.trials]
+
+
+def test_rows_without_a_value_wait(tmp_path):
+    asked = Search(SPACE, tmp_path / "out", **{**SETTINGS, "epochs": 1})
+    file = tmp_path / "candidates.csv"
+    asked.ask_csv(file, 3)
+    fill_in(file, lambda row: {"value": "90.5" if row["trial"] == "1" else ""})
+    assert asked.tell_csv(file) == 1
+    assert [trial.curve for trial in asked.trials] == [(), (90.5,), ()]
+
+
+def test_a_csv_file_of_several_objectives_and_inactive_variables(tmp_path):
+    variables = {"a": {"choices": ["x, y", "z"]}, "b": {"range": [0, 3], "when": {"a": "z"}}}
+    objectives = {"up": "maximize", "down": "minimize"}
+    asked = Search(
+        space_from_dict({"name": "csv", "variables": variables}),
+        tmp_path / "out",
+        epochs=1,
+        evaluations=5,
+        objectives=objectives,
+    )
+    file = tmp_path / "candidates.csv"
+    asked.ask_csv(file, 4)
+    rows = fill_in(file, lambda row: {"up": row["trial"], "down": "2"})
+    assert {(row["a"], row["b"] != "") for row in rows} == {("x, y", False), ("z", True)}
+    assert asked.tell_csv(file) == 4
+    assert [(trial.curve, trial.objectives) for trial in asked.trials] == [
+        ((float(number),), {"down": 2.0}) for number in range(4)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trial,values\n0,1\n", 'lacks the column "value"; keep the columns that the file had'),
+        ("trial,value\n0,good\n", "line 2: trial '0', value 'good' must be numbers"),
+        ("trial,value\n7,1 2 3 4 5 6\n", "trial 7 is not a trial of"),
+        ("trial,value\n0,1 2\n", "returned 2 accuracies; expected one accuracy for each of 6 epochs"),
+    ],
+)
+def test_csv_files_that_are_not_taken(text, message, tmp_path):
+    asked = Search(SPACE, tmp_path / "out", **SETTINGS)
+    asked.ask(1)
+    file = tmp_path / "candidates.csv"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        asked.tell_csv(file)
+    with pytest.raises(UsageError, match="cannot be read as CSV"):
+        asked.tell_csv(tmp_path / "nowhere.csv")
+
+
+def test_an_own_candidate_does_not_reset_what_the_model_has_learned(started):
+    """The next fit starts from the last one, and final trials are still counted."""
+    while len(started.trials) < 8:
+        for candidate in started.ask():
+            started.tell(candidate, evaluate(candidate, candidate.epochs))
+    before = visible_history(started.trials, SETTINGS["epochs"]).state
+    started.tell(OWN, evaluate(Candidate(SPACE, SPACE.encode(OWN)), 6))
+    assert before and visible_history(started.trials, SETTINGS["epochs"]).state == before

@@ -16,7 +16,7 @@ from fbnetv3.nars.settings.budgets import budget_name, parse_bounds
 from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.space.search_space import load_space, space_from_dict
 from fbnetv3.nars.space.variables import SpaceError
-from fbnetv3.nars.trials.trial_store import TRIALS_FILE
+from fbnetv3.nars.trials.trial_store import FINAL, TRIALS_FILE
 from tests.nars.toy import QUICK, ROOT, SPACE, accuracy, evaluate, outcome, spent
 
 
@@ -92,6 +92,18 @@ def test_other_budgets_run_no_trials(tmp_path):
     (recommendation,) = result.recommendations
     assert recommendation.columns["spent"] <= 16
     assert outcome(tmp_path / "out")[0] == before
+
+
+@pytest.mark.parametrize("limits", [(9,), (6, 9, 12, 15)])
+def test_more_evaluations_go_to_the_budgets_of_a_resumed_search(limits, tmp_path):
+    """The last trials of the search before were for other budgets, more or fewer of them."""
+    settings = {**QUICK, "evaluations": 14, "columns": {"spent": spent}}
+    search(SPACE, evaluate, tmp_path / "out", **settings, budgets=[{"spent": 12}, {"spent": 18}])
+    budgets = [{"spent": limit} for limit in limits]
+    settings["evaluations"] += len(limits) + 1
+    result = search(SPACE, evaluate, tmp_path / "out", **settings, budgets=budgets, resume=True)
+    final = {trial.budget for trial in result.trials if trial.phase == FINAL}
+    assert final >= {f"spent_{limit}" for limit in limits}
 
 
 def test_a_space_that_runs_out_ends_the_search(tmp_path):

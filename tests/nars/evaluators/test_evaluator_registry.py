@@ -1,5 +1,7 @@
 """Evaluators by registered name, by module, and as callables; checks of their learning curves."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -180,3 +182,15 @@ def test_a_number_is_a_learning_curve_of_one_epoch(curve):
 def test_invalid_learning_curves(curve, error):
     with pytest.raises(UsageError, match=error):
         parse_learning_curve(curve, 2)
+
+
+def test_a_partial_of_the_users_own_keeps_the_attributes_and_the_name():
+    @continues_trials
+    def scaled(candidate, epochs, factor):
+        return [factor] * epochs
+
+    evaluator = functools.partial(scaled, factor=3)
+    built = build_evaluator(evaluator)
+    assert built.continues and built(candidate(0, 0), 2) == [3, 3]
+    assert not hasattr(evaluator, "continues")
+    assert evaluator_name(evaluator) == evaluator_name(scaled)

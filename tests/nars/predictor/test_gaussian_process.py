@@ -41,7 +41,7 @@ def random_parameters(space, num_covariates=0, seed=0):
 
 def conditioned(candidates, targets, parameters, **data):
     process = GaussianProcess(SPACE, data.get("covariates", targets[:, None][:, :0]).shape[1], parameters)
-    process.condition(candidates, targets, **data)
+    process.fit(candidates, targets, **data, optimize=False)
     return process
 
 
@@ -54,7 +54,7 @@ def test_predictions_equal_those_of_scikit_learn():
     parameters = np.log([length_scale, *variances, noise_variance, 1])
     parameters[-1] = constant
     process = GaussianProcess(LINE, parameters=parameters)
-    process.condition(candidates, targets, noise)
+    process.fit(candidates, targets, noise, optimize=False)
     unseen = rng.integers(0, LINE.sizes, (50, 1))
     prediction = process.predict(unseen)
 
@@ -193,7 +193,7 @@ def test_predictions_do_not_depend_on_the_other_candidates():
 def test_certain_at_the_trials_and_uncertain_far_from_them():
     candidates = np.array([[200_000], [250_000], [300_000]])
     process = GaussianProcess(LINE, parameters=[math.log(0.1), 0, -9, 0, -9, 0])
-    process.condition(candidates, np.array([-1.0, 0.0, 1.0]))
+    process.fit(candidates, np.array([-1.0, 0.0, 1.0]), optimize=False)
     near, far = process.predict(np.array([[250_000], [999_000]])).std
     assert near < 0.05 and far == pytest.approx(2**0.5, rel=0.01), "the square root of both variances"
 

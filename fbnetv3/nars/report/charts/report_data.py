@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fbnetv3.nars.proposals.multi_objective import pareto_indices
 from fbnetv3.nars.report.saved_search import SavedSearch
 from fbnetv3.nars.settings.search_settings import MAXIMIZE
 from fbnetv3.nars.trials.trial_store import Trial
@@ -62,15 +63,12 @@ def measured_front(search: SavedSearch, column: str, costs: dict[int, float]) ->
 
     Where the column is an objective to maximize, higher costs take the place of lower ones.
     """
-    cost_sign = -1 if search.objectives.get(column) == MAXIMIZE else 1
-    front = []
-    best = -np.inf
-    for trial in sorted(search.ranked, key=lambda trial: cost_sign * costs[trial.number]):
-        value = search.sign * trial.value(search.comparison_epoch)
-        if value > best:
-            front.append(trial)
-            best = value
-    return front
+    cost_sign = 1 if search.objectives.get(column) == MAXIMIZE else -1
+    values = [
+        (cost_sign * costs[trial.number], search.sign * trial.value(search.comparison_epoch))
+        for trial in search.ranked
+    ]
+    return [search.ranked[index] for index in pareto_indices(np.array(values).reshape(-1, 2))]
 
 
 def reference_points(search: SavedSearch, column: str) -> list[tuple[str, float, float]]:
