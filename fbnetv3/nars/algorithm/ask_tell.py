@@ -62,7 +62,7 @@ class Search:
         self.folder = Path(folder).expanduser().resolve()
         with self._open_store() as store:
             # Trials that other processes were asked for stay theirs
-            start_or_resume(self._plan, store, None, requeue=False)
+            start_or_resume(self._plan, store, None, continues, requeue=False)
 
     @property
     def space(self) -> Space:

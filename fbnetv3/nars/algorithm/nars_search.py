@@ -66,18 +66,24 @@ def search(
     folder = Path(output).expanduser().resolve()
     lock = FolderLock(folder, "search", "choose a different folder")
     on_progress = on_progress or (lambda progress: None)
+    continues = getattr(evaluate, "continues", False)
     with lock, contextlib.closing(TrialStore(folder, create=True)) as store:
         if store.segments() and not resume:
             raise UsageError(
                 f"{folder}: already contains a search; resume it (--resume, or resume=True), "
                 "or choose a different folder"
             )
-        start_or_resume(plan, store, evaluator, accept_changes)
-        return _run_stages(plan, evaluate, store, resume, on_progress)
+        start_or_resume(plan, store, evaluator, continues, accept_changes)
+        return _run_stages(plan, evaluate, continues, store, resume, on_progress)
 
 
 def _run_stages(
-    plan: SearchPlan, evaluate: Evaluator, store: TrialStore, resume: bool, on_progress: ProgressCallback
+    plan: SearchPlan,
+    evaluate: Evaluator,
+    continues: bool,
+    store: TrialStore,
+    resume: bool,
+    on_progress: ProgressCallback,
 ) -> SearchResult:
     settings = plan.settings
     if resume and not store.segments():
@@ -90,8 +96,8 @@ def _run_stages(
             f"{settings.window} trials run at a time: raise window to use all {settings.workers} workers"
         )
         on_progress(SearchProgress("trials", message=message))
-    proposer = plan.build_proposer(continues=getattr(evaluate, "continues", False))
-    runner = TrialRunner(settings, plan.space, proposer, store, plan.epochs_planned, on_progress)
+    proposer = plan.build_proposer(continues)
+    runner = TrialRunner(settings, plan.space, proposer, store, plan.epochs_planned, on_progress, continues)
     options = ExecutorOptions(
         workers=settings.workers,
         time_limit=settings.time_limit,

@@ -16,6 +16,7 @@ from fbnetv3.nars.algorithm.search_plan import SearchPlan
 from fbnetv3.nars.evaluators.evaluator_registry import Evaluator, unwrap_partial
 from fbnetv3.nars.trials.trial_store import (
     ANALYSIS_FILE,
+    CONTINUES,
     FINISHED,
     STOPPED_BY_FAILURES,
     TrialStore,
@@ -31,12 +32,13 @@ def start_or_resume(
     plan: SearchPlan,
     store: TrialStore,
     evaluator: str | Evaluator | None,
+    continues: bool,
     accept_changes: bool = False,
     requeue: bool = True,
 ) -> None:
     """Record what is searched in a new store; in one with trials of the same search, prepare to resume it.
 
-    With `requeue`, interrupted trials are run again.
+    `continues` says whether evaluators continue trials. With `requeue`, interrupted trials are run again.
 
     Raises:
         TrialStoreError: the store has trials of a different search, or the source code of the evaluator has changed and
@@ -53,7 +55,7 @@ def start_or_resume(
             store.requeue(include_failed=bool(store.metadata().get(STOPPED_BY_FAILURES)))
         store.update_metadata({STOPPED_BY_FAILURES: False, FINISHED: None})
         (store.folder / ANALYSIS_FILE).unlink(missing_ok=True)  # outdated by the trials to come
-    store.update_metadata({_SOURCE: source, **plan.describe(evaluator)})
+    store.update_metadata({_SOURCE: source, CONTINUES: continues, **plan.describe(evaluator)})
 
 
 def _check_same_search(store: TrialStore, fingerprint: Mapping[str, Any], source: str | None) -> None:

@@ -14,7 +14,13 @@ from fbnetv3.nars.execution.executors import Executor
 from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.nars.trials.history import History, visible_history
-from fbnetv3.nars.trials.progress import ProgressCallback, SearchProgress, SearchStage, rank_trials
+from fbnetv3.nars.trials.progress import (
+    ProgressCallback,
+    SearchProgress,
+    SearchStage,
+    count_epochs,
+    rank_trials,
+)
 from fbnetv3.nars.trials.trial_store import (
     COMPLETED,
     FAILED,
@@ -61,6 +67,7 @@ class TrialRunner:
         store: TrialStore,
         epochs_planned: int,
         on_progress: ProgressCallback,
+        continues: bool = True,
     ) -> None:
         self.settings = settings
         self.space = space
@@ -68,6 +75,7 @@ class TrialRunner:
         self.store = store
         self.epochs_planned = epochs_planned
         self.on_progress = on_progress
+        self.continues = continues
         # A copy of the store's trials, so that progress reports do not read the file
         self.trials = store.trials()
         self._seconds_per_epoch: deque[float] = deque(maxlen=50)
@@ -112,7 +120,7 @@ class TrialRunner:
     ) -> None:
         """Report the state of the search."""
         ranked = rank_trials(self.trials, self.settings.epochs, self.settings.sign)
-        epochs_done = sum(len(trial.curve) for trial in self.trials)
+        epochs_done = count_epochs(self.trials, self.continues)
         seconds_left = None
         if self._seconds_per_epoch:
             epochs_left = max(0, self.epochs_planned - epochs_done)
@@ -178,7 +186,8 @@ class TrialRunner:
         trial = self._update(segment)
         if segment.status == COMPLETED:
             ends = [part.epochs for part in trial.segments if part.number < segment.number]
-            self._seconds_per_epoch.append(outcome.seconds / (segment.epochs - max(ends, default=0)))
+            start = max(ends, default=0) if self.continues else 0
+            self._seconds_per_epoch.append(outcome.seconds / (segment.epochs - start))
         self.report_progress(message, ended=None if retry else trial)
         return retry
 

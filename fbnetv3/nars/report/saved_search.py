@@ -21,11 +21,12 @@ from fbnetv3.nars.settings.search_settings import MAXIMIZE, MINIMIZE, SearchSett
 from fbnetv3.nars.space.constraints import Constraints
 from fbnetv3.nars.space.search_space import Space, space_from_dict
 from fbnetv3.nars.trials.history import stack_candidates
-from fbnetv3.nars.trials.progress import comparison_epoch, rank_trials
+from fbnetv3.nars.trials.progress import comparison_epoch, count_epochs, rank_trials
 from fbnetv3.nars.trials.trial_csv import write_rows
 from fbnetv3.nars.trials.trial_store import (
     ANALYSIS_FILE,
     CONFIGURATION,
+    CONTINUES,
     EPOCHS_PLANNED,
     FINAL,
     FINISHED,
@@ -125,9 +126,14 @@ class SavedSearch:
         return comparison_epoch(self.trials, self.epochs)
 
     @property
+    def continues(self) -> bool:
+        """Whether evaluators continue trials from where they stopped."""
+        return bool(self.metadata.get(CONTINUES, True))
+
+    @property
     def epochs_done(self) -> int:
         """Epochs of all trials so far."""
-        return sum(len(trial.curve) for trial in self.trials)
+        return count_epochs(self.trials, self.continues)
 
     @property
     def epochs_planned(self) -> int:

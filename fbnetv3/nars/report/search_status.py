@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from fbnetv3.nars.report.progress_table import format_prediction
 from fbnetv3.nars.report.saved_search import SavedSearch, load
-from fbnetv3.nars.trials.progress import prediction_error, rank_trials
+from fbnetv3.nars.trials.progress import count_epochs, prediction_error, rank_trials
 from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, RUNNING, WAITING, Trial
 from fbnetv3.utils.text import format_duration
 
@@ -51,7 +51,7 @@ def estimate_seconds_left(search: SavedSearch) -> float | None:
         for segment in trial.segments:
             if segment.status == COMPLETED and segment.seconds is not None:
                 durations.append((segment.ended or 0.0, segment.seconds / (segment.epochs - start)))
-                start = segment.epochs
+                start = segment.epochs if search.continues else 0
     if not durations:
         return None
     per_epoch = float(np.mean([seconds for _, seconds in sorted(durations)[-_RECENT_SEGMENTS:]]))
@@ -80,7 +80,7 @@ def _group_table(search: SavedSearch) -> str:
                 name.removeprefix("round "),
                 len(trials),
                 *counts,
-                sum(len(trial.curve) for trial in trials),
+                count_epochs(trials, search.continues),
                 describe_best_value(trials, epoch, search.sign),
                 _format_number(prediction_error(trials, epoch)),
                 f"{sum(trial.seconds for trial in trials) / 3600:.2f}",

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from fbnetv3.nars.trials.trial_store import Trial
+from fbnetv3.nars.trials.trial_store import COMPLETED, Trial
 
 SearchStage = Literal["pretraining", "trials", "evolution", "done"]
 
@@ -34,6 +34,18 @@ class SearchProgress:
 
 ProgressCallback = Callable[[SearchProgress], object]
 """Called at every event; the search ends if it returns False."""
+
+
+def count_epochs(trials: Sequence[Trial], continues: bool) -> int:
+    """Count the epochs that trials have run so far.
+
+    Unless evaluators continue trials from where they stopped, each part of a trial starts from the first epoch.
+    """
+    epochs = 0
+    for trial in trials:
+        ends = [segment.epochs for segment in trial.segments if segment.status == COMPLETED]
+        epochs += max(ends, default=0) if continues else sum(ends)
+    return epochs
 
 
 def comparison_epoch(trials: Sequence[Trial], full_epochs: int) -> int:

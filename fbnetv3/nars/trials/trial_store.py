@@ -39,6 +39,7 @@ FINAL = "final"  # the best predicted for a budget, to verify it
 SPACE = "space"  # definition of the space
 CONFIGURATION = "configuration"  # all settings, and the evaluator
 EPOCHS_PLANNED = "epochs_planned"
+CONTINUES = "continues"  # whether evaluators continue trials from where they stopped
 OUTPUTS = "outputs"  # names of recommendations and of scaled networks
 STOPPED_BY_FAILURES = "stopped_by_failures"
 FINISHED = "finished"  # when it finished, in seconds since 1970

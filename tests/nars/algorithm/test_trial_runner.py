@@ -8,6 +8,7 @@ from fbnetv3.nars.algorithm.nars_search import search
 from fbnetv3.nars.algorithm.trial_runner import TrialRunner
 from fbnetv3.nars.execution.attempts import SearchContext
 from fbnetv3.nars.execution.executors import ExecutorOptions, open_executor
+from fbnetv3.nars.report.saved_search import load
 from fbnetv3.nars.settings.search_settings import SearchSettings
 from fbnetv3.nars.trials.trial_store import Proposal, TrialStore
 from tests.nars.toy import QUICK, SPACE, evaluate
@@ -66,14 +67,18 @@ class TwoSegments:
         return list(self.proposals[history.num_segments : history.num_segments + 1])
 
 
-def run_two_segments(evaluator, folder):
-    """Return the messages and the trials."""
+def run_two_segments(evaluator, folder, continues=True, epochs_done=None):
+    """Return the messages and the trials; the epochs after each event are added to `epochs_done`."""
     messages = []
+
+    def on_progress(progress):
+        messages.append(progress.message)
+        if epochs_done is not None:
+            epochs_done.append(progress.epochs_done)
+
     settings = SearchSettings(epochs=3)
     with contextlib.closing(TrialStore(folder, create=True)) as store:
-        runner = TrialRunner(
-            settings, SPACE, TwoSegments(), store, 6, lambda progress: messages.append(progress.message)
-        )
+        runner = TrialRunner(settings, SPACE, TwoSegments(), store, 6, on_progress, continues)
         with open_executor("serial", SearchContext(SPACE, evaluator), ExecutorOptions()) as executor:
             runner.run(executor)
     return [message for message in messages if message], runner.trials
@@ -92,6 +97,25 @@ def test_values_that_change_when_a_trial_is_run_again_replace_the_old_with_one_w
     (message,) = messages
     assert message.startswith(
         "trial 0: the values up to epoch 2, where it was paused, now differ by up to 0.5"
+    )
+
+
+@pytest.mark.parametrize(("continues", "expected"), [(True, [0, 2, 4, 5, 6]), (False, [0, 2, 4, 7, 10])])
+def test_progress_counts_the_epochs_that_were_run(tmp_path, continues, expected):
+    epochs_done = []
+    run_two_segments(lambda candidate, epochs: [1.0] * epochs, tmp_path, continues, epochs_done)
+    assert sorted(set(epochs_done)) == expected
+
+
+def test_a_saved_search_counts_epochs_as_they_were_run(tmp_path):
+    """`search_net.py status` and `watch` read the folder."""
+    folders = {evaluator: tmp_path / type(evaluator).__name__ for evaluator in (Continues(), evaluate)}
+    continued, repeated = (
+        load(search(SPACE, evaluator, folder, **QUICK).folder) for evaluator, folder in folders.items()
+    )
+    assert continued.epochs_done == sum(len(trial.curve) for trial in continued.trials)
+    assert repeated.epochs_done == sum(
+        segment.epochs for trial in repeated.trials for segment in trial.segments
     )
 
 
