@@ -64,6 +64,7 @@ class Recommendation:
     measured: float | None  # measured value; None if it was not tried
     predicted: float  # predicted value
     predicted_std: float  # standard deviation of the prediction
+    broken: tuple[str, ...]  # bounds that its columns do not meet when they are computed again
     trial: Trial | None  # the trial that tried the candidate
     best_measured: (
         Trial | None
@@ -103,12 +104,19 @@ class Recommender:
         prediction = self.predictor.predict(vector[None])
         candidate = Candidate(self.space, vector, seed=self.settings.seed, full_epochs=self.settings.epochs)
         values = constraints.column_values(vector[None], *constraints.column_names)
+        columns = {column: float(value[0]) for column, value in values.items()}
+        broken = constraints.find_broken(columns)
+        if broken:
+            logger.warning(
+                "%s: the recommended candidate is outside the budget: %s", name, ", ".join(broken)
+            )
         figures: dict[str, Any] = {
-            "columns": {column: float(value[0]) for column, value in values.items()},
+            "columns": columns,
             "epoch": self.epoch,
             "measured": None if trial is None else trial.value(self.epoch),
             "predicted": float(prediction.mean[0]),
             "predicted_std": float(prediction.std[0]),
+            "broken": broken,
         }
         related: dict[str, Trial | None] = {
             "trial": trial,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -38,6 +39,8 @@ from fbnetv3.nars.space.variables import ARCHITECTURE
 from fbnetv3.nars.trials.trial_store import CONFIGURATION, EPOCHS_PLANNED, SPACE
 from fbnetv3.utils.checks import check_choice, error_context
 from fbnetv3.utils.files import file_sha256
+
+logger = logging.getLogger(__name__)
 
 # Settings that may change when a search is resumed: at most, they affect what is proposed afterward
 _NOT_IN_FINGERPRINT = {
@@ -199,6 +202,12 @@ class SearchPlan:
             Candidate(self.space, samples[row]).build()
         if self._is_pretrained:
             pretraining_labels(self.constraints, samples, self.settings.pretraining_labels)
+        for name, (first, second) in self.constraints.varying_columns(samples[:_MAX_CHECKED]).items():
+            logger.warning(
+                "column %s: its function returned %.6g for a candidate, then %.6g. Budgets on it are not exact, and "
+                "the search does not repeat itself: have the function store what it returned",
+                *(name, first, second),
+            )
 
 
 def build_plan(

@@ -41,7 +41,9 @@ def _describe(search: SavedSearch, item: Mapping[str, Any]) -> dict[str, Any]:
         "predicted": format_prediction(item["predicted"], item["predicted_std"]),
         "epochs": item["epoch"],
         "trial": None if trial is None else trial["number"],
-        "reason": explain_choice(item, search.is_paper),
+        "reason": " ".join(
+            [explain_choice(item, search.is_paper), *map(_explain_broken, item.get("broken", ()))]
+        ),
     }
 
 
@@ -67,6 +69,10 @@ def explain_choice(item: Mapping[str, Any], is_paper: bool) -> str:
     if predicted["number"] == trial["number"]:
         return f"{reason} It was also predicted to be the best before it was trained."
     return f"{reason} The best of those proposed last for the budget is {_name_trial(predicted)}."
+
+
+def _explain_broken(bound: str) -> str:
+    return f"Computed again, it is outside the budget: {bound}."
 
 
 def _name_trial(trial: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fbnetv3.arch import ArchError
-from fbnetv3.errors import suggest
+from fbnetv3.errors import UserError, suggest
 from fbnetv3.nars.space.cost_model import COST_COLUMNS, CostModel
 from fbnetv3.nars.space.feasibility import (
     ConstraintError,
@@ -18,6 +18,7 @@ from fbnetv3.nars.space.feasibility import (
     function_name,
 )
 from fbnetv3.nars.space.search_space import Space
+from fbnetv3.utils.text import describe_error
 
 Column = Callable[[np.ndarray], np.ndarray]
 """Maps candidates, integers (N, variables), to one number per candidate, (N,)."""
@@ -43,7 +44,9 @@ class Constraint:
             raise ConstraintError(f"constraint on {self.column}: {bounds}")
 
     def __str__(self) -> str:
-        return f"{self.low:g} <= {self.column} <= {self.high:g}"
+        low = f"{self.low:g} <= " if math.isfinite(self.low) else ""
+        high = f" <= {self.high:g}" if math.isfinite(self.high) else ""
+        return f"{low}{self.column}{high}"
 
 
 class Constraints:
@@ -99,7 +102,7 @@ class Constraints:
         """Call the functions of the user's columns among `names`."""
         columns = {}
         for name in [name for name in self.columns if name in names]:
-            values = np.asarray(self.columns[name](candidates))
+            values = self._call_column(name, candidates)
             is_numeric = values.shape == candidates.shape[:1] and np.issubdtype(values.dtype, np.number)
             if not is_numeric or np.isnan(values).any():
                 actual = "NaN" if is_numeric else f"{values.dtype} {values.shape}"
@@ -108,6 +111,38 @@ class Constraints:
                 )
             columns[name] = values
         return columns
+
+    def _call_column(self, name: str, candidates: np.ndarray) -> np.ndarray:
+        try:
+            return np.asarray(self.columns[name](candidates))
+        except UserError:
+            raise
+        except Exception as error:
+            raise ConstraintError(
+                f"column {name}: its function failed with {describe_error(error)}"
+            ) from error
+
+    def varying_columns(self, candidates: np.ndarray) -> dict[str, tuple[float, float]]:
+        """Return the user's columns that are not the same when they are computed again.
+
+        The values are the two, by name, that differ most for one of the candidates, integers (N, variables).
+        """
+        first, second = (self.column_values(candidates, *self.columns) for _ in range(2))
+        varying = {}
+        for name, values in first.items():
+            changed = np.flatnonzero(second[name] != values)
+            if len(changed):
+                row = changed[np.argmax(np.abs(second[name][changed] - values[changed]))]
+                varying[name] = (float(values[row]), float(second[name][row]))
+        return varying
+
+    def find_broken(self, columns: Mapping[str, float]) -> tuple[str, ...]:
+        """Return the bounds that a candidate's columns do not meet, such as "latency_ms <= 12 (12.4)"."""
+        return tuple(
+            f"{constraint} ({columns[constraint.column]:,.6g})"
+            for constraint in self.constraints
+            if not constraint.low <= columns[constraint.column] <= constraint.high
+        )
 
     def feasible(self, candidates: np.ndarray) -> np.ndarray:
         """Return which candidates form networks and meet all constraints, bool (N,)."""

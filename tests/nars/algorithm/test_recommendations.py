@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from fbnetv3.nars.algorithm.nars_search import search
+from fbnetv3.nars.report.recommendation_rows import recommendation_rows
+from fbnetv3.nars.report.saved_search import load
 from fbnetv3.nars.space.search_space import space_from_dict
 from tests.nars.toy import FAST, spent
 
@@ -14,7 +16,13 @@ BOUNDS = {"spent_12": 12, "spent_18": 18}
 PLANE = space_from_dict(
     {"name": "plane", "variables": {"x": {"range": [0.0, 1.0]}, "y": {"range": [0.0, 1.0]}}}
 )
+LINE = space_from_dict({"name": "line", "variables": {"x": {"range": [0.0, 1.0]}}})
 ONE_EPOCH = {"epochs": 1, "predictor": FAST, "executor": "serial", "window": 1}
+SHORT = {**ONE_EPOCH, "evaluations": 12}
+
+
+def identity(candidate, epochs):
+    return [candidate["x"]]
 
 
 def completed_within(result, limit):
@@ -111,3 +119,32 @@ def test_predictions_of_what_is_recommended_are_closer_to_the_truth_than_measure
     ]
     measured, predicted = np.abs(errors).mean(0)
     assert predicted < measured
+
+
+def test_a_budget_that_the_recommendation_breaks_is_flagged(tmp_path, caplog):
+    def latency(candidates):
+        # Slower, one at a time
+        return candidates[:, 0] / 10**6 + 2.0 * (len(candidates) == 1)
+
+    result = search(
+        LINE, identity, tmp_path, columns={"latency": latency}, budgets=[{"latency": 0.5}], **SHORT
+    )
+    (recommendation,) = result.recommendations
+    bound = f"latency <= 0.5 ({2 + recommendation.candidate['x']:,.6g})"
+    assert recommendation.broken == (bound,)
+    assert json.loads(recommendation.files.provenance.read_text())["broken"] == [bound]
+    assert caplog.messages == [f"latency_0.5: the recommended candidate is outside the budget: {bound}"]
+    (row,) = recommendation_rows(load(tmp_path))
+    assert row["reason"].endswith(f" Computed again, it is outside the budget: {bound}.")
+
+
+def test_a_column_that_varies_is_named(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    columns = {"latency": lambda candidates: rng.uniform(1, 2, len(candidates))}
+    search(LINE, identity, tmp_path, columns=columns, **SHORT)
+    (message,) = caplog.messages
+    assert message.startswith("column latency: its function returned 1.")
+
+
+def test_budgets_that_are_kept_are_not_flagged(budgeted_search):
+    assert [recommendation.broken for recommendation in budgeted_search.recommendations] == [(), ()]

@@ -47,6 +47,35 @@ def test_a_column_that_returns_something_else(function, message):
         constraints.feasible(np.zeros((1, 4), int))
 
 
+def test_a_column_that_fails_is_named():
+    def mine(candidates):
+        return {}["missing"]
+
+    constraints = Constraints(space_from_dict(SMALL), [Constraint("mine", 0, 1)], {"mine": mine})
+    with pytest.raises(ConstraintError, match="column mine: its function failed with KeyError: 'missing'"):
+        constraints.feasible(np.zeros((1, 4), int))
+
+
+def test_columns_that_vary_are_found():
+    calls = []
+
+    def noisy(candidates):
+        calls.append(0)
+        return candidates[:, 0] + (candidates[:, 0] == 2) * 0.25 * len(calls)
+
+    columns = {"noisy": noisy, "stable": lambda c: c.sum(1), "endless": lambda c: np.full(len(c), np.inf)}
+    constraints = Constraints(space_from_dict(SMALL), (), columns)
+    candidates = np.array([[0, 0, 0, 0], [2, 1, 0, 0]])
+    assert constraints.varying_columns(candidates) == {"noisy": (2.25, 2.5)}
+
+
+def test_broken_bounds_are_described():
+    bounds = [Constraint("ms", 1, 2), Constraint("kb", high=5), Constraint("ms", low=3)]
+    columns = {"ms": lambda c: c.sum(1), "kb": lambda c: c.sum(1)}
+    constraints = Constraints(space_from_dict(SMALL), bounds, columns)
+    assert constraints.find_broken({"ms": 2.25, "kb": 5}) == ("1 <= ms <= 2 (2.25)", "3 <= ms (2.25)")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -221,7 +250,7 @@ def test_functions_that_no_candidate_fulfills():
         space, constraints.constraints, constraints.columns, feasible=[lambda v: v["min_depth"] > 7]
     )
     message = (
-        r"no candidate of depths was found that meets -inf <= sum <= 9, <lambda> \(test_constraints.py:\d+\) "
+        r"no candidate of depths was found that meets sum <= 9, <lambda> \(test_constraints.py:\d+\) "
         r"among 32 that were repaired; the nearest one has sum \d, the values \{'min_depth': "
     )
     with pytest.raises(ConstraintError, match=message):
