@@ -64,6 +64,9 @@ class Search:
             # Trials that other processes were asked for stay theirs
             start_or_resume(self._plan, store, None, continues, requeue=False)
 
+    def __repr__(self) -> str:
+        return f"Search({self.space.name} in {self.folder})"
+
     @property
     def space(self) -> Space:
         """The searched space."""

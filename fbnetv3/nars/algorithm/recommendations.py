@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,14 @@ class Recommendation:
         Trial | None
     )  # trial with the best measured value within the budget (stage 2 alone, Table 7)
     best_predicted: Trial | None  # best of the final trials, which were predicted to be best for the budget
-    files: OutputFiles = field(repr=False)
-    provenance: Mapping[str, Any] = field(repr=False)  # content of its file
+    files: OutputFiles
+    provenance: Mapping[str, Any]  # content of its file
+
+    def __repr__(self) -> str:
+        measured = "" if self.measured is None else f"measured {self.measured:.5g}, "
+        predicted = f"predicted {self.predicted:.5g} ± {self.predicted_std:.2g}"
+        trial = "" if self.trial is None else f", trial {self.trial.number}"
+        return f"Recommendation({self.name}: {measured}{predicted}{trial})"
 
 
 class Recommender:

@@ -40,14 +40,18 @@ class SearchResult:
 
     space: Space
     settings: SearchSettings
-    constraints: Constraints = field(repr=False)
+    constraints: Constraints
     folder: Path
-    trials: tuple[Trial, ...] = field(repr=False)
+    trials: tuple[Trial, ...]
     comparison_epoch: int
-    pretraining: PretrainingReport | None = field(repr=False)
-    predictor: AccuracyPredictor = field(repr=False)
+    pretraining: PretrainingReport | None
+    predictor: AccuracyPredictor
     recommendations: tuple[Recommendation, ...] = ()
     scaled_networks: Mapping[str, OutputFiles] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        recommended = ", ".join(map(repr, self.recommendations))
+        return f"SearchResult({self.space.name}: {len(self.trials)} trials in {self.folder}; {recommended})"
 
     @property
     def best(self) -> Trial:

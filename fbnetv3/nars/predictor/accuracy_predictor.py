@@ -214,6 +214,9 @@ class AccuracyPredictor:
             components = np.concatenate([components, prediction.mean[None]])
             std = prediction.std
         mean = self._weights @ components
+        if self._process is not None:
+            # Where the networks disagree with the process, neither is certain
+            std = np.hypot(std, mean - components[-1])
         values = self._transform.inverse(mean)
         return ValuePrediction(self.sign * values, self._transform.inverse(mean + std) - values)
 

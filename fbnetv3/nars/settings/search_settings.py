@@ -187,6 +187,17 @@ class SearchSettings:
                 for key in ("macs", "depth", "width", "resolution"):
                     check_number(network.get(key, 1), key, 1)
 
+    def __repr__(self) -> str:
+        values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
+        defaults = {
+            setting.name: setting.default_factory()
+            if callable(setting.default_factory)
+            else setting.default
+            for setting in fields(self)
+        }
+        changed = [f"{name}={value!r}" for name, value in values.items() if value != defaults[name]]
+        return f"SearchSettings({', '.join(changed)})"
+
     def _check_directions(self) -> None:
         check_choice(self.direction, "direction", (MAXIMIZE, MINIMIZE))
         for name, direction in self.objectives.items():

@@ -50,6 +50,9 @@ class Space:
     def __post_init__(self) -> None:
         _ = self._conditions  # find errors early
 
+    def __repr__(self) -> str:
+        return f"Space({self.name}: {len(self)} variable{'s' * (len(self) != 1)})"
+
     def __len__(self) -> int:
         """Return the number of variables."""
         return len(self.variables)

@@ -148,3 +148,13 @@ def test_a_column_that_varies_is_named(tmp_path, caplog):
 
 def test_budgets_that_are_kept_are_not_flagged(budgeted_search):
     assert [recommendation.broken for recommendation in budgeted_search.recommendations] == [(), ()]
+
+
+def test_results_are_described_in_a_line(tmp_path):
+    result = search(LINE, identity, tmp_path, **SHORT)
+    (recommendation,) = result.recommendations
+    assert repr(result.space) == "Space(line: 1 variable)"
+    assert repr(result) == f"SearchResult(line: 12 trials in {tmp_path}; {recommendation})"
+    assert repr(recommendation).startswith(f"Recommendation(best: measured {recommendation.measured:.5g}, ")
+    assert repr(recommendation).endswith(f", trial {recommendation.trial.number})")
+    assert len(repr(recommendation)) < 80

@@ -1,8 +1,9 @@
-"""YAML files of searches: paths in them."""
+"""Settings of searches: paths in their YAML files, and how they are shown."""
 
 import yaml
 
 from fbnetv3.nars.settings.search_config import load_search_config
+from fbnetv3.nars.settings.search_settings import SearchSettings
 
 
 def test_files_next_to_a_config_are_found(tmp_path):
@@ -18,3 +19,9 @@ def test_files_next_to_a_config_are_found(tmp_path):
         "others": [table, {"x": "missing.json"}],
         "name": "table",
     }
+
+
+def test_settings_are_shown_as_far_as_they_are_not_the_defaults():
+    assert repr(SearchSettings()) == "SearchSettings()"
+    settings = SearchSettings(epochs=4, budgets=[{"macs": 5}], window=4)
+    assert repr(settings) == "SearchSettings(budgets=[{'macs': 5}], epochs=4)"
