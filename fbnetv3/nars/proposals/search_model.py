@@ -33,6 +33,10 @@ _FROM_CANDIDATE = "0"
 _GAINS = "gains"
 _FINALS = "finals"
 _DEGREES_OF_FREEDOM = 4
+# Value of failed trials, and its deviation: a cause such as too little memory concerns similar candidates, too, but some
+# causes have nothing to do with the candidate
+_FAILURE_VALUE = -1.0
+_FAILURE_DEVIATION = 1.0
 # Limit on the trials that the process is fitted to: its time grows with the square of their number, and more
 _MAX_TRIALS = 1000
 
@@ -40,7 +44,7 @@ _MAX_TRIALS = 1000
 class SearchModel:
     """A Gaussian process on all trials, in transformed values: higher is better, mean 0, deviation 1.
 
-    Paused trials count with a forecast from their curves, as uncertain as it is. Trials that are running are believed
+    Paused trials count with a forecast from their curves, as uncertain as it is. Failed ones count as bad. Trials that are running are believed
     to end as predicted, so that proposals made in the meantime differ.
 
     Args:
@@ -81,6 +85,12 @@ class SearchModel:
             candidates.append(stack_candidates(paused)[selected])
             targets.append(means[selected])
             noise.append(stds[selected] ** 2)
+        failed = [trial for trial in self.history.trials if trial.number in self.history.failed]
+        if failed:
+            failed = failed[-_MAX_TRIALS:]
+            candidates.append(stack_candidates(failed))
+            targets.append(np.full(len(failed), _FAILURE_VALUE))
+            noise.append(np.full(len(failed), _FAILURE_DEVIATION**2))
         stacked = np.concatenate(candidates)
         covariates = self._covariates(stacked)
         num_covariates = 0 if covariates is None else covariates.shape[1]
