@@ -110,6 +110,11 @@ class SavedSearch:
         return self.settings.get("objectives") or {"value": self.settings.get("direction", MAXIMIZE)}
 
     @property
+    def value_name(self) -> str:
+        """What a trial's value is: the name of the first objective, or "value"."""
+        return next(iter(self.objectives))
+
+    @property
     def sign(self) -> float:
         """Factor that makes higher values of the first objective better."""
         return -1.0 if next(iter(self.objectives.values())) == MINIMIZE else 1.0

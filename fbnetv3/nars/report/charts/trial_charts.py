@@ -71,7 +71,7 @@ def value_chart(search: SavedSearch) -> Chart:
     numbers, values = best_so_far(search)
     best = line_trace("best so far", numbers, values, color=BEST_COLOR)
     best["line"]["shape"] = "hv"
-    layout = {"xaxis": {"title": "trial"}, "yaxis": {"title": "value", "range": typical_range(search)}}
+    layout = {"xaxis": {"title": "trial"}, "yaxis": {"title": search.value_name, "range": typical_range(search)}}
     return {
         "title": "Values of the trials",
         "caption": "Each point is a trial; open circles were stopped before the epoch after which trials are compared.",
@@ -111,7 +111,7 @@ def curve_chart(search: SavedSearch) -> Chart | None:
         "data": traces,
         "layout": {
             "xaxis": {"title": "epoch"},
-            "yaxis": {"title": "value", "range": typical_range(search, True)},
+            "yaxis": {"title": search.value_name, "range": typical_range(search, True)},
         },
     }
 
@@ -168,12 +168,12 @@ def cost_chart(search: SavedSearch) -> Chart | None:
         traces.append(line_trace("predicted front", predicted["costs"], predicted["values"], dash="dot"))
     traces += _cost_markers(search, column)
     return {
-        "title": f"Value and {column}",
+        "title": f"{search.value_name.capitalize()} and {column}",
         "caption": "The fronts join what is best at each cost, as measured and as the predictor expects.",
         "data": traces,
         "layout": {
             "xaxis": {"title": column, "exponentformat": "SI"},
-            "yaxis": {"title": "value", "range": typical_range(search)},
+            "yaxis": {"title": search.value_name, "range": typical_range(search)},
         },
     }
 

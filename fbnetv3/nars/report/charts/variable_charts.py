@@ -190,7 +190,8 @@ def _slice_chart(search: SavedSearch, index: int, marginal: dict[str, list[Any]]
         traces.append({**line, "mode": "lines+markers"} if variable.is_categorical else line)
     axis: dict[str, Any] = {"title": variable.name}
     if _is_numeric(variable):
-        axis["type"] = "log" if variable.log else "linear"
+        # On a log scale, only powers of ten have room for labels
+        axis |= {"type": "log", "dtick": 1} if variable.log else {"type": "linear"}
     else:
         levels = _labeled_levels(variable)
         labels = [format_value(variable.values[level]) for level in levels]
@@ -198,7 +199,7 @@ def _slice_chart(search: SavedSearch, index: int, marginal: dict[str, list[Any]]
     limits = typical_range(search)
     if marginal and limits:
         limits = [min(limits[0], *marginal["means"]), max(limits[1], *marginal["means"])]
-    layout = {"showlegend": False, "xaxis": axis, "yaxis": {"title": "value", "range": limits}}
+    layout = {"showlegend": False, "xaxis": axis, "yaxis": {"title": search.value_name, "range": limits}}
     return {"data": traces, "layout": layout}
 
 
