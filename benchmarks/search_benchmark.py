@@ -102,7 +102,26 @@ def read_results(file):
     if file is None or not file.exists():
         return {}
     drop_partial_line(file)
-    return {key_of(entry): entry for entry in read_json_lines(file)}
+    entries = [{**entry, "regrets": expand_steps(entry)} for entry in read_json_lines(file)]
+    return {key_of(entry): entry for entry in entries}
+
+
+def expand_steps(entry):
+    """Return the regret after each training of a result in a file, which has only those that differ from the last."""
+    values = dict(entry["regrets"])
+    regrets = []
+    for training in range(1, entry["trainings"] + 1):
+        regrets.append(values[training] if training in values else regrets[-1])
+    return regrets
+
+
+def steps_of(regrets):
+    """Return the regrets that differ from the last, each after the number of trainings."""
+    return [
+        [training, regret]
+        for training, (regret, last) in enumerate(zip(regrets, [None, *regrets], strict=False), 1)
+        if regret != last
+    ]
 
 
 def run_jobs(jobs, args, results):
@@ -125,7 +144,7 @@ def run_jobs(jobs, args, results):
                 continue
             results[key_of(job)] = result
             if args.output:
-                append_json_line(args.output, result)
+                append_json_line(args.output, {**result, "regrets": steps_of(result["regrets"])})
             print(
                 f"{describe(job)}: regret {result['regrets'][-1]:.3f}, {result['seconds']:.0f} s",
                 file=sys.stderr,
