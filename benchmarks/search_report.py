@@ -9,6 +9,8 @@ from fbnetv3.utils.plotting import new_figure, save_figure, style_axes
 
 FLOOR = 0.001
 """Smaller regrets count as this much in ratios, geometric means and figures, so that a regret of 0 is possible."""
+STUCK = 1.0
+"""Regret in points above which a finished search counts as stuck."""
 COLUMNS = 3  # of panels in a figure
 
 
@@ -26,7 +28,7 @@ def print_report(results, trainings):
         ]
         print(f"\n{task}: regret in points, mean / median / worst of the seeds\n")
         print_table(rows, ["", "seeds", *(f"at {mark} trainings" for mark in marks)])
-    print_summary(cells, marks)
+    print_summary(results, cells, marks)
 
 
 def group_regrets(results):
@@ -52,13 +54,14 @@ def describe_regrets(values):
     )
 
 
-def print_summary(cells, marks):
+def print_summary(results, cells, marks):
     """Print a row for each searcher, over the tasks and seeds on which all searchers have results."""
     searchers = list(dict.fromkeys(searcher for _, searcher in cells))
     peers = [name for name in searchers if not name.startswith("nars")]
     means, num_seeds = mean_regrets(cells, searchers, marks)
     if not num_seeds:
         return
+    has_ratios = bool(peers) and len(searchers) > 1
     rows = []
     for searcher in searchers:
         others = [name for name in peers if name != searcher]
@@ -66,13 +69,22 @@ def print_summary(cells, marks):
         if others:
             best = np.min([means[name] for name in others], axis=0)
             row += [f"{geometric_mean(ratios):.2f}" for ratios in (means[searcher] / best).T]
-        rows.append(row)
+        elif has_ratios:
+            row += [""] * len(marks)
+        finished = [result for result in results if result["searcher"] == searcher]
+        num_stuck = sum(result["regrets"][-1] > STUCK for result in finished)
+        seconds = statistics.fmean(result["seconds"] for result in finished)
+        rows.append([*row, f"{num_stuck} of {len(finished)}", f"{seconds:.0f}"])
     seeds = ", ".join(f"{task} ({number})" for task, number in num_seeds.items())
     print(
         "\nGeometric means of the mean regret, and of its ratio to the best other peer on each task; regrets below "
-        f"{FLOOR} count as {FLOOR}.\nTasks, and seeds that all searchers have finished: {seeds}\n"
+        f"{FLOOR} count as {FLOOR}. Stuck: searches that end more than {STUCK:g} point from the best.\n"
+        f"Seconds: of a search, trainings excluded. Tasks, and seeds that all searchers have finished: {seeds}\n"
     )
-    headers = ["", *(f"regret at {mark}" for mark in marks), *(f"ratio at {mark}" for mark in marks)]
+    headers = ["", *(f"regret at {mark}" for mark in marks)]
+    if has_ratios:
+        headers += [f"ratio at {mark}" for mark in marks]
+    headers += ["stuck", "seconds"]
     print_table(rows, headers)
 
 
