@@ -17,7 +17,7 @@ from fbnetv3.nars.space.search_space import Space
 
 # Forecasts of trials unlike those before miss by more than leave-one-out forecasts do, and the more, the fewer curves
 # are known: the deviations grow by this number over the number of curves
-_CAUTION = 10.0
+_CAUTION = 20.0
 
 
 class CurveForecaster:

@@ -33,8 +33,8 @@ _FROM_CANDIDATE = "0"
 _GAINS = "gains"
 _FINALS = "finals"
 _DEGREES_OF_FREEDOM = 4
-# Value of failed trials, and its deviation: a cause such as too little memory concerns similar candidates, too, but some
-# causes have nothing to do with the candidate
+# Value of failed trials, and its deviation: a cause such as too little memory concerns similar candidates, too, but
+# some causes have nothing to do with the candidate
 _FAILURE_VALUE = -1.0
 _FAILURE_DEVIATION = 1.0
 # Limit on the trials that the process is fitted to: its time grows with the square of their number, and more
@@ -44,8 +44,8 @@ _MAX_TRIALS = 1000
 class SearchModel:
     """A Gaussian process on all trials, in transformed values: higher is better, mean 0, deviation 1.
 
-    Paused trials count with a forecast from their curves, as uncertain as it is. Failed ones count as bad. Trials that are running are believed
-    to end as predicted, so that proposals made in the meantime differ.
+    Paused trials count with a forecast from their curves, as uncertain as it is. Failed ones count as bad. Trials that
+    are running are believed to end as predicted, so that proposals made in the meantime differ.
 
     Args:
         space: the space of the candidates.
@@ -139,25 +139,30 @@ class SearchModel:
                 forecasts[trial.number] = pair
         return forecasts
 
-    def chance_to_exceed(self, trial: Trial, value: float) -> float:
-        """Return the probability that a paused trial ends above a transformed value."""
+    def expected_gain(self, candidate: np.ndarray, value: float) -> float:
+        """Return by how much a candidate is expected to exceed a transformed value."""
+        return math.exp(log_expected_improvement(self.predict(candidate[None]), value)[0])
+
+    def forecast_gain(self, trial: Trial, value: float) -> float:
+        """Return by how much a paused trial is expected to exceed a transformed value in the end."""
         mean, std = self.forecasts[trial.number]
-        return float(_chance(mean, std, value))
+        forecast = ValuePrediction(np.array([mean]), np.array([std]))
+        return math.exp(log_expected_improvement(forecast, value)[0])
 
     def hopeless_share(self, epoch: int, min_chance: float) -> float:
         """Return the share of completed trials that would have been stopped after `epoch` epochs."""
         forecast = self.forecaster(epoch).leave_one_out()
-        chances = _chance(forecast.mean, forecast.std, self.best)
+        # Heavy tails allow for trials unlike those before
+        chances = student_t.sf((self.best - forecast.mean) / forecast.std, _DEGREES_OF_FREEDOM)
         return float(np.mean(chances < min_chance))
 
     @property
     def gains(self) -> Sequence[float]:
-        """Expected gains of the last proposals."""
+        """Expected gains of the last proposals, in the units of the trials."""
         return self._state.get(_GAINS, ())
 
-    def record_gain(self, candidate: np.ndarray, best: float, count: int) -> None:
-        """Record by how much a candidate is expected to exceed the value `best`; the last `count` gains are kept."""
-        gain = math.exp(log_expected_improvement(self.predict(candidate[None]), best)[0])
+    def record_gain(self, gain: float, count: int) -> None:
+        """Record an expected gain of a transformed value; the last `count` gains are kept."""
         self._state[_GAINS] = [*self.gains, gain * self.transform.scale][-count:]
 
     def count_finals(self, budget: str) -> int:
@@ -205,11 +210,6 @@ class SearchModel:
         """Return the candidates of all trials with a result, best posterior mean first, integers (N, variables)."""
         candidates = stack_candidates([trial for trial in self.history.trials if trial.curve])
         return candidates[np.argsort(-self.predict(candidates).mean, kind="stable")]
-
-
-def _chance(mean: float | np.ndarray, std: float | np.ndarray, value: float) -> np.ndarray:
-    """Return the probability of exceeding a value; its heavy tails allow for trials unlike those before."""
-    return student_t.sf((value - mean) / std, _DEGREES_OF_FREEDOM)
 
 
 def _select_trials(targets: np.ndarray) -> np.ndarray:

@@ -29,16 +29,16 @@ _KAPPA = 2.0
 _LARGE_KAPPA = 4.0
 # Standard deviation of the log length scales under other hypotheses
 _HYPOTHESIS_DEVIATION = 0.7
-# Early stopping: shares of a full evaluation after which trials may be paused, and the chance to become the best below
-# which they are; trials that ran to the end before it starts; share of later ones that do, so that forecasts stay
-# honest
+# Early stopping: shares of a full evaluation after which trials may be paused; trials that ran to the end before it
+# starts; share of later ones that do, so that forecasts stay honest
 _STOPS = (0.25, 0.375, 0.5, 0.7)
-_MIN_CHANCE = 0.01
-_MIN_CURVES = 12
-_UNSTOPPED_SHARE = 0.1
+_MIN_CURVES = 8
+_UNSTOPPED_SHARE = 0.05
 # Number of proposals whose expected gain ends a search
 _GAINS = 5
-# Epochs that are expected to be saved for each that is expected to be wasted, where trials cannot be continued
+# Where trials cannot be continued: the chance to become the best below which a trial is not run again to the end, and
+# the epochs that are expected to be saved for each that is expected to be wasted
+_MIN_CHANCE = 0.01
 _MIN_RETURN = 1.5
 
 
@@ -87,9 +87,6 @@ class SequentialSearch:
         budgets = sorted(self.budgets, key=model.count_finals)
         if left < (num_final + 1) * self.epochs:
             return self._propose_final(history, model, left, budgets, rng)
-        for trial in history.paused:
-            if self._chance_to_win(trial, model) >= _MIN_CHANCE and self._cost(trial) <= left:
-                return [self._continue(trial, model)]
         # Each acquisition function has its turn in each of the budgets
         turn, cycle = (number - self._num_first) % _NUM_TURNS, (number - self._num_first) // _NUM_TURNS
         constraints = list(self.budgets.values())[cycle % len(self.budgets)]
@@ -100,7 +97,11 @@ class SequentialSearch:
         if optimum is None:
             return self._propose_final(history, model, left, budgets, rng)
         candidate, _ = optimum
-        model.record_gain(candidate, best, _GAINS)
+        gain = model.expected_gain(candidate, best)
+        gains = self._gains_of_paused(history, model, left)
+        if gains and max(gains.values()) > gain / self.epochs:
+            return [self._continue(history.trials[max(gains, key=lambda number: gains[number])], model)]
+        model.record_gain(gain, _GAINS)
         epochs = self._first_stop(model) if rng.random() >= _UNSTOPPED_SHARE else self.epochs
         return [self._propose_new(PROPOSED, model, candidate, epochs)]
 
@@ -110,14 +111,23 @@ class SequentialSearch:
         means = model.completed_means
         return float(means[within].max() if within.any() else means.min())
 
-    def _chance_to_win(self, trial: Trial, model: SearchModel) -> float:
-        """Return the probability that a paused trial ends as the best within one of its budgets."""
-        bests = [
-            self._best_within(constraints, model)
-            for constraints in self.budgets.values()
-            if constraints.feasible(trial.candidate[None])[0]
-        ]
-        return model.chance_to_exceed(trial, min(bests, default=model.best))
+    def _gains_of_paused(self, history: History, model: SearchModel, left: int) -> dict[int, float]:
+        """Return the gain that is expected from each epoch that a paused trial has left, by number.
+
+        It is the gain over the best within the budget in which the trial gains most.
+        """
+        paused = [trial for trial in history.paused if self._cost(trial) <= left]
+        if not paused:
+            return {}
+        bests = np.full(len(paused), np.inf)
+        for constraints in self.budgets.values():
+            within = constraints.feasible(stack_candidates(paused))
+            bests[within] = np.minimum(bests[within], self._best_within(constraints, model))
+        return {
+            trial.number: model.forecast_gain(trial, float(best)) / self._cost(trial)
+            for trial, best in zip(paused, bests, strict=True)
+            if np.isfinite(best)
+        }
 
     def _epochs_left(self, history: History) -> int:
         left = self.evaluations * self.epochs - history.spent_epochs(self.continues)

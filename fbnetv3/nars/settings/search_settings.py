@@ -78,8 +78,8 @@ class SearchSettings:
         window: number of trials that may run at a time; a proposal is based on the results of all trials before those.
         final_share: share of the evaluations, at the end, that train the candidates predicted to be best for the
             budgets; at least one for each budget.
-        early_stopping: whether trials that have no chance to become the best are paused, and others tried in the epochs
-            that this saves.
+        early_stopping: whether trials are paused where others are expected to gain more per epoch, and continued when
+            that changes.
         max_trials: number of candidates after which the search ends; None for no limit.
         max_seconds: seconds after which the search ends; trials that run at that time are interrupted. None for no
             limit.

@@ -1,4 +1,4 @@
-"""Early stopping of the sequential search: hopeless trials are paused by a forecast of their curves."""
+"""Early stopping of the sequential search: by forecasts of their curves, trials are paused and continued."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SPACE = space_from_dict(
     }
 )
 EPOCHS = 8
-SETTINGS = {"epochs": EPOCHS, "evaluations": 25, "initial_trials": 6}
+SETTINGS = {"epochs": EPOCHS, "evaluations": 40, "initial_trials": 6}
 BEST = 13.5
 
 
@@ -76,9 +76,8 @@ def test_early_values_rank_slow_learners_last():
 
 def test_hopeless_trials_are_paused_and_others_tried_instead(continued):
     searches = select(continued, "telling")
-    num_paused = [len(trials) - len(finished(trials)) for trials in searches]
-    assert sum(num_paused) >= 0.1 * sum(map(len, searches))
-    assert sum(map(len, searches)) > len(searches) * SETTINGS["evaluations"]
+    assert all(len(finished(trials)) <= 0.85 * len(trials) for trials in searches)
+    assert all(len(trials) > SETTINGS["evaluations"] for trials in searches)
 
 
 def test_the_best_is_still_found_where_curves_tell(continued):
@@ -102,8 +101,8 @@ def test_paused_trials_are_worse_than_the_best_when_run_to_the_end(continued):
 
 def test_nothing_is_paused_before_there_are_curves_to_learn_from(continued):
     for trials in continued.values():
-        assert {len(trial.segments) for trial in trials[:12]} == {1}
-        assert {trial.epochs for trial in trials[:12]} == {EPOCHS}
+        assert {len(trial.segments) for trial in trials[:8]} == {1}
+        assert {trial.epochs for trial in trials[:8]} == {EPOCHS}
 
 
 def test_paused_trials_are_continued_in_segments(continued):
@@ -121,7 +120,7 @@ def test_paused_trials_are_continued_in_segments(continued):
 
 def test_some_trials_run_to_the_end_whatever_their_chance(continued):
     """Otherwise forecasts would be learned only from trials that look good."""
-    later = [trial for trials in continued.values() for trial in trials[12:] if len(trial.segments) == 1]
+    later = [trial for trials in continued.values() for trial in trials[8:] if len(trial.segments) == 1]
     assert any(len(trial.curve) == EPOCHS and trial.phase == "proposed" for trial in later)
 
 
@@ -130,7 +129,7 @@ def test_an_evaluator_that_does_not_continue_is_charged_from_the_first_epoch(rep
     for trials in repeated.values():
         spent = spent_epochs(trials, continues=False)
         assert visible_history(trials, EPOCHS).spent_epochs(False) == spent
-        assert 24 * EPOCHS < spent <= 25 * EPOCHS
+        assert 39 * EPOCHS < spent <= 40 * EPOCHS
         several += sum(len(trial.segments) > 1 for trial in trials)
         # Paused once, then run again to the end
         epochs = {tuple(segment.epochs for segment in trial.segments) for trial in trials}
@@ -142,12 +141,12 @@ def test_an_evaluator_that_does_not_continue_is_charged_from_the_first_epoch(rep
 def test_an_evaluator_that_does_not_continue_loses_little(repeated, name):
     searches = select(repeated, name)
     assert [best_of(trials) for trials in searches].count(BEST) >= 2
-    assert np.mean([len(finished(trials)) for trials in searches]) > 20
+    assert np.mean([len(finished(trials)) for trials in searches]) > 30
 
 
 def test_without_early_stopping_all_trials_run_to_the_end():
     trials = run_proposals(SPACE, telling, True, **SETTINGS, early_stopping=False)
-    assert len(trials) == 25 and {len(trial.segments) for trial in trials} == {1}
+    assert len(trials) == 40 and {len(trial.segments) for trial in trials} == {1}
     assert {len(trial.curve) for trial in trials} == {EPOCHS}
 
 
@@ -155,7 +154,7 @@ def test_trials_of_a_single_epoch_cannot_be_paused():
     trials = run_proposals(
         SPACE, lambda values, epochs: [final_value(values)], True, **{**SETTINGS, "epochs": 1}
     )
-    assert len(trials) == 25 and {trial.epochs for trial in trials} == {1}
+    assert len(trials) == 40 and {trial.epochs for trial in trials} == {1}
 
 
 def test_a_trial_that_fails_when_it_is_continued_is_left_where_it_was():
@@ -174,7 +173,7 @@ def test_each_budget_keeps_its_own_candidates():
         "columns": {"x": lambda candidates: candidates[:, 0]},
         "budgets": [{"x": 3}, {"x": [8, None]}],
     }
-    settings = {**SETTINGS, **budgets, "evaluations": 40}
+    settings = {**SETTINGS, **budgets}
     trials = finished(run_proposals(SPACE, telling, True, **settings))
     for low, high, x in ((0, 3, 3), (8, 15, 11)):
         best = final_value({"x": x, "y": 4, "slowness": 7})

@@ -71,7 +71,10 @@ def value_chart(search: SavedSearch) -> Chart:
     numbers, values = best_so_far(search)
     best = line_trace("best so far", numbers, values, color=BEST_COLOR)
     best["line"]["shape"] = "hv"
-    layout = {"xaxis": {"title": "trial"}, "yaxis": {"title": search.value_name, "range": typical_range(search)}}
+    layout = {
+        "xaxis": {"title": "trial"},
+        "yaxis": {"title": search.value_name, "range": typical_range(search)},
+    }
     return {
         "title": "Values of the trials",
         "caption": "Each point is a trial; open circles were stopped before the epoch after which trials are compared.",
