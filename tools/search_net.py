@@ -8,8 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from fbnetv3.errors import UsageError
 from fbnetv3.nars.algorithm.ask_tell import Search
 from fbnetv3.nars.algorithm.nars_search import search
+from fbnetv3.nars.algorithm.search_result import SearchResult
 from fbnetv3.nars.report.html_report import write_report
 from fbnetv3.nars.report.progress_table import ProgressTable, format_prediction
 from fbnetv3.nars.report.report_watcher import watch_search
@@ -17,6 +19,7 @@ from fbnetv3.nars.report.saved_search import load
 from fbnetv3.nars.report.search_analysis import save_analysis
 from fbnetv3.nars.report.search_status import describe_search
 from fbnetv3.nars.settings.search_config import load_search_config
+from fbnetv3.nars.trials.trial_store import RUNNING
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 OTHER_COMMANDS = """
@@ -70,6 +73,8 @@ def start_search(argv: Sequence[str]) -> None:
         if getattr(args, key):
             overrides += [key, getattr(args, key)]
     config = load_search_config(args.config, overrides)
+    if config.evaluator is None:
+        raise UsageError(f"{args.config}: evaluator: is missing; only ask and tell do without one")
     folder = Path(args.output or config.output)
     result = search(
         config.space,
@@ -80,14 +85,19 @@ def start_search(argv: Sequence[str]) -> None:
         accept_changes=args.accept,
         on_progress=ProgressTable(),
     )
+    show_result(result, folder)
+
+
+def show_result(result: SearchResult, folder: Path) -> None:
+    """Print the recommendations, and write the report."""
     for recommendation in result.recommendations:
         files = recommendation.files
-        columns = ", ".join(f"{name} {value:,.6g}" for name, value in recommendation.columns.items())
+        columns = "".join(f", {name} {value:,.6g}" for name, value in recommendation.columns.items())
         prediction = format_prediction(recommendation.predicted, recommendation.predicted_std)
         value = f"predicted {prediction}"
         if recommendation.measured is not None:
             value = f"measured {recommendation.measured:.5g}, {value}"
-        print(f"{files.name}: {value}; {columns}")
+        print(f"{files.name}: {value}{columns}")
         print(f"  {files.config or files.provenance}")
     save_analysis(result)
     print(f"report: {write_report(folder)}")
@@ -113,22 +123,39 @@ def watch(argv: Sequence[str]) -> None:
         "--seconds", type=positive_int, default=10, metavar="N", help="time between two versions"
     )
     args = parser.parse_args(argv)
-    watch_search(args.folder, args.seconds)
+    try:
+        watch_search(args.folder, args.seconds)
+    except KeyboardInterrupt:
+        print("stopped watching; the search goes on")
 
 
 def ask(argv: Sequence[str]) -> None:
     parser = build_csv_parser("ask", "Write candidates that you evaluate yourself to a CSV file.")
     parser.add_argument("--count", type=positive_int, default=1, metavar="N", help="number (default: 1)")
+    parser.add_argument(
+        "--reclaim", action="store_true", help="hand out again all candidates whose values were never told"
+    )
     args = parser.parse_intermixed_args(argv)
-    count = open_search(args).ask_csv(args.csv, args.count)
-    print(f"{args.csv}: {count} candidates; fill in the column value, then: search_net.py tell")
+    opened = open_search(args)
+    if args.reclaim:
+        print(f"candidates to hand out again: {opened.reclaim()}")
+    count = opened.ask_csv(args.csv, args.count)
+    if count:
+        print(f"{args.csv}: candidates: {count}. Fill in the values, then: search_net.py tell")
+        return
+    running = sum(trial.status == RUNNING for trial in opened.trials)
+    if running:
+        print(f"{args.csv}: no candidates; values that are not known yet: {running}")
+        return
+    print("the search is over: all evaluations are used, or no candidate is left")
+    show_result(opened.result(), opened.folder)
 
 
 def tell(argv: Sequence[str]) -> None:
     parser = build_csv_parser("tell", "Record the values in a file that ask has written.")
     args = parser.parse_intermixed_args(argv)
-    search = open_search(args)
-    print(f"{search.folder}: {search.tell_csv(args.csv)} new values")
+    opened = open_search(args)
+    print(f"{opened.folder}: new values: {opened.tell_csv(args.csv)}")
 
 
 def build_csv_parser(command: str, description: str) -> ArgumentParser:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from fbnetv3.config import load_config
-from fbnetv3.nars import load
+from fbnetv3.nars import Search, load, space_from_dict
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "search_net.py"
@@ -125,6 +126,45 @@ def test_watching_a_finished_search(finished_search):
     watched = run("watch", "out", "--seconds", "1", cwd=folder)
     assert watched.returncode == 0, watched.stderr
     assert re.match(r"finished: 1[0-2] of 12 epochs; best [\d.]+ \(trial \d+\)\nreport: ", watched.stdout)
+
+
+def test_watching_ends_with_ctrl_c_and_the_search_does_not(tmp_path):
+    space = {"name": "line", "variables": {"x": {"range": [0, 9]}}}
+    asked = Search(space_from_dict(space), tmp_path / "out", epochs=1, evaluations=5)
+    asked.tell(asked.ask()[0], 1.0)
+    watching = subprocess.Popen(
+        [sys.executable, "-u", TOOL, "watch", "out"], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    )
+    assert watching.stdout.readline() == "not finished: 1 of 5 epochs, 0:00 left; best 1 (trial 0)\n"
+    watching.send_signal(signal.SIGINT)
+    assert watching.communicate(timeout=60)[0] == "stopped watching; the search goes on\n"
+    assert watching.returncode == 0
+
+
+def test_candidates_that_are_evaluated_elsewhere(tmp_path):
+    space = {"name": "line", "variables": {"x": {"range": [0, 9]}}}
+    config = write_config(tmp_path, space=space, output="out", epochs=1, evaluations=4, initial_trials=3)
+    command = ("--config", config, "--csv", "candidates.csv")
+    assert run("--config", config, cwd=tmp_path).stderr == (
+        f"error: {config}: evaluator: is missing; only ask and tell do without one\n"
+    )
+    for count in (3, 1):
+        asked = run("ask", *command, "--count", "3" if count == 3 else "2", cwd=tmp_path)
+        line = f"candidates.csv: candidates: {count}. Fill in the values, then: search_net.py tell\n"
+        assert asked.stdout == line, asked.stderr
+        if count == 1:
+            waiting = run("ask", *command[:-1], "others.csv", cwd=tmp_path)
+            assert waiting.stdout == "others.csv: no candidates; values that are not known yet: 1\n"
+        file = tmp_path / "candidates.csv"
+        header, *rows = file.read_text().splitlines()
+        assert header == "trial,epochs,x,value"
+        file.write_text("\n".join([header, *(row + row.split(",")[2] for row in rows)]) + "\n")
+        told = run("tell", *command, cwd=tmp_path)
+        assert told.stdout == f"{tmp_path}/out: new values: {count}\n", told.stderr
+    over = run("ask", *command, cwd=tmp_path)
+    assert "the search is over: all evaluations are used, or no candidate is left" in over.stdout
+    assert re.search(r"line_best: measured \d, predicted [\d.]+ ± [\d.]+\n", over.stdout)
+    assert (tmp_path / "out/report.html").exists()
 
 
 def test_resuming_a_finished_search_trains_nothing(finished_search):

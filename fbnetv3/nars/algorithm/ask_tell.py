@@ -23,7 +23,7 @@ from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.nars.trials.history import visible_history
 from fbnetv3.nars.trials.progress import rank_trials
-from fbnetv3.nars.trials.trial_csv import read_values, write_candidates
+from fbnetv3.nars.trials.trial_csv import find_listed, read_values, write_candidates
 from fbnetv3.nars.trials.trial_store import GIVEN, RUNNING, WAITING, Proposal, Segment, Trial, TrialStore
 from fbnetv3.utils.files import FolderLock
 
@@ -145,7 +145,18 @@ class Search:
         """Write up to `count` candidates to a CSV file with an empty column "value"; return their number.
 
         With several objectives, there is an empty column for each.
+
+        Raises:
+            UsageError: the file has candidates whose values were not told, and would be overwritten.
         """
+        running = {trial.number for trial in self.trials if trial.status == RUNNING}
+        if lost := find_listed(file) & running:
+            raise UsageError(
+                f"{file}: has candidates whose values are not known yet, such as trial {min(lost)}; tell them "
+                "first, or choose a different file"
+            )
+        # Before candidates are handed out, which would be lost if the file could not be written
+        write_candidates(file, self.space, (), self._objectives)
         candidates = self.ask(count)
         write_candidates(file, self.space, candidates, self._objectives)
         return len(candidates)
@@ -161,7 +172,10 @@ class Search:
             running = {segment.trial: segment for segment in store.segments() if segment.status == RUNNING}
             told = values.keys() & running.keys()
             for number in sorted(told):
-                measured = self._parse(values[number], running[number].epochs)
+                try:
+                    measured = self._parse(values[number], running[number].epochs)
+                except UsageError as error:
+                    raise UsageError(f"{file}: trial {number}: {error}") from None
                 store.complete(running[number].number, measured.curve, 0.0, measured.objectives)
             unknown = [number for number in values if number >= len(store.trials())]
         if unknown:

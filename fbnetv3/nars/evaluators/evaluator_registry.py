@@ -121,9 +121,7 @@ def parse_measurements(result: Any, epochs: int, objectives: Sequence[str] = ())
             if isinstance(result, Mapping)
             else repr(result)[:60]
         )
-        raise UsageError(
-            f"the evaluator returned {returned}; expected a mapping with {', '.join(objectives)}"
-        )
+        raise UsageError(f"expected a mapping with {', '.join(objectives)}, got {returned}")
     first, *others = objectives
     curve = parse_learning_curve(_repeat_number(result[first], epochs), epochs)
     values = {name: np.atleast_1d(np.asarray(_to_python(result[name]), np.float64)) for name in others}
@@ -149,10 +147,8 @@ def parse_learning_curve(curve: Any, epochs: int) -> tuple[float, ...]:
     except (TypeError, ValueError):
         values = np.empty(0)
     if values.shape != (epochs,):
-        returned = f"{len(values)} accuracies" if values.ndim == 1 and len(values) else repr(curve)[:60]
-        raise UsageError(
-            f"the evaluator returned {returned}; expected one accuracy for each of {epochs} epochs"
-        )
+        returned = str(len(values)) if values.ndim == 1 and len(values) else repr(curve)[:60]
+        raise UsageError(f"expected one accuracy for each of {epochs} epochs, got {returned}")
     if not np.isfinite(values).all():
         epoch = int(np.isfinite(values).argmin())
         raise UsageError(

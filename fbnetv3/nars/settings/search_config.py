@@ -23,7 +23,7 @@ class SearchConfig:
     """Space, evaluator, output folder and settings of a search."""
 
     space: Space
-    evaluator: str
+    evaluator: str | None  # None for candidates that are evaluated elsewhere
     output: str
     settings: SearchSettings
 
@@ -31,15 +31,15 @@ class SearchConfig:
 def load_search_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> SearchConfig:
     """Read a search from YAML.
 
-    Keys are `space` (a file, or its content), `evaluator`, `output` (default: "output/" and the name of the YAML file)
-    and the fields of `SearchSettings`. Files are looked for in the YAML file's folder first. `overrides` are KEY VALUE
-    pairs such as `rounds 3` or `predictor.members 4`.
+    Keys are `space` (a file, or its content), `evaluator` (optional), `output` (default: "output/" and the name of the
+    YAML file) and the fields of `SearchSettings`. Files are looked for in the YAML file's folder first. `overrides` are
+    KEY VALUE pairs such as `rounds 3` or `predictor.members 4`.
     """
     path = Path(path)
     folder = path.resolve().parent
     data = _apply_overrides(read_mapping(path, FieldError, _KEYS), overrides)
     with error_context(file=str(path)):
-        check_keys(data, FieldError, _KEYS, required=("space", "evaluator"))
+        check_keys(data, FieldError, _KEYS, required=("space",))
         # Paths are relative to the YAML file
         for key in ("space", "latency"):
             if isinstance(data.get(key), str):
@@ -52,10 +52,10 @@ def load_search_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -
                 for source in data["warm_start"]
             ]
         space = data.pop("space")
-        evaluator = data.pop("evaluator")
+        evaluator = data.pop("evaluator", None)
         output = data.pop("output", None) or f"output/{path.stem}"
         check_type(space, "space", (str, Mapping), "a file or a space")
-        check_type(evaluator, "evaluator", str, "a name")
+        check_type(evaluator, "evaluator", (str, type(None)), "a name")
         check_type(output, "output", str, "a folder")
         settings = parse_settings(data)  # before the space, which may use blocks that they import
         space = load_space(space) if isinstance(space, str) else space_from_dict(space)

@@ -53,11 +53,7 @@ def read_values(file: str | os.PathLike, objectives: Sequence[str] = ()) -> dict
         UsageError: the file cannot be read, lacks a column, or has a value that is no number.
     """
     path = Path(file).expanduser()
-    try:
-        with path.open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path}: cannot be read as CSV ({error})") from None
+    rows = _read_rows(path)
     columns = [*(objectives or [_VALUE])]
     values: dict[int, Any] = {}
     for line, row in enumerate(rows, 2):
@@ -74,6 +70,21 @@ def read_values(file: str | os.PathLike, objectives: Sequence[str] = ()) -> dict
             raise UsageError(f"{path}, line {line}: {cells} must be numbers") from None
         values[number] = curves if objectives else curves[_VALUE]
     return values
+
+
+def find_listed(file: str | os.PathLike) -> set[int]:
+    """Return the numbers of the trials in such a file; none if there is no such file."""
+    path = Path(file).expanduser()
+    numbers = [row.get(_TRIAL) or "" for row in _read_rows(path)] if path.is_file() else []
+    return {int(number) for number in numbers if number.isdecimal()}
+
+
+def _read_rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(newline="") as stream:
+            return list(csv.DictReader(stream))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path}: cannot be read as CSV ({error})") from None
 
 
 def _parse_curve(cell: str) -> list[float] | float:

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from fbnetv3.errors import FieldError, UsageError
+from fbnetv3.errors import FieldError, UsageError, UserError
 from fbnetv3.nars import Candidate, Search, search, space_from_dict
 from fbnetv3.nars.trials.history import visible_history
 from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, GIVEN, RUNNING, TrialStoreError
@@ -96,11 +96,11 @@ def test_other_settings_are_refused(started):
 @pytest.mark.parametrize(
     ("curve", "message"),
     [
-        ([1.0], "1 accuracies; expected one accuracy for each of 6 epochs"),
-        ([1.0] * 7, "7 accuracies; expected one accuracy for each of 6 epochs"),
+        ([1.0], "expected one accuracy for each of 6 epochs, got 1"),
+        ([1.0] * 7, "expected one accuracy for each of 6 epochs, got 7"),
         ([1.0] * 5 + [float("nan")], "the accuracy after epoch 6 is nan"),
-        (None, "returned None"),
-        ("good", "returned 'good'"),
+        (None, "got None"),
+        ("good", "got 'good'"),
     ],
 )
 def test_values_that_are_no_learning_curve_are_refused_and_can_be_told_again(started, curve, message):
@@ -319,6 +319,22 @@ def test_rows_without_a_value_wait(tmp_path):
     assert [trial.curve for trial in asked.trials] == [(), (90.5,), ()]
 
 
+def test_candidates_are_not_lost_with_the_file(tmp_path):
+    asked = Search(SPACE, tmp_path / "out", **SETTINGS)
+    with pytest.raises(UserError, match="cannot be written"):
+        asked.ask_csv(tmp_path / "nowhere" / "candidates.csv", 3)
+    assert not asked.trials
+    file = tmp_path / "candidates.csv"
+    asked.ask_csv(file, 3)
+    text = file.read_text()
+    with pytest.raises(UsageError, match="has candidates whose values are not known yet, such as trial 0"):
+        asked.ask_csv(file, 3)
+    assert file.read_text() == text
+    asked.reclaim()
+    assert asked.ask_csv(file, 3) == 3
+    assert file.read_text() == text
+
+
 def test_a_csv_file_of_several_objectives_and_inactive_variables(tmp_path):
     variables = {"a": {"choices": ["x, y", "z"]}, "b": {"range": [0, 3], "when": {"a": "z"}}}
     objectives = {"up": "maximize", "down": "minimize"}
@@ -345,7 +361,10 @@ def test_a_csv_file_of_several_objectives_and_inactive_variables(tmp_path):
         ("trial,values\n0,1\n", 'lacks the column "value"; keep the columns that the file had'),
         ("trial,value\n0,good\n", "line 2: trial '0', value 'good' must be numbers"),
         ("trial,value\n7,1 2 3 4 5 6\n", "trial 7 is not a trial of"),
-        ("trial,value\n0,1 2\n", "returned 2 accuracies; expected one accuracy for each of 6 epochs"),
+        (
+            "trial,value\n0,1 2\n",
+            "candidates.csv: trial 0: expected one accuracy for each of 6 epochs, got 2",
+        ),
     ],
 )
 def test_csv_files_that_are_not_taken(text, message, tmp_path):

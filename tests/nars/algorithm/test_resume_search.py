@@ -183,7 +183,7 @@ def test_too_many_failures_stop_a_search_until_fixed(tmp_path):
         search(SPACE, fails_until_fixed, tmp_path / "out", **settings)
     text = str(caught.value)
     assert text.startswith(
-        "failed trials: 3, more than max_failures (2); trial 0: the evaluator returned 1 accuracies"
+        "failed trials: 3, more than max_failures (2); trial 0: expected one accuracy for each of"
     )
     assert "trial 1: the accuracy after epoch 1 is nan" in text
     assert "resume: failed trials are retried, finished ones are kept" in text

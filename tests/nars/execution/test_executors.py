@@ -120,7 +120,7 @@ def test_errors_say_how_an_evaluation_failed(tmp_path):
     assert outcomes[0].error.startswith("ZeroDivisionError: what now (in test_executors.py, line ")
     assert "the worker process exited with code 3" in outcomes[1].error
     assert "the worker process was killed by SIGKILL (out of memory?)" in outcomes[2].error
-    assert "returned 1 accuracies; expected one accuracy for each of 2 epochs" in outcomes[3].error
+    assert "expected one accuracy for each of 2 epochs, got 1" in outcomes[3].error
     assert "the worker process was killed by signal 36" in outcomes[4].error
     assert outcomes[5].curve == (0.5, 0.5)
 

@@ -120,8 +120,8 @@ def test_invalid_settings(settings, message, tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (0.5, "returned 0.5; expected a mapping with near, far"),
-        ({"near": 1.0}, "returned the objectives near; expected a mapping with near, far"),
+        (0.5, "expected a mapping with near, far.*, got 0.5"),
+        ({"near": 1.0}, "expected a mapping with near, far.*, got the objectives near"),
         ({"near": 1.0, "far": float("nan")}, "the objective far is nan; return a finite number"),
     ],
 )
