@@ -42,6 +42,15 @@ PACKAGES = (
 )
 
 
+# Of searches, which take hours; those that it has are not run again
+SEARCH_RESULTS = FOLDER / "search_results.jsonl"
+LCBENCH_TASKS = tuple(
+    f"lcbench{number}" for number in (3945, 7593, 34539, 126025, 146212, 167149, 167181, 189354, 189906)
+)
+LCBENCH_INPUT = {"lcbench": "folder of LCBench's surrogate, with model.onnx and encoding.json"}
+SEARCH_SEEDS = "100-115"
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """A script with its arguments, and its section on the page.
@@ -161,24 +170,88 @@ BENCHMARKS = {
         threads=1,
         inputs={"table": "NAS-Bench-Macro's JSON file, nas-bench-macro_cifar10.json"},
     ),
+    "search_lcbench": Benchmark(
+        "search_benchmark.py",
+        "Search: architectures and recipes with learning curves",
+        "NARS and its peers at equal cost, on nine tasks of LCBench (a surrogate of real trainings): seven variables, "
+        "758,160 candidates, 52 epochs. `nars_full` stops no trial early.",
+        (
+            "--tasks",
+            *LCBENCH_TASKS,
+            "--lcbench",
+            "{lcbench}",
+            "--searchers",
+            *("nars", "nars_full", "gp", "tpe", "tpe_univariate", "evolution", "random"),
+            *("--seeds", SEARCH_SEEDS, "--output", str(SEARCH_RESULTS)),
+            *("--plot", str(FOLDER.parent / "docs" / "search_regret.png")),
+        ),
+        figure="![Regret over epochs on nine tasks](search_regret.png)",
+        threads=1,
+        inputs=LCBENCH_INPUT,
+    ),
+    "search_automl": Benchmark(
+        "search_benchmark.py",
+        "Search: SMAC3, DEHB, NePS",
+        "Tools of the AutoML groups, of which a search takes longer; fewer seeds.",
+        (
+            "--tasks",
+            *LCBENCH_TASKS,
+            "--lcbench",
+            "{lcbench}",
+            "--searchers",
+            *("nars", "smac", "smac_hyperband", "dehb", "neps_bo", "neps_hyperband"),
+            *("--seeds", "100-101", "--output", str(SEARCH_RESULTS)),
+        ),
+        threads=1,
+        inputs=LCBENCH_INPUT,
+    ),
+    "search_noise": Benchmark(
+        "search_benchmark.py",
+        "Search: noisy values",
+        "The same tasks, with noise of 0.5 points.",
+        (
+            "--tasks",
+            *LCBENCH_TASKS,
+            "--lcbench",
+            "{lcbench}",
+            *("--noise", "0.5", "--searchers", "nars", "gp", "tpe", "random"),
+            *("--seeds", SEARCH_SEEDS, "--output", str(SEARCH_RESULTS)),
+        ),
+        threads=1,
+        inputs=LCBENCH_INPUT,
+    ),
+    "search_mixed": Benchmark(
+        "search_benchmark.py",
+        "Search: mixed spaces",
+        "Integers, categories, continuous and conditional variables with interactions, synthetic values.",
+        (
+            *("--tasks", "mixed0", "mixed1", "mixed2", "continuous0"),
+            *("--searchers", "nars", "gp", "tpe", "tpe_univariate", "evolution", "random"),
+            *("--seeds", SEARCH_SEEDS, "--output", str(SEARCH_RESULTS)),
+        ),
+        threads=1,
+    ),
     "nars_table": Benchmark(
         "search_benchmark.py",
-        "Search: complete searches",
-        "NARS against random search, regularized evolution and Optuna's TPE at equal cost, on measured networks.",
+        "Search: measured networks",
+        "NARS against random search, regularized evolution and Optuna's TPE at equal cost, on NAS-Bench-Macro.",
         (
             "--tasks",
             "macro",
             "--table",
             "{table}",
-            "--searchers",
-            "nars",
-            "random",
-            "evolution",
-            "tpe",
-            "--trainings",
-            "200",
-            "--seeds",
-            "0-4",
+            *(
+                "--searchers",
+                "nars",
+                "random",
+                "evolution",
+                "tpe",
+                "--trainings",
+                "100",
+                "--seeds",
+                SEARCH_SEEDS,
+            ),
+            *("--output", str(SEARCH_RESULTS)),
         ),
         threads=1,
         inputs={"table": "NAS-Bench-Macro's JSON file, nas-bench-macro_cifar10.json"},
