@@ -22,7 +22,9 @@ from fbnetv3.nars.space.sampling import sample_quasi_random
 from fbnetv3.nars.trials.history import History, stack_candidates
 from fbnetv3.nars.trials.trial_store import FINAL, GIVEN, INITIAL, PROPOSED, Proposal, Trial
 
-_NUM_TURNS = 4  # acquisition functions
+# Acquisition functions have turns: the expected improvement in some of them, upper confidence bounds in the others
+_NUM_TURNS = 4
+_IMPROVEMENT_TURNS = (0, 2)
 # Deviations that the two upper confidence bounds add to the mean. The larger one keeps a search from staying at a peak
 # that is not the highest.
 _KAPPA = 2.0
@@ -88,7 +90,8 @@ class SequentialSearch:
         if left < (num_final + 1) * self.epochs:
             return self._propose_final(history, model, left, budgets, rng)
         # Each acquisition function has its turn in each of the budgets
-        turn, cycle = (number - self._num_first) % _NUM_TURNS, (number - self._num_first) // _NUM_TURNS
+        num_proposed = len(history.trials) - self._num_first
+        turn, cycle = num_proposed % _NUM_TURNS, num_proposed // _NUM_TURNS
         constraints = list(self.budgets.values())[cycle % len(self.budgets)]
         best = self._best_within(constraints, model)
         optimum = self._search(history, constraints, rng).maximize(
@@ -98,9 +101,10 @@ class SequentialSearch:
             return self._propose_final(history, model, left, budgets, rng)
         candidate, _ = optimum
         gain = model.expected_gain(candidate, best)
-        gains = self._gains_of_paused(history, model, left)
-        if gains and max(gains.values()) > gain / self.epochs:
-            return [self._continue(history.trials[max(gains, key=lambda number: gains[number])], model)]
+        if turn in _IMPROVEMENT_TURNS:
+            trial = self._find_better_paused(history, model, left, gain / self.epochs)
+            if trial is not None:
+                return [self._continue(trial, model)]
         model.record_gain(gain, _GAINS)
         epochs = self._first_stop(model) if rng.random() >= _UNSTOPPED_SHARE else self.epochs
         return [self._propose_new(PROPOSED, model, candidate, epochs)]
@@ -111,23 +115,26 @@ class SequentialSearch:
         means = model.completed_means
         return float(means[within].max() if within.any() else means.min())
 
-    def _gains_of_paused(self, history: History, model: SearchModel, left: int) -> dict[int, float]:
-        """Return the gain that is expected from each epoch that a paused trial has left, by number.
+    def _find_better_paused(
+        self, history: History, model: SearchModel, left: int, gain: float
+    ) -> Trial | None:
+        """Return the paused trial that gains most in each epoch that it has left, if that is more than `gain`.
 
-        It is the gain over the best within the budget in which the trial gains most.
+        It is the expected gain over the best within the budget in which the trial gains most.
         """
         paused = [trial for trial in history.paused if self._cost(trial) <= left]
         if not paused:
-            return {}
+            return None
         bests = np.full(len(paused), np.inf)
         for constraints in self.budgets.values():
             within = constraints.feasible(stack_candidates(paused))
             bests[within] = np.minimum(bests[within], self._best_within(constraints, model))
-        return {
-            trial.number: model.forecast_gain(trial, float(best)) / self._cost(trial)
+        gains = [
+            model.forecast_gain(trial, float(best)) / self._cost(trial) if np.isfinite(best) else 0.0
             for trial, best in zip(paused, bests, strict=True)
-            if np.isfinite(best)
-        }
+        ]
+        index = int(np.argmax(gains))
+        return paused[index] if gains[index] > gain else None
 
     def _epochs_left(self, history: History) -> int:
         left = self.evaluations * self.epochs - history.spent_epochs(self.continues)
@@ -220,7 +227,7 @@ class SequentialSearch:
         self, turn: int, model: SearchModel, best: float, rng: np.random.Generator
     ) -> ScoreFunction:
         """Return the acquisition function whose turn it is."""
-        if turn in (0, 2):
+        if turn in _IMPROVEMENT_TURNS:
             return lambda candidates: log_expected_improvement(model.predict(candidates), best)
         if turn == 1:
             predict = model.perturbed(_HYPOTHESIS_DEVIATION, rng)
