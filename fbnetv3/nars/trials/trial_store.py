@@ -7,12 +7,14 @@ is killed, the results of segments that have ended are kept, and interrupted seg
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -339,7 +341,12 @@ class TrialStore:
 
 def _segment_from_row(row: tuple[Any, ...]) -> Segment:
     values = dict(zip(_SEGMENT_COLUMNS, row, strict=True))
-    return Segment(**{**values, "state": json.loads(values["state"])})
+    return Segment(**{**values, "state": _parse_state(values["state"])})
+
+
+@functools.lru_cache(maxsize=2048)  # all states are read again with every new segment
+def _parse_state(text: str) -> Mapping[str, Any]:
+    return MappingProxyType(json.loads(text))
 
 
 def _trial_from_row(row: tuple[Any, ...], segments: Sequence[Segment]) -> Trial:
