@@ -60,6 +60,7 @@ _ONLY_PAPER = {
 _ONLY_SEQUENTIAL = {"initial_trials", "first_candidates", "warm_start", "window", "early_stopping"}
 _MAX_CHECKED = 200  # maximum number of candidates that are built as a check before the search starts
 _CHECK_POOL = 1000  # candidates that together have most values of the variables
+_NUM_REPEATED = 16  # candidates whose columns are computed twice
 
 
 class SearchPlan:
@@ -202,7 +203,7 @@ class SearchPlan:
             Candidate(self.space, samples[row]).build()
         if self._is_pretrained:
             pretraining_labels(self.constraints, samples, self.settings.pretraining_labels)
-        for name, (first, second) in self.constraints.varying_columns(samples[:_MAX_CHECKED]).items():
+        for name, (first, second) in self.constraints.varying_columns(samples[:_NUM_REPEATED]).items():
             logger.warning(
                 "column %s: its function returned %.6g for a candidate, then %.6g. Budgets on it are not exact, and "
                 "the search does not repeat itself: have the function store what it returned",
