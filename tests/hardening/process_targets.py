@@ -14,6 +14,7 @@ from sklearn.model_selection import train_test_split  # noqa: F401
 from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
 from fbnetv3.errors import UserError
+from fbnetv3.nars.algorithm.ask_tell import Search
 from fbnetv3.nars.algorithm.nars_search import search
 from fbnetv3.training import train_classifier
 from fbnetv3.utils.downloads import download
@@ -91,8 +92,22 @@ def run_search(folder, resume=True, executor="serial"):
         )
 
 
+def ask_and_tell(folder, resume=True):
+    """Evaluate what a search asks for, after reclaiming what an earlier process was asked for."""
+    with exit_code():
+        evaluator = RecordingEvaluator(folder)
+        asked = Search(SPACE, Path(folder) / "out", **QUICK, continues=True)
+        asked.reclaim()
+        while candidates := asked.ask():
+            for candidate in candidates:
+                asked.tell(candidate, evaluator(candidate, candidate.epochs))
+        asked.result()
+
+
 class RecordingEvaluator:
     """The toy evaluator, slowed down, which appends the number of each evaluated trial to the file `calls`."""
+
+    continues = True  # so that trials are paused, and some are continued
 
     def __init__(self, folder):
         self.calls = Path(folder) / "calls"

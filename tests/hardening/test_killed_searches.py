@@ -14,18 +14,26 @@ from tests.nars.toy import outcome
 KILLS = 3 * SCALE
 
 
-def start_search(forkserver, folder, resume=True):
-    process = forkserver.Process(target=process_targets.run_search, args=(folder, resume))
+def start_search(forkserver, folder, resume=True, target=process_targets.run_search):
+    process = forkserver.Process(target=target, args=(folder, resume))
     process.start()
     return process
 
 
+@pytest.fixture(scope="module", params=[process_targets.run_search, process_targets.ask_and_tell])
+def target(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(forkserver, tmp_path_factory):
-    """Return the outcome of a search that was not killed."""
+def uninterrupted(forkserver, tmp_path_factory, target):
+    """Return the outcome of a search that was not killed; some of its trials were paused, and some continued."""
     folder = tmp_path_factory.mktemp("uninterrupted_search")
-    assert wait_for_exit(start_search(forkserver, folder, False)) == 0
-    return outcome(folder / "out")
+    assert wait_for_exit(start_search(forkserver, folder, False, target)) == 0
+    trials, recommendations = outcome(folder / "out")
+    assert any(len(trial["curve"]) < 6 for trial in trials)
+    assert any(len(trial["segments"]) > 1 for trial in trials)
+    return trials, recommendations
 
 
 def completed_segments(folder):
@@ -41,7 +49,7 @@ def completed_segments(folder):
         return {segment.number for segment in store.segments() if segment.status == COMPLETED}
 
 
-def test_a_killed_search_resumes_to_the_same_result(forkserver, uninterrupted, tmp_path, rng):
+def test_a_killed_search_resumes_to_the_same_result(forkserver, target, uninterrupted, tmp_path, rng):
     kills = 0
     kills_during_write = 0
     searches = 0
@@ -51,7 +59,7 @@ def test_a_killed_search_resumes_to_the_same_result(forkserver, uninterrupted, t
         kills_before = kills
         completed = set()
         while True:
-            process = start_search(forkserver, folder)
+            process = start_search(forkserver, folder, target=target)
             if kills >= KILLS:
                 assert wait_for_exit(process) == 0
                 break
@@ -74,7 +82,9 @@ def test_a_killed_search_resumes_to_the_same_result(forkserver, uninterrupted, t
     print(f"searches: {kills} kills, {kills_during_write} of them during a write, {searches} searches")
 
 
-def test_two_searches_in_one_folder_exclude_each_other(forkserver, uninterrupted, tmp_path):
+def test_two_searches_in_one_folder_exclude_each_other(forkserver, target, uninterrupted, tmp_path):
+    if target is process_targets.ask_and_tell:
+        pytest.skip("several processes may ask and tell in one folder")
     for number in range(SCALE):
         folder = tmp_path / f"pair{number}"
         folder.mkdir()
