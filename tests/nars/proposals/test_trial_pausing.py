@@ -1,10 +1,14 @@
 """Early stopping of the sequential search: by forecasts of their curves, trials are paused and continued."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
+from fbnetv3.nars.proposals.sequential_search import SequentialSearch
 from fbnetv3.nars.space.search_space import space_from_dict
 from fbnetv3.nars.trials.history import visible_history
+from fbnetv3.nars.trials.trial_store import PROPOSED
 from tests.nars.proposals.proposal_loop import run_proposals, spent_epochs
 
 SPACE = space_from_dict(
@@ -116,6 +120,27 @@ def test_paused_trials_are_continued_in_segments(continued):
             epochs = [segment.epochs for segment in trial.segments]
             assert epochs == sorted(set(epochs)) and epochs[-1] == len(trial.curve) <= EPOCHS
             assert epochs[0] == 2, "a quarter"
+
+
+def test_continued_trials_take_no_turns_from_exploration(monkeypatch):
+    """New trials cycle through the acquisition functions; only expected improvements give way to paused trials."""
+    asked, proposed = [], []
+    acquisition, propose_new = SequentialSearch._acquisition, SequentialSearch._propose_new
+
+    def record_turn(self, turn, *arguments):
+        asked.append(turn)
+        return acquisition(self, turn, *arguments)
+
+    def record_proposal(self, phase, *arguments):
+        proposed.extend(asked[-1:] if phase == PROPOSED else ())
+        return propose_new(self, phase, *arguments)
+
+    monkeypatch.setattr(SequentialSearch, "_acquisition", record_turn)
+    monkeypatch.setattr(SequentialSearch, "_propose_new", record_proposal)
+    run_proposals(SPACE, telling, True, **SETTINGS)
+    assert proposed == [number % 4 for number in range(len(proposed))]
+    gave_way = Counter(asked) - Counter(proposed)
+    assert gave_way and set(gave_way) <= {0, 2}
 
 
 def test_some_trials_run_to_the_end_whatever_their_chance(continued):
