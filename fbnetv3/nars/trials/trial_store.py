@@ -346,7 +346,7 @@ def _segment_from_row(row: tuple[Any, ...]) -> Segment:
 
 @functools.lru_cache(maxsize=2048)  # all states are read again with every new segment
 def _parse_state(text: str) -> Mapping[str, Any]:
-    return MappingProxyType(json.loads(text))
+    return MappingProxyType(dict(json.loads(text)))
 
 
 def _trial_from_row(row: tuple[Any, ...], segments: Sequence[Segment]) -> Trial:
