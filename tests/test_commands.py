@@ -75,6 +75,7 @@ SCRIPT_OPTIONS = {
     "evolution.py --table": "--runs 2",
     "search_benchmark.py": "--seeds 0 --trainings 10 --searchers random evolution tpe",
     "search_benchmark.py joint0": "--tasks mixed0",
+    "search_benchmark.py lcbench3945": "--tasks mixed0",
     "predictor_efficiency.py": "--seeds 1 --sizes 10",
 }
 # Placeholders for files of the reader's own
