@@ -225,7 +225,7 @@ BENCHMARKS = {
         "Integers, categories, continuous and conditional variables with interactions, synthetic values.",
         (
             *("--tasks", "mixed0", "mixed1", "mixed2", "continuous0"),
-            *("--searchers", "nars", "gp", "tpe", "tpe_univariate", "evolution", "random"),
+            *("--searchers", "nars", "nars_full", "gp", "tpe", "tpe_univariate", "evolution", "random"),
             *("--seeds", SEARCH_SEEDS, "--output", str(SEARCH_RESULTS)),
         ),
         threads=1,
