@@ -32,9 +32,12 @@ _LARGE_KAPPA = 4.0
 # Standard deviation of the log length scales under other hypotheses
 _HYPOTHESIS_DEVIATION = 0.7
 # Early stopping: shares of a full evaluation after which trials may be paused; trials that ran to the end before it
-# starts; share of later ones that do, so that forecasts stay honest
+# starts; share of the search's epochs after which new trials run to the end again, because by then they are so much
+# like the best that no forecast tells them apart; share of the trials in between that run to the end, so that forecasts
+# stay honest
 _STOPS = (0.25, 0.375, 0.5, 0.7)
 _MIN_CURVES = 8
+_LAST_STOP = 0.5
 _UNSTOPPED_SHARE = 0.05
 # Number of proposals whose expected gain ends a search
 _GAINS = 5
@@ -203,7 +206,9 @@ class SequentialSearch:
 
     def _first_stop(self, model: SearchModel) -> int:
         """Return the epoch to which a new trial runs first: the last one, unless stopping before is expected to pay."""
-        if not self._stops or len(model.history.completed) < _MIN_CURVES:
+        spent = model.history.spent_epochs(self.continues)
+        is_late = spent >= _LAST_STOP * self.evaluations * self.epochs
+        if not self._stops or len(model.history.completed) < _MIN_CURVES or is_late:
             return self.epochs
         stop = self._stops[0]
         if not self.continues:
