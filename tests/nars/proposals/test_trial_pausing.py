@@ -80,8 +80,23 @@ def test_early_values_rank_slow_learners_last():
 
 def test_hopeless_trials_are_paused_and_others_tried_instead(continued):
     searches = select(continued, "telling")
-    assert all(len(finished(trials)) <= 0.85 * len(trials) for trials in searches)
+    paused = [[trial.number for trial in trials if len(trial.curve) < EPOCHS] for trials in searches]
+    # Of about 20 trials between the first 8 and half the epochs
+    assert min(map(len, paused)) >= 4 and sum(map(len, paused)) >= 20
     assert all(len(trials) > SETTINGS["evaluations"] for trials in searches)
+
+
+def test_nothing_is_paused_in_the_second_half(continued):
+    for trials in continued.values():
+        ends = {}
+        spent = 0
+        late = []
+        for segment in sorted((s for t in trials for s in t.segments), key=lambda s: s.number):
+            if segment.trial not in ends and spent >= SETTINGS["evaluations"] * EPOCHS / 2:
+                late.append(segment.epochs)
+            spent += segment.epochs - ends.get(segment.trial, 0)
+            ends[segment.trial] = segment.epochs
+        assert len(late) >= 15 and set(late) == {EPOCHS}
 
 
 def test_the_best_is_still_found_where_curves_tell(continued):
