@@ -18,6 +18,7 @@ from fbnetv3.errors import OutputError, UsageError, UserError
 from fbnetv3.nars.algorithm.nars_search import search
 from fbnetv3.nars.algorithm.trial_runner import SearchError
 from fbnetv3.nars.report.html_report import write_report
+from fbnetv3.nars.report.saved_search import load
 from fbnetv3.nars.report.search_analysis import save_analysis
 from fbnetv3.nars.report.search_status import describe_search
 from fbnetv3.nars.space.search_space import space_from_dict
@@ -62,8 +63,11 @@ def test_a_search_killed_again_and_again_ends_like_an_uninterrupted_one(uninterr
     """Killed at random moments, from the first trial to the recommendations; no finished segment is rerun."""
     rng = np.random.default_rng(0)
     context = multiprocessing.get_context("fork")
+    # Three kills at least, however fast the machine is
+    metadata = load(uninterrupted / "out").metadata
+    duration = metadata["finished"] - metadata["started"]
     kills = 0
-    for seconds in (*rng.uniform(0.3, 2.5, 6), None):
+    for seconds in (*rng.uniform(0.05, 0.3, 6) * duration, None):
         process = context.Process(target=run_search, args=(tmp_path, True))
         process.start()
         process.join(seconds)
