@@ -43,7 +43,7 @@ def main():
     print_report(finished, args.trainings)
     if args.plot and finished:
         plot_regrets(finished, args.plot)
-        print(f"wrote {args.plot}")
+        print(f"wrote {args.plot}", file=sys.stderr)
     if failed:
         raise UserError(f"{failed} searches failed; the others are complete")
 

@@ -37,7 +37,7 @@ _HYPOTHESIS_DEVIATION = 0.7
 # stay honest
 _STOPS = (0.25, 0.375, 0.5, 0.7)
 _MIN_CURVES = 8
-_LAST_STOP = 0.5
+_STOPPING_SHARE = 0.5
 _UNSTOPPED_SHARE = 0.05
 # Number of proposals whose expected gain ends a search
 _GAINS = 5
@@ -207,7 +207,7 @@ class SequentialSearch:
     def _first_stop(self, model: SearchModel) -> int:
         """Return the epoch to which a new trial runs first: the last one, unless stopping before is expected to pay."""
         spent = model.history.spent_epochs(self.continues)
-        is_late = spent >= _LAST_STOP * self.evaluations * self.epochs
+        is_late = spent >= _STOPPING_SHARE * self.evaluations * self.epochs
         if not self._stops or len(model.history.completed) < _MIN_CURVES or is_late:
             return self.epochs
         stop = self._stops[0]
