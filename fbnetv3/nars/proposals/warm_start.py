@@ -99,7 +99,7 @@ def _read_rows(source: Source, field: str) -> list[dict[str, Any]]:
         try:
             with path.open(newline="") as file:
                 return [_parse_row(row) for row in csv.DictReader(file)]
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise FieldError(
                 f"{path} is neither a search's folder nor a CSV file ({error})", field
             ) from None

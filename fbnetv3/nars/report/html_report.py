@@ -25,7 +25,7 @@ from fbnetv3.nars.report.progress_table import format_prediction
 from fbnetv3.nars.report.recommendation_rows import recommendation_rows
 from fbnetv3.nars.report.saved_search import SavedSearch, load
 from fbnetv3.nars.report.search_status import describe_best_value, summarize_epochs
-from fbnetv3.nars.trials.progress import prediction_error
+from fbnetv3.nars.trials.progress import count_epochs, prediction_error
 from fbnetv3.nars.trials.trial_store import COMPLETED, FAILED, RUNNING, Trial
 from fbnetv3.utils.files import make_folder, write_text
 from fbnetv3.utils.plotting import new_figure, save_figure
@@ -141,7 +141,7 @@ def _describe_groups(search: SavedSearch) -> list[list[Any]]:
             [
                 name,
                 sum(trial.status == COMPLETED for trial in trials),
-                sum(len(trial.curve) for trial in trials),
+                count_epochs(trials, search.continues),
                 describe_best_value(trials, epoch, search.sign),
                 "" if error is None else f"{error:.3g}",
                 f"{sum(trial.seconds for trial in trials) / 3600:.2f}",

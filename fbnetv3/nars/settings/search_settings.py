@@ -188,14 +188,10 @@ class SearchSettings:
                     check_number(network.get(key, 1), key, 1)
 
     def __repr__(self) -> str:
-        values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
-        defaults = {
-            setting.name: setting.default_factory()
-            if callable(setting.default_factory)
-            else setting.default
-            for setting in fields(self)
-        }
-        changed = [f"{name}={value!r}" for name, value in values.items() if value != defaults[name]]
+        default = SearchSettings()
+        changed = [
+            f"{name}={value!r}" for name, value in vars(self).items() if value != getattr(default, name)
+        ]
         return f"SearchSettings({', '.join(changed)})"
 
     def _check_directions(self) -> None:

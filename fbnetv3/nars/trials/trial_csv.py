@@ -83,7 +83,7 @@ def _read_rows(path: Path) -> list[dict[str, str]]:
     try:
         with path.open(newline="") as stream:
             return list(csv.DictReader(stream))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UsageError(f"{path}: cannot be read as CSV ({error})") from None
 
 

@@ -376,6 +376,9 @@ def test_csv_files_that_are_not_taken(text, message, tmp_path):
         asked.tell_csv(file)
     with pytest.raises(UsageError, match="cannot be read as CSV"):
         asked.tell_csv(tmp_path / "nowhere.csv")
+    file.write_text("trial,value\n0," + "1" * 200_000 + "\n")  # longer than any cell that csv reads
+    with pytest.raises(UsageError, match="cannot be read as CSV"):
+        asked.tell_csv(file)
 
 
 def test_an_own_candidate_does_not_reset_what_the_model_has_learned(started):
