@@ -7,19 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from fbnetv3.deploy import ClassifierPredictor, TorchRuntime, load
+from fbnetv3.deploy.exported_folder import is_exported_folder
 from fbnetv3.errors import UsageError
-from fbnetv3.model_zoo.pretrained import load_classifier_from_config, load_classifier_from_name
+from fbnetv3.model_zoo.pretrained import (
+    is_checkpoint,
+    load_classifier_from_checkpoint,
+    load_classifier_from_config,
+    load_classifier_from_name,
+)
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = ArgumentParser(description="Print the most likely classes of each image.")
     parser.add_argument(
-        "model", metavar="MODEL", help="exported folder, model zoo entry, architecture or config file"
+        "model",
+        metavar="MODEL",
+        help="exported folder, checkpoint, folder of a run, config file, model zoo entry or architecture",
     )
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image files to classify")
     parser.add_argument(
-        "--weights", metavar="FILE", help="weights of a MODEL that is not an exported folder"
+        "--weights", metavar="FILE", help="weights of a MODEL that is a config file, entry or architecture"
     )
     parser.add_argument(
         "--classes", metavar="FILE", help="class names of a MODEL that is not an exported folder"
@@ -38,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def load_predictor(args: argparse.Namespace) -> ClassifierPredictor:
-    if Path(args.model).is_dir():
+    if is_exported_folder(args.model):
         predictor = load(args.model)
         if not isinstance(predictor, ClassifierPredictor):
             raise UsageError(f"{args.model}: contains a detector; use tools/detect.py")
@@ -47,7 +55,11 @@ def load_predictor(args: argparse.Namespace) -> ClassifierPredictor:
                 f"{args.model}: already contains its weights and class names: omit --weights and --classes"
             )
         return predictor
-    if Path(args.model).is_file():
+    if is_checkpoint(args.model):
+        if args.weights:
+            raise UsageError(f"{args.model}: already contains its weights: omit --weights")
+        net = load_classifier_from_checkpoint(args.model, classes=args.classes)
+    elif Path(args.model).is_file():
         net = load_classifier_from_config(args.model, weights=args.weights, classes=args.classes)
     else:
         net = load_classifier_from_name(

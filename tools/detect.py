@@ -15,6 +15,7 @@ from fbnetv3.errors import DataError, UsageError
 from fbnetv3.model_zoo.pretrained import find_detector_weights, find_zoo_detector
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
+from fbnetv3.utils.nested_keys import parse_pairs
 
 CONFIG_KEY = re.compile(r"(DATASETS|INPUT|MODEL|TEST)(\.[A-Z0-9_]+)+|OUTPUT_DIR")
 
@@ -59,7 +60,7 @@ def parse_args(argv: Sequence[str] | None) -> Namespace:
     add(
         "--weights",
         metavar="FILE",
-        help="file, URL or 'published' (default: the config's MODEL.WEIGHTS, or those of the run in OUTPUT_DIR)",
+        help="file, URL or 'published' (default: those of the run in OUTPUT_DIR, or the config's MODEL.WEIGHTS)",
     )
     add("--input", nargs="+", required=True, metavar="PATH", help="images, and folders of images")
     add("--output", required=True, metavar="DIR", help="folder for pictures and results")
@@ -114,7 +115,7 @@ def choose_predictor(args: Namespace, overrides: list[str]) -> Callable[[], Any]
 
     cfg = load_detection_config(config, overrides).clone()
     cfg.defrost()
-    weights = find_detector_weights(config, cfg.OUTPUT_DIR, weights or cfg.MODEL.WEIGHTS)
+    weights = find_detector_weights(config, cfg, weights, parse_pairs(overrides))
     if args.score_threshold is not None:
         set_score_threshold(cfg, args.score_threshold)
     return partial(ConfigPredictor, cfg, weights)

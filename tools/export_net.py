@@ -26,6 +26,7 @@ from fbnetv3.model_zoo.pretrained import (
 )
 from fbnetv3.model_zoo.zoo import is_detector
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
+from fbnetv3.utils.nested_keys import parse_pairs
 
 MAX_CALIBRATION_IMAGES = 256
 INT8_DEFAULTS = {
@@ -61,7 +62,9 @@ def build_parser() -> ArgumentParser:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--config", metavar="FILE", help="training or detection config")
     source.add_argument(
-        "--model", metavar="NAME", help="architecture, or model zoo entry such as digits/fbnetv3_digits"
+        "--model",
+        metavar="NAME",
+        help="architecture, model zoo entry such as digits/fbnetv3_digits, or a classifier's checkpoint or run folder",
     )
     parser.add_argument(
         "--weights",
@@ -168,14 +171,13 @@ def run_detector_export(args: argparse.Namespace, command: str) -> None:
     from fbnetv3.detection.detection_config import load_detection_config
     from fbnetv3.detection.export.detector_export import export_detector
 
-    weights: str | Path
     if args.model:
         config, weights = find_zoo_detector(args.model, args.weights)
         cfg = load_detection_config(config)
     else:
         config = args.config
         cfg = load_detection_config(config, args.overrides)
-        weights = find_detector_weights(config, cfg.OUTPUT_DIR, args.weights or cfg.MODEL.WEIGHTS)
+        weights = find_detector_weights(config, cfg, args.weights, parse_pairs(args.overrides))
     exported = export_detector(
         cfg,
         weights,

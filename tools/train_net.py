@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Train or evaluate a network: `train_net.py --config FILE [--eval-only] [--resume] [KEY VALUE ...]`.
 
-The config decides between a classifier and a detector; detectors have detectron2 configs.
+The config decides between a classifier and a detector; detectors have detectron2 configs. A classifier's checkpoint is
+evaluated without a config: `train_net.py --eval-only MODEL.WEIGHTS FILE`.
 """
 
 import argparse
@@ -12,9 +13,11 @@ from fbnetv3.config import is_detection_config, load_config
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.training import evaluate_classifier, train_classifier
 from fbnetv3.training.processes.launch import launch
+from fbnetv3.training.recorded_networks import load_recorded_config
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.training_hooks import ACCURACY_LABELS
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
+from fbnetv3.utils.nested_keys import parse_pairs
 
 AFTER_INTERRUPT = "add --resume to continue from the newest checkpoint"
 
@@ -24,14 +27,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--config",
         "--config-file",
-        required=True,
         metavar="FILE",
-        help="training or detection config, see configs/",
+        help="training or detection config, see configs/ (default with --eval-only: the one in MODEL.WEIGHTS)",
     )
     parser.add_argument(
         "--eval-only",
         action="store_true",
-        help="evaluate MODEL.WEIGHTS (default: the weights in OUTPUT_DIR)",
+        help="evaluate MODEL.WEIGHTS, or the result of the run in OUTPUT_DIR",
     )
     parser.add_argument(
         "--resume", action="store_true", help="resume from the newest checkpoint in OUTPUT_DIR"
@@ -49,15 +51,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)
     if args.eval_only and args.resume:
         parser.error("--eval-only does not train: omit --resume")
-    run = partial(run_detector if is_detection_config(args.config) else run_classifier, args)
+    if not args.config and not args.eval_only:
+        parser.error("training needs --config FILE")
+    is_detector = args.config and is_detection_config(args.config)
+    run = partial(run_detector if is_detector else run_classifier, args)
     launch(run, args.num_gpus, after_interrupt=AFTER_INTERRUPT)
 
 
 def run_classifier(args: argparse.Namespace) -> None:
-    cfg = load_config(args.config, args.overrides)
     if args.eval_only:
-        print_metrics(evaluate_classifier(cfg))
+        cfg = (
+            load_config(args.config, args.overrides)
+            if args.config
+            else load_recorded_config(args.overrides)
+        )
+        print_metrics(evaluate_classifier(cfg, keep=parse_pairs(args.overrides)))
         return
+    cfg = load_config(args.config, args.overrides)
     keep_freed_memory()
     result = train_classifier(cfg, resume=args.resume)
     print_metrics(result.metrics)
@@ -74,7 +84,7 @@ def run_detector(args: argparse.Namespace) -> None:
     cfg = load_detection_config(args.config, args.overrides)
     keep_freed_memory()
     if args.eval_only:
-        print(detection_table(evaluate_detector(cfg)))
+        print(detection_table(evaluate_detector(cfg, keep=parse_pairs(args.overrides))))
         return
     result = train_detector(cfg, resume=args.resume)
     if result.results:

@@ -85,20 +85,20 @@ declare("IMPORTS", [], item_type=str)
 declare("DEVICE", "auto")
 
 # Registered name of an architecture (tools/analyze_net.py lists them), path of its YAML file, or one of torchvision's
-# networks, such as torchvision/resnet50
+# networks, such as torchvision/resnet50. Empty for that of MODEL.WEIGHTS, whose checkpoint records it.
 declare("MODEL.ARCH", "fbnetv3_a")
 # Folders of architecture files (*.yaml) that this run can use by name
 declare("MODEL.ARCH_DIRS", [], item_type=str)
 # Number of classes; 0 to use the dataset's
 declare("MODEL.NUM_CLASSES", 0, low=0)
-# Channels of the input: 3 for RGB, 1 for grayscale
-declare("MODEL.IN_CHANS", 3, choices=(1, 3))
+# Channels of the input: 3 for RGB, 1 for grayscale, 0 for those of MODEL.WEIGHTS
+declare("MODEL.IN_CHANS", 3, choices=(0, 1, 3))
 # Dropout before the classifier's last layer
 declare("MODEL.DROP_RATE", 0.0, low=0, below=1)
 # Stochastic depth of the last block; it grows linearly from 0 at the first
 declare("MODEL.DROP_PATH_RATE", 0.0, low=0, below=1)
 # Weights to start from or to evaluate: a file, a URL, or "zoo://" followed by a model zoo entry. Empty for random
-# initialization.
+# initialization. If they have other classes, the head's rows of classes with the same names are kept.
 declare("MODEL.WEIGHTS", "")
 # NHWC memory format, which is faster on CPUs and on GPUs with tensor cores
 declare("MODEL.CHANNELS_LAST", True)
@@ -123,12 +123,12 @@ declare("INPUT.RESOLUTION", 0, low=0, high=8192)
 # In evaluation, short side of the image in pixels before the center crop; 0 keeps the architecture's ratio to the
 # resolution
 declare("INPUT.RESIZE", 0, low=0, high=16384)
-# Mean to subtract from RGB (or gray) in [0, 1], one value per channel
+# Mean to subtract from RGB (or gray) in [0, 1], one value per channel; [] for that of MODEL.WEIGHTS
 declare("INPUT.MEAN", [0.485, 0.456, 0.406])
-# Standard deviation to divide by, one value per channel
+# Standard deviation to divide by, one value per channel; [] for that of MODEL.WEIGHTS
 declare("INPUT.STD", [0.229, 0.224, 0.225])
-# Interpolation used for all resizing
-declare("INPUT.INTERPOLATION", "bilinear", choices=("bilinear", "bicubic", "nearest"))
+# Interpolation used for all resizing: bilinear, bicubic or nearest; empty for that of MODEL.WEIGHTS
+declare("INPUT.INTERPOLATION", "bilinear", choices=("", "bilinear", "bicubic", "nearest"))
 # Crop in training, by registered name: random_resized (ImageNet), padded (pad, then crop at random), or none (resize
 # and center crop, as in evaluation)
 declare("INPUT.CROP", "random_resized")

@@ -34,6 +34,10 @@ _MODEL_PARTS = {
 }
 _CLASSIFIER_SECTIONS = {"CHECKPOINT", "DATA", "DISTILL", "EMA", "EVAL", "RECIPE"}
 
+# Files of a run's folder: its config, and what tells it from other folders
+RUN_CONFIG = "config.yaml"
+_RUN_MARKERS = ("checkpoints", "model_final.pth")
+
 
 def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNode:
     """Load a training config from YAML and freeze it.
@@ -45,9 +49,17 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
         UsageError: the file is missing or not YAML, a key is unknown (the message suggests similar ones), or a value
             has the wrong type or is out of range.
     """
+    return build_config(read_config_file(file), overrides, f"{file}: ")
+
+
+def build_config(values: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "") -> CfgNode:
+    """Build a training config from the content of a file, nested or with dotted keys; see `load_config`.
+
+    `where` begins messages about these values.
+    """
     # The file, then the command line, which may name the recipe and the modules
     cfg = get_cfg()
-    _merge(cfg, read_config_file(file), f"{file}: ")
+    _merge(cfg, values, where)
     pairs = {key: _parse_override(key, text) for key, text in parse_pairs(overrides).items()}
     _merge(cfg, pairs)
     import_modules(cfg.IMPORTS)
@@ -65,8 +77,15 @@ def load_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNo
 
 
 def read_config_file(file: str | os.PathLike) -> dict[str, Any]:
-    """Read the config file of a classifier or detector and its `_BASE_` files, as nested dicts."""
-    return read_with_bases(file, _PATH_KEYS)
+    """Read the config file of a classifier or detector and its `_BASE_` files, as nested dicts.
+
+    The config.yaml of a run describes that run, wherever its folder has been moved: OUTPUT_DIR becomes the folder.
+    """
+    values = read_with_bases(file, _PATH_KEYS)
+    path = Path(file)
+    if path.name == RUN_CONFIG and any((path.parent / name).exists() for name in _RUN_MARKERS):
+        values["OUTPUT_DIR"] = str(path.parent)
+    return values
 
 
 def is_detection_config(file: str | os.PathLike) -> bool:
@@ -143,9 +162,9 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
     channels = cfg.MODEL.IN_CHANS
     for key in ("MEAN", "STD"):
         values = cfg.INPUT[key]
-        if len(values) != channels:
+        if values and channels and len(values) != channels:
             yield f"INPUT.{key} {values} has {len(values)} values, but MODEL.IN_CHANS is {channels}"
-    if min(cfg.INPUT.STD) <= 0:
+    if min(cfg.INPUT.STD, default=1) <= 0:
         yield f"INPUT.STD {cfg.INPUT.STD} must have only positive values"
     scale = cfg.INPUT.CROP_SCALE
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:

@@ -15,6 +15,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from fbnetv3.data import Preprocessing
+from fbnetv3.data.preprocessing_values import preprocessing_to_dict
 from fbnetv3.deploy.exported_folder import (
     ExportedNetwork,
     atomic_folder,
@@ -32,7 +33,7 @@ from fbnetv3.deploy.formats.export_format import (
 from fbnetv3.deploy.formats.quantization import Int8Settings, quantize_model_file
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
 from fbnetv3.deploy.input_images import ClassifierImage, load_image, sample_classifier_images
-from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, preprocessing_to_dict
+from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.errors import ExportError, UsageError
 
 # Largest difference between a logit of the export and of the network, relative to the image's largest logit

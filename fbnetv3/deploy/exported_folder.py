@@ -16,9 +16,10 @@ from typing import Any, TypeVar
 import torch
 
 import fbnetv3
+from fbnetv3.data.preprocessing_values import preprocessing_from_dict
 from fbnetv3.deploy.formats.export_format import FORMATS, get_format
 from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
-from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, preprocessing_from_dict
+from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor, resize_from_dict
 from fbnetv3.errors import ExportError, MissingPackageError, UsageError, suggest
 from fbnetv3.utils.files import PARTIAL_PREFIX, as_output_error, file_sha256, write_json
@@ -86,6 +87,11 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
     if manifest.task == DETECTION:
         return open_detector(folder, manifest.network)
     return open_classifier(folder, manifest.format, manifest.network)
+
+
+def is_exported_folder(path: str | os.PathLike) -> bool:
+    """Return whether a path is a folder that an export has written."""
+    return (Path(path).expanduser() / MANIFEST_FILE).is_file()
 
 
 def open_classifier(folder: Path, format: str, name: str) -> ClassifierPredictor:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,21 @@ from torch import nn
 from fbnetv3.arch import configs_folder
 from fbnetv3.config import get_cfg, load_config
 from fbnetv3.data import Preprocessing, build_dataset
+from fbnetv3.data.classes.class_matching import relabel
+from fbnetv3.data.classes.imagenet import imagenet_classes
 from fbnetv3.data.transforms import AnyImage
 from fbnetv3.errors import DataError, UnknownNameError, UsageError
 from fbnetv3.model_zoo import zoo
 from fbnetv3.modeling.torchvision_models import TORCHVISION_PREFIX
 from fbnetv3.training.builders import build_model, preprocessing_from_config, resolve_arch
-from fbnetv3.training.run_state.run_folder import RunFolder
-from fbnetv3.utils.text import evenly_spaced
+from fbnetv3.training.recorded_networks import config_from_record, use_recorded_network
+from fbnetv3.training.run_state.network_record import NetworkRecord, read_network_record
+from fbnetv3.training.run_state.run_folder import RunFolder, select_weights
+from fbnetv3.utils.downloads import ZOO_PREFIX
+from fbnetv3.utils.nested_keys import parse_pairs
+from fbnetv3.utils.text import evenly_spaced, first_few
+
+logger = logging.getLogger(__name__)
 
 # Values of `weights`: the model zoo's, and random initialization, which suffices to measure latency
 PUBLISHED = "published"
@@ -42,9 +51,7 @@ class PretrainedClassifier:
     def labeled_images(self, split: str, max_images: int) -> tuple[list[AnyImage], list[int]]:
         """Load up to `max_images` evenly spaced images of the dataset's "train" or "val" split, and their targets."""
         dataset = build_dataset(self.dataset_name, self.dataset_root, split)
-        if len(dataset.classes) != len(self.classes):
-            counts = f"{len(dataset.classes)} classes, not the {len(self.classes)} of {self.name}"
-            raise UsageError(f"DATA.NAME {self.dataset_name} has {counts}")
+        dataset = relabel(dataset, self.classes, f"the {split} split", self.name)
         pairs = [dataset[index] for index in evenly_spaced(range(len(dataset)), max_images)]
         return [image for image, _ in pairs], [target for _, target in pairs]
 
@@ -58,30 +65,70 @@ def load_classifier_from_config(
 ) -> PretrainedClassifier:
     """Load the classifier of a training config with overrides, which are KEY VALUE pairs.
 
-    The default weights are MODEL.WEIGHTS, or those of the run in OUTPUT_DIR. For other weights and for class names, see
-    `load_classifier_from_name`.
+    The default weights are those of the run in OUTPUT_DIR, or MODEL.WEIGHTS; see `select_weights`. For other weights
+    and for class names, see `load_classifier_from_name`. If the weights record their network, it is used instead of
+    what the config says; overrides stay.
     """
     cfg = load_config(file, overrides)
-    source = weights or cfg.MODEL.WEIGHTS or _run_weights(file, cfg.OUTPUT_DIR)
-    return _load_classifier(cfg, str(source), classes)
+    keep = parse_pairs(overrides)
+    source = weights or select_weights(cfg, keep)
+    if not source:
+        raise _no_weights(file)
+    return _load_classifier(cfg, source, classes, keep)
+
+
+def load_classifier_from_checkpoint(
+    path: str | os.PathLike, *, classes: str | os.PathLike | None = None
+) -> PretrainedClassifier:
+    """Load the classifier of a checkpoint or of a run's folder, which record network, preprocessing and class names.
+
+    Args:
+        path: a file of weights that a training run has written, or the folder of a run.
+        classes: file with other class names, one per line or a JSON list.
+
+    Raises:
+        UsageError: the folder has no weights, or the weights do not record their network.
+        WeightsError: the weights cannot be loaded.
+    """
+    weights = RunFolder(os.fspath(path)).trained_weights() if Path(path).expanduser().is_dir() else path
+    if weights is None:
+        raise UsageError(f"{path}: contains neither an exported network nor the weights of a training run")
+    record = read_network_record(str(weights))
+    if record is None:
+        raise UsageError(
+            f"{weights}: does not record its network: pass the name of the architecture or a config, with this file "
+            "as --weights"
+        )
+    return _load_classifier(config_from_record(record, str(weights)), str(weights), classes)
+
+
+def is_checkpoint(name: str) -> bool:
+    """Return whether a name is the path of a file of weights, or of a folder."""
+    path = Path(name).expanduser()
+    return path.is_dir() or (path.is_file() and path.suffix not in (".yaml", ".yml"))
 
 
 def load_classifier_from_name(
     name: str, *, weights: str = PUBLISHED, classes: str | os.PathLike | None = None
 ) -> PretrainedClassifier:
-    """Load the classifier of an architecture or a model zoo entry.
+    """Load the classifier of an architecture, a model zoo entry or a checkpoint.
 
     Args:
-        name: such as "fbnetv3_b", "digits/fbnetv3_digits" or "torchvision/resnet50", or the path of an architecture's
-            YAML file.
+        name: such as "fbnetv3_b", "digits/fbnetv3_digits" or "torchvision/resnet50", the path of an architecture's
+            YAML file, or that of a checkpoint or run; see `load_classifier_from_checkpoint`.
         weights: a file, a URL, "published" for the model zoo's, or "random".
-        classes: file with the class names, one per line or a JSON list; default: those of the config's dataset.
+        classes: file with the class names, one per line or a JSON list; default: those that the weights record, or
+            those of the config's dataset.
 
     Raises:
         UnknownNameError: no architecture, config or weights of that name; the message suggests similar ones.
         UsageError: `name` is a detector, or the class names are unknown.
         WeightsError: the weights cannot be downloaded or do not fit.
     """
+    if is_checkpoint(name):
+        if weights != PUBLISHED:
+            raise UsageError(f"{name}: is a checkpoint with weights of its own: omit --weights")
+        return load_classifier_from_checkpoint(name, classes=classes)
     if "/" in name and not Path(name).exists() and not name.startswith(TORCHVISION_PREFIX):
         # A config in the zoo
         if zoo.is_detector(name):
@@ -111,45 +158,61 @@ def find_zoo_detector(name: str, weights: str | None = None) -> tuple[Path, str]
     return configs_folder() / entry.name, weights
 
 
-def find_detector_weights(file: str | os.PathLike, output_dir: str, weights: str | None) -> str | Path:
+def find_detector_weights(
+    file: str | os.PathLike, cfg: CfgNode, weights: str | None, keep: Collection[str] = ()
+) -> str:
     """Return the weights to use with a detection config, a path or a URL.
 
-    `weights` is a file, a URL, or "published" for the model zoo's; if it is empty, the weights of the run in
-    `output_dir` are used.
+    `weights` is a file, a URL, or "published" for the model zoo's; if it is empty, `select_weights` chooses between
+    the run in OUTPUT_DIR and MODEL.WEIGHTS.
     """
     if weights == PUBLISHED:
         return find_zoo_detector(Path(file).name)[1]
-    return weights or _run_weights(file, output_dir)
-
-
-def _run_weights(file: str | os.PathLike, output_dir: str) -> Path:
-    weights = RunFolder(output_dir).trained_weights()
-    if weights is None:
-        raise UsageError(
-            f"{file}: no weights found: pass --weights FILE or --weights published, or set OUTPUT_DIR"
-        )
+    weights = weights or select_weights(cfg, keep)
+    if not weights:
+        raise _no_weights(file)
     return weights
 
 
+def _no_weights(file: str | os.PathLike) -> UsageError:
+    return UsageError(
+        f"{file}: no weights found: pass --weights FILE or --weights published, or set OUTPUT_DIR"
+    )
+
+
 def _load_classifier(
-    cfg: CfgNode, weights: str, classes_file: str | os.PathLike | None
+    cfg: CfgNode, weights: str, classes_file: str | os.PathLike | None, keep: Collection[str] = ()
 ) -> PretrainedClassifier:
-    arch = resolve_arch(cfg, cfg.MODEL.ARCH)
-    num_classes = cfg.MODEL.NUM_CLASSES
     if weights == PUBLISHED:
-        entry = zoo.entry_for_arch(arch.name)
-        weights = str(entry.local_weights())
-        num_classes = num_classes or entry.num_classes
-    classes = read_class_names(classes_file) if classes_file else _dataset_classes(cfg, num_classes)
-    if classes_file and num_classes not in (0, len(classes)):
+        weights = ZOO_PREFIX + zoo.entry_for_arch(resolve_arch(cfg, cfg.MODEL.ARCH).name).name
+    weights = "" if weights == RANDOM else weights
+    record = read_network_record(weights) if weights else None
+    cfg, arch = use_recorded_network(cfg, record, weights, keep)
+    classes = _class_names(cfg, record, classes_file)
+    model = build_model(cfg, arch, classes, torch.device("cpu"), weights, require_head=True).eval()
+    preprocessing = preprocessing_from_config(cfg, arch)
+    return PretrainedClassifier(arch.name, model, preprocessing, classes, cfg.DATA.NAME, cfg.DATA.ROOT)
+
+
+def _class_names(
+    cfg: CfgNode, record: NetworkRecord | None, classes_file: str | os.PathLike | None
+) -> list[str]:
+    """Return the names in the file, else those that the weights record, else those of the config's dataset."""
+    recorded = list(record.classes) if record else []
+    if not classes_file:
+        return recorded or _dataset_classes(cfg, cfg.MODEL.NUM_CLASSES)
+    classes = read_class_names(classes_file)
+    num_classes = len(recorded) or cfg.MODEL.NUM_CLASSES
+    if num_classes not in (0, len(classes)):
         raise UsageError(
             f"{classes_file}: has {len(classes)} class names, but the network has {num_classes} outputs; "
             "list one name per output"
         )
-    weights = "" if weights == RANDOM else weights
-    model = build_model(cfg, arch, classes, torch.device("cpu"), weights, require_head=True).eval()
-    preprocessing = preprocessing_from_config(cfg, arch)
-    return PretrainedClassifier(arch.name, model, preprocessing, classes, cfg.DATA.NAME, cfg.DATA.ROOT)
+    if recorded and recorded != classes:
+        logger.info(
+            "class names from %s, as given; the weights have %s", classes_file, first_few(recorded, 10)
+        )
+    return classes
 
 
 def read_class_names(file: str | os.PathLike) -> list[str]:
@@ -180,6 +243,4 @@ def _dataset_classes(cfg: CfgNode, num_classes: int) -> list[str]:
     except (DataError, UsageError) as error:
         if cfg.DATA.NAME != "imagefolder" or num_classes not in (0, 1000):
             raise UsageError(f"the class names are unknown ({error}): pass --classes FILE") from None
-    from torchvision.models import ResNet50_Weights
-
-    return list(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+    return list(imagenet_classes())

@@ -14,12 +14,15 @@ from torch import nn
 
 from fbnetv3.arch import ArchDef, NetworkCost, compute_cost, configs_folder, get_arch
 from fbnetv3.config import load_config
-from fbnetv3.data import Preprocessing
+from fbnetv3.data import Preprocessing, build_dataset
+from fbnetv3.data.classes.imagenet import imagenet_classes
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
 from fbnetv3.modeling import build_network, load_weights
 from fbnetv3.training import preprocessing_from_config
+from fbnetv3.training.run_state.network_record import NetworkRecord
 from fbnetv3.utils.downloads import is_url, local_path
 from fbnetv3.utils.files import shipped_folder
+from fbnetv3.utils.nested_keys import flatten
 from fbnetv3.utils.yaml_files import read_with_bases
 
 DETECTOR_PREFIX = "coco/"  # folder of the detection configs below `configs/`
@@ -83,6 +86,20 @@ class ClassifierEntry(ZooEntry):
     def preprocessing(self) -> Preprocessing:
         """How images become the input; `.preprocessing.transform()` is the transform."""
         return preprocessing_from_config(load_zoo_config(self.name), self.arch)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the outputs."""
+        cfg = load_zoo_config(self.name)
+        if cfg.DATA.NAME == "imagefolder":
+            return imagenet_classes()
+        return tuple(build_dataset(cfg.DATA.NAME, cfg.DATA.ROOT, "val").classes)
+
+    @property
+    def record(self) -> NetworkRecord:
+        """What a checkpoint of the network would record about it."""
+        cfg = load_zoo_config(self.name)
+        return NetworkRecord(self.arch, self.in_chans, self.classes, self.preprocessing, flatten(cfg))
 
     @property
     def params(self) -> int:

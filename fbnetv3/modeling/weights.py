@@ -115,6 +115,12 @@ def _read(
     return name, naming, weights
 
 
+def head_tensors(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of a classifier's weight and bias in its last layer; none without a head."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    return (f"{layers[-1]}.weight", f"{layers[-1]}.bias") if getattr(model, "num_classes", 0) else ()
+
+
 def load_checked_weights(model: nn.Module, weights: StateDict, source: str, network: str) -> bool:
     """Load weights into a network that has the same keys and shapes; return whether all of them were loaded.
 
@@ -126,8 +132,7 @@ def load_checked_weights(model: nn.Module, weights: StateDict, source: str, netw
     own_shapes = {key: tuple(value.shape) for key, value in expected.items()}
     different = [key for key in shapes if key in own_shapes and shapes[key] != own_shapes[key]]
     # A last layer with a different number of classes has a weight and bias that differ only in the first dimension
-    layers = [name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
-    head = (f"{layers[-1]}.weight", f"{layers[-1]}.bias") if getattr(model, "num_classes", 0) else ()
+    head = head_tensors(model)
     keeps_head = bool(different) and all(
         key in head and shapes[key][1:] == own_shapes[key][1:] and () not in (shapes[key], own_shapes[key])
         for key in different

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from fbnetv3.arch import ARCHS, ArchDef, compute_cost, dump_arch, get_arch, load_arch_folder
+from fbnetv3.arch import ARCHS, ArchDef, compute_cost, get_arch, load_arch_folder
 from fbnetv3.config.recipe import OPTIMIZERS
 from fbnetv3.data import DATASETS, Preprocessing, build_dataset, build_loader, train_transform
+from fbnetv3.data.classes.class_matching import relabel
 from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.data.loader import memory_format
 from fbnetv3.data.transforms import Transform
@@ -33,19 +34,25 @@ from fbnetv3.modeling.torchvision_models import (
     load_torchvision_weights,
 )
 from fbnetv3.training.distillation.distillation_loss import Distillation
+from fbnetv3.training.distillation.teacher_adapter import adapt_teacher
 from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitCache
+from fbnetv3.training.head_transfer import transfer_by_class
 from fbnetv3.training.losses import LOSSES, Loss, Objective, supervised_objective
 from fbnetv3.training.optimizers import parameter_groups
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
+from fbnetv3.training.run_state.data_fingerprint import image_names_digest
+from fbnetv3.training.run_state.network_record import (
+    AnyArch,
+    NetworkRecord,
+    arch_identity,
+    read_network_record,
+)
 from fbnetv3.training.schedules import SCHEDULES, build_schedule
 from fbnetv3.training.trainer import Mixup
 from fbnetv3.utils.downloads import local_path
 from fbnetv3.utils.files import file_sha256
 from fbnetv3.utils.imports import accepted_settings
 from fbnetv3.utils.nested_keys import flatten
-from fbnetv3.utils.text import first_few
-
-AnyArch = ArchDef | TorchvisionArch
 
 
 def select_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.device:
@@ -85,11 +92,6 @@ def resolve_arch(cfg: CfgNode, name: str) -> AnyArch:
     return own_archs[name]
 
 
-def arch_identity(arch: AnyArch) -> str:
-    """Return text that identifies an architecture by its content, for comparisons and checkpoints."""
-    return dump_arch(arch) if isinstance(arch, ArchDef) else arch.name
-
-
 def teacher_fingerprint(cfg: CfgNode) -> str:
     """Return the name and a digest of the teacher's architecture, whatever its file's path; "" without a teacher."""
     if not cfg.DISTILL.ARCH:
@@ -119,15 +121,21 @@ def teacher_resolution(cfg: CfgNode) -> int:
     return cfg.DISTILL.RESOLUTION or resolve_arch(cfg, cfg.DISTILL.ARCH).resolution
 
 
-def build_teacher(cfg: CfgNode, num_classes: int, device: torch.device) -> nn.Module:
-    """Build the config's teacher with its weights."""
+def build_teacher(cfg: CfgNode, classes: Sequence[str], device: torch.device) -> nn.Module:
+    """Build the config's teacher with its weights. It takes the student's input and returns logits of `classes`.
+
+    If the weights record names of classes and normalization, they are matched with the student's.
+    """
+    weights = cfg.DISTILL.WEIGHTS
     arch = resolve_arch(cfg, cfg.DISTILL.ARCH)
-    teacher = _build_network(cfg, arch, num_classes)
-    if not _load_weights(teacher, arch, cfg.DISTILL.WEIGHTS):
-        problem = (
-            f"DISTILL.WEIGHTS {cfg.DISTILL.WEIGHTS}: does not have the dataset's {num_classes} classes"
-        )
+    record = read_network_record(weights)
+    outputs = record.classes if record and record.classes else classes
+    teacher = _build_network(cfg, arch, len(outputs))
+    if not _load_weights(teacher, arch, weights):
+        problem = f"DISTILL.WEIGHTS {weights}: does not have the dataset's {len(classes)} classes"
         raise UsageError(f"{problem}: use a teacher trained on them")
+    if record:
+        teacher = adapt_teacher(teacher, record, classes, tuple(cfg.INPUT.MEAN), tuple(cfg.INPUT.STD))
     return _to_device(teacher, cfg, device)
 
 
@@ -138,17 +146,24 @@ def build_model(
     device: torch.device,
     weights: str,
     require_head: bool = False,
+    record: NetworkRecord | None = None,
 ) -> nn.Module:
     """Build the classifier on its device, with weights from a file, URL or `zoo://` entry; "" for random ones.
 
-    With `require_head`, weights with a different number of classes raise a UsageError, rather than leaving the head
-    random.
+    If `record` names other classes, the head gets the rows of those with the same names, and random ones for the
+    others. With `require_head`, weights with a different number of classes raise a UsageError instead.
     """
     num_classes = cfg.MODEL.NUM_CLASSES or len(classes)
     if num_classes != len(classes):
         problem = f"MODEL.NUM_CLASSES {num_classes}: {cfg.DATA.NAME} has {len(classes)} classes"
         raise UsageError(f"{problem}; set it to 0 to use these")
     model = _build_network(cfg, arch, num_classes, cfg.MODEL.DROP_RATE, cfg.MODEL.DROP_PATH_RATE)
+    if weights and record and record.classes and not require_head and list(record.classes) != classes:
+        # Load all of the weights, then copy those that the classifier has
+        trained = _build_network(cfg, arch, len(record.classes))
+        _load_weights(trained, arch, weights)
+        transfer_by_class(trained, model, record.classes, classes)
+        return _to_device(model, cfg, device)
     # torchvision does not document the inputs that its networks accept
     if isinstance(arch, TorchvisionArch):
         check_torchvision_model(model, arch, preprocessing_from_config(cfg, arch).resolution)
@@ -190,12 +205,14 @@ def loss_from_config(cfg: CfgNode) -> Loss:
     return loss
 
 
-def build_objective(cfg: CfgNode, num_classes: int, resolution: int, device: torch.device) -> Objective:
+def build_objective(
+    cfg: CfgNode, classes: Sequence[str], resolution: int, device: torch.device
+) -> Objective:
     """Build the objective: SOLVER.LOSS, alone or with distillation from the config's teacher."""
     loss = loss_from_config(cfg)
     if cfg.DISTILL.CACHE or not cfg.DISTILL.ARCH:
         return partial(supervised_objective, loss=loss)
-    teacher = build_teacher(cfg, num_classes, device)
+    teacher = build_teacher(cfg, classes, device)
     return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.ALPHA, loss)
 
 
@@ -252,15 +269,20 @@ def dataset_from_config(cfg: CfgNode, split: str) -> ImageDataset:
 
 
 def build_inputs(
-    cfg: CfgNode, arch: AnyArch, device: torch.device, group: ProcessGroup = SINGLE_PROCESS
+    cfg: CfgNode,
+    arch: AnyArch,
+    device: torch.device,
+    group: ProcessGroup = SINGLE_PROCESS,
+    classes: Sequence[str] = (),
 ) -> Inputs:
-    """Build the datasets and loaders of a run. Training images have the teacher's resolution if that is higher."""
+    """Build the datasets and loaders of a run. Training images have the teacher's resolution if that is higher.
+
+    `classes` names the outputs of a network that exists, such as that of a run to resume; default: the classes of the
+    training images. The datasets' classes are matched by name.
+    """
     train, val = dataset_from_config(cfg, "train"), dataset_from_config(cfg, "val")
-    if train.classes != val.classes:
-        differing = first_few(sorted(set(train.classes) ^ set(val.classes)), 5)
-        raise UsageError(
-            f"DATA.ROOT {cfg.DATA.ROOT}: training and validation have different classes: {differing}"
-        )
+    val = relabel(val, classes or train.classes, "the validation split", "the training split")
+    train = relabel(train, classes or train.classes, "the training split", "the checkpoint")
     preprocessing = preprocessing_from_config(cfg, arch)
     # The student resizes larger images itself, unless the teacher's logits are cached
     side = max(preprocessing.resolution, teacher_resolution(cfg))
@@ -286,10 +308,6 @@ def teacher_logit_cache(cfg: CfgNode, dataset: ImageDataset, resolution: int) ->
             f"{key}: differs between the teacher's {teacher_resolution(cfg)} pixels and the student's {resolution}, so "
             f"DISTILL.CACHE cannot hold the teacher's logits; set DISTILL.RESOLUTION {resolution}"
         )
-    # Hash the folders and names of the images, which may have moved; hashing their contents would take too long
-    names = hashlib.sha256()
-    for index in range(len(dataset)):
-        names.update("/".join(Path(dataset.image_name(index)).parts[-2:]).encode() + b"\n")
     # Everything that determines the views, the teacher's weights, and the images themselves
     fingerprint = {key: value for key, value in flatten(cfg).items() if key.startswith("INPUT.")}
     fingerprint |= {
@@ -298,7 +316,7 @@ def teacher_logit_cache(cfg: CfgNode, dataset: ImageDataset, resolution: int) ->
         "DISTILL.ARCH": teacher_fingerprint(cfg),
         "teacher resolution": teacher_resolution(cfg),
         "SHA-256 of DISTILL.WEIGHTS": file_sha256(local_path(cfg.DISTILL.WEIGHTS)),
-        "SHA-256 of the image names": names.hexdigest(),
+        "SHA-256 of the image names": image_names_digest(dataset),
     }
     shape = (cfg.DISTILL.VIEWS, len(dataset), len(dataset.classes))
     return TeacherLogitCache(Path(cfg.DISTILL.CACHE).expanduser(), fingerprint, shape)

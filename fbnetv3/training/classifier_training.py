@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -15,11 +16,11 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from fbnetv3.data import CorruptImageCounter
+from fbnetv3.data.classes.class_matching import relabel
 from fbnetv3.errors import UsageError, UserError, WeightsError
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
     Inputs,
-    arch_identity,
     base_lr,
     build_inputs,
     build_mixup,
@@ -30,7 +31,6 @@ from fbnetv3.training.builders import (
     loss_from_config,
     optimizer_from_config,
     preprocessing_from_config,
-    resolve_arch,
     schedule_from_config,
     select_device,
     teacher_fingerprint,
@@ -38,7 +38,9 @@ from fbnetv3.training.builders import (
 from fbnetv3.training.classifier_evaluation import evaluate
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.processes.distributed import ProcessGroup, process_group
-from fbnetv3.training.run_state.checkpoints import Checkpoints
+from fbnetv3.training.recorded_networks import fill_from_record, recorded_arch, use_recorded_network
+from fbnetv3.training.run_state.checkpoints import Checkpoints, State
+from fbnetv3.training.run_state.data_fingerprint import data_fingerprint
 from fbnetv3.training.run_state.fingerprint import (
     CLASSIFIER_IGNORED_KEYS,
     check_length,
@@ -46,8 +48,14 @@ from fbnetv3.training.run_state.fingerprint import (
     config_fingerprint,
 )
 from fbnetv3.training.run_state.metrics import read_learning_curve
-from fbnetv3.training.run_state.run_description import log_summary
-from fbnetv3.training.run_state.run_folder import RunFolder, run_lock
+from fbnetv3.training.run_state.network_record import (
+    NetworkRecord,
+    arch_identity,
+    read_network_record,
+    record_from_metadata,
+)
+from fbnetv3.training.run_state.run_description import log_summary, package_versions
+from fbnetv3.training.run_state.run_folder import RunFolder, run_lock, select_weights
 from fbnetv3.training.trainer import Hook, Trainer
 from fbnetv3.training.training_hooks import (
     Callback,
@@ -59,6 +67,7 @@ from fbnetv3.training.training_hooks import (
     ProgressHook,
 )
 from fbnetv3.utils.logging_setup import log_to_file, quiet_other_ranks, quiet_terminal
+from fbnetv3.utils.nested_keys import flatten
 from fbnetv3.utils.random_state import derive_seed
 from fbnetv3.utils.text import describe_error
 
@@ -99,7 +108,9 @@ def check_training_config(cfg: CfgNode) -> Inputs:
 
     Nothing is written.
     """
-    inputs = build_inputs(cfg, resolve_arch(cfg, cfg.MODEL.ARCH), torch.device("cpu"))
+    record = read_network_record(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+    arch = recorded_arch(cfg, record)
+    inputs = build_inputs(fill_from_record(cfg, record, cfg.MODEL.WEIGHTS), arch, torch.device("cpu"))
     loss_from_config(cfg)
     optimizer_from_config(cfg, nn.Linear(1, 1))
     schedule_from_config(cfg)
@@ -131,14 +142,33 @@ def train_classifier(
         torch.manual_seed(cfg.SEED)
         with run_lock(run_folder, group, resume) as acquire_lock:
             # Build and validate everything, resume, and only then write
-            run = _ClassifierRun(cfg, group, run_folder, callbacks, progress and group.is_rank_0)
-            run.resume_from_newest()
+            newest = _load_newest(run_folder, group)
+            run = _ClassifierRun(
+                cfg, group, run_folder, callbacks, progress and group.is_rank_0, _classes_of(newest)
+            )
+            if newest:
+                run.resume_from(*newest)
             acquire_lock()
             return run.run()
 
 
+def _load_newest(run_folder: RunFolder, group: ProcessGroup) -> tuple[Path, State] | None:
+    """Return the path and contents of the newest complete checkpoint; None if there is none."""
+    # Rank 0 reads the file; the others may not see its disk
+    return group.broadcast(Checkpoints(run_folder.checkpoints).load_newest() if group.is_rank_0 else None)
+
+
+def _classes_of(checkpoint: tuple[Path, State] | None) -> tuple[str, ...]:
+    """Return the class names of the network in a checkpoint; empty if there is none, or it does not have them."""
+    record = record_from_metadata(checkpoint[1], str(checkpoint[0])) if checkpoint else None
+    return record.classes if record else ()
+
+
 class _ClassifierRun:
-    """All parts of a training run, built from its config without writing anything."""
+    """All parts of a training run, built from its config without writing anything.
+
+    `classes` names the outputs of the network to resume; default: the classes of the training images.
+    """
 
     def __init__(
         self,
@@ -147,17 +177,21 @@ class _ClassifierRun:
         run_folder: RunFolder,
         callbacks: Sequence[Callback],
         progress: bool,
+        classes: Sequence[str] = (),
     ) -> None:
-        self.cfg = cfg
+        # What the config leaves empty comes from the weights to start from
+        record = read_network_record(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
+        self.arch = recorded_arch(cfg, record)
+        self.cfg = cfg = fill_from_record(cfg, record, cfg.MODEL.WEIGHTS)
         self.group = group
         self.run_folder = run_folder
         self.progress = progress
         self.device = select_device(cfg.DEVICE, group)
 
         # Data and network
-        self.arch = resolve_arch(cfg, cfg.MODEL.ARCH)
-        self.inputs = build_inputs(cfg, self.arch, self.device, group)
-        model = build_model(cfg, self.arch, self.inputs.train.classes, self.device, cfg.MODEL.WEIGHTS)
+        self.inputs = build_inputs(cfg, self.arch, self.device, group, classes)
+        self.classes = self.inputs.train.classes
+        model = build_model(cfg, self.arch, self.classes, self.device, cfg.MODEL.WEIGHTS, record=record)
         self.num_classes = cast("int", model.num_classes)
         self.model = sync_batchnorm(model, self.device) if cfg.MODEL.SYNC_BN and group.size > 1 else model
         self.ema = ModelEMA(self.model, cfg.EMA.DECAY) if cfg.EMA.ENABLED else None
@@ -167,12 +201,25 @@ class _ClassifierRun:
 
         # State of the run
         self.corrupt_images = CorruptImageCounter(cfg.DATA.MAX_CORRUPT)
+        self.fingerprint = self._fingerprint()
         self.metadata = self._describe()
         self.curve = LearningCurveHook(callbacks)
         self.trainer = self._build_trainer()
 
     def _describe(self) -> dict[str, Any]:
-        """Return what checkpoints record about the run. All of it is its fingerprint, not only "config"."""
+        """Return what checkpoints record about the run: its fingerprint, its network, its data and versions."""
+        record = NetworkRecord(
+            self.arch,
+            self.cfg.MODEL.IN_CHANS,
+            tuple(self.classes),
+            self.inputs.preprocessing,
+            flatten(self.cfg),
+        )
+        data = {"train": data_fingerprint(self.inputs.train), "val": data_fingerprint(self.inputs.val)}
+        return {**self.fingerprint, **record.to_metadata(), "data": data, "versions": package_versions()}
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """Return what must not change when the run is resumed: network, data, and the values in "config"."""
         # Compare the teacher by its content, and whether there is a cache: their paths do not matter
         fingerprint = config_fingerprint(self.cfg, CLASSIFIER_IGNORED_KEYS)
         fingerprint["DISTILL.ARCH"] = teacher_fingerprint(self.cfg)
@@ -190,7 +237,7 @@ class _ClassifierRun:
         cfg = self.cfg
         return Trainer(
             self.model,
-            build_objective(cfg, self.num_classes, self.inputs.preprocessing.resolution, self.device),
+            build_objective(cfg, self.classes, self.inputs.preprocessing.resolution, self.device),
             optimizer_from_config(cfg, self.model),
             schedule_from_config(cfg),
             self.inputs.train_loader,
@@ -238,21 +285,16 @@ class _ClassifierRun:
             DivergenceHook(self.run_folder),
         ]
 
-    def resume_from_newest(self) -> None:
-        """Restore the newest complete checkpoint and the learning curve up to it, if there is a checkpoint."""
-        checkpoints = Checkpoints(self.run_folder.checkpoints)
-        # Rank 0 reads the file; the others may not see its disk
-        newest = self.group.broadcast(checkpoints.load_newest() if self.group.is_rank_0 else None)
-        if newest is None:
-            return
-        path, state = newest
+    def resume_from(self, path: Path, state: State) -> None:
+        """Restore a checkpoint and the learning curve up to it."""
         results = self.group.broadcast(read_learning_curve(self.run_folder.metrics))
         try:
             # Compare network and data first, then the config keys
             saved = {**state["metadata"], **state["metadata"]["config"]}
-            current = {**self.metadata, **self.metadata["config"]}
+            current = {**self.fingerprint, **self.fingerprint["config"]}
             del current["config"]  # only the keys of `current` are compared
             check_same_run(saved, current, path, long_values=("definition",))
+            self._warn_if_data_changed(state["metadata"])
             check_length(state["epoch"], self.cfg.SOLVER.EPOCHS, "epochs", "SOLVER.EPOCHS", path)
             # Restore model, optimizer and random state, then the evaluations up to the checkpoint
             self.trainer.load_state_dict(state)
@@ -282,6 +324,18 @@ class _ClassifierRun:
         results = {key.removeprefix("val_"): value for key, value in metrics.items()}
         return RunResult(results, self.curve.results, self.run_folder, self.num_classes)
 
+    def _warn_if_data_changed(self, metadata: dict[str, Any]) -> None:
+        """Warn if the images of a split are not those with which the run started."""
+        for split, saved in metadata.get("data", {}).items():
+            current = self.metadata["data"][split]
+            if saved != current:
+                logger.warning(
+                    "the %s images are not those of the checkpoint: %d, and %d then",
+                    split,
+                    current["images"],
+                    saved["images"],
+                )
+
     def _warn_if_lr_changes(self) -> None:
         """Warn if SOLVER.EPOCHS, which may be raised, has changed the learning rate at which a run resumes."""
         last_lr = self.trainer.current_lr
@@ -307,22 +361,35 @@ class _ClassifierRun:
             )
 
 
-def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
-    """Evaluate `MODEL.WEIGHTS`, by default those in `OUTPUT_DIR`, on the validation images, without writing anything.
+def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, float]:
+    """Evaluate trained weights on the validation images, without writing anything.
 
+    The weights are those of the run in `OUTPUT_DIR`, or `MODEL.WEIGHTS`; see `select_weights`. If they record their
+    network, its architecture, preprocessing and class names are used; the classes of the images are matched by name.
     Averaged weights (EMA) are preferred if the file has both.
+
+    Args:
+        cfg: config from `load_config`.
+        keep: keys whose values in `cfg` are used even if the weights record others, such as those of the command line.
+
+    Raises:
+        UsageError: there are no weights, or the images have classes that the network lacks.
+        WeightsError: the weights cannot be loaded.
+        DataError: the dataset cannot be read, or has too many corrupt images.
     """
     with process_group(cfg.DEVICE) as group, quiet_other_ranks(group.rank):
-        run_folder = RunFolder(cfg.OUTPUT_DIR)
-        weights = cfg.MODEL.WEIGHTS or run_folder.trained_weights()
+        weights = select_weights(cfg, keep)
         if not weights:
-            advice = f"set MODEL.WEIGHTS, or OUTPUT_DIR to the folder of a run ({run_folder.path} has none)"
+            advice = f"set MODEL.WEIGHTS, or OUTPUT_DIR to the folder of a run ({cfg.OUTPUT_DIR} has none)"
             raise UsageError(f"no weights to evaluate: {advice}")
         device = select_device(cfg.DEVICE, group)
-        arch = resolve_arch(cfg, cfg.MODEL.ARCH)
+        record = read_network_record(weights)
+        cfg, arch = use_recorded_network(cfg, record, weights, keep)
         preprocessing = preprocessing_from_config(cfg, arch)
         val = dataset_from_config(cfg, "val")
-        model = build_model(cfg, arch, val.classes, device, str(weights), require_head=True)
+        classes = list(record.classes) if record and record.classes else val.classes
+        val = relabel(val, classes, "the validation split", "the network")
+        model = build_model(cfg, arch, classes, device, weights, require_head=True)
         logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val))
         return evaluate(
             model,

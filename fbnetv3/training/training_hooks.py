@@ -80,9 +80,7 @@ class CheckpointHook(Hook):
         if top1 > progress.best_top1:
             progress.best_top1 = top1
             if trainer.group.is_rank_0:
-                save_checkpoint(
-                    self.run_folder.best, {**self._weights(trainer), "metrics": progress.metrics}
-                )
+                save_checkpoint(self.run_folder.best, self._weights(trainer))
         is_last = progress.epoch == trainer.epochs or trainer.stopped
         if is_last or progress.epoch % self.epoch_period == 0:
             self._save(trainer)
@@ -103,7 +101,11 @@ class CheckpointHook(Hook):
             self.checkpoints.save(trainer.progress.step, {**state, "metadata": self.metadata})
 
     def _weights(self, trainer: Trainer) -> dict[str, Any]:
-        weights = {"model": trainer.model.state_dict(), **self.metadata}
+        weights = {
+            "model": trainer.model.state_dict(),
+            "metrics": trainer.progress.metrics,
+            **self.metadata,
+        }
         if trainer.ema is not None:
             weights["model_ema"] = trainer.ema.module.state_dict()
         return weights

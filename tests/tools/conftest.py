@@ -22,23 +22,25 @@ class ToolRun(NamedTuple):
     err: str
 
 
+def run_tool_once(name, *arguments):
+    """Run tools/NAME.py with arguments, which may be of any type, as the main program."""
+    out = io.StringIO()
+    err = io.StringIO()
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as exit,
+    ):
+        patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        runpy.run_path(str(TOOLS / f"{name}.py"), run_name="__main__")
+    return ToolRun(exit.value.code, out.getvalue(), err.getvalue())
+
+
 @pytest.fixture
-def tool(monkeypatch):
+def tool():
     """Run a tool: `tool("train_net", "--config", ...)` runs tools/train_net.py."""
-
-    def run(name, *arguments):
-        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
-        out = io.StringIO()
-        err = io.StringIO()
-        with (
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-            pytest.raises(SystemExit) as exit,
-        ):
-            runpy.run_path(str(TOOLS / f"{name}.py"), run_name="__main__")
-        return ToolRun(exit.value.code, out.getvalue(), err.getvalue())
-
-    return run
+    return run_tool_once
 
 
 @pytest.fixture

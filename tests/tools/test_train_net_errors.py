@@ -87,7 +87,7 @@ def test_a_missing_folder(tool, config, folder, missing):
         (["INPUT.RESIZE", "16"], "INPUT.RESIZE 16 must be at least the crop size of 32 pixels"),
         (
             ["MODEL.IN_CHANS", "2", "INPUT.MEAN", "[0,0]", "INPUT.STD", "[1,1]"],
-            "MODEL.IN_CHANS 2 must be one of 1, 3",
+            "MODEL.IN_CHANS 2 must be one of 0, 1, 3",
         ),
         (
             ["MODEL.ARCH", "fbnetv3_digit"],

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,7 +52,7 @@ from fbnetv3.training.run_state.fingerprint import (
 )
 from fbnetv3.training.run_state.metrics import truncate_metrics
 from fbnetv3.training.run_state.run_description import log_summary
-from fbnetv3.training.run_state.run_folder import RunFolder, run_lock
+from fbnetv3.training.run_state.run_folder import RunFolder, run_lock, select_weights
 from fbnetv3.utils.json_lines import append_json_line
 from fbnetv3.utils.logging_setup import log_to_file, quiet_detectron2, quiet_other_ranks
 from fbnetv3.utils.random_state import derive_seed
@@ -272,8 +272,10 @@ class _DetectorRun:
         return evaluate_datasets(self.cfg, self.evaluated_model, self.cfg.DATASETS.TEST, self.group, folder)
 
 
-def evaluate_detector(cfg: CfgNode) -> Results:
-    """Evaluate `MODEL.WEIGHTS`, by default those in `OUTPUT_DIR`, on `DATASETS.TEST`. Writes nothing.
+def evaluate_detector(cfg: CfgNode, keep: Collection[str] = ()) -> Results:
+    """Evaluate the weights of the run in `OUTPUT_DIR`, or `MODEL.WEIGHTS`, on `DATASETS.TEST`. Writes nothing.
+
+    `keep` are the keys that are given on the command line; see `select_weights`.
 
     Averaged weights (EMA) are preferred if the file has both.
     """
@@ -284,7 +286,7 @@ def evaluate_detector(cfg: CfgNode) -> Results:
             )
         prepare_datasets(cfg, group)
         check_class_names(cfg, cfg.DATASETS.TEST)
-        weights = cfg.MODEL.WEIGHTS or RunFolder(cfg.OUTPUT_DIR).trained_weights()
+        weights = select_weights(cfg, keep)
         if not weights:
             raise UsageError(
                 f"{cfg.OUTPUT_DIR}: has no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to the folder of a run"

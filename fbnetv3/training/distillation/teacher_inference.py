@@ -41,7 +41,7 @@ def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitCache:
     dataset = dataset_from_config(cfg, "train")
     preprocessing = preprocessing_from_config(cfg, resolve_arch(cfg, cfg.MODEL.ARCH))
     cache = teacher_logit_cache(cfg, dataset, preprocessing.resolution)
-    teacher = build_teacher(cfg, len(dataset.classes), device)
+    teacher = build_teacher(cfg, dataset.classes, device)
     # Draw views at the higher of the two resolutions, and resize them for the teacher
     side = max(preprocessing.resolution, teacher_resolution(cfg))
     loader = loader_from_config(cfg, dataset, preprocessing, device, side=side, views=cfg.DISTILL.VIEWS)

@@ -33,17 +33,24 @@ def log_summary(
     logger.info("%s (%.2f M parameters) on %s: %s", name, parameters, dataset, ", ".join([*details, where]))
 
 
+def package_versions() -> dict[str, str]:
+    """Return the versions of this package, and of those on which its results depend."""
+    return {
+        "fbnetv3": fbnetv3.__version__,
+        "torch": str(torch.__version__),
+        "torchvision": torchvision.__version__,
+        "numpy": np.__version__,
+    }
+
+
 def describe_environment() -> dict[str, Any]:
     """Return versions, devices, command line, and the state of the git checkout (None for an installed package)."""
     return {
         "command": sys.argv,
-        "fbnetv3": fbnetv3.__version__,
+        **package_versions(),
         "git": _git_state(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "numpy": np.__version__,
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
         "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "cpus": os.cpu_count(),

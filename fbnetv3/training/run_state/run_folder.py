@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+import yaml
 from fvcore.common.config import CfgNode
 
+from fbnetv3.config.loading import RUN_CONFIG
 from fbnetv3.errors import OutputError, UsageError
 from fbnetv3.modeling.safe_loading import load_checkpoint_file
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.run_state.checkpoints import Checkpoints, load_newest, numbered_checkpoints
 from fbnetv3.training.run_state.run_description import describe_environment
 from fbnetv3.utils.files import FolderLock, make_folder, remove_partial_files, write_json, write_text
+
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -29,7 +34,7 @@ class RunFolder:
         self.curve = self.path / "curve.png"  # loss and accuracy
         self.log = self.path / "log.txt"
         self.tensorboard = self.path / "tensorboard"  # a folder
-        self.config = self.path / "config.yaml"  # all keys, including defaults
+        self.config = self.path / RUN_CONFIG  # all keys, including defaults
         self.environment = self.path / "environment.json"  # one entry for each start of the run
         self.diverged = self.path / "diverged.pth"  # batch and weights of a step with a non-finite loss
 
@@ -45,6 +50,13 @@ class RunFolder:
         newest = load_newest(self.checkpoints, reversed(paths), load_checkpoint_file)
         return newest[0] if newest else None
 
+    def started_from(self) -> str:
+        """Return the weights from which the run started, MODEL.WEIGHTS of its config; "" if it is not known."""
+        try:
+            return str(yaml.safe_load(self.config.read_text())["MODEL"]["WEIGHTS"])
+        except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+            return ""
+
     def prepare(self, cfg: CfgNode) -> None:
         """Create the folder, clean up after killed writers, and write config and environment."""
         make_folder(self.checkpoints, "set OUTPUT_DIR to a writable folder")
@@ -58,6 +70,22 @@ class RunFolder:
         if not isinstance(environments, list):
             environments = []
         write_json(self.environment, [*environments, describe_environment()])
+
+
+def select_weights(cfg: CfgNode, keep: Collection[str] = ()) -> str:
+    """Return the weights to evaluate or export with a config; "" if there are none.
+
+    They are the result of the run in OUTPUT_DIR, if that started from the config's MODEL.WEIGHTS, else MODEL.WEIGHTS.
+    If `keep`, the keys that are given on the command line, has MODEL.WEIGHTS, it comes first.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    run_folder = RunFolder(cfg.OUTPUT_DIR)
+    if weights and ("MODEL.WEIGHTS" in keep or run_folder.started_from() != weights):
+        return weights
+    trained = run_folder.trained_weights()
+    if trained and weights:
+        logger.info("using %s, the result of the run that started from %s", trained, weights)
+    return str(trained or weights)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""Names of classes: matching by name, and those of ImageNet."""
