@@ -11,6 +11,8 @@ FLOOR = 0.001
 """Smaller regrets count as this much in ratios, geometric means and figures, so that a regret of 0 is possible."""
 STUCK = 1.0
 """Regret in points above which a finished search counts as stuck."""
+LEVELS = (1.0, 0.3, 0.1, 0.05, 0.02, 0.01)
+"""Regrets in points for which the trainings until they are reached are printed."""
 COLUMNS = 3  # of panels in a figure
 
 
@@ -86,6 +88,21 @@ def print_summary(results, cells, marks):
         headers += [f"ratio at {mark}" for mark in marks]
     headers += ["stuck", "seconds"]
     print_table(rows, headers)
+    print_trainings_to_levels(cells, searchers, marks[-1])
+
+
+def print_trainings_to_levels(cells, searchers, trainings):
+    """Print how many trainings each searcher needs until the geometric mean over the tasks is at most each level."""
+    means, _ = mean_regrets(cells, searchers, range(1, trainings + 1))
+    rows = []
+    for searcher in searchers:
+        curve = [geometric_mean(values) for values in means[searcher].T]
+        counts = [
+            next((mark for mark, regret in enumerate(curve, 1) if regret <= level), None) for level in LEVELS
+        ]
+        rows.append([searcher, *("" if count is None else f"{count}" for count in counts)])
+    print("\nTrainings, in epochs of full ones, until the geometric mean of the regret is at most:\n")
+    print_table(rows, ["", *(f"{level:g}" for level in LEVELS)])
 
 
 def mean_regrets(cells, searchers, marks):
