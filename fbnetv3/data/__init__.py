@@ -1,8 +1,8 @@
 """Datasets, transforms and loaders."""
 
-from fbnetv3.data.corrupt_images import CorruptImageCounter
+from fbnetv3.data.corrupt_images import CorruptImageCounter, CorruptImageError
 from fbnetv3.data.datasets import DATASETS, build_dataset
-from fbnetv3.data.image_io import CorruptImageError, EncodedImage
+from fbnetv3.data.image_io import EncodedImage
 from fbnetv3.data.loader import Batch, build_loader
 from fbnetv3.data.transforms import AUGMENTATIONS, CROPS, Preprocessing, train_transform
 

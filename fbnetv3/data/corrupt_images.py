@@ -1,14 +1,44 @@
-"""Count corrupt images, up to a limit."""
+"""Errors about corrupt images, and their count up to a limit."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+
+from PIL import Image, UnidentifiedImageError
 
 from fbnetv3.errors import DataError
-from fbnetv3.utils.text import first_few
+from fbnetv3.utils.text import first_few, one_line
 
 logger = logging.getLogger(__name__)
+
+
+class CorruptImageError(DataError):
+    """An image file that is missing, cannot be decoded, or whose values have no defined colors."""
+
+
+@contextlib.contextmanager
+def as_corrupt_image_error(name: str) -> Iterator[None]:
+    """Turn any error in reading or decoding an image into a `CorruptImageError` that names it."""
+    try:
+        yield
+    except CorruptImageError:
+        raise
+    except Exception as error:  # Pillow's readers raise almost anything on corrupt files
+        raise CorruptImageError(f"{name}: {_describe(error)}") from None
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, Image.DecompressionBombError):
+        return "has too many pixels to decode safely"
+    if isinstance(error, UnidentifiedImageError):
+        return "corrupt image (not a format that Pillow can read)"
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read ({error.strerror})"
+    return f"corrupt image ({one_line(error, 120)})"
 
 
 class CorruptImageCounter:

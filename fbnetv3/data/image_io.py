@@ -1,4 +1,4 @@
-"""Image I/O: decode image files to pixels, at a smaller scale where that is enough, and apply EXIF orientation.
+"""Image I/O: decode image files to upright pixels, at a smaller scale where that is enough.
 
 Color JPEGs are decoded by simplejpeg, which returns the same pixels as Pillow in three quarters of the time; all other
 files are decoded by Pillow.
@@ -10,18 +10,22 @@ import contextlib
 import io
 import math
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-import numpy as np
 import simplejpeg
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from fbnetv3.errors import DataError
-from fbnetv3.utils.text import one_line
+from fbnetv3.data.corrupt_images import as_corrupt_image_error
+from fbnetv3.data.image_rendering import (
+    exif_orientation,
+    oriented_size,
+    pillow_to_tensor,
+    render_image,
+    turn_pixels,
+)
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
 """Suffixes, in lower case, of the files that count as images when a folder is searched."""
@@ -31,21 +35,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".we
 _REDUCING_GAP = 2.0
 _JPEG_SCALES = (8, 4, 2)
 _JPEG_START = b"\xff\xd8"
-
-_ORIENTATION_TAG = 274
-_TRANSPOSE_OF_ORIENTATION = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-class CorruptImageError(DataError):
-    """An image file that is missing or cannot be decoded."""
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+# Chunks of PNGs that may have an orientation: EXIF, EXIF as older programs store it, and XMP
+_PNG_CHUNKS = (b"eXIf", b"tEXtRaw profile", b"zTXtRaw profile", b"iTXtXML:com.adobe")
 
 
 def is_image_file(path: str | os.PathLike) -> bool:
@@ -70,30 +62,36 @@ class EncodedImage:
     """
 
     size: tuple[int, int]
-    """Width and height in pixels, in this order, as in Pillow."""
+    """Width and height in pixels, in this order, with the EXIF orientation applied."""
 
     def __init__(self, data: bytes, name: str) -> None:
         self.name = name
         self._data = data
         self._is_color_jpeg = False  # which simplejpeg decodes
+        self._orientation = 1
         with as_corrupt_image_error(name):
             if data.startswith(_JPEG_START):
                 height, width, color_space, _ = simplejpeg.decode_jpeg_header(data)
                 # Pillow warns above its limit and refuses above twice the limit
                 if color_space == "YCbCr" and height * width <= 2 * (Image.MAX_IMAGE_PIXELS or math.inf):
-                    self.size = width, height
                     self._is_color_jpeg = True
-                    return
-            self.size = _open_image(io.BytesIO(data)).size
+                    self.size = width, height
+                    if not _may_be_turned(data):
+                        return
+            # Reading the orientation decodes some PNGs
+            image = _open_image(io.BytesIO(data))
+            self.size = oriented_size(image) if _may_be_turned(data) else image.size
+            self._orientation = exif_orientation(image) if self._is_color_jpeg else 1
 
     def decode(self, channels: int, downscale: float = 1.0) -> Tensor:
-        """Decode the image to uint8 (channels, height, width): RGB for 3 channels, gray for 1.
+        """Decode the image to uint8 (channels, height, width), as a viewer shows it; see `render_image`.
 
-        JPEGs that the caller will shrink by a factor of at least 4 are decoded at 1/2, 1/4 or 1/8 of their size.
+        Three channels are RGB, one is gray. JPEGs that the caller will shrink by a factor of at least 4 are decoded at
+        1/2, 1/4 or 1/8 of their size.
         """
         scale = next((s for s in _JPEG_SCALES if downscale >= _REDUCING_GAP * s), 1)
         with as_corrupt_image_error(self.name):
-            width, height = self.size
+            width, height = self.size if self._orientation < 5 else self.size[::-1]
             if self._is_color_jpeg and channels == 3:
                 # simplejpeg rejects unusual but readable files; Pillow decides about those
                 with contextlib.suppress(ValueError):
@@ -101,33 +99,46 @@ class EncodedImage:
                         "min_height": math.ceil(height / scale),
                         "min_width": math.ceil(width / scale),
                     }
-                    return torch.from_numpy(simplejpeg.decode_jpeg(self._data, **limits)).permute(2, 0, 1)
+                    pixels = torch.from_numpy(simplejpeg.decode_jpeg(self._data, **limits)).permute(2, 0, 1)
+                    return turn_pixels(pixels, self._orientation)
             image = _open_image(io.BytesIO(self._data))
             if scale > 1:
+                width, height = image.size
                 image.draft(None, (max(1, width // scale), max(1, height // scale)))
-            image.load()
-            return pillow_to_tensor(image, channels)
+            return pillow_to_tensor(image, channels, self.name)
 
 
-@contextlib.contextmanager
-def as_corrupt_image_error(name: str) -> Iterator[None]:
-    """Turn any error in reading or decoding an image into a `CorruptImageError` that names it."""
-    try:
-        yield
-    except Exception as error:  # Pillow's readers raise almost anything on corrupt files
-        raise CorruptImageError(f"{name}: {_describe(error)}") from None
+def _may_be_turned(data: bytes) -> bool:
+    """Return whether a file may have an orientation. That is quick to see for most JPEGs and PNGs."""
+    if data.startswith(_JPEG_START):
+        return _has_application_segment(data)
+    if data.startswith(_PNG_START):
+        return _has_metadata_chunk(data)
+    return True
 
 
-def _describe(error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, Image.DecompressionBombError):
-        return "has too many pixels to decode safely"
-    if isinstance(error, UnidentifiedImageError):
-        return "corrupt image (not a format that Pillow can read)"
-    if isinstance(error, OSError) and error.strerror:
-        return f"cannot be read ({error.strerror})"
-    return f"corrupt image ({one_line(error, 120)})"
+def _has_application_segment(data: bytes) -> bool:
+    """Return whether a JPEG has a segment APP1, for EXIF or XMP, in front of its pixels."""
+    position = 2
+    while data[position : position + 1] == b"\xff":
+        marker = data[position + 1 : position + 2]
+        if marker in (b"\xe1", b"\xff"):  # or fill bytes, which are left to Pillow
+            return True
+        if marker == b"\xda":
+            return False
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return True
+
+
+def _has_metadata_chunk(data: bytes) -> bool:
+    """Return whether a PNG has one of `_PNG_CHUNKS`, in front of its pixels or after them."""
+    position = len(_PNG_START)
+    while position < len(data):
+        # Length, kind, content and checksum of a chunk
+        if data.startswith(_PNG_CHUNKS, position + 4):
+            return True
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+    return False
 
 
 def _open_image(file: BinaryIO) -> Image.Image:
@@ -144,59 +155,7 @@ def read_encoded_image(path: str) -> EncodedImage:
     return EncodedImage(data, path)
 
 
-def pillow_to_tensor(image: Image.Image, channels: int) -> Tensor:
-    """Convert a Pillow image of any mode to uint8 (channels, height, width): RGB for 3 channels, gray for 1.
-
-    Palettes are resolved and alpha is dropped. Gray of more than 8 bits is assumed to have 16, and scaled to 8.
-    """
-    mode = {1: "L", 3: "RGB"}[channels]
-    if image.mode.startswith("I"):
-        gray = np.asarray(image).clip(0, 65535) // 256
-        image = Image.fromarray(gray.astype(np.uint8))
-    elif image.mode == "La":  # Pillow converts premultiplied gray and LAB only step by step
-        image = image.convert("LA")
-    elif image.mode == "LAB":
-        image = image.convert("RGB")
-    if image.mode != mode:
-        image = image.convert(mode)
-    pixels = torch.from_numpy(np.array(image))
-    return pixels.view(image.height, image.width, channels).permute(2, 0, 1)
-
-
-def read_oriented_image(path: str | os.PathLike) -> Image.Image:
-    """Read and decode an image file and apply its EXIF orientation; see `apply_exif_orientation`."""
+def read_rendered_image(path: str | os.PathLike) -> Image.Image:
+    """Read an image file as a viewer shows it, in mode L or RGB; see `render_image`."""
     with as_corrupt_image_error(str(path)), Path(path).open("rb") as file, _open_image(file) as image:
-        return apply_exif_orientation(image)
-
-
-def apply_exif_orientation(image: Image.Image) -> Image.Image:
-    """Decode an image, apply its EXIF orientation, and convert modes that Pillow cannot convert to RGB losslessly."""
-    image.load()
-    orientation = exif_orientation(image)
-    if image.mode.startswith("I") or image.mode in ("La", "LAB"):
-        image = Image.fromarray(pillow_to_tensor(image, 3).permute(1, 2, 0).numpy())
-    elif image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")
-    if orientation == 1:
-        return image
-    return image.transpose(_TRANSPOSE_OF_ORIENTATION[orientation])
-
-
-def exif_orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of an image, 1 to 8; 1 (as stored) if it has none or an invalid one.
-
-    TIFF always counts as 1, because Pillow rotates TIFF images itself.
-    """
-    if image.format == "TIFF":
-        return 1
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except Exception:  # corrupt EXIF data does not make the image unusable
-        return 1
-    return orientation if orientation in _TRANSPOSE_OF_ORIENTATION else 1
-
-
-def oriented_size(image: Image.Image) -> tuple[int, int]:
-    """Return the width and height of an image after its EXIF orientation is applied, without decoding it."""
-    width, height = image.size
-    return (height, width) if exif_orientation(image) >= 5 else (width, height)
+        return render_image(image, str(path))

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from fbnetv3.data.corrupt_images import CorruptImageError
 from fbnetv3.data.datasets import ImageDataset
-from fbnetv3.data.image_io import CorruptImageError
 from fbnetv3.data.samplers import DistributedSequentialSampler, EpochSampler
 from fbnetv3.data.transforms import Preprocessing, Transform
 from fbnetv3.errors import DataError, UsageError
@@ -89,7 +89,8 @@ class TransformedDataset(Dataset):
                 pixels = self.transform(image)
             target = self.target(view, index, class_index) if self.target else class_index
         except CorruptImageError as error:
-            return Sample(None, None, name, index, str(error))
+            message = str(error)
+            return Sample(None, None, name, index, message if name in message else f"{name}: {message}")
         except DataError as error:  # of the target
             return Sample(None, None, name, index, f"{name}: {error}")
         # The main process decides whether too many images have failed; an exception here would end the worker

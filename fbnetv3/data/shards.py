@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fbnetv3.data.image_io import IMAGE_SUFFIXES, EncodedImage, as_corrupt_image_error
+from fbnetv3.data.corrupt_images import as_corrupt_image_error
+from fbnetv3.data.image_io import IMAGE_SUFFIXES, EncodedImage
 from fbnetv3.errors import DataError
 from fbnetv3.utils.checks import check_int
 from fbnetv3.utils.downloads import cache_dir

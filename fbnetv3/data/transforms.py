@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 
-from fbnetv3.data.image_io import EncodedImage, pillow_to_tensor
+from fbnetv3.data.image_io import EncodedImage
+from fbnetv3.data.image_rendering import pillow_to_tensor, render_image
 from fbnetv3.errors import UsageError
 from fbnetv3.registry import Registry
 
@@ -29,8 +30,8 @@ CropBox = tuple[int, int, int, int]  # top, left, height and width in pixels
 
 CROPS = Registry("crop (INPUT.CROP)")
 """Builders of training crops, called with the keywords `preprocessing` (a `Preprocessing`), `scale` (INPUT.CROP_SCALE)
-and `padding` (INPUT.CROP_PADDING in pixels). Each returns a transform from an image to uint8 (channels, resolution,
-resolution)."""
+and `padding` (INPUT.CROP_PADDING in pixels). Each returns a transform from an upright image, an `EncodedImage` or a
+Pillow image of mode L or RGB, to uint8 (channels, resolution, resolution)."""
 
 AUGMENTATIONS = Registry("augmentation (INPUT.AUTO_AUGMENT)")
 """Builders of augmentations, called with the keyword `preprocessing`. Each returns a transform of uint8 pixels
@@ -66,6 +67,7 @@ class Preprocessing:
 
     def crop_center(self, image: AnyImage) -> Tensor:
         """Resize the short side, then crop the center: uint8 (channels, resolution, resolution)."""
+        image = _rendered(image)
         # Resize with the aspect ratio kept
         width, height = image.size
         short_side = min(width, height)
@@ -81,7 +83,11 @@ class Preprocessing:
         return pixels[:, top : top + self.resolution, left : left + self.resolution]
 
     def resize_to_square(self, image: AnyImage, box: CropBox | None = None) -> Tensor:
-        """Resize a part of the image, by default all of it, to uint8 (channels, resolution, resolution)."""
+        """Resize a part of the image, by default all of it, to uint8 (channels, resolution, resolution).
+
+        The box is a part of the upright image.
+        """
+        image = _rendered(image)
         width, height = image.size
         size = (self.resolution, self.resolution)
         return crop_and_resize(image, box or (0, 0, height, width), size, self.channels, self.interpolation)
@@ -129,7 +135,8 @@ def train_transform(
     make_crop = CROPS.get(crop)
     make_augmentation = AUGMENTATIONS.get(auto_augment)
     steps: list[Callable] = [
-        make_crop(preprocessing=preprocessing, scale=tuple(crop_scale), padding=crop_padding)
+        _rendered,  # crops see the size of the upright image
+        make_crop(preprocessing=preprocessing, scale=tuple(crop_scale), padding=crop_padding),
     ]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
@@ -189,6 +196,11 @@ def _augment_with_pillow(policy: Callable, *, preprocessing: Preprocessing) -> C
 
 AUGMENTATIONS.register(partial(_augment_with_pillow, v2.AutoAugment), name="autoaugment")
 AUGMENTATIONS.register(partial(_augment_with_pillow, v2.RandAugment), name="randaugment")
+
+
+def _rendered(image: AnyImage) -> AnyImage:
+    """Render a Pillow image; an `EncodedImage` is rendered when it is decoded."""
+    return render_image(image) if isinstance(image, Image.Image) else image
 
 
 def crop_and_resize(

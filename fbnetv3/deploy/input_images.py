@@ -12,11 +12,11 @@ from PIL import Image
 
 from fbnetv3.data.image_io import (
     EncodedImage,
-    apply_exif_orientation,
     find_image_files,
     read_encoded_image,
-    read_oriented_image,
+    read_rendered_image,
 )
+from fbnetv3.data.image_rendering import render_image
 from fbnetv3.errors import DataError
 from fbnetv3.utils.text import evenly_spaced
 
@@ -26,10 +26,11 @@ _NUM_SAMPLE_IMAGES = 32  # images to compare an export on
 
 
 def load_image(image: ClassifierImage, name: str = "the image") -> Image.Image | EncodedImage:
-    """Turn an image into what a preprocessing transform takes.
+    """Turn an image into what a preprocessing transform takes: an `EncodedImage`, or a rendered Pillow image.
 
     Args:
-        image: a path; a Pillow image; or a uint8 array (H, W), (H, W, 1), (H, W, 3) in RGB, or (H, W, 4) with alpha.
+        image: a path; a Pillow image of any mode, which is rendered as a file would be; or a uint8 array (H, W),
+            (H, W, 1), (H, W, 3) in RGB, or (H, W, 4) with alpha. See `render_image`.
         name: what to call the image in error messages, unless it is a path.
 
     Raises:
@@ -52,16 +53,16 @@ def load_image(image: ClassifierImage, name: str = "the image") -> Image.Image |
         )
     if not all(image.size):
         raise DataError(f"{name}: has no pixels")
-    return image
+    return render_image(image, name) if isinstance(image, Image.Image) else image
 
 
 def load_rgb_array(image: ImageLike, name: str = "the image") -> np.ndarray:
-    """Load an image as uint8 (H, W, 3) in RGB, with its EXIF orientation applied; see `load_image`."""
+    """Load an image as uint8 (H, W, 3) in RGB, as a viewer shows it; see `load_image`."""
     if isinstance(image, (str, os.PathLike)):
-        oriented = read_oriented_image(Path(image).expanduser())
+        rendered = read_rendered_image(Path(image).expanduser())
     else:
-        oriented = apply_exif_orientation(cast("Image.Image", load_image(image, name)))
-    return np.asarray(oriented.convert("RGB"))
+        rendered = cast("Image.Image", load_image(image, name))
+    return np.asarray(rendered.convert("RGB"))
 
 
 def is_batch(images: Any) -> TypeGuard[Sequence[Any]]:

@@ -8,7 +8,8 @@ import torch
 from PIL import Image, ImageFilter
 
 from fbnetv3.data import CorruptImageError, EncodedImage, Preprocessing
-from fbnetv3.data.image_io import pillow_to_tensor, read_encoded_image
+from fbnetv3.data.image_io import read_encoded_image
+from fbnetv3.data.image_rendering import pillow_to_tensor
 from fbnetv3.data.transforms import crop_and_resize
 
 

@@ -13,7 +13,7 @@ GRAY = Preprocessing(32, 32, (0.5,), (0.5,))
 PLAIN = {"crop": "none", "crop_scale": (1, 1), "crop_padding": 0, "flip": False}
 
 
-@pytest.mark.parametrize("mode", ["L", "LA", "La", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "1", "F"])
+@pytest.mark.parametrize("mode", ["L", "LA", "La", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "1"])
 def test_images_of_all_modes_become_rgb_or_gray(mode):
     image = (
         Image.new("RGBA", (50, 40), (200, 100, 50)).convert("LA" if mode == "La" else "RGB").convert(mode)

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from fbnetv3.data import EncodedImage
-from fbnetv3.data.image_io import read_oriented_image
+from fbnetv3.data.image_io import read_rendered_image
 from fbnetv3.deploy.input_images import load_rgb_array
 from fbnetv3.errors import DataError
 from tests.hardening.conftest import SCALE
@@ -65,7 +65,7 @@ IMAGES = {
 def test_hostile_images_are_named(tmp_path, case, name):
     path = tmp_path / name
     path.write_bytes(IMAGES[case])
-    for read in (lambda: EncodedImage(IMAGES[case], name).decode(3), lambda: read_oriented_image(path)):
+    for read in (lambda: EncodedImage(IMAGES[case], name).decode(3), lambda: read_rendered_image(path)):
         with pytest.raises(DataError, match=name):
             read()
     with pytest.raises(DataError, match=name):

@@ -44,8 +44,8 @@ class ClassifierPredictor:
 
         Args:
             images: one image or a list of images; each is a path, a Pillow image, or a uint8 array (H, W) or
-                (H, W, 3) in RGB. EXIF orientation is ignored, as in training. For a list, the result is a list of
-                predictions for each image.
+                (H, W, 3) in RGB. Files and Pillow images are rendered as in training: see `render_image`. For a list,
+                the result is a list of predictions for each image.
             top: number of classes to return for each image.
             batch_size: images per call of the network.
 

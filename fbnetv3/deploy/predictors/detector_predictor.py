@@ -90,7 +90,7 @@ class DetectorPredictor:
 
         Args:
             images: one image or a list of images; each is a path, a Pillow image, or a uint8 array (H, W) or
-                (H, W, 3) in RGB. Files and Pillow images are rotated according to their EXIF orientation. For a list,
+                (H, W, 3) in RGB. Files and Pillow images are rendered as in training: see `render_image`. For a list,
                 the result is a list of detections for each image.
             score_threshold: minimum score, in addition to the detector's own threshold, from its config.
 

@@ -15,7 +15,7 @@ from typing import Any
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
-from fbnetv3.data.image_io import exif_orientation, oriented_size
+from fbnetv3.data.image_rendering import exif_orientation, oriented_size
 from fbnetv3.errors import DataError
 from fbnetv3.utils.checks import is_int, is_number
 from fbnetv3.utils.text import evenly_spaced, first_few, one_line

@@ -13,19 +13,20 @@ from detectron2.data import DatasetMapper
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 
-from fbnetv3.data.image_io import read_oriented_image
+from fbnetv3.data.image_io import read_rendered_image
 
 
 def read_image_array(path: str | os.PathLike, format: str = "BGR") -> np.ndarray:
-    """Read an image file as uint8 (height, width, channels), with its EXIF orientation applied.
+    """Read an image file as uint8 (height, width, channels), rendered as everywhere; see `render_image`.
 
-    Unlike detectron2's `read_image`, 16-bit gray images are scaled instead of clipped, and TIFFs are rotated only once.
-    `format` is `INPUT.FORMAT`: "BGR", "RGB", "L" and so on.
+    Unlike detectron2's `read_image`, 16-bit gray images are scaled instead of clipped, transparent ones are shown on
+    white, and TIFFs are rotated only once. `format` is `INPUT.FORMAT`: "BGR", "RGB", "L" and so on.
 
     Raises:
-        CorruptImageError: the file is missing, corrupt, not an image, or too large to decode safely.
+        CorruptImageError: the file is missing, corrupt, not an image, too large to decode safely, or its values are out
+            of range.
     """
-    return utils.convert_PIL_to_numpy(read_oriented_image(path), format)
+    return utils.convert_PIL_to_numpy(read_rendered_image(path), format)
 
 
 class SafeResizeShortestEdge(T.ResizeShortestEdge):
@@ -46,9 +47,10 @@ def inference_resize(cfg: CfgNode) -> SafeResizeShortestEdge:
 
 
 class FBNetV3DatasetMapper(DatasetMapper):
-    """detectron2's `DatasetMapper` for detection, with three differences; ordinary images give the same inputs.
+    """detectron2's `DatasetMapper` for detection, with four differences; ordinary images give the same inputs.
 
     - Images of more than 8 bits are scaled; detectron2 clips them.
+    - Transparent images are shown on white; detectron2 drops their transparency.
     - Images of extreme aspect ratios keep at least one pixel per side; detectron2 fails on them.
     - Boxes stay fractional after resizing; detectron2 truncates them if the annotation file has integers.
 

@@ -19,7 +19,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from tqdm import tqdm
 
-from fbnetv3.data.image_io import IMAGE_SUFFIXES, CorruptImageError, find_image_files
+from fbnetv3.data.corrupt_images import CorruptImageError
+from fbnetv3.data.image_io import IMAGE_SUFFIXES, find_image_files
 from fbnetv3.deploy import DetectorPredictor, load
 from fbnetv3.detection.data.coco_annotations import read_annotations
 from fbnetv3.detection.data.dataset_mapper import inference_resize, read_image_array

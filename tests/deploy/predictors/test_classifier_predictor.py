@@ -98,10 +98,15 @@ def test_numbers_must_be_positive(argument, value, predictor, held_out):
         predictor(held_out[0][0], **{argument: value})
 
 
-def test_exif_orientation_is_ignored(predictor, held_out, tmp_path):
+@pytest.mark.parametrize(("tag", "turn"), [(3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90)])
+def test_exif_orientation_is_applied(tag, turn, predictor, held_out, tmp_path):
+    """A digit that is stored turned, and whose EXIF data say so, is recognized like the upright one."""
     exif = Image.Exif()
-    exif[0x0112] = 3  # rotated by 180 degrees
-    held_out[0][0].save(tmp_path / "plain.png")
-    held_out[0][0].save(tmp_path / "rotated.png", exif=exif)
-    plain, rotated = predictor([tmp_path / "plain.png", tmp_path / "rotated.png"])
-    assert plain == rotated
+    exif[0x0112] = tag
+    for number, image in enumerate(held_out[0][:8]):
+        image.save(tmp_path / "upright.png")
+        image.transpose(turn).save(tmp_path / "turned.png", exif=exif)
+        in_memory = Image.open(tmp_path / "turned.png")
+        upright, *turned = predictor([tmp_path / "upright.png", tmp_path / "turned.png", in_memory])
+        assert turned == [upright] * 2
+        assert upright[0].label == str(held_out[1][number])

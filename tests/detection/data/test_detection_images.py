@@ -10,7 +10,8 @@ from detectron2.data import DatasetMapper, detection_utils
 from detectron2.modeling import build_model
 from PIL import Image
 
-from fbnetv3.data.image_io import CorruptImageError, oriented_size
+from fbnetv3.data import CorruptImageError
+from fbnetv3.data.image_rendering import oriented_size
 from fbnetv3.detection.data.dataset_mapper import (
     FBNetV3DatasetMapper,
     SafeResizeShortestEdge,
