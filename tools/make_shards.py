@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="random seed of the image order")
     args = parser.parse_args(argv)
-    dataset = FolderDataset(Path(args.root))
+    dataset = FolderDataset(Path(args.root), allow_empty_classes=args.split != "train")
     output = Path(args.output)
 
     # The shards of all splits need the same classes, and old shards would be mixed with new ones

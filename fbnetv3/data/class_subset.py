@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fbnetv3.data.image_io import is_image_file
+from fbnetv3.data.image_folders import SkippedFiles, list_class_folders, scan_class_folders
 from fbnetv3.errors import DataError
 from fbnetv3.utils.files import write_json
 from fbnetv3.utils.text import describe_error, first_few
@@ -23,7 +24,7 @@ class ClassSubset:
 
     root: Path
     classes: tuple[str, ...]  # names of the class folders, sorted
-    train: tuple[str, ...]  # paths relative to root, of the form CLASS/IMAGE
+    train: tuple[str, ...]  # paths relative to root, of the form CLASS/.../IMAGE
     val: tuple[str, ...]
     seed: int
 
@@ -47,23 +48,21 @@ def draw_class_subset(
         max_train: number of remaining images to draw for training; None for all.
 
     Raises:
-        DataError: the folder does not exist, or has too few classes or images.
+        DataError: the folder does not exist, has too few classes or images, or a class without images was drawn.
     """
     root = Path(root).expanduser()
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
-    # Sort names, so that the result does not depend on the file system
-    folders = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    skipped = SkippedFiles()
+    folders = list_class_folders(root, skipped)
     if len(folders) < num_classes:
         raise DataError(
             f"{root}: has {len(folders)} class folders, fewer than the {num_classes} requested; lower --classes"
         )
     rng = random.Random(seed)
     classes = sorted(rng.sample(folders, num_classes))
-    images = []
-    for name in classes:
-        files = filter(is_image_file, sorted(os.listdir(root / name)))
-        images += [f"{name}/{file}" for file in files]
+    scan = scan_class_folders(root, classes, skipped)
+    scan.require_images(root)
+    images = list(itertools.chain(*scan.images))
+    skipped.log(root, len(images))
     num_train = max_train or 1
     if len(images) < num_val + num_train:
         raise DataError(
@@ -76,10 +75,15 @@ def draw_class_subset(
     if max_train is not None:
         train = sorted(rng.sample(train, max_train))
     # Each class needs a training image
-    empty = sorted(set(classes) - {image.split("/")[0] for image in train})
+    empty = sorted(set(classes) - set(map(class_of_path, train)))
     if empty:
         raise DataError(f"{root}: no training images are left in {first_few(empty)}; hold out fewer images")
     return ClassSubset(root.resolve(), tuple(classes), tuple(train), tuple(sorted(val)), seed)
+
+
+def class_of_path(image: str) -> str:
+    """Return the class of an image of a subset: the first folder of its path."""
+    return image.split("/", 1)[0]
 
 
 def save_class_subset(subset: ClassSubset, path: str | os.PathLike) -> None:
@@ -98,7 +102,7 @@ def load_class_subset(path: str | os.PathLike) -> ClassSubset:
         raise DataError(
             f"{path}: cannot be read as a subset file ({describe_error(error)}); {advice}"
         ) from None
-    image_classes = {Path(image).parent.name for image in subset.train + subset.val}
+    image_classes = set(map(class_of_path, subset.train + subset.val))
     if not subset.train or not subset.val or not image_classes <= set(subset.classes):
         raise DataError(f"{path}: cannot be read as a subset file (no images, or images of other classes)")
     return subset

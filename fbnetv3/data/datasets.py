@@ -8,14 +8,14 @@ from typing import Protocol
 
 import numpy as np
 from PIL import Image
-from torchvision.datasets import CIFAR10, ImageFolder
+from torchvision.datasets import CIFAR10
 
-from fbnetv3.data.class_subset import ClassSubset, load_class_subset
-from fbnetv3.data.image_io import EncodedImage, find_image_files, is_image_file, read_encoded_image
+from fbnetv3.data.class_subset import ClassSubset, class_of_path, load_class_subset
+from fbnetv3.data.image_folders import scan_class_folders
+from fbnetv3.data.image_io import EncodedImage, read_encoded_image
 from fbnetv3.data.shards import ShardDataset, open_shards
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.registry import Registry
-from fbnetv3.utils.text import first_few
 
 DATASETS = Registry("dataset")
 """Builders of datasets, called with the root (DATA.ROOT) and the split ("train" or "val"). They return an
@@ -80,28 +80,41 @@ class ArrayDataset:
         return f"{self.name}[{index}]"
 
 
-class FolderDataset(ImageFolder):
-    """A folder with one subfolder of images per class."""
+class FolderDataset:
+    """A folder with one subfolder of images per class.
 
-    def __init__(self, folder: Path) -> None:
-        try:
-            super().__init__(str(folder), loader=read_encoded_image, is_valid_file=is_image_file)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise DataError(f"{folder}: {_missing_images(folder)}") from error
+    Files that are no images are skipped, and their numbers logged in one line.
+
+    Args:
+        folder: folder that contains the class folders.
+        allow_empty_classes: whether a class folder may be without images, as in validation.
+
+    Raises:
+        DataError: the folder does not exist, or has no class folder or no images.
+    """
+
+    def __init__(self, folder: Path, allow_empty_classes: bool = False) -> None:
+        scan = scan_class_folders(folder)
+        if not scan.classes:
+            raise DataError(f"{folder}: no class folder in it; each class needs a folder with images")
+        if not allow_empty_classes or not any(scan.images):
+            scan.require_images(folder)
+        self.classes = scan.classes
+        self.samples = [
+            (f"{folder}/{name}", index) for index, names in enumerate(scan.images) for name in names
+        ]
+        scan.skipped.log(folder, len(self))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[EncodedImage, int]:
+        path, target = self.samples[index]
+        return read_encoded_image(path), target
 
     def image_name(self, index: int) -> str:
         """Return the path of an image."""
         return self.samples[index][0]
-
-
-def _missing_images(folder: Path) -> str:
-    """Say why no images were found in a folder."""
-    if not folder.is_dir():
-        return "no such folder"
-    class_folders = sorted(path for path in folder.iterdir() if path.is_dir())
-    empty = [path.name for path in class_folders if not find_image_files(path)]
-    problem = f"no image in the class folder {first_few(empty)}" if empty else "no class folder in it"
-    return f"{problem}; each class needs a folder with images"
 
 
 class ListDataset:
@@ -117,7 +130,7 @@ class ListDataset:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[EncodedImage, int]:
-        class_name = Path(self.paths[index]).parent.name
+        class_name = class_of_path(self.paths[index])
         return read_encoded_image(self.image_name(index)), self._class_index[class_name]
 
     def image_name(self, index: int) -> str:
@@ -141,7 +154,7 @@ def open_imagefolder(root: str, split: str) -> FolderDataset:
         raise DataError(
             f"{folders[0]}: no such folder; DATA.ROOT must be the folder that contains train/ and val/"
         )
-    return FolderDataset(folder)
+    return FolderDataset(folder, allow_empty_classes=split != "train")
 
 
 @DATASETS.register(name="imagelist")

@@ -27,9 +27,6 @@ from fbnetv3.data.image_rendering import (
     turn_pixels,
 )
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm")
-"""Suffixes, in lower case, of the files that count as images when a folder is searched."""
-
 # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size. The decoded image must still be this many times larger than the
 # result, so the caller's resizing filter determines the result (the `reducing_gap` of Pillow's documentation).
 _REDUCING_GAP = 2.0
@@ -38,16 +35,6 @@ _JPEG_START = b"\xff\xd8"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 # Chunks of PNGs that may have an orientation: EXIF, EXIF as older programs store it, and XMP
 _PNG_CHUNKS = (b"eXIf", b"tEXtRaw profile", b"zTXtRaw profile", b"iTXtXML:com.adobe")
-
-
-def is_image_file(path: str | os.PathLike) -> bool:
-    """Return whether a file name has one of `IMAGE_SUFFIXES`."""
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
-
-
-def find_image_files(folder: Path) -> list[Path]:
-    """Return the image files in a folder and its subfolders, sorted by path."""
-    return sorted(path for path in folder.rglob("*") if is_image_file(path) and path.is_file())
 
 
 class EncodedImage:

@@ -1,7 +1,8 @@
 """Datasets in tar files with webdataset's layout: many images per file, `name.jpg` next to `name.cls`.
 
-Images are read by their byte offsets, so order, augmentation and resuming are as exact as with single files. The index
-of offsets is built when a shard is first opened, and cached.
+The class of `photo.v1.jpg` is in `photo.v1.cls`, or else in `photo.cls`, by webdataset's rule that the name of a sample
+ends at the first dot. Images are read by their byte offsets, so order, augmentation and resuming are as exact as with
+single files. The index of offsets is built when a shard is first opened, and cached.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import itertools
 import json
 import os
 import tarfile
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +24,8 @@ import torch
 from torch import Tensor
 
 from fbnetv3.data.corrupt_images import as_corrupt_image_error
-from fbnetv3.data.image_io import IMAGE_SUFFIXES, EncodedImage
+from fbnetv3.data.image_folders import SkippedFiles, is_hidden, is_image_file
+from fbnetv3.data.image_io import EncodedImage
 from fbnetv3.errors import DataError
 from fbnetv3.utils.checks import check_int
 from fbnetv3.utils.downloads import cache_dir
@@ -37,18 +40,24 @@ WINDOW = 16  # shards whose images are shuffled with each other, so that few fil
 _MAX_CLASS_BYTES = 100
 _MAX_CLASS_INDEX = 1_000_000
 
+_INDEX_VERSION = 2  # of the rules by which an index is read; a cached one of other rules is not used
+
 
 class ShardIndex(NamedTuple):
-    """Byte offset, length, class index and name of each image of a shard."""
+    """Byte offset, length, class index and name of each image of a shard, and numbers of skipped members by reason."""
 
     offsets: list[int]
     lengths: list[int]
     targets: list[int]
     names: list[str]
+    skipped: dict[str, int]
 
 
 class ShardDataset:
-    """The images of several shards. The names of the classes default to their indices."""
+    """The images of several shards. The names of the classes default to their indices.
+
+    Members that are no images are skipped, and their numbers logged in one line.
+    """
 
     def __init__(self, shards: Iterable[Path], classes: list[str] | None = None) -> None:
         self.shards = list(shards)
@@ -69,6 +78,10 @@ class ShardDataset:
                 f"{name}: has class {max_target}, but {CLASSES_FILE} lists only {len(self.classes)} classes"
             )
         self._open_files: dict[int, io.FileIO] = {}
+        skipped = SkippedFiles()
+        for index in indexes:
+            skipped.reasons.update(index.skipped)
+        skipped.log(f"{self.shards[0].parent}: {len(self.shards)} shards", len(self))
 
     def __len__(self) -> int:
         return len(self._names)
@@ -117,7 +130,8 @@ def open_shards(folder: Path, names: Sequence[str]) -> ShardDataset:
     `folder/classes.txt` may name the classes, one per line.
     """
     candidates = ([*folder.glob(f"{name}/*.tar"), *folder.glob(f"*{name}*.tar")] for name in names)
-    shards = sorted(next(filter(None, candidates), []))
+    visible = ([shard for shard in shards if not is_hidden(shard.name)] for shards in candidates)
+    shards = sorted(next(filter(None, visible), []))
     if not shards:
         patterns = f"{names[0]}/*.tar or *{names[0]}*.tar"
         raise DataError(
@@ -161,7 +175,9 @@ def _load_index(shard: Path) -> ShardIndex:
     """Return the index of a shard, from the cache if possible."""
     # A shard that is replaced gets another key
     stat = shard.stat()
-    key = hashlib.sha256(f"{shard.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:32]
+    key = hashlib.sha256(
+        f"{_INDEX_VERSION} {shard.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()
+    ).hexdigest()[:32]
     cache_file = cache_dir() / "shards" / f"{key}.json"
     with contextlib.suppress(OSError, ValueError, TypeError):
         return ShardIndex(*json.loads(cache_file.read_text()))
@@ -176,29 +192,33 @@ def _read_index(shard: Path) -> ShardIndex:
     """Read the index from the shard itself."""
     images: dict[str, tarfile.TarInfo] = {}
     targets: dict[str, int] = {}
+    skipped: Counter[str] = Counter()
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
-                _add_to_index(tar, member, images, targets)
+                _add_to_index(tar, member, images, targets, skipped)
             has_end_marker = tar.offset < shard.stat().st_size
+        if not has_end_marker:
+            raise DataError(f"{shard}: is truncated; copy it again")
+        if not images:
+            raise DataError(f"{shard}: has no images; expected webdataset's name.jpg and name.cls")
+        classes = _match_classes(images, targets, skipped)
+    except _InvalidMemberError as error:
+        raise DataError(f"{shard}: {error}") from None
     except (tarfile.TarError, ValueError, OSError, EOFError) as error:
         raise DataError(f"{shard}: is not a readable tar file of images ({one_line(error, 120)})") from None
-    if not has_end_marker:
-        raise DataError(f"{shard}: is truncated; copy it again")
-    if not images:
-        raise DataError(f"{shard}: has no images; expected webdataset's name.jpg and name.cls")
-    # Every image needs a class
-    for key, member in images.items():
-        if key not in targets:
-            raise DataError(
-                f"{shard}: {member.name} has no class, which should be in a .cls file of the same name"
-            )
+    members = [images[name] for name in classes]
     return ShardIndex(
-        offsets=[member.offset_data for member in images.values()],
-        lengths=[member.size for member in images.values()],
-        targets=[targets[key] for key in images],
-        names=[member.name for member in images.values()],
+        offsets=[member.offset_data for member in members],
+        lengths=[member.size for member in members],
+        targets=list(classes.values()),
+        names=[member.name for member in members],
+        skipped=dict(skipped),
     )
+
+
+class _InvalidMemberError(Exception):
+    """A member of a shard has no class, or its name or class is ambiguous."""
 
 
 def _add_to_index(
@@ -206,23 +226,75 @@ def _add_to_index(
     member: tarfile.TarInfo,
     images: dict[str, tarfile.TarInfo],
     targets: dict[str, int],
+    skipped: Counter[str],
 ) -> None:
-    """Add a member of a shard to `images` or `targets`, under its name up to the first dot."""
-    if not member.isfile():
+    """Add a member of a shard to `images` by its name, or to `targets` by its name without .cls."""
+    name = member.name.removeprefix("./")
+    stem, suffix = os.path.splitext(name)
+    if member.isdir():
         return
-    if member.issparse():
+    if any(is_hidden(part) for part in name.split("/")):
+        skipped["hidden member{s}"] += 1
+    elif not member.isfile():
+        skipped["link{s} and special member{s}"] += 1
+    elif member.issparse():
         raise tarfile.ReadError(f"{member.name} is a sparse file")
-    folder, _, file_name = member.name.rpartition("/")
-    stem, _, suffix = file_name.partition(".")
-    key = f"{folder}/{stem}"
-    if suffix.lower() == "cls":
-        content = tar.extractfile(member)
-        assert content is not None  # it is a regular file
-        target = int(content.read(_MAX_CLASS_BYTES))
-        if not 0 <= target <= _MAX_CLASS_INDEX:
-            raise tarfile.ReadError(
-                f"the class {target} of {member.name} is not in [0, {_MAX_CLASS_INDEX}]"
-            )
-        targets[key] = target
-    elif f".{suffix.lower()}" in IMAGE_SUFFIXES:
-        images[key] = member
+    elif suffix.lower() == ".cls":
+        if stem in targets:
+            raise _InvalidMemberError(f"has several classes of {stem}; write one .cls member per image")
+        targets[stem] = _read_class(tar, member)
+    elif is_image_file(name):
+        if name in images:
+            raise _InvalidMemberError(f"has several members {name}; give each image its own name")
+        images[name] = member
+    else:
+        skipped["member{s} that are no images"] += 1
+
+
+def _read_class(tar: tarfile.TarFile, member: tarfile.TarInfo) -> int:
+    content = tar.extractfile(member)
+    assert content is not None  # it is a regular file
+    target = int(content.read(_MAX_CLASS_BYTES))
+    if not 0 <= target <= _MAX_CLASS_INDEX:
+        raise tarfile.ReadError(f"the class {target} of {member.name} is not in [0, {_MAX_CLASS_INDEX}]")
+    return target
+
+
+def _match_classes(images: Iterable[str], targets: dict[str, int], skipped: Counter[str]) -> dict[str, int]:
+    """Return the class of each image: that of its own name, or else of its name up to an earlier dot.
+
+    If `x.jpg` has a class, other images of the same sample without one, such as the mask `x.seg.png`, are skipped.
+    """
+    stems = {name: os.path.splitext(name)[0] for name in images}
+    main_images = {stem for stem in stems.values() if stem in targets}
+    classes = {}
+    for name, stem in stems.items():
+        if stem in targets:
+            classes[name] = targets[stem]
+        elif _sample_name(name) in main_images:
+            skipped["additional image{s} of samples"] += 1
+        else:
+            classes[name] = _class_of_sample(name, targets)
+    return classes
+
+
+def _class_of_sample(name: str, targets: dict[str, int]) -> int:
+    """Return the class of an image that has no class of its own name."""
+    sample = _sample_name(name)
+    stem = os.path.splitext(name)[0]
+    shorter_names = []
+    while stem != sample:
+        stem = os.path.splitext(stem)[0]
+        shorter_names.append(stem)
+    classes = {targets[stem] for stem in shorter_names if stem in targets}
+    if not classes:
+        raise _InvalidMemberError(f"{name} has no class, which should be in a .cls file of the same name")
+    if len(classes) > 1:
+        raise _InvalidMemberError(f"the class of {name} is ambiguous: {sample} has {len(classes)} classes")
+    return classes.pop()
+
+
+def _sample_name(name: str) -> str:
+    """Return the name of a webdataset sample, which its members have in common: up to the first dot."""
+    folder, slash, file_name = name.rpartition("/")
+    return f"{folder}{slash}{file_name.partition('.')[0]}"

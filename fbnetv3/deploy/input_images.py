@@ -10,12 +10,8 @@ from typing import Any, TypeGuard, cast
 import numpy as np
 from PIL import Image
 
-from fbnetv3.data.image_io import (
-    EncodedImage,
-    find_image_files,
-    read_encoded_image,
-    read_rendered_image,
-)
+from fbnetv3.data.image_folders import find_image_files
+from fbnetv3.data.image_io import EncodedImage, read_encoded_image, read_rendered_image
 from fbnetv3.data.image_rendering import render_image
 from fbnetv3.errors import DataError
 from fbnetv3.utils.text import evenly_spaced

@@ -64,6 +64,107 @@ def test_shards_of_other_programs(tmp_path):
     assert [data[i][1] for i in range(3)] == [0, 1, 2] and data.classes == ["0", "1", "2"]
 
 
+def write_tar(path, members):
+    """Write a tar file with members in the given order, names may repeat."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def images_and_classes(folder):
+    data = build_dataset("shards", str(folder), "train")
+    names = [data.image_name(index).rpartition(":")[2] for index in range(len(data))]
+    return dict(zip(names, (data[index][1] for index in range(len(data))), strict=True))
+
+
+IMAGE = gray_image(0)
+
+
+@pytest.mark.parametrize(
+    ("members", "classes"),
+    [
+        # Dots in names: each image has its own class
+        (
+            {
+                "p.v1.jpg": IMAGE,
+                "p.v1.cls": b"1",
+                "p.v2.jpg": IMAGE,
+                "p.v2.cls": b"2",
+                "p.jpg": IMAGE,
+                "p.cls": b"0",
+            },
+            {"p.v1.jpg": 1, "p.v2.jpg": 2, "p.jpg": 0},
+        ),
+        # webdataset's rule: the sample is x, with the fields left.jpg, right.jpg and cls
+        (
+            {
+                "d.1/x.left.jpg": IMAGE,
+                "d.1/x.right.jpg": IMAGE,
+                "d.1/x.cls": b"3",
+                "d.1/y.left.JPG": IMAGE,
+                "d.1/y.CLS": b"4",
+            },
+            {"d.1/x.left.jpg": 3, "d.1/x.right.jpg": 3, "d.1/y.left.JPG": 4},
+        ),
+        # The main image of a sample has a mask next to it
+        ({"x.jpg": IMAGE, "x.seg.png": IMAGE, "x.cls": b"5", "x.json": b"{}"}, {"x.jpg": 5}),
+        # Equal stems, and equal names in different folders
+        (
+            {"a/1.jpg": IMAGE, "a/1.png": IMAGE, "a/1.cls": b"0", "b/1.jpg": IMAGE, "b/1.cls": b"1"},
+            {"a/1.jpg": 0, "a/1.png": 0, "b/1.jpg": 1},
+        ),
+        # As `tar cf x.tar .` names them on a Mac
+        ({"./x.jpg": IMAGE, "./._x.jpg": IMAGE, "./x.cls": b"2", "./._x.cls": b"junk"}, {"./x.jpg": 2}),
+    ],
+)
+def test_names_and_classes_in_shards_of_other_programs(members, classes, tmp_path):
+    write_tar(tmp_path / "train.tar", members.items())
+    assert images_and_classes(tmp_path) == classes
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([("x.jpg", IMAGE), ("x.cls", b"0"), ("x.jpg", IMAGE)], "has several members x.jpg"),
+        ([("x.jpg", IMAGE), ("x.cls", b"0"), ("./x.jpg", IMAGE)], "has several members x.jpg"),
+        ([("x.jpg", IMAGE), ("x.cls", b"0"), ("x.cls", b"1")], "has several classes of x"),
+        (
+            [("x.a.b.jpg", IMAGE), ("x.a.cls", b"0"), ("x.cls", b"1")],
+            "the class of x.a.b.jpg is ambiguous: x has 2 classes",
+        ),
+        ([("p.v1.jpg", IMAGE), ("p.v1.cls", b"1"), ("p.v2.jpg", IMAGE)], r"p\.v2\.jpg has no class"),
+    ],
+)
+def test_ambiguous_shards_are_refused(members, message, tmp_path):
+    write_tar(tmp_path / "train.tar", members)
+    with pytest.raises(DataError, match=rf"train\.tar: {message}"):
+        build_dataset("shards", str(tmp_path), "train")
+
+
+def test_skipped_members_are_counted_in_one_line(tmp_path, caplog):
+    members = {
+        "x.jpg": IMAGE,
+        "x.seg.png": IMAGE,
+        "x.cls": b"0",
+        "x.json": b"{}",
+        "._x.jpg": b"",
+        "y.txt": b"",
+    }
+    for name in ("train-0.tar", "train-1.tar"):
+        write_tar(tmp_path / name, members.items())
+    (tmp_path / "._train-0.tar").write_bytes(b"of a Mac")
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        assert len(build_dataset("shards", str(tmp_path), "train")) == 2
+        (record,) = caplog.records
+        assert record.message == (
+            f"{tmp_path}: 2 shards: 2 images; skipped 4 members that are no images, 2 hidden members, "
+            "2 additional images of samples"
+        )
+
+
 def test_the_index_is_cached_and_rebuilt_for_a_different_file(folder, cache, monkeypatch):
     build_dataset("shards", str(folder), "train")
     assert len(list((cache / "shards").iterdir())) == 3

@@ -95,21 +95,3 @@ def test_truncated_and_corrupt_images_are_decoded_or_named(tmp_path, format, rng
             assert load_rgb_array(tmp_path / "x").shape[2] == 3
         except DataError as error:
             assert "\n" not in str(error)
-
-
-@pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I", "I;16", "F", "LAB", "YCbCr"]
-)
-def test_every_color_mode_is_converted(tmp_path, mode):
-    gray = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
-    image = gray.convert("RGB").convert(mode) if mode != "LAB" else Image.new("LAB", (8, 8))
-    if mode == "I;16":
-        image = Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8))
-    image.save(tmp_path / "x.tif")
-    for channels in (1, 3):
-        assert EncodedImage((tmp_path / "x.tif").read_bytes(), "x").decode(channels).shape == (
-            channels,
-            8,
-            8,
-        )
-    assert load_rgb_array(tmp_path / "x.tif").shape == (8, 8, 3)

@@ -20,7 +20,7 @@ from detectron2.structures import Boxes, Instances
 from tqdm import tqdm
 
 from fbnetv3.data.corrupt_images import CorruptImageError
-from fbnetv3.data.image_io import IMAGE_SUFFIXES, find_image_files
+from fbnetv3.data.image_folders import find_image_files
 from fbnetv3.deploy import DetectorPredictor, load
 from fbnetv3.detection.data.coco_annotations import read_annotations
 from fbnetv3.detection.data.dataset_mapper import inference_resize, read_image_array
@@ -167,7 +167,7 @@ def find_input_images(
     inputs = list(inputs)
     paths = list(_named_paths(inputs, exclude))
     if not paths:
-        raise DataError(f"{', '.join(map(str, inputs))}: contains no images ({', '.join(IMAGE_SUFFIXES)})")
+        raise DataError(f"{', '.join(map(str, inputs))}: contains no images")
     if annotations is None:
         return [ImageFile(path, name, number) for number, (path, name) in enumerate(paths, 1)], None
 
