@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import logging
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torchvision
@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
-from fbnetv3.modeling.weights import load_checked_weights
+from fbnetv3.modeling.checkpoint_contents import StateDict, prefixes_of
+from fbnetv3.modeling.weights import WeightsSource, load_best, read_candidates
 from fbnetv3.utils.text import one_line
 
 logger = logging.getLogger(__name__)
@@ -110,10 +111,11 @@ def count_torchvision_macs(arch: TorchvisionArch, resolution: int, num_classes: 
     return int(sum(macs[operator] for operator in _COUNTED_OPERATORS))
 
 
-def load_torchvision_weights(model: nn.Module, state_dict: Mapping[str, Tensor], name: str) -> bool:
-    """Load torchvision's weights, called `name` in messages, into its network; return whether the head was loaded.
+def load_torchvision_weights(model: nn.Module, source: WeightsSource) -> bool:
+    """Load torchvision's weights into its network; return whether the head was loaded. See `load_weights`."""
 
-    If the number of classes differs, all weights but the last layer's are loaded, with a warning.
-    """
-    weights = {_DENSENET_NAME.sub(r"\1\2", key): value for key, value in state_dict.items()}
-    return load_checked_weights(model, weights, name, "the network")
+    def rename(state_dict: StateDict) -> StateDict:
+        return {_DENSENET_NAME.sub(r"\1\2", key): value for key, value in state_dict.items()}
+
+    candidates = read_candidates(source, partial(prefixes_of, next(iter(model.state_dict()))))
+    return not load_best(model, candidates, "the network", rename).has_other_classes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Literal, cast
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from fbnetv3.arch import ArchDef
 from fbnetv3.arch.block_specs import MBConvSpec
 from fbnetv3.errors import WeightsError
-from fbnetv3.modeling.safe_loading import StateDict
+from fbnetv3.modeling.checkpoint_contents import StateDict, common_wrapper_prefix
 from fbnetv3.utils.text import first_few
 
 Naming = Literal["fbnetv3", "mobile_vision", "timm"]
@@ -49,6 +50,14 @@ _TIMM_MBCONV_WITHOUT_EXPANSION = {
     "bn2": "project.1",
     **_TIMM_SQUEEZE,
 }
+# The first part of the names of a network's tensors: this project's, mobile-vision's, timm's
+NETWORK_PARTS = frozenset(
+    ("backbone", "stages", "head", "conv_stem", "bn1", "blocks", "conv_head", "classifier")
+)
+# Names of a network's first tensors after their prefix: mobile-vision's and this project's, timm's
+_FIRST_TENSOR = re.compile(
+    r"(?P<prefix>(?:[^.]+\.)*?)(?:(?:backbone\.)?stages\.(?:xif0_0|0\.0)\..*|conv_stem\.weight)"
+)
 _TIMM_BLOCK = re.compile(r"blocks\.(\d+)\.(\d+)\.")
 
 
@@ -81,6 +90,12 @@ def convert_state_dict(
         f"{source}: the keys match no known naming (this project's, mobile-vision's, or timm's for FBNetV3): "
         f"{first_few(list(weights))}"
     )
+
+
+def network_prefixes(names: Iterable[str]) -> set[str]:
+    """Return the prefixes of networks with any known naming among the names of a state dict."""
+    matches = [match for match in map(_FIRST_TENSOR.fullmatch, names) if match]
+    return {match["prefix"] for match in matches} or common_wrapper_prefix(names)
 
 
 def _rename(weights: StateDict, new_layers: dict[str, str]) -> dict[str, Tensor]:

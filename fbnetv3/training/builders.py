@@ -25,7 +25,6 @@ from fbnetv3.data.loader import memory_format
 from fbnetv3.data.transforms import Transform
 from fbnetv3.errors import FieldError, UnknownNameError, UsageError, suggest
 from fbnetv3.modeling import build_network, load_weights
-from fbnetv3.modeling.safe_loading import read_state_dict
 from fbnetv3.modeling.torchvision_models import (
     TORCHVISION_PREFIX,
     TorchvisionArch,
@@ -186,7 +185,7 @@ def _load_weights(model: nn.Module, arch: AnyArch, weights: str) -> bool:
     """Load weights and return whether they included the head."""
     if isinstance(arch, ArchDef):
         return load_weights(model, weights).head_loaded
-    return load_torchvision_weights(model, read_state_dict(weights), weights)
+    return load_torchvision_weights(model, weights)
 
 
 def _to_device(model: nn.Module, cfg: CfgNode, device: torch.device) -> nn.Module:

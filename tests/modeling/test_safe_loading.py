@@ -1,14 +1,20 @@
 """Checkpoint files: what is read, and files that are corrupt or would run code."""
 
+import argparse
+import datetime
 import pickle
+import sys
+import types
 import zipfile
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import numpy as np
 import pytest
 import torch
 
 import fbnetv3
-from fbnetv3.errors import WeightsError
-from fbnetv3.modeling.safe_loading import extract_state_dict, load_checkpoint_file
+from fbnetv3.errors import MissingPackageError, WeightsError
+from fbnetv3.modeling.safe_loading import load_checkpoint_file
 from tests.modeling.weight_files import RunsCode
 
 SMALL = "fbnetv3_digits"
@@ -23,28 +29,84 @@ def test_safetensors(tmp_path):
     assert all(torch.equal(state_dict[key], value) for key, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize(
-    "checkpoint", [{}, [], 3, {"state_dict": {}}, {"state_dict": 3}, {"a": 1}, {"model": {"a": "b"}}]
-)
-def test_a_checkpoint_without_tensors(checkpoint):
-    with pytest.raises(WeightsError, match="x.pth: has no state dict"):
-        extract_state_dict(checkpoint, "x.pth")
-
-
-def test_nested_ema_weights_without_prefixes():
-    raw = {"a": torch.zeros(1)}
-    ema = {"module.a": torch.ones(1)}
-    assert extract_state_dict({"model_ema": {"state_dict": ema}, "state_dict": raw}, "x.pth") == {
-        "a": torch.ones(1)
-    }
-    assert extract_state_dict({"model_ema": {}, "state_dict": raw}, "x.pth") == raw
-
-
 def test_a_checkpoint_that_runs_code_is_refused(tmp_path):
     torch.save({"state_dict": RunsCode(tmp_path / "trace")}, tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match="objects other than tensors, which could run code; save only"):
+    with pytest.raises(
+        WeightsError, match=r"other than tensors \(io.open\), which could run code; save only"
+    ):
         load_checkpoint_file(tmp_path / "x.pth")
     assert not (tmp_path / "trace").exists()
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    "value",
+    [
+        argparse.Namespace(lr=0.1, root=PurePosixPath("/data")),
+        types.SimpleNamespace(lr=0.1),
+        PurePosixPath("/data"),
+        PureWindowsPath("C:/data"),
+        datetime.datetime(2026, 1, 2, tzinfo=datetime.timezone.utc),
+        datetime.timedelta(hours=3),
+        np.float16(0.5),
+        np.uint8(3),
+        np.str_("best"),
+        np.bool_(True),
+        torch.__version__,
+        torch.device("cuda"),
+    ],
+    ids=repr,
+)
+def test_plain_values_of_training_scripts_are_read(tmp_path, value, legacy):
+    torch.save(
+        {"x": value, "a": torch.ones(1)}, tmp_path / "x.pth", _use_new_zipfile_serialization=not legacy
+    )
+    assert load_checkpoint_file(tmp_path / "x.pth")["x"] == value
+
+
+@pytest.mark.parametrize(
+    "path", [Path("/data"), PurePosixPath("/data")], ids=lambda path: type(path).__name__
+)
+def test_paths_of_any_system_become_text(tmp_path, path):
+    """A PosixPath cannot be built on Windows, and a WindowsPath not elsewhere."""
+    torch.save({"x": path}, tmp_path / "x.pth")
+    assert load_checkpoint_file(tmp_path / "x.pth")["x"] == PurePosixPath("/data")
+
+
+def test_lightnings_hyperparameters_are_read_without_lightning(tmp_path, monkeypatch):
+    """Their class is a dict with attributes."""
+    names = "lightning", "lightning.fabric", "lightning.fabric.utilities", "lightning.fabric.utilities.data"
+    modules = {name: types.ModuleType(name) for name in names}
+    attribute_dict = type("AttributeDict", (dict,), {"__module__": names[-1]})
+    modules[names[-1]].AttributeDict = attribute_dict
+    with monkeypatch.context() as patch:
+        for name, module in modules.items():
+            patch.setitem(sys.modules, name, module)
+        torch.save({"hyper_parameters": attribute_dict(lr=0.1)}, tmp_path / "x.ckpt")
+    hyperparameters = load_checkpoint_file(tmp_path / "x.ckpt")["hyper_parameters"]
+    assert type(hyperparameters) is dict and hyperparameters == {"lr": 0.1}
+
+
+def test_a_pickled_network_says_how_to_convert_it(tmp_path):
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "x.pth")
+    message = r"\(torch.nn.modules.linear.Linear\), which could run code; .* weights_only=False"
+    with pytest.raises(WeightsError, match=message):
+        load_checkpoint_file(tmp_path / "x.pth")
+
+
+def test_a_program_is_not_weights(tmp_path):
+    torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1, 1)).save(str(tmp_path / "x.pt"))
+    with pytest.raises(WeightsError, match="x.pt: is a TorchScript program, not weights: save"):
+        load_checkpoint_file(tmp_path / "x.pt")
+
+
+def test_without_safetensors(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    with pytest.raises(
+        MissingPackageError, match="x.safetensors needs safetensors: pip install safetensors"
+    ):
+        load_checkpoint_file(tmp_path / "x.safetensors")
 
 
 def test_a_plain_pickle_that_runs_code_is_refused(tmp_path):

@@ -78,7 +78,7 @@ def test_stochastic_depth_keeps_its_proportions(caplog):
 def test_weights():
     model = build("resnet18")
     other = build("resnet18")
-    assert load_torchvision_weights(other, model.state_dict(), "x.pth")
+    assert load_torchvision_weights(other, model.state_dict())
     assert torch.equal(model.fc.weight, other.fc.weight)
 
 
@@ -91,7 +91,7 @@ def test_a_last_layer_without_bias_may_have_different_classes():
         return layers
 
     source, target = network(5), network(3)
-    assert not load_torchvision_weights(target, source.state_dict(), "x.pth")
+    assert not load_torchvision_weights(target, source.state_dict())
     assert torch.equal(source[0].weight, target[0].weight)
 
 
@@ -100,14 +100,14 @@ def test_weights_with_different_classes_load_the_trunk(caplog):
     other = build("resnet18")
     head = other.fc.weight.clone()
     with caplog.at_level(logging.WARNING):
-        assert not load_torchvision_weights(other, model.state_dict(), "x.pth")
-    assert "x.pth has 7 classes, the network 5: the head is not loaded" in caplog.text
+        assert not load_torchvision_weights(other, model.state_dict())
+    assert "the state dict has 7 classes, the network 5: the head is not loaded" in caplog.text
     assert torch.equal(model.conv1.weight, other.conv1.weight) and torch.equal(other.fc.weight, head)
 
 
 def test_weights_of_a_different_network():
-    with pytest.raises(WeightsError, match="x.pth does not fit the network: "):
-        load_torchvision_weights(build("resnet18"), build("alexnet").state_dict(), "x.pth")
+    with pytest.raises(WeightsError, match="the state dict does not fit the network: "):
+        load_torchvision_weights(build("resnet18"), build("alexnet").state_dict())
 
 
 def test_old_names_of_densenet():
@@ -120,5 +120,5 @@ def test_old_names_of_densenet():
             key = key.replace(new, former)
         old[key] = value
     assert old.keys() != model.state_dict().keys()
-    assert load_torchvision_weights(other, old, "x.pth")
+    assert load_torchvision_weights(other, old)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True))

@@ -154,7 +154,10 @@ def test_a_classifier_without_head_takes_the_trunk(model):
     ("change", "message"),
     [
         (lambda d: d.pop("head.conv.bias"), "missing: head.bias"),
-        (lambda d: d.update({"more": torch.ones(1)}), "unknown: more"),
+        (
+            lambda d: d.update({"backbone.stages.xif9_0.more": torch.ones(1)}),
+            "unknown: backbone.stages.xif9_0.more",
+        ),
         (
             lambda d: d.update({"backbone.stages.xif0_0.conv.weight": torch.ones(8, 1, 3, 3)}),
             r"shape: backbone.stages.0.0.0.weight \(8, 1, 3, 3\) instead of \(8, 3, 3, 3\)",

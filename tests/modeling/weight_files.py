@@ -1,4 +1,4 @@
-"""Weights for tests: randomized networks, state dicts as published, and a checkpoint that runs code."""
+"""Weights for tests: randomized networks, state dicts in other layouts, and a checkpoint that runs code."""
 
 import math
 import zlib
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fbnetv3.modeling.weight_conversion import mobile_vision_names
+from fbnetv3.modeling.weight_conversion import mobile_vision_names, timm_names
 
 
 def randomized(model, seed=0):
@@ -29,6 +29,18 @@ def mobile_vision(model):
         layer, _, tensor = key.rpartition(".")
         published[f"{published_layers[layer]}.{tensor}"] = value.clone()
     return published
+
+
+def timm_names_of(model):
+    """Return a network's state dict with timm's names, each block in a stage of its own."""
+    blocks = [f"blocks.{i}.0.bn1.weight" for i in range(len(model.arch.blocks()) - 1)]
+    timm_layers = {new: old for old, new in timm_names(model.arch, dict.fromkeys(blocks)).items()}
+    renamed = {}
+    for key, value in model.state_dict().items():
+        layer, _, tensor = key.rpartition(".")
+        renamed[f"{timm_layers[layer]}.{tensor}"] = value.clone()
+    renamed["classifier.weight"] = renamed["classifier.weight"].flatten(1)  # a linear layer
+    return renamed
 
 
 def weight_by_formula(key, shape):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torchvision
@@ -19,8 +20,8 @@ from fbnetv3.detection.models.fbnetv3_backbone import arch_arguments
 from fbnetv3.detection.models.norm_layers import Norm, norm_layer
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.modeling.blocks import init_weights
-from fbnetv3.modeling.safe_loading import read_state_dict
-from fbnetv3.modeling.weights import load_checked_weights
+from fbnetv3.modeling.checkpoint_contents import StateDict, prefixes_of
+from fbnetv3.modeling.weights import load_best, read_candidates
 
 _ARCHS = [f"torchvision/efficientnet_b{n}" for n in range(8)]
 # Indices into torchvision's `features`: 0 is the stem, 2, 3, 4 and 6 halve the resolution, 8 belongs to the classifier
@@ -139,7 +140,11 @@ def _load_stages(stages: nn.Sequential, source: str | os.PathLike) -> None:
     """Load torchvision's weights into some stages, which keep their indices in `features`; "" loads nothing."""
     if not source:
         return
-    # The file also has the other stages and the classifier
-    weights = {key.removeprefix("features."): value for key, value in read_state_dict(source).items()}
-    own_weights = {key: weights[key] for key in stages.state_dict() if key in weights}
-    load_checked_weights(stages, own_weights, str(source), "the network")
+
+    def select(state_dict: StateDict) -> StateDict:
+        # The file also has the other stages and the classifier
+        weights = {key.removeprefix("features."): value for key, value in state_dict.items()}
+        return {key: weights[key] for key in stages.state_dict() if key in weights}
+
+    candidates = read_candidates(source, partial(prefixes_of, "features.0.0.weight"))
+    load_best(stages, candidates, "the network", select)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,13 @@ from torch import nn
 
 from fbnetv3.detection.models.released_names import rename_released_tensors
 from fbnetv3.errors import WeightsError
-from fbnetv3.modeling.safe_loading import extract_state_dict, load_checkpoint_file
+from fbnetv3.modeling.checkpoint_contents import (
+    check_finite,
+    common_wrapper_prefix,
+    extract_averaged,
+    extract_state_dict,
+)
+from fbnetv3.modeling.safe_loading import load_checkpoint_file
 from fbnetv3.training.run_state.checkpoints import (
     State,
     has_numbered_name,
@@ -37,6 +44,7 @@ _CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.", "
 _BOX_SCORES = "roi_heads.box_predictor.cls_score.weight"
 # Prefixes in classifiers' checkpoints: released, timm's, torchvision's, this project's
 _CLASSIFIER_PREFIXES = ("backbone.stages.", "conv_stem.", "blocks.", "features.", "stages.", "head.")
+_BACKBONE = re.compile(r"(?P<prefix>(?:[^.]+\.)*?)backbone\.")
 _PARTS = ("backbone.", "proposal_generator.rpn_head.", "roi_heads.box_head.")
 
 
@@ -128,9 +136,10 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         state = checkpoint["model"]
         # The average may lack BatchNorm statistics: the raw ones complete it
-        if self._prefer_ema and checkpoint.get(EMA_KEY):
-            state = {**state, **extract_state_dict(checkpoint[EMA_KEY], self._source)}
+        if self._prefer_ema:
+            state = {**state, **extract_averaged(checkpoint, self._source, _detector_prefixes)}
         state = dict(state)
+        check_finite(state, self._source)
         for prefix in (*_PARTS, "backbone.bottom_up."):
             rename_released_tensors(state, prefix)
         if isinstance(getattr(self.model, "backbone", None), nn.Module):
@@ -234,7 +243,13 @@ def _read_checkpoint(path: Path) -> State:
     contents = load_checkpoint_file(path)
     if not isinstance(contents, dict) or "model" not in contents:
         contents = {"model": contents}
-    return {**contents, "model": extract_state_dict(contents["model"], str(path))}
+    return {**contents, "model": extract_state_dict(contents["model"], str(path), _detector_prefixes)}
+
+
+def _detector_prefixes(names: Iterable[str]) -> set[str]:
+    """Return the prefixes of detectors among the names of a state dict; a detector has a backbone."""
+    matches = [match for match in map(_BACKBONE.match, names) if match]
+    return {match["prefix"] for match in matches} or common_wrapper_prefix(names)
 
 
 def _tensor_names(state: State, prefix: str) -> set[str]:

@@ -1,5 +1,7 @@
 """Detectors' checkpoints: averaged weights are preferred, training resumes, unsuitable files are refused."""
 
+import logging
+
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -36,6 +38,27 @@ def test_averaged_weights_are_preferred(model, tmp_path, prefix):
     torch.save({"model": raw, "ema_state": ema, "iteration": 7}, tmp_path / "x.pth")
     load_detector(model, tmp_path / "x.pth")
     assert equal(model, {key.removeprefix("module."): value for key, value in ema.items()})
+
+
+@pytest.mark.parametrize(
+    ("raw_key", "averaged_key"), [("model", "model_ema"), ("state_dict", "state_dict_ema")]
+)
+def test_averaged_weights_of_other_training_scripts(model, tmp_path, raw_key, averaged_key, caplog):
+    caplog.set_level(logging.INFO)
+    raw, ema = ({f"net.{key}": v for key, v in shifted(model, offset).items()} for offset in (1, 2))
+    torch.save({raw_key: raw, averaged_key: ema}, tmp_path / "x.pth")
+    load_detector(model, tmp_path / "x.pth")
+    assert equal(model, {key.removeprefix("net."): value for key, value in ema.items()})
+    assert f"averaged weights ({averaged_key}) of {tmp_path}/x.pth" in caplog.messages
+
+
+def test_a_detector_next_to_other_modules(model, tmp_path, caplog):
+    """As PyTorch Lightning stores them."""
+    raw = {f"model.{key}": value for key, value in shifted(model, 1).items()}
+    torch.save({"state_dict": {**raw, "criterion.weight": torch.ones(2)}}, tmp_path / "x.ckpt")
+    load_detector(model, tmp_path / "x.ckpt")
+    assert equal(model, {key.removeprefix("model."): value for key, value in raw.items()})
+    assert f"{tmp_path}/x.ckpt: ignored criterion.weight" in caplog.messages
 
 
 def test_averages_of_parameters_only_are_completed_by_raw_statistics(model, tmp_path):
