@@ -196,12 +196,12 @@ def extract_averaged(
     return extract_state_dict(averaged, source, find_prefixes) if candidates[0].rank == 0 else {}
 
 
-def check_finite(weights: StateDict, source: str) -> None:
+def check_finite(weights: Mapping[str, Any], source: str) -> None:
     """Raise a WeightsError if tensors, BatchNorm's statistics included, contain NaN or infinity."""
     broken = [
         key
         for key, value in weights.items()
-        if value.is_floating_point() and not value.float().isfinite().all()
+        if isinstance(value, Tensor) and value.is_floating_point() and not value.float().isfinite().all()
     ]
     if broken:
         raise WeightsError(

@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from fbnetv3.data import Batch, CorruptImageCounter
 from fbnetv3.data.loader import memory_format
-from fbnetv3.errors import DataError
+from fbnetv3.errors import DataError, WeightsError
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt
+from fbnetv3.utils.text import first_few
 
 
 @torch.no_grad()
@@ -44,9 +45,12 @@ def evaluate(
 
     Raises:
         DataError: more images than allowed are corrupt, or no image could be read.
+        WeightsError: logits are NaN or infinite; the message names the first image.
     """
     corrupt_images = corrupt_images or CorruptImageCounter(0)
     errors: list[str] = []
+    names: list[str] = []
+    finite = [torch.empty(0, dtype=torch.bool, device=device)]  # whether each image's logits are
     num_images = num_classes = 0
     sums = torch.zeros(3, device=device)  # on the device until the end
     was_training = model.training
@@ -61,6 +65,8 @@ def evaluate(
             if len(batch.targets):
                 images, targets = batch.to(device, memory_format(channels_last))
                 logits = model(images)
+                names += batch.names
+                finite.append(logits.isfinite().all(1))
                 sums += _top1_top5_and_loss(logits, targets)
                 num_images += len(targets)
                 num_classes = logits.shape[1]
@@ -70,6 +76,7 @@ def evaluate(
     if agree_on_interrupt(group):
         check_interrupt()
     corrupt_images.add([message for messages in group.gather(errors) for message in messages])
+    _check_finite_logits(names, torch.cat(finite), group)
     correct1, correct5, loss, total_images = group.sum(*sums.tolist(), num_images)
     if not total_images:
         raise DataError("no validation image could be read; check DATA.ROOT")
@@ -81,6 +88,17 @@ def evaluate(
     if max(group.gather(num_classes)) > 5:  # a process may have seen no images
         results["top5"] = 100 * correct5 / total_images
     return results
+
+
+def _check_finite_logits(names: list[str], finite: Tensor, group: ProcessGroup) -> None:
+    """Raise a WeightsError in all processes if any image's logits are not finite."""
+    broken = [name for name, is_finite in zip(names, finite.tolist(), strict=True) if not is_finite]
+    broken = [name for names_of_rank in group.gather(broken) for name in names_of_rank]
+    if broken:
+        raise WeightsError(
+            f"{first_few(broken)}: the network's logits are NaN or infinite; its weights have diverged, or "
+            "INPUT.MEAN and INPUT.STD are not those of its training"
+        )
 
 
 def _top1_top5_and_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -191,3 +191,34 @@ def test_corrupt_and_missing_files(model, tmp_path):
         fbnetv3.load_weights(model, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="y.pth: no such file"):
         fbnetv3.load_weights(model, tmp_path / "y.pth")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", ["weight", "bias", "running_mean", "running_var"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_weights_that_are_not_finite(model, tmp_path, kind, value, dtype):
+    weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    keys = [key for key in weights if key.endswith(kind)]
+    for key in keys[-2:]:
+        weights[key].view(-1)[-1] = value
+    torch.save(weights, tmp_path / "x.pth")
+    copy = fbnetv3.create_model(SMALL, num_classes=10)
+    before = {key: value.clone() for key, value in copy.state_dict().items()}
+    with pytest.raises(WeightsError, match=f"x.pth: NaN or infinity in {keys[-2]}, {keys[-1]}: "):
+        fbnetv3.load_weights(copy, tmp_path / "x.pth")
+    assert all(torch.equal(before[key], value) for key, value in copy.state_dict().items())
+
+
+def test_the_head_that_is_not_loaded_may_be_anything(model):
+    weights = model.state_dict() | {"head.weight": torch.full_like(model.head.weight, float("nan"))}
+    assert not fbnetv3.load_weights(fbnetv3.create_model(SMALL, num_classes=3), weights).head_loaded
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precisions(model, dtype):
+    """Counters stay integers."""
+    weights = {k: v.to(dtype) if v.is_floating_point() else v for k, v in model.state_dict().items()}
+    assert any(not value.is_floating_point() for value in weights.values())
+    copy = fbnetv3.create_model(SMALL, num_classes=10)
+    fbnetv3.load_weights(copy, weights)
+    assert all(torch.equal(value, weights[key].to(value.dtype)) for key, value in copy.state_dict().items())

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fbnetv3.data import Batch, CorruptImageCounter
-from fbnetv3.errors import DataError
+from fbnetv3.errors import DataError, WeightsError
 from fbnetv3.training import evaluate
 
 CPU = torch.device("cpu")
@@ -52,4 +52,16 @@ def test_without_readable_images():
     model = Identity()
     with pytest.raises(DataError, match="x.png"):
         evaluate(model, [empty], CPU)
+    assert model.training
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_are_an_error_that_names_the_first_image(value):
+    """-inf in a single class would otherwise count as a correct answer for another one."""
+    finite = make_batch([[1.0, 0.0]] * 2, [0, 0])
+    broken = make_batch([[1.0, 0.0], [1.0, value], [value, 0.0]], [0, 0, 0])
+    broken = broken._replace(names=["a.png", "b.png", "c.png"])
+    model = Identity()
+    with pytest.raises(WeightsError, match="^b.png, c.png: the network's logits are NaN or inf"):
+        evaluate(model, [finite, broken, finite], CPU, channels_last=False)
     assert model.training

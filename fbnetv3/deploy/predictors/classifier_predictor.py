@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+=======
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+>>>>>>> e7a56cd (Weights, logits: NaN and infinity are errors before any accuracy is printed)
 from typing import Any
 
 import numpy as np
@@ -12,8 +19,15 @@ import torch
 from fbnetv3.data import Preprocessing
 from fbnetv3.deploy.formats.export_format import Runtime
 from fbnetv3.deploy.input_images import ClassifierImage, is_batch, load_image
+<<<<<<< HEAD
 from fbnetv3.errors import ExportError
 from fbnetv3.utils.checks import check_int
+=======
+from fbnetv3.errors import ExportError, WeightsError
+from fbnetv3.utils.checks import check_choice, check_int
+
+_MAX_SIDE = 16_384  # pixels
+>>>>>>> e7a56cd (Weights, logits: NaN and infinity are errors before any accuracy is printed)
 
 
 @dataclass(frozen=True)
@@ -53,9 +67,19 @@ class ClassifierPredictor:
             DataError: an image is missing or corrupt; the message names it.
             UsageError: `top` or `batch_size` is less than 1.
             ExportError: the number of class names is wrong.
+            WeightsError: logits are NaN or infinite; the message names the first image.
         """
         check_int(top, "top", 1)
-        predictions = [self._top_classes(logits, top) for logits in self.logits(images, batch_size)]
+        logits = self.logits(images, batch_size)
+        finite = np.isfinite(logits).all(1)
+        if not finite.all():
+            index = int(finite.argmin())
+            name = _image_name(images[index], index) if is_batch(images) else _image_name(images, 0)
+            raise WeightsError(
+                f"{name}: the logits of {self.name} are NaN or infinite: its weights have diverged, or the "
+                "preprocessing is not that of its training"
+            )
+        predictions = [self._top_classes(row, top) for row in logits]
         return predictions if is_batch(images) else predictions[0]
 
     def _top_classes(self, logits: np.ndarray, top: int) -> list[Prediction]:
@@ -68,7 +92,10 @@ class ClassifierPredictor:
     def logits(
         self, images: ClassifierImage | Sequence[ClassifierImage], batch_size: int = 32
     ) -> np.ndarray:
-        """Return the network's logits, float32 (N, classes), with N = 1 for a single image; see `__call__`."""
+        """Return the network's logits, float32 (N, classes), with N = 1 for a single image; see `__call__`.
+
+        They are not checked: some may be NaN or infinite.
+        """
         check_int(batch_size, "batch_size", 1)
         image_list: list[Any] = list(images) if is_batch(images) else [images]
         outputs = [self.runtime.run(batch) for batch in self.batches(image_list, batch_size)]
@@ -85,5 +112,46 @@ class ClassifierPredictor:
         transform = self.preprocessing.transform()
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
-            inputs = [transform(load_image(image, f"images[{start + i}]")) for i, image in enumerate(part)]
+            inputs = [
+                transform(load_image(image, _image_name(image, start + i))) for i, image in enumerate(part)
+            ]
             yield torch.stack(inputs).numpy()
+<<<<<<< HEAD
+=======
+
+
+def _image_name(image: Any, index: int) -> str:
+    """Return what messages call an image: its path, or its position in the list."""
+    return os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"images[{index}]"
+
+
+def preprocessing_to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return the content of preprocessing.json, including the steps in words."""
+    return {
+        **asdict(preprocessing),
+        "channels": {1: "gray", 3: "RGB"}[preprocessing.channels],
+        "steps": [
+            f"resize the short side to {preprocessing.resize} pixels ({preprocessing.interpolation}, antialiased)",
+            f"crop the center, {preprocessing.resolution} x {preprocessing.resolution}",
+            "divide by 255, subtract mean, divide by std, for each channel",
+            "order: image, channel, row, column",
+        ],
+    }
+
+
+def preprocessing_from_dict(fields: Mapping[str, Any]) -> Preprocessing:
+    """Build the preprocessing from the result of `preprocessing_to_dict`. Raise ValueError for an invalid value."""
+    resolution = int(fields["resolution"])
+    resize = int(fields["resize"])
+    mean = tuple(map(float, fields["mean"]))
+    std = tuple(map(float, fields["std"]))
+    # Exported folders may come from strangers
+    if len(mean) not in (1, 3) or not all(map(math.isfinite, mean)):
+        raise ValueError(f"mean: {mean} must be one or three finite numbers")
+    if len(std) != len(mean) or not all(0 < value < math.inf for value in std):
+        raise ValueError(f"std: {std} must be positive, one number per channel")
+    check_int(resize, "resize", 1, _MAX_SIDE)
+    check_int(resolution, "resolution", 1, resize)
+    check_choice(fields["interpolation"], "interpolation", INTERPOLATIONS)
+    return Preprocessing(resolution, resize, mean, std, fields["interpolation"])
+>>>>>>> e7a56cd (Weights, logits: NaN and infinity are errors before any accuracy is printed)

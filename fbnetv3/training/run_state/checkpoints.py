@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from fbnetv3.errors import WeightsError
+from fbnetv3.modeling.checkpoint_contents import check_finite
 from fbnetv3.modeling.safe_loading import load_checkpoint_file
 from fbnetv3.utils.files import atomic_write
 
@@ -47,10 +48,12 @@ class Checkpoints:
         return load_newest(self.folder, reversed(self.paths()), self.load)
 
     def load(self, path: Path) -> State:
-        """Read a checkpoint. Raise a WeightsError if it is corrupt or not a checkpoint of a classifier's run."""
+        """Read a checkpoint. Raise a WeightsError if it is corrupt, not finite, or not of a classifier's run."""
         state = load_checkpoint_file(path)
         if not isinstance(state, dict) or not state.keys() >= CLASSIFIER_KEYS:
             raise WeightsError(f"{path}: is not a checkpoint of a training run")
+        if isinstance(state["model"], Mapping):  # restoring reports anything else
+            check_finite(state["model"], str(path))
         return state
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from fbnetv3.deploy import ClassifierPredictor, load
-from fbnetv3.errors import DataError, UsageError
+from fbnetv3.errors import DataError, UsageError, WeightsError
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,25 @@ def test_large_logits_do_not_overflow(digits):
         np.zeros((8, 8), np.uint8)
     )
     assert (best.label, best.probability) == ("0", 1.0)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_name_the_image(digits, held_out, tmp_path, value):
+    class SecondBroken:
+        name = "second"
+
+        def run(self, batch):
+            logits = np.zeros((len(batch), 10), np.float32)
+            logits[1, 3] = value
+            return logits
+
+    predictor = ClassifierPredictor(SecondBroken(), digits.preprocessing, digits.classes)
+    images = held_out[0][:2]
+    with pytest.raises(WeightsError, match=r"^images\[1\]: the logits of the network are NaN or infinite"):
+        predictor(images)
+    images[1].save(tmp_path / "digit.png")
+    with pytest.raises(WeightsError, match="digit.png: the logits"):
+        predictor([images[0], tmp_path / "digit.png"])
 
 
 @pytest.mark.parametrize(

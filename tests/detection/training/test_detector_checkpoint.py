@@ -61,6 +61,15 @@ def test_a_detector_next_to_other_modules(model, tmp_path, caplog):
     assert f"{tmp_path}/x.ckpt: ignored criterion.weight" in caplog.messages
 
 
+def test_weights_that_are_not_finite(model, tmp_path):
+    raw = shifted(model, 0)
+    key = next(key for key in raw if key.endswith("running_var"))
+    raw[key] = torch.full_like(raw[key], float("nan"))
+    torch.save({"model": raw}, tmp_path / "x.pth")
+    with pytest.raises(WeightsError, match=f"x.pth: NaN or infinity in {key}: "):
+        load_detector(model, tmp_path / "x.pth")
+
+
 def test_averages_of_parameters_only_are_completed_by_raw_statistics(model, tmp_path):
     raw, parameters = shifted(model, 1), dict(model.named_parameters())
     ema = {key: value for key, value in shifted(model, 2).items() if key in parameters}

@@ -82,6 +82,16 @@ def test_a_corrupt_newest_checkpoint_is_skipped(tmp_path, caplog):
     assert Checkpoints(tmp_path / "nowhere").load_newest() is None
 
 
+def test_a_newest_checkpoint_with_infinite_statistics_is_skipped(tmp_path, caplog):
+    """Batch statistics can overflow while the loss of training is finite."""
+    checkpoints = Checkpoints(tmp_path)
+    for step, variance in ((1, 1.0), (2, float("inf"))):
+        weights = {"1.running_var": torch.tensor([1.0, variance])}
+        checkpoints.save(step, {**EMPTY_STATE, "step": step, "model": weights})
+    assert checkpoints.load_newest()[1]["step"] == 1
+    assert "step_00000002.pth: NaN or infinity in 1.running_var" in caplog.text
+
+
 def test_the_best_weights_are_kept(tmp_path):
     top1 = iter([10.0, 30.0, 20.0, 25.0])
     make_trainer([EvaluationHook(lambda model: {"top1": next(top1)}), make_checkpointing(tmp_path)]).run()
