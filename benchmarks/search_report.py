@@ -98,7 +98,8 @@ def print_trainings_to_levels(cells, searchers, trainings):
     for searcher in searchers:
         curve = [geometric_mean(values) for values in means[searcher].T]
         counts = [
-            next((mark for mark, regret in enumerate(curve, 1) if regret <= level), None) for level in LEVELS
+            next((mark for mark, regret in enumerate(curve, 1) if regret <= level), None)
+            for level in LEVELS
         ]
         rows.append([searcher, *("" if count is None else f"{count}" for count in counts)])
     print("\nTrainings, in epochs of full ones, until the geometric mean of the regret is at most:\n")

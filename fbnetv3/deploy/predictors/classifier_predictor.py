@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-=======
-import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
->>>>>>> e7a56cd (Weights, logits: NaN and infinity are errors before any accuracy is printed)
 from typing import Any
 
 import numpy as np
@@ -19,15 +12,8 @@ import torch
 from fbnetv3.data import Preprocessing
 from fbnetv3.deploy.formats.export_format import Runtime
 from fbnetv3.deploy.input_images import ClassifierImage, is_batch, load_image
-<<<<<<< HEAD
-from fbnetv3.errors import ExportError
-from fbnetv3.utils.checks import check_int
-=======
 from fbnetv3.errors import ExportError, WeightsError
-from fbnetv3.utils.checks import check_choice, check_int
-
-_MAX_SIDE = 16_384  # pixels
->>>>>>> e7a56cd (Weights, logits: NaN and infinity are errors before any accuracy is printed)
+from fbnetv3.utils.checks import check_int
 
 
 @dataclass(frozen=True)
@@ -116,42 +102,8 @@ class ClassifierPredictor:
                 transform(load_image(image, _image_name(image, start + i))) for i, image in enumerate(part)
             ]
             yield torch.stack(inputs).numpy()
-<<<<<<< HEAD
-=======
 
 
 def _image_name(image: Any, index: int) -> str:
     """Return what messages call an image: its path, or its position in the list."""
     return os.fspath(image) if isinstance(image, (str, os.PathLike)) else f"images[{index}]"
-
-
-def preprocessing_to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
-    """Return the content of preprocessing.json, including the steps in words."""
-    return {
-        **asdict(preprocessing),
-        "channels": {1: "gray", 3: "RGB"}[preprocessing.channels],
-        "steps": [
-            f"resize the short side to {preprocessing.resize} pixels ({preprocessing.interpolation}, antialiased)",
-            f"crop the center, {preprocessing.resolution} x {preprocessing.resolution}",
-            "divide by 255, subtract mean, divide by std, for each channel",
-            "order: image, channel, row, column",
-        ],
-    }
-
-
-def preprocessing_from_dict(fields: Mapping[str, Any]) -> Preprocessing:
-    """Build the preprocessing from the result of `preprocessing_to_dict`. Raise ValueError for an invalid value."""
-    resolution = int(fields["resolution"])
-    resize = int(fields["resize"])
-    mean = tuple(map(float, fields["mean"]))
-    std = tuple(map(float, fields["std"]))
-    # Exported folders may come from strangers
-    if len(mean) not in (1, 3) or not all(map(math.isfinite, mean)):
-        raise ValueError(f"mean: {mean} must be one or three finite numbers")
-    if len(std) != len(mean) or not all(0 < value < math.inf for value in std):
-        raise ValueError(f"std: {std} must be positive, one number per channel")
-    check_int(resize, "resize", 1, _MAX_SIDE)
-    check_int(resolution, "resolution", 1, resize)
-    check_choice(fields["interpolation"], "interpolation", INTERPOLATIONS)
-    return Preprocessing(resolution, resize, mean, std, fields["interpolation"])
->>>>>>> e7a56cd (Weights, logits: NaN and infinity are errors before any accuracy is printed)
