@@ -58,7 +58,7 @@ def box(axes, x, y, width, height, title, body, mono=False):
 
 
 def draw_family(axes):
-    entries = [entry for entry in model_zoo.list_classifiers() if entry.name.startswith("imagenet/")]
+    entries = [entry for entry in model_zoo.list_classifiers() if entry.tag == "fb_in1k"]
     macs, top1 = [entry.macs / 1e6 for entry in entries], [entry.top1 for entry in entries]
     axes.plot(macs, top1, "o-", color=BLUE, label="FBNetV3, published weights")
     for entry, x, y in zip(entries, macs, top1, strict=True):

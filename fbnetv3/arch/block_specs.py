@@ -19,10 +19,9 @@ from fbnetv3.registry import Registry
 
 BLOCK_SPECS = Registry("block")
 
-# Activations by name, as lazy entries, so that definitions need no torch. An entry is an nn.Module class that takes
-# `inplace`.
+# Activations by name, as lazy entries, so that definitions need no torch. An entry is an nn.Module class.
 ACTIVATIONS = Registry("activation")
-ACTIVATIONS.register("fbnetv3.modeling.blocks:Hardswish", name="hswish")
+ACTIVATIONS.register("torch.nn:Hardswish", name="hswish")
 ACTIVATIONS.register("torch.nn:ReLU", name="relu")
 
 # Gates of squeeze-and-excite; "none" stands for a block without one

@@ -4,9 +4,12 @@
 entries that have weights.
 """
 
+from fbnetv3.model_zoo.pretrained_cfg import pretrained_cfg
 from fbnetv3.model_zoo.zoo import (
     ClassifierEntry,
     DetectorEntry,
+    default_entry,
+    entries_for_arch,
     entry,
     entry_for_arch,
     get,
@@ -20,6 +23,8 @@ from fbnetv3.model_zoo.zoo import load_zoo_config as get_config
 __all__ = [
     "ClassifierEntry",
     "DetectorEntry",
+    "default_entry",
+    "entries_for_arch",
     "entry",
     "entry_for_arch",
     "get",
@@ -28,4 +33,5 @@ __all__ = [
     "has_weights",
     "list_classifiers",
     "list_detectors",
+    "pretrained_cfg",
 ]

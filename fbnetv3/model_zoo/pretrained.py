@@ -74,7 +74,7 @@ def load_classifier_from_config(
     source = weights or select_weights(cfg, keep)
     if not source:
         raise _no_weights(file)
-    return _load_classifier(cfg, source, classes, keep)
+    return _load_classifier(cfg, source, classes, file, keep)
 
 
 def load_classifier_from_checkpoint(
@@ -129,12 +129,14 @@ def load_classifier_from_name(
         if weights != PUBLISHED:
             raise UsageError(f"{name}: is a checkpoint with weights of its own: omit --weights")
         return load_classifier_from_checkpoint(name, classes=classes)
+    config = Path()
     if "/" in name and not Path(name).exists() and not name.startswith(TORCHVISION_PREFIX):
         # A config in the zoo
         if zoo.is_detector(name):
             raise UsageError(f"{name} is a detector: pass the name of a classifier")
         try:
             cfg = zoo.load_zoo_config(name)
+            config = configs_folder() / f"{name.removesuffix('.yaml')}.yaml"
         except UnknownNameError as error:
             raise UnknownNameError(f"{name}: no such file, and {error}") from None
     elif zoo.has_weights(name):
@@ -144,7 +146,7 @@ def load_classifier_from_name(
         # Any other architecture, or its file
         cfg = get_cfg()
         cfg.MODEL.ARCH = name
-    return _load_classifier(cfg, weights, classes)
+    return _load_classifier(cfg, weights, classes, config)
 
 
 def find_zoo_detector(name: str, weights: str | None = None) -> tuple[Path, str]:
@@ -181,10 +183,16 @@ def _no_weights(file: str | os.PathLike) -> UsageError:
 
 
 def _load_classifier(
-    cfg: CfgNode, weights: str, classes_file: str | os.PathLike | None, keep: Collection[str] = ()
+    cfg: CfgNode,
+    weights: str,
+    classes_file: str | os.PathLike | None,
+    config: str | os.PathLike = "",
+    keep: Collection[str] = (),
 ) -> PretrainedClassifier:
+    """Load the classifier of a config that was read from the file `config`, if any."""
     if weights == PUBLISHED:
-        weights = ZOO_PREFIX + zoo.entry_for_arch(resolve_arch(cfg, cfg.MODEL.ARCH).name).name
+        entry = zoo.entry_for_config(config, resolve_arch(cfg, cfg.MODEL.ARCH).name)
+        weights = ZOO_PREFIX + entry.name
     weights = "" if weights == RANDOM else weights
     record = read_network_record(weights) if weights else None
     cfg, arch = use_recorded_network(cfg, record, weights, keep)

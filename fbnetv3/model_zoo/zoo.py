@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -37,7 +38,8 @@ class ZooEntry:
     name: str  # path of the config below `configs/`
     weights: str  # URL, or path of a file that ships with the package
     num_classes: int  # without background
-    sha256: str | None = None  # checksum of the weights, if known
+    sha256: str | None = None  # checksum of the weights or its beginning, if known
+    tag: str = ""  # distinguishes the weights of an architecture, with timm's names such as ra2_in1k
     source: str = ""  # who trained the network
 
     def __str__(self) -> str:
@@ -124,9 +126,9 @@ def is_detector(name: str) -> bool:
 
 @cache
 def _entries() -> dict[str, ClassifierEntry | DetectorEntry]:
-    """Return the entries of entries.yaml by name, sorted."""
+    """Return the entries of entries.yaml by name, in the order of the file."""
     entries = {}
-    for name, fields in sorted(yaml.safe_load((_FOLDER / "entries.yaml").read_text()).items()):
+    for name, fields in yaml.safe_load((_FOLDER / "entries.yaml").read_text()).items():
         # Paths of bundled weights are relative to the folder
         if not is_url(fields["weights"]):
             fields["weights"] = str(_FOLDER / fields["weights"])
@@ -136,12 +138,12 @@ def _entries() -> dict[str, ClassifierEntry | DetectorEntry]:
 
 def list_classifiers() -> list[ClassifierEntry]:
     """Return the classifiers that have weights, sorted by name."""
-    return [entry for entry in _entries().values() if isinstance(entry, ClassifierEntry)]
+    return [entry for _, entry in sorted(_entries().items()) if isinstance(entry, ClassifierEntry)]
 
 
 def list_detectors() -> list[DetectorEntry]:
     """Return the detectors that have weights, sorted by name."""
-    return [entry for entry in _entries().values() if isinstance(entry, DetectorEntry)]
+    return [entry for _, entry in sorted(_entries().items()) if isinstance(entry, DetectorEntry)]
 
 
 def entry(path: str | ZooEntry) -> ClassifierEntry | DetectorEntry:
@@ -159,9 +161,29 @@ def entry(path: str | ZooEntry) -> ClassifierEntry | DetectorEntry:
     return _look_up(same_task, name, f"no weights for '{path}' in the model zoo")
 
 
-def entry_for_arch(arch: str) -> ClassifierEntry:
-    """Return the entry whose network has the architecture of that name."""
-    return _look_up(_entries_by_arch(), arch, f"no pretrained weights for '{arch}'")
+def entry_for_arch(arch: str, tag: str = "") -> ClassifierEntry:
+    """Return the entry whose network has the architecture of that name: that with the tag, or the default one."""
+    entries = _look_up(_entries_by_arch(), arch, f"no pretrained weights for '{arch}'")
+    default, *_ = entries.values()
+    return _look_up(entries, tag, f"no pretrained weights '{tag}' for '{arch}'") if tag else default
+
+
+def entry_for_config(path: str | os.PathLike, arch: str) -> ClassifierEntry:
+    """Return the entry of a config file if it is one of the zoo's with weights, else that of its architecture."""
+    file = Path(path).resolve()
+    files = {(configs_folder() / entry.name).resolve(): entry for entry in list_classifiers()}
+    return files[file] if file in files else entry_for_arch(arch)
+
+
+def entries_for_arch(arch: str) -> list[ClassifierEntry]:
+    """Return all entries whose network has the architecture of that name, the default one first."""
+    return list(_entries_by_arch().get(arch, {}).values())
+
+
+def default_entry(arch: ArchDef) -> ClassifierEntry | None:
+    """Return the default entry of an architecture, or None if there is none for these blocks."""
+    entries = entries_for_arch(arch.name)
+    return entries[0] if entries and entries[0].arch.stages == arch.stages else None
 
 
 def has_weights(arch: str) -> bool:
@@ -170,8 +192,13 @@ def has_weights(arch: str) -> bool:
 
 
 @cache
-def _entries_by_arch() -> dict[str, ClassifierEntry]:
-    return {entry.arch.name: entry for entry in list_classifiers()}
+def _entries_by_arch() -> dict[str, dict[str, ClassifierEntry]]:
+    """Return the classifiers' entries by architecture and tag, in the order of the file."""
+    by_arch: dict[str, dict[str, ClassifierEntry]] = {}
+    for entry in _entries().values():
+        if isinstance(entry, ClassifierEntry):
+            by_arch.setdefault(entry.arch.name, {})[entry.tag] = entry
+    return by_arch
 
 
 def load_zoo_config(path: str) -> CfgNode:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation, StochasticDepth
 
 from fbnetv3.arch.block_specs import ACTIVATIONS, SE_GATES, ConvSpec, MBConvSpec, MBPoolSpec
@@ -24,23 +22,15 @@ NormLayer = Callable[..., nn.Module]
 """Builds a norm layer, given the number of channels."""
 
 
-class Hardswish(nn.Hardswish):
-    """Hard swish that runs in place only when gradients are off; otherwise autograd would have to copy its input."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map a tensor of any shape to the same shape."""
-        return F.hardswish(x, self.inplace and not torch.is_grad_enabled())
-
-
 def activation_layer(name: str) -> Callable[[], nn.Module]:
-    """Return the constructor of a registered activation, in place where its class supports that."""
-    activation = ACTIVATIONS.get(name)
-    if "inplace" in inspect.signature(activation).parameters:
-        return partial(activation, inplace=True)
-    return activation
+    """Return the constructor of a registered activation.
+
+    It does not work in place: hooks may keep the outputs of layers, and a trace must not depend on gradients.
+    """
+    return ACTIVATIONS.get(name)
 
 
-# A bias-free convolution followed by norm and activation; `activation_layer` decides on `inplace`
+# A bias-free convolution followed by norm and activation
 _conv_unit = partial(Conv2dNormActivation, bias=False, inplace=None)
 
 
@@ -123,13 +113,17 @@ class MBPool(nn.Module):
         mid = spec.mid_channels
         act = activation_layer(spec.act)
         self.expand = _conv_unit(spec.in_channels, mid, 1, norm_layer=norm_layer, activation_layer=act)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool: nn.Module = nn.AdaptiveAvgPool2d(1)
         self.project = nn.Conv2d(mid, spec.out_channels, 1, bias=False)
         self.act = act()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, 1, 1)."""
-        return self.act(self.project(self.pool(self.expand(x))))
+        return self.pool_and_project(self.expand(x))
+
+    def pool_and_project(self, x: Tensor) -> Tensor:
+        """Map the expanded (N, mid_channels, H, W) to (N, out_channels, 1, 1)."""
+        return self.act(self.project(self.pool(x)))
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from fbnetv3.modeling.checkpoint_contents import (
 )
 from fbnetv3.modeling.network import FeatureExtractor, Trunk
 from fbnetv3.modeling.safe_loading import load_checkpoint_file
+from fbnetv3.modeling.timm_conventions.input_conv import adapt_first_conv
 from fbnetv3.modeling.weight_conversion import NETWORK_PARTS, Naming, convert_state_dict, network_prefixes
 from fbnetv3.utils.downloads import local_path
 from fbnetv3.utils.text import first_few
@@ -45,7 +46,9 @@ class LoadReport:
     head_loaded: bool
 
 
-def load_weights(model: nn.Module, source: WeightsSource, *, sha256: str | None = None) -> LoadReport:
+def load_weights(
+    model: nn.Module, source: WeightsSource, *, sha256: str | None = None, adapt_input: bool = False
+) -> LoadReport:
     """Load weights into a network; the source must have all weights that the network has.
 
     If the number of classes differs, all weights but the head's are loaded, with a warning.
@@ -57,6 +60,7 @@ def load_weights(model: nn.Module, source: WeightsSource, *, sha256: str | None 
             Averaged (EMA) weights are preferred. Tensors that belong to no part of the network are ignored, with a
             warning.
         sha256: expected checksum of a download.
+        adapt_input: if the number of input channels differs, adapt the first convolution's weight as timm does.
 
     Raises:
         WeightsError: the file is missing, corrupt, not weights, unsafe to load, or made for a different network (the
@@ -66,12 +70,14 @@ def load_weights(model: nn.Module, source: WeightsSource, *, sha256: str | None 
     arch = cast("ArchDef", model.arch)
     candidates = read_candidates(source, network_prefixes, sha256)
     name = candidates[0].source
-    chosen = load_best(model, candidates, arch.name, partial(_adapt, model, arch, name))
+    chosen = load_best(model, candidates, arch.name, partial(_adapt, model, arch, name, adapt_input))
     naming, _ = convert_state_dict(chosen.candidate.weights, arch, name)
     return LoadReport(naming, "head.weight" in model.state_dict() and not chosen.has_other_classes)
 
 
-def _adapt(model: nn.Module, arch: ArchDef, name: str, state_dict: StateDict) -> dict[str, Tensor]:
+def _adapt(
+    model: nn.Module, arch: ArchDef, name: str, adapt_input: bool, state_dict: StateDict
+) -> dict[str, Tensor]:
     """Convert a classifier's weights to the names of a network of the same architecture, and drop what it lacks."""
     _, weights = convert_state_dict(state_dict, arch, name)
     if isinstance(model, FeatureExtractor):
@@ -84,7 +90,7 @@ def _adapt(model: nn.Module, arch: ArchDef, name: str, state_dict: StateDict) ->
         weights = {f"{_BACKBONE}{key}": value for key, value in weights.items()}
     if "head.weight" not in model.state_dict():
         weights = {key: value for key, value in weights.items() if key not in _HEAD}
-    return weights
+    return adapt_first_conv(model, weights) if adapt_input else weights
 
 
 def load_trunk(

@@ -52,7 +52,10 @@ def cached_path(url: str) -> Path:
 
 
 def local_path(source: str | os.PathLike, sha256: str | None = None) -> Path:
-    """Return a local file for a path, a URL (downloaded unless cached) or a `zoo://` address."""
+    """Return a local file for a path, a URL (downloaded unless cached) or a `zoo://` address.
+
+    `sha256` is the checksum of a download, as for `download`.
+    """
     source = os.fspath(source)
     if is_url(source):
         return download(source, sha256)
@@ -64,6 +67,8 @@ def local_path(source: str | os.PathLike, sha256: str | None = None) -> Path:
 
 def download(url: str, sha256: str | None = None) -> Path:
     """Download `url` into the cache unless it is there, verify its checksum if one is given, and return its path.
+
+    `sha256` may be the beginning of the checksum, as in file names that end in 8 digits of it, such as timm's.
 
     The file appears in the cache only when it is complete. If two processes ask for it, one downloads it and the
     other waits.
@@ -86,7 +91,7 @@ def download(url: str, sha256: str | None = None) -> Path:
             raise WeightsError(_describe_failure(error, url, target, advice)) from None
         finally:
             socket.setdefaulttimeout(previous_timeout)
-    if sha256 is not None and (actual := file_sha256(target)) != sha256:
+    if sha256 is not None and not (actual := file_sha256(target)).startswith(sha256):
         deleted = "the file was deleted" if delete_from_cache(target) else f"delete {target}"
         raise WeightsError(f"{url}: SHA-256 is {actual}, expected {sha256}; {deleted}: {advice}")
     return target

@@ -1,6 +1,7 @@
 """Entries, configs and weights of the model zoo."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,13 @@ import torch
 
 import fbnetv3
 from fbnetv3 import model_zoo
-from fbnetv3.arch import compound_scale, get_arch
-from fbnetv3.data import build_dataset, build_loader
-from fbnetv3.errors import UnknownNameError, UsageError
+from fbnetv3.arch import compound_scale, configs_folder, get_arch
+from fbnetv3.data import Preprocessing, build_dataset, build_loader
+from fbnetv3.errors import UnknownNameError, UsageError, WeightsError
+from fbnetv3.model_zoo.pretrained import load_classifier_from_config, load_classifier_from_name
 from fbnetv3.training import evaluate
 from fbnetv3.utils.downloads import cached_path, local_path
-from tests.modeling.weight_files import mobile_vision
+from tests.modeling.weight_files import mobile_vision, randomized
 
 A = "imagenet/fbnetv3_a.yaml"
 DIGITS = "digits/fbnetv3_digits.yaml"
@@ -125,7 +127,8 @@ def test_a_config_is_a_copy():
 
 def test_list_models():
     names = [f"fbnetv3_{letter}" for letter in "abcdefg"]
-    assert fbnetv3.list_models(pretrained=True) == sorted(["fbnetv3_digits", *names])
+    others = ["fbnetv3_b_same_padding", "fbnetv3_digits"]  # with timm's weights, with the project's own
+    assert fbnetv3.list_models(pretrained=True) == sorted([*names, *others])
     assert fbnetv3.list_models("*_det") == []  # only for detectors
     assert fbnetv3.list_models("*_a*_cifar") == ["fbnetv3_a0_cifar", "fbnetv3_a_cifar"]
 
@@ -147,3 +150,98 @@ def test_a_file_placed_in_the_cache_by_hand_is_used(cache):
     path.parent.mkdir(parents=True)
     torch.save({"state_dict": mobile_vision(fbnetv3.create_model("fbnetv3_a")), "model_ema": None}, path)
     assert fbnetv3.create_model("fbnetv3_a", pretrained=True).num_classes == 1000
+
+
+# timm's networks: architecture, file, sides of training and evaluation, and accuracies in results-imagenet.csv
+TIMM = {
+    "b": ("fbnetv3_b_same_padding", "fbnetv3_b_224-ead5d2a1.pth", 256, 79.142, 94.742),
+    "d": ("fbnetv3_d", "fbnetv3_d_224-c98bce42.pth", 256, 79.682, 94.944),
+    "g": ("fbnetv3_g", "fbnetv3_g_240-0b1df83b.pth", 288, 82.036, 96.058),
+}
+
+
+@pytest.mark.parametrize("letter", TIMM)
+def test_entries_of_timms_networks(letter):
+    arch, file, side, top1, top5 = TIMM[letter]
+    entry = model_zoo.entry(f"imagenet/fbnetv3_{letter}_timm")
+    assert (entry.arch.name, entry.top1, entry.top5, entry.tag) == (arch, top1, top5, "ra2_in1k")
+    base = "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights"
+    assert entry.weights == f"{base}/{file}"
+    assert entry.sha256 == file[:-4].rpartition("-")[2]
+    # timm resizes the short side to the evaluation size over 0.95, rounded down
+    assert entry.preprocessing == Preprocessing(
+        side, int(side / 0.95), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear"
+    )
+
+
+@pytest.mark.parametrize("letter", TIMM)
+def test_timms_own_metadata(letter):
+    timm = pytest.importorskip("timm")
+    arch, *_ = TIMM[letter]
+    cfg = timm.get_pretrained_cfg(f"fbnetv3_{letter}")
+    entry = model_zoo.entry_for_arch(arch, "ra2_in1k")
+    assert cfg.tag == entry.tag and cfg.url.rpartition("/")[2] == entry.weights.rpartition("/")[2]
+    assert (cfg.test_input_size[1], cfg.crop_pct) == (entry.resolution, 0.95)
+    assert (cfg.mean, cfg.std) == (entry.preprocessing.mean, entry.preprocessing.std)
+    assert cfg.interpolation == entry.preprocessing.interpolation
+
+
+def place_timms_weights(letter):
+    """Save random weights of timm's network where its download would be."""
+    timm = pytest.importorskip("timm")
+    network = randomized(timm.create_model(f"fbnetv3_{letter}"))
+    path = cached_path(model_zoo.get_checkpoint_url(f"imagenet/fbnetv3_{letter}_timm"))
+    path.parent.mkdir(parents=True)
+    torch.save(network.state_dict(), path)
+    return network, path
+
+
+@pytest.mark.parametrize("letter", TIMM)
+def test_timms_weights_give_timms_outputs(letter, monkeypatch):
+    network, _ = place_timms_weights(letter)
+    arch, file, *_ = TIMM[letter]
+    digest = file[:-4].rpartition("-")[2]
+    monkeypatch.setattr("fbnetv3.utils.downloads.file_sha256", lambda path: digest + 56 * "0")
+    model = fbnetv3.create_model(f"{arch}.ra2_in1k", pretrained=True).eval()
+    assert model.pretrained_cfg["tag"] == "ra2_in1k"
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = network(x)
+        assert (model(x) - expected).abs().max() < 1e-4 * expected.abs().max()
+    # By the path of the config as well, also where the architecture's default weights are others
+    zoo_model = model_zoo.get(f"imagenet/fbnetv3_{letter}_timm", trained=True, device="cpu").eval()
+    classifier = load_classifier_from_name(f"imagenet/fbnetv3_{letter}_timm")
+    file = configs_folder() / f"imagenet/fbnetv3_{letter}_timm.yaml"
+    from_config = load_classifier_from_config(file, weights="published")
+    for other in (zoo_model, classifier.model, from_config.model):
+        assert torch.equal(other(x), model(x))
+
+
+def test_a_checksum_may_be_given_by_its_beginning():
+    _, path = place_timms_weights("b")
+    entry = model_zoo.entry("imagenet/fbnetv3_b_timm")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert replace(entry, sha256=digest[:8]).local_weights() == path
+    with pytest.raises(WeightsError, match=f"SHA-256 is {digest}, expected ead5d2a1; the file was deleted"):
+        fbnetv3.create_model("fbnetv3_b_same_padding", pretrained=True)
+    assert not path.exists()
+
+
+def test_tags():
+    assert model_zoo.entry_for_arch("fbnetv3_d").name == "imagenet/fbnetv3_d.yaml"
+    assert model_zoo.entry_for_arch("fbnetv3_d", "ra2_in1k").name == "imagenet/fbnetv3_d_timm.yaml"
+    assert fbnetv3.create_model("fbnetv3_d.ra2_in1k").pretrained_cfg["input_size"] == (3, 256, 256)
+    assert fbnetv3.create_model("fbnetv3_d").pretrained_cfg["input_size"] == (3, 248, 248)
+    with pytest.raises(
+        UnknownNameError, match="no pretrained weights 'ra_in1k' for 'fbnetv3_d': did you mean"
+    ):
+        fbnetv3.create_model("fbnetv3_d.ra_in1k")
+
+
+@pytest.mark.parametrize("name", fbnetv3.list_models())
+def test_the_pretrained_config_gives_the_same_size_before_the_crop(name):
+    """timm divides the side by the ratio and rounds down."""
+    cfg = fbnetv3.create_model(name).pretrained_cfg
+    entry = model_zoo.default_entry(get_arch(name))
+    resize = entry.preprocessing.resize if entry else get_arch(name).resize
+    assert int(cfg["input_size"][1] / cfg["crop_pct"]) == resize

@@ -13,7 +13,7 @@ from torch.nn.grad import conv2d_input
 from torchvision.ops import Conv2dNormActivation, SqueezeExcitation
 
 from fbnetv3.modeling.batchnorm_folding import fold_batchnorm
-from fbnetv3.modeling.blocks import Hardswish, MBConv
+from fbnetv3.modeling.blocks import MBConv
 from fbnetv3.modeling.cpu import mkldnn_ops
 
 _INPLACE_FUNCTIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
@@ -21,7 +21,6 @@ _INPLACE_FUNCTIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
     nn.Sigmoid: torch.sigmoid_,
     nn.SiLU: partial(F.silu, inplace=True),
     nn.Hardswish: partial(F.hardswish, inplace=True),
-    Hardswish: partial(F.hardswish, inplace=True),
     nn.Hardsigmoid: partial(F.hardsigmoid, inplace=True),
 }
 
@@ -79,7 +78,7 @@ class FusedConv(nn.Module):
         # Without packed weights
         y = F.conv2d(x, self.weight, self.bias, *self.conv_args)
         if self.norm is not None:
-            y = self.norm(y)
+            y = _writable(self.norm(y), self.norm)
         return y if self.act is None else self.act(y)
 
     def forward_sum(self, x: Tensor) -> tuple[Tensor, int]:
@@ -158,9 +157,9 @@ class FusedMBConv(nn.Module):
         # Squeeze-and-excite from the sums over positions
         if self.se is not None:
             gates = self.se(y.sum((2, 3)), y.shape[2] * y.shape[3])
-            y.mul_(gates[:, :, None, None])
+            y = _writable(y, self.depthwise).mul_(gates[:, :, None, None])
         y = self.project(y)
-        return y.add_(x) if self.has_residual else y
+        return _writable(y, self.project).add_(x) if self.has_residual else y
 
     def forward_mean(self, x: Tensor) -> Tensor:
         """Compute the mean of the output over all positions: (N, in_channels, H, W) to (N, out_channels).
@@ -172,10 +171,16 @@ class FusedMBConv(nn.Module):
         # The depthwise convolution is needed only as its sum
         sums, positions = self.depthwise.forward_sum(x if self.expand is None else self.expand(x))
         if self.se is not None:
-            sums = self.se(sums, positions).mul_(sums)
+            sums = _writable(self.se(sums, positions), self.se).mul_(sums)
         means = sums.div_(positions)
         y = F.linear(means, self.project.weight.flatten(1), self.project.bias)
         return y.add_(x.mean((2, 3))) if self.has_residual else y
+
+
+def _writable(y: Tensor, module: nn.Module) -> Tensor:
+    """Return a module's output, copied if a hook of the module, or one of all modules, may have kept it."""
+    hooks = (module._forward_hooks, torch.nn.modules.module._global_forward_hooks)
+    return y.clone() if any(hooks) else y
 
 
 def _inplace_function(activation: nn.Module) -> Callable[[Tensor], Tensor]:
