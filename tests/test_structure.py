@@ -31,6 +31,7 @@ ALLOWED = {
     "nars": BASE | {"arch", "config"},
     "model_zoo": BASE | {"arch", "config", "data", "detection", "modeling", "training"},
     "factory": BASE | {"arch", "modeling", "model_zoo"},
+    "timm": BASE | {"arch", "factory", "modeling", "model_zoo"},
     "__init__": {"arch", "factory", "modeling", "utils"},
 }
 # Modules that may import more than their part: the search trains candidates and draws networks only by these.
@@ -53,6 +54,7 @@ OPTIONAL = {
     "model_zoo/zoo.py": {"detectron2"},
     "modeling/cpu/expanding_pooler.py": {"detectron2"},
     "nars/execution/ray_executor.py": {"ray"},
+    "timm.py": {"timm"},
     "training/optimizers.py": {"timm"},
 }
 # Local names that say nothing of what they hold.

@@ -164,7 +164,8 @@ class FBNetV3(nn.Module):
             output_fmt: "NCHW", the only layout.
             intermediates_only: return only the list of maps.
         """
-        check_choice(output_fmt, "output_fmt", ("NCHW",))
+        if output_fmt != "NCHW":  # or timm's enumeration of strings
+            raise UsageError(f"output_fmt {output_fmt!r} must be NCHW")
         if stop_early and not intermediates_only:
             raise UsageError("stop_early: needs intermediates_only, because the last map is not computed")
         names = [self.feature_info[i]["module"] for i in self._resolve(indices)]

@@ -214,7 +214,8 @@ def test_timms_weights_give_timms_outputs(letter, monkeypatch):
     file = configs_folder() / f"imagenet/fbnetv3_{letter}_timm.yaml"
     from_config = load_classifier_from_config(file, weights="published")
     for other in (zoo_model, classifier.model, from_config.model):
-        assert torch.equal(other(x), model(x))
+        weights = other.state_dict()
+        assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
 
 
 def test_a_checksum_may_be_given_by_its_beginning():

@@ -110,7 +110,7 @@ def test_refused_arguments(arguments, message):
 
 def test_refused_calls():
     model = build()
-    with pytest.raises(UsageError, match="output_fmt: 'NLC' must be one of NCHW"):
+    with pytest.raises(UsageError, match="output_fmt 'NLC' must be NCHW"):
         model.forward_intermediates(image(), output_fmt="NLC")
     with pytest.raises(UsageError, match="stop_early: needs intermediates_only"):
         model.forward_intermediates(image(), stop_early=True)
