@@ -20,18 +20,13 @@ from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
     Inputs,
     arch_identity,
-    base_lr,
     build_inputs,
-    build_mixup,
     build_model,
     build_objective,
     dataset_from_config,
     loader_from_config,
-    loss_from_config,
-    optimizer_from_config,
     preprocessing_from_config,
     resolve_arch,
-    schedule_from_config,
     select_device,
     teacher_fingerprint,
 )
@@ -48,6 +43,13 @@ from fbnetv3.training.run_state.fingerprint import (
 from fbnetv3.training.run_state.metrics import read_learning_curve
 from fbnetv3.training.run_state.run_description import log_summary
 from fbnetv3.training.run_state.run_folder import RunFolder, run_lock
+from fbnetv3.training.solver import (
+    base_lr,
+    build_mixup,
+    loss_from_config,
+    optimizer_from_config,
+    schedule_from_config,
+)
 from fbnetv3.training.trainer import Hook, Trainer
 from fbnetv3.training.training_hooks import (
     Callback,

@@ -6,9 +6,10 @@ from torch import nn
 
 from fbnetv3.config import get_cfg
 from fbnetv3.errors import UsageError
-from fbnetv3.training.builders import build_objective, loss_from_config
+from fbnetv3.training.builders import build_objective
 from fbnetv3.training.distillation.distillation_loss import Distillation, resize_images
 from fbnetv3.training.losses import LOSSES, cross_entropy, supervised_objective
+from fbnetv3.training.solver import loss_from_config
 
 CPU = torch.device("cpu")
 

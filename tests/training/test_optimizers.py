@@ -10,7 +10,7 @@ from torch import nn
 from fbnetv3.config import get_cfg
 from fbnetv3.config.recipe import OPTIMIZERS
 from fbnetv3.errors import MissingPackageError, UsageError
-from fbnetv3.training.builders import optimizer_from_config
+from fbnetv3.training.solver import optimizer_from_config
 
 
 def build(name, model=None, **solver):
