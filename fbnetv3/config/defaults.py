@@ -100,6 +100,12 @@ declare("MODEL.DROP_PATH_RATE", 0.0, low=0, below=1)
 # Weights to start from or to evaluate: a file, a URL, or "zoo://" followed by a model zoo entry. Empty for random
 # initialization.
 declare("MODEL.WEIGHTS", "")
+# Part of the network to freeze, for fine-tuning: none, stem, trunk (all but the head), or a number of stages, such
+# as 3: the stem and the next two. Frozen parts stay in evaluation mode: their BatchNorm statistics do not
+# change.
+declare("MODEL.FREEZE", "none")
+# Freeze all BatchNorm layers (statistics, scales and shifts), for example when batches are small
+declare("MODEL.FREEZE_NORM", False)
 # NHWC memory format, which is faster on CPUs and on GPUs with tensor cores
 declare("MODEL.CHANNELS_LAST", True)
 # In distributed training, compute BatchNorm statistics over the images of all processes, so results do not depend on
@@ -145,7 +151,8 @@ declare("INPUT.RANDOM_ERASING", 0.0, low=0, high=1)
 # Alpha of mixup's Beta distribution; 0 for no mixup
 declare("INPUT.MIXUP", 0.0, low=0)
 
-# Registered name of an optimizer: sgd, rmsprop (torch's), rmsprop_tf (timm's)
+# Registered name of an optimizer: sgd, adamw, rmsprop (torch's), rmsprop_tf (timm's); or any of timm's by its name
+# there, such as timm/lion, with timm's own settings besides LR, WEIGHT_DECAY, MOMENTUM and ADAM_BETAS
 declare("SOLVER.OPTIMIZER", "sgd")
 # Registered name of a loss: cross_entropy, or your own
 declare("SOLVER.LOSS", "cross_entropy")
@@ -153,10 +160,22 @@ declare("SOLVER.LOSS", "cross_entropy")
 declare("SOLVER.LR", 0.1, low=0)
 # Batch size that LR is meant for: LR is multiplied by BATCH_SIZE / LR_BATCH_SIZE; 0 for no scaling
 declare("SOLVER.LR_BATCH_SIZE", 0, low=0)
+# With LR_BATCH_SIZE: multiply LR by the ratio of batch sizes (linear, for sgd) or by its square root (sqrt, for adamw)
+declare("SOLVER.LR_SCALING", "linear", choices=("linear", "sqrt"))
+# Factor of the learning rate in the trunk, usually below 1 for fine-tuning; to freeze the trunk, use MODEL.FREEZE
+declare("SOLVER.TRUNK_LR_FACTOR", 1.0, above=0)
+# Factor of the learning rate in the head, the layer with one output per class
+declare("SOLVER.HEAD_LR_FACTOR", 1.0, above=0)
+# Layer-wise decay: factor of the learning rate from each block of the trunk to the one before it, counted from the head
+declare("SOLVER.LAYER_DECAY", 1.0, above=0, high=1)
 # Momentum of the optimizer
 declare("SOLVER.MOMENTUM", 0.9, low=0, below=1)
 # Nesterov momentum, for sgd
 declare("SOLVER.NESTEROV", True)
+# Decays of AdamW's moving averages of gradients and squared gradients
+declare("SOLVER.ADAM_BETAS", [0.9, 0.999])
+# Constant in AdamW's denominator
+declare("SOLVER.ADAM_EPS", 1e-8, above=0)
 # Decay of RMSProp's moving average of squared gradients. The paper does not list it.
 declare("SOLVER.RMSPROP_ALPHA", 0.9, low=0, below=1)
 # Constant in RMSProp's denominator, which the paper does not state: rmsprop (torch) adds it to the root of the mean

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fbnetv3.arch import ArchDef
 from fbnetv3.errors import WeightsError
+from fbnetv3.modeling.input_conv import adapt_to_network
 from fbnetv3.modeling.network import FeatureExtractor, Trunk
 from fbnetv3.modeling.safe_loading import StateDict, extract_state_dict, read_state_dict
 from fbnetv3.modeling.weight_conversion import Naming, convert_state_dict
@@ -37,7 +38,8 @@ class LoadReport:
 def load_weights(model: nn.Module, source: WeightsSource, *, sha256: str | None = None) -> LoadReport:
     """Load weights into a network; the source must have all weights that the network has.
 
-    If the number of classes differs, all weights but the head's are loaded, with a warning.
+    If the number of classes differs, all weights but the head's are loaded, with a warning. If the number of input
+    channels differs, the first convolution is adapted, with a warning; see `fbnetv3.modeling.input_conv`.
 
     Args:
         model: a classifier or a `features_only` network from `create_model`.
@@ -63,6 +65,7 @@ def load_weights(model: nn.Module, source: WeightsSource, *, sha256: str | None 
     has_head = "head.weight" in model.state_dict()
     if not has_head:
         weights = {key: value for key, value in weights.items() if key not in _HEAD}
+    weights = adapt_to_network(weights, model, name)
     head_loaded = load_checked_weights(model, weights, name, arch.name)
     return LoadReport(naming, has_head and head_loaded)
 

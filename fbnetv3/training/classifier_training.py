@@ -32,6 +32,7 @@ from fbnetv3.training.builders import (
 )
 from fbnetv3.training.classifier_evaluation import evaluate
 from fbnetv3.training.ema import ModelEMA
+from fbnetv3.training.fine_tuning.freezing import freeze
 from fbnetv3.training.processes.distributed import ProcessGroup, process_group
 from fbnetv3.training.run_state.checkpoints import Checkpoints
 from fbnetv3.training.run_state.fingerprint import (
@@ -39,6 +40,7 @@ from fbnetv3.training.run_state.fingerprint import (
     check_length,
     check_same_run,
     config_fingerprint,
+    with_defaults,
 )
 from fbnetv3.training.run_state.metrics import read_learning_curve
 from fbnetv3.training.run_state.run_description import log_summary
@@ -162,6 +164,8 @@ class _ClassifierRun:
         model = build_model(cfg, self.arch, self.inputs.train.classes, self.device, cfg.MODEL.WEIGHTS)
         self.num_classes = cast("int", model.num_classes)
         self.model = sync_batchnorm(model, self.device) if cfg.MODEL.SYNC_BN and group.size > 1 else model
+        # After the norms have been replaced, and before anything collects the parameters
+        self.frozen = freeze(self.model, cfg.MODEL.FREEZE, norms=cfg.MODEL.FREEZE_NORM)
         self.ema = ModelEMA(self.model, cfg.EMA.DECAY) if cfg.EMA.ENABLED else None
         # All ranks start from the same weights, but draw their own dropout, drop path and mixup
         if group.rank:
@@ -204,6 +208,7 @@ class _ClassifierRun:
             ema=self.ema,
             precision=getattr(torch, cfg.SOLVER.PRECISION),
             accumulate=cfg.SOLVER.ACCUMULATE,
+            frozen=self.frozen,
             corrupt_images=self.corrupt_images,
             group=self.group,
             hooks=self._build_hooks(),
@@ -251,7 +256,7 @@ class _ClassifierRun:
         results = self.group.broadcast(read_learning_curve(self.run_folder.metrics))
         try:
             # Compare network and data first, then the config keys
-            saved = {**state["metadata"], **state["metadata"]["config"]}
+            saved = {**state["metadata"], **with_defaults(state["metadata"]["config"])}
             current = {**self.metadata, **self.metadata["config"]}
             del current["config"]  # only the keys of `current` are compared
             check_same_run(saved, current, path, long_values=("definition",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -10,10 +11,11 @@ from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 from torchvision.transforms import v2
 
-from fbnetv3.config.recipe import OPTIMIZERS
+from fbnetv3.config.recipe import OPTIMIZERS, TIMM_PREFIX, check_optimizer
 from fbnetv3.errors import FieldError, UsageError
+from fbnetv3.training.fine_tuning.network_layers import find_head, parameter_depths
 from fbnetv3.training.losses import LOSSES, Loss
-from fbnetv3.training.optimizers import parameter_groups
+from fbnetv3.training.optimizers import build_timm_optimizer, parameter_groups
 from fbnetv3.training.schedules import SCHEDULES, build_schedule
 from fbnetv3.training.trainer import Mixup
 from fbnetv3.utils.imports import accepted_settings
@@ -39,18 +41,40 @@ def build_mixup(cfg: CfgNode, num_classes: int) -> Mixup | None:
 def base_lr(cfg: CfgNode) -> float:
     """Return the learning rate after warmup, scaled to the batch size if SOLVER.LR_BATCH_SIZE is set."""
     solver = cfg.SOLVER
-    return solver.LR * solver.BATCH_SIZE / solver.LR_BATCH_SIZE if solver.LR_BATCH_SIZE else solver.LR
+    if not solver.LR_BATCH_SIZE:
+        return solver.LR
+    ratio = solver.BATCH_SIZE / solver.LR_BATCH_SIZE
+    return solver.LR * (math.sqrt(ratio) if solver.LR_SCALING == "sqrt" else ratio)
 
 
 def optimizer_from_config(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     """Build the config's optimizer, with those settings that its builder accepts."""
     solver = cfg.SOLVER
-    OPTIMIZERS.check(solver.OPTIMIZER, "SOLVER.OPTIMIZER", FieldError)
-    build = OPTIMIZERS.get(solver.OPTIMIZER)
+    check_optimizer(solver.OPTIMIZER, "SOLVER.OPTIMIZER", FieldError)
+    is_timms = solver.OPTIMIZER.startswith(TIMM_PREFIX)
+    build = (
+        partial(build_timm_optimizer, solver.OPTIMIZER.removeprefix(TIMM_PREFIX))
+        if is_timms
+        else OPTIMIZERS.get(solver.OPTIMIZER)
+    )
     settings = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
     settings |= {"alpha": solver.RMSPROP_ALPHA, "eps": solver.RMSPROP_EPS}
-    groups = parameter_groups(model, solver.WEIGHT_DECAY, solver.DECAY_NORM_BIAS)
+    settings |= {"betas": solver.ADAM_BETAS, "adam_eps": solver.ADAM_EPS}
+    groups = parameter_groups(model, solver.WEIGHT_DECAY, solver.DECAY_NORM_BIAS, _lr_scales(cfg, model))
     return build(groups, base_lr(cfg), **accepted_settings(build, settings))
+
+
+def _lr_scales(cfg: CfgNode, model: nn.Module) -> dict[str, float]:
+    """Return the factor of the learning rate of each parameter: by part, and by depth as in timm."""
+    solver = cfg.SOLVER
+    head = {id(parameter) for parameter in find_head(model).parameters()}
+    depths = parameter_depths(model)
+    max_depth = max(depths.values())
+    return {
+        name: (solver.HEAD_LR_FACTOR if id(parameter) in head else solver.TRUNK_LR_FACTOR)
+        * solver.LAYER_DECAY ** (max_depth - depths[name])
+        for name, parameter in model.named_parameters()
+    }
 
 
 def schedule_from_config(cfg: CfgNode) -> ParamScheduler:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from fbnetv3.config.defaults import get_cfg
 from fbnetv3.errors import UsageError
 from fbnetv3.utils.nested_keys import first_difference, flatten
 
@@ -98,6 +99,14 @@ def config_fingerprint(cfg: CfgNode, ignored: Collection[str]) -> dict[str, Any]
         for key, value in flatten(cfg).items()
         if key not in ignored and not key.startswith(sections)
     }
+
+
+def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a classifier's saved fingerprint with the defaults of keys that did not exist when it was saved.
+
+    A new key's default leaves results as they were, so older runs can be resumed.
+    """
+    return {**flatten(get_cfg()), **saved}
 
 
 def check_same_run(
