@@ -186,10 +186,10 @@ declare("SOLVER.RMSPROP_EPS", 0.25, above=0, high=1)
 declare("SOLVER.WEIGHT_DECAY", 1e-5, low=0)
 # Apply weight decay also to biases, and to scales and shifts of norm layers
 declare("SOLVER.DECAY_NORM_BIAS", True)
-# Passes over the training images
-declare("SOLVER.EPOCHS", 400, low=1)
-# Images per step over all processes; at least 2, for BatchNorm
-declare("SOLVER.BATCH_SIZE", 256, low=2)
+# Passes over the training images; 0 to fit the number of images, for fine-tuning (docs/training.md)
+declare("SOLVER.EPOCHS", 400, low=0)
+# Images per step over all processes; at least 2, for BatchNorm. 0 to fit the number of images, for fine-tuning.
+declare("SOLVER.BATCH_SIZE", 256, low=0)
 # Split each step's batch into this many parts, processed in sequence, to save memory. BatchNorm computes its
 # statistics over one part at a time.
 declare("SOLVER.ACCUMULATE", 1, low=1)
@@ -199,8 +199,8 @@ declare("SOLVER.PRECISION", "float32", choices=("float32", "bfloat16", "float16"
 declare("SOLVER.SCHEDULE", "exponential")
 # Factor per epoch of the exponential schedule: 0.9875 in the paper's final training runs, 0.963 in its search
 declare("SOLVER.DECAY", 0.9875, above=0, high=1)
-# Epochs over which the learning rate rises linearly from WARMUP_FACTOR * LR to LR
-declare("SOLVER.WARMUP_EPOCHS", 5.0, low=0)
+# Epochs over which the learning rate rises linearly from WARMUP_FACTOR * LR to LR; -1 for a tenth of the run
+declare("SOLVER.WARMUP_EPOCHS", 5.0, low=-1)
 # Learning rate at the start of the warmup, as a fraction of LR
 declare("SOLVER.WARMUP_FACTOR", 0.1, above=0, high=1)
 # Fraction of the target that is spread evenly over all classes

@@ -163,10 +163,15 @@ def _solver_contradictions(solver: CfgNode) -> Iterator[str]:
     betas = solver.ADAM_BETAS
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         yield f"SOLVER.ADAM_BETAS {betas} must be two numbers in [0, 1)"
-    if solver.BATCH_SIZE < 2 * solver.ACCUMULATE:
+    # 0 is replaced once the number of images is known
+    if solver.BATCH_SIZE == 1:
+        yield "SOLVER.BATCH_SIZE 1 must be at least 2, or 0 to fit the number of images"
+    if 0 < solver.BATCH_SIZE < 2 * solver.ACCUMULATE:
         yield (
             f"SOLVER.ACCUMULATE {solver.ACCUMULATE} is too large for SOLVER.BATCH_SIZE {solver.BATCH_SIZE}: "
             "each part needs at least 2 images"
         )
-    if solver.WARMUP_EPOCHS > solver.EPOCHS:
+    if -1 < solver.WARMUP_EPOCHS < 0:
+        yield f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} must be at least 0, or -1 for a tenth of the run"
+    if solver.EPOCHS and solver.WARMUP_EPOCHS > solver.EPOCHS:
         yield f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} is longer than SOLVER.EPOCHS {solver.EPOCHS}"

@@ -31,6 +31,7 @@ from fbnetv3.modeling.torchvision_models import (
 )
 from fbnetv3.training.distillation.distillation_loss import Distillation
 from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitCache
+from fbnetv3.training.fine_tuning.run_length import fit_config
 from fbnetv3.training.losses import Objective, supervised_objective
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 from fbnetv3.training.solver import loss_from_config
@@ -183,8 +184,9 @@ def build_objective(cfg: CfgNode, num_classes: int, resolution: int, device: tor
 
 @dataclass(frozen=True)
 class Inputs:
-    """Datasets, preprocessing and loaders of a run."""
+    """Datasets, preprocessing and loaders of a run, and its config with the values that fit the dataset."""
 
+    cfg: CfgNode
     train: ImageDataset
     val: ImageDataset
     preprocessing: Preprocessing
@@ -208,6 +210,7 @@ def build_inputs(
         raise UsageError(
             f"DATA.ROOT {cfg.DATA.ROOT}: training and validation have different classes: {differing}"
         )
+    cfg = fit_config(cfg, len(train), group.size)
     preprocessing = preprocessing_from_config(cfg, arch)
     # The student resizes larger images itself, unless the teacher's logits are cached
     side = max(preprocessing.resolution, teacher_resolution(cfg))
@@ -221,7 +224,7 @@ def build_inputs(
         cfg, train, preprocessing, device, group, side=side, training=True, **options
     )
     val_loader = loader_from_config(cfg, val, preprocessing, device, group)
-    return Inputs(train, val, preprocessing, train_loader, val_loader)
+    return Inputs(cfg, train, val, preprocessing, train_loader, val_loader)
 
 
 def teacher_logit_cache(cfg: CfgNode, dataset: ImageDataset, resolution: int) -> TeacherLogitCache:

@@ -33,6 +33,7 @@ from fbnetv3.training.builders import (
 from fbnetv3.training.classifier_evaluation import evaluate
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.fine_tuning.freezing import freeze
+from fbnetv3.training.fine_tuning.run_length import describe_fitted
 from fbnetv3.training.processes.distributed import ProcessGroup, process_group
 from fbnetv3.training.run_state.checkpoints import Checkpoints
 from fbnetv3.training.run_state.fingerprint import (
@@ -104,9 +105,9 @@ def check_training_config(cfg: CfgNode) -> Inputs:
     Nothing is written.
     """
     inputs = build_inputs(cfg, resolve_arch(cfg, cfg.MODEL.ARCH), torch.device("cpu"))
-    loss_from_config(cfg)
-    optimizer_from_config(cfg, nn.Linear(1, 1))
-    schedule_from_config(cfg)
+    loss_from_config(inputs.cfg)
+    optimizer_from_config(inputs.cfg, nn.Linear(1, 1))
+    schedule_from_config(inputs.cfg)
     return inputs
 
 
@@ -152,7 +153,6 @@ class _ClassifierRun:
         callbacks: Sequence[Callback],
         progress: bool,
     ) -> None:
-        self.cfg = cfg
         self.group = group
         self.run_folder = run_folder
         self.progress = progress
@@ -161,6 +161,8 @@ class _ClassifierRun:
         # Data and network
         self.arch = resolve_arch(cfg, cfg.MODEL.ARCH)
         self.inputs = build_inputs(cfg, self.arch, self.device, group)
+        self.fitted_values = describe_fitted(cfg, self.inputs.cfg)
+        self.cfg = cfg = self.inputs.cfg
         model = build_model(cfg, self.arch, self.inputs.train.classes, self.device, cfg.MODEL.WEIGHTS)
         self.num_classes = cast("int", model.num_classes)
         self.model = sync_batchnorm(model, self.device) if cfg.MODEL.SYNC_BN and group.size > 1 else model
@@ -304,6 +306,8 @@ class _ClassifierRun:
         images = f"{len(inputs.train)} training images, {len(inputs.val)} validation images"
         details = [f"input {inputs.preprocessing.resolution} px", images, f"{cfg.SOLVER.EPOCHS} epochs"]
         log_summary(self.arch.name, self.model, cfg.DATA.NAME, details, self.device, self.group)
+        if self.fitted_values:
+            logger.info("for %d training images: %s", len(inputs.train), self.fitted_values)
         if self.group.size > 1:
             norm = "synchronized BatchNorm" if cfg.MODEL.SYNC_BN else "BatchNorm in each process"
             logger.info("%d images per process and step, %s", inputs.train_loader.batch_size, norm)
