@@ -119,6 +119,9 @@ declare("DATA.NAME", "imagefolder")
 # Folder of the dataset. For imagefolder, it has train/ and val/ (or test/) with one folder per class; for imagelist,
 # this is the subset file; for shards, the folder of the tar files.
 declare("DATA.ROOT", "")
+# Images of an epoch in training: uniform (each image once) or balanced (all classes equally often, by repeating images
+# of rare classes and leaving out images of frequent ones)
+declare("DATA.SAMPLING", "uniform", choices=("uniform", "balanced"))
 # Processes that load images, per training process; 0 to load in the training process
 declare("DATA.WORKERS", 2, low=0)
 # Maximum number of corrupt images to skip; one more ends the run with an error that names them
@@ -154,8 +157,16 @@ declare("INPUT.MIXUP", 0.0, low=0)
 # Registered name of an optimizer: sgd, adamw, rmsprop (torch's), rmsprop_tf (timm's); or any of timm's by its name
 # there, such as timm/lion, with timm's own settings besides LR, WEIGHT_DECAY, MOMENTUM and ADAM_BETAS
 declare("SOLVER.OPTIMIZER", "sgd")
-# Registered name of a loss: cross_entropy, or your own
+# Registered name of a loss: cross_entropy, focal (cross-entropy with less weight on easy images), binary_cross_entropy
+# and sigmoid_focal (one decision per class), or your own
 declare("SOLVER.LOSS", "cross_entropy")
+# Exponent of focal and sigmoid_focal: the larger, the less weight easy images have
+declare("SOLVER.FOCAL_GAMMA", 2.0, low=0)
+# Weights of classes in the loss: none, or balanced (in inverse proportion to the numbers of training images)
+declare("SOLVER.CLASS_WEIGHTING", "none", choices=("none", "balanced"))
+# Factors of class weights by name, such as [cat=2, dog=0.5]. All weights are scaled so that the mean weight of the
+# training images is 1.
+declare("SOLVER.CLASS_WEIGHTS", [], item_type=str)
 # Learning rate after the warmup; see LR_BATCH_SIZE
 declare("SOLVER.LR", 0.1, low=0)
 # Batch size that LR is meant for: LR is multiplied by BATCH_SIZE / LR_BATCH_SIZE; 0 for no scaling

@@ -29,6 +29,7 @@ class ImageDataset(Protocol):
     """The interface of a dataset: images, class indices and names.
 
     A method `order(generator)`, which draws the order of an epoch, is optional: shards have one that is faster to read.
+    Class weights and balanced sampling also need an attribute `targets`, the class indices of all images.
     """
 
     classes: list[str]  # names of the classes
@@ -111,14 +112,14 @@ class ListDataset:
         self.root = subset.root
         self.paths = subset.train if split == "train" else subset.val
         self.classes = list(subset.classes)
-        self._class_index = {name: index for index, name in enumerate(self.classes)}
+        class_index = {name: index for index, name in enumerate(self.classes)}
+        self.targets = [class_index[Path(path).parent.name] for path in self.paths]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[EncodedImage, int]:
-        class_name = Path(self.paths[index]).parent.name
-        return read_encoded_image(self.image_name(index)), self._class_index[class_name]
+        return read_encoded_image(self.image_name(index)), self.targets[index]
 
     def image_name(self, index: int) -> str:
         """Return the path of an image."""

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fvcore.common.config import CfgNode
 from torch import nn
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from fbnetv3.arch import ARCHS, ArchDef, compute_cost, dump_arch, get_arch, load_arch_folder
 from fbnetv3.data import DATASETS, Preprocessing, build_dataset, build_loader, train_transform
+from fbnetv3.data.class_balance import balanced_order, class_indices, class_weights
 from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.data.loader import memory_format
 from fbnetv3.data.transforms import Transform
@@ -173,13 +175,27 @@ def _to_device(model: nn.Module, cfg: CfgNode, device: torch.device) -> nn.Modul
     return model.to(device, memory_format=memory_format(cfg.MODEL.CHANNELS_LAST))  # type: ignore[call-overload]
 
 
-def build_objective(cfg: CfgNode, num_classes: int, resolution: int, device: torch.device) -> Objective:
+def build_objective(
+    cfg: CfgNode,
+    num_classes: int,
+    resolution: int,
+    device: torch.device,
+    class_weights: np.ndarray | None = None,
+) -> Objective:
     """Build the objective: SOLVER.LOSS, alone or with distillation from the config's teacher."""
-    loss = loss_from_config(cfg)
+    weights = None
+    if class_weights is not None:
+        weights = torch.as_tensor(class_weights, dtype=torch.float32, device=device)
+    loss = loss_from_config(cfg, weights)
     if cfg.DISTILL.CACHE or not cfg.DISTILL.ARCH:
         return partial(supervised_objective, loss=loss)
     teacher = build_teacher(cfg, num_classes, device)
     return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.ALPHA, loss)
+
+
+def class_weights_from_config(cfg: CfgNode, dataset: ImageDataset) -> np.ndarray | None:
+    """Return the weight of each class in the loss, with mean 1 over the training images; None if all are equal."""
+    return class_weights(dataset, cfg.SOLVER.CLASS_WEIGHTING, cfg.SOLVER.CLASS_WEIGHTS)
 
 
 @dataclass(frozen=True)
@@ -266,6 +282,8 @@ def loader_from_config(
     **options: Any,
 ) -> DataLoader:
     """Build a loader of uint8 images, augmented to `side` pixels, or as in evaluation if that is 0."""
+    if training and cfg.DATA.SAMPLING == "balanced":
+        options["order"] = balanced_order(class_indices(dataset, "DATA.SAMPLING balanced"))
     return build_loader(
         dataset,
         _train_transform(cfg, preprocessing, side) if side else preprocessing.transform(normalize=False),

@@ -23,6 +23,7 @@ from fbnetv3.training.builders import (
     build_inputs,
     build_model,
     build_objective,
+    class_weights_from_config,
     dataset_from_config,
     loader_from_config,
     preprocessing_from_config,
@@ -106,6 +107,7 @@ def check_training_config(cfg: CfgNode) -> Inputs:
     """
     inputs = build_inputs(cfg, resolve_arch(cfg, cfg.MODEL.ARCH), torch.device("cpu"))
     loss_from_config(inputs.cfg)
+    class_weights_from_config(inputs.cfg, inputs.train)
     optimizer_from_config(inputs.cfg, nn.Linear(1, 1))
     schedule_from_config(inputs.cfg)
     return inputs
@@ -198,7 +200,13 @@ class _ClassifierRun:
         cfg = self.cfg
         return Trainer(
             self.model,
-            build_objective(cfg, self.num_classes, self.inputs.preprocessing.resolution, self.device),
+            build_objective(
+                cfg,
+                self.num_classes,
+                self.inputs.preprocessing.resolution,
+                self.device,
+                class_weights_from_config(cfg, self.inputs.train),
+            ),
             optimizer_from_config(cfg, self.model),
             schedule_from_config(cfg),
             self.inputs.train_loader,

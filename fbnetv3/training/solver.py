@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from fvcore.common.config import CfgNode
 from fvcore.common.param_scheduler import ParamScheduler
-from torch import nn
+from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from fbnetv3.config.recipe import OPTIMIZERS, TIMM_PREFIX, check_optimizer
@@ -21,16 +21,25 @@ from fbnetv3.training.trainer import Mixup
 from fbnetv3.utils.imports import accepted_settings
 
 
-def loss_from_config(cfg: CfgNode) -> Loss:
-    """Return the loss that SOLVER.LOSS names, with the config's label smoothing if it accepts one."""
-    LOSSES.check(cfg.SOLVER.LOSS, "SOLVER.LOSS", FieldError)
-    loss = LOSSES.get(cfg.SOLVER.LOSS)
-    if not cfg.DISTILL.CACHE:
-        return partial(loss, **accepted_settings(loss, {"label_smoothing": cfg.SOLVER.LABEL_SMOOTHING}))
-    # Teacher logits and smoothed labels are blended in the targets, which is exact only for cross-entropy
-    if cfg.SOLVER.LOSS != "cross_entropy":
-        raise UsageError(f"SOLVER.LOSS {cfg.SOLVER.LOSS}: DISTILL.CACHE works only with cross_entropy")
-    return loss
+def loss_from_config(cfg: CfgNode, class_weights: Tensor | None = None) -> Loss:
+    """Return the loss that SOLVER.LOSS names, with those of the config's settings that it accepts."""
+    name = cfg.SOLVER.LOSS
+    LOSSES.check(name, "SOLVER.LOSS", FieldError)
+    loss = LOSSES.get(name)
+    # Teacher logits and smoothed labels are blended in the targets, which is exact only for plain cross-entropy
+    if cfg.DISTILL.CACHE and name != "cross_entropy":
+        raise UsageError(f"SOLVER.LOSS {name}: DISTILL.CACHE works only with cross_entropy")
+    if cfg.DISTILL.CACHE and class_weights is not None:
+        raise UsageError("class weights do not work with cached logits: remove them, or DISTILL.CACHE")
+    if cfg.DISTILL.CACHE:
+        return loss
+    # A loss may do without smoothing, but class weights that have no effect are a mistake
+    settings = {"label_smoothing": cfg.SOLVER.LABEL_SMOOTHING, "focal_gamma": cfg.SOLVER.FOCAL_GAMMA}
+    settings |= {} if class_weights is None else {"class_weights": class_weights}
+    accepted = accepted_settings(loss, settings)
+    if class_weights is not None and "class_weights" not in accepted:
+        raise UsageError(f"SOLVER.LOSS {name} has no class weights: give it a parameter `class_weights`")
+    return partial(loss, **accepted)
 
 
 def build_mixup(cfg: CfgNode, num_classes: int) -> Mixup | None:

@@ -137,7 +137,7 @@ def test_an_interrupted_cache_is_continued(cache, tmp_path, monkeypatch):
             r"DISTILL\.ARCH and DISTILL\.WEIGHTS must be set together",
         ),
         (["DISTILL.CACHE", "nowhere"], "nowhere: does not exist"),
-        (["SOLVER.LOSS", "focal"], r"SOLVER\.LOSS: unknown loss 'focal': available: cross_entropy"),
+        (["SOLVER.LOSS", "focl"], r"SOLVER\.LOSS: unknown loss 'focl': did you mean focal"),
     ],
 )
 def test_a_cache_with_another_fingerprint_is_refused(cache, tmp_path, overrides, message):

@@ -47,3 +47,19 @@ def test_the_values_that_fit_the_images_are_logged_and_saved(tmp_path, images_pe
     assert (solver["BATCH_SIZE"], solver["WARMUP_EPOCHS"]) == (batch_size, 0.1)
     line = f"for {3 * images_per_class} training images: SOLVER.BATCH_SIZE {batch_size}, SOLVER.WARMUP_EPOCHS 0.1"
     assert line in (folder / "log.txt").read_text()
+
+
+def test_balanced_classes(tmp_path):
+    """Runs with class weights, balanced sampling and focal loss learn a class with few images."""
+    data = write_digits(tmp_path / "data", (3, 8), images_per_class=40)
+    for image in sorted((data / "train" / "digit 8").iterdir())[2:]:
+        image.unlink()
+    balanced = {
+        "weights": ["SOLVER.CLASS_WEIGHTING", "balanced"],
+        "sampling": ["DATA.SAMPLING", "balanced"],
+        "focal": ["SOLVER.LOSS", "focal", "SOLVER.CLASS_WEIGHTS", "['digit 8=20']"],
+    }
+    short = ["SOLVER.EPOCHS", "3", "EVAL.PERIOD", "3", "SOLVER.TRUNK_LR_FACTOR", "1.0"]
+    plain = run(tmp_path / "plain", data, *short)[-1]["top1"]
+    for name, overrides in balanced.items():
+        assert run(tmp_path / name, data, *short, *overrides)[-1]["top1"] > plain + 10, name
