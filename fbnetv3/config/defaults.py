@@ -199,6 +199,9 @@ declare("SOLVER.WEIGHT_DECAY", 1e-5, low=0)
 declare("SOLVER.DECAY_NORM_BIAS", True)
 # Passes over the training images; 0 to fit the number of images, for fine-tuning (docs/training.md)
 declare("SOLVER.EPOCHS", 400, low=0)
+# Early stopping: end the run after this many evaluations without a better accuracy; 0 for never. The best weights are
+# in model_best.pth.
+declare("SOLVER.PATIENCE", 0, low=0)
 # Images per step over all processes; at least 2, for BatchNorm. 0 to fit the number of images, for fine-tuning.
 declare("SOLVER.BATCH_SIZE", 256, low=0)
 # Split each step's batch into this many parts, processed in sequence, to save memory. BatchNorm computes its

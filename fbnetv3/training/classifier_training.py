@@ -33,6 +33,7 @@ from fbnetv3.training.builders import (
 )
 from fbnetv3.training.classifier_evaluation import evaluate
 from fbnetv3.training.ema import ModelEMA
+from fbnetv3.training.fine_tuning.early_stopping import EarlyStoppingHook
 from fbnetv3.training.fine_tuning.freezing import freeze
 from fbnetv3.training.fine_tuning.run_length import describe_fitted
 from fbnetv3.training.processes.distributed import ProcessGroup, process_group
@@ -247,10 +248,14 @@ class _ClassifierRun:
             step_period=cfg.CHECKPOINT.STEPS,
             metadata=self.metadata,
         )
+        early_stopping = (
+            [EarlyStoppingHook(self.curve.results, cfg.SOLVER.PATIENCE)] if cfg.SOLVER.PATIENCE else []
+        )
         return [
             *hooks,
             ProgressHook(self.progress),
             self.curve,
+            *early_stopping,
             checkpointing,
             DivergenceHook(self.run_folder),
         ]
@@ -273,7 +278,7 @@ class _ClassifierRun:
             check_length(state["epoch"], self.cfg.SOLVER.EPOCHS, "epochs", "SOLVER.EPOCHS", path)
             # Restore model, optimizer and random state, then the evaluations up to the checkpoint
             self.trainer.load_state_dict(state)
-            self.curve.results = [result for result in results if result["epoch"] <= state["epoch"]]
+            self.curve.results[:] = [result for result in results if result["epoch"] <= state["epoch"]]
         except (UserError, torch.cuda.OutOfMemoryError):
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:

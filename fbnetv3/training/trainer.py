@@ -121,6 +121,7 @@ class Trainer:
     hooks: Sequence[Hook] = ()
     progress: TrainingProgress = field(init=False, default_factory=TrainingProgress)
     stopped: bool = field(init=False, default=False)  # hooks set it to end the run after the current epoch
+    complete: bool = field(init=False, default=False)  # with `stopped`: the run needs no more epochs
     loss: Tensor = field(init=False)  # of the last step, the mean over all processes
     _last_loss: Tensor = field(init=False)  # of this process
     _last_batch: Batch | None = field(init=False, default=None)

@@ -23,6 +23,7 @@ CLASSIFIER_IGNORED_KEYS = (
     "OUTPUT_DIR",
     # Length: a run may be extended, with a warning if this changes the learning rate
     "SOLVER.EPOCHS",
+    "SOLVER.PATIENCE",
     # Where and how fast to compute
     "DEVICE",
     "DATA.WORKERS",
