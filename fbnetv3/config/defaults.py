@@ -147,12 +147,16 @@ declare("INPUT.CROP_SCALE", [0.08, 1.0])
 declare("INPUT.CROP_PADDING", 4, low=0)
 # During training, flip half of the images horizontally
 declare("INPUT.FLIP", True)
+# Largest relative change of brightness, contrast and saturation in training; 0 for none
+declare("INPUT.COLOR_JITTER", 0.0, low=0, high=1)
 # Augmentation after the crop, by registered name: none, autoaugment (ImageNet's policy) or randaugment
 declare("INPUT.AUTO_AUGMENT", "none")
 # Probability of erasing a random rectangle of a training image
 declare("INPUT.RANDOM_ERASING", 0.0, low=0, high=1)
 # Alpha of mixup's Beta distribution; 0 for no mixup
 declare("INPUT.MIXUP", 0.0, low=0)
+# Alpha of CutMix's Beta distribution; 0 for no CutMix. With mixup, each batch gets one of them, with equal probability.
+declare("INPUT.CUTMIX", 0.0, low=0)
 
 # Registered name of an optimizer: sgd, adamw, rmsprop (torch's), rmsprop_tf (timm's); or any of timm's by its name
 # there, such as timm/lion, with timm's own settings besides LR, WEIGHT_DECAY, MOMENTUM and ADAM_BETAS
@@ -241,6 +245,9 @@ declare("DISTILL.VIEWS", 1, low=1)
 
 # Epochs between evaluations; the last epoch is always evaluated
 declare("EVAL.PERIOD", 1, low=1)
+# Test-time augmentation: average the probabilities over flip (the image and its mirror image), five_crop (corners and
+# center of the resized image, see INPUT.RESIZE) or ten_crop (both)
+declare("EVAL.TTA", "none", choices=("none", "flip", "five_crop", "ten_crop"))
 # Images per step in evaluation, per process
 declare("EVAL.BATCH_SIZE", 256, low=1)
 

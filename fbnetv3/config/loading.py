@@ -155,8 +155,9 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
     yield from _solver_contradictions(cfg.SOLVER)
     if bool(cfg.DISTILL.ARCH) != bool(cfg.DISTILL.WEIGHTS) or (cfg.DISTILL.CACHE and not cfg.DISTILL.ARCH):
         yield "DISTILL.ARCH and DISTILL.WEIGHTS must be set together; DISTILL.CACHE needs both"
-    if cfg.DISTILL.CACHE and cfg.INPUT.MIXUP:
-        yield f"INPUT.MIXUP {cfg.INPUT.MIXUP} does not work with cached logits (DISTILL.CACHE): set it to 0"
+    for key in ("MIXUP", "CUTMIX"):
+        if cfg.DISTILL.CACHE and cfg.INPUT[key]:
+            yield f"INPUT.{key} {cfg.INPUT[key]} does not work with cached logits (DISTILL.CACHE): set it to 0"
 
 
 def _solver_contradictions(solver: CfgNode) -> Iterator[str]:

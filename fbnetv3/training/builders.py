@@ -37,6 +37,7 @@ from fbnetv3.training.fine_tuning.run_length import fit_config
 from fbnetv3.training.losses import Objective, supervised_objective
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 from fbnetv3.training.solver import loss_from_config
+from fbnetv3.training.tta import evaluation_preprocessing
 from fbnetv3.utils.downloads import local_path
 from fbnetv3.utils.files import file_sha256
 from fbnetv3.utils.nested_keys import flatten
@@ -239,7 +240,8 @@ def build_inputs(
     train_loader = loader_from_config(
         cfg, train, preprocessing, device, group, side=side, training=True, **options
     )
-    val_loader = loader_from_config(cfg, val, preprocessing, device, group)
+    val_preprocessing = evaluation_preprocessing(preprocessing, cfg.EVAL.TTA)
+    val_loader = loader_from_config(cfg, val, val_preprocessing, device, group)
     return Inputs(cfg, train, val, preprocessing, train_loader, val_loader)
 
 
@@ -309,6 +311,7 @@ def _train_transform(cfg: CfgNode, preprocessing: Preprocessing, side: int) -> T
         crop_scale=cfg.INPUT.CROP_SCALE,
         crop_padding=round(cfg.INPUT.CROP_PADDING * scale),
         flip=cfg.INPUT.FLIP,
+        color_jitter=cfg.INPUT.COLOR_JITTER,
         auto_augment=cfg.INPUT.AUTO_AUGMENT,
         random_erasing=cfg.INPUT.RANDOM_ERASING,
         normalize=False,

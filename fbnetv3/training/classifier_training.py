@@ -65,6 +65,7 @@ from fbnetv3.training.training_hooks import (
     MetricsHook,
     ProgressHook,
 )
+from fbnetv3.training.tta import augmented_for_evaluation, evaluation_preprocessing
 from fbnetv3.utils.logging_setup import log_to_file, quiet_other_ranks, quiet_terminal
 from fbnetv3.utils.random_state import derive_seed
 from fbnetv3.utils.text import describe_error
@@ -230,7 +231,9 @@ class _ClassifierRun:
         cfg = self.cfg
         # Not a method of this class: a reference cycle would let the loader's workers outlive the run
         evaluate_model = partial(
-            evaluate,
+            _evaluate_with_tta,
+            views=cfg.EVAL.TTA,
+            resolution=self.inputs.preprocessing.resolution,
             batches=self.inputs.val_loader,
             device=self.device,
             channels_last=cfg.MODEL.CHANNELS_LAST,
@@ -331,6 +334,12 @@ class _ClassifierRun:
             )
 
 
+def _evaluate_with_tta(
+    model: nn.Module, *, views: str, resolution: int, **options: Any
+) -> dict[str, float]:
+    return evaluate(augmented_for_evaluation(model, views, resolution), **options)
+
+
 def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
     """Evaluate `MODEL.WEIGHTS`, by default those in `OUTPUT_DIR`, on the validation images, without writing anything.
 
@@ -348,10 +357,14 @@ def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
         val = dataset_from_config(cfg, "val")
         model = build_model(cfg, arch, val.classes, device, str(weights), require_head=True)
         logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val))
-        return evaluate(
+        return _evaluate_with_tta(
             model,
-            loader_from_config(cfg, val, preprocessing, device, group),
-            device,
+            views=cfg.EVAL.TTA,
+            resolution=preprocessing.resolution,
+            batches=loader_from_config(
+                cfg, val, evaluation_preprocessing(preprocessing, cfg.EVAL.TTA), device, group
+            ),
+            device=device,
             channels_last=cfg.MODEL.CHANNELS_LAST,
             corrupt_images=CorruptImageCounter(cfg.DATA.MAX_CORRUPT),
             progress=group.is_rank_0,

@@ -43,8 +43,13 @@ def loss_from_config(cfg: CfgNode, class_weights: Tensor | None = None) -> Loss:
 
 
 def build_mixup(cfg: CfgNode, num_classes: int) -> Mixup | None:
-    """Build torchvision's mixup; None if INPUT.MIXUP is 0."""
-    return v2.MixUp(alpha=cfg.INPUT.MIXUP, num_classes=num_classes) if cfg.INPUT.MIXUP else None
+    """Build torchvision's mixup and CutMix, one of which is drawn for each batch; None if both are turned off."""
+    choices = [
+        mix(alpha=alpha, num_classes=num_classes)
+        for mix, alpha in ((v2.MixUp, cfg.INPUT.MIXUP), (v2.CutMix, cfg.INPUT.CUTMIX))
+        if alpha
+    ]
+    return v2.RandomChoice(choices) if len(choices) > 1 else next(iter(choices), None)
 
 
 def base_lr(cfg: CfgNode) -> float:
