@@ -36,7 +36,7 @@ from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.fine_tuning.early_stopping import EarlyStoppingHook
 from fbnetv3.training.fine_tuning.freezing import freeze
 from fbnetv3.training.fine_tuning.run_length import describe_fitted
-from fbnetv3.training.processes.distributed import ProcessGroup, process_group
+from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup, process_group
 from fbnetv3.training.run_state.checkpoints import Checkpoints
 from fbnetv3.training.run_state.fingerprint import (
     CLASSIFIER_IGNORED_KEYS,
@@ -144,6 +144,16 @@ def train_classifier(
             run.resume_from_newest()
             acquire_lock()
             return run.run()
+
+
+def build_trainer(cfg: CfgNode) -> tuple[Trainer, CfgNode]:
+    """Return the trainer of a run in this process, without hooks, and the config with the values that fit the dataset.
+
+    Nothing is written.
+    """
+    run = _ClassifierRun(cfg, SINGLE_PROCESS, RunFolder(cfg.OUTPUT_DIR), (), False)
+    run.trainer.hooks = ()
+    return run.trainer, run.cfg
 
 
 class _ClassifierRun:

@@ -54,11 +54,16 @@ def build_mixup(cfg: CfgNode, num_classes: int) -> Mixup | None:
 
 def base_lr(cfg: CfgNode) -> float:
     """Return the learning rate after warmup, scaled to the batch size if SOLVER.LR_BATCH_SIZE is set."""
+    return cfg.SOLVER.LR * batch_size_factor(cfg)
+
+
+def batch_size_factor(cfg: CfgNode) -> float:
+    """Return the factor by which the learning rate depends on the batch size."""
     solver = cfg.SOLVER
     if not solver.LR_BATCH_SIZE:
-        return solver.LR
+        return 1.0
     ratio = solver.BATCH_SIZE / solver.LR_BATCH_SIZE
-    return solver.LR * (math.sqrt(ratio) if solver.LR_SCALING == "sqrt" else ratio)
+    return math.sqrt(ratio) if solver.LR_SCALING == "sqrt" else ratio
 
 
 def optimizer_from_config(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
