@@ -44,6 +44,9 @@ class RangeTest:
         axes.plot(self.lrs, self.losses)
         axes.axvline(self.suggestion, color="tab:orange", label=f"suggestion: {self.suggestion:.2g}")
         axes.legend(frameon=False)
+        # The last losses are so much higher that they would flatten the rest
+        lowest, first = min(self.losses), self.losses[0]
+        axes.set_ylim(lowest - 0.1 * (first - lowest), first + 0.5 * (first - lowest) + 1e-9)
         style_axes(axes, xlabel="SOLVER.LR", ylabel="training loss, smoothed", xscale="log")
         save_figure(figure, file)
 
