@@ -24,8 +24,8 @@ from fbnetv3.factory import list_models
 from fbnetv3.model_zoo import ClassifierEntry, entries_for_arch, pretrained_cfg
 from fbnetv3.modeling import build_network, load_weights
 from fbnetv3.modeling.blocks import DEFAULT_NORM
-from fbnetv3.modeling.safe_loading import extract_state_dict
-from fbnetv3.modeling.weight_conversion import convert_state_dict
+from fbnetv3.modeling.checkpoint_contents import extract_state_dict
+from fbnetv3.modeling.weight_conversion import convert_state_dict, network_prefixes
 
 try:
     from timm import models as timm_models
@@ -128,7 +128,7 @@ def _build(
 def _convert(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Return the weights of a file that timm has read under the names of a classifier."""
     arch: Any = model.arch
-    _, weights = convert_state_dict(extract_state_dict(state_dict, "the file"), arch, "the file")
+    _, weights = convert_state_dict(extract_state_dict(state_dict, "the file", network_prefixes), arch, "the file")
     return weights
 
 

@@ -41,6 +41,7 @@ TRAINING_OVERRIDES = {
     "configs/digits/": EPOCH,
     "configs/cifar10/": f"{EPOCH} SOLVER.BATCH_SIZE 20",
     "configs/imagenet/": IMAGENET,
+    "configs/finetune/": IMAGENET,
     "configs/coco/": STEPS,
     "output/other/": EPOCH,
     "output/mine/": IMAGENET,
@@ -52,6 +53,7 @@ PUBLISHED_TEACHER = "MODEL.NUM_CLASSES 1000 DATA.ROOT datasets/thousand SOLVER.B
 SIMULATION = "--pool-size 200 --round-size 6 --rounds 2 --epochs 8 --gpus 2 8 --repeats 1"
 # Options appended to other scripts, by script and one of its arguments
 SCRIPT_OPTIONS = {
+    "find_lr.py": "--steps 3 DATA.WORKERS 0 INPUT.RESOLUTION 64",
     "make_split.py": "--held-out 10 --train 40",
     "make_split.py datasets/imagenet/train": "--classes 4 --held-out 4 --train 8",
     "make_split.py all_images": "--held-out 4 --train 8",

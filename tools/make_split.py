@@ -3,7 +3,12 @@
 
 from collections.abc import Sequence
 
-from fbnetv3.data.class_subset import SEARCH_CLASSES, SEARCH_NUM_VAL, draw_class_subset, save_class_subset
+from fbnetv3.data.classes.class_subset import (
+    SEARCH_CLASSES,
+    SEARCH_NUM_VAL,
+    draw_class_subset,
+    save_class_subset,
+)
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, run_tool
 
 

@@ -100,6 +100,12 @@ declare("MODEL.DROP_PATH_RATE", 0.0, low=0, below=1)
 # Weights to start from or to evaluate: a file, a URL, or "zoo://" followed by a model zoo entry. Empty for random
 # initialization. If they have other classes, the head's rows of classes with the same names are kept.
 declare("MODEL.WEIGHTS", "")
+# Part of the network to freeze, for fine-tuning: none, stem, trunk (all but the head), or a number of stages, such
+# as 3: the stem and the next two. Frozen parts stay in evaluation mode: their BatchNorm statistics do not
+# change.
+declare("MODEL.FREEZE", "none")
+# Freeze all BatchNorm layers (statistics, scales and shifts), for example when batches are small
+declare("MODEL.FREEZE_NORM", False)
 # NHWC memory format, which is faster on CPUs and on GPUs with tensor cores
 declare("MODEL.CHANNELS_LAST", True)
 # In distributed training, compute BatchNorm statistics over the images of all processes, so results do not depend on
@@ -113,6 +119,9 @@ declare("DATA.NAME", "imagefolder")
 # Folder of the dataset. For imagefolder, it has train/ and val/ (or test/) with one folder per class; for imagelist,
 # this is the subset file; for shards, the folder of the tar files.
 declare("DATA.ROOT", "")
+# Images of an epoch in training: uniform (each image once) or balanced (all classes equally often, by repeating images
+# of rare classes and leaving out images of frequent ones)
+declare("DATA.SAMPLING", "uniform", choices=("uniform", "balanced"))
 # Processes that load images, per training process; 0 to load in the training process
 declare("DATA.WORKERS", 2, low=0)
 # Maximum number of corrupt images to skip; one more ends the run with an error that names them
@@ -138,25 +147,50 @@ declare("INPUT.CROP_SCALE", [0.08, 1.0])
 declare("INPUT.CROP_PADDING", 4, low=0)
 # During training, flip half of the images horizontally
 declare("INPUT.FLIP", True)
+# Largest relative change of brightness, contrast and saturation in training; 0 for none
+declare("INPUT.COLOR_JITTER", 0.0, low=0, high=1)
 # Augmentation after the crop, by registered name: none, autoaugment (ImageNet's policy) or randaugment
 declare("INPUT.AUTO_AUGMENT", "none")
 # Probability of erasing a random rectangle of a training image
 declare("INPUT.RANDOM_ERASING", 0.0, low=0, high=1)
 # Alpha of mixup's Beta distribution; 0 for no mixup
 declare("INPUT.MIXUP", 0.0, low=0)
+# Alpha of CutMix's Beta distribution; 0 for no CutMix. With mixup, each batch gets one of them, with equal probability.
+declare("INPUT.CUTMIX", 0.0, low=0)
 
-# Registered name of an optimizer: sgd, rmsprop (torch's), rmsprop_tf (timm's)
+# Registered name of an optimizer: sgd, adamw, rmsprop (torch's), rmsprop_tf (timm's); or any of timm's by its name
+# there, such as timm/lion, with timm's own settings besides LR, WEIGHT_DECAY, MOMENTUM and ADAM_BETAS
 declare("SOLVER.OPTIMIZER", "sgd")
-# Registered name of a loss: cross_entropy, or your own
+# Registered name of a loss: cross_entropy, focal (cross-entropy with less weight on easy images), binary_cross_entropy
+# and sigmoid_focal (one decision per class), or your own
 declare("SOLVER.LOSS", "cross_entropy")
+# Exponent of focal and sigmoid_focal: the larger, the less weight easy images have
+declare("SOLVER.FOCAL_GAMMA", 2.0, low=0)
+# Weights of classes in the loss: none, or balanced (in inverse proportion to the numbers of training images)
+declare("SOLVER.CLASS_WEIGHTING", "none", choices=("none", "balanced"))
+# Factors of class weights by name, such as [cat=2, dog=0.5]. All weights are scaled so that the mean weight of the
+# training images is 1.
+declare("SOLVER.CLASS_WEIGHTS", [], item_type=str)
 # Learning rate after the warmup; see LR_BATCH_SIZE
 declare("SOLVER.LR", 0.1, low=0)
 # Batch size that LR is meant for: LR is multiplied by BATCH_SIZE / LR_BATCH_SIZE; 0 for no scaling
 declare("SOLVER.LR_BATCH_SIZE", 0, low=0)
+# With LR_BATCH_SIZE: multiply LR by the ratio of batch sizes (linear, for sgd) or by its square root (sqrt, for adamw)
+declare("SOLVER.LR_SCALING", "linear", choices=("linear", "sqrt"))
+# Factor of the learning rate in the trunk, usually below 1 for fine-tuning; to freeze the trunk, use MODEL.FREEZE
+declare("SOLVER.TRUNK_LR_FACTOR", 1.0, above=0)
+# Factor of the learning rate in the head, the layer with one output per class
+declare("SOLVER.HEAD_LR_FACTOR", 1.0, above=0)
+# Layer-wise decay: factor of the learning rate from each block of the trunk to the one before it, counted from the head
+declare("SOLVER.LAYER_DECAY", 1.0, above=0, high=1)
 # Momentum of the optimizer
 declare("SOLVER.MOMENTUM", 0.9, low=0, below=1)
 # Nesterov momentum, for sgd
 declare("SOLVER.NESTEROV", True)
+# Decays of AdamW's moving averages of gradients and squared gradients
+declare("SOLVER.ADAM_BETAS", [0.9, 0.999])
+# Constant in AdamW's denominator
+declare("SOLVER.ADAM_EPS", 1e-8, above=0)
 # Decay of RMSProp's moving average of squared gradients. The paper does not list it.
 declare("SOLVER.RMSPROP_ALPHA", 0.9, low=0, below=1)
 # Constant in RMSProp's denominator, which the paper does not state: rmsprop (torch) adds it to the root of the mean
@@ -167,10 +201,13 @@ declare("SOLVER.RMSPROP_EPS", 0.25, above=0, high=1)
 declare("SOLVER.WEIGHT_DECAY", 1e-5, low=0)
 # Apply weight decay also to biases, and to scales and shifts of norm layers
 declare("SOLVER.DECAY_NORM_BIAS", True)
-# Passes over the training images
-declare("SOLVER.EPOCHS", 400, low=1)
-# Images per step over all processes; at least 2, for BatchNorm
-declare("SOLVER.BATCH_SIZE", 256, low=2)
+# Passes over the training images; 0 to fit the number of images, for fine-tuning (docs/training.md)
+declare("SOLVER.EPOCHS", 400, low=0)
+# Early stopping: end the run after this many evaluations without a better accuracy; 0 for never. The best weights are
+# in model_best.pth.
+declare("SOLVER.PATIENCE", 0, low=0)
+# Images per step over all processes; at least 2, for BatchNorm. 0 to fit the number of images, for fine-tuning.
+declare("SOLVER.BATCH_SIZE", 256, low=0)
 # Split each step's batch into this many parts, processed in sequence, to save memory. BatchNorm computes its
 # statistics over one part at a time.
 declare("SOLVER.ACCUMULATE", 1, low=1)
@@ -180,8 +217,8 @@ declare("SOLVER.PRECISION", "float32", choices=("float32", "bfloat16", "float16"
 declare("SOLVER.SCHEDULE", "exponential")
 # Factor per epoch of the exponential schedule: 0.9875 in the paper's final training runs, 0.963 in its search
 declare("SOLVER.DECAY", 0.9875, above=0, high=1)
-# Epochs over which the learning rate rises linearly from WARMUP_FACTOR * LR to LR
-declare("SOLVER.WARMUP_EPOCHS", 5.0, low=0)
+# Epochs over which the learning rate rises linearly from WARMUP_FACTOR * LR to LR; -1 for a tenth of the run
+declare("SOLVER.WARMUP_EPOCHS", 5.0, low=-1)
 # Learning rate at the start of the warmup, as a fraction of LR
 declare("SOLVER.WARMUP_FACTOR", 0.1, above=0, high=1)
 # Fraction of the target that is spread evenly over all classes
@@ -208,6 +245,9 @@ declare("DISTILL.VIEWS", 1, low=1)
 
 # Epochs between evaluations; the last epoch is always evaluated
 declare("EVAL.PERIOD", 1, low=1)
+# Test-time augmentation: average the probabilities over flip (the image and its mirror image), five_crop (corners and
+# center of the resized image, see INPUT.RESIZE) or ten_crop (both)
+declare("EVAL.TTA", "none", choices=("none", "flip", "five_crop", "ten_crop"))
 # Images per step in evaluation, per process
 declare("EVAL.BATCH_SIZE", 256, low=1)
 

@@ -124,6 +124,8 @@ def _merge(cfg: CfgNode, values: Mapping[str, Any], where: str = "") -> None:
             value = float(value) if isinstance(value, int) else value
         if expected_type is list and isinstance(value, tuple):
             value = list(value)
+        if name == "MODEL.FREEZE" and type(value) is int:  # a number of stages
+            value = str(value)
         if type(value) is not expected_type:
             raise UsageError(f"{where}{name} {value!r} must be {_TYPE_NAMES[expected_type]}")
         section, _, key = name.rpartition(".")
@@ -169,15 +171,27 @@ def _contradictions(cfg: CfgNode) -> Iterator[str]:
     scale = cfg.INPUT.CROP_SCALE
     if len(scale) != 2 or not 0 < scale[0] <= scale[1] <= 1:
         yield f"INPUT.CROP_SCALE {scale} must be [smallest, largest] with 0 < smallest <= largest <= 1"
-    solver = cfg.SOLVER
-    if solver.BATCH_SIZE < 2 * solver.ACCUMULATE:
+    yield from _solver_contradictions(cfg.SOLVER)
+    if bool(cfg.DISTILL.ARCH) != bool(cfg.DISTILL.WEIGHTS) or (cfg.DISTILL.CACHE and not cfg.DISTILL.ARCH):
+        yield "DISTILL.ARCH and DISTILL.WEIGHTS must be set together; DISTILL.CACHE needs both"
+    for key in ("MIXUP", "CUTMIX"):
+        if cfg.DISTILL.CACHE and cfg.INPUT[key]:
+            yield f"INPUT.{key} {cfg.INPUT[key]} does not work with cached logits (DISTILL.CACHE): set it to 0"
+
+
+def _solver_contradictions(solver: CfgNode) -> Iterator[str]:
+    betas = solver.ADAM_BETAS
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        yield f"SOLVER.ADAM_BETAS {betas} must be two numbers in [0, 1)"
+    # 0 is replaced once the number of images is known
+    if solver.BATCH_SIZE == 1:
+        yield "SOLVER.BATCH_SIZE 1 must be at least 2, or 0 to fit the number of images"
+    if 0 < solver.BATCH_SIZE < 2 * solver.ACCUMULATE:
         yield (
             f"SOLVER.ACCUMULATE {solver.ACCUMULATE} is too large for SOLVER.BATCH_SIZE {solver.BATCH_SIZE}: "
             "each part needs at least 2 images"
         )
-    if solver.WARMUP_EPOCHS > solver.EPOCHS:
+    if -1 < solver.WARMUP_EPOCHS < 0:
+        yield f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} must be at least 0, or -1 for a tenth of the run"
+    if solver.EPOCHS and solver.WARMUP_EPOCHS > solver.EPOCHS:
         yield f"SOLVER.WARMUP_EPOCHS {solver.WARMUP_EPOCHS} is longer than SOLVER.EPOCHS {solver.EPOCHS}"
-    if bool(cfg.DISTILL.ARCH) != bool(cfg.DISTILL.WEIGHTS) or (cfg.DISTILL.CACHE and not cfg.DISTILL.ARCH):
-        yield "DISTILL.ARCH and DISTILL.WEIGHTS must be set together; DISTILL.CACHE needs both"
-    if cfg.DISTILL.CACHE and cfg.INPUT.MIXUP:
-        yield f"INPUT.MIXUP {cfg.INPUT.MIXUP} does not work with cached logits (DISTILL.CACHE): set it to 0"

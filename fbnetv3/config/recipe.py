@@ -21,6 +21,10 @@ OPTIMIZERS = Registry("optimizer")
 OPTIMIZERS.register("fbnetv3.training.optimizers:build_sgd", name="sgd")
 OPTIMIZERS.register("fbnetv3.training.optimizers:build_rmsprop", name="rmsprop")
 OPTIMIZERS.register("fbnetv3.training.optimizers:build_rmsprop_tf", name="rmsprop_tf")
+OPTIMIZERS.register("fbnetv3.training.optimizers:build_adamw", name="adamw")
+
+# Optimizers of timm by their names there, such as timm/lion; they are checked when they are built
+TIMM_PREFIX = "timm/"
 
 # Smallest and largest values of Table 2. The table gives d and m in tenths, which would exceed 1. They are read as
 # hundredths, like p; Sec. 4.2 confirms this with d = 0.2 for F and G.
@@ -39,6 +43,12 @@ class RecipeError(FieldError):
     """An invalid recipe."""
 
 
+def check_optimizer(name: object, field: str, error: type[FieldError]) -> None:
+    """Raise `error`, naming `field`, unless `name` is a registered optimizer or begins with `TIMM_PREFIX`."""
+    if not (isinstance(name, str) and name.startswith(TIMM_PREFIX)):
+        OPTIMIZERS.check(name, field, error)
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How to train a network: the lower half of Table 2."""
@@ -52,7 +62,7 @@ class Recipe:
     ema: bool = True  # whether to evaluate an average of the weights over training
 
     def __post_init__(self) -> None:
-        OPTIMIZERS.check(self.optimizer, "optimizer", RecipeError)
+        check_optimizer(self.optimizer, "optimizer", RecipeError)
         check_type(self.ema, "ema", bool, "true or false", RecipeError)
         for name, high in _NUMBERS.items():
             value = getattr(self, name)

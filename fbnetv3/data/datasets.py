@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from fbnetv3.data.class_subset import ClassSubset, class_of_path, load_class_subset
+from fbnetv3.data.classes.class_subset import ClassSubset, class_of_path, load_class_subset
 from fbnetv3.data.image_folders import scan_class_folders
 from fbnetv3.data.image_io import EncodedImage, read_encoded_image
 from fbnetv3.data.shards import ShardDataset, open_shards
@@ -29,6 +29,7 @@ class ImageDataset(Protocol):
     """The interface of a dataset: images, class indices and names.
 
     A method `order(generator)`, which draws the order of an epoch, is optional: shards have one that is faster to read.
+    Class weights and balanced sampling also need an attribute `targets`, the class indices of all images.
     """
 
     classes: list[str]  # names of the classes
@@ -124,14 +125,14 @@ class ListDataset:
         self.root = subset.root
         self.paths = subset.train if split == "train" else subset.val
         self.classes = list(subset.classes)
-        self._class_index = {name: index for index, name in enumerate(self.classes)}
+        class_index = {name: index for index, name in enumerate(self.classes)}
+        self.targets = [class_index[class_of_path(path)] for path in self.paths]
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[EncodedImage, int]:
-        class_name = class_of_path(self.paths[index])
-        return read_encoded_image(self.image_name(index)), self._class_index[class_name]
+        return read_encoded_image(self.image_name(index)), self.targets[index]
 
     def image_name(self, index: int) -> str:
         """Return the path of an image."""
@@ -159,7 +160,7 @@ def open_imagefolder(root: str, split: str) -> FolderDataset:
 
 @DATASETS.register(name="imagelist")
 def open_imagelist(root: str, split: str) -> ListDataset:
-    """Open the images listed in a subset file, which `root` names; see `fbnetv3.data.class_subset`."""
+    """Open the images listed in a subset file, which `root` names; see `fbnetv3.data.classes.class_subset`."""
     subset = load_class_subset(_expand_root(root, "subset file"))
     if not subset.root.is_dir():
         raise DataError(

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fbnetv3.data.corrupt_images import CorruptImageError
 from fbnetv3.data.datasets import ImageDataset
-from fbnetv3.data.samplers import DistributedSequentialSampler, EpochSampler
+from fbnetv3.data.samplers import DistributedSequentialSampler, EpochSampler, Order
 from fbnetv3.data.transforms import Preprocessing, Transform
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.utils.random_state import derive_seed, seeded_torch
@@ -66,7 +66,8 @@ class Sample(NamedTuple):
 class TransformedDataset(Dataset):
     """A dataset and a transform whose randomness depends only on seed, epoch and index.
 
-    It is indexed by the (epoch, index) pairs that the samplers yield.
+    It is indexed by the keys that the samplers yield: epoch, index and, for an image that was already drawn in this
+    epoch, how often.
     """
 
     dataset: ImageDataset
@@ -78,14 +79,15 @@ class TransformedDataset(Dataset):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
+    def __getitem__(self, key: tuple[int, ...]) -> Sample:
+        epoch, index, *repeats = key
         # The same view of the same image gets the same augmentation
         view = epoch % self.views if self.views else epoch
+        repeats = [] if self.views else repeats
         name = self.dataset.image_name(index)
         try:
             image, class_index = self.dataset[index]
-            with seeded_torch(derive_seed(self.seed, view, index)):
+            with seeded_torch(derive_seed(self.seed, view, index, *repeats)):
                 pixels = self.transform(image)
             target = self.target(view, index, class_index) if self.target else class_index
         except CorruptImageError as error:
@@ -165,6 +167,7 @@ def build_loader(
     views: int = 0,
     target: TargetFunction | None = None,
     pin_memory: bool = False,
+    order: Order | None = None,
     rank: int = 0,
     world_size: int = 1,
 ) -> DataLoader:
@@ -183,6 +186,7 @@ def build_loader(
         views: number of fixed augmentations per image, used in turn; 0 for a new one in every epoch.
         target: function that returns an image's target; default: the class index.
         pin_memory: whether to use pinned memory, for copies to a GPU.
+        order: function that draws the order of an epoch of training; default: the dataset's own, or a random one.
         rank: rank of this process.
         world_size: number of processes.
 
@@ -200,7 +204,7 @@ def build_loader(
             raise DataError(
                 f"SOLVER.BATCH_SIZE {batch_size} must be at most {length}, the number of training images"
             )
-        order = getattr(dataset, "order", None)  # see `ImageDataset`
+        order = order or getattr(dataset, "order", None)  # see `ImageDataset`
         sampler: Sampler = EpochSampler(length, batch_size, seed, rank, world_size, order)
     else:
         sampler = DistributedSequentialSampler(length, rank, world_size)

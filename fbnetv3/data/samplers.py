@@ -1,4 +1,4 @@
-"""Samplers of (epoch, index) pairs: shuffled batches for training, a fixed order for evaluation."""
+"""Samplers of keys (epoch, index): shuffled batches for training, a fixed order for evaluation."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ from torch.utils.data import Sampler
 
 from fbnetv3.utils.random_state import derive_seed
 
+Order = Callable[[torch.Generator], Tensor]
+"""Draws the images of an epoch, as many as the dataset has: indices (images,)."""
+
 
 @dataclass(eq=False)
 class EpochSampler(Sampler):
     """Yields every image once per epoch, in an order that depends only on the seed and the epoch.
 
-    The batches do not depend on the world size: each process gets its part of every batch.
+    If `order` repeats images, their keys are (epoch, index, number of earlier draws), so that each gets an augmentation
+    of its own. The batches do not depend on the world size: each process gets its part of every batch.
     """
 
     length: int  # number of images
@@ -24,23 +28,33 @@ class EpochSampler(Sampler):
     seed: int = 0
     rank: int = 0
     world_size: int = 1
-    # Draws a permutation of all images; default: uniformly
-    order: Callable[[torch.Generator], Tensor] | None = None
+    order: Order | None = None  # default: a random permutation of all images
     epoch: int = 0  # set it before each epoch
     first_batch: int = 0  # number of batches to skip, to resume in the middle of the epoch
 
     def __len__(self) -> int:
         return self.length // self.batch_size * (self.batch_size // self.world_size)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
+    def __iter__(self) -> Iterator[tuple[int, ...]]:
         # All processes draw the same order
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
         order = self.order(generator) if self.order else torch.randperm(self.length, generator=generator)
         # (batch, rank, image): each process takes its part of every batch
         batches = self.length // self.batch_size
-        by_rank = order[: batches * self.batch_size].view(batches, -1, self.batch_size // self.world_size)
-        indices = by_rank[self.first_batch :, self.rank].flatten().tolist()
-        return ((self.epoch, index) for index in indices)
+        draws = torch.stack([order, _count_earlier_draws(order)], 1)[: batches * self.batch_size]
+        by_rank = draws.view(batches, -1, self.batch_size // self.world_size, 2)
+        own = by_rank[self.first_batch :, self.rank].flatten(0, 1).tolist()
+        return ((self.epoch, index, *([repeat] if repeat else [])) for index, repeat in own)
+
+
+def _count_earlier_draws(order: Tensor) -> Tensor:
+    """Return for each element how often the same index occurs before it."""
+    indices, positions = order.sort(stable=True)
+    _, counts = indices.unique_consecutive(return_counts=True)
+    starts = counts.cumsum(0) - counts
+    earlier = torch.empty_like(order)
+    earlier[positions] = torch.arange(len(order)) - starts.repeat_interleave(counts)
+    return earlier
 
 
 class DistributedSequentialSampler(Sampler):

@@ -67,13 +67,13 @@ class ShardDataset:
         self._ends = np.cumsum(self._counts)
         self._offsets = np.concatenate([index.offsets for index in indexes])
         self._lengths = np.concatenate([index.lengths for index in indexes])
-        self._targets = np.concatenate([index.targets for index in indexes])
+        self.targets = np.concatenate([index.targets for index in indexes])
         self._names = [name for index in indexes for name in index.names]
         # Names default to the indices; a list of names must cover all classes
-        max_target = int(self._targets.max())
+        max_target = int(self.targets.max())
         self.classes = [str(number) for number in range(max_target + 1)] if classes is None else classes
         if max_target >= len(self.classes):
-            name = self.image_name(int(self._targets.argmax()))
+            name = self.image_name(int(self.targets.argmax()))
             raise DataError(
                 f"{name}: has class {max_target}, but {CLASSES_FILE} lists only {len(self.classes)} classes"
             )
@@ -91,7 +91,7 @@ class ShardDataset:
         with as_corrupt_image_error(name):
             file = self._open(self._shard_of(index))
             data = os.pread(file, int(self._lengths[index]), int(self._offsets[index]))
-        return EncodedImage(data, name), int(self._targets[index])
+        return EncodedImage(data, name), int(self.targets[index])
 
     def image_name(self, index: int) -> str:
         """Return the path of the shard and the name of the image in it."""

@@ -108,6 +108,7 @@ def train_transform(
     crop_scale: Sequence[float],
     crop_padding: int,
     flip: bool,
+    color_jitter: float = 0.0,
     auto_augment: str = "none",
     random_erasing: float = 0.0,
     normalize: bool = True,
@@ -120,6 +121,7 @@ def train_transform(
         crop_scale: smallest and largest fraction of the area for "random_resized".
         crop_padding: pixels on each side for "padded".
         flip: whether to mirror half of the images.
+        color_jitter: largest relative change of brightness, contrast and saturation.
         auto_augment: a name in `AUGMENTATIONS`: "autoaugment" (the policy for ImageNet), "randaugment", "none" or a
             user's own.
         random_erasing: probability of filling a random rectangle with the mean.
@@ -140,6 +142,8 @@ def train_transform(
     ]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
+    if color_jitter:
+        steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
     steps.append(make_augmentation(preprocessing=preprocessing))
     # Fill with the mean, which normalization maps to 0
     if random_erasing:

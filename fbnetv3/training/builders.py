@@ -9,16 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from fvcore.common.config import CfgNode
-from fvcore.common.param_scheduler import ParamScheduler
 from torch import nn
 from torch.utils.data import DataLoader
-from torchvision.transforms import v2
 
 from fbnetv3.arch import ARCHS, ArchDef, compute_cost, get_arch, load_arch_folder
-from fbnetv3.config.recipe import OPTIMIZERS
 from fbnetv3.data import DATASETS, Preprocessing, build_dataset, build_loader, train_transform
+from fbnetv3.data.classes.class_balance import balanced_order, class_indices, class_weights
 from fbnetv3.data.classes.class_matching import relabel
 from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.data.loader import memory_format
@@ -35,9 +34,9 @@ from fbnetv3.modeling.torchvision_models import (
 from fbnetv3.training.distillation.distillation_loss import Distillation
 from fbnetv3.training.distillation.teacher_adapter import adapt_teacher
 from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitCache
-from fbnetv3.training.head_transfer import transfer_by_class
-from fbnetv3.training.losses import LOSSES, Loss, Objective, supervised_objective
-from fbnetv3.training.optimizers import parameter_groups
+from fbnetv3.training.fine_tuning.head_transfer import transfer_by_class
+from fbnetv3.training.fine_tuning.run_length import fit_config
+from fbnetv3.training.losses import Objective, supervised_objective
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 from fbnetv3.training.run_state.data_fingerprint import image_names_digest
 from fbnetv3.training.run_state.network_record import (
@@ -46,11 +45,10 @@ from fbnetv3.training.run_state.network_record import (
     arch_identity,
     read_network_record,
 )
-from fbnetv3.training.schedules import SCHEDULES, build_schedule
-from fbnetv3.training.trainer import Mixup
+from fbnetv3.training.solver import loss_from_config
+from fbnetv3.training.tta import evaluation_preprocessing
 from fbnetv3.utils.downloads import local_path
 from fbnetv3.utils.files import file_sha256
-from fbnetv3.utils.imports import accepted_settings
 from fbnetv3.utils.nested_keys import flatten
 
 
@@ -160,13 +158,13 @@ def build_model(
     if weights and record and record.classes and not require_head and list(record.classes) != classes:
         # Load all of the weights, then copy those that the classifier has
         trained = _build_network(cfg, arch, len(record.classes))
-        _load_weights(trained, arch, weights)
+        _load_weights(trained, arch, weights, adapt_input=True)
         transfer_by_class(trained, model, record.classes, classes)
         return _to_device(model, cfg, device)
     # torchvision does not document the inputs that its networks accept
     if isinstance(arch, TorchvisionArch):
         check_torchvision_model(model, arch, preprocessing_from_config(cfg, arch).resolution)
-    if weights and not _load_weights(model, arch, weights) and require_head:
+    if weights and not _load_weights(model, arch, weights, not require_head) and require_head:
         raise UsageError(f"{weights}: does not have the {num_classes} classes of {cfg.DATA.NAME}")
     return _to_device(model, cfg, device)
 
@@ -181,10 +179,10 @@ def _build_network(
     return build(arch, in_chans=cfg.MODEL.IN_CHANS, **options)
 
 
-def _load_weights(model: nn.Module, arch: AnyArch, weights: str) -> bool:
-    """Load weights and return whether they included the head."""
+def _load_weights(model: nn.Module, arch: AnyArch, weights: str, adapt_input: bool = False) -> bool:
+    """Load weights, for other input channels with `adapt_input`, and return whether they included the head."""
     if isinstance(arch, ArchDef):
-        return load_weights(model, weights).head_loaded
+        return load_weights(model, weights, adapt_input=adapt_input).head_loaded
     return load_torchvision_weights(model, weights)
 
 
@@ -192,68 +190,34 @@ def _to_device(model: nn.Module, cfg: CfgNode, device: torch.device) -> nn.Modul
     return model.to(device, memory_format=memory_format(cfg.MODEL.CHANNELS_LAST))  # type: ignore[call-overload]
 
 
-def loss_from_config(cfg: CfgNode) -> Loss:
-    """Return the loss that SOLVER.LOSS names, with the config's label smoothing if it accepts one."""
-    LOSSES.check(cfg.SOLVER.LOSS, "SOLVER.LOSS", FieldError)
-    loss = LOSSES.get(cfg.SOLVER.LOSS)
-    if not cfg.DISTILL.CACHE:
-        return partial(loss, **accepted_settings(loss, {"label_smoothing": cfg.SOLVER.LABEL_SMOOTHING}))
-    # Teacher logits and smoothed labels are blended in the targets, which is exact only for cross-entropy
-    if cfg.SOLVER.LOSS != "cross_entropy":
-        raise UsageError(f"SOLVER.LOSS {cfg.SOLVER.LOSS}: DISTILL.CACHE works only with cross_entropy")
-    return loss
-
-
 def build_objective(
-    cfg: CfgNode, classes: Sequence[str], resolution: int, device: torch.device
+    cfg: CfgNode,
+    classes: Sequence[str],
+    resolution: int,
+    device: torch.device,
+    class_weights: np.ndarray | None = None,
 ) -> Objective:
     """Build the objective: SOLVER.LOSS, alone or with distillation from the config's teacher."""
-    loss = loss_from_config(cfg)
+    weights = None
+    if class_weights is not None:
+        weights = torch.as_tensor(class_weights, dtype=torch.float32, device=device)
+    loss = loss_from_config(cfg, weights)
     if cfg.DISTILL.CACHE or not cfg.DISTILL.ARCH:
         return partial(supervised_objective, loss=loss)
     teacher = build_teacher(cfg, classes, device)
     return Distillation(teacher, resolution, teacher_resolution(cfg), cfg.DISTILL.ALPHA, loss)
 
 
-def build_mixup(cfg: CfgNode, num_classes: int) -> Mixup | None:
-    """Build torchvision's mixup; None if INPUT.MIXUP is 0."""
-    return v2.MixUp(alpha=cfg.INPUT.MIXUP, num_classes=num_classes) if cfg.INPUT.MIXUP else None
-
-
-def base_lr(cfg: CfgNode) -> float:
-    """Return the learning rate after warmup, scaled to the batch size if SOLVER.LR_BATCH_SIZE is set."""
-    solver = cfg.SOLVER
-    return solver.LR * solver.BATCH_SIZE / solver.LR_BATCH_SIZE if solver.LR_BATCH_SIZE else solver.LR
-
-
-def optimizer_from_config(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Build the config's optimizer, with those settings that its builder accepts."""
-    solver = cfg.SOLVER
-    OPTIMIZERS.check(solver.OPTIMIZER, "SOLVER.OPTIMIZER", FieldError)
-    build = OPTIMIZERS.get(solver.OPTIMIZER)
-    settings = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
-    settings |= {"alpha": solver.RMSPROP_ALPHA, "eps": solver.RMSPROP_EPS}
-    groups = parameter_groups(model, solver.WEIGHT_DECAY, solver.DECAY_NORM_BIAS)
-    return build(groups, base_lr(cfg), **accepted_settings(build, settings))
-
-
-def schedule_from_config(cfg: CfgNode) -> ParamScheduler:
-    """Build the config's learning-rate schedule."""
-    solver = cfg.SOLVER
-    SCHEDULES.check(solver.SCHEDULE, "SOLVER.SCHEDULE", FieldError)
-    return build_schedule(
-        solver.SCHEDULE,
-        solver.EPOCHS,
-        decay=solver.DECAY,
-        warmup_epochs=solver.WARMUP_EPOCHS,
-        warmup_factor=solver.WARMUP_FACTOR,
-    )
+def class_weights_from_config(cfg: CfgNode, dataset: ImageDataset) -> np.ndarray | None:
+    """Return the weight of each class in the loss, with mean 1 over the training images; None if all are equal."""
+    return class_weights(dataset, cfg.SOLVER.CLASS_WEIGHTING, cfg.SOLVER.CLASS_WEIGHTS)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """Datasets, preprocessing and loaders of a run."""
+    """Datasets, preprocessing and loaders of a run, and its config with the values that fit the dataset."""
 
+    cfg: CfgNode
     train: ImageDataset
     val: ImageDataset
     preprocessing: Preprocessing
@@ -282,6 +246,7 @@ def build_inputs(
     train, val = dataset_from_config(cfg, "train"), dataset_from_config(cfg, "val")
     val = relabel(val, classes or train.classes, "the validation split", "the training split")
     train = relabel(train, classes or train.classes, "the training split", "the checkpoint")
+    cfg = fit_config(cfg, len(train), group.size)
     preprocessing = preprocessing_from_config(cfg, arch)
     # The student resizes larger images itself, unless the teacher's logits are cached
     side = max(preprocessing.resolution, teacher_resolution(cfg))
@@ -294,8 +259,9 @@ def build_inputs(
     train_loader = loader_from_config(
         cfg, train, preprocessing, device, group, side=side, training=True, **options
     )
-    val_loader = loader_from_config(cfg, val, preprocessing, device, group)
-    return Inputs(train, val, preprocessing, train_loader, val_loader)
+    val_preprocessing = evaluation_preprocessing(preprocessing, cfg.EVAL.TTA)
+    val_loader = loader_from_config(cfg, val, val_preprocessing, device, group)
+    return Inputs(cfg, train, val, preprocessing, train_loader, val_loader)
 
 
 def teacher_logit_cache(cfg: CfgNode, dataset: ImageDataset, resolution: int) -> TeacherLogitCache:
@@ -333,6 +299,8 @@ def loader_from_config(
     **options: Any,
 ) -> DataLoader:
     """Build a loader of uint8 images, augmented to `side` pixels, or as in evaluation if that is 0."""
+    if training and cfg.DATA.SAMPLING == "balanced":
+        options["order"] = balanced_order(class_indices(dataset, "DATA.SAMPLING balanced"))
     return build_loader(
         dataset,
         _train_transform(cfg, preprocessing, side) if side else preprocessing.transform(normalize=False),
@@ -358,6 +326,7 @@ def _train_transform(cfg: CfgNode, preprocessing: Preprocessing, side: int) -> T
         crop_scale=cfg.INPUT.CROP_SCALE,
         crop_padding=round(cfg.INPUT.CROP_PADDING * scale),
         flip=cfg.INPUT.FLIP,
+        color_jitter=cfg.INPUT.COLOR_JITTER,
         auto_augment=cfg.INPUT.AUTO_AUGMENT,
         random_erasing=cfg.INPUT.RANDOM_ERASING,
         normalize=False,

@@ -21,23 +21,22 @@ from fbnetv3.errors import UsageError, UserError, WeightsError
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
     Inputs,
-    base_lr,
     build_inputs,
-    build_mixup,
     build_model,
     build_objective,
+    class_weights_from_config,
     dataset_from_config,
     loader_from_config,
-    loss_from_config,
-    optimizer_from_config,
     preprocessing_from_config,
-    schedule_from_config,
     select_device,
     teacher_fingerprint,
 )
 from fbnetv3.training.classifier_evaluation import evaluate
 from fbnetv3.training.ema import ModelEMA
-from fbnetv3.training.processes.distributed import ProcessGroup, process_group
+from fbnetv3.training.fine_tuning.early_stopping import EarlyStoppingHook
+from fbnetv3.training.fine_tuning.freezing import freeze
+from fbnetv3.training.fine_tuning.run_length import describe_fitted
+from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup, process_group
 from fbnetv3.training.recorded_networks import fill_from_record, recorded_arch, use_recorded_network
 from fbnetv3.training.run_state.checkpoints import Checkpoints, State
 from fbnetv3.training.run_state.data_fingerprint import data_fingerprint
@@ -46,6 +45,7 @@ from fbnetv3.training.run_state.fingerprint import (
     check_length,
     check_same_run,
     config_fingerprint,
+    with_defaults,
 )
 from fbnetv3.training.run_state.metrics import read_learning_curve
 from fbnetv3.training.run_state.network_record import (
@@ -56,6 +56,13 @@ from fbnetv3.training.run_state.network_record import (
 )
 from fbnetv3.training.run_state.run_description import log_summary, package_versions
 from fbnetv3.training.run_state.run_folder import RunFolder, run_lock, select_weights
+from fbnetv3.training.solver import (
+    base_lr,
+    build_mixup,
+    loss_from_config,
+    optimizer_from_config,
+    schedule_from_config,
+)
 from fbnetv3.training.trainer import Hook, Trainer
 from fbnetv3.training.training_hooks import (
     Callback,
@@ -66,6 +73,7 @@ from fbnetv3.training.training_hooks import (
     MetricsHook,
     ProgressHook,
 )
+from fbnetv3.training.tta import augmented_for_evaluation, evaluation_preprocessing
 from fbnetv3.utils.logging_setup import log_to_file, quiet_other_ranks, quiet_terminal
 from fbnetv3.utils.nested_keys import flatten
 from fbnetv3.utils.random_state import derive_seed
@@ -111,9 +119,10 @@ def check_training_config(cfg: CfgNode) -> Inputs:
     record = read_network_record(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
     arch = recorded_arch(cfg, record)
     inputs = build_inputs(fill_from_record(cfg, record, cfg.MODEL.WEIGHTS), arch, torch.device("cpu"))
-    loss_from_config(cfg)
-    optimizer_from_config(cfg, nn.Linear(1, 1))
-    schedule_from_config(cfg)
+    loss_from_config(inputs.cfg)
+    class_weights_from_config(inputs.cfg, inputs.train)
+    optimizer_from_config(inputs.cfg, nn.Linear(1, 1))
+    schedule_from_config(inputs.cfg)
     return inputs
 
 
@@ -164,6 +173,16 @@ def _classes_of(checkpoint: tuple[Path, State] | None) -> tuple[str, ...]:
     return record.classes if record else ()
 
 
+def build_trainer(cfg: CfgNode) -> tuple[Trainer, CfgNode]:
+    """Return the trainer of a run in this process, without hooks, and the config with the values that fit the dataset.
+
+    Nothing is written.
+    """
+    run = _ClassifierRun(cfg, SINGLE_PROCESS, RunFolder(cfg.OUTPUT_DIR), (), False)
+    run.trainer.hooks = ()
+    return run.trainer, run.cfg
+
+
 class _ClassifierRun:
     """All parts of a training run, built from its config without writing anything.
 
@@ -190,10 +209,14 @@ class _ClassifierRun:
 
         # Data and network
         self.inputs = build_inputs(cfg, self.arch, self.device, group, classes)
+        self.fitted_values = describe_fitted(cfg, self.inputs.cfg)
+        self.cfg = cfg = self.inputs.cfg
         self.classes = self.inputs.train.classes
         model = build_model(cfg, self.arch, self.classes, self.device, cfg.MODEL.WEIGHTS, record=record)
         self.num_classes = cast("int", model.num_classes)
         self.model = sync_batchnorm(model, self.device) if cfg.MODEL.SYNC_BN and group.size > 1 else model
+        # After the norms have been replaced, and before anything collects the parameters
+        self.frozen = freeze(self.model, cfg.MODEL.FREEZE, norms=cfg.MODEL.FREEZE_NORM)
         self.ema = ModelEMA(self.model, cfg.EMA.DECAY) if cfg.EMA.ENABLED else None
         # All ranks start from the same weights, but draw their own dropout, drop path and mixup
         if group.rank:
@@ -237,7 +260,13 @@ class _ClassifierRun:
         cfg = self.cfg
         return Trainer(
             self.model,
-            build_objective(cfg, self.classes, self.inputs.preprocessing.resolution, self.device),
+            build_objective(
+                cfg,
+                self.classes,
+                self.inputs.preprocessing.resolution,
+                self.device,
+                class_weights_from_config(cfg, self.inputs.train),
+            ),
             optimizer_from_config(cfg, self.model),
             schedule_from_config(cfg),
             self.inputs.train_loader,
@@ -249,6 +278,7 @@ class _ClassifierRun:
             ema=self.ema,
             precision=getattr(torch, cfg.SOLVER.PRECISION),
             accumulate=cfg.SOLVER.ACCUMULATE,
+            frozen=self.frozen,
             corrupt_images=self.corrupt_images,
             group=self.group,
             hooks=self._build_hooks(),
@@ -259,7 +289,9 @@ class _ClassifierRun:
         cfg = self.cfg
         # Not a method of this class: a reference cycle would let the loader's workers outlive the run
         evaluate_model = partial(
-            evaluate,
+            _evaluate_with_tta,
+            views=cfg.EVAL.TTA,
+            resolution=self.inputs.preprocessing.resolution,
             batches=self.inputs.val_loader,
             device=self.device,
             channels_last=cfg.MODEL.CHANNELS_LAST,
@@ -277,10 +309,14 @@ class _ClassifierRun:
             step_period=cfg.CHECKPOINT.STEPS,
             metadata=self.metadata,
         )
+        early_stopping = (
+            [EarlyStoppingHook(self.curve.results, cfg.SOLVER.PATIENCE)] if cfg.SOLVER.PATIENCE else []
+        )
         return [
             *hooks,
             ProgressHook(self.progress),
             self.curve,
+            *early_stopping,
             checkpointing,
             DivergenceHook(self.run_folder),
         ]
@@ -290,7 +326,7 @@ class _ClassifierRun:
         results = self.group.broadcast(read_learning_curve(self.run_folder.metrics))
         try:
             # Compare network and data first, then the config keys
-            saved = {**state["metadata"], **state["metadata"]["config"]}
+            saved = {**state["metadata"], **with_defaults(state["metadata"]["config"])}
             current = {**self.fingerprint, **self.fingerprint["config"]}
             del current["config"]  # only the keys of `current` are compared
             check_same_run(saved, current, path, long_values=("definition",))
@@ -298,7 +334,7 @@ class _ClassifierRun:
             check_length(state["epoch"], self.cfg.SOLVER.EPOCHS, "epochs", "SOLVER.EPOCHS", path)
             # Restore model, optimizer and random state, then the evaluations up to the checkpoint
             self.trainer.load_state_dict(state)
-            self.curve.results = [result for result in results if result["epoch"] <= state["epoch"]]
+            self.curve.results[:] = [result for result in results if result["epoch"] <= state["epoch"]]
         except (UserError, torch.cuda.OutOfMemoryError):
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
@@ -351,6 +387,8 @@ class _ClassifierRun:
         images = f"{len(inputs.train)} training images, {len(inputs.val)} validation images"
         details = [f"input {inputs.preprocessing.resolution} px", images, f"{cfg.SOLVER.EPOCHS} epochs"]
         log_summary(self.arch.name, self.model, cfg.DATA.NAME, details, self.device, self.group)
+        if self.fitted_values:
+            logger.info("for %d training images: %s", len(inputs.train), self.fitted_values)
         if self.group.size > 1:
             norm = "synchronized BatchNorm" if cfg.MODEL.SYNC_BN else "BatchNorm in each process"
             logger.info("%d images per process and step, %s", inputs.train_loader.batch_size, norm)
@@ -359,6 +397,12 @@ class _ClassifierRun:
             logger.info(
                 "distilled from %s with weights %s%s", cfg.DISTILL.ARCH, cfg.DISTILL.WEIGHTS, source
             )
+
+
+def _evaluate_with_tta(
+    model: nn.Module, *, views: str, resolution: int, **options: Any
+) -> dict[str, float]:
+    return evaluate(augmented_for_evaluation(model, views, resolution), **options)
 
 
 def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, float]:
@@ -391,10 +435,14 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
         val = relabel(val, classes, "the validation split", "the network")
         model = build_model(cfg, arch, classes, device, weights, require_head=True)
         logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val))
-        return evaluate(
+        return _evaluate_with_tta(
             model,
-            loader_from_config(cfg, val, preprocessing, device, group),
-            device,
+            views=cfg.EVAL.TTA,
+            resolution=preprocessing.resolution,
+            batches=loader_from_config(
+                cfg, val, evaluation_preprocessing(preprocessing, cfg.EVAL.TTA), device, group
+            ),
+            device=device,
             channels_last=cfg.MODEL.CHANNELS_LAST,
             corrupt_images=CorruptImageCounter(cfg.DATA.MAX_CORRUPT),
             progress=group.is_rank_0,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn, optim
 
-from fbnetv3.errors import MissingPackageError
+from fbnetv3.config.recipe import TIMM_PREFIX
+from fbnetv3.errors import MissingPackageError, UnknownNameError, UsageError, suggest
+from fbnetv3.utils.text import describe_error
 
 ParameterGroups = list[dict[str, Any]]
 
@@ -37,14 +40,76 @@ def build_rmsprop_tf(
     return RMSpropTF(groups, lr, alpha=alpha, eps=eps, momentum=momentum)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, decay_norm_bias: bool) -> ParameterGroups:
-    """Group a model's parameters by weight decay. Without `decay_norm_bias`, a second group has none."""
-    if decay_norm_bias:
-        return [{"params": list(model.parameters()), "weight_decay": weight_decay}]
-    # Biases, and the scales and shifts of norm layers, are vectors
-    weights = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    norms_and_biases = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-    return [
-        {"params": weights, "weight_decay": weight_decay},
-        {"params": norms_and_biases, "weight_decay": 0.0},
+def build_adamw(
+    groups: ParameterGroups, lr: float, *, betas: Sequence[float], adam_eps: float
+) -> optim.Optimizer:
+    """Build torch's AdamW, whose weight decay is not part of the gradient."""
+    first, second = betas
+    return optim.AdamW(groups, lr, betas=(first, second), eps=adam_eps)
+
+
+def build_timm_optimizer(
+    name: str, groups: ParameterGroups, lr: float, *, momentum: float, betas: Sequence[float]
+) -> optim.Optimizer:
+    """Build an optimizer of timm by its name there, such as "lion", with timm's defaults for all other settings.
+
+    Raises:
+        MissingPackageError: timm, or the package that the optimizer needs, is not installed.
+        UnknownNameError: timm has no such optimizer.
+        UsageError: the optimizer needs second derivatives or other settings.
+    """
+    key = f"SOLVER.OPTIMIZER {TIMM_PREFIX}{name}"
+    try:
+        from timm.optim import create_optimizer_v2, get_optimizer_info, list_optimizers
+    except ImportError:
+        raise MissingPackageError(f"{key} needs timm: pip install timm") from None
+    base_name = name.removeprefix("lookahead_")
+    names = list_optimizers()
+    if base_name not in names:
+        full_name = TIMM_PREFIX + name
+        choices = [f"{TIMM_PREFIX}{optimizer}" for optimizer in names]
+        raise UnknownNameError(f"unknown optimizer '{full_name}': {suggest(full_name, choices)}")
+    info = get_optimizer_info(base_name)
+    if info.second_order:
+        raise UsageError(f"{key} needs second derivatives, which the training loop does not compute")
+    settings: dict[str, Any] = {"betas": tuple(betas)} if info.has_betas and info.num_betas == 2 else {}
+    try:
+        return create_optimizer_v2(groups, name, lr, momentum=momentum, **settings)
+    except (ImportError, AssertionError) as error:
+        raise MissingPackageError(
+            f"{key} needs a package that is missing ({describe_error(error)})"
+        ) from None
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{key} does not accept these settings ({describe_error(error)})") from None
+
+
+def parameter_groups(
+    model: nn.Module,
+    weight_decay: float,
+    decay_norm_bias: bool,
+    lr_scales: Mapping[str, float] | None = None,
+) -> ParameterGroups:
+    """Group a model's trainable parameters by weight decay and learning rate.
+
+    Args:
+        model: network; parameters without gradient are left out.
+        weight_decay: weight decay.
+        decay_norm_bias: whether biases, and the scales and shifts of norm layers, have weight decay.
+        lr_scales: factor of the learning rate by parameter name, "lr_scale" in the groups, as in timm; default: 1.
+
+    Raises:
+        UsageError: no parameter is trainable.
+    """
+    trainable = [
+        (name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad
     ]
+    if not trainable:
+        raise UsageError("MODEL.FREEZE leaves nothing to train")
+    groups: dict[tuple[float, bool], dict[str, Any]] = {}
+    for name, parameter in trainable:
+        scale = lr_scales[name] if lr_scales else 1.0
+        # Biases, and the scales and shifts of norm layers, are vectors
+        decays = decay_norm_bias or parameter.ndim > 1
+        group = {"params": [], "weight_decay": weight_decay if decays else 0.0, "lr_scale": scale}
+        groups.setdefault((scale, decays), group)["params"].append(parameter)
+    return list(groups.values())

@@ -84,7 +84,7 @@ class Trainer:
     Args:
         model: classifier on `device`, in the memory format that `channels_last` selects.
         objective: objective to minimize, see `fbnetv3.training.losses`.
-        optimizer: optimizer; its learning rate follows `schedule`.
+        optimizer: optimizer; its learning rate follows `schedule`, times "lr_scale" of each parameter group.
         schedule: function from progress in [0, 1) to a factor of `lr`.
         loader: loader of training batches; its sampler is an `EpochSampler`.
         lr: learning rate at factor 1.
@@ -95,6 +95,7 @@ class Trainer:
         ema: averaged weights, updated after each step.
         precision: dtype of autocast; torch.float32 turns it off.
         accumulate: number of parts into which a batch is split for gradient accumulation.
+        frozen: modules of the model that stay in evaluation mode, see `fbnetv3.training.fine_tuning.freezing`.
         corrupt_images: counter of images that cannot be read; by default, none are allowed.
         group: processes that train together. Each gets its part of every batch; the loss is the mean over all.
         hooks: hooks, called in this order in every process.
@@ -114,11 +115,13 @@ class Trainer:
     ema: ModelEMA | None = None
     precision: torch.dtype = torch.float32
     accumulate: int = 1
+    frozen: Sequence[nn.Module] = ()
     corrupt_images: CorruptImageCounter = field(default_factory=lambda: CorruptImageCounter(0))
     group: ProcessGroup = SINGLE_PROCESS
     hooks: Sequence[Hook] = ()
     progress: TrainingProgress = field(init=False, default_factory=TrainingProgress)
     stopped: bool = field(init=False, default=False)  # hooks set it to end the run after the current epoch
+    complete: bool = field(init=False, default=False)  # with `stopped`: the run needs no more epochs
     loss: Tensor = field(init=False)  # of the last step, the mean over all processes
     _last_loss: Tensor = field(init=False)  # of this process
     _last_batch: Batch | None = field(init=False, default=None)
@@ -138,8 +141,9 @@ class Trainer:
 
     @property
     def current_lr(self) -> float:
-        """Learning rate of the last step."""
-        return self.optimizer.param_groups[0]["lr"]
+        """Learning rate of the last step, before the factors of parameter groups."""
+        group = self.optimizer.param_groups[0]
+        return group["lr"] / group.get("lr_scale", 1.0)
 
     def scheduled_lr(self, step: int) -> float:
         """Return the learning rate after `step` steps."""
@@ -173,7 +177,7 @@ class Trainer:
         sampler.epoch = self.progress.epoch
         sampler.first_batch = self.progress.step - self.progress.epoch * len(self.loader)
         self.progress.metrics = {}
-        self.model.train()
+        self.set_training_mode()
         self._call_hooks("before_epoch")
         for batch in self.loader:
             self.step(batch)
@@ -182,6 +186,12 @@ class Trainer:
         if agree_on_interrupt(self.group):
             self._stop_for_interrupt()
         self.check_loss()
+
+    def set_training_mode(self) -> None:
+        """Put the model in training mode, except its frozen modules."""
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
 
     def _finish_epoch(self) -> None:
         self.progress.epoch += 1
@@ -219,8 +229,9 @@ class Trainer:
 
     def _optimize(self, batch: Batch, mean_images: float, num_parts: int) -> None:
         """Update the weights; `mean_images` is the mean number of images per process."""
+        lr = self.scheduled_lr(self.progress.step)
         for parameter_group in self.optimizer.param_groups:
-            parameter_group["lr"] = self.scheduled_lr(self.progress.step)
+            parameter_group["lr"] = lr * parameter_group.get("lr_scale", 1.0)
         # Copy the images to the device, normalize them there, and mix them
         layout = memory_format(self.channels_last)
         images, targets = batch.to(self.device, layout)

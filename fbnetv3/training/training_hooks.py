@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
+from fbnetv3.training.fine_tuning.early_stopping import selection_accuracy
 from fbnetv3.training.run_state.checkpoints import Checkpoints, save_checkpoint
 from fbnetv3.training.run_state.metrics import plot_curve, truncate_metrics
 from fbnetv3.training.run_state.run_folder import RunFolder
@@ -75,8 +76,7 @@ class CheckpointHook(Hook):
     def after_epoch(self, trainer: Trainer) -> None:
         """Write the best weights, and a checkpoint if one is due."""
         progress = trainer.progress
-        # Prefer the averaged weights' accuracy if EMA is enabled
-        top1 = progress.metrics.get("val_ema_top1", progress.metrics.get("val_top1", -1.0))
+        top1 = selection_accuracy(progress.metrics, "val_")
         if top1 > progress.best_top1:
             progress.best_top1 = top1
             if trainer.group.is_rank_0:
@@ -91,7 +91,8 @@ class CheckpointHook(Hook):
 
     def after_train(self, trainer: Trainer) -> None:
         """Write the final weights."""
-        if trainer.progress.epoch == trainer.epochs and trainer.group.is_rank_0:
+        is_complete = trainer.complete or trainer.progress.epoch == trainer.epochs
+        if is_complete and trainer.group.is_rank_0:
             save_checkpoint(self.run_folder.weights, self._weights(trainer))
 
     def _save(self, trainer: Trainer) -> None:

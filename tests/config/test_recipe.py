@@ -44,7 +44,7 @@ def test_outside_table_2(field, value):
         (
             "optimizer: rmsprop",
             "optimizer: adam",
-            "optimizer: unknown optimizer 'adam': available: rmsprop, rmsprop_tf, sgd",
+            "optimizer: unknown optimizer 'adam': did you mean adamw?",
         ),
         ("lr: 0.026", "lr: fast", r"lr: 'fast' must be a number in \[0, 1000\)"),
         ("lr: 0.026", "lr: -1", "lr: -1 must be a number"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fbnetv3.data import build_dataset
-from fbnetv3.data.class_subset import draw_class_subset, save_class_subset
+from fbnetv3.data.classes.class_subset import draw_class_subset, save_class_subset
 from fbnetv3.data.datasets import FolderDataset
 from fbnetv3.data.image_folders import find_image_files, image_suffixes, scan_class_folders
 from fbnetv3.errors import DataError

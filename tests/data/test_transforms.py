@@ -69,6 +69,18 @@ def test_random_erasing():
     assert 0 < (pixels[0] == 0).float().mean() < 0.5
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_color_jitter_changes_brightness_but_not_places(channels):
+    preprocessing = Preprocessing(24, 24, (0.5,) * channels, (0.5,) * channels)
+    transform = train_transform(preprocessing, **PLAIN, color_jitter=0.4, normalize=False)
+    image = Image.new("RGB", (24, 24), (120, 120, 120))
+    image.paste((60, 60, 60), (0, 0, 12, 24))  # the left half is darker
+    drawn = [transform(image) for _ in range(20)]
+    assert all(len(pixels[0, :, :12].unique()) == len(pixels[0, :, 12:].unique()) == 1 for pixels in drawn)
+    assert all(pixels[0, 0, 0] < pixels[0, 0, 23] for pixels in drawn)
+    assert len({int(pixels[0, 0, 23]) for pixels in drawn}) > 10
+
+
 def test_more_padding_than_image():
     with pytest.raises(
         UsageError, match="INPUT.CROP_PADDING 33 is larger than the 32-pixel input; lower it"

@@ -13,14 +13,12 @@ from fbnetv3.config.recipe import RecipeError, dump_recipe, load_recipe
 from fbnetv3.errors import UserError
 from fbnetv3.training.builders import (
     build_inputs,
-    build_mixup,
     build_model,
     build_objective,
-    optimizer_from_config,
     resolve_arch,
-    schedule_from_config,
     select_device,
 )
+from fbnetv3.training.solver import build_mixup, optimizer_from_config, schedule_from_config
 from fbnetv3.utils.nested_keys import flatten
 from tests.hardening.conftest import examples
 from tests.hardening.mutations import UNEXPECTED_VALUES, mutated_yaml, nudged

@@ -35,7 +35,7 @@ def test_a_missing_folder(tool, config, folder, missing):
         (["SOLVER.EPOCHS", "many"], "SOLVER.EPOCHS 'many' must be an integer"),
         (["SOLVER.EPOCHS", "1.5"], "SOLVER.EPOCHS 1.5 must be an integer"),
         (["SOLVER.EPOCHS"], "SOLVER.EPOCHS has no value: pass overrides as KEY VALUE pairs"),
-        (["SOLVER.EPOCHS", "0"], "SOLVER.EPOCHS 0 must be at least 1"),
+        (["SOLVER.EPOCHS", "-1"], "SOLVER.EPOCHS -1 must be at least 0"),
         (["SOLVER.BATCH_SIZE", "1"], "SOLVER.BATCH_SIZE 1 must be at least 2"),
         (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty"),
         (["SEED", "99999999999999999999999"], "SEED 99999999999999999999999 must be in [0, "),

@@ -1,14 +1,24 @@
 """Losses and objectives."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from fbnetv3.config import get_cfg
 from fbnetv3.errors import UsageError
-from fbnetv3.training.builders import build_objective, loss_from_config
+from fbnetv3.training.builders import build_objective
 from fbnetv3.training.distillation.distillation_loss import Distillation, resize_images
-from fbnetv3.training.losses import LOSSES, cross_entropy, supervised_objective
+from fbnetv3.training.losses import (
+    LOSSES,
+    binary_cross_entropy,
+    cross_entropy,
+    focal_loss,
+    sigmoid_focal,
+    supervised_objective,
+)
+from fbnetv3.training.solver import loss_from_config
 
 CPU = torch.device("cpu")
 
@@ -91,3 +101,61 @@ def test_an_unknown_loss():
         UsageError, match="SOLVER.LOSS: unknown loss 'cross_entrop': did you mean cross_entropy?"
     ):
         loss_from_config(cfg)
+
+
+LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.3, 0.2, -2.0], [-1.0, 1.5, 0.0], [0.0, 0.0, 3.0]])
+TARGETS = torch.tensor([0, 1, 2, 2])
+WEIGHTS = torch.tensor([0.5, 2.0, 3.0])
+
+
+def test_class_weights_do_not_depend_on_how_images_are_divided():
+    """The weighted sum of the images' losses, over their number."""
+    losses = nn.functional.cross_entropy(LOGITS, TARGETS, reduction="none") * WEIGHTS[TARGETS]
+    assert cross_entropy(LOGITS, TARGETS, class_weights=WEIGHTS).item() == pytest.approx(
+        losses.mean().item()
+    )
+    halves = [cross_entropy(LOGITS[i : i + 2], TARGETS[i : i + 2], class_weights=WEIGHTS) for i in (0, 2)]
+    assert sum(halves).item() / 2 == pytest.approx(losses.mean().item())
+
+
+def test_focal_loss_without_focus_is_cross_entropy():
+    for settings in ({}, {"label_smoothing": 0.1}, {"class_weights": WEIGHTS}):
+        expected = cross_entropy(LOGITS, TARGETS, **settings)
+        torch.testing.assert_close(focal_loss(LOGITS, TARGETS, **settings, focal_gamma=0.0), expected)
+
+
+def test_focal_loss_by_hand():
+    """With two classes at probability 0.8 and 0.2: (1 - 0.8)^2 * -log 0.8."""
+    logits = torch.tensor([[math.log(4.0), 0.0]])
+    loss = focal_loss(logits, torch.tensor([0]), focal_gamma=2.0)
+    assert loss.item() == pytest.approx(-0.04 * math.log(0.8))
+
+
+def test_binary_cross_entropy_is_timms():
+    timm_loss = pytest.importorskip("timm.loss")
+    for smoothing in (0.0, 0.1):
+        expected = timm_loss.BinaryCrossEntropy(smoothing)(LOGITS, TARGETS)
+        torch.testing.assert_close(binary_cross_entropy(LOGITS, TARGETS, smoothing), expected)
+    several = torch.tensor([[1.0, 1.0, 0.0], [0.0, 0.0, 0.0], [0.0, 1.0, 1.0], [1.0, 0.0, 0.0]])
+    expected = timm_loss.BinaryCrossEntropy(0.0, pos_weight=WEIGHTS)(LOGITS, several)
+    torch.testing.assert_close(binary_cross_entropy(LOGITS, several, class_weights=WEIGHTS), expected)
+
+
+def test_sigmoid_focal_loss_without_focus_is_binary_cross_entropy():
+    for settings in ({}, {"label_smoothing": 0.1}, {"class_weights": WEIGHTS}):
+        expected = binary_cross_entropy(LOGITS, TARGETS, **settings)
+        torch.testing.assert_close(sigmoid_focal(LOGITS, TARGETS, **settings, focal_gamma=0.0), expected)
+
+
+def test_a_loss_without_class_weights_is_refused():
+    @LOSSES.register(name="plain")
+    def plain(logits, targets):
+        return cross_entropy(logits, targets)
+
+    cfg = get_cfg()
+    cfg.SOLVER.LOSS = "plain"
+    with pytest.raises(UsageError, match="SOLVER.LOSS plain has no class weights"):
+        loss_from_config(cfg, WEIGHTS)
+    cfg.SOLVER.LOSS, cfg.DISTILL.CACHE = "cross_entropy", "somewhere"
+    with pytest.raises(UsageError, match="class weights do not work with cached logits"):
+        loss_from_config(cfg, WEIGHTS)

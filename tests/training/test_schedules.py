@@ -5,8 +5,8 @@ from fvcore.common.param_scheduler import LinearParamScheduler
 
 from fbnetv3.config import get_cfg
 from fbnetv3.errors import UsageError
-from fbnetv3.training.builders import schedule_from_config
 from fbnetv3.training.schedules import SCHEDULES, build_schedule
+from fbnetv3.training.solver import schedule_from_config
 
 
 def test_cosine_with_warm_up():

@@ -71,6 +71,19 @@ def test_the_learning_rate_follows_the_schedule():
     assert rates == pytest.approx([0.5 * (1 + np.cos(np.pi * i / 8)) for i in range(8)])
 
 
+def test_parameter_groups_have_their_own_learning_rates():
+    trainer = make_trainer(epochs=1, lr=1.0)
+    weight, bias = trainer.model[2].parameters()
+    trainer.optimizer = torch.optim.SGD(
+        [{"params": [weight], "lr_scale": 0.1}, {"params": [bias], "lr_scale": 2.0}], 1.0
+    )
+    trainer.run()
+    factor = 0.5 * (1 + np.cos(np.pi * 3 / 4))  # of the last of four steps
+    rates = [group["lr"] for group in trainer.optimizer.param_groups]
+    assert rates == pytest.approx([0.1 * factor, 2.0 * factor])
+    assert trainer.current_lr == pytest.approx(factor)  # what logs show
+
+
 def test_a_resumed_run_ends_with_the_same_weights_bit_for_bit(tmp_path):
     checkpointing = make_checkpointing(tmp_path)
     uninterrupted = make_trainer([checkpointing])

@@ -1,1 +1,1 @@
-"""Names of classes: matching by name, and those of ImageNet."""
+"""Classes: matching by name, those of ImageNet, subsets, and balance."""

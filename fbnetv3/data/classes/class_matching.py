@@ -38,6 +38,10 @@ class RelabeledDataset:
         self.classes = list(outputs)
         self._indices = list(indices)
 
+        # Only some datasets have the class indices of all images
+        if hasattr(dataset, "targets"):
+            self.targets = [self._indices[target] for target in dataset.targets]
+
     def __len__(self) -> int:
         return len(self.dataset)
 

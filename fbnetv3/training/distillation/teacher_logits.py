@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fbnetv3.errors import DataError, OutputError, UsageError
+from fbnetv3.training.run_state.fingerprint import with_defaults
 from fbnetv3.utils.files import build_output_error, make_folder, write_json
 from fbnetv3.utils.nested_keys import first_difference
 
@@ -43,7 +44,7 @@ class TeacherLogitCache:
             metadata = json.loads(self.metadata.read_text())
             fingerprint = metadata["fingerprint"]
             completed = int(metadata["completed"])
-            difference = first_difference(fingerprint, self.fingerprint)
+            difference = first_difference(with_defaults(fingerprint), self.fingerprint)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             raise UsageError(f"{self.metadata}: is corrupt; {_START_AGAIN}") from None
         if difference:

@@ -11,6 +11,7 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from fbnetv3.config.defaults import get_cfg
 from fbnetv3.errors import UsageError
 from fbnetv3.utils.nested_keys import first_difference, flatten
 
@@ -22,6 +23,7 @@ CLASSIFIER_IGNORED_KEYS = (
     "OUTPUT_DIR",
     # Length: a run may be extended, with a warning if this changes the learning rate
     "SOLVER.EPOCHS",
+    "SOLVER.PATIENCE",
     # Where and how fast to compute
     "DEVICE",
     "DATA.WORKERS",
@@ -98,6 +100,14 @@ def config_fingerprint(cfg: CfgNode, ignored: Collection[str]) -> dict[str, Any]
         for key, value in flatten(cfg).items()
         if key not in ignored and not key.startswith(sections)
     }
+
+
+def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a classifier's saved fingerprint with the defaults of keys that did not exist when it was saved.
+
+    A new key's default leaves results as they were, so older runs can be resumed.
+    """
+    return {**flatten(get_cfg()), **saved}
 
 
 def check_same_run(

@@ -16,13 +16,14 @@ from fbnetv3.data.datasets import ArrayDataset, build_dataset
 from fbnetv3.data.loader import build_loader
 from fbnetv3.errors import OutputError, UsageError
 from fbnetv3.training import cache_teacher_logits, train
-from fbnetv3.training.builders import build_inputs, loss_from_config, resolve_arch, teacher_logit_cache
+from fbnetv3.training.builders import build_inputs, resolve_arch, teacher_logit_cache
 from fbnetv3.training.distillation.distillation_loss import Distillation
 from fbnetv3.training.distillation.teacher_logits import (
     DistillationTarget,
     TeacherLogitCache,
     blend_targets,
 )
+from fbnetv3.training.solver import loss_from_config
 from fbnetv3.utils.downloads import local_path
 
 CPU = torch.device("cpu")
@@ -136,7 +137,7 @@ def test_an_interrupted_cache_is_continued(cache, tmp_path, monkeypatch):
             r"DISTILL\.ARCH and DISTILL\.WEIGHTS must be set together",
         ),
         (["DISTILL.CACHE", "nowhere"], "nowhere: does not exist"),
-        (["SOLVER.LOSS", "focal"], r"SOLVER\.LOSS: unknown loss 'focal': available: cross_entropy"),
+        (["SOLVER.LOSS", "focl"], r"SOLVER\.LOSS: unknown loss 'focl': did you mean focal"),
     ],
 )
 def test_a_cache_with_another_fingerprint_is_refused(cache, tmp_path, overrides, message):

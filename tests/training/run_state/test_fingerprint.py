@@ -12,6 +12,7 @@ from fbnetv3.training.run_state.fingerprint import (
     check_length,
     check_same_run,
     config_fingerprint,
+    with_defaults,
 )
 from fbnetv3.utils.nested_keys import flatten
 
@@ -38,6 +39,16 @@ def test_ignored_keys_of_classifiers_exist_and_new_keys_are_compared():
         assert any(f"{key}.".startswith(f"{ignored}.") for key in flatten(cfg)), ignored
     cfg.SOLVER.NEW_KEY = 1
     assert config_fingerprint(cfg, CLASSIFIER_IGNORED_KEYS)["SOLVER.NEW_KEY"] == 1
+
+
+def test_a_key_that_is_newer_than_the_checkpoint_counts_as_its_default():
+    cfg = get_cfg()
+    saved = config_fingerprint(cfg, CLASSIFIER_IGNORED_KEYS)
+    del saved["MODEL.FREEZE"]
+    check_same_run(with_defaults(saved), config_fingerprint(cfg, CLASSIFIER_IGNORED_KEYS), CHECKPOINT)
+    cfg.MODEL.FREEZE = "stem"
+    with pytest.raises(UsageError, match="MODEL.FREEZE has changed: was none, is now stem"):
+        check_same_run(with_defaults(saved), config_fingerprint(cfg, CLASSIFIER_IGNORED_KEYS), CHECKPOINT)
 
 
 def test_the_key_that_differs_is_named():

@@ -8,7 +8,7 @@ import torch
 from fbnetv3 import create_model
 from fbnetv3.modeling.torchvision_models import TorchvisionArch, build_torchvision_model
 from fbnetv3.modeling.weights import head_tensors
-from fbnetv3.training.head_transfer import transfer_by_class
+from fbnetv3.training.fine_tuning.head_transfer import transfer_by_class
 
 CLASSES = ["cat", "dog", "owl"]
 

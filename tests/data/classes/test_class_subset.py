@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from fbnetv3.data import build_dataset
-from fbnetv3.data.class_subset import draw_class_subset, load_class_subset, save_class_subset
+from fbnetv3.data.classes.class_subset import draw_class_subset, load_class_subset, save_class_subset
 from fbnetv3.errors import DataError
 
 

@@ -1,0 +1,52 @@
+"""Test-time augmentation (TTA): average a classifier's probabilities over flips and crops of each image."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional
+
+from fbnetv3.data import Preprocessing
+
+
+class AugmentedClassifier(nn.Module):
+    """A classifier that averages its probabilities over views of each image.
+
+    Args:
+        classifier: classifier that maps images to logits.
+        views: "flip" for the image and its mirror image, "five_crop" for the corners and the center, "ten_crop" for
+            both.
+        resolution: side of the crops in pixels.
+    """
+
+    def __init__(self, classifier: nn.Module, views: str, resolution: int) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.views = views
+        self.resolution = resolution
+        self.train(classifier.training)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (N, C, H, W) to the logarithms of mean probabilities (N, classes)."""
+        views = [images]
+        if self.views in ("five_crop", "ten_crop"):
+            views = list(functional.five_crop(images, [self.resolution, self.resolution]))
+        if self.views in ("flip", "ten_crop"):
+            views += [functional.horizontal_flip(view) for view in views]
+        log_probabilities = [self.classifier(view).float().log_softmax(1) for view in views]
+        return torch.stack(log_probabilities).logsumexp(0) - math.log(len(views))
+
+
+def augmented_for_evaluation(classifier: nn.Module, views: str, resolution: int) -> nn.Module:
+    """Return the classifier that averages over `views`; for "none", the classifier itself."""
+    return classifier if views == "none" else AugmentedClassifier(classifier, views, resolution)
+
+
+def evaluation_preprocessing(preprocessing: Preprocessing, views: str) -> Preprocessing:
+    """Return the preprocessing that leaves room for crops: all of the short side."""
+    if views in ("five_crop", "ten_crop"):
+        return replace(preprocessing, resolution=preprocessing.resize)
+    return preprocessing
