@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from fbnetv3.training.fine_tuning.early_stopping import selection_accuracy
+from fbnetv3.training.fine_tuning.early_stopping_hook import selection_accuracy
 from fbnetv3.training.run_state.checkpoints import Checkpoints, save_checkpoint
 from fbnetv3.training.run_state.metrics import plot_curve, truncate_metrics
 from fbnetv3.training.run_state.run_folder import RunFolder

@@ -81,7 +81,7 @@ def test_the_tool(root, tmp_path, capsys, monkeypatch):
     import sys
     from pathlib import Path
 
-    tool = Path(__file__).resolve().parents[2] / "tools" / "make_split.py"
+    tool = Path(__file__).resolve().parents[3] / "tools" / "make_split.py"
     arguments = [str(root), str(tmp_path / "x.json"), "--classes", "2", "--held-out", "3"]
     monkeypatch.setattr(sys, "argv", ["make_split.py", *arguments])
     with pytest.raises(SystemExit) as end:
