@@ -123,7 +123,7 @@ def _to_8_bits(image: Image.Image, name: str) -> Image.Image:
 
 def _from_integers(image: Image.Image, name: str) -> Image.Image:
     """Convert gray of 16 bits, or of 32 bits with values of 16, to mode L."""
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image)
     lowest, brightest = int(values.min()), int(values.max())
     if lowest < 0 or brightest > _MAX_16_BITS:
         raise CorruptImageError(
@@ -131,7 +131,7 @@ def _from_integers(image: Image.Image, name: str) -> Image.Image:
         )
     if 0 < brightest < _MIN_BRIGHTEST:
         raise _too_dark(name, image.mode, f"{brightest}")
-    gray = (values // 256).astype(np.uint8)
+    gray = (values >> 8).astype(np.uint8)
     transparent: Any = image.info.get("transparency")
     if isinstance(transparent, int):
         gray[values == transparent] = 255

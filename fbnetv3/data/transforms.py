@@ -40,6 +40,8 @@ AUGMENTATIONS = Registry("augmentation (INPUT.AUTO_AUGMENT)")
 _TORCH_MODES = {"bilinear": "bilinear", "bicubic": "bicubic", "nearest": "nearest-exact"}
 INTERPOLATIONS = tuple(_TORCH_MODES)
 _ASPECT_RATIOS = [3 / 4, 4 / 3]
+_MAX_ASPECT_RATIO = 8  # of images that are resized as a whole before the center is cropped
+_MAX_PIXELS_BETWEEN = 2**24  # after the width is resized and before the height is
 
 
 @dataclass(frozen=True)
@@ -68,19 +70,36 @@ class Preprocessing:
     def crop_center(self, image: AnyImage) -> Tensor:
         """Resize the short side, then crop the center: uint8 (channels, resolution, resolution)."""
         image = _rendered(image)
-        # Resize with the aspect ratio kept
         width, height = image.size
         short_side = min(width, height)
-        new_height = self.resize if height == short_side else int(self.resize * height / short_side)
-        new_width = self.resize if width == short_side else int(self.resize * width / short_side)
-        full_box = (0, 0, height, width)
-        pixels = crop_and_resize(
-            image, full_box, (new_height, new_width), self.channels, self.interpolation
+        top, height, new_height, crop_top = self._plan_side(height, short_side)
+        left, width, new_width, crop_left = self._plan_side(width, short_side)
+        box = (top, left, height, width)
+        pixels = crop_and_resize(image, box, (new_height, new_width), self.channels, self.interpolation)
+        return pixels[:, crop_top : crop_top + self.resolution, crop_left : crop_left + self.resolution]
+
+    def _plan_side(self, side: int, short_side: int) -> tuple[int, int, int, int]:
+        """Plan how to resize one side so that the short side becomes `resize`, and to crop its center.
+
+        Returns:
+            Start and length of the part of the side that is resized, the new length of this part, and the start of the
+            crop in it.
+        """
+        new_side = self.resize if side == short_side else int(self.resize * side / short_side)
+        crop_start = round((new_side - self.resolution) / 2)
+        if side <= _MAX_ASPECT_RATIO * short_side:
+            return 0, side, new_side, crop_start
+        # Of a narrow image, which could be huge after resizing, take only the squares around the crop, with two more
+        # at each end for the filter. Whole squares keep the pixels where they were.
+        first = max(0, crop_start // self.resize - 2)
+        last = min(side // short_side, (crop_start + self.resolution) // self.resize + 3)
+        num_squares = last - first
+        return (
+            first * short_side,
+            num_squares * short_side,
+            num_squares * self.resize,
+            crop_start - first * self.resize,
         )
-        # Crop the center
-        top = round((new_height - self.resolution) / 2)
-        left = round((new_width - self.resolution) / 2)
-        return pixels[:, top : top + self.resolution, left : left + self.resolution]
 
     def resize_to_square(self, image: AnyImage, box: CropBox | None = None) -> Tensor:
         """Resize a part of the image, by default all of it, to uint8 (channels, resolution, resolution).
@@ -230,7 +249,10 @@ def crop_and_resize(
         pixels = pillow_to_tensor(image, channels)
     # `interpolate` expects a batch; a part of the right size is not resized
     part = pixels[None, :, top : top + height, left : left + width]
+    resize = partial(F.interpolate, mode=_TORCH_MODES[interpolation], antialias=interpolation != "nearest")
+    # torch resizes the width first, which makes a tall and narrow image huge
+    if part.shape[-2] > size[0] and part.shape[-2] * size[1] > _MAX_PIXELS_BETWEEN:
+        part = resize(part, size=(size[0], part.shape[-1]))
     if part.shape[-2:] != size:
-        mode = _TORCH_MODES[interpolation]
-        part = F.interpolate(part, size=size, mode=mode, antialias=interpolation != "nearest")
+        part = resize(part, size=size)
     return part[0]
