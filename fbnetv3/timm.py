@@ -128,7 +128,9 @@ def _build(
 def _convert(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
     """Return the weights of a file that timm has read under the names of a classifier."""
     arch: Any = model.arch
-    _, weights = convert_state_dict(extract_state_dict(state_dict, "the file", network_prefixes), arch, "the file")
+    _, weights = convert_state_dict(
+        extract_state_dict(state_dict, "the file", network_prefixes), arch, "the file"
+    )
     return weights
 
 

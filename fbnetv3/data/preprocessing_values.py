@@ -10,6 +10,10 @@ from typing import Any
 from fbnetv3.data.transforms import INTERPOLATIONS, Preprocessing
 from fbnetv3.utils.checks import check_choice, check_int
 
+RENDERING_STEP = (
+    "decode to 8 bits as a viewer shows it: turned by the EXIF orientation, on white where transparent"
+)
+"""The first step of every preprocessing, in words."""
 _MAX_SIDE = 16_384  # pixels
 
 
@@ -19,6 +23,7 @@ def preprocessing_to_dict(preprocessing: Preprocessing) -> dict[str, Any]:
         **asdict(preprocessing),
         "channels": {1: "gray", 3: "RGB"}[preprocessing.channels],
         "steps": [
+            RENDERING_STEP,
             f"resize the short side to {preprocessing.resize} pixels ({preprocessing.interpolation}, antialiased)",
             f"crop the center, {preprocessing.resolution} x {preprocessing.resolution}",
             "divide by 255, subtract mean, divide by std, for each channel",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fbnetv3.data.preprocessing_values import RENDERING_STEP
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.input_images import ImageLike, is_batch, load_rgb_array
 from fbnetv3.errors import ExportError, UsageError
@@ -145,6 +146,7 @@ def resize_to_dict(resize: ShortSideResize) -> dict[str, Any]:
         **asdict(resize),
         "channels": "RGB",
         "steps": [
+            RENDERING_STEP,
             *([resize_step] if resize.shortest else []),
             "order: row, column, channel; uint8",
             "boxes are in pixels of the resized image: scale them back and clip them to the image",
