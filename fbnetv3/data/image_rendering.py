@@ -151,8 +151,16 @@ def _from_floats(image: Image.Image, name: str) -> Image.Image:
 
 def _stores_colors_of_16_bits(image: Image.Image) -> bool:
     """Return whether the file of an image that is not decoded yet has more bits per color than the image will have."""
-    raw_modes = [str(tile[3]) for tile in getattr(image, "tile", [])]
-    return not image.mode.startswith("I") and any(";16" in raw_mode for raw_mode in raw_modes)
+    if image.mode.startswith("I"):
+        return False
+    for codec, _, _, arguments in getattr(image, "tile", []):
+        # Most decoders get a raw mode such as "RGB;16B". SGI's get the bytes per color, PPM's the largest value, last
+        last = arguments[-1] if isinstance(arguments, tuple) else 0
+        if ";16" in str(arguments) or codec == "SGI16" or (codec == "sgi_rle" and last == 2):
+            return True
+        if codec in ("ppm", "ppm_plain") and last > 255:
+            return True
+    return False
 
 
 def _check_colors_of_16_bits(rendered: Image.Image, mode: str, name: str) -> None:

@@ -13,6 +13,7 @@ import io
 import itertools
 import json
 import os
+import posixpath
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -229,11 +230,11 @@ def _add_to_index(
     skipped: Counter[str],
 ) -> None:
     """Add a member of a shard to `images` by its name, or to `targets` by its name without .cls."""
-    name = member.name.removeprefix("./")
+    name = posixpath.normpath(member.name)
     stem, suffix = os.path.splitext(name)
     if member.isdir():
         return
-    if any(is_hidden(part) for part in name.split("/")):
+    if any(is_hidden(part) for part in name.split("/") if part != ".."):
         skipped["hidden member{s}"] += 1
     elif not member.isfile():
         skipped["link{s} and special member{s}"] += 1

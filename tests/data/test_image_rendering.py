@@ -147,6 +147,19 @@ def test_colors_of_16_bits_that_would_turn_black_are_refused(color_type, bands):
             image.decode(3)
 
 
+def test_other_formats_of_16_bits():
+    for data in (
+        b"P6 2 1 65535\n" + np.full(6, 3000, ">u2").tobytes(),
+        b"P3 2 1 65535\n" + b"3000 " * 6,
+        encode(Image.new("RGB", (2, 1), (9, 9, 9)), "SGI", bpc=2),
+    ):
+        with pytest.raises(CorruptImageError, match="x: mode RGB of 16 bits, the brightest value is below"):
+            EncodedImage(data, "x").decode(3)
+    ordinary = b"P6 2 1 65535\n" + np.full(6, 257 * 90, ">u2").tobytes()
+    assert EncodedImage(ordinary, "x").decode(3).unique().tolist() == [90]
+    assert EncodedImage(b"P6 2 1 255\n" + bytes([9] * 6), "x").decode(3).unique().tolist() == [9]
+
+
 @pytest.mark.parametrize("values", [(-1, 500), (0, 65_536), (-(2**31), 2**31 - 1)])
 def test_integers_beyond_16_bits_are_refused(values):
     image = Image.fromarray(np.array([values], np.int32))
