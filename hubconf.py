@@ -5,7 +5,7 @@ from functools import partial as _partial
 from fbnetv3 import create_model as _create_model
 from fbnetv3 import list_models as _list_models
 
-dependencies = ["torch", "torchvision", "fvcore", "iopath", "yaml", "yacs"]
+dependencies = ["torch", "torchvision", "fvcore", "iopath", "yaml", "yacs", "simplejpeg"]
 
 # One entry point per classifier
 for _name in _list_models():

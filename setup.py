@@ -20,6 +20,7 @@ TEST = [
     "pytest-cov",
     "pytest-timeout",
     "pytest-xdist",
+    "segmentation-models-pytorch",
     *SEARCH,
     *EXPORT,
     *BENCHMARKS,

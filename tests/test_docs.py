@@ -18,6 +18,13 @@ from fbnetv3.utils.nested_keys import flatten
 from tests.modeling.weight_files import mobile_vision
 from tests.pages import NOTEBOOK, PAGES, ROOT, blocks, cells_of, text_of
 
+# What a block contains that needs an optional package
+OPTIONAL = {
+    "fbnetv3.detection": "detectron2",
+    "fbnetv3.timm": "timm",
+    "segmentation_models_pytorch": "segmentation_models_pytorch",
+}
+
 
 @pytest.fixture
 def published(cache):
@@ -33,9 +40,10 @@ def test_python_runs(page, published, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     names = {}
     for block in blocks(page, "python"):
-        if "fbnetv3.detection" in block and find_spec("detectron2") is None:
+        if any(name in block and find_spec(package) is None for name, package in OPTIONAL.items()):
             continue
-        exec(compile(block, str(page), "exec"), names)
+        # No name of a file: the lines of the page are not those of the block
+        exec(compile(block, f"<{page.name}>", "exec"), names)
 
 
 def test_every_setting_of_a_search_is_explained():
