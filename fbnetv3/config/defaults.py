@@ -210,6 +210,10 @@ declare("DISTILL.VIEWS", 1, low=1)
 declare("EVAL.PERIOD", 1, low=1)
 # Images per step in evaluation, per process
 declare("EVAL.BATCH_SIZE", 256, low=1)
+# Folder for the report: tables and figures of the last evaluation. "auto" is evaluation/ in OUTPUT_DIR for a training
+# run, and for --eval-only if it evaluates the run in OUTPUT_DIR; other weights are then evaluated without writing
+# anything. "off" for none, and no picture of augmented images.
+declare("EVAL.REPORT", "auto")
 
 # Epochs between checkpoints; the last epoch always has one
 declare("CHECKPOINT.PERIOD", 1, low=1)

@@ -38,6 +38,9 @@ from fbnetv3.training.builders import (
 from fbnetv3.training.classifier_evaluation import evaluate
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.processes.distributed import ProcessGroup, process_group
+from fbnetv3.training.reports.evaluation_report import report_folder, write_evaluation_report
+from fbnetv3.training.reports.predictions import PredictionRecorder
+from fbnetv3.training.reports.report_hooks import AugmentationHook, ReportHook
 from fbnetv3.training.run_state.checkpoints import Checkpoints
 from fbnetv3.training.run_state.fingerprint import (
     CLASSIFIER_IGNORED_KEYS,
@@ -211,6 +214,8 @@ class _ClassifierRun:
         """Build the hooks in the order in which they depend on each other's results."""
         cfg = self.cfg
         # Not a method of this class: a reference cycle would let the loader's workers outlive the run
+        reports = self._build_report_hooks()
+        recorder = next((hook.recorder for hook in reports if isinstance(hook, ReportHook)), None)
         evaluate_model = partial(
             evaluate,
             batches=self.inputs.val_loader,
@@ -219,6 +224,7 @@ class _ClassifierRun:
             corrupt_images=self.corrupt_images,
             progress=self.progress,
             group=self.group,
+            recorder=recorder,
         )
         hooks: list[Hook] = [EvaluationHook(evaluate_model, cfg.EVAL.PERIOD)]
         if self.group.is_rank_0:
@@ -236,7 +242,23 @@ class _ClassifierRun:
             self.curve,
             checkpointing,
             DivergenceHook(self.run_folder),
+            *reports,
         ]
+
+    def _build_report_hooks(self) -> list[Hook]:
+        """Build the hooks that draw training images and report on the last evaluation, unless EVAL.REPORT is off."""
+        folder = report_folder(self.cfg.EVAL.REPORT, self.run_folder)
+        if folder is None:
+            return []
+        inputs, preprocessing = self.inputs, self.inputs.preprocessing
+        hooks: list[Hook] = []
+        if self.group.is_rank_0:
+            picture = self.run_folder.augmented_images
+            hooks.append(AugmentationHook(picture, preprocessing, inputs.train.classes))
+        recorder = PredictionRecorder()
+        weights = str(self.run_folder.path)
+        report = ReportHook(folder, recorder, inputs.val, inputs.val.classes, preprocessing, weights)
+        return [*hooks, report]
 
     def resume_from_newest(self) -> None:
         """Restore the newest complete checkpoint and the learning curve up to it, if there is a checkpoint."""
@@ -308,9 +330,10 @@ class _ClassifierRun:
 
 
 def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
-    """Evaluate `MODEL.WEIGHTS`, by default those in `OUTPUT_DIR`, on the validation images, without writing anything.
+    """Evaluate `MODEL.WEIGHTS`, by default those in `OUTPUT_DIR`, on the validation images, and report on them.
 
-    Averaged weights (EMA) are preferred if the file has both.
+    Averaged weights (EMA) are preferred if the file has both. EVAL.REPORT decides whether and where the report is
+    written; see `report_folder`.
     """
     with process_group(cfg.DEVICE) as group, quiet_other_ranks(group.rank):
         run_folder = RunFolder(cfg.OUTPUT_DIR)
@@ -324,7 +347,9 @@ def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
         val = dataset_from_config(cfg, "val")
         model = build_model(cfg, arch, val.classes, device, str(weights), require_head=True)
         logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val))
-        return evaluate(
+        folder = report_folder(cfg.EVAL.REPORT, run_folder, weights)
+        recorder = PredictionRecorder() if folder else None
+        results = evaluate(
             model,
             loader_from_config(cfg, val, preprocessing, device, group),
             device,
@@ -332,4 +357,13 @@ def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
             corrupt_images=CorruptImageCounter(cfg.DATA.MAX_CORRUPT),
             progress=group.is_rank_0,
             group=group,
+            recorder=recorder,
         )
+        predictions = recorder.gather(group) if recorder else None
+        if folder and predictions and group.is_rank_0:
+            write_evaluation_report(folder, predictions, val.classes, val, preprocessing, str(weights))
+        elif cfg.EVAL.REPORT == "auto":
+            logger.info(
+                "no report: these weights are not those of a run in OUTPUT_DIR; set EVAL.REPORT to a folder"
+            )
+        return results

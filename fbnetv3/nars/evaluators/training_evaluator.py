@@ -90,6 +90,7 @@ class TrainingEvaluator:
             "SOLVER.EPOCHS": candidate.full_epochs,
             "EVAL.PERIOD": 1,
             "CHECKPOINT.KEEP": 1,
+            "EVAL.REPORT": "off",  # on a trial, which may be one of thousands
         }
         if candidate.recipe is not None:
             keys |= flatten(candidate.recipe.to_config())
