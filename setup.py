@@ -52,7 +52,7 @@ setup(
     ],
     package_dir={"fbnetv3.model_zoo_data": "model_zoo", "fbnetv3.configs": "configs"},
     package_data={
-        "fbnetv3": ["py.typed", "nars/report/page/*"],
+        "fbnetv3": ["py.typed", "data/check/page/*", "nars/report/page/*"],
         "fbnetv3.model_zoo_data": ["entries.yaml", "weights/*.pth"],
         "fbnetv3.configs": ["**/*.yaml"],
     },
