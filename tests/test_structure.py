@@ -46,6 +46,8 @@ HEAVY = {
     "torchao",
     "openvino",
     "timm",
+    "wandb",
+    "mlflow",
 }
 # The only modules outside fbnetv3.detection that import an optional package, and which.
 OPTIONAL = {
@@ -54,6 +56,7 @@ OPTIONAL = {
     "modeling/cpu/expanding_pooler.py": {"detectron2"},
     "nars/execution/ray_executor.py": {"ray"},
     "training/optimizers.py": {"timm"},
+    "training/tracking/trackers.py": {"mlflow", "wandb"},
 }
 # Local names that say nothing of what they hold.
 CATCH_ALL = {

@@ -224,3 +224,7 @@ declare("CHECKPOINT.KEEP", 3, low=1)
 
 # Steps between entries of the metrics file
 declare("LOG.PERIOD", 20, low=1)
+# Registered names of experiment trackers: tensorboard, wandb (Weights & Biases), mlflow, or your own
+declare("LOG.TRACKERS", ["tensorboard"], item_type=str)
+# Keep a table of all runs, results.csv, in the folder that contains OUTPUT_DIR
+declare("LOG.RESULTS", True)

@@ -18,6 +18,7 @@ from fbnetv3.data import CorruptImageCounter
 from fbnetv3.errors import UsageError, UserError, WeightsError
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
+    AnyArch,
     Inputs,
     arch_identity,
     base_lr,
@@ -25,6 +26,7 @@ from fbnetv3.training.builders import (
     build_mixup,
     build_model,
     build_objective,
+    count_macs,
     dataset_from_config,
     loader_from_config,
     loss_from_config,
@@ -51,6 +53,8 @@ from fbnetv3.training.run_state.fingerprint import (
 from fbnetv3.training.run_state.metrics import read_learning_curve
 from fbnetv3.training.run_state.run_description import log_summary
 from fbnetv3.training.run_state.run_folder import RunFolder, run_lock
+from fbnetv3.training.tracking.run_result import ResultHook, describe_config
+from fbnetv3.training.tracking.trackers import check_trackers
 from fbnetv3.training.trainer import Hook, Trainer
 from fbnetv3.training.training_hooks import (
     Callback,
@@ -62,6 +66,7 @@ from fbnetv3.training.training_hooks import (
     ProgressHook,
 )
 from fbnetv3.utils.logging_setup import log_to_file, quiet_other_ranks, quiet_terminal
+from fbnetv3.utils.nested_keys import flatten
 from fbnetv3.utils.random_state import derive_seed
 from fbnetv3.utils.text import describe_error
 
@@ -106,6 +111,7 @@ def check_training_config(cfg: CfgNode) -> Inputs:
     loss_from_config(cfg)
     optimizer_from_config(cfg, nn.Linear(1, 1))
     schedule_from_config(cfg)
+    check_trackers(cfg.LOG.TRACKERS)
     return inputs
 
 
@@ -156,6 +162,7 @@ class _ClassifierRun:
         self.run_folder = run_folder
         self.progress = progress
         self.device = select_device(cfg.DEVICE, group)
+        check_trackers(cfg.LOG.TRACKERS)
 
         # Data and network
         self.arch = resolve_arch(cfg, cfg.MODEL.ARCH)
@@ -228,7 +235,8 @@ class _ClassifierRun:
         )
         hooks: list[Hook] = [EvaluationHook(evaluate_model, cfg.EVAL.PERIOD)]
         if self.group.is_rank_0:
-            hooks.append(MetricsHook(self.run_folder, cfg.LOG.PERIOD))
+            config = flatten(cfg)
+            hooks.append(MetricsHook(self.run_folder, cfg.LOG.PERIOD, cfg.LOG.TRACKERS, config))
         checkpointing = CheckpointHook(
             self.run_folder,
             keep=cfg.CHECKPOINT.KEEP,
@@ -243,7 +251,22 @@ class _ClassifierRun:
             checkpointing,
             DivergenceHook(self.run_folder),
             *reports,
+            *self._build_result_hooks(),
         ]
+
+    def _build_result_hooks(self) -> list[Hook]:
+        """Build the hook that writes the run's result, in rank 0."""
+        if not self.group.is_rank_0:
+            return []
+        describe = partial(
+            _describe_run,
+            self.cfg,
+            self.arch,
+            self.model,
+            self.num_classes,
+            self.inputs.preprocessing.resolution,
+        )
+        return [ResultHook(self.run_folder, self.curve, describe, self.cfg.LOG.RESULTS)]
 
     def _build_report_hooks(self) -> list[Hook]:
         """Build the hooks that draw training images and report on the last evaluation, unless EVAL.REPORT is off."""
@@ -327,6 +350,19 @@ class _ClassifierRun:
             logger.info(
                 "distilled from %s with weights %s%s", cfg.DISTILL.ARCH, cfg.DISTILL.WEIGHTS, source
             )
+
+
+def _describe_run(
+    cfg: CfgNode, arch: AnyArch, model: nn.Module, num_classes: int, resolution: int
+) -> dict[str, Any]:
+    """Return what a run's result says of its network and config."""
+    return {
+        "arch": arch.name,
+        **describe_config(cfg),
+        "resolution": resolution,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": count_macs(cfg, arch, num_classes),
+    }
 
 
 def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:

@@ -20,7 +20,7 @@ from fbnetv3.errors import DataError
 from fbnetv3.utils.text import describe_error, one_line
 
 THUMBNAIL_SIDE = 16
-_CHUNK = 16  # images that a worker reads before it returns them
+_CHUNK = 4  # images that a worker reads before it returns them
 _BLACK_LEVEL = 16  # of 255: an image with no brighter pixel looks black
 
 

@@ -108,4 +108,4 @@ def warn_on_failure(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        logger.warning("%s is missing from the report: %s", path, describe_error(error))
+        logger.warning("%s was not written: %s", path, describe_error(error))
