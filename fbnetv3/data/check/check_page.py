@@ -153,9 +153,14 @@ def _draw_balance(names: Sequence[str], counts: dict[str, dict[str, int]]) -> An
         rotation = 0 if sum(map(len, labels)) < 60 else 90
         axes.set_xticks(range(len(names)), labels, rotation=rotation, fontsize=8, **text_style())
         style_axes(axes, ylabel="images")
-    if len(counts) > 1:
-        axes.legend(frameon=False)
+    _add_legend(axes, len(counts))
     return figure
+
+
+def _add_legend(axes: Any, num_splits: int) -> None:
+    """Name the splits above the axes, where they hide nothing."""
+    if num_splits > 1:
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=num_splits)
 
 
 def _draw_sizes(images: dict[str, list[ImageFacts]]) -> Any:
@@ -168,8 +173,7 @@ def _draw_sizes(images: dict[str, list[ImageFacts]]) -> Any:
     axes.set_yscale("log")
     style_axes(axes, xlabel="width in pixels", ylabel="height in pixels")
     _plain_log_ticks(axes)
-    if len(images) > 1:
-        axes.legend(frameon=False)
+    _add_legend(axes, len(images))
     return figure
 
 
@@ -191,6 +195,5 @@ def _draw_brightness(images: dict[str, list[ImageFacts]]) -> Any:
         weights = [100 / len(facts)] * len(facts)
         axes.hist(levels, bins=32, range=(0, 255), weights=weights, histtype="step", lw=1.5, label=split)
     style_axes(axes, xlabel="mean of the pixels, 0 to 255", ylabel="% of the images", xlim=(0, 255))
-    if len(images) > 1:
-        axes.legend(frameon=False)
+    _add_legend(axes, len(images))
     return figure
