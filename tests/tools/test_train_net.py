@@ -101,7 +101,7 @@ def test_a_report_is_written_on_a_run_and_on_weights_of_the_run(tool, config, tm
     assert sorted(os.listdir(report)) == files
     summary = json.loads((report / "summary.json").read_text())
     assert summary["weights"] == str(tmp_path / "run" / "model_final.pth")
-    assert f"top1 {100 * summary['top1']:.2f}%" in ran.out
+    assert f"top1 {100 * summary['accuracy']:.2f}%" in ran.out
 
 
 def test_a_report_on_other_weights_needs_a_folder(tool, config, tmp_path):

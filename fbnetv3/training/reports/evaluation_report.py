@@ -42,7 +42,7 @@ def report_folder(setting: str, run_folder: RunFolder, weights: str | os.PathLik
 
     None for no report: "off", or "auto" and weights that are not those of the run in `run_folder`.
     """
-    if setting == "off":
+    if setting in ("off", ""):
         return None
     if setting != "auto":
         return Path(setting).expanduser()
@@ -78,7 +78,7 @@ def write_evaluation_report(
     with warn_on_failure(folder / "classes.csv"):
         metrics = compute_class_metrics(predictions, classes)
         logger.info("%s", class_table(metrics))
-        summary |= {"top1": float(predictions.correct.mean()), **average_over_classes(metrics)}
+        summary |= {"accuracy": float(predictions.correct.mean()), **average_over_classes(metrics)}
         write_class_metrics(folder / "classes.csv", metrics)
     with warn_on_failure(folder / "confusion.csv"):
         matrix = compute_confusion_matrix(predictions)

@@ -48,7 +48,9 @@ class PredictionRecorder:
         self._columns: list[Tensor] = []  # (4, images), on the device until the end
 
     def add(self, batch: Batch, logits: Tensor, targets: Tensor) -> None:
-        """Add the logits (N, classes) of a batch and its class indices (N,)."""
+        """Add the logits (N, classes) of a batch and its class indices (N,); other targets are left out."""
+        if targets.ndim != 1:  # several labels per image have no single true class
+            return
         probabilities = logits.float().softmax(1)
         confidences, predicted = probabilities.max(1)
         target_probabilities = probabilities.gather(1, targets[:, None])[:, 0]

@@ -212,7 +212,7 @@ def test_reports_on_unusual_data_are_complete(tmp_path, caplog, targets, predict
     for picture in (tmp_path / "report").glob("*.png"):
         Image.open(picture).verify()
     summary = json.loads((tmp_path / "report" / "summary.json").read_text())
-    assert summary["top1"] == np.mean(np.array(targets) == predicted)
+    assert summary["accuracy"] == np.mean(np.array(targets) == predicted)
 
 
 @pytest.mark.parametrize("count", [2, 30, 31, 1000])
