@@ -53,7 +53,12 @@ setup(
     ],
     package_dir={"fbnetv3.model_zoo_data": "model_zoo", "fbnetv3.configs": "configs"},
     package_data={
-        "fbnetv3": ["py.typed", "data/classes/imagenet_synsets.txt", "nars/report/page/*"],
+        "fbnetv3": [
+            "py.typed",
+            "data/check/page/*",
+            "data/classes/imagenet_synsets.txt",
+            "nars/report/page/*",
+        ],
         "fbnetv3.model_zoo_data": ["entries.yaml", "weights/*.pth"],
         "fbnetv3.configs": ["**/*.yaml"],
     },

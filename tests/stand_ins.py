@@ -33,7 +33,7 @@ def make_data(folder):
     image_folder(folder / "datasets/few", classes=8, side=64, splits={"train": 4, "val": 1})
     image_folder(folder / "datasets/thousand", classes=1000, side=40, splits={"train": 1, "val": 1})
     image_folder(folder / "datasets/cifar10", classes=10, side=32, splits={"train": 8, "val": 2})
-    image_folder(folder / "my_images", classes=2, side=64, splits={"train": 4, "val": 2})
+    image_folder(folder / "my_images", classes=2, side=64, splits={"train": 4, "val": 2}, distinct=12)
     image_folder(folder / "all_images", classes=2, side=64, splits={"": 6})
     detection_data(folder / "mine", ("cat", "dog", "horse"))
     coco(folder / "datasets/coco128/coco")
@@ -52,16 +52,17 @@ def make_data(folder):
     latencies(folder / "table2.jsonl", describe_device("onnxruntime", 1), possible_shapes(space))
 
 
-def image_folder(root, classes, side, splits):
-    """Write images of noise, a folder per class, with a number of images per split; most are links."""
-    noise_files = [root.parent / f".{root.name}_{i}.jpg" for i in range(4)]
+def image_folder(root, classes, side, splits, distinct=4):
+    """Write images of noise, a folder per class, with a number of images per split; all but a few are links."""
+    noise_files = [root.parent / f".{root.name}_{i}.jpg" for i in range(distinct)]
     for i, file in enumerate(noise_files):
         save_image(file, side, side, seed=i)
+    files = itertools.cycle(noise_files)
     for split, count in splits.items():
         for c, i in itertools.product(range(classes), range(count)):
             path = root / split / f"class{c:04d}" / f"{i}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
-            os.link(noise_files[(c + i) % len(noise_files)], path)
+            os.link(next(files), path)
 
 
 def detection_data(folder, classes):

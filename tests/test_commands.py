@@ -59,6 +59,7 @@ SCRIPT_OPTIONS = {
     "make_split.py all_images": "--held-out 4 --train 8",
     "simulate_search.py --asynchronous": SIMULATION,
     "simulate_search.py --failure-rate": SIMULATION,
+    "check_data.py": "--workers 1",
     "measure_net.py": "--seconds 0.02 --threads 1",
     "measure_net.py --space": "--space tiny.yaml --num-classes 10",
     "measure_net.py --check": "--check 3 --num-classes 10 --space tiny.yaml",

@@ -47,6 +47,8 @@ HEAVY = {
     "torchao",
     "openvino",
     "timm",
+    "wandb",
+    "mlflow",
 }
 # The only modules outside fbnetv3.detection that import an optional package, and which.
 OPTIONAL = {
@@ -56,6 +58,7 @@ OPTIONAL = {
     "nars/execution/ray_executor.py": {"ray"},
     "timm.py": {"timm"},
     "training/optimizers.py": {"timm"},
+    "training/tracking/trackers.py": {"mlflow", "wandb"},
 }
 # Local names that say nothing of what they hold.
 CATCH_ALL = {

@@ -71,8 +71,9 @@ def run_classifier(args: argparse.Namespace) -> None:
     keep_freed_memory()
     result = train_classifier(cfg, resume=args.resume)
     print_metrics(result.metrics)
+    tensorboard = ("tensorboard",) if "tensorboard" in cfg.LOG.TRACKERS else ()
     print_paths(
-        result.run_folder, "weights", "best", "checkpoints", "metrics", "curve", "log", "tensorboard"
+        result.run_folder, "weights", "best", "checkpoints", "metrics", "curve", "log", *tensorboard
     )
 
 

@@ -250,6 +250,10 @@ declare("EVAL.PERIOD", 1, low=1)
 declare("EVAL.TTA", "none", choices=("none", "flip", "five_crop", "ten_crop"))
 # Images per step in evaluation, per process
 declare("EVAL.BATCH_SIZE", 256, low=1)
+# Folder for the report: tables and figures of the last evaluation. "auto" is evaluation/ in OUTPUT_DIR for a training
+# run, and for --eval-only if it evaluates the run in OUTPUT_DIR; other weights are then evaluated without writing
+# anything. "off" for none, and no picture of augmented images.
+declare("EVAL.REPORT", "auto")
 
 # Epochs between checkpoints; the last epoch always has one
 declare("CHECKPOINT.PERIOD", 1, low=1)
@@ -260,3 +264,7 @@ declare("CHECKPOINT.KEEP", 3, low=1)
 
 # Steps between entries of the metrics file
 declare("LOG.PERIOD", 20, low=1)
+# Registered names of experiment trackers: tensorboard, wandb (Weights & Biases), mlflow, or your own
+declare("LOG.TRACKERS", ["tensorboard"], item_type=str)
+# Keep a table of all runs, results.csv, in the folder that contains OUTPUT_DIR
+declare("LOG.RESULTS", True)

@@ -104,6 +104,7 @@ class FolderDataset:
         self.samples = [
             (f"{folder}/{name}", index) for index, names in enumerate(scan.images) for name in names
         ]
+        self.targets = [index for _, index in self.samples]
         scan.skipped.log(folder, len(self))
 
     def __len__(self) -> int:

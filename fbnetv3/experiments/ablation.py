@@ -14,12 +14,10 @@ from typing import Any
 from fvcore.common.config import CfgNode
 from tabulate import tabulate
 
-from fbnetv3.arch import ArchDef, compute_cost
 from fbnetv3.config import load_config
 from fbnetv3.config.recipe import load_recipe
 from fbnetv3.errors import FieldError
-from fbnetv3.modeling.torchvision_models import count_torchvision_macs
-from fbnetv3.training.builders import preprocessing_from_config, resolve_arch
+from fbnetv3.training.builders import count_macs, resolve_arch
 from fbnetv3.training.classifier_training import train_classifier
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.checks import check_choice, check_int, check_keys, check_type, error_context
@@ -210,15 +208,8 @@ def run_ablation(ablation: Ablation, overrides: Sequence[str] = ()) -> Iterator[
         logger.info("%d/%d: %s, %s, seed %d", number, len(cells), cell.row, cell.column, cell.seed)
         run = train_classifier(cfg, resume=True)
         top1 = run.metrics.get("ema_top1", run.metrics["top1"])
-        yield CellResult(cell.row, cell.column, cell.seed, top1, _count_macs(cfg, run.num_classes))
-
-
-def _count_macs(cfg: CfgNode, num_classes: int) -> int:
-    arch = resolve_arch(cfg, cfg.MODEL.ARCH)
-    resolution = preprocessing_from_config(cfg, arch).resolution
-    if isinstance(arch, ArchDef):
-        return compute_cost(arch, resolution, num_classes=num_classes, in_chans=cfg.MODEL.IN_CHANS).macs
-    return count_torchvision_macs(arch, resolution, num_classes)
+        macs = count_macs(cfg, resolve_arch(cfg, cfg.MODEL.ARCH), run.num_classes)
+        yield CellResult(cell.row, cell.column, cell.seed, top1, macs)
 
 
 Accuracies = dict[tuple[str, str], list[float]]

@@ -29,6 +29,7 @@ from fbnetv3.modeling.torchvision_models import (
     TorchvisionArch,
     build_torchvision_model,
     check_torchvision_model,
+    count_torchvision_macs,
     load_torchvision_weights,
 )
 from fbnetv3.training.distillation.distillation_loss import Distillation
@@ -109,6 +110,15 @@ def preprocessing_from_config(cfg: CfgNode, arch: AnyArch) -> Preprocessing:
     return Preprocessing(
         resolution, resize, tuple(cfg.INPUT.MEAN), tuple(cfg.INPUT.STD), cfg.INPUT.INTERPOLATION
     )
+
+
+def count_macs(cfg: CfgNode, arch: AnyArch, num_classes: int) -> int:
+    """Return the multiply-adds of a network for one image at the config's resolution."""
+    resolution = preprocessing_from_config(cfg, arch).resolution
+    if isinstance(arch, ArchDef):
+        return compute_cost(arch, resolution, num_classes=num_classes, in_chans=cfg.MODEL.IN_CHANS).macs
+    with torch.random.fork_rng(devices=[]):  # it builds another network
+        return count_torchvision_macs(arch, resolution, num_classes)
 
 
 def teacher_resolution(cfg: CfgNode) -> int:

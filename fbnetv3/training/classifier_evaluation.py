@@ -14,6 +14,7 @@ from fbnetv3.data.loader import memory_format
 from fbnetv3.errors import DataError, WeightsError
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt
+from fbnetv3.training.reports.predictions import PredictionRecorder
 from fbnetv3.utils.text import first_few
 
 
@@ -27,6 +28,7 @@ def evaluate(
     corrupt_images: CorruptImageCounter | None = None,
     progress: bool = True,
     group: ProcessGroup = SINGLE_PROCESS,
+    recorder: PredictionRecorder | None = None,
 ) -> dict[str, float]:
     """Evaluate a classifier in evaluation mode, and restore its mode afterwards.
 
@@ -38,6 +40,7 @@ def evaluate(
         corrupt_images: counter of images that cannot be read; by default, none are allowed.
         progress: whether to show a progress bar on a terminal.
         group: processes among which the images are divided.
+        recorder: recorder that keeps this process's predictions, for a report.
 
     Returns:
         "top1" and "top5" in percent (top5 for more than five classes), "loss" (cross-entropy) and "images", the
@@ -53,6 +56,8 @@ def evaluate(
     finite = [torch.empty(0, dtype=torch.bool, device=device)]  # whether each image's logits are
     num_images = num_classes = 0
     sums = torch.zeros(3, device=device)  # on the device until the end
+    if recorder is not None:
+        recorder.start()
     was_training = model.training
     model.eval()
     try:
@@ -68,6 +73,8 @@ def evaluate(
                 names += batch.names
                 finite.append(logits.isfinite().all(1))
                 sums += _top1_top5_and_loss(logits, targets)
+                if recorder is not None:
+                    recorder.add(batch, logits, targets)
                 num_images += len(targets)
                 num_classes = logits.shape[1]
     finally:

@@ -20,11 +20,13 @@ from fbnetv3.data.classes.class_matching import relabel
 from fbnetv3.errors import UsageError, UserError, WeightsError
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
+    AnyArch,
     Inputs,
     build_inputs,
     build_model,
     build_objective,
     class_weights_from_config,
+    count_macs,
     dataset_from_config,
     loader_from_config,
     preprocessing_from_config,
@@ -38,6 +40,9 @@ from fbnetv3.training.fine_tuning.freezing import freeze
 from fbnetv3.training.fine_tuning.run_length import describe_fitted
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup, process_group
 from fbnetv3.training.recorded_networks import fill_from_record, recorded_arch, use_recorded_network
+from fbnetv3.training.reports.evaluation_report import report_folder, write_evaluation_report
+from fbnetv3.training.reports.predictions import PredictionRecorder
+from fbnetv3.training.reports.report_hooks import AugmentationHook, ReportHook
 from fbnetv3.training.run_state.checkpoints import Checkpoints, State
 from fbnetv3.training.run_state.data_fingerprint import data_fingerprint
 from fbnetv3.training.run_state.fingerprint import (
@@ -63,6 +68,8 @@ from fbnetv3.training.solver import (
     optimizer_from_config,
     schedule_from_config,
 )
+from fbnetv3.training.tracking.run_result import ResultHook, describe_config
+from fbnetv3.training.tracking.trackers import check_trackers
 from fbnetv3.training.trainer import Hook, Trainer
 from fbnetv3.training.training_hooks import (
     Callback,
@@ -123,6 +130,7 @@ def check_training_config(cfg: CfgNode) -> Inputs:
     class_weights_from_config(inputs.cfg, inputs.train)
     optimizer_from_config(inputs.cfg, nn.Linear(1, 1))
     schedule_from_config(inputs.cfg)
+    check_trackers(inputs.cfg.LOG.TRACKERS)
     return inputs
 
 
@@ -206,6 +214,7 @@ class _ClassifierRun:
         self.run_folder = run_folder
         self.progress = progress
         self.device = select_device(cfg.DEVICE, group)
+        check_trackers(cfg.LOG.TRACKERS)
 
         # Data and network
         self.inputs = build_inputs(cfg, self.arch, self.device, group, classes)
@@ -288,6 +297,8 @@ class _ClassifierRun:
         """Build the hooks in the order in which they depend on each other's results."""
         cfg = self.cfg
         # Not a method of this class: a reference cycle would let the loader's workers outlive the run
+        reports = self._build_report_hooks()
+        recorder = next((hook.recorder for hook in reports if isinstance(hook, ReportHook)), None)
         evaluate_model = partial(
             _evaluate_with_tta,
             views=cfg.EVAL.TTA,
@@ -298,10 +309,12 @@ class _ClassifierRun:
             corrupt_images=self.corrupt_images,
             progress=self.progress,
             group=self.group,
+            recorder=recorder,
         )
         hooks: list[Hook] = [EvaluationHook(evaluate_model, cfg.EVAL.PERIOD)]
         if self.group.is_rank_0:
-            hooks.append(MetricsHook(self.run_folder, cfg.LOG.PERIOD))
+            config = flatten(cfg)
+            hooks.append(MetricsHook(self.run_folder, cfg.LOG.PERIOD, cfg.LOG.TRACKERS, config))
         checkpointing = CheckpointHook(
             self.run_folder,
             keep=cfg.CHECKPOINT.KEEP,
@@ -319,7 +332,38 @@ class _ClassifierRun:
             *early_stopping,
             checkpointing,
             DivergenceHook(self.run_folder),
+            *reports,
+            *self._build_result_hooks(),
         ]
+
+    def _build_result_hooks(self) -> list[Hook]:
+        """Build the hook that writes the run's result, in rank 0."""
+        if not self.group.is_rank_0:
+            return []
+        describe = partial(
+            _describe_run,
+            self.cfg,
+            self.arch,
+            self.model,
+            self.num_classes,
+            self.inputs.preprocessing.resolution,
+        )
+        return [ResultHook(self.run_folder, self.curve, describe, self.cfg.LOG.RESULTS)]
+
+    def _build_report_hooks(self) -> list[Hook]:
+        """Build the hooks that draw training images and report on the last evaluation, unless EVAL.REPORT is off."""
+        folder = report_folder(self.cfg.EVAL.REPORT, self.run_folder)
+        if folder is None:
+            return []
+        inputs, preprocessing = self.inputs, self.inputs.preprocessing
+        hooks: list[Hook] = []
+        if self.group.is_rank_0:
+            picture = self.run_folder.augmented_images
+            hooks.append(AugmentationHook(picture, preprocessing, inputs.train.classes))
+        recorder = PredictionRecorder()
+        weights = str(self.run_folder.path)
+        report = ReportHook(folder, recorder, inputs.val, inputs.val.classes, preprocessing, weights)
+        return [*hooks, report]
 
     def resume_from(self, path: Path, state: State) -> None:
         """Restore a checkpoint and the learning curve up to it."""
@@ -399,6 +443,19 @@ class _ClassifierRun:
             )
 
 
+def _describe_run(
+    cfg: CfgNode, arch: AnyArch, model: nn.Module, num_classes: int, resolution: int
+) -> dict[str, Any]:
+    """Return what a run's result says of its network and config."""
+    return {
+        "arch": arch.name,
+        **describe_config(cfg),
+        "resolution": resolution,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": count_macs(cfg, arch, num_classes),
+    }
+
+
 def _evaluate_with_tta(
     model: nn.Module, *, views: str, resolution: int, **options: Any
 ) -> dict[str, float]:
@@ -406,11 +463,12 @@ def _evaluate_with_tta(
 
 
 def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, float]:
-    """Evaluate trained weights on the validation images, without writing anything.
+    """Evaluate trained weights on the validation images, and report on them.
 
     The weights are those of the run in `OUTPUT_DIR`, or `MODEL.WEIGHTS`; see `select_weights`. If they record their
     network, its architecture, preprocessing and class names are used; the classes of the images are matched by name.
-    Averaged weights (EMA) are preferred if the file has both.
+    Averaged weights (EMA) are preferred if the file has both. EVAL.REPORT decides whether and where the report is
+    written; see `report_folder`.
 
     Args:
         cfg: config from `load_config`.
@@ -435,7 +493,9 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
         val = relabel(val, classes, "the validation split", "the network")
         model = build_model(cfg, arch, classes, device, weights, require_head=True)
         logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val))
-        return _evaluate_with_tta(
+        folder = report_folder(cfg.EVAL.REPORT, RunFolder(cfg.OUTPUT_DIR), weights)
+        recorder = PredictionRecorder() if folder else None
+        results = _evaluate_with_tta(
             model,
             views=cfg.EVAL.TTA,
             resolution=preprocessing.resolution,
@@ -447,4 +507,13 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
             corrupt_images=CorruptImageCounter(cfg.DATA.MAX_CORRUPT),
             progress=group.is_rank_0,
             group=group,
+            recorder=recorder,
         )
+        predictions = recorder.gather(group) if recorder else None
+        if folder and predictions and group.is_rank_0:
+            write_evaluation_report(folder, predictions, val.classes, val, preprocessing, str(weights))
+        elif cfg.EVAL.REPORT == "auto":
+            logger.info(
+                "no report: these weights are not those of a run in OUTPUT_DIR; set EVAL.REPORT to a folder"
+            )
+        return results

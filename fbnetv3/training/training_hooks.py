@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from fbnetv3.training.fine_tuning.early_stopping_hook import selection_accuracy
 from fbnetv3.training.run_state.checkpoints import Checkpoints, save_checkpoint
 from fbnetv3.training.run_state.metrics import plot_curve, truncate_metrics
 from fbnetv3.training.run_state.run_folder import RunFolder
+from fbnetv3.training.tracking.trackers import RunTrackers
 from fbnetv3.training.trainer import Hook, Trainer
 from fbnetv3.utils.json_lines import append_json_line
 from fbnetv3.utils.text import format_duration
@@ -163,7 +164,7 @@ class LearningCurveHook(Hook):
 
 @dataclass
 class MetricsHook(Hook):
-    """Writes the metrics file (JSON lines), TensorBoard events and the figure of the learning curve.
+    """Writes the metrics file (JSON lines) and the figure of the learning curve, and passes entries to trackers.
 
     Entries have "step" and "epoch". Every `period` steps and at the end of an epoch they also have "loss" and "lr",
     after an evaluation "val_...".
@@ -171,15 +172,15 @@ class MetricsHook(Hook):
 
     run_folder: RunFolder
     period: int
-    tensorboard: Any = None
+    tracker_names: Sequence[str] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)  # for the trackers
+    trackers: RunTrackers | None = field(init=False, default=None)
 
     def before_train(self, trainer: Trainer) -> None:
         """Drop entries after the checkpoint from which the run resumes."""
-        from torch.utils.tensorboard import SummaryWriter
-
         progress = trainer.progress
         truncate_metrics(self.run_folder.metrics, progress.step, progress.epoch)
-        self.tensorboard = SummaryWriter(str(self.run_folder.tensorboard), purge_step=progress.step + 1)
+        self.trackers = RunTrackers(self.tracker_names, self.run_folder.path, self.config, progress.step)
 
     def after_step(self, trainer: Trainer) -> None:
         """Write loss and learning rate."""
@@ -199,14 +200,14 @@ class MetricsHook(Hook):
 
     def _write(self, entry: dict[str, float]) -> None:
         append_json_line(self.run_folder.metrics, entry)
-        for key, value in entry.items():
-            if key not in ("step", "epoch"):
-                self.tensorboard.add_scalar(key, value, entry["step"])
+        if self.trackers is not None:
+            values = {key: value for key, value in entry.items() if key not in ("step", "epoch")}
+            self.trackers.log(values, int(entry["step"]))
 
     def close(self, trainer: Trainer) -> None:
-        """Close TensorBoard's file."""
-        if self.tensorboard is not None:
-            self.tensorboard.close()
+        """Close the trackers."""
+        if self.trackers is not None:
+            self.trackers.close()
 
 
 @dataclass

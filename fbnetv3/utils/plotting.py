@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 import io
+import warnings
 from pathlib import Path
 from typing import Any
 
 from fbnetv3.utils.files import atomic_write
+
+# Fonts with characters that matplotlib's own lacks, in the order of preference; those that are installed are used
+_FONTS = (
+    "Noto Sans CJK JP",
+    "Noto Sans CJK SC",
+    "Source Han Sans",
+    "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei",
+    "Droid Sans Fallback",
+    "Hiragino Sans",
+    "PingFang SC",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Arial Unicode MS",
+    "Noto Sans Devanagari",
+    "Noto Sans Thai",
+    "Unifont",
+)
 
 
 def new_figure(width: float = 7.2, height: float = 4.0, dpi: int = 120) -> Any:
@@ -26,7 +46,10 @@ def style_axes(axes: Any, **labels: Any) -> None:
 def figure_png(figure: Any) -> bytes:
     """Render a figure as PNG."""
     image = io.BytesIO()
-    figure.savefig(image, format="png")
+    with warnings.catch_warnings():
+        # Characters that no installed font has are drawn as boxes
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure.savefig(image, format="png")
     return image.getvalue()
 
 
@@ -34,3 +57,13 @@ def save_figure(figure: Any, path: Path) -> None:
     """Write a figure as a PNG file."""
     with atomic_write(path) as f:
         f.write(figure_png(figure))
+
+
+@functools.cache
+def text_style() -> dict[str, Any]:
+    """Return the keywords of matplotlib texts that show names of any origin: no formulas, fonts for other scripts."""
+    from matplotlib.font_manager import get_font_names
+
+    installed = set(get_font_names())
+    fonts = ["DejaVu Sans", *(font for font in _FONTS if font in installed)]
+    return {"family": fonts, "parse_math": False}

@@ -23,6 +23,12 @@ def one_line(message: object, limit: int = 300) -> str:
     return f"{line[: limit // 2]} ... {line[-limit // 4 :]}"
 
 
+def shorten(name: object, limit: int = 40) -> str:
+    """Return a name of at most `limit` characters for tables and figures; unprintable characters become "?"."""
+    text = "".join(character if character.isprintable() else "?" for character in str(name))
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"
+
+
 def describe_error(error: BaseException, limit: int = 200) -> str:
     """Format an exception as "ValueError: its message" on one line."""
     return f"{type(error).__name__}: {one_line(error, limit)}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,42 @@ def test_evaluation_writes_nothing(tool, tmp_path):
                "zoo://digits/fbnetv3_digits")  # fmt: skip
     assert ran.out.splitlines()[-1].startswith("top1 99.72%")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_report_is_written_on_a_run_and_on_weights_of_the_run(tool, config, tmp_path):
+    report = tmp_path / "run" / "evaluation"
+    ran = tool("train_net", "--config", config)
+    assert f"report:      {report}" in ran.out
+    assert (tmp_path / "run" / "augmented_images.png").exists()
+    files = sorted(os.listdir(report))
+    assert {"classes.csv", "confusion.png", "mistakes.png", "calibration.png"} < {*files}
+    # Again from its weights
+    shutil.rmtree(report)
+    ran = tool("train_net", "--config", config, "--eval-only")
+    assert f"report:      {report}" in ran.out and "dark" in ran.out
+    assert sorted(os.listdir(report)) == files
+    summary = json.loads((report / "summary.json").read_text())
+    assert summary["weights"] == str(tmp_path / "run" / "model_final.pth")
+    assert f"top1 {100 * summary['accuracy']:.2f}%" in ran.out
+
+
+def test_a_report_on_other_weights_needs_a_folder(tool, config, tmp_path):
+    tool("train_net", "--config", config, "EVAL.REPORT", "off")
+    assert not {"evaluation", "augmented_images.png"} & {*os.listdir(tmp_path / "run")}
+    weights = (tmp_path / "run" / "model_final.pth").rename(tmp_path / "weights.pth")
+    evaluate = ("train_net", "--config", config, "--eval-only", "MODEL.WEIGHTS", weights)
+    assert "no report" in tool(*evaluate).out
+    assert not (tmp_path / "run" / "evaluation").exists()
+    assert f"report:      {tmp_path / 'mine'}" in tool(*evaluate, "EVAL.REPORT", tmp_path / "mine").out
+    assert (tmp_path / "mine" / "classes.csv").exists()
+
+
+def test_the_picture_of_augmented_images_does_not_change_a_run(tool, config, tmp_path):
+    for run, report in (("with", "auto"), ("without", "off")):
+        overrides = ["INPUT.MIXUP", "0.2", "EVAL.REPORT", report, "OUTPUT_DIR", tmp_path / run]
+        tool("train_net", "--config", config, *overrides)
+    weights = [torch.load(tmp_path / run / "model_final.pth")["model"] for run in ("with", "without")]
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 
 
 def test_corrupt_images_within_the_limit(tool, config, folder):

@@ -90,6 +90,9 @@ class TrainingEvaluator:
             "SOLVER.EPOCHS": candidate.full_epochs,
             "EVAL.PERIOD": 1,
             "CHECKPOINT.KEEP": 1,
+            # A search has a report of its own on its trials
+            "EVAL.REPORT": "off",
+            "LOG.RESULTS": False,
         }
         if candidate.recipe is not None:
             keys |= flatten(candidate.recipe.to_config())

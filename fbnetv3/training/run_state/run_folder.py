@@ -36,6 +36,9 @@ class RunFolder:
         self.tensorboard = self.path / "tensorboard"  # a folder
         self.config = self.path / RUN_CONFIG  # all keys, including defaults
         self.environment = self.path / "environment.json"  # one entry for each start of the run
+        self.result = self.path / "result.json"  # the row of results.csv
+        self.augmented_images = self.path / "augmented_images.png"  # before the first step
+        self.report = self.path / "evaluation"  # a folder: tables and figures of the last evaluation
         self.diverged = self.path / "diverged.pth"  # batch and weights of a step with a non-finite loss
 
     def has_run(self) -> bool:

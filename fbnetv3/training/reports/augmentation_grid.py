@@ -1,0 +1,63 @@
+"""A picture of training images as the network sees them: cropped, augmented and mixed, with their class names."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from fbnetv3.data import Batch, Preprocessing
+from fbnetv3.training.reports.image_grid import draw_image_grid, to_pixels
+from fbnetv3.training.trainer import Mixup
+from fbnetv3.utils.text import shorten
+
+MAX_IMAGES = 24
+_CAPTION_LIMIT = 22
+_MIN_SHARE = 0.01  # smaller shares of a class in a mixed target, such as smoothed labels', are not shown
+
+
+def first_batch(loader: DataLoader, count: int = MAX_IMAGES) -> Batch:
+    """Return the first images of a training loader's next epoch, read in this process. They do not change the run."""
+    keys = itertools.islice(iter(loader.sampler), count)
+    assert loader.collate_fn is not None
+    return loader.collate_fn([loader.dataset[key] for key in keys])
+
+
+def draw_augmented_images(
+    batch: Batch, preprocessing: Preprocessing, classes: Sequence[str], mixup: Mixup | None = None
+) -> Any:
+    """Draw a batch of training images after all augmentation, with the shares of their classes if they are mixed."""
+    images, targets = batch.to(torch.device("cpu"), torch.contiguous_format)
+    # At its own random numbers, so that the run's are the same without this picture
+    if mixup is not None and len(images) > 1:
+        with torch.random.fork_rng(devices=[]):
+            images, targets = mixup(images, targets)
+    pixels = denormalize(images, preprocessing)
+    captions = [_describe_target(target, classes) for target in targets]
+    lines = max(map(len, captions), default=0)
+    padded = [caption + [""] * (lines - len(caption)) for caption in captions]
+    return draw_image_grid(
+        [to_pixels(image) for image in pixels], padded, title="training images, augmented"
+    )
+
+
+def denormalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Invert the normalization: float32 (N, channels, H, W) to uint8."""
+    mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
+    return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _describe_target(target: Tensor, classes: Sequence[str]) -> list[str]:
+    """Return a line per class of a class index or of probabilities (classes,), the largest first, at most two."""
+    if target.ndim == 0:
+        return [shorten(classes[int(target)], _CAPTION_LIMIT)]
+    shares, indices = target.topk(min(2, len(target)))
+    return [
+        f"{100 * float(share):.0f}% {shorten(classes[int(index)], _CAPTION_LIMIT - 5)}"
+        for share, index in zip(shares, indices, strict=True)
+        if share >= _MIN_SHARE
+    ]

@@ -1,0 +1,108 @@
+"""The result of a run, in its folder: network, data, main hyperparameters, accuracy, cost and time."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from fbnetv3.training.run_state.run_folder import RunFolder
+from fbnetv3.training.tracking.results_table import update_results_table
+from fbnetv3.training.trainer import Hook, Trainer
+from fbnetv3.training.training_hooks import LearningCurveHook
+from fbnetv3.utils.files import write_json
+from fbnetv3.utils.text import describe_error
+
+logger = logging.getLogger(__name__)
+
+
+def describe_config(cfg: CfgNode) -> dict[str, Any]:
+    """Return what a result says of a run's config, by column of the results table."""
+    return {
+        "data": cfg.DATA.NAME,
+        "data_root": cfg.DATA.ROOT,
+        "weights": cfg.MODEL.WEIGHTS,
+        "epochs": cfg.SOLVER.EPOCHS,
+        "optimizer": cfg.SOLVER.OPTIMIZER,
+        "lr": cfg.SOLVER.LR,
+        "batch_size": cfg.SOLVER.BATCH_SIZE,
+        "schedule": cfg.SOLVER.SCHEDULE,
+        "weight_decay": cfg.SOLVER.WEIGHT_DECAY,
+        "label_smoothing": cfg.SOLVER.LABEL_SMOOTHING,
+        "mixup": cfg.INPUT.MIXUP,
+        "auto_augment": cfg.INPUT.AUTO_AUGMENT,
+        "ema": cfg.EMA.ENABLED,
+        "teacher": cfg.DISTILL.ARCH,
+        "seed": cfg.SEED,
+    }
+
+
+@dataclass
+class ResultHook(Hook):
+    """Writes the run's result after each evaluation and at the end, however the run ends; rank 0 has this hook.
+
+    A failure to write is a warning.
+    """
+
+    run_folder: RunFolder
+    curve: LearningCurveHook  # whose evaluations it writes
+    describe: Callable[[], dict[str, Any]]  # called once, before the first result is written
+    in_table: bool = True  # whether to update the table of all runs next to the run's folder
+    _description: dict[str, Any] = field(init=False, default_factory=dict)
+    _earlier_seconds: float = field(init=False, default=0.0)
+    _start: float = field(init=False, default=0.0)
+
+    def before_train(self, trainer: Trainer) -> None:
+        """Start the clock; a resumed run adds to its time."""
+        self._start = time.monotonic()
+        if trainer.progress.step:
+            self._earlier_seconds = read_result(self.run_folder.result).get("seconds") or 0.0
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        """Write the result of an evaluation."""
+        if trainer.progress.metrics:
+            self._write(trainer)
+
+    def close(self, trainer: Trainer) -> None:
+        """Write the result again, with the time up to the end, and update the table."""
+        # Without an evaluation there is no result, and without a start no run
+        if self.curve.results and self._start:
+            self._write(trainer)
+            if self.in_table:
+                table = self.run_folder.path.absolute().parent
+                try:
+                    update_results_table(table)
+                except Exception as error:
+                    logger.warning("the table of results was not updated: %s", describe_error(error))
+
+    def _write(self, trainer: Trainer) -> None:
+        try:
+            self._description = self._description or self.describe()
+            last = self.curve.results[-1]
+            best = max(result.get("ema_top1", result["top1"]) for result in self.curve.results)
+            result = {
+                **self._description,
+                **{key: value for key, value in last.items() if key != "images"},
+                "best_top1": best,
+                "seconds": round(self._earlier_seconds + time.monotonic() - self._start, 1),
+                "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+            }
+            write_json(self.run_folder.result, result)
+        except Exception as error:
+            logger.warning("%s was not written: %s", self.run_folder.result, describe_error(error))
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """Return a run's result; empty if the file is missing or corrupt."""
+    try:
+        result = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return result if isinstance(result, dict) else {}
