@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from fbnetv3.data import Batch, CorruptImageCounter
 from fbnetv3.data.loader import memory_format
 from fbnetv3.errors import DataError
+from fbnetv3.training.evaluation.multi_label_metrics import multi_label_metrics
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt
 
@@ -31,7 +33,7 @@ def evaluate(
 
     Args:
         model: classifier that returns logits (N, classes).
-        batches: images and class indices.
+        batches: images and their targets: class indices (N,), or 1 for each label of an image, (N, classes).
         device: device of the model.
         channels_last: memory format of the images.
         corrupt_images: counter of images that cannot be read; by default, none are allowed.
@@ -40,13 +42,17 @@ def evaluate(
 
     Returns:
         "top1" and "top5" in percent (top5 for more than five classes), "loss" (cross-entropy) and "images", the
-        number of images.
+        number of images. For targets (N, classes), as of several labels per image: "map" and "f1" in percent, "loss"
+        (binary cross-entropy) and "images".
 
     Raises:
         DataError: more images than allowed are corrupt, or no image could be read.
     """
     corrupt_images = corrupt_images or CorruptImageCounter(0)
     errors: list[str] = []
+    labels: list[
+        tuple[np.ndarray, np.ndarray]
+    ] = []  # probabilities and targets of several labels per image
     num_images = num_classes = 0
     sums = torch.zeros(3, device=device)  # on the device until the end
     was_training = model.training
@@ -61,7 +67,11 @@ def evaluate(
             if len(batch.targets):
                 images, targets = batch.to(device, memory_format(channels_last))
                 logits = model(images)
-                sums += _top1_top5_and_loss(logits, targets)
+                if targets.ndim == 2:
+                    sums[2] += _sum_binary_losses(logits, targets)
+                    labels.append((logits.float().sigmoid().cpu().numpy(), targets.cpu().numpy()))
+                else:
+                    sums += _top1_top5_and_loss(logits, targets)
                 num_images += len(targets)
                 num_classes = logits.shape[1]
     finally:
@@ -73,14 +83,21 @@ def evaluate(
     correct1, correct5, loss, total_images = group.sum(*sums.tolist(), num_images)
     if not total_images:
         raise DataError("no validation image could be read; check DATA.ROOT")
-    results = {
-        "top1": 100 * correct1 / total_images,
-        "loss": loss / total_images,
-        "images": int(total_images),
-    }
+    results = {"loss": loss / total_images, "images": int(total_images)}
+    all_labels = [batch for part in group.gather(labels) for batch in part]
+    if all_labels:
+        probabilities, targets = (np.concatenate(arrays) for arrays in zip(*all_labels, strict=True))
+        return {**multi_label_metrics(probabilities, targets), **results}
+    results["top1"] = 100 * correct1 / total_images
     if max(group.gather(num_classes)) > 5:  # a process may have seen no images
         results["top5"] = 100 * correct5 / total_images
     return results
+
+
+def _sum_binary_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the sum over images of their mean binary cross-entropy."""
+    losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    return losses.mean(1).sum()
 
 
 def _top1_top5_and_loss(logits: Tensor, targets: Tensor) -> Tensor:

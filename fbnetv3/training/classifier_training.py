@@ -25,6 +25,7 @@ from fbnetv3.training.builders import (
     build_objective,
     class_weights_from_config,
     dataset_from_config,
+    is_multi_label,
     loader_from_config,
     preprocessing_from_config,
     resolve_arch,
@@ -33,6 +34,7 @@ from fbnetv3.training.builders import (
 )
 from fbnetv3.training.classifier_evaluation import evaluate
 from fbnetv3.training.ema import ModelEMA
+from fbnetv3.training.evaluation.tta import augmented_for_evaluation, evaluation_preprocessing
 from fbnetv3.training.fine_tuning.early_stopping import EarlyStoppingHook
 from fbnetv3.training.fine_tuning.freezing import freeze
 from fbnetv3.training.fine_tuning.run_length import describe_fitted
@@ -65,7 +67,6 @@ from fbnetv3.training.training_hooks import (
     MetricsHook,
     ProgressHook,
 )
-from fbnetv3.training.tta import augmented_for_evaluation, evaluation_preprocessing
 from fbnetv3.utils.logging_setup import log_to_file, quiet_other_ranks, quiet_terminal
 from fbnetv3.utils.random_state import derive_seed
 from fbnetv3.utils.text import describe_error
@@ -243,6 +244,7 @@ class _ClassifierRun:
         evaluate_model = partial(
             _evaluate_with_tta,
             views=cfg.EVAL.TTA,
+            multi_label=is_multi_label(self.inputs.val),
             resolution=self.inputs.preprocessing.resolution,
             batches=self.inputs.val_loader,
             device=self.device,
@@ -345,9 +347,9 @@ class _ClassifierRun:
 
 
 def _evaluate_with_tta(
-    model: nn.Module, *, views: str, resolution: int, **options: Any
+    model: nn.Module, *, views: str, resolution: int, multi_label: bool, **options: Any
 ) -> dict[str, float]:
-    return evaluate(augmented_for_evaluation(model, views, resolution), **options)
+    return evaluate(augmented_for_evaluation(model, views, resolution, multi_label), **options)
 
 
 def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
@@ -370,6 +372,7 @@ def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
         return _evaluate_with_tta(
             model,
             views=cfg.EVAL.TTA,
+            multi_label=is_multi_label(val),
             resolution=preprocessing.resolution,
             batches=loader_from_config(
                 cfg, val, evaluation_preprocessing(preprocessing, cfg.EVAL.TTA), device, group

@@ -6,17 +6,19 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fbnetv3.training.run_state.metrics import find_accuracy
 from fbnetv3.training.trainer import Hook, Trainer
 
 logger = logging.getLogger(__name__)
 
 
 def selection_accuracy(result: Mapping[str, float], prefix: str = "") -> float:
-    """Return the accuracy by which the best weights are selected: the averaged weights' top-1 if there are any.
+    """Return the accuracy by which the best weights are selected: that of the averaged weights if there are any.
 
-    `prefix` begins the keys of `result`, as "val_" in metrics.
+    `prefix` begins the keys of `result`, as "val_" in metrics. Without an evaluation, the result is -1.
     """
-    return result.get(f"{prefix}ema_top1", result.get(f"{prefix}top1", -1.0))
+    accuracies = (find_accuracy(result, f"{prefix}{kind}") for kind in ("ema_", ""))
+    return next((accuracy for accuracy in accuracies if accuracy is not None), -1.0)
 
 
 def find_best(curve: Sequence[Mapping[str, float]]) -> int:
