@@ -21,6 +21,7 @@ from fbnetv3.errors import FieldError
 from fbnetv3.modeling.torchvision_models import count_torchvision_macs
 from fbnetv3.training.builders import preprocessing_from_config, resolve_arch
 from fbnetv3.training.classifier_training import train_classifier
+from fbnetv3.training.run_state.metrics import selection_accuracy
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.checks import check_choice, check_int, check_keys, check_type, error_context
 from fbnetv3.utils.files import make_folder, write_json, write_text
@@ -73,7 +74,7 @@ class Cell:
 class CellResult(Cell):
     """Result of one training run."""
 
-    top1: float  # percent, of the averaged weights if there are any
+    top1: float  # percent, of the averaged weights if there are any; with several labels per image, mAP
     macs: int
 
 
@@ -209,8 +210,8 @@ def run_ablation(ablation: Ablation, overrides: Sequence[str] = ()) -> Iterator[
     for number, (cell, cfg) in enumerate(zip(cells, configs, strict=True), 1):
         logger.info("%d/%d: %s, %s, seed %d", number, len(cells), cell.row, cell.column, cell.seed)
         run = train_classifier(cfg, resume=True)
-        top1 = run.metrics.get("ema_top1", run.metrics["top1"])
-        yield CellResult(cell.row, cell.column, cell.seed, top1, _count_macs(cfg, run.num_classes))
+        accuracy = selection_accuracy(run.metrics)
+        yield CellResult(cell.row, cell.column, cell.seed, accuracy, _count_macs(cfg, run.num_classes))
 
 
 def _count_macs(cfg: CfgNode, num_classes: int) -> int:

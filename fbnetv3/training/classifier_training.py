@@ -35,7 +35,7 @@ from fbnetv3.training.builders import (
 from fbnetv3.training.classifier_evaluation import evaluate
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.evaluation.tta import augmented_for_evaluation, evaluation_preprocessing
-from fbnetv3.training.fine_tuning.early_stopping import EarlyStoppingHook
+from fbnetv3.training.fine_tuning.early_stopping_hook import EarlyStoppingHook
 from fbnetv3.training.fine_tuning.freezing import freeze
 from fbnetv3.training.fine_tuning.run_length import describe_fitted
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup, process_group

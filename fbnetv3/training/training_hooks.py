@@ -11,9 +11,8 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from fbnetv3.training.fine_tuning.early_stopping import selection_accuracy
 from fbnetv3.training.run_state.checkpoints import Checkpoints, save_checkpoint
-from fbnetv3.training.run_state.metrics import plot_curve, truncate_metrics
+from fbnetv3.training.run_state.metrics import plot_curve, selection_accuracy, truncate_metrics
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.trainer import Hook, Trainer
 from fbnetv3.utils.json_lines import append_json_line

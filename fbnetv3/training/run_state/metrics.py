@@ -20,6 +20,15 @@ def find_accuracy(entry: Mapping[str, float], prefix: str = "") -> float | None:
     return next((entry[f"{prefix}{key}"] for key in ACCURACIES if f"{prefix}{key}" in entry), None)
 
 
+def selection_accuracy(result: Mapping[str, float], prefix: str = "") -> float:
+    """Return the accuracy by which the best weights are selected: that of the averaged weights if there are any.
+
+    `prefix` begins the keys of `result`, as "val_" in metrics. Without an evaluation, the result is -1.
+    """
+    accuracies = (find_accuracy(result, f"{prefix}{kind}") for kind in ("ema_", ""))
+    return next((accuracy for accuracy in accuracies if accuracy is not None), -1.0)
+
+
 def read_metrics(file: Path, key: str = "step") -> list[Entry]:
     """Read the entries that have a step count, under `key`. Skip invalid lines, such as a killed run's last one."""
     # NaN is valid: float16 training continues after a loss that overflows

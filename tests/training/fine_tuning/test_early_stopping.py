@@ -8,7 +8,7 @@ import torch
 from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
 from fbnetv3.training import train
-from fbnetv3.training.fine_tuning.early_stopping import EarlyStoppingHook
+from fbnetv3.training.fine_tuning.early_stopping_hook import EarlyStoppingHook
 from fbnetv3.training.training_hooks import LearningCurveHook
 from tests.training.small_trainer import make_checkpointing, make_trainer
 

@@ -6,19 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fbnetv3.training.run_state.metrics import find_accuracy
+from fbnetv3.training.run_state.metrics import selection_accuracy
 from fbnetv3.training.trainer import Hook, Trainer
 
 logger = logging.getLogger(__name__)
-
-
-def selection_accuracy(result: Mapping[str, float], prefix: str = "") -> float:
-    """Return the accuracy by which the best weights are selected: that of the averaged weights if there are any.
-
-    `prefix` begins the keys of `result`, as "val_" in metrics. Without an evaluation, the result is -1.
-    """
-    accuracies = (find_accuracy(result, f"{prefix}{kind}") for kind in ("ema_", ""))
-    return next((accuracy for accuracy in accuracies if accuracy is not None), -1.0)
 
 
 def find_best(curve: Sequence[Mapping[str, float]]) -> int:
