@@ -114,10 +114,10 @@ declare("MODEL.SYNC_BN", True)
 # Compile the network with torch.compile: a minute or two at the start, then faster steps
 declare("MODEL.COMPILE", False)
 
-# Registered name of a dataset: digits, cifar10, imagefolder, imagelist, shards
+# Registered name of a dataset: digits, cifar10, csv, imagefolder, imagelist, shards
 declare("DATA.NAME", "imagefolder")
-# Folder of the dataset. For imagefolder, it has train/ and val/ (or test/) with one folder per class; for imagelist,
-# this is the subset file; for shards, the folder of the tar files.
+# Folder of the dataset. For imagefolder, it has train/ and val/ (or test/) with one folder per class; for csv,
+# train.csv and val.csv (or test.csv); for imagelist, this is the subset file; for shards, the folder of the tar files.
 declare("DATA.ROOT", "")
 # Images of an epoch in training: uniform (each image once) or balanced (all classes equally often, by repeating images
 # of rare classes and leaving out images of frequent ones)

@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision.datasets import CIFAR10
 
 from fbnetv3.data.classes.class_subset import ClassSubset, class_of_path, load_class_subset
+from fbnetv3.data.csv_dataset import CsvDataset, open_csv
 from fbnetv3.data.image_folders import scan_class_folders
 from fbnetv3.data.image_io import EncodedImage, read_encoded_image
 from fbnetv3.data.shards import ShardDataset, open_shards
@@ -29,7 +30,9 @@ class ImageDataset(Protocol):
     """The interface of a dataset: images, class indices and names.
 
     A method `order(generator)`, which draws the order of an epoch, is optional: shards have one that is faster to read.
-    Class weights and balanced sampling also need an attribute `targets`, the class indices of all images.
+    Class weights and balanced sampling also need an attribute `targets`, the class indices of all images. If images
+    have several labels, an attribute `multi_label` is True, and the target of an image is a float tensor (classes,)
+    with 1 for each of its labels.
     """
 
     classes: list[str]  # names of the classes
@@ -47,7 +50,7 @@ def build_dataset(name: str, root: str, split: str) -> ImageDataset:
     """Build a registered dataset.
 
     Args:
-        name: digits, cifar10, imagefolder, imagelist, shards, or a name that a user has registered in `DATASETS`.
+        name: digits, cifar10, csv, imagefolder, imagelist, shards, or a name that a user has registered in `DATASETS`.
         root: folder or file of the dataset.
         split: "train" or "val".
 
@@ -169,6 +172,12 @@ def open_imagelist(root: str, split: str) -> ListDataset:
             "tools/make_split.py"
         )
     return ListDataset(subset, split)
+
+
+@DATASETS.register(name="csv")
+def open_csv_folder(root: str, split: str) -> CsvDataset:
+    """Open `root/train.csv` or `root/val.csv` (or `test.csv`); see `fbnetv3.data.csv_dataset`."""
+    return open_csv(_expand_root(root, "folder that contains train.csv and val.csv"), _SPLIT_FOLDERS[split])
 
 
 @DATASETS.register(name="shards")

@@ -19,6 +19,7 @@ from fbnetv3.config.recipe import load_recipe
 from fbnetv3.errors import FieldError
 from fbnetv3.training.builders import count_macs, resolve_arch
 from fbnetv3.training.classifier_training import train_classifier
+from fbnetv3.training.run_state.metrics import selection_accuracy
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.checks import check_choice, check_int, check_keys, check_type, error_context
 from fbnetv3.utils.files import make_folder, write_json, write_text
@@ -71,7 +72,7 @@ class Cell:
 class CellResult(Cell):
     """Result of one training run."""
 
-    top1: float  # percent, of the averaged weights if there are any
+    top1: float  # percent, of the averaged weights if there are any; with several labels per image, mAP
     macs: int
 
 
@@ -207,9 +208,9 @@ def run_ablation(ablation: Ablation, overrides: Sequence[str] = ()) -> Iterator[
     for number, (cell, cfg) in enumerate(zip(cells, configs, strict=True), 1):
         logger.info("%d/%d: %s, %s, seed %d", number, len(cells), cell.row, cell.column, cell.seed)
         run = train_classifier(cfg, resume=True)
-        top1 = run.metrics.get("ema_top1", run.metrics["top1"])
+        accuracy = selection_accuracy(run.metrics)
         macs = count_macs(cfg, resolve_arch(cfg, cfg.MODEL.ARCH), run.num_classes)
-        yield CellResult(cell.row, cell.column, cell.seed, top1, macs)
+        yield CellResult(cell.row, cell.column, cell.seed, accuracy, macs)
 
 
 Accuracies = dict[tuple[str, str], list[float]]

@@ -35,6 +35,7 @@ from fbnetv3.modeling.torchvision_models import (
 from fbnetv3.training.distillation.distillation_loss import Distillation
 from fbnetv3.training.distillation.teacher_adapter import adapt_teacher
 from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitCache
+from fbnetv3.training.evaluation.tta import evaluation_preprocessing
 from fbnetv3.training.fine_tuning.head_transfer import transfer_by_class
 from fbnetv3.training.fine_tuning.run_length import fit_config
 from fbnetv3.training.losses import Objective, supervised_objective
@@ -47,7 +48,6 @@ from fbnetv3.training.run_state.network_record import (
     read_network_record,
 )
 from fbnetv3.training.solver import loss_from_config
-from fbnetv3.training.tta import evaluation_preprocessing
 from fbnetv3.utils.downloads import local_path
 from fbnetv3.utils.files import file_sha256
 from fbnetv3.utils.nested_keys import flatten
@@ -257,6 +257,8 @@ def build_inputs(
     val = relabel(val, classes or train.classes, "the validation split", "the training split")
     train = relabel(train, classes or train.classes, "the training split", "the checkpoint")
     cfg = fit_config(cfg, len(train), group.size)
+    if is_multi_label(train):
+        check_multi_label(cfg)
     preprocessing = preprocessing_from_config(cfg, arch)
     # The student resizes larger images itself, unless the teacher's logits are cached
     side = max(preprocessing.resolution, teacher_resolution(cfg))
@@ -272,6 +274,22 @@ def build_inputs(
     val_preprocessing = evaluation_preprocessing(preprocessing, cfg.EVAL.TTA)
     val_loader = loader_from_config(cfg, val, val_preprocessing, device, group)
     return Inputs(cfg, train, val, preprocessing, train_loader, val_loader)
+
+
+def is_multi_label(dataset: ImageDataset) -> bool:
+    """Return whether the images of a dataset may have several labels."""
+    return getattr(dataset, "multi_label", False)
+
+
+def check_multi_label(cfg: CfgNode) -> None:
+    """Raise a UsageError for what does not work with several labels per image."""
+    if cfg.SOLVER.LOSS in ("cross_entropy", "focal"):
+        problem = f"SOLVER.LOSS {cfg.SOLVER.LOSS} needs one class per image, but {cfg.DATA.NAME} has several labels"
+        raise UsageError(f"{problem}: use binary_cross_entropy or sigmoid_focal")
+    if cfg.DISTILL.ARCH:
+        raise UsageError("DISTILL.ARCH: distillation needs one class per image: remove the teacher")
+    if cfg.DATA.SAMPLING == "balanced":
+        raise UsageError("DATA.SAMPLING balanced needs one class per image: use class weights")
 
 
 def teacher_logit_cache(cfg: CfgNode, dataset: ImageDataset, resolution: int) -> TeacherLogitCache:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from fbnetv3.data import Batch, CorruptImageCounter
 from fbnetv3.data.loader import memory_format
 from fbnetv3.errors import DataError, WeightsError
+from fbnetv3.training.evaluation.multi_label_metrics import multi_label_metrics
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup
 from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt
 from fbnetv3.training.reports.predictions import PredictionRecorder
@@ -34,7 +36,7 @@ def evaluate(
 
     Args:
         model: classifier that returns logits (N, classes).
-        batches: images and class indices.
+        batches: images and their targets: class indices (N,), or 1 for each label of an image, (N, classes).
         device: device of the model.
         channels_last: memory format of the images.
         corrupt_images: counter of images that cannot be read; by default, none are allowed.
@@ -44,7 +46,8 @@ def evaluate(
 
     Returns:
         "top1" and "top5" in percent (top5 for more than five classes), "loss" (cross-entropy) and "images", the
-        number of images.
+        number of images. For targets (N, classes), as of several labels per image: "map" and "f1" in percent, "loss"
+        (binary cross-entropy) and "images".
 
     Raises:
         DataError: more images than allowed are corrupt, or no image could be read.
@@ -54,6 +57,8 @@ def evaluate(
     errors: list[str] = []
     names: list[str] = []
     finite = [torch.empty(0, dtype=torch.bool, device=device)]  # whether each image's logits are
+    # Probabilities and targets of images with several labels
+    labels: list[tuple[np.ndarray, np.ndarray]] = []
     num_images = num_classes = 0
     sums = torch.zeros(3, device=device)  # on the device until the end
     if recorder is not None:
@@ -72,7 +77,11 @@ def evaluate(
                 logits = model(images)
                 names += batch.names
                 finite.append(logits.isfinite().all(1))
-                sums += _top1_top5_and_loss(logits, targets)
+                if targets.ndim == 2:
+                    sums[2] += _sum_binary_losses(logits, targets)
+                    labels.append((logits.float().sigmoid().cpu().numpy(), targets.cpu().numpy()))
+                else:
+                    sums += _top1_top5_and_loss(logits, targets)
                 if recorder is not None:
                     recorder.add(batch, logits, targets)
                 num_images += len(targets)
@@ -87,11 +96,12 @@ def evaluate(
     correct1, correct5, loss, total_images = group.sum(*sums.tolist(), num_images)
     if not total_images:
         raise DataError("no validation image could be read; check DATA.ROOT")
-    results = {
-        "top1": 100 * correct1 / total_images,
-        "loss": loss / total_images,
-        "images": int(total_images),
-    }
+    results = {"loss": loss / total_images, "images": int(total_images)}
+    all_labels = [batch for part in group.gather(labels) for batch in part]
+    if all_labels:
+        probabilities, targets = (np.concatenate(arrays) for arrays in zip(*all_labels, strict=True))
+        return {**multi_label_metrics(probabilities, targets), **results}
+    results["top1"] = 100 * correct1 / total_images
     if max(group.gather(num_classes)) > 5:  # a process may have seen no images
         results["top5"] = 100 * correct5 / total_images
     return results
@@ -106,6 +116,12 @@ def _check_finite_logits(names: list[str], finite: Tensor, group: ProcessGroup) 
             f"{first_few(broken)}: the network's logits are NaN or infinite; its weights have diverged, or "
             "INPUT.MEAN and INPUT.STD are not those of its training"
         )
+
+
+def _sum_binary_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return the sum over images of their mean binary cross-entropy."""
+    losses = F.binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
+    return losses.mean(1).sum()
 
 
 def _top1_top5_and_loss(logits: Tensor, targets: Tensor) -> Tensor:

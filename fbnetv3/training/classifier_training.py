@@ -28,6 +28,7 @@ from fbnetv3.training.builders import (
     class_weights_from_config,
     count_macs,
     dataset_from_config,
+    is_multi_label,
     loader_from_config,
     preprocessing_from_config,
     select_device,
@@ -35,6 +36,7 @@ from fbnetv3.training.builders import (
 )
 from fbnetv3.training.classifier_evaluation import evaluate
 from fbnetv3.training.ema import ModelEMA
+from fbnetv3.training.evaluation.tta import augmented_for_evaluation, evaluation_preprocessing
 from fbnetv3.training.fine_tuning.early_stopping_hook import EarlyStoppingHook
 from fbnetv3.training.fine_tuning.freezing import freeze
 from fbnetv3.training.fine_tuning.run_length import describe_fitted
@@ -80,7 +82,6 @@ from fbnetv3.training.training_hooks import (
     MetricsHook,
     ProgressHook,
 )
-from fbnetv3.training.tta import augmented_for_evaluation, evaluation_preprocessing
 from fbnetv3.utils.logging_setup import log_to_file, quiet_other_ranks, quiet_terminal
 from fbnetv3.utils.nested_keys import flatten
 from fbnetv3.utils.random_state import derive_seed
@@ -302,6 +303,7 @@ class _ClassifierRun:
         evaluate_model = partial(
             _evaluate_with_tta,
             views=cfg.EVAL.TTA,
+            multi_label=is_multi_label(self.inputs.val),
             resolution=self.inputs.preprocessing.resolution,
             batches=self.inputs.val_loader,
             device=self.device,
@@ -457,9 +459,9 @@ def _describe_run(
 
 
 def _evaluate_with_tta(
-    model: nn.Module, *, views: str, resolution: int, **options: Any
+    model: nn.Module, *, views: str, resolution: int, multi_label: bool, **options: Any
 ) -> dict[str, float]:
-    return evaluate(augmented_for_evaluation(model, views, resolution), **options)
+    return evaluate(augmented_for_evaluation(model, views, resolution, multi_label), **options)
 
 
 def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, float]:
@@ -498,6 +500,7 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
         results = _evaluate_with_tta(
             model,
             views=cfg.EVAL.TTA,
+            multi_label=is_multi_label(val),
             resolution=preprocessing.resolution,
             batches=loader_from_config(
                 cfg, val, evaluation_preprocessing(preprocessing, cfg.EVAL.TTA), device, group

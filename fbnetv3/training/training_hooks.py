@@ -11,9 +11,8 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
-from fbnetv3.training.fine_tuning.early_stopping_hook import selection_accuracy
 from fbnetv3.training.run_state.checkpoints import Checkpoints, save_checkpoint
-from fbnetv3.training.run_state.metrics import plot_curve, truncate_metrics
+from fbnetv3.training.run_state.metrics import plot_curve, selection_accuracy, truncate_metrics
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.tracking.trackers import RunTrackers
 from fbnetv3.training.trainer import Hook, Trainer
@@ -25,7 +24,8 @@ logger = logging.getLogger(__name__)
 Callback = Callable[[dict[str, float]], bool | None]
 """Takes the results of an epoch; returns False to end the run."""
 
-ACCURACY_LABELS = {"top1": "top1", "top5": "top5", "ema_top1": "EMA top1", "ema_top5": "EMA top5"}
+_LABELS = {"top1": "top1", "top5": "top5", "map": "mAP", "f1": "F1"}
+ACCURACY_LABELS = _LABELS | {f"ema_{key}": f"EMA {label}" for key, label in _LABELS.items()}
 """Keys of accuracies in metrics, with their labels in log lines."""
 
 

@@ -14,7 +14,7 @@ from fbnetv3.errors import UsageError, suggest
 
 
 def class_indices(dataset: ImageDataset, key: str) -> np.ndarray:
-    """Return the class index of every image, without reading the images.
+    """Return the class index of every image, or its labels (images, classes), without reading the images.
 
     `key` is the config key that needs them, for the error if the dataset has no `targets`.
     """
@@ -95,7 +95,9 @@ def class_weights(dataset: ImageDataset, weighting: str, items: Sequence[str]) -
     if weighting == "none" and not items:
         return None
     key = "SOLVER.CLASS_WEIGHTS" if items else f"SOLVER.CLASS_WEIGHTING {weighting}"
-    counts = np.bincount(class_indices(dataset, key), minlength=len(dataset.classes))
+    targets = class_indices(dataset, key)
+    is_multi_label = targets.ndim == 2
+    counts = targets.sum(0) if is_multi_label else np.bincount(targets, minlength=len(dataset.classes))
     weights = named_weights(items, dataset.classes, "SOLVER.CLASS_WEIGHTS")
     if weighting == "balanced":
         weights = weights * balanced_weights(counts)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,16 +39,24 @@ class RelabeledDataset:
         self.classes = list(outputs)
         self._indices = list(indices)
 
-        # Only some datasets have the class indices of all images
+        # Only some datasets have the targets of all images
         if hasattr(dataset, "targets"):
-            self.targets = [self._indices[target] for target in dataset.targets]
+            self.targets = [self._relabel(target) for target in dataset.targets]
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        image, class_index = self.dataset[index]
-        return image, self._indices[class_index]
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        image, target = self.dataset[index]
+        return image, self._relabel(target)
+
+    def _relabel(self, target: Any) -> Any:
+        """Return a class index, or the values of all classes, for the network's outputs."""
+        if np.ndim(target) == 0:
+            return self._indices[int(target)]
+        relabeled = torch.zeros(len(self.classes))
+        relabeled[self._indices] = torch.as_tensor(target, dtype=torch.float32)
+        return relabeled
 
     def image_name(self, index: int) -> str:
         """Return the name that the dataset gives the image."""

@@ -18,7 +18,7 @@ from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.training.builders import Inputs, build_model, resolve_arch
 from fbnetv3.training.classifier_training import check_training_config, train
-from fbnetv3.training.run_state.metrics import read_metrics
+from fbnetv3.training.run_state.metrics import read_learning_curve, selection_accuracy
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.nested_keys import flatten
 from fbnetv3.utils.text import describe_error
@@ -133,10 +133,7 @@ def _check_network(cfg: CfgNode, inputs: Inputs) -> None:
 
 
 def _read_learning_curve(run: RunFolder) -> list[float]:
-    if not run.metrics.exists():
-        return []
-    evaluations = [entry for entry in read_metrics(run.metrics) if "val_top1" in entry]
-    return [entry.get("val_ema_top1", entry["val_top1"]) for entry in evaluations]
+    return [selection_accuracy(entry) for entry in read_learning_curve(run.metrics)]
 
 
 def _to_pairs(keys: Mapping[str, Any]) -> list[str]:

@@ -6,17 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fbnetv3.training.run_state.metrics import selection_accuracy
 from fbnetv3.training.trainer import Hook, Trainer
 
 logger = logging.getLogger(__name__)
-
-
-def selection_accuracy(result: Mapping[str, float], prefix: str = "") -> float:
-    """Return the accuracy by which the best weights are selected: the averaged weights' top-1 if there are any.
-
-    `prefix` begins the keys of `result`, as "val_" in metrics.
-    """
-    return result.get(f"{prefix}ema_top1", result.get(f"{prefix}top1", -1.0))
 
 
 def find_best(curve: Sequence[Mapping[str, float]]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,23 @@ from fbnetv3.utils.json_lines import read_json_lines, write_json_lines
 from fbnetv3.utils.plotting import new_figure, save_figure, style_axes
 
 Entry = dict[str, float]
+
+# Metrics by which weights are compared: top-1, or with several labels per image the mean average precision
+ACCURACIES = ("top1", "map")
+
+
+def find_accuracy(entry: Mapping[str, float], prefix: str = "") -> float | None:
+    """Return the accuracy in percent of an evaluation whose keys begin with `prefix`; None if it has none."""
+    return next((entry[f"{prefix}{key}"] for key in ACCURACIES if f"{prefix}{key}" in entry), None)
+
+
+def selection_accuracy(result: Mapping[str, float], prefix: str = "") -> float:
+    """Return the accuracy by which the best weights are selected: that of the averaged weights if there are any.
+
+    `prefix` begins the keys of `result`, as "val_" in metrics. Without an evaluation, the result is -1.
+    """
+    accuracies = (find_accuracy(result, f"{prefix}{kind}") for kind in ("ema_", ""))
+    return next((accuracy for accuracy in accuracies if accuracy is not None), -1.0)
 
 
 def read_metrics(file: Path, key: str = "step") -> list[Entry]:
@@ -25,7 +43,11 @@ def read_learning_curve(file: Path) -> list[Entry]:
     """Read the evaluations in a metrics file: "epoch", "top1", "loss" and so on; empty if there is no file."""
     if not file.exists():
         return []
-    evaluations = [entry for entry in read_metrics(file) if {"epoch", "val_top1"} <= entry.keys()]
+    evaluations = [
+        entry
+        for entry in read_metrics(file)
+        if "epoch" in entry and find_accuracy(entry, "val_") is not None
+    ]
     return [
         {key.removeprefix("val_"): value for key, value in entry.items() if key != "step"}
         for entry in evaluations
@@ -42,7 +64,8 @@ def truncate_metrics(file: Path, step: int, epoch: float = float("inf"), key: st
     entries = [
         entry
         for entry in read_metrics(file, key)
-        if entry[key] <= step and not ("val_top1" in entry and entry.get("epoch", 0) > epoch)
+        if entry[key] <= step
+        and not (find_accuracy(entry, "val_") is not None and entry.get("epoch", 0) > epoch)
     ]
     # Replace the file atomically, so that no older entries are lost if the process is killed
     write_json_lines(file, entries)
@@ -52,8 +75,12 @@ def plot_curve(metrics: Path, figure_file: Path) -> None:
     """Draw loss and accuracy by epoch, from a metrics file that `MetricsHook` has written, into a PNG."""
     entries = read_metrics(metrics)
     steps = [entry for entry in entries if {"epoch", "loss"} <= entry.keys()]
-    evaluations = [entry for entry in entries if {"epoch", "val_top1", "val_loss"} <= entry.keys()]
-    averaged = [entry for entry in evaluations if "val_ema_top1" in entry]
+    evaluations = [
+        entry
+        for entry in entries
+        if {"epoch", "val_loss"} <= entry.keys() and find_accuracy(entry, "val_") is not None
+    ]
+    averaged = [entry for entry in evaluations if find_accuracy(entry, "val_ema_") is not None]
     figure = new_figure(9, 3.4, dpi=110)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
 
@@ -68,14 +95,15 @@ def plot_curve(metrics: Path, figure_file: Path) -> None:
     style_axes(loss_axes, xlabel="epoch", ylabel="cross-entropy")
 
     # Right: validation accuracy of the raw and the averaged weights
-    top1 = [entry["val_top1"] for entry in evaluations]
-    _plot(accuracy_axes, evaluations, top1, color="tab:orange", label="raw", **markers)
+    accuracies = [find_accuracy(entry, "val_") or 0.0 for entry in evaluations]
+    _plot(accuracy_axes, evaluations, accuracies, color="tab:orange", label="raw", **markers)
     if averaged:
-        ema_top1 = [entry["val_ema_top1"] for entry in averaged]
-        _plot(accuracy_axes, averaged, ema_top1, color="tab:green", label="EMA", **markers)
+        ema_accuracies = [find_accuracy(entry, "val_ema_") or 0.0 for entry in averaged]
+        _plot(accuracy_axes, averaged, ema_accuracies, color="tab:green", label="EMA", **markers)
         accuracy_axes.legend(frameon=False, loc="lower right")
-    title = f"last: {top1[-1]:.2f}%" if top1 else ""
-    style_axes(accuracy_axes, xlabel="epoch", ylabel="validation top-1 (%)", title=title)
+    title = f"last: {accuracies[-1]:.2f}%" if accuracies else ""
+    kind = "mAP" if any("val_map" in entry for entry in evaluations) else "top-1"
+    style_axes(accuracy_axes, xlabel="epoch", ylabel=f"validation {kind} (%)", title=title)
     save_figure(figure, figure_file)
 
 

@@ -19,30 +19,42 @@ class AugmentedClassifier(nn.Module):
         classifier: classifier that maps images to logits.
         views: "flip" for the image and its mirror image, "five_crop" for the corners and the center, "ten_crop" for
             both.
+        multi_label: whether the probabilities of the classes are independent, as with several labels per image.
         resolution: side of the crops in pixels.
     """
 
-    def __init__(self, classifier: nn.Module, views: str, resolution: int) -> None:
+    def __init__(
+        self, classifier: nn.Module, views: str, resolution: int, multi_label: bool = False
+    ) -> None:
         super().__init__()
         self.classifier = classifier
         self.views = views
         self.resolution = resolution
+        self.multi_label = multi_label
         self.train(classifier.training)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (N, C, H, W) to the logarithms of mean probabilities (N, classes)."""
+        """Map images (N, C, H, W) to logits (N, classes) of the mean probabilities."""
         views = [images]
         if self.views in ("five_crop", "ten_crop"):
             views = list(functional.five_crop(images, [self.resolution, self.resolution]))
         if self.views in ("flip", "ten_crop"):
             views += [functional.horizontal_flip(view) for view in views]
+        if self.multi_label:
+            return (
+                torch.stack([self.classifier(view).float().sigmoid() for view in views]).mean(0).logit(1e-7)
+            )
         log_probabilities = [self.classifier(view).float().log_softmax(1) for view in views]
         return torch.stack(log_probabilities).logsumexp(0) - math.log(len(views))
 
 
-def augmented_for_evaluation(classifier: nn.Module, views: str, resolution: int) -> nn.Module:
+def augmented_for_evaluation(
+    classifier: nn.Module, views: str, resolution: int, multi_label: bool = False
+) -> nn.Module:
     """Return the classifier that averages over `views`; for "none", the classifier itself."""
-    return classifier if views == "none" else AugmentedClassifier(classifier, views, resolution)
+    if views == "none":
+        return classifier
+    return AugmentedClassifier(classifier, views, resolution, multi_label)
 
 
 def evaluation_preprocessing(preprocessing: Preprocessing, views: str) -> Preprocessing:

@@ -1,0 +1,1 @@
+"""Evaluation of classifiers: test-time augmentation, metrics of several labels per image."""
