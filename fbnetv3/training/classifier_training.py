@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from fbnetv3.data import CorruptImageCounter
-from fbnetv3.data.classes.class_matching import relabel
-from fbnetv3.errors import UsageError, UserError, WeightsError
+from fbnetv3.errors import UserError, WeightsError
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
     AnyArch,
@@ -27,22 +26,18 @@ from fbnetv3.training.builders import (
     build_objective,
     class_weights_from_config,
     count_macs,
-    dataset_from_config,
     is_multi_label,
-    loader_from_config,
-    preprocessing_from_config,
     select_device,
     teacher_fingerprint,
 )
-from fbnetv3.training.classifier_evaluation import evaluate
 from fbnetv3.training.ema import ModelEMA
-from fbnetv3.training.evaluation.tta import augmented_for_evaluation, evaluation_preprocessing
+from fbnetv3.training.evaluation.weights_evaluation import evaluate_with_tta
 from fbnetv3.training.fine_tuning.early_stopping_hook import EarlyStoppingHook
 from fbnetv3.training.fine_tuning.freezing import freeze
 from fbnetv3.training.fine_tuning.run_length import describe_fitted
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup, process_group
-from fbnetv3.training.recorded_networks import fill_from_record, recorded_arch, use_recorded_network
-from fbnetv3.training.reports.evaluation_report import report_folder, write_evaluation_report
+from fbnetv3.training.recorded_networks import fill_from_record, recorded_arch
+from fbnetv3.training.reports.evaluation_report import report_folder
 from fbnetv3.training.reports.predictions import PredictionRecorder
 from fbnetv3.training.reports.report_hooks import AugmentationHook, ReportHook
 from fbnetv3.training.run_state.checkpoints import Checkpoints, State
@@ -62,7 +57,7 @@ from fbnetv3.training.run_state.network_record import (
     record_from_metadata,
 )
 from fbnetv3.training.run_state.run_description import log_summary, package_versions
-from fbnetv3.training.run_state.run_folder import RunFolder, run_lock, select_weights
+from fbnetv3.training.run_state.run_folder import RunFolder, run_lock
 from fbnetv3.training.solver import (
     base_lr,
     build_mixup,
@@ -301,7 +296,7 @@ class _ClassifierRun:
         reports = self._build_report_hooks()
         recorder = next((hook.recorder for hook in reports if isinstance(hook, ReportHook)), None)
         evaluate_model = partial(
-            _evaluate_with_tta,
+            evaluate_with_tta,
             views=cfg.EVAL.TTA,
             multi_label=is_multi_label(self.inputs.val),
             resolution=self.inputs.preprocessing.resolution,
@@ -456,67 +451,3 @@ def _describe_run(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "macs": count_macs(cfg, arch, num_classes),
     }
-
-
-def _evaluate_with_tta(
-    model: nn.Module, *, views: str, resolution: int, multi_label: bool, **options: Any
-) -> dict[str, float]:
-    return evaluate(augmented_for_evaluation(model, views, resolution, multi_label), **options)
-
-
-def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, float]:
-    """Evaluate trained weights on the validation images, and report on them.
-
-    The weights are those of the run in `OUTPUT_DIR`, or `MODEL.WEIGHTS`; see `select_weights`. If they record their
-    network, its architecture, preprocessing and class names are used; the classes of the images are matched by name.
-    Averaged weights (EMA) are preferred if the file has both. EVAL.REPORT decides whether and where the report is
-    written; see `report_folder`.
-
-    Args:
-        cfg: config from `load_config`.
-        keep: keys whose values in `cfg` are used even if the weights record others, such as those of the command line.
-
-    Raises:
-        UsageError: there are no weights, or the images have classes that the network lacks.
-        WeightsError: the weights cannot be loaded.
-        DataError: the dataset cannot be read, or has too many corrupt images.
-    """
-    with process_group(cfg.DEVICE) as group, quiet_other_ranks(group.rank):
-        weights = select_weights(cfg, keep)
-        if not weights:
-            advice = f"set MODEL.WEIGHTS, or OUTPUT_DIR to the folder of a run ({cfg.OUTPUT_DIR} has none)"
-            raise UsageError(f"no weights to evaluate: {advice}")
-        device = select_device(cfg.DEVICE, group)
-        record = read_network_record(weights)
-        cfg, arch = use_recorded_network(cfg, record, weights, keep)
-        preprocessing = preprocessing_from_config(cfg, arch)
-        val = dataset_from_config(cfg, "val")
-        classes = list(record.classes) if record and record.classes else val.classes
-        val = relabel(val, classes, "the validation split", "the network")
-        model = build_model(cfg, arch, classes, device, weights, require_head=True)
-        logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val))
-        folder = report_folder(cfg.EVAL.REPORT, RunFolder(cfg.OUTPUT_DIR), weights)
-        recorder = PredictionRecorder() if folder else None
-        results = _evaluate_with_tta(
-            model,
-            views=cfg.EVAL.TTA,
-            multi_label=is_multi_label(val),
-            resolution=preprocessing.resolution,
-            batches=loader_from_config(
-                cfg, val, evaluation_preprocessing(preprocessing, cfg.EVAL.TTA), device, group
-            ),
-            device=device,
-            channels_last=cfg.MODEL.CHANNELS_LAST,
-            corrupt_images=CorruptImageCounter(cfg.DATA.MAX_CORRUPT),
-            progress=group.is_rank_0,
-            group=group,
-            recorder=recorder,
-        )
-        predictions = recorder.gather(group) if recorder else None
-        if folder and predictions and group.is_rank_0:
-            write_evaluation_report(folder, predictions, val.classes, val, preprocessing, str(weights))
-        elif cfg.EVAL.REPORT == "auto":
-            logger.info(
-                "no report: these weights are not those of a run in OUTPUT_DIR; set EVAL.REPORT to a folder"
-            )
-        return results

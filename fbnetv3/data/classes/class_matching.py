@@ -37,6 +37,7 @@ class RelabeledDataset:
     def __init__(self, dataset: ImageDataset, outputs: Sequence[str], indices: Sequence[int]) -> None:
         self.dataset = dataset
         self.classes = list(outputs)
+        self.multi_label = getattr(dataset, "multi_label", False)
         self._indices = list(indices)
 
         # Only some datasets have the targets of all images

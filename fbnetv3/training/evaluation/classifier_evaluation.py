@@ -55,12 +55,7 @@ def evaluate(
     """
     corrupt_images = corrupt_images or CorruptImageCounter(0)
     errors: list[str] = []
-    names: list[str] = []
-    finite = [torch.empty(0, dtype=torch.bool, device=device)]  # whether each image's logits are
-    # Probabilities and targets of images with several labels
-    labels: list[tuple[np.ndarray, np.ndarray]] = []
-    num_images = num_classes = 0
-    sums = torch.zeros(3, device=device)  # on the device until the end
+    totals = _Totals(device)
     if recorder is not None:
         recorder.start()
     was_training = model.training
@@ -75,36 +70,55 @@ def evaluate(
             if len(batch.targets):
                 images, targets = batch.to(device, memory_format(channels_last))
                 logits = model(images)
-                names += batch.names
-                finite.append(logits.isfinite().all(1))
-                if targets.ndim == 2:
-                    sums[2] += _sum_binary_losses(logits, targets)
-                    labels.append((logits.float().sigmoid().cpu().numpy(), targets.cpu().numpy()))
-                else:
-                    sums += _top1_top5_and_loss(logits, targets)
+                totals.add(batch.names, logits, targets)
                 if recorder is not None:
                     recorder.add(batch, logits, targets)
-                num_images += len(targets)
-                num_classes = logits.shape[1]
     finally:
         model.train(was_training)
     # Several processes stop here together
     if agree_on_interrupt(group):
         check_interrupt()
     corrupt_images.add([message for messages in group.gather(errors) for message in messages])
-    _check_finite_logits(names, torch.cat(finite), group)
-    correct1, correct5, loss, total_images = group.sum(*sums.tolist(), num_images)
-    if not total_images:
-        raise DataError("no validation image could be read; check DATA.ROOT")
-    results = {"loss": loss / total_images, "images": int(total_images)}
-    all_labels = [batch for part in group.gather(labels) for batch in part]
-    if all_labels:
-        probabilities, targets = (np.concatenate(arrays) for arrays in zip(*all_labels, strict=True))
-        return {**multi_label_metrics(probabilities, targets), **results}
-    results["top1"] = 100 * correct1 / total_images
-    if max(group.gather(num_classes)) > 5:  # a process may have seen no images
-        results["top5"] = 100 * correct5 / total_images
-    return results
+    return totals.results(group)
+
+
+class _Totals:
+    """Totals over the images of this process, on the device until the end."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.names: list[str] = []
+        self.finite = [torch.empty(0, dtype=torch.bool, device=device)]  # whether each image's logits are
+        self.sums = torch.zeros(3, device=device)  # top-1 and top-5 hits, loss
+        self.num_classes = 0
+        # Probabilities and targets of images with several labels
+        self.labels: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, names: list[str], logits: Tensor, targets: Tensor) -> None:
+        """Add a batch."""
+        self.names += names
+        self.finite.append(logits.isfinite().all(1))
+        self.num_classes = logits.shape[1]
+        if targets.ndim == 2:
+            self.sums[2] += _sum_binary_losses(logits, targets)
+            self.labels.append((logits.float().sigmoid().cpu().numpy(), targets.cpu().numpy()))
+        else:
+            self.sums += _top1_top5_and_loss(logits, targets)
+
+    def results(self, group: ProcessGroup) -> dict[str, float]:
+        """Return the metrics over the images of all processes."""
+        _check_finite_logits(self.names, torch.cat(self.finite), group)
+        correct1, correct5, loss, num_images = group.sum(*self.sums.tolist(), len(self.names))
+        if not num_images:
+            raise DataError("no validation image could be read; check DATA.ROOT")
+        results = {"loss": loss / num_images, "images": int(num_images)}
+        labels = [batch for part in group.gather(self.labels) for batch in part]
+        if labels:
+            probabilities, targets = (np.concatenate(arrays) for arrays in zip(*labels, strict=True))
+            return {**multi_label_metrics(probabilities, targets), **results}
+        results["top1"] = 100 * correct1 / num_images
+        if max(group.gather(self.num_classes)) > 5:  # a process may have seen no images
+            results["top5"] = 100 * correct5 / num_images
+        return results
 
 
 def _check_finite_logits(names: list[str], finite: Tensor, group: ProcessGroup) -> None:

@@ -1,0 +1,98 @@
+"""Evaluate trained weights with what they record about their network, and report on them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import Any
+
+from fvcore.common.config import CfgNode
+from torch import nn
+
+from fbnetv3.data import CorruptImageCounter
+from fbnetv3.data.classes.class_matching import relabel
+from fbnetv3.errors import UsageError
+from fbnetv3.training.builders import (
+    build_model,
+    dataset_from_config,
+    is_multi_label,
+    loader_from_config,
+    preprocessing_from_config,
+    select_device,
+)
+from fbnetv3.training.evaluation.classifier_evaluation import evaluate
+from fbnetv3.training.evaluation.tta import augmented_for_evaluation, evaluation_preprocessing
+from fbnetv3.training.processes.distributed import process_group
+from fbnetv3.training.recorded_networks import use_recorded_network
+from fbnetv3.training.reports.evaluation_report import report_folder, write_evaluation_report
+from fbnetv3.training.reports.predictions import PredictionRecorder
+from fbnetv3.training.run_state.network_record import read_network_record
+from fbnetv3.training.run_state.run_folder import RunFolder, select_weights
+from fbnetv3.utils.logging_setup import quiet_other_ranks
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_with_tta(
+    model: nn.Module, *, views: str, resolution: int, multi_label: bool, **options: Any
+) -> dict[str, float]:
+    """Evaluate a classifier with test-time augmentation: `views` is EVAL.TTA, `options` are those of `evaluate`."""
+    return evaluate(augmented_for_evaluation(model, views, resolution, multi_label), **options)
+
+
+def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, float]:
+    """Evaluate trained weights on the validation images, and report on them.
+
+    The weights are those of the run in `OUTPUT_DIR`, or `MODEL.WEIGHTS`; see `select_weights`. If they record their
+    network, its architecture, preprocessing and class names are used; the classes of the images are matched by name.
+    Averaged weights (EMA) are preferred if the file has both. EVAL.REPORT decides whether and where the report is
+    written; see `report_folder`.
+
+    Args:
+        cfg: config from `load_config`.
+        keep: keys whose values in `cfg` are used even if the weights record others, such as those of the command line.
+
+    Raises:
+        UsageError: there are no weights, or the images have classes that the network lacks.
+        WeightsError: the weights cannot be loaded.
+        DataError: the dataset cannot be read, or has too many corrupt images.
+    """
+    with process_group(cfg.DEVICE) as group, quiet_other_ranks(group.rank):
+        weights = select_weights(cfg, keep)
+        if not weights:
+            advice = f"set MODEL.WEIGHTS, or OUTPUT_DIR to the folder of a run ({cfg.OUTPUT_DIR} has none)"
+            raise UsageError(f"no weights to evaluate: {advice}")
+        device = select_device(cfg.DEVICE, group)
+        record = read_network_record(weights)
+        cfg, arch = use_recorded_network(cfg, record, weights, keep)
+        preprocessing = preprocessing_from_config(cfg, arch)
+        val = dataset_from_config(cfg, "val")
+        classes = list(record.classes) if record and record.classes else val.classes
+        val = relabel(val, classes, "the validation split", "the network")
+        model = build_model(cfg, arch, classes, device, weights, require_head=True)
+        logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val))
+        folder = report_folder(cfg.EVAL.REPORT, RunFolder(cfg.OUTPUT_DIR), weights)
+        recorder = PredictionRecorder() if folder else None
+        results = evaluate_with_tta(
+            model,
+            views=cfg.EVAL.TTA,
+            multi_label=is_multi_label(val),
+            resolution=preprocessing.resolution,
+            batches=loader_from_config(
+                cfg, val, evaluation_preprocessing(preprocessing, cfg.EVAL.TTA), device, group
+            ),
+            device=device,
+            channels_last=cfg.MODEL.CHANNELS_LAST,
+            corrupt_images=CorruptImageCounter(cfg.DATA.MAX_CORRUPT),
+            progress=group.is_rank_0,
+            group=group,
+            recorder=recorder,
+        )
+        predictions = recorder.gather(group) if recorder else None
+        if folder and predictions and group.is_rank_0:
+            write_evaluation_report(folder, predictions, val.classes, val, preprocessing, str(weights))
+        elif cfg.EVAL.REPORT == "auto":
+            logger.info(
+                "no report: these weights are not those of a run in OUTPUT_DIR; set EVAL.REPORT to a folder"
+            )
+        return results
