@@ -117,6 +117,11 @@ class FolderDataset:
         path, target = self.samples[index]
         return read_encoded_image(path), target
 
+    @property
+    def targets(self) -> list[int]:
+        """The class index of each image."""
+        return [target for _, target in self.samples]
+
     def image_name(self, index: int) -> str:
         """Return the path of an image."""
         return self.samples[index][0]

@@ -1,11 +1,11 @@
 """Search folders for images. All datasets and tools search here, so that they see the same images.
 
-Hidden files and folders are no data; a link to a folder is followed once. What is skipped is counted by reason.
+Hidden files and folders are no data, and a folder with several names is searched once. What is skipped is counted by
+reason.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
@@ -66,9 +66,7 @@ class SkippedFiles:
     """Numbers of skipped files by reason."""
 
     reasons: Counter[str] = field(default_factory=Counter)  # reasons like "hidden file{s}"
-    suffixes: dict[str, None] = field(
-        default_factory=dict
-    )  # an ordered set: those of files that are no images
+    suffixes: dict[str, None] = field(default_factory=dict)  # of files that are no images; an ordered set
 
     def add(self, reason: str, count: int = 1) -> None:
         """Count files with a reason, in which "{s}" is where the plural has an s."""
@@ -101,9 +99,7 @@ class ClassFolderScan:
     """The images of a folder with one subfolder per class."""
 
     classes: list[str]  # names of the class folders, sorted
-    images: list[
-        list[str]
-    ]  # of each class, sorted: paths relative to the folder, of the form CLASS/.../IMAGE
+    images: list[list[str]]  # paths CLASS/.../IMAGE of each class, sorted by folder
     skipped: SkippedFiles
 
     def require_images(self, root: Path) -> None:
@@ -135,12 +131,7 @@ def list_class_folders(root: Path, skipped: SkippedFiles) -> list[str]:
     content = _list_folder(str(root), skipped)
     if content.images:
         skipped.add("image{s} outside the class folders", len(content.images))
-    # A link to the root or above is not a class
-    lineage = _lineage(root)
-    links = [name for name in content.links if _file_id(root / name) not in lineage]
-    if len(links) < len(content.links):
-        skipped.add(_REPEATED_FOLDER, len(content.links) - len(links))
-    return sorted(content.folders + links)
+    return sorted(content.folders + _follow(content.links, str(root), root, skipped))
 
 
 def scan_class_folders(
@@ -158,29 +149,48 @@ def scan_class_folders(
     """
     skipped = SkippedFiles() if skipped is None else skipped
     names = list_class_folders(root, skipped) if classes is None else list(classes)
-    return ClassFolderScan(names, [_search(root / name, name, skipped) for name in names], skipped)
+    return ClassFolderScan(names, [_search(root, name, skipped) for name in names], skipped)
 
 
-def _search(folder: Path, prefix: str, skipped: SkippedFiles) -> list[str]:
-    """Return the image files in a folder and its subfolders, sorted by folder, as paths that begin with a prefix."""
+def _search(root: Path, start: str, skipped: SkippedFiles) -> list[str]:
+    """Return the images in a subfolder of the root, or in all of it (""), as paths relative to the root.
+
+    They are sorted by folder, then by name.
+    """
     images: dict[str, list[str]] = {}  # of each folder
-    visited = _lineage(folder) - {_file_id(folder)}
-    # Links come last, so that a folder is searched under its own name if it has one
-    folders = [(str(folder), prefix)]
-    links: list[tuple[str, str]] = []
-    while folders or links:
-        path, name = folders.pop() if folders else links.pop(0)
-        file_id = _file_id(path)
-        if file_id in visited:
+    visited = set()
+    folders = [start]
+    while folders:
+        name = folders.pop()
+        path = str(root / name)
+        stat = os.stat(path)
+        # Outside the root, links may lead to the same folder
+        if (stat.st_dev, stat.st_ino) in visited:
             skipped.add(_REPEATED_FOLDER)
             continue
-        visited.add(file_id)
+        visited.add((stat.st_dev, stat.st_ino))
         content = _list_folder(path, skipped)
-        name_prefix = f"{name}/" if name else ""
-        images[name] = [name_prefix + image for image in content.images]
-        folders += [(f"{path}/{subfolder}", name_prefix + subfolder) for subfolder in content.folders]
-        links += [(f"{path}/{link}", name_prefix + link) for link in content.links]
+        prefix = f"{name}/" if name else ""
+        images[name] = [prefix + image for image in content.images]
+        folders += [prefix + folder for folder in content.folders]
+        folders += [prefix + link for link in _follow(content.links, path, root, skipped)]
     return [image for name in sorted(images) for image in images[name]]
+
+
+def _follow(links: list[str], folder: str, root: Path, skipped: SkippedFiles) -> list[str]:
+    """Return the links in a folder that lead to folders which are not searched under their own names."""
+    followed = []
+    for link in links:
+        target = os.path.relpath(os.path.realpath(f"{folder}/{link}"), os.path.realpath(root))
+        contains_root = all(part in (".", "..") for part in target.split(os.sep))
+        is_searched = not any(
+            map(is_hidden, target.split(os.sep))
+        )  # nor outside, where the path begins with ".."
+        if contains_root or is_searched:
+            skipped.add(_REPEATED_FOLDER)
+        else:
+            followed.append(link)
+    return followed
 
 
 class _FolderContent(NamedTuple):
@@ -198,11 +208,8 @@ def _list_folder(folder: str, skipped: SkippedFiles) -> _FolderContent:
     try:
         entries = sorted(os.scandir(folder), key=attrgetter("name"))
     except OSError as error:
-        problem = (
-            "no such folder"
-            if isinstance(error, FileNotFoundError)
-            else f"cannot be listed ({error.strerror})"
-        )
+        is_missing = isinstance(error, FileNotFoundError)
+        problem = "no such folder" if is_missing else f"cannot be listed ({error.strerror})"
         raise DataError(f"{folder}: {problem}") from None
     for entry in entries:
         name = entry.name
@@ -227,18 +234,3 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # of a link that leads to itself or where one may not look
         return False
-
-
-def _file_id(path: str | os.PathLike) -> tuple[int, int]:
-    """Return what identifies a file or folder under all its names."""
-    stat = os.stat(path)
-    return stat.st_dev, stat.st_ino
-
-
-def _lineage(folder: Path) -> set[tuple[int, int]]:
-    """Return the ids of a folder and of those that contain it."""
-    ids = set()
-    for path in (folder.resolve(), *folder.resolve().parents):
-        with contextlib.suppress(OSError):
-            ids.add(_file_id(path))
-    return ids

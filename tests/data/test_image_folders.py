@@ -141,12 +141,29 @@ def test_relative_folders(tmp_path, monkeypatch):
         assert scan_class_folders(folder).images == [["cat/a.png"]]
 
 
-def test_two_classes_that_link_to_each_other_end(tmp_path):
+def test_classes_that_link_to_each_other(tmp_path):
     write(tmp_path, "one/a.png", "two/b.png")
     link(tmp_path / "one" / "other", "../two")
     link(tmp_path / "two" / "other", "../one")
+    link(tmp_path / "zwei", "two")
     scan = scan_class_folders(tmp_path)
-    assert scan.images == [["one/a.png", "one/other/b.png"], ["two/b.png", "two/other/a.png"]]
+    assert scan.classes == ["one", "two"] and scan.images == [["one/a.png"], ["two/b.png"]]
+    assert scan.skipped.reasons == {"link{s} to a folder searched already": 3}
+
+
+def test_links_to_hidden_folders_are_followed(tmp_path):
+    write(tmp_path, ".store/1/a.png")
+    link(tmp_path / "one", ".store/1")
+    assert scan_class_folders(tmp_path).images == [["one/a.png"]]
+
+
+def test_a_folder_that_several_links_lead_to(tmp_path):
+    write(tmp_path, "elsewhere/a.png", "elsewhere/sub/b.png")
+    link(tmp_path / "train" / "one" / "x", tmp_path / "elsewhere")
+    link(tmp_path / "train" / "one" / "y", tmp_path / "elsewhere" / "sub")
+    link(tmp_path / "elsewhere" / "sub" / "up", "..")
+    (images,) = scan_class_folders(tmp_path / "train").images
+    assert sorted(Path(image).name for image in images) == ["a.png", "b.png"]
 
 
 def test_a_class_folder_without_images(tmp_path):
