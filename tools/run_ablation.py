@@ -14,6 +14,7 @@ from fbnetv3.experiments.ablation import (
 )
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
+from fbnetv3.utils.files import expand_path
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     ablation = load_ablation(args.config)
     if args.output:
-        ablation = replace(ablation, output=Path(args.output).expanduser())
+        ablation = replace(ablation, output=expand_path(args.output))
     keep_freed_memory()
     results: list[CellResult] = []
     files: list[Path] = []

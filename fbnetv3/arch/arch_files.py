@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,7 +13,7 @@ import yaml
 from fbnetv3.arch.compound_scaling import adapt_to_small_images, compound_scale, with_same_padding
 from fbnetv3.arch.definition import MAX_RESOLUTION, ArchDef, ArchError, Row, Stage
 from fbnetv3.utils.checks import check_int, check_keys, check_type, error_context
-from fbnetv3.utils.files import write_text
+from fbnetv3.utils.files import expand_path, write_text
 from fbnetv3.utils.yaml_files import BASE_KEY, pop_bases, read_mapping
 
 _ARCH_FIELDS = tuple(f.name for f in fields(ArchDef))
@@ -33,7 +32,7 @@ def load_arch(path: str | os.PathLike) -> ArchDef:
     Raises:
         ArchError: names the file and the field, as in "my.yaml: stages[3].rows[1].kernel: 4 is even; ...".
     """
-    return _load(os.fspath(path), ())
+    return _load(str(expand_path(path)), ())
 
 
 def _load(file: str, inherited_by: tuple[str, ...]) -> ArchDef:
@@ -139,4 +138,4 @@ def _row_cells(row: Row) -> dict[str, str]:
 
 def save_arch(arch: ArchDef, path: str | os.PathLike) -> None:
     """Write an architecture to a YAML file."""
-    write_text(Path(path), dump_arch(arch))
+    write_text(expand_path(path), dump_arch(arch))

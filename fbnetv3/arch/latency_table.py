@@ -13,7 +13,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ from fbnetv3.arch.arch_files import arch_from_dict, dump_arch
 from fbnetv3.arch.block_specs import BLOCK_SPECS, BlockSpec
 from fbnetv3.arch.definition import ArchDef
 from fbnetv3.errors import UserError
-from fbnetv3.utils.files import make_folder
+from fbnetv3.utils.files import expand_path, make_folder
 from fbnetv3.utils.json_lines import append_json_line, drop_partial_line
 from fbnetv3.utils.text import describe_error
 
@@ -139,7 +138,7 @@ def load_latency_table(path: str | os.PathLike) -> LatencyTable:
     Raises:
         LatencyError: the file is missing, corrupt, or not a latency table.
     """
-    path = Path(path).expanduser()
+    path = expand_path(path)
     try:
         text = path.read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -191,7 +190,7 @@ class LatencyTableWriter:
     """Appends measurements to the file of a latency table; if it exists, it must be of the same device."""
 
     def __init__(self, path: str | os.PathLike, device: MeasuredDevice) -> None:
-        self.path = Path(path).expanduser()
+        self.path = expand_path(path)
         header = {"layout": LAYOUT_VERSION, **asdict(device)}
         make_folder(self.path.parent)
         # A writer may have been killed during its first line

@@ -13,6 +13,7 @@ from fvcore.common.config import CfgNode
 from fbnetv3.config.defaults import KEYS, get_cfg
 from fbnetv3.config.recipe import load_recipe
 from fbnetv3.errors import UsageError, suggest
+from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.imports import import_modules, user_modules
 from fbnetv3.utils.nested_keys import flatten, parse_pairs
 from fbnetv3.utils.yaml_files import parse_number, read_with_bases
@@ -66,7 +67,7 @@ def build_config(values: Mapping[str, Any], overrides: Sequence[str] = (), where
     # Include the modules of --import, so that a dump of the config is complete
     cfg.IMPORTS = user_modules()
     if cfg.RECIPE:
-        recipe = load_recipe(Path(cfg.RECIPE).expanduser())
+        recipe = load_recipe(expand_path(cfg.RECIPE))
         _merge(cfg, recipe.to_config(), f"{cfg.RECIPE}: ")
         _merge(cfg, pairs)  # the command line also overrides the recipe
     # The recipe's values are now part of the config, so a dump of it does not need the file

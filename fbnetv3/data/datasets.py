@@ -17,6 +17,7 @@ from fbnetv3.data.image_io import EncodedImage, read_encoded_image
 from fbnetv3.data.shards import ShardDataset, open_shards
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.registry import Registry
+from fbnetv3.utils.files import expand_path
 
 DATASETS = Registry("dataset")
 """Builders of datasets, called with the root (DATA.ROOT) and the split ("train" or "val"). They return an
@@ -107,7 +108,6 @@ class FolderDataset:
         self.samples = [
             (f"{folder}/{name}", index) for index, names in enumerate(scan.images) for name in names
         ]
-        self.targets = [index for _, index in self.samples]
         scan.skipped.log(folder, len(self))
 
     def __len__(self) -> int:
@@ -151,7 +151,7 @@ class ListDataset:
 def _expand_root(root: str, kind: str) -> Path:
     if not root:
         raise UsageError(f"DATA.ROOT is not set: set it to the {kind}")
-    return Path(root).expanduser()
+    return expand_path(root)
 
 
 @DATASETS.register(name="imagefolder")

@@ -6,7 +6,6 @@ import copy
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
 from fbnetv3.deploy.input_images import ClassifierImage, load_image, sample_classifier_images
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.errors import ExportError, UsageError
+from fbnetv3.utils.files import expand_path
 
 # Largest difference between a logit of the export and of the network, relative to the image's largest logit
 TOLERANCE = 1e-4
@@ -100,7 +100,7 @@ def export_classifier(
     dynamic_axes = [0] if export_format.supports_any_batch else []
     if any_size:
         dynamic_axes += [2, 3]
-    output = Path(output).expanduser()
+    output = expand_path(output)
 
     with atomic_folder(output) as folder:
         # 1. Write the model file

@@ -22,7 +22,7 @@ from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor, resize_from_dict
 from fbnetv3.errors import ExportError, MissingPackageError, UsageError, suggest
-from fbnetv3.utils.files import PARTIAL_PREFIX, as_output_error, file_sha256, write_json
+from fbnetv3.utils.files import PARTIAL_PREFIX, as_output_error, expand_path, file_sha256, write_json
 from fbnetv3.utils.text import one_line
 
 T = TypeVar("T")
@@ -81,7 +81,7 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
             the file.
         MissingPackageError: the format's runtime is not installed; the message says what to install.
     """
-    folder = Path(folder).expanduser()
+    folder = expand_path(folder)
     manifest = read_manifest(folder)
     # Files that match their checksums are still not trusted: each reader checks its file
     if manifest.task == DETECTION:
@@ -91,7 +91,7 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
 
 def is_exported_folder(path: str | os.PathLike) -> bool:
     """Return whether a path is a folder that an export has written."""
-    return (Path(path).expanduser() / MANIFEST_FILE).is_file()
+    return (expand_path(path) / MANIFEST_FILE).is_file()
 
 
 def open_classifier(folder: Path, format: str, name: str) -> ClassifierPredictor:

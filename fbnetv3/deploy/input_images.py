@@ -14,6 +14,7 @@ from fbnetv3.data.image_folders import find_image_files
 from fbnetv3.data.image_io import EncodedImage, read_encoded_image, read_rendered_image
 from fbnetv3.data.image_rendering import render_image
 from fbnetv3.errors import DataError
+from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.text import evenly_spaced
 
 ImageLike = str | os.PathLike | np.ndarray | Image.Image
@@ -33,7 +34,7 @@ def load_image(image: ClassifierImage, name: str = "the image") -> Image.Image |
         DataError: the file cannot be read, or the argument is not an image.
     """
     if isinstance(image, (str, os.PathLike)):
-        return read_encoded_image(str(Path(image).expanduser()))
+        return read_encoded_image(str(expand_path(image)))
     if isinstance(image, np.ndarray):
         shape = image.shape
         has_image_shape = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
@@ -55,7 +56,7 @@ def load_image(image: ClassifierImage, name: str = "the image") -> Image.Image |
 def load_rgb_array(image: ImageLike, name: str = "the image") -> np.ndarray:
     """Load an image as uint8 (H, W, 3) in RGB, as a viewer shows it; see `load_image`."""
     if isinstance(image, (str, os.PathLike)):
-        rendered = read_rendered_image(Path(image).expanduser())
+        rendered = read_rendered_image(expand_path(image))
     else:
         rendered = cast("Image.Image", load_image(image, name))
     return np.asarray(rendered.convert("RGB"))
@@ -68,7 +69,7 @@ def is_batch(images: Any) -> TypeGuard[Sequence[Any]]:
 
 def sample_image_files(folder: str | os.PathLike, max_images: int = _NUM_SAMPLE_IMAGES) -> list[Path]:
     """List up to `max_images` image files of a folder and its subfolders, evenly spaced over the sorted paths."""
-    root = Path(folder).expanduser()
+    root = expand_path(folder)
     paths = find_image_files(root)
     if not paths:
         problem = "contains no images" if root.is_dir() else "no such folder"

@@ -22,7 +22,7 @@ from fbnetv3.training.classifier_training import train_classifier
 from fbnetv3.training.run_state.metrics import selection_accuracy
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.checks import check_choice, check_int, check_keys, check_type, error_context
-from fbnetv3.utils.files import make_folder, write_json, write_text
+from fbnetv3.utils.files import expand_path, make_folder, write_json, write_text
 from fbnetv3.utils.nested_keys import flatten, parse_pairs
 from fbnetv3.utils.plotting import new_figure, save_figure, style_axes
 from fbnetv3.utils.yaml_files import read_mapping, resolve_in_folder
@@ -84,7 +84,7 @@ def load_ablation(path: str | os.PathLike) -> Ablation:
     data = read_mapping(path, FieldError, _KEYS)
     with error_context(file=str(path)):
         check_keys(data, FieldError, _KEYS, required=_REQUIRED_KEYS)
-        return _parse_ablation(data, Path(path).resolve().parent)
+        return _parse_ablation(data, expand_path(path).resolve().parent)
 
 
 def _parse_ablation(data: Mapping[str, Any], folder: Path) -> Ablation:
@@ -103,7 +103,7 @@ def _parse_ablation(data: Mapping[str, Any], folder: Path) -> Ablation:
     columns = _parse_overrides_by_name(data["columns"], "columns", folder)
     return Ablation(
         title=data["title"],
-        config=folder / Path(data["config"]).expanduser(),
+        config=folder / expand_path(data["config"]),
         overrides=_parse_overrides(data.get("overrides"), "overrides", folder),
         # LINE and TEACHER are taken out: the remaining keys are config keys
         line_of_row={name: str(row.pop("LINE")) for name, row in rows.items() if "LINE" in row},
@@ -112,7 +112,7 @@ def _parse_ablation(data: Mapping[str, Any], folder: Path) -> Ablation:
         columns=columns,
         seeds=tuple(seeds),
         x_axis=data.get("x", ""),
-        output=Path(data["output"]).expanduser(),
+        output=expand_path(data["output"]),
     )
 
 
@@ -192,7 +192,7 @@ def cell_config(ablation: Ablation, cell: Cell, overrides: Sequence[str] = ()) -
         cell_keys,
     ):
         if source.get("RECIPE"):
-            merged |= flatten(load_recipe(Path(source["RECIPE"]).expanduser()).to_config())
+            merged |= flatten(load_recipe(expand_path(source["RECIPE"])).to_config())
         merged |= {key: value for key, value in source.items() if key != "RECIPE"}
     return load_config(ablation.config, [str(text) for pair in merged.items() for text in pair])
 

@@ -27,6 +27,7 @@ from fbnetv3.training.recorded_networks import config_from_record, use_recorded_
 from fbnetv3.training.run_state.network_record import NetworkRecord, read_network_record
 from fbnetv3.training.run_state.run_folder import RunFolder, select_weights
 from fbnetv3.utils.downloads import ZOO_PREFIX
+from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.nested_keys import parse_pairs
 from fbnetv3.utils.text import evenly_spaced, first_few
 
@@ -90,7 +91,7 @@ def load_classifier_from_checkpoint(
         UsageError: the folder has no weights, or the weights do not record their network.
         WeightsError: the weights cannot be loaded.
     """
-    weights = RunFolder(os.fspath(path)).trained_weights() if Path(path).expanduser().is_dir() else path
+    weights = RunFolder(os.fspath(path)).trained_weights() if expand_path(path).is_dir() else path
     if weights is None:
         raise UsageError(f"{path}: contains neither an exported network nor the weights of a training run")
     record = read_network_record(str(weights))
@@ -104,7 +105,7 @@ def load_classifier_from_checkpoint(
 
 def is_checkpoint(name: str) -> bool:
     """Return whether a name is the path of a file of weights, or of a folder."""
-    path = Path(name).expanduser()
+    path = expand_path(name)
     return path.is_dir() or (path.is_file() and path.suffix not in (".yaml", ".yml"))
 
 
@@ -225,7 +226,7 @@ def _class_names(
 
 def read_class_names(file: str | os.PathLike) -> list[str]:
     """Read class names from a file: a JSON list, or one name per line."""
-    path = Path(file).expanduser()
+    path = expand_path(file)
     try:
         text = path.read_text()
         names = (

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,7 +48,7 @@ from fbnetv3.training.run_state.network_record import (
 )
 from fbnetv3.training.solver import loss_from_config
 from fbnetv3.utils.downloads import local_path
-from fbnetv3.utils.files import file_sha256
+from fbnetv3.utils.files import expand_path, file_sha256
 from fbnetv3.utils.nested_keys import flatten
 
 
@@ -74,7 +73,7 @@ def resolve_arch(cfg: CfgNode, name: str) -> AnyArch:
     if name.startswith(TORCHVISION_PREFIX):
         return TorchvisionArch(name)
     # Files in MODEL.ARCH_DIRS come first, but must not redefine a registered name
-    folders = [Path(folder).expanduser() for folder in cfg.MODEL.ARCH_DIRS]
+    folders = [expand_path(folder) for folder in cfg.MODEL.ARCH_DIRS]
     own_archs = {arch.name: arch for folder in folders for arch in load_arch_folder(folder)}
     if name not in own_archs:
         is_file = name.endswith((".yaml", ".yml"))
@@ -312,7 +311,7 @@ def teacher_logit_cache(cfg: CfgNode, dataset: ImageDataset, resolution: int) ->
         "SHA-256 of the image names": image_names_digest(dataset),
     }
     shape = (cfg.DISTILL.VIEWS, len(dataset), len(dataset.classes))
-    return TeacherLogitCache(Path(cfg.DISTILL.CACHE).expanduser(), fingerprint, shape)
+    return TeacherLogitCache(expand_path(cfg.DISTILL.CACHE), fingerprint, shape)
 
 
 def loader_from_config(

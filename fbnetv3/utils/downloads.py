@@ -17,7 +17,7 @@ from iopath.common.download import download as _iopath_download
 from iopath.common.file_io import file_lock
 
 from fbnetv3.errors import UsageError, WeightsError
-from fbnetv3.utils.files import file_sha256
+from fbnetv3.utils.files import expand_path, file_sha256, temporary_cache_dir
 from fbnetv3.utils.logging_setup import quiet_logger
 
 ZOO_PREFIX = "zoo://"
@@ -26,11 +26,17 @@ _TIMEOUT = 60.0  # seconds
 
 
 def cache_dir() -> Path:
-    """Return the folder for downloads: `$FBNETV3_CACHE`, or `fbnetv3` in the user's cache folder."""
+    """Return the folder for downloads: `$FBNETV3_CACHE`, or `fbnetv3` in the user's cache folder.
+
+    Users without a home folder, such as those of some containers, get a folder of their own in the temporary folder.
+    """
     if os.environ.get("FBNETV3_CACHE"):
-        return Path(os.environ["FBNETV3_CACHE"]).expanduser()
+        return expand_path(os.environ["FBNETV3_CACHE"])
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser() / "fbnetv3"
+    try:
+        return expand_path(base) / "fbnetv3"
+    except UsageError:
+        return temporary_cache_dir()
 
 
 def is_url(path: str) -> bool:
@@ -62,7 +68,7 @@ def local_path(source: str | os.PathLike, sha256: str | None = None) -> Path:
     if source.startswith(ZOO_PREFIX):
         model_zoo = import_module("fbnetv3.model_zoo")  # by name, because it is a higher layer
         return model_zoo.entry(source.removeprefix(ZOO_PREFIX)).local_weights()
-    return Path(source).expanduser()
+    return expand_path(source)
 
 
 def download(url: str, sha256: str | None = None) -> Path:
@@ -102,7 +108,8 @@ def _describe_failure(error: OSError | HTTPException, url: str, target: Path, ad
         return f"{url}: the server returned {error.code} {error.reason}: {advice}"
     if isinstance(error, ContentTooShortError):
         return f"{url}: the download was truncated: {advice}"
-    if isinstance(error, (PermissionError, NotADirectoryError, FileExistsError)):
+    # Errors of files have the file's name, in contrast to those of the network
+    if isinstance(error, OSError) and error.filename and error.errno != errno.ENOSPC:
         return (
             f"{error.filename}: cannot be written: {error.strerror}; set FBNETV3_CACHE to a writable folder"
         )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import hashlib
 import io
 import json
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,6 +29,30 @@ PARTIAL_PREFIX = ".partial_"
 # Lock files that this process holds
 _LOCKED_BY_THIS_PROCESS: set[str] = set()
 _LOCK_POLL_SECONDS = 0.02
+
+
+def expand_path(path: str | os.PathLike) -> Path:
+    """Return a path in which "~" or "~user" is replaced by the home folder. Raise a UsageError if there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        home = Path(path).parts[0]
+        raise UsageError(
+            f"{os.fspath(path)}: {home} has no home folder here; write the full path"
+        ) from None
+
+
+@functools.cache
+def temporary_cache_dir() -> Path:
+    """Return a folder for caches of users without a writable home folder; nobody else can write to it."""
+    user = os.getuid() if hasattr(os, "getuid") else 0  # Windows has none, and all files have owner 0
+    folder = Path(tempfile.gettempdir()) / f"fbnetv3_cache_{user}"
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.lstat().st_uid == user:
+            return folder
+    # Everybody can create a folder of that name, and put files into it
+    return Path(tempfile.mkdtemp(prefix="fbnetv3_cache_"))
 
 
 def build_output_error(path: str | os.PathLike, error: OSError, advice: str = "") -> OutputError:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import functools
 import io
+import logging
+import os
 import warnings
 from pathlib import Path
 from typing import Any
 
-from fbnetv3.utils.files import atomic_write
+from fbnetv3.utils.files import atomic_write, temporary_cache_dir
+from fbnetv3.utils.logging_setup import quiet_logger, quiet_standard_error
 
 # Fonts with characters that matplotlib's own lacks, in the order of preference; those that are installed are used
 _FONTS = (
@@ -31,9 +34,23 @@ _FONTS = (
 
 def new_figure(width: float = 7.2, height: float = 4.0, dpi: int = 120) -> Any:
     """Create a matplotlib figure outside pyplot; width and height are in inches."""
-    from matplotlib.figure import Figure
+    prepare_matplotlib()
+    # Fontconfig, a child process, reports folders that it cannot write to
+    with quiet_logger("matplotlib", logging.ERROR), quiet_standard_error():
+        import matplotlib.font_manager  # noqa: F401 (the first import lists the fonts)
+        from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", dpi=dpi)
+
+
+def prepare_matplotlib() -> None:
+    """Let matplotlib cache its list of fonts in the temporary folder if the home folder is missing or read-only.
+
+    Otherwise it warns, and builds the list in each process.
+    """
+    home = Path(os.path.expanduser("~"))
+    if "MPLCONFIGDIR" not in os.environ and not (home.is_absolute() and os.access(home, os.W_OK)):
+        os.environ["MPLCONFIGDIR"] = str(temporary_cache_dir() / "matplotlib")
 
 
 def style_axes(axes: Any, **labels: Any) -> None:

@@ -11,6 +11,7 @@ import yaml
 
 from fbnetv3.errors import FieldError
 from fbnetv3.utils.checks import check_type, error_context
+from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.nested_keys import flatten, merge, nest
 from fbnetv3.utils.text import one_line
 
@@ -60,7 +61,7 @@ def read_mapping(
     """
     file = os.fspath(path)
     try:
-        data = parse_yaml(Path(file).read_bytes())
+        data = parse_yaml(expand_path(file).read_bytes())
     except NotYAMLError as problem:
         raise error(f"not YAML: {problem}", f"line {problem.line}" if problem.line else "", file) from None
     except OSError as problem:
@@ -79,7 +80,7 @@ def read_with_bases(
     The values of `path_keys` such as "MODEL.ARCH" are resolved relative to the file that sets them.
     `inherited_by` lists the files that inherit from this one, to detect cycles.
     """
-    file = os.fspath(file)
+    file = str(expand_path(file))
     data = read_mapping(file, FieldError)
     merged: dict[str, Any] = {}
     # Later bases override earlier ones, and the file overrides all of them
@@ -104,7 +105,7 @@ def pop_bases(
     for name in value if isinstance(value, list) else [value]:
         with error_context(file=file):
             check_type(name, BASE_KEY, str, "a path or a list of paths", error)
-        base = os.path.join(os.path.dirname(file), os.path.expanduser(name))
+        base = os.path.join(os.path.dirname(file), expand_path(name))
         if not os.path.isfile(base):
             raise error(f"{base} does not exist", BASE_KEY, file)
         if any(os.path.samefile(base, path) for path in (*inherited_by, file)):

@@ -9,6 +9,7 @@ from fbnetv3.data.check.examination import examine_dataset
 from fbnetv3.data.check.findings import ERROR, WARNING, DataCheck, Finding, SplitContents, find_problems
 from fbnetv3.data.datasets import FolderDataset, ImageDataset, build_dataset
 from fbnetv3.errors import DataError
+from fbnetv3.utils.files import expand_path
 
 SPLITS = ("train", "val")
 
@@ -75,7 +76,7 @@ def guess_dataset(path: str | os.PathLike) -> tuple[str, str]:
     Raises:
         DataError: there is no such file or folder.
     """
-    root = Path(path).expanduser()
+    root = expand_path(path)
     if root.is_file():
         return "imagelist", str(root)
     if not root.is_dir():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fbnetv3.data.image_folders import SkippedFiles, list_class_folders, scan_class_folders
 from fbnetv3.errors import DataError
-from fbnetv3.utils.files import write_json
+from fbnetv3.utils.files import expand_path, write_json
 from fbnetv3.utils.text import describe_error, first_few
 
 SEARCH_CLASSES = 200
@@ -50,7 +50,7 @@ def draw_class_subset(
     Raises:
         DataError: the folder does not exist, has too few classes or images, or a class without images was drawn.
     """
-    root = Path(root).expanduser()
+    root = expand_path(root)
     skipped = SkippedFiles()
     folders = list_class_folders(root, skipped)
     if len(folders) < num_classes:

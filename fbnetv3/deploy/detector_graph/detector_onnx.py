@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +32,7 @@ from fbnetv3.deploy.predictors.detector_predictor import (
     resize_to_dict,
 )
 from fbnetv3.errors import ExportError
+from fbnetv3.utils.files import expand_path
 
 # Largest differences from the original detector: of a box corner, in pixels of the image, and of a score
 BOX_TOLERANCE = 0.1
@@ -99,7 +99,7 @@ def export_detector_to_onnx(
     onnx_format = get_format(_FORMAT)
     onnx_format.import_packages()
     images = sample_detector_images() if images is None else images
-    output = Path(output).expanduser()
+    output = expand_path(output)
     with atomic_folder(output) as folder:
         # 1. Compute what the export must reproduce
         pixels = [load_rgb_array(image, f"images[{i}]") for i, image in enumerate(images)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -19,6 +20,9 @@ from fbnetv3.deploy.formats.export_format import (
     as_export_error,
     require_packages,
 )
+
+# ONNX Runtime sends usage data, and warns if it cannot store an identifier for it in the home folder
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     import onnx

@@ -27,6 +27,7 @@ from fbnetv3.deploy.latency.onnx_writer import build_onnx_model
 from fbnetv3.deploy.latency.timing import PeakMemoryMeter, Timing, time_calls
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.modeling.network import build_network
+from fbnetv3.utils.files import expand_path
 
 # Runtimes that are not named after a format: torch runs an optimized copy of the network, onnxruntime the format "onnx"
 TORCH = "torch"
@@ -108,7 +109,7 @@ def measure_network(
 
 def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **timing_options: Any) -> Measurement:
     """Measure an exported classifier in a separate process; see `measure_network`."""
-    folder = Path(folder).expanduser()
+    folder = expand_path(folder)
     manifest = read_manifest(folder)
     if manifest.task == DETECTION:
         raise UsageError(

@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -19,6 +18,7 @@ from fbnetv3.data.digit_scenes import digit_scenes_folder, ensure_digit_scenes
 from fbnetv3.detection.data.coco_annotations import check_annotations, read_annotations
 from fbnetv3.errors import DataError, UsageError, suggest
 from fbnetv3.training.processes.distributed import ProcessGroup
+from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.text import describe_error, first_few
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def register_custom_datasets(cfg: CfgNode) -> None:
             with contextlib.suppress(KeyError):
                 catalog.remove(name)
         if json_file:
-            file, folder = (str(Path(path).expanduser()) for path in (json_file, image_root))
+            file, folder = (str(expand_path(path)) for path in (json_file, image_root))
             DatasetCatalog.register(name, partial(load_coco_json, file, folder, name))
             _set_metadata(name, file, folder)
     # Select the registered datasets

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from fbnetv3.nars.trials.history import visible_history
 from fbnetv3.nars.trials.progress import rank_trials
 from fbnetv3.nars.trials.trial_csv import find_listed, read_values, write_candidates
 from fbnetv3.nars.trials.trial_store import GIVEN, RUNNING, WAITING, Proposal, Segment, Trial, TrialStore
-from fbnetv3.utils.files import FolderLock
+from fbnetv3.utils.files import FolderLock, expand_path
 
 _LOCK_SECONDS = 120.0  # how long to wait for other processes that ask or tell
 
@@ -59,7 +58,7 @@ class Search:
     ) -> None:
         self._plan = build_plan(space, settings, keywords)
         self._proposer = self._plan.build_proposer(continues)
-        self.folder = Path(folder).expanduser().resolve()
+        self.folder = expand_path(folder).resolve()
         with self._open_store() as store:
             # Trials that other processes were asked for stay theirs
             start_or_resume(self._plan, store, None, continues, requeue=False)

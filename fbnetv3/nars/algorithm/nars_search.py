@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from pathlib import Path
 from typing import Any
 
 from fbnetv3.errors import UsageError
@@ -21,7 +20,7 @@ from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.nars.trials.progress import ProgressCallback, SearchProgress, comparison_epoch
 from fbnetv3.nars.trials.trial_store import TrialStore
-from fbnetv3.utils.files import FolderLock
+from fbnetv3.utils.files import FolderLock, expand_path
 
 
 def search(
@@ -63,7 +62,7 @@ def search(
     if settings.executor != "ray" and hasattr(evaluate, "check"):
         candidate = plan.constraints.find_feasible(settings.seed)
         evaluate.check(Candidate(plan.space, candidate, full_epochs=settings.epochs))
-    folder = Path(output).expanduser().resolve()
+    folder = expand_path(output).resolve()
     lock = FolderLock(folder, "search", "choose a different folder")
     on_progress = on_progress or (lambda progress: None)
     continues = getattr(evaluate, "continues", False)

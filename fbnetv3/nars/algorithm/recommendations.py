@@ -29,7 +29,7 @@ from fbnetv3.nars.space.space_definition import space_digest
 from fbnetv3.nars.trials.history import stack_candidates
 from fbnetv3.nars.trials.progress import comparison_epoch, rank_trials
 from fbnetv3.nars.trials.trial_store import FINAL, Trial
-from fbnetv3.utils.files import make_folder, write_json, write_text
+from fbnetv3.utils.files import expand_path, make_folder, write_json, write_text
 from fbnetv3.utils.nested_keys import flatten, merge, nest
 from fbnetv3.utils.yaml_files import BASE_KEY
 
@@ -262,7 +262,7 @@ def _training_config(settings: SearchSettings, folder: Path) -> dict[str, Any]:
     if not base:
         return config
     paths = [
-        os.path.relpath(Path(path).expanduser().resolve(), folder.resolve())
+        os.path.relpath(expand_path(path).resolve(), folder.resolve())
         for path in (base if isinstance(base, list) else [base])
     ]
     return {BASE_KEY: paths if isinstance(base, list) else paths[0], **config}

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ from fbnetv3.nars.space.space_definition import space_definition, space_digest
 from fbnetv3.nars.space.variables import ARCHITECTURE
 from fbnetv3.nars.trials.trial_store import CONFIGURATION, EPOCHS_PLANNED, SPACE
 from fbnetv3.utils.checks import check_choice, error_context
-from fbnetv3.utils.files import file_sha256
+from fbnetv3.utils.files import expand_path, file_sha256
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +174,7 @@ class SearchPlan:
         labels = settings.pretraining_labels
         columns = [*settings.constraints, *(() if isinstance(labels, str) else labels)]
         if settings.latency is not None:
-            table = Path(settings.latency).expanduser()
+            table = expand_path(settings.latency)
             values["latency"] = file_sha256(table)[:12] if LATENCY_COLUMN in columns else None
         values["space"] = f"{self.space.name} ({space_digest(self.space)[:12]})"
         values["warm_start"] = None if self.warm_start is None else self.warm_start.digest[:12]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from fbnetv3.errors import FieldError, suggest
 from fbnetv3.nars.space.candidate import Candidate
+from fbnetv3.utils.files import expand_path
 
 
 class TableError(FieldError):
@@ -48,7 +48,7 @@ class TableEvaluator:
 def read_table(file: str | os.PathLike) -> dict[str, dict[str, Any]]:
     """Read a JSON table of measurements: a mapping from names of candidates to their measurements."""
     try:
-        rows = json.loads(Path(file).expanduser().read_text())
+        rows = json.loads(expand_path(file).read_text())
     except (OSError, ValueError) as error:
         raise TableError(f"cannot be read as JSON ({error})", file=str(file)) from None
     if not isinstance(rows, dict) or not rows or not all(isinstance(row, dict) for row in rows.values()):

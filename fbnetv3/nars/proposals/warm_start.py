@@ -23,6 +23,7 @@ from fbnetv3.nars.predictor.accuracy_transform import AccuracyTransform
 from fbnetv3.nars.predictor.gaussian_process import GaussianProcess
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.nars.trials.trial_store import TRIALS_FILE, TrialStore
+from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.yaml_files import parse_number
 
 VALUE = "value"
@@ -93,7 +94,7 @@ def build_warm_start(sources: Sequence[Source], space: Space, sign: float) -> Wa
 
 def _read_rows(source: Source, field: str) -> list[dict[str, Any]]:
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source).expanduser()
+        path = expand_path(source)
         if (path / TRIALS_FILE).exists():
             return _read_search(path)
         try:

@@ -40,6 +40,7 @@ from fbnetv3.nars.trials.trial_store import (
     TrialStore,
     TrialStoreError,
 )
+from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.imports import find_callable, import_modules
 
 _PHASES = (GIVEN, INITIAL, PROPOSED, FINAL)
@@ -68,7 +69,7 @@ class SavedSearch:
         Raises:
             UserError: there is no search in the folder, or one of its files is corrupt.
         """
-        folder = Path(folder).expanduser()
+        folder = expand_path(folder)
         with contextlib.closing(TrialStore(folder)) as store:
             metadata = store.metadata()
             trials = tuple(store.trials())

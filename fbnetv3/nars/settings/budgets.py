@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from fbnetv3.arch.latency_table import load_latency_table
@@ -16,6 +15,7 @@ from fbnetv3.nars.space.cost_model import COST_COLUMNS
 from fbnetv3.nars.space.latency_model import LATENCY_COLUMN, LatencyModel, possible_shapes
 from fbnetv3.nars.space.search_space import Space
 from fbnetv3.utils.checks import check_type, is_number
+from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.imports import find_callable
 
 
@@ -114,7 +114,7 @@ def _parse_space_bounds(
 def _build_latency_model(file: str, space: Space, num_classes: int) -> LatencyModel:
     if space.architecture is None:
         raise FieldError("the search has no architectures; remove this setting", "latency")
-    table = load_latency_table(Path(file).expanduser())
+    table = load_latency_table(expand_path(file))
     # Fail before the search if a block was not measured
     for shape in possible_shapes(space, num_classes):
         table.block_ms(shape)

@@ -14,6 +14,7 @@ import numpy as np
 
 from fbnetv3.nars.simulation.simulator import Cluster, Workload, simulate
 from fbnetv3.nars.trials.trial_store import COMPLETED, TRIALS_FILE, Trial, TrialStore, TrialStoreError
+from fbnetv3.utils.files import expand_path
 
 # A gap of this many seconds without a trial is an interruption; training the predictor takes less
 _INTERRUPTION_SECONDS = 30.0
@@ -68,7 +69,7 @@ class ReplayedPeriod:
 
 def read_search(path: Path) -> RecordedSearch:
     """Read the completed segments of a search from its folder, or from an SQLite file of trials."""
-    path = Path(path).expanduser()
+    path = expand_path(path)
     if path.is_dir():
         return _read_store(path)
     # A file is copied, because SQLite may write next to it

@@ -12,7 +12,7 @@ from typing import Any
 from fbnetv3.errors import UsageError
 from fbnetv3.nars.space.candidate import Candidate
 from fbnetv3.nars.space.search_space import Space
-from fbnetv3.utils.files import write_text
+from fbnetv3.utils.files import expand_path, write_text
 
 _TRIAL = "trial"
 _EPOCHS = "epochs"
@@ -25,7 +25,7 @@ def write_rows(file: str | os.PathLike, columns: Sequence[str], rows: Sequence[M
     writer = csv.DictWriter(text, columns)
     writer.writeheader()
     writer.writerows(rows)
-    path = Path(file).expanduser()
+    path = expand_path(file)
     write_text(path, text.getvalue())
     return path
 
@@ -52,7 +52,7 @@ def read_values(file: str | os.PathLike, objectives: Sequence[str] = ()) -> dict
     Raises:
         UsageError: the file cannot be read, lacks a column, or has a value that is no number.
     """
-    path = Path(file).expanduser()
+    path = expand_path(file)
     rows = _read_rows(path)
     columns = [*(objectives or [_VALUE])]
     values: dict[int, Any] = {}
@@ -74,7 +74,7 @@ def read_values(file: str | os.PathLike, objectives: Sequence[str] = ()) -> dict
 
 def find_listed(file: str | os.PathLike) -> set[int]:
     """Return the numbers of the trials in such a file; none if there is no such file."""
-    path = Path(file).expanduser()
+    path = expand_path(file)
     numbers = [row.get(_TRIAL) or "" for row in _read_rows(path)] if path.is_file() else []
     return {int(number) for number in numbers if number.isdecimal()}
 

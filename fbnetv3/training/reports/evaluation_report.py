@@ -30,7 +30,7 @@ from fbnetv3.training.reports.confusion import (
 from fbnetv3.training.reports.mistakes import draw_mistakes, write_mistakes
 from fbnetv3.training.reports.predictions import Predictions
 from fbnetv3.training.run_state.run_folder import RunFolder
-from fbnetv3.utils.files import make_folder, write_json
+from fbnetv3.utils.files import expand_path, make_folder, write_json
 from fbnetv3.utils.plotting import save_figure
 from fbnetv3.utils.text import describe_error
 
@@ -45,7 +45,7 @@ def report_folder(setting: str, run_folder: RunFolder, weights: str | os.PathLik
     if setting in ("off", ""):
         return None
     if setting != "auto":
-        return Path(setting).expanduser()
+        return expand_path(setting)
     is_own = run_folder.has_run() and Path(weights).resolve().is_relative_to(run_folder.path.resolve())
     return run_folder.report if is_own or not weights else None
 

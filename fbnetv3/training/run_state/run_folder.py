@@ -17,7 +17,14 @@ from fbnetv3.modeling.safe_loading import load_checkpoint_file
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.run_state.checkpoints import Checkpoints, load_newest, numbered_checkpoints
 from fbnetv3.training.run_state.run_description import describe_environment
-from fbnetv3.utils.files import FolderLock, make_folder, remove_partial_files, write_json, write_text
+from fbnetv3.utils.files import (
+    FolderLock,
+    expand_path,
+    make_folder,
+    remove_partial_files,
+    write_json,
+    write_text,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +33,7 @@ class RunFolder:
     """Paths in the output folder of a classifier's or detector's run."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = expand_path(path)
         self.weights = self.path / "model_final.pth"  # after the last epoch
         self.best = self.path / "model_best.pth"  # with the best validation top-1
         self.checkpoints = self.path / "checkpoints"  # a folder

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fbnetv3.errors import OutputError
-from fbnetv3.utils.files import write_csv
+from fbnetv3.utils.files import expand_path, write_csv
 
 RESULTS_TABLE = "results.csv"
 RESULT_FILE = "result.json"
@@ -52,7 +52,7 @@ def collect_results(folder: str | os.PathLike) -> list[dict[str, Any]]:
     Values that a run does not have are None; files that are corrupt are left out.
     """
     results = []
-    for file in sorted(Path(folder).expanduser().glob(f"*/{RESULT_FILE}")):
+    for file in sorted(expand_path(folder).glob(f"*/{RESULT_FILE}")):
         try:
             result = json.loads(file.read_text())
         except (OSError, ValueError):
@@ -72,7 +72,7 @@ def update_results_table(folder: str | os.PathLike) -> Path:
     Raises:
         OutputError: the table cannot be written, or the file is not such a table.
     """
-    file = Path(folder).expanduser() / RESULTS_TABLE
+    file = expand_path(folder) / RESULTS_TABLE
     _check_is_table(file)
     written = None
     while (results := collect_results(folder)) != written:
