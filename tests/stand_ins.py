@@ -34,6 +34,7 @@ def make_data(folder):
     image_folder(folder / "datasets/thousand", classes=1000, side=40, splits={"train": 1, "val": 1})
     image_folder(folder / "datasets/cifar10", classes=10, side=32, splits={"train": 8, "val": 2})
     image_folder(folder / "my_images", classes=2, side=64, splits={"train": 4, "val": 2}, distinct=12)
+    label_files(folder / "my_labels", folder / "my_images")
     image_folder(folder / "all_images", classes=2, side=64, splits={"": 6})
     detection_data(folder / "mine", ("cat", "dog", "horse"))
     coco(folder / "datasets/coco128/coco")
@@ -50,6 +51,14 @@ def make_data(folder):
     (folder / "tiny.yaml").write_text(json.dumps(SPACE))
     space = load_space(ROOT / "configs/nars/spaces/fbnetv3.yaml")
     latencies(folder / "table2.jsonl", describe_device("onnxruntime", 1), possible_shapes(space))
+
+
+def label_files(folder, images):
+    """Write CSV files that give each image of an image folder its class and a second label."""
+    folder.mkdir()
+    for split in ("train", "val"):
+        rows = [f"{path},{path.parent.name}|any" for path in sorted((images / split).rglob("*.*"))]
+        (folder / f"{split}.csv").write_text("\n".join(["file,labels", *rows]))
 
 
 def image_folder(root, classes, side, splits, distinct=4):

@@ -208,6 +208,9 @@ declare("SOLVER.EPOCHS", 400, low=0)
 declare("SOLVER.PATIENCE", 0, low=0)
 # Images per step over all processes; at least 2, for BatchNorm. 0 to fit the number of images, for fine-tuning.
 declare("SOLVER.BATCH_SIZE", 256, low=0)
+# On a GPU, halve BATCH_SIZE until a step fits in memory, which takes a few trial steps at the start; LR follows it if
+# LR_BATCH_SIZE is set
+declare("SOLVER.FIT_MEMORY", False)
 # Split each step's batch into this many parts, processed in sequence, to save memory. BatchNorm computes its
 # statistics over one part at a time.
 declare("SOLVER.ACCUMULATE", 1, low=1)

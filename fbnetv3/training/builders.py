@@ -232,6 +232,9 @@ class Inputs:
     preprocessing: Preprocessing
     train_loader: DataLoader
     val_loader: DataLoader
+    train_side: (
+        int  # side of training images in pixels, which the teacher may need larger than the preprocessing's
+    )
 
 
 def dataset_from_config(cfg: CfgNode, split: str) -> ImageDataset:
@@ -272,7 +275,7 @@ def build_inputs(
     )
     val_preprocessing = evaluation_preprocessing(preprocessing, cfg.EVAL.TTA)
     val_loader = loader_from_config(cfg, val, val_preprocessing, device, group)
-    return Inputs(cfg, train, val, preprocessing, train_loader, val_loader)
+    return Inputs(cfg, train, val, preprocessing, train_loader, val_loader, side)
 
 
 def is_multi_label(dataset: ImageDataset) -> bool:

@@ -32,9 +32,11 @@ from fbnetv3.training.builders import (
 )
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.evaluation.weights_evaluation import evaluate_with_tta
+from fbnetv3.training.fine_tuning.batch_size_search import find_batch_size
 from fbnetv3.training.fine_tuning.early_stopping_hook import EarlyStoppingHook
 from fbnetv3.training.fine_tuning.freezing import freeze
 from fbnetv3.training.fine_tuning.run_length import describe_fitted
+from fbnetv3.training.losses import Objective
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup, process_group
 from fbnetv3.training.recorded_networks import fill_from_record, recorded_arch
 from fbnetv3.training.reports.evaluation_report import report_folder
@@ -214,11 +216,15 @@ class _ClassifierRun:
 
         # Data and network
         self.inputs = build_inputs(cfg, self.arch, self.device, group, classes)
-        self.fitted_values = describe_fitted(cfg, self.inputs.cfg)
-        self.cfg = cfg = self.inputs.cfg
         self.classes = self.inputs.train.classes
         model = build_model(cfg, self.arch, self.classes, self.device, cfg.MODEL.WEIGHTS, record=record)
         self.num_classes = cast("int", model.num_classes)
+        self.objective = self._build_objective()
+        if cfg.SOLVER.FIT_MEMORY:
+            self._fit_memory(cfg, model)
+        # From here on, the config has the values that fit dataset and memory
+        self.fitted_values = describe_fitted(cfg, self.inputs.cfg)
+        self.cfg = cfg = self.inputs.cfg
         self.model = sync_batchnorm(model, self.device) if cfg.MODEL.SYNC_BN and group.size > 1 else model
         # After the norms have been replaced, and before anything collects the parameters
         self.frozen = freeze(self.model, cfg.MODEL.FREEZE, norms=cfg.MODEL.FREEZE_NORM)
@@ -233,6 +239,24 @@ class _ClassifierRun:
         self.metadata = self._describe()
         self.curve = LearningCurveHook(callbacks)
         self.trainer = self._build_trainer()
+
+    def _build_objective(self) -> Objective:
+        cfg, inputs = self.inputs.cfg, self.inputs
+        weights = class_weights_from_config(cfg, inputs.train)
+        return build_objective(cfg, self.classes, inputs.preprocessing.resolution, self.device, weights)
+
+    def _fit_memory(self, cfg: CfgNode, model: nn.Module) -> None:
+        """Reduce the batch size until it fits in memory, and rebuild the inputs with it."""
+        fitted = self.inputs.cfg
+        batch_size = find_batch_size(fitted, model, self.objective, self.inputs, self.device, self.group)
+        if batch_size == fitted.SOLVER.BATCH_SIZE:
+            return
+        # The number of epochs may depend on the batch size
+        reduced = cfg.clone()
+        reduced.defrost()
+        reduced.SOLVER.BATCH_SIZE = batch_size
+        reduced.freeze()
+        self.inputs = build_inputs(reduced, self.arch, self.device, self.group, self.classes)
 
     def _describe(self) -> dict[str, Any]:
         """Return what checkpoints record about the run: its fingerprint, its network, its data and versions."""
@@ -265,13 +289,7 @@ class _ClassifierRun:
         cfg = self.cfg
         return Trainer(
             self.model,
-            build_objective(
-                cfg,
-                self.classes,
-                self.inputs.preprocessing.resolution,
-                self.device,
-                class_weights_from_config(cfg, self.inputs.train),
-            ),
+            self.objective,
             optimizer_from_config(cfg, self.model),
             schedule_from_config(cfg),
             self.inputs.train_loader,
@@ -429,7 +447,8 @@ class _ClassifierRun:
         details = [f"input {inputs.preprocessing.resolution} px", images, f"{cfg.SOLVER.EPOCHS} epochs"]
         log_summary(self.arch.name, self.model, cfg.DATA.NAME, details, self.device, self.group)
         if self.fitted_values:
-            logger.info("for %d training images: %s", len(inputs.train), self.fitted_values)
+            memory = " and the GPU's memory" if cfg.SOLVER.FIT_MEMORY else ""
+            logger.info("for %d training images%s: %s", len(inputs.train), memory, self.fitted_values)
         if self.group.size > 1:
             norm = "synchronized BatchNorm" if cfg.MODEL.SYNC_BN else "BatchNorm in each process"
             logger.info("%d images per process and step, %s", inputs.train_loader.batch_size, norm)

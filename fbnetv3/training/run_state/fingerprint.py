@@ -29,6 +29,8 @@ CLASSIFIER_IGNORED_KEYS = (
     "DATA.WORKERS",
     "MODEL.CHANNELS_LAST",
     "MODEL.COMPILE",
+    # The batch size that fits is compared itself
+    "SOLVER.FIT_MEMORY",
     # A limit on errors
     "DATA.MAX_CORRUPT",
     # Paths; the keys that a recipe sets are compared themselves
