@@ -51,6 +51,7 @@ setup(
         "fbnetv3.model_zoo_data",
         "fbnetv3.configs",
     ],
+    entry_points={"console_scripts": ["fbnetv3 = fbnetv3.commands.cli:main"]},
     package_dir={"fbnetv3.model_zoo_data": "model_zoo", "fbnetv3.configs": "configs"},
     package_data={
         "fbnetv3": [

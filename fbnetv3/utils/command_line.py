@@ -52,6 +52,11 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; see {self.prog} --help\n")
 
 
+def program_name() -> str:
+    """Return the name of the running program, such as "train_net.py" or "fbnetv3 train"."""
+    return os.path.basename(sys.argv[0])
+
+
 def is_multi_process() -> bool:
     """Return whether torchrun's variables say that this is one of several processes."""
     return os.environ.get("WORLD_SIZE", "") not in ("", "0", "1")

@@ -58,16 +58,26 @@ class ClassifierPredictor:
         """
         check_int(top, "top", 1)
         logits = self.logits(images, batch_size)
+        names = [_image_name(image, i) for i, image in enumerate(images if is_batch(images) else [images])]
+        predictions = self._rank_classes(logits, names, top)
+        return predictions if is_batch(images) else predictions[0]
+
+    def preprocess(self, image: ClassifierImage) -> np.ndarray:
+        """Return the network's input for one image, float32 (1, channels, H, W); see `__call__` for its errors."""
+        return next(self.batches([image], 1))
+
+    def classify(self, inputs: np.ndarray, names: Sequence[str], top: int = 5) -> list[list[Prediction]]:
+        """Return the most likely classes for inputs from `preprocess`, (N, channels, H, W), with names for errors."""
+        return self._rank_classes(self.runtime.run(inputs), names, top)
+
+    def _rank_classes(self, logits: np.ndarray, names: Sequence[str], top: int) -> list[list[Prediction]]:
         finite = np.isfinite(logits).all(1)
         if not finite.all():
-            index = int(finite.argmin())
-            name = _image_name(images[index], index) if is_batch(images) else _image_name(images, 0)
             raise WeightsError(
-                f"{name}: the logits of {self.name} are NaN or infinite: its weights have diverged, or the "
-                "preprocessing is not that of its training"
+                f"{names[int(finite.argmin())]}: the logits of {self.name} are NaN or infinite: its weights have "
+                "diverged, or the preprocessing is not that of its training"
             )
-        predictions = [self._top_classes(row, top) for row in logits]
-        return predictions if is_batch(images) else predictions[0]
+        return [self._top_classes(row, top) for row in logits]
 
     def _top_classes(self, logits: np.ndarray, top: int) -> list[Prediction]:
         probabilities, indices = (

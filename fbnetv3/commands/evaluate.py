@@ -1,0 +1,64 @@
+"""Evaluate a network on a dataset: `fbnetv3 eval MODEL [--data PATH] [KEY VALUE ...]`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from fbnetv3 import model_zoo
+from fbnetv3.arch import configs_folder
+from fbnetv3.commands import train
+from fbnetv3.data.check.check_dataset import guess_dataset
+from fbnetv3.errors import UsageError
+from fbnetv3.model_zoo.pretrained import is_checkpoint
+from fbnetv3.model_zoo.zoo import is_detector
+from fbnetv3.training.run_state.run_folder import RunFolder
+from fbnetv3.utils.command_line import ArgumentParser
+from fbnetv3.utils.files import expand_path
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Evaluate a network."""
+    parser = ArgumentParser(
+        description="Evaluate a network on the validation images of its config, or of --data."
+    )
+    parser.add_argument(
+        "model", metavar="MODEL", help="checkpoint, folder of a run, config file or model zoo entry"
+    )
+    parser.add_argument(
+        "--data",
+        metavar="PATH",
+        help="dataset of a classifier: folder with val/, folder of tar files, or subset file",
+    )
+    parser.add_argument(
+        "--report", metavar="DIR", help="folder for tables and figures (default: that of the run)"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="config overrides, such as DEVICE cpu"
+    )
+    args = parser.parse_intermixed_args(argv)
+    train.main(["--eval-only", *_choose_config(args.model), *_data_overrides(args), *args.overrides])
+
+
+def _choose_config(model: str) -> list[str]:
+    """Return the arguments that name config and weights."""
+    path = expand_path(model)
+    if path.is_dir():
+        return ["--config", str(RunFolder(path).config)]
+    if is_checkpoint(model):
+        return ["MODEL.WEIGHTS", model]
+    if path.is_file():
+        return ["--config", model]
+    entry = model_zoo.entry(model)
+    weights = entry.local_weights() if is_detector(entry.name) else f"zoo://{entry.name}"
+    return ["--config", str(configs_folder() / entry.name), "MODEL.WEIGHTS", str(weights)]
+
+
+def _data_overrides(args: argparse.Namespace) -> list[str]:
+    overrides = ["EVAL.REPORT", args.report] if args.report else []
+    if args.data:
+        name, root = guess_dataset(args.data)
+        if not name:
+            raise UsageError(f"{args.data}: has no folder val/ or test/ with a folder for each class")
+        overrides += ["DATA.NAME", name, "DATA.ROOT", root]
+    return overrides

@@ -1,0 +1,246 @@
+"""Export a classifier or a detector: `fbnetv3 export --model fbnetv3_b --format onnx --output exported/b`."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tabulate import tabulate
+
+from fbnetv3.config import is_detection_config
+from fbnetv3.deploy import FORMATS, ExportedNetwork, Int8Settings, export_classifier
+from fbnetv3.deploy.formats.export_format import get_format
+from fbnetv3.deploy.formats.quantization import split_image_folder
+from fbnetv3.deploy.input_images import sample_image_files
+from fbnetv3.errors import DataError, UsageError
+from fbnetv3.model_zoo.pretrained import (
+    PretrainedClassifier,
+    find_detector_weights,
+    find_zoo_detector,
+    load_classifier_from_config,
+    load_classifier_from_name,
+    read_class_names,
+)
+from fbnetv3.model_zoo.zoo import is_detector
+from fbnetv3.utils.command_line import ArgumentParser, positive_int, program_name
+from fbnetv3.utils.nested_keys import parse_pairs
+
+MAX_CALIBRATION_IMAGES = 256
+INT8_DEFAULTS = {
+    "calibration": None,
+    "val_images": 1000,
+    "max_drop": 1.0,
+    "min_agreement": None,
+    "reduce_range": False,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Export a network."""
+    parser = _build_parser()
+    args = parser.parse_intermixed_args(argv)
+    if args.model and args.overrides:
+        parser.error("KEY VALUE pairs need --config")
+    for option, default in INT8_DEFAULTS.items():
+        if getattr(args, option) is None:
+            setattr(args, option, default)
+        elif not args.int8:
+            parser.error(f"--{option.replace('_', '-')} needs --int8")
+    if args.model:
+        get_format(args.format)  # fail early; with --config, the config's IMPORTS may register it later
+    command = shlex.join([program_name(), *(sys.argv[1:] if argv is None else argv)])
+    if is_detector(args.model) if args.model else is_detection_config(args.config):
+        _run_detector_export(args, command)
+    else:
+        _run_classifier_export(args, command)
+
+
+def _build_parser() -> ArgumentParser:
+    parser = ArgumentParser(description="Export a network and verify the export against the original.")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--config", metavar="FILE", help="training or detection config")
+    source.add_argument(
+        "--model",
+        metavar="NAME",
+        help="architecture, model zoo entry such as digits/fbnetv3_digits, or a classifier's checkpoint or run folder",
+    )
+    parser.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="file, URL, 'published' or 'random'; see docs/deploy.md for the defaults",
+    )
+    parser.add_argument(
+        "--classes", metavar="FILE", help="file of class names, one per line or a JSON list"
+    )
+    formats = ", ".join(FORMATS.names())
+    parser.add_argument(
+        "--format", required=True, help=f"{formats}, or a format that an imported module registers"
+    )
+    parser.add_argument("--output", required=True, metavar="DIR", help="folder to create")
+    parser.add_argument(
+        "--any-size", action="store_true", help="make height and width dynamic, not only the batch"
+    )
+    parser.add_argument(
+        "--images",
+        metavar="DIR",
+        help="folder of images to verify the export on (default: scikit-learn's sample images)",
+    )
+    _add_int8_arguments(parser)
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="config keys to change, such as DATA.ROOT datasets/cifar10",
+    )
+    return parser
+
+
+def _add_int8_arguments(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("int8")
+    group.add_argument("--int8", action="store_true", help="quantize to int8 (onnx and executorch)")
+    group.add_argument(
+        "--calibration",
+        metavar="DIR",
+        help="images to calibrate on (default: the config's training images)",
+    )
+    group.add_argument(
+        "--val-images",
+        type=positive_int,
+        metavar="N",
+        help="maximum number of images on which to compare with float32 (default: 1000)",
+    )
+    group.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="POINTS",
+        help="maximum drop in top-1, in percentage points (default: 1)",
+    )
+    group.add_argument(
+        "--min-agreement",
+        type=float,
+        metavar="PERCENT",
+        help="minimum percentage of images with an unchanged class (default: 98 without labels, no limit with labels)",
+    )
+    group.add_argument(
+        "--reduce-range",
+        action="store_true",
+        default=None,
+        help="7-bit weights, for x86 without VNNI (onnx)",
+    )
+
+
+def _run_classifier_export(args: argparse.Namespace, command: str) -> None:
+    images = sample_image_files(args.images) if args.images else None
+    if args.config:
+        net = load_classifier_from_config(
+            args.config, args.overrides, weights=args.weights, classes=args.classes
+        )
+    else:
+        net = load_classifier_from_name(
+            args.model, weights=args.weights or "published", classes=args.classes
+        )
+    exported = export_classifier(
+        net.model,
+        net.preprocessing,
+        net.classes,
+        args.output,
+        format=args.format,
+        any_size=args.any_size,
+        images=images,
+        name=net.name,
+        int8=_int8_settings(net, args) if args.int8 else None,
+        command=command,
+    )
+    check = exported.manifest.verification
+    runtime = f"{check['runtime']} before int8" if args.int8 else check["runtime"]
+    print(
+        f"{_describe_export(exported)}; logits of {runtime} differ from the network's by at most "
+        f"{check['largest_relative_difference']:.1e} of the largest logit on {check['images']} images"
+    )
+    if args.int8:
+        print(_format_int8_table(check["int8"]))
+
+
+def _run_detector_export(args: argparse.Namespace, command: str) -> None:
+    if args.format != "onnx" or args.int8:
+        raise UsageError("detectors can only be exported with --format onnx and without --int8")
+    if args.any_size:
+        raise UsageError("detectors take images of any size: omit --any-size")
+    from fbnetv3.detection.detection_config import load_detection_config
+    from fbnetv3.detection.export.detector_export import export_detector
+
+    if args.model:
+        config, weights = find_zoo_detector(args.model, args.weights)
+        cfg = load_detection_config(config)
+    else:
+        config = args.config
+        cfg = load_detection_config(config, args.overrides)
+        weights = find_detector_weights(config, cfg, args.weights, parse_pairs(args.overrides))
+    exported = export_detector(
+        cfg,
+        weights,
+        args.output,
+        images=sample_image_files(args.images) if args.images else None,
+        classes=read_class_names(args.classes) if args.classes else None,
+        name=Path(config).stem,
+        command=command,
+    )
+    check = exported.manifest.verification
+    print(
+        f"{_describe_export(exported)}; of {check['detections']} detections in {check['images']} images, "
+        f"{check['equal']} of {check['runtime']} equal detectron2's; their boxes differ by at most "
+        f"{check['largest_box_difference']:.1e} pixels, scores by {check['largest_score_difference']:.1e}"
+    )
+
+
+def _describe_export(exported: ExportedNetwork) -> str:
+    size = exported.manifest.files[exported.model.name]["bytes"]
+    return f"{exported.model}: {exported.manifest.network}, {size / 1e6:.1f} MB"
+
+
+def _int8_settings(net: PretrainedClassifier, args: argparse.Namespace) -> Int8Settings:
+    """Choose calibration and comparison images: the config's dataset, or, if it is missing, the calibration folder."""
+    limits = {
+        "max_drop": args.max_drop,
+        "min_agreement": args.min_agreement,
+        "reduce_range": args.reduce_range,
+    }
+    try:
+        images, targets = net.labeled_images("val", args.val_images)
+    except (DataError, UsageError) as error:
+        if not args.calibration:
+            raise
+        print(f"without labels, int8 is judged by agreement with float32 ({error})", file=sys.stderr)
+        return Int8Settings(
+            *split_image_folder(args.calibration, MAX_CALIBRATION_IMAGES, args.val_images), **limits
+        )
+    if args.calibration:
+        return Int8Settings(
+            sample_image_files(args.calibration, MAX_CALIBRATION_IMAGES), images, targets, **limits
+        )
+    calibration, _ = net.labeled_images("train", MAX_CALIBRATION_IMAGES)
+    return Int8Settings(calibration, images, targets, **limits)
+
+
+def _format_int8_table(result: dict[str, Any]) -> str:
+    """Format size, agreement and, with labels, top-1 of float32 and int8."""
+    float32_bytes = result["bytes_float32"]
+    int8_bytes = result["bytes_int8"]
+    headers = [f"on {result['images']} images", "agreement", "size", "of float32"]
+    rows = [
+        ["float32", "", f"{float32_bytes / 1e6:.2f} MB", ""],
+        [
+            "int8",
+            f"{result['agreement']:.2f}%",
+            f"{int8_bytes / 1e6:.2f} MB",
+            f"{100 * int8_bytes / float32_bytes:.1f}%",
+        ],
+    ]
+    if "top1_int8" in result:
+        headers.insert(1, "top-1")
+        for row in rows:
+            row.insert(1, f"{result[f'top1_{row[0]}']:.2f}%")
+    alignment = ["left", *("right" for _ in headers[1:])]
+    return tabulate(rows, headers, tablefmt="plain", colalign=alignment, disable_numparse=True)

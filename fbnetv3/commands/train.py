@@ -1,0 +1,106 @@
+"""Train or evaluate a network: `fbnetv3 train --config FILE [--eval-only] [--resume] [KEY VALUE ...]`.
+
+The config decides between a classifier and a detector; detectors have detectron2 configs. A classifier's checkpoint is
+evaluated without a config: `fbnetv3 eval FILE`.
+"""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from fbnetv3.commands.cli import COMMANDS
+from fbnetv3.config import is_detection_config, load_config
+from fbnetv3.modeling.cpu.malloc import keep_freed_memory
+from fbnetv3.training import evaluate_classifier, train_classifier
+from fbnetv3.training.processes.launch import launch
+from fbnetv3.training.recorded_networks import load_recorded_config
+from fbnetv3.training.run_state.run_folder import RunFolder
+from fbnetv3.training.training_hooks import ACCURACY_LABELS
+from fbnetv3.utils.command_line import ArgumentParser, positive_int
+from fbnetv3.utils.nested_keys import parse_pairs
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train or evaluate a network."""
+    parser = ArgumentParser(description="Train or evaluate a classifier or a detector.")
+    parser.add_argument(
+        "--config",
+        "--config-file",
+        metavar="FILE",
+        help="training or detection config, see configs/ (default with --eval-only: the one in MODEL.WEIGHTS)",
+    )
+    parser.add_argument(
+        "--eval-only",
+        action="store_true",
+        help="evaluate MODEL.WEIGHTS, or the result of the run in OUTPUT_DIR",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="resume from the newest checkpoint in OUTPUT_DIR"
+    )
+    parser.add_argument(
+        "--num-gpus",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="number of processes to start on this machine, one per GPU",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="config overrides, such as SOLVER.LR 0.1"
+    )
+    args = parser.parse_intermixed_args(argv)
+    if args.eval_only and args.resume:
+        parser.error("--eval-only does not train: omit --resume")
+    if not args.config and not args.eval_only:
+        parser.error("training needs --config FILE")
+    is_detector = args.config and is_detection_config(args.config)
+    run = partial(_run_detector if is_detector else _run_classifier, args)
+    launch(run, args.num_gpus, after_interrupt=COMMANDS["train"].after_interrupt)
+
+
+def _run_classifier(args: argparse.Namespace) -> None:
+    if args.eval_only:
+        cfg = (
+            load_config(args.config, args.overrides)
+            if args.config
+            else load_recorded_config(args.overrides)
+        )
+        _print_metrics(evaluate_classifier(cfg, keep=parse_pairs(args.overrides)))
+        return
+    cfg = load_config(args.config, args.overrides)
+    keep_freed_memory()
+    result = train_classifier(cfg, resume=args.resume)
+    _print_metrics(result.metrics)
+    tensorboard = ("tensorboard",) if "tensorboard" in cfg.LOG.TRACKERS else ()
+    _print_paths(
+        result.run_folder, "weights", "best", "checkpoints", "metrics", "curve", "log", *tensorboard
+    )
+
+
+def _run_detector(args: argparse.Namespace) -> None:
+    from fbnetv3.detection.detection_config import load_detection_config
+    from fbnetv3.detection.training.detector_evaluation import detection_table
+    from fbnetv3.detection.training.detector_training import evaluate_detector, train_detector
+
+    cfg = load_detection_config(args.config, args.overrides)
+    keep_freed_memory()
+    if args.eval_only:
+        print(detection_table(evaluate_detector(cfg, keep=parse_pairs(args.overrides))))
+        return
+    result = train_detector(cfg, resume=args.resume)
+    if result.results:
+        print(detection_table(result.results))
+        print(f"{'detections:':12} {result.detections}\n{'examples:':12} {result.examples}")
+    curve = ("curve",) if result.results else ()
+    _print_paths(result.run_folder, "weights", "checkpoints", "metrics", *curve, "log", "tensorboard")
+
+
+def _print_metrics(metrics: Mapping[str, float]) -> None:
+    accuracies = [
+        f"{label} {metrics[key]:.2f}%" for key, label in ACCURACY_LABELS.items() if key in metrics
+    ]
+    print(f"{', '.join(accuracies)}, loss {metrics['loss']:.4f} on {metrics['images']} images")
+
+
+def _print_paths(run_folder: RunFolder, *names: str) -> None:
+    for name in names:
+        print(f"{name + ':':12} {getattr(run_folder, name)}")
