@@ -70,7 +70,7 @@ setup(
         "jinja2",
         "matplotlib",
         "numpy",
-        "pillow",
+        "pillow>=10.1",  # Image.has_transparency_data
         "pyyaml",
         "safetensors",
         "scikit-learn",
