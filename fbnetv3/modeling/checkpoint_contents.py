@@ -130,7 +130,7 @@ def _build_candidate(
     averaging = [key for key in (*path, *prefix.split(".")) if key in _AVERAGED_KEYS] + counters
     return WeightsCandidate(
         source,
-        place=" ".join([*([".".join(path)] if path else []), *([f"{prefix}*"] if prefix else [])]),
+        place=": ".join(part for part in (".".join(path), prefix and f"{prefix}*") if part),
         weights={key.removeprefix(prefix): tensors[key] for key in names if key.startswith(prefix)},
         others=tuple(key for key in names if not key.startswith(prefix)),
         averaging=averaging[0] if averaging else "",
@@ -146,7 +146,9 @@ def common_wrapper_prefix(names: Iterable[str]) -> set[str]:
     """Return the one prefix of wrappers, such as DistributedDataParallel's "module.", that all names have, or ""."""
     names = [name for name in names if not _is_counter(name)]
     prefix = ""
-    while wrapper := next((w for w in _WRAPPERS if all(n.startswith(prefix + w) for n in names)), ""):
+    while names and (
+        wrapper := next((w for w in _WRAPPERS if all(n.startswith(prefix + w) for n in names)), "")
+    ):
         prefix += wrapper
     return {prefix}
 

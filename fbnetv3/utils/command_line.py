@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 from fbnetv3.errors import Terminated, UserError
 from fbnetv3.utils.imports import import_modules
-from fbnetv3.utils.plotting import prepare_matplotlib
 from fbnetv3.utils.text import one_line
 
 # Error messages may quote a file's content; longer ones are shortened
@@ -103,7 +102,6 @@ def run_tool(
     logger = logging.getLogger("fbnetv3")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    prepare_matplotlib()  # which detectron2 imports, too
     previous = signal.signal(signal.SIGTERM, _raise_terminated) if sigterm else None
     try:
         code = _run(main, argv, rank, after_interrupt)

@@ -304,3 +304,9 @@ def test_torchvisions_networks_have_the_same_wrappers(name, caplog):
 def test_a_checkpoint_without_tensors(checkpoint):
     with pytest.raises(WeightsError, match=r"^x.pth: has no state dict \(a mapping of names to tensors\)"):
         extract_state_dict(checkpoint, "x.pth")
+
+
+@pytest.mark.parametrize("key", ["n_averaged", "module.n_averaged"])
+def test_a_counter_alone_is_no_network(key, copy):
+    with pytest.raises(WeightsError, match="the keys match no known naming"):
+        fbnetv3.load_weights(copy, {key: torch.tensor(3)})

@@ -38,7 +38,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def homeless(monkeypatch, tmp_path):
     """A process without HOME, whose user is unknown."""
     for name in ("HOME", "XDG_CACHE_HOME", "FBNETV3_CACHE", "MPLCONFIGDIR"):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is restored, even if it was not set
+        monkeypatch.delenv(name)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     temporary_cache_dir.cache_clear()

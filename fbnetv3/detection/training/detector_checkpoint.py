@@ -224,7 +224,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path, State] | None:
         tagged = folder / (folder / _LAST_CHECKPOINT).read_text().strip()
         if not has_numbered_name(tagged):  # such as detectron2's model_final.pth
             paths.insert(0, tagged)
-    return load_newest(folder, paths, _read_checkpoint)
+    return load_newest(folder, paths, _read_finite_checkpoint)
 
 
 def load_detector(model: nn.Module, source: str | os.PathLike, *, new_classes: bool = False) -> nn.Module:
@@ -244,6 +244,12 @@ def _read_checkpoint(path: Path) -> State:
     if not isinstance(contents, dict) or "model" not in contents:
         contents = {"model": contents}
     return {**contents, "model": extract_state_dict(contents["model"], str(path), _detector_prefixes)}
+
+
+def _read_finite_checkpoint(path: Path) -> State:
+    checkpoint = _read_checkpoint(path)
+    check_finite(checkpoint["model"], str(path))
+    return checkpoint
 
 
 def _detector_prefixes(names: Iterable[str]) -> set[str]:

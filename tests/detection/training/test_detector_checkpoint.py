@@ -8,6 +8,7 @@ from detectron2.modeling import build_model
 
 import fbnetv3
 from fbnetv3.detection import FBNetV3Checkpointer, load_detector
+from fbnetv3.detection.training.detector_checkpoint import newest_checkpoint
 from fbnetv3.errors import OutputError, WeightsError
 from tests.detection.detectors import small_config
 from tests.modeling.weight_files import RunsCode, mobile_vision
@@ -279,6 +280,16 @@ def test_the_newest_are_kept_and_a_corrupt_one_is_skipped(model, tmp_path, caplo
     assert "model_0000003.pth: " in caplog.text and "trying the previous checkpoint" in caplog.text
     checkpointer.save("model_0000002", iteration=2)
     assert not newest.exists(), "training resumed from before it"
+
+
+def test_runs_do_not_resume_from_weights_that_are_not_finite(model, tmp_path, caplog):
+    checkpointer = FBNetV3Checkpointer(model, str(tmp_path))
+    checkpointer.save("model_0000001", iteration=1)
+    state = shifted(model, float("inf"))
+    torch.save({"model": state, "iteration": 2}, tmp_path / "model_0000002.pth")
+    path, checkpoint = newest_checkpoint(tmp_path)
+    assert (path.name, checkpoint["iteration"]) == ("model_0000001.pth", 1)
+    assert "model_0000002.pth: NaN or infinity in" in caplog.text
 
 
 def test_a_full_disk_leaves_the_previous_checkpoint(model, tmp_path, monkeypatch):
