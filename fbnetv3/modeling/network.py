@@ -198,10 +198,7 @@ class FBNetV3(nn.Module):
         last_level = self.feature_info[-1]
         removes_layers = [name for name, _ in self._feature_layers()][-1] != last_level["module"]
         if removes_layers:
-            stages = self.backbone.stages[: last_level["stage"] + 1]
-            index = int(last_level["module"].rpartition(".")[2])
-            stages[-1] = stages[-1][: index + 1]  # type: ignore[index]
-            self.backbone.stages = stages
+            self.backbone.remove_blocks_after(last_level["module"].removeprefix("backbone."))
             self.num_features = last_level["num_chs"]
         if removes_layers or prune_head:
             self._remove_head()

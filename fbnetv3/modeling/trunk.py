@@ -76,6 +76,14 @@ class Trunk(nn.Module):
             for b, block in stage.named_children():
                 yield f"stages.{s}.{b}", block
 
+    def remove_blocks_after(self, name: str) -> None:
+        """Make the trunk end in the block of that name."""
+        _, s, b = name.split(".")
+        stages: Any = self.stages[: int(s) + 1]
+        stages[-1] = stages[-1][: int(b) + 1]
+        self.stages = stages
+        self.min_input_size = min_input_size(self.stages)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, in_chans, H, W) to the output of the last block.
 

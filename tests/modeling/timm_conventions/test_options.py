@@ -132,6 +132,16 @@ def test_maps_come_in_the_order_of_the_indices():
     assert len(backbone.feature_info) == 4 and backbone.feature_info[3]["reduction"] == 16
 
 
+def test_a_pruned_network_can_get_a_new_head():
+    model = build("fbnetv3_a")
+    smallest = model.backbone.min_input_size
+    assert model.prune_intermediate_layers([0, 2]) == [0, 2]
+    assert model(image(64)).shape == (2, model.num_features, 8, 8) == (2, 40, 8, 8)
+    assert model.backbone.min_input_size == 1 < smallest
+    model.reset_classifier(3, "catavgmax")
+    assert model(image(64)).shape == (2, 3)
+
+
 def test_a_new_head_is_on_the_device_and_in_the_type_of_the_network():
     model = build().double().train()
     model.reset_classifier(3)
