@@ -38,6 +38,12 @@ from fbnetv3.timm import *
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_without_timm():
+    code = "import sys; sys.modules['timm'] = None; import fbnetv3.timm"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.stderr.endswith("MissingPackageError: fbnetv3.timm needs timm: pip install timm\n")
+
+
 def test_pretrained_names():
     assert timm.list_models("fbnetv3_?", pretrained=True) == [
         *("fbnetv3_a.fb_in1k", "fbnetv3_b.ra2_in1k", "fbnetv3_c.fb_in1k", "fbnetv3_d.ra2_in1k"),

@@ -169,10 +169,12 @@ def entry_for_arch(arch: str, tag: str = "") -> ClassifierEntry:
 
 
 def entry_for_config(path: str | os.PathLike, arch: str) -> ClassifierEntry:
-    """Return the entry of a config file if it is one of the zoo's with weights, else that of its architecture."""
+    """Return the entry of a config file, if it is one of the zoo's for that architecture, else the architecture's."""
     file = Path(path).resolve()
-    files = {(configs_folder() / entry.name).resolve(): entry for entry in list_classifiers()}
-    return files[file] if file in files else entry_for_arch(arch)
+    for entry in entries_for_arch(arch):
+        if (configs_folder() / entry.name).resolve() == file:
+            return entry
+    return entry_for_arch(arch)
 
 
 def entries_for_arch(arch: str) -> list[ClassifierEntry]:

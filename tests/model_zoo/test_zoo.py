@@ -213,6 +213,7 @@ def test_timms_weights_give_timms_outputs(letter, monkeypatch):
     classifier = load_classifier_from_name(f"imagenet/fbnetv3_{letter}_timm")
     file = configs_folder() / f"imagenet/fbnetv3_{letter}_timm.yaml"
     from_config = load_classifier_from_config(file, weights="published")
+    assert from_config.preprocessing == model_zoo.entry(f"imagenet/fbnetv3_{letter}_timm").preprocessing
     for other in (zoo_model, classifier.model, from_config.model):
         weights = other.state_dict()
         assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
