@@ -50,9 +50,8 @@ def evaluate(
     """
     corrupt_images = corrupt_images or CorruptImageCounter(0)
     errors: list[str] = []
-    labels: list[
-        tuple[np.ndarray, np.ndarray]
-    ] = []  # probabilities and targets of several labels per image
+    # With several labels per image: probabilities and targets of each batch
+    labels: list[tuple[np.ndarray, np.ndarray]] = []
     num_images = num_classes = 0
     sums = torch.zeros(3, device=device)  # on the device until the end
     was_training = model.training
@@ -88,7 +87,7 @@ def evaluate(
     if all_labels:
         probabilities, targets = (np.concatenate(arrays) for arrays in zip(*all_labels, strict=True))
         return {**multi_label_metrics(probabilities, targets), **results}
-    results["top1"] = 100 * correct1 / total_images
+    results = {"top1": 100 * correct1 / total_images, **results}
     if max(group.gather(num_classes)) > 5:  # a process may have seen no images
         results["top5"] = 100 * correct5 / total_images
     return results
