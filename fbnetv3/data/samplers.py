@@ -38,13 +38,19 @@ class EpochSampler(Sampler):
     def __iter__(self) -> Iterator[tuple[int, ...]]:
         # All processes draw the same order
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        order = self.order(generator) if self.order else torch.randperm(self.length, generator=generator)
+        if self.order is None:
+            order = torch.randperm(self.length, generator=generator)
+            return ((self.epoch, index) for index in self._own_part(order))
+        order = self.order(generator)
+        draws = zip(self._own_part(order), self._own_part(_count_earlier_draws(order)), strict=True)
+        return ((self.epoch, index, repeat) if repeat else (self.epoch, index) for index, repeat in draws)
+
+    def _own_part(self, values: Tensor) -> list[int]:
+        """Return this process's part of the remaining batches of an epoch, from the values of all images."""
         # (batch, rank, image): each process takes its part of every batch
         batches = self.length // self.batch_size
-        draws = torch.stack([order, _count_earlier_draws(order)], 1)[: batches * self.batch_size]
-        by_rank = draws.view(batches, -1, self.batch_size // self.world_size, 2)
-        own = by_rank[self.first_batch :, self.rank].flatten(0, 1).tolist()
-        return ((self.epoch, index, *([repeat] if repeat else [])) for index, repeat in own)
+        by_rank = values[: batches * self.batch_size].view(batches, -1, self.batch_size // self.world_size)
+        return by_rank[self.first_batch :, self.rank].flatten().tolist()
 
 
 def _count_earlier_draws(order: Tensor) -> Tensor:

@@ -232,9 +232,7 @@ class Inputs:
     preprocessing: Preprocessing
     train_loader: DataLoader
     val_loader: DataLoader
-    train_side: (
-        int  # side of training images in pixels, which the teacher may need larger than the preprocessing's
-    )
+    train_side: int  # side of training images in pixels; a teacher may need them larger
 
 
 def dataset_from_config(cfg: CfgNode, split: str) -> ImageDataset:

@@ -82,7 +82,7 @@ from fbnetv3.training.training_hooks import (
 from fbnetv3.utils.logging_setup import log_to_file, quiet_other_ranks, quiet_terminal
 from fbnetv3.utils.nested_keys import flatten
 from fbnetv3.utils.random_state import derive_seed
-from fbnetv3.utils.text import describe_error
+from fbnetv3.utils.text import describe_error, first_few
 
 logger = logging.getLogger(__name__)
 
@@ -449,6 +449,7 @@ class _ClassifierRun:
         if self.fitted_values:
             memory = " and the GPU's memory" if cfg.SOLVER.FIT_MEMORY else ""
             logger.info("for %d training images%s: %s", len(inputs.train), memory, self.fitted_values)
+        self._log_fine_tuning()
         if self.group.size > 1:
             norm = "synchronized BatchNorm" if cfg.MODEL.SYNC_BN else "BatchNorm in each process"
             logger.info("%d images per process and step, %s", inputs.train_loader.batch_size, norm)
@@ -457,6 +458,19 @@ class _ClassifierRun:
             logger.info(
                 "distilled from %s with weights %s%s", cfg.DISTILL.ARCH, cfg.DISTILL.WEIGHTS, source
             )
+
+    def _log_fine_tuning(self) -> None:
+        """Log what is frozen, and the class weights."""
+        counts = [parameter.numel() for parameter in self.model.parameters()]
+        trained = [parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad]
+        if len(trained) < len(counts):
+            key = f"MODEL.FREEZE {self.cfg.MODEL.FREEZE}"
+            norms = ", MODEL.FREEZE_NORM" if self.cfg.MODEL.FREEZE_NORM else ""
+            logger.info("%s%s: %d of %d parameters are trained", key, norms, sum(trained), sum(counts))
+        weights = class_weights_from_config(self.cfg, self.inputs.train)
+        if weights is not None:
+            named = zip(self.inputs.train.classes, weights.tolist(), strict=True)
+            logger.info("class weights: %s", first_few([f"{name} {weight:.3g}" for name, weight in named]))
 
 
 def _describe_run(

@@ -15,9 +15,11 @@ from fbnetv3.training.builders import (
     build_inputs,
     build_model,
     build_objective,
+    class_weights_from_config,
     resolve_arch,
     select_device,
 )
+from fbnetv3.training.fine_tuning.freezing import freeze
 from fbnetv3.training.solver import build_mixup, optimizer_from_config, schedule_from_config
 from fbnetv3.utils.nested_keys import flatten
 from tests.hardening.conftest import examples
@@ -53,8 +55,11 @@ CONFIG = {
 DEFAULTS = flatten(get_cfg())
 CHOICES = {
     "DATA.NAME": ["digits", "imagefolder", "shards", "imagelist", "cifar10"],
-    "SOLVER.OPTIMIZER": ["sgd", "rmsprop", "adam"],
+    "SOLVER.OPTIMIZER": ["sgd", "rmsprop", "adam", "adamw", "timm/lion", "timm/"],
     "SOLVER.SCHEDULE": ["cosine", "exponential"],
+    "SOLVER.LOSS": ["cross_entropy", "focal", "binary_cross_entropy", "sigmoid_focal"],
+    "SOLVER.CLASS_WEIGHTS": [[], ["3=2"], ["3=-1"], ["x=1"], ["0=0", "9=1e400"]],
+    "MODEL.FREEZE": ["none", "stem", "trunk", "0", "2", "99", "-1"],
     "SOLVER.PRECISION": ["float32", "bfloat16", "float16"],
     "INPUT.CROP": ["random_resized", "padded", "none"],
     "INPUT.AUTO_AUGMENT": ["none", "autoaugment", "randaugment"],
@@ -75,8 +80,11 @@ def start_training(cfg):
     device = select_device(cfg.DEVICE)
     arch = resolve_arch(cfg, cfg.MODEL.ARCH)
     inputs = build_inputs(cfg, arch, device)
+    cfg = inputs.cfg
     model = build_model(cfg, arch, inputs.train.classes, device, cfg.MODEL.WEIGHTS)
-    objective = build_objective(cfg, model.num_classes, inputs.preprocessing.resolution, device)
+    freeze(model, cfg.MODEL.FREEZE, norms=cfg.MODEL.FREEZE_NORM)
+    weights = class_weights_from_config(cfg, inputs.train)
+    objective = build_objective(cfg, model.num_classes, inputs.preprocessing.resolution, device, weights)
     optimizer = optimizer_from_config(cfg, model)
     schedule = schedule_from_config(cfg)
     assert all(math.isfinite(schedule(i / 10)) and schedule(i / 10) >= 0 for i in range(10))

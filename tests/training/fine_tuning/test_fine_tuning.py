@@ -63,3 +63,4 @@ def test_balanced_classes(tmp_path):
     plain = run(tmp_path / "plain", data, *short)[-1]["top1"]
     for name, overrides in balanced.items():
         assert run(tmp_path / name, data, *short, *overrides)[-1]["top1"] > plain + 10, name
+    assert "class weights: digit 3 0.525, digit 8 10.5" in (tmp_path / "weights" / "log.txt").read_text()

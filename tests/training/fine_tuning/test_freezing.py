@@ -93,6 +93,14 @@ def test_frozen_weights_and_statistics_keep_their_bits_in_training_and_averaging
         assert expected <= unchanged and not any(key.startswith("head.") for key in unchanged)
 
 
+def test_the_number_of_trained_parameters_is_logged(tmp_path):
+    trained_weights(tmp_path, "MODEL.FREEZE", "trunk", "SOLVER.EPOCHS", "1")
+    total = sum(parameter.numel() for parameter in digits_network().parameters())
+    head = 10 * digits_network().head.in_channels + 10
+    line = f"MODEL.FREEZE trunk: {head} of {total} parameters are trained"
+    assert line in (tmp_path / "log.txt").read_text()
+
+
 def test_a_resumed_run_with_frozen_stages_ends_with_the_same_bits(tmp_path):
     overrides = ["MODEL.FREEZE", "3", "SOLVER.SCHEDULE", "exponential"]
     uninterrupted = trained_weights(tmp_path / "full", *overrides)["model"]
