@@ -45,7 +45,7 @@ class SplitContents:
 
     def class_counts(self) -> dict[str, int]:
         """Return the number of readable images of each class."""
-        counts = Counter(image.class_name for image in readable(self.images))
+        counts = Counter(name for image in readable(self.images) for name in image.class_names)
         return {name: counts[name] for name in self.dataset.classes}
 
 
@@ -99,7 +99,7 @@ def _duplicates(images: Sequence[ImageFacts]) -> Iterator[Finding]:
             f"{_count(across)} in both {' and '.join(_splits_of(across[0]))} ({kinds}): the accuracy will be too high",
             across,
         )
-    conflicts = [group for group in groups if len({image.class_name for image in group}) > 1]
+    conflicts = [group for group in groups if len({image.class_names for image in group}) > 1]
     if conflicts:
         yield Finding(
             "two classes",

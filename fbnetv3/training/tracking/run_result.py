@@ -86,7 +86,9 @@ class ResultHook(Hook):
         try:
             self._description = self._description or self.describe()
             last = self.curve.results[-1]
-            best = max(result.get("ema_top1", result["top1"]) for result in self.curve.results)
+            # Several labels per image have no top-1
+            accuracies = [result.get("ema_top1", result.get("top1")) for result in self.curve.results]
+            best = max((accuracy for accuracy in accuracies if accuracy is not None), default=None)
             result = {
                 **self._description,
                 **{key: value for key, value in last.items() if key != "images"},

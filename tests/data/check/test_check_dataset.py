@@ -243,6 +243,20 @@ def test_shards_and_arrays_and_datasets_of_users(folder, tmp_path):
     assert corrupt.groups[0][0].error == "ZeroDivisionError: in a user's dataset"
 
 
+def test_images_with_several_labels():
+    targets = np.array([[1, 1, 0], [0, 0, 0]])
+    images = np.stack([np.eye(40, dtype=np.uint8) * 200, np.eye(40, dtype=np.uint8)[::-1] * 200])
+
+    class MultiLabel(ArrayDataset):
+        def __getitem__(self, index):
+            return Image.fromarray(self.images[index]), self.targets[index]
+
+    first, second = examine_dataset(MultiLabel("x", images, targets, ["a", "b", "c"]), "train")
+    assert (first.class_names, second.class_names) == (("a", "b"), ())
+    assert not first.error and not second.error
+    assert first.class_name == "a + b"
+
+
 def test_kinds_of_datasets_are_recognized(folder, tmp_path):
     assert guess_dataset(folder) == ("imagefolder", str(folder))
     assert guess_dataset(folder / "train") == ("", str(folder / "train"))
