@@ -18,7 +18,6 @@ from fbnetv3.data import CorruptImageCounter
 from fbnetv3.errors import UsageError, UserError, WeightsError
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
-    AnyArch,
     Inputs,
     arch_identity,
     base_lr,
@@ -26,7 +25,6 @@ from fbnetv3.training.builders import (
     build_mixup,
     build_model,
     build_objective,
-    count_macs,
     dataset_from_config,
     loader_from_config,
     loss_from_config,
@@ -42,7 +40,7 @@ from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.processes.distributed import ProcessGroup, process_group
 from fbnetv3.training.reports.evaluation_report import report_folder, write_evaluation_report
 from fbnetv3.training.reports.predictions import PredictionRecorder
-from fbnetv3.training.reports.report_hooks import AugmentationHook, ReportHook
+from fbnetv3.training.reports.report_hooks import build_report_hooks
 from fbnetv3.training.run_state.checkpoints import Checkpoints
 from fbnetv3.training.run_state.fingerprint import (
     CLASSIFIER_IGNORED_KEYS,
@@ -53,7 +51,7 @@ from fbnetv3.training.run_state.fingerprint import (
 from fbnetv3.training.run_state.metrics import read_learning_curve
 from fbnetv3.training.run_state.run_description import log_summary
 from fbnetv3.training.run_state.run_folder import RunFolder, run_lock
-from fbnetv3.training.tracking.run_result import ResultHook, describe_config
+from fbnetv3.training.tracking.run_result import ResultHook, describe_run
 from fbnetv3.training.tracking.trackers import check_trackers
 from fbnetv3.training.trainer import Hook, Trainer
 from fbnetv3.training.training_hooks import (
@@ -221,8 +219,9 @@ class _ClassifierRun:
         """Build the hooks in the order in which they depend on each other's results."""
         cfg = self.cfg
         # Not a method of this class: a reference cycle would let the loader's workers outlive the run
-        reports = self._build_report_hooks()
-        recorder = next((hook.recorder for hook in reports if isinstance(hook, ReportHook)), None)
+        recorder, reports = build_report_hooks(
+            cfg.EVAL.REPORT, self.run_folder, self.inputs, self.group.is_rank_0
+        )
         evaluate_model = partial(
             evaluate,
             batches=self.inputs.val_loader,
@@ -234,9 +233,13 @@ class _ClassifierRun:
             recorder=recorder,
         )
         hooks: list[Hook] = [EvaluationHook(evaluate_model, cfg.EVAL.PERIOD)]
+        results: list[Hook] = []
         if self.group.is_rank_0:
             config = flatten(cfg)
             hooks.append(MetricsHook(self.run_folder, cfg.LOG.PERIOD, cfg.LOG.TRACKERS, config))
+            resolution = self.inputs.preprocessing.resolution
+            describe = partial(describe_run, cfg, self.arch, self.model, self.num_classes, resolution)
+            results.append(ResultHook(self.run_folder, self.curve, describe, cfg.LOG.RESULTS))
         checkpointing = CheckpointHook(
             self.run_folder,
             keep=cfg.CHECKPOINT.KEEP,
@@ -251,37 +254,8 @@ class _ClassifierRun:
             checkpointing,
             DivergenceHook(self.run_folder),
             *reports,
-            *self._build_result_hooks(),
+            *results,
         ]
-
-    def _build_result_hooks(self) -> list[Hook]:
-        """Build the hook that writes the run's result, in rank 0."""
-        if not self.group.is_rank_0:
-            return []
-        describe = partial(
-            _describe_run,
-            self.cfg,
-            self.arch,
-            self.model,
-            self.num_classes,
-            self.inputs.preprocessing.resolution,
-        )
-        return [ResultHook(self.run_folder, self.curve, describe, self.cfg.LOG.RESULTS)]
-
-    def _build_report_hooks(self) -> list[Hook]:
-        """Build the hooks that draw training images and report on the last evaluation, unless EVAL.REPORT is off."""
-        folder = report_folder(self.cfg.EVAL.REPORT, self.run_folder)
-        if folder is None:
-            return []
-        inputs, preprocessing = self.inputs, self.inputs.preprocessing
-        hooks: list[Hook] = []
-        if self.group.is_rank_0:
-            picture = self.run_folder.augmented_images
-            hooks.append(AugmentationHook(picture, preprocessing, inputs.train.classes))
-        recorder = PredictionRecorder()
-        weights = str(self.run_folder.path)
-        report = ReportHook(folder, recorder, inputs.val, inputs.val.classes, preprocessing, weights)
-        return [*hooks, report]
 
     def resume_from_newest(self) -> None:
         """Restore the newest complete checkpoint and the learning curve up to it, if there is a checkpoint."""
@@ -352,19 +326,6 @@ class _ClassifierRun:
             )
 
 
-def _describe_run(
-    cfg: CfgNode, arch: AnyArch, model: nn.Module, num_classes: int, resolution: int
-) -> dict[str, Any]:
-    """Return what a run's result says of its network and config."""
-    return {
-        "arch": arch.name,
-        **describe_config(cfg),
-        "resolution": resolution,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "macs": count_macs(cfg, arch, num_classes),
-    }
-
-
 def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
     """Evaluate `MODEL.WEIGHTS`, by default those in `OUTPUT_DIR`, on the validation images, and report on them.
 
@@ -395,11 +356,11 @@ def evaluate_classifier(cfg: CfgNode) -> dict[str, float]:
             group=group,
             recorder=recorder,
         )
-        predictions = recorder.gather(group) if recorder else None
-        if folder and predictions and group.is_rank_0:
-            write_evaluation_report(folder, predictions, val.classes, val, preprocessing, str(weights))
+        if folder and recorder:
+            predictions = recorder.gather(group)
+            if predictions and group.is_rank_0:
+                write_evaluation_report(folder, predictions, val.classes, val, preprocessing, str(weights))
         elif cfg.EVAL.REPORT == "auto":
-            logger.info(
-                "no report: these weights are not those of a run in OUTPUT_DIR; set EVAL.REPORT to a folder"
-            )
+            advice = "set EVAL.REPORT to a folder for one"
+            logger.info("no report: these weights are not those of a run in OUTPUT_DIR; %s", advice)
         return results

@@ -78,6 +78,12 @@ def test_equal_pixels_in_another_format_are_a_leak(folder):
     assert "0 as the same file, 1 with equal pixels" in findings(folder)["leak"].message
 
 
+def test_the_same_file_counts_as_such_also_next_to_another_format(folder):
+    shutil.copy(folder / "train/temple/0.png", folder / "val/temple/copy.png")
+    Image.open(folder / "train/temple/0.png").save(folder / "val/temple/copy.bmp")
+    assert "1 image is in both train and val (1 as the same file" in findings(folder)["leak"].message
+
+
 def test_one_image_under_two_classes(folder):
     shutil.copy(folder / "train/temple/0.png", folder / "train/flower/wrong.png")
     found = findings(folder)
