@@ -19,13 +19,11 @@ from fbnetv3.data import CorruptImageCounter
 from fbnetv3.errors import UserError, WeightsError
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
-    AnyArch,
     Inputs,
     build_inputs,
     build_model,
     build_objective,
     class_weights_from_config,
-    count_macs,
     is_multi_label,
     select_device,
     teacher_fingerprint,
@@ -39,9 +37,7 @@ from fbnetv3.training.fine_tuning.run_length import describe_fitted
 from fbnetv3.training.losses import Objective
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup, process_group
 from fbnetv3.training.recorded_networks import fill_from_record, recorded_arch
-from fbnetv3.training.reports.evaluation_report import report_folder
-from fbnetv3.training.reports.predictions import PredictionRecorder
-from fbnetv3.training.reports.report_hooks import AugmentationHook, ReportHook
+from fbnetv3.training.reports.report_hooks import build_report_hooks
 from fbnetv3.training.run_state.checkpoints import Checkpoints, State
 from fbnetv3.training.run_state.data_fingerprint import data_fingerprint
 from fbnetv3.training.run_state.fingerprint import (
@@ -67,7 +63,7 @@ from fbnetv3.training.solver import (
     optimizer_from_config,
     schedule_from_config,
 )
-from fbnetv3.training.tracking.run_result import ResultHook, describe_config
+from fbnetv3.training.tracking.run_result import ResultHook, describe_run
 from fbnetv3.training.tracking.trackers import check_trackers
 from fbnetv3.training.trainer import Hook, Trainer
 from fbnetv3.training.training_hooks import (
@@ -311,8 +307,9 @@ class _ClassifierRun:
         """Build the hooks in the order in which they depend on each other's results."""
         cfg = self.cfg
         # Not a method of this class: a reference cycle would let the loader's workers outlive the run
-        reports = self._build_report_hooks()
-        recorder = next((hook.recorder for hook in reports if isinstance(hook, ReportHook)), None)
+        recorder, reports = build_report_hooks(
+            cfg.EVAL.REPORT, self.run_folder, self.inputs, self.group.is_rank_0
+        )
         evaluate_model = partial(
             evaluate_with_tta,
             views=cfg.EVAL.TTA,
@@ -327,9 +324,13 @@ class _ClassifierRun:
             recorder=recorder,
         )
         hooks: list[Hook] = [EvaluationHook(evaluate_model, cfg.EVAL.PERIOD)]
+        results: list[Hook] = []
         if self.group.is_rank_0:
             config = flatten(cfg)
             hooks.append(MetricsHook(self.run_folder, cfg.LOG.PERIOD, cfg.LOG.TRACKERS, config))
+            resolution = self.inputs.preprocessing.resolution
+            describe = partial(describe_run, cfg, self.arch, self.model, self.num_classes, resolution)
+            results.append(ResultHook(self.run_folder, self.curve, describe, cfg.LOG.RESULTS))
         checkpointing = CheckpointHook(
             self.run_folder,
             keep=cfg.CHECKPOINT.KEEP,
@@ -348,37 +349,8 @@ class _ClassifierRun:
             checkpointing,
             DivergenceHook(self.run_folder),
             *reports,
-            *self._build_result_hooks(),
+            *results,
         ]
-
-    def _build_result_hooks(self) -> list[Hook]:
-        """Build the hook that writes the run's result, in rank 0."""
-        if not self.group.is_rank_0:
-            return []
-        describe = partial(
-            _describe_run,
-            self.cfg,
-            self.arch,
-            self.model,
-            self.num_classes,
-            self.inputs.preprocessing.resolution,
-        )
-        return [ResultHook(self.run_folder, self.curve, describe, self.cfg.LOG.RESULTS)]
-
-    def _build_report_hooks(self) -> list[Hook]:
-        """Build the hooks that draw training images and report on the last evaluation, unless EVAL.REPORT is off."""
-        folder = report_folder(self.cfg.EVAL.REPORT, self.run_folder)
-        if folder is None:
-            return []
-        inputs, preprocessing = self.inputs, self.inputs.preprocessing
-        hooks: list[Hook] = []
-        if self.group.is_rank_0:
-            picture = self.run_folder.augmented_images
-            hooks.append(AugmentationHook(picture, preprocessing, inputs.train.classes))
-        recorder = PredictionRecorder()
-        weights = str(self.run_folder.path)
-        report = ReportHook(folder, recorder, inputs.val, inputs.val.classes, preprocessing, weights)
-        return [*hooks, report]
 
     def resume_from(self, path: Path, state: State) -> None:
         """Restore a checkpoint and the learning curve up to it."""
@@ -471,16 +443,3 @@ class _ClassifierRun:
         if weights is not None:
             named = zip(self.inputs.train.classes, weights.tolist(), strict=True)
             logger.info("class weights: %s", first_few([f"{name} {weight:.3g}" for name, weight in named]))
-
-
-def _describe_run(
-    cfg: CfgNode, arch: AnyArch, model: nn.Module, num_classes: int, resolution: int
-) -> dict[str, Any]:
-    """Return what a run's result says of its network and config."""
-    return {
-        "arch": arch.name,
-        **describe_config(cfg),
-        "resolution": resolution,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "macs": count_macs(cfg, arch, num_classes),
-    }

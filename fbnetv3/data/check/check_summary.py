@@ -68,7 +68,7 @@ def check_to_data(check: DataCheck) -> dict[str, Any]:
 
 
 def _image_to_data(image: ImageFacts) -> dict[str, Any]:
-    data = {"split": image.split, "name": image.name, "class": image.class_name}
+    data = {"split": image.split, "name": image.name, "class": image.class_name or None}
     return {**data, "error": image.error} if image.error else data
 
 

@@ -31,7 +31,7 @@ class ImageFacts:
     split: str
     index: int  # in the split's dataset
     name: str
-    class_name: str | None  # None if the image cannot be read
+    class_names: tuple[str, ...]  # one, or the labels of the image; none if it cannot be read
     error: str = ""  # why the image cannot be read
     size: tuple[int, int] = (0, 0)  # width and height in pixels, as the network sees them
     mode: str = ""  # Pillow's, of the file
@@ -45,6 +45,11 @@ class ImageFacts:
     turns_black: bool = False  # the file has content, the decoded pixels have none
     thumbnail: np.ndarray | None = None  # gray, uint8 (16, 16)
     hash: int = 0  # 64 bits: whether the thumbnail gets brighter from left to right
+
+    @property
+    def class_name(self) -> str:
+        """The class, or all labels of the image, as text."""
+        return " + ".join(self.class_names)
 
 
 def examine_dataset(
@@ -90,7 +95,7 @@ def examine_image(dataset: ImageDataset, split: str, index: int) -> ImageFacts:
     try:
         image, target = dataset[index]
         facts = _facts_of_encoded(image) if isinstance(image, EncodedImage) else _facts_of_pillow(image)
-        return ImageFacts(split, index, name, dataset.classes[target], **facts)
+        return ImageFacts(split, index, name, _class_names(dataset, target), **facts)
     except Exception as error:  # a user's dataset may raise anything
         # Errors about data are for users already, and begin with the name
         message = (
@@ -98,7 +103,13 @@ def examine_image(dataset: ImageDataset, split: str, index: int) -> ImageFacts:
             if isinstance(error, DataError)
             else describe_error(error, 120)
         )
-        return ImageFacts(split, index, name, None, message)
+        return ImageFacts(split, index, name, (), message)
+
+
+def _class_names(dataset: ImageDataset, target: Any) -> tuple[str, ...]:
+    """Return the names of a class index, or of the labels that a vector (classes,) marks."""
+    indices = np.asarray(target)
+    return tuple(dataset.classes[i] for i in (np.flatnonzero(indices) if indices.ndim else [int(indices)]))
 
 
 def _facts_of_encoded(image: EncodedImage) -> dict[str, Any]:

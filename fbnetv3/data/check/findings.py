@@ -45,7 +45,7 @@ class SplitContents:
 
     def class_counts(self) -> dict[str, int]:
         """Return the number of readable images of each class."""
-        counts = Counter(image.class_name for image in readable(self.images))
+        counts = Counter(name for image in readable(self.images) for name in image.class_names)
         return {name: counts[name] for name in self.dataset.classes}
 
 
@@ -91,7 +91,7 @@ def _duplicates(images: Sequence[ImageFacts]) -> Iterator[Finding]:
     groups = equal_groups(images)
     across = [group for group in groups if len(_splits_of(group)) > 1]
     if across:
-        copies = sum(len({image.file_digest for image in group}) == 1 for group in across)
+        copies = sum(map(_shares_file, across))
         kinds = f"{copies} as the same file, {len(across) - copies} with equal pixels in other files"
         yield Finding(
             "leak",
@@ -99,7 +99,7 @@ def _duplicates(images: Sequence[ImageFacts]) -> Iterator[Finding]:
             f"{_count(across)} in both {' and '.join(_splits_of(across[0]))} ({kinds}): the accuracy will be too high",
             across,
         )
-    conflicts = [group for group in groups if len({image.class_name for image in group}) > 1]
+    conflicts = [group for group in groups if not _has_one_label(group)]
     if conflicts:
         yield Finding(
             "two classes",
@@ -107,9 +107,20 @@ def _duplicates(images: Sequence[ImageFacts]) -> Iterator[Finding]:
             f"{_count(conflicts)} under two classes: at most one of the labels is right",
             conflicts,
         )
-    within = [group for group in groups if len(group) > len(_splits_of(group)) and group not in conflicts]
+    within = [group for group in groups if len(group) > len(_splits_of(group)) and _has_one_label(group)]
     if within:
         yield Finding("duplicates", WARNING, f"{_count(within)} more than once in the same split", within)
+
+
+def _has_one_label(group: Sequence[ImageFacts]) -> bool:
+    return len({image.class_names for image in group}) == 1
+
+
+def _shares_file(group: Sequence[ImageFacts]) -> bool:
+    """Return whether two splits have the same file of a group of equal images."""
+    return len({(image.split, image.file_digest) for image in group}) > len(
+        {image.file_digest for image in group}
+    )
 
 
 def _similar(images: Sequence[ImageFacts]) -> Iterator[Finding]:

@@ -88,11 +88,11 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
             group=group,
             recorder=recorder,
         )
-        predictions = recorder.gather(group) if recorder else None
-        if folder and predictions and group.is_rank_0:
-            write_evaluation_report(folder, predictions, val.classes, val, preprocessing, str(weights))
+        if folder and recorder:
+            predictions = recorder.gather(group)
+            if predictions and group.is_rank_0:
+                write_evaluation_report(folder, predictions, val.classes, val, preprocessing, weights)
         elif cfg.EVAL.REPORT == "auto":
-            logger.info(
-                "no report: these weights are not those of a run in OUTPUT_DIR; set EVAL.REPORT to a folder"
-            )
+            advice = "set EVAL.REPORT to a folder for one"
+            logger.info("no report: these weights are not those of a run in OUTPUT_DIR; %s", advice)
         return results

@@ -8,9 +8,15 @@ from pathlib import Path
 
 from fbnetv3.data import Preprocessing
 from fbnetv3.data.datasets import ImageDataset
+from fbnetv3.training.builders import Inputs
 from fbnetv3.training.reports.augmentation_grid import draw_augmented_images, first_batch
-from fbnetv3.training.reports.evaluation_report import warn_on_failure, write_evaluation_report
+from fbnetv3.training.reports.evaluation_report import (
+    report_folder,
+    warn_on_failure,
+    write_evaluation_report,
+)
 from fbnetv3.training.reports.predictions import PredictionRecorder
+from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.trainer import Hook, Trainer
 from fbnetv3.utils.plotting import save_figure
 
@@ -53,3 +59,22 @@ class ReportHook(Hook):
             write_evaluation_report(
                 self.folder, predictions, self.classes, self.dataset, self.preprocessing, self.weights
             )
+
+
+def build_report_hooks(
+    setting: str, run_folder: RunFolder, inputs: Inputs, is_rank_0: bool
+) -> tuple[PredictionRecorder | None, list[Hook]]:
+    """Build the hooks for the report that EVAL.REPORT asks for, and the recorder to pass to the evaluations."""
+    folder = report_folder(setting, run_folder)
+    if folder is None:
+        return None, []
+    preprocessing = inputs.preprocessing
+    recorder = PredictionRecorder()
+    weights = str(run_folder.path)
+    hooks: list[Hook] = [
+        ReportHook(folder, recorder, inputs.val, inputs.val.classes, preprocessing, weights)
+    ]
+    if is_rank_0:
+        file = run_folder.augmented_images
+        hooks.append(AugmentationHook(file, preprocessing, inputs.train.classes))
+    return recorder, hooks

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fvcore.common.config import CfgNode
+from torch import nn
 
+from fbnetv3.training.builders import AnyArch, count_macs
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.tracking.results_table import update_results_table
 from fbnetv3.training.trainer import Hook, Trainer
@@ -23,9 +25,15 @@ from fbnetv3.utils.text import describe_error
 logger = logging.getLogger(__name__)
 
 
-def describe_config(cfg: CfgNode) -> dict[str, Any]:
-    """Return what a result says of a run's config, by column of the results table."""
+def describe_run(
+    cfg: CfgNode, arch: AnyArch, model: nn.Module, num_classes: int, resolution: int
+) -> dict[str, Any]:
+    """Return what a result says of a run's network and config, by column of the results table."""
     return {
+        "arch": arch.name,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": count_macs(cfg, arch, num_classes),
+        "resolution": resolution,
         "data": cfg.DATA.NAME,
         "data_root": cfg.DATA.ROOT,
         "weights": cfg.MODEL.WEIGHTS,
@@ -86,7 +94,9 @@ class ResultHook(Hook):
         try:
             self._description = self._description or self.describe()
             last = self.curve.results[-1]
-            best = max(result.get("ema_top1", result["top1"]) for result in self.curve.results)
+            # Several labels per image have no top-1
+            accuracies = [result.get("ema_top1", result.get("top1")) for result in self.curve.results]
+            best = max((accuracy for accuracy in accuracies if accuracy is not None), default=None)
             result = {
                 **self._description,
                 **{key: value for key, value in last.items() if key != "images"},

@@ -78,6 +78,12 @@ def test_equal_pixels_in_another_format_are_a_leak(folder):
     assert "0 as the same file, 1 with equal pixels" in findings(folder)["leak"].message
 
 
+def test_the_same_file_counts_as_such_also_next_to_another_format(folder):
+    shutil.copy(folder / "train/temple/0.png", folder / "val/temple/copy.png")
+    Image.open(folder / "train/temple/0.png").save(folder / "val/temple/copy.bmp")
+    assert "1 image is in both train and val (1 as the same file" in findings(folder)["leak"].message
+
+
 def test_one_image_under_two_classes(folder):
     shutil.copy(folder / "train/temple/0.png", folder / "train/flower/wrong.png")
     found = findings(folder)
@@ -241,6 +247,20 @@ def test_shards_and_arrays_and_datasets_of_users(folder, tmp_path):
     finally:
         DATASETS.remove("failing")
     assert corrupt.groups[0][0].error == "ZeroDivisionError: in a user's dataset"
+
+
+def test_images_with_several_labels():
+    targets = np.array([[1, 1, 0], [0, 0, 0]])
+    images = np.stack([np.eye(40, dtype=np.uint8) * 200, np.eye(40, dtype=np.uint8)[::-1] * 200])
+
+    class MultiLabel(ArrayDataset):
+        def __getitem__(self, index):
+            return Image.fromarray(self.images[index]), self.targets[index]
+
+    first, second = examine_dataset(MultiLabel("x", images, targets, ["a", "b", "c"]), "train")
+    assert (first.class_names, second.class_names) == (("a", "b"), ())
+    assert not first.error and not second.error
+    assert first.class_name == "a + b"
 
 
 def test_kinds_of_datasets_are_recognized(folder, tmp_path):

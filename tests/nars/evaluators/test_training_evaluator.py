@@ -44,6 +44,9 @@ def test_a_shorter_trial_is_the_beginning_of_a_full_one(tmp_path):
     assert evaluate(candidate(tmp_path / "full"), 3) == full
     assert not (tmp_path / "full" / "checkpoints").exists()
     assert not (tmp_path / "full" / "tensorboard").exists()
+    # The search has a report of its own on its trials
+    assert not (tmp_path / "full" / "evaluation").exists()
+    assert not (tmp_path / "results.csv").exists()
 
 
 def checkpoints(folder):
