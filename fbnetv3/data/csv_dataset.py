@@ -106,16 +106,18 @@ def _add_row(rows: dict[str, list[str]], row: dict[str, str], column: str, where
 
 
 def open_csv(folder: Path, names: Sequence[str]) -> CsvDataset:
-    """Open the first `folder/NAME.csv` that exists. The classes are those of the training images, in train.csv.
+    """Open the first `folder/NAME.csv` that exists. The classes are those of the training images if train.csv exists.
 
     Raises:
         DataError: there is no such file, it is not as described, or it has labels that no training image has.
     """
-    train = CsvDataset(folder / "train.csv")
     files = [folder / f"{name}.csv" for name in names]
     file = next((file for file in files if file.exists()), files[0])
-    if file == train.file:
-        return train
+    train_file = folder / "train.csv"
+    # To evaluate a network, its training images are not needed
+    if file == train_file or (file.exists() and not train_file.exists()):
+        return CsvDataset(file)
+    train = CsvDataset(train_file)
     dataset = CsvDataset(file, train.classes)
     if dataset.multi_label != train.multi_label:
         raise DataError(f"{file}: must have the same columns as {train.file}")

@@ -108,7 +108,8 @@ class FolderDataset:
         self.samples = [
             (f"{folder}/{name}", index) for index, names in enumerate(scan.images) for name in names
         ]
-        scan.skipped.log(folder, len(self))
+        self.skipped = scan.skipped
+        self.skipped.log(folder, len(self))
 
     def __len__(self) -> int:
         return len(self.samples)

@@ -79,10 +79,10 @@ class ShardDataset:
                 f"{name}: has class {max_target}, but {CLASSES_FILE} lists only {len(self.classes)} classes"
             )
         self._open_files: dict[int, io.FileIO] = {}
-        skipped = SkippedFiles()
+        self.skipped = SkippedFiles()
         for index in indexes:
-            skipped.reasons.update(index.skipped)
-        skipped.log(f"{self.shards[0].parent}: {len(self.shards)} shards", len(self))
+            self.skipped.reasons.update(index.skipped)
+        self.skipped.log(f"{self.shards[0].parent}: {len(self.shards)} shards", len(self))
 
     def __len__(self) -> int:
         return len(self._names)

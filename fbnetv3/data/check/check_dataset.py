@@ -83,6 +83,8 @@ def guess_dataset(path: str | os.PathLike) -> tuple[str, str]:
         raise DataError(f"{path}: no such file or folder")
     if (root / "cifar-10-batches-py").is_dir():
         return "cifar10", str(root)
+    if (root / "train.csv").is_file() or (root / "val.csv").is_file():
+        return "csv", str(root)
     if any(root.glob("*.tar")) or any(root.glob("train/*.tar")):
         return "shards", str(root)
     is_divided = any((root / split).is_dir() for split in ("train", "val", "test"))

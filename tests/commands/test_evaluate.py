@@ -1,0 +1,42 @@
+"""`fbnetv3 eval`: a zoo entry, a checkpoint, a run or a config, on its own data or on others."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.tools.test_checkpoint_is_enough import make_data, metrics, trained  # noqa: F401 - a fixture
+
+
+def test_an_entry_of_the_zoo(fbnetv3):
+    ran = fbnetv3("eval", "digits/fbnetv3_digits")
+    assert ran.code == 0 and ran.out.splitlines()[-1].startswith("top1 99.72%")
+
+
+@pytest.mark.parametrize("kind", ["folder", "checkpoint", "config"])
+def test_a_run_on_data_that_have_moved(fbnetv3, trained, tmp_path, kind):  # noqa: F811
+    run = shutil.copytree(trained, tmp_path / "run")
+    model = {"folder": run, "checkpoint": run / "model_final.pth", "config": run / "config.yaml"}[kind]
+    ran = fbnetv3("eval", model, "--data", make_data(tmp_path / "data"))
+    assert ran.code == 0 and f"top1 {metrics(run)['val_top1']:.2f}%" in ran.out
+
+
+def test_the_report_goes_where_it_is_wanted(fbnetv3, trained, tmp_path):  # noqa: F811
+    arguments = ["--data", make_data(tmp_path / "data"), "--report", tmp_path / "report"]
+    ran = fbnetv3("eval", trained / "model_final.pth", *arguments)
+    assert ran.code == 0
+    assert json.loads((tmp_path / "report/summary.json").read_text())["accuracy"] > 0.8
+
+
+@pytest.mark.parametrize(
+    "arguments, code, message",
+    [
+        (["digits/fbnetv3_digit"], 2, "did you mean digits/fbnetv3_digits.yaml"),
+        (["digits/fbnetv3_digits", "--data", "nowhere"], 1, "nowhere: no such file or folder"),
+        (["digits/fbnetv3_digits", "--data", "."], 2, ".: has no folder val/ or test/"),
+    ],
+)
+def test_wrong_calls(fbnetv3, tmp_path, monkeypatch, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    ran = fbnetv3("eval", *arguments)
+    assert ran.code == code and message in ran.err and ran.err.count("\n") == 1

@@ -1,0 +1,96 @@
+"""`fbnetv3 predict`: files, folders, patterns and standard input in; text, CSV, JSON and pictures out."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+MODEL = "digits/fbnetv3_digits"
+
+
+def labels(ran):
+    """Return the first label of each image, by the last part of its name."""
+    lines = ran.out.splitlines()
+    names = [line for line in lines if line and not line.startswith("  ") and "skipped" not in line]
+    return {name.rpartition("/")[2]: lines[lines.index(name) + 1].split()[0] for name in names}
+
+
+def test_a_folder_past_a_corrupt_file(fbnetv3, photos):
+    ran = fbnetv3("predict", MODEL, photos, "--top", 1, "--batch-size", 2)
+    assert labels(ran) == {"0.png": "0", "1.png": "1", "2.png": "2", "3.png": "3"}
+    first, last = ran.err.splitlines()
+    assert f"{photos}/broken.jpg: corrupt image" in first
+    assert (ran.code, last) == (1, "error: 1 of 5 images could not be read; they are named above")
+
+
+def test_patterns_and_files(fbnetv3, photos):
+    ran = fbnetv3("predict", MODEL, f"{photos}/**/3.png", photos / "1.png", "--top", 1)
+    assert ran.code == 0 and list(labels(ran)) == ["3.png", "1.png"]
+
+
+@pytest.mark.parametrize(
+    "source, message", [("*.gif", "*.gif: matches no file"), ("empty", "empty: contains no images")]
+)
+def test_sources_without_images(fbnetv3, tmp_path, monkeypatch, source, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    ran = fbnetv3("predict", MODEL, source)
+    assert (ran.code, ran.err) == (1, f"error: {message}\n")
+
+
+def test_an_image_on_standard_input(fbnetv3, photos):
+    ran = fbnetv3("predict", MODEL, "-", "--top", 1, stdin=(photos / "2.png").read_bytes())
+    assert labels(ran) == {"-": "2"}
+
+
+def test_names_on_standard_input(fbnetv3, photos):
+    names = f"{photos}/1.png\n\n{photos}/more/3.png\n".encode()
+    assert labels(fbnetv3("predict", MODEL, "-", "--top", 1, stdin=names)) == {"1.png": "1", "3.png": "3"}
+
+
+def test_a_url_that_cannot_be_downloaded(fbnetv3, photos):
+    ran = fbnetv3("predict", MODEL, "http://127.0.0.1:9/a.png", photos / "1.png", "--top", 1)
+    assert ran.code == 1 and labels(ran) == {"1.png": "1"}
+    assert "http://127.0.0.1:9/a.png: download failed" in ran.err
+
+
+def test_csv_and_json(fbnetv3, photos, tmp_path):
+    files = ["--csv", tmp_path / "p.csv", "--json", tmp_path / "p.json"]
+    fbnetv3("predict", MODEL, photos, "--top", 2, *files)
+    rows = list(csv.DictReader((tmp_path / "p.csv").open()))
+    items = json.loads((tmp_path / "p.json").read_text())
+    assert list(rows[0]) == ["image", "label", "probability", "label_2", "probability_2", "error"]
+    assert [row["image"] for row in rows] == [item["image"] for item in items]
+    for row, item in zip(rows, items, strict=True):
+        if row["image"].endswith("broken.jpg"):
+            assert row["error"] == item["error"] and not item["predictions"] and not row["label"]
+        else:
+            first, second = item["predictions"]
+            assert (row["label"], row["label_2"]) == (first["label"], second["label"])
+            assert float(row["probability"]) == pytest.approx(first["probability"], abs=1e-6)
+            assert "error" not in item and first["class_index"] == int(first["label"])
+
+
+def test_pictures_of_equal_names_stay_apart(fbnetv3, photos, tmp_path):
+    (photos / "more/0.png").write_bytes((photos / "more/3.png").read_bytes())
+    fbnetv3("predict", MODEL, photos, "--top", 2, "--pictures", tmp_path / "pictures")
+    names = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert names == ["0.jpg", "0_2.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    # The image above, and two lines of text on white below
+    picture = np.asarray(Image.open(tmp_path / "pictures/1.jpg"))
+    image = np.asarray(Image.open(photos / "1.png").convert("RGB"))
+    assert picture.shape[0] == 48 + 2 * 24 + 8
+    left = (picture.shape[1] - 64) // 2
+    difference = picture[:48, left : left + 64].astype(int) - image
+    assert np.abs(difference).mean() < 5
+    assert (picture[48:] < 100).any() and (picture[48:] > 250).mean() > 0.5
+
+
+def test_turned_photos_are_classified_as_a_viewer_shows_them(fbnetv3, photos, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a viewer turns it to the right
+    image = Image.open(photos / "2.png").convert("RGB")
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "2.jpg", quality=95, exif=exif)
+    assert labels(fbnetv3("predict", MODEL, tmp_path / "2.jpg", "--top", 1)) == {"2.jpg": "2"}
