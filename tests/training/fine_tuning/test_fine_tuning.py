@@ -25,9 +25,9 @@ def write_digits(folder, digits, images_per_class):
     return folder
 
 
-def run(folder, data, *overrides):
+def run(folder, data, *overrides, resume=False):
     cfg = load_config(CONFIG, ["DATA.ROOT", str(data), "OUTPUT_DIR", str(folder), *overrides])
-    return train(cfg)
+    return train(cfg, resume=resume)
 
 
 def test_pretrained_weights_beat_random_ones_after_as_many_steps(tmp_path):
@@ -42,11 +42,13 @@ def test_pretrained_weights_beat_random_ones_after_as_many_steps(tmp_path):
 def test_the_values_that_fit_the_images_are_logged_and_saved(tmp_path, images_per_class, batch_size):
     data = write_digits(tmp_path / "data", (1, 2, 7), images_per_class)
     folder = tmp_path / "run"
-    run(folder, data, "SOLVER.EPOCHS", "1", "SOLVER.BATCH_SIZE", "0")
+    automatic = ["SOLVER.EPOCHS", "1", "SOLVER.BATCH_SIZE", "0"]
+    curve = run(folder, data, *automatic)
     solver = yaml.safe_load((folder / "config.yaml").read_text())["SOLVER"]
     assert (solver["BATCH_SIZE"], solver["WARMUP_EPOCHS"]) == (batch_size, 0.1)
     line = f"for {3 * images_per_class} training images: SOLVER.BATCH_SIZE {batch_size}, SOLVER.WARMUP_EPOCHS 0.1"
     assert line in (folder / "log.txt").read_text()
+    assert run(folder, data, *automatic, resume=True) == curve
 
 
 def test_balanced_classes(tmp_path):
