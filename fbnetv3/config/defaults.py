@@ -48,7 +48,7 @@ class ConfigKey:
         if isinstance(self.default, list):
             return f"a list of {'text' if self.item_type is str else 'finite numbers'}"
         if self.choices:
-            return f"one of {', '.join(map(str, self.choices))}"
+            return f"one of {', '.join(str(choice) or 'empty' for choice in self.choices)}"
         bounds = {"at least": self.low, "above": self.above, "at most": self.high, "below": self.below}
         texts = [f"{words} {bound:,}" for words, bound in bounds.items() if bound is not None]
         if len(texts) < 2:

@@ -87,7 +87,7 @@ def test_values_take_the_type_of_the_default(write):
         (
             "SEED: 1",
             ["INPUT.INTERPOLATION", "cubic"],
-            "INPUT.INTERPOLATION 'cubic' must be one of bilinear, bicubic",
+            "INPUT.INTERPOLATION 'cubic' must be one of empty, bilinear, bicubic",
         ),
         ("SEED: 1", ["INPUT.RESOLUTION", "100000"], r"INPUT.RESOLUTION 100000 must be in \[0, 8,192\]"),
         ("SEED: 1\nSEED: 2", [], "config.yaml: line 2: not YAML: duplicate key 'SEED'"),

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from fbnetv3.data.class_balance import class_weights
 from PIL import Image
 
 from fbnetv3.data import build_dataset
+from fbnetv3.data.classes.class_balance import class_weights
 from fbnetv3.errors import DataError
 
 SEVERAL = "file,labels\nimages/a.png,red|round\nimages/b.png,red\nimages/c.png,\nimages/b.png,blue \n"
