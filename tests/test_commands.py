@@ -20,6 +20,7 @@ import torch
 
 pytest.importorskip("detectron2", reason="detectron2 is optional: python tools/install_detectron2.py")
 
+from tests.commands.test_cli import SCRIPTS as COMMAND_SCRIPTS
 from tests.pages import PAGES, ROOT, blocks, commands, text_of
 from tests.stand_ins import make_data, make_weights, save_detector
 from tests.tools.conftest import tool  # noqa: F401 - a fixture
@@ -195,6 +196,7 @@ class Reader:
         program = Path(words[0]).name
         handlers = {
             "python": self.python,
+            "fbnetv3": self.fbnetv3,
             "torchrun": self.torchrun,
             "make": self.make,
             "pip": self.pip,
@@ -218,6 +220,13 @@ class Reader:
             assert done.code == 0, f"{shlex.join(words)}\n{done.out}\n{done.err}"
         else:
             self.run([sys.executable, *words], environment)
+
+    def fbnetv3(self, words, environment):
+        name, *arguments = words
+        script = COMMAND_SCRIPTS.get(name)
+        short = shortening_options(f"{script}.py", arguments) if script else []
+        code = "from fbnetv3.commands.cli import main; main()"
+        self.run([sys.executable, "-c", code, name, *arguments, *short], environment)
 
     def torchrun(self, words, environment):
         script = words.index("tools/train_net.py")
@@ -313,7 +322,7 @@ def shortening_options(name, words):
     """Return options that shorten a run of a script, to append to its own."""
     if name == "search_net.py":
         return shlex.split(SEARCH) if "--config" in words else []
-    if name in ("train_net.py", "run_ablation.py", "cache_teacher.py"):
+    if name in ("train_net.py", "run_ablation.py", "cache_teacher.py") and "--config" in words:
         config = words[words.index("--config") + 1]
         short = TRAINING_OVERRIDES[
             max((start for start in TRAINING_OVERRIDES if config.startswith(start)), key=len)

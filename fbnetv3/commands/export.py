@@ -152,6 +152,7 @@ def _run_classifier_export(args: argparse.Namespace, command: str) -> None:
         name=net.name,
         int8=_int8_settings(net, args) if args.int8 else None,
         command=command,
+        multi_label=net.multi_label,
     )
     check = exported.manifest.verification
     runtime = f"{check['runtime']} before int8" if args.int8 else check["runtime"]

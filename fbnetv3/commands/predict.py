@@ -99,7 +99,11 @@ def _load_predictor(args: argparse.Namespace) -> ClassifierPredictor:
             args.model, weights=args.weights or "published", classes=args.classes
         )
     return ClassifierPredictor(
-        TorchRuntime(net.model, optimize=True), net.preprocessing, net.classes, net.name
+        TorchRuntime(net.model, optimize=True),
+        net.preprocessing,
+        net.classes,
+        net.name,
+        net.multi_label,
     )
 
 

@@ -13,7 +13,7 @@ from fvcore.common.config import CfgNode
 from fbnetv3.config.defaults import KEYS, get_cfg
 from fbnetv3.config.recipe import load_recipe
 from fbnetv3.errors import UsageError, suggest
-from fbnetv3.utils.files import expand_path
+from fbnetv3.utils.files import expand_path, find_config
 from fbnetv3.utils.imports import import_modules, user_modules
 from fbnetv3.utils.nested_keys import flatten, parse_pairs
 from fbnetv3.utils.yaml_files import parse_number, read_with_bases
@@ -80,8 +80,10 @@ def build_config(values: Mapping[str, Any], overrides: Sequence[str] = (), where
 def read_config_file(file: str | os.PathLike) -> dict[str, Any]:
     """Read the config file of a classifier or detector and its `_BASE_` files, as nested dicts.
 
-    The config.yaml of a run describes that run, wherever its folder has been moved: OUTPUT_DIR becomes the folder.
+    A config that ships with the package is found in any folder. The config.yaml of a run describes that run, wherever
+    its folder has been moved: OUTPUT_DIR becomes the folder.
     """
+    file = find_config(file)
     values = read_with_bases(file, _PATH_KEYS)
     path = Path(file)
     if path.name == RUN_CONFIG and any((path.parent / name).exists() for name in _RUN_MARKERS):

@@ -53,6 +53,7 @@ def export_classifier(
     command: str = "",
     tolerance: float = TOLERANCE,
     int8: Int8Settings | None = None,
+    multi_label: bool = False,
 ) -> ExportedNetwork:
     """Export a classifier into a new folder, which is created only if the export gives the same logits as the network.
 
@@ -68,6 +69,7 @@ def export_classifier(
         command: the command that exports the network, for the manifest.
         tolerance: maximum difference of a logit, relative to the largest logit of its image.
         int8: settings to quantize the verified export with; only with onnx and executorch.
+        multi_label: whether images have several labels, so that probabilities are sigmoids of the logits.
 
     Raises:
         UnknownNameError: the format is not registered.
@@ -124,7 +126,12 @@ def export_classifier(
             network=name,
             format=format,
             input={"name": INPUT_NAME, "type": "float32", "shape": shape},
-            output={"name": OUTPUT_NAME, "type": "float32", "shape": [shape[0], len(classes)]},
+            output={
+                "name": OUTPUT_NAME,
+                "type": "float32",
+                "shape": [shape[0], len(classes)],
+                "activation": "sigmoid" if multi_label else "softmax",
+            },
             command=command,
             verification=verification,
         )

@@ -51,6 +51,8 @@ class Manifest:
     """The content of manifest.json.
 
     `input` and `output` have "name", "type" and "shape", where None means any size; detectors have a list of outputs.
+    The output of a classifier also has the "activation" that turns logits into probabilities: "softmax", or "sigmoid"
+    for several labels per image.
     `files` has the "sha256" and the size in "bytes" of every other file. `verification` is the result of the
     comparison with the original network.
     """
@@ -86,7 +88,8 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
     # Files that match their checksums are still not trusted: each reader checks its file
     if manifest.task == DETECTION:
         return open_detector(folder, manifest.network)
-    return open_classifier(folder, manifest.format, manifest.network)
+    is_sigmoid = isinstance(manifest.output, dict) and manifest.output.get("activation") == "sigmoid"
+    return open_classifier(folder, manifest.format, manifest.network, multi_label=is_sigmoid)
 
 
 def is_exported_folder(path: str | os.PathLike) -> bool:
@@ -94,12 +97,14 @@ def is_exported_folder(path: str | os.PathLike) -> bool:
     return (expand_path(path) / MANIFEST_FILE).is_file()
 
 
-def open_classifier(folder: Path, format: str, name: str) -> ClassifierPredictor:
+def open_classifier(
+    folder: Path, format: str, name: str, *, multi_label: bool = False
+) -> ClassifierPredictor:
     """Open a classifier's folder without reading its manifest."""
     export_format = get_format(format)
     preprocessing, classes = read_preprocessing(folder, preprocessing_from_dict)
     runtime = export_format.open(folder / export_format.file_name)
-    return ClassifierPredictor(runtime, preprocessing, classes, name)
+    return ClassifierPredictor(runtime, preprocessing, classes, name, multi_label)
 
 
 def open_detector(folder: Path, name: str) -> DetectorPredictor:

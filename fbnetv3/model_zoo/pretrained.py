@@ -48,13 +48,18 @@ class PretrainedClassifier:
     classes: list[str]  # names of the network's outputs
     dataset_name: str  # DATA.NAME of its config
     dataset_root: str  # DATA.ROOT of its config
+    multi_label: bool = False  # whether images have several labels
 
-    def labeled_images(self, split: str, max_images: int) -> tuple[list[AnyImage], list[int]]:
-        """Load up to `max_images` evenly spaced images of the dataset's "train" or "val" split, and their targets."""
+    def labeled_images(self, split: str, max_images: int) -> tuple[list[AnyImage], list[int] | None]:
+        """Load up to `max_images` evenly spaced images of the dataset's "train" or "val" split, and their classes.
+
+        The classes are None if images have several labels.
+        """
         dataset = build_dataset(self.dataset_name, self.dataset_root, split)
         dataset = relabel(dataset, self.classes, f"the {split} split", self.name)
         pairs = [dataset[index] for index in evenly_spaced(range(len(dataset)), max_images)]
-        return [image for image, _ in pairs], [target for _, target in pairs]
+        images = [image for image, _ in pairs]
+        return images, None if self.multi_label else [target for _, target in pairs]
 
 
 def load_classifier_from_config(
@@ -200,7 +205,15 @@ def _load_classifier(
     classes = _class_names(cfg, record, classes_file)
     model = build_model(cfg, arch, classes, torch.device("cpu"), weights, require_head=True).eval()
     preprocessing = preprocessing_from_config(cfg, arch)
-    return PretrainedClassifier(arch.name, model, preprocessing, classes, cfg.DATA.NAME, cfg.DATA.ROOT)
+    return PretrainedClassifier(
+        arch.name,
+        model,
+        preprocessing,
+        classes,
+        cfg.DATA.NAME,
+        cfg.DATA.ROOT,
+        multi_label=bool(record and record.multi_label),
+    )
 
 
 def _class_names(

@@ -262,6 +262,7 @@ class _ClassifierRun:
             tuple(self.classes),
             self.inputs.preprocessing,
             flatten(self.cfg),
+            is_multi_label(self.inputs.train),
         )
         data = {"train": data_fingerprint(self.inputs.train), "val": data_fingerprint(self.inputs.val)}
         return {**self.fingerprint, **record.to_metadata(), "data": data, "versions": package_versions()}

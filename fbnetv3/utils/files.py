@@ -131,6 +131,17 @@ def shipped_folder(checkout_name: str, installed_name: str | None = None) -> Pat
     return installed if installed.is_dir() else package.parent / checkout_name
 
 
+def find_config(file: str | os.PathLike) -> str:
+    """Return the path of a config: `file` if it exists, else the one of that name that ships with the package.
+
+    So "configs/digits/fbnetv3_digits.yaml" is found in any folder. Other paths are returned unchanged.
+    """
+    name = os.fspath(file)
+    shipped = shipped_folder("configs") / name.removeprefix("configs/")
+    is_missing = not os.path.isabs(name) and not os.path.exists(name)
+    return str(shipped) if is_missing and shipped.is_file() else name
+
+
 def file_sha256(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file in hex."""
     with Path(path).open("rb") as f:

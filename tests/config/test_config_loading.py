@@ -125,3 +125,13 @@ def test_detection_configs_are_recognized_by_their_keys(write):
         UsageError, match=r"has keys of a detector \(DATASETS\) and of a classifier \(DATA\)"
     ):
         is_detection_config(write("DATASETS: {}\nDATA: {}"))
+
+
+def test_shipped_configs_are_found_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_config("configs/digits/fbnetv3_digits.yaml").DATA.NAME == "digits"
+    assert load_config("digits/fbnetv3_digits.yaml").DATA.NAME == "digits"
+    # One's own file comes first
+    (tmp_path / "digits").mkdir()
+    (tmp_path / "digits/fbnetv3_digits.yaml").write_text("DATA: {NAME: cifar10}")
+    assert load_config("digits/fbnetv3_digits.yaml").DATA.NAME == "cifar10"

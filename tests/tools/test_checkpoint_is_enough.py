@@ -328,3 +328,38 @@ def test_a_checkpoint_of_version_1(tool, run, tmp_path):
     data = make_data(tmp_path / "data")
     ran = evaluate(tool, "MODEL.WEIGHTS", tmp_path / "old.pth", "DATA.ROOT", data)
     assert f"top1 {metrics(run)['val_top1']:.2f}%" in ran.out
+
+
+def test_several_labels_per_image_stay_independent(tool, tmp_path):
+    """In prediction and in the export: probabilities are sigmoids, not shares of one."""
+    digits = load_digits()
+    folder = tmp_path / "data"
+    for split, first, last in (("train", 0, 60), ("val", 60, 80)):
+        (folder / split).mkdir(parents=True)
+        rows = ["file,labels"]
+        for i in range(first, last):
+            Image.fromarray((digits.images[i] * 15.9).astype(np.uint8)).save(folder / split / f"{i}.png")
+            digit = int(digits.target[i])
+            labels = ["even"] * (digit % 2 == 0) + ["small"] * (digit < 5)
+            rows.append(f"{split}/{i}.png,{'|'.join(labels)}")
+        (folder / f"{split}.csv").write_text("\n".join(rows))
+    run = tmp_path / "run"
+    ran = tool(
+        "train_net", "--config", DIGITS, "DATA.NAME", "csv", "DATA.ROOT", folder, "OUTPUT_DIR", run, *SHORT,
+        "SOLVER.LOSS", "binary_cross_entropy", "INPUT.FLIP", "False",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    image = folder / "val" / "60.png"
+    network = load_classifier_from_checkpoint(run)
+    with torch.no_grad():
+        logits = network.model(network.preprocessing.transform()(Image.open(image))[None])[0]
+    expected = dict(zip(network.classes, logits.double().sigmoid().tolist(), strict=True))
+    tool("export_net", "--model", run, "--format", "onnx", "--output", tmp_path / "exported")
+    manifest = json.loads((tmp_path / "exported" / "manifest.json").read_text())
+    assert manifest["output"]["activation"] == "sigmoid"
+    for model in (run, tmp_path / "exported"):
+        ran = tool("classify", model, image, "--json", tmp_path / "p.json")
+        assert ran.code == 0, ran.err
+        [item] = json.loads((tmp_path / "p.json").read_text())
+        probabilities = {p["label"]: p["probability"] for p in item["predictions"]}
+        assert probabilities == pytest.approx(expected, abs=1e-4)

@@ -34,6 +34,8 @@ class ClassifierPredictor:
     preprocessing: Preprocessing
     classes: Sequence[str]
     name: str = "the network"
+    multi_label: bool = False
+    """Whether images have several labels: probabilities are then those of each class on its own (sigmoid)."""
 
     def __call__(
         self,
@@ -80,9 +82,9 @@ class ClassifierPredictor:
         return [self._top_classes(row, top) for row in logits]
 
     def _top_classes(self, logits: np.ndarray, top: int) -> list[Prediction]:
-        probabilities, indices = (
-            torch.from_numpy(logits).double().softmax(0).sort(descending=True, stable=True)
-        )
+        values = torch.from_numpy(logits).double()
+        values = values.sigmoid() if self.multi_label else values.softmax(0)
+        probabilities, indices = values.sort(descending=True, stable=True)
         best = zip(probabilities[:top].tolist(), indices[:top].tolist(), strict=True)
         return [Prediction(self.classes[index], probability, index) for probability, index in best]
 

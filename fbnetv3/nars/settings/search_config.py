@@ -12,7 +12,7 @@ from fbnetv3.errors import FieldError, UsageError, suggest
 from fbnetv3.nars.settings.search_settings import SETTING_NAMES, SearchSettings, parse_settings
 from fbnetv3.nars.space.search_space import Space, load_space, space_from_dict
 from fbnetv3.utils.checks import check_keys, check_type, error_context
-from fbnetv3.utils.files import expand_path
+from fbnetv3.utils.files import expand_path, find_config
 from fbnetv3.utils.nested_keys import parse_pairs
 from fbnetv3.utils.yaml_files import NotYAMLError, parse_yaml, read_mapping, resolve_in_folder
 
@@ -36,7 +36,7 @@ def load_search_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -
     YAML file) and the fields of `SearchSettings`. Files are looked for in the YAML file's folder first. `overrides` are
     KEY VALUE pairs such as `rounds 3` or `predictor.members 4`.
     """
-    path = expand_path(path)
+    path = expand_path(find_config(path))
     folder = path.resolve().parent
     data = _apply_overrides(read_mapping(path, FieldError, _KEYS), overrides)
     with error_context(file=str(path)):

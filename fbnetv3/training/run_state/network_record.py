@@ -35,6 +35,8 @@ class NetworkRecord:
     preprocessing: Preprocessing
     config: dict[str, Any] = field(default_factory=dict)
     """All keys of the training config, with dotted names; only some in checkpoints of version 1."""
+    multi_label: bool = False
+    """Whether images have several labels: the probabilities of the classes are then independent."""
 
     def to_metadata(self) -> dict[str, Any]:
         """Return the record as plain values; `record_from_metadata` reads them."""
@@ -46,6 +48,7 @@ class NetworkRecord:
             "classes": list(self.classes),
             "preprocessing": preprocessing_to_dict(self.preprocessing),
             "run_config": self.config,
+            "multi_label": self.multi_label,
         }
 
 
@@ -83,7 +86,10 @@ def record_from_metadata(checkpoint: Mapping[str, Any], source: str) -> NetworkR
             else _preprocessing_of_version_1(config, arch)
         )
         classes = tuple(map(str, metadata.get("classes", ())))
-        return NetworkRecord(arch, int(metadata["in_chans"]), classes, preprocessing, dict(config))
+        multi_label = bool(metadata.get("multi_label"))
+        return NetworkRecord(
+            arch, int(metadata["in_chans"]), classes, preprocessing, dict(config), multi_label
+        )
     except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise WeightsError(
             f"{source}: what it records about its network cannot be read ({describe_error(error)})"
