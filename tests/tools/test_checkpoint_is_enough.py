@@ -363,3 +363,83 @@ def test_several_labels_per_image_stay_independent(tool, tmp_path):
         [item] = json.loads((tmp_path / "p.json").read_text())
         probabilities = {p["label"]: p["probability"] for p in item["predictions"]}
         assert probabilities == pytest.approx(expected, abs=1e-4)
+
+
+def list_file(root, classes, path):
+    """Write a subset of a folder that lists its classes in this order, its images always in the same order."""
+    images = {
+        split: [file.relative_to(root).as_posix() for file in sorted(root.glob(f"{split}/*/*.png"))]
+        for split in ("train", "val")
+    }
+    # The class of an image is the first folder of its path
+    for split, paths in images.items():
+        for name in NAMES.values():
+            (root / name).mkdir(exist_ok=True)
+        for file in paths:
+            (root / file).rename(root / file.removeprefix(f"{split}/"))
+        images[split] = [file.removeprefix(f"{split}/") for file in paths]
+    path.write_text(json.dumps({"root": str(root), "classes": classes, **images, "seed": 0}))
+    return path
+
+
+def test_a_resumed_run_keeps_its_order_of_the_classes(tool, tmp_path):
+    """It ends with the same weights, bit for bit, although the dataset lists its classes in another order."""
+    file = list_file(make_data(tmp_path / "data"), CLASSES, tmp_path / "subset.json")
+    arguments = ["--config", DIGITS, "DATA.NAME", "imagelist", "DATA.ROOT", file, *SHORT]
+    tool("train_net", *arguments, "OUTPUT_DIR", tmp_path / "whole")
+    tool("train_net", *arguments, "OUTPUT_DIR", tmp_path / "cut")
+    for later in sorted((tmp_path / "cut" / "checkpoints").iterdir())[1:]:
+        later.unlink()
+    (tmp_path / "cut" / "model_final.pth").unlink()
+    subset = json.loads(file.read_text())
+    file.write_text(json.dumps({**subset, "classes": ["three", "one", "seven"]}))
+    ran = tool("train_net", *arguments, "OUTPUT_DIR", tmp_path / "cut", "--resume")
+    assert ran.code == 0 and "the training split has its classes in another order" in ran.out
+    whole, cut = (torch.load(tmp_path / run / "model_final.pth") for run in ("whole", "cut"))
+    assert cut["classes"] == CLASSES
+    assert all(torch.equal(value, cut["model"][key]) for key, value in whole["model"].items())
+
+
+def test_a_resumed_run_with_fewer_classes_says_which_are_gone(tool, run, tmp_path):
+    data = make_data(tmp_path / "data", {1: "one", 7: "seven"})
+    ran = tool(
+        "train_net", "--config", run / "config.yaml", "--resume", "SOLVER.EPOCHS", "5", "DATA.ROOT", data
+    )
+    assert (
+        ran.code == 2
+        and "has 2 of the 3 classes of the checkpoint, matched by name; it lacks three" in ran.out
+    )
+    assert "steps_per_epoch has changed" in ran.err
+
+
+@pytest.mark.parametrize("names", [*RENAMED.values(), SWAPPED], ids=[*RENAMED, "swapped"])
+def test_int8_is_not_judged_on_unknown_classes(tool, run, tmp_path, names):
+    data = make_data(tmp_path / "data", names, names)
+    ran = tool(
+        "export_net", "--config", run / "config.yaml", "--format", "onnx", "--int8", "--output", tmp_path / "int8",
+        "DATA.ROOT", data,
+    )  # fmt: skip
+    assert ran.code == 2 and not (tmp_path / "int8").exists()
+    assert f"({', '.join(sorted(names.values()))})" in ran.err and f"({', '.join(CLASSES)})" in ran.err
+
+
+@pytest.mark.parametrize(
+    "names, kept", [({3: "three", 1: "one"}, 2), (SWAPPED, 2), ({1: "uno", 3: "tres"}, 0), (NAMES, 3)]
+)
+def test_fine_tuning_on_any_classes_says_what_it_keeps(tool, run, tmp_path, names, kept):
+    data = make_data(tmp_path / "data", names, names)
+    ran = tool(
+        "train_net", "--config", "configs/finetune/checkpoint.yaml", "DATA.ROOT", data, "DATA.WORKERS", "0",
+        "MODEL.WEIGHTS", run / "model_final.pth", "OUTPUT_DIR", tmp_path / "tuned", "SOLVER.EPOCHS", "1",
+        "SOLVER.BATCH_SIZE", "16", "SOLVER.WARMUP_EPOCHS", "0",
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    said = {
+        0: "the weights have other classes than the dataset: the head starts from random values",
+        2: "the head has all 2 classes" if len(names) == 2 else "the head has 2 of 3 classes",
+        3: "",
+    }[kept]
+    assert said in ran.out and ("the head" in ran.out) == (kept < 3)
+    tuned = torch.load(tmp_path / "tuned" / "model_final.pth")
+    assert tuned["classes"] == sorted(names.values())
+    assert tuple(tuned["preprocessing"]["mean"]) == (0.3,) and tuned["arch"] == "fbnetv3_digits"
