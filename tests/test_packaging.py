@@ -56,4 +56,34 @@ def test_installed_it_works_without_the_checkout(installed, tmp_path):
 def test_only_what_belongs_is_installed(installed):
     assert {
         path.name for path in installed.iterdir() if path.is_dir() and "dist-info" not in path.name
-    } == {"fbnetv3"}
+    } == {"fbnetv3", "bin"}
+    assert [path.name for path in (installed / "bin").iterdir()] == ["fbnetv3"]
+
+
+def run_command(installed, folder, *arguments):
+    """Run the installed command in a folder, without the checkout."""
+    script = f"import sys; sys.path[:0] = [{str(installed)!r}]; sys.argv = ['fbnetv3', *{[*map(str, arguments)]!r}]\n"
+    script += f"import runpy; runpy.run_path({str(installed / 'bin/fbnetv3')!r}, run_name='__main__')"
+    return subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, cwd=folder)
+
+
+def test_the_command_needs_no_checkout(installed, tmp_path):
+    """It finds the configs that are installed, and checks data with a page."""
+    done = run_command(installed, tmp_path, "zoo", "digits/*")
+    assert done.returncode == 0 and "digits/fbnetv3_digits" in done.stdout, done.stderr
+    short = [
+        "SOLVER.EPOCHS",
+        "1",
+        "SOLVER.WARMUP_EPOCHS",
+        "0",
+        "SOLVER.BATCH_SIZE",
+        "360",
+        "OUTPUT_DIR",
+        "run",
+    ]
+    done = run_command(
+        installed, tmp_path, "train", "--config", "configs/digits/fbnetv3_digits.yaml", *short
+    )
+    assert done.returncode == 0 and (tmp_path / "run/model_final.pth").is_file(), done.stderr
+    done = run_command(installed, tmp_path, "check-data", "DATA.NAME", "digits", "--workers", 1)
+    assert done.returncode == 0 and (tmp_path / "data_check.html").is_file(), done.stderr
