@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_written(tool):
 @pytest.mark.parametrize(
     "model, image, code, message",
     [
-        (".", "x.png", 1, "is not an exported folder (no manifest.json)"),
+        (".", "x.png", 2, "contains neither an exported network nor the weights of a training run"),
         ("digits/fbnetv3_digits", "/nowhere/x.png", 1, "x.png: no such file"),
         ("fbnetv3_aa", "x.png", 2, "did you mean fbnetv3_a"),
     ],

@@ -138,7 +138,7 @@ def test_a_missing_config_file(tool, config):
         "nowhere.yaml: cannot be read: No such file",
         config,
     )
-    check(tool("train_net"), 2, "the following arguments are required: --config", config)
+    check(tool("train_net"), 2, "training needs --config FILE", config)
 
 
 def test_an_empty_class_folder(tool, config, folder):
@@ -151,7 +151,7 @@ def test_different_classes_in_validation(tool, config, folder):
     check(
         tool("train_net", "--config", config),
         2,
-        "training and validation have different classes: dark, dusk",
+        "the validation split has 2 classes (dusk, light); the training split has 2 classes (dark, light)",
         config,
     )
 
@@ -202,7 +202,7 @@ def test_evaluation_with_another_class_count(tool, config):
         "INPUT.STD",
         "[0.5]",
     )
-    check(ran, 2, "does not have the 2 classes of imagefolder", config)
+    check(ran, 2, "the network lacks dark, light: the validation split has 2 classes", config)
 
 
 def test_evaluation_is_not_resumed(tool, config):
