@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = []
     for result in classify_images(predictor, images, args.top, args.batch_size):
         results.append(result)
+        if result.error and len(images) == 1:
+            raise DataError(result.error)
         _print_result(result, width)
         if pictures and not result.error:
             pictures.write(result)
