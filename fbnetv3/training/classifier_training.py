@@ -36,7 +36,7 @@ from fbnetv3.training.fine_tuning.freezing import freeze
 from fbnetv3.training.fine_tuning.run_length import describe_fitted
 from fbnetv3.training.losses import Objective
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup, process_group
-from fbnetv3.training.recorded_networks import fill_from_record, recorded_arch
+from fbnetv3.training.recorded_networks import start_from_weights
 from fbnetv3.training.reports.report_hooks import build_report_hooks
 from fbnetv3.training.run_state.checkpoints import Checkpoints, State
 from fbnetv3.training.run_state.data_fingerprint import data_fingerprint
@@ -51,7 +51,6 @@ from fbnetv3.training.run_state.metrics import read_learning_curve
 from fbnetv3.training.run_state.network_record import (
     NetworkRecord,
     arch_identity,
-    read_network_record,
     record_from_metadata,
 )
 from fbnetv3.training.run_state.run_description import log_summary, package_versions
@@ -117,9 +116,8 @@ def check_training_config(cfg: CfgNode) -> Inputs:
 
     Nothing is written.
     """
-    record = read_network_record(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
-    arch = recorded_arch(cfg, record)
-    inputs = build_inputs(fill_from_record(cfg, record, cfg.MODEL.WEIGHTS), arch, torch.device("cpu"))
+    cfg, arch, _ = start_from_weights(cfg)
+    inputs = build_inputs(cfg, arch, torch.device("cpu"))
     loss_from_config(inputs.cfg)
     class_weights_from_config(inputs.cfg, inputs.train)
     optimizer_from_config(inputs.cfg, nn.Linear(1, 1))
@@ -201,9 +199,8 @@ class _ClassifierRun:
         classes: Sequence[str] = (),
     ) -> None:
         # What the config leaves empty comes from the weights to start from
-        record = read_network_record(cfg.MODEL.WEIGHTS) if cfg.MODEL.WEIGHTS else None
-        self.arch = recorded_arch(cfg, record)
-        self.cfg = cfg = fill_from_record(cfg, record, cfg.MODEL.WEIGHTS)
+        cfg, self.arch, record = start_from_weights(cfg)
+        self.cfg = cfg
         self.group = group
         self.run_folder = run_folder
         self.progress = progress

@@ -88,7 +88,21 @@ def use_recorded_network(
     return _with_values(cfg, values, source, keep), arch
 
 
-def fill_from_record(cfg: CfgNode, record: NetworkRecord | None, source: str) -> CfgNode:
+def start_from_weights(cfg: CfgNode) -> tuple[CfgNode, AnyArch, NetworkRecord | None]:
+    """Return config and architecture of a training run that starts from MODEL.WEIGHTS, and what these record.
+
+    Raises:
+        UsageError: a key is empty, and the weights do not record it.
+        UnknownNameError: there is no architecture of the name MODEL.ARCH.
+        WeightsError: the weights are missing or corrupt.
+    """
+    weights = cfg.MODEL.WEIGHTS
+    record = read_network_record(weights) if weights else None
+    filled = _fill_from_record(cfg, record, weights)
+    return filled, _choose_arch(cfg, record), record
+
+
+def _fill_from_record(cfg: CfgNode, record: NetworkRecord | None, source: str) -> CfgNode:
     """Return the config of a training run that starts from the weights of `source` ("" for random ones).
 
     Keys that the config leaves empty, MODEL.ARCH, MODEL.IN_CHANS and those of normalization, get the values of the
@@ -106,6 +120,7 @@ def fill_from_record(cfg: CfgNode, record: NetworkRecord | None, source: str) ->
         filled.MODEL.ARCH = record.arch.name
     for key in ("MODEL.IN_CHANS", *_INPUT_KEYS):
         if not _get(cfg, key):
+            _check_channels(filled, key, values[key], source)
             _set(filled, key, values[key])
         elif key in _INPUT_KEYS and _get(cfg, key) != values[key]:
             logger.info("%s %s: %s was trained with %s", key, _get(cfg, key), source, values[key])
@@ -113,7 +128,16 @@ def fill_from_record(cfg: CfgNode, record: NetworkRecord | None, source: str) ->
     return filled
 
 
-def recorded_arch(cfg: CfgNode, record: NetworkRecord | None) -> AnyArch:
+def _check_channels(cfg: CfgNode, key: str, value: Any, source: str) -> None:
+    """Require that a recorded mean or standard deviation has a value for each channel."""
+    channels = cfg.MODEL.IN_CHANS
+    if isinstance(value, list) and len(value) != channels:
+        raise UsageError(
+            f"{key} is empty, and {source} has {len(value)} values, but MODEL.IN_CHANS is {channels}: set {key}"
+        )
+
+
+def _choose_arch(cfg: CfgNode, record: NetworkRecord | None) -> AnyArch:
     """Return the architecture to train: the record's if MODEL.ARCH is empty, or a name that only the record defines."""
     name = cfg.MODEL.ARCH
     if record and not name:

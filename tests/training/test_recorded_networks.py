@@ -4,6 +4,7 @@ import logging
 from dataclasses import replace
 
 import pytest
+import torch
 
 from fbnetv3.arch import configs_folder, get_arch
 from fbnetv3.config import load_config
@@ -12,8 +13,7 @@ from fbnetv3.errors import UnknownNameError, UsageError
 from fbnetv3.training.builders import preprocessing_from_config
 from fbnetv3.training.recorded_networks import (
     config_from_record,
-    fill_from_record,
-    recorded_arch,
+    start_from_weights,
     use_recorded_network,
 )
 from fbnetv3.training.run_state.network_record import NetworkRecord, record_from_metadata
@@ -66,29 +66,49 @@ def test_only_what_differs_is_said(record, caplog):
     ]
 
 
-def test_training_fills_only_what_is_empty(record):
-    empty = ["MODEL.ARCH", "", "INPUT.MEAN", "[]"]
-    cfg = load_config(DIGITS, empty)
-    filled = fill_from_record(cfg, record, "x.pth")
-    assert (filled.INPUT.MEAN, filled.INPUT.STD) == ([0.1], [0.5])
-    assert recorded_arch(cfg, record) == record.arch
+@pytest.fixture
+def weights(record, tmp_path):
+    """Return the path of a checkpoint with the record."""
+    torch.save({"model": {}, **record.to_metadata()}, tmp_path / "x.pth")
+    return str(tmp_path / "x.pth")
+
+
+def test_training_fills_only_what_is_empty(record, weights, tmp_path):
+    cfg = load_config(DIGITS, ["MODEL.ARCH", "", "INPUT.MEAN", "[]", "MODEL.WEIGHTS", weights])
+    filled, arch, read = start_from_weights(cfg)
+    assert (filled.INPUT.MEAN, filled.INPUT.STD, arch, read) == ([0.1], [0.5], record.arch, record)
     # A resumed run reads its own config, which has the name
-    assert recorded_arch(filled, record) == record.arch
+    assert start_from_weights(filled)[1] == record.arch
+    torch.save({"model": {}}, weights)
     with pytest.raises(UnknownNameError, match="somebodys_own"):
-        recorded_arch(filled, None)
+        start_from_weights(filled)
 
 
 @pytest.mark.parametrize(
-    "overrides, source, message",
+    "overrides, message",
     [
-        (["MODEL.ARCH", ""], "", "MODEL.ARCH is empty, and MODEL.WEIGHTS is empty, too: set MODEL.ARCH"),
-        (["INPUT.STD", "[]"], "x.pth", "INPUT.STD is empty, and x.pth does not record it: set INPUT.STD"),
-        (["MODEL.IN_CHANS", "0"], "x.pth", "MODEL.IN_CHANS is empty"),
+        (["MODEL.ARCH", ""], "MODEL.ARCH is empty, and MODEL.WEIGHTS is empty, too: set MODEL.ARCH"),
+        (["INPUT.STD", "[]"], "INPUT.STD is empty, and MODEL.WEIGHTS is empty, too"),
+        (["MODEL.IN_CHANS", "0"], "MODEL.IN_CHANS is empty"),
     ],
 )
-def test_empty_keys_need_a_record(overrides, source, message):
+def test_empty_keys_need_a_record(overrides, message):
     with pytest.raises(UsageError, match=message):
-        fill_from_record(load_config(DIGITS, overrides), None, source)
+        start_from_weights(load_config(DIGITS, overrides))
+
+
+def test_foreign_weights_do_not_fill_keys(tmp_path):
+    torch.save({"model": {}}, tmp_path / "x.pth")
+    cfg = load_config(DIGITS, ["INPUT.STD", "[]", "MODEL.WEIGHTS", str(tmp_path / "x.pth")])
+    with pytest.raises(UsageError, match="INPUT.STD is empty, and .*x.pth does not record it"):
+        start_from_weights(cfg)
+
+
+def test_normalization_of_another_number_of_channels(weights):
+    overrides = ["MODEL.IN_CHANS", "3", "INPUT.MEAN", "[]", "INPUT.STD", "[1, 1, 1]"]
+    cfg = load_config(DIGITS, [*overrides, "MODEL.WEIGHTS", weights])
+    with pytest.raises(UsageError, match="x.pth has 1 values, but MODEL.IN_CHANS is 3: set INPUT.MEAN"):
+        start_from_weights(cfg)
 
 
 def test_the_recorded_config_imports_no_modules(record, caplog):

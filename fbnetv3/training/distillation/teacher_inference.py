@@ -21,7 +21,6 @@ from fbnetv3.training.builders import (
     dataset_from_config,
     loader_from_config,
     preprocessing_from_config,
-    resolve_arch,
     select_device,
     teacher_logit_cache,
     teacher_resolution,
@@ -29,6 +28,7 @@ from fbnetv3.training.builders import (
 from fbnetv3.training.distillation.distillation_loss import resize_images
 from fbnetv3.training.distillation.teacher_logits import TeacherLogitCache
 from fbnetv3.training.processes.interrupts import check_interrupt, deferred_interrupts
+from fbnetv3.training.recorded_networks import start_from_weights
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +38,9 @@ def cache_teacher_logits(cfg: CfgNode) -> TeacherLogitCache:
     if not cfg.DISTILL.CACHE:
         raise UsageError("DISTILL.CACHE is empty: set it to a folder for the teacher's logits")
     device = select_device(cfg.DEVICE)
+    cfg, arch, _ = start_from_weights(cfg)
     dataset = dataset_from_config(cfg, "train")
-    preprocessing = preprocessing_from_config(cfg, resolve_arch(cfg, cfg.MODEL.ARCH))
+    preprocessing = preprocessing_from_config(cfg, arch)
     cache = teacher_logit_cache(cfg, dataset, preprocessing.resolution)
     teacher = build_teacher(cfg, dataset.classes, device)
     # Draw views at the higher of the two resolutions, and resize them for the teacher
