@@ -15,10 +15,11 @@ from fbnetv3.nars.evaluators.evaluator_registry import EVALUATORS
 from fbnetv3.nars.execution.executors import EXECUTORS
 from fbnetv3.training.losses import LOSSES
 from fbnetv3.training.schedules import SCHEDULES
+from fbnetv3.training.tracking.trackers import TRACKERS
 
 REGISTRIES = (
     ARCHS, ACTIVATIONS, BLOCK_SPECS, SE_GATES, BLOCKS, OPTIMIZERS, SCHEDULES, LOSSES, DATASETS, CROPS, AUGMENTATIONS,
-    FORMATS, EVALUATORS, EXECUTORS,
+    FORMATS, EVALUATORS, EXECUTORS, TRACKERS,
 )  # fmt: skip
 
 # Processes started in the background ignore Ctrl-C, and so would everything that the tests start.

@@ -15,6 +15,7 @@ SHOWN = (
     "data",
     "top1",
     "ema_top1",
+    "map",
     "loss",
     "epoch",
     "epochs",

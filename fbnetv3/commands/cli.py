@@ -26,7 +26,7 @@ COMMANDS = {
     "train": Command(
         "train",
         "train a classifier or a detector",
-        after_interrupt="add --resume to continue from the newest checkpoint",
+        after_interrupt="add --resume to continue from the newest checkpoint, if there is one",
     ),
     "eval": Command("evaluate", "evaluate a checkpoint, a run or a network of the model zoo"),
     "predict": Command("predict", "classify images", sigterm=True),

@@ -9,6 +9,7 @@ from fbnetv3 import model_zoo
 from fbnetv3.arch import configs_folder
 from fbnetv3.commands import train
 from fbnetv3.data.check.check_dataset import guess_dataset
+from fbnetv3.deploy.exported_folder import is_exported_folder
 from fbnetv3.errors import UsageError
 from fbnetv3.model_zoo.pretrained import is_checkpoint
 from fbnetv3.model_zoo.zoo import is_detector
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--data",
         metavar="PATH",
-        help="dataset of a classifier: folder with val/, folder of tar files, or subset file",
+        help="dataset of a classifier: folder with val/ or test/, of tar files or of CSV files; or subset file",
     )
     parser.add_argument(
         "--report", metavar="DIR", help="folder for tables and figures (default: that of the run)"
@@ -43,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _choose_config(model: str) -> list[str]:
     """Return the arguments that name config and weights."""
     path = expand_path(model)
+    if is_exported_folder(path):
+        raise UsageError(
+            f"{model}: is an exported network: evaluate the checkpoint that it was exported from"
+        )
     if path.is_dir():
         return ["--config", str(RunFolder(path).config)]
     if is_checkpoint(model):
@@ -59,6 +64,8 @@ def _data_overrides(args: argparse.Namespace) -> list[str]:
     if args.data:
         name, root = guess_dataset(args.data)
         if not name:
-            raise UsageError(f"{args.data}: has no folder val/ or test/ with a folder for each class")
+            raise UsageError(
+                f"{args.data}: has no folder val/ or test/ with a folder for each class, no tar files and no val.csv"
+            )
         overrides += ["DATA.NAME", name, "DATA.ROOT", root]
     return overrides

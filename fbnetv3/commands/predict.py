@@ -25,7 +25,7 @@ from fbnetv3.model_zoo.pretrained import (
     load_classifier_from_name,
 )
 from fbnetv3.utils.command_line import ArgumentParser, positive_int
-from fbnetv3.utils.files import expand_path
+from fbnetv3.utils.files import expand_path, make_folder
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse_args(argv)
     images = find_images(args.images)
     predictor = _load_predictor(args)
+    for file in filter(None, (args.csv, args.json)):
+        make_folder(expand_path(file).parent)  # before the work
     pictures = PictureWriter(expand_path(args.pictures)) if args.pictures else None
     width = max(map(len, predictor.classes))
     results = []

@@ -168,7 +168,7 @@ declare("SOLVER.LOSS", "cross_entropy")
 declare("SOLVER.FOCAL_GAMMA", 2.0, low=0)
 # Weights of classes in the loss: none, or balanced (in inverse proportion to the numbers of training images)
 declare("SOLVER.CLASS_WEIGHTING", "none", choices=("none", "balanced"))
-# Factors of class weights by name, such as [cat=2, dog=0.5]. All weights are scaled so that the mean weight of the
+# Factors of class weights by name, such as ["cat=2", "dog=0.5"]. All weights are scaled so that the mean weight of the
 # training images is 1.
 declare("SOLVER.CLASS_WEIGHTS", [], item_type=str)
 # Learning rate after the warmup; see LR_BATCH_SIZE

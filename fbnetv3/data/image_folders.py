@@ -163,7 +163,10 @@ def _search(root: Path, start: str, skipped: SkippedFiles) -> list[str]:
     while folders:
         name = folders.pop()
         path = str(root / name)
-        stat = os.stat(path)
+        try:
+            stat = os.stat(path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror or error})") from None
         # Outside the root, links may lead to the same folder
         if (stat.st_dev, stat.st_ino) in visited:
             skipped.add(_REPEATED_FOLDER)

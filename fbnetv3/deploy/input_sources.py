@@ -12,7 +12,7 @@ from pathlib import Path
 from fbnetv3.data.image_folders import find_image_files
 from fbnetv3.data.image_io import EncodedImage, read_encoded_image
 from fbnetv3.errors import DataError, WeightsError
-from fbnetv3.utils.downloads import download, is_url
+from fbnetv3.utils.downloads import cached_path, download, is_url
 from fbnetv3.utils.files import expand_path
 
 STANDARD_INPUT = "-"
@@ -28,7 +28,7 @@ class InputImage:
     """Content of an image from standard input."""
 
     def read(self) -> EncodedImage:
-        """Read the image; a URL is downloaded into the cache.
+        """Read the image; a URL is downloaded each time, because its image may change.
 
         Raises:
             DataError: the image is missing, corrupt or cannot be downloaded; the message names it.
@@ -38,6 +38,7 @@ class InputImage:
         if not is_url(self.name):
             return read_encoded_image(str(expand_path(self.name)))
         try:
+            cached_path(self.name).unlink(missing_ok=True)
             path = download(self.name)
         except WeightsError as error:
             raise DataError(str(error)) from None

@@ -253,6 +253,7 @@ class _ClassifierRun:
 
     def _describe(self) -> dict[str, Any]:
         """Return what checkpoints record about the run: its fingerprint, its network, its data and versions."""
+        data = {"train": data_fingerprint(self.inputs.train), "val": data_fingerprint(self.inputs.val)}
         record = NetworkRecord(
             self.arch,
             self.cfg.MODEL.IN_CHANS,
@@ -260,9 +261,9 @@ class _ClassifierRun:
             self.inputs.preprocessing,
             flatten(self.cfg),
             is_multi_label(self.inputs.train),
+            data,
         )
-        data = {"train": data_fingerprint(self.inputs.train), "val": data_fingerprint(self.inputs.val)}
-        return {**self.fingerprint, **record.to_metadata(), "data": data, "versions": package_versions()}
+        return {**self.fingerprint, **record.to_metadata(), "versions": package_versions()}
 
     def _fingerprint(self) -> dict[str, Any]:
         """Return what must not change when the run is resumed: network, data, and the values in "config"."""
@@ -395,9 +396,10 @@ class _ClassifierRun:
             current = self.metadata["data"][split]
             if saved != current:
                 logger.warning(
-                    "the %s images are not those of the checkpoint: %d, and %d then",
+                    "the %s images, or their classes, are not those of the checkpoint: %d in %s; it had %d others",
                     split,
                     current["images"],
+                    self.cfg.DATA.ROOT or self.cfg.DATA.NAME,
                     saved["images"],
                 )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 from fvcore.common.config import CfgNode
@@ -19,6 +18,7 @@ from fbnetv3.training.run_state.network_record import (
     arch_identity,
     read_network_record,
 )
+from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.imports import user_modules
 from fbnetv3.utils.nested_keys import flatten, parse_pairs
 from fbnetv3.utils.text import first_few
@@ -38,7 +38,7 @@ def load_recorded_config(overrides: Sequence[str]) -> CfgNode:
     """
     pairs = parse_pairs(overrides)
     weights = pairs.get("MODEL.WEIGHTS")
-    run_config = Path(pairs.get("OUTPUT_DIR", ""), RUN_CONFIG)
+    run_config = expand_path(pairs.get("OUTPUT_DIR", "")) / RUN_CONFIG
     if not weights and "OUTPUT_DIR" in pairs and run_config.is_file():
         return load_config(run_config, overrides)
     if not weights:
@@ -124,6 +124,9 @@ def _fill_from_record(cfg: CfgNode, record: NetworkRecord | None, source: str) -
             _set(filled, key, values[key])
         elif key in _INPUT_KEYS and _get(cfg, key) != values[key]:
             logger.info("%s %s: %s was trained with %s", key, _get(cfg, key), source, values[key])
+    for key in ("INPUT.FLIP", "INPUT.CROP"):
+        if record.config.get(key, _get(cfg, key)) != _get(cfg, key):
+            logger.info("%s %s: %s was trained with %s", key, _get(cfg, key), source, record.config[key])
     filled.freeze()
     return filled
 
@@ -163,9 +166,11 @@ def _without_record(cfg: CfgNode, source: str) -> CfgNode:
 def _recorded_values(record: NetworkRecord) -> dict[str, Any]:
     """Return the values of the keys that describe a network and its input."""
     preprocessing = record.preprocessing
+    # Checkpoints of version 1 do not have the names of their classes
+    num_classes = {"MODEL.NUM_CLASSES": len(record.classes)} if record.classes else {}
     return {
+        **num_classes,
         "MODEL.IN_CHANS": record.in_chans,
-        "MODEL.NUM_CLASSES": len(record.classes),  # 0 if their names are unknown
         "INPUT.RESOLUTION": preprocessing.resolution,
         "INPUT.RESIZE": preprocessing.resize,
         "INPUT.MEAN": list(preprocessing.mean),

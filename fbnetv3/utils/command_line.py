@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import signal
@@ -72,6 +73,17 @@ def positive_int(text: str) -> int:
     return value
 
 
+class _TerminalHandler(logging.StreamHandler):
+    """Logs to the terminal; a reader that has exited, as in `tool | head`, ends the tool."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        """Raise the error of a closed pipe, which logging would print with a traceback."""
+        error = sys.exc_info()[1]
+        if isinstance(error, BrokenPipeError):
+            raise error
+        super().handleError(record)
+
+
 def run_tool(
     main: Callable[[Sequence[str] | None], object],
     argv: Sequence[str] | None = None,
@@ -96,8 +108,12 @@ def run_tool(
     rank = int(rank_text) if is_multi_process() and rank_text.isdecimal() else 0
     if rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 (open until the process ends)
+    # File names that are not UTF-8 are printed with backslashes
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Log to the terminal while the tool runs
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _TerminalHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger = logging.getLogger("fbnetv3")
     logger.addHandler(handler)

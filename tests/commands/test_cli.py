@@ -81,4 +81,4 @@ def test_ctrl_c_while_torch_is_imported_is_one_line(command, tmp_path):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err == "interrupted; add --resume to continue from the newest checkpoint\n"
+    assert err == "interrupted; add --resume to continue from the newest checkpoint, if there is one\n"

@@ -16,10 +16,10 @@ from fbnetv3.training.builders import (
     build_model,
     build_objective,
     class_weights_from_config,
-    resolve_arch,
     select_device,
 )
 from fbnetv3.training.fine_tuning.freezing import freeze
+from fbnetv3.training.recorded_networks import start_from_weights
 from fbnetv3.training.solver import build_mixup, optimizer_from_config, schedule_from_config
 from fbnetv3.utils.nested_keys import flatten
 from tests.hardening.conftest import examples
@@ -78,13 +78,13 @@ def folder(tmp_path_factory):
 def start_training(cfg):
     """Build everything that a training run needs, and run its first step if that is cheap."""
     device = select_device(cfg.DEVICE)
-    arch = resolve_arch(cfg, cfg.MODEL.ARCH)
+    cfg, arch, record = start_from_weights(cfg)
     inputs = build_inputs(cfg, arch, device)
     cfg = inputs.cfg
-    model = build_model(cfg, arch, inputs.train.classes, device, cfg.MODEL.WEIGHTS)
+    model = build_model(cfg, arch, inputs.train.classes, device, cfg.MODEL.WEIGHTS, record=record)
     freeze(model, cfg.MODEL.FREEZE, norms=cfg.MODEL.FREEZE_NORM)
     weights = class_weights_from_config(cfg, inputs.train)
-    objective = build_objective(cfg, model.num_classes, inputs.preprocessing.resolution, device, weights)
+    objective = build_objective(cfg, inputs.train.classes, inputs.preprocessing.resolution, device, weights)
     optimizer = optimizer_from_config(cfg, model)
     schedule = schedule_from_config(cfg)
     assert all(math.isfinite(schedule(i / 10)) and schedule(i / 10) >= 0 for i in range(10))

@@ -209,7 +209,7 @@ def test_a_run_resumes_with_its_data_elsewhere(tool, run, tmp_path):
     resume = ["--config", run / "config.yaml", "--resume", "SOLVER.EPOCHS", "5"]
     ran = tool("train_net", *resume, "DATA.ROOT", data)
     assert ran.code == 0 and "resuming after 4 epochs" in ran.out and str(run) in ran.out
-    assert "are not those" not in ran.out
+    assert "not those of the checkpoint" not in ran.out
 
 
 def test_resuming_with_other_images_is_said(tool, run, tmp_path):
@@ -218,7 +218,10 @@ def test_resuming_with_other_images_is_said(tool, run, tmp_path):
     first.rename(first.with_name("renamed.png"))
     resume = ["--config", run / "config.yaml", "--resume", "SOLVER.EPOCHS", "5"]
     ran = tool("train_net", *resume, "DATA.ROOT", data)
-    assert ran.code == 0 and "the val images are not those of the checkpoint" in ran.out
+    assert (
+        ran.code == 0
+        and "the val images, or their classes, are not those of the checkpoint: 33 in" in ran.out
+    )
 
 
 def test_a_validation_split_without_a_class(tool, config, folder):
@@ -363,6 +366,15 @@ def test_several_labels_per_image_stay_independent(tool, tmp_path):
         [item] = json.loads((tmp_path / "p.json").read_text())
         probabilities = {p["label"]: p["probability"] for p in item["predictions"]}
         assert probabilities == pytest.approx(expected, abs=1e-4)
+    # Networks for one class per image are not evaluated on them
+    single = make_data(tmp_path / "single", {2: "even", 3: "small"}, {2: "even", 3: "small"})
+    ran = evaluate(
+        tool, "MODEL.WEIGHTS", run / "model_final.pth", "DATA.NAME", "imagefolder", "DATA.ROOT", single
+    )
+    assert (
+        ran.code == 2
+        and "was trained on images with several labels, but imagefolder has one class" in ran.err
+    )
 
 
 def list_file(root, classes, path):
@@ -443,3 +455,15 @@ def test_fine_tuning_on_any_classes_says_what_it_keeps(tool, run, tmp_path, name
     tuned = torch.load(tmp_path / "tuned" / "model_final.pth")
     assert tuned["classes"] == sorted(names.values())
     assert tuple(tuned["preprocessing"]["mean"]) == (0.3,) and tuned["arch"] == "fbnetv3_digits"
+
+
+def test_evaluating_other_images_leaves_the_report_of_the_run(tool, run, tmp_path):
+    data = make_data(tmp_path / "data")
+    evaluate(tool, "--config", run / "config.yaml", "DATA.ROOT", data)
+    summary = (run / "evaluation" / "summary.json").read_text()
+    assert json.loads(summary)["data"] == str(data)
+    next((data / "val" / "one").iterdir()).unlink()
+    ran = evaluate(tool, "--config", run / "config.yaml", "DATA.ROOT", data)
+    assert "these are other validation images than those of the training run, which had 33" in ran.out
+    assert "no report: these images" in ran.out
+    assert (run / "evaluation" / "summary.json").read_text() == summary

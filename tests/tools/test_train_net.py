@@ -274,7 +274,7 @@ def test_a_run_can_be_resumed_after_a_signal(config, tmp_path, number, code, wor
         time.sleep(0.2)
     os.killpg(process.pid, number)  # to the workers too, as terminals and schedulers do
     _, err = process.communicate(timeout=60)
-    line = f"{word}; add --resume to continue from the newest checkpoint"
+    line = f"{word}; add --resume to continue from the newest checkpoint, if there is one"
     assert (process.returncode, err.splitlines()) == (code, [line])
     state = torch.load(max(checkpoints.glob("step_*.pth")))
     epoch = state["epoch"]

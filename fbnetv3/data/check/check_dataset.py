@@ -83,11 +83,12 @@ def guess_dataset(path: str | os.PathLike) -> tuple[str, str]:
         raise DataError(f"{path}: no such file or folder")
     if (root / "cifar-10-batches-py").is_dir():
         return "cifar10", str(root)
-    if (root / "train.csv").is_file() or (root / "val.csv").is_file():
+    splits = ("train", "val", "test")
+    if any((root / f"{split}.csv").is_file() for split in splits):
         return "csv", str(root)
-    if any(root.glob("*.tar")) or any(root.glob("train/*.tar")):
+    if any(any(root.glob(pattern)) for pattern in ("*.tar", *(f"{split}/*.tar" for split in splits))):
         return "shards", str(root)
-    is_divided = any((root / split).is_dir() for split in ("train", "val", "test"))
+    is_divided = any((root / split).is_dir() for split in splits)
     return ("imagefolder" if is_divided else ""), str(root)
 
 

@@ -85,8 +85,7 @@ def match_classes(
     """
     if list(classes) == list(outputs):
         return list(range(len(classes)))
-    if are_synsets(classes) and tuple(outputs) == imagenet_classes():
-        outputs = imagenet_synsets()
+    outputs = output_names(outputs, classes)
     repeated = [name for names in (classes, outputs) for name, count in Counter(names).items() if count > 1]
     unknown = [name for name in classes if name not in set(outputs)]
     if repeated or unknown:
@@ -96,6 +95,23 @@ def match_classes(
         )
     index_of = {name: index for index, name in enumerate(outputs)}
     return [index_of[name] for name in classes]
+
+
+def _log_classes_without_images(dataset: ImageDataset, name: str) -> None:
+    """Log which classes no image has, if the dataset knows the classes of its images."""
+    targets = np.asarray(getattr(dataset, "targets", ()))
+    if targets.ndim != 1 or not len(targets):
+        return
+    absent = sorted(set(range(len(dataset.classes))) - set(targets.tolist()))
+    if absent:
+        logger.info(
+            "%s has no images of %s", name, first_few([dataset.classes[i] for i in absent], _MAX_LISTED)
+        )
+
+
+def output_names(outputs: Sequence[str], classes: Sequence[str]) -> Sequence[str]:
+    """Return the names of outputs in the terms of the classes: WordNet IDs for ImageNet's, if the classes are such."""
+    return imagenet_synsets() if are_synsets(classes) and tuple(outputs) == imagenet_classes() else outputs
 
 
 def _listed(classes: Sequence[str]) -> str:
@@ -113,6 +129,7 @@ def relabel(
     """
     classes = dataset.classes
     if list(classes) == list(outputs):
+        _log_classes_without_images(dataset, name)
         return dataset
     indices = match_classes(classes, outputs, name, network)
     absent = sorted(set(range(len(outputs))) - set(indices))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from fbnetv3.data.image_io import EncodedImage
 from fbnetv3.deploy.input_sources import InputImage
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, Prediction
 from fbnetv3.errors import DataError
-from fbnetv3.utils.files import atomic_write, make_folder, write_json, write_text
+from fbnetv3.utils.files import atomic_write, make_folder, write_csv, write_json
 
 _PICTURE_SIDE = 640  # pixels
 _FONT_SIZE = 18
@@ -83,13 +82,11 @@ def write_predictions_csv(results: Sequence[ImagePredictions], path: Path) -> No
     count = max((len(result.predictions) for result in results), default=0)
     numbers = ["", *(f"_{number}" for number in range(2, count + 1))][:count]
     columns = [f"{column}{number}" for number in numbers for column in ("label", "probability")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", *columns, "error"])
+    rows = []
     for result in results:
         cells = [cell for p in result.predictions for cell in (p.label, f"{p.probability:.6f}")]
-        writer.writerow([result.image.name, *cells, *[""] * (len(columns) - len(cells)), result.error])
-    write_text(path, text.getvalue())
+        rows.append([result.image.name, *cells, *[""] * (len(columns) - len(cells)), result.error])
+    write_csv(path, ["image", *columns, "error"], rows)
 
 
 def write_predictions_json(results: Sequence[ImagePredictions], path: Path) -> None:
@@ -136,9 +133,17 @@ def _render(image: EncodedImage) -> np.ndarray:
     return image.decode(3).permute(1, 2, 0).numpy()
 
 
+@functools.cache
+def _load_font() -> Any:
+    """Return matplotlib's font, which has more letters than Pillow's."""
+    import matplotlib
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", _FONT_SIZE)
+
+
 def _add_caption(image: Image.Image, lines: Sequence[str]) -> Image.Image:
     """Return the image with lines of text below it."""
-    font = ImageFont.load_default(_FONT_SIZE)
+    font = _load_font()
     line_height = _FONT_SIZE + 6
     width = max(image.width, *(int(font.getlength(line)) + 16 for line in lines))
     canvas = Image.new("RGB", (width, image.height + line_height * len(lines) + 8), "white")

@@ -20,8 +20,8 @@ def multi_label_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[
     present = targets.any(axis=0)
     if not present.any():
         return {"map": 0.0, "f1": 0.0}
-    truth, scores = targets[:, present].astype(int), probabilities[:, present]
-    return {
-        "map": 100 * float(average_precision_score(truth, scores, average="macro")),
-        "f1": 100 * float(f1_score(truth, scores >= 0.5, average="macro", zero_division=0)),
-    }
+    # Class by class: scikit-learn takes a single column for two classes, and averages over both
+    columns = list(zip(targets[:, present].astype(int).T, probabilities[:, present].T, strict=True))
+    precisions = [average_precision_score(truth, scores) for truth, scores in columns]
+    f1_scores = [f1_score(truth, scores >= 0.5, zero_division=0) for truth, scores in columns]
+    return {"map": 100 * float(np.mean(precisions)), "f1": 100 * float(np.mean(f1_scores))}

@@ -26,6 +26,7 @@ from fbnetv3.training.processes.distributed import process_group
 from fbnetv3.training.recorded_networks import use_recorded_network
 from fbnetv3.training.reports.evaluation_report import report_folder, write_evaluation_report
 from fbnetv3.training.reports.predictions import PredictionRecorder
+from fbnetv3.training.run_state.data_fingerprint import data_fingerprint
 from fbnetv3.training.run_state.network_record import read_network_record
 from fbnetv3.training.run_state.run_folder import RunFolder, select_weights
 from fbnetv3.utils.logging_setup import quiet_other_ranks
@@ -69,9 +70,24 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
         val = dataset_from_config(cfg, "val")
         classes = list(record.classes) if record and record.classes else val.classes
         val = relabel(val, classes, "the validation split", "the network")
+        if record and record.multi_label != is_multi_label(val):
+            kinds = ("one class", "several labels")
+            raise UsageError(
+                f"{weights}: was trained on images with {kinds[record.multi_label]}, but {cfg.DATA.NAME} has "
+                f"{kinds[is_multi_label(val)]} per image"
+            )
         model = build_model(cfg, arch, classes, device, weights, require_head=True)
         logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val))
         folder = report_folder(cfg.EVAL.REPORT, RunFolder(cfg.OUTPUT_DIR), weights)
+        saved = record.data.get("val") if record else None
+        is_other_data = bool(saved) and saved != data_fingerprint(val)
+        if saved and is_other_data:
+            logger.info(
+                "these are other validation images than those of the training run, which had %d",
+                saved["images"],
+            )
+            # The run's own report stays
+            folder = None if cfg.EVAL.REPORT == "auto" else folder
         recorder = PredictionRecorder() if folder else None
         results = evaluate_with_tta(
             model,
@@ -91,8 +107,10 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
         if folder and recorder:
             predictions = recorder.gather(group)
             if predictions and group.is_rank_0:
-                write_evaluation_report(folder, predictions, val.classes, val, preprocessing, weights)
+                data = cfg.DATA.ROOT or cfg.DATA.NAME
+                write_evaluation_report(folder, predictions, val.classes, val, preprocessing, weights, data)
         elif cfg.EVAL.REPORT == "auto":
+            part = "images" if is_other_data else "weights"
             advice = "set EVAL.REPORT to a folder for one"
-            logger.info("no report: these weights are not those of a run in OUTPUT_DIR; %s", advice)
+            logger.info("no report: these %s are not those of a run in OUTPUT_DIR; %s", part, advice)
         return results

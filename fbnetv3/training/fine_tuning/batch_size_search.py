@@ -25,8 +25,7 @@ logger = logging.getLogger(__name__)
 def halve_until_it_fits(run_step: Callable[[int], None], largest: int, smallest: int) -> int:
     """Return the first of `largest`, its half and so on for which `run_step` does not run out of memory.
 
-    Raises:
-        UsageError: not even a batch of `smallest` images or its double fits.
+    Return 0 if not even a batch of `smallest` images or its double fits.
     """
     batch_size = largest
     while batch_size >= smallest:
@@ -38,10 +37,7 @@ def halve_until_it_fits(run_step: Callable[[int], None], largest: int, smallest:
         # Outside the handler, whose traceback keeps the step's tensors alive
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-    raise UsageError(
-        f"SOLVER.FIT_MEMORY: not even {smallest} images fit in the GPU's memory: lower INPUT.RESOLUTION, "
-        "or choose a smaller network"
-    )
+    return 0
 
 
 def find_batch_size(
@@ -93,8 +89,17 @@ def find_batch_size(
             trainer.check_loss()
 
     with torch.random.fork_rng():
-        own = halve_until_it_fits(run_steps, cfg.SOLVER.BATCH_SIZE // group.size, 2 * cfg.SOLVER.ACCUMULATE)
-    return min(group.gather(own)) * group.size
+        largest = cfg.SOLVER.BATCH_SIZE // group.size
+        smallest = min(2 * cfg.SOLVER.ACCUMULATE, largest)
+        own = halve_until_it_fits(run_steps, largest, smallest)
+    # All processes raise together
+    batch_size = min(group.gather(own))
+    if not batch_size:
+        raise UsageError(
+            f"SOLVER.FIT_MEMORY: not even {smallest} images fit in the GPU's memory: lower INPUT.RESOLUTION, "
+            "or choose a smaller network"
+        )
+    return batch_size * group.size
 
 
 def _has_own_memory(device: torch.device) -> bool:

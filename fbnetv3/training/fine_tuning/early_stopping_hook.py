@@ -30,8 +30,9 @@ class EarlyStoppingHook(Hook):
     patience: int
 
     def before_train(self, trainer: Trainer) -> None:
-        """Stop at once when a run that has stopped is resumed."""
-        self._stop_if_due(trainer)
+        """Stop at once when a run that has stopped is resumed; in the middle of an epoch, finish it first."""
+        if trainer.progress.metrics:
+            self._stop_if_due(trainer)
 
     def after_epoch(self, trainer: Trainer) -> None:
         """Stop if the last evaluations have not improved."""

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from fbnetv3.data.classes.class_matching import output_names
 from fbnetv3.modeling.weights import head_tensors
 from fbnetv3.utils.text import first_few
 
@@ -20,11 +21,13 @@ def transfer_by_class(
 ) -> None:
     """Copy the weights of `trained` into `model`, which has the same layers, and log which classes it keeps.
 
+    WordNet IDs match the names of ImageNet's classes.
+
     Rows of the head whose class has no counterpart keep the values that they have in `model`.
     """
     weights = dict(trained.state_dict())
     own_weights = model.state_dict()
-    row_of = {name: row for row, name in enumerate(trained_classes)}
+    row_of = {name: row for row, name in enumerate(output_names(trained_classes, classes))}
     shared = [index for index, name in enumerate(classes) if name in row_of]
     rows = [row_of[classes[index]] for index in shared]
     for key in head_tensors(model):

@@ -57,6 +57,7 @@ def write_evaluation_report(
     dataset: ImageDataset,
     preprocessing: Preprocessing,
     weights: str = "",
+    data: str = "",
 ) -> None:
     """Write tables and figures about predictions to a folder, and log a table of the classes.
 
@@ -69,12 +70,13 @@ def write_evaluation_report(
         dataset: the images.
         preprocessing: preprocessing of the evaluation.
         weights: file of the evaluated weights, for the summary.
+        data: where the images are, for the summary.
     """
     # A network may have more classes than the dataset names
     classes = [*classes, *map(str, range(len(classes), predictions.num_classes))]
     with warn_on_failure(folder):
         make_folder(folder)
-    summary: dict[str, Any] = {"weights": weights, "images": len(predictions)}
+    summary: dict[str, Any] = {"weights": weights, "data": data, "images": len(predictions)}
     with warn_on_failure(folder / "classes.csv"):
         metrics = compute_class_metrics(predictions, classes)
         logger.info("%s", class_table(metrics))

@@ -50,6 +50,7 @@ class ReportHook(Hook):
     classes: Sequence[str]
     preprocessing: Preprocessing
     weights: str  # what the summary names
+    data: str = ""
 
     def after_train(self, trainer: Trainer) -> None:
         """Gather the predictions of all processes and write the report in rank 0."""
@@ -57,7 +58,13 @@ class ReportHook(Hook):
         # A run that was already complete has no new evaluation
         if predictions is not None and trainer.group.is_rank_0:
             write_evaluation_report(
-                self.folder, predictions, self.classes, self.dataset, self.preprocessing, self.weights
+                self.folder,
+                predictions,
+                self.classes,
+                self.dataset,
+                self.preprocessing,
+                self.weights,
+                self.data,
             )
 
 
@@ -71,8 +78,9 @@ def build_report_hooks(
     preprocessing = inputs.preprocessing
     recorder = PredictionRecorder()
     weights = str(run_folder.path)
+    data = inputs.cfg.DATA.ROOT or inputs.cfg.DATA.NAME
     hooks: list[Hook] = [
-        ReportHook(folder, recorder, inputs.val, inputs.val.classes, preprocessing, weights)
+        ReportHook(folder, recorder, inputs.val, inputs.val.classes, preprocessing, weights, data)
     ]
     if is_rank_0:
         file = run_folder.augmented_images

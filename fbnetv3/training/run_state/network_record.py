@@ -37,6 +37,8 @@ class NetworkRecord:
     """All keys of the training config, with dotted names; only some in checkpoints of version 1."""
     multi_label: bool = False
     """Whether images have several labels: the probabilities of the classes are then independent."""
+    data: dict[str, Any] = field(default_factory=dict)
+    """Fingerprints of the splits "train" and "val", see `data_fingerprint`; empty if unknown."""
 
     def to_metadata(self) -> dict[str, Any]:
         """Return the record as plain values; `record_from_metadata` reads them."""
@@ -49,6 +51,7 @@ class NetworkRecord:
             "preprocessing": preprocessing_to_dict(self.preprocessing),
             "run_config": self.config,
             "multi_label": self.multi_label,
+            "data": self.data,
         }
 
 
@@ -88,7 +91,13 @@ def record_from_metadata(checkpoint: Mapping[str, Any], source: str) -> NetworkR
         classes = tuple(map(str, metadata.get("classes", ())))
         multi_label = bool(metadata.get("multi_label"))
         return NetworkRecord(
-            arch, int(metadata["in_chans"]), classes, preprocessing, dict(config), multi_label
+            arch,
+            int(metadata["in_chans"]),
+            classes,
+            preprocessing,
+            dict(config),
+            multi_label,
+            dict(metadata.get("data", {})),
         )
     except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise WeightsError(

@@ -87,12 +87,20 @@ def select_weights(cfg: CfgNode, keep: Collection[str] = ()) -> str:
 
     They are the result of the run in OUTPUT_DIR, if that started from the config's MODEL.WEIGHTS, else MODEL.WEIGHTS.
     If `keep`, the keys that are given on the command line, has MODEL.WEIGHTS, it comes first.
+
+    Raises:
+        UsageError: the run in OUTPUT_DIR has not saved any weights yet.
     """
     weights = cfg.MODEL.WEIGHTS
     run_folder = RunFolder(cfg.OUTPUT_DIR)
     if weights and ("MODEL.WEIGHTS" in keep or run_folder.started_from() != weights):
         return weights
     trained = run_folder.trained_weights()
+    if weights and not trained:
+        raise UsageError(
+            f"{run_folder.path}: the run that started from {weights} has no weights yet; set MODEL.WEIGHTS on the "
+            "command line to use those"
+        )
     if trained and weights:
         logger.info("using %s, the result of the run that started from %s", trained, weights)
     return str(trained or weights)

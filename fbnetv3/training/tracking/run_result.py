@@ -15,6 +15,7 @@ from fvcore.common.config import CfgNode
 from torch import nn
 
 from fbnetv3.training.builders import AnyArch, count_macs
+from fbnetv3.training.run_state.metrics import selection_accuracy
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.tracking.results_table import update_results_table
 from fbnetv3.training.trainer import Hook, Trainer
@@ -94,13 +95,11 @@ class ResultHook(Hook):
         try:
             self._description = self._description or self.describe()
             last = self.curve.results[-1]
-            # Several labels per image have no top-1
-            accuracies = [result.get("ema_top1", result.get("top1")) for result in self.curve.results]
-            best = max((accuracy for accuracy in accuracies if accuracy is not None), default=None)
+            best = max(map(selection_accuracy, self.curve.results))
             result = {
                 **self._description,
                 **{key: value for key, value in last.items() if key != "images"},
-                "best_top1": best,
+                "best": best,
                 "seconds": round(self._earlier_seconds + time.monotonic() - self._start, 1),
                 "date": datetime.now().astimezone().isoformat(timespec="seconds"),
             }

@@ -304,3 +304,19 @@ def test_text_page_and_data_with_names_of_any_kind(folder, tmp_path):
     assert page.count("data:image/jpeg;base64,") >= 38
     assert "http://" not in page and "https://" not in page  # self-contained
     assert json.loads(json.dumps(check_to_data(check)))["errors"] is True
+
+
+@pytest.mark.parametrize(
+    "file, name",
+    [
+        ("test.csv", "csv"),
+        ("val.csv", "csv"),
+        ("val/0.tar", "shards"),
+        ("test/0.tar", "shards"),
+        ("a.tar", "shards"),
+    ],
+)
+def test_kinds_of_datasets_without_training_images(tmp_path, file, name):
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).touch()
+    assert guess_dataset(tmp_path) == (name, str(tmp_path))

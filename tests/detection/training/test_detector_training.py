@@ -150,7 +150,8 @@ def test_a_run_without_final_weights_is_evaluated_at_its_newest_checkpoint(copie
     (copied_run / "model_final.pth").unlink()
     newest = copied_run / "checkpoints" / "step_00000004.pth"
     assert RunFolder(copied_run).trained_weights() == newest
-    assert find_detector_weights("digits.yaml", str(copied_run), "") == newest
+    cfg = load_detection_config(copied_run / "config.yaml")
+    assert find_detector_weights("digits.yaml", cfg, "") == str(newest)
 
 
 @pytest.mark.parametrize("objects", [True, False])
@@ -259,7 +260,8 @@ def test_a_run_can_be_resumed_after_a_signal(
     with monkeypatch.context() as patch:
         patch.setattr(detection_loaders.SeededDataset, "__getitem__", interrupted_read)
         ran = train()
-    assert (ran.code, ran.err) == (code, f"{word}; add --resume to continue from the newest checkpoint\n")
+    advice = "add --resume to continue from the newest checkpoint, if there is one"
+    assert (ran.code, ran.err) == (code, f"{word}; {advice}\n")
     assert not (tmp_path / "run/model_final.pth").exists()
     assert checkpoint(tmp_path / "run", 3)["iteration"] == 2
     assert train("--resume").code == 0

@@ -29,6 +29,15 @@ def test_average_precision_and_f1_by_hand():
     )  # class 0: one false positive
 
 
+def test_a_single_class_is_not_averaged_with_its_absence():
+    probabilities, targets = np.array([[0.9], [0.8], [0.2], [0.1]]), np.array([[1], [0], [1], [0]])
+    # One of two found, one false: precision and recall are a half
+    assert multi_label_metrics(probabilities, targets)["f1"] == pytest.approx(50)
+    assert multi_label_metrics(probabilities, np.ones((4, 1)))["f1"] == pytest.approx(100 * 2 / 3)
+    twice = multi_label_metrics(np.tile(probabilities, 2), np.tile(targets, 2))
+    assert multi_label_metrics(probabilities, targets) == pytest.approx(twice)
+
+
 def test_views_of_independent_classes_are_averaged_as_probabilities():
     images = torch.tensor([[[[1.0, -2.0]]]])
     classifier = AugmentedClassifier(torch.nn.Flatten(), "flip", 2, multi_label=True)

@@ -33,8 +33,7 @@ def test_batches_are_halved():
 
 
 def test_nothing_fits():
-    with pytest.raises(UsageError, match="SOLVER.FIT_MEMORY: not even 4 images fit in the GPU's memory"):
-        halve_until_it_fits(memory_for(3), 256, 4)
+    assert halve_until_it_fits(memory_for(3), 256, 4) == 0
 
 
 def test_other_errors_are_raised():
@@ -82,6 +81,12 @@ def test_trial_steps_change_nothing(tmp_path, gpu):
         make_config(tmp_path / "started", "SOLVER.BATCH_SIZE", "256", "SOLVER.FIT_MEMORY", "False")
     )
     assert searched == started
+
+
+def test_a_run_in_which_nothing_fits_is_refused(tmp_path, gpu):
+    accumulate = ["SOLVER.ACCUMULATE", "200"]
+    with pytest.raises(UsageError, match="SOLVER.FIT_MEMORY: not even 400 images fit in the GPU's memory"):
+        train(make_config(tmp_path / "run", *accumulate))
 
 
 def test_cpus_have_no_such_limit(tmp_path, caplog):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fbnetv3 import create_model
+from fbnetv3.data.classes.imagenet import imagenet_classes
 from fbnetv3.modeling.torchvision_models import TorchvisionArch, build_torchvision_model
 from fbnetv3.modeling.weights import head_tensors
 from fbnetv3.training.fine_tuning.head_transfer import transfer_by_class
@@ -43,6 +44,14 @@ def test_shared_classes_keep_their_rows(name, classes, rows):
         for row in range(len(classes)):
             expected = source[key][rows[row]] if row in rows else fresh[key][row]
             assert torch.equal(own[key][row], expected)
+
+
+def test_wordnet_ids_keep_the_rows_of_imagenets_classes():
+    trained = create_model("fbnetv3_digits", num_classes=1000)
+    model = create_model("fbnetv3_digits", num_classes=2)
+    transfer_by_class(trained, model, imagenet_classes(), ["n02102040", "n01440764"])  # a spaniel, a tench
+    for key in head_tensors(model):
+        assert torch.equal(model.state_dict()[key], trained.state_dict()[key][[217, 0]])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 
 from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
+from fbnetv3.errors import UsageError
 from fbnetv3.training.run_state.run_folder import RunFolder, select_weights
 
 DIGITS = configs_folder() / "digits" / "fbnetv3_digits.yaml"
@@ -29,6 +30,12 @@ def test_the_result_of_a_run_comes_before_its_start(run):
 
 def test_other_weights_than_the_runs_start_are_meant(run):
     assert select_weights(config(run, "MODEL.WEIGHTS", "other.pth")) == "other.pth"
+
+
+def test_a_run_without_weights_is_not_its_start(run):
+    run.weights.unlink()
+    with pytest.raises(UsageError, match="the run that started from start.pth has no weights yet"):
+        select_weights(config(run, "MODEL.WEIGHTS", "start.pth"))
 
 
 def test_weights_on_the_command_line_come_first(run):

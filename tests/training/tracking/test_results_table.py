@@ -40,7 +40,7 @@ def test_a_row_for_each_run(tmp_path):
     assert tuple(row) == COLUMNS
     assert (row["arch"], row["data"], row["epoch"], row["epochs"]) == ("fbnetv3_digits", "digits", "2", "2")
     assert float(row["top1"]) == curve[-1]["top1"] and float(row["ema_top1"]) == curve[-1]["ema_top1"]
-    assert float(row["best_top1"]) == max(result["ema_top1"] for result in curve)
+    assert float(row["best"]) == max(result["ema_top1"] for result in curve)
     cost = compute_cost(get_arch("fbnetv3_digits"), 32, num_classes=10, in_chans=1)
     assert (int(row["parameters"]), int(row["macs"])) == (cost.params, cost.macs)
     assert float(row["seconds"]) > 0

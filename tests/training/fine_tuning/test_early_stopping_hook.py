@@ -50,6 +50,14 @@ def test_a_run_ends_after_evaluations_without_improvement(accuracies, patience, 
     assert trainer.progress.epoch == last_epoch
 
 
+def test_a_run_resumed_within_an_epoch_finishes_and_evaluates_it():
+    previous = [{"epoch": epoch, "top1": top1} for epoch, top1 in enumerate((60, 50, 40), 1)]
+    trainer = stopping_trainer([0, 0, 0, 30, 20, 10], 2, previous=previous)
+    trainer.progress.epoch, trainer.progress.step = 3, 3 * len(trainer.loader) + 1
+    metrics = trainer.run()
+    assert trainer.progress.epoch == 4 and metrics == {"val_top1": 30}
+
+
 def test_averaged_weights_decide_if_there_are_any():
     trainer = stopping_trainer([50, 40, 30, 20], 2, key="val_ema_top1")
     trainer.run()
