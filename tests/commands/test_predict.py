@@ -75,10 +75,10 @@ def test_csv_and_json(fbnetv3, photos, tmp_path):
 
 
 def test_names_that_are_not_utf_8(fbnetv3, photos, tmp_path):
-    name = os.fsdecode(b"caf\xe9.png")
+    name = os.fsdecode(b"photo\xe9.png")
     (photos / "1.png").rename(photos / name)
     ran = fbnetv3("predict", MODEL, photos / name, "--top", 1, "--csv", tmp_path / "p.csv")
-    assert ran.code == 0 and b"caf\xe9.png,1," in (tmp_path / "p.csv").read_bytes()
+    assert ran.code == 0 and b"photo\xe9.png,1," in (tmp_path / "p.csv").read_bytes()
 
 
 def test_pictures_of_equal_names_stay_apart(fbnetv3, photos, tmp_path):
