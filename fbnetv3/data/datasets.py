@@ -156,8 +156,11 @@ def _expand_root(root: str, kind: str) -> Path:
 
 
 @DATASETS.register(name="imagefolder")
-def open_imagefolder(root: str, split: str) -> FolderDataset:
-    """Open images in ImageNet's layout: `root/train/CLASS/*` and `root/val/CLASS/*` (or `test`)."""
+def open_imagefolder(root: str, split: str, allow_empty_classes: bool = False) -> FolderDataset:
+    """Open images in ImageNet's layout: `root/train/CLASS/*` and `root/val/CLASS/*` (or `test`).
+
+    A class folder may be empty in validation, and with `allow_empty_classes` also in training.
+    """
     parent = _expand_root(root, "folder that contains train/ and val/")
     folders = [parent / name for name in _SPLIT_FOLDERS[split]]
     folder = next((folder for folder in folders if folder.is_dir()), None)
@@ -165,7 +168,7 @@ def open_imagefolder(root: str, split: str) -> FolderDataset:
         raise DataError(
             f"{folders[0]}: no such folder; DATA.ROOT must be the folder that contains train/ and val/"
         )
-    return FolderDataset(folder, allow_empty_classes=split != "train")
+    return FolderDataset(folder, allow_empty_classes or split != "train")
 
 
 @DATASETS.register(name="imagelist")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fbnetv3.data.check.examination import examine_dataset
 from fbnetv3.data.check.findings import ERROR, WARNING, DataCheck, Finding, SplitContents, find_problems
-from fbnetv3.data.datasets import FolderDataset, ImageDataset, build_dataset
+from fbnetv3.data.datasets import FolderDataset, ImageDataset, build_dataset, open_imagefolder
 from fbnetv3.errors import DataError
 from fbnetv3.utils.files import expand_path
 
@@ -31,12 +31,19 @@ def check_dataset(name: str, root: str, workers: int = 0, progress: bool = True)
     findings = []
     for split in SPLITS:
         try:
-            datasets[split] = build_dataset(name, root, split)
+            datasets[split] = _open_split(name, root, split)
         except DataError as error:
             findings.append(Finding(f"no {split}", ERROR, str(error)))
     if not datasets:
         raise DataError(findings[0].message)
     return _check(root or name, datasets, findings, workers, progress)
+
+
+def _open_split(name: str, root: str, split: str) -> ImageDataset:
+    # Empty class folders are a finding among others, not the end of the check
+    if name == "imagefolder":
+        return open_imagefolder(root, split, allow_empty_classes=True)
+    return build_dataset(name, root, split)
 
 
 def check_folder(folder: Path, workers: int = 0, progress: bool = True) -> DataCheck:

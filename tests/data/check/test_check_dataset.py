@@ -243,10 +243,11 @@ def test_shards_and_arrays_and_datasets_of_users(folder, tmp_path):
     images = np.zeros((2, 40, 40), np.uint8)
     DATASETS.register(lambda root, split: Failing("mine", images, np.zeros(2, int), ["a"]), name="failing")
     try:
-        (corrupt,) = check_dataset("failing", "", 0).findings
+        corrupt, empty = check_dataset("failing", "", 0).findings
     finally:
         DATASETS.remove("failing")
     assert corrupt.groups[0][0].error == "ZeroDivisionError: in a user's dataset"
+    assert (empty.kind, empty.message) == ("empty classes", "no image in train of a")
 
 
 def test_images_with_several_labels():
@@ -320,3 +321,15 @@ def test_kinds_of_datasets_without_training_images(tmp_path, file, name):
     (tmp_path / file).parent.mkdir(exist_ok=True)
     (tmp_path / file).touch()
     assert guess_dataset(tmp_path) == (name, str(tmp_path))
+
+
+def test_an_empty_class_folder_is_one_finding_among_others(folder):
+    (folder / "train" / "empty").mkdir()
+    (folder / "val" / "empty").mkdir()
+    (folder / "train" / "flower" / "broken.jpg").write_bytes(b"nonsense")
+    problems = findings(folder)
+    assert set(problems) == {"corrupt", "empty classes"}
+    assert (
+        problems["empty classes"].severity == ERROR
+        and "train of empty" in problems["empty classes"].message
+    )
