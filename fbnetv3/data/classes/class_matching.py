@@ -87,13 +87,13 @@ def match_classes(
         return list(range(len(classes)))
     outputs = output_names(outputs, classes)
     repeated = [name for names in (classes, outputs) for name, count in Counter(names).items() if count > 1]
-    unknown = [name for name in classes if name not in set(outputs)]
+    index_of = {name: index for index, name in enumerate(outputs)}
+    unknown = [name for name in classes if name not in index_of]
     if repeated or unknown:
         problem = f"lacks {first_few(unknown, 3)}" if unknown else f"cannot tell {repeated[0]} apart"
         raise ClassMismatchError(
             f"{network} {problem}: {dataset} has {_listed(classes)}; {network} has {_listed(outputs)}"
         )
-    index_of = {name: index for index, name in enumerate(outputs)}
     return [index_of[name] for name in classes]
 
 
