@@ -13,6 +13,7 @@ import fbnetv3
 from fbnetv3 import model_zoo
 from fbnetv3.arch import get_arch
 from fbnetv3.arch.latency_table import LatencyTableWriter, MeasuredDevice, block_shapes
+from fbnetv3.data.classes.imagenet import imagenet_synsets
 from fbnetv3.deploy.input_images import sample_detector_images
 from fbnetv3.deploy.latency.table_measurement import describe_device
 from fbnetv3.nars import load_space
@@ -31,7 +32,9 @@ OPERATIONS = np.array([0.0, 1.2, 1.5])
 def make_data(folder):
     """Write all files below `folder`, under the paths that the pages use."""
     image_folder(folder / "datasets/few", classes=8, side=64, splits={"train": 4, "val": 1})
-    image_folder(folder / "datasets/thousand", classes=1000, side=40, splits={"train": 1, "val": 1})
+    image_folder(
+        folder / "datasets/thousand", 1000, side=40, splits={"train": 1, "val": 1}, names=imagenet_synsets()
+    )
     image_folder(folder / "datasets/cifar10", classes=10, side=32, splits={"train": 8, "val": 2})
     image_folder(folder / "my_images", classes=2, side=64, splits={"train": 4, "val": 2}, distinct=12)
     label_files(folder / "my_labels", folder / "my_images")
@@ -61,7 +64,7 @@ def label_files(folder, images):
         (folder / f"{split}.csv").write_text("\n".join(["file,labels", *rows]))
 
 
-def image_folder(root, classes, side, splits, distinct=4):
+def image_folder(root, classes, side, splits, distinct=4, names=None):
     """Write images of noise, a folder per class, with a number of images per split; all but a few are links."""
     noise_files = [root.parent / f".{root.name}_{i}.jpg" for i in range(distinct)]
     for i, file in enumerate(noise_files):
@@ -69,7 +72,7 @@ def image_folder(root, classes, side, splits, distinct=4):
     files = itertools.cycle(noise_files)
     for split, count in splits.items():
         for c, i in itertools.product(range(classes), range(count)):
-            path = root / split / f"class{c:04d}" / f"{i}.jpg"
+            path = root / split / (names[c] if names else f"class{c:04d}") / f"{i}.jpg"
             path.parent.mkdir(parents=True, exist_ok=True)
             os.link(next(files), path)
 
