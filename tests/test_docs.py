@@ -67,6 +67,17 @@ def test_links_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_to_sections_lead_to_headings(page):
+    for target, anchor in re.findall(r"\]\(([\w./-]*\.md)?#([\w-]+)\)", text_of(page)):
+        text = (page.parent / target).read_text() if target else text_of(page)
+        headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        anchors = {
+            re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+        }
+        assert anchor in anchors, f"{target}#{anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_functions_are_where_links_say(page):
     for name, target in re.findall(r"\[`([A-Za-z_][\w.]*)`\]\(([^)#]+\.py)\)", text_of(page)):
         if not name.endswith(".py"):

@@ -1,6 +1,6 @@
 """Search folders for images. All datasets and tools search here, so that they see the same images.
 
-Hidden files and folders are no data, and a folder with several names is searched once. What is skipped is counted by
+Hidden files and folders are ignored, and a folder with several names is searched once. What is skipped is counted by
 reason.
 """
 

@@ -50,7 +50,6 @@ from fbnetv3.training.run_state.fingerprint import (
 from fbnetv3.training.run_state.metrics import read_learning_curve
 from fbnetv3.training.run_state.network_record import (
     NetworkRecord,
-    arch_identity,
     record_from_metadata,
 )
 from fbnetv3.training.run_state.run_description import log_summary, package_versions
@@ -80,6 +79,9 @@ from fbnetv3.utils.random_state import derive_seed
 from fbnetv3.utils.text import describe_error, first_few
 
 logger = logging.getLogger(__name__)
+
+# What must not change when a run is resumed, besides the values in "config"
+_SAME_RUN = ("arch", "definition", "num_classes", "in_chans", "steps_per_epoch")
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,6 @@ class _ClassifierRun:
 
         # State of the run
         self.corrupt_images = CorruptImageCounter(cfg.DATA.MAX_CORRUPT)
-        self.fingerprint = self._fingerprint()
         self.metadata = self._describe()
         self.curve = LearningCurveHook(callbacks)
         self.trainer = self._build_trainer()
@@ -252,7 +253,7 @@ class _ClassifierRun:
         self.inputs = build_inputs(reduced, self.arch, self.device, self.group, self.classes)
 
     def _describe(self) -> dict[str, Any]:
-        """Return what checkpoints record about the run: its fingerprint, its network, its data and versions."""
+        """Return what checkpoints record about the run: its network, data, config and versions."""
         data = {"train": data_fingerprint(self.inputs.train), "val": data_fingerprint(self.inputs.val)}
         record = NetworkRecord(
             self.arch,
@@ -263,21 +264,15 @@ class _ClassifierRun:
             is_multi_label(self.inputs.train),
             data,
         )
-        return {**self.fingerprint, **record.to_metadata(), "versions": package_versions()}
-
-    def _fingerprint(self) -> dict[str, Any]:
-        """Return what must not change when the run is resumed: network, data, and the values in "config"."""
         # Compare the teacher by its content, and whether there is a cache: their paths do not matter
         fingerprint = config_fingerprint(self.cfg, CLASSIFIER_IGNORED_KEYS)
         fingerprint["DISTILL.ARCH"] = teacher_fingerprint(self.cfg)
         fingerprint["DISTILL.CACHE"] = bool(self.cfg.DISTILL.CACHE)
         return {
-            "arch": self.arch.name,
-            "definition": arch_identity(self.arch),
-            "num_classes": self.num_classes,
-            "in_chans": self.cfg.MODEL.IN_CHANS,
+            **record.to_metadata(),
             "steps_per_epoch": len(self.inputs.train_loader),
             "config": fingerprint,
+            "versions": package_versions(),
         }
 
     def _build_trainer(self) -> Trainer:
@@ -357,8 +352,7 @@ class _ClassifierRun:
         try:
             # Compare network and data first, then the config keys
             saved = {**state["metadata"], **with_defaults(state["metadata"]["config"])}
-            current = {**self.fingerprint, **self.fingerprint["config"]}
-            del current["config"]  # only the keys of `current` are compared
+            current = {key: self.metadata[key] for key in _SAME_RUN} | self.metadata["config"]
             check_same_run(saved, current, path, long_values=("definition",))
             self._warn_if_data_changed(state["metadata"])
             check_length(state["epoch"], self.cfg.SOLVER.EPOCHS, "epochs", "SOLVER.EPOCHS", path)
