@@ -11,6 +11,7 @@ from fbnetv3.utils.plotting import new_figure, text_style
 
 _TILE_INCHES = 1.5
 _LINE_INCHES = 0.15
+_TITLE_CHARACTER_INCHES = 0.08  # at most, on average
 _GAP = 0.06  # between two images, as a fraction of their side
 
 
@@ -38,7 +39,9 @@ def draw_image_grid(
     width = columns * (1 + _GAP) + _GAP
     height = rows * (1 + _GAP + caption_height) + _GAP
     top = 0.35 if title else 0.0
-    figure = new_figure(max(width * _TILE_INCHES, 3.6), height * _TILE_INCHES + top)
+    # Few images leave room for the title
+    min_width = max(3.6, len(title) * _TITLE_CHARACTER_INCHES + 0.3)
+    figure = new_figure(max(width * _TILE_INCHES, min_width), height * _TILE_INCHES + top)
     figure.set_layout_engine("none")
     axes = figure.add_axes((0, 0, 1, 1 - top / (height * _TILE_INCHES + top)))
     if title:
@@ -54,6 +57,7 @@ def draw_image_grid(
             color = colors[i][number] if colors else "black"
             axes.text(left, y, text, va="top", fontsize=7, color=color, **text_style())
     axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set_anchor("NW")
     axes.set_axis_off()
     return figure
 
