@@ -10,7 +10,7 @@ from fbnetv3.arch import configs_folder
 from fbnetv3.commands import train
 from fbnetv3.data.check.check_dataset import guess_dataset
 from fbnetv3.deploy.exported_folder import is_exported_folder
-from fbnetv3.errors import UsageError
+from fbnetv3.errors import UnknownNameError, UsageError
 from fbnetv3.model_zoo.pretrained import is_checkpoint
 from fbnetv3.model_zoo.zoo import is_detector
 from fbnetv3.training.run_state.run_folder import RunFolder
@@ -49,12 +49,20 @@ def _choose_config(model: str) -> list[str]:
             f"{model}: is an exported network: evaluate the checkpoint that it was exported from"
         )
     if path.is_dir():
-        return ["--config", str(RunFolder(path).config)]
+        config = RunFolder(path).config
+        if not config.is_file():
+            raise UsageError(
+                f"{model}: is not the folder of a run, which has a {config.name}: pass one, or a checkpoint"
+            )
+        return ["--config", str(config)]
     if is_checkpoint(model):
         return ["MODEL.WEIGHTS", model]
     if path.is_file():
         return ["--config", model]
-    entry = model_zoo.entry(model)
+    try:
+        entry = model_zoo.entry(model)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{model}: no such run, checkpoint or config, and {error}") from None
     weights = entry.local_weights() if is_detector(entry.name) else f"zoo://{entry.name}"
     return ["--config", str(configs_folder() / entry.name), "MODEL.WEIGHTS", str(weights)]
 

@@ -10,6 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from fbnetv3.config import is_detection_config
+from fbnetv3.data.classes.class_names import read_class_names
 from fbnetv3.deploy import FORMATS, ExportedNetwork, Int8Settings, export_classifier
 from fbnetv3.deploy.formats.export_format import get_format
 from fbnetv3.deploy.formats.quantization import split_image_folder
@@ -21,7 +22,6 @@ from fbnetv3.model_zoo.pretrained import (
     find_zoo_detector,
     load_classifier_from_config,
     load_classifier_from_name,
-    read_class_names,
 )
 from fbnetv3.model_zoo.zoo import is_detector
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, program_name

@@ -142,6 +142,10 @@ def _parse_override(key: str, text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
+        if key in KEYS and KEYS[key].item_type is str and isinstance(KEYS[key].default, list):
+            # Shells remove quotes: [cat=2, dog=3]
+            items = text.removeprefix("[").removesuffix("]").split(",")
+            return [item.strip().strip("'\"") for item in items if item.strip()]
         return text
 
 

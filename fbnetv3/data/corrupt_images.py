@@ -38,7 +38,7 @@ def _describe(error: Exception) -> str:
         return "corrupt image (not a format that Pillow can read)"
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read ({error.strerror})"
-    return f"corrupt image ({one_line(error, 120)})"
+    return f"corrupt image ({one_line(error, 120) or type(error).__name__})"
 
 
 class CorruptImageCounter:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,8 @@ SEPARATOR = "|"
 class CsvDataset:
     """The images of a CSV file with the columns `file` and `label` (one class) or `labels` (several or none).
 
-    The path of a file is relative to the CSV file. Labels are separated by "|"; an image may also have several rows.
+    The path of a file is absolute or relative to the CSV file. Columns are separated by commas, semicolons or tabs,
+    labels by "|"; an image may also have several rows.
 
     Args:
         file: the CSV file.
@@ -69,13 +71,17 @@ def _read_rows(file: Path) -> tuple[dict[str, list[str]], bool]:
     rows: dict[str, list[str]] = {}
     try:
         with file.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            columns = reader.fieldnames or []
+            # Spreadsheets in some languages separate columns with semicolons
+            header = stream.readline()
+            separator = max(",;\t", key=header.count)
+            stream.seek(0)
+            reader = csv.DictReader(stream, delimiter=separator, skipinitialspace=True)
+            reader.fieldnames = columns = [name.strip() for name in reader.fieldnames or []]
             column = next((name for name in ("label", "labels") if name in columns), None)
             if "file" not in columns or column is None:
                 found_columns = ", ".join(columns)
                 raise DataError(
-                    f"{file}: needs the columns file and label (or labels), not {found_columns!r}"
+                    f"{file}: needs the columns file and label (or labels) in its first line, not {found_columns!r}"
                 )
             for row in reader:
                 _add_row(rows, row, column, f"{file}:{reader.line_num}")
@@ -93,6 +99,7 @@ def _add_row(rows: dict[str, list[str]], row: dict[str, str], column: str, where
     path, text = (row["file"] or "").strip(), (row[column] or "").strip()
     if not path:
         raise DataError(f"{where}: names no file")
+    path = os.path.normpath(path)  # ./a.png and a.png are the same image
     if column == "label":
         if not text or path in rows:
             problem = "has no label" if not text else "is listed twice"

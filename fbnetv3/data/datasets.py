@@ -152,7 +152,10 @@ class ListDataset:
 def _expand_root(root: str, kind: str) -> Path:
     if not root:
         raise UsageError(f"DATA.ROOT is not set: set it to the {kind}")
-    return expand_path(root)
+    path = expand_path(root)
+    if kind.startswith("folder") and path.is_file():
+        raise DataError(f"{root}: is a file, but DATA.ROOT must be the {kind}; unpack archives first")
+    return path
 
 
 @DATASETS.register(name="imagefolder")

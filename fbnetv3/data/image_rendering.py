@@ -146,6 +146,11 @@ def _from_floats(image: Image.Image, name: str) -> Image.Image:
         raise CorruptImageError(
             f"{name}: mode F has values from {lowest:g} to {brightest:g}; scale them to 0..1"
         )
+    if 0 < brightest < _MIN_BRIGHTEST / (_MAX_16_BITS + 1):
+        raise CorruptImageError(
+            f"{name}: mode F, the brightest value is {brightest:g} of 1, so that the image would be almost black; "
+            "scale its values to 0..1"
+        )
     return Image.fromarray((values * 255).round().astype(np.uint8))
 
 

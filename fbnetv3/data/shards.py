@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fbnetv3.data.classes.class_names import read_class_names
 from fbnetv3.data.corrupt_images import as_corrupt_image_error
 from fbnetv3.data.image_folders import SkippedFiles, is_hidden, is_image_file
 from fbnetv3.data.image_io import EncodedImage
@@ -139,7 +140,7 @@ def open_shards(folder: Path, names: Sequence[str]) -> ShardDataset:
             f"{folder}: has no shards {patterns}; set DATA.ROOT to the folder that contains them"
         )
     classes_file = folder / CLASSES_FILE
-    classes = classes_file.read_text().splitlines() if classes_file.exists() else None
+    classes = read_class_names(classes_file) if classes_file.exists() else None
     return ShardDataset(shards, classes)
 
 

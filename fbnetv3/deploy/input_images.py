@@ -50,7 +50,12 @@ def load_image(image: ClassifierImage, name: str = "the image") -> Image.Image |
         )
     if not all(image.size):
         raise DataError(f"{name}: has no pixels")
-    return render_image(image, name) if isinstance(image, Image.Image) else image
+    return render_image(image, _file_of(image) or name) if isinstance(image, Image.Image) else image
+
+
+def _file_of(image: Image.Image) -> str:
+    """Return the path from which Pillow opened an image; "" if it was not a file."""
+    return str(getattr(image, "filename", "") or "")
 
 
 def load_rgb_array(image: ImageLike, name: str = "the image") -> np.ndarray:

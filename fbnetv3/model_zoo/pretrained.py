@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Collection, Sequence
@@ -17,6 +16,7 @@ from fbnetv3.arch import configs_folder
 from fbnetv3.config import get_cfg, load_config
 from fbnetv3.data import Preprocessing, build_dataset
 from fbnetv3.data.classes.class_matching import relabel
+from fbnetv3.data.classes.class_names import read_class_names, warn_of_repeated_names
 from fbnetv3.data.classes.imagenet import imagenet_classes
 from fbnetv3.data.transforms import AnyImage
 from fbnetv3.errors import DataError, UnknownNameError, UsageError
@@ -152,6 +152,11 @@ def load_classifier_from_name(
         # Any other architecture, or its file
         cfg = get_cfg()
         cfg.MODEL.ARCH = name
+        try:
+            resolve_arch(cfg, name)
+        except UnknownNameError as error:
+            kinds = "run, checkpoint, exported folder, config or model zoo entry"
+            raise UnknownNameError(f"{name}: no such {kinds}, and {error}") from None
     return _load_classifier(cfg, weights, classes, config)
 
 
@@ -203,11 +208,11 @@ def _load_classifier(
     record = read_network_record(weights) if weights else None
     cfg, arch = use_recorded_network(cfg, record, weights, keep)
     classes = _class_names(cfg, record, classes_file)
-    model = build_model(cfg, arch, classes, torch.device("cpu"), weights, require_head=True).eval()
+    model = build_model(cfg, arch, classes, torch.device("cpu"), weights, require_head=True, record=record)
     preprocessing = preprocessing_from_config(cfg, arch)
     return PretrainedClassifier(
         arch.name,
-        model,
+        model.eval(),
         preprocessing,
         classes,
         cfg.DATA.NAME,
@@ -222,6 +227,7 @@ def _class_names(
     """Return the names in the file, else those that the weights record, else those of the config's dataset."""
     recorded = list(record.classes) if record else []
     if not classes_file:
+        warn_of_repeated_names(recorded, "the weights")
         return recorded or _dataset_classes(cfg, cfg.MODEL.NUM_CLASSES)
     classes = read_class_names(classes_file)
     num_classes = len(recorded) or cfg.MODEL.NUM_CLASSES
@@ -235,27 +241,6 @@ def _class_names(
             "class names from %s, as given; the weights have %s", classes_file, first_few(recorded, 10)
         )
     return classes
-
-
-def read_class_names(file: str | os.PathLike) -> list[str]:
-    """Read class names from a file: a JSON list, or one name per line."""
-    path = expand_path(file)
-    try:
-        text = path.read_text()
-        names = (
-            json.loads(text)
-            if path.suffix == ".json"
-            else [line.strip() for line in text.strip().splitlines()]
-        )
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if (
-        not isinstance(names, list)
-        or not names
-        or not all(isinstance(name, str) and name for name in names)
-    ):
-        raise DataError(f"{path} is not a list of names: write one name per line, or a JSON list")
-    return names
 
 
 def _dataset_classes(cfg: CfgNode, num_classes: int) -> list[str]:

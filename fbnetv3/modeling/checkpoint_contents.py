@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,18 +20,11 @@ logger = logging.getLogger(__name__)
 StateDict = Mapping[str, Tensor]
 FindPrefixes = Callable[[Iterable[str]], set[str]]
 
-# Keys of averaged (EMA) and of raw weights in checkpoints; submodules with averaged weights have the same names
-_AVERAGED_KEYS = (
-    "state_dict_ema",
-    "model_ema",
-    "ema_state_dict",
-    "ema_model",
-    "ema_state",
-    "ema",
-    "averaged_model",
-    "swa_model",
-)
+# Words in the names of averaged (EMA) weights, such as "state_dict_ema" or "params_ema", and of their submodules
+_AVERAGING_WORDS = frozenset(("ema", "swa", "averaged", "average", "shadow"))
+# Keys of raw weights. Only where there are none, other keys are searched, but not the optimizer's
 _RAW_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "network")
+_OPTIMIZER = "optim"
 _MAX_NESTING = 4
 
 # Names of networks in their wrappers, which begin all keys; and names that torch inserts at any place
@@ -49,7 +43,7 @@ class WeightsCandidate:
     source: str  # the checkpoint, for messages
     place: str  # where it is in the checkpoint, such as "model_ema" or "student.*"
     weights: dict[str, Tensor]  # by names without their prefix
-    others: tuple[str, ...]  # names that lack the prefix
+    others: tuple[str, ...]  # names that lack the prefix, and averaged weights without names
     averaging: str = ""  # key, prefix or counter that shows that the weights are averaged
     never_averaged: bool = False  # an average before its first step, which is a copy of the initial weights
 
@@ -82,8 +76,9 @@ def find_candidates(checkpoint: object, source: str, find_prefixes: FindPrefixes
         keys = list(checkpoint) if isinstance(checkpoint, Mapping) else []
         content = f"; its keys are {first_few(keys, _MAX_LISTED)}" if keys else ""
         raise WeightsError(f"{source}: has no state dict (a mapping of names to tensors){content}")
+    unnamed = tuple(_find_unnamed_averages(checkpoint))
     candidates = [
-        _build_candidate(source, path, tensors, prefix)
+        _build_candidate(source, path, tensors, prefix, unnamed)
         for path, tensors in state_dicts
         for prefix in sorted(find_prefixes(tensors), key=lambda prefix: (prefix.count("."), prefix))
     ]
@@ -96,18 +91,47 @@ def _find_state_dicts(
     """Yield the keys that lead to each state dict, and its dense tensors by name."""
     if not isinstance(checkpoint, Mapping):
         return
-    inner: list[tuple[tuple[str, ...], Any]] = []
-    if len(path) < _MAX_NESTING:
-        for key in (*_AVERAGED_KEYS, *_RAW_KEYS):
-            inner += _find_state_dicts(checkpoint.get(key), (*path, key))
     tensors = {
         key: value
         for key, value in checkpoint.items()
         if isinstance(key, str) and isinstance(value, Tensor) and value.layout is torch.strided
     }
+    averaged = [key for key in checkpoint if _is_averaged_name(key)]
+    inner = list(_find_below(checkpoint, path, (*averaged, *_RAW_KEYS)))
+    if not inner and not any(value.ndim for value in tensors.values()):
+        others = [key for key in checkpoint if isinstance(key, str) and not key.startswith(_OPTIMIZER)]
+        inner = list(_find_below(checkpoint, path, others))
     if not inner and tensors:  # tensors next to state dicts are counters and the like
         yield path, _remove_inserted(tensors)
     yield from inner
+
+
+def _find_below(
+    checkpoint: Mapping[str, Any], path: tuple[str, ...], keys: Iterable[str]
+) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Yield the state dicts under some of the keys."""
+    if len(path) < _MAX_NESTING:
+        for key in keys:
+            yield from _find_state_dicts(checkpoint.get(key), (*path, key))
+
+
+def _is_averaged_name(name: object) -> bool:
+    """Return whether a key or the name of a submodule says that its weights are averaged."""
+    return isinstance(name, str) and not _AVERAGING_WORDS.isdisjoint(re.split(r"[^a-z]+", name.lower()))
+
+
+def _find_unnamed_averages(checkpoint: object, place: str = "", averaged: bool = False) -> Iterator[str]:
+    """Yield the places of averaged weights in lists, which cannot be assigned to layers."""
+    if isinstance(checkpoint, Mapping):
+        for key, value in checkpoint.items():
+            if averaged or _is_averaged_name(key):
+                yield from _find_unnamed_averages(value, f"{place}.{key}" if place else str(key), True)
+    elif (
+        averaged
+        and isinstance(checkpoint, (list, tuple))
+        and any(isinstance(v, Tensor) for v in checkpoint)
+    ):
+        yield f"{place} (averaged weights without names)"
 
 
 def _remove_inserted(tensors: StateDict) -> dict[str, Tensor]:
@@ -118,7 +142,7 @@ def _remove_inserted(tensors: StateDict) -> dict[str, Tensor]:
 
 
 def _build_candidate(
-    source: str, path: tuple[str, ...], tensors: StateDict, prefix: str
+    source: str, path: tuple[str, ...], tensors: StateDict, prefix: str, unnamed: tuple[str, ...]
 ) -> WeightsCandidate:
     names = [key for key in tensors if not _is_counter(key)]
     # AveragedModel's counter is next to its "module.", at any depth
@@ -127,12 +151,12 @@ def _build_candidate(
         for key in tensors
         if _is_counter(key) and prefix.startswith(f"{key.removesuffix(_COUNTER)}module.")
     ]
-    averaging = [key for key in (*path, *prefix.split(".")) if key in _AVERAGED_KEYS] + counters
+    averaging = [key for key in (*path, *prefix.split(".")) if _is_averaged_name(key)] + counters
     return WeightsCandidate(
         source,
         place=": ".join(part for part in (".".join(path), prefix and f"{prefix}*") if part),
         weights={key.removeprefix(prefix): tensors[key] for key in names if key.startswith(prefix)},
-        others=tuple(key for key in names if not key.startswith(prefix)),
+        others=(*(key for key in names if not key.startswith(prefix)), *unnamed),
         averaging=averaging[0] if averaging else "",
         never_averaged=any(not tensors[key].any() for key in counters),
     )
@@ -191,7 +215,7 @@ def extract_averaged(
     checkpoint: Mapping[str, Any], source: str, find_prefixes: FindPrefixes = common_wrapper_prefix
 ) -> StateDict:
     """Return the averaged weights that a checkpoint has next to the raw ones; empty if it has none."""
-    averaged = {key: checkpoint[key] for key in _AVERAGED_KEYS if key in checkpoint}
+    averaged = {key: value for key, value in checkpoint.items() if _is_averaged_name(key)}
     if not any(_find_state_dicts(averaged)):
         return {}
     candidates = find_candidates(averaged, source, find_prefixes)

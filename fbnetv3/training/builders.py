@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,7 +22,7 @@ from fbnetv3.data.classes.class_matching import relabel
 from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.data.loader import memory_format
 from fbnetv3.data.transforms import Transform
-from fbnetv3.errors import FieldError, UnknownNameError, UsageError, suggest
+from fbnetv3.errors import DataError, FieldError, UnknownNameError, UsageError, suggest
 from fbnetv3.modeling import build_network, load_weights
 from fbnetv3.modeling.torchvision_models import (
     TORCHVISION_PREFIX,
@@ -47,9 +48,12 @@ from fbnetv3.training.run_state.network_record import (
     read_network_record,
 )
 from fbnetv3.training.solver import loss_from_config
-from fbnetv3.utils.downloads import local_path
+from fbnetv3.utils.downloads import ZOO_PREFIX, local_path
 from fbnetv3.utils.files import expand_path, file_sha256
 from fbnetv3.utils.nested_keys import flatten
+from fbnetv3.utils.text import first_few
+
+logger = logging.getLogger(__name__)
 
 
 def select_device(name: str, group: ProcessGroup = SINGLE_PROCESS) -> torch.device:
@@ -137,6 +141,7 @@ def build_teacher(cfg: CfgNode, classes: Sequence[str], device: torch.device) ->
     record = read_network_record(weights)
     outputs = record.classes if record and record.classes else classes
     teacher = _build_network(cfg, arch, len(outputs))
+    _log_assumed_classes(weights, record, outputs)
     if not _load_weights(teacher, arch, weights):
         problem = f"DISTILL.WEIGHTS {weights}: does not have the dataset's {len(classes)} classes"
         raise UsageError(f"{problem}: use a teacher trained on them")
@@ -156,8 +161,9 @@ def build_model(
 ) -> nn.Module:
     """Build the classifier on its device, with weights from a file, URL or `zoo://` entry; "" for random ones.
 
-    If `record` names other classes, the head gets the rows of those with the same names, and random ones for the
-    others. With `require_head`, weights with a different number of classes raise a UsageError instead.
+    If `record`, what the weights record, names other classes, the head gets the rows of those with the same names, and
+    random ones for the others. With `require_head`, weights with a different number of classes raise a UsageError
+    instead.
     """
     num_classes = cfg.MODEL.NUM_CLASSES or len(classes)
     if num_classes != len(classes):
@@ -173,9 +179,22 @@ def build_model(
     # torchvision does not document the inputs that its networks accept
     if isinstance(arch, TorchvisionArch):
         check_torchvision_model(model, arch, preprocessing_from_config(cfg, arch).resolution)
-    if weights and not _load_weights(model, arch, weights, not require_head) and require_head:
-        raise UsageError(f"{weights}: does not have the {num_classes} classes of {cfg.DATA.NAME}")
+    if weights:
+        if _load_weights(model, arch, weights, not require_head):
+            _log_assumed_classes(weights, record, classes)
+        elif require_head:
+            raise UsageError(f"{weights}: does not have the {num_classes} classes of {cfg.DATA.NAME}")
     return _to_device(model, cfg, device)
+
+
+def _log_assumed_classes(weights: str, record: NetworkRecord | None, classes: Sequence[str]) -> None:
+    """Log which classes the outputs are taken to be if the weights do not record it; the zoo's are known."""
+    if not weights.startswith(ZOO_PREFIX) and not (record and record.classes):
+        logger.info(
+            "%s does not record its classes: its outputs are taken to be %s, in this order",
+            weights,
+            first_few(classes, 10),
+        )
 
 
 def _build_network(
@@ -256,6 +275,7 @@ def build_inputs(
     train, val = dataset_from_config(cfg, "train"), dataset_from_config(cfg, "val")
     val = relabel(val, classes or train.classes, "the validation split", "the training split")
     train = relabel(train, classes or train.classes, "the training split", "the checkpoint")
+    _require_several_classes(cfg, train)
     cfg = fit_config(cfg, len(train), group.size)
     if is_multi_label(train):
         check_multi_label(cfg)
@@ -274,6 +294,16 @@ def build_inputs(
     val_preprocessing = evaluation_preprocessing(preprocessing, cfg.EVAL.TTA)
     val_loader = loader_from_config(cfg, val, val_preprocessing, device, group)
     return Inputs(cfg, train, val, preprocessing, train_loader, val_loader, side)
+
+
+def _require_several_classes(cfg: CfgNode, train: ImageDataset) -> None:
+    """Raise a DataError if all images have the same class, which any network gets right."""
+    if len(train.classes) < 2 and not is_multi_label(train):
+        source = cfg.DATA.ROOT or cfg.DATA.NAME
+        raise DataError(
+            f"{source}: has only one class, {first_few(train.classes)}; training needs at least 2, such as two class "
+            "folders in train/"
+        )
 
 
 def is_multi_label(dataset: ImageDataset) -> bool:

@@ -39,7 +39,7 @@ from fbnetv3.training.processes.distributed import SINGLE_PROCESS, ProcessGroup,
 from fbnetv3.training.recorded_networks import start_from_weights
 from fbnetv3.training.reports.report_hooks import build_report_hooks
 from fbnetv3.training.run_state.checkpoints import Checkpoints, State
-from fbnetv3.training.run_state.data_fingerprint import data_fingerprint
+from fbnetv3.training.run_state.data_fingerprint import data_fingerprint, describe_change
 from fbnetv3.training.run_state.fingerprint import (
     CLASSIFIER_IGNORED_KEYS,
     check_length,
@@ -388,13 +388,13 @@ class _ClassifierRun:
         """Warn if the images of a split are not those with which the run started."""
         for split, saved in metadata.get("data", {}).items():
             current = self.metadata["data"][split]
-            if saved != current:
+            if change := describe_change(saved, current):
                 logger.warning(
-                    "the %s images, or their classes, are not those of the checkpoint: %d in %s; it had %d others",
+                    "the %s images, or their classes, are not those of the checkpoint: %d in %s; %s",
                     split,
                     current["images"],
                     self.cfg.DATA.ROOT or self.cfg.DATA.NAME,
-                    saved["images"],
+                    change,
                 )
 
     def _warn_if_lr_changes(self) -> None:

@@ -21,6 +21,14 @@ def test_a_run_on_data_that_have_moved(fbnetv3, trained, tmp_path, kind):  # noq
     assert ran.code == 0 and f"top1 {metrics(run)['val_top1']:.2f}%" in ran.out
 
 
+def test_how_to_name_the_data_that_have_moved_is_said(fbnetv3, trained):  # noqa: F811
+    ran = fbnetv3("eval", trained)
+    assert ran.code == 1 and ran.err.count("\n") == 1
+    assert "if the dataset has moved, pass DATA.ROOT PATH (fbnetv3 eval: --data PATH)" in ran.err
+    ran = fbnetv3("eval", trained, "DATA.ROOT", "nowhere")
+    assert "nowhere/val: no such folder" in ran.err and "moved" not in ran.err
+
+
 def test_the_report_goes_where_it_is_wanted(fbnetv3, trained, tmp_path):  # noqa: F811
     arguments = ["--data", make_data(tmp_path / "data"), "--report", tmp_path / "report"]
     ran = fbnetv3("eval", trained / "model_final.pth", *arguments)
@@ -33,6 +41,12 @@ def test_the_report_goes_where_it_is_wanted(fbnetv3, trained, tmp_path):  # noqa
     [
         (["digits/fbnetv3_digit"], 2, "did you mean digits/fbnetv3_digits.yaml"),
         (["digits/fbnetv3_digits", "--data", "nowhere"], 1, "nowhere: no such file or folder"),
+        (
+            ["nothing"],
+            2,
+            "nothing: no such run, checkpoint or config, and no weights for 'nothing' in the model zoo",
+        ),
+        (["."], 2, ".: is not the folder of a run, which has a config.yaml: pass one, or a checkpoint"),
         (["digits/fbnetv3_digits", "--data", "."], 2, ".: has no folder val/ or test/"),
     ],
 )

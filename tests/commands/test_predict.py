@@ -102,3 +102,10 @@ def test_turned_photos_are_classified_as_a_viewer_shows_them(fbnetv3, photos, tm
     image = Image.open(photos / "2.png").convert("RGB")
     image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "2.jpg", quality=95, exif=exif)
     assert labels(fbnetv3("predict", MODEL, tmp_path / "2.jpg", "--top", 1)) == {"2.jpg": "2"}
+
+
+def test_a_model_that_does_not_exist(fbnetv3, photos):
+    ran = fbnetv3("predict", "nothing", photos)
+    assert ran.code == 2 and ran.err.count("\n") == 1
+    kinds = "run, checkpoint, exported folder, config or model zoo entry"
+    assert f"nothing: no such {kinds}, and unknown architecture 'nothing'" in ran.err

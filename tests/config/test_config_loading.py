@@ -100,6 +100,19 @@ def test_errors_name_the_key(write, text, overrides, message):
         load_config(write(text), overrides)
 
 
+@pytest.mark.parametrize(
+    "text, items",
+    [
+        ("['a b=2', 'c=3']", ["a b=2", "c=3"]),
+        ("[a b=2, c=3]", ["a b=2", "c=3"]),
+        ("a b=2,c=3", ["a b=2", "c=3"]),
+        ("[]", []),
+    ],
+)
+def test_shells_may_remove_the_quotes_of_a_list_of_texts(write, text, items):
+    assert items == load_config(write("SEED: 1"), ["SOLVER.CLASS_WEIGHTS", text]).SOLVER.CLASS_WEIGHTS
+
+
 def test_imports_run_before_a_recipe_is_read(write, monkeypatch):
     """A recipe can use an optimizer that an imported module registers."""
     monkeypatch.syspath_prepend(".")

@@ -39,6 +39,27 @@ def test_one_class(folder):
     assert [dataset[i][1] for i in range(2)] == list(dataset.targets) == [1, 0]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file;label\nimages/a.png;red\nimages/b.png;blue\n",
+        "file\tlabel\r\nimages/a.png\tred\r\nimages/b.png\tblue\r\n",
+        '"file", "label"\n"images/a.png", "red"\n"images/b.png", "blue"\n',
+        "file,label,note\nimages/a.png,red,x;y;z\nimages/b.png,blue,\n",
+    ],
+)
+def test_tables_as_spreadsheets_write_them(folder, text):
+    for mark in ("", "\ufeff"):
+        dataset = build_dataset("csv", folder(train=mark + text), "train")
+        assert dataset.paths == ["images/a.png", "images/b.png"]
+        assert [dataset.classes[dataset[i][1]] for i in range(2)] == ["red", "blue"]
+
+
+def test_an_absolute_path(folder, tmp_path):
+    dataset = build_dataset("csv", folder(train=f"file,label\n{tmp_path}/images/a.png,red\n"), "train")
+    assert dataset.image_name(0) == f"{tmp_path}/images/a.png" and dataset[0][0].size == (4, 4)
+
+
 def test_classes_are_those_of_the_training_images(folder):
     val = build_dataset("csv", folder(train=SEVERAL, test="file,labels\nimages/a.png,round\n"), "val")
     assert val.classes == ["blue", "red", "round"] and val[0][1].tolist() == [0, 0, 1]
@@ -53,7 +74,10 @@ def test_class_weights_count_labels(folder):
     ("files", "message"),
     [
         ({}, "train.csv: no such file; each split needs one"),
-        ({"train": "a,b\n"}, r"train.csv: needs the columns file and label \(or labels\), not 'a, b'"),
+        (
+            {"train": "a,b\n"},
+            r"train.csv: needs the columns file and label \(or labels\) in its first line, not 'a, b'",
+        ),
         ({"train": "file,label\n"}, "train.csv: lists no images"),
         ({"train": "file,labels\na.png,\n"}, "train.csv: has no labels"),
         ({"train": "file,label\n,red\n"}, "train.csv:2: names no file"),
@@ -63,6 +87,10 @@ def test_class_weights_count_labels(folder):
         ),
         (
             {"train": SINGLE + "red,images/a.png,\n"},
+            "train.csv:4: images/a.png is listed twice; for several",
+        ),
+        (
+            {"train": SINGLE + "blue,./images/../images/a.png,\n"},
             "train.csv:4: images/a.png is listed twice; for several",
         ),
         ({"train": SEVERAL}, "val.csv: no such file"),

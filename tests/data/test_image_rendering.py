@@ -180,6 +180,20 @@ def test_floats_outside_0_to_1_are_refused(values, shown):
         EncodedImage(encode(image, "TIFF"), "x.tif").decode(1)
 
 
+@pytest.mark.parametrize("brightest", [1e-6, 1 / 255, 0.0624])
+def test_floats_that_would_turn_black_are_refused(brightest):
+    """Below a sixteenth, as for integers."""
+    image = Image.fromarray(np.array([[0, brightest]], np.float32))
+    with pytest.raises(CorruptImageError, match=r"x.tiff: mode F, the brightest value is .* of 1, so that"):
+        render_image(image, "x.tiff")
+
+
+def test_black_and_dark_floats_are_read():
+    image = Image.fromarray(np.array([[0, 0.0625]], np.float32))
+    assert np.asarray(render_image(image)).tolist() == [[0, 16]]
+    assert np.asarray(render_image(Image.fromarray(np.zeros((1, 2), np.float32)))).tolist() == [[0, 0]]
+
+
 @pytest.mark.parametrize("format", ["GIF", "PNG", "WEBP", "TIFF"])
 def test_the_first_frame_is_read(format):
     frames = [Image.new("RGB", (8, 8), color) for color in ("red", "blue", "lime")]

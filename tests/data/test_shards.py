@@ -275,3 +275,18 @@ def test_training_reads_the_shards_of_the_tool(tmp_path):
     assert other.returncode == 1 and "classes.txt: the classes differ" in other.stderr
     assert data.classes == ["cat", "dog"]
     assert sorted(data[i][1] for i in range(12)) == [0] * 6 + [1] * 6
+
+
+@pytest.mark.parametrize("text", ["\ufeffcat\ndog\n", "cat \r\ndog\t\r\n\r\n"])
+def test_class_names_have_no_spaces_or_marks_around_them(folder, text):
+    (folder / "classes.txt").write_text(text, newline="")
+    assert build_dataset("shards", str(folder), "train").classes == ["cat", "dog"]
+
+
+def test_class_names_that_cannot_be_read(folder):
+    (folder / "classes.txt").write_bytes(b"\xfcber\n")
+    with pytest.raises(DataError, match="classes.txt: cannot be read: 'utf-8' codec"):
+        build_dataset("shards", str(folder), "train")
+    (folder / "classes.txt").write_text("cat\n\ndog\n")
+    with pytest.raises(DataError, match="classes.txt is not a list of names: write one name per line"):
+        build_dataset("shards", str(folder), "train")

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from fbnetv3 import model_zoo
+from fbnetv3.data.classes.class_names import read_class_names
 from fbnetv3.errors import DataError, UnknownNameError, UsageError, WeightsError
 from fbnetv3.model_zoo.pretrained import (
     load_classifier_from_config,
     load_classifier_from_name,
-    read_class_names,
 )
 from tests.pages import ROOT
 

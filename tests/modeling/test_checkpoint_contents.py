@@ -193,13 +193,46 @@ def test_a_checkpoint_of_lightning(model, copy, tmp_path, caplog):
 
 
 def test_an_averaged_submodule_wins(model, other, copy, caplog):
-    state_dict = prefixed(other.state_dict(), "model.") | prefixed(
-        average_of(model, other).state_dict(), "ema_model."
+    for name, averaged in (("ema_model", average_of(model, other)), ("ema_net", model)):
+        caplog.clear()
+        state_dict = prefixed(other.state_dict(), "net.") | prefixed(averaged.state_dict(), f"{name}.")
+        with caplog.at_level(logging.INFO):
+            fbnetv3.load_weights(copy, {"state_dict": state_dict})
+        assert_loaded(copy, model)
+        assert caplog.messages[0] == f"averaged weights ({name}) of the state dict"
+
+
+def test_averages_under_any_key_that_says_so(model, other, copy, caplog):
+    """As scripts store it that keep `shadow` copies of the parameters."""
+    shadow = {"decay": 0.9, "shadow": model.state_dict()}
+    for key, averaged in (("ema", shadow), ("ema_weights", model.state_dict()), ("params_ema", shadow)):
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            fbnetv3.load_weights(copy, {"state_dict": other.state_dict(), key: averaged})
+        assert_loaded(copy, model)
+        assert caplog.messages == [f"averaged weights ({key}) of the state dict"]
+
+
+def test_an_average_without_names_is_left_out_aloud(model, other, copy, caplog):
+    """As torch_ema stores it: a list of tensors."""
+    shadow = [parameter.detach() for parameter in other.parameters()]
+    fbnetv3.load_weights(
+        copy, {"model": model.state_dict(), "ema": {"decay": 0.9, "shadow_params": shadow}}
     )
-    with caplog.at_level(logging.INFO):
-        fbnetv3.load_weights(copy, {"state_dict": state_dict})
     assert_loaded(copy, model)
-    assert caplog.messages[0] == "averaged weights (ema_model) of the state dict"
+    ignored = "ignored ema.shadow_params (averaged weights without names)"
+    assert caplog.messages == [f"the state dict: {ignored}"]
+
+
+@pytest.mark.parametrize("key", ["weights", "params", "checkpoint", "student"])
+def test_weights_under_a_key_of_any_name(key, model, copy):
+    optimizer = {"state": {"head.weight": {"exp_avg": torch.zeros(2)}}}
+    contents = {"epoch": torch.tensor(3), "optimizer": optimizer}
+    for nested in (model.state_dict(), {"state_dict": prefixed(model.state_dict(), "module.")}):
+        fbnetv3.load_weights(copy, {**contents, key: nested})
+        assert_loaded(copy, model)
+    with pytest.raises(WeightsError, match="several weights that fit fbnetv3_digits: "):
+        fbnetv3.load_weights(copy, {key: model.state_dict(), "teacher": new_model(4).state_dict()})
 
 
 def test_names_that_wrappers_insert_at_any_depth(model, copy):

@@ -467,3 +467,62 @@ def test_evaluating_other_images_leaves_the_report_of_the_run(tool, run, tmp_pat
     assert "these are other validation images than those of the training run, which had 33" in ran.out
     assert "no report: these images" in ran.out
     assert (run / "evaluation" / "summary.json").read_text() == summary
+
+
+def test_weights_without_class_names_say_what_they_are_taken_for(tool, run, tmp_path):
+    saved = torch.load(run / "model_final.pth", weights_only=True)
+    del saved["classes"]
+    weights = tmp_path / "nameless.pth"
+    torch.save(saved, weights)
+    data = make_data(tmp_path / "data")
+    said = f"{weights} does not record its classes: its outputs are taken to be one, seven, three, in this order"
+    ran = evaluate(tool, "MODEL.WEIGHTS", weights, "DATA.ROOT", data)
+    assert ran.code == 0 and said in ran.out
+    (tmp_path / "names.txt").write_text("one\nseven\nthree\n")
+    image = next((data / "val" / "one").iterdir())
+    ran = tool("classify", weights, image, "--classes", tmp_path / "names.txt")
+    assert ran.code == 0 and said in ran.out
+    ran = tool("classify", run, image)
+    assert "does not record" not in ran.out
+
+
+def test_class_names_that_do_not_fit_the_outputs(tool, run, tmp_path):
+    saved = torch.load(run / "model_final.pth", weights_only=True)
+    image = tmp_path / "a.png"
+    torch.save({**saved, "classes": ["one", "one", "three"]}, tmp_path / "repeated.pth")
+    Image.new("L", (8, 8), 200).save(image)
+    ran = tool("classify", tmp_path / "repeated.pth", image)
+    assert ran.code == 0 and "the weights: several classes have the name one" in ran.out
+    torch.save({**saved, "classes": ["one", "three"]}, tmp_path / "short.pth")
+    ran = tool("classify", tmp_path / "short.pth", image)
+    assert ran.code == 1 and "2 class names for 3 outputs" in ran.err
+
+
+def test_resuming_with_relabeled_images_says_how_many(tool, run, tmp_path):
+    """Each class is listed with its number of images; the files themselves are the same."""
+    data = make_data(tmp_path / "data")
+    resume = ["--config", run / "config.yaml", "--resume", "DATA.ROOT", data]
+    wrong = min((data / "train" / "one").iterdir())
+    wrong.rename(data / "train" / "seven" / wrong.name)
+    ran = tool("train_net", *resume, "SOLVER.EPOCHS", "5")
+    assert ran.code == 0
+    assert "the train images, or their classes, are not those of the checkpoint: 122 in" in ran.out
+    assert "122 in the checkpoint; images by class: one 41 -> 40, seven 39 -> 40" in ran.out
+
+
+def test_a_single_class_is_not_trained(tool, tmp_path):
+    """Every network would be right, as with a folder too many between train/ and the classes."""
+    data = make_data(tmp_path / "data", {1: "one"}, {1: "one"})
+    ran = tool(
+        "train_net", "--config", DIGITS, "DATA.NAME", "imagefolder", "DATA.ROOT", data, *SHORT, "OUTPUT_DIR",
+        tmp_path / "run",
+    )  # fmt: skip
+    assert ran.code == 1 and ran.err.count("\n") == 1 and not (tmp_path / "run").exists()
+    assert f"{data}: has only one class, one; training needs at least 2" in ran.err
+
+
+@pytest.mark.parametrize("name", ["imagefolder", "csv", "shards"])
+def test_an_archive_is_no_folder(tool, tmp_path, name):
+    archive = shutil.make_archive(tmp_path / "data", "zip", make_data(tmp_path / "data"))
+    ran = tool("train_net", "--config", DIGITS, "DATA.NAME", name, "DATA.ROOT", archive, *SHORT)
+    assert ran.code == 1 and f"{archive}: is a file, but DATA.ROOT must be the folder" in ran.err

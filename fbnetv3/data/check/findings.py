@@ -142,6 +142,7 @@ def _classes(splits: Mapping[str, SplitContents]) -> Iterator[Finding]:
         split: [name for name, count in contents.class_counts().items() if count]
         for split, contents in splits.items()
     }
+    is_multi_label = any(getattr(contents.dataset, "multi_label", False) for contents in splits.values())
     for split, other in combinations(present, 2):
         for one, two in ((split, other), (other, split)):
             missing = [name for name in present[one] if name not in set(present[two])]
@@ -153,6 +154,9 @@ def _classes(splits: Mapping[str, SplitContents]) -> Iterator[Finding]:
             yield Finding(
                 f"classes only in {one}", ERROR if is_unknown else WARNING, f"{only}; {consequence}"
             )
+    if "train" in present and len(present["train"]) == 1 and not is_multi_label:
+        message = f"only one class in train, {present['train'][0]}: is the folder that contains train/ the right one?"
+        yield Finding("one class", ERROR, message)
     for split, contents in splits.items():
         empty = [name for name, count in contents.class_counts().items() if not count]
         if empty and (split == "train" or len(splits) == 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fbnetv3.data.classes.class_names import repeated_names
 from fbnetv3.data.classes.imagenet import are_synsets, imagenet_classes, imagenet_synsets
 from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.errors import UsageError
@@ -77,8 +78,8 @@ def match_classes(
 ) -> list[int]:
     """Return the index of the output for each class, matched by name.
 
-    Classes may be a subset of the outputs, in any order. WordNet IDs match the names of ImageNet's classes. `dataset`
-    and `network` are names for the message.
+    Classes may be a subset of the outputs, in any order, with accents composed or not. WordNet IDs match the names of
+    ImageNet's classes. `dataset` and `network` are names for the message.
 
     Raises:
         ClassMismatchError: a class is not among the outputs, or a name is ambiguous; the message has both lists.
@@ -86,7 +87,9 @@ def match_classes(
     if list(classes) == list(outputs):
         return list(range(len(classes)))
     outputs = output_names(outputs, classes)
-    repeated = [name for names in (classes, outputs) for name, count in Counter(names).items() if count > 1]
+    if set(classes) - set(outputs):  # file systems may write accents in another way
+        classes, outputs = _normalized(classes), _normalized(outputs)
+    repeated = repeated_names(classes) + repeated_names(outputs)
     index_of = {name: index for index, name in enumerate(outputs)}
     unknown = [name for name in classes if name not in index_of]
     if repeated or unknown:
@@ -112,6 +115,11 @@ def _log_classes_without_images(dataset: ImageDataset, name: str) -> None:
 def output_names(outputs: Sequence[str], classes: Sequence[str]) -> Sequence[str]:
     """Return the names of outputs in the terms of the classes: WordNet IDs for ImageNet's, if the classes are such."""
     return imagenet_synsets() if are_synsets(classes) and tuple(outputs) == imagenet_classes() else outputs
+
+
+def _normalized(names: Sequence[str]) -> list[str]:
+    """Return the names with accents as parts of their letters (NFC); macOS separates them."""
+    return [unicodedata.normalize("NFC", name) for name in names]
 
 
 def _listed(classes: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fbnetv3.data.classes.class_names import repeated_names
 from fbnetv3.data.image_folders import SkippedFiles, list_class_folders, scan_class_folders
 from fbnetv3.errors import DataError
 from fbnetv3.utils.files import expand_path, write_json
@@ -102,6 +103,8 @@ def load_class_subset(path: str | os.PathLike) -> ClassSubset:
         raise DataError(
             f"{path}: cannot be read as a subset file ({describe_error(error)}); {advice}"
         ) from None
+    if repeated := repeated_names(subset.classes):
+        raise DataError(f"{path}: lists the class {repeated[0]} more than once: remove the repetition")
     image_classes = set(map(class_of_path, subset.train + subset.val))
     if not subset.train or not subset.val or not image_classes <= set(subset.classes):
         raise DataError(f"{path}: cannot be read as a subset file (no images, or images of other classes)")

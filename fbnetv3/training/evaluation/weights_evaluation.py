@@ -11,7 +11,8 @@ from torch import nn
 
 from fbnetv3.data import CorruptImageCounter
 from fbnetv3.data.classes.class_matching import relabel
-from fbnetv3.errors import UsageError
+from fbnetv3.data.datasets import ImageDataset
+from fbnetv3.errors import DataError, UsageError
 from fbnetv3.training.builders import (
     build_model,
     dataset_from_config,
@@ -26,9 +27,10 @@ from fbnetv3.training.processes.distributed import process_group
 from fbnetv3.training.recorded_networks import use_recorded_network
 from fbnetv3.training.reports.evaluation_report import report_folder, write_evaluation_report
 from fbnetv3.training.reports.predictions import PredictionRecorder
-from fbnetv3.training.run_state.data_fingerprint import data_fingerprint
+from fbnetv3.training.run_state.data_fingerprint import data_fingerprint, describe_change
 from fbnetv3.training.run_state.network_record import read_network_record
 from fbnetv3.training.run_state.run_folder import RunFolder, select_weights
+from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.logging_setup import quiet_other_ranks
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,18 @@ def evaluate_with_tta(
 ) -> dict[str, float]:
     """Evaluate a classifier with test-time augmentation: `views` is EVAL.TTA, `options` are those of `evaluate`."""
     return evaluate(augmented_for_evaluation(model, views, resolution, multi_label), **options)
+
+
+def _open_val(cfg: CfgNode, keep: Collection[str]) -> ImageDataset:
+    """Open the validation images. If they were found when the network was trained, say where they may be now."""
+    try:
+        return dataset_from_config(cfg, "val")
+    except DataError as error:
+        if "DATA.ROOT" in keep or not cfg.DATA.ROOT or expand_path(cfg.DATA.ROOT).exists():
+            raise
+        raise DataError(
+            f"{error}; if the dataset has moved, pass DATA.ROOT PATH (fbnetv3 eval: --data PATH)"
+        ) from None
 
 
 def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, float]:
@@ -67,7 +81,7 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
         record = read_network_record(weights)
         cfg, arch = use_recorded_network(cfg, record, weights, keep)
         preprocessing = preprocessing_from_config(cfg, arch)
-        val = dataset_from_config(cfg, "val")
+        val = _open_val(cfg, keep)
         classes = list(record.classes) if record and record.classes else val.classes
         val = relabel(val, classes, "the validation split", "the network")
         if record and record.multi_label != is_multi_label(val):
@@ -76,15 +90,16 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
                 f"{weights}: was trained on images with {kinds[record.multi_label]}, but {cfg.DATA.NAME} has "
                 f"{kinds[is_multi_label(val)]} per image"
             )
-        model = build_model(cfg, arch, classes, device, weights, require_head=True)
+        model = build_model(cfg, arch, classes, device, weights, require_head=True, record=record)
         logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val))
         folder = report_folder(cfg.EVAL.REPORT, RunFolder(cfg.OUTPUT_DIR), weights)
         saved = record.data.get("val") if record else None
-        is_other_data = bool(saved) and saved != data_fingerprint(val)
-        if saved and is_other_data:
+        change = describe_change(saved, data_fingerprint(val)) if saved else ""
+        if saved and change:
             logger.info(
-                "these are other validation images than those of the training run, which had %d",
+                "these are other validation images than those of the training run, which had %d (%s)",
                 saved["images"],
+                change,
             )
             # The run's own report stays
             folder = None if cfg.EVAL.REPORT == "auto" else folder
@@ -110,7 +125,7 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
                 data = cfg.DATA.ROOT or cfg.DATA.NAME
                 write_evaluation_report(folder, predictions, val.classes, val, preprocessing, weights, data)
         elif cfg.EVAL.REPORT == "auto":
-            part = "images" if is_other_data else "weights"
+            part = "images" if change else "weights"
             advice = "set EVAL.REPORT to a folder for one"
             logger.info("no report: these %s are not those of a run in OUTPUT_DIR; %s", part, advice)
         return results

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fbnetv3.data.classes.class_matching import output_names
+from fbnetv3.data.classes.class_names import repeated_names
 from fbnetv3.modeling.weights import head_tensors
 from fbnetv3.utils.text import first_few
 
@@ -23,11 +24,14 @@ def transfer_by_class(
 
     WordNet IDs match the names of ImageNet's classes.
 
-    Rows of the head whose class has no counterpart keep the values that they have in `model`.
+    Rows of the head whose class has no counterpart, or shares its name with another one, keep the values
+    that they have in `model`.
     """
     weights = dict(trained.state_dict())
     own_weights = model.state_dict()
-    row_of = {name: row for row, name in enumerate(output_names(trained_classes, classes))}
+    outputs = output_names(trained_classes, classes)
+    ambiguous = {*repeated_names(outputs), *repeated_names(classes)}
+    row_of = {name: row for row, name in enumerate(outputs) if name not in ambiguous}
     shared = [index for index, name in enumerate(classes) if name in row_of]
     rows = [row_of[classes[index]] for index in shared]
     for key in head_tensors(model):

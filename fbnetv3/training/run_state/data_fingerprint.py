@@ -1,12 +1,18 @@
-"""Fingerprint of a dataset: the number of its images, and a digest of their names."""
+"""Fingerprint of a dataset: the number of its images, digests of their names and labels, and counts by class."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from fbnetv3.data.datasets import ImageDataset
+from fbnetv3.utils.text import first_few
+
+_MAX_LISTED = 10
 
 
 def image_names_digest(dataset: ImageDataset) -> str:
@@ -21,5 +27,46 @@ def image_names_digest(dataset: ImageDataset) -> str:
 
 
 def data_fingerprint(dataset: ImageDataset) -> dict[str, Any]:
-    """Return the number of "images" and the "sha256" of their names."""
-    return {"images": len(dataset), "sha256": image_names_digest(dataset)}
+    """Return the number of "images" and the "sha256" of their names.
+
+    If the dataset knows the classes of its images, also the SHA-256 of their "labels", whatever the order of the
+    classes, and the number of images "by_class".
+    """
+    fingerprint = {"images": len(dataset), "sha256": image_names_digest(dataset)}
+    if not hasattr(dataset, "targets") or not len(dataset):
+        return fingerprint
+    # A row of labels for each image
+    order = np.argsort(dataset.classes, kind="stable")
+    targets = np.asarray(dataset.targets).astype(np.int64)
+    position = np.argsort(order)
+    rows = position[targets] if targets.ndim == 1 else targets[:, order]
+    counts = np.bincount(targets, minlength=len(order)) if targets.ndim == 1 else targets.sum(0)
+    present = {name: int(counts[i]) for i, name in enumerate(dataset.classes) if counts[i]}
+    digest = hashlib.sha256(
+        "\n".join(sorted(dataset.classes)).encode() + np.ascontiguousarray(rows).tobytes()
+    )
+    return {**fingerprint, "labels": digest.hexdigest(), "by_class": present}
+
+
+def describe_change(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str:
+    """Describe how a dataset differs from that of a saved fingerprint; "" if it is the same.
+
+    Only what was saved is compared: older fingerprints have no labels.
+    """
+    if all(current.get(key) == value for key, value in saved.items()):
+        return ""
+    is_same_files = saved.get("sha256") == current["sha256"]
+    what = (
+        "the same files with other labels" if is_same_files else f"{saved.get('images')} in the checkpoint"
+    )
+    before, now = saved.get("by_class", {}), current.get("by_class", {})
+    changes = [
+        f"{name} {before.get(name, 0)} -> {now.get(name, 0)}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
+    return (
+        f"{difference}; images by class: {first_few(changes, _MAX_LISTED)}"
+        if before and changes
+        else difference
+    )

@@ -89,6 +89,9 @@ def record_from_metadata(checkpoint: Mapping[str, Any], source: str) -> NetworkR
             else _preprocessing_of_version_1(config, arch)
         )
         classes = tuple(map(str, metadata.get("classes", ())))
+        num_classes = metadata.get("num_classes", len(classes))
+        if classes and num_classes != len(classes):
+            raise ValueError(f"{len(classes)} class names for {num_classes} outputs")
         multi_label = bool(metadata.get("multi_label"))
         return NetworkRecord(
             arch,

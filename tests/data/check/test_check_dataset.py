@@ -333,3 +333,17 @@ def test_an_empty_class_folder_is_one_finding_among_others(folder):
         problems["empty classes"].severity == ERROR
         and "train of empty" in problems["empty classes"].message
     )
+
+
+def test_a_single_class_is_an_error(tmp_path):
+    """Such as a folder between train/ and the class folders."""
+    for split in ("train", "val"):
+        for name in "ab":
+            path = tmp_path / split / "images" / name / "1.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)).save(path)
+    found = {finding.kind: finding for finding in check_path(tmp_path).findings}
+    assert (
+        found["one class"].severity == ERROR
+        and "only one class in train, images" in found["one class"].message
+    )

@@ -89,3 +89,12 @@ def test_equal_classes_need_no_words(caplog):
     caplog.set_level(logging.INFO)
     same = dataset("cat", "dog")
     assert relabel(same, ["cat", "dog"]) is same and not caplog.messages
+
+
+def test_accents_may_be_composed_or_not():
+    """macOS writes the names of folders with accents as characters of their own."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    assert match_classes([decomposed, "bar"], ["bar", composed]) == [1, 0]
+    assert match_classes([composed], ["bar", decomposed]) == [1]
+    with pytest.raises(ClassMismatchError, match="cannot tell"):
+        match_classes([composed, decomposed], ["bar", composed])

@@ -1,6 +1,7 @@
 """Class subsets drawn with a seed and listed in a file."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -88,3 +89,12 @@ def test_the_tool(root, tmp_path, capsys, monkeypatch):
         runpy.run_path(str(tool), run_name="__main__")
     assert end.value.code == 0
     assert "2 classes, 7 training, 3 validation images" in capsys.readouterr().out
+
+
+def test_a_class_that_is_listed_twice(root, tmp_path):
+    subset = draw_class_subset(root, 2, 3)
+    save_class_subset(
+        replace(subset, classes=(*subset.classes, subset.classes[0])), tmp_path / "subset.json"
+    )
+    with pytest.raises(DataError, match=f"lists the class {subset.classes[0]} more than once"):
+        load_class_subset(tmp_path / "subset.json")

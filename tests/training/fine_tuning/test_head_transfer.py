@@ -70,3 +70,14 @@ def test_what_is_kept_is_said(classes, message, caplog):
     )
     transfer_by_class(*models, CLASSES, classes)
     assert caplog.messages == [message]
+
+
+def test_classes_that_share_a_name_keep_no_row(caplog):
+    """Nobody knows which of them is meant."""
+    caplog.set_level(logging.INFO)
+    trained, model = build("fbnetv3_digits", 3), build("fbnetv3_digits", 2)
+    fresh = model.head.weight.clone()
+    transfer_by_class(trained, model, ["cat", "cat", "owl"], ["cat", "owl"])
+    assert torch.equal(model.head.weight[0], fresh[0])
+    assert torch.equal(model.head.weight[1], trained.head.weight[2])
+    assert caplog.messages == ["the head has 1 of 2 classes from the weights, matched by name; new: cat"]
