@@ -56,7 +56,7 @@ def describe_change(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str
     if all(current.get(key) == value for key, value in saved.items()):
         return ""
     is_same_files = saved.get("sha256") == current["sha256"]
-    what = (
+    difference = (
         "the same files with other labels" if is_same_files else f"{saved.get('images')} in the checkpoint"
     )
     before, now = saved.get("by_class", {}), current.get("by_class", {})
