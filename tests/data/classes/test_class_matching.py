@@ -93,7 +93,7 @@ def test_equal_classes_need_no_words(caplog):
 
 def test_accents_may_be_composed_or_not():
     """macOS writes the names of folders with accents as characters of their own."""
-    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    composed, decomposed = "\u00e9", "e\u0301"
     assert match_classes([decomposed, "bar"], ["bar", composed]) == [1, 0]
     assert match_classes([composed], ["bar", decomposed]) == [1]
     with pytest.raises(ClassMismatchError, match="cannot tell"):
