@@ -156,7 +156,8 @@ def _classes(splits: Mapping[str, SplitContents]) -> Iterator[Finding]:
     for split, contents in splits.items():
         empty = [name for name, count in contents.class_counts().items() if not count]
         if empty and (split == "train" or len(splits) == 1):
-            yield Finding("empty classes", ERROR, f"no image in {split} of {first_few(empty, 5)}")
+            message = f"{_plural(len(empty), 'class has', 'classes have')} no image in {split}: {first_few(empty, 5)}"
+            yield Finding("empty classes", ERROR, message)
 
 
 def _balance(splits: Mapping[str, SplitContents]) -> Iterator[Finding]:
