@@ -410,7 +410,8 @@ class _ClassifierRun:
         cfg = self.cfg
         inputs = self.inputs
         images = f"{len(inputs.train)} training images, {len(inputs.val)} validation images"
-        details = [f"input {inputs.preprocessing.resolution} px", images, f"{cfg.SOLVER.EPOCHS} epochs"]
+        epochs = "1 epoch" if cfg.SOLVER.EPOCHS == 1 else f"{cfg.SOLVER.EPOCHS} epochs"
+        details = [f"input {inputs.preprocessing.resolution} px", images, epochs]
         log_summary(self.arch.name, self.model, cfg.DATA.NAME, details, self.device, self.group)
         if self.fitted_values:
             memory = " and the GPU's memory" if cfg.SOLVER.FIT_MEMORY else ""

@@ -149,7 +149,7 @@ def _classes(splits: Mapping[str, SplitContents]) -> Iterator[Finding]:
                 continue
             only = f"{_plural(len(missing), 'class', 'classes')} only in {one}: {first_few(missing, 5)}"
             is_unknown = two == "train"
-            consequence = "no network can learn them" if is_unknown else f"they are not tested in {two}"
+            consequence = "cannot be learned" if is_unknown else f"not tested in {two}"
             yield Finding(
                 f"classes only in {one}", ERROR if is_unknown else WARNING, f"{only}; {consequence}"
             )

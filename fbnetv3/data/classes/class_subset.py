@@ -72,8 +72,8 @@ def draw_class_subset(
     num_train = max_train or 1
     if len(images) < sum(numbers) + num_train:
         raise DataError(
-            f"{root}: the classes drawn have only {len(images)} images, too few to hold out {sum(numbers)} and train on "
-            f"{num_train}; lower these numbers"
+            f"{root}: the classes drawn have only {len(images)} images, too few to hold out {sum(numbers)} and train "
+            f"on {num_train}; lower these numbers"
         )
     val = {
         image for group, number in zip(groups, numbers, strict=True) for image in rng.sample(group, number)

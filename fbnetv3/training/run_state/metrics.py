@@ -96,7 +96,7 @@ def plot_curve(metrics: Path, figure_file: Path) -> None:
     val_losses = [entry["val_loss"] for entry in evaluations]
     _plot(loss_axes, evaluations, val_losses, color="tab:orange", label="validation", **markers)
     loss_axes.legend(frameon=False, **above)
-    style_axes(loss_axes, xlabel="epoch", ylabel="cross-entropy")
+    style_axes(loss_axes, xlabel="epoch", ylabel="loss")
 
     # Right: validation accuracy of the raw and the averaged weights
     accuracies = [find_accuracy(entry, "val_") or 0.0 for entry in evaluations]

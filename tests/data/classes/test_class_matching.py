@@ -89,3 +89,12 @@ def test_equal_classes_need_no_words(caplog):
     caplog.set_level(logging.INFO)
     same = dataset("cat", "dog")
     assert relabel(same, ["cat", "dog"]) is same and not caplog.messages
+
+
+@pytest.mark.parametrize("targets", [[0, 2], [[1, 0, 0], [1, 0, 1]]], ids=["one label", "several labels"])
+def test_classes_without_images_are_said(caplog, targets):
+    caplog.set_level(logging.INFO)
+    pets = dataset("cat", "dog", "owl")
+    pets.targets = np.array(targets)
+    relabel(pets, ["cat", "dog", "owl"], "the validation split")
+    assert caplog.messages == ["the validation split has no images of dog"]
