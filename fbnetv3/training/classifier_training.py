@@ -373,7 +373,8 @@ class _ClassifierRun:
             progress = self.trainer.progress
             self._log_summary()
             if progress.step:
-                logger.info("resuming after %d epochs and %d steps", progress.epoch, progress.step)
+                epochs = "1 epoch" if progress.epoch == 1 else f"{progress.epoch} epochs"
+                logger.info("resuming after %d steps (%s)", progress.step, epochs)
                 self._warn_if_lr_changes()
             if progress.epoch < self.trainer.epochs and self.group.is_rank_0:
                 self.run_folder.weights.unlink(missing_ok=True)  # of a shorter run that is being extended

@@ -56,7 +56,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tool, config, tmp_path):
     for later in ("checkpoints/step_00000006.pth", "checkpoints/step_00000009.pth", "model_final.pth"):
         (tmp_path / "cut" / later).unlink()
     ran = tool("train_net", "--config", config, *three, "OUTPUT_DIR", tmp_path / "cut", "--resume")
-    assert "resuming after 1 epochs" in ran.out
+    assert "(1 epoch)" in ran.out
     whole, cut = (
         torch.load(tmp_path / run / "model_final.pth")["model"] for run in ("uninterrupted", "cut")
     )

@@ -11,7 +11,8 @@ from torch import nn
 
 from fbnetv3.data import CorruptImageCounter
 from fbnetv3.data.classes.class_matching import relabel
-from fbnetv3.errors import UsageError
+from fbnetv3.data.datasets import ImageDataset
+from fbnetv3.errors import DataError, UsageError
 from fbnetv3.training.builders import (
     build_model,
     dataset_from_config,
@@ -67,7 +68,7 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
         record = read_network_record(weights)
         cfg, arch = use_recorded_network(cfg, record, weights, keep)
         preprocessing = preprocessing_from_config(cfg, arch)
-        val = dataset_from_config(cfg, "val")
+        val = _open_images(cfg, has_record=record is not None and "DATA.ROOT" not in keep)
         classes = list(record.classes) if record and record.classes else val.classes
         val = relabel(val, classes, "the validation split", "the network")
         if record and record.multi_label != is_multi_label(val):
@@ -114,3 +115,14 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
             advice = "set EVAL.REPORT to a folder for one"
             logger.info("no report: these %s are not those of a run in OUTPUT_DIR; %s", part, advice)
         return results
+
+
+def _open_images(cfg: CfgNode, has_record: bool) -> ImageDataset:
+    """Open the validation images; `has_record` says that the weights record which these are."""
+    try:
+        return dataset_from_config(cfg, "val")
+    except DataError as error:
+        if not has_record:
+            raise
+        advice = "the weights record this dataset: if it has moved, set DATA.ROOT (fbnetv3 eval: --data)"
+        raise DataError(f"{error}; {advice}") from None
