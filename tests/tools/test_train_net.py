@@ -281,7 +281,7 @@ def test_a_run_can_be_resumed_after_a_signal(config, tmp_path, number, code, wor
     resumed = [*command[:-1], str(epoch + 1), "--resume"]
     done = subprocess.run(resumed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"after {epoch} epochs and {state['step']} steps" in done.stdout
+    assert f"after {state['step']} steps ({epoch} epoch" in done.stdout
     assert (
         json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == epoch + 1
     )
