@@ -57,7 +57,7 @@ SCRIPT_OPTIONS = {
     "find_lr.py": "--steps 3 DATA.WORKERS 0 INPUT.RESOLUTION 64",
     "make_split.py": "--held-out 10 --train 40",
     "make_split.py datasets/imagenet/train": "--classes 4 --held-out 4 --train 8",
-    "make_split.py all_images": "--held-out 4 --train 8",
+    "make_split.py all_images": "--held-out 20% --train 8",
     "simulate_search.py --asynchronous": SIMULATION,
     "simulate_search.py --failure-rate": SIMULATION,
     "check_data.py": "--workers 1",

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Draw classes and validation images of an image folder (Sec. 4): `make_split.py imagenet/train imagenet200.json`."""
 
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 
 from fbnetv3.data.classes.class_subset import (
@@ -20,17 +21,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("output", help="the subset file to write (JSON)")
     parser.add_argument(
         "--classes",
-        type=positive_int,
+        type=_number_or_all,
         default=SEARCH_CLASSES,
         metavar="N",
-        help="number of classes to draw",
+        help='number of classes to draw, or "all"',
     )
     parser.add_argument(
         "--held-out",
-        type=positive_int,
+        type=_number_or_percentage,
         default=SEARCH_NUM_VAL,
         metavar="N",
-        help="number of validation images to hold out, over all classes",
+        help='number of validation images to hold out, over all classes; or a percentage of each class, such as "20%%"',
     )
     parser.add_argument(
         "--train",
@@ -45,6 +46,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     save_class_subset(subset, args.output)
     counts = f"{len(subset.train)} training, {len(subset.val)} validation images"
     print(f"{args.output}: {len(subset.classes)} classes, {counts}")
+
+
+def _number_or_all(text: str) -> int | None:
+    return None if text == "all" else positive_int(text)
+
+
+def _number_or_percentage(text: str) -> int | float:
+    if not text.endswith("%"):
+        return positive_int(text)
+    percentage = positive_int(text.removesuffix("%"))
+    if percentage > 99:
+        raise ArgumentTypeError(f"{text} must be at most 99%")
+    return percentage / 100
 
 
 if __name__ == "__main__":

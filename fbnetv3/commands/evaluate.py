@@ -73,7 +73,8 @@ def _data_overrides(args: argparse.Namespace) -> list[str]:
         name, root = guess_dataset(args.data)
         if not name:
             raise UsageError(
-                f"{args.data}: has no folder val/ or test/ with a folder for each class, no tar files and no val.csv"
+                f"{args.data}: has no folder val/ or test/ with a folder for each class, no tar files and no val.csv; "
+                "put class folders into a folder val/"
             )
         overrides += ["DATA.NAME", name, "DATA.ROOT", root]
     return overrides

@@ -169,7 +169,8 @@ def open_imagefolder(root: str, split: str, allow_empty_classes: bool = False) -
     folder = next((folder for folder in folders if folder.is_dir()), None)
     if folder is None:
         raise DataError(
-            f"{folders[0]}: no such folder; DATA.ROOT must be the folder that contains train/ and val/"
+            f"{folders[0]}: no such folder; DATA.ROOT must be the folder that contains train/ and val/ "
+            "(tools/make_split.py holds out images of a folder of classes)"
         )
     return FolderDataset(folder, allow_empty_classes or split != "train")
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from fbnetv3.data.image_folders import find_image_files
 from fbnetv3.data.image_io import EncodedImage, read_encoded_image
-from fbnetv3.errors import DataError, WeightsError
-from fbnetv3.utils.downloads import cached_path, download, is_url
+from fbnetv3.errors import DataError
+from fbnetv3.utils.downloads import is_url, read_url
 from fbnetv3.utils.files import expand_path
 
 STANDARD_INPUT = "-"
@@ -28,21 +28,16 @@ class InputImage:
     """Content of an image from standard input."""
 
     def read(self) -> EncodedImage:
-        """Read the image; a URL is downloaded each time, because its image may change.
+        """Read the image; a URL is downloaded each time and not cached, because its image may change.
 
         Raises:
             DataError: the image is missing, corrupt or cannot be downloaded; the message names it.
         """
         if self.data is not None:
             return EncodedImage(self.data, self.name)
-        if not is_url(self.name):
-            return read_encoded_image(str(expand_path(self.name)))
-        try:
-            cached_path(self.name).unlink(missing_ok=True)
-            path = download(self.name)
-        except WeightsError as error:
-            raise DataError(str(error)) from None
-        return EncodedImage(path.read_bytes(), self.name)
+        if is_url(self.name):
+            return EncodedImage(read_url(self.name), self.name)
+        return read_encoded_image(str(expand_path(self.name)))
 
 
 def find_images(sources: Sequence[str]) -> list[InputImage]:

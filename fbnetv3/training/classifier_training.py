@@ -373,7 +373,8 @@ class _ClassifierRun:
             progress = self.trainer.progress
             self._log_summary()
             if progress.step:
-                logger.info("resuming after %d epochs and %d steps", progress.epoch, progress.step)
+                epochs = "1 epoch" if progress.epoch == 1 else f"{progress.epoch} epochs"
+                logger.info("resuming after %d steps (%s)", progress.step, epochs)
                 self._warn_if_lr_changes()
             if progress.epoch < self.trainer.epochs and self.group.is_rank_0:
                 self.run_folder.weights.unlink(missing_ok=True)  # of a shorter run that is being extended
@@ -410,7 +411,8 @@ class _ClassifierRun:
         cfg = self.cfg
         inputs = self.inputs
         images = f"{len(inputs.train)} training images, {len(inputs.val)} validation images"
-        details = [f"input {inputs.preprocessing.resolution} px", images, f"{cfg.SOLVER.EPOCHS} epochs"]
+        epochs = "1 epoch" if cfg.SOLVER.EPOCHS == 1 else f"{cfg.SOLVER.EPOCHS} epochs"
+        details = [f"input {inputs.preprocessing.resolution} px", images, epochs]
         log_summary(self.arch.name, self.model, cfg.DATA.NAME, details, self.device, self.group)
         if self.fitted_values:
             memory = " and the GPU's memory" if cfg.SOLVER.FIT_MEMORY else ""

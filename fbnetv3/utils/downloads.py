@@ -12,11 +12,12 @@ from importlib import import_module
 from pathlib import Path
 from urllib.error import ContentTooShortError, HTTPError
 from urllib.parse import urlparse
+from urllib.request import urlopen
 
 from iopath.common.download import download as _iopath_download
 from iopath.common.file_io import file_lock
 
-from fbnetv3.errors import UsageError, WeightsError
+from fbnetv3.errors import DataError, UsageError, WeightsError
 from fbnetv3.utils.files import expand_path, file_sha256, temporary_cache_dir
 from fbnetv3.utils.logging_setup import quiet_logger
 
@@ -101,6 +102,23 @@ def download(url: str, sha256: str | None = None) -> Path:
         deleted = "the file was deleted" if delete_from_cache(target) else f"delete {target}"
         raise WeightsError(f"{url}: SHA-256 is {actual}, expected {sha256}; {deleted}: {advice}")
     return target
+
+
+def read_url(url: str) -> bytes:
+    """Download `url` and return its content, without caching it.
+
+    Raises:
+        DataError: the download failed; the message names the URL.
+    """
+    try:
+        with urlopen(url, timeout=_TIMEOUT) as response:
+            content: bytes = response.read()
+    except HTTPError as error:
+        raise DataError(f"{url}: the server returned {error.code} {error.reason}") from None
+    except (OSError, HTTPException, ValueError) as error:
+        cause = getattr(error, "reason", None) or error
+        raise DataError(f"{url}: download failed ({cause}): check the address and the network") from None
+    return content
 
 
 def _describe_failure(error: OSError | HTTPException, url: str, target: Path, advice: str) -> str:

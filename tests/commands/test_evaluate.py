@@ -21,12 +21,13 @@ def test_a_run_on_data_that_have_moved(fbnetv3, trained, tmp_path, kind):  # noq
     assert ran.code == 0 and f"top1 {metrics(run)['val_top1']:.2f}%" in ran.out
 
 
-def test_how_to_name_the_data_that_have_moved_is_said(fbnetv3, trained):  # noqa: F811
-    ran = fbnetv3("eval", trained)
-    assert ran.code == 1 and ran.err.count("\n") == 1
+@pytest.mark.parametrize("kind", ["folder", "checkpoint"])
+def test_data_that_have_moved_without_a_word_where(fbnetv3, trained, kind):  # noqa: F811
+    ran = fbnetv3("eval", {"folder": trained, "checkpoint": trained / "model_final.pth"}[kind])
+    assert ran.code == 1 and "no such folder" in ran.err and ran.err.count("\n") == 1
     assert "if the dataset has moved, pass DATA.ROOT PATH (fbnetv3 eval: --data PATH)" in ran.err
-    ran = fbnetv3("eval", trained, "DATA.ROOT", "nowhere")
-    assert "nowhere/val: no such folder" in ran.err and "moved" not in ran.err
+    given = fbnetv3("eval", trained / "model_final.pth", "DATA.ROOT", "nowhere")
+    assert given.code == 1 and "nowhere" in given.err and "has moved" not in given.err
 
 
 def test_the_report_goes_where_it_is_wanted(fbnetv3, trained, tmp_path):  # noqa: F811

@@ -208,7 +208,7 @@ def test_a_run_resumes_with_its_data_elsewhere(tool, run, tmp_path):
     data = make_data(tmp_path / "data")
     resume = ["--config", run / "config.yaml", "--resume", "SOLVER.EPOCHS", "5"]
     ran = tool("train_net", *resume, "DATA.ROOT", data)
-    assert ran.code == 0 and "resuming after 4 epochs" in ran.out and str(run) in ran.out
+    assert ran.code == 0 and "(4 epochs)" in ran.out and str(run) in ran.out
     assert "not those of the checkpoint" not in ran.out
 
 

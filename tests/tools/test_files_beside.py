@@ -54,7 +54,7 @@ def test_a_run_can_be_resumed_from_another_folder(tool, config, tmp_path, monkey
     )
     ran = tool("train_net", *arguments)
     assert (ran.code, ran.err) == (0, "")
-    assert "after 1 epochs" in ran.out
+    assert "(1 epoch)" in ran.out
 
 
 def test_the_cost_of_a_detector_with_an_architecture_beside_its_config(tool, tmp_path):

@@ -56,7 +56,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tool, config, tmp_path):
     for later in ("checkpoints/step_00000006.pth", "checkpoints/step_00000009.pth", "model_final.pth"):
         (tmp_path / "cut" / later).unlink()
     ran = tool("train_net", "--config", config, *three, "OUTPUT_DIR", tmp_path / "cut", "--resume")
-    assert "resuming after 1 epochs" in ran.out
+    assert "(1 epoch)" in ran.out
     whole, cut = (
         torch.load(tmp_path / run / "model_final.pth")["model"] for run in ("uninterrupted", "cut")
     )
@@ -281,7 +281,7 @@ def test_a_run_can_be_resumed_after_a_signal(config, tmp_path, number, code, wor
     resumed = [*command[:-1], str(epoch + 1), "--resume"]
     done = subprocess.run(resumed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert f"after {epoch} epochs and {state['step']} steps" in done.stdout
+    assert f"after {state['step']} steps ({epoch} epoch" in done.stdout
     assert (
         json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == epoch + 1
     )

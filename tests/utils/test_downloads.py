@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import fbnetv3
-from fbnetv3.errors import UsageError, WeightsError
+from fbnetv3.errors import DataError, UsageError, WeightsError
 from fbnetv3.modeling import load_weights
-from fbnetv3.utils.downloads import cached_path, download
+from fbnetv3.utils.downloads import cached_path, download, read_url
 from tests.modeling.weight_files import RunsCode, mobile_vision
 
 
@@ -71,6 +71,28 @@ def test_a_download_is_cached(server, cache):
         assert load_weights(model, f"{server}/a/good.pth").naming == "mobile_vision"
     assert Server.hits == ["/a/good.pth"]
     assert cached_files(cache) == [cached_path(f"{server}/a/good.pth")]
+
+
+def test_content_that_is_not_cached(server, cache):
+    """A URL of an image is read each time, because the image may change."""
+    for content in (b"first", b"second"):
+        Server.files["a.jpg"] = content
+        assert read_url(f"{server}/a.jpg") == content
+    assert cached_files(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("/missing/good.pth", "the server returned 404 Not Found"),
+        ("/short/good.pth", "download failed .*IncompleteRead"),
+        ("/two words.pth", "download failed .*control characters"),
+    ],
+)
+def test_content_that_cannot_be_read(server, path, message):
+    with pytest.raises(DataError, match=message) as error:
+        read_url(server + path)
+    assert str(error.value).startswith(server + path) and "\n" not in str(error.value)
 
 
 def test_checksums(server, cache):

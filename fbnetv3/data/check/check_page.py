@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,15 @@ _MAX_POINTS = 5000
 _MAX_NAMED_CLASSES = 40
 _MAX_LISTED_CLASSES = 1000
 _THUMBNAIL = 112  # pixels
+# Labels of the rows that describe the splits, which are columns so that long lists of modes fit on a phone
+_SPLIT_ROWS = (
+    ("images", "images"),
+    ("unreadable", "unreadable"),
+    ("classes", "classes"),
+    ("width x height", "size"),
+    ("modes", "modes"),
+    ("formats", "formats"),
+)
 
 
 def write_check_page(check: DataCheck, path: Path) -> None:
@@ -43,6 +53,7 @@ def write_check_page(check: DataCheck, path: Path) -> None:
             severity: sum(finding.severity == severity for finding in check.findings)
             for severity in SEVERITIES
         },
+        split_rows=_SPLIT_ROWS,
         splits=[_describe_split(check, split) for split in check.splits],
         findings=[_describe_finding(check, finding) for finding in check.findings],
         figures=[(title, _to_uri(figure_png(figure))) for title, figure in _figures(check, names, counts)],
@@ -59,16 +70,17 @@ def write_check_page(check: DataCheck, path: Path) -> None:
 
 def _describe_split(check: DataCheck, split: str) -> dict[str, Any]:
     summary = summarize_split(check.splits[split])
-    return {
-        "name": split,
-        "images": summary["images"],
-        "unreadable": summary["images"] - summary["readable"],
-        "classes": sum(map(bool, summary["classes"].values())),
+    texts = {
+        "images": f"{summary['images']:,}",
+        "unreadable": f"{summary['images'] - summary['readable']:,}",
+        "classes": f"{sum(map(bool, summary['classes'].values())):,}",
         "size": size_text(summary),
         "modes": count_text(summary["modes"]),
-        "formats": count_text(summary["formats"]),
-        "skipped": summary["skipped"],
+        "formats": count_text(summary["formats"]) or "in memory",
     }
+    # Lines may break after commas, and between width and height
+    parts = {key: re.split(r"(?<=[,x]) ", text) for key, text in texts.items()}
+    return {**parts, "name": split, "skipped": summary["skipped"]}
 
 
 def _describe_finding(check: DataCheck, finding: Finding) -> dict[str, Any]:
@@ -182,7 +194,8 @@ def _plain_log_ticks(axes: Any) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        low, high = axis.get_view_interval()
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 2, 3, 5, 7)))
         axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.set_minor_formatter(NullFormatter())
 

@@ -150,7 +150,7 @@ def _classes(splits: Mapping[str, SplitContents]) -> Iterator[Finding]:
                 continue
             only = f"{_plural(len(missing), 'class', 'classes')} only in {one}: {first_few(missing, 5)}"
             is_unknown = two == "train"
-            consequence = "no network can learn them" if is_unknown else f"they are not tested in {two}"
+            consequence = "cannot be learned" if is_unknown else f"not tested in {two}"
             yield Finding(
                 f"classes only in {one}", ERROR if is_unknown else WARNING, f"{only}; {consequence}"
             )
@@ -160,7 +160,8 @@ def _classes(splits: Mapping[str, SplitContents]) -> Iterator[Finding]:
     for split, contents in splits.items():
         empty = [name for name, count in contents.class_counts().items() if not count]
         if empty and (split == "train" or len(splits) == 1):
-            yield Finding("empty classes", ERROR, f"no image in {split} of {first_few(empty, 5)}")
+            message = f"{_plural(len(empty), 'class has', 'classes have')} no image in {split}: {first_few(empty, 5)}"
+            yield Finding("empty classes", ERROR, message)
 
 
 def _balance(splits: Mapping[str, SplitContents]) -> Iterator[Finding]:

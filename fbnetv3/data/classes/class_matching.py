@@ -103,9 +103,11 @@ def match_classes(
 def _log_classes_without_images(dataset: ImageDataset, name: str) -> None:
     """Log which classes no image has, if the dataset knows the classes of its images."""
     targets = np.asarray(getattr(dataset, "targets", ()))
-    if targets.ndim != 1 or not len(targets):
+    if targets.ndim not in (1, 2) or not len(targets):
         return
-    absent = sorted(set(range(len(dataset.classes))) - set(targets.tolist()))
+    # Class indices (images,), or several labels per image (images, classes)
+    present = set(targets.tolist()) if targets.ndim == 1 else set(targets.any(0).nonzero()[0].tolist())
+    absent = sorted(set(range(len(dataset.classes))) - present)
     if absent:
         logger.info(
             "%s has no images of %s", name, first_few([dataset.classes[i] for i in absent], _MAX_LISTED)

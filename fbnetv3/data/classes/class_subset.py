@@ -32,8 +32,8 @@ class ClassSubset:
 
 def draw_class_subset(
     root: str | os.PathLike,
-    num_classes: int = SEARCH_CLASSES,
-    num_val: int = SEARCH_NUM_VAL,
+    num_classes: int | None = SEARCH_CLASSES,
+    num_val: int | float = SEARCH_NUM_VAL,
     seed: int = 0,
     max_train: int | None = None,
 ) -> ClassSubset:
@@ -43,8 +43,9 @@ def draw_class_subset(
 
     Args:
         root: folder with one subfolder per class, such as `imagenet/train`.
-        num_classes: number of classes to draw.
-        num_val: number of images to hold out, across all classes.
+        num_classes: number of classes to draw; None for all.
+        num_val: number of images to hold out, across all classes; or a fraction below 1, such as 0.2, of each class (at
+            least one image of a class, but not its last).
         seed: seed of the draw.
         max_train: number of remaining images to draw for training; None for all.
 
@@ -54,6 +55,8 @@ def draw_class_subset(
     root = expand_path(root)
     skipped = SkippedFiles()
     folders = list_class_folders(root, skipped)
+    if num_classes is None:
+        num_classes = len(folders)
     if len(folders) < num_classes:
         raise DataError(
             f"{root}: has {len(folders)} class folders, fewer than the {num_classes} requested; lower --classes"
@@ -64,14 +67,18 @@ def draw_class_subset(
     scan.require_images(root)
     images = list(itertools.chain(*scan.images))
     skipped.log(root, len(images))
+    # Hold out images of each class or across all, then subsample the rest
+    groups = scan.images if num_val < 1 else [images]
+    numbers = [_num_held_out(len(group), num_val) for group in groups]
     num_train = max_train or 1
-    if len(images) < num_val + num_train:
+    if len(images) < sum(numbers) + num_train:
         raise DataError(
-            f"{root}: the classes drawn have only {len(images)} images, too few to hold out {num_val} and train on "
-            f"{num_train}; lower these numbers"
+            f"{root}: the classes drawn have only {len(images)} images, too few to hold out {sum(numbers)} and train "
+            f"on {num_train}; lower these numbers"
         )
-    # Hold out images across all classes, then subsample the rest
-    val = set(rng.sample(images, num_val))
+    val = {
+        image for group, number in zip(groups, numbers, strict=True) for image in rng.sample(group, number)
+    }
     train = [image for image in images if image not in val]
     if max_train is not None:
         train = sorted(rng.sample(train, max_train))
@@ -80,6 +87,13 @@ def draw_class_subset(
     if empty:
         raise DataError(f"{root}: no training images are left in {first_few(empty)}; hold out fewer images")
     return ClassSubset(root.resolve(), tuple(classes), tuple(train), tuple(sorted(val)), seed)
+
+
+def _num_held_out(num_images: int, num_val: int | float) -> int:
+    """Return how many images of a group to hold out: `num_val`, or this fraction of them, but not the last one."""
+    if num_val < 1:
+        return min(max(1, round(num_val * num_images)), num_images - 1)
+    return int(num_val)
 
 
 def class_of_path(image: str) -> str:

@@ -17,6 +17,7 @@ from fbnetv3.utils.text import shorten
 
 MAX_IMAGES = 24
 _CAPTION_LIMIT = 22
+_MAX_LINES = 2
 _MIN_SHARE = 0.01  # smaller shares of a class in a mixed target, such as smoothed labels', are not shown
 
 
@@ -52,12 +53,14 @@ def denormalize(images: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def _describe_target(target: Tensor, classes: Sequence[str]) -> list[str]:
-    """Return a line per class of a class index or of probabilities (classes,), the largest first, at most two."""
+    """Return a line per class of a class index, or of shares (classes,): the two largest, and the number of others."""
     if target.ndim == 0:
         return [shorten(classes[int(target)], _CAPTION_LIMIT)]
-    shares, indices = target.topk(min(2, len(target)))
-    return [
-        f"{100 * float(share):.0f}% {shorten(classes[int(index)], _CAPTION_LIMIT - 5)}"
-        for share, index in zip(shares, indices, strict=True)
-        if share >= _MIN_SHARE
-    ]
+    lines = []
+    for index in target.argsort(descending=True, stable=True)[: int((target >= _MIN_SHARE).sum())].tolist():
+        share = f"{100 * float(target[index]):.0f}% "
+        # Labels that are not mixed have no share
+        lines.append(shorten(f"{'' if share == '100% ' else share}{classes[index]}", _CAPTION_LIMIT))
+    return (
+        lines if len(lines) <= _MAX_LINES else [*lines[:_MAX_LINES], f"and {len(lines) - _MAX_LINES} more"]
+    )

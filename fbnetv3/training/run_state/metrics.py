@@ -84,6 +84,10 @@ def plot_curve(metrics: Path, figure_file: Path) -> None:
     figure = new_figure(9, 3.4, dpi=110)
     loss_axes, accuracy_axes = figure.subplots(1, 2)
 
+    # Legends are above the axes, where they hide nothing
+    above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "ncols": 3, "fontsize": "small"}
+    above |= {"borderpad": 0, "handlelength": 1.2, "columnspacing": 1}
+
     # Left: training loss, raw and smoothed, and validation loss
     losses = [entry["loss"] for entry in steps]
     _plot(loss_axes, steps, losses, color="0.75", lw=1, label="training, one batch")
@@ -91,8 +95,8 @@ def plot_curve(metrics: Path, figure_file: Path) -> None:
     markers = {"marker": "o", "markersize": 3}
     val_losses = [entry["val_loss"] for entry in evaluations]
     _plot(loss_axes, evaluations, val_losses, color="tab:orange", label="validation", **markers)
-    loss_axes.legend(frameon=False)
-    style_axes(loss_axes, xlabel="epoch", ylabel="cross-entropy")
+    loss_axes.legend(frameon=False, **above)
+    style_axes(loss_axes, xlabel="epoch", ylabel="loss")
 
     # Right: validation accuracy of the raw and the averaged weights
     accuracies = [find_accuracy(entry, "val_") or 0.0 for entry in evaluations]
@@ -100,10 +104,15 @@ def plot_curve(metrics: Path, figure_file: Path) -> None:
     if averaged:
         ema_accuracies = [find_accuracy(entry, "val_ema_") or 0.0 for entry in averaged]
         _plot(accuracy_axes, averaged, ema_accuracies, color="tab:green", label="EMA", **markers)
-        accuracy_axes.legend(frameon=False, loc="lower right")
+        accuracy_axes.legend(frameon=False, **above)
     title = f"last: {accuracies[-1]:.2f}%" if accuracies else ""
+    if averaged:
+        title += f", EMA {ema_accuracies[-1]:.2f}%"
     kind = "mAP" if any("val_map" in entry for entry in evaluations) else "top-1"
-    style_axes(accuracy_axes, xlabel="epoch", ylabel=f"validation {kind} (%)", title=title)
+    style_axes(accuracy_axes, xlabel="epoch", ylabel=f"validation {kind} (%)")
+    accuracy_axes.set_title(title, loc="right", fontsize="medium")
+    for axes in (loss_axes, accuracy_axes):
+        axes.xaxis.get_major_locator().set_params(integer=True)  # epochs
     save_figure(figure, figure_file)
 
 

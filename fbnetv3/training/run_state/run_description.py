@@ -27,7 +27,9 @@ def log_summary(
     """Log the network, data, length and device of a run; `details` are texts such as "24 training images"."""
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     # On a CPU, the number of threads determines the speed
-    where = f"{torch.get_num_threads()} CPU threads" if device.type == "cpu" else str(device)
+    threads = torch.get_num_threads()
+    cpu = f"{threads} CPU {'thread' if threads == 1 else 'threads'}"
+    where = cpu if device.type == "cpu" else str(device)
     if group.size > 1:
         where = f"{group.size} processes, {where}"
     logger.info("%s (%.2f M parameters) on %s: %s", name, parameters, dataset, ", ".join([*details, where]))

@@ -247,7 +247,7 @@ def test_shards_and_arrays_and_datasets_of_users(folder, tmp_path):
     finally:
         DATASETS.remove("failing")
     assert corrupt.groups[0][0].error == "ZeroDivisionError: in a user's dataset"
-    assert (empty.kind, empty.message) == ("empty classes", "no image in train of a")
+    assert (empty.kind, empty.message) == ("empty classes", "1 class has no image in train: a")
 
 
 def test_images_with_several_labels():
@@ -331,7 +331,7 @@ def test_an_empty_class_folder_is_one_finding_among_others(folder):
     assert set(problems) == {"corrupt", "empty classes"}
     assert (
         problems["empty classes"].severity == ERROR
-        and "train of empty" in problems["empty classes"].message
+        and "no image in train: empty" in problems["empty classes"].message
     )
 
 

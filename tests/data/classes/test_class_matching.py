@@ -98,3 +98,12 @@ def test_accents_may_be_composed_or_not():
     assert match_classes([composed], ["bar", decomposed]) == [1]
     with pytest.raises(ClassMismatchError, match="cannot tell"):
         match_classes([composed, decomposed], ["bar", composed])
+
+
+@pytest.mark.parametrize("targets", [[0, 2], [[1, 0, 0], [1, 0, 1]]], ids=["one label", "several labels"])
+def test_classes_without_images_are_said(caplog, targets):
+    caplog.set_level(logging.INFO)
+    pets = dataset("cat", "dog", "owl")
+    pets.targets = np.array(targets)
+    relabel(pets, ["cat", "dog", "owl"], "the validation split")
+    assert caplog.messages == ["the validation split has no images of dog"]

@@ -1,6 +1,7 @@
 """Class subsets drawn with a seed and listed in a file."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -32,6 +33,17 @@ def test_a_subset(root):
 def test_subsets_depend_on_the_seed(root):
     subsets = [draw_class_subset(root, 3, 6, seed) for seed in (0, 0, 1)]
     assert subsets[0] == subsets[1] != subsets[2]
+
+
+def test_a_fraction_of_each_class(root):
+    """A third of five images is two, of two images one, and the only image of a class stays in training."""
+    for name in ("a/2.png", "a/3.png", "a/4.png", "b/1.png", "b/2.png", "b/3.png", "b/4.png"):
+        (root / name).unlink()
+    subset = draw_class_subset(root, None, num_val=1 / 3)
+    assert subset.classes == tuple("abcdef")
+    held_out = Counter(path.split("/")[0] for path in subset.val)
+    assert held_out == {"a": 1, "c": 2, "d": 2, "e": 2, "f": 2}
+    assert len(subset.train) == 2 + 1 + 4 * 5 - 9
 
 
 def test_a_subset_file_and_its_dataset(root, tmp_path):
@@ -77,18 +89,25 @@ def test_files_that_are_not_subsets(tmp_path, content):
         load_class_subset(tmp_path / "nowhere.json")
 
 
-def test_the_tool(root, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--classes", "2", "--held-out", "3"], "2 classes, 7 training, 3 validation images"),
+        (["--classes", "all", "--held-out", "20%"], "6 classes, 24 training, 6 validation images"),
+    ],
+)
+def test_the_tool(root, tmp_path, capsys, monkeypatch, options, expected):
     import runpy
     import sys
     from pathlib import Path
 
     tool = Path(__file__).resolve().parents[3] / "tools" / "make_split.py"
-    arguments = [str(root), str(tmp_path / "x.json"), "--classes", "2", "--held-out", "3"]
+    arguments = [str(root), str(tmp_path / "x.json"), *options]
     monkeypatch.setattr(sys, "argv", ["make_split.py", *arguments])
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(tool), run_name="__main__")
     assert end.value.code == 0
-    assert "2 classes, 7 training, 3 validation images" in capsys.readouterr().out
+    assert expected in capsys.readouterr().out
 
 
 def test_a_class_that_is_listed_twice(root, tmp_path):

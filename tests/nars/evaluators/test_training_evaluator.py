@@ -66,7 +66,7 @@ def test_a_paused_trial_continues_from_its_checkpoint(tmp_path):
     assert evaluate(candidate(trial), 3) == full
     continued = [entry["step"] for entry in map(json.loads, (trial / "metrics.jsonl").open())]
     assert continued[: len(steps)] == steps
-    assert "resuming after 2 epochs" in (trial / "log.txt").read_text()
+    assert "(2 epochs)" in (trial / "log.txt").read_text()
     assert not checkpoints(trial)
 
 

@@ -265,6 +265,20 @@ def test_the_pictures_show_names_and_probabilities(tmp_path):
     assert reliability.axes[0].get_title() == "ECE 37.5%, on average 37.5% too confident"
 
 
+def test_several_labels_of_an_augmented_image():
+    """Labels that are not mixed have no share, and labels that are not listed are counted."""
+    pixels = torch.zeros(3, 1, 16, 16, dtype=torch.uint8)
+    targets = torch.tensor([[0.0, 0, 0, 0], [1, 0, 1, 0], [1, 1, 1, 1]])
+    batch = Batch(pixels, targets, ["a", "b", "c"], [], PREPROCESSING, [0, 1, 2])
+    figure = draw_augmented_images(batch, PREPROCESSING, ["cat", "dog", "owl", "pet"])
+    captions = [text.get_text() for text in figure.axes[0].texts]
+    assert [captions[i : i + 3] for i in (0, 3, 6)] == [
+        ["", "", ""],
+        ["cat", "owl", ""],
+        ["cat", "dog", "and 2 more"],
+    ]
+
+
 def test_augmented_images_are_shown_as_pixels():
     """Normalization is undone exactly, and the shares of mixed classes are shown."""
     pixels = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
@@ -277,7 +291,7 @@ def test_augmented_images_are_shown_as_pixels():
     batch = Batch(pixels.expand(2, -1, -1, -1), torch.tensor([0, 1]), ["a", "b"], [], PREPROCESSING, [0, 1])
     state = torch.get_rng_state()
     figure = draw_augmented_images(batch, PREPROCESSING, ["cat", "dog"], mix)
-    assert [text.get_text() for text in figure.axes[0].texts] == ["70% cat", "30% dog", "100% dog", ""]
+    assert [text.get_text() for text in figure.axes[0].texts] == ["70% cat", "30% dog", "dog", ""]
     assert np.array_equal(figure.axes[0].images[0].get_array(), pixels[0, 0])
     assert torch.equal(torch.get_rng_state(), state)
 
