@@ -7,7 +7,7 @@ crops and augment. The last step, normalization, returns floats, for a single im
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -118,6 +118,13 @@ class Preprocessing:
         shift = [m / s for m, s in zip(self.mean, self.std, strict=True)]
         factors = torch.tensor([scale, shift], device=pixels.device)[..., None, None]
         return pixels.to(torch.float32).mul_(factors[0]).sub_(factors[1])
+
+
+def evaluation_preprocessing(preprocessing: Preprocessing, views: str) -> Preprocessing:
+    """Return the preprocessing that leaves room for the crops of test-time augmentation: all of the short side."""
+    if views in ("five_crop", "ten_crop"):
+        return replace(preprocessing, resolution=preprocessing.resize)
+    return preprocessing
 
 
 def train_transform(

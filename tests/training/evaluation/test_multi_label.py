@@ -12,9 +12,9 @@ from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
 from fbnetv3.data import build_dataset
 from fbnetv3.errors import UsageError
+from fbnetv3.modeling.tta import AugmentedClassifier
 from fbnetv3.training import evaluate_classifier, train_classifier
 from fbnetv3.training.evaluation.multi_label_metrics import multi_label_metrics
-from fbnetv3.training.evaluation.tta import AugmentedClassifier
 
 CONFIG = configs_folder() / "finetune" / "fbnetv3_digits.yaml"
 
