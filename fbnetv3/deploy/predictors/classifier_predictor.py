@@ -52,9 +52,9 @@ class ClassifierPredictor:
         """Return the most likely classes, best first; if images have several labels, all that are likely enough.
 
         Args:
-            images: one image or a list of images; each is a path, a Pillow image, or a uint8 array (H, W) or
-                (H, W, 3) in RGB. Files and Pillow images are rendered as in training: see `render_image`. For a list,
-                the result is a list of predictions for each image.
+            images: one image or a list of images; each is a path, a Pillow image, or a uint8 array (H, W), (H, W, 3)
+                in RGB or (H, W, channels). Files and Pillow images are rendered as in training: see
+                `pillow_to_tensor`. For a list, the result is a list of predictions for each image.
             top: number of classes to return for each image; default: 5, or with several labels per image no limit.
             batch_size: images per call of the network.
             threshold: with several labels per image, the probability in [0, 1] from which a label is returned; default:
@@ -149,7 +149,8 @@ class ClassifierPredictor:
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
             inputs = [
-                transform(load_image(image, _image_name(image, start + i))) for i, image in enumerate(part)
+                transform(load_image(image, _image_name(image, start + i), self.preprocessing.channels))
+                for i, image in enumerate(part)
             ]
             yield torch.stack(inputs).numpy()
 

@@ -148,7 +148,7 @@ class PictureWriter:
 
 def _render(image: EncodedImage) -> np.ndarray:
     """Return the pixels as a viewer shows them, uint8 (H, W, 3)."""
-    return image.decode(3).permute(1, 2, 0).numpy()
+    return image.preview().permute(1, 2, 0).numpy()
 
 
 @functools.cache
