@@ -107,7 +107,7 @@ class ClassFolderScan:
         if empty := [name for name, images in zip(self.classes, self.images, strict=True) if not images]:
             problem = f"{root}: no image in the class folder {first_few(empty)}"
             skipped = f" ({self.skipped})" if self.skipped else ""
-            raise DataError(f"{problem}{skipped}; each class needs a folder with images")
+            raise DataError(f"{problem}; each class needs a folder with images{skipped}")
 
 
 def find_image_files(folder: Path) -> list[Path]:

@@ -43,8 +43,8 @@ def load_image(
         has_image_shape = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4, channels))
         if image.dtype != np.uint8 or not has_image_shape:
             raise DataError(
-                f"{name}: an array of type {image.dtype} and shape {shape} is not an image; "
-                "expected uint8 (H, W) or (H, W, 3), channels last, one array per image"
+                f"{name}: an array of type {image.dtype} and shape {shape} is not an image; expected uint8 (H, W) or "
+                f"(H, W, {max(channels, 3)}), channels last, one array per image"
             )
         if channels not in (1, 3):
             return ArrayImage(image, name)

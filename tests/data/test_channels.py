@@ -8,10 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from fbnetv3.data import ArrayImage, CorruptImageError, EncodedImage, Preprocessing, train_transform
+from fbnetv3.data import (
+    ArrayImage,
+    CorruptImageError,
+    EncodedImage,
+    Preprocessing,
+    build_dataset,
+    train_transform,
+)
 from fbnetv3.data.check.examination import examine_image
 from fbnetv3.data.image_rendering import pillow_to_tensor
-from fbnetv3.errors import UsageError
+from fbnetv3.errors import DataError, UsageError
 from tests.data.test_image_rendering import (
     COLORS,
     encode,
@@ -38,6 +45,13 @@ def npy(array):
     file = io.BytesIO()
     np.save(file, array)
     return file.getvalue()
+
+
+# Its header claims far more than the file has
+HUGE_ARRAY = npy(np.zeros((4, 4, 5), np.uint8)).replace(
+    b"(4, 4, 5), }" + b" " * 18, b"(9999999, 9999999, 5), }" + b" " * 6
+)
+assert b"9999999" in HUGE_ARRAY
 
 
 def tiff_of_bands(count, photometric, side=4):
@@ -139,6 +153,7 @@ def test_pages_of_16_bits_have_the_range_of_images():
         (npy(np.full((4, 4, 5), 7.0)), 5, r"x: type float64 has values from 7 to 7; scale them to 0..1"),
         (npy(np.array([[None]])), 1, "x: corrupt image"),
         (npy(np.zeros((4, 4, 5), np.uint8))[:-1], 5, "x: corrupt image"),
+        (HUGE_ARRAY, 5, "x: corrupt image"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -196,6 +211,15 @@ def test_changes_of_colors_need_gray_or_rgb(option):
     options = {"crop": "none", "crop_scale": (0.5, 1), "crop_padding": 1, "flip": True}
     with pytest.raises(UsageError, match=r"needs images with 1 or 3 channels, not MODEL.IN_CHANS 4"):
         train_transform(preprocessing, **options, **option)
+
+
+def test_class_folders_of_arrays_are_refused_with_the_reason(tmp_path):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "train" / "cat" / "a.npy").write_bytes(npy(np.zeros((4, 4, 5), np.uint8)))
+    with pytest.raises(
+        DataError, match=r"folder cat; .* \(skipped 1 file without an image suffix \(\.npy\)\)"
+    ):
+        build_dataset("imagefolder", str(tmp_path), "train")
 
 
 def test_a_data_check_compares_all_channels_of_arrays():
