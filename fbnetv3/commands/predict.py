@@ -10,7 +10,9 @@ from pathlib import Path
 from fbnetv3.deploy import ClassifierPredictor, TorchRuntime, load
 from fbnetv3.deploy.exported_folder import is_exported_folder
 from fbnetv3.deploy.input_sources import find_images
+from fbnetv3.deploy.predictors.augmented_predictor import augment_predictor
 from fbnetv3.deploy.predictors.file_predictions import (
+    NO_LABEL,
     ImagePredictions,
     PictureWriter,
     classify_images,
@@ -24,6 +26,7 @@ from fbnetv3.model_zoo.pretrained import (
     load_classifier_from_config,
     load_classifier_from_name,
 )
+from fbnetv3.modeling.tta import TTA_VIEWS
 from fbnetv3.utils.command_line import ArgumentParser, positive_int
 from fbnetv3.utils.files import expand_path, make_folder
 
@@ -32,13 +35,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Classify images, past those that cannot be read."""
     args = _parse_args(argv)
     images = find_images(args.images)
-    predictor = _load_predictor(args)
+    predictor = augment_predictor(_load_predictor(args), args.tta)
+    predictor.check_limits(args.top, args.threshold)
     for file in filter(None, (args.csv, args.json)):
         make_folder(expand_path(file).parent)  # before the work
     pictures = PictureWriter(expand_path(args.pictures)) if args.pictures else None
     width = max(map(len, predictor.classes))
     results = []
-    for result in classify_images(predictor, images, args.top, args.batch_size):
+    for result in classify_images(predictor, images, args.top, args.batch_size, args.threshold):
         results.append(result)
         if result.error and len(images) == 1:
             raise DataError(result.error)
@@ -55,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = ArgumentParser(description="Print the most likely classes of each image.")
+    parser = ArgumentParser(description="Print the most likely classes, or the labels, of each image.")
     add = parser.add_argument
     add(
         "model",
@@ -74,7 +78,24 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="weights of a MODEL that is a config file, entry or architecture",
     )
     add("--classes", metavar="FILE", help="class names of a MODEL that is not an exported folder")
-    add("--top", type=positive_int, default=5, metavar="N", help="number of classes to print per image")
+    add(
+        "--top",
+        type=positive_int,
+        metavar="N",
+        help="number of classes to print per image (default: 5; all above the threshold for several labels per image)",
+    )
+    add(
+        "--threshold",
+        type=float,
+        metavar="P",
+        help="with several labels per image, probability from which a label is printed (default: 0.5)",
+    )
+    add(
+        "--tta",
+        choices=TTA_VIEWS,
+        default="none",
+        help="test-time augmentation: average over views of each image, as EVAL.TTA does (default: none)",
+    )
     add("--csv", metavar="FILE", help="table of the predictions to write")
     add("--json", metavar="FILE", help="JSON file of the predictions to write")
     add("--pictures", metavar="DIR", help="folder for pictures of the images with their classes")
@@ -118,3 +139,5 @@ def _print_result(result: ImagePredictions, width: int) -> None:
     print(result.image.name)
     for prediction in result.predictions:
         print(f"  {prediction.label:{width}} {100 * prediction.probability:6.2f}%")
+    if not result.predictions:
+        print(f"  {NO_LABEL}")

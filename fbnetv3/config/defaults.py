@@ -91,8 +91,9 @@ declare("MODEL.ARCH", "fbnetv3_a")
 declare("MODEL.ARCH_DIRS", [], item_type=str)
 # Number of classes; 0 to use the dataset's
 declare("MODEL.NUM_CLASSES", 0, low=0)
-# Channels of the input: 3 for RGB, 1 for grayscale, 0 for those of MODEL.WEIGHTS
-declare("MODEL.IN_CHANS", 3, choices=(0, 1, 3))
+# Channels of the input: 3 for RGB, 1 for grayscale, 4 for RGBA, others for pages of TIFF files or arrays
+# (docs/training.md); 0 for those of MODEL.WEIGHTS
+declare("MODEL.IN_CHANS", 3, low=0, high=1024)
 # Dropout before the classifier's last layer
 declare("MODEL.DROP_RATE", 0.0, low=0, below=1)
 # Stochastic depth of the last block; it grows linearly from 0 at the first
@@ -132,7 +133,7 @@ declare("INPUT.RESOLUTION", 0, low=0, high=8192)
 # In evaluation, short side of the image in pixels before the center crop; 0 keeps the architecture's ratio to the
 # resolution
 declare("INPUT.RESIZE", 0, low=0, high=16384)
-# Mean to subtract from RGB (or gray) in [0, 1], one value per channel; [] for that of MODEL.WEIGHTS
+# Mean to subtract from pixels in [0, 1], one value per channel; [] for that of MODEL.WEIGHTS
 declare("INPUT.MEAN", [0.485, 0.456, 0.406])
 # Standard deviation to divide by, one value per channel; [] for that of MODEL.WEIGHTS
 declare("INPUT.STD", [0.229, 0.224, 0.225])

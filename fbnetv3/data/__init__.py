@@ -2,7 +2,7 @@
 
 from fbnetv3.data.corrupt_images import CorruptImageCounter, CorruptImageError
 from fbnetv3.data.datasets import DATASETS, build_dataset
-from fbnetv3.data.image_io import EncodedImage
+from fbnetv3.data.image_io import ArrayImage, EncodedImage
 from fbnetv3.data.loader import Batch, build_loader
 from fbnetv3.data.transforms import AUGMENTATIONS, CROPS, Preprocessing, train_transform
 
@@ -10,6 +10,7 @@ __all__ = [
     "AUGMENTATIONS",
     "CROPS",
     "DATASETS",
+    "ArrayImage",
     "Batch",
     "CorruptImageCounter",
     "CorruptImageError",

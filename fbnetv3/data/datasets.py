@@ -33,7 +33,7 @@ class ImageDataset(Protocol):
     A method `order(generator)`, which draws the order of an epoch, is optional: shards have one that is faster to read.
     Class weights and balanced sampling also need an attribute `targets`, the class indices of all images. If images
     have several labels, an attribute `multi_label` is True, and the target of an image is a float tensor (classes,)
-    with 1 for each of its labels.
+    with 1 for each of its labels. Images of other numbers of channels than Pillow's are `ArrayImage`s.
     """
 
     classes: list[str]  # names of the classes

@@ -105,9 +105,9 @@ class ClassFolderScan:
     def require_images(self, root: Path) -> None:
         """Raise a `DataError` if a class has no image."""
         if empty := [name for name, images in zip(self.classes, self.images, strict=True) if not images]:
-            raise DataError(
-                f"{root}: no image in the class folder {first_few(empty)}; each class needs a folder with images"
-            )
+            problem = f"{root}: no image in the class folder {first_few(empty)}"
+            skipped = f" ({self.skipped})" if self.skipped else ""
+            raise DataError(f"{problem}; each class needs a folder with images{skipped}")
 
 
 def find_image_files(folder: Path) -> list[Path]:

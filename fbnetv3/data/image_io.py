@@ -1,7 +1,7 @@
 """Image I/O: decode image files to upright pixels, at a smaller scale where that is enough.
 
 Color JPEGs are decoded by simplejpeg, which returns the same pixels as Pillow in three quarters of the time; all other
-files are decoded by Pillow.
+files are decoded by Pillow. NumPy files (.npy) are arrays of any number of channels.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import os
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import simplejpeg
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from fbnetv3.data.corrupt_images import as_corrupt_image_error
 from fbnetv3.data.image_rendering import (
+    array_to_8_bits,
+    array_to_tensor,
     exif_orientation,
     oriented_size,
     pillow_to_tensor,
@@ -32,6 +35,8 @@ from fbnetv3.data.image_rendering import (
 _REDUCING_GAP = 2.0
 _JPEG_SCALES = (8, 4, 2)
 _JPEG_START = b"\xff\xd8"
+_NPY_START = b"\x93NUMPY"
+_TIFF_STARTS = (b"II*\x00", b"MM\x00*")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 # Chunks of PNGs that may have an orientation: EXIF, EXIF as older programs store it, and XMP
 _PNG_CHUNKS = (b"eXIf", b"tEXtRaw profile", b"zTXtRaw profile", b"iTXtXML:com.adobe")
@@ -50,13 +55,17 @@ class EncodedImage:
 
     size: tuple[int, int]
     """Width and height in pixels, in this order, with the EXIF orientation applied."""
+    _is_color_jpeg = False  # which simplejpeg decodes
+    _orientation = 1
+    _array: np.ndarray | None = None  # uint8 (height, width, channels)
 
     def __init__(self, data: bytes, name: str) -> None:
         self.name = name
         self._data = data
-        self._is_color_jpeg = False  # which simplejpeg decodes
-        self._orientation = 1
         with as_corrupt_image_error(name):
+            if data.startswith(_NPY_START):
+                self._set_array(np.load(io.BytesIO(data), allow_pickle=False))
+                return
             if data.startswith(_JPEG_START):
                 height, width, color_space, _ = simplejpeg.decode_jpeg_header(data)
                 # Pillow warns above its limit and refuses above twice the limit
@@ -70,14 +79,33 @@ class EncodedImage:
             self.size = oriented_size(image) if _may_be_turned(data) else image.size
             self._orientation = exif_orientation(image) if self._is_color_jpeg else 1
 
-    def decode(self, channels: int, downscale: float = 1.0) -> Tensor:
-        """Decode the image to uint8 (channels, height, width), as a viewer shows it; see `render_image`.
+    def _set_array(self, values: np.ndarray) -> None:
+        self._array = array_to_8_bits(values, self.name)
+        height, width, _ = self._array.shape
+        self.size = width, height
 
-        Three channels are RGB, one is gray. JPEGs that the caller will shrink by a factor of at least 4 are decoded at
-        1/2, 1/4 or 1/8 of their size.
+    @property
+    def array_channels(self) -> int:
+        """Number of channels of an array; 0 for image files, which Pillow converts to other numbers of channels."""
+        return 0 if self._array is None else self._array.shape[2]
+
+    def preview(self, downscale: float = 1.0) -> Tensor:
+        """Decode to RGB for a picture, uint8 (3, height, width). Of other channels, these are the first ones."""
+        count = self.array_channels
+        if count in (0, 1, 3, 4):
+            return self.decode(3, downscale)
+        return self.decode(count)[[0, 1, 2] if count > 2 else [0, 0, 0]]
+
+    def decode(self, channels: int, downscale: float = 1.0) -> Tensor:
+        """Decode the image to uint8 (channels, height, width), as a viewer shows it; see `pillow_to_tensor`.
+
+        Three channels are RGB, one is gray, four are RGBA; others are those of pages or arrays. JPEGs that the caller
+        will shrink by a factor of at least 4 are decoded at 1/2, 1/4 or 1/8 of their size.
         """
         scale = next((s for s in _JPEG_SCALES if downscale >= _REDUCING_GAP * s), 1)
         with as_corrupt_image_error(self.name):
+            if self._array is not None:
+                return array_to_tensor(self._array, channels, self.name)
             width, height = self.size if self._orientation < 5 else self.size[::-1]
             if self._is_color_jpeg and channels == 3:
                 # simplejpeg rejects unusual but readable files; Pillow decides about those
@@ -93,6 +121,23 @@ class EncodedImage:
                 width, height = image.size
                 image.draft(None, (max(1, width // scale), max(1, height // scale)))
             return pillow_to_tensor(image, channels, self.name)
+
+
+class ArrayImage(EncodedImage):
+    """An image in memory with any number of channels, for datasets and predictors; it is used like an image file.
+
+    Args:
+        pixels: (height, width) or (height, width, channels): uint8, integers from 0 to 65,535 or floats from 0 to 1.
+        name: name of the image for error messages.
+
+    Raises:
+        CorruptImageError: the array has other axes, or values that are out of range.
+    """
+
+    def __init__(self, pixels: np.ndarray, name: str = "the image") -> None:
+        self.name = name
+        self._data = b""
+        self._set_array(pixels)
 
 
 def _may_be_turned(data: bytes) -> bool:
@@ -129,7 +174,16 @@ def _has_metadata_chunk(data: bytes) -> bool:
 
 
 def _open_image(file: BinaryIO) -> Image.Image:
-    image = Image.open(file)
+    try:
+        image = Image.open(file)
+    except UnidentifiedImageError:
+        file.seek(0)
+        if file.read(4) in _TIFF_STARTS:
+            problem = (
+                "Pillow does not read this kind of TIFF: if it has many bands, save each as a gray page"
+            )
+            raise ValueError(problem) from None
+        raise
     if image.format == "EPS":  # Pillow would have Ghostscript run it
         raise ValueError("PostScript is a program, not an image")
     return image

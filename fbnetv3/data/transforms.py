@@ -7,7 +7,7 @@ crops and augment. The last step, normalization, returns floats, for a single im
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import InterpolationMode, RandomResizedCrop, v2
 
-from fbnetv3.data.image_io import EncodedImage
+from fbnetv3.data.image_io import ArrayImage, EncodedImage
 from fbnetv3.data.image_rendering import pillow_to_tensor, render_image
 from fbnetv3.errors import UsageError
 from fbnetv3.registry import Registry
@@ -31,7 +31,7 @@ CropBox = tuple[int, int, int, int]  # top, left, height and width in pixels
 CROPS = Registry("crop (INPUT.CROP)")
 """Builders of training crops, called with the keywords `preprocessing` (a `Preprocessing`), `scale` (INPUT.CROP_SCALE)
 and `padding` (INPUT.CROP_PADDING in pixels). Each returns a transform from an upright image, an `EncodedImage` or a
-Pillow image of mode L or RGB, to uint8 (channels, resolution, resolution)."""
+Pillow image of mode L or RGB (with one or three channels), to uint8 (channels, resolution, resolution)."""
 
 AUGMENTATIONS = Registry("augmentation (INPUT.AUTO_AUGMENT)")
 """Builders of augmentations, called with the keyword `preprocessing`. Each returns a transform of uint8 pixels
@@ -53,14 +53,14 @@ class Preprocessing:
     resize: int
     """Short side before the crop in pixels."""
     mean: tuple[float, ...] = IMAGENET_MEAN
-    """Mean of RGB, or of gray, in [0, 1]."""
+    """Mean of each channel in [0, 1]: of gray, RGB, RGBA or any others."""
     std: tuple[float, ...] = IMAGENET_STD
     interpolation: str = "bilinear"
     """One of `INTERPOLATIONS`."""
 
     @property
     def channels(self) -> int:
-        """Number of input channels: 3 for RGB, 1 for gray."""
+        """Number of input channels: 3 for RGB, 1 for gray, 4 for RGBA, or others; see `pillow_to_tensor`."""
         return len(self.mean)
 
     def transform(self, normalize: bool = True) -> Transform:
@@ -69,7 +69,7 @@ class Preprocessing:
 
     def crop_center(self, image: AnyImage) -> Tensor:
         """Resize the short side, then crop the center: uint8 (channels, resolution, resolution)."""
-        image = _rendered(image)
+        image = _rendered(self.channels, image)
         width, height = image.size
         short_side = min(width, height)
         top, height, new_height, crop_top = self._plan_side(height, short_side)
@@ -106,7 +106,7 @@ class Preprocessing:
 
         The box is a part of the upright image.
         """
-        image = _rendered(image)
+        image = _rendered(self.channels, image)
         width, height = image.size
         size = (self.resolution, self.resolution)
         return crop_and_resize(image, box or (0, 0, height, width), size, self.channels, self.interpolation)
@@ -118,6 +118,13 @@ class Preprocessing:
         shift = [m / s for m, s in zip(self.mean, self.std, strict=True)]
         factors = torch.tensor([scale, shift], device=pixels.device)[..., None, None]
         return pixels.to(torch.float32).mul_(factors[0]).sub_(factors[1])
+
+
+def evaluation_preprocessing(preprocessing: Preprocessing, views: str) -> Preprocessing:
+    """Return the preprocessing that leaves room for the crops of test-time augmentation: all of the short side."""
+    if views in ("five_crop", "ten_crop"):
+        return replace(preprocessing, resolution=preprocessing.resize)
+    return preprocessing
 
 
 def train_transform(
@@ -151,17 +158,19 @@ def train_transform(
 
     Raises:
         UnknownNameError: no crop or augmentation of this name is registered.
-        UsageError: the padding is larger than the resolution.
+        UsageError: the padding is larger than the resolution, or an augmentation of colors meets channels that are
+            neither gray nor RGB.
     """
     make_crop = CROPS.get(crop)
     make_augmentation = AUGMENTATIONS.get(auto_augment)
     steps: list[Callable] = [
-        _rendered,  # crops see the size of the upright image
+        partial(_rendered, preprocessing.channels),  # crops see the size of the upright image
         make_crop(preprocessing=preprocessing, scale=tuple(crop_scale), padding=crop_padding),
     ]
     if flip:
         steps.append(v2.RandomHorizontalFlip())
     if color_jitter:
+        _require_colors(preprocessing, "INPUT.COLOR_JITTER")
         steps.append(v2.ColorJitter(color_jitter, color_jitter, color_jitter))
     steps.append(make_augmentation(preprocessing=preprocessing))
     # Fill with the mean, which normalization maps to 0
@@ -210,8 +219,17 @@ def no_augmentation(*, preprocessing: Preprocessing) -> Callable[[Tensor], Tenso
     return nn.Identity()
 
 
+def _require_colors(preprocessing: Preprocessing, key: str) -> None:
+    """Require gray or RGB, which changes of brightness, contrast and so on are defined for."""
+    if preprocessing.channels not in (1, 3):
+        raise UsageError(
+            f"{key} needs images with 1 or 3 channels, not MODEL.IN_CHANS {preprocessing.channels}"
+        )
+
+
 def _augment_with_pillow(policy: Callable, *, preprocessing: Preprocessing) -> Callable[[Tensor], Tensor]:
     """Apply an augmentation policy with its defaults to Pillow images, for which the policies were designed."""
+    _require_colors(preprocessing, "INPUT.AUTO_AUGMENT")
     augment = policy(interpolation=InterpolationMode(preprocessing.interpolation))
     to_tensor = partial(pillow_to_tensor, channels=preprocessing.channels)
     return v2.Compose([v2.ToPILImage(), augment, to_tensor])
@@ -221,9 +239,13 @@ AUGMENTATIONS.register(partial(_augment_with_pillow, v2.AutoAugment), name="auto
 AUGMENTATIONS.register(partial(_augment_with_pillow, v2.RandAugment), name="randaugment")
 
 
-def _rendered(image: AnyImage) -> AnyImage:
+def _rendered(channels: int, image: AnyImage) -> AnyImage:
     """Render a Pillow image; an `EncodedImage` is rendered when it is decoded."""
-    return render_image(image) if isinstance(image, Image.Image) else image
+    if not isinstance(image, Image.Image):
+        return image
+    if channels in (1, 3):
+        return render_image(image)
+    return ArrayImage(pillow_to_tensor(image, channels).permute(1, 2, 0).numpy())
 
 
 def crop_and_resize(

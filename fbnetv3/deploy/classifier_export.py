@@ -93,7 +93,7 @@ def export_classifier(
         raise UsageError(
             "images is empty: pass images to compare the export on, or None for the sample images"
         )
-    examples = [load_image(image, f"images[{i}]") for i, image in enumerate(images)]
+    examples = [load_image(image, f"images[{i}]", preprocessing.channels) for i, image in enumerate(images)]
     reference = copy.deepcopy(model).cpu().eval()
     original = ClassifierPredictor(TorchRuntime(reference), preprocessing, classes, name)
     # Run the network before the export, so that wrong images and class names fail early

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from fbnetv3.data.image_folders import find_image_files
-from fbnetv3.data.image_io import EncodedImage, read_encoded_image, read_rendered_image
-from fbnetv3.data.image_rendering import render_image
+from fbnetv3.data.image_io import ArrayImage, EncodedImage, read_encoded_image, read_rendered_image
+from fbnetv3.data.image_rendering import pillow_to_tensor, render_image
 from fbnetv3.errors import DataError
 from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.text import evenly_spaced
@@ -22,13 +22,16 @@ ClassifierImage = ImageLike | EncodedImage
 _NUM_SAMPLE_IMAGES = 32  # images to compare an export on
 
 
-def load_image(image: ClassifierImage, name: str = "the image") -> Image.Image | EncodedImage:
+def load_image(
+    image: ClassifierImage, name: str = "the image", channels: int = 3
+) -> Image.Image | EncodedImage:
     """Turn an image into what a preprocessing transform takes: an `EncodedImage`, or a rendered Pillow image.
 
     Args:
         image: a path; a Pillow image of any mode, which is rendered as a file would be; or a uint8 array (H, W),
-            (H, W, 1), (H, W, 3) in RGB, or (H, W, 4) with alpha. See `render_image`.
+            (H, W, 1), (H, W, 3) in RGB, (H, W, 4) with alpha, or (H, W, channels). See `pillow_to_tensor`.
         name: what to call the image in error messages, unless it is a path.
+        channels: channels of the network's input.
 
     Raises:
         DataError: the file cannot be read, or the argument is not an image.
@@ -37,12 +40,14 @@ def load_image(image: ClassifierImage, name: str = "the image") -> Image.Image |
         return read_encoded_image(str(expand_path(image)))
     if isinstance(image, np.ndarray):
         shape = image.shape
-        has_image_shape = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4))
+        has_image_shape = len(shape) == 2 or (len(shape) == 3 and shape[2] in (1, 3, 4, channels))
         if image.dtype != np.uint8 or not has_image_shape:
             raise DataError(
-                f"{name}: an array of type {image.dtype} and shape {shape} is not an image; "
-                "expected uint8 (H, W) or (H, W, 3), channels last, one array per image"
+                f"{name}: an array of type {image.dtype} and shape {shape} is not an image; expected uint8 (H, W) or "
+                f"(H, W, {max(channels, 3)}), channels last, one array per image"
             )
+        if channels not in (1, 3):
+            return ArrayImage(image, name)
         image = Image.fromarray(image[:, :, 0] if shape[2:] == (1,) else image)
     if not isinstance(image, (Image.Image, EncodedImage)):
         raise DataError(
@@ -50,7 +55,12 @@ def load_image(image: ClassifierImage, name: str = "the image") -> Image.Image |
         )
     if not all(image.size):
         raise DataError(f"{name}: has no pixels")
-    return render_image(image, _file_of(image) or name) if isinstance(image, Image.Image) else image
+    if isinstance(image, EncodedImage):
+        return image
+    name = _file_of(image) or name
+    if channels in (1, 3):
+        return render_image(image, name)
+    return ArrayImage(pillow_to_tensor(image, channels, name).permute(1, 2, 0).numpy(), name)
 
 
 def _file_of(image: Image.Image) -> str:
@@ -82,20 +92,26 @@ def sample_image_files(folder: str | os.PathLike, max_images: int = _NUM_SAMPLE_
     return evenly_spaced(paths, max_images)
 
 
-def sample_classifier_images(channels: int) -> list[Image.Image]:
-    """Return scikit-learn's images: 32 handwritten digits for one channel; two photos and their quarters for three."""
+def sample_classifier_images(channels: int) -> list[Image.Image | EncodedImage]:
+    """Return scikit-learn's images: 32 handwritten digits for one channel; two photos and their quarters for others.
+
+    Other channels than gray, RGB and RGBA repeat those of the photos.
+    """
     if channels == 1:
         from sklearn.datasets import load_digits
 
         digits = load_digits().images[:_NUM_SAMPLE_IMAGES]
         pixels = (digits * (255 / 16)).round().astype(np.uint8)
         return [Image.fromarray(digit) for digit in pixels]
-    images = []
+    images: list[Any] = []
     for photo in _photographs():
         width, height = (side // 2 for side in photo.size)
         corners = [(x, y) for y in (0, height) for x in (0, width)]
         images += [photo, *(photo.crop((x, y, x + width, y + height)) for x, y in corners)]
-    return images
+    if channels in (3, 4):
+        return images
+    repeated = [index % 3 for index in range(channels)]
+    return [ArrayImage(np.asarray(image)[:, :, repeated]) for image in images]
 
 
 def sample_detector_images() -> list[Image.Image]:

@@ -21,7 +21,7 @@ from fbnetv3.data.classes.class_balance import balanced_order, class_indices, cl
 from fbnetv3.data.classes.class_matching import relabel
 from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.data.loader import memory_format
-from fbnetv3.data.transforms import Transform
+from fbnetv3.data.transforms import Transform, evaluation_preprocessing
 from fbnetv3.errors import DataError, FieldError, UnknownNameError, UsageError, suggest
 from fbnetv3.modeling import build_network, load_weights
 from fbnetv3.modeling.torchvision_models import (
@@ -35,7 +35,6 @@ from fbnetv3.modeling.torchvision_models import (
 from fbnetv3.training.distillation.distillation_loss import Distillation
 from fbnetv3.training.distillation.teacher_adapter import adapt_teacher
 from fbnetv3.training.distillation.teacher_logits import DistillationTarget, TeacherLogitCache
-from fbnetv3.training.evaluation.tta import evaluation_preprocessing
 from fbnetv3.training.fine_tuning.head_transfer import transfer_by_class
 from fbnetv3.training.fine_tuning.run_length import fit_config
 from fbnetv3.training.losses import Objective, supervised_objective

@@ -3,10 +3,16 @@
 import csv
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from fbnetv3.model_zoo import zoo
+from fbnetv3.model_zoo.pretrained import load_classifier_from_checkpoint
+from fbnetv3.training.run_state.network_record import read_network_record
 
 MODEL = "digits/fbnetv3_digits"
 
@@ -109,3 +115,59 @@ def test_a_model_that_does_not_exist(fbnetv3, photos):
     assert ran.code == 2 and ran.err.count("\n") == 1
     kinds = "run, checkpoint, exported folder, config or model zoo entry"
     assert f"nothing: no such {kinds}, and unknown architecture 'nothing'" in ran.err
+
+
+@pytest.fixture
+def several_labels(tmp_path):
+    """Return a checkpoint of the digits network that says that images have several labels."""
+    weights = zoo.entry(MODEL).local_weights()
+    record = replace(read_network_record(str(weights)), multi_label=True, classes=tuple("0123456789"))
+    checkpoint = torch.load(weights, weights_only=True)
+    torch.save({"model": checkpoint["model"], **record.to_metadata()}, tmp_path / "labels.pth")
+    return tmp_path / "labels.pth"
+
+
+def test_labels_above_the_threshold(fbnetv3, photos, several_labels, tmp_path):
+    """The labels are those of which the sigmoid of the logit reaches it; an image may have none."""
+    network = load_classifier_from_checkpoint(several_labels)
+    with Image.open(photos / "1.png") as image, torch.no_grad():
+        probabilities = network.model(network.preprocessing.transform()(image)[None])[0].sigmoid()
+    ranked = probabilities.sort(descending=True)
+    threshold = float(ranked.values[1:3].mean())
+    files = [
+        "--csv",
+        tmp_path / "p.csv",
+        "--json",
+        tmp_path / "p.json",
+        "--pictures",
+        tmp_path / "pictures",
+    ]
+    ran = fbnetv3("predict", several_labels, photos / "1.png", "--threshold", threshold, *files)
+    assert [line.split()[0] for line in ran.out.splitlines()[1:]] == [
+        str(i.item()) for i in ranked.indices[:2]
+    ]
+    [item] = json.loads((tmp_path / "p.json").read_text())
+    assert [p["class_index"] for p in item["predictions"]] == ranked.indices[:2].tolist()
+    ran = fbnetv3("predict", several_labels, photos / "1.png", "--threshold", 1, *files)
+    assert (ran.code, ran.out) == (0, f"{photos}/1.png\n  no label\n")
+    assert json.loads((tmp_path / "p.json").read_text()) == [
+        {"image": f"{photos}/1.png", "predictions": []}
+    ]
+    [row] = csv.DictReader((tmp_path / "p.csv").open())
+    assert row == {"image": f"{photos}/1.png", "label": "", "probability": "", "error": ""}
+    assert Image.open(tmp_path / "pictures/1.jpg").height == 48 + 24 + 8  # a line of text below the image
+
+
+def test_a_threshold_needs_several_labels(fbnetv3, photos):
+    ran = fbnetv3("predict", MODEL, photos / "1.png", "--threshold", 0.5)
+    message = "threshold 0.5: fbnetv3_digits has one class per image; use top"
+    assert (ran.code, ran.err, ran.out) == (2, f"error: {message}\n", "")
+
+
+def test_augmented_views(fbnetv3, photos):
+    """A digit and its mirror image get the same probabilities with --tta flip, and others without."""
+    Image.open(photos / "2.png").transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(photos / "mirrored.png")
+    images = (photos / "2.png", photos / "mirrored.png")
+    for views, is_same in (("flip", True), ("none", False)):
+        first, second = (fbnetv3("predict", MODEL, image, "--tta", views) for image in images)
+        assert (first.out.splitlines()[1:] == second.out.splitlines()[1:]) is is_same

@@ -86,8 +86,8 @@ def test_a_missing_folder(tool, config, folder, missing):
         (["INPUT.CROP_SCALE", "[0.5]"], "INPUT.CROP_SCALE [0.5] must be [smallest, largest]"),
         (["INPUT.RESIZE", "16"], "INPUT.RESIZE 16 must be at least the crop size of 32 pixels"),
         (
-            ["MODEL.IN_CHANS", "2", "INPUT.MEAN", "[0,0]", "INPUT.STD", "[1,1]"],
-            "MODEL.IN_CHANS 2 must be one of 0, 1, 3",
+            ["MODEL.IN_CHANS", "-1"],
+            "MODEL.IN_CHANS -1 must be in [0, 1,024]",
         ),
         (
             ["MODEL.ARCH", "fbnetv3_digit"],

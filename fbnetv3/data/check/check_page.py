@@ -118,7 +118,7 @@ def _thumbnail(check: DataCheck, image: ImageFacts) -> str:
     try:
         source, _ = check.splits[image.split].dataset[image.index]
         if isinstance(source, EncodedImage):
-            pixels = source.decode(3, downscale=min(image.size) / (2 * _THUMBNAIL))
+            pixels = source.preview(downscale=min(image.size) / (2 * _THUMBNAIL))
         else:
             pixels = pillow_to_tensor(source, 3)
     except Exception:  # a user's dataset may raise anything

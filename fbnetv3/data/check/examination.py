@@ -114,6 +114,8 @@ def _class_names(dataset: ImageDataset, target: Any) -> tuple[str, ...]:
 
 def _facts_of_encoded(image: EncodedImage) -> dict[str, Any]:
     content = image._data
+    if image.array_channels:
+        return _facts_of_array(image)
     pixels = image.decode(3).numpy()
     with Image.open(io.BytesIO(content)) as file:
         facts = {
@@ -124,6 +126,19 @@ def _facts_of_encoded(image: EncodedImage) -> dict[str, Any]:
             "turns_black": _is_black(pixels) and _has_content(file),
         }
     return {**facts, "file_digest": hashlib.sha256(content).digest(), **_facts_of_pixels(pixels)}
+
+
+def _facts_of_array(image: EncodedImage) -> dict[str, Any]:
+    count = image.array_channels
+    # Arrays are equal if all channels are; the other facts are about those of the preview
+    digest = hashlib.sha256(image.decode(count).numpy().tobytes()).digest()
+    return {
+        **_facts_of_pixels(image.preview().numpy()),
+        "mode": "1 channel" if count == 1 else f"{count} channels",
+        "format": "NumPy" if image._data else "",  # or in memory
+        "file_digest": digest,
+        "pixel_digest": digest,
+    }
 
 
 def _facts_of_pillow(image: Image.Image) -> dict[str, Any]:

@@ -13,8 +13,13 @@ import torch
 from fbnetv3.data import Preprocessing
 from fbnetv3.deploy.formats.export_format import Runtime
 from fbnetv3.deploy.input_images import ClassifierImage, is_batch, load_image
-from fbnetv3.errors import ExportError, WeightsError
-from fbnetv3.utils.checks import check_int
+from fbnetv3.errors import ExportError, UsageError, WeightsError
+from fbnetv3.utils.checks import check_int, check_number
+
+DEFAULT_TOP = 5
+"""Classes to return for an image that has one."""
+DEFAULT_THRESHOLD = 0.5
+"""Probability from which a label is returned for images that have several."""
 
 
 @dataclass(frozen=True)
@@ -40,53 +45,85 @@ class ClassifierPredictor:
     def __call__(
         self,
         images: ClassifierImage | Sequence[ClassifierImage],
-        top: int = 5,
+        top: int | None = None,
         batch_size: int = 32,
+        threshold: float | None = None,
     ) -> list[Prediction] | list[list[Prediction]]:
-        """Return the most likely classes, best first.
+        """Return the most likely classes, best first; if images have several labels, all that are likely enough.
 
         Args:
-            images: one image or a list of images; each is a path, a Pillow image, or a uint8 array (H, W) or
-                (H, W, 3) in RGB. Files and Pillow images are rendered as in training: see `render_image`. For a list,
-                the result is a list of predictions for each image.
-            top: number of classes to return for each image.
+            images: one image or a list of images; each is a path, a Pillow image, or a uint8 array (H, W), (H, W, 3)
+                in RGB or (H, W, channels). Files and Pillow images are rendered as in training: see
+                `pillow_to_tensor`. For a list, the result is a list of predictions for each image.
+            top: number of classes to return for each image; default: 5, or with several labels per image no limit.
             batch_size: images per call of the network.
+            threshold: with several labels per image, the probability in [0, 1] from which a label is returned; default:
+                0.5. No label may reach it.
 
         Raises:
             DataError: an image is missing or corrupt; the message names it.
-            UsageError: `top` or `batch_size` is less than 1.
+            UsageError: `top` or `batch_size` is less than 1, or there is a threshold that is not in [0, 1] or not for
+                several labels per image.
             ExportError: the number of class names is wrong.
             WeightsError: logits are NaN or infinite; the message names the first image.
         """
-        check_int(top, "top", 1)
+        self.check_limits(top, threshold)
         logits = self.logits(images, batch_size)
         names = [_image_name(image, i) for i, image in enumerate(images if is_batch(images) else [images])]
-        predictions = self._rank_classes(logits, names, top)
+        predictions = self._rank_classes(logits, names, top, threshold)
         return predictions if is_batch(images) else predictions[0]
+
+    def check_limits(self, top: int | None, threshold: float | None) -> None:
+        """Raise a UsageError for limits that `__call__` does not accept."""
+        if top is not None:
+            check_int(top, "top", 1)
+        if threshold is None:
+            return
+        check_number(threshold, "threshold", 0, 1)
+        if not self.multi_label:
+            raise UsageError(f"threshold {threshold}: {self.name} has one class per image; use top")
 
     def preprocess(self, image: ClassifierImage) -> np.ndarray:
         """Return the network's input for one image, float32 (1, channels, H, W); see `__call__` for its errors."""
         return next(self.batches([image], 1))
 
-    def classify(self, inputs: np.ndarray, names: Sequence[str], top: int = 5) -> list[list[Prediction]]:
-        """Return the most likely classes for inputs from `preprocess`, (N, channels, H, W), with names for errors."""
-        return self._rank_classes(self.runtime.run(inputs), names, top)
+    def classify(
+        self,
+        inputs: np.ndarray,
+        names: Sequence[str],
+        top: int | None = None,
+        threshold: float | None = None,
+    ) -> list[list[Prediction]]:
+        """Return the most likely classes for inputs from `preprocess`, (N, channels, H, W), with names for errors.
 
-    def _rank_classes(self, logits: np.ndarray, names: Sequence[str], top: int) -> list[list[Prediction]]:
+        For `top` and `threshold`, see `__call__`.
+        """
+        return self._rank_classes(self.runtime.run(inputs), names, top, threshold)
+
+    def _rank_classes(
+        self, logits: np.ndarray, names: Sequence[str], top: int | None, threshold: float | None
+    ) -> list[list[Prediction]]:
         finite = np.isfinite(logits).all(1)
         if not finite.all():
             raise WeightsError(
                 f"{names[int(finite.argmin())]}: the logits of {self.name} are NaN or infinite: its weights have "
                 "diverged, or the preprocessing is not that of its training"
             )
-        return [self._top_classes(row, top) for row in logits]
+        if not self.multi_label:
+            return [self._top_classes(row, top or DEFAULT_TOP, 0.0) for row in logits]
+        threshold = DEFAULT_THRESHOLD if threshold is None else threshold
+        return [self._top_classes(row, top or len(self.classes), threshold) for row in logits]
 
-    def _top_classes(self, logits: np.ndarray, top: int) -> list[Prediction]:
+    def _top_classes(self, logits: np.ndarray, top: int, threshold: float) -> list[Prediction]:
         values = torch.from_numpy(logits).double()
         values = values.sigmoid() if self.multi_label else values.softmax(0)
         probabilities, indices = values.sort(descending=True, stable=True)
         best = zip(probabilities[:top].tolist(), indices[:top].tolist(), strict=True)
-        return [Prediction(self.classes[index], probability, index) for probability, index in best]
+        return [
+            Prediction(self.classes[index], probability, index)
+            for probability, index in best
+            if probability >= threshold
+        ]
 
     def logits(
         self, images: ClassifierImage | Sequence[ClassifierImage], batch_size: int = 32
@@ -112,7 +149,8 @@ class ClassifierPredictor:
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
             inputs = [
-                transform(load_image(image, _image_name(image, start + i))) for i, image in enumerate(part)
+                transform(load_image(image, _image_name(image, start + i), self.preprocessing.channels))
+                for i, image in enumerate(part)
             ]
             yield torch.stack(inputs).numpy()
 

@@ -17,13 +17,18 @@ from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, 
 from fbnetv3.errors import DataError
 from fbnetv3.utils.files import atomic_write, make_folder, write_csv, write_json
 
+NO_LABEL = "no label"
+"""What is said about an image that has none of several labels."""
 _PICTURE_SIDE = 640  # pixels
 _FONT_SIZE = 18
 
 
 @dataclass(frozen=True)
 class ImagePredictions:
-    """The most likely classes of an image, best first, or why it could not be read."""
+    """The most likely classes of an image, best first, or why it could not be read.
+
+    With several labels per image, there may be none.
+    """
 
     image: InputImage
     predictions: list[Prediction]
@@ -31,26 +36,33 @@ class ImagePredictions:
 
 
 def classify_images(
-    predictor: ClassifierPredictor, images: Iterable[InputImage], top: int = 5, batch_size: int = 32
+    predictor: ClassifierPredictor,
+    images: Iterable[InputImage],
+    top: int | None = None,
+    batch_size: int = 32,
+    threshold: float | None = None,
 ) -> Iterator[ImagePredictions]:
     """Yield the predictions of each image in order; images that cannot be read have an error instead.
 
     Args:
         predictor: the classifier.
         images: images from `find_images`.
-        top: number of classes for each image.
+        top: number of classes for each image; see `ClassifierPredictor` for the default.
         batch_size: images per call of the network.
+        threshold: probability from which a label is returned, with several labels per image; default: 0.5.
 
     Raises:
+        UsageError: `top` or `threshold` is not as `ClassifierPredictor` expects it.
         WeightsError: logits are NaN or infinite; the message names the first image.
     """
+    predictor.check_limits(top, threshold)
     batch: list[tuple[InputImage, np.ndarray | str]] = []
     for image in images:
         batch.append((image, _prepare(predictor, image)))
         if len(batch) == batch_size:
-            yield from _classify_batch(predictor, batch, top)
+            yield from _classify_batch(predictor, batch, top, threshold)
             batch = []
-    yield from _classify_batch(predictor, batch, top)
+    yield from _classify_batch(predictor, batch, top, threshold)
 
 
 def _prepare(predictor: ClassifierPredictor, image: InputImage) -> np.ndarray | str:
@@ -62,13 +74,16 @@ def _prepare(predictor: ClassifierPredictor, image: InputImage) -> np.ndarray | 
 
 
 def _classify_batch(
-    predictor: ClassifierPredictor, batch: Sequence[tuple[InputImage, np.ndarray | str]], top: int
+    predictor: ClassifierPredictor,
+    batch: Sequence[tuple[InputImage, np.ndarray | str]],
+    top: int | None,
+    threshold: float | None,
 ) -> Iterator[ImagePredictions]:
     readable = [(image.name, pixels) for image, pixels in batch if not isinstance(pixels, str)]
     ranked: list[list[Prediction]] = []
     if readable:
         names, inputs = zip(*readable, strict=True)
-        ranked = predictor.classify(np.concatenate(inputs), names, top)
+        ranked = predictor.classify(np.concatenate(inputs), names, top, threshold)
     results = iter(ranked)
     for image, pixels in batch:
         if isinstance(pixels, str):
@@ -78,8 +93,11 @@ def _classify_batch(
 
 
 def write_predictions_csv(results: Sequence[ImagePredictions], path: Path) -> None:
-    """Write a row per image: its name, the classes with their probabilities, best first, and the error if any."""
-    count = max((len(result.predictions) for result in results), default=0)
+    """Write a row per image: its name, the classes with their probabilities, best first, and the error if any.
+
+    A row without class and error is an image that has none of several labels.
+    """
+    count = max((len(result.predictions) for result in results), default=0) or 1
     numbers = ["", *(f"_{number}" for number in range(2, count + 1))][:count]
     columns = [f"{column}{number}" for number in numbers for column in ("label", "probability")]
     rows = []
@@ -111,7 +129,7 @@ class PictureWriter:
         """Write a picture named after the image, and return its path."""
         image = Image.fromarray(_render(result.image.read()))
         image.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
-        lines = [f"{p.label}  {100 * p.probability:.1f}%" for p in result.predictions]
+        lines = [f"{p.label}  {100 * p.probability:.1f}%" for p in result.predictions] or [NO_LABEL]
         path = self.folder / self._unique_name(result.image.name)
         with atomic_write(path) as file:
             _add_caption(image, lines).save(file, format="JPEG", quality=90)
@@ -130,7 +148,7 @@ class PictureWriter:
 
 def _render(image: EncodedImage) -> np.ndarray:
     """Return the pixels as a viewer shows them, uint8 (H, W, 3)."""
-    return image.decode(3).permute(1, 2, 0).numpy()
+    return image.preview().permute(1, 2, 0).numpy()
 
 
 @functools.cache

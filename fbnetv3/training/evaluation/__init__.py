@@ -1,1 +1,1 @@
-"""Evaluation of classifiers: test-time augmentation, metrics of several labels per image."""
+"""Evaluation of classifiers, with one class or several labels per image."""

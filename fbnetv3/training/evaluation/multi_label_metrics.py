@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+LABEL_THRESHOLD = 0.5
+"""Probability from which an image is taken to have a label."""
+
 
 def multi_label_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """Return "map" and "f1" in percent.
@@ -23,5 +26,5 @@ def multi_label_metrics(probabilities: np.ndarray, targets: np.ndarray) -> dict[
     # Class by class: scikit-learn takes a single column for two classes, and averages over both
     columns = list(zip(targets[:, present].astype(int).T, probabilities[:, present].T, strict=True))
     precisions = [average_precision_score(truth, scores) for truth, scores in columns]
-    f1_scores = [f1_score(truth, scores >= 0.5, zero_division=0) for truth, scores in columns]
+    f1_scores = [f1_score(truth, scores >= LABEL_THRESHOLD, zero_division=0) for truth, scores in columns]
     return {"map": 100 * float(np.mean(precisions)), "f1": 100 * float(np.mean(f1_scores))}

@@ -12,7 +12,9 @@ from torch import nn
 from fbnetv3.data import CorruptImageCounter
 from fbnetv3.data.classes.class_matching import relabel
 from fbnetv3.data.datasets import ImageDataset
+from fbnetv3.data.transforms import evaluation_preprocessing
 from fbnetv3.errors import DataError, UsageError
+from fbnetv3.modeling.tta import augmented_for_evaluation
 from fbnetv3.training.builders import (
     build_model,
     dataset_from_config,
@@ -22,7 +24,6 @@ from fbnetv3.training.builders import (
     select_device,
 )
 from fbnetv3.training.evaluation.classifier_evaluation import evaluate
-from fbnetv3.training.evaluation.tta import augmented_for_evaluation, evaluation_preprocessing
 from fbnetv3.training.processes.distributed import process_group
 from fbnetv3.training.recorded_networks import use_recorded_network
 from fbnetv3.training.reports.evaluation_report import report_folder, write_evaluation_report

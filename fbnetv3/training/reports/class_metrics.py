@@ -16,6 +16,7 @@ from fbnetv3.utils.text import shorten
 
 MAX_ROWS = 20
 """Rows of the table on the terminal."""
+_HEADERS = {"precision": "precision", "recall": "recall", "f1": "F1", "average_precision": "AP"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class ClassMetrics:
     f1: float | None  # None if neither
     support: int  # images that have the class
     predicted: int  # images that were predicted to have it
+    average_precision: float | None = None  # with several labels per image; None if no image has the class
 
 
 def compute_class_metrics(predictions: Predictions, classes: Sequence[str]) -> list[ClassMetrics]:
@@ -65,18 +67,24 @@ def average_over_classes(metrics: Sequence[ClassMetrics]) -> dict[str, float]:
 
 
 def write_class_metrics(path: Path, metrics: Sequence[ClassMetrics]) -> None:
-    """Write a CSV file with a row per class."""
-    header = ("class", "precision", "recall", "f1", "support", "predicted")
+    """Write a CSV file with a row per class. Only that of several labels per image has average precisions."""
+    fractions = _fractions(metrics)
     rows = [
         (
             metric.name,
-            *map(_rounded, (metric.precision, metric.recall, metric.f1)),
+            *(_rounded(getattr(metric, name)) for name in fractions),
             metric.support,
             metric.predicted,
         )
         for metric in metrics
     ]
-    write_csv(path, header, rows)
+    write_csv(path, ("class", *fractions, "support", "predicted"), rows)
+
+
+def _fractions(metrics: Sequence[ClassMetrics]) -> list[str]:
+    """Return the names of the metrics that are fractions."""
+    has_average = any(metric.average_precision is not None for metric in metrics)
+    return ["precision", "recall", "f1", *(["average_precision"] if has_average else [])]
 
 
 def _rounded(value: float | None) -> float | None:
@@ -86,14 +94,15 @@ def _rounded(value: float | None) -> float | None:
 def class_table(metrics: Sequence[ClassMetrics], max_rows: int = MAX_ROWS) -> str:
     """Return a table for the terminal: the classes with the lowest F1 first, those without images left out."""
     present = sorted((metric for metric in metrics if metric.support), key=lambda metric: metric.f1 or 0.0)
+    fractions = _fractions(metrics)
     rows = [
-        (shorten(metric.name), *map(_percent, (metric.precision, metric.recall, metric.f1)), metric.support)
+        (shorten(metric.name), *(_percent(getattr(metric, name)) for name in fractions), metric.support)
         for metric in present[:max_rows]
     ]
     table = tabulate(
         rows,
-        headers=("class", "precision", "recall", "F1", "images"),
-        colalign=("left", *4 * ("right",)),
+        headers=("class", *(_HEADERS[name] for name in fractions), "images"),
+        colalign=("left", *(len(fractions) + 1) * ("right",)),
         disable_numparse=True,
     )
     notes = []

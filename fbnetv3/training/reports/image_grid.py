@@ -63,6 +63,8 @@ def draw_image_grid(
 
 
 def to_pixels(image: Any) -> np.ndarray:
-    """Convert uint8 (channels, H, W) to an array for `draw_image_grid`."""
+    """Convert uint8 (channels, H, W) to an array for `draw_image_grid`; of many channels, the first three are shown."""
     pixels = np.asarray(image)
-    return pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)
+    if len(pixels) < 3:
+        return pixels[0]
+    return pixels[: 4 if len(pixels) == 4 else 3].transpose(1, 2, 0)

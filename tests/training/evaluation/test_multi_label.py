@@ -1,6 +1,7 @@
 """Several labels per image: metrics, training from a CSV file, and what does not work."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ from fbnetv3.arch import configs_folder
 from fbnetv3.config import load_config
 from fbnetv3.data import build_dataset
 from fbnetv3.errors import UsageError
+from fbnetv3.modeling.tta import AugmentedClassifier
 from fbnetv3.training import evaluate_classifier, train_classifier
 from fbnetv3.training.evaluation.multi_label_metrics import multi_label_metrics
-from fbnetv3.training.evaluation.tta import AugmentedClassifier
 
 CONFIG = configs_folder() / "finetune" / "fbnetv3_digits.yaml"
 
@@ -78,6 +79,10 @@ def test_training_evaluation_and_resuming(data, tmp_path):
         train_classifier(config(data, tmp_path, *mixing), resume=True, progress=False).curve == result.curve
     )
     assert {path.name for path in tmp_path.iterdir()} >= {"model_best.pth", "curve.png"}
+    # The report is about the same predictions
+    summary = json.loads((tmp_path / "evaluation" / "summary.json").read_text())
+    assert 100 * summary["macro_average_precision"] == pytest.approx(result.metrics["ema_map"])
+    assert 100 * summary["macro_f1"] == pytest.approx(result.metrics["ema_f1"])
     again = evaluate_classifier(config(data, tmp_path, "MODEL.WEIGHTS", ""))
     assert again["map"] == pytest.approx(result.metrics["ema_map"])
     assert (

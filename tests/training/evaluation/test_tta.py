@@ -8,12 +8,9 @@ from torchvision.transforms import v2
 from fbnetv3.arch import configs_folder
 from fbnetv3.config import get_cfg, load_config
 from fbnetv3.data import Preprocessing
+from fbnetv3.data.transforms import evaluation_preprocessing
+from fbnetv3.modeling.tta import AugmentedClassifier, augmented_for_evaluation
 from fbnetv3.training import evaluate_classifier
-from fbnetv3.training.evaluation.tta import (
-    AugmentedClassifier,
-    augmented_for_evaluation,
-    evaluation_preprocessing,
-)
 from fbnetv3.training.solver import build_mixup
 
 DIGITS = configs_folder() / "digits" / "fbnetv3_digits.yaml"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
-from fbnetv3.data import Preprocessing
+TTA_VIEWS = ("none", "flip", "five_crop", "ten_crop")
+"""Kinds of test-time augmentation by name: no views but the image itself, or as in `AugmentedClassifier`."""
 
 
 class AugmentedClassifier(nn.Module):
@@ -55,10 +55,3 @@ def augmented_for_evaluation(
     if views == "none":
         return classifier
     return AugmentedClassifier(classifier, views, resolution, multi_label)
-
-
-def evaluation_preprocessing(preprocessing: Preprocessing, views: str) -> Preprocessing:
-    """Return the preprocessing that leaves room for crops: all of the short side."""
-    if views in ("five_crop", "ten_crop"):
-        return replace(preprocessing, resolution=preprocessing.resize)
-    return preprocessing
