@@ -85,12 +85,14 @@ def test_a_network_learns_from_the_last_channel(kind, tmp_path):
     channels = KINDS[kind][1]
     assert (net.preprocessing.channels, net.preprocessing.mean) == (channels, (0.5,) * channels)
     predictor = ClassifierPredictor(TorchRuntime(net.model), net.preprocessing, net.classes)
-    exported = export_classifier(net.model, net.preprocessing, net.classes, tmp_path / "exported")
-    assert exported.manifest.input["shape"][1] == channels
-    for predict in (predictor, load(tmp_path / "exported")):
-        assert [found[0].label for found in predict([file for file, _ in files])] == [
-            name for _, name in files
-        ]
+    networks = [predictor]
+    if kind == "arrays":  # an export takes as long as the training
+        exported = export_classifier(net.model, net.preprocessing, net.classes, tmp_path / "exported")
+        assert exported.manifest.input["shape"][1] == channels
+        networks.append(load(tmp_path / "exported"))
+    for predict in networks:
+        predictions = predict([file for file, _ in files])
+        assert [ranked[0].label for ranked in predictions] == [name for _, name in files]
     # Pictures show the first channels
     image = InputImage(str(files[0][0]))
     picture = PictureWriter(tmp_path / "pictures").write(ImagePredictions(image, []))
