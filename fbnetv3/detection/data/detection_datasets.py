@@ -19,7 +19,7 @@ from fbnetv3.detection.data.annotations.annotation_ids import Id, sort_by_id
 from fbnetv3.detection.data.annotations.clean_annotations import (
     MAX_IMAGES_OPENED,
     CleanAnnotations,
-    category_entries,
+    read_category_entries,
 )
 from fbnetv3.detection.data.annotations.coco_files import AnnotationFile, read_annotations
 from fbnetv3.detection.data.annotations.dataset_dicts import to_dataset_dicts
@@ -297,7 +297,7 @@ def _classes_from_catalog(name: str) -> Classes:
     file = metadata.get("json_file", "")
     if not os.path.isfile(file):
         return {}
-    return classes_from_categories(category_entries(read_annotations(file, ("categories",)), file))
+    return classes_from_categories(read_category_entries(file))
 
 
 for _name in ("digit_scenes_train", "digit_scenes_test"):

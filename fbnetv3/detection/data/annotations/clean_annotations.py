@@ -153,6 +153,11 @@ def check_annotations(
     return clean.summary
 
 
+def read_category_entries(json_file: str | os.PathLike) -> list[dict[str, Any]]:
+    """Return the categories of a COCO-format file; see `category_entries`."""
+    return category_entries(read_annotations(json_file, ("categories",)), json_file)
+
+
 def category_entries(data: Mapping[str, Any], source: str | os.PathLike) -> list[dict[str, Any]]:
     """Return the categories of COCO-format data with its own ids, in order; see `clean_categories`.
 

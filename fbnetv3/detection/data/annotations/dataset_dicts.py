@@ -70,7 +70,9 @@ def from_dataset_dicts(dicts: Sequence[Mapping[str, Any]], classes: Sequence[str
             annotation["image_id"] = image_id
             annotation["category_id"] = _plain(entry.get("category_id"))
             if isinstance(entry.get("segmentation"), list):
-                annotation["segmentation"] = [np.asarray(polygon).tolist() for polygon in entry["segmentation"]]
+                annotation["segmentation"] = [
+                    np.asarray(polygon).tolist() for polygon in entry["segmentation"]
+                ]
             if "bbox" in entry:
                 annotation["bbox"] = _to_coco_box(entry["bbox"], entry.get("bbox_mode", BoxMode.XYXY_ABS))
             if "keypoints" in entry:
