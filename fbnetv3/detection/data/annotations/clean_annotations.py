@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,15 +86,18 @@ def clean_annotations(
         problems.add("repeated_id", f"{image_id} of images")
     image_entries = sort_by_id(data["images"])
     images = clean_images(image_entries, root, filled, problems)
-    category_entries, namesakes = clean_categories(data["categories"], data["annotations"], problems)
+    classes, namesakes = clean_categories(data["categories"], data["annotations"], problems)
     left_out["categories"] = len(namesakes)
-    categories = [{**entry, "id": number} for number, entry in enumerate(category_entries, 1)]
+    categories = [{**entry, "id": number} for number, entry in enumerate(classes, 1)]
     image_ids = [entry["id"] for entry in image_entries]
-    category_ids = [entry["id"] for entry in category_entries]
+    category_ids = [entry["id"] for entry in classes]
 
     # Annotations
-    cleaner = AnnotationCleaner(images, IdIndex(image_ids), categories, IdIndex(category_ids), mask_format)
-    annotations = cleaner.clean_all(data["annotations"], filled, left_out, problems)
+    image_index, category_index = IdIndex(image_ids), IdIndex(category_ids)
+    cleaner = AnnotationCleaner(
+        images, image_index, categories, category_index, mask_format, problems, filled, left_out
+    )
+    annotations = cleaner.clean_all(data["annotations"])
     opened = 0
     if max_opened is None or max_opened > 0:
         opened = check_image_files(images, root, max_opened, problems)
@@ -103,18 +106,10 @@ def clean_annotations(
         os.fspath(source), f"{opened} of {len(images)} images were opened" if is_sample else ""
     )
 
-    # Summary
-    summary = AnnotationSummary([category["name"] for category in categories], len(images), opened)
-    summary.filled, summary.left_out, summary.clipped = filled, left_out, cleaner.num_clipped
-    boxes = [annotation for annotation in annotations if not annotation["iscrowd"]]
-    summary.boxes = len(boxes)
-    summary.crowds = len(annotations) - len(boxes)
-    summary.masks = sum("segmentation" in annotation for annotation in boxes)
-    summary.empty_images = len(images) - len({annotation["image_id"] for annotation in boxes})
-    summary.fractions = bool(boxes) and all(
-        max(x + width, y + height) <= 1 for x, y, width, height in (box["bbox"] for box in boxes)
-    )
-    if need_boxes and not boxes:
+    summary = _summarize(images, annotations, categories)
+    summary.images_opened, summary.clipped = opened, cleaner.num_clipped
+    summary.filled, summary.left_out = filled, left_out
+    if need_boxes and not summary.boxes:
         count = len(data["annotations"])
         raise DataError(f"{source}: none of its {count} annotations has a box to train on")
     if changes := summary.describe_changes():
@@ -122,6 +117,24 @@ def clean_annotations(
         logger.log(logging.WARNING if is_lossy else logging.INFO, "%s: %s", source, changes)
     return CleanAnnotations(
         images, annotations, categories, image_ids, category_ids, root, os.fspath(source), summary
+    )
+
+
+def _summarize(
+    images: Sequence[Mapping[str, Any]],
+    annotations: Sequence[Mapping[str, Any]],
+    categories: Sequence[Mapping[str, Any]],
+) -> AnnotationSummary:
+    boxes = [annotation for annotation in annotations if not annotation["iscrowd"]]
+    corners = ((x + width, y + height) for x, y, width, height in (box["bbox"] for box in boxes))
+    return AnnotationSummary(
+        classes=[category["name"] for category in categories],
+        images=len(images),
+        boxes=len(boxes),
+        crowds=len(annotations) - len(boxes),
+        masks=sum("segmentation" in annotation for annotation in boxes),
+        empty_images=len(images) - len({annotation["image_id"] for annotation in boxes}),
+        fractions=bool(boxes) and all(max(corner) <= 1 for corner in corners),
     )
 
 
