@@ -17,7 +17,7 @@ from fbnetv3.detection.data.annotations.annotation_problems import AnnotationPro
 from fbnetv3.detection.data.annotations.annotation_summary import AnnotationSummary
 from fbnetv3.detection.data.annotations.box_entries import AnnotationCleaner
 from fbnetv3.detection.data.annotations.category_entries import clean_categories
-from fbnetv3.detection.data.annotations.coco_files import find_format_problem, read_annotations
+from fbnetv3.detection.data.annotations.coco_files import CocoData, find_format_problem, read_annotations
 from fbnetv3.detection.data.annotations.image_entries import check_image_files, clean_images
 from fbnetv3.errors import DataError
 
@@ -82,8 +82,7 @@ def clean_annotations(
     root = os.fspath(image_root)
 
     # Images and categories, in the order of their ids
-    for image_id in repeated_ids(data["images"]):
-        problems.add("repeated_id", f"{image_id} of images")
+    _find_repeated_images(data, problems)
     image_entries = sort_by_id(data["images"])
     images = clean_images(image_entries, root, filled, problems)
     classes, namesakes = clean_categories(data["categories"], data["annotations"], problems)
@@ -167,19 +166,40 @@ def check_annotations(
 
 
 def read_category_entries(json_file: str | os.PathLike) -> list[dict[str, Any]]:
-    """Return the categories of a COCO-format file; see `category_entries`."""
-    return category_entries(read_annotations(json_file, ("categories",)), json_file)
-
-
-def category_entries(data: Mapping[str, Any], source: str | os.PathLike) -> list[dict[str, Any]]:
-    """Return the categories of COCO-format data with its own ids, in order; see `clean_categories`.
+    """Return the categories of a COCO-format file with the file's ids, in order; see `clean_categories`.
 
     Images and annotations may be missing.
 
     Raises:
         DataError: ids are repeated, or categories that are used have equal names.
     """
+    return _select_categories(read_annotations(json_file, ("categories",)), json_file, AnnotationProblems())
+
+
+def read_image_and_category_entries(json_file: str | os.PathLike) -> CocoData:
+    """Return the images and categories of a COCO-format file with the file's ids, as results files have them.
+
+    Annotations may be missing. The lists are in the order of the ids.
+
+    Raises:
+        DataError: ids are repeated, or categories that are used have equal names.
+    """
+    data = read_annotations(json_file, ("images", "categories"))
     problems = AnnotationProblems()
+    _find_repeated_images(data, problems)
+    categories = _select_categories(data, json_file, problems)
+    return {"images": [dict(entry) for entry in sort_by_id(data["images"])], "categories": categories}
+
+
+def _find_repeated_images(data: Mapping[str, Any], problems: AnnotationProblems) -> None:
+    for image_id in repeated_ids(data["images"]):
+        problems.add("repeated_id", f"{image_id} of images")
+
+
+def _select_categories(
+    data: Mapping[str, Any], source: str | os.PathLike, problems: AnnotationProblems
+) -> list[dict[str, Any]]:
+    """Return the categories that are kept, after raising all problems so far."""
     annotations: Any = data.get("annotations")
     usable = annotations if isinstance(annotations, list) else []
     entries = [entry for entry in usable if isinstance(entry, dict)]
