@@ -166,14 +166,19 @@ def check_annotations(
 
 
 def read_category_entries(json_file: str | os.PathLike) -> list[dict[str, Any]]:
-    """Return the categories of a COCO-format file with the file's ids, in order; see `clean_categories`.
+    """Return the categories of a COCO-format file; see `category_entries`."""
+    return category_entries(read_annotations(json_file, ("categories",)), json_file)
 
-    Images and annotations may be missing.
+
+def category_entries(data: Mapping[str, Any], source: str | os.PathLike) -> list[dict[str, Any]]:
+    """Return the categories of COCO-format data with its own ids, in their order; see `clean_categories`.
+
+    Images and annotations may be missing. `source` is the file or folder for messages.
 
     Raises:
         DataError: ids are repeated, or categories that are used have equal names.
     """
-    return _select_categories(read_annotations(json_file, ("categories",)), json_file, AnnotationProblems())
+    return _select_categories(data, source, AnnotationProblems())
 
 
 def read_image_and_category_entries(json_file: str | os.PathLike) -> CocoData:
