@@ -20,6 +20,10 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
 from fbnetv3.arch.detector_cost import list_detector_configs
 from fbnetv3.config.loading import read_config_file
+from fbnetv3.detection.data.augmentation.augmentation_keys import (
+    add_augmentation_config,
+    check_augmentation,
+)
 from fbnetv3.detection.data.detection_datasets import register_custom_datasets
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
 from fbnetv3.utils.imports import import_modules, user_modules
@@ -102,6 +106,8 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     cfg.DATASETS.CUSTOM.TEST_JSON = ""
     # Folder of the test images
     cfg.DATASETS.CUSTOM.TEST_IMAGES = ""
+
+    add_augmentation_config(cfg)
 
     # "SGD", or "AdamW", which ignores SOLVER.MOMENTUM and SOLVER.NESTEROV
     cfg.SOLVER.OPTIMIZER = "SGD"
@@ -200,5 +206,6 @@ def _check_values(cfg: CfgNode) -> None:
         ) from None
     if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
         raise UsageError("SOLVER.AMP.ENABLED needs a GPU: set it to False")
+    check_augmentation(cfg)
     if not cfg.OUTPUT_DIR:
         raise UsageError("OUTPUT_DIR is empty: set it to a folder")

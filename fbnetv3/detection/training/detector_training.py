@@ -25,6 +25,7 @@ from torch import nn, optim
 
 from fbnetv3.detection.data.detection_datasets import check_class_names, prepare_datasets
 from fbnetv3.detection.data.detection_loaders import build_train_loader
+from fbnetv3.detection.training.augmented_figure import draw_training_inputs, first_inputs
 from fbnetv3.detection.training.checked_trainer import (
     LOG_PERIOD,
     CheckedAMPTrainer,
@@ -43,6 +44,7 @@ from fbnetv3.errors import Terminated, UsageError
 from fbnetv3.training.ema import ModelEMA
 from fbnetv3.training.processes.distributed import ProcessGroup, process_group
 from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt, deferred_interrupts
+from fbnetv3.training.reports.evaluation_report import warn_on_failure
 from fbnetv3.training.run_state.checkpoints import State, save_checkpoint
 from fbnetv3.training.run_state.fingerprint import (
     DETECTOR_IGNORED_KEYS,
@@ -55,6 +57,7 @@ from fbnetv3.training.run_state.run_description import log_summary
 from fbnetv3.training.run_state.run_folder import RunFolder, run_lock, select_weights
 from fbnetv3.utils.json_lines import append_json_line
 from fbnetv3.utils.logging_setup import log_to_file, quiet_detectron2, quiet_other_ranks
+from fbnetv3.utils.plotting import save_figure
 from fbnetv3.utils.random_state import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -174,6 +177,7 @@ class _DetectorRun:
             trainer = self._build_trainer()
             with deferred_interrupts():
                 if self.start < solver.MAX_ITER:
+                    self._draw_training_inputs()
                     self._train(trainer)
                 # The final evaluation always runs, so that a complete run can be evaluated again
                 results = self._evaluate(self.detections)
@@ -185,6 +189,13 @@ class _DetectorRun:
                 plot_detection_curves(self.run_folder.metrics, self.run_folder.curve)
                 plot_examples(self.cfg, self.evaluated_model, self.cfg.DATASETS.TEST[0], self.examples)
         return DetectorRunResult(results, self.run_folder, self.detections, self.examples)
+
+    def _draw_training_inputs(self) -> None:
+        """Save a picture of the first inputs, unless the run resumes."""
+        file = self.run_folder.augmented_images
+        if self.group.is_rank_0 and not self.start:
+            with warn_on_failure(file):
+                save_figure(draw_training_inputs(first_inputs(self.loader), self.cfg), file)
 
     def _build_trainer(self) -> CheckedTrainer:
         """Build the trainer with its hooks, in the order in which they must run after a step."""

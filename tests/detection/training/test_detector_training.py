@@ -15,6 +15,7 @@ from fbnetv3.detection import load_detector
 from fbnetv3.detection.data import detection_loaders
 from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.detection.training import detector_evaluation
+from fbnetv3.detection.training.augmented_figure import MAX_INPUTS
 from fbnetv3.detection.training.detector_training import (
     build_detector_optimizer,
     evaluate_detector,
@@ -124,6 +125,7 @@ def test_own_images_need_only_a_config(train, tool, tmp_path):
     ):
         assert str(out / file) in ran.out and (out / file).exists()
     assert "step 4/4: loss" in (out / "log.txt").read_text()
+    assert (out / "augmented_images.png").exists()
     assert (out / "inference" / "custom_test" / "coco_instances_results.json").exists()
     assert sorted(os.listdir(out / "checkpoints")) == [
         "last_checkpoint",
@@ -253,7 +255,9 @@ def test_a_run_can_be_resumed_after_a_signal(
 
     def interrupted_read(self, key):
         keys_read.append(key)
-        if len(keys_read) == 5:  # the third step's first image
+        if (
+            len(keys_read) == MAX_INPUTS + 5
+        ):  # the third step's first image, after the picture of the first inputs
             os.kill(os.getpid(), number)
         return read_image(self, key)
 
