@@ -69,8 +69,6 @@ def check_augmentation(cfg: CfgNode) -> None:
     for key in _COLOR_KEYS:
         if section[key] and cfg.INPUT.FORMAT not in ("BGR", "RGB"):
             raise UsageError(f"{_SECTION}.{key} needs INPUT.FORMAT BGR or RGB, not {cfg.INPUT.FORMAT}")
-    if cfg.MODEL.LOAD_PROPOSALS and combines_images(cfg):
-        raise UsageError(f"{_SECTION}.MOSAIC and COPY_PASTE cannot be used with MODEL.LOAD_PROPOSALS True")
     _check_crop(cfg.INPUT.CROP)
 
 
