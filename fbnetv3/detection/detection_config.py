@@ -21,6 +21,7 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
 from fbnetv3.arch.detector_cost import list_detector_configs
 from fbnetv3.config.loading import read_config_file
+from fbnetv3.detection.anchors.anchor_fitting import FIT_CHOICES, add_anchor_config
 from fbnetv3.detection.data.augmentation.augmentation_keys import (
     add_augmentation_config,
     check_augmentation,
@@ -42,6 +43,7 @@ _REGISTRIES = {
     "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
 }
 _CHOICES = {
+    "MODEL.ANCHOR_GENERATOR.FIT": FIT_CHOICES,
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
@@ -111,6 +113,7 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     cfg.DATASETS.CUSTOM.TEST_IMAGES = ""
 
     add_augmentation_config(cfg)
+    add_anchor_config(cfg)
 
     # "SGD", or "AdamW", which ignores SOLVER.MOMENTUM and SOLVER.NESTEROV
     cfg.SOLVER.OPTIMIZER = "SGD"

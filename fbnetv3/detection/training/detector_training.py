@@ -14,6 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import hooks
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
+from fbnetv3.detection.anchors.anchor_fitting import resolve_anchors
 from fbnetv3.detection.data.detection_datasets import load_dataset_dicts, prepare_datasets
 from fbnetv3.detection.data.detection_loaders import build_train_loader
 from fbnetv3.detection.data.detector_class_matching import model_classes
@@ -111,6 +112,8 @@ class _DetectorRun:
         self.loader = build_train_loader(cfg, self.seed, group, self.names)
 
         # Network and optimizer
+        trained = checkpoint[1].get("metadata", {}).get("config", {}) if checkpoint else {}
+        self.cfg = cfg = resolve_anchors(cfg, self.loader.dataset.dicts, trained)  # type: ignore[attr-defined]
         torch.manual_seed(derive_seed(self.seed))
         model = build_detector(cfg)
         if cfg.MODEL.WEIGHTS:
