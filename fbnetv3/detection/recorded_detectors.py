@@ -101,7 +101,7 @@ def config_from_detector_record(
 def use_recorded_detector(
     cfg: CfgNode, record: DetectorRecord | None, source: str, keep: Collection[str] = ()
 ) -> CfgNode:
-    """Return the config with which to use the weights of `source`: with architecture, anchors and input of their training.
+    """Return the config with which to use the weights of `source`: its architecture, anchors and input.
 
     Keys in `keep`, which are given on the command line, stay. Each value in which the config, or a key that stays,
     differs from the training is logged.

@@ -136,7 +136,9 @@ def fit_anchors(boxes: TrainingBoxes, levels: Sequence[AnchorLevel]) -> list[Anc
 
     def build(logarithms: np.ndarray) -> list[AnchorLevel]:
         sizes = iter(sorted(max(1.0, round(float(size), 1)) for size in np.exp(logarithms[:num_sizes])))
-        ratios = tuple(sorted(max(0.01, round(float(ratio), 2)) for ratio in np.exp(logarithms[num_sizes:])))
+        ratios = tuple(
+            sorted(max(0.01, round(float(ratio), 2)) for ratio in np.exp(logarithms[num_sizes:]))
+        )
         return [
             AnchorLevel(level.stride, level.offset, tuple(next(sizes) for _ in level.sizes), ratios)
             for level in levels

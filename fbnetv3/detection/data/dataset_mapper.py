@@ -113,6 +113,9 @@ class FBNetV3DatasetMapper(DatasetMapper):
                 annotation.pop("segmentation", None)
             if not self.use_keypoint:
                 annotation.pop("keypoints", None)
+            elif "keypoints" not in annotation and self.keypoint_hflip_indices is not None:
+                # detectron2 needs them for all objects or for none
+                annotation["keypoints"] = np.zeros((len(self.keypoint_hflip_indices), 3))
             annotation["bbox"] = [float(value) for value in annotation["bbox"]]
             sample.annotations.append(
                 transform_annotation(

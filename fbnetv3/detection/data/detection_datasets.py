@@ -17,6 +17,7 @@ from detectron2.data.datasets import load_coco_json
 from fbnetv3.data.classes.class_matching import match_classes
 from fbnetv3.data.digit_scenes import digit_scenes_folder, ensure_digit_scenes
 from fbnetv3.detection.data.coco_annotations import check_annotations, read_annotations
+from fbnetv3.detection.data.keypoint_names import register_keypoints
 from fbnetv3.errors import DataError, UsageError, suggest
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.utils.files import expand_path
@@ -139,6 +140,14 @@ def prepare_datasets(cfg: CfgNode, group: ProcessGroup, *, training: bool = Fals
             )
     for name in cfg.DATASETS.TEST:
         load_dataset_dicts(name)
+    if cfg.MODEL.KEYPOINT_ON:
+        register_keypoints(cfg, {name: _categories(name) for name in names})
+
+
+def _categories(name: str) -> Categories:
+    """Return the categories of a registered dataset's annotation file; none if it has no such file."""
+    file = MetadataCatalog.get(name).get("json_file", "")
+    return read_annotations(file, ("categories",))["categories"] if os.path.isfile(file) else []
 
 
 def num_classes_setting(cfg: CfgNode) -> tuple[str, int]:

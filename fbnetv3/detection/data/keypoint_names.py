@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
+from detectron2.data import Metadata, MetadataCatalog
 
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.utils.checks import is_number
@@ -19,8 +19,18 @@ logger = logging.getLogger(__name__)
 _COCO_KEYPOINTS = 17
 _NUMBER_KEY = "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"
 _PAIRS_KEY = "INPUT.KEYPOINT_FLIP_PAIRS"
+_EXAMPLE_SIGMA = 0.05
+_LINE_COLOR = (255, 255, 255)
 _SIGMAS_KEY = "TEST.KEYPOINT_OKS_SIGMAS"
-_SIDES = (("left", "right"), ("Left", "Right"), ("LEFT", "RIGHT"), ("l_", "r_"), ("L_", "R_"))
+_SIDES = (
+    ("left", "right"),
+    ("Left", "Right"),
+    ("LEFT", "RIGHT"),
+    ("l_", "r_"),
+    ("L_", "R_"),
+    ("_l", "_r"),
+    ("_L", "_R"),
+)
 
 
 def add_keypoint_config(cfg: CfgNode) -> None:
@@ -44,29 +54,39 @@ def register_keypoints(cfg: CfgNode, categories: Mapping[str, Sequence[Mapping[s
     """
     first: list[str] = []
     for dataset, entries in categories.items():
-        names, skeleton = _read_keypoints(dataset, entries)
-        if first and names != first:
-            raise DataError(
-                f"{dataset}: its keypoints {first_few(names)} are not those of the first dataset, {first_few(first)}"
-            )
+        metadata = MetadataCatalog.get(dataset)
+        registered = list(metadata.get("keypoint_names") or ())
+        has_names = any(category.get("keypoints") for category in entries)
+        names, skeleton = (
+            _read_keypoints(dataset, entries) if has_names or not registered else (registered, [])
+        )
         if not first:
             first = names
             check_num_keypoints(cfg, names, dataset)
-        pairs = flip_pairs(names, cfg.INPUT.KEYPOINT_FLIP_PAIRS)
-        metadata = MetadataCatalog.get(dataset)
-        values = {
-            "keypoint_names": names,
-            "keypoint_flip_map": pairs,
-            # detectron2's has a color for each line
-            "keypoint_connection_rules": [(names[a - 1], names[b - 1], (255, 255, 255)) for a, b in skeleton],
-        }
-        for key, value in values.items():
-            # detectron2 refuses to change metadata, which an earlier config in this process may have set
-            metadata.__dict__.pop(key, None)
-            metadata.set(**{key: value})
+        elif names != first:
+            raise DataError(
+                f"{dataset}: its keypoints {first_few(names)} are not those of the first dataset, {first_few(first)}"
+            )
+        # Whoever registered the same names has given pairs and skeleton
+        if registered != names or cfg.INPUT.KEYPOINT_FLIP_PAIRS:
+            _set_metadata(metadata, names, flip_pairs(names, cfg.INPUT.KEYPOINT_FLIP_PAIRS), skeleton)
     if first:
+        pairs = MetadataCatalog.get(next(iter(categories))).keypoint_flip_map
         described = ", ".join(f"{left} / {right}" for left, right in pairs) or "none"
         logger.info("keypoints: %s; a flip exchanges %s", ", ".join(first), described)
+
+
+def _set_metadata(
+    metadata: Metadata,
+    names: Sequence[str],
+    pairs: Sequence[tuple[str, str]],
+    skeleton: Sequence[tuple[int, int]],
+) -> None:
+    lines = [(names[start - 1], names[end - 1], _LINE_COLOR) for start, end in skeleton]
+    values = {"keypoint_names": names, "keypoint_flip_map": pairs, "keypoint_connection_rules": lines}
+    for key, value in values.items():
+        metadata.__dict__.pop(key, None)  # detectron2 refuses to change metadata
+        metadata.set(**{key: value})
 
 
 def check_num_keypoints(cfg: CfgNode, names: Sequence[str], dataset: str) -> None:
@@ -80,12 +100,14 @@ def check_num_keypoints(cfg: CfgNode, names: Sequence[str], dataset: str) -> Non
     sigmas = cfg.TEST.KEYPOINT_OKS_SIGMAS
     if not sigmas and count != _COCO_KEYPOINTS and cfg.DATASETS.TEST:
         raise UsageError(
-            f"{_SIGMAS_KEY} is empty: evaluating {count} keypoints needs {count} standard deviations, of annotating each "
-            f"keypoint, relative to the object's size; COCO's are 0.025 (eyes) to 0.107 (hips): set {_SIGMAS_KEY}, for "
-            f"example to {[0.05] * count if count <= 6 else '[0.05, ...]'}"
+            f"{_SIGMAS_KEY} is empty: average precision of {count} keypoints needs as many numbers, the standard "
+            "deviation of annotating each, relative to the object's size; COCO's are 0.025 (eyes) to 0.107 (hips): set "
+            f"it, for example to {_EXAMPLE_SIGMA} for all, or leave DATASETS.TEST empty"
         )
     if sigmas and (len(sigmas) != count or not all(is_number(s, 0, math.inf) and s > 0 for s in sigmas)):
-        raise UsageError(f"{_SIGMAS_KEY} {list(sigmas)} must be {count} positive numbers, one for each keypoint")
+        raise UsageError(
+            f"{_SIGMAS_KEY} {list(sigmas)} must be {count} positive numbers, one for each keypoint"
+        )
 
 
 def flip_pairs(names: Sequence[str], configured: Sequence[Sequence[str]] = ()) -> list[tuple[str, str]]:
@@ -131,7 +153,8 @@ def _read_keypoints(
         )
     numbers = range(1, len(names) + 1)
     valid = isinstance(skeleton, list) and all(
-        isinstance(line, list) and len(line) == 2 and all(end in numbers for end in line) for line in skeleton
+        isinstance(line, list) and len(line) == 2 and all(end in numbers for end in line)
+        for line in skeleton
     )
     if not valid:
         raise DataError(

@@ -34,7 +34,7 @@ def use_classifier_preprocessing(cfg: CfgNode) -> CfgNode:
     record = read_network_record(weights)
     if record is None:
         logger.info(
-            "%s does not record its preprocessing: INPUT.FORMAT %s, MODEL.PIXEL_MEAN %s and PIXEL_STD %s are the config's",
+            "%s does not record its preprocessing: images have INPUT.FORMAT %s, MODEL.PIXEL_MEAN %s and PIXEL_STD %s",
             weights,
             cfg.INPUT.FORMAT,
             list(cfg.MODEL.PIXEL_MEAN),
@@ -43,7 +43,7 @@ def use_classifier_preprocessing(cfg: CfgNode) -> CfgNode:
         return cfg
     input_format, mean, std = classifier_inputs(record.preprocessing)
     model = cfg.MODEL
-    if cfg.INPUT.FORMAT == input_format and _equal(model.PIXEL_MEAN, mean) and _equal(model.PIXEL_STD, std):
+    if input_format == cfg.INPUT.FORMAT and _equal(model.PIXEL_MEAN, mean) and _equal(model.PIXEL_STD, std):
         logger.info("images are normalized as for %s", weights)
         return cfg
     values = f"INPUT.FORMAT {input_format} MODEL.PIXEL_MEAN {mean} MODEL.PIXEL_STD {std}"

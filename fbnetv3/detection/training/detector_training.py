@@ -18,6 +18,7 @@ from fbnetv3.detection.anchors.anchor_fitting import resolve_anchors
 from fbnetv3.detection.data.detection_datasets import load_dataset_dicts, prepare_datasets
 from fbnetv3.detection.data.detection_loaders import build_train_loader
 from fbnetv3.detection.data.detector_class_matching import model_classes
+from fbnetv3.detection.models.classifier_preprocessing import use_classifier_preprocessing
 from fbnetv3.detection.models.fbnetv3_backbone import arch_name
 from fbnetv3.detection.recorded_detectors import describe_detector, recorded_classes
 from fbnetv3.detection.training.augmented_figure import draw_training_inputs, first_inputs
@@ -86,7 +87,7 @@ def train_detector(cfg: CfgNode, *, resume: bool = False) -> DetectorRunResult:
         quiet_detectron2(),
         cudnn_benchmark(cfg.CUDNN_BENCHMARK),
     ):
-        cfg = scale_to_world_size(cfg, group)
+        cfg = use_classifier_preprocessing(scale_to_world_size(cfg, group))
         with run_lock(run_folder, group, resume) as acquire_lock:
             run = _DetectorRun(cfg, group, run_folder)
             acquire_lock()
