@@ -66,6 +66,11 @@ class FBNetV3DatasetMapper(DatasetMapper):
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         """Return the arguments from a config."""
+        if cfg.MODEL.KEYPOINT_ON and not is_train:
+            # Without annotations nothing is flipped, and the names of the training data may be unknown
+            cfg = cfg.clone()
+            cfg.defrost()
+            cfg.MODEL.KEYPOINT_ON = False
         arguments = super().from_config(cfg, is_train)
         arguments["augmentations"] = build_image_augmentations(cfg, is_train)
         if is_train and cuts_objects(cfg):
@@ -136,9 +141,11 @@ class FBNetV3DatasetMapper(DatasetMapper):
         if not self.is_train or annotations is None:
             return dataset_dict
         visible = drop_hidden(sample.annotations, self.min_visible)
-        if not self.use_instance_mask:
-            for annotation in visible:
+        for annotation in visible:
+            if not self.use_instance_mask:
                 annotation.pop("segmentation", None)
+            if "keypoints" in annotation:  # torch warns of lists of arrays
+                annotation["keypoints"] = np.asarray(annotation["keypoints"]).tolist()
         instances = detection_utils.annotations_to_instances(
             visible, sample.size, self.instance_mask_format
         )
