@@ -145,7 +145,11 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
 
 
 def build_detection_config(
-    values: Mapping[str, Any], overrides: Sequence[str] = (), where: str = "", *, ignore_unknown: bool = False
+    values: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    where: str = "",
+    *,
+    ignore_unknown: bool = False,
 ) -> CfgNode:
     """Build a config from the content of a file, nested or with dotted keys; see `load_detection_config`.
 
@@ -221,11 +225,16 @@ def _check_values(cfg: CfgNode) -> None:
         raise UsageError(
             f"MODEL.DEVICE {cfg.MODEL.DEVICE!r} must be a device, such as cpu, cuda or cuda:1"
         ) from None
+    _check_solver(cfg)
+    check_supported_keys(cfg)
+    if not cfg.OUTPUT_DIR:
+        raise UsageError("OUTPUT_DIR is empty: set it to a folder")
+
+
+def _check_solver(cfg: CfgNode) -> None:
     is_float16 = cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16"
     if is_float16 and not cfg.MODEL.DEVICE.startswith("cuda"):
-        raise UsageError(
-            "SOLVER.AMP.ENABLED needs a GPU: set it to False, or SOLVER.AMP.DTYPE to bfloat16"
-        )
+        raise UsageError("SOLVER.AMP.ENABLED needs a GPU: set it to False, or SOLVER.AMP.DTYPE to bfloat16")
     if cfg.SOLVER.PATIENCE < 0:
         raise UsageError(f"SOLVER.PATIENCE {cfg.SOLVER.PATIENCE} must be at least 0")
     if cfg.SOLVER.PATIENCE and not (cfg.TEST.EVAL_PERIOD and cfg.DATASETS.TEST):
@@ -233,6 +242,3 @@ def _check_values(cfg: CfgNode) -> None:
             f"SOLVER.PATIENCE {cfg.SOLVER.PATIENCE} needs evaluations during training: set TEST.EVAL_PERIOD and "
             "DATASETS.TEST"
         )
-    check_supported_keys(cfg)
-    if not cfg.OUTPUT_DIR:
-        raise UsageError("OUTPUT_DIR is empty: set it to a folder")

@@ -29,7 +29,9 @@ class CheckedTrainer(SimpleTrainer):
     """detectron2's trainer; a non-finite loss ends the run in all processes, before the optimizer step."""
 
     group: ProcessGroup
-    raw_model: nn.Module  # the detector, whose forward pass `model` may distribute or run in another precision
+    raw_model: (
+        nn.Module
+    )  # the detector, whose forward pass `model` may distribute or run in another precision
     diverged_file: Path  # where the weights and image names of a step with a non-finite loss are saved
     stopped: bool = False
 

@@ -14,8 +14,8 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.data import MetadataCatalog
 from torch import nn
 
-from fbnetv3.detection.models.released_names import rename_released_tensors
 from fbnetv3.detection.models.class_transfer import is_class_layer, transfer_class_rows
+from fbnetv3.detection.models.released_names import rename_released_tensors
 from fbnetv3.errors import WeightsError
 from fbnetv3.modeling.checkpoint_contents import (
     check_finite,
