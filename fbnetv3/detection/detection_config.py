@@ -232,6 +232,8 @@ def _check_values(cfg: CfgNode) -> None:
 
 
 def _check_solver(cfg: CfgNode) -> None:
+    if cfg.SOLVER.BASE_LR <= 0:  # the schedule divides by it
+        raise UsageError(f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR} must be positive")
     is_float16 = cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16"
     if is_float16 and not cfg.MODEL.DEVICE.startswith("cuda"):
         raise UsageError("SOLVER.AMP.ENABLED needs a GPU: set it to False, or SOLVER.AMP.DTYPE to bfloat16")

@@ -3,7 +3,6 @@
 import json
 import shutil
 import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,21 +24,10 @@ from fbnetv3.errors import UsageError, UserError
 from fbnetv3.training.run_state.data_fingerprint import fingerprint_of_names
 from fbnetv3.training.run_state.detector_record import read_detector_record
 from fbnetv3.utils.nested_keys import flatten
+from tests.detection.coco_files import write_with_categories
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 IDS = [3, 5, 7, 11, 13, 17, 19, 23, 29, 31]
-
-
-def write_annotations(source, target, names=NAMES, ids=IDS):
-    """Copy an annotation file of digits with other category names and ids, in the order of the digits."""
-    content = json.loads(Path(source).read_text())
-    digits = sorted(category["id"] for category in content["categories"])
-    new_id = dict(zip(digits, ids, strict=True))
-    content["categories"] = [{"id": i, "name": name} for i, name in zip(ids, names, strict=True)]
-    for annotation in content["annotations"]:
-        annotation["category_id"] = new_id[annotation["category_id"]]
-    target.write_text(json.dumps(content))
-    return target
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +44,9 @@ def run(scenes, digits_config, tmp_path_factory):
         "DATASETS": {
             "CUSTOM": {
                 f"{part}_JSON": str(
-                    write_annotations(scenes / f"{part.lower()}.json", data / f"{part}.json")
+                    write_with_categories(
+                        scenes / f"{part.lower()}.json", data / f"{part}.json", NAMES, IDS
+                    )
                 )
                 for part in ("TRAIN", "TEST")
             }
@@ -201,7 +191,7 @@ def test_another_config_gets_the_recorded_architecture_and_input(run, digits_con
 
 def test_evaluation_and_export_need_only_the_checkpoint(run, scenes, tool, tmp_path):
     shutil.copy(run / "model_final.pth", tmp_path / "mine.pth")
-    annotations = write_annotations(scenes / "test.json", tmp_path / "test.json")
+    annotations = write_with_categories(scenes / "test.json", tmp_path / "test.json", NAMES, IDS)
     ran = tool(
         "train_net",
         "--eval-only",
