@@ -110,7 +110,9 @@ def _run_detector(args: argparse.Namespace) -> None:
         _print_results(result.results, result.run_folder)
         print(f"{'examples:':12} {result.examples}")
         best, curve = ("best",), ("curve",)
-    _print_paths(result.run_folder, "weights", *best, "checkpoints", "metrics", *curve, "log", "tensorboard")
+    _print_paths(
+        result.run_folder, "weights", *best, "checkpoints", "metrics", *curve, "log", "tensorboard"
+    )
 
 
 def _print_results(results: Any, run_folder: RunFolder) -> None:

@@ -20,6 +20,7 @@ except ImportError as error:
     ) from error
 
 from fbnetv3.detection.detection_config import add_fbnetv3_config, config_file, get_config
+from fbnetv3.detection.ema_hook import EMAHook
 from fbnetv3.detection.inference.optimize_detector import optimize_for_inference
 from fbnetv3.detection.models.detector_heads import FBNetV3BoxHead, FBNetV3RPNHead
 from fbnetv3.detection.models.fbnetv3_backbone import (
@@ -32,9 +33,11 @@ from fbnetv3.detection.models.torchvision_efficientnet import (
     EfficientNetBoxHead,
     EfficientNetRPNHead,
 )
+from fbnetv3.detection.recorded_detectors import config_from_checkpoint
 from fbnetv3.detection.training.detector_checkpoint import FBNetV3Checkpointer, load_detector
 
 __all__ = [
+    "EMAHook",
     "EfficientNetBackbone",
     "EfficientNetBoxHead",
     "EfficientNetRPNHead",
@@ -46,6 +49,7 @@ __all__ = [
     "build_fbnetv3_fpn_backbone",
     "build_retinanet_fbnetv3_fpn_backbone",
     "config_file",
+    "config_from_checkpoint",
     "get_config",
     "load_detector",
     "optimize_for_inference",

@@ -241,6 +241,16 @@ def _check_values(cfg: CfgNode) -> None:
         raise UsageError(
             f"MODEL.DEVICE {cfg.MODEL.DEVICE!r} must be a device, such as cpu, cuda or cuda:1"
         ) from None
+    _check_solver(cfg)
+    check_supported_keys(cfg)
+    check_augmentation(cfg)
+    if not cfg.OUTPUT_DIR:
+        raise UsageError("OUTPUT_DIR is empty: set it to a folder")
+
+
+def _check_solver(cfg: CfgNode) -> None:
+    if cfg.SOLVER.BASE_LR <= 0:  # the schedule divides by it
+        raise UsageError(f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR} must be positive")
     is_float16 = cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16"
     if is_float16 and not cfg.MODEL.DEVICE.startswith("cuda"):
         raise UsageError("SOLVER.AMP.ENABLED needs a GPU: set it to False, or SOLVER.AMP.DTYPE to bfloat16")
@@ -251,7 +261,3 @@ def _check_values(cfg: CfgNode) -> None:
             f"SOLVER.PATIENCE {cfg.SOLVER.PATIENCE} needs evaluations during training: set TEST.EVAL_PERIOD and "
             "DATASETS.TEST"
         )
-    check_supported_keys(cfg)
-    check_augmentation(cfg)
-    if not cfg.OUTPUT_DIR:
-        raise UsageError("OUTPUT_DIR is empty: set it to a folder")

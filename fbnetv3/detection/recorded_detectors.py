@@ -11,12 +11,13 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from fbnetv3.arch import dump_arch, get_arch
+from fbnetv3.arch import dump_arch, get_arch, list_archs
+from fbnetv3.arch.arch_files import arch_from_dict
 from fbnetv3.detection.anchors.anchor_fitting import ANCHOR_KEYS, require_resolved_anchors
 from fbnetv3.detection.data.detection_datasets import Classes, num_classes_setting
 from fbnetv3.detection.detection_config import build_detection_config
 from fbnetv3.detection.models.fbnetv3_backbone import arch_name, config_arch
-from fbnetv3.errors import UnknownNameError, UsageError, UserError, WeightsError
+from fbnetv3.errors import UsageError, UserError, WeightsError
 from fbnetv3.training.run_state.detector_record import DetectorRecord, read_detector_record
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.files import expand_path
@@ -92,7 +93,7 @@ def config_from_detector_record(
         ) from None
     if modules:
         logger.info("%s was trained with modules that --import can import: %s", weights, first_few(modules))
-    flat = {**flatten(values), _ARCH: _arch_value(record), "MODEL.WEIGHTS": weights}
+    flat = {**flatten(values), _ARCH: _arch_value(record, weights), "MODEL.WEIGHTS": weights}
     if run_folder := _run_folder_of(weights):
         flat["OUTPUT_DIR"] = str(run_folder)
     return build_detection_config(flat, overrides, f"{weights}: ", ignore_unknown=True)
@@ -109,7 +110,7 @@ def use_recorded_detector(
     if record is None:
         require_resolved_anchors(cfg, source)
         return cfg
-    values: dict[str, Any] = {_ARCH: _arch_value(record), **_recorded_anchors(record)}
+    values: dict[str, Any] = {_ARCH: _arch_value(record, source), **_recorded_anchors(record)}
     values |= {
         key: record.preprocessing[name] for key, name in _INPUT_KEYS.items() if name in record.preprocessing
     }
@@ -154,15 +155,18 @@ def recorded_classes(record: DetectorRecord | None) -> Classes | None:
     return dict(zip(record.category_ids, record.classes, strict=True))
 
 
-def _arch_value(record: DetectorRecord) -> str:
+def _arch_value(record: DetectorRecord, source: str) -> str:
     """Return the value of MODEL.FBNETV3.ARCH: the name, or the definition if the name does not stand for it."""
+    if record.arch == record.definition:  # a name that only torchvision defines
+        return record.arch
     try:
-        is_known = dump_arch(get_arch(record.arch)) == record.definition
-    except UnknownNameError:
-        is_known = record.arch == record.definition  # torchvision's
-    except UserError:  # the name may look like that of a file
-        is_known = False
-    return record.arch if is_known else record.definition
+        arch = arch_from_dict(yaml.safe_load(record.definition))
+    except (UserError, yaml.YAMLError, TypeError) as error:
+        raise WeightsError(
+            f"{source}: the architecture that it records cannot be read ({describe_error(error)})"
+        ) from None
+    is_registered = arch.name in list_archs() and get_arch(arch.name) == arch
+    return arch.name if is_registered else record.definition
 
 
 def _is_same_arch(cfg: CfgNode, record: DetectorRecord) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from fbnetv3.detection.data.coco_annotations import check_annotations, read_anno
 from fbnetv3.detection.data.keypoint_names import register_keypoints
 from fbnetv3.errors import DataError, UsageError, suggest
 from fbnetv3.training.processes.distributed import ProcessGroup
+from fbnetv3.training.run_state.detector_record import read_detector_record
 from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.text import describe_error, first_few
 
@@ -170,13 +172,20 @@ def classes_from_categories(categories: Categories, num_classes: int | None = No
 
 
 def detector_classes(cfg: CfgNode, categories: Categories | None = None) -> Classes:
-    """Return the classes of a config's detector: those of `categories`, the list of a COCO-format file, if given.
+    """Return the classes of a config's detector: those that the checkpoint in `MODEL.WEIGHTS` records.
 
-    Otherwise they come from the datasets of the config, test datasets first: from detectron2's metadata, or from the
-    annotation file if it exists. If none has the network's number of classes, a detector with 80 classes gets COCO's
-    names and ids, and any other gets "class 1", "class 2" and so on, with ids from 1.
+    With `categories`, the list of a COCO-format file, their ids are used, matched by name if the checkpoint records its
+    classes. If it does not, the classes come from the datasets of the config, test datasets first: from detectron2's
+    metadata, or from the annotation file if it exists. If none has the network's number of classes, a detector with 80
+    classes gets COCO's names and ids, and any other gets "class 1", "class 2" and so on, with ids from 1.
     """
     _, num_classes = num_classes_setting(cfg)
+    weights = cfg.MODEL.WEIGHTS
+    record = read_detector_record(weights) if weights else None
+    if record and record.classes and categories is not None:
+        return _match_categories(record.classes, categories)
+    if record and record.classes:
+        return dict(zip(record.category_ids, record.classes, strict=True))
     if categories is not None:
         return classes_from_categories(categories, num_classes)
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN, _COCO):
@@ -184,6 +193,21 @@ def detector_classes(cfg: CfgNode, categories: Categories | None = None) -> Clas
         if len(classes) == num_classes:
             return classes
     return {number: f"class {number}" for number in range(1, num_classes + 1)}
+
+
+def _match_categories(names: Sequence[str], categories: Categories) -> Classes:
+    """Return the ids of a COCO-format file for a detector's classes, in the detector's order.
+
+    Classes that the file lacks get ids that it does not use.
+    """
+    classes = classes_from_categories(categories)
+    outputs = match_classes(list(classes.values()), names, "the annotation file", "the detector")
+    id_of_output = dict(zip(outputs, classes, strict=True))
+    unused = (number for number in itertools.count(1) if number not in classes)
+    return {
+        id_of_output[index] if index in id_of_output else next(unused): name
+        for index, name in enumerate(names)
+    }
 
 
 def classes_from_names(names: Sequence[str], categories: Categories | None = None) -> Classes:

@@ -38,7 +38,8 @@ def transfer_class_rows(
     Args:
         trained: state dict of the trained detector.
         model: state dict of the model to start.
-        trained_classes, classes: their class names, by class index.
+        trained_classes: names of the trained detector's classes, by class index.
+        classes: names of the model's classes.
     """
     row_of = {name: row for row, name in enumerate(trained_classes)}
     pairs = [(index, row_of[name]) for index, name in enumerate(classes) if name in row_of]

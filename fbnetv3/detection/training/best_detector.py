@@ -52,7 +52,7 @@ def selection_precision(results: Results) -> float:
     return next(iter(metrics.values()), math.nan)
 
 
-class EarlyStoppingHook(HookBase):
+class PeriodicEvaluationHook(HookBase):
     """Evaluates every `period` steps, and ends a run after `patience` evaluations without gain, as a complete one.
 
     A checkpoint is written before the evaluation at the same step. A run that resumes from it evaluates first, so that

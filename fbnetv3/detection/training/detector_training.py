@@ -22,7 +22,7 @@ from fbnetv3.detection.models.classifier_preprocessing import use_classifier_pre
 from fbnetv3.detection.models.fbnetv3_backbone import arch_name
 from fbnetv3.detection.recorded_detectors import describe_detector, recorded_classes
 from fbnetv3.detection.training.augmented_figure import draw_training_inputs, first_inputs
-from fbnetv3.detection.training.best_detector import EarlyStoppingHook, selection_precision
+from fbnetv3.detection.training.best_detector import PeriodicEvaluationHook, selection_precision
 from fbnetv3.detection.training.checked_trainer import (
     LOG_PERIOD,
     AutocastModel,
@@ -217,7 +217,7 @@ class _DetectorRun:
                 hooks.CallbackHook(before_step=self._seed_step),
                 hooks.LRScheduler(state.optimizer, state.scheduler),
                 hooks.CallbackHook(after_step=self._after_step),
-                EarlyStoppingHook(
+                PeriodicEvaluationHook(
                     cfg.TEST.EVAL_PERIOD,
                     cfg.SOLVER.PATIENCE,
                     state.best,

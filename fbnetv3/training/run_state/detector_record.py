@@ -21,9 +21,13 @@ class DetectorRecord:
     config: str  # all keys of the training config, as YAML
     arch: str  # name of the architecture
     definition: str  # the architecture as YAML, or a name that only torchvision defines
-    classes: tuple[str, ...]  # names of the classes, by class index; empty if the dataset does not name them
+    classes: tuple[
+        str, ...
+    ]  # names of the classes, by class index; empty if the dataset does not name them
     category_ids: tuple[int | str, ...]  # ids of the classes in results files
-    preprocessing: dict[str, Any] = field(default_factory=dict)  # "format", "mean", "std", "min_size", "max_size"
+    preprocessing: dict[str, Any] = field(
+        default_factory=dict
+    )  # "format", "mean", "std", "min_size", "max_size"
     data: dict[str, Any] = field(default_factory=dict)  # fingerprints of the datasets, by name
 
     def to_metadata(self) -> dict[str, Any]:

@@ -237,6 +237,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(train, uninterrupted, copied_
     assert [e["iteration"] for e in entries] == [3, 4]
 
 
+def test_a_resumed_run_with_augmentation_equals_an_uninterrupted_one(train, tmp_path):
+    """Mosaics, jitter, colors and class-balanced sampling depend on seed and step, and not on who reads the images."""
+    section = "INPUT.AUGMENTATION"
+    keys = [*NO_TEST, f"{section}.MOSAIC", "0.5", f"{section}.LARGE_SCALE_JITTER", "[0.5,1.5]"]
+    keys += [
+        f"{section}.PHOTOMETRIC_DISTORTION",
+        "0.5",
+        "DATALOADER.SAMPLER_TRAIN",
+        "ClassBalancedTrainingSampler",
+    ]
+    train(*keys)
+    expected = checkpoint(tmp_path / "run", 4)
+    (tmp_path / "run/checkpoints/step_00000004.pth").unlink()
+    assert "resuming after 2 steps" in train(*keys, "DATALOADER.NUM_WORKERS", "1", "--resume").out
+    assert_equal(expected, checkpoint(tmp_path / "run", 4))
+
+
 def test_a_random_seed_is_kept_when_resuming(train, tmp_path):
     newest = tmp_path / "run/checkpoints/step_00000004.pth"
     train(*NO_TEST, "SEED", "-1")
