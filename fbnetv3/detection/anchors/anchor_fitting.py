@@ -134,8 +134,11 @@ def fit_anchors(boxes: TrainingBoxes, levels: Sequence[AnchorLevel]) -> list[Anc
         [_clusters(log_sizes, num_sizes), _clusters(log_ratios, len(levels[0].aspect_ratios))]
     )
 
+    largest = float(boxes.image_sides.max())
+
     def build(logarithms: np.ndarray) -> list[AnchorLevel]:
-        sizes = iter(sorted(max(1.0, round(float(size), 1)) for size in np.exp(logarithms[:num_sizes])))
+        values = np.exp(logarithms[:num_sizes]).clip(1, largest)
+        sizes = iter(sorted(round(float(size), 1) for size in values))
         ratios = tuple(
             sorted(max(0.01, round(float(ratio), 2)) for ratio in np.exp(logarithms[num_sizes:]))
         )

@@ -25,7 +25,7 @@ def index_stream(cfg: CfgNode, dicts: Sequence[dict[str, Any]], seed: int) -> Ca
     "TrainingSampler" shuffles the images anew each time all have been used. "RepeatFactorTrainingSampler" also repeats
     images of rare classes, by the square root of how rare they are (Gupta et al. 2019, LVIS, Appendix B.2).
     "ClassBalancedTrainingSampler" repeats them until each class is in as many images as the most frequent one, which
-    is class-balanced oversampling (Buda et al. 2018).
+    is full oversampling (arXiv 1710.05381).
 
     The samplers' own `__iter__` gives each process every n-th index of `_infinite_indices()`, which would make a
     step's images depend on the number of processes. Hence this calls the private method, which both samplers define.

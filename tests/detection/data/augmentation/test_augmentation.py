@@ -296,7 +296,7 @@ def test_invalid_values_are_refused(key, value, message):
     ("overrides", "message"),
     [
         ([f"{SECTION}.HUE", "0.1", "INPUT.FORMAT", "L"], "HUE needs INPUT.FORMAT BGR or RGB, not L"),
-        ([*CROP, "relativ"], "INPUT.CROP.TYPE 'relativ' must be one of"),
+        ([*CROP, "fixed"], "INPUT.CROP.TYPE 'fixed' must be one of"),
         ([*CROP, "absolute"], r"INPUT.CROP.SIZE \[0.9, 0.9\] must be two numbers of pixels"),
         ([*CROP, "relative", "INPUT.CROP.SIZE", "[9, 9]"], r"must be two fractions in \(0, 1\]"),
     ],
