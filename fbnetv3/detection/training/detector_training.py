@@ -109,7 +109,7 @@ class _DetectorRun:
         checkpoint = group.broadcast(newest_checkpoint(run_folder.checkpoints) if group.is_rank_0 else None)
         self.seed = self._choose_seed(checkpoint)
         self.classes = self._match_classes(checkpoint)
-        self.names = list(self.classes.values())
+        self.names = list(self.classes.values()) or None  # None if the data do not name them
         self.loader = build_train_loader(cfg, self.seed, group, self.names)
 
         # Network and optimizer
@@ -118,7 +118,7 @@ class _DetectorRun:
         torch.manual_seed(derive_seed(self.seed))
         model = build_detector(cfg)
         if cfg.MODEL.WEIGHTS:
-            load_detector(model, cfg.MODEL.WEIGHTS, new_classes=True, classes=self.names)
+            load_detector(model, cfg.MODEL.WEIGHTS, new_classes=True, classes=self.names or ())
         self.state = DetectorState(cfg, model, group, run_folder, self._describe())
         self.start = self.state.resume(checkpoint) if checkpoint else 0
 
@@ -174,7 +174,7 @@ class _DetectorRun:
                 append_json_line(self.run_folder.metrics, scalars)
                 plot_detection_curves(self.run_folder.metrics, self.run_folder.curve)
                 model = self.state.evaluated_model
-                plot_examples(self.cfg, model, self.cfg.DATASETS.TEST[0], self.examples, self.names)
+                plot_examples(self.cfg, model, self.cfg.DATASETS.TEST[0], self.examples, classes=self.names)
         return DetectorRunResult(results, self.run_folder, self.run_folder.detections, self.examples)
 
     def _log_summary(self) -> None:
