@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,7 @@ def add_anchor_config(cfg: CfgNode) -> None:
 
 
 def resolve_anchors(
-    cfg: CfgNode, dicts: Iterable[Mapping[str, Any]], recorded: Mapping[str, Any] | None = None
+    cfg: CfgNode, dicts: Sequence[Mapping[str, Any]], recorded: Mapping[str, Any] | None = None
 ) -> CfgNode:
     """Return the config with the anchors that `MODEL.ANCHOR_GENERATOR.FIT` asks for, and "" for this key.
 

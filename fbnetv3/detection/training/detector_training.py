@@ -114,7 +114,8 @@ class _DetectorRun:
 
         # Network and optimizer
         trained = checkpoint[1].get("metadata", {}).get("config", {}) if checkpoint else {}
-        self.cfg = cfg = resolve_anchors(cfg, self.loader.dataset.dicts, trained)  # type: ignore[attr-defined]
+        images = self.loader.dataset.dicts  # type: ignore[attr-defined]
+        self.cfg = cfg = group.broadcast(resolve_anchors(cfg, images, trained))
         torch.manual_seed(derive_seed(self.seed))
         model = build_detector(cfg)
         if cfg.MODEL.WEIGHTS:
