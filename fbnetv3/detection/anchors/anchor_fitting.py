@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,8 +22,6 @@ from fbnetv3.detection.anchors.anchor_coverage import (
 from fbnetv3.errors import UsageError
 from fbnetv3.utils.text import evenly_spaced
 
-logger = logging.getLogger(__name__)
-
 FIT_CHOICES = ("", "auto", "detectron2")
 ANCHOR_KEYS = ("SIZES", "ASPECT_RATIOS")
 _FIT_KEY = "MODEL.ANCHOR_GENERATOR.FIT"
@@ -44,10 +41,11 @@ def add_anchor_config(cfg: CfgNode) -> None:
 
 def resolve_anchors(
     cfg: CfgNode, dicts: Sequence[Mapping[str, Any]], recorded: Mapping[str, Any] | None = None
-) -> CfgNode:
+) -> tuple[CfgNode, str]:
     """Return the config with the anchors that `MODEL.ANCHOR_GENERATOR.FIT` asks for, and "" for this key.
 
-    A table in the log compares how well the anchors cover the boxes before and after.
+    Also return a message for the log: a table that compares how well the anchors cover the boxes before and after, or
+    if nothing changes, a line if they cover many boxes badly; "" if not.
 
     Args:
         cfg: detectron2's config.
@@ -62,12 +60,11 @@ def resolve_anchors(
                 f"{_FIT_KEY} {section.FIT} needs boxes to train on and MODEL.ANCHOR_GENERATOR.NAME "
                 f"DefaultAnchorGenerator, not {section.NAME}"
             )
-        return cfg
+        return cfg, ""
     before = anchor_levels(cfg)
     ious = {"before": best_ious(boxes, before)}
     if not section.FIT:
-        _mention_low_coverage(boxes, ious["before"])
-        return cfg
+        return cfg, _describe_low_coverage(ious["before"])
     values = {key: (recorded or {}).get(f"MODEL.ANCHOR_GENERATOR.{key}") for key in ANCHOR_KEYS}
     if not all(values.values()):
         fit = detectron2_anchors(cfg, before) if section.FIT == "detectron2" else fit_anchors(boxes, before)
@@ -82,15 +79,11 @@ def resolve_anchors(
     resolved.MODEL.ANCHOR_GENERATOR.FIT = ""
     resolved.freeze()
     ious["after"] = best_ious(boxes, anchor_levels(resolved))
-    logger.info(
-        "%s %s: MODEL.ANCHOR_GENERATOR.SIZES %s, ASPECT_RATIOS %s\n%s",
-        _FIT_KEY,
-        section.FIT,
-        values["SIZES"],
-        values["ASPECT_RATIOS"],
-        coverage_table(boxes, ious, _positive_iou(cfg)),
+    message = (
+        f"{_FIT_KEY} {section.FIT}: MODEL.ANCHOR_GENERATOR.SIZES {values['SIZES']}, ASPECT_RATIOS "
+        f"{values['ASPECT_RATIOS']}\n{coverage_table(boxes, ious, _positive_iou(cfg))}"
     )
-    return resolved
+    return resolved, message
 
 
 def require_resolved_anchors(cfg: CfgNode, weights: str) -> None:
@@ -179,16 +172,14 @@ def _clusters(values: np.ndarray, count: int) -> np.ndarray:
     return np.sort(KMeans(count, n_init=4, random_state=0).fit(values[:, None]).cluster_centers_[:, 0])
 
 
-def _mention_low_coverage(boxes: TrainingBoxes, ious: np.ndarray) -> None:
+def _describe_low_coverage(ious: np.ndarray) -> str:
     share = (ious < LOW_IOUS[0]).mean()
-    if share >= _SHARE_TO_MENTION:
-        logger.info(
-            "%.0f%% of %d boxes have an IoU below %g with every anchor: %s auto would fit the anchors to them",
-            100 * share,
-            len(boxes),
-            LOW_IOUS[0],
-            _FIT_KEY,
-        )
+    if share < _SHARE_TO_MENTION:
+        return ""
+    return (
+        f"{100 * share:.0f}% of {len(ious)} boxes have an IoU below {LOW_IOUS[0]} with every anchor: {_FIT_KEY} auto "
+        "would fit the anchors to them"
+    )
 
 
 def _positive_iou(cfg: CfgNode) -> float:

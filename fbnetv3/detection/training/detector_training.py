@@ -115,7 +115,8 @@ class _DetectorRun:
         # Network and optimizer
         trained = checkpoint[1].get("metadata", {}).get("config", {}) if checkpoint else {}
         images = self.loader.dataset.dicts  # type: ignore[attr-defined]
-        self.cfg = cfg = group.broadcast(resolve_anchors(cfg, images, trained))
+        cfg, self.anchors = group.broadcast(resolve_anchors(cfg, images, trained))
+        self.cfg = cfg
         torch.manual_seed(derive_seed(self.seed))
         model = build_detector(cfg)
         if cfg.MODEL.WEIGHTS:
@@ -184,6 +185,8 @@ class _DetectorRun:
         details += [f"{solver.IMS_PER_BATCH} per step", f"{solver.MAX_ITER} steps"]
         datasets = ", ".join(self.cfg.DATASETS.TRAIN)
         log_summary(arch_name(self.cfg), self.state.model, datasets, details, self.device, self.group)
+        if self.anchors:
+            logger.info(self.anchors)
         if not self.cfg.DATASETS.TEST:
             logger.info("DATASETS.TEST is empty: nothing will be evaluated")
 
