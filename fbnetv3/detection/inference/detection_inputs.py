@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from urllib.parse import urlparse
 
-from fbnetv3.deploy.input_sources import InputImage, find_images
+from fbnetv3.deploy.input_sources import STANDARD_INPUT, InputImage, find_images
 from fbnetv3.detection.data.coco_annotations import read_annotations
 from fbnetv3.detection.data.detection_datasets import Categories
 from fbnetv3.detection.inference.video.video_source import (
@@ -35,11 +34,23 @@ class DetectionInput:
     image_id: int | str | None = None  # of an image in an annotation file
 
     @property
+    def address(self) -> str | int:
+        """The path or URL, or the number of a camera."""
+        return self.source.address if isinstance(self.source, VideoSource) else self.source.name
+
+    @property
+    def file(self) -> Path | None:
+        """The full path of a file, without links; None for anything else."""
+        is_live = isinstance(self.source, VideoSource) and self.source.is_live
+        if is_live or self.address == STANDARD_INPUT or is_url(str(self.address)):
+            return None
+        return expand_path(str(self.address)).resolve()
+
+    @property
     def path_parts(self) -> tuple[str, ...]:
         """The parts of the full path, or of the address."""
-        address = self.source.address if isinstance(self.source, VideoSource) else self.source.name
-        is_file = isinstance(address, str) and not urlparse(address).netloc
-        return Path(os.path.abspath(expand_path(str(address))) if is_file else str(address)).parts
+        address = str(self.address)
+        return Path(os.path.abspath(expand_path(address)) if self.file else address).parts
 
 
 def find_inputs(sources: Sequence[str], exclude: Iterable[Path] = ()) -> list[DetectionInput]:
@@ -54,30 +65,32 @@ def find_inputs(sources: Sequence[str], exclude: Iterable[Path] = ()) -> list[De
         UsageError: none of the files exists.
     """
     excluded = {folder.resolve() for folder in exclude}
-    inputs: dict[object, DetectionInput] = {}  # without duplicates
+    inputs: dict[Path | str | int, DetectionInput] = {}  # without duplicates
     for source in sources:
         video = parse_video_source(source)
-        if video is not None:
-            inputs.setdefault(video.address, DetectionInput(video, video.name))
-            continue
-        for image in find_images([source], VIDEO_SUFFIXES):
-            path = expand_path(image.name).resolve()
-            if image.data is not None or is_url(image.name):
-                inputs.setdefault(image.name, DetectionInput(image, image.relative_name))
-            elif not excluded.intersection(path.parents):
-                video = parse_video_source(image.name)
-                inputs.setdefault(path, DetectionInput(video or image, image.relative_name))
+        entries = [DetectionInput(video, video.name)] if video else _find_files(source)
+        for entry in entries:
+            key = entry.file or entry.address
+            if not (isinstance(key, Path) and excluded.intersection(key.parents)):
+                inputs.setdefault(key, entry)
     if not inputs:
         raise DataError(f"{', '.join(sources)}: contains no images")
-    _require_one_file(inputs)
+    _require_one_file(list(inputs.values()))
     return _with_distinct_names(list(inputs.values()))
 
 
-def _require_one_file(inputs: Mapping[object, DetectionInput]) -> None:
+def _find_files(source: str) -> list[DetectionInput]:
+    """Return the images and videos that a file, folder, pattern, URL or the standard input stands for."""
+    entries = []
+    for image in find_images([source], VIDEO_SUFFIXES):
+        video = None if image.data is not None else parse_video_source(image.name)
+        entries.append(DetectionInput(video or image, image.relative_name))
+    return entries
+
+
+def _require_one_file(inputs: Sequence[DetectionInput]) -> None:
     """Refuse inputs of which not even one exists: a run would only load the weights to say so."""
-    missing = [
-        entry.source.name for path, entry in inputs.items() if isinstance(path, Path) and not path.exists()
-    ]
+    missing = [str(entry.address) for entry in inputs if entry.file and not entry.file.exists()]
     if len(missing) == len(inputs):
         raise UsageError(f"{first_few(missing)}: no such file or folder")
 

@@ -13,7 +13,7 @@ from fbnetv3.detection.inference.outputs.detection_outputs import (
     OutputSettings,
     different_path,
 )
-from fbnetv3.detection.inference.video.video_writer import VideoWriter
+from fbnetv3.detection.inference.video.video_writer import VideoWriter, check_codec
 from fbnetv3.detection.inference.visualize import PICTURE_SUFFIXES, draw_detections, save_picture
 
 PICTURES_FOLDER = "pictures"
@@ -28,6 +28,7 @@ class Pictures(DetectionOutput):
 
     def __init__(self, settings: OutputSettings) -> None:
         super().__init__(settings)
+        check_codec(settings.codec)
         self._taken: set[Path] = set()
         self._video = ""
         self._writer: VideoWriter | None = None

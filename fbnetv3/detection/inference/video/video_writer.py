@@ -17,6 +17,12 @@ from fbnetv3.utils.logging_setup import quiet_standard_error
 _CODECS = ("avc1", "mp4v")
 
 
+def check_codec(codec: str) -> None:
+    """Raise a UsageError unless a codec has four characters, or none for the default."""
+    if len(codec) not in (0, 4):
+        raise UsageError(f"codec {codec!r} must have four characters, such as mp4v or vp09")
+
+
 class VideoWriter:
     """Writes an MP4 file, which appears when it is closed; closing it early leaves a playable video.
 
@@ -31,6 +37,7 @@ class VideoWriter:
         self.path = path
         self._fps = fps
         self._is_live = is_live
+        check_codec(codec)
         self._codecs = (codec,) if codec else _CODECS
         self._partial = path.with_name(f"{PARTIAL_PREFIX}{secrets.token_hex(8)}{path.suffix}")
         self._writer: Any = None
@@ -61,8 +68,6 @@ class VideoWriter:
         with as_output_error(self.path):
             self._partial.touch()  # OpenCV does not say why it cannot write
         for codec in self._codecs:
-            if len(codec) != 4:
-                raise UsageError(f"codec {codec!r} must have four characters, such as mp4v or vp09")
             with quiet_standard_error():
                 writer = cv2.VideoWriter(
                     str(self._partial), cv2.VideoWriter.fourcc(*codec), self._fps, self._size
