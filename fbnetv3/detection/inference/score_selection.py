@@ -68,8 +68,10 @@ def find_class_indices(requested: Sequence[str], names: Sequence[str]) -> list[i
     """
     indices: list[int] = []
     for name in requested:
-        matches = [i for i, known in enumerate(names) if known == name]
-        matches = matches or [i for i, known in enumerate(names) if known.casefold() == name.casefold()]
+        matches = [i for i, class_name in enumerate(names) if class_name == name]
+        matches = matches or [
+            i for i, class_name in enumerate(names) if class_name.casefold() == name.casefold()
+        ]
         if not matches:
             raise UsageError(f"the detector has no class {name!r}: {suggest(name, names)}")
         indices += matches

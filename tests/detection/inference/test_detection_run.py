@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from fbnetv3.errors import DataError, UsageError
 from fbnetv3.utils.downloads import cached_path
 from tests.detection.coco_files import annotation, dataset, exif_with_orientation, save_dataset, save_image
 from tests.detection.detectors import assert_same_detections, calibrated_detector, small_config
+from tests.detection.inference.squares import moving_squares, read_video, save_video
 from tests.tools.conftest import tool  # noqa: F401
 
 CONFIG = f"""
@@ -326,7 +328,7 @@ def test_errors_are_one_line(tool, detect, tmp_path):  # noqa: F811
         (
             detect("--input", tmp_path / "x.png", "--score-threshold", "2"),
             2,
-            "--score-threshold: 2 must be a number in [0, 1]",
+            "--score-threshold 2: 2 must be a number in [0, 1]",
         ),
         (
             detect("--input", tmp_path / "x.png", "--batch-size", "0"),
@@ -376,3 +378,49 @@ def test_registered_classes_need_one_id_each():
             detector_classes(cfg)
     finally:
         MetadataCatalog.remove("custom_ids")
+
+
+def test_all_lists_may_be_followed_by_config_keys(detect, tmp_path):
+    save_image(tmp_path / "x.png", 90, 130)
+    limit = ("TEST.DETECTIONS_PER_IMAGE", "3")
+    for option in (
+        ("--classes", "class 1", "CLASS 2"),
+        ("--score-threshold", "0.1", "class 1=0.05"),
+        ("--save", "csv", "yolo"),
+    ):
+        ran = detect("--input", tmp_path / "x.png", *option, *limit)
+        assert (ran.code, ran.err) == (0, "")
+        count = int(re.match(r".*?(\d+) objects in 1 images", ran.out, re.DOTALL)[1])
+        assert count <= 3
+    assert f"table:       {tmp_path / 'out' / 'detections.csv'}" in ran.out
+    assert (tmp_path / "out" / "labels" / "x.txt").exists()
+
+
+def test_only_the_requested_classes_are_detected(detect, tmp_path):
+    save_image(tmp_path / "x.png", 90, 130)
+    out = tmp_path / "out"
+    ids = {}
+    for classes in ((), ("class 2", "class 4")):
+        option = ("--classes", *classes) if classes else ()
+        assert detect("--input", tmp_path / "x.png", *option).code == 0
+        ids[classes] = {result["category_id"] for result in read(out / "coco_instances_results.json")}
+    assert ids[()] > ids["class 2", "class 4"] and ids["class 2", "class 4"] <= {2, 4}
+    ran = detect("--input", tmp_path / "x.png", "--classes", "zebra")
+    assert ran.code == 2
+    assert ran.err == (
+        "error: the detector has no class 'zebra': available: class 1, class 2, class 3, class 4, class 5\n"
+    )
+    ran = detect("--input", tmp_path / "x.png", "--save", "xml")
+    assert "unknown detection output 'xml': available: crops, csv, json, pictures, yolo" in ran.err
+
+
+def test_a_video(detect, tmp_path):
+    pytest.importorskip("cv2", reason="pip install opencv-python-headless")
+    pytest.importorskip("trackers", reason="pip install trackers")
+    save_video(tmp_path / "clip.mp4", moving_squares(6))
+    ran = detect("--input", tmp_path / "clip.mp4", "--track", "--every", "2", "--score-threshold", "0.2")
+    assert (ran.code, ran.err) == (0, "")
+    assert "objects in 3 frames (" in ran.out
+    frames, fps = read_video(tmp_path / "out" / "videos" / "clip.mp4")
+    assert (len(frames), fps) == (3, 5)
+    assert any("track_id" in result for result in read(tmp_path / "out" / "coco_instances_results.json"))

@@ -41,9 +41,9 @@ def import_cv2() -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise MissingPackageError(
-            f"videos need OpenCV ({error}): pip install opencv-python-headless"
-        ) from None
+        # Also right where opencv-python is installed, which servers may lack the libraries for
+        install = "pip install --force-reinstall --no-deps opencv-python-headless"
+        raise MissingPackageError(f"videos need OpenCV ({error}): {install}") from None
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     return cv2
 
