@@ -25,7 +25,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Detect objects in images and videos."""
     args = _parse_args(argv)
     keep_freed_memory()
-    from fbnetv3.detection.inference.detection_inputs import find_inputs, match_annotations
+    from fbnetv3.detection.inference.detection_inputs import (
+        find_inputs,
+        match_annotations,
+        require_video_packages,
+    )
     from fbnetv3.detection.inference.detection_run import run_detection
     from fbnetv3.detection.inference.outputs import OUTPUT_FOLDERS, OutputSettings, build_outputs
     from fbnetv3.detection.inference.score_selection import DetectionSelection, parse_score_thresholds
@@ -35,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     build_predictor = _choose_predictor(args, thresholds)
     folder = expand_path(args.output)
     inputs = find_inputs(args.input, exclude=[folder / name for name in OUTPUT_FOLDERS])
+    require_video_packages(inputs, args.track)
     categories = None
     if args.annotations:
         inputs, categories = match_annotations(inputs, args.annotations)

@@ -20,7 +20,6 @@ class FrameInfo:
     fps: float  # frames per second among the frames that are used
     num_frames: int | None  # that are used; None if it is unknown
     is_live: bool
-    is_first: bool
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,13 @@ from pathlib import Path
 from fbnetv3.deploy.input_sources import STANDARD_INPUT, InputImage, find_images
 from fbnetv3.detection.data.coco_annotations import read_annotations
 from fbnetv3.detection.data.detection_datasets import Categories
+from fbnetv3.detection.inference.video.object_tracker import ObjectTracker
+from fbnetv3.detection.inference.video.video_reader import import_cv2
 from fbnetv3.detection.inference.video.video_source import (
     VIDEO_SUFFIXES,
     VideoSource,
     parse_video_source,
+    public_parts,
 )
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.utils.downloads import is_url
@@ -48,9 +51,10 @@ class DetectionInput:
 
     @property
     def path_parts(self) -> tuple[str, ...]:
-        """The parts of the full path, or of the address."""
-        address = str(self.address)
-        return Path(os.path.abspath(expand_path(address)) if self.file else address).parts
+        """The parts of the full path, or of the URL without passwords."""
+        if self.file:
+            return Path(os.path.abspath(expand_path(str(self.address)))).parts
+        return public_parts(str(self.address)) or (self.name,)
 
 
 def find_inputs(sources: Sequence[str], exclude: Iterable[Path] = ()) -> list[DetectionInput]:
@@ -110,9 +114,24 @@ def _with_distinct_names(inputs: list[DetectionInput]) -> list[DetectionInput]:
         ):
             length += 1
         for i in indices:
-            tail = [part for part in parts[i][-length:] if part not in ("/", "..")]
+            tail = [part for part in parts[i][-length:] if part != "/"]
             inputs[i] = replace(inputs[i], name="/".join(tail))
     return inputs
+
+
+def require_video_packages(inputs: Sequence[DetectionInput], track: bool) -> None:
+    """Check that the packages are installed that videos and tracking need.
+
+    Raises:
+        MissingPackageError: one is not.
+        UsageError: there is no video to track objects through.
+    """
+    if any(isinstance(entry.source, VideoSource) for entry in inputs):
+        import_cv2()
+        if track:
+            ObjectTracker(fps=30)
+    elif track:
+        raise UsageError("--track needs a video: images are not tracked")
 
 
 def match_annotations(

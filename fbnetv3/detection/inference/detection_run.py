@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
@@ -83,12 +83,12 @@ def run_detection(
     start = time.monotonic()
     detector = _InputDetector(predictor, selection, run.errors, batch_size, every, track)
     try:
-        with tqdm(total=len(inputs), unit="image", leave=False, disable=None) as progress:
-            for result in detector.detect(inputs):
+        with _Progress(len(inputs)) as progress, contextlib.closing(detector.detect(inputs)) as results:
+            for result in results:
                 for output in outputs:
                     output.write(result)
                 run.add(result)
-                _show_progress(progress, result)
+                progress.show(result)
     finally:
         run.seconds = time.monotonic() - start
         # Also after an error or interrupt, and all of them even if one fails
@@ -98,17 +98,32 @@ def run_detection(
     return run
 
 
-def _show_progress(progress: tqdm, result: DetectedImage) -> None:
-    """Count an image, or a frame, whose video then counts by its frames."""
-    frame = result.frame
-    if frame is not None and frame.is_first:
-        progress.unit = "frame"
-        progress.set_description(frame.video, refresh=False)
-        if frame.num_frames is None:
-            progress.total = None
-        elif progress.total is not None:
-            progress.total += frame.num_frames - 1
-    progress.update()
+class _Progress:
+    """A progress bar that counts images and frames, with their number per second; a context manager."""
+
+    def __init__(self, num_inputs: int) -> None:
+        self._bar = tqdm(total=num_inputs, unit="image", leave=False, disable=None)
+        self._video = ""
+
+    def show(self, result: DetectedImage) -> None:
+        """Count an image or a frame."""
+        frame = result.frame
+        if frame is not None and frame.video != self._video:
+            # From now on, the video counts by its frames
+            self._video = frame.video
+            self._bar.unit = "frame"
+            self._bar.set_description(frame.video, refresh=False)
+            if frame.num_frames is None:
+                self._bar.total = None
+            elif self._bar.total is not None:
+                self._bar.total += frame.num_frames - 1
+        self._bar.update()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
 
 
 @dataclass
@@ -123,7 +138,7 @@ class _InputDetector:
     track: bool
     ids: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
-    def detect(self, inputs: Iterable[DetectionInput]) -> Iterator[DetectedImage]:
+    def detect(self, inputs: Iterable[DetectionInput]) -> Generator[DetectedImage]:
         """Yield the detections in images and frames; consecutive images form batches."""
         for is_video, group in itertools.groupby(
             inputs, lambda entry: isinstance(entry.source, VideoSource)
@@ -226,7 +241,6 @@ def _frame_info(name: str, frame: VideoFrame, reader: VideoReader) -> FrameInfo:
         fps=reader.fps,
         num_frames=reader.num_frames,
         is_live=reader.source.is_live,
-        is_first=frame.number == 0,
     )
 
 

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from fbnetv3.detection.inference.detection_inputs import find_inputs, match_annotations
-from fbnetv3.errors import DataError, UsageError
+from fbnetv3.detection.inference.detection_inputs import (
+    find_inputs,
+    match_annotations,
+    require_video_packages,
+)
+from fbnetv3.errors import DataError, MissingPackageError, UsageError
 from tests.detection.coco_files import save_image
 
 
@@ -67,7 +71,22 @@ def test_standard_input(tmp_path, monkeypatch):
 def test_inputs_of_the_same_name_get_more_of_their_paths(cameras):
     assert names("camera1", "camera2") == ["camera1/0.png", "camera2/0.png", "1.png"]
     assert names("camera1/0.png", "camera1/../camera2/0.png") == ["camera1/0.png", "camera2/0.png"]
-    assert names("http://a/x.png", "http://b/x.png") == ["a/x.png", "b/x.png"]
+    assert names("http://a/x.png?k=1", "http://b/x.png") == ["a/x.png", "b/x.png"]
+    # Without passwords, even if nothing else differs
+    assert names("rtsp://me:secret@a/x", "rtsp://you:secret@a/x") == ["a/x", "a/x"]
+
+
+def test_packages_are_needed_for_videos_only(cameras, monkeypatch):
+    require_video_packages(find_inputs(["camera1"]), track=False)
+    with pytest.raises(UsageError, match="--track needs a video: images are not tracked"):
+        require_video_packages(find_inputs(["camera1"]), track=True)
+    (cameras / "clip.mp4").write_text("")
+    monkeypatch.setitem(sys.modules, "trackers", None)
+    with pytest.raises(MissingPackageError, match="tracking needs"):
+        require_video_packages(find_inputs(["clip.mp4"]), track=True)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(MissingPackageError, match="videos need OpenCV"):
+        require_video_packages(find_inputs(["clip.mp4"]), track=False)
 
 
 def test_missing_files_are_left_to_the_run_if_there_are_others(cameras):

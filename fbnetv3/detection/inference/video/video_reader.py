@@ -197,4 +197,4 @@ class _NewestFrame:
     def stop(self) -> None:
         """End the thread."""
         self._is_stopped = True
-        self._thread.join(timeout=_TIMEOUT_MS / 1000)
+        self._thread.join(timeout=1 + _TIMEOUT_MS / 1000)

@@ -71,8 +71,12 @@ def _is_device(path: Path) -> bool:
 
 
 def _public_name(address: str) -> str:
-    """Return a file's name, or an address's host and path without user, password and query."""
+    return "_".join(public_parts(address)) or Path(address).name
+
+
+def public_parts(address: str) -> tuple[str, ...]:
+    """Return a URL's host and the parts of its path, without user, password and query; () for a file."""
     parsed = urlparse(address)
     if not parsed.scheme or not parsed.hostname:
-        return Path(address).name
-    return "_".join([parsed.hostname, *(part for part in parsed.path.split("/") if part)])
+        return ()
+    return (parsed.hostname, *(part for part in parsed.path.split("/") if part not in ("", "..")))

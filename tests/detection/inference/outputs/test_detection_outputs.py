@@ -39,7 +39,7 @@ def detected(name="a/x.png", number=None, tracks=None):
     )
     frame = None
     if number is not None:
-        frame = FrameInfo("clip.avi", number, number / 10, 10.0, 5, is_live=False, is_first=number == 0)
+        frame = FrameInfo("clip.avi", number, number / 10, 10.0, 5, is_live=False)
     return DetectedImage(name, 4, pixels, objects, objects[:2], frame)
 
 
