@@ -1,4 +1,4 @@
-"""Detect objects: `fbnetv3 detect (--model NAME | --config FILE) --input SOURCE ... --output DIR`."""
+"""Detect objects: `fbnetv3 detect (--model NAME | --config FILE | --weights FILE) --input SOURCE ... --output DIR`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fbnetv3.deploy.exported_folder import is_exported_folder
 from fbnetv3.errors import DataError, UsageError
-from fbnetv3.model_zoo.pretrained import find_detector_weights, find_zoo_detector
+from fbnetv3.model_zoo.pretrained import find_detector_weights, find_zoo_detector, is_checkpoint
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
+from fbnetv3.training.run_state.detector_record import read_detector_record
 from fbnetv3.utils.command_line import ArgumentParser, positive_int
 from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.nested_keys import parse_pairs
@@ -80,12 +82,17 @@ def _parse_args(argv: Sequence[str] | None) -> Namespace:
         description="Detect objects in images and videos; write pictures with boxes and a COCO results file."
     )
     add = parser.add_argument
-    add("--model", metavar="NAME", help="detector of the model zoo, or exported folder")
+    add(
+        "--model",
+        metavar="NAME",
+        help="detector of the model zoo, folder of a run, checkpoint, or exported folder",
+    )
     add("--config", "--config-file", metavar="FILE", help="detection config")
     add(
         "--weights",
         metavar="FILE",
-        help="file, URL or 'published' (default: those of the run in OUTPUT_DIR, or the config's MODEL.WEIGHTS)",
+        help="file, URL or 'published' (default: those of the run in OUTPUT_DIR, or the config's MODEL.WEIGHTS); "
+        "enough by themselves if they record their config, as those of a training run do",
     )
     add(
         "--input",
@@ -152,11 +159,9 @@ def _split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _choose_predictor(args: Namespace, thresholds: Any) -> Callable[[], Any]:
     """Return a function that builds the requested detector, so that inputs are checked before weights are loaded."""
-    if bool(args.model) == bool(args.config):
-        raise UsageError(
-            "pass either --model, a detector of the model zoo or an exported folder, or --config"
-        )
-    if args.model and Path(args.model).is_dir():
+    if args.model and args.config:
+        raise UsageError("pass either --model or --config")
+    if args.model and is_exported_folder(args.model):
         if args.weights or args.overrides:
             raise UsageError(
                 f"{args.model}: already contains its weights and settings: omit --weights and KEY VALUE pairs"
@@ -164,18 +169,41 @@ def _choose_predictor(args: Namespace, thresholds: Any) -> Callable[[], Any]:
         from fbnetv3.detection.inference.array_predictors import ExportedPredictor
 
         return partial(ExportedPredictor, args.model)
-    config, weights = args.config, args.weights
-    if args.model:
-        config, weights = find_zoo_detector(args.model, weights)
-    from fbnetv3.detection.detection_config import load_detection_config
     from fbnetv3.detection.inference.array_predictors import (
         ConfigPredictor,
         score_threshold,
         set_score_threshold,
     )
 
-    cfg = load_detection_config(config, args.overrides).clone()
+    cfg, weights = _find_detector(args)
+    cfg = cfg.clone()
     cfg.defrost()
-    weights = find_detector_weights(config, cfg, weights, parse_pairs(args.overrides))
     set_score_threshold(cfg, thresholds.for_detector(score_threshold(cfg), keep_low=args.track))
     return partial(ConfigPredictor, cfg, weights)
+
+
+def _find_detector(args: Namespace) -> tuple[Any, str]:
+    """Return the config and the weights of a detector: a checkpoint's own, or those of a config or zoo entry."""
+    from fbnetv3.detection.detection_config import load_detection_config
+    from fbnetv3.detection.recorded_detectors import config_from_checkpoint, use_recorded_detector
+
+    checkpoint = args.model if args.model and is_checkpoint(args.model) else ""
+    if checkpoint and args.weights:
+        raise UsageError(f"{args.model}: already contains its weights: omit --weights")
+    if not args.model and not args.config:
+        checkpoint = args.weights
+        if not checkpoint:
+            raise UsageError(
+                "pass --model, a detector of the model zoo, a run, a checkpoint or an exported folder, or --config, "
+                "or --weights of a checkpoint that records its config"
+            )
+    if checkpoint:
+        cfg = config_from_checkpoint(checkpoint, args.overrides)
+        return cfg, cfg.MODEL.WEIGHTS
+    config, weights = args.config, args.weights
+    if args.model:
+        config, weights = find_zoo_detector(args.model, weights)
+    cfg = load_detection_config(config, args.overrides)
+    pairs = parse_pairs(args.overrides)
+    weights = find_detector_weights(config, cfg, weights, pairs)
+    return use_recorded_detector(cfg, read_detector_record(weights), weights, pairs), weights

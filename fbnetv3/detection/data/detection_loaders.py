@@ -94,14 +94,19 @@ class DetectionTrainLoader(SignalSafeLoader):
             yield batch
 
 
-def build_train_loader(cfg: CfgNode, seed: int, group: ProcessGroup) -> DetectionTrainLoader:
-    """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation and a `StepBatchSampler`."""
+def build_train_loader(
+    cfg: CfgNode, seed: int, group: ProcessGroup, classes: Sequence[str] = ()
+) -> DetectionTrainLoader:
+    """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation and a `StepBatchSampler`.
+
+    `classes` names the detector's classes, whose order the class indices follow; by default, that of the dataset.
+    """
     batch_size = cfg.SOLVER.IMS_PER_BATCH
     if batch_size % group.size:
         raise UsageError(
             f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of the {group.size} processes"
         )
-    dicts = _load_training_dicts(cfg)
+    dicts = _load_training_dicts(cfg, classes)
     # Landscape and portrait images form separate steps, which need less padding
     groups = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
@@ -115,9 +120,9 @@ def build_train_loader(cfg: CfgNode, seed: int, group: ProcessGroup) -> Detectio
     )
 
 
-def _load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
+def _load_training_dicts(cfg: CfgNode, classes: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Load the images of `DATASETS.TRAIN` that have annotations to train on."""
-    dicts = [image for name in cfg.DATASETS.TRAIN for image in load_dataset_dicts(name)]
+    dicts = [image for name in cfg.DATASETS.TRAIN for image in load_dataset_dicts(name, classes or None)]
     # Apply the filters of detectron2's get_detection_dataset_dicts
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and dicts and "annotations" in dicts[0]:
         dicts = filter_images_with_only_crowd_annotations(dicts)

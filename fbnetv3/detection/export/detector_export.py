@@ -60,6 +60,7 @@ def export_detector(
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = os.fspath(weights)
     if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
         raise UsageError(f"INPUT.FORMAT {cfg.INPUT.FORMAT} cannot be exported; supported: BGR, RGB")
     names = list(detector_classes(cfg).values()) if classes is None else classes

@@ -22,6 +22,7 @@ from fbnetv3.detection.data.detection_datasets import (
     detector_classes,
 )
 from fbnetv3.detection.inference.optimize_detector import optimize_for_inference
+from fbnetv3.detection.recorded_detectors import config_from_checkpoint
 from fbnetv3.detection.training.detector_checkpoint import load_detector
 from fbnetv3.errors import UsageError
 from fbnetv3.utils.logging_setup import quiet_detectron2
@@ -57,6 +58,14 @@ class ConfigPredictor:
             self.model = optimize_for_inference(model) if optimize else model
         self.input_format = self.cfg.INPUT.FORMAT
         self._resize = inference_resize(self.cfg)
+
+    @classmethod
+    def from_checkpoint(
+        cls, path: str | os.PathLike, overrides: Sequence[str] = (), *, optimize: bool = True
+    ) -> ConfigPredictor:
+        """Build the detector that a checkpoint, or the folder of a run, records; see `config_from_checkpoint`."""
+        cfg = config_from_checkpoint(path, overrides)
+        return cls(cfg, cfg.MODEL.WEIGHTS, optimize=optimize)
 
     def classes(self, categories: Categories | None = None) -> Classes:
         """Return the detector's classes; see `detector_classes`."""

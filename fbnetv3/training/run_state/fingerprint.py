@@ -70,6 +70,7 @@ DETECTOR_IGNORED_KEYS = (
     "VIS_PERIOD",
     # Length: a run may be extended
     "SOLVER.MAX_ITER",
+    "SOLVER.PATIENCE",
     # Where and how fast to compute; the solver's other keys are compared after scaling to the world size
     "MODEL.DEVICE",
     "MODEL.FBNETV3.CHANNELS_LAST",

@@ -18,6 +18,7 @@ from fbnetv3.arch import configs_folder
 from fbnetv3.detection.data.dataset_mapper import read_image_array
 from fbnetv3.detection.data.detection_datasets import detector_classes
 from fbnetv3.detection.inference.array_predictors import ConfigPredictor
+from fbnetv3.detection.recorded_detectors import describe_detector
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.utils.downloads import cached_path
 from tests.detection.coco_files import annotation, dataset, exif_with_orientation, save_dataset, save_image
@@ -350,7 +351,7 @@ def test_errors_are_one_line(tool, detect, tmp_path):  # noqa: F811
         (
             tool("detect", "--input", "x", *output),
             2,
-            "or an exported folder, or --config",
+            "or an exported folder, or --config, or --weights",
         ),
         (
             tool("detect", "--config", tmp_path / "config.yaml", "--input", "x", *output),
@@ -424,3 +425,30 @@ def test_a_video(detect, tmp_path):
     frames, fps = read_video(tmp_path / "out" / "videos" / "clip.mp4")
     assert (len(frames), fps) == (3, 5)
     assert any("track_id" in result for result in read(tmp_path / "out" / "coco_instances_results.json"))
+
+
+def test_a_checkpoint_that_records_its_config_suffices(tool, weights, tmp_path):  # noqa: F811
+    """As a file, by either option, or in the folder of a run; class names and ids are those of its training."""
+    cfg = small_config()
+    cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 128
+    record = describe_detector(cfg, dict(zip((9, 2, 4, 7, 30), NAMES, strict=True)), {})
+    checkpoint = {**torch.load(weights), "metadata": record.to_metadata()}
+    (tmp_path / "run").mkdir()
+    file = tmp_path / "run" / "model_final.pth"
+    torch.save(checkpoint, file)
+    (tmp_path / "run" / "config.yaml").write_text(cfg.dump())
+    save_image(tmp_path / "x.png")
+    boxes = []
+    for source in (("--weights", file), ("--model", file), ("--model", file.parent)):
+        ran = tool("detect", *source, "--input", tmp_path / "x.png", "--output", tmp_path / "out")
+        assert (ran.code, ran.err) == (0, "")
+        listed = read(tmp_path / "out" / "images.json")["categories"]
+        assert [(c["id"], c["name"]) for c in listed] == list(zip((9, 2, 4, 7, 30), NAMES, strict=True))
+        boxes.append([result["bbox"] for result in read(tmp_path / "out" / "coco_instances_results.json")])
+    assert boxes[0] and boxes == [boxes[0]] * 3
+    ran = tool(
+        "detect", "--model", file, "--weights", file, "--input", tmp_path / "x.png", "--output", tmp_path
+    )
+    assert ran.code == 2 and "already contains its weights: omit --weights" in ran.err
+    ran = tool("detect", "--weights", weights, "--input", tmp_path / "x.png", "--output", tmp_path)
+    assert ran.code == 2 and "does not record a detector's config: pass --config FILE" in ran.err
