@@ -280,14 +280,18 @@ def _match_categories(names: Sequence[str], categories: Categories) -> Classes:
     }
 
 
-def classes_from_names(names: Sequence[str], categories: Categories | None = None) -> Classes:
-    """Return the classes of a detector that stores only their names, such as an exported one.
+def classes_from_names(
+    names: Sequence[str], categories: Categories | None = None, category_ids: Sequence[Id] = ()
+) -> Classes:
+    """Return the classes of an exported detector, which stores their names and, since version 2, their category ids.
 
-    The names and ids of `categories`, the list of a COCO-format file, are used instead if given. Otherwise COCO's names
-    have COCO's ids, and other names have ids from 1.
+    With `categories`, the list of a COCO-format file, the file's ids are used, matched by name. Without ids, COCO's
+    names have COCO's ids, and other names have ids from 1.
     """
     if categories is not None:
-        return classes_from_categories(categories, len(names))
+        return _match_categories(names, categories)
+    if category_ids:
+        return dict(zip(category_ids, names, strict=True))
     coco = dataset_classes(_COCO)
     return coco if list(coco.values()) == list(names) else dict(enumerate(names, 1))
 

@@ -18,6 +18,7 @@ from fbnetv3.detection.anchors.anchor_fitting import resolve_anchors
 from fbnetv3.detection.data.detection_datasets import load_dataset_dicts, prepare_datasets
 from fbnetv3.detection.data.detection_loaders import build_train_loader
 from fbnetv3.detection.data.detector_class_matching import model_classes
+from fbnetv3.detection.detector_run_result import DetectorResult, describe_detector_run
 from fbnetv3.detection.models.classifier_preprocessing import use_classifier_preprocessing
 from fbnetv3.detection.models.fbnetv3_backbone import arch_name
 from fbnetv3.detection.recorded_detectors import describe_detector, recorded_classes
@@ -163,6 +164,7 @@ class _DetectorRun:
         with log:
             self._log_summary()
             trainer = self._build_trainer()
+            result = DetectorResult(self.run_folder, self.cfg.LOG.RESULTS, is_resumed=self.start > 0)
             completed = self.cfg.SOLVER.MAX_ITER
             with deferred_interrupts():
                 if self.start < completed:
@@ -172,6 +174,9 @@ class _DetectorRun:
                 results = self._evaluate(completed, self.run_folder.detections)
                 check_interrupt()
             if self.group.is_rank_0 and results:
+                best = self.state.best
+                description = describe_detector_run(self.cfg, self.state.model)
+                result.write(description, best.metrics, best.precision)
                 scalars = {"iteration": completed, **to_scalars(results)}
                 append_json_line(self.run_folder.metrics, scalars)
                 plot_detection_curves(self.run_folder.metrics, self.run_folder.curve)

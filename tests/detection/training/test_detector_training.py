@@ -23,6 +23,7 @@ from fbnetv3.model_zoo.pretrained import find_detector_weights
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS
 from fbnetv3.training.run_state.fingerprint import DETECTOR_IGNORED_KEYS, config_fingerprint
 from fbnetv3.training.run_state.run_folder import RunFolder
+from fbnetv3.training.tracking.results_table import collect_results
 from fbnetv3.utils.nested_keys import flatten
 from tests.detection.coco_files import dataset, save_dataset
 
@@ -137,6 +138,9 @@ def test_own_images_need_only_a_config(train, tool, tmp_path):
     entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert {"total_loss", "loss_cls", "lr"} <= entries[0].keys()
     assert (entries[-1]["iteration"], "bbox/AP50" in entries[-1]) == (4, True)
+    (row,) = collect_results(tmp_path)
+    assert (row["run"], row["arch"], row["ap50"]) == ("run", "fbnetv3_digits", entries[-1]["bbox/AP50"])
+    assert (tmp_path / "results.csv").exists()
     again = tool("train_net", "--config", out / "config.yaml", "--eval-only")
     assert (again.code, again.err) == (0, "")
     assert again.out.splitlines()[-1] in ran.out.splitlines()
