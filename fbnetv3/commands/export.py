@@ -20,11 +20,15 @@ from fbnetv3.model_zoo.pretrained import (
     PretrainedClassifier,
     find_detector_weights,
     find_zoo_detector,
+    is_checkpoint,
     load_classifier_from_config,
     load_classifier_from_name,
 )
 from fbnetv3.model_zoo.zoo import is_detector
+from fbnetv3.training.run_state.detector_record import read_detector_record
+from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.command_line import ArgumentParser, positive_int, program_name
+from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.nested_keys import parse_pairs
 
 MAX_CALIBRATION_IMAGES = 256
@@ -41,8 +45,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Export a network."""
     parser = _build_parser()
     args = parser.parse_intermixed_args(argv)
-    if args.model and args.overrides:
-        parser.error("KEY VALUE pairs need --config")
+    is_detector_model = bool(args.model) and _is_detector(args.model)
+    if args.model and args.overrides and not (is_detector_model and is_checkpoint(args.model)):
+        parser.error("KEY VALUE pairs need --config, or a detector's checkpoint as --model")
+    if args.weights and is_detector_model and is_checkpoint(args.model):
+        parser.error(f"{args.model}: is a checkpoint with weights of its own: omit --weights")
     for option, default in INT8_DEFAULTS.items():
         if getattr(args, option) is None:
             setattr(args, option, default)
@@ -51,10 +58,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.model:
         get_format(args.format)  # fail early; with --config, the config's IMPORTS may register it later
     command = shlex.join([program_name(), *(sys.argv[1:] if argv is None else argv)])
-    if is_detector(args.model) if args.model else is_detection_config(args.config):
+    if is_detector_model or (args.config and is_detection_config(args.config)):
         _run_detector_export(args, command)
     else:
         _run_classifier_export(args, command)
+
+
+def _is_detector(model: str) -> bool:
+    """Return whether a model is a detector of the zoo, or a detector's checkpoint or the folder of its run."""
+    if not is_checkpoint(model):
+        return is_detector(model)
+    weights = RunFolder(model).trained_weights() if expand_path(model).is_dir() else model
+    return weights is not None and read_detector_record(str(weights)) is not None
 
 
 def _build_parser() -> ArgumentParser:
@@ -64,7 +79,7 @@ def _build_parser() -> ArgumentParser:
     source.add_argument(
         "--model",
         metavar="NAME",
-        help="architecture, model zoo entry such as digits/fbnetv3_digits, or a classifier's checkpoint or run folder",
+        help="architecture, model zoo entry such as digits/fbnetv3_digits, checkpoint or run folder",
     )
     parser.add_argument(
         "--weights",
@@ -171,21 +186,28 @@ def _run_detector_export(args: argparse.Namespace, command: str) -> None:
         raise UsageError("detectors take images of any size: omit --any-size")
     from fbnetv3.detection.detection_config import load_detection_config
     from fbnetv3.detection.export.detector_export import export_detector
+    from fbnetv3.detection.models.fbnetv3_backbone import arch_name
+    from fbnetv3.detection.recorded_detectors import config_from_checkpoint, use_recorded_detector
 
-    if args.model:
+    pairs = parse_pairs(args.overrides)
+    if args.model and is_checkpoint(args.model):
+        cfg = config_from_checkpoint(args.model, args.overrides)
+        weights, name = cfg.MODEL.WEIGHTS, arch_name(cfg)
+    elif args.model:
         config, weights = find_zoo_detector(args.model, args.weights)
-        cfg = load_detection_config(config)
+        cfg, name = load_detection_config(config), Path(config).stem
     else:
-        config = args.config
-        cfg = load_detection_config(config, args.overrides)
-        weights = find_detector_weights(config, cfg, args.weights, parse_pairs(args.overrides))
+        cfg = load_detection_config(args.config, args.overrides)
+        weights = find_detector_weights(args.config, cfg, args.weights, pairs)
+        cfg = use_recorded_detector(cfg, read_detector_record(weights), weights, pairs)
+        name = Path(args.config).stem
     exported = export_detector(
         cfg,
         weights,
         args.output,
         images=sample_image_files(args.images) if args.images else None,
         classes=read_class_names(args.classes) if args.classes else None,
-        name=Path(config).stem,
+        name=name,
         command=command,
     )
     check = exported.manifest.verification

@@ -1,12 +1,13 @@
 """Train or evaluate a network: `fbnetv3 train --config FILE [--eval-only] [--resume] [KEY VALUE ...]`.
 
-The config decides between a classifier and a detector; detectors have detectron2 configs. A classifier's checkpoint is
-evaluated without a config: `fbnetv3 eval FILE`.
+The config decides between a classifier and a detector; detectors have detectron2 configs. A checkpoint is evaluated
+without a config: `fbnetv3 eval FILE`.
 """
 
 import argparse
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from fbnetv3.commands.cli import COMMANDS
 from fbnetv3.config import is_detection_config, load_config
@@ -14,6 +15,7 @@ from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.training import evaluate_classifier, train_classifier
 from fbnetv3.training.processes.launch import launch
 from fbnetv3.training.recorded_networks import load_recorded_config
+from fbnetv3.training.run_state.detector_record import read_detector_record
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.training.training_hooks import ACCURACY_LABELS
 from fbnetv3.utils.command_line import ArgumentParser, positive_int
@@ -52,9 +54,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--eval-only does not train: omit --resume")
     if not args.config and not args.eval_only:
         parser.error("training needs --config FILE")
-    is_detector = args.config and is_detection_config(args.config)
-    run = partial(_run_detector if is_detector else _run_classifier, args)
+    run = partial(_run_detector if _is_detector(args) else _run_classifier, args)
     launch(run, args.num_gpus, after_interrupt=COMMANDS["train"].after_interrupt)
+
+
+def _is_detector(args: argparse.Namespace) -> bool:
+    """Return whether the config, or without one the weights to evaluate, are those of a detector."""
+    if args.config:
+        return is_detection_config(args.config)
+    pairs = parse_pairs(args.overrides)
+    if weights := pairs.get("MODEL.WEIGHTS"):
+        return read_detector_record(weights) is not None
+    run_config = RunFolder(pairs["OUTPUT_DIR"]).config if "OUTPUT_DIR" in pairs else None
+    return bool(run_config and run_config.is_file() and is_detection_config(run_config))
 
 
 def _run_classifier(args: argparse.Namespace) -> None:
@@ -78,20 +90,41 @@ def _run_classifier(args: argparse.Namespace) -> None:
 
 def _run_detector(args: argparse.Namespace) -> None:
     from fbnetv3.detection.detection_config import load_detection_config
-    from fbnetv3.detection.training.detector_evaluation import detection_table
-    from fbnetv3.detection.training.detector_training import evaluate_detector, train_detector
+    from fbnetv3.detection.recorded_detectors import config_from_checkpoint
+    from fbnetv3.detection.training.detector_evaluation import evaluate_detector
+    from fbnetv3.detection.training.detector_training import train_detector
 
-    cfg = load_detection_config(args.config, args.overrides)
+    pairs = parse_pairs(args.overrides)
+    if args.config:
+        cfg = load_detection_config(args.config, args.overrides)
+    else:
+        cfg = config_from_checkpoint(pairs.get("MODEL.WEIGHTS") or pairs["OUTPUT_DIR"], args.overrides)
     keep_freed_memory()
     if args.eval_only:
-        print(detection_table(evaluate_detector(cfg, keep=parse_pairs(args.overrides))))
+        results = evaluate_detector(cfg, keep=pairs)
+        _print_results(results, RunFolder(cfg.OUTPUT_DIR))
         return
     result = train_detector(cfg, resume=args.resume)
+    best = curve = ()
     if result.results:
-        print(detection_table(result.results))
-        print(f"{'detections:':12} {result.detections}\n{'examples:':12} {result.examples}")
-    curve = ("curve",) if result.results else ()
-    _print_paths(result.run_folder, "weights", "checkpoints", "metrics", *curve, "log", "tensorboard")
+        _print_results(result.results, result.run_folder)
+        print(f"{'examples:':12} {result.examples}")
+        best, curve = ("best",), ("curve",)
+    _print_paths(
+        result.run_folder, "weights", *best, "checkpoints", "metrics", *curve, "log", "tensorboard"
+    )
+
+
+def _print_results(results: Any, run_folder: RunFolder) -> None:
+    """Print a detector's average precision by class and in total; only rank 0 has results."""
+    from fbnetv3.detection.training.evaluation_tables import class_tables, detection_table
+
+    if not results:
+        return
+    if tables := class_tables(results):
+        print(f"{tables}\n")
+    print(detection_table(results))
+    _print_paths(run_folder, "detections")
 
 
 def _print_metrics(metrics: Mapping[str, float]) -> None:

@@ -6,7 +6,8 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
@@ -20,10 +21,18 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
 from fbnetv3.arch.detector_cost import list_detector_configs
 from fbnetv3.config.loading import read_config_file
+from fbnetv3.detection.anchors.anchor_fitting import FIT_CHOICES, add_anchor_config
+from fbnetv3.detection.data.augmentation.augmentation_keys import (
+    add_augmentation_config,
+    check_augmentation,
+)
 from fbnetv3.detection.data.detection_datasets import register_custom_datasets
+from fbnetv3.detection.data.keypoint_names import add_keypoint_config
+from fbnetv3.detection.models.classifier_preprocessing import PREPROCESSING_CHOICES
+from fbnetv3.detection.unsupported_keys import check_supported_keys
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
 from fbnetv3.utils.imports import import_modules, user_modules
-from fbnetv3.utils.nested_keys import flatten, parse_pairs
+from fbnetv3.utils.nested_keys import flatten, nest, parse_pairs
 from fbnetv3.utils.text import one_line
 
 logger = logging.getLogger(__name__)
@@ -36,8 +45,11 @@ _REGISTRIES = {
     "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
 }
 _CHOICES = {
+    "MODEL.ANCHOR_GENERATOR.FIT": FIT_CHOICES,
+    "MODEL.FBNETV3.PREPROCESSING": PREPROCESSING_CHOICES,
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
+    "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
 }
 _POSITIVE_KEYS = (
     "SOLVER.IMS_PER_BATCH",
@@ -82,8 +94,15 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     # A classifier's weights that initialize trunk and box head: a file, a URL, or "zoo://" followed by a model zoo
     # entry. The classifier must have the same architecture. "" initializes randomly. Ignored if MODEL.WEIGHTS is set.
     cfg.MODEL.FBNETV3.WEIGHTS = ""
+    # If the classifier of WEIGHTS was trained on other inputs than INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD
+    # say: "check" stops with an error that shows its values, "classifier" takes these over, "config" changes nothing
+    cfg.MODEL.FBNETV3.PREPROCESSING = "check"
     # Use channels-last (NHWC) memory format, which is faster on CPUs and on GPUs with tensor cores
     cfg.MODEL.FBNETV3.CHANNELS_LAST = True
+
+    cfg.LOG = CfgNode()
+    # Keep a table of all runs, results.csv, in the folder that contains OUTPUT_DIR
+    cfg.LOG.RESULTS = True
 
     cfg.MODEL_EMA = CfgNode()
     # Keep an exponential moving average (EMA) of weights and BatchNorm statistics, and evaluate the averaged weights
@@ -103,10 +122,18 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     # Folder of the test images
     cfg.DATASETS.CUSTOM.TEST_IMAGES = ""
 
+    add_augmentation_config(cfg)
+    add_keypoint_config(cfg)
+    add_anchor_config(cfg)
+
     # "SGD", or "AdamW", which ignores SOLVER.MOMENTUM and SOLVER.NESTEROV
     cfg.SOLVER.OPTIMIZER = "SGD"
     # Number of checkpoints to keep; older ones are deleted
     cfg.SOLVER.CHECKPOINTS_TO_KEEP = 2
+    # End the run after this number of evaluations (TEST.EVAL_PERIOD) without gain in AP; 0 never ends it early
+    cfg.SOLVER.PATIENCE = 0
+    # Data type of mixed precision (SOLVER.AMP.ENABLED): "float16" on GPUs, "bfloat16" also on CPUs
+    cfg.SOLVER.AMP.DTYPE = "float16"
 
 
 def config_file(name: str) -> str:
@@ -133,14 +160,30 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
     `MODEL.FBNETV3.ARCH` is looked up next to the config file first. Without a GPU, `MODEL.DEVICE` becomes "cpu".
     Files are read as plain YAML: tags that would run code are refused. Errors name the file and the key.
     """
+    values = {key: value for key, value in read_config_file(file).items() if key != "_BASE_"}
+    return build_detection_config(values, overrides, f"{file}: ")
+
+
+def build_detection_config(
+    values: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    where: str = "",
+    *,
+    ignore_unknown: bool = False,
+) -> CfgNode:
+    """Build a config from the content of a file, nested or with dotted keys; see `load_detection_config`.
+
+    `where` begins messages about these values. With `ignore_unknown`, keys that this version does not have are left
+    out, as another version may have written them.
+    """
     cfg = get_cfg()
     add_fbnetv3_config(cfg)
     known_keys = list(flatten(cfg))
-    where = f"{file}: "
-    values = {key: value for key, value in read_config_file(file).items() if key != "_BASE_"}
+    if ignore_unknown:
+        values = {key: value for key, value in flatten(values).items() if _is_known(key, known_keys)}
     _require_known_keys(flatten(values), known_keys, where)
     with _yacs_errors_as_usage_errors(where):
-        cfg.merge_from_other_cfg(CfgNode(values))
+        cfg.merge_from_other_cfg(CfgNode(nest(flatten(values))))
     pairs = parse_pairs(overrides)
     _require_known_keys(pairs, known_keys)
     with _yacs_errors_as_usage_errors():
@@ -160,9 +203,13 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
 
 def _require_known_keys(keys: Iterable[str], known_keys: Sequence[str], where: str = "") -> None:
     for key in keys:
-        # Sections pass too, and so do mappings under plain keys, whose wrong type yacs reports
-        if not any(f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.") for name in known_keys):
+        if not _is_known(key, known_keys):
             raise UsageError(f"{where}unknown key {key}: {suggest(key, known_keys)}")
+
+
+def _is_known(key: str, known_keys: Sequence[str]) -> bool:
+    # Sections pass too, and so do mappings under plain keys, whose wrong type yacs reports
+    return any(f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.") for name in known_keys)
 
 
 @contextlib.contextmanager
@@ -198,7 +245,23 @@ def _check_values(cfg: CfgNode) -> None:
         raise UsageError(
             f"MODEL.DEVICE {cfg.MODEL.DEVICE!r} must be a device, such as cpu, cuda or cuda:1"
         ) from None
-    if cfg.SOLVER.AMP.ENABLED and not cfg.MODEL.DEVICE.startswith("cuda"):
-        raise UsageError("SOLVER.AMP.ENABLED needs a GPU: set it to False")
+    _check_solver(cfg)
+    check_supported_keys(cfg)
+    check_augmentation(cfg)
     if not cfg.OUTPUT_DIR:
         raise UsageError("OUTPUT_DIR is empty: set it to a folder")
+
+
+def _check_solver(cfg: CfgNode) -> None:
+    if cfg.SOLVER.BASE_LR <= 0:  # the schedule divides by it
+        raise UsageError(f"SOLVER.BASE_LR {cfg.SOLVER.BASE_LR} must be positive")
+    is_float16 = cfg.SOLVER.AMP.ENABLED and cfg.SOLVER.AMP.DTYPE == "float16"
+    if is_float16 and not cfg.MODEL.DEVICE.startswith("cuda"):
+        raise UsageError("SOLVER.AMP.ENABLED needs a GPU: set it to False, or SOLVER.AMP.DTYPE to bfloat16")
+    if cfg.SOLVER.PATIENCE < 0:
+        raise UsageError(f"SOLVER.PATIENCE {cfg.SOLVER.PATIENCE} must be at least 0")
+    if cfg.SOLVER.PATIENCE and not (cfg.TEST.EVAL_PERIOD and cfg.DATASETS.TEST):
+        raise UsageError(
+            f"SOLVER.PATIENCE {cfg.SOLVER.PATIENCE} needs evaluations during training: set TEST.EVAL_PERIOD and "
+            "DATASETS.TEST"
+        )

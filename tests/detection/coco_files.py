@@ -1,6 +1,7 @@
 """Small COCO-format datasets for tests."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -60,3 +61,17 @@ def save_dataset(folder, data=None, images=True):
     file = folder / "instances.json"
     file.write_text(json.dumps(data))
     return file, root
+
+
+def write_with_categories(source, target, names, ids=None):
+    """Copy an annotation file with other category names and ids, in the order of its own ids. Return the copy."""
+    content = json.loads(Path(source).read_text())
+    old_ids = sorted(category["id"] for category in content["categories"])
+    new_id = dict(zip(old_ids, ids or old_ids, strict=True))
+    content["categories"] = [
+        {"id": new_id[old], "name": name} for old, name in zip(old_ids, names, strict=True)
+    ]
+    for box in content["annotations"]:
+        box["category_id"] = new_id[box["category_id"]]
+    target.write_text(json.dumps(content))
+    return target

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,8 +28,10 @@ from fbnetv3.detection.data.annotations.registered_annotations import (
     has_annotations,
     load_own_dicts,
 )
+from fbnetv3.detection.data.keypoint_names import register_keypoints
 from fbnetv3.errors import DataError, UsageError, suggest
 from fbnetv3.training.processes.distributed import ProcessGroup
+from fbnetv3.training.run_state.detector_record import read_detector_record
 from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.text import first_few
 
@@ -211,33 +214,17 @@ def prepare_datasets(cfg: CfgNode, group: ProcessGroup, *, training: bool = Fals
             )
     for name in cfg.DATASETS.TEST:
         load_dataset_dicts(name)
+    if cfg.MODEL.KEYPOINT_ON:
+        categories = {
+            name: load_clean_annotations(name).categories if has_annotations(name) else [] for name in names
+        }
+        register_keypoints(cfg, categories)
 
 
 def num_classes_setting(cfg: CfgNode) -> tuple[str, int]:
     """Return the config key that holds the network's number of classes, and its value."""
     section = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "ROI_HEADS"
     return f"MODEL.{section}.NUM_CLASSES", cfg.MODEL[section].NUM_CLASSES
-
-
-def check_class_names(cfg: CfgNode, names: Sequence[str]) -> None:
-    """Require that loaded datasets have the same classes, as many as the network."""
-    key, num_classes = num_classes_setting(cfg)
-    known_classes = {name: list(MetadataCatalog.get(name).get("thing_classes", [])) for name in names}
-    previous = ""
-    for name, classes in known_classes.items():
-        if not classes:  # the dataset does not name them
-            continue
-        count = len(classes)
-        if count != num_classes:
-            problem = f"{name} has {count} classes ({first_few(classes)}), but the network has"
-            raise UsageError(f"{problem} {num_classes}: set {key} {count}")
-        if previous and classes != known_classes[previous]:
-            different = sorted(set(classes) ^ set(known_classes[previous]))
-            problem = (
-                f"different classes: {first_few(different)}" if different else "classes in different orders"
-            )
-            raise UsageError(f"{previous} and {name} have {problem}")
-        previous = name
 
 
 def classes_from_categories(categories: Categories, num_classes: int | None = None) -> Classes:
@@ -253,35 +240,61 @@ def classes_from_categories(categories: Categories, num_classes: int | None = No
 
 
 def detector_classes(cfg: CfgNode, categories: Categories | None = None) -> Classes:
-    """Return the classes of a config's detector: those of `categories`, the list of a COCO-format file, if given.
+    """Return the classes of a config's detector: those that the checkpoint in `MODEL.WEIGHTS` records.
 
-    Otherwise they come from the datasets of the config, test datasets first: from detectron2's metadata, or from the
-    annotation file if it exists. If none has the network's number of classes, a detector with 80 classes gets COCO's
-    names and ids, and any other gets "class 1", "class 2" and so on, with ids from 1.
+    With `categories`, the list of a COCO-format file, their ids are used, matched by name if the checkpoint records its
+    classes. If it does not, the classes come from the datasets of the config, test datasets first: from detectron2's
+    metadata, or from the annotation file if it exists. If none has the network's number of classes, a detector with 80
+    classes gets COCO's names and ids, and any other gets "class 1", "class 2" and so on, with ids from 1.
     """
     _, num_classes = num_classes_setting(cfg)
+    weights = cfg.MODEL.WEIGHTS
+    record = read_detector_record(weights) if weights else None
+    if record and record.classes and categories is not None:
+        return _match_categories(record.classes, categories)
+    if record and record.classes:
+        return dict(zip(record.category_ids, record.classes, strict=True))
     if categories is not None:
         return classes_from_categories(categories, num_classes)
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN, _COCO):
-        classes = _classes_from_catalog(name)
+        classes = dataset_classes(name)
         if len(classes) == num_classes:
             return classes
     return {number: f"class {number}" for number in range(1, num_classes + 1)}
 
 
-def classes_from_names(names: Sequence[str], categories: Categories | None = None) -> Classes:
-    """Return the classes of a detector that stores only their names, such as an exported one.
+def _match_categories(names: Sequence[str], categories: Categories) -> Classes:
+    """Return the ids of a COCO-format file for a detector's classes, in the detector's order.
 
-    The names and ids of `categories`, the list of a COCO-format file, are used instead if given. Otherwise COCO's names
-    have COCO's ids, and other names have ids from 1.
+    Classes that the file lacks get ids that it does not use.
+    """
+    classes = classes_from_categories(categories)
+    outputs = match_classes(list(classes.values()), names, "the annotation file", "the detector")
+    id_of_output = dict(zip(outputs, classes, strict=True))
+    unused = (number for number in itertools.count(1) if number not in classes)
+    return {
+        id_of_output[index] if index in id_of_output else next(unused): name
+        for index, name in enumerate(names)
+    }
+
+
+def classes_from_names(
+    names: Sequence[str], categories: Categories | None = None, category_ids: Sequence[Id] = ()
+) -> Classes:
+    """Return the classes of an exported detector, which stores their names and, since version 2, their category ids.
+
+    With `categories`, the list of a COCO-format file, the file's ids are used, matched by name. Without ids, COCO's
+    names have COCO's ids, and other names have ids from 1.
     """
     if categories is not None:
-        return classes_from_categories(categories, len(names))
-    coco = _classes_from_catalog(_COCO)
+        return _match_categories(names, categories)
+    if category_ids:
+        return dict(zip(category_ids, names, strict=True))
+    coco = dataset_classes(_COCO)
     return coco if list(coco.values()) == list(names) else dict(enumerate(names, 1))
 
 
-def _classes_from_catalog(name: str) -> Classes:
+def dataset_classes(name: str) -> Classes:
     """Return the classes of a registered dataset; an empty mapping if they are unknown until it is loaded."""
     metadata = MetadataCatalog.get(name)
     if names := metadata.get("thing_classes"):

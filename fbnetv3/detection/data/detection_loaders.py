@@ -15,17 +15,16 @@ from detectron2.data.build import (
     filter_images_with_few_keypoints,
     filter_images_with_only_crowd_annotations,
 )
-from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fbnetv3.data.loader import SignalSafeLoader, init_worker
-from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper
+from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper, build_training_mapper
 from fbnetv3.detection.data.detection_datasets import load_dataset_dicts
-from fbnetv3.errors import DataError, UsageError, suggest
+from fbnetv3.detection.data.image_sampling import index_stream
+from fbnetv3.errors import DataError, UsageError
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.utils.random_state import derive_seed, seeded
-
-_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 
 
 class StepBatchSampler(Sampler):
@@ -94,30 +93,36 @@ class DetectionTrainLoader(SignalSafeLoader):
             yield batch
 
 
-def build_train_loader(cfg: CfgNode, seed: int, group: ProcessGroup) -> DetectionTrainLoader:
-    """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation and a `StepBatchSampler`."""
+def build_train_loader(
+    cfg: CfgNode, seed: int, group: ProcessGroup, classes: Sequence[str] | None = None
+) -> DetectionTrainLoader:
+    """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation and a `StepBatchSampler`.
+
+    `classes` names the detector's classes, whose order the class indices follow; by default, that of the dataset.
+    """
     batch_size = cfg.SOLVER.IMS_PER_BATCH
     if batch_size % group.size:
         raise UsageError(
             f"SOLVER.IMS_PER_BATCH {batch_size} is not a multiple of the {group.size} processes"
         )
-    dicts = _load_training_dicts(cfg)
+    dicts = _load_training_dicts(cfg, classes)
     # Landscape and portrait images form separate steps, which need less padding
     groups = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         groups = [int(image["width"] <= image["height"]) for image in dicts]
-    index_stream = _index_stream(cfg, dicts, seed)
     return DetectionTrainLoader(
-        SeededDataset(dicts, FBNetV3DatasetMapper(cfg, is_train=True), seed),
-        batch_sampler=StepBatchSampler(index_stream, batch_size, groups, group.rank, group.size),
+        SeededDataset(dicts, build_training_mapper(cfg, dicts), seed),
+        batch_sampler=StepBatchSampler(
+            index_stream(cfg, dicts, seed), batch_size, groups, group.rank, group.size
+        ),
         generator=torch.Generator().manual_seed(seed % 2**63),
         **_loader_options(cfg),
     )
 
 
-def _load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
+def _load_training_dicts(cfg: CfgNode, classes: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Load the images of `DATASETS.TRAIN` that have annotations to train on."""
-    dicts = [image for name in cfg.DATASETS.TRAIN for image in load_dataset_dicts(name)]
+    dicts = [image for name in cfg.DATASETS.TRAIN for image in load_dataset_dicts(name, classes)]
     # Apply the filters of detectron2's get_detection_dataset_dicts
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and dicts and "annotations" in dicts[0]:
         dicts = filter_images_with_only_crowd_annotations(dicts)
@@ -129,23 +134,6 @@ def _load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
             "DATASETS.CUSTOM"
         )
     return dicts
-
-
-def _index_stream(cfg: CfgNode, dicts: list[dict[str, Any]], seed: int) -> Callable[[], Iterator[int]]:
-    """Return the endless stream of image indices of one of detectron2's training samplers.
-
-    The samplers' own `__iter__` gives each process every n-th index of `_infinite_indices()`, which would make a
-    step's images depend on the number of processes. Hence this calls the private method, which both samplers define.
-    """
-    name = cfg.DATALOADER.SAMPLER_TRAIN
-    if name == "TrainingSampler":
-        return TrainingSampler(len(dicts), seed=seed)._infinite_indices
-    if name == "RepeatFactorTrainingSampler":
-        repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            dicts, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
-        )
-        return RepeatFactorTrainingSampler(repeats, seed=seed)._infinite_indices
-    raise UsageError(f"DATALOADER.SAMPLER_TRAIN {name!r} cannot be resumed: {suggest(name, _SAMPLERS)}")
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:

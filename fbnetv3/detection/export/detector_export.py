@@ -24,7 +24,7 @@ from fbnetv3.detection.data.detection_datasets import (
     num_classes_setting,
 )
 from fbnetv3.detection.export.exportable_detector import make_exportable
-from fbnetv3.detection.inference.detect_images import ConfigPredictor
+from fbnetv3.detection.inference.array_predictors import ConfigPredictor
 from fbnetv3.detection.inference.optimize_detector import FusedBoxHead, fold_conv_norms
 from fbnetv3.detection.models.detector_heads import FBNetV3BoxHead
 from fbnetv3.errors import DataError, UsageError
@@ -53,16 +53,18 @@ def export_detector(
         output: the folder to create; an existing one must be empty.
         images: images to compare on; default: 16 images of `DATASETS.TEST` if they exist, otherwise
             scikit-learn's photographs.
-        classes: class names; default: those of `detector_classes`.
+        classes: class names, which replace those of `detector_classes`; the ids of these remain.
         name: name of the detector.
         command: command line to record as the origin in the manifest.
     """
     cfg = cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.WEIGHTS = os.fspath(weights)
     if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
         raise UsageError(f"INPUT.FORMAT {cfg.INPUT.FORMAT} cannot be exported; supported: BGR, RGB")
-    names = list(detector_classes(cfg).values()) if classes is None else classes
+    own_classes = detector_classes(cfg)
+    names = list(own_classes.values()) if classes is None else classes
     key, num_classes = num_classes_setting(cfg)
     if len(names) != num_classes:
         advice = f"pass {num_classes} names, or set {key} {len(names)}"
@@ -75,6 +77,7 @@ def export_detector(
         output,
         original=partial(detect_boxes, predictor),
         images=_test_images(cfg) if images is None else images,
+        category_ids=list(own_classes),
         name=name,
         command=command,
     )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
+import yaml
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import FrozenBatchNorm2d, ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
@@ -14,14 +15,39 @@ from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool, LastLevelP6P
 from torch import Tensor, nn
 
 from fbnetv3.arch import ArchDef, get_arch, with_same_padding
+from fbnetv3.arch.arch_files import arch_from_dict
 from fbnetv3.arch.definition import feature_blocks
 from fbnetv3.detection.models.norm_layers import Norm, explain_batchnorm_error, norm_layer
 from fbnetv3.detection.models.released_names import ReleasedNamesMixin
-from fbnetv3.errors import UsageError
+from fbnetv3.errors import UnknownNameError, UsageError
 from fbnetv3.modeling import Trunk
 from fbnetv3.modeling.weights import load_trunk
 
 logger = logging.getLogger(__name__)
+
+
+def config_arch(cfg: CfgNode) -> ArchDef | str:
+    """Return the architecture of `MODEL.FBNETV3.ARCH`; its name if only torchvision defines it.
+
+    Raises:
+        ArchError: the file or the definition in the key is missing or invalid.
+    """
+    arch = _named_or_defined(cfg.MODEL.FBNETV3.ARCH)
+    try:
+        return get_arch(arch)
+    except UnknownNameError:
+        return str(arch)
+
+
+def arch_name(cfg: CfgNode) -> str:
+    """Return the name of the architecture of `MODEL.FBNETV3.ARCH`."""
+    arch = config_arch(cfg)
+    return arch if isinstance(arch, str) else arch.name
+
+
+def _named_or_defined(arch: str) -> ArchDef | str:
+    """Return a name or path unchanged, and the architecture of a definition, which configs in checkpoints have."""
+    return arch_from_dict(yaml.safe_load(arch)) if "\n" in arch else arch
 
 
 def arch_arguments(cfg: CfgNode) -> dict[str, Any]:
@@ -32,7 +58,7 @@ def arch_arguments(cfg: CfgNode) -> dict[str, Any]:
         )
     section = cfg.MODEL.FBNETV3
     return {
-        "arch": section.ARCH,
+        "arch": _named_or_defined(section.ARCH),
         "norm": norm_layer(section.NORM, cfg.MODEL.DEVICE),
         # A detector's weights will replace all of a classifier's
         "weights": "" if cfg.MODEL.WEIGHTS else section.WEIGHTS,

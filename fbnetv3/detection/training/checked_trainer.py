@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.engine import AMPTrainer, SimpleTrainer
-from detectron2.utils.events import EventWriter, get_event_storage
-from torch import Tensor
+from detectron2.utils.events import EventStorage, EventWriter, get_event_storage
+from torch import Tensor, nn
 
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.run_state.checkpoints import save_checkpoint
@@ -28,7 +29,30 @@ class CheckedTrainer(SimpleTrainer):
     """detectron2's trainer; a non-finite loss ends the run in all processes, before the optimizer step."""
 
     group: ProcessGroup
+    raw_model: (
+        nn.Module
+    )  # the detector, whose forward pass `model` may distribute or run in another precision
     diverged_file: Path  # where the weights and image names of a step with a non-finite loss are saved
+    stopped: bool = False
+
+    def stop(self) -> None:
+        """End the run before the next step, as a complete one."""
+        self.stopped = True
+
+    def train(self, start_iter: int, max_iter: int) -> None:
+        """Train as detectron2's loop does, but end early after `stop`."""
+        self.iter = self.start_iter = start_iter
+        self.max_iter = max_iter
+        with EventStorage(start_iter) as self.storage:
+            try:
+                self.before_train()
+                while self.iter < max_iter and not self.stopped:
+                    self.before_step()
+                    self.run_step()
+                    self.after_step()
+                    self.iter += 1
+            finally:
+                self.after_train()
 
     def run_step(self) -> None:
         """Run one step of detectron2's trainer."""
@@ -64,8 +88,8 @@ class CheckedTrainer(SimpleTrainer):
         names = [image["file_name"] for image in images]
         # The weights before the optimizer step, the same in all processes
         if self.group.is_rank_0:
-            model = self.model.module if self.group.size > 1 else self.model
-            dump = {"step": step, "lr": lr, "loss": loss, "names": names, "model": model.state_dict()}
+            weights = self.raw_model.state_dict()
+            dump = {"step": step, "lr": lr, "loss": loss, "names": names, "model": weights}
             save_checkpoint(self.diverged_file, dump)
             logger.info("weights and image names of step %d are saved in %s", step, self.diverged_file)
         return DivergedError(
@@ -76,6 +100,21 @@ class CheckedTrainer(SimpleTrainer):
 
 class CheckedAMPTrainer(CheckedTrainer, AMPTrainer):
     """`CheckedTrainer` in mixed precision."""
+
+
+class AutocastModel(nn.Module):
+    """A model whose forward pass runs in mixed precision without scaling of the loss, as bfloat16 allows."""
+
+    def __init__(self, model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module = model
+        self._device_type = device.type
+        self._dtype = dtype
+
+    def forward(self, *inputs: Any) -> Any:
+        """Run the model."""
+        with torch.autocast(self._device_type, self._dtype):
+            return self.module(*inputs)
 
 
 class ProgressWriter(EventWriter):

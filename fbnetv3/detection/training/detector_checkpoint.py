@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.data import MetadataCatalog
 from torch import nn
 
+from fbnetv3.detection.models.class_transfer import is_class_layer, transfer_class_rows
 from fbnetv3.detection.models.released_names import rename_released_tensors
 from fbnetv3.errors import WeightsError
 from fbnetv3.modeling.checkpoint_contents import (
@@ -30,17 +32,17 @@ from fbnetv3.training.run_state.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
+from fbnetv3.training.run_state.detector_record import detector_record_from_metadata
 from fbnetv3.utils.downloads import ZOO_PREFIX, is_url, local_path
 from fbnetv3.utils.files import write_text
 from fbnetv3.utils.text import first_few, one_line
 
 logger = logging.getLogger(__name__)
 
-EMA_KEY = "ema_state"  # the averaged weights, as in the released checkpoints
+EMA_KEY = "ema_state"  # the averaged weights, in checkpoints to resume from and in the released ones
+RAW_KEY = "raw_model"  # the raw weights, in the final weights, whose "model" is the average
 _LAST_CHECKPOINT = "last_checkpoint"  # detectron2's file with the name of the newest checkpoint
 
-# Prefixes of the last layers of detectron2's heads, whose shapes depend on the number of classes
-_CLASS_LAYERS = ("roi_heads.box_predictor.", "roi_heads.mask_head.predictor.", "head.cls_score.")
 _BOX_SCORES = "roi_heads.box_predictor.cls_score.weight"
 # Prefixes in classifiers' checkpoints: released, timm's, torchvision's, this project's
 _CLASSIFIER_PREFIXES = ("backbone.stages.", "conv_stem.", "blocks.", "features.", "stages.", "head.")
@@ -60,6 +62,8 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         model: the detector.
         save_dir: folder of the checkpoints.
         new_classes: initialize the last layers randomly if the file has a different number of classes.
+        classes: names of the model's classes: with `new_classes`, rows of the last layers whose class the file has by
+            name are kept, if it records its classes.
         keep: number of numbered checkpoints to keep; 0 for all.
         checkpointables: additional objects with a `state_dict`, keyed by their name in the file.
     """
@@ -70,11 +74,13 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         new_classes: bool = False,
+        classes: Sequence[str] = (),
         keep: int = 0,
         **checkpointables: Any,
     ) -> None:
         super().__init__(model, save_dir, **checkpointables)
         self.new_classes = new_classes
+        self.classes = list(classes)
         self.keep = keep
         self._prefer_ema = False
         self._source = ""
@@ -142,17 +148,27 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         check_finite(state, self._source)
         for prefix in (*_PARTS, "backbone.bottom_up."):
             rename_released_tensors(state, prefix)
+        trained_classes = self._recorded_classes(checkpoint)
+        if self.new_classes and self.classes and trained_classes and trained_classes != self.classes:
+            state = transfer_class_rows(state, self.model.state_dict(), trained_classes, self.classes)
         if isinstance(getattr(self.model, "backbone", None), nn.Module):
             state = self._select_fitting(state)
         checkpoint["model"] = state
         return super()._load_model(checkpoint)
+
+    def _recorded_classes(self, checkpoint: Mapping[str, Any]) -> list[str]:
+        """Return the class names of the file's detector; empty if they are not known."""
+        if self._source.startswith(ZOO_PREFIX):  # released detectors are trained on COCO
+            return list(MetadataCatalog.get("coco_2017_val").thing_classes)
+        record = detector_record_from_metadata(checkpoint, self._source)
+        return list(record.classes) if record else []
 
     def _select_fitting(self, state: State) -> State:
         """Return a detector's state dict without the class layers to be initialized randomly; refuse any other."""
         model = self.model.state_dict()
         # Shapes may differ in the class layers only
         mismatched = {key for key in state if key in model and state[key].shape != model[key].shape}
-        class_layers = {key for key in mismatched if key.startswith(_CLASS_LAYERS)}
+        class_layers = {key for key in mismatched if is_class_layer(key)}
         problem = _find_mismatch(state, model, sorted(mismatched - class_layers))
         if class_layers and not self.new_classes:
             problem = problem or _describe_classes(state, model)
@@ -227,15 +243,24 @@ def newest_checkpoint(folder: Path) -> tuple[Path, State] | None:
     return load_newest(folder, paths, _read_finite_checkpoint)
 
 
-def load_detector(model: nn.Module, source: str | os.PathLike, *, new_classes: bool = False) -> nn.Module:
+def load_detector(
+    model: nn.Module,
+    source: str | os.PathLike,
+    *,
+    new_classes: bool = False,
+    classes: Sequence[str] = (),
+) -> nn.Module:
     """Load weights into a detector, the averaged ones if the checkpoint has them, and return the detector.
 
     Args:
         model: from detectron2's `build_model`.
         source: a file, a URL or a `zoo://` entry: written by detectron2 or this project, or a released one.
         new_classes: initialize the last layers randomly if the checkpoint has a different number of classes.
+        classes: names of the model's classes; with `new_classes`, classes that the checkpoint records by these names
+            are kept.
     """
-    FBNetV3Checkpointer(model, new_classes=new_classes).load(os.fspath(source), checkpointables=[])
+    checkpointer = FBNetV3Checkpointer(model, new_classes=new_classes, classes=classes)
+    checkpointer.load(os.fspath(source), checkpointables=[])
     return model
 
 

@@ -6,29 +6,79 @@ import contextlib
 import io
 import logging
 import math
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, cast
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator, inference_on_dataset
-from tabulate import tabulate
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fbnetv3.detection.data.detection_datasets import load_clean_annotations, names_its_classes
+from fbnetv3.detection.data.detection_datasets import (
+    load_clean_annotations,
+    names_its_classes,
+    prepare_datasets,
+)
 from fbnetv3.detection.data.detection_loaders import build_test_loader
+from fbnetv3.detection.data.detector_class_matching import model_classes
+from fbnetv3.detection.models.fbnetv3_backbone import arch_name
+from fbnetv3.detection.recorded_detectors import recorded_classes, use_recorded_detector
 from fbnetv3.detection.training.coco_evaluator import CleanCOCOEvaluator
+from fbnetv3.detection.training.detector_checkpoint import load_detector
+from fbnetv3.detection.training.detector_setup import build_detector, detector_process_group
+from fbnetv3.detection.training.evaluation_tables import COLUMNS, Results, format_precision, write_results
+from fbnetv3.detection.unsupported_keys import check_supported_keys
 from fbnetv3.errors import UsageError
 from fbnetv3.training.processes.distributed import ProcessGroup
-from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt
+from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt, deferred_interrupts
+from fbnetv3.training.run_state.detector_record import read_detector_record
+from fbnetv3.training.run_state.run_folder import RunFolder, select_weights
+from fbnetv3.utils.files import make_folder
+from fbnetv3.utils.logging_setup import quiet_detectron2, quiet_other_ranks
 
 logger = logging.getLogger(__name__)
 
-Results = dict[str, dict[str, dict[str, float]]]  # {dataset: {"bbox": {"AP": percent, ...}}}
 
-_COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+def evaluate_detector(cfg: CfgNode, keep: Collection[str] = ()) -> Results:
+    """Evaluate the weights of the run in `OUTPUT_DIR`, or `MODEL.WEIGHTS`, on `DATASETS.TEST`.
+
+    If the weights record their detector, its architecture, channel order and classes are used, and the classes of the
+    datasets are matched by name. Averaged weights (EMA) are preferred if the file has both. The detections and the
+    results are written to `inference/` in `OUTPUT_DIR`; see `evaluate_datasets`.
+
+    Args:
+        cfg: config from `load_detection_config` or `config_from_checkpoint`.
+        keep: keys whose values in `cfg` are used even if the weights record others, such as those of the command line.
+
+    Raises:
+        UsageError: there are no weights or no dataset, or a dataset has classes that the detector lacks.
+        WeightsError: the weights cannot be loaded.
+        DataError: a dataset cannot be read.
+    """
+    with detector_process_group(cfg) as group, quiet_other_ranks(group.rank), quiet_detectron2():
+        if not cfg.DATASETS.TEST:
+            raise UsageError(
+                "DATASETS.TEST is empty: name a dataset to evaluate on, or set DATASETS.CUSTOM"
+            )
+        check_supported_keys(cfg)
+        weights = select_weights(cfg, keep)
+        if not weights:
+            raise UsageError(
+                f"{cfg.OUTPUT_DIR}: has no weights to evaluate: set MODEL.WEIGHTS, or OUTPUT_DIR to the folder of a run"
+            )
+        record = read_detector_record(weights)
+        cfg = use_recorded_detector(cfg, record, weights, keep)
+        prepare_datasets(cfg, group)
+        classes = list(model_classes(cfg, cfg.DATASETS.TEST, recorded_classes(record)).values()) or None
+        model = load_detector(build_detector(cfg), weights)
+        logger.info("evaluating %s of %s on %s", arch_name(cfg), weights, ", ".join(cfg.DATASETS.TEST))
+        folder = RunFolder(cfg.OUTPUT_DIR).detections
+        with deferred_interrupts():
+            return evaluate_datasets(cfg, model, cfg.DATASETS.TEST, group, folder, classes)
 
 
 def evaluate_datasets(
@@ -50,63 +100,69 @@ def evaluate_datasets(
         model: the detector.
         names: the datasets.
         group: the processes.
-        folder: where to write the detections, in a folder per dataset; None writes nothing.
+        folder: where a folder for each dataset receives the detections in COCO's format, the results and a table of
+            classes; None writes nothing.
         classes: class names of the detector, to match those of the datasets by name; by default, a dataset's classes
             are the detector's, in the same order.
     """
     results: Results = {}
+    evaluated = GeneralizedRCNNWithTTA(cfg, model) if cfg.TEST.AUG.ENABLED else model
     for name in names:
         loader = build_test_loader(cfg, name)
+        dataset_folder = folder / name if folder else None
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its own table
-            evaluator = _build_evaluator(cfg, name, str(folder / name) if folder else None, classes)
-            task_results = inference_on_dataset(model, _InterruptibleLoader(loader, group), evaluator)
+            evaluator = _build_evaluator(cfg, name, dataset_folder, classes)
+            task_results = inference_on_dataset(evaluated, _InterruptibleLoader(loader, group), evaluator)
         # Only rank 0 gathers the detections
         if group.is_rank_0:
-            results[name] = dict(task_results)
-            parts = []
-            for task, values in results[name].items():
-                prefix = "" if task == "bbox" else f"{task} "
-                parts += [
-                    f"{prefix}{column} {format_precision(values[column])}"
-                    for column in _COLUMNS
-                    if column in values
-                ]
-            logger.info("%s: %s", name, ", ".join(parts))
+            results[name] = {task: dict(values) for task, values in task_results.items()}
+            _log_results(name, results[name])
+            if dataset_folder:
+                write_results(make_folder(dataset_folder), results[name])
     return results
 
 
-def format_precision(value: float) -> str:
-    """Return average precision with two decimals; "n/a" for NaN, where there is nothing to detect."""
-    return "n/a" if math.isnan(value) else f"{value:.2f}"
+def to_scalars(results: Results) -> dict[str, float]:
+    """Flatten results to names such as "bbox/AP50", with the dataset in front if there are several; leave out NaN."""
+    nested: Any = next(iter(results.values())) if len(results) == 1 else results
+    return {key: value for key, value in flatten_results_dict(nested).items() if math.isfinite(value)}
 
 
-def detection_table(results: Results) -> str:
-    """Format results as a table with a row for each dataset and task."""
-    rows = [
-        [name, task, *(format_precision(values[column]) if column in values else "" for column in _COLUMNS)]
-        for name, tasks in results.items()
-        for task, values in tasks.items()
-    ]
-    return tabulate(rows, ["dataset", "task", *_COLUMNS], disable_numparse=True)
+def _log_results(name: str, tasks: Mapping[str, Mapping[str, float]]) -> None:
+    parts = []
+    for task, values in tasks.items():
+        prefix = "" if task == "bbox" else f"{task} "
+        parts += [
+            f"{prefix}{column} {format_precision(values[column])}" for column in COLUMNS if column in values
+        ]
+    logger.info("%s: %s", name, ", ".join(parts))
 
 
 def _build_evaluator(
-    cfg: CfgNode, name: str, folder: str | None, classes: Sequence[str] | None
+    cfg: CfgNode, name: str, folder: Path | None, classes: Sequence[str] | None
 ) -> DatasetEvaluator:
     evaluator_type = MetadataCatalog.get(name).get("evaluator_type", "coco")
     if evaluator_type == "pascal_voc":
+        if classes and list(classes) != list(MetadataCatalog.get(name).thing_classes):
+            raise UsageError(
+                f"{name}: datasets of type 'pascal_voc' are evaluated only with their own classes in their own order"
+            )
         return PascalVOCDetectionEvaluator(name)
     if evaluator_type not in ("coco", "coco_panoptic_seg"):
         raise UsageError(
             f"{name}: datasets of type '{evaluator_type}' cannot be evaluated; supported: coco, coco_panoptic_seg, "
             "pascal_voc"
         )
-    clean = load_clean_annotations(name)
+    tasks = ["bbox"]
+    if cfg.MODEL.MASK_ON:
+        tasks.append("segm")
+    if cfg.MODEL.KEYPOINT_ON:
+        tasks.append("keypoints")
     return CleanCOCOEvaluator(
         name,
-        clean,
-        ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",),
-        folder,
+        load_clean_annotations(name),
+        tasks,
+        str(folder) if folder else None,
         classes=classes if names_its_classes(name) else None,
         max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
         keypoint_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,8 @@ _MAX_LISTED = 10
 
 
 def image_names_digest(dataset: ImageDataset) -> str:
-    """Return the SHA-256 of the images' folders and names in their order, so that a dataset may have moved.
-
-    Hashing the contents would take too long.
-    """
-    names = hashlib.sha256()
-    for index in range(len(dataset)):
-        names.update("/".join(Path(dataset.image_name(index)).parts[-2:]).encode() + b"\n")
-    return names.hexdigest()
+    """Return the SHA-256 of the images' folders and names in their order; see `fingerprint_of_names`."""
+    return fingerprint_of_names(_image_names(dataset))["sha256"]
 
 
 def data_fingerprint(dataset: ImageDataset) -> dict[str, Any]:
@@ -32,7 +26,7 @@ def data_fingerprint(dataset: ImageDataset) -> dict[str, Any]:
     If the dataset knows the classes of its images, also the SHA-256 of their "labels", whatever the order of the
     classes, and the number of images "by_class".
     """
-    fingerprint = {"images": len(dataset), "sha256": image_names_digest(dataset)}
+    fingerprint = fingerprint_of_names(_image_names(dataset))
     if not hasattr(dataset, "targets") or not len(dataset):
         return fingerprint
     # A row of labels for each image
@@ -70,3 +64,20 @@ def describe_change(saved: Mapping[str, Any], current: Mapping[str, Any]) -> str
         if before and changes
         else difference
     )
+
+
+def fingerprint_of_names(names: Iterable[str]) -> dict[str, Any]:
+    """Return the number of "images" and the "sha256" of their folders and names, so that a dataset may have moved.
+
+    Hashing the contents would take too long.
+    """
+    digest = hashlib.sha256()
+    count = 0
+    for name in names:
+        digest.update("/".join(Path(name).parts[-2:]).encode() + b"\n")
+        count += 1
+    return {"images": count, "sha256": digest.hexdigest()}
+
+
+def _image_names(dataset: ImageDataset) -> Iterator[str]:
+    return (dataset.image_name(index) for index in range(len(dataset)))

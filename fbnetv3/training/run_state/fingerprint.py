@@ -68,8 +68,10 @@ DETECTOR_IGNORED_KEYS = (
     "SOLVER.CHECKPOINT_PERIOD",
     "SOLVER.CHECKPOINTS_TO_KEEP",
     "VIS_PERIOD",
+    "LOG",
     # Length: a run may be extended
     "SOLVER.MAX_ITER",
+    "SOLVER.PATIENCE",
     # Where and how fast to compute; the solver's other keys are compared after scaling to the world size
     "MODEL.DEVICE",
     "MODEL.FBNETV3.CHANNELS_LAST",
@@ -82,6 +84,8 @@ DETECTOR_IGNORED_KEYS = (
     # The checkpoint replaces the initial weights
     "MODEL.WEIGHTS",
     "MODEL.FBNETV3.WEIGHTS",
+    # Its result is compared
+    "MODEL.FBNETV3.PREPROCESSING",
     # May be negative, for a random seed that the checkpoint holds
     "SEED",
     # Unused by this package

@@ -35,7 +35,7 @@ class RunFolder:
     def __init__(self, path: str | Path) -> None:
         self.path = expand_path(path)
         self.weights = self.path / "model_final.pth"  # after the last epoch
-        self.best = self.path / "model_best.pth"  # with the best validation top-1
+        self.best = self.path / "model_best.pth"  # with the best validation top-1 or AP
         self.checkpoints = self.path / "checkpoints"  # a folder
         self.metrics = self.path / "metrics.jsonl"  # of steps and of evaluations
         self.curve = self.path / "curve.png"  # loss and accuracy
@@ -45,6 +45,7 @@ class RunFolder:
         self.environment = self.path / "environment.json"  # one entry for each start of the run
         self.result = self.path / "result.json"  # the row of results.csv
         self.augmented_images = self.path / "augmented_images.png"  # before the first step
+        self.detections = self.path / "inference"  # a folder: of detectors, results of the last evaluation
         self.report = self.path / "evaluation"  # a folder: tables and figures of the last evaluation
         self.diverged = self.path / "diverged.pth"  # batch and weights of a step with a non-finite loss
 

@@ -14,16 +14,16 @@ from detectron2.modeling import build_model
 from fbnetv3.detection import load_detector
 from fbnetv3.detection.data import detection_loaders
 from fbnetv3.detection.detection_config import load_detection_config
-from fbnetv3.detection.training import detector_evaluation
-from fbnetv3.detection.training.detector_training import (
-    build_detector_optimizer,
-    evaluate_detector,
-    train_detector,
-)
+from fbnetv3.detection.training import detector_evaluation, evaluation_tables
+from fbnetv3.detection.training.augmented_figure import MAX_INPUTS
+from fbnetv3.detection.training.detector_evaluation import evaluate_detector
+from fbnetv3.detection.training.detector_setup import build_detector_optimizer
+from fbnetv3.detection.training.detector_training import train_detector
 from fbnetv3.model_zoo.pretrained import find_detector_weights
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS
 from fbnetv3.training.run_state.fingerprint import DETECTOR_IGNORED_KEYS, config_fingerprint
 from fbnetv3.training.run_state.run_folder import RunFolder
+from fbnetv3.training.tracking.results_table import collect_results
 from fbnetv3.utils.nested_keys import flatten
 from tests.detection.coco_files import dataset, save_dataset
 
@@ -103,8 +103,12 @@ def assert_equal(a, b, where=""):
 
 
 def assert_runs_equal(a, b):
-    assert_equal(checkpoint(a, 4), checkpoint(b, 4))
-    assert_equal(*(torch.load(run / "model_final.pth", weights_only=True) for run in (a, b)))
+    """Require equal checkpoints, except for the recorded configs, whose folders and workers may differ."""
+    for name in ("checkpoints/step_00000004.pth", "model_final.pth", "model_best.pth"):
+        checkpoints = [torch.load(run / name, weights_only=True) for run in (a, b)]
+        for state in checkpoints:
+            del state["metadata"]["detection_config"]
+        assert_equal(*checkpoints)
 
 
 def test_own_images_need_only_a_config(train, tool, tmp_path):
@@ -124,6 +128,7 @@ def test_own_images_need_only_a_config(train, tool, tmp_path):
     ):
         assert str(out / file) in ran.out and (out / file).exists()
     assert "step 4/4: loss" in (out / "log.txt").read_text()
+    assert (out / "augmented_images.png").exists()
     assert (out / "inference" / "custom_test" / "coco_instances_results.json").exists()
     assert sorted(os.listdir(out / "checkpoints")) == [
         "last_checkpoint",
@@ -133,6 +138,9 @@ def test_own_images_need_only_a_config(train, tool, tmp_path):
     entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert {"total_loss", "loss_cls", "lr"} <= entries[0].keys()
     assert (entries[-1]["iteration"], "bbox/AP50" in entries[-1]) == (4, True)
+    (row,) = collect_results(tmp_path)
+    assert (row["run"], row["arch"], row["ap50"]) == ("run", "fbnetv3_digits", entries[-1]["bbox/AP50"])
+    assert (tmp_path / "results.csv").exists()
     again = tool("train_net", "--config", out / "config.yaml", "--eval-only")
     assert (again.code, again.err) == (0, "")
     assert again.out.splitlines()[-1] in ran.out.splitlines()
@@ -169,7 +177,7 @@ def test_average_precision_of_a_detector_that_detects_nothing(digits_config, tmp
     bbox = {**nothing, **dict.fromkeys(with_objects, 0.0)}
     assert results["custom_test"]["bbox"] == pytest.approx(bbox, nan_ok=True)
     assert results["custom_test"]["segm"] == pytest.approx(nothing, nan_ok=True)
-    table = detector_evaluation.detection_table(results)
+    table = evaluation_tables.detection_table(results)
     assert ("0.00   n/a    n/a" in table, "n/a   n/a     n/a" in table) == (objects, True)
 
 
@@ -190,13 +198,13 @@ def test_the_average_is_evaluated(longer_run):
     cfg, result = longer_run
     saved = torch.load(result.run_folder.weights, weights_only=True)
     model = build_model(cfg)
-    model.load_state_dict(saved["model"])
+    model.load_state_dict(saved["raw_model"])
     raw = detector_evaluation.evaluate_datasets(cfg, model, ["custom_train"], SINGLE_PROCESS)[
         "custom_train"
     ]["bbox"]
     load_detector(model, result.run_folder.weights)
     for key, value in model.state_dict().items():
-        assert torch.equal(value, saved["ema_state"][key])
+        assert torch.equal(value, saved["model"][key])
     assert raw["AP"] != result.results["custom_train"]["bbox"]["AP"]
 
 
@@ -237,6 +245,26 @@ def test_a_resumed_run_equals_an_uninterrupted_one(train, uninterrupted, copied_
     assert [e["iteration"] for e in entries] == [3, 4]
 
 
+def test_a_resumed_run_with_augmentation_equals_an_uninterrupted_one(train, tmp_path):
+    """Mosaics, jitter, colors and class-balanced sampling depend on seed and step, and not on who reads the images."""
+    section = "INPUT.AUGMENTATION"
+    keys = [*NO_TEST, f"{section}.MOSAIC", "0.5", f"{section}.LARGE_SCALE_JITTER", "[0.5,1.5]"]
+    keys += [
+        f"{section}.PHOTOMETRIC_DISTORTION",
+        "0.5",
+        "DATALOADER.SAMPLER_TRAIN",
+        "ClassBalancedTrainingSampler",
+    ]
+    train(*keys)
+    expected = checkpoint(tmp_path / "run", 4)
+    (tmp_path / "run/checkpoints/step_00000004.pth").unlink()
+    assert "resuming after 2 steps" in train(*keys, "DATALOADER.NUM_WORKERS", "1", "--resume").out
+    resumed = checkpoint(tmp_path / "run", 4)
+    for state in (expected, resumed):
+        del state["metadata"]["detection_config"]  # has the number of workers
+    assert_equal(expected, resumed)
+
+
 def test_a_random_seed_is_kept_when_resuming(train, tmp_path):
     newest = tmp_path / "run/checkpoints/step_00000004.pth"
     train(*NO_TEST, "SEED", "-1")
@@ -257,7 +285,9 @@ def test_a_run_can_be_resumed_after_a_signal(
 
     def interrupted_read(self, key):
         keys_read.append(key)
-        if len(keys_read) == 5:  # the third step's first image
+        if (
+            len(keys_read) == MAX_INPUTS + 5
+        ):  # the third step's first image, after the picture of the first inputs
             os.kill(os.getpid(), number)
         return read_image(self, key)
 

@@ -38,11 +38,8 @@ def test_another_number_of_classes(fails):
 
 
 def test_retinanet_has_its_own_key_for_the_number_of_classes(digits_config, scenes):
-    from fbnetv3.detection.data.detection_datasets import (
-        check_class_names,
-        load_dataset_dicts,
-        register_custom_datasets,
-    )
+    from fbnetv3.detection.data.detection_datasets import load_dataset_dicts, register_custom_datasets
+    from fbnetv3.detection.data.detector_class_matching import model_classes
 
     cfg = load_detection_config(digits_config).clone()
     cfg.defrost()
@@ -50,16 +47,16 @@ def test_retinanet_has_its_own_key_for_the_number_of_classes(digits_config, scen
     load_dataset_dicts("custom_train")
     cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
     with pytest.raises(UsageError, match=r"the network has 80: set MODEL.RETINANET.NUM_CLASSES 10"):
-        check_class_names(cfg, ["custom_train"])
+        model_classes(cfg, ["custom_train"])
 
 
 def test_training_and_test_with_different_classes(fails, scenes, tmp_path):
     content = json.loads((scenes / "test.json").read_text())
     content["categories"][3]["name"] = "three"
     (tmp_path / "test.json").write_text(json.dumps(content))
-    assert "custom_train and custom_test have different classes: 3, three" in fails(
-        "DATASETS.CUSTOM.TEST_JSON", tmp_path / "test.json"
-    )
+    message = fails("DATASETS.CUSTOM.TEST_JSON", tmp_path / "test.json")
+    assert "custom_train lacks three: custom_test has 10 classes (0, 1, 2, three, " in message
+    assert "; custom_train has 10 classes (0, 1, 2, 3, " in message
 
 
 @pytest.mark.parametrize(
@@ -117,9 +114,11 @@ def test_classifier_weights_belong_in_another_key(fails, tmp_path):
         (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER many must be an integer"),
         (["SOLVER.MAX_ITER"], "SOLVER.MAX_ITER has no value"),
         (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER 0 must be at least 1"),
+        (["SOLVER.BASE_LR", "0.0"], "SOLVER.BASE_LR 0.0 must be positive"),
         (["SOLVER.OPTIMIZER", "Adam"], "SOLVER.OPTIMIZER 'Adam' is unknown: did you mean AdamW?"),
         (["MODEL_EMA.DECAY", "1.5"], "MODEL_EMA.DECAY 1.5 must be in [0, 1)"),
         (["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"], "SOLVER.AMP.ENABLED needs a GPU"),
+        (["SOLVER.AMP.DTYPE", "half"], "SOLVER.AMP.DTYPE 'half' is unknown: available: bfloat16, float16"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE 'gpu' must be a device"),
         (
             ["DATASETS.CUSTOM.TEST_JSON", ""],
