@@ -8,7 +8,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,11 @@ from fbnetv3.data.preprocessing_values import preprocessing_from_dict
 from fbnetv3.deploy.formats.export_format import FORMATS, get_format
 from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
-from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor, resize_from_dict
+from fbnetv3.deploy.predictors.detector_predictor import (
+    CLASSES_OUTPUT,
+    DetectorPredictor,
+    resize_from_dict,
+)
 from fbnetv3.errors import ExportError, MissingPackageError, UsageError, suggest
 from fbnetv3.utils.files import PARTIAL_PREFIX, as_output_error, expand_path, file_sha256, write_json
 from fbnetv3.utils.text import one_line
@@ -87,9 +91,24 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
     manifest = read_manifest(folder)
     # Files that match their checksums are still not trusted: each reader checks its file
     if manifest.task == DETECTION:
-        return open_detector(folder, manifest.network)
+        detector = open_detector(folder, manifest.network)
+        category_ids = _category_ids(manifest)
+        if len(category_ids) not in (0, len(detector.classes)):
+            raise ExportError(
+                f"{folder}: has {len(category_ids)} category ids for {len(detector.classes)} classes: export it again"
+            )
+        return replace(detector, category_ids=category_ids)
     is_sigmoid = isinstance(manifest.output, dict) and manifest.output.get("activation") == "sigmoid"
     return open_classifier(folder, manifest.format, manifest.network, multi_label=is_sigmoid)
+
+
+def _category_ids(manifest: Manifest) -> list[int | str]:
+    """Return the category ids of a detector's classes; empty if the export does not have them."""
+    outputs = manifest.output if isinstance(manifest.output, list) else []
+    ids = next(
+        (tensor.get("category_ids") for tensor in outputs if tensor.get("name") == CLASSES_OUTPUT), None
+    )
+    return list(ids or [])
 
 
 def is_exported_folder(path: str | os.PathLike) -> bool:

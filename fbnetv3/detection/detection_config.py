@@ -88,6 +88,10 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     # Use channels-last (NHWC) memory format, which is faster on CPUs and on GPUs with tensor cores
     cfg.MODEL.FBNETV3.CHANNELS_LAST = True
 
+    cfg.LOG = CfgNode()
+    # Keep a table of all runs, results.csv, in the folder that contains OUTPUT_DIR
+    cfg.LOG.RESULTS = True
+
     cfg.MODEL_EMA = CfgNode()
     # Keep an exponential moving average (EMA) of weights and BatchNorm statistics, and evaluate the averaged weights
     cfg.MODEL_EMA.ENABLED = False

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
 
 from fbnetv3.errors import UsageError
 from fbnetv3.utils.nested_keys import flatten
 
 _PROPOSALS = "proposals from files are not supported; the detector makes its own"
+_ROTATED = "rotated boxes are not supported; annotations and evaluation are of upright boxes"
+_SEGMENTATION = "semantic and panoptic segmentation are not supported"
 
 UNSUPPORTED_KEYS = {
     "VERSION": "configs of other versions are not converted; use detectron2's upgrade_config first",
@@ -18,6 +21,7 @@ UNSUPPORTED_KEYS = {
     "DATASETS.PROPOSAL_FILES_TEST": _PROPOSALS,
     "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": _PROPOSALS,
     "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": _PROPOSALS,
+    "MODEL.ANCHOR_GENERATOR.ANGLES": _ROTATED,
     "TEST.EXPECTED_RESULTS": "results are not compared with expected ones; read inference/*/results.json",
     "TEST.PRECISE_BN.ENABLED": "BatchNorm statistics are not computed again; MODEL_EMA.ENABLED averages them",
     "TEST.PRECISE_BN.NUM_ITER": "BatchNorm statistics are not computed again; MODEL_EMA.ENABLED averages them",
@@ -25,8 +29,6 @@ UNSUPPORTED_KEYS = {
 }
 """Keys that must keep detectron2's default, and why."""
 
-_ROTATED = "rotated boxes are not supported; annotations and evaluation are of upright boxes"
-_SEGMENTATION = "semantic and panoptic segmentation are not supported"
 _UNSUPPORTED_VALUES = {
     "MODEL.META_ARCHITECTURE": {"PanopticFPN": _SEGMENTATION, "SemanticSegmentor": _SEGMENTATION},
     "MODEL.PROPOSAL_GENERATOR.NAME": {"RRPN": _ROTATED, "PrecomputedProposals": _PROPOSALS},
@@ -64,8 +66,19 @@ def _find_problems(cfg: CfgNode) -> Iterator[str]:
     architecture = cfg.MODEL.META_ARCHITECTURE
     if cfg.TEST.AUG.ENABLED and architecture != _AUGMENTED:
         yield f"TEST.AUG.ENABLED True: detectron2 augments images only for {_AUGMENTED}, not for {architecture}"
+    if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS:
+        yield from _find_federated_loss_problems(cfg)
     if cfg.TEST.AUG.ENABLED and cfg.MODEL.KEYPOINT_ON:
         yield "TEST.AUG.ENABLED True: detectron2 does not merge keypoints of augmented images"
+
+
+def _find_federated_loss_problems(cfg: CfgNode) -> Iterator[str]:
+    key = "MODEL.ROI_BOX_HEAD.USE_FED_LOSS True"
+    if not cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE:
+        yield f"{key} needs MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE True"
+    name = next(iter(cfg.DATASETS.TRAIN), "")
+    if not MetadataCatalog.get(name).get("class_image_count"):
+        yield f"{key} needs the number of images of each class, which {name or 'DATASETS.TRAIN'} does not have"
 
 
 def _as_list(value: object) -> object:

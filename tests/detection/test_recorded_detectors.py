@@ -16,6 +16,7 @@ from fbnetv3.arch import dump_arch, get_arch
 from fbnetv3.detection import add_fbnetv3_config, config_from_checkpoint
 from fbnetv3.detection.data.detection_datasets import detector_classes
 from fbnetv3.detection.detection_config import load_detection_config
+from fbnetv3.detection.inference.array_predictors import ExportedPredictor
 from fbnetv3.detection.recorded_detectors import use_recorded_detector
 from fbnetv3.detection.training.detector_checkpoint import load_detector
 from fbnetv3.detection.training.detector_setup import build_detector
@@ -213,3 +214,24 @@ def test_evaluation_and_export_need_only_the_checkpoint(run, scenes, tool, tmp_p
     assert {detection["category_id"] for detection in detections} <= set(IDS)
     rows = (folder / "per_class.csv").read_text().splitlines()
     assert rows[0] == "class,AP (bbox)" and sorted(row.split(",")[0] for row in rows[1:]) == sorted(NAMES)
+
+
+def test_an_exported_folder_has_the_names_and_ids_of_the_checkpoint(run, tool, tmp_path):
+    ran = tool(
+        *(
+            "export_net",
+            "--model",
+            run / "model_final.pth",
+            "--format",
+            "onnx",
+            "--output",
+            tmp_path / "exported",
+        ),
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "INPUT.MIN_SIZE_TEST", "96"),
+    )
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith(f"{tmp_path}/exported/model.onnx: my_digits")
+    predictor = ExportedPredictor(tmp_path / "exported")
+    assert predictor.classes() == dict(zip(IDS, NAMES, strict=True))
+    others = [{"id": 1, "name": "nine"}, {"id": 2, "name": "two"}]
+    assert list(predictor.classes(others))[9] == 1 and list(predictor.classes(others))[2] == 2

@@ -24,6 +24,7 @@ from fbnetv3.deploy.formats.export_format import export_program, get_format
 from fbnetv3.deploy.formats.onnx_format import write_onnx
 from fbnetv3.deploy.input_images import ImageLike, load_rgb_array, sample_detector_images
 from fbnetv3.deploy.predictors.detector_predictor import (
+    CLASSES_OUTPUT,
     DETECTOR_INPUT,
     DETECTOR_OUTPUTS,
     DetectionArrays,
@@ -73,6 +74,7 @@ def export_detector_to_onnx(
     *,
     original: Callable[[np.ndarray], DetectionArrays],
     images: Sequence[ImageLike] | None = None,
+    category_ids: Sequence[int | str] = (),
     name: str = "detector",
     command: str = "",
 ) -> ExportedNetwork:
@@ -86,6 +88,7 @@ def export_detector_to_onnx(
         output: the folder to create; an existing folder must be empty.
         original: returns the original detector's detections in an image of any size.
         images: images to compare on; default: `sample_detector_images`.
+        category_ids: ids of the classes in results files.
         name: name of the detector, for messages and the manifest.
         command: the command that exports the detector, for the manifest.
 
@@ -129,11 +132,17 @@ def export_detector_to_onnx(
             format=_FORMAT,
             task=DETECTION,
             input=_INPUT_TENSOR,
-            output=_OUTPUT_TENSORS,
+            output=[_describe_tensor(tensor, category_ids) for tensor in _OUTPUT_TENSORS],
             command=command,
             verification=verification,
         )
     return ExportedNetwork(output, output / onnx_format.file_name, manifest)
+
+
+def _describe_tensor(tensor: dict[str, Any], category_ids: Sequence[int | str]) -> dict[str, Any]:
+    """Return the manifest's entry of an output; that of the class indices has their category ids."""
+    is_classes = tensor["name"] == CLASSES_OUTPUT
+    return {**tensor, "category_ids": list(category_ids)} if category_ids and is_classes else tensor
 
 
 def _verify(

@@ -16,7 +16,8 @@ from fbnetv3.errors import ExportError, UsageError
 from fbnetv3.utils.checks import check_int
 
 DETECTOR_INPUT = "image"
-DETECTOR_OUTPUTS = ("boxes", "scores", "classes")
+CLASSES_OUTPUT = "classes"
+DETECTOR_OUTPUTS = ("boxes", "scores", CLASSES_OUTPUT)
 _MAX_SIDE = 100_000  # pixels
 
 
@@ -77,12 +78,14 @@ class ShortSideResize:
 
 @dataclass(frozen=True, eq=False)
 class DetectorPredictor:
-    """A detector with its resizing and class names."""
+    """A detector with its resizing, class names and category ids."""
 
     runtime: OnnxRuntime
     resize: ShortSideResize
     classes: Sequence[str]
     name: str = "the detector"
+    category_ids: Sequence[int | str] = ()
+    """Ids of the classes in results files; empty in folders of earlier versions."""
 
     def __call__(
         self, images: ImageLike | Sequence[ImageLike], score_threshold: float = 0.0

@@ -95,7 +95,7 @@ class DetectionTrainLoader(SignalSafeLoader):
 
 
 def build_train_loader(
-    cfg: CfgNode, seed: int, group: ProcessGroup, classes: Sequence[str] = ()
+    cfg: CfgNode, seed: int, group: ProcessGroup, classes: Sequence[str] | None = None
 ) -> DetectionTrainLoader:
     """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation and a `StepBatchSampler`.
 
@@ -120,9 +120,9 @@ def build_train_loader(
     )
 
 
-def _load_training_dicts(cfg: CfgNode, classes: Sequence[str] = ()) -> list[dict[str, Any]]:
+def _load_training_dicts(cfg: CfgNode, classes: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Load the images of `DATASETS.TRAIN` that have annotations to train on."""
-    dicts = [image for name in cfg.DATASETS.TRAIN for image in load_dataset_dicts(name, classes or None)]
+    dicts = [image for name in cfg.DATASETS.TRAIN for image in load_dataset_dicts(name, classes)]
     # Apply the filters of detectron2's get_detection_dataset_dicts
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS and dicts and "annotations" in dicts[0]:
         dicts = filter_images_with_only_crowd_annotations(dicts)

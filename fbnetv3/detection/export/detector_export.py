@@ -53,7 +53,7 @@ def export_detector(
         output: the folder to create; an existing one must be empty.
         images: images to compare on; default: 16 images of `DATASETS.TEST` if they exist, otherwise
             scikit-learn's photographs.
-        classes: class names; default: those of `detector_classes`.
+        classes: class names, which replace those of `detector_classes`; the ids of these remain.
         name: name of the detector.
         command: command line to record as the origin in the manifest.
     """
@@ -63,7 +63,8 @@ def export_detector(
     cfg.MODEL.WEIGHTS = os.fspath(weights)
     if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
         raise UsageError(f"INPUT.FORMAT {cfg.INPUT.FORMAT} cannot be exported; supported: BGR, RGB")
-    names = list(detector_classes(cfg).values()) if classes is None else classes
+    own_classes = detector_classes(cfg)
+    names = list(own_classes.values()) if classes is None else classes
     key, num_classes = num_classes_setting(cfg)
     if len(names) != num_classes:
         advice = f"pass {num_classes} names, or set {key} {len(names)}"
@@ -76,6 +77,7 @@ def export_detector(
         output,
         original=partial(detect_boxes, predictor),
         images=_test_images(cfg) if images is None else images,
+        category_ids=list(own_classes),
         name=name,
         command=command,
     )

@@ -116,7 +116,7 @@ class ExportedPredictor:
 
     def classes(self, categories: Categories | None = None) -> Classes:
         """Return the classes; see `classes_from_names`."""
-        return classes_from_names(self._predictor.classes, categories)
+        return classes_from_names(self._predictor.classes, categories, self._predictor.category_ids)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
         """Detect objects in images, uint8 (height, width, 3) in RGB. Boxes are in pixels of each image."""

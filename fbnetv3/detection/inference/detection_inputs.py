@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fbnetv3.deploy.input_sources import STANDARD_INPUT, InputImage, find_images
-from fbnetv3.detection.data.coco_annotations import read_annotations
+from fbnetv3.detection.data.annotations.clean_annotations import category_entries
+from fbnetv3.detection.data.annotations.coco_files import read_annotations
 from fbnetv3.detection.data.detection_datasets import Categories
 from fbnetv3.detection.inference.video.object_tracker import ObjectTracker
 from fbnetv3.detection.inference.video.video_reader import import_cv2
@@ -177,7 +178,7 @@ def match_annotations(
             num_missing,
             len(data["images"]),
         )
-    return matched, data["categories"]
+    return matched, category_entries(data, annotations)
 
 
 def _match_names(

@@ -10,29 +10,27 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, S
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import (
-    COCOEvaluator,
-    DatasetEvaluator,
-    PascalVOCDetectionEvaluator,
-    inference_on_dataset,
-)
+from detectron2.evaluation import DatasetEvaluator, PascalVOCDetectionEvaluator, inference_on_dataset
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.modeling import GeneralizedRCNNWithTTA
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fbnetv3.data.classes.class_matching import match_classes
-from fbnetv3.detection.data.detection_datasets import load_dataset_dicts, prepare_datasets
+from fbnetv3.detection.data.detection_datasets import (
+    load_clean_annotations,
+    names_its_classes,
+    prepare_datasets,
+)
 from fbnetv3.detection.data.detection_loaders import build_test_loader
 from fbnetv3.detection.data.detector_class_matching import model_classes
 from fbnetv3.detection.models.fbnetv3_backbone import arch_name
 from fbnetv3.detection.recorded_detectors import recorded_classes, use_recorded_detector
+from fbnetv3.detection.training.coco_evaluator import CleanCOCOEvaluator
 from fbnetv3.detection.training.detector_checkpoint import load_detector
 from fbnetv3.detection.training.detector_setup import build_detector, detector_process_group
-from fbnetv3.detection.training.evaluation_tables import COLUMNS, Results, write_results
+from fbnetv3.detection.training.evaluation_tables import COLUMNS, Results, format_precision, write_results
 from fbnetv3.detection.unsupported_keys import check_supported_keys
 from fbnetv3.errors import UsageError
 from fbnetv3.training.processes.distributed import ProcessGroup
@@ -43,8 +41,6 @@ from fbnetv3.utils.files import make_folder
 from fbnetv3.utils.logging_setup import quiet_detectron2, quiet_other_ranks
 
 logger = logging.getLogger(__name__)
-
-_COCO_MAX_DETECTIONS = 100
 
 
 def evaluate_detector(cfg: CfgNode, keep: Collection[str] = ()) -> Results:
@@ -77,7 +73,7 @@ def evaluate_detector(cfg: CfgNode, keep: Collection[str] = ()) -> Results:
         record = read_detector_record(weights)
         cfg = use_recorded_detector(cfg, record, weights, keep)
         prepare_datasets(cfg, group)
-        classes = list(model_classes(cfg, cfg.DATASETS.TEST, recorded_classes(record)).values())
+        classes = list(model_classes(cfg, cfg.DATASETS.TEST, recorded_classes(record)).values()) or None
         model = load_detector(build_detector(cfg), weights)
         logger.info("evaluating %s of %s on %s", arch_name(cfg), weights, ", ".join(cfg.DATASETS.TEST))
         folder = RunFolder(cfg.OUTPUT_DIR).detections
@@ -91,7 +87,7 @@ def evaluate_datasets(
     names: Sequence[str],
     group: ProcessGroup,
     folder: Path | None = None,
-    classes: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
 ) -> Results:
     """Evaluate a detector on registered datasets, whose images are divided among the processes.
 
@@ -106,7 +102,8 @@ def evaluate_datasets(
         group: the processes.
         folder: where a folder for each dataset receives the detections in COCO's format, the results and a table of
             classes; None writes nothing.
-        classes: names of the model's classes, by which those of a dataset are matched; empty if they are the dataset's.
+        classes: class names of the detector, to match those of the datasets by name; by default, a dataset's classes
+            are the detector's, in the same order.
     """
     results: Results = {}
     evaluated = GeneralizedRCNNWithTTA(cfg, model) if cfg.TEST.AUG.ENABLED else model
@@ -118,7 +115,7 @@ def evaluate_datasets(
             task_results = inference_on_dataset(evaluated, _InterruptibleLoader(loader, group), evaluator)
         # Only rank 0 gathers the detections
         if group.is_rank_0:
-            results[name] = _complete_results(name, task_results)
+            results[name] = {task: dict(values) for task, values in task_results.items()}
             _log_results(name, results[name])
             if dataset_folder:
                 write_results(make_folder(dataset_folder), results[name])
@@ -131,44 +128,25 @@ def to_scalars(results: Results) -> dict[str, float]:
     return {key: value for key, value in flatten_results_dict(nested).items() if math.isfinite(value)}
 
 
-def _complete_results(
-    name: str, task_results: Mapping[str, Mapping[str, float]]
-) -> dict[str, dict[str, float]]:
-    """Return the results of each task; without detections, 0 instead of detectron2's NaN if there are objects."""
-    results = {task: dict(values) for task, values in task_results.items()}
-    for task, values in results.items():
-        if all(map(math.isnan, values.values())) and _has_objects(name):
-            results[task] = dict.fromkeys(COLUMNS, 0.0)
-    return results
-
-
 def _log_results(name: str, tasks: Mapping[str, Mapping[str, float]]) -> None:
     parts = []
     for task, values in tasks.items():
         prefix = "" if task == "bbox" else f"{task} "
-        parts += [f"{prefix}{column} {values[column]:.2f}" for column in COLUMNS if column in values]
+        parts += [
+            f"{prefix}{column} {format_precision(values[column])}" for column in COLUMNS if column in values
+        ]
     logger.info("%s: %s", name, ", ".join(parts))
 
 
-def _has_objects(name: str) -> bool:
-    """Return whether a dataset has an object to detect; crowds do not count."""
-    annotations = (a for image in load_dataset_dicts(name) for a in image.get("annotations", ()))
-    return any(not annotation.get("iscrowd") for annotation in annotations)
-
-
 def _build_evaluator(
-    cfg: CfgNode, name: str, folder: Path | None, classes: Sequence[str]
+    cfg: CfgNode, name: str, folder: Path | None, classes: Sequence[str] | None
 ) -> DatasetEvaluator:
-    evaluator = _build_dataset_evaluator(cfg, name, str(folder) if folder else None)
-    own_classes = MetadataCatalog.get(name).get("thing_classes", [])
-    if not classes or list(own_classes) == list(classes):
-        return evaluator
-    return _ClassMatchingEvaluator(evaluator, match_classes(own_classes, classes, name, "the detector"))
-
-
-def _build_dataset_evaluator(cfg: CfgNode, name: str, folder: str | None) -> DatasetEvaluator:
     evaluator_type = MetadataCatalog.get(name).get("evaluator_type", "coco")
     if evaluator_type == "pascal_voc":
+        if classes and list(classes) != list(MetadataCatalog.get(name).thing_classes):
+            raise UsageError(
+                f"{name}: datasets of type 'pascal_voc' are evaluated only with their own classes in their own order"
+            )
         return PascalVOCDetectionEvaluator(name)
     if evaluator_type not in ("coco", "coco_panoptic_seg"):
         raise UsageError(
@@ -180,47 +158,15 @@ def _build_dataset_evaluator(cfg: CfgNode, name: str, folder: str | None) -> Dat
         tasks.append("segm")
     if cfg.MODEL.KEYPOINT_ON:
         tasks.append("keypoints")
-    max_detections = cfg.TEST.DETECTIONS_PER_IMAGE
-    if max_detections == _COCO_MAX_DETECTIONS:
-        max_detections = None  # the default, which includes AP of small, medium and large objects
-    return COCOEvaluator(
+    return CleanCOCOEvaluator(
         name,
+        load_clean_annotations(name),
         tasks,
-        True,
-        folder,
-        use_fast_impl=False,
-        kpt_oks_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
-        max_dets_per_image=max_detections,
+        str(folder) if folder else None,
+        classes=classes if names_its_classes(name) else None,
+        max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+        keypoint_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
     )
-
-
-class _ClassMatchingEvaluator(DatasetEvaluator):
-    """Evaluates a detector on a dataset with some of its classes, in any order.
-
-    `outputs` is the model's class index for each class of the dataset; detections of other classes do not count.
-    """
-
-    def __init__(self, evaluator: DatasetEvaluator, outputs: Sequence[int]) -> None:
-        self.evaluator = evaluator
-        self.index_of_output = {output: index for index, output in enumerate(outputs)}
-
-    def reset(self) -> None:
-        self.evaluator.reset()
-
-    def process(self, inputs: Any, outputs: Any) -> None:
-        """Pass on the detections with the class indices of the dataset."""
-        self.evaluator.process(inputs, [self._relabel(output) for output in outputs])
-
-    def evaluate(self) -> Any:
-        return self.evaluator.evaluate()
-
-    def _relabel(self, output: Mapping[str, Any]) -> dict[str, Any]:
-        if "instances" not in output:
-            return dict(output)
-        instances = output["instances"].to("cpu")
-        indices = [self.index_of_output.get(output, -1) for output in instances.pred_classes.tolist()]
-        instances.pred_classes = torch.tensor(indices, dtype=torch.int64)
-        return {**output, "instances": instances[instances.pred_classes >= 0]}
 
 
 class _InterruptibleLoader:

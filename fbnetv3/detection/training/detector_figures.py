@@ -29,20 +29,20 @@ def plot_examples(
     model: nn.Module,
     name: str,
     figure_file: Path,
-    classes: Sequence[str] = (),
     *,
+    classes: Sequence[str] | None = None,
     count: int = 8,
     min_score: float = 0.5,
 ) -> None:
     """Save a figure of evenly spaced images of a dataset: their annotations next to the detections.
 
-    `classes` names the model's classes; default: those of the dataset. Detections with lower scores than `min_score`
-    are not drawn.
+    Detections with lower scores than `min_score` are not drawn. `classes` are the detector's class names, by default
+    those of the dataset, in the same order.
     """
-    dicts = load_dataset_dicts(name, classes or None)
+    dicts = load_dataset_dicts(name, classes)
     indices = np.linspace(0, len(dicts) - 1, min(count, len(dicts))).astype(int)
-    numbers = list(map(str, range(num_classes_setting(cfg)[1])))
-    names = classes or MetadataCatalog.get(name).get("thing_classes") or numbers
+    names = classes or MetadataCatalog.get(name).get("thing_classes")
+    names = names or list(map(str, range(num_classes_setting(cfg)[1])))
     mapper = FBNetV3DatasetMapper(cfg, is_train=False)
 
     # A grid of pairs: annotated, detected

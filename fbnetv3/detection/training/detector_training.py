@@ -17,6 +17,7 @@ from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 from fbnetv3.detection.data.detection_datasets import load_dataset_dicts, prepare_datasets
 from fbnetv3.detection.data.detection_loaders import build_train_loader
 from fbnetv3.detection.data.detector_class_matching import model_classes
+from fbnetv3.detection.detector_run_result import DetectorResult, describe_detector_run
 from fbnetv3.detection.models.fbnetv3_backbone import arch_name
 from fbnetv3.detection.recorded_detectors import describe_detector, recorded_classes
 from fbnetv3.detection.training.best_detector import PeriodicEvaluationHook, selection_precision
@@ -104,14 +105,14 @@ class _DetectorRun:
         checkpoint = group.broadcast(newest_checkpoint(run_folder.checkpoints) if group.is_rank_0 else None)
         self.seed = self._choose_seed(checkpoint)
         self.classes = self._match_classes(checkpoint)
-        self.names = list(self.classes.values())
+        self.names = list(self.classes.values()) or None  # None if the data do not name them
         self.loader = build_train_loader(cfg, self.seed, group, self.names)
 
         # Network and optimizer
         torch.manual_seed(derive_seed(self.seed))
         model = build_detector(cfg)
         if cfg.MODEL.WEIGHTS:
-            load_detector(model, cfg.MODEL.WEIGHTS, new_classes=True, classes=self.names)
+            load_detector(model, cfg.MODEL.WEIGHTS, new_classes=True, classes=self.names or ())
         self.state = DetectorState(cfg, model, group, run_folder, self._describe())
         self.start = self.state.resume(checkpoint) if checkpoint else 0
 
@@ -154,6 +155,7 @@ class _DetectorRun:
         with log:
             self._log_summary()
             trainer = self._build_trainer()
+            result = DetectorResult(self.run_folder, self.cfg.LOG.RESULTS, is_resumed=self.start > 0)
             completed = self.cfg.SOLVER.MAX_ITER
             with deferred_interrupts():
                 if self.start < completed:
@@ -162,11 +164,14 @@ class _DetectorRun:
                 results = self._evaluate(completed, self.run_folder.detections)
                 check_interrupt()
             if self.group.is_rank_0 and results:
+                best = self.state.best
+                description = describe_detector_run(self.cfg, self.state.model)
+                result.write(description, best.metrics, best.precision)
                 scalars = {"iteration": completed, **to_scalars(results)}
                 append_json_line(self.run_folder.metrics, scalars)
                 plot_detection_curves(self.run_folder.metrics, self.run_folder.curve)
                 model = self.state.evaluated_model
-                plot_examples(self.cfg, model, self.cfg.DATASETS.TEST[0], self.examples, self.names)
+                plot_examples(self.cfg, model, self.cfg.DATASETS.TEST[0], self.examples, classes=self.names)
         return DetectorRunResult(results, self.run_folder, self.run_folder.detections, self.examples)
 
     def _log_summary(self) -> None:

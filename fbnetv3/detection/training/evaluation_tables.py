@@ -24,7 +24,7 @@ _MAX_SHOWN = 20  # classes in the terminal
 def detection_table(results: Results) -> str:
     """Format results as a table with a row for each dataset and task."""
     rows = [
-        [name, task, *(_format(values[column]) if column in values else "" for column in COLUMNS)]
+        [name, task, *(format_precision(values[column]) if column in values else "" for column in COLUMNS)]
         for name, tasks in results.items()
         for task, values in tasks.items()
     ]
@@ -38,7 +38,7 @@ def class_tables(results: Results) -> str:
     """
     tables = []
     for name, tasks in results.items():
-        rows = [[label, *map(_format, values)] for label, *values in _class_rows(tasks)]
+        rows = [[label, *map(format_precision, values)] for label, *values in _class_rows(tasks)]
         if len(rows) > _MAX_SHOWN:
             half = _MAX_SHOWN // 2
             gap = [f"... {len(rows) - 2 * half} more in {CLASS_TABLE}", *("" for _ in tasks)]
@@ -59,7 +59,7 @@ def write_results(folder: Path, tasks: Mapping[str, Mapping[str, float]]) -> Non
         for task, values in tasks.items()
     }
     write_json(folder / RESULTS_FILE, as_json)
-    rows = ([label, *map(_format, values)] for label, *values in _class_rows(tasks))
+    rows = ([label, *map(format_precision, values)] for label, *values in _class_rows(tasks))
     write_csv(folder / CLASS_TABLE, ["class", *(f"AP ({task})" for task in tasks)], rows)
 
 
@@ -79,5 +79,6 @@ def _class_rows(tasks: Mapping[str, Mapping[str, float]]) -> list[list]:
     return sorted(rows, key=lambda row: (math.isnan(row[1]), -row[1] if row[1] == row[1] else 0, row[0]))
 
 
-def _format(value: float) -> str:
+def format_precision(value: float) -> str:
+    """Return average precision with two decimals; "n/a" for NaN, where there is nothing to detect."""
     return f"{value:.2f}" if math.isfinite(value) else "n/a"

@@ -68,6 +68,7 @@ DETECTOR_IGNORED_KEYS = (
     "SOLVER.CHECKPOINT_PERIOD",
     "SOLVER.CHECKPOINTS_TO_KEEP",
     "VIS_PERIOD",
+    "LOG",
     # Length: a run may be extended
     "SOLVER.MAX_ITER",
     "SOLVER.PATIENCE",

@@ -24,6 +24,8 @@ COLUMNS = (
     "ema_map",
     "f1",
     "ema_f1",
+    "ap",
+    "ap50",
     "best",
     "loss",
     "epoch",

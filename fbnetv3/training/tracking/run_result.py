@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -85,27 +86,37 @@ class ResultHook(Hook):
         if self.curve.results and self._start:
             self._write(trainer)
             if self.in_table:
-                table = self.run_folder.path.absolute().parent
-                try:
-                    update_results_table(table)
-                except Exception as error:
-                    logger.warning("the table of results was not updated: %s", describe_error(error))
+                update_table_of(self.run_folder)
 
     def _write(self, trainer: Trainer) -> None:
-        try:
+        with warn_if_not_written(self.run_folder.result):
             self._description = self._description or self.describe()
             last = self.curve.results[-1]
             best = max(map(selection_accuracy, self.curve.results))
-            result = {
-                **self._description,
-                **{key: value for key, value in last.items() if key != "images"},
-                "best": best,
-                "seconds": round(self._earlier_seconds + time.monotonic() - self._start, 1),
-                "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-            }
-            write_json(self.run_folder.result, result)
-        except Exception as error:
-            logger.warning("%s was not written: %s", self.run_folder.result, describe_error(error))
+            seconds = self._earlier_seconds + time.monotonic() - self._start
+            evaluation = {key: value for key, value in last.items() if key != "images"}
+            write_result(self.run_folder.result, {**self._description, **evaluation, "best": best}, seconds)
+
+
+def write_result(file: Path, values: Mapping[str, Any], seconds: float) -> None:
+    """Write a run's result, by column of the table, with its time in seconds and the date."""
+    date = datetime.now().astimezone().isoformat(timespec="seconds")
+    write_json(file, {**values, "seconds": round(seconds, 1), "date": date})
+
+
+def update_table_of(run_folder: RunFolder) -> None:
+    """Update the table of all runs next to a run's folder. A failure is a warning."""
+    with warn_if_not_written("the table of results"):
+        update_results_table(run_folder.path.absolute().parent)
+
+
+@contextlib.contextmanager
+def warn_if_not_written(name: str | Path) -> Iterator[None]:
+    """Turn any error within the block into a warning that `name` was not written."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("%s was not written: %s", name, describe_error(error))
 
 
 def read_result(file: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from detectron2.modeling import build_model
 from fbnetv3.detection import load_detector
 from fbnetv3.detection.data import detection_loaders
 from fbnetv3.detection.detection_config import load_detection_config
-from fbnetv3.detection.training import detector_evaluation
+from fbnetv3.detection.training import detector_evaluation, evaluation_tables
 from fbnetv3.detection.training.detector_evaluation import evaluate_detector
 from fbnetv3.detection.training.detector_setup import build_detector_optimizer
 from fbnetv3.detection.training.detector_training import train_detector
@@ -22,6 +22,7 @@ from fbnetv3.model_zoo.pretrained import find_detector_weights
 from fbnetv3.training.processes.distributed import SINGLE_PROCESS
 from fbnetv3.training.run_state.fingerprint import DETECTOR_IGNORED_KEYS, config_fingerprint
 from fbnetv3.training.run_state.run_folder import RunFolder
+from fbnetv3.training.tracking.results_table import collect_results
 from fbnetv3.utils.nested_keys import flatten
 from tests.detection.coco_files import dataset, save_dataset
 
@@ -135,6 +136,9 @@ def test_own_images_need_only_a_config(train, tool, tmp_path):
     entries = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert {"total_loss", "loss_cls", "lr"} <= entries[0].keys()
     assert (entries[-1]["iteration"], "bbox/AP50" in entries[-1]) == (4, True)
+    (row,) = collect_results(tmp_path)
+    assert (row["run"], row["arch"], row["ap50"]) == ("run", "fbnetv3_digits", entries[-1]["bbox/AP50"])
+    assert (tmp_path / "results.csv").exists()
     again = tool("train_net", "--config", out / "config.yaml", "--eval-only")
     assert (again.code, again.err) == (0, "")
     assert again.out.splitlines()[-1] in ran.out.splitlines()
@@ -164,11 +168,15 @@ def test_average_precision_of_a_detector_that_detects_nothing(digits_config, tmp
     overrides = [*custom, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0", "MODEL.MASK_ON", "True"]
     cfg = load_detection_config(digits_config, overrides)
     results = detector_evaluation.evaluate_datasets(cfg, build_model(cfg), ["custom_test"], SINGLE_PROCESS)
-    expected = 0.0 if objects else math.nan
-    columns = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl"), expected)
-    assert list(results["custom_test"]) == ["bbox", "segm"]
-    for values in results["custom_test"].values():
-        assert values == pytest.approx(columns, nan_ok=True)
+    # The objects have 24 x 16 pixels, are all of class "0", and have no masks
+    with_objects = {"AP", "AP50", "AP75", "APs", "AP-0"} if objects else set()
+    columns = ["AP", "AP50", "AP75", "APs", "APm", "APl", *(f"AP-{digit}" for digit in range(10))]
+    nothing = dict.fromkeys(columns, math.nan)
+    bbox = {**nothing, **dict.fromkeys(with_objects, 0.0)}
+    assert results["custom_test"]["bbox"] == pytest.approx(bbox, nan_ok=True)
+    assert results["custom_test"]["segm"] == pytest.approx(nothing, nan_ok=True)
+    table = evaluation_tables.detection_table(results)
+    assert ("0.00   n/a    n/a" in table, "n/a   n/a     n/a" in table) == (objects, True)
 
 
 def test_without_objects_average_precision_is_nan_despite_detections(longer_run, digits_config, tmp_path):

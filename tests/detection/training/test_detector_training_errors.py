@@ -114,11 +114,11 @@ def test_classifier_weights_belong_in_another_key(fails, tmp_path):
         (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER many must be an integer"),
         (["SOLVER.MAX_ITER"], "SOLVER.MAX_ITER has no value"),
         (["SOLVER.MAX_ITER", "0"], "SOLVER.MAX_ITER 0 must be at least 1"),
-        (["SOLVER.BASE_LR", "0"], "SOLVER.BASE_LR 0.0 must be positive"),
+        (["SOLVER.BASE_LR", "0.0"], "SOLVER.BASE_LR 0.0 must be positive"),
         (["SOLVER.OPTIMIZER", "Adam"], "SOLVER.OPTIMIZER 'Adam' is unknown: did you mean AdamW?"),
         (["MODEL_EMA.DECAY", "1.5"], "MODEL_EMA.DECAY 1.5 must be in [0, 1)"),
         (["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"], "SOLVER.AMP.ENABLED needs a GPU"),
-        (["SOLVER.AMP.DTYPE", "half"], "SOLVER.AMP.DTYPE 'half' is unknown: choose from float16, bfloat16"),
+        (["SOLVER.AMP.DTYPE", "half"], "SOLVER.AMP.DTYPE 'half' is unknown: available: bfloat16, float16"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE 'gpu' must be a device"),
         (
             ["DATASETS.CUSTOM.TEST_JSON", ""],
