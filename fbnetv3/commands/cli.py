@@ -32,7 +32,7 @@ COMMANDS = {
     "predict": Command("predict", "classify images", sigterm=True),
     "detect": Command(
         "detect",
-        "detect objects in images",
+        "detect objects in images and videos",
         after_interrupt="the output folder has the results so far",
         sigterm=True,
     ),

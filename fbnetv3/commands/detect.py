@@ -73,8 +73,8 @@ def _print_summary(run: Any, outputs: Sequence[Any]) -> None:
     speed = f"{run.seconds:.1f} s, {run.images_per_second:.1f} per second"
     print(f"{run.num_detections} objects in {' and '.join(counts)} ({speed})")
     for output in outputs:
-        for path in output.paths():
-            print(f"{output.noun + ':':12} {path}")
+        for name, path in output.paths().items():
+            print(f"{name + ':':12} {path}")
 
 
 def _parse_args(argv: Sequence[str] | None) -> Namespace:

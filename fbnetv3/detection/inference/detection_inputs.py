@@ -157,13 +157,20 @@ def match_annotations(
     names = _match_names(inputs, ids, annotations)
 
     matched = []
+    name_of_id: dict[int | str, str] = {}
     for entry, name in zip(inputs, names, strict=True):
-        if name is not None:
-            if len(ids[name]) > 1:
-                raise DataError(
-                    f"{annotations}: lists {name} {len(ids[name])} times (ids {first_few(ids[name])}); correct the file"
-                )
-            matched.append(replace(entry, image_id=ids[name][0]))
+        if name is None:
+            continue
+        if len(ids[name]) > 1:
+            raise DataError(
+                f"{annotations}: lists {name} {len(ids[name])} times (ids {first_few(ids[name])}); correct the file"
+            )
+        image_id = ids[name][0]
+        if name_of_id.setdefault(image_id, name) != name:
+            raise DataError(
+                f"{annotations}: {name_of_id[image_id]} and {name} have the same id {image_id}; correct the file"
+            )
+        matched.append(replace(entry, image_id=image_id))
     if not matched:
         raise DataError(
             f"{annotations}: lists none of the {len(inputs)} images, such as {inputs[0].name}; it lists "

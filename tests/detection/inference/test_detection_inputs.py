@@ -31,14 +31,17 @@ def names(*sources, **arguments):
 
 def image_ids(sources, *file_names):
     """Return the ids of the inputs in an annotation file that lists images with the ids 101, 102 and so on."""
-    size = {"width": 64, "height": 48}
-    images = [{"id": id, "file_name": name, **size} for id, name in enumerate(file_names, 101)]
-    Path("boxes.json").write_text(
-        json.dumps({"images": images, "annotations": [], "categories": [{"id": 1, "name": "cat"}]})
-    )
+    images = [{"id": id, "file_name": name} for id, name in enumerate(file_names, 101)]
+    write_annotations(images)
     inputs, categories = match_annotations(find_inputs(sources), "boxes.json")
     assert categories == [{"id": 1, "name": "cat"}]
     return {entry.source.name: entry.image_id for entry in inputs}
+
+
+def write_annotations(images):
+    categories = [{"id": 1, "name": "cat"}]
+    content = {"images": images, "annotations": [], "categories": categories}
+    Path("boxes.json").write_text(json.dumps(content))
 
 
 def test_folders_are_searched_for_images_and_videos(tmp_path):
@@ -117,5 +120,8 @@ def test_ambiguous_names_are_refused(cameras):
         image_ids(["camera1", "camera2"], "0.png", "1.png")
     with pytest.raises(DataError, match=r"boxes.json: lists 0.png 2 times \(ids 101, 102\)"):
         image_ids(["camera1"], "0.png", "0.png")
+    write_annotations([{"id": 7, "file_name": f"camera{i}/0.png"} for i in (1, 2)])
+    with pytest.raises(DataError, match=r"camera1/0.png and camera2/0.png have the same id 7; correct"):
+        match_annotations(find_inputs(["camera1", "camera2"]), "boxes.json")
     with pytest.raises(UsageError, match="--annotations lists images, but clip.mp4 is a video"):
         image_ids(["camera1", "clip.mp4"], "0.png")

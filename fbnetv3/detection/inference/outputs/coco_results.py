@@ -27,8 +27,6 @@ class CocoResults(DetectionOutput):
     and time there. Tracked objects have a "track_id".
     """
 
-    noun = "results"
-
     def __init__(self, settings: OutputSettings) -> None:
         super().__init__(settings)
         make_folder(settings.folder)
@@ -58,6 +56,6 @@ class CocoResults(DetectionOutput):
             content = {"images": self._images, "annotations": [], "categories": categories}
             write_json(folder / IMAGES_FILE, content, indent=None)
 
-    def paths(self) -> list[Path]:
+    def paths(self) -> dict[str, Path]:
         """Return the results file."""
-        return [self.settings.folder / RESULTS_FILE]
+        return {"results": self.settings.folder / RESULTS_FILE}

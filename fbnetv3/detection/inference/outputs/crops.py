@@ -23,8 +23,6 @@ _FORBIDDEN = '<>:"/\\|?*'  # in names of files, on one system or another
 class Crops(DetectionOutput):
     """`crops/CLASS/NAME_1.jpg` and so on, the folders that a classifier's training reads."""
 
-    noun = "crops"
-
     def __init__(self, settings: OutputSettings) -> None:
         super().__init__(settings)
         self._folder = settings.folder / "crops"
@@ -46,9 +44,9 @@ class Crops(DetectionOutput):
                 crop = Image.fromarray(image.pixels[y0:y1, x0:x1])
                 save_picture(crop, different_path(path, self._taken))
 
-    def paths(self) -> list[Path]:
+    def paths(self) -> dict[str, Path]:
         """Return the folder, if there is any crop."""
-        return [self._folder] if self._taken else []
+        return {"crops": self._folder} if self._taken else {}
 
 
 def folder_name(class_name: str) -> str:

@@ -23,8 +23,6 @@ class CsvTable(DetectionOutput):
     Rows are written at once, so that the table of an endless stream can be read at any time.
     """
 
-    noun = "table"
-
     def __init__(self, settings: OutputSettings) -> None:
         super().__init__(settings)
         self._path = make_folder(settings.folder) / "detections.csv"
@@ -58,6 +56,6 @@ class CsvTable(DetectionOutput):
         """Close the file."""
         self._file.close()
 
-    def paths(self) -> list[Path]:
+    def paths(self) -> dict[str, Path]:
         """Return the table."""
-        return [self._path]
+        return {"table": self._path}

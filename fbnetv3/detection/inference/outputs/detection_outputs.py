@@ -31,8 +31,6 @@ class OutputSettings:
 class DetectionOutput:
     """Something that a detection run writes."""
 
-    noun = ""  # for the summary
-
     def __init__(self, settings: OutputSettings) -> None:
         self.settings = settings
 
@@ -43,8 +41,8 @@ class DetectionOutput:
     def close(self) -> None:
         """Complete the files; also called after an error or Ctrl-C."""
 
-    def paths(self) -> list[Path]:
-        """Return the files and folders that have been written."""
+    def paths(self) -> dict[str, Path]:
+        """Return the files and folders that have been written, by a word for their contents."""
         raise NotImplementedError
 
 

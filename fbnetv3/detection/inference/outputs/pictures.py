@@ -24,8 +24,6 @@ VIDEOS_FOLDER = "videos"
 class Pictures(DetectionOutput):
     """`pictures/NAME` for each image, and `videos/NAME.mp4` for each video."""
 
-    noun = "pictures"
-
     def __init__(self, settings: OutputSettings) -> None:
         super().__init__(settings)
         check_codec(settings.codec)
@@ -66,9 +64,11 @@ class Pictures(DetectionOutput):
         """Complete the last video."""
         self._close_video()
 
-    def paths(self) -> list[Path]:
+    def paths(self) -> dict[str, Path]:
         """Return the folders."""
-        kinds = dict.fromkeys(
-            path.relative_to(self.settings.folder).parts[0] for path in sorted(self._taken)
-        )
-        return [self.settings.folder / kind for kind in kinds]
+        folder = self.settings.folder
+        return {
+            name: folder / name
+            for name in (PICTURES_FOLDER, VIDEOS_FOLDER)
+            if any(folder / name in path.parents for path in self._taken)
+        }

@@ -24,8 +24,6 @@ class YoloLabels(DetectionOutput):
     request, its score.
     """
 
-    noun = "labels"
-
     def __init__(self, settings: OutputSettings) -> None:
         super().__init__(settings)
         self._folder = make_folder(settings.folder / "labels")
@@ -53,6 +51,6 @@ class YoloLabels(DetectionOutput):
         make_folder(path.parent)
         write_text(path, "".join(lines))
 
-    def paths(self) -> list[Path]:
+    def paths(self) -> dict[str, Path]:
         """Return the folder."""
-        return [self._folder]
+        return {"labels": self._folder}

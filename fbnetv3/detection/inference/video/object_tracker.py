@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.structures import Instances
+from torchvision.ops import nms
 
 from fbnetv3.errors import MissingPackageError
 
 _MIN_SCORE = 0.1  # of the detections that can continue a track, as in the paper
+_SAME_OBJECT_IOU = 0.7  # from which two boxes, also of different classes, are of one object
 NO_TRACK = -1
 
 
@@ -18,7 +20,8 @@ class ObjectTracker:
     """ByteTrack (https://arxiv.org/abs/2110.06864) for one video.
 
     Detections with high scores start tracks. Those with low scores, for example of an object that is half hidden, only
-    continue tracks. The class does not matter: an object keeps its track if the detector changes its mind.
+    continue tracks. The class does not matter: an object keeps its track if the detector changes its mind, and where it
+    takes one object for two classes, the track is that of the higher score.
 
     Args:
         fps: frames per second; a track ends after a second without the object.
@@ -49,10 +52,14 @@ class ObjectTracker:
             detections: the detections, with `pred_boxes` and `scores`.
             is_high: which of them have high scores, bool (N,).
         """
-        (indices,) = np.nonzero(((detections.scores >= _MIN_SCORE) | is_high).numpy())
+        boxes = detections.pred_boxes.tensor
+        # Otherwise the boxes of one object, which are almost equal, would swap their tracks
+        is_best = torch.zeros_like(is_high)
+        is_best[nms(boxes, detections.scores, _SAME_OBJECT_IOU)] = True
+        (indices,) = np.nonzero((is_best & ((detections.scores >= _MIN_SCORE) | is_high)).numpy())
         tracked: Any = self._tracker.update(
             self._detections(
-                xyxy=detections.pred_boxes.tensor.numpy()[indices].astype(np.float64).reshape(-1, 4),
+                xyxy=boxes.numpy()[indices].astype(np.float64).reshape(-1, 4),
                 confidence=is_high.numpy()[indices].astype(
                     np.float64
                 ),  # each class has a threshold of its own

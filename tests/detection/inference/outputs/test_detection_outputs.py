@@ -48,7 +48,7 @@ def write(folder, name, *images, **settings):
     for image in images:
         output.write(image)
     output.close()
-    return output.paths()
+    return list(output.paths().values())
 
 
 def test_csv(tmp_path):
@@ -135,10 +135,10 @@ def test_outputs_by_name(tmp_path):
         outputs = build_outputs(settings, names, **arguments)
         for output in outputs:
             output.close()
-        return [output.noun for output in outputs]
+        return [type(output).__name__ for output in outputs]
 
-    assert kinds() == ["results", "pictures"]
-    assert kinds("csv", "json", "csv", pictures=False) == ["results", "table"]
+    assert kinds() == ["CocoResults", "Pictures"]
+    assert kinds("csv", "json", "csv", pictures=False) == ["CocoResults", "CsvTable"]
     with pytest.raises(
         UnknownNameError, match="unknown detection output 'xml': available: crops, csv, json"
     ):

@@ -51,6 +51,15 @@ def test_low_scores_continue_tracks_but_start_none():
     assert track([(10, 0.9, 0)], [(11, 0.9, 0)], [(12, 0.05, 0)])[2] == [NO_TRACK]
 
 
+def test_two_classes_of_one_object_have_one_track():
+    """Boxes of 20 pixels that are shifted by 1 have an IoU of 19/21."""
+    twice = [(10, 0.9, 0), (11, 0.6, 1)]
+    swapped = [(10, 0.6, 0), (11, 0.9, 1)]
+    assert track(twice, twice, swapped)[1:] == [[1, NO_TRACK], [NO_TRACK, 1]]
+    # An IoU of 1/3 is that of two objects
+    assert sorted(track(*[[(10, 0.9, 0), (20, 0.6, 1)]] * 2)[1]) == [1, 2]
+
+
 def test_frames_without_objects():
     tracks = track([], [(10, 0.9, 0)], [(10, 0.9, 0)], [], [], [(10, 0.9, 0)])
     assert tracks == [[], [NO_TRACK], [1], [], [], [1]]

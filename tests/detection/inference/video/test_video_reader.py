@@ -1,9 +1,14 @@
 """Frames of videos: numbers, times, and videos that end early."""
 
+import io
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fbnetv3.detection.inference.video.video_reader import VideoReader
 from fbnetv3.detection.inference.video.video_source import parse_video_source
@@ -80,3 +85,37 @@ def test_opencv_is_optional(tmp_path, monkeypatch):
         MissingPackageError, match="videos need OpenCV .*: pip install .*opencv-python-headless"
     ):
         VideoReader(parse_video_source(tmp_path / "a.mp4"))
+
+
+class MotionJpeg(BaseHTTPRequestHandler):
+    """A camera that sends eight frames, 50 per second, and is then unplugged in the middle of a frame."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        for i, frame in enumerate(moving_squares(9)):
+            jpeg = io.BytesIO()
+            Image.fromarray(frame).save(jpeg, "JPEG")
+            data = jpeg.getvalue()[: None if i < 8 else 100]
+            self.wfile.write(b"--frame\r\nContent-Type: image/jpeg\r\n\r\n" + data + b"\r\n")
+            time.sleep(0.02)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_camera_on_the_network_that_drops():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), MotionJpeg)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        reader, frames = read(f"stream:http://127.0.0.1:{server.server_port}/camera")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert reader.source.name == "127.0.0.1_camera"
+    numbers = [frame.number for frame in frames]
+    assert numbers == sorted(set(numbers)) and len(numbers) > 3 and numbers[-1] >= 6
+    assert frames[0].pixels.shape == (48, 64, 3)
+    seconds = [frame.seconds for frame in frames]
+    assert seconds == sorted(seconds)
