@@ -20,7 +20,11 @@ from fbnetv3.data.preprocessing_values import preprocessing_from_dict
 from fbnetv3.deploy.formats.export_format import FORMATS, get_format
 from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
-from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor, resize_from_dict
+from fbnetv3.deploy.predictors.detector_predictor import (
+    DETECTOR_OUTPUTS,
+    DetectorPredictor,
+    resize_from_dict,
+)
 from fbnetv3.errors import ExportError, MissingPackageError, UsageError, suggest
 from fbnetv3.utils.files import PARTIAL_PREFIX, as_output_error, expand_path, file_sha256, write_json
 from fbnetv3.utils.text import one_line
@@ -32,7 +36,8 @@ PREPROCESSING_FILE = "preprocessing.json"
 CLASS_NAMES_FILE = "classes.json"
 _DATA_FILES = (PREPROCESSING_FILE, CLASS_NAMES_FILE)
 # Version of the folder's layout; incremented when older versions of `load` can no longer read it
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
+_FIRST_BATCHED_DETECTOR = 3  # before, a detector took a single image
 CLASSIFICATION = "classification"
 DETECTION = "detection"
 
@@ -87,7 +92,8 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
     manifest = read_manifest(folder)
     # Files that match their checksums are still not trusted: each reader checks its file
     if manifest.task == DETECTION:
-        return open_detector(folder, manifest.network)
+        names = [output["name"] for output in manifest.output]
+        return open_detector(folder, manifest.network, names)
     is_sigmoid = isinstance(manifest.output, dict) and manifest.output.get("activation") == "sigmoid"
     return open_classifier(folder, manifest.format, manifest.network, multi_label=is_sigmoid)
 
@@ -107,10 +113,13 @@ def open_classifier(
     return ClassifierPredictor(runtime, preprocessing, classes, name, multi_label)
 
 
-def open_detector(folder: Path, name: str) -> DetectorPredictor:
+def open_detector(
+    folder: Path, name: str, output_names: Sequence[str] = DETECTOR_OUTPUTS
+) -> DetectorPredictor:
     """Open a detector's folder, whose model is an ONNX file, without reading its manifest."""
     resize, classes = read_preprocessing(folder, resize_from_dict)
-    return DetectorPredictor(OnnxRuntime(folder / OnnxFormat().file_name), resize, classes, name)
+    runtime = OnnxRuntime(folder / OnnxFormat().file_name)
+    return DetectorPredictor(runtime, resize, classes, name, output_names[len(DETECTOR_OUTPUTS) :])
 
 
 def write_preprocessing(folder: Path, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> None:
@@ -162,6 +171,10 @@ def read_manifest(folder: Path) -> Manifest:
         if fields.get("layout", MANIFEST_VERSION) > MANIFEST_VERSION:
             raise ExportError(
                 f"{folder}: exported by a newer version of fbnetv3: update this one, or export it again"
+            )
+        if fields.get("task") == DETECTION and fields.get("layout", 0) < _FIRST_BATCHED_DETECTOR:
+            raise ExportError(
+                f"{folder}: a detector exported by an older version of fbnetv3: export it again"
             )
         manifest = Manifest(**fields)
         if manifest.format not in FORMATS:

@@ -40,14 +40,9 @@ SCORE_TOLERANCE = 1e-4
 # Share of the detections that must be equal; NMS ties may resolve differently across runtimes
 MIN_EQUAL_SHARE = 0.99
 _FORMAT = "onnx"
-_AXIS_NAMES = {0: "height", 1: "width"}
-_EXAMPLE_SIZE = (352, 480)  # gives every feature map its own size
-_INPUT_TENSOR = {"name": DETECTOR_INPUT, "type": "uint8", "shape": [None, None, 3]}
-_OUTPUT_TENSORS: list[dict[str, Any]] = [  # as in DETECTOR_OUTPUTS
-    {"name": "boxes", "type": "float32", "shape": [None, 4]},
-    {"name": "scores", "type": "float32", "shape": [None]},
-    {"name": "classes", "type": "int64", "shape": [None]},
-]
+_AXIS_NAMES = {0: "batch", 1: "height", 2: "width"}
+_EXAMPLE_SHAPE = (2, 352, 480, 3)  # gives every feature map its own size
+_INPUT_TENSOR = {"name": DETECTOR_INPUT, "type": "uint8", "shape": [None, None, None, 3]}
 
 
 @dataclass(frozen=True)
@@ -73,19 +68,22 @@ def export_detector_to_onnx(
     *,
     original: Callable[[np.ndarray], DetectionArrays],
     images: Sequence[ImageLike] | None = None,
+    output_names: Sequence[str] = DETECTOR_OUTPUTS,
     name: str = "detector",
     command: str = "",
 ) -> ExportedNetwork:
     """Export a detector into a new folder, which is created only if the export detects what the original detects.
 
     Args:
-        model: maps an image, uint8 (H, W, 3) in RGB, to boxes (N, 4) in its pixels, scores (N,) and class indices (N,),
-            with operators that torch.export supports and those of `box_ops`.
+        model: maps images, uint8 (N, H, W, 3) in RGB, to `output_names`, a row per detection: boxes (K, 4) in pixels
+            of the image, scores (K,), class and image indices (K,), and the maps of other heads; with operators that
+            torch.export supports and those of `box_ops`.
         resize: the resizing of images before the network.
         classes: class names.
         output: the folder to create; an existing folder must be empty.
         original: returns the original detector's detections in an image of any size.
         images: images to compare on; default: `sample_detector_images`.
+        output_names: `DETECTOR_OUTPUTS`, then `MASKS` and `HEATMAPS` as far as the model returns them.
         name: name of the detector, for messages and the manifest.
         command: the command that exports the detector, for the manifest.
 
@@ -110,18 +108,18 @@ def export_detector_to_onnx(
                 "use images that show the detector's classes (--images)"
             )
         # 2. Write the folder
-        example = torch.zeros(*_EXAMPLE_SIZE, 3, dtype=torch.uint8)
+        example = torch.zeros(_EXAMPLE_SHAPE, dtype=torch.uint8)
         write_onnx(
             export_program(model, example, list(_AXIS_NAMES)),
             folder / onnx_format.file_name,
             input_name=DETECTOR_INPUT,
-            output_names=DETECTOR_OUTPUTS,
+            output_names=output_names,
             axis_names=_AXIS_NAMES,
             custom_operators=ONNX_TRANSLATIONS,
         )
         write_preprocessing(folder, resize_to_dict(resize), classes)
         # 3. Load it again and compare
-        predictor = open_detector(folder, name)
+        predictor = open_detector(folder, name, output_names)
         verification = _verify(predictor, pixels, expected)
         manifest = write_manifest(
             folder,
@@ -129,7 +127,7 @@ def export_detector_to_onnx(
             format=_FORMAT,
             task=DETECTION,
             input=_INPUT_TENSOR,
-            output=_OUTPUT_TENSORS,
+            output=predictor.runtime.describe_outputs(),
             command=command,
             verification=verification,
         )

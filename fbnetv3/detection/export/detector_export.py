@@ -68,13 +68,15 @@ def export_detector(
         advice = f"pass {num_classes} names, or set {key} {len(names)}"
         raise UsageError(f"{len(names)} class names for a detector of {num_classes} classes: {advice}")
     predictor = ConfigPredictor(cfg, weights, optimize=False)
+    exportable = make_exportable(simplify_for_export(predictor.model), is_bgr=cfg.INPUT.FORMAT == "BGR")
     return export_detector_to_onnx(
-        make_exportable(simplify_for_export(predictor.model), is_bgr=cfg.INPUT.FORMAT == "BGR"),
+        exportable,
         ShortSideResize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
         names,
         output,
         original=partial(detect_boxes, predictor),
         images=_test_images(cfg) if images is None else images,
+        output_names=exportable.output_names,
         name=name,
         command=command,
     )
