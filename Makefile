@@ -22,6 +22,8 @@ $(STAMP): setup.py tools/install_detectron2.py
 	@echo "installing torch and the other dependencies into $(VENV); this takes a few minutes the first time"
 	@$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_ARGS) torch torchvision
 	@$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@# trackers requires the OpenCV with windows, which needs libGL; the one without has the same files
+	@$(BIN)/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps opencv-python-headless
 	@$(BIN)/python tools/install_detectron2.py
 	@touch $(STAMP)
 

@@ -12,6 +12,9 @@ SEARCH = ["plotly", "ray>=2"]
 EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript"]
 BENCHMARKS = ["openvino", "optuna", "pymoo", "smac", "timm"]
 PEERS = ["neural-pipeline-search"]
+VIDEO = ["opencv-python-headless"]
+# It requires opencv-python, whose files replace those of opencv-python-headless; see the Makefile
+TRACKING = ["trackers>=2.6"]
 TEST = [
     "hypothesis",
     "ipykernel",
@@ -24,6 +27,8 @@ TEST = [
     *SEARCH,
     *EXPORT,
     *BENCHMARKS,
+    *VIDEO,
+    *TRACKING,
 ]
 LINT = ["codespell==2.4.1", "mypy==2.4.1", "ruff==0.17.6"]
 DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=0.29"]
@@ -85,7 +90,8 @@ setup(
     ],
     extras_require={
         # detectron2 itself is not on PyPI: see tools/install_detectron2.py
-        "detection": ["hydra-core", "omegaconf", "pycocotools", "setuptools<81"],
+        "detection": ["hydra-core", "omegaconf", "pycocotools", "setuptools<81", *VIDEO],
+        "tracking": TRACKING,  # ByteTrack
         "search": SEARCH,
         "export": EXPORT,
         "benchmarks": BENCHMARKS,  # peers in the comparisons

@@ -15,7 +15,7 @@ from fbnetv3.deploy.detector_graph.detector_onnx import compare_detections
 from fbnetv3.deploy.input_images import load_rgb_array, sample_image_files
 from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.detection.export.detector_export import detect_boxes
-from fbnetv3.detection.inference.detect_images import ConfigPredictor
+from fbnetv3.detection.inference.array_predictors import ConfigPredictor
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.utils.command_line import ArgumentParser, run_tool
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from fbnetv3.nars.space.latency_model import possible_shapes
 from fbnetv3.utils.downloads import cached_path
 from tests.detection.coco_files import annotation, dataset, save_dataset, save_image
 from tests.detection.detectors import calibrated_detector, image
+from tests.detection.inference.squares import moving_squares, save_video
 from tests.modeling.weight_files import mobile_vision, randomized
 from tests.pages import ROOT
 from tests.tools.test_measure_net import SPACE
@@ -43,6 +45,8 @@ def make_data(folder):
     coco(folder / "datasets/coco128/coco")
     for name in ("a.png", "b.jpg", "picture.jpg", "photos/one.jpg", "photos/two.jpg"):
         save_image(folder / name, 120, 160)
+    if find_spec("cv2"):  # optional: pip install opencv-python-headless
+        save_video(folder / "clip.mp4", moving_squares(4))
     seven = next(image for image, digit in zip(*load_digits(return_X_y=True), strict=True) if digit == 7)
     Image.fromarray((seven.reshape(8, 8) * 15).astype(np.uint8)).save(folder / "seven.png")
     nas_bench_macro(folder / "nas-bench-macro_cifar10.json")

@@ -1,10 +1,9 @@
-"""Detect objects in images: `fbnetv3 detect (--model NAME | --config FILE) --input PATH ... --output DIR`."""
+"""Detect objects: `fbnetv3 detect (--model NAME | --config FILE) --input SOURCE ... --output DIR`."""
 
 from __future__ import annotations
 
-import math
 import re
-from argparse import ArgumentTypeError, Namespace
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,45 +13,71 @@ from fbnetv3.errors import DataError, UsageError
 from fbnetv3.model_zoo.pretrained import find_detector_weights, find_zoo_detector
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.utils.command_line import ArgumentParser, positive_int
+from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.nested_keys import parse_pairs
 
 CONFIG_KEY = re.compile(r"(DATASETS|INPUT|MODEL|TEST)(\.[A-Z0-9_]+)+|OUTPUT_DIR")
+# Options with any number of words, after which KEY VALUE pairs may follow
+_LISTS = ("input", "classes", "score_threshold", "save")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Detect objects in images."""
+    """Detect objects in images and videos."""
     args = _parse_args(argv)
     keep_freed_memory()
-    inputs, overrides = _split_overrides(args.input)
-    build_predictor = _choose_predictor(args, overrides + args.overrides)
-    from fbnetv3.detection.inference import detect_images
+    from fbnetv3.detection.inference.detection_inputs import (
+        find_inputs,
+        match_annotations,
+        require_video_packages,
+    )
+    from fbnetv3.detection.inference.detection_run import run_detection
+    from fbnetv3.detection.inference.outputs import OUTPUT_FOLDERS, OutputSettings, build_outputs
+    from fbnetv3.detection.inference.score_selection import DetectionSelection, parse_score_thresholds
 
-    output = Path(args.output)
-    draw_threshold = detect_images.DRAW_THRESHOLD if args.score_threshold is None else args.score_threshold
-    files, categories = detect_images.find_input_images(
-        inputs, args.annotations, exclude=output / detect_images.PICTURES_FOLDER
-    )
-    run = detect_images.detect_files(
-        build_predictor(),
-        files,
-        output,
-        categories=categories,
+    # Check everything that needs no network first
+    thresholds = parse_score_thresholds(args.score_threshold)
+    build_predictor = _choose_predictor(args, thresholds)
+    folder = expand_path(args.output)
+    inputs = find_inputs(args.input, exclude=[folder / name for name in OUTPUT_FOLDERS])
+    require_video_packages(inputs, args.track)
+    categories = None
+    if args.annotations:
+        inputs, categories = match_annotations(inputs, args.annotations)
+
+    predictor = build_predictor()
+    classes = predictor.classes(categories)
+    settings = OutputSettings(folder, classes, categories is not None, args.yolo_scores, args.codec)
+    selection = DetectionSelection(settings.names, thresholds, args.classes or None)
+    outputs = build_outputs(settings, args.save, pictures=not args.no_pictures)
+    run = run_detection(
+        predictor,
+        inputs,
+        selection,
+        outputs,
         batch_size=args.batch_size,
-        draw_threshold=None if args.no_pictures else draw_threshold,
+        every=args.every,
+        track=args.track,
     )
-    print(f"{len(run.results)} objects in {len(run.images)} images")
-    print(f"{'results:':12} {output / detect_images.RESULTS_FILE}")
-    if not args.no_pictures:
-        print(f"{'pictures:':12} {output / detect_images.PICTURES_FOLDER}")
-    if run.corrupt:
+    _print_summary(run, outputs)
+    if run.errors:
         raise DataError(
-            f"{len(run.corrupt)} of {len(files)} images could not be read; they are named above"
+            f"{len(run.errors)} of {len(inputs)} inputs could not be read; they are named above"
         )
+
+
+def _print_summary(run: Any, outputs: Sequence[Any]) -> None:
+    counts = [f"{run.num_images} images"] if run.num_images or not run.num_frames else []
+    counts += [f"{run.num_frames} frames"] if run.num_frames else []
+    speed = f"{run.seconds:.1f} s, {run.images_per_second:.1f} per second"
+    print(f"{run.num_detections} objects in {' and '.join(counts)} ({speed})")
+    for output in outputs:
+        for path in output.paths():
+            print(f"{output.noun + ':':12} {path}")
 
 
 def _parse_args(argv: Sequence[str] | None) -> Namespace:
     parser = ArgumentParser(
-        description="Detect objects in images; write pictures with boxes and a COCO results file."
+        description="Detect objects in images and videos; write pictures with boxes and a COCO results file."
     )
     add = parser.add_argument
     add("--model", metavar="NAME", help="detector of the model zoo, or exported folder")
@@ -62,70 +87,95 @@ def _parse_args(argv: Sequence[str] | None) -> Namespace:
         metavar="FILE",
         help="file, URL or 'published' (default: those of the run in OUTPUT_DIR, or the config's MODEL.WEIGHTS)",
     )
-    add("--input", nargs="+", required=True, metavar="PATH", help="images, and folders of images")
-    add("--output", required=True, metavar="DIR", help="folder for pictures and results")
+    add(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="SOURCE",
+        help="images, videos, folders, patterns, URLs, - for names of files on standard input, a camera's number, or "
+        "a stream such as rtsp://...",
+    )
+    add("--output", required=True, metavar="DIR", help="folder for pictures, videos and results")
+    add("--classes", nargs="+", default=[], metavar="CLASS", help="detect only these classes")
+    add(
+        "--score-threshold",
+        nargs="+",
+        default=[],
+        metavar="SCORE",
+        help="minimum score, and CLASS=SCORE for some classes (default: 0.5; the config's for COCO results)",
+    )
+    add(
+        "--save",
+        nargs="+",
+        default=[],
+        metavar="OUTPUT",
+        help="write csv, yolo (labels) or crops, too",
+    )
+    add("--yolo-scores", action="store_true", help="add scores to the labels of --save yolo")
+    add("--no-pictures", action="store_true", help="write no pictures and videos")
+    add("--track", action="store_true", help="track objects through videos")
+    add("--every", type=positive_int, default=1, metavar="N", help="use every N-th frame of videos")
+    add(
+        "--codec",
+        default="",
+        metavar="CODE",
+        help="four-character code for videos, such as vp09 for browsers (default: avc1 if available, or mp4v)",
+    )
     add(
         "--annotations",
         metavar="JSON",
         help="COCO-format file with image ids and categories; images that it does not list are skipped",
     )
-    add(
-        "--score-threshold",
-        type=_parse_score,
-        metavar="SCORE",
-        help="minimum score (default: 0.5 for pictures, the config's threshold for results)",
-    )
     add("--batch-size", type=positive_int, default=1, metavar="N", help="images per forward pass")
-    add("--no-pictures", action="store_true", help="write results only")
     add(
         "overrides",
         nargs="*",
         metavar="KEY VALUE",
         help="config keys to change, such as INPUT.MIN_SIZE_TEST 384",
     )
-    return parser.parse_intermixed_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    for option in _LISTS:
+        words, overrides = _split_overrides(getattr(args, option))
+        setattr(args, option, words)
+        args.overrides = overrides + args.overrides
+    if not args.input:
+        raise UsageError("--input names no image or video")
+    return args
 
 
 def _split_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split the words after --input into paths and the KEY VALUE pairs that may follow them."""
+    """Split the words after an option into its own and the KEY VALUE pairs that may follow them."""
     is_key = [CONFIG_KEY.fullmatch(word) is not None and not Path(word).exists() for word in words]
     end = is_key.index(True) if any(is_key) else len(words)
     return list(words[:end]), list(words[end:])
 
 
-def _choose_predictor(args: Namespace, overrides: list[str]) -> Callable[[], Any]:
+def _choose_predictor(args: Namespace, thresholds: Any) -> Callable[[], Any]:
     """Return a function that builds the requested detector, so that inputs are checked before weights are loaded."""
     if bool(args.model) == bool(args.config):
         raise UsageError(
             "pass either --model, a detector of the model zoo or an exported folder, or --config"
         )
     if args.model and Path(args.model).is_dir():
-        if args.weights or overrides:
+        if args.weights or args.overrides:
             raise UsageError(
                 f"{args.model}: already contains its weights and settings: omit --weights and KEY VALUE pairs"
             )
-        from fbnetv3.detection.inference.detect_images import ExportedPredictor
+        from fbnetv3.detection.inference.array_predictors import ExportedPredictor
 
-        return partial(ExportedPredictor, args.model, args.score_threshold or 0.0)
+        return partial(ExportedPredictor, args.model)
     config, weights = args.config, args.weights
     if args.model:
         config, weights = find_zoo_detector(args.model, weights)
     from fbnetv3.detection.detection_config import load_detection_config
-    from fbnetv3.detection.inference.detect_images import ConfigPredictor, set_score_threshold
+    from fbnetv3.detection.inference.array_predictors import (
+        ConfigPredictor,
+        score_threshold,
+        set_score_threshold,
+    )
 
-    cfg = load_detection_config(config, overrides).clone()
+    cfg = load_detection_config(config, args.overrides).clone()
     cfg.defrost()
-    weights = find_detector_weights(config, cfg, weights, parse_pairs(overrides))
-    if args.score_threshold is not None:
-        set_score_threshold(cfg, args.score_threshold)
+    weights = find_detector_weights(config, cfg, weights, parse_pairs(args.overrides))
+    set_score_threshold(cfg, thresholds.for_detector(score_threshold(cfg), keep_low=args.track))
     return partial(ConfigPredictor, cfg, weights)
-
-
-def _parse_score(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= 1:
-        raise ArgumentTypeError(f"{text} must be a number in [0, 1]")
-    return value

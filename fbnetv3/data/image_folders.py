@@ -10,7 +10,7 @@ import functools
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from pathlib import Path
@@ -110,12 +110,16 @@ class ClassFolderScan:
             )
 
 
-def find_image_files(folder: Path) -> list[Path]:
-    """Return the image files in a folder and its subfolders, sorted by path; what is skipped is logged in one line."""
+def find_image_files(folder: Path, other_suffixes: Collection[str] = ()) -> list[Path]:
+    """Return the image files in a folder and its subfolders, sorted by path; what is skipped is logged in one line.
+
+    `other_suffixes`, such as ".mp4", are those of files to find besides images.
+    """
     if not folder.is_dir():
         return []
     skipped = SkippedFiles()
-    names = sorted(_search(folder, "", skipped), key=lambda name: name.split("/"))
+    suffixes = image_suffixes().union(other_suffixes)
+    names = sorted(_search(folder, "", skipped, suffixes), key=lambda name: name.split("/"))
     skipped.log(folder, len(names))
     return [folder / name for name in names]
 
@@ -128,7 +132,7 @@ def list_class_folders(root: Path, skipped: SkippedFiles) -> list[str]:
     Raises:
         DataError: the folder does not exist or cannot be listed.
     """
-    content = _list_folder(str(root), skipped)
+    content = _list_folder(str(root), skipped, image_suffixes())
     if content.images:
         skipped.add("image{s} outside the class folders", len(content.images))
     return sorted(content.folders + _follow(content.links, str(root), root, skipped))
@@ -152,11 +156,14 @@ def scan_class_folders(
     return ClassFolderScan(names, [_search(root, name, skipped) for name in names], skipped)
 
 
-def _search(root: Path, start: str, skipped: SkippedFiles) -> list[str]:
+def _search(
+    root: Path, start: str, skipped: SkippedFiles, suffixes: Collection[str] | None = None
+) -> list[str]:
     """Return the images in a subfolder of the root, or in all of it (""), as paths relative to the root.
 
-    They are sorted by folder, then by name.
+    They are sorted by folder, then by name. `suffixes` are those of images by default.
     """
+    suffixes = image_suffixes() if suffixes is None else suffixes
     images: dict[str, list[str]] = {}  # of each folder
     visited = set()
     folders = [start]
@@ -172,7 +179,7 @@ def _search(root: Path, start: str, skipped: SkippedFiles) -> list[str]:
             skipped.add(_REPEATED_FOLDER)
             continue
         visited.add((stat.st_dev, stat.st_ino))
-        content = _list_folder(path, skipped)
+        content = _list_folder(path, skipped, suffixes)
         prefix = f"{name}/" if name else ""
         images[name] = [prefix + image for image in content.images]
         folders += [prefix + folder for folder in content.folders]
@@ -204,10 +211,9 @@ class _FolderContent(NamedTuple):
     links: list[str]  # to folders
 
 
-def _list_folder(folder: str, skipped: SkippedFiles) -> _FolderContent:
+def _list_folder(folder: str, skipped: SkippedFiles, suffixes: Collection[str]) -> _FolderContent:
     """List what is not hidden in a folder."""
     content = _FolderContent([], [], [])
-    suffixes = image_suffixes()
     try:
         entries = sorted(os.scandir(folder), key=attrgetter("name"))
     except OSError as error:

@@ -94,6 +94,11 @@ class EncodedImage:
                 image.draft(None, (max(1, width // scale), max(1, height // scale)))
             return pillow_to_tensor(image, channels, self.name)
 
+    def render(self) -> Image.Image:
+        """Return the image as a viewer shows it, in mode L or RGB; see `render_image`."""
+        with as_corrupt_image_error(self.name), _open_image(io.BytesIO(self._data)) as image:
+            return render_image(image, self.name)
+
 
 def _may_be_turned(data: bytes) -> bool:
     """Return whether a file may have an orientation. That is quick to see for most JPEGs and PNGs."""

@@ -20,6 +20,8 @@ except ImportError as error:
     ) from error
 
 from fbnetv3.detection.detection_config import add_fbnetv3_config, config_file, get_config
+from fbnetv3.detection.inference.array_predictors import ConfigPredictor, ExportedPredictor
+from fbnetv3.detection.inference.detection_run import detect_video
 from fbnetv3.detection.inference.optimize_detector import optimize_for_inference
 from fbnetv3.detection.models.detector_heads import FBNetV3BoxHead, FBNetV3RPNHead
 from fbnetv3.detection.models.fbnetv3_backbone import (
@@ -35,9 +37,11 @@ from fbnetv3.detection.models.torchvision_efficientnet import (
 from fbnetv3.detection.training.detector_checkpoint import FBNetV3Checkpointer, load_detector
 
 __all__ = [
+    "ConfigPredictor",
     "EfficientNetBackbone",
     "EfficientNetBoxHead",
     "EfficientNetRPNHead",
+    "ExportedPredictor",
     "FBNetV3Backbone",
     "FBNetV3BoxHead",
     "FBNetV3Checkpointer",
@@ -46,6 +50,7 @@ __all__ = [
     "build_fbnetv3_fpn_backbone",
     "build_retinanet_fbnetv3_fpn_backbone",
     "config_file",
+    "detect_video",
     "get_config",
     "load_detector",
     "optimize_for_inference",

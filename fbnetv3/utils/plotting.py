@@ -53,6 +53,16 @@ def prepare_matplotlib() -> None:
         os.environ["MPLCONFIGDIR"] = str(temporary_cache_dir() / "matplotlib")
 
 
+@functools.cache
+def load_font(size: int) -> Any:
+    """Return matplotlib's font for drawing with Pillow, `size` pixels high; it has more letters than Pillow's."""
+    prepare_matplotlib()
+    import matplotlib
+    from PIL import ImageFont
+
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+
+
 def style_axes(axes: Any, **labels: Any) -> None:
     """Apply the project's style: light grid, no top and right spines. `labels` go to `Axes.set`."""
     axes.set(**labels)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from fbnetv3.data.image_io import EncodedImage
 from fbnetv3.deploy.input_sources import InputImage
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, Prediction
 from fbnetv3.errors import DataError
 from fbnetv3.utils.files import atomic_write, make_folder, write_csv, write_json
+from fbnetv3.utils.plotting import load_font
 
 _PICTURE_SIDE = 640  # pixels
 _FONT_SIZE = 18
@@ -133,17 +133,9 @@ def _render(image: EncodedImage) -> np.ndarray:
     return image.decode(3).permute(1, 2, 0).numpy()
 
 
-@functools.cache
-def _load_font() -> Any:
-    """Return matplotlib's font, which has more letters than Pillow's."""
-    import matplotlib
-
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", _FONT_SIZE)
-
-
 def _add_caption(image: Image.Image, lines: Sequence[str]) -> Image.Image:
     """Return the image with lines of text below it."""
-    font = _load_font()
+    font = load_font(_FONT_SIZE)
     line_height = _FONT_SIZE + 6
     width = max(image.width, *(int(font.getlength(line)) + 16 for line in lines))
     canvas = Image.new("RGB", (width, image.height + line_height * len(lines) + 8), "white")

@@ -24,7 +24,7 @@ from fbnetv3.detection.data.detection_datasets import (
     num_classes_setting,
 )
 from fbnetv3.detection.export.exportable_detector import make_exportable
-from fbnetv3.detection.inference.detect_images import ConfigPredictor
+from fbnetv3.detection.inference.array_predictors import ConfigPredictor
 from fbnetv3.detection.inference.optimize_detector import FusedBoxHead, fold_conv_norms
 from fbnetv3.detection.models.detector_heads import FBNetV3BoxHead
 from fbnetv3.errors import DataError, UsageError

@@ -24,7 +24,7 @@ from fbnetv3.detection.data.dataset_mapper import inference_resize
 from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.detection.export.detector_export import detect_boxes, export_detector
 from fbnetv3.detection.export.exportable_detector import make_exportable
-from fbnetv3.detection.inference.detect_images import ConfigPredictor
+from fbnetv3.detection.inference.array_predictors import ConfigPredictor
 from fbnetv3.errors import ExportError, MissingPackageError, OutputError, UsageError
 from tests.detection.detectors import calibrated_detector, image, small_config, write_digits_config
 

@@ -3,13 +3,13 @@
 import contextlib
 import io
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -17,12 +17,12 @@ from fbnetv3 import model_zoo
 from fbnetv3.arch import configs_folder
 from fbnetv3.detection.data.dataset_mapper import read_image_array
 from fbnetv3.detection.data.detection_datasets import detector_classes
-from fbnetv3.detection.inference import detect_images
-from fbnetv3.detection.inference.visualize import class_color, draw_detections
+from fbnetv3.detection.inference.array_predictors import ConfigPredictor
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.utils.downloads import cached_path
 from tests.detection.coco_files import annotation, dataset, exif_with_orientation, save_dataset, save_image
 from tests.detection.detectors import assert_same_detections, calibrated_detector, small_config
+from tests.detection.inference.squares import moving_squares, read_video, save_video
 from tests.tools.conftest import tool  # noqa: F401
 
 CONFIG = f"""
@@ -138,7 +138,7 @@ def test_corrupt_files_are_named_and_skipped(detect, tmp_path):
     assert ran.code == 1
     assert f"{tmp_path / 'in' / 'b.png'}: corrupt image" in ran.out
     assert f"{tmp_path / 'in' / 'truncated.jpg'}: corrupt image" in ran.out
-    assert ran.err == "error: 2 of 4 images could not be read; they are named above\n"
+    assert ran.err == "error: 2 of 4 inputs could not be read; they are named above\n"
     assert [i["file_name"] for i in read(tmp_path / "out" / "images.json")["images"]] == ["a.png", "c.png"]
     assert [p.name for p in sorted((tmp_path / "out" / "pictures").iterdir())] == ["a.png", "c.png"]
 
@@ -196,7 +196,7 @@ def test_class_names_of_a_dataset_that_is_not_loaded(tmp_path):
 def test_an_interrupt_leaves_the_results_so_far(detect, tmp_path, monkeypatch):
     for n in range(4):
         save_image(tmp_path / "in" / f"{n}.png", seed=n)
-    calls, real = [], detect_images.ConfigPredictor.__call__
+    calls, real = [], ConfigPredictor.__call__
 
     def interrupted(self, images):
         calls.append(images)
@@ -204,7 +204,7 @@ def test_an_interrupt_leaves_the_results_so_far(detect, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(self, images)
 
-    monkeypatch.setattr(detect_images.ConfigPredictor, "__call__", interrupted)
+    monkeypatch.setattr(ConfigPredictor, "__call__", interrupted)
     ran = detect("--input", tmp_path / "in")
     assert ran.code == 130
     assert ran.err == "interrupted; the output folder has the results so far\n"
@@ -224,7 +224,7 @@ def test_other_images_in_a_batch_change_nothing(weights):
     """Not even one that is much larger, to whose size the image would be padded."""
     cfg = small_config()
     cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST = 64, 200
-    predictor = detect_images.ConfigPredictor(cfg, weights)
+    predictor = ConfigPredictor(cfg, weights)
     images = [
         np.random.default_rng(n).integers(0, 256, (*size, 3), np.uint8)
         for n, size in enumerate(((50, 70), (40, 400)))
@@ -245,7 +245,7 @@ def test_the_optimized_predictor_has_the_same_detections(weights, tmp_path):
     save_image(tmp_path / "x.jpg", 90, 130)
     cfg = small_config()
     fast, plain = (
-        detect_images.ConfigPredictor(cfg, weights, optimize=o)([read_image_array(tmp_path / "x.jpg")])[0]
+        ConfigPredictor(cfg, weights, optimize=o)([read_image_array(tmp_path / "x.jpg")])[0]
         for o in (True, False)
     )
     model = load_detector(build_model(cfg), weights).eval()
@@ -328,7 +328,7 @@ def test_errors_are_one_line(tool, detect, tmp_path):  # noqa: F811
         (
             detect("--input", tmp_path / "x.png", "--score-threshold", "2"),
             2,
-            "--score-threshold: 2 must be a number in [0, 1]",
+            "--score-threshold 2: 2 must be a number in [0, 1]",
         ),
         (
             detect("--input", tmp_path / "x.png", "--batch-size", "0"),
@@ -380,33 +380,47 @@ def test_registered_classes_need_one_id_each():
         MetadataCatalog.remove("custom_ids")
 
 
-def test_input_images_are_collected_from_folders(tmp_path):
-    for name in ("b.PNG", "a/c.png", "a/d.jpeg", "out/pictures/b.png"):
-        save_image(tmp_path / name)
-    (tmp_path / "notes.txt").write_text("")
-    (tmp_path / "folder.png").mkdir()
-    files, categories = detect_images.find_input_images(
-        [tmp_path, tmp_path / "b.PNG", tmp_path / "a" / "c.png"], exclude=tmp_path / "out" / "pictures"
+def test_all_lists_may_be_followed_by_config_keys(detect, tmp_path):
+    save_image(tmp_path / "x.png", 90, 130)
+    limit = ("TEST.DETECTIONS_PER_IMAGE", "3")
+    for option in (
+        ("--classes", "class 1", "CLASS 2"),
+        ("--score-threshold", "0.1", "class 1=0.05"),
+        ("--save", "csv", "yolo"),
+    ):
+        ran = detect("--input", tmp_path / "x.png", *option, *limit)
+        assert (ran.code, ran.err) == (0, "")
+        count = int(re.match(r".*?(\d+) objects in 1 images", ran.out, re.DOTALL)[1])
+        assert count <= 3
+    assert f"table:       {tmp_path / 'out' / 'detections.csv'}" in ran.out
+    assert (tmp_path / "out" / "labels" / "x.txt").exists()
+
+
+def test_only_the_requested_classes_are_detected(detect, tmp_path):
+    save_image(tmp_path / "x.png", 90, 130)
+    out = tmp_path / "out"
+    ids = {}
+    for classes in ((), ("class 2", "class 4")):
+        option = ("--classes", *classes) if classes else ()
+        assert detect("--input", tmp_path / "x.png", *option).code == 0
+        ids[classes] = {result["category_id"] for result in read(out / "coco_instances_results.json")}
+    assert ids[()] > ids["class 2", "class 4"] and ids["class 2", "class 4"] <= {2, 4}
+    ran = detect("--input", tmp_path / "x.png", "--classes", "zebra")
+    assert ran.code == 2
+    assert ran.err == (
+        "error: the detector has no class 'zebra': available: class 1, class 2, class 3, class 4, class 5\n"
     )
-    assert [(file.name, file.image_id) for file in files] == [("a/c.png", 1), ("a/d.jpeg", 2), ("b.PNG", 3)]
-    assert categories is None
+    ran = detect("--input", tmp_path / "x.png", "--save", "xml")
+    assert "unknown detection output 'xml': available: crops, csv, json, pictures, yolo" in ran.err
 
 
-def test_pictures_have_different_paths(tmp_path):
-    names = ("x.png", "x.png", "x.gif", "x.gif.png", "a/x.png")
-    files = [detect_images.ImageFile(tmp_path / name, name, 1) for name in names]
-    paths = [path.relative_to(tmp_path).as_posix() for path in detect_images.picture_paths(files, tmp_path)]
-    assert paths == ["x.png", "x_2.png", "x.gif.png", "x.gif_2.png", "a/x.png"]
-
-
-def test_boxes_are_drawn_at_their_coordinates():
-    instances = Instances((100, 150))
-    instances.pred_boxes = Boxes(torch.tensor([[30.0, 40.0, 90.0, 80.0], [0.0, 0.0, 150.0, 100.0]]))
-    instances.scores, instances.pred_classes = torch.tensor([0.9, 0.3]), torch.tensor([1, 0])
-    picture = np.zeros((100, 150, 3), np.uint8)
-    drawn = np.asarray(draw_detections(picture, instances, ("a", "b")))
-    assert picture.max() == 0
-    for (x0, y0, x1, y1), color in (((30, 40, 89, 79), class_color(1)), ((0, 0, 149, 99), class_color(0))):
-        for y, x in ((y1, x0), (y1, x1), (y0, x1), ((y0 + y1) // 2 + 5, x1)):
-            assert tuple(drawn[y, x]) == color
-    assert not drawn[60:78, 32:88].any()
+def test_a_video(detect, tmp_path):
+    pytest.importorskip("cv2", reason="pip install opencv-python-headless")
+    pytest.importorskip("trackers", reason="pip install trackers")
+    save_video(tmp_path / "clip.mp4", moving_squares(6))
+    ran = detect("--input", tmp_path / "clip.mp4", "--track", "--every", "2", "--score-threshold", "0.2")
+    assert (ran.code, ran.err) == (0, "")
+    assert "objects in 3 frames (" in ran.out
+    frames, fps = read_video(tmp_path / "out" / "videos" / "clip.mp4")
+    assert (len(frames), fps) == (3, 5)
+    assert any("track_id" in result for result in read(tmp_path / "out" / "coco_instances_results.json"))

@@ -1,0 +1,136 @@
+"""Detectors as functions of arrays: one interface for configs with weights, and for exported folders."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+
+from fbnetv3.deploy import DetectorPredictor, load
+from fbnetv3.detection.data.dataset_mapper import inference_resize
+from fbnetv3.detection.data.detection_datasets import (
+    Categories,
+    Classes,
+    classes_from_names,
+    detector_classes,
+)
+from fbnetv3.detection.inference.optimize_detector import optimize_for_inference
+from fbnetv3.detection.training.detector_checkpoint import load_detector
+from fbnetv3.errors import UsageError
+from fbnetv3.utils.logging_setup import quiet_detectron2
+
+
+class ArrayPredictor(Protocol):
+    """A detector that takes images as arrays, and returns detectron2's `Instances`."""
+
+    input_format: str
+    """Order of the channels: "RGB", "BGR" or another of detectron2's."""
+
+    def classes(self, categories: Categories | None = None) -> Classes:
+        """Return the classes by id, ordered by class index; those of an annotation file if given."""
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
+        """Detect objects in images, uint8 (height, width, channels); boxes are in pixels of each image."""
+
+
+class ConfigPredictor:
+    """A detector built from a config that takes images of any size as arrays.
+
+    `weights` is a checkpoint's path or URL, or a `zoo://` entry; averaged weights are preferred. If `optimize` is true,
+    `optimize_for_inference` is applied.
+    """
+
+    def __init__(self, cfg: CfgNode, weights: str | os.PathLike, *, optimize: bool = True) -> None:
+        self.cfg = cfg.clone()
+        self.cfg.defrost()
+        # Keep build_model from loading a classifier's weights
+        self.cfg.MODEL.WEIGHTS = os.fspath(weights)
+        with quiet_detectron2():
+            model = load_detector(build_model(self.cfg), weights).eval()
+            self.model = optimize_for_inference(model) if optimize else model
+        self.input_format = self.cfg.INPUT.FORMAT
+        self._resize = inference_resize(self.cfg)
+
+    def classes(self, categories: Categories | None = None) -> Classes:
+        """Return the detector's classes; see `detector_classes`."""
+        return detector_classes(self.cfg, categories)
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
+        """Detect objects in images, uint8 (height, width, channels) in `INPUT.FORMAT`; sizes may differ.
+
+        Only images that have the same size after resizing form a batch: padding to a common size would change the
+        results, because squeeze-and-excite averages over the padding too. Detections are on the CPU, in pixels of their
+        image: `pred_boxes`, `scores`, `pred_classes`, and `pred_masks` if the detector predicts masks.
+        """
+        # Resize the images and group them by size
+        inputs: list[dict[str, Any]] = []
+        indices_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        for i, image in enumerate(images):
+            resized = self._resize.get_transform(image).apply_image(image)
+            channels_first = np.ascontiguousarray(resized.transpose(2, 0, 1), dtype=np.float32)
+            tensor = torch.from_numpy(channels_first)
+            inputs.append({"image": tensor, "height": image.shape[0], "width": image.shape[1]})
+            indices_by_shape[tensor.shape].append(i)
+
+        # Run one batch for each size
+        detections: dict[int, Instances] = {}
+        for indices in indices_by_shape.values():
+            with quiet_detectron2():
+                outputs = self.model([inputs[i] for i in indices])
+            for i, output in zip(indices, outputs, strict=True):
+                detections[i] = output["instances"].to("cpu")
+        return [detections[i] for i in range(len(images))]
+
+
+class ExportedPredictor:
+    """An exported detector with the interface of `ConfigPredictor`.
+
+    `score_threshold` applies in addition to the detector's own.
+    """
+
+    input_format = "RGB"
+
+    def __init__(self, folder: str | os.PathLike, score_threshold: float = 0.0) -> None:
+        predictor = load(folder)
+        if not isinstance(predictor, DetectorPredictor):
+            raise UsageError(f"{folder}: contains a classifier, not a detector: use tools/classify.py")
+        self._predictor = predictor
+        self._score_threshold = score_threshold
+
+    def classes(self, categories: Categories | None = None) -> Classes:
+        """Return the classes; see `classes_from_names`."""
+        return classes_from_names(self._predictor.classes, categories)
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
+        """Detect objects in images, uint8 (height, width, 3) in RGB. Boxes are in pixels of each image."""
+        results = []
+        for image in images:
+            detections = self._predictor.detect(image)
+            selected = detections.scores >= self._score_threshold
+            # Convert to detectron2's structures
+            instances = Instances(image.shape[:2])
+            instances.pred_boxes = Boxes(torch.from_numpy(detections.boxes[selected]))
+            instances.scores = torch.from_numpy(detections.scores[selected])
+            instances.pred_classes = torch.from_numpy(detections.classes[selected])
+            results.append(instances)
+        return results
+
+
+def set_score_threshold(cfg: CfgNode, score: float) -> None:
+    """Set the minimum score of detections, for all kinds of detectors."""
+    cfg.MODEL.ROI_HEADS.SCORE_THRESH_TEST = score
+    cfg.MODEL.RETINANET.SCORE_THRESH_TEST = score
+
+
+def score_threshold(cfg: CfgNode) -> float:
+    """Return the minimum score of detections."""
+    heads = cfg.MODEL.RETINANET if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else cfg.MODEL.ROI_HEADS
+    return heads.SCORE_THRESH_TEST

@@ -1,0 +1,58 @@
+"""Detections as labels in YOLO's text format, for example to correct them and train on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from fbnetv3.detection.inference.detected_image import DetectedImage
+from fbnetv3.detection.inference.outputs.detection_outputs import (
+    DETECTION_OUTPUTS,
+    DetectionOutput,
+    OutputSettings,
+    different_path,
+)
+from fbnetv3.utils.files import make_folder, write_text
+
+
+@DETECTION_OUTPUTS.register(name="yolo")
+class YoloLabels(DetectionOutput):
+    """`labels/NAME.txt` for each image or frame, also without objects, and `labels/classes.yaml` with the class names.
+
+    A line is the class index, the center, the width and the height of a box as fractions of the image's sides, and, on
+    request, its score.
+    """
+
+    noun = "labels"
+
+    def __init__(self, settings: OutputSettings) -> None:
+        super().__init__(settings)
+        self._folder = make_folder(settings.folder / "labels")
+        self._taken: set[Path] = set()
+        content = {"names": dict(enumerate(settings.names))}
+        write_text(self._folder / "classes.yaml", yaml.safe_dump(content, allow_unicode=True))
+
+    def write(self, image: DetectedImage) -> None:
+        """Write an image's file."""
+        path = different_path((self._folder / image.name).with_suffix(".txt"), self._taken)
+        height, width = image.pixels.shape[:2]
+        objects = image.shown
+        lines = []
+        for index, box, score in zip(
+            objects.pred_classes.tolist(),
+            objects.pred_boxes.tensor.tolist(),
+            objects.scores.tolist(),
+            strict=True,
+        ):
+            x0, y0, x1, y1 = box
+            values = [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height]
+            if self.settings.yolo_scores:
+                values.append(score)
+            lines.append(" ".join([str(index), *(f"{value:.6f}" for value in values)]) + "\n")
+        make_folder(path.parent)
+        write_text(path, "".join(lines))
+
+    def paths(self) -> list[Path]:
+        """Return the folder."""
+        return [self._folder]
