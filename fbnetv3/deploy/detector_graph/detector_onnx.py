@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fbnetv3.deploy.detector_graph.box_ops import ONNX_TRANSLATIONS
+from fbnetv3.deploy.detector_graph.detector_int8 import DetectorInt8Settings, quantize_detector_file
 from fbnetv3.deploy.exported_folder import (
     DETECTION,
     ExportedNetwork,
@@ -69,6 +70,7 @@ def export_detector_to_onnx(
     original: Callable[[np.ndarray], DetectionArrays],
     images: Sequence[ImageLike] | None = None,
     output_names: Sequence[str] = DETECTOR_OUTPUTS,
+    int8: DetectorInt8Settings | None = None,
     name: str = "detector",
     command: str = "",
 ) -> ExportedNetwork:
@@ -84,6 +86,7 @@ def export_detector_to_onnx(
         original: returns the original detector's detections in an image of any size.
         images: images to compare on; default: `sample_detector_images`.
         output_names: `DETECTOR_OUTPUTS`, then `MASKS` and `HEATMAPS` as far as the model returns them.
+        int8: quantize the file after it has been verified; None keeps float32.
         name: name of the detector, for messages and the manifest.
         command: the command that exports the detector, for the manifest.
 
@@ -91,7 +94,8 @@ def export_detector_to_onnx(
         MissingPackageError: the packages for ONNX are not installed.
         UsageError: the output folder is not empty.
         DataError: one of `images` is missing, corrupt or not an image.
-        ExportError: the detector cannot be exported, the export differs from it, or it detects nothing in the images.
+        ExportError: the detector cannot be exported, the export differs from it, it detects nothing in the images, or
+            int8 exceeds a limit.
         OutputError: the folder cannot be written.
     """
     onnx_format = get_format(_FORMAT)
@@ -121,6 +125,9 @@ def export_detector_to_onnx(
         # 3. Load it again and compare
         predictor = open_detector(folder, name, output_names)
         verification = _verify(predictor, pixels, expected)
+        if int8 is not None:
+            path = folder / onnx_format.file_name
+            verification["int8"] = quantize_detector_file(path, predictor, int8)
         manifest = write_manifest(
             folder,
             network=name,
