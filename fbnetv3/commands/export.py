@@ -169,8 +169,8 @@ def _run_detector_export(args: argparse.Namespace, command: str) -> None:
         raise UsageError("detectors can only be exported with --format onnx")
     if args.any_size:
         raise UsageError("detectors take images of any size: omit --any-size")
-    from fbnetv3.detection.detection_config import load_detection_config
     from fbnetv3.detection.data.detection_datasets import detector_classes
+    from fbnetv3.detection.detection_config import load_detection_config
     from fbnetv3.detection.export.detector_export import export_detector
     from fbnetv3.detection.export.int8_images import int8_settings
 

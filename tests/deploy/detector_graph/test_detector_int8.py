@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-onnx = pytest.importorskip("onnx", reason="ONNX is optional: pip install '.[export]'")
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is optional: pip install '.[export]'")
 
 from fbnetv3 import deploy
@@ -94,6 +93,7 @@ def write(output, **settings):
 def test_the_file_is_quantized_and_finds_the_same_objects(tmp_path):
     precisions = iter([61.0, 60.5])
     done = write(tmp_path / "out", average_precision=lambda predictor: next(precisions))
+    onnx = pytest.importorskip("onnx")
     operators = [node.op_type for node in onnx.load(done.model).graph.node]
     assert "QuantizeLinear" in operators
     check = done.manifest.verification["int8"]
