@@ -121,7 +121,8 @@ def _add_int8_arguments(parser: ArgumentParser) -> None:
         "--min-agreement",
         type=float,
         metavar="PERCENT",
-        help="minimum percentage of images with an unchanged class (default: 98), or of a detector's objects found by both (default: 90); with labels, no limit",
+        help="minimum percentage of images with an unchanged class, or of a detector's objects that both find (default: "
+        "98 and 90 without labels, no limit with labels)",
     )
     group.add_argument(
         "--reduce-range",
