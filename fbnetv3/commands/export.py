@@ -130,13 +130,14 @@ def _add_int8_arguments(parser: ArgumentParser) -> None:
         "--max-drop",
         type=float,
         metavar="POINTS",
-        help="maximum drop in top-1, in percentage points (default: 1)",
+        help="maximum drop in top-1, or in a detector's AP, in percentage points (default: 1)",
     )
     group.add_argument(
         "--min-agreement",
         type=float,
         metavar="PERCENT",
-        help="minimum percentage of images with an unchanged class (default: 98 without labels, no limit with labels)",
+        help="minimum percentage of images with an unchanged class, or of a detector's objects that both find "
+        "(default: 98 and 90 without labels, no limit with labels)",
     )
     group.add_argument(
         "--reduce-range",
@@ -180,12 +181,13 @@ def _run_classifier_export(args: argparse.Namespace, command: str) -> None:
 
 
 def _run_detector_export(args: argparse.Namespace, command: str) -> None:
-    if args.format != "onnx" or args.int8:
-        raise UsageError("detectors can only be exported with --format onnx and without --int8")
+    if args.format != "onnx":
+        raise UsageError("detectors can only be exported with --format onnx")
     if args.any_size:
         raise UsageError("detectors take images of any size: omit --any-size")
     from fbnetv3.detection.detection_config import load_detection_config
     from fbnetv3.detection.export.detector_export import export_detector
+    from fbnetv3.detection.export.int8_images import int8_settings
     from fbnetv3.detection.models.fbnetv3_backbone import arch_name
     from fbnetv3.detection.recorded_detectors import config_from_checkpoint, use_recorded_detector
 
@@ -201,12 +203,20 @@ def _run_detector_export(args: argparse.Namespace, command: str) -> None:
         weights = find_detector_weights(args.config, cfg, args.weights, pairs)
         cfg = use_recorded_detector(cfg, read_detector_record(weights), weights, pairs)
         name = Path(args.config).stem
+    classes = read_class_names(args.classes) if args.classes else None
+    int8 = None
+    if args.int8:
+        limits = {key: getattr(args, key) for key in ("max_drop", "min_agreement", "reduce_range")}
+        int8 = int8_settings(
+            cfg, weights, classes, calibration=args.calibration, max_images=args.val_images, **limits
+        )
     exported = export_detector(
         cfg,
         weights,
         args.output,
         images=sample_image_files(args.images) if args.images else None,
-        classes=read_class_names(args.classes) if args.classes else None,
+        classes=classes,
+        int8=int8,
         name=name,
         command=command,
     )
@@ -216,6 +226,8 @@ def _run_detector_export(args: argparse.Namespace, command: str) -> None:
         f"{check['equal']} of {check['runtime']} equal detectron2's; their boxes differ by at most "
         f"{check['largest_box_difference']:.1e} pixels, scores by {check['largest_score_difference']:.1e}"
     )
+    if args.int8:
+        print(_format_int8_table(check["int8"]))
 
 
 def _describe_export(exported: ExportedNetwork) -> str:
@@ -248,7 +260,7 @@ def _int8_settings(net: PretrainedClassifier, args: argparse.Namespace) -> Int8S
 
 
 def _format_int8_table(result: dict[str, Any]) -> str:
-    """Format size, agreement and, with labels, top-1 of float32 and int8."""
+    """Format size, agreement and, with labels, top-1 or AP of float32 and int8."""
     float32_bytes = result["bytes_float32"]
     int8_bytes = result["bytes_int8"]
     headers = [f"on {result['images']} images", "agreement", "size", "of float32"]
@@ -261,9 +273,10 @@ def _format_int8_table(result: dict[str, Any]) -> str:
             f"{100 * int8_bytes / float32_bytes:.1f}%",
         ],
     ]
-    if "top1_int8" in result:
-        headers.insert(1, "top-1")
-        for row in rows:
-            row.insert(1, f"{result[f'top1_{row[0]}']:.2f}%")
+    for key, header in {"top1": "top-1", "ap": "AP"}.items():
+        if f"{key}_int8" in result:
+            headers.insert(1, header)
+            for row in rows:
+                row.insert(1, f"{result[f'{key}_{row[0]}']:.2f}%")
     alignment = ["left", *("right" for _ in headers[1:])]
     return tabulate(rows, headers, tablefmt="plain", colalign=alignment, disable_numparse=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
@@ -22,6 +22,7 @@ from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import (
     CLASSES_OUTPUT,
+    DETECTOR_OUTPUTS,
     DetectorPredictor,
     resize_from_dict,
 )
@@ -36,7 +37,8 @@ PREPROCESSING_FILE = "preprocessing.json"
 CLASS_NAMES_FILE = "classes.json"
 _DATA_FILES = (PREPROCESSING_FILE, CLASS_NAMES_FILE)
 # Version of the folder's layout; incremented when older versions of `load` can no longer read it
-MANIFEST_VERSION = 2
+MANIFEST_VERSION = 3
+_FIRST_BATCHED_DETECTOR = 3  # before, a detector took a single image
 CLASSIFICATION = "classification"
 DETECTION = "detection"
 
@@ -91,8 +93,9 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
     manifest = read_manifest(folder)
     # Files that match their checksums are still not trusted: each reader checks its file
     if manifest.task == DETECTION:
-        detector = open_detector(folder, manifest.network)
-        category_ids = _category_ids(manifest)
+        outputs = cast("list[dict[str, Any]]", manifest.output)
+        detector = open_detector(folder, manifest.network, [output["name"] for output in outputs])
+        category_ids = _category_ids(outputs)
         if len(category_ids) not in (0, len(detector.classes)):
             raise ExportError(
                 f"{folder}: has {len(category_ids)} category ids for {len(detector.classes)} classes: export it again"
@@ -102,13 +105,10 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
     return open_classifier(folder, manifest.format, manifest.network, multi_label=is_sigmoid)
 
 
-def _category_ids(manifest: Manifest) -> list[int | str]:
+def _category_ids(outputs: Sequence[Mapping[str, Any]]) -> list[int | float | str]:
     """Return the category ids of a detector's classes; empty if the export does not have them."""
-    outputs = manifest.output if isinstance(manifest.output, list) else []
-    ids = next(
-        (tensor.get("category_ids") for tensor in outputs if tensor.get("name") == CLASSES_OUTPUT), None
-    )
-    return list(ids or [])
+    classes = next((output for output in outputs if output["name"] == CLASSES_OUTPUT), {})
+    return list(classes.get("category_ids") or [])
 
 
 def is_exported_folder(path: str | os.PathLike) -> bool:
@@ -126,10 +126,13 @@ def open_classifier(
     return ClassifierPredictor(runtime, preprocessing, classes, name, multi_label)
 
 
-def open_detector(folder: Path, name: str) -> DetectorPredictor:
+def open_detector(
+    folder: Path, name: str, output_names: Sequence[str] = DETECTOR_OUTPUTS
+) -> DetectorPredictor:
     """Open a detector's folder, whose model is an ONNX file, without reading its manifest."""
     resize, classes = read_preprocessing(folder, resize_from_dict)
-    return DetectorPredictor(OnnxRuntime(folder / OnnxFormat().file_name), resize, classes, name)
+    runtime = OnnxRuntime(folder / OnnxFormat().file_name)
+    return DetectorPredictor(runtime, resize, classes, name, output_names[len(DETECTOR_OUTPUTS) :])
 
 
 def write_preprocessing(folder: Path, preprocessing: Mapping[str, Any], classes: Sequence[str]) -> None:
@@ -181,6 +184,10 @@ def read_manifest(folder: Path) -> Manifest:
         if fields.get("layout", MANIFEST_VERSION) > MANIFEST_VERSION:
             raise ExportError(
                 f"{folder}: exported by a newer version of fbnetv3: update this one, or export it again"
+            )
+        if fields.get("task") == DETECTION and fields.get("layout", 0) < _FIRST_BATCHED_DETECTOR:
+            raise ExportError(
+                f"{folder}: a detector exported by an older version of fbnetv3: export it again"
             )
         manifest = Manifest(**fields)
         if manifest.format not in FORMATS:

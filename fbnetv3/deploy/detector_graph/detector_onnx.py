@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fbnetv3.deploy.detector_graph.box_ops import ONNX_TRANSLATIONS
+from fbnetv3.deploy.detector_graph.detector_int8 import DetectorInt8Settings, quantize_detector_file
 from fbnetv3.deploy.exported_folder import (
     DETECTION,
     ExportedNetwork,
@@ -41,14 +42,9 @@ SCORE_TOLERANCE = 1e-4
 # Share of the detections that must be equal; NMS ties may resolve differently across runtimes
 MIN_EQUAL_SHARE = 0.99
 _FORMAT = "onnx"
-_AXIS_NAMES = {0: "height", 1: "width"}
-_EXAMPLE_SIZE = (352, 480)  # gives every feature map its own size
-_INPUT_TENSOR = {"name": DETECTOR_INPUT, "type": "uint8", "shape": [None, None, 3]}
-_OUTPUT_TENSORS: list[dict[str, Any]] = [  # as in DETECTOR_OUTPUTS
-    {"name": "boxes", "type": "float32", "shape": [None, 4]},
-    {"name": "scores", "type": "float32", "shape": [None]},
-    {"name": "classes", "type": "int64", "shape": [None]},
-]
+_AXIS_NAMES = {0: "batch", 1: "height", 2: "width"}
+_EXAMPLE_SHAPE = (2, 352, 480, 3)  # gives every feature map its own size
+_INPUT_TENSOR = {"name": DETECTOR_INPUT, "type": "uint8", "shape": [None, None, None, 3]}
 
 
 @dataclass(frozen=True)
@@ -74,21 +70,26 @@ def export_detector_to_onnx(
     *,
     original: Callable[[np.ndarray], DetectionArrays],
     images: Sequence[ImageLike] | None = None,
-    category_ids: Sequence[int | str] = (),
+    category_ids: Sequence[int | float | str] = (),
+    output_names: Sequence[str] = DETECTOR_OUTPUTS,
+    int8: DetectorInt8Settings | None = None,
     name: str = "detector",
     command: str = "",
 ) -> ExportedNetwork:
     """Export a detector into a new folder, which is created only if the export detects what the original detects.
 
     Args:
-        model: maps an image, uint8 (H, W, 3) in RGB, to boxes (N, 4) in its pixels, scores (N,) and class indices (N,),
-            with operators that torch.export supports and those of `box_ops`.
+        model: maps images, uint8 (N, H, W, 3) in RGB, to `output_names`, a row per detection: boxes (K, 4) in pixels
+            of the image, scores (K,), class and image indices (K,), and the maps of other heads; with operators that
+            torch.export supports and those of `box_ops`.
         resize: the resizing of images before the network.
         classes: class names.
         output: the folder to create; an existing folder must be empty.
         original: returns the original detector's detections in an image of any size.
         images: images to compare on; default: `sample_detector_images`.
         category_ids: ids of the classes in results files.
+        output_names: `DETECTOR_OUTPUTS`, then `MASKS` and `HEATMAPS` as far as the model returns them.
+        int8: quantize the file after it has been verified; None keeps float32.
         name: name of the detector, for messages and the manifest.
         command: the command that exports the detector, for the manifest.
 
@@ -96,7 +97,8 @@ def export_detector_to_onnx(
         MissingPackageError: the packages for ONNX are not installed.
         UsageError: the output folder is not empty.
         DataError: one of `images` is missing, corrupt or not an image.
-        ExportError: the detector cannot be exported, the export differs from it, or it detects nothing in the images.
+        ExportError: the detector cannot be exported, the export differs from it, it detects nothing in the images, or
+            int8 exceeds a limit.
         OutputError: the folder cannot be written.
     """
     onnx_format = get_format(_FORMAT)
@@ -113,36 +115,39 @@ def export_detector_to_onnx(
                 "use images that show the detector's classes (--images)"
             )
         # 2. Write the folder
-        example = torch.zeros(*_EXAMPLE_SIZE, 3, dtype=torch.uint8)
+        example = torch.zeros(_EXAMPLE_SHAPE, dtype=torch.uint8)
         write_onnx(
             export_program(model, example, list(_AXIS_NAMES)),
             folder / onnx_format.file_name,
             input_name=DETECTOR_INPUT,
-            output_names=DETECTOR_OUTPUTS,
+            output_names=output_names,
             axis_names=_AXIS_NAMES,
             custom_operators=ONNX_TRANSLATIONS,
         )
         write_preprocessing(folder, resize_to_dict(resize), classes)
         # 3. Load it again and compare
-        predictor = open_detector(folder, name)
+        predictor = open_detector(folder, name, output_names)
         verification = _verify(predictor, pixels, expected)
+        if int8 is not None:
+            path = folder / onnx_format.file_name
+            verification["int8"] = quantize_detector_file(path, predictor, int8)
         manifest = write_manifest(
             folder,
             network=name,
             format=_FORMAT,
             task=DETECTION,
             input=_INPUT_TENSOR,
-            output=[_describe_tensor(tensor, category_ids) for tensor in _OUTPUT_TENSORS],
+            output=[_add_ids(output, category_ids) for output in predictor.runtime.describe_outputs()],
             command=command,
             verification=verification,
         )
     return ExportedNetwork(output, output / onnx_format.file_name, manifest)
 
 
-def _describe_tensor(tensor: dict[str, Any], category_ids: Sequence[int | str]) -> dict[str, Any]:
+def _add_ids(output: dict[str, Any], category_ids: Sequence[int | float | str]) -> dict[str, Any]:
     """Return the manifest's entry of an output; that of the class indices has their category ids."""
-    is_classes = tensor["name"] == CLASSES_OUTPUT
-    return {**tensor, "category_ids": list(category_ids)} if category_ids and is_classes else tensor
+    is_classes = output["name"] == CLASSES_OUTPUT
+    return {**output, "category_ids": list(category_ids)} if category_ids and is_classes else output
 
 
 def _verify(

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 AXIS_NAMES = {0: "batch", 2: "height", 3: "width"}
 """Names of the input's axes whose size is dynamic."""
+_TYPE_NAMES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 
 
 class OnnxFormat(ExportFormat):
@@ -139,6 +140,17 @@ class OnnxRuntime:
     def run_outputs(self, input_name: str, value: np.ndarray) -> list[np.ndarray]:
         """Return all outputs for the one input, which is called `input_name`."""
         return self._session.run(None, {input_name: value})
+
+    def describe_outputs(self) -> list[dict[str, Any]]:
+        """Return the "name", "type" and "shape" of each output, where None means any size."""
+        return [
+            {
+                "name": output.name,
+                "type": _TYPE_NAMES[output.type],
+                "shape": [size if isinstance(size, int) else None for size in output.shape],
+            }
+            for output in self._session.get_outputs()
+        ]
 
     @cached_property
     def _split_session(self) -> tuple[Any, ThreadPoolExecutor]:

@@ -32,7 +32,9 @@ _SATURATION = {"HardSwish": HARD_SWISH_RANGE, "HardSigmoid": HARD_SIGMOID_RANGE}
 Ranges = dict[str, tuple[float, float]]
 
 
-def quantize_onnx(path: Path, batches: Iterable[np.ndarray], reduce_range: bool) -> None:
+def quantize_onnx(
+    path: Path, batches: Iterable[np.ndarray], reduce_range: bool, *, input_name: str = INPUT_NAME
+) -> None:
     """Replace a file with its quantized version, with QuantizeLinear and DequantizeLinear around each layer.
 
     Convolutions get int8 weights with a scale per output channel, and uint8 feature maps; the first layers stay
@@ -45,7 +47,7 @@ def quantize_onnx(path: Path, batches: Iterable[np.ndarray], reduce_range: bool)
         contextlib.redirect_stdout(io.StringIO()),
     ):
         model = onnx.load(path)
-        ranges = clamp_saturated_ranges(model.graph, _calibrate(path, batches))
+        ranges = clamp_saturated_ranges(model.graph, _calibrate(path, batches, input_name))
         limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
         # Quantize with these ranges
         quantizer = QDQQuantizer(
@@ -66,14 +68,14 @@ def quantize_onnx(path: Path, batches: Iterable[np.ndarray], reduce_range: bool)
 
 
 class _SingleBatchReader(CalibrationDataReader):
-    def __init__(self, batch: np.ndarray) -> None:
-        self._remaining = iter([{INPUT_NAME: batch}])
+    def __init__(self, input_name: str, batch: np.ndarray) -> None:
+        self._remaining = iter([{input_name: batch}])
 
     def get_next(self) -> dict[str, np.ndarray] | None:
         return next(self._remaining, None)
 
 
-def _calibrate(path: Path, batches: Iterable[np.ndarray]) -> Ranges:
+def _calibrate(path: Path, batches: Iterable[np.ndarray], input_name: str) -> Ranges:
     """Return the range of each convolution's inputs and outputs, without outliers."""
     with tempfile.TemporaryDirectory() as folder:
         calibrator = create_calibrator(
@@ -85,7 +87,7 @@ def _calibrate(path: Path, batches: Iterable[np.ndarray]) -> Ranges:
         )
         # One batch at a time: each call keeps the feature maps of all its batches
         for batch in batches:
-            calibrator.collect_data(_SingleBatchReader(batch))
+            calibrator.collect_data(_SingleBatchReader(input_name, batch))
         tensors = calibrator.compute_data().data
     ranges = {name: tensor.range_value for name, tensor in tensors.items()}
     return {name: (float(low), float(high)) for name, (low, high) in ranges.items()}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,38 +13,56 @@ from PIL import Image
 from fbnetv3.data.preprocessing_values import RENDERING_STEP
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.input_images import ImageLike, is_batch, load_rgb_array
+from fbnetv3.deploy.predictors.instance_maps import locate_keypoints, paste_masks
 from fbnetv3.errors import ExportError, UsageError
 from fbnetv3.utils.checks import check_int
 
-DETECTOR_INPUT = "image"
+DETECTOR_INPUT = "images"
 CLASSES_OUTPUT = "classes"
-DETECTOR_OUTPUTS = ("boxes", "scores", CLASSES_OUTPUT)
+DETECTOR_OUTPUTS = ("boxes", "scores", CLASSES_OUTPUT, "image_indices")
+MASKS = "masks"  # output of a mask head
+HEATMAPS = "keypoint_heatmaps"  # output of a keypoint head
 _MAX_SIDE = 100_000  # pixels
 
 
 @dataclass(frozen=True)
 class Detection:
-    """One detected object; its box is x0, y0, x1, y1 in pixels of the upright image, its score in [0, 1]."""
+    """One detected object; its box is x0, y0, x1, y1 in pixels of the upright image, its score in [0, 1].
+
+    A detector with a mask head also gives the mask, bool (height, width) of the image; one with a keypoint head gives
+    the keypoints, float32 (P, 3): x, y, score. They are None otherwise.
+    """
 
     label: str
     score: float
     box: tuple[float, float, float, float]
     class_index: int
+    mask: np.ndarray | None = field(default=None, compare=False, repr=False)
+    keypoints: np.ndarray | None = field(default=None, compare=False, repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DetectionArrays:
     """The detections in one image, best first.
 
-    Boxes are float32 (N, 4), x0, y0, x1, y1 in pixels of the image; scores are float32 (N,), class indices int64 (N,).
+    Boxes are float32 (K, 4), x0, y0, x1, y1 in pixels of the image; scores are float32 (K,), class indices int64 (K,).
+    `mask_probabilities`, float32 (K, M, M), cover the boxes; `paste_masks` turns them into masks of the image.
+    Keypoints are float32 (K, P, 3): x, y, score. Both are None if the detector has no such head.
     """
 
     boxes: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
+    mask_probabilities: np.ndarray | None = None
+    keypoints: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def select(self, rows: np.ndarray) -> DetectionArrays:
+        """Return the detections at `rows`: indices, or bool (K,)."""
+        values = (self.boxes, self.scores, self.classes, self.mask_probabilities, self.keypoints)
+        return DetectionArrays(*(None if value is None else value[rows] for value in values))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -84,11 +103,17 @@ class DetectorPredictor:
     resize: ShortSideResize
     classes: Sequence[str]
     name: str = "the detector"
-    category_ids: Sequence[int | str] = ()
-    """Ids of the classes in results files; empty in folders of earlier versions."""
+    map_names: Sequence[str] = ()  # outputs of mask and keypoint heads
+    category_ids: Sequence[
+        int | float | str
+    ] = ()  # of the classes, in results files; empty in a file without them
 
     def __call__(
-        self, images: ImageLike | Sequence[ImageLike], score_threshold: float = 0.0
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        score_threshold: float = 0.0,
+        *,
+        batch_size: int = 1,
     ) -> list[Detection] | list[list[Detection]]:
         """Return the objects in images, best first.
 
@@ -97,45 +122,99 @@ class DetectorPredictor:
                 (H, W, 3) in RGB. Files and Pillow images are rendered as in training: see `render_image`. For a list,
                 the result is a list of detections for each image.
             score_threshold: minimum score, in addition to the detector's own threshold, from its config.
+            batch_size: maximum number of images per call of the network, which must have the same size after resizing.
+                The detections do not depend on it.
 
         Raises:
             DataError: an image is missing or corrupt; the message names it.
-            UsageError: `score_threshold` is not in [0, 1].
+            UsageError: `score_threshold` is not in [0, 1], or `batch_size` is less than 1.
             ExportError: the detector returns a class index without a name.
         """
         if not 0 <= score_threshold <= 1:
             raise UsageError(f"score_threshold {score_threshold} must be in [0, 1]")
+        check_int(batch_size, "batch_size", 1)
         image_list: list[Any] = list(images) if is_batch(images) else [images]
-        arrays = (load_rgb_array(image, f"images[{i}]") for i, image in enumerate(image_list))
-        detections = [self._to_detections(self.detect(pixels), score_threshold) for pixels in arrays]
-        return detections if is_batch(images) else detections[0]
+        results = []
+        for start in range(0, len(image_list), batch_size):
+            batch = image_list[start : start + batch_size]
+            arrays = [load_rgb_array(image, f"images[{start + i}]") for i, image in enumerate(batch)]
+            for pixels, detections in zip(arrays, self.detect_batch(arrays), strict=True):
+                results.append(self._to_detections(detections, pixels.shape, score_threshold))
+        return results if is_batch(images) else results[0]
 
     def detect(self, pixels: np.ndarray) -> DetectionArrays:
-        """Return the objects in one image, uint8 (height, width, 3) in RGB, as arrays.
+        """Return the objects in one image, uint8 (height, width, 3) in RGB, as arrays; see `detect_batch`."""
+        return self.detect_batch([pixels])[0]
 
-        Boxes are scaled from the resized to the original image and clipped to it, as detectron2 does.
+    def detect_batch(self, images: Sequence[np.ndarray]) -> list[DetectionArrays]:
+        """Return the objects in images, each uint8 (height, width, 3) in RGB, as arrays.
+
+        Images of the same size after resizing form a batch. Boxes are scaled from the resized to the original image and
+        clipped to it, as detectron2 does.
         """
-        height, width = pixels.shape[:2]
-        # Run the graph
-        resized = self.resize(pixels)
-        boxes, scores, classes = self.runtime.run_outputs(DETECTOR_INPUT, resized)
+        indices_by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        resized_images = [self.resize(image) for image in images]
+        for i, image in enumerate(resized_images):
+            indices_by_shape[image.shape].append(i)
+        results: dict[int, DetectionArrays] = {}
+        for indices in indices_by_shape.values():
+            batch = np.stack([resized_images[i] for i in indices])
+            boxes, scores, classes, image_indices, *maps = self.runtime.run_outputs(DETECTOR_INPUT, batch)
+            self._check_classes(classes)
+            for position, i in enumerate(indices):
+                rows = np.flatnonzero(image_indices == position)
+                values = boxes[rows], scores[rows], classes[rows], [each[rows] for each in maps]
+                results[i] = self._scale_to_image(*values, batch.shape[1:3], images[i].shape)
+        return [results[i] for i in range(len(images))]
+
+    def _check_classes(self, classes: np.ndarray) -> None:
         if len(classes) and not 0 <= classes.min() <= classes.max() < len(self.classes):
             raise ExportError(
                 f"{self.name}: returns class indices {classes.min()} to {classes.max()}, "
                 f"but has {len(self.classes)} class names"
             )
-        # Scale back to the original image, clip, and drop boxes that are then empty
-        boxes = boxes * np.array([width / resized.shape[1], height / resized.shape[0]] * 2, np.float32)
-        boxes = boxes.clip(0, np.array([width, height] * 2, np.float32))
-        is_nonempty = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-        return DetectionArrays(boxes[is_nonempty], scores[is_nonempty], classes[is_nonempty])
 
-    def _to_detections(self, arrays: DetectionArrays, score_threshold: float) -> list[Detection]:
-        rows = zip(arrays.boxes.tolist(), arrays.scores.tolist(), arrays.classes.tolist(), strict=True)
+    def _scale_to_image(
+        self,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        classes: np.ndarray,
+        maps: Sequence[np.ndarray],
+        resized_shape: Sequence[int],
+        shape: Sequence[int],
+    ) -> DetectionArrays:
+        """Scale back to the original image, clip, and drop boxes that are then empty."""
+        height, width = shape[:2]
+        scale = np.array([width / resized_shape[1], height / resized_shape[0]], np.float32)
+        named_maps = dict(zip(self.map_names, maps, strict=True))
+        keypoints = None
+        if HEATMAPS in named_maps:
+            keypoints = locate_keypoints(named_maps[HEATMAPS], boxes)
+            keypoints[..., :2] *= scale
+        boxes = (boxes * np.tile(scale, 2)).clip(0, np.array([width, height] * 2, np.float32))
+        arrays = DetectionArrays(boxes, scores, classes, named_maps.get(MASKS), keypoints)
+        return arrays.select(np.all(boxes[:, 2:] > boxes[:, :2], axis=1))
+
+    def _to_detections(
+        self, arrays: DetectionArrays, shape: Sequence[int], score_threshold: float
+    ) -> list[Detection]:
+        arrays = arrays.select(arrays.scores >= score_threshold)
+        none = [None] * len(arrays)
+        masks: Any = none
+        if arrays.mask_probabilities is not None:
+            masks = paste_masks(arrays.mask_probabilities, arrays.boxes, *shape[:2])
+        keypoints: Any = none if arrays.keypoints is None else arrays.keypoints
+        rows = zip(
+            arrays.boxes.tolist(),
+            arrays.scores.tolist(),
+            arrays.classes.tolist(),
+            masks,
+            keypoints,
+            strict=True,
+        )
         return [
-            Detection(self.classes[index], score, tuple(box), index)
-            for box, score, index in rows
-            if score >= score_threshold
+            Detection(self.classes[index], score, tuple(box), index, mask, points)
+            for box, score, index, mask, points in rows
         ]
 
 
@@ -151,7 +230,7 @@ def resize_to_dict(resize: ShortSideResize) -> dict[str, Any]:
         "steps": [
             RENDERING_STEP,
             *([resize_step] if resize.shortest else []),
-            "order: row, column, channel; uint8",
+            "order: image, row, column, channel; uint8",
             "boxes are in pixels of the resized image: scale them back and clip them to the image",
         ],
     }

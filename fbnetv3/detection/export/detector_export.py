@@ -13,22 +13,19 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
+from fbnetv3.deploy.detector_graph.detector_int8 import DetectorInt8Settings
 from fbnetv3.deploy.detector_graph.detector_onnx import export_detector_to_onnx
 from fbnetv3.deploy.exported_folder import ExportedNetwork
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
 from fbnetv3.deploy.input_images import ImageLike
 from fbnetv3.deploy.predictors.detector_predictor import DetectionArrays, ShortSideResize
-from fbnetv3.detection.data.detection_datasets import (
-    detector_classes,
-    load_dataset_dicts,
-    num_classes_setting,
-)
+from fbnetv3.detection.data.detection_datasets import detector_classes, num_classes_setting
 from fbnetv3.detection.export.exportable_detector import make_exportable
+from fbnetv3.detection.export.int8_images import dataset_images
 from fbnetv3.detection.inference.array_predictors import ConfigPredictor
 from fbnetv3.detection.inference.optimize_detector import FusedBoxHead, fold_conv_norms
 from fbnetv3.detection.models.detector_heads import FBNetV3BoxHead
-from fbnetv3.errors import DataError, UsageError
-from fbnetv3.utils.text import evenly_spaced
+from fbnetv3.errors import UsageError
 
 _NUM_COMPARED = 16  # images
 
@@ -40,6 +37,7 @@ def export_detector(
     *,
     images: Sequence[ImageLike] | None = None,
     classes: Sequence[str] | None = None,
+    int8: DetectorInt8Settings | None = None,
     name: str = "detector",
     command: str = "",
 ) -> ExportedNetwork:
@@ -54,6 +52,7 @@ def export_detector(
         images: images to compare on; default: 16 images of `DATASETS.TEST` if they exist, otherwise
             scikit-learn's photographs.
         classes: class names, which replace those of `detector_classes`; the ids of these remain.
+        int8: quantize to int8, see `int8_settings`; None keeps float32.
         name: name of the detector.
         command: command line to record as the origin in the manifest.
     """
@@ -70,14 +69,17 @@ def export_detector(
         advice = f"pass {num_classes} names, or set {key} {len(names)}"
         raise UsageError(f"{len(names)} class names for a detector of {num_classes} classes: {advice}")
     predictor = ConfigPredictor(cfg, weights, optimize=False)
+    exportable = make_exportable(simplify_for_export(predictor.model), is_bgr=cfg.INPUT.FORMAT == "BGR")
     return export_detector_to_onnx(
-        make_exportable(simplify_for_export(predictor.model), is_bgr=cfg.INPUT.FORMAT == "BGR"),
+        exportable,
         ShortSideResize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
         names,
         output,
         original=partial(detect_boxes, predictor),
         images=_test_images(cfg) if images is None else images,
         category_ids=list(own_classes),
+        output_names=exportable.output_names,
+        int8=int8,
         name=name,
         command=command,
     )
@@ -113,11 +115,4 @@ def detect_boxes(predictor: ConfigPredictor, image: np.ndarray) -> DetectionArra
 
 def _test_images(cfg: CfgNode) -> list[str] | None:
     """Return images of the first test dataset that has any on disk."""
-    for name in cfg.DATASETS.TEST:
-        try:
-            files = [image["file_name"] for image in load_dataset_dicts(name)]
-        except (DataError, UsageError):
-            continue
-        if existing := [file for file in evenly_spaced(files, _NUM_COMPARED) if os.path.isfile(file)]:
-            return existing
-    return None
+    return dataset_images(cfg.DATASETS.TEST, _NUM_COMPARED) or None

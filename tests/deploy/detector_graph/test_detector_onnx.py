@@ -11,6 +11,8 @@ from PIL import Image
 pytest.importorskip("detectron2", reason="detectron2 is optional: python tools/install_detectron2.py")
 pytest.importorskip("onnxruntime", reason="ONNX Runtime is optional: pip install '.[export]'")
 
+from detectron2.modeling import build_model
+
 from fbnetv3 import deploy
 from fbnetv3.arch import compound_scale, get_arch, save_arch
 from fbnetv3.data.digit_scenes import write_digit_scenes
@@ -29,11 +31,12 @@ from tests.detection.detectors import calibrated_detector, image, small_config, 
 # The trunk of the feature pyramids has a single block of each width; that of the C4 detector is a published one.
 SHALLOW = compound_scale(get_arch("fbnetv3_a0"), depth=0.01, name="shallow")
 KINDS = ["faster_rcnn_fbnetv3_a_C4", "faster_rcnn_fbnetv3_g_FPN", "retinanet_fbnetv3_a_FPN"]
+MASKS_AND_KEYPOINTS = "masks and keypoints"
 NAMES = ["a", "b", "c", "d", "e"]
 
 
 def detection_config(name=KINDS[0]):
-    cfg = small_config(name)
+    cfg = small_config(KINDS[0] if name == MASKS_AND_KEYPOINTS else name)
     cfg.INPUT.MIN_SIZE_TEST = 96
     cfg.INPUT.MAX_SIZE_TEST = 160
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 64
@@ -53,10 +56,16 @@ def exported(tmp_path_factory):
             if "FPN" in kind:
                 save_arch(SHALLOW, folder / "shallow.yaml")
                 cfg.MODEL.FBNETV3.ARCH = str(folder / "shallow.yaml")
-            torch.save(
-                {"model": calibrated_detector(cfg, calibration_inputs(), 0.01).state_dict()},
-                folder / "model.pth",
-            )
+            state = calibrated_detector(cfg, calibration_inputs(), 0.01).state_dict()
+            if kind == MASKS_AND_KEYPOINTS:
+                cfg.MODEL.MASK_ON = cfg.MODEL.KEYPOINT_ON = True
+                cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS = 3
+                torch.manual_seed(0)
+                state = {**build_model(cfg).state_dict(), **state}
+                # Untrained, every mask would have probabilities near 0.5
+                state["roi_heads.mask_head.predictor.weight"] *= 1000
+                state["roi_heads.keypoint_head.score_lowres.weight"] *= 20
+            torch.save({"model": state}, folder / "model.pth")
             done = export_detector(
                 cfg, folder / "model.pth", folder / "out", classes=NAMES, name=kind, command="mine"
             )
@@ -90,7 +99,7 @@ def photographs():
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, MASKS_AND_KEYPOINTS])
 def test_it_gives_detectron2s_detections(kind, exported):
     original, done = exported(kind)
     predictor = deploy.load(done.folder)
@@ -100,6 +109,47 @@ def test_it_gives_detectron2s_detections(kind, exported):
     )
     assert agreement.equal == agreement.detections > 50
     assert agreement.largest_box_difference < 0.05 and agreement.largest_score_difference < 1e-5
+
+
+def test_masks_and_keypoints_are_detectron2s(exported):
+    original, done = exported(MASKS_AND_KEYPOINTS)
+    predictor = deploy.load(done.folder)
+    assert [output["name"] for output in done.manifest.output][-2:] == ["masks", "keypoint_heatmaps"]
+    for photo in photographs():
+        (expected,) = original([photo[:, :, ::-1]])
+        detections = predictor(photo)
+        if len(detections) != len(expected):  # equal scores may be cut off differently
+            continue
+        order = [nearest_row(expected, detection) for detection in detections]
+        masks = np.stack([detection.mask for detection in detections])
+        keypoints = np.stack([detection.keypoints for detection in detections])
+        assert masks.shape == (len(detections), *photo.shape[:2]) and masks.dtype == bool
+        assert 0.1 < masks.mean() / expected.pred_masks.float().mean() < 10
+        assert (masks != expected.pred_masks[order].numpy()).mean() < 1e-4
+        expected_keypoints = expected.pred_keypoints[order].numpy()
+        assert (np.abs(keypoints - expected_keypoints)[..., :2] < 0.01).mean() > 0.98
+        assert np.allclose(keypoints[..., 2], expected_keypoints[..., 2], rtol=0.01)
+
+
+def nearest_row(instances, detection):
+    distance = (instances.pred_boxes.tensor - torch.tensor(detection.box)).abs().amax(1)
+    distance[instances.pred_classes != detection.class_index] = np.inf
+    return int(distance.argmin())
+
+
+@pytest.mark.parametrize("kind", [*KINDS, MASKS_AND_KEYPOINTS])
+def test_detections_do_not_depend_on_the_batch(kind, exported):
+    predictor = deploy.load(exported(kind)[1].folder)
+    photo = photographs()[0]
+    images = [photo, photo[::-1].copy(), photographs()[1], photo[:, ::-1].copy(), np.zeros_like(photo)]
+    batched = predictor.detect_batch(images)
+    assert len({len(arrays) for arrays in batched}) > 1
+    for photo, arrays in zip(images, batched, strict=True):
+        alone = predictor.detect(photo)
+        assert compare_detections([arrays], [alone]).equal == len(alone) == len(arrays)
+    assert predictor(images, batch_size=4)[2] == predictor(images[2])
+    with pytest.raises(UsageError, match="batch_size"):
+        predictor(images, batch_size=0)
 
 
 def test_paths_arrays_and_pillow_images_give_the_same_detections(folder, tmp_path):
@@ -126,8 +176,13 @@ def test_the_manifest_describes_the_folder(folder):
     manifest = json.loads((folder / "manifest.json").read_text())
     assert {path.name for path in folder.iterdir()} == {*manifest["files"], "manifest.json"}
     assert (manifest["task"], manifest["command"], manifest["network"]) == ("detection", "mine", KINDS[0])
-    assert manifest["input"] == {"name": "image", "type": "uint8", "shape": [None, None, 3]}
-    assert [output["name"] for output in manifest["output"]] == ["boxes", "scores", "classes"]
+    assert manifest["input"] == {"name": "images", "type": "uint8", "shape": [None, None, None, 3]}
+    assert manifest["output"] == [
+        {"name": "boxes", "type": "float32", "shape": [None, 4]},
+        {"name": "scores", "type": "float32", "shape": [None]},
+        {"name": "classes", "type": "int64", "shape": [None]},
+        {"name": "image_indices", "type": "int64", "shape": [None]},
+    ]
     check = manifest["verification"]
     assert (
         check["images"] == len(sample_detector_images())
@@ -145,6 +200,7 @@ def test_the_graph_has_only_onnx_operators_and_named_dynamic_axes(folder):
     assert {"RoiAlign", "NonMaxSuppression", "TopK"} <= operators and "BatchNormalization" not in operators
     assert {node.domain for node in model.graph.node} == {""}
     assert [size.dim_param for size in model.graph.input[0].type.tensor_type.shape.dim] == [
+        "batch",
         "height",
         "width",
         "",
@@ -163,7 +219,7 @@ def test_images_are_resized_as_by_detectron2(size):
 
 
 class ConstantDetector(torch.nn.Module):
-    """Always detects two boxes, or none if the first pixel is black."""
+    """Detects two boxes in every image, or none if its first pixel is black."""
 
     def __init__(self, offset=0.0):
         super().__init__()
@@ -171,15 +227,19 @@ class ConstantDetector(torch.nn.Module):
             "boxes", torch.tensor([[1.0, 2.0, 30.0, 40.0], [50.0, 10.0, 90.0, 60.0]]) + offset
         )
 
-    def forward(self, image):
-        scores = torch.tensor([0.9, 0.8]) * (image[0, 0].sum() > 0)
-        rows = box_ops.multiclass_nms(self.boxes[None], scores[None, None], 0.5, 0.1, 100)[:, 2]
-        return self.boxes[rows], scores[rows], rows
+    def forward(self, images):
+        is_light = images[:, 0, 0].sum(1) > 0
+        scores = torch.tensor([0.9, 0.8]) * is_light[:, None]
+        boxes = self.boxes.expand(images.shape[0], -1, -1)
+        image_indices, _, rows = box_ops.multiclass_nms(boxes, scores[:, None], 0.5, 0.1, 100).unbind(1)
+        return self.boxes[rows], scores[image_indices, rows], rows, image_indices
 
 
 def constant_detections(pixels):
     with torch.no_grad():
-        return DetectionArrays(*(value.numpy() for value in ConstantDetector()(torch.tensor(pixels))))
+        return DetectionArrays(
+            *(value.numpy() for value in ConstantDetector()(torch.tensor(pixels)[None])[:3])
+        )
 
 
 WHITE, BLACK = (np.full((120, 100, 3), value, np.uint8) for value in (255, 0))
@@ -204,7 +264,8 @@ def test_images_without_detections(tmp_path):
 def test_a_class_index_without_a_name(classes):
     class WrongClasses:
         def run_outputs(self, input_name, value):
-            return np.zeros((2, 4), np.float32), np.ones(2, np.float32), np.array(classes)
+            boxes = np.zeros((2, 4), np.float32)
+            return boxes, np.ones(2, np.float32), np.array(classes), np.zeros(2, int)
 
     predictor = deploy.DetectorPredictor(WrongClasses(), ShortSideResize(0, 1), ["x", "y"])
     message = f"returns class indices {classes[0]} to {classes[1]}, but has 2 class names"
@@ -256,7 +317,10 @@ def test_an_existing_folder_is_not_replaced():
             ("MODEL.ROI_HEADS.NUM_CLASSES", 4),
             r"5 class names for a detector of 4 classes: pass 4 names, or set MODEL.ROI_HEADS.NUM_CLASSES 5",
         ),
-        (("MODEL.MASK_ON", True), "mask and keypoint heads cannot be exported"),
+        (
+            ("MODEL.MASK_ON", True, "MODEL.ROI_MASK_HEAD.POOLER_TYPE", "ROIAlignRotated"),
+            "MODEL.ROI_MASK_HEAD.POOLER_TYPE ROIAlignRotated cannot be exported",
+        ),
         (
             ("MODEL.ROI_BOX_HEAD.POOLER_TYPE", "ROIPool"),
             "MODEL.ROI_BOX_HEAD.POOLER_TYPE RoIPool cannot be exported",
@@ -270,8 +334,6 @@ def test_detectors_that_cannot_be_exported(keys, message, tmp_path):
         if "supported: BGR" in message or "class names" in message:
             export_detector(cfg, "none.pth", tmp_path / "out", classes=NAMES)
         else:
-            from detectron2.modeling import build_model
-
             make_exportable(build_model(cfg).eval(), True)
 
 
@@ -399,8 +461,11 @@ def test_multiclass_nms_equals_torchvisions():
     group = torch.arange(6).repeat_interleave(50)
     every = boxes.repeat_interleave(3, 0).reshape(-1, 4)
     rows = (flat > 0.4).nonzero().squeeze(1)
-    expected = rows[batched_nms(every[rows], flat[rows], group[rows], 0.3)][:20]
+    expected = rows[batched_nms(every[rows], flat[rows], group[rows], 0.3)]
     assert torch.equal((kept[:, 0] * 3 + kept[:, 1]) * 50 + kept[:, 2], expected)
+    limited = box_ops.multiclass_nms(boxes, scores, 0.3, 0.4, 2)
+    counts = torch.bincount(limited[:, 0] * 3 + limited[:, 1])
+    assert counts.tolist() == [2] * 6 and all(row.tolist() in kept.tolist() for row in limited)
 
 
 def test_a_missing_package_is_named_before_anything_is_written(tmp_path, monkeypatch):

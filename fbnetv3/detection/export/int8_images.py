@@ -1,0 +1,120 @@
+"""Choose the images on which an int8 detector is calibrated, compared and evaluated."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import Boxes, Instances
+from torch import nn
+
+from fbnetv3.deploy.detector_graph.detector_int8 import AveragePrecision, DetectorInt8Settings
+from fbnetv3.deploy.formats.quantization import split_image_folder
+from fbnetv3.deploy.input_images import load_rgb_array, sample_image_files
+from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor
+from fbnetv3.deploy.predictors.instance_maps import paste_masks
+from fbnetv3.detection.data.detection_datasets import detector_classes, load_dataset_dicts
+from fbnetv3.detection.training.detector_evaluation import evaluate_datasets
+from fbnetv3.errors import DataError, UsageError
+from fbnetv3.training.processes.distributed import ProcessGroup
+from fbnetv3.utils.text import evenly_spaced
+
+logger = logging.getLogger(__name__)
+
+MAX_CALIBRATION_IMAGES = 100
+_FEW_CALIBRATION_IMAGES = 50
+
+
+def int8_settings(
+    cfg: CfgNode,
+    weights: str | os.PathLike,
+    classes: Sequence[str] | None = None,
+    *,
+    calibration: str | os.PathLike | None = None,
+    max_images: int = 1000,
+    **limits: Any,
+) -> DetectorInt8Settings:
+    """Choose the images for `export_detector(..., int8=...)`.
+
+    Calibration images come from the folder `calibration`, or else from `DATASETS.TRAIN`. Up to `max_images` images of
+    the first dataset of `DATASETS.TEST` are compared, and AP is computed on the whole of it. If it does not exist, the
+    folder is split, and agreement decides. `classes` replace the names that the weights or datasets have; `limits` are
+    other fields of `DetectorInt8Settings`.
+
+    Raises:
+        UsageError: neither a folder nor a dataset has images.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.WEIGHTS = os.fspath(weights)
+    test_names = [name for name in cfg.DATASETS.TEST if dataset_images([name], 1)][:1]
+    compared: Sequence[Any] = dataset_images(test_names, max_images)
+    if calibration is not None and not compared:
+        images, compared = split_image_folder(calibration, MAX_CALIBRATION_IMAGES, max_images)
+    elif calibration is not None:
+        images = sample_image_files(calibration, MAX_CALIBRATION_IMAGES)
+    else:
+        images = dataset_images(cfg.DATASETS.TRAIN, MAX_CALIBRATION_IMAGES)  # type: ignore[assignment]
+    if not images or not compared:
+        raise UsageError(
+            "int8 needs images: name a folder (--calibration), or set DATASETS.TRAIN and DATASETS.TEST to datasets "
+            "that exist"
+        )
+    if len(images) < _FEW_CALIBRATION_IMAGES:
+        logger.warning(
+            "int8 is calibrated on only %d images; use at least %d", len(images), _FEW_CALIBRATION_IMAGES
+        )
+    names = list(detector_classes(cfg).values()) if classes is None else classes
+    precision = average_precision(cfg, test_names[0], names) if test_names else None
+    return DetectorInt8Settings(images, compared, precision, **limits)
+
+
+def dataset_images(names: Sequence[str], count: int) -> list[str]:
+    """Return up to `count` evenly spaced image files of the first of these datasets that has any on disk."""
+    for name in names:
+        try:
+            files = [image["file_name"] for image in load_dataset_dicts(name)]
+        except (DataError, UsageError):
+            continue
+        if existing := [file for file in evenly_spaced(files, count) if os.path.isfile(file)]:
+            return existing
+    return []
+
+
+def average_precision(cfg: CfgNode, name: str, classes: Sequence[str]) -> AveragePrecision:
+    """Return a function that computes an exported detector's box AP in percent on a registered dataset."""
+
+    def compute(predictor: DetectorPredictor) -> float:
+        results = evaluate_datasets(cfg, _ExportedModel(predictor), [name], ProcessGroup(), classes=classes)
+        return results[name]["bbox"]["AP"]
+
+    return compute
+
+
+class _ExportedModel(nn.Module):
+    """An exported detector as detectron2's evaluation calls it; it reads the images itself."""
+
+    def __init__(self, predictor: DetectorPredictor) -> None:
+        super().__init__()
+        self._predictor = predictor
+
+    def forward(self, inputs: Sequence[dict[str, Any]]) -> list[dict[str, Instances]]:
+        outputs = []
+        for image in inputs:
+            pixels = load_rgb_array(image["file_name"])
+            arrays = self._predictor.detect(pixels)
+            instances = Instances(pixels.shape[:2])
+            instances.pred_boxes = Boxes(torch.from_numpy(arrays.boxes))
+            instances.scores = torch.from_numpy(arrays.scores)
+            instances.pred_classes = torch.from_numpy(arrays.classes)
+            if arrays.mask_probabilities is not None:
+                masks = paste_masks(arrays.mask_probabilities, arrays.boxes, *pixels.shape[:2])
+                instances.pred_masks = torch.from_numpy(masks)
+            if arrays.keypoints is not None:
+                instances.pred_keypoints = torch.from_numpy(arrays.keypoints)
+            outputs.append({"instances": instances})
+        return outputs
