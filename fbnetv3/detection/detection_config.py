@@ -39,6 +39,9 @@ _CHOICES = {
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
 }
+_RENAMED_KEYS = {
+    f"DATASETS.CUSTOM.{part}_JSON": f"DATASETS.CUSTOM.{part}_ANNOTATIONS" for part in ("TRAIN", "TEST")
+}
 _POSITIVE_KEYS = (
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.MAX_ITER",
@@ -91,17 +94,24 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     # Weight of the previous average in each step
     cfg.MODEL_EMA.DECAY = 0.9998
 
-    # Your own dataset: COCO-format annotation files and the folders that hold the images. It is registered as
-    # "custom_train" and "custom_test", which replace DATASETS.TRAIN and DATASETS.TEST.
+    # Your own dataset, in any format of fbnetv3.detection.data.formats. It is registered as "custom_train" and
+    # "custom_test", which replace DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.CUSTOM = CfgNode()
-    # Annotations to train on; "" keeps DATASETS.TRAIN and DATASETS.TEST
-    cfg.DATASETS.CUSTOM.TRAIN_JSON = ""
-    # Folder of the training images
+    # A YOLO data.yaml, or a folder with a training and a validation or test split; sets TRAIN_ANNOTATIONS and
+    # TEST_ANNOTATIONS
+    cfg.DATASETS.CUSTOM.DATA = ""
+    # Annotations to train on: a file or a folder; "" keeps DATASETS.TRAIN and DATASETS.TEST
+    cfg.DATASETS.CUSTOM.TRAIN_ANNOTATIONS = ""
+    # Folder of the training images; "" looks for it near the annotations
     cfg.DATASETS.CUSTOM.TRAIN_IMAGES = ""
     # Annotations to evaluate on; "" for no evaluation
-    cfg.DATASETS.CUSTOM.TEST_JSON = ""
-    # Folder of the test images
+    cfg.DATASETS.CUSTOM.TEST_ANNOTATIONS = ""
+    # Folder of the test images; "" looks for it near the annotations
     cfg.DATASETS.CUSTOM.TEST_IMAGES = ""
+    # Split to evaluate on, "val" or "test", of annotations that have both
+    cfg.DATASETS.CUSTOM.TEST_SPLIT = "val"
+    # Format of the annotations: coco, lvis, yolo, voc or csv; "auto" determines it from the files
+    cfg.DATASETS.CUSTOM.FORMAT = "auto"
 
     # "SGD", or "AdamW", which ignores SOLVER.MOMENTUM and SOLVER.NESTEROV
     cfg.SOLVER.OPTIMIZER = "SGD"
@@ -161,6 +171,8 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
 def _require_known_keys(keys: Iterable[str], known_keys: Sequence[str], where: str = "") -> None:
     for key in keys:
         # Sections pass too, and so do mappings under plain keys, whose wrong type yacs reports
+        if key in _RENAMED_KEYS:
+            raise UsageError(f"{where}{key} is now {_RENAMED_KEYS[key]}: rename it")
         if not any(f"{name}.".startswith(f"{key}.") or key.startswith(f"{name}.") for name in known_keys):
             raise UsageError(f"{where}unknown key {key}: {suggest(key, known_keys)}")
 

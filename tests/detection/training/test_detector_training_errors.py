@@ -58,7 +58,7 @@ def test_training_and_test_with_different_classes(fails, scenes, tmp_path):
     content["categories"][3]["name"] = "three"
     (tmp_path / "test.json").write_text(json.dumps(content))
     assert "custom_train and custom_test have different classes: 3, three" in fails(
-        "DATASETS.CUSTOM.TEST_JSON", tmp_path / "test.json"
+        "DATASETS.CUSTOM.TEST_ANNOTATIONS", tmp_path / "test.json"
     )
 
 
@@ -76,7 +76,7 @@ def test_errors_name_a_missing_or_corrupt_annotation_file(fails, tmp_path, conte
     file = tmp_path / "mine.json"
     if content is not None:
         file.write_text(content)
-    error = fails("DATASETS.CUSTOM.TRAIN_JSON", file)
+    error = fails("DATASETS.CUSTOM.TRAIN_ANNOTATIONS", file)
     assert str(file) in error and message in error
 
 
@@ -86,14 +86,14 @@ def test_problems_of_annotations_and_images_are_listed(fails, scenes, tmp_path):
     content["annotations"][0]["category_id"] = 77
     content["annotations"][1]["bbox"] = [5, 5, -3, 4]
     (tmp_path / "mine.json").write_text(json.dumps(content))
-    message = fails("DATASETS.CUSTOM.TRAIN_JSON", tmp_path / "mine.json")
+    message = fails("DATASETS.CUSTOM.TRAIN_ANNOTATIONS", tmp_path / "mine.json")
     for text in ("nowhere.png", "category 77", "negative width or height"):
         assert text in message
 
 
 def test_errors_about_coco_say_where_it_is_expected(fails):
     message = fails(
-        "DATASETS.CUSTOM.TRAIN_JSON",
+        "DATASETS.CUSTOM.TRAIN_ANNOTATIONS",
         "",
         "DATASETS.CUSTOM.TRAIN_IMAGES",
         "",
@@ -122,8 +122,8 @@ def test_classifier_weights_belong_in_another_key(fails, tmp_path):
         (["SOLVER.AMP.ENABLED", "True", "MODEL.DEVICE", "cpu"], "SOLVER.AMP.ENABLED needs a GPU"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE 'gpu' must be a device"),
         (
-            ["DATASETS.CUSTOM.TEST_JSON", ""],
-            "DATASETS.CUSTOM.TEST_JSON and DATASETS.CUSTOM.TEST_IMAGES must be set together",
+            ["DATASETS.CUSTOM.TEST_ANNOTATIONS", ""],
+            "DATASETS.CUSTOM.TEST_ANNOTATIONS and DATASETS.CUSTOM.TEST_IMAGES must be set together",
         ),
         (["DATALOADER.SAMPLER_TRAIN", "TrainingSample"], "did you mean TrainingSampler"),
         (["MODEL.FBNETV3.ARCH", "fbnetv3_digit"], "did you mean fbnetv3_digits"),

@@ -13,7 +13,10 @@ from fbnetv3.detection.data.formats.annotation_source import (
     AnnotationSource,
     RawAnnotations,
     find_format,
+    matching_formats,
+    split_sources,
 )
+from fbnetv3.detection.data.formats.coco_format import has_boxes
 
 __all__ = [
     "ANNOTATION_FORMATS",
@@ -21,4 +24,7 @@ __all__ = [
     "AnnotationSource",
     "RawAnnotations",
     "find_format",
+    "has_boxes",
+    "matching_formats",
+    "split_sources",
 ]

@@ -47,6 +47,7 @@ class AnnotationSource:
     images: Path | None = None  # folder of the images; None lets the reader look for them
     format: str = AUTO  # an entry of `ANNOTATION_FORMATS`
     split: str = ""  # "train", "val" or "test", if the annotations hold several splits
+    class_source: AnnotationSource | None = None  # names the classes of formats that do not list them
 
     def resolve(self) -> AnnotationSource:
         """Return the source with the format that its files have instead of "auto", and a split that they have.
@@ -71,22 +72,46 @@ class AnnotationSource:
         """The reader of the format, which must not be "auto"."""
         return ANNOTATION_FORMATS.get(self.format)
 
-    def read(self, classes: Sequence[str] | None = None) -> RawAnnotations:
+    def read(self) -> RawAnnotations:
         """Read the annotations.
-
-        Args:
-            classes: names of the classes in order, for formats that do not list them; default: all that occur, sorted.
 
         Raises:
             DataError: the annotations are missing or not as the format requires; the message names file and line.
         """
         source = self.resolve()
-        return source.reader.read(source, classes)
+        return source.reader.read(source, source._shared_classes())
 
     def class_names(self) -> list[str]:
         """Return the names of the classes in their order, without reading images."""
         source = self.resolve()
-        return source.reader.class_names(source)
+        return source._shared_classes() or source.reader.class_names(source)
+
+    def _shared_classes(self) -> list[str] | None:
+        """Return the classes of `class_source`, if the format does not list its own."""
+        if self.reader.lists_classes or self.class_source is None:
+            return None
+        return self.class_source.class_names()
+
+
+def split_sources(
+    path: Path, images: Path | None = None, format: str = AUTO
+) -> dict[str, AnnotationSource]:
+    """Return the annotations of each split of a file or folder; those of "all" if it is not divided.
+
+    Formats that do not list their classes have those of the first split in all of them.
+
+    Raises:
+        DataError: there is no such file or folder, or its format is not clear.
+    """
+    if not path.exists():
+        raise DataError(f"{path}: no such file or folder")
+    format = find_format(path) if format == AUTO else format
+    splits = ANNOTATION_FORMATS.get(format).find_splits(path)
+    if not splits:
+        return {"all": AnnotationSource(path, images, format)}
+    first = AnnotationSource(path, images, format, splits[0])
+    others = {split: replace(first, split=split, class_source=first) for split in splits[1:]}
+    return {splits[0]: first, **others}
 
 
 class AnnotationReader(ABC):
@@ -107,11 +132,19 @@ class AnnotationReader(ABC):
 
     @abstractmethod
     def read(self, source: AnnotationSource, classes: Sequence[str] | None) -> RawAnnotations:
-        """Read the annotations; see `AnnotationSource.read`."""
+        """Read the annotations of a resolved source; see `AnnotationSource.read`.
+
+        `classes` are the names of the classes in order, for formats that do not list them; default: all that occur.
+        """
 
     def class_names(self, source: AnnotationSource) -> list[str]:
         """Return the names of the classes in their order."""
         return self.read(source, None).class_names
+
+
+def matching_formats(path: Path) -> list[str]:
+    """Return the names of the formats that an existing file or folder looks like."""
+    return [name for name in ANNOTATION_FORMATS.names() if ANNOTATION_FORMATS.get(name).recognizes(path)]
 
 
 def find_format(path: Path) -> str:
@@ -122,7 +155,7 @@ def find_format(path: Path) -> str:
     """
     if not path.exists():
         raise DataError(f"{path}: no such file or folder")
-    names = [name for name in ANNOTATION_FORMATS.names() if ANNOTATION_FORMATS.get(name).recognizes(path)]
+    names = matching_formats(path)
     if len(names) == 1:
         return names[0]
     problem = f"may be {' or '.join(names)}" if names else "has no annotations in a known format"

@@ -14,6 +14,7 @@ from fbnetv3.detection.data.formats.annotation_source import (
     AnnotationReader,
     AnnotationSource,
     RawAnnotations,
+    matching_formats,
 )
 from fbnetv3.detection.data.formats.image_lookup import guess_image_root
 from fbnetv3.errors import DataError
@@ -99,12 +100,27 @@ def _structure_problem(data: Any, parts: Sequence[str]) -> str:
 
 def is_lvis_file(file: Path) -> bool:
     """Return whether a JSON file has LVIS's keys; it is searched as bytes, because parsing takes long."""
+    has_urls = find_in_file(file, b'"coco_url"') and not find_in_file(file, b'"file_name"')
+    return has_urls or find_in_file(file, b'"neg_category_ids"')
+
+
+def find_in_file(file: Path, text: bytes) -> bool:
+    """Return whether a file contains a text; False if it cannot be read."""
     try:
         with file.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            has_urls = content.find(b'"coco_url"') >= 0 and content.find(b'"file_name"') < 0
-            return has_urls or content.find(b'"neg_category_ids"') >= 0
+            return content.find(text) >= 0
     except (OSError, ValueError):  # an empty file cannot be mapped
         return False
+
+
+def has_boxes(path: Path) -> bool:
+    """Return whether an existing file or folder has annotations of boxes in any format.
+
+    A JSON file must have COCO's keys, because others list images of classes.
+    """
+    if path.is_file() and path.suffix.lower() == ".json":
+        return find_in_file(path, b'"annotations"') and find_in_file(path, b'"categories"')
+    return bool(matching_formats(path))
 
 
 def _split_files(folder: Path) -> dict[str, Path]:

@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 _YAML_SUFFIXES = (".yaml", ".yml")
 _DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _NAME_LISTS = ("classes.txt", "obj.names", "classes.names")
+_LABEL_SUFFIXES = (".txt",)
 _PARENTS = 3  # folders above a split in which its description may be
 
 
@@ -168,7 +169,7 @@ def list_yolo_images(paths: Sequence[Path], roots: Sequence[Path]) -> Iterator[P
     """
     for path in paths:
         if path.is_dir():
-            yield from find_image_files(path)
+            yield from find_image_files(path, _LABEL_SUFFIXES)
         elif is_image_file(path):
             yield path
         else:

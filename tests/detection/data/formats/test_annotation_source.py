@@ -2,7 +2,12 @@
 
 import pytest
 
-from fbnetv3.detection.data.formats import ANNOTATION_FORMATS, AnnotationSource, find_format
+from fbnetv3.detection.data.formats import (
+    ANNOTATION_FORMATS,
+    AnnotationSource,
+    find_format,
+    split_sources,
+)
 from fbnetv3.errors import DataError
 from tests.detection.annotation_files import CLASSES, SPLITS, write_formats
 
@@ -89,8 +94,22 @@ def test_a_folder_with_two_formats(data, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["voc", "csv"])
-def test_classes_that_only_the_test_split_has_are_refused(data, name):
-    source = AnnotationSource(data[name], split="val")
-    assert source.read(["owl", "dog", "cat", "rat"]).class_names == ["owl", "dog", "cat", "rat"]
-    with pytest.raises(DataError, match=r"classes that the training annotations lack: dog, owl"):
-        source.read(["cat"])
+def test_formats_without_a_list_of_classes_have_those_of_the_training_split(data, name, tmp_path):
+    training = tmp_path / "train.csv"
+    training.write_text(
+        "image,x0,y0,x1,y1,class\n" + "".join(f"a.png,1,1,9,9,{n}\n" for n in (*CLASSES, "ant"))
+    )
+    source = AnnotationSource(data[name], split="val", class_source=AnnotationSource(training))
+    assert source.class_names() == source.read().class_names == ["ant", *CLASSES]
+    # Classes that only the test split has could not be learned
+    training.write_text("image,x0,y0,x1,y1,class\na.png,1,1,9,9,cat\n")
+    with pytest.raises(
+        DataError, match=r"classes that the training annotations lack: dog, owl; the training"
+    ):
+        source.read()
+
+
+def test_all_splits_of_a_source(data):
+    sources = split_sources(data["voc"])
+    assert {split: len(source.read().data["images"]) for split, source in sources.items()} == SPLITS
+    assert list(split_sources(data["coco"] / "train.json")) == ["all"]
