@@ -6,16 +6,24 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.datasets import load_coco_json
 
+from fbnetv3.data.classes.class_matching import match_classes
 from fbnetv3.data.digit_scenes import digit_scenes_folder, ensure_digit_scenes
-from fbnetv3.detection.data.coco_annotations import check_annotations, read_annotations
+from fbnetv3.detection.data.annotations.annotation_ids import Id, sort_by_id
+from fbnetv3.detection.data.annotations.clean_annotations import (
+    MAX_IMAGES_OPENED,
+    CleanAnnotations,
+    read_category_entries,
+)
+from fbnetv3.detection.data.annotations.coco_files import AnnotationFile, read_annotations
+from fbnetv3.detection.data.annotations.dataset_dicts import to_dataset_dicts
+from fbnetv3.detection.data.annotations.registered_annotations import AnnotationCache, has_annotations
 from fbnetv3.errors import DataError, UsageError, suggest
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.utils.files import expand_path
@@ -28,7 +36,9 @@ _DIGIT_SCENES = "digit_scenes_"
 _COCO = "coco_2017_val"
 
 Categories = Sequence[Mapping[str, Any]]  # "categories" of a COCO-format file
-Classes = dict[int | str, str]  # category id -> class name, ordered by class index
+Classes = dict[Id, str]  # category id -> class name, ordered by class index
+
+_cache = AnnotationCache()
 
 
 def register_custom_datasets(cfg: CfgNode) -> None:
@@ -51,7 +61,7 @@ def register_custom_datasets(cfg: CfgNode) -> None:
                 catalog.remove(name)
         if json_file:
             file, folder = (str(expand_path(path)) for path in (json_file, image_root))
-            DatasetCatalog.register(name, partial(load_coco_json, file, folder, name))
+            DatasetCatalog.register(name, partial(load_dataset_dicts, name))
             _set_metadata(name, file, folder)
     # Select the registered datasets
     if custom.TRAIN_JSON:
@@ -61,35 +71,108 @@ def register_custom_datasets(cfg: CfgNode) -> None:
         cfg.DATASETS.TEST = requested or (("custom_test",) if custom.TEST_JSON else ())
 
 
+def register_annotations(name: str, read: Callable[[], AnnotationFile]) -> None:
+    """Register a dataset whose annotations `read` returns in COCO's format, not clean yet.
+
+    `read` is called when the dataset is loaded. Its result may be any object with the attributes of `AnnotationFile`.
+    """
+    DatasetCatalog.register(name, partial(load_dataset_dicts, name))
+    MetadataCatalog.get(name).set(evaluator_type="coco", annotation_reader=read)
+
+
 def _set_metadata(name: str, json_file: str, image_root: str) -> None:
-    MetadataCatalog.get(name).set(json_file=json_file, image_root=image_root, evaluator_type="coco")
+    MetadataCatalog.get(name).set(
+        json_file=json_file,
+        image_root=image_root,
+        evaluator_type="coco",
+        annotation_reader=partial(_read_json, json_file, image_root),
+    )
 
 
-def _load_digit_scenes(name: str) -> list[dict[str, Any]]:
-    """Load scenes of handwritten digits, which are drawn on first use."""
-    ensure_digit_scenes()
-    json_file, image_root = _set_digit_scenes_metadata(name)
-    return load_coco_json(json_file, image_root, name)
+def _read_json(json_file: str, image_root: str) -> AnnotationFile:
+    return AnnotationFile(read_annotations(json_file), image_root, json_file)
 
 
-def _set_digit_scenes_metadata(name: str) -> tuple[str, str]:
-    """Set and return the annotation file and the image folder, which change with the cache folder."""
+def _set_digit_scenes_metadata(name: str) -> None:
+    """Set the annotation file and the image folder, which change with the cache folder."""
     image_root = str(digit_scenes_folder() / name.removeprefix(_DIGIT_SCENES))
     json_file = f"{image_root}.json"
     if MetadataCatalog.get(name).get("json_file") != json_file:
         MetadataCatalog.pop(name)  # detectron2 refuses to change metadata
         _set_metadata(name, json_file, image_root)
-    return json_file, image_root
 
 
-def load_dataset_dicts(name: str) -> list[dict[str, Any]]:
-    """Load the images of a registered dataset with their annotations, in detectron2's dataset dict format."""
+def load_clean_annotations(name: str, **options: Any) -> CleanAnnotations:
+    """Return the clean annotations of a registered dataset, which set its class names in detectron2's metadata.
+
+    They come from its COCO-format file, or from the dataset dicts of the function that registered it. They are kept in
+    memory until the file changes, unless there are very many.
+
+    Args:
+        name: the dataset.
+        options: those of `clean_annotations`; with any, the annotations are read and checked again.
+
+    Raises:
+        UsageError: there is no such dataset.
+        DataError: its annotations cannot be used.
+    """
+    _require_registered(name)
+    if name.startswith(_DIGIT_SCENES):  # drawn on first use
+        ensure_digit_scenes()
+        _set_digit_scenes_metadata(name)
+    with _errors_of_dataset(name):
+        return _cache.load(name, **options)
+
+
+def load_dataset_dicts(name: str, classes: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Load the images of a registered dataset with their clean annotations, in detectron2's dataset dict format.
+
+    Args:
+        name: the dataset.
+        classes: class names of a detector, whose order the category indices follow; by default, indices follow the
+            order of the dataset's category ids, as in detectron2.
+
+    Raises:
+        UsageError: there is no such dataset, or it has a class that is not in `classes`.
+        DataError: its annotations cannot be used.
+    """
+    _require_registered(name)
+    if not has_annotations(name):
+        return _load_other_dicts(name, classes)
+    clean = load_clean_annotations(name)
+    indices = None if classes is None else match_classes(clean.classes, classes, name, "the detector")
+    dicts = to_dataset_dicts(clean, indices)
+    # Keys of one's own, such as the file of a semantic segmentation
+    originals = _cache.original_dicts(name)
+    return [{**originals.get(record["image_id"], {}), **record} for record in dicts]
+
+
+def _load_other_dicts(name: str, classes: Sequence[str] | None) -> list[dict[str, Any]]:
+    """Load a dataset of a kind that is not evaluated as COCO is, as its function returns it."""
+    with _errors_of_dataset(name):
+        dicts = DatasetCatalog.get(name)
+    if not dicts:
+        raise DataError(f"{name}: has no images")
+    own_classes = MetadataCatalog.get(name).get("thing_classes")
+    if classes is not None and own_classes and list(classes) != list(own_classes):
+        indices = match_classes(own_classes, classes, name, "the detector")
+        for annotation in (annotation for record in dicts for annotation in record.get("annotations", ())):
+            annotation["category_id"] = indices[annotation["category_id"]]
+    return dicts
+
+
+def _require_registered(name: str) -> None:
     registered = DatasetCatalog.list()
     if name not in registered:
         raise UsageError(f"unknown dataset '{name}': {suggest(name, registered)}")
+
+
+@contextlib.contextmanager
+def _errors_of_dataset(name: str) -> Iterator[None]:
+    """Turn errors about missing files and unexpected contents into a `DataError`."""
     json_file = MetadataCatalog.get(name).get("json_file", name)
     try:
-        dicts = DatasetCatalog.get(name)
+        yield
     except FileNotFoundError as error:
         setting = (
             "DATASETS.CUSTOM"
@@ -99,28 +182,22 @@ def load_dataset_dicts(name: str) -> list[dict[str, Any]]:
         raise DataError(f"{error.filename or json_file}: no such file ({name}): set {setting}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AssertionError) as error:
         raise DataError(f"{json_file}: is not in COCO's format ({describe_error(error)})") from None
-    if not dicts:
-        raise DataError(f"{json_file}: has no images ({name})")
-    return dicts
 
 
 def prepare_datasets(cfg: CfgNode, group: ProcessGroup, *, training: bool = False) -> None:
-    """Check annotations and images on rank 0, and load the test datasets, which registers their class names.
-
-    `load_dataset_dicts` reports missing files and handles formats other than COCO's.
-    """
+    """Check annotations and images on rank 0, and load the test datasets, which registers their class names."""
     training_names = cfg.DATASETS.TRAIN if training else ()
     mask_format = cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else None
     names = dict.fromkeys((*training_names, *cfg.DATASETS.TEST))
     for name in names if group.is_rank_0 else ():
-        metadata = MetadataCatalog.get(name)
-        json_file = metadata.get("json_file", "")
-        is_coco = metadata.get("evaluator_type") == "coco"
-        if is_coco and os.path.isfile(json_file) and not name.startswith(_DIGIT_SCENES):
-            need_boxes = name in training_names
-            summary = check_annotations(
-                json_file, metadata.image_root, mask_format=mask_format, need_boxes=need_boxes
-            )
+        _require_registered(name)
+        if has_annotations(name) and not name.startswith(_DIGIT_SCENES):
+            summary = load_clean_annotations(
+                name,
+                mask_format=mask_format,
+                need_boxes=name in training_names,
+                max_opened=MAX_IMAGES_OPENED,
+            ).summary
             logger.info(
                 "%s: %d images, %d boxes, %d images without boxes",
                 name,
@@ -161,8 +238,7 @@ def check_class_names(cfg: CfgNode, names: Sequence[str]) -> None:
 
 def classes_from_categories(categories: Categories, num_classes: int | None = None) -> Classes:
     """Return the classes of a COCO-format file, ordered by category id as in detectron2."""
-    ordered = sorted(categories, key=lambda category: category["id"])
-    classes = {category["id"]: category["name"] for category in ordered}
+    classes = {category["id"]: category["name"] for category in sort_by_id(categories)}
     if num_classes is not None and num_classes != len(classes):
         names = first_few(list(classes.values()))
         raise UsageError(
@@ -215,9 +291,9 @@ def _classes_from_catalog(name: str) -> Classes:
     file = metadata.get("json_file", "")
     if not os.path.isfile(file):
         return {}
-    return classes_from_categories(read_annotations(file, ("categories",))["categories"])
+    return classes_from_categories(read_category_entries(file))
 
 
 for _name in ("digit_scenes_train", "digit_scenes_test"):
-    DatasetCatalog.register(_name, partial(_load_digit_scenes, _name))
+    DatasetCatalog.register(_name, partial(load_dataset_dicts, _name))
     _set_digit_scenes_metadata(_name)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from fbnetv3.data.corrupt_images import CorruptImageError
 from fbnetv3.data.image_folders import find_image_files
 from fbnetv3.deploy import DetectorPredictor, load
-from fbnetv3.detection.data.coco_annotations import read_annotations
+from fbnetv3.detection.data.annotations.coco_files import read_annotations
 from fbnetv3.detection.data.dataset_mapper import inference_resize, read_image_array
 from fbnetv3.detection.data.detection_datasets import (
     Categories,

@@ -168,7 +168,7 @@ def hostile_dataset(folder):
 
 @pytest.mark.parametrize("name", ["faster_rcnn_fbnetv3_a_C4", "retinanet_fbnetv3_a_FPN"])
 def test_training_on_a_batch_of_all_kinds(name, tmp_path, caplog):
-    from fbnetv3.detection.data.coco_annotations import check_annotations
+    from fbnetv3.detection.data.annotations.clean_annotations import check_annotations
 
     file, root, entries = hostile_dataset(tmp_path)
     with caplog.at_level(logging.WARNING, "fbnetv3"):

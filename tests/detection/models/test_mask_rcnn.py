@@ -9,7 +9,7 @@ import torch
 from detectron2.data.datasets import load_coco_json
 from detectron2.modeling import build_model
 
-from fbnetv3.detection.data.coco_annotations import check_annotations
+from fbnetv3.detection.data.annotations.clean_annotations import check_annotations
 from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper
 from tests.detection.coco_files import annotation, dataset, save_dataset
 from tests.detection.detectors import detect, small_config, train_step

@@ -162,11 +162,15 @@ def test_average_precision_of_a_detector_that_detects_nothing(digits_config, tmp
     overrides = [*custom, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0", "MODEL.MASK_ON", "True"]
     cfg = load_detection_config(digits_config, overrides)
     results = detector_evaluation.evaluate_datasets(cfg, build_model(cfg), ["custom_test"], SINGLE_PROCESS)
-    expected = 0.0 if objects else math.nan
-    columns = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm", "APl"), expected)
-    assert list(results["custom_test"]) == ["bbox", "segm"]
-    for values in results["custom_test"].values():
-        assert values == pytest.approx(columns, nan_ok=True)
+    # The objects have 24 x 16 pixels, are all of class "0", and have no masks
+    with_objects = {"AP", "AP50", "AP75", "APs", "AP-0"} if objects else set()
+    columns = ["AP", "AP50", "AP75", "APs", "APm", "APl", *(f"AP-{digit}" for digit in range(10))]
+    nothing = dict.fromkeys(columns, math.nan)
+    bbox = {**nothing, **dict.fromkeys(with_objects, 0.0)}
+    assert results["custom_test"]["bbox"] == pytest.approx(bbox, nan_ok=True)
+    assert results["custom_test"]["segm"] == pytest.approx(nothing, nan_ok=True)
+    table = detector_evaluation.detection_table(results)
+    assert ("0.00   n/a    n/a" in table, "n/a   n/a     n/a" in table) == (objects, True)
 
 
 def test_without_objects_average_precision_is_nan_despite_detections(longer_run, digits_config, tmp_path):

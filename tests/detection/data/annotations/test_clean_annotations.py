@@ -9,7 +9,8 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.detection_utils import SizeMismatchError
 
-from fbnetv3.detection.data.coco_annotations import check_annotations, read_annotations
+from fbnetv3.detection.data.annotations.clean_annotations import check_annotations
+from fbnetv3.detection.data.annotations.coco_files import read_annotations
 from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper
 from fbnetv3.errors import DataError
 from tests.detection.coco_files import annotation, dataset, exif_with_orientation, save_dataset, save_image
@@ -55,11 +56,11 @@ def test_classes_are_in_detectron2s_order(tmp_path):
 PROBLEMS = {
     "unknown category": (
         changed("annotations", category_id=9),
-        'annotations of categories that are not in "categories" (1): 2 (category 9); add them',
+        'annotations of categories that are not in "categories" (1): 2 of 2.png (category 9); add them',
     ),
     "three numbers": (
         changed("annotations", bbox=[1, 2, 3]),
-        "not a list of four finite numbers (1): 2; it is [x, y, width",
+        "not a list of four finite numbers (1): 2 of 2.png ([1, 2, 3]); it is [x, y, width",
     ),
     "not a number": (
         changed("annotations", bbox=[1, 2, float("nan"), 3]),
@@ -72,25 +73,17 @@ PROBLEMS = {
     "text": (changed("annotations", bbox="1 2 3 4"), "not a list of four finite numbers (1): 2"),
     "corners": (
         changed("annotations", bbox=[50, 40, -10, 5]),
-        "boxes of negative width or height (1): 2; a box is [x, y, width",
+        "boxes of negative width or height (1): 2 of 2.png; a box is [x, y, width",
     ),
-    "ignore": (
-        changed("annotations", ignore=1),
-        'annotations with "ignore", which detectron2 does not support (1): 2; remove them',
-    ),
-    "repeated annotation": (
-        changed("annotations", id=1),
-        "repeated ids (1): 1 of annotations; renumber them",
-    ),
-    "repeated image": (changed("images", id=1), "repeated ids (1): 1 of images"),
+    "repeated image": (changed("images", id=1), "repeated ids (1): 1 of images; renumber them"),
     "repeated category": (changed("categories", id=1), "repeated ids (1): 1 of categories"),
     "size": (
         changed("images", width=65),
         "images whose size (width x height) differs from the file (1): 2.png is 64 x 48, not 65 x 48; correct",
     ),
     "no size": (
-        changed("images", width=None),
-        "images whose width or height is not a positive integer (1): 2.png; correct the file",
+        changed("images", width="64"),
+        "images whose width or height is not a positive integer (1): 2.png; correct it, or remove",
     ),
     "missing image": (
         changed("images", file_name="x/3.png"),
@@ -100,7 +93,37 @@ PROBLEMS = {
         dataset(1, [annotation(iscrowd=1)]),
         "none of its 1 annotations has a box to train on",
     ),
-    "no bbox": (without("annotations", "bbox"), 'annotations[1] has no "bbox"; it needs id, im'),
+    "no bbox": (
+        without("annotations", "bbox"),
+        'annotations without "bbox" and "segmentation" (1): 2 of 2.png; add one of them',
+    ),
+    "rotated box": (
+        changed("annotations", bbox=[1, 2, 3, 4, 45]),
+        "rotated boxes, of five numbers, (1): 2 of 2.png; they are not supported",
+    ),
+    "box as text": (
+        changed("annotations", bbox=["12.5", 2, 3, 4]),
+        "not a list of four finite numbers (1): 2 of 2.png (['12.5', 2, 3, 4])",
+    ),
+    "area as text": (
+        changed("annotations", area="12.5"),
+        'whose "area" is not a number (1): 2 of 2.png (12.5)',
+    ),
+    "crowd as text": (
+        changed("annotations", iscrowd="0"),
+        'whose "iscrowd" or "ignore" is not 0 or 1 (1): 2 of 2.png; correct it',
+    ),
+    "no category_id": (
+        without("annotations", "category_id"),
+        'whose "category_id" is neither a number nor a string (1): 2 of 2.png',
+    ),
+    "equal names": (
+        {
+            **dataset(annotations=[annotation(1), annotation(2, category_id=2)]),
+            "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}],
+        },
+        "categories with equal names (1): 1, 2 (cat); rename them, or merge them",
+    ),
     "no file_name": (without("images", "file_name"), 'images[1] has no "file_name"'),
     "no category name": (without("categories", "name"), 'categories[1] has no "name"'),
     "empty list": ({"images": [], "categories": []}, 'the list "images" is empty'),
@@ -118,9 +141,9 @@ PROBLEMS = {
     ),
     "id that is a list": (
         changed("annotations", image_id=[1]),
-        'annotations[1]: "image_id" [1] must be an integer or a string',
+        'annotations whose "image_id" is neither a number nor a string (1): 2; correct it',
     ),
-    "mixed ids": (changed("images", id="x"), '"id" of images must be all integers or all strings'),
+    "id that is true": (changed("images", id=True), 'images[1]: "id" True must be a number or a string'),
     "name that is a number": (changed("images", file_name=7), 'images[1]: "file_name" 7 must be a string'),
 }
 
@@ -153,7 +176,7 @@ def test_all_problems_are_reported_at_once_and_counted(tmp_path):
     text = str(error.value)
     assert f"missing images (5): {root}/1.png, {root}/2.png, {root}/3.png and 2 more;" in text
     assert (
-        'annotations of categories that are not in "categories" (5): 1 (category 3), 2 (category 3), '
+        'annotations of categories that are not in "categories" (5): 1 of 1.png (category 3), 2 of 2.png (cat'
         in text
     )
 
@@ -225,9 +248,9 @@ def test_one_warning_counts_what_detectron2_fixes(tmp_path, caplog):
         summary = check_annotations(file, root)
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"{file}: clipped: 2 boxes that exceed their image; skipped: 3 boxes without area inside their image; "
-        "skipped: 1 annotations whose polygons all have fewer than three points (kept if they had no segmentation); "
-        "skipped: 1 annotations of images that are not listed; boxes that exceed their image may be two corners "
+        f"{file}: clipped: 2 boxes that exceed their image; left out: 3 boxes without area inside their image, "
+        "1 annotations whose polygons all have fewer than three points (kept if they had no segmentation), "
+        "1 annotations of images that are not listed; boxes that exceed their image may be two corners "
         "instead of [x, y, width, height]"
     )
     assert (summary.boxes, summary.clipped, summary.skipped, summary.crowds, summary.masks) == (
@@ -252,10 +275,10 @@ def test_masks_are_required_where_they_are_needed(tmp_path):
     with pytest.raises(DataError) as error:
         check_annotations(file, root, mask_format="polygon")
     assert (
-        "annotations with run-length masks instead of polygons (1): 2; set INPUT.MASK_FORMAT bitmask"
+        "annotations with run-length masks instead of polygons (1): 2 of 1.png; set INPUT.MASK_FORMAT bitmask"
         in str(error.value)
     )
-    assert 'annotations without "segmentation" (1): 3; add it, or set MODEL.MASK_ON False' in str(
+    assert 'annotations without "segmentation" (1): 3 of 1.png; add it, or set MODEL.MASK_ON False' in str(
         error.value
     )
     with pytest.raises(DataError) as error:
