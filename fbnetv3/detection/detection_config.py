@@ -20,7 +20,7 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
 from fbnetv3.arch.detector_cost import list_detector_configs
 from fbnetv3.config.loading import read_config_file
-from fbnetv3.detection.data.detection_datasets import register_custom_datasets
+from fbnetv3.detection.data.detection_datasets import register_custom_datasets, set_num_classes
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
 from fbnetv3.utils.imports import import_modules, user_modules
 from fbnetv3.utils.nested_keys import flatten, parse_pairs
@@ -139,8 +139,9 @@ def get_config(name: str) -> CfgNode:
 def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNode:
     """Load a YAML config and its `_BASE_` files, with KEY VALUE pairs on top, and freeze it.
 
-    Modules named by `IMPORTS` are imported and the datasets of `DATASETS.CUSTOM` registered. A relative file name in
-    `MODEL.FBNETV3.ARCH` is looked up next to the config file first. Without a GPU, `MODEL.DEVICE` becomes "cpu".
+    Modules named by `IMPORTS` are imported and the datasets of `DATASETS.CUSTOM` registered. A number of classes of 0
+    becomes that of the dataset. A relative file name in `MODEL.FBNETV3.ARCH` is looked up next to the config file
+    first. Without a GPU, `MODEL.DEVICE` becomes "cpu".
     Files are read as plain YAML: tags that would run code are refused. Errors name the file and the key.
     """
     cfg = get_cfg()
@@ -160,6 +161,7 @@ def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()
     # Include modules from --import, so that a dump of the config is complete
     cfg.IMPORTS = user_modules()
     register_custom_datasets(cfg)
+    set_num_classes(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.info("no GPU available: setting MODEL.DEVICE to cpu")
         cfg.MODEL.DEVICE = "cpu"

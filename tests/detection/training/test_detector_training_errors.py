@@ -123,8 +123,21 @@ def test_classifier_weights_belong_in_another_key(fails, tmp_path):
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE 'gpu' must be a device"),
         (
             ["DATASETS.CUSTOM.TEST_ANNOTATIONS", ""],
-            "DATASETS.CUSTOM.TEST_ANNOTATIONS and DATASETS.CUSTOM.TEST_IMAGES must be set together",
+            "DATASETS.CUSTOM.TEST_IMAGES is set, but DATASETS.CUSTOM.TEST_ANNOTATIONS is not: set it, too",
         ),
+        (
+            ["DATASETS.CUSTOM.TRAIN_JSON", "train.json"],
+            "DATASETS.CUSTOM.TRAIN_JSON is now DATASETS.CUSTOM.TRAIN_ANNOTATIONS: rename it",
+        ),
+        (
+            ["DATASETS.CUSTOM.FORMAT", "yolov5"],
+            "DATASETS.CUSTOM.FORMAT 'yolov5' is unknown: did you mean yolo?",
+        ),
+        (
+            ["DATASETS.CUSTOM.TEST_SPLIT", "all"],
+            "DATASETS.CUSTOM.TEST_SPLIT 'all' is unknown: did you mean val?",
+        ),
+        (["DATASETS.CUSTOM.DATA", "nowhere/data.yaml"], "nowhere/data.yaml: no such file or folder"),
         (["DATALOADER.SAMPLER_TRAIN", "TrainingSample"], "did you mean TrainingSampler"),
         (["MODEL.FBNETV3.ARCH", "fbnetv3_digit"], "did you mean fbnetv3_digits"),
         (["MODEL.MASK_ON", "True"], 'annotations without "segmentation" '),

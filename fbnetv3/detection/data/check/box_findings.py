@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from fbnetv3.data.check.findings import NOTE, WARNING, Finding, SplitContents
 from fbnetv3.detection.data.check.detection_images import DetectionImages
@@ -15,7 +16,7 @@ MAX_ASPECT_RATIO = 8.0
 FEW_BOXES = 20  # of a class, for training
 _EQUAL_IOU = 0.95
 
-_Box = Mapping[str, object]
+_Box = Mapping[str, Any]
 
 
 def find_box_problems(

@@ -69,8 +69,8 @@ def box_tables(splits: Mapping[str, CleanAnnotations]) -> list[CheckTable]:
         row += [_range_text(boxes.aspect_ratios, "{:.2f}")]
         counts = (summary.empty_images, summary.crowds, summary.clipped, summary.skipped)
         rows.append([*row, *(f"{count:,}" for count in counts)])
-    headers = ("split", "boxes", "per image", *SIZE_NAMES, "side", "width / height")
-    headers += ("empty images", "crowds", "clipped", "left out")
+    headers = ["split", "boxes", "per image", *SIZE_NAMES, "side", "width / height"]
+    headers += ["empty images", "crowds", "clipped", "left out"]
     note = (
         "side: of a square of the same area, in pixels; lowest, median and highest. "
         f"small: below {SIZE_LIMITS[0]}, large: from {SIZE_LIMITS[1]}"

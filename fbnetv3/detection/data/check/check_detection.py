@@ -22,9 +22,9 @@ from fbnetv3.detection.data.annotations.clean_annotations import clean_annotatio
 from fbnetv3.detection.data.check.box_findings import find_box_problems
 from fbnetv3.detection.data.check.box_statistics import box_figures, box_tables
 from fbnetv3.detection.data.check.detection_images import DetectionImages
-from fbnetv3.detection.data.detection_datasets import dataset_source
+from fbnetv3.detection.data.detection_datasets import dataset_source, load_clean_annotations
 from fbnetv3.detection.data.formats import AnnotationSource, RawAnnotations, split_sources
-from fbnetv3.errors import DataError
+from fbnetv3.errors import DataError, UsageError
 
 # What is found in classifiers' datasets by the classes of images, but matters less for boxes
 _OTHER_KINDS = {"elongated", "empty classes", "few images", "imbalance"}
@@ -79,9 +79,16 @@ def check_detection_datasets(cfg: CfgNode, workers: int = 0, progress: bool = Tr
     names = list(dict.fromkeys((*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)))
     sources = {}
     for name in names:
+        source = dataset_source(name)
+        if source is None:
+            raise UsageError(
+                f"{name}: has no annotation file, but is registered by a function: it cannot be checked"
+            )
+        if not source.annotations.exists():
+            load_clean_annotations(name)  # draws the dataset, or says what is missing
         split = "train" if name in cfg.DATASETS.TRAIN else "val"
         # Several datasets may be trained or evaluated on
-        sources[name if split in sources else split] = dataset_source(name)
+        sources[name if split in sources else split] = source
     return check_detection_sources(sources, ", ".join(names), workers, progress)
 
 

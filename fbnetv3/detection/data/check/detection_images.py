@@ -41,7 +41,7 @@ class DetectionImages:
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, index: int) -> tuple[EncodedImage, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[EncodedImage, Any]:
         """Return an image, not decoded yet, and which classes it has: 1 or 0 for each, float32 (classes,)."""
         classes = np.zeros(len(self.classes), np.float32)
         classes[[annotation["category_id"] - 1 for annotation in self.boxes(index)]] = 1

@@ -81,10 +81,15 @@ class AnnotationSource:
         source = self.resolve()
         return source.reader.read(source, source._shared_classes())
 
-    def class_names(self) -> list[str]:
-        """Return the names of the classes in their order, without reading images."""
+    def categories(self) -> list[dict[str, Any]]:
+        """Return the classes in order, each with "id" and "name", without reading images."""
         source = self.resolve()
-        return source._shared_classes() or source.reader.class_names(source)
+        shared = source._shared_classes()
+        return categories_of_names(shared) if shared else source.reader.categories(source)
+
+    def class_names(self) -> list[str]:
+        """Return the names of the classes in order, without reading images."""
+        return [category["name"] for category in self.categories()]
 
     def _shared_classes(self) -> list[str] | None:
         """Return the classes of `class_source`, if the format does not list its own."""
@@ -137,9 +142,9 @@ class AnnotationReader(ABC):
         `classes` are the names of the classes in order, for formats that do not list them; default: all that occur.
         """
 
-    def class_names(self, source: AnnotationSource) -> list[str]:
-        """Return the names of the classes in their order."""
-        return self.read(source, None).class_names
+    def categories(self, source: AnnotationSource) -> list[dict[str, Any]]:
+        """Return the classes of a resolved source in order, each with "id" and "name"."""
+        return self.read(source, None).data["categories"]
 
 
 def matching_formats(path: Path) -> list[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fbnetv3.detection.data.annotations.clean_annotations import read_category_entries
+from fbnetv3.detection.data.annotations.coco_files import read_annotations
 from fbnetv3.detection.data.formats.annotation_source import (
     ANNOTATION_FORMATS,
     SPLIT_NAMES,
@@ -17,9 +18,6 @@ from fbnetv3.detection.data.formats.annotation_source import (
     matching_formats,
 )
 from fbnetv3.detection.data.formats.image_lookup import guess_image_root
-from fbnetv3.errors import DataError
-
-PARTS = ("images", "annotations", "categories")
 
 
 class COCOReader(AnnotationReader):
@@ -43,59 +41,25 @@ class COCOReader(AnnotationReader):
         return list(_split_files(path)) if path.is_dir() else []
 
     def read(self, source: AnnotationSource, classes: Sequence[str] | None) -> RawAnnotations:
-        """Read a file; only its structure is checked."""
+        """Read a file; cleaning checks its entries."""
         file = self._file(source)
-        data = read_coco_mapping(file)
-        for image in data["images"]:
+        data = read_annotations(file, parts=())
+        images = data.get("images")
+        for image in images if isinstance(images, list) else ():
             self.complete_image(image)
-        root = source.images or _find_image_root(file, data)
+        root = source.images or _find_image_root(file, images)
         return RawAnnotations(data, str(root), str(file))
 
     def complete_image(self, image: Any) -> None:
         """Add what an entry of "images" lacks."""
 
-    def class_names(self, source: AnnotationSource) -> list[str]:
-        """Return the names of the categories in the order of their ids."""
-        data = {"categories": read_coco_mapping(self._file(source), ("categories",))["categories"]}
-        try:
-            return RawAnnotations(data, "", "").class_names
-        except (KeyError, TypeError):
-            raise DataError(f"{self._file(source)}: a category has no id or no name") from None
+    def categories(self, source: AnnotationSource) -> list[dict[str, Any]]:
+        """Return the categories in the order of their ids."""
+        return read_category_entries(self._file(source))
 
     def _file(self, source: AnnotationSource) -> Path:
         path = source.annotations
         return _split_files(path)[source.split] if path.is_dir() else path
-
-
-def read_coco_mapping(file: Path, parts: Sequence[str] = PARTS) -> dict[str, Any]:
-    """Read a JSON file, and require that it is a mapping with some lists."""
-    try:
-        data = json.loads(file.read_text(encoding="utf-8-sig"))
-        problem = _structure_problem(data, parts)
-    except json.JSONDecodeError as error:
-        problem = (
-            f"is not JSON: line {error.lineno}, column {error.colno}: {error.msg}; is the file complete?"
-        )
-    except UnicodeDecodeError as error:
-        problem = f"is not JSON: byte {error.start} is not UTF-8; is the file compressed?"
-    except RecursionError:
-        problem = "is not in COCO's format: it is nested too deeply"
-    except OSError as error:
-        problem = f"cannot be read: {error.strerror or error}"
-    if problem:
-        raise DataError(f"{file}: {problem}")
-    return data
-
-
-def _structure_problem(data: Any, parts: Sequence[str]) -> str:
-    keys = ", ".join(PARTS)
-    if not isinstance(data, dict):
-        kind = "is a list, as in a results file" if isinstance(data, list) else "is not a mapping"
-        return f"{kind}: annotations are a mapping with the keys {keys}"
-    for part in parts:
-        if not isinstance(data.get(part), list):
-            return f'has no list "{part}": COCO\'s format has {keys}'
-    return ""
 
 
 def is_lvis_file(file: Path) -> bool:
@@ -142,19 +106,16 @@ def _split_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _find_image_root(file: Path, data: dict[str, Any]) -> Path:
+def _find_image_root(file: Path, images: Any) -> Path:
     """Return the folder that has the first image: next to the file, or as COCO lays them out."""
     split = file.stem.removeprefix("instances_")  # such as train2017
     parents = (file.parent, file.parent.parent)
     folders = [parents[0]]
     folders += [folder for parent in parents for folder in (parent / split, parent / "images" / split)]
     folders += [parents[0] / "images", parents[1] / "images", parents[1]]
-    names = [
-        image["file_name"]
-        for image in data["images"][:1]
-        if isinstance(image, dict) and isinstance(image.get("file_name"), str)
-    ]
-    return guess_image_root(folders, names)
+    first = images[0] if isinstance(images, list) and images else None
+    name = first.get("file_name") if isinstance(first, dict) else None
+    return guess_image_root(folders, [name] if isinstance(name, str) else [])
 
 
 ANNOTATION_FORMATS.register(COCOReader(), name="coco")

@@ -87,10 +87,11 @@ class CSVReader(AnnotationReader):
         notes = ("coordinates are all in [0, 1], taken as fractions of the image",) if are_fractions else ()
         return RawAnnotations(data, str(root), str(file), notes)
 
-    def class_names(self, source: AnnotationSource) -> list[str]:
+    def categories(self, source: AnnotationSource) -> list[dict[str, Any]]:
         """Return the names that occur, sorted."""
         file = self._file(source)
-        return require_classes([name for _, _, box, name in _read_rows(file) if box], None, file)
+        names = [name for _, _, box, name in _read_rows(file) if box]
+        return categories_of_names(require_classes(names, None, file))
 
     def _file(self, source: AnnotationSource) -> Path:
         path = source.annotations

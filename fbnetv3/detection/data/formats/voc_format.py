@@ -117,12 +117,12 @@ class VOCReader(AnnotationReader):
         data = {"images": images, "annotations": annotations, "categories": categories_of_names(names)}
         return RawAnnotations(data, str(layout.root), str(source.annotations), notes)
 
-    def class_names(self, source: AnnotationSource) -> list[str]:
+    def categories(self, source: AnnotationSource) -> list[dict[str, Any]]:
         """Return the names that occur, sorted."""
         problems = LabelProblems()
         files = _read_xml_files(_find_layout(source), problems)
         problems.raise_if_any(source.annotations)
-        return require_classes(_names(files), None, source.annotations)
+        return categories_of_names(require_classes(_names(files), None, source.annotations))
 
 
 def _names(files: Mapping[Path, _XMLFile]) -> list[str]:

@@ -85,9 +85,9 @@ class YOLOReader(AnnotationReader):
         data = {"images": entries, "annotations": annotations, "categories": _categories(dataset)}
         return RawAnnotations(data, str(dataset.root), str(source.annotations), notes)
 
-    def class_names(self, source: AnnotationSource) -> list[str]:
-        """Return the names in the order of the class ids."""
-        return list(self._dataset(source).names.values())
+    def categories(self, source: AnnotationSource) -> list[dict[str, Any]]:
+        """Return the classes in the order of their ids."""
+        return _categories(self._dataset(source))
 
     def _dataset(self, source: AnnotationSource) -> YOLODataset:
         description = find_yolo_description(source.annotations)
