@@ -229,8 +229,10 @@ def set_num_classes(cfg: CfgNode) -> None:
             cfg.MODEL[key.split(".")[1]].NUM_CLASSES = len(classes)
             return
     source = dataset_source(names[0]) if names else None
-    missing = f"{source.annotations}: no such file or folder" if source else "there is none to read"
-    raise UsageError(f"{key} 0 means as many as the dataset has, but {missing}: set it, or DATASETS.CUSTOM")
+    missing = f"there is no {source.annotations}" if source else "no dataset is set that names its classes"
+    raise UsageError(
+        f"{key} 0 means as many as the dataset has, but {missing}: set DATASETS.CUSTOM.DATA, or the number"
+    )
 
 
 def check_class_names(cfg: CfgNode, names: Sequence[str]) -> None:

@@ -26,8 +26,8 @@ class DetectionImages:
         clean: the same after cleaning; None if they cannot be cleaned, which leaves the images without boxes.
     """
 
-    picture_side = 240
-    """Size of the pictures on a check's page, in pixels."""
+    picture_side = 480
+    """Size of the pictures on a page of the check, in pixels; they are shown smaller."""
 
     def __init__(self, raw: RawAnnotations, clean: CleanAnnotations | None) -> None:
         self.classes = clean.classes if clean else raw.class_names
