@@ -100,7 +100,7 @@ def _check_detection_config(config: str, overrides: Sequence[str], workers: int)
     from fbnetv3.detection.data.check.check_detection import check_detection_datasets
     from fbnetv3.detection.detection_config import load_detection_config
 
-    cfg = load_detection_config(config, overrides)
+    cfg = load_detection_config(config, ["MODEL.DEVICE", "cpu", *overrides])
     return check_detection_datasets(cfg, workers)
 
 

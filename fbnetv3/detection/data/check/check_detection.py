@@ -19,11 +19,13 @@ from fbnetv3.data.check.findings import (
     find_problems,
 )
 from fbnetv3.detection.data.annotations.clean_annotations import clean_annotations
+from fbnetv3.detection.data.annotations.coco_files import CocoData, find_format_problem
 from fbnetv3.detection.data.check.box_findings import find_box_problems
 from fbnetv3.detection.data.check.box_statistics import box_figures, box_tables
 from fbnetv3.detection.data.check.detection_images import DetectionImages
 from fbnetv3.detection.data.detection_datasets import dataset_source, load_clean_annotations
 from fbnetv3.detection.data.formats import AnnotationSource, RawAnnotations, split_sources
+from fbnetv3.detection.data.formats.image_lookup import read_image_sizes
 from fbnetv3.errors import DataError, UsageError
 
 # What is found in classifiers' datasets by the classes of images, but matters less for boxes
@@ -99,20 +101,39 @@ def _read_splits(
     annotations: dict[str, RawAnnotations] = {}
     for split, source in sources.items():
         try:
-            annotations[split] = source.read()
+            raw = source.read()
+            if problem := find_format_problem(raw.data):
+                raise DataError(f"{raw.source}: {problem}")
         except DataError as error:
             findings.append(Finding(f"annotations of {split}", ERROR, str(error)))
             continue
-        findings += [
-            Finding(f"reading {split}", NOTE, f"{split}: {note}") for note in annotations[split].notes
-        ]
+        annotations[split] = raw
+        findings += [Finding(f"reading {split}", NOTE, f"{split}: {note}") for note in raw.notes]
     return annotations
 
 
 def _open(split: str, raw: RawAnnotations, findings: list[Finding]) -> DetectionImages:
     """Clean the annotations of a split; if they cannot be cleaned, its images are checked without them."""
     try:
-        return DetectionImages(raw, clean_annotations(raw.data, raw.image_root, raw.source))
+        data = _without_unreadable_images(raw)
+        return DetectionImages(raw, clean_annotations(data, raw.image_root, raw.source))
     except DataError as error:
         findings.append(Finding(f"annotations of {split}", ERROR, str(error)))
         return DetectionImages(raw, None)
+
+
+def _without_unreadable_images(raw: RawAnnotations) -> CocoData:
+    """Return the annotations of images whose sizes are stated or can be read; the examination reports the others."""
+    missing = [image for image in raw.data["images"] if not {"width", "height"} <= image.keys()]
+    paths = [Path(raw.image_root, image["file_name"]) for image in missing]
+    sizes = read_image_sizes(paths)
+    unreadable = {str(image["id"]) for image, size in zip(missing, sizes, strict=True) if size is None}
+    images = [image for image in raw.data["images"] if str(image["id"]) not in unreadable]
+    if not images:
+        raise DataError(f"{raw.source}: none of its {len(missing)} images can be read")
+    annotations = [
+        annotation
+        for annotation in raw.data["annotations"]
+        if str(annotation.get("image_id")) not in unreadable
+    ]
+    return {**raw.data, "images": images, "annotations": annotations}
