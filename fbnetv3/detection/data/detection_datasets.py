@@ -135,11 +135,18 @@ def load_dataset_dicts(name: str, classes: Sequence[str] | None = None) -> list[
     if not has_annotations(name):
         return _load_other_dicts(name, classes)
     clean = load_clean_annotations(name)
-    indices = None if classes is None else match_classes(clean.classes, classes, name, "the detector")
+    indices = None
+    if classes is not None and names_its_classes(name):
+        indices = match_classes(clean.classes, classes, name, "the detector")
     dicts = to_dataset_dicts(clean, indices)
     # Keys of one's own, such as the file of a semantic segmentation
     originals = _cache.original_dicts(name)
     return [{**originals.get(record["image_id"], {}), **record} for record in dicts]
+
+
+def names_its_classes(name: str) -> bool:
+    """Return whether a loaded dataset names its classes; one that is registered by its owner's code may not."""
+    return bool(MetadataCatalog.get(name).get("thing_classes"))
 
 
 def _load_other_dicts(name: str, classes: Sequence[str] | None) -> list[dict[str, Any]]:
@@ -148,9 +155,8 @@ def _load_other_dicts(name: str, classes: Sequence[str] | None) -> list[dict[str
         dicts = DatasetCatalog.get(name)
     if not dicts:
         raise DataError(f"{name}: has no images")
-    own_classes = MetadataCatalog.get(name).get("thing_classes")
-    if classes is not None and own_classes and list(classes) != list(own_classes):
-        indices = match_classes(own_classes, classes, name, "the detector")
+    if classes is not None and names_its_classes(name):
+        indices = match_classes(MetadataCatalog.get(name).thing_classes, classes, name, "the detector")
         for annotation in (annotation for record in dicts for annotation in record.get("annotations", ())):
             annotation["category_id"] = indices[annotation["category_id"]]
     return dicts

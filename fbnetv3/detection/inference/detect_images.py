@@ -22,6 +22,7 @@ from tqdm import tqdm
 from fbnetv3.data.corrupt_images import CorruptImageError
 from fbnetv3.data.image_folders import find_image_files
 from fbnetv3.deploy import DetectorPredictor, load
+from fbnetv3.detection.data.annotations.clean_annotations import category_entries
 from fbnetv3.detection.data.annotations.coco_files import read_annotations
 from fbnetv3.detection.data.dataset_mapper import inference_resize, read_image_array
 from fbnetv3.detection.data.detection_datasets import (
@@ -187,7 +188,7 @@ def find_input_images(
         logger.warning(
             "%s: %d of its %d images are not among the inputs", annotations, num_missing, len(ids)
         )
-    return files, data["categories"]
+    return files, category_entries(data, annotations)
 
 
 def _named_paths(inputs: Iterable[str | os.PathLike], exclude: Path | None) -> Iterator[tuple[Path, str]]:

@@ -129,6 +129,8 @@ class CleanCOCOEvaluator(COCOEvaluator):
     def _evaluate_task(self, task: str, results: list[_Result]) -> dict[str, float]:
         """Return the metrics of a task in percent: "AP" and so on, and "AP-" with each class name."""
         ground_truth = self._coco_api if task == "bbox" else build_ground_truth(self.clean, task)
+        if num_left_out := len(self.clean.annotations) - len(ground_truth.anns):
+            logger.info("%s: %d objects without a mask are left out of %s", self.name, num_left_out, task)
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its own table
             evaluation = COCOeval(ground_truth, _load_results(ground_truth, results, task), task)
             if task != "keypoints":

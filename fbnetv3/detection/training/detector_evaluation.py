@@ -17,7 +17,7 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.data import DataLoader
 
-from fbnetv3.detection.data.detection_datasets import load_clean_annotations
+from fbnetv3.detection.data.detection_datasets import load_clean_annotations, names_its_classes
 from fbnetv3.detection.data.detection_loaders import build_test_loader
 from fbnetv3.detection.training.coco_evaluator import CleanCOCOEvaluator
 from fbnetv3.errors import UsageError
@@ -101,12 +101,13 @@ def _build_evaluator(
             f"{name}: datasets of type '{evaluator_type}' cannot be evaluated; supported: coco, coco_panoptic_seg, "
             "pascal_voc"
         )
+    clean = load_clean_annotations(name)
     return CleanCOCOEvaluator(
         name,
-        load_clean_annotations(name),
+        clean,
         ("bbox", "segm") if cfg.MODEL.MASK_ON else ("bbox",),
         folder,
-        classes=classes,
+        classes=classes if names_its_classes(name) else None,
         max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
         keypoint_sigmas=cfg.TEST.KEYPOINT_OKS_SIGMAS,
     )

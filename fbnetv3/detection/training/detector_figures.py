@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +25,24 @@ _LOSSES = ("total_loss", "loss_cls", "loss_box_reg", "loss_rpn_cls", "loss_rpn_l
 
 
 def plot_examples(
-    cfg: CfgNode, model: nn.Module, name: str, figure_file: Path, *, count: int = 8, min_score: float = 0.5
+    cfg: CfgNode,
+    model: nn.Module,
+    name: str,
+    figure_file: Path,
+    *,
+    classes: Sequence[str] | None = None,
+    count: int = 8,
+    min_score: float = 0.5,
 ) -> None:
     """Save a figure of evenly spaced images of a dataset: their annotations next to the detections.
 
-    Detections with lower scores than `min_score` are not drawn.
+    Detections with lower scores than `min_score` are not drawn. `classes` are the detector's class names, by default
+    those of the dataset, in the same order.
     """
-    dicts = load_dataset_dicts(name)
+    dicts = load_dataset_dicts(name, classes)
     indices = np.linspace(0, len(dicts) - 1, min(count, len(dicts))).astype(int)
-    names = MetadataCatalog.get(name).get("thing_classes") or list(
-        map(str, range(num_classes_setting(cfg)[1]))
-    )
+    names = classes or MetadataCatalog.get(name).get("thing_classes")
+    names = names or list(map(str, range(num_classes_setting(cfg)[1])))
     mapper = FBNetV3DatasetMapper(cfg, is_train=False)
 
     # A grid of pairs: annotated, detected

@@ -51,4 +51,5 @@ class AnnotationProblems:
             if entries:
                 messages.append(_MESSAGES[kind].format(f"({len(entries)}): {first_few(entries)}"))
         if messages:
-            raise DataError(f"{source}: {'; '.join([*messages, note] if note else messages)}")
+            text = "; ".join([*messages, note] if note else messages)
+            raise DataError(f"{source}: {text}".replace("\n", " "))

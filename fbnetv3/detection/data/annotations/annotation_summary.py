@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 _FILLED = {
-    "size": "width and height of {} images, from the image files",
-    "backslash": "slashes in {} file names",
-    "id": "{} annotation ids that are missing, repeated or 0",
-    "iscrowd": "iscrowd of {} annotations",
-    "ignore": "iscrowd of {} annotations that have ignore",
-    "area": "area of {} annotations",
-    "bbox": "bbox of {} annotations, from their masks",
-    "reference": "{} references to ids that are text in one place and numbers in another",
+    "size": "width and height from the image files",
+    "backslash": "slashes in file names",
+    "id": "annotation ids that are missing, repeated or 0",
+    "iscrowd": "iscrowd",
+    "ignore": "iscrowd where ignore is set",
+    "area": "area",
+    "bbox": "bbox from the mask",
+    "reference": "references to ids that are text in one place and numbers in another",
 }
 _LEFT_OUT = {
-    "no_area": "{} boxes without area inside their image",
-    "degenerate": "{} annotations whose polygons all have fewer than three points (kept if they had no segmentation)",
-    "unlisted": "{} annotations of images that are not listed",
-    "categories": "{} categories without annotations that have the name of another category",
+    "no_area": "boxes without area inside their image",
+    "degenerate": "annotations whose polygons all have fewer than three points (kept if they had no segmentation)",
+    "unlisted": "annotations of images that are not listed",
+    "categories": "categories without annotations that have the name of another category",
 }
 # Fraction of clipped boxes above which they are probably corners instead of [x, y, width, height]
 _MANY_CLIPPED = 0.1
@@ -49,22 +50,21 @@ class AnnotationSummary:
         return self.left_out.total() - self.left_out["categories"]
 
     def describe_changes(self) -> str:
-        """Return in one line what differs from the file; "" if nothing does."""
-        parts = []
-        for counts, nouns, verb in (
-            (self.filled, _FILLED, "filled in"),
-            (self.left_out, _LEFT_OUT, "left out"),
-        ):
-            texts = [noun.format(counts[kind]) for kind, noun in nouns.items() if counts[kind]]
-            parts += [f"{verb}: {', '.join(texts)}"] if texts else []
-        if self.clipped:
-            parts.insert(
-                len(parts) - bool(self.skipped), f"clipped: {self.clipped} boxes that exceed their image"
-            )
+        """Return in one line what differs from the file, with the number of each; "" if nothing does."""
+        parts = [
+            _count_list("filled in", self.filled, _FILLED),
+            f"clipped: boxes that exceed their image ({self.clipped})" if self.clipped else "",
+            _count_list("left out", self.left_out, _LEFT_OUT),
+        ]
         if self.clipped > _MANY_CLIPPED * self.boxes:
             parts.append(
                 "boxes that exceed their image may be two corners instead of [x, y, width, height]"
             )
         if self.fractions:
             parts.append("all boxes lie in the first pixel of their image: are they in pixels?")
-        return "; ".join(parts)
+        return "; ".join(filter(None, parts))
+
+
+def _count_list(verb: str, counts: Counter[str], nouns: Mapping[str, str]) -> str:
+    texts = [f"{noun} ({counts[kind]})" for kind, noun in nouns.items() if counts[kind]]
+    return f"{verb}: {', '.join(texts)}" if texts else ""

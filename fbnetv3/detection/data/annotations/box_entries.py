@@ -24,6 +24,8 @@ _BORDER = 1.0
 # Pixels below which a box counts as without area: networks compute in float32, which cannot represent its sides
 _MIN_SIDE = 0.1
 _MAX_COORDINATE = 1e9
+_FLAGS = (None, 0, 1)
+_UNUSABLE_IDS = ("None", "0", "0.0", "False", "")
 
 _Entry = Mapping[str, Any]
 
@@ -78,7 +80,7 @@ class AnnotationCleaner:
     def _clean(self, entry: _Entry, position: int) -> dict[str, Any] | None:
         """Return a clean annotation; None if it is left out or refused."""
         entry_id = entry.get("id")
-        name = f"annotations[{position}]" if entry_id is None else one_line(entry_id, 60)
+        name = f"annotations[{position}]" if entry_id is None else _id_text(entry_id)
         if not is_id(entry.get("image_id")):
             self.problems.add("no_image_id", name)
             return None
@@ -144,8 +146,8 @@ class AnnotationCleaner:
 
     def _is_crowd(self, entry: _Entry, name: str) -> bool | None:
         """Return whether an annotation is a crowd, or to be ignored, which means the same; None if refused."""
-        is_crowd, ignore = (entry.get(key) for key in ("iscrowd", "ignore"))
-        if any(value not in (None, 0, 1) for value in (is_crowd, ignore)):
+        is_crowd, ignore = entry.get("iscrowd"), entry.get("ignore")
+        if is_crowd not in _FLAGS or ignore not in _FLAGS:
             self.problems.add("iscrowd", name)
             return None
         self.filled["iscrowd"] += is_crowd is None and not ignore
@@ -175,8 +177,7 @@ class AnnotationCleaner:
                 return None
             self.filled["bbox"] += 1
             return mask_box(mask)
-        is_list = isinstance(box, list)
-        if not is_list or not all(is_number(value, -_MAX_COORDINATE, _MAX_COORDINATE) for value in box):
+        if not isinstance(box, list) or not all(map(_is_coordinate, box)):
             self.problems.add("bbox", f"{name} ({one_line(box, 60)})")
         elif len(box) == 5:
             self.problems.add("rotated", name)
@@ -208,13 +209,17 @@ class AnnotationCleaner:
         is_list = isinstance(keypoints, list) and len(keypoints) % 3 == 0
         if (
             not is_list
-            or not all(is_number(value, -_MAX_COORDINATE, _MAX_COORDINATE) for value in keypoints)
+            or not all(map(_is_coordinate, keypoints))
             or len(keypoints) // 3 != (expected or len(keypoints) // 3)
         ):
             self.problems.add("keypoints", name)
             return None
         self._num_keypoints = len(keypoints) // 3
         return keypoints
+
+
+def _is_coordinate(value: Any) -> bool:
+    return is_number(value, -_MAX_COORDINATE, _MAX_COORDINATE)
 
 
 def _clip_box(box: Sequence[float], image: _Entry) -> tuple[list[float], float]:
@@ -232,6 +237,10 @@ def _clip_box(box: Sequence[float], image: _Entry) -> tuple[list[float], float]:
 
 def _count_unusable_ids(entries: Sequence[_Entry]) -> int:
     """Count annotation ids that pycocotools would misread: missing, 0, or repeated."""
-    ids = [entry.get("id") for entry in entries]
-    counts = Counter(one_line(entry_id, 60) for entry_id in ids)
-    return sum(not entry_id or counts[one_line(entry_id, 60)] > 1 for entry_id in ids)
+    ids = [_id_text(entry.get("id")) for entry in entries]
+    counts = Counter(ids)
+    return sum(text in _UNUSABLE_IDS or counts[text] > 1 for text in ids)
+
+
+def _id_text(entry_id: Any) -> str:
+    return str(entry_id) if isinstance(entry_id, int) else one_line(entry_id, 60)

@@ -17,7 +17,7 @@ from fbnetv3.detection.data.annotations.annotation_problems import AnnotationPro
 from fbnetv3.detection.data.annotations.annotation_summary import AnnotationSummary
 from fbnetv3.detection.data.annotations.box_entries import AnnotationCleaner
 from fbnetv3.detection.data.annotations.category_entries import clean_categories
-from fbnetv3.detection.data.annotations.coco_files import CocoData, find_format_problem, read_annotations
+from fbnetv3.detection.data.annotations.coco_files import find_format_problem, read_annotations
 from fbnetv3.detection.data.annotations.image_entries import check_image_files, clean_images
 from fbnetv3.errors import DataError
 
@@ -154,15 +154,22 @@ def check_annotations(
 
 
 def read_category_entries(json_file: str | os.PathLike) -> list[dict[str, Any]]:
-    """Return the categories of a COCO-format file with the file's ids, in order; see `clean_categories`.
+    """Return the categories of a COCO-format file; see `category_entries`."""
+    return category_entries(read_annotations(json_file, ("categories",)), json_file)
 
-    The file may lack images and annotations.
+
+def category_entries(data: Mapping[str, Any], source: str | os.PathLike) -> list[dict[str, Any]]:
+    """Return the categories of COCO-format data with its own ids, in order; see `clean_categories`.
+
+    Images and annotations may be missing.
+
+    Raises:
+        DataError: ids are repeated, or categories that are used have equal names.
     """
-    data: CocoData = read_annotations(json_file, ("categories",))
     problems = AnnotationProblems()
     annotations: Any = data.get("annotations")
     usable = annotations if isinstance(annotations, list) else []
     entries = [entry for entry in usable if isinstance(entry, dict)]
     categories, _ = clean_categories(data["categories"], entries, problems)
-    problems.raise_if_any(os.fspath(json_file))
+    problems.raise_if_any(os.fspath(source))
     return [dict(entry) for entry in categories]

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from detectron2.structures import BoxMode
 
 from fbnetv3.detection.data.annotations.clean_annotations import CleanAnnotations
@@ -60,12 +61,18 @@ def from_dataset_dicts(dicts: Sequence[Mapping[str, Any]], classes: Sequence[str
     images, annotations = [], []
     for number, record in enumerate(dicts, 1):
         image_id = dict_id(record, number)
-        keys = [key for key in ("file_name", "width", "height") if key in record]
-        images.append({"id": image_id, **{key: record[key] for key in keys}})
+        image = {key: _plain(record[key]) for key in ("width", "height") if key in record}
+        if "file_name" in record:
+            image["file_name"] = os.fspath(record["file_name"])
+        images.append({"id": image_id, **image})
         for entry in record.get("annotations", ()):
             annotation = {key: value for key, value in entry.items() if key != "bbox_mode"}
             annotation["image_id"] = image_id
             annotation["category_id"] = _plain(entry.get("category_id"))
+            if isinstance(entry.get("segmentation"), list):
+                annotation["segmentation"] = [
+                    np.asarray(polygon).tolist() for polygon in entry["segmentation"]
+                ]
             if "bbox" in entry:
                 annotation["bbox"] = _to_coco_box(entry["bbox"], entry.get("bbox_mode", BoxMode.XYXY_ABS))
             if "keypoints" in entry:

@@ -15,6 +15,8 @@ from fbnetv3.detection.data.annotations.annotation_problems import AnnotationPro
 from fbnetv3.utils.checks import is_int
 from fbnetv3.utils.text import evenly_spaced, one_line
 
+_MAX_SIDE = 100_000  # pixels
+
 
 def clean_images(
     entries: Iterable[Mapping[str, Any]], root: str, filled: Counter[str], problems: AnnotationProblems
@@ -45,7 +47,7 @@ def _as_size(value: Any) -> int | None:
         return 0
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return value if is_int(value, 0) else None
+    return value if is_int(value, 0, _MAX_SIDE) else None
 
 
 def _read_size(root: str, name: str, problems: AnnotationProblems) -> tuple[int, int] | None:
@@ -55,7 +57,7 @@ def _read_size(root: str, name: str, problems: AnnotationProblems) -> tuple[int,
         with Image.open(path) as file:
             return oriented_size(file)
     except FileNotFoundError:
-        if os.path.isdir(root):
+        if os.path.isdir(root or os.curdir):
             problems.add("missing", path)
         else:
             problems.add_message(_no_folder(root))
@@ -68,7 +70,7 @@ def check_image_files(
     images: list[dict[str, Any]], root: str, max_opened: int | None, problems: AnnotationProblems
 ) -> int:
     """Find missing and corrupt images and wrong sizes. Return the number of images opened."""
-    if not os.path.isdir(root):
+    if not os.path.isdir(root or os.curdir):  # "" for complete paths
         problems.add_message(_no_folder(root))
         return 0
     # One system call per folder is much faster than one per image

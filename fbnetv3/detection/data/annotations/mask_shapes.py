@@ -45,22 +45,40 @@ def clean_segmentation(value: Any, width: int, height: int) -> Segmentation | No
         value = [value]  # the numbers of one polygon
     polygons = []
     for polygon in value:
-        points = _points(polygon)
-        if len(polygon) < _MIN_POLYGON_NUMBERS or len(polygon) % 2:
-            continue
-        exceeds = points.min() < -_BORDER or (points.max(0) > (width + _BORDER, height + _BORDER)).any()
-        polygons.append(clip_polygon(points, width, height) if exceeds else polygon)
+        numbers = _numbers(polygon)
+        if numbers.size >= _MIN_POLYGON_NUMBERS and numbers.size % 2 == 0:
+            points = numbers.reshape(-1, 2)
+            polygons.append(
+                clip_polygon(points, width, height) if _exceeds(points, width, height) else polygon
+            )
     return [polygon for polygon in polygons if len(polygon) >= _MIN_POLYGON_NUMBERS]
 
 
-def _points(polygon: Any) -> np.ndarray:
-    """Return the points (N, 2) of a polygon; a last number without a partner is left out."""
-    numbers = np.array(polygon if isinstance(polygon, list) else None)
+def _numbers(polygon: Any) -> np.ndarray:
+    """Return the numbers of a polygon, which must be finite."""
+    numbers = _to_array(polygon)
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iuf"):
         raise SegmentationError("a polygon is not a list of numbers")
-    if numbers.size and not (abs(numbers) <= _MAX_COORDINATE).all():
-        raise SegmentationError("a polygon has numbers that are not finite")
-    return numbers[: numbers.size // 2 * 2].reshape(-1, 2)
+    # A single NaN makes both comparisons false
+    if numbers.size and not (numbers.min() >= -_MAX_COORDINATE and numbers.max() <= _MAX_COORDINATE):
+        raise SegmentationError("a polygon has numbers that are not finite or too large")
+    return numbers
+
+
+def _to_array(value: Any) -> np.ndarray:
+    """Return a list as an array; without a dimension if it is no list or has lists of different lengths."""
+    try:
+        return np.array(value if isinstance(value, list) else None)
+    except ValueError:
+        return np.array(None)
+
+
+def _exceeds(points: np.ndarray, width: int, height: int) -> bool:
+    """Return whether points (N, 2) lie outside the image by more than rounding explains."""
+    lowest, highest = points.min(), points.max()
+    if lowest >= -_BORDER and highest <= min(width, height):
+        return False
+    return bool(lowest < -_BORDER or (points.max(0) > (width + _BORDER, height + _BORDER)).any())
 
 
 def clip_polygon(points: np.ndarray, width: int, height: int) -> Polygon:
@@ -92,14 +110,14 @@ def _compressed(mask: dict[str, Any], width: int, height: int) -> dict[str, Any]
     if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
         raise SegmentationError(f"its size {size} is not the image's, [{height}, {width}]")
     if isinstance(counts, list):
-        runs = np.array(counts)
+        runs = _to_array(counts)
         if runs.ndim != 1 or runs.dtype.kind not in "iu":
             raise SegmentationError("its counts are not integers")
     elif isinstance(counts, str):
         runs = decode_counts(counts)
     else:
         raise SegmentationError("it has no counts")
-    if (runs < 0).any() or runs.sum() != width * height:
+    if (runs < 0).any() or (runs > width * height).any() or runs.sum() != width * height:
         raise SegmentationError("its counts do not add up to the image's pixels")
     if isinstance(counts, str):
         return {"size": [height, width], "counts": counts}
@@ -119,7 +137,8 @@ def decode_counts(counts: str) -> np.ndarray:
         raise SegmentationError("its counts are not a compressed mask") from None
     # Bit 5 says that the number continues; the last group's bit 4 is the sign
     ends = np.flatnonzero((codes & 32) == 0)
-    if not codes.size or (codes < 0).any() or (codes > 63).any() or ends[-1:] != codes.size - 1:
+    is_complete = ends.size > 0 and ends[-1] == codes.size - 1
+    if not is_complete or (codes < 0).any() or (codes > 63).any():
         raise SegmentationError("its counts are not a compressed mask")
     starts = np.concatenate([[0], ends[:-1] + 1])
     places = np.arange(codes.size) - np.repeat(starts, ends - starts + 1)
@@ -152,6 +171,6 @@ def mask_box(segmentation: Segmentation) -> list[float]:
         return [float(value) for value in mask_util.toBbox(segmentation)]
     if not segmentation:
         return [0.0] * 4
-    points = np.concatenate([_points(polygon) for polygon in segmentation])
+    points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in segmentation])
     (x0, y0), (x1, y1) = points.min(0).tolist(), points.max(0).tolist()
     return [x0, y0, x1 - x0, y1 - y0]

@@ -76,7 +76,7 @@ def _stamp(name: str) -> list[Any]:
     file = metadata.get("json_file", "")
     status = os.stat(file) if file and os.path.exists(file) else None
     version = (status.st_mtime_ns, status.st_size) if status else None
-    return [metadata.get("annotation_reader"), id(DatasetCatalog[name]), file, version]
+    return [metadata.get("annotation_reader"), DatasetCatalog[name], file, version]
 
 
 def _set_classes(name: str, clean: CleanAnnotations) -> None:

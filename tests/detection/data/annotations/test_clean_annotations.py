@@ -248,10 +248,10 @@ def test_one_warning_counts_what_detectron2_fixes(tmp_path, caplog):
         summary = check_annotations(file, root)
     (record,) = caplog.records
     assert record.getMessage() == (
-        f"{file}: clipped: 2 boxes that exceed their image; left out: 3 boxes without area inside their image, "
-        "1 annotations whose polygons all have fewer than three points (kept if they had no segmentation), "
-        "1 annotations of images that are not listed; boxes that exceed their image may be two corners "
-        "instead of [x, y, width, height]"
+        f"{file}: clipped: boxes that exceed their image (2); left out: boxes without area inside their image (3), "
+        "annotations whose polygons all have fewer than three points (kept if they had no segmentation) (1), "
+        "annotations of images that are not listed (1); boxes that exceed their image may be two corners instead of "
+        "[x, y, width, height]"
     )
     assert (summary.boxes, summary.clipped, summary.skipped, summary.crowds, summary.masks) == (
         6,
