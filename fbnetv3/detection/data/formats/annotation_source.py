@@ -10,7 +10,7 @@ from typing import Any
 
 from fbnetv3.errors import DataError
 from fbnetv3.registry import Registry
-from fbnetv3.utils.text import first_few
+from fbnetv3.utils.text import first_few, one_line
 
 ANNOTATION_FORMATS = Registry("annotation format")
 """Readers by name, as in `DATASETS.CUSTOM.FORMAT`."""
@@ -185,6 +185,19 @@ class LabelProblems:
             count = len(self._problems)
             lines = first_few(self._problems, _MAX_PROBLEMS, "; ")
             raise DataError(f"{source}: {count} problem{'' if count == 1 else 's'}: {lines}")
+
+
+def read_lines(file: Path) -> list[str]:
+    """Return the lines of a text file, without spaces around them and without empty lines.
+
+    Raises:
+        DataError: the file cannot be read, or is not text.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file}: cannot be read as text ({one_line(error)})") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def box_annotation(

@@ -18,13 +18,14 @@ from fbnetv3.detection.data.formats.annotation_source import (
     matching_formats,
 )
 from fbnetv3.detection.data.formats.image_lookup import guess_image_root
+from fbnetv3.errors import DataError
 
 
 class COCOReader(AnnotationReader):
     """Reads COCO's `instances_*.json`, alone or in a folder with splits.
 
     A folder has a file per split: `train/_annotations.coco.json`, `train.json`, `annotations/train.json` or
-    `annotations/instances_train*.json`.
+    `annotations/instances_train*.json`; or it is one split with one JSON file.
     """
 
     title = "COCO JSON"
@@ -33,7 +34,7 @@ class COCOReader(AnnotationReader):
 
     def recognizes(self, path: Path) -> bool:
         """Return whether this is a JSON file of the format, or a folder with such files."""
-        files = list(_split_files(path).values()) if path.is_dir() else [path]
+        files = [path] if path.is_file() else list(_split_files(path).values()) or _single_files(path)
         return any(file.suffix.lower() == ".json" and is_lvis_file(file) == self.has_urls for file in files)
 
     def find_splits(self, path: Path) -> list[str]:
@@ -59,7 +60,12 @@ class COCOReader(AnnotationReader):
 
     def _file(self, source: AnnotationSource) -> Path:
         path = source.annotations
-        return _split_files(path)[source.split] if path.is_dir() else path
+        if path.is_file():
+            return path
+        files = [_split_files(path)[source.split]] if source.split else _single_files(path)
+        if not files:
+            raise DataError(f"{path}: has no annotations, such as train.json; name the JSON file")
+        return files[0]
 
 
 def is_lvis_file(file: Path) -> bool:
@@ -104,6 +110,13 @@ def _split_files(folder: Path) -> dict[str, Path]:
         if matches := [file for pattern in patterns for file in sorted(folder.glob(pattern))]:
             files[split] = matches[0]
     return files
+
+
+def _single_files(folder: Path) -> list[Path]:
+    """Return the annotations of a folder that is one split: as Roboflow names them, or the only JSON file."""
+    file = folder / "_annotations.coco.json"
+    files = [file] if file.is_file() else sorted(folder.glob("*.json"))
+    return [file for file in files if find_in_file(file, b'"annotations"')] if len(files) == 1 else []
 
 
 def _find_image_root(file: Path, images: Any) -> Path:

@@ -45,7 +45,7 @@ class CSVReader(AnnotationReader):
 
     def recognizes(self, path: Path) -> bool:
         """Return whether this is a CSV file with boxes, or a folder with such files."""
-        files = list(_split_files(path).values()) if path.is_dir() else [path]
+        files = [path] if path.is_file() else list(_split_files(path).values()) or _single_files(path)
         return any(file.suffix.lower() in (".csv", ".tsv") and _has_boxes(file) for file in files)
 
     def find_splits(self, path: Path) -> list[str]:
@@ -95,7 +95,12 @@ class CSVReader(AnnotationReader):
 
     def _file(self, source: AnnotationSource) -> Path:
         path = source.annotations
-        return _split_files(path)[source.split] if path.is_dir() else path
+        if path.is_file():
+            return path
+        files = [_split_files(path)[source.split]] if source.split else _single_files(path)
+        if not files:
+            raise DataError(f"{path}: has no annotations, such as train.csv; name the CSV file")
+        return files[0]
 
 
 def _split_files(folder: Path) -> dict[str, Path]:
@@ -110,6 +115,12 @@ def _split_files(folder: Path) -> dict[str, Path]:
         if candidates:
             files[split] = candidates[0]
     return files
+
+
+def _single_files(folder: Path) -> list[Path]:
+    """Return the annotations of a folder that is one split: the only CSV file."""
+    files = sorted(folder.glob("*.csv"))
+    return files if len(files) == 1 else []
 
 
 def _has_boxes(file: Path) -> bool:

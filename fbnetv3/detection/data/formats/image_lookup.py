@@ -66,7 +66,8 @@ class ImageLookup:
                     return path
                 continue
             for folder in self.folders:
-                if (folder / name).is_file():
+                # False for text that cannot be a file name, for which Path.is_file would raise
+                if os.path.isfile(folder / name):
                     return folder / name
         return None
 

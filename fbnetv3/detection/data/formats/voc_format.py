@@ -18,6 +18,7 @@ from fbnetv3.detection.data.formats.annotation_source import (
     RawAnnotations,
     box_annotation,
     categories_of_names,
+    read_lines,
     require_classes,
     round_pixels,
 )
@@ -172,9 +173,8 @@ def _find_layout(source: AnnotationSource) -> _Layout:
         root = _find_root(path)
         if root is None:
             raise DataError(f"{path}: there is no folder {_XML_FOLDER} with XML files near this list")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
         # A line may have more columns, such as whether the image has a class
-        xml_files = [root / _XML_FOLDER / f"{line.split()[0]}.xml" for line in lines if line.strip()]
+        xml_files = [root / _XML_FOLDER / f"{line.split()[0]}.xml" for line in read_lines(path)]
     else:
         folder = path / _XML_FOLDER if _has_xml(path / _XML_FOLDER) else path
         root = path.parent if path.name == _XML_FOLDER else path
@@ -202,8 +202,8 @@ def _read_xml(path: Path, name: str, problems: LabelProblems) -> _XMLFile:
     except ElementTree.ParseError as error:
         problems.add(f"{name}:{error.position[0]}", f"is not XML ({error})")
         return _XMLFile(name)
-    except OSError as error:
-        problems.add(name, f"cannot be read ({error.strerror or error})")
+    except (OSError, ValueError) as error:  # ValueError: the list has a name that no file can have
+        problems.add(name, f"cannot be read ({getattr(error, 'strerror', None) or error})")
         return _XMLFile(name)
     objects = []
     for position, element in enumerate(tree.iter("object"), 1):

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fbnetv3.data.image_folders import find_image_files, is_image_file
-from fbnetv3.detection.data.formats.annotation_source import SPLIT_NAMES
-from fbnetv3.errors import FieldError
+from fbnetv3.detection.data.formats.annotation_source import SPLIT_NAMES, read_lines
+from fbnetv3.errors import DataError, FieldError
 from fbnetv3.utils.checks import is_int
 from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.yaml_files import read_mapping
@@ -64,8 +64,9 @@ def read_yolo_dataset(file: Path) -> YOLODataset:
         FieldError: a key is missing or wrong, or a split does not exist; the message names file and key.
     """
     if file.suffix.lower() not in _YAML_SUFFIXES:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-        names = dict(enumerate(line.strip() for line in lines if line.strip()))
+        names = dict(enumerate(read_lines(file)))
+        if not names:
+            raise DataError(f"{file}: names no classes")
         return YOLODataset(file, file.parent, names, _splits_in_folder(file.parent))
     values = read_mapping(file, FieldError, ("train", "val", "names"))
     names = _read_names(values, file)
@@ -101,7 +102,7 @@ def _possible_roots(values: dict[str, Any], file: Path) -> list[Path]:
     if not isinstance(path, str):
         raise FieldError(f"{path!r} must be a folder", "path", str(file))
     stated = expand_path(path)
-    roots = [root for root in (folder / stated, stated) if root.is_dir()]
+    roots = [root for root in (folder / stated, stated) if os.path.isdir(root)]
     if not roots:
         # A dataset that was moved still has the path of the machine that it comes from
         logger.info("%s: path: %s does not exist; using the folder of the file", file, path)
@@ -121,7 +122,7 @@ def _read_split(values: dict[str, Any], split: str, roots: Sequence[Path], file:
         # Roboflow's files name "../train/images", as seen from a folder that does not exist
         relative = [entry, entry.removeprefix("../")]
         candidates = [root / expand_path(name) for name in relative for root in roots]
-        path = next((candidate for candidate in candidates if candidate.exists()), None)
+        path = next((candidate for candidate in candidates if os.path.exists(candidate)), None)
         if path is not None:
             paths.append(path)
         elif split != "test":  # which many files name without having it
@@ -173,10 +174,10 @@ def list_yolo_images(paths: Sequence[Path], roots: Sequence[Path]) -> Iterator[P
         elif is_image_file(path):
             yield path
         else:
-            for line in path.read_text(encoding="utf-8-sig").splitlines():
-                if name := line.strip():
-                    candidates = [folder / name for folder in (path.parent, *roots, Path())]
-                    yield next((image for image in candidates if image.is_file()), candidates[0])
+            for name in read_lines(path):
+                candidates = [folder / name for folder in (path.parent, *roots, Path())]
+                # os.path.isfile is False for text that cannot be a file name; Path.is_file would raise
+                yield next((image for image in candidates if os.path.isfile(image)), candidates[0])
 
 
 def label_file(image: Path) -> Path:

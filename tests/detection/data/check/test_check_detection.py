@@ -79,8 +79,8 @@ def test_boxes_that_are_clipped_left_out_or_repeated(tmp_path):
     annotations = [annotation(number, bbox=box) for number, box in enumerate(boxes, 1)]
     file, _ = save_dataset(tmp_path, dataset(2, annotations))
     result, kinds = check(file)
-    assert "clipped: 1 boxes" in kinds["corrected boxes of all"]
-    assert "left out: 1 boxes without area" in kinds["corrected boxes of all"]
+    assert "clipped: boxes that exceed their image (1)" in kinds["corrected boxes of all"]
+    assert "left out: boxes without area inside their image (1)" in kinds["corrected boxes of all"]
     assert kinds["repeated boxes"].startswith("1 image with nearly equal boxes of the same class")
     assert kinds["tiny boxes"] == "1 image with boxes that have a side below 8 pixels"
     assert kinds["elongated boxes"] == "1 image with boxes more than 8 times as long as wide"

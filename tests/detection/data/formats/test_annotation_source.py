@@ -1,5 +1,7 @@
 """All formats give the same raw annotations, and are told apart."""
 
+import shutil
+
 import pytest
 
 from fbnetv3.detection.data.formats import (
@@ -83,6 +85,20 @@ def test_a_folder_without_annotations(tmp_path):
         find_format(tmp_path)
     with pytest.raises(DataError, match=r"nowhere: no such file or folder"):
         find_format(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("coco", "_annotations.coco.json"), ("csv", "_annotations.csv")]
+)
+def test_splits_as_roboflow_lays_them_out_and_one_of_them(data, tmp_path, name, file):
+    images = data["yolo"].parent / "images"
+    for folder, split in (("train", "train"), ("valid", "val")):
+        shutil.copytree(images / split, tmp_path / folder)
+        shutil.copy(data[name] / f"{split}.{name.replace('coco', 'json')}", tmp_path / folder / file)
+    for source in (AnnotationSource(tmp_path, split="val"), AnnotationSource(tmp_path / "valid")):
+        assert content(source.read()) == content(AnnotationSource(data["coco"], split="val").read())
+    with pytest.raises(DataError, match=r"has no annotations, such as train\."):
+        AnnotationSource(images, format=name).read()
 
 
 def test_a_folder_with_two_formats(data, tmp_path):

@@ -70,3 +70,8 @@ def test_a_name_in_another_folder_is_another_image(tmp_path):
     """`one/a.png` is missing and is not replaced by `two/a.png`."""
     raw = read(tmp_path, "image,x0,y0,x1,y1,class\none/a.png,8,9,20,30,cat\n", images=("two/a.png",))
     assert raw.data["images"] == [{"id": 1, "file_name": "one/a.png"}]
+
+
+def test_text_that_cannot_be_a_file_name(tmp_path):
+    raw = read(tmp_path, f"image,x0,y0,x1,y1,class\n{'a' * 300}.png,8,9,20,30,cat\n")
+    assert "width" not in raw.data["images"][0]

@@ -100,3 +100,11 @@ def test_a_stated_size_that_the_image_does_not_have_is_refused(tmp_path):
         save_image(tmp_path / f"{name}.png")
     with pytest.raises(DataError, match=r"1 problem: a.xml: size 640 x 480, but the image is 64 x 48$"):
         AnnotationSource(tmp_path).read()
+
+
+def test_a_list_that_is_not_text(tmp_path):
+    write_xml(tmp_path / "Annotations" / "a.xml", ("cat", 1, 1, 10, 20))
+    (tmp_path / "ImageSets").mkdir()
+    (tmp_path / "ImageSets" / "train.txt").write_bytes(b"a\n\xff")
+    with pytest.raises(DataError, match=r"ImageSets/train.txt: cannot be read as text \('utf-8' codec"):
+        AnnotationSource(tmp_path, split="train").read()
