@@ -20,6 +20,7 @@ from fbnetv3.deploy.latency.table_measurement import describe_device
 from fbnetv3.nars import load_space
 from fbnetv3.nars.space.latency_model import possible_shapes
 from fbnetv3.utils.downloads import cached_path
+from tests.detection.annotation_files import write_formats
 from tests.detection.coco_files import annotation, dataset, save_dataset, save_image
 from tests.detection.detectors import calibrated_detector, image
 from tests.detection.inference.squares import moving_squares, save_video
@@ -42,6 +43,9 @@ def make_data(folder):
     label_files(folder / "my_labels", folder / "my_images")
     image_folder(folder / "all_images", classes=2, side=64, splits={"": 6})
     detection_data(folder / "mine", ("cat", "dog", "horse"))
+    formats = write_formats(folder / ".formats")
+    (folder / "my_boxes").symlink_to(formats["yolo"].parent)
+    (folder / "my_voc").symlink_to(formats["voc"])
     coco(folder / "datasets/coco128/coco")
     for name in ("a.png", "b.jpg", "picture.jpg", "photos/one.jpg", "photos/two.jpg"):
         save_image(folder / name, 120, 160)

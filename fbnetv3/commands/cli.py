@@ -56,6 +56,9 @@ COMMANDS = {
     ),
     "analyze": Command("analyze", "print the cost of networks and detectors"),
     "check-data": Command("check_data", "check a dataset before training"),
+    "convert-annotations": Command(
+        "convert_annotations", "convert annotations of boxes to COCO's or YOLO's format"
+    ),
     "zoo": Command("zoo_entries", "list and download networks of the model zoo"),
 }
 
@@ -88,5 +91,5 @@ def _print_help(name: str) -> None:
         raise UnknownNameError(f"unknown command '{name}': {suggest(name, COMMANDS)}")
     print("usage: fbnetv3 COMMAND ...\n\ncommands:")
     for command_name, command in COMMANDS.items():
-        print(f"  {command_name:12} {command.summary}")
+        print(f"  {command_name:20} {command.summary}")
     print("\n`fbnetv3 COMMAND --help` lists the options of a command.")

@@ -67,6 +67,7 @@ class SkippedFiles:
 
     reasons: Counter[str] = field(default_factory=Counter)  # reasons like "hidden file{s}"
     suffixes: dict[str, None] = field(default_factory=dict)  # of files that are no images; an ordered set
+    expected: Collection[str] = ()  # suffixes of files that belong next to images, which are not counted
 
     def add(self, reason: str, count: int = 1) -> None:
         """Count files with a reason, in which "{s}" is where the plural has an s."""
@@ -74,6 +75,8 @@ class SkippedFiles:
 
     def add_other_suffix(self, name: str) -> None:
         """Count a file whose suffix is not that of an image."""
+        if os.path.splitext(name)[1].lower() in self.expected:
+            return
         self.add("file{s} without an image suffix")
         self.suffixes[os.path.splitext(name)[1].lower() or "none"] = None
 
@@ -110,14 +113,17 @@ class ClassFolderScan:
             raise DataError(f"{problem}; each class needs a folder with images{skipped}")
 
 
-def find_image_files(folder: Path, other_suffixes: Collection[str] = ()) -> list[Path]:
+def find_image_files(
+    folder: Path, other_suffixes: Collection[str] = (), *, expected: Collection[str] = ()
+) -> list[Path]:
     """Return the image files in a folder and its subfolders, sorted by path; what is skipped is logged in one line.
 
-    `other_suffixes`, such as ".mp4", are those of files to find besides images.
+    `other_suffixes`, such as ".mp4", are those of files to find besides images. Files with the suffixes `expected`,
+    such as ".txt" of labels, may be skipped silently.
     """
     if not folder.is_dir():
         return []
-    skipped = SkippedFiles()
+    skipped = SkippedFiles(expected=expected)
     suffixes = image_suffixes().union(other_suffixes)
     names = sorted(_search(folder, "", skipped, suffixes), key=lambda name: name.split("/"))
     skipped.log(folder, len(names))

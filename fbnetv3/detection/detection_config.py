@@ -26,7 +26,7 @@ from fbnetv3.detection.data.augmentation.augmentation_keys import (
     add_augmentation_config,
     check_augmentation,
 )
-from fbnetv3.detection.data.detection_datasets import register_custom_datasets
+from fbnetv3.detection.data.detection_datasets import register_custom_datasets, set_num_classes
 from fbnetv3.detection.data.keypoint_names import add_keypoint_config
 from fbnetv3.detection.models.classifier_preprocessing import PREPROCESSING_CHOICES
 from fbnetv3.detection.unsupported_keys import check_supported_keys
@@ -50,6 +50,9 @@ _CHOICES = {
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
+}
+_RENAMED_KEYS = {
+    f"DATASETS.CUSTOM.{part}_JSON": f"DATASETS.CUSTOM.{part}_ANNOTATIONS" for part in ("TRAIN", "TEST")
 }
 _POSITIVE_KEYS = (
     "SOLVER.IMS_PER_BATCH",
@@ -110,17 +113,24 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     # Weight of the previous average in each step
     cfg.MODEL_EMA.DECAY = 0.9998
 
-    # Your own dataset: COCO-format annotation files and the folders that hold the images. It is registered as
-    # "custom_train" and "custom_test", which replace DATASETS.TRAIN and DATASETS.TEST.
+    # Your own dataset, in any format of fbnetv3.detection.data.formats. It is registered as "custom_train" and
+    # "custom_test", which replace DATASETS.TRAIN and DATASETS.TEST.
     cfg.DATASETS.CUSTOM = CfgNode()
-    # Annotations to train on; "" keeps DATASETS.TRAIN and DATASETS.TEST
-    cfg.DATASETS.CUSTOM.TRAIN_JSON = ""
-    # Folder of the training images
+    # A YOLO data.yaml, or a folder with a training and a validation or test split; sets TRAIN_ANNOTATIONS and
+    # TEST_ANNOTATIONS
+    cfg.DATASETS.CUSTOM.DATA = ""
+    # Annotations to train on: a file or a folder; "" keeps DATASETS.TRAIN and DATASETS.TEST
+    cfg.DATASETS.CUSTOM.TRAIN_ANNOTATIONS = ""
+    # Folder of the training images; "" looks for it near the annotations
     cfg.DATASETS.CUSTOM.TRAIN_IMAGES = ""
     # Annotations to evaluate on; "" for no evaluation
-    cfg.DATASETS.CUSTOM.TEST_JSON = ""
-    # Folder of the test images
+    cfg.DATASETS.CUSTOM.TEST_ANNOTATIONS = ""
+    # Folder of the test images; "" looks for it near the annotations
     cfg.DATASETS.CUSTOM.TEST_IMAGES = ""
+    # Split to evaluate on, "val" or "test", of annotations that have both
+    cfg.DATASETS.CUSTOM.TEST_SPLIT = "val"
+    # Format of the annotations: coco, lvis, yolo, voc or csv; "auto" determines it from the files
+    cfg.DATASETS.CUSTOM.FORMAT = "auto"
 
     add_augmentation_config(cfg)
     add_keypoint_config(cfg)
@@ -156,8 +166,9 @@ def get_config(name: str) -> CfgNode:
 def load_detection_config(file: str | os.PathLike, overrides: Sequence[str] = ()) -> CfgNode:
     """Load a YAML config and its `_BASE_` files, with KEY VALUE pairs on top, and freeze it.
 
-    Modules named by `IMPORTS` are imported and the datasets of `DATASETS.CUSTOM` registered. A relative file name in
-    `MODEL.FBNETV3.ARCH` is looked up next to the config file first. Without a GPU, `MODEL.DEVICE` becomes "cpu".
+    Modules named by `IMPORTS` are imported and the datasets of `DATASETS.CUSTOM` registered. A number of classes of 0
+    becomes that of the dataset. A relative file name in `MODEL.FBNETV3.ARCH` is looked up next to the config file
+    first. Without a GPU, `MODEL.DEVICE` becomes "cpu".
     Files are read as plain YAML: tags that would run code are refused. Errors name the file and the key.
     """
     values = {key: value for key, value in read_config_file(file).items() if key != "_BASE_"}
@@ -193,6 +204,7 @@ def build_detection_config(
     # Include modules from --import, so that a dump of the config is complete
     cfg.IMPORTS = user_modules()
     register_custom_datasets(cfg)
+    set_num_classes(cfg)
     if cfg.MODEL.DEVICE.startswith("cuda") and not torch.cuda.is_available():
         logger.info("no GPU available: setting MODEL.DEVICE to cpu")
         cfg.MODEL.DEVICE = "cpu"
@@ -203,6 +215,8 @@ def build_detection_config(
 
 def _require_known_keys(keys: Iterable[str], known_keys: Sequence[str], where: str = "") -> None:
     for key in keys:
+        if key in _RENAMED_KEYS:
+            raise UsageError(f"{where}{key} is now {_RENAMED_KEYS[key]}: rename it")
         if not _is_known(key, known_keys):
             raise UsageError(f"{where}unknown key {key}: {suggest(key, known_keys)}")
 

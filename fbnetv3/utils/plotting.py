@@ -70,6 +70,22 @@ def style_axes(axes: Any, **labels: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def add_legend_above(axes: Any, num_entries: int) -> None:
+    """Name the entries above the axes, where they hide nothing; a single one needs no name."""
+    if num_entries > 1:
+        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=num_entries)
+
+
+def plain_log_ticks(*axes: Any) -> None:
+    """Write 500 and 0.5 on logarithmic axes (x or y) rather than 5 x 10²."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    for axis in axes:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
 def figure_png(figure: Any) -> bytes:
     """Render a figure as PNG."""
     image = io.BytesIO()

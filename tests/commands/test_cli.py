@@ -22,6 +22,7 @@ SCRIPTS = {
     "measure": "measure_net",
     "analyze": "analyze_net",
     "check-data": "check_data",
+    "convert-annotations": "convert_annotations",
 }
 
 

@@ -108,9 +108,9 @@ def write_digits_config(file, scenes):
         "_BASE_": config_file("faster_rcnn_fbnetv3_digits_C4"),
         "DATASETS": {
             "CUSTOM": {
-                "TRAIN_JSON": str(scenes / "train.json"),
+                "TRAIN_ANNOTATIONS": str(scenes / "train.json"),
                 "TRAIN_IMAGES": str(scenes / "train"),
-                "TEST_JSON": str(scenes / "test.json"),
+                "TEST_ANNOTATIONS": str(scenes / "test.json"),
                 "TEST_IMAGES": str(scenes / "test"),
             }
         },

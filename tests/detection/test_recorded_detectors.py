@@ -44,7 +44,7 @@ def run(scenes, digits_config, tmp_path_factory):
         "MODEL": {"FBNETV3": {"ARCH": "my_digits.yaml"}},
         "DATASETS": {
             "CUSTOM": {
-                f"{part}_JSON": str(
+                f"{part}_ANNOTATIONS": str(
                     write_with_categories(
                         scenes / f"{part.lower()}.json", data / f"{part}.json", NAMES, IDS
                     )
@@ -196,9 +196,9 @@ def test_evaluation_and_export_need_only_the_checkpoint(run, scenes, tool, tmp_p
     ran = tool(
         "train_net",
         "--eval-only",
-        *("MODEL.WEIGHTS", tmp_path / "mine.pth", "DATASETS.CUSTOM.TEST_JSON", annotations),
+        *("MODEL.WEIGHTS", tmp_path / "mine.pth", "DATASETS.CUSTOM.TEST_ANNOTATIONS", annotations),
         *(
-            "DATASETS.CUSTOM.TRAIN_JSON",
+            "DATASETS.CUSTOM.TRAIN_ANNOTATIONS",
             "",
             "DATASETS.CUSTOM.TRAIN_IMAGES",
             "",

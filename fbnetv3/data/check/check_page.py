@@ -16,7 +16,14 @@ from fbnetv3.data.check.examination import ImageFacts, readable
 from fbnetv3.data.check.findings import SEVERITIES, DataCheck, Finding
 from fbnetv3.data.image_io import EncodedImage, pillow_to_tensor
 from fbnetv3.utils.files import write_text
-from fbnetv3.utils.plotting import figure_png, new_figure, style_axes, text_style
+from fbnetv3.utils.plotting import (
+    add_legend_above,
+    figure_png,
+    new_figure,
+    plain_log_ticks,
+    style_axes,
+    text_style,
+)
 from fbnetv3.utils.text import evenly_spaced, shorten
 
 _PAGE = Path(__file__).with_name("page")
@@ -56,7 +63,10 @@ def write_check_page(check: DataCheck, path: Path) -> None:
         split_rows=_SPLIT_ROWS,
         splits=[_describe_split(check, split) for split in check.splits],
         findings=[_describe_finding(check, finding) for finding in check.findings],
-        figures=[(title, _to_uri(figure_png(figure))) for title, figure in _figures(check, names, counts)],
+        figures=[
+            (title, _to_uri(figure_png(figure)))
+            for title, figure in (*_figures(check, names, counts), *check.figures)
+        ],
         split_names=list(counts),
         classes=[[name, *(by_class.get(name, 0) for by_class in counts.values())] for name in names][
             :_MAX_LISTED_CLASSES
@@ -103,6 +113,7 @@ def _describe_image(check: DataCheck, image: ImageFacts) -> dict[str, Any]:
         "name": image.name,
         "details": details if image.error else f"{details}, {width} x {height}",
         "error": image.error,
+        "is_large": _picture_side(check, image) > _THUMBNAIL,
         "uri": "" if image.error else _thumbnail(check, image),
     }
 
@@ -113,21 +124,33 @@ def _examples(check: DataCheck, split: str) -> list[dict[str, Any]]:
     return [_describe_image(check, image) for image in evenly_spaced(images, _MAX_EXAMPLES)]
 
 
+def _picture_side(check: DataCheck, image: ImageFacts) -> int:
+    """Return the size of an image's picture in pixels, which a dataset may set as `picture_side`."""
+    return getattr(check.splits[image.split].dataset, "picture_side", _THUMBNAIL)
+
+
 def _thumbnail(check: DataCheck, image: ImageFacts) -> str:
-    """Return a small JPEG as a data URI; "" if the image has become unreadable."""
+    """Return a small JPEG as a data URI; "" if the image has become unreadable.
+
+    A dataset may draw on it: `decorate(picture, index)` is the optional method for that.
+    """
+    dataset = check.splits[image.split].dataset
+    side = _picture_side(check, image)
     try:
-        source, _ = check.splits[image.split].dataset[image.index]
+        source, _ = dataset[image.index]
         if isinstance(source, EncodedImage):
-            pixels = source.preview(downscale=min(image.size) / (2 * _THUMBNAIL))
+            pixels = source.preview(downscale=min(image.size) / (2 * side))
         else:
             pixels = pillow_to_tensor(source, 3)
     except Exception:  # a user's dataset may raise anything
         return ""
     picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    if max(picture.size) < _THUMBNAIL:
-        scale = _THUMBNAIL // max(picture.size)
+    if max(picture.size) < side:
+        scale = side // max(picture.size)
         picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-    picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+    picture.thumbnail((side, side))
+    if hasattr(dataset, "decorate"):
+        picture = dataset.decorate(picture, image.index)
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=85)
     return _to_uri(file.getvalue(), "jpeg")
@@ -165,14 +188,8 @@ def _draw_balance(names: Sequence[str], counts: dict[str, dict[str, int]]) -> An
         rotation = 0 if sum(map(len, labels)) < 60 else 90
         axes.set_xticks(range(len(names)), labels, rotation=rotation, fontsize=8, **text_style())
         style_axes(axes, ylabel="images")
-    _add_legend(axes, len(counts))
+    add_legend_above(axes, len(counts))
     return figure
-
-
-def _add_legend(axes: Any, num_splits: int) -> None:
-    """Name the splits above the axes, where they hide nothing."""
-    if num_splits > 1:
-        axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=num_splits)
 
 
 def _draw_sizes(images: dict[str, list[ImageFacts]]) -> Any:
@@ -184,8 +201,8 @@ def _draw_sizes(images: dict[str, list[ImageFacts]]) -> Any:
     axes.set_xscale("log")
     axes.set_yscale("log")
     style_axes(axes, xlabel="width in pixels", ylabel="height in pixels")
-    _plain_log_ticks(axes)
-    _add_legend(axes, len(images))
+    plain_log_ticks(axes.xaxis, axes.yaxis)
+    add_legend_above(axes, len(images))
     return figure
 
 
@@ -208,5 +225,5 @@ def _draw_brightness(images: dict[str, list[ImageFacts]]) -> Any:
         weights = [100 / len(facts)] * len(facts)
         axes.hist(levels, bins=32, range=(0, 255), weights=weights, histtype="step", lw=1.5, label=split)
     style_axes(axes, xlabel="mean of the pixels, 0 to 255", ylabel="% of the images", xlim=(0, 255))
-    _add_legend(axes, len(images))
+    add_legend_above(axes, len(images))
     return figure

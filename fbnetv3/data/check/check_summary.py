@@ -10,7 +10,7 @@ import numpy as np
 from tabulate import tabulate
 
 from fbnetv3.data.check.examination import ImageFacts, readable
-from fbnetv3.data.check.findings import DataCheck, Finding, SplitContents
+from fbnetv3.data.check.findings import CheckTable, DataCheck, Finding, SplitContents
 from fbnetv3.utils.text import first_few, shorten
 
 MAX_EXAMPLES = 3
@@ -64,6 +64,10 @@ def check_to_data(check: DataCheck) -> dict[str, Any]:
             }
             for finding in check.findings
         ],
+        "tables": {
+            table.title: [dict(zip(table.headers, row, strict=True)) for row in table.rows]
+            for table in check.tables
+        },
     }
 
 
@@ -73,8 +77,8 @@ def _image_to_data(image: ImageFacts) -> dict[str, Any]:
 
 
 def check_text(check: DataCheck) -> str:
-    """Return the result of a check for the terminal: splits, classes and findings."""
-    parts = [_split_table(check), _class_table(check)]
+    """Return the result of a check for the terminal: splits, classes, further tables and findings."""
+    parts = [_split_table(check), _class_table(check), *map(_table_text, check.tables)]
     parts += [_finding_text(finding) for finding in check.findings]
     if not check.findings:
         parts.append("nothing to report")
@@ -136,6 +140,16 @@ def _class_table(check: DataCheck) -> str:
     if len(names) > len(shown):
         table += f"\nthe {len(shown)} smallest of {len(names):,} classes"
     return table
+
+
+def _table_text(table: CheckTable) -> str:
+    """Return a table with its title and note; of many rows, the first ones."""
+    shown = table.rows[:MAX_CLASSES]
+    alignment = ("left", *(len(table.headers) - 1) * ("right",))
+    lines = [table.title, tabulate(shown, table.headers, colalign=alignment, disable_numparse=True)]
+    if len(table.rows) > len(shown):
+        lines.append(f"the first {len(shown)} of {len(table.rows):,} rows")
+    return "\n".join([*lines, table.note] if table.note else lines)
 
 
 def all_classes(check: DataCheck) -> list[str]:

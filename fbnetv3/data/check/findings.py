@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 from fbnetv3.data.check.duplicates import equal_groups, similar_pairs
 from fbnetv3.data.check.examination import ImageFacts, readable
@@ -23,6 +24,7 @@ MAX_ASPECT_RATIO = 4.0
 FEW_IMAGES = 10  # of a class, for training
 MAX_IMBALANCE = 10.0
 _COMMON_MODES = ("RGB", "L")
+_CORRUPT_ADVICE = "repair or remove them, or allow as many with DATA.MAX_CORRUPT"
 
 
 @dataclass(frozen=True)
@@ -50,12 +52,24 @@ class SplitContents:
 
 
 @dataclass(frozen=True)
+class CheckTable:
+    """A table of a check's report; all cells are text, and the first column is a name."""
+
+    title: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""  # a line below it
+
+
+@dataclass(frozen=True)
 class DataCheck:
     """The result of a check."""
 
     source: str  # the dataset's path or name
     splits: Mapping[str, SplitContents]
     findings: Sequence[Finding] = field(default_factory=tuple)
+    tables: Sequence[CheckTable] = ()  # besides those of splits and classes
+    figures: Sequence[tuple[str, Any]] = ()  # title and Matplotlib figure, besides those of every dataset
 
     @property
     def has_errors(self) -> bool:
@@ -63,11 +77,16 @@ class DataCheck:
         return any(finding.severity == ERROR for finding in self.findings)
 
 
-def find_problems(splits: Mapping[str, SplitContents]) -> list[Finding]:
-    """Return all findings about the splits of a dataset, errors first."""
+def find_problems(
+    splits: Mapping[str, SplitContents], corrupt_advice: str = _CORRUPT_ADVICE
+) -> list[Finding]:
+    """Return all findings about the splits of a dataset, errors first.
+
+    `corrupt_advice` says what to do about images that cannot be read.
+    """
     images = [image for contents in splits.values() for image in contents.images]
     findings = [
-        *_unreadable(images),
+        *_unreadable(images, corrupt_advice),
         *_duplicates(readable(images)),
         *_similar(readable(images)),
         *_classes(splits),
@@ -77,10 +96,9 @@ def find_problems(splits: Mapping[str, SplitContents]) -> list[Finding]:
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
-def _unreadable(images: Sequence[ImageFacts]) -> Iterator[Finding]:
+def _unreadable(images: Sequence[ImageFacts], advice: str) -> Iterator[Finding]:
     corrupt = [image for image in images if image.error]
     if corrupt:
-        advice = "repair or remove them, or allow as many with DATA.MAX_CORRUPT"
         yield Finding(
             "corrupt", ERROR, f"{_count(corrupt)} cannot be read: {advice}", [[image] for image in corrupt]
         )

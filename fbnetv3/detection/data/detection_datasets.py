@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -16,11 +16,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from fbnetv3.data.classes.class_matching import match_classes
 from fbnetv3.data.digit_scenes import digit_scenes_folder, ensure_digit_scenes
 from fbnetv3.detection.data.annotations.annotation_ids import Id, sort_by_id
-from fbnetv3.detection.data.annotations.clean_annotations import (
-    MAX_IMAGES_OPENED,
-    CleanAnnotations,
-    read_category_entries,
-)
+from fbnetv3.detection.data.annotations.clean_annotations import MAX_IMAGES_OPENED, CleanAnnotations
 from fbnetv3.detection.data.annotations.coco_files import AnnotationFile, read_annotations
 from fbnetv3.detection.data.annotations.dataset_dicts import to_dataset_dicts
 from fbnetv3.detection.data.annotations.registered_annotations import (
@@ -28,16 +24,21 @@ from fbnetv3.detection.data.annotations.registered_annotations import (
     has_annotations,
     load_own_dicts,
 )
+from fbnetv3.detection.data.custom_datasets import (
+    CUSTOM_DATASETS,
+    custom_sources,
+    read_custom_annotations,
+    select_custom_data,
+)
+from fbnetv3.detection.data.formats import AnnotationSource
 from fbnetv3.detection.data.keypoint_names import register_keypoints
 from fbnetv3.errors import DataError, UsageError, suggest
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.run_state.detector_record import read_detector_record
-from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.text import first_few
 
 logger = logging.getLogger(__name__)
 
-CUSTOM_DATASETS = {"custom_train": "TRAIN", "custom_test": "TEST"}
 _DIGIT_SCENES = "digit_scenes_"
 _COCO = "coco_2017_val"
 
@@ -53,28 +54,22 @@ def register_custom_datasets(cfg: CfgNode) -> None:
     `DATASETS.TRAIN` becomes "custom_train". `DATASETS.TEST` may name both, to evaluate on the training images too;
     otherwise it becomes "custom_test", or empty if there is none.
     """
-    custom = cfg.DATASETS.CUSTOM
-    for name, part in CUSTOM_DATASETS.items():
-        json_file = custom[f"{part}_JSON"]
-        image_root = custom[f"{part}_IMAGES"]
-        if bool(json_file) != bool(image_root):
-            raise UsageError(
-                f"DATASETS.CUSTOM.{part}_JSON and DATASETS.CUSTOM.{part}_IMAGES must be set together"
-            )
-        # An earlier config in the same process may have registered different files
+    select_custom_data(cfg)
+    # An earlier config in the same process may have registered different files
+    for name in CUSTOM_DATASETS:
         for catalog in (DatasetCatalog, MetadataCatalog):
             with contextlib.suppress(KeyError):
                 catalog.remove(name)
-        if json_file:
-            file, folder = (str(expand_path(path)) for path in (json_file, image_root))
-            DatasetCatalog.register(name, partial(load_dataset_dicts, name))
-            _set_metadata(name, file, folder)
+    sources = custom_sources(cfg)
+    for name, source in sources.items():
+        register_annotations(name, partial(read_custom_annotations, name, source))
+        MetadataCatalog.get(name).set(annotation_source=source)
     # Select the registered datasets
-    if custom.TRAIN_JSON:
+    if "custom_train" in sources:
         cfg.DATASETS.TRAIN = ("custom_train",)
-    if custom.TRAIN_JSON or custom.TEST_JSON:
+    if sources:
         requested = tuple(name for name in cfg.DATASETS.TEST if name in CUSTOM_DATASETS)
-        cfg.DATASETS.TEST = requested or (("custom_test",) if custom.TEST_JSON else ())
+        cfg.DATASETS.TEST = requested or tuple(name for name in sources if name == "custom_test")
 
 
 def register_annotations(name: str, read: Callable[[], AnnotationFile]) -> None:
@@ -227,6 +222,31 @@ def num_classes_setting(cfg: CfgNode) -> tuple[str, int]:
     return f"MODEL.{section}.NUM_CLASSES", cfg.MODEL[section].NUM_CLASSES
 
 
+def set_num_classes(cfg: CfgNode) -> None:
+    """Replace the number of classes 0 by the number that the training dataset has, or else the test dataset.
+
+    Raises:
+        UsageError: the datasets do not say which classes they have.
+        DataError: their annotations cannot be used.
+    """
+    key, num_classes = num_classes_setting(cfg)
+    if num_classes != 0:
+        return
+    names = (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)
+    for name in names:
+        if classes := list(dataset_classes(name).values()):
+            logger.info(
+                "%s is %d, the number of classes of %s: %s", key, len(classes), name, first_few(classes, 10)
+            )
+            cfg.MODEL[key.split(".")[1]].NUM_CLASSES = len(classes)
+            return
+    source = dataset_source(names[0]) if names else None
+    missing = f"there is no {source.annotations}" if source else "no dataset is set that names its classes"
+    raise UsageError(
+        f"{key} 0 means as many as the dataset has, but {missing}: set DATASETS.CUSTOM.DATA, or the number"
+    )
+
+
 def classes_from_categories(categories: Categories, num_classes: int | None = None) -> Classes:
     """Return the classes of a COCO-format file, ordered by category id as in detectron2."""
     classes = {category["id"]: category["name"] for category in sort_by_id(categories)}
@@ -305,10 +325,19 @@ def dataset_classes(name: str) -> Classes:
             problem = f"{len(names)} thing_classes but {len(ids)} ids in thing_dataset_id_to_contiguous_id"
             raise DataError(f"{name}: its metadata has {problem}; register one id per class")
         return dict(zip(ids, names, strict=True))
-    file = metadata.get("json_file", "")
-    if not os.path.isfile(file):
+    source = dataset_source(name)
+    if source is None or not source.annotations.exists():
         return {}
-    return classes_from_categories(read_category_entries(file))
+    return classes_from_categories(source.categories())
+
+
+def dataset_source(name: str) -> AnnotationSource | None:
+    """Return the annotation file or folder of a registered dataset; None if a function provides its images."""
+    metadata = MetadataCatalog.get(name)
+    if source := metadata.get("annotation_source"):
+        return source
+    file = metadata.get("json_file", "")
+    return AnnotationSource(Path(file), Path(metadata.get("image_root", "")), "coco") if file else None
 
 
 for _name in ("digit_scenes_train", "digit_scenes_test"):

@@ -7,17 +7,16 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
-from detectron2.structures import Boxes, Instances
+from detectron2.structures import Instances
 from torch import nn
 
 from fbnetv3.deploy.detector_graph.detector_int8 import AveragePrecision, DetectorInt8Settings
 from fbnetv3.deploy.formats.quantization import split_image_folder
 from fbnetv3.deploy.input_images import load_rgb_array, sample_image_files
 from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor
-from fbnetv3.deploy.predictors.instance_maps import paste_masks
 from fbnetv3.detection.data.detection_datasets import detector_classes, load_dataset_dicts
+from fbnetv3.detection.inference.array_predictors import to_instances
 from fbnetv3.detection.training.detector_evaluation import evaluate_datasets
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.training.processes.distributed import ProcessGroup
@@ -106,15 +105,5 @@ class _ExportedModel(nn.Module):
         outputs = []
         for image in inputs:
             pixels = load_rgb_array(image["file_name"])
-            arrays = self._predictor.detect(pixels)
-            instances = Instances(pixels.shape[:2])
-            instances.pred_boxes = Boxes(torch.from_numpy(arrays.boxes))
-            instances.scores = torch.from_numpy(arrays.scores)
-            instances.pred_classes = torch.from_numpy(arrays.classes)
-            if arrays.mask_probabilities is not None:
-                masks = paste_masks(arrays.mask_probabilities, arrays.boxes, *pixels.shape[:2])
-                instances.pred_masks = torch.from_numpy(masks)
-            if arrays.keypoints is not None:
-                instances.pred_keypoints = torch.from_numpy(arrays.keypoints)
-            outputs.append({"instances": instances})
+            outputs.append({"instances": to_instances(self._predictor.detect(pixels), pixels.shape)})
         return outputs

@@ -14,6 +14,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from fbnetv3.deploy import DetectorPredictor, load
+from fbnetv3.deploy.predictors.detector_predictor import DetectionArrays
+from fbnetv3.deploy.predictors.instance_maps import paste_masks
 from fbnetv3.detection.data.dataset_mapper import inference_resize
 from fbnetv3.detection.data.detection_datasets import (
     Categories,
@@ -119,18 +121,27 @@ class ExportedPredictor:
         return classes_from_names(self._predictor.classes, categories, self._predictor.category_ids)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        """Detect objects in images, uint8 (height, width, 3) in RGB. Boxes are in pixels of each image."""
+        """Detect objects in images, uint8 (height, width, 3) in RGB; the results are like those of `ConfigPredictor`."""
         results = []
-        for image in images:
-            detections = self._predictor.detect(image)
-            selected = detections.scores >= self._score_threshold
-            # Convert to detectron2's structures
-            instances = Instances(image.shape[:2])
-            instances.pred_boxes = Boxes(torch.from_numpy(detections.boxes[selected]))
-            instances.scores = torch.from_numpy(detections.scores[selected])
-            instances.pred_classes = torch.from_numpy(detections.classes[selected])
-            results.append(instances)
+        for image, arrays in zip(images, self._predictor.detect_batch(images), strict=True):
+            selected = arrays.select(arrays.scores >= self._score_threshold)
+            results.append(to_instances(selected, image.shape))
         return results
+
+
+def to_instances(arrays: DetectionArrays, shape: Sequence[int]) -> Instances:
+    """Convert the detections in an image of the shape (height, width, ...) to detectron2's structure."""
+    height, width = shape[:2]
+    instances = Instances((height, width))
+    instances.pred_boxes = Boxes(torch.from_numpy(arrays.boxes))
+    instances.scores = torch.from_numpy(arrays.scores)
+    instances.pred_classes = torch.from_numpy(arrays.classes)
+    if arrays.mask_probabilities is not None:
+        masks = paste_masks(arrays.mask_probabilities, arrays.boxes, height, width)
+        instances.pred_masks = torch.from_numpy(masks)
+    if arrays.keypoints is not None:
+        instances.pred_keypoints = torch.from_numpy(arrays.keypoints)
+    return instances
 
 
 def set_score_threshold(cfg: CfgNode, score: float) -> None:

@@ -48,7 +48,7 @@ LONGER += [
     "0.0",
 ]
 LONGER += ["DATASETS.TEST", "('custom_train',)"]
-NO_TEST = ["DATASETS.CUSTOM.TEST_JSON", "", "DATASETS.CUSTOM.TEST_IMAGES", ""]
+NO_TEST = ["DATASETS.CUSTOM.TEST_ANNOTATIONS", "", "DATASETS.CUSTOM.TEST_IMAGES", ""]
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_a_run_without_final_weights_is_evaluated_at_its_newest_checkpoint(copie
 def test_average_precision_of_a_detector_that_detects_nothing(digits_config, tmp_path, objects):
     data = dataset(classes=[str(digit) for digit in range(10)], annotations=None if objects else [])
     file, folder = save_dataset(tmp_path, data)
-    custom = ["DATASETS.CUSTOM.TEST_JSON", str(file), "DATASETS.CUSTOM.TEST_IMAGES", str(folder)]
+    custom = ["DATASETS.CUSTOM.TEST_ANNOTATIONS", str(file), "DATASETS.CUSTOM.TEST_IMAGES", str(folder)]
     overrides = [*custom, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "1.0", "MODEL.MASK_ON", "True"]
     cfg = load_detection_config(digits_config, overrides)
     results = detector_evaluation.evaluate_datasets(cfg, build_model(cfg), ["custom_test"], SINGLE_PROCESS)
@@ -183,11 +183,11 @@ def test_average_precision_of_a_detector_that_detects_nothing(digits_config, tmp
 
 def test_without_objects_average_precision_is_nan_despite_detections(longer_run, digits_config, tmp_path):
     trained, result = longer_run
-    data = json.loads(Path(trained.DATASETS.CUSTOM.TRAIN_JSON).read_text())
+    data = json.loads(Path(trained.DATASETS.CUSTOM.TRAIN_ANNOTATIONS).read_text())
     file = tmp_path / "no_objects.json"
     file.write_text(json.dumps({**data, "annotations": []}))
     weights = ["MODEL.WEIGHTS", str(result.run_folder.weights)]
-    custom = ["DATASETS.CUSTOM.TEST_JSON", str(file)]
+    custom = ["DATASETS.CUSTOM.TEST_ANNOTATIONS", str(file)]
     custom += ["DATASETS.CUSTOM.TEST_IMAGES", trained.DATASETS.CUSTOM.TRAIN_IMAGES]
     overrides = [*weights, *custom, "MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0"]
     cfg = load_detection_config(digits_config, overrides)

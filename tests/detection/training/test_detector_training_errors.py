@@ -54,7 +54,7 @@ def test_training_and_test_with_different_classes(fails, scenes, tmp_path):
     content = json.loads((scenes / "test.json").read_text())
     content["categories"][3]["name"] = "three"
     (tmp_path / "test.json").write_text(json.dumps(content))
-    message = fails("DATASETS.CUSTOM.TEST_JSON", tmp_path / "test.json")
+    message = fails("DATASETS.CUSTOM.TEST_ANNOTATIONS", tmp_path / "test.json")
     assert "custom_train lacks three: custom_test has 10 classes (0, 1, 2, three, " in message
     assert "; custom_train has 10 classes (0, 1, 2, 3, " in message
 
@@ -73,7 +73,7 @@ def test_errors_name_a_missing_or_corrupt_annotation_file(fails, tmp_path, conte
     file = tmp_path / "mine.json"
     if content is not None:
         file.write_text(content)
-    error = fails("DATASETS.CUSTOM.TRAIN_JSON", file)
+    error = fails("DATASETS.CUSTOM.TRAIN_ANNOTATIONS", file)
     assert str(file) in error and message in error
 
 
@@ -83,14 +83,14 @@ def test_problems_of_annotations_and_images_are_listed(fails, scenes, tmp_path):
     content["annotations"][0]["category_id"] = 77
     content["annotations"][1]["bbox"] = [5, 5, -3, 4]
     (tmp_path / "mine.json").write_text(json.dumps(content))
-    message = fails("DATASETS.CUSTOM.TRAIN_JSON", tmp_path / "mine.json")
+    message = fails("DATASETS.CUSTOM.TRAIN_ANNOTATIONS", tmp_path / "mine.json")
     for text in ("nowhere.png", "category 77", "negative width or height"):
         assert text in message
 
 
 def test_errors_about_coco_say_where_it_is_expected(fails):
     message = fails(
-        "DATASETS.CUSTOM.TRAIN_JSON",
+        "DATASETS.CUSTOM.TRAIN_ANNOTATIONS",
         "",
         "DATASETS.CUSTOM.TRAIN_IMAGES",
         "",
@@ -121,9 +121,22 @@ def test_classifier_weights_belong_in_another_key(fails, tmp_path):
         (["SOLVER.AMP.DTYPE", "half"], "SOLVER.AMP.DTYPE 'half' is unknown: available: bfloat16, float16"),
         (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE 'gpu' must be a device"),
         (
-            ["DATASETS.CUSTOM.TEST_JSON", ""],
-            "DATASETS.CUSTOM.TEST_JSON and DATASETS.CUSTOM.TEST_IMAGES must be set together",
+            ["DATASETS.CUSTOM.TEST_ANNOTATIONS", ""],
+            "DATASETS.CUSTOM.TEST_IMAGES is set, but DATASETS.CUSTOM.TEST_ANNOTATIONS is not: set it, too",
         ),
+        (
+            ["DATASETS.CUSTOM.TRAIN_JSON", "train.json"],
+            "DATASETS.CUSTOM.TRAIN_JSON is now DATASETS.CUSTOM.TRAIN_ANNOTATIONS: rename it",
+        ),
+        (
+            ["DATASETS.CUSTOM.FORMAT", "yolov5"],
+            "DATASETS.CUSTOM.FORMAT 'yolov5' is unknown: did you mean yolo?",
+        ),
+        (
+            ["DATASETS.CUSTOM.TEST_SPLIT", "all"],
+            "DATASETS.CUSTOM.TEST_SPLIT 'all' is unknown: did you mean val?",
+        ),
+        (["DATASETS.CUSTOM.DATA", "nowhere/data.yaml"], "nowhere/data.yaml: no such file or folder"),
         (["DATALOADER.SAMPLER_TRAIN", "TrainingSample"], "did you mean TrainingSampler"),
         (["MODEL.FBNETV3.ARCH", "fbnetv3_digit"], "did you mean fbnetv3_digits"),
         (["MODEL.MASK_ON", "True"], 'annotations without "segmentation" '),

@@ -1,0 +1,134 @@
+"""Annotations in COCO's format: a JSON file with images, annotations and categories."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fbnetv3.detection.data.annotations.clean_annotations import read_category_entries
+from fbnetv3.detection.data.annotations.coco_files import read_annotations
+from fbnetv3.detection.data.formats.annotation_source import (
+    ANNOTATION_FORMATS,
+    SPLIT_NAMES,
+    AnnotationReader,
+    AnnotationSource,
+    RawAnnotations,
+    matching_formats,
+)
+from fbnetv3.detection.data.formats.image_lookup import guess_image_root
+from fbnetv3.errors import DataError
+
+
+class COCOReader(AnnotationReader):
+    """Reads COCO's `instances_*.json`, alone or in a folder with splits.
+
+    A folder has a file per split: `train/_annotations.coco.json`, `train.json`, `annotations/train.json` or
+    `annotations/instances_train*.json`; or it is one split with one JSON file.
+    """
+
+    title = "COCO JSON"
+    has_urls = False
+    """Whether the files have LVIS's keys."""
+
+    def recognizes(self, path: Path) -> bool:
+        """Return whether this is a JSON file of the format, or a folder with such files."""
+        files = [path] if path.is_file() else list(_split_files(path).values()) or _single_files(path)
+        return any(file.suffix.lower() == ".json" and is_lvis_file(file) == self.has_urls for file in files)
+
+    def find_splits(self, path: Path) -> list[str]:
+        """Return the splits of a folder."""
+        return list(_split_files(path)) if path.is_dir() else []
+
+    def read(self, source: AnnotationSource, classes: Sequence[str] | None) -> RawAnnotations:
+        """Read a file; cleaning checks its entries."""
+        file = self._file(source)
+        data = read_annotations(file, parts=())
+        images = data.get("images")
+        for image in images if isinstance(images, list) else ():
+            self.complete_image(image)
+        root = source.images or _find_image_root(file, images)
+        return RawAnnotations(data, str(root), str(file))
+
+    def complete_image(self, image: Any) -> None:
+        """Add what an entry of "images" lacks."""
+
+    def categories(self, source: AnnotationSource) -> list[dict[str, Any]]:
+        """Return the categories in the order of their ids."""
+        return read_category_entries(self._file(source))
+
+    def _file(self, source: AnnotationSource) -> Path:
+        path = source.annotations
+        if path.is_file():
+            return path
+        files = [_split_files(path)[source.split]] if source.split else _single_files(path)
+        if not files:
+            raise DataError(f"{path}: has no annotations, such as train.json; name the JSON file")
+        return files[0]
+
+
+def is_lvis_file(file: Path) -> bool:
+    """Return whether a JSON file has LVIS's keys; it is searched as bytes, because parsing takes long."""
+    has_urls = find_in_file(file, b'"coco_url"') and not find_in_file(file, b'"file_name"')
+    return has_urls or find_in_file(file, b'"neg_category_ids"')
+
+
+def find_in_file(file: Path, text: bytes) -> bool:
+    """Return whether a file contains a text; False if it cannot be read."""
+    try:
+        with file.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(text) >= 0
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        return False
+
+
+def has_boxes(path: Path) -> bool:
+    """Return whether an existing file or folder has annotations of boxes in any format.
+
+    A JSON file must have COCO's keys, because others list images of classes.
+    """
+    if path.is_file() and path.suffix.lower() == ".json":
+        return find_in_file(path, b'"annotations"') and find_in_file(path, b'"categories"')
+    return bool(matching_formats(path))
+
+
+def _split_files(folder: Path) -> dict[str, Path]:
+    files = {}
+    for split, names in SPLIT_NAMES.items():
+        patterns = [
+            pattern.format(name)
+            for name in names
+            for pattern in (
+                "{}/_annotations.coco.json",
+                "{}.json",
+                "annotations/{}.json",
+                "annotations/instances_{}*.json",
+                "annotations/lvis_*_{}.json",
+            )
+        ]
+        if matches := [file for pattern in patterns for file in sorted(folder.glob(pattern))]:
+            files[split] = matches[0]
+    return files
+
+
+def _single_files(folder: Path) -> list[Path]:
+    """Return the annotations of a folder that is one split: as Roboflow names them, or the only JSON file."""
+    file = folder / "_annotations.coco.json"
+    files = [file] if file.is_file() else sorted(folder.glob("*.json"))
+    return [file for file in files if find_in_file(file, b'"annotations"')] if len(files) == 1 else []
+
+
+def _find_image_root(file: Path, images: Any) -> Path:
+    """Return the folder that has the first image: next to the file, or as COCO lays them out."""
+    split = file.stem.removeprefix("instances_")  # such as train2017
+    parents = (file.parent, file.parent.parent)
+    folders = [parents[0]]
+    folders += [folder for parent in parents for folder in (parent / split, parent / "images" / split)]
+    folders += [parents[0] / "images", parents[1] / "images", parents[1]]
+    first = images[0] if isinstance(images, list) and images else None
+    name = first.get("file_name") if isinstance(first, dict) else None
+    return guess_image_root(folders, [name] if isinstance(name, str) else [])
+
+
+ANNOTATION_FORMATS.register(COCOReader(), name="coco")

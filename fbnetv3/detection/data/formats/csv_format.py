@@ -1,0 +1,192 @@
+"""Annotations in a CSV file with one row per box."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fbnetv3.detection.data.formats.annotation_source import (
+    ANNOTATION_FORMATS,
+    SPLIT_NAMES,
+    AnnotationReader,
+    AnnotationSource,
+    LabelProblems,
+    RawAnnotations,
+    box_annotation,
+    categories_of_names,
+    require_classes,
+    round_pixels,
+)
+from fbnetv3.detection.data.formats.csv_columns import BoxColumns, find_box_columns
+from fbnetv3.detection.data.formats.image_lookup import (
+    ImageLookup,
+    image_entry,
+    name_in,
+    read_image_sizes,
+)
+from fbnetv3.errors import DataError
+
+_SEPARATORS = ",;\t"
+_Row = tuple[int, str, "list[float] | None", str]  # line, image, box, class
+
+
+class CSVReader(AnnotationReader):
+    """Reads a file with a row per box: an image, four coordinates and a class; other columns are ignored.
+
+    The header names the columns: `image,x0,y0,x1,y1,class`, `filename,...,xmin,ymin,xmax,ymax`, `x1,y1,x2,y2`,
+    `x,y,w,h` and so on; a file without a header has `path,x1,y1,x2,y2,class`. Images are relative to the image folder.
+    Rows without a box name empty images. A file whose coordinates are all in [0, 1] has fractions of the image.
+    """
+
+    title = "CSV"
+    lists_classes = False
+
+    def recognizes(self, path: Path) -> bool:
+        """Return whether this is a CSV file with boxes, or a folder with such files."""
+        files = [path] if path.is_file() else list(_split_files(path).values()) or _single_files(path)
+        return any(file.suffix.lower() in (".csv", ".tsv") and _has_boxes(file) for file in files)
+
+    def find_splits(self, path: Path) -> list[str]:
+        """Return the splits of a folder: `train.csv`, or `train/_annotations.csv`."""
+        return list(_split_files(path)) if path.is_dir() else []
+
+    def read(self, source: AnnotationSource, classes: Sequence[str] | None) -> RawAnnotations:
+        """Read a file and the sizes of its images."""
+        file = self._file(source)
+        rows = _read_rows(file)
+        names = require_classes([name for _, _, box, name in rows if box], classes, file)
+        folders = (
+            [source.images] if source.images else [file.parent, file.parent / "images", file.parent.parent]
+        )
+        root = next((folder for folder in folders if folder.is_dir()), folders[0])
+        lookup = ImageLookup(folders[:2])
+        paths = {
+            image: lookup.find(image) or root / image for image in dict.fromkeys(row[1] for row in rows)
+        }
+        sizes = dict(zip(paths, read_image_sizes(list(paths.values())), strict=True))
+        numbers = {image: number for number, image in enumerate(paths, 1)}
+        ids = {name: number for number, name in enumerate(names, 1)}
+        are_fractions = _are_fractions([box for _, _, box, _ in rows if box])
+        annotations: list[dict[str, Any]] = []
+        for line, image, box, name in rows:
+            size = sizes[image]
+            if box is None or size is None:
+                continue
+            width, height = size if are_fractions else (1, 1)
+            scaled = [
+                round_pixels(value * scale)
+                for value, scale in zip(box, (width, height, width, height), strict=True)
+            ]
+            annotations.append(box_annotation(f"{file.name}:{line}", numbers[image], ids[name], scaled))
+        images = [
+            image_entry(numbers[image], name_in(root, path), sizes[image]) for image, path in paths.items()
+        ]
+        data = {"images": images, "annotations": annotations, "categories": categories_of_names(names)}
+        notes = ("coordinates are all in [0, 1], taken as fractions of the image",) if are_fractions else ()
+        return RawAnnotations(data, str(root), str(file), notes)
+
+    def categories(self, source: AnnotationSource) -> list[dict[str, Any]]:
+        """Return the names that occur, sorted."""
+        file = self._file(source)
+        names = [name for _, _, box, name in _read_rows(file) if box]
+        return categories_of_names(require_classes(names, None, file))
+
+    def _file(self, source: AnnotationSource) -> Path:
+        path = source.annotations
+        if path.is_file():
+            return path
+        files = [_split_files(path)[source.split]] if source.split else _single_files(path)
+        if not files:
+            raise DataError(f"{path}: has no annotations, such as train.csv; name the CSV file")
+        return files[0]
+
+
+def _split_files(folder: Path) -> dict[str, Path]:
+    files = {}
+    for split, names in SPLIT_NAMES.items():
+        candidates = [
+            file
+            for name in names
+            for file in (folder / f"{name}.csv", folder / name / "_annotations.csv")
+            if file.is_file()
+        ]
+        if candidates:
+            files[split] = candidates[0]
+    return files
+
+
+def _single_files(folder: Path) -> list[Path]:
+    """Return the annotations of a folder that is one split: the only CSV file."""
+    files = sorted(folder.glob("*.csv"))
+    return files if len(files) == 1 else []
+
+
+def _has_boxes(file: Path) -> bool:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as f:
+            return find_box_columns(next(csv.reader(f, delimiter=_separator(file)), [])) is not None
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
+
+
+def _separator(file: Path) -> str:
+    """Return the separator that the first line has most often."""
+    with file.open(encoding="utf-8-sig") as f:
+        line = f.readline()
+    return max(_SEPARATORS, key=line.count)
+
+
+def _read_rows(file: Path) -> list[_Row]:
+    """Return line number, image, box and class of each row."""
+    problems = LabelProblems()
+    rows: list[_Row] = []
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as f:
+            reader = csv.reader(f, delimiter=_separator(file))
+            first_row = next(reader, [])
+            columns = _require_columns(first_row, file)
+            if not columns.has_header:
+                _add_row(rows, columns, first_row, reader.line_num, file, problems)
+            for row in reader:
+                if any(cell.strip() for cell in row):
+                    _add_row(rows, columns, row, reader.line_num, file, problems)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{file}: cannot be read as CSV ({error})") from None
+    problems.raise_if_any(file)
+    if not rows:
+        raise DataError(f"{file}: has no rows")
+    return rows
+
+
+def _require_columns(first_row: Sequence[str], file: Path) -> BoxColumns:
+    columns = find_box_columns(first_row)
+    if columns is None:
+        raise DataError(
+            f"{file}: the header {','.join(first_row) or '(empty)'} names no columns for image and box: use "
+            "image,x0,y0,x1,y1,class"
+        )
+    return columns
+
+
+def _add_row(
+    rows: list[_Row],
+    columns: BoxColumns,
+    row: Sequence[str],
+    line: int,
+    file: Path,
+    problems: LabelProblems,
+) -> None:
+    try:
+        rows.append((line, *columns.parse(row)))
+    except ValueError as error:
+        problems.add(f"{file.name}:{line}", str(error))
+
+
+def _are_fractions(boxes: Sequence[Sequence[float]]) -> bool:
+    """Return whether no box is larger than a pixel."""
+    return bool(boxes) and all(max(box) <= 1 for box in boxes)
+
+
+ANNOTATION_FORMATS.register(CSVReader(), name="csv")

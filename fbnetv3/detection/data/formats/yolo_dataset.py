@@ -1,0 +1,187 @@
+"""The description of a YOLO dataset: `data.yaml` as Ultralytics writes it, or a list of class names."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fbnetv3.data.image_folders import find_image_files, is_image_file
+from fbnetv3.detection.data.formats.annotation_source import SPLIT_NAMES, read_lines
+from fbnetv3.errors import DataError, FieldError
+from fbnetv3.utils.checks import is_int
+from fbnetv3.utils.files import expand_path
+from fbnetv3.utils.yaml_files import read_mapping
+
+logger = logging.getLogger(__name__)
+
+_YAML_SUFFIXES = (".yaml", ".yml")
+_DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+_NAME_LISTS = ("classes.txt", "obj.names", "classes.names")
+_LABEL_SUFFIXES = (".txt",)
+_PARENTS = 3  # folders above a split in which its description may be
+
+
+@dataclass(frozen=True)
+class YOLODataset:
+    """A dataset's classes, and the folders and list files of its splits."""
+
+    file: Path  # the description
+    root: Path  # folder that paths are relative to
+    names: dict[int, str]  # by class id, in ascending order
+    splits: dict[str, list[Path]] = field(default_factory=dict)  # by "train", "val" and "test"
+    keypoints: tuple[int, int] | None = (
+        None  # number of keypoints of an object, and of values for each (2 or 3)
+    )
+    keypoint_names: tuple[str, ...] = ()
+
+
+def find_yolo_description(path: Path) -> Path | None:
+    """Return the file that describes a dataset: `path` itself, one in that folder, or one above a split's folder."""
+    if path.is_file() and (path.suffix.lower() in _YAML_SUFFIXES or path.name in _NAME_LISTS):
+        return path
+    folder = path if path.is_dir() else path.parent
+    descriptions = (description_in(candidate) for candidate in (folder, *folder.parents[:_PARENTS]))
+    return next((file for file in descriptions if file), None)
+
+
+def description_in(folder: Path) -> Path | None:
+    """Return the file in a folder that describes a dataset, if there is one."""
+    yaml_files = sorted(file for file in folder.glob("*.y*ml") if file.suffix.lower() in _YAML_SUFFIXES)
+    # A file of any name counts if it is the only one and has the key
+    others = yaml_files if len(yaml_files) == 1 and b"names:" in yaml_files[0].read_bytes() else []
+    candidates = [*(folder / name for name in (*_DESCRIPTIONS, *_NAME_LISTS)), *others]
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def read_yolo_dataset(file: Path) -> YOLODataset:
+    """Read a description: `data.yaml`, or a text file with one class name per line.
+
+    Raises:
+        FieldError: a key is missing or wrong, or a split does not exist; the message names file and key.
+    """
+    if file.suffix.lower() not in _YAML_SUFFIXES:
+        names = dict(enumerate(read_lines(file)))
+        if not names:
+            raise DataError(f"{file}: names no classes")
+        return YOLODataset(file, file.parent, names, _splits_in_folder(file.parent))
+    values = read_mapping(file, FieldError, ("train", "val", "names"))
+    names = _read_names(values, file)
+    roots = _possible_roots(values, file)
+    splits = {split: paths for split in SPLIT_NAMES if (paths := _read_split(values, split, roots, file))}
+    keypoints = _read_keypoint_shape(values, file)
+    keypoint_names = _read_keypoint_names(values, keypoints[0]) if keypoints else ()
+    return YOLODataset(file, roots[0], names, splits, keypoints, keypoint_names)
+
+
+def _read_names(values: dict[str, Any], file: Path) -> dict[int, str]:
+    names = values.get("names")
+    count = values.get("nc")
+    if names is None and isinstance(count, int):
+        names = [f"class {i}" for i in range(count)]
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names or not all(is_int(key, 0) for key in names):
+        raise FieldError(
+            "must be a list of class names, or a mapping from ids to names", "names", str(file)
+        )
+    if count is not None and count != len(names):
+        raise FieldError(f"{count} differs from the {len(names)} names", "nc", str(file))
+    return {key: str(names[key]) for key in sorted(names)}
+
+
+def _possible_roots(values: dict[str, Any], file: Path) -> list[Path]:
+    """Return the folders that paths may be relative to: `path`, next to the file or in the current folder."""
+    folder = file.parent
+    path = values.get("path")
+    if path is None or path == "":
+        return [folder]
+    if not isinstance(path, str):
+        raise FieldError(f"{path!r} must be a folder", "path", str(file))
+    stated = expand_path(path)
+    roots = [root for root in (folder / stated, stated) if os.path.isdir(root)]
+    if not roots:
+        # A dataset that was moved still has the path of the machine that it comes from
+        logger.info("%s: path: %s does not exist; using the folder of the file", file, path)
+    return [*roots, folder]
+
+
+def _read_split(values: dict[str, Any], split: str, roots: Sequence[Path], file: Path) -> list[Path]:
+    """Return the existing folders and list files of a split."""
+    stated = next((values[name] for name in SPLIT_NAMES[split] if values.get(name)), None)
+    if stated is None:
+        return []
+    entries = stated if isinstance(stated, list) else [stated]
+    if not all(isinstance(entry, str) for entry in entries):
+        raise FieldError(f"{stated!r} must be a path or a list of paths", split, str(file))
+    paths = []
+    for entry in entries:
+        # Roboflow's files name "../train/images", as seen from a folder that does not exist
+        relative = [entry, entry.removeprefix("../")]
+        candidates = [root / expand_path(name) for name in relative for root in roots]
+        path = next((candidate for candidate in candidates if os.path.exists(candidate)), None)
+        if path is not None:
+            paths.append(path)
+        elif split != "test":  # which many files name without having it
+            raise FieldError(f"{candidates[0]} does not exist", split, str(file))
+    return paths
+
+
+def _read_keypoint_shape(values: dict[str, Any], file: Path) -> tuple[int, int] | None:
+    shape = values.get("kpt_shape")
+    if shape is None:
+        return None
+    if not (isinstance(shape, list) and len(shape) == 2 and is_int(shape[0], 1) and shape[1] in (2, 3)):
+        raise FieldError(
+            f"{shape!r} must be [number of keypoints, 2 or 3 values each]", "kpt_shape", str(file)
+        )
+    return shape[0], shape[1]
+
+
+def _read_keypoint_names(values: dict[str, Any], count: int) -> tuple[str, ...]:
+    """Return the names of keypoints, which newer files list for each class."""
+    names = values.get("kpt_names")
+    if isinstance(names, dict) and names:
+        names = next(iter(names.values()))
+    if isinstance(names, list) and len(names) == count:
+        return tuple(map(str, names))
+    return tuple(f"keypoint {number}" for number in range(1, count + 1))
+
+
+def _splits_in_folder(folder: Path) -> dict[str, list[Path]]:
+    """Return the splits of a folder without `data.yaml`: `images/train`, `train/images` or `train`."""
+    splits = {}
+    for split, names in SPLIT_NAMES.items():
+        for name in names:
+            candidates = (folder / "images" / name, folder / name / "images", folder / name)
+            if paths := [path for path in candidates if path.is_dir()]:
+                splits[split] = paths[:1]
+                break
+    return splits
+
+
+def list_yolo_images(paths: Sequence[Path], roots: Sequence[Path]) -> Iterator[Path]:
+    """Yield the images of folders, of files that list images, and images named themselves.
+
+    Paths in a list are relative to the list's folder, to one of `roots`, or to the current folder.
+    """
+    for path in paths:
+        if path.is_dir():
+            yield from find_image_files(path, _LABEL_SUFFIXES)
+        elif is_image_file(path):
+            yield path
+        else:
+            for name in read_lines(path):
+                candidates = [folder / name for folder in (path.parent, *roots, Path())]
+                # os.path.isfile is False for text that cannot be a file name; Path.is_file would raise
+                yield next((image for image in candidates if os.path.isfile(image)), candidates[0])
+
+
+def label_file(image: Path) -> Path:
+    """Return the label file of an image: the last folder "images" becomes "labels", and the suffix ".txt"."""
+    before, separator, after = str(image).rpartition(f"{os.sep}images{os.sep}")
+    path = f"{before}{os.sep}labels{os.sep}{after}" if separator else str(image)
+    return Path(path).with_suffix(".txt")
