@@ -62,9 +62,9 @@ class DetectorInt8Settings:
             before, after = comparison["ap_float32"], comparison["ap_int8"]
             if not before - after <= self.max_drop:
                 return f"reduces AP from {before:.2f} to {after:.2f}; the limit is a loss of {self.max_drop:g} points"
-        found = comparison["agreement"]
-        if found < self.required_agreement:
-            return f"agrees with float32 on {found:.1f}% of the objects; {self.required_agreement:g}% are required"
+        share = comparison["agreement"]
+        if share < self.required_agreement:
+            return f"agrees with float32 on {share:.1f}% of the objects; {self.required_agreement:g}% are required"
         return ""
 
 
@@ -127,13 +127,13 @@ def agreement(first: Sequence[DetectionArrays], second: Sequence[DetectionArrays
     """
     shares = []
     for a, b in zip(first, second, strict=True):
-        iou = box_iou(a.boxes, b.boxes)
+        iou = pairwise_iou(a.boxes, b.boxes)
         is_same = (iou >= _SAME_OBJECT) & (a.classes[:, None] == b.classes)
         shares += [*is_same.any(1)[a.scores >= CONFIDENT], *is_same.any(0)[b.scores >= CONFIDENT]]
     return 100 * float(np.mean(shares)) if shares else 100.0
 
 
-def box_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def pairwise_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the intersection over union (N, M) of boxes (N, 4) and (M, 4), as x0, y0, x1, y1."""
     top_left = np.maximum(first[:, None, :2], second[:, :2])
     bottom_right = np.minimum(first[:, None, 2:], second[:, 2:])

@@ -121,7 +121,7 @@ class ExportedPredictor:
         return classes_from_names(self._predictor.classes, categories, self._predictor.category_ids)
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[Instances]:
-        """Detect objects in images, uint8 (height, width, 3) in RGB; the results are like those of `ConfigPredictor`."""
+        """Detect objects in images, uint8 (height, width, 3) in RGB, with results as of `ConfigPredictor`."""
         results = []
         for image, arrays in zip(images, self._predictor.detect_batch(images), strict=True):
             selected = arrays.select(arrays.scores >= self._score_threshold)

@@ -11,7 +11,7 @@ from fbnetv3.deploy.detector_graph import box_ops
 from fbnetv3.deploy.detector_graph.detector_int8 import (
     DetectorInt8Settings,
     agreement,
-    box_iou,
+    pairwise_iou,
     quantize_detector_file,
 )
 from fbnetv3.deploy.detector_graph.detector_onnx import export_detector_to_onnx
@@ -23,11 +23,11 @@ def detections(boxes, scores, classes):
     return DetectionArrays(np.float32(boxes).reshape(-1, 4), np.float32(scores), np.array(classes, int))
 
 
-def test_box_iou():
+def test_pairwise_iou():
     first = np.float32([[0, 0, 10, 10], [0, 0, 4, 5]])
     second = np.float32([[5, 0, 15, 10], [20, 20, 30, 30], [0, 0, 10, 10]])
-    assert np.allclose(box_iou(first, second), [[1 / 3, 0, 1], [0, 0, 0.2]])
-    assert box_iou(first, second[:0]).shape == (2, 0)
+    assert np.allclose(pairwise_iou(first, second), [[1 / 3, 0, 1], [0, 0, 0.2]])
+    assert pairwise_iou(first, second[:0]).shape == (2, 0)
 
 
 def test_agreement_counts_the_confident_detections_of_both():

@@ -12,7 +12,7 @@ from fbnetv3.detection.inference.outputs.detection_outputs import (
     OutputSettings,
 )
 from fbnetv3.detection.inference.outputs.pictures import PICTURES_FOLDER, VIDEOS_FOLDER, Pictures
-from fbnetv3.detection.inference.outputs.yolo_labels import YoloLabels
+from fbnetv3.detection.inference.outputs.yolo_text import YoloLabels
 
 OUTPUT_FOLDERS = (PICTURES_FOLDER, VIDEOS_FOLDER, "crops")
 """Folders with images and videos, which are no inputs."""
