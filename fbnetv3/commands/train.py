@@ -105,14 +105,12 @@ def _run_detector(args: argparse.Namespace) -> None:
         _print_results(results, RunFolder(cfg.OUTPUT_DIR))
         return
     result = train_detector(cfg, resume=args.resume)
-    best = curve = ()
+    evaluated: Sequence[str] = ()
     if result.results:
         _print_results(result.results, result.run_folder)
         print(f"{'examples:':12} {result.examples}")
-        best, curve = ("best",), ("curve",)
-    _print_paths(
-        result.run_folder, "weights", *best, "checkpoints", "metrics", *curve, "log", "tensorboard"
-    )
+        evaluated = ("best", "curve")
+    _print_paths(result.run_folder, "weights", "checkpoints", "metrics", *evaluated, "log", "tensorboard")
 
 
 def _print_results(results: Any, run_folder: RunFolder) -> None:

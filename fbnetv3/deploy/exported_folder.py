@@ -102,7 +102,7 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
     return open_classifier(folder, manifest.format, manifest.network, multi_label=is_sigmoid)
 
 
-def _category_ids(manifest: Manifest) -> list[int | str]:
+def _category_ids(manifest: Manifest) -> list[int | float | str]:
     """Return the category ids of a detector's classes; empty if the export does not have them."""
     outputs = manifest.output if isinstance(manifest.output, list) else []
     ids = next(

@@ -74,7 +74,7 @@ def export_detector_to_onnx(
     *,
     original: Callable[[np.ndarray], DetectionArrays],
     images: Sequence[ImageLike] | None = None,
-    category_ids: Sequence[int | str] = (),
+    category_ids: Sequence[int | float | str] = (),
     name: str = "detector",
     command: str = "",
 ) -> ExportedNetwork:
@@ -139,7 +139,7 @@ def export_detector_to_onnx(
     return ExportedNetwork(output, output / onnx_format.file_name, manifest)
 
 
-def _describe_tensor(tensor: dict[str, Any], category_ids: Sequence[int | str]) -> dict[str, Any]:
+def _describe_tensor(tensor: dict[str, Any], category_ids: Sequence[int | float | str]) -> dict[str, Any]:
     """Return the manifest's entry of an output; that of the class indices has their category ids."""
     is_classes = tensor["name"] == CLASSES_OUTPUT
     return {**tensor, "category_ids": list(category_ids)} if category_ids and is_classes else tensor

@@ -84,7 +84,7 @@ class DetectorPredictor:
     resize: ShortSideResize
     classes: Sequence[str]
     name: str = "the detector"
-    category_ids: Sequence[int | str] = ()
+    category_ids: Sequence[int | float | str] = ()
     """Ids of the classes in results files; empty in folders of earlier versions."""
 
     def __call__(

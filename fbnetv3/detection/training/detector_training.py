@@ -14,7 +14,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import hooks
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
-from fbnetv3.detection.data.detection_datasets import load_dataset_dicts, prepare_datasets
+from fbnetv3.detection.data.detection_datasets import Classes, load_dataset_dicts, prepare_datasets
 from fbnetv3.detection.data.detection_loaders import build_train_loader
 from fbnetv3.detection.data.detector_class_matching import model_classes
 from fbnetv3.detection.detector_run_result import DetectorResult, describe_detector_run
@@ -124,7 +124,7 @@ class _DetectorRun:
         metadata = checkpoint[1].get("metadata", {}) if checkpoint else {}
         return metadata.get("seed", random_seed)
 
-    def _match_classes(self, checkpoint: tuple[Path, State] | None) -> dict[int | str, str]:
+    def _match_classes(self, checkpoint: tuple[Path, State] | None) -> Classes:
         """Return the classes of the checkpoint, or of the training data, which the test data must have."""
         datasets = [*self.cfg.DATASETS.TRAIN, *self.cfg.DATASETS.TEST]
         for name in self.cfg.DATASETS.TRAIN:

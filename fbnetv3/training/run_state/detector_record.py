@@ -24,7 +24,7 @@ class DetectorRecord:
     classes: tuple[
         str, ...
     ]  # names of the classes, by class index; empty if the dataset does not name them
-    category_ids: tuple[int | str, ...]  # ids of the classes in results files
+    category_ids: tuple[int | float | str, ...]  # ids of the classes in results files
     preprocessing: dict[str, Any] = field(
         default_factory=dict
     )  # "format", "mean", "std", "min_size", "max_size"
