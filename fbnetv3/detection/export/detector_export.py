@@ -62,18 +62,17 @@ def export_detector(
     cfg.MODEL.WEIGHTS = os.fspath(weights)
     if cfg.INPUT.FORMAT not in ("BGR", "RGB"):
         raise UsageError(f"INPUT.FORMAT {cfg.INPUT.FORMAT} cannot be exported; supported: BGR, RGB")
-    own_classes = detector_classes(cfg)
-    names = list(own_classes.values()) if classes is None else classes
     key, num_classes = num_classes_setting(cfg)
-    if len(names) != num_classes:
-        advice = f"pass {num_classes} names, or set {key} {len(names)}"
-        raise UsageError(f"{len(names)} class names for a detector of {num_classes} classes: {advice}")
+    if classes is not None and len(classes) != num_classes:
+        advice = f"pass {num_classes} names, or set {key} {len(classes)}"
+        raise UsageError(f"{len(classes)} class names for a detector of {num_classes} classes: {advice}")
+    own_classes = detector_classes(cfg)
     predictor = ConfigPredictor(cfg, weights, optimize=False)
     exportable = make_exportable(simplify_for_export(predictor.model), is_bgr=cfg.INPUT.FORMAT == "BGR")
     return export_detector_to_onnx(
         exportable,
         ShortSideResize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST),
-        names,
+        list(own_classes.values()) if classes is None else classes,
         output,
         original=partial(detect_boxes, predictor),
         images=_test_images(cfg) if images is None else images,

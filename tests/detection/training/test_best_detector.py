@@ -130,3 +130,19 @@ def test_weights_are_compared_by_boxes_in_the_first_dataset():
 def test_wrong_patience(digits_config, overrides, message):
     with pytest.raises(UsageError, match=message):
         load_detection_config(digits_config, overrides)
+
+
+def test_checkpoints_of_earlier_versions_can_be_resumed(run, tmp_path):
+    """They record neither evaluations nor the detector, and lack keys that are new in the config."""
+    run()
+    expected = load(tmp_path, "checkpoints/step_00000008.pth")
+    for step in (6, 8):
+        (tmp_path / f"run/checkpoints/step_{step:08d}.pth").unlink()
+    file = tmp_path / "run/checkpoints/step_00000004.pth"
+    state = torch.load(file, weights_only=True)
+    del state["best_evaluation"], state["metadata"]["config"]["SOLVER.AMP.DTYPE"]
+    state["metadata"] = {key: state["metadata"][key] for key in ("config", "seed")}
+    torch.save(state, file)
+    run(resume=True)
+    resumed = load(tmp_path, "checkpoints/step_00000008.pth")
+    assert all(torch.equal(value, resumed["model"][key]) for key, value in expected["model"].items())
