@@ -32,9 +32,11 @@ def test_targets_are_drawn_in_place():
     polygon = [np.array([35.0, 10, 55, 10, 55, 30, 35, 30])]
     bitmap = torch.zeros(1, 40, 60, dtype=torch.bool)
     bitmap[0, 10:30, 35:55] = True
+    cfg = small_config()
+    cfg.DATASETS.TRAIN = ("classes_without_names",)  # a short label: the class index
     pictures = []
     for masks in (PolygonMasks([polygon]), BitMasks(bitmap)):
-        figure = draw_training_inputs(inputs(masks), small_config())
+        figure = draw_training_inputs(inputs(masks), cfg)
         texts = [text.get_text() for text in figure.axes[0].texts]
         assert texts == ["a.png", "40 x 60 pixels; objects: 1", "b.png", "80 x 60 pixels; objects: 0"]
         first, second = (np.asarray(image.get_array()) for image in figure.axes[0].images)
