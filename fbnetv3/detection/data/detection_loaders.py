@@ -68,8 +68,8 @@ class StepBatchSampler(Sampler):
 class SeededDataset(Dataset):
     """Dataset dicts passed through a mapper whose randomness depends only on the run's seed and the position."""
 
-    def __init__(self, dicts: list[dict[str, Any]], mapper: Callable[[dict], dict], seed: int) -> None:
-        self.dicts = DatasetFromList(dicts, copy=False)
+    def __init__(self, dicts: Sequence[dict[str, Any]], mapper: Callable[[dict], dict], seed: int) -> None:
+        self.dicts = dicts
         self.mapper = mapper
         self.seed = seed
 
@@ -96,7 +96,7 @@ class DetectionTrainLoader(SignalSafeLoader):
 def build_train_loader(
     cfg: CfgNode, seed: int, group: ProcessGroup, classes: Sequence[str] | None = None
 ) -> DetectionTrainLoader:
-    """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation and a `StepBatchSampler`.
+    """Build the loader of `DATASETS.TRAIN`, with the config's augmentation and a `StepBatchSampler`.
 
     `classes` names the detector's classes, whose order the class indices follow; by default, that of the dataset.
     """
@@ -110,8 +110,10 @@ def build_train_loader(
     groups = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         groups = [int(image["width"] <= image["height"]) for image in dicts]
+    # Serialized, which keeps worker processes from copying them
+    images: Any = DatasetFromList(dicts, copy=False)
     return DetectionTrainLoader(
-        SeededDataset(dicts, build_training_mapper(cfg, dicts), seed),
+        SeededDataset(images, build_training_mapper(cfg, images), seed),
         batch_sampler=StepBatchSampler(
             index_stream(cfg, dicts, seed), batch_size, groups, group.rank, group.size
         ),

@@ -21,7 +21,7 @@ from fbnetv3.utils.text import shorten
 
 MAX_INPUTS = 12
 _COLUMNS = 4
-_SIDE = 480  # of a tile, in pixels
+_MAX_SIDE = 480  # of a tile, in pixels
 _TILE_INCHES = 3.2
 _MASK_OPACITY = 0.35
 _CAPTION_LIMIT = 36
@@ -37,12 +37,12 @@ def first_inputs(loader: DataLoader, count: int = MAX_INPUTS) -> list[dict[str, 
 def draw_training_inputs(inputs: Sequence[dict[str, Any]], cfg: CfgNode) -> Any:
     """Draw inputs of the model, from its mapper, as a figure: images with what the detector learns from them."""
     names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
-    tiles, captions = [], []
+    pictures, captions = [], []
     for image in inputs:
         instances = image["instances"]
         pixels = image["image"].numpy().transpose(1, 2, 0)
         rgb = np.ascontiguousarray(pixels[..., ::-1]) if cfg.INPUT.FORMAT == "BGR" else pixels
-        tiles.append(_to_tile(_draw_targets(np.broadcast_to(rgb, (*rgb.shape[:2], 3)), instances, names)))
+        pictures.append(_draw_targets(np.broadcast_to(rgb, (*rgb.shape[:2], 3)), instances, names))
         height, width = instances.image_size
         captions.append(
             [
@@ -50,6 +50,9 @@ def draw_training_inputs(inputs: Sequence[dict[str, Any]], cfg: CfgNode) -> Any:
                 f"{height} x {width} pixels; objects: {len(instances)}",
             ]
         )
+    # The largest picture fills its tile
+    side = min(_MAX_SIDE, max(max(picture.size) for picture in pictures))
+    tiles = [_to_tile(picture, side) for picture in pictures]
     return draw_image_grid(
         tiles, captions, columns=_COLUMNS, title="training images, augmented", tile_inches=_TILE_INCHES
     )
@@ -87,9 +90,9 @@ def _bitmaps(instances: Instances) -> list[np.ndarray]:
     return list(masks.tensor.to(torch.bool).numpy())
 
 
-def _to_tile(picture: Image.Image) -> np.ndarray:
-    """Return the picture, scaled to fit into a white square."""
-    picture.thumbnail((_SIDE, _SIDE))
-    tile = Image.new("RGB", (_SIDE, _SIDE), "white")
-    tile.paste(picture, ((_SIDE - picture.width) // 2, (_SIDE - picture.height) // 2))
+def _to_tile(picture: Image.Image, side: int) -> np.ndarray:
+    """Return the picture in the middle of a white square, smaller if it does not fit."""
+    picture.thumbnail((side, side))
+    tile = Image.new("RGB", (side, side), "white")
+    tile.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
     return np.asarray(tile)

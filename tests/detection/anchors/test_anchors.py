@@ -1,12 +1,13 @@
 """How well anchors cover boxes, and fitting them: numbers by hand, or by enumerating detectron2's anchors."""
 
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 from detectron2.layers import ShapeSpec
-from detectron2.modeling import build_anchor_generator
+from detectron2.modeling import build_anchor_generator, build_model
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
 
 from fbnetv3.detection.anchors.anchor_coverage import (
@@ -24,7 +25,7 @@ from fbnetv3.detection.anchors.anchor_fitting import (
 )
 from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.errors import UsageError
-from tests.detection.detectors import small_config
+from tests.detection.detectors import sample_inputs, small_config, train_step
 
 CONFIGS = ["faster_rcnn_fbnetv3_a_C4", "faster_rcnn_fbnetv3_g_FPN", "retinanet_fbnetv3_a_FPN"]
 
@@ -157,6 +158,16 @@ def test_the_config_receives_the_anchors():
     assert section == resolve_anchors(cfg, images)[0].MODEL.ANCHOR_GENERATOR
     recorded = {"MODEL.ANCHOR_GENERATOR.SIZES": [[7]], "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[1.0]]}
     assert resolve_anchors(cfg, images, recorded)[0].MODEL.ANCHOR_GENERATOR.SIZES == [[7]]
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("fit", ["auto", "detectron2"])
+def test_detectors_train_with_the_anchors(name, fit):
+    cfg = small_config(name)
+    cfg.MODEL.ANCHOR_GENERATOR.FIT = fit
+    resolved, _ = resolve_anchors(cfg, [image_dict(random_corners(60))])
+    losses = train_step(build_model(resolved), sample_inputs()[:2])
+    assert all(math.isfinite(loss) for loss in losses.values())
 
 
 def test_without_the_key_nothing_changes_but_bad_anchors_are_mentioned():
