@@ -190,6 +190,19 @@ def test_a_list_of_names_instead_of_data_yaml(tmp_path):
         assert (raw.class_names, len(raw.data["annotations"])) == (["cat", "dog"], 1)
 
 
+def test_an_image_folder_replaces_that_of_the_split(tmp_path):
+    write_dataset(tmp_path, {"a": "0 0.5 0.5 0.1 0.1"}, images="other/images")
+    file = write_dataset(tmp_path, {"b": "1 0.5 0.5 0.1 0.1"})
+    raw = AnnotationSource(file, tmp_path / "other" / "images", split="train").read()
+    assert [image["file_name"] for image in raw.data["images"]] == ["other/images/a.png"]
+
+
+def test_a_description_without_images(tmp_path):
+    file = write_dataset(tmp_path, {"a": ""}, train="")
+    with pytest.raises(FieldError, match=r"data.yaml: train: must name the images"):
+        read(file, "")
+
+
 def test_keypoints_have_names(tmp_path):
     file = write_dataset(
         tmp_path, {"a": "0 0.5 0.5 0.2 0.4 0.1 0.2 2"}, kpt_shape=[1, 3], kpt_names={0: ["nose"]}
