@@ -63,7 +63,7 @@ def _divide_data(custom: CfgNode) -> None:
     custom.TEST_ANNOTATIONS = str(path) if test else ""
     custom.TEST_SPLIT = test or custom.TEST_SPLIT
     evaluation = f"evaluation on {test}" if test else "no split to evaluate on"
-    logger.info("%s: %s, training on %s, %s", path, source.reader.title, _TRAIN_SPLIT, evaluation)
+    logger.info("%s: training on %s, %s", path, _TRAIN_SPLIT, evaluation)
     custom.DATA = ""
 
 

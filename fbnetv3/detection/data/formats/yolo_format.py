@@ -81,7 +81,7 @@ class YOLOReader(AnnotationReader):
             if size is not None and label.is_file():
                 annotations += _read_labels(label, number, size, dataset, problems)
         problems.raise_if_any(dataset.file)
-        notes = _notes(images, labels, is_labeled)
+        notes = (*([dataset.note] if dataset.note else []), *_notes(images, labels, is_labeled))
         data = {"images": entries, "annotations": annotations, "categories": _categories(dataset)}
         return RawAnnotations(data, str(dataset.root), str(source.annotations), notes)
 
