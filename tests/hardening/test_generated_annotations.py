@@ -149,7 +149,7 @@ def read(data, folder):
         return read_clean_annotations(file, folder, max_opened=None)
 
 
-@examples(200)
+@examples(100)
 @given(data=coco_files(), rng=st.randoms(use_true_random=False), drawn=st.data())
 def test_an_oracle_scores_100_on_every_file(data, rng, drawn, folder, tmp_path_factory):
     clean = read(data, folder)
@@ -191,7 +191,7 @@ def shifted(box, rng):
     return x0, y0, max(x1, x0 + 1), max(y1, y0 + 1)
 
 
-@examples(50)
+@examples(40)
 @given(data=coco_files())
 def test_an_oracle_of_masks_scores_100_on_every_file(data, folder):
     clean = read(data, folder)
@@ -209,7 +209,7 @@ def test_an_oracle_of_masks_scores_100_on_every_file(data, folder):
     assert results["AP"] == pytest.approx(expected, nan_ok=True)
 
 
-@examples(200)
+@examples(100)
 @given(data=coco_files().flatmap(mutated_data))
 def test_files_with_mistakes_are_refused_or_an_oracle_scores_100(data, folder):
     try:

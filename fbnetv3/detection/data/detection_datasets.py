@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -19,7 +18,11 @@ from fbnetv3.detection.data.annotations.annotation_ids import Id, sort_by_id
 from fbnetv3.detection.data.annotations.clean_annotations import MAX_IMAGES_OPENED, CleanAnnotations
 from fbnetv3.detection.data.annotations.coco_files import AnnotationFile, read_annotations
 from fbnetv3.detection.data.annotations.dataset_dicts import to_dataset_dicts
-from fbnetv3.detection.data.annotations.registered_annotations import AnnotationCache, has_annotations
+from fbnetv3.detection.data.annotations.registered_annotations import (
+    AnnotationCache,
+    has_annotations,
+    load_own_dicts,
+)
 from fbnetv3.detection.data.custom_datasets import (
     CUSTOM_DATASETS,
     custom_sources,
@@ -29,7 +32,7 @@ from fbnetv3.detection.data.custom_datasets import (
 from fbnetv3.detection.data.formats import AnnotationSource
 from fbnetv3.errors import DataError, UsageError, suggest
 from fbnetv3.training.processes.distributed import ProcessGroup
-from fbnetv3.utils.text import describe_error, first_few
+from fbnetv3.utils.text import first_few
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +118,7 @@ def load_clean_annotations(name: str, **options: Any) -> CleanAnnotations:
     if name.startswith(_DIGIT_SCENES):  # drawn on first use
         ensure_digit_scenes()
         _set_digit_scenes_metadata(name)
-    with _errors_of_dataset(name):
+    with _missing_file_as_data_error(name):
         return _cache.load(name, **options)
 
 
@@ -151,10 +154,8 @@ def names_its_classes(name: str) -> bool:
 
 def _load_other_dicts(name: str, classes: Sequence[str] | None) -> list[dict[str, Any]]:
     """Load a dataset of a kind that is not evaluated as COCO is, as its function returns it."""
-    with _errors_of_dataset(name):
-        dicts = DatasetCatalog.get(name)
-    if not dicts:
-        raise DataError(f"{name}: has no images")
+    with _missing_file_as_data_error(name):
+        dicts = load_own_dicts(name)
     if classes is not None and names_its_classes(name):
         indices = match_classes(MetadataCatalog.get(name).thing_classes, classes, name, "the detector")
         for annotation in (annotation for record in dicts for annotation in record.get("annotations", ())):
@@ -169,8 +170,7 @@ def _require_registered(name: str) -> None:
 
 
 @contextlib.contextmanager
-def _errors_of_dataset(name: str) -> Iterator[None]:
-    """Turn errors about missing files and unexpected contents into a `DataError`."""
+def _missing_file_as_data_error(name: str) -> Iterator[None]:
     json_file = MetadataCatalog.get(name).get("json_file", name)
     try:
         yield
@@ -181,8 +181,6 @@ def _errors_of_dataset(name: str) -> Iterator[None]:
             else "DETECTRON2_DATASETS to the folder that contains it"
         )
         raise DataError(f"{error.filename or json_file}: no such file ({name}): set {setting}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AssertionError) as error:
-        raise DataError(f"{json_file}: is not in COCO's format ({describe_error(error)})") from None
 
 
 def prepare_datasets(cfg: CfgNode, group: ProcessGroup, *, training: bool = False) -> None:

@@ -22,8 +22,7 @@ from tqdm import tqdm
 from fbnetv3.data.corrupt_images import CorruptImageError
 from fbnetv3.data.image_folders import find_image_files
 from fbnetv3.deploy import DetectorPredictor, load
-from fbnetv3.detection.data.annotations.clean_annotations import category_entries
-from fbnetv3.detection.data.annotations.coco_files import read_annotations
+from fbnetv3.detection.data.annotations.clean_annotations import read_image_and_category_entries
 from fbnetv3.detection.data.dataset_mapper import inference_resize, read_image_array
 from fbnetv3.detection.data.detection_datasets import (
     Categories,
@@ -173,7 +172,7 @@ def find_input_images(
         return [ImageFile(path, name, number) for number, (path, name) in enumerate(paths, 1)], None
 
     # Look up ids by the path in the folder, or by the file name only
-    data = read_annotations(annotations, ("images", "categories"))
+    data = read_image_and_category_entries(annotations)
     ids = {image["file_name"]: image["id"] for image in data["images"]}
     named_ids = [(path, name, ids.get(name, ids.get(path.name))) for path, name in paths]
     files = [ImageFile(path, name, image_id) for path, name, image_id in named_ids if image_id is not None]
@@ -188,7 +187,7 @@ def find_input_images(
         logger.warning(
             "%s: %d of its %d images are not among the inputs", annotations, num_missing, len(ids)
         )
-    return files, category_entries(data, annotations)
+    return files, data["categories"]
 
 
 def _named_paths(inputs: Iterable[str | os.PathLike], exclude: Path | None) -> Iterator[tuple[Path, str]]:

@@ -1,4 +1,4 @@
-"""Evaluation on clean annotations: an oracle, which answers with the annotated boxes, scores 100."""
+"""Evaluation on clean annotations: an oracle, which answers with the annotated boxes, scores 100, or n/a."""
 
 import json
 import logging

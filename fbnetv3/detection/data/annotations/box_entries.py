@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fbnetv3.detection.data.annotations.annotation_ids import IdIndex
@@ -30,46 +31,24 @@ _UNUSABLE_IDS = ("None", "0", "0.0", "False", "")
 _Entry = Mapping[str, Any]
 
 
+@dataclass
 class AnnotationCleaner:
-    """Cleans annotations one by one; what is wrong with them goes to counters and problems.
+    """Cleans annotations one by one."""
 
-    Args:
-        images: clean images.
-        image_index: finds their positions by the file's ids.
-        categories: clean categories.
-        category_index: finds their positions by the file's ids.
-        mask_format: "polygon" or "bitmask" if every box needs a mask, or None.
-    """
+    images: Sequence[_Entry]  # clean
+    image_index: IdIndex  # positions of the images by the file's ids
+    categories: Sequence[_Entry]  # clean
+    category_index: IdIndex  # positions of the categories by the file's ids
+    mask_format: str | None  # "polygon" or "bitmask" if every box needs a mask
+    problems: AnnotationProblems  # receives what is refused
+    filled: Counter[str]  # values filled in, by kind
+    left_out: Counter[str]  # annotations left out, by kind
+    num_clipped: int = 0  # boxes that exceeded their image
+    _num_keypoints: int | None = None  # of the annotations so far
 
-    def __init__(
-        self,
-        images: Sequence[_Entry],
-        image_index: IdIndex,
-        categories: Sequence[_Entry],
-        category_index: IdIndex,
-        mask_format: str | None,
-    ) -> None:
-        self.images = images
-        self.image_index = image_index
-        self.categories = categories
-        self.category_index = category_index
-        self.mask_format = mask_format
-        self.num_clipped = 0
-        self._num_keypoints: int | None = None  # of the first annotation that has any
-
-    def clean_all(
-        self,
-        entries: Sequence[_Entry],
-        filled: Counter[str],
-        left_out: Counter[str],
-        problems: AnnotationProblems,
-    ) -> list[dict[str, Any]]:
-        """Return the annotations to use, with ids from 1 and all of COCO's keys.
-
-        `filled` and `left_out` count what is filled in and left out; `problems` receives what is refused.
-        """
-        self.filled, self.left_out, self.problems = filled, left_out, problems
-        filled["id"] = _count_unusable_ids(entries)
+    def clean_all(self, entries: Sequence[_Entry]) -> list[dict[str, Any]]:
+        """Return the annotations to use, with ids from 1 and all of COCO's keys."""
+        self.filled["id"] += _count_unusable_ids(entries)
         annotations: list[dict[str, Any]] = []
         for position, entry in enumerate(entries):
             annotation = self._clean(entry, position)
@@ -88,6 +67,8 @@ class AnnotationCleaner:
         if image_position is None:
             self.left_out["unlisted"] += 1
             return None
+
+        # Check everything, so that all problems are reported at once
         image = self.images[image_position]
         name = f"{name} of {image['file_name']}"
         category_position = self._category_position(entry, name)
@@ -100,8 +81,29 @@ class AnnotationCleaner:
         area = self._stated_area(entry, name)
         if box is None or category_position is None or is_crowd is None:
             return None
+        shape = self._clip(box, mask, area, image, is_crowd)
+        if shape is None:
+            return None
+        annotation = {
+            "image_id": image["id"],
+            "category_id": category_position + 1,
+            **shape,
+            "iscrowd": int(is_crowd),
+        }
+        if keypoints is not None:
+            annotation["keypoints"] = keypoints
+            annotation["num_keypoints"] = sum(value > 0 for value in keypoints[2::3])
+        return annotation
 
-        # Leave out what nothing can be learned from
+    def _clip(
+        self,
+        box: Sequence[float],
+        mask: Segmentation | None,
+        area: float | None,
+        image: _Entry,
+        is_crowd: bool,
+    ) -> dict[str, Any] | None:
+        """Return the box clipped to its image, with its area and mask; None if nothing can be learned from it."""
         if mask == []:
             self.left_out["degenerate"] += 1
             return None
@@ -115,19 +117,8 @@ class AnnotationCleaner:
             self.filled["area"] += not is_clipped
             pixels = mask_area(mask, image["width"], image["height"]) if mask else 0
             area = pixels or clipped_box[2] * clipped_box[3]
-        annotation = {
-            "image_id": image["id"],
-            "category_id": category_position + 1,
-            "bbox": clipped_box,
-            "area": float(area),
-            "iscrowd": int(is_crowd),
-        }
-        if mask is not None:
-            annotation["segmentation"] = mask
-        if keypoints is not None:
-            annotation["keypoints"] = keypoints
-            annotation["num_keypoints"] = sum(value > 0 for value in keypoints[2::3])
-        return annotation
+        shape: dict[str, Any] = {"bbox": clipped_box, "area": float(area)}
+        return shape if mask is None else {**shape, "segmentation": mask}
 
     def _find(self, index: IdIndex, reference: Any) -> int | None:
         position, is_exact = index.find(reference)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ from fbnetv3.detection.data.annotations.annotation_problems import AnnotationPro
 from fbnetv3.detection.data.annotations.annotation_summary import AnnotationSummary
 from fbnetv3.detection.data.annotations.box_entries import AnnotationCleaner
 from fbnetv3.detection.data.annotations.category_entries import clean_categories
-from fbnetv3.detection.data.annotations.coco_files import find_format_problem, read_annotations
+from fbnetv3.detection.data.annotations.coco_files import CocoData, find_format_problem, read_annotations
 from fbnetv3.detection.data.annotations.image_entries import check_image_files, clean_images
 from fbnetv3.errors import DataError
 
@@ -82,19 +82,21 @@ def clean_annotations(
     root = os.fspath(image_root)
 
     # Images and categories, in the order of their ids
-    for image_id in repeated_ids(data["images"]):
-        problems.add("repeated_id", f"{image_id} of images")
+    _find_repeated_images(data, problems)
     image_entries = sort_by_id(data["images"])
     images = clean_images(image_entries, root, filled, problems)
-    category_entries, namesakes = clean_categories(data["categories"], data["annotations"], problems)
+    classes, namesakes = clean_categories(data["categories"], data["annotations"], problems)
     left_out["categories"] = len(namesakes)
-    categories = [{**entry, "id": number} for number, entry in enumerate(category_entries, 1)]
+    categories = [{**entry, "id": number} for number, entry in enumerate(classes, 1)]
     image_ids = [entry["id"] for entry in image_entries]
-    category_ids = [entry["id"] for entry in category_entries]
+    category_ids = [entry["id"] for entry in classes]
 
     # Annotations
-    cleaner = AnnotationCleaner(images, IdIndex(image_ids), categories, IdIndex(category_ids), mask_format)
-    annotations = cleaner.clean_all(data["annotations"], filled, left_out, problems)
+    image_index, category_index = IdIndex(image_ids), IdIndex(category_ids)
+    cleaner = AnnotationCleaner(
+        images, image_index, categories, category_index, mask_format, problems, filled, left_out
+    )
+    annotations = cleaner.clean_all(data["annotations"])
     opened = 0
     if max_opened is None or max_opened > 0:
         opened = check_image_files(images, root, max_opened, problems)
@@ -103,18 +105,10 @@ def clean_annotations(
         os.fspath(source), f"{opened} of {len(images)} images were opened" if is_sample else ""
     )
 
-    # Summary
-    summary = AnnotationSummary([category["name"] for category in categories], len(images), opened)
-    summary.filled, summary.left_out, summary.clipped = filled, left_out, cleaner.num_clipped
-    boxes = [annotation for annotation in annotations if not annotation["iscrowd"]]
-    summary.boxes = len(boxes)
-    summary.crowds = len(annotations) - len(boxes)
-    summary.masks = sum("segmentation" in annotation for annotation in boxes)
-    summary.empty_images = len(images) - len({annotation["image_id"] for annotation in boxes})
-    summary.fractions = bool(boxes) and all(
-        max(x + width, y + height) <= 1 for x, y, width, height in (box["bbox"] for box in boxes)
-    )
-    if need_boxes and not boxes:
+    summary = _summarize(images, annotations, categories)
+    summary.images_opened, summary.clipped = opened, cleaner.num_clipped
+    summary.filled, summary.left_out = filled, left_out
+    if need_boxes and not summary.boxes:
         count = len(data["annotations"])
         raise DataError(f"{source}: none of its {count} annotations has a box to train on")
     if changes := summary.describe_changes():
@@ -122,6 +116,24 @@ def clean_annotations(
         logger.log(logging.WARNING if is_lossy else logging.INFO, "%s: %s", source, changes)
     return CleanAnnotations(
         images, annotations, categories, image_ids, category_ids, root, os.fspath(source), summary
+    )
+
+
+def _summarize(
+    images: Sequence[Mapping[str, Any]],
+    annotations: Sequence[Mapping[str, Any]],
+    categories: Sequence[Mapping[str, Any]],
+) -> AnnotationSummary:
+    boxes = [annotation for annotation in annotations if not annotation["iscrowd"]]
+    corners = ((x + width, y + height) for x, y, width, height in (box["bbox"] for box in boxes))
+    return AnnotationSummary(
+        classes=[category["name"] for category in categories],
+        images=len(images),
+        boxes=len(boxes),
+        crowds=len(annotations) - len(boxes),
+        masks=sum("segmentation" in annotation for annotation in boxes),
+        empty_images=len(images) - len({annotation["image_id"] for annotation in boxes}),
+        fractions=bool(boxes) and all(max(corner) <= 1 for corner in corners),
     )
 
 
@@ -159,14 +171,40 @@ def read_category_entries(json_file: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def category_entries(data: Mapping[str, Any], source: str | os.PathLike) -> list[dict[str, Any]]:
-    """Return the categories of COCO-format data with its own ids, in order; see `clean_categories`.
+    """Return the categories of COCO-format data with its own ids, in their order; see `clean_categories`.
 
-    Images and annotations may be missing.
+    Images and annotations may be missing. `source` is the file or folder for messages.
 
     Raises:
         DataError: ids are repeated, or categories that are used have equal names.
     """
+    return _select_categories(data, source, AnnotationProblems())
+
+
+def read_image_and_category_entries(json_file: str | os.PathLike) -> CocoData:
+    """Return the images and categories of a COCO-format file with the file's ids, as results files have them.
+
+    Annotations may be missing. The lists are in the order of the ids.
+
+    Raises:
+        DataError: ids are repeated, or categories that are used have equal names.
+    """
+    data = read_annotations(json_file, ("images", "categories"))
     problems = AnnotationProblems()
+    _find_repeated_images(data, problems)
+    categories = _select_categories(data, json_file, problems)
+    return {"images": [dict(entry) for entry in sort_by_id(data["images"])], "categories": categories}
+
+
+def _find_repeated_images(data: Mapping[str, Any], problems: AnnotationProblems) -> None:
+    for image_id in repeated_ids(data["images"]):
+        problems.add("repeated_id", f"{image_id} of images")
+
+
+def _select_categories(
+    data: Mapping[str, Any], source: str | os.PathLike, problems: AnnotationProblems
+) -> list[dict[str, Any]]:
+    """Return the categories that are kept, after raising all problems so far."""
     annotations: Any = data.get("annotations")
     usable = annotations if isinstance(annotations, list) else []
     entries = [entry for entry in usable if isinstance(entry, dict)]

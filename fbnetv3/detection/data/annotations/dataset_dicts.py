@@ -11,6 +11,7 @@ from detectron2.structures import BoxMode
 
 from fbnetv3.detection.data.annotations.clean_annotations import CleanAnnotations
 from fbnetv3.detection.data.annotations.coco_files import CocoData
+from fbnetv3.utils.checks import is_int
 
 # detectron2 places keypoints at the centers of pixels; COCO's files have the pixels' integer coordinates
 _PIXEL_CENTER = 0.5
@@ -53,10 +54,11 @@ def to_dataset_dicts(
     return dicts
 
 
-def from_dataset_dicts(dicts: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> CocoData:
+def from_dataset_dicts(dicts: Sequence[Mapping[str, Any]], classes: Sequence[str] = ()) -> CocoData:
     """Return annotations in COCO's format, not clean yet, of images in detectron2's format.
 
-    File names stay complete paths. Category ids are class indices. See `dict_id` for image ids.
+    File names stay complete paths. Category ids are class indices. See `dict_id` for image ids. Without names of the
+    classes, each is called by its index.
     """
     images, annotations = [], []
     for number, record in enumerate(dicts, 1):
@@ -81,6 +83,9 @@ def from_dataset_dicts(dicts: Sequence[Mapping[str, Any]], classes: Sequence[str
                     for i, value in enumerate(entry["keypoints"])
                 ]
             annotations.append(annotation)
+    if not classes:
+        indices = [a["category_id"] for a in annotations if is_int(a["category_id"])]
+        classes = [str(index) for index in range(1 + max(indices, default=0))]
     categories = [{"id": index, "name": name} for index, name in enumerate(classes)]
     return {"images": images, "annotations": annotations, "categories": categories}
 

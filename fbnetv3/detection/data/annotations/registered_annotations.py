@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,9 +13,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fbnetv3.detection.data.annotations.annotation_ids import Id
 from fbnetv3.detection.data.annotations.clean_annotations import CleanAnnotations, clean_annotations
-from fbnetv3.detection.data.annotations.coco_files import read_annotations
+from fbnetv3.detection.data.annotations.coco_files import AnnotationFile, read_annotations
 from fbnetv3.detection.data.annotations.dataset_dicts import dict_id, from_dataset_dicts
 from fbnetv3.errors import DataError
+from fbnetv3.utils.text import describe_error
 
 # Annotations of larger datasets are read again when they are needed, to save memory
 _MAX_KEPT = 100_000
@@ -38,22 +40,13 @@ class AnnotationCache:
         if not options and name in self._loaded and self._loaded[name][0] == stamp:
             return self._loaded[name][1]
         self._loaded.pop(name, None)
-        metadata = MetadataCatalog.get(name)
-        file = metadata.get("json_file", "")
-        if file and "://" not in file and not os.path.exists(file):
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file)
         dicts: Sequence[dict[str, Any]] = ()
-        if read := metadata.get("annotation_reader"):
-            raw = read()
+        if raw := _read_file(name):
             clean = clean_annotations(raw.data, raw.image_root, raw.source, **options)
-        elif _is_read_by_detectron2(name):
-            data = read_annotations(metadata.json_file)
-            clean = clean_annotations(data, metadata.get("image_root", ""), metadata.json_file, **options)
-        else:
-            dicts = DatasetCatalog.get(name)
-            clean = _clean_dicts(name, dicts, **options)
-        if not dicts:
             _set_classes(name, clean)
+        else:
+            dicts = load_own_dicts(name)
+            clean = _clean_dicts(name, dicts, **options)
         if dicts or len(clean.annotations) <= _MAX_KEPT:
             self._loaded[name] = stamp, clean, dicts
         return clean
@@ -64,10 +57,33 @@ class AnnotationCache:
         return {dict_id(record, number): record for number, record in enumerate(dicts, 1)}
 
 
-def _is_read_by_detectron2(name: str) -> bool:
-    """Return whether the dataset's function is detectron2's reader of COCO-format files, not one's own."""
-    module = getattr(DatasetCatalog[name], "__module__", "")
-    return module.startswith(_DETECTRON2_LOADERS) and bool(MetadataCatalog.get(name).get("json_file"))
+def load_own_dicts(name: str) -> list[dict[str, Any]]:
+    """Call the function that a dataset is registered with.
+
+    Raises:
+        DataError: it returns no images, or fails as detectron2's loaders fail on files in another format.
+    """
+    source = MetadataCatalog.get(name).get("json_file", name)
+    try:
+        dicts = DatasetCatalog.get(name)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AssertionError) as error:
+        raise DataError(f"{source}: is not in COCO's format ({describe_error(error)})") from None
+    if not dicts:
+        raise DataError(f"{source}: has no images ({name})")
+    return dicts
+
+
+def _read_file(name: str) -> AnnotationFile | None:
+    """Return what a dataset's file has; None if only its own function can read it."""
+    metadata = MetadataCatalog.get(name)
+    file = metadata.get("json_file", "")
+    read = metadata.get("annotation_reader")
+    is_read_by_detectron2 = getattr(DatasetCatalog[name], "__module__", "").startswith(_DETECTRON2_LOADERS)
+    if read is None and not (file and is_read_by_detectron2):
+        return None
+    if file and "://" not in file and not os.path.exists(file):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file)
+    return read() if read else AnnotationFile(read_annotations(file), metadata.get("image_root", ""), file)
 
 
 def _stamp(name: str) -> list[Any]:
@@ -94,15 +110,11 @@ def _set_classes(name: str, clean: CleanAnnotations) -> None:
 
 def _clean_dicts(name: str, dicts: Sequence[dict[str, Any]], **options: Any) -> CleanAnnotations:
     """Clean the annotations of dataset dicts; category ids are those of detectron2's metadata, if it has any."""
-    if not dicts:
-        raise DataError(f"{name}: has no images")
     metadata = MetadataCatalog.get(name)
-    indices = [entry.get("category_id") for record in dicts for entry in record.get("annotations", ())]
-    count = 1 + max((index for index in indices if isinstance(index, int)), default=0)
-    names = list(metadata.get("thing_classes") or map(str, range(count)))
-    clean = clean_annotations(from_dataset_dicts(dicts, names), "", name, **options)
+    data = from_dataset_dicts(dicts, metadata.get("thing_classes", ()))
+    clean = clean_annotations(data, "", name, **options)
     if clean.summary.left_out["categories"]:
         raise DataError(f"{name}: its thing_classes have equal names: rename them, or merge them")
     index_of_id = metadata.get("thing_dataset_id_to_contiguous_id") or {}
     id_of_index = {index: category_id for category_id, index in index_of_id.items()}
-    return replace(clean, category_ids=[id_of_index.get(index, index) for index in range(len(names))])
+    return replace(clean, category_ids=[id_of_index.get(index, index) for index in clean.category_ids])

@@ -9,8 +9,10 @@ from detectron2.data import MetadataCatalog
 from detectron2.data.datasets import load_coco_json
 from detectron2.data.detection_utils import SizeMismatchError
 
-from fbnetv3.detection.data.annotations.clean_annotations import check_annotations
-from fbnetv3.detection.data.annotations.coco_files import read_annotations
+from fbnetv3.detection.data.annotations.clean_annotations import (
+    check_annotations,
+    read_image_and_category_entries,
+)
 from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper
 from fbnetv3.errors import DataError
 from tests.detection.coco_files import annotation, dataset, exif_with_orientation, save_dataset, save_image
@@ -304,5 +306,15 @@ def test_only_some_images_are_opened(tmp_path):
 
 
 def test_images_can_be_read_without_annotations(tmp_path):
-    file, _ = save_dataset(tmp_path, {k: v for k, v in dataset().items() if k != "annotations"})
-    assert len(read_annotations(file, ("images", "categories"))["images"]) == 2
+    data = {k: v for k, v in dataset().items() if k != "annotations"}
+    data["images"][0]["id"] = "x"
+    data["categories"].insert(0, {"id": 7, "name": "dog"})  # unused, like the other
+    file, _ = save_dataset(tmp_path, data)
+    listed = read_image_and_category_entries(file)
+    assert [image["id"] for image in listed["images"]] == [2, "x"]
+    assert [category["id"] for category in listed["categories"]] == [1, 2]
+    data["images"].append(data["images"][0])
+    data["categories"].append(data["categories"][1])
+    file.write_text(json.dumps(data))
+    with pytest.raises(DataError, match=r"repeated ids \(2\): x of images, 1 of categories; renumber"):
+        read_image_and_category_entries(file)
