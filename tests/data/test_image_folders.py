@@ -133,6 +133,15 @@ def test_links(tmp_path):
     assert find_image_files(root) == sorted(root / name for name in itertools.chain(*scan.images))
 
 
+def test_files_that_belong_next_to_images_are_skipped_silently(tmp_path, caplog):
+    write(tmp_path, "a.png", "a.txt")
+    assert find_image_files(tmp_path, expected=(".txt",)) == [tmp_path / "a.png"]
+    assert not caplog.records
+    write(tmp_path, "b.pdf")
+    find_image_files(tmp_path, expected=(".txt",))
+    assert "skipped 1 file without an image suffix (.pdf)" in caplog.text
+
+
 def test_relative_folders(tmp_path, monkeypatch):
     write(tmp_path, "train/cat/a.png")
     monkeypatch.chdir(tmp_path / "train")

@@ -108,7 +108,8 @@ def _describe_finding(check: DataCheck, finding: Finding) -> dict[str, Any]:
 
 def _describe_image(check: DataCheck, image: ImageFacts) -> dict[str, Any]:
     width, height = image.size
-    details = f"{image.split}, {image.class_name or 'class unknown'}"
+    labels = image.class_name or ("class unknown" if image.error else "no labels")
+    details = f"{image.split}, {labels}"
     return {
         "name": image.name,
         "details": details if image.error else f"{details}, {width} x {height}",

@@ -36,7 +36,7 @@ def write_yolo(splits: Mapping[str, CleanAnnotations], folder: Path) -> Path:
 
     Raises:
         DataError: the splits have different classes, or two images would have the same label file.
-        OutputError: the folder is not empty, or cannot be written.
+        OutputError: the folder cannot be written.
     """
     first = next(iter(splits.values()))
     for split, clean in splits.items():
@@ -44,8 +44,12 @@ def write_yolo(splits: Mapping[str, CleanAnnotations], folder: Path) -> Path:
             raise DataError(f"{clean.source}: the classes of {split} differ from those of {first.source}")
     values: dict[str, Any] = {"path": str(folder.absolute())}
     for split, clean in splits.items():
-        values[split] = f"images/{split}"
-        _write_split(clean, folder / "images" / split, folder / "labels" / split)
+        name = "train" if split == "all" else split
+        values[name] = f"images/{name}"
+        _write_split(clean, folder / "images" / name, folder / "labels" / name)
+    # Ultralytics requires both keys
+    for name in ("train", "val"):
+        values.setdefault(name, values.get("val") or values.get("test") or values["train"])
     values["names"] = dict(enumerate(first.classes))
     write_text(folder / "data.yaml", yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     return folder / "data.yaml"

@@ -24,7 +24,7 @@ _TEST_SPLITS = ("val", "test")
 def select_custom_data(cfg: CfgNode) -> None:
     """Check the keys of `DATASETS.CUSTOM`, set training and test annotations from the key DATA, and clear it.
 
-    The config then says which format and split were chosen, and needs no files until the dataset is read.
+    The config then says which split was chosen, and needs no files until the dataset is read.
 
     Raises:
         UsageError: a key has a wrong value.
@@ -56,12 +56,14 @@ def _divide_data(custom: CfgNode) -> None:
     # The requested split, or else the other one
     splits = source.reader.find_splits(path)
     test = next((split for split in (custom.TEST_SPLIT, *_TEST_SPLITS) if split in splits), "")
-    custom.FORMAT = source.format
+    for part in CUSTOM_DATASETS.values():
+        if custom[f"{part}_ANNOTATIONS"]:  # of a dataset that DATA replaces
+            custom[f"{part}_IMAGES"] = ""
     custom.TRAIN_ANNOTATIONS = str(path)
     custom.TEST_ANNOTATIONS = str(path) if test else ""
     custom.TEST_SPLIT = test or custom.TEST_SPLIT
     evaluation = f"evaluation on {test}" if test else "no split to evaluate on"
-    logger.info("%s: %s, training on %s, %s", path, source.reader.title, _TRAIN_SPLIT, evaluation)
+    logger.info("%s: training on %s, %s", path, _TRAIN_SPLIT, evaluation)
     custom.DATA = ""
 
 

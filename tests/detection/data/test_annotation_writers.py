@@ -4,12 +4,13 @@ import json
 import re
 
 import pytest
+import yaml
 
 from fbnetv3.detection.data.annotation_writers import write_yolo
 from fbnetv3.detection.data.annotations.clean_annotations import clean_annotations
 from fbnetv3.detection.data.formats import AnnotationSource
 from fbnetv3.errors import DataError
-from tests.detection.annotation_files import write_formats
+from tests.detection.annotation_files import CLASSES, write_formats
 from tests.detection.coco_files import annotation, dataset, save_dataset
 
 
@@ -63,6 +64,15 @@ def test_boxes_of_any_size_survive_yolo_to_a_millionth_of_a_pixel(tmp_path):
     file, root = save_dataset(tmp_path, dataset(1, [annotation(bbox=box)]))
     write_yolo({"train": read_clean(file, images=root)}, tmp_path / "converted")
     assert read_clean(tmp_path / "converted", "train").annotations[0]["bbox"] == list(box)
+
+
+def test_an_undivided_dataset_is_for_training_and_validation(tool, data, tmp_path):
+    """Ultralytics requires both keys."""
+    tool("convert_annotations", data["coco"] / "val.json", "--to", "yolo", "--output", tmp_path)
+    values = yaml.safe_load((tmp_path / "data.yaml").read_text())
+    assert (values["train"], values["val"]) == ("images/train", "images/train")
+    assert values["names"] == dict(enumerate(CLASSES))
+    assert boxes(read_clean(tmp_path, "train")) == boxes(read_clean(data["coco"], "val"))
 
 
 def test_one_split(tool, data, tmp_path):

@@ -23,7 +23,10 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def train(data, tmp_path_factory):
-    """Train on the dataset in a format. Return the losses of each step, AP, and the detections."""
+    """Train on the dataset in a format. Return the losses, the results, and the detections.
+
+    The config names other annotations, which DATASETS.CUSTOM.DATA replaces.
+    """
     config = tmp_path_factory.mktemp("config") / "small.yaml"
     write_digits_config(config, data["coco"])
 
@@ -31,8 +34,6 @@ def train(data, tmp_path_factory):
         folder = tmp_path_factory.mktemp(name)
         overrides = {
             "DATASETS.CUSTOM.DATA": data[name],
-            "DATASETS.CUSTOM.TRAIN_IMAGES": "",
-            "DATASETS.CUSTOM.TEST_IMAGES": "",
             "MODEL.ROI_HEADS.NUM_CLASSES": 0,
             "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,
             "SOLVER.MAX_ITER": STEPS,

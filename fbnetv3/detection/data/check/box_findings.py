@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fbnetv3.data.check.examination import readable
 from fbnetv3.data.check.findings import NOTE, WARNING, Finding, SplitContents
 from fbnetv3.detection.data.check.detection_images import DetectionImages
 from fbnetv3.utils.text import first_few
@@ -24,12 +25,11 @@ def find_box_problems(
 ) -> list[Finding]:
     """Return the findings about boxes: those clipped, left out, repeated, tiny or elongated, and images without any."""
     findings = [*_changes(datasets), *_classes(datasets)]
-    # The image of each position that has some kind of box
     images = [
         (image, datasets[split].boxes(image.index))
         for split, contents in splits.items()
         if datasets[split].clean is not None
-        for image in contents.images
+        for image in readable(contents.images)
     ]
     for kind, severity, description, applies in _KINDS:
         if matches := [image for image, boxes in images if applies(boxes)]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -198,6 +199,15 @@ def read_lines(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read as text ({one_line(error)})") from None
     return [line.strip() for line in lines if line.strip()]
+
+
+def find_in_file(file: Path, text: bytes) -> bool:
+    """Return whether a file contains a text; False if it cannot be read."""
+    try:
+        with file.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(text) >= 0
+    except (OSError, ValueError):  # an empty file cannot be mapped
+        return False
 
 
 def box_annotation(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from fbnetv3.detection.data.formats.annotation_source import (
     AnnotationReader,
     AnnotationSource,
     RawAnnotations,
+    find_in_file,
     matching_formats,
 )
 from fbnetv3.detection.data.formats.image_lookup import guess_image_root
@@ -72,15 +72,6 @@ def is_lvis_file(file: Path) -> bool:
     """Return whether a JSON file has LVIS's keys; it is searched as bytes, because parsing takes long."""
     has_urls = find_in_file(file, b'"coco_url"') and not find_in_file(file, b'"file_name"')
     return has_urls or find_in_file(file, b'"neg_category_ids"')
-
-
-def find_in_file(file: Path, text: bytes) -> bool:
-    """Return whether a file contains a text; False if it cannot be read."""
-    try:
-        with file.open("rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(text) >= 0
-    except (OSError, ValueError):  # an empty file cannot be mapped
-        return False
 
 
 def has_boxes(path: Path) -> bool:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fbnetv3.data.image_folders import find_image_files, is_image_file
-from fbnetv3.detection.data.formats.annotation_source import SPLIT_NAMES, read_lines
+from fbnetv3.detection.data.formats.annotation_source import SPLIT_NAMES, find_in_file, read_lines
 from fbnetv3.errors import DataError, FieldError
 from fbnetv3.utils.checks import is_int
 from fbnetv3.utils.files import expand_path
+from fbnetv3.utils.text import first_few
 from fbnetv3.utils.yaml_files import read_mapping
-
-logger = logging.getLogger(__name__)
 
 _YAML_SUFFIXES = (".yaml", ".yml")
 _DESCRIPTIONS = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _NAME_LISTS = ("classes.txt", "obj.names", "classes.names")
 _LABEL_SUFFIXES = (".txt",)
+_MAX_CLASSES = 100_000
 _PARENTS = 3  # folders above a split in which its description may be
 
 
@@ -33,10 +33,9 @@ class YOLODataset:
     root: Path  # folder that paths are relative to
     names: dict[int, str]  # by class id, in ascending order
     splits: dict[str, list[Path]] = field(default_factory=dict)  # by "train", "val" and "test"
-    keypoints: tuple[int, int] | None = (
-        None  # number of keypoints of an object, and of values for each (2 or 3)
-    )
+    keypoints: tuple[int, int] | None = None  # their number, and that of values for each (2 or 3)
     keypoint_names: tuple[str, ...] = ()
+    note: str = ""  # a line about what had to be decided
 
 
 def find_yolo_description(path: Path) -> Path | None:
@@ -52,7 +51,7 @@ def description_in(folder: Path) -> Path | None:
     """Return the file in a folder that describes a dataset, if there is one."""
     yaml_files = sorted(file for file in folder.glob("*.y*ml") if file.suffix.lower() in _YAML_SUFFIXES)
     # A file of any name counts if it is the only one and has the key
-    others = yaml_files if len(yaml_files) == 1 and b"names:" in yaml_files[0].read_bytes() else []
+    others = yaml_files if len(yaml_files) == 1 and find_in_file(yaml_files[0], b"names:") else []
     candidates = [*(folder / name for name in (*_DESCRIPTIONS, *_NAME_LISTS)), *others]
     return next((file for file in candidates if file.is_file()), None)
 
@@ -67,6 +66,7 @@ def read_yolo_dataset(file: Path) -> YOLODataset:
         names = dict(enumerate(read_lines(file)))
         if not names:
             raise DataError(f"{file}: names no classes")
+        _require_different(names, file)
         return YOLODataset(file, file.parent, names, _splits_in_folder(file.parent))
     values = read_mapping(file, FieldError, ("train", "val", "names"))
     names = _read_names(values, file)
@@ -74,13 +74,17 @@ def read_yolo_dataset(file: Path) -> YOLODataset:
     splits = {split: paths for split in SPLIT_NAMES if (paths := _read_split(values, split, roots, file))}
     keypoints = _read_keypoint_shape(values, file)
     keypoint_names = _read_keypoint_names(values, keypoints[0]) if keypoints else ()
-    return YOLODataset(file, roots[0], names, splits, keypoints, keypoint_names)
+    note = ""
+    if len(roots) == 1 and values.get("path"):
+        # A dataset that was moved still has the path of the computer that it comes from
+        note = f"{file.name}: path {values['path']} does not exist; using the folder of the file"
+    return YOLODataset(file, roots[0], names, splits, keypoints, keypoint_names, note)
 
 
 def _read_names(values: dict[str, Any], file: Path) -> dict[int, str]:
     names = values.get("names")
     count = values.get("nc")
-    if names is None and isinstance(count, int):
+    if names is None and isinstance(count, int) and is_int(count, 1, _MAX_CLASSES):
         names = [f"class {i}" for i in range(count)]
     if isinstance(names, list):
         names = dict(enumerate(names))
@@ -90,7 +94,14 @@ def _read_names(values: dict[str, Any], file: Path) -> dict[int, str]:
         )
     if count is not None and count != len(names):
         raise FieldError(f"{count} differs from the {len(names)} names", "nc", str(file))
-    return {key: str(names[key]) for key in sorted(names)}
+    by_id = {key: str(names[key]) for key in sorted(names)}
+    return _require_different(by_id, file)
+
+
+def _require_different(names: dict[int, str], file: Path) -> dict[int, str]:
+    if repeated := [name for name, count in Counter(names.values()).items() if count > 1]:
+        raise FieldError(f"{first_few(repeated)} is there more than once: rename it", "names", str(file))
+    return names
 
 
 def _possible_roots(values: dict[str, Any], file: Path) -> list[Path]:
@@ -103,9 +114,6 @@ def _possible_roots(values: dict[str, Any], file: Path) -> list[Path]:
         raise FieldError(f"{path!r} must be a folder", "path", str(file))
     stated = expand_path(path)
     roots = [root for root in (folder / stated, stated) if os.path.isdir(root)]
-    if not roots:
-        # A dataset that was moved still has the path of the machine that it comes from
-        logger.info("%s: path: %s does not exist; using the folder of the file", file, path)
     return [*roots, folder]
 
 
@@ -181,7 +189,11 @@ def list_yolo_images(paths: Sequence[Path], roots: Sequence[Path]) -> Iterator[P
 
 
 def label_file(image: Path) -> Path:
-    """Return the label file of an image: the last folder "images" becomes "labels", and the suffix ".txt"."""
+    """Return the label file of an image: the last folder "images" becomes "labels", and the suffix ".txt".
+
+    A file next to the image is its label file if that one does not exist.
+    """
     before, separator, after = str(image).rpartition(f"{os.sep}images{os.sep}")
-    path = f"{before}{os.sep}labels{os.sep}{after}" if separator else str(image)
-    return Path(path).with_suffix(".txt")
+    sibling = image.with_suffix(".txt")
+    label = Path(f"{before}{os.sep}labels{os.sep}{after}").with_suffix(".txt") if separator else sibling
+    return sibling if not label.is_file() and sibling.is_file() else label

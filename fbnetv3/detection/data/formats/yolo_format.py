@@ -61,7 +61,7 @@ class YOLOReader(AnnotationReader):
     def read(self, source: AnnotationSource, classes: Sequence[str] | None) -> RawAnnotations:
         """Read the labels of a split."""
         dataset = self._dataset(source)
-        paths = dataset.splits[source.split] if source.split else [_undivided_images(source, dataset)]
+        paths = _image_paths(source, dataset)
         images = sorted(dict.fromkeys(list_yolo_images(paths, (dataset.root, dataset.file.parent))))
         if not images:
             raise DataError(f"{first_few(paths)}: has no images")
@@ -81,7 +81,7 @@ class YOLOReader(AnnotationReader):
             if size is not None and label.is_file():
                 annotations += _read_labels(label, number, size, dataset, problems)
         problems.raise_if_any(dataset.file)
-        notes = _notes(images, labels, is_labeled)
+        notes = (*([dataset.note] if dataset.note else []), *_notes(images, labels, is_labeled))
         data = {"images": entries, "annotations": annotations, "categories": _categories(dataset)}
         return RawAnnotations(data, str(dataset.root), str(source.annotations), notes)
 
@@ -98,13 +98,17 @@ class YOLOReader(AnnotationReader):
         return read_yolo_dataset(description)
 
 
-def _undivided_images(source: AnnotationSource, dataset: YOLODataset) -> Path:
-    """Return the folder or list of the images, if the description names no splits."""
-    if source.images or source.annotations != dataset.file:
-        return source.images or source.annotations
-    if dataset.file.suffix == ".txt":
-        return dataset.file.parent
-    raise FieldError("must name the images", "train", str(dataset.file))
+def _image_paths(source: AnnotationSource, dataset: YOLODataset) -> list[Path]:
+    """Return the folders and lists of the images of a split, or of all of an undivided dataset."""
+    if source.images:
+        return [source.images]
+    if source.split:
+        return dataset.splits[source.split]
+    if source.annotations != dataset.file:
+        return [source.annotations]
+    if dataset.file.suffix.lower() in (".yaml", ".yml"):
+        raise FieldError("must name the images", "train", str(dataset.file))
+    return [dataset.file.parent]
 
 
 def _read_labels(

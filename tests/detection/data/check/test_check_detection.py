@@ -58,6 +58,7 @@ def test_corrupt_images_are_named_and_the_others_keep_their_boxes(yolo):
     result, kinds = check(yolo)
     assert kinds["corrupt"] == "1 image cannot be read: repair them, or remove them with their annotations"
     assert "annotations of train" not in kinds
+    assert kinds["no boxes"].startswith("1 image without boxes")  # not the corrupt one
     assert result.tables[0].rows[0][:2] == ["train", "9"]  # of 12 boxes
 
 

@@ -138,6 +138,19 @@ def test_ids_with_gaps_keep_their_order(tmp_path):
     assert raw.data["annotations"][0]["category_id"] == 7
 
 
+def test_labels_next_to_images_below_a_folder_named_images(tmp_path):
+    file = write_dataset(tmp_path, {"a": None})
+    (tmp_path / "images" / "train" / "a.txt").write_text("0 0.5 0.5 0.1 0.1")
+    assert len(read(file).data["annotations"]) == 1
+
+
+def test_a_dataset_of_another_computer(tmp_path):
+    file = write_dataset(tmp_path, {"a": ""}, path="/content/mine")
+    assert read(file).notes == (
+        "data.yaml: path /content/mine does not exist; using the folder of the file",
+    )
+
+
 def test_lists_of_folders_and_files(tmp_path):
     write_dataset(tmp_path, {"a": "0 0.5 0.5 0.1 0.1"}, images="one/images")
     write_dataset(tmp_path, {"b": "1 0.5 0.5 0.1 0.1"}, images="two/images")
@@ -169,6 +182,7 @@ def test_paths_and_names_as_people_write_them(tmp_path, values):
     [
         ({"names": "cat"}, "names: must be a list of class names, or a mapping"),
         ({"nc": 3}, "nc: 3 differs from the 2 names"),
+        ({"names": ["cat", "cat"]}, "names: cat is there more than once: rename it"),
         ({"val": "images/val"}, "val: .*images/val does not exist"),
         ({"kpt_shape": [17]}, r"kpt_shape: \[17\] must be"),
         ({"path": 3}, "path: 3 must be a folder"),
@@ -188,6 +202,19 @@ def test_a_list_of_names_instead_of_data_yaml(tmp_path):
         (root / "classes.txt").write_text("cat\ndog\n")
         raw = read(root)
         assert (raw.class_names, len(raw.data["annotations"])) == (["cat", "dog"], 1)
+
+
+def test_an_image_folder_replaces_that_of_the_split(tmp_path):
+    write_dataset(tmp_path, {"a": "0 0.5 0.5 0.1 0.1"}, images="other/images")
+    file = write_dataset(tmp_path, {"b": "1 0.5 0.5 0.1 0.1"})
+    raw = AnnotationSource(file, tmp_path / "other" / "images", split="train").read()
+    assert [image["file_name"] for image in raw.data["images"]] == ["other/images/a.png"]
+
+
+def test_a_description_without_images(tmp_path):
+    file = write_dataset(tmp_path, {"a": ""}, train="")
+    with pytest.raises(FieldError, match=r"data.yaml: train: must name the images"):
+        read(file, "")
 
 
 def test_keypoints_have_names(tmp_path):
