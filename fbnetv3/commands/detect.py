@@ -68,13 +68,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _print_summary(run: Any, outputs: Sequence[Any]) -> None:
-    counts = [f"{run.num_images} images"] if run.num_images or not run.num_frames else []
-    counts += [f"{run.num_frames} frames"] if run.num_frames else []
+    counts = [_count(run.num_images, "image")] if run.num_images or not run.num_frames else []
+    counts += [_count(run.num_frames, "frame")] if run.num_frames else []
     speed = f"{run.seconds:.1f} s, {run.images_per_second:.1f} per second"
-    print(f"{run.num_detections} objects in {' and '.join(counts)} ({speed})")
+    line = f"{_count(run.num_shown, 'object')} in {' and '.join(counts)} ({speed})"
+    if run.num_detections > run.num_shown:
+        line += f"; {run.num_detections - run.num_shown} more with lower scores in the COCO results"
+    print(line)
     for output in outputs:
         for name, path in output.paths().items():
             print(f"{name + ':':12} {path}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _parse_args(argv: Sequence[str] | None) -> Namespace:

@@ -168,7 +168,7 @@ def _figures(
     figures = [("Images by class", _draw_balance(names, counts))]
     images = {split: readable(contents.images) for split, contents in check.splits.items()}
     if any(images.values()):
-        figures.append(("Sizes", _draw_sizes(images)))
+        figures.append(("Image sizes", _draw_sizes(images)))
         figures.append(("Brightness", _draw_brightness(images)))
     return figures
 
@@ -205,17 +205,6 @@ def _draw_sizes(images: dict[str, list[ImageFacts]]) -> Any:
     plain_log_ticks(axes.xaxis, axes.yaxis)
     add_legend_above(axes, len(images))
     return figure
-
-
-def _plain_log_ticks(axes: Any) -> None:
-    """Write 500 rather than 5 x 10²."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    for axis in (axes.xaxis, axes.yaxis):
-        low, high = axis.get_view_interval()
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 2, 3, 5, 7)))
-        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axis.set_minor_formatter(NullFormatter())
 
 
 def _draw_brightness(images: dict[str, list[ImageFacts]]) -> Any:

@@ -137,6 +137,8 @@ def _class_table(check: DataCheck) -> str:
     ]
     alignment = ("left", *len(counts) * ("right",))
     table = tabulate(rows, headers=("class", *counts), colalign=alignment, disable_numparse=True)
+    if check.tables:  # also counts what the images contain
+        table = f"Images by class\n{table}"
     if len(names) > len(shown):
         table += f"\nthe {len(shown)} smallest of {len(names):,} classes"
     return table
@@ -144,11 +146,12 @@ def _class_table(check: DataCheck) -> str:
 
 def _table_text(table: CheckTable) -> str:
     """Return a table with its title and note; of many rows, the first ones."""
-    shown = table.rows[:MAX_CLASSES]
-    alignment = ("left", *(len(table.headers) - 1) * ("right",))
-    lines = [table.title, tabulate(shown, table.headers, colalign=alignment, disable_numparse=True)]
-    if len(table.rows) > len(shown):
-        lines.append(f"the first {len(shown)} of {len(table.rows):,} rows")
+    headers, rows = table.to_display()
+    shown = rows[:MAX_CLASSES]
+    alignment = ("left", *(len(headers) - 1) * ("right",))
+    lines = [table.title, tabulate(shown, headers, colalign=alignment, disable_numparse=True)]
+    if len(rows) > len(shown):
+        lines.append(f"the first {len(shown)} of {len(rows):,} rows")
     return "\n".join([*lines, table.note] if table.note else lines)
 
 

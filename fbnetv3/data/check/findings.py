@@ -59,6 +59,14 @@ class CheckTable:
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""  # a line below it
+    is_transposed: bool = False  # whether people see a column per row, as wide tables fit better
+
+    def to_display(self) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
+        """Return headers and rows as people see them."""
+        if not self.is_transposed:
+            return self.headers, self.rows
+        headers, *rows = zip(self.headers, *self.rows, strict=True)
+        return headers, rows
 
 
 @dataclass(frozen=True)

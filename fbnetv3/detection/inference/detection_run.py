@@ -38,12 +38,14 @@ class DetectionRun:
     num_images: int = 0
     num_frames: int = 0
     num_detections: int = 0  # in COCO results
+    num_shown: int = 0  # in all other outputs
     errors: list[str] = field(default_factory=list)  # about inputs that could not be read
     seconds: float = 0.0
 
     def add(self, result: DetectedImage) -> None:
         """Count an image or frame."""
         self.num_detections += len(result.detections)
+        self.num_shown += len(result.shown)
         if result.frame is None:
             self.num_images += 1
         else:

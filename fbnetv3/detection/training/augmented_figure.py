@@ -47,7 +47,7 @@ def draw_training_inputs(inputs: Sequence[dict[str, Any]], cfg: CfgNode) -> Any:
         captions.append(
             [
                 shorten(image["file_name"].rpartition("/")[2], _CAPTION_LIMIT),
-                f"{height} x {width} pixels; objects: {len(instances)}",
+                f"{width} x {height} pixels; objects: {len(instances)}",
             ]
         )
     # The largest picture fills its tile

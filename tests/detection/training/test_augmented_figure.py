@@ -38,7 +38,7 @@ def test_targets_are_drawn_in_place():
     for masks in (PolygonMasks([polygon]), BitMasks(bitmap)):
         figure = draw_training_inputs(inputs(masks), cfg)
         texts = [text.get_text() for text in figure.axes[0].texts]
-        assert texts == ["a.png", "40 x 60 pixels; objects: 1", "b.png", "80 x 60 pixels; objects: 0"]
+        assert texts == ["a.png", "60 x 40 pixels; objects: 1", "b.png", "60 x 80 pixels; objects: 0"]
         first, second = (np.asarray(image.get_array()) for image in figure.axes[0].images)
         # The larger image fills its square of 80 pixels; the smaller one is in the middle of its own
         assert first.shape == second.shape == (80, 80, 3)

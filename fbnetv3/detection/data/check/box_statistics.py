@@ -75,7 +75,7 @@ def box_tables(splits: Mapping[str, CleanAnnotations]) -> list[CheckTable]:
         "side: of a square of the same area, in pixels; lowest, median and highest. "
         f"small: below {SIZE_LIMITS[0]}, large: from {SIZE_LIMITS[1]}"
     )
-    return [CheckTable("Boxes", headers, rows, note), _class_table(splits, facts)]
+    return [CheckTable("Boxes", headers, rows, note, is_transposed=True), _class_table(splits, facts)]
 
 
 def _class_table(splits: Mapping[str, CleanAnnotations], facts: Mapping[str, BoxFacts]) -> CheckTable:

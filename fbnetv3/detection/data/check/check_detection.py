@@ -50,7 +50,7 @@ def check_detection_sources(
     findings: list[Finding] = []
     annotations = _read_splits(sources, findings)
     if not annotations:
-        raise DataError(findings[0].message)
+        raise DataError("; ".join(finding.message for finding in findings))
     datasets = {split: _open(split, raw, findings) for split, raw in annotations.items()}
     splits = {
         split: SplitContents(dataset, examine_dataset(dataset, split, workers, progress))

@@ -87,7 +87,7 @@ def _check_class(value: float, class_ids: Container[int]) -> int:
 def _check_fractions(coordinates: Sequence[float]) -> None:
     outside = [value for value in coordinates if not 1 - _MAX_FRACTION <= value <= _MAX_FRACTION]
     if outside:
-        raise LabelLineError(f"{outside[0]:g} is no fraction of the image; are these pixels?")
+        raise LabelLineError(f"{outside[0]:g} is not a fraction of the image; are these pixels?")
 
 
 def _box(coordinates: Sequence[float], size: tuple[int, int]) -> list[float]:

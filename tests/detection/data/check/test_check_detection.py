@@ -100,6 +100,15 @@ def test_annotations_that_cannot_be_used(tmp_path):
         check(file)
 
 
+def test_the_problems_of_all_splits_are_listed(yolo):
+    for split in ("train", "val"):
+        (yolo / "labels" / split / f"{split}_0.txt").write_text("77 0.5 0.5 0.1 0.1\n")
+    with pytest.raises(
+        DataError, match=r"train_0\.txt:1: class 77 has no name; .*val_0\.txt:1: class 77 has no name"
+    ):
+        check(yolo)
+
+
 def test_sizes_of_boxes(tmp_path):
     """COCO's limits are areas of 32 x 32 and 96 x 96."""
     boxes = [(0, 0, 31, 32), (0, 0, 32, 32), (0, 0, 96, 96), (0, 0, 50, 200)]
@@ -146,7 +155,9 @@ def test_the_page_has_tables_and_pictures(data, tool, tmp_path):
         tmp_path / "a.json",
     )
     assert (ran.code, ran.err) == (0, "")
-    assert re.search(r"^train +12 +2\.0 ", ran.out, re.MULTILINE)
+    # A column per split, so that the table fits into a terminal
+    assert re.search(r"^split +train +val$", ran.out, re.MULTILINE)
+    assert re.search(r"^per image +2\.0 +\d\.\d$", ran.out, re.MULTILINE)
     page = (tmp_path / "a.html").read_text()
     for text in ("Boxes by class", "Box sizes", "width / height", 'class="large"'):
         assert text in page

@@ -77,7 +77,7 @@ def test_keypoints_follow_the_box():
         ("0 0.5 0.5 0.2", "4 values; a box has 5"),
         ("0 0.5 0.5 0.2 0.2 0.9", "6 values: are these detections with scores?"),
         ("0 0.5 0.5 0.2 0.2 0.9 0.9 0.1", "8 values"),
-        ("0 50 25 20 10", "50 is no fraction of the image; are these pixels?"),
+        ("0 50 25 20 10", "50 is not a fraction of the image; are these pixels?"),
     ],
 )
 def test_wrong_lines(line, problem):
