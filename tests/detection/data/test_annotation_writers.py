@@ -99,6 +99,15 @@ def test_errors_are_one_line(tool, data, arguments, message):
     assert re.search(message, ran.err)
 
 
+def test_nothing_is_overwritten(tool, tmp_path):
+    file, root = save_dataset(tmp_path, dataset(1))
+    content = file.read_bytes(), (root / "1.png").read_bytes()
+    assert "is the file to convert" in tool("convert_annotations", file, "--output", file).err
+    ran = tool("convert_annotations", file, "--images", root, "--to", "yolo", "--output", tmp_path)
+    assert ran.code == 1 and "is not empty: name a new folder" in ran.err
+    assert content == (file.read_bytes(), (root / "1.png").read_bytes())
+
+
 def test_images_that_differ_in_their_suffix_only(tmp_path):
     content = dataset(2, [])
     content["images"][0]["file_name"], content["images"][1]["file_name"] = "a.png", "a.jpg"
