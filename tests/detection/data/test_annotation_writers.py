@@ -5,8 +5,9 @@ import re
 
 import pytest
 import yaml
+from pycocotools.coco import COCO
 
-from fbnetv3.detection.data.annotation_writers import write_yolo
+from fbnetv3.detection.data.annotation_writers import write_coco, write_yolo
 from fbnetv3.detection.data.annotations.clean_annotations import clean_annotations
 from fbnetv3.detection.data.formats import AnnotationSource
 from fbnetv3.errors import DataError
@@ -73,6 +74,20 @@ def test_an_undivided_dataset_is_for_training_and_validation(tool, data, tmp_pat
     assert (values["train"], values["val"]) == ("images/train", "images/train")
     assert values["names"] == dict(enumerate(CLASSES))
     assert boxes(read_clean(tmp_path, "train")) == boxes(read_clean(data["coco"], "val"))
+
+
+def test_masks_and_crowds_are_kept_in_coco(tmp_path):
+    polygon = [[8, 8, 32, 8, 32, 24, 8, 24]]
+    run_lengths = {"counts": [0, 48, 64 * 48 - 48], "size": [48, 64]}  # the first column
+    annotations = [
+        annotation(1, segmentation=polygon),
+        annotation(2, bbox=(0, 0, 1, 48), segmentation=run_lengths, iscrowd=1),
+    ]
+    file, root = save_dataset(tmp_path, dataset(1, annotations))
+    write_coco(read_clean(file, images=root), tmp_path / "converted.json")
+    coco = COCO(tmp_path / "converted.json")
+    assert [int(coco.annToMask(entry).sum()) for entry in coco.loadAnns([1, 2])] == [24 * 16, 48]
+    assert [entry["iscrowd"] for entry in coco.loadAnns([1, 2])] == [0, 1]
 
 
 def test_one_split(tool, data, tmp_path):
