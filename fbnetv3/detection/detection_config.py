@@ -21,7 +21,14 @@ from detectron2.modeling.proposal_generator.rpn import RPN_HEAD_REGISTRY
 
 from fbnetv3.arch.detector_cost import list_detector_configs
 from fbnetv3.config.loading import read_config_file
+from fbnetv3.detection.anchors.anchor_fitting import FIT_CHOICES, add_anchor_config
+from fbnetv3.detection.data.augmentation.augmentation_keys import (
+    add_augmentation_config,
+    check_augmentation,
+)
 from fbnetv3.detection.data.detection_datasets import register_custom_datasets
+from fbnetv3.detection.data.keypoint_names import add_keypoint_config
+from fbnetv3.detection.models.classifier_preprocessing import PREPROCESSING_CHOICES
 from fbnetv3.detection.unsupported_keys import check_supported_keys
 from fbnetv3.errors import UnknownNameError, UsageError, suggest
 from fbnetv3.utils.imports import import_modules, user_modules
@@ -38,6 +45,8 @@ _REGISTRIES = {
     "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
 }
 _CHOICES = {
+    "MODEL.ANCHOR_GENERATOR.FIT": FIT_CHOICES,
+    "MODEL.FBNETV3.PREPROCESSING": PREPROCESSING_CHOICES,
     "SOLVER.OPTIMIZER": ("SGD", "AdamW"),
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
@@ -85,6 +94,9 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     # A classifier's weights that initialize trunk and box head: a file, a URL, or "zoo://" followed by a model zoo
     # entry. The classifier must have the same architecture. "" initializes randomly. Ignored if MODEL.WEIGHTS is set.
     cfg.MODEL.FBNETV3.WEIGHTS = ""
+    # If the classifier of WEIGHTS was trained on other inputs than INPUT.FORMAT, MODEL.PIXEL_MEAN and MODEL.PIXEL_STD
+    # say: "check" stops with an error that shows its values, "classifier" takes these over, "config" changes nothing
+    cfg.MODEL.FBNETV3.PREPROCESSING = "check"
     # Use channels-last (NHWC) memory format, which is faster on CPUs and on GPUs with tensor cores
     cfg.MODEL.FBNETV3.CHANNELS_LAST = True
 
@@ -109,6 +121,10 @@ def add_fbnetv3_config(cfg: CfgNode) -> None:
     cfg.DATASETS.CUSTOM.TEST_JSON = ""
     # Folder of the test images
     cfg.DATASETS.CUSTOM.TEST_IMAGES = ""
+
+    add_augmentation_config(cfg)
+    add_keypoint_config(cfg)
+    add_anchor_config(cfg)
 
     # "SGD", or "AdamW", which ignores SOLVER.MOMENTUM and SOLVER.NESTEROV
     cfg.SOLVER.OPTIMIZER = "SGD"
@@ -231,6 +247,7 @@ def _check_values(cfg: CfgNode) -> None:
         ) from None
     _check_solver(cfg)
     check_supported_keys(cfg)
+    check_augmentation(cfg)
     if not cfg.OUTPUT_DIR:
         raise UsageError("OUTPUT_DIR is empty: set it to a folder")
 

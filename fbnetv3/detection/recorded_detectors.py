@@ -13,6 +13,7 @@ from detectron2.config import CfgNode
 
 from fbnetv3.arch import dump_arch, get_arch, list_archs
 from fbnetv3.arch.arch_files import arch_from_dict
+from fbnetv3.detection.anchors.anchor_fitting import ANCHOR_KEYS, require_resolved_anchors
 from fbnetv3.detection.data.detection_datasets import Classes, num_classes_setting
 from fbnetv3.detection.detection_config import build_detection_config
 from fbnetv3.detection.models.fbnetv3_backbone import arch_name, config_arch
@@ -101,14 +102,15 @@ def config_from_detector_record(
 def use_recorded_detector(
     cfg: CfgNode, record: DetectorRecord | None, source: str, keep: Collection[str] = ()
 ) -> CfgNode:
-    """Return the config with which to use the weights of `source`: with the architecture and input of their training.
+    """Return the config with which to use the weights of `source`: its architecture, anchors and input.
 
     Keys in `keep`, which are given on the command line, stay. Each value in which the config, or a key that stays,
     differs from the training is logged.
     """
     if record is None:
+        require_resolved_anchors(cfg, source)
         return cfg
-    values: dict[str, Any] = {_ARCH: _arch_value(record, source)}
+    values: dict[str, Any] = {_ARCH: _arch_value(record, source), **_recorded_anchors(record)}
     values |= {
         key: record.preprocessing[name] for key, name in _INPUT_KEYS.items() if name in record.preprocessing
     }
@@ -134,6 +136,16 @@ def use_recorded_detector(
         node[name] = value
     result.freeze()
     return result
+
+
+def _recorded_anchors(record: DetectorRecord) -> dict[str, Any]:
+    """Return the anchors that a detector was trained with, by key."""
+    try:
+        values = flatten(yaml.safe_load(record.config))
+    except (yaml.YAMLError, AttributeError, TypeError):
+        return {}
+    keys = (f"MODEL.ANCHOR_GENERATOR.{key}" for key in (*ANCHOR_KEYS, "FIT"))
+    return {key: values[key] for key in keys if key in values}
 
 
 def recorded_classes(record: DetectorRecord | None) -> Classes | None:

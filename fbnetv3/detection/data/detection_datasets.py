@@ -25,6 +25,7 @@ from fbnetv3.detection.data.annotations.clean_annotations import (
 from fbnetv3.detection.data.annotations.coco_files import AnnotationFile, read_annotations
 from fbnetv3.detection.data.annotations.dataset_dicts import to_dataset_dicts
 from fbnetv3.detection.data.annotations.registered_annotations import AnnotationCache, has_annotations
+from fbnetv3.detection.data.keypoint_names import register_keypoints
 from fbnetv3.errors import DataError, UsageError, suggest
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.run_state.detector_record import read_detector_record
@@ -215,6 +216,11 @@ def prepare_datasets(cfg: CfgNode, group: ProcessGroup, *, training: bool = Fals
             )
     for name in cfg.DATASETS.TEST:
         load_dataset_dicts(name)
+    if cfg.MODEL.KEYPOINT_ON:
+        categories = {
+            name: load_clean_annotations(name).categories if has_annotations(name) else [] for name in names
+        }
+        register_keypoints(cfg, categories)
 
 
 def num_classes_setting(cfg: CfgNode) -> tuple[str, int]:

@@ -15,17 +15,16 @@ from detectron2.data.build import (
     filter_images_with_few_keypoints,
     filter_images_with_only_crowd_annotations,
 )
-from detectron2.data.samplers import InferenceSampler, RepeatFactorTrainingSampler, TrainingSampler
+from detectron2.data.samplers import InferenceSampler
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fbnetv3.data.loader import SignalSafeLoader, init_worker
-from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper
+from fbnetv3.detection.data.dataset_mapper import FBNetV3DatasetMapper, build_training_mapper
 from fbnetv3.detection.data.detection_datasets import load_dataset_dicts
-from fbnetv3.errors import DataError, UsageError, suggest
+from fbnetv3.detection.data.image_sampling import index_stream
+from fbnetv3.errors import DataError, UsageError
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.utils.random_state import derive_seed, seeded
-
-_SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")
 
 
 class StepBatchSampler(Sampler):
@@ -69,8 +68,8 @@ class StepBatchSampler(Sampler):
 class SeededDataset(Dataset):
     """Dataset dicts passed through a mapper whose randomness depends only on the run's seed and the position."""
 
-    def __init__(self, dicts: list[dict[str, Any]], mapper: Callable[[dict], dict], seed: int) -> None:
-        self.dicts = DatasetFromList(dicts, copy=False)
+    def __init__(self, dicts: Sequence[dict[str, Any]], mapper: Callable[[dict], dict], seed: int) -> None:
+        self.dicts = dicts
         self.mapper = mapper
         self.seed = seed
 
@@ -97,7 +96,7 @@ class DetectionTrainLoader(SignalSafeLoader):
 def build_train_loader(
     cfg: CfgNode, seed: int, group: ProcessGroup, classes: Sequence[str] | None = None
 ) -> DetectionTrainLoader:
-    """Build the loader of `DATASETS.TRAIN`, with detectron2's augmentation and a `StepBatchSampler`.
+    """Build the loader of `DATASETS.TRAIN`, with the config's augmentation and a `StepBatchSampler`.
 
     `classes` names the detector's classes, whose order the class indices follow; by default, that of the dataset.
     """
@@ -111,10 +110,13 @@ def build_train_loader(
     groups = None
     if cfg.DATALOADER.ASPECT_RATIO_GROUPING:
         groups = [int(image["width"] <= image["height"]) for image in dicts]
-    index_stream = _index_stream(cfg, dicts, seed)
+    # Serialized, which keeps worker processes from copying them
+    images: Any = DatasetFromList(dicts, copy=False)
     return DetectionTrainLoader(
-        SeededDataset(dicts, FBNetV3DatasetMapper(cfg, is_train=True), seed),
-        batch_sampler=StepBatchSampler(index_stream, batch_size, groups, group.rank, group.size),
+        SeededDataset(images, build_training_mapper(cfg, images), seed),
+        batch_sampler=StepBatchSampler(
+            index_stream(cfg, dicts, seed), batch_size, groups, group.rank, group.size
+        ),
         generator=torch.Generator().manual_seed(seed % 2**63),
         **_loader_options(cfg),
     )
@@ -134,23 +136,6 @@ def _load_training_dicts(cfg: CfgNode, classes: Sequence[str] | None = None) -> 
             "DATASETS.CUSTOM"
         )
     return dicts
-
-
-def _index_stream(cfg: CfgNode, dicts: list[dict[str, Any]], seed: int) -> Callable[[], Iterator[int]]:
-    """Return the endless stream of image indices of one of detectron2's training samplers.
-
-    The samplers' own `__iter__` gives each process every n-th index of `_infinite_indices()`, which would make a
-    step's images depend on the number of processes. Hence this calls the private method, which both samplers define.
-    """
-    name = cfg.DATALOADER.SAMPLER_TRAIN
-    if name == "TrainingSampler":
-        return TrainingSampler(len(dicts), seed=seed)._infinite_indices
-    if name == "RepeatFactorTrainingSampler":
-        repeats = RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
-            dicts, cfg.DATALOADER.REPEAT_THRESHOLD, sqrt=cfg.DATALOADER.REPEAT_SQRT
-        )
-        return RepeatFactorTrainingSampler(repeats, seed=seed)._infinite_indices
-    raise UsageError(f"DATALOADER.SAMPLER_TRAIN {name!r} cannot be resumed: {suggest(name, _SAMPLERS)}")
 
 
 def build_test_loader(cfg: CfgNode, name: str) -> DataLoader:

@@ -34,7 +34,12 @@ def detector_process_group(cfg: CfgNode) -> Iterator[ProcessGroup]:
 def build_detector(cfg: CfgNode) -> nn.Module:
     """Build the model in the config's memory format; only weights of MODEL.FBNETV3.WEIGHTS are loaded."""
     model = build_model(cfg)
-    return model.to(memory_format=torch.channels_last) if cfg.MODEL.FBNETV3.CHANNELS_LAST else model
+    if cfg.MODEL.FBNETV3.CHANNELS_LAST:
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if cfg.MODEL.KEYPOINT_ON:
+            # The loss of detectron2 0.6 views the outputs as (N, K, H, W)
+            model.roi_heads.keypoint_head.to(memory_format=torch.contiguous_format)
+    return model
 
 
 def build_detector_optimizer(cfg: CfgNode, model: nn.Module) -> optim.Optimizer:

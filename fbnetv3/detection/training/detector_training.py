@@ -14,12 +14,15 @@ from detectron2.config import CfgNode
 from detectron2.engine import hooks
 from detectron2.utils.events import EventWriter, JSONWriter, TensorboardXWriter
 
+from fbnetv3.detection.anchors.anchor_fitting import resolve_anchors
 from fbnetv3.detection.data.detection_datasets import Classes, load_dataset_dicts, prepare_datasets
 from fbnetv3.detection.data.detection_loaders import build_train_loader
 from fbnetv3.detection.data.detector_class_matching import model_classes
 from fbnetv3.detection.detector_run_result import DetectorResult, describe_detector_run
+from fbnetv3.detection.models.classifier_preprocessing import use_classifier_preprocessing
 from fbnetv3.detection.models.fbnetv3_backbone import arch_name
 from fbnetv3.detection.recorded_detectors import describe_detector, recorded_classes
+from fbnetv3.detection.training.augmented_figure import draw_training_inputs, first_inputs
 from fbnetv3.detection.training.best_detector import PeriodicEvaluationHook, selection_precision
 from fbnetv3.detection.training.checked_trainer import (
     LOG_PERIOD,
@@ -44,6 +47,7 @@ from fbnetv3.detection.unsupported_keys import check_supported_keys
 from fbnetv3.errors import Terminated
 from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.processes.interrupts import agree_on_interrupt, check_interrupt, deferred_interrupts
+from fbnetv3.training.reports.evaluation_report import warn_on_failure
 from fbnetv3.training.run_state.checkpoints import State
 from fbnetv3.training.run_state.data_fingerprint import fingerprint_of_names
 from fbnetv3.training.run_state.detector_record import detector_record_from_metadata
@@ -53,6 +57,7 @@ from fbnetv3.training.run_state.run_description import log_summary, package_vers
 from fbnetv3.training.run_state.run_folder import RunFolder, run_lock
 from fbnetv3.utils.json_lines import append_json_line
 from fbnetv3.utils.logging_setup import log_to_file, quiet_detectron2, quiet_other_ranks
+from fbnetv3.utils.plotting import save_figure
 from fbnetv3.utils.random_state import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -83,7 +88,7 @@ def train_detector(cfg: CfgNode, *, resume: bool = False) -> DetectorRunResult:
         quiet_detectron2(),
         cudnn_benchmark(cfg.CUDNN_BENCHMARK),
     ):
-        cfg = scale_to_world_size(cfg, group)
+        cfg = use_classifier_preprocessing(scale_to_world_size(cfg, group))
         with run_lock(run_folder, group, resume) as acquire_lock:
             run = _DetectorRun(cfg, group, run_folder)
             acquire_lock()
@@ -109,6 +114,10 @@ class _DetectorRun:
         self.loader = build_train_loader(cfg, self.seed, group, self.names)
 
         # Network and optimizer
+        trained = checkpoint[1].get("metadata", {}).get("config", {}) if checkpoint else {}
+        images = self.loader.dataset.dicts  # type: ignore[attr-defined]
+        cfg, self.anchors = group.broadcast(resolve_anchors(cfg, images, trained))
+        self.cfg = cfg
         torch.manual_seed(derive_seed(self.seed))
         model = build_detector(cfg)
         if cfg.MODEL.WEIGHTS:
@@ -159,6 +168,7 @@ class _DetectorRun:
             completed = self.cfg.SOLVER.MAX_ITER
             with deferred_interrupts():
                 if self.start < completed:
+                    self._draw_training_inputs()
                     completed = self._train(trainer)
                 # The final evaluation always runs, so that a complete run can be evaluated again
                 results = self._evaluate(completed, self.run_folder.detections)
@@ -180,8 +190,17 @@ class _DetectorRun:
         details += [f"{solver.IMS_PER_BATCH} per step", f"{solver.MAX_ITER} steps"]
         datasets = ", ".join(self.cfg.DATASETS.TRAIN)
         log_summary(arch_name(self.cfg), self.state.model, datasets, details, self.device, self.group)
+        if self.anchors:
+            logger.info(self.anchors)
         if not self.cfg.DATASETS.TEST:
             logger.info("DATASETS.TEST is empty: nothing will be evaluated")
+
+    def _draw_training_inputs(self) -> None:
+        """Save a picture of the first inputs, unless the run resumes."""
+        file = self.run_folder.augmented_images
+        if self.group.is_rank_0 and not self.start:
+            with warn_on_failure(file):
+                save_figure(draw_training_inputs(first_inputs(self.loader), self.cfg), file)
 
     def _build_trainer(self) -> CheckedTrainer:
         """Build the trainer with its hooks, in the order in which they must run after a step."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from fbnetv3.utils.plotting import new_figure, text_style
 
-_TILE_INCHES = 1.5
 _LINE_INCHES = 0.15
 _TITLE_CHARACTER_INCHES = 0.08  # at most, on average
 _GAP = 0.06  # between two images, as a fraction of their side
@@ -21,6 +20,7 @@ def draw_image_grid(
     colors: Sequence[Sequence[str]] | None = None,
     columns: int = 6,
     title: str = "",
+    tile_inches: float = 1.5,
 ) -> Any:
     """Draw images in rows, each with lines of text below it.
 
@@ -30,30 +30,31 @@ def draw_image_grid(
         colors: color of each line.
         columns: images per row.
         title: text above the grid.
+        tile_inches: side of an image in the figure.
     """
     columns = max(1, min(columns, len(images)))
     rows = max(1, -(-len(images) // columns))
     lines = max((len(caption) for caption in captions), default=0)
-    caption_height = (lines * _LINE_INCHES + 0.08) / _TILE_INCHES
+    caption_height = (lines * _LINE_INCHES + 0.08) / tile_inches
     # One pair of axes for all, in units of an image's side: subplots would take seconds
     width = columns * (1 + _GAP) + _GAP
     height = rows * (1 + _GAP + caption_height) + _GAP
     top = 0.35 if title else 0.0
     # Few images leave room for the title
     min_width = max(3.6, len(title) * _TITLE_CHARACTER_INCHES + 0.3)
-    figure = new_figure(max(width * _TILE_INCHES, min_width), height * _TILE_INCHES + top)
+    figure = new_figure(max(width * tile_inches, min_width), height * tile_inches + top)
     figure.set_layout_engine("none")
-    axes = figure.add_axes((0, 0, 1, 1 - top / (height * _TILE_INCHES + top)))
+    axes = figure.add_axes((0, 0, 1, 1 - top / (height * tile_inches + top)))
     if title:
         figure.text(
-            0.01, 1 - 0.1 / (height * _TILE_INCHES + top), title, va="top", fontsize=10, **text_style()
+            0.01, 1 - 0.1 / (height * tile_inches + top), title, va="top", fontsize=10, **text_style()
         )
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         left = _GAP + (i % columns) * (1 + _GAP)
         upper = _GAP + (i // columns) * (1 + _GAP + caption_height)
         axes.imshow(image, cmap="gray", vmin=0, vmax=255, extent=(left, left + 1, upper + 1, upper))
         for number, text in enumerate(caption):
-            y = upper + 1.05 + number * _LINE_INCHES / _TILE_INCHES
+            y = upper + 1.05 + number * _LINE_INCHES / tile_inches
             color = colors[i][number] if colors else "black"
             axes.text(left, y, text, va="top", fontsize=7, color=color, **text_style())
     axes.set(xlim=(0, width), ylim=(height, 0))

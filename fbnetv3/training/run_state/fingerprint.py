@@ -84,6 +84,8 @@ DETECTOR_IGNORED_KEYS = (
     # The checkpoint replaces the initial weights
     "MODEL.WEIGHTS",
     "MODEL.FBNETV3.WEIGHTS",
+    # Its result is compared
+    "MODEL.FBNETV3.PREPROCESSING",
     # May be negative, for a random seed that the checkpoint holds
     "SEED",
     # Unused by this package

@@ -122,6 +122,34 @@ def test_ordinary_entries_are_mapped_as_by_detectron2(tmp_path):
             assert len(actual["instances"]) == 2
 
 
+def test_masks_and_keypoints_are_mapped_as_by_detectron2(tmp_path):
+    """Polygons and keypoints of the default augmentation; the crowd is left out."""
+    save_image(tmp_path / "x.jpg", 120, 90)
+    polygon = [10.5, 20.0, 40.0, 22.0, 30.0, 70.5, 12.0, 60.0]
+    more = {"segmentation": [polygon], "keypoints": [12.5, 30.5, 2, 35.5, 40.5, 1, 0, 0, 0], "bbox_mode": 1}
+    box = (10.5, 20.0, 29.5, 50.5)
+    annotations = [annotation(bbox=box, **more), annotation(bbox=box, **{**more, "iscrowd": 1})]
+    entry = {"file_name": str(tmp_path / "x.jpg"), "height": 120, "width": 90, "annotations": annotations}
+    cfg = small_config()
+    cfg.MODEL.MASK_ON = True
+    for mask_format in ("polygon", "bitmask"):
+        cfg.INPUT.MASK_FORMAT = mask_format
+        inputs = []
+        for kind in (DatasetMapper, FBNetV3DatasetMapper):
+            mapper = kind(cfg, True)
+            mapper.use_keypoint, mapper.keypoint_hflip_indices = True, [1, 0, 2]
+            np.random.seed(3)
+            inputs.append(mapper(entry)["instances"])
+        expected, actual = inputs
+        assert len(actual) == len(expected) == 1
+        assert torch.equal(actual.gt_boxes.tensor, expected.gt_boxes.tensor)
+        assert torch.equal(actual.gt_keypoints.tensor, expected.gt_keypoints.tensor)
+        if mask_format == "polygon":
+            assert np.array_equal(actual.gt_masks.polygons[0][0], expected.gt_masks.polygons[0][0])
+        else:
+            assert torch.equal(actual.gt_masks.tensor, expected.gt_masks.tensor)
+
+
 def test_integer_boxes_are_not_rounded(tmp_path):
     """detectron2's mapper truncates them to integers, up to a pixel off."""
     save_image(tmp_path / "x.jpg", 120, 90)

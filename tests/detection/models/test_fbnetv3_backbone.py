@@ -16,7 +16,7 @@ from fbnetv3.arch.detector_cost import detector_cost, detector_parts
 from fbnetv3.detection import FBNetV3Backbone, FBNetV3BoxHead, FBNetV3RPNHead, get_config
 from fbnetv3.errors import UnknownNameError, UsageError, WeightsError
 from fbnetv3.modeling.sync_batchnorm import CpuSyncBatchNorm2d
-from tests.detection.detectors import detect, image, small_config, train_step
+from tests.detection.detectors import detect, image, sample_inputs, small_config, train_step
 from tests.modeling.weight_files import mobile_vision, randomized
 
 SMALL = "fbnetv3_a0"
@@ -132,18 +132,39 @@ def test_frozen_norms_do_not_block_residual_branches():
     assert all(m.weight.min() == 1 for m in backbone.modules() if isinstance(m, FrozenBatchNorm2d))
 
 
-@pytest.mark.parametrize(("freeze_at", "stages"), [(0, 0), (1, 2), (2, 3)])
-def test_frozen_stages(freeze_at, stages):
-    """As in ResNets, 1 freezes the stem, and 2 the blocks of res2 too; their BatchNorm statistics stay the same."""
-    backbone = FBNetV3Backbone(arch=SMALL, freeze_at=freeze_at)
-    for s, stage in enumerate(backbone.stages):
-        assert all(p.requires_grad == (s >= stages) for p in stage.parameters())
-        assert norms(stage) == {FrozenBatchNorm2d if s < stages else nn.BatchNorm2d}
-    before = {key: value.clone() for key, value in backbone.stages[:stages].state_dict().items()}
-    backbone.train()(torch.randn(2, 3, 64, 64))["res4"].sum().backward()
-    assert all(
-        torch.equal(before[key], value) for key, value in backbone.stages[:stages].state_dict().items()
-    )
+@pytest.mark.parametrize("freeze_at", range(7))
+def test_frozen_stages(freeze_at):
+    """As in ResNets, 1 freezes the stem's stride, 2 that of res2 too, and 5 all; BatchNorm statistics stay the same."""
+    backbone = FBNetV3Backbone(arch=SMALL, out_features=["res5"], freeze_at=freeze_at)
+    frozen = [stride <= 2**freeze_at for stride in (2, 2, 4, 8, 16, 32)] if freeze_at else [False] * 6
+    for is_frozen, stage in zip(frozen, backbone.stages, strict=True):
+        assert all(p.requires_grad != is_frozen for p in stage.parameters())
+        assert norms(stage) == {FrozenBatchNorm2d if is_frozen else nn.BatchNorm2d}
+    assert (any(frozen), all(frozen)) == (freeze_at > 0, freeze_at >= 5)
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    backbone.train()(torch.randn(2, 3, 64, 64))
+    for key, value in backbone.state_dict().items():
+        is_statistic = key.endswith(("running_mean", "running_var"))
+        changes = is_statistic and not frozen[int(key.split(".")[1])]
+        assert torch.equal(before[key], value) != changes or "num_batches" in key, key
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn_fbnetv3_a_C4", "retinanet_fbnetv3_a_FPN"])
+def test_only_the_heads_are_trained_if_all_stages_are_frozen(name):
+    """MODEL.BACKBONE.FREEZE_AT 5: a step changes no weight and no BatchNorm statistic of the trunk, but all heads."""
+    cfg = small_config(name)
+    cfg.MODEL.BACKBONE.FREEZE_AT = 5
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.1)
+    train_step(model, sample_inputs()[:2])
+    optimizer.step()
+    changed = {key for key, value in model.state_dict().items() if not torch.equal(before[key], value)}
+    assert not {key for key in changed if "stages." in key and not key.startswith(("proposal", "roi"))}
+    heads = ("proposal_generator", "roi_heads") if "C4" in name else ("head", "backbone.fpn_lateral3")
+    for part in heads:
+        assert any(key.startswith(part) for key in changed), part
 
 
 def test_freezing_random_weights_gives_a_warning(small_cfg, caplog):

@@ -15,6 +15,7 @@ from fbnetv3.detection import load_detector
 from fbnetv3.detection.data import detection_loaders
 from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.detection.training import detector_evaluation, evaluation_tables
+from fbnetv3.detection.training.augmented_figure import MAX_INPUTS
 from fbnetv3.detection.training.detector_evaluation import evaluate_detector
 from fbnetv3.detection.training.detector_setup import build_detector_optimizer
 from fbnetv3.detection.training.detector_training import train_detector
@@ -127,6 +128,7 @@ def test_own_images_need_only_a_config(train, tool, tmp_path):
     ):
         assert str(out / file) in ran.out and (out / file).exists()
     assert "step 4/4: loss" in (out / "log.txt").read_text()
+    assert (out / "augmented_images.png").exists()
     assert (out / "inference" / "custom_test" / "coco_instances_results.json").exists()
     assert sorted(os.listdir(out / "checkpoints")) == [
         "last_checkpoint",
@@ -243,6 +245,26 @@ def test_a_resumed_run_equals_an_uninterrupted_one(train, uninterrupted, copied_
     assert [e["iteration"] for e in entries] == [3, 4]
 
 
+def test_a_resumed_run_with_augmentation_equals_an_uninterrupted_one(train, tmp_path):
+    """Mosaics, jitter, colors and class-balanced sampling depend on seed and step, and not on who reads the images."""
+    section = "INPUT.AUGMENTATION"
+    keys = [*NO_TEST, f"{section}.MOSAIC", "0.5", f"{section}.LARGE_SCALE_JITTER", "[0.5,1.5]"]
+    keys += [
+        f"{section}.PHOTOMETRIC_DISTORTION",
+        "0.5",
+        "DATALOADER.SAMPLER_TRAIN",
+        "ClassBalancedTrainingSampler",
+    ]
+    train(*keys)
+    expected = checkpoint(tmp_path / "run", 4)
+    (tmp_path / "run/checkpoints/step_00000004.pth").unlink()
+    assert "resuming after 2 steps" in train(*keys, "DATALOADER.NUM_WORKERS", "1", "--resume").out
+    resumed = checkpoint(tmp_path / "run", 4)
+    for state in (expected, resumed):
+        del state["metadata"]["detection_config"]  # has the number of workers
+    assert_equal(expected, resumed)
+
+
 def test_a_random_seed_is_kept_when_resuming(train, tmp_path):
     newest = tmp_path / "run/checkpoints/step_00000004.pth"
     train(*NO_TEST, "SEED", "-1")
@@ -263,7 +285,9 @@ def test_a_run_can_be_resumed_after_a_signal(
 
     def interrupted_read(self, key):
         keys_read.append(key)
-        if len(keys_read) == 5:  # the third step's first image
+        if (
+            len(keys_read) == MAX_INPUTS + 5
+        ):  # the third step's first image, after the picture of the first inputs
             os.kill(os.getpid(), number)
         return read_image(self, key)
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fbnetv3.detection.data.detection_loaders import StepBatchSampler
+from fbnetv3.detection.training.detector_checkpoint import RAW_KEY
 from tests.detection.training.two_detector_processes import make_batches, make_norm
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -56,7 +57,7 @@ def test_both_have_the_same_weights_and_rank_0_writes_them(results):
     saved = torch.load(folder / "run/model_final.pth")
     for key, value in weights[0].items():
         assert torch.equal(value, weights[1][key]), key
-        assert torch.equal(value, saved["raw_model"][key]), key
+        assert torch.equal(value, saved[RAW_KEY][key]), key
     assert both[0]["training"]["results"]["custom_test"]["bbox"].keys() >= {"AP", "AP50"}
     assert both[1]["training"]["results"] == {}
 

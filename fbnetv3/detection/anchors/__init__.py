@@ -1,0 +1,1 @@
+"""Anchors: how well they cover the boxes of a dataset, and fitting them to it."""

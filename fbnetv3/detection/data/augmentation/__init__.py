@@ -1,0 +1,1 @@
+"""Augmentation of training images with their boxes, masks and keypoints."""
