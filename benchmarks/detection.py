@@ -1,8 +1,8 @@
 """Inference of the smallest detector against torchvision's mobile detectors: same image, threads and run.
 
 fbnetv3's side is `faster_rcnn_fbnetv3_a_C4` as `fbnetv3 detect` runs it, and as it is exported to ONNX. The peers are
-torchvision's `fasterrcnn_mobilenet_v3_large_320_fpn`, as it comes (150 proposals) and with 75 proposals like
-fbnetv3's detector (Table 5), and its `ssdlite320_mobilenet_v3_large`. Each side has its own process; they take turns. Weights are
+torchvision's `fasterrcnn_mobilenet_v3_large_320_fpn`, as it comes (150 proposals) and with 75 proposals like ours
+(Table 5), and its `ssdlite320_mobilenet_v3_large`. Each side has its own process; they take turns. Weights are
 random; the class weights are scaled so that all detect objects.
 
 `fbnetv3 detect` keeps freed memory (`keep_freed_memory`). Compared sides do so both or neither. The CPU time next to
