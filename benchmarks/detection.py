@@ -1,18 +1,20 @@
-"""Inference of the smallest detector against torchvision's mobile detector: same image, threads and run.
+"""Inference of the smallest detector against torchvision's mobile detectors: same image, threads and run.
 
-fbnetv3's side is `faster_rcnn_fbnetv3_a_C4` as tools/detect.py runs it. The peer is torchvision's
-`fasterrcnn_mobilenet_v3_large_320_fpn`, with 75 proposals instead of 150, like fbnetv3's detector (Table 5). Each
-side has its own process; they take turns. Weights are random; the class weights are scaled so that both detect
-objects. Goal: at least 1.3 times as many images per second.
+fbnetv3's side is `faster_rcnn_fbnetv3_a_C4` as `fbnetv3 detect` runs it, and as it is exported to ONNX. The peers are
+torchvision's `fasterrcnn_mobilenet_v3_large_320_fpn`, as it comes (150 proposals) and with 75 proposals like ours
+(Table 5), and its `ssdlite320_mobilenet_v3_large`. Each side has its own process; they take turns. Weights are
+random; the class weights are scaled so that all detect objects.
 
-tools/detect.py keeps freed memory (`keep_freed_memory`). To show its effect, both sides are measured with and without.
-The CPU time next to the wall time excludes other programs on the machine.
+`fbnetv3 detect` keeps freed memory (`keep_freed_memory`). Compared sides do so both or neither. The CPU time next to
+the wall time excludes other programs on the machine.
 """
 
 import argparse
 import json
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import torch
 from measure import SideProcess, report_comparison, serve_calls, summarize
@@ -21,27 +23,33 @@ from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 
 PIXELS = 320
 PROPOSALS = 75
+PEER_PROPOSALS = 150  # torchvision's default
 MIN_SCORE = 0.05
 MAX_DETECTIONS = 100
-GOAL = 1.3
+GOAL_EAGER = 1.5
+GOAL_EXPORTED = 4.0  # against the peer's eager mode, with equal numbers of proposals
 LOGIT_DEVIATION = 2.0  # standard deviation of the class logits, so that some scores are high
 
+KEEPING = ", keeping memory"
+OURS, EAGER, EXPORTED = "fbnetv3", "fbnetv3, not optimized", "fbnetv3, exported"
+PEER, PEER_75, SSDLITE = "torchvision", "torchvision, 75 proposals", "torchvision, ssdlite"
 SIDES = (
-    "fbnetv3",
-    "fbnetv3, without keeping memory",
-    "fbnetv3, not optimized",
-    "torchvision",
-    "torchvision, keeping memory",
+    OURS,
+    PEER,
+    *(f"{side}{KEEPING}" for side in (OURS, EAGER, EXPORTED, PEER, PEER_75, SSDLITE)),
 )
-KEEPING_MEMORY = ("fbnetv3", "torchvision, keeping memory")
-# Name, side of fbnetv3, peer
+# Name, side of fbnetv3, peer, goal
 COMPARISONS = (
-    ("tools/detect.py against torchvision's default", "fbnetv3", "torchvision"),
-    ("both keeping memory", "fbnetv3", "torchvision, keeping memory"),
-    ("neither keeping memory", "fbnetv3, without keeping memory", "torchvision"),
-    ("detectron2's default against torchvision's", "fbnetv3, not optimized", "torchvision"),
+    ("as they come", OURS, PEER, GOAL_EAGER),
+    ("as they come, both keeping memory", OURS + KEEPING, PEER + KEEPING, GOAL_EAGER),
+    ("equal proposals, both keeping memory", OURS + KEEPING, PEER_75 + KEEPING, None),
+    ("not optimized, equal proposals, both keeping memory", EAGER + KEEPING, PEER_75 + KEEPING, None),
+    ("against ssdlite, both keeping memory", OURS + KEEPING, SSDLITE + KEEPING, None),
+    ("exported, against eager with equal proposals", EXPORTED + KEEPING, PEER_75 + KEEPING, GOAL_EXPORTED),
+    ("exported, against ssdlite", EXPORTED + KEEPING, SSDLITE + KEEPING, None),
+    ("exported, against fbnetv3 not optimized", EXPORTED + KEEPING, EAGER + KEEPING, None),
 )
-DETAILED_SIDES = ("fbnetv3", "fbnetv3, not optimized", "torchvision")
+DETAILED_SIDES = (OURS + KEEPING, EAGER + KEEPING, PEER_75 + KEEPING)
 
 
 def main():
@@ -62,14 +70,15 @@ def main():
     rounds = [{name: json.loads(side()) for name, side in sides.items()} for _ in range(args.rounds)]
     for side in sides.values():
         side.close()
-    for name, side, peer in COMPARISONS:
+    for name, side, peer, goal in COMPARISONS:
         for clock in ("wall time", "CPU time"):
             seconds = {
                 "fbnetv3": [measured[side][clock] for measured in rounds],
                 "peer": [measured[peer][clock] for measured in rounds],
             }
-            goal = GOAL if name == COMPARISONS[0][0] else None
-            report_comparison(f"{name}, {clock}", summarize(seconds), goal, "torchvision")
+            peer_name = "fbnetv3" if peer.startswith(OURS) else "torchvision"
+            wanted = goal if clock == "CPU time" else None
+            report_comparison(f"{name}, {clock}", summarize(seconds), wanted, peer_name)
     for side in DETAILED_SIDES:
         print_parts(side, [measured[side] for measured in rounds])
 
@@ -88,26 +97,55 @@ def build_detector(side):
     """Return a function that detects objects in an image and counts them, and the methods of its parts, by name."""
     torch.manual_seed(0)
     image = torch.rand(3, PIXELS, PIXELS)
-    if side in KEEPING_MEMORY:
+    name = side.removesuffix(KEEPING)
+    if name != side:
         keep_freed_memory()
-    is_peer = side.startswith("torchvision")
-    if is_peer:
-        model, inputs, parts = build_torchvision_detector(image)
+    if name == EXPORTED:
+        return build_exported_detector(image), {}
+    if name == SSDLITE:
+        model, inputs, parts = build_ssdlite(image)
+    elif name in (PEER, PEER_75):
+        model, inputs, parts = build_torchvision_detector(
+            image, PEER_PROPOSALS if name == PEER else PROPOSALS
+        )
     else:
-        model, inputs, parts = build_fbnetv3_detector(image, optimized=side != "fbnetv3, not optimized")
+        model, inputs, parts = build_fbnetv3_detector(image, optimized=name != EAGER)
 
     @torch.inference_mode()
     def detect():
         (detections,) = model(inputs)
-        return len(detections["boxes"] if is_peer else detections["instances"])
+        return len(detections["boxes"] if name.startswith(PEER) else detections["instances"])
 
     return detect, parts
 
 
-def build_fbnetv3_detector(image, optimized):
-    from detectron2.modeling import build_model
+def build_exported_detector(image):
+    from fbnetv3 import deploy
+    from fbnetv3.detection.export.detector_export import export_detector
 
-    from fbnetv3.detection import get_config, optimize_for_inference
+    model, _, _ = build_fbnetv3_detector(image, optimized=False)
+    pixels = (255 * image).permute(1, 2, 0).to(torch.uint8).contiguous().numpy()
+    cfg = detector_config()
+    cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = PIXELS
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "model.pth"
+        torch.save({"model": model.state_dict()}, weights)
+        done = export_detector(cfg, weights, Path(folder) / "exported", images=[pixels])
+        predictor = deploy.load(done.folder)
+    return lambda: len(predictor.detect(pixels))
+
+
+def build_ssdlite(image):
+    from torchvision.models.detection import ssdlite320_mobilenet_v3_large
+
+    model = ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, score_thresh=MIN_SCORE
+    ).eval()
+    return model, [image], {"trunk": (model.backbone, "forward"), "head": (model.head, "forward")}
+
+
+def detector_config():
+    from fbnetv3.detection import get_config
 
     cfg = get_config("faster_rcnn_fbnetv3_a_C4")
     cfg.MODEL.DEVICE = "cpu"
@@ -116,6 +154,15 @@ def build_fbnetv3_detector(image, optimized):
         MIN_SCORE,
         MAX_DETECTIONS,
     )
+    return cfg
+
+
+def build_fbnetv3_detector(image, optimized):
+    from detectron2.modeling import build_model
+
+    from fbnetv3.detection import optimize_for_inference
+
+    cfg = detector_config()
     inputs = [{"image": 255 * image, "height": PIXELS, "width": PIXELS}]
     model = build_model(cfg).eval()
     spread_scores(model.roi_heads.box_predictor, lambda: model(inputs))
@@ -135,13 +182,13 @@ def build_fbnetv3_detector(image, optimized):
     return model, inputs, parts
 
 
-def build_torchvision_detector(image):
+def build_torchvision_detector(image, proposals):
     from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
     model = fasterrcnn_mobilenet_v3_large_320_fpn(
         weights=None,
         weights_backbone=None,
-        rpn_post_nms_top_n_test=PROPOSALS,
+        rpn_post_nms_top_n_test=proposals,
         box_score_thresh=MIN_SCORE,
         box_detections_per_img=MAX_DETECTIONS,
     ).eval()

@@ -122,7 +122,7 @@ BENCHMARKS = {
     "detection": Benchmark(
         "detection.py",
         "Detection",
-        "One image of 320 pixels, the smallest Faster R-CNN against torchvision's mobile one.",
+        "One image of 320 pixels, the smallest Faster R-CNN against torchvision's mobile detectors.",
         ("--threads", "1", "--rounds", "15"),
         threads=1,
     ),

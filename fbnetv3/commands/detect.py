@@ -150,10 +150,10 @@ def _parse_args(argv: Sequence[str] | None) -> Namespace:
     args = parser.parse_intermixed_args(argv)
     for option in _LISTS:
         words, overrides = _split_overrides(getattr(args, option))
+        if overrides and not words:
+            raise UsageError(f"--{option.replace('_', '-')}: {overrides[0]} is a config key")
         setattr(args, option, words)
         args.overrides = overrides + args.overrides
-    if not args.input:
-        raise UsageError("--input names no image or video")
     return args
 
 

@@ -27,7 +27,7 @@ def describe_detector_run(cfg: CfgNode, model: nn.Module) -> dict[str, Any]:
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "resolution": cfg.INPUT.MIN_SIZE_TEST,
         "data": ", ".join(cfg.DATASETS.TRAIN),
-        "data_root": custom.TRAIN_IMAGES,
+        "data_root": custom.TRAIN_IMAGES or custom.TRAIN_ANNOTATIONS,
         "weights": cfg.MODEL.WEIGHTS or cfg.MODEL.FBNETV3.WEIGHTS,
         "optimizer": cfg.SOLVER.OPTIMIZER,
         "lr": cfg.SOLVER.BASE_LR,

@@ -12,14 +12,20 @@ from typing import Any
 import yaml
 
 from fbnetv3.detection.data.annotations.clean_annotations import CleanAnnotations
-from fbnetv3.errors import DataError
+from fbnetv3.errors import DataError, OutputError
 from fbnetv3.utils.files import as_output_error, make_folder, write_json, write_text
 
 _DIGITS = 12  # of fractions: enough to give back pixels to a millionth
 
 
 def write_coco(clean: CleanAnnotations, file: Path) -> None:
-    """Write a split as a COCO-format file, whose image names are relative to `clean.image_root`."""
+    """Write a split as a COCO-format file, whose image names are relative to `clean.image_root`.
+
+    Raises:
+        OutputError: the file is the one that the annotations come from, or cannot be written.
+    """
+    if file.exists() and file.resolve() == Path(clean.source).resolve():
+        raise OutputError(f"{file}: is the file to convert: write to a different one")
     make_folder(file.parent)
     data: dict[str, Any] = {
         "images": clean.images,
@@ -36,8 +42,11 @@ def write_yolo(splits: Mapping[str, CleanAnnotations], folder: Path) -> Path:
 
     Raises:
         DataError: the splits have different classes, or two images would have the same label file.
-        OutputError: the folder cannot be written.
+        OutputError: the folder is not empty, or cannot be written.
     """
+    # Links would replace images of the same name
+    if folder.is_dir() and any(folder.iterdir()):
+        raise OutputError(f"{folder}: is not empty: name a new folder")
     first = next(iter(splits.values()))
     for split, clean in splits.items():
         if clean.classes != first.classes:
@@ -95,7 +104,6 @@ def _link(target: Path, link: Path) -> None:
     """Link to an image, or copy it where links are not possible."""
     make_folder(link.parent)
     with as_output_error(link):
-        link.unlink(missing_ok=True)
         try:
             link.symlink_to(target)
         except OSError:

@@ -18,11 +18,13 @@ from PIL import Image, ImageDraw
 from fbnetv3.detection.inference.detected_image import track_ids
 from fbnetv3.utils.files import atomic_write, make_folder
 from fbnetv3.utils.plotting import load_font
+from fbnetv3.utils.text import shorten
 
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
 PICTURE_SUFFIXES = (*_JPEG_SUFFIXES, ".png")
 _JPEG_MAX_SIDE = 65_500
 _MIN_FONT_SIZE = 9  # pixels
+_MAX_NAME_LENGTH = 60  # characters
 _MASK_OPACITY = 0.45
 _MIN_KEYPOINT_SCORE = 0.05  # detectron2's
 
@@ -62,8 +64,9 @@ def draw_detections(picture: np.ndarray, instances: Instances, names: Sequence[s
     labels = []
     for i in reversed(order):
         score = f": {100 * float(instances.scores[i]):.0f}%" if has_scores else ""
-        suffix = f"{score}" if tracks[i] is None else f" #{tracks[i]}{score}"
-        label = _fit_label(draw, names[classes[i]], suffix, font_size, image.size)
+        suffix = score if tracks[i] is None else f" #{tracks[i]}{score}"
+        name = shorten(names[classes[i]], _MAX_NAME_LENGTH)
+        label = _fit_label(draw, name, suffix, font_size, image.size)
         if label is not None:
             position = _place_label(label, boxes[i], image.size, placed)
             placed.append((*position, position[0] + label.width, position[1] + label.height))

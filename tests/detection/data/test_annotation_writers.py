@@ -5,8 +5,9 @@ import re
 
 import pytest
 import yaml
+from pycocotools.coco import COCO
 
-from fbnetv3.detection.data.annotation_writers import write_yolo
+from fbnetv3.detection.data.annotation_writers import write_coco, write_yolo
 from fbnetv3.detection.data.annotations.clean_annotations import clean_annotations
 from fbnetv3.detection.data.formats import AnnotationSource
 from fbnetv3.errors import DataError
@@ -75,6 +76,20 @@ def test_an_undivided_dataset_is_for_training_and_validation(tool, data, tmp_pat
     assert boxes(read_clean(tmp_path, "train")) == boxes(read_clean(data["coco"], "val"))
 
 
+def test_masks_and_crowds_are_kept_in_coco(tmp_path):
+    polygon = [[8, 8, 32, 8, 32, 24, 8, 24]]
+    run_lengths = {"counts": [0, 48, 64 * 48 - 48], "size": [48, 64]}  # the first column
+    annotations = [
+        annotation(1, segmentation=polygon),
+        annotation(2, bbox=(0, 0, 1, 48), segmentation=run_lengths, iscrowd=1),
+    ]
+    file, root = save_dataset(tmp_path, dataset(1, annotations))
+    write_coco(read_clean(file, images=root), tmp_path / "converted.json")
+    coco = COCO(tmp_path / "converted.json")
+    assert [int(coco.annToMask(entry).sum()) for entry in coco.loadAnns([1, 2])] == [24 * 16, 48]
+    assert [entry["iscrowd"] for entry in coco.loadAnns([1, 2])] == [0, 1]
+
+
 def test_one_split(tool, data, tmp_path):
     ran = tool("convert_annotations", data["csv"], "--split", "val", "--output", tmp_path / "val.json")
     assert ran.out.startswith(
@@ -97,6 +112,15 @@ def test_errors_are_one_line(tool, data, arguments, message):
     ran = tool("convert_annotations", data["csv"], *arguments)
     assert ran.code == 2 and ran.err.count("\n") == 1
     assert re.search(message, ran.err)
+
+
+def test_nothing_is_overwritten(tool, tmp_path):
+    file, root = save_dataset(tmp_path, dataset(1))
+    content = file.read_bytes(), (root / "1.png").read_bytes()
+    assert "is the file to convert" in tool("convert_annotations", file, "--output", file).err
+    ran = tool("convert_annotations", file, "--images", root, "--to", "yolo", "--output", tmp_path)
+    assert ran.code == 1 and "is not empty: name a new folder" in ran.err
+    assert content == (file.read_bytes(), (root / "1.png").read_bytes())
 
 
 def test_images_that_differ_in_their_suffix_only(tmp_path):

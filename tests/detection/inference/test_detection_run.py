@@ -345,6 +345,7 @@ def test_errors_are_one_line(tool, detect, tmp_path):  # noqa: F811
             "instances.json: is not JSON: line 1, column 2",
         ),
         (detect("--input", tmp_path / "x.png", "MODEL.NOTHING", "1"), 2, "unknown key MODEL.NOTHING"),
+        (detect("--input", "MODEL.NOTHING", "1"), 2, "--input: MODEL.NOTHING is a config key"),
         (detect("MODEL.NOTHING", "1", "--input", tmp_path / "x.png"), 2, "unknown key MODEL.NOTHING"),
         (
             detect("--input", tmp_path / "x.png", "--output", tmp_path / "x.png"),
