@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fbnetv3.deploy.exported_folder import is_exported_folder
-from fbnetv3.errors import DataError, UsageError
+from fbnetv3.errors import DataError, UnknownNameError, UsageError
 from fbnetv3.model_zoo.pretrained import find_detector_weights, find_zoo_detector, is_checkpoint
 from fbnetv3.modeling.cpu.malloc import keep_freed_memory
 from fbnetv3.training.run_state.detector_record import read_detector_record
@@ -209,7 +209,12 @@ def _find_detector(args: Namespace) -> tuple[Any, str]:
         return cfg, cfg.MODEL.WEIGHTS
     config, weights = args.config, args.weights
     if args.model:
-        config, weights = find_zoo_detector(args.model, weights)
+        try:
+            config, weights = find_zoo_detector(args.model, weights)
+        except UnknownNameError as error:
+            raise UnknownNameError(
+                f"{args.model}: no such run, checkpoint or exported folder, and {error}"
+            ) from None
     cfg = load_detection_config(config, args.overrides)
     pairs = parse_pairs(args.overrides)
     weights = find_detector_weights(config, cfg, weights, pairs)

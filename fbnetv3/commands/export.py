@@ -10,6 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from fbnetv3.config import is_detection_config
+from fbnetv3.config.loading import RUN_CONFIG
 from fbnetv3.data.classes.class_names import read_class_names
 from fbnetv3.deploy import FORMATS, ExportedNetwork, Int8Settings, export_classifier
 from fbnetv3.deploy.formats.export_format import get_format
@@ -202,7 +203,8 @@ def _run_detector_export(args: argparse.Namespace, command: str) -> None:
         cfg = load_detection_config(args.config, args.overrides)
         weights = find_detector_weights(args.config, cfg, args.weights, pairs)
         cfg = use_recorded_detector(cfg, read_detector_record(weights), weights, pairs)
-        name = Path(args.config).stem
+        # The config of a run says nothing by its name
+        name = arch_name(cfg) if Path(args.config).name == RUN_CONFIG else Path(args.config).stem
     classes = read_class_names(args.classes) if args.classes else None
     int8 = None
     if args.int8:

@@ -24,6 +24,7 @@ from fbnetv3.model_zoo import zoo
 from fbnetv3.modeling.torchvision_models import TORCHVISION_PREFIX
 from fbnetv3.training.builders import build_model, preprocessing_from_config, resolve_arch
 from fbnetv3.training.recorded_networks import config_from_record, use_recorded_network
+from fbnetv3.training.run_state.detector_record import read_detector_record
 from fbnetv3.training.run_state.network_record import NetworkRecord, read_network_record
 from fbnetv3.training.run_state.run_folder import RunFolder, select_weights
 from fbnetv3.utils.downloads import ZOO_PREFIX
@@ -100,6 +101,8 @@ def load_classifier_from_checkpoint(
     if weights is None:
         raise UsageError(f"{path}: contains neither an exported network nor the weights of a training run")
     record = read_network_record(str(weights))
+    if record is None and read_detector_record(str(weights)) is not None:
+        raise UsageError(f"{weights}: is a detector, not a classifier: use `fbnetv3 detect`")
     if record is None:
         raise UsageError(
             f"{weights}: does not record its network: pass the name of the architecture or a config, with this file "

@@ -8,6 +8,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, build_backbone
 from fbnetv3.detection import FBNetV3Backbone, config_file
 from fbnetv3.detection.detection_config import load_detection_config
 from fbnetv3.errors import UsageError
+from fbnetv3.training.run_state.fingerprint import DETECTOR_IGNORED_KEYS, config_fingerprint
 
 BASE = config_file("faster_rcnn_fbnetv3_digits_C4")
 MODULE = """
@@ -77,3 +78,11 @@ def test_errors_name_file_and_key(yaml, message, tmp_path):
     with pytest.raises(UsageError, match=message) as error:
         load_detection_config(config)
     assert "\n" not in str(error.value)
+
+
+def test_the_config_file_of_a_run_resumes_it(tmp_path):
+    cfg = load_detection_config(BASE)
+    (tmp_path / "config.yaml").write_text(cfg.dump())
+    again = load_detection_config(tmp_path / "config.yaml")
+    fingerprints = [config_fingerprint(config, DETECTOR_IGNORED_KEYS) for config in (cfg, again)]
+    assert fingerprints[0] == fingerprints[1]

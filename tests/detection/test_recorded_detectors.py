@@ -217,6 +217,12 @@ def test_evaluation_and_export_need_only_the_checkpoint(run, scenes, tool, tmp_p
     assert rows[0] == "class,AP (bbox)" and sorted(row.split(",")[0] for row in rows[1:]) == sorted(NAMES)
 
 
+def test_a_detector_does_not_classify(run, tool):
+    ran = tool("classify", run, "a.png")
+    assert ran.code == 2
+    assert f"{run / 'model_final.pth'}: is a detector, not a classifier: use `fbnetv3 detect`" in ran.err
+
+
 def test_an_exported_folder_has_the_names_and_ids_of_the_checkpoint(run, tool, tmp_path, monkeypatch):
     # A detector that is hardly trained has many equal scores, which runtimes sort differently
     monkeypatch.setattr(detector_onnx, "MIN_EQUAL_SHARE", 0.0)

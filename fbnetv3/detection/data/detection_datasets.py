@@ -179,7 +179,7 @@ def _missing_file_as_data_error(name: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         setting = (
-            "DATASETS.CUSTOM"
+            "DATASETS.CUSTOM.DATA, or its other keys, to where it is now"
             if name in CUSTOM_DATASETS
             else "DETECTRON2_DATASETS to the folder that contains it"
         )

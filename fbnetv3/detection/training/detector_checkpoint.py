@@ -33,6 +33,7 @@ from fbnetv3.training.run_state.checkpoints import (
     save_checkpoint,
 )
 from fbnetv3.training.run_state.detector_record import detector_record_from_metadata
+from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.downloads import ZOO_PREFIX, is_url, local_path
 from fbnetv3.utils.files import write_text
 from fbnetv3.utils.text import first_few, one_line
@@ -118,7 +119,7 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         return self.load(str(newest[0])) if newest else self.load(path, checkpointables=[])
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load a file, a URL or a `zoo://` entry, and return its other contents; "" loads nothing.
+        """Load a file, a run's folder, a URL or a `zoo://` entry, and return its other contents; "" loads nothing.
 
         `checkpointables` are keys to load in addition to the weights; default: all. If there are none, averaged weights
         are preferred.
@@ -131,6 +132,8 @@ class FBNetV3Checkpointer(DetectionCheckpointer):
         self._source = path
         if is_url(path) or path.startswith(ZOO_PREFIX):
             path = str(local_path(path))
+        if path and os.path.isdir(path):
+            path = _weights_of_run(path)
         # Other schemes, such as detectron2://, are left to detectron2
         if path and "://" not in path and not os.path.isfile(path.partition("?")[0]):
             raise WeightsError(f"{path}: no such file")
@@ -254,7 +257,7 @@ def load_detector(
 
     Args:
         model: from detectron2's `build_model`.
-        source: a file, a URL or a `zoo://` entry: written by detectron2 or this project, or a released one.
+        source: a file, a run's folder, a URL or a `zoo://` entry; written by detectron2 or this project, or released.
         new_classes: initialize the last layers randomly if the checkpoint has a different number of classes.
         classes: names of the model's classes; with `new_classes`, classes that the checkpoint records by these names
             are kept.
@@ -262,6 +265,14 @@ def load_detector(
     checkpointer = FBNetV3Checkpointer(model, new_classes=new_classes, classes=classes)
     checkpointer.load(os.fspath(source), checkpointables=[])
     return model
+
+
+def _weights_of_run(folder: str) -> str:
+    """Return the file with the final weights in a run's folder, or with the newest ones."""
+    weights = RunFolder(folder).trained_weights()
+    if weights is None:
+        raise WeightsError(f"{folder}: is a folder without the weights of a run")
+    return str(weights)
 
 
 def _read_checkpoint(path: Path) -> State:

@@ -102,10 +102,15 @@ def config_fingerprint(cfg: CfgNode, ignored: Collection[str]) -> dict[str, Any]
     """
     sections = tuple(f"{name}." for name in ignored)
     return {
-        key: list(value) if isinstance(value, tuple) else value  # checkpoints hold lists
+        key: _to_lists(value)
         for key, value in flatten(cfg).items()
         if key not in ignored and not key.startswith(sections)
     }
+
+
+def _to_lists(value: Any) -> Any:
+    """Return a value with lists instead of tuples, as YAML has only lists: a run's config.yaml equals its config."""
+    return [_to_lists(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
 def with_defaults(saved: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,7 +128,7 @@ def check_same_run(
     long_values: Collection[str] = (),
 ) -> None:
     """Require that a checkpoint has the same fingerprint. The message omits the values of keys in `long_values`."""
-    if difference := first_difference(saved, current):
+    if difference := first_difference({key: _to_lists(value) for key, value in saved.items()}, current):
         key = difference.key
         values = "" if key in long_values else f": was {difference.saved}, is now {difference.current}"
         raise UsageError(

@@ -316,7 +316,11 @@ def test_a_model_zoo_detector(tool, released, tmp_path):  # noqa: F811
         assert len(categories) == 80 and categories[-1] == {"id": 90, "name": "toothbrush"}
     ran = tool("detect", "--model", "fbnetv3_a", *arguments)
     assert ran.code == 2
-    assert "error: no weights for 'coco/fbnetv3_a' in the model zoo: did you mean coco/faster" in ran.err
+    assert (
+        "error: fbnetv3_a: no such run, checkpoint or exported folder, and no weights for 'coco/fbnetv3_a'"
+        in ran.err
+    )
+    assert "in the model zoo: did you mean coco/faster" in ran.err
 
 
 def test_errors_are_one_line(tool, detect, tmp_path):  # noqa: F811

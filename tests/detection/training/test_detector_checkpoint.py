@@ -33,6 +33,15 @@ def equal(model, state):
     return all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
 
 
+def test_the_folder_of_a_run_stands_for_its_weights(model, tmp_path):
+    with pytest.raises(WeightsError, match="is a folder without the weights of a run"):
+        load_detector(model, tmp_path)
+    final = shifted(model, 1)
+    torch.save({"model": final}, tmp_path / "model_final.pth")
+    load_detector(model, tmp_path)
+    assert equal(model, final)
+
+
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_averaged_weights_are_preferred(model, tmp_path, prefix):
     raw, ema = shifted(model, 1), {f"{prefix}{key}": value for key, value in shifted(model, 2).items()}

@@ -62,7 +62,10 @@ def test_training_and_test_with_different_classes(fails, scenes, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file (custom_train): set DATASETS.CUSTOM"),
+        (
+            None,
+            "no such file (custom_train): set DATASETS.CUSTOM.DATA, or its other keys, to where it is now",
+        ),
         ('{"images": [', "is not JSON: line 1, column 13"),
         ("[1, 2]", "is a list, as in a results file"),
         ('{"images": []}', 'the list "images" is empty'),

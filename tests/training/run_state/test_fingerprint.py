@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 from fvcore.common.config import CfgNode
 
 from fbnetv3.config import get_cfg
@@ -31,6 +32,16 @@ def test_a_nested_section_is_ignored():
         "DATASETS.CUSTOMER": "b",
         "DATASETS.TRAIN": ["c"],
     }
+
+
+def test_tuples_within_lists_equal_the_lists_of_a_yaml_file():
+    nested = CfgNode({"WEIGHTS": [(10.0, 5.0), (20.0, 10.0)]})
+    reloaded = CfgNode(yaml.safe_load(nested.dump()))
+    assert config_fingerprint(nested, ()) == config_fingerprint(reloaded, ())
+    # Checkpoints of older runs hold the tuples
+    check_same_run({"WEIGHTS": nested.WEIGHTS}, config_fingerprint(reloaded, ()), CHECKPOINT)
+    with pytest.raises(UsageError, match="WEIGHTS has changed"):
+        check_same_run({"WEIGHTS": [(10.0, 5.0)]}, config_fingerprint(reloaded, ()), CHECKPOINT)
 
 
 def test_ignored_keys_of_classifiers_exist_and_new_keys_are_compared():

@@ -11,7 +11,7 @@ _MESSAGES = {
     "equal_names": "categories with equal names {}; rename them, or merge them",
     "no_size": "images whose width or height is not a positive integer {}; correct it, or remove it from the file",
     "missing": "missing images {}; name the folder that each file_name is relative to, or remove them from the file",
-    "corrupt": "corrupt images {}; replace them, or remove them from the file",
+    "corrupt": "corrupt images {}; replace them, or remove them with their annotations",
     "wrong_size": "images whose size (width x height) differs from the file {}; correct the file, boxes included",
     "no_image_id": 'annotations whose "image_id" is neither a number nor a string {}; correct it',
     "no_category_id": 'annotations whose "category_id" is neither a number nor a string {}; correct it',
