@@ -239,3 +239,15 @@ def test_an_exported_folder_has_the_names_and_ids_of_the_checkpoint(run, tool, t
     assert predictor.classes() == dict(zip(IDS, NAMES, strict=True))
     others = [{"id": 1, "name": "nine"}, {"id": 2, "name": "two"}]
     assert list(predictor.classes(others))[9] == 1 and list(predictor.classes(others))[2] == 2
+
+
+def test_an_export_is_not_named_after_the_config_file_of_a_run(run, tool, tmp_path, monkeypatch):
+    monkeypatch.setattr(detector_onnx, "MIN_EQUAL_SHARE", 0.0)
+    (tmp_path / "config.yaml").write_text(config_from_checkpoint(run / "model_final.pth").dump())
+    ran = tool(
+        *("export_net", "--config", tmp_path / "config.yaml", "--weights", run / "model_final.pth"),
+        *("--format", "onnx", "--output", tmp_path / "exported"),
+        *("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "0.0", "INPUT.MIN_SIZE_TEST", "96"),
+    )
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith(f"{tmp_path}/exported/model.onnx: my_digits")
