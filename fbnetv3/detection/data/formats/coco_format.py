@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fbnetv3.detection.data.annotations.clean_annotations import read_category_entries
-from fbnetv3.detection.data.annotations.coco_files import read_annotations
+from fbnetv3.detection.data.annotations.coco_files import RawAnnotations, read_annotations
 from fbnetv3.detection.data.formats.annotation_source import (
     ANNOTATION_FORMATS,
     SPLIT_NAMES,
     AnnotationReader,
     AnnotationSource,
-    RawAnnotations,
     find_in_file,
     matching_formats,
 )

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fbnetv3.detection.data.annotations.coco_files import RawAnnotations
 from fbnetv3.detection.data.formats.annotation_source import (
     ANNOTATION_FORMATS,
     SPLIT_NAMES,
     AnnotationReader,
     AnnotationSource,
     LabelProblems,
-    RawAnnotations,
     box_annotation,
     categories_of_names,
     require_classes,

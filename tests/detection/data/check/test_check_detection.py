@@ -53,6 +53,15 @@ def test_every_format_can_be_checked(data, name):
     assert list(kinds) == ["few boxes", "no boxes"]
 
 
+def test_ids_that_are_numbers_and_text_have_an_order_in_a_file_that_cannot_be_cleaned(tmp_path):
+    data = dataset(1, [annotation(bbox=(8, 8, -1, 16))])
+    data["categories"][1]["id"] = "dog"
+    file, _ = save_dataset(tmp_path, data)
+    result, kinds = check(file)
+    assert "negative width" in kinds["annotations of all"]
+    assert result.splits["all"].dataset.classes == ["cat", "dog"]
+
+
 def test_corrupt_images_are_named_and_the_others_keep_their_boxes(yolo):
     (yolo / "images" / "train" / "train_1.png").write_bytes(b"no image")
     result, kinds = check(yolo)
