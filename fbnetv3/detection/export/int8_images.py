@@ -90,7 +90,6 @@ def dataset_images(names: Sequence[str], count: int) -> list[str]:
 
 def average_precision(cfg: CfgNode, name: str, classes: Sequence[str]) -> AveragePrecision:
     """Return a function that computes an exported detector's box AP in percent on a registered dataset."""
-
     # Exported graphs have no test-time augmentation
     cfg = cfg.clone()
     cfg.defrost()

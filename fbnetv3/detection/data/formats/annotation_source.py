@@ -79,8 +79,13 @@ class AnnotationSource:
         return [category["name"] for category in self.categories()]
 
     def _shared_classes(self) -> list[str] | None:
-        """Return the classes of `class_source`, if the format does not list its own."""
+        """Return the classes of `class_source`, if the format does not list its own.
+
+        None if its files are gone, as where a trained detector is evaluated: its classes are matched by name.
+        """
         if self.reader.lists_classes or self.class_source is None:
+            return None
+        if not self.class_source.annotations.exists():
             return None
         return self.class_source.class_names()
 
