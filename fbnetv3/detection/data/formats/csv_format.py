@@ -26,6 +26,7 @@ from fbnetv3.detection.data.formats.image_lookup import (
     read_image_sizes,
 )
 from fbnetv3.errors import DataError
+from fbnetv3.utils.text import one_line
 
 _SEPARATORS = ",;\t"
 _Row = tuple[int, str, "list[float] | None", str]  # line, image, box, class
@@ -113,7 +114,8 @@ def _read_rows(file: Path) -> list[_Row]:
     rows: list[_Row] = []
     try:
         with file.open(encoding="utf-8-sig", newline="") as f:
-            reader = csv.reader(f, delimiter=_separator(file))
+            # Strict: otherwise a quotation mark without a second one would hide the rest of the file
+            reader = csv.reader(f, delimiter=_separator(file), strict=True)
             first_row = next(reader, [])
             columns = _require_columns(first_row, file)
             if not columns.has_header:
@@ -132,9 +134,9 @@ def _read_rows(file: Path) -> list[_Row]:
 def _require_columns(first_row: Sequence[str], file: Path) -> BoxColumns:
     columns = find_box_columns(first_row)
     if columns is None:
+        header = one_line(",".join(first_row), 200) or "(empty)"
         raise DataError(
-            f"{file}: the header {','.join(first_row) or '(empty)'} names no columns for image and box: use "
-            "image,x0,y0,x1,y1,class"
+            f"{file}: the header {header} names no columns for image and box: use image,x0,y0,x1,y1,class"
         )
     return columns
 
