@@ -43,8 +43,8 @@ def int8_settings(
 
     Calibration images come from the folder `calibration`, or else from `DATASETS.TRAIN`. Up to `max_images` images of
     the first dataset of `DATASETS.TEST` are compared, and AP is computed on the whole of it. If it does not exist, the
-    folder is split, and agreement decides. `classes` name the outputs of weights that do not record their classes;
-    `limits` are other fields of `DetectorInt8Settings`.
+    folder is split. Without a test dataset, or without objects in it, agreement decides. `classes` name the outputs of
+    weights that do not record their classes; `limits` are other fields of `DetectorInt8Settings`.
 
     Raises:
         UsageError: neither a folder nor a dataset has images.
@@ -72,7 +72,8 @@ def int8_settings(
     # Recorded names match the dataset's, whatever names the export gets
     recorded = recorded_classes(read_detector_record(os.fspath(weights)))
     names = list(detector_classes(cfg).values()) if recorded or classes is None else classes
-    precision = average_precision(cfg, test_names[0], names) if test_names else None
+    has_objects = bool(test_names) and _has_objects(test_names[0])
+    precision = average_precision(cfg, test_names[0], names) if has_objects else None
     return DetectorInt8Settings(images, compared, precision, **limits)
 
 
@@ -86,6 +87,12 @@ def dataset_images(names: Sequence[str], count: int) -> list[str]:
         if existing := [file for file in evenly_spaced(files, count) if os.path.isfile(file)]:
             return existing
     return []
+
+
+def _has_objects(name: str) -> bool:
+    """Return whether there is anything to find in a dataset, without which AP is NaN."""
+    images = load_dataset_dicts(name)
+    return any(not a.get("iscrowd", 0) for image in images for a in image.get("annotations", ()))
 
 
 def average_precision(cfg: CfgNode, name: str, classes: Sequence[str]) -> AveragePrecision:

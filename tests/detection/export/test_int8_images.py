@@ -1,5 +1,7 @@
 """The accuracy by which an int8 detector is judged: that of the exported detector, on the classes by name."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -36,3 +38,12 @@ def test_accuracy_needs_neither_the_names_of_the_export_nor_augmentation(digits_
     settings = int8_settings(cfg, weights, names)
     assert len(settings.images) == 3 and len(settings.calibration) == 8
     assert settings.average_precision(NoObjects()) == 0
+
+
+def test_without_objects_in_the_test_images_agreement_decides(digits_config, weights, scenes, tmp_path):
+    """AP is NaN there, so it cannot drop."""
+    data = json.loads((scenes / "test.json").read_text())
+    (tmp_path / "empty.json").write_text(json.dumps({**data, "annotations": []}))
+    test = ["DATASETS.CUSTOM.TEST_ANNOTATIONS", str(tmp_path / "empty.json")]
+    settings = int8_settings(load_detection_config(digits_config, test), weights)
+    assert settings.average_precision is None and settings.required_agreement == 90
