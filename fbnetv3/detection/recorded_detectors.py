@@ -144,7 +144,7 @@ def _recorded_anchors(record: DetectorRecord) -> dict[str, Any]:
         values = flatten(yaml.safe_load(record.config))
     except (yaml.YAMLError, AttributeError, TypeError):
         return {}
-    keys = (f"MODEL.ANCHOR_GENERATOR.{key}" for key in (*ANCHOR_KEYS, "FIT"))
+    keys = (f"MODEL.ANCHOR_GENERATOR.{key}" for key in (*ANCHOR_KEYS, "OFFSET", "FIT"))
     return {key: values[key] for key in keys if key in values}
 
 

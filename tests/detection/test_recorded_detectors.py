@@ -178,11 +178,16 @@ def test_weights_without_a_record(tmp_path):
 def test_another_config_gets_the_recorded_architecture_and_input(run, digits_config, caplog):
     caplog.set_level("INFO")
     cfg = load_detection_config(
-        digits_config, ["MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]", "INPUT.FORMAT", "RGB"]
+        digits_config,
+        [
+            *("MODEL.PIXEL_STD", "[1.0, 1.0, 1.0]", "INPUT.FORMAT", "RGB"),
+            *("MODEL.ANCHOR_GENERATOR.OFFSET", "0.5"),
+        ],
     )
     record = read_detector_record(str(run / "model_final.pth"))
     used = use_recorded_detector(cfg, record, "x.pth", keep={"INPUT.FORMAT"})
     assert flatten(used)["MODEL.PIXEL_STD"] == [57.375, 57.12, 58.395]
+    assert used.MODEL.ANCHOR_GENERATOR.OFFSET == 0
     assert ("RGB", record.definition) == (used.INPUT.FORMAT, used.MODEL.FBNETV3.ARCH)
     assert "INPUT.FORMAT RGB, as given: x.pth was trained with BGR" in caplog.messages
     assert (

@@ -27,6 +27,7 @@ ANCHOR_KEYS = ("SIZES", "ASPECT_RATIOS")
 _FIT_KEY = "MODEL.ANCHOR_GENERATOR.FIT"
 _MAX_BOXES = 2000
 _MAX_EVALUATIONS = 1000
+_ARCHITECTURES = ("GeneralizedRCNN", "ProposalNetwork", "RetinaNet")
 _SHARE_TO_MENTION = 0.05  # of boxes with a low IoU
 _DETECTRON2_RATIOS = (0.5, 1.0, 2.0)
 _DETECTRON2_SIZES = (32, 64, 128, 256, 512)
@@ -53,6 +54,8 @@ def resolve_anchors(
         recorded: values by dotted key that a checkpoint records; a resumed run keeps its anchors.
     """
     section = cfg.MODEL.ANCHOR_GENERATOR
+    if not section.FIT and cfg.MODEL.META_ARCHITECTURE not in _ARCHITECTURES:
+        return cfg, ""  # one's own, which may have no anchors
     boxes = training_boxes(cfg, dicts)
     if section.NAME != "DefaultAnchorGenerator" or not len(boxes):
         if section.FIT:
@@ -105,7 +108,13 @@ def anchor_levels(cfg: CfgNode) -> list[AnchorLevel]:
     plain.MODEL.FBNETV3.WEIGHTS = ""
     with torch.device("meta"):
         shapes = build_backbone(plain).output_shape()
-    strides = [shapes[name].stride for name in _part(cfg).IN_FEATURES]
+    names = _part(cfg).IN_FEATURES
+    if unknown := [name for name in names if name not in shapes]:
+        key = "RETINANET" if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else "RPN"
+        raise UsageError(
+            f"MODEL.{key}.IN_FEATURES {', '.join(unknown)}: the backbone has the feature maps {', '.join(shapes)}"
+        )
+    strides = [shapes[name].stride for name in names]
     sizes, ratios = (_per_level(section[key], len(strides), key) for key in ANCHOR_KEYS)
     return [
         AnchorLevel(stride, section.OFFSET, tuple(map(float, level_sizes)), tuple(map(float, level_ratios)))

@@ -12,10 +12,9 @@ from typing import Any
 import yaml
 
 from fbnetv3.detection.data.annotations.clean_annotations import CleanAnnotations
+from fbnetv3.detection.data.formats.yolo_labels import format_box_line
 from fbnetv3.errors import DataError, OutputError
 from fbnetv3.utils.files import as_output_error, make_folder, write_json, write_text
-
-_DIGITS = 12  # of fractions: enough to give back pixels to a millionth
 
 
 def write_coco(clean: CleanAnnotations, file: Path) -> None:
@@ -69,12 +68,12 @@ def _write_split(clean: CleanAnnotations, image_folder: Path, label_folder: Path
     for annotation in clean.annotations:
         if not annotation["iscrowd"]:
             image = clean.images[annotation["image_id"] - 1]
-            lines[annotation["image_id"]].append(_yolo_line(annotation, image))
+            size = image["width"], image["height"]
+            line = format_box_line(annotation["category_id"] - 1, annotation["bbox"], size)
+            lines[annotation["image_id"]].append(f"{line}\n")
     written: dict[Path, str] = {}
     for image in clean.images:
-        # An absolute name or one outside the image folder keeps its last part only
-        name = os.path.normpath(image["file_name"])
-        name = os.path.basename(name) if os.path.isabs(name) or name.startswith("..") else name
+        name = _name_in_split(image["file_name"])
         label = (label_folder / name).with_suffix(".txt")
         if label in written:
             raise DataError(
@@ -86,18 +85,14 @@ def _write_split(clean: CleanAnnotations, image_folder: Path, label_folder: Path
         write_text(label, "".join(lines[image["id"]]))
 
 
-def _yolo_line(annotation: Mapping[str, Any], image: Mapping[str, Any]) -> str:
-    x, y, width, height = annotation["bbox"]
-    size = image["width"], image["height"]
-    values = (
-        (x + width / 2) / size[0],
-        (y + height / 2) / size[1],
-        width / size[0],
-        height / size[1],
-    )
-    return (
-        " ".join([str(annotation["category_id"] - 1), *(f"{value:.{_DIGITS}g}" for value in values)]) + "\n"
-    )
+def _name_in_split(file_name: str) -> Path:
+    """Return the place of an image below the folder of its split."""
+    name = Path(os.path.normpath(file_name))
+    # An absolute name or one outside the image folder keeps its last part only
+    if name.is_absolute() or ".." in name.parts:
+        return Path(name.name)
+    # Readers take the last folder "images" of a path for the one that has "labels" next to it
+    return Path(*(part for part in name.parts[:-1] if part != "images"), name.name)
 
 
 def _link(target: Path, link: Path) -> None:

@@ -8,7 +8,7 @@ import os
 
 from detectron2.config import CfgNode
 
-from fbnetv3.detection.data.annotations.coco_files import AnnotationFile
+from fbnetv3.detection.data.annotations.coco_files import RawAnnotations
 from fbnetv3.detection.data.formats import ANNOTATION_FORMATS, AnnotationSource
 from fbnetv3.detection.data.formats.annotation_source import AUTO
 from fbnetv3.errors import DataError, UsageError, suggest
@@ -84,7 +84,7 @@ def custom_sources(cfg: CfgNode) -> dict[str, AnnotationSource]:
     return sources
 
 
-def read_custom_annotations(name: str, source: AnnotationSource) -> AnnotationFile:
+def read_custom_annotations(name: str, source: AnnotationSource) -> RawAnnotations:
     """Read the annotations of a dataset of `DATASETS.CUSTOM`, and log what the reader decided."""
     path = source.annotations
     if not path.exists():
@@ -94,4 +94,4 @@ def read_custom_annotations(name: str, source: AnnotationSource) -> AnnotationFi
         logger.info("%s: %s is %s", name, path, source.resolve().reader.title)
     for note in annotations.notes:
         logger.info("%s: %s", name, note)
-    return AnnotationFile(annotations.data, annotations.image_root, annotations.source)
+    return annotations

@@ -17,7 +17,7 @@ from fbnetv3.data.classes.class_matching import match_classes
 from fbnetv3.data.digit_scenes import digit_scenes_folder, ensure_digit_scenes
 from fbnetv3.detection.data.annotations.annotation_ids import Id, sort_by_id
 from fbnetv3.detection.data.annotations.clean_annotations import MAX_IMAGES_OPENED, CleanAnnotations
-from fbnetv3.detection.data.annotations.coco_files import AnnotationFile, read_annotations
+from fbnetv3.detection.data.annotations.coco_files import RawAnnotations, read_annotations
 from fbnetv3.detection.data.annotations.dataset_dicts import to_dataset_dicts
 from fbnetv3.detection.data.annotations.registered_annotations import (
     AnnotationCache,
@@ -72,10 +72,10 @@ def register_custom_datasets(cfg: CfgNode) -> None:
         cfg.DATASETS.TEST = requested or tuple(name for name in sources if name == "custom_test")
 
 
-def register_annotations(name: str, read: Callable[[], AnnotationFile]) -> None:
+def register_annotations(name: str, read: Callable[[], RawAnnotations]) -> None:
     """Register a dataset whose annotations `read` returns in COCO's format, not clean yet.
 
-    `read` is called when the dataset is loaded. Its result may be any object with the attributes of `AnnotationFile`.
+    `read` is called when the dataset is loaded.
     """
     DatasetCatalog.register(name, partial(load_dataset_dicts, name))
     MetadataCatalog.get(name).set(evaluator_type="coco", annotation_reader=read)
@@ -90,8 +90,8 @@ def _set_metadata(name: str, json_file: str, image_root: str) -> None:
     )
 
 
-def _read_json(json_file: str, image_root: str) -> AnnotationFile:
-    return AnnotationFile(read_annotations(json_file), image_root, json_file)
+def _read_json(json_file: str, image_root: str) -> RawAnnotations:
+    return RawAnnotations(read_annotations(json_file), image_root, json_file)
 
 
 def _set_digit_scenes_metadata(name: str) -> None:
@@ -161,8 +161,17 @@ def _load_other_dicts(name: str, classes: Sequence[str] | None) -> list[dict[str
         dicts = load_own_dicts(name)
     if classes is not None and names_its_classes(name):
         indices = match_classes(MetadataCatalog.get(name).thing_classes, classes, name, "the detector")
-        for annotation in (annotation for record in dicts for annotation in record.get("annotations", ())):
-            annotation["category_id"] = indices[annotation["category_id"]]
+        # Copies: the function may return the same dicts each time
+        dicts = [
+            {
+                **record,
+                "annotations": [
+                    {**annotation, "category_id": indices[annotation["category_id"]]}
+                    for annotation in record.get("annotations", ())
+                ],
+            }
+            for record in dicts
+        ]
     return dicts
 
 

@@ -17,9 +17,11 @@ from fbnetv3.deploy.input_images import load_rgb_array, sample_image_files
 from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor
 from fbnetv3.detection.data.detection_datasets import detector_classes, load_dataset_dicts
 from fbnetv3.detection.inference.array_predictors import to_instances
+from fbnetv3.detection.recorded_detectors import recorded_classes
 from fbnetv3.detection.training.detector_evaluation import evaluate_datasets
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.training.processes.distributed import ProcessGroup
+from fbnetv3.training.run_state.detector_record import read_detector_record
 from fbnetv3.utils.text import evenly_spaced
 
 logger = logging.getLogger(__name__)
@@ -41,8 +43,8 @@ def int8_settings(
 
     Calibration images come from the folder `calibration`, or else from `DATASETS.TRAIN`. Up to `max_images` images of
     the first dataset of `DATASETS.TEST` are compared, and AP is computed on the whole of it. If it does not exist, the
-    folder is split, and agreement decides. `classes` replace the names that the weights or datasets have; `limits` are
-    other fields of `DetectorInt8Settings`.
+    folder is split. Without a test dataset, or without objects in it, agreement decides. `classes` name the outputs of
+    weights that do not record their classes; `limits` are other fields of `DetectorInt8Settings`.
 
     Raises:
         UsageError: neither a folder nor a dataset has images.
@@ -67,8 +69,11 @@ def int8_settings(
         logger.warning(
             "int8 is calibrated on only %d images; use at least %d", len(images), _FEW_CALIBRATION_IMAGES
         )
-    names = list(detector_classes(cfg).values()) if classes is None else classes
-    precision = average_precision(cfg, test_names[0], names) if test_names else None
+    # Recorded names match the dataset's, whatever names the export gets
+    recorded = recorded_classes(read_detector_record(os.fspath(weights)))
+    names = list(detector_classes(cfg).values()) if recorded or classes is None else classes
+    has_objects = bool(test_names) and _has_objects(test_names[0])
+    precision = average_precision(cfg, test_names[0], names) if has_objects else None
     return DetectorInt8Settings(images, compared, precision, **limits)
 
 
@@ -84,8 +89,18 @@ def dataset_images(names: Sequence[str], count: int) -> list[str]:
     return []
 
 
+def _has_objects(name: str) -> bool:
+    """Return whether there is anything to find in a dataset, without which AP is NaN."""
+    images = load_dataset_dicts(name)
+    return any(not a.get("iscrowd", 0) for image in images for a in image.get("annotations", ()))
+
+
 def average_precision(cfg: CfgNode, name: str, classes: Sequence[str]) -> AveragePrecision:
     """Return a function that computes an exported detector's box AP in percent on a registered dataset."""
+    # Exported graphs have no test-time augmentation
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.TEST.AUG.ENABLED = False
 
     def compute(predictor: DetectorPredictor) -> float:
         results = evaluate_datasets(cfg, _ExportedModel(predictor), [name], ProcessGroup(), classes=classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import defaultdict
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ from fbnetv3.detection.recorded_detectors import config_from_checkpoint
 from fbnetv3.detection.training.detector_checkpoint import load_detector
 from fbnetv3.errors import UsageError
 from fbnetv3.utils.logging_setup import quiet_detectron2
+
+logger = logging.getLogger(__name__)
 
 
 class ArrayPredictor(Protocol):
@@ -58,6 +61,8 @@ class ConfigPredictor:
         with quiet_detectron2():
             model = load_detector(build_model(self.cfg), weights).eval()
             self.model = optimize_for_inference(model) if optimize else model
+        if cfg.TEST.AUG.ENABLED:
+            logger.info("TEST.AUG is for evaluation: images are detected in as they are")
         self.input_format = self.cfg.INPUT.FORMAT
         self._resize = inference_resize(self.cfg)
 

@@ -7,6 +7,7 @@ import io
 import itertools
 import logging
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ class CleanCOCOEvaluator(COCOEvaluator):
         tasks: "bbox", "segm" and "keypoints".
         folder: folder for the results, or None.
         classes: class names of the detector; by default those of the dataset.
-        max_detections: number of detections per image and class that count.
+        max_detections: number of detections per image and class that count; negative for all, as in detectron2.
         keypoint_sigmas: `TEST.KEYPOINT_OKS_SIGMAS`; by default those of COCO's 17 keypoints.
 
     Raises:
@@ -74,7 +75,8 @@ class CleanCOCOEvaluator(COCOEvaluator):
         self._coco_api = build_ground_truth(clean)
         self.name = name
         self.clean = clean
-        self.max_detections = max_detections
+        # pycocotools would leave out as many of the last ones
+        self.max_detections = max_detections if max_detections >= 0 else sys.maxsize
         self._image_numbers = {image_id: number for number, image_id in enumerate(clean.image_ids, 1)}
         # Category number of each output of the detector
         outputs = clean.classes if classes is None else list(classes)

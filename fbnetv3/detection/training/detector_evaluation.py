@@ -106,7 +106,7 @@ def evaluate_datasets(
             are the detector's, in the same order.
     """
     results: Results = {}
-    evaluated = GeneralizedRCNNWithTTA(cfg, model) if cfg.TEST.AUG.ENABLED else model
+    evaluated = _augment_tests(cfg, model) if cfg.TEST.AUG.ENABLED else model
     for name in names:
         loader = build_test_loader(cfg, name)
         dataset_folder = folder / name if folder else None
@@ -120,6 +120,12 @@ def evaluate_datasets(
             if dataset_folder:
                 write_results(make_folder(dataset_folder), results[name])
     return results
+
+
+def _augment_tests(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """Return a detector with the test-time augmentation of `TEST.AUG`, in the model's training mode."""
+    # One image per batch: the padding of several sizes would change the results of squeeze-and-excite
+    return GeneralizedRCNNWithTTA(cfg, model, batch_size=1).train(model.training)
 
 
 def to_scalars(results: Results) -> dict[str, float]:

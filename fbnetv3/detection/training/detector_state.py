@@ -123,7 +123,8 @@ class DetectorState:
         weights = {
             "model": self.evaluated_model.state_dict(),
             "iteration": completed - 1,
-            "metrics": self.best.metrics,
+            # Empty until these weights have been evaluated
+            "metrics": self.best.metrics if self.best.last_step == completed else {},
             "metadata": self.metadata,
         }
         if self.ema is not None:

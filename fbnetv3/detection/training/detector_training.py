@@ -172,6 +172,9 @@ class _DetectorRun:
                     completed = self._train(trainer)
                 # The final evaluation always runs, so that a complete run can be evaluated again
                 results = self._evaluate(completed, self.run_folder.detections)
+                if self.start < completed:
+                    # Again, with their metrics
+                    self.state.save_weights(self.run_folder.weights, completed)
                 check_interrupt()
             if self.group.is_rank_0 and results:
                 best = self.state.best

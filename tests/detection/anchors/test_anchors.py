@@ -122,6 +122,18 @@ def test_fitted_anchors_cover_boxes_better(name):
     assert sizes == sorted(sizes)
 
 
+def test_feature_maps_that_the_backbone_lacks():
+    """detectron2 raises a KeyError. Architectures of one's own may ignore the key."""
+    cfg = small_config()
+    cfg.MODEL.RPN.IN_FEATURES = ["p3"]
+    with pytest.raises(
+        UsageError, match=r"^MODEL.RPN.IN_FEATURES p3: the backbone has the feature maps res4$"
+    ):
+        resolve_anchors(cfg, [image_dict([(0, 0, 9, 9)])])
+    cfg.MODEL.META_ARCHITECTURE = "OneStage"
+    assert resolve_anchors(cfg, [image_dict([(0, 0, 9, 9)])]) == (cfg, "")
+
+
 def test_fewer_boxes_than_anchors():
     boxes = make_boxes([(0, 0, 40, 40)])
     (fit,) = fit_anchors(boxes, [AnchorLevel(16, 0.0, (32, 64, 96, 128, 160), (0.5, 1.0, 2.0))])

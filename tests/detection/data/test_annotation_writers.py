@@ -51,6 +51,18 @@ def test_conversion_to_coco(tool, data, name, tmp_path):
         assert {"id", "image_id", "category_id", "bbox", "area", "iscrowd"} <= keys
 
 
+def test_a_folder_called_images_in_the_names_keeps_its_labels(tmp_path):
+    """YOLO's readers replace the last "images" of a path by "labels"."""
+    data = dataset(2, [annotation(1, 1), annotation(2, 2)])
+    data["images"][0]["file_name"] = "images/a/1.png"
+    file, root = save_dataset(tmp_path, data)
+    source = clean_annotations(data, root, file)
+    converted = read_clean(write_yolo({"train": source}, tmp_path / "converted"), "train")
+    assert sorted(boxes(converted)) == boxes(source)
+    again = write_yolo({"train": converted}, tmp_path / "again")
+    assert sorted(boxes(read_clean(again, "train"))) == boxes(source)
+
+
 def test_conversion_to_yolo(tool, data, tmp_path):
     ran = tool("convert_annotations", data["coco"], "--to", "yolo", "--output", tmp_path / "converted")
     assert ran.out == f"yolo:        {tmp_path / 'converted' / 'data.yaml'}\n"

@@ -10,7 +10,7 @@ from detectron2.structures import BoxMode
 
 from fbnetv3.data.classes.class_matching import ClassMismatchError
 from fbnetv3.detection.data import detection_datasets
-from fbnetv3.detection.data.annotations.coco_files import AnnotationFile
+from fbnetv3.detection.data.annotations.coco_files import RawAnnotations
 from fbnetv3.detection.data.detection_datasets import (
     load_clean_annotations,
     load_dataset_dicts,
@@ -65,14 +65,14 @@ def test_a_changed_file_is_read_again(tmp_path, name):
 
 
 def test_annotations_of_another_format_are_registered_by_a_function(name):
-    register_annotations(name, lambda: AnnotationFile(HALF_OUTSIDE, "/images", "labels"))
+    register_annotations(name, lambda: RawAnnotations(HALF_OUTSIDE, "/images", "labels"))
     assert boxes(DatasetCatalog.get(name)) == [[([0, 8, 16, 16], 0)], []]
     assert DatasetCatalog.get(name)[0]["file_name"] == "/images/1.png"
 
 
 def test_class_indices_follow_the_detectors_names(name):
     register_annotations(
-        name, lambda: AnnotationFile(dataset(2, [annotation(1), annotation(2, 2, 2)]), "", "a")
+        name, lambda: RawAnnotations(dataset(2, [annotation(1), annotation(2, 2, 2)]), "", "a")
     )
     box = [8, 8, 24, 16]
     assert boxes(load_dataset_dicts(name, ["dog", "bird", "cat"])) == [[(box, 2)], [(box, 0)]]
@@ -112,6 +112,16 @@ def test_dicts_of_ones_own_function_can_be_evaluated(name, classes):
     evaluator._predictions = [{"image_id": "b1", "instances": []}]
     results = evaluator.evaluate()["bbox"]
     assert results["AP"] == results["AP-1"] == 0 and math.isnan(results["AP-0"])
+
+
+def test_dicts_that_are_kept_in_memory_are_not_relabeled_twice(name):
+    """Of Pascal VOC, whose annotations are used as they are."""
+    dicts = own_dicts()
+    DatasetCatalog.register(name, lambda: dicts)
+    MetadataCatalog.get(name).set(thing_classes=["cat", "dog"], evaluator_type="pascal_voc")
+    for _ in range(2):
+        loaded = load_dataset_dicts(name, ["dog", "bird", "cat"])
+        assert {a["category_id"] for record in loaded for a in record["annotations"]} == {0}
 
 
 def test_problems_of_ones_own_dicts_are_found_before_training(name):

@@ -89,7 +89,7 @@ def write_animals(folder, categories=None, run_lengths=False, change=lambda data
     (folder / "a.json").write_text(json.dumps(data))
     overrides = []
     for part in ("TRAIN", "TEST"):
-        overrides += [f"DATASETS.CUSTOM.{part}_JSON", str(folder / "a.json")]
+        overrides += [f"DATASETS.CUSTOM.{part}_ANNOTATIONS", str(folder / "a.json")]
         overrides += [f"DATASETS.CUSTOM.{part}_IMAGES", str(folder)]
     return [*overrides, *SMALL_HEADS]
 

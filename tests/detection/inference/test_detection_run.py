@@ -239,6 +239,14 @@ def test_other_images_in_a_batch_change_nothing(weights):
     assert predictor([]) == []
 
 
+def test_a_detector_says_that_it_ignores_the_augmentation_of_evaluation(weights, caplog):
+    caplog.set_level("INFO")
+    cfg = small_config()
+    cfg.TEST.AUG.ENABLED = True
+    ConfigPredictor(cfg, weights)
+    assert "TEST.AUG is for evaluation: images are detected in as they are" in caplog.messages
+
+
 def test_the_optimized_predictor_has_the_same_detections(weights, tmp_path):
     """They are those of detectron2's own image reading, resizing and model."""
     from detectron2.data import detection_utils

@@ -58,8 +58,12 @@ def test_the_best_checkpoint_is_the_average_of_the_best_step(run, tmp_path):
     run()
     best = load(tmp_path, "model_best.pth")
     assert best["iteration"] + 1 == 7 and best["metrics"] == {"bbox/AP": 9.0, "bbox/AP50": 50.0}
+
+
+def test_the_final_weights_have_the_metrics_of_their_own_evaluation(run, tmp_path):
+    run(curve=[1, 2, 1, 9, 1, 1, 6, 7])
     final = load(tmp_path, "model_final.pth")
-    assert final["iteration"] + 1 == 8 and final["metrics"]["bbox/AP"] == 9.0
+    assert final["iteration"] + 1 == 8 and final["metrics"]["bbox/AP"] == 7
 
 
 def test_best_weights_are_those_of_the_checkpoint_at_that_step(run, tmp_path):

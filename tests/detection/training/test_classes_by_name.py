@@ -24,7 +24,7 @@ QUICK = [
 
 
 def custom(part, file, images):
-    return [f"DATASETS.CUSTOM.{part}_JSON", str(file), f"DATASETS.CUSTOM.{part}_IMAGES", str(images)]
+    return [f"DATASETS.CUSTOM.{part}_ANNOTATIONS", str(file), f"DATASETS.CUSTOM.{part}_IMAGES", str(images)]
 
 
 @pytest.fixture(scope="module")

@@ -92,9 +92,12 @@ def test_a_box_of_half_the_width_has_an_iou_of_half():
     assert results["AP"] == results["AP-cat"] == pytest.approx(10)
 
 
-@pytest.mark.parametrize("limit", [1, 100, 300])
+@pytest.mark.parametrize("limit", [1, 100, 300, -1])
 def test_another_limit_of_detections_keeps_the_columns(limit):
-    """Of three cats, a limit of one detection per image finds one: precision 1 up to a recall of a third."""
+    """Of three cats, a limit of one detection per image finds one: precision 1 up to a recall of a third.
+
+    -1 is detectron2's "all".
+    """
     boxes = [annotation(i, bbox=(20 * i, 0, 10, 10)) for i in range(3)]
     data = dataset(1, boxes)
     clean = clean_annotations(data, "", "file.json")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from fbnetv3.detection.data.annotations.coco_files import is_id
 
 Id = int | float | str
 
@@ -33,6 +32,13 @@ class IdIndex:
             return position, True
         position = self._positions_by_text.get(_text(reference))
         return position, position is None
+
+
+def is_id(value: object) -> bool:
+    """Return whether a value can be the id of an image or a category: a string or a finite number."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
 def sort_by_id(entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

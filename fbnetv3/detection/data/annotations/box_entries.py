@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fbnetv3.detection.data.annotations.annotation_ids import IdIndex
+from fbnetv3.detection.data.annotations.annotation_ids import IdIndex, is_id
 from fbnetv3.detection.data.annotations.annotation_problems import AnnotationProblems
-from fbnetv3.detection.data.annotations.coco_files import is_id
 from fbnetv3.detection.data.annotations.mask_shapes import (
     Segmentation,
     SegmentationError,

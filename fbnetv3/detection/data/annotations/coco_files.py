@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from detectron2.utils.file_io import PathManager
 
+from fbnetv3.detection.data.annotations.annotation_ids import is_id, sort_by_id
 from fbnetv3.errors import DataError
 from fbnetv3.utils.text import one_line
 
@@ -24,12 +25,19 @@ _KEYS: dict[str, tuple[str, ...]] = {
 CocoData = dict[str, list[dict[str, Any]]]  # "images", "annotations" and "categories" as in COCO's files
 
 
-class AnnotationFile(NamedTuple):
-    """Annotations as a file has them, before cleaning."""
+@dataclass(frozen=True)
+class RawAnnotations:
+    """Annotations as a file has them, in COCO's structure: boxes are not clipped, and keys may be missing."""
 
     data: CocoData
     image_root: str  # folder that each "file_name" is relative to
     source: str  # file or folder that they come from, for messages
+    notes: tuple[str, ...] = ()  # one line each about what the reader decided
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the categories in the order of their ids."""
+        return [category["name"] for category in sort_by_id(self.data["categories"])]
 
 
 def read_annotations(json_file: str | os.PathLike, parts: Sequence[str] = tuple(_KEYS)) -> CocoData:
@@ -89,10 +97,3 @@ def _entry_problem(entry: Any, part: str) -> str:
         if key != "id" and not isinstance(value, str):
             return f': "{key}" {one_line(value, 40)} must be a string'
     return ""
-
-
-def is_id(value: object) -> bool:
-    """Return whether a value can be the id of an image or a category: a string or a finite number."""
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return isinstance(value, (int, str)) and not isinstance(value, bool)

@@ -13,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fbnetv3.detection.data.annotations.annotation_ids import Id
 from fbnetv3.detection.data.annotations.clean_annotations import CleanAnnotations, clean_annotations
-from fbnetv3.detection.data.annotations.coco_files import AnnotationFile, read_annotations
+from fbnetv3.detection.data.annotations.coco_files import RawAnnotations, read_annotations
 from fbnetv3.detection.data.annotations.dataset_dicts import dict_id, from_dataset_dicts
 from fbnetv3.errors import DataError
 from fbnetv3.utils.text import describe_error
@@ -73,7 +73,7 @@ def load_own_dicts(name: str) -> list[dict[str, Any]]:
     return dicts
 
 
-def _read_file(name: str) -> AnnotationFile | None:
+def _read_file(name: str) -> RawAnnotations | None:
     """Return what a dataset's file has; None if only its own function can read it."""
     metadata = MetadataCatalog.get(name)
     file = metadata.get("json_file", "")
@@ -83,7 +83,7 @@ def _read_file(name: str) -> AnnotationFile | None:
         return None
     if file and "://" not in file and not os.path.exists(file):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file)
-    return read() if read else AnnotationFile(read_annotations(file), metadata.get("image_root", ""), file)
+    return read() if read else RawAnnotations(read_annotations(file), metadata.get("image_root", ""), file)
 
 
 def _stamp(name: str) -> list[Any]:

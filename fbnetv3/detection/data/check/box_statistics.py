@@ -115,8 +115,7 @@ def box_figures(splits: Mapping[str, CleanAnnotations]) -> list[tuple[str, Any]]
     if not facts:
         return []
     counts = {split: boxes.boxes_per_image for split, boxes in facts.items()}
-    most = max(int(values.max()) for values in counts.values())
-    count_bins = np.arange(0, most + 2, max(1, most // _BINS)) - 0.5
+    count_bins = count_edges(max(int(values.max()) for values in counts.values()))
     sides = {split: boxes.sides for split, boxes in facts.items()}
     ratios = {split: boxes.aspect_ratios for split, boxes in facts.items()}
     return [
@@ -127,6 +126,12 @@ def box_figures(splits: Mapping[str, CleanAnnotations]) -> list[tuple[str, Any]]
         ("Box shapes", _draw_histogram(ratios, _log_bins(ratios), "width / height", "boxes")),
         ("Boxes per image", _draw_histogram(counts, count_bins, "boxes", "images")),
     ]
+
+
+def count_edges(most: int) -> np.ndarray:
+    """Return the edges of the bins of a histogram of numbers from 0 to `most`."""
+    width = max(1, most // _BINS)
+    return np.arange(0, most + 1 + width, width) - 0.5
 
 
 def _log_bins(values: Mapping[str, np.ndarray]) -> np.ndarray:

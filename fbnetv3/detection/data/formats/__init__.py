@@ -1,5 +1,6 @@
 """Readers of annotation files, one per format; all return the same raw annotations. Importing this registers them."""
 
+from fbnetv3.detection.data.annotations.coco_files import RawAnnotations
 from fbnetv3.detection.data.formats import (  # noqa: F401 - registers the formats
     coco_format,
     csv_format,
@@ -11,7 +12,6 @@ from fbnetv3.detection.data.formats.annotation_source import (
     ANNOTATION_FORMATS,
     AnnotationReader,
     AnnotationSource,
-    RawAnnotations,
     find_format,
     matching_formats,
     split_sources,

@@ -1,4 +1,4 @@
-"""Annotations before cleaning, where they come from, and the registry of the formats that they are read from."""
+"""Where annotations come from, and the registry of the formats that they are read from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fbnetv3.detection.data.annotations.coco_files import RawAnnotations
 from fbnetv3.errors import DataError
 from fbnetv3.registry import Registry
 from fbnetv3.utils.text import first_few, one_line
@@ -23,21 +24,6 @@ SPLIT_NAMES = {
 }
 """Names of splits, and the names of files and folders that hold them."""
 _MAX_PROBLEMS = 4
-
-
-@dataclass(frozen=True)
-class RawAnnotations:
-    """Annotations as a file has them, in COCO's structure: boxes are not clipped, and keys may be missing."""
-
-    data: dict[str, list[dict[str, Any]]]  # "images", "annotations" and "categories", as in COCO's files
-    image_root: str  # folder that each image's "file_name" is relative to
-    source: str  # file or folder for messages
-    notes: tuple[str, ...] = ()  # one line each about what the reader decided
-
-    @property
-    def class_names(self) -> list[str]:
-        """The names of the categories in the order of their ids."""
-        return [category["name"] for category in sorted(self.data["categories"], key=lambda c: c["id"])]
 
 
 @dataclass(frozen=True)
@@ -93,8 +79,13 @@ class AnnotationSource:
         return [category["name"] for category in self.categories()]
 
     def _shared_classes(self) -> list[str] | None:
-        """Return the classes of `class_source`, if the format does not list its own."""
+        """Return the classes of `class_source`, if the format does not list its own.
+
+        None if its files are gone, as where a trained detector is evaluated: its classes are matched by name.
+        """
         if self.reader.lists_classes or self.class_source is None:
+            return None
+        if not self.class_source.annotations.exists():
             return None
         return self.class_source.class_names()
 

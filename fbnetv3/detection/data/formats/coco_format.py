@@ -7,21 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from fbnetv3.detection.data.annotations.clean_annotations import read_category_entries
-from fbnetv3.detection.data.annotations.coco_files import read_annotations
+from fbnetv3.detection.data.annotations.coco_files import RawAnnotations, read_annotations
 from fbnetv3.detection.data.formats.annotation_source import (
     ANNOTATION_FORMATS,
-    SPLIT_NAMES,
-    AnnotationReader,
     AnnotationSource,
-    RawAnnotations,
     find_in_file,
     matching_formats,
 )
+from fbnetv3.detection.data.formats.file_reader import FileReader
 from fbnetv3.detection.data.formats.image_lookup import guess_image_root
-from fbnetv3.errors import DataError
 
 
-class COCOReader(AnnotationReader):
+class COCOReader(FileReader):
     """Reads COCO's `instances_*.json`, alone or in a folder with splits.
 
     A folder has a file per split: `train/_annotations.coco.json`, `train.json`, `annotations/train.json` or
@@ -29,21 +26,30 @@ class COCOReader(AnnotationReader):
     """
 
     title = "COCO JSON"
+    suffixes = (".json",)
+    split_patterns = (
+        "{}/_annotations.coco.json",
+        "{}.json",
+        "annotations/{}.json",
+        "annotations/instances_{}*.json",
+        "annotations/lvis_*_{}.json",
+    )
     has_urls = False
     """Whether the files have LVIS's keys."""
 
-    def recognizes(self, path: Path) -> bool:
-        """Return whether this is a JSON file of the format, or a folder with such files."""
-        files = [path] if path.is_file() else list(_split_files(path).values()) or _single_files(path)
-        return any(file.suffix.lower() == ".json" and is_lvis_file(file) == self.has_urls for file in files)
+    def is_content_known(self, file: Path) -> bool:
+        """Return whether a JSON file has the keys of COCO, or of LVIS."""
+        return is_lvis_file(file) == self.has_urls
 
-    def find_splits(self, path: Path) -> list[str]:
-        """Return the splits of a folder."""
-        return list(_split_files(path)) if path.is_dir() else []
+    def find_single_files(self, folder: Path) -> list[Path]:
+        """Return the annotations of a folder that is one split: as Roboflow names them, or the only JSON file."""
+        file = folder / "_annotations.coco.json"
+        files = [file] if file.is_file() else sorted(folder.glob("*.json"))
+        return [file for file in files if find_in_file(file, b'"annotations"')] if len(files) == 1 else []
 
     def read(self, source: AnnotationSource, classes: Sequence[str] | None) -> RawAnnotations:
         """Read a file; cleaning checks its entries."""
-        file = self._file(source)
+        file = self.find_file(source)
         data = read_annotations(file, parts=())
         images = data.get("images")
         for image in images if isinstance(images, list) else ():
@@ -56,16 +62,7 @@ class COCOReader(AnnotationReader):
 
     def categories(self, source: AnnotationSource) -> list[dict[str, Any]]:
         """Return the categories in the order of their ids."""
-        return read_category_entries(self._file(source))
-
-    def _file(self, source: AnnotationSource) -> Path:
-        path = source.annotations
-        if path.is_file():
-            return path
-        files = [_split_files(path)[source.split]] if source.split else _single_files(path)
-        if not files:
-            raise DataError(f"{path}: has no annotations, such as train.json; name the JSON file")
-        return files[0]
+        return read_category_entries(self.find_file(source))
 
 
 def is_lvis_file(file: Path) -> bool:
@@ -82,32 +79,6 @@ def has_boxes(path: Path) -> bool:
     if path.is_file() and path.suffix.lower() == ".json":
         return find_in_file(path, b'"annotations"') and find_in_file(path, b'"categories"')
     return bool(matching_formats(path))
-
-
-def _split_files(folder: Path) -> dict[str, Path]:
-    files = {}
-    for split, names in SPLIT_NAMES.items():
-        patterns = [
-            pattern.format(name)
-            for name in names
-            for pattern in (
-                "{}/_annotations.coco.json",
-                "{}.json",
-                "annotations/{}.json",
-                "annotations/instances_{}*.json",
-                "annotations/lvis_*_{}.json",
-            )
-        ]
-        if matches := [file for pattern in patterns for file in sorted(folder.glob(pattern))]:
-            files[split] = matches[0]
-    return files
-
-
-def _single_files(folder: Path) -> list[Path]:
-    """Return the annotations of a folder that is one split: as Roboflow names them, or the only JSON file."""
-    file = folder / "_annotations.coco.json"
-    files = [file] if file.is_file() else sorted(folder.glob("*.json"))
-    return [file for file in files if find_in_file(file, b'"annotations"')] if len(files) == 1 else []
 
 
 def _find_image_root(file: Path, images: Any) -> Path:

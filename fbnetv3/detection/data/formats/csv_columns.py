@@ -71,6 +71,8 @@ class BoxColumns:
         image = row[self.image].strip()
         name = ONLY_CLASS if self.class_name is None else row[self.class_name].strip()
         cells = [row[column].strip() for column in self.box]
+        if any(len(cell.splitlines()) > 1 for cell in (image, name, *cells)):
+            raise ValueError("has a cell of several lines: is there a quotation mark too many?")
         if not image:
             raise ValueError("names no image")
         if not any(cells):

@@ -7,19 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fbnetv3.detection.data.annotations.coco_files import RawAnnotations
 from fbnetv3.detection.data.formats.annotation_source import (
     ANNOTATION_FORMATS,
-    SPLIT_NAMES,
-    AnnotationReader,
     AnnotationSource,
     LabelProblems,
-    RawAnnotations,
     box_annotation,
     categories_of_names,
     require_classes,
     round_pixels,
 )
 from fbnetv3.detection.data.formats.csv_columns import BoxColumns, find_box_columns
+from fbnetv3.detection.data.formats.file_reader import FileReader
 from fbnetv3.detection.data.formats.image_lookup import (
     ImageLookup,
     image_entry,
@@ -27,12 +26,13 @@ from fbnetv3.detection.data.formats.image_lookup import (
     read_image_sizes,
 )
 from fbnetv3.errors import DataError
+from fbnetv3.utils.text import one_line
 
 _SEPARATORS = ",;\t"
 _Row = tuple[int, str, "list[float] | None", str]  # line, image, box, class
 
 
-class CSVReader(AnnotationReader):
+class CSVReader(FileReader):
     """Reads a file with a row per box: an image, four coordinates and a class; other columns are ignored.
 
     The header names the columns: `image,x0,y0,x1,y1,class`, `filename,...,xmin,ymin,xmax,ymax`, `x1,y1,x2,y2`,
@@ -42,19 +42,26 @@ class CSVReader(AnnotationReader):
 
     title = "CSV"
     lists_classes = False
+    suffixes = (".csv", ".tsv")
+    split_patterns = ("{}.csv", "{}/_annotations.csv")
 
-    def recognizes(self, path: Path) -> bool:
-        """Return whether this is a CSV file with boxes, or a folder with such files."""
-        files = [path] if path.is_file() else list(_split_files(path).values()) or _single_files(path)
-        return any(file.suffix.lower() in (".csv", ".tsv") and _has_boxes(file) for file in files)
+    def is_content_known(self, file: Path) -> bool:
+        """Return whether the header names the columns of boxes."""
+        try:
+            with file.open(encoding="utf-8-sig", newline="") as f:
+                first_row = next(csv.reader(f, delimiter=_separator(file)), [])
+        except (OSError, UnicodeDecodeError, csv.Error):
+            return False
+        return find_box_columns(first_row) is not None
 
-    def find_splits(self, path: Path) -> list[str]:
-        """Return the splits of a folder: `train.csv`, or `train/_annotations.csv`."""
-        return list(_split_files(path)) if path.is_dir() else []
+    def find_single_files(self, folder: Path) -> list[Path]:
+        """Return the only CSV file of a folder."""
+        files = sorted(folder.glob("*.csv"))
+        return files if len(files) == 1 else []
 
     def read(self, source: AnnotationSource, classes: Sequence[str] | None) -> RawAnnotations:
         """Read a file and the sizes of its images."""
-        file = self._file(source)
+        file = self.find_file(source)
         rows = _read_rows(file)
         names = require_classes([name for _, _, box, name in rows if box], classes, file)
         folders = (
@@ -89,46 +96,9 @@ class CSVReader(AnnotationReader):
 
     def categories(self, source: AnnotationSource) -> list[dict[str, Any]]:
         """Return the names that occur, sorted."""
-        file = self._file(source)
+        file = self.find_file(source)
         names = [name for _, _, box, name in _read_rows(file) if box]
         return categories_of_names(require_classes(names, None, file))
-
-    def _file(self, source: AnnotationSource) -> Path:
-        path = source.annotations
-        if path.is_file():
-            return path
-        files = [_split_files(path)[source.split]] if source.split else _single_files(path)
-        if not files:
-            raise DataError(f"{path}: has no annotations, such as train.csv; name the CSV file")
-        return files[0]
-
-
-def _split_files(folder: Path) -> dict[str, Path]:
-    files = {}
-    for split, names in SPLIT_NAMES.items():
-        candidates = [
-            file
-            for name in names
-            for file in (folder / f"{name}.csv", folder / name / "_annotations.csv")
-            if file.is_file()
-        ]
-        if candidates:
-            files[split] = candidates[0]
-    return files
-
-
-def _single_files(folder: Path) -> list[Path]:
-    """Return the annotations of a folder that is one split: the only CSV file."""
-    files = sorted(folder.glob("*.csv"))
-    return files if len(files) == 1 else []
-
-
-def _has_boxes(file: Path) -> bool:
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as f:
-            return find_box_columns(next(csv.reader(f, delimiter=_separator(file)), [])) is not None
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return False
 
 
 def _separator(file: Path) -> str:
@@ -144,7 +114,8 @@ def _read_rows(file: Path) -> list[_Row]:
     rows: list[_Row] = []
     try:
         with file.open(encoding="utf-8-sig", newline="") as f:
-            reader = csv.reader(f, delimiter=_separator(file))
+            # Strict: otherwise a quotation mark without a second one would hide the rest of the file
+            reader = csv.reader(f, delimiter=_separator(file), strict=True)
             first_row = next(reader, [])
             columns = _require_columns(first_row, file)
             if not columns.has_header:
@@ -163,9 +134,9 @@ def _read_rows(file: Path) -> list[_Row]:
 def _require_columns(first_row: Sequence[str], file: Path) -> BoxColumns:
     columns = find_box_columns(first_row)
     if columns is None:
+        header = one_line(",".join(first_row), 200) or "(empty)"
         raise DataError(
-            f"{file}: the header {','.join(first_row) or '(empty)'} names no columns for image and box: use "
-            "image,x0,y0,x1,y1,class"
+            f"{file}: the header {header} names no columns for image and box: use image,x0,y0,x1,y1,class"
         )
     return columns
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from fbnetv3.detection.data.annotations.coco_files import RawAnnotations
 from fbnetv3.detection.data.formats.annotation_source import (
     ANNOTATION_FORMATS,
     SPLIT_NAMES,
     AnnotationReader,
     AnnotationSource,
     LabelProblems,
-    RawAnnotations,
     box_annotation,
     categories_of_names,
     read_lines,

@@ -193,7 +193,10 @@ def label_file(image: Path) -> Path:
 
     A file next to the image is its label file if that one does not exist.
     """
-    before, separator, after = str(image).rpartition(f"{os.sep}images{os.sep}")
     sibling = image.with_suffix(".txt")
-    label = Path(f"{before}{os.sep}labels{os.sep}{after}").with_suffix(".txt") if separator else sibling
+    folders = image.parts[:-1]
+    if "images" not in folders:
+        return sibling
+    last = len(folders) - 1 - folders[::-1].index("images")
+    label = Path(*folders[:last], "labels", *folders[last + 1 :], sibling.name)
     return sibling if not label.is_file() and sibling.is_file() else label

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fbnetv3.detection.data.annotations.coco_files import RawAnnotations
 from fbnetv3.detection.data.formats.annotation_source import (
     ANNOTATION_FORMATS,
     AnnotationReader,
     AnnotationSource,
     LabelProblems,
-    RawAnnotations,
     box_annotation,
 )
 from fbnetv3.detection.data.formats.image_lookup import image_entry, name_in, read_image_sizes

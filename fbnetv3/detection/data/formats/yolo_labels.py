@@ -9,6 +9,8 @@ from typing import Any
 from fbnetv3.detection.data.formats.annotation_source import round_pixels
 
 _BOX_VALUES = 5  # class, center x, center y, width, height
+EXACT = ".12g"
+"""Format of fractions with enough digits to give back pixels to a millionth."""
 _MAX_FRACTION = 2.0  # above it, coordinates are pixels
 
 
@@ -62,6 +64,35 @@ def parse_label_line(
         _check_fractions(coordinates)
         annotation = _polygon(coordinates, size)
     return {"category_id": class_id, **annotation}
+
+
+def format_box_line(
+    class_id: int,
+    box: Sequence[float],
+    size: tuple[int, int],
+    score: float | None = None,
+    *,
+    style: str = EXACT,
+) -> str:
+    """Return the line of a box [x, y, width, height] in pixels; `parse_label_line` reads it if it has no score.
+
+    Args:
+        class_id: YOLO's id of the class.
+        box: the box, with its upper left corner.
+        size: width and height of the image in pixels.
+        score: score of a detection, in [0, 1]; None for none.
+        style: Python's format of the numbers.
+    """
+    x, y, width, height = box
+    values = [
+        (x + width / 2) / size[0],
+        (y + height / 2) / size[1],
+        width / size[0],
+        height / size[1],
+    ]
+    if score is not None:
+        values.append(score)
+    return " ".join([str(class_id), *(format(value, style) for value in values)])
 
 
 def _parse_values(line: str) -> list[float]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import yaml
 
+from fbnetv3.detection.data.formats.yolo_labels import format_box_line
 from fbnetv3.detection.inference.detected_image import DetectedImage
 from fbnetv3.detection.inference.outputs.detection_outputs import (
     DETECTION_OUTPUTS,
@@ -44,10 +45,10 @@ class YoloLabels(DetectionOutput):
             strict=True,
         ):
             x0, y0, x1, y1 = box
-            values = [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height]
-            if self.settings.yolo_scores:
-                values.append(score)
-            lines.append(" ".join([str(index), *(f"{value:.6f}" for value in values)]) + "\n")
+            sides = [x0, y0, x1 - x0, y1 - y0]
+            shown_score = score if self.settings.yolo_scores else None
+            line = format_box_line(index, sides, (width, height), shown_score, style=".6f")
+            lines.append(f"{line}\n")
         make_folder(path.parent)
         write_text(path, "".join(lines))
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fbnetv3.detection.data.annotations.clean_annotations import clean_annotations
 from fbnetv3.detection.data.check.box_findings import box_iou
-from fbnetv3.detection.data.check.box_statistics import box_tables
+from fbnetv3.detection.data.check.box_statistics import box_tables, count_edges
 from fbnetv3.detection.data.check.check_detection import check_detection_path
 from fbnetv3.detection.data.check.detection_images import DetectionImages
 from fbnetv3.detection.data.formats import AnnotationSource
@@ -51,6 +51,21 @@ def test_every_format_can_be_checked(data, name):
         "val": 3,
     }
     assert list(kinds) == ["few boxes", "no boxes"]
+
+
+def test_ids_that_are_numbers_and_text_have_an_order_in_a_file_that_cannot_be_cleaned(tmp_path):
+    data = dataset(1, [annotation(bbox=(8, 8, -1, 16))])
+    data["categories"][1]["id"] = "dog"
+    file, _ = save_dataset(tmp_path, data)
+    result, kinds = check(file)
+    assert "negative width" in kinds["annotations of all"]
+    assert result.splits["all"].dataset.classes == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("most", [0, 1, 29, 30, 61, 62, 100])
+def test_the_histogram_of_boxes_per_image_has_all_images(most):
+    numbers = np.arange(most + 1)
+    assert np.histogram(numbers, count_edges(most))[0].sum() == most + 1
 
 
 def test_corrupt_images_are_named_and_the_others_keep_their_boxes(yolo):

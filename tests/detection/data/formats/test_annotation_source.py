@@ -125,6 +125,14 @@ def test_formats_without_a_list_of_classes_have_those_of_the_training_split(data
         source.read()
 
 
+@pytest.mark.parametrize("name", ["voc", "csv"])
+def test_a_trained_detector_can_be_evaluated_without_its_training_data(data, name, tmp_path):
+    source = AnnotationSource(
+        data[name], split="val", class_source=AnnotationSource(tmp_path / "train.csv")
+    )
+    assert source.class_names() == source.read().class_names == CLASSES
+
+
 def test_all_splits_of_a_source(data):
     sources = split_sources(data["voc"])
     assert {split: len(source.read().data["images"]) for split, source in sources.items()} == SPLITS

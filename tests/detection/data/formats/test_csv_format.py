@@ -66,6 +66,27 @@ def test_errors_name_the_line(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        (
+            'a.png,8,9,20,30,"cat\nb.png,8,9,20,30,cat\n',
+            r"boxes\.csv: cannot be read as CSV \(unexpected end",
+        ),
+        ('a.png,8,9,20,30,"cat\nb.png,8,9,20,30,cat"\n', r"boxes\.csv:3: has a cell of several lines"),
+        ('a.png,8,9,20,30,cat"\nb.png,8,9,20,30,cat\n', ""),
+    ],
+)
+def test_a_quotation_mark_too_many_hides_no_rows(tmp_path, rows, problem):
+    text = f"image,x0,y0,x1,y1,class\n{rows}"
+    if not problem:
+        assert len(boxes(read(tmp_path, text, images=("a.png", "b.png")))) == 2
+        return
+    with pytest.raises(DataError, match=problem) as error:
+        read(tmp_path, text)
+    assert "\n" not in str(error.value)
+
+
 def test_a_name_in_another_folder_is_another_image(tmp_path):
     """`one/a.png` is missing and is not replaced by `two/a.png`."""
     raw = read(tmp_path, "image,x0,y0,x1,y1,class\none/a.png,8,9,20,30,cat\n", images=("two/a.png",))

@@ -1,6 +1,7 @@
 """YOLO label files and data.yaml."""
 
 import re
+from pathlib import Path
 
 import pytest
 import yaml
@@ -142,6 +143,15 @@ def test_labels_next_to_images_below_a_folder_named_images(tmp_path):
     file = write_dataset(tmp_path, {"a": None})
     (tmp_path / "images" / "train" / "a.txt").write_text("0 0.5 0.5 0.1 0.1")
     assert len(read(file).data["annotations"]) == 1
+
+
+@pytest.mark.parametrize("name", ["data.yaml", ".", "images/train"])
+def test_a_dataset_in_the_current_folder(tmp_path, monkeypatch, name):
+    """The relative path images/train/a.png has no separator in front of "images"."""
+    write_dataset(tmp_path, {"a": "1 0.5 0.5 0.2 0.4"})
+    monkeypatch.chdir(tmp_path)
+    raw = AnnotationSource(Path(name), split="train").read()
+    assert [a["bbox"] for a in raw.data["annotations"]] == [[40, 15, 20, 20]]
 
 
 def test_a_dataset_of_another_computer(tmp_path):
