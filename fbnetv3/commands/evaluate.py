@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from fbnetv3 import model_zoo
 from fbnetv3.arch import configs_folder
 from fbnetv3.commands import train
+from fbnetv3.config import is_detection_config
 from fbnetv3.data.check.check_dataset import guess_dataset
 from fbnetv3.deploy.exported_folder import is_exported_folder
 from fbnetv3.errors import UnknownNameError, UsageError
 from fbnetv3.model_zoo.pretrained import is_checkpoint
 from fbnetv3.model_zoo.zoo import is_detector
+from fbnetv3.training.run_state.detector_record import read_detector_record
 from fbnetv3.training.run_state.run_folder import RunFolder
 from fbnetv3.utils.command_line import ArgumentParser
 from fbnetv3.utils.files import expand_path
@@ -29,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--data",
         metavar="PATH",
-        help="dataset of a classifier: folder with val/ or test/, of tar files or of CSV files; or subset file",
+        help="for a classifier: folder with val/ or test/, of tar files or of CSV files; or subset file. For a detector: "
+        "annotations of any format, such as data.yaml, or a folder with them",
     )
     parser.add_argument(
         "--report", metavar="DIR", help="folder for tables and figures (default: that of the run)"
@@ -38,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "overrides", nargs="*", metavar="KEY VALUE", help="config overrides, such as DEVICE cpu"
     )
     args = parser.parse_intermixed_args(argv)
-    train.main(["--eval-only", *_choose_config(args.model), *_data_overrides(args), *args.overrides])
+    source = _choose_config(args.model)
+    overrides = _detector_data(args.data) if args.data and _is_detector(source) else _data_overrides(args)
+    train.main(["--eval-only", *source, *overrides, *args.overrides])
 
 
 def _choose_config(model: str) -> list[str]:
@@ -65,6 +70,18 @@ def _choose_config(model: str) -> list[str]:
         raise UnknownNameError(f"{model}: no such run, checkpoint or config, and {error}") from None
     weights = entry.local_weights() if is_detector(entry.name) else f"zoo://{entry.name}"
     return ["--config", str(configs_folder() / entry.name), "MODEL.WEIGHTS", str(weights)]
+
+
+def _is_detector(source: Sequence[str]) -> bool:
+    """Return whether the result of `_choose_config` is a detector."""
+    option, value = source[:2]
+    return is_detection_config(value) if option == "--config" else read_detector_record(value) is not None
+
+
+def _detector_data(data: str) -> list[str]:
+    """Return the overrides that evaluate a detector on other annotations than those of its config."""
+    values = {"TEST_ANNOTATIONS": data, "TEST_IMAGES": "", "FORMAT": "auto"}
+    return [word for key, value in values.items() for word in (f"DATASETS.CUSTOM.{key}", value)]
 
 
 def _data_overrides(args: argparse.Namespace) -> list[str]:

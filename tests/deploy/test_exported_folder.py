@@ -51,7 +51,7 @@ def test_a_corrupt_manifest(text, message, folder):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"layout": 3}, "newer version of fbnetv3: update"),
+        ({"layout": 4}, "newer version of fbnetv3: update"),
         ({"format": "onxx"}, r"unknown export format 'onxx': did you mean onnx\?; or import .*--import"),
         ({"task": "segmentation"}, "unknown task 'segmentation'"),
         ({"files": {}}, "corrupt .lists the files none"),

@@ -13,6 +13,7 @@ from detectron2.config import get_cfg
 from detectron2.engine import DefaultPredictor
 
 from fbnetv3.arch import dump_arch, get_arch
+from fbnetv3.commands import evaluate
 from fbnetv3.deploy.detector_graph import detector_onnx
 from fbnetv3.detection import add_fbnetv3_config, config_from_checkpoint
 from fbnetv3.detection.data.detection_datasets import detector_classes
@@ -220,6 +221,20 @@ def test_evaluation_and_export_need_only_the_checkpoint(run, scenes, tool, tmp_p
     assert {detection["category_id"] for detection in detections} <= set(IDS)
     rows = (folder / "per_class.csv").read_text().splitlines()
     assert rows[0] == "class,AP (bbox)" and sorted(row.split(",")[0] for row in rows[1:]) == sorted(NAMES)
+
+
+def test_the_eval_command_takes_other_annotations(run, scenes, tmp_path, capsys):
+    annotations = write_with_categories(scenes / "train.json", scenes / "other.json", NAMES[::-1], IDS)
+    evaluate.main(
+        [str(run / "model_final.pth"), "--data", str(annotations), "OUTPUT_DIR", str(tmp_path / "out")]
+    )
+    results = json.loads((tmp_path / "out/inference/custom_test/results.json").read_text())
+    assert {"AP", "AP-zero"} <= results["bbox"].keys() and "custom_test" in capsys.readouterr().out
+    detections = json.loads(
+        (tmp_path / "out/inference/custom_test/coco_instances_results.json").read_text()
+    )
+    images = {image["id"] for image in json.loads(annotations.read_text())["images"]}
+    assert {detection["image_id"] for detection in detections} <= images
 
 
 def test_a_detector_does_not_classify(run, tool):
