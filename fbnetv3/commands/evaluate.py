@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--data",
         metavar="PATH",
-        help="for a classifier: folder with val/ or test/, of tar files or of CSV files; or subset file. For a detector: "
-        "annotations of any format, such as data.yaml, or a folder with them",
+        help="for a classifier: folder with val/ or test/, of tar files or of CSV files; or subset file; "
+        "for a detector: annotations of any format, such as data.yaml, or a folder with them",
     )
     parser.add_argument(
         "--report", metavar="DIR", help="folder for tables and figures (default: that of the run)"

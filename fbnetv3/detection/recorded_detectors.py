@@ -20,6 +20,7 @@ from fbnetv3.detection.models.fbnetv3_backbone import arch_name, config_arch
 from fbnetv3.errors import UsageError, UserError, WeightsError
 from fbnetv3.training.run_state.detector_record import DetectorRecord, read_detector_record
 from fbnetv3.training.run_state.run_folder import RunFolder
+from fbnetv3.utils.downloads import ZOO_PREFIX, is_url
 from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.imports import user_modules
 from fbnetv3.utils.nested_keys import flatten
@@ -62,7 +63,7 @@ def config_from_checkpoint(path: str | os.PathLike, overrides: Sequence[str] = (
     """Return the config that a detector's checkpoint records, with KEY VALUE pairs on top; `MODEL.WEIGHTS` is the file.
 
     `path` is a file, a URL, or the folder of a run. Modules that the config imports are named, not imported: a file of
-    weights must not run code. If the file is in the folder of a run, that is `OUTPUT_DIR`.
+    weights must not run code. `OUTPUT_DIR` is the folder of the run that the file is in, or else one next to the file.
 
     Raises:
         UsageError: the file records no config, or a KEY VALUE pair is wrong.
@@ -93,9 +94,12 @@ def config_from_detector_record(
         ) from None
     if modules:
         logger.info("%s was trained with modules that --import can import: %s", weights, first_few(modules))
-    flat = {**flatten(values), _ARCH: _arch_value(record, weights), "MODEL.WEIGHTS": weights}
-    if run_folder := _run_folder_of(weights):
-        flat["OUTPUT_DIR"] = str(run_folder)
+    flat = {
+        **flatten(values),
+        _ARCH: _arch_value(record, weights),
+        "MODEL.WEIGHTS": weights,
+        "OUTPUT_DIR": str(_output_folder(weights)),
+    }
     return build_detection_config(flat, overrides, f"{weights}: ", ignore_unknown=True)
 
 
@@ -177,7 +181,13 @@ def _is_same_arch(cfg: CfgNode, record: DetectorRecord) -> bool:
     return record.definition == (arch if isinstance(arch, str) else dump_arch(arch))
 
 
-def _run_folder_of(weights: str) -> Path | None:
-    """Return the folder of the run that a file belongs to; None if it is in no such folder."""
-    parents = expand_path(weights).parents
-    return next((folder for folder in parents[:2] if RunFolder(folder).config.is_file()), None)
+def _output_folder(weights: str) -> Path:
+    """Return the folder of the run that a file belongs to; for a single file, a folder of its own next to it.
+
+    The recorded folder would be relative to the current one, where it may belong to a different run.
+    """
+    if is_url(weights) or weights.startswith(ZOO_PREFIX):
+        return Path("output") / Path(weights).stem
+    path = expand_path(weights)
+    run_folder = next((folder for folder in path.parents[:2] if RunFolder(folder).config.is_file()), None)
+    return run_folder or path.with_suffix("")

@@ -224,7 +224,8 @@ def test_evaluation_and_export_need_only_the_checkpoint(run, scenes, tool, tmp_p
 
 
 def test_the_eval_command_takes_other_annotations(run, scenes, tmp_path, capsys):
-    annotations = write_with_categories(scenes / "train.json", scenes / "other.json", NAMES[::-1], IDS)
+    (tmp_path / "train").symlink_to(scenes / "train")
+    annotations = write_with_categories(scenes / "train.json", tmp_path / "train.json", NAMES[::-1], IDS)
     evaluate.main(
         [str(run / "model_final.pth"), "--data", str(annotations), "OUTPUT_DIR", str(tmp_path / "out")]
     )
@@ -235,6 +236,16 @@ def test_the_eval_command_takes_other_annotations(run, scenes, tmp_path, capsys)
     )
     images = {image["id"] for image in json.loads(annotations.read_text())["images"]}
     assert {detection["image_id"] for detection in detections} <= images
+
+
+def test_a_copied_checkpoint_does_not_write_into_another_run(run, tmp_path):
+    assert str(run / "model_best") == config_from_checkpoint(run / "model_best.pth").OUTPUT_DIR
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").touch()
+    for name in ("run/model_final.pth", "copy.pth"):
+        shutil.copy(run / "model_final.pth", tmp_path / name)
+    assert str(tmp_path / "run") == config_from_checkpoint(tmp_path / "run/model_final.pth").OUTPUT_DIR
+    assert str(tmp_path / "copy") == config_from_checkpoint(tmp_path / "copy.pth").OUTPUT_DIR
 
 
 def test_a_detector_does_not_classify(run, tool):

@@ -391,11 +391,6 @@ def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
             [*config, "--format", "executorch"],
             "detectors can only be exported with --format onnx",
         ),
-        (
-            "export_net",
-            [*config, "--format", "onnx", "--int8"],
-            "with --format onnx and without --int8",
-        ),
         ("export_net", [*config, "--format", "onnx", "--any-size"], "omit --any-size"),
         (
             "export_net",
