@@ -1,5 +1,6 @@
 """Fixtures shared by all tests."""
 
+import contextlib
 import signal
 
 import pytest
@@ -10,6 +11,7 @@ from fbnetv3.config.recipe import OPTIMIZERS
 from fbnetv3.data.datasets import DATASETS
 from fbnetv3.data.transforms import AUGMENTATIONS, CROPS
 from fbnetv3.deploy.formats.export_format import FORMATS
+from fbnetv3.errors import MissingPackageError
 from fbnetv3.modeling.blocks import BLOCKS
 from fbnetv3.nars.evaluators.evaluator_registry import EVALUATORS
 from fbnetv3.nars.execution.executors import EXECUTORS
@@ -21,6 +23,11 @@ REGISTRIES = (
     ARCHS, ACTIVATIONS, BLOCK_SPECS, SE_GATES, BLOCKS, OPTIMIZERS, SCHEDULES, LOSSES, DATASETS, CROPS, AUGMENTATIONS,
     FORMATS, EVALUATORS, EXECUTORS, TRACKERS,
 )  # fmt: skip
+with contextlib.suppress(MissingPackageError):  # detectron2 is optional
+    from fbnetv3.detection.data.formats import ANNOTATION_FORMATS
+    from fbnetv3.detection.inference.outputs.detection_outputs import DETECTION_OUTPUTS
+
+    REGISTRIES += (ANNOTATION_FORMATS, DETECTION_OUTPUTS)
 
 # Processes started in the background ignore Ctrl-C, and so would everything that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -183,7 +183,7 @@ def test_the_manifest_describes_the_folder(folder):
     assert manifest["output"] == [
         {"name": "boxes", "type": "float32", "shape": [None, 4]},
         {"name": "scores", "type": "float32", "shape": [None]},
-        {"name": "classes", "type": "int64", "shape": [None]},
+        {"name": "classes", "type": "int64", "shape": [None], "category_ids": [1, 2, 3, 4, 5]},
         {"name": "image_indices", "type": "int64", "shape": [None]},
     ]
     check = manifest["verification"]
@@ -227,15 +227,15 @@ class ConstantDetector(torch.nn.Module):
     def __init__(self, offset=0.0):
         super().__init__()
         self.register_buffer(
-            "boxes", torch.tensor([[1.0, 2.0, 30.0, 40.0], [50.0, 10.0, 90.0, 60.0]]) + offset
+            "corners", torch.tensor([[1.0, 2.0, 30.0, 40.0], [50.0, 10.0, 90.0, 60.0]]) + offset
         )
 
     def forward(self, images):
         is_light = images[:, 0, 0].sum(1) > 0
         scores = torch.tensor([0.9, 0.8]) * is_light[:, None]
-        boxes = self.boxes.expand(images.shape[0], -1, -1)
+        boxes = self.corners.expand(images.shape[0], -1, -1)
         image_indices, _, rows = box_ops.multiclass_nms(boxes, scores[:, None], 0.5, 0.1, 100).unbind(1)
-        return self.boxes[rows], scores[image_indices, rows], rows, image_indices
+        return self.corners[rows], scores[image_indices, rows], rows, image_indices
 
 
 def constant_detections(pixels):
@@ -452,7 +452,7 @@ def test_multiclass_nms_equals_torchvisions():
     corners = torch.rand(2, 50, 2) * 100
     boxes = torch.cat((corners, corners + torch.rand(2, 50, 2) * 60), 2)
     scores = torch.rand(2, 3, 50)
-    kept = box_ops.multiclass_nms(boxes, scores, 0.3, 0.4, 20)
+    kept = box_ops.multiclass_nms(boxes, scores, 0.3, 0.4, 50)
     from torchvision.ops import batched_nms
 
     flat = scores.flatten()

@@ -121,7 +121,7 @@ def test_lazy_configs():
 
 
 # Small training runs, which do not follow the paper
-SMALL = ("coco128_fbnetv3_a_C4", "faster_rcnn_fbnetv3_digits_C4")
+SMALL = ("coco128_fbnetv3_a_C4", "faster_rcnn_fbnetv3_digits_C4", "finetune_fbnetv3_a_C4")
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if name not in SMALL])
