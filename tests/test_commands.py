@@ -181,6 +181,12 @@ def test_commands_run(page, reader):
             reader.run_line(line)
 
 
+def remove_export(words):
+    """Remove the folder that an export command creates, which another page may have exported a different network to."""
+    if "--output" in words:
+        shutil.rmtree(words[words.index("--output") + 1], ignore_errors=True)
+
+
 class Reader:
     """Runs the docs' commands in a shortened form."""
 
@@ -216,6 +222,8 @@ class Reader:
             if (short := shlex.join(words)) in slow_commands_run:
                 return
             slow_commands_run.add(short)
+        if name == "export_net.py":
+            remove_export(words)
         if "--address" in words:
             words[words.index("--address") + 1] = self.cluster.address
         if folder == "tools" and not environment and name != "install_detectron2.py" and not self.cluster:
@@ -226,6 +234,8 @@ class Reader:
 
     def fbnetv3(self, words, environment):
         name, *arguments = words
+        if name == "export":
+            remove_export(arguments)
         script = COMMAND_SCRIPTS.get(name)
         short = shortening_options(f"{script}.py", arguments) if script else []
         code = "from fbnetv3.commands.cli import main; main()"
