@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,9 +73,8 @@ def plot_detection_curves(metrics: Path, figure_file: Path) -> None:
     entries = read_metrics(metrics, "iteration")
     figure = new_figure(9, 3.4, dpi=110)
     loss_axes, precision_axes = figure.subplots(1, 2)
-    # detectron2 numbers the steps of losses from 0, and those of evaluations from 1
     for key in _LOSSES:
-        if points := [(entry["iteration"] + 1, entry[key]) for entry in entries if key in entry]:
+        if points := points_by_step(entries, key):
             loss_axes.plot(*zip(*points, strict=True), lw=1, label=key)
     loss_axes.legend(frameon=False, fontsize="small")
     style_axes(loss_axes, xlabel="step", ylabel=f"loss, median of {LOG_PERIOD} steps")
@@ -83,9 +82,22 @@ def plot_detection_curves(metrics: Path, figure_file: Path) -> None:
         {key for entry in entries for key in entry if key.endswith(("bbox/AP", "bbox/AP50"))}
     )
     for key in precisions:
-        points = [(entry["iteration"], entry[key]) for entry in entries if key in entry]
+        points = points_by_step(entries, key)
         precision_axes.plot(*zip(*points, strict=True), "o-", ms=3, label=key.replace("bbox/", ""))
     if precisions:
         precision_axes.legend(frameon=False, fontsize="small")
     style_axes(precision_axes, xlabel="step", ylabel="average precision, %", ylim=(0, 100))
     save_figure(figure, figure_file)
+
+
+def points_by_step(entries: Sequence[Mapping[str, float]], key: str) -> list[tuple[int, float]]:
+    """Return (number of completed steps, value) of each entry of a run's metrics that has `key`.
+
+    detectron2 numbers steps from 0; the entry of the final evaluation, after all losses, has the number of steps.
+    """
+    last = max((entry["iteration"] for entry in entries if "total_loss" in entry), default=-1)
+    return [
+        (int(entry["iteration"] + (entry["iteration"] <= last)), entry[key])
+        for entry in entries
+        if key in entry
+    ]
