@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from measure import compare, report_comparison, report_value
 
-from fbnetv3.deploy import Int8Settings, export_classifier, load
+from fbnetv3.deploy import PrecisionSettings, export_classifier, load
 from fbnetv3.deploy.formats.export_format import formats_supporting
 from fbnetv3.deploy.input_images import sample_classifier_images
 from fbnetv3.model_zoo.pretrained import load_classifier_from_name
@@ -65,7 +65,9 @@ def export(export_format, args, folder, quantize):
     network = load_classifier_from_name(args.model, weights="random")
     preprocessing = replace(network.preprocessing, resolution=args.resolution, resize=args.resolution)
     images = sample_classifier_images(3)  # in color
-    int8 = Int8Settings(images[:4], images[4:], min_agreement=0) if quantize else None
+    precision = None
+    if quantize:
+        precision = PrecisionSettings("int8", images[4:], calibration=images[:4], min_agreement=0)
     export_classifier(
         network.model,
         preprocessing,
@@ -73,7 +75,7 @@ def export(export_format, args, folder, quantize):
         folder,
         format=export_format,
         name=network.name,
-        int8=int8,
+        precision=precision,
     )
 
 

@@ -12,10 +12,10 @@ from tabulate import tabulate
 from fbnetv3.config import is_detection_config
 from fbnetv3.config.loading import RUN_CONFIG
 from fbnetv3.data.classes.class_names import read_class_names
-from fbnetv3.deploy import FORMATS, ExportedNetwork, Int8Settings, export_classifier
-from fbnetv3.deploy.formats.export_format import get_format
+from fbnetv3.deploy import FORMATS, ExportedNetwork, Manifest, PrecisionSettings, export_classifier
+from fbnetv3.deploy.formats.export_format import FLOAT32, INT8, PRECISIONS, get_format
 from fbnetv3.deploy.formats.quantization import split_image_folder
-from fbnetv3.deploy.input_images import sample_image_files
+from fbnetv3.deploy.input_images import ClassifierImage, sample_image_files
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.model_zoo.pretrained import (
     PretrainedClassifier,
@@ -33,13 +33,9 @@ from fbnetv3.utils.files import expand_path
 from fbnetv3.utils.nested_keys import parse_pairs
 
 MAX_CALIBRATION_IMAGES = 256
-INT8_DEFAULTS = {
-    "calibration": None,
-    "val_images": 1000,
-    "max_drop": 1.0,
-    "min_agreement": None,
-    "reduce_range": False,
-}
+# Options of int8, and those of every lower precision
+INT8_DEFAULTS = {"calibration": None, "reduce_range": False}
+PRECISION_DEFAULTS = {"val_images": 1000, "max_drop": 1.0, "min_agreement": None, **INT8_DEFAULTS}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,11 +47,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("KEY VALUE pairs need --config, or a detector's checkpoint as --model")
     if args.weights and is_detector_model and is_checkpoint(args.model):
         parser.error(f"{args.model}: is a checkpoint with weights of its own: omit --weights")
-    for option, default in INT8_DEFAULTS.items():
+    for option, default in PRECISION_DEFAULTS.items():
         if getattr(args, option) is None:
             setattr(args, option, default)
-        elif not args.int8:
-            parser.error(f"--{option.replace('_', '-')} needs --int8")
+        elif args.precision == FLOAT32:
+            needed = "--int8" if option in INT8_DEFAULTS else "--int8 or another --precision"
+            parser.error(f"--{option.replace('_', '-')} needs {needed}")
     if args.model:
         get_format(args.format)  # fail early; with --config, the config's IMPORTS may register it later
     command = shlex.join([program_name(), *(sys.argv[1:] if argv is None else argv)])
@@ -103,7 +100,7 @@ def _build_parser() -> ArgumentParser:
         metavar="DIR",
         help="folder of images to verify the export on (default: scikit-learn's sample images)",
     )
-    _add_int8_arguments(parser)
+    _add_precision_arguments(parser)
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -113,13 +110,22 @@ def _build_parser() -> ArgumentParser:
     return parser
 
 
-def _add_int8_arguments(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("int8")
-    group.add_argument("--int8", action="store_true", help="quantize to int8 (onnx and executorch)")
+def _add_precision_arguments(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("precision")
+    group.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=FLOAT32,
+        help="reduce the verified export to it, and compare with float32; each format offers some (default: float32)",
+    )
+    group.add_argument(
+        "--int8", action="store_const", dest="precision", const=INT8, help="short for --precision int8"
+    )
     group.add_argument(
         "--calibration",
         metavar="DIR",
-        help="images to calibrate on (default: the config's training images)",
+        help="images to calibrate int8 on (default: the config's training images); without labels, also those to "
+        "compare on",
     )
     group.add_argument(
         "--val-images",
@@ -167,23 +173,33 @@ def _run_classifier_export(args: argparse.Namespace, command: str) -> None:
         any_size=args.any_size,
         images=images,
         name=net.name,
-        int8=_int8_settings(net, args) if args.int8 else None,
+        precision=None if args.precision == FLOAT32 else _precision_settings(net, args),
         command=command,
         multi_label=net.multi_label,
     )
-    check = exported.manifest.verification
-    runtime = f"{check['runtime']} before int8" if args.int8 else check["runtime"]
-    print(
-        f"{_describe_export(exported)}; logits of {runtime} differ from the network's by at most "
-        f"{check['largest_relative_difference']:.1e} of the largest logit on {check['images']} images"
+    print(f"{_describe_export(exported)}; {_describe_verification(exported.manifest)}")
+    if comparison := exported.manifest.verification.get(args.precision):
+        print(_format_comparison(comparison, args.precision))
+
+
+def _describe_verification(manifest: Manifest) -> str:
+    check = manifest.verification
+    if "not_run" in check:
+        return f"not compared with the network: {check['not_run']}"
+    runtime = check["runtime"]
+    if manifest.precision != FLOAT32:
+        runtime += f" before {manifest.precision}"
+    return (
+        f"logits of {runtime} differ from the network's by at most {check['largest_relative_difference']:.1e} of the "
+        f"largest logit on {check['images']} images"
     )
-    if args.int8:
-        print(_format_int8_table(check["int8"]))
 
 
 def _run_detector_export(args: argparse.Namespace, command: str) -> None:
     if args.format != "onnx":
         raise UsageError("detectors can only be exported with --format onnx")
+    if args.precision not in (FLOAT32, INT8):
+        raise UsageError(f"detectors can be exported in float32 or int8, not in {args.precision}")
     if args.any_size:
         raise UsageError("detectors take images of any size: omit --any-size")
     from fbnetv3.detection.detection_config import load_detection_config
@@ -207,7 +223,7 @@ def _run_detector_export(args: argparse.Namespace, command: str) -> None:
         name = arch_name(cfg) if Path(args.config).name == RUN_CONFIG else Path(args.config).stem
     classes = read_class_names(args.classes) if args.classes else None
     int8 = None
-    if args.int8:
+    if args.precision == INT8:
         limits = {key: getattr(args, key) for key in ("max_drop", "min_agreement", "reduce_range")}
         int8 = int8_settings(
             cfg, weights, classes, calibration=args.calibration, max_images=args.val_images, **limits
@@ -228,8 +244,8 @@ def _run_detector_export(args: argparse.Namespace, command: str) -> None:
         f"{check['equal']} of {check['runtime']} equal detectron2's; their boxes differ by at most "
         f"{check['largest_box_difference']:.1e} pixels, scores by {check['largest_score_difference']:.1e}"
     )
-    if args.int8:
-        print(_format_int8_table(check["int8"]))
+    if args.precision == INT8:
+        print(_format_comparison(check[INT8], INT8))
 
 
 def _describe_export(exported: ExportedNetwork) -> str:
@@ -237,46 +253,53 @@ def _describe_export(exported: ExportedNetwork) -> str:
     return f"{exported.model}: {exported.manifest.network}, {size / 1e6:.1f} MB"
 
 
-def _int8_settings(net: PretrainedClassifier, args: argparse.Namespace) -> Int8Settings:
-    """Choose calibration and comparison images: the config's dataset, or, if it is missing, the calibration folder."""
+def _precision_settings(net: PretrainedClassifier, args: argparse.Namespace) -> PrecisionSettings:
+    """Choose calibration and comparison images: the config's dataset, or, if it is missing, a folder of images."""
     limits = {
         "max_drop": args.max_drop,
         "min_agreement": args.min_agreement,
         "reduce_range": args.reduce_range,
     }
+    folder = args.calibration or (args.images if args.precision != INT8 else None)
     try:
         images, targets = net.labeled_images("val", args.val_images)
     except (DataError, UsageError) as error:
-        if not args.calibration:
+        if not folder:
             raise
-        print(f"without labels, int8 is judged by agreement with float32 ({error})", file=sys.stderr)
-        return Int8Settings(
-            *split_image_folder(args.calibration, MAX_CALIBRATION_IMAGES, args.val_images), **limits
+        print(
+            f"without labels, {args.precision} is judged by agreement with float32 ({error})",
+            file=sys.stderr,
         )
+        if args.precision != INT8:
+            return PrecisionSettings(args.precision, sample_image_files(folder, args.val_images), **limits)
+        parts = split_image_folder(folder, MAX_CALIBRATION_IMAGES, args.val_images)
+        return PrecisionSettings(INT8, parts[1], calibration=parts[0], **limits)
+    if args.precision != INT8:
+        return PrecisionSettings(args.precision, images, targets, **limits)
+    calibration: Sequence[ClassifierImage]
     if args.calibration:
-        return Int8Settings(
-            sample_image_files(args.calibration, MAX_CALIBRATION_IMAGES), images, targets, **limits
-        )
-    calibration, _ = net.labeled_images("train", MAX_CALIBRATION_IMAGES)
-    return Int8Settings(calibration, images, targets, **limits)
+        calibration = sample_image_files(args.calibration, MAX_CALIBRATION_IMAGES)
+    else:
+        calibration, _ = net.labeled_images("train", MAX_CALIBRATION_IMAGES)
+    return PrecisionSettings(INT8, images, targets, calibration=calibration, **limits)
 
 
-def _format_int8_table(result: dict[str, Any]) -> str:
-    """Format size, agreement and, with labels, top-1 or AP of float32 and int8."""
+def _format_comparison(result: dict[str, Any], precision: str) -> str:
+    """Format size, agreement and, with labels, top-1 or AP of float32 and of a lower precision."""
     float32_bytes = result["bytes_float32"]
-    int8_bytes = result["bytes_int8"]
+    reduced_bytes = result[f"bytes_{precision}"]
     headers = [f"on {result['images']} images", "agreement", "size", "of float32"]
     rows = [
-        ["float32", "", f"{float32_bytes / 1e6:.2f} MB", ""],
+        [FLOAT32, "", f"{float32_bytes / 1e6:.2f} MB", ""],
         [
-            "int8",
+            precision,
             f"{result['agreement']:.2f}%",
-            f"{int8_bytes / 1e6:.2f} MB",
-            f"{100 * int8_bytes / float32_bytes:.1f}%",
+            f"{reduced_bytes / 1e6:.2f} MB",
+            f"{100 * reduced_bytes / float32_bytes:.1f}%",
         ],
     ]
     for key, header in {"top1": "top-1", "ap": "AP"}.items():
-        if f"{key}_int8" in result:
+        if f"{key}_{precision}" in result:
             headers.insert(1, header)
             for row in rows:
                 row.insert(1, f"{result[f'{key}_{row[0]}']:.2f}%")

@@ -23,13 +23,18 @@ from fbnetv3.deploy.exported_folder import (
     write_preprocessing,
 )
 from fbnetv3.deploy.formats.export_format import (
+    FLOAT32,
     INPUT_NAME,
     OUTPUT_NAME,
     export_program,
     formats_supporting,
     get_format,
 )
-from fbnetv3.deploy.formats.quantization import Int8Settings, quantize_model_file
+from fbnetv3.deploy.formats.quantization import (
+    PrecisionSettings,
+    reduce_and_compare,
+    reduce_precision,
+)
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
 from fbnetv3.deploy.input_images import ClassifierImage, load_image, sample_classifier_images
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
@@ -52,7 +57,7 @@ def export_classifier(
     name: str = "network",
     command: str = "",
     tolerance: float = TOLERANCE,
-    int8: Int8Settings | None = None,
+    precision: PrecisionSettings | None = None,
     multi_label: bool = False,
 ) -> ExportedNetwork:
     """Export a classifier into a new folder, which is created only if the export gives the same logits as the network.
@@ -68,7 +73,7 @@ def export_classifier(
         name: name of the network, for messages and the manifest.
         command: the command that exports the network, for the manifest.
         tolerance: maximum difference of a logit, relative to the largest logit of its image.
-        int8: settings to quantize the verified export with; only with onnx and executorch.
+        precision: lower precision than float32 to reduce the verified export to; each format offers some.
         multi_label: whether images have several labels, so that probabilities are sigmoids of the logits.
 
     Raises:
@@ -83,11 +88,13 @@ def export_classifier(
     # Check the arguments before the slow steps
     export_format = get_format(format)
     export_format.import_packages()
-    wanted = {"any_size": any_size, "int8": int8, "reduce_range": int8 and int8.reduce_range}
-    for option, is_wanted in wanted.items():
-        if is_wanted and not getattr(export_format, f"supports_{option}"):
-            formats = " and ".join(formats_supporting(option))
-            raise UsageError(f"{option} is available for {formats}, not for {format}")
+    wanted = {"any_size": any_size, "reduce_range": precision is not None and precision.reduce_range}
+    if precision is not None:
+        wanted[precision.precision] = True
+    for option in (option for option, is_wanted in wanted.items() if is_wanted):
+        formats = formats_supporting(option)
+        if format not in formats:
+            raise UsageError(f"{option} is available for {' and '.join(formats)}, not for {format}")
     images = sample_classifier_images(preprocessing.channels) if images is None else images
     if not len(images):
         raise UsageError(
@@ -111,13 +118,22 @@ def export_classifier(
         export_format.write(program, path)
         write_preprocessing(folder, preprocessing_to_dict(preprocessing), classes)
 
-        # 2. Load it again and compare
-        predictor = open_classifier(folder, format, name)
-        verification = _compare(predictor, original, examples, expected, dynamic_axes, tolerance)
+        # 2. Load it again and compare, and once more after reducing the precision
+        verification: dict[str, Any]
+        if reason := export_format.why_not_run_here():
+            verification = {"not_run": reason}
+            if precision:
+                reduce_precision(program, path, export_format, original, precision)
+        else:
+            predictor = open_classifier(folder, format, name)
+            verification = _compare(predictor, original, examples, expected, dynamic_axes, tolerance)
+            if precision:
+                verification[precision.precision] = reduce_and_compare(
+                    program, path, export_format, predictor, precision
+                )
 
-        # 3. Quantize, compare again, and write the manifest
-        if int8:
-            verification["int8"] = quantize_model_file(program, path, export_format, predictor, int8)
+        # 3. Write what else the format has, and the manifest
+        export_format.add_files(folder)
         side = preprocessing.resolution
         sizes = (1, preprocessing.channels, side, side)
         shape = [None if axis in dynamic_axes else size for axis, size in enumerate(sizes)]
@@ -125,6 +141,7 @@ def export_classifier(
             folder,
             network=name,
             format=format,
+            precision=precision.precision if precision else FLOAT32,
             input={"name": INPUT_NAME, "type": "float32", "shape": shape},
             output={
                 "name": OUTPUT_NAME,

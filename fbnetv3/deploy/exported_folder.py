@@ -10,14 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
 import torch
 
 import fbnetv3
 from fbnetv3.data.preprocessing_values import preprocessing_from_dict
-from fbnetv3.deploy.formats.export_format import FORMATS, get_format
+from fbnetv3.deploy.formats.export_format import FLOAT32, FORMATS, INT8, get_format
 from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import (
@@ -37,7 +37,7 @@ PREPROCESSING_FILE = "preprocessing.json"
 CLASS_NAMES_FILE = "classes.json"
 _DATA_FILES = (PREPROCESSING_FILE, CLASS_NAMES_FILE)
 # Version of the folder's layout; incremented when older versions of `load` can no longer read it
-MANIFEST_VERSION = 3
+MANIFEST_VERSION = 4
 _FIRST_BATCHED_DETECTOR = 3  # before, a detector took a single image
 CLASSIFICATION = "classification"
 DETECTION = "detection"
@@ -60,7 +60,7 @@ class Manifest:
     The output of a classifier also has the "activation" that turns logits into probabilities: "softmax", or "sigmoid"
     for several labels per image.
     `files` has the "sha256" and the size in "bytes" of every other file. `verification` is the result of the
-    comparison with the original network.
+    comparison with the original network; under the name of a lower `precision`, that of the comparison with float32.
     """
 
     network: str
@@ -72,6 +72,7 @@ class Manifest:
     command: str
     verification: dict[str, Any]
     task: str = CLASSIFICATION
+    precision: str = FLOAT32
     layout: int = MANIFEST_VERSION
 
 
@@ -102,7 +103,9 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
             )
         return replace(detector, category_ids=category_ids)
     is_sigmoid = isinstance(manifest.output, dict) and manifest.output.get("activation") == "sigmoid"
-    return open_classifier(folder, manifest.format, manifest.network, multi_label=is_sigmoid)
+    return open_classifier(
+        folder, manifest.format, manifest.network, precision=manifest.precision, multi_label=is_sigmoid
+    )
 
 
 def _category_ids(outputs: Sequence[Mapping[str, Any]]) -> list[int | float | str]:
@@ -117,12 +120,12 @@ def is_exported_folder(path: str | os.PathLike) -> bool:
 
 
 def open_classifier(
-    folder: Path, format: str, name: str, *, multi_label: bool = False
+    folder: Path, format: str, name: str, *, precision: str = FLOAT32, multi_label: bool = False
 ) -> ClassifierPredictor:
     """Open a classifier's folder without reading its manifest."""
     export_format = get_format(format)
     preprocessing, classes = read_preprocessing(folder, preprocessing_from_dict)
-    runtime = export_format.open(folder / export_format.file_name)
+    runtime = export_format.open(folder / export_format.file_name, precision)
     return ClassifierPredictor(runtime, preprocessing, classes, name, multi_label)
 
 
@@ -155,9 +158,12 @@ def read_preprocessing(folder: Path, from_dict: Callable[[dict[str, Any]], T]) -
 
 
 def write_manifest(folder: Path, *, format: str, **fields: Any) -> Manifest:
-    """Write the manifest, the last file of a folder. `fields` are the other fields of `Manifest`."""
-    paths = [folder / name for name in (get_format(format).file_name, *_DATA_FILES)]
-    files = {path.name: {"sha256": file_sha256(path), "bytes": path.stat().st_size} for path in paths}
+    """Write the manifest, which lists all other files of a folder. `fields` are the other fields of `Manifest`."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {
+        path.relative_to(folder).as_posix(): {"sha256": file_sha256(path), "bytes": path.stat().st_size}
+        for path in paths
+    }
     versions = {
         "python": platform.python_version(),
         "fbnetv3": fbnetv3.__version__,
@@ -189,6 +195,8 @@ def read_manifest(folder: Path) -> Manifest:
             raise ExportError(
                 f"{folder}: a detector exported by an older version of fbnetv3: export it again"
             )
+        # Older layouts do not have the precision
+        fields.setdefault("precision", INT8 if INT8 in fields.get("verification", {}) else FLOAT32)
         manifest = Manifest(**fields)
         if manifest.format not in FORMATS:
             choices = suggest(manifest.format, FORMATS.names())
@@ -198,8 +206,8 @@ def read_manifest(folder: Path) -> Manifest:
             )
         if manifest.task not in (CLASSIFICATION, DETECTION):
             raise ValueError(f"unknown task {manifest.task!r}")
-        # The listed files must be exactly those of the format, so that no path leaves the folder
-        if manifest.files.keys() != {get_format(manifest.format).file_name, *_DATA_FILES}:
+        required = {get_format(manifest.format).file_name, *_DATA_FILES}
+        if not required <= manifest.files.keys() or not all(map(_is_inside_folder, manifest.files)):
             raise ValueError(f"lists the files {', '.join(manifest.files) or 'none'}")
     for name, entry in manifest.files.items():
         with _as_file_error(folder / name):
@@ -207,6 +215,13 @@ def read_manifest(folder: Path) -> Manifest:
             if size != entry["bytes"] or file_sha256(folder / name) != entry["sha256"]:
                 raise ValueError(f"has {size} bytes, and its size or SHA-256 differs from {MANIFEST_FILE}")
     return manifest
+
+
+def _is_inside_folder(name: str) -> bool:
+    """Return whether a path of a manifest is relative and cannot leave the folder."""
+    path = PurePosixPath(name)
+    # Backslashes and colons are part of paths on Windows
+    return not path.is_absolute() and ".." not in path.parts and not set(name) & {"\\", ":"}
 
 
 @contextlib.contextmanager

@@ -9,6 +9,8 @@ import pytest
 from fbnetv3.deploy import load
 from fbnetv3.errors import ExportError, MissingPackageError
 
+DATA_FILES = ("preprocessing.json", "classes.json")
+
 
 @pytest.fixture
 def folder(exported, tmp_path):
@@ -51,11 +53,14 @@ def test_a_corrupt_manifest(text, message, folder):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"layout": 4}, "newer version of fbnetv3: update"),
+        ({"layout": 5}, "newer version of fbnetv3: update"),
         ({"format": "onxx"}, r"unknown export format 'onxx': did you mean onnx\?; or import .*--import"),
         ({"task": "segmentation"}, "unknown task 'segmentation'"),
         ({"files": {}}, "corrupt .lists the files none"),
-        ({"files": {"../model.pt2": {"sha256": "", "bytes": 1}}}, "corrupt .lists the files"),
+        *(
+            ({"files": {key: {} for key in ("model.pt2", *DATA_FILES, name)}}, "corrupt .lists the files")
+            for name in ("../a", "/a", "b/../../a", "C:a", "..\\a")
+        ),
     ],
 )
 def test_a_changed_manifest(changes, message, folder):

@@ -14,7 +14,13 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from fbnetv3.deploy.formats.export_format import ExportFormat, as_export_error, require_packages
+from fbnetv3.deploy.formats.export_format import (
+    FLOAT32,
+    INT8,
+    ExportFormat,
+    as_export_error,
+    require_packages,
+)
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
 
 
@@ -26,7 +32,7 @@ class ExecuTorchFormat(ExportFormat):
     runtime_package = "executorch"
     supports_any_batch = False
     supports_any_size = False
-    supports_int8 = True
+    precisions = (FLOAT32, INT8)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Prepare a network with hard sigmoids decomposed, since XNNPACK has none."""
@@ -44,12 +50,17 @@ class ExecuTorchFormat(ExportFormat):
         with path.open("wb") as f:
             lowered.write_to_file(f)
 
-    def open(self, path: Path) -> ExecuTorchRuntime:
+    def open(self, path: Path, precision: str = FLOAT32) -> ExecuTorchRuntime:
         """Load the file in ExecuTorch's runtime for Python."""
         return ExecuTorchRuntime(path)
 
-    def quantize(
-        self, program: ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool
+    def reduce_precision(
+        self,
+        program: ExportedProgram,
+        path: Path,
+        precision: str,
+        batches: Iterable[np.ndarray],
+        reduce_range: bool,
     ) -> None:
         """Replace the file with the network that `quantize_executorch` returns."""
         with require_packages("executorch", "torchao"):

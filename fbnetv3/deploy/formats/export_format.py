@@ -25,6 +25,10 @@ from fbnetv3.utils.text import one_line
 
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
+FLOAT32 = "float32"
+INT8 = "int8"
+PRECISIONS = (FLOAT32, "bfloat16", "float16", INT8)
+"""Number types that a format may compute or store a network in."""
 
 
 class Runtime(Protocol):
@@ -48,8 +52,8 @@ class ExportFormat(ABC):
         runtime_package: import name of the package that runs the model file; latency tables record its version.
         supports_any_batch: whether one file takes batches of any size; if not, it takes one image at a time.
         supports_any_size: whether one file can take images of any height and width.
-        supports_int8: whether `quantize` is implemented.
-        supports_reduce_range: whether `quantize` can reduce weights to 7 bits.
+        precisions: the `PRECISIONS` it offers, float32 first; `reduce_precision` makes all others.
+        supports_reduce_range: whether int8 weights can have 7 bits.
     """
 
     suffix: ClassVar[str]
@@ -57,13 +61,21 @@ class ExportFormat(ABC):
     runtime_package: ClassVar[str] = "torch"
     supports_any_batch: ClassVar[bool] = True
     supports_any_size: ClassVar[bool] = True
-    supports_int8: ClassVar[bool] = False
+    precisions: ClassVar[tuple[str, ...]] = (FLOAT32,)
     supports_reduce_range: ClassVar[bool] = False
 
     @property
     def file_name(self) -> str:
-        """Name of the model file in an exported folder."""
+        """Name of the model file in an exported folder; of several files, the one that `open` takes."""
         return f"model{self.suffix}"
+
+    def why_not_run_here(self) -> str:
+        """Return why this operating system cannot run the format, so that exports stay unverified; empty if it can."""
+        return ""
+
+    def model_bytes(self, path: Path) -> int:
+        """Return the size of the model: of the file `path`, and of the files that belong to it."""
+        return path.stat().st_size
 
     def import_packages(self) -> None:
         """Import the format's packages."""
@@ -80,21 +92,35 @@ class ExportFormat(ABC):
         """Write the model file; raise an ExportError if the format cannot represent the program."""
 
     @abstractmethod
-    def open(self, path: Path) -> Runtime:
-        """Load the model file; raise an ExportError if it cannot be read."""
+    def open(self, path: Path, precision: str = FLOAT32) -> Runtime:
+        """Load the model file, which was exported in `precision`; raise an ExportError if it cannot be read."""
 
-    def quantize(
-        self, program: ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool
+    def reduce_precision(
+        self,
+        program: ExportedProgram,
+        path: Path,
+        precision: str,
+        batches: Iterable[np.ndarray],
+        reduce_range: bool,
     ) -> None:
-        """Replace the model file with its int8 version.
+        """Replace the float32 model file with one of another precision.
 
         Args:
             program: the network, as it was passed to `write`.
             path: the file that `write` has written.
-            batches: images to calibrate on, float32 (N, channels, H, W).
-            reduce_range: whether to use 7-bit weights; see `Int8Settings`.
+            precision: one of `precisions`, except float32.
+            batches: for int8, images to calibrate on, float32 (N, channels, H, W); otherwise empty.
+            reduce_range: whether int8 weights have 7 bits; see `PrecisionSettings`.
         """
         raise NotImplementedError
+
+    def add_files(self, folder: Path) -> None:
+        """Write what else belongs into an exported folder, such as a page that runs the network.
+
+        Called last: the folder has the verified model file, the preprocessing and the class names. The manifest lists
+        all files.
+        """
+        return
 
 
 # Subclasses of `ExportFormat` by the name that `tools/export_net.py --format` takes
@@ -110,8 +136,11 @@ def get_format(name: str) -> ExportFormat:
 
 
 def formats_supporting(option: str) -> list[str]:
-    """Return the names of the formats that support "any_size", "int8" or another option of `ExportFormat`."""
-    return [name for name in FORMATS.names() if getattr(get_format(name), f"supports_{option}")]
+    """Return the names of the formats that support "any_size" or "reduce_range", or that offer a precision."""
+    formats = {name: get_format(name) for name in FORMATS.names()}
+    if option in PRECISIONS:
+        return [name for name, export_format in formats.items() if option in export_format.precisions]
+    return [name for name, export_format in formats.items() if getattr(export_format, f"supports_{option}")]
 
 
 def export_program(model: nn.Module, example: Tensor, dynamic_axes: Sequence[int] = ()) -> ExportedProgram:

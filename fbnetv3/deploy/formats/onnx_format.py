@@ -14,7 +14,9 @@ import torch
 from torch.export import ExportedProgram
 
 from fbnetv3.deploy.formats.export_format import (
+    FLOAT32,
     INPUT_NAME,
+    INT8,
     OUTPUT_NAME,
     ExportFormat,
     as_export_error,
@@ -38,19 +40,24 @@ class OnnxFormat(ExportFormat):
     suffix = ".onnx"
     packages = ("onnx", "onnxscript", "onnxruntime")
     runtime_package = "onnxruntime"
-    supports_int8 = True
+    precisions = (FLOAT32, INT8)
     supports_reduce_range = True
 
     def write(self, program: ExportedProgram, path: Path) -> None:
         """Write the file with `write_onnx`."""
         write_onnx(program, path)
 
-    def open(self, path: Path) -> OnnxRuntime:
+    def open(self, path: Path, precision: str = FLOAT32) -> OnnxRuntime:
         """Open the file in ONNX Runtime."""
         return OnnxRuntime(path)
 
-    def quantize(
-        self, program: ExportedProgram, path: Path, batches: Iterable[np.ndarray], reduce_range: bool
+    def reduce_precision(
+        self,
+        program: ExportedProgram,
+        path: Path,
+        precision: str,
+        batches: Iterable[np.ndarray],
+        reduce_range: bool,
     ) -> None:
         """Quantize the file with `quantize_onnx`."""
         from fbnetv3.deploy.formats.onnx_quantization import quantize_onnx

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from fbnetv3.deploy.formats.export_format import ExportFormat, as_export_error
+from fbnetv3.deploy.formats.export_format import FLOAT32, ExportFormat, as_export_error
 from fbnetv3.modeling.cpu.inference_blocks import fuse_blocks
 
 
@@ -28,7 +28,7 @@ class TorchExportFormat(ExportFormat):
             torch.export.save(program, archive)
         path.write_bytes(archive.getbuffer())
 
-    def open(self, path: Path) -> TorchRuntime:
+    def open(self, path: Path, precision: str = FLOAT32) -> TorchRuntime:
         """Load the archive."""
         with as_export_error(f"{path}: torch {torch.__version__} cannot read it; export it again"):
             return TorchRuntime(torch.export.load(path).module())

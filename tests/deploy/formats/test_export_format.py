@@ -25,7 +25,7 @@ class TorchScriptFormat(ExportFormat):
     def write(self, program, path):
         torch.jit.trace(program.module(), program.example_inputs[0][0]).save(str(path))
 
-    def open(self, path):
+    def open(self, path, precision="float32"):
         return TorchRuntime(torch.jit.load(str(path)))
 '''
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import fbnetv3
 from fbnetv3.arch import get_arch
-from fbnetv3.deploy import ClassifierPredictor, Int8Settings, TorchRuntime, export_classifier, load
+from fbnetv3.deploy import ClassifierPredictor, PrecisionSettings, TorchRuntime, export_classifier, load
 from fbnetv3.deploy.formats.quantization import count_float_layers, split_image_folder
 from fbnetv3.errors import DataError, ExportError, UsageError
 
@@ -19,7 +19,7 @@ SAME_CLASS = "chooses the same class as float32 for {}% of 4 images; 98% are req
 
 @pytest.fixture(scope="module")
 def int8(digits, held_out):
-    return Int8Settings(digits.labeled_images("train", 64)[0], *held_out)
+    return PrecisionSettings("int8", *held_out, calibration=digits.labeled_images("train", 64)[0])
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def export(digits, tmp_path):
     def export(model, int8, format="onnx", name="out"):
         folder = tmp_path / name
         return export_classifier(
-            model, digits.preprocessing, CLASSES, folder, format=format, name="tiny", int8=int8
+            model, digits.preprocessing, CLASSES, folder, format=format, name="tiny", precision=int8
         )
 
     return export
@@ -171,11 +171,11 @@ def test_ranges_are_clamped_to_where_activations_are_not_constant():
 )
 def test_missing_images(calibration, images, targets, message):
     with pytest.raises(UsageError, match=message):
-        Int8Settings(calibration, images, targets)
+        PrecisionSettings("int8", images, targets, calibration=calibration)
 
 
 def test_agreement_and_top1():
-    int8 = Int8Settings([0], [0] * 4, [0, 1, 1, 0])
+    int8 = PrecisionSettings("int8", [0] * 4, [0, 1, 1, 0], calibration=[0])
     before, after = np.eye(2)[[0, 1, 0, 1]], np.eye(2)[[0, 1, 1, 0]]
     assert int8.compare(before, after) == {"agreement": 50, "top1_float32": 50, "top1_int8": 100}
     assert replace(int8, targets=None).compare(before, after) == {"agreement": 50}
@@ -199,7 +199,7 @@ def test_agreement_and_top1():
     ],
 )
 def test_lost_accuracy(changes, agreement, top1_int8, message):
-    int8 = replace(Int8Settings([0], [0] * 4, [0] * 4), **changes)
+    int8 = replace(PrecisionSettings("int8", [0] * 4, [0] * 4, calibration=[0]), **changes)
     comparison = {"agreement": agreement} | (
         {"top1_float32": 90.0, "top1_int8": top1_int8} if top1_int8 else {}
     )
