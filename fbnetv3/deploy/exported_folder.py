@@ -147,10 +147,10 @@ def write_preprocessing(folder: Path, preprocessing: Mapping[str, Any], classes:
 def read_preprocessing(folder: Path, from_dict: Callable[[dict[str, Any]], T]) -> tuple[T, list[str]]:
     """Read the class names, and preprocessing.json, which `from_dict` checks and converts."""
     path = folder / PREPROCESSING_FILE
-    with _as_file_error(path):
+    with as_file_error(path):
         preprocessing = from_dict(json.loads(path.read_text()))
     path = folder / CLASS_NAMES_FILE
-    with _as_file_error(path):
+    with as_file_error(path):
         classes = json.loads(path.read_text())
         if not isinstance(classes, list) or not classes:
             raise ValueError("not a list of names")
@@ -184,7 +184,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         problem = f"is not an exported folder (no {MANIFEST_FILE})" if folder.is_dir() else "no such folder"
         raise ExportError(f"{folder}: {problem}; create one with tools/export_net.py")
-    with _as_file_error(path):
+    with as_file_error(path):
         fields = json.loads(path.read_text())
         # Read the layout first: a newer one may have fields that are unknown here
         if fields.get("layout", MANIFEST_VERSION) > MANIFEST_VERSION:
@@ -210,7 +210,7 @@ def read_manifest(folder: Path) -> Manifest:
         if not required <= manifest.files.keys() or not all(map(_is_inside_folder, manifest.files)):
             raise ValueError(f"lists the files {', '.join(manifest.files) or 'none'}")
     for name, entry in manifest.files.items():
-        with _as_file_error(folder / name):
+        with as_file_error(folder / name):
             size = (folder / name).stat().st_size
             if size != entry["bytes"] or file_sha256(folder / name) != entry["sha256"]:
                 raise ValueError(f"has {size} bytes, and its size or SHA-256 differs from {MANIFEST_FILE}")
@@ -225,7 +225,7 @@ def _is_inside_folder(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _as_file_error(path: Path) -> Iterator[None]:
+def as_file_error(path: Path) -> Iterator[None]:
     """Turn the errors of reading and checking an untrusted file into an ExportError that names the file."""
     try:
         yield
