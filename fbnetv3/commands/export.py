@@ -243,6 +243,11 @@ def _run_detector_export(args: argparse.Namespace, command: str) -> None:
         f"{_describe_export(exported)}; of {check['detections']} detections in {check['images']} images, "
         f"{check['equal']} of {check['runtime']} equal detectron2's; their boxes differ by at most "
         f"{check['largest_box_difference']:.1e} pixels, scores by {check['largest_score_difference']:.1e}"
+        + "".join(
+            f"; {check[f'equal_{noun}']} of their {check[noun]} {noun} are equal"
+            for noun in ("masks", "keypoints")
+            if noun in check
+        )
     )
     if args.precision == INT8:
         print(_format_comparison(check[INT8], INT8))
