@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     predictor = build_predictor()
     classes = predictor.classes(categories)
-    settings = OutputSettings(folder, classes, categories is not None, args.yolo_scores, args.codec)
+    settings = OutputSettings(
+        folder, classes, categories is not None, args.yolo_scores, args.codec, predictor.skeleton
+    )
     selection = DetectionSelection(settings.names, thresholds, args.classes or None)
     outputs = build_outputs(settings, args.save, pictures=not args.no_pictures)
     run = run_detection(

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 import fbnetv3
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton, skeleton_from_dict
 from fbnetv3.data.preprocessing_values import preprocessing_from_dict
 from fbnetv3.deploy.formats.export_format import FLOAT32, FORMATS, INT8, get_format
 from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
@@ -23,6 +24,7 @@ from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import (
     CLASSES_OUTPUT,
     DETECTOR_OUTPUTS,
+    HEATMAPS,
     DetectorPredictor,
     resize_from_dict,
 )
@@ -101,7 +103,7 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
             raise ExportError(
                 f"{folder}: has {len(category_ids)} category ids for {len(detector.classes)} classes: export it again"
             )
-        return replace(detector, category_ids=category_ids)
+        return replace(detector, category_ids=category_ids, skeleton=_skeleton(outputs, folder))
     is_sigmoid = isinstance(manifest.output, dict) and manifest.output.get("activation") == "sigmoid"
     return open_classifier(
         folder, manifest.format, manifest.network, precision=manifest.precision, multi_label=is_sigmoid
@@ -112,6 +114,13 @@ def _category_ids(outputs: Sequence[Mapping[str, Any]]) -> list[int | float | st
     """Return the category ids of a detector's classes; empty if the export does not have them."""
     classes = next((output for output in outputs if output["name"] == CLASSES_OUTPUT), {})
     return list(classes.get("category_ids") or [])
+
+
+def _skeleton(outputs: Sequence[Mapping[str, Any]], folder: Path) -> KeypointSkeleton | None:
+    """Return the keypoints of a detector; None if the export does not have them."""
+    heatmaps = next((output for output in outputs if output["name"] == HEATMAPS), {})
+    with _as_file_error(folder / MANIFEST_FILE):
+        return skeleton_from_dict(heatmaps.get("keypoints"))
 
 
 def is_exported_folder(path: str | os.PathLike) -> bool:

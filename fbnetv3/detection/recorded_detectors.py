@@ -15,6 +15,7 @@ from fbnetv3.arch import dump_arch, get_arch, list_archs
 from fbnetv3.arch.arch_files import arch_from_dict
 from fbnetv3.detection.anchors.anchor_fitting import ANCHOR_KEYS, require_resolved_anchors
 from fbnetv3.detection.data.detection_datasets import Classes, num_classes_setting
+from fbnetv3.detection.data.keypoint_names import config_skeleton
 from fbnetv3.detection.detection_config import build_detection_config
 from fbnetv3.detection.models.fbnetv3_backbone import arch_name, config_arch
 from fbnetv3.errors import UsageError, UserError, WeightsError
@@ -56,6 +57,7 @@ def describe_detector(cfg: CfgNode, classes: Classes, data: Mapping[str, Any]) -
             "max_size": cfg.INPUT.MAX_SIZE_TEST,
         },
         dict(data),
+        config_skeleton(cfg, (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST)),
     )
 
 

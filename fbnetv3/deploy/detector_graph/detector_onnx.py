@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
 from fbnetv3.deploy.detector_graph.box_ops import ONNX_TRANSLATIONS
 from fbnetv3.deploy.detector_graph.detection_agreement import compare_detections, tolerances
 from fbnetv3.deploy.detector_graph.detector_int8 import DetectorInt8Settings, quantize_detector_file
@@ -29,6 +30,7 @@ from fbnetv3.deploy.predictors.detector_predictor import (
     CLASSES_OUTPUT,
     DETECTOR_INPUT,
     DETECTOR_OUTPUTS,
+    HEATMAPS,
     DetectionArrays,
     DetectorPredictor,
     ShortSideResize,
@@ -54,6 +56,7 @@ def export_detector_to_onnx(
     images: Sequence[ImageLike] | None = None,
     category_ids: Sequence[int | float | str] = (),
     output_names: Sequence[str] = DETECTOR_OUTPUTS,
+    skeleton: KeypointSkeleton | None = None,
     int8: DetectorInt8Settings | None = None,
     name: str = "detector",
     command: str = "",
@@ -71,6 +74,7 @@ def export_detector_to_onnx(
         images: images to compare on; default: `sample_detector_images`.
         category_ids: ids of the classes in results files.
         output_names: `DETECTOR_OUTPUTS`, then `MASKS` and `HEATMAPS` as far as the model returns them.
+        skeleton: the keypoints of the heatmaps.
         int8: quantize the file after it has been verified; None keeps float32.
         name: name of the detector, for messages and the manifest.
         command: the command that exports the detector, for the manifest.
@@ -119,17 +123,25 @@ def export_detector_to_onnx(
             format=_FORMAT,
             task=DETECTION,
             input=_INPUT_TENSOR,
-            output=[_add_ids(output, category_ids) for output in predictor.runtime.describe_outputs()],
+            output=[
+                _add_names(output, category_ids, skeleton)
+                for output in predictor.runtime.describe_outputs()
+            ],
             command=command,
             verification=verification,
         )
     return ExportedNetwork(output, output / onnx_format.file_name, manifest)
 
 
-def _add_ids(output: dict[str, Any], category_ids: Sequence[int | float | str]) -> dict[str, Any]:
-    """Return the manifest's entry of an output; that of the class indices has their category ids."""
-    is_classes = output["name"] == CLASSES_OUTPUT
-    return {**output, "category_ids": list(category_ids)} if category_ids and is_classes else output
+def _add_names(
+    output: dict[str, Any], category_ids: Sequence[int | float | str], skeleton: KeypointSkeleton | None
+) -> dict[str, Any]:
+    """Return the manifest's entry of an output: class indices with category ids, heatmaps with keypoints."""
+    if category_ids and output["name"] == CLASSES_OUTPUT:
+        return {**output, "category_ids": list(category_ids)}
+    if skeleton and output["name"] == HEATMAPS:
+        return {**output, "keypoints": skeleton.to_dict()}
+    return output
 
 
 def _verify(

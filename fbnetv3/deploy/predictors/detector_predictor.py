@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
 from fbnetv3.data.preprocessing_values import RENDERING_STEP
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.input_images import ImageLike, is_batch, load_rgb_array
@@ -117,6 +118,7 @@ class DetectorPredictor:
     category_ids: Sequence[
         int | float | str
     ] = ()  # of the classes, in results files; empty in a file without them
+    skeleton: KeypointSkeleton | None = None  # of a detector of keypoints
 
     def __call__(
         self,

@@ -81,6 +81,7 @@ def export_detector(
         images=_test_images(cfg) if images is None else images,
         category_ids=list(own_classes),
         output_names=exportable.output_names,
+        skeleton=predictor.skeleton,
         int8=int8,
         name=name,
         command=command,

@@ -72,7 +72,7 @@ def evaluate_detector(cfg: CfgNode, keep: Collection[str] = ()) -> Results:
             )
         record = read_detector_record(weights)
         cfg = use_recorded_detector(cfg, record, weights, keep)
-        prepare_datasets(cfg, group)
+        prepare_datasets(cfg, group, skeleton=record.skeleton if record else None)
         classes = list(model_classes(cfg, cfg.DATASETS.TEST, recorded_classes(record)).values()) or None
         model = load_detector(build_detector(cfg), weights)
         logger.info("evaluating %s of %s on %s", arch_name(cfg), weights, ", ".join(cfg.DATASETS.TEST))

@@ -16,6 +16,7 @@ from detectron2.modeling import build_model
 
 from fbnetv3 import deploy
 from fbnetv3.arch import compound_scale, get_arch, save_arch
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
 from fbnetv3.data.digit_scenes import write_digit_scenes
 from fbnetv3.deploy.detector_graph import box_ops
 from fbnetv3.deploy.detector_graph.detection_agreement import compare_detections
@@ -23,6 +24,7 @@ from fbnetv3.deploy.detector_graph.detector_onnx import export_detector_to_onnx
 from fbnetv3.deploy.input_images import sample_detector_images
 from fbnetv3.deploy.predictors.detector_predictor import (
     DETECTOR_OUTPUTS,
+    HEATMAPS,
     MASKS,
     DetectionArrays,
     ShortSideResize,
@@ -329,6 +331,25 @@ def test_an_export_with_other_masks_is_not_kept(tmp_path):
     ):
         write(tmp_path / "other", original=lambda pixels: constant_masks(pixels, 70), **options)
     assert not (tmp_path / "other").exists()
+
+
+class ConstantKeypoints(ConstantDetector):
+    """Detects the boxes of `ConstantDetector` with heatmaps of two keypoints."""
+
+    def forward(self, images):
+        detections = super().forward(images)
+        return (*detections, torch.zeros(2, 2, 4, 4)[detections[2]])
+
+
+def test_the_folder_names_the_keypoints(tmp_path):
+    skeleton = KeypointSkeleton(("nose", "tail"), lines=(("nose", "tail"),))
+    options = {"model": ConstantKeypoints(), "output_names": (*DETECTOR_OUTPUTS, HEATMAPS)}
+    done = write(tmp_path / "out", skeleton=skeleton, **options)
+    assert deploy.load(done.folder).skeleton == skeleton
+    text = done.folder.joinpath("manifest.json").read_text()
+    done.folder.joinpath("manifest.json").write_text(text.replace('"names"', '"nomes"'))
+    with pytest.raises(ExportError, match=r"manifest.json: corrupt .*names.*: copy the whole folder again"):
+        deploy.load(done.folder)
 
 
 def test_nothing_to_compare(tmp_path):
