@@ -31,6 +31,7 @@ from fbnetv3.deploy.predictors.detector_predictor import (
     DETECTOR_INPUT,
     DETECTOR_OUTPUTS,
     HEATMAPS,
+    SCORES_OUTPUT,
     DetectionArrays,
     DetectorPredictor,
     ShortSideResize,
@@ -56,6 +57,7 @@ def export_detector_to_onnx(
     images: Sequence[ImageLike] | None = None,
     category_ids: Sequence[int | float | str] = (),
     output_names: Sequence[str] = DETECTOR_OUTPUTS,
+    score_threshold: float = 0.0,
     skeleton: KeypointSkeleton | None = None,
     int8: DetectorInt8Settings | None = None,
     name: str = "detector",
@@ -74,6 +76,7 @@ def export_detector_to_onnx(
         images: images to compare on; default: `sample_detector_images`.
         category_ids: ids of the classes in results files.
         output_names: `DETECTOR_OUTPUTS`, then `MASKS` and `HEATMAPS` as far as the model returns them.
+        score_threshold: minimum score of the detections that the model returns.
         skeleton: the keypoints of the heatmaps.
         int8: quantize the file after it has been verified; None keeps float32.
         name: name of the detector, for messages and the manifest.
@@ -123,25 +126,28 @@ def export_detector_to_onnx(
             format=_FORMAT,
             task=DETECTION,
             input=_INPUT_TENSOR,
-            output=[
-                _add_names(output, category_ids, skeleton)
-                for output in predictor.runtime.describe_outputs()
-            ],
+            output=_describe_outputs(predictor, category_ids, score_threshold, skeleton),
             command=command,
             verification=verification,
         )
     return ExportedNetwork(output, output / onnx_format.file_name, manifest)
 
 
-def _add_names(
-    output: dict[str, Any], category_ids: Sequence[int | float | str], skeleton: KeypointSkeleton | None
-) -> dict[str, Any]:
-    """Return the manifest's entry of an output: class indices with category ids, heatmaps with keypoints."""
-    if category_ids and output["name"] == CLASSES_OUTPUT:
-        return {**output, "category_ids": list(category_ids)}
-    if skeleton and output["name"] == HEATMAPS:
-        return {**output, "keypoints": skeleton.to_dict()}
-    return output
+def _describe_outputs(
+    predictor: DetectorPredictor,
+    category_ids: Sequence[int | float | str],
+    score_threshold: float,
+    skeleton: KeypointSkeleton | None,
+) -> list[dict[str, Any]]:
+    """Return the manifest's entries of the outputs, with what `fbnetv3.deploy.load` needs to know about them."""
+    details: dict[str, dict[str, Any]] = {
+        SCORES_OUTPUT: {"threshold": score_threshold} if score_threshold else {},
+        CLASSES_OUTPUT: {"category_ids": list(category_ids)} if category_ids else {},
+        HEATMAPS: {"keypoints": skeleton.to_dict()} if skeleton else {},
+    }
+    return [
+        {**output, **details.get(output["name"], {})} for output in predictor.runtime.describe_outputs()
+    ]
 
 
 def _verify(

@@ -19,8 +19,9 @@ from fbnetv3.errors import ExportError, UsageError
 from fbnetv3.utils.checks import check_int
 
 DETECTOR_INPUT = "images"
+SCORES_OUTPUT = "scores"
 CLASSES_OUTPUT = "classes"
-DETECTOR_OUTPUTS = ("boxes", "scores", CLASSES_OUTPUT, "image_indices")
+DETECTOR_OUTPUTS = ("boxes", SCORES_OUTPUT, CLASSES_OUTPUT, "image_indices")
 MASKS = "masks"  # output of a mask head
 HEATMAPS = "keypoint_heatmaps"  # output of a keypoint head
 _MAX_SIDE = 100_000  # pixels
@@ -108,7 +109,11 @@ class ShortSideResize:
 
 @dataclass(frozen=True, eq=False)
 class DetectorPredictor:
-    """A detector with its resizing, class names and category ids."""
+    """A detector with its resizing, class names and category ids.
+
+    `min_score` is the threshold of the exported graph, below which nothing is detected whatever threshold is asked for;
+    0 in folders that do not record it.
+    """
 
     runtime: OnnxRuntime
     resize: ShortSideResize
@@ -119,6 +124,7 @@ class DetectorPredictor:
         int | float | str
     ] = ()  # of the classes, in results files; empty in a file without them
     skeleton: KeypointSkeleton | None = None  # of a detector of keypoints
+    min_score: float = 0.0
 
     def __call__(
         self,

@@ -24,7 +24,7 @@ from fbnetv3.deploy.predictors.instance_maps import encode_mask_runs
 from fbnetv3.detection.data.detection_datasets import detector_classes, num_classes_setting
 from fbnetv3.detection.export.exportable_detector import make_exportable
 from fbnetv3.detection.export.int8_images import dataset_images
-from fbnetv3.detection.inference.array_predictors import ConfigPredictor
+from fbnetv3.detection.inference.array_predictors import ConfigPredictor, score_threshold
 from fbnetv3.detection.inference.optimize_detector import FusedBoxHead, fold_conv_norms
 from fbnetv3.detection.models.detector_heads import FBNetV3BoxHead
 from fbnetv3.errors import UsageError
@@ -81,6 +81,7 @@ def export_detector(
         images=_test_images(cfg) if images is None else images,
         category_ids=list(own_classes),
         output_names=exportable.output_names,
+        score_threshold=score_threshold(cfg),
         skeleton=predictor.skeleton,
         int8=int8,
         name=name,

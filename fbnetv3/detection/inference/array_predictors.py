@@ -128,6 +128,11 @@ class ExportedPredictor:
         self.skeleton = predictor.skeleton
         self._score_threshold = score_threshold
 
+    @property
+    def min_score(self) -> float:
+        """The detector's own threshold: the export has no detections below it."""
+        return self._predictor.min_score
+
     def classes(self, categories: Categories | None = None) -> Classes:
         """Return the classes; see `classes_from_names`."""
         return classes_from_names(self._predictor.classes, categories, self._predictor.category_ids)

@@ -201,7 +201,7 @@ def test_the_manifest_describes_the_folder(folder):
     assert manifest["input"] == {"name": "images", "type": "uint8", "shape": [None, None, None, 3]}
     assert manifest["output"] == [
         {"name": "boxes", "type": "float32", "shape": [None, 4]},
-        {"name": "scores", "type": "float32", "shape": [None]},
+        {"name": "scores", "type": "float32", "shape": [None], "threshold": 0.05},
         {"name": "classes", "type": "int64", "shape": [None], "category_ids": [1, 2, 3, 4, 5]},
         {"name": "image_indices", "type": "int64", "shape": [None]},
     ]
@@ -445,6 +445,11 @@ def test_export_and_detect(digits, tool, tmp_path):
         assert (one["image_id"], one["category_id"]) == (other["image_id"], other["category_id"])
         assert one["bbox"] == pytest.approx(other["bbox"], abs=0.01)
         assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+    assert "score below" not in exported.err + exported.out
+    options = ("--input", scenes, "--no-pictures", "--score-threshold", "0.5", "3=0.01")
+    low = tool("detect", "--model", tmp_path / "out", *options, "--output", tmp_path / "low")
+    assert low.code == 0
+    assert "out: detects nothing with a score below 0.05, so --score-threshold 0.01 has no" in low.out
 
 
 def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
