@@ -208,14 +208,15 @@ def prepare_datasets(
     `skeleton` has the keypoints of a trained detector, which the datasets must have.
     """
     training_names = cfg.DATASETS.TRAIN if training else ()
-    mask_format = cfg.INPUT.MASK_FORMAT if cfg.MODEL.MASK_ON else None
     names = dict.fromkeys((*training_names, *cfg.DATASETS.TEST))
     for name in names if group.is_rank_0 else ():
         _require_registered(name)
+        # Evaluation reads masks of both formats
+        mask_format = cfg.INPUT.MASK_FORMAT if name in training_names else "bitmask"
         if has_annotations(name) and not name.startswith(_DIGIT_SCENES):
             summary = load_clean_annotations(
                 name,
-                mask_format=mask_format,
+                mask_format=mask_format if cfg.MODEL.MASK_ON else None,
                 need_boxes=name in training_names,
                 max_opened=MAX_IMAGES_OPENED,
             ).summary

@@ -14,7 +14,12 @@ from PIL import Image
 from torch import nn
 
 from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
-from fbnetv3.detection.data.detection_datasets import load_dataset_dicts, prepare_datasets
+from fbnetv3.detection.data.annotations.ground_truth import build_ground_truth
+from fbnetv3.detection.data.detection_datasets import (
+    load_clean_annotations,
+    load_dataset_dicts,
+    prepare_datasets,
+)
 from fbnetv3.detection.data.detection_loaders import build_train_loader
 from fbnetv3.detection.data.keypoint_names import flip_pairs, registered_skeleton
 from fbnetv3.detection.detection_config import load_detection_config
@@ -308,6 +313,15 @@ def test_masks_are_trained_and_evaluated(tool, digits_config, tmp_path, run_leng
         "bbox",
         "segm",
     ]
+
+
+def test_run_lengths_are_evaluated_whatever_the_format_of_the_training_masks(digits_config, tmp_path):
+    training = write_animals(tmp_path / "polygons")
+    test = write_animals(tmp_path / "run_lengths", run_lengths=True)[4:8]
+    cfg = load_detection_config(digits_config, [*training, *test, *MASKS])
+    prepare_datasets(cfg, SINGLE_PROCESS, training=True)
+    truth = build_ground_truth(load_clean_annotations("custom_test"), "segm")
+    assert [mask_util.area(truth.anns[i]["segmentation"]) for i in (1, 2)] == [36 * 36, 30 * 25]
 
 
 def test_polygons_and_run_lengths_give_the_same_batches(digits_config, tmp_path):
