@@ -273,10 +273,15 @@ def _detector_exporter(args: argparse.Namespace, command: str) -> ExportVariant:
 
 def _describe_detections(manifest: Manifest) -> str:
     check = manifest.verification
+    maps = (
+        f"; {check[f'equal_{noun}']} of their {check[noun]} {noun} are equal"
+        for noun in ("masks", "keypoints")
+        if noun in check
+    )
     return (
         f"of {check['detections']} detections in {check['images']} images, {check['equal']} of {check['runtime']} "
         f"equal detectron2's; their boxes differ by at most {check['largest_box_difference']:.1e} pixels, scores by "
-        f"{check['largest_score_difference']:.1e}"
+        f"{check['largest_score_difference']:.1e}{''.join(maps)}"
     )
 
 

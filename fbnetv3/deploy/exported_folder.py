@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 import torch
 
 import fbnetv3
+from fbnetv3.data.classes.keypoint_skeleton import skeleton_from_dict
 from fbnetv3.data.preprocessing_values import preprocessing_from_dict
 from fbnetv3.deploy.formats.export_format import FLOAT32, FORMATS, INT8, get_format
 from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
@@ -23,6 +24,8 @@ from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import (
     CLASSES_OUTPUT,
     DETECTOR_OUTPUTS,
+    HEATMAPS,
+    SCORES_OUTPUT,
     DetectorPredictor,
     resize_from_dict,
 )
@@ -101,7 +104,10 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
             raise ExportError(
                 f"{folder}: has {len(category_ids)} category ids for {len(detector.classes)} classes: export it again"
             )
-        return replace(detector, category_ids=category_ids)
+        with as_file_error(folder / MANIFEST_FILE):
+            skeleton = skeleton_from_dict(_output_entry(outputs, HEATMAPS).get("keypoints"))
+            min_score = float(_output_entry(outputs, SCORES_OUTPUT).get("threshold", 0))
+        return replace(detector, category_ids=category_ids, skeleton=skeleton, min_score=min_score)
     is_sigmoid = isinstance(manifest.output, dict) and manifest.output.get("activation") == "sigmoid"
     return open_classifier(
         folder, manifest.format, manifest.network, precision=manifest.precision, multi_label=is_sigmoid
@@ -110,8 +116,12 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
 
 def _category_ids(outputs: Sequence[Mapping[str, Any]]) -> list[int | float | str]:
     """Return the category ids of a detector's classes; empty if the export does not have them."""
-    classes = next((output for output in outputs if output["name"] == CLASSES_OUTPUT), {})
-    return list(classes.get("category_ids") or [])
+    return list(_output_entry(outputs, CLASSES_OUTPUT).get("category_ids") or [])
+
+
+def _output_entry(outputs: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """Return the manifest's entry of an output; empty if there is none."""
+    return next((output for output in outputs if output["name"] == name), {})
 
 
 def is_exported_folder(path: str | os.PathLike) -> bool:

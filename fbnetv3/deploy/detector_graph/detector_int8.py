@@ -22,7 +22,7 @@ CONFIDENT = 0.5  # minimum score of the detections that both networks should hav
 _SAME_OBJECT = 0.5  # minimum IoU of two detections of the same object
 _DEFAULT_MIN_AGREEMENT = 90.0  # percent, without annotations
 
-AveragePrecision = Callable[[DetectorPredictor], float]
+AveragePrecision = Callable[[DetectorPredictor, str], float]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class DetectorInt8Settings:
     Attributes:
         calibration: 50 to a few hundred images, on which the range of each feature map is measured.
         images: other images, on which the detections of int8 are compared with those of float32.
-        average_precision: computes AP in percent on annotated images; None without annotations.
+        average_precision: computes AP in percent on annotated images, of a predictor whose precision, "float32" or
+            "int8", is the second argument, for messages; None without annotations.
         max_drop: maximum drop in AP, in percentage points.
         min_agreement: minimum agreement in percent, see `agreement`; default: 90 without AP, no limit with AP.
         reduce_range: whether to use 7-bit weights: on x86 without VNNI, sums of two 8-bit products may saturate.
@@ -91,12 +92,12 @@ def quantize_detector_file(
     sizes = {"bytes_float32": path.stat().st_size}
     precision = {}
     if int8.average_precision is not None:
-        precision["ap_float32"] = int8.average_precision(predictor)
+        precision["ap_float32"] = int8.average_precision(predictor, "float32")
     quantize_onnx(path, _batches(predictor, int8.calibration), int8.reduce_range, input_name=DETECTOR_INPUT)
     quantized = replace(predictor, runtime=OnnxRuntime(path))
     sizes["bytes_int8"] = path.stat().st_size
     if int8.average_precision is not None:
-        precision["ap_int8"] = int8.average_precision(quantized)
+        precision["ap_int8"] = int8.average_precision(quantized, "int8")
     comparison = {
         "agreement": agreement(expected, [quantized.detect(image) for image in pixels]),
         **precision,

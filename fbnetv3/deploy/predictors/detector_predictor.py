@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
 from fbnetv3.data.preprocessing_values import RENDERING_STEP
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.input_images import ImageLike, is_batch, load_rgb_array
-from fbnetv3.deploy.predictors.instance_maps import locate_keypoints, paste_masks
+from fbnetv3.deploy.predictors.instance_maps import encode_mask_runs, locate_keypoints, paste_masks
 from fbnetv3.errors import ExportError, UsageError
 from fbnetv3.utils.checks import check_int
 
 DETECTOR_INPUT = "images"
+SCORES_OUTPUT = "scores"
 CLASSES_OUTPUT = "classes"
-DETECTOR_OUTPUTS = ("boxes", "scores", CLASSES_OUTPUT, "image_indices")
+DETECTOR_OUTPUTS = ("boxes", SCORES_OUTPUT, CLASSES_OUTPUT, "image_indices")
 MASKS = "masks"  # output of a mask head
 HEATMAPS = "keypoint_heatmaps"  # output of a keypoint head
 _MAX_SIDE = 100_000  # pixels
@@ -47,7 +49,8 @@ class DetectionArrays:
 
     Boxes are float32 (K, 4), x0, y0, x1, y1 in pixels of the image; scores are float32 (K,), class indices int64 (K,).
     `mask_probabilities`, float32 (K, M, M), cover the boxes; `paste_masks` turns them into masks of the image.
-    Keypoints are float32 (K, P, 3): x, y, score. Both are None if the detector has no such head.
+    Keypoints are float32 (K, P, 3): x, y, score. Both are None if the detector has no such head. `mask_runs` are the
+    masks of the image in little memory, to compare them: an array of K arrays, see `encode_mask_runs`.
     """
 
     boxes: np.ndarray
@@ -55,14 +58,23 @@ class DetectionArrays:
     classes: np.ndarray
     mask_probabilities: np.ndarray | None = None
     keypoints: np.ndarray | None = None
+    mask_runs: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def select(self, rows: np.ndarray) -> DetectionArrays:
         """Return the detections at `rows`: indices, or bool (K,)."""
-        values = (self.boxes, self.scores, self.classes, self.mask_probabilities, self.keypoints)
+        values = (getattr(self, each.name) for each in fields(self))
         return DetectionArrays(*(None if value is None else value[rows] for value in values))  # type: ignore[arg-type]
+
+
+def with_mask_runs(arrays: DetectionArrays, height: int, width: int) -> DetectionArrays:
+    """Return the detections in an image of this size with `mask_runs`, if they have masks."""
+    if arrays.mask_probabilities is None:
+        return arrays
+    masks = paste_masks(arrays.mask_probabilities, arrays.boxes, height, width)
+    return replace(arrays, mask_runs=encode_mask_runs(masks))
 
 
 @dataclass(frozen=True)
@@ -97,7 +109,11 @@ class ShortSideResize:
 
 @dataclass(frozen=True, eq=False)
 class DetectorPredictor:
-    """A detector with its resizing, class names and category ids."""
+    """A detector with its resizing, class names and category ids.
+
+    `min_score` is the threshold of the exported graph, below which nothing is detected whatever threshold is asked for;
+    0 in folders that do not record it.
+    """
 
     runtime: OnnxRuntime
     resize: ShortSideResize
@@ -107,6 +123,8 @@ class DetectorPredictor:
     category_ids: Sequence[
         int | float | str
     ] = ()  # of the classes, in results files; empty in a file without them
+    skeleton: KeypointSkeleton | None = None  # of a detector of keypoints
+    min_score: float = 0.0
 
     def __call__(
         self,

@@ -102,8 +102,9 @@ def average_precision(cfg: CfgNode, name: str, classes: Sequence[str]) -> Averag
     cfg.defrost()
     cfg.TEST.AUG.ENABLED = False
 
-    def compute(predictor: DetectorPredictor) -> float:
-        results = evaluate_datasets(cfg, _ExportedModel(predictor), [name], ProcessGroup(), classes=classes)
+    def compute(predictor: DetectorPredictor, precision: str) -> float:
+        model = _ExportedModel(predictor)
+        results = evaluate_datasets(cfg, model, [name], ProcessGroup(), classes=classes, network=precision)
         return results[name]["bbox"]["AP"]
 
     return compute

@@ -92,7 +92,7 @@ def write(output, **settings):
 
 def test_the_file_is_quantized_and_finds_the_same_objects(tmp_path):
     precisions = iter([61.0, 60.5])
-    done = write(tmp_path / "out", average_precision=lambda predictor: next(precisions))
+    done = write(tmp_path / "out", average_precision=lambda predictor, precision: next(precisions))
     onnx = pytest.importorskip("onnx")
     operators = [node.op_type for node in onnx.load(done.model).graph.node]
     assert "QuantizeLinear" in operators
@@ -116,7 +116,7 @@ def test_the_file_is_quantized_and_finds_the_same_objects(tmp_path):
 def test_int8_beyond_a_limit_is_not_kept(settings, message, tmp_path):
     if "average_precision" in settings:
         following = settings["average_precision"]
-        settings = {"average_precision": lambda predictor: following()}
+        settings = {"average_precision": lambda predictor, precision: following()}
     with pytest.raises(ExportError, match=f"int8 {message}.*Nothing was exported"):
         write(tmp_path / "out", **settings)
     assert not list(tmp_path.iterdir())
