@@ -125,7 +125,7 @@ def export_classifier(
             if precision:
                 reduce_precision(program, path, export_format, original, precision)
         else:
-            predictor = open_classifier(folder, format, name)
+            predictor = open_classifier(folder, format, name, multi_label=multi_label)
             verification = _compare(predictor, original, examples, expected, dynamic_axes, tolerance)
             if precision:
                 verification[precision.precision] = reduce_and_compare(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from torch.export import ExportedProgram
 
 from fbnetv3.deploy.formats.export_format import FLOAT32, INT8, PRECISIONS, ExportFormat
 from fbnetv3.deploy.input_images import ClassifierImage, sample_image_files
-from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
+from fbnetv3.deploy.predictors.classifier_predictor import DEFAULT_THRESHOLD, ClassifierPredictor
 from fbnetv3.errors import DataError, ExportError, UsageError
 from fbnetv3.utils.text import evenly_spaced
 
@@ -36,8 +37,8 @@ class PrecisionSettings:
         targets: class index of each of `images`, to measure top-1; None if unknown.
         calibration: for int8, a few hundred other images, on which the range of each feature map is measured.
         max_drop: maximum drop in top-1, in percentage points.
-        min_agreement: minimum percentage of images for which both choose the same class; default: without targets, 98
-            for int8 and 99 for other precisions; no limit with targets.
+        min_agreement: minimum percentage of images for which both choose the same class, or the same set of labels;
+            default: without targets, 98 for int8 and 99 for other precisions; no limit with targets.
         reduce_range: whether to use 7-bit weights, only with int8 and ONNX: on x86 without VNNI, sums of two 8-bit
             products may saturate.
     """
@@ -71,18 +72,27 @@ class PrecisionSettings:
             return 0.0
         return _MIN_AGREEMENT_INT8 if self.precision == INT8 else _MIN_AGREEMENT_FLOAT
 
-    def compare(self, float32_logits: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-        """Return "agreement" and, with targets, top-1 of both logits (N, classes), in percent: "top1_float32" etc."""
+    def compare(
+        self, float32_logits: np.ndarray, logits: np.ndarray, multi_label: bool = False
+    ) -> dict[str, float]:
+        """Return "agreement" and, with targets, top-1 of both logits (N, classes), in percent: "top1_float32" etc.
+
+        With `multi_label`, images have any number of labels, whose probability is at least 0.5, and agree if these are
+        the same.
+        """
         float32_classes = float32_logits.argmax(1)
         classes = logits.argmax(1)
         equal = {"agreement": float32_classes == classes}
+        if multi_label:
+            threshold = math.log(DEFAULT_THRESHOLD / (1 - DEFAULT_THRESHOLD))
+            equal["agreement"] = ((float32_logits >= threshold) == (logits >= threshold)).all(1)
         if self.targets is not None:
             targets = np.asarray(self.targets)
             equal["top1_float32"] = float32_classes == targets
             equal[f"top1_{self.precision}"] = classes == targets
         return {key: 100 * float(is_equal.mean()) for key, is_equal in equal.items()}
 
-    def describe_violation(self, comparison: dict[str, float]) -> str:
+    def describe_violation(self, comparison: dict[str, float], multi_label: bool = False) -> str:
         """Describe which limit the result of `compare` exceeds; return an empty text if none."""
         # Labels decide if available; agreement decides without labels, or if a minimum was set
         count = len(self.images)
@@ -95,7 +105,8 @@ class PrecisionSettings:
         agreement = comparison["agreement"]
         if agreement < self.required_agreement:
             limit = f"{self.required_agreement:g}% are required"
-            return f"chooses the same class as float32 for {agreement:.2f}% of {count} images; {limit}"
+            choice = "labels" if multi_label else "class"
+            return f"chooses the same {choice} as float32 for {agreement:.2f}% of {count} images; {limit}"
         return ""
 
 
@@ -129,8 +140,9 @@ def reduce_and_compare(
     float32_bytes = export_format.model_bytes(path)
     reduce_precision(program, path, export_format, float32_predictor, settings)
     reduced = replace(float32_predictor, runtime=export_format.open(path, precision))
-    comparison = settings.compare(float32_logits, reduced.logits(settings.images))
-    if violation := settings.describe_violation(comparison):
+    multi_label = float32_predictor.multi_label
+    comparison = settings.compare(float32_logits, reduced.logits(settings.images), multi_label)
+    if violation := settings.describe_violation(comparison, multi_label):
         advice = "; try other calibration images" if precision == INT8 else ""
         raise ExportError(
             f"{float32_predictor.name}: {precision} {violation}. Nothing was exported{advice}"

@@ -43,11 +43,9 @@ def tiny(digits, held_out):
 
 @pytest.fixture
 def export(digits, tmp_path):
-    def export(model, int8, format="onnx", name="out"):
-        folder = tmp_path / name
-        return export_classifier(
-            model, digits.preprocessing, CLASSES, folder, format=format, name="tiny", precision=int8
-        )
+    def export(model, int8, format="onnx", name="out", **options):
+        options |= {"format": format, "name": "tiny", "precision": int8}
+        return export_classifier(model, digits.preprocessing, CLASSES, tmp_path / name, **options)
 
     return export
 
@@ -181,6 +179,17 @@ def test_agreement_and_top1():
     assert replace(int8, targets=None).compare(before, after) == {"agreement": 50}
 
 
+def test_images_with_several_labels_agree_if_all_labels_do():
+    """Three images with the labels {0}, {0, 1} and {}; the second loses a label that is not its best."""
+    int8 = PrecisionSettings("int8", [0] * 3, calibration=[0])
+    before = np.array([[2.0, -1.0], [2.0, 0.1], [-1.0, -3.0]])
+    after = np.array([[0.1, -2.0], [2.0, -0.1], [-3.0, -1.0]])
+    comparison = int8.compare(before, after, multi_label=True)
+    assert comparison == {"agreement": pytest.approx(200 / 3)}
+    violation = int8.describe_violation(comparison, multi_label=True)
+    assert violation == "chooses the same labels as float32 for 66.67% of 3 images; 98% are required"
+
+
 @pytest.mark.parametrize(
     "changes, agreement, top1_int8, message",
     [
@@ -204,6 +213,18 @@ def test_lost_accuracy(changes, agreement, top1_int8, message):
         {"top1_float32": 90.0, "top1_int8": top1_int8} if top1_int8 else {}
     )
     assert int8.describe_violation(comparison) == message
+
+
+def test_a_network_of_several_labels_is_compared_by_its_labels(tiny, digits, int8, export):
+    done = export(tiny, replace(int8, targets=None, min_agreement=0), multi_label=True)
+    original = ClassifierPredictor(TorchRuntime(tiny), digits.preprocessing, CLASSES, multi_label=True)
+    labels = [
+        [{p.label for p in predictions} for predictions in predictor(int8.images)]
+        for predictor in (original, load(done.folder))
+    ]
+    assert max(map(len, labels[0])) > 1
+    equal = [first == second for first, second in zip(*labels, strict=True)]
+    assert done.manifest.verification["int8"]["agreement"] == pytest.approx(100 * np.mean(equal))
 
 
 def test_an_inaccurate_network_is_not_exported(tiny, int8, export, tmp_path):
