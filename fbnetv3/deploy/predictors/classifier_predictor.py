@@ -120,9 +120,9 @@ class ClassifierPredictor:
 
         For `top` and `threshold`, see `__call__`.
         """
-        return self._rank_classes(self._run(inputs), names, top, threshold)
+        return self.rank_classes(self.run(inputs), names, top, threshold)
 
-    def _run(self, inputs: np.ndarray) -> np.ndarray:
+    def run(self, inputs: np.ndarray) -> np.ndarray:
         """Return the logits, float32 (N, classes), of inputs (N, channels, H, W)."""
         logits = self.runtime.run(inputs)
         if logits.shape != (len(inputs), len(self.classes)):
@@ -132,9 +132,10 @@ class ClassifierPredictor:
             )
         return logits
 
-    def _rank_classes(
+    def rank_classes(
         self, logits: np.ndarray, names: Sequence[str], top: int | None, threshold: float | None
     ) -> list[list[Prediction]]:
+        """Return the most likely classes for logits (N, classes), with the names of the images for errors."""
         finite = np.isfinite(logits).all(1)
         if not finite.all():
             raise WeightsError(
@@ -166,7 +167,7 @@ class ClassifierPredictor:
         """
         check_int(batch_size, "batch_size", 1)
         image_list: list[Any] = list(images) if is_batch(images) else [images]
-        outputs = [self._run(batch) for batch in self.batches(image_list, batch_size)]
+        outputs = [self.run(batch) for batch in self.batches(image_list, batch_size)]
         return np.concatenate(outputs) if outputs else np.empty((0, len(self.classes)), np.float32)
 
     def batches(self, images: Sequence[ClassifierImage], batch_size: int) -> Iterator[np.ndarray]:

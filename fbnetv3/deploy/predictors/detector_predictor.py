@@ -63,6 +63,10 @@ class DetectionArrays:
     def __len__(self) -> int:
         return len(self.scores)
 
+    def without_masks(self) -> DetectionArrays:
+        """Return the detections without masks, which are large when pasted into the image."""
+        return replace(self, mask_probabilities=None)
+
     def select(self, rows: np.ndarray) -> DetectionArrays:
         """Return the detections at `rows`: indices, or bool (K,)."""
         values = (getattr(self, each.name) for each in fields(self))
@@ -156,7 +160,7 @@ class DetectorPredictor:
 
         Raises:
             DataError: an image is missing or corrupt; the message names it. Not with `on_error="skip"`.
-            UsageError: `score_threshold` is not in [0, 1], `batch_size` is less than 1, or `on_error` is something else.
+            UsageError: `score_threshold` is not in [0, 1], `batch_size` is less than 1, or `on_error` is no choice.
             ExportError: the detector returns a class index without a name.
         """
         if not 0 <= score_threshold <= 1:
