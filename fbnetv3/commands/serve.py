@@ -12,7 +12,7 @@ from fbnetv3.utils.command_line import ArgumentParser, positive_int
 def main(argv: Sequence[str] | None = None) -> None:
     """Load the networks, and answer requests until SIGTERM or Ctrl-C."""
     args = _parse_args(argv)
-    with require_packages("fastapi", "uvicorn", "prometheus-client", "python-multipart"):
+    with require_packages("starlette", "uvicorn", "prometheus-client", "python-multipart"):
         import python_multipart  # noqa: F401 - starlette imports it for the first form
 
         from fbnetv3.deploy.server.run_server import open_socket, run_server
@@ -39,6 +39,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     print("stopped; all accepted requests are answered")
 
 
+def _port(text: str) -> int:
+    """Parse the number of a port, as the `type` of an argparse argument."""
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"{text} must be an integer from 0 to 65,535")
+    return int(text)
+
+
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = ArgumentParser(description="Answer HTTP requests with the predictions of exported networks.")
     add = parser.add_argument
@@ -49,7 +56,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="exported folders; each is served under its folder's name",
     )
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 for all")
-    add("--port", type=int, default=8000, help="port to listen on; 0 for any free one")
+    add("--port", type=_port, default=8000, help="port to listen on; 0 for any free one")
     add("--max-batch", type=positive_int, default=16, metavar="N", help="images per call of the network")
     add(
         "--max-delay",

@@ -41,10 +41,8 @@ def run_in_fork(function):
 
 @pytest.mark.parametrize("format", ["onnx", "torch-export", "torch"])
 def test_a_fork_after_a_batch_does_not_hang(format, exported, digits, two_threads):
-    if format == "torch":
-        runtime = TorchRuntime(digits.model, optimize=True)
-    else:
-        runtime = load(exported(format)).runtime
+    network = TorchRuntime(digits.model, optimize=True)
+    runtime = network if format == "torch" else load(exported(format)).runtime
     expected = runtime.run(BATCH)
     np.testing.assert_allclose(run_in_fork(lambda: runtime.run(BATCH)), expected, atol=1e-4)
     np.testing.assert_array_equal(runtime.run(BATCH), expected)  # the parent is as before

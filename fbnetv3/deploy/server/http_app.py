@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator, Coroutine
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 from fbnetv3.deploy.server.inference_service import InferenceService
 from fbnetv3.deploy.server.request_images import BodyReader, parse_body
@@ -21,34 +22,35 @@ from fbnetv3.deploy.server.server_limits import CutConnectionError, RequestError
 from fbnetv3.errors import UsageError
 from fbnetv3.utils.text import one_line
 
-logger = logging.getLogger(__name__)
-
 T = TypeVar("T")
 
 
-def create_app(service: InferenceService) -> FastAPI:
-    """Build the application. It has no pages of documentation, which would load scripts from the internet."""
+def create_app(service: InferenceService) -> Starlette:
+    """Build the application."""
 
     @contextlib.asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         service.start()
         yield
         await service.stop()
 
-    app = FastAPI(title="fbnetv3", lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
     handler = _RequestHandler(service)
-    app.add_api_route("/models/{name}/predict", handler.predict, methods=["POST"])
-    app.add_api_route("/predict", handler.predict_only_model, methods=["POST"])
-    app.add_api_route("/models", handler.list_models)
-    app.add_api_route("/models/{name}", handler.describe_model)
-    app.add_api_route("/health/live", handler.live)
-    app.add_api_route("/health/ready", handler.ready)
-    app.add_api_route("/metrics", handler.metrics)
-    app.add_exception_handler(RequestError, _answer_user_error)
-    app.add_exception_handler(UsageError, _answer_user_error)
-    app.add_exception_handler(HTTPException, _answer_http_error)
-    app.add_exception_handler(Exception, _answer_bug)
-    return app
+    routes = [
+        Route("/models/{name}/predict", handler.predict, methods=["POST"]),
+        Route("/predict", handler.predict_only_model, methods=["POST"]),
+        Route("/models", handler.list_models),
+        Route("/models/{name}", handler.describe_model),
+        Route("/health/live", handler.live),
+        Route("/health/ready", handler.ready),
+        Route("/metrics", handler.metrics),
+    ]
+    exception_handlers: dict[Any, Any] = {
+        RequestError: _answer_user_error,
+        UsageError: _answer_user_error,
+        HTTPException: _answer_http_error,
+        Exception: _answer_bug,  # which uvicorn logs
+    }
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers=exception_handlers)
 
 
 class _RequestHandler:
@@ -58,9 +60,9 @@ class _RequestHandler:
         self._service = service
         self._bodies = BodyReader(service.limits)
 
-    async def predict(self, name: str, request: Request) -> Response:
+    async def predict(self, request: Request) -> Response:
         """Answer with the predictions for the images of a request."""
-        return await self._predict(self._service.model(name), request)
+        return await self._predict(self._service.model(request.path_params["name"]), request)
 
     async def predict_only_model(self, request: Request) -> Response:
         """Answer for the only model."""
@@ -95,25 +97,25 @@ class _RequestHandler:
             self._bodies.release(len(body))
         return JSONResponse({"model": model.name, "results": results})
 
-    async def list_models(self) -> Response:
+    async def list_models(self, request: Request) -> Response:
         """List the models."""
         return JSONResponse({"models": [model.describe() for model in self._service.models.values()]})
 
-    async def describe_model(self, name: str) -> Response:
+    async def describe_model(self, request: Request) -> Response:
         """Describe a model."""
-        return JSONResponse(self._service.model(name).describe())
+        return JSONResponse(self._service.model(request.path_params["name"]).describe())
 
-    async def live(self) -> Response:
+    async def live(self, request: Request) -> Response:
         """Answer, which says that the server is alive."""
         return JSONResponse({"status": "live"})
 
-    async def ready(self) -> Response:
+    async def ready(self, request: Request) -> Response:
         """Say whether requests are answered."""
         if self._service.is_ready:
             return JSONResponse({"status": "ready"})
         return JSONResponse({"status": "not ready"}, HTTPStatus.SERVICE_UNAVAILABLE)
 
-    async def metrics(self) -> Response:
+    async def metrics(self, request: Request) -> Response:
         """Return the metrics."""
         return Response(
             self._service.metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8"
@@ -159,5 +161,4 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:
-    logger.error("request failed", exc_info=error)
     return JSONResponse({"error": "the server failed; its log has the reason"}, 500)

@@ -168,13 +168,13 @@ async def _parse_form(
         form = await parser.parse()
     except (MultiPartException, KeyError) as error:
         raise RequestError(f"the form cannot be read: {getattr(error, 'message', error)}") from None
-    async with form:
-        files = []
-        for key, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                files.append(EncodedFile(await value.read(), value.filename or key))
-            elif key in ("top", "threshold"):
-                fields[key] = value
+    files = []
+    for key, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            files.append(EncodedFile(await value.read(), value.filename or key))
+        elif key in ("top", "threshold"):
+            fields[key] = value
+    await form.close()
     return files
 
 
