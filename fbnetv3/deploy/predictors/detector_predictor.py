@@ -63,10 +63,6 @@ class DetectionArrays:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def without_masks(self) -> DetectionArrays:
-        """Return the detections without masks, which are large when pasted into the image."""
-        return replace(self, mask_probabilities=None)
-
     def select(self, rows: np.ndarray) -> DetectionArrays:
         """Return the detections at `rows`: indices, or bool (K,)."""
         values = (getattr(self, each.name) for each in fields(self))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 
 from fbnetv3.data.image_io import EncodedImage
 from fbnetv3.deploy.exported_folder import load
-from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor, Prediction
+from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import Detection, DetectorInput, DetectorPredictor
 from fbnetv3.errors import UsageError
 from fbnetv3.utils.files import expand_path
@@ -97,7 +97,7 @@ class ServedClassifier(ServedModel[np.ndarray]):
             (predictions,) = self._predictor.rank_classes(
                 row[None], [image.name], options.top, options.threshold
             )
-            results.append([_describe_prediction(prediction) for prediction in predictions])
+            results.append([asdict(prediction) for prediction in predictions])
         return results
 
 
@@ -128,15 +128,11 @@ class ServedDetector(ServedModel[DetectorInput]):
         arrays = self._predictor.detect_prepared([image.prepared for image in images])
         results = []
         for image, each in zip(images, arrays, strict=True):
-            without_masks = each.without_masks()
+            without_masks = replace(each, mask_probabilities=None)
             threshold = image.options.threshold or 0.0
             detections = self._predictor.to_detections(without_masks, image.prepared.size, threshold)
             results.append([_describe_detection(detection) for detection in detections])
         return results
-
-
-def _describe_prediction(prediction: Prediction) -> dict[str, Any]:
-    return asdict(prediction)
 
 
 def _describe_detection(detection: Detection) -> dict[str, Any]:
