@@ -20,6 +20,7 @@ from fbnetv3.data.classes.keypoint_skeleton import skeleton_from_dict
 from fbnetv3.data.preprocessing_values import preprocessing_from_dict
 from fbnetv3.deploy.formats.export_format import FLOAT32, FORMATS, INT8, get_format
 from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
+from fbnetv3.deploy.model_check import check_classifier_files, check_detector_files
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import (
     CLASSES_OUTPUT,
@@ -106,12 +107,17 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
             )
         with as_file_error(folder / MANIFEST_FILE):
             skeleton = skeleton_from_dict(_output_entry(outputs, HEATMAPS).get("keypoints"))
+            check_detector_files(detector, folder / OnnxFormat().file_name, manifest.input, outputs)
             min_score = float(_output_entry(outputs, SCORES_OUTPUT).get("threshold", 0))
         return replace(detector, category_ids=category_ids, skeleton=skeleton, min_score=min_score)
     is_sigmoid = isinstance(manifest.output, dict) and manifest.output.get("activation") == "sigmoid"
-    return open_classifier(
+    classifier = open_classifier(
         folder, manifest.format, manifest.network, precision=manifest.precision, multi_label=is_sigmoid
     )
+    model = folder / get_format(manifest.format).file_name
+    with as_file_error(folder / MANIFEST_FILE):
+        check_classifier_files(classifier, model, manifest.input, manifest.output)
+    return classifier
 
 
 def _category_ids(outputs: Sequence[Mapping[str, Any]]) -> list[int | float | str]:
@@ -223,7 +229,10 @@ def read_manifest(folder: Path) -> Manifest:
         with as_file_error(folder / name):
             size = (folder / name).stat().st_size
             if size != entry["bytes"] or file_sha256(folder / name) != entry["sha256"]:
-                raise ValueError(f"has {size} bytes, and its size or SHA-256 differs from {MANIFEST_FILE}")
+                raise ValueError(
+                    f"has {size} bytes, and its size or SHA-256 differs from {MANIFEST_FILE}, as in a file of another "
+                    "export"
+                )
     return manifest
 
 
