@@ -13,6 +13,7 @@ from fbnetv3.config import is_detection_config
 from fbnetv3.config.loading import RUN_CONFIG
 from fbnetv3.data.classes.class_names import read_class_names
 from fbnetv3.deploy import FORMATS, ExportedNetwork, Manifest, PrecisionSettings, export_classifier
+from fbnetv3.deploy.detector_graph.detector_onnx import DETECTOR_FORMATS
 from fbnetv3.deploy.exported_collection import (
     ExportVariant,
     Variant,
@@ -255,8 +256,8 @@ def _detector_exporter(args: argparse.Namespace, command: str) -> ExportVariant:
     limits = {key: getattr(args, key) for key in ("max_drop", "min_agreement", "reduce_range")}
 
     def export(format: str, precision: str, output: Path) -> ExportedNetwork:
-        if format != "onnx":
-            raise UsageError("detectors can only be exported with --format onnx")
+        if format not in DETECTOR_FORMATS:
+            raise UsageError(f"detectors can only be exported with --format {' or '.join(DETECTOR_FORMATS)}")
         if precision not in (FLOAT32, INT8):
             raise UsageError(f"detectors can be exported in float32 or int8, not in {precision}")
         int8 = None
@@ -265,7 +266,15 @@ def _detector_exporter(args: argparse.Namespace, command: str) -> ExportVariant:
                 cfg, weights, classes, calibration=args.calibration, max_images=args.val_images, **limits
             )
         return export_detector(
-            cfg, weights, output, images=images, classes=classes, int8=int8, name=name, command=command
+            cfg,
+            weights,
+            output,
+            images=images,
+            classes=classes,
+            format=format,
+            int8=int8,
+            name=name,
+            command=command,
         )
 
     return export

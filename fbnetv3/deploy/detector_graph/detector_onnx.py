@@ -38,10 +38,11 @@ from fbnetv3.deploy.predictors.detector_predictor import (
     resize_to_dict,
     with_mask_runs,
 )
-from fbnetv3.errors import ExportError
+from fbnetv3.errors import ExportError, UsageError
 from fbnetv3.utils.files import expand_path
 
-_FORMAT = "onnx"
+DETECTOR_FORMATS = ("onnx", "web")
+"""Formats that detectors can be exported to."""
 _AXIS_NAMES = {0: "batch", 1: "height", 2: "width"}
 _EXAMPLE_SHAPE = (2, 352, 480, 3)  # gives every feature map its own size
 _INPUT_TENSOR = {"name": DETECTOR_INPUT, "type": "uint8", "shape": [None, None, None, 3]}
@@ -59,6 +60,7 @@ def export_detector_to_onnx(
     output_names: Sequence[str] = DETECTOR_OUTPUTS,
     score_threshold: float = 0.0,
     skeleton: KeypointSkeleton | None = None,
+    format: str = "onnx",
     int8: DetectorInt8Settings | None = None,
     name: str = "detector",
     command: str = "",
@@ -78,19 +80,22 @@ def export_detector_to_onnx(
         output_names: `DETECTOR_OUTPUTS`, then `MASKS` and `HEATMAPS` as far as the model returns them.
         score_threshold: minimum score of the detections that the model returns.
         skeleton: the keypoints of the heatmaps.
+        format: one of `DETECTOR_FORMATS`.
         int8: quantize the file after it has been verified; None keeps float32.
         name: name of the detector, for messages and the manifest.
         command: the command that exports the detector, for the manifest.
 
     Raises:
         MissingPackageError: the packages for ONNX are not installed.
-        UsageError: the output folder is not empty.
+        UsageError: the format is not one of these, or the output folder is not empty.
         DataError: one of `images` is missing, corrupt or not an image.
         ExportError: the detector cannot be exported, the export differs from it, it detects nothing in the images, or
             int8 exceeds a limit.
         OutputError: the folder cannot be written.
     """
-    onnx_format = get_format(_FORMAT)
+    if format not in DETECTOR_FORMATS:
+        raise UsageError(f"detectors can be exported to {' or '.join(DETECTOR_FORMATS)}, not to {format}")
+    onnx_format = get_format(format)
     onnx_format.import_packages()
     images = sample_detector_images() if images is None else images
     output = expand_path(output)
@@ -120,10 +125,11 @@ def export_detector_to_onnx(
         if int8 is not None:
             path = folder / onnx_format.file_name
             verification["int8"] = quantize_detector_file(path, predictor, int8)
+        onnx_format.add_files(folder)
         manifest = write_manifest(
             folder,
             network=name,
-            format=_FORMAT,
+            format=format,
             task=DETECTION,
             input=_INPUT_TENSOR,
             output=_describe_outputs(predictor, category_ids, score_threshold, skeleton),

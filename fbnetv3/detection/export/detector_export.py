@@ -39,6 +39,7 @@ def export_detector(
     *,
     images: Sequence[ImageLike] | None = None,
     classes: Sequence[str] | None = None,
+    format: str = "onnx",
     int8: DetectorInt8Settings | None = None,
     name: str = "detector",
     command: str = "",
@@ -55,6 +56,7 @@ def export_detector(
         images: images to compare on; default: 16 images of `DATASETS.TEST` if they exist, otherwise
             scikit-learn's photographs.
         classes: class names, which replace those of `detector_classes`; the ids of these remain.
+        format: "onnx", or "web" for a folder with a page that runs it in browsers.
         int8: quantize to int8, see `int8_settings`; None keeps float32.
         name: name of the detector.
         command: command line to record as the origin in the manifest.
@@ -83,6 +85,7 @@ def export_detector(
         output_names=exportable.output_names,
         score_threshold=score_threshold(cfg),
         skeleton=predictor.skeleton,
+        format=format,
         int8=int8,
         name=name,
         command=command,
