@@ -167,7 +167,7 @@ def test_chaos(folder, digits):
     assert memory[1] - memory[0] < 60
     # Requests of cut connections are counted by the server only
     assert code == 0 and int(out.split()[1]) >= answered.total()
-    assert "Traceback" not in errors
+    assert "Traceback" not in errors, errors
 
 
 @pytest.mark.parametrize("number", range(2 * SCALE))
