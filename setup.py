@@ -9,8 +9,17 @@ ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").read_text())[1]
 
 SEARCH = ["plotly", "ray>=2"]
+SERVE = [
+    "httptools",
+    "onnxruntime",
+    "prometheus-client",
+    "python-multipart",
+    "starlette>=0.40",
+    "uvicorn>=0.30",
+    "uvloop; sys_platform != 'win32'",
+]
 EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript"]
-BENCHMARKS = ["openvino", "optuna", "pymoo", "smac", "timm"]
+BENCHMARKS = ["litserve", "openvino", "optuna", "pymoo", "smac", "timm"]
 PEERS = ["neural-pipeline-search"]
 VIDEO = ["opencv-python-headless"]
 # It requires opencv-python, whose files replace those of opencv-python-headless; see the Makefile
@@ -23,9 +32,11 @@ TEST = [
     "pytest-cov",
     "pytest-timeout",
     "pytest-xdist",
+    "httpx",  # Starlette's client for tests
     "segmentation-models-pytorch",
     *SEARCH,
     *EXPORT,
+    *SERVE,
     *BENCHMARKS,
     *VIDEO,
     *TRACKING,
@@ -94,6 +105,7 @@ setup(
         "tracking": TRACKING,  # ByteTrack
         "search": SEARCH,
         "export": EXPORT,
+        "serve": SERVE,
         "benchmarks": BENCHMARKS,  # peers in the comparisons
         # A peer of the search that changes versions of other packages. DEHB cannot be installed beside it: it requires
         # numpy<2, NePS numpy>=2

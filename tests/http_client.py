@@ -1,4 +1,4 @@
-"""A small HTTP client, and a server in a process of its own."""
+"""`fbnetv3 serve` in a process of its own, and requests to it."""
 
 import contextlib
 import http.client
@@ -7,69 +7,64 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 COMMAND = [sys.executable, "-c", "from fbnetv3.commands.cli import main; main()", "serve"]
 
 
 class RunningServer:
-    """`fbnetv3 serve` with its port; a context manager that kills it at the end."""
+    """`fbnetv3 serve ARGUMENTS` on a free port; a context manager that kills it at the end."""
 
     def __init__(self, *arguments):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [*COMMAND, *map(str, arguments), "--port", "0"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
-        self.lines = []
+        lines = []
         for line in self.process.stdout:
-            self.lines.append(line)
+            lines.append(line)
             if line.startswith("serving on"):
                 self.port = int(line.split(";")[0].rpartition(":")[2])
                 return
-        raise AssertionError(self.process.stderr.read())
+        raise AssertionError(f"{''.join(lines)}{self.process.stderr.read()}")
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()
 
     def connect(self, timeout=60):
         return contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout))
 
-    def request(self, method, path, body=None, content_type="image/png"):
-        """Return the status and the content, parsed if it is JSON."""
+    def get(self, path):
         with self.connect() as connection:
-            return send(connection, method, path, body, content_type)
+            return send(connection, "GET", path)
 
-    def stop(self, timeout=60):
-        """Send SIGTERM; return the exit code and standard error."""
+    def post(self, content, content_type="image/png"):
+        with self.connect() as connection:
+            return send(connection, "POST", "/predict", content, content_type)
+
+    def metric(self, name):
+        """Return the value of a metric."""
+        lines = self.get("/metrics")[1].splitlines()
+        return float(next(line for line in lines if line.startswith(name)).rpartition(" ")[2])
+
+    def stop(self, timeout=90):
+        """Send SIGTERM; return the exit code, and the rest of standard output and error."""
         self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=timeout)
-        return self.process.returncode, errors
-
-    def resident_bytes(self):
-        text = self.request("GET", "/metrics")[1]
-        line = next(line for line in text.splitlines() if line.startswith("process_resident_memory_bytes"))
-        return float(line.split()[1])
+        out, errors = self.process.communicate(timeout=timeout)
+        return self.process.returncode, out, errors
 
 
-def send(connection, method, path, body=None, content_type="image/png"):
-    connection.request(method, path, body, {"Content-Type": content_type} if body is not None else {})
-    response = connection.getresponse()
-    content = response.read()
-    if response.headers.get_content_type() == "application/json":
-        return response.status, json.loads(content)
-    return response.status, content.decode()
-
-
-def wait_until(condition, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.02)
+def send(connection, method, path, content=None, content_type="image/png"):
+    """Return the status and the content of an answer, parsed if it is JSON."""
+    headers = {} if content is None else {"Content-Type": content_type}
+    connection.request(method, path, content, headers)
+    answer = connection.getresponse()
+    text = answer.read()
+    is_json = answer.headers.get_content_type() == "application/json"
+    return answer.status, json.loads(text) if is_json else text.decode()

@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name, model in models.items():
             print(f"{name}: {model.task}, {len(model.classes)} classes, {model.runtime_name}")
         print(f"serving on {address}; SIGTERM or Ctrl-C stops it", flush=True)
-        run_server(models, listener, limits)
-    print("stopped; all accepted requests are answered")
+        num_answered = run_server(models, listener, limits)
+    print(f"stopped; {num_answered} requests were answered")
 
 
 def _port(text: str) -> int:

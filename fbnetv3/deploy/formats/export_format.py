@@ -129,6 +129,7 @@ FORMATS.add("onnx", "fbnetv3.deploy.formats.onnx_format:OnnxFormat", __file__)
 FORMATS.add("executorch", "fbnetv3.deploy.formats.executorch_format:ExecuTorchFormat", __file__)
 FORMATS.add("torch-export", "fbnetv3.deploy.formats.torch_export_format:TorchExportFormat", __file__)
 FORMATS.add("web", "fbnetv3.deploy.formats.web_format:WebFormat", __file__)
+FORMATS.add("triton", "fbnetv3.deploy.formats.triton_format:TritonFormat", __file__)
 
 
 def get_format(name: str) -> ExportFormat:

@@ -82,9 +82,10 @@ class InferenceService:
         """
         model.check_options(options)
         with self._queues[model.name].admit(len(files)):
-            work = asyncio.gather(*(self._predict_image(model, file, options) for file in files))
             try:
-                results = await asyncio.wait_for(work, self.limits.timeout)
+                results = await asyncio.wait_for(
+                    self._predict_images(model, files, options), self.limits.timeout
+                )
             except asyncio.TimeoutError:
                 problem = f"the answer was not ready after {self.limits.timeout:g} seconds: try again later"
                 raise LateAnswerError(problem) from None
@@ -92,6 +93,11 @@ class InferenceService:
         if len(errors) == len(results):
             raise UnreadableImageError(errors[0])
         return results
+
+    async def _predict_images(
+        self, model: ServedModel, files: Sequence[EncodedFile], options: RequestOptions
+    ) -> list[Result]:
+        return await asyncio.gather(*(self._predict_image(model, file, options) for file in files))
 
     async def _predict_image(
         self, model: ServedModel, file: EncodedFile, options: RequestOptions

@@ -27,9 +27,14 @@ def open_socket(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=family, backlog=_BACKLOG)
 
 
-def run_server(models: Mapping[str, ServedModel], listener: socket.socket, limits: ServerLimits) -> None:
-    """Answer requests on a listening socket; return after SIGTERM or Ctrl-C, when all accepted ones are answered."""
-    app = create_app(InferenceService(models, limits, ServerMetrics()))
+def run_server(models: Mapping[str, ServedModel], listener: socket.socket, limits: ServerLimits) -> int:
+    """Answer requests on a listening socket until SIGTERM or Ctrl-C, and then those that are already accepted.
+
+    Returns:
+        The number of requests for predictions that were answered, with a prediction or an error.
+    """
+    metrics = ServerMetrics()
+    app = create_app(InferenceService(models, limits, metrics))
     config = uvicorn.Config(
         app,
         http=_HeaderTimeoutProtocol,
@@ -52,6 +57,7 @@ def run_server(models: Mapping[str, ServedModel], listener: socket.socket, limit
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+    return metrics.count_requests()
 
 
 class _HeaderTimeoutProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]

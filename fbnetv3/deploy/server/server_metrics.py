@@ -60,6 +60,11 @@ class ServerMetrics:
         """Have the gauge of waiting images call `count`."""
         self._waiting.labels(model).set_function(count)
 
+    def count_requests(self) -> int:
+        """Return the number of answered requests for predictions."""
+        (family,) = self.requests.collect()
+        return round(sum(sample.value for sample in family.samples if sample.name.endswith("_total")))
+
     def render(self) -> bytes:
         """Return all metrics as text."""
         return generate_latest(self._registry)
