@@ -28,6 +28,7 @@ TEST = [
     "hypothesis",
     "ipykernel",
     "nbclient",
+    "playwright",  # with Debian's Chromium; its own browsers are not needed
     "pytest",
     "pytest-cov",
     "pytest-timeout",
@@ -74,6 +75,7 @@ setup(
             "py.typed",
             "data/check/page/*",
             "data/classes/imagenet_synsets.txt",
+            "deploy/web/page/*",
             "nars/report/page/*",
         ],
         "fbnetv3.model_zoo_data": ["entries.yaml", "weights/*.pth"],

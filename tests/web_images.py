@@ -54,5 +54,7 @@ def image_files():
         "pixel.png": encode(Image.new("RGB", (1, 1), (200, 100, 50))),
         "animation.gif": encode(palette, "GIF", save_all=True, append_images=[palette.rotate(90)]),
     }
-    files |= {f"turned_{i}.jpg": turned(temple.resize((321, 214)), i, quality=90) for i in (2, 3, 4, 5, 6, 7, 8)}
+    files |= {
+        f"turned_{i}.jpg": turned(temple.resize((321, 214)), i, quality=90) for i in (2, 3, 4, 5, 6, 7, 8)
+    }
     return files

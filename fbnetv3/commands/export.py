@@ -257,7 +257,9 @@ def _detector_exporter(args: argparse.Namespace, command: str) -> ExportVariant:
 
     def export(format: str, precision: str, output: Path) -> ExportedNetwork:
         if format not in DETECTOR_FORMATS:
-            raise UsageError(f"detectors can only be exported with --format {' or '.join(DETECTOR_FORMATS)}")
+            raise UsageError(
+                f"detectors can only be exported with --format {' or '.join(DETECTOR_FORMATS)}"
+            )
         if precision not in (FLOAT32, INT8):
             raise UsageError(f"detectors can be exported in float32 or int8, not in {precision}")
         int8 = None

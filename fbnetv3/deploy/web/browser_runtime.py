@@ -41,7 +41,9 @@ def fetch_browser_runtime() -> Path:
     if chosen := os.environ.get(SOURCE_VARIABLE):
         source = expand_path(chosen)
         if not source.exists():
-            raise UsageError(f"{SOURCE_VARIABLE}: {source} does not exist; name a .tgz or folder of {PACKAGE}")
+            raise UsageError(
+                f"{SOURCE_VARIABLE}: {source} does not exist; name a .tgz or folder of {PACKAGE}"
+            )
         return source
     archive = cache_dir() / "npm" / f"{PACKAGE}-{VERSION}.tgz"
     if not archive.is_file():
@@ -50,7 +52,9 @@ def fetch_browser_runtime() -> Path:
     if (actual := file_sha256(archive)) != SHA256:
         with as_output_error(archive):
             archive.unlink()
-        raise DataError(f"{archive}: SHA-256 is {actual}, expected {SHA256}; the file was deleted: try again")
+        raise DataError(
+            f"{archive}: SHA-256 is {actual}, expected {SHA256}; the file was deleted: try again"
+        )
     return archive
 
 
@@ -113,7 +117,9 @@ def _copy_from_archive(source: Path, folder: Path, names: Sequence[str]) -> None
     except (tarfile.TarError, EOFError, OSError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{source}: is not a .tgz of {PACKAGE} ({error}); set {SOURCE_VARIABLE} to one") from None
+        raise DataError(
+            f"{source}: is not a .tgz of {PACKAGE} ({error}); set {SOURCE_VARIABLE} to one"
+        ) from None
 
 
 def _missing_file(path: Path) -> DataError:

@@ -10,6 +10,8 @@ from fbnetv3.errors import ExportError
 from tests.web_images import encode, turned
 
 MAX_DIFFERENCE = 1e-3  # of a probability
+# In int8, a pixel of a reduced JPEG that is rounded differently moves values by a whole step
+MAX_INT8_DIFFERENCE = 5e-3
 
 
 def digit_files(images):
@@ -41,7 +43,7 @@ def files(held_out, tmp_path_factory):
     return paths
 
 
-def assert_same_predictions(page, folder, files):
+def assert_same_predictions(page, folder, files, max_difference=MAX_DIFFERENCE):
     network = load(folder)
     for path, expected in zip(files, network(files, top=10), strict=True):
         predictions = page.predict(path.read_bytes(), {"top": 10})
@@ -49,7 +51,7 @@ def assert_same_predictions(page, folder, files):
         assert predictions[0]["classIndex"] == expected[0].class_index
         probabilities = {entry["label"]: entry["probability"] for entry in predictions}
         for entry in expected:
-            assert probabilities[entry.label] == pytest.approx(entry.probability, abs=MAX_DIFFERENCE)
+            assert probabilities[entry.label] == pytest.approx(entry.probability, abs=max_difference)
 
 
 def test_20_images_in_float32(exported, load_in_browser, files):
@@ -60,9 +62,15 @@ def test_20_images_in_int8(digits, held_out, load_in_browser, files, browser_run
     images, targets = held_out
     precision = PrecisionSettings("int8", images[:20], targets[:20], calibration=images[20:])
     export_classifier(
-        digits.model, digits.preprocessing, digits.classes, tmp_path / "int8", format="web", precision=precision
+        digits.model,
+        digits.preprocessing,
+        digits.classes,
+        tmp_path / "int8",
+        format="web",
+        precision=precision,
     )
-    assert_same_predictions(load_in_browser(tmp_path / "int8"), tmp_path / "int8", files)
+    page = load_in_browser(tmp_path / "int8")
+    assert_same_predictions(page, tmp_path / "int8", files, MAX_INT8_DIFFERENCE)
 
 
 def test_threads_on_isolated_pages(exported, load_in_browser, files):

@@ -81,7 +81,9 @@ def test_without_npm(cache, tmp_path, monkeypatch):
 
 def test_npm_without_a_network(cache, tmp_path, monkeypatch):
     use_npm("echo 'npm error network is down' >&2; exit 1", tmp_path, monkeypatch)
-    with pytest.raises(MissingPackageError, match="npm cannot fetch it .npm error network is down.: check the"):
+    with pytest.raises(
+        MissingPackageError, match="npm cannot fetch it .npm error network is down.: check the"
+    ):
         fetch_browser_runtime()
     assert os.listdir(cache / "npm") == []
 

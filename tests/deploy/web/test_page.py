@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 from PIL import Image
+
+pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+
 from playwright.sync_api import expect
 
 from tests.web_images import encode
@@ -65,7 +68,7 @@ def test_a_drawn_seven_is_recognized(address, open_page):
 
 def test_files_are_chosen_dropped_and_pasted(address, open_page, held_out):
     page = open_page(address)
-    expect(page.get_by_role("button", name="Choose a picture")).to_be_enabled()
+    expect(page.get_by_role("button", name="Choose file")).to_be_enabled()
     (first, second, third), (_, other, another) = held_out[0][:3], held_out[1][:3]
     page.set_input_files("#file", {"name": "a.png", "mimeType": "image/png", "buffer": encode(first)})
     expect(best(page)).to_contain_text("7")
@@ -91,7 +94,7 @@ def test_files_are_chosen_dropped_and_pasted(address, open_page, held_out):
 
 def test_a_file_that_is_not_an_image(address, open_page):
     page = open_page(address)
-    expect(page.get_by_role("button", name="Choose a picture")).to_be_enabled()
+    expect(page.get_by_role("button", name="Choose file")).to_be_enabled()
     page.set_input_files("#file", {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"text"})
     expect(page.get_by_role("alert")).to_have_text(
         "notes.txt is not an image that this browser can read. Try a JPEG, PNG or WebP file."
@@ -199,7 +202,7 @@ def rgb_folder(browser_runtime, tmp_path_factory):
 def test_photos_are_shown_upright(serve, open_page, rgb_folder):
     """The stored pixels lie on their side: red is on the left."""
     page = open_page(serve(rgb_folder))
-    expect(page.get_by_role("button", name="Choose a picture")).to_be_enabled()
+    expect(page.get_by_role("button", name="Choose file")).to_be_enabled()
     image = Image.new("RGB", (60, 40), "blue")
     image.paste("red", (0, 0, 30, 40))
     exif = Image.Exif()
