@@ -297,7 +297,7 @@ def _describe_detections(manifest: Manifest) -> str:
 
 
 def _describe_export(exported: ExportedNetwork) -> str:
-    size = exported.manifest.files[exported.model.name]["bytes"]
+    size = get_format(exported.manifest.format).model_bytes(exported.model)
     return f"{exported.model}: {exported.manifest.network}, {size / 1e6:.1f} MB"
 
 

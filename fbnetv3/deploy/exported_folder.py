@@ -222,8 +222,11 @@ def read_manifest(folder: Path) -> Manifest:
             )
         if manifest.task not in (CLASSIFICATION, DETECTION):
             raise ValueError(f"unknown task {manifest.task!r}")
-        required = {get_format(manifest.format).file_name, *_DATA_FILES}
-        if not required <= manifest.files.keys() or not all(map(_is_inside_folder, manifest.files)):
+        model = get_format(manifest.format).file_name
+        # Some models are folders
+        has_model = any(name == model or name.startswith(f"{model}/") for name in manifest.files)
+        has_data = set(_DATA_FILES) <= manifest.files.keys()
+        if not (has_model and has_data) or not all(map(_is_inside_folder, manifest.files)):
             raise ValueError(f"lists the files {', '.join(manifest.files) or 'none'}")
     for name, entry in manifest.files.items():
         with as_file_error(folder / name):

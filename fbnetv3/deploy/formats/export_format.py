@@ -26,8 +26,9 @@ from fbnetv3.utils.text import one_line
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
 FLOAT32 = "float32"
+FLOAT16 = "float16"
 INT8 = "int8"
-PRECISIONS = (FLOAT32, "bfloat16", "float16", INT8)
+PRECISIONS = (FLOAT32, "bfloat16", FLOAT16, INT8)
 """Number types that a format may compute or store a network in."""
 
 
@@ -127,6 +128,11 @@ class ExportFormat(ABC):
 FORMATS = Registry("export format")
 FORMATS.add("onnx", "fbnetv3.deploy.formats.onnx_format:OnnxFormat", __file__)
 FORMATS.add("executorch", "fbnetv3.deploy.formats.executorch_format:ExecuTorchFormat", __file__)
+FORMATS.add("aoti", "fbnetv3.deploy.formats.libtorch.aoti_format:AOTIFormat", __file__)
+FORMATS.add("coreml", "fbnetv3.deploy.formats.converters.coreml_format:CoreMLFormat", __file__)
+FORMATS.add("litert", "fbnetv3.deploy.formats.converters.litert_format:LiteRTFormat", __file__)
+FORMATS.add("ncnn", "fbnetv3.deploy.formats.converters.ncnn_format:NCNNFormat", __file__)
+FORMATS.add("torchscript", "fbnetv3.deploy.formats.libtorch.torchscript_format:TorchScriptFormat", __file__)
 FORMATS.add("torch-export", "fbnetv3.deploy.formats.torch_export_format:TorchExportFormat", __file__)
 FORMATS.add("web", "fbnetv3.deploy.formats.web_format:WebFormat", __file__)
 FORMATS.add("triton", "fbnetv3.deploy.formats.triton_format:TritonFormat", __file__)

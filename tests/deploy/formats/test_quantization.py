@@ -4,11 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from torch import nn
 
-import fbnetv3
-from fbnetv3.arch import get_arch
 from fbnetv3.deploy import ClassifierPredictor, PrecisionSettings, TorchRuntime, export_classifier, load
 from fbnetv3.deploy.formats.quantization import count_float_layers, split_image_folder
 from fbnetv3.errors import DataError, ExportError, UsageError
@@ -20,25 +17,6 @@ SAME_CLASS = "chooses the same class as float32 for {}% of 4 images; 98% are req
 @pytest.fixture(scope="module")
 def int8(digits, held_out):
     return PrecisionSettings("int8", *held_out, calibration=digits.labeled_images("train", 64)[0])
-
-
-@pytest.fixture(scope="module")
-def tiny(digits, held_out):
-    """A block of each kind with random weights, and BatchNorm statistics of the images."""
-    torch.manual_seed(0)
-    stages = get_arch("fbnetv3_digits").stages
-    chosen = tuple(replace(stages[i], rows=stages[i].rows[:2]) for i in (0, 1, 3, 6))
-    model = fbnetv3.create_model(
-        replace(get_arch("fbnetv3_digits"), name="tiny", stages=chosen), num_classes=10, in_chans=1
-    )
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None
-            nn.init.ones_(module.weight)
-    images = torch.stack([digits.preprocessing.transform()(image) for image in held_out[0]])
-    with torch.no_grad():
-        model.train()(images)
-    return model.eval()
 
 
 @pytest.fixture
