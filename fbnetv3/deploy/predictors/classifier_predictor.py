@@ -106,8 +106,8 @@ class ClassifierPredictor:
 
     def _prepare(self, image: ClassifierImage, name: str) -> np.ndarray:
         """Return the network's input for one image, float32 (channels, H, W)."""
-        transform = self.preprocessing.transform()
-        return transform(load_image(image, name, self.preprocessing.channels)).numpy()
+        loaded = load_image(image, name, self.preprocessing.channels)
+        return self.preprocessing.normalize(self.preprocessing.crop_center(loaded)).numpy()
 
     def classify(
         self,
