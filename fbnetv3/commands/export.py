@@ -22,7 +22,7 @@ from fbnetv3.deploy.exported_collection import (
     format_table,
 )
 from fbnetv3.deploy.formats.export_format import FLOAT32, INT8, PRECISIONS, get_format
-from fbnetv3.deploy.formats.quantization import split_image_folder
+from fbnetv3.deploy.formats.quantization import AUTO, split_image_folder
 from fbnetv3.deploy.input_images import ClassifierImage, sample_image_files
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.model_zoo.pretrained import (
@@ -43,7 +43,7 @@ from fbnetv3.utils.nested_keys import parse_pairs
 ALL = "all"
 MAX_CALIBRATION_IMAGES = 256
 # Options of int8, and those of every lower precision
-INT8_DEFAULTS = {"calibration": None, "reduce_range": False}
+INT8_DEFAULTS = {"calibration": None, "reduce_range": False, "float_layers": AUTO}
 PRECISION_DEFAULTS = {"val_images": 1000, "max_drop": 1.0, "min_agreement": None, **INT8_DEFAULTS}
 
 
@@ -183,6 +183,12 @@ def _add_precision_arguments(parser: ArgumentParser) -> None:
         default=None,
         help="7-bit weights, for x86 without VNNI (onnx)",
     )
+    group.add_argument(
+        "--float-layers",
+        metavar="LAYERS",
+        help="layers of a classifier that int8 leaves in float: their number, or names separated by commas (default: "
+        "auto, those that do the most harm; onnx, executorch)",
+    )
 
 
 def _classifier_exporter(args: argparse.Namespace, command: str) -> ExportVariant:
@@ -232,6 +238,8 @@ def _detector_exporter(args: argparse.Namespace, command: str) -> ExportVariant:
     """Load the detector's config, and return a function that exports the detector."""
     if args.any_size:
         raise UsageError("detectors take images of any size: omit --any-size")
+    if args.float_layers != AUTO:
+        raise UsageError("--float-layers: in detectors the first layers stay in float; omit it")
     from fbnetv3.detection.detection_config import load_detection_config
     from fbnetv3.detection.export.detector_export import export_detector
     from fbnetv3.detection.export.int8_images import int8_settings
@@ -310,6 +318,8 @@ def _precision_settings(
         "min_agreement": args.min_agreement,
         "reduce_range": args.reduce_range,
     }
+    if precision == INT8:
+        limits |= _layer_settings(net, args)
     folder = args.calibration or (args.images if precision != INT8 else None)
     try:
         images, targets = net.labeled_images("val", args.val_images)
@@ -334,8 +344,22 @@ def _precision_settings(
     return PrecisionSettings(INT8, images, targets, calibration=calibration, **limits)
 
 
+def _layer_settings(net: PretrainedClassifier, args: argparse.Namespace) -> dict[str, Any]:
+    """Return what `PrecisionSettings` take from --float-layers and from quantization-aware training."""
+    layers = args.float_layers
+    if layers != AUTO:
+        layers = int(layers) if layers.isdecimal() else layers.split(",")
+    learned = net.learned_int8 if get_format(args.format).selects_float_layers else None
+    if learned and learned.weight_bits == 7 and not args.reduce_range:
+        raise UsageError(f"{net.name}: was trained for weights of 7 bits: add --reduce-range")
+    return {"float_layers": layers, "learned": learned}
+
+
 def _format_comparison(result: dict[str, Any], precision: str) -> str:
-    """Format size, agreement and, with labels, top-1 or AP of float32 and of a lower precision."""
+    """Format size, agreement and, with labels, top-1 or AP of float32 and of a lower precision.
+
+    In parentheses is the lower end of the agreement's 95% confidence interval.
+    """
     float32_bytes = result["bytes_float32"]
     reduced_bytes = result[f"bytes_{precision}"]
     headers = [f"on {result['images']} images", "agreement", "size", "of float32"]
@@ -343,7 +367,7 @@ def _format_comparison(result: dict[str, Any], precision: str) -> str:
         [FLOAT32, "", f"{float32_bytes / 1e6:.2f} MB", ""],
         [
             precision,
-            f"{result['agreement']:.2f}%",
+            f"{result['agreement']:.2f}% (≥ {result['agreement_lower_bound']:.2f}%)",
             f"{reduced_bytes / 1e6:.2f} MB",
             f"{100 * reduced_bytes / float32_bytes:.1f}%",
         ],

@@ -11,6 +11,12 @@ import numpy as np
 
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.input_images import ImageLike, load_rgb_array
+from fbnetv3.deploy.int8.comparison_images import (
+    agreement_bound,
+    select_images,
+    warn_if_few_calibration_images,
+    warn_if_few_comparison_images,
+)
 from fbnetv3.deploy.predictors.detector_predictor import (
     DETECTOR_INPUT,
     DetectionArrays,
@@ -78,9 +84,16 @@ def quantize_detector_file(
 
     Raises:
         ExportError: int8 exceeds a limit of the settings, or float32 has no confident detection to compare.
+        DataError: too many images are corrupt.
     """
     from fbnetv3.deploy.formats.onnx_quantization import quantize_onnx
 
+    selection = select_images(int8.calibration, int8.images, load_rgb_array)
+    calibration = [int8.calibration[index] for index in selection.calibration]
+    int8 = replace(
+        int8, calibration=calibration, images=[int8.images[index] for index in selection.comparison]
+    )
+    warn_if_few_calibration_images(len(calibration))
     # Run float32 before its file is replaced
     pixels = [load_rgb_array(image, f"images[{i}]") for i, image in enumerate(int8.images)]
     expected = [predictor.detect(image) for image in pixels]
@@ -98,11 +111,19 @@ def quantize_detector_file(
     sizes["bytes_int8"] = path.stat().st_size
     if int8.average_precision is not None:
         precision["ap_int8"] = int8.average_precision(quantized, "int8")
+    detections = [quantized.detect(image) for image in pixels]
+    share = agreement(expected, detections)
+    num_objects = len(find_same_objects(expected, detections))
+    bound = agreement_bound(share, num_objects)
+    warn_if_few_comparison_images("int8", len(pixels), share, bound)
     comparison = {
-        "agreement": agreement(expected, [quantized.detect(image) for image in pixels]),
+        "agreement": share,
+        "agreement_lower_bound": bound,
         **precision,
         "images": len(pixels),
-        "calibration_images": len(int8.calibration),
+        "objects": num_objects,
+        **selection.counts,
+        "calibration_images": len(calibration),
         **sizes,
         "max_drop": int8.max_drop,
         "min_agreement": int8.required_agreement,
@@ -120,18 +141,24 @@ def _batches(predictor: DetectorPredictor, images: Sequence[ImageLike]) -> Itera
         yield predictor.resize(load_rgb_array(image, f"calibration[{i}]"))[None]
 
 
-def agreement(first: Sequence[DetectionArrays], second: Sequence[DetectionArrays]) -> float:
-    """Return the percentage of confident detections of two detectors that the other detector has, too.
+def find_same_objects(first: Sequence[DetectionArrays], second: Sequence[DetectionArrays]) -> list[bool]:
+    """Return for each confident detection of two detectors whether the other detector has it, too.
 
     A detection is confident if its score is at least 0.5. The other detector has it if one of its detections, with any
-    score, has the same class and an IoU of at least 0.5. 100 without confident detections.
+    score, has the same class and an IoU of at least 0.5.
     """
-    shares = []
+    has_match: list[bool] = []
     for a, b in zip(first, second, strict=True):
         iou = pairwise_iou(a.boxes, b.boxes)
         is_same = (iou >= _SAME_OBJECT) & (a.classes[:, None] == b.classes)
-        shares += [*is_same.any(1)[a.scores >= CONFIDENT], *is_same.any(0)[b.scores >= CONFIDENT]]
-    return 100 * float(np.mean(shares)) if shares else 100.0
+        has_match += [*is_same.any(1)[a.scores >= CONFIDENT], *is_same.any(0)[b.scores >= CONFIDENT]]
+    return has_match
+
+
+def agreement(first: Sequence[DetectionArrays], second: Sequence[DetectionArrays]) -> float:
+    """Return the percentage of `find_same_objects`; 100 without confident detections."""
+    has_match = find_same_objects(first, second)
+    return 100 * float(np.mean(has_match)) if has_match else 100.0
 
 
 def pairwise_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:

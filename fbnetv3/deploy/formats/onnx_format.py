@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
@@ -43,6 +43,7 @@ class OnnxFormat(ExportFormat):
     runtime_package = "onnxruntime"
     precisions = (FLOAT32, INT8)
     supports_reduce_range = True
+    selects_float_layers = True
 
     def write(self, program: ExportedProgram, path: Path) -> None:
         """Write the file with `write_onnx`."""
@@ -64,6 +65,21 @@ class OnnxFormat(ExportFormat):
         from fbnetv3.deploy.formats.onnx_quantization import quantize_onnx
 
         quantize_onnx(path, batches, reduce_range)
+
+    def quantize_layers(
+        self,
+        program: ExportedProgram,
+        path: Path,
+        batches: Iterable[np.ndarray],
+        reduce_range: bool,
+        *,
+        float_layers: Collection[str],
+        ranges: Mapping[str, Sequence[float]],
+    ) -> None:
+        """Quantize the file with `quantize_onnx`."""
+        from fbnetv3.deploy.formats.onnx_quantization import quantize_onnx
+
+        quantize_onnx(path, batches, reduce_range, float_layers=float_layers, layer_ranges=ranges)
 
 
 def write_onnx(

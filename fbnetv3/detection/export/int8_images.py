@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -24,10 +23,7 @@ from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.run_state.detector_record import read_detector_record
 from fbnetv3.utils.text import evenly_spaced
 
-logger = logging.getLogger(__name__)
-
 MAX_CALIBRATION_IMAGES = 100
-_FEW_CALIBRATION_IMAGES = 50
 
 
 def int8_settings(
@@ -64,10 +60,6 @@ def int8_settings(
         raise UsageError(
             "int8 needs images: name a folder (--calibration), or set DATASETS.TRAIN and DATASETS.TEST to datasets "
             "that exist"
-        )
-    if len(images) < _FEW_CALIBRATION_IMAGES:
-        logger.warning(
-            "int8 is calibrated on only %d images; use at least %d", len(images), _FEW_CALIBRATION_IMAGES
         )
     # Recorded names match the dataset's, whatever names the export gets
     recorded = recorded_classes(read_detector_record(os.fspath(weights)))
