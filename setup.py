@@ -9,7 +9,9 @@ ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").read_text())[1]
 
 SEARCH = ["plotly", "ray>=2"]
-EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript"]
+EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript", "openvino>=2025"]
+# Heavy packages that convert to or quantize for single formats
+CONVERTERS = ["nncf>=2.15"]
 BENCHMARKS = ["openvino", "optuna", "pymoo", "smac", "timm"]
 PEERS = ["neural-pipeline-search"]
 VIDEO = ["opencv-python-headless"]
@@ -94,6 +96,7 @@ setup(
         "tracking": TRACKING,  # ByteTrack
         "search": SEARCH,
         "export": EXPORT,
+        "converters": CONVERTERS,
         "benchmarks": BENCHMARKS,  # peers in the comparisons
         # A peer of the search that changes versions of other packages. DEHB cannot be installed beside it: it requires
         # numpy<2, NePS numpy>=2

@@ -59,6 +59,7 @@ HEAVY = {
     "executorch",
     "torchao",
     "openvino",
+    "nncf",
     "timm",
     "wandb",
     "mlflow",

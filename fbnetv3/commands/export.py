@@ -13,6 +13,7 @@ from fbnetv3.config import is_detection_config
 from fbnetv3.config.loading import RUN_CONFIG
 from fbnetv3.data.classes.class_names import read_class_names
 from fbnetv3.deploy import FORMATS, ExportedNetwork, Manifest, PrecisionSettings, export_classifier
+from fbnetv3.deploy.detector_graph.detector_onnx import DETECTOR_FORMATS
 from fbnetv3.deploy.formats.export_format import FLOAT32, INT8, PRECISIONS, get_format
 from fbnetv3.deploy.formats.quantization import split_image_folder
 from fbnetv3.deploy.input_images import ClassifierImage, sample_image_files
@@ -150,7 +151,7 @@ def _add_precision_arguments(parser: ArgumentParser) -> None:
         "--reduce-range",
         action="store_true",
         default=None,
-        help="7-bit weights, for x86 without VNNI (onnx)",
+        help="7-bit weights, for x86 without VNNI (onnx, openvino)",
     )
 
 
@@ -196,15 +197,16 @@ def _describe_verification(manifest: Manifest) -> str:
 
 
 def _run_detector_export(args: argparse.Namespace, command: str) -> None:
-    if args.format != "onnx":
-        raise UsageError("detectors can only be exported with --format onnx")
-    if args.precision not in (FLOAT32, INT8):
-        raise UsageError(f"detectors can be exported in float32 or int8, not in {args.precision}")
+    if args.format not in DETECTOR_FORMATS:
+        raise UsageError(f"detectors can only be exported with --format {' or '.join(DETECTOR_FORMATS)}")
+    precisions = get_format(args.format).precisions
+    if args.precision not in precisions:
+        raise UsageError(f"detectors can be exported in {' or '.join(precisions)}, not in {args.precision}")
     if args.any_size:
         raise UsageError("detectors take images of any size: omit --any-size")
     from fbnetv3.detection.detection_config import load_detection_config
     from fbnetv3.detection.export.detector_export import export_detector
-    from fbnetv3.detection.export.int8_images import int8_settings
+    from fbnetv3.detection.export.int8_images import detector_precision_settings
     from fbnetv3.detection.models.fbnetv3_backbone import arch_name
     from fbnetv3.detection.recorded_detectors import config_from_checkpoint, use_recorded_detector
 
@@ -222,11 +224,13 @@ def _run_detector_export(args: argparse.Namespace, command: str) -> None:
         # The config of a run says nothing by its name
         name = arch_name(cfg) if Path(args.config).name == RUN_CONFIG else Path(args.config).stem
     classes = read_class_names(args.classes) if args.classes else None
-    int8 = None
-    if args.precision == INT8:
-        limits = {key: getattr(args, key) for key in ("max_drop", "min_agreement", "reduce_range")}
-        int8 = int8_settings(
-            cfg, weights, classes, calibration=args.calibration, max_images=args.val_images, **limits
+    precision = None
+    if args.precision != FLOAT32:
+        options = {key: getattr(args, key) for key in ("max_drop", "min_agreement", "reduce_range")}
+        options["precision"] = args.precision
+        folder = args.calibration or (args.images if args.precision != INT8 else None)
+        precision = detector_precision_settings(
+            cfg, weights, classes, calibration=folder, max_images=args.val_images, **options
         )
     exported = export_detector(
         cfg,
@@ -234,7 +238,8 @@ def _run_detector_export(args: argparse.Namespace, command: str) -> None:
         args.output,
         images=sample_image_files(args.images) if args.images else None,
         classes=classes,
-        int8=int8,
+        format=args.format,
+        precision=precision,
         name=name,
         command=command,
     )
@@ -244,12 +249,12 @@ def _run_detector_export(args: argparse.Namespace, command: str) -> None:
         f"{check['equal']} of {check['runtime']} equal detectron2's; their boxes differ by at most "
         f"{check['largest_box_difference']:.1e} pixels, scores by {check['largest_score_difference']:.1e}"
     )
-    if args.precision == INT8:
-        print(_format_comparison(check[INT8], INT8))
+    if args.precision in check:
+        print(_format_comparison(check[args.precision], args.precision))
 
 
 def _describe_export(exported: ExportedNetwork) -> str:
-    size = exported.manifest.files[exported.model.name]["bytes"]
+    size = get_format(exported.manifest.format).model_bytes(exported.model)
     return f"{exported.model}: {exported.manifest.network}, {size / 1e6:.1f} MB"
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -26,8 +26,9 @@ from fbnetv3.utils.text import one_line
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
 FLOAT32 = "float32"
+BFLOAT16 = "bfloat16"
 INT8 = "int8"
-PRECISIONS = (FLOAT32, "bfloat16", "float16", INT8)
+PRECISIONS = (FLOAT32, BFLOAT16, "float16", INT8)
 """Number types that a format may compute or store a network in."""
 
 
@@ -91,9 +92,17 @@ class ExportFormat(ABC):
     def write(self, program: ExportedProgram, path: Path) -> None:
         """Write the model file; raise an ExportError if the format cannot represent the program."""
 
+    def write_from_onnx(self, source: Path, path: Path) -> None:
+        """Write the model file from an ONNX file, as detectors are exported; `DETECTOR_FORMATS` have this method."""
+        raise NotImplementedError
+
     @abstractmethod
     def open(self, path: Path, precision: str = FLOAT32) -> Runtime:
         """Load the model file, which was exported in `precision`; raise an ExportError if it cannot be read."""
+
+    def runtimes(self) -> dict[str, Callable[[Path, str], Runtime]]:
+        """Return functions like `open` of all runtimes that run the format, by package; that of `open` comes first."""
+        return {self.runtime_package: self.open}
 
     def reduce_precision(
         self,
@@ -127,6 +136,7 @@ class ExportFormat(ABC):
 FORMATS = Registry("export format")
 FORMATS.add("onnx", "fbnetv3.deploy.formats.onnx_format:OnnxFormat", __file__)
 FORMATS.add("executorch", "fbnetv3.deploy.formats.executorch_format:ExecuTorchFormat", __file__)
+FORMATS.add("openvino", "fbnetv3.deploy.formats.openvino_format:OpenVinoFormat", __file__)
 FORMATS.add("torch-export", "fbnetv3.deploy.formats.torch_export_format:TorchExportFormat", __file__)
 
 

@@ -38,8 +38,8 @@ class PrecisionSettings:
         max_drop: maximum drop in top-1, in percentage points.
         min_agreement: minimum percentage of images for which both choose the same class; default: without targets, 98
             for int8 and 99 for other precisions; no limit with targets.
-        reduce_range: whether to use 7-bit weights, only with int8 and ONNX: on x86 without VNNI, sums of two 8-bit
-            products may saturate.
+        reduce_range: whether to use 7-bit weights, only with int8 in ONNX and OpenVINO: on x86 without VNNI, sums of
+            two 8-bit products may saturate.
     """
 
     precision: str
