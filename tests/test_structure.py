@@ -65,6 +65,7 @@ HEAVY = {
     "ncnn",
     "pnnx",
     "openvino",
+    "nncf",
     "timm",
     "wandb",
     "mlflow",

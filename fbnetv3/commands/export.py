@@ -181,7 +181,7 @@ def _add_precision_arguments(parser: ArgumentParser) -> None:
         "--reduce-range",
         action="store_true",
         default=None,
-        help="7-bit weights, for x86 without VNNI (onnx)",
+        help="7-bit weights, for x86 without VNNI (onnx, openvino)",
     )
     group.add_argument(
         "--float-layers",
@@ -242,7 +242,7 @@ def _detector_exporter(args: argparse.Namespace, command: str) -> ExportVariant:
         raise UsageError("--float-layers: in detectors the first layers stay in float; omit it")
     from fbnetv3.detection.detection_config import load_detection_config
     from fbnetv3.detection.export.detector_export import export_detector
-    from fbnetv3.detection.export.int8_images import int8_settings
+    from fbnetv3.detection.export.int8_images import detector_precision_settings
     from fbnetv3.detection.models.fbnetv3_backbone import arch_name
     from fbnetv3.detection.recorded_detectors import config_from_checkpoint, use_recorded_detector
 
@@ -268,12 +268,20 @@ def _detector_exporter(args: argparse.Namespace, command: str) -> ExportVariant:
             raise UsageError(
                 f"detectors can only be exported with --format {' or '.join(DETECTOR_FORMATS)}"
             )
-        if precision not in (FLOAT32, INT8):
-            raise UsageError(f"detectors can be exported in float32 or int8, not in {precision}")
-        int8 = None
-        if precision == INT8:
-            int8 = int8_settings(
-                cfg, weights, classes, calibration=args.calibration, max_images=args.val_images, **limits
+        precisions = get_format(format).precisions
+        if precision not in precisions:
+            raise UsageError(f"{format} offers {' and '.join(precisions)} for detectors, not {precision}")
+        settings = None
+        if precision != FLOAT32:
+            folder = args.calibration or (args.images if precision != INT8 else None)
+            settings = detector_precision_settings(
+                cfg,
+                weights,
+                classes,
+                precision=precision,
+                calibration=folder,
+                max_images=args.val_images,
+                **limits,
             )
         return export_detector(
             cfg,
@@ -282,7 +290,7 @@ def _detector_exporter(args: argparse.Namespace, command: str) -> ExportVariant:
             images=images,
             classes=classes,
             format=format,
-            int8=int8,
+            precision=settings,
             name=name,
             command=command,
         )

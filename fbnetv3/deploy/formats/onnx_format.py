@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
@@ -19,6 +20,7 @@ from fbnetv3.deploy.formats.export_format import (
     INT8,
     OUTPUT_NAME,
     ExportFormat,
+    Runtime,
     as_export_error,
     require_packages,
 )
@@ -49,9 +51,19 @@ class OnnxFormat(ExportFormat):
         """Write the file with `write_onnx`."""
         write_onnx(program, path)
 
+    def write_from_onnx(self, source: Path, path: Path) -> None:
+        """Copy the file."""
+        shutil.copyfile(source, path)
+
     def open(self, path: Path, precision: str = FLOAT32) -> OnnxRuntime:
         """Open the file in ONNX Runtime."""
         return OnnxRuntime(path)
+
+    def runtimes(self) -> dict[str, Callable[[Path, str], Runtime]]:
+        """Return ONNX Runtime and OpenVINO, which reads ONNX files, too."""
+        from fbnetv3.deploy.formats.openvino_format import OpenVinoRuntime
+
+        return {**super().runtimes(), "openvino": OpenVinoRuntime}
 
     def reduce_precision(
         self,

@@ -50,8 +50,8 @@ class PrecisionSettings:
         max_drop: maximum drop in top-1, in percentage points.
         min_agreement: minimum percentage of images for which both choose the same class, or the same set of labels;
             default: without targets, 98 for int8 and 99 for other precisions; no limit with targets.
-        reduce_range: whether to use 7-bit weights, only with int8 and ONNX: on x86 without VNNI, sums of two 8-bit
-            products may saturate.
+        reduce_range: whether to use 7-bit weights, only with int8 in ONNX and OpenVINO: on x86 without VNNI, sums of
+            two 8-bit products may saturate.
         float_layers: with int8, the layers that stay float, by name; or their number, for the most sensitive ones; or
             "auto", for those that do the most harm for their size, and more until the limits are met.
         learned: ranges from quantization-aware training, which need no calibration and determine the float layers.

@@ -9,10 +9,10 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is optional: pip install
 from fbnetv3 import deploy
 from fbnetv3.deploy.detector_graph import box_ops
 from fbnetv3.deploy.detector_graph.detector_int8 import (
-    DetectorInt8Settings,
+    DetectorPrecisionSettings,
     agreement,
     pairwise_iou,
-    quantize_detector_file,
+    reduce_detector_precision,
 )
 from fbnetv3.deploy.detector_graph.detector_onnx import export_detector_to_onnx
 from fbnetv3.deploy.predictors.detector_predictor import DetectionArrays, ShortSideResize
@@ -86,7 +86,9 @@ def write(output, **settings):
         output,
         original=brightest_row,
         images=images,
-        int8=DetectorInt8Settings(**{"calibration": images[:4], "images": images, **settings}),
+        precision=DetectorPrecisionSettings(
+            "int8", **{"calibration": images[:4], "images": images, **settings}
+        ),
     )
 
 
@@ -137,9 +139,9 @@ class Blind:
 
 def test_images_with_objects_are_required():
     with pytest.raises(UsageError, match="int8 needs images to calibrate on"):
-        DetectorInt8Settings([], [striped_image(0)])
-    settings = DetectorInt8Settings([striped_image(1)], [striped_image(0)] * 8)
+        DetectorPrecisionSettings("int8", [striped_image(0)])
+    settings = DetectorPrecisionSettings("int8", [striped_image(0)] * 8, [striped_image(1)])
     with pytest.raises(
         ExportError, match="blind: detects nothing with a score of at least 0.5 in the 8 images"
     ):
-        quantize_detector_file(None, Blind(), settings)
+        reduce_detector_precision(None, None, None, Blind(), settings)
