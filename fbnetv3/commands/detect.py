@@ -94,6 +94,12 @@ def _parse_args(argv: Sequence[str] | None) -> Namespace:
         metavar="NAME",
         help="detector of the model zoo, folder of a run, checkpoint, or exported folder",
     )
+    add(
+        "--runtime",
+        metavar="NAME",
+        help="runtime of an exported folder, such as openvino for ONNX files, or auto: the fastest on this machine "
+        "(default: that of its format)",
+    )
     add("--config", "--config-file", metavar="FILE", help="detection config")
     add(
         "--weights",
@@ -175,7 +181,9 @@ def _choose_predictor(args: Namespace, thresholds: Any) -> Callable[[], Any]:
             )
         from fbnetv3.detection.inference.array_predictors import ExportedPredictor
 
-        return partial(ExportedPredictor, args.model)
+        return partial(ExportedPredictor, args.model, runtime=args.runtime)
+    if args.runtime:
+        raise UsageError("--runtime needs --model, an exported folder")
     from fbnetv3.detection.inference.array_predictors import (
         ConfigPredictor,
         score_threshold,
