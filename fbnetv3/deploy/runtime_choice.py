@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fbnetv3.deploy.detector_graph.detection_agreement import MIN_EQUAL_SHARE, compare_detections
+from fbnetv3.deploy.detector_graph.detector_int8 import agreement
 from fbnetv3.deploy.formats.export_format import ExportFormat
 from fbnetv3.deploy.input_images import (
     load_rgb_array,
@@ -26,6 +27,9 @@ T = TypeVar("T")
 AUTO = "auto"
 """In place of a runtime's name: the fastest that is installed and gives the right outputs."""
 _ROUNDS = 7  # timed calls of each runtime, in turns
+# Of lower precisions: largest difference of a logit, relative to the image's largest; percentage of objects found again
+_MAX_ROUNDING = 0.3
+_MIN_SIMILAR_OBJECTS = 80.0
 
 
 def runtime_openers(
@@ -108,6 +112,21 @@ def predictors_agree(predictor: Any, reference: Any, tolerance: float | dict[str
     if isinstance(tolerance, float):
         return relative_difference(logits, expected) <= tolerance
     return bool((logits.argmax(1) == expected.argmax(1)).all())
+
+
+def predictors_are_similar(predictor: Any, reference: Any) -> bool:
+    """Return whether two predictors of a network in different precisions agree but for rounding, for sample images.
+
+    Their accuracy was compared when they were exported, on better images; this notices a runtime that computes
+    something else on this machine.
+    """
+    if isinstance(reference, DetectorPredictor):
+        pixels = [load_rgb_array(image) for image in sample_detector_images()]
+        detections = [[each.detect(image) for image in pixels] for each in (predictor, reference)]
+        return agreement(*detections) >= _MIN_SIMILAR_OBJECTS
+    images = sample_classifier_images(reference.preprocessing.channels)
+    logits, expected = (each.logits(images) for each in (predictor, reference))
+    return relative_difference(logits, expected) <= _MAX_ROUNDING
 
 
 def run_once(predictor: Any) -> None:
