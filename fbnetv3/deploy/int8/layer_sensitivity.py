@@ -60,8 +60,10 @@ def measure_sensitivity(
     layers = layer_names(model)
     chunk = _CHUNK if program.example_inputs[0][0].shape[0] > 1 else 1
     images = torch.from_numpy(np.concatenate(list(islice(batches, _NUM_IMAGES)))[:_NUM_IMAGES])
-    # Equal chunks, because a size of 1 cannot vary
-    chunks = images[: max(chunk, len(images) // chunk * chunk)].split(chunk)
+    # Equal chunks of several images, because a size of 1 cannot vary
+    if len(images) < chunk:
+        images = images.repeat(chunk, 1, 1, 1)[:chunk]
+    chunks = images[: len(images) // chunk * chunk].split(chunk)
     observer = _RangeObserver(model, layers)
     with torch.no_grad():
         outputs = torch.cat([observer.run(part) for part in chunks])
