@@ -18,7 +18,9 @@ SERVE = [
     "uvicorn>=0.30",
     "uvloop; sys_platform != 'win32'",
 ]
-EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript"]
+EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript", "openvino>=2025"]
+# Heavy packages that convert to or quantize for single formats
+CONVERTERS = ["nncf>=2.15"]
 BENCHMARKS = ["litserve", "openvino", "optuna", "pymoo", "smac", "timm"]
 PEERS = ["neural-pipeline-search"]
 VIDEO = ["opencv-python-headless"]
@@ -28,6 +30,7 @@ TEST = [
     "hypothesis",
     "ipykernel",
     "nbclient",
+    "playwright",  # with Debian's Chromium; its own browsers are not needed
     "pytest",
     "pytest-cov",
     "pytest-timeout",
@@ -74,6 +77,7 @@ setup(
             "py.typed",
             "data/check/page/*",
             "data/classes/imagenet_synsets.txt",
+            "deploy/web/page/*",
             "nars/report/page/*",
         ],
         "fbnetv3.model_zoo_data": ["entries.yaml", "weights/*.pth"],
@@ -106,6 +110,7 @@ setup(
         "search": SEARCH,
         "export": EXPORT,
         "serve": SERVE,
+        "converters": CONVERTERS,
         "benchmarks": BENCHMARKS,  # peers in the comparisons
         # A peer of the search that changes versions of other packages. DEHB cannot be installed beside it: it requires
         # numpy<2, NePS numpy>=2

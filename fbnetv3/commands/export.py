@@ -13,6 +13,7 @@ from fbnetv3.config import is_detection_config
 from fbnetv3.config.loading import RUN_CONFIG
 from fbnetv3.data.classes.class_names import read_class_names
 from fbnetv3.deploy import FORMATS, ExportedNetwork, Manifest, PrecisionSettings, export_classifier
+from fbnetv3.deploy.detector_graph.detector_onnx import DETECTOR_FORMATS
 from fbnetv3.deploy.exported_collection import (
     ExportVariant,
     Variant,
@@ -21,7 +22,7 @@ from fbnetv3.deploy.exported_collection import (
     format_table,
 )
 from fbnetv3.deploy.formats.export_format import FLOAT32, INT8, PRECISIONS, get_format
-from fbnetv3.deploy.formats.quantization import split_image_folder
+from fbnetv3.deploy.formats.quantization import AUTO, split_image_folder
 from fbnetv3.deploy.input_images import ClassifierImage, sample_image_files
 from fbnetv3.errors import DataError, UsageError
 from fbnetv3.model_zoo.pretrained import (
@@ -42,7 +43,7 @@ from fbnetv3.utils.nested_keys import parse_pairs
 ALL = "all"
 MAX_CALIBRATION_IMAGES = 256
 # Options of int8, and those of every lower precision
-INT8_DEFAULTS = {"calibration": None, "reduce_range": False}
+INT8_DEFAULTS = {"calibration": None, "reduce_range": False, "float_layers": AUTO}
 PRECISION_DEFAULTS = {"val_images": 1000, "max_drop": 1.0, "min_agreement": None, **INT8_DEFAULTS}
 
 
@@ -180,7 +181,13 @@ def _add_precision_arguments(parser: ArgumentParser) -> None:
         "--reduce-range",
         action="store_true",
         default=None,
-        help="7-bit weights, for x86 without VNNI (onnx)",
+        help="7-bit weights, for x86 without VNNI (onnx, openvino)",
+    )
+    group.add_argument(
+        "--float-layers",
+        metavar="LAYERS",
+        help="layers of a classifier that int8 leaves in float: their number, or names separated by commas (default: "
+        "auto, those that do the most harm; onnx, executorch)",
     )
 
 
@@ -231,9 +238,11 @@ def _detector_exporter(args: argparse.Namespace, command: str) -> ExportVariant:
     """Load the detector's config, and return a function that exports the detector."""
     if args.any_size:
         raise UsageError("detectors take images of any size: omit --any-size")
+    if args.float_layers != AUTO:
+        raise UsageError("--float-layers: in detectors the first layers stay in float; omit it")
     from fbnetv3.detection.detection_config import load_detection_config
     from fbnetv3.detection.export.detector_export import export_detector
-    from fbnetv3.detection.export.int8_images import int8_settings
+    from fbnetv3.detection.export.int8_images import detector_precision_settings
     from fbnetv3.detection.models.fbnetv3_backbone import arch_name
     from fbnetv3.detection.recorded_detectors import config_from_checkpoint, use_recorded_detector
 
@@ -255,17 +264,35 @@ def _detector_exporter(args: argparse.Namespace, command: str) -> ExportVariant:
     limits = {key: getattr(args, key) for key in ("max_drop", "min_agreement", "reduce_range")}
 
     def export(format: str, precision: str, output: Path) -> ExportedNetwork:
-        if format != "onnx":
-            raise UsageError("detectors can only be exported with --format onnx")
-        if precision not in (FLOAT32, INT8):
-            raise UsageError(f"detectors can be exported in float32 or int8, not in {precision}")
-        int8 = None
-        if precision == INT8:
-            int8 = int8_settings(
-                cfg, weights, classes, calibration=args.calibration, max_images=args.val_images, **limits
+        if format not in DETECTOR_FORMATS:
+            raise UsageError(
+                f"detectors can only be exported with --format {' or '.join(DETECTOR_FORMATS)}"
+            )
+        precisions = get_format(format).precisions
+        if precision not in precisions:
+            raise UsageError(f"{format} offers {' and '.join(precisions)} for detectors, not {precision}")
+        settings = None
+        if precision != FLOAT32:
+            folder = args.calibration or (args.images if precision != INT8 else None)
+            settings = detector_precision_settings(
+                cfg,
+                weights,
+                classes,
+                precision=precision,
+                calibration=folder,
+                max_images=args.val_images,
+                **limits,
             )
         return export_detector(
-            cfg, weights, output, images=images, classes=classes, int8=int8, name=name, command=command
+            cfg,
+            weights,
+            output,
+            images=images,
+            classes=classes,
+            format=format,
+            precision=settings,
+            name=name,
+            command=command,
         )
 
     return export
@@ -286,7 +313,7 @@ def _describe_detections(manifest: Manifest) -> str:
 
 
 def _describe_export(exported: ExportedNetwork) -> str:
-    size = exported.manifest.files[exported.model.name]["bytes"]
+    size = get_format(exported.manifest.format).model_bytes(exported.model)
     return f"{exported.model}: {exported.manifest.network}, {size / 1e6:.1f} MB"
 
 
@@ -299,6 +326,8 @@ def _precision_settings(
         "min_agreement": args.min_agreement,
         "reduce_range": args.reduce_range,
     }
+    if precision == INT8:
+        limits |= _layer_settings(net, args)
     folder = args.calibration or (args.images if precision != INT8 else None)
     try:
         images, targets = net.labeled_images("val", args.val_images)
@@ -323,8 +352,22 @@ def _precision_settings(
     return PrecisionSettings(INT8, images, targets, calibration=calibration, **limits)
 
 
+def _layer_settings(net: PretrainedClassifier, args: argparse.Namespace) -> dict[str, Any]:
+    """Return what `PrecisionSettings` take from --float-layers and from quantization-aware training."""
+    layers = args.float_layers
+    if layers != AUTO:
+        layers = int(layers) if layers.isdecimal() else layers.split(",")
+    learned = net.learned_int8 if get_format(args.format).selects_float_layers else None
+    if learned and learned.weight_bits == 7 and not args.reduce_range:
+        raise UsageError(f"{net.name}: was trained for weights of 7 bits: add --reduce-range")
+    return {"float_layers": layers, "learned": learned}
+
+
 def _format_comparison(result: dict[str, Any], precision: str) -> str:
-    """Format size, agreement and, with labels, top-1 or AP of float32 and of a lower precision."""
+    """Format size, agreement and, with labels, top-1 or AP of float32 and of a lower precision.
+
+    In parentheses is the lower end of the agreement's 95% confidence interval.
+    """
     float32_bytes = result["bytes_float32"]
     reduced_bytes = result[f"bytes_{precision}"]
     headers = [f"on {result['images']} images", "agreement", "size", "of float32"]
@@ -332,7 +375,7 @@ def _format_comparison(result: dict[str, Any], precision: str) -> str:
         [FLOAT32, "", f"{float32_bytes / 1e6:.2f} MB", ""],
         [
             precision,
-            f"{result['agreement']:.2f}%",
+            f"{result['agreement']:.2f}% (≥ {result['agreement_lower_bound']:.2f}%)",
             f"{reduced_bytes / 1e6:.2f} MB",
             f"{100 * reduced_bytes / float32_bytes:.1f}%",
         ],

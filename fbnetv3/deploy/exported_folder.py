@@ -9,6 +9,7 @@ import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
@@ -18,8 +19,7 @@ import torch
 import fbnetv3
 from fbnetv3.data.classes.keypoint_skeleton import skeleton_from_dict
 from fbnetv3.data.preprocessing_values import preprocessing_from_dict
-from fbnetv3.deploy.formats.export_format import FLOAT32, FORMATS, INT8, get_format
-from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
+from fbnetv3.deploy.formats.export_format import FLOAT32, FORMATS, INT8, Runtime, get_format
 from fbnetv3.deploy.model_check import check_classifier_files, check_detector_files
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import (
@@ -28,8 +28,10 @@ from fbnetv3.deploy.predictors.detector_predictor import (
     HEATMAPS,
     SCORES_OUTPUT,
     DetectorPredictor,
+    DetectorRuntime,
     resize_from_dict,
 )
+from fbnetv3.deploy.runtime_choice import choose_fastest, predictors_agree, run_once, runtime_openers
 from fbnetv3.errors import ExportError, MissingPackageError, UsageError, suggest
 from fbnetv3.utils.files import PARTIAL_PREFIX, as_output_error, expand_path, file_sha256, write_json
 from fbnetv3.utils.text import one_line
@@ -80,26 +82,53 @@ class Manifest:
     layout: int = MANIFEST_VERSION
 
 
-def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
+def load(folder: str | os.PathLike, runtime: str | None = None) -> ClassifierPredictor | DetectorPredictor:
     """Load an exported folder of any format, after comparing every file with its checksum.
 
     Checksums detect corruption, not tampering: like any torch.export archive, a .pt2 file may run code when it is
-    loaded. Load such files only from people you trust. ONNX and ExecuTorch files contain no code.
+    loaded. Load such files only from people you trust. ONNX, OpenVINO and ExecuTorch files contain no code.
 
     Args:
         folder: a folder written by `tools/export_net.py`, `export_classifier` or `export_detector`.
+        runtime: one of the format's runtimes, such as "openvino" for ONNX files; "auto" runs all that are installed for
+            a moment, and takes the fastest of those that give the outputs of the format's own. Default: the latter.
 
     Raises:
         ExportError: the folder is not an exported folder, or one of its files is missing or corrupt; the message names
             the file.
-        MissingPackageError: the format's runtime is not installed; the message says what to install.
+        MissingPackageError: the runtime is not installed; the message says what to install.
+        UsageError: the format has no such runtime.
     """
     folder = expand_path(folder)
     manifest = read_manifest(folder)
+    openers = predictor_openers(folder, manifest, runtime)
+    if len(openers) == 1:
+        (open_predictor,) = openers.values()
+        return open_predictor()
+    # Lower precisions are rounded differently by every runtime
+    tolerance = manifest.verification.get("tolerance") if manifest.precision == FLOAT32 else None
+    return choose_fastest(openers, partial(predictors_agree, tolerance=tolerance), run_once)
+
+
+def predictor_openers(
+    folder: Path, manifest: Manifest, runtime: str | None
+) -> dict[str, Callable[[], Any]]:
+    """Return functions that open a folder as a predictor, by name of the runtime; see `runtime_openers`."""
+    export_format = get_format(manifest.format)
+    path = folder / export_format.file_name
+    openers = runtime_openers(export_format, path, manifest.precision, runtime)
+    return {name: partial(_open_predictor, folder, manifest, opener) for name, opener in openers.items()}
+
+
+def _open_predictor(
+    folder: Path, manifest: Manifest, open_runtime: Callable[[], Any]
+) -> ClassifierPredictor | DetectorPredictor:
     # Files that match their checksums are still not trusted: each reader checks its file
+    model = folder / get_format(manifest.format).file_name
     if manifest.task == DETECTION:
         outputs = cast("list[dict[str, Any]]", manifest.output)
-        detector = open_detector(folder, manifest.network, [output["name"] for output in outputs])
+        output_names = [output["name"] for output in outputs]
+        detector = open_detector(folder, manifest.network, output_names, open_runtime)
         category_ids = _category_ids(outputs)
         if len(category_ids) not in (0, len(detector.classes)):
             raise ExportError(
@@ -107,14 +136,11 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
             )
         with as_file_error(folder / MANIFEST_FILE):
             skeleton = skeleton_from_dict(_output_entry(outputs, HEATMAPS).get("keypoints"))
-            check_detector_files(detector, folder / OnnxFormat().file_name, manifest.input, outputs)
+            check_detector_files(detector, model, manifest.input, outputs)
             min_score = float(_output_entry(outputs, SCORES_OUTPUT).get("threshold", 0))
         return replace(detector, category_ids=category_ids, skeleton=skeleton, min_score=min_score)
     is_sigmoid = isinstance(manifest.output, dict) and manifest.output.get("activation") == "sigmoid"
-    classifier = open_classifier(
-        folder, manifest.format, manifest.network, precision=manifest.precision, multi_label=is_sigmoid
-    )
-    model = folder / get_format(manifest.format).file_name
+    classifier = open_classifier(folder, manifest.network, open_runtime, multi_label=is_sigmoid)
     with as_file_error(folder / MANIFEST_FILE):
         check_classifier_files(classifier, model, manifest.input, manifest.output)
     return classifier
@@ -136,21 +162,19 @@ def is_exported_folder(path: str | os.PathLike) -> bool:
 
 
 def open_classifier(
-    folder: Path, format: str, name: str, *, precision: str = FLOAT32, multi_label: bool = False
+    folder: Path, name: str, open_runtime: Callable[[], Runtime], *, multi_label: bool = False
 ) -> ClassifierPredictor:
-    """Open a classifier's folder without reading its manifest."""
-    export_format = get_format(format)
+    """Open a classifier's folder without reading its manifest; `open_runtime` opens the model file."""
     preprocessing, classes = read_preprocessing(folder, preprocessing_from_dict)
-    runtime = export_format.open(folder / export_format.file_name, precision)
-    return ClassifierPredictor(runtime, preprocessing, classes, name, multi_label)
+    return ClassifierPredictor(open_runtime(), preprocessing, classes, name, multi_label)
 
 
 def open_detector(
-    folder: Path, name: str, output_names: Sequence[str] = DETECTOR_OUTPUTS
+    folder: Path, name: str, output_names: Sequence[str], open_runtime: Callable[[], Runtime]
 ) -> DetectorPredictor:
-    """Open a detector's folder, whose model is an ONNX file, without reading its manifest."""
+    """Open a detector's folder without reading its manifest; `open_runtime` opens the model file."""
     resize, classes = read_preprocessing(folder, resize_from_dict)
-    runtime = OnnxRuntime(folder / OnnxFormat().file_name)
+    runtime = cast("DetectorRuntime", open_runtime())  # the formats of detectors have these
     return DetectorPredictor(runtime, resize, classes, name, output_names[len(DETECTOR_OUTPUTS) :])
 
 
@@ -222,8 +246,11 @@ def read_manifest(folder: Path) -> Manifest:
             )
         if manifest.task not in (CLASSIFICATION, DETECTION):
             raise ValueError(f"unknown task {manifest.task!r}")
-        required = {get_format(manifest.format).file_name, *_DATA_FILES}
-        if not required <= manifest.files.keys() or not all(map(_is_inside_folder, manifest.files)):
+        model = get_format(manifest.format).file_name
+        # Some models are folders
+        has_model = any(name == model or name.startswith(f"{model}/") for name in manifest.files)
+        has_data = set(_DATA_FILES) <= manifest.files.keys()
+        if not (has_model and has_data) or not all(map(_is_inside_folder, manifest.files)):
             raise ValueError(f"lists the files {', '.join(manifest.files) or 'none'}")
     for name, entry in manifest.files.items():
         with as_file_error(folder / name):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
+from fbnetv3.deploy.formats.openvino_format import OpenVinoRuntime
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor
 from fbnetv3.errors import ExportError, MissingPackageError
@@ -41,7 +42,7 @@ def check_classifier_files(predictor: ClassifierPredictor, model: Path, input: V
         if described is not None and not _fits(described[1:], shape[1:]):
             raise _mixed_folder(model, f"manifest.json has the shape {described}, {file} {list(shape)}")
     runtime = predictor.runtime
-    if isinstance(runtime, OnnxRuntime):
+    if isinstance(runtime, OnnxRuntime | OpenVinoRuntime):
         _check_values(model, "input", runtime.describe_inputs(), [input])
         _check_values(model, "output", runtime.describe_outputs(), outputs)
         return

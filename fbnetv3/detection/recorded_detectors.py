@@ -34,7 +34,10 @@ _ARCH = "MODEL.FBNETV3.ARCH"
 _INPUT_KEYS = {"INPUT.FORMAT": "format", "MODEL.PIXEL_MEAN": "mean", "MODEL.PIXEL_STD": "std"}
 _ANCHOR_NAMES = (*ANCHOR_KEYS, "OFFSET", "FIT")
 # Last parts of keys of MODEL that say what weights of the same shape mean
-_MEANING_NAMES = ("USE_SIGMOID_CE", "BBOX_REG_WEIGHTS", "CLS_AGNOSTIC_BBOX_REG")
+_MEANING_NAMES = (
+    *("USE_SIGMOID_CE", "BBOX_REG_WEIGHTS", "CLS_AGNOSTIC_BBOX_REG"),
+    *("IN_FEATURES", "OUT_FEATURES", "FUSE_TYPE"),
+)
 _POOLER_PREFIX = "POOLER_"
 
 
@@ -153,7 +156,7 @@ def use_recorded_detector(
 
 
 def _recorded_model_keys(record: DetectorRecord) -> dict[str, Any]:
-    """Return the anchors, the poolers and the coding of boxes and scores that a detector was trained with, by key."""
+    """Return a detector's anchors, poolers, feature maps, and coding of boxes and scores, by key."""
     try:
         values = flatten(yaml.safe_load(record.config))
     except (yaml.YAMLError, AttributeError, TypeError):

@@ -1,10 +1,13 @@
-"""Export a detector to ONNX: write it to a temporary folder, compare its detections, and only then keep the folder."""
+"""Export a detector by ONNX: write it to a temporary folder, compare its detections, and only then keep the folder."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ from torch import nn
 from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
 from fbnetv3.deploy.detector_graph.box_ops import ONNX_TRANSLATIONS
 from fbnetv3.deploy.detector_graph.detection_agreement import compare_detections, tolerances
-from fbnetv3.deploy.detector_graph.detector_int8 import DetectorInt8Settings, quantize_detector_file
+from fbnetv3.deploy.detector_graph.detector_int8 import DetectorPrecisionSettings, reduce_detector_precision
 from fbnetv3.deploy.exported_folder import (
     DETECTION,
     ExportedNetwork,
@@ -23,7 +26,7 @@ from fbnetv3.deploy.exported_folder import (
     write_manifest,
     write_preprocessing,
 )
-from fbnetv3.deploy.formats.export_format import export_program, get_format
+from fbnetv3.deploy.formats.export_format import FLOAT32, export_program, get_format
 from fbnetv3.deploy.formats.onnx_format import write_onnx
 from fbnetv3.deploy.input_images import ImageLike, load_rgb_array, sample_detector_images
 from fbnetv3.deploy.predictors.detector_predictor import (
@@ -38,10 +41,11 @@ from fbnetv3.deploy.predictors.detector_predictor import (
     resize_to_dict,
     with_mask_runs,
 )
-from fbnetv3.errors import ExportError
+from fbnetv3.errors import ExportError, UsageError
 from fbnetv3.utils.files import expand_path
 
-_FORMAT = "onnx"
+DETECTOR_FORMATS = ("onnx", "openvino", "web")
+"""Formats that detectors can be exported to."""
 _AXIS_NAMES = {0: "batch", 1: "height", 2: "width"}
 _EXAMPLE_SHAPE = (2, 352, 480, 3)  # gives every feature map its own size
 _INPUT_TENSOR = {"name": DETECTOR_INPUT, "type": "uint8", "shape": [None, None, None, 3]}
@@ -59,7 +63,8 @@ def export_detector_to_onnx(
     output_names: Sequence[str] = DETECTOR_OUTPUTS,
     score_threshold: float = 0.0,
     skeleton: KeypointSkeleton | None = None,
-    int8: DetectorInt8Settings | None = None,
+    format: str = "onnx",
+    precision: DetectorPrecisionSettings | None = None,
     name: str = "detector",
     command: str = "",
 ) -> ExportedNetwork:
@@ -78,20 +83,27 @@ def export_detector_to_onnx(
         output_names: `DETECTOR_OUTPUTS`, then `MASKS` and `HEATMAPS` as far as the model returns them.
         score_threshold: minimum score of the detections that the model returns.
         skeleton: the keypoints of the heatmaps.
-        int8: quantize the file after it has been verified; None keeps float32.
+        format: one of `DETECTOR_FORMATS`.
+        precision: lower precision than float32 to reduce the verified export to; each format offers some.
         name: name of the detector, for messages and the manifest.
         command: the command that exports the detector, for the manifest.
 
     Raises:
-        MissingPackageError: the packages for ONNX are not installed.
-        UsageError: the output folder is not empty.
+        MissingPackageError: the format's packages are not installed.
+        UsageError: the format is not one of these or lacks the precision, or the output folder is not empty.
         DataError: one of `images` is missing, corrupt or not an image.
         ExportError: the detector cannot be exported, the export differs from it, it detects nothing in the images, or
-            int8 exceeds a limit.
+            the lower precision exceeds a limit.
         OutputError: the folder cannot be written.
     """
-    onnx_format = get_format(_FORMAT)
-    onnx_format.import_packages()
+    if format not in DETECTOR_FORMATS:
+        raise UsageError(f"detectors can be exported to {' or '.join(DETECTOR_FORMATS)}, not to {format}")
+    export_format = get_format(format)
+    if precision is not None and precision.precision not in export_format.precisions:
+        raise UsageError(
+            f"{format} offers {', '.join(export_format.precisions)}, not {precision.precision}"
+        )
+    export_format.import_packages()
     images = sample_detector_images() if images is None else images
     output = expand_path(output)
     with atomic_folder(output) as folder:
@@ -105,32 +117,40 @@ def export_detector_to_onnx(
             )
         # 2. Write the folder
         example = torch.zeros(_EXAMPLE_SHAPE, dtype=torch.uint8)
-        write_onnx(
-            export_program(model, example, list(_AXIS_NAMES)),
-            folder / onnx_format.file_name,
-            input_name=DETECTOR_INPUT,
-            output_names=output_names,
-            axis_names=_AXIS_NAMES,
-            custom_operators=ONNX_TRANSLATIONS,
-        )
+        program = export_program(model, example, list(_AXIS_NAMES))
+        path = folder / export_format.file_name
+        with tempfile.TemporaryDirectory() as temporary:
+            onnx_path = Path(temporary) / "model.onnx"
+            write_onnx(
+                program,
+                onnx_path,
+                input_name=DETECTOR_INPUT,
+                output_names=output_names,
+                axis_names=_AXIS_NAMES,
+                custom_operators=ONNX_TRANSLATIONS,
+            )
+            export_format.write_from_onnx(onnx_path, path)
         write_preprocessing(folder, resize_to_dict(resize), classes)
         # 3. Load it again and compare
-        predictor = open_detector(folder, name, output_names)
+        predictor = open_detector(folder, name, output_names, partial(export_format.open, path))
         verification = _verify(predictor, pixels, expected)
-        if int8 is not None:
-            path = folder / onnx_format.file_name
-            verification["int8"] = quantize_detector_file(path, predictor, int8)
+        if precision is not None:
+            verification[precision.precision] = reduce_detector_precision(
+                program, path, export_format, predictor, precision
+            )
+        export_format.add_files(folder)
         manifest = write_manifest(
             folder,
             network=name,
-            format=_FORMAT,
+            format=format,
             task=DETECTION,
+            precision=precision.precision if precision else FLOAT32,
             input=_INPUT_TENSOR,
             output=_describe_outputs(predictor, category_ids, score_threshold, skeleton),
             command=command,
             verification=verification,
         )
-    return ExportedNetwork(output, output / onnx_format.file_name, manifest)
+    return ExportedNetwork(output, output / export_format.file_name, manifest)
 
 
 def _describe_outputs(

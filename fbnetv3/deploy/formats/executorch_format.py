@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ class ExecuTorchFormat(ExportFormat):
     supports_any_batch = False
     supports_any_size = False
     precisions = (FLOAT32, INT8)
+    selects_float_layers = True
+    # Smaller than for ONNX, because XNNPACK also runs the first layers faster in int8
+    float_share = 0.0025
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Prepare a network with hard sigmoids decomposed, since XNNPACK has none."""
@@ -66,7 +69,22 @@ class ExecuTorchFormat(ExportFormat):
         """Replace the file with the network that `quantize_executorch` returns."""
         with require_packages("executorch", "torchao"):
             from fbnetv3.deploy.formats.executorch_quantization import quantize_executorch
-        self.write(quantize_executorch(program, batches), path)
+        self.write(quantize_executorch(program, batches, self.float_share), path)
+
+    def quantize_layers(
+        self,
+        program: ExportedProgram,
+        path: Path,
+        batches: Iterable[np.ndarray],
+        reduce_range: bool,
+        *,
+        float_layers: Collection[str],
+        ranges: Mapping[str, Sequence[float]],
+    ) -> None:
+        """Replace the file with the network that `quantize_executorch` returns."""
+        with require_packages("executorch", "torchao"):
+            from fbnetv3.deploy.formats.executorch_quantization import quantize_executorch
+        self.write(quantize_executorch(program, batches, float_layers, ranges), path)
 
 
 class ExecuTorchRuntime:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -26,8 +26,10 @@ from fbnetv3.utils.text import one_line
 INPUT_NAME = "images"
 OUTPUT_NAME = "logits"
 FLOAT32 = "float32"
+BFLOAT16 = "bfloat16"
+FLOAT16 = "float16"
 INT8 = "int8"
-PRECISIONS = (FLOAT32, "bfloat16", "float16", INT8)
+PRECISIONS = (FLOAT32, BFLOAT16, FLOAT16, INT8)
 """Number types that a format may compute or store a network in."""
 
 
@@ -54,6 +56,8 @@ class ExportFormat(ABC):
         supports_any_size: whether one file can take images of any height and width.
         precisions: the `PRECISIONS` it offers, float32 first; `reduce_precision` makes all others.
         supports_reduce_range: whether int8 weights can have 7 bits.
+        selects_float_layers: whether it has `quantize_layers`, for int8.
+        float_share: share of the weights that layers in float have by default, with `quantize_layers`.
     """
 
     suffix: ClassVar[str]
@@ -63,6 +67,8 @@ class ExportFormat(ABC):
     supports_any_size: ClassVar[bool] = True
     precisions: ClassVar[tuple[str, ...]] = (FLOAT32,)
     supports_reduce_range: ClassVar[bool] = False
+    selects_float_layers: ClassVar[bool] = False
+    float_share: ClassVar[float] = 0.01
 
     @property
     def file_name(self) -> str:
@@ -91,9 +97,17 @@ class ExportFormat(ABC):
     def write(self, program: ExportedProgram, path: Path) -> None:
         """Write the model file; raise an ExportError if the format cannot represent the program."""
 
+    def write_from_onnx(self, source: Path, path: Path) -> None:
+        """Write the model file from an ONNX file, as detectors are exported; `DETECTOR_FORMATS` have this method."""
+        raise NotImplementedError
+
     @abstractmethod
     def open(self, path: Path, precision: str = FLOAT32) -> Runtime:
         """Load the model file, which was exported in `precision`; raise an ExportError if it cannot be read."""
+
+    def runtimes(self) -> dict[str, Callable[[Path, str], Runtime]]:
+        """Return functions like `open` of all runtimes that run the format, by package; that of `open` comes first."""
+        return {self.runtime_package: self.open}
 
     def reduce_precision(
         self,
@@ -114,6 +128,29 @@ class ExportFormat(ABC):
         """
         raise NotImplementedError
 
+    def quantize_layers(
+        self,
+        program: ExportedProgram,
+        path: Path,
+        batches: Iterable[np.ndarray],
+        reduce_range: bool,
+        *,
+        float_layers: Collection[str],
+        ranges: Mapping[str, Sequence[float]],
+    ) -> None:
+        """Replace the float32 model file with an int8 one whose float layers are given.
+
+        Args:
+            program: the network, as it was passed to `write`.
+            path: the file that `write` has written.
+            batches: images to calibrate on, float32 (N, channels, H, W).
+            reduce_range: whether weights have 7 bits; see `PrecisionSettings`.
+            float_layers: names of the layers that stay float.
+            ranges: for all other layers, lowest and highest value of the input and of the output, from
+                quantization-aware training; if empty, they are measured on `batches`.
+        """
+        raise NotImplementedError
+
     def add_files(self, folder: Path) -> None:
         """Write what else belongs into an exported folder, such as a page that runs the network.
 
@@ -127,7 +164,14 @@ class ExportFormat(ABC):
 FORMATS = Registry("export format")
 FORMATS.add("onnx", "fbnetv3.deploy.formats.onnx_format:OnnxFormat", __file__)
 FORMATS.add("executorch", "fbnetv3.deploy.formats.executorch_format:ExecuTorchFormat", __file__)
+FORMATS.add("aoti", "fbnetv3.deploy.formats.libtorch.aoti_format:AOTIFormat", __file__)
+FORMATS.add("coreml", "fbnetv3.deploy.formats.converters.coreml_format:CoreMLFormat", __file__)
+FORMATS.add("litert", "fbnetv3.deploy.formats.converters.litert_format:LiteRTFormat", __file__)
+FORMATS.add("ncnn", "fbnetv3.deploy.formats.converters.ncnn_format:NCNNFormat", __file__)
+FORMATS.add("torchscript", "fbnetv3.deploy.formats.libtorch.torchscript_format:TorchScriptFormat", __file__)
+FORMATS.add("openvino", "fbnetv3.deploy.formats.openvino_format:OpenVinoFormat", __file__)
 FORMATS.add("torch-export", "fbnetv3.deploy.formats.torch_export_format:TorchExportFormat", __file__)
+FORMATS.add("web", "fbnetv3.deploy.formats.web_format:WebFormat", __file__)
 FORMATS.add("triton", "fbnetv3.deploy.formats.triton_format:TritonFormat", __file__)
 
 

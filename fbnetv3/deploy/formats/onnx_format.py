@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from fbnetv3.deploy.formats.export_format import (
     INT8,
     OUTPUT_NAME,
     ExportFormat,
+    Runtime,
     as_export_error,
     require_packages,
 )
@@ -43,14 +45,25 @@ class OnnxFormat(ExportFormat):
     runtime_package = "onnxruntime"
     precisions = (FLOAT32, INT8)
     supports_reduce_range = True
+    selects_float_layers = True
 
     def write(self, program: ExportedProgram, path: Path) -> None:
         """Write the file with `write_onnx`."""
         write_onnx(program, path)
 
+    def write_from_onnx(self, source: Path, path: Path) -> None:
+        """Copy the file."""
+        shutil.copyfile(source, path)
+
     def open(self, path: Path, precision: str = FLOAT32) -> OnnxRuntime:
         """Open the file in ONNX Runtime."""
         return OnnxRuntime(path)
+
+    def runtimes(self) -> dict[str, Callable[[Path, str], Runtime]]:
+        """Return ONNX Runtime and OpenVINO, which reads ONNX files, too."""
+        from fbnetv3.deploy.formats.openvino_format import OpenVinoRuntime
+
+        return {**super().runtimes(), "openvino": OpenVinoRuntime}
 
     def reduce_precision(
         self,
@@ -64,6 +77,21 @@ class OnnxFormat(ExportFormat):
         from fbnetv3.deploy.formats.onnx_quantization import quantize_onnx
 
         quantize_onnx(path, batches, reduce_range)
+
+    def quantize_layers(
+        self,
+        program: ExportedProgram,
+        path: Path,
+        batches: Iterable[np.ndarray],
+        reduce_range: bool,
+        *,
+        float_layers: Collection[str],
+        ranges: Mapping[str, Sequence[float]],
+    ) -> None:
+        """Quantize the file with `quantize_onnx`."""
+        from fbnetv3.deploy.formats.onnx_quantization import quantize_onnx
+
+        quantize_onnx(path, batches, reduce_range, float_layers=float_layers, layer_ranges=ranges)
 
 
 def write_onnx(

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from fbnetv3.data.classes.keypoint_skeleton import KeypointSkeleton
 from fbnetv3.data.preprocessing_values import RENDERING_STEP
-from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.input_images import ClassifierImage, is_batch, load_rgb_array, prepare_images
 from fbnetv3.deploy.predictors.instance_maps import encode_mask_runs, locate_keypoints, paste_masks
 from fbnetv3.errors import ExportError, UsageError
@@ -25,6 +24,24 @@ DETECTOR_OUTPUTS = ("boxes", SCORES_OUTPUT, CLASSES_OUTPUT, "image_indices")
 MASKS = "masks"  # output of a mask head
 HEATMAPS = "keypoint_heatmaps"  # output of a keypoint head
 _MAX_SIDE = 100_000  # pixels
+
+
+class DetectorRuntime(Protocol):
+    """An object that runs a detector on arrays."""
+
+    name: str  # the library and its version, for messages
+
+    def run_outputs(self, input_name: str, value: np.ndarray) -> list[np.ndarray]:
+        """Return all outputs for images, uint8 (N, H, W, 3), in the order of the detector's output names."""
+        ...
+
+    def describe_inputs(self) -> list[dict[str, Any]]:
+        """Return the "name", "type" and "shape" of each input, where None means any size."""
+        ...
+
+    def describe_outputs(self) -> list[dict[str, Any]]:
+        """Return the "name", "type" and "shape" of each output, where None means any size."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -123,7 +140,7 @@ class DetectorPredictor:
     0 in folders that do not record it.
     """
 
-    runtime: OnnxRuntime
+    runtime: DetectorRuntime
     resize: ShortSideResize
     classes: Sequence[str]
     name: str = "the detector"

@@ -1,4 +1,4 @@
-"""Export a detector to ONNX, post-processing included, after comparing its boxes with detectron2's."""
+"""Export a detector, post-processing included, after comparing its boxes with detectron2's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from fbnetv3.deploy.detector_graph.detector_int8 import DetectorInt8Settings
+from fbnetv3.deploy.detector_graph.detector_int8 import DetectorPrecisionSettings
 from fbnetv3.deploy.detector_graph.detector_onnx import export_detector_to_onnx
 from fbnetv3.deploy.exported_folder import ExportedNetwork
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
@@ -39,13 +39,14 @@ def export_detector(
     *,
     images: Sequence[ImageLike] | None = None,
     classes: Sequence[str] | None = None,
-    int8: DetectorInt8Settings | None = None,
+    format: str = "onnx",
+    precision: DetectorPrecisionSettings | None = None,
     name: str = "detector",
     command: str = "",
 ) -> ExportedNetwork:
-    """Export a detector to ONNX in a new folder, for `fbnetv3.deploy.load`: from an image of any size to boxes.
+    """Export a detector into a new folder, for `fbnetv3.deploy.load`: from an image of any size to boxes.
 
-    The folder is created only if ONNX Runtime finds the same boxes, masks and keypoints as detectron2; see
+    The folder is created only if the export finds the same boxes, masks and keypoints as detectron2; see
     `export_detector_to_onnx`.
 
     Args:
@@ -55,7 +56,8 @@ def export_detector(
         images: images to compare on; default: 16 images of `DATASETS.TEST` if they exist, otherwise
             scikit-learn's photographs.
         classes: class names, which replace those of `detector_classes`; the ids of these remain.
-        int8: quantize to int8, see `int8_settings`; None keeps float32.
+        format: one of `DETECTOR_FORMATS`.
+        precision: lower precision than float32, see `detector_precision_settings`.
         name: name of the detector.
         command: command line to record as the origin in the manifest.
     """
@@ -83,7 +85,8 @@ def export_detector(
         output_names=exportable.output_names,
         score_threshold=score_threshold(cfg),
         skeleton=predictor.skeleton,
-        int8=int8,
+        format=format,
+        precision=precision,
         name=name,
         command=command,
     )

@@ -9,10 +9,10 @@ pytest.importorskip("onnxruntime", reason="ONNX Runtime is optional: pip install
 from fbnetv3 import deploy
 from fbnetv3.deploy.detector_graph import box_ops
 from fbnetv3.deploy.detector_graph.detector_int8 import (
-    DetectorInt8Settings,
+    DetectorPrecisionSettings,
     agreement,
     pairwise_iou,
-    quantize_detector_file,
+    reduce_detector_precision,
 )
 from fbnetv3.deploy.detector_graph.detector_onnx import export_detector_to_onnx
 from fbnetv3.deploy.predictors.detector_predictor import DetectionArrays, ShortSideResize
@@ -86,7 +86,9 @@ def write(output, **settings):
         output,
         original=brightest_row,
         images=images,
-        int8=DetectorInt8Settings(**{"calibration": images[:4], "images": images, **settings}),
+        precision=DetectorPrecisionSettings(
+            "int8", **{"calibration": images[:4], "images": images, **settings}
+        ),
     )
 
 
@@ -98,7 +100,11 @@ def test_the_file_is_quantized_and_finds_the_same_objects(tmp_path):
     assert "QuantizeLinear" in operators
     check = done.manifest.verification["int8"]
     assert (check["agreement"], check["ap_float32"], check["ap_int8"]) == (100, 61.0, 60.5)
-    assert (check["images"], check["calibration_images"], check["min_agreement"]) == (8, 4, 0)
+    assert (check["images"], check["calibration_images"], check["min_agreement"]) == (4, 4, 0)
+    # Half of the images are used for calibration
+    assert check["shared_images"] == 4
+    # Each of the other images has an object that both find; Wilson's interval for 8 of 8 begins at 8 / (8 + 1.96^2)
+    assert check["objects"] == 8 and check["agreement_lower_bound"] == pytest.approx(67.56, abs=0.01)
     detection = deploy.load(done.folder)(striped_image(5))[0]
     assert detection.box == pytest.approx((0, 40, 40, 48)) and detection.score == pytest.approx(0.8)
 
@@ -133,9 +139,9 @@ class Blind:
 
 def test_images_with_objects_are_required():
     with pytest.raises(UsageError, match="int8 needs images to calibrate on"):
-        DetectorInt8Settings([], [striped_image(0)])
-    settings = DetectorInt8Settings([striped_image(0)], [striped_image(0)] * 8)
+        DetectorPrecisionSettings("int8", [striped_image(0)])
+    settings = DetectorPrecisionSettings("int8", [striped_image(0)] * 8, [striped_image(1)])
     with pytest.raises(
         ExportError, match="blind: detects nothing with a score of at least 0.5 in the 8 images"
     ):
-        quantize_detector_file(None, Blind(), settings)
+        reduce_detector_precision(None, None, None, Blind(), settings)

@@ -347,7 +347,7 @@ def test_the_folder_names_the_keypoints(tmp_path):
     done = write(tmp_path / "out", skeleton=skeleton, **options)
     assert deploy.load(done.folder).skeleton == skeleton
     text = done.folder.joinpath("manifest.json").read_text()
-    done.folder.joinpath("manifest.json").write_text(text.replace('"names"', '"nomes"'))
+    done.folder.joinpath("manifest.json").write_text(text.replace('"names"', '"titles"'))
     with pytest.raises(ExportError, match=r"manifest.json: corrupt .*names.*: copy the whole folder again"):
         deploy.load(done.folder)
 
@@ -460,7 +460,7 @@ def test_wrong_calls_are_one_line(digits, folder, tool, tmp_path):
         (
             "export_net",
             [*config, "--format", "executorch"],
-            "detectors can only be exported with --format onnx",
+            "detectors can only be exported with --format onnx or web",
         ),
         ("export_net", [*config, "--format", "onnx", "--any-size"], "omit --any-size"),
         (

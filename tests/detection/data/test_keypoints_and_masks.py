@@ -2,7 +2,6 @@
 
 import json
 import logging
-import shutil
 
 import numpy as np
 import pycocotools.mask as mask_util
@@ -119,10 +118,19 @@ def test_keypoints_are_trained_and_evaluated(tool, digits_config, tmp_path):
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert metrics[-1]["keypoints/AP"] >= 0
     assert (tmp_path / "run" / "augmented_images.png").exists()
-    # The weights know the keypoints, which lines connect in pictures, without the annotations
     weights = tmp_path / "run" / "model_final.pth"
     assert read_detector_record(str(weights)).skeleton == SKELETON
-    shutil.move(tmp_path / "data" / "a.json", tmp_path / "b.json")
+    # A resumed run must have them in the same order
+    file = tmp_path / "data" / "a.json"
+    data = json.loads(file.read_text())
+    data["categories"][0]["keypoints"] = NAMES[::-1]
+    (tmp_path / "data" / "b.json").write_text(json.dumps(data))
+    other = ["DATASETS.CUSTOM.TRAIN_ANNOTATIONS", tmp_path / "data" / "b.json", "SOLVER.MAX_ITER", "3"]
+    refused = tool("train_net", *run, *other, "--resume")
+    assert refused.code == 1
+    assert "custom_train: its keypoints right_ear, left_ear, nose are not those of the det" in refused.err
+    # Detecting needs no annotations for the lines in pictures
+    file.unlink()
     predictor = ConfigPredictor.from_checkpoint(weights, ["MODEL.DEVICE", "cpu"])
     assert predictor.skeleton == SKELETON
 

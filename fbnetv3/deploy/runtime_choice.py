@@ -1,0 +1,129 @@
+"""Choose the runtime of an exported folder: by name, or the fastest on this machine whose outputs are right."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from fbnetv3.deploy.detector_graph.detection_agreement import MIN_EQUAL_SHARE, compare_detections
+from fbnetv3.deploy.formats.export_format import ExportFormat
+from fbnetv3.deploy.input_images import (
+    load_rgb_array,
+    sample_classifier_images,
+    sample_detector_images,
+)
+from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor
+from fbnetv3.errors import MissingPackageError, UsageError, suggest
+
+T = TypeVar("T")
+
+AUTO = "auto"
+"""In place of a runtime's name: the fastest that is installed and gives the right outputs."""
+_ROUNDS = 7  # timed calls of each runtime, in turns
+
+
+def runtime_openers(
+    export_format: ExportFormat, path: Path, precision: str, runtime: str | None
+) -> dict[str, Callable[[], Any]]:
+    """Return functions that open a model file, by name of the runtime: all of the format's for `AUTO`, otherwise one.
+
+    None is the format's own runtime.
+
+    Raises:
+        UsageError: the format has no such runtime.
+    """
+    openers = export_format.runtimes()
+    if runtime is None:
+        runtime = export_format.runtime_package
+    if runtime != AUTO and runtime not in openers:
+        raise UsageError(
+            f"runtime '{runtime}' does not run {path.name}: {suggest(runtime, [*openers, AUTO])}"
+        )
+    names = list(openers) if runtime == AUTO else [runtime]
+    return {name: partial(openers[name], path, precision) for name in names}
+
+
+def choose_fastest(
+    openers: Mapping[str, Callable[[], T]],
+    agrees: Callable[[T, T], bool],
+    run: Callable[[T], object],
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+) -> T:
+    """Open all candidates whose packages are installed, and return the fastest of those that agree with the first.
+
+    Args:
+        openers: functions that open the candidates, by name; the first is the reference.
+        agrees: whether the outputs of a candidate, the first argument, are those of the reference.
+        run: the call to time.
+        clock: time in seconds.
+
+    Raises:
+        MissingPackageError: no candidate's package is installed.
+    """
+    candidates = []
+    missing: list[MissingPackageError] = []
+    for open_candidate in openers.values():
+        try:
+            candidates.append(open_candidate())
+        except MissingPackageError as error:
+            missing.append(error)
+    if not candidates:
+        raise missing[0]
+    reference, *others = candidates
+    candidates = [reference, *(candidate for candidate in others if agrees(candidate, reference))]
+    if len(candidates) == 1:
+        return reference
+    # Take turns, so that background load affects all alike; the first turn warms up
+    seconds: list[list[float]] = [[] for _ in candidates]
+    for turn in range(_ROUNDS + 1):
+        for candidate, times in zip(candidates, seconds, strict=True):
+            start = clock()
+            run(candidate)
+            if turn:
+                times.append(clock() - start)
+    medians = [statistics.median(times) for times in seconds]
+    return candidates[medians.index(min(medians))]
+
+
+def predictors_agree(predictor: Any, reference: Any, tolerance: float | dict[str, float] | None) -> bool:
+    """Return whether two predictors of a network, in different runtimes, give the same outputs for sample images.
+
+    Logits may differ by `tolerance`, relative to the image's largest; without one, the classes must be equal. Detectors
+    are compared as an export is with the original.
+    """
+    if isinstance(reference, DetectorPredictor):
+        pixels = [load_rgb_array(image) for image in sample_detector_images()]
+        detections = [[each.detect(image) for image in pixels] for each in (predictor, reference)]
+        comparison = compare_detections(*detections)
+        return comparison.equal >= MIN_EQUAL_SHARE * comparison.detections
+    images = sample_classifier_images(reference.preprocessing.channels)
+    logits, expected = (each.logits(images) for each in (predictor, reference))
+    if isinstance(tolerance, float):
+        return relative_difference(logits, expected) <= tolerance
+    return bool((logits.argmax(1) == expected.argmax(1)).all())
+
+
+def run_once(predictor: Any) -> None:
+    """Run a predictor's network on one image."""
+    if isinstance(predictor, DetectorPredictor):
+        predictor.detect(load_rgb_array(sample_detector_images()[0]))
+        return
+    side = predictor.preprocessing.resolution
+    predictor.runtime.run(np.zeros((1, predictor.preprocessing.channels, side, side), np.float32))
+
+
+def relative_difference(logits: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference of logits (N, classes), relative to the image's largest expected logit.
+
+    It is NaN if any logit is NaN.
+    """
+    # Images whose logits are all 0 are compared absolutely
+    scale = np.abs(expected).max(axis=1, keepdims=True)
+    return float((np.abs(logits - expected) / np.where(scale == 0, 1, scale)).max())
