@@ -77,6 +77,17 @@ def test_an_error_is_only_that_of_its_input():
     assert outputs[::2] == [1, 3] and isinstance(outputs[1], ValueError)
 
 
+def test_too_few_outputs_are_an_error_and_not_the_end():
+    """The queue goes on after a function that breaks its contract."""
+
+    async def scenario(queue):
+        first = await submit_all(queue, [1, 2])
+        return first, await submit_all(queue, [3])
+
+    (first, second), _ = run_queue(scenario, lambda values: [v for v in values if v != 2])
+    assert first[0] == 1 and isinstance(first[1], ValueError) and second == [3]
+
+
 def test_cancelled_inputs_do_not_run():
     release, seen = threading.Event(), []
 
