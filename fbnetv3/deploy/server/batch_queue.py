@@ -78,7 +78,7 @@ class BatchQueue(Generic[Input, Output]):
             self.num_admitted -= count
 
     async def submit(self, value: Input) -> Output:
-        """Return the output for one input. If the caller is cancelled before its batch starts, it does not run."""
+        """Return the output for one input. If the caller is canceled before its batch starts, it does not run."""
         job: _Job[Input, Output] = _Job(value, asyncio.get_running_loop().create_future())
         self._jobs.put_nowait(job)
         return await job.result

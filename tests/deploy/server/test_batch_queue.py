@@ -1,4 +1,4 @@
-"""Dynamic batching: sizes and delays of batches, errors, cancelled and refused inputs."""
+"""Dynamic batching: sizes and delays of batches, errors, canceled and refused inputs."""
 
 import asyncio
 import threading
