@@ -124,7 +124,7 @@ def test_imports_follow_the_layers(file):
     if relative(file).startswith("deploy/formats/converters/"):
         allowed = {"litert_torch", "ai_edge_litert", "ai_edge_quantizer", "coremltools", "ncnn", "pnnx"}
     elif relative(file).startswith("deploy/formats/"):
-        allowed = {"onnx", "onnxscript", "onnxruntime", "executorch", "torchao"}
+        allowed = {"onnx", "onnxscript", "onnxruntime", "executorch", "torchao", "openvino", "nncf"}
     elif relative(file).startswith("deploy/latency/"):
         allowed = {"onnx"}
     else:

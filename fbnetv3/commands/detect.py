@@ -99,6 +99,12 @@ def _parse_args(argv: Sequence[str] | None) -> Namespace:
         metavar="NAME",
         help="detector of the model zoo, folder of a run, checkpoint, or exported folder",
     )
+    add(
+        "--runtime",
+        metavar="NAME",
+        help="runtime of an exported folder, such as openvino for ONNX files, or auto: the fastest on this machine "
+        "(default: that of its format)",
+    )
     add("--config", "--config-file", metavar="FILE", help="detection config")
     add(
         "--weights",
@@ -178,7 +184,9 @@ def _choose_predictor(args: Namespace, thresholds: Any) -> Callable[[], Any]:
             raise UsageError(
                 f"{args.model}: already contains its weights and settings: omit --weights and KEY VALUE pairs"
             )
-        return partial(_open_exported, args.model, thresholds)
+        return partial(_open_exported, args.model, thresholds, args.runtime)
+    if args.runtime:
+        raise UsageError("--runtime needs --model, an exported folder")
     from fbnetv3.detection.inference.array_predictors import (
         ConfigPredictor,
         score_threshold,
@@ -192,11 +200,11 @@ def _choose_predictor(args: Namespace, thresholds: Any) -> Callable[[], Any]:
     return partial(ConfigPredictor, cfg, weights)
 
 
-def _open_exported(folder: str, thresholds: Any) -> Any:
+def _open_exported(folder: str, thresholds: Any, runtime: str | None) -> Any:
     """Open an exported detector; warn if it has dropped detections that the thresholds ask for."""
     from fbnetv3.detection.inference.array_predictors import ExportedPredictor
 
-    predictor = ExportedPredictor(folder)
+    predictor = ExportedPredictor(folder, runtime=runtime)
     lowest = thresholds.for_detector(predictor.min_score)
     if lowest < predictor.min_score:
         logger.warning(

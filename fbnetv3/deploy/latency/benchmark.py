@@ -18,13 +18,14 @@ from torch import nn
 
 from fbnetv3.arch import ArchDef
 from fbnetv3.data.preprocessing_values import preprocessing_from_dict
-from fbnetv3.deploy.exported_folder import DETECTION, read_manifest, read_preprocessing
+from fbnetv3.deploy.exported_folder import DETECTION, load, read_manifest, read_preprocessing
 from fbnetv3.deploy.formats.export_format import FORMATS, ExportFormat, Runtime, export_program, get_format
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
 from fbnetv3.deploy.latency.onnx_writer import build_onnx_model
 from fbnetv3.deploy.latency.timing import PeakMemoryMeter, Timing, time_calls
+from fbnetv3.deploy.runtime_choice import runtime_openers
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.modeling.network import build_network
 from fbnetv3.utils.files import expand_path
@@ -109,8 +110,10 @@ def measure_network(
         return _measure_in_process(open_runtime, shape, timing_options)
 
 
-def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **timing_options: Any) -> Measurement:
-    """Measure an exported classifier in a separate process; see `measure_network`."""
+def measure_exported(
+    folder: str | os.PathLike, *, batch: int = 1, runtime: str | None = None, **timing_options: Any
+) -> Measurement:
+    """Measure an exported classifier in a separate process; see `measure_network`, and `load` for `runtime`."""
     folder = expand_path(folder)
     manifest = read_manifest(folder)
     if manifest.task == DETECTION:
@@ -124,8 +127,16 @@ def measure_exported(folder: str | os.PathLike, *, batch: int = 1, **timing_opti
     side = sides[0] or read_preprocessing(folder, preprocessing_from_dict)[0].resolution
     # Open the file in the new process only
     export_format = get_format(manifest.format)
-    open_runtime = partial(export_format.open, folder / export_format.file_name)
+    path = folder / export_format.file_name
+    openers = runtime_openers(export_format, path, manifest.precision, runtime)
+    open_runtime = partial(_load_runtime, folder, runtime)
+    if len(openers) == 1:
+        (open_runtime,) = openers.values()  # type: ignore[assignment]
     return _measure_in_process(open_runtime, (batch, channels, side, side), timing_options)
+
+
+def _load_runtime(folder: Path, runtime: str | None) -> Runtime:
+    return load(folder, runtime).runtime  # type: ignore[return-value]
 
 
 def _measure_in_process(*arguments: Any) -> Measurement:

@@ -115,13 +115,15 @@ class ConfigPredictor:
 class ExportedPredictor:
     """An exported detector with the interface of `ConfigPredictor`.
 
-    `score_threshold` applies in addition to the detector's own.
+    `score_threshold` applies in addition to the detector's own; for `runtime`, see `fbnetv3.deploy.load`.
     """
 
     input_format = "RGB"
 
-    def __init__(self, folder: str | os.PathLike, score_threshold: float = 0.0) -> None:
-        predictor = load(folder)
+    def __init__(
+        self, folder: str | os.PathLike, score_threshold: float = 0.0, runtime: str | None = None
+    ) -> None:
+        predictor = load(folder, runtime)
         if not isinstance(predictor, DetectorPredictor):
             raise UsageError(f"{folder}: contains a classifier, not a detector: use tools/classify.py")
         self._predictor = predictor

@@ -109,10 +109,12 @@ def photographs():
     ]
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("kind", [*KINDS, MASKS_AND_KEYPOINTS])
-def test_it_gives_detectron2s_detections(kind, exported):
+def test_it_gives_detectron2s_detections(kind, runtime, exported):
+    pytest.importorskip(runtime, reason="runtimes are optional: pip install '.[export]'")
     original, done = exported(kind)
-    predictor = deploy.load(done.folder)
+    predictor = deploy.load(done.folder, runtime)
     images = photographs()
     agreement = compare_detections(
         [predictor.detect(image) for image in images], [detect_boxes(original, image) for image in images]
