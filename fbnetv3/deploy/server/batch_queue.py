@@ -78,7 +78,7 @@ class BatchQueue(Generic[Input, Output]):
             self.num_admitted -= count
 
     async def submit(self, value: Input) -> Output:
-        """Return the output for one input. If the caller is cancelled before its batch starts, it does not run."""
+        """Return the output for one input. If the caller is canceled before its batch starts, it does not run."""
         job: _Job[Input, Output] = _Job(value, asyncio.get_running_loop().create_future())
         self._jobs.put_nowait(job)
         return await job.result
@@ -111,6 +111,7 @@ class BatchQueue(Generic[Input, Output]):
         loop = asyncio.get_running_loop()
         try:
             outputs = await loop.run_in_executor(self._thread, self._run, [job.value for job in batch])
+            answers = list(zip(batch, outputs, strict=True))
         except Exception as error:
             if len(batch) > 1:
                 for job in batch:
@@ -118,6 +119,6 @@ class BatchQueue(Generic[Input, Output]):
             elif not batch[0].result.done():
                 batch[0].result.set_exception(error)
             return
-        for job, output in zip(batch, outputs, strict=True):
+        for job, output in answers:
             if not job.result.done():
                 job.result.set_result(output)

@@ -1,4 +1,4 @@
-"""Dynamic batching: sizes and delays of batches, errors, cancelled and refused inputs."""
+"""Dynamic batching: sizes and delays of batches, errors, canceled and refused inputs."""
 
 import asyncio
 import threading
@@ -75,6 +75,17 @@ def test_an_error_is_only_that_of_its_input():
 
     outputs, _ = run_queue(lambda queue: submit_all(queue, [1, 2, 3]), run)
     assert outputs[::2] == [1, 3] and isinstance(outputs[1], ValueError)
+
+
+def test_too_few_outputs_are_an_error_and_not_the_end():
+    """The queue goes on after a function that breaks its contract."""
+
+    async def scenario(queue):
+        first = await submit_all(queue, [1, 2])
+        return first, await submit_all(queue, [3])
+
+    (first, second), _ = run_queue(scenario, lambda values: [v for v in values if v != 2])
+    assert first[0] == 1 and isinstance(first[1], ValueError) and second == [3]
 
 
 def test_cancelled_inputs_do_not_run():
