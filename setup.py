@@ -10,6 +10,16 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").
 
 SEARCH = ["plotly", "ray>=2"]
 EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript"]
+# Converters to formats of other frameworks, in versions that work together. They are large, and `dev` leaves them out
+CONVERTERS = [
+    "ai-edge-litert>=2.3",
+    "ai-edge-quantizer>=0.10",
+    "coremltools>=9",
+    "litert-torch>=0.10",
+    "ncnn>=1.0.20261020",
+    "nncf>=3.4",
+    "pnnx>=20261020",
+]
 BENCHMARKS = ["openvino", "optuna", "pymoo", "smac", "timm"]
 PEERS = ["neural-pipeline-search"]
 VIDEO = ["opencv-python-headless"]
@@ -94,6 +104,7 @@ setup(
         "tracking": TRACKING,  # ByteTrack
         "search": SEARCH,
         "export": EXPORT,
+        "converters": CONVERTERS,  # LiteRT, Core ML, NCNN; int8 for OpenVINO
         "benchmarks": BENCHMARKS,  # peers in the comparisons
         # A peer of the search that changes versions of other packages. DEHB cannot be installed beside it: it requires
         # numpy<2, NePS numpy>=2
