@@ -67,8 +67,8 @@ def export_classifier(
         preprocessing: the steps from an image to the network's input.
         classes: names of the network's outputs.
         output: the folder to create; an existing folder must be empty.
-        format: "onnx", "executorch", "torch-export" or a name registered in `FORMATS`.
-        any_size: whether the export takes images of any height and width; not with executorch.
+        format: a name registered in `FORMATS`, such as "onnx".
+        any_size: whether the export takes images of any height and width; not in every format.
         images: images to compare the export on; default: `sample_classifier_images`.
         name: name of the network, for messages and the manifest.
         command: the command that exports the network, for the manifest.

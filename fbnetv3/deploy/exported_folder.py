@@ -80,7 +80,8 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
     """Load an exported folder of any format, after comparing every file with its checksum.
 
     Checksums detect corruption, not tampering: like any torch.export archive, a .pt2 file may run code when it is
-    loaded. Load such files only from people you trust. ONNX and ExecuTorch files contain no code.
+    loaded, and one of AOTInductor is native code. Load such files only from people you trust. ONNX, ExecuTorch, LiteRT,
+    Core ML and NCNN files contain no code.
 
     Args:
         folder: a folder written by `tools/export_net.py`, `export_classifier` or `export_detector`.

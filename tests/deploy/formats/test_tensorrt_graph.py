@@ -1,4 +1,4 @@
-"""ONNX files are what TensorRT's parser reads: its operators and opsets, float32, one input of sizes that can be fixed."""
+"""ONNX files are what TensorRT's parser reads: its operators and opsets, and sizes that can be fixed."""
 
 import pytest
 
