@@ -12,7 +12,7 @@ DEMO := output/demo
 # Parallel test processes, with one thread each
 TEST_WORKERS ?= 2
 
-.PHONY: setup demo demo-detection test commands converters harden lint format docs notebook clean
+.PHONY: setup chromium demo demo-detection test commands converters harden lint format docs notebook clean
 
 setup: $(STAMP)
 
@@ -27,6 +27,12 @@ $(STAMP): setup.py tools/install_detectron2.py
 	@$(BIN)/pip install --quiet --disable-pip-version-check --force-reinstall --no-deps opencv-python-headless
 	@$(BIN)/python tools/install_detectron2.py
 	@touch $(STAMP)
+
+# Debian's Chromium for the tests of exported pages, if it is missing and can be installed; they are skipped without it
+chromium:
+	@command -v chromium >/dev/null || [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null \
+	    || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; } \
+	    || echo "Chromium cannot be installed: its tests will be skipped"
 
 demo: $(STAMP)
 	@rm -rf $(DEMO)

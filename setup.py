@@ -9,6 +9,15 @@ ROOT = Path(__file__).resolve().parent
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "fbnetv3" / "__init__.py").read_text())[1]
 
 SEARCH = ["plotly", "ray>=2"]
+SERVE = [
+    "httptools",
+    "onnxruntime",
+    "prometheus-client",
+    "python-multipart",
+    "starlette>=0.40",
+    "uvicorn>=0.30",
+    "uvloop; sys_platform != 'win32'",
+]
 EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript"]
 # Converters to formats of other frameworks, in versions that work together. They are large, and `dev` leaves them out
 CONVERTERS = [
@@ -20,7 +29,7 @@ CONVERTERS = [
     "nncf>=3.4",
     "pnnx>=20261020",
 ]
-BENCHMARKS = ["openvino", "optuna", "pymoo", "smac", "timm"]
+BENCHMARKS = ["litserve", "openvino", "optuna", "pymoo", "smac", "timm"]
 PEERS = ["neural-pipeline-search"]
 VIDEO = ["opencv-python-headless"]
 # It requires opencv-python, whose files replace those of opencv-python-headless; see the Makefile
@@ -29,13 +38,16 @@ TEST = [
     "hypothesis",
     "ipykernel",
     "nbclient",
+    "playwright",  # with Debian's Chromium; its own browsers are not needed
     "pytest",
     "pytest-cov",
     "pytest-timeout",
     "pytest-xdist",
+    "httpx",  # Starlette's client for tests
     "segmentation-models-pytorch",
     *SEARCH,
     *EXPORT,
+    *SERVE,
     *BENCHMARKS,
     *VIDEO,
     *TRACKING,
@@ -73,6 +85,7 @@ setup(
             "py.typed",
             "data/check/page/*",
             "data/classes/imagenet_synsets.txt",
+            "deploy/web/page/*",
             "nars/report/page/*",
         ],
         "fbnetv3.model_zoo_data": ["entries.yaml", "weights/*.pth"],
@@ -105,6 +118,7 @@ setup(
         "search": SEARCH,
         "export": EXPORT,
         "converters": CONVERTERS,  # LiteRT, Core ML, NCNN; int8 for OpenVINO
+        "serve": SERVE,
         "benchmarks": BENCHMARKS,  # peers in the comparisons
         # A peer of the search that changes versions of other packages. DEHB cannot be installed beside it: it requires
         # numpy<2, NePS numpy>=2

@@ -90,6 +90,15 @@ BENCHMARKS = {
         ("--figure", str(FOLDER.parent / "docs" / "roofline.png")),
         figure="![Roofline of one image](roofline.png)",
     ),
+    "serve": Benchmark(
+        "serve.py",
+        "Server",
+        "`fbnetv3 serve` against its predictor without HTTP, on 127.0.0.1. The digits network takes so little time that "
+        "HTTP dominates; FBNetV3-B at 224 pixels, with photos of 500 x 375 pixels, is the case of the goal. The client "
+        "shares the machine with the server; CPU time is that of the server alone.",
+        ("--per-request", "1", "8"),
+        threads=1,
+    ),
     "int8": Benchmark(
         "int8.py", "int8", "int8 against float32 of the same network, in both runtimes.", threads=1
     ),

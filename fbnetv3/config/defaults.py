@@ -247,6 +247,16 @@ declare("DISTILL.CACHE", "")
 # With cached logits: number of fixed augmented views per image, used in turn instead of a new one each epoch
 declare("DISTILL.VIEWS", 1, low=1)
 
+# Quantization-aware training: fine-tune MODEL.WEIGHTS while layers round as in an int8 export, which then uses the
+# trained weights and the ranges of feature maps that this run has observed. BatchNorm statistics stay constant.
+declare("QAT.ENABLED", False)
+# Bits of the weights: 8, or 7 for exports with --reduce-range
+declare("QAT.WEIGHT_BITS", 8, choices=(7, 8))
+# Share of the weights in the first layers that stay float
+declare("QAT.FLOAT_SHARE", 0.01, low=0, below=1)
+# Part of the run in which ranges follow the feature maps; they stay constant in the rest
+declare("QAT.OBSERVE", 0.5, above=0, high=1)
+
 # Epochs between evaluations; the last epoch is always evaluated
 declare("EVAL.PERIOD", 1, low=1)
 # Test-time augmentation: average the probabilities over flip (the image and its mirror image), five_crop (corners and

@@ -94,7 +94,7 @@ def export_classifier(
     for option in (option for option, is_wanted in wanted.items() if is_wanted):
         formats = formats_supporting(option)
         if format not in formats:
-            raise UsageError(f"{option} is available for {' and '.join(formats)}, not for {format}")
+            raise UsageError(f"{option} is available for {', '.join(formats)}, not for {format}")
     images = sample_classifier_images(preprocessing.channels) if images is None else images
     if not len(images):
         raise UsageError(
@@ -125,7 +125,7 @@ def export_classifier(
             if precision:
                 reduce_precision(program, path, export_format, original, precision)
         else:
-            predictor = open_classifier(folder, format, name)
+            predictor = open_classifier(folder, format, name, multi_label=multi_label)
             verification = _compare(predictor, original, examples, expected, dynamic_axes, tolerance)
             if precision:
                 verification[precision.precision] = reduce_and_compare(

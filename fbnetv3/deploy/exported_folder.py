@@ -16,13 +16,17 @@ from typing import Any, TypeVar, cast
 import torch
 
 import fbnetv3
+from fbnetv3.data.classes.keypoint_skeleton import skeleton_from_dict
 from fbnetv3.data.preprocessing_values import preprocessing_from_dict
 from fbnetv3.deploy.formats.export_format import FLOAT32, FORMATS, INT8, get_format
 from fbnetv3.deploy.formats.onnx_format import OnnxFormat, OnnxRuntime
+from fbnetv3.deploy.model_check import check_classifier_files, check_detector_files
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import (
     CLASSES_OUTPUT,
     DETECTOR_OUTPUTS,
+    HEATMAPS,
+    SCORES_OUTPUT,
     DetectorPredictor,
     resize_from_dict,
 )
@@ -102,17 +106,29 @@ def load(folder: str | os.PathLike) -> ClassifierPredictor | DetectorPredictor:
             raise ExportError(
                 f"{folder}: has {len(category_ids)} category ids for {len(detector.classes)} classes: export it again"
             )
-        return replace(detector, category_ids=category_ids)
+        with as_file_error(folder / MANIFEST_FILE):
+            skeleton = skeleton_from_dict(_output_entry(outputs, HEATMAPS).get("keypoints"))
+            check_detector_files(detector, folder / OnnxFormat().file_name, manifest.input, outputs)
+            min_score = float(_output_entry(outputs, SCORES_OUTPUT).get("threshold", 0))
+        return replace(detector, category_ids=category_ids, skeleton=skeleton, min_score=min_score)
     is_sigmoid = isinstance(manifest.output, dict) and manifest.output.get("activation") == "sigmoid"
-    return open_classifier(
+    classifier = open_classifier(
         folder, manifest.format, manifest.network, precision=manifest.precision, multi_label=is_sigmoid
     )
+    model = folder / get_format(manifest.format).file_name
+    with as_file_error(folder / MANIFEST_FILE):
+        check_classifier_files(classifier, model, manifest.input, manifest.output)
+    return classifier
 
 
 def _category_ids(outputs: Sequence[Mapping[str, Any]]) -> list[int | float | str]:
     """Return the category ids of a detector's classes; empty if the export does not have them."""
-    classes = next((output for output in outputs if output["name"] == CLASSES_OUTPUT), {})
-    return list(classes.get("category_ids") or [])
+    return list(_output_entry(outputs, CLASSES_OUTPUT).get("category_ids") or [])
+
+
+def _output_entry(outputs: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
+    """Return the manifest's entry of an output; empty if there is none."""
+    return next((output for output in outputs if output["name"] == name), {})
 
 
 def is_exported_folder(path: str | os.PathLike) -> bool:
@@ -148,10 +164,10 @@ def write_preprocessing(folder: Path, preprocessing: Mapping[str, Any], classes:
 def read_preprocessing(folder: Path, from_dict: Callable[[dict[str, Any]], T]) -> tuple[T, list[str]]:
     """Read the class names, and preprocessing.json, which `from_dict` checks and converts."""
     path = folder / PREPROCESSING_FILE
-    with _as_file_error(path):
+    with as_file_error(path):
         preprocessing = from_dict(json.loads(path.read_text()))
     path = folder / CLASS_NAMES_FILE
-    with _as_file_error(path):
+    with as_file_error(path):
         classes = json.loads(path.read_text())
         if not isinstance(classes, list) or not classes:
             raise ValueError("not a list of names")
@@ -185,7 +201,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not path.is_file():
         problem = f"is not an exported folder (no {MANIFEST_FILE})" if folder.is_dir() else "no such folder"
         raise ExportError(f"{folder}: {problem}; create one with tools/export_net.py")
-    with _as_file_error(path):
+    with as_file_error(path):
         fields = json.loads(path.read_text())
         # Read the layout first: a newer one may have fields that are unknown here
         if fields.get("layout", MANIFEST_VERSION) > MANIFEST_VERSION:
@@ -214,10 +230,13 @@ def read_manifest(folder: Path) -> Manifest:
         if not (has_model and has_data) or not all(map(_is_inside_folder, manifest.files)):
             raise ValueError(f"lists the files {', '.join(manifest.files) or 'none'}")
     for name, entry in manifest.files.items():
-        with _as_file_error(folder / name):
+        with as_file_error(folder / name):
             size = (folder / name).stat().st_size
             if size != entry["bytes"] or file_sha256(folder / name) != entry["sha256"]:
-                raise ValueError(f"has {size} bytes, and its size or SHA-256 differs from {MANIFEST_FILE}")
+                raise ValueError(
+                    f"has {size} bytes, and its size or SHA-256 differs from {MANIFEST_FILE}, as in a file of another "
+                    "export"
+                )
     return manifest
 
 
@@ -229,7 +248,7 @@ def _is_inside_folder(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def _as_file_error(path: Path) -> Iterator[None]:
+def as_file_error(path: Path) -> Iterator[None]:
     """Turn the errors of reading and checking an untrusted file into an ExportError that names the file."""
     try:
         yield

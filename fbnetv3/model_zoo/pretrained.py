@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
@@ -18,9 +19,12 @@ from fbnetv3.data import Preprocessing, build_dataset
 from fbnetv3.data.classes.class_matching import relabel
 from fbnetv3.data.classes.class_names import read_class_names, warn_of_repeated_names
 from fbnetv3.data.classes.imagenet import imagenet_classes
+from fbnetv3.data.corrupt_images import CorruptImageError
+from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.data.transforms import AnyImage
 from fbnetv3.errors import DataError, UnknownNameError, UsageError
 from fbnetv3.model_zoo import zoo
+from fbnetv3.modeling.qat.quantized_layers import LearnedInt8
 from fbnetv3.modeling.torchvision_models import TORCHVISION_PREFIX
 from fbnetv3.training.builders import build_model, preprocessing_from_config, resolve_arch
 from fbnetv3.training.recorded_networks import config_from_record, use_recorded_network
@@ -50,17 +54,26 @@ class PretrainedClassifier:
     dataset_name: str  # DATA.NAME of its config
     dataset_root: str  # DATA.ROOT of its config
     multi_label: bool = False  # whether images have several labels
+    learned_int8: LearnedInt8 | None = None  # from quantization-aware training
 
     def labeled_images(self, split: str, max_images: int) -> tuple[list[AnyImage], list[int] | None]:
         """Load up to `max_images` evenly spaced images of the dataset's "train" or "val" split, and their classes.
 
-        The classes are None if images have several labels.
+        The classes are None if images have several labels. A corrupt image is returned as its name, with class -1, so
+        that loading it fails.
         """
         dataset = build_dataset(self.dataset_name, self.dataset_root, split)
         dataset = relabel(dataset, self.classes, f"the {split} split", self.name)
-        pairs = [dataset[index] for index in evenly_spaced(range(len(dataset)), max_images)]
+        pairs = [_read_pair(dataset, index) for index in evenly_spaced(range(len(dataset)), max_images)]
         images = [image for image, _ in pairs]
         return images, None if self.multi_label else [target for _, target in pairs]
+
+
+def _read_pair(dataset: ImageDataset, index: int) -> tuple[Any, int]:
+    try:
+        return dataset[index]
+    except CorruptImageError:
+        return dataset.image_name(index), -1
 
 
 def load_classifier_from_config(
@@ -221,6 +234,7 @@ def _load_classifier(
         cfg.DATA.NAME,
         cfg.DATA.ROOT,
         multi_label=bool(record and record.multi_label),
+        learned_int8=record.learned_int8 if record else None,
     )
 
 

@@ -15,6 +15,11 @@ def fold_batchnorm(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor | None] |
     `norm` is torch's BatchNorm, detectron2's frozen one, any other norm with the same tensors, or None for no norm.
     Return None if the norm has no running statistics, so that it cannot be folded.
     """
+    return fold_batchnorm_with_gradient(conv, norm)
+
+
+def fold_batchnorm_with_gradient(conv: nn.Conv2d, norm: Any) -> tuple[Tensor, Tensor | None] | None:
+    """Return what `fold_batchnorm` does, with gradients to the parameters of both modules."""
     if norm is None:
         return conv.weight, conv.bias
     if getattr(norm, "running_mean", None) is None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from fbnetv3.data import CorruptImageCounter
 from fbnetv3.errors import UserError, WeightsError
+from fbnetv3.modeling.qat.quantized_layers import set_ranges
 from fbnetv3.modeling.sync_batchnorm import sync_batchnorm
 from fbnetv3.training.builders import (
     build_inputs,
@@ -32,6 +33,7 @@ from fbnetv3.training.evaluation.weights_evaluation import evaluate_with_tta
 from fbnetv3.training.fine_tuning.batch_size_search import find_batch_size
 from fbnetv3.training.fine_tuning.early_stopping_hook import EarlyStoppingHook
 from fbnetv3.training.fine_tuning.freezing import freeze
+from fbnetv3.training.fine_tuning.quantization_aware import ObserverHook, quantize_for_training
 from fbnetv3.training.fine_tuning.run_length import describe_fitted
 from fbnetv3.training.losses import Objective
 from fbnetv3.training.processes.distributed import ProcessGroup
@@ -129,6 +131,7 @@ class ClassifierRun:
         self.model = sync_batchnorm(model, self.device) if cfg.MODEL.SYNC_BN and group.size > 1 else model
         # After the norms have been replaced, and before anything collects the parameters
         self.frozen = freeze(self.model, cfg.MODEL.FREEZE, norms=cfg.MODEL.FREEZE_NORM)
+        self.frozen += quantize_for_training(cfg, self.model)
         self.ema = ModelEMA(self.model, cfg.EMA.DECAY) if cfg.EMA.ENABLED else None
         # All ranks start from the same weights, but draw their own dropout, drop path and mixup
         if group.rank:
@@ -223,7 +226,8 @@ class ClassifierRun:
             group=self.group,
             recorder=recorder,
         )
-        hooks: list[Hook] = [EvaluationHook(evaluate_model, cfg.EVAL.PERIOD)]
+        quantization = [ObserverHook(cfg.QAT.OBSERVE)] if cfg.QAT.ENABLED else []
+        hooks: list[Hook] = [*quantization, EvaluationHook(evaluate_model, cfg.EVAL.PERIOD)]
         results: list[Hook] = []
         if self.group.is_rank_0:
             config = flatten(cfg)
@@ -264,6 +268,7 @@ class ClassifierRun:
             check_length(state["epoch"], self.cfg.SOLVER.EPOCHS, "epochs", "SOLVER.EPOCHS", path)
             # Restore model, optimizer and random state, then the evaluations up to the checkpoint
             self.trainer.load_state_dict(state)
+            set_ranges(self.model, state["metadata"].get("ranges", {}))
             self.curve.results[:] = [result for result in results if result["epoch"] <= state["epoch"]]
         except (UserError, torch.cuda.OutOfMemoryError):
             raise

@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 from tqdm import tqdm
 
+from fbnetv3.modeling.qat.quantized_layers import read_ranges
 from fbnetv3.training.run_state.checkpoints import Checkpoints, save_checkpoint
 from fbnetv3.training.run_state.metrics import plot_curve, selection_accuracy, truncate_metrics
 from fbnetv3.training.run_state.run_folder import RunFolder
@@ -100,17 +101,22 @@ class CheckpointHook(Hook):
         trainer.check_loss()  # diverged weights must not replace good ones
         state = trainer.state_dict()
         if trainer.group.is_rank_0:
-            self.checkpoints.save(trainer.progress.step, {**state, "metadata": self.metadata})
+            self.checkpoints.save(trainer.progress.step, {**state, "metadata": self._describe(trainer)})
 
     def _weights(self, trainer: Trainer) -> dict[str, Any]:
         weights = {
             "model": trainer.model.state_dict(),
             "metrics": trainer.progress.metrics,
-            **self.metadata,
+            **self._describe(trainer),
         }
         if trainer.ema is not None:
             weights["model_ema"] = trainer.ema.module.state_dict()
         return weights
+
+    def _describe(self, trainer: Trainer) -> dict[str, Any]:
+        """Return the metadata, with the ranges that quantization-aware training has observed."""
+        ranges = read_ranges(trainer.model)
+        return {**self.metadata, "ranges": ranges} if ranges else self.metadata
 
 
 @dataclass

@@ -11,9 +11,13 @@ from fbnetv3.arch import get_arch
 from fbnetv3.data import build_dataset
 from fbnetv3.deploy import export_classifier
 from fbnetv3.deploy.formats.export_format import get_format
+from fbnetv3.deploy.web.browser_runtime import SOURCE_VARIABLE, fetch_browser_runtime
 from fbnetv3.errors import MissingPackageError
 from fbnetv3.model_zoo.pretrained import load_classifier_from_name
+from fbnetv3.utils.downloads import cache_dir
 from tests.tools.conftest import tool  # noqa: F401 - a fixture
+
+USER_CACHE = cache_dir()  # tests have caches of their own
 
 
 @pytest.fixture(scope="session")
@@ -65,11 +69,27 @@ def skip_unless_it_runs(format):
 
 
 @pytest.fixture(scope="session")
-def exported(digits, tmp_path_factory):
+def browser_runtime():
+    """ONNX Runtime for browsers, from the user's cache or from npm; all exports of the session use it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FBNETV3_CACHE", str(USER_CACHE))
+        try:
+            package = fetch_browser_runtime()
+        except MissingPackageError as error:
+            pytest.skip(str(error))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(SOURCE_VARIABLE, str(package))
+        yield package
+
+
+@pytest.fixture(scope="session")
+def exported(digits, tmp_path_factory, request):
     """`exported("onnx")` is the folder of the digits network in that format."""
     exports = {}
 
     def export(format):
+        if format == "web":
+            request.getfixturevalue("browser_runtime")
         skip_unless_it_runs(format)
         if format not in exports:
             folder = tmp_path_factory.mktemp("exported") / format

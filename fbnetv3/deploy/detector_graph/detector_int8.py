@@ -11,6 +11,12 @@ import numpy as np
 
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.input_images import ImageLike, load_rgb_array
+from fbnetv3.deploy.int8.comparison_images import (
+    agreement_bound,
+    select_images,
+    warn_if_few_calibration_images,
+    warn_if_few_comparison_images,
+)
 from fbnetv3.deploy.predictors.detector_predictor import (
     DETECTOR_INPUT,
     DetectionArrays,
@@ -22,7 +28,7 @@ CONFIDENT = 0.5  # minimum score of the detections that both networks should hav
 _SAME_OBJECT = 0.5  # minimum IoU of two detections of the same object
 _DEFAULT_MIN_AGREEMENT = 90.0  # percent, without annotations
 
-AveragePrecision = Callable[[DetectorPredictor], float]
+AveragePrecision = Callable[[DetectorPredictor, str], float]
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ class DetectorInt8Settings:
     Attributes:
         calibration: 50 to a few hundred images, on which the range of each feature map is measured.
         images: other images, on which the detections of int8 are compared with those of float32.
-        average_precision: computes AP in percent on annotated images; None without annotations.
+        average_precision: computes AP in percent on annotated images, of a predictor whose precision, "float32" or
+            "int8", is the second argument, for messages; None without annotations.
         max_drop: maximum drop in AP, in percentage points.
         min_agreement: minimum agreement in percent, see `agreement`; default: 90 without AP, no limit with AP.
         reduce_range: whether to use 7-bit weights: on x86 without VNNI, sums of two 8-bit products may saturate.
@@ -77,9 +84,16 @@ def quantize_detector_file(
 
     Raises:
         ExportError: int8 exceeds a limit of the settings, or float32 has no confident detection to compare.
+        DataError: too many images are corrupt.
     """
     from fbnetv3.deploy.formats.onnx_quantization import quantize_onnx
 
+    selection = select_images(int8.calibration, int8.images, load_rgb_array)
+    calibration = [int8.calibration[index] for index in selection.calibration]
+    int8 = replace(
+        int8, calibration=calibration, images=[int8.images[index] for index in selection.comparison]
+    )
+    warn_if_few_calibration_images(len(calibration))
     # Run float32 before its file is replaced
     pixels = [load_rgb_array(image, f"images[{i}]") for i, image in enumerate(int8.images)]
     expected = [predictor.detect(image) for image in pixels]
@@ -91,17 +105,25 @@ def quantize_detector_file(
     sizes = {"bytes_float32": path.stat().st_size}
     precision = {}
     if int8.average_precision is not None:
-        precision["ap_float32"] = int8.average_precision(predictor)
+        precision["ap_float32"] = int8.average_precision(predictor, "float32")
     quantize_onnx(path, _batches(predictor, int8.calibration), int8.reduce_range, input_name=DETECTOR_INPUT)
     quantized = replace(predictor, runtime=OnnxRuntime(path))
     sizes["bytes_int8"] = path.stat().st_size
     if int8.average_precision is not None:
-        precision["ap_int8"] = int8.average_precision(quantized)
+        precision["ap_int8"] = int8.average_precision(quantized, "int8")
+    detections = [quantized.detect(image) for image in pixels]
+    share = agreement(expected, detections)
+    num_objects = len(find_same_objects(expected, detections))
+    bound = agreement_bound(share, num_objects)
+    warn_if_few_comparison_images("int8", len(pixels), share, bound)
     comparison = {
-        "agreement": agreement(expected, [quantized.detect(image) for image in pixels]),
+        "agreement": share,
+        "agreement_lower_bound": bound,
         **precision,
         "images": len(pixels),
-        "calibration_images": len(int8.calibration),
+        "objects": num_objects,
+        **selection.counts,
+        "calibration_images": len(calibration),
         **sizes,
         "max_drop": int8.max_drop,
         "min_agreement": int8.required_agreement,
@@ -119,18 +141,24 @@ def _batches(predictor: DetectorPredictor, images: Sequence[ImageLike]) -> Itera
         yield predictor.resize(load_rgb_array(image, f"calibration[{i}]"))[None]
 
 
-def agreement(first: Sequence[DetectionArrays], second: Sequence[DetectionArrays]) -> float:
-    """Return the percentage of confident detections of two detectors that the other detector has, too.
+def find_same_objects(first: Sequence[DetectionArrays], second: Sequence[DetectionArrays]) -> list[bool]:
+    """Return for each confident detection of two detectors whether the other detector has it, too.
 
     A detection is confident if its score is at least 0.5. The other detector has it if one of its detections, with any
-    score, has the same class and an IoU of at least 0.5. 100 without confident detections.
+    score, has the same class and an IoU of at least 0.5.
     """
-    shares = []
+    has_match: list[bool] = []
     for a, b in zip(first, second, strict=True):
         iou = pairwise_iou(a.boxes, b.boxes)
         is_same = (iou >= _SAME_OBJECT) & (a.classes[:, None] == b.classes)
-        shares += [*is_same.any(1)[a.scores >= CONFIDENT], *is_same.any(0)[b.scores >= CONFIDENT]]
-    return 100 * float(np.mean(shares)) if shares else 100.0
+        has_match += [*is_same.any(1)[a.scores >= CONFIDENT], *is_same.any(0)[b.scores >= CONFIDENT]]
+    return has_match
+
+
+def agreement(first: Sequence[DetectionArrays], second: Sequence[DetectionArrays]) -> float:
+    """Return the percentage of `find_same_objects`; 100 without confident detections."""
+    has_match = find_same_objects(first, second)
+    return 100 * float(np.mean(has_match)) if has_match else 100.0
 
 
 def pairwise_iou(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,9 @@ class ExecuTorchFormat(ExportFormat):
     supports_any_batch = False
     supports_any_size = False
     precisions = (FLOAT32, INT8)
+    selects_float_layers = True
+    # Smaller than for ONNX, because XNNPACK also runs the first layers faster in int8
+    float_share = 0.0025
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """Prepare a network with hard sigmoids decomposed, since XNNPACK has none."""
@@ -65,13 +69,29 @@ class ExecuTorchFormat(ExportFormat):
         """Replace the file with the network that `quantize_executorch` returns."""
         with require_packages("executorch", "torchao"):
             from fbnetv3.deploy.formats.executorch_quantization import quantize_executorch
-        self.write(quantize_executorch(program, batches), path)
+        self.write(quantize_executorch(program, batches, self.float_share), path)
+
+    def quantize_layers(
+        self,
+        program: ExportedProgram,
+        path: Path,
+        batches: Iterable[np.ndarray],
+        reduce_range: bool,
+        *,
+        float_layers: Collection[str],
+        ranges: Mapping[str, Sequence[float]],
+    ) -> None:
+        """Replace the file with the network that `quantize_executorch` returns."""
+        with require_packages("executorch", "torchao"):
+            from fbnetv3.deploy.formats.executorch_quantization import quantize_executorch
+        self.write(quantize_executorch(program, batches, float_layers, ranges), path)
 
 
 class ExecuTorchRuntime:
-    """ExecuTorch's runtime for Python, with as many threads as torch uses."""
+    """ExecuTorch's runtime for Python, with as many threads as torch uses. Pickling stores the path of the file."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         with require_packages("executorch"):
             from executorch.extension.pybindings import portable_lib
             from executorch.runtime import Runtime
@@ -88,6 +108,9 @@ class ExecuTorchRuntime:
         """Run images, float32 (N, channels, H, W), one after another; return logits, float32 (N, classes)."""
         images = torch.from_numpy(batch).split(1)
         return np.concatenate([self._method.execute([image])[0].numpy().copy() for image in images])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ExecuTorchRuntime, (self._path,)
 
 
 @contextlib.contextmanager

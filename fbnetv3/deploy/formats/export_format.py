@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import ClassVar, Protocol
@@ -55,6 +55,8 @@ class ExportFormat(ABC):
         supports_any_size: whether one file can take images of any height and width.
         precisions: the `PRECISIONS` it offers, float32 first; `reduce_precision` makes all others.
         supports_reduce_range: whether int8 weights can have 7 bits.
+        selects_float_layers: whether it has `quantize_layers`, for int8.
+        float_share: share of the weights that layers in float have by default, with `quantize_layers`.
     """
 
     suffix: ClassVar[str]
@@ -64,6 +66,8 @@ class ExportFormat(ABC):
     supports_any_size: ClassVar[bool] = True
     precisions: ClassVar[tuple[str, ...]] = (FLOAT32,)
     supports_reduce_range: ClassVar[bool] = False
+    selects_float_layers: ClassVar[bool] = False
+    float_share: ClassVar[float] = 0.01
 
     @property
     def file_name(self) -> str:
@@ -115,6 +119,29 @@ class ExportFormat(ABC):
         """
         raise NotImplementedError
 
+    def quantize_layers(
+        self,
+        program: ExportedProgram,
+        path: Path,
+        batches: Iterable[np.ndarray],
+        reduce_range: bool,
+        *,
+        float_layers: Collection[str],
+        ranges: Mapping[str, Sequence[float]],
+    ) -> None:
+        """Replace the float32 model file with an int8 one whose float layers are given.
+
+        Args:
+            program: the network, as it was passed to `write`.
+            path: the file that `write` has written.
+            batches: images to calibrate on, float32 (N, channels, H, W).
+            reduce_range: whether weights have 7 bits; see `PrecisionSettings`.
+            float_layers: names of the layers that stay float.
+            ranges: for all other layers, lowest and highest value of the input and of the output, from
+                quantization-aware training; if empty, they are measured on `batches`.
+        """
+        raise NotImplementedError
+
     def add_files(self, folder: Path) -> None:
         """Write what else belongs into an exported folder, such as a page that runs the network.
 
@@ -134,6 +161,8 @@ FORMATS.add("litert", "fbnetv3.deploy.formats.converters.litert_format:LiteRTFor
 FORMATS.add("ncnn", "fbnetv3.deploy.formats.converters.ncnn_format:NCNNFormat", __file__)
 FORMATS.add("torchscript", "fbnetv3.deploy.formats.libtorch.torchscript_format:TorchScriptFormat", __file__)
 FORMATS.add("torch-export", "fbnetv3.deploy.formats.torch_export_format:TorchExportFormat", __file__)
+FORMATS.add("web", "fbnetv3.deploy.formats.web_format:WebFormat", __file__)
+FORMATS.add("triton", "fbnetv3.deploy.formats.triton_format:TritonFormat", __file__)
 
 
 def get_format(name: str) -> ExportFormat:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from onnxruntime.quantization import (
 )
 
 from fbnetv3.deploy.formats.export_format import INPUT_NAME, as_export_error
-from fbnetv3.deploy.formats.quantization import HARD_SIGMOID_RANGE, HARD_SWISH_RANGE, count_float_layers
+from fbnetv3.modeling.qat.fake_quantizers import HARD_SIGMOID_RANGE, HARD_SWISH_RANGE
+from fbnetv3.modeling.qat.quantized_layers import count_float_layers
 
 # ONNX Runtime fuses additions between these into integer ones; pools and gates stay float32
 _OPERATORS = ["Conv", "Gemm", "MatMul"]
@@ -33,13 +34,19 @@ Ranges = dict[str, tuple[float, float]]
 
 
 def quantize_onnx(
-    path: Path, batches: Iterable[np.ndarray], reduce_range: bool, *, input_name: str = INPUT_NAME
+    path: Path,
+    batches: Iterable[np.ndarray],
+    reduce_range: bool,
+    *,
+    input_name: str = INPUT_NAME,
+    float_layers: Collection[str] | None = None,
+    layer_ranges: Mapping[str, Sequence[float]] | None = None,
 ) -> None:
     """Replace a file with its quantized version, with QuantizeLinear and DequantizeLinear around each layer.
 
-    Convolutions get int8 weights with a scale per output channel, and uint8 feature maps; the first layers stay
-    float32, see `count_float_layers`. Maps are unsigned because on x86 ONNX Runtime has integer kernels only for
-    these; on ARM it has them for both. For the arguments, see `ExportFormat.quantize`.
+    Convolutions get int8 weights with a scale per output channel, and uint8 feature maps. Maps are unsigned because on
+    x86 ONNX Runtime has integer kernels only for these; on ARM it has them for both. For the arguments, see
+    `ExportFormat.quantize_layers`. By default the first layers stay float32, see `count_float_layers`.
     """
     # Discard what the calibrator prints
     with (
@@ -47,7 +54,10 @@ def quantize_onnx(
         contextlib.redirect_stdout(io.StringIO()),
     ):
         model = onnx.load(path)
-        ranges = clamp_saturated_ranges(model.graph, _calibrate(path, batches, input_name))
+        if layer_ranges:
+            ranges = _ranges_of_maps(model.graph, layer_ranges)
+        else:
+            ranges = clamp_saturated_ranges(model.graph, _calibrate(path, batches, input_name))
         limits = {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()}
         # Quantize with these ranges
         quantizer = QDQQuantizer(
@@ -58,7 +68,7 @@ def quantize_onnx(
             activation_qType=QuantType.QUInt8,
             tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
             nodes_to_quantize=[],
-            nodes_to_exclude=_float_layers(model.graph),
+            nodes_to_exclude=_float_nodes(model.graph, float_layers),
             op_types_to_quantize=_OPERATORS,
             extra_options={},
         )
@@ -93,12 +103,28 @@ def _calibrate(path: Path, batches: Iterable[np.ndarray], input_name: str) -> Ra
     return {name: (float(low), float(high)) for name, (low, high) in ranges.items()}
 
 
-def _float_layers(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the layers that stay float32."""
+def _ranges_of_maps(graph: onnx.GraphProto, layer_ranges: Mapping[str, Sequence[float]]) -> Ranges:
+    """Return the ranges of feature maps; one between two layers has that of the first layer's output."""
+    layers = [(node, layer_ranges[name]) for node, name in _layers(graph) if name in layer_ranges]
+    inputs = {node.input[0]: (low, high) for node, (low, high, _, _) in layers}
+    outputs = {node.output[0]: (low, high) for node, (_, _, low, high) in layers}
+    return inputs | outputs
+
+
+def _layers(graph: onnx.GraphProto) -> list[tuple[onnx.NodeProto, str]]:
+    """Return the nodes with weights that can be quantized, and the names of their layers in the network."""
+    nodes = [node for node in graph.node if node.op_type in _OPERATORS]
+    return [(node, node.input[1].removesuffix(".weight")) for node in nodes]
+
+
+def _float_nodes(graph: onnx.GraphProto, float_layers: Collection[str] | None) -> list[str]:
+    """Return the names of the nodes that stay float32: those of the layers, or by default the first ones."""
+    layers = _layers(graph)
+    if float_layers is not None:
+        return [node.name for node, layer in layers if layer in float_layers]
     sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in graph.initializer}
-    layers = [node for node in graph.node if node.op_type in _OPERATORS]
-    weight_counts = [sum(sizes.get(name, 0) for name in node.input[1:2]) for node in layers]
-    return [node.name for node in layers[: count_float_layers(weight_counts, _FLOAT_SHARE)]]
+    weight_counts = [sizes.get(node.input[1], 0) for node, _ in layers]
+    return [node.name for node, _ in layers[: count_float_layers(weight_counts, _FLOAT_SHARE)]]
 
 
 def clamp_saturated_ranges(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:
@@ -115,7 +141,7 @@ def clamp_saturated_ranges(graph: onnx.GraphProto, ranges: Ranges) -> Ranges:
         if limits:
             lower_limit, upper_limit = limits
             # Sort the limits, which are reversed if the whole range is saturated
-            ends = (max(low, lower_limit), high if upper_limit is None else min(high, upper_limit))
+            ends = (max(low, lower_limit), min(high, upper_limit))
             clamped[name] = (min(ends), max(ends))
     return clamped
 

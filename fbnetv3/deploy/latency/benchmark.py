@@ -32,13 +32,15 @@ from fbnetv3.utils.files import expand_path
 # Runtimes that are not named after a format: torch runs an optimized copy of the network, onnxruntime the format "onnx"
 TORCH = "torch"
 ONNX_RUNTIME = "onnxruntime"
+_NOT_MEASURED = {"web"}  # formats that run elsewhere
 
 OpenRuntime = Callable[[], Runtime]
 
 
 def runtime_names() -> list[str]:
-    """Return the names of the runtimes to measure with: torch, and one for each format in `FORMATS`."""
-    return sorted([TORCH, *(ONNX_RUNTIME if name == "onnx" else name for name in FORMATS.names())])
+    """Return the names of the runtimes to measure with: torch, and one for each format in `FORMATS` that runs here."""
+    formats = set(FORMATS.names()) - _NOT_MEASURED
+    return sorted([TORCH, *(ONNX_RUNTIME if name == "onnx" else name for name in formats)])
 
 
 @dataclass(frozen=True)

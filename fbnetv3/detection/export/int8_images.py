@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -24,10 +23,7 @@ from fbnetv3.training.processes.distributed import ProcessGroup
 from fbnetv3.training.run_state.detector_record import read_detector_record
 from fbnetv3.utils.text import evenly_spaced
 
-logger = logging.getLogger(__name__)
-
 MAX_CALIBRATION_IMAGES = 100
-_FEW_CALIBRATION_IMAGES = 50
 
 
 def int8_settings(
@@ -65,10 +61,6 @@ def int8_settings(
             "int8 needs images: name a folder (--calibration), or set DATASETS.TRAIN and DATASETS.TEST to datasets "
             "that exist"
         )
-    if len(images) < _FEW_CALIBRATION_IMAGES:
-        logger.warning(
-            "int8 is calibrated on only %d images; use at least %d", len(images), _FEW_CALIBRATION_IMAGES
-        )
     # Recorded names match the dataset's, whatever names the export gets
     recorded = recorded_classes(read_detector_record(os.fspath(weights)))
     names = list(detector_classes(cfg).values()) if recorded or classes is None else classes
@@ -102,8 +94,9 @@ def average_precision(cfg: CfgNode, name: str, classes: Sequence[str]) -> Averag
     cfg.defrost()
     cfg.TEST.AUG.ENABLED = False
 
-    def compute(predictor: DetectorPredictor) -> float:
-        results = evaluate_datasets(cfg, _ExportedModel(predictor), [name], ProcessGroup(), classes=classes)
+    def compute(predictor: DetectorPredictor, precision: str) -> float:
+        model = _ExportedModel(predictor)
+        results = evaluate_datasets(cfg, model, [name], ProcessGroup(), classes=classes, network=precision)
         return results[name]["bbox"]["AP"]
 
     return compute

@@ -55,6 +55,13 @@ class DepthwiseConv2d(nn.Conv2d):
         )
 
 
+def depthwise_conv(layer: DepthwiseConv2d, x: Tensor, weight: Tensor) -> Tensor:
+    """Compute a layer without its bias, with another weight (C, 1, K, K), and the fast gradient where possible."""
+    if layer._uses_fast_gradient(x):
+        return _DepthwiseFunction.apply(x, weight, (layer.stride, layer.padding))
+    return layer._conv_forward(x, weight, None)
+
+
 class _DepthwiseFunction(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:

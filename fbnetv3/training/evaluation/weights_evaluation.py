@@ -14,6 +14,7 @@ from fbnetv3.data.classes.class_matching import relabel
 from fbnetv3.data.datasets import ImageDataset
 from fbnetv3.data.transforms import evaluation_preprocessing
 from fbnetv3.errors import DataError, UsageError
+from fbnetv3.modeling.qat.quantized_layers import restore_fake_quantization
 from fbnetv3.modeling.tta import augmented_for_evaluation
 from fbnetv3.training.builders import (
     build_model,
@@ -92,7 +93,10 @@ def evaluate_classifier(cfg: CfgNode, keep: Collection[str] = ()) -> dict[str, f
                 f"{kinds[is_multi_label(val)]} per image"
             )
         model = build_model(cfg, arch, classes, device, weights, require_head=True, record=record)
-        logger.info("evaluating %s of %s on %d images", arch.name, weights, len(val))
+        if record and record.learned_int8:
+            restore_fake_quantization(model, record.learned_int8)
+        kind = ", rounding as int8" if record and record.learned_int8 else ""
+        logger.info("evaluating %s of %s on %d images%s", arch.name, weights, len(val), kind)
         folder = report_folder(cfg.EVAL.REPORT, RunFolder(cfg.OUTPUT_DIR), weights)
         saved = record.data.get("val") if record else None
         change = describe_change(saved, data_fingerprint(val)) if saved else ""

@@ -14,6 +14,7 @@ from fbnetv3.arch.arch_files import arch_from_dict
 from fbnetv3.data import Preprocessing
 from fbnetv3.data.preprocessing_values import preprocessing_from_dict, preprocessing_to_dict
 from fbnetv3.errors import WeightsError
+from fbnetv3.modeling.qat.quantized_layers import LearnedInt8
 from fbnetv3.modeling.safe_loading import load_checkpoint_file
 from fbnetv3.modeling.torchvision_models import TORCHVISION_PREFIX, TorchvisionArch
 from fbnetv3.utils.downloads import ZOO_PREFIX, local_path
@@ -39,6 +40,13 @@ class NetworkRecord:
     """Whether images have several labels: the probabilities of the classes are then independent."""
     data: dict[str, Any] = field(default_factory=dict)
     """Fingerprints of the splits "train" and "val", see `data_fingerprint`; empty if unknown."""
+    ranges: dict[str, list[float]] = field(default_factory=dict)
+    """Ranges from quantization-aware training, see `read_ranges`; the checkpoint's hook writes them."""
+
+    @property
+    def learned_int8(self) -> LearnedInt8 | None:
+        """What quantization-aware training has learned; None if the network was trained without it."""
+        return LearnedInt8(self.ranges, self.config.get("QAT.WEIGHT_BITS", 8)) if self.ranges else None
 
     def to_metadata(self) -> dict[str, Any]:
         """Return the record as plain values; `record_from_metadata` reads them."""
@@ -101,6 +109,7 @@ def record_from_metadata(checkpoint: Mapping[str, Any], source: str) -> NetworkR
             dict(config),
             multi_label,
             dict(metadata.get("data", {})),
+            {str(name): [*map(float, ends)] for name, ends in metadata.get("ranges", {}).items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise WeightsError(

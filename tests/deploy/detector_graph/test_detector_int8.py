@@ -92,13 +92,17 @@ def write(output, **settings):
 
 def test_the_file_is_quantized_and_finds_the_same_objects(tmp_path):
     precisions = iter([61.0, 60.5])
-    done = write(tmp_path / "out", average_precision=lambda predictor: next(precisions))
+    done = write(tmp_path / "out", average_precision=lambda predictor, precision: next(precisions))
     onnx = pytest.importorskip("onnx")
     operators = [node.op_type for node in onnx.load(done.model).graph.node]
     assert "QuantizeLinear" in operators
     check = done.manifest.verification["int8"]
     assert (check["agreement"], check["ap_float32"], check["ap_int8"]) == (100, 61.0, 60.5)
-    assert (check["images"], check["calibration_images"], check["min_agreement"]) == (8, 4, 0)
+    assert (check["images"], check["calibration_images"], check["min_agreement"]) == (4, 4, 0)
+    # Half of the images are used for calibration
+    assert check["shared_images"] == 4
+    # Each of the other images has an object that both find; Wilson's interval for 8 of 8 begins at 8 / (8 + 1.96^2)
+    assert check["objects"] == 8 and check["agreement_lower_bound"] == pytest.approx(67.56, abs=0.01)
     detection = deploy.load(done.folder)(striped_image(5))[0]
     assert detection.box == pytest.approx((0, 40, 40, 48)) and detection.score == pytest.approx(0.8)
 
@@ -116,7 +120,7 @@ def test_the_file_is_quantized_and_finds_the_same_objects(tmp_path):
 def test_int8_beyond_a_limit_is_not_kept(settings, message, tmp_path):
     if "average_precision" in settings:
         following = settings["average_precision"]
-        settings = {"average_precision": lambda predictor: following()}
+        settings = {"average_precision": lambda predictor, precision: following()}
     with pytest.raises(ExportError, match=f"int8 {message}.*Nothing was exported"):
         write(tmp_path / "out", **settings)
     assert not list(tmp_path.iterdir())
@@ -134,7 +138,7 @@ class Blind:
 def test_images_with_objects_are_required():
     with pytest.raises(UsageError, match="int8 needs images to calibrate on"):
         DetectorInt8Settings([], [striped_image(0)])
-    settings = DetectorInt8Settings([striped_image(0)], [striped_image(0)] * 8)
+    settings = DetectorInt8Settings([striped_image(1)], [striped_image(0)] * 8)
     with pytest.raises(
         ExportError, match="blind: detects nothing with a score of at least 0.5 in the 8 images"
     ):

@@ -33,11 +33,16 @@ def weights(digits_config, tmp_path):
 
 
 @pytest.mark.parametrize("names", [None, OTHER_NAMES])
-def test_accuracy_needs_neither_the_names_of_the_export_nor_augmentation(digits_config, weights, names):
+def test_accuracy_needs_neither_the_names_of_the_export_nor_augmentation(
+    digits_config, weights, names, caplog
+):
+    caplog.set_level("INFO")
     cfg = load_detection_config(digits_config, ["TEST.AUG.ENABLED", "True"])
     settings = int8_settings(cfg, weights, names)
     assert len(settings.images) == 3 and len(settings.calibration) == 8
-    assert settings.average_precision(NoObjects()) == 0
+    for precision in ("float32", "int8"):
+        assert settings.average_precision(NoObjects(), precision) == 0
+        assert caplog.messages[-1].startswith(f"custom_test, {precision}: AP 0.00")
 
 
 def test_without_objects_in_the_test_images_agreement_decides(digits_config, weights, scenes, tmp_path):
