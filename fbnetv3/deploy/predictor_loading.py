@@ -49,7 +49,8 @@ def load(folder: str | os.PathLike, runtime: str | None = None) -> ClassifierPre
     is installed and that give the right outputs.
 
     Checksums detect corruption, not tampering: like any torch.export archive, a .pt2 file may run code when it is
-    loaded. Load such files only from people you trust. ONNX, OpenVINO and ExecuTorch files contain no code.
+    loaded, and one of AOTInductor is native code. Load such files only from people you trust. ONNX, OpenVINO,
+    ExecuTorch, LiteRT, Core ML and NCNN files contain no code.
 
     Args:
         folder: a folder written by `tools/export_net.py`, `export_classifier` or `export_detector`.

@@ -15,7 +15,7 @@ from fbnetv3.deploy.predictors.augmented_predictor import augment_predictor
 from fbnetv3.deploy.process_local import ProcessLocal
 
 BATCH = np.random.default_rng(0).standard_normal((6, 1, 32, 32)).astype(np.float32)
-FORMATS = ["onnx", "torch-export", "executorch"]
+FORMATS = ["onnx", "torch-export", "torchscript", "executorch", "aoti", "litert", "ncnn"]
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def run_in_fork(function):
         child.join()
 
 
-@pytest.mark.parametrize("format", ["onnx", "torch-export", "torch"])
+@pytest.mark.parametrize("format", ["torch", *(format for format in FORMATS if format != "executorch")])
 def test_a_fork_after_a_batch_does_not_hang(format, exported, digits, two_threads):
     network = TorchRuntime(digits.model, optimize=True)
     runtime = network if format == "torch" else load(exported(format)).runtime

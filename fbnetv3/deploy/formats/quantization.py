@@ -28,10 +28,7 @@ from fbnetv3.deploy.int8.layer_sensitivity import (
 )
 from fbnetv3.deploy.predictors.classifier_predictor import DEFAULT_THRESHOLD, ClassifierPredictor
 from fbnetv3.errors import DataError, ExportError, UsageError
-from fbnetv3.modeling.qat.fake_quantizers import HARD_SIGMOID_RANGE as HARD_SIGMOID_RANGE
-from fbnetv3.modeling.qat.fake_quantizers import HARD_SWISH_RANGE as HARD_SWISH_RANGE
 from fbnetv3.modeling.qat.quantized_layers import LearnedInt8
-from fbnetv3.modeling.qat.quantized_layers import count_float_layers as count_float_layers
 from fbnetv3.utils.text import evenly_spaced, first_few
 
 AUTO = "auto"
