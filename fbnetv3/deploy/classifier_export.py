@@ -96,7 +96,7 @@ def export_classifier(
     for option in (option for option, is_wanted in wanted.items() if is_wanted):
         formats = formats_supporting(option)
         if format not in formats:
-            raise UsageError(f"{option} is available for {' and '.join(formats)}, not for {format}")
+            raise UsageError(f"{option} is available for {', '.join(formats)}, not for {format}")
     images = sample_classifier_images(preprocessing.channels) if images is None else images
     if not len(images):
         raise UsageError(

@@ -27,7 +27,7 @@ from fbnetv3.deploy.predictors.detector_predictor import (
     DetectorRuntime,
     resize_from_dict,
 )
-from fbnetv3.deploy.runtime_choice import choose_fastest, predictors_agree, run_once, runtime_openers
+from fbnetv3.deploy.runtime_choice import choose_fastest, predictor_runs, predictors_agree, runtime_openers
 from fbnetv3.errors import ExportError, MissingPackageError, UsageError, suggest
 from fbnetv3.utils.files import PARTIAL_PREFIX, as_output_error, expand_path, file_sha256, write_json
 from fbnetv3.utils.text import one_line
@@ -103,7 +103,9 @@ def load(folder: str | os.PathLike, runtime: str | None = None) -> ClassifierPre
         return open_predictor()
     # Lower precisions are rounded differently by every runtime
     tolerance = manifest.verification.get("tolerance") if manifest.precision == FLOAT32 else None
-    return choose_fastest(openers, partial(predictors_agree, tolerance=tolerance), run_once)
+    agrees = partial(predictors_agree, tolerance=tolerance)
+    any_batch = manifest.task == CLASSIFICATION and manifest.input["shape"][0] is None
+    return choose_fastest(openers, agrees, predictor_runs(any_batch))
 
 
 def predictor_openers(

@@ -33,6 +33,8 @@ def exported(digits, tmp_path_factory):
                 import executorch.runtime  # noqa: F401
             except ImportError as error:
                 pytest.skip(f"ExecuTorch does not run here: {error}")
+        if format == "openvino":
+            pytest.importorskip("openvino", reason="OpenVINO is optional: pip install '.[export]'")
         if format not in exports:
             folder = tmp_path_factory.mktemp("exported") / format
             exports[format] = export_classifier(
