@@ -12,6 +12,7 @@ from typing import Any, cast
 from fbnetv3.data.classes.keypoint_skeleton import skeleton_from_dict
 from fbnetv3.deploy.collection_index import read_index
 from fbnetv3.deploy.exported_folder import (
+    CLASSIFICATION,
     DETECTION,
     MANIFEST_FILE,
     Manifest,
@@ -33,9 +34,9 @@ from fbnetv3.deploy.predictors.detector_predictor import (
 from fbnetv3.deploy.runtime_choice import (
     AUTO,
     choose_fastest,
+    predictor_runs,
     predictors_agree,
     predictors_are_similar,
-    run_once,
     runtime_openers,
 )
 from fbnetv3.errors import ExportError, UsageError
@@ -78,7 +79,9 @@ def load(folder: str | os.PathLike, runtime: str | None = None) -> ClassifierPre
         return open_predictor()
     # Lower precisions are rounded differently by every runtime
     tolerance = manifest.verification.get("tolerance") if manifest.precision == FLOAT32 else None
-    return choose_fastest(openers, partial(predictors_agree, tolerance=tolerance), run_once)
+    agrees = partial(predictors_agree, tolerance=tolerance)
+    any_batch = manifest.task == CLASSIFICATION and manifest.input["shape"][0] is None
+    return choose_fastest(openers, agrees, predictor_runs(any_batch))
 
 
 def _load_fastest(folder: Path) -> ClassifierPredictor | DetectorPredictor:
@@ -86,17 +89,20 @@ def _load_fastest(folder: Path) -> ClassifierPredictor | DetectorPredictor:
     # A float32 export is the reference for all others
     variants.sort(key=lambda variant: variant.precision != FLOAT32)
     openers: dict[str, Callable[[], Any]] = {}
+    task = ""
     for variant in variants:
         if get_format(variant.format).why_not_run_here():
             continue
         path = folder / variant.folder
+        manifest = read_manifest(path)
+        task = manifest.task
         openers |= {
             f"{variant.folder} in {name}": opener
-            for name, opener in predictor_openers(path, read_manifest(path), AUTO).items()
+            for name, opener in predictor_openers(path, manifest, AUTO).items()
         }
     if not openers:
         raise ExportError(f"{folder}: none of its exports runs on this operating system")
-    return choose_fastest(openers, predictors_are_similar, run_once)
+    return choose_fastest(openers, predictors_are_similar, predictor_runs(task == CLASSIFICATION))
 
 
 def predictor_openers(

@@ -12,7 +12,7 @@ from fbnetv3.deploy import PrecisionSettings, export_classifier, load
 from fbnetv3.deploy.collection_index import Variant, read_index
 from fbnetv3.deploy.exported_collection import collection_variants, export_collection, format_table
 from fbnetv3.deploy.exported_folder import read_manifest
-from fbnetv3.deploy.runtime_choice import predictors_are_similar, run_once
+from fbnetv3.deploy.runtime_choice import predictors_are_similar
 from fbnetv3.errors import ExportError, MissingPackageError, UsageError
 
 VARIANTS = [("onnx", "float32"), ("onnx", "int8"), ("torch-export", "float32")]
@@ -84,11 +84,10 @@ def slow(monkeypatch):
     names = set()
 
     def run(predictor):
-        run_once(predictor)
         if predictor.runtime.name.split()[0] in names:
             time.sleep(0.02)
 
-    monkeypatch.setattr("fbnetv3.deploy.predictor_loading.run_once", run)
+    monkeypatch.setattr("fbnetv3.deploy.predictor_loading.predictor_runs", lambda any_batch: [run])
     return names
 
 
