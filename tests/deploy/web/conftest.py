@@ -61,6 +61,7 @@ def chromium():
         "--use-webgpu-adapter=swiftshader",
         "--enable-features=Vulkan",
     ]
+    api.expect.set_options(timeout=30_000)  # milliseconds; machines may be busy
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield browser

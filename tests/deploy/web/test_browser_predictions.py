@@ -12,8 +12,10 @@ from fbnetv3.errors import ExportError
 from tests.web_images import encode, turned
 
 MAX_DIFFERENCE = 1e-3  # of a probability
-# In int8, a pixel of a reduced JPEG that is rounded differently moves values by a whole step
-MAX_INT8_DIFFERENCE = 5e-3
+# Of JPEGs that are reduced while they are decoded, pixels may be rounded differently, which in int8 moves values by a
+# whole step
+REDUCED_JPEGS = ("7", "17")
+MAX_REDUCED_INT8_DIFFERENCE = 2e-2
 
 
 def digit_files(images):
@@ -72,7 +74,11 @@ def test_20_images_in_int8(digits, held_out, load_in_browser, files, browser_run
         precision=precision,
     )
     page = load_in_browser(tmp_path / "int8")
-    assert_same_predictions(page, tmp_path / "int8", files, MAX_INT8_DIFFERENCE)
+    reduced = [path for path in files if path.name in REDUCED_JPEGS]
+    others = [path for path in files if path not in reduced]
+    assert len(others) == 18
+    assert_same_predictions(page, tmp_path / "int8", others)
+    assert_same_predictions(page, tmp_path / "int8", reduced, MAX_REDUCED_INT8_DIFFERENCE)
 
 
 def test_threads_on_isolated_pages(exported, load_in_browser, files):
