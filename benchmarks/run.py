@@ -95,8 +95,8 @@ BENCHMARKS = {
         "Server",
         "`fbnetv3 serve` against its predictor without HTTP, on 127.0.0.1. The digits network takes so little time "
         "that HTTP dominates; FBNetV3-B at 224 pixels, with photos of 500 x 375 pixels, is the case of the goal. The "
-        "client shares the machine with the server; CPU time is that of the server alone. Other work was running, which "
-        "slows both sides and affects CPU time least.",
+        "client shares the machine with the server; CPU time is that of the server alone. Other work was running, "
+        "which slows both sides and affects CPU time least.",
         ("--per-request", "1", "8"),
         threads=1,
     ),
