@@ -19,8 +19,16 @@ SERVE = [
     "uvloop; sys_platform != 'win32'",
 ]
 EXPORT = ["executorch>=1.5", "onnx", "onnxruntime", "onnxscript", "openvino>=2025"]
-# Heavy packages that convert to or quantize for single formats
-CONVERTERS = ["nncf>=2.15"]
+# Converters to formats of other frameworks, in versions that work together. They are large, and `dev` leaves them out
+CONVERTERS = [
+    "ai-edge-litert>=2.3",
+    "ai-edge-quantizer>=0.10",
+    "coremltools>=9",
+    "litert-torch>=0.10",
+    "ncnn>=1.0.20261020",
+    "nncf>=3.4",
+    "pnnx>=20261020",
+]
 BENCHMARKS = ["litserve", "openvino", "optuna", "pymoo", "smac", "timm"]
 PEERS = ["neural-pipeline-search"]
 VIDEO = ["opencv-python-headless"]
@@ -109,8 +117,8 @@ setup(
         "tracking": TRACKING,  # ByteTrack
         "search": SEARCH,
         "export": EXPORT,
+        "converters": CONVERTERS,  # LiteRT, Core ML, NCNN; int8 for OpenVINO
         "serve": SERVE,
-        "converters": CONVERTERS,
         "benchmarks": BENCHMARKS,  # peers in the comparisons
         # A peer of the search that changes versions of other packages. DEHB cannot be installed beside it: it requires
         # numpy<2, NePS numpy>=2

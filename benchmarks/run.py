@@ -100,6 +100,15 @@ BENCHMARKS = {
         ("--per-request", "1", "8"),
         threads=1,
     ),
+    "runtimes": Benchmark(
+        "runtimes.py",
+        "Runtimes",
+        "Exported FBNetV3-B and G at 224 pixels against timm's networks in torch, the same random weights with "
+        "BatchNorm statistics of photos. All sides take turns in one process. Milliseconds are CPU time of one thread.",
+        ("--mask", "--rounds", "11", "--images", "{photos}"),
+        threads=1,
+        inputs={"photos": "folder of photos"},
+    ),
     "int8": Benchmark(
         "int8.py", "int8", "int8 against float32 of the same network, in both runtimes.", threads=1
     ),

@@ -38,7 +38,8 @@ def make_data(folder):
     image_folder(
         folder / "datasets/thousand", 1000, side=40, splits={"train": 1, "val": 1}, names=imagenet_synsets()
     )
-    image_folder(folder / "datasets/cifar10", classes=10, side=32, splits={"train": 8, "val": 2})
+    cifar = {"classes": 10, "side": 32, "splits": {"train": 8, "val": 2}}
+    image_folder(folder / "datasets/cifar10", **cifar, distinct=100)
     image_folder(folder / "my_images", classes=2, side=64, splits={"train": 4, "val": 2}, distinct=12)
     label_files(folder / "my_labels", folder / "my_images")
     image_folder(folder / "all_images", classes=2, side=64, splits={"": 6})

@@ -68,6 +68,7 @@ SCRIPT_OPTIONS = {
     "measure_net.py --space": "--space tiny.yaml --num-classes 10",
     "measure_net.py --check": "--check 3 --num-classes 10 --space tiny.yaml",
     "inference.py": "--rounds 1 --batches 1 --networks fbnetv3_b --threads 1",
+    "runtimes.py": "--rounds 1 --batches 1 --networks fbnetv3_b",
     "roofline.py": "--rounds 1 --threads 1",
     "browser.py": "--rounds 1",
     "int8.py": "--rounds 1 --resolution 64 --formats onnx",

@@ -52,7 +52,11 @@ def export_demo():
         text=True,
         check=False,
     )
-    problem = (done.stderr.strip().splitlines() or ["no message"])[-1] if done.returncode else ""
+    problem = (
+        (done.stderr.strip().splitlines() or ["no message"])[-1].removeprefix("error: ")
+        if done.returncode
+        else ""
+    )
     if problem:
         logger.info("the demo for browsers is not built: %s", problem)
     return folder, problem

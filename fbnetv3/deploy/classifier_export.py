@@ -69,8 +69,8 @@ def export_classifier(
         preprocessing: the steps from an image to the network's input.
         classes: names of the network's outputs.
         output: the folder to create; an existing folder must be empty.
-        format: "onnx", "openvino", "executorch", "torch-export" or a name registered in `FORMATS`.
-        any_size: whether the export takes images of any height and width; not with executorch.
+        format: a name registered in `FORMATS`, such as "onnx".
+        any_size: whether the export takes images of any height and width; not in every format.
         images: images to compare the export on; default: `sample_classifier_images`.
         name: name of the network, for messages and the manifest.
         command: the command that exports the network, for the manifest.
@@ -96,7 +96,7 @@ def export_classifier(
     for option in (option for option, is_wanted in wanted.items() if is_wanted):
         formats = formats_supporting(option)
         if format not in formats:
-            raise UsageError(f"{option} is available for {' and '.join(formats)}, not for {format}")
+            raise UsageError(f"{option} is available for {', '.join(formats)}, not for {format}")
     images = sample_classifier_images(preprocessing.channels) if images is None else images
     if not len(images):
         raise UsageError(

@@ -5,59 +5,29 @@ Each export is a folder of its own, such as `onnx` or `onnx_int8`; an index besi
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from operator import itemgetter
+from dataclasses import asdict
 from pathlib import Path
 
 from tabulate import tabulate
 
-from fbnetv3.deploy.exported_folder import (
-    ExportedNetwork,
-    Manifest,
-    as_file_error,
-    atomic_folder,
-    load,
-)
-from fbnetv3.deploy.formats.export_format import FLOAT32, FORMATS, PRECISIONS, get_format
+from fbnetv3.deploy.collection_index import Variant
+from fbnetv3.deploy.exported_folder import INDEX_FILE, ExportedNetwork, Manifest, atomic_folder
+from fbnetv3.deploy.formats.export_format import FLOAT32, FORMATS, get_format
 from fbnetv3.deploy.input_images import load_rgb_array, sample_classifier_images, sample_detector_images
 from fbnetv3.deploy.latency.timing import device_name, time_calls
+from fbnetv3.deploy.predictor_loading import load
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import DetectorPredictor
-from fbnetv3.errors import ExportError, MissingPackageError, UserError
+from fbnetv3.errors import ExportError, UserError
 from fbnetv3.utils.files import atomic_write, write_json
 
-logger = logging.getLogger(__name__)
-
-INDEX_FILE = "formats.json"
 TABLE_FILE = "formats.md"
 _SECONDS = 1.0  # of timing for the table
 
 Predictor = ClassifierPredictor | DetectorPredictor
 ExportVariant = Callable[[str, str, Path], ExportedNetwork]
 """Exports the network in a format and a precision into a folder."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """An export of the collection, or why it does not exist."""
-
-    format: str
-    precision: str
-    problem: str = ""  # why it was not exported
-    bytes: int = 0  # of the model
-    difference: float | None = None  # largest, of float32 from the network; see `largest_difference`
-    before: float | None = None  # top-1 or AP of float32, in percent, if it was measured
-    after: float | None = None  # top-1 or AP of this precision
-    agreement: float | None = None  # of this precision with float32, in percent
-    milliseconds: float | None = None  # per image, with as many threads as torch uses
-
-    @property
-    def folder(self) -> str:
-        """Name of its folder in the collection."""
-        return self.format if self.precision == FLOAT32 else f"{self.format}_{self.precision}"
 
 
 def collection_variants(precisions: Sequence[str]) -> list[tuple[str, str]]:
@@ -103,49 +73,6 @@ def export_collection(
         with atomic_write(folder / TABLE_FILE) as f:
             f.write(format_table(exported, "github").encode() + b"\n")
     return exported
-
-
-def is_collection(path: Path) -> bool:
-    """Return whether a path is a folder that `export_collection` has written."""
-    return (path / INDEX_FILE).is_file()
-
-
-def load_fastest(folder: Path, seconds: float = 0.2) -> Predictor:
-    """Load the export of a collection that is the fastest on this machine, among those whose runtime is installed.
-
-    All of them were accurate enough when they were exported. Each is timed for `seconds` on one image.
-
-    Raises:
-        ExportError: the index is corrupt, or a file of an export is.
-        MissingPackageError: no runtime is installed.
-    """
-    timed: list[tuple[float, Predictor]] = []
-    missing: list[str] = []
-    for variant in read_index(folder):
-        if variant.problem or get_format(variant.format).why_not_run_here():
-            continue
-        try:
-            predictor = load(folder / variant.folder)
-        except MissingPackageError as error:
-            missing.append(str(error))
-            continue
-        timed.append((measure_predictor(predictor, seconds), predictor))
-    if not timed:
-        raise MissingPackageError(f"{folder}: none of its exports runs here: {'; '.join(missing)}")
-    milliseconds, fastest = min(timed, key=itemgetter(0))
-    logger.info("%s: the fastest of %d exports, %.2f ms", fastest.runtime.name, len(timed), milliseconds)
-    return fastest
-
-
-def read_index(folder: Path) -> list[Variant]:
-    """Read the index of a collection."""
-    path = folder / INDEX_FILE
-    with as_file_error(path):
-        variants = [Variant(**fields) for fields in json.loads(path.read_text())["variants"]]
-        for variant in variants:
-            if variant.format not in FORMATS or variant.precision not in PRECISIONS:
-                raise ValueError(f"unknown format {variant.format} in {variant.precision}")
-    return variants
 
 
 def _describe(network: ExportedNetwork) -> Variant:

@@ -8,8 +8,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
@@ -17,21 +16,15 @@ from typing import Any, TypeVar, cast
 import torch
 
 import fbnetv3
-from fbnetv3.data.classes.keypoint_skeleton import skeleton_from_dict
 from fbnetv3.data.preprocessing_values import preprocessing_from_dict
 from fbnetv3.deploy.formats.export_format import FLOAT32, FORMATS, INT8, Runtime, get_format
-from fbnetv3.deploy.model_check import check_classifier_files, check_detector_files
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import (
-    CLASSES_OUTPUT,
     DETECTOR_OUTPUTS,
-    HEATMAPS,
-    SCORES_OUTPUT,
     DetectorPredictor,
     DetectorRuntime,
     resize_from_dict,
 )
-from fbnetv3.deploy.runtime_choice import choose_fastest, predictors_agree, run_once, runtime_openers
 from fbnetv3.errors import ExportError, MissingPackageError, UsageError, suggest
 from fbnetv3.utils.files import PARTIAL_PREFIX, as_output_error, expand_path, file_sha256, write_json
 from fbnetv3.utils.text import one_line
@@ -41,6 +34,7 @@ T = TypeVar("T")
 MANIFEST_FILE = "manifest.json"
 PREPROCESSING_FILE = "preprocessing.json"
 CLASS_NAMES_FILE = "classes.json"
+INDEX_FILE = "formats.json"  # of a folder with several exports
 _DATA_FILES = (PREPROCESSING_FILE, CLASS_NAMES_FILE)
 # Version of the folder's layout; incremented when older versions of `load` can no longer read it
 MANIFEST_VERSION = 4
@@ -82,83 +76,15 @@ class Manifest:
     layout: int = MANIFEST_VERSION
 
 
-def load(folder: str | os.PathLike, runtime: str | None = None) -> ClassifierPredictor | DetectorPredictor:
-    """Load an exported folder of any format, after comparing every file with its checksum.
-
-    Checksums detect corruption, not tampering: like any torch.export archive, a .pt2 file may run code when it is
-    loaded. Load such files only from people you trust. ONNX, OpenVINO and ExecuTorch files contain no code.
-
-    Args:
-        folder: a folder written by `tools/export_net.py`, `export_classifier` or `export_detector`.
-        runtime: one of the format's runtimes, such as "openvino" for ONNX files; "auto" runs all that are installed for
-            a moment, and takes the fastest of those that give the outputs of the format's own. Default: the latter.
-
-    Raises:
-        ExportError: the folder is not an exported folder, or one of its files is missing or corrupt; the message names
-            the file.
-        MissingPackageError: the runtime is not installed; the message says what to install.
-        UsageError: the format has no such runtime.
-    """
-    folder = expand_path(folder)
-    manifest = read_manifest(folder)
-    openers = predictor_openers(folder, manifest, runtime)
-    if len(openers) == 1:
-        (open_predictor,) = openers.values()
-        return open_predictor()
-    # Lower precisions are rounded differently by every runtime
-    tolerance = manifest.verification.get("tolerance") if manifest.precision == FLOAT32 else None
-    return choose_fastest(openers, partial(predictors_agree, tolerance=tolerance), run_once)
-
-
-def predictor_openers(
-    folder: Path, manifest: Manifest, runtime: str | None
-) -> dict[str, Callable[[], Any]]:
-    """Return functions that open a folder as a predictor, by name of the runtime; see `runtime_openers`."""
-    export_format = get_format(manifest.format)
-    path = folder / export_format.file_name
-    openers = runtime_openers(export_format, path, manifest.precision, runtime)
-    return {name: partial(_open_predictor, folder, manifest, opener) for name, opener in openers.items()}
-
-
-def _open_predictor(
-    folder: Path, manifest: Manifest, open_runtime: Callable[[], Any]
-) -> ClassifierPredictor | DetectorPredictor:
-    # Files that match their checksums are still not trusted: each reader checks its file
-    model = folder / get_format(manifest.format).file_name
-    if manifest.task == DETECTION:
-        outputs = cast("list[dict[str, Any]]", manifest.output)
-        output_names = [output["name"] for output in outputs]
-        detector = open_detector(folder, manifest.network, output_names, open_runtime)
-        category_ids = _category_ids(outputs)
-        if len(category_ids) not in (0, len(detector.classes)):
-            raise ExportError(
-                f"{folder}: has {len(category_ids)} category ids for {len(detector.classes)} classes: export it again"
-            )
-        with as_file_error(folder / MANIFEST_FILE):
-            skeleton = skeleton_from_dict(_output_entry(outputs, HEATMAPS).get("keypoints"))
-            check_detector_files(detector, model, manifest.input, outputs)
-            min_score = float(_output_entry(outputs, SCORES_OUTPUT).get("threshold", 0))
-        return replace(detector, category_ids=category_ids, skeleton=skeleton, min_score=min_score)
-    is_sigmoid = isinstance(manifest.output, dict) and manifest.output.get("activation") == "sigmoid"
-    classifier = open_classifier(folder, manifest.network, open_runtime, multi_label=is_sigmoid)
-    with as_file_error(folder / MANIFEST_FILE):
-        check_classifier_files(classifier, model, manifest.input, manifest.output)
-    return classifier
-
-
-def _category_ids(outputs: Sequence[Mapping[str, Any]]) -> list[int | float | str]:
-    """Return the category ids of a detector's classes; empty if the export does not have them."""
-    return list(_output_entry(outputs, CLASSES_OUTPUT).get("category_ids") or [])
-
-
-def _output_entry(outputs: Sequence[Mapping[str, Any]], name: str) -> Mapping[str, Any]:
-    """Return the manifest's entry of an output; empty if there is none."""
-    return next((output for output in outputs if output["name"] == name), {})
-
-
 def is_exported_folder(path: str | os.PathLike) -> bool:
-    """Return whether a path is a folder that an export has written."""
-    return (expand_path(path) / MANIFEST_FILE).is_file()
+    """Return whether a path is a folder that an export has written, of one format or of several."""
+    folder = expand_path(path)
+    return (folder / MANIFEST_FILE).is_file() or is_collection(folder)
+
+
+def is_collection(folder: Path) -> bool:
+    """Return whether a folder has exports in several formats; see `export_collection`."""
+    return (folder / INDEX_FILE).is_file()
 
 
 def open_classifier(
@@ -221,6 +147,9 @@ def write_manifest(folder: Path, *, format: str, **fields: Any) -> Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of an exported folder, and compare the size and checksum of every other file with it."""
     path = folder / MANIFEST_FILE
+    if is_collection(folder):
+        exports = ", ".join(sorted(each.parent.name for each in folder.glob(f"*/{MANIFEST_FILE}")))
+        raise ExportError(f"{folder}: has exports in several formats: name one of its folders: {exports}")
     if not path.is_file():
         problem = f"is not an exported folder (no {MANIFEST_FILE})" if folder.is_dir() else "no such folder"
         raise ExportError(f"{folder}: {problem}; create one with tools/export_net.py")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from fbnetv3.deploy.detector_graph.detection_agreement import MIN_EQUAL_SHARE, compare_detections
+from fbnetv3.deploy.detector_graph.detector_int8 import agreement
 from fbnetv3.deploy.formats.export_format import ExportFormat
 from fbnetv3.deploy.input_images import (
     load_rgb_array,
@@ -25,7 +26,11 @@ T = TypeVar("T")
 
 AUTO = "auto"
 """In place of a runtime's name: the fastest that is installed and gives the right outputs."""
-_ROUNDS = 7  # timed calls of each runtime, in turns
+_ROUNDS = 5  # timed calls of each runtime, in turns
+_BATCHES = (1, 16)  # runtimes differ in how they use a batch
+# Of lower precisions: largest difference of a logit, relative to the image's largest; percentage of objects found again
+_MAX_ROUNDING = 0.3
+_MIN_SIMILAR_OBJECTS = 80.0
 
 
 def runtime_openers(
@@ -38,7 +43,7 @@ def runtime_openers(
     Raises:
         UsageError: the format has no such runtime.
     """
-    openers = export_format.runtimes()
+    openers = export_format.runtimes(precision)
     if runtime is None:
         runtime = export_format.runtime_package
     if runtime != AUTO and runtime not in openers:
@@ -52,7 +57,7 @@ def runtime_openers(
 def choose_fastest(
     openers: Mapping[str, Callable[[], T]],
     agrees: Callable[[T, T], bool],
-    run: Callable[[T], object],
+    runs: Sequence[Callable[[T], object]],
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> T:
@@ -61,7 +66,7 @@ def choose_fastest(
     Args:
         openers: functions that open the candidates, by name; the first is the reference.
         agrees: whether the outputs of a candidate, the first argument, are those of the reference.
-        run: the call to time.
+        runs: the calls to time, of which each counts the same: the product of their times decides.
         clock: time in seconds.
 
     Raises:
@@ -80,16 +85,26 @@ def choose_fastest(
     candidates = [reference, *(candidate for candidate in others if agrees(candidate, reference))]
     if len(candidates) == 1:
         return reference
-    # Take turns, so that background load affects all alike; the first turn warms up
-    seconds: list[list[float]] = [[] for _ in candidates]
+    scores = [1.0 for _ in candidates]
+    for run in runs:
+        for index, seconds in enumerate(_time_in_turns(candidates, run, clock)):
+            scores[index] *= seconds
+    return candidates[scores.index(min(scores))]
+
+
+def _time_in_turns(
+    candidates: Sequence[T], run: Callable[[T], object], clock: Callable[[], float]
+) -> list[float]:
+    """Return the median seconds of each candidate; taking turns, background load affects all alike."""
+    times: list[list[float]] = [[] for _ in candidates]
     for turn in range(_ROUNDS + 1):
-        for candidate, times in zip(candidates, seconds, strict=True):
+        for candidate, candidate_times in zip(candidates, times, strict=True):
             start = clock()
             run(candidate)
+            # The first turn warms up
             if turn:
-                times.append(clock() - start)
-    medians = [statistics.median(times) for times in seconds]
-    return candidates[medians.index(min(medians))]
+                candidate_times.append(clock() - start)
+    return [statistics.median(candidate_times) for candidate_times in times]
 
 
 def predictors_agree(predictor: Any, reference: Any, tolerance: float | dict[str, float] | None) -> bool:
@@ -110,13 +125,32 @@ def predictors_agree(predictor: Any, reference: Any, tolerance: float | dict[str
     return bool((logits.argmax(1) == expected.argmax(1)).all())
 
 
-def run_once(predictor: Any) -> None:
-    """Run a predictor's network on one image."""
+def predictors_are_similar(predictor: Any, reference: Any) -> bool:
+    """Return whether two predictors of a network in different precisions agree but for rounding, for sample images.
+
+    Their accuracy was compared when they were exported, on better images; this notices a runtime that computes
+    something else on this machine.
+    """
+    if isinstance(reference, DetectorPredictor):
+        pixels = [load_rgb_array(image) for image in sample_detector_images()]
+        detections = [[each.detect(image) for image in pixels] for each in (predictor, reference)]
+        return agreement(*detections) >= _MIN_SIMILAR_OBJECTS
+    images = sample_classifier_images(reference.preprocessing.channels)
+    logits, expected = (each.logits(images) for each in (predictor, reference))
+    return relative_difference(logits, expected) <= _MAX_ROUNDING
+
+
+def predictor_runs(any_batch: bool) -> list[Callable[[Any], object]]:
+    """Return functions that run a predictor's network on one image, and on a batch if it takes any."""
+    return [partial(_run_network, batch=batch) for batch in (_BATCHES if any_batch else _BATCHES[:1])]
+
+
+def _run_network(predictor: Any, batch: int) -> None:
     if isinstance(predictor, DetectorPredictor):
         predictor.detect(load_rgb_array(sample_detector_images()[0]))
         return
     side = predictor.preprocessing.resolution
-    predictor.runtime.run(np.zeros((1, predictor.preprocessing.channels, side, side), np.float32))
+    predictor.runtime.run(np.zeros((batch, predictor.preprocessing.channels, side, side), np.float32))
 
 
 def relative_difference(logits: np.ndarray, expected: np.ndarray) -> float:

@@ -128,7 +128,9 @@ class ClassifierRun:
         # From here on, the config has the values that fit dataset and memory
         self.fitted_values = describe_fitted(cfg, self.inputs.cfg)
         self.cfg = cfg = self.inputs.cfg
-        self.model = sync_batchnorm(model, self.device) if cfg.MODEL.SYNC_BN and group.size > 1 else model
+        # Quantization-aware training keeps the statistics constant
+        syncs = cfg.MODEL.SYNC_BN and group.size > 1 and not cfg.QAT.ENABLED
+        self.model = sync_batchnorm(model, self.device) if syncs else model
         # After the norms have been replaced, and before anything collects the parameters
         self.frozen = freeze(self.model, cfg.MODEL.FREEZE, norms=cfg.MODEL.FREEZE_NORM)
         self.frozen += quantize_for_training(cfg, self.model)

@@ -2,19 +2,17 @@
 
 import json
 import sys
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from fbnetv3.deploy import PrecisionSettings, export_classifier, exported_collection
-from fbnetv3.deploy.exported_collection import (
-    Variant,
-    collection_variants,
-    export_collection,
-    format_table,
-    load_fastest,
-    read_index,
-)
+from fbnetv3.deploy import PrecisionSettings, export_classifier, load
+from fbnetv3.deploy.collection_index import Variant, read_index
+from fbnetv3.deploy.exported_collection import collection_variants, export_collection, format_table
+from fbnetv3.deploy.exported_folder import read_manifest
+from fbnetv3.deploy.runtime_choice import predictors_are_similar
 from fbnetv3.errors import ExportError, MissingPackageError, UsageError
 
 VARIANTS = [("onnx", "float32"), ("onnx", "int8"), ("torch-export", "float32")]
@@ -27,7 +25,9 @@ def export(digits, held_out):
     def export(format, precision, folder):
         settings = None
         if precision != "float32":
-            settings = PrecisionSettings(precision, images, targets, calibration=images)
+            settings = PrecisionSettings(
+                precision, images, targets, calibration=digits.labeled_images("train", 64)[0]
+            )
         return export_classifier(
             digits.model, digits.preprocessing, digits.classes, folder, format=format, precision=settings
         )
@@ -78,36 +78,68 @@ def test_what_cannot_be_exported_is_left_out_with_its_reason(export, tmp_path, m
         export_collection(export, VARIANTS, tmp_path / "out")
 
 
-def test_the_fastest_is_loaded(collection, digits, held_out, monkeypatch):
+@pytest.fixture
+def slow(monkeypatch):
+    """Names of runtimes that take 20 ms longer."""
+    names = set()
+
+    def run(predictor):
+        if predictor.runtime.name.split()[0] in names:
+            time.sleep(0.02)
+
+    monkeypatch.setattr("fbnetv3.deploy.predictor_loading.predictor_runs", lambda any_batch: [run])
+    return names
+
+
+def test_the_fastest_is_loaded(collection, held_out, slow, monkeypatch):
     folder, _ = collection
-    times = {"onnxruntime": 2.0, "torch": 1.0}
-    monkeypatch.setattr(
-        exported_collection,
-        "measure_predictor",
-        lambda predictor, seconds: times[predictor.runtime.name.split()[0]],
-    )
-    fastest = load_fastest(folder)
+    slow |= {"onnxruntime", "openvino"}
+    fastest = load(folder)
     assert fastest.runtime.name.startswith("torch")
     images, targets = held_out
     assert np.mean(fastest.logits(images).argmax(1) == targets) > 0.9
-    times["onnxruntime"] = 0.5
-    assert load_fastest(folder).runtime.name.startswith("onnxruntime")
+    slow ^= {"onnxruntime", "torch"}
+    assert load(folder, "auto").runtime.name.startswith("onnxruntime")
     # Without its runtime, the fastest of the others
+    slow -= {"torch"}
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    assert load_fastest(folder).runtime.name.startswith("torch")
+    assert load(folder).runtime.name.startswith("torch")
+    with pytest.raises(UsageError, match="has several exports: name one of its folders"):
+        load(folder, "openvino")
+
+
+def test_lower_precisions_may_round_but_not_compute_something_else(collection):
+    folder, _ = collection
+    exact, rounded = load(folder / "onnx"), load(folder / "onnx_int8")
+    assert predictors_are_similar(rounded, exact)
+
+    class Saturated:
+        name = "saturated"
+
+        def run(self, batch):
+            return rounded.runtime.run(batch).clip(max=0.5)
+
+    assert not predictors_are_similar(replace(rounded, runtime=Saturated()), exact)
+
+
+def test_an_export_has_to_be_named_where_one_is_needed(collection):
+    folder, _ = collection
+    with pytest.raises(
+        ExportError, match="has exports in several formats: .*: onnx, onnx_int8, torch-export"
+    ):
+        read_manifest(folder)
 
 
 def test_nothing_that_runs_here(collection, tmp_path, monkeypatch):
     folder, variants = collection
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for package in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, package, None)
     fields = [vars(variant) for variant in variants if variant.format == "onnx"]
     (tmp_path / "formats.json").write_text(json.dumps({"device": "", "variants": fields}))
     (tmp_path / "onnx").symlink_to(folder / "onnx")
     (tmp_path / "onnx_int8").symlink_to(folder / "onnx_int8")
-    with pytest.raises(
-        MissingPackageError, match="none of its exports runs here: .*pip install onnxruntime"
-    ):
-        load_fastest(tmp_path)
+    with pytest.raises(MissingPackageError, match="run pip install onnxruntime"):
+        load(tmp_path)
 
 
 @pytest.mark.parametrize(

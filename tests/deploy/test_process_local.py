@@ -15,7 +15,7 @@ from fbnetv3.deploy.predictors.augmented_predictor import augment_predictor
 from fbnetv3.deploy.process_local import ProcessLocal
 
 BATCH = np.random.default_rng(0).standard_normal((6, 1, 32, 32)).astype(np.float32)
-FORMATS = ["onnx", "torch-export", "executorch"]
+FORMATS = ["onnx", "torch-export", "torchscript", "executorch", "aoti", "litert", "ncnn"]
 
 
 @pytest.fixture
@@ -48,7 +48,10 @@ def run_in_fork(function):
         child.join()
 
 
-@pytest.mark.parametrize("kind", ["onnx", "openvino", "torch-export", "torch"])
+FORKED = ["torch", "openvino", *(format for format in FORMATS if format != "executorch")]
+
+
+@pytest.mark.parametrize("kind", FORKED)
 def test_a_fork_after_a_batch_does_not_hang(kind, exported, digits, two_threads):
     runtime = open_runtime(kind, exported, digits)
     runtime.run(BATCH[:1])

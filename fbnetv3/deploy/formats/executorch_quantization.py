@@ -49,7 +49,9 @@ def quantize_executorch(
         quantizer.set_operator_type(operator, config)
     with as_export_error("PT2E cannot quantize this network"), torch.no_grad():
         model = prepare_pt2e(program.module(), quantizer)
-        # Calibrate one image at a time: the program takes no batches
+        # Observe the weights, then calibrate one image at a time: the program takes no batches
+        if ranges:
+            model(*program.example_inputs[0])
         for batch in batches:
             for image in torch.from_numpy(batch).split(1):
                 model(image)

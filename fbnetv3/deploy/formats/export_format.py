@@ -105,8 +105,11 @@ class ExportFormat(ABC):
     def open(self, path: Path, precision: str = FLOAT32) -> Runtime:
         """Load the model file, which was exported in `precision`; raise an ExportError if it cannot be read."""
 
-    def runtimes(self) -> dict[str, Callable[[Path, str], Runtime]]:
-        """Return functions like `open` of all runtimes that run the format, by package; that of `open` comes first."""
+    def runtimes(self, precision: str = FLOAT32) -> dict[str, Callable[[Path, str], Runtime]]:
+        """Return functions like `open` of all runtimes that run a file exported in `precision`, by name.
+
+        That of `open` comes first, as `runtime_package`.
+        """
         return {self.runtime_package: self.open}
 
     def reduce_precision(

@@ -59,11 +59,11 @@ class OnnxFormat(ExportFormat):
         """Open the file in ONNX Runtime."""
         return OnnxRuntime(path)
 
-    def runtimes(self) -> dict[str, Callable[[Path, str], Runtime]]:
+    def runtimes(self, precision: str = FLOAT32) -> dict[str, Callable[[Path, str], Runtime]]:
         """Return ONNX Runtime and OpenVINO, which reads ONNX files, too."""
         from fbnetv3.deploy.formats.openvino_format import OpenVinoRuntime
 
-        return {**super().runtimes(), "openvino": OpenVinoRuntime}
+        return {**super().runtimes(precision), "openvino": OpenVinoRuntime}
 
     def reduce_precision(
         self,

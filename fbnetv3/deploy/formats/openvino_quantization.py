@@ -19,7 +19,7 @@ from nncf.quantization.advanced_parameters import (
 
 from fbnetv3.deploy.formats.export_format import as_export_error
 from fbnetv3.deploy.formats.openvino_format import read_graph, save_graph, weighted_layers
-from fbnetv3.deploy.formats.quantization import count_float_layers
+from fbnetv3.modeling.qat.quantized_layers import count_float_layers
 
 _FLOAT_SHARE = 0.01  # share of the weights in float32 layers
 _LAYERS = {"Convolution", "GroupConvolution", "MatMul"}

@@ -20,13 +20,15 @@ from fbnetv3.deploy.int8.comparison_images import (
     warn_if_few_calibration_images,
     warn_if_few_comparison_images,
 )
-from fbnetv3.deploy.int8.layer_sensitivity import choose_float_layers, measure_sensitivity, most_sensitive
+from fbnetv3.deploy.int8.layer_sensitivity import (
+    choose_float_layers,
+    layer_names,
+    measure_sensitivity,
+    most_sensitive,
+)
 from fbnetv3.deploy.predictors.classifier_predictor import DEFAULT_THRESHOLD, ClassifierPredictor
 from fbnetv3.errors import DataError, ExportError, UsageError
-from fbnetv3.modeling.qat.fake_quantizers import HARD_SIGMOID_RANGE as HARD_SIGMOID_RANGE
-from fbnetv3.modeling.qat.fake_quantizers import HARD_SWISH_RANGE as HARD_SWISH_RANGE
 from fbnetv3.modeling.qat.quantized_layers import LearnedInt8
-from fbnetv3.modeling.qat.quantized_layers import count_float_layers as count_float_layers
 from fbnetv3.utils.text import evenly_spaced, first_few
 
 AUTO = "auto"
@@ -235,23 +237,24 @@ def _float_layer_choices(
             )
         yield None
         return
-    weight_bits = 7 if settings.reduce_range else 8
-    batches = predictor.batches(settings.calibration or settings.images, _CALIBRATION_BATCH)
-    sensitivities = measure_sensitivity(program, batches, weight_bits)
+    names = list(layer_names(program.module()).values())
     if settings.learned:
-        yield [name for name in sensitivities if name not in settings.learned.ranges]
-    elif settings.float_layers == AUTO:
-        shares = [min(1, factor * export_format.float_share) for factor in _SHARE_FACTORS]
-        for share in shares:
-            yield choose_float_layers(sensitivities, share)
-    elif isinstance(settings.float_layers, int):
-        yield most_sensitive(sensitivities)[: settings.float_layers]
-    else:
-        unknown = [name for name in settings.float_layers if name not in sensitivities]
-        if unknown:
-            names = first_few(list(sensitivities))
-            raise UsageError(f"float_layers: no such layers: {first_few(unknown)}; there are {names}")
+        yield [name for name in names if name not in settings.learned.ranges]
+        return
+    if not isinstance(settings.float_layers, (str, int)):
+        if unknown := [name for name in settings.float_layers if name not in names]:
+            raise UsageError(
+                f"float_layers: no such layers: {first_few(unknown)}; there are {first_few(names)}"
+            )
         yield settings.float_layers
+        return
+    batches = predictor.batches(settings.calibration, _CALIBRATION_BATCH)
+    sensitivities = measure_sensitivity(program, batches, 7 if settings.reduce_range else 8)
+    if isinstance(settings.float_layers, int):
+        yield most_sensitive(sensitivities)[: settings.float_layers]
+        return
+    for factor in _SHARE_FACTORS:
+        yield choose_float_layers(sensitivities, min(1, factor * export_format.float_share))
 
 
 def _replace_file(

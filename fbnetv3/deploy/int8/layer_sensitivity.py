@@ -20,6 +20,7 @@ from fbnetv3.modeling.qat.fake_quantizers import (
     fake_quantize_map,
     fake_quantize_weight,
 )
+from fbnetv3.modeling.qat.quantized_layers import count_float_layers
 
 _ATEN = torch.ops.aten
 LAYER_TARGETS = (_ATEN.conv2d.default, _ATEN.linear.default)
@@ -27,6 +28,7 @@ LAYER_TARGETS = (_ATEN.conv2d.default, _ATEN.linear.default)
 _NUM_IMAGES = 16
 _CHUNK = 4  # images at a time; their feature maps are kept for the backward pass
 _NUM_PROBES = 8  # random directions of the outputs
+_MIN_GAIN = 0.8  # factor of the remaining error for which other layers than the first stay in float
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,10 @@ def measure_sensitivity(
     layers = layer_names(model)
     chunk = _CHUNK if program.example_inputs[0][0].shape[0] > 1 else 1
     images = torch.from_numpy(np.concatenate(list(islice(batches, _NUM_IMAGES)))[:_NUM_IMAGES])
-    # Equal chunks, because a size of 1 cannot vary
-    chunks = images[: max(chunk, len(images) // chunk * chunk)].split(chunk)
+    # Equal chunks of several images, because a size of 1 cannot vary
+    if len(images) < chunk:
+        images = images.repeat(chunk, 1, 1, 1)[:chunk]
+    chunks = images[: len(images) // chunk * chunk].split(chunk)
     observer = _RangeObserver(model, layers)
     with torch.no_grad():
         outputs = torch.cat([observer.run(part) for part in chunks])
@@ -85,17 +89,31 @@ def measure_sensitivity(
 
 
 def choose_float_layers(sensitivities: Mapping[str, LayerSensitivity], max_share: float) -> list[str]:
-    """Return layers that together hold at most `max_share` of all weights and do the most harm, in the graph's order.
+    """Return the layers to keep in float, which together hold at most `max_share` of all weights, in the graph's order.
 
-    Layers are taken by their error per weight; one that is too large is passed over for smaller ones.
+    These are the network's first layers, which are also faster in float, unless those that do the most harm for their
+    size reduce the remaining error by another fifth.
     """
-    remaining = max_share * sum(layer.num_weights for layer in sensitivities.values())
+    counts = [layer.num_weights for layer in sensitivities.values()]
+    first = list(sensitivities)[: count_float_layers(counts, max_share)]
+    harmful = _most_harmful(sensitivities, max_share * sum(counts))
+    limit = _MIN_GAIN * _remaining_error(sensitivities, first)
+    return harmful if _remaining_error(sensitivities, harmful) < limit else first
+
+
+def _most_harmful(sensitivities: Mapping[str, LayerSensitivity], max_weights: float) -> list[str]:
+    """Return layers by their error per weight; one that is too large is passed over for smaller ones."""
+    order = sorted(sensitivities.items(), key=lambda item: -item[1].error / item[1].num_weights)
     chosen = set()
-    for name, layer in sorted(sensitivities.items(), key=lambda item: -item[1].error / item[1].num_weights):
-        if layer.num_weights <= remaining:
-            remaining -= layer.num_weights
+    for name, layer in order:
+        if layer.num_weights <= max_weights:
+            max_weights -= layer.num_weights
             chosen.add(name)
     return [name for name in sensitivities if name in chosen]
+
+
+def _remaining_error(sensitivities: Mapping[str, LayerSensitivity], float_layers: Sequence[str]) -> float:
+    return sum(layer.error for name, layer in sensitivities.items() if name not in float_layers)
 
 
 def most_sensitive(sensitivities: Mapping[str, LayerSensitivity]) -> list[str]:

@@ -18,13 +18,14 @@ from torch import nn
 
 from fbnetv3.arch import ArchDef
 from fbnetv3.data.preprocessing_values import preprocessing_from_dict
-from fbnetv3.deploy.exported_folder import DETECTION, load, read_manifest, read_preprocessing
+from fbnetv3.deploy.exported_folder import DETECTION, read_manifest, read_preprocessing
 from fbnetv3.deploy.formats.export_format import FORMATS, ExportFormat, Runtime, export_program, get_format
 from fbnetv3.deploy.formats.graph_preparation import prepare_for_export
 from fbnetv3.deploy.formats.onnx_format import OnnxRuntime
 from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
 from fbnetv3.deploy.latency.onnx_writer import build_onnx_model
 from fbnetv3.deploy.latency.timing import PeakMemoryMeter, Timing, time_calls
+from fbnetv3.deploy.predictor_loading import load
 from fbnetv3.deploy.runtime_choice import runtime_openers
 from fbnetv3.errors import UsageError, suggest
 from fbnetv3.modeling.network import build_network

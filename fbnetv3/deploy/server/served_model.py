@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from fbnetv3.data.image_io import EncodedImage
-from fbnetv3.deploy.exported_folder import load
+from fbnetv3.deploy.predictor_loading import load
 from fbnetv3.deploy.predictors.classifier_predictor import ClassifierPredictor
 from fbnetv3.deploy.predictors.detector_predictor import Detection, DetectorInput, DetectorPredictor
 from fbnetv3.errors import UsageError

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from fbnetv3.errors import DataError, MissingPackageError, UsageError
+from fbnetv3.errors import DataError, MissingPackageError, OutputError, UsageError
 from fbnetv3.utils.downloads import cache_dir
 from fbnetv3.utils.files import as_output_error, atomic_write, expand_path, file_sha256, make_folder
 
@@ -106,17 +106,18 @@ def _copy_from_folder(source: Path, folder: Path, names: Sequence[str]) -> None:
 def _copy_from_archive(source: Path, folder: Path, names: Sequence[str]) -> None:
     try:
         with tarfile.open(source) as archive:
+            available = set(archive.getnames())
             for name in names:
-                content = archive.extractfile(f"package/{_FOLDER}/{name}")
-                if content is None:
+                member = f"package/{_FOLDER}/{name}"
+                if member not in available:
                     raise _missing_file(source / name)
+                content = archive.extractfile(member)
+                assert content is not None  # of a file
                 with atomic_write(folder / name) as f:
                     shutil.copyfileobj(content, f)
-    except KeyError:
-        raise _missing_file(source / name) from None
-    except (tarfile.TarError, EOFError, OSError) as error:
-        if isinstance(error, DataError):
-            raise
+    except OutputError:
+        raise
+    except (tarfile.TarError, EOFError, OSError) as error:  # gzip's errors are OSErrors
         raise DataError(
             f"{source}: is not a .tgz of {PACKAGE} ({error}); set {SOURCE_VARIABLE} to one"
         ) from None

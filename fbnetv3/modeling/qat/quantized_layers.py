@@ -58,7 +58,7 @@ class _QuantizedLayer(nn.Module):
     """
 
     weight: Tensor
-    bias: Tensor | None
+    bias: Any  # a tensor or None
     input_quantizer: nn.Module  # an identity if the block before has rounded the input
     output_quantizer: MapQuantizer
     weight_bits: int

@@ -31,7 +31,7 @@ class FrozenFormat(ExportFormat):
 
 
 def test_names():
-    names = "aoti coreml executorch litert ncnn onnx torch-export torchscript"
+    names = "aoti coreml executorch litert ncnn onnx openvino torch-export torchscript"
     assert set(names.split()) <= set(FORMATS.names())
     assert get_format("onnx").file_name == "model.onnx"
     with pytest.raises(UnknownNameError, match="unknown export format 'onxx': did you mean onnx?"):

@@ -1,6 +1,7 @@
 """OpenVINO's files, and OpenVINO as a runtime: it computes in the type that was asked for, and only in that."""
 
 import pickle
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -56,9 +57,25 @@ def test_bfloat16_halves_the_weights_and_keeps_the_classes(digits, held_out, inp
     assert 2 * num_weights < files["model.bin"]["bytes"] < 2.2 * num_weights
     difference = relative_difference(load(done.folder).runtime.run(inputs), expected)
     assert difference < 20 * BFLOAT16_ROUNDING  # many layers
-    in_float32 = OpenVinoRuntime(done.model).run(inputs)
+    in_float32 = load(done.folder, "openvino-float32").runtime.run(inputs)
     # Even with float32 arithmetic, the weights are rounded
     assert BFLOAT16_ROUNDING / 10 < relative_difference(in_float32, expected) < 20 * BFLOAT16_ROUNDING
+
+
+def test_auto_computes_in_float32_where_bfloat16_is_slow(digits, held_out, inputs, tmp_path, monkeypatch):
+    folder = export(digits, tmp_path / "out", PrecisionSettings("bfloat16", *held_out)).folder
+    in_float32 = load(folder, "openvino-float32").runtime.run(inputs)
+    in_bfloat16 = load(folder, "openvino").runtime.run(inputs)
+    assert (in_float32 != in_bfloat16).any()
+    run = OpenVinoRuntime.run
+
+    def run_slowly(self, batch):
+        if self._arguments[1] == "bfloat16":
+            time.sleep(0.05)
+        return run(self, batch)
+
+    monkeypatch.setattr(OpenVinoRuntime, "run", run_slowly)
+    assert (load(folder, "auto").runtime.run(inputs) == in_float32).all()
 
 
 @pytest.mark.parametrize("reduce_range", [False, True])

@@ -212,9 +212,9 @@ def test_an_inaccurate_network_is_not_exported(tiny, int8, export, tmp_path):
 
 
 def test_wrong_arguments(tiny, int8, export):
-    with pytest.raises(UsageError, match="int8 is available for executorch and onnx, not for torch-export"):
+    with pytest.raises(UsageError, match="int8 is available for .*onnx.*, not for torch-export"):
         export(tiny, int8, "torch-export")
-    with pytest.raises(UsageError, match="reduce_range is available for onnx, not for executorch"):
+    with pytest.raises(UsageError, match="reduce_range is available for .*onnx.*, not for executorch"):
         export(tiny, replace(int8, reduce_range=True), "executorch")
     for changes in ({"targets": []}, {"images": []}):
         with pytest.raises(UsageError, match="int8 needs images to compare on, and the targets of all"):
@@ -256,7 +256,7 @@ def test_more_layers_stay_float_until_a_limit_is_met(digits, tiny, int8, export,
     modules = dict(tiny.named_modules())
     sizes = [module.weight.numel() for module in modules.values() if isinstance(module, nn.Conv2d)]
     float_weights = sum(modules[name].weight.numel() for name in result["float_layers"])
-    assert len(shares) == 3 and 0.04 * sum(sizes) < float_weights <= 0.16 * sum(sizes)
+    assert len(shares) == 3 and 0.01 * sum(sizes) < float_weights <= 0.16 * sum(sizes)
 
 
 def test_float_layers_by_number_and_name(tiny, int8, export):

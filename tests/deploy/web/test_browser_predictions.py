@@ -1,5 +1,7 @@
 """Networks in the browser predict what they predict in Python."""
 
+import base64
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,7 +35,7 @@ def digit_files(images):
 
 @pytest.fixture(scope="module")
 def files(held_out, tmp_path_factory):
-    """20 image files."""
+    """20 image files, named by their number."""
     folder = tmp_path_factory.mktemp("files")
     images, _ = held_out
     paths = []
@@ -112,6 +114,39 @@ def test_several_labels_per_image(digits, load_in_browser, files, browser_runtim
         )
 
 
+def test_two_networks_in_a_page(exported, load_in_browser):
+    """Loaded at the same time, and used at the same time."""
+    page = load_in_browser(exported("web")).page
+    script = """async () => {
+        const { load } = await import("./fbnetv3.js");
+        const networks = await Promise.all([load("./"), load("./")]);
+        const image = new ImageData(8, 8);
+        const results = await Promise.all([...networks, ...networks].map((predict) => predict(image)));
+        return results.map(([{ label }]) => label);
+    }"""
+    labels = page.evaluate(script)
+    assert len(labels) == 4 and len(set(labels)) == 1
+
+
+def test_in_a_worker(exported, load_in_browser, files):
+    page = load_in_browser(exported("web")).page
+    script = """async (data) => {
+        const source = `import { load } from "${new URL("fbnetv3.js", location.href).href}";
+            const predict = await load("./");
+            onmessage = async ({ data }) => postMessage(await predict(data));
+            postMessage("ready");`;
+        const script = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+        const worker = new Worker(script, { type: "module" });
+        const next = () => new Promise((resolve) => { worker.onmessage = ({ data }) => resolve(data); });
+        await next();
+        worker.postMessage(await toBlob(data));
+        const [{ label }] = await next();
+        return label;
+    }"""
+    label = page.evaluate(script, base64.b64encode(files[0].read_bytes()).decode())
+    assert label == load(exported("web"))(files[0], top=1)[0].label
+
+
 def test_errors_say_what_to_do(exported, load_in_browser):
     page = load_in_browser(exported("web")).page
     message = page.evaluate("predict(new Blob(['no image'])).then(() => '', (error) => error.message)")
@@ -130,3 +165,16 @@ def test_other_channels_are_refused(digits, browser_runtime, tmp_path):
     (tmp_path / "preprocessing.json").write_text('{"mean": [0.5, 0.5, 0.5, 0.5]}')
     with pytest.raises(ExportError, match="takes 4 channels, but browsers read gray .1. or RGB .3."):
         web_format.WebFormat().add_files(tmp_path)
+
+
+def test_images_of_other_sites(exported, load_in_browser, serve, files):
+    """Another port is another site."""
+    other = serve(files[0].parent)
+    script = """async (address) => {
+        const image = new Image();
+        image.src = address;
+        await image.decode();
+        return predict(image).then(() => "", (error) => error.message);
+    }"""
+    message = load_in_browser(exported("web")).page.evaluate(script, f"{other}0")
+    assert message == "The image is from another site, which does not let this page read its pixels (CORS)."

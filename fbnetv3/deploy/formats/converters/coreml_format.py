@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from fbnetv3.deploy.formats.export_format import (
     as_export_error,
     require_packages,
 )
+from fbnetv3.deploy.process_local import ProcessLocal
 from fbnetv3.errors import ExportError
 
 # The graph within a package
@@ -72,6 +74,7 @@ class CoreMLFormat(ExportFormat):
         """Load the package in Core ML."""
         if reason := self.why_not_run_here():
             raise ExportError(f"{path}: cannot run here: {reason}")
+        self.import_packages()
         return CoreMLRuntime(path)
 
     def add_files(self, folder: Path) -> None:
@@ -126,17 +129,22 @@ def _save(model: Any, path: Path) -> None:
 
 
 class CoreMLRuntime:
-    """Core ML on the CPU of a Mac, which chooses the number of threads."""
+    """Core ML on the CPU of a Mac, which chooses the number of threads. Each process opens the package for itself."""
 
     def __init__(self, path: Path) -> None:
-        with require_packages("coremltools"):
-            import coremltools
         self.name = f"Core ML, coremltools {version('coremltools')}"
-        with as_export_error(f"{path}: {self.name} cannot read it; export it again"), quiet_converter():
-            units = coremltools.ComputeUnit.CPU_ONLY
-            self._model = coremltools.models.MLModel(str(path), compute_units=units)
+        self._model = ProcessLocal(partial(_open_package, path, self.name))
+        self._model.get()  # so that a package that cannot be read is an error here
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run images, float32 (N, channels, H, W), one after another; return logits, float32 (N, classes)."""
+        model = self._model.get()
         images = np.split(batch, len(batch))
-        return np.concatenate([self._model.predict({INPUT_NAME: image})[OUTPUT_NAME] for image in images])
+        return np.concatenate([model.predict({INPUT_NAME: image})[OUTPUT_NAME] for image in images])
+
+
+def _open_package(path: Path, runtime_name: str) -> Any:
+    import coremltools
+
+    with as_export_error(f"{path}: {runtime_name} cannot read it; export it again"), quiet_converter():
+        return coremltools.models.MLModel(str(path), compute_units=coremltools.ComputeUnit.CPU_ONLY)

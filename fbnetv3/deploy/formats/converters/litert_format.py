@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from fbnetv3.deploy.formats.export_format import (
     as_export_error,
     require_packages,
 )
+from fbnetv3.deploy.process_local import ProcessLocal
 from fbnetv3.utils.logging_setup import quiet_standard_error
 
 
@@ -87,21 +89,30 @@ class _NamedOutput(nn.Module):
 
 
 class LiteRTRuntime:
-    """LiteRT's interpreter with XNNPACK's kernels, with as many threads as torch uses."""
+    """LiteRT's interpreter with XNNPACK's kernels, with as many threads as torch uses.
+
+    It can be pickled, and used after a fork: each process opens the file for itself.
+    """
 
     def __init__(self, path: Path) -> None:
         with require_packages("ai_edge_litert"):
-            from ai_edge_litert.interpreter import Interpreter
+            import ai_edge_litert  # noqa: F401
         self.name = f"ai-edge-litert {version('ai-edge-litert')}"
-        with (
-            as_export_error(f"{path}: {self.name} cannot read it; export it again"),
-            quiet_standard_error(),
-        ):
-            interpreter = Interpreter(str(path), num_threads=torch.get_num_threads())
-            interpreter.allocate_tensors()
-            self._run = interpreter.get_signature_runner()
+        self._model = ProcessLocal(partial(_open_signature, path, self.name))
+        self._model.get()  # so that a file that cannot be read is an error here
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run images, float32 (N, channels, H, W), one after another; return logits, float32 (N, classes)."""
+        run = self._model.get()
         images = np.split(batch, len(batch))
-        return np.concatenate([self._run(**{INPUT_NAME: image})[OUTPUT_NAME] for image in images])
+        return np.concatenate([run(**{INPUT_NAME: image})[OUTPUT_NAME] for image in images])
+
+
+def _open_signature(path: Path, runtime_name: str) -> Callable[..., dict[str, np.ndarray]]:
+    """Return the network as a function with named arguments and results."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    with as_export_error(f"{path}: {runtime_name} cannot read it; export it again"), quiet_standard_error():
+        interpreter = Interpreter(str(path), num_threads=torch.get_num_threads())
+        interpreter.allocate_tensors()
+        return interpreter.get_signature_runner()

@@ -13,7 +13,8 @@ from ai_edge_quantizer import qtyping, quantizer
 from ai_edge_quantizer.algorithm_manager import AlgorithmName
 
 from fbnetv3.deploy.formats.export_format import INPUT_NAME
-from fbnetv3.deploy.formats.quantization import HARD_SWISH_RANGE, count_float_layers
+from fbnetv3.modeling.qat.fake_quantizers import HARD_SWISH_RANGE
+from fbnetv3.modeling.qat.quantized_layers import count_float_layers
 
 _OPERATION = qtyping.TFLOperationName
 _LAYERS = (_OPERATION.CONV_2D, _OPERATION.DEPTHWISE_CONV_2D, _OPERATION.FULLY_CONNECTED)

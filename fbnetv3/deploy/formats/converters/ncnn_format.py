@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +25,9 @@ from fbnetv3.deploy.formats.export_format import (
     require_packages,
 )
 from fbnetv3.deploy.formats.libtorch.torchscript_format import TorchScriptFormat
+from fbnetv3.deploy.process_local import ProcessLocal
 from fbnetv3.errors import ExportError
 from fbnetv3.utils.logging_setup import quiet_standard_error
-from fbnetv3.utils.text import one_line
 
 _WEIGHTS_SUFFIX = ".bin"
 # Names that pnnx gives the input and the output
@@ -98,37 +101,49 @@ def _convert(program: ExportedProgram, path: Path, is_float16: bool) -> None:
 
 
 class NCNNRuntime:
-    """NCNN on the CPU, with as many threads as torch uses."""
+    """NCNN on the CPU, with as many threads as torch uses.
+
+    It can be pickled, and used after a fork: each process opens the files for itself.
+    """
 
     def __init__(self, path: Path, is_float16: bool = False) -> None:
         with require_packages("ncnn"):
             import ncnn
         self.name = f"ncnn {ncnn.__version__}"
-        self._ncnn = ncnn
-        self._net = ncnn.Net()
-        self._net.opt.num_threads = torch.get_num_threads()
-        self._net.opt.use_bf16_storage = False
-        for option in _FLOAT16_OPTIONS:
-            setattr(self._net.opt, option, is_float16)
-        # NCNN reports problems by numbers, and prints them
-        for load, part in (
-            (self._net.load_param, path),
-            (self._net.load_model, path.with_suffix(_WEIGHTS_SUFFIX)),
-        ):
-            with as_export_error(f"{part}: {self.name} cannot read it"), quiet_standard_error():
-                status = load(str(part))
-            if status:
-                raise ExportError(f"{part}: {self.name} cannot read it; export it again")
+        self._net = ProcessLocal(partial(_open_net, path, self.name, is_float16, os.getpid()))
+        self._net.get()  # so that a file that cannot be read is an error here
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run images, float32 (N, channels, H, W), one after another; return logits, float32 (N, classes)."""
         return np.stack([self._run_image(image) for image in np.ascontiguousarray(batch)])
 
     def _run_image(self, image: np.ndarray) -> np.ndarray:
-        extractor = self._net.create_extractor()
-        status = extractor.input(INPUT_NAME, self._ncnn.Mat(image))
+        import ncnn
+
+        extractor = self._net.get().create_extractor()
+        status = extractor.input(INPUT_NAME, ncnn.Mat(image))
         if status == 0:
             status, logits = extractor.extract(OUTPUT_NAME)
         if status:
-            raise ExportError(one_line(f"{self.name} cannot run the network: status {status}"))
+            raise ExportError(f"{self.name} cannot run the network: status {status}")
         return np.array(logits, np.float32).ravel()
+
+
+def _open_net(path: Path, runtime_name: str, is_float16: bool, opener: int) -> Any:
+    """Load both files; `opener` is the id of the process that opened them first."""
+    import ncnn
+
+    net = ncnn.Net()
+    # After a fork, OpenMP would wait forever for the threads of the parent
+    net.opt.num_threads = torch.get_num_threads() if os.getpid() == opener else 1
+    net.opt.use_bf16_storage = False
+    for option in _FLOAT16_OPTIONS:
+        setattr(net.opt, option, is_float16)
+    # NCNN reports problems by numbers, and prints them
+    for load, part in ((net.load_param, path), (net.load_model, path.with_suffix(_WEIGHTS_SUFFIX))):
+        problem = f"{part}: {runtime_name} cannot read it; export it again"
+        with as_export_error(problem), quiet_standard_error():
+            status = load(str(part))
+        if status:
+            raise ExportError(problem)
+    return net

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import nn
 from torch.export import ExportedProgram
 
 from fbnetv3.deploy.formats.export_format import FLOAT32, ExportFormat, as_export_error
+from fbnetv3.deploy.formats.torch_export_format import TorchRuntime
 from fbnetv3.errors import MissingPackageError, UsageError
 
 _SHAPE = "input_shape"  # entry of the package's metadata: JSON list, null for any size
@@ -56,14 +59,17 @@ class AOTIFormat(ExportFormat):
         return AOTIRuntime(path)
 
 
-class AOTIRuntime:
-    """Native code of AOTInductor, with as many threads as torch uses."""
+class AOTIRuntime(TorchRuntime):
+    """Native code of AOTInductor, with as many threads as torch uses; it is loaded again after pickling."""
 
     def __init__(self, path: Path) -> None:
-        self.name = f"torch {torch.__version__} AOTInductor"
-        with as_export_error(f"{path}: {self.name} cannot read it; export it again"):
-            self._model = torch._inductor.aoti_load_package(str(path))
-            self._shape = json.loads(self._model.loader.get_metadata()[_SHAPE])
+        self._path = path
+        name = f"torch {torch.__version__} AOTInductor"
+        with as_export_error(f"{path}: {name} cannot read it; export it again"):
+            model = torch._inductor.aoti_load_package(str(path))
+            self._shape = json.loads(model.loader.get_metadata()[_SHAPE])
+        super().__init__(cast("nn.Module", model))
+        self.name = name
 
     def run(self, batch: np.ndarray) -> np.ndarray:
         """Run images, float32 (N, channels, H, W), and return logits, float32 (N, classes)."""
@@ -73,5 +79,7 @@ class AOTIRuntime:
             raise UsageError(
                 f"images have the shape {batch.shape}, but the network takes {tuple(self._shape)}"
             )
-        with torch.inference_mode():
-            return self._model(torch.from_numpy(batch).contiguous()).numpy()
+        return super().run(batch)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return AOTIRuntime, (self._path,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.export import ExportedProgram
@@ -26,7 +27,18 @@ class TorchScriptFormat(ExportFormat):
             torch.jit.save(torch.jit.trace(program.module(), example, check_trace=False), archive)
         path.write_bytes(archive.getbuffer())
 
-    def open(self, path: Path, precision: str = FLOAT32) -> TorchRuntime:
+    def open(self, path: Path, precision: str = FLOAT32) -> TorchScriptRuntime:
         """Load the file in torch."""
+        return TorchScriptRuntime(path)
+
+
+class TorchScriptRuntime(TorchRuntime):
+    """torch on the CPU, for the TorchScript file at `path`, which is loaded again after pickling."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
         with as_export_error(f"{path}: torch {torch.__version__} cannot read it; export it again"):
-            return TorchRuntime(torch.jit.load(str(path)))
+            super().__init__(torch.jit.load(str(path)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return TorchScriptRuntime, (self._path,)

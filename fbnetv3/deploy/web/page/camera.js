@@ -6,7 +6,7 @@ const PROBLEMS = {
   NotReadableError: "The camera is used by another program.",
 };
 
-/** Open the camera, on phones the one at the back: {frames, an async iterable of <video>, stop()}. */
+/** Open the camera, on phones the one at the back: {frames, an async iterable of ImageBitmap, stop()}. */
 export async function openCamera() {
   if (!navigator.mediaDevices) {
     throw new Error("Browsers give the camera only to pages from https:// addresses or from localhost.");
@@ -30,6 +30,6 @@ export async function openCamera() {
 async function* framesOf(video) {
   while (video.srcObject) {
     await new Promise((resolve) => requestAnimationFrame(resolve));
-    if (video.srcObject && video.videoWidth) yield video;
+    if (video.srcObject && video.videoWidth) yield await createImageBitmap(video);
   }
 }

@@ -55,7 +55,7 @@ export class Picture {
       context.fillStyle = "white";
       context.fillRect(0, 0, this.width, count);
       this.draw(context, { top });
-      return convert(context.getImageData(0, 0, this.width, count).data);
+      return convert(readPixels(context, this.width, count));
     };
     return { width: this.width, height: this.height, channels, readRows };
   }
@@ -111,6 +111,15 @@ function createContext(width, height) {
   if (!context) throw new Error(`An image ${width} pixels wide is too large for this browser.`);
   context.imageSmoothingEnabled = false;
   return context;
+}
+
+function readPixels(context, width, height) {
+  try {
+    return context.getImageData(0, 0, width, height).data;
+  } catch (error) {
+    if (error.name !== "SecurityError") throw error;
+    throw new Error("The image is from another site, which does not let this page read its pixels (CORS).");
+  }
 }
 
 function toRgb(rgba) {

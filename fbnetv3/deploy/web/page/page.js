@@ -188,8 +188,11 @@ function connectCamera() {
       return showError(error);
     }
     element("camera").setAttribute("aria-pressed", "true");
-    const { frames } = camera;
-    for await (const frame of frames) await show(frame);
+    element("results").setAttribute("aria-live", "off"); // not to be read out for every frame
+    for await (const frame of camera.frames) {
+      await show(frame);
+      frame.close();
+    }
   });
 }
 
@@ -197,4 +200,5 @@ function stopCamera() {
   camera?.stop();
   camera = null;
   element("camera").setAttribute("aria-pressed", "false");
+  element("results").setAttribute("aria-live", "polite");
 }

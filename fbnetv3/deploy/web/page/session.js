@@ -46,10 +46,15 @@ async function hasGpu() {
   return Boolean(adapter) && !(adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter);
 }
 
-async function openBackend(base, model, example, backend) {
+// ONNX Runtime starts once; a second network waits
+const openBackend = inOrder(startBackend);
+
+async function startBackend(base, model, example, backend) {
   const { script, label } = RUNTIMES[backend];
   const folder = new URL("runtime/", base);
-  const ort = await import(new URL(script, folder).href);
+  const ort = await import(new URL(script, folder).href).catch((error) => {
+    throw new Error(`The runtime cannot be loaded, copy the whole folder again: ${error.message}`);
+  });
   // Threads share memory, which browsers allow only on cross-origin isolated pages
   const threads = globalThis.crossOriginIsolated ? Math.min(MAX_THREADS, navigator.hardwareConcurrency || 1) : 1;
   ort.env.wasm.wasmPaths = folder.href;
@@ -61,11 +66,11 @@ async function openBackend(base, model, example, backend) {
   return { run: inOrder((feeds) => session.run(feeds)), Tensor: ort.Tensor, backend, threads, description };
 }
 
-/** Let calls wait for one another: a session runs one at a time. */
-function inOrder(run) {
+/** Let calls of a function wait for one another: a session runs one at a time. */
+function inOrder(call) {
   let previous = Promise.resolve();
-  return (feeds) => {
-    const result = previous.then(() => run(feeds));
+  return (...values) => {
+    const result = previous.then(() => call(...values));
     previous = result.catch(() => {});
     return result;
   };

@@ -25,8 +25,9 @@ def export(tiny, digits, held_out, tmp_path_factory):
     def export(precision):
         if precision not in exports:
             settings = None
+            calibration = digits.labeled_images("train", 8)[0]
             if precision != "float32":
-                settings = PrecisionSettings(precision, *held_out, calibration=held_out[0], max_drop=100)
+                settings = PrecisionSettings(precision, *held_out, calibration=calibration, max_drop=100)
             folder = tmp_path_factory.mktemp("coreml") / precision
             exports[precision] = export_classifier(
                 tiny, digits.preprocessing, digits.classes, folder, format="coreml", precision=settings
